@@ -1,0 +1,289 @@
+"""The contract between the harness and its plug-ins: all that a strategy or a task imports.
+
+Shapes: N images, P predictions, C classes, D features. `Indices` are positions in the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from benchmark.plugins import Plugin, add
+
+Indices: TypeAlias = npt.NDArray[np.int64]
+Targets: TypeAlias = Any  # what a task's losses are computed against: (N,) or (N, C) for a classifier, boxes for a detector
+Direction: TypeAlias = dict[str, Tensor]  # a tangent of the weights, by parameter name
+
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a task runs; nothing here may change a number on the same device."""
+
+    device: torch.device
+    data: Path | None = None  # folder of the data sets, for tasks that read files
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """P predictions on N images: one an image for a classifier, any number for a detector."""
+
+    scores_PC: Tensor  # class probabilities
+    image_P: Tensor  # the image (0..N-1) of each prediction
+    num_images: int
+    boxes_P4: Tensor | None = None  # x1, y1, x2, y2 in pixels
+
+    def per_image(self, values_P: Tensor, how: str = "mean") -> Tensor:
+        """(N,): one value an image by `how` = sum, mean or max; 0 for an image without predictions."""
+        if how not in ("sum", "mean", "max"):
+            raise ValueError(f"how={how}: use sum, mean or max")
+        if self.boxes_P4 is None:
+            return values_P
+        reduce = {"sum": "sum", "mean": "mean", "max": "amax"}[how]
+        out_N = values_P.new_zeros(self.num_images)
+        return out_N.scatter_reduce(0, self.image_P, values_P, reduce, include_self=False)
+
+
+class Companion(Protocol):
+    """What a strategy trains beside the model. A frozen dataclass: its repr is part of the fit's identity."""
+
+    @property
+    def detach_after(self) -> float:
+        """Share of training after which the companion's gradient stops reaching the model (0 = never does)."""
+
+    def module(self, channels: Sequence[int]) -> nn.Module:
+        """A fresh module that maps the model's stage maps, (N, channels[i], H_i, W_i) each, to (N,)."""
+
+    def loss(self, output_N: Tensor, losses_N: Tensor) -> Tensor:
+        """The scalar added to the training loss; `losses_N`, the model's losses, carry no gradient."""
+
+
+class Task(Protocol):
+    """A pool, a training recipe, a metric and a cost. Equal arguments give equal results.
+
+    Its other methods are capabilities, each optional: a task states one by having the method.
+    View documents them; a task's take `model` first.
+    """
+
+    num_pool: int
+    batch_size: int  # images a call of `losses` takes comfortably
+    metric: str  # the score that tables read: "accuracy", "map", "ap", "miou"
+    fingerprint: str  # a hash of the data: equal fingerprints, equal images and labels
+
+    def model(self, companion: Companion | None = None) -> nn.Module:
+        """An untrained model with the companion attached, ready to load a fit's weights."""
+
+    def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> nn.Module:
+        """A model trained from scratch on the set `labelled` (its order must not matter), in eval mode."""
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """Scores on the test set, `metric` among them. Loop only."""
+
+    def cost(self, indices: Indices) -> dict[str, float]:
+        """What the labels of these images cost: "images", and "boxes" for a detector. Loop only."""
+
+    def num_test(self) -> int:
+        """Number of test images."""
+
+    def losses(
+        self, model: nn.Module, indices: Indices, targets: Targets | None = None, *, test: bool = False
+    ) -> Tensor:
+        """(N,) losses, differentiable in the parameters; true labels where `targets` is None."""
+
+    def scrambled(self, paid: Indices, seed: int) -> Task:
+        """The same task with every label but those of `paid`, the test set's too, drawn at random (leak test)."""
+
+
+class Reference:
+    """A labelled set that a strategy may differentiate through, without seeing its labels."""
+
+    def __init__(self, task: Task, model: nn.Module, indices: Indices, test: bool) -> None:
+        self._batch = lambda part: task.losses(model, part, test=test)
+        self._parts = [indices[i : i + task.batch_size] for i in range(0, len(indices), task.batch_size)]
+        self.num_images = len(indices)
+
+    def losses(self) -> Iterator[Tensor]:
+        """Batches of (N,) losses on the true labels, each differentiable in the parameters."""
+        return map(self._batch, self._parts)
+
+
+class View:
+    """All that a strategy sees of one round: the model, the two sets and the capabilities it declared.
+
+    `labelled` is in the order of purchase, the `num_initial` random ones first; `unlabelled` ascends.
+    Labels of the pool and the test set are out of reach, and asking for one raises.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        labelled: Indices,
+        unlabelled: Indices,
+        *,
+        num_initial: int,
+        held_out: Indices,
+        needs: Collection[str],
+    ) -> None:
+        self.model, self.labelled, self.unlabelled = model, labelled, unlabelled
+        self.num_initial = num_initial
+        self.diagnostics: dict[str, float] = {}
+        self.__task, self.__held_out, self.__needs = task, held_out, frozenset(needs)
+        self.__visible = frozenset(labelled.tolist()) | frozenset(unlabelled.tolist())
+
+    # --- what a strategy returns -------------------------------------------------------------
+    def lowest(self, values_N: Tensor, budget: int) -> Indices:
+        """The `budget` unlabelled images with the smallest values (one each, in the order of `unlabelled`).
+
+        Ties go to the earlier position. Raises ValueError on NaN or on a wrong number of values.
+        """
+        values = values_N.detach().cpu().double().numpy()
+        if values.shape != self.unlabelled.shape:
+            raise ValueError(f"{values.shape} scores for {len(self.unlabelled)} unlabelled images")
+        if num_nan := int(np.isnan(values).sum()):
+            raise ValueError(f"{num_nan} of {len(values)} scores are NaN")
+        return self.unlabelled[np.argsort(values, kind="stable")[:budget]]
+
+    def highest(self, values_N: Tensor, budget: int) -> Indices:
+        """The `budget` unlabelled images with the largest values; see `lowest`."""
+        return self.lowest(-values_N, budget)
+
+    def log(self, **values: float) -> None:
+        """Puts numbers that explain the selection into the record of the round."""
+        self.diagnostics.update({name: float(value) for name, value in values.items()})
+
+    # --- capabilities of the task, the model bound --------------------------------------------
+    def predict(self, indices: Indices) -> Predictions:
+        """Class probabilities (and boxes) of the model in eval mode, without augmentation."""
+        return self.__ask("predict")(self.model, self.__seen(indices))
+
+    def sample(self, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
+        """`num_samples` predictions of a stochastic model: dropout on, batch normalisation in eval mode."""
+        return self.__ask("sample")(self.model, self.__seen(indices), num_samples, seed)
+
+    def embed(self, indices: Indices) -> Tensor:
+        """(N, D): the input of the last layer."""
+        return self.__ask("embed")(self.model, self.__seen(indices))
+
+    def companion(self, indices: Indices) -> Tensor:
+        """(N,): the output of the strategy's own companion (its class is declared in `register`)."""
+        return self.__ask("companion")(self.model, self.__seen(indices))
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The parameters that influence is computed over, by name."""
+        return self.__ask("weights")(self.model)
+
+    def pseudo_labels(self, indices: Indices, k: int) -> Targets:
+        """Targets built from the model's own predictions: its best guess for k = 1, the k likeliest weighted
+        by their probability, not renormalised, for k > 1."""
+        return self.__ask("pseudo_labels")(self.model, self.__seen(indices), k)
+
+    def losses(self, indices: Indices, targets: Targets | None = None) -> Tensor:
+        """(N,) losses, differentiable in the parameters; true labels, of labelled images only, by default."""
+        if targets is None and not np.isin(indices, self.labelled).all():
+            raise PermissionError("the labels of unlabelled images are not yours to read: buy them first")
+        return self.__ask("losses")(self.model, self.__seen(indices), targets)
+
+    def directional(self, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
+        """(N,): the derivative of each image's loss along `direction` in weight space (forward mode)."""
+        return self.__ask("directional")(self.model, self.__seen(indices), targets, direction)
+
+    def reference(self, which: str) -> Reference:
+        """A labelled set to differentiate through: `labelled`, `initial`, `held_out` or `test`.
+
+        The last two must be declared (needs "held_out", "test_labels"): the first is charged for,
+        the second marks every row of every table with a dagger.
+        """
+        if which == "test":
+            self.__ask("test_labels")
+            return Reference(self.__task, self.model, np.arange(self.__task.num_test()), test=True)
+        if which == "held_out":
+            self.__ask("held_out")
+        parts = {
+            "held_out": self.__held_out,
+            "initial": self.labelled[: self.num_initial],
+            "labelled": self.labelled,
+        }
+        if which not in parts:
+            raise ValueError(f"reference={which}: use {', '.join(sorted([*parts, 'test']))}")
+        return Reference(self.__task, self.model, parts[which], test=False)
+
+    def __ask(self, need: str) -> Callable[..., Any]:
+        if need not in self.__needs:
+            raise PermissionError(f"this strategy did not declare the need {need!r}: @register(needs={{{need!r}}})")
+        return getattr(self.__task, need, lambda: None)  # the label needs are not methods
+
+    def __seen(self, indices: Indices) -> Indices:
+        if not self.__visible.issuperset(np.asarray(indices).tolist()):
+            raise PermissionError("an index outside labelled and unlabelled: test or validation images are not yours")
+        return np.asarray(indices, dtype=np.int64)
+
+
+StrategyF = TypeVar("StrategyF", bound=Callable[..., Indices])
+TaskF = TypeVar("TaskF", bound=Callable[..., Task])
+
+
+def register(
+    *,
+    needs: Collection[str] | Callable[..., Collection[str]] = (),
+    version: int,
+    companion: Callable[..., Companion] | None = None,
+) -> Callable[[StrategyF], StrategyF]:
+    """Registers a strategy under its function's name.
+
+    needs: capabilities of the task (and label needs) it uses; where they depend on its hyperparameters,
+        a function of those, called with keywords.
+    version: raised by hand when its numbers move.
+    companion: builds its Companion from its hyperparameters, called with keywords.
+    """
+
+    def decorate(function: StrategyF) -> StrategyF:
+        add(Plugin("strategy", function.__name__, function, version, needs=needs, companion=companion))
+        return function
+
+    return decorate
+
+
+def register_task(
+    *, version: int, default: Any = None, published: Any = None, lacks: Callable[..., Collection[str]] | None = None
+) -> Callable[[TaskF], TaskF]:
+    """Registers a task under its factory's name: `factory(machine, recipe, *, own parameters) -> Task`.
+
+    The factory's return annotation is a class: its methods are the task's capabilities.
+    default, published: recipes, frozen dataclasses whose fields become parameters of the task;
+        `published=true` starts from the second. A factory without recipes takes `machine` alone.
+    lacks: from the task's parameters, the capabilities that those take away.
+    """
+
+    def decorate(function: TaskF) -> TaskF:
+        recipes = {False: default, True: published}
+        add(Plugin("task", function.__name__, function, version, recipes=recipes, lacks=lacks))
+        return function
+
+    return decorate
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Runs a block with torch's global generators seeded, and gives the caller's state back.
+
+    For library code that takes no generator (module initialisers, dropout).
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+__all__ = [
+    "Companion", "Direction", "Indices", "Machine", "Predictions", "Reference", "Targets", "Task", "View",
+    "register", "register_task", "seeded",
+]  # fmt: skip

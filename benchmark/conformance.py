@@ -1,0 +1,280 @@
+"""The conformance kit: what every plug-in must do, checked on one plug-in and said in words."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmark import loop
+from benchmark.api import Indices, Machine, Task, View
+from benchmark.fits import Fits
+from benchmark.grid import Cell, Schedule, Spec
+from benchmark.plugins import Plugin, source
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of one plug-in: `words` is empty where it holds."""
+
+    check: str
+    words: str
+
+
+def check(spec: Spec, on: Spec, machine: Machine) -> list[Finding]:
+    """All findings on a strategy (tried on the task `on`) or on a task."""
+    checks = [*SHAPE, *(STRATEGY if spec.plugin.kind == "strategy" else TASK)]
+    subject = Trial(spec, on, machine) if spec.plugin.kind == "strategy" else Fitted(spec, machine)
+    return [Finding(title, found(rule, subject)) for title, rule in checks]
+
+
+def found(rule: Callable[[Any], str | None], subject: Any) -> str:
+    """What a check says; an exception counts as a finding."""
+    try:
+        return rule(subject) or ""
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+class Trial:
+    """A strategy at round 1 of a small cell."""
+
+    def __init__(self, spec: Spec, on: Spec, machine: Machine) -> None:
+        self.spec, self.plugin = spec, spec.plugin
+        self.cell = Cell(on, spec, Schedule(initial=30, budget=10, rounds=2, validation=20), seed=0)
+        self.machine = machine
+        self.built: tuple[Task, nn.Module] | None = None
+
+    @property
+    def task(self) -> Task:
+        """The task, built once."""
+        return self.prepared()[0]
+
+    def prepared(self) -> tuple[Task, nn.Module]:
+        """The task and the model of round 0."""
+        if self.built is None:
+            self.cell.check()
+            task = self.cell.task.plugin.build(self.machine, self.cell.task.values)
+            fits = Fits(folder=source(self.plugin).parent, cache_gb=0, device="check")
+            self.built = task, loop.fit(self.cell, task, fits, loop.start(self.cell, task).initial, 0).model
+        return self.built
+
+    def view(self, task: Task | None = None) -> View:
+        """A fresh view of round 0's model."""
+        mine, model = self.prepared()
+        begin = loop.start(self.cell, mine)
+        return loop.view(self.cell, task or mine, begin, model, begin.initial)
+
+    def choose(self, budget: int = 10, seed: int = 0, task: Task | None = None) -> Indices:
+        """What the strategy returns, checked as the loop checks it."""
+        view = self.view(task)
+        chosen = self.plugin.function(view, budget, np.random.default_rng(seed), **self.spec.values)
+        return loop.checked_choice(self.spec.label, chosen, view, budget)
+
+
+class Fitted:
+    """A task with one fit on a few images."""
+
+    def __init__(self, spec: Spec, machine: Machine) -> None:
+        self.spec, self.plugin, self.machine = spec, spec.plugin, machine
+        self.built: tuple[Task, nn.Module, Indices] | None = None
+
+    def prepared(self) -> tuple[Task, nn.Module, Indices]:
+        """The task, a model and the images it was fitted on."""
+        if self.built is None:
+            task: Task = self.plugin.build(self.machine, self.spec.values)
+            labelled = np.sort(np.random.default_rng(0).permutation(task.num_pool)[: min(200, task.num_pool // 2)])
+            self.built = task, task.fit(labelled, 0), labelled
+        return self.built
+
+
+# --- both -----------------------------------------------------------------------------------
+def named_as_file(subject: Trial | Fitted) -> str | None:
+    stem = source(subject.plugin).stem
+    return None if stem == subject.plugin.name else f"it is called {subject.plugin.name}, its file {stem}.py"
+
+
+def typed(subject: Trial | Fitted) -> str | None:
+    bare = [p.name for p in inspect.signature(subject.plugin.function).parameters.values() if p.annotation is p.empty]
+    return f"no type on: {', '.join(bare)}" if bare else None
+
+
+def documented(subject: Trial | Fitted) -> str | None:
+    return None if inspect.getdoc(subject.plugin.function) else "no docstring: say the paper and what the numbers mean"
+
+
+def versioned(subject: Trial | Fitted) -> str | None:
+    version = subject.plugin.version
+    return None if type(version) is int and version >= 1 else f"version={version}: a whole number from 1"
+
+
+SHAPE: list[tuple[str, Callable[[Any], str | None]]] = [
+    ("its name is its file's", named_as_file),
+    ("every parameter has a type", typed),
+    ("it has a docstring", documented),
+    ("its version is a number", versioned),
+]
+
+
+# --- strategies -----------------------------------------------------------------------------
+def keeps_to_budget(trial: Trial) -> str | None:
+    for budget in (1, 10, 100):
+        trial.choose(budget)
+    return None
+
+
+def repeats_itself(trial: Trial) -> str | None:
+    first = trial.choose(seed=0)
+    trial.choose(seed=1)
+    return None if np.array_equal(first, trial.choose(seed=0)) else "equal arguments gave different picks: it has a memory"
+
+
+def leaves_global_randomness(trial: Trial) -> str | None:
+    trial.prepared()
+    for number in (1, 2):
+        random.seed(number), np.random.seed(number), torch.manual_seed(number)  # noqa: NPY002
+        before = fingerprint()
+        picks = trial.choose()
+        if fingerprint() != before:
+            return "it draws from a global generator: use `rng`, or `api.seeded` around library code"
+        if number == 1:
+            first = picks
+    return None if np.array_equal(first, picks) else "its picks depend on a global seed: use `rng`"
+
+
+def fingerprint() -> tuple[object, bytes, bytes]:
+    """The state of the global generators."""
+    numbers = np.random.get_state(legacy=False)["state"]  # type: ignore[call-overload]  # noqa: NPY002
+    return random.getstate(), numbers["key"].tobytes() + bytes([numbers["pos"] % 256]), torch.get_rng_state().numpy().tobytes()
+
+
+def leaves_model(trial: Trial) -> str | None:
+    _, model = trial.prepared()
+    before = copy.deepcopy(model.state_dict())
+    trial.choose()
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    if moved:
+        return f"it changed the model: {', '.join(moved[:3])}"
+    return "it left the model in training mode" if model.training else None
+
+
+def reads_no_unpaid_labels(trial: Trial) -> str | None:
+    if trial.cell.dagger:
+        return None  # declared: every table says so
+    task, _ = trial.prepared()
+    begin = loop.start(trial.cell, task)
+    paid = loop.paid(trial.cell, begin, begin.initial)
+    same = all(np.array_equal(trial.choose(), trial.choose(task=task.scrambled(paid, seed))) for seed in (1, 2))
+    return None if same else "its picks moved when unpaid labels were scrambled: it reads labels that it did not buy"
+
+
+STRATEGY: list[tuple[str, Callable[[Any], str | None]]] = [
+    ("it returns `budget` distinct unlabelled images", keeps_to_budget),
+    ("equal arguments give equal picks", repeats_itself),
+    ("it leaves global randomness alone", leaves_global_randomness),
+    ("it leaves the model as it was", leaves_model),
+    ("it reads no label that it has not paid for", reads_no_unpaid_labels),
+]
+
+
+# --- tasks ----------------------------------------------------------------------------------
+def fits_by_set_and_seed(fitted: Fitted) -> str | None:
+    task, model, labelled = fitted.prepared()
+    again, other = task.fit(labelled[::-1].copy(), 0), task.fit(labelled, 1)
+    if not same_weights(model, again):
+        return "two fits on the same set with the same seed differ (or the order of the set matters)"
+    return "the seed changes nothing" if same_weights(model, other) else None
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models are equal to the bit."""
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def loads_weights(fitted: Fitted) -> str | None:
+    task, model, _ = fitted.prepared()
+    twin = task.model()
+    twin.load_state_dict(model.state_dict())
+    return None if task.score(twin.eval()) == task.score(model) else "a model read back from its weights scores otherwise"
+
+
+def scores_its_metric(fitted: Fitted) -> str | None:
+    task, model, _ = fitted.prepared()
+    scores = task.score(model)
+    if task.metric not in scores:
+        return f"score() lacks its metric {task.metric}"
+    broken = [name for name, value in scores.items() if not np.isfinite(value)]
+    return f"not finite: {', '.join(broken)}" if broken else None
+
+
+def costs_labels(fitted: Fitted) -> str | None:
+    task, _, labelled = fitted.prepared()
+    images = task.cost(labelled).get("images")
+    return None if images == len(labelled) else f"{len(labelled)} images cost {images} images"
+
+
+def predicts_probabilities(fitted: Fitted) -> str | None:
+    task, model, _ = fitted.prepared()
+    if not hasattr(task, "predict"):
+        return None
+    seen = task.predict(model, np.arange(10))
+    if seen.num_images != 10 or (seen.boxes_P4 is None and len(seen.scores_PC) != 10):
+        return f"{seen.num_images} images and {len(seen.scores_PC)} predictions for 10 images"
+    low, high = float(seen.scores_PC.min()), float(seen.scores_PC.max())
+    return None if low >= 0 and high <= 1 + 1e-5 else f"scores between {low} and {high} are no probabilities"
+
+
+def directs_as_it_backpropagates(fitted: Fitted) -> str | None:
+    task, model, labelled = fitted.prepared()
+    if not {"weights", "pseudo_labels", "directional"} <= {name for name, _ in inspect.getmembers(task)}:
+        return None
+    for expected, got in directions(task, model, labelled[:4]):
+        if abs(expected - got) > 1e-3 * abs(expected) + 1e-6:
+            return f"directional says {got:.6g}, backpropagation {expected:.6g}"
+    return None
+
+
+def directions(task: Any, model: nn.Module, indices: Indices) -> Iterator[tuple[float, float]]:
+    """Derivative of each image's loss along a direction: by backpropagation and by `directional`."""
+    weights = task.weights(model)
+    generator = torch.Generator().manual_seed(0)
+    along = {name: torch.randn(w.shape, generator=generator).to(w) for name, w in weights.items()}
+    targets = task.pseudo_labels(model, indices, 1)
+    fast = task.directional(model, indices, targets, along)
+    for number, loss in enumerate(task.losses(model, indices, targets)):
+        slow = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
+        yield sum(float((g * d).sum()) for g, d in zip(slow, along.values(), strict=True)), float(fast[number])
+
+
+def scrambles_unpaid(fitted: Fitted) -> str | None:
+    task, model, labelled = fitted.prepared()
+    other = task.scrambled(labelled, 1)
+    if not same_weights(model, other.fit(labelled, 0)):
+        return "scrambled() moved a paid label: a fit on paid images changed"
+    same = task.score(model)[task.metric] == other.score(model)[task.metric]
+    return "scrambled() left the test labels as they were" if same else None
+
+
+TASK: list[tuple[str, Callable[[Any], str | None]]] = [
+    ("a fit depends on the set and the seed alone", fits_by_set_and_seed),
+    ("its weights can be stored and read back", loads_weights),
+    ("it scores its metric", scores_its_metric),
+    ("it counts the images it charges for", costs_labels),
+    ("it predicts probabilities", predicts_probabilities),
+    ("directional derivatives agree with backpropagation", directs_as_it_backpropagates),
+    ("scrambled() moves unpaid labels and no others", scrambles_unpaid),
+]
+
+
+def failures(plugin: Plugin, on: Spec, machine: Machine) -> list[str]:
+    """What failed, in words; empty where the plug-in conforms. For tests."""
+    results = check(Spec(plugin, plugin.name), on, machine)
+    return [f"{one.check}: {one.words}" for one in results if one.words]

@@ -1,0 +1,287 @@
+"""From command-line words to cells: what is run, under which label, key and path."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from benchmark import plugins
+from benchmark.plugins import LABEL_NEEDS, Plugin, checked, unknown
+from benchmark.store import slug
+
+HERE = Path(__file__).parent
+CONFIGS = next(folder for folder in (HERE / "configs", HERE.parent / "configs") if folder.is_dir())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a user may set; the defaults stand in configs/config.yaml. None: as the grid says."""
+
+    grid: str
+    experiments: dict[str, Any]
+    tasks: list[Any] | None
+    strategies: list[Any] | None
+    seeds: int | list[Any] | None
+    initial: int | None
+    budget: int | None
+    rounds: int | None
+    validation: int | None
+    device: str
+    data: str | None
+    out: str
+    plugins: str | None
+    cache_gb: float
+    check_on: str
+    format: Literal["text", "json"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many labels when. `rounds` counts the fits; `budget` images are bought between two of them."""
+
+    initial: int
+    budget: int
+    rounds: int
+    validation: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("initial", 1), ("budget", 1), ("rounds", 1), ("validation", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
+
+    @property
+    def label(self) -> str:
+        """`1000+1000x9`, and `v500` behind it where 500 labels are set aside."""
+        aside = f"v{self.validation}" if self.validation else ""
+        return f"{self.initial}+{self.budget}x{self.rounds - 1}{aside}"
+
+    def check_fits(self, num_pool: int) -> None:
+        """ValueError where the pool is smaller than what the schedule buys."""
+        wanted = self.initial + self.budget * (self.rounds - 1) + self.validation
+        if wanted > num_pool:
+            raise ValueError(
+                f"the schedule {self.label} buys {wanted} labels of a pool of {num_pool}: "
+                "lower rounds=, budget=, initial= or validation="
+            )
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A plug-in with its parameters. Two spellings of the same parameters are equal."""
+
+    plugin: Plugin
+    label: str
+
+    @classmethod
+    def read(cls, kind: str, text: object) -> Spec:
+        """`coreset[metric=cosine]` or {"coreset": {"metric": "cosine"}}; ValueError names what does not fit."""
+        name, given = plugins.parse(text)
+        plugin = plugins.get(kind, name)
+        return cls(plugin, plugin.label(given))
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """Every parameter, defaults filled in."""
+        return self.plugin.bind(plugins.parse(self.label)[1])
+
+    @property
+    def name(self) -> str:
+        """The plug-in's name."""
+        return self.plugin.name
+
+    def identity(self) -> dict[str, Any]:
+        """Everything about it that can change a number."""
+        return {"name": self.name, "version": self.plugin.version, "parameters": self.values}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the active-learning loop. Whatever can change a number is in it, nothing else is."""
+
+    task: Spec
+    strategy: Spec
+    schedule: Schedule
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """How people name it."""
+        return f"{self.task.label} {self.schedule.label} {self.strategy.label} seed {self.seed}"
+
+    def identity(self) -> dict[str, Any]:
+        """Task, strategy, schedule and seed with every parameter and both versions."""
+        return {
+            "task": self.task.identity(),
+            "strategy": self.strategy.identity(),
+            "schedule": dataclasses.asdict(self.schedule),
+            "seed": self.seed,
+        }
+
+    @property
+    def key(self) -> str:
+        """A hash of `identity`: no time, host or commit in it."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def path(self) -> str:
+        """Where its files are, relative to the results' sub-folders, without an ending."""
+        parts = (f"{slug(self.task.label)}/{self.schedule.label}", slug(self.strategy.label), f"seed-{self.seed}")
+        return "/".join(parts)
+
+    @property
+    def dagger(self) -> bool:
+        """Whether the selection sees evaluation labels."""
+        return "test_labels" in self.strategy.plugin.needed(self.strategy.values)
+
+    def check(self) -> None:
+        """ValueError where the task lacks what the strategy needs."""
+        needs = self.strategy.plugin.needed(self.strategy.values)
+        lacking = needs - LABEL_NEEDS - self.task.plugin.capabilities(self.task.values)
+        if lacking:
+            raise ValueError(f"{self.strategy.label} needs {', '.join(sorted(lacking))}, which {self.task.label} lacks")
+        if "held_out" in needs and not self.schedule.validation:
+            raise ValueError(f"{self.strategy.label} reads a held-out draw: set validation=N (labels, charged to it)")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table: a task under a schedule, strategies and seeds."""
+
+    name: str
+    task: Spec
+    schedule: Schedule
+    strategies: tuple[Spec, ...]
+    seeds: tuple[int, ...]
+
+    def cells(self) -> Iterator[Cell]:
+        """Seed by seed, so that an early stop leaves whole comparisons."""
+        for number in self.seeds:
+            for strategy in self.strategies:
+                yield Cell(self.task, strategy, self.schedule, number)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All experiments of a run."""
+
+    name: str
+    experiments: tuple[Experiment, ...]
+
+    def cells(self) -> list[Cell]:
+        """Each cell once, also where experiments share it; checked, in the order of running."""
+        found = {cell.path: cell for experiment in self.experiments for cell in experiment.cells()}
+        for cell in found.values():
+            cell.check()
+        return list(found.values())
+
+
+def names() -> list[str]:
+    """The grids that come with the package."""
+    return sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
+
+
+def purpose(name: str) -> str:
+    """What a grid is for: the second line of its file (the first is Hydra's)."""
+    return (CONFIGS / "grid" / f"{name}.yaml").read_text().splitlines()[1].lstrip("# ")
+
+
+def settings(words: Sequence[str]) -> Settings:
+    """Settings from `key=value` words; ValueError, in one line, for what does not fit."""
+    given = dict(split(word) for word in words)
+    fields = typing.get_type_hints(Settings)
+    for key in given:
+        if key not in fields or key == "experiments":
+            raise ValueError(f"no setting is called {unknown(key, fields.keys() - {'experiments'})}")
+    name = given.get("grid", "quick")
+    if name not in names():
+        raise ValueError(f"no grid is called {unknown(name, names())}")
+    values = {**composed([f"{key}={quoted(value, fields[key])}" for key, value in given.items()]), "grid": name}
+    values["out"] = values["out"] or f"results/{name}"
+    return Settings(**{key: checked(f"{key}={values[key]}", values[key], kind) for key, kind in fields.items()})
+
+
+def split(word: str) -> tuple[str, str]:
+    """`key=value` as a pair."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise ValueError(f"{word!r} is not key=value")
+    return key, value
+
+
+def quoted(value: str, kind: Any) -> str:
+    """A value in Hydra's grammar: text in quotes, and so `coreset[metric=cosine]` inside a list."""
+    if str in (kind, *typing.get_args(kind)) or typing.get_origin(kind) is Literal:
+        return value if value == "null" else f"'{value}'"
+    return re.sub(r"(?<=[\[,])\s*([A-Za-z]\w*\[[^\[\]]*\])\s*(?=[,\]])", r"'\1'", value)
+
+
+def composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """Hydra's composition of config.yaml, the grid and the overrides, as a plain dictionary."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+            values = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"{' '.join(overrides)}: {str(error).strip().splitlines()[0]}") from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def read(chosen: Settings) -> Grid:
+    """The grid of these settings. The plug-ins must have been discovered."""
+    wanted = chosen.experiments
+    if chosen.tasks is not None:
+        wanted = dict(pick for text in chosen.tasks for pick in picked(text, chosen))
+    if not wanted:
+        raise ValueError("tasks=[]: nothing to run")
+    return Grid(chosen.grid, tuple(experiment(name, entry, chosen) for name, entry in wanted.items()))
+
+
+def picked(text: object, chosen: Settings) -> list[tuple[str, Any]]:
+    """The grid's experiment of that name, or else all on the task of that name; in a grid of one experiment,
+    any other task takes its place."""
+    name, given = plugins.parse(text)
+    known = chosen.experiments.items()
+    found = [pair for pair in known if pair[0] == name] or [
+        (key, entry) for key, entry in known if plugins.parse(entry["task"])[0] == name
+    ]
+    if found and not given:
+        return found
+    if len(chosen.experiments) == 1:
+        [entry] = chosen.experiments.values()
+        spec = Spec.read("task", text)
+        return [(spec.label, {**entry, "task": spec.label})]
+    raise ValueError(f"tasks={text}: grid={chosen.grid} has no experiment {unknown(str(text), chosen.experiments)}")
+
+
+def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment:
+    """One entry of a grid file, with what the user set on top of it."""
+    keys = {"task", "strategies", "seeds", "initial", "budget", "rounds", "validation"}
+    for key in entry:
+        if key not in keys:
+            raise ValueError(f"grid={chosen.grid}: {name} has no setting {unknown(key, keys)}")
+    told = {key: value for key in keys - {"task"} if (value := getattr(chosen, key)) is not None}
+    full = {"validation": 0, **entry, **told}
+    seeds = list(range(full["seeds"])) if isinstance(full["seeds"], int) else full["seeds"]
+    if not seeds or any(type(number) is not int or number < 0 for number in seeds):
+        raise ValueError(f"seeds={full['seeds']}: a number of seeds, or a list of them")
+    strategies = [Spec.read("strategy", text) for text in full["strategies"]]
+    if not strategies:
+        raise ValueError("strategies=[]: nothing to run")
+    schedule = Schedule(*(full[key] for key in ("initial", "budget", "rounds", "validation")))
+    unique = {spec.label: spec for spec in strategies}
+    return Experiment(name, Spec.read("task", entry["task"]), schedule, tuple(unique.values()), tuple(dict.fromkeys(seeds)))

@@ -1,0 +1,84 @@
+"""Runs the cells of a grid on this machine, one after the other."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmark import loop
+from benchmark.api import Machine, Task
+from benchmark.fits import Fits
+from benchmark.grid import Cell, Spec
+from benchmark.store import Measured, Record, Store
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round was recorded."""
+
+    cell: Cell
+    record: Record
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell failed; the others go on."""
+
+    cell: Cell
+    error: Exception
+
+    @property
+    def line(self) -> str:
+        """The failure in one line."""
+        text = str(self.error).strip().splitlines() or [""]
+        kind = "" if isinstance(self.error, ValueError) else f"{type(self.error).__name__}: "
+        return f"{self.cell.label}: {kind}{text[0]}"
+
+
+def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
+    """Rounds that each unfinished cell lacks. ValueError where a file holds the records of other settings."""
+    left = {}
+    for cell in cells:
+        header, records = store.records(cell.path)
+        if header is not None and header.key != cell.key:
+            raise ValueError(
+                f"{store.path(cell.path)} was written with other settings or plug-in versions: "
+                "choose another folder with out=DIR, or remove it"
+            )
+        if len(records) < cell.schedule.rounds:
+            left[cell] = cell.schedule.rounds - len(records)
+    return left
+
+
+def local(cells: Sequence[Cell], store: Store, fits: Fits, machine: Machine) -> Iterator[Round | Failure]:
+    """Runs the cells, records their rounds and yields what happened."""
+    built: dict[str, Task | Exception] = {}
+    for cell in cells:
+        try:
+            if cell.task.label not in built:
+                built = {cell.task.label: build(cell.task, machine)}  # one task in memory at a time
+            yield from run_cell(cell, built[cell.task.label], store, fits, machine)
+        except Exception as error:  # the one place where a cell's failure is caught
+            store.fail(cell.path, "".join(traceback.format_exception(error)))
+            yield Failure(cell, error)
+
+
+def build(spec: Spec, machine: Machine) -> Task | Exception:
+    """The task, or why there is none: then all of its cells fail for that reason, and it is tried once."""
+    try:
+        task: Task = spec.plugin.build(machine, spec.values)
+        return task
+    except Exception as error:
+        return error
+
+
+def run_cell(cell: Cell, task: Task | Exception, store: Store, fits: Fits, machine: Machine) -> Iterator[Round]:
+    """The rounds that the cell's records lack."""
+    if isinstance(task, Exception):
+        raise task
+    past = store.start(cell.path, loop.header(cell, task))
+    for record, measured in loop.run(cell, task, fits, machine, past):
+        store.append(cell.path, record, measured)
+        yield Round(cell, record, measured)

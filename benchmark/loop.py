@@ -1,0 +1,163 @@
+"""The active-learning loop of one cell: fit, score, select, again."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+import torch
+
+from benchmark.api import Companion, Indices, Machine, Task, View
+from benchmark.fits import Fit, Fits
+from benchmark.grid import Cell
+from benchmark.seeds import seed
+from benchmark.store import Header, Measured, Record
+
+
+@dataclass(frozen=True)
+class Start:
+    """What all strategies of a seed share before round 0."""
+
+    initial: Indices
+    held_out: Indices
+
+
+def start(cell: Cell, task: Task) -> Start:
+    """The initial and the held-out draw, from the two ends of one permutation of the pool."""
+    cell.schedule.check_fits(task.num_pool)
+    order = np.random.default_rng(seed("initial", cell.task.name, cell.seed)).permutation(task.num_pool)
+    cut = task.num_pool - cell.schedule.validation
+    return Start(order[: cell.schedule.initial], np.sort(order[cut:]))
+
+
+def header(cell: Cell, task: Task) -> Header:
+    """The first line of the cell's records."""
+    held_out = start(cell, task).held_out.tolist()
+    return Header(cell.key, cell.identity(), task.fingerprint, task.num_pool, task.metric, held_out)
+
+
+def run(
+    cell: Cell, task: Task, fits: Fits, machine: Machine, past: Sequence[Record] = ()
+) -> Iterator[tuple[Record, Measured]]:
+    """Yields the rounds that `past` lacks. Rounds of the past are replayed from the indices bought.
+
+    The model of round n - 1 chooses what the model of round n is trained on.
+    """
+    begin = start(cell, task)
+    labelled = np.concatenate([np.empty(0, np.int64), *(np.array(record.bought) for record in past)])
+    for number in range(len(past), cell.schedule.rounds):
+        clock = Clock()
+        bought, diagnostics = begin.initial, dict[str, float]()
+        if number > 0:
+            model = fit(cell, task, fits, labelled, number - 1).model
+            with clock("select"):
+                bought, diagnostics = select(cell, task, view(cell, task, begin, model, labelled), number)
+        labelled = np.concatenate([labelled, bought])
+        fitted = fit(cell, task, fits, labelled, number)
+        with clock("score"):
+            scores = task.score(fitted.model)
+        cost = task.cost(paid(cell, begin, labelled))
+        seconds = {"fit": fitted.seconds, **clock.seconds}
+        yield (
+            Record(number, len(labelled), bought.tolist(), cost, scores, diagnostics),
+            Measured(number, seconds, fitted.shared, peak_mb(machine), device_name(machine), versions()),
+        )
+
+
+def fit(cell: Cell, task: Task, fits: Fits, labelled: Indices, number: int) -> Fit:
+    """The model of round `number`: its seed leaves the strategy out, so equal labelled sets share it."""
+    companion, owner = companion_of(cell)
+    return fits.fit(task, cell.task, labelled, seed("fit", cell.task.name, cell.seed, number), companion, owner)
+
+
+def companion_of(cell: Cell) -> tuple[Companion | None, str]:
+    """The strategy's companion and a name for it in the fit's key."""
+    plugin = cell.strategy.plugin
+    if plugin.companion is None:
+        return None, ""
+    companion = plugin.companion(**cell.strategy.values)
+    return companion, f"{plugin.name} {plugin.version} {companion!r}"
+
+
+def view(cell: Cell, task: Task, begin: Start, model: torch.nn.Module, labelled: Indices) -> View:
+    """What the strategy may see: neither labelled nor held out is `unlabelled`."""
+    closed = np.zeros(task.num_pool, bool)
+    closed[labelled] = closed[begin.held_out] = True
+    needs = cell.strategy.plugin.needed(cell.strategy.values)
+    num_initial, held_out = cell.schedule.initial, begin.held_out
+    unlabelled = np.flatnonzero(~closed)
+    return View(task, model, labelled.copy(), unlabelled, num_initial=num_initial, held_out=held_out, needs=needs)
+
+
+def select(cell: Cell, task: Task, seen: View, number: int) -> tuple[Indices, dict[str, float]]:
+    """The strategy's choice for round `number`, checked, and what it logged."""
+    rng = np.random.default_rng(seed("select", cell.task.name, cell.seed, cell.strategy.label, number))
+    chosen = cell.strategy.plugin.function(seen, cell.schedule.budget, rng, **cell.strategy.values)
+    return checked_choice(cell.strategy.label, chosen, seen, cell.schedule.budget), seen.diagnostics
+
+
+def checked_choice(name: str, chosen: object, seen: View, budget: int) -> Indices:
+    """The choice as indices. ValueError unless it is `budget` distinct unlabelled positions."""
+    array = np.asarray(chosen)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} returned {array.dtype} of shape {array.shape}: pool positions are one row of integers")
+    if len(array) != budget:
+        raise ValueError(f"{name} returned {len(array)} indices of a budget of {budget}")
+    if len(np.unique(array)) != budget:
+        raise ValueError(f"{name} returned {budget - len(np.unique(array))} duplicates")
+    if labelled := int(np.isin(array, seen.labelled).sum()):
+        raise ValueError(f"{name} returned {labelled} indices that are labelled already")
+    if outside := int((~np.isin(array, seen.unlabelled)).sum()):
+        raise ValueError(f"{name} returned {outside} indices that are not in `unlabelled`")
+    return array.astype(np.int64)
+
+
+def paid(cell: Cell, begin: Start, labelled: Indices) -> Indices:
+    """All images whose labels this strategy has paid for."""
+    reads = "held_out" in cell.strategy.plugin.needed(cell.strategy.values)
+    return np.concatenate([labelled, begin.held_out]) if reads else labelled
+
+
+class Clock:
+    """Seconds by name: `with clock("select"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds = {"select": 0.0, "score": 0.0}
+
+    def __call__(self, name: str) -> Clock:
+        self.name = name
+        return self
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[self.name] = time.perf_counter() - self.began
+
+
+def peak_mb(machine: Machine) -> float:
+    """Peak memory so far, of the GPU where the task is on one, of the process otherwise."""
+    if machine.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(machine.device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def device_name(machine: Machine) -> str:
+    """The device as people know it."""
+    if machine.device.type == "cuda":
+        return torch.cuda.get_device_name(machine.device)
+    return f"{machine.device.type} ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"
+
+
+def versions() -> dict[str, str]:
+    """The versions that numbers may depend on."""
+    return {name: version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")} | {
+        "python": sys.version.split()[0]
+    }

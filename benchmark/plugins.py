@@ -1,0 +1,199 @@
+"""The plug-ins: what is registered, where it is found, and which parameters it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+# Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
+LABEL_NEEDS = frozenset({"test_labels", "held_out"})
+REQUIRED = inspect.Parameter.empty
+FOLDERS = {"strategy": "strategies", "task": "tasks"}
+
+
+@dataclass(frozen=True, eq=False)
+class Plugin:
+    """One registered strategy or task. See `benchmark.api.register` and `register_task`."""
+
+    kind: Literal["strategy", "task"]
+    name: str
+    function: Callable[..., Any]
+    version: int
+    needs: Collection[str] | Callable[..., Collection[str]] = ()
+    companion: Callable[..., Any] | None = None
+    recipes: Mapping[bool, Any] = field(default_factory=dict)
+    lacks: Callable[..., Collection[str]] | None = None
+
+    def parameters(self, published: bool = False) -> dict[str, tuple[Any, Any]]:
+        """name -> (type, default) of every parameter a user may set."""
+        hints = typing.get_type_hints(self.function)
+        found = {
+            p.name: (hints.get(p.name, Any), p.default)
+            for p in inspect.signature(self.function).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        }
+        recipe = self.recipes.get(published)
+        if recipe is not None:
+            hints = typing.get_type_hints(type(recipe))
+            found |= {f.name: (hints[f.name], getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
+        if self.recipes.get(True) is not None:
+            found["published"] = (bool, False)
+        return found
+
+    def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every parameter with its value, defaults filled in. ValueError names what does not fit."""
+        parameters = self.parameters(bool(given.get("published", False)))
+        for name in given:
+            if name not in parameters:
+                raise ValueError(f"{self.name} has no parameter {unknown(name, parameters)}")
+        values = {name: given.get(name, default) for name, (_, default) in parameters.items()}
+        for name, value in values.items():
+            if value is REQUIRED:
+                raise ValueError(f"{self.name}[{name}=...] must be given")
+            values[name] = checked(f"{self.name}[{name}={value}]", value, parameters[name][0])
+        return values
+
+    def label(self, given: Mapping[str, Any]) -> str:
+        """Name and parameters that differ from their default: `coreset[metric=cosine]`. One spelling a meaning."""
+        values = self.bind(given)
+        defaults = self.parameters(bool(values.get("published", False)))
+        told = {n: v for n, v in values.items() if n == "published" and v or n != "published" and v != defaults[n][1]}
+        inside = ",".join(f"{name}={plain(told[name])}" for name in sorted(told))
+        return f"{self.name}[{inside}]" if inside else self.name
+
+    def needed(self, values: Mapping[str, Any]) -> frozenset[str]:
+        """The needs under these (bound) parameters."""
+        return frozenset(self.needs(**values) if callable(self.needs) else self.needs)
+
+    def capabilities(self, values: Mapping[str, Any]) -> frozenset[str]:
+        """A task's capabilities under these (bound) parameters: the public methods of what it returns."""
+        returned = typing.get_type_hints(self.function)["return"]
+        methods = {name for name, _ in inspect.getmembers(returned, inspect.isfunction) if not name.startswith("_")}
+        return frozenset(methods - set(self.lacks(**values) if self.lacks else ()))
+
+    def build(self, machine: Any, values: Mapping[str, Any]) -> Any:
+        """The task, built for `machine` from bound parameters."""
+        rest = {name: value for name, value in values.items() if name != "published"}
+        recipe = self.recipes.get(bool(values.get("published", False)))
+        if recipe is None:
+            return self.function(machine, **rest)
+        fields = {f.name for f in dataclasses.fields(recipe)}
+        chosen = dataclasses.replace(recipe, **{n: v for n, v in rest.items() if n in fields})
+        return self.function(machine, chosen, **{n: v for n, v in rest.items() if n not in fields})
+
+
+REGISTRY: dict[str, dict[str, Plugin]] = {"strategy": {}, "task": {}}
+
+
+def add(plugin: Plugin) -> None:
+    """Puts a plug-in into the registry; two of one name from different files are an error."""
+    old = REGISTRY[plugin.kind].get(plugin.name)
+    if old is not None and source(old) != source(plugin):
+        raise ValueError(f"two {FOLDERS[plugin.kind]} are called {plugin.name}: {source(old)} and {source(plugin)}")
+    REGISTRY[plugin.kind][plugin.name] = plugin
+
+
+def source(plugin: Plugin) -> Path:
+    """The file a plug-in is written in."""
+    return Path(inspect.getfile(plugin.function)).resolve()
+
+
+def get(kind: str, name: str) -> Plugin:
+    """The plug-in of that name; ValueError with the nearest name where there is none."""
+    if name not in REGISTRY[kind]:
+        raise ValueError(f"no {kind} is called {unknown(name, REGISTRY[kind])}")
+    return REGISTRY[kind][name]
+
+
+def discover(folder: str | Path | None = None) -> None:
+    """Imports every plug-in: the two packages, installed entry points, and the files of `folder`."""
+    for kind, package in FOLDERS.items():
+        home = Path(importlib.import_module(package).__path__[0])
+        for path in sorted(home.glob("[!_]*.py")):
+            importlib.import_module(f"{package}.{path.stem}")
+        for entry in entry_points(group=f"al_benchmark.{FOLDERS[kind]}"):
+            entry.load()
+    if folder is not None:
+        load_folder(Path(folder))
+
+
+def load_folder(folder: Path) -> None:
+    """Imports the .py files of a user's folder (files that start with _ or test_ are theirs)."""
+    if not folder.is_dir():
+        raise ValueError(f"plugins={folder}: no such folder")
+    sys.path.insert(0, str(folder.resolve()))  # so that its files may import each other
+    for path in sorted(folder.glob("[!_]*.py")):
+        if not path.name.startswith("test_"):
+            load_file(path)
+
+
+def load_file(path: Path) -> None:
+    """Imports one plug-in file under a name of its own, so that it may be called `random`."""
+    spec = importlib.util.spec_from_file_location(f"al_benchmark_plugin_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} does not import: {type(error).__name__}: {error}") from error
+
+
+def parse(text: object) -> tuple[str, dict[str, Any]]:
+    """`coreset[metric=cosine]`, or {"coreset": {"metric": "cosine"}}, as (name, parameters)."""
+    if isinstance(text, Mapping) and len(text) == 1:
+        [(name, given)] = text.items()
+        return str(name), dict(given or {})
+    match = re.fullmatch(r"\s*([A-Za-z]\w*)\s*(?:\[(.*)\])?\s*", text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"{text!r} is not a name or name[key=value,...]")
+    given = {}
+    for item in filter(None, (match[2] or "").split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"{text}: {item!r} is not key=value")
+        given[key.strip()] = yaml.safe_load(value)
+    return match[1], given
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """'covset' (did you mean 'coreset'?)"""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(known)) or 'none'}"
+    return f"{name!r} ({hint})"
+
+
+def checked(what: str, value: Any, kind: Any) -> Any:
+    """`value` if it is of the annotated type (an int passes for a float); ValueError otherwise."""
+    options = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        if value not in options:
+            raise ValueError(f"{what}: must be one of {', '.join(map(str, options))}")
+        return value
+    is_union = isinstance(kind, types.UnionType)
+    allowed = [typing.get_origin(option) or option for option in (options if is_union else (kind,))]
+    if Any in allowed or type(value) in allowed:
+        return value
+    if float in allowed and type(value) is int:
+        return float(value)
+    names = " or ".join("null" if option is types.NoneType else option.__name__ for option in allowed)
+    raise ValueError(f"{what}: must be of type {names}, not {type(value).__name__}")
+
+
+def plain(value: Any) -> str:
+    """A parameter's value as users write it."""
+    return {True: "true", False: "false", None: "null"}[value] if value is None or value is True or value is False else str(value)

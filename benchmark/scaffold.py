@@ -1,0 +1,62 @@
+"""`new strategy NAME`: a strategy of about ten lines and its test, ready to run."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from pathlib import Path
+
+from benchmark.plugins import REGISTRY
+
+STRATEGY = '''"""{name}: say in one sentence what it chooses, and the paper."""
+
+from numpy.random import Generator
+
+from benchmark.api import Indices, View, register
+
+
+@register(needs={{"predict"}}, version=1)
+def {name}(view: View, budget: int, rng: Generator, *, how: str = "mean") -> Indices:
+    """The images whose likeliest class is least likely; `how` joins the boxes of an image."""
+    predictions = view.predict(view.unlabelled)
+    confidence_N = predictions.per_image(predictions.scores_PC.amax(1), how)
+    return view.lowest(confidence_N, budget)
+'''
+
+TEST = '''"""{name} does what every strategy must, and what it alone promises."""
+
+import torch
+
+from benchmark import plugins
+from benchmark.api import Machine
+from benchmark.conformance import failures
+from benchmark.grid import Spec
+
+
+def test_{name}_conforms() -> None:
+    plugins.discover({folder})
+    machine = Machine(torch.device("cpu"))
+    assert failures(plugins.get("strategy", "{name}"), Spec.read("task", "{on}"), machine) == []
+'''
+
+
+def new_strategy(name: str, folder: str | None, on: str) -> list[Path]:
+    """Writes NAME.py and test_NAME.py, into `folder` or into a checkout's strategies/ and tests/.
+
+    ValueError where the name cannot be one, is taken, or where there is no place to write.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        raise ValueError(f"{name!r} is no name for a strategy: lower-case letters, digits and _")
+    if name in REGISTRY["strategy"]:
+        raise ValueError(f"there is a strategy {name} already")
+    if folder is None and not Path("strategies/__init__.py").is_file():
+        raise ValueError("not in a checkout of al-benchmark: name a folder for your plug-ins, plugins=DIR")
+    code = Path(folder or "strategies") / f"{name}.py"
+    test = Path(folder or "tests") / f"test_{name}.py"
+    where = "" if folder is None else repr(folder)
+    for path, text in ((code, STRATEGY.format(name=name)), (test, TEST.format(name=name, folder=where, on=on))):
+        if path.exists():
+            raise ValueError(f"{path} is there already")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return [code, test]

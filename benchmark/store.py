@@ -1,0 +1,257 @@
+"""Records on disk. A results folder holds
+
+    grid.json                    what was asked for: experiments and their cells
+    cells/TASK/SCHEDULE/STRATEGY/seed-N.jsonl     facts: equal runs write equal bytes
+    measured/...the same path    seconds, memory, device, versions: what no two runs share
+    failures/...                 the traceback of a cell that failed; gone once it succeeds
+
+A line is appended whole, with a checksum, and synced. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One round of one cell: facts that an equal run repeats to the byte."""
+
+    round: int
+    num_labelled: int  # images the model of this round was trained on
+    bought: list[int]  # pool positions bought for this round, in the strategy's order; the initial set in round 0
+    cost: dict[str, float]  # labels paid so far, in images (and boxes); held-out ones too, where the strategy reads them
+    scores: dict[str, float]  # on the test set
+    diagnostics: dict[str, float] = field(default_factory=dict)  # what the strategy logged when it chose `bought`
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one round took. No two runs share it."""
+
+    round: int
+    seconds: dict[str, float]  # fit, score, select (0 for round 0); fit is the training's own, also where it was shared
+    shared_fit: bool  # the fit came from the cache
+    peak_mb: float  # of the process, or of the GPU
+    device: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line of a cell's records: which cell on which data."""
+
+    key: str
+    cell: dict[str, Any]
+    data: str  # fingerprint
+    num_pool: int
+    metric: str
+    held_out: list[int]  # the validation draw
+    schema: int = SCHEMA
+
+
+class Store:
+    """The results folder of one grid."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """One writer at a time; ValueError where another run holds the folder or it cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = open(self.folder / ".lock", "w")  # noqa: SIM115
+        except OSError as error:
+            raise ValueError(f"out={self.folder}: {error.strerror}") from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(f"out={self.folder}: another run is writing there") from error
+            yield
+
+    # --- records ------------------------------------------------------------------------------
+    def path(self, cell: str, kind: str = "cells", ending: str = ".jsonl") -> Path:
+        """The file of a cell's path."""
+        return self.folder / kind / f"{cell}{ending}"
+
+    def start(self, cell: str, header: Header) -> list[Record]:
+        """The records there are of this cell; writes the header where there are none.
+
+        A torn last line (a killed run, a full disk) is cut off. ValueError where the file is another cell's.
+        """
+        path = self.path(cell)
+        lines, sound = read_lines(path)
+        if path.exists() and path.stat().st_size != sound:
+            os.truncate(path, sound)
+        if not lines:
+            append(path, asdict(header))
+            return []
+        if lines[0]["key"] != header.key or lines[0]["data"] != header.data:
+            what = "other settings or plug-in versions" if lines[0]["key"] != header.key else "other data"
+            raise ValueError(f"{path} was written with {what}: choose another folder with out=DIR, or remove it")
+        return [as_record(line, path) for line in lines[1:]]
+
+    def append(self, cell: str, record: Record, measured: Measured) -> None:
+        """Appends one round; measurements first, so that a record is never without them."""
+        append(self.path(cell, "measured"), asdict(measured))
+        append(self.path(cell), asdict(record))
+        self.path(cell, "failures", ".txt").unlink(missing_ok=True)
+
+    def records(self, cell: str) -> tuple[Header | None, list[Record]]:
+        """Header and records of a cell, (None, []) where it has none."""
+        path = self.path(cell)
+        lines, _ = read_lines(path)
+        if not lines:
+            return None, []
+        if lines[0].get("schema") != SCHEMA:
+            raise ValueError(f"{path}: schema {lines[0].get('schema')}, this version reads {SCHEMA}")
+        return Header(**lines[0]), [as_record(line, path) for line in lines[1:]]
+
+    def measured(self, cell: str) -> list[Measured]:
+        """Measurements of a cell, the last of each round."""
+        lines, _ = read_lines(self.path(cell, "measured"))
+        return list({line["round"]: Measured(**line) for line in lines}.values())
+
+    def fail(self, cell: str, trace: str) -> None:
+        """Keeps the traceback of a failed cell, as far as the disk lets it."""
+        path = self.path(cell, "failures", ".txt")
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(trace)
+
+    def failure(self, cell: str) -> str | None:
+        """The traceback of a failed cell."""
+        path = self.path(cell, "failures", ".txt")
+        return path.read_text() if path.exists() else None
+
+    # --- what was asked for ---------------------------------------------------------------------
+    def manifest(self) -> dict[str, Any]:
+        """Experiments and their cells. ValueError where the folder holds no run."""
+        path = self.folder / "grid.json"
+        if not path.is_file():
+            raise ValueError(f"{self.folder} holds no results: run the grid first, or name a folder with out=DIR")
+        try:
+            return dict(json.loads(path.read_text()))
+        except ValueError as error:
+            raise ValueError(f"{path} does not parse: {error}") from error
+
+    def ask(self, grid: str, experiments: Sequence[Mapping[str, Any]]) -> None:
+        """Adds experiments to the manifest: cells may join one, its task and schedule may not change."""
+        path = self.folder / "grid.json"
+        asked = {e["name"]: e for e in self.manifest()["experiments"]} if path.exists() else {}
+        for new in experiments:
+            old = asked.get(new["name"], new)
+            for setting in ("task", "schedule"):
+                if old[setting] != new[setting]:
+                    raise ValueError(
+                        f"{self.folder} holds {new['name']} with {setting} {old[setting]}, now {new[setting]}: "
+                        "choose another folder with out=DIR"
+                    )
+            cells = {cell["path"]: cell for cell in [*old["cells"], *new["cells"]]}
+            asked[new["name"]] = {**new, "cells": list(cells.values())}
+        text = json.dumps({"schema": SCHEMA, "grid": grid, "experiments": list(asked.values())}, indent=1)
+        replace(path, text + "\n")
+
+    def frame(self) -> pd.DataFrame:
+        """One row a record, of every experiment: label columns, the scores and the cost (`cost_images` ...)."""
+        rows = []
+        for experiment in self.manifest()["experiments"]:
+            for cell in experiment["cells"]:
+                header, records = self.records(cell["path"])
+                base = {"experiment": experiment["name"], **{k: cell[k] for k in ("strategy", "seed", "dagger", "path")}}
+                for record in records:
+                    assert header is not None
+                    numbers = {f"cost_{name}": value for name, value in record.cost.items()} | record.scores
+                    value = record.scores[header.metric]
+                    place = {"round": record.round, "num_labelled": record.num_labelled}
+                    rows.append({**base, **place, "metric": header.metric, "value": value, **numbers})
+        columns = ["experiment", "strategy", "seed", "dagger", "path", "round", "num_labelled", "metric", "value"]
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+
+
+def slug(label: str) -> str:
+    """A label as the name of a folder: never a path, and never another label's name."""
+    if len(label) <= 100 and (match := re.fullmatch(r"(\w+)(?:\[([\w.=,+-]+)\])?", label, re.ASCII)):
+        return "-".join(filter(None, match.groups()))
+    readable = re.sub(r"[^A-Za-z0-9_=,+]", "_", label)[:80]
+    return f"{readable}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
+def as_record(line: dict[str, Any], path: Path) -> Record:
+    """A parsed line as a Record; ValueError where it is another schema's."""
+    try:
+        return Record(**line)
+    except TypeError as error:
+        raise ValueError(f"{path}: a line is no record of schema {SCHEMA}: {error}") from error
+
+
+def seal(body: Mapping[str, Any]) -> bytes:
+    """A JSON line with its checksum, the same bytes for the same content. ValueError on NaN and infinity."""
+    text = json.dumps(body, sort_keys=True, allow_nan=False)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f'{{"body": {text}, "sha256": "{digest}"}}\n'.encode()
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The sound lines of a file and how many bytes they take. ValueError where a line before the last is damaged."""
+    if not path.exists():
+        return [], 0
+    bodies: list[dict[str, Any]] = []
+    position = 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        body = unsealed(line)
+        if body is None and number < len(lines):
+            raise ValueError(f"{path}: line {number} is damaged; remove the file and run again")
+        if body is None:
+            break
+        bodies.append(body)
+        position += len(line)
+    return bodies, position
+
+
+def unsealed(line: bytes) -> dict[str, Any] | None:
+    """The content of a line, None where it is torn or its checksum does not fit."""
+    try:
+        body = json.loads(line)["body"]
+        return body if seal(body) == line else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def append(path: Path, body: Mapping[str, Any]) -> None:
+    """Appends one line whole and syncs it; takes a part that did not fit on the disk back."""
+    line = seal(body)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab", buffering=0) as handle:
+        before = handle.seek(0, os.SEEK_END)
+        try:
+            if handle.write(line) != len(line):
+                raise OSError(28, "No space left on device", str(path))
+            os.fsync(handle.fileno())
+        except OSError:
+            handle.truncate(before)
+            raise
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file so that readers see the old or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    draft.replace(path)

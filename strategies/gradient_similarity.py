@@ -1,0 +1,26 @@
+"""Gradient similarity, the ablation of ISAL without the Hessian (Liu et al., ICCV 2021, section 4.4.2)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmark.api import Indices, View, register
+from strategies._influence import ReferenceSet, expected_targets, most_helpful, needs, reference_gradient
+
+
+@register(needs=needs, version=1)
+def gradient_similarity(
+    view: View,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    k: int = 1,
+    reference: ReferenceSet = "held_out",
+    allow_degenerate: bool = False,
+) -> Indices:
+    """The candidates whose expected gradient G agrees most with the reference gradient v: largest v . G.
+
+    A dot product, not a cosine, in spite of its name: large gradients win. Parameters as in isal; deterministic.
+    """
+    targets = expected_targets(view, k, allow_degenerate)
+    return most_helpful(view, budget, targets, reference_gradient(view, reference))

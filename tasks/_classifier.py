@@ -1,0 +1,252 @@
+"""Image classification as an active-learning task: the pool and test images live on the device.
+
+Shapes: N images, K channels (1 or 3), H x W pixels, C classes, D features.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+
+from benchmark.api import Companion, Direction, Indices, Machine, Predictions, Targets, seeded
+from tasks._augment import Normaliser
+from tasks._networks import Network, build
+from tasks._recipe import PUBLISHED, Recipe, lacks
+from tasks._training import Labelled, derived, precision, train
+
+PIXELS_A_BATCH = 2**18  # 256 images of 32x32
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images in memory."""
+
+    images_NKHW: npt.NDArray[np.uint8]
+    labels_N: npt.NDArray[np.int64]
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images and labels on a device."""
+        images_NKHW = torch.from_numpy(np.ascontiguousarray(self.images_NKHW))
+        return images_NKHW.to(device), torch.from_numpy(self.labels_N).to(device)
+
+
+class Classifier:
+    """A pool of images, a test set and a recipe. Its public methods are the task's capabilities.
+
+    `predict`, `embed` and `score` run in the recipe's precision; the last layer, the softmax, `losses` and
+    `directional` always in float32. A model given to it is one of its own, in eval mode, and does not change.
+    """
+
+    metric = "accuracy"
+
+    def __init__(self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int) -> None:
+        self.num_pool, self.num_classes = len(pool.labels_N), num_classes
+        self.batch_size = max(16, PIXELS_A_BATCH // (pool.images_NKHW.shape[2] * pool.images_NKHW.shape[3]))
+        self._recipe, self._device = recipe, machine.device
+        self._weights = recipe.weights if recipe.weights in ("none", "default") else located(machine, recipe.weights)
+        self._images, self._labels = pool.on(machine.device)
+        self._test_images, self._test_labels = test.on(machine.device)
+        self._normaliser = Normaliser.of(recipe.normalise, self._images)
+        self.fingerprint = digest(pool.images_NKHW, pool.labels_N, test.images_NKHW, test.labels_N, self._weights)
+        self._memo: tuple[Callable[[], nn.Module | None], Indices, tuple[Tensor, Tensor]] | None = None
+        self.model()  # whatever is wrong with the network is said now
+
+    # --- training and scoring --------------------------------------------------------------------
+    def model(self, companion: Companion | None = None) -> Network:
+        """An untrained network, its companion attached, in eval mode."""
+        return self._network(0, companion)
+
+    def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Network:
+        """A network trained on the set `labelled`. Raises ValueError where training diverges."""
+        network = self._network(seed, companion)
+        which = torch.from_numpy(np.sort(labelled)).to(self._device)
+        images = Labelled(self._images[which], self._labels[which], self._normaliser)
+        with seeded(derived(seed, "dropout")):
+            train(network, images, self._recipe, companion, seed)
+        return network
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """accuracy: per cent of the test set; nll: its mean negative log likelihood, in nats."""
+        logits_NC, _ = self._forward(model, self._test_images, self._batches(np.arange(self.num_test())))
+        right_N = logits_NC.argmax(1) == self._test_labels
+        nll = F.cross_entropy(logits_NC, self._test_labels)
+        return {"accuracy": 100.0 * right_N.double().mean().item(), "nll": nll.item()}
+
+    def cost(self, indices: Indices) -> dict[str, float]:
+        """One label an image."""
+        return {"images": float(len(indices))}
+
+    def num_test(self) -> int:
+        """Number of test images."""
+        return len(self._test_labels)
+
+    def scrambled(self, paid: Indices, seed: int) -> Classifier:
+        """The same images, the labels of the pool but for `paid`, and those of the test set, uniformly random."""
+        other, rng = copy.copy(self), np.random.default_rng(seed)
+        pool, test = (rng.integers(0, self.num_classes, n) for n in (self.num_pool, self.num_test()))
+        pool[paid] = self._labels.cpu().numpy()[paid]
+        other._labels, other._test_labels = (torch.from_numpy(labels).to(self._device) for labels in (pool, test))
+        other.fingerprint, other._memo = digest(self.fingerprint, pool, test), None
+        return other
+
+    # --- capabilities ----------------------------------------------------------------------------
+    def predict(self, model: nn.Module, indices: Indices) -> Predictions:
+        """(N, C) probabilities, one prediction an image."""
+        return predictions(self._outputs(model, indices)[0])
+
+    def embed(self, model: nn.Module, indices: Indices) -> Tensor:
+        """(N, D): the input of the last layer."""
+        return self._outputs(model, indices)[1]
+
+    def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
+        """Monte Carlo dropout (Gal & Ghahramani, 2016) on the last layer's input; the rest of the network runs once."""
+        _, features_ND = self._outputs(model, indices)
+        generator, network = torch.Generator().manual_seed(seed), own(model)
+        for _ in range(num_samples):
+            kept_ND = torch.rand(features_ND.shape, generator=generator) >= network.dropout.p
+            with torch.no_grad():
+                dropped_ND = features_ND * kept_ND.to(self._device) / (1 - network.dropout.p)
+                yield predictions(network.head(dropped_ND))
+
+    def companion(self, model: nn.Module, indices: Indices) -> Tensor:
+        """(N,): the companion's output."""
+        network = own(model)
+        assert network.companion is not None, "the model was fitted without a companion"
+        outputs = []
+        for which in self._batches(indices):
+            with torch.no_grad():
+                with precision(self._recipe, self._device):
+                    _, maps = network.features(self._prepared(self._images[which]))
+                outputs.append(network.companion(maps))
+        return torch.cat(outputs)
+
+    def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Kernels and matrices, as ISAL takes them: no bias, no normalisation parameter, not the companion's."""
+        return {n: p for n, p in model.named_parameters() if p.ndim != 1 and not n.startswith("companion.")}
+
+    def pseudo_labels(self, model: nn.Module, indices: Indices, k: int) -> Tensor:
+        """(N, C) soft targets: one at the likeliest class for k = 1, else the k largest probabilities, as they are."""
+        if not 1 <= k <= self.num_classes:
+            raise ValueError(f"k={k}: must be in 1..{self.num_classes}, the number of classes")
+        top_Nk = self.predict(model, indices).scores_PC.topk(k)
+        values_Nk = torch.ones_like(top_Nk.values) if k == 1 else top_Nk.values
+        return torch.zeros(len(indices), self.num_classes, device=self._device).scatter(1, top_Nk.indices, values_Nk)
+
+    def losses(
+        self, model: nn.Module, indices: Indices, targets: Targets | None = None, *, test: bool = False
+    ) -> Tensor:
+        """(N,) cross-entropies in float32, differentiable; `targets`: (N,) classes or (N, C) weights of classes."""
+        images, labels = (self._test_images, self._test_labels) if test else (self._images, self._labels)
+        logits_NC = model(self._prepared(images[indices]))
+        return cross_entropy(logits_NC, labels[indices] if targets is None else targets)
+
+    def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
+        """(N,) derivatives of the losses along `direction`: one Jacobian-vector product a batch, in float32.
+
+        With the tangent dz of the logits this is -sum_c q_c (dz_c - p . dz) for targets q and probabilities p:
+        all influences of a pool for about the price of three forward passes.
+        """
+        at = {name: parameter.detach() for name, parameter in model.named_parameters() if name in direction}
+        along = {name: direction[name] for name in at}
+        parts = []
+        for which, goals in zip(self._batches(indices), targets.split(self.batch_size), strict=True):
+            images_N3HW = self._prepared(self._images[which])
+
+            def losses(weights: Direction, images_N3HW: Tensor = images_N3HW, goals: Tensor = goals) -> Tensor:
+                return cross_entropy(functional_call(model, weights, (images_N3HW,)), goals)
+
+            with torch.no_grad():
+                parts.append(jvp(losses, (at,), (along,))[1])
+        return torch.cat(parts)
+
+    # --- inside ----------------------------------------------------------------------------------
+    def _network(self, seed: int, companion: Companion | None) -> Network:
+        """A fresh network; a companion does not change what it starts from."""
+        image_size = (self._images.shape[2], self._images.shape[3])
+        recipe = self._recipe
+        with seeded(derived(seed, "network")):
+            network = build(recipe.model, self.num_classes, image_size, recipe.width, self._weights, recipe.dropout)
+        if companion is not None:
+            with seeded(derived(seed, "companion")):
+                network.attach(companion, image_size)
+        network.to(memory_format=self._layout())  # type: ignore[call-overload]
+        return network.to(self._device)
+
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self._recipe.channels_last else torch.contiguous_format
+
+    def _prepared(self, images_NKHW: Tensor) -> Tensor:
+        """(N, 3, H, W): normalised, in the recipe's memory layout."""
+        return self._normaliser(images_NKHW).contiguous(memory_format=self._layout())
+
+    def _batches(self, indices: Indices) -> list[Tensor]:
+        return list(torch.from_numpy(indices).to(self._device).split(self.batch_size))
+
+    def _outputs(self, model: nn.Module, indices: Indices) -> tuple[Tensor, Tensor]:
+        """(N, C) logits and (N, D) features of pool images; those of the last call are kept."""
+        if self._memo is None or self._memo[0]() is not model or not np.array_equal(self._memo[1], indices):
+            outputs = self._forward(model, self._images, self._batches(indices))
+            self._memo = (weakref.ref(model), indices.copy(), outputs)
+        return self._memo[2]
+
+    @torch.no_grad()
+    def _forward(self, model: nn.Module, images_NKHW: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """(N, C) logits and (N, D) features, in the recipe's precision but for the last layer."""
+        network, parts = own(model), []
+        for which in batches:
+            with precision(self._recipe, self._device):
+                parts.append(network.features(self._prepared(images_NKHW[which]))[0])
+        features_ND = torch.cat(parts)
+        return network.logits(features_ND), features_ND
+
+
+def own(model: nn.Module) -> Network:
+    """The model as the network that it is."""
+    assert isinstance(model, Network), "not a model of a classification task"
+    assert not model.training, "the model must be in eval mode"
+    return model
+
+
+def predictions(logits_NC: Tensor) -> Predictions:
+    """One prediction an image."""
+    image_N = torch.arange(len(logits_NC), device=logits_NC.device)
+    return Predictions(logits_NC.softmax(1), image_N, len(logits_NC))
+
+
+def cross_entropy(logits_NC: Tensor, targets: Tensor) -> Tensor:
+    """(N,): -sum_c q_c log p_c; targets are classes (N,), or weights q (N, C), which need not sum to one."""
+    return F.cross_entropy(logits_NC, targets, reduction="none")
+
+
+def digest(*parts: object) -> str:
+    """sha256 of arrays, with their shapes and types, of files and of strings."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            total.update(f"{part.dtype} {part.shape}".encode())
+            total.update(np.ascontiguousarray(part).data)
+        else:
+            total.update(part.read_bytes() if isinstance(part, Path) else str(part).encode())
+    return total.hexdigest()
+
+
+def located(machine: Machine, path: str) -> Path:
+    """A path that the user gave: absolute, or inside the data folder."""
+    given = Path(path).expanduser()
+    if not given.is_absolute() and machine.data is None:
+        raise ValueError(f"{path} is relative to the data folder: set data=DIR or $AL_BENCHMARK_DATA")
+    return given if machine.data is None else machine.data / given
+
+
+__all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "lacks", "located"]

@@ -1,0 +1,38 @@
+"""The handwritten digits that come with scikit-learn: runs anywhere, one fit in about half a second."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from benchmark.api import Machine, register_task
+from tasks._classifier import Classifier, Recipe, Split, lacks
+
+NUM_TEST = 500
+DEFAULT = Recipe(
+    model="small_cnn",
+    dropout=0.25,
+    epochs=30,
+    batch_size=32,
+    lr=0.05,
+    flip=False,
+    pad=0,
+    precision="float32",
+    channels_last=False,
+)
+
+
+@register_task(version=1, default=DEFAULT, lacks=lacks)
+def digits(machine: Machine, recipe: Recipe) -> Classifier:
+    """1,797 grey images of 8x8 pixels, 10 classes: a pool of 1,297, a test set of 500 (50 a class)."""
+    data = load_digits()
+    images_N1HW = np.round(data.images[:, None] * (255 / 16)).astype(np.uint8)
+    labels_N = data.target.astype(np.int64)
+    order_N = np.random.default_rng(0).permutation(len(labels_N))
+    rank_N = np.zeros_like(order_N)  # of each image among those of its class, in a fixed random order
+    for label in range(10):
+        members = order_N[labels_N[order_N] == label]
+        rank_N[members] = np.arange(len(members))
+    test_N = rank_N < NUM_TEST // 10
+    pool, test = (Split(images_N1HW[which_N], labels_N[which_N]) for which_N in (~test_N, test_N))
+    return Classifier(machine, recipe, pool, test, num_classes=10)

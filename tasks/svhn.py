@@ -1,0 +1,24 @@
+"""Street View House Numbers (Netzer et al., 2011)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmark.api import Machine, register_task
+from tasks._classifier import PUBLISHED, Classifier, Recipe, lacks
+from tasks._download import house_numbers
+
+
+@register_task(
+    version=1,
+    default=Recipe(flip=False),
+    published=replace(PUBLISHED, normalise="cifar100"),
+    lacks=lacks,
+)
+def svhn(machine: Machine, recipe: Recipe) -> Classifier:
+    """73,257 + 26,032 colour images of 32x32 pixels, 10 digits; downloaded into the data folder (246 MB).
+
+    Digits are not mirrored; `published=true` mirrors them, as the published code does, but its images are whole:
+    `svhn_as_published` has the published distortion.
+    """
+    return Classifier(machine, recipe, *house_numbers(machine), num_classes=10)

@@ -1,0 +1,35 @@
+"""Small cells on digits for the tests of the harness: two epochs, tens of images."""
+
+from pathlib import Path
+
+import torch
+
+from benchmark import launch, plugins
+from benchmark.api import Machine
+from benchmark.fits import Fits
+from benchmark.grid import Cell, Schedule, Spec
+from benchmark.launch import Failure, Round
+from benchmark.store import Store
+
+FAULTY = Path(__file__).parent / "plugins"
+TINY = "digits[epochs=2]"
+
+
+def cell(strategy: str, rounds: int = 3, seed: int = 0, task: str = TINY, **schedule: int) -> Cell:
+    """A cell of 20 + 5 labels a round, 10 held out."""
+    plugins.discover(FAULTY)
+    sizes = {"initial": 20, "budget": 5, "validation": 10} | schedule
+    return Cell(Spec.read("task", task), Spec.read("strategy", strategy), Schedule(rounds=rounds, **sizes), seed)
+
+
+def run(cells: list[Cell], folder: Path, cache_gb: float = 1.0) -> list[Round | Failure]:
+    """Runs cells into `folder`/run and says what happened."""
+    machine = Machine(torch.device("cpu"))
+    fits = Fits(folder / "fits", cache_gb, "cpu")
+    return list(launch.local(cells, Store(folder / "run"), fits, machine))
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """The record files below a results folder."""
+    home = folder / "cells"
+    return {str(path.relative_to(home)): path.read_bytes() for path in sorted(home.rglob("*.jsonl"))}

@@ -1,0 +1,49 @@
+"""What all tests share. Imports no torch itself: tests of torch-free imports are collected from here too."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from benchmark.api import Machine
+
+START = time.monotonic()
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    """The CPU, with operations that repeat themselves to the bit; data sets where the environment has them."""
+    import torch
+
+    from benchmark.api import Machine
+
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    data = os.environ.get("AL_BENCHMARK_DATA")
+    yield Machine(torch.device("cpu"), Path(data) if data else None)
+    torch.use_deterministic_algorithms(before)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what cannot run here, and what AL_BENCHMARK_TEST_SECONDS leaves no time to start (.ci/run)."""
+    limit = os.environ.get("AL_BENCHMARK_TEST_SECONDS")
+    if limit is not None and time.monotonic() - START > float(limit):
+        pytest.skip(f"not started: {limit} seconds are over")
+    if item.get_closest_marker("mmdet") and importlib.util.find_spec("mmdet") is None:
+        pytest.skip("needs the mmdet extra")
+    if item.get_closest_marker("gpu") and not has_gpu():
+        pytest.skip("needs a GPU")
+
+
+def has_gpu() -> bool:
+    """Whether torch sees a GPU."""
+    import torch
+
+    return torch.cuda.is_available()

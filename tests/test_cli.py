@@ -1,0 +1,152 @@
+"""What users type: verbs, exit codes, one line for an error, and a run that survives being killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from _cells import FAULTY, bytes_of
+
+from benchmark.cli import main
+
+SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10"]
+
+
+def benchmark(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmark", *map(str, words)]
+    path = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | path)
+
+
+def test_run_twice_trains_once(tmp_path: Path) -> None:
+    words = ["run", *SMALL, "strategies=[random,margin]", "seeds=1", "rounds=2", f"out={tmp_path / 'out'}"]
+    first, second = benchmark(*words), benchmark(*words)
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert "2 cells, 2 to do, 4 rounds" in first.stderr
+    assert "2 cells, 0 to do, 0 rounds" in second.stderr
+    assert first.stdout == second.stdout
+    status = json.loads(benchmark("status", f"out={tmp_path / 'out'}", "format=json").stdout)
+    assert status == [
+        {"experiment": "digits[epochs=2]", "cells": 2, "done": 2, "failed": 0, "missing": 0, "rounds": "4/4", "hours left": 0.0}
+    ]
+    rows = json.loads(benchmark("tables", f"out={tmp_path / 'out'}", "format=json").stdout)
+    assert {row["strategy"] for row in rows} == {"random", "margin"}
+
+
+def test_a_failed_cell_exits_1_keeps_the_rest_and_shows(tmp_path: Path) -> None:
+    words = ["run", *SMALL, "strategies=[crash,random]", "seeds=1", "rounds=2", f"out={tmp_path}", f"plugins={FAULTY}"]
+    done = benchmark(*words)
+    assert done.returncode == 1
+    assert "crash seed 0: KeyError: 'a bug in a strategy'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "failed (0/1)" in done.stdout
+    assert [path.name for path in tmp_path.rglob("failures/**/*.txt")] == ["seed-0.txt"]
+    assert benchmark(*words).returncode == 1  # failures are not cached: it is tried again
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["run", "sed=1"], "did you mean 'seeds'"),
+        (["run", "strategies=[entrpy]"], "did you mean 'entropy'"),
+        (["run", "device=tpu"], "device=tpu"),
+        (["tables", "out=nowhere"], "holds no results"),
+        (["status", "out=nowhere"], "holds no results"),
+        (["list", "strategy"], "did you mean 'strategies'"),
+        (["check", "entrpy"], "did you mean 'entropy'"),
+        (["new", "task", "mine"], "only `new strategy NAME`"),
+        (["new", "strategy", "random"], "there is a strategy random already"),
+        (["new", "strategy", "No-Name"], "is no name"),
+        (["run", "plugins=nowhere"], "no such folder"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_2(
+    tmp_path: Path, words: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
+    words = ["run", *SMALL, "strategies=[random]", "seeds=1", f"out={tmp_path}"]
+    assert benchmark(*words, "rounds=1").returncode == 0
+    done = benchmark(*words, "rounds=2")
+    assert done.returncode == 2
+    assert "choose another folder with out=DIR" in done.stderr
+
+
+def test_a_read_only_or_full_disk_is_one_line(tmp_path: Path) -> None:
+    done = benchmark("run", *SMALL, "strategies=[random]", "seeds=1", "rounds=1", "out=/dev/full/run")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_newcomers_strategy_reaches_the_table(tmp_path: Path) -> None:
+    folder = tmp_path / "plugins"
+    made = benchmark("new", "strategy", "mine", f"plugins={folder}", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    code = folder / "mine.py"
+    assert len(code.read_text().splitlines()) < 20
+    code.write_text(code.read_text().replace("view.lowest(confidence_N", "view.highest(confidence_N"))
+    checked = benchmark("check", "mine", f"plugins={folder}", "check_on=digits[epochs=2]", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stdout
+    words = ["strategies=[random,mine]", "seeds=1", "rounds=2", f"plugins={folder}", "out=out"]
+    ran = benchmark("run", *SMALL, *words, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "mine" in ran.stdout
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "test_mine.py")],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    assert tested.returncode == 0, tested.stdout
+
+
+def test_check_says_what_is_wrong_in_words(tmp_path: Path) -> None:
+    done = benchmark("check", "cheat", f"plugins={FAULTY}", "check_on=digits[epochs=2]", "format=json", cwd=tmp_path)
+    assert done.returncode == 1
+    failed = [row["why"] for row in json.loads(done.stdout) if row["result"] == "failed"]
+    assert any("reads labels that it did not buy" in why for why in failed)
+
+
+@pytest.mark.slow
+def test_sigkill_three_times_at_random_and_nothing_differs(tmp_path: Path) -> None:
+    words = [*SMALL, "strategies=[random,badge,isal[depth=20]]", "seeds=2", "rounds=4"]
+    assert benchmark("run", *words, f"out={tmp_path / 'whole' / 'run'}").returncode == 0
+    rng = random.Random(0)
+    command = [sys.executable, "-m", "benchmark", "run", *words, f"out={tmp_path / 'killed' / 'run'}"]
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(3, 12))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert benchmark("run", *words, f"out={tmp_path / 'killed' / 'run'}").returncode == 0
+    whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    assert bytes_of(whole) == bytes_of(killed)
+    tables = [{path.name: path.read_bytes() for path in (one / "tables").iterdir()} for one in (whole, killed)]
+    assert tables[0] == tables[1]
+
+
+def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmark", "run", "tasks=[digits]", "strategies=[random]", f"out={tmp_path / 'run'}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("[2/"):
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 1
+    assert "interrupted: every finished round is recorded" in rest
+    assert "Traceback" not in rest
+    assert sum(content.count(b"\n") for content in bytes_of(tmp_path / "run").values()) >= 3

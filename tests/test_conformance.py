@@ -1,0 +1,44 @@
+"""Every plug-in conforms, and the kit catches those that do not."""
+
+import pytest
+import torch
+from _cells import FAULTY
+
+from benchmark import plugins
+from benchmark.api import Machine
+from benchmark.conformance import check, failures
+from benchmark.grid import Spec
+
+plugins.discover()
+OWN = sorted(name for name, one in plugins.REGISTRY["strategy"].items() if plugins.source(one).parent.name == "strategies")
+CPU = Machine(torch.device("cpu"))
+LIGHTER = {"isal": "isal[depth=10,repeats=2]", "discriminative": "discriminative[epochs=20]"}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_strategy_conforms(name: str) -> None:
+    spec = Spec.read("strategy", LIGHTER.get(name, name))
+    findings = check(spec, Spec.read("task", "digits[epochs=3]"), CPU)
+    assert [f"{one.check}: {one.words}" for one in findings if one.words] == []
+
+
+def test_digits_conforms() -> None:
+    assert failures(plugins.get("task", "digits"), Spec.read("task", "digits"), CPU) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "check_", "words"),
+    [
+        ("cheat", "it reads no label that it has not paid for", "reads labels that it did not buy"),
+        ("forgetful", "it leaves global randomness alone", "global generator"),
+        ("remembers", "equal arguments give equal picks", "memory"),
+        ("meddles", "it leaves the model as it was", "changed the model"),
+        ("too_few", "it returns `budget` distinct unlabelled images", "returned 0 indices"),
+        ("crash", "it returns `budget` distinct unlabelled images", "KeyError"),
+    ],
+)
+def test_the_kit_says_what_is_wrong(name: str, check_: str, words: str) -> None:
+    plugins.discover(FAULTY)
+    findings = check(Spec.read("strategy", name), Spec.read("task", "digits[epochs=3]"), CPU)
+    [finding] = [one for one in findings if one.check == check_]
+    assert words in finding.words

@@ -1,0 +1,121 @@
+"""Words on the command line become cells; what does not fit is named in one line."""
+
+import pytest
+
+from benchmark import grid as grids
+from benchmark import plugins
+from benchmark.grid import Cell, Schedule, Spec
+
+
+@pytest.fixture(autouse=True)
+def discovered() -> None:
+    plugins.discover()
+
+
+def cells(*words: str) -> list[Cell]:
+    return grids.read(grids.settings(words)).cells()
+
+
+def test_quick_is_the_default_and_every_strategy_of_the_folder_is_in_it() -> None:
+    names = {cell.strategy.name for cell in cells()}
+    home = {
+        name for name, one in plugins.REGISTRY["strategy"].items() if plugins.source(one).parent.name == "strategies"
+    }
+    assert names == home
+    assert {cell.task.name for cell in cells()} == {"digits"}
+
+
+def test_overrides_beat_the_grid() -> None:
+    made = cells("strategies=[random,coreset[metric=cosine]]", "seeds=[4,7]", "rounds=2", "initial=10")
+    assert [(cell.strategy.label, cell.seed) for cell in made] == [
+        ("random", 4),
+        ("coreset[metric=cosine]", 4),
+        ("random", 7),
+        ("coreset[metric=cosine]", 7),
+    ]
+    assert made[0].schedule == Schedule(initial=10, budget=50, rounds=2, validation=100)
+
+
+def test_one_meaning_has_one_spelling() -> None:
+    plain, spelled = Spec.read("strategy", "coreset"), Spec.read("strategy", {"coreset": {"metric": "euclidean"}})
+    assert plain == spelled
+    assert plain.label == "coreset"
+
+
+def test_the_key_holds_all_that_moves_numbers() -> None:
+    base = cells("seeds=1", "strategies=[coreset]")[0]
+    others = [
+        cells("seeds=[1]", "strategies=[coreset]")[0],
+        cells("seeds=1", "strategies=[coreset[metric=cosine]]")[0],
+        cells("seeds=1", "strategies=[coreset]", "budget=49")[0],
+        cells("seeds=1", "strategies=[coreset]", "tasks=[digits[epochs=1]]")[0],
+    ]
+    assert len({cell.key for cell in [base, *others]}) == 5
+    assert len({cell.path for cell in [base, *others]}) == 5
+    assert cells("seeds=1", "strategies=[coreset]", "device=cpu", "out=elsewhere")[0].key == base.key
+
+
+def test_experiments_share_their_cells() -> None:
+    grid = grids.read(grids.settings(["grid=paper"]))
+    k, reference = (next(e for e in grid.experiments if e.name == f"ablation_{name}") for name in ("k", "reference"))
+    shared = {cell.path for cell in k.cells()} & {cell.path for cell in reference.cells()}
+    assert len(shared) == 5  # ISAL as published, five seeds
+    assert len(grid.cells()) < sum(len(list(e.cells())) for e in grid.experiments)
+
+
+def test_tasks_selects_experiments_of_the_grid() -> None:
+    grid = grids.read(grids.settings(["grid=paper", "tasks=[cifar100,svhn]"]))
+    assert [e.name for e in grid.experiments] == ["cifar100", "svhn"]
+
+
+@pytest.mark.parametrize("name", grids.names())
+def test_every_grid_expands(name: str) -> None:
+    assert cells(f"grid={name}")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["sed=3"], "did you mean 'seeds'"),
+        (["grid=papre"], "did you mean 'paper'"),
+        (["strategies=[ramdom]"], "did you mean 'random'"),
+        (["tasks=[digit]"], "did you mean 'digits'"),
+        (["grid=paper", "tasks=[cifar]"], "did you mean 'cifar10"),
+        (["strategies=[coreset[metrc=cosine]]"], "did you mean 'metric'"),
+        (["strategies=[coreset[metric=manhattan]]"], "must be one of euclidean, cosine"),
+        (["strategies=[isal[k=two]]"], "must be of type int, not str"),
+        (["tasks=[digits[epochs=1.5]]"], "must be of type int, not float"),
+        (["seeds=many"], "must be of type int or list or null, not str"),
+        (["seeds=[]"], "seeds=[]"),
+        (["seeds=[-1]"], "seeds=[-1]"),
+        (["rounds=0"], "rounds=0: must be at least 1"),
+        (["budget=-5"], "budget=-5: must be at least 1"),
+        (["strategies=[]"], "nothing to run"),
+        (["tasks=[]"], "nothing to run"),
+        (["strategies=[random"], "strategies=[random"),
+        (["fast"], "is not key=value"),
+        (["experiments=3"], "no setting is called 'experiments'"),
+        (["validation=0", "strategies=[isal]"], "set validation=N"),
+        (["tasks=[digits[dropout=0.0]]", "strategies=[bald]"], "bald needs sample, which digits[dropout=0.0] lacks"),
+        (["format=xml"], "must be one of text, json"),
+        (["tasks=[image_folder]"], "image_folder[root=...] must be given"),
+    ],
+)
+def test_bad_input_is_one_clear_line(words: list[str], named: str) -> None:
+    with pytest.raises(ValueError, match=".") as caught:
+        cells(*words)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("label", ["a[root=../../etc]", "a[root=/x/y]", "...", "a[b=" + "x" * 300 + "]", "a[b=ü c]"])
+def test_a_label_never_becomes_a_path(label: str) -> None:
+    name = grids.slug(label)
+    assert "/" not in name
+    assert not name.startswith(".")
+    assert 0 < len(name) <= 110
+
+
+def test_different_labels_have_different_folders() -> None:
+    labels = ["a[b=1]", "a[b=1,c=2]", "a[b=/1]", "a[b=_1]", "a-b=1", "a[b=?1]", "a[b=1]]"]
+    assert len({grids.slug(label) for label in labels}) == len(labels)

@@ -1,0 +1,547 @@
+"""The house rules of CONTRIBUTING.md that a syntax tree can hold, each with a proof that it can fail."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PRODUCT = ("benchmark", "strategies", "tasks")
+REGISTER = {"strategies": "register", "tasks": "register_task"}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as the rules see it: its path from the repository's root, and its text."""
+
+    path: str
+    text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, self.path)
+
+    @property
+    def folder(self) -> str:
+        return self.path.partition("/")[0]
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.path).stem
+
+    @property
+    def module(self) -> str:
+        return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """What a name in this file stands for: {"np": "numpy", "rand": "numpy.random.rand"}."""
+        found: dict[str, str] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                found |= {a.asname: a.name for a in node.names if a.asname}
+                found |= {top: top for top in (a.name.partition(".")[0] for a in node.names if not a.asname)}
+            elif isinstance(node, ast.ImportFrom):
+                found |= {a.asname or a.name: f"{self.origin(node)}.{a.name}" for a in node.names}
+        return found
+
+    def origin(self, node: ast.ImportFrom) -> str:
+        """The absolute module that `from ... import` names."""
+        if not node.level:
+            return node.module or ""
+        up = node.level - (1 if self.path.endswith("__init__.py") else 0)
+        base = self.module.split(".")
+        return ".".join([*base[: len(base) - up], *filter(None, [node.module])])
+
+    def name(self, node: ast.AST) -> str:
+        """`np.random.rand` as "numpy.random.rand"; "" for anything but an imported name and its attributes."""
+        if isinstance(node, ast.Attribute):
+            inner = self.name(node.value)
+            return inner and f"{inner}.{node.attr}"
+        return self.aliases.get(node.id, "") if isinstance(node, ast.Name) else ""
+
+
+Files = Sequence[File]
+Found = Iterator[str]
+Rule = Callable[[Files], Found]
+
+
+def product() -> list[File]:
+    """Every Python file that is installed."""
+    paths = sorted(path for folder in PRODUCT for path in (ROOT / folder).rglob("*.py"))
+    return [File(path.relative_to(ROOT).as_posix(), path.read_text()) for path in paths]
+
+
+def committed() -> list[File]:
+    """Every text file that git has or would take, but tests."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True
+    )
+    if listed.returncode:
+        pytest.skip("not in a git checkout")
+    files = []
+    for path in filter(None, listed.stdout.decode().split("\0")):
+        content = (ROOT / path).read_bytes() if (ROOT / path).is_file() else b"\0"
+        if not path.startswith("tests/") and b"\0" not in content:
+            files.append(File(path, content.decode(errors="replace")))
+    return files
+
+
+def outermost(file: File) -> Iterator[tuple[str, ast.AST]]:
+    """Every node, with the name of the module's function or class that it stands in ("" for none)."""
+    for statement in file.tree.body:
+        name = statement.name if isinstance(statement, Function | ast.ClassDef) else ""
+        yield from ((name, node) for node in ast.walk(statement))
+
+
+def functions(files: Files) -> Iterator[tuple[File, Function]]:
+    """Every function and method, nested ones too."""
+    for file in files:
+        yield from ((file, node) for node in ast.walk(file.tree) if isinstance(node, Function))
+
+
+# --- who may import whom --------------------------------------------------------------------
+ONLY = {
+    "hydra": "benchmark/grid.py",
+    "omegaconf": "benchmark/grid.py",
+    "wandb": "benchmark/tracking.py",
+    "mmdet": "tasks/_mmdet.py",
+    "mmcv": "tasks/_mmdet.py",
+    "mmengine": "tasks/_mmdet.py",
+}
+TORCH = {"torch", "torchvision", "timm"}
+
+
+def imports(file: File, nodes: Iterator[ast.AST] | None = None) -> Iterator[tuple[int, str]]:
+    """Line and name of everything imported; `from a import b` counts as a.b."""
+    for node in nodes or ast.walk(file.tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f"{file.origin(node)}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.id if isinstance(node.func, ast.Name) else file.name(node.func)
+            if called in ("__import__", "importlib.import_module"):
+                yield node.lineno, str(node.args[0].value)
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when the file is imported."""
+    typing_only = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+    if not isinstance(node, Function | ast.Lambda) and not typing_only:
+        yield node
+        for child in ast.iter_child_nodes(node):
+            yield from at_import(child)
+
+
+def plugins_import_the_contract_alone(files: Files) -> Found:
+    """Strategies and tasks import `benchmark.api` from the harness, and of each other underscore modules at most."""
+    for file in files:
+        for line, name in imports(file) if file.folder in REGISTER else ():
+            package, _, rest = name.partition(".")
+            contract = package == "benchmark" and rest.partition(".")[0] == "api"
+            shared = package == file.folder and rest.startswith("_")
+            if package in PRODUCT and not contract and not shared:
+                yield f"{file.path}:{line} imports {name}"
+
+
+def harness_imports_no_plugin(files: Files) -> Found:
+    """`benchmark/` imports neither strategies nor tasks: they are found by folder."""
+    for file in files:
+        for line, name in imports(file) if file.folder == "benchmark" else ():
+            if name.partition(".")[0] in REGISTER:
+                yield f"{file.path}:{line} imports {name}"
+
+
+def one_importer_a_library(files: Files) -> Found:
+    """hydra, wandb and mmdet each have one file that knows them."""
+    for file in files:
+        for line, name in imports(file):
+            if ONLY.get(name.partition(".")[0], file.path) != file.path:
+                yield f"{file.path}:{line} imports {name}"
+
+
+def analysis_is_free_of_torch(files: Files) -> Found:
+    """Neither `benchmark/analysis/` nor what it loads of the harness imports torch."""
+    modules = {file.module: file for file in files}
+    todo = [file for file in files if file.path.startswith("benchmark/analysis/")]
+    for file in todo:  # grows while it is read
+        inside = file.path.startswith("benchmark/analysis/")
+        for line, name in imports(file, None if inside else at_import(file.tree)):
+            if name.partition(".")[0] in TORCH:
+                yield f"{file.path}:{line} imports {name}"
+            parts = name.split(".")
+            above = [modules.get(".".join(parts[:number])) for number in range(1, len(parts) + 1)]
+            todo += [module for module in above if module is not None and module not in todo]
+
+
+def harness_names_no_plugin(files: Files) -> Found:
+    """No string in `benchmark/` is the name of a strategy or a task, nor a list of names."""
+    names = {file.stem for file in files if file.folder in REGISTER and not file.stem.startswith("_")}
+    for file in files:
+        for node in ast.walk(file.tree) if file.folder == "benchmark" else ():
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+                for name in names & set(re.sub(r"\[[^]]*\]", "", node.value).split(",")):
+                    yield f"{file.path}:{node.lineno} names {name!r}"
+
+
+# --- size and shape -------------------------------------------------------------------------
+def num_body_lines(function: Function) -> int:
+    """Lines of the body without its docstring; 0 for a stub."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    if not body or ast.unparse(body[0]) == "...":
+        return 0
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1
+
+
+def functions_are_short(files: Files) -> Found:
+    """At most 45 lines a function, signature and docstring counted; bodies of at most 10 in the median."""
+    for file, node in functions(files):
+        length = (node.end_lineno or 0) - node.lineno + 1
+        if length > 45:
+            yield f"{file.path}:{node.lineno} {node.name} takes {length} lines"
+    bodies = {f"{file.path}:{node.lineno} {node.name}": num_body_lines(node) for file, node in functions(files)}
+    bodies = {name: lines for name, lines in bodies.items() if lines}
+    if bodies and (median := statistics.median(bodies.values())) > 10:
+        yield f"median of {median} lines a body; longest: {sorted(bodies, key=lambda name: -bodies[name])[:5]}"
+
+
+def one_plugin_a_file(files: Files) -> Found:
+    """`strategies/NAME.py` registers NAME and nothing else, tasks alike; underscore modules register nothing."""
+    for file in files:
+        found = [
+            (
+                decorator.func.attr if isinstance(decorator.func, ast.Attribute) else ast.unparse(decorator.func),
+                node.name,
+            )
+            for node in ast.walk(file.tree)
+            if isinstance(node, Function | ast.ClassDef)
+            for decorator in node.decorator_list
+            if isinstance(decorator, ast.Call)
+        ]
+        registered = [(how, name) for how, name in found if how in REGISTER.values()]
+        is_plugin = file.folder in REGISTER and not file.stem.startswith("_")
+        expected = [(REGISTER[file.folder], file.stem)] if is_plugin else []
+        if registered != expected:
+            yield f"{file.path} registers {registered}, not {expected}"
+
+
+def signatures_are_typed(files: Files) -> Found:
+    """Every parameter and every return has a type."""
+    for file in files:
+        methods = {
+            node
+            for owner in ast.walk(file.tree)
+            if isinstance(owner, ast.ClassDef)
+            for node in owner.body
+            if isinstance(node, Function) and "staticmethod" not in map(ast.unparse, node.decorator_list)
+        }
+        for _, node in functions([file]):
+            given = [*node.args.posonlyargs, *node.args.args][node in methods :]
+            given += [*node.args.kwonlyargs, *filter(None, [node.args.vararg, node.args.kwarg])]
+            bare = [one.arg for one in given if one.annotation is None] + ["return"] * (node.returns is None)
+            if bare:
+                yield f"{file.path}:{node.lineno} {node.name} has no type on: {', '.join(bare)}"
+
+
+def public_names_have_docstrings(files: Files) -> Found:
+    """Public functions, classes and methods say what they are; nested functions and __dunder__ methods may not."""
+    for file in files:
+        todo = [node for node in file.tree.body if isinstance(node, Function | ast.ClassDef)]
+        for node in todo:  # grows by the methods of public classes
+            if not node.name.startswith("_") and not ast.get_docstring(node):
+                yield f"{file.path}:{node.lineno} {node.name} has no docstring"
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                todo += [inner for inner in node.body if isinstance(inner, Function | ast.ClassDef)]
+
+
+def no_module_of_leftovers(files: Files) -> Found:
+    """No module or folder is called utils, base, manager or helper."""
+    for file in files:
+        words = set(re.split(r"[/_]", file.path.removesuffix(".py")))
+        for word in words & {"util", "utils", "base", "manager", "managers", "helper", "helpers"}:
+            yield f"{file.path} is called {word}: say what it does"
+
+
+# --- randomness, output, files --------------------------------------------------------------
+GENERATORS = {"default_rng", "Generator", "BitGenerator", "SeedSequence", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
+TORCH_SEEDS = re.compile(r"torch\.(random\.|cuda\.|cuda\.random\.|mps\.|default_generator\.)?(manual_)?seed(_all)?")
+MAY_SEED = {
+    ("benchmark/api.py", "seeded"): "the one place that seeds torch, and gives the state back",
+    ("benchmark/conformance.py", "leaves_global_randomness"): "finds strategies that draw from global generators",
+    ("benchmark/conformance.py", "fingerprint"): "the same",
+}
+
+
+def no_global_randomness(files: Files) -> Found:
+    """No global generator of numpy, random or torch, and no generator without a seed."""
+    for file in files:
+        for function, node in outermost(file):
+            name = file.name(node)
+            library, _, what = name.rpartition(".")
+            legacy = library == "numpy.random" and what not in GENERATORS
+            if (legacy or (library == "random" and what != "Random") or TORCH_SEEDS.fullmatch(name)) and (
+                (file.path, function) not in MAY_SEED
+            ):
+                yield f"{file.path}:{getattr(node, 'lineno', 0)} uses {name}"
+            if isinstance(node, ast.Call) and file.name(node.func) in ("numpy.random.default_rng", "random.Random"):
+                given = [*node.args, *(keyword.value for keyword in node.keywords)]
+                if not given or (isinstance(given[0], ast.Constant) and given[0].value is None):
+                    yield f"{file.path}:{node.lineno} draws a generator without a seed"
+
+
+def no_seed_arithmetic(files: Files) -> Found:
+    """Seeds come from names (`benchmark.seeds.seed`), never from `seed + i`, in which two uses may meet."""
+    for file in files:
+        for node in ast.walk(file.tree):
+            if isinstance(node, ast.BinOp):
+                operator, sides = node.op, [node.left, node.right]
+            elif isinstance(node, ast.AugAssign):
+                operator, sides = node.op, [node.target, node.value]
+            else:
+                continue
+            ends = [ast.unparse(side.func if isinstance(side, ast.Call) else side).rpartition(".")[2] for side in sides]
+            if isinstance(operator, ast.Add | ast.Sub | ast.Mult | ast.BitXor) and any(
+                re.fullmatch(r"(\w+_)?seed", end) for end in ends
+            ):
+                yield f"{file.path}:{node.lineno} computes {ast.unparse(node)}"
+
+
+MAY_PRINT = {"benchmark/cli.py", "benchmark/progress.py"}
+
+
+def only_the_command_line_prints(files: Files) -> Found:
+    """`print` belongs to benchmark/cli.py and benchmark/progress.py."""
+    for file in files:
+        for node in ast.walk(file.tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and file.path not in MAY_PRINT:
+                yield f"{file.path}:{node.lineno} prints"
+
+
+PICKLES = {"pickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
+UNSAFE = {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "pandas.read_pickle"}
+
+
+def files_run_no_code(files: Files) -> Found:
+    """Nothing that is read can run code: no pickle, `torch.load(weights_only=True)`, `yaml.safe_load`."""
+    for file in files:
+        for line, name in imports(file):
+            if name.partition(".")[0] in PICKLES:
+                yield f"{file.path}:{line} imports {name}"
+        for node in ast.walk(file.tree):
+            if isinstance(node, ast.Call):
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                name = file.name(node.func)
+                if (
+                    name in UNSAFE
+                    or (name == "torch.load" and given.get("weights_only") != "True")
+                    or (name == "numpy.load" and given.get("allow_pickle", "False") != "False")
+                ):
+                    yield f"{file.path}:{node.lineno} calls {name} so that a file may run code"
+
+
+MACHINE_PATH = re.compile(r"(?<![\w.~}-])/(work|tmp|root|home|farm)(?=/|[\s\"'`),;:]|$)", re.MULTILINE)
+
+
+def no_paths_of_one_machine(files: Files) -> Found:
+    """No committed text names a folder of the machine that it was written on."""
+    for file in files:
+        for match in MACHINE_PATH.finditer(file.text):
+            line = file.text.count("\n", 0, match.start()) + 1
+            yield f"{file.path}:{line} names {match[0]}"
+
+
+SYNTAX_RULES: list[Rule] = [
+    plugins_import_the_contract_alone,
+    harness_imports_no_plugin,
+    one_importer_a_library,
+    analysis_is_free_of_torch,
+    harness_names_no_plugin,
+    functions_are_short,
+    one_plugin_a_file,
+    signatures_are_typed,
+    public_names_have_docstrings,
+    no_module_of_leftovers,
+    no_global_randomness,
+    no_seed_arithmetic,
+    only_the_command_line_prints,
+    files_run_no_code,
+]
+
+
+@pytest.mark.parametrize("rule", SYNTAX_RULES, ids=lambda rule: rule.__name__)
+def test_the_code_keeps(rule: Rule) -> None:
+    files = product()
+    assert {file.folder for file in files} == set(PRODUCT)
+    found = list(rule(files))
+    assert not found, "\n".join([str(rule.__doc__), *found])
+
+
+def test_the_repository_keeps_no_paths_of_one_machine() -> None:
+    found = list(no_paths_of_one_machine(committed()))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("place", MAY_SEED, ids=str)
+def test_every_exception_is_needed(place: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(MAY_SEED, place)
+    assert list(no_global_randomness(product()))
+
+
+# --- the rules can fail ---------------------------------------------------------------------
+LONG = "def f() -> int:\n" + "    x = 1\n" * 44 + "    return x\n"
+STUB = "def random() -> None:\n    '''A draw.'''\n"
+OFFENDING: list[tuple[Rule, str, str]] = [
+    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.loop import run"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark import loop"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "import benchmark.api_of_others"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "def f():\n    import strategies.entropy"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "from .entropy import entropy"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "from tasks._classifier import Classifier"),
+    (plugins_import_the_contract_alone, "tasks/a.py", "import importlib\nimportlib.import_module('tasks.digits')"),
+    (harness_imports_no_plugin, "benchmark/a.py", "from strategies import entropy"),
+    (harness_imports_no_plugin, "benchmark/a/b.py", "from ...tasks import digits"),
+    (one_importer_a_library, "benchmark/cli.py", "from omegaconf import OmegaConf"),
+    (one_importer_a_library, "benchmark/loop.py", "import wandb"),
+    (one_importer_a_library, "tasks/coco.py", "import mmdet.apis"),
+    (one_importer_a_library, "tasks/coco.py", "def f():\n    from mmengine.config import Config"),
+    (analysis_is_free_of_torch, "benchmark/analysis/a.py", "def f():\n    import torch"),
+    (analysis_is_free_of_torch, "benchmark/analysis/a.py", "from torch import nn"),
+    (harness_names_no_plugin, "benchmark/a.py", "best = 'random'"),
+    (harness_names_no_plugin, "benchmark/a.py", "against = 'other[a=1],random[b=2]'"),
+    (functions_are_short, "benchmark/a.py", LONG),
+    (functions_are_short, "benchmark/a.py", LONG.replace("    x = 1\n", "", 33)),
+    (one_plugin_a_file, "strategies/a.py", "@register(version=1)\ndef b(): ..."),
+    (one_plugin_a_file, "strategies/a.py", "def a(): ..."),
+    (one_plugin_a_file, "strategies/a.py", "@register(version=1)\ndef a(): ...\n@register(version=1)\ndef b(): ..."),
+    (one_plugin_a_file, "strategies/_a.py", "@api.register(version=1)\ndef _a(): ..."),
+    (one_plugin_a_file, "tasks/a.py", "@register(version=1)\ndef a(): ..."),
+    (one_plugin_a_file, "benchmark/a.py", "@register_task(version=1)\ndef a(): ..."),
+    (signatures_are_typed, "benchmark/a.py", "def f(x) -> int: ..."),
+    (signatures_are_typed, "benchmark/a.py", "def f(x: int): ..."),
+    (signatures_are_typed, "benchmark/a.py", "def f(*, x: int = 1, **more) -> int: ..."),
+    (signatures_are_typed, "benchmark/a.py", "class A:\n    @staticmethod\n    def f(x) -> int: ..."),
+    (signatures_are_typed, "benchmark/a.py", "def f() -> None:\n    def g(x) -> int: ..."),
+    (public_names_have_docstrings, "benchmark/a.py", "def f(): ..."),
+    (public_names_have_docstrings, "benchmark/a.py", "class A: ..."),
+    (public_names_have_docstrings, "benchmark/a.py", "class A:\n    '''Of.'''\n    def f(self): ..."),
+    (no_module_of_leftovers, "benchmark/utils.py", ""),
+    (no_module_of_leftovers, "tasks/_image_helpers.py", ""),
+    (no_module_of_leftovers, "benchmark/base/grid.py", ""),
+    (no_global_randomness, "tasks/a.py", "import numpy as np\nnp.random.seed(0)"),
+    (no_global_randomness, "tasks/a.py", "from numpy.random import rand\nrand(3)"),
+    (no_global_randomness, "tasks/a.py", "from numpy import random\nrandom.shuffle([1])"),
+    (no_global_randomness, "tasks/a.py", "import numpy as np\nnp.random.default_rng()"),
+    (no_global_randomness, "tasks/a.py", "import numpy as np\nnp.random.default_rng(seed=None)"),
+    (no_global_randomness, "tasks/a.py", "import random\nrandom.random()"),
+    (no_global_randomness, "tasks/a.py", "from random import choice\nchoice([1])"),
+    (no_global_randomness, "tasks/a.py", "import torch\ntorch.manual_seed(0)"),
+    (no_global_randomness, "benchmark/api.py", "import torch\ndef other():\n    torch.manual_seed(0)"),
+    (no_global_randomness, "tasks/a.py", "import torch\ntorch.cuda.manual_seed_all(0)"),
+    (no_seed_arithmetic, "benchmark/a.py", "f(seed + 1)"),
+    (no_seed_arithmetic, "benchmark/a.py", "f(1000 * self.seed)"),
+    (no_seed_arithmetic, "benchmark/a.py", "fit_seed += 1"),
+    (no_seed_arithmetic, "benchmark/a.py", "f(seed('fit', 1) + 1)"),
+    (only_the_command_line_prints, "benchmark/loop.py", "print('round')"),
+    (files_run_no_code, "tasks/a.py", "import pickle"),
+    (files_run_no_code, "tasks/a.py", "from joblib import load"),
+    (files_run_no_code, "tasks/a.py", "import torch\ntorch.load('x')"),
+    (files_run_no_code, "tasks/a.py", "import torch\ntorch.load('x', weights_only=False)"),
+    (files_run_no_code, "tasks/a.py", "import yaml\nyaml.load('x', yaml.Loader)"),
+    (files_run_no_code, "tasks/a.py", "import numpy as np\nnp.load('x', allow_pickle=True)"),
+    (no_paths_of_one_machine, "README.md", "see /work/shared/data"),
+    (no_paths_of_one_machine, "configs/a.yaml", "out: '/tmp'"),
+    (no_paths_of_one_machine, "docs/a.md", "[here](file:///home/me/x)"),
+]
+HARMLESS: list[tuple[Rule, str, str]] = [
+    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark import api\nimport numpy"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "from strategies._influence import dot"),
+    (plugins_import_the_contract_alone, "tasks/a.py", "from . import _classifier\nfrom ._detector import Detector"),
+    (one_importer_a_library, "benchmark/grid.py", "import hydra, omegaconf"),
+    (analysis_is_free_of_torch, "benchmark/loop.py", "import torch"),
+    (harness_names_no_plugin, "benchmark/a.py", "'''Draws at random.'''\nx = 'randomly'"),
+    (functions_are_short, "benchmark/a.py", LONG.replace("    x = 1\n", "", 35)),
+    (one_plugin_a_file, "strategies/a.py", "@register(version=1)\ndef a(): ...\n@cache\ndef b(): ..."),
+    (signatures_are_typed, "benchmark/a.py", "class A:\n    def f(self, x: int) -> int: ..."),
+    (public_names_have_docstrings, "benchmark/a.py", "class _A:\n    def f(self): ...\ndef _f(): ..."),
+    (no_module_of_leftovers, "benchmark/baseline.py", ""),
+    (
+        no_global_randomness,
+        "tasks/a.py",
+        "import numpy as np\nimport random\nnp.random.default_rng(3)\nrandom.Random(3)",
+    ),
+    (no_global_randomness, "benchmark/api.py", "import torch\ndef seeded():\n    torch.manual_seed(0)"),
+    (no_seed_arithmetic, "benchmark/a.py", "f(seed % 2**32, seeds + [1])"),
+    (only_the_command_line_prints, "benchmark/cli.py", "print('round')"),
+    (files_run_no_code, "tasks/a.py", "import torch, yaml\ntorch.load('x', weights_only=True)\nyaml.safe_load('x')"),
+    (no_paths_of_one_machine, "README.md", "https://example.org/home/x ~/work/x a/tmp/b /workers"),
+]
+
+
+def snippet(path: str, text: str) -> list[File]:
+    return [File(path, text), File("strategies/random.py", STUB)]
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), OFFENDING)
+def test_a_rule_reports(rule: Rule, path: str, text: str) -> None:
+    assert [words for words in rule(snippet(path, text)) if path in words]
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), HARMLESS)
+def test_a_rule_lets_pass(rule: Rule, path: str, text: str) -> None:
+    assert [words for words in rule(snippet(path, text)) if path in words] == []
+
+
+def test_every_rule_is_proved() -> None:
+    assert {rule for rule, _, _ in OFFENDING} == {*SYNTAX_RULES, no_paths_of_one_machine}
+
+
+def test_torch_is_found_behind_what_analysis_imports() -> None:
+    files = [
+        File("benchmark/analysis/a.py", "from benchmark.store import Store"),
+        File("benchmark/store.py", "from benchmark import loop\ndef lazy() -> None:\n    import torchvision"),
+        File("benchmark/loop.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import timm\nimport torch"),
+    ]
+    assert list(analysis_is_free_of_torch(files)) == ["benchmark/loop.py:4 imports torch"]
+
+
+# --- the same, run --------------------------------------------------------------------------
+WITHOUT_TORCH = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm"):
+            raise ImportError(f"no {name} here")
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """Runs `code` in a fresh interpreter, in the repository."""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_analysis_imports_without_torch() -> None:
+    modules = [file.module for file in product() if file.path.startswith("benchmark/analysis/")]
+    done = run(WITHOUT_TORCH + "".join(f"import {module}\n" for module in modules))
+    assert done.returncode == 0, done.stderr
+    assert "no torch here" in run(WITHOUT_TORCH + "import benchmark.api").stderr
+
+
+def test_plugins_stay_off_the_module_path() -> None:
+    done = run(
+        "import sys; from pathlib import Path; from benchmark import plugins; plugins.discover()\n"
+        "assert {'strategies', 'tasks'}.isdisjoint(Path(entry).name for entry in sys.path), sys.path\n"
+        "import random; assert random.shuffle, random"
+    )
+    assert done.returncode == 0, done.stderr

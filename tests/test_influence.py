@@ -1,0 +1,246 @@
+"""Influence is what per-image backpropagation and an explicit inverse Hessian say it is."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from benchmark.api import Direction, View, seeded
+from benchmark.plugins import get
+from strategies._influence import (
+    dot,
+    draw_chains,
+    expected_targets,
+    inverse_hessian_product,
+    most_helpful,
+    needs,
+    reference_gradient,
+)
+from strategies.gradient_similarity import gradient_similarity
+from strategies.isal import isal
+from tests._toy import Toy, look
+
+ALL = needs(reference="held_out") | needs(reference="test") | {"predict"}
+RNG = np.random.default_rng
+
+
+def toy_view(**options: Any) -> View:
+    """Six classes in double precision."""
+    return look(Toy(6, torch.float64), ALL, **options)
+
+
+def flat(tensors: Any) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def explicit_gradients(view: View, targets: Tensor) -> Tensor:
+    """(N, parameters): gradients of the unlabelled images, one backward pass each."""
+    weights = list(view.weights().values())
+    losses = view.losses(view.unlabelled, targets)
+    return torch.stack([flat(torch.autograd.grad(loss, weights, retain_graph=True)) for loss in losses])
+
+
+def random_direction(view: View) -> Direction:
+    generator = torch.Generator().manual_seed(0)
+    return {n: torch.randn(w.shape, generator=generator, dtype=w.dtype) for n, w in view.weights().items()}
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_influence_is_the_dot_product_of_gradients(k: int) -> None:
+    view = toy_view()
+    s, targets = random_direction(view), expected_targets(view, k, allow_degenerate=False)
+    explicit = explicit_gradients(view, targets) @ flat(s.values())
+    torch.testing.assert_close(view.directional(view.unlabelled, targets, s), explicit)
+    smallest = view.unlabelled[np.argsort(-explicit.numpy(), kind="stable")[:9]]
+    np.testing.assert_array_equal(most_helpful(view, 9, targets, s), smallest)
+    assert view.diagnostics["share_negative"] == pytest.approx((explicit > 0).double().mean().item())
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_expectation_by_single_classes(k: int) -> None:
+    """The k-influence is the sum over the k likeliest classes of p_c I_c (for k = 1 without the weight)."""
+    view = toy_view()
+    s, p_NC = random_direction(view), view.predict(view.unlabelled).scores_PC
+    classes = [torch.eye(6, dtype=torch.float64)[[c]].expand(len(p_NC), 6) for c in range(6)]
+    influence_NC = torch.stack([view.directional(view.unlabelled, one, s) for one in classes], 1)
+    torch.testing.assert_close((p_NC * influence_NC).sum(1), torch.zeros(len(p_NC)).double(), atol=1e-10, rtol=0)
+    top = p_NC.topk(k)
+    weight = torch.ones_like(top.values) if k == 1 else top.values
+    expected = (weight * influence_NC.gather(1, top.indices)).sum(1)
+    torch.testing.assert_close(view.directional(view.unlabelled, expected_targets(view, k, False), s), expected)
+
+
+@pytest.mark.parametrize("strategy", [isal, gradient_similarity])
+@pytest.mark.parametrize("k", [0, 6, 7])
+def test_k_is_refused_where_the_expectation_is_zero_or_empty(strategy: Any, k: int) -> None:
+    with pytest.raises(ValueError, match="identically zero" if k else "1 or more"):
+        strategy(toy_view(), 3, RNG(0), k=k)
+
+
+def test_the_degenerate_k_can_be_insisted_on_and_is_zero() -> None:
+    view = toy_view()
+    assert len(isal(view, 3, RNG(0), k=6, allow_degenerate=True, depth=2, repeats=1)) == 3
+    targets = expected_targets(view, 6, allow_degenerate=True)
+    torch.testing.assert_close(
+        view.directional(view.unlabelled, targets, random_direction(view)),
+        torch.zeros(len(view.unlabelled)).double(),
+        atol=1e-10,
+        rtol=0,
+    )
+
+
+def test_targets_that_are_no_class_scores_pass_any_k() -> None:
+    """Nothing in influence takes a task for a classifier: a detector's targets are its own business."""
+    boxes = [{"boxes": torch.zeros(2, 4)}]
+    view = SimpleNamespace(unlabelled=np.arange(1), pseudo_labels=lambda indices, k: boxes)
+    assert expected_targets(cast(View, view), 3, allow_degenerate=False) is boxes
+
+
+@pytest.mark.parametrize(("which", "number"), [("test", 20), ("held_out", 8), ("initial", 6), ("labelled", 12)])
+def test_reference_gradient_is_the_sum_over_the_set(which: str, number: int) -> None:
+    """Over batches of 7, the last one short; on the true labels."""
+    task = Toy(6, torch.float64)
+    view = look(task, ALL)
+    order = RNG(0).permutation(60)
+    rows = {"test": np.arange(60, 80), "held_out": order[-8:], "initial": order[:6], "labelled": order[:12]}[which]
+    assert len(rows) == number
+    logits = view.model(task.images[rows])
+    loss = torch.nn.functional.cross_entropy(logits, task.labels[rows], reduction="sum")
+    explicit = flat(torch.autograd.grad(loss, list(view.weights().values())))
+    torch.testing.assert_close(flat(reference_gradient(view, which).values()), explicit)
+
+
+def test_an_empty_reference_is_refused() -> None:
+    task = Toy()
+    labelled, rest, none = np.arange(12), np.arange(12, 60), np.empty(0, np.int64)
+    model = task.fit(labelled, 0)
+    view = View(cast(Any, task), model, labelled, rest, num_initial=6, held_out=none, needs=ALL)
+    with pytest.raises(ValueError, match="reference=held_out"):
+        gradient_similarity(view, 3, RNG(0))
+
+
+def test_needs_follow_the_reference() -> None:
+    common = {"losses", "directional", "pseudo_labels", "weights"}
+    extra = {"test": {"test_labels"}, "held_out": {"held_out"}, "initial": set(), "labelled": set()}
+    for name in ("isal", "gradient_similarity"):
+        plugin = get("strategy", name)
+        for reference, labels in extra.items():
+            assert plugin.needed(plugin.bind({"reference": reference})) == common | labels
+
+
+def explicit_hessian(view: View) -> Tensor:
+    """Of the loss of the first labelled image, over the toy's weights."""
+    weights = list(view.weights().values())
+    gradient = flat(torch.autograd.grad(view.losses(view.labelled[:1]).sum(), weights, create_graph=True))
+    each = torch.eye(len(gradient), dtype=gradient.dtype)
+    return torch.cat([h.flatten(1) for h in torch.autograd.grad(gradient, weights, each, is_grads_batched=True)], 1)
+
+
+def test_lissa_reaches_the_explicit_damped_inverse() -> None:
+    """A single labelled image makes every step the same: the fixed point is scale (H + damping scale I)^-1 v."""
+    with seeded(0):
+        view = toy_view(num_labelled=1, model=Toy(6, torch.float64).model().eval())
+    v, damping, scale = random_direction(view), 0.25, 40.0
+    hessian = explicit_hessian(view)
+    assert hessian.abs().max() > 0.01
+    chains = draw_chains(view.labelled, 120, 2, "random", RNG(0))
+    s = inverse_hessian_product(view, v, chains, damping=damping, scale=scale)
+    ridge = damping * scale * torch.eye(len(hessian), dtype=torch.float64)
+    explicit = scale * torch.linalg.solve(hessian + ridge, flat(v.values()))
+    torch.testing.assert_close(flat(s.values()), explicit, rtol=1e-8, atol=1e-8)
+    assert (explicit - flat(v.values()) / damping).abs().max() > 1e-2  # the Hessian matters
+
+
+def test_lissa_is_the_recursion_averaged_over_chains() -> None:
+    """Two steps by hand, on other images in each chain."""
+    view = toy_view()
+    v, weights = random_direction(view), list(view.weights().values())
+    chains = view.labelled[:4].reshape(2, 2)
+
+    def product(index: int, h: Tensor) -> Tensor:
+        first = flat(torch.autograd.grad(view.losses(np.array([index])).sum(), weights, create_graph=True))
+        return flat(torch.autograd.grad(first @ h, weights))
+
+    ends = []
+    for chain in chains:
+        h = flat(v.values())
+        for index in chain:
+            h = flat(v.values()) + 0.9 * h - product(index, h) / 30
+        ends.append(h)
+    s = inverse_hessian_product(view, v, chains, damping=0.1, scale=30.0)
+    torch.testing.assert_close(flat(s.values()), (ends[0] + ends[1]) / 2)
+
+
+def test_lissa_restarts_a_tensor_that_turned_nan() -> None:
+    """a has curvature 1, b none but NaN: a follows the recursion and b stays at v."""
+    a, b = torch.nn.Parameter(torch.tensor([2.0])), torch.nn.Parameter(torch.tensor([0.0]))
+    losses = lambda indices: a.square() / 2 + b.square() ** 0.75  # noqa: E731
+    view = SimpleNamespace(weights=lambda: {"a": a, "b": b}, losses=losses)
+    v = {"a": torch.tensor([1.0]), "b": torch.tensor([5.0])}
+    s = inverse_hessian_product(cast(View, view), v, np.zeros((1, 2), np.int64), damping=0.5, scale=10.0)
+    assert s["b"].item() == 5.0
+    assert s["a"].item() == pytest.approx(1 + 0.4 * (1 + 0.4))
+
+
+def test_chains_by_order_of_purchase() -> None:
+    labelled = np.array([9, 3, 7, 1, 8])
+    assert draw_chains(labelled, 2, 2, "file", RNG(0)).tolist() == [[9, 3], [7, 1]]
+    assert draw_chains(labelled, 4, 2, "file", RNG(0)).tolist() == [[9, 3, 7, 1], [8, 9, 3, 7]]
+
+
+def test_chains_at_random() -> None:
+    labelled = np.arange(100, 120)
+    chains = draw_chains(labelled, 6, 3, "random", RNG(0))
+    assert chains.shape == (3, 6)
+    assert len(set(chains.flatten().tolist())) == 18
+    assert chains.tolist() != draw_chains(labelled, 6, 3, "random", RNG(1)).tolist()
+    cycled = draw_chains(labelled, 25, 2, "random", RNG(0)).flatten()
+    assert sorted(cycled[:20]) == sorted(cycled[20:40]) == labelled.tolist()
+    assert cycled[:20].tolist() != cycled[20:40].tolist()
+    assert len(set(cycled[40:].tolist())) == 10
+
+
+def test_isal_takes_the_smallest_influence_and_logs_what_it_did() -> None:
+    view = toy_view()
+    chosen = isal(view, 6, RNG(4), depth=5, repeats=2, damping=0.1, scale=20.0)
+    v = reference_gradient(view, "held_out")
+    chains = draw_chains(view.labelled, 5, 2, "random", RNG(4))
+    s = inverse_hessian_product(view, v, chains, damping=0.1, scale=20.0)
+    influence = -explicit_gradients(view, view.pseudo_labels(view.unlabelled, 1)) @ flat(s.values())
+    np.testing.assert_array_equal(chosen, view.unlabelled[np.argsort(influence.numpy(), kind="stable")[:6]])
+    log = view.diagnostics
+    assert log["ridge"] == pytest.approx(2)
+    assert log["gain"] == pytest.approx((flat(s.values()).norm() / flat(v.values()).norm()).item())
+    assert log["cosine"] == pytest.approx(torch.cosine_similarity(flat(s.values()), flat(v.values()), dim=0).item())
+    assert log["share_negative"] == pytest.approx((influence < 0).double().mean().item())
+    assert log["cosine"] < 1 - 1e-6
+
+
+def test_isal_without_curvature_is_gradient_similarity() -> None:
+    """At an infinite scale s is a multiple of v: (1 - (1 - damping)^(depth + 1)) / damping of it."""
+    view = toy_view()
+    chosen = isal(view, 10, RNG(0), damping=0.01, scale=1e12, depth=20, repeats=1)
+    assert view.diagnostics["gain"] == pytest.approx((1 - 0.99**21) / 0.01)
+    assert view.diagnostics["cosine"] == pytest.approx(1)
+    np.testing.assert_array_equal(chosen, gradient_similarity(view, 10, RNG(1)))
+
+
+def test_gradient_similarity_is_the_largest_dot_product() -> None:
+    view = toy_view()
+    v = reference_gradient(view, "held_out")
+    similar = explicit_gradients(view, view.pseudo_labels(view.unlabelled, 1)) @ flat(v.values())
+    expected = view.unlabelled[np.argsort(-similar.numpy(), kind="stable")[:6]]
+    np.testing.assert_array_equal(gradient_similarity(view, 6, RNG(0)), expected)
+    assert dot(v, v) == pytest.approx(flat(v.values()).square().sum().item())
+
+
+def test_influence_leaves_no_gradient_behind() -> None:
+    view = toy_view()
+    view.model.zero_grad()
+    isal(view, 3, RNG(0), depth=2, repeats=1)
+    assert all(parameter.grad is None for parameter in view.model.parameters())

@@ -1,0 +1,149 @@
+"""Core-set and BADGE pick what a brute-force twin picks that builds the whole distance matrix or embedding."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+from benchmark.api import Predictions
+from strategies import _kcenter
+from strategies._kcenter import greedy
+from strategies.badge import badge, seeding
+from strategies.coreset import coreset
+from tests._toy import Toy, look
+
+
+def greedy_twin(
+    distances_NN: npt.NDArray[np.float64], centres: list[int], budget: int
+) -> tuple[list[int], list[float]]:
+    """Picks and the covering radius after each, from a full matrix of distances."""
+    centres, radii = list(centres), []
+    for _ in range(budget):
+        nearest = distances_NN[:, centres].min(1)
+        nearest[centres] = -1
+        centres.append(int(nearest.argmax()))
+        radii.append(distances_NN[:, centres].min(1).max())
+    return centres[-budget:], radii
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_coreset_is_its_brute_force_twin(metric: Literal["euclidean", "cosine"]) -> None:
+    view = look(Toy(dtype=torch.float64), {"embed"})
+    everything = np.concatenate([view.unlabelled, view.labelled])
+    embeddings = view.embed(everything).numpy()
+    twin, _ = greedy_twin(cdist(embeddings, embeddings, metric), list(range(40, 52)), 25)
+    chosen = coreset(view, 25, np.random.default_rng(0), metric=metric)
+    np.testing.assert_array_equal(chosen, view.unlabelled[twin])
+
+
+def test_metrics_differ() -> None:
+    view = look(Toy(), {"embed"})
+    assert set(coreset(view, 5, np.random.default_rng(0)).tolist()) != set(
+        coreset(view, 5, np.random.default_rng(0), metric="cosine").tolist()
+    )
+
+
+def test_greedy_covers_and_its_radius_never_grows() -> None:
+    points = torch.randn(200, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    picks = greedy(points[20:], points[:20], 60).tolist()
+    distances = cdist(points[20:], points.numpy())
+    radii = [distances[:, [*range(20), *(20 + p for p in picks[:n])]].min(1).max() for n in range(61)]
+    twin, twin_radii = greedy_twin(cdist(points, points), list(range(20)), 60)
+    assert [20 + p for p in picks] == twin
+    assert all(a >= b for a, b in pairwise(radii))
+    np.testing.assert_allclose(radii[1:], twin_radii)
+
+
+def test_greedy_in_chunks_is_greedy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(2))
+    whole = greedy(points[:40], points[40:], 10)
+    monkeypatch.setattr(_kcenter, "CHUNK", 80)  # two centres at a time
+    assert torch.equal(whole, greedy(points[:40], points[40:], 10))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_greedy_never_picks_twice_from_a_pool_of_duplicates(offset: float) -> None:
+    """Three distinct points eight times each, one of them also a centre; far from the origin, where squares cancel."""
+    corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]) + offset
+    picks = greedy(corners.repeat(8, 1), corners[:1], 24).tolist()
+    assert picks[:2] == [2, 1]
+    assert sorted(picks) == list(range(24))
+
+
+def test_greedy_ties_go_to_the_first() -> None:
+    square = torch.tensor([[1.0, 1], [-1, 1], [1, -1], [-1, -1]])
+    assert greedy(square, torch.zeros(1, 2), 4).tolist() == [0, 1, 2, 3]
+
+
+def seeding_twin(gradients_NG: npt.NDArray[np.float64], budget: int, rng: np.random.Generator) -> list[int]:
+    """k-means++ on materialised gradient embeddings."""
+    picks = [int((gradients_NG**2).sum(1).argmax())]
+    while len(picks) < budget:
+        weights = (cdist(gradients_NG, gradients_NG[picks]) ** 2).min(1)
+        if not weights.any():
+            weights = np.array([float(i not in picks) for i in range(len(weights))])
+        picks.append(int(rng.choice(len(weights), p=weights / weights.sum())))
+    return picks
+
+
+def test_badge_is_its_brute_force_twin() -> None:
+    view = look(Toy(dtype=torch.float64), {"predict", "embed"})
+    p_NC, embedding_ND = view.predict(view.unlabelled).scores_PC, view.embed(view.unlabelled)
+    residual_NC = torch.eye(4, dtype=torch.float64)[p_NC.argmax(1)] - p_NC
+    gradients = torch.einsum("nc,nd->ncd", residual_NC, embedding_ND).flatten(1).numpy()
+    for seed in range(3):
+        twin = seeding_twin(gradients, 20, np.random.default_rng(seed))
+        np.testing.assert_array_equal(badge(view, 20, np.random.default_rng(seed)), view.unlabelled[twin])
+
+
+def test_badge_gradient_is_the_last_layers() -> None:
+    """Up to sign, (e_yhat - p) outer h is what backpropagation gives for the pseudo label."""
+    view = look(Toy(dtype=torch.float64), {"losses", "pseudo_labels", "predict", "embed"})
+    one = view.unlabelled[:1]
+    loss = view.losses(one, view.pseudo_labels(one, 1)).sum()
+    [gradient_CD] = torch.autograd.grad(loss, [cast(Any, view.model).head.weight])
+    p_C, h_D = view.predict(one).scores_PC[0], view.embed(one)[0]
+    residual_C = torch.eye(4, dtype=torch.float64)[p_C.argmax()] - p_C
+    torch.testing.assert_close(-torch.outer(residual_C, h_D), gradient_CD)
+
+
+def degenerate(kind: str) -> tuple[Tensor, Tensor]:
+    """30 images: all certain (gradients exactly zero), or three distinct gradients ten times each."""
+    if kind == "certain":
+        return torch.zeros(30, 4), torch.rand(30, 5)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3, 4, generator=generator).repeat(10, 1), torch.randn(3, 5, generator=generator).repeat(10, 1)
+
+
+@pytest.mark.parametrize("kind", ["certain", "duplicates"])
+def test_badge_picks_distinct_images_where_no_distance_is_left(kind: str) -> None:
+    residual_NC, embedding_ND = degenerate(kind)
+    picks = [seeding(residual_NC, embedding_ND, 30, np.random.default_rng(seed)) for seed in range(2)]
+    assert sorted(picks[0].tolist()) == list(range(30))
+    assert picks[0].tolist() != picks[1].tolist()
+
+
+def test_badge_draws_in_proportion_to_squared_distance() -> None:
+    """Gradients 0, 1, 2 and 4 on a line: 4 first, then 0, 1, 2 with weights 16, 9, 4."""
+    line = torch.tensor([[0.0], [1], [2], [4]])
+    rng = np.random.default_rng(0)
+    seconds = [seeding(line, torch.ones(4, 1), 2, rng) for _ in range(3000)]
+    assert all(first == 3 for first, _ in seconds)
+    counts = np.bincount([second for _, second in seconds], minlength=4) / 3000
+    np.testing.assert_allclose(counts, [16 / 29, 9 / 29, 4 / 29, 0], atol=0.03)
+
+
+def test_badge_refuses_a_detector() -> None:
+    class Boxes(Toy):
+        def predict(self, model: object, indices: npt.NDArray[np.int64]) -> Predictions:
+            return Predictions(torch.ones(1, 4), torch.zeros(1, dtype=torch.int64), len(indices), torch.zeros(1, 4))
+
+    with pytest.raises(ValueError, match="classifier"):
+        badge(look(Boxes(), {"predict", "embed"}), 3, np.random.default_rng(0))

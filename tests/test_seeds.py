@@ -1,0 +1,16 @@
+"""Seeds depend on the names they are given, and on nothing else."""
+
+from benchmark.seeds import seed
+
+
+def test_is_the_same_on_every_machine() -> None:
+    assert seed("fit", "digits", 0, 1) == 3067628013061447327
+
+
+def test_every_name_counts_and_so_does_their_order() -> None:
+    names = [("fit", "digits", 0, 1), ("fit", "digits", 1, 0), ("fit", "digits", 0), ("fit", "digits", "0", 1)]
+    assert len({seed(*one) for one in names}) == len(names)
+
+
+def test_fits_a_generator() -> None:
+    assert all(0 <= seed("select", "digits", n) < 2**63 for n in range(100))

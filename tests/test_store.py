@@ -1,0 +1,135 @@
+"""Records survive what happens to files, and damage is named."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmark.store import Header, Measured, Record, Store, read_lines, seal, unsealed
+
+HEADER = Header("k1", {"seed": 0}, "data1", 100, "accuracy", [7])
+CELL = "digits/5+5x1/random/seed-0"
+
+
+def record(number: int) -> Record:
+    return Record(number, 5, [1, 2], {"images": 5.0}, {"accuracy": 0.1 + 0.2})
+
+
+def measured(number: int) -> Measured:
+    return Measured(number, {"fit": 1.0}, False, 10.0, "cpu", {})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "run")
+    store.start(CELL, HEADER)
+    for number in range(3):
+        store.append(CELL, record(number), measured(number))
+    return store
+
+
+def test_reads_what_it_wrote_to_the_last_bit(store: Store) -> None:
+    header, records = store.records(CELL)
+    assert header == HEADER
+    assert records == [record(0), record(1), record(2)]
+    assert [one.round for one in store.measured(CELL)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 30])
+def test_a_torn_last_line_is_cut_off_and_written_again(store: Store, cut: int) -> None:
+    path = store.path(CELL)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    assert len(store.records(CELL)[1]) == 2
+    assert len(store.start(CELL, HEADER)) == 2
+    store.append(CELL, record(2), measured(2))
+    assert path.read_bytes() == whole
+
+
+def test_a_flipped_bit_is_named_and_not_used(store: Store) -> None:
+    path = store.path(CELL)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b'"num_labelled": 5', b'"num_labelled": 4')
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(ValueError, match="line 3 is damaged"):
+        store.records(CELL)
+
+
+def test_records_of_other_settings_or_data_are_refused(store: Store) -> None:
+    for field, word in (("key", "settings or plug-in versions"), ("data", "other data")):
+        with pytest.raises(ValueError, match=word):
+            store.start(CELL, dataclasses.replace(HEADER, **{field: "other"}))
+    assert len(store.records(CELL)[1]) == 3
+
+
+def test_another_schema_is_refused(store: Store) -> None:
+    store.path(CELL).write_bytes(seal(dataclasses.asdict(HEADER) | {"schema": 99}))
+    with pytest.raises(ValueError, match="schema 99"):
+        store.records(CELL)
+
+
+def test_nan_is_no_score(store: Store) -> None:
+    before = store.path(CELL).read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        store.append(CELL, dataclasses.replace(record(3), scores={"accuracy": float("nan")}), measured(3))
+    assert store.path(CELL).read_bytes() == before
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with Store(tmp_path).lock(), pytest.raises(ValueError, match="another run"), Store(tmp_path).lock():
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="out="), Store(tmp_path / "file" / "run").lock():
+        pass
+
+
+def experiment(**changes: object) -> dict[str, object]:
+    cells = [{"path": CELL, "key": "k1", "strategy": "random", "seed": 0, "dagger": False}]
+    return {"name": "digits", "task": "digits", "schedule": {"initial": 5}, "cells": cells} | changes
+
+
+def test_the_manifest_grows_but_never_changes(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.ask("quick", [experiment()])
+    more = [{"path": "other", "key": "k2", "strategy": "mine", "seed": 0, "dagger": False}]
+    store.ask("quick", [experiment(cells=more)])
+    assert [cell["strategy"] for cell in store.manifest()["experiments"][0]["cells"]] == ["random", "mine"]
+    with pytest.raises(ValueError, match="out=DIR"):
+        store.ask("quick", [experiment(schedule={"initial": 6})])
+
+
+def test_no_results_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no results"):
+        Store(tmp_path).manifest()
+
+
+@given(st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text()))
+def test_any_content_survives_sealing(body: dict[str, object]) -> None:
+    assert unsealed(seal(body)) == body
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_pass_for_a_record_by_chance(junk: bytes) -> None:
+    body = unsealed(junk)
+    assert body is None or seal(body) == junk
+
+
+@given(st.integers(0, 400), st.integers(1, 255))
+def test_no_damage_goes_unseen(place: int, flip: int) -> None:
+    line = seal(dataclasses.asdict(record(0)))
+    place %= len(line)
+    damaged = line[:place] + bytes([line[place] ^ flip]) + line[place + 1 :]
+    assert unsealed(damaged) is None
+
+
+def test_sound_lines_before_a_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(seal({"a": 1}) + b'{"body": {"a"')
+    assert read_lines(path) == ([{"a": 1}], len(seal({"a": 1})))
+    assert json.loads(path.read_bytes().splitlines()[0])["body"] == {"a": 1}

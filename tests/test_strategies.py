@@ -1,0 +1,247 @@
+"""Every strategy keeps the contract on a toy, and the simple ones compute what their formula says."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import strategies
+from benchmark.api import Indices, Predictions, View
+from benchmark.plugins import LABEL_NEEDS, REGISTRY, Plugin
+from strategies.bald import bald, mutual_information
+from strategies.discriminative import discriminative, discriminator, shares
+from strategies.entropy import entropy
+from strategies.learning_loss import LossPrediction, learning_loss
+from strategies.least_confidence import least_confidence
+from strategies.margin import margin
+from strategies.random import random
+from tests._toy import Toy, look
+
+for path in Path(strategies.__path__[0]).glob("[!_]*.py"):
+    importlib.import_module(f"strategies.{path.stem}")
+PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith("strategies.")}
+FAST: dict[str, dict[str, Any]] = {
+    "isal": {"depth": 3, "repeats": 2},
+    "discriminative": {"epochs": 3, "num_queries": 3},
+    "bald": {"num_samples": 3},
+}
+SERVED = [n for n, p in PLUGINS.items() if all(hasattr(Toy, x) for x in p.needed(p.bind({})) - LABEL_NEEDS)]
+
+
+def values_of(plugin: Plugin) -> dict[str, Any]:
+    return plugin.bind(FAST.get(plugin.name, {}))
+
+
+def round_of(plugin: Plugin, task: Toy) -> View:
+    values = values_of(plugin)
+    return look(task, plugin.needed(values), plugin.companion(**values) if plugin.companion else None)
+
+
+def choose(plugin: Plugin, task: Toy, budget: int = 7, seed: int = 0) -> Indices:
+    return plugin.function(round_of(plugin, task), budget, np.random.default_rng(seed), **values_of(plugin))
+
+
+def test_the_toy_serves_every_classification_strategy() -> None:
+    assert len(SERVED) >= 11
+
+
+@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("budget", [1, 7, 40])
+def test_returns_exactly_budget_distinct_unlabelled_images(name: str, budget: int) -> None:
+    chosen = choose(PLUGINS[name], Toy(), budget)
+    assert chosen.shape == (budget,)
+    assert len(set(chosen.tolist())) == budget
+    assert set(chosen.tolist()) <= set(round_of(PLUGINS[name], Toy()).unlabelled.tolist())
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_reads_no_unpaid_label_and_repeats_itself(name: str) -> None:
+    task, view = Toy(), round_of(PLUGINS[name], Toy())
+    held_out = np.setdiff1d(np.arange(task.num_pool), np.concatenate([view.labelled, view.unlabelled]))
+    paid = np.concatenate([view.labelled, held_out])
+    assert (task.scrambled(paid, 1).labels != task.labels).any()
+    torch.manual_seed(1)
+    first = choose(PLUGINS[name], task)
+    torch.manual_seed(2)
+    np.testing.assert_array_equal(first, choose(PLUGINS[name], task.scrambled(paid, 1)))
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVED) - {"random"}))
+def test_nan_raises(name: str) -> None:
+    """A model whose embedding is NaN on one image; its weights and their gradients stay finite elsewhere."""
+    task = Toy()
+    view = round_of(PLUGINS[name], task)
+    task = view._View__task  # type: ignore[attr-defined]
+    task.images[view.unlabelled[3]] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        PLUGINS[name].function(view, 5, np.random.default_rng(0), **values_of(PLUGINS[name]))
+
+
+def test_random_is_seed_stable_and_disjoint_between_rounds() -> None:
+    view = look(Toy(), ())
+    first, again, other = (random(view, 20, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert set(first.tolist()) != set(other.tolist())
+    rest = np.setdiff1d(view.unlabelled, first)
+    later = View(Toy(), view.model, first, rest, num_initial=0, held_out=first[:0], needs=())
+    assert not set(random(later, 20, np.random.default_rng(0)).tolist()) & set(first.tolist())
+
+
+class Detector:
+    """Fixed predictions: image 0 has a sure and an unsure box, image 1 one between them, image 2 none."""
+
+    def predict(self, model: object, indices: Indices) -> Predictions:
+        p_PC = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.4, 0.1], [0.0, 0.6, 0.4]])
+        return Predictions(p_PC, torch.tensor([0, 0, 1]), 3, torch.zeros(3, 4))
+
+    def view(self) -> View:
+        none = np.empty(0, np.int64)
+        return View(self, None, none, np.array([10, 20, 30]), num_initial=0, held_out=none, needs={"predict"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strategy", [entropy, margin, least_confidence])
+@pytest.mark.parametrize(("how", "order"), [("max", [10, 20, 30]), ("sum", [10, 20, 30]), ("mean", [20, 10, 30])])
+def test_uncertainty_of_a_detector_joins_boxes(strategy: Any, how: str, order: list[int]) -> None:
+    """An image without boxes comes last, also under margin, where small is uncertain."""
+    assert strategy(Detector().view(), 3, np.random.default_rng(0), how=how).tolist() == order
+
+
+def test_uncertainties_follow_their_formula() -> None:
+    view = look(Toy(), {"predict"})
+    p = view.predict(view.unlabelled).scores_PC.double().numpy()
+    ranked = np.sort(p, 1)
+    scores = {entropy: -(p * np.log(p)).sum(1), margin: ranked[:, -2] - ranked[:, -1], least_confidence: -p.max(1)}
+    for strategy, score in scores.items():
+        expected = view.unlabelled[np.argsort(-score, kind="stable")[:9]]
+        np.testing.assert_array_equal(strategy(view, 9, np.random.default_rng(0)), expected)
+
+
+def test_margin_tells_small_gaps_apart() -> None:
+    """1 - gap in single precision would call these two a tie and take the first."""
+
+    class Close(Detector):
+        def predict(self, model: object, indices: Indices) -> Predictions:
+            p_PC = torch.full((3, 300), 1e-3)
+            p_PC[:, 0] += torch.tensor([3e-9, 1e-9, 5e-9])
+            return Predictions(p_PC, torch.arange(3), 3)
+
+    assert margin(Close().view(), 3, np.random.default_rng(0)).tolist() == [20, 10, 30]
+
+
+def test_bald_is_the_entropy_of_the_mean_less_the_mean_entropy() -> None:
+    p_TNC = torch.randn(5, 9, 4, dtype=torch.float64).softmax(2)
+    p_TNC[0, 0] = torch.tensor([1.0, 0, 0, 0])
+    mean_NC = p_TNC.mean(0)
+    direct = -torch.xlogy(mean_NC, mean_NC).sum(1) + torch.xlogy(p_TNC, p_TNC).sum(2).mean(0)
+    torch.testing.assert_close(mutual_information(iter(p_TNC)), direct)
+    torch.testing.assert_close(mutual_information(iter(p_TNC[:1].expand(3, 9, 4))), torch.zeros(9).double())
+
+
+def test_bald_ranks_its_samples_and_takes_its_seed_from_rng() -> None:
+    view = look(Toy(), {"sample"})
+    seed = int(np.random.default_rng(3).integers(2**63))
+    samples = torch.stack([s.scores_PC for s in view.sample(view.unlabelled, 4, seed)])
+    direct = torch.special.entr(samples.mean(0)).sum(1) - torch.special.entr(samples).sum(2).mean(0)
+    expected = view.highest(direct, 6)
+    np.testing.assert_array_equal(bald(view, 6, np.random.default_rng(3), num_samples=4), expected)
+    with pytest.raises(ValueError, match="num_samples=1"):
+        bald(view, 6, np.random.default_rng(3), num_samples=1)
+
+
+def test_learning_loss_hinge_by_hand() -> None:
+    """Pairs (0, 4) and (1, 3), the middle dropped: max(0, 1 - 1 * (0.5 - 0.2)) = 0.7; a tie counts as -1:
+    max(0, 1 + (2 - 0.25)) = 2.75; mean 1.725, times a weight of 2."""
+    output, losses = torch.tensor([0.5, 2.0, 9.0, 0.25, 0.2]), torch.tensor([3.0, 1.0, 7.0, 1.0, 2.0])
+    companion = LossPrediction(detach_after=0.6, weight=2.0, margin=1.0, width=4)
+    assert companion.loss(output, losses).item() == pytest.approx(3.45)
+    assert companion.loss(output[:1], losses[:1]).item() == 0
+    wrong_order = companion.loss(torch.tensor([0.0, 3.0]), torch.tensor([2.0, 1.0]))
+    assert wrong_order.item() == pytest.approx(8.0)
+    assert companion.loss(torch.tensor([3.0, 0.0]), torch.tensor([2.0, 1.0])).item() == 0
+
+
+def test_learning_loss_module_maps_stages_to_one_number_an_image() -> None:
+    module = LossPrediction(0.6, 1.0, 1.0, width=5).module((3, 7))
+    maps = [torch.randn(4, 3, 8, 8), torch.randn(4, 7, 2, 2)]
+    assert module(maps).shape == (4,)
+    assert sorted(p.numel() for p in module.parameters()) == sorted([3 * 5, 5, 7 * 5, 5, 10, 1])
+    features = torch.cat([tap(m.mean((2, 3))).relu() for tap, m in zip(module.taps, maps, strict=True)], 1)
+    torch.testing.assert_close(module(maps), module.last(features)[:, 0])
+
+
+def test_learning_loss_takes_the_top_of_its_subset() -> None:
+    plugin = PLUGINS["learning_loss"]
+    view = round_of(plugin, Toy())
+    predicted = dict(zip(view.unlabelled.tolist(), view.companion(view.unlabelled).tolist(), strict=True))
+    drawn = view.unlabelled[np.random.default_rng(5).choice(40, 10, replace=False)]
+    expected = sorted(drawn.tolist(), key=predicted.__getitem__, reverse=True)[:4]
+    assert learning_loss(view, 4, np.random.default_rng(5), subset=10).tolist() == expected
+    with pytest.raises(ValueError, match="subset=3"):
+        learning_loss(view, 4, np.random.default_rng(5), subset=3)
+
+
+def test_learning_loss_companion_holds_what_changes_training_and_no_more() -> None:
+    plugin = PLUGINS["learning_loss"]
+    builds = [plugin.companion(**plugin.bind(given)) for given in ({}, {"subset": 5}, {"detach_after": 0.0})]
+    assert builds[0] == builds[1] != builds[2]
+
+
+class Clusters:
+    """Embeddings around 0; of the unlabelled, those from position 150 on lie in a cluster away from all labelled."""
+
+    def __init__(self) -> None:
+        self.x = torch.randn(200, 40, generator=torch.Generator().manual_seed(0))
+        self.x[150:] += 2.0
+
+    def embed(self, model: object, indices: Indices) -> torch.Tensor:
+        return self.x[indices]
+
+    def view(self) -> View:
+        labelled, none = np.arange(40), np.empty(0, np.int64)
+        rest = np.arange(40, 200)
+        return View(self, None, labelled, rest, num_initial=40, held_out=none, needs={"embed"})  # type: ignore[arg-type]
+
+
+FEW = {"epochs": 10, "lr": 1e-3, "batch_size": 64, "width": 64}
+
+
+def test_discriminative_finds_the_cluster_without_labels() -> None:
+    view = Clusters().view()
+    assert (discriminative(view, 30, np.random.default_rng(0), num_queries=1, **FEW) >= 150).all()
+    assert view.diagnostics["epochs"] == 10
+
+
+def test_discriminative_queries_take_notice_of_each_other() -> None:
+    """Once picks of the cluster are on the labelled side, later queries look elsewhere."""
+    chosen = discriminative(Clusters().view(), 30, np.random.default_rng(0), num_queries=10, **FEW)
+    assert (chosen[:3] >= 150).all()
+    assert (chosen >= 150).sum() < 25
+
+
+def test_discriminative_stops_when_it_separates_and_queries_join_the_labelled() -> None:
+    view = Clusters().view()
+    stop = {"epochs": 200, "lr": 1e-2, "batch_size": 64}
+    discriminative(view, 3, np.random.default_rng(0), num_queries=1, stop_accuracy=0.9, **stop)
+    assert 1 <= view.diagnostics["epochs"] < 100
+    assert view.diagnostics["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(("budget", "num_queries"), [(10, 3), (3, 10), (7, 7), (1, 1), (1000, 10)])
+def test_discriminative_spreads_the_budget(budget: int, num_queries: int) -> None:
+    sizes = shares(budget, num_queries)
+    assert sum(sizes) == budget
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1
+    assert len(sizes) == min(budget, num_queries)
+
+
+def test_discriminator_is_narrow_on_few_features() -> None:
+    assert [layer.out_features for layer in discriminator(29, 256)[::2]] == [20, 20, 20, 2]
+    assert [layer.out_features for layer in discriminator(30, 256)[::2]] == [256, 256, 256, 2]
+    assert all(F.relu(-p).sum() == 0 for name, p in discriminator(30, 8).named_parameters() if name.endswith("bias"))

@@ -1,0 +1,88 @@
+"""The wheel works where the repository is not: its own modules, its own configs, a run of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """What a command prints; fails with its errors. The repository is not on its module path."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "AL_BENCHMARK"))}
+    done = subprocess.run([str(word) for word in command], cwd=cwd, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A fresh environment with the wheel in it, and an empty folder to work in."""
+
+    wheel: Path
+    python: Path
+    folder: Path
+
+    def benchmark(self, *words: str) -> str:
+        return run(self.python, "-m", "benchmark", *words, cwd=self.folder)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Builds and installs the wheel; its dependencies are those of this environment, seen through a .pth file."""
+    top = tmp_path_factory.mktemp("wheel")
+    folder = top / "elsewhere"
+    folder.mkdir()
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", top, ROOT, cwd=folder)
+    (wheel,) = top.glob("*.whl")
+    home = top / "venv"
+    venv.create(home)
+    python = home / "bin" / "python"
+    install = ("install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", wheel)
+    run(sys.executable, "-m", "pip", "--python", python, *install, cwd=folder)
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
+    Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return Installed(wheel, python, folder)
+
+
+def test_it_holds_the_packages_and_the_configs(installed: Installed) -> None:
+    names = zipfile.ZipFile(installed.wheel).namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert tops == {"benchmark", "strategies", "tasks", "al_benchmark-0.1.0.dist-info"}
+    configs = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*.yaml")}
+    assert configs == {name.removeprefix("benchmark/") for name in names if name.startswith("benchmark/configs/")}
+    assert "benchmark/configs/config.yaml" in names
+
+
+def test_its_modules_are_its_own(installed: Installed) -> None:
+    code = "import benchmark, strategies, tasks; [print(m.__path__[0]) for m in (benchmark, strategies, tasks)]"
+    paths = run(installed.python, "-c", code, cwd=installed.folder).splitlines()
+    assert len(paths) == 3
+    assert all(Path(path).is_relative_to(installed.python.parent.parent) for path in paths), paths
+
+
+def test_it_lists_strategies_and_grids(installed: Installed) -> None:
+    assert "random" in installed.benchmark("list", "strategies")
+    assert "quick" in installed.benchmark("list", "grids")
+    script = installed.python.with_name("al-benchmark")
+    assert "quick" in run(script, "list", "grids", cwd=installed.folder)
+
+
+def test_it_runs_a_grid(installed: Installed) -> None:
+    small = ("tasks=[digits]", "strategies=[random]", "seeds=1", "rounds=2")
+    shown = installed.benchmark("run", *small, f"out={installed.folder / 'records'}")
+    assert "random" in shown
+    (records,) = (installed.folder / "records" / "cells").rglob("*.jsonl")
+    rounds = [json.loads(line)["body"] for line in records.read_text().splitlines()[1:]]
+    assert [one["round"] for one in rounds] == [0, 1]
