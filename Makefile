@@ -26,8 +26,8 @@ test-all: $(READY) ## every test that can run here
 	@$(RUN) pytest -q
 
 lint: $(READY) ## ruff and mypy --strict
-	@$(RUN) ruff check --quiet .
-	@$(RUN) ruff format --quiet --check .
+	@$(RUN) ruff check --quiet --output-format concise .
+	@$(RUN) ruff format --quiet --check --output-format concise .
 	@$(RUN) mypy --strict benchmark strategies tasks
 
 format: $(READY) ## put the code into shape

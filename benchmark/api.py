@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from benchmark.plugins import Plugin, add
 
 Indices: TypeAlias = npt.NDArray[np.int64]
-Targets: TypeAlias = Any  # what a task's losses are computed against: (N,) or (N, C) for a classifier, boxes for a detector
+Targets: TypeAlias = (
+    Any  # what a task's losses are computed against: (N,) or (N, C) for a classifier, boxes for a detector
+)
+How: TypeAlias = Literal["sum", "mean", "max"]  # from a detector's predictions to one number an image
 Direction: TypeAlias = dict[str, Tensor]  # a tangent of the weights, by parameter name
-
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,8 @@ class Predictions:
     num_images: int
     boxes_P4: Tensor | None = None  # x1, y1, x2, y2 in pixels
 
-    def per_image(self, values_P: Tensor, how: str = "mean") -> Tensor:
-        """(N,): one value an image by `how` = sum, mean or max; 0 for an image without predictions."""
-        if how not in ("sum", "mean", "max"):
-            raise ValueError(f"how={how}: use sum, mean or max")
+    def per_image(self, values_P: Tensor, how: How = "mean") -> Tensor:
+        """(N,): one value an image; 0 for an image without predictions, so let 0 mean what such an image deserves."""
         if self.boxes_P4 is None:
             return values_P
         reduce = {"sum": "sum", "mean": "mean", "max": "amax"}[how]
@@ -170,7 +170,7 @@ class View:
         return self.__ask("sample")(self.model, self.__seen(indices), num_samples, seed)
 
     def embed(self, indices: Indices) -> Tensor:
-        """(N, D): the input of the last layer."""
+        """(N, D) float32: the input of the last layer. Not to be changed in place."""
         return self.__ask("embed")(self.model, self.__seen(indices))
 
     def companion(self, indices: Indices) -> Tensor:
@@ -284,6 +284,6 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 __all__ = [
-    "Companion", "Direction", "Indices", "Machine", "Predictions", "Reference", "Targets", "Task", "View",
+    "Companion", "Direction", "How", "Indices", "Machine", "Predictions", "Reference", "Targets", "Task", "View",
     "register", "register_task", "seeded",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,6 +18,9 @@ from benchmark import plugins
 from benchmark.analysis import tables as tabling
 from benchmark.grid import Settings
 from benchmark.store import Store
+
+if TYPE_CHECKING:
+    import torch
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Words = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings; see configs/config.yaml")]
@@ -65,9 +68,9 @@ def work(cells: list[grids.Cell], store: Store, chosen: Settings) -> list[str]:
     return [event.line for event in events if isinstance(event, launch.Failure)]
 
 
-def device(name: str) -> "torch.device":  # noqa: F821, UP037
+def device(name: str) -> torch.device:
     """The torch device of that name; `auto` is the first GPU where there is one."""
-    import torch
+    import torch  # only where something is trained: tables and status do without
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

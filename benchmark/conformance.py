@@ -97,20 +97,24 @@ class Fitted:
 
 # --- both -----------------------------------------------------------------------------------
 def named_as_file(subject: Trial | Fitted) -> str | None:
+    """The plug-in, its function and its file have one name."""
     stem = source(subject.plugin).stem
     return None if stem == subject.plugin.name else f"it is called {subject.plugin.name}, its file {stem}.py"
 
 
 def typed(subject: Trial | Fitted) -> str | None:
+    """Parameters without an annotation."""
     bare = [p.name for p in inspect.signature(subject.plugin.function).parameters.values() if p.annotation is p.empty]
     return f"no type on: {', '.join(bare)}" if bare else None
 
 
 def documented(subject: Trial | Fitted) -> str | None:
+    """A missing docstring."""
     return None if inspect.getdoc(subject.plugin.function) else "no docstring: say the paper and what the numbers mean"
 
 
 def versioned(subject: Trial | Fitted) -> str | None:
+    """A version that is no whole number from 1."""
     version = subject.plugin.version
     return None if type(version) is int and version >= 1 else f"version={version}: a whole number from 1"
 
@@ -125,18 +129,23 @@ SHAPE: list[tuple[str, Callable[[Any], str | None]]] = [
 
 # --- strategies -----------------------------------------------------------------------------
 def keeps_to_budget(trial: Trial) -> str | None:
+    """The loop's own checks, for a small, a usual and a large budget."""
     for budget in (1, 10, 100):
         trial.choose(budget)
     return None
 
 
 def repeats_itself(trial: Trial) -> str | None:
+    """A memory between calls."""
     first = trial.choose(seed=0)
     trial.choose(seed=1)
-    return None if np.array_equal(first, trial.choose(seed=0)) else "equal arguments gave different picks: it has a memory"
+    return (
+        None if np.array_equal(first, trial.choose(seed=0)) else "equal arguments gave different picks: it has a memory"
+    )
 
 
 def leaves_global_randomness(trial: Trial) -> str | None:
+    """Global generators drawn from, or depended on."""
     trial.prepared()
     for number in (1, 2):
         random.seed(number), np.random.seed(number), torch.manual_seed(number)  # noqa: NPY002
@@ -151,11 +160,16 @@ def leaves_global_randomness(trial: Trial) -> str | None:
 
 def fingerprint() -> tuple[object, bytes, bytes]:
     """The state of the global generators."""
-    numbers = np.random.get_state(legacy=False)["state"]  # type: ignore[call-overload]  # noqa: NPY002
-    return random.getstate(), numbers["key"].tobytes() + bytes([numbers["pos"] % 256]), torch.get_rng_state().numpy().tobytes()
+    numbers = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    return (
+        random.getstate(),
+        numbers["key"].tobytes() + bytes([numbers["pos"] % 256]),
+        torch.get_rng_state().numpy().tobytes(),
+    )
 
 
 def leaves_model(trial: Trial) -> str | None:
+    """Weights or the mode of the model changed."""
     _, model = trial.prepared()
     before = copy.deepcopy(model.state_dict())
     trial.choose()
@@ -166,6 +180,7 @@ def leaves_model(trial: Trial) -> str | None:
 
 
 def reads_no_unpaid_labels(trial: Trial) -> str | None:
+    """Picks that move when unpaid labels and the test set's are scrambled."""
     if trial.cell.dagger:
         return None  # declared: every table says so
     task, _ = trial.prepared()
@@ -186,6 +201,7 @@ STRATEGY: list[tuple[str, Callable[[Any], str | None]]] = [
 
 # --- tasks ----------------------------------------------------------------------------------
 def fits_by_set_and_seed(fitted: Fitted) -> str | None:
+    """Fits that depend on more than the set and the seed, or not on the seed."""
     task, model, labelled = fitted.prepared()
     again, other = task.fit(labelled[::-1].copy(), 0), task.fit(labelled, 1)
     if not same_weights(model, again):
@@ -200,13 +216,17 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 
 
 def loads_weights(fitted: Fitted) -> str | None:
+    """A score that changes when weights are stored and read back."""
     task, model, _ = fitted.prepared()
     twin = task.model()
     twin.load_state_dict(model.state_dict())
-    return None if task.score(twin.eval()) == task.score(model) else "a model read back from its weights scores otherwise"
+    return (
+        None if task.score(twin.eval()) == task.score(model) else "a model read back from its weights scores otherwise"
+    )
 
 
 def scores_its_metric(fitted: Fitted) -> str | None:
+    """A metric that is missing, or a score that is not finite."""
     task, model, _ = fitted.prepared()
     scores = task.score(model)
     if task.metric not in scores:
@@ -216,12 +236,14 @@ def scores_its_metric(fitted: Fitted) -> str | None:
 
 
 def costs_labels(fitted: Fitted) -> str | None:
+    """A wrong number of images."""
     task, _, labelled = fitted.prepared()
     images = task.cost(labelled).get("images")
     return None if images == len(labelled) else f"{len(labelled)} images cost {images} images"
 
 
 def predicts_probabilities(fitted: Fitted) -> str | None:
+    """Predictions of the wrong number or outside 0..1."""
     task, model, _ = fitted.prepared()
     if not hasattr(task, "predict"):
         return None
@@ -233,6 +255,7 @@ def predicts_probabilities(fitted: Fitted) -> str | None:
 
 
 def directs_as_it_backpropagates(fitted: Fitted) -> str | None:
+    """Directional derivatives that differ from backpropagation's."""
     task, model, labelled = fitted.prepared()
     if not {"weights", "pseudo_labels", "directional"} <= {name for name, _ in inspect.getmembers(task)}:
         return None
@@ -255,6 +278,7 @@ def directions(task: Any, model: nn.Module, indices: Indices) -> Iterator[tuple[
 
 
 def scrambles_unpaid(fitted: Fitted) -> str | None:
+    """A scrambling that moves paid labels, or that spares the test set."""
     task, model, labelled = fitted.prepared()
     other = task.scrambled(labelled, 1)
     if not same_weights(model, other.fit(labelled, 0)):

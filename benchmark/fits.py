@@ -35,9 +35,7 @@ class Fits:
     def __init__(self, folder: Path, cache_gb: float, device: str) -> None:
         self.folder, self.cache_bytes, self.device = folder, int(cache_gb * 1e9), device
 
-    def fit(
-        self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, owner: str
-    ) -> Fit:
+    def fit(self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, owner: str) -> Fit:
         """The model of this labelled set, from the cache or trained now. `owner`: whose companion it is.
 
         A model is always read back from its bytes, so that a shared one cannot differ from a fresh one.
@@ -80,7 +78,7 @@ def load(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as handle:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as handle:
             weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
             seconds = float(handle.metadata()["seconds"])
         model = task.model(companion)

@@ -284,4 +284,6 @@ def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment
         raise ValueError("strategies=[]: nothing to run")
     schedule = Schedule(*(full[key] for key in ("initial", "budget", "rounds", "validation")))
     unique = {spec.label: spec for spec in strategies}
-    return Experiment(name, Spec.read("task", entry["task"]), schedule, tuple(unique.values()), tuple(dict.fromkeys(seeds)))
+    return Experiment(
+        name, Spec.read("task", entry["task"]), schedule, tuple(unique.values()), tuple(dict.fromkeys(seeds))
+    )

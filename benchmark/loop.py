@@ -105,7 +105,9 @@ def checked_choice(name: str, chosen: object, seen: View, budget: int) -> Indice
     """The choice as indices. ValueError unless it is `budget` distinct unlabelled positions."""
     array = np.asarray(chosen)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} returned {array.dtype} of shape {array.shape}: pool positions are one row of integers")
+        raise ValueError(
+            f"{name} returned {array.dtype} of shape {array.shape}: pool positions are one row of integers"
+        )
     if len(array) != budget:
         raise ValueError(f"{name} returned {len(array)} indices of a budget of {budget}")
     if len(np.unique(array)) != budget:

@@ -71,7 +71,9 @@ class Plugin:
         """Name and parameters that differ from their default: `coreset[metric=cosine]`. One spelling a meaning."""
         values = self.bind(given)
         defaults = self.parameters(bool(values.get("published", False)))
-        told = {n: v for n, v in values.items() if n == "published" and v or n != "published" and v != defaults[n][1]}
+        told = {
+            n: v for n, v in values.items() if (n == "published" and v) or (n != "published" and v != defaults[n][1])
+        }
         inside = ",".join(f"{name}={plain(told[name])}" for name in sorted(told))
         return f"{self.name}[{inside}]" if inside else self.name
 
@@ -196,4 +198,8 @@ def checked(what: str, value: Any, kind: Any) -> Any:
 
 def plain(value: Any) -> str:
     """A parameter's value as users write it."""
-    return {True: "true", False: "false", None: "null"}[value] if value is None or value is True or value is False else str(value)
+    return (
+        {True: "true", False: "false", None: "null"}[value]
+        if value is None or value is True or value is False
+        else str(value)
+    )

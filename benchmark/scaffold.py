@@ -12,15 +12,15 @@ STRATEGY = '''"""{name}: say in one sentence what it chooses, and the paper."""
 
 from numpy.random import Generator
 
-from benchmark.api import Indices, View, register
+from benchmark.api import How, Indices, View, register
 
 
 @register(needs={{"predict"}}, version=1)
-def {name}(view: View, budget: int, rng: Generator, *, how: str = "mean") -> Indices:
+def {name}(view: View, budget: int, rng: Generator, *, how: How = "mean") -> Indices:
     """The images whose likeliest class is least likely; `how` joins the boxes of an image."""
     predictions = view.predict(view.unlabelled)
-    confidence_N = predictions.per_image(predictions.scores_PC.amax(1), how)
-    return view.lowest(confidence_N, budget)
+    doubt_P = 1 - predictions.scores_PC.amax(1)
+    return view.highest(predictions.per_image(doubt_P, how), budget)
 '''
 
 TEST = '''"""{name} does what every strategy must, and what it alone promises."""

@@ -33,7 +33,9 @@ class Record:
     round: int
     num_labelled: int  # images the model of this round was trained on
     bought: list[int]  # pool positions bought for this round, in the strategy's order; the initial set in round 0
-    cost: dict[str, float]  # labels paid so far, in images (and boxes); held-out ones too, where the strategy reads them
+    cost: dict[
+        str, float
+    ]  # labels paid so far, in images (and boxes); held-out ones too, where the strategy reads them
     scores: dict[str, float]  # on the test set
     diagnostics: dict[str, float] = field(default_factory=dict)  # what the strategy logged when it chose `bought`
 
@@ -173,7 +175,10 @@ class Store:
         for experiment in self.manifest()["experiments"]:
             for cell in experiment["cells"]:
                 header, records = self.records(cell["path"])
-                base = {"experiment": experiment["name"], **{k: cell[k] for k in ("strategy", "seed", "dagger", "path")}}
+                base = {
+                    "experiment": experiment["name"],
+                    **{k: cell[k] for k in ("strategy", "seed", "dagger", "path")},
+                }
                 for record in records:
                     assert header is not None
                     numbers = {f"cost_{name}": value for name, value in record.cost.items()} | record.scores

@@ -15,7 +15,7 @@ def badge(view: View, budget: int, rng: np.random.Generator) -> Indices:
     """k-means++ seeding on the last layer's gradient for the pseudo label, (e_yhat - p) outer h (Algorithm 1).
 
     The labelled images play no part. Deviation: the first pick is the largest gradient, as in the authors' code,
-    where the paper draws it at random. The (N, C D) embeddings are never built: see `seeding`.
+    where k-means++ draws it at random. The (N, C D) embeddings are never built: see `seeding`.
     """
     predictions = view.predict(view.unlabelled)
     if predictions.boxes_P4 is not None:

@@ -47,8 +47,8 @@ def discriminative(
     (computed once, not standardised, as the authors do): all labelled images against a fresh draw of
     unlabelled_ratio times as many unlabelled ones. Its picks join the labelled side.
     balanced: weigh both sides alike; off, as the authors' class weights have no effect.
-    Logs `epochs`, their mean, and `accuracy`, the mean over queries of the last epoch's.
-    Deviation: 10 queries, the paper's text, where the authors' code runs 20; ranks logits, so no ties at p = 1.
+    Logs means over queries: `epochs`, and `accuracy` in the last one (below stop_accuracy: it ran out of epochs).
+    Deviations: 10 queries, where the authors' code runs 20 on learned features; ranks logits: no ties at p = 1.
     """
     recipe = Recipe(width, epochs, lr, batch_size, stop_accuracy, balanced)
     num_labelled = len(view.labelled)

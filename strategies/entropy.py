@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 
-from benchmark.api import Indices, View, register
+from benchmark.api import How, Indices, View, register
 
 
 @register(needs={"predict"}, version=1)
-def entropy(
-    view: View, budget: int, rng: np.random.Generator, *, how: Literal["sum", "mean", "max"] = "mean"
-) -> Indices:
+def entropy(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
     """Largest entropy -sum_c p_c log p_c, in nats: 0 for a certain prediction, log C for a uniform one.
 
     how: from the predictions of a detector to one number an image; an image without predictions counts as certain.

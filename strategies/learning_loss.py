@@ -73,8 +73,8 @@ def learning_loss(
 
     Outputs rank; they are no losses. detach_after: 0.6 is epoch 120 of 200 as published; 0 keeps the model free
     of the companion (usual for detectors). weight, margin: lambda and xi of the paper. Changes training, so its
-    round 0 differs from other strategies'. Deviation: model and module start afresh every round, where the
-    published reproductions go on from the last one.
+    round 0 differs from other strategies'. Deviation: model and module start afresh every round, where a widely
+    used reproduction goes on from the last one.
     """
     if budget > subset:
         raise ValueError(f"learning_loss[subset={subset}]: smaller than the budget, {budget}")

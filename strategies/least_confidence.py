@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
-from benchmark.api import Indices, View, register
+from benchmark.api import How, Indices, View, register
 
 
 @register(needs={"predict"}, version=1)
-def least_confidence(
-    view: View, budget: int, rng: np.random.Generator, *, how: Literal["sum", "mean", "max"] = "mean"
-) -> Indices:
+def least_confidence(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
     """Largest 1 - p_1, the model's own probability that its likeliest class is wrong.
 
     how: from the predictions of a detector to one number an image; an image without predictions counts as certain.

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
-from benchmark.api import Indices, View, register
+from benchmark.api import How, Indices, View, register
 
 
 @register(needs={"predict"}, version=1)
-def margin(
-    view: View, budget: int, rng: np.random.Generator, *, how: Literal["sum", "mean", "max"] = "mean"
-) -> Indices:
+def margin(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
     """Smallest gap p_1 - p_2 between the two likeliest classes, ranked as 1 - gap: 1 for a draw, 0 for certainty.
 
     how: from the predictions of a detector to one number an image. Ranking 1 - gap rather than the gap makes `max`

@@ -148,8 +148,8 @@ class Classifier:
     ) -> Tensor:
         """(N,) cross-entropies in float32, differentiable; `targets`: (N,) classes or (N, C) weights of classes."""
         images, labels = (self._test_images, self._test_labels) if test else (self._images, self._labels)
-        logits_NC = model(self._prepared(images[indices]))
-        return cross_entropy(logits_NC, labels[indices] if targets is None else targets)
+        which = torch.from_numpy(np.array(indices)).to(self._device)
+        return cross_entropy(model(self._prepared(images[which])), labels[which] if targets is None else targets)
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """(N,) derivatives of the losses along `direction`: one Jacobian-vector product a batch, in float32.
@@ -191,7 +191,7 @@ class Classifier:
         return self._normaliser(images_NKHW).contiguous(memory_format=self._layout())
 
     def _batches(self, indices: Indices) -> list[Tensor]:
-        return list(torch.from_numpy(indices).to(self._device).split(self.batch_size))
+        return list(torch.from_numpy(np.array(indices)).to(self._device).split(self.batch_size))
 
     def _outputs(self, model: nn.Module, indices: Indices) -> tuple[Tensor, Tensor]:
         """(N, C) logits and (N, D) features of pool images; those of the last call are kept."""

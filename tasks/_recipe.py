@@ -67,6 +67,7 @@ class Recipe:
             "batch_size at least 1": self.batch_size >= 1,
             "lr positive": self.lr > 0,
             "momentum in [0, 1)": 0 <= self.momentum < 1,
+            "momentum positive with nesterov=true": self.momentum > 0 or not self.nesterov,
             "weight_decay at least 0": self.weight_decay >= 0,
             "label_smoothing in [0, 1)": 0 <= self.label_smoothing < 1,
             "warmup in [0, 1)": 0 <= self.warmup < 1,

@@ -5,7 +5,6 @@ Shapes: N images, C classes; images are (1, 4, 4), the embedding has 8 features,
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -125,9 +124,7 @@ class Toy:
             return F.cross_entropy(logits_NC, targets, reduction="none")
 
         weights = {name: w.detach() for name, w in self.weights(model).items()}
-        with warnings.catch_warnings():  # torch loads its formulas with a deprecated decorator
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return jvp(losses_at, (weights,), (direction,))[1].detach()
+        return jvp(losses_at, (weights,), (direction,))[1].detach()
 
 
 def look(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from benchmark.api import Machine
 
 START = time.monotonic()
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' networks are too small for more, and so are busy machines
 
 
 @pytest.fixture(scope="session")

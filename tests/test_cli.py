@@ -15,12 +15,12 @@ from _cells import FAULTY, bytes_of
 from benchmark.cli import main
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 def benchmark(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmark", *map(str, words)]
-    path = {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | path)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT)
 
 
 def test_run_twice_trains_once(tmp_path: Path) -> None:
@@ -32,7 +32,15 @@ def test_run_twice_trains_once(tmp_path: Path) -> None:
     assert first.stdout == second.stdout
     status = json.loads(benchmark("status", f"out={tmp_path / 'out'}", "format=json").stdout)
     assert status == [
-        {"experiment": "digits[epochs=2]", "cells": 2, "done": 2, "failed": 0, "missing": 0, "rounds": "4/4", "hours left": 0.0}
+        {
+            "experiment": "digits[epochs=2]",
+            "cells": 2,
+            "done": 2,
+            "failed": 0,
+            "missing": 0,
+            "rounds": "4/4",
+            "hours left": 0.0,
+        }
     ]
     rows = json.loads(benchmark("tables", f"out={tmp_path / 'out'}", "format=json").stdout)
     assert {row["strategy"] for row in rows} == {"random", "margin"}
@@ -98,17 +106,15 @@ def test_a_newcomers_strategy_reaches_the_table(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     code = folder / "mine.py"
     assert len(code.read_text().splitlines()) < 20
-    code.write_text(code.read_text().replace("view.lowest(confidence_N", "view.highest(confidence_N"))
+    code.write_text(code.read_text().replace("view.highest(predictions", "view.lowest(predictions"))
     checked = benchmark("check", "mine", f"plugins={folder}", "check_on=digits[epochs=2]", cwd=tmp_path)
     assert checked.returncode == 0, checked.stdout
     words = ["strategies=[random,mine]", "seeds=1", "rounds=2", f"plugins={folder}", "out=out"]
     ran = benchmark("run", *SMALL, *words, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "mine" in ran.stdout
-    tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "test_mine.py")],
-        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
-    )  # fmt: skip
+    test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "test_mine.py")]
+    tested = subprocess.run(test, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT)
     assert tested.returncode == 0, tested.stdout
 
 
@@ -138,7 +144,15 @@ def test_sigkill_three_times_at_random_and_nothing_differs(tmp_path: Path) -> No
 
 
 def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmark", "run", "tasks=[digits]", "strategies=[random]", f"out={tmp_path / 'run'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmark",
+        "run",
+        "tasks=[digits]",
+        "strategies=[random]",
+        f"out={tmp_path / 'run'}",
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:

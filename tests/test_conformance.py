@@ -10,9 +10,11 @@ from benchmark.conformance import check, failures
 from benchmark.grid import Spec
 
 plugins.discover()
-OWN = sorted(name for name, one in plugins.REGISTRY["strategy"].items() if plugins.source(one).parent.name == "strategies")
+OWN = sorted(
+    name for name, one in plugins.REGISTRY["strategy"].items() if plugins.source(one).parent.name == "strategies"
+)
 CPU = Machine(torch.device("cpu"))
-LIGHTER = {"isal": "isal[depth=10,repeats=2]", "discriminative": "discriminative[epochs=20]"}
+LIGHTER = {"isal": "isal[depth=10,repeats=2]", "discriminative": "discriminative[epochs=20,num_queries=2]"}
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -102,7 +102,7 @@ def test_every_grid_expands(name: str) -> None:
     ],
 )
 def test_bad_input_is_one_clear_line(words: list[str], named: str) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         cells(*words)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)

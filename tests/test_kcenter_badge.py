@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmark.api import Predictions
 from strategies import _kcenter
-from strategies._kcenter import greedy
+from strategies._kcenter import greedy, nearest
 from strategies.badge import badge, seeding
 from strategies.coreset import coreset
 from tests._toy import Toy, look
@@ -75,6 +75,13 @@ def test_greedy_never_picks_twice_from_a_pool_of_duplicates(offset: float) -> No
     picks = greedy(corners.repeat(8, 1), corners[:1], 24).tolist()
     assert picks[:2] == [2, 1]
     assert sorted(picks) == list(range(24))
+
+
+def test_squared_distances_are_not_negative() -> None:
+    points = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) + 100
+    distances = nearest(points, points.square().sum(1), points)
+    assert distances.min() == 0
+    assert distances.max() < 0.1  # of squares of 80 000
 
 
 def test_greedy_ties_go_to_the_first() -> None:

@@ -15,7 +15,7 @@ import strategies
 from benchmark.api import Indices, Predictions, View
 from benchmark.plugins import LABEL_NEEDS, REGISTRY, Plugin
 from strategies.bald import bald, mutual_information
-from strategies.discriminative import discriminative, discriminator, shares
+from strategies.discriminative import Recipe, discriminative, discriminator, shares, surety, trained
 from strategies.entropy import entropy
 from strategies.learning_loss import LossPrediction, learning_loss
 from strategies.least_confidence import least_confidence
@@ -28,7 +28,7 @@ for path in Path(strategies.__path__[0]).glob("[!_]*.py"):
 PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith("strategies.")}
 FAST: dict[str, dict[str, Any]] = {
     "isal": {"depth": 3, "repeats": 2},
-    "discriminative": {"epochs": 3, "num_queries": 3},
+    "discriminative": {"epochs": 3, "num_queries": 3, "batch_size": 16},
     "bald": {"num_samples": 3},
 }
 SERVED = [n for n, p in PLUGINS.items() if all(hasattr(Toy, x) for x in p.needed(p.bind({})) - LABEL_NEEDS)]
@@ -73,14 +73,15 @@ def test_reads_no_unpaid_label_and_repeats_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(SERVED) - {"random"}))
-def test_nan_raises(name: str) -> None:
+@pytest.mark.parametrize("budget", [1, 5])
+def test_nan_raises(name: str, budget: int) -> None:
     """A model whose embedding is NaN on one image; its weights and their gradients stay finite elsewhere."""
     task = Toy()
     view = round_of(PLUGINS[name], task)
     task = view._View__task  # type: ignore[attr-defined]
     task.images[view.unlabelled[3]] = torch.nan
     with pytest.raises(ValueError, match="NaN"):
-        PLUGINS[name].function(view, 5, np.random.default_rng(0), **values_of(PLUGINS[name]))
+        PLUGINS[name].function(view, budget, np.random.default_rng(0), **values_of(PLUGINS[name]))
 
 
 def test_random_is_seed_stable_and_disjoint_between_rounds() -> None:
@@ -230,6 +231,14 @@ def test_discriminative_stops_when_it_separates_and_queries_join_the_labelled() 
     discriminative(view, 3, np.random.default_rng(0), num_queries=1, stop_accuracy=0.9, **stop)
     assert 1 <= view.diagnostics["epochs"] < 100
     assert view.diagnostics["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(("balanced", "odds"), [(False, 10.0), (True, 1.0)])
+def test_discriminator_weighs_both_sides_alike_where_balanced(balanced: bool, odds: float) -> None:
+    """On inputs that tell nothing, ten unlabelled to one labelled image, it learns the odds."""
+    recipe = Recipe(width=8, epochs=150, lr=1e-2, batch_size=44, stop_accuracy=1.0, balanced=balanced)
+    net, _, _ = trained(torch.ones(4, 30), torch.ones(40, 30), recipe, seed=0)
+    assert surety(net, torch.ones(1, 30)).exp().item() == pytest.approx(odds, rel=0.1)
 
 
 @pytest.mark.parametrize(("budget", "num_queries"), [(10, 3), (3, 10), (7, 7), (1, 1), (1000, 10)])

@@ -58,7 +58,7 @@ def test_csv_reads_back_in_the_columns_of_published_curves(store: Store, tmp_pat
     paths = tabling.write(tabling.tables(store), tmp_path, "made")
     assert [path.name for path in paths] == ["made_up.csv", "made_up.md", "made_up.tex"]
     frame = pd.read_csv(paths[0])
-    columns = "source task strategy num_runs round num_labelled boxes metric value std".split()
+    columns = ["source", "task", "strategy", "num_runs", "round", "num_labelled", "boxes", "metric", "value", "std"]
     assert list(frame.columns[:10]) == columns
     row = frame[(frame.strategy == "random") & (frame["round"] == 1)].iloc[0]
     assert (row["value"], row["num_runs"], row["num_labelled"]) == (62.0, 2, 15)
@@ -82,7 +82,9 @@ def test_json_holds_every_entry(store: Store) -> None:
 
 def test_csv_quotes_names_with_commas() -> None:
     entry = tabling.Entry(1.0, None, 1, 1, 0)
-    made = tabling.Table("t", "digits", "accuracy", [1], {"isal[k=2,order=file]": [entry]}, {"isal[k=2,order=file]": [None]})
+    made = tabling.Table(
+        "t", "digits", "accuracy", [1], {"isal[k=2,order=file]": [entry]}, {"isal[k=2,order=file]": [None]}
+    )
     [row] = list(csv.DictReader(io.StringIO(tabling.tidy(made, "x").to_csv(index=False))))
     assert row["strategy"] == "isal[k=2,order=file]"
 

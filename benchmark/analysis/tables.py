@@ -120,7 +120,13 @@ def latex(made: Table) -> str:
 
 def escaped(text: str) -> str:
     """Text for LaTeX."""
-    marks = {"\\": r"\textbackslash{}", "±": r"$\pm$", "†": r"$^\dagger$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    marks = {
+        "\\": r"\textbackslash{}",
+        "±": r"$\pm$",
+        "†": r"$^\dagger$",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
     marks |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
     return "".join(marks.get(character, character) for character in text)
 

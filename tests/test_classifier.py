@@ -1,0 +1,387 @@
+"""The classifier: its networks, its fits and its capabilities, on random images.
+
+Shapes: N images, C classes, D features, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.api import Machine
+from tasks._classifier import PUBLISHED, Classifier, Recipe, Split
+from tasks._networks import Network, build
+
+QUICK = Recipe(model="small_cnn", epochs=2, batch_size=16, dropout=0.25)
+TINY = Recipe(width=4, epochs=2, batch_size=16, dropout=0.25)
+
+
+def images(num_images: int, size: int, seed: int, num_classes: int = 10) -> Split:
+    rng = np.random.default_rng(seed)
+    return Split(
+        rng.integers(0, 256, (num_images, 3, size, size), dtype=np.uint8), rng.integers(0, num_classes, num_images)
+    )
+
+
+def task(machine: Machine, recipe: Recipe = QUICK, size: int = 8, num_pool: int = 60) -> Classifier:
+    return Classifier(machine, recipe, images(num_pool, size, 0), images(20, size, 1), num_classes=10)
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class Mean(nn.Module):
+    """A companion's module: a linear layer on the channel means of all stage maps."""
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.last = nn.Linear(sum(channels), 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        output_N: Tensor = self.last(torch.cat([stage.mean((2, 3)) for stage in maps], 1)).squeeze(1)
+        return output_N
+
+
+@dataclass(frozen=True)
+class Regress:
+    """A companion that regresses the losses, `weight` times."""
+
+    detach_after: float
+    weight: float = 1.0
+
+    def module(self, channels: Sequence[int]) -> nn.Module:
+        return Mean(channels)
+
+    def loss(self, output_N: Tensor, losses_N: Tensor) -> Tensor:
+        assert not losses_N.requires_grad
+        return self.weight * (output_N - losses_N).square().mean()
+
+
+# --- networks --------------------------------------------------------------------------------------
+def test_resnet18_has_the_published_size_and_stages() -> None:
+    network = build("resnet18", 10, (32, 32), 64, "none", 0.0)
+    assert sum(p.numel() for p in network.parameters()) == 11_173_962
+    assert sum(p.numel() for p in network.parameters() if p.ndim != 1) == 11_164_352
+    seen: list[int] = []
+    network.attach(Spy(seen), (32, 32))
+    _, maps = network.features(torch.zeros(2, 3, 32, 32))
+    assert [tuple(stage.shape) for stage in maps] == [(2, 64, 32, 32), (2, 128, 16, 16), (2, 256, 8, 8), (2, 512, 4, 4)]
+    assert seen == [64, 128, 256, 512]
+
+
+def test_stage_maps_are_the_outputs_of_the_four_layers() -> None:
+    network = build("resnet18", 10, (32, 32), 8, "none", 0.0)
+    network.attach(Regress(0.0), (32, 32))
+    batch = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    outputs: list[Tensor] = []
+    for stage in range(1, 5):
+        layer = network.backbone.get_submodule(f"layer{stage}")
+        layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    _, maps = network.features(batch)
+    assert all(torch.equal(a, b) for a, b in zip(maps, outputs, strict=True))
+
+
+@dataclass(frozen=True)
+class Spy:
+    """A companion that notes the channels it is given."""
+
+    seen: list[int]
+    detach_after: float = 0.0
+
+    def module(self, channels: Sequence[int]) -> nn.Module:
+        self.seen.extend(channels)
+        return Mean(channels)
+
+    def loss(self, output_N: Tensor, losses_N: Tensor) -> Tensor:
+        return output_N.mean()
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "num_features", "channels"),
+    [
+        ("small_cnn", 8, 64, [32, 64, 64]),
+        ("torchvision:resnet18", 32, 512, [64, 64, 128, 256]),
+        ("mobilenet_v3_small", 32, 1024, [16, 72, 96, 288]),
+        ("regnet_y_400mf", 32, 440, [48, 104, 208, 440]),
+        ("timm:resnet10t", 32, 512, [64, 64, 128, 256]),
+    ],
+)
+def test_networks_by_name(model: str, size: int, num_features: int, channels: list[int]) -> None:
+    if model.startswith("timm"):
+        pytest.importorskip("timm")
+    network = build(model, 7, (size, size), 64, "none", 0.1)
+    seen: list[int] = []
+    network.attach(Spy(seen), (size, size))
+    features_ND, maps = network.features(torch.zeros(2, 3, size, size))
+    assert features_ND.shape == (2, num_features)
+    assert network.logits(features_ND).shape == (2, 7)
+    assert [stage.shape[1] for stage in maps] == seen == channels
+
+
+def test_maps_with_channels_last_are_no_stage_maps() -> None:
+    network = build("swin_t", 10, (32, 32), 64, "none", 0.0)
+    seen: list[int] = []
+    network.attach(Spy(seen), (32, 32))
+    assert seen == [96]  # of its convolution alone
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("vit_b_16", "does not take 32x32 images"), ("squeezenet1_0", "has no linear layer to replace")],
+)
+def test_networks_that_do_not_fit(model: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(model, 10, (32, 32), 64, "none", 0.0)
+
+
+def test_regnets_of_pycls_have_the_published_sizes() -> None:
+    pytest.importorskip("pycls.models.regnet")
+    sizes = {"X-200MF": 2.7, "X-400MF": 5.2, "Y-200MF": 3.2, "Y-800MF": 6.3}  # millions, in pycls's model zoo
+    for name, millions in sizes.items():
+        network = build(f"pycls:RegNet{name}", 1000, (224, 224), 64, "none", 0.0)
+        assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_from_a_file(tmp_path: Path, machine: Machine, suffix: str) -> None:
+    from safetensors.torch import save_file
+
+    from tasks._networks import small_cnn
+
+    state, path = small_cnn().state_dict(), tmp_path / f"weights.{suffix}"
+    torch.save(state, path) if suffix == "pth" else save_file(state, path)
+    one, other = (task(machine, replace(QUICK, weights=str(path))) for _ in range(2))
+    assert torch.equal(one.model().backbone[0].weight, state["0.weight"])
+    assert one.fingerprint == other.fingerprint != task(machine).fingerprint
+    with pytest.raises(ValueError, match=r"does not fit the model: 0.bias holds nothing, the model \(64,\)|holds"):
+        task(machine, replace(QUICK, model="resnet18", weights=str(path)))
+
+
+def test_bad_weights_are_one_line(tmp_path: Path, machine: Machine) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    for name in ("weights.pth", "missing.safetensors"):
+        with pytest.raises(ValueError, match=f"{name}: cannot be read"):
+            task(machine, replace(QUICK, weights=str(tmp_path / name)))
+    with pytest.raises(ValueError, match="relative to the data folder: set data=DIR"):
+        task(Machine(machine.device), replace(QUICK, weights="weights.pth"))
+
+
+# --- fits ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("recipe", [QUICK, TINY])
+def test_a_fit_depends_on_the_set_and_the_seed_alone(machine: Machine, recipe: Recipe) -> None:
+    one, other = (task(machine, recipe, size=8) for _ in range(2))
+    labelled = np.arange(40)
+    state = torch.random.get_rng_state()
+    first = one.fit(labelled, 3)
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.rand(7)
+    assert same(first, other.fit(labelled[::-1], 3))
+    assert not same(first, one.fit(labelled, 4))
+    assert not same(first, one.fit(labelled + 1, 3))
+    assert not first.training
+
+
+@pytest.mark.parametrize(
+    "change", [{"precision": "float32"}, {"precise_bn": True}, {"decay_all": True}, {"flip": False}, {"epochs": 3}]
+)
+def test_every_option_reaches_training(machine: Machine, change: dict[str, object]) -> None:
+    labelled = np.arange(40)
+    assert not same(task(machine, QUICK).fit(labelled, 0), task(machine, replace(QUICK, **change)).fit(labelled, 0))
+
+
+def test_layouts_and_precisions_agree_roughly(machine: Machine) -> None:
+    labelled, answers = np.arange(40), []
+    for change in ({}, {"channels_last": True}, {"precision": "bfloat16"}):
+        base = replace(TINY, epochs=1, lr=0.01, precision="float32", channels_last=False)
+        one = task(machine, replace(base, **change), size=8)
+        answers.append(one.predict(one.fit(labelled, 0), labelled).scores_PC)
+    assert torch.allclose(answers[0], answers[1], atol=1e-3)
+    assert torch.allclose(answers[0], answers[2], atol=0.05)
+    assert not torch.equal(answers[0], answers[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("companion", [None, Regress(0.5)])
+def test_compiled_fits(machine: Machine, companion: Regress | None) -> None:
+    recipe = replace(QUICK, dropout=0.0, lr=0.01, precision="float32")
+    eager, compiled = (task(machine, replace(recipe, compile=compile)) for compile in (False, True))
+    labelled = np.arange(41)
+    one, other, again = (t.fit(labelled, 0, companion) for t in (eager, compiled, compiled))
+    assert same(other, again)
+    for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, atol=1e-3)
+
+
+def test_a_fit_that_diverges_says_so(machine: Machine) -> None:
+    with pytest.raises(ValueError, match="the fit on 40 images diverged"):
+        task(machine, replace(QUICK, lr=1e30)).fit(np.arange(40), 0)
+
+
+def test_too_few_images_for_drop_last(machine: Machine) -> None:
+    one = task(machine, replace(PUBLISHED, model="small_cnn"))
+    with pytest.raises(ValueError, match="60 labelled images make no batch of 128"):
+        one.fit(np.arange(60), 0)
+
+
+# --- the companion ---------------------------------------------------------------------------------
+def test_a_companion_travels_with_the_model(machine: Machine) -> None:
+    one, labelled = task(machine), np.arange(33)
+    fitted = one.fit(labelled, 0, Regress(0.5))
+    copy = one.model(Regress(0.5))
+    copy.load_state_dict(fitted.state_dict())
+    indices = np.arange(50, 60)
+    outputs_N = one.companion(fitted, indices)
+    assert outputs_N.shape == (10,)
+    assert torch.equal(outputs_N, one.companion(copy, indices))
+    assert not any(name.startswith("companion") for name in one.weights(fitted))
+
+
+def test_a_detached_companion_leaves_the_model_alone(machine: Machine) -> None:
+    one, labelled = task(machine), np.arange(40)
+    plain = one.fit(labelled, 0)
+    detached, half, attached = (one.fit(labelled, 0, Regress(share, 10.0)) for share in (0.0, 0.5, 1.0))
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, detached.state_dict()[name])
+    assert not torch.equal(plain.head.weight, half.head.weight)
+    assert not torch.equal(half.head.weight, attached.head.weight)
+    fresh = one.model(Regress(0.0))
+    assert not torch.equal(fresh.companion.last.weight, detached.companion.last.weight)
+
+
+# --- capabilities ----------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def fitted(machine: Machine) -> tuple[Classifier, Network]:
+    one = task(machine)
+    return one, one.fit(np.arange(40), 0)
+
+
+def test_predict_and_embed_share_a_pass(fitted: tuple[Classifier, Network], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, model = fitted
+    passes = []
+    features = Network.features
+    monkeypatch.setattr(Network, "features", lambda *args: passes.append(1) or features(*args))
+    indices = np.arange(10, 60)
+    predictions, features_ND = one.predict(model, indices), one.embed(model, indices)
+    assert len(passes) == 1
+    assert torch.equal(model.head(features_ND).softmax(1), predictions.scores_PC)
+    assert predictions.scores_PC.dtype == torch.float32
+    assert predictions.image_P.tolist() == list(range(50))
+    other = one.fit(np.arange(30), 0)
+    assert not torch.equal(one.embed(other, indices), features_ND)
+    assert torch.equal(one.embed(model, indices[::-1]), features_ND.flip(0))
+    assert one.predict(model, np.arange(0)).scores_PC.shape == (0, 10)
+
+
+def test_score_counts_per_cent_of_the_test_set(fitted: tuple[Classifier, Network]) -> None:
+    one, model = fitted
+    losses_N = one.losses(model, np.arange(20), test=True)
+    right = sum(
+        one.losses(model, np.array([i]), torch.tensor([c]), test=True).item()
+        == min(one.losses(model, np.array([i]), torch.tensor([k]), test=True).item() for k in range(10))
+        for i, c in enumerate(one._test_labels.tolist())
+    )
+    score = one.score(model)
+    assert score["accuracy"] == pytest.approx(100 * right / 20)
+    assert score["nll"] == pytest.approx(losses_N.mean().item(), rel=0.02)
+    assert one.num_test() == 20
+    assert one.cost(np.arange(7)) == {"images": 7.0}
+
+
+def test_losses_are_true_labels_or_weighted_targets(fitted: tuple[Classifier, Network]) -> None:
+    one, model = fitted
+    indices, targets = np.arange(5), torch.rand(5, 10, generator=torch.Generator().manual_seed(0))
+    logits_NC = model(one._prepared(one._images[:5]))
+    want_N = -(targets * logits_NC.log_softmax(1)).sum(1)
+    assert torch.allclose(one.losses(model, indices, targets), want_N)
+    assert torch.allclose(one.losses(model, indices), F.cross_entropy(logits_NC, one._labels[:5], reduction="none"))
+    assert one.losses(model, indices).requires_grad
+
+
+def test_pseudo_labels_are_not_renormalised(fitted: tuple[Classifier, Network]) -> None:
+    one, model = fitted
+    indices = np.arange(40, 60)
+    p_NC = one.predict(model, indices).scores_PC
+    assert torch.equal(one.pseudo_labels(model, indices, 1), F.one_hot(p_NC.argmax(1), 10).float())
+    q_NC = one.pseudo_labels(model, indices, 3)
+    assert torch.equal(q_NC.sort(1).values[:, -3:], p_NC.sort(1).values[:, -3:])
+    assert (q_NC > 0).sum(1).tolist() == [3] * 20
+    for k in (0, 11):
+        with pytest.raises(ValueError, match="must be in 1..10"):
+            one.pseudo_labels(model, indices, k)
+
+
+def test_samples_scatter_around_the_prediction(fitted: tuple[Classifier, Network]) -> None:
+    one, model = fitted
+    indices = np.arange(40, 60)
+    samples, again, others = (
+        [sample.scores_PC for sample in one.sample(model, indices, 400, seed)] for seed in (5, 5, 6)
+    )
+    mean_NC, p_NC = torch.stack(samples).mean(0), one.predict(model, indices).scores_PC
+    assert not torch.equal(samples[0], samples[1])
+    assert torch.equal(samples[7], again[7])
+    assert not torch.equal(samples[7], others[7])
+    assert (mean_NC - p_NC).abs().max() < 0.05
+    logits = torch.stack([sample.log() - sample.log().mean(1, keepdim=True) for sample in samples]).mean(0)
+    assert torch.allclose(logits, p_NC.log() - p_NC.log().mean(1, keepdim=True), atol=0.15)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_directional_is_each_gradient_times_the_direction(machine: Machine, resnet: Classifier, k: int) -> None:
+    model, indices = resnet.model(), np.arange(7)
+    weights = resnet.weights(model)
+    assert sum(weight.numel() for weight in weights.values()) == 11_164_352
+    generator = torch.Generator().manual_seed(0)
+    direction = {name: torch.randn(weight.shape, generator=generator) for name, weight in weights.items()}
+    targets = resnet.pseudo_labels(model, indices, k)
+    want = []
+    for loss in resnet.losses(model, indices, targets):
+        gradients = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
+        products = [(g * direction[name]).sum(dtype=torch.float64) for name, g in zip(weights, gradients, strict=True)]
+        want.append(sum(products))
+    got_N, want_N = resnet.directional(model, indices, targets, direction), torch.stack(want).float()
+    assert not got_N.requires_grad
+    assert (got_N - want_N).abs().max() < 1e-4 * want_N.abs().max()
+    assert got_N.argsort().tolist() == want_N.argsort().tolist()
+
+
+@pytest.fixture(scope="module")
+def resnet(machine: Machine) -> Classifier:
+    """ResNet-18 of full width, three images a batch."""
+    one = task(machine, Recipe(epochs=1), size=32)
+    one.batch_size = 3
+    return one
+
+
+def test_directional_takes_classes_and_some_of_the_weights(fitted: tuple[Classifier, Network]) -> None:
+    one, model = fitted
+    indices, classes = np.arange(6), torch.arange(6)
+    direction = {"head.weight": torch.ones_like(model.head.weight)}
+    got_N = one.directional(model, indices, classes, direction)
+    features_ND, logits_NC = model.features(one._prepared(one._images[:6]))[0], model(one._prepared(one._images[:6]))
+    error_NC = logits_NC.softmax(1) - F.one_hot(classes, 10)
+    assert torch.allclose(got_N, error_NC.sum(1) * features_ND.sum(1), atol=1e-4)
+    got_N = one.directional(model, indices, classes, {"head.weight": F.one_hot(torch.tensor([2] * 64), 10).T.float()})
+    assert torch.allclose(got_N, error_NC[:, 2] * features_ND.sum(1), rtol=1e-4)
+
+
+def test_scrambled_touches_unpaid_labels_alone(machine: Machine) -> None:
+    one, paid = task(machine, num_pool=600), np.arange(0, 600, 2)
+    other, again = one.scrambled(paid, 1), one.scrambled(paid, 1)
+    unpaid = np.setdiff1d(np.arange(600), paid)
+    assert torch.equal(one._labels[paid], other._labels[paid])
+    assert 0.05 < (one._labels[unpaid] == other._labels[unpaid]).double().mean() < 0.2
+    assert not torch.equal(one._test_labels, other._test_labels)
+    assert other._labels.unique().tolist() == list(range(10))
+    assert other._images is one._images
+    assert again.fingerprint == other.fingerprint != one.fingerprint
+    assert other.fingerprint != one.scrambled(paid, 2).fingerprint
+    assert same(one.fit(paid[:40], 0), other.fit(paid[:40], 0))

@@ -1,0 +1,46 @@
+"""The README's numbers are those of the committed records, and its commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmark import cli
+from benchmark.analysis.readme import BLOCK, rendered
+from benchmark.analysis.tables import tables
+from benchmark.store import Store
+
+HOME = Path(__file__).parent.parent
+README = HOME / "README.md"
+
+
+def test_its_tables_are_those_of_the_records() -> None:
+    text = README.read_text()
+    assert len(list(BLOCK.finditer(text))) >= 2
+    assert rendered(text, HOME) == text
+
+
+def test_a_changed_number_is_noticed() -> None:
+    text = README.read_text()
+    tampered = re.sub(r"(\| random \| )\d", r"\g<1>0", text)
+    assert tampered != text
+    assert rendered(tampered, HOME) == text
+
+
+def test_its_verbs_and_make_targets_exist() -> None:
+    text = README.read_text()
+    verbs = set(re.findall(r"python -m benchmark (\w+)", text))
+    known = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    assert verbs <= known
+    targets = set(re.findall(r"^make (\w+)", text, re.MULTILINE))
+    assert {"quick", "test"} <= targets
+    assert targets <= set(re.findall(r"^([\w-]+):", (HOME / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in HOME.glob("results/*/grid.json")), ids=lambda p: p.name
+)
+def test_committed_records_are_whole(folder: Path) -> None:
+    for made in tables(Store(folder)):
+        for name, row in made.rows.items():
+            assert all(entry.n == entry.wanted and not entry.failed for entry in row), name
