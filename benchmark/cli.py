@@ -22,6 +22,8 @@ from benchmark.store import Store
 if TYPE_CHECKING:
     import torch
 
+    from benchmark import launch
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Words = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings; see configs/config.yaml")]
 out = Console()
@@ -43,8 +45,10 @@ def run(words: Words = None) -> None:
         except KeyboardInterrupt:
             say("interrupted: every finished round is recorded; the same command goes on from there")
             raise typer.Exit(1) from None
+        if failed and all(one.whole_task for one in failed) and len(failed) == len(cells):
+            raise ValueError("; ".join(dict.fromkeys(one.line for one in failed)))  # nothing could run
         show_tables(store, chosen)
-    for line in dict.fromkeys(failed):
+    for line in dict.fromkeys(one.line for one in failed):
         say(f"failed: {line}")
     if failed:
         again = "nothing recorded is lost; the same command runs what is missing"
@@ -52,8 +56,8 @@ def run(words: Words = None) -> None:
         raise typer.Exit(1)
 
 
-def work(cells: list[grids.Cell], store: Store, chosen: Settings) -> list[str]:
-    """Runs what is missing. A line for each cell that failed."""
+def work(cells: list[grids.Cell], store: Store, chosen: Settings) -> list[launch.Failure]:
+    """Runs what is missing, and returns what failed."""
     from benchmark import launch, progress  # torch is imported only where something is trained
     from benchmark.api import Machine
     from benchmark.fits import Fits
@@ -65,7 +69,7 @@ def work(cells: list[grids.Cell], store: Store, chosen: Settings) -> list[str]:
     total = sum(left.values())
     say(f"{len(cells)} cells, {len(left)} to do, {total} rounds, on {device_name(machine)}; records in {store.folder}")
     events = progress.follow(launch.local(list(left), store, fits, machine), total, err)
-    return [event.line for event in events if isinstance(event, launch.Failure)]
+    return [event for event in events if isinstance(event, launch.Failure)]
 
 
 def device(name: str) -> torch.device:

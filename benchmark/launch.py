@@ -28,13 +28,19 @@ class Failure:
 
     cell: Cell
     error: Exception
+    whole_task: bool  # the task itself cannot be had, so none of its cells can run
 
     @property
     def line(self) -> str:
         """The failure in one line."""
         text = str(self.error).strip().splitlines() or [""]
         kind = "" if isinstance(self.error, ValueError) else f"{type(self.error).__name__}: "
-        return f"{self.cell.label}: {kind}{text[0]}"
+        return f"{self.cell.task.label if self.whole_task else self.cell.label}: {kind}{text[0]}"
+
+    @property
+    def trace(self) -> str:
+        """The traceback."""
+        return "".join(traceback.format_exception(self.error))
 
 
 def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
@@ -61,8 +67,9 @@ def local(cells: Sequence[Cell], store: Store, fits: Fits, machine: Machine) -> 
                 built = {cell.task.label: build(cell.task, machine)}  # one task in memory at a time
             yield from run_cell(cell, built[cell.task.label], store, fits, machine)
         except Exception as error:  # the one place where a cell's failure is caught
-            store.fail(cell.path, "".join(traceback.format_exception(error)))
-            yield Failure(cell, error)
+            failure = Failure(cell, error, whole_task=error is built.get(cell.task.label))
+            store.fail(cell.path, failure.trace)
+            yield failure
 
 
 def build(spec: Spec, machine: Machine) -> Task | Exception:

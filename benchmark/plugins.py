@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
 import importlib.util
 import inspect
+import math
 import re
 import sys
 import types
@@ -16,8 +18,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 # Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
 LABEL_NEEDS = frozenset({"test_labels", "held_out"})
@@ -168,8 +168,17 @@ def parse(text: object) -> tuple[str, dict[str, Any]]:
         key, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"{text}: {item!r} is not key=value")
-        given[key.strip()] = yaml.safe_load(value)
+        given[key.strip()] = scalar(value.strip())
     return match[1], given
+
+
+def scalar(text: str) -> Any:
+    """A parameter's value from text: true, false, null, a finite number (1e-3 too), or the text itself."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            if math.isfinite(number := kind(text)):
+                return number
+    return {"true": True, "false": False, "null": None}.get(text.lower(), text)
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -21,9 +21,10 @@ def follow(events: Iterable[Round | Failure], total: int, console: Console) -> I
             done += isinstance(event, Round)
             pace = speed(done, total, time.monotonic() - began)
             bar.update(shown, completed=done, description=f"{pace}  {event.cell.label}")
-            if isinstance(event, Failure):
-                console.print(f"failed: {event.line}", style="red", markup=False, highlight=False, soft_wrap=True)
-            elif not console.is_terminal:
+            if isinstance(event, Failure) and not event.whole_task:
+                words = f"failed: {event.line}" if isinstance(event.error, ValueError) else event.trace
+                console.print(words, style="red", markup=False, highlight=False, soft_wrap=True)
+            if isinstance(event, Round) and not console.is_terminal:
                 line = f"[{done}/{total}] {told(event)}  ({pace})"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
             yield event

@@ -58,9 +58,9 @@ class Classifier:
         self._images, self._labels = pool.on(machine.device)
         self._test_images, self._test_labels = test.on(machine.device)
         self._normaliser = Normaliser.of(recipe.normalise, self._images)
-        self.fingerprint = digest(pool.images_NKHW, pool.labels_N, test.images_NKHW, test.labels_N, self._weights)
         self._memo: tuple[Callable[[], nn.Module | None], Indices, tuple[Tensor, Tensor]] | None = None
         self.model()  # whatever is wrong with the network is said now
+        self.fingerprint = digest(pool.images_NKHW, pool.labels_N, test.images_NKHW, test.labels_N, self._weights)
 
     # --- training and scoring --------------------------------------------------------------------
     def model(self, companion: Companion | None = None) -> Network:
@@ -177,6 +177,8 @@ class Classifier:
         recipe = self._recipe
         with seeded(derived(seed, "network")):
             network = build(recipe.model, self.num_classes, image_size, recipe.width, self._weights, recipe.dropout)
+        if companion is not None and recipe.compile:
+            raise ValueError("compile=true cannot train a companion (learning_loss): set compile=false")
         if companion is not None:
             with seeded(derived(seed, "companion")):
                 network.attach(companion, image_size)

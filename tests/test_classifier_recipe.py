@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -34,9 +35,8 @@ CPU = torch.device("cpu")
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=re.escape(message)):
         Recipe(**settings)
-    assert message in str(caught.value)
 
 
 def test_lacks_checks_the_recipe_and_names_sample_without_dropout() -> None:

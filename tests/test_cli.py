@@ -51,7 +51,7 @@ def test_a_failed_cell_exits_1_keeps_the_rest_and_shows(tmp_path: Path) -> None:
     done = benchmark(*words)
     assert done.returncode == 1
     assert "crash seed 0: KeyError: 'a bug in a strategy'" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" in done.stderr  # a bug in a strategy: its author wants to see where
     assert "failed (0/1)" in done.stdout
     assert [path.name for path in tmp_path.rglob("failures/**/*.txt")] == ["seed-0.txt"]
     assert benchmark(*words).returncode == 1  # failures are not cached: it is tried again
@@ -84,6 +84,20 @@ def test_a_users_error_is_one_line_and_exit_2(
     error = capsys.readouterr().err
     assert named in error
     assert error.count("\n") == 1
+
+
+def test_a_task_that_cannot_be_had_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    done = benchmark(
+        "run",
+        "tasks=[image_folder[root=nowhere]]",
+        "strategies=[random,margin]",
+        f"data={tmp_path}",
+        f"out={tmp_path / 'out'}",
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: image_folder[root=nowhere]: no such folder")
+    assert len(done.stderr.splitlines()) == 2  # what is run where, and the error
+    assert not done.stdout
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
