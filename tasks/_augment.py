@@ -36,8 +36,9 @@ class Normaliser:
         if name == "pool":
             mean_K, deviation_K = moments(images_NKHW)
         else:
-            mean_K, deviation_K = torch.tensor(STATISTICS[name], device=images_NKHW.device)
-        return cls(mean_K.view(-1, 1, 1), deviation_K.view(-1, 1, 1))
+            mean_K, deviation_K = torch.tensor(STATISTICS[name])
+        device = images_NKHW.device
+        return cls(mean_K.view(-1, 1, 1).to(device), deviation_K.view(-1, 1, 1).to(device))
 
     def __call__(self, images_NKHW: Tensor) -> Tensor:
         """(N, 3, H, W) float32."""
@@ -52,8 +53,8 @@ def moments(images_NKHW: Tensor) -> tuple[Tensor, Tensor]:
         sum_K = sum_K + values_NKHW.sum((0, 2, 3))
         square_K = square_K + (values_NKHW * values_NKHW).sum((0, 2, 3))
     count = images_NKHW.numel() // images_NKHW.shape[1]
-    mean_K = sum_K.double() / count
-    variance_K = square_K.double() / count - mean_K**2
+    mean_K = sum_K.cpu().double() / count
+    variance_K = square_K.cpu().double() / count - mean_K**2
     return mean_K.float(), variance_K.clamp(min=1.0).sqrt().float()
 
 

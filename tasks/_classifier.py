@@ -79,9 +79,9 @@ class Classifier:
     def score(self, model: nn.Module) -> dict[str, float]:
         """accuracy: per cent of the test set; nll: its mean negative log likelihood, in nats."""
         logits_NC, _ = self._forward(model, self._test_images, self._batches(np.arange(self.num_test())))
-        right_N = logits_NC.argmax(1) == self._test_labels
+        num_right = (logits_NC.argmax(1) == self._test_labels).sum().item()
         nll = F.cross_entropy(logits_NC, self._test_labels)
-        return {"accuracy": 100.0 * right_N.double().mean().item(), "nll": nll.item()}
+        return {"accuracy": 100.0 * (num_right / self.num_test()), "nll": nll.item()}
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """One label an image."""
