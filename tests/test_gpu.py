@@ -1,0 +1,61 @@
+"""The same cells on a GPU."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from _cells import bytes_of, cell
+
+from benchmark import launch
+from benchmark.api import Machine
+from benchmark.fits import Fits
+from benchmark.launch import Round
+from benchmark.store import Store
+
+pytestmark = pytest.mark.gpu
+STRATEGIES = [
+    "random",
+    "bald",
+    "coreset",
+    "badge",
+    "isal[depth=5,repeats=2]",
+    "learning_loss",
+    "discriminative[epochs=5]",
+]
+
+
+def run_on_gpu(folder: Path) -> list[Round]:
+    """Every kind of strategy on small cells."""
+    machine = Machine(torch.device("cuda"))
+    cells = [cell(name, rounds=2) for name in STRATEGIES]
+    events = list(launch.local(cells, Store(folder / "run"), Fits(folder / "fits", 1.0, "cuda"), machine))
+    assert all(isinstance(event, Round) for event in events)
+    return [event for event in events if isinstance(event, Round)]
+
+
+def test_every_strategy_runs_and_says_where(tmp_path: Path) -> None:
+    events = run_on_gpu(tmp_path)
+    assert len(events) == 2 * len(STRATEGIES)
+    assert {event.measured.device for event in events} == {torch.cuda.get_device_name()}
+    assert len({tuple(e.record.bought) for e in events if e.record.round == 0}) == 1
+
+
+def test_influences_are_those_of_the_cpu() -> None:
+    one = cell("random")
+    tasks = [one.task.plugin.build(Machine(torch.device(name)), one.task.values) for name in ("cpu", "cuda")]
+    model = tasks[0].fit(torch.arange(50).numpy(), 0)
+    twin = tasks[1].model()
+    twin.load_state_dict(model.state_dict())
+    values = []
+    for task, fitted in zip(tasks, (model, twin.eval()), strict=True):
+        direction = {name: weight.detach().clone() for name, weight in task.weights(fitted).items()}
+        indices = torch.arange(20).numpy()
+        targets = task.pseudo_labels(fitted, indices, 2)
+        values.append(task.directional(fitted, indices, targets, direction).cpu())
+    torch.testing.assert_close(values[0], values[1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_gpu_run_repeats_itself(tmp_path: Path) -> None:
+    run_on_gpu(tmp_path / "a")
+    run_on_gpu(tmp_path / "b")
+    assert bytes_of(tmp_path / "a" / "run") == bytes_of(tmp_path / "b" / "run")
