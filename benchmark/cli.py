@@ -33,15 +33,18 @@ err = Console(stderr=True)
 @app.command()
 def run(words: Words = None) -> None:
     """Run the cells of a grid that are not done yet, then print and write its tables."""
+    from benchmark import launch  # torch is imported only where something is trained
+
     chosen = grids.settings(words or [])
     plugins.discover(chosen.plugins)
     grid = grids.read(chosen)
     cells = grid.cells()
     store = Store(chosen.out)
     with store.lock():
+        left = launch.rounds_left(cells, store)
         store.ask(grid.name, [described(experiment) for experiment in grid.experiments])
         try:
-            failed = work(cells, store, chosen)
+            failed = work(left, len(cells), store, chosen)
         except KeyboardInterrupt:
             say("interrupted: every finished round is recorded; the same command goes on from there")
             raise typer.Exit(1) from None
@@ -56,18 +59,17 @@ def run(words: Words = None) -> None:
         raise typer.Exit(1)
 
 
-def work(cells: list[grids.Cell], store: Store, chosen: Settings) -> list[launch.Failure]:
+def work(left: dict[grids.Cell, int], num_cells: int, store: Store, chosen: Settings) -> list[launch.Failure]:
     """Runs what is missing, and returns what failed."""
-    from benchmark import launch, progress  # torch is imported only where something is trained
+    from benchmark import launch, progress
     from benchmark.api import Machine
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
     machine = Machine(device(chosen.device), Path(chosen.data).expanduser() if chosen.data else None)
-    fits = Fits(store.folder.parent / ".fits", chosen.cache_gb, device_name(machine))
-    left = launch.rounds_left(cells, store)
-    total = sum(left.values())
-    say(f"{len(cells)} cells, {len(left)} to do, {total} rounds, on {device_name(machine)}; records in {store.folder}")
+    where, total = device_name(machine), sum(left.values())
+    fits = Fits(store.folder.parent / ".fits", chosen.cache_gb, where)
+    say(f"{num_cells} cells, {len(left)} to do, {total} rounds, on {where}; records in {store.folder}")
     events = progress.follow(launch.local(list(left), store, fits, machine), total, err)
     return [event for event in events if isinstance(event, launch.Failure)]
 

@@ -148,9 +148,12 @@ class Store:
         if not path.is_file():
             raise ValueError(f"{self.folder} holds no results: run the grid first, or name a folder with out=DIR")
         try:
-            return dict(json.loads(path.read_text()))
-        except ValueError as error:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path} does not parse: {error}") from error
+        if found.get("schema") != SCHEMA:
+            raise ValueError(f"{path}: schema {found.get('schema')}, this version reads {SCHEMA}")
+        return found
 
     def ask(self, grid: str, experiments: Sequence[Mapping[str, Any]]) -> None:
         """Adds experiments to the manifest: cells may join one, its task and schedule may not change."""
@@ -175,6 +178,8 @@ class Store:
         for experiment in self.manifest()["experiments"]:
             for cell in experiment["cells"]:
                 header, records = self.records(cell["path"])
+                if header is not None and header.key != cell["key"]:
+                    raise ValueError(f"{self.path(cell['path'])} is not the cell that grid.json asks for")
                 base = {
                     "experiment": experiment["name"],
                     **{k: cell[k] for k in ("strategy", "seed", "dagger", "path")},
