@@ -137,7 +137,7 @@ def load_folder(folder: Path) -> None:
     """Imports the .py files of a user's folder (files that start with _ or test_ are theirs)."""
     if not folder.is_dir():
         raise ValueError(f"plugins={folder}: no such folder")
-    sys.path.insert(0, str(folder.resolve()))  # so that its files may import each other
+    sys.path.append(str(folder.resolve()))  # so that its files may import each other; last, so that they shadow nothing
     for path in sorted(folder.glob("[!_]*.py")):
         if not path.name.startswith("test_"):
             load_file(path)
