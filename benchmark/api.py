@@ -5,6 +5,7 @@ Shapes: N images, P predictions, C classes, D features. `Indices` are positions 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,8 +99,11 @@ class Task(Protocol):
     ) -> Tensor:
         """(N,) losses, differentiable in the parameters; true labels where `targets` is None."""
 
-    def scrambled(self, paid: Indices, seed: int) -> Task:
-        """The same task with every label but those of `paid`, the test set's too, drawn at random (leak test)."""
+    def scrambled(self, paid: Indices, seed: int, *, test: bool = True) -> Task:
+        """The same task with every label but those of `paid` drawn at random, the test set's too with `test`.
+
+        For the leak test.
+        """
 
 
 class Reference:
@@ -133,11 +137,21 @@ class View:
         held_out: Indices,
         needs: Collection[str],
     ) -> None:
-        self.model, self.labelled, self.unlabelled = model, labelled, unlabelled
-        self.num_initial = num_initial
+        self.model, self.num_initial = model, num_initial
         self.diagnostics: dict[str, float] = {}
+        self.__labelled, self.__unlabelled = labelled.copy(), unlabelled.copy()
         self.__task, self.__held_out, self.__needs = task, held_out, frozenset(needs)
         self.__visible = frozenset(labelled.tolist()) | frozenset(unlabelled.tolist())
+
+    @property
+    def labelled(self) -> Indices:
+        """A copy of the labelled positions, in the order of purchase."""
+        return self.__labelled.copy()
+
+    @property
+    def unlabelled(self) -> Indices:
+        """A copy of the positions that may be bought, ascending."""
+        return self.__unlabelled.copy()
 
     # --- what a strategy returns -------------------------------------------------------------
     def lowest(self, values_N: Tensor, budget: int) -> Indices:
@@ -146,11 +160,11 @@ class View:
         Ties go to the earlier position. Raises ValueError on NaN or on a wrong number of values.
         """
         values = values_N.detach().cpu().double().numpy()
-        if values.shape != self.unlabelled.shape:
-            raise ValueError(f"{values.shape} scores for {len(self.unlabelled)} unlabelled images")
+        if values.shape != self.__unlabelled.shape:
+            raise ValueError(f"{values.shape} scores for {len(self.__unlabelled)} unlabelled images")
         if num_nan := int(np.isnan(values).sum()):
             raise ValueError(f"{num_nan} of {len(values)} scores are NaN")
-        return self.unlabelled[np.argsort(values, kind="stable")[:budget]]
+        return self.__unlabelled[np.argsort(values, kind="stable")[:budget]]
 
     def highest(self, values_N: Tensor, budget: int) -> Indices:
         """The `budget` unlabelled images with the largest values; see `lowest`."""
@@ -158,7 +172,10 @@ class View:
 
     def log(self, **values: float) -> None:
         """Puts numbers that explain the selection into the record of the round."""
-        self.diagnostics.update({name: float(value) for name, value in values.items()})
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ValueError(f"the diagnostic {name} is {value}: something diverged")
+            self.diagnostics[name] = float(value)
 
     # --- capabilities of the task, the model bound --------------------------------------------
     def predict(self, indices: Indices) -> Predictions:
@@ -188,7 +205,7 @@ class View:
 
     def losses(self, indices: Indices, targets: Targets | None = None) -> Tensor:
         """(N,) losses, differentiable in the parameters; true labels, of labelled images only, by default."""
-        if targets is None and not np.isin(indices, self.labelled).all():
+        if targets is None and not np.isin(indices, self.__labelled).all():
             raise PermissionError("the labels of unlabelled images are not yours to read: buy them first")
         return self.__ask("losses")(self.model, self.__seen(indices), targets)
 
@@ -209,8 +226,8 @@ class View:
             self.__ask("held_out")
         parts = {
             "held_out": self.__held_out,
-            "initial": self.labelled[: self.num_initial],
-            "labelled": self.labelled,
+            "initial": self.__labelled[: self.num_initial],
+            "labelled": self.__labelled,
         }
         if which not in parts:
             raise ValueError(f"reference={which}: use {', '.join(sorted([*parts, 'test']))}")

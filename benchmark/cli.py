@@ -17,7 +17,7 @@ from benchmark import grid as grids
 from benchmark import plugins
 from benchmark.analysis import tables as tabling
 from benchmark.grid import Settings
-from benchmark.store import Store
+from benchmark.store import Store, Unwritable
 
 if TYPE_CHECKING:
     import torch
@@ -33,12 +33,12 @@ err = Console(stderr=True)
 @app.command()
 def run(words: Words = None) -> None:
     """Run the cells of a grid that are not done yet, then print and write its tables."""
-    from benchmark import launch  # torch is imported only where something is trained
-
     chosen = grids.settings(words or [])
     plugins.discover(chosen.plugins)
     grid = grids.read(chosen)
     cells = grid.cells()
+    from benchmark import launch  # imports torch: only where something is trained, and after the words are sound
+
     store = Store(chosen.out)
     with store.lock():
         left = launch.rounds_left(cells, store)
@@ -68,7 +68,7 @@ def work(left: dict[grids.Cell, int], num_cells: int, store: Store, chosen: Sett
 
     machine = Machine(device(chosen.device), Path(chosen.data).expanduser() if chosen.data else None)
     where, total = device_name(machine), sum(left.values())
-    fits = Fits(store.folder.parent / ".fits", chosen.cache_gb, where)
+    fits = Fits(store.folder / ".fits", chosen.cache_gb, where)
     say(f"{num_cells} cells, {len(left)} to do, {total} rounds, on {where}; records in {store.folder}")
     events = progress.follow(launch.local(list(left), store, fits, machine), total, err)
     return [event for event in events if isinstance(event, launch.Failure)]
@@ -84,6 +84,8 @@ def device(name: str) -> torch.device:
         found = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device={name}: use auto, cpu, cuda or cuda:N") from error
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={name}: use auto, cpu, cuda or cuda:N")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name}: torch sees {torch.cuda.device_count()} GPUs")
     return found
@@ -120,7 +122,7 @@ def experiment_status(store: Store, experiment: dict[str, object]) -> dict[str, 
         num_rounds = len(store.records(cell["path"])[1])
         rounds += num_rounds
         done += num_rounds == schedule["rounds"]
-        failed += store.failure(cell["path"]) is not None
+        failed += store.failed(cell["path"], schedule["rounds"])
     total = len(cells) * schedule["rounds"]
     left = None if not rounds else round(seconds / rounds * (total - rounds) / 3600, 2)
     counts = {"cells": len(cells), "done": done, "failed": failed, "missing": len(cells) - done - failed}
@@ -135,26 +137,35 @@ def tables(words: Words = None) -> None:
 
 
 def show_tables(store: Store, chosen: Settings) -> None:
-    """Prints the tables and writes them beside the records."""
-    made = tabling.tables(store)
-    tabling.write(made, store.folder, source=chosen.grid)
+    """Prints the tables, then writes them beside the records."""
+    made, source = tabling.tables(store), store.manifest()["grid"]
     if chosen.format == "json":
-        typer.echo(tabling.as_json(made, source=chosen.grid))
-        return
-    for one in made:
-        head, *rows = tabling.grid_of(one)
-        shown = Shown(title=escape(f"{one.title}: {one.metric}"), caption=escape(one.note), header_style="bold")
-        for number, name in enumerate(head):
-            shown.add_column(escape(name), justify="right" if number else "left", no_wrap=True)
-        for row in rows:
-            shown.add_row(*map(escape, row))
-        wide(out, 20 + 20 * len(head)).print(shown)
-    typer.echo(f"written to {store.folder / 'tables'}")
+        typer.echo(tabling.as_json(made, source))
+    else:
+        for one in made:
+            print_table(one)
+    tabling.write(made, store.folder, source)
+    say(f"tables written to {store.folder / 'tables'}")
 
 
-def wide(console: Console, least: int) -> Console:
-    """A console that does not break a table where the output is no terminal."""
-    return console if console.is_terminal else Console(width=max(console.width, least))
+def print_table(one: tabling.Table) -> None:
+    """Numbers are never cut: on a narrow terminal names fold, and then lines do."""
+    head, *rows = tabling.grid_of(one)
+    shown = Shown(title=escape(f"{one.title}: {one.metric}"), caption=escape(one.note), header_style="bold")
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for number, name in enumerate(head):
+        shown.add_column(
+            escape(name), justify="right" if number else "left", min_width=widths[number] if number else 20
+        )
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    least = 20 + sum(widths[1:]) + 3 * len(head) + 1
+    wide(least if out.is_terminal else widths[0] + least).print(shown)
+
+
+def wide(least: int) -> Console:
+    """The console, as wide as `least` at least."""
+    return Console(width=max(out.width, least))
 
 
 @app.command(name="list")
@@ -194,7 +205,7 @@ def new(kind: str, name: str, words: Words = None) -> None:
     code, test = new_strategy(name, chosen.plugins, chosen.check_on)
     more = f" plugins={chosen.plugins}" if chosen.plugins else ""
     typer.echo(f"wrote {code} and {test}\nnext: edit it, then\n  python -m benchmark check {name}{more}")
-    typer.echo(f"  python -m benchmark run strategies=[random,{name}]{more}")
+    typer.echo(f"  python -m benchmark run 'strategies=[random,{name}]'{more}")
 
 
 @app.command()
@@ -226,7 +237,7 @@ def show(title: str, rows: list[dict[str, object]], chosen: Settings) -> None:
         shown.add_column(name, overflow="fold", no_wrap=number == 0)
     for row in rows:
         shown.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    wide(out, 160).print(shown)
+    (out if out.is_terminal else wide(160)).print(shown)
 
 
 def say(line: str) -> None:
@@ -238,6 +249,6 @@ def main() -> None:
     """Runs the command line; every user's error is one line."""
     try:
         app()
-    except (ValueError, PermissionError, OSError) as error:
+    except (ValueError, OSError, Unwritable) as error:
         say(f"error: {' '.join(str(error).split())}")
         sys.exit(2)

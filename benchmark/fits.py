@@ -34,6 +34,8 @@ class Fits:
 
     def __init__(self, folder: Path, cache_gb: float, device: str) -> None:
         self.folder, self.cache_bytes, self.device = folder, int(cache_gb * 1e9), device
+        for draft in folder.glob("*.draft"):  # of a killed run
+            draft.unlink(missing_ok=True)
 
     def fit(self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, owner: str) -> Fit:
         """The model of this labelled set, from the cache or trained now. `owner`: whose companion it is.
@@ -43,7 +45,8 @@ class Fits:
         path = self.folder / f"{self.key(task, spec, labelled, seed, owner)}.safetensors"
         stored = load(path, task, companion)
         if stored is not None:
-            os.utime(path)
+            with contextlib.suppress(OSError):
+                os.utime(path)  # used last
             return Fit(stored[0], stored[1], shared=True)
         began = time.perf_counter()
         model = task.fit(np.sort(labelled), seed, companion)
@@ -91,7 +94,7 @@ def load(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module
 
 def save(path: Path, model: nn.Module, seconds: float) -> None:
     """Stores a model under `path`, whole or not at all; a full disk loses the cache, not the run."""
-    draft = path.with_suffix(f".{os.getpid()}")
+    draft = path.with_suffix(".draft")
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with contextlib.suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)

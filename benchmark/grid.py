@@ -8,16 +8,17 @@ import json
 import re
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from benchmark import plugins
 from benchmark.plugins import LABEL_NEEDS, Plugin, checked, unknown
@@ -85,18 +86,14 @@ class Spec:
 
     plugin: Plugin
     label: str
+    values: dict[str, Any] = field(compare=False)  # every parameter, defaults filled in; the label tells the same
 
     @classmethod
     def read(cls, kind: str, text: object) -> Spec:
         """`coreset[metric=cosine]` or {"coreset": {"metric": "cosine"}}; ValueError names what does not fit."""
         name, given = plugins.parse(text)
         plugin = plugins.get(kind, name)
-        return cls(plugin, plugin.label(given))
-
-    @cached_property
-    def values(self) -> dict[str, Any]:
-        """Every parameter, defaults filled in."""
-        return self.plugin.bind(plugins.parse(self.label)[1])
+        return cls(plugin, plugin.label(given), plugin.bind(given))
 
     @property
     def name(self) -> str:
@@ -196,7 +193,7 @@ def names() -> list[str]:
 
 def purpose(name: str) -> str:
     """What a grid is for: the second line of its file (the first is Hydra's)."""
-    return (CONFIGS / "grid" / f"{name}.yaml").read_text().splitlines()[1].lstrip("# ")
+    return (CONFIGS / "grid" / f"{name}.yaml").read_text().partition("\n")[2].partition("\n")[0].lstrip("# ")
 
 
 def settings(words: Sequence[str]) -> Settings:
@@ -209,7 +206,9 @@ def settings(words: Sequence[str]) -> Settings:
     name = given.get("grid", "quick")
     if name not in names():
         raise ValueError(f"no grid is called {unknown(name, names())}")
-    values = {**composed([f"{key}={quoted(value, fields[key])}" for key, value in given.items()]), "grid": name}
+    plain = {key: None if value == "null" else value for key, value in given.items() if is_text(fields[key])}
+    rest = [f"{key}={quoted(key, value)}" for key, value in given.items() if key == "grid" or key not in plain]
+    values = {**composed(rest), **plain, "grid": name}
     values["out"] = values["out"] or f"results/{name}"
     return Settings(**{key: checked(f"{key}={values[key]}", values[key], kind) for key, kind in fields.items()})
 
@@ -222,20 +221,31 @@ def split(word: str) -> tuple[str, str]:
     return key, value
 
 
-def quoted(value: str, kind: Any) -> str:
-    """A value in Hydra's grammar: text in quotes, and so `coreset[metric=cosine]` inside a list."""
-    if str in (kind, *typing.get_args(kind)) or typing.get_origin(kind) is Literal:
-        return value if value == "null" else f"'{value}'"
+def is_text(kind: Any) -> bool:
+    """Whether a setting is plain text, which Hydra's grammar must not see: folders may be called anything."""
+    return str in (kind, *typing.get_args(kind)) or typing.get_origin(kind) is Literal
+
+
+def quoted(key: str, value: str) -> str:
+    """A value in Hydra's grammar, which has no `coreset[metric=cosine]` inside a list and wants brackets around one."""
+    if key in ("tasks", "strategies") and value != "null" and not value.startswith(("[", "{")):
+        value = f"[{value}]"
     return re.sub(r"(?<=[\[,])\s*([A-Za-z]\w*\[[^\[\]]*\])\s*(?=[,\]])", r"'\1'", value)
 
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
     """Hydra's composition of config.yaml, the grid and the overrides, as a plain dictionary."""
     GlobalHydra.instance().clear()
+    parser = OverridesParser.create()
+    try:
+        for told in overrides:
+            parser.parse_override(told)
+    except HydraException as error:
+        raise ValueError(f"{told}: {str(error).splitlines()[0]}") from error
     try:
         with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
             values = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{' '.join(overrides)}: {str(error).strip().splitlines()[0]}") from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
@@ -264,18 +274,27 @@ def picked(text: object, chosen: Settings) -> list[tuple[str, Any]]:
     if len(chosen.experiments) == 1:
         [entry] = chosen.experiments.values()
         spec = Spec.read("task", text)
-        return [(spec.label, {**entry, "task": spec.label})]
+        return [(spec.label, {**entry, "task": text})]
     raise ValueError(f"tasks={text}: grid={chosen.grid} has no experiment {unknown(str(text), chosen.experiments)}")
+
+
+ENTRY: dict[str, Any] = {  # what an experiment of a grid file consists of
+    "task": str | dict, "strategies": list, "seeds": int | list,
+    "initial": int, "budget": int, "rounds": int, "validation": int,
+}  # fmt: skip
 
 
 def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment:
     """One entry of a grid file, with what the user set on top of it."""
-    keys = {"task", "strategies", "seeds", "initial", "budget", "rounds", "validation"}
-    for key in entry:
-        if key not in keys:
-            raise ValueError(f"grid={chosen.grid}: {name} has no setting {unknown(key, keys)}")
-    told = {key: value for key in keys - {"task"} if (value := getattr(chosen, key)) is not None}
-    full = {"validation": 0, **entry, **told}
+    told = {key: value for key in ENTRY if key != "task" and (value := getattr(chosen, key)) is not None}
+    full = {"validation": 0, **(entry or {}), **told}
+    for key in full:
+        if key not in ENTRY:
+            raise ValueError(f"grid={chosen.grid}: {name} has no setting {unknown(key, ENTRY)}")
+    for key, kind in ENTRY.items():
+        if key not in full:
+            raise ValueError(f"grid={chosen.grid}: {name} lacks {key}")
+        checked(f"grid={chosen.grid}: {name}: {key}={full[key]}", full[key], kind)
     seeds = list(range(full["seeds"])) if isinstance(full["seeds"], int) else full["seeds"]
     if not seeds or any(type(number) is not int or number < 0 for number in seeds):
         raise ValueError(f"seeds={full['seeds']}: a number of seeds, or a list of them")
@@ -285,5 +304,5 @@ def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment
     schedule = Schedule(*(full[key] for key in ("initial", "budget", "rounds", "validation")))
     unique = {spec.label: spec for spec in strategies}
     return Experiment(
-        name, Spec.read("task", entry["task"]), schedule, tuple(unique.values()), tuple(dict.fromkeys(seeds))
+        name, Spec.read("task", full["task"]), schedule, tuple(unique.values()), tuple(dict.fromkeys(seeds))
     )

@@ -5,12 +5,20 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from benchmark import loop
 from benchmark.api import Machine, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Spec
-from benchmark.store import Measured, Record, Store
+from benchmark.store import Measured, Record, Store, Unwritable
+
+
+@dataclass(frozen=True)
+class Started:
+    """A cell is in work."""
+
+    cell: Cell
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,9 @@ class Failure:
         return "".join(traceback.format_exception(self.error))
 
 
+Event: TypeAlias = Started | Round | Failure
+
+
 def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
     """Rounds that each unfinished cell lacks. ValueError where a file holds the records of other settings."""
     left = {}
@@ -58,14 +69,18 @@ def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
     return left
 
 
-def local(cells: Sequence[Cell], store: Store, fits: Fits, machine: Machine) -> Iterator[Round | Failure]:
+def local(cells: Sequence[Cell], store: Store, fits: Fits, machine: Machine) -> Iterator[Event]:
     """Runs the cells, records their rounds and yields what happened."""
     built: dict[str, Task | Exception] = {}
     for cell in cells:
+        yield Started(cell)
         try:
             if cell.task.label not in built:
-                built = {cell.task.label: build(cell.task, machine)}  # one task in memory at a time
+                built.clear()  # one task in memory at a time
+                built[cell.task.label] = build(cell.task, machine)
             yield from run_cell(cell, built[cell.task.label], store, fits, machine)
+        except Unwritable:
+            raise
         except Exception as error:  # the one place where a cell's failure is caught
             failure = Failure(cell, error, whole_task=error is built.get(cell.task.label))
             store.fail(cell.path, failure.trace)

@@ -50,13 +50,13 @@ def run(
     """
     begin = start(cell, task)
     labelled = np.concatenate([np.empty(0, np.int64), *(np.array(record.bought) for record in past)])
+    fitted = fit(cell, task, fits, labelled, len(past) - 1) if past else None
     for number in range(len(past), cell.schedule.rounds):
         clock = Clock()
         bought, diagnostics = begin.initial, dict[str, float]()
-        if number > 0:
-            model = fit(cell, task, fits, labelled, number - 1).model
+        if fitted is not None:
             with clock("select"):
-                bought, diagnostics = select(cell, task, view(cell, task, begin, model, labelled), number)
+                bought, diagnostics = select(cell, task, view(cell, task, begin, fitted.model, labelled), number)
         labelled = np.concatenate([labelled, bought])
         fitted = fit(cell, task, fits, labelled, number)
         with clock("score"):
@@ -91,7 +91,7 @@ def view(cell: Cell, task: Task, begin: Start, model: torch.nn.Module, labelled:
     needs = cell.strategy.plugin.needed(cell.strategy.values)
     num_initial, held_out = cell.schedule.initial, begin.held_out
     unlabelled = np.flatnonzero(~closed)
-    return View(task, model, labelled.copy(), unlabelled, num_initial=num_initial, held_out=held_out, needs=needs)
+    return View(task, model, labelled, unlabelled, num_initial=num_initial, held_out=held_out, needs=needs)
 
 
 def select(cell: Cell, task: Task, seen: View, number: int) -> tuple[Indices, dict[str, float]]:

@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +78,18 @@ class Plugin:
         inside = ",".join(f"{name}={plain(told[name])}" for name in sorted(told))
         return f"{self.name}[{inside}]" if inside else self.name
 
+    def check(self) -> None:
+        """ValueError, naming the file, where the plug-in is declared in a way that nothing can use."""
+        try:
+            returned = typing.get_type_hints(self.function).get("return")
+            self.parameters()
+        except NameError as error:
+            raise ValueError(f"{source(self)}: {self.name} has an annotation that is not imported: {error}") from error
+        if self.kind == "task" and not isinstance(returned, type):
+            raise ValueError(f"{source(self)}: {self.name} must be annotated with the class that it returns")
+        if isinstance(self.needs, str):
+            raise ValueError(f"{source(self)}: needs={self.needs!r}: a set of names, {{{self.needs!r}}}")
+
     def needed(self, values: Mapping[str, Any]) -> frozenset[str]:
         """The needs under these (bound) parameters."""
         return frozenset(self.needs(**values) if callable(self.needs) else self.needs)
@@ -123,14 +136,26 @@ def get(kind: str, name: str) -> Plugin:
 
 def discover(folder: str | Path | None = None) -> None:
     """Imports every plug-in: the two packages, installed entry points, and the files of `folder`."""
-    for kind, package in FOLDERS.items():
-        home = Path(importlib.import_module(package).__path__[0])
-        for path in sorted(home.glob("[!_]*.py")):
-            importlib.import_module(f"{package}.{path.stem}")
-        for entry in entry_points(group=f"al_benchmark.{FOLDERS[kind]}"):
-            entry.load()
+    for package in FOLDERS.values():
+        home = imported(package, partial(importlib.import_module, package))
+        for path in sorted(Path(home.__path__[0]).glob("[!_]*.py")):
+            imported(path, partial(importlib.import_module, f"{package}.{path.stem}"))
+        for entry in entry_points(group=f"al_benchmark.{package}"):
+            imported(entry.value, entry.load)
     if folder is not None:
         load_folder(Path(folder))
+    for plugin in [plugin for known in REGISTRY.values() for plugin in known.values()]:
+        plugin.check()
+
+
+def imported(what: object, load: Callable[[], Any]) -> Any:
+    """What `load` returns; ValueError in one line where the code does not import."""
+    try:
+        return load()
+    except Exception as error:
+        if isinstance(error, ValueError):
+            raise
+        raise ValueError(f"{what} does not import: {type(error).__name__}: {error}") from error
 
 
 def load_folder(folder: Path) -> None:
@@ -149,17 +174,18 @@ def load_file(path: Path) -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    imported(path, partial(spec.loader.exec_module, module))
 
 
 def parse(text: object) -> tuple[str, dict[str, Any]]:
-    """`coreset[metric=cosine]`, or {"coreset": {"metric": "cosine"}}, as (name, parameters)."""
+    """`coreset[metric=cosine]`, or {"coreset": {"metric": "cosine"}}, as (name, parameters).
+
+    Values of the first form are text still: `checked` reads them by the parameter's type.
+    """
     if isinstance(text, Mapping) and len(text) == 1:
-        [(name, given)] = text.items()
-        return str(name), dict(given or {})
+        [(name, values)] = text.items()
+        if isinstance(values, Mapping) or values is None:
+            return str(name), dict(values or {})
     match = re.fullmatch(r"\s*([A-Za-z]\w*)\s*(?:\[(.*)\])?\s*", text) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is not a name or name[key=value,...]")
@@ -168,7 +194,7 @@ def parse(text: object) -> tuple[str, dict[str, Any]]:
         key, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"{text}: {item!r} is not key=value")
-        given[key.strip()] = scalar(value.strip())
+        given[key.strip()] = value.strip()
     return match[1], given
 
 
@@ -189,14 +215,16 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def checked(what: str, value: Any, kind: Any) -> Any:
-    """`value` if it is of the annotated type (an int passes for a float); ValueError otherwise."""
+    """`value` as the annotated type: an int passes for a float, text is read; ValueError where it does not fit."""
     options = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         if value not in options:
             raise ValueError(f"{what}: must be one of {', '.join(map(str, options))}")
         return value
-    is_union = isinstance(kind, types.UnionType)
+    is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
     allowed = [typing.get_origin(option) or option for option in (options if is_union else (kind,))]
+    if isinstance(value, str) and (str not in allowed or (value == "null" and types.NoneType in allowed)):
+        value = scalar(value)
     if Any in allowed or type(value) in allowed:
         return value
     if float in allowed and type(value) is int:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from benchmark.launch import Failure, Round
+from benchmark.launch import Event, Failure, Round
 
 
-def follow(events: Iterable[Round | Failure], total: int, console: Console) -> Iterator[Round | Failure]:
+def follow(events: Iterable[Event], total: int, console: Console) -> Iterator[Event]:
     """Passes events on and shows them: the grid's bar, the cell in work, rounds per hour, time left."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

@@ -47,6 +47,8 @@ def new_strategy(name: str, folder: str | None, on: str) -> list[Path]:
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ValueError(f"{name!r} is no name for a strategy: lower-case letters, digits and _")
+    if name.startswith("test_"):
+        raise ValueError(f"{name}: files called test_* are taken for tests, not for plug-ins")
     if name in REGISTRY["strategy"]:
         raise ValueError(f"there is a strategy {name} already")
     if folder is None and not Path("strategies/__init__.py").is_file():

@@ -11,6 +11,7 @@ A line is appended whole, with a checksum, and synced. Imports no torch.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,6 +25,10 @@ from typing import Any
 import pandas as pd
 
 SCHEMA = 1
+
+
+class Unwritable(Exception):
+    """The results folder takes no more records: the run ends, since no other cell could be recorded either."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,20 @@ class Store:
         if path.exists() and path.stat().st_size != sound:
             os.truncate(path, sound)
         if not lines:
+            self.refuse_other_data(path, header)
             append(path, asdict(header))
             return []
         if lines[0]["key"] != header.key or lines[0]["data"] != header.data:
             what = "other settings or plug-in versions" if lines[0]["key"] != header.key else "other data"
             raise ValueError(f"{path} was written with {what}: choose another folder with out=DIR, or remove it")
         return [as_record(line, path) for line in lines[1:]]
+
+    def refuse_other_data(self, path: Path, header: Header) -> None:
+        """ValueError where another cell of the same task and schedule was run on other data."""
+        for sibling in path.parent.parent.glob("*/*.jsonl"):
+            lines, _ = read_lines(sibling)
+            if lines and lines[0].get("data") != header.data:
+                raise ValueError(f"{sibling} was written with other data: choose another folder with out=DIR")
 
     def append(self, cell: str, record: Record, measured: Measured) -> None:
         """Appends one round; measurements first, so that a record is never without them."""
@@ -141,6 +154,10 @@ class Store:
         path = self.path(cell, "failures", ".txt")
         return path.read_text() if path.exists() else None
 
+    def failed(self, cell: str, rounds: int) -> bool:
+        """Whether a cell failed and has not been finished since."""
+        return self.failure(cell) is not None and len(self.records(cell)[1]) < rounds
+
     # --- what was asked for ---------------------------------------------------------------------
     def manifest(self) -> dict[str, Any]:
         """Experiments and their cells. ValueError where the folder holds no run."""
@@ -158,7 +175,8 @@ class Store:
     def ask(self, grid: str, experiments: Sequence[Mapping[str, Any]]) -> None:
         """Adds experiments to the manifest: cells may join one, its task and schedule may not change."""
         path = self.folder / "grid.json"
-        asked = {e["name"]: e for e in self.manifest()["experiments"]} if path.exists() else {}
+        known = self.manifest()["experiments"] if path.exists() else []
+        asked = {e["name"]: e for e in known if any(self.path(cell["path"]).exists() for cell in e["cells"])}
         for new in experiments:
             old = asked.get(new["name"], new)
             for setting in ("task", "schedule"):
@@ -245,18 +263,21 @@ def unsealed(line: bytes) -> dict[str, Any] | None:
 
 
 def append(path: Path, body: Mapping[str, Any]) -> None:
-    """Appends one line whole and syncs it; takes a part that did not fit on the disk back."""
+    """Appends one line whole and syncs it; takes a part that did not fit on the disk back. Raises Unwritable."""
     line = seal(body)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab", buffering=0) as handle:
-        before = handle.seek(0, os.SEEK_END)
-        try:
-            if handle.write(line) != len(line):
-                raise OSError(28, "No space left on device", str(path))
-            os.fsync(handle.fileno())
-        except OSError:
-            handle.truncate(before)
-            raise
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as handle:
+            before = handle.seek(0, os.SEEK_END)
+            try:
+                if handle.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(handle.fileno())
+            except OSError:
+                handle.truncate(before)
+                raise
+    except OSError as error:
+        raise Unwritable(f"{path} cannot be written: {error.strerror}; nothing recorded before is lost") from error
 
 
 def replace(path: Path, text: str) -> None:

@@ -50,6 +50,8 @@ def discriminative(
     Logs means over queries: `epochs`, and `accuracy` in the last one (below stop_accuracy: it ran out of epochs).
     Deviations: 10 queries, where the authors' code runs 20 on learned features; ranks logits: no ties at p = 1.
     """
+    if min(num_queries, width, epochs, batch_size, unlabelled_ratio) < 1:
+        raise ValueError("discriminative: num_queries, width, epochs, batch_size and unlabelled_ratio start at 1")
     recipe = Recipe(width, epochs, lr, batch_size, stop_accuracy, balanced)
     num_labelled = len(view.labelled)
     features_ND = view.embed(np.concatenate([view.labelled, view.unlabelled]))

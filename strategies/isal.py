@@ -48,6 +48,8 @@ def isal(
     """
     if min(depth, repeats) < 1:
         raise ValueError(f"isal[depth={depth},repeats={repeats}]: both must be 1 or more")
+    if scale <= 0 or damping < 0:
+        raise ValueError(f"isal[damping={damping},scale={scale}]: a scale above 0 and a damping of at least 0")
     targets = expected_targets(view, k, allow_degenerate)
     v = reference_gradient(view, reference)
     chains = draw_chains(view.labelled, depth, repeats, order, rng)

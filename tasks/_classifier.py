@@ -91,13 +91,15 @@ class Classifier:
         """Number of test images."""
         return len(self._test_labels)
 
-    def scrambled(self, paid: Indices, seed: int) -> Classifier:
-        """The same images, the labels of the pool but for `paid`, and those of the test set, uniformly random."""
+    def scrambled(self, paid: Indices, seed: int, *, test: bool = True) -> Classifier:
+        """The same images, the labels of the pool but for `paid`, and with `test` the test set's, uniformly random."""
         other, rng = copy.copy(self), np.random.default_rng(seed)
-        pool, test = (rng.integers(0, self.num_classes, n) for n in (self.num_pool, self.num_test()))
+        pool, tests = (rng.integers(0, self.num_classes, n) for n in (self.num_pool, self.num_test()))
         pool[paid] = self._labels.cpu().numpy()[paid]
-        other._labels, other._test_labels = (torch.from_numpy(labels).to(self._device) for labels in (pool, test))
-        other.fingerprint, other._memo = digest(self.fingerprint, pool, test), None
+        other._labels = torch.from_numpy(pool).to(self._device)
+        if test:
+            other._test_labels = torch.from_numpy(tests).to(self._device)
+        other.fingerprint, other._memo = digest(self.fingerprint, pool, tests if test else ""), None
         return other
 
     # --- capabilities ----------------------------------------------------------------------------
@@ -247,7 +249,7 @@ def located(machine: Machine, path: str) -> Path:
     """A path that the user gave: absolute, or inside the data folder."""
     given = Path(path).expanduser()
     if not given.is_absolute() and machine.data is None:
-        raise ValueError(f"{path} is relative to the data folder: set data=DIR or $AL_BENCHMARK_DATA")
+        raise ValueError(f"{path} is looked for in the data folder: set data=DIR or $AL_BENCHMARK_DATA")
     return given if machine.data is None else machine.data / given
 
 

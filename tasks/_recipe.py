@@ -105,7 +105,9 @@ PUBLISHED = Recipe(
 
 def lacks(**values: Any) -> set[str]:
     """The capabilities that a task's parameters take away. Raises Recipe's ValueError, before anything is loaded."""
-    return {"sample"} if chosen(values).dropout == 0 else set()
+    recipe = chosen(values)
+    missing = {"sample": recipe.dropout == 0, "companion": recipe.compile}
+    return {capability for capability, lacking in missing.items() if lacking}
 
 
 def chosen(values: Mapping[str, Any]) -> Recipe:

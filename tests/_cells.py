@@ -8,7 +8,7 @@ from benchmark import launch, plugins
 from benchmark.api import Machine
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Schedule, Spec
-from benchmark.launch import Failure, Round
+from benchmark.launch import Failure, Round, Started
 from benchmark.store import Store
 
 FAULTY = Path(__file__).parent / "plugins"
@@ -26,7 +26,8 @@ def run(cells: list[Cell], folder: Path, cache_gb: float = 1.0) -> list[Round | 
     """Runs cells into `folder`/run and says what happened."""
     machine = Machine(torch.device("cpu"))
     fits = Fits(folder / "fits", cache_gb, "cpu")
-    return list(launch.local(cells, Store(folder / "run"), fits, machine))
+    events = launch.local(cells, Store(folder / "run"), fits, machine)
+    return [event for event in events if not isinstance(event, Started)]
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:

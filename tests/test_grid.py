@@ -1,5 +1,7 @@
 """Words on the command line become cells; what does not fit is named in one line."""
 
+import dataclasses
+
 import pytest
 
 from benchmark import grid as grids
@@ -85,6 +87,8 @@ def test_every_grid_expands(name: str) -> None:
         (["strategies=[coreset[metric=manhattan]]"], "must be one of euclidean, cosine"),
         (["strategies=[isal[k=two]]"], "must be of type int, not str"),
         (["tasks=[digits[epochs=1.5]]"], "must be of type int, not float"),
+        (["strategies=[{coreset:5}]"], "is not a name"),
+        (["tasks=[digits[compile=true]]", "strategies=[learning_loss]"], "learning_loss needs companion"),
         (["seeds=many"], "must be of type int or list or null, not str"),
         (["seeds=[]"], "seeds=[]"),
         (["seeds=[-1]"], "seeds=[-1]"),
@@ -119,3 +123,38 @@ def test_a_label_never_becomes_a_path(label: str) -> None:
 def test_different_labels_have_different_folders() -> None:
     labels = ["a[b=1]", "a[b=1,c=2]", "a[b=/1]", "a[b=_1]", "a-b=1", "a[b=?1]", "a[b=1]]"]
     assert len({grids.slug(label) for label in labels}) == len(labels)
+
+
+def test_folders_may_be_called_anything() -> None:
+    for name in ("it's here", "a=b", "dir\\", "${x}", "[a"):
+        assert grids.settings([f"out={name}", f"data={name}"]).out == name
+    assert grids.settings(["data=null"]).data is None
+
+
+def test_one_name_needs_no_brackets() -> None:
+    assert [cell.strategy.label for cell in cells("strategies=isal[k=2]", "seeds=1")] == ["isal[k=2]"]
+
+
+def test_text_parameters_stay_text() -> None:
+    for text in ("image_folder[root=2024]", {"image_folder": {"root": "2024"}}):
+        assert Spec.read("task", text).values["root"] == "2024"
+
+
+SOUND = {"task": "digits", "strategies": ["random"], "seeds": 1, "initial": 5, "budget": 5, "rounds": 1}
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({}, "lacks task"),
+        ({key: value for key, value in SOUND.items() if key != "rounds"}, "lacks rounds"),
+        (SOUND | {"strategies": "random"}, "strategies=random"),
+        (SOUND | {"budget": 5.5}, "budget=5.5"),
+        ({"tusk": "digits"}, "did you mean 'task'"),
+    ],
+)
+def test_a_faulty_grid_file_is_named(entry: dict[str, object], named: str) -> None:
+    chosen = dataclasses.replace(grids.settings([]), experiments={"x": entry})
+    with pytest.raises(ValueError, match=r"grid=quick: x") as caught:
+        grids.read(chosen)
+    assert named in str(caught.value)

@@ -1,14 +1,17 @@
 """The loop pays for what it uses, shares what it may, and repeats itself to the byte."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from _cells import bytes_of, cell, run
 
 from benchmark import loop
+from benchmark.api import Machine
 from benchmark.launch import Failure, Round
-from benchmark.store import Store
+from benchmark.store import Store, Unwritable
 
 CHEAP = ["random", "entropy", "margin", "least_confidence", "bald", "coreset", "badge", "gradient_similarity"]
 FAST_ISAL = "isal[depth=5,repeats=2]"
@@ -151,8 +154,49 @@ def test_a_budget_larger_than_the_pool_is_refused_before_any_fit(tmp_path: Path)
 
 def test_select_sees_neither_labelled_nor_held_out_images(tmp_path: Path) -> None:
     one = cell("random")
-    machine_task = one.task.plugin.build(__import__("benchmark.api").api.Machine("cpu"), one.task.values)
-    begin = loop.start(one, machine_task)
-    seen = loop.view(one, machine_task, begin, machine_task.model(), begin.initial)
+    task = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
+    begin = loop.start(one, task)
+    seen = loop.view(one, task, begin, task.model(), begin.initial)
     parts = [seen.labelled, seen.unlabelled, begin.held_out]
-    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(machine_task.num_pool))
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(task.num_pool))
+
+
+def test_no_strategy_moves_the_sets_that_it_is_checked_against(tmp_path: Path) -> None:
+    one = cell("random")
+    task = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
+    seen = loop.view(one, task, loop.start(one, task), task.model(), loop.start(one, task).initial)
+    before = seen.unlabelled
+    seen.unlabelled[:] = 0
+    assert np.array_equal(seen.unlabelled, before)
+    with pytest.raises(AttributeError):
+        seen.labelled = before  # type: ignore[misc]
+
+
+def test_without_a_cache_each_round_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = []
+    fit = loop.fit
+    monkeypatch.setattr(loop, "fit", lambda *given: fits.append(given[-1]) or fit(*given))
+    run([cell("random", rounds=3)], tmp_path, cache_gb=0)
+    assert fits == [0, 1, 2]
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    run([cell("random", rounds=1, seed=1)], tmp_path)
+    before = bytes_of(tmp_path / "run")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(Unwritable, match="No space left on device; nothing recorded before is lost"):
+        run([cell("random"), cell("margin")], tmp_path)
+    after = bytes_of(tmp_path / "run")
+    assert {path: after[path] for path in before} == before
+
+
+def test_two_data_sets_never_share_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run([cell("random", rounds=1)], tmp_path)
+    header = loop.header
+    monkeypatch.setattr(loop, "header", lambda *given: dataclasses.replace(header(*given), data="other"))
+    [failure] = run([cell("margin", rounds=1)], tmp_path)
+    assert isinstance(failure, Failure)
+    assert "was written with other data" in failure.line

@@ -96,7 +96,9 @@ def experiment(**changes: object) -> dict[str, object]:
 
 def test_the_manifest_grows_but_never_changes(tmp_path: Path) -> None:
     store = Store(tmp_path)
+    store.ask("quick", [experiment(schedule={"initial": 5000})])  # a typo: nothing was recorded of it
     store.ask("quick", [experiment()])
+    store.start(CELL, HEADER)
     more = [{"path": "other", "key": "k2", "strategy": "mine", "seed": 0, "dagger": False}]
     store.ask("quick", [experiment(cells=more)])
     assert [cell["strategy"] for cell in store.manifest()["experiments"][0]["cells"]] == ["random", "mine"]

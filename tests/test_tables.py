@@ -82,9 +82,9 @@ def test_json_holds_every_entry(store: Store) -> None:
 
 def test_csv_quotes_names_with_commas() -> None:
     entry = tabling.Entry(1.0, None, 1, 1, 0)
-    made = tabling.Table(
-        "t", "digits", "accuracy", [1], {"isal[k=2,order=file]": [entry]}, {"isal[k=2,order=file]": [None]}
-    )
+    name = "isal[k=2,order=file]"
+    made = tabling.Table("t", "digits", "accuracy", [1], {name: [entry]}, {name: [{"images": 3.0}]}, [])
+    assert "Paid for held-out labels besides: isal[k=2,order=file] (2)." in made.note
     [row] = list(csv.DictReader(io.StringIO(tabling.tidy(made, "x").to_csv(index=False))))
     assert row["strategy"] == "isal[k=2,order=file]"
 

@@ -5,7 +5,6 @@ Reads records only, so that a table can be rebuilt where torch is not installed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,14 +46,22 @@ class Table:
     metric: str
     num_labelled: list[int]
     rows: dict[str, list[Entry]]  # by strategy, a dagger behind those that saw evaluation labels
-    boxes: dict[str, list[float | None]]  # mean boxes paid, where the task counts them
+    costs: dict[str, list[dict[str, float]]]  # mean labels paid so far: images, boxes where the task counts them
+    devices: list[str]  # what the cells ran on
 
     @property
     def note(self) -> str:
         """What a reader must know below the table."""
         wanted = max((entry.wanted for row in self.rows.values() for entry in row), default=0)
-        note = f"Mean ± sample standard deviation over {wanted} seeds; columns: labelled images."
-        return f"{note} {DAGGER_NOTE}" if any(name.endswith("†") for name in self.rows) else note
+        notes = [f"Mean ± sample standard deviation over {wanted} seeds; columns: labelled images."]
+        extra = {name: cost[0]["images"] - self.num_labelled[0] for name, cost in self.costs.items() if cost[0]}
+        if paid := [f"{name} ({images:.0f})" for name, images in extra.items() if images > 0]:
+            notes.append(f"Paid for held-out labels besides: {', '.join(paid)}.")
+        if any(name.endswith("†") for name in self.rows):
+            notes.append(DAGGER_NOTE)
+        if len(self.devices) > 1:
+            notes.append(f"Ran on {' and on '.join(self.devices)}: numbers differ by rounding between them.")
+        return " ".join(notes)
 
 
 def tables(store: Store) -> list[Table]:
@@ -67,17 +74,24 @@ def table(experiment: Mapping[str, Any], frame: pd.DataFrame, store: Store) -> T
     """The table of one experiment from its rows of `Store.frame`."""
     schedule = experiment["schedule"]
     sizes = [schedule["initial"] + schedule["budget"] * number for number in range(schedule["rounds"])]
-    rows, boxes = {}, {}
+    rows, costs, devices = {}, {}, set()
     for strategy in dict.fromkeys(cell["strategy"] for cell in experiment["cells"]):
         cells = [cell for cell in experiment["cells"] if cell["strategy"] == strategy]
-        failed = sum(store.failure(cell["path"]) is not None for cell in cells)
+        failed = sum(store.failed(cell["path"], schedule["rounds"]) for cell in cells)
+        devices |= {one.device for cell in cells for one in store.measured(cell["path"])}
         name = strategy + ("†" if cells[0]["dagger"] else "")
         part = frame[frame.strategy == strategy]
         by_round = [part[part["round"] == number] for number in range(schedule["rounds"])]
         rows[name] = [entry(found["value"], len(cells), failed) for found in by_round]
-        boxes[name] = [float(f["cost_boxes"].mean()) if "cost_boxes" in f and len(f) else None for f in by_round]
+        costs[name] = [mean_cost(found) for found in by_round]
     metric = str(frame["metric"].iloc[0]) if len(frame) else "score"
-    return Table(experiment["name"], experiment["task"], metric, sizes, rows, boxes)
+    return Table(experiment["name"], experiment["task"], metric, sizes, rows, costs, sorted(devices))
+
+
+def mean_cost(frame: pd.DataFrame) -> dict[str, float]:
+    """Mean labels paid, by kind; empty where there are no records."""
+    kinds = [str(name) for name in frame.columns if str(name).startswith("cost_")]
+    return {name.removeprefix("cost_"): float(frame[name].mean()) for name in kinds if frame[name].notna().any()}
 
 
 def entry(values: pd.Series[float], wanted: int, failed: int) -> Entry:
@@ -96,7 +110,7 @@ def markdown(made: Table) -> str:
     """The table as GitHub markdown."""
     head, *rows = grid_of(made)
     rule = ["---", *("---:" for _ in head[1:])]
-    lines = ["| " + " | ".join(row) + " |" for row in (head, rule, *rows)]
+    lines = ["| " + " | ".join(text.replace("|", r"\|") for text in row) + " |" for row in (head, rule, *rows)]
     return f"### {made.title}: {made.metric}\n\n" + "\n".join(lines) + f"\n\n{made.note}\n"
 
 
@@ -127,6 +141,7 @@ def escaped(text: str) -> str:
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
     }
+    marks |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     marks |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
     return "".join(marks.get(character, character) for character in text)
 
@@ -136,9 +151,10 @@ def tidy(made: Table, source: str) -> pd.DataFrame:
     rows = [
         {
             "source": source, "task": made.title, "strategy": name.removesuffix("†"), "num_runs": entry.n,
-            "round": number, "num_labelled": made.num_labelled[number], "boxes": made.boxes[name][number],
-            "metric": made.metric, "value": entry.mean, "std": entry.std, "num_wanted": entry.wanted,
-            "num_failed": entry.failed, "saw_evaluation_labels": name.endswith("†"),
+            "round": number, "num_labelled": made.num_labelled[number],
+            "boxes": made.costs[name][number].get("boxes"), "metric": made.metric, "value": entry.mean,
+            "std": entry.std, "num_wanted": entry.wanted, "num_failed": entry.failed,
+            "cost_images": made.costs[name][number].get("images"), "saw_evaluation_labels": name.endswith("†"),
         }
         for name, row in made.rows.items()
         for number, entry in enumerate(row)
@@ -160,5 +176,5 @@ def write(made: Sequence[Table], folder: Path, source: str) -> list[Path]:
 
 def as_json(made: Sequence[Table], source: str) -> str:
     """Every entry of every table as one JSON list."""
-    rows = [json.loads(tidy(one, source).to_json(orient="records")) for one in made]
-    return json.dumps([row for part in rows for row in part], indent=1)
+    rows = pd.concat([tidy(one, source) for one in made])
+    return str(rows.to_json(orient="records", indent=1))
