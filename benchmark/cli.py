@@ -61,11 +61,15 @@ def run(words: Words = None) -> None:
 
 def work(left: dict[grids.Cell, int], num_cells: int, store: Store, chosen: Settings) -> list[launch.Failure]:
     """Runs what is missing, and returns what failed."""
+    import torch
+
     from benchmark import launch, progress
     from benchmark.api import Machine
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
     machine = Machine(device(chosen.device), Path(chosen.data).expanduser() if chosen.data else None)
     where, total = device_name(machine), sum(left.values())
     fits = Fits(store.folder / ".fits", chosen.cache_gb, where)

@@ -42,6 +42,7 @@ class Settings:
     rounds: int | None
     validation: int | None
     device: str
+    threads: int | None
     data: str | None
     out: str
     plugins: str | None

@@ -5,6 +5,7 @@ Shapes: N images, C classes, D features, H x W pixels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,12 +177,29 @@ def test_weights_from_a_file(tmp_path: Path, machine: Machine, suffix: str) -> N
         task(machine, replace(QUICK, model="resnet18", weights=str(path)))
 
 
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_nothing_in_a_weights_file_is_run(tmp_path: Path, machine: Machine) -> None:
+    torch.save({"0.weight": Evil(tmp_path / "hacked")}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth: cannot be read"):
+        task(machine, replace(QUICK, weights=str(tmp_path / "weights.pth")))
+    assert not (tmp_path / "hacked").exists()
+
+
 def test_bad_weights_are_one_line(tmp_path: Path, machine: Machine) -> None:
     (tmp_path / "weights.pth").write_bytes(b"no weights")
     for name in ("weights.pth", "missing.safetensors"):
         with pytest.raises(ValueError, match=f"{name}: cannot be read"):
             task(machine, replace(QUICK, weights=str(tmp_path / name)))
-    with pytest.raises(ValueError, match="relative to the data folder: set data=DIR"):
+    with pytest.raises(ValueError, match="looked for in the data folder: set data=DIR"):
         task(Machine(machine.device), replace(QUICK, weights="weights.pth"))
 
 

@@ -239,7 +239,7 @@ def test_folders_that_will_not_do(break_it: Callable[[Path], object], message: s
 
 
 def test_a_relative_root_needs_a_data_folder() -> None:
-    with pytest.raises(ValueError, match=r"photos is relative to the data folder: set data=DIR or \$AL_BENCHMARK_DATA"):
+    with pytest.raises(ValueError, match=r"photos is looked for in the data folder: set data=DIR"):
         image_folder(Machine(CPU), QUICK, root="photos")
 
 
