@@ -38,7 +38,7 @@ def test_its_verbs_and_make_targets_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", sorted(path.parent for path in HOME.glob("results/*/grid.json")), ids=lambda p: p.name
+    "folder", sorted(path.parent for path in HOME.glob("results/reference/*/grid.json")), ids=lambda p: p.name
 )
 def test_committed_records_are_whole(folder: Path) -> None:
     for made in tables(Store(folder)):
