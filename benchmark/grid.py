@@ -50,6 +50,12 @@ class Settings:
     check_on: str
     format: Literal["text", "json"]
 
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads}: must be at least 1")
+        if not self.cache_gb >= 0:  # NaN neither
+            raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -18,12 +18,10 @@ def cells(*words: str) -> list[Cell]:
     return grids.read(grids.settings(words)).cells()
 
 
-def test_quick_is_the_default_and_every_strategy_of_the_folder_is_in_it() -> None:
-    names = {cell.strategy.name for cell in cells()}
-    home = {
-        name for name, one in plugins.REGISTRY["strategy"].items() if plugins.source(one).parent.name == "strategies"
-    }
-    assert names == home
+def test_quick_is_the_default_and_every_strategy_that_comes_with_the_package_is_in_it() -> None:
+    names = {"random", "entropy", "margin", "least_confidence", "bald", "coreset", "badge", "isal"}
+    names |= {"gradient_similarity", "learning_loss", "discriminative"}
+    assert {cell.strategy.name for cell in cells()} == names
     assert {cell.task.name for cell in cells()} == {"digits"}
 
 
@@ -101,6 +99,9 @@ def test_every_grid_expands(name: str) -> None:
         (["experiments=3"], "no setting is called 'experiments'"),
         (["validation=0", "strategies=[isal]"], "set validation=N"),
         (["tasks=[digits[dropout=0.0]]", "strategies=[bald]"], "bald needs sample, which digits[dropout=0.0] lacks"),
+        (["threads=0"], "threads=0: must be at least 1"),
+        (["cache_gb=-1"], "cache_gb=-1"),
+        (["cache_gb=nan"], "cache_gb=nan"),
         (["format=xml"], "must be one of text, json"),
         (["tasks=[image_folder]"], "image_folder[root=...] must be given"),
     ],
