@@ -24,6 +24,12 @@ def test_every_strategy_conforms(name: str) -> None:
     assert [f"{one.check}: {one.words}" for one in findings if one.words] == []
 
 
+def test_a_strategy_with_a_dagger_reads_no_pool_label_either() -> None:
+    spec = Spec.read("strategy", "isal[depth=10,reference=test,repeats=2]")
+    findings = check(spec, Spec.read("task", "digits[epochs=3]"), CPU)
+    assert [one.words for one in findings if one.words] == []
+
+
 def test_digits_conforms() -> None:
     assert failures(plugins.get("task", "digits"), Spec.read("task", "digits"), CPU) == []
 
