@@ -153,18 +153,20 @@ def show_tables(store: Store, chosen: Settings) -> None:
 
 
 def print_table(one: tabling.Table) -> None:
-    """Numbers are never cut: on a narrow terminal names fold, and then lines do."""
+    """Nothing is cut: a narrow terminal folds names and puts the spread below the mean; elsewhere a row is a line."""
     head, *rows = tabling.grid_of(one)
     shown = Shown(title=escape(f"{one.title}: {one.metric}"), caption=escape(one.note), header_style="bold")
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    if out.is_terminal and sum(widths) + 3 * len(head) + 1 > out.width:
+        widths[1:] = [
+            max(len(word) for row in (head, *rows) for word in row[c].split()) + 2 for c in range(1, len(head))
+        ]
+        widths[0] = max(16, out.width - sum(widths[1:]) - 3 * len(head) - 1)
     for number, name in enumerate(head):
-        shown.add_column(
-            escape(name), justify="right" if number else "left", min_width=widths[number] if number else 20
-        )
+        shown.add_column(escape(name), justify="right" if number else "left", width=widths[number], overflow="fold")
     for row in rows:
         shown.add_row(*map(escape, row))
-    least = 20 + sum(widths[1:]) + 3 * len(head) + 1
-    wide(least if out.is_terminal else widths[0] + least).print(shown)
+    wide(sum(widths) + 3 * len(head) + 1).print(shown)
 
 
 def wide(least: int) -> Console:
