@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from benchmark import launch
+    from benchmark.api import Machine
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Words = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings; see configs/config.yaml")]
@@ -61,21 +62,27 @@ def run(words: Words = None) -> None:
 
 def work(left: dict[grids.Cell, int], num_cells: int, store: Store, chosen: Settings) -> list[launch.Failure]:
     """Runs what is missing, and returns what failed."""
-    import torch
-
     from benchmark import launch, progress
-    from benchmark.api import Machine
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
-    if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
-    machine = Machine(device(chosen.device), Path(chosen.data).expanduser() if chosen.data else None)
+    machine = prepared(chosen)
     where, total = device_name(machine), sum(left.values())
     fits = Fits(store.folder / ".fits", chosen.cache_gb, where)
     say(f"{num_cells} cells, {len(left)} to do, {total} rounds, on {where}; records in {store.folder}")
     events = progress.follow(launch.local(list(left), store, fits, machine), total, err)
     return [event for event in events if isinstance(event, launch.Failure)]
+
+
+def prepared(chosen: Settings) -> Machine:
+    """The machine as these settings want it, its number of threads set."""
+    import torch
+
+    from benchmark.api import Machine
+
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    return Machine(device(chosen.device), Path(chosen.data).expanduser() if chosen.data else None)
 
 
 def device(name: str) -> torch.device:
@@ -218,13 +225,12 @@ def new(kind: str, name: str, words: Words = None) -> None:
 def check(name: str, words: Words = None) -> None:
     """Run the conformance kit on one strategy or task and say what failed."""
     from benchmark import conformance
-    from benchmark.api import Machine
 
     chosen = grids.settings(words or [])
     plugins.discover(chosen.plugins)
     kind = "task" if plugins.parse(name)[0] in plugins.REGISTRY["task"] else "strategy"
-    machine = Machine(device(chosen.device), Path(chosen.data) if chosen.data else None)
-    findings = conformance.check(grids.Spec.read(kind, name), grids.Spec.read("task", chosen.check_on), machine)
+    on = grids.Spec.read("task", chosen.check_on)
+    findings = conformance.check(grids.Spec.read(kind, name), on, prepared(chosen))
     rows: list[dict[str, object]] = [
         {"check": one.check, "result": "failed" if one.words else "ok", "why": one.words} for one in findings
     ]

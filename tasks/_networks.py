@@ -50,9 +50,9 @@ class Network(nn.Module):
         self.companion = companion.module([stage.shape[1] for stage in maps])
 
     def features(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(N, D): the input of the last layer; and the stage maps, (N, K, H, W) each. float32."""
-        features_ND = self.backbone(images_N3HW).float()
-        maps = [self._maps[size].float() for size in list(self._maps)[-NUM_STAGES:]]
+        """(N, D): the input of the last layer; and the stage maps, (N, K, H, W) each. float32 also under autocast."""
+        features_ND = full(self.backbone(images_N3HW))
+        maps = [full(self._maps[size]) for size in list(self._maps)[-NUM_STAGES:]]
         self._maps.clear()
         return features_ND, maps
 
@@ -72,6 +72,11 @@ class Network(nn.Module):
         if height * width > 1 and abs(height * image_size[1] - width * image_size[0]) < max(image_size):
             self._maps.pop(size, None)  # so that sizes stay in the order of their last output
             self._maps[size] = output
+
+
+def full(values: Tensor) -> Tensor:
+    """At least float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def build(

@@ -395,6 +395,24 @@ def test_directional_is_each_gradient_times_the_direction(resnet: Classifier, k:
     assert got_N.argsort().tolist() == want_N.argsort().tolist()
 
 
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_each_directional_is_right_on_its_own_in_double_precision(
+    resnet: Classifier, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, model, indices = resnet._prepared, resnet.model(), np.arange(4)
+    targets = resnet.pseudo_labels(model, indices, k).double()
+    monkeypatch.setattr(resnet, "_prepared", lambda images: prepared(images).double())
+    weights = resnet.weights(model.double())
+    generator = torch.Generator().manual_seed(0)
+    direction = {name: torch.randn(weight.shape, generator=generator).double() for name, weight in weights.items()}
+    got_N = resnet.directional(model, indices, targets, direction)
+    for i in indices:
+        loss_1 = resnet.losses(model, indices[i : i + 1], targets[i : i + 1])
+        gradients = torch.autograd.grad(loss_1, list(weights.values()))
+        want = sum((g * direction[name]).sum() for name, g in zip(weights, gradients, strict=True))
+        torch.testing.assert_close(got_N[i], want, rtol=1e-8, atol=0)
+
+
 def test_directional_takes_classes_and_some_of_the_weights(fitted: tuple[Classifier, Network]) -> None:
     one, model = fitted
     indices, classes = np.arange(6), torch.arange(6)
