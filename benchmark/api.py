@@ -17,11 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from benchmark import plugins
 from benchmark.plugins import Plugin, add
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Targets: TypeAlias = (
-    Any  # what a task's losses are computed against: (N,) or (N, C) for a classifier, boxes for a detector
+    Any  # what losses are computed against: (N,) or (N, C) for a classifier, list[Boxes] for a detector
 )
 How: TypeAlias = Literal["sum", "mean", "max"]  # from a detector's predictions to one number an image
 Direction: TypeAlias = dict[str, Tensor]  # a tangent of the weights, by parameter name
@@ -33,16 +34,39 @@ class Machine:
 
     device: torch.device
     data: Path | None = None  # folder of the data sets, for tasks that read files
+    scratch: Path | None = None  # folder for checkpoints of fits in work; None: keep none
+    workers: int = 0  # processes that read images, for tasks whose images do not fit in memory
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes of one image: its labels, or pseudo labels."""
+
+    corners_M4: Tensor  # x1, y1, x2, y2 in pixels of the stored image
+    labels_M: Tensor  # classes 0..C-1
+
+    def __len__(self) -> int:
+        """Number of boxes."""
+        return len(self.labels_M)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """P predictions on N images: one an image for a classifier, any number for a detector."""
+    """P predictions on N images: one an image for a classifier, any number for a detector.
+
+    Rows of `scores_PC` sum to one. For a detector the last column is background: what a sigmoid head leaves over.
+    """
 
     scores_PC: Tensor  # class probabilities
     image_P: Tensor  # the image (0..N-1) of each prediction
     num_images: int
-    boxes_P4: Tensor | None = None  # x1, y1, x2, y2 in pixels
+    boxes_P4: Tensor | None = None  # x1, y1, x2, y2 in pixels of the stored image
+    proposals_P4: Tensor | None = None  # the proposal that each box was refined from (two-stage detectors)
+
+    @property
+    def confidence_P(self) -> Tensor:
+        """(P,): the probability of the likeliest class; background is none."""
+        return (self.scores_PC if self.boxes_P4 is None else self.scores_PC[:, :-1]).amax(1)
 
     def per_image(self, values_P: Tensor, how: How = "mean") -> Tensor:
         """(N,): one value an image; 0 for an image without predictions, so let 0 mean what such an image deserves."""
@@ -97,7 +121,7 @@ class Task(Protocol):
     def losses(
         self, model: nn.Module, indices: Indices, targets: Targets | None = None, *, test: bool = False
     ) -> Tensor:
-        """(N,) losses, differentiable in the parameters; true labels where `targets` is None."""
+        """(N,) losses, differentiable in the task's `weights`; true labels where `targets` is None."""
 
     def scrambled(self, paid: Indices, seed: int, *, test: bool = True) -> Task:
         """The same task with every label but those of `paid` drawn at random, the test set's too with `test`.
@@ -186,8 +210,16 @@ class View:
         """`num_samples` predictions of a stochastic model: dropout on, batch normalisation in eval mode."""
         return self.__ask("sample")(self.model, self.__seen(indices), num_samples, seed)
 
+    def perturbed(self, indices: Indices, sigma: float, seed: int) -> Predictions:
+        """`predict` on images with Gaussian noise of deviation `sigma` on every pixel value (0..255, not clipped)."""
+        return self.__ask("perturbed")(self.model, self.__seen(indices), sigma, seed)
+
+    def proposals(self, indices: Indices) -> Predictions:
+        """`predict` of a two-stage detector, with the proposal behind each box in `proposals_P4`."""
+        return self.__ask("proposals")(self.model, self.__seen(indices))
+
     def embed(self, indices: Indices) -> Tensor:
-        """(N, D) float32: the input of the last layer. Not to be changed in place."""
+        """(N, D) float32: the input of the last layer, averaged over places. Not to be changed in place."""
         return self.__ask("embed")(self.model, self.__seen(indices))
 
     def companion(self, indices: Indices) -> Tensor:
@@ -198,13 +230,14 @@ class View:
         """The parameters that influence is computed over, by name."""
         return self.__ask("weights")(self.model)
 
-    def pseudo_labels(self, indices: Indices, k: int) -> Targets:
-        """Targets built from the model's own predictions: its best guess for k = 1, the k likeliest weighted
-        by their probability, not renormalised, for k > 1."""
-        return self.__ask("pseudo_labels")(self.model, self.__seen(indices), k)
+    def pseudo_labels(self, indices: Indices, k: int, min_score: float) -> Targets:
+        """Targets built from the model's own predictions. A classifier's: its best guess for k = 1, the k likeliest
+        weighted by their probability, not renormalised, for k > 1. A detector's: the boxes it finds with a
+        confidence of at least `min_score`."""
+        return self.__ask("pseudo_labels")(self.model, self.__seen(indices), k, min_score)
 
     def losses(self, indices: Indices, targets: Targets | None = None) -> Tensor:
-        """(N,) losses, differentiable in the parameters; true labels, of labelled images only, by default."""
+        """(N,) losses, differentiable in `weights()`; true labels, of labelled images only, by default."""
         if targets is None and not np.isin(indices, self.__labelled).all():
             raise PermissionError("the labels of unlabelled images are not yours to read: buy them first")
         return self.__ask("losses")(self.model, self.__seen(indices), targets)
@@ -212,6 +245,13 @@ class View:
     def directional(self, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """(N,): the derivative of each image's loss along `direction` in weight space (forward mode)."""
         return self.__ask("directional")(self.model, self.__seen(indices), targets, direction)
+
+    def choice_of(self, label: str, budget: int, rng: np.random.Generator) -> Indices:
+        """What another strategy would choose here: `isal[k=2]`. Its needs must be declared: see `needs_of`."""
+        plugin, values = strategy(label)
+        for need in plugin.needed(values):
+            self.__ask(need)
+        return plugin.function(self, budget, rng, **values)
 
     def reference(self, which: str) -> Reference:
         """A labelled set to differentiate through: `labelled`, `initial`, `held_out` or `test`.
@@ -244,6 +284,19 @@ class View:
         return np.asarray(indices, dtype=np.int64)
 
 
+def strategy(label: str) -> tuple[Plugin, dict[str, Any]]:
+    """The strategy that a label names, with every parameter. ValueError names what does not fit."""
+    name, given = plugins.parse(label)
+    plugin = plugins.get("strategy", name)
+    return plugin, plugin.bind(given)
+
+
+def needs_of(label: str) -> frozenset[str]:
+    """What the strategy of that label needs, for one that asks `View.choice_of`."""
+    plugin, values = strategy(label)
+    return plugin.needed(values)
+
+
 StrategyF = TypeVar("StrategyF", bound=Callable[..., Indices])
 TaskF = TypeVar("TaskF", bound=Callable[..., Task])
 
@@ -252,14 +305,14 @@ def register(
     *,
     needs: Collection[str] | Callable[..., Collection[str]] = (),
     version: int,
-    companion: Callable[..., Companion] | None = None,
+    companion: Callable[..., Companion | None] | None = None,
 ) -> Callable[[StrategyF], StrategyF]:
     """Registers a strategy under its function's name.
 
     needs: capabilities of the task (and label needs) it uses; where they depend on its hyperparameters,
         a function of those, called with keywords.
     version: raised by hand when its numbers move.
-    companion: builds its Companion from its hyperparameters, called with keywords.
+    companion: builds its Companion from its hyperparameters, called with keywords; None where those need none.
     """
 
     def decorate(function: StrategyF) -> StrategyF:
@@ -270,7 +323,12 @@ def register(
 
 
 def register_task(
-    *, version: int, default: Any = None, published: Any = None, lacks: Callable[..., Collection[str]] | None = None
+    *,
+    version: int,
+    default: Any = None,
+    published: Any = None,
+    lacks: Callable[..., Collection[str]] | None = None,
+    reveals: Callable[..., str] | None = None,
 ) -> Callable[[TaskF], TaskF]:
     """Registers a task under its factory's name: `factory(machine, recipe, *, own parameters) -> Task`.
 
@@ -278,11 +336,13 @@ def register_task(
     default, published: recipes, frozen dataclasses whose fields become parameters of the task;
         `published=true` starts from the second. A factory without recipes takes `machine` alone.
     lacks: from the task's parameters, the capabilities that those take away.
+    reveals: from the task's parameters, in words, what labels shaped the pool before they were paid for ("" for none):
+        such rows carry a dagger.
     """
 
     def decorate(function: TaskF) -> TaskF:
         recipes = {False: default, True: published}
-        add(Plugin("task", function.__name__, function, version, recipes=recipes, lacks=lacks))
+        add(Plugin("task", function.__name__, function, version, recipes=recipes, lacks=lacks, reveals=reveals))
         return function
 
     return decorate
@@ -301,6 +361,6 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 __all__ = [
-    "Companion", "Direction", "How", "Indices", "Machine", "Predictions", "Reference", "Targets", "Task", "View",
-    "register", "register_task", "seeded",
+    "Boxes", "Companion", "Direction", "How", "Indices", "Machine", "Predictions", "Reference", "Targets", "Task",
+    "View", "needs_of", "register", "register_task", "seeded", "strategy",
 ]  # fmt: skip

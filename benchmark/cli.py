@@ -17,6 +17,7 @@ from benchmark import grid as grids
 from benchmark import plugins
 from benchmark.analysis import tables as tabling
 from benchmark.grid import Settings
+from benchmark.schedule import Schedule
 from benchmark.store import Store, Unwritable
 
 if TYPE_CHECKING:
@@ -66,23 +67,25 @@ def work(left: dict[grids.Cell, int], num_cells: int, store: Store, chosen: Sett
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
-    machine = prepared(chosen)
+    scratch = store.folder / ".fits"
+    machine = prepared(chosen, scratch)
     where, total = device_name(machine), sum(left.values())
-    fits = Fits(store.folder / ".fits", chosen.cache_gb, where)
+    fits = Fits(scratch, chosen.cache_gb, where)
     say(f"{num_cells} cells, {len(left)} to do, {total} rounds, on {where}; records in {store.folder}")
     events = progress.follow(launch.local(list(left), store, fits, machine), total, err)
     return [event for event in events if isinstance(event, launch.Failure)]
 
 
-def prepared(chosen: Settings) -> Machine:
-    """The machine as these settings want it, its number of threads set."""
+def prepared(chosen: Settings, scratch: Path | None = None) -> Machine:
+    """The machine as these settings want it, its number of threads set; fits in work are kept in `scratch`."""
     import torch
 
     from benchmark.api import Machine
 
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
-    return Machine(device(chosen.device), Path(chosen.data).expanduser() if chosen.data else None)
+    data = Path(chosen.data).expanduser() if chosen.data else None
+    return Machine(device(chosen.device), data, scratch, chosen.workers)
 
 
 def device(name: str) -> torch.device:
@@ -105,10 +108,10 @@ def device(name: str) -> torch.device:
 def described(experiment: grids.Experiment) -> dict[str, object]:
     """An experiment as the manifest keeps it."""
     cells = [
-        {"path": c.path, "key": c.key, "strategy": c.strategy.label, "seed": c.seed, "dagger": c.dagger}
+        {"path": c.path, "key": c.key, "strategy": c.strategy.label, "seed": c.seed, "dagger": list(c.daggers)}
         for c in experiment.cells()
     ]
-    schedule = {name: getattr(experiment.schedule, name) for name in ("initial", "budget", "rounds", "validation")}
+    schedule = experiment.schedule.identity()
     return {"name": experiment.name, "task": experiment.task.label, "schedule": schedule, "cells": cells}
 
 
@@ -122,19 +125,21 @@ def status(words: Words = None) -> None:
 
 
 def experiment_status(store: Store, experiment: dict[str, object]) -> dict[str, object]:
-    """Counts of one experiment's cells, and the hours its missing rounds take at the pace of those done."""
-    cells, schedule = experiment["cells"], experiment["schedule"]
-    assert isinstance(cells, list) and isinstance(schedule, dict)
-    done = failed = rounds = 0
+    """Counts of one experiment's cells, and the hours its missing rounds, at most, take at the pace of those done."""
+    cells, settings = experiment["cells"], experiment["schedule"]
+    assert isinstance(cells, list) and isinstance(settings, dict)
+    schedule = Schedule(**settings)
+    done = failed = rounds = total = 0
     seconds = 0.0
     for cell in cells:
         taken = store.measured(cell["path"])
         seconds += sum(sum(one.seconds.values()) for one in taken)
-        num_rounds = len(store.records(cell["path"])[1])
-        rounds += num_rounds
-        done += num_rounds == schedule["rounds"]
-        failed += store.failed(cell["path"], schedule["rounds"])
-    total = len(cells) * schedule["rounds"]
+        records = store.records(cell["path"])[1]
+        finished = schedule.finished(records)
+        rounds += len(records)
+        total += len(records) if finished else schedule.rounds
+        done += finished
+        failed += store.failed(cell["path"], schedule)
     left = None if not rounds else round(seconds / rounds * (total - rounds) / 3600, 2)
     counts = {"cells": len(cells), "done": done, "failed": failed, "missing": len(cells) - done - failed}
     return {"experiment": experiment["name"], **counts, "rounds": f"{rounds}/{total}", "hours left": left}

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark import loop
-from benchmark.api import Indices, Machine, Task, View
+from benchmark.api import Indices, Machine, Predictions, Task, View
 from benchmark.fits import Fits
-from benchmark.grid import Cell, Schedule, Spec
+from benchmark.grid import Cell, Spec
 from benchmark.plugins import Plugin, source
+from benchmark.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ def reads_no_unpaid_labels(trial: Trial) -> str | None:
     task, _ = trial.prepared()
     begin = loop.start(trial.cell, task)
     paid = loop.paid(trial.cell, begin, begin.initial)
-    test = not trial.cell.dagger  # a strategy may read the test set's labels where it says so, others never
+    # a strategy may read the test set's labels where it says so, others never
+    test = "test_labels" not in trial.plugin.needed(trial.spec.values)
     others = [task.scrambled(paid, seed, test=test) for seed in (1, 2)]
     same = all(np.array_equal(trial.choose(), trial.choose(task=other)) for other in others)
     return None if same else "its picks moved when unpaid labels were scrambled: it reads labels that it did not buy"
@@ -236,22 +238,42 @@ def scores_its_metric(fitted: Fitted) -> str | None:
 
 
 def costs_labels(fitted: Fitted) -> str | None:
-    """A wrong number of images."""
+    """A wrong number of images, or boxes that do not add up over images."""
     task, _, labelled = fitted.prepared()
-    images = task.cost(labelled).get("images")
-    return None if images == len(labelled) else f"{len(labelled)} images cost {images} images"
+    cost = task.cost(labelled)
+    if (images := cost.get("images")) != len(labelled):
+        return f"{len(labelled)} images cost {images} images"
+    singly = sum(loop.boxes_of(task, labelled)) if "boxes" in cost else 0
+    return None if singly == cost.get("boxes", 0) else f"{cost['boxes']:g} boxes together, {singly:g} image by image"
 
 
 def predicts_probabilities(fitted: Fitted) -> str | None:
-    """Predictions of the wrong number or outside 0..1."""
+    """Predictions of the wrong number, outside 0..1, or on boxes that are none."""
     task, model, _ = fitted.prepared()
     if not hasattr(task, "predict"):
         return None
     seen = task.predict(model, np.arange(10))
     if seen.num_images != 10 or (seen.boxes_P4 is None and len(seen.scores_PC) != 10):
         return f"{seen.num_images} images and {len(seen.scores_PC)} predictions for 10 images"
+    if not len(seen.scores_PC):
+        return None  # a detector may find nothing
     low, high = float(seen.scores_PC.min()), float(seen.scores_PC.max())
-    return None if low >= 0 and high <= 1 + 1e-5 else f"scores between {low} and {high} are no probabilities"
+    if not (low >= 0 and high <= 1 + 1e-5):
+        return f"scores between {low} and {high} are no probabilities"
+    sums_P = seen.scores_PC.sum(1)
+    if not torch.allclose(sums_P, torch.ones_like(sums_P), atol=1e-4):
+        return f"rows of scores sum to {float(sums_P.min()):.4g}..{float(sums_P.max()):.4g}, not to one"
+    return None if seen.boxes_P4 is None else boxes_wrong(seen, seen.boxes_P4)
+
+
+def boxes_wrong(seen: Predictions, boxes_P4: Tensor) -> str | None:
+    """Boxes of no image, not finite, or without an area."""
+    if not bool(((seen.image_P >= 0) & (seen.image_P < seen.num_images)).all()):
+        return f"image_P must be in 0..{seen.num_images - 1}: the images asked for, not positions in the pool"
+    if not bool(boxes_P4.isfinite().all()):
+        return "boxes that are not finite"
+    flat = int((boxes_P4[:, 2:] <= boxes_P4[:, :2]).any(1).sum())
+    return f"{flat} of {len(boxes_P4)} boxes are not x1 < x2, y1 < y2" if flat else None
 
 
 def directs_as_it_backpropagates(fitted: Fitted) -> str | None:
@@ -271,7 +293,7 @@ def directions(task: Any, model: nn.Module, indices: Indices) -> Iterator[tuple[
     weights = task.weights(model)
     generator = torch.Generator().manual_seed(0)
     along = {name: torch.randn(w.shape, generator=generator).to(w) for name, w in weights.items()}
-    targets = task.pseudo_labels(model, indices, 1)
+    targets = task.pseudo_labels(model, indices, 1, 0.1)
     fast = task.directional(model, indices, targets, along)
     for number, loss in enumerate(task.losses(model, indices, targets)):
         slow = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)

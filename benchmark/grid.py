@@ -22,7 +22,8 @@ from yaml import YAMLError
 
 from benchmark import plugins
 from benchmark.plugins import LABEL_NEEDS, Plugin, checked, unknown
-from benchmark.store import slug
+from benchmark.schedule import Schedule
+from benchmark.store import SAW_EVALUATION, slug
 
 HERE = Path(__file__).parent
 CONFIGS = next(folder for folder in (HERE / "configs", HERE.parent / "configs") if folder.is_dir())
@@ -41,8 +42,11 @@ class Settings:
     budget: int | None
     rounds: int | None
     validation: int | None
+    budget_in: str | None
+    until: str | None
     device: str
     threads: int | None
+    workers: int
     data: str | None
     out: str
     plugins: str | None
@@ -53,38 +57,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads}: must be at least 1")
+        if self.workers < 0:
+            raise ValueError(f"workers={self.workers}: must be at least 0")
         if not self.cache_gb >= 0:  # NaN neither
             raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How many labels when. `rounds` counts the fits; `budget` images are bought between two of them."""
-
-    initial: int
-    budget: int
-    rounds: int
-    validation: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("initial", 1), ("budget", 1), ("rounds", 1), ("validation", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
-
-    @property
-    def label(self) -> str:
-        """`1000+1000x9`, and `v500` behind it where 500 labels are set aside."""
-        aside = f"v{self.validation}" if self.validation else ""
-        return f"{self.initial}+{self.budget}x{self.rounds - 1}{aside}"
-
-    def check_fits(self, num_pool: int) -> None:
-        """ValueError where the pool is smaller than what the schedule buys."""
-        wanted = self.initial + self.budget * (self.rounds - 1) + self.validation
-        if wanted > num_pool:
-            raise ValueError(
-                f"the schedule {self.label} buys {wanted} labels of a pool of {num_pool}: "
-                "lower rounds=, budget=, initial= or validation="
-            )
 
 
 @dataclass(frozen=True)
@@ -131,7 +107,7 @@ class Cell:
         return {
             "task": self.task.identity(),
             "strategy": self.strategy.identity(),
-            "schedule": dataclasses.asdict(self.schedule),
+            "schedule": self.schedule.identity(),
             "seed": self.seed,
         }
 
@@ -147,9 +123,12 @@ class Cell:
         return "/".join(parts)
 
     @property
-    def dagger(self) -> bool:
-        """Whether the selection sees evaluation labels."""
-        return "test_labels" in self.strategy.plugin.needed(self.strategy.values)
+    def daggers(self) -> tuple[str, ...]:
+        """Why its rows carry a dagger, a sentence each: labels that shaped the selection without being paid for."""
+        reads_test = "test_labels" in self.strategy.plugin.needed(self.strategy.values)
+        reveals = self.task.plugin.reveals
+        told = reveals(**self.task.values) if reveals else ""
+        return tuple(filter(None, (SAW_EVALUATION if reads_test else "", told)))
 
     def check(self) -> None:
         """ValueError where the task lacks what the strategy needs."""
@@ -237,7 +216,7 @@ def quoted(key: str, value: str) -> str:
     """A value in Hydra's grammar, which has no `coreset[metric=cosine]` inside a list and wants brackets around one."""
     if key in ("tasks", "strategies") and value != "null" and not value.startswith(("[", "{")):
         value = f"[{value}]"
-    return re.sub(r"(?<=[\[,])\s*([A-Za-z]\w*\[[^\[\]]*\])\s*(?=[,\]])", r"'\1'", value)
+    return re.sub(r"(?<=[\[,])\s*([A-Za-z]\w*\[(?:[^\[\]]|\[[^\[\]]*\])*\])\s*(?=[,\]])", r"'\1'", value)
 
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
@@ -287,14 +266,15 @@ def picked(text: object, chosen: Settings) -> list[tuple[str, Any]]:
 
 ENTRY: dict[str, Any] = {  # what an experiment of a grid file consists of
     "task": str | dict, "strategies": list, "seeds": int | list,
-    "initial": int, "budget": int, "rounds": int, "validation": int,
+    "initial": int, "budget": int, "rounds": int, "validation": int, "budget_in": str, "until": str,
 }  # fmt: skip
+DEFAULTS = {one.name: one.default for one in dataclasses.fields(Schedule) if one.default is not dataclasses.MISSING}
 
 
 def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment:
     """One entry of a grid file, with what the user set on top of it."""
     told = {key: value for key in ENTRY if key != "task" and (value := getattr(chosen, key)) is not None}
-    full = {"validation": 0, **(entry or {}), **told}
+    full = {**DEFAULTS, **(entry or {}), **told}
     for key in full:
         if key not in ENTRY:
             raise ValueError(f"grid={chosen.grid}: {name} has no setting {unknown(key, ENTRY)}")
@@ -308,7 +288,7 @@ def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment
     strategies = [Spec.read("strategy", text) for text in full["strategies"]]
     if not strategies:
         raise ValueError("strategies=[]: nothing to run")
-    schedule = Schedule(*(full[key] for key in ("initial", "budget", "rounds", "validation")))
+    schedule = Schedule(**{one.name: full[one.name] for one in dataclasses.fields(Schedule)})
     unique = {spec.label: spec for spec in strategies}
     return Experiment(
         name, Spec.read("task", full["task"]), schedule, tuple(unique.values()), tuple(dict.fromkeys(seeds))

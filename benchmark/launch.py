@@ -29,6 +29,12 @@ class Round:
     record: Record
     measured: Measured
 
+    @property
+    def spared(self) -> int:
+        """Number of rounds that the schedule allows and that an ending by score has just made needless."""
+        schedule = self.cell.schedule
+        return schedule.rounds - 1 - self.record.round if schedule.reached(self.record.scores) else 0
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -55,7 +61,7 @@ Event: TypeAlias = Started | Round | Failure
 
 
 def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
-    """Rounds that each unfinished cell lacks. ValueError where a file holds the records of other settings."""
+    """Rounds that each unfinished cell lacks, at most. ValueError where a file holds the records of other settings."""
     left = {}
     for cell in cells:
         header, records = store.records(cell.path)
@@ -64,7 +70,7 @@ def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
                 f"{store.path(cell.path)} was written with other settings or plug-in versions: "
                 "choose another folder with out=DIR, or remove it"
             )
-        if len(records) < cell.schedule.rounds:
+        if not cell.schedule.finished(records):
             left[cell] = cell.schedule.rounds - len(records)
     return left
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from benchmark.api import Companion, Indices, Machine, Task, View
@@ -30,6 +32,8 @@ class Start:
 def start(cell: Cell, task: Task) -> Start:
     """The initial and the held-out draw, from the two ends of one permutation of the pool."""
     cell.schedule.check_fits(task.num_pool)
+    if cell.schedule.budget_in == "boxes" and "boxes" not in task.cost(np.arange(1)):
+        raise ValueError(f"budget_in=boxes: {cell.task.label} counts no boxes, only images: budget_in=images")
     order = np.random.default_rng(seed("initial", cell.task.name, cell.seed)).permutation(task.num_pool)
     cut = task.num_pool - cell.schedule.validation
     return Start(order[: cell.schedule.initial], np.sort(order[cut:]))
@@ -48,6 +52,8 @@ def run(
 
     The model of round n - 1 chooses what the model of round n is trained on.
     """
+    if cell.schedule.finished(past):
+        return
     begin = start(cell, task)
     labelled = np.concatenate([np.empty(0, np.int64), *(np.array(record.bought) for record in past)])
     fitted = fit(cell, task, fits, labelled, len(past) - 1) if past else None
@@ -61,12 +67,15 @@ def run(
         fitted = fit(cell, task, fits, labelled, number)
         with clock("score"):
             scores = task.score(fitted.model)
+        ended = cell.schedule.reached(scores)
         cost = task.cost(paid(cell, begin, labelled))
         seconds = {"fit": fitted.seconds, **clock.seconds}
         yield (
             Record(number, len(labelled), bought.tolist(), cost, scores, diagnostics),
             Measured(number, seconds, fitted.shared, peak_mb(machine), device_name(machine), versions()),
         )
+        if ended:
+            return
 
 
 def fit(cell: Cell, task: Task, fits: Fits, labelled: Indices, number: int) -> Fit:
@@ -78,10 +87,8 @@ def fit(cell: Cell, task: Task, fits: Fits, labelled: Indices, number: int) -> F
 def companion_of(cell: Cell) -> tuple[Companion | None, str]:
     """The strategy's companion and a name for it in the fit's key."""
     plugin = cell.strategy.plugin
-    if plugin.companion is None:
-        return None, ""
-    companion = plugin.companion(**cell.strategy.values)
-    return companion, f"{plugin.name} {plugin.version} {companion!r}"
+    companion = plugin.companion(**cell.strategy.values) if plugin.companion else None
+    return (None, "") if companion is None else (companion, f"{plugin.name} {plugin.version} {companion!r}")
 
 
 def view(cell: Cell, task: Task, begin: Start, model: torch.nn.Module, labelled: Indices) -> View:
@@ -96,9 +103,45 @@ def view(cell: Cell, task: Task, begin: Start, model: torch.nn.Module, labelled:
 
 def select(cell: Cell, task: Task, seen: View, number: int) -> tuple[Indices, dict[str, float]]:
     """The strategy's choice for round `number`, checked, and what it logged."""
+    if cell.schedule.budget_in == "boxes":
+        return worth_boxes(cell, task, seen, number), seen.diagnostics
+    return asked(cell, seen, number, cell.schedule.budget), seen.diagnostics
+
+
+def asked(cell: Cell, seen: View, number: int, num_images: int) -> Indices:
+    """What the strategy chooses for round `number` where it may choose `num_images`, in its order."""
     rng = np.random.default_rng(seed("select", cell.task.name, cell.seed, cell.strategy.label, number))
-    chosen = cell.strategy.plugin.function(seen, cell.schedule.budget, rng, **cell.strategy.values)
-    return checked_choice(cell.strategy.label, chosen, seen, cell.schedule.budget), seen.diagnostics
+    chosen = cell.strategy.plugin.function(seen, num_images, rng, **cell.strategy.values)
+    return checked_choice(cell.strategy.label, chosen, seen, num_images)
+
+
+def worth_boxes(cell: Cell, task: Task, seen: View, number: int) -> Indices:
+    """The images bought for round `number` under a budget of boxes: the strategy's, in its order, until the boxes
+    bought since round 0 reach `number` budgets. An image is bought with all its boxes.
+
+    What an image brings is known once it is bought. So the strategy is asked for as many images as should do at the
+    initial set's boxes an image (of which there is one at least). Where those do not, all of them are bought, and it
+    is asked again for twice as many, equally seeded: those of its new order that are not bought yet come next.
+    All that is left is bought where the pool lacks the boxes, and nothing where earlier images brought enough.
+    """
+    initial, later = np.split(seen.labelled, [cell.schedule.initial])
+    missing = number * cell.schedule.budget - boxes_of(task, later).sum()
+    num_left = len(seen.unlabelled)
+    wanted = min(num_left, math.ceil(missing * len(initial) / max(boxes_of(task, initial).sum(), 1)))
+    bought: Indices = np.empty(0, np.int64)
+    while wanted > 0:
+        chosen = asked(cell, seen, number, wanted)
+        bought = np.concatenate([bought, chosen[~np.isin(chosen, bought)]])
+        enough = int(np.searchsorted(boxes_of(task, bought).cumsum(), missing)) + 1
+        if enough <= len(bought) or wanted == num_left:
+            return bought[:enough]
+        wanted = min(num_left, 2 * wanted)
+    return bought
+
+
+def boxes_of(task: Task, indices: Indices) -> npt.NDArray[np.float64]:
+    """(N,): the boxes that each image's label consists of."""
+    return np.array([task.cost(indices[i : i + 1])["boxes"] for i in range(len(indices))], np.float64)
 
 
 def checked_choice(name: str, chosen: object, seen: View, budget: int) -> Indices:

@@ -38,6 +38,7 @@ class Plugin:
     companion: Callable[..., Any] | None = None
     recipes: Mapping[bool, Any] = field(default_factory=dict)
     lacks: Callable[..., Collection[str]] | None = None
+    reveals: Callable[..., str] | None = None
 
     def parameters(self, published: bool = False) -> dict[str, tuple[Any, Any]]:
         """name -> (type, default) of every parameter a user may set."""
@@ -190,12 +191,24 @@ def parse(text: object) -> tuple[str, dict[str, Any]]:
     if match is None:
         raise ValueError(f"{text!r} is not a name or name[key=value,...]")
     given = {}
-    for item in filter(None, (match[2] or "").split(",")):
+    for item in filter(None, split(match[2] or "")):
         key, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"{text}: {item!r} is not key=value")
         given[key.strip()] = value.strip()
     return match[1], given
+
+
+def split(text: str) -> list[str]:
+    """The parts between commas, those inside brackets aside: `like=isal[k=2,order=file],min_score=0.5` has two."""
+    depth, parts = 0, [""]
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def scalar(text: str) -> Any:

@@ -18,9 +18,10 @@ def follow(events: Iterable[Event], total: int, console: Console) -> Iterator[Ev
         shown = bar.add_task("starting", total=total)
         began, done = time.monotonic(), 0
         for event in events:
-            done += isinstance(event, Round)
+            if isinstance(event, Round):
+                done, total = done + 1, total - event.spared
             pace = speed(done, total, time.monotonic() - began)
-            bar.update(shown, completed=done, description=f"{pace}  {event.cell.label}")
+            bar.update(shown, completed=done, total=total, description=f"{pace}  {event.cell.label}")
             if isinstance(event, Failure) and not event.whole_task:
                 words = f"failed: {event.line}" if isinstance(event.error, ValueError) else event.trace
                 console.print(words, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -24,7 +24,10 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.schedule import Schedule
+
 SCHEMA = 1
+SAW_EVALUATION = "selection saw evaluation labels"  # the dagger of a strategy that reads the test set's labels
 
 
 class Unwritable(Exception):
@@ -154,9 +157,9 @@ class Store:
         path = self.path(cell, "failures", ".txt")
         return path.read_text() if path.exists() else None
 
-    def failed(self, cell: str, rounds: int) -> bool:
+    def failed(self, cell: str, schedule: Schedule) -> bool:
         """Whether a cell failed and has not been finished since."""
-        return self.failure(cell) is not None and len(self.records(cell)[1]) < rounds
+        return self.failure(cell) is not None and not schedule.finished(self.records(cell)[1])
 
     # --- what was asked for ---------------------------------------------------------------------
     def manifest(self) -> dict[str, Any]:
@@ -170,6 +173,8 @@ class Store:
             raise ValueError(f"{path} does not parse: {error}") from error
         if found.get("schema") != SCHEMA:
             raise ValueError(f"{path}: schema {found.get('schema')}, this version reads {SCHEMA}")
+        for cell in (cell for experiment in found["experiments"] for cell in experiment["cells"]):
+            cell["dagger"] = sentences(cell["dagger"])
         return found
 
     def ask(self, grid: str, experiments: Sequence[Mapping[str, Any]]) -> None:
@@ -200,7 +205,8 @@ class Store:
                     raise ValueError(f"{self.path(cell['path'])} is not the cell that grid.json asks for")
                 base = {
                     "experiment": experiment["name"],
-                    **{k: cell[k] for k in ("strategy", "seed", "dagger", "path")},
+                    **{k: cell[k] for k in ("strategy", "seed", "path")},
+                    "dagger": "; ".join(cell["dagger"]),
                 }
                 for record in records:
                     assert header is not None
@@ -218,6 +224,11 @@ def slug(label: str) -> str:
         return "-".join(filter(None, match.groups()))
     readable = re.sub(r"[^A-Za-z0-9_=,+]", "_", label)[:80]
     return f"{readable}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
+def sentences(dagger: bool | list[str]) -> list[str]:
+    """A cell's daggers, a sentence each; older manifests say only whether the selection saw evaluation labels."""
+    return dagger if isinstance(dagger, list) else [SAW_EVALUATION] * dagger
 
 
 def as_record(line: dict[str, Any], path: Path) -> Record:

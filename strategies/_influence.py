@@ -7,16 +7,20 @@ lowers the reference loss. No candidate's gradient is built: s . G is one direct
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from benchmark.api import Direction, Indices, Targets, View
+from strategies._boxes import WithoutBoxes, lowest_known
 
 ReferenceSet: TypeAlias = Literal["test", "held_out", "initial", "labelled"]
-Order: TypeAlias = Literal["random", "file"]
+Order: TypeAlias = Literal["random", "file", "newest"]
 
 
 def needs(*, reference: str, **_: object) -> frozenset[str]:
@@ -25,14 +29,15 @@ def needs(*, reference: str, **_: object) -> frozenset[str]:
     return frozenset({"losses", "directional", "pseudo_labels", "weights"} | labels)
 
 
-def expected_targets(view: View, k: int, allow_degenerate: bool) -> Targets:
+def expected_targets(view: View, k: int, allow_degenerate: bool, min_score: float) -> Targets:
     """Pseudo labels of the unlabelled images: the expectation of the gradient over the k likeliest classes (Eq. 3).
 
     Refuses k = number of classes: E_{y~p}[grad log p(y)] = 0, so the ranking would be rounding noise.
+    A detector's are the boxes of a confidence of at least min_score, each as if it were labelled.
     """
     if k < 1:
         raise ValueError(f"k={k}: must be 1 or more")
-    targets = view.pseudo_labels(view.unlabelled, k)
+    targets = view.pseudo_labels(view.unlabelled, k, min_score)
     soft = isinstance(targets, Tensor) and targets.ndim == 2
     if soft and k >= targets.shape[1] and not allow_degenerate:
         raise ValueError(
@@ -59,13 +64,31 @@ def gradients(scalar: Tensor, weights: dict[str, torch.nn.Parameter], again: boo
     return torch.autograd.grad(scalar, list(weights.values()), create_graph=again, materialize_grads=True)
 
 
-def inverse_hessian_product(view: View, v: Direction, chains: Indices, *, damping: float, scale: float) -> Direction:
+def scale_by_name(view: View, scale: float, block_scales: str) -> dict[str, float]:
+    """The scale of each weight tensor, by name: `scale`, or the numbers of `100/8000/5000`, in the tensors' order."""
+    names = list(view.weights())
+    try:
+        scales = [float(number) for number in block_scales.split("/")] if block_scales else [scale] * len(names)
+    except ValueError:
+        scales = []
+    if len(scales) != len(names):
+        told = f"{len(names)} numbers with / between them, for {', '.join(names)}"
+        raise ValueError(f"isal[block_scales={block_scales}]: {told}")
+    if not all(0 < number < math.inf for number in scales):
+        raise ValueError(f"isal: scale and block_scales must be finite and above 0, not {block_scales or scale}")
+    return dict(zip(names, scales, strict=True))
+
+
+def inverse_hessian_product(
+    view: View, v: Direction, chains: Indices, *, damping: float, scale: Mapping[str, float]
+) -> Direction:
     """s: the mean over the chains of LiSSA's recursion (Agarwal et al., 2017; the paper's Algorithm 3).
 
-    h_0 = v and h_j = v + (1 - damping) h_{j-1} - H_j h_{j-1} / scale, where H_j is the Hessian of the loss of one
-    labelled image, chains[repeat, j]. Its fixed point is scale (H + damping scale I)^-1 v: the result is not divided
-    by scale, which no ranking needs. Converges where curvature stays below (2 - damping) scale. As in the authors'
-    code, a tensor whose product holds NaN starts again from v, so a diverging chain shows in the gain, not as NaN.
+    h_0 = v and h_j = v + (1 - damping) h_{j-1} - S^-1 H_j h_{j-1}, where H_j is the Hessian of the loss of one
+    labelled image, chains[repeat, j], and S the scale of each tensor. Its fixed point is (H + damping S)^-1 S v: the
+    result is not divided by S, which no ranking needs where S is one number; where it is not, blocks weigh by it, as
+    in the authors' code. Converges where the curvature of S^-1 H stays below 2 - damping. As in that code, a tensor
+    whose product holds NaN starts again from v, so a diverging chain shows in the gain, not as NaN.
     """
     weights = view.weights()
     total = {name: torch.zeros_like(tensor) for name, tensor in v.items()}
@@ -73,7 +96,7 @@ def inverse_hessian_product(view: View, v: Direction, chains: Indices, *, dampin
         h = dict(v)
         for index in chain:
             for name, product in hessian_product(view, index, weights, h).items():
-                step = torch.sub(v[name], product, alpha=1 / scale).add_(h[name], alpha=1 - damping)
+                step = torch.sub(v[name], product, alpha=1 / scale[name]).add_(h[name], alpha=1 - damping)
                 h[name] = torch.where(product.isnan().any(), v[name], step)
         for name, tensor in h.items():
             total[name] += tensor / len(chains)
@@ -91,11 +114,15 @@ def draw_chains(labelled: Indices, depth: int, repeats: int, order: Order, rng: 
     """(repeats, depth): the labelled images of each chain, disjoint chains where there are enough of them.
 
     random: without replacement, and in a new order each time the labelled set is used up (the paper's text).
-    file: in order of purchase, so the first ones in every round (the authors' code), from the start when used up.
+    file: in order of purchase, so the first ones in every round, from the start when used up (the authors' code for
+        classification). newest: the same, backwards (their code for detection puts each purchase in front).
     """
+    if min(depth, repeats) < 1:
+        raise ValueError(f"depth={depth}, repeats={repeats}: both must be 1 or more")
     size = depth * repeats
+    in_order = labelled[::-1] if order == "newest" else labelled
     num_passes = -(-size // len(labelled))
-    passes = [labelled if order == "file" else rng.permutation(labelled) for _ in range(num_passes)]
+    passes = [rng.permutation(labelled) if order == "random" else in_order for _ in range(num_passes)]
     chains: Indices = np.concatenate(passes)[:size].reshape(repeats, depth)
     return chains
 
@@ -105,8 +132,24 @@ def dot(a: Direction, b: Direction) -> float:
     return sum((a[name] * b[name]).sum(dtype=torch.float64).item() for name in a)
 
 
-def most_helpful(view: View, budget: int, targets: Targets, direction: Direction) -> Indices:
-    """The `budget` candidates of most negative influence, I = -direction . G; ranked by direction . G."""
+def most_helpful(
+    view: View,
+    budget: int,
+    targets: Targets,
+    direction: Direction,
+    without_boxes: WithoutBoxes,
+    rng: np.random.Generator,
+) -> Indices:
+    """The `budget` candidates of most negative influence, I = -direction . G; ranked by direction . G.
+
+    without_boxes: a detector's images without a pseudo box have no value, and come in at random where too few others
+    are left (`last`, the authors' code), or have that of an image of background alone (`score`).
+    """
     helpful_N = view.directional(view.unlabelled, targets, direction)
-    view.log(share_negative=(helpful_N > 0).double().mean().item())
-    return view.highest(helpful_N, budget)
+    known_N: npt.NDArray[np.bool_] = np.ones(len(view.unlabelled), dtype=np.bool_)
+    if isinstance(targets, list):
+        has_N = np.array([len(boxes) > 0 for boxes in targets], dtype=np.bool_)
+        view.log(share_without_boxes=float((~has_N).mean()))
+        known_N = has_N | (without_boxes == "score")
+    view.log(share_negative=float(((helpful_N > 0).cpu().numpy() & known_N).mean()))
+    return lowest_known(view, -helpful_N, known_N, budget, rng)

@@ -19,6 +19,7 @@ def coreset(
 
     metric: `cosine` is 1 - cos (the baseline of GEAL): on unit vectors |a - b|^2 = 2 (1 - cos), so the greedy rule
     is the same one. An all-zero embedding has no direction and is taken at squared distance 1 from the others.
+    A detector's embedding is averaged over places, one vector an image: how is the task's (`View.embed`).
     Deviation: the greedy 2-approximation only, not the paper's mixed integer programme that tolerates outliers.
     """
     centres_MD, candidates_ND = view.embed(view.labelled), view.embed(view.unlabelled)

@@ -137,8 +137,11 @@ class Classifier:
         """Kernels and matrices, as ISAL takes them: no bias, no normalisation parameter, not the companion's."""
         return {n: p for n, p in model.named_parameters() if p.ndim != 1 and not n.startswith("companion.")}
 
-    def pseudo_labels(self, model: nn.Module, indices: Indices, k: int) -> Tensor:
-        """(N, C) soft targets: one at the likeliest class for k = 1, else the k largest probabilities, as they are."""
+    def pseudo_labels(self, model: nn.Module, indices: Indices, k: int, min_score: float = 0.0) -> Tensor:
+        """(N, C) soft targets: one at the likeliest class for k = 1, else the k largest probabilities, as they are.
+
+        Every image has its guess: `min_score` is for boxes.
+        """
         if not 1 <= k <= self.num_classes:
             raise ValueError(f"k={k}: must be in 1..{self.num_classes}, the number of classes")
         top_Nk = self.predict(model, indices).scores_PC.topk(k)

@@ -1,21 +1,23 @@
 """Small cells on digits for the tests of the harness: two epochs, tens of images."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmark import launch, plugins
 from benchmark.api import Machine
 from benchmark.fits import Fits
-from benchmark.grid import Cell, Schedule, Spec
+from benchmark.grid import Cell, Spec
 from benchmark.launch import Failure, Round, Started
+from benchmark.schedule import Schedule
 from benchmark.store import Store
 
 FAULTY = Path(__file__).parent / "plugins"
 TINY = "digits[epochs=2]"
 
 
-def cell(strategy: str, rounds: int = 3, seed: int = 0, task: str = TINY, **schedule: int) -> Cell:
+def cell(strategy: str, rounds: int = 3, seed: int = 0, task: str = TINY, **schedule: Any) -> Cell:
     """A cell of 20 + 5 labels a round, 10 held out."""
     plugins.discover(FAULTY)
     sizes = {"initial": 20, "budget": 5, "validation": 10} | schedule

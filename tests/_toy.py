@@ -113,7 +113,7 @@ class Toy:
     def weights(self, model: ToyModel) -> dict[str, nn.Parameter]:
         return {name: w for name, w in model.named_parameters() if w.ndim > 1 and not name.startswith("companion")}
 
-    def pseudo_labels(self, model: ToyModel, indices: Indices, k: int) -> Tensor:
+    def pseudo_labels(self, model: ToyModel, indices: Indices, k: int, min_score: float = 0.0) -> Tensor:
         p_NC = self.predict(model, indices).scores_PC
         top = p_NC.topk(min(k, self.num_classes))
         return torch.zeros_like(p_NC).scatter(1, top.indices, torch.ones_like(top.values) if k == 1 else top.values)

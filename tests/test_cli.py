@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from _cells import FAULTY, bytes_of
 
+from benchmark import cli, launch, plugins
+from benchmark import grid as grids
 from benchmark.cli import main
+from benchmark.conformance import check
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -139,6 +142,60 @@ def test_check_says_what_is_wrong_in_words(tmp_path: Path) -> None:
     assert done.returncode == 1
     failed = [row["why"] for row in json.loads(done.stdout) if row["result"] == "failed"]
     assert any("reads labels that it did not buy" in why for why in failed)
+
+
+BOXES = ["tasks=[shelf]", "initial=20", "budget=40", "validation=10", "rounds=6", "budget_in=boxes"]
+
+
+def test_a_grid_in_boxes_that_ends_by_score_is_done_when_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*BOXES, "until=map 0.5 +- 0.01", "strategies=[random,in_order]", "seeds=2", f"plugins={FAULTY}"]
+    monkeypatch.chdir(tmp_path)
+    machines = []
+    local = launch.local
+    monkeypatch.setattr(launch, "local", lambda *given: machines.append(given[-1]) or local(*given))
+    for verb in ("run", "run", "status", "tables"):
+        monkeypatch.setattr(sys, "argv", ["benchmark", verb, *words, "out=out", "workers=3", "format=json"])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert not caught.value.code
+    out, err = capsys.readouterr()
+    assert "4 cells, 4 to do, 24 rounds" in err
+    assert "4 cells, 0 to do, 0 rounds" in err
+    assert [(one.scratch, one.workers) for one in machines] == [(Path("out/.fits"), 3)] * 2
+    [status] = json.loads(out[out.index('[\n {\n  "experiment"') :].partition("\n]")[0] + "\n]")
+    assert (status["done"], status["failed"], status["missing"], status["hours left"]) == (4, 0, 0, 0.0)
+    num_done, total = status["rounds"].split("/")
+    assert num_done == total
+    assert int(total) < 24
+    assert (tmp_path / "out/cells/shelf/20+40boxesx5v10_until_map_0.5+-0.01/random/seed-0.jsonl").exists()
+    manifest = json.loads((tmp_path / "out/grid.json").read_text())
+    assert manifest["experiments"][0]["schedule"]["until"] == "map 0.5 +- 0.01"
+
+
+def test_check_keeps_no_fits_in_work() -> None:
+    machine = cli.prepared(grids.settings(["device=cpu"]))
+    assert (machine.scratch, machine.workers) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "title", "words"),
+    [
+        ("cost", "it counts the images it charges for", "boxes together"),
+        ("sums", "it predicts probabilities", "rows of scores sum to 0.95..0.95, not to one"),
+        ("image", "it predicts probabilities", "image_P must be in 0..9"),
+        ("infinite", "it predicts probabilities", "boxes that are not finite"),
+        ("flat", "it predicts probabilities", " boxes are not x1 < x2, y1 < y2"),
+        ("none", "", ""),
+    ],
+)
+def test_check_says_what_is_wrong_with_boxes(flaw: str, title: str, words: str) -> None:
+    plugins.discover(FAULTY)
+    one = grids.Spec.read("task", f"shelf[flaw={flaw}]")
+    found = [finding for finding in check(one, one, cli.prepared(grids.settings(["device=cpu"]))) if finding.words]
+    assert [finding.check for finding in found] == [title] * bool(words)
+    assert all(words in finding.words for finding in found)
 
 
 @pytest.mark.slow

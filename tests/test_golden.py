@@ -40,7 +40,10 @@ def table(folder: Path) -> str:
     cells = [cell(name, task="digits", budget=10) for name in STRATEGIES]
     events = run(cells, folder)
     store = Store(folder / "run")
-    rows = [{"path": c.path, "key": c.key, "strategy": c.strategy.label, "seed": 0, "dagger": c.dagger} for c in cells]
+    rows = [
+        {"path": c.path, "key": c.key, "strategy": c.strategy.label, "seed": 0, "dagger": list(c.daggers)}
+        for c in cells
+    ]
     schedule = {"initial": 20, "budget": 10, "rounds": 3, "validation": 10}
     store.ask("golden", [{"name": "golden", "task": "digits", "schedule": schedule, "cells": rows}])
     [made] = tabling.tables(store)

@@ -1,17 +1,25 @@
 """Words on the command line become cells; what does not fit is named in one line."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
+from _cells import FAULTY, cell
 
 from benchmark import grid as grids
 from benchmark import plugins
-from benchmark.grid import Cell, Schedule, Spec
+from benchmark.grid import Cell, Spec
+from benchmark.schedule import Schedule
+from benchmark.store import Record, Store
+
+REFERENCE = Path(__file__).parent.parent / "results" / "reference"
+UNTIL = "map 0.22 +- 0.003"
 
 
 @pytest.fixture(autouse=True)
 def discovered() -> None:
-    plugins.discover()
+    plugins.discover(FAULTY)
 
 
 def cells(*words: str) -> list[Cell]:
@@ -53,6 +61,73 @@ def test_the_key_holds_all_that_moves_numbers() -> None:
     assert len({cell.key for cell in [base, *others]}) == 5
     assert len({cell.path for cell in [base, *others]}) == 5
     assert cells("seeds=1", "strategies=[coreset]", "device=cpu", "out=elsewhere")[0].key == base.key
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in REFERENCE.iterdir()))
+def test_committed_records_are_those_of_their_grid(name: str) -> None:
+    made = {cell.path: cell for cell in cells(f"grid={name}")}
+    headers = {path: Store(REFERENCE / name).records(path)[0] for path in made}
+    kept = {path: header for path, header in headers.items() if header is not None}
+    assert {path: one.cell["schedule"] for path, one in kept.items()} == {
+        path: one.schedule.identity() for path, one in made.items()
+    }
+    assert {path: one.key for path, one in kept.items()} == {path: one.key for path, one in made.items()}
+
+
+def test_a_schedule_tells_how_it_counts_and_ends_only_where_it_was_asked() -> None:
+    plain = {"initial": 500, "budget": 1000, "rounds": 10, "validation": 20}
+    assert Schedule(**plain).identity() == plain
+    assert Schedule(**plain).label == "500+1000x9v20"
+    both = Schedule(**plain, budget_in="boxes", until=UNTIL)
+    assert both.identity() == plain | {"budget_in": "boxes", "until": UNTIL}
+    assert both.label == "500+1000boxesx9v20_until_map_0.22+-0.003"
+    assert Schedule(500, 1000, 10, budget_in="boxes").label == "500+1000boxesx9"
+    assert re.fullmatch(r"[A-Za-z0-9_+.=,-]+", both.label)
+    assert Schedule(**both.identity()) == both
+
+
+def test_how_a_schedule_counts_and_ends_is_in_the_key_and_the_path() -> None:
+    words = ["seeds=1", "strategies=[random]"]
+    more = [["until=map 0.22 +- 0.003"], ["until=map 0.22 +- 0.002"], ["budget_in=boxes"]]
+    made = [cells(*words)[0], *(cells(*words, *one)[0] for one in more)]
+    assert len({one.key for one in made}) == len({one.path for one in made}) == 4
+    same = cells(*words, "until=map  0.220 +-  0.0030", "budget_in=images")[0]
+    assert (same.key, same.path) == (made[1].key, made[1].path)
+    assert cells(*words, "until=null", "budget_in=null")[0].key == made[0].key
+
+
+@pytest.mark.parametrize(
+    ("score", "reached"), [(0.0, False), (0.2169999, False), (0.217, True), (0.22, True), (0.223, True), (0.9, True)]
+)
+def test_a_cell_ends_in_the_band_or_past_it(score: float, reached: bool) -> None:
+    schedule = Schedule(5, 5, 3, until=UNTIL)
+    records = [Record(number, 5, [], {}, {"map": value}) for number, value in enumerate([0.1, score])]
+    assert schedule.reached({"map": score}) == schedule.finished(records) == reached
+    assert not Schedule(5, 5, 3).finished(records)
+    assert Schedule(5, 5, 2, until="map 1 +- 0").finished(records)
+    assert not schedule.finished([])
+
+
+def test_a_band_of_a_score_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"until=map 0\.22 \+- 0\.003: there is no score map, there are: acc, loss"):
+        Schedule(5, 5, 3, until=UNTIL).reached({"loss": 1.0, "acc": 0.5})
+
+
+def test_of_a_budget_of_boxes_only_the_start_is_known() -> None:
+    Schedule(30, 10**6, 10, 20, budget_in="boxes").check_fits(50)
+    with pytest.raises(ValueError, match=r"buys 50 labels of a pool of 49: lower initial= or validation=$"):
+        Schedule(30, 1, 10, 20, budget_in="boxes").check_fits(49)
+    with pytest.raises(ValueError, match=r"buys 59 labels of a pool of 58: lower rounds=, budget=, initial="):
+        Schedule(30, 1, 10, 20).check_fits(58)
+
+
+def test_daggers_say_in_words_what_was_seen() -> None:
+    saw, cut = "selection saw evaluation labels", "the pool was cut by its boxes"
+    tested = "isal[reference=test]"
+    assert cell("random").daggers == cell("random", task="shelf").daggers == ()
+    assert cell(tested).daggers == (saw,)
+    assert cell("random", task="shelf[peeked=true]").daggers == (cut,)
+    assert cell(tested, task="shelf[peeked=true]").daggers == (saw, cut)
 
 
 def test_experiments_share_their_cells() -> None:
@@ -100,6 +175,17 @@ def test_every_grid_expands(name: str) -> None:
         (["validation=0", "strategies=[isal]"], "set validation=N"),
         (["tasks=[digits[dropout=0.0]]", "strategies=[bald]"], "bald needs sample, which digits[dropout=0.0] lacks"),
         (["threads=0"], "threads=0: must be at least 1"),
+        (["workers=-1"], "workers=-1: must be at least 0"),
+        (["workers=many"], "must be of type int, not str"),
+        (["budget_in=pints"], "budget_in=pints: must be images or boxes"),
+        (["until=map 0.22"], "until='map 0.22': must be METRIC VALUE +- WIDTH, as in until=\"map 0.22 +- 0.003\""),
+        (["until=0.22 +- 0.003"], "must be METRIC VALUE +- WIDTH"),
+        (["until=map 0.22 ± 0.003"], "must be METRIC VALUE +- WIDTH"),
+        (["until=map .22 +- 0.003"], "must be METRIC VALUE +- WIDTH"),
+        (["until=map 0.22 +- -1"], "must be METRIC VALUE +- WIDTH"),
+        (["until=map nan +- 0.003"], "must be METRIC VALUE +- WIDTH"),
+        (["until=../x 0.22 +- 0.003"], "must be METRIC VALUE +- WIDTH"),
+        (["until=map 0.22 +- 0.003\n"], "must be METRIC VALUE +- WIDTH"),
         (["cache_gb=-1"], "cache_gb=-1"),
         (["cache_gb=nan"], "cache_gb=nan"),
         (["format=xml"], "must be one of text, json"),
@@ -152,6 +238,8 @@ SOUND = {"task": "digits", "strategies": ["random"], "seeds": 1, "initial": 5, "
         (SOUND | {"strategies": "random"}, "strategies=random"),
         (SOUND | {"budget": 5.5}, "budget=5.5"),
         ({"tusk": "digits"}, "did you mean 'task'"),
+        (SOUND | {"until": 0.22}, "until=0.22"),
+        (SOUND | {"budget_in": None}, "budget_in=None"),
     ],
 )
 def test_a_faulty_grid_file_is_named(entry: dict[str, object], named: str) -> None:
@@ -159,3 +247,12 @@ def test_a_faulty_grid_file_is_named(entry: dict[str, object], named: str) -> No
     with pytest.raises(ValueError, match=r"grid=quick: x") as caught:
         grids.read(chosen)
     assert named in str(caught.value)
+
+
+def test_a_grid_file_may_count_boxes_and_end_by_score_and_the_command_line_has_the_last_word() -> None:
+    entry = SOUND | {"budget_in": "boxes", "until": UNTIL}
+    chosen = dataclasses.replace(grids.settings([]), experiments={"x": entry})
+    [made] = grids.read(chosen).experiments
+    assert made.schedule == Schedule(5, 5, 1, 0, "boxes", UNTIL)
+    [plain] = grids.read(dataclasses.replace(chosen, budget_in="images", until="")).experiments
+    assert plain.schedule == Schedule(5, 5, 1)

@@ -114,7 +114,7 @@ def test_badge_gradient_is_the_last_layers() -> None:
     """Up to sign, (e_yhat - p) outer h is what backpropagation gives for the pseudo label."""
     view = look(Toy(dtype=torch.float64), {"losses", "pseudo_labels", "predict", "embed"})
     one = view.unlabelled[:1]
-    loss = view.losses(one, view.pseudo_labels(one, 1)).sum()
+    loss = view.losses(one, view.pseudo_labels(one, 1, 0.1)).sum()
     [gradient_CD] = torch.autograd.grad(loss, [cast(Any, view.model).head.weight])
     p_C, h_D = view.predict(one).scores_PC[0], view.embed(one)[0]
     residual_C = torch.eye(4, dtype=torch.float64)[p_C.argmax()] - p_C

@@ -1,16 +1,23 @@
 """The loop pays for what it uses, shares what it may, and repeats itself to the byte."""
 
 import dataclasses
+import io
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from _cells import bytes_of, cell, run
+from rich.console import Console
 
-from benchmark import loop
+from benchmark import loop, progress
 from benchmark.api import Machine
-from benchmark.launch import Failure, Round
+from benchmark.grid import Cell
+from benchmark.launch import Failure, Round, rounds_left
+from benchmark.seeds import seed
 from benchmark.store import Store, Unwritable
 
 CHEAP = ["random", "entropy", "margin", "least_confidence", "bald", "coreset", "badge", "gradient_similarity"]
@@ -200,3 +207,153 @@ def test_two_data_sets_never_share_a_table(tmp_path: Path, monkeypatch: pytest.M
     [failure] = run([cell("margin", rounds=1)], tmp_path)
     assert isinstance(failure, Failure)
     assert "was written with other data" in failure.line
+
+
+# --- budgets in boxes -----------------------------------------------------------------------
+def boxes(name: str, task: str = "shelf", **schedule: object) -> Cell:
+    return cell(name, task=task, **({"rounds": 5, "budget": 40, "budget_in": "boxes"} | schedule))
+
+
+def shelf(one: Cell) -> Any:
+    return one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
+
+
+@pytest.mark.parametrize("budget", [1, 3, 17, 40, 95])
+@pytest.mark.parametrize("name", ["in_order", "random"])
+def test_a_budget_of_boxes_is_met_by_less_than_one_image_and_the_excess_is_not_carried_on(
+    tmp_path: Path, name: str, budget: int
+) -> None:
+    one = boxes(name, budget=budget)
+    task, begin = shelf(one), loop.start(one, shelf(one))
+    records = [event.record for event in rounds(run([one], tmp_path))]
+    left = [image for image in range(200) if image not in {*begin.initial.tolist(), *begin.held_out.tolist()}]
+    bought: list[int] = []
+    for number, record in enumerate(records[1:], start=1):
+        taken = record.bought
+        if name == "in_order":  # brute force: image by image
+            taken = []
+            while sum(task.boxes_N[bought + taken]) < number * budget:
+                taken.append(left.pop(0))
+        assert record.bought == taken
+        bought += taken
+        assert sum(task.boxes_N[bought]) >= number * budget
+        assert not taken or sum(task.boxes_N[bought[:-1]]) < number * budget
+        paid = sum(task.boxes_N[begin.initial]) + sum(task.boxes_N[bought])
+        assert record.cost == {"images": 20 + len(bought), "boxes": paid}
+        assert record.num_labelled == 20 + len(bought)
+    assert len(set(bought)) == len(bought)
+
+
+def test_images_without_boxes_make_it_ask_again_for_twice_as_many_with_the_same_seed(tmp_path: Path) -> None:
+    one = boxes("in_order", "shelf[empty=70]", rounds=2, budget=20)
+    task, begin = shelf(one), loop.start(one, shelf(one))
+    first = math.ceil(20 * 20 / sum(task.boxes_N[begin.initial]))
+    _, record = (event.record for event in rounds(run([one], tmp_path)))
+    asked = int(record.diagnostics["asked"])
+    assert asked in [first * 2**power for power in range(1, 10)]
+    assert asked / 2 < len(record.bought) <= asked
+    rng = np.random.default_rng(seed("select", "shelf", 0, "in_order", 1))
+    assert record.diagnostics["drawn"] == rng.random()
+
+
+def test_a_pool_that_lacks_the_boxes_is_used_up_and_then_nothing_is_bought(tmp_path: Path) -> None:
+    records = [event.record for event in rounds(run([boxes("random", budget=400, rounds=4)], tmp_path))]
+    assert [record.num_labelled for record in records][2:] == [190, 190]
+    assert records[3].bought == []
+    assert records[3].diagnostics == {}
+
+
+def test_an_initial_set_without_boxes_is_enough_to_start_from(tmp_path: Path) -> None:
+    one = boxes("random", "shelf[empty=200]", rounds=2)
+    _, record = (event.record for event in rounds(run([one], tmp_path)))
+    assert record.num_labelled == 190
+    assert record.cost == {"images": 190, "boxes": 0}
+
+
+def test_an_image_that_brings_more_than_a_budget_spares_the_next_round(tmp_path: Path) -> None:
+    records = [event.record for event in rounds(run([boxes("in_order", budget=1, rounds=5)], tmp_path))]
+    assert any(not record.bought for record in records[1:])
+    assert [record.round for record in records] == [0, 1, 2, 3, 4]
+
+
+def test_a_choice_under_a_budget_of_boxes_is_checked_too(tmp_path: Path) -> None:
+    [failure] = [event for event in run([boxes("too_few")], tmp_path) if isinstance(event, Failure)]
+    assert re.search(r"too_few returned (\d+) indices of a budget of \d+", failure.line)
+
+
+def test_a_task_that_counts_no_boxes_is_refused_before_any_fit(tmp_path: Path) -> None:
+    [failure] = run([cell("random", budget_in="boxes")], tmp_path)
+    assert isinstance(failure, Failure)
+    assert failure.line.endswith("budget_in=boxes: digits[epochs=2] counts no boxes, only images: budget_in=images")
+    assert not (tmp_path / "fits").exists()
+
+
+# --- endings by score: map = n / (n + 50) is 0.286, 0.333, 0.375, 0.412, 0.444 --------------
+@pytest.mark.parametrize(
+    ("until", "num_rounds"),
+    [
+        ("map 0.33 +- 0.005", 2),  # entered from below
+        ("map 0.35 +- 0.001", 3),  # passed
+        ("map 0.375 +- 0", 3),  # its edge
+        ("map 0.1 +- 0.01", 1),  # past it from the start
+        ("map 0.9 +- 0.01", 5),  # never
+        ("", 5),
+    ],
+)
+def test_a_cell_ends_with_the_first_round_in_the_band_or_past_it(tmp_path: Path, until: str, num_rounds: int) -> None:
+    one = cell("random", task="shelf", rounds=5, until=until)
+    assert rounds_left([one], Store(tmp_path / "run")) == {one: 5}
+    events = rounds(run([one], tmp_path))
+    assert len(events) == num_rounds
+    assert sum(event.spared for event in events) == 5 - num_rounds
+    assert rounds_left([one], Store(tmp_path / "run")) == {}
+    assert run([one], tmp_path) == []
+
+
+def test_a_band_of_a_score_that_the_task_lacks_fails_at_once_and_records_nothing(tmp_path: Path) -> None:
+    one = cell("random", task="shelf", until="acc 0.5 +- 0.1")
+    [failure] = run([one], tmp_path)
+    assert isinstance(failure, Failure)
+    assert failure.line.endswith("until=acc 0.5 +- 0.1: there is no score acc, there are: map")
+    store = Store(tmp_path / "run")
+    assert store.records(one.path)[1] == []
+    assert store.failed(one.path, one.schedule)
+
+
+def test_a_cell_that_has_ended_has_not_failed(tmp_path: Path) -> None:
+    one = cell("random", task="shelf", rounds=5, until="map 0.33 +- 0.005")
+    run([one], tmp_path)
+    store = Store(tmp_path / "run")
+    store.fail(one.path, "Traceback")
+    assert not store.failed(one.path, one.schedule)
+    assert store.failed(one.path, dataclasses.replace(one.schedule, until=""))
+
+
+@pytest.mark.parametrize("name", ["random", "in_order"])
+def test_resumed_under_boxes_and_until_is_byte_identical(tmp_path: Path, name: str) -> None:
+    one = boxes(name, rounds=9, until="map 0.6 +- 0.01")
+    run([one], tmp_path / "whole")
+    [(path, content)] = bytes_of(tmp_path / "whole" / "run").items()
+    lines = content.splitlines(keepends=True)
+    assert 4 < len(lines) < 10
+    for keep in range(1, len(lines)):
+        other = tmp_path / f"kept-{keep}"
+        target = other / "run" / "cells" / path
+        target.parent.mkdir(parents=True)
+        target.write_bytes(b"".join(lines[:keep]) + lines[keep][:25])
+        run([one], other)
+        assert bytes_of(other / "run") == {path: content}
+
+
+def test_a_companion_may_be_none(tmp_path: Path) -> None:
+    assert loop.companion_of(cell("in_order")) == (None, "")
+    events = rounds(run([cell(name, task="shelf", rounds=1) for name in ("random", "in_order")], tmp_path))
+    assert [event.measured.shared_fit for event in events] == [False, True]
+
+
+def test_the_progress_bar_drops_the_rounds_that_an_ending_spares(tmp_path: Path) -> None:
+    one, other = (cell("random", task="shelf", rounds=5, until=f"map {value} +- 0.005") for value in (0.33, 0.9))
+    shown = io.StringIO()
+    list(progress.follow(run([one, other], tmp_path), 10, Console(file=shown)))
+    counts = re.findall(r"^\[(\d+/\d+)\]", shown.getvalue(), re.MULTILINE)
+    assert counts == ["1/10", "2/7", "3/7", "4/7", "5/7", "6/7", "7/7"]

@@ -30,6 +30,7 @@ FAST: dict[str, dict[str, Any]] = {
     "isal": {"depth": 3, "repeats": 2},
     "discriminative": {"epochs": 3, "num_queries": 3, "batch_size": 16},
     "bald": {"num_samples": 3},
+    "matched_random": {"like": "isal[depth=3,repeats=2]"},
 }
 SERVED = [n for n, p in PLUGINS.items() if all(hasattr(Toy, x) for x in p.needed(p.bind({})) - LABEL_NEEDS)]
 
@@ -48,7 +49,7 @@ def choose(plugin: Plugin, task: Toy, budget: int = 7, seed: int = 0) -> Indices
 
 
 def test_the_toy_serves_every_classification_strategy() -> None:
-    assert len(SERVED) >= 11
+    assert len(SERVED) >= 13
 
 
 @pytest.mark.parametrize("name", SERVED)

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from benchmark.analysis import tables as tabling
+from benchmark.cli import print_table
+from benchmark.schedule import Schedule
 from benchmark.store import Header, Measured, Record, Store
 
 STRATEGIES = {"random": False, "isal[reference=test]": True, "broken_one": False, "coreset": False}
@@ -81,9 +83,9 @@ def test_json_holds_every_entry(store: Store) -> None:
 
 
 def test_csv_quotes_names_with_commas() -> None:
-    entry = tabling.Entry(1.0, None, 1, 1, 0)
+    entry = tabling.Entry(1.0, None, 1, 1, 0, 1, {"images": 3.0})
     name = "isal[k=2,order=file]"
-    made = tabling.Table("t", "digits", "accuracy", [1], {name: [entry]}, {name: [{"images": 3.0}]}, [])
+    made = tabling.Table("t", "digits", "accuracy", Schedule(1, 1, 1), {name: [entry]}, {name: []}, [])
     assert "Paid for held-out labels besides: isal[k=2,order=file] (2)." in made.note
     [row] = list(csv.DictReader(io.StringIO(tabling.tidy(made, "x").to_csv(index=False))))
     assert row["strategy"] == "isal[k=2,order=file]"
@@ -99,3 +101,137 @@ main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "62.00 ± 2.83" in done.stdout
+
+
+def test_daggers_are_told_in_words_and_the_csv_tells_of_evaluation_labels_alone(tmp_path: Path) -> None:
+    saw, cut = "selection saw evaluation labels", "the pool was cut by its boxes"
+    daggers = {"honest": [], "tested": [saw], "cut": [cut], "old": True, "older": False, "both": [saw, cut]}
+    cells = [{"path": one, "key": "k", "strategy": one, "seed": 0, "dagger": told} for one, told in daggers.items()]
+    store = Store(tmp_path)
+    schedule = {"initial": 10, "budget": 5, "rounds": 1, "validation": 0}
+    store.ask("made", [{"name": "e", "task": "t", "schedule": schedule, "cells": cells}])
+    [made] = tabling.tables(store)
+    assert made.daggers == daggers | {"old": [saw], "older": []}
+    assert [row[0] for row in tabling.grid_of(made)[1:]] == ["honest", "tested†", "cut†", "old†", "older", "both†"]
+    assert made.note.endswith(
+        "columns: labelled images. † selection saw evaluation labels; the pool was cut by its boxes."
+    )
+    frame = tabling.tidy(made, "x")
+    assert dict(zip(frame.strategy, frame.saw_evaluation_labels, strict=True)) == {
+        "honest": False, "tested": True, "cut": False, "old": True, "older": False, "both": True
+    }  # fmt: skip
+
+
+# --- detection: three seeds, and boxes that are paid for ------------------------------------
+DETECTION = {  # strategy -> seed -> (images, boxes, map) a round
+    "random": {
+        0: [(500, 1300, 0.02), (1000, 2600, 0.21), (1500, 4000, 0.25)],
+        1: [(500, 1340, 0.03), (1000, 2700, 0.23)],
+    },
+    "isal[k=2]": {0: [(500, 1300, 0.02), (700, 2500, 0.22)], 1: [(500, 1340, 0.03), (800, 2500, 0.24)]},
+    "lost": {0: []},
+}  # fmt: skip
+
+
+def detection(folder: Path, **more: object) -> tabling.Table:
+    store = Store(folder / "run")
+    schedule = {"initial": 500, "budget": 500, "rounds": 3, "validation": 0} | more
+    cells = [
+        {"path": f"{number}/seed-{seed}", "key": "k", "strategy": name, "seed": seed, "dagger": []}
+        for number, name in enumerate(DETECTION)
+        for seed in (0, 1)
+    ]
+    store.ask("made", [{"name": "voc", "task": "voc2012", "schedule": schedule, "cells": cells}])
+    for cell in cells:
+        records = DETECTION[str(cell["strategy"])].get(int(str(cell["seed"])), [])
+        for number, (images, boxes, score) in enumerate(records):
+            if number == 0:
+                store.start(str(cell["path"]), Header("k", {}, "data", 9000, "map", []))
+            cost = {"images": float(images), "boxes": float(boxes)}
+            record = Record(number, images, [], cost, {"map": score, "ap50": 2 * score})
+            store.append(str(cell["path"]), record, Measured(number, {}, False, 0, "cpu", {}))
+    [made] = tabling.tables(store)
+    return made
+
+
+def test_detection_has_three_lines_a_strategy(tmp_path: Path) -> None:
+    expected = """\
+### voc: map
+
+| strategy | 500 | 1,000 | 1,500 |
+| --- | ---: | ---: | ---: |
+| random | 0.025 ± 0.007 | 0.220 ± 0.014 | 0.250 (1/2) |
+|   boxes | 1,320 | 2,650 | 4,000 |
+|   10k x map / boxes | 0.189 | 0.830 | 0.625 |
+| isal[k=2] | 0.025 ± 0.007 | 0.230 ± 0.014 | missing (0/2) |
+|   boxes | 1,320 | 2,500 |  |
+|   10k x map / boxes | 0.189 | 0.920 |  |
+| lost | missing (0/2) | missing (0/2) | missing (0/2) |
+|   boxes |  |  |  |
+|   10k x map / boxes |  |  |  |
+
+Mean ± sample standard deviation over 2 seeds; columns: labelled images.
+"""
+    assert tabling.markdown(detection(tmp_path)) == expected
+
+
+def test_rounds_that_no_seed_needs_are_dashes_and_means_over_fewer_seeds_say_so(tmp_path: Path) -> None:
+    made = detection(tmp_path, until="map 0.22 +- 0.003")
+    assert [row for row in tabling.grid_of(made) if not row[0].startswith(" ")] == [
+        ["strategy", "500", "1,000", "1,500"],
+        ["random", "0.025 ± 0.007", "0.220 ± 0.014", "0.250 (1/2)"],
+        ["isal[k=2]", "0.025 ± 0.007", "0.230 ± 0.014", "–"],
+        ["lost", "missing (0/2)", "missing (0/2)", "missing (0/2)"],
+    ]
+    assert made.note.endswith(" A seed ends with its first round in or past map 0.22 +- 0.003 (–: all have ended).")
+    assert [[entry.ended for entry in row] for row in made.rows.values()] == [[0, 0, 1], [0, 0, 2], [0, 0, 0]]
+    assert "missing (0/2)" in detection(tmp_path / "other", until="map 0.23 +- 0.003").rows["isal[k=2]"][2].text()
+
+
+def test_latex_indents_the_lines_below_a_strategy(tmp_path: Path) -> None:
+    expected = r"""\begin{table}
+\centering
+\caption{voc: map. Mean $\pm$ sample standard deviation over 2 seeds; columns: labelled images, then boxes bought on \
+top (the images they are on differ). \
+A seed ends with its first round in or past map 0.22 +- 0.003 (--: all have ended).}
+\begin{tabular}{lrrr}
+\toprule
+strategy & 500 & +1,000 boxes & +2,000 boxes \\
+\midrule
+random & 0.025 $\pm$ 0.007 & 0.220 $\pm$ 0.014 & 0.250 (1/2) \\
+\quad boxes & 1,320 & 2,650 & 4,000 \\
+\quad 10k x map / boxes & 0.189 & 0.830 & 0.625 \\
+isal[k=2] & 0.025 $\pm$ 0.007 & 0.230 $\pm$ 0.014 & -- \\
+\quad boxes & 1,320 & 2,500 &  \\
+\quad 10k x map / boxes & 0.189 & 0.920 &  \\
+lost & missing (0/2) & missing (0/2) & missing (0/2) \\
+\quad boxes &  &  &  \\
+\quad 10k x map / boxes &  &  &  \\
+\bottomrule
+\end{tabular}
+\end{table}
+""".replace(" \\\n", " ")
+    made = detection(tmp_path, budget=1000, budget_in="boxes", until="map 0.22 +- 0.003")
+    assert tabling.latex(made) == expected
+
+
+def test_csv_of_detection_has_boxes_and_the_images_that_were_bought(tmp_path: Path) -> None:
+    columns = ["strategy", "round", "num_runs", "num_labelled", "boxes", "metric", "value", "per_10k_boxes"]
+    frames = [detection(tmp_path / "images"), detection(tmp_path / "boxes", budget=1000, budget_in="boxes")]
+    by_image, by_box = (
+        tabling.tidy(made, "made")[columns].round(6).to_csv(index=False).splitlines() for made in frames
+    )
+    assert by_image[2] == "random,1,2,1000,2650.0,map,0.22,0.830189"
+    assert by_image[5] == "isal[k=2],1,2,1000,2500.0,map,0.23,0.92"
+    assert by_image[6] == "isal[k=2],2,0,1500,,map,,"
+    assert by_box[5] == "isal[k=2],1,2,750.0,2500.0,map,0.23,0.92"
+    assert by_box[6] == "isal[k=2],2,0,,,map,,"
+    rows = json.loads(tabling.as_json(frames, "made"))
+    assert [row["boxes"] for row in rows[:3]] == [1320, 2650, 4000]
+
+
+def test_the_terminal_shows_all_lines_of_detection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(detection(tmp_path))
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert [line[1].rstrip() for line in lines[:3]] == [" random", "   boxes", "   10k x map / boxes"]
+    assert [text.strip() for text in lines[1][2:5]] == ["1,320", "2,650", "4,000"]

@@ -12,9 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.store import Store, replace, slug
+from benchmark.schedule import Schedule
+from benchmark.store import SAW_EVALUATION, Store, replace, slug
 
-DAGGER_NOTE = "† selection saw evaluation labels."
+PLACES = {"map": 3, "ap": 3}  # decimals of the metrics that are a share in 0..1; 2 for those in per cent
+INDENT = "  "  # of the lines below a strategy's own
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,30 @@ class Entry:
     n: int
     wanted: int
     failed: int
+    num_labelled: float | None  # images trained on; the mean of `n` seeds where they differ
+    cost: dict[str, float]  # mean labels paid so far: images, boxes where the task counts them
+    ended: int = 0  # seeds whose last round was before this one
 
-    @property
-    def text(self) -> str:
-        """`84.10 ± 0.32`; seeds that lack are counted: `84.10 ± 0.32 (2/3)`, `failed (0/3)`, `missing (0/3)`."""
+    def text(self, places: int = 2) -> str:
+        """`84.10 ± 0.32`; seeds that lack are counted: `84.10 ± 0.32 (2/3)`, `failed (0/3)`, `missing (0/3)`.
+
+        `–` where all seeds ended before.
+        """
         count = "" if self.n == self.wanted else f" ({self.n}/{self.wanted})"
         if self.mean is None:
-            return ("failed" if self.failed else "missing") + count
-        spread = "" if self.std is None else f" ± {self.std:.2f}"
-        return f"{self.mean:.2f}{spread}{count}"
+            return "–" if self.ended == self.wanted else ("failed" if self.failed else "missing") + count
+        spread = "" if self.std is None else f" ± {self.std:.{places}f}"
+        return f"{self.mean:.{places}f}{spread}{count}"
+
+    @property
+    def boxes(self) -> float | None:
+        """Mean boxes paid so far."""
+        return self.cost.get("boxes")
+
+    @property
+    def per_10k_boxes(self) -> float | None:
+        """10,000 x mean score / mean boxes."""
+        return 10_000 * self.mean / self.boxes if self.mean is not None and self.boxes else None
 
 
 @dataclass(frozen=True)
@@ -44,21 +61,32 @@ class Table:
     title: str
     task: str
     metric: str
-    num_labelled: list[int]
-    rows: dict[str, list[Entry]]  # by strategy, a dagger behind those that saw evaluation labels
-    costs: dict[str, list[dict[str, float]]]  # mean labels paid so far: images, boxes where the task counts them
+    schedule: Schedule
+    rows: dict[str, list[Entry]]  # by strategy
+    daggers: dict[str, list[str]]  # by strategy: why its row carries a dagger, a sentence each
     devices: list[str]  # what the cells ran on
+
+    @property
+    def counts_boxes(self) -> bool:
+        """Whether the task charges for boxes."""
+        return any(entry.boxes is not None for row in self.rows.values() for entry in row)
 
     @property
     def note(self) -> str:
         """What a reader must know below the table."""
         wanted = max((entry.wanted for row in self.rows.values() for entry in row), default=0)
-        notes = [f"Mean ± sample standard deviation over {wanted} seeds; columns: labelled images."]
-        extra = {name: cost[0]["images"] - self.num_labelled[0] for name, cost in self.costs.items() if cost[0]}
+        columns = "labelled images"
+        if self.schedule.budget_in == "boxes":
+            columns += ", then boxes bought on top (the images they are on differ)"
+        notes = [f"Mean ± sample standard deviation over {wanted} seeds; columns: {columns}."]
+        if self.schedule.until:
+            notes.append(f"A seed ends with its first round in or past {self.schedule.until} (–: all have ended).")
+        first = {name: row[0] for name, row in self.rows.items() if row[0].cost}
+        extra = {name: entry.cost["images"] - (entry.num_labelled or 0) for name, entry in first.items()}
         if paid := [f"{name} ({images:.0f})" for name, images in extra.items() if images > 0]:
             notes.append(f"Paid for held-out labels besides: {', '.join(paid)}.")
-        if any(name.endswith("†") for name in self.rows):
-            notes.append(DAGGER_NOTE)
+        if told := dict.fromkeys(sentence for row in self.daggers.values() for sentence in row):
+            notes.append(f"† {'; '.join(told)}.")
         if len(self.devices) > 1:
             notes.append(f"Ran on {' and on '.join(self.devices)}: numbers differ by rounding between them.")
         return " ".join(notes)
@@ -72,20 +100,39 @@ def tables(store: Store) -> list[Table]:
 
 def table(experiment: Mapping[str, Any], frame: pd.DataFrame, store: Store) -> Table:
     """The table of one experiment from its rows of `Store.frame`."""
-    schedule = experiment["schedule"]
-    sizes = [schedule["initial"] + schedule["budget"] * number for number in range(schedule["rounds"])]
-    rows, costs, devices = {}, {}, set()
+    schedule = Schedule(**experiment["schedule"])
+    rows, daggers, devices = {}, {}, set()
     for strategy in dict.fromkeys(cell["strategy"] for cell in experiment["cells"]):
         cells = [cell for cell in experiment["cells"] if cell["strategy"] == strategy]
-        failed = sum(store.failed(cell["path"], schedule["rounds"]) for cell in cells)
         devices |= {one.device for cell in cells for one in store.measured(cell["path"])}
-        name = strategy + ("†" if cells[0]["dagger"] else "")
-        part = frame[frame.strategy == strategy]
-        by_round = [part[part["round"] == number] for number in range(schedule["rounds"])]
-        rows[name] = [entry(found["value"], len(cells), failed) for found in by_round]
-        costs[name] = [mean_cost(found) for found in by_round]
+        rows[strategy] = entries([cell["path"] for cell in cells], frame[frame.strategy == strategy], schedule, store)
+        daggers[strategy] = cells[0]["dagger"]
     metric = str(frame["metric"].iloc[0]) if len(frame) else "score"
-    return Table(experiment["name"], experiment["task"], metric, sizes, rows, costs, sorted(devices))
+    return Table(experiment["name"], experiment["task"], metric, schedule, rows, daggers, sorted(devices))
+
+
+def entries(cells: Sequence[str], frame: pd.DataFrame, schedule: Schedule, store: Store) -> list[Entry]:
+    """A strategy's row: one entry a round, from its cells' paths and its rows of `Store.frame`."""
+    failed = sum(store.failed(cell, schedule) for cell in cells)
+    records = [store.records(cell)[1] for cell in cells]
+    lengths = [len(one) for one in records if schedule.finished(one)]
+    row = []
+    for number in range(schedule.rounds):
+        found = frame[frame["round"] == number]
+        values = found["value"]
+        mean = float(values.mean()) if len(values) else None
+        std = float(values.std(ddof=1)) if len(values) > 1 else None
+        ended = sum(length <= number for length in lengths)
+        num_labelled = labelled(found, schedule, number)
+        row.append(Entry(mean, std, len(values), len(cells), failed, num_labelled, mean_cost(found), ended))
+    return row
+
+
+def labelled(frame: pd.DataFrame, schedule: Schedule, number: int) -> float | None:
+    """Images that a round is trained on: the schedule's, or the mean of those found where it counts boxes."""
+    if schedule.budget_in == "boxes":
+        return float(frame["num_labelled"].mean()) if len(frame) else None
+    return schedule.initial + schedule.budget * number
 
 
 def mean_cost(frame: pd.DataFrame) -> dict[str, float]:
@@ -94,16 +141,30 @@ def mean_cost(frame: pd.DataFrame) -> dict[str, float]:
     return {name.removeprefix("cost_"): float(frame[name].mean()) for name in kinds if frame[name].notna().any()}
 
 
-def entry(values: pd.Series[float], wanted: int, failed: int) -> Entry:
-    """Mean and spread of one strategy at one round."""
-    std = float(values.std(ddof=1)) if len(values) > 1 else None
-    return Entry(float(values.mean()) if len(values) else None, std, len(values), wanted, failed)
+def heads(schedule: Schedule) -> list[str]:
+    """What rounds are called: `1,000`, `2,000` for labelled images; `500`, `+1,000 boxes` under a budget of boxes."""
+    bought = [schedule.budget * number for number in range(schedule.rounds)]
+    if schedule.budget_in == "boxes":
+        return [f"{schedule.initial:,}", *(f"+{boxes:,} boxes" for boxes in bought[1:])]
+    return [f"{schedule.initial + images:,}" for images in bought]
 
 
 def grid_of(made: Table) -> list[list[str]]:
-    """Header and rows as text."""
-    head = ["strategy", *(f"{size:,}" for size in made.num_labelled)]
-    return [head, *([name, *(entry.text for entry in row)] for name, row in made.rows.items())]
+    """Header and rows as text; where boxes are counted, two indented lines more a strategy: boxes, score per box."""
+    places = PLACES.get(made.metric, 2)
+    lines = [["strategy", *heads(made.schedule)]]
+    for name, row in made.rows.items():
+        lines.append([name + "†" * bool(made.daggers[name]), *(entry.text(places) for entry in row)])
+        if made.counts_boxes:
+            per_box = f"{INDENT}10k x {made.metric} / boxes"
+            lines.append([f"{INDENT}boxes", *(shown(entry.boxes, 0) for entry in row)])
+            lines.append([per_box, *(shown(entry.per_10k_boxes, 3) for entry in row)])
+    return lines
+
+
+def shown(value: float | None, places: int) -> str:
+    """`12,345.6`; nothing where there is none."""
+    return "" if value is None else f"{value:,.{places}f}"
 
 
 def markdown(made: Table) -> str:
@@ -122,7 +183,7 @@ def latex(made: Table) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escaped(f'{made.title}: {made.metric}. {made.note}')}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(made.num_labelled)}}}",
+        rf"\begin{{tabular}}{{l{'r' * made.schedule.rounds}}}",
         r"\toprule",
         *body,
         r"\bottomrule",
@@ -133,28 +194,31 @@ def latex(made: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text for LaTeX."""
+    """Text for LaTeX, an indent of ours as a \\quad."""
     marks = {
         "\\": r"\textbackslash{}",
         "±": r"$\pm$",
+        "–": "--",
         "†": r"$^\dagger$",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
     }
     marks |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     marks |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
-    return "".join(marks.get(character, character) for character in text)
+    indent = r"\quad " if text.startswith(INDENT) else ""
+    return indent + "".join(marks.get(character, character) for character in text.removeprefix(INDENT))
 
 
 def tidy(made: Table, source: str) -> pd.DataFrame:
-    """One row a strategy and round, in the columns of the published curves."""
+    """One row a strategy and round, in the columns of the published curves; `per_10k_boxes` where boxes are counted."""
     rows = [
         {
-            "source": source, "task": made.title, "strategy": name.removesuffix("†"), "num_runs": entry.n,
-            "round": number, "num_labelled": made.num_labelled[number],
-            "boxes": made.costs[name][number].get("boxes"), "metric": made.metric, "value": entry.mean,
+            "source": source, "task": made.title, "strategy": name, "num_runs": entry.n,
+            "round": number, "num_labelled": entry.num_labelled,
+            "boxes": entry.boxes, "metric": made.metric, "value": entry.mean,
             "std": entry.std, "num_wanted": entry.wanted, "num_failed": entry.failed,
-            "cost_images": made.costs[name][number].get("images"), "saw_evaluation_labels": name.endswith("†"),
+            "cost_images": entry.cost.get("images"), "saw_evaluation_labels": SAW_EVALUATION in made.daggers[name],
+            **({"per_10k_boxes": entry.per_10k_boxes} if made.counts_boxes else {}),
         }
         for name, row in made.rows.items()
         for number, entry in enumerate(row)

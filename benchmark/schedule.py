@@ -1,0 +1,87 @@
+"""When labels are bought, and when a cell ends. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from benchmark.store import Record
+
+BAND = re.compile(r"([A-Za-z_]\w*) +(\d+(?:\.\d+)?) +\+- +(\d+(?:\.\d+)?)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many labels when. `rounds` counts the fits, at most; between two of them `budget` labels are bought.
+
+    initial, validation: images, drawn at random before round 0.
+    budget_in: what `budget` counts, images or the boxes on them.
+    until: `METRIC VALUE +- WIDTH`: the first round that scores VALUE - WIDTH or more is the last. "": run all rounds.
+    """
+
+    initial: int
+    budget: int
+    rounds: int
+    validation: int = 0
+    budget_in: Literal["images", "boxes"] = "images"
+    until: str = ""
+
+    def __post_init__(self) -> None:
+        for name, least in (("initial", 1), ("budget", 1), ("rounds", 1), ("validation", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
+        if self.budget_in not in ("images", "boxes"):
+            raise ValueError(f"budget_in={self.budget_in}: must be images or boxes")
+        if self.until:
+            metric, value, width = band(self.until)
+            object.__setattr__(self, "until", f"{metric} {value:f} +- {width:f}")  # one spelling a meaning
+
+    @property
+    def label(self) -> str:
+        """`1000+1000x9`, and `v500` behind it where 500 labels are set aside; the longest form is
+        `500+1000boxesx9v500_until_map_0.22+-0.003`. A path on disk.
+        """
+        counted = "boxes" if self.budget_in == "boxes" else ""
+        aside = f"v{self.validation}" if self.validation else ""
+        ending = f"_until_{self.until.replace(' +- ', '+-').replace(' ', '_')}" if self.until else ""
+        return f"{self.initial}+{self.budget}{counted}x{self.rounds - 1}{aside}{ending}"
+
+    def identity(self) -> dict[str, Any]:
+        """Its fields; `budget_in` and `until`, which came later, only where set: older records keep their key."""
+        later = ("budget_in", "until")
+        values = [(one, getattr(self, one.name)) for one in dataclasses.fields(self)]
+        return {one.name: value for one, value in values if one.name not in later or value != one.default}
+
+    def check_fits(self, num_pool: int) -> None:
+        """ValueError where the pool is smaller than what the schedule buys; of boxes, only the start is known."""
+        boxes = self.budget_in == "boxes"
+        wanted = self.initial + self.validation + (0 if boxes else self.budget * (self.rounds - 1))
+        lower = "initial= or validation=" if boxes else "rounds=, budget=, initial= or validation="
+        if wanted > num_pool:
+            raise ValueError(f"the schedule {self.label} buys {wanted} labels of a pool of {num_pool}: lower {lower}")
+
+    def reached(self, scores: Mapping[str, float]) -> bool:
+        """Whether a round with these scores is in the band of `until`, or past it. ValueError without that score."""
+        if not self.until:
+            return False
+        metric, value, width = band(self.until)
+        if metric not in scores:
+            raise ValueError(f"until={self.until}: there is no score {metric}, there are: {', '.join(sorted(scores))}")
+        return scores[metric] >= float(value - width)
+
+    def finished(self, records: Sequence[Record]) -> bool:
+        """Whether a cell with these records has run all of its rounds."""
+        return len(records) >= self.rounds or (bool(records) and self.reached(records[-1].scores))
+
+
+def band(until: str) -> tuple[str, Decimal, Decimal]:
+    """Metric, value and width of `map 0.22 +- 0.003`; ValueError shows the form where the text has another."""
+    match = BAND.fullmatch(until)
+    if match is None:
+        raise ValueError(f'until={until!r}: must be METRIC VALUE +- WIDTH, as in until="map 0.22 +- 0.003"')
+    return match[1], Decimal(match[2]).normalize(), Decimal(match[3]).normalize()

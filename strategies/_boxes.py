@@ -1,0 +1,81 @@
+"""What strategies share on detectors. Shapes: N images, P predictions, A or B boxes an image, padded with zeros."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from benchmark.api import Indices, Predictions, View
+
+WithoutBoxes: TypeAlias = Literal["last", "score"]  # bought only where the others are too few, or by a value
+
+CHUNK = 2**20  # pairs of boxes held at once
+TINY = 1e-30  # square pixels: the least union, so that boxes without area overlap with nothing
+
+
+def padded(values_P: Tensor, image_P: Tensor, num_images: int) -> Tensor:
+    """(N, A, ...): the values of each image in a row of its own, in their order, zeros behind them; A is at least 1."""
+    counts_N = image_P.bincount(minlength=num_images)
+    order_P = image_P.argsort(stable=True)
+    row_P = image_P[order_P]
+    column_P = torch.arange(len(row_P), device=row_P.device) - (counts_N.cumsum(0) - counts_N)[row_P]
+    out_NA = values_P.new_zeros(num_images, max(1, int(counts_N.max())), *values_P.shape[1:])
+    out_NA[row_P, column_P] = values_P[order_P]
+    return out_NA
+
+
+def iou(a_4: Tensor, b_4: Tensor) -> Tensor:
+    """Intersection over union of boxes x1, y1, x2, y2, broadcast; 0 where neither has an area."""
+    (left, top, right, bottom), (left_b, top_b, right_b, bottom_b) = a_4.unbind(-1), b_4.unbind(-1)
+    width = (torch.minimum(right, right_b) - torch.maximum(left, left_b)).clamp_(min=0)
+    height = (torch.minimum(bottom, bottom_b) - torch.maximum(top, top_b)).clamp_(min=0)
+    overlap = width * height
+    areas = (right - left) * (bottom - top) + (right_b - left_b) * (bottom_b - top_b)
+    return overlap / (areas - overlap).clamp_(min=TINY)
+
+
+def best_iou(boxes_NA4: Tensor, others_NB4: Tensor) -> Tensor:
+    """(N, A): the largest IoU of each box with any other of its image; 0 where there is none.
+
+    A few images at a time: time grows with N A B, memory with N (A + B).
+    """
+    step = max(1, CHUNK // (boxes_NA4.shape[1] * others_NB4.shape[1]))
+    parts = zip(boxes_NA4.split(step), others_NB4.split(step), strict=True)
+    return torch.cat([iou(boxes[:, :, None], others[:, None]).amax(2) for boxes, others in parts])
+
+
+def corners(predictions: Predictions) -> Tensor:
+    """(P, 4): the boxes of a detector's predictions; ValueError where there are none."""
+    if predictions.boxes_P4 is None:
+        raise ValueError("predictions without boxes: this strategy needs a detector, not a classifier")
+    return predictions.boxes_P4
+
+
+def by_image(predictions: Predictions) -> Tensor:
+    """(N, A, 4): the boxes of each image, in their order."""
+    return padded(corners(predictions), predictions.image_P, predictions.num_images)
+
+
+def num_boxes(predictions: Predictions, min_score: float) -> Indices:
+    """(N,): boxes of a confidence of at least min_score; a classifier's images count one each."""
+    if num_nan := int(predictions.confidence_P.isnan().sum()):
+        raise ValueError(f"{num_nan} of {len(predictions.confidence_P)} confidences are NaN")
+    if predictions.boxes_P4 is None:
+        return np.ones(predictions.num_images, dtype=np.int64)
+    image_P = predictions.image_P[predictions.confidence_P >= min_score]
+    counts: Indices = image_P.bincount(minlength=predictions.num_images).cpu().numpy()
+    return counts
+
+
+def lowest_known(
+    view: View, values_N: Tensor, known_N: npt.NDArray[np.bool_], budget: int, rng: np.random.Generator
+) -> Indices:
+    """The smallest values among the known ones; where those are too few, others at random behind them."""
+    values_N = values_N.where(torch.from_numpy(known_N).to(values_N.device), torch.inf)
+    first = view.lowest(values_N, min(budget, int(known_N.sum())))
+    rest = rng.choice(view.unlabelled[~known_N], budget - len(first), replace=False)
+    return np.concatenate([first, rest])

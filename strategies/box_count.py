@@ -1,0 +1,29 @@
+"""By the number of predicted boxes alone: a control for strategies that owe their savings in boxes to sparse images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from benchmark.api import Indices, View, register
+from strategies._boxes import num_boxes
+
+
+@register(needs={"predict"}, version=1)
+def box_count(
+    view: View,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    order: Literal["most", "fewest"] = "fewest",
+    min_score: float = 0.3,
+) -> Indices:
+    """The images with the fewest (or most) predicted boxes of a confidence of at least min_score; no paper's.
+
+    Ties are broken at random. A classifier's images count one each, so this is random sampling there.
+    """
+    count_N = num_boxes(view.predict(view.unlabelled), min_score) + rng.random(len(view.unlabelled))
+    pick = view.lowest if order == "fewest" else view.highest
+    return pick(torch.from_numpy(count_N), budget)

@@ -1,0 +1,52 @@
+"""Random sampling with another strategy's numbers of predicted boxes: what it gains beyond how full its images are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmark.api import Companion, Indices, View, needs_of, register, strategy
+from strategies._boxes import num_boxes
+
+
+def other(like: str) -> tuple[Any, dict[str, Any]]:
+    """The strategy to match, with its parameters."""
+    plugin, values = strategy(like)
+    if plugin.name == matched_random.__name__:
+        raise ValueError(f"matched_random[like={like}]: name a strategy that chooses by itself")
+    return plugin, values
+
+
+def needs(*, like: str, **_: object) -> frozenset[str]:
+    """What the other strategy needs, and predictions to count boxes in."""
+    other(like)
+    return needs_of(like) | {"predict"}
+
+
+def companion(*, like: str, **_: object) -> Companion | None:
+    """The other strategy's companion, so that it chooses with the model that it would have trained."""
+    plugin, values = other(like)
+    built: Companion | None = plugin.companion(**values) if plugin.companion else None
+    return built
+
+
+@register(needs=needs, version=1, companion=companion)
+def matched_random(
+    view: View, budget: int, rng: np.random.Generator, *, like: str = "isal", min_score: float = 0.3
+) -> Indices:
+    """As many images of every number of predicted boxes as another strategy chooses, each drawn uniformly.
+
+    A stratified random control, no paper's: of all unlabelled images with c boxes of a confidence of at least
+    min_score, as many are drawn, without replacement and in random order, as `like` would choose here; its own choice
+    may be among them (logged: `overlap`, as a share). A classifier's images count one each: random sampling there.
+    like: a strategy with its parameters, as on the command line. It is asked anew each round, of this run's model
+    and labelled set; what it logs is logged, and labels that it reads are charged for as its own.
+    """
+    chosen = view.choice_of(like, budget, rng)
+    count_N = num_boxes(view.predict(view.unlabelled), min_score)
+    wanted = np.unique(count_N[np.searchsorted(view.unlabelled, chosen)], return_counts=True)
+    drawn = [rng.choice(view.unlabelled[count_N == c], size, replace=False) for c, size in zip(*wanted, strict=True)]
+    picks: Indices = rng.permutation(np.concatenate(drawn))
+    view.log(overlap=float(np.isin(picks, chosen).mean()))
+    return picks

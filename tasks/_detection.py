@@ -1,0 +1,291 @@
+"""Object detection as an active-learning task: images are read when they are needed.
+
+Shapes: N images, H x W pixels, P predictions, M boxes of one image, C classes, K = C + 1 with background, D features.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark.api import Boxes, Companion, Direction, Indices, Machine, Predictions, Targets, seeded
+from tasks._annotations import Split, Truth
+from tasks._average_precision import Found, coco_scores, voc_map
+from tasks._classifier import digest, located
+from tasks._detection_input import Placed, Placing, stream
+from tasks._detection_recipe import MMDET, DetectorRecipe
+from tasks._detection_training import Step, train
+from tasks._detector import Batch, Detections, Detector
+from tasks._training import derived
+
+PIXELS_A_BATCH = 2**20  # 256 canvases of 64x64, one image of 800x1333
+SCORES = {"50": "ap50", "50:95": "ap"}
+
+
+class Detection:
+    """A pool of images with boxes, a test set and a recipe. Its public methods are the task's capabilities.
+
+    `map`, its metric, is the mean average precision at the IoU that the task counts at, in 0..1. Boxes that are
+    ignored (crowds, and difficult ones where the task says so) are neither trained on nor paid for.
+    """
+
+    metric = "map"
+
+    def __init__(
+        self, machine: Machine, recipe: DetectorRecipe, pool: Split, test: Split, num_classes: int,
+        map_at: Literal["50", "50:95"],
+    ) -> None:  # fmt: skip
+        self.num_pool, self.num_classes, self._map = len(pool.truth), num_classes, SCORES[map_at]
+        self._machine, self._recipe, self._device = machine, recipe, machine.device
+        self._weights = None if recipe.weights in ("none", "default") else located(machine, recipe.weights)
+        self._pool, self._test = pool, test
+        self._memo: tuple[Callable[[], nn.Module | None], Indices, Everything] | None = None
+        detector = self.model()  # whatever is wrong with the recipe is said now
+        self._placing = Placing(recipe, detector.pixels, machine.device)
+        self.batch_size = max(1, PIXELS_A_BATCH // self._placing.num_pixels(pool.images[0]))
+        parts = [arrays(split.truth) for split in (pool, test)]
+        self.fingerprint = digest(*parts[0], *parts[1], pool.images.fingerprint, test.images.fingerprint, self._weights)
+
+    # --- training and scoring --------------------------------------------------------------------
+    def model(self, companion: Companion | None = None) -> Detector:
+        """An untrained detector, its companion attached, in eval mode."""
+        return self._detector(0, companion)
+
+    def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Detector:
+        """A detector trained on the set `labelled`. Raises ValueError where training diverges."""
+        which = np.sort(labelled)
+        detector = self._detector(seed, companion)
+        name = digest(self.fingerprint, repr(self._recipe), which, seed, repr(companion), self._device.type)[:32]
+        scratch = self._machine.scratch
+        checkpoint = None if scratch is None else scratch / f"{name}.checkpoint"
+
+        def prepare(steps: list[Step]) -> Iterator[tuple[Batch, list[Boxes]]]:
+            groups = [which[step.which].tolist() for step in steps]
+            for step, placed in zip(steps, self._placed(self._pool, groups, [s.flips for s in steps]), strict=True):
+                yield placed.batch, placed.targets([self._pool.truth.of(one) for one in which[step.which]])
+
+        train(detector, len(which), prepare, self._recipe, companion, derived(seed, "training"), checkpoint)
+        return detector
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """Shares of one: map, COCO's ap (IoU 0.50:0.95), ap50 and ap75, and PASCAL VOC's voc_map (IoU 0.50)."""
+        found = self._everything(model, self._test, np.arange(self.num_test())).found()
+        scores = coco_scores(self._test.truth, found, self.num_classes)
+        return {"map": scores[self._map], **scores, "voc_map": voc_map(self._test.truth, found, self.num_classes)}
+
+    def cost(self, indices: Indices) -> dict[str, float]:
+        """Images, and the boxes drawn on them."""
+        return {"images": float(len(indices)), "boxes": float(self._pool.truth.num_boxes(indices))}
+
+    def num_test(self) -> int:
+        """Number of test images."""
+        return len(self._test.truth)
+
+    def scrambled(self, paid: Indices, seed: int, *, test: bool = True) -> Detection:
+        """The same images; those of the pool but for `paid`, and with `test` the test set's, exchange their boxes,
+        whose classes are drawn at random."""
+        other, rng = copy.copy(self), np.random.default_rng(seed)
+        other._pool = Split(self._pool.images, exchanged(self._pool.truth, paid, self.num_classes, rng))
+        if test:
+            truth = exchanged(self._test.truth, np.empty(0, np.int64), self.num_classes, rng)
+            other._test = Split(self._test.images, truth)
+        other.fingerprint, other._memo = digest(self.fingerprint, np.sort(paid), seed, test), None
+        return other
+
+    # --- capabilities ----------------------------------------------------------------------------
+    def predict(self, model: nn.Module, indices: Indices) -> Predictions:
+        """The boxes found, at most a hundred an image, class by class after suppression."""
+        return self._known(model, indices).predictions()
+
+    def perturbed(self, model: nn.Module, indices: Indices, sigma: float, seed: int) -> Predictions:
+        """`predict` on noisy images."""
+        noise = [derived(seed, f"noise {index}") for index in indices]
+        return self._everything(model, self._pool, indices, sigma, noise).predictions()
+
+    def proposals(self, model: nn.Module, indices: Indices) -> Predictions:
+        """`predict`, with proposals. ValueError on a one-stage detector."""
+        if not own(model).two_stage:
+            raise ValueError(f"model={self._recipe.model}: a one-stage detector has no proposals")
+        return self._known(model, indices).predictions(proposals=True)
+
+    @torch.no_grad()
+    def embed(self, model: nn.Module, indices: Indices) -> Tensor:
+        """(N, D): the inputs of the last layers, averaged over places and levels (FCOS) or proposals (Faster R-CNN)."""
+        detector = own(model)
+        batches = (placed.batch for placed in self._placed(self._pool, self._groups(indices)))
+        return torch.cat([detector.pooled(detector.trunk(batch.images_N3HW), batch).float() for batch in batches])
+
+    @torch.no_grad()
+    def companion(self, model: nn.Module, indices: Indices) -> Tensor:
+        """(N,): the companion's output on the feature maps."""
+        detector = own(model)
+        assert detector.companion is not None, "the model was fitted without a companion"
+        batches = (placed.batch for placed in self._placed(self._pool, self._groups(indices)))
+        return torch.cat([detector.companion(detector.trunk(batch.images_N3HW)) for batch in batches])
+
+    def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The last layers' weights, as ISAL takes them: FCOS classes, boxes, centerness; Faster R-CNN RPN classes, RPN
+        boxes, classes, boxes. No biases."""
+        return own(model).last_weights()
+
+    def pseudo_labels(self, model: nn.Module, indices: Indices, k: int, min_score: float) -> list[Boxes]:
+        """The boxes found with a score of at least `min_score`, as hard labels. ValueError unless k = 1."""
+        if k != 1:
+            raise ValueError(f"k={k}: a detector's pseudo labels are one class a box, k=1")
+        return self._known(model, indices).boxes(min_score)
+
+    def losses(
+        self, model: nn.Module, indices: Indices, targets: Targets | None = None, *, test: bool = False
+    ) -> Tensor:
+        """(N,) losses, all parts of an image's summed, normalised by its own positives; differentiable in `weights`."""
+        split = self._test if test else self._pool
+        [placed] = self._placed(split, [list(map(int, indices))])
+        boxes = [split.truth.of(index) for index in indices] if targets is None else targets
+        losses_N: Tensor = own(model)(placed.batch, placed.targets(boxes))
+        return losses_N
+
+    def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
+        """(N,) derivatives of the losses along `direction`, exact and without a gradient of the backbone: see
+        `Detector.slopes`. Costs about as much as the losses."""
+        detector, parts, begin = own(model), [], 0
+        along = [direction[name] for name in detector.last_weights()]
+        for placed in self._placed(self._pool, self._groups(indices)):
+            goals = placed.targets(targets[begin : begin + len(placed.batch.sizes)])
+            begin += len(goals)
+            parts.append(detector.slopes(placed.batch, goals, along))
+        return torch.cat(parts)
+
+    # --- inside ----------------------------------------------------------------------------------
+    def _detector(self, seed: int, companion: Companion | None) -> Detector:
+        """A fresh detector; a companion does not change what it starts from."""
+        recipe = self._recipe
+        with seeded(derived(seed, "network")):
+            detector = builder(recipe.model)(recipe, self.num_classes, self._weights)
+        detector.low_precision = recipe.precision == "bfloat16"
+        if companion is not None:
+            with seeded(derived(seed, "companion")):
+                detector.companion = companion.module(detector.channels)
+        if recipe.channels_last:
+            detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return detector.to(self._device).eval()
+
+    def _groups(self, indices: Indices) -> list[list[int]]:
+        """Indices in batches."""
+        rows = np.asarray(indices).tolist()
+        return [rows[begin : begin + self.batch_size] for begin in range(0, len(rows), self.batch_size)]
+
+    def _placed(
+        self, split: Split, groups: Sequence[list[int]], flips: Sequence[list[bool]] | None = None
+    ) -> Iterator[Placed]:
+        """Each group of images, read by the machine's workers and made ready."""
+        for number, images in enumerate(stream(split.images, groups, self._machine.workers)):
+            seeds = [derived(index, "test" if split is self._test else "pool") for index in groups[number]]
+            yield self._placing(images, seeds, flips[number] if flips else None)
+
+    def _known(self, model: nn.Module, indices: Indices) -> Everything:
+        """What is found on pool images; that of the last call is kept."""
+        if self._memo is None or self._memo[0]() is not model or not np.array_equal(self._memo[1], indices):
+            self._memo = (weakref.ref(model), np.array(indices), self._everything(model, self._pool, indices))
+        return self._memo[2]
+
+    @torch.no_grad()
+    def _everything(
+        self, model: nn.Module, split: Split, indices: Indices, sigma: float = 0.0, noise: Sequence[int] = ()
+    ) -> Everything:
+        """What is found on these images, under Gaussian noise where `sigma` is above 0, seeded image by image."""
+        detector, found = own(model), list[Detections]()
+        groups = self._groups(indices)
+        for images in stream(split.images, groups, self._machine.workers):
+            seeds = noise[len(found) : len(found) + len(images)]
+            placed = self._placing(images, [0] * len(images), noise=(sigma, seeds) if sigma else None)
+            detections = detector.detect(detector.trunk(placed.batch.images_N3HW), placed.batch)
+            found += [placed.stored(number, one) for number, one in enumerate(detections)]
+        return Everything.of(found, self.num_classes, self._device)
+
+
+@dataclass(frozen=True)
+class Everything:
+    """All detections on N images, image by image."""
+
+    image_P: Tensor
+    label_P: Tensor
+    confidence_P: Tensor
+    scores_PK: Tensor
+    corners_P4: Tensor  # in pixels of the stored images
+    proposals_P4: Tensor | None
+    num_images: int
+
+    @classmethod
+    def of(cls, found: Sequence[Detections], num_classes: int, device: torch.device) -> Everything:
+        """From the detections of each image."""
+        counts = torch.tensor([len(one.labels_M) for one in found], device=device)
+        image_P = torch.arange(len(found), device=device).repeat_interleave(counts)
+        proposals = [one.proposals_M4 for one in found if one.proposals_M4 is not None]
+        return cls(
+            image_P,
+            torch.cat([image_P.new_empty(0), *(one.labels_M for one in found)]),
+            torch.cat([torch.empty(0, device=device), *(one.confidence_M for one in found)]),
+            torch.cat([torch.empty(0, num_classes + 1, device=device), *(one.scores_MK for one in found)]),
+            torch.cat([torch.empty(0, 4, device=device), *(one.corners_M4 for one in found)]),
+            torch.cat(proposals) if proposals else None,
+            len(found),
+        )
+
+    def predictions(self, proposals: bool = False) -> Predictions:
+        """As strategies see them."""
+        behind = self.proposals_P4 if proposals else None
+        return Predictions(self.scores_PK, self.image_P, self.num_images, self.corners_P4, behind)
+
+    def found(self) -> Found:
+        """As the metrics see them."""
+        parts = (self.image_P, self.label_P, self.confidence_P.double(), self.corners_P4.double())
+        return Found(*(part.cpu().numpy() for part in parts))
+
+    def boxes(self, min_score: float) -> list[Boxes]:
+        """Those of each image with a score of at least `min_score`."""
+        sure_P = self.confidence_P >= min_score
+        counts = self.image_P[sure_P].bincount(minlength=self.num_images).tolist()
+        parts = zip(self.corners_P4[sure_P].split(counts), self.label_P[sure_P].split(counts), strict=True)
+        return [Boxes(corners_M4, labels_M) for corners_M4, labels_M in parts]
+
+
+def builder(model: str) -> Callable[..., Detector]:
+    """What builds a detector of that name. mmdet is imported only where it is asked for."""
+    if model.startswith(MMDET):
+        from tasks import _mmdet
+
+        return _mmdet.build
+    from tasks import _torchvision
+
+    return _torchvision.build
+
+
+def own(model: nn.Module) -> Detector:
+    """The model as the detector that it is."""
+    assert isinstance(model, Detector), "not a model of a detection task"
+    assert not model.training, "the model must be in eval mode"
+    return model
+
+
+def exchanged(truth: Truth, paid: Indices, num_classes: int, rng: np.random.Generator) -> Truth:
+    """Images that are not paid for exchange all their boxes, and the classes of those are drawn anew."""
+    source = np.arange(len(truth))
+    open_ = np.setdiff1d(source, paid)
+    source[open_] = rng.permutation(open_)
+    mixed = truth.kept(source)
+    image_B = np.repeat(np.arange(len(mixed)), np.diff(mixed.first_N1))
+    drawn_B = rng.integers(0, num_classes, len(mixed.labels_B))
+    labels_B = np.where(np.isin(image_B, open_), drawn_B, mixed.labels_B)
+    return Truth(mixed.corners_B4, labels_B, mixed.ignored_B, mixed.first_N1)
+
+
+def arrays(truth: Truth) -> list[object]:
+    """The arrays of the annotations."""
+    return [truth.corners_B4, truth.labels_B, truth.ignored_B, truth.first_N1]

@@ -1,0 +1,141 @@
+"""From stored images to a detector's batch and back: reading, resizing, mirroring, noise, normalisation, padding.
+
+Shapes: N images, H x W pixels of the padded batch, M boxes of one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmark.api import Boxes
+from tasks._annotations import Images
+from tasks._detection_recipe import DetectorRecipe
+from tasks._detector import Batch, Detections, Pixels
+
+MULTIPLE = 32  # a batch's height and width are multiples of it
+
+
+class Groups(Dataset[list[Tensor]]):
+    """Images in groups."""
+
+    def __init__(self, images: Images, groups: Sequence[list[int]]) -> None:
+        self.images, self.groups = images, groups
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, number: int) -> list[Tensor]:
+        """The images of one group, uint8 (3, H, W) each."""
+        return [self.images[index] for index in self.groups[number]]
+
+
+def stream(images: Images, groups: Sequence[list[int]], num_workers: int) -> Iterator[list[Tensor]]:
+    """The images of each group, in order, read by `num_workers` processes, or by this one where that is 0."""
+    wanted = Groups(images, groups)
+    if not num_workers or len(groups) < 2 * num_workers:
+        yield from (wanted[number] for number in range(len(wanted)))
+        return
+    generator = torch.Generator().manual_seed(0)  # nothing is drawn; without it the loader draws a global number
+    yield from DataLoader(wanted, batch_size=None, num_workers=num_workers, generator=generator)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A batch, and how its images relate to the stored ones."""
+
+    batch: Batch
+    factors: list[Tensor]  # (4,) each: x, y, x, y of the batch over those of the stored image
+    flips: Sequence[bool]
+
+    def targets(self, boxes: Sequence[Boxes]) -> list[Boxes]:
+        """Boxes in pixels of the stored images, in those of the batch."""
+        device = self.batch.images_N3HW.device
+        placed = []
+        for one, factor, flip, (_, width) in zip(boxes, self.factors, self.flips, self.batch.sizes, strict=True):
+            corners_M4 = one.corners_M4.to(device) * factor.to(device)
+            if flip:
+                x1, y1, x2, y2 = corners_M4.unbind(1)
+                corners_M4 = torch.stack([width - x2, y1, width - x1, y2], 1)
+            placed.append(Boxes(corners_M4, one.labels_M.to(device)))
+        return placed
+
+    def stored(self, number: int, found: Detections) -> Detections:
+        """Detections in pixels of the stored image. Not for mirrored ones."""
+        factor = self.factors[number].to(found.corners_M4)
+        proposals = None if found.proposals_M4 is None else found.proposals_M4 / factor
+        return replace(found, corners_M4=found.corners_M4 / factor, proposals_M4=proposals)
+
+
+class Placing:
+    """Makes batches as a recipe and a detector want them."""
+
+    def __init__(self, recipe: DetectorRecipe, pixels: Pixels, device: torch.device) -> None:
+        self.recipe, self.device, self.bgr = recipe, device, pixels.bgr
+        self.mean, self.deviation = (
+            torch.tensor(v, device=device).view(3, 1, 1) for v in (pixels.mean, pixels.deviation)
+        )
+
+    def __call__(
+        self, images: Sequence[Tensor], seeds: list[int], flips: Sequence[bool] | None = None,
+        noise: tuple[float, Sequence[int]] | None = None,
+    ) -> Placed:  # fmt: skip
+        """The batch of these images: noise on the stored pixels, bilinear resizing, mirroring, padding."""
+        flips = flips if flips is not None else [False] * len(images)
+        sizes = [self.size(image) for image in images]
+        ready = []
+        for number, image in enumerate(images):
+            pixels = image.to(self.device, non_blocking=True).float()
+            if noise is not None:
+                pixels = pixels + gaussian(pixels.shape, *(noise[0], noise[1][number])).to(self.device)
+            if pixels.shape[1:] != sizes[number]:
+                pixels = F.interpolate(pixels[None], sizes[number], mode="bilinear", align_corners=False)[0]
+            ready.append(pixels.flip(2) if flips[number] else pixels)
+        factors = [factor(image, size) for image, size in zip(images, sizes, strict=True)]
+        return Placed(Batch(self.padded(ready), sizes, seeds), factors, flips)
+
+    def padded(self, images: Sequence[Tensor]) -> Tensor:
+        """(N, 3, H, W): normalised, zeros on the right and below."""
+        height, width = (-(-max(image.shape[axis] for image in images) // MULTIPLE) * MULTIPLE for axis in (1, 2))
+        if all(image.shape[1:] == (height, width) for image in images):
+            batch = self.normalised(torch.stack(list(images)))
+        else:
+            batch = torch.zeros(len(images), 3, height, width, device=self.device)
+            for row, image in zip(batch, images, strict=True):
+                row[:, : image.shape[1], : image.shape[2]] = self.normalised(image)
+        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        return batch.contiguous(memory_format=layout)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(..., 3, H, W): channels in the detector's order, less mean, over deviation."""
+        ordered = images.flip(-3) if self.bgr else images
+        return (ordered - self.mean) / self.deviation
+
+    def size(self, image: Tensor) -> tuple[int, int]:
+        """Height and width in the batch: the shorter side at min_size, but the longer at most at max_size."""
+        height, width = image.shape[1:]
+        if not self.recipe.min_size:
+            return height, width
+        scale = min(self.recipe.min_size / min(height, width), self.recipe.max_size / max(height, width))
+        return int(height * scale + 0.5), int(width * scale + 0.5)
+
+    def num_pixels(self, image: Tensor) -> int:
+        """Pixels of an image in the batch."""
+        height, width = self.size(image)
+        return height * width
+
+
+def gaussian(shape: torch.Size, sigma: float, seed: int) -> Tensor:
+    """Noise of deviation `sigma`, drawn on the CPU: the same on every device."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * sigma
+
+
+def factor(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(4,): x, y, x, y of an image of `size` over those of the stored one."""
+    y, x = size[0] / image.shape[1], size[1] / image.shape[2]
+    return torch.tensor([x, y, x, y])

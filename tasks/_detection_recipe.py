@@ -1,0 +1,141 @@
+"""How a detector is trained: the recipe, its fields' meaning, and the published ones."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torchvision
+
+SMALL = "small"  # our own backbone, for canvases of 64 pixels
+MMDET = "mmdet:"  # models whose name begins so are built by mmdet
+OURS = ("fcos", "faster_rcnn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorRecipe:
+    """How a detector is trained; every field is a parameter of every detection task.
+
+    Raises ValueError for a value out of range and for a setting that has no effect beside the others.
+    """
+
+    model: str = "fcos"  # fcos or faster_rcnn of torchvision, or mmdet:fcos, mmdet:faster_rcnn, mmdet:CONFIG
+    backbone: str = "resnet50"  # torchvision's: any of its ResNets and MobileNets, or `small`
+    weights: str = "default"  # of the backbone: none, default (ImageNet), or a .safetensors/.pth file
+    frozen_stages: int = 1  # stages of the backbone that are not trained, after the stem; -1: all is trained
+    norm: Literal["frozen", "batch"] = "frozen"  # the backbone's batch normalisation: as it came, or trained
+    channels: int = 256  # of the feature maps
+    convs: int | None = None  # of each tower of fcos; null: 4, or 1 on the small backbone
+    head_norm: Literal["auto", "group", "none"] = (
+        "auto"  # in the towers of fcos; auto: none, or group on the small backbone
+    )
+
+    min_size: int = 800  # shorter side of an image, in pixels; 0: as it is stored
+    max_size: int = 1333  # longer side at most
+    flip: bool = True  # mirror half of the training images
+
+    epochs: int = 12
+    batch_size: int = 8
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    bias_lr: float = 2.0  # learning rate of biases, as a multiple
+    bias_decay: bool = False  # weight decay on biases too
+    schedule: Literal["step", "cosine"] = "step"
+    milestones: str = "8/11"  # schedule=step: epochs after which the learning rate falls to a tenth
+    warmup: int = 500  # steps
+    warmup_ratio: float = 0.333  # of the learning rate at the first of them
+    warmup_kind: Literal["constant", "linear"] = "constant"
+    clip: float = 10.0  # largest norm of the gradient; 0: any
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the backbone, in training and prediction
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        for what, good in self._ranges().items():
+            if not good:
+                name = what.split()[0]
+                raise ValueError(f"{name}={getattr(self, name)}: must be {what.removeprefix(name).strip()}")
+        untrained = self.weights == "none" and self.model in OURS and self.backbone != SMALL
+        if untrained and (self.norm == "frozen" or self.frozen_stages >= 0):
+            raise ValueError("weights=none: an untrained backbone can keep nothing: norm=batch,frozen_stages=-1")
+        for names, off, why in self._ineffective():
+            changed = [name for name in names if getattr(self, name) != getattr(DetectorRecipe, name)]
+            if off and changed:
+                raise ValueError(f"{changed[0]}={getattr(self, changed[0])} has no effect with {why}")
+
+    @property
+    def num_convs(self) -> int:
+        """Convolutions of each tower."""
+        return self.convs if self.convs is not None else 1 if self.backbone == SMALL else 4
+
+    @property
+    def grouped(self) -> bool:
+        """Whether towers are normalised by group."""
+        return self.head_norm == "group" or (self.head_norm == "auto" and self.backbone == SMALL)
+
+    @property
+    def drops(self) -> list[int]:
+        """The epochs of `milestones`."""
+        return [int(epoch) for epoch in self.milestones.split("/") if epoch]
+
+    def _ranges(self) -> dict[str, bool]:
+        theirs = self.model.startswith(MMDET) and len(self.model) > len(MMDET)
+        return {
+            "model fcos, faster_rcnn, mmdet:fcos, mmdet:faster_rcnn or mmdet:CONFIG": theirs or self.model in OURS,
+            "backbone small, or a ResNet or MobileNet of torchvision (resnet50, mobilenet_v3_large ...)": known(
+                self.backbone
+            ),
+            "frozen_stages from -1 to 4": -1 <= self.frozen_stages <= 4,
+            "channels a positive multiple of 32": self.channels > 0 and self.channels % 32 == 0,
+            "convs at least 1": self.num_convs >= 1,
+            "min_size at least 0": self.min_size >= 0,
+            "max_size at least min_size": self.max_size >= self.min_size,
+            "epochs at least 1": self.epochs >= 1,
+            "batch_size at least 1": self.batch_size >= 1,
+            "lr positive": self.lr > 0,
+            "momentum in [0, 1)": 0 <= self.momentum < 1,
+            "weight_decay at least 0": self.weight_decay >= 0,
+            "bias_lr at least 0": self.bias_lr >= 0,
+            "milestones epochs, as in 8/11": re.fullmatch(r"(\d+(/\d+)*)?", self.milestones) is not None,
+            "warmup at least 0": self.warmup >= 0,
+            "warmup_ratio in [0, 1]": 0 <= self.warmup_ratio <= 1,
+            "clip at least 0": self.clip >= 0,
+        }
+
+    def _ineffective(self) -> list[tuple[tuple[str, ...], bool, str]]:
+        """(settings, whether they have no effect, beside what)."""
+        theirs = self.model.startswith(MMDET)
+        own = ("backbone", "norm", "channels")
+        return [
+            (own, theirs, f"model={self.model}: its configuration says it"),
+            (("convs", "head_norm"), self.model != "fcos", f"model={self.model}"),
+            (("weights", "frozen_stages", "norm"), self.backbone == SMALL, "backbone=small"),
+            (("max_size",), self.min_size == 0, "min_size=0"),
+            (("milestones",), self.schedule != "step", f"schedule={self.schedule}"),
+            (("warmup_ratio", "warmup_kind"), self.warmup == 0, "warmup=0"),
+            (("bias_decay",), self.weight_decay == 0, "weight_decay=0"),
+        ]
+
+
+def known(backbone: str) -> bool:
+    """Whether torchvision has a backbone of that name."""
+    return backbone == SMALL or backbone in backbones()
+
+
+def backbones() -> list[str]:
+    """torchvision's ResNets (ResNeXts and wide ones too) and MobileNets."""
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return [name for name in names if name.startswith(("resne", "wide_resnet", "mobilenet"))]
+
+
+PUBLISHED_FCOS_COCO = DetectorRecipe(precision="float32", channels_last=False)
+"""ISAL's FCOS on COCO (Liu et al., 2021, section 4.2 and its code): the other fields are `DetectorRecipe`'s own."""
+PUBLISHED_FCOS_VOC = replace(PUBLISHED_FCOS_COCO, clip=8.0)
+"""The same on VOC2012: at COCO's 1333x800, its gradient clipped at 8."""
+
+
+def lacks(**values: Any) -> set[str]:
+    """The capabilities that a task's parameters take away. Raises the recipe's ValueError, before any data is read."""
+    recipe = DetectorRecipe(**{field.name: values[field.name] for field in fields(DetectorRecipe)})
+    return set() if "rcnn" in recipe.model else {"proposals"}

@@ -1,0 +1,159 @@
+"""The training loop of a detector. A killed fit goes on from its checkpoint and ends in the same bytes.
+
+Shapes: N images, K channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.api import Boxes, Companion, seeded
+from tasks._detection_recipe import DetectorRecipe
+from tasks._detector import Batch, Detector
+from tasks._training import derived
+
+CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most
+
+
+@dataclass(frozen=True)
+class Step:
+    """The images of one training step."""
+
+    number: int  # from 0, over all epochs
+    which: list[int]  # positions in the labelled set
+    flips: list[bool]
+
+
+Prepare: TypeAlias = Callable[[list[Step]], Iterator[tuple[Batch, list[Boxes]]]]
+
+
+def train(
+    detector: Detector, num_images: int, prepare: Prepare, recipe: DetectorRecipe, companion: Companion | None,
+    seed: int, checkpoint: Path | None,
+) -> None:  # fmt: skip
+    """Trains `detector` in place, its companion with it. ValueError where the loss is infinite or not a number.
+
+    Everything that is drawn is seeded by the epoch or the step it is drawn for, so that a checkpoint needs no state of
+    any generator: weights, momenta and the number of steps are all of it.
+    """
+    steps = plan(num_images, recipe, seed)
+    sgd = optimiser(detector, recipe)
+    begin = resume(checkpoint, detector, sgd)
+    detector.train()
+    saved, losses = time.monotonic(), []
+    for step, (batch, targets) in zip(steps[begin:], prepare(steps[begin:]), strict=True):
+        set_rates(sgd, rate(recipe, step.number, len(steps)))
+        with seeded(derived(seed, f"step {step.number}")):
+            loss = objective(detector, batch, targets, companion, step.number / len(steps))
+        sgd.zero_grad()
+        loss.backward()
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(detector.parameters(), recipe.clip)
+        sgd.step()
+        losses.append(loss.detach())
+        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            save(checkpoint, detector, sgd, step.number + 1)
+            saved = time.monotonic()
+    if losses and not math.isfinite(value := torch.stack(losses).sum().item()):
+        raise ValueError(
+            f"the fit on {num_images} images diverged (loss {value}): lower lr={recipe.lr}, or raise warmup="
+        )
+    detector.eval()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+
+
+def objective(
+    detector: Detector, batch: Batch, targets: list[Boxes], companion: Companion | None, progress: float
+) -> Tensor:
+    """The library's loss of the batch and what the companion adds to it.
+
+    A companion ranks the losses of single images, which are computed besides and carry no gradient.
+    """
+    maps = detector.trunk(batch.images_N3HW)
+    loss = detector.loss(maps, batch, targets)
+    if companion is None or detector.companion is None:
+        return loss
+    with torch.no_grad():
+        losses_N = detector.image_losses(maps, batch, targets)
+    attached = progress < companion.detach_after
+    output_N = detector.companion(maps if attached else [level.detach() for level in maps])
+    return loss + companion.loss(output_N, losses_N)
+
+
+def plan(num_images: int, recipe: DetectorRecipe, seed: int) -> list[Step]:
+    """Every step of a fit: each epoch a new order, in batches of equal size, give or take one image."""
+    steps: list[Step] = []
+    for epoch in range(recipe.epochs):
+        generator = torch.Generator().manual_seed(derived(seed, f"epoch {epoch}"))
+        order = torch.randperm(num_images, generator=generator)
+        flips = torch.rand(num_images, generator=generator) < (0.5 if recipe.flip else 0.0)
+        for which in torch.arange(num_images).tensor_split(-(-num_images // recipe.batch_size)):
+            steps.append(Step(len(steps), order[which].tolist(), flips[which].tolist()))
+    return steps
+
+
+def optimiser(detector: nn.Module, recipe: DetectorRecipe) -> torch.optim.SGD:
+    """SGD; biases of convolutions and matrices have a learning rate of their own, and decay where the recipe says."""
+    norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+    rest, biases = list[nn.Parameter](), list[nn.Parameter]()
+    for module in detector.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                (biases if name == "bias" and not isinstance(module, norms) else rest).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": rest, "factor": 1.0},
+        {"params": biases, "factor": recipe.bias_lr} | ({} if recipe.bias_decay else {"weight_decay": 0.0}),
+    ]
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+def rate(recipe: DetectorRecipe, step: int, num_steps: int) -> float:
+    """The learning rate of a step: warm-up first, then by epoch (step) or by step (cosine)."""
+    warm = 1.0
+    if step < recipe.warmup:
+        rise = step / recipe.warmup if recipe.warmup_kind == "linear" else 0.0
+        warm = recipe.warmup_ratio + (1 - recipe.warmup_ratio) * rise
+    if recipe.schedule == "cosine":
+        return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    epoch = step * recipe.epochs // num_steps
+    return recipe.lr * warm * 0.1 ** sum(epoch >= one for one in recipe.drops)
+
+
+def set_rates(sgd: torch.optim.SGD, lr: float) -> None:
+    """Sets the learning rate of every group, times its factor."""
+    for group in sgd.param_groups:
+        group["lr"] = lr * group["factor"]
+
+
+def save(path: Path, detector: nn.Module, sgd: torch.optim.SGD, step: int) -> None:
+    """Writes a checkpoint whole or not at all; a full disk costs the checkpoint, not the fit."""
+    draft = path.with_suffix(".part")
+    with contextlib.suppress(OSError, RuntimeError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"step": step, "weights": detector.state_dict(), "momenta": sgd.state_dict()}, draft)
+        draft.replace(path)
+    draft.unlink(missing_ok=True)
+
+
+def resume(path: Path | None, detector: nn.Module, sgd: torch.optim.SGD) -> int:
+    """Loads a checkpoint where there is a sound one, and returns the number of steps that are done."""
+    if path is None or not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        detector.load_state_dict(state["weights"])
+        sgd.load_state_dict(state["momenta"])
+    except Exception:
+        path.unlink(missing_ok=True)
+        raise ValueError(f"{path} is damaged and was removed: run again, the fit starts afresh") from None
+    return int(state["step"])

@@ -1,0 +1,503 @@
+"""Images with boxes: what the readers of PASCAL VOC and COCO find in files, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmark import plugins
+from benchmark.api import Machine
+from tasks._annotations import Files, Split, Truth, clipped, reveals, with_boxes
+from tasks._coco_json import coco_json
+from tasks._detection_recipe import DetectorRecipe
+from tasks._pascal_voc import pascal_voc
+from tasks.coco import coco
+from tasks.voc import voc
+
+CPU = torch.device("cpu")
+RECIPE = DetectorRecipe()
+
+
+def refused(message: str) -> Any:
+    """One line that holds the message."""
+    return pytest.raises(ValueError, match=rf"\A[^\n]*{re.escape(message)}[^\n]*\Z")
+
+
+@dataclass
+class Given:
+    """Stands in for Detection: keeps what a task has read."""
+
+    machine: Machine
+    recipe: DetectorRecipe
+    pool: Split
+    test: Split
+    num_classes: int
+    map_at: str
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for task in ("voc", "coco"):
+        monkeypatch.setattr(f"tasks.{task}.Detection", Given)
+
+
+# --- boxes -----------------------------------------------------------------------------------------
+def some_truth(num_images: int = 40) -> Truth:
+    """About three boxes an image, in any order; a quarter ignored, some images empty, the last one too."""
+    rng = np.random.default_rng(0)
+    image_B = rng.integers(0, num_images - 1, 3 * num_images)
+    corners_B4 = rng.random((len(image_B), 4), np.float32)
+    labels_B, ignored_B = rng.integers(0, 5, len(image_B)), rng.random(len(image_B)) < 0.25
+    truth = Truth.grouped(image_B, corners_B4, labels_B, ignored_B, num_images)
+    for number in range(num_images):
+        seen = (image_B == number) & ~ignored_B
+        assert np.array_equal(truth.of(number).corners_M4, corners_B4[seen])
+        assert np.array_equal(truth.of(number).labels_M, labels_B[seen])
+    return truth
+
+
+def test_boxes_of_images_against_a_plain_loop() -> None:
+    truth = some_truth()
+    boxes = truth.of(0)
+    assert (len(truth), boxes.corners_M4.dtype, boxes.labels_M.dtype) == (40, torch.float32, torch.int64)
+    assert (len(truth.of(39)), truth.of(39).corners_M4.shape) == (0, (0, 4))
+    for indices in (np.arange(40), np.array([7, 3, 39, 7]), np.array([], np.int64)):
+        chosen = truth.kept(indices)
+        assert len(chosen) == len(indices)
+        assert truth.num_boxes(indices) == sum(len(truth.of(i)) for i in indices)
+        assert chosen.num_boxes(np.arange(len(indices))) == truth.num_boxes(indices)
+        for place, number in enumerate(indices):
+            rows, want = (slice(t.first_N1[i], t.first_N1[i + 1]) for t, i in ((chosen, place), (truth, number)))
+            assert np.array_equal(chosen.corners_B4[rows], truth.corners_B4[want])
+            assert np.array_equal(chosen.labels_B[rows], truth.labels_B[want])
+            assert np.array_equal(chosen.ignored_B[rows], truth.ignored_B[want])
+
+
+def test_boxes_are_clipped_to_their_own_image_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    corners_B4 = np.array(
+        [[-3, 2, 5, 6], [1, 1, 9, 9], [10, 0, 12, 4], [0, 3, 4, 3], [0, 0, np.inf, 2], [4, 0, 9, 9], [9, 9, 8, 8]],
+        np.float32,
+    )
+    truth = Truth(corners_B4, np.arange(7), np.arange(7) == 1, np.array([0, 3, 3, 7]))
+    found = clipped(truth, np.array([[10, 8], [1, 1], [9, 9]]), Path("a.json"))
+    assert found.corners_B4.tolist() == [[0, 2, 5, 6], [1, 1, 9, 8], [4, 0, 9, 9]]
+    assert (found.labels_B.tolist(), found.ignored_B.tolist()) == ([0, 1, 5], [False, True, False])
+    assert found.first_N1.tolist() == [0, 2, 2, 3]
+    assert caplog.messages == ["a.json: 2 boxes clipped to their image, 4 without area dropped"]
+    assert caplog.records[0].name == "al_benchmark"
+    clipped(found, np.array([[10, 8], [1, 1], [9, 9]]), Path("a.json"))
+    assert len(caplog.messages) == 1
+
+
+# --- files -----------------------------------------------------------------------------------------
+def picture(path: Path, width: int = 40, height: int = 30, value: int = 0) -> None:
+    """Puts an image of noise there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(value).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_files_are_decoded_as_they_are_stored(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by a quarter
+        image.save(tmp_path / "b.png", exif=exif)
+        image.convert("L").save(tmp_path / "c.png")
+        want = np.array(image)
+    files = Files(tmp_path, ["c.png", "b.png", "a.png"], np.array([[0, 0], [40, 30], [0, 7]])).checked()
+    assert files.sizes_N2.tolist() == [[40, 30]] * 3
+    assert (files[0].shape, files[0].dtype) == ((3, 30, 40), torch.uint8)
+    assert np.array_equal(files[1].permute(1, 2, 0), want)
+    assert torch.equal(files[1], files[2])
+    assert torch.equal(files[0][0], files[0][2])
+    chosen = files.kept(np.array([2]))
+    assert (len(chosen), chosen.paths) == (1, [tmp_path / "a.png"])
+    assert chosen.fingerprint != files.fingerprint == files.checked().fingerprint
+
+
+def test_files_that_will_not_do(tmp_path: Path) -> None:
+    for name in ("good.jpg", "half.jpg", "sub/other.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:900])
+    (tmp_path / "text.jpg").write_text("JFIF?")
+    sizes_N2 = np.array([[40, 30], [40, 30], [41, 30]])
+    files = Files(tmp_path, ["half.jpg", "text.jpg", "sub/other.jpg"], sizes_N2).checked()
+    for number, message in enumerate(
+        [
+            f"{tmp_path}/half.jpg cannot be read as an image: image file is truncated",
+            f"{tmp_path}/text.jpg cannot be read as an image",
+            f"{tmp_path}/sub/other.jpg has 40 x 30 pixels, but its annotation is of an image of 41 x 30",
+        ]
+    ):
+        with refused(message):
+            files[number]
+    with refused(f"{tmp_path}/no.jpg is missing (2 of 3 images are)"):
+        Files(tmp_path, ["good.jpg", "no.jpg", "none/good.jpg"], sizes_N2).checked()
+    with refused(f"{tmp_path}/text.jpg cannot be read as an image"):
+        Files(tmp_path, ["good.jpg", "text.jpg", "sub/other.jpg"], 0 * sizes_N2).checked()
+
+
+# --- PASCAL VOC ------------------------------------------------------------------------------------
+SIZE = "<size><width>40</width><height>30</height><depth>3</depth></size>"
+
+
+def thing(name: str, sides: tuple[object, ...], difficult: int = 0) -> str:
+    """An object of a VOC annotation, with a part that is not to be read."""
+    box = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=True))
+    inner = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+    return f"<object>{inner}<name>{name}</name><difficult>{difficult}</difficult><bndbox>{box}</bndbox></object>"
+
+
+PAGES = {
+    "b": SIZE + thing("dog", (1, 1, 40, 30)) + thing("cat", (5.5, 6, 20, 21), difficult=1),
+    "a": SIZE.replace("40", "0"),
+    "c": thing("cat", (0, 3, 41, 30)) + thing("cow", (12, 3, 11, 9)),
+    "d": SIZE + thing("cat", (2, 3, 4, 5)),
+}
+
+
+def voc_folder(root: Path) -> Path:
+    """Three images to train on, one to test on."""
+    for number, (name, inside) in enumerate(PAGES.items()):
+        picture(root / "JPEGImages" / f"{name}.{'png' if name == 'c' else 'jpg'}", value=number)
+        (root / "Annotations").mkdir(exist_ok=True)
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{inside}</annotation>")
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("b\na  1\n\nc -1\n")
+    (root / "ImageSets" / "Main" / "val.txt").write_text("d")
+    return root
+
+
+@pytest.mark.parametrize("difficult", [True, False])
+def test_voc_as_it_is_written(difficult: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = voc_folder(tmp_path)
+    picture(root / "JPEGImages" / "b.bmp", value=9)
+    pool, test, names = pascal_voc(root, "train", "val", difficult=difficult)
+    assert names == ["cat", "cow", "dog"]
+    assert isinstance(pool.images, Files)
+    assert pool.images.names == ["b.jpg", "a.jpg", "c.png"]
+    assert pool.images.sizes_N2.tolist() == [[40, 30]] * 3
+    assert pool.truth.corners_B4.tolist() == [[0, 0, 40, 30], [4.5, 5, 20, 21], [0, 2, 40, 30]]
+    assert (pool.truth.labels_B.tolist(), pool.truth.first_N1.tolist()) == ([2, 0, 0], [0, 2, 2, 3])
+    assert pool.truth.ignored_B.tolist() == [False, not difficult, False]
+    assert pool.truth.num_boxes(np.arange(3)) == 2 + difficult
+    assert test.truth.of(0).corners_M4.tolist() == [[1, 2, 4, 5]]
+    source = root / "ImageSets" / "Main" / "train.txt"
+    assert caplog.messages == [f"{source}: 1 boxes clipped to their image, 1 without area dropped"]
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    """Replaces a piece of a file, which must be there."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def bomb(path: Path, encoding: str) -> None:
+    """An annotation that defines an entity."""
+    head = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE annotation [<!ENTITY e "eeee">]>'
+    path.write_bytes(f"{head}<annotation><object><name>&e;</name></object></annotation>".encode(encoding))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda r: (r / "Annotations/b.xml").unlink(), "{r}/Annotations/b.xml cannot be read: No such file"),
+        (lambda r: (r / "Annotations/b.xml").write_text("<annotation><obj"), "{r}/Annotations/b.xml is not XML"),
+        (lambda r: (r / "Annotations/b.xml").write_bytes(b""), "{r}/Annotations/b.xml is not XML: no element found"),
+        (
+            lambda r: (r / "Annotations/b.xml").write_text("<html></html>"),
+            "b.xml: its root is <html>, not <annotation>",
+        ),
+        (
+            lambda r: bomb(r / "Annotations/b.xml", "utf-8"),
+            "b.xml: an annotation must be XML in UTF-8 without a DOCTYPE",
+        ),
+        (lambda r: bomb(r / "Annotations/b.xml", "utf-16"), "b.xml: an annotation must be XML in UTF-8 without"),
+        (lambda r: rewrite(r / "Annotations/b.xml", ">40</xmax", ">4O</xmax"), "b.xml: a 'dog' has no bndbox of four"),
+        (
+            lambda r: rewrite(r / "Annotations/b.xml", "ymin", "why"),
+            "b.xml: a 'dog' has no bndbox of four numbers (xmin",
+        ),
+        (lambda r: rewrite(r / "Annotations/b.xml", "bndbox", "box"), "b.xml: a 'dog' has no bndbox of four numbers"),
+        (lambda r: rewrite(r / "Annotations/b.xml", ">dog<", "> <"), "{r}/Annotations/b.xml: an object has no name"),
+        (lambda r: (r / "ImageSets/Main/val.txt").unlink(), "Main/val.txt is missing; the splits there are: train"),
+        (lambda r: (r / "ImageSets/Main/val.txt").write_text(" \n"), "{r}/ImageSets/Main/val.txt is empty"),
+        (lambda r: (r / "ImageSets/Main/val.txt").write_text("d\nd 1"), "Main/val.txt: the image d is there twice"),
+        (lambda r: (r / "ImageSets/Main/val.txt").write_text("b"), "in train and val together, the image b is there"),
+        (lambda r: (r / "JPEGImages/b.jpg").unlink(), "{r}/JPEGImages/b.jpg is missing (1 of 3 images are)"),
+        (lambda r: (r / "JPEGImages").rename(r / "images"), "{r}/JPEGImages/b.jpg is missing (3 of 3 images are)"),
+        (
+            lambda r: rewrite(r / "Annotations/d.xml", ">cat<", ">Cat<"),
+            "no image of train has a 'Cat', but some of val",
+        ),
+        (lambda r: (r / "ImageSets/Main/train.txt").write_text("a"), "{r}: no image of train has a box"),
+    ],
+)
+def test_voc_that_will_not_do(break_it: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    root = voc_folder(tmp_path)
+    break_it(root)
+    with refused(message.format(r=root)):
+        pascal_voc(root, "train", "val", difficult=True)
+
+
+def test_sides_that_are_not_finite_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = voc_folder(tmp_path)
+    rewrite(root / "Annotations" / "d.xml", ">4</xmax", ">nan</xmax")
+    rewrite(root / "Annotations" / "b.xml", ">30</ymax", ">1e99</ymax")
+    pool, test, _ = pascal_voc(root, "train", "val", difficult=True)
+    assert (len(pool.truth.labels_B), len(test.truth.labels_B)) == (2, 0)
+    assert caplog.messages[0].endswith("train.txt: 1 boxes clipped to their image, 2 without area dropped")
+    assert caplog.messages[1].endswith("val.txt: 0 boxes clipped to their image, 1 without area dropped")
+
+
+@pytest.mark.usefixtures("given")
+@pytest.mark.parametrize("place", ["VOCdevkit/VOC2012", "VOC2012", "."])
+def test_voc_is_found(place: str, tmp_path: Path) -> None:
+    voc_folder(tmp_path / "data" / place)
+    task: Any = voc(Machine(CPU, tmp_path / "data"), RECIPE)
+    assert (len(task.pool.images), len(task.test.images), task.num_classes, task.map_at) == (3, 1, 3, "50")
+    other: Any = voc(Machine(CPU, tmp_path), RECIPE, root="data")
+    bare: Any = voc(Machine(CPU), RECIPE, root=str(tmp_path / "data" / place), year=None)
+    assert task.pool.images.paths == other.pool.images.paths
+    assert [path.resolve() for path in bare.pool.images.paths] == [path.resolve() for path in task.pool.images.paths]
+
+
+def test_voc_that_is_not_there(tmp_path: Path) -> None:
+    site = "http://host.robots.ox.ac.uk/pascal/VOC"
+    with refused(f"{tmp_path} has no VOC2012, no VOCdevkit/VOC2012, no ImageSets/Main: unpack {site}/voc2012/VOCtrain"):
+        voc(Machine(CPU, tmp_path), RECIPE)
+    with refused(f"06-Nov-2007.tar and {site}/voc2007/VOCtest_06-Nov-2007.tar there, or set root= (and data=) to"):
+        voc(Machine(CPU, tmp_path), RECIPE, year=2007)
+    with refused(f"{tmp_path}/mine has no ImageSets/Main: unpack"):
+        voc(Machine(CPU, tmp_path), RECIPE, root="mine", year=None)
+    with refused(f"set data=DIR or $AL_BENCHMARK_DATA, and unpack {site}/voc2012/VOCtrainval_11-May-2012.tar there"):
+        voc(Machine(CPU), RECIPE)
+
+
+# --- COCO ------------------------------------------------------------------------------------------
+def coco_content() -> dict[str, Any]:
+    """Three images and three categories, out of order and with gaps; one image without boxes, one crowd."""
+
+    def image(number: int, **size: int) -> dict[str, Any]:
+        return {"license": 1, "id": number, "file_name": f"{number:06d}.png", **size}
+
+    def mark(image_id: int, category_id: int, bbox: list[float], iscrowd: int = 0) -> dict[str, Any]:
+        outline = {"counts": [5, 9], "size": [30, 40]} if iscrowd else [[1.5, 2, 3, 4, 5, 6]]
+        about = {"segmentation": outline, "area": 3.5, "iscrowd": iscrowd, "bbox": bbox}
+        return {"id": 7, "image_id": image_id, "category_id": category_id, **about}
+
+    return {
+        "info": {"year": 2017},
+        "images": [image(900, width=40, height=30), image(20), image(139, width=40, height=30)],
+        "annotations": [
+            mark(900, 90, [1, 2, 10.5, 20]),
+            mark(20, 3, [30, 20, 20, 20]),
+            mark(900, 1, [0, 0, 40, 30], iscrowd=1),
+            mark(20, 90, [3, 3, 0, 4]),
+        ],
+        "categories": [{"id": 90, "name": "brush"}, {"id": 1, "name": "person"}, {"id": 3, "name": "car"}],
+    }
+
+
+def coco_folder(root: Path, split: str, content: Any) -> tuple[Path, Path]:
+    """The JSON file and the folder of images."""
+    for number in (900, 20, 139):
+        picture(root / split / f"{number:06d}.png", value=number)
+    (root / "annotations").mkdir(exist_ok=True)
+    path = root / "annotations" / f"instances_{split}.json"
+    path.write_text(json.dumps(content))
+    return path, root / split
+
+
+def test_coco_as_it_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, folder = coco_folder(tmp_path, "val2017", coco_content())
+    split, names = coco_json(path, folder)
+    assert names == ["person", "car", "brush"]
+    assert isinstance(split.images, Files)
+    assert split.images.names == ["000020.png", "000139.png", "000900.png"]
+    assert split.images.sizes_N2.tolist() == [[40, 30]] * 3
+    assert split.truth.corners_B4.tolist() == [[30, 20, 40, 30], [1, 2, 11.5, 22], [0, 0, 40, 30]]
+    assert (split.truth.labels_B.tolist(), split.truth.first_N1.tolist()) == ([1, 2, 0], [0, 1, 1, 3])
+    assert split.truth.ignored_B.tolist() == [False, False, True]
+    assert caplog.messages == [f"{path}: 1 boxes clipped to their image, 1 without area dropped"]
+    content = coco_content()
+    content["images"].reverse()
+    content["categories"].reverse()
+    again, others = coco_json(*coco_folder(tmp_path, "val2017", content))
+    assert others == names
+    assert again.images.fingerprint == split.images.fingerprint
+    assert np.array_equal(again.truth.corners_B4, split.truth.corners_B4)
+
+
+def test_coco_without_any_box(tmp_path: Path) -> None:
+    split, _ = coco_json(*coco_folder(tmp_path, "val2017", coco_content() | {"annotations": []}))
+    assert (len(split.truth), split.truth.num_boxes(np.arange(3)), split.truth.corners_B4.shape) == (3, 0, (0, 4))
+
+
+def changed(key: str, place: int, **values: Any) -> dict[str, Any]:
+    """The content with one entry changed; without a field whose value is None."""
+    content = coco_content()
+    entry = content[key][place] | values
+    content[key][place] = {name: value for name, value in entry.items() if value is not None}
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            [{"image_id": 20, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}],
+            "{path} is no instances file: it must",
+        ),
+        ({"images": [], "annotations": []}, "{path} is no instances file: it must have the lists images, annotations"),
+        (coco_content() | {"annotations": {}}, "{path} is no instances file"),
+        (coco_content() | {"images": []}, "{path} has 0 images and 3 categories: it needs some of both"),
+        (coco_content() | {"categories": []}, "{path} has 3 images and 0 categories"),
+        (changed("images", 0, file_name=None), "{path}: every image must have a file_name, and every category"),
+        (changed("images", 0, id=None), "{path}: the image id None is not a whole number"),
+        (changed("images", 0, id=[1]), "{path}: the image id [1] is not a whole number"),
+        (changed("images", 0, id=2**70), "is not a whole number"),
+        (changed("images", 0, id=20), "{path}: the image id 20 is there twice"),
+        (changed("images", 0, file_name="./000020.png"), "{path}: the file_name 000020.png is there twice"),
+        (changed("images", 0, file_name="a/../../x.png"), "{path}: the file_name ../x.png leads out of {folder}"),
+        (changed("images", 0, file_name="/etc/x.png"), "{path}: the file_name /etc/x.png leads out of {folder}"),
+        (changed("images", 0, file_name="no.png"), "{folder}/no.png is missing (1 of 3 images are)"),
+        (changed("categories", 0, id=3), "{path}: the category id 3 is there twice"),
+        (changed("categories", 0, name=None), "{path}: every image must have a file_name, and every category an id"),
+        (changed("annotations", 0, image_id=None), "{path}: every annotation must have an image_id"),
+        (changed("annotations", 0, image_id=21), "{path}: an annotation's image_id 21 is the id of no image"),
+        (changed("annotations", 0, image_id=10**6), "{path}: an annotation's image_id 1000000 is the id of no image"),
+        (changed("annotations", 0, image_id="20"), "{path}: an annotation's image_id '20' is not a whole number"),
+        (changed("annotations", 0, category_id=2), "{path}: an annotation's category_id 2 is the id of no category"),
+        (changed("annotations", 0, category_id=None), "{path}: an annotation's category_id None is not a whole number"),
+        (changed("annotations", 0, bbox=None), "{path}: an annotation's bbox None is not four finite numbers"),
+        (
+            changed("annotations", 0, bbox=[1, 2, 3]),
+            "{path}: an annotation's bbox [1, 2, 3] is not four finite numbers",
+        ),
+        (changed("annotations", 0, bbox=[1, 2, 3, "4"]), "is not four finite numbers (x, y, width, height)"),
+        (changed("annotations", 0, bbox=[1, 2, 3, float("nan")]), "bbox [1, 2, 3, nan] is not four finite numbers"),
+        (changed("annotations", 0, bbox=[1, 2, 3, 10**400]), "is not four finite numbers"),
+    ],
+)
+def test_coco_that_will_not_do(content: Any, message: str, tmp_path: Path) -> None:
+    path, folder = coco_folder(tmp_path, "val2017", content)
+    with refused(message.format(path=path, folder=folder)):
+        coco_json(path, folder)
+
+
+def test_files_that_are_not_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with refused(f"{path} cannot be read: No such file"):
+        coco_json(path, tmp_path)
+    for content in (b"", b'{"images": [', b"\xff\xfe\x00", b"[" * 200_000):
+        path.write_bytes(content)
+        with refused(f"{path} is not JSON"):
+            coco_json(path, tmp_path)
+
+
+@pytest.mark.usefixtures("given")
+def test_coco_is_found(tmp_path: Path) -> None:
+    for split in ("train2017", "val2017"):
+        coco_folder(tmp_path / "coco", split, coco_content())
+    task: Any = coco(Machine(CPU, tmp_path), RECIPE)
+    assert (len(task.pool.images), len(task.test.images), task.num_classes, task.map_at) == (3, 3, 3, "50:95")
+    assert task.test.images.folder == tmp_path / "coco" / "val2017"
+    mine: Any = coco(Machine(CPU), RECIPE, root=str(tmp_path / "coco"), train="val2017", test="train2017")
+    assert mine.pool.images.folder == task.test.images.folder
+
+    pool_json = tmp_path / "coco" / "annotations" / "instances_train2017.json"
+    test_json, _ = coco_folder(tmp_path / "coco", "val2017", changed("categories", 0, name="comb"))
+    with refused(f"{test_json} has other categories than {pool_json}: only one of them has 'brush'"):
+        coco(Machine(CPU, tmp_path), RECIPE)
+    content = coco_content()
+    content["categories"][1]["name"], content["categories"][2]["name"] = "car", "person"
+    coco_folder(tmp_path / "coco", "val2017", content)
+    with refused(f"{test_json} has other categories than {pool_json}: their order differs"):
+        coco(Machine(CPU, tmp_path), RECIPE)
+
+
+def test_coco_that_is_not_there(tmp_path: Path) -> None:
+    urls = "unpack http://images.cocodataset.org/zips/train2017.zip, http://images.cocodataset.org/zips/val2017.zip"
+    with refused(f"{tmp_path}/coco/annotations/instances_train2017.json is missing: {urls}"):
+        coco(Machine(CPU, tmp_path), RECIPE)
+    with refused("annotations/annotations_trainval2017.zip into coco/ there"):
+        coco(Machine(CPU), RECIPE)
+    with refused("train=a is the test set too"):
+        coco(Machine(CPU, tmp_path), RECIPE, train="a", test="a")
+
+
+# --- images without boxes --------------------------------------------------------------------------
+@pytest.mark.usefixtures("given")
+def test_images_without_boxes_can_be_taken_out(tmp_path: Path) -> None:
+    data = Machine(CPU, tmp_path)
+    voc_folder(tmp_path)
+    task: Any = voc(data, RECIPE, filter_empty="oracle", difficult=False)
+    assert task.pool.images.names == ["b.jpg", "c.png"]
+    assert task.pool.truth.first_N1.tolist() == [0, 2, 3]
+    for split in ("train2017", "val2017"):
+        coco_folder(tmp_path / "coco", split, coco_content())
+    task = coco(data, RECIPE, filter_empty="oracle")
+    assert task.pool.images.names == ["000020.png", "000900.png"]
+    assert len(task.test.images) == 3
+
+
+def test_images_with_ignored_boxes_alone_count_as_empty(tmp_path: Path) -> None:
+    truth = Truth(np.zeros((2, 4), np.float32), np.zeros(2, np.int64), np.array([True, True]), np.array([0, 1, 2]))
+    files = Files(tmp_path, ["a.jpg", "b.jpg"], np.ones((2, 2), np.int64))
+    with refused(f"{tmp_path}: filter_empty=oracle leaves no image, for none has boxes"):
+        with_boxes(Split(files, truth))
+
+
+@pytest.mark.parametrize("name", ["voc", "coco"])
+def test_what_the_tasks_tell_of_themselves(name: str) -> None:
+    plugin = plugins.get("task", name)
+    assert plugin.reveals is reveals
+    assert plugin.reveals(**plugin.bind({})) == ""
+    told = plugin.reveals(**plugin.bind({"filter_empty": "oracle"}))
+    assert told == "images without boxes were taken out of the pool by looking at their labels"
+    with pytest.raises(ValueError, match="must be one of none, oracle"):
+        plugin.bind({"filter_empty": "yes"})
+
+
+# --- real data -------------------------------------------------------------------------------------
+def real(machine: Machine, name: str) -> Path:
+    """A folder of $AL_BENCHMARK_DATA; skips where it is not there."""
+    if machine.data is None or not (machine.data / name).is_dir():
+        pytest.skip(f"no {name} in $AL_BENCHMARK_DATA")
+    return machine.data / name
+
+
+@pytest.mark.usefixtures("given")
+def test_neu_det_is_read(machine: Machine) -> None:
+    real(machine, "neu_det")
+    task: Any = voc(machine, RECIPE, root="neu_det")
+    strict: Any = voc(machine, RECIPE, root="neu_det", difficult=False)
+    splits = [task.pool.truth, task.test.truth]
+    assert ([len(truth) for truth in splits], task.num_classes) == ([1500, 300], 6)
+    assert sum(truth.num_boxes(np.arange(len(truth))) for truth in splits) == 4189
+    assert sum(split.truth.ignored_B.sum() for split in (strict.pool, strict.test)) == 81
+    assert task.pool.images[0].shape == (3, 200, 200)
+
+
+@pytest.mark.usefixtures("given")
+def test_coco_sample_is_read(machine: Machine) -> None:
+    real(machine, "coco_sample")
+    task: Any = coco(machine, RECIPE, root="coco_sample")
+    for split, num_boxes in ((task.pool, 705), (task.test, 815)):
+        assert (len(split.images), len(split.truth.labels_B), task.num_classes) == (80, num_boxes, 80)
+        for number in range(len(split.images)):
+            _, height, width = split.images[number].shape
+            corners_M4 = split.truth.of(number).corners_M4
+            assert (corners_M4[:, 2:] <= torch.tensor([width, height])).all()

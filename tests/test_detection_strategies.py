@@ -1,0 +1,346 @@
+"""What strategies do with boxes, by hand and against slow twins."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+import strategies.entropy
+import strategies.learning_loss
+import strategies.random  # noqa: F401 - matched_random asks for these by name
+from benchmark.api import Indices, Predictions, View
+from benchmark.plugins import get
+from strategies import _boxes
+from strategies._boxes import best_iou, iou, lowest_known, num_boxes, padded
+from strategies._influence import expected_targets, reference_gradient
+from strategies.box_count import box_count
+from strategies.gradient_similarity import gradient_similarity
+from strategies.isal import isal
+from strategies.localization_stability import LEVELS, localization_stability
+from strategies.localization_tightness import localization_tightness
+from strategies.matched_random import matched_random
+from tests._toy import Toy, look
+from tests._toy_detector import ToyDetector
+
+RNG = np.random.default_rng
+ALL = {"predict", "perturbed", "proposals", "weights", "pseudo_labels", "losses", "directional", "held_out"}
+NONE = np.empty(0, np.int64)
+
+
+def toy_view(needs: Collection[str] = ALL) -> View:
+    return look(ToyDetector(), needs)
+
+
+def found(boxes: dict[int, list[tuple[float, ...]]], num_images: int) -> Predictions:
+    """From image -> (confidence, x1, y1, x2, y2): one class besides background; the last image's boxes first."""
+    rows = torch.tensor([(image, *box) for image in sorted(boxes)[::-1] for box in boxes[image]]).reshape(-1, 6)
+    scores_PC = torch.stack([rows[:, 1], 1 - rows[:, 1]], 1)
+    return Predictions(scores_PC, rows[:, 0].long(), num_images, rows[:, 2:])
+
+
+class Staged:
+    """Predictions as told: clean ones, and those of every noise level (the first for all levels from its own on)."""
+
+    def __init__(self, clean: Predictions, noisy: dict[float, Predictions] | None = None) -> None:
+        self.clean, self.noisy, self.asked = clean, noisy or {}, []  # type: ignore[var-annotated]
+
+    def predict(self, model: object, indices: Indices) -> Predictions:
+        return self.clean
+
+    def perturbed(self, model: object, indices: Indices, sigma: float, seed: int) -> Predictions:
+        self.asked.append((sigma, seed))
+        return self.noisy[max(level for level in self.noisy if level <= sigma)]
+
+    proposals = predict
+
+    def view(self) -> View:
+        """Image n lies at position 10 (n + 1)."""
+        unlabelled = 10 * np.arange(1, self.clean.num_images + 1)
+        needs = {"predict", "perturbed", "proposals"}
+        return View(self, None, NONE, unlabelled, num_initial=0, held_out=NONE, needs=needs)  # type: ignore[arg-type]
+
+
+# --- boxes ----------------------------------------------------------------------------------
+def random_boxes(number: int, num_images: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Boxes and their images, unsorted; some images have none."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(number, 2, generator=generator) * 50
+    image_P = torch.randint(num_images, (number,), generator=generator)
+    return torch.cat([corner, corner + torch.rand(number, 2, generator=generator) * 50], 1), image_P
+
+
+def test_iou_is_torchvisions_and_zero_without_area() -> None:
+    a, b = random_boxes(40, 1, 0)[0], random_boxes(30, 1, 1)[0]
+    torch.testing.assert_close(iou(a[:, None], b), box_iou(a, b))
+    point = torch.tensor([3.0, 3.0, 3.0, 3.0])
+    assert iou(point, point) == 0
+    assert iou(torch.full((4,), torch.nan), a[0]).isnan()
+
+
+def test_padded_keeps_the_order_within_an_image() -> None:
+    values, image = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([2, 0, 2, 0, 2])
+    assert padded(values, image, 4).tolist() == [[2, 4, 0], [0, 0, 0], [1, 3, 5], [0, 0, 0]]
+    assert padded(values[:0], image[:0], 2).tolist() == [[0], [0]]
+    assert padded(torch.zeros(0, 4), image[:0], 2).shape == (2, 1, 4)
+
+
+@pytest.mark.parametrize("chunk", [1, 500, 2**20])
+def test_best_iou_is_the_largest_in_the_same_image(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against every pair of boxes of all images; 12 images of which some have no boxes, in blocks of 1, some, all."""
+    monkeypatch.setattr(_boxes, "CHUNK", chunk)
+    (boxes, image_P), (others, image_Q) = random_boxes(60, 12, 0), random_boxes(25, 12, 1)
+    assert len(image_Q.unique()) < 12
+    pairs = box_iou(boxes, others).masked_fill(image_P[:, None] != image_Q, 0)
+    best_NA = best_iou(padded(boxes, image_P, 12), padded(others, image_Q, 12))
+    torch.testing.assert_close(best_NA, padded(pairs.amax(1), image_P, 12))
+
+
+def test_boxes_are_counted_from_the_least_confidence() -> None:
+    sees = found({0: [(0.3, 0, 0, 1, 1), (0.29, 0, 0, 1, 1)], 2: [(0.9, 0, 0, 1, 1), (0.31, 0, 0, 1, 1)]}, 4)
+    assert num_boxes(sees, 0.3).tolist() == [1, 0, 2, 0]
+    assert num_boxes(sees, 0.0).tolist() == [2, 0, 2, 0]
+    assert num_boxes(Predictions(sees.scores_PC, torch.arange(4), 4), 0.99).tolist() == [1, 1, 1, 1]
+    with pytest.raises(ValueError, match="1 of 4 confidences are NaN"):
+        num_boxes(found({0: [(torch.nan, 0, 0, 1, 1), (0.5,) * 5], 1: [(0.5,) * 5] * 2}, 2), 0.3)
+
+
+def test_images_without_a_value_come_last_and_at_random() -> None:
+    view = Staged(found({}, 6)).view()
+    known = np.array([True, False, False, True, False, False])
+    values = torch.tensor([2.0, -5.0, torch.nan, 1.0, 0.0, -torch.inf])
+    assert lowest_known(view, values, known, 2, RNG(0)).tolist() == [40, 10]
+    drawn = [lowest_known(view, values, known, 4, RNG(seed)) for seed in range(200)]
+    assert all(chosen[:2].tolist() == [40, 10] and len(set(chosen.tolist())) == 4 for chosen in drawn)
+    counts = Counter(index for chosen in drawn for index in chosen[2:].tolist())
+    assert counts.keys() == {20, 30, 50, 60}
+    assert all(80 < number < 120 for number in counts.values())
+
+
+# --- localization ---------------------------------------------------------------------------
+BOX = (0.0, 0.0, 10.0, 10.0)
+
+
+def test_stability_of_boxes_that_stay_is_one() -> None:
+    clean = found({0: [(0.9, *BOX), (0.4, 5, 5, 9, 9)], 1: [(0.2, *BOX)]}, 2)
+    task = Staged(clean, {0: clean})
+    view = task.view()
+    assert localization_stability(view, 2, RNG(0)).tolist() == [10, 20]
+    assert view.diagnostics == {"stability": pytest.approx(1), "share_without_boxes": 0}
+    assert [sigma for sigma, _ in task.asked] == [8, 16, 24, 32, 40, 48]
+    assert len({seed for _, seed in task.asked}) == 6
+    again = Staged(clean, {0: clean})
+    localization_stability(again.view(), 2, RNG(0))
+    assert again.asked == task.asked
+
+
+def test_stability_by_hand() -> None:
+    """Image 0: boxes of confidence 0.75 and 0.25. Below level 32 the first overlaps 50 of 150 with one box (1/3), and
+    25 of 175 with another that is not the nearest, the second meets its own (1); from 32 on both are lost, as image 1
+    holds the only box: (0.75 / 3 + 0.25) / 2 = 0.25. Image 1: 1/4 of the box below, all of it above: 0.625."""
+    clean = found({0: [(0.75, *BOX), (0.25, 50, 50, 60, 60)], 1: [(0.5, 0, 0, 4, 4)]}, 2)
+    low = found({0: [(0.9, 5, 5, 15, 15), (0.1, 5, 0, 15, 10), (0.2, 50, 50, 60, 60)], 1: [(0.5, 0, 0, 2, 2)]}, 2)
+    task = Staged(clean, {0: low, 32: found({1: [(0.5, 0, 0, 4, 4)]}, 2)})
+    view = task.view()
+    assert localization_stability(view, 2, RNG(0)).tolist() == [10, 20]
+    assert view.diagnostics["stability"] == pytest.approx((0.25 + 0.625) / 2)
+    view = task.view()
+    localization_stability(view, 2, RNG(0), max_boxes=1)
+    assert view.diagnostics["stability"] == pytest.approx((1 / 6 + 0.625) / 2)
+
+
+def test_stability_without_any_boxes_under_noise_is_zero() -> None:
+    view = Staged(found({0: [(0.9, *BOX)]}, 1), {0: found({}, 1)}).view()
+    localization_stability(view, 1, RNG(0))
+    assert view.diagnostics["stability"] == 0
+
+
+def test_certainty_is_taken_off_by_the_least_sure_box() -> None:
+    """Stable alike; 1 - P is largest in image 1, where `max_boxes=1` no longer sees it."""
+    clean = found({0: [(0.6, *BOX)], 1: [(0.9, *BOX), (0.3, 20, 20, 30, 30)], 2: [(0.8, *BOX)]}, 3)
+    view = Staged(clean, {0: clean}).view()
+    assert localization_stability(view, 3, RNG(0), certainty=True).tolist() == [20, 10, 30]
+    assert localization_stability(view, 3, RNG(0), certainty=True, max_boxes=1).tolist() == [10, 30, 20]
+
+
+def test_stability_of_images_without_boxes() -> None:
+    """LS+C: image 0 is at 1 - 0.1, image 2 at 0 - 0.6; without boxes the score is 0, between them."""
+    clean = found({0: [(0.9, *BOX)], 2: [(0.4, *BOX)]}, 4)
+    view = Staged(clean, {0: found({0: [(0.9, *BOX)]}, 4)}).view()
+    options: dict[str, Any] = {"certainty": True, "without_boxes": "score"}
+    assert localization_stability(view, 4, RNG(0), **options).tolist() == [30, 20, 40, 10]
+    assert localization_stability(view, 2, RNG(0), without_boxes="last").tolist() == [30, 10]
+    assert view.diagnostics["share_without_boxes"] == 0.5
+    assert {localization_stability(view, 3, RNG(seed))[2] for seed in range(20)} == {20, 40}
+    assert localization_stability(view, 2, RNG(0), without_boxes="score").tolist() == [20, 30]
+
+
+def test_stability_against_a_loop_over_boxes() -> None:
+    view = toy_view()
+    clean, rng = view.predict(view.unlabelled), RNG(5)
+    noisy = [view.perturbed(view.unlabelled, sigma, int(rng.integers(2**63))) for sigma in LEVELS]
+    scores = {}
+    for number in clean.image_P.unique().tolist():
+        at = clean.image_P == number
+        best = [box_iou(clean.boxes_P4[at], n.boxes_P4[n.image_P == number]).amax(1) for n in noisy]  # type: ignore[index]
+        scores[view.unlabelled[number]] = np.average(torch.stack(best).mean(0), weights=clean.confidence_P[at])
+    expected = sorted(scores, key=lambda index: scores[index])
+    assert localization_stability(view, 15, RNG(5)).tolist() == expected[:15]
+    assert view.diagnostics["stability"] == pytest.approx(np.mean(list(scores.values())))
+    assert view.diagnostics["share_without_boxes"] == pytest.approx(1 - len(scores) / len(view.unlabelled))
+
+
+def test_stability_refuses_what_it_cannot_do() -> None:
+    clean = found({0: [(0.9, *BOX)]}, 1)
+    with pytest.raises(ValueError, match=r"max_boxes=0\]: must be 1 or more"):
+        localization_stability(Staged(clean, {0: clean}).view(), 1, RNG(0), max_boxes=0)
+    with pytest.raises(ValueError, match="needs a detector"):
+        localization_stability(Staged(Predictions(clean.scores_PC, clean.image_P, 1)).view(), 1, RNG(0))
+    broken = found({0: [(0.9, torch.nan, 0, 1, 1)]}, 1)
+    with pytest.raises(ValueError, match="NaN"):
+        localization_stability(Staged(clean, {0: broken}).view(), 1, RNG(0))
+
+
+def test_tightness_by_hand() -> None:
+    """T + P - 1: image 0: 1/3 + 0.9 - 1 = 0.233; image 1: 1 + 0.2 - 1 = 0.2, and a sure tight box at 1; image 2 none,
+    so 1; image 3: 0 + 0.05 - 1 = -0.95."""
+    clean = found({0: [(0.9, *BOX)], 1: [(1.0, *BOX), (0.2, *BOX)], 3: [(0.05, *BOX)]}, 4)
+    shift = torch.tensor([90.0, 0, 0, 5])[:, None] * torch.tensor([1.0, 0, 1, 0])
+    task = Staged(Predictions(clean.scores_PC, clean.image_P, 4, clean.boxes_P4, clean.boxes_P4 + shift))  # type: ignore[operator]
+    assert localization_tightness(task.view(), 4, RNG(0)).tolist() == [20, 10, 40, 30]
+
+
+# --- controls -------------------------------------------------------------------------------
+def counted(*counts: int) -> Staged:
+    return Staged(found({n: [(0.5, *BOX)] * c + [(0.1, *BOX)] for n, c in enumerate(counts)}, len(counts)))
+
+
+def test_box_count_takes_the_fewest_or_the_most_and_breaks_ties_at_random() -> None:
+    view = counted(2, 0, 1, 1, 1, 3).view()
+    assert box_count(view, 1, RNG(0)).tolist() == [20]
+    assert box_count(view, 6, RNG(0), order="most")[[0, 1, 5]].tolist() == [60, 10, 20]
+    third = Counter(box_count(view, 2, RNG(seed))[1] for seed in range(300))
+    assert third.keys() == {30, 40, 50}
+    assert all(75 < number < 125 for number in third.values())
+    assert {box_count(view, 3, RNG(seed), order="most")[2] for seed in range(20)} == {30, 40, 50}
+    assert box_count(view, 2, RNG(0), order="most", min_score=0.6).tolist() != [60, 10]
+
+
+def test_matched_random_has_the_counts_of_the_choice_and_draws_evenly() -> None:
+    """box_count buys the image without boxes, the one with one, and one of the four with two."""
+    view = counted(2, 0, 1, 2, 2, 3, 2).view()
+    drawn = [matched_random(view, 3, RNG(seed), like="box_count") for seed in range(400)]
+    assert all(len(set(chosen.tolist())) == 3 for chosen in drawn)
+    assert all({20, 30} < set(chosen.tolist()) for chosen in drawn)
+    third = Counter(index for chosen in drawn for index in chosen.tolist() if index not in (20, 30))
+    assert third.keys() == {10, 40, 50, 70}
+    assert all(75 < number < 125 for number in third.values())
+    assert {chosen[0] for chosen in drawn} == {10, 20, 30, 40, 50, 70}  # in random order
+    assert 2 / 3 <= view.diagnostics["overlap"] <= 1
+
+
+LIKE = "isal[depth=3,repeats=2,damping=0.1,scale=20]"
+
+
+@pytest.mark.parametrize("like", [LIKE, "gradient_similarity[without_boxes=score]", "entropy[how=sum]", "random"])
+@pytest.mark.parametrize("budget", [1, 7, 40])
+def test_matched_random_follows_any_strategy(like: str, budget: int) -> None:
+    values = {"like": like, "min_score": 0.5}
+    view = toy_view(get("strategy", "matched_random").needed(values))
+    counts = dict(zip(view.unlabelled, num_boxes(view.predict(view.unlabelled), 0.5), strict=True))
+    choice = view.choice_of(like, budget, RNG(3))
+    drawn = matched_random(view, budget, RNG(3), like=like, min_score=0.5)
+    assert Counter(counts[index] for index in choice) == Counter(counts[index] for index in drawn)
+    assert len(set(drawn.tolist())) == budget
+    assert view.diagnostics["overlap"] == pytest.approx(np.isin(drawn, choice).mean())
+    if budget == 7:
+        assert set(choice.tolist()) != set(drawn.tolist())
+
+
+def test_matched_random_needs_and_trains_what_the_other_does() -> None:
+    plugin = get("strategy", "matched_random")
+    needed = {like: plugin.needed(plugin.bind({"like": like})) for like in ("isal[reference=test]", "learning_loss")}
+    assert needed["isal[reference=test]"] == get("strategy", "isal").needed({"reference": "test"}) | {"predict"}
+    assert needed["learning_loss"] == {"companion", "predict"}
+    other = get("strategy", "learning_loss")
+    assert plugin.companion is not None
+    assert other.companion is not None
+    built = plugin.companion(**plugin.bind({"like": "learning_loss[width=7]"}))
+    assert built == other.companion(**other.bind({"width": 7}))
+    assert plugin.companion(**plugin.bind({})) is None
+    assert plugin.needed(plugin.bind({})) == get("strategy", "isal").needed({"reference": "held_out"}) | {"predict"}
+
+
+@pytest.mark.parametrize(
+    ("like", "says"),
+    [
+        ("matched_random[like=random]", "chooses by itself"),
+        ("isla", "did you mean 'isal'"),
+        ("isal[kay=2]", "no parameter 'kay'"),
+    ],
+)
+def test_matched_random_refuses_what_it_cannot_follow(like: str, says: str) -> None:
+    plugin = get("strategy", "matched_random")
+    for ask in (plugin.needed, lambda values: plugin.companion(**values)):  # type: ignore[misc]
+        with pytest.raises(ValueError, match=says):
+            ask({"like": like})
+
+
+def test_matched_random_on_a_classifier_is_random() -> None:
+    view = look(Toy(), {"predict"})
+    drawn = {tuple(matched_random(view, 5, RNG(seed), like="entropy")) for seed in range(5)}
+    assert len(drawn) == 5
+
+
+# --- influence ------------------------------------------------------------------------------
+def similarity(view: View, min_score: float = 0.1) -> tuple[list[bool], Tensor]:
+    """Whether each candidate has pseudo boxes, and v . G, one backward pass each."""
+    targets = expected_targets(view, 1, allow_degenerate=False, min_score=min_score)
+    weights = list(view.weights().values())
+    v = torch.cat([part.flatten() for part in reference_gradient(view, "held_out").values()])
+    losses = view.losses(view.unlabelled, targets)
+    rows = [torch.autograd.grad(one, weights, retain_graph=True, materialize_grads=True) for one in losses]
+    return [len(boxes) > 0 for boxes in targets], torch.stack(
+        [torch.cat([p.flatten() for p in row]) for row in rows]
+    ) @ v
+
+
+@pytest.mark.parametrize("min_score", [0.1, 0.7])
+def test_influence_of_images_without_pseudo_boxes(min_score: float) -> None:
+    view = toy_view()
+    has, similar = similarity(view, min_score)
+    ranked = view.unlabelled[np.argsort(-similar.numpy(), kind="stable")].tolist()
+    with_boxes = [index for index in ranked if has[np.searchsorted(view.unlabelled, index)]]
+    assert 4 < len(with_boxes) < 38
+    score = gradient_similarity(view, 40, RNG(0), min_score=min_score, without_boxes="score")
+    assert score.tolist() == ranked
+    assert view.diagnostics["share_negative"] == pytest.approx((similar > 0).double().mean().item())
+    last = gradient_similarity(view, 40, RNG(0), min_score=min_score)
+    assert last[: len(with_boxes)].tolist() == with_boxes
+    assert sorted(last) == sorted(ranked)
+    rest = gradient_similarity(view, 40, RNG(1), min_score=min_score)[len(with_boxes) :]
+    assert rest.tolist() != last[len(with_boxes) :].tolist()
+    helpful = (similar[torch.tensor(has)] > 0).sum().item() / 40
+    assert view.diagnostics["share_negative"] == pytest.approx(helpful)
+    assert view.diagnostics["share_without_boxes"] == pytest.approx(1 - len(with_boxes) / 40)
+
+
+def test_isal_on_a_detector_weighs_its_blocks() -> None:
+    """Next to no curvature: s is v over the damping, with any scales; with curvature the blocks' scales tell."""
+    view = toy_view()
+    options: dict[str, Any] = {"depth": 20, "repeats": 1, "order": "newest"}
+    flat = isal(view, 10, RNG(0), block_scales="1e12/1e12", **options)
+    np.testing.assert_array_equal(flat, gradient_similarity(view, 10, RNG(0)))
+    assert view.diagnostics["gain"] == pytest.approx((1 - 0.99**21) / 0.01)
+    curved = isal(view, 10, RNG(0), block_scales="2e3/20", **options)
+    assert view.diagnostics["ridge"] == pytest.approx(0.2)
+    assert view.diagnostics["cosine"] < 0.999
+    assert curved.tolist() != flat.tolist()
+    with pytest.raises(ValueError, match=r"block_scales=1/2/3\]: 2 numbers .* classes.weight, boxes.weight"):
+        isal(view, 10, RNG(0), block_scales="1/2/3", **options)

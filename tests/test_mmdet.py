@@ -1,0 +1,506 @@
+"""Detectors of mmdet: the published two are as published, the numbers are the library's own, influence is exact.
+
+Shapes: N images, M boxes of one image, C classes, K = C + 1 with background last.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from _toy import look
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+
+from benchmark import plugins
+from benchmark.api import Boxes, Machine, seeded, strategy
+from tasks._annotations import Split, Truth
+from tasks._detection import Detection
+from tasks._detection_input import Placing
+from tasks._detection_recipe import DetectorRecipe
+from tasks._detection_training import optimiser
+from tasks._detector import Batch, Detector
+from tasks.scenes import Canvases
+
+pytestmark = pytest.mark.mmdet
+
+C, SMALLEST, SOFTMAX = 3, "retinanet_r18_fpn_1x_coco", "ssd300_coco"
+RECIPE = DetectorRecipe(weights="none", min_size=0, precision="float32", epochs=1, batch_size=2, lr=1e-3, warmup=0)
+PUBLISHED = ("fcos", "faster_rcnn")
+BOXES = [
+    Boxes(torch.tensor([[10.0, 12.0, 62.0, 70.0], [50.0, 20.0, 101.0, 88.0], [5.0, 5.0, 30.0, 25.0]]), torch.arange(3)),
+    Boxes(torch.tensor([[30.0, 8.0, 90.0, 80.0]]), torch.tensor([1])),
+]
+EMPTY = Boxes(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+
+
+def made(name: str, file: Path | None = None, **changes: Any) -> Any:
+    """A detector of mmdet in eval mode."""
+    from tasks._mmdet import build
+
+    with seeded(0):
+        return build(replace(RECIPE, model=f"mmdet:{name}", **changes), C, file).eval()
+
+
+def sure(detector: Any) -> Any:
+    """The same with a head that finds boxes of every class."""
+    with torch.no_grad(), seeded(1):
+        for layer in detector.last_layers():
+            layer.weight.normal_(std=0.02)
+        if not detector.two_stage:
+            detector.last_layers()[0].bias.fill_(-1.0)
+    return detector
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, Any]:
+    """What was built so far."""
+    return {}
+
+
+@pytest.fixture(scope="module", params=PUBLISHED)
+def published(request: pytest.FixtureRequest, built: dict[str, Any]) -> Any:
+    """One of the paper's."""
+    return built.setdefault(request.param, sure(made(request.param)))
+
+
+@pytest.fixture(scope="module", params=[*PUBLISHED, SMALLEST])
+def detector(request: pytest.FixtureRequest, built: dict[str, Any]) -> Any:
+    """One of the paper's, or one of the zoo's."""
+    if request.param not in built:
+        built[request.param] = sure(made(request.param))
+    return built[request.param]
+
+
+def batch(seed: int = 0) -> Batch:
+    """Two images of different size."""
+    images = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(seed))
+    images[1, :, 90:], images[1, :, :, 110:] = 0, 0
+    return Batch(images, [(96, 128), (90, 110)], [11, 12])
+
+
+def random_direction(detector: Detector) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    weights = detector.last_weights()
+    return {name: torch.randn(weight.shape, generator=generator) * 0.01 for name, weight in weights.items()}
+
+
+# --- what is built --------------------------------------------------------------------------------
+def settings(loss: Any, *names: str) -> tuple[Any, ...]:
+    return type(loss).__name__, *(getattr(loss, name) for name in names)
+
+
+def test_fcos_is_the_published_one() -> None:
+    detector = made("fcos")
+    inner, head = detector.inner, detector.inner.bbox_head
+    assert detector.pixels.mean == pytest.approx((102.9801, 115.9465, 122.7717))
+    assert detector.pixels.deviation == (1, 1, 1)
+    assert detector.pixels.bgr
+    assert (inner.backbone.depth, inner.backbone.style, inner.backbone.norm_eval) == (50, "caffe", True)
+    assert inner.backbone.layer2[0].conv1.stride == (2, 2)
+    norms = [one for one in inner.backbone.modules() if isinstance(one, nn.BatchNorm2d)]
+    assert not any(parameter.requires_grad for one in norms for parameter in one.parameters())
+    assert not any(one.training for one in norms)
+    assert frozen(inner.backbone) == ["conv1", "layer1"]
+    neck = inner.neck
+    assert (neck.start_level, neck.num_outs) == (1, 5)
+    assert (neck.add_extra_convs, neck.relu_before_extra_convs) == ("on_output", True)
+    assert detector.channels == [256] * 5
+    for tower in (head.cls_convs, head.reg_convs):
+        assert [(one.conv.out_channels, one.with_norm, one.with_bias) for one in tower] == [(256, False, True)] * 4
+    assert (head.center_sampling, head.norm_on_bbox, head.centerness_on_reg) == (False, False, False)
+    assert head.conv_cls.out_channels == head.num_classes == C
+    assert settings(head.loss_cls, "gamma", "alpha", "loss_weight") == ("FocalLoss", 2.0, 0.25, 1.0)
+    assert settings(head.loss_bbox, "mode", "linear", "loss_weight") == ("IoULoss", "log", False, 1.0)
+    assert settings(head.loss_centerness, "use_sigmoid", "loss_weight") == ("CrossEntropyLoss", True, 1.0)
+    assert (head.test_cfg.nms_pre, head.test_cfg.score_thr, head.test_cfg.max_per_img) == (1000, 0.05, 100)
+    assert dict(head.test_cfg.nms) == {"type": "nms", "iou_threshold": 0.5}
+    assert [layer is getattr(head, f"conv_{name}") for layer, name in zip(
+        detector.last_layers(), ("cls", "reg", "centerness"), strict=True
+    )] == [True] * 3  # fmt: skip
+
+
+def test_faster_rcnn_is_the_published_one() -> None:
+    detector = made("faster_rcnn")
+    inner, head = detector.inner, detector.inner.roi_head.bbox_head
+    assert detector.pixels.mean == pytest.approx((123.675, 116.28, 103.53))
+    assert detector.pixels.deviation == pytest.approx((58.395, 57.12, 57.375))
+    assert not detector.pixels.bgr
+    assert (inner.backbone.depth, inner.backbone.style, inner.backbone.norm_eval) == (50, "pytorch", True)
+    assert frozen(inner.backbone) == ["conv1", "layer1"]
+    assert inner.backbone.layer2[0].bn1.weight.requires_grad
+    inner.backbone.train()
+    assert not inner.backbone.layer2[0].bn1.training
+    assert (inner.neck.start_level, inner.neck.num_outs, detector.channels) == (0, 5, [256] * 5)
+    assert [one.out_features for one in head.shared_fcs] == [1024, 1024]
+    assert (head.fc_cls.out_features, head.fc_reg.out_features, head.num_classes) == (C + 1, 4 * C, C)
+    for one, sigmoid in ((inner.rpn_head, True), (head, False)):
+        assert settings(one.loss_cls, "use_sigmoid", "loss_weight") == ("CrossEntropyLoss", sigmoid, 1.0)
+        assert settings(one.loss_bbox, "loss_weight") == ("L1Loss", 1.0)
+    first, second = inner.test_cfg.rpn, inner.test_cfg.rcnn
+    assert (first.nms_pre, first.max_per_img, first.nms.iou_threshold) == (1000, 1000, 0.7)
+    assert (second.score_thr, second.nms.iou_threshold, second.max_per_img) == (0.05, 0.5, 100)
+    expected = [inner.rpn_head.rpn_cls, inner.rpn_head.rpn_reg, head.fc_cls, head.fc_reg]
+    assert all(layer is other for layer, other in zip(detector.last_layers(), expected, strict=True))
+
+
+def frozen(backbone: nn.Module) -> list[str]:
+    """Convolutional parts that are not trained."""
+    parts = {name: list(part.parameters()) for name, part in backbone.named_children() if "bn" not in name}
+    return [name for name, found in parts.items() if found and not any(one.requires_grad for one in found)]
+
+
+@pytest.mark.parametrize(("stages", "parts"), [(-1, []), (0, ["conv1"]), (2, ["conv1", "layer1", "layer2"])])
+def test_frozen_stages_are_the_recipes(stages: int, parts: list[str]) -> None:
+    assert frozen(made(SMALLEST, frozen_stages=stages).inner.backbone) == parts
+
+
+def test_equal_seeds_give_equal_weights_and_no_other_generator_is_drawn_from() -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    one, other = made(SMALLEST).state_dict(), made(SMALLEST).state_dict()
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+# --- weights --------------------------------------------------------------------------------------
+def test_weights_of_a_file_go_into_the_backbone(tmp_path: Path) -> None:
+    path, wanted = tmp_path / "weights.pth", made(SMALLEST).inner.backbone.state_dict()
+    wanted["layer4.1.conv2.weight"].fill_(0.5)
+    torch.save(wanted | {"fc.weight": torch.zeros(2, 2)}, path)
+    found = made(SMALLEST, path, weights=str(path)).inner.backbone.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+    torch.save(wanted | {"conv1.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(ValueError, match=r"conv1\.weight holds \(2, 2\), the backbone \(64, 3, 7, 7\)"):
+        made(SMALLEST, path, weights=str(path))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for downloads, and no network."""
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr("torch.hub.urlopen", unreachable)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, SMALLEST])
+def test_weights_that_cannot_be_fetched(name: str, cache: Path) -> None:
+    says = rf"^model=mmdet:{name}: its weights cannot be fetched \(.*\): give weights=FILE or weights=none$"
+    with pytest.raises(ValueError, match=says):
+        made(name, weights="default")
+
+
+def test_default_weights_are_loaded_and_run_no_code(cache: Path) -> None:
+    from mmengine.runner.checkpoint import get_torchvision_models
+
+    path = cache / get_torchvision_models()["resnet18"].rpartition("/")[2]
+    wanted = made(SMALLEST).inner.backbone.state_dict()
+    wanted["conv1.weight"].fill_(0.25)
+    cache.mkdir(parents=True)
+    torch.save(wanted, path)
+    assert torch.equal(made(SMALLEST, weights="default").inner.backbone.conv1.weight, wanted["conv1.weight"])
+    torch.save(wanted | {"code": print}, path)
+    with pytest.raises(ValueError, match="cannot be fetched"):
+        made(SMALLEST, weights="default")
+
+
+# --- names ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "says"), [
+    ("retinanet_r18_fpn_1x_cocoo", r"no such configuration \(did you mean mmdet:retinanet_r18_fpn_1x_coco or"),
+    ("fkos", r"did you mean mmdet:fcos\?"),
+    ("qqqqqqqq", r"mmdet has no such configuration \(\d+ are in .*configs\)"),
+    ("rpn_r50_fpn_1x_coco", r"is no detector that boxes alone can train \(.*: its head has other classes\)"),
+    ("mask-rcnn_r50_fpn_1x_coco", r"is no detector that boxes alone can train \(AttributeError: .*masks"),
+    ("retinanet_tta", r"is no detector that boxes alone can train"),
+])  # fmt: skip
+def test_a_name_that_is_none_for_us(name: str, says: str) -> None:
+    with pytest.raises(ValueError, match=rf"^model=mmdet:{name}: .*{says}") as raised:
+        made(name)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_head_of_a_published_one_is_not_tried_but_others_are_once() -> None:
+    from tasks._mmdet import TRIED
+
+    made(SMALLEST)
+    assert {*PUBLISHED, SMALLEST} <= TRIED
+    assert "rpn_r50_fpn_1x_coco" not in TRIED
+
+
+def test_a_name_with_its_folder() -> None:
+    assert made(f"retinanet/{SMALLEST}").inner.bbox_head.num_classes == C
+
+
+@pytest.mark.parametrize(("absent", "says"), [("mmdet", "mmdet"), ("mmcv._ext", "mmcv with its operators compiled")])
+def test_without_mmdet(absent: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks import _mmdet
+
+    find = _mmdet.find_spec
+    monkeypatch.setattr(_mmdet, "find_spec", lambda name: None if name == absent else find(name))
+    with pytest.raises(ValueError, match=rf"^model=mmdet:fcos needs {says}: make mmdet \(compiles mmcv for about ten"):
+        made("fcos")
+
+
+def test_settings_without_effect() -> None:
+    with pytest.raises(ValueError, match=rf"^frozen_stages=2 has no effect with model=mmdet:{SOFTMAX}$"):
+        made(SOFTMAX, frozen_stages=2)
+
+
+# --- the library's numbers ------------------------------------------------------------------------
+@torch.no_grad()
+def test_detections_are_the_librarys(detector: Any) -> None:
+    from tasks._mmdet import samples
+
+    given = batch()
+    head = detector.inner.roi_head if detector.two_stage else detector.inner.bbox_head
+    before = copy.deepcopy(head.test_cfg)
+    if not detector.two_stage:
+        head.test_cfg.nms_pre = 100  # fewer than there are: picked by class score before centerness comes in
+    expected = detector.inner.predict(given.images_N3HW, samples(given), rescale=False)
+    found = detector.detect(detector.trunk(given.images_N3HW), given)
+    head.test_cfg = before
+    for one, sample in zip(found, expected, strict=True):
+        theirs = sample.pred_instances
+        assert len(one.labels_M) == len(theirs) > 5
+        assert torch.equal(one.labels_M, theirs.labels)
+        torch.testing.assert_close(one.confidence_M, theirs.scores)
+        torch.testing.assert_close(one.corners_M4, theirs.bboxes)
+        torch.testing.assert_close(one.scores_MK.sum(1), torch.ones(len(theirs)))
+        own_M = one.scores_MK.gather(1, one.labels_M[:, None])[:, 0]
+        whole_M = one.scores_MK[:, -1] > 0  # a sigmoid head whose scores sum to more than one is scaled to one
+        torch.testing.assert_close(own_M[whole_M], one.confidence_M[whole_M])
+        assert (own_M <= one.confidence_M + 1e-6).all()
+        height, width = sample.img_shape
+        assert (one.corners_M4 >= 0).all()
+        assert (one.corners_M4 <= torch.tensor([width, height, width, height])).all()
+    if detector.two_stage:
+        proposals = detector.inner.rpn_head.predict(tuple(detector.trunk(given.images_N3HW)), samples(given))
+        for one, proposed in zip(found, proposals, strict=True):
+            at_MR = (one.proposals_M4[:, None] == proposed.bboxes).all(2)
+            assert at_MR.any(1).all()
+            deltas = check_refined(detector, given, one)
+            assert deltas < 1e-2
+
+
+def check_refined(detector: Any, given: Batch, one: Any) -> float:
+    """How far a box is from where the head puts its proposal: in pixels, at worst."""
+    number = next(i for i, found in enumerate(detector.detect(detector.trunk(given.images_N3HW), given))
+                  if torch.equal(found.corners_M4, one.corners_M4))  # fmt: skip
+    head = detector.inner.roi_head
+    rois = torch.cat([torch.full((len(one.labels_M), 1), float(number)), one.proposals_M4], 1)
+    out = head._bbox_forward(tuple(detector.trunk(given.images_N3HW)), rois)
+    deltas_MC4 = out["bbox_pred"].view(-1, C, 4)[torch.arange(len(rois)), one.labels_M]
+    boxes_M4 = head.bbox_head.bbox_coder.decode(one.proposals_M4, deltas_MC4, max_shape=given.sizes[number])
+    torch.testing.assert_close(out["cls_score"].softmax(1), one.scores_MK, atol=1e-4, rtol=1e-3)
+    return (boxes_M4 - one.corners_M4).abs().max().item()
+
+
+@torch.no_grad()
+def test_a_softmax_head_has_its_own_background() -> None:
+    detector, given = made(SOFTMAX), Batch(torch.randn(1, 3, 320, 320), [(320, 320)], [0])
+    [found] = detector.detect(detector.trunk(given.images_N3HW), given)
+    assert len(found.labels_M) > 5
+    torch.testing.assert_close(found.scores_MK.sum(1), torch.ones(len(found.labels_M)))
+    torch.testing.assert_close(found.scores_MK.gather(1, found.labels_M[:, None])[:, 0], found.confidence_M)
+    with pytest.raises(ValueError, match=rf"^model=mmdet:{SOFTMAX}: which layers are its last is not known"):
+        detector.last_weights()
+
+
+@torch.no_grad()
+def test_features_are_the_inputs_of_the_last_layers(published: Any) -> None:
+    given = batch()
+    maps, head = published.trunk(given.images_N3HW), published.inner
+    pooled_ND = published.pooled(maps, given)
+    if published.two_stage:
+        assert pooled_ND.shape == (2, 1024)
+        assert (pooled_ND >= 0).all()
+    else:
+        assert pooled_ND.shape == (2, 512)
+        outputs = [[nn.Sequential(*tower)(level).mean((2, 3)) for level in maps]
+                   for tower in (head.bbox_head.cls_convs, head.bbox_head.reg_convs)]  # fmt: skip
+        expected = torch.cat([torch.stack(levels).mean(0) for levels in outputs], 1)
+        torch.testing.assert_close(pooled_ND, expected)
+    one = published.pooled([level[1:] for level in maps], given.only(1))
+    torch.testing.assert_close(pooled_ND[1:], one, rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def test_channels_last_changes_nothing() -> None:
+    given, plain = batch(), sure(made("faster_rcnn", channels_last=False))
+    found = plain.detect(plain.trunk(given.images_N3HW), given)
+    plain.to(memory_format=torch.channels_last)
+    last = given.images_N3HW.contiguous(memory_format=torch.channels_last)
+    other = plain.detect(plain.trunk(last), Batch(last, given.sizes, given.seeds))
+    for one, two in zip(found, other, strict=True):
+        torch.testing.assert_close(one.confidence_M[:20], two.confidence_M[:20], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="give channels_last=false, ModulatedDeformConv2dPack of mmcv"):
+        made("fcos_r50-dcn-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco", channels_last=True)
+
+
+# --- losses ---------------------------------------------------------------------------------------
+def own_loss(detector: Any, given: Batch, targets: Sequence[Boxes], number: int) -> Tensor:
+    """The library's loss of one image, its backbone computed anew and differentiable."""
+    from tasks._mmdet import samples
+
+    one = given.only(number)
+    with seeded(given.seeds[number]):
+        losses = detector.inner.loss(one.images_N3HW, samples(one, [targets[number]]))
+    parts = [value if isinstance(value, list) else [value] for name, value in losses.items() if "loss" in name]
+    return torch.stack([value for part in parts for value in part]).sum()
+
+
+def test_losses_are_of_each_image_alone(detector: Any) -> None:
+    given, modes = batch(), [module.training for module in detector.modules()]
+    state = torch.random.get_rng_state()
+    for targets in (BOXES, [BOXES[0], EMPTY], [EMPTY, EMPTY]):
+        losses_N = detector(given, targets)
+        alone = [detector(given.only(number), [targets[number]])[0] for number in range(2)]
+        theirs = [own_loss(detector, given, targets, number) for number in range(2)]
+        torch.testing.assert_close(losses_N, torch.stack(alone), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(losses_N, torch.stack(theirs), rtol=1e-4, atol=1e-5)
+    assert [module.training for module in detector.modules()] == modes
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert "extract_feat" not in vars(detector.inner)
+
+
+def test_directional_derivatives_are_exact(detector: Any) -> None:
+    given, direction, weights = batch(), random_direction(detector), detector.last_weights()
+    with torch.no_grad(), forward_ad.dual_level():
+        at = {name: forward_ad.make_dual(weight, direction[name]) for name, weight in weights.items()}
+        found_N = forward_ad.unpack_dual(functional_call(detector, at, (given, BOXES))).tangent
+    for number in range(2):
+        gradients = torch.autograd.grad(own_loss(detector, given, BOXES, number), list(weights.values()))
+        parts = zip(gradients, direction.values(), strict=True)
+        expected = sum((gradient * way).sum() for gradient, way in parts)
+        torch.testing.assert_close(found_N[number], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_hessian_products_are_those_of_finite_differences(detector: Any) -> None:
+    given, names = batch(), list(detector.last_weights())
+    name = names[2] if detector.two_stage else names[0]  # the class layer
+    weight, way = detector.last_weights()[name], random_direction(detector)[name]
+
+    def gradient(at: Tensor, create_graph: bool = False) -> Tensor:
+        losses_N = functional_call(detector, {name: at}, (given, BOXES))
+        return torch.autograd.grad(losses_N.sum(), at, create_graph=create_graph)[0]
+
+    start = weight.detach().clone().requires_grad_()
+    product = torch.autograd.grad((gradient(start, create_graph=True) * way).sum(), start)[0]
+    ahead, behind = (gradient((weight + step * way).detach().requires_grad_()) for step in (0.02, -0.02))
+    expected = (ahead - behind) / 0.04
+    assert product.norm() > 0
+    assert (product - expected).norm() < 0.03 * expected.norm()
+
+
+def test_the_focal_loss_never_takes_the_compiled_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    import mmdet.models.losses.focal_loss as library
+
+    def compiled(*_: Any, **__: Any) -> Tensor:
+        raise AssertionError
+
+    detector = sure(made(SMALLEST))
+    given = batch()
+    expected = detector(given, BOXES)
+    monkeypatch.setattr(library, "sigmoid_focal_loss", compiled)
+    monkeypatch.setattr(library.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    torch.testing.assert_close(detector(given, BOXES), expected)
+
+
+def test_training_lowers_the_loss(published: Any) -> None:
+    detector = copy.deepcopy(published)
+    sgd, losses = optimiser(detector, replace(RECIPE, model="mmdet:fcos")), []
+    for group in sgd.param_groups:
+        group["lr"] = 2e-3
+    detector.train()
+    before = detector.inner.backbone.conv1.weight.clone()
+    for _ in range(4):
+        given = batch()
+        with seeded(5):
+            loss = detector.loss(detector.trunk(given.images_N3HW), given, BOXES)
+        sgd.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
+        sgd.step()
+        losses.append(loss.item())
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    assert torch.equal(detector.inner.backbone.conv1.weight, before)
+
+
+# --- as a task --------------------------------------------------------------------------------
+def split(number: int, seed: int) -> Split:
+    """Noisy images of 96 x 128 pixels with one bright box each; the last has none."""
+    rng = np.random.default_rng(seed)
+    images_N3HW = rng.integers(0, 100, (number, 3, 96, 128), dtype=np.uint8)
+    corners = np.array([(x, y, x + 40, y + 30) for x, y in rng.integers(0, 60, (number - 1, 2))], np.float32)
+    for image, (x1, y1, x2, y2) in zip(images_N3HW, corners.astype(int), strict=False):
+        image[:, y1:y2, x1:x2] += 120
+    first_N1 = np.minimum(np.arange(number + 1), number - 1)
+    labels = rng.integers(0, C, number - 1)
+    return Split(Canvases(torch.from_numpy(images_N3HW)), Truth(corners, labels, np.zeros(number - 1, bool), first_N1))
+
+
+@pytest.fixture(scope="module", params=PUBLISHED)
+def task(request: pytest.FixtureRequest, machine: Machine) -> Detection:
+    """A pool of 15 images, all of whose capabilities a strategy may ask."""
+    recipe = replace(RECIPE, model=f"mmdet:{request.param}")
+    return Detection(machine, recipe, split(15, 0), split(2, 1), num_classes=C, map_at="50")
+
+
+@pytest.fixture(scope="module")
+def fitted(task: Detection) -> Any:
+    return sure(task.fit(np.arange(3), 0))
+
+
+LABELS = [
+    "random", "entropy", "margin", "coreset", "learning_loss", "isal[depth=2,repeats=1]", "gradient_similarity",
+    "localization_stability", "localization_tightness", "box_count",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_strategies_choose(task: Detection, fitted: Any, label: str) -> None:
+    plugins.discover()
+    plugin, values = strategy(label)
+    if "proposals" in plugin.needed(values) and not fitted.two_stage:
+        pytest.skip("one-stage")
+    companion = plugin.companion(**values) if plugin.companion else None
+    model = fitted if companion is None else task.fit(np.arange(2), 0, companion)
+    view = look(task, plugin.needed(values), companion, num_labelled=4, model=model)
+    chosen = plugin.function(view, 2, np.random.default_rng(0), **values)
+    assert len(set(chosen.tolist()) & set(view.unlabelled.tolist())) == 2
+
+
+def test_influence_through_the_task(task: Detection, fitted: Any) -> None:
+    """Pseudo labels, batches and all. In one batch: rounding decides between boxes that fit a proposal equally well."""
+    indices, direction = np.arange(4, 6), random_direction(fitted)
+    targets = task.pseudo_labels(fitted, indices, 1, 0.1)
+    found_N, losses_N = task.directional(fitted, indices, targets, direction), task.losses(fitted, indices, targets)
+    for found, loss in zip(found_N, losses_N, strict=True):
+        gradients = torch.autograd.grad(loss, list(task.weights(fitted).values()), retain_graph=True)
+        expected = sum((gradient * way).sum() for gradient, way in zip(gradients, direction.values(), strict=True))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_scores_and_pixels(task: Detection, fitted: Any) -> None:
+    assert set(task.score(fitted)) >= {"map", "ap", "ap50"}
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    image[0] = 255  # red
+    placed = Placing(RECIPE, fitted.pixels, torch.device("cpu"))([image], [0])
+    red = placed.batch.images_N3HW[0, 2 if fitted.pixels.bgr else 0].mean().item()
+    assert red == pytest.approx(255 - 122.7717 if fitted.pixels.bgr else (255 - 123.675) / 58.395, rel=1e-4)
