@@ -6,6 +6,7 @@ Shapes: N images, K channels, H x W pixels.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -146,14 +147,17 @@ def save(path: Path, detector: nn.Module, sgd: torch.optim.SGD, step: int) -> No
 
 
 def resume(path: Path | None, detector: nn.Module, sgd: torch.optim.SGD) -> int:
-    """Loads a checkpoint where there is a sound one, and returns the number of steps that are done."""
+    """Loads a checkpoint where there is one, and returns the number of steps that are done. A damaged one is removed."""
     if path is None or not path.exists():
         return 0
+    fresh = copy.deepcopy(detector.state_dict())
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         detector.load_state_dict(state["weights"])
         sgd.load_state_dict(state["momenta"])
+        return int(state["step"])
     except Exception:
         path.unlink(missing_ok=True)
-        raise ValueError(f"{path} is damaged and was removed: run again, the fit starts afresh") from None
-    return int(state["step"])
+        detector.load_state_dict(fresh)
+        sgd.state.clear()
+        return 0

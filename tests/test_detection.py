@@ -1,0 +1,663 @@
+"""Detectors of torchvision under the protocol, their input, their training and the task on top of them.
+
+Shapes: N images, M boxes of one image, A candidates of one image, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+
+from benchmark import plugins
+from benchmark.api import Boxes, Machine, seeded
+from benchmark.conformance import failures
+from benchmark.grid import Spec
+from tasks import _detection_training, scenes
+from tasks._annotations import Split, Truth
+from tasks._detection import Detection
+from tasks._detection_input import Placing, gaussian, stream
+from tasks._detection_recipe import PUBLISHED_FCOS_COCO, PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
+from tasks._detection_training import Step, optimiser, plan, rate, train
+from tasks._detector import Batch, Detections, Detector, Pixels, Suppression, completed, suppressed
+from tasks._torchvision import FasterRcnn, Fcos, build
+from strategies.learning_loss import LossPrediction
+
+plugins.discover()
+CPU = Machine(torch.device("cpu"))
+SMALL = dataclasses.replace(scenes.DEFAULT, epochs=2)
+MODELS = ("fcos", "faster_rcnn")
+
+
+def split(number: int, side: int = 64, seed: int = 0) -> Split:
+    """Canvases with digits."""
+    rng = np.random.default_rng(seed)
+    glyphs, labels = rng.random((20, 8, 8)).astype(np.float32), np.arange(20) % 10
+    return scenes.canvases(glyphs, labels, number, rng)
+
+
+def recipe(model: str, **changed: Any) -> DetectorRecipe:
+    return dataclasses.replace(SMALL, model=model, **changed)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def task(request: pytest.FixtureRequest) -> Detection:
+    """Forty scenes; fitted models come from `fitted`."""
+    epochs = {"fcos": 6, "faster_rcnn": 25}[request.param]
+    return Detection(CPU, recipe(request.param, epochs=epochs), split(40), split(12, seed=1), 10, "50")
+
+
+@pytest.fixture(scope="module")
+def fitted(task: Detection) -> Detector:
+    return task.fit(np.arange(24), 0)
+
+
+def direction(task: Detection, model: Detector) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(weight.shape, generator=generator) for name, weight in task.weights(model).items()}
+
+
+# --- influence ------------------------------------------------------------------------------------
+def through_everything(task: Detection, model: Detector, indices: np.ndarray, targets: list[Boxes]) -> Tensor:
+    """(N,) losses whose graph goes back to the first layer of the backbone.
+
+    In one batch, as `directional` takes them: another batch rounds otherwise, which may flip a tie between proposals.
+    """
+    [placed] = task._placed(task._pool, [indices.tolist()])
+    maps = model.trunk(placed.batch.images_N3HW)
+    assert all(level.requires_grad for level in maps)
+    return model.image_losses(maps, placed.batch, placed.targets(targets))
+
+
+def slowly(task: Detection, model: Detector, indices: np.ndarray, targets: list[Boxes]) -> list[float]:
+    """Derivatives along `direction`, one backward pass through everything an image."""
+    along, weights, found = direction(task, model), task.weights(model), []
+    for loss in through_everything(task, model, indices, targets):
+        gradients = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
+        found.append(sum((g * along[name]).sum().item() for name, g in zip(weights, gradients, strict=True)))
+    return found
+
+
+def test_directional_is_the_gradient_through_the_whole_model(task: Detection, fitted: Detector) -> None:
+    indices = np.arange(24, 36)
+    targets = task.pseudo_labels(fitted, indices, 1, 0.1)
+    assert sum(map(len, targets)) > len(indices)
+    fast = task.directional(fitted, indices, targets, direction(task, fitted))
+    assert fast.tolist() == pytest.approx(slowly(task, fitted, indices, targets), rel=1e-3)
+
+
+def test_directional_counts_every_layer(task: Detection, fitted: Detector) -> None:
+    """Each block adds its share: the derivative is linear in the direction."""
+    indices = np.arange(24, 30)
+    targets, along = task.pseudo_labels(fitted, indices, 1, 0.1), direction(task, fitted)
+    parts = []
+    for name in along:
+        only = {other: value if other == name else torch.zeros_like(value) for other, value in along.items()}
+        parts.append(task.directional(fitted, indices, targets, only))
+        assert parts[-1].abs().max() > 1e-6
+    torch.testing.assert_close(torch.stack(parts).sum(0), task.directional(fitted, indices, targets, along))
+
+
+def test_the_loss_of_an_image_is_its_own(task: Detection, fitted: Detector) -> None:
+    indices = np.arange(24, 32)
+    together = task.losses(fitted, indices)
+    alone = torch.cat([task.losses(fitted, indices[i : i + 1]) for i in range(len(indices))])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together, task.losses(fitted, indices, [task._pool.truth.of(int(i)) for i in indices]))
+
+
+def test_losses_differentiate_twice(task: Detection, fitted: Detector) -> None:
+    """A Hessian-vector product against finite differences of the gradient, in the last layers' weights.
+
+    The RPN's are left where they are: other proposals would be drawn, which no derivative knows of.
+    """
+    weights, along = task.weights(fitted), direction(task, fitted)
+    along = {name: value * 0 if "rpn" in name else value for name, value in along.items()}
+
+    def gradient(again: bool = False) -> tuple[Tensor, ...]:
+        loss = task.losses(fitted, np.array([5])).sum()
+        return torch.autograd.grad(loss, list(weights.values()), create_graph=again)
+
+    slope = torch.stack([(g * along[name]).sum() for name, g in zip(weights, gradient(True), strict=True)]).sum()
+    product = torch.cat([one.flatten() for one in torch.autograd.grad(slope, list(weights.values()))])
+    ends = []
+    for step in (1e-3, -1e-3):
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight += step * along[name]
+        ends.append(torch.cat([one.flatten() for one in gradient()]))
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight -= step * along[name]
+    difference = (ends[0] - ends[1]) / 2e-3
+    assert torch.nn.functional.cosine_similarity(product, difference, dim=0) > 0.99
+    assert (product.norm() / difference.norm()).item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize("model", MODELS)
+def test_other_backbones_learn_detect_and_direct(backbone: str, model: str) -> None:
+    bare = DetectorRecipe(
+        model=model, backbone=backbone, weights="none", norm="batch", frozen_stages=-1, channels=32, convs=None,
+        min_size=64, max_size=96, epochs=1, batch_size=4, warmup=0, warmup_ratio=0.333, precision="float32",
+    )  # fmt: skip
+    made = Detection(CPU, bare, split(10), split(4, seed=1), 10, "50")
+    model_ = made.fit(np.arange(8), 0)
+    assert set(made.score(model_)) == {"map", "ap", "ap50", "ap75", "voc_map"}
+    indices = np.arange(8, 10)
+    targets = [made._pool.truth.of(int(i)) for i in indices]
+    fast = made.directional(model_, indices, targets, direction(made, model_))
+    assert fast.tolist() == pytest.approx(slowly(made, model_, indices, targets), rel=1e-3)
+
+
+def test_frozen_stages_stay_as_they_were() -> None:
+    kept = build(recipe("fcos"), 10, None)
+    assert all(parameter.requires_grad for parameter in kept.parameters())
+    for stages, expected in ((-1, 0), (0, 1), (1, 5), (2, 10)):
+        bare = DetectorRecipe(weights="default", backbone="resnet18", frozen_stages=stages)
+        with pytest.MonkeyPatch.context() as patch:
+            real = torch.hub.load_state_dict_from_url
+            patch.setattr("torchvision.models.get_model", lambda name, weights, **more: untrained(name, **more))
+            made = build(bare, 3, None)
+        assert real is torch.hub.load_state_dict_from_url
+        still = [name for name, p in made.inner.backbone.body.named_parameters() if not p.requires_grad]
+        assert len(still) == expected, still
+
+
+def untrained(name: str, **more: Any) -> torch.nn.Module:
+    import torchvision
+
+    return getattr(torchvision.models, name)(weights=None, **more)
+
+
+# --- what is found --------------------------------------------------------------------------------
+def on_maps(task: Detection, model: Detector, indices: list[int]) -> tuple[list[Tensor], Batch]:
+    [placed] = task._placed(task._pool, [indices])
+    with torch.no_grad():
+        return model.trunk(placed.batch.images_N3HW), placed.batch
+
+
+def test_detections_are_torchvisions(task: Detection, fitted: Detector) -> None:
+    """Boxes without area aside, which its FCOS keeps: here no box is without."""
+    fitted = copy.deepcopy(fitted)
+    if isinstance(fitted, Fcos):
+        torch.nn.init.constant_(fitted.inner.head.regression_head.bbox_reg.bias, 2.0)
+    maps, batch = on_maps(task, fitted, list(range(24, 32)))
+    inner: Any = fitted.inner
+    with torch.no_grad():
+        ours = fitted.detect(maps, batch)
+        if isinstance(fitted, Fcos):
+            inner.detections_per_img, inner.score_thresh, inner.nms_thresh = 20, 0.05, 0.5
+            inner.topk_candidates = 200
+            outputs, anchors, counts = fitted._outputs(maps, batch)
+            levels = {name: list(values.split(counts, 1)) for name, values in outputs.items()}
+            theirs = inner.postprocess_detections(levels, [list(one.split(counts)) for one in anchors], batch.sizes)
+        else:
+            inner.roi_heads.detections_per_img = 20
+            named = fitted._named(maps)  # type: ignore[attr-defined]
+            proposals, _ = inner.rpn(ImageList(batch.images_N3HW, batch.sizes), named)
+            theirs, _ = inner.roi_heads(named, proposals, batch.sizes)
+            theirs = [{**one, "labels": one["labels"] - 1} for one in theirs]
+    assert sum(len(one["labels"]) for one in theirs) > 8
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.corners_M4, other["boxes"])
+        torch.testing.assert_close(mine.confidence_M, other["scores"])
+        torch.testing.assert_close(mine.labels_M, other["labels"])
+
+
+def test_rows_sum_to_one_and_hold_the_score(task: Detection, fitted: Detector) -> None:
+    found = task.predict(fitted, np.arange(24, 40))
+    torch.testing.assert_close(found.scores_PC.sum(1), torch.ones(len(found.image_P)))
+    assert found.scores_PC.shape[1] == 11
+    everything = task._known(fitted, np.arange(24, 40))
+    own = everything.scores_PK.gather(1, everything.label_P[:, None])[:, 0]
+    assert (own <= everything.confidence_P + 1e-5).all()
+    if fitted.two_stage:
+        torch.testing.assert_close(own, everything.confidence_P)
+
+
+def test_proposals_lie_behind_their_boxes() -> None:
+    made = Detection(CPU, recipe("faster_rcnn", epochs=8), split(60), split(4, seed=1), 10, "50")
+    model = made.fit(np.arange(50), 0)
+    found = made.proposals(model, np.arange(50, 60))
+    assert found.boxes_P4 is not None and found.proposals_P4 is not None
+    assert len(found.image_P) > 10
+    from torchvision.ops import box_iou
+
+    paired = box_iou(found.boxes_P4, found.proposals_P4).diagonal()
+    shuffled = box_iou(found.boxes_P4, found.proposals_P4.roll(1, 0)).diagonal()
+    assert paired.mean() > shuffled.mean() + 0.1
+    assert paired.min() > 0
+    with pytest.raises(ValueError, match="no proposals"):
+        other = Detection(CPU, recipe("fcos", epochs=1), split(6), split(4, seed=1), 10, "50")
+        other.proposals(other.model(), np.arange(2))
+
+
+def test_suppression_by_hand() -> None:
+    """Two boxes of a class overlap by more than a half: the surer stays. Another class's box is not touched."""
+    corners_A4 = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 9], [20, 20, 20, 30], [5, 5, 40, 40]])
+    scores_AC = torch.tensor([[0.9, 0.0], [0.6, 0.04], [0.0, 0.5], [0.8, 0.8], [0.0, 0.3]])
+    rows_AK = completed(scores_AC)
+    found = suppressed(scores_AC, corners_A4, (32, 30), Suppression(), rows_AK, proposals_A4=corners_A4 + 1)
+    assert found.labels_M.tolist() == [0, 1, 1]
+    assert found.corners_M4.tolist() == [[0, 0, 10, 10], [0, 0, 10, 9], [5, 5, 30, 32]]  # clipped to 30 x 32
+    assert found.confidence_M.tolist() == pytest.approx([0.9, 0.5, 0.3])
+    assert found.proposals_M4 is not None
+    assert found.proposals_M4.tolist() == (corners_A4 + 1)[[0, 2, 4]].tolist()
+    torch.testing.assert_close(found.scores_MK, rows_AK[[0, 2, 4]])
+    few = suppressed(scores_AC, corners_A4, (32, 30), Suppression(num_boxes=2), rows_AK)
+    assert few.labels_M.tolist() == [0, 1]
+    thin = suppressed(scores_AC, corners_A4, (32, 30), Suppression(num_candidates=1), rows_AK, levels=[2, 3])
+    assert thin.confidence_M.tolist() == pytest.approx([0.9])  # of the second level only the box without area is left
+
+
+def test_completed_rows() -> None:
+    rows = completed(torch.tensor([[0.2, 0.3], [0.9, 0.6], [0.0, 0.0]]))
+    torch.testing.assert_close(rows, torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0], [0.0, 0.0, 1.0]]))
+
+
+def test_embeddings_are_the_inputs_of_the_last_layers(task: Detection, fitted: Detector) -> None:
+    embedded = task.embed(fitted, np.arange(6))
+    assert embedded.shape == (6, 128 if fitted.two_stage else 64)
+    maps, batch = on_maps(task, fitted, [3])
+    layers = fitted.last_layers()
+    heard: dict[Any, list[Tensor]] = {layer: [] for layer in layers}
+    handles = [layer.register_forward_hook(lambda layer, given, _: heard[layer].append(given[0])) for layer in layers]
+    with torch.no_grad():
+        fitted.detect(maps, batch)
+    [handle.remove() for handle in handles]
+    if isinstance(fitted, FasterRcnn):
+        expected = heard[layers[2]][0].mean(0)
+    else:
+        towers = [torch.stack([one.mean((0, 2, 3)) for one in heard[layer]]).mean(0) for layer in layers[:2]]
+        expected = torch.cat(towers)
+    torch.testing.assert_close(embedded[3], expected, rtol=1e-4, atol=1e-5)
+
+
+# --- input ----------------------------------------------------------------------------------------
+PIXELS = Pixels((10.0, 20.0, 30.0), (1.0, 2.0, 4.0))
+
+
+def placing(bgr: bool = False, **changed: Any) -> Placing:
+    return Placing(recipe("fcos", **changed), dataclasses.replace(PIXELS, bgr=bgr), torch.device("cpu"))
+
+
+def test_images_are_resized_normalised_and_padded() -> None:
+    wide, tall = torch.full((3, 50, 100), 30, dtype=torch.uint8), torch.full((3, 90, 45), 30, dtype=torch.uint8)
+    placed = placing(min_size=100, max_size=150)([wide, tall], [0, 0])
+    assert placed.batch.sizes == [(75, 150), (150, 75)]  # the longer side at 150 first
+    assert placed.batch.images_N3HW.shape == (2, 3, 160, 160)
+    assert placed.batch.images_N3HW[0, :, 0, 0].tolist() == [20.0, 5.0, 0.0]
+    assert not placed.batch.images_N3HW[0, :, 75:].any()
+    assert not placed.batch.images_N3HW[1, :, :, 75:].any()
+    flipped = placing(bgr=True)([wide], [0]).batch.images_N3HW
+    assert flipped.shape == (1, 3, 64, 128)
+
+
+def test_blue_first_where_the_detector_wants_it() -> None:
+    image = torch.tensor([10, 20, 70], dtype=torch.uint8).view(3, 1, 1).expand(3, 32, 32)
+    batch = placing(bgr=True)([image], [0]).batch
+    assert batch.images_N3HW[0, :, 0, 0].tolist() == [60.0, 0.0, -5.0]
+
+
+def test_boxes_follow_their_image_and_come_back() -> None:
+    image = torch.zeros(3, 50, 100, dtype=torch.uint8)
+    image[:, 10:20, 20:60] = 255
+    boxes = Boxes(torch.tensor([[20.0, 10.0, 60.0, 20.0]]), torch.tensor([3]))
+    placed = placing(min_size=100, max_size=400)([image, image], [0, 0], [False, True])
+    plain, mirrored = placed.targets([boxes, boxes])
+    assert plain.corners_M4.tolist() == [[40, 20, 120, 40]]
+    assert mirrored.corners_M4.tolist() == [[80, 20, 160, 40]]
+    for number, one in enumerate((plain, mirrored)):
+        x1, y1, x2, y2 = one.corners_M4[0].int().tolist()
+        bright = placed.batch.images_N3HW[number, 0] > 100
+        assert bright[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].all()
+        assert bright.sum() <= (y2 - y1) * (x2 - x1)
+    found = Detections(plain.corners_M4, plain.labels_M, torch.ones(1), torch.ones(1, 2), plain.corners_M4)
+    back = placed.stored(0, found)
+    assert back.corners_M4.tolist() == boxes.corners_M4.tolist()
+    assert back.proposals_M4 is not None and back.proposals_M4.tolist() == boxes.corners_M4.tolist()
+
+
+def test_noise_belongs_to_the_image_and_the_level() -> None:
+    image = torch.full((3, 64, 64), 128, dtype=torch.uint8)
+    make, clean = placing(), placing()([image], [0]).batch.images_N3HW
+    one = make([image], [0], noise=(8.0, [5])).batch.images_N3HW
+    both = make([image, image], [0, 0], noise=(8.0, [6, 5])).batch.images_N3HW
+    torch.testing.assert_close(one[0], both[1])
+    assert not torch.equal(both[0], both[1])
+    assert (one - clean)[0, 0].std().item() == pytest.approx(8.0, rel=0.1)
+    assert (one - clean)[0, 2].std().item() == pytest.approx(2.0, rel=0.1)  # on the stored pixels: over deviation 4
+    assert gaussian(torch.Size([2, 3]), 0.0, 1).abs().sum() == 0
+
+
+def test_noise_moves_predictions_and_repeats(task: Detection, fitted: Detector) -> None:
+    indices = np.arange(24, 30)
+    clean, again = task.predict(fitted, indices), task.perturbed(fitted, indices, 1e-9, 0)
+    assert clean.boxes_P4 is not None and again.boxes_P4 is not None
+    torch.testing.assert_close(clean.boxes_P4, again.boxes_P4)
+    one, two, other = (task.perturbed(fitted, indices, 48.0, seed).boxes_P4 for seed in (1, 1, 2))
+    assert one is not None and two is not None and other is not None
+    torch.testing.assert_close(one, two)
+    assert one.shape != other.shape or not torch.equal(one, other)
+
+
+def test_workers_change_nothing() -> None:
+    images, groups = split(12).images, [[0, 1], [5], [3, 4], [7, 2], [11]]
+    state = torch.get_rng_state()
+    plain, read = (list(stream(images, groups, workers)) for workers in (0, 2))
+    assert torch.equal(state, torch.get_rng_state())
+    for one, other in zip(plain, read, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+# --- training -------------------------------------------------------------------------------------
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class Killed(Exception):
+    """What stands in for SIGKILL."""
+
+
+@pytest.mark.parametrize("companion", [None, LossPrediction(0.5, 1.0, 1.0, 8)], ids=["plain", "companion"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_killed_fit_ends_in_the_same_bytes(
+    model: str, companion: LossPrediction | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = dataclasses.replace(CPU, scratch=tmp_path)
+    made = Detection(machine, recipe(model), split(20), split(4, seed=1), 10, "50")
+    whole = made.fit(np.arange(16), 0, companion)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(_detection_training, "CHECKPOINT_SECONDS", 0.0)
+    step, count = _detection_training.save, []
+
+    def dying(*given: Any) -> None:
+        step(*given)
+        count.append(given[-1])
+        if len(count) == 3:
+            raise Killed
+
+    monkeypatch.setattr(_detection_training, "save", dying)
+    with pytest.raises(Killed):
+        made.fit(np.arange(16), 0, companion)
+    [left] = tmp_path.glob("*.checkpoint")
+    monkeypatch.setattr(_detection_training, "save", step)
+    taken: list[int] = []
+    objective = _detection_training.objective
+    monkeypatch.setattr(_detection_training, "objective", lambda *given: taken.append(1) or objective(*given))
+    resumed = made.fit(np.arange(16), 0, companion)
+    assert len(taken) == 1  # of four steps
+    assert same(whole, resumed)
+    assert not left.exists()
+
+
+def test_a_damaged_checkpoint_costs_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = dataclasses.replace(CPU, scratch=tmp_path)
+    made = Detection(machine, recipe("fcos"), split(12), split(4, seed=1), 10, "50")
+    whole = made.fit(np.arange(8), 0)
+    monkeypatch.setattr(_detection_training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(Path, "unlink", lambda *given, **more: None)  # so that the last one stays
+    made.fit(np.arange(8), 0)
+    monkeypatch.undo()
+    [left] = tmp_path.glob("*.checkpoint")
+    left.write_bytes(left.read_bytes()[:5000])
+    assert same(whole, made.fit(np.arange(8), 0))
+
+
+def test_a_fit_depends_on_set_and_seed(task: Detection) -> None:
+    one, other = task.fit(np.array([3, 1, 2]), 0), task.fit(np.array([1, 2, 3]), 0)
+    assert same(one, other)
+    assert not same(one, task.fit(np.array([1, 2, 3]), 1))
+
+
+def test_the_companion_learns_and_leaves_the_model_alone_where_detached(task: Detection) -> None:
+    companion = LossPrediction(detach_after=0.0, weight=1.0, margin=1.0, width=8)
+    plain, beside = task.fit(np.arange(8), 0), task.fit(np.arange(8), 0, companion)
+    fresh = task.model(companion)
+    assert beside.companion is not None and fresh.companion is not None
+    assert not same(beside.companion, fresh.companion)
+    shared = {name: value for name, value in beside.state_dict().items() if not name.startswith("companion.")}
+    assert shared.keys() == plain.state_dict().keys()
+    joint = task.fit(np.arange(8), 0, dataclasses.replace(companion, detach_after=1.0))
+    moved = [name for name in plain.state_dict() if not torch.equal(joint.state_dict()[name], shared[name])]
+    assert moved
+    assert task.companion(beside, np.arange(5)).shape == (5,)
+
+
+def test_clipping_is_what_ties_a_detached_companion_to_the_model() -> None:
+    """Without clipping, whose norm counts the companion's gradient, a detached companion moves no weight."""
+    made = Detection(CPU, recipe("fcos", clip=0.0), split(10), split(4, seed=1), 10, "50")
+    companion = LossPrediction(detach_after=0.0, weight=1.0, margin=1.0, width=8)
+    plain, beside = made.fit(np.arange(8), 0), made.fit(np.arange(8), 0, companion)
+    assert all(torch.equal(beside.state_dict()[name], value) for name, value in plain.state_dict().items())
+
+
+def test_the_plan_covers_each_epoch_once() -> None:
+    steps = plan(21, recipe("fcos", epochs=2, batch_size=8, flip=True), seed=3)
+    assert [step.number for step in steps] == list(range(6))
+    assert [len(step.which) for step in steps] == [7] * 6
+    first, second = ([one for step in steps[i : i + 3] for one in step.which] for i in (0, 3))
+    assert sorted(first) == sorted(second) == list(range(21))
+    assert first != second
+    assert 0 < sum(flip for step in steps for flip in step.flips) < 42
+    assert not any(flip for step in plan(21, recipe("fcos", flip=False), 3) for flip in step.flips)
+
+
+def test_learning_rates_of_the_published_schedule() -> None:
+    steps = 12 * 1000
+    at = [rate(PUBLISHED_FCOS_COCO, step, steps) for step in (0, 499, 500, 7999, 8000, 10999, 11000, 11999)]
+    assert at == pytest.approx([0.00333, 0.00333, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+    linear = dataclasses.replace(PUBLISHED_FCOS_COCO, warmup_kind="linear", warmup_ratio=0.001)
+    assert rate(linear, 0, steps) == pytest.approx(0.00001)
+    assert rate(linear, 250, steps) == pytest.approx(0.01 * (0.001 + 0.999 / 2))
+    cosine = dataclasses.replace(PUBLISHED_FCOS_COCO, schedule="cosine", warmup=0)
+    assert [rate(cosine, step, 10) for step in (0, 5)] == pytest.approx([0.01, 0.005])
+
+
+def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:
+    detector = build(recipe("fcos", bias_lr=2.0, weight_decay=1e-4), 10, None)
+    sgd = optimiser(detector, recipe("fcos", bias_lr=2.0, weight_decay=1e-4))
+    rest, biases = sgd.param_groups
+    assert (rest["factor"], biases["factor"], biases["weight_decay"]) == (1.0, 2.0, 0.0)
+    names = {id(p): name for name, p in detector.named_parameters()}
+    told = {names[id(p)] for p in biases["params"]}
+    assert "inner.head.regression_head.bbox_reg.bias" in told
+    assert not any("conv.1.bias" in name or "body" in name for name in told)  # of norms
+    assert len(rest["params"]) + len(biases["params"]) == len(list(detector.parameters()))
+
+
+def test_the_gradient_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def noting(parameters: Iterator[torch.nn.Parameter], most: float) -> Tensor:
+        given = list(parameters)
+        total = clip(given, most)
+        norms.append(torch.stack([p.grad.norm() for p in given if p.grad is not None]).norm().item())
+        return total
+
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", noting)
+    made = Detection(CPU, recipe("fcos", clip=0.01), split(10), split(4, seed=1), 10, "50")
+    made.fit(np.arange(8), 0)
+    assert norms
+    assert max(norms) <= 0.01 * 1.001
+
+
+def test_divergence_is_one_line() -> None:
+    made = Detection(CPU, recipe("fcos", lr=1e9, clip=0.0), split(10), split(4, seed=1), 10, "50")
+    with pytest.raises(ValueError, match="diverged") as caught:
+        made.fit(np.arange(8), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_without_boxes_train() -> None:
+    empty = Truth(np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, bool), np.zeros(7, np.int64))
+    for model in MODELS:
+        made = Detection(CPU, recipe(model), Split(split(6).images, empty), split(4, seed=1), 10, "50")
+        fitted = made.fit(np.arange(6), 0)
+        assert made.losses(fitted, np.arange(6)).isfinite().all()
+        assert made.cost(np.arange(6)) == {"images": 6.0, "boxes": 0.0}
+        assert made.score(fitted)["map"] >= 0
+
+
+# --- the task -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("label", ["scenes[epochs=2]", "scenes[epochs=2,model=faster_rcnn]"])
+def test_scenes_conforms(label: str) -> None:
+    from benchmark.conformance import check
+
+    findings = check(Spec.read("task", label), Spec.read("task", "digits"), CPU)
+    assert [f"{one.check}: {one.words}" for one in findings if one.words] == []
+    assert failures is not None
+
+
+def test_ignored_boxes_cost_nothing_and_are_not_learnt(task: Detection) -> None:
+    pool = split(10)
+    ignored_B = np.arange(len(pool.truth.labels_B)) % 2 == 0
+    truth = dataclasses.replace(pool.truth, ignored_B=ignored_B)
+    made = Detection(CPU, recipe("fcos"), Split(pool.images, truth), split(4, seed=1), 10, "50")
+    assert made.cost(np.arange(10))["boxes"] == (~ignored_B).sum()
+    assert sum(len(truth.of(i)) for i in range(10)) == (~ignored_B).sum()
+
+
+def test_map_is_counted_where_the_task_says(task: Detection, fitted: Detector) -> None:
+    scores = task.score(fitted)
+    assert scores["map"] == scores["ap50"]
+    other = Detection(CPU, task._recipe, task._pool, task._test, 10, "50:95")
+    assert other.score(fitted)["map"] == other.score(fitted)["ap"]
+
+
+def test_pseudo_labels_are_the_sure_boxes(task: Detection, fitted: Detector) -> None:
+    indices = np.arange(24, 40)
+    everything = task._known(fitted, indices)
+    for least in (0.1, 0.3):
+        boxes = task.pseudo_labels(fitted, indices, 1, least)
+        assert len(boxes) == 16
+        for number, one in enumerate(boxes):
+            mine = (everything.image_P == number) & (everything.confidence_P >= least)
+            torch.testing.assert_close(one.corners_M4, everything.corners_P4[mine])
+            assert one.labels_M.tolist() == everything.label_P[mine].tolist()
+    with pytest.raises(ValueError, match="k=2"):
+        task.pseudo_labels(fitted, indices, 2, 0.1)
+
+
+def test_scrambling_exchanges_the_boxes_of_unpaid_images(task: Detection) -> None:
+    paid = np.array([1, 5, 6])
+    other = task.scrambled(paid, 3)
+    counts = [[len(one._pool.truth.of(i)) for i in range(40)] for one in (task, other)]
+    assert [counts[0][i] for i in paid] == [counts[1][i] for i in paid]
+    assert counts[0] != counts[1]
+    assert sorted(counts[0]) == sorted(counts[1])
+    assert other.fingerprint != task.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"model": "yolo"}, "model=yolo: must be fcos, faster_rcnn"),
+        ({"backbone": "vgg16"}, "backbone=vgg16: must be small, or a ResNet"),
+        ({"frozen_stages": 5}, "frozen_stages=5"),
+        ({"channels": 40}, "channels=40: must be a positive multiple of 32"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"milestones": "8,11", "schedule": "step"}, "milestones=8,11: must be epochs, as in 8/11"),
+        ({"weights": "none"}, "weights=none has no effect with backbone=small"),
+        ({"model": "faster_rcnn", "convs": 2}, "convs=2 has no effect with model=faster_rcnn"),
+        ({"max_size": 100}, "max_size=100: must be at least min_size"),
+        ({"warmup": 0}, "warmup_ratio=0.1 has no effect with warmup=0"),
+        ({"model": "mmdet:fcos"}, "backbone=small has no effect with model=mmdet:fcos"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+    ],
+)
+def test_a_faulty_recipe_is_one_line(changed: dict[str, Any], named: str) -> None:
+    base = scenes.DEFAULT if "max_size" not in changed else DetectorRecipe()
+    with pytest.raises(ValueError, match=r".") as caught:
+        dataclasses.replace(base, **changed)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_untrained_backbone_keeps_nothing() -> None:
+    with pytest.raises(ValueError, match=r"norm=batch,frozen_stages=-1"):
+        DetectorRecipe(weights="none")
+
+
+def test_published_recipes() -> None:
+    assert (PUBLISHED_FCOS_COCO.clip, PUBLISHED_FCOS_VOC.clip) == (10.0, 8.0)
+    assert dataclasses.replace(PUBLISHED_FCOS_VOC, clip=10.0) == PUBLISHED_FCOS_COCO
+    told = (PUBLISHED_FCOS_COCO.min_size, PUBLISHED_FCOS_COCO.max_size, PUBLISHED_FCOS_COCO.epochs)
+    assert told == (800, 1333, 12)
+
+
+def test_one_stage_detectors_lack_proposals() -> None:
+    values = dataclasses.asdict(DetectorRecipe())
+    assert lacks(**values) == {"proposals"}
+    for model in ("faster_rcnn", "mmdet:faster_rcnn", "mmdet:cascade-rcnn_r50_fpn_1x_coco"):
+        assert lacks(**{**values, "model": model, "convs": None}) == set()
+
+
+def test_backbone_weights_come_from_a_file(tmp_path: Path) -> None:
+    source = untrained("resnet18")
+    path = tmp_path / "resnet18.pth"
+    torch.save(source.state_dict(), path)
+    bare = DetectorRecipe(backbone="resnet18", weights="resnet18.pth", channels=32)
+    machine = dataclasses.replace(CPU, data=tmp_path)
+    made = Detection(machine, dataclasses.replace(bare, min_size=64, max_size=64), split(4), split(4, seed=1), 10, "50")
+    inner: Any = made.model().inner
+    torch.testing.assert_close(inner.backbone.body.conv1.weight, source.conv1.weight, check_stride=False)
+    torch.save({"conv1.weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="holds") as caught:
+        Detection(machine, bare, split(4), split(4, seed=1), 10, "50")
+    assert "\n" not in str(caught.value)
+
+
+# --- scenes ---------------------------------------------------------------------------------------
+def test_scenes_are_what_they_say() -> None:
+    pool, test = scenes.drawn()
+    assert (len(pool.truth), len(test.truth)) == (scenes.NUM_POOL, scenes.NUM_TEST)
+    for part in (pool, test):
+        counts = np.diff(part.truth.first_N1)
+        assert counts.max() == scenes.MOST
+        assert 0.05 < (counts == 0).mean() < 0.2
+        corners = part.truth.corners_B4
+        assert corners.min() >= 0
+        assert corners.max() <= scenes.SIDE
+        sides = corners[:, 2:] - corners[:, :2]
+        assert sides.min() >= 3
+        assert sides.max() <= scenes.SIZES[1]
+        assert len(np.unique(part.truth.labels_B)) == 10
+    assert pool.images[0].shape == (3, 64, 64)
+    assert pool.images[0].dtype == torch.uint8
+
+
+def test_scenes_boxes_hold_the_ink() -> None:
+    pool, _ = scenes.drawn()
+    for number in range(50):
+        image, boxes = pool.images[number][0].float(), pool.truth.of(number)
+        outside = torch.ones(64, 64, dtype=torch.bool)
+        for x1, y1, x2, y2 in boxes.corners_M4.int().tolist():
+            outside[y1:y2, x1:x2] = False
+            assert image[y1:y2, x1:x2].max() > 100
+        assert image[outside].max() < 100
+
+
+def test_scenes_draw_pool_and_test_from_different_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[bytes]] = []
+    draw = scenes.canvases
+
+    def noting(glyphs: Any, *rest: Any) -> Split:
+        seen.append({glyph.tobytes() for glyph in glyphs})
+        return draw(glyphs, *rest)
+
+    monkeypatch.setattr(scenes, "canvases", noting)
+    scenes.drawn.__wrapped__()
+    assert len(seen) == 2
+    assert len(seen[0] & seen[1]) <= 1  # scikit-learn's digits hold a few copies
