@@ -6,12 +6,14 @@ READY := $(VENV)/.ready
 SLOW := slow or mmdet or gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quick test test-slow test-all lint format bench
+.PHONY: help setup mmdet quick test test-slow test-all lint format bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(READY) ## the environment in .venv, once, and again when pyproject.toml or constraints.txt change
+
+mmdet: $(VENV)/.mmdet ## mmdet into .venv: compiles mmcv, about ten minutes on two cores, with a C++ compiler
 
 quick: $(READY) ## run the default grid and print its tables: no download of data, no GPU
 	@$(RUN) benchmark run
@@ -36,6 +38,13 @@ format: $(READY) ## put the code into shape
 
 bench: $(READY) ## time the hot paths (pytest-benchmark)
 	@$(RUN) pytest -q --benchmark-only tests/benchmarks
+
+# mmcv compiles its operators against the torch that is there; an isolated build finds none and leaves them out.
+$(VENV)/.mmdet: $(READY)
+	@$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt ninja setuptools wheel
+	@$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation onedl-mmcv==2.3.6
+	@$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mmdet]"
+	@touch $@
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit("al-benchmark needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is %d.%d: make PYTHON=python3.11 ..." % v[:2])'

@@ -223,7 +223,7 @@ def new(kind: str, name: str, words: Words = None) -> None:
     code, test = new_strategy(name, chosen.plugins, chosen.check_on)
     more = f" plugins={chosen.plugins}" if chosen.plugins else ""
     typer.echo(f"wrote {code} and {test}\nnext: edit it, then\n  python -m benchmark check {name}{more}")
-    typer.echo(f"  python -m benchmark run 'strategies=[random,{name}]'{more}")
+    typer.echo(f"  python -m benchmark run 'tasks=[{chosen.check_on}]' 'strategies=[random,{name}]'{more}")
 
 
 @app.command()

@@ -248,20 +248,20 @@ def read(chosen: Settings) -> Grid:
 
 
 def picked(text: object, chosen: Settings) -> list[tuple[str, Any]]:
-    """The grid's experiment of that name, or else all on the task of that name; in a grid of one experiment,
-    any other task takes its place."""
+    """The grid's experiment of that name, or else all on the task of that name. Any other task, or the task with other
+    parameters, takes the place of the first experiment on a task of its name, or else of the grid's first."""
     name, given = plugins.parse(text)
     known = chosen.experiments.items()
-    found = [pair for pair in known if pair[0] == name] or [
-        (key, entry) for key, entry in known if plugins.parse(entry["task"])[0] == name
-    ]
+    alike = [(key, entry) for key, entry in known if plugins.parse(entry["task"])[0] == name]
+    found = [pair for pair in known if pair[0] == name] or alike
     if found and not given:
         return found
-    if len(chosen.experiments) == 1:
-        [entry] = chosen.experiments.values()
-        spec = Spec.read("task", text)
-        return [(spec.label, {**entry, "task": text})]
-    raise ValueError(f"tasks={text}: grid={chosen.grid} has no experiment {unknown(str(text), chosen.experiments)}")
+    tasks = plugins.REGISTRY["task"]
+    if name not in tasks:
+        told = unknown(str(text), [*chosen.experiments, *tasks])
+        raise ValueError(f"tasks={text}: grid={chosen.grid} has no experiment, and there is no task, {told}")
+    _, entry = next(iter(alike or known))
+    return [(Spec.read("task", text).label, {**entry, "task": text})]
 
 
 ENTRY: dict[str, Any] = {  # what an experiment of a grid file consists of

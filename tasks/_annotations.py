@@ -41,8 +41,8 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Truth:
-    """The boxes of N images, image by image. Ignored boxes (difficult, crowd) are neither trained on nor paid for,
-    and a prediction on them is neither right nor wrong."""
+    """The boxes of N images, image by image. Ignored boxes (difficult, crowd) are not trained on, and a
+    prediction on them is neither right nor wrong; somebody drew them, so they are paid for."""
 
     corners_B4: npt.NDArray[np.float32]  # x1, y1, x2, y2 in pixels of the stored image; a pixel is 1 wide
     labels_B: Indices  # classes 0..C-1
@@ -78,9 +78,9 @@ class Truth:
         """(N,): boxes that are not ignored, by image."""
         return np.diff(offsets(~self.ignored_B)[self.first_N1])
 
-    def num_boxes(self, indices: Indices) -> int:
-        """Boxes of these images that are not ignored."""
-        return int(self.num_boxes_N[indices].sum())
+    def num_drawn(self, indices: Indices) -> int:
+        """Boxes of these images that somebody drew, ignored ones too."""
+        return int(np.diff(self.first_N1)[indices].sum())
 
     def kept(self, indices: Indices) -> Truth:
         """The boxes of these images, in this order."""

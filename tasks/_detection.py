@@ -33,7 +33,7 @@ class Detection:
     """A pool of images with boxes, a test set and a recipe. Its public methods are the task's capabilities.
 
     `map`, its metric, is the mean average precision at the IoU that the task counts at, in 0..1. Boxes that are
-    ignored (crowds, and difficult ones where the task says so) are neither trained on nor paid for.
+    ignored (crowds, and difficult ones where the task says so) are not trained on, but drawn and so paid for.
     """
 
     metric = "map"
@@ -81,8 +81,8 @@ class Detection:
         return {"map": scores[self._map], **scores, "voc_map": voc_map(self._test.truth, found, self.num_classes)}
 
     def cost(self, indices: Indices) -> dict[str, float]:
-        """Images, and the boxes drawn on them."""
-        return {"images": float(len(indices)), "boxes": float(self._pool.truth.num_boxes(indices))}
+        """Images, and the boxes drawn on them, ignored ones too (as the published counts have them)."""
+        return {"images": float(len(indices)), "boxes": float(self._pool.truth.num_drawn(indices))}
 
     def num_test(self) -> int:
         """Number of test images."""

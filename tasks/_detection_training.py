@@ -47,7 +47,7 @@ def train(
     any generator: weights, momenta and the number of steps are all of it.
     """
     steps = plan(num_images, recipe, seed)
-    sgd = optimiser(detector, recipe)
+    sgd, parts = optimiser(detector, recipe), apart(detector)
     begin = resume(checkpoint, detector, sgd)
     detector.train()
     saved, losses = time.monotonic(), []
@@ -58,7 +58,8 @@ def train(
         sgd.zero_grad()
         loss.backward()
         if recipe.clip:
-            nn.utils.clip_grad_norm_(detector.parameters(), recipe.clip)
+            for part in parts:
+                nn.utils.clip_grad_norm_(part, recipe.clip)
         sgd.step()
         losses.append(loss.detach())
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -130,6 +131,12 @@ def rate(recipe: DetectorRecipe, step: int, num_steps: int) -> float:
     return recipe.lr * warm * 0.1 ** sum(epoch >= one for one in recipe.drops)
 
 
+def apart(detector: Detector) -> list[list[nn.Parameter]]:
+    """The detector's parameters and the companion's: clipped together, the companion's would shrink the model's."""
+    own = [parameter for name, parameter in detector.named_parameters() if not name.startswith("companion.")]
+    return [own, [] if detector.companion is None else list(detector.companion.parameters())]
+
+
 def set_rates(sgd: torch.optim.SGD, lr: float) -> None:
     """Sets the learning rate of every group, times its factor."""
     for group in sgd.param_groups:
@@ -147,7 +154,7 @@ def save(path: Path, detector: nn.Module, sgd: torch.optim.SGD, step: int) -> No
 
 
 def resume(path: Path | None, detector: nn.Module, sgd: torch.optim.SGD) -> int:
-    """Loads a checkpoint where there is one, and returns the number of steps that are done. A damaged one is removed."""
+    """Loads a checkpoint where there is one, and returns the steps that are done. A damaged one is removed."""
     if path is None or not path.exists():
         return 0
     fresh = copy.deepcopy(detector.state_dict())

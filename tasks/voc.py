@@ -36,7 +36,7 @@ def voc(
     root: absolute, or inside the data folder. It holds ImageSets/Main/, Annotations/ and JPEGImages/ itself, or is
         the folder around VOCdevkit/VOC2012 or VOC2012; `year` chooses among those, and counts for nothing else.
     train, test: the files of ImageSets/Main that list the pool and the test set. The pool is in that order.
-    difficult: whether objects marked difficult are trained on, paid for and scored; if not, they are ignored.
+    difficult: whether objects marked difficult are trained on and scored as any other; if not, they are ignored.
     filter_empty: oracle takes images without boxes out of the pool, for which it looks at their labels.
     """
     folder = devkit(machine, root, year)

@@ -73,8 +73,10 @@ def test_boxes_of_images_against_a_plain_loop() -> None:
     for indices in (np.arange(40), np.array([7, 3, 39, 7]), np.array([], np.int64)):
         chosen = truth.kept(indices)
         assert len(chosen) == len(indices)
-        assert truth.num_boxes(indices) == sum(len(truth.of(i)) for i in indices)
-        assert chosen.num_boxes(np.arange(len(indices))) == truth.num_boxes(indices)
+        assert truth.num_boxes_N[indices].tolist() == [len(truth.of(i)) for i in indices]
+        assert chosen.num_boxes_N.tolist() == truth.num_boxes_N[indices].tolist()
+        drawn = sum(truth.first_N1[i + 1] - truth.first_N1[i] for i in indices)
+        assert truth.num_drawn(indices) == chosen.num_drawn(np.arange(len(indices))) == drawn
         for place, number in enumerate(indices):
             rows, want = (slice(t.first_N1[i], t.first_N1[i + 1]) for t, i in ((chosen, place), (truth, number)))
             assert np.array_equal(chosen.corners_B4[rows], truth.corners_B4[want])
@@ -190,7 +192,7 @@ def test_voc_as_it_is_written(difficult: bool, tmp_path: Path, caplog: pytest.Lo
     assert pool.truth.corners_B4.tolist() == [[0, 0, 40, 30], [4.5, 5, 20, 21], [0, 2, 40, 30]]
     assert (pool.truth.labels_B.tolist(), pool.truth.first_N1.tolist()) == ([2, 0, 0], [0, 2, 2, 3])
     assert pool.truth.ignored_B.tolist() == [False, not difficult, False]
-    assert pool.truth.num_boxes(np.arange(3)) == 2 + difficult
+    assert pool.truth.num_boxes_N[:3].sum() == 2 + difficult
     assert test.truth.of(0).corners_M4.tolist() == [[1, 2, 4, 5]]
     source = root / "ImageSets" / "Main" / "train.txt"
     assert caplog.messages == [f"{source}: 1 boxes clipped to their image, 1 without area dropped"]
@@ -342,7 +344,7 @@ def test_coco_as_it_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
 def test_coco_without_any_box(tmp_path: Path) -> None:
     split, _ = coco_json(*coco_folder(tmp_path, "val2017", coco_content() | {"annotations": []}))
-    assert (len(split.truth), split.truth.num_boxes(np.arange(3)), split.truth.corners_B4.shape) == (3, 0, (0, 4))
+    assert (len(split.truth), split.truth.num_boxes_N[:3].sum(), split.truth.corners_B4.shape) == (3, 0, (0, 4))
 
 
 def changed(key: str, place: int, **values: Any) -> dict[str, Any]:
@@ -486,7 +488,7 @@ def test_neu_det_is_read(machine: Machine) -> None:
     strict: Any = voc(machine, RECIPE, root="neu_det", difficult=False)
     splits = [task.pool.truth, task.test.truth]
     assert ([len(truth) for truth in splits], task.num_classes) == ([1500, 300], 6)
-    assert sum(truth.num_boxes(np.arange(len(truth))) for truth in splits) == 4189
+    assert sum(truth.num_boxes_N.sum() for truth in splits) == 4189
     assert sum(split.truth.ignored_B.sum() for split in (strict.pool, strict.test)) == 81
     assert task.pool.images[0].shape == (3, 200, 200)
 

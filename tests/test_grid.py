@@ -29,12 +29,43 @@ def cells(*words: str) -> list[Cell]:
 def test_quick_is_the_default_and_every_strategy_that_comes_with_the_package_is_in_it() -> None:
     names = {"random", "entropy", "margin", "least_confidence", "bald", "coreset", "badge", "isal"}
     names |= {"gradient_similarity", "learning_loss", "discriminative"}
-    assert {cell.strategy.name for cell in cells()} == names
-    assert {cell.task.name for cell in cells()} == {"digits"}
+    assert {cell.strategy.name for cell in cells("tasks=[digits]")} == names
+    assert {cell.task.label for cell in cells()} == {"digits", "scenes", "scenes[model=faster_rcnn]"}
+
+
+def test_every_detection_strategy_is_in_scenes_on_both_detectors() -> None:
+    both = {
+        "random",
+        "entropy",
+        "margin",
+        "least_confidence",
+        "coreset",
+        "learning_loss",
+        "isal",
+        "gradient_similarity",
+    }
+    both |= {"localization_stability", "box_count", "matched_random"}
+    made = cells("grid=scenes")
+    by_task = {
+        label: {c.strategy.name for c in made if c.task.label == label} for label in {c.task.label for c in made}
+    }
+    assert by_task == {"scenes": both, "scenes[model=faster_rcnn]": both | {"localization_tightness"}}
+
+
+def test_another_task_takes_the_place_of_its_like_or_of_the_first() -> None:
+    [own] = {(cell.task.label, cell.schedule.initial) for cell in cells("tasks=[scenes[epochs=3]]")}
+    assert own == ("scenes[epochs=3]", 60)
+    [other] = {
+        (cell.task.label, cell.schedule.initial)
+        for cell in cells("tasks=[image_folder[root=x]]", "strategies=[random]")
+    }
+    assert other == ("image_folder[root=x]", 50)
 
 
 def test_overrides_beat_the_grid() -> None:
-    made = cells("strategies=[random,coreset[metric=cosine]]", "seeds=[4,7]", "rounds=2", "initial=10")
+    made = cells(
+        "tasks=[digits]", "strategies=[random,coreset[metric=cosine]]", "seeds=[4,7]", "rounds=2", "initial=10"
+    )
     assert [(cell.strategy.label, cell.seed) for cell in made] == [
         ("random", 4),
         ("coreset[metric=cosine]", 4),
@@ -51,16 +82,16 @@ def test_one_meaning_has_one_spelling() -> None:
 
 
 def test_the_key_holds_all_that_moves_numbers() -> None:
-    base = cells("seeds=1", "strategies=[coreset]")[0]
+    base = cells("tasks=[digits]", "seeds=1", "strategies=[coreset]")[0]
     others = [
-        cells("seeds=[1]", "strategies=[coreset]")[0],
-        cells("seeds=1", "strategies=[coreset[metric=cosine]]")[0],
-        cells("seeds=1", "strategies=[coreset]", "budget=49")[0],
+        cells("tasks=[digits]", "seeds=[1]", "strategies=[coreset]")[0],
+        cells("tasks=[digits]", "seeds=1", "strategies=[coreset[metric=cosine]]")[0],
+        cells("tasks=[digits]", "seeds=1", "strategies=[coreset]", "budget=49")[0],
         cells("seeds=1", "strategies=[coreset]", "tasks=[digits[epochs=1]]")[0],
     ]
     assert len({cell.key for cell in [base, *others]}) == 5
     assert len({cell.path for cell in [base, *others]}) == 5
-    assert cells("seeds=1", "strategies=[coreset]", "device=cpu", "out=elsewhere")[0].key == base.key
+    assert cells("tasks=[digits]", "seeds=1", "strategies=[coreset]", "device=cpu", "out=elsewhere")[0].key == base.key
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in REFERENCE.iterdir()))
@@ -219,7 +250,7 @@ def test_folders_may_be_called_anything() -> None:
 
 
 def test_one_name_needs_no_brackets() -> None:
-    assert [cell.strategy.label for cell in cells("strategies=isal[k=2]", "seeds=1")] == ["isal[k=2]"]
+    assert [cell.strategy.label for cell in cells("tasks=[digits]", "strategies=isal[k=2]", "seeds=1")] == ["isal[k=2]"]
 
 
 def test_text_parameters_stay_text() -> None:
@@ -256,3 +287,10 @@ def test_a_grid_file_may_count_boxes_and_end_by_score_and_the_command_line_has_t
     assert made.schedule == Schedule(5, 5, 1, 0, "boxes", UNTIL)
     [plain] = grids.read(dataclasses.replace(chosen, budget_in="images", until="")).experiments
     assert plain.schedule == Schedule(5, 5, 1)
+
+
+def test_a_strategy_inside_another_keeps_its_commas() -> None:
+    one, _ = cells("tasks=[scenes]", "seeds=1", "strategies=[matched_random[like=isal[k=1,depth=5],min_score=0.5]]")
+    assert one.strategy.values == {"like": "isal[k=1,depth=5]", "min_score": 0.5}
+    two, _ = cells("tasks=[scenes]", "seeds=1", "strategies=[{matched_random: {like: 'isal[depth=5]'}}]")
+    assert two.strategy.label == "matched_random[like=isal[depth=5]]"
