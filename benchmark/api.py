@@ -243,7 +243,7 @@ class View:
         return self.__ask("losses")(self.model, self.__seen(indices), targets)
 
     def directional(self, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
-        """(N,): the derivative of each image's loss along `direction` in weight space (forward mode)."""
+        """(N,): the derivative of each image's loss along `direction` in weight space."""
         return self.__ask("directional")(self.model, self.__seen(indices), targets, direction)
 
     def choice_of(self, label: str, budget: int, rng: np.random.Generator) -> Indices:

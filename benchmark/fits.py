@@ -96,7 +96,7 @@ def save(path: Path, model: nn.Module, seconds: float) -> None:
     """Stores a model under `path`, whole or not at all; a full disk loses the cache, not the run."""
     draft = path.with_suffix(".draft")
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with contextlib.suppress(OSError, SafetensorError):
+    with contextlib.suppress(OSError, SafetensorError, RuntimeError):  # the last: tensors that share memory
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(weights, draft, metadata={"seconds": str(seconds)})
         draft.replace(path)

@@ -120,14 +120,16 @@ def worth_boxes(cell: Cell, task: Task, seen: View, number: int) -> Indices:
     bought since round 0 reach `number` budgets. An image is bought with all its boxes.
 
     What an image brings is known once it is bought. So the strategy is asked for as many images as should do at the
-    initial set's boxes an image (of which there is one at least). Where those do not, all of them are bought, and it
-    is asked again for twice as many, equally seeded: those of its new order that are not bought yet come next.
+    boxes an image of those bought so far (in round 1, of the initial set; there is one at least). Where those do not,
+    all of them are bought, and it is asked again for twice as many, equally seeded: those of its new order that are
+    not bought yet come next.
     All that is left is bought where the pool lacks the boxes, and nothing where earlier images brought enough.
     """
     initial, later = np.split(seen.labelled, [cell.schedule.initial])
     missing = number * cell.schedule.budget - boxes_of(task, later).sum()
     num_left = len(seen.unlabelled)
-    wanted = min(num_left, math.ceil(missing * len(initial) / max(boxes_of(task, initial).sum(), 1)))
+    known = later if len(later) else initial
+    wanted = min(num_left, math.ceil(missing * len(known) / max(boxes_of(task, known).sum(), 1)))
     bought: Indices = np.empty(0, np.int64)
     while wanted > 0:
         chosen = asked(cell, seen, number, wanted)

@@ -28,7 +28,7 @@ class Found:
 
 
 def coco_scores(truth: Truth, found: Found, num_classes: int) -> dict[str, float]:
-    """`ap` over IoU 0.50:0.95, `ap50` and `ap75`, in 0..1, by faster-coco-eval; 100 detections an image.
+    """`ap` over IoU 0.50:0.95, `ap50` and `ap75`, in 0..1, by faster-coco-eval; of a class, 100 detections an image.
 
     Boxes that are ignored are crowds to it. Classes without a true box do not count; with none at all, all are 0.
     """

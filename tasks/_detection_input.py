@@ -5,8 +5,9 @@ Shapes: N images, H x W pixels of the padded batch, M boxes of one image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -21,28 +22,51 @@ from tasks._detector import Batch, Detections, Pixels
 MULTIPLE = 32  # a batch's height and width are multiples of it
 
 
-class Groups(Dataset[list[Tensor]]):
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise on stored pixels."""
+
+    sigma: float  # its deviation, on the scale 0..255
+    seeds: Mapping[int, int]  # by image
+
+
+class Groups(Dataset[list[Tensor] | ValueError]):
     """Images in groups."""
 
-    def __init__(self, images: Images, groups: Sequence[list[int]]) -> None:
-        self.images, self.groups = images, groups
+    def __init__(self, images: Images, groups: Sequence[list[int]], noise: Noise | None = None) -> None:
+        self.images, self.groups, self.noise = images, groups, noise
 
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, number: int) -> list[Tensor]:
-        """The images of one group, uint8 (3, H, W) each."""
-        return [self.images[index] for index in self.groups[number]]
+    def __getitem__(self, number: int) -> list[Tensor] | ValueError:
+        """The images of one group, (3, H, W) each: uint8, or float32 with noise. Or what is wrong with one of them: an
+        error that is raised in another process loses its words."""
+        try:
+            images = [self.images[index] for index in self.groups[number]]
+        except ValueError as error:
+            return error
+        if self.noise is None:
+            return images
+        seeds = [self.noise.seeds[index] for index in self.groups[number]]
+        return [
+            image + gaussian(image.shape, self.noise.sigma, seed) for image, seed in zip(images, seeds, strict=True)
+        ]
 
 
-def stream(images: Images, groups: Sequence[list[int]], num_workers: int) -> Iterator[list[Tensor]]:
+def stream(
+    images: Images, groups: Sequence[list[int]], num_workers: int, noise: Noise | None = None, pinned: bool = False
+) -> Iterator[list[Tensor]]:
     """The images of each group, in order, read by `num_workers` processes, or by this one where that is 0."""
-    wanted = Groups(images, groups)
-    if not num_workers or len(groups) < 2 * num_workers:
-        yield from (wanted[number] for number in range(len(wanted)))
-        return
-    generator = torch.Generator().manual_seed(0)  # nothing is drawn; without it the loader draws a global number
-    yield from DataLoader(wanted, batch_size=None, num_workers=num_workers, generator=generator)
+    wanted = Groups(images, groups, noise)
+    read: Iterable[list[Tensor] | ValueError] = (wanted[number] for number in range(len(wanted)))
+    if num_workers and len(groups) >= 2 * num_workers:
+        generator = torch.Generator().manual_seed(0)  # nothing is drawn; without it the loader draws a global number
+        read = DataLoader(wanted, batch_size=None, num_workers=num_workers, generator=generator, pin_memory=pinned)
+    for group in read:
+        if isinstance(group, ValueError):
+            raise group
+        yield group
 
 
 @dataclass(frozen=True)
@@ -81,18 +105,13 @@ class Placing:
             torch.tensor(v, device=device).view(3, 1, 1) for v in (pixels.mean, pixels.deviation)
         )
 
-    def __call__(
-        self, images: Sequence[Tensor], seeds: list[int], flips: Sequence[bool] | None = None,
-        noise: tuple[float, Sequence[int]] | None = None,
-    ) -> Placed:  # fmt: skip
-        """The batch of these images: noise on the stored pixels, bilinear resizing, mirroring, padding."""
+    def __call__(self, images: Sequence[Tensor], seeds: list[int], flips: Sequence[bool] | None = None) -> Placed:
+        """The batch of these images: bilinear resizing, mirroring, padding."""
         flips = flips if flips is not None else [False] * len(images)
         sizes = [self.size(image) for image in images]
         ready = []
         for number, image in enumerate(images):
             pixels = image.to(self.device, non_blocking=True).float()
-            if noise is not None:
-                pixels = pixels + gaussian(pixels.shape, *(noise[0], noise[1][number])).to(self.device)
             if pixels.shape[1:] != sizes[number]:
                 pixels = F.interpolate(pixels[None], sizes[number], mode="bilinear", align_corners=False)[0]
             ready.append(pixels.flip(2) if flips[number] else pixels)
@@ -122,7 +141,24 @@ class Placing:
         if not self.recipe.min_size:
             return height, width
         scale = min(self.recipe.min_size / min(height, width), self.recipe.max_size / max(height, width))
-        return int(height * scale + 0.5), int(width * scale + 0.5)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    def padded_size(self, image: Tensor) -> tuple[int, int]:
+        """`size`, and the padding of a batch of this image alone."""
+        height, width = (-(-side // MULTIPLE) * MULTIPLE for side in self.size(image))
+        return height, width
+
+    def runs(self, images: Sequence[Tensor], num_pixels: int) -> list[slice]:
+        """Parts of equal padded size, at most so many pixels each (one image at least).
+
+        Padding is seen by a detector: in such a part every image is padded as it would be alone.
+        """
+        sizes, ends = [self.padded_size(image) for image in images], [0]
+        for number in range(1, len(images) + 1):
+            most = max(1, num_pixels // (sizes[ends[-1]][0] * sizes[ends[-1]][1]))
+            if number == len(images) or sizes[number] != sizes[ends[-1]] or number - ends[-1] >= most:
+                ends.append(number)
+        return [slice(*pair) for pair in pairwise(ends)]
 
     def num_pixels(self, image: Tensor) -> int:
         """Pixels of an image in the batch."""

@@ -31,6 +31,8 @@ class DetectorRecipe:
         "auto"  # in the towers of fcos; auto: none, or group on the small backbone
     )
 
+    center_sampling: float = 1.5  # of fcos: strides from a centre within which places learn a box; 0: all
+
     min_size: int = 800  # shorter side of an image, in pixels; 0: as it is stored
     max_size: int = 1333  # longer side at most
     flip: bool = True  # mirror half of the training images
@@ -42,11 +44,11 @@ class DetectorRecipe:
     weight_decay: float = 1e-4
     bias_lr: float = 2.0  # learning rate of biases, as a multiple
     bias_decay: bool = False  # weight decay on biases too
-    schedule: Literal["step", "cosine"] = "step"
+    schedule: Literal["step", "cosine"] = "cosine"
     milestones: str = "8/11"  # schedule=step: epochs after which the learning rate falls to a tenth
-    warmup: int = 500  # steps
-    warmup_ratio: float = 0.333  # of the learning rate at the first of them
-    warmup_kind: Literal["constant", "linear"] = "constant"
+    warmup: float = 0.05  # below 1 a share of training, from 1 on a number of steps
+    warmup_ratio: float = 0.1  # of the learning rate at the first of them
+    warmup_kind: Literal["constant", "linear"] = "linear"
     clip: float = 10.0  # largest norm of the gradient; 0: any
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the backbone, in training and prediction
     channels_last: bool = True
@@ -56,6 +58,10 @@ class DetectorRecipe:
             if not good:
                 name = what.split()[0]
                 raise ValueError(f"{name}={getattr(self, name)}: must be {what.removeprefix(name).strip()}")
+        if self.schedule == "step" and any(epoch >= self.epochs for epoch in self.drops):
+            raise ValueError(f"milestones={self.milestones}: must come before the end, epochs={self.epochs}")
+        if self.norm == "batch" and self.frozen_stages >= 0:
+            raise ValueError("norm=batch trains the statistics of every stage: frozen_stages=-1")
         untrained = self.weights == "none" and self.model in OURS and self.backbone != SMALL
         if untrained and (self.norm == "frozen" or self.frozen_stages >= 0):
             raise ValueError("weights=none: an untrained backbone can keep nothing: norm=batch,frozen_stages=-1")
@@ -73,6 +79,15 @@ class DetectorRecipe:
     def grouped(self) -> bool:
         """Whether towers are normalised by group."""
         return self.head_norm == "group" or (self.head_norm == "auto" and self.backbone == SMALL)
+
+    def warm(self, num_steps: int) -> int:
+        """Steps of warm-up among so many. ValueError where nothing else is left."""
+        steps = round(self.warmup * num_steps) if self.warmup < 1 else round(self.warmup)
+        if steps >= num_steps:
+            raise ValueError(
+                f"warmup={self.warmup:g}: training takes {num_steps} steps; take fewer, or a share below 1"
+            )
+        return steps
 
     @property
     def drops(self) -> list[int]:
@@ -99,6 +114,7 @@ class DetectorRecipe:
             "bias_lr at least 0": self.bias_lr >= 0,
             "milestones epochs, as in 8/11": re.fullmatch(r"(\d+(/\d+)*)?", self.milestones) is not None,
             "warmup at least 0": self.warmup >= 0,
+            "center_sampling at least 0": self.center_sampling >= 0,
             "warmup_ratio in [0, 1]": 0 <= self.warmup_ratio <= 1,
             "clip at least 0": self.clip >= 0,
         }
@@ -129,8 +145,19 @@ def backbones() -> list[str]:
     return [name for name in names if name.startswith(("resne", "wide_resnet", "mobilenet"))]
 
 
-PUBLISHED_FCOS_COCO = DetectorRecipe(precision="float32", channels_last=False)
-"""ISAL's FCOS on COCO (Liu et al., 2021, section 4.2 and its code): the other fields are `DetectorRecipe`'s own."""
+PUBLISHED_FCOS_COCO = DetectorRecipe(
+    center_sampling=0.0,
+    schedule="step",
+    warmup=500.0,
+    warmup_ratio=1 / 3,
+    warmup_kind="constant",
+    precision="float32",
+    channels_last=False,
+)
+"""ISAL's FCOS on COCO (Liu et al., 2021, section 4.2 and its code): the other fields are `DetectorRecipe`'s own.
+
+Of training, that is: the network is torchvision's, which differs (docs/recipes.md); `mmdet:fcos` is the paper's.
+"""
 PUBLISHED_FCOS_VOC = replace(PUBLISHED_FCOS_COCO, clip=8.0)
 """The same on VOC2012: at COCO's 1333x800, its gradient clipped at 8."""
 

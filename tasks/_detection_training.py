@@ -23,6 +23,7 @@ from tasks._detector import Batch, Detector
 from tasks._training import derived
 
 CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most
+FINITE_EVERY = 100  # steps after which losses are looked at: each look waits for the device
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,23 @@ def train(
                 nn.utils.clip_grad_norm_(part, recipe.clip)
         sgd.step()
         losses.append(loss.detach())
+        if step is steps[-1] or len(losses) >= FINITE_EVERY:
+            check(losses, num_images, recipe)
+            losses.clear()
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
             save(checkpoint, detector, sgd, step.number + 1)
             saved = time.monotonic()
-    if losses and not math.isfinite(value := torch.stack(losses).sum().item()):
-        raise ValueError(
-            f"the fit on {num_images} images diverged (loss {value}): lower lr={recipe.lr}, or raise warmup="
-        )
     detector.eval()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
+
+
+def check(losses: list[Tensor], num_images: int, recipe: DetectorRecipe) -> None:
+    """ValueError where a loss is infinite or not a number."""
+    total = torch.stack(losses).sum().item()
+    if not math.isfinite(total):
+        told = f"the fit on {num_images} images diverged (loss {total})"
+        raise ValueError(f"{told}: lower lr={recipe.lr}, or raise warmup={recipe.warmup:g}")
 
 
 def objective(
@@ -121,9 +129,9 @@ def optimiser(detector: nn.Module, recipe: DetectorRecipe) -> torch.optim.SGD:
 
 def rate(recipe: DetectorRecipe, step: int, num_steps: int) -> float:
     """The learning rate of a step: warm-up first, then by epoch (step) or by step (cosine)."""
-    warm = 1.0
-    if step < recipe.warmup:
-        rise = step / recipe.warmup if recipe.warmup_kind == "linear" else 0.0
+    warm, length = 1.0, recipe.warm(num_steps)
+    if step < length:
+        rise = step / length if recipe.warmup_kind == "linear" else 0.0
         warm = recipe.warmup_ratio + (1 - recipe.warmup_ratio) * rise
     if recipe.schedule == "cosine":
         return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * step / num_steps))

@@ -144,7 +144,7 @@ class Detector(nn.Module):
     def image_losses(
         self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes], before: Callable[[], None] | None = None
     ) -> Tensor:
-        """(N,): each normalised by its own positives, its samplers seeded by the image: a batch changes nothing.
+        """(N,): each normalised by its own positives, its samplers seeded by the image; the padding is the batch's.
 
         before: called before each image.
         """

@@ -43,7 +43,8 @@ class Fcos(Detector):
         backbone = pyramid(recipe, weights, lowest=1 if small else 2, extra=extra)
         sizes = (2, 4, 8, 16) if small else (8, 16, 32, 64, 128)
         points = AnchorGenerator(tuple((size,) for size in sizes), ((1.0,),) * len(sizes))
-        self.inner = FCOS(backbone, num_classes, anchor_generator=points)
+        radius = recipe.center_sampling or float("inf")
+        self.inner = FCOS(backbone, num_classes, anchor_generator=points, center_sampling_radius=radius)
         self.inner.head = towers(recipe, num_classes)
         self.rule, self.channels = FEW if small else Suppression(), [recipe.channels] * len(sizes)
 
@@ -169,13 +170,17 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 
 
 def towers(recipe: DetectorRecipe, num_classes: int) -> FCOSHead:
-    """FCOS's head with so many convolutions a tower, normalised or not."""
+    """FCOS's head with so many convolutions a tower, normalised or not.
+
+    Distances start at one stride, as exp(0) has them in the paper: torchvision's ReLU starts at zero and may die.
+    """
     head = FCOSHead(recipe.channels, 1, num_classes, num_convs=1)
     norm: Callable[[int], nn.Module] = partial(nn.GroupNorm, recipe.channels // 8) if recipe.grouped else bare
     head.classification_head = FCOSClassificationHead(
         recipe.channels, 1, num_classes, recipe.num_convs, norm_layer=norm
     )
     head.regression_head = FCOSRegressionHead(recipe.channels, 1, recipe.num_convs, norm_layer=norm)
+    nn.init.ones_(head.regression_head.bbox_reg.bias)
     return head
 
 

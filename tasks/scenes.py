@@ -34,10 +34,6 @@ DEFAULT = DetectorRecipe(
     epochs=20,
     batch_size=8,
     lr=0.02,
-    schedule="cosine",
-    warmup=20,
-    warmup_ratio=0.1,
-    warmup_kind="linear",
     precision="float32",
 )
 

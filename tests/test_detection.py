@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from benchmark import plugins
@@ -25,7 +26,7 @@ from strategies.learning_loss import LossPrediction
 from tasks import _detection_training, scenes
 from tasks._annotations import Split, Truth
 from tasks._detection import Detection
-from tasks._detection_input import Placing, gaussian, stream
+from tasks._detection_input import Noise, Placing, gaussian, stream
 from tasks._detection_recipe import PUBLISHED_FCOS_COCO, PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
 from tasks._detection_training import optimiser, plan, rate
 from tasks._detector import Batch, Detections, Detector, Pixels, Suppression, completed, suppressed
@@ -129,7 +130,7 @@ def test_losses_differentiate_twice(task: Detection, fitted: Detector) -> None:
     slope = torch.stack([(g * along[name]).sum() for name, g in zip(weights, gradient(True), strict=True)]).sum()
     product = torch.cat([one.flatten() for one in torch.autograd.grad(slope, list(weights.values()))])
     ends = []
-    for step in (1e-3, -1e-3):
+    for step in (3e-4, -3e-4):
         with torch.no_grad():
             for name, weight in weights.items():
                 weight += step * along[name]
@@ -137,8 +138,8 @@ def test_losses_differentiate_twice(task: Detection, fitted: Detector) -> None:
         with torch.no_grad():
             for name, weight in weights.items():
                 weight -= step * along[name]
-    difference = (ends[0] - ends[1]) / 2e-3
-    assert torch.nn.functional.cosine_similarity(product, difference, dim=0) > 0.99
+    difference = (ends[0] - ends[1]) / 6e-4
+    assert torch.nn.functional.cosine_similarity(product, difference, dim=0) > 0.98
     assert (product.norm() / difference.norm()).item() == pytest.approx(1, abs=0.05)
 
 
@@ -147,7 +148,7 @@ def test_losses_differentiate_twice(task: Detection, fitted: Detector) -> None:
 def test_other_backbones_learn_detect_and_direct(backbone: str, model: str) -> None:
     bare = DetectorRecipe(
         model=model, backbone=backbone, weights="none", norm="batch", frozen_stages=-1, channels=32, convs=None,
-        min_size=64, max_size=96, epochs=1, batch_size=4, warmup=0, warmup_ratio=0.333, precision="float32",
+        min_size=64, max_size=96, epochs=1, batch_size=4, warmup=0.0, precision="float32",
     )  # fmt: skip
     made = Detection(CPU, bare, split(10), split(4, seed=1), 10, "50")
     model_ = made.fit(np.arange(8), 0)
@@ -283,6 +284,12 @@ def test_embeddings_are_the_inputs_of_the_last_layers(task: Detection, fitted: D
     torch.testing.assert_close(embedded[3], expected, rtol=1e-4, atol=1e-5)
 
 
+class Stored(list[Tensor]):
+    """Images in a list."""
+
+    fingerprint = "stored"
+
+
 # --- input ----------------------------------------------------------------------------------------
 PIXELS = Pixels((10.0, 20.0, 30.0), (1.0, 2.0, 4.0))
 
@@ -330,14 +337,15 @@ def test_boxes_follow_their_image_and_come_back() -> None:
 
 
 def test_noise_belongs_to_the_image_and_the_level() -> None:
-    image = torch.full((3, 64, 64), 128, dtype=torch.uint8)
-    make, clean = placing(), placing()([image], [0]).batch.images_N3HW
-    one = make([image], [0], noise=(8.0, [5])).batch.images_N3HW
-    both = make([image, image], [0, 0], noise=(8.0, [6, 5])).batch.images_N3HW
-    torch.testing.assert_close(one[0], both[1])
-    assert not torch.equal(both[0], both[1])
-    assert (one - clean)[0, 0].std().item() == pytest.approx(8.0, rel=0.1)
-    assert (one - clean)[0, 2].std().item() == pytest.approx(2.0, rel=0.1)  # on the stored pixels: over deviation 4
+    images = [torch.full((3, 64, 64), 128, dtype=torch.uint8)] * 3
+    noise = Noise(8.0, {0: 6, 1: 5, 2: 5})
+    [[first, second], [third]] = stream(Stored(images), [[0, 1], [2]], 0, noise)
+    assert torch.equal(second, third)
+    assert not torch.equal(first, second)
+    assert (second - 128).std().item() == pytest.approx(8.0, rel=0.1)
+    assert abs((second - 128).mean().item()) < 0.5
+    [[louder]] = stream(Stored(images), [[1]], 0, Noise(48.0, {1: 5}))
+    torch.testing.assert_close((louder - 128) / 48, (second - 128) / 8)
     assert gaussian(torch.Size([2, 3]), 0.0, 1).abs().sum() == 0
 
 
@@ -362,6 +370,51 @@ def test_workers_change_nothing() -> None:
     assert torch.equal(state, torch.get_rng_state())
     for one, other in zip(plain, read, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+class Broken(Stored):
+    def __getitem__(self, number: Any) -> Any:
+        if number == 3:
+            raise ValueError("3.jpg cannot be read")
+        return super().__getitem__(number)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_is_one_line_whoever_reads_it(workers: int) -> None:
+    images = Broken([torch.zeros(3, 8, 8, dtype=torch.uint8)] * 6)
+    with pytest.raises(ValueError, match=r"^3\.jpg cannot be read$"):
+        list(stream(images, [[0], [1], [2], [3], [4], [5]], workers))
+
+
+def test_images_of_one_padded_size_make_a_run() -> None:
+    sizes = [(60, 50), (64, 33), (64, 70), (64, 64), (10, 10), (20, 20), (32, 1)]
+    images = [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]
+    parts = placing().runs(images, 64 * 64 * 8)
+    assert [(part.start, part.stop) for part in parts] == [(0, 2), (2, 3), (3, 4), (4, 7)]
+    assert [part.stop - part.start for part in placing().runs(images, 1)] == [1] * 7
+    assert [part.stop - part.start for part in placing().runs(images[4:], 2 * 32 * 32)] == [2, 1]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_image_is_the_same_beside_larger_ones(model: str) -> None:
+    """Padding is seen by a detector: each image gets what it would get alone."""
+    scenes_, rng = split(8), np.random.default_rng(0)
+    images = Stored(
+        [F.pad(image, (0, int(rng.integers(0, 60)), 0, int(rng.integers(0, 60)))) for image in scenes_.images]
+    )  # type: ignore[attr-defined]
+    assert len({tuple(image.shape) for image in images}) == 8
+    made = Detection(CPU, recipe(model, epochs=3), Split(images, scenes_.truth), split(4, seed=1), 10, "50")
+    fitted, indices = made.fit(np.arange(8), 0), np.arange(8)
+    truth, along = [scenes_.truth.of(i) for i in range(8)], None
+    along = direction(made, fitted)
+    for what in (
+        lambda part: made.losses(fitted, part),
+        lambda part: made.embed(fitted, part),
+        lambda part: made.directional(fitted, part, [truth[i] for i in part], along),
+        lambda part: made._everything(fitted, made._pool, part).confidence_P,
+    ):
+        together, alone = what(indices), torch.cat([what(indices[i : i + 1]) for i in range(8)])
+        torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -455,11 +508,15 @@ def test_the_plan_covers_each_epoch_once() -> None:
 def test_learning_rates_of_the_published_schedule() -> None:
     steps = 12 * 1000
     at = [rate(PUBLISHED_FCOS_COCO, step, steps) for step in (0, 499, 500, 7999, 8000, 10999, 11000, 11999)]
-    assert at == pytest.approx([0.00333, 0.00333, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+    assert at == pytest.approx([0.01 / 3, 0.01 / 3, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+    share = DetectorRecipe(warmup=0.25)
+    assert [rate(share, step, 100) for step in (0, 24, 25)] == pytest.approx(
+        [0.001, 0.01 * (0.1 + 0.9 * 24 / 25) * (1 + np.cos(0.24 * np.pi)) / 2, 0.01 * (1 + np.cos(0.25 * np.pi)) / 2]
+    )
     linear = dataclasses.replace(PUBLISHED_FCOS_COCO, warmup_kind="linear", warmup_ratio=0.001)
     assert rate(linear, 0, steps) == pytest.approx(0.00001)
     assert rate(linear, 250, steps) == pytest.approx(0.01 * (0.001 + 0.999 / 2))
-    cosine = dataclasses.replace(PUBLISHED_FCOS_COCO, schedule="cosine", warmup=0)
+    cosine = DetectorRecipe(warmup=0.0)
     assert [rate(cosine, step, 10) for step in (0, 5)] == pytest.approx([0.01, 0.005])
 
 
@@ -497,6 +554,12 @@ def test_divergence_is_one_line() -> None:
     with pytest.raises(ValueError, match="diverged") as caught:
         made.fit(np.arange(8), 0)
     assert "\n" not in str(caught.value)
+
+
+def test_a_warm_up_without_end_is_one_line() -> None:
+    made = Detection(CPU, recipe("fcos", warmup=500.0), split(10), split(4, seed=1), 10, "50")
+    with pytest.raises(ValueError, match=r"warmup=500: training takes 2 steps"):
+        made.fit(np.arange(8), 0)
 
 
 def test_images_without_boxes_train() -> None:
@@ -571,7 +634,9 @@ def test_scrambling_exchanges_the_boxes_of_unpaid_images(task: Detection) -> Non
         ({"weights": "none"}, "weights=none has no effect with backbone=small"),
         ({"model": "faster_rcnn", "convs": 2}, "convs=2 has no effect with model=faster_rcnn"),
         ({"max_size": 100}, "max_size=100: must be at least min_size"),
-        ({"warmup": 0}, "warmup_ratio=0.1 has no effect with warmup=0"),
+        ({"warmup": 0.0, "warmup_ratio": 0.5}, "warmup_ratio=0.5 has no effect with warmup=0"),
+        ({"schedule": "step", "milestones": "8/20"}, "milestones=8/20: must come before the end, epochs=20"),
+        ({"schedule": "cosine", "milestones": "3"}, "milestones=3 has no effect with schedule=cosine"),
         ({"model": "mmdet:fcos"}, "backbone=small has no effect with model=mmdet:fcos"),
         ({"momentum": 1.0}, "momentum=1.0"),
     ],
@@ -592,6 +657,7 @@ def test_an_untrained_backbone_keeps_nothing() -> None:
 def test_published_recipes() -> None:
     assert (PUBLISHED_FCOS_COCO.clip, PUBLISHED_FCOS_VOC.clip) == (10.0, 8.0)
     assert dataclasses.replace(PUBLISHED_FCOS_VOC, clip=10.0) == PUBLISHED_FCOS_COCO
+    assert rate(PUBLISHED_FCOS_VOC, 0, 756) == pytest.approx(0.01 / 3)
     told = (PUBLISHED_FCOS_COCO.min_size, PUBLISHED_FCOS_COCO.max_size, PUBLISHED_FCOS_COCO.epochs)
     assert told == (800, 1333, 12)
 
