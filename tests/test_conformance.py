@@ -14,14 +14,31 @@ OWN = sorted(
     name for name, one in plugins.REGISTRY["strategy"].items() if plugins.source(one).parent.name == "strategies"
 )
 CPU = Machine(torch.device("cpu"))
-LIGHTER = {"isal": "isal[depth=10,repeats=2]", "discriminative": "discriminative[epochs=20,num_queries=2]"}
+LIGHTER = {
+    "isal": "isal[depth=10,repeats=2]",
+    "discriminative": "discriminative[epochs=20,num_queries=2]",
+    "matched_random": "matched_random[like=isal[depth=10,repeats=2]]",
+}
+ON = {"localization_stability": "few_scenes", "localization_tightness": "few_scenes[model=faster_rcnn]"}
+BOXES = ["entropy", "margin", "coreset", "learning_loss", "isal", "gradient_similarity", "box_count", "matched_random"]
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_every_strategy_conforms(name: str) -> None:
-    spec = Spec.read("strategy", LIGHTER.get(name, name))
-    findings = check(spec, Spec.read("task", "digits[epochs=3]"), CPU)
+    conforms(name, ON.get(name, "digits[epochs=3]"))
+
+
+def conforms(name: str, on: str) -> None:
+    plugins.discover(FAULTY)
+    findings = check(Spec.read("strategy", LIGHTER.get(name, name)), Spec.read("task", on), CPU)
     assert [f"{one.check}: {one.words}" for one in findings if one.words] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["fcos", "faster_rcnn"])
+@pytest.mark.parametrize("name", BOXES)
+def test_strategies_conform_on_boxes(name: str, model: str) -> None:
+    conforms(name, "few_scenes" + ("" if model == "fcos" else f"[model={model}]"))
 
 
 def test_a_strategy_with_a_dagger_reads_no_pool_label_either() -> None:

@@ -35,7 +35,9 @@ from tasks.scenes import Canvases
 pytestmark = pytest.mark.mmdet
 
 C, SMALLEST, SOFTMAX = 3, "retinanet_r18_fpn_1x_coco", "ssd300_coco"
-RECIPE = DetectorRecipe(weights="none", min_size=0, precision="float32", epochs=1, batch_size=2, lr=1e-3, warmup=0)
+RECIPE = DetectorRecipe(
+    model="mmdet:fcos", weights="none", min_size=0, precision="float32", epochs=1, batch_size=2, lr=1e-3, warmup=0.0
+)
 PUBLISHED = ("fcos", "faster_rcnn")
 BOXES = [
     Boxes(torch.tensor([[10.0, 12.0, 62.0, 70.0], [50.0, 20.0, 101.0, 88.0], [5.0, 5.0, 30.0, 25.0]]), torch.arange(3)),

@@ -1,0 +1,20 @@
+"""A detection task small enough for the conformance kit: 150 scenes, one epoch."""
+
+import dataclasses
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from benchmark.api import Machine, register_task
+from tasks import scenes
+from tasks._detection import Detection
+from tasks._detection_recipe import DetectorRecipe, lacks
+
+
+@register_task(version=1, default=dataclasses.replace(scenes.DEFAULT, epochs=1), lacks=lacks)
+def few_scenes(machine: Machine, recipe: DetectorRecipe) -> Detection:
+    """150 + 20 canvases."""
+    data = load_digits()
+    glyphs, labels = data.images.astype(np.float32) / 16, data.target.astype(np.int64)
+    pool, test = (scenes.canvases(glyphs, labels, n, np.random.default_rng(s)) for n, s in ((150, 0), (20, 1)))
+    return Detection(machine, recipe, pool, test, num_classes=10, map_at="50")

@@ -1,0 +1,67 @@
+"""Whole cells on real photographs, with each backend. Skipped where AL_BENCHMARK_DATA does not hold them."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import grid as grids
+from benchmark import launch, plugins
+from benchmark.api import Machine
+from benchmark.fits import Fits
+from benchmark.grid import Cell, Schedule, Spec
+from benchmark.launch import Failure, Round
+from benchmark.store import Store
+
+DATA = Path(os.environ.get("AL_BENCHMARK_DATA", "nowhere"))
+MMDET = (
+    "coco[channels_last=false,epochs=2,frozen_stages=-1,max_size=256,min_size=128,model=mmdet:{},precision=float32,"
+    "root=coco_sample,weights=none]"
+)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (DATA / "coco_sample").is_dir(), reason="needs coco_sample in AL_BENCHMARK_DATA"),
+]
+
+
+def own() -> str:
+    """The task of grid=coco_sample."""
+    [experiment] = grids.settings(["grid=coco_sample"]).experiments.values()
+    return str(experiment["task"])
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param("", id="torchvision"),
+        pytest.param(MMDET.format("fcos"), id="mmdet-fcos", marks=pytest.mark.mmdet),
+        pytest.param(MMDET.format("faster_rcnn"), id="mmdet-faster_rcnn", marks=pytest.mark.mmdet),
+    ],
+)
+def test_three_rounds_on_coco(task: str, tmp_path: Path) -> None:
+    plugins.discover()
+    spec, schedule = Spec.read("task", task or own()), Schedule(20, 10, 3, 10)
+    names = ("random", "isal[depth=5]", "localization_stability")
+    cells = [Cell(spec, Spec.read("strategy", name), schedule, 0) for name in names]
+    machine = Machine(torch.device("cpu"), DATA, tmp_path / "fits")
+    events = list(launch.local(cells, Store(tmp_path / "run"), Fits(tmp_path / "fits", 5.0, "cpu"), machine))
+    assert [event.line for event in events if isinstance(event, Failure)] == []
+    rounds = [event for event in events if isinstance(event, Round)]
+    assert len(rounds) == 9
+    found = json.loads((DATA / "coco_sample" / "annotations" / "instances_train2017.json").read_text())
+    ids = sorted(image["id"] for image in found["images"])
+    for event in rounds:
+        before = [
+            one.record.bought for one in rounds if one.cell == event.cell and one.record.round <= event.record.round
+        ]
+        paid = {ids[number] for bought in before for number in bought}
+        if event.cell.strategy.name == "isal":
+            header, _ = Store(tmp_path / "run").records(event.cell.path)
+            assert header is not None
+            paid |= {ids[number] for number in header.held_out}
+        drawn = sum(one["image_id"] in paid for one in found["annotations"])
+        assert event.record.cost == {"images": len(paid), "boxes": drawn}
+        assert 0 <= event.record.scores["map"] == event.record.scores["ap"] <= 1
+    assert len({event.record.scores["map"] for event in rounds if event.record.round == 0}) == 1
