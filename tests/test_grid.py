@@ -54,7 +54,7 @@ def test_every_detection_strategy_is_in_scenes_on_both_detectors() -> None:
 
 def test_another_task_takes_the_place_of_its_like_or_of_the_first() -> None:
     [own] = {(cell.task.label, cell.schedule.initial) for cell in cells("tasks=[scenes[epochs=3]]")}
-    assert own == ("scenes[epochs=3]", 60)
+    assert own == ("scenes[epochs=3]", 40)
     [other] = {
         (cell.task.label, cell.schedule.initial)
         for cell in cells("tasks=[image_folder[root=x]]", "strategies=[random]")
