@@ -11,7 +11,7 @@ head of two matrices of 1024; cross-entropies and L1; scores above 0.05, suppres
 
 These change in every configuration: the classes; the frozen stages, as the recipe says (the zoo's two freeze the stem
 and stage 1, the recipe's default); SyncBN becomes BN; and the focal loss is mmdet's formula in PyTorch on a GPU too:
-its compiled operator has neither second nor forward derivatives. Data, schedule and optimiser are the recipe's. The
+its compiled operator has no second derivatives. Data, schedule and optimiser are the recipe's. The
 focal loss is divided by the number of positives; mmdet 2.4, which ISAL used, added the number of images to it.
 
 Shapes: N images, H x W pixels of the padded batch, A places of one image on one level, S candidates and M boxes of one
@@ -361,7 +361,13 @@ def pixels_of(settings: dict[str, Any]) -> Pixels:
 
 
 def freeze(backbone: dict[str, Any], recipe: DetectorRecipe) -> None:
-    """Sets the frozen stages of a backbone that has the setting."""
+    """Sets the frozen stages of a backbone that has the setting; one that starts from nothing trains its norms too."""
+    if recipe.weights == "none" and recipe.frozen_stages < 0:
+        trained = {
+            "norm_eval": False,
+            "norm_cfg": {**(backbone.get("norm_cfg") or {"type": "BN"}), "requires_grad": True},
+        }
+        backbone |= {name: value for name, value in trained.items() if takes(MODELS.get(backbone["type"]), name)}
     if takes(MODELS.get(backbone["type"]), "frozen_stages"):
         backbone["frozen_stages"] = recipe.frozen_stages
     elif recipe.frozen_stages != DetectorRecipe.frozen_stages:
@@ -386,9 +392,8 @@ def initialise(inner: Any, recipe: DetectorRecipe, weights: Path | None) -> None
         if recipe.weights != "default":
             raise
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"model={recipe.model}: its weights cannot be fetched ({reason}): give weights=FILE or weights=none"
-        ) from error
+        instead = "give weights=FILE, or weights=none,frozen_stages=-1"
+        raise ValueError(f"model={recipe.model}: its weights cannot be fetched ({reason}): {instead}") from error
     if weights is not None:
         fill(inner.backbone, weights)
 
@@ -428,6 +433,8 @@ def kind(inner: Any) -> type[Mmdet]:
 def attempt(detector: Mmdet, num_classes: int) -> None:
     """Tries whatever a task asks of a detector on a grey image with one box."""
     assert head_of(detector.inner).num_classes == num_classes, "its head has other classes"
+    remembers = hasattr(getattr(detector.inner, "roi_head", None), "iou_history")
+    assert not remembers, "its samplers remember earlier losses, which no checkpoint holds"
     batch = Batch(torch.zeros(1, 3, SIDE, SIDE), [(SIDE, SIDE)], [0])
     maps = detector.trunk(batch.images_N3HW)
     box = Boxes(torch.tensor([[80.0, 80.0, 200.0, 220.0]]), torch.tensor([0]))

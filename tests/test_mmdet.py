@@ -201,7 +201,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", [*PUBLISHED, SMALLEST])
 def test_weights_that_cannot_be_fetched(name: str, cache: Path) -> None:
-    says = rf"^model=mmdet:{name}: its weights cannot be fetched \(.*\): give weights=FILE or weights=none$"
+    says = rf"^model=mmdet:{name}: its weights cannot be fetched \(.*\): give weights=FILE, or weights=none,frozen"
     with pytest.raises(ValueError, match=says):
         made(name, weights="default")
 
@@ -506,3 +506,16 @@ def test_scores_and_pixels(task: Detection, fitted: Any) -> None:
     placed = Placing(RECIPE, fitted.pixels, torch.device("cpu"))([image], [0])
     red = placed.batch.images_N3HW[0, 2 if fitted.pixels.bgr else 0].mean().item()
     assert red == pytest.approx(255 - 122.7717 if fitted.pixels.bgr else (255 - 123.675) / 58.395, rel=1e-4)
+
+
+def test_a_backbone_that_starts_from_nothing_trains_its_norms() -> None:
+    for stages, learns in ((1, False), (-1, True)):
+        detector = made("fcos", frozen_stages=stages).train()
+        norm = detector.inner.backbone.layer2[0].bn1  # type: ignore[union-attr, index]
+        assert norm.training == norm.weight.requires_grad == learns
+
+
+def test_a_model_that_remembers_earlier_losses_is_refused() -> None:
+    with pytest.raises(ValueError, match="remember earlier losses") as caught:
+        made("dynamic-rcnn_r50_fpn_1x_coco")
+    assert "\n" not in str(caught.value)
