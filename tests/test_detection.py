@@ -728,3 +728,11 @@ def test_scenes_draw_pool_and_test_from_different_digits(monkeypatch: pytest.Mon
     scenes.drawn.__wrapped__()
     assert len(seen) == 2
     assert len(seen[0] & seen[1]) <= 1  # scikit-learn's digits hold a few copies
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", ["scenes", "scenes[model=faster_rcnn]"])
+def test_all_of_scenes_teaches_both_detectors(label: str) -> None:
+    spec = Spec.read("task", label)
+    whole: Any = spec.plugin.build(CPU, spec.values)
+    assert whole.score(whole.fit(np.arange(whole.num_pool), 0))["ap50"] >= 0.9
