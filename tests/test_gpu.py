@@ -50,7 +50,7 @@ def test_influences_are_those_of_the_cpu() -> None:
     for task, fitted in zip(tasks, (model, twin.eval()), strict=True):
         direction = {name: weight.detach().clone() for name, weight in task.weights(fitted).items()}
         indices = torch.arange(20).numpy()
-        targets = task.pseudo_labels(fitted, indices, 2)
+        targets = task.pseudo_labels(fitted, indices, 2, 0.1)
         values.append(task.directional(fitted, indices, targets, direction).cpu())
     torch.testing.assert_close(values[0], values[1], rtol=1e-3, atol=1e-4)
 
@@ -59,3 +59,32 @@ def test_a_gpu_run_repeats_itself(tmp_path: Path) -> None:
     run_on_gpu(tmp_path / "a")
     run_on_gpu(tmp_path / "b")
     assert bytes_of(tmp_path / "a" / "run") == bytes_of(tmp_path / "b" / "run")
+
+
+BOXES = ["random", "entropy", "coreset", "learning_loss", "isal[depth=5,repeats=2]", "localization_stability"]
+
+
+@pytest.mark.parametrize("task", ["few_scenes", "few_scenes[model=faster_rcnn]"])
+def test_detection_strategies_run_on_a_gpu(task: str, tmp_path: Path) -> None:
+    machine = Machine(torch.device("cuda"))
+    cells = [cell(name, rounds=2, task=task) for name in BOXES]
+    events = list(launch.local(cells, Store(tmp_path / "run"), Fits(tmp_path / "fits", 1.0, "cuda"), machine))
+    assert [event.line for event in events if isinstance(event, Failure)] == []
+    rounds = [event for event in events if isinstance(event, Round)]
+    assert len(rounds) == 2 * len(BOXES)
+    assert all(0 <= event.record.scores["map"] <= 1 and event.record.cost["boxes"] >= 0 for event in rounds)
+
+
+def test_detection_influences_are_those_of_the_cpu() -> None:
+    """FCOS, which draws nothing; samplers of Faster R-CNN draw other numbers on a GPU."""
+    one = cell("random", task="few_scenes[epochs=5]")
+    tasks = [one.task.plugin.build(Machine(torch.device(name)), one.task.values) for name in ("cpu", "cuda")]
+    model, indices = tasks[0].fit(torch.arange(60).numpy(), 0), torch.arange(60, 90).numpy()
+    twin = tasks[1].model()
+    twin.load_state_dict(model.state_dict())
+    targets = tasks[0].pseudo_labels(model, indices, 1, 0.1)
+    values = []
+    for task, fitted in zip(tasks, (model, twin.eval()), strict=True):
+        direction = {name: weight.detach().clone() for name, weight in task.weights(fitted).items()}
+        values.append(task.directional(fitted, indices, targets, direction).cpu())
+    torch.testing.assert_close(values[0], values[1], rtol=1e-2, atol=1e-2)
