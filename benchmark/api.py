@@ -247,7 +247,7 @@ class View:
         return self.__ask("directional")(self.model, self.__seen(indices), targets, direction)
 
     def choice_of(self, label: str, budget: int, rng: np.random.Generator) -> Indices:
-        """What another strategy would choose here: `isal[k=2]`. Its needs must be declared: see `needs_of`."""
+        """What another strategy would choose here: `isal[k=2]`. Its needs (`strategy` tells them) must be declared."""
         plugin, values = strategy(label)
         for need in plugin.needed(values):
             self.__ask(need)
@@ -289,12 +289,6 @@ def strategy(label: str) -> tuple[Plugin, dict[str, Any]]:
     name, given = plugins.parse(label)
     plugin = plugins.get("strategy", name)
     return plugin, plugin.bind(given)
-
-
-def needs_of(label: str) -> frozenset[str]:
-    """What the strategy of that label needs, for one that asks `View.choice_of`."""
-    plugin, values = strategy(label)
-    return plugin.needed(values)
 
 
 StrategyF = TypeVar("StrategyF", bound=Callable[..., Indices])
@@ -362,5 +356,5 @@ def seeded(seed: int) -> Iterator[None]:
 
 __all__ = [
     "Boxes", "Companion", "Direction", "How", "Indices", "Machine", "Predictions", "Reference", "Targets", "Task",
-    "View", "needs_of", "register", "register_task", "seeded", "strategy",
+    "View", "register", "register_task", "seeded", "strategy",
 ]  # fmt: skip

@@ -126,10 +126,10 @@ def worth_boxes(cell: Cell, task: Task, seen: View, number: int) -> Indices:
     All that is left is bought where the pool lacks the boxes, and nothing where earlier images brought enough.
     """
     initial, later = np.split(seen.labelled, [cell.schedule.initial])
-    missing = number * cell.schedule.budget - boxes_of(task, later).sum()
+    missing = number * cell.schedule.budget - task.cost(later)["boxes"]
     num_left = len(seen.unlabelled)
     known = later if len(later) else initial
-    wanted = min(num_left, math.ceil(missing * len(known) / max(boxes_of(task, known).sum(), 1)))
+    wanted = min(num_left, math.ceil(missing * len(known) / max(task.cost(known)["boxes"], 1)))
     bought: Indices = np.empty(0, np.int64)
     while wanted > 0:
         chosen = asked(cell, seen, number, wanted)

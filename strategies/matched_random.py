@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.api import Companion, Indices, View, needs_of, register, strategy
+from benchmark.api import Companion, Indices, View, register, strategy
 from strategies._boxes import num_boxes
 
 
@@ -20,8 +20,8 @@ def other(like: str) -> tuple[Any, dict[str, Any]]:
 
 def needs(*, like: str, **_: object) -> frozenset[str]:
     """What the other strategy needs, and predictions to count boxes in."""
-    other(like)
-    return needs_of(like) | {"predict"}
+    plugin, values = other(like)
+    return frozenset(plugin.needed(values) | {"predict"})
 
 
 def companion(*, like: str, **_: object) -> Companion | None:

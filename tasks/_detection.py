@@ -6,6 +6,7 @@ Shapes: N images, H x W pixels, P predictions, M boxes of one image, C classes, 
 from __future__ import annotations
 
 import copy
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Detection:
         detector = self.model()  # whatever is wrong with the recipe is said now
         self._placing = Placing(recipe, detector.pixels, machine.device)
         self._num_pixels = PIXELS_A_BATCH[machine.device.type]
-        self.batch_size = max(1, self._num_pixels // self._placing.num_pixels(pool.images[0]))
+        self.batch_size = max(1, self._num_pixels // math.prod(self._placing.padded_size(pool.images[0])))
         parts = [arrays(split.truth) for split in (pool, test)]
         self.fingerprint = digest(*parts[0], *parts[1], pool.images.fingerprint, test.images.fingerprint, self._weights)
 
@@ -123,16 +124,14 @@ class Detection:
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N, D): the inputs of the last layers, averaged over places and levels (FCOS) or proposals (Faster R-CNN)."""
         detector = own(model)
-        batches = (placed.batch for placed in self._placed(self._pool, self._groups(indices)))
-        return torch.cat([detector.pooled(detector.trunk(batch.images_N3HW), batch).float() for batch in batches])
+        return torch.cat([detector.pooled(maps, batch).float() for maps, batch in self._mapped(detector, indices)])
 
     @torch.no_grad()
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,): the companion's output on the feature maps."""
         detector = own(model)
         assert detector.companion is not None, "the model was fitted without a companion"
-        batches = (placed.batch for placed in self._placed(self._pool, self._groups(indices)))
-        return torch.cat([detector.companion(detector.trunk(batch.images_N3HW)) for batch in batches])
+        return torch.cat([detector.companion(maps) for maps, _ in self._mapped(detector, indices)])
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The last layers' weights, as ISAL takes them: FCOS classes, boxes, centerness; Faster R-CNN RPN classes, RPN
@@ -150,24 +149,17 @@ class Detection:
     ) -> Tensor:
         """(N,) losses, all parts of an image's summed, normalised by its own positives; differentiable in `weights`."""
         split = self._test if test else self._pool
-        detector, parts, begin = own(model), list[Tensor](), 0
+        detector = own(model)
         boxes = [split.truth.of(index) for index in indices] if targets is None else targets
-        for placed in self._placed(split, [np.asarray(indices).tolist()]):
-            goals = placed.targets(boxes[begin : begin + len(placed.batch.sizes)])
-            begin += len(goals)
-            parts.append(detector(placed.batch, goals))
-        return torch.cat(parts)
+        return torch.cat([detector(*pair) for pair in self._aimed(split, [np.asarray(indices).tolist()], boxes)])
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """(N,) derivatives of the losses along `direction`, exact and without a gradient of the backbone: see
         `Detector.slopes`. Costs about as much as the losses."""
-        detector, parts, begin = own(model), [], 0
+        detector = own(model)
         along = [direction[name] for name in detector.last_weights()]
-        for placed in self._placed(self._pool, self._groups(indices)):
-            goals = placed.targets(targets[begin : begin + len(placed.batch.sizes)])
-            begin += len(goals)
-            parts.append(detector.slopes(placed.batch, goals, along))
-        return torch.cat(parts)
+        pairs = self._aimed(self._pool, self._groups(indices), targets)
+        return torch.cat([detector.slopes(batch, goals, along) for batch, goals in pairs])
 
     # --- inside ----------------------------------------------------------------------------------
     def _detector(self, seed: int, companion: Companion | None) -> Detector:
@@ -201,6 +193,21 @@ class Detection:
             seeds = self._seeds(split, group)
             for part in self._placing.runs(images, self._num_pixels):
                 yield self._placing(images[part], seeds[part])
+
+    def _aimed(
+        self, split: Split, groups: Sequence[list[int]], boxes: Sequence[Boxes]
+    ) -> Iterator[tuple[Batch, list[Boxes]]]:
+        """The batches of `_placed`, with the boxes of their images."""
+        begin = 0
+        for placed in self._placed(split, groups):
+            goals = placed.targets(boxes[begin : begin + len(placed.batch.sizes)])
+            begin += len(goals)
+            yield placed.batch, goals
+
+    def _mapped(self, detector: Detector, indices: Indices) -> Iterator[tuple[list[Tensor], Batch]]:
+        """The feature maps of pool images, batch by batch."""
+        for placed in self._placed(self._pool, self._groups(indices)):
+            yield detector.trunk(placed.batch.images_N3HW), placed.batch
 
     def _known(self, model: nn.Module, indices: Indices) -> Everything:
         """What is found on pool images; that of the last call is kept."""

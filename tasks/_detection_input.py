@@ -120,7 +120,7 @@ class Placing:
 
     def padded(self, images: Sequence[Tensor]) -> Tensor:
         """(N, 3, H, W): normalised, zeros on the right and below."""
-        height, width = (-(-max(image.shape[axis] for image in images) // MULTIPLE) * MULTIPLE for axis in (1, 2))
+        height, width = (rounded(max(image.shape[axis] for image in images)) for axis in (1, 2))
         if all(image.shape[1:] == (height, width) for image in images):
             batch = self.normalised(torch.stack(list(images)))
         else:
@@ -145,7 +145,7 @@ class Placing:
 
     def padded_size(self, image: Tensor) -> tuple[int, int]:
         """`size`, and the padding of a batch of this image alone."""
-        height, width = (-(-side // MULTIPLE) * MULTIPLE for side in self.size(image))
+        height, width = map(rounded, self.size(image))
         return height, width
 
     def runs(self, images: Sequence[Tensor], num_pixels: int) -> list[slice]:
@@ -160,10 +160,10 @@ class Placing:
                 ends.append(number)
         return [slice(*pair) for pair in pairwise(ends)]
 
-    def num_pixels(self, image: Tensor) -> int:
-        """Pixels of an image in the batch."""
-        height, width = self.size(image)
-        return height * width
+
+def rounded(side: int) -> int:
+    """The side of a batch that holds one of `side` pixels."""
+    return -(-side // MULTIPLE) * MULTIPLE
 
 
 def gaussian(shape: torch.Size, sigma: float, seed: int) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torchvision
+
+from tasks._recipe import chosen, sound
 
 SMALL = "small"  # our own backbone, for canvases of 64 pixels
 MMDET = "mmdet:"  # models whose name begins so are built by mmdet
@@ -54,10 +56,7 @@ class DetectorRecipe:
     channels_last: bool = True
 
     def __post_init__(self) -> None:
-        for what, good in self._ranges().items():
-            if not good:
-                name = what.split()[0]
-                raise ValueError(f"{name}={getattr(self, name)}: must be {what.removeprefix(name).strip()}")
+        sound(self, self._ranges(), self._ineffective())
         if self.schedule == "step" and any(epoch >= self.epochs for epoch in self.drops):
             raise ValueError(f"milestones={self.milestones}: must come before the end, epochs={self.epochs}")
         if self.norm == "batch" and self.frozen_stages >= 0:
@@ -65,10 +64,6 @@ class DetectorRecipe:
         untrained = self.weights == "none" and self.model in OURS and self.backbone != SMALL
         if untrained and (self.norm == "frozen" or self.frozen_stages >= 0):
             raise ValueError("weights=none: an untrained backbone can keep nothing: norm=batch,frozen_stages=-1")
-        for names, off, why in self._ineffective():
-            changed = [name for name in names if getattr(self, name) != getattr(DetectorRecipe, name)]
-            if off and changed:
-                raise ValueError(f"{changed[0]}={getattr(self, changed[0])} has no effect with {why}")
 
     @property
     def num_convs(self) -> int:
@@ -164,5 +159,4 @@ PUBLISHED_FCOS_VOC = replace(PUBLISHED_FCOS_COCO, clip=8.0)
 
 def lacks(**values: Any) -> set[str]:
     """The capabilities that a task's parameters take away. Raises the recipe's ValueError, before any data is read."""
-    recipe = DetectorRecipe(**{field.name: values[field.name] for field in fields(DetectorRecipe)})
-    return set() if "rcnn" in recipe.model else {"proposals"}
+    return set() if "rcnn" in chosen(DetectorRecipe, values).model else {"proposals"}

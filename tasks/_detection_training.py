@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmark.api import Boxes, Companion, seeded
 from tasks._detection_recipe import DetectorRecipe
 from tasks._detector import Batch, Detector
-from tasks._training import derived
+from tasks._training import derived, set_rate
 
 CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most
 FINITE_EVERY = 100  # steps after which losses are looked at: each look waits for the device
@@ -53,7 +53,7 @@ def train(
     detector.train()
     saved, losses = time.monotonic(), []
     for step, (batch, targets) in zip(steps[begin:], prepare(steps[begin:]), strict=True):
-        set_rates(sgd, rate(recipe, step.number, len(steps)))
+        set_rate(sgd, rate(recipe, step.number, len(steps)))
         with seeded(derived(seed, f"step {step.number}")):
             loss = objective(detector, batch, targets, companion, step.number / len(steps))
         sgd.zero_grad()
@@ -143,12 +143,6 @@ def apart(detector: Detector) -> list[list[nn.Parameter]]:
     """The detector's parameters and the companion's: clipped together, the companion's would shrink the model's."""
     own = [parameter for name, parameter in detector.named_parameters() if not name.startswith("companion.")]
     return [own, [] if detector.companion is None else list(detector.companion.parameters())]
-
-
-def set_rates(sgd: torch.optim.SGD, lr: float) -> None:
-    """Sets the learning rate of every group, times its factor."""
-    for group in sgd.param_groups:
-        group["lr"] = lr * group["factor"]
 
 
 def save(path: Path, detector: nn.Module, sgd: torch.optim.SGD, step: int) -> None:

@@ -7,7 +7,7 @@ K = C + 1 columns with background last, D features.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -133,29 +133,27 @@ class Detector(nn.Module):
         directions = dict(zip(self.last_layers(), along, strict=True))
         with torch.no_grad():
             maps = self.trunk(batch.images_N3HW)
-        calls = list[list[Call]]()
-        with torch.enable_grad(), recorded(directions, calls):
-            losses_N = self.image_losses(maps, batch, targets, lambda: calls.append([]))
-            outputs = [call.output for image in calls for call in image]
-            gradients = iter(torch.autograd.grad(losses_N.sum(), outputs, materialize_grads=True))
-        dots = [[(next(gradients) * call.tangent(directions)).sum() for call in image] for image in calls]
-        return torch.stack([torch.stack(image).sum() for image in dots]).detach()
+        losses, ends = list[Tensor](), list[int]()
+        with torch.enable_grad(), recorded(directions) as calls:
+            for loss in self.each_loss(maps, batch, targets):
+                losses.append(loss)
+                ends.append(len(calls))
+            outputs = [call.output for call in calls]
+            gradients = torch.autograd.grad(torch.stack(losses).sum(), outputs, materialize_grads=True)
+        dots = [(slope * call.tangent(directions)).sum() for slope, call in zip(gradients, calls, strict=True)]
+        return torch.stack([image.sum() for image in torch.stack(dots).tensor_split(ends[:-1])])
 
-    def image_losses(
-        self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes], before: Callable[[], None] | None = None
-    ) -> Tensor:
-        """(N,): each normalised by its own positives, its samplers seeded by the image; the padding is the batch's.
+    def image_losses(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
+        """(N,): see `each_loss`."""
+        return torch.stack(list(self.each_loss(maps, batch, targets)))
 
-        before: called before each image.
-        """
-        losses = []
+    def each_loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Iterator[Tensor]:
+        """Image by image: normalised by its own positives, its samplers seeded by it; the padding is the batch's."""
         for number, target in enumerate(targets):
-            if before is not None:
-                before()
+            one = [level[number : number + 1] for level in maps]
             with seeded(batch.seeds[number]):
-                one = [level[number : number + 1] for level in maps]
-                losses.append(self.loss(one, batch.only(number), [target]))
-        return torch.stack(losses)
+                loss = self.loss(one, batch.only(number), [target])
+            yield loss
 
 
 @dataclass(frozen=True)
@@ -177,15 +175,16 @@ class Call:
 
 
 @contextmanager
-def recorded(layers: Iterable[nn.Module], calls: list[list[Call]]) -> Iterator[None]:
-    """Notes every call of these layers at the end of the last list in `calls`, for as long as a block runs."""
+def recorded(layers: Iterable[nn.Module]) -> Iterator[list[Call]]:
+    """Every call of these layers while a block runs, in order."""
+    calls: list[Call] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls[-1].append(Call(layer, inputs[0], output))
+        calls.append(Call(layer, inputs[0], output))
 
     handles = [layer.register_forward_hook(note) for layer in layers]
     try:
-        yield
+        yield calls
     finally:
         for handle in handles:
             handle.remove()

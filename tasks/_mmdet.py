@@ -27,7 +27,6 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,10 +36,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Boxes
-from tasks._detection_input import MULTIPLE
+from tasks._detection_input import rounded
 from tasks._detection_recipe import MMDET, DetectorRecipe
-from tasks._detector import Batch, Detections, Detector, Pixels, completed, training
-from tasks._torchvision import fill
+from tasks._detector import Batch, Detections, Detector, Pixels, completed, recorded, training
+from tasks._networks import load
+from tasks._torchvision import UNUSED
 
 
 def lacking() -> str:
@@ -166,8 +166,9 @@ class Dense(Mmdet):
             layers = self.last_layers()[:2]
         except ValueError:
             return super().pooled(maps, batch)
-        with inputs(layers) as seen:
+        with recorded(layers) as calls:
             self.inner.bbox_head(tuple(maps))
+        seen = [[call.input for call in calls if call.layer is layer] for layer in layers]
         levels = [torch.cat([one.mean((2, 3)) for one in level], 1) for level in zip(*seen, strict=True)]
         return torch.stack(levels).mean(0)
 
@@ -185,9 +186,9 @@ class TwoStage(Mmdet):
     def pooled(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
         """The inputs of the class layer, averaged over the proposals of each image."""
         layer = head_of(self.inner).fc_cls
-        with inputs([layer]) as seen:
+        with recorded([layer]) as calls:
             proposals, _ = self._refined(maps, batch)
-        features_RD = torch.cat([layer.weight.new_zeros(0, layer.in_features), *seen[0]])
+        features_RD = torch.cat([layer.weight.new_zeros(0, layer.in_features), *(call.input for call in calls)])
         parts = features_RD.split([len(one) for one in proposals])
         return torch.stack([part.sum(0) / max(len(part), 1) for part in parts])
 
@@ -217,7 +218,7 @@ def samples(batch: Batch, targets: Sequence[Boxes] = ()) -> list[DetDataSample]:
     """What mmdet calls data samples: sizes and, where there are any, targets."""
     shape, found = tuple(batch.images_N3HW.shape[2:]), []
     for number, size in enumerate(batch.sizes):
-        padded = tuple(-(-side // MULTIPLE) * MULTIPLE for side in size)
+        padded = tuple(rounded(side) for side in size)
         sample = DetDataSample(metainfo={
             "img_id": number, "img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0),
             "pad_shape": padded, "batch_input_shape": shape,
@@ -250,24 +251,6 @@ def candidates_of(
 def by_place(values: Tensor, columns: int) -> Tensor:
     """(A, columns), from (channels, height, width)."""
     return values.permute(1, 2, 0).reshape(-1, columns)
-
-
-@contextmanager
-def inputs(layers: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
-    """What each layer is given, call by call, while a block runs."""
-    seen: list[list[Tensor]] = [[] for _ in layers]
-    pairs = zip(layers, seen, strict=True)
-    hooks = [layer.register_forward_pre_hook(partial(note, rows)) for layer, rows in pairs]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def note(seen: list[Tensor], layer: nn.Module, given: tuple[Any, ...]) -> None:
-    """Keeps the first of what a layer is given."""
-    seen.append(given[0])
 
 
 def one_hot(loss: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -395,7 +378,7 @@ def initialise(inner: Any, recipe: DetectorRecipe, weights: Path | None) -> None
         instead = "give weights=FILE, or weights=none,frozen_stages=-1"
         raise ValueError(f"model={recipe.model}: its weights cannot be fetched ({reason}): {instead}") from error
     if weights is not None:
-        fill(inner.backbone, weights)
+        load(inner.backbone, weights, UNUSED)
 
 
 @contextmanager

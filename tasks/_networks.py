@@ -6,6 +6,7 @@ Shapes: N images, C classes, D features, H x W pixels; K channels of a stage map
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -109,15 +110,18 @@ def split(network: nn.Module, model: str, weights: Path | None) -> tuple[nn.Modu
         raise ValueError(f"model={model}: has no linear layer to replace")
     name, last = linear[-1]
     if weights is not None:
-        load(network, weights, name)
+        load(network, weights, rf"{re.escape(name)}\.")
     network.set_submodule(name, nn.Identity())
     return network, last.in_features
 
 
-def load(network: nn.Module, path: Path, head: str) -> None:
-    """Loads all but the last layer, `head`, from a file of weights; nothing else may be missing or left over."""
-    state = {name: value for name, value in read(path).items() if not name.startswith(f"{head}.")}
-    wanted = {name: value for name, value in network.state_dict().items() if not name.startswith(f"{head}.")}
+def load(network: nn.Module, path: Path, besides: str) -> None:
+    """Loads a file of weights, but for names that the pattern `besides` matches from their start on; nothing else may
+    be missing or left over."""
+    state, wanted = (
+        {name: value for name, value in part.items() if not re.match(besides, name)}
+        for part in (read(path), network.state_dict())
+    )
     for name in sorted(state.keys() | wanted.keys()):
         found, want = (str(tuple(part[name].shape)) if name in part else "nothing" for part in (state, wanted))
         if found != want:

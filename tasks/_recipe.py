@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Literal, TypeVar
 
 from tasks._networks import resolve
+
+AnyRecipe = TypeVar("AnyRecipe")
+
+
+def sound(recipe: Any, ranges: Mapping[str, bool], ineffective: Iterable[tuple[tuple[str, ...], bool, str]]) -> None:
+    """ValueError names a field that is out of range, or one that is set without effect.
+
+    ranges: a field and what it must be, and whether it is. ineffective: fields, whether they are off, beside what.
+    """
+    for what, good in ranges.items():
+        if not good:
+            name = what.split()[0]
+            raise ValueError(f"{name}={getattr(recipe, name)}: must be {what.removeprefix(name).strip()}")
+    for names, off, why in ineffective:
+        changed = [name for name in names if getattr(recipe, name) != getattr(type(recipe), name)]
+        if off and changed:
+            raise ValueError(f"{changed[0]}={getattr(recipe, changed[0])} has no effect with {why}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +68,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         source, _ = resolve(self.model)
-        for what, good in self._ranges().items():
-            if not good:
-                name = what.split()[0]
-                raise ValueError(f"{name}={getattr(self, name)}: must be {what.removeprefix(name).strip()}")
-        for names, off, why in self._ineffective(source):
-            changed = [name for name in names if getattr(self, name) != getattr(Recipe, name)]
-            if off and changed:
-                raise ValueError(f"{changed[0]}={getattr(self, changed[0])} has no effect with {why}")
+        sound(self, self._ranges(), self._ineffective(source))
 
     def _ranges(self) -> dict[str, bool]:
         return {
@@ -105,11 +116,11 @@ PUBLISHED = Recipe(
 
 def lacks(**values: Any) -> set[str]:
     """The capabilities that a task's parameters take away. Raises Recipe's ValueError, before anything is loaded."""
-    recipe = chosen(values)
+    recipe = chosen(Recipe, values)
     missing = {"sample": recipe.dropout == 0, "companion": recipe.compile}
     return {capability for capability, lacking in missing.items() if lacking}
 
 
-def chosen(values: Mapping[str, Any]) -> Recipe:
-    """The recipe among a task's parameters."""
-    return Recipe(**{field.name: values[field.name] for field in fields(Recipe)})
+def chosen(kind: type[AnyRecipe], values: Mapping[str, Any]) -> AnyRecipe:
+    """The recipe of that kind among a task's parameters."""
+    return kind(**{name: values[name] for name in signature(kind).parameters})

@@ -26,8 +26,9 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 from benchmark.api import Boxes
 from tasks._detection_recipe import SMALL, DetectorRecipe
 from tasks._detector import Batch, Detections, Detector, Pixels, Suppression, completed, suppressed, training
-from tasks._networks import read
+from tasks._networks import load
 
+UNUSED = r"(fc|classifier)\.|.*\.num_batches_tracked$"  # names in a classifier's weights that no backbone needs
 IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
@@ -245,20 +246,8 @@ def backbone(recipe: DetectorRecipe, weights: Path | None) -> nn.Module:
             "weights=none"
         ) from error
     if weights is not None:
-        fill(network, weights)
+        load(network, weights, UNUSED)
     return network
-
-
-def fill(network: nn.Module, path: Path) -> None:
-    """Loads a classifier's weights from a file, last layers and counters aside. ValueError where they do not fit."""
-    found, wanted = read(path), network.state_dict()
-    unused = ("fc.", "classifier.")
-    for name in [n for n in wanted if not n.startswith(unused) and not n.endswith("num_batches_tracked")]:
-        shape = tuple(found[name].shape) if name in found else "nothing"
-        if shape != tuple(wanted[name].shape):
-            raise ValueError(f"weights={path}: {name} holds {shape}, the backbone {tuple(wanted[name].shape)}")
-        wanted[name] = found[name]
-    network.load_state_dict(wanted)
 
 
 def staged(network: nn.Module) -> tuple[nn.Module, list[str]]:

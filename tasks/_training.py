@@ -123,9 +123,9 @@ def rate(recipe: Recipe, progress: float) -> float:
 
 
 def set_rate(sgd: torch.optim.SGD, lr: float) -> None:
-    """Sets the learning rate of every parameter."""
+    """Sets the learning rate of every parameter, times its group's `factor` where it has one."""
     for group in sgd.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("factor", 1.0)
 
 
 @contextmanager

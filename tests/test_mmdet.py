@@ -182,7 +182,7 @@ def test_weights_of_a_file_go_into_the_backbone(tmp_path: Path) -> None:
     found = made(SMALLEST, path, weights=str(path)).inner.backbone.state_dict()
     assert all(torch.equal(value, found[name]) for name, value in wanted.items())
     torch.save(wanted | {"conv1.weight": torch.zeros(2, 2)}, path)
-    with pytest.raises(ValueError, match=r"conv1\.weight holds \(2, 2\), the backbone \(64, 3, 7, 7\)"):
+    with pytest.raises(ValueError, match=r"conv1\.weight holds \(2, 2\), the model \(64, 3, 7, 7\)"):
         made(SMALLEST, path, weights=str(path))
 
 
