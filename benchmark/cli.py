@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as Shown
 
+from benchmark import answers, plugins
 from benchmark import grid as grids
-from benchmark import plugins
-from benchmark.analysis import tables as tabling
+from benchmark.analysis.question import Question
 from benchmark.grid import Settings
-from benchmark.schedule import Schedule
 from benchmark.store import Store, Unwritable
+from benchmark.terminal import err, say, show
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Words = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings; see configs/config.yaml")]
-out = Console()
-err = Console(stderr=True)
 
 
 @app.command()
@@ -52,7 +46,7 @@ def run(words: Words = None) -> None:
             raise typer.Exit(1) from None
         if failed and all(one.whole_task for one in failed) and len(failed) == len(cells):
             raise ValueError("; ".join(dict.fromkeys(one.line for one in failed)))  # nothing could run
-        show_tables(store, chosen)
+        answers.show_tables(Question(out=str(store.folder), format=chosen.format))
     for line in dict.fromkeys(one.line for one in failed):
         say(f"failed: {line}")
     if failed:
@@ -63,7 +57,7 @@ def run(words: Words = None) -> None:
 
 def work(left: dict[grids.Cell, int], num_cells: int, store: Store, chosen: Settings) -> list[launch.Failure]:
     """Runs what is missing, and returns what failed."""
-    from benchmark import launch, progress
+    from benchmark import launch, progress, tracking
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
@@ -72,7 +66,8 @@ def work(left: dict[grids.Cell, int], num_cells: int, store: Store, chosen: Sett
     where, total = device_name(machine), sum(left.values())
     fits = Fits(scratch, chosen.cache_gb, where)
     say(f"{num_cells} cells, {len(left)} to do, {total} rounds, on {where}; records in {store.folder}")
-    events = progress.follow(launch.local(list(left), store, fits, machine), total, err)
+    events = tracking.mirrored(launch.local(list(left), store, fits, machine), chosen.tracking, store.folder, say)
+    events = progress.follow(events, total, err)
     return [event for event in events if isinstance(event, launch.Failure)]
 
 
@@ -108,97 +103,30 @@ def device(name: str) -> torch.device:
 def described(experiment: grids.Experiment) -> dict[str, object]:
     """An experiment as the manifest keeps it."""
     cells = [
-        {"path": c.path, "key": c.key, "strategy": c.strategy.label, "seed": c.seed, "dagger": list(c.daggers)}
-        for c in experiment.cells()
-    ]
+        {
+            "path": cell.path, "key": cell.key, "strategy": cell.strategy.label, "seed": cell.seed,
+            "dagger": list(cell.daggers), "companion": cell.companion,
+        }
+        for cell in experiment.cells()
+    ]  # fmt: skip
     schedule = experiment.schedule.identity()
     return {"name": experiment.name, "task": experiment.task.label, "schedule": schedule, "cells": cells}
 
 
-@app.command()
-def status(words: Words = None) -> None:
-    """Show done, failed and missing cells of a results folder, and the time left at its pace."""
-    chosen = grids.settings(words or [])
-    store = Store(chosen.out)
-    rows = [experiment_status(store, experiment) for experiment in store.manifest()["experiments"]]
-    show(f"{store.folder}", rows, chosen)
-
-
-def experiment_status(store: Store, experiment: dict[str, object]) -> dict[str, object]:
-    """Counts of one experiment's cells, and the hours its missing rounds, at most, take at the pace of those done."""
-    cells, settings = experiment["cells"], experiment["schedule"]
-    assert isinstance(cells, list) and isinstance(settings, dict)
-    schedule = Schedule(**settings)
-    done = failed = rounds = total = 0
-    seconds = 0.0
-    for cell in cells:
-        taken = store.measured(cell["path"])
-        seconds += sum(sum(one.seconds.values()) for one in taken)
-        records = store.records(cell["path"])[1]
-        finished = schedule.finished(records)
-        rounds += len(records)
-        total += len(records) if finished else schedule.rounds
-        done += finished
-        failed += store.failed(cell["path"], schedule)
-    left = None if not rounds else round(seconds / rounds * (total - rounds) / 3600, 2)
-    counts = {"cells": len(cells), "done": done, "failed": failed, "missing": len(cells) - done - failed}
-    return {"experiment": experiment["name"], **counts, "rounds": f"{rounds}/{total}", "hours left": left}
-
-
-@app.command()
-def tables(words: Words = None) -> None:
-    """Print the tables of a results folder and write them there as csv, md and tex."""
-    chosen = grids.settings(words or [])
-    show_tables(Store(chosen.out), chosen)
-
-
-def show_tables(store: Store, chosen: Settings) -> None:
-    """Prints the tables, then writes them beside the records."""
-    made, source = tabling.tables(store), store.manifest()["grid"]
-    if chosen.format == "json":
-        typer.echo(tabling.as_json(made, source))
-    else:
-        for one in made:
-            print_table(one)
-    tabling.write(made, store.folder, source)
-    say(f"tables written to {store.folder / 'tables'}")
-
-
-def print_table(one: tabling.Table) -> None:
-    """Nothing is cut: a narrow terminal folds names and puts the spread below the mean; elsewhere a row is a line."""
-    head, *rows = tabling.grid_of(one)
-    shown = Shown(title=escape(f"{one.title}: {one.metric}"), caption=escape(one.note), header_style="bold")
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    if out.is_terminal and sum(widths) + 3 * len(head) + 1 > out.width:
-        widths[1:] = [
-            max(len(word) for row in (head, *rows) for word in row[c].split()) + 2 for c in range(1, len(head))
-        ]
-        widths[0] = max(16, out.width - sum(widths[1:]) - 3 * len(head) - 1)
-    for number, name in enumerate(head):
-        shown.add_column(escape(name), justify="right" if number else "left", width=widths[number], overflow="fold")
-    for row in rows:
-        shown.add_row(*map(escape, row))
-    wide(sum(widths) + 3 * len(head) + 1).print(shown)
-
-
-def wide(least: int) -> Console:
-    """The console, as wide as `least` at least."""
-    return Console(width=max(out.width, least))
-
-
 @app.command(name="list")
 def list_(what: str, words: Words = None) -> None:
-    """List strategies, tasks or grids."""
+    """List strategies, tasks, grids or published curves."""
     chosen = grids.settings(words or [])
     plugins.discover(chosen.plugins)
     kinds: dict[str, Callable[[], list[dict[str, object]]]] = {
         "strategies": lambda: [told(plugin) for _, plugin in sorted(plugins.REGISTRY["strategy"].items())],
         "tasks": lambda: [told(plugin) for _, plugin in sorted(plugins.REGISTRY["task"].items())],
         "grids": lambda: [{"name": name, "what": grids.purpose(name)} for name in grids.names()],
+        "published": answers.published,
     }
     if what not in kinds:
         raise ValueError(f"cannot list {plugins.unknown(what, kinds)}")
-    show(what, kinds[what](), chosen)
+    show(what, kinds[what](), chosen.format)
 
 
 def told(plugin: plugins.Plugin) -> dict[str, object]:
@@ -239,27 +167,12 @@ def check(name: str, words: Words = None) -> None:
     rows: list[dict[str, object]] = [
         {"check": one.check, "result": "failed" if one.words else "ok", "why": one.words} for one in findings
     ]
-    show(f"check {name}", rows, chosen)
+    show(f"check {name}", rows, chosen.format)
     if any(one.words for one in findings):
         raise typer.Exit(1)
 
 
-def show(title: str, rows: list[dict[str, object]], chosen: Settings) -> None:
-    """Rows as a table, or as JSON."""
-    if chosen.format == "json":
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    shown = Shown(title=escape(title), header_style="bold")
-    for number, name in enumerate(rows[0] if rows else ()):
-        shown.add_column(name, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        shown.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    (out if out.is_terminal else wide(160)).print(shown)
-
-
-def say(line: str) -> None:
-    """A line for the person at the terminal, apart from the output."""
-    err.print(line, markup=False, highlight=False, soft_wrap=True)
+answers.register(app)
 
 
 def main() -> None:

@@ -52,6 +52,7 @@ class Settings:
     plugins: str | None
     cache_gb: float
     check_on: str
+    tracking: Literal["none", "wandb"]
     format: Literal["text", "json"]
 
     def __post_init__(self) -> None:
@@ -121,6 +122,12 @@ class Cell:
         """Where its files are, relative to the results' sub-folders, without an ending."""
         parts = (f"{slug(self.task.label)}/{self.schedule.label}", slug(self.strategy.label), f"seed-{self.seed}")
         return "/".join(parts)
+
+    @property
+    def companion(self) -> bool:
+        """Whether the strategy trains something beside the model, so that its round 0 is its own."""
+        build = self.strategy.plugin.companion
+        return build is not None and build(**self.strategy.values) is not None
 
     @property
     def daggers(self) -> tuple[str, ...]:

@@ -15,14 +15,13 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from benchmark.schedule import Schedule
 
@@ -73,6 +72,15 @@ class Header:
     schema: int = SCHEMA
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What is stored of one cell."""
+
+    header: Header | None  # None: nothing
+    records: list[Record]
+    damage: str  # what of the file is not used, and why; "" where all of it is sound
+
+
 class Store:
     """The results folder of one grid."""
 
@@ -102,11 +110,12 @@ class Store:
     def start(self, cell: str, header: Header) -> list[Record]:
         """The records there are of this cell; writes the header where there are none.
 
-        A torn last line (a killed run, a full disk) is cut off. ValueError where the file is another cell's.
+        From a torn or damaged line on the file is cut off: those rounds are run again. ValueError where the file is
+        another cell's.
         """
         path = self.path(cell)
-        lines, sound = read_lines(path)
-        if path.exists() and path.stat().st_size != sound:
+        lines, sound, damage = read_lines(path)
+        if damage:
             os.truncate(path, sound)
         if not lines:
             self.refuse_other_data(path, header)
@@ -120,7 +129,7 @@ class Store:
     def refuse_other_data(self, path: Path, header: Header) -> None:
         """ValueError where another cell of the same task and schedule was run on other data."""
         for sibling in path.parent.parent.glob("*/*.jsonl"):
-            lines, _ = read_lines(sibling)
+            lines, *_ = read_lines(sibling)
             if lines and lines[0].get("data") != header.data:
                 raise ValueError(f"{sibling} was written with other data: choose another folder with out=DIR")
 
@@ -130,19 +139,25 @@ class Store:
         append(self.path(cell), asdict(record))
         self.path(cell, "failures", ".txt").unlink(missing_ok=True)
 
-    def records(self, cell: str) -> tuple[Header | None, list[Record]]:
-        """Header and records of a cell, (None, []) where it has none."""
+    def read(self, cell: str) -> Stored:
+        """What is stored of a cell. ValueError where it is another schema's."""
         path = self.path(cell)
-        lines, _ = read_lines(path)
+        lines, _, damage = read_lines(path)
+        told = f"{path}: {damage}: neither it nor what follows is used, and `run` does it again" if damage else ""
         if not lines:
-            return None, []
+            return Stored(None, [], told)
         if lines[0].get("schema") != SCHEMA:
             raise ValueError(f"{path}: schema {lines[0].get('schema')}, this version reads {SCHEMA}")
-        return Header(**lines[0]), [as_record(line, path) for line in lines[1:]]
+        return Stored(Header(**lines[0]), [as_record(line, path) for line in lines[1:]], told)
+
+    def records(self, cell: str) -> tuple[Header | None, list[Record]]:
+        """Header and records of a cell, (None, []) where it has none."""
+        found = self.read(cell)
+        return found.header, found.records
 
     def measured(self, cell: str) -> list[Measured]:
         """Measurements of a cell, the last of each round."""
-        lines, _ = read_lines(self.path(cell, "measured"))
+        lines, *_ = read_lines(self.path(cell, "measured"))
         return list({line["round"]: Measured(**line) for line in lines}.values())
 
     def fail(self, cell: str, trace: str) -> None:
@@ -195,28 +210,6 @@ class Store:
         text = json.dumps({"schema": SCHEMA, "grid": grid, "experiments": list(asked.values())}, indent=1)
         replace(path, text + "\n")
 
-    def frame(self) -> pd.DataFrame:
-        """One row a record, of every experiment: label columns, the scores and the cost (`cost_images` ...)."""
-        rows = []
-        for experiment in self.manifest()["experiments"]:
-            for cell in experiment["cells"]:
-                header, records = self.records(cell["path"])
-                if header is not None and header.key != cell["key"]:
-                    raise ValueError(f"{self.path(cell['path'])} is not the cell that grid.json asks for")
-                base = {
-                    "experiment": experiment["name"],
-                    **{k: cell[k] for k in ("strategy", "seed", "path")},
-                    "dagger": "; ".join(cell["dagger"]),
-                }
-                for record in records:
-                    assert header is not None
-                    numbers = {f"cost_{name}": value for name, value in record.cost.items()} | record.scores
-                    value = record.scores[header.metric]
-                    place = {"round": record.round, "num_labelled": record.num_labelled}
-                    rows.append({**base, **place, "metric": header.metric, "value": value, **numbers})
-        columns = ["experiment", "strategy", "seed", "dagger", "path", "round", "num_labelled", "metric", "value"]
-        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-
 
 def slug(label: str) -> str:
     """A label as the name of a folder: never a path, and never another label's name."""
@@ -232,45 +225,54 @@ def sentences(dagger: bool | list[str]) -> list[str]:
 
 
 def as_record(line: dict[str, Any], path: Path) -> Record:
-    """A parsed line as a Record; ValueError where it is another schema's."""
+    """A parsed line as a Record; ValueError where it is another schema's or a number in it is not finite."""
     try:
-        return Record(**line)
+        record = Record(**line)
     except TypeError as error:
         raise ValueError(f"{path}: a line is no record of schema {SCHEMA}: {error}") from error
+    for name, value in (record.scores | record.cost).items():
+        if not math.isfinite(value):
+            raise ValueError(f"{path}: round {record.round}: {name} is {value}")
+    return record
+
+
+OPENING, CLOSING = b'{"body": ', b', "sha256": "%s"}\n'  # around a body and its checksum
+
+
+def digest(text: bytes) -> bytes:
+    """The checksum of a line's body."""
+    return hashlib.sha256(text).hexdigest()[:16].encode()
 
 
 def seal(body: Mapping[str, Any]) -> bytes:
     """A JSON line with its checksum, the same bytes for the same content. ValueError on NaN and infinity."""
-    text = json.dumps(body, sort_keys=True, allow_nan=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return f'{{"body": {text}, "sha256": "{digest}"}}\n'.encode()
-
-
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The sound lines of a file and how many bytes they take. ValueError where a line before the last is damaged."""
-    if not path.exists():
-        return [], 0
-    bodies: list[dict[str, Any]] = []
-    position = 0
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        body = unsealed(line)
-        if body is None and number < len(lines):
-            raise ValueError(f"{path}: line {number} is damaged; remove the file and run again")
-        if body is None:
-            break
-        bodies.append(body)
-        position += len(line)
-    return bodies, position
+    text = json.dumps(body, sort_keys=True, allow_nan=False).encode()
+    return OPENING + text + CLOSING % digest(text)
 
 
 def unsealed(line: bytes) -> dict[str, Any] | None:
     """The content of a line, None where it is torn or its checksum does not fit."""
-    try:
-        body = json.loads(line)["body"]
-        return body if seal(body) == line else None
-    except (ValueError, KeyError, TypeError):
+    text = line[len(OPENING) : -len(CLOSING % digest(b""))]
+    if line != OPENING + text + CLOSING % digest(text):
         return None
+    return dict(json.loads(text))
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int, str]:
+    """The sound lines of a file before the first that is torn or damaged, how many bytes they take, and which line
+    that is: "" where there is none."""
+    if not path.exists():
+        return [], 0, ""
+    bodies: list[dict[str, Any]] = []
+    position = 0
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        body = unsealed(line)
+        if body is None:
+            whole = line.endswith(CLOSING[-1:])
+            return bodies, position, f"line {number} is {'damaged' if whole else 'torn'}"
+        bodies.append(body)
+        position += len(line)
+    return bodies, position, ""
 
 
 def append(path: Path, body: Mapping[str, Any]) -> None:

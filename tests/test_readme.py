@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmark import cli
+from benchmark.analysis.curves import read
 from benchmark.analysis.readme import BLOCK, rendered
 from benchmark.analysis.tables import tables
-from benchmark.store import Store
 
 HOME = Path(__file__).parent.parent
 README = HOME / "README.md"
@@ -41,6 +41,6 @@ def test_its_verbs_and_make_targets_exist() -> None:
     "folder", sorted(path.parent for path in HOME.glob("results/reference/*/grid.json")), ids=lambda p: p.name
 )
 def test_committed_records_are_whole(folder: Path) -> None:
-    for made in tables(Store(folder)):
+    for made in tables(read(str(folder))):
         for name, row in made.rows.items():
             assert all(entry.n == entry.wanted and not entry.failed for entry in row), name

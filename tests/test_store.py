@@ -54,8 +54,13 @@ def test_a_flipped_bit_is_named_and_not_used(store: Store) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     lines[2] = lines[2].replace(b'"num_labelled": 5', b'"num_labelled": 4')
     path.write_bytes(b"".join(lines))
-    with pytest.raises(ValueError, match="line 3 is damaged"):
-        store.records(CELL)
+    found = store.read(CELL)
+    assert found.records == [record(0)]
+    assert "line 3 is damaged" in found.damage
+    assert str(path) in found.damage
+    assert len(store.start(CELL, HEADER)) == 1  # and a run goes on from there
+    assert path.read_bytes() == b"".join(lines[:2])
+    assert not store.read(CELL).damage
 
 
 def test_records_of_other_settings_or_data_are_refused(store: Store) -> None:
@@ -133,5 +138,5 @@ def test_no_damage_goes_unseen(place: int, flip: int) -> None:
 def test_sound_lines_before_a_torn_one(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(seal({"a": 1}) + b'{"body": {"a"')
-    assert read_lines(path) == ([{"a": 1}], len(seal({"a": 1})))
+    assert read_lines(path) == ([{"a": 1}], len(seal({"a": 1})), "line 2 is torn")
     assert json.loads(path.read_bytes().splitlines()[0])["body"] == {"a": 1}

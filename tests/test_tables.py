@@ -1,6 +1,7 @@
 """Tables show what was recorded, what failed and what is missing, and torch is not needed to make them."""
 
 import csv
+import dataclasses
 import io
 import json
 import subprocess
@@ -11,9 +12,10 @@ import pandas as pd
 import pytest
 
 from benchmark.analysis import tables as tabling
-from benchmark.cli import print_table
+from benchmark.analysis.curves import ours
 from benchmark.schedule import Schedule
 from benchmark.store import Header, Measured, Record, Store
+from benchmark.terminal import print_table
 
 STRATEGIES = {"random": False, "isal[reference=test]": True, "broken_one": False, "coreset": False}
 SCORES = {  # strategy -> seed -> score a round
@@ -45,7 +47,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_methods_by_rounds_with_spread_and_what_lacks(store: Store) -> None:
-    [made] = tabling.tables(store)
+    [made] = tabling.tables(ours([store]))
     assert tabling.grid_of(made) == [
         ["strategy", "10", "15"],
         ["random", "51.00 ± 1.41", "62.00 ± 2.83"],
@@ -57,7 +59,7 @@ def test_methods_by_rounds_with_spread_and_what_lacks(store: Store) -> None:
 
 
 def test_csv_reads_back_in_the_columns_of_published_curves(store: Store, tmp_path: Path) -> None:
-    paths = tabling.write(tabling.tables(store), tmp_path, "made")
+    paths = tabling.write(tabling.tables(ours([store])), tmp_path)
     assert [path.name for path in paths] == ["made_up.csv", "made_up.md", "made_up.tex"]
     frame = pd.read_csv(paths[0])
     columns = ["source", "task", "strategy", "num_runs", "round", "num_labelled", "boxes", "metric", "value", "std"]
@@ -68,7 +70,7 @@ def test_csv_reads_back_in_the_columns_of_published_curves(store: Store, tmp_pat
 
 
 def test_latex_is_balanced_and_escaped(store: Store) -> None:
-    [made] = tabling.tables(store)
+    [made] = tabling.tables(ours([store]))
     text = tabling.latex(made)
     assert r"broken\_one & failed (0/2) & failed (0/2) \\" in text
     assert r"isal[reference=test]$^\dagger$ & 51.00 $\pm$ 1.41" in text
@@ -77,7 +79,7 @@ def test_latex_is_balanced_and_escaped(store: Store) -> None:
 
 
 def test_json_holds_every_entry(store: Store) -> None:
-    rows = json.loads(tabling.as_json(tabling.tables(store), "made"))
+    rows = json.loads(tabling.as_json(tabling.tables(ours([store]))))
     assert len(rows) == 8
     assert [row["value"] for row in rows if row["strategy"] == "coreset"] == [None, None]
 
@@ -85,22 +87,41 @@ def test_json_holds_every_entry(store: Store) -> None:
 def test_csv_quotes_names_with_commas() -> None:
     entry = tabling.Entry(1.0, None, 1, 1, 0, 1, {"images": 3.0})
     name = "isal[k=2,order=file]"
-    made = tabling.Table("t", "digits", "accuracy", Schedule(1, 1, 1), {name: [entry]}, {name: []}, [])
+    rows = {name: [entry]}
+    made = tabling.Table("t", "x", "digits", "accuracy", ["1"], (0,), rows, {name: []}, Schedule(1, 1, 1))
     assert "Paid for held-out labels besides: isal[k=2,order=file] (2)." in made.note
-    [row] = list(csv.DictReader(io.StringIO(tabling.tidy(made, "x").to_csv(index=False))))
+    [row] = list(csv.DictReader(io.StringIO(tabling.tidy(made).to_csv(index=False))))
     assert row["strategy"] == "isal[k=2,order=file]"
 
 
-def test_needs_no_torch(store: Store) -> None:
-    code = f"""
-import sys; sys.modules["torch"] = None
+WITHOUT_TORCH = """
+import importlib.abc, sys
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
 from benchmark.cli import main
-sys.argv = ["benchmark", "tables", "out={store.folder}"]
 main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "62.00 ± 2.83" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("tables", "62.00 ± 2.83"),
+        ("savings strategy=isal[reference=test] against=random", "made_up"),
+        ("verify", "selection saw evaluation labels"),
+        ("status", "made_up"),
+        ("report", "report.html"),
+    ],
+    ids=lambda text: text.split()[0],
+)
+def test_needs_no_torch(store: Store, command: str, shown: str) -> None:
+    words = [*command.split(), f"out={store.folder}"]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True)
+    assert done.returncode == (1 if command == "verify" else 0), done.stderr
+    assert shown in done.stdout
 
 
 def test_daggers_are_told_in_words_and_the_csv_tells_of_evaluation_labels_alone(tmp_path: Path) -> None:
@@ -110,13 +131,13 @@ def test_daggers_are_told_in_words_and_the_csv_tells_of_evaluation_labels_alone(
     store = Store(tmp_path)
     schedule = {"initial": 10, "budget": 5, "rounds": 1, "validation": 0}
     store.ask("made", [{"name": "e", "task": "t", "schedule": schedule, "cells": cells}])
-    [made] = tabling.tables(store)
+    [made] = tabling.tables(ours([store]))
     assert made.daggers == daggers | {"old": [saw], "older": []}
     assert [row[0] for row in tabling.grid_of(made)[1:]] == ["honest", "tested†", "cut†", "old†", "older", "both†"]
     assert made.note.endswith(
         "columns: labelled images. † selection saw evaluation labels; the pool was cut by its boxes."
     )
-    frame = tabling.tidy(made, "x")
+    frame = tabling.tidy(made)
     assert dict(zip(frame.strategy, frame.saw_evaluation_labels, strict=True)) == {
         "honest": False, "tested": True, "cut": False, "old": True, "older": False, "both": True
     }  # fmt: skip
@@ -150,8 +171,9 @@ def detection(folder: Path, **more: object) -> tabling.Table:
             cost = {"images": float(images), "boxes": float(boxes)}
             record = Record(number, images, [], cost, {"map": score, "ap50": 2 * score})
             store.append(str(cell["path"]), record, Measured(number, {}, False, 0, "cpu", {}))
-    [made] = tabling.tables(store)
-    return made
+    [made] = tabling.tables(ours([store]))
+    assert "AUDIT FAILED" in made.note  # nothing was bought: these records are of tables alone
+    return dataclasses.replace(made, faults=[])
 
 
 def test_detection_has_three_lines_a_strategy(tmp_path: Path) -> None:
@@ -218,15 +240,13 @@ lost & missing (0/2) & missing (0/2) & missing (0/2) \\
 def test_csv_of_detection_has_boxes_and_the_images_that_were_bought(tmp_path: Path) -> None:
     columns = ["strategy", "round", "num_runs", "num_labelled", "boxes", "metric", "value", "per_10k_boxes"]
     frames = [detection(tmp_path / "images"), detection(tmp_path / "boxes", budget=1000, budget_in="boxes")]
-    by_image, by_box = (
-        tabling.tidy(made, "made")[columns].round(6).to_csv(index=False).splitlines() for made in frames
-    )
+    by_image, by_box = (tabling.tidy(made)[columns].round(6).to_csv(index=False).splitlines() for made in frames)
     assert by_image[2] == "random,1,2,1000,2650.0,map,0.22,0.830189"
     assert by_image[5] == "isal[k=2],1,2,1000,2500.0,map,0.23,0.92"
     assert by_image[6] == "isal[k=2],2,0,1500,,map,,"
     assert by_box[5] == "isal[k=2],1,2,750.0,2500.0,map,0.23,0.92"
     assert by_box[6] == "isal[k=2],2,0,,,map,,"
-    rows = json.loads(tabling.as_json(frames, "made"))
+    rows = json.loads(tabling.as_json(frames))
     assert [row["boxes"] for row in rows[:3]] == [1320, 2650, 4000]
 
 

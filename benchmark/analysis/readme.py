@@ -9,8 +9,8 @@ import re
 import sys
 from pathlib import Path
 
+from benchmark.analysis.curves import read
 from benchmark.analysis.tables import markdown, tables
-from benchmark.store import Store
 
 BLOCK = re.compile(r"(<!-- table: (?P<folder>\S+) (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -22,7 +22,7 @@ def rendered(page: str, home: Path) -> str:
 
 def block(folder: Path, name: str) -> str:
     """One experiment's table without its heading."""
-    for made in tables(Store(folder)):
+    for made in tables(read(str(folder))):
         if made.title == name:
             return markdown(made).split("\n\n", 1)[1]
     raise ValueError(f"{folder} has no experiment {name}")

@@ -1,27 +1,30 @@
-"""Tables of a results folder: mean score per round, methods x rounds, as the ISAL supplement lays them out.
+"""Tables of experiments: mean score per round, methods x rounds, as the ISAL supplement lays them out.
 
 Reads records only, so that a table can be rebuilt where torch is not installed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from benchmark.analysis.audit import Fault, audit
+from benchmark.analysis.curves import Curve, Experiment, Floats
 from benchmark.schedule import Schedule
-from benchmark.store import SAW_EVALUATION, Store, replace, slug
+from benchmark.store import SAW_EVALUATION, replace, slug
 
 PLACES = {"map": 3, "ap": 3}  # decimals of the metrics that are a share in 0..1; 2 for those in per cent
+AUDIT_SHOWN = 3  # faults that a caption spells out
 INDENT = "  "  # of the lines below a strategy's own
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell of a table: mean and sample standard deviation over `n` of `wanted` seeds."""
+    """One entry of a table: mean and sample standard deviation over `n` of `wanted` seeds."""
 
     mean: float | None
     std: float | None
@@ -31,6 +34,7 @@ class Entry:
     num_labelled: float | None  # images trained on; the mean of `n` seeds where they differ
     cost: dict[str, float]  # mean labels paid so far: images, boxes where the task counts them
     ended: int = 0  # seeds whose last round was before this one
+    printed: dict[str, str] = field(default_factory=dict)  # value, std and boxes in a paper's own digits
 
     def text(self, places: int = 2) -> str:
         """`84.10 ± 0.32`; seeds that lack are counted: `84.10 ± 0.32 (2/3)`, `failed (0/3)`, `missing (0/3)`.
@@ -40,8 +44,9 @@ class Entry:
         count = "" if self.n == self.wanted else f" ({self.n}/{self.wanted})"
         if self.mean is None:
             return "–" if self.ended == self.wanted else ("failed" if self.failed else "missing") + count
-        spread = "" if self.std is None else f" ± {self.std:.{places}f}"
-        return f"{self.mean:.{places}f}{spread}{count}"
+        mean = self.printed.get("value") or f"{self.mean:.{places}f}"
+        spread = "" if self.std is None else f" ± {self.printed.get('std') or f'{self.std:.{places}f}'}"
+        return f"{mean}{spread}{count}"
 
     @property
     def boxes(self) -> float | None:
@@ -59,12 +64,17 @@ class Table:
     """One experiment: a row a strategy, a column a round."""
 
     title: str
+    source: str
     task: str
     metric: str
-    schedule: Schedule
+    heads: list[str]  # what its rounds are called
+    rounds: tuple[int, ...]  # and which they are
     rows: dict[str, list[Entry]]  # by strategy
     daggers: dict[str, list[str]]  # by strategy: why its row carries a dagger, a sentence each
-    devices: list[str]  # what the cells ran on
+    schedule: Schedule | None = None  # None: a paper's
+    devices: list[str] = field(default_factory=list)  # what the cells ran on
+    faults: list[Fault] = field(default_factory=list)  # what the audit found, daggers aside
+    beside: dict[str, list[Entry]] = field(default_factory=dict)  # by strategy: what a paper tells, round by round
 
     @property
     def counts_boxes(self) -> bool:
@@ -72,14 +82,24 @@ class Table:
         return any(entry.boxes is not None for row in self.rows.values() for entry in row)
 
     @property
+    def runs(self) -> str:
+        """`3 seeds`; of a paper `5 runs, as published by SOURCE`."""
+        counts = sorted({entry.wanted for row in self.rows.values() for entry in row}) or [0]
+        if self.schedule:
+            return f"{counts[-1]} seeds"
+        many = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
+        return f"{many} run{'s' * (many != '1')}, as published by {self.source}"
+
+    @property
     def note(self) -> str:
         """What a reader must know below the table."""
-        wanted = max((entry.wanted for row in self.rows.values() for entry in row), default=0)
         columns = "labelled images"
-        if self.schedule.budget_in == "boxes":
+        spread = any(entry.std is not None for row in self.rows.values() for entry in row) or self.schedule is not None
+        if self.schedule and self.schedule.budget_in == "boxes":
             columns += ", then boxes bought on top (the images they are on differ)"
-        notes = [f"Mean ± sample standard deviation over {wanted} seeds; columns: {columns}."]
-        if self.schedule.until:
+        head = "Mean ± sample standard deviation" if spread else "Mean"
+        notes = [f"{head} over {self.runs}; columns: {columns}."]
+        if self.schedule and self.schedule.until:
             notes.append(f"A seed ends with its first round in or past {self.schedule.until} (–: all have ended).")
         first = {name: row[0] for name, row in self.rows.items() if row[0].cost}
         extra = {name: entry.cost["images"] - (entry.num_labelled or 0) for name, entry in first.items()}
@@ -89,56 +109,61 @@ class Table:
             notes.append(f"† {'; '.join(told)}.")
         if len(self.devices) > 1:
             notes.append(f"Ran on {' and on '.join(self.devices)}: numbers differ by rounding between them.")
-        return " ".join(notes)
+        return " ".join([*notes, *self.audit_note])
+
+    @property
+    def audit_note(self) -> list[str]:
+        """What the caption says of a table that fails its audit: its first faults, and how many more there are."""
+        shown = [f"{fault.check}: {fault}" for fault in self.faults[:AUDIT_SHOWN]]
+        more = [f"and {len(self.faults) - len(shown)} more (`verify` lists them)"] * (len(self.faults) > len(shown))
+        return [f"AUDIT FAILED: {'; '.join([*shown, *more])}."] if self.faults else []
 
 
-def tables(store: Store) -> list[Table]:
-    """One table an experiment, in the order in which they were asked for."""
-    frame = store.frame()
-    return [table(e, frame[frame.experiment == e["name"]], store) for e in store.manifest()["experiments"]]
+def tables(experiments: Sequence[Experiment]) -> list[Table]:
+    """One table an experiment."""
+    return [table(one) for one in experiments]
 
 
-def table(experiment: Mapping[str, Any], frame: pd.DataFrame, store: Store) -> Table:
-    """The table of one experiment from its rows of `Store.frame`."""
-    schedule = Schedule(**experiment["schedule"])
-    rows, daggers, devices = {}, {}, set()
-    for strategy in dict.fromkeys(cell["strategy"] for cell in experiment["cells"]):
-        cells = [cell for cell in experiment["cells"] if cell["strategy"] == strategy]
-        devices |= {one.device for cell in cells for one in store.measured(cell["path"])}
-        rows[strategy] = entries([cell["path"] for cell in cells], frame[frame.strategy == strategy], schedule, store)
-        daggers[strategy] = cells[0]["dagger"]
-    metric = str(frame["metric"].iloc[0]) if len(frame) else "score"
-    return Table(experiment["name"], experiment["task"], metric, schedule, rows, daggers, sorted(devices))
+def table(experiment: Experiment, beside: dict[str, list[Entry]] | None = None) -> Table:
+    """The table of one experiment, audited; `beside`: see Table."""
+    schedule = experiment.schedule
+    rows = {name: entries(curve, experiment) for name, curve in experiment.curves.items()}
+    daggers = {name: list(curve.daggers) for name, curve in experiment.curves.items()}
+    told = {dagger for row in daggers.values() for dagger in row}
+    faults = [fault for fault in audit(experiment) if fault.words not in told]
+    devices = sorted({one.device for run in experiment.runs for one in run.measured})
+    head = heads(schedule) if schedule else [f"{count:,.0f}" for count in experiment.num_labelled_R]
+    return Table(
+        experiment.title, experiment.source, experiment.task, experiment.metric, head, experiment.rounds, rows, daggers,
+        schedule, devices, faults, beside or {},
+    )  # fmt: skip
 
 
-def entries(cells: Sequence[str], frame: pd.DataFrame, schedule: Schedule, store: Store) -> list[Entry]:
-    """A strategy's row: one entry a round, from its cells' paths and its rows of `Store.frame`."""
-    failed = sum(store.failed(cell, schedule) for cell in cells)
-    records = [store.records(cell)[1] for cell in cells]
-    lengths = [len(one) for one in records if schedule.finished(one)]
+def entries(curve: Curve, experiment: Experiment) -> list[Entry]:
+    """A strategy's row: one entry a round."""
     row = []
-    for number in range(schedule.rounds):
-        found = frame[frame["round"] == number]
-        values = found["value"]
+    for number, last in enumerate(experiment.rounds):
+        there = np.isfinite(curve.value_SR[:, number])
+        values = curve.value_SR[there, number]
         mean = float(values.mean()) if len(values) else None
         std = float(values.std(ddof=1)) if len(values) > 1 else None
-        ended = sum(length <= number for length in lengths)
-        num_labelled = labelled(found, schedule, number)
-        row.append(Entry(mean, std, len(values), len(cells), failed, num_labelled, mean_cost(found), ended))
+        if curve.std_R is not None and np.isfinite(curve.std_R[number]):
+            std = float(curve.std_R[number])
+        cost = {kind: average(paid[there, number]) for kind, paid in curve.cost.items()}
+        labelled = average(curve.num_labelled_SR[there, number])
+        if experiment.schedule and experiment.schedule.budget_in == "images":
+            labelled = experiment.schedule.initial + experiment.schedule.budget * last
+        num = len(values) if curve.seeds else curve.num_runs * len(values)
+        told = {kind: paid for kind, paid in cost.items() if paid is not None}
+        printed = {kind: texts[number] for kind, texts in curve.printed.items()}
+        ended = curve.ended_R[number]
+        row.append(Entry(mean, std, num, curve.wanted, curve.failed, labelled, told, ended, printed))
     return row
 
 
-def labelled(frame: pd.DataFrame, schedule: Schedule, number: int) -> float | None:
-    """Images that a round is trained on: the schedule's, or the mean of those found where it counts boxes."""
-    if schedule.budget_in == "boxes":
-        return float(frame["num_labelled"].mean()) if len(frame) else None
-    return schedule.initial + schedule.budget * number
-
-
-def mean_cost(frame: pd.DataFrame) -> dict[str, float]:
-    """Mean labels paid, by kind; empty where there are no records."""
-    kinds = [str(name) for name in frame.columns if str(name).startswith("cost_")]
-    return {name.removeprefix("cost_"): float(frame[name].mean()) for name in kinds if frame[name].notna().any()}
+def average(values: Floats) -> float | None:
+    """The mean; None of nothing."""
+    return float(values.mean()) if len(values) and np.isfinite(values).all() else None
 
 
 def heads(schedule: Schedule) -> list[str]:
@@ -151,15 +176,25 @@ def heads(schedule: Schedule) -> list[str]:
 
 def grid_of(made: Table) -> list[list[str]]:
     """Header and rows as text; where boxes are counted, two indented lines more a strategy: boxes, score per box."""
-    places = PLACES.get(made.metric, 2)
-    lines = [["strategy", *heads(made.schedule)]]
+    digits = places(made.metric)
+    lines = [["strategy", *made.heads]]
     for name, row in made.rows.items():
-        lines.append([name + "†" * bool(made.daggers[name]), *(entry.text(places) for entry in row)])
+        lines.append([name + "†" * bool(made.daggers[name]), *(entry.text(digits) for entry in row)])
+        if name in made.beside:
+            pairs = zip(row, made.beside[name], strict=True)
+            gaps = [None if None in (a.mean, b.mean) else (a.mean or 0) - (b.mean or 0) for a, b in pairs]
+            lines.append([f"{INDENT}published", *(entry.text(digits) for entry in made.beside[name])])
+            lines.append([f"{INDENT}difference", *("" if gap is None else f"{gap:+.{digits}f}" for gap in gaps)])
         if made.counts_boxes:
             per_box = f"{INDENT}10k x {made.metric} / boxes"
-            lines.append([f"{INDENT}boxes", *(shown(entry.boxes, 0) for entry in row)])
+            lines.append([f"{INDENT}boxes", *(entry.printed.get("boxes") or shown(entry.boxes, 0) for entry in row)])
             lines.append([per_box, *(shown(entry.per_10k_boxes, 3) for entry in row)])
     return lines
+
+
+def places(metric: str) -> int:
+    """Decimals of a metric."""
+    return PLACES.get(metric, 2)
 
 
 def shown(value: float | None, places: int) -> str:
@@ -183,7 +218,7 @@ def latex(made: Table) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escaped(f'{made.title}: {made.metric}. {made.note}')}}}",
-        rf"\begin{{tabular}}{{l{'r' * made.schedule.rounds}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(made.heads)}}}",
         r"\toprule",
         *body,
         r"\bottomrule",
@@ -209,36 +244,40 @@ def escaped(text: str) -> str:
     return indent + "".join(marks.get(character, character) for character in text.removeprefix(INDENT))
 
 
-def tidy(made: Table, source: str) -> pd.DataFrame:
-    """One row a strategy and round, in the columns of the published curves; `per_10k_boxes` where boxes are counted."""
+def tidy(made: Table) -> pd.DataFrame:
+    """One row a strategy and round, in the columns of the published curves; `per_10k_boxes` where boxes are counted.
+
+    Digits that a paper printed stay as they are.
+    """
     rows = [
         {
-            "source": source, "task": made.title, "strategy": name, "num_runs": entry.n,
-            "round": number, "num_labelled": entry.num_labelled,
-            "boxes": entry.boxes, "metric": made.metric, "value": entry.mean,
+            "source": made.source, "task": made.title if made.schedule else made.task, "strategy": name,
+            "num_runs": entry.n, "round": number, "num_labelled": entry.num_labelled,
+            "boxes": entry.printed.get("boxes") or entry.boxes, "metric": made.metric,
+            "value": entry.printed.get("value") or entry.mean,
             "std": entry.std, "num_wanted": entry.wanted, "num_failed": entry.failed,
             "cost_images": entry.cost.get("images"), "saw_evaluation_labels": SAW_EVALUATION in made.daggers[name],
             **({"per_10k_boxes": entry.per_10k_boxes} if made.counts_boxes else {}),
         }
         for name, row in made.rows.items()
-        for number, entry in enumerate(row)
+        for number, entry in zip(made.rounds, row, strict=True)
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def write(made: Sequence[Table], folder: Path, source: str) -> list[Path]:
-    """tables/NAME.csv, .md and .tex for each table, and all of them in tables/tables.md."""
+def write(made: Sequence[Table], folder: Path) -> list[Path]:
+    """NAME.csv, .md and .tex for each table, and all of them in tables.md."""
     paths = []
     for one in made:
-        texts = {"csv": tidy(one, source).to_csv(index=False), "md": markdown(one), "tex": latex(one)}
+        texts = {"csv": tidy(one).to_csv(index=False), "md": markdown(one), "tex": latex(one)}
         for ending, text in texts.items():
-            paths.append(folder / "tables" / f"{slug(one.title)}.{ending}")
+            paths.append(folder / f"{slug(one.title)}.{ending}")
             replace(paths[-1], text)
-    replace(folder / "tables" / "tables.md", "\n".join(markdown(one) for one in made))
+    replace(folder / "tables.md", "\n".join(markdown(one) for one in made))
     return paths
 
 
-def as_json(made: Sequence[Table], source: str) -> str:
+def as_json(made: Sequence[Table]) -> str:
     """Every entry of every table as one JSON list."""
-    rows = pd.concat([tidy(one, source) for one in made])
+    rows = pd.concat([tidy(one) for one in made])
     return str(rows.to_json(orient="records", indent=1))

@@ -1,0 +1,194 @@
+"""The audit: what records say about the run that wrote them. A table that fails it says so in its caption."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmark.analysis.curves import Experiment, Run
+from benchmark.schedule import Schedule
+
+FEW_IMAGES = 3  # a batch of as few gives batch normalisation no statistics to speak of
+COLLAPSE = 0.5  # a fit that scores less than this share of the cell's best so far has not converged
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that should not be so."""
+
+    check: str
+    experiment: str
+    where: str  # a strategy, a cell, a label count
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.words}"
+
+
+Found = Iterator[tuple[str, str]]  # where, words
+
+
+def audit(experiment: Experiment) -> list[Fault]:
+    """Every fault of an experiment, check by check. [] where all is well."""
+    return [
+        Fault(name, experiment.title, where, words)
+        for name, check in CHECKS.items()
+        for where, words in check(experiment)
+    ]
+
+
+def round_0_agrees(experiment: Experiment) -> Found:
+    """Nothing is selected yet, so every strategy of a seed starts from the same images and scores the same; but for
+    the score of those that train something beside the model. Of a paper's curves: all score the same."""
+    groups: dict[int, list[tuple[str, str, float, bool]]] = defaultdict(list)
+    for run in experiment.runs:
+        if run.records and run.header is not None and run.records[0].round == 0:
+            score = run.records[0].scores[run.header.metric]
+            groups[run.seed].append((run.path, run.start, score, run.companion))
+    if not experiment.runs:
+        first = {name: float(curve.value_SR[0, 0]) for name, curve in experiment.curves.items()}
+        groups[0] = [(name, "", value, False) for name, value in first.items() if np.isfinite(value)]
+    for members in groups.values():
+        [(usual, _)] = Counter(start for _, start, _, _ in members).most_common(1)
+        yield from ((path, "starts from other data or images") for path, start, _, _ in members if start != usual)
+        alike = [(path, score) for path, start, score, companion in members if start == usual and not companion]
+        [(common, _)] = Counter(score for _, score in alike).most_common(1) or [(0.0, 0)]
+        yield from (
+            (path, f"{score:g} in round 0, where others score {common:g}") for path, score in alike if score != common
+        )
+
+
+def within_budget(experiment: Experiment) -> Found:
+    """Replayed from the indices: exact sizes, each image once, from the pool, none that is held out, and each paid."""
+    for run in experiment.runs:
+        if run.header is None or experiment.schedule is None:
+            continue
+        for words in ledger(run, experiment.schedule):
+            yield run.path, words
+    if not experiment.runs:
+        yield from drifts(experiment)
+
+
+def ledger(run: Run, schedule: Schedule) -> Iterator[str]:
+    """What is wrong with the purchases of a cell."""
+    assert run.header is not None
+    seen, held_out = set[int](), set(run.header.held_out)
+    boxes = 0.0
+    for record in run.records:
+        bought, told = set(record.bought), f"round {record.round}"
+        wanted = schedule.budget if record.round else schedule.initial
+        exact = record.round == 0 or schedule.budget_in == "images"
+        if exact and len(record.bought) != wanted:
+            yield f"{told} buys {len(record.bought)} images of a budget of {wanted}"
+        if twice := len(record.bought) - len(bought):
+            yield f"{told} buys {twice} images twice"
+        if again := len(bought & seen):
+            yield f"{told} buys {again} images that were bought before"
+        if taken := len(bought & held_out):
+            yield f"{told} buys {taken} images that are held out"
+        if outside := sum(not 0 <= index < run.header.num_pool for index in bought):
+            yield f"{told} buys {outside} images that are not in the pool"
+        seen |= bought
+        if record.num_labelled != len(seen):
+            yield f"{told} was trained on {record.num_labelled} images, {len(seen)} were bought"
+        if record.cost.get("images") not in (len(seen), len(seen) + len(held_out)):
+            yield f"{told} is charged {record.cost.get('images', 0):g} images for {len(seen)} bought"
+        if record.cost.get("boxes", boxes) < boxes:
+            yield f"{told} is charged fewer boxes than the round before"
+        boxes = record.cost.get("boxes", boxes)
+
+
+def drifts(experiment: Experiment) -> Found:
+    """A paper's label counts that grow by unequal steps (one more or less is rounding)."""
+    for name, curve in experiment.curves.items():
+        there = np.isfinite(curve.num_labelled_SR[0])
+        rounds = np.array(experiment.rounds)[there]
+        steps = np.diff(curve.num_labelled_SR[0][there]) / np.diff(rounds)
+        if len(steps) and np.ptp(steps) > 1:
+            yield name, f"between {steps.min():,.0f} and {steps.max():,.0f} images a round"
+
+
+def no_common_dip(experiment: Experiment) -> Found:
+    """No label count at which every strategy (three at least) scores less than in the round before and, where there is
+    one, the round after: what all share comes from training, not from selection."""
+    means_AR = np.array([curve.mean_R for curve in experiment.curves.values()])
+    if len(means_AR) < 3:
+        return
+    for number in range(1, means_AR.shape[1]):
+        before_A, here_A = means_AR[:, number - 1], means_AR[:, number]
+        after_A = means_AR[:, number + 1] if number + 1 < means_AR.shape[1] else np.full(len(means_AR), np.inf)
+        if (here_A < before_A).all() and (here_A < np.where(np.isnan(after_A), np.inf, after_A)).all():
+            yield f"{experiment.num_labelled_R[number]:,.0f} images", f"all {len(means_AR)} strategies dip"
+
+
+def no_tail_batch(experiment: Experiment) -> Found:
+    """No fit whose batches end in one of a few images, where layers take their statistics from the batch."""
+    for run in experiment.runs:
+        if run.header is None:
+            continue
+        parameters = run.header.cell.get("task", {}).get("parameters", {})
+        for record in run.records:
+            size = smallest_batch(parameters, record.num_labelled)
+            if size is not None and size <= FEW_IMAGES:
+                yield run.path, f"round {record.round}: a batch of {size} of {record.num_labelled} images"
+
+
+def smallest_batch(recipe: Mapping[str, Any], num_images: int) -> int | None:
+    """The smallest batch of an epoch; None where no statistics depend on it or the recipe does not tell.
+
+    A recipe with `drop_last` drops the tail or else makes batches of equal size; one without has a tail.
+    """
+    size = int(recipe.get("batch_size") or 0)
+    if not size or recipe.get("drop_last") or recipe.get("norm", "batch") != "batch" or size <= FEW_IMAGES:
+        return None
+    return num_images // -(-num_images // size) if "drop_last" in recipe else num_images % size or size
+
+
+def rounds_are_whole(experiment: Experiment) -> Found:
+    """Rounds 0, 1, 2 ... each once, and no line of a file that is torn or damaged."""
+    for run in experiment.runs:
+        if run.damage:
+            yield run.path, run.damage
+        numbers = [record.round for record in run.records]
+        if numbers != list(range(len(numbers))):
+            twice = [str(number) for number, count in Counter(numbers).items() if count > 1]
+            missing = [str(number) for number in range(max(numbers)) if number not in numbers]
+            words = f"rounds {', '.join(twice)} twice" if twice else f"rounds {', '.join(missing)} missing"
+            yield run.path, words if twice or missing else "rounds out of order"
+
+
+def fits_converged(experiment: Experiment) -> Found:
+    """No score below half of the cell's best so far, and none of round 0 below half of what the median seed scores."""
+    for curve in experiment.curves.values():
+        median = float(np.nanmedian(curve.value_SR[:, 0])) if np.isfinite(curve.value_SR[:, 0]).any() else 0.0
+        for row, values_R in enumerate(curve.value_SR):
+            best = median
+            for number, value in enumerate(values_R):
+                if value < COLLAPSE * best:
+                    seed = f" seed {curve.seeds[row]}" if curve.seeds else ""
+                    yield (
+                        f"{curve.strategy}{seed}",
+                        f"round {number} scores {value:.4g}, after {best:.4g}: not converged",
+                    )
+                best = np.fmax(best, value)
+
+
+def selection_was_blind(experiment: Experiment) -> Found:
+    """No strategy chose by labels that it had not paid for."""
+    for name, curve in experiment.curves.items():
+        yield from ((name, dagger) for dagger in curve.daggers)
+
+
+CHECKS: dict[str, Callable[[Experiment], Found]] = {
+    "round 0 agrees": round_0_agrees,
+    "within budget": within_budget,
+    "rounds are whole": rounds_are_whole,
+    "no common dip": no_common_dip,
+    "no tail batch": no_tail_batch,
+    "fits converged": fits_converged,
+    "selection was blind": selection_was_blind,
+}

@@ -1,0 +1,288 @@
+"""Learning curves: what every analysis reads, of our own runs and of papers alike.
+
+Shapes: S runs (seeds), R rounds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import yaml
+
+from benchmark.plugins import unknown
+from benchmark.schedule import Schedule
+from benchmark.store import SAW_EVALUATION, Header, Measured, Record, Store
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+COLUMNS = ("source", "task", "strategy", "num_runs", "round", "num_labelled", "metric", "value")  # of a CSV, at least
+SOURCES = "sources.yaml"  # beside CSV files: what is known of each source
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of ours: what was asked for and what is recorded."""
+
+    path: str
+    strategy: str
+    seed: int
+    daggers: tuple[str, ...]
+    companion: bool  # the strategy trains something beside the model, so its round 0 is its own
+    header: Header | None  # None: nothing is recorded
+    records: list[Record]
+    measured: list[Measured]
+    failed: bool
+    damage: str  # what of its file is not used
+    file: Path
+
+    @property
+    def start(self) -> str:
+        """A fingerprint of the data, the initial set and the held-out draw: runs with the same one are paired."""
+        if self.header is None or not self.records:
+            return ""
+        told = [self.header.data, sorted(self.records[0].bought), self.header.held_out]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One strategy of an experiment: S runs that are told apart, or the one mean that a paper tells. NaN: not there."""
+
+    strategy: str
+    num_runs: int  # behind the values: S, or as many as the paper averaged
+    wanted: int  # runs that were asked for
+    value_SR: Floats
+    num_labelled_SR: Floats  # images trained on
+    cost: dict[str, Floats]  # labels paid so far, each (S, R): images, boxes where the task counts them
+    seeds: tuple[int, ...] = ()  # of the runs; () where only their mean is told
+    starts: tuple[str, ...] = ()  # see Run.start
+    daggers: tuple[str, ...] = ()
+    failed: int = 0
+    ended_R: tuple[int, ...] = ()  # runs whose last round was before this one
+    std_R: Floats | None = None  # as a paper tells it
+    printed: dict[str, tuple[str, ...]] = field(default_factory=dict)  # value, boxes: a paper's own digits
+
+    @property
+    def mean_R(self) -> Floats:
+        """(R,): the mean over the runs that have the round."""
+        return mean(self.value_SR)
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """What is compared with each other: a task under a schedule."""
+
+    title: str
+    source: str  # a grid or a paper
+    task: str
+    metric: str
+    rounds: tuple[int, ...]  # what the R columns are
+    curves: dict[str, Curve]  # by strategy, in the order asked for
+    schedule: Schedule | None = None  # None: a paper's
+    runs: tuple[Run, ...] = ()  # (): a paper's
+    told: Mapping[str, Any] = field(default_factory=dict)  # of its source, see SOURCES
+
+    @property
+    def counts_boxes(self) -> bool:
+        """Whether boxes are paid for."""
+        return any("boxes" in curve.cost for curve in self.curves.values())
+
+    @property
+    def num_labelled_R(self) -> Floats:
+        """(R,): images trained on, those of the strategy that has most rounds."""
+        longest = max(self.curves.values(), key=lambda curve: np.isfinite(curve.num_labelled_SR).any(0).sum())
+        return mean(longest.num_labelled_SR)
+
+    def get(self, strategy: str) -> Curve:
+        """The curve of a strategy; ValueError names what there is."""
+        if strategy not in self.curves:
+            raise ValueError(f"{self.title} has no strategy {unknown(strategy, self.curves)}")
+        return self.curves[strategy]
+
+
+def mean(values_SR: Floats) -> Floats:
+    """(R,): the mean over what is there; NaN where nothing is."""
+    there = np.isfinite(values_SR)
+    total = np.where(there, values_SR, 0.0).sum(0)
+    return np.asarray(np.divide(total, there.sum(0), out=np.full(total.shape, np.nan), where=there.any(0)))
+
+
+def read(records: str) -> list[Experiment]:
+    """The experiments of results folders, CSV files and folders of CSV files, separated by commas.
+
+    The cells of folders that hold an experiment of the same name are put together. ValueError where a path holds
+    nothing, or two hold the same cell with other settings.
+    """
+    stores, tables = list[Store](), list[Path]()
+    for path in map(Path, records.split(",")):
+        if (path / "grid.json").is_file():
+            stores.append(Store(path))
+        elif path.suffix == ".csv" and path.is_file():
+            tables.append(path)
+        elif found := sorted(path.glob("*.csv")):
+            tables += found
+        else:
+            raise ValueError(f"{path} holds no results: neither a run nor CSV files of curves")
+    return [*(ours(stores) if stores else ()), *(one for table in tables for one in published(table))]
+
+
+def chosen(experiments: Sequence[Experiment], task: str) -> list[Experiment]:
+    """Those of that title or on that task, with any parameters; all where `task` is empty. ValueError: none."""
+    found = [one for one in experiments if task in ("", one.title, one.task, one.task.partition("[")[0])]
+    if not found:
+        known = dict.fromkeys(name for one in experiments for name in (one.title, one.task))
+        raise ValueError(f"task={task}: these records have no {unknown(task, known)}")
+    return found
+
+
+# --- our runs -------------------------------------------------------------------------------
+def ours(stores: Sequence[Store]) -> list[Experiment]:
+    """The experiments of results folders, in the order in which they were asked for."""
+    asked: dict[str, tuple[dict[str, Any], str, dict[str, Run]]] = {}
+    for store in stores:
+        manifest = store.manifest()
+        for new in manifest["experiments"]:
+            old, _, runs = asked.setdefault(new["name"], (new, manifest["grid"], {}))
+            for setting in ("task", "schedule"):
+                if old[setting] != new[setting]:
+                    told = f"{setting} {new[setting]}, elsewhere {old[setting]}"
+                    raise ValueError(f"{store.folder} holds {new['name']} with {told}: not the same experiment")
+            for cell in new["cells"]:
+                add(runs, run_of(cell, store))
+    return [experiment(old, grid, list(runs.values())) for old, grid, runs in asked.values()]
+
+
+def add(runs: dict[str, Run], new: Run) -> None:
+    """Adds a run; the longer one where two folders hold the same. ValueError where they differ."""
+    old = runs.setdefault(new.path, new)
+    shared = min(len(old.records), len(new.records))
+    if (old.header and new.header and old.header != new.header) or old.records[:shared] != new.records[:shared]:
+        raise ValueError(f"{new.file} and {old.file} are the same cell with other settings, data or records")
+    if len(new.records) > len(old.records):
+        runs[new.path] = new
+
+
+def run_of(cell: Mapping[str, Any], store: Store) -> Run:
+    """The run of a cell of the manifest."""
+    path, found = cell["path"], store.read(cell["path"])
+    if found.header is not None and found.header.key != cell["key"]:
+        raise ValueError(f"{store.path(path)} is not the cell that grid.json asks for")
+    return Run(
+        path, cell["strategy"], cell["seed"], tuple(cell["dagger"]), bool(cell.get("companion")),
+        found.header, found.records, store.measured(path), store.failure(path) is not None, found.damage,
+        store.path(path),
+    )  # fmt: skip
+
+
+def experiment(asked: Mapping[str, Any], grid: str, runs: Sequence[Run]) -> Experiment:
+    """One experiment of a manifest with its runs."""
+    schedule = Schedule(**asked["schedule"])
+    names = dict.fromkeys(run.strategy for run in runs)
+    curves = {name: curve([run for run in runs if run.strategy == name], schedule) for name in names}
+    metric = next((run.header.metric for run in runs if run.header is not None), "score")
+    rounds = tuple(range(schedule.rounds))
+    return Experiment(asked["name"], grid, asked["task"], metric, rounds, curves, schedule, tuple(runs))
+
+
+def curve(cells: Sequence[Run], schedule: Schedule) -> Curve:
+    """The curve of a strategy's cells."""
+    runs = sorted((run for run in cells if run.records), key=lambda run: run.seed)
+    shape = (len(runs), schedule.rounds)
+    kinds = sorted({kind for run in runs for record in run.records for kind in record.cost})
+    value, labelled = np.full(shape, np.nan), np.full(shape, np.nan)
+    cost: dict[str, Floats] = {kind: np.full(shape, np.nan) for kind in kinds}
+    for row, run in enumerate(runs):
+        assert run.header is not None
+        for record in run.records[: schedule.rounds]:
+            place = (row, min(record.round, schedule.rounds - 1))
+            value[place], labelled[place] = record.scores[run.header.metric], record.num_labelled
+            for kind, paid in record.cost.items():
+                cost[kind][place] = paid
+    lengths = [len(run.records) for run in runs if schedule.finished(run.records)]
+    return Curve(
+        cells[0].strategy, len(runs), len(cells), value, labelled, cost,
+        tuple(run.seed for run in runs), tuple(run.start for run in runs), cells[0].daggers,
+        failed=sum(run.failed and not schedule.finished(run.records) for run in cells),
+        ended_R=tuple(sum(length <= number for length in lengths) for number in range(schedule.rounds)),
+    )  # fmt: skip
+
+
+# --- published curves -----------------------------------------------------------------------
+def published(path: Path) -> list[Experiment]:
+    """The experiments of a CSV file: one a source and task. ValueError, in one line, for what does not fit."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if lacking := [name for name in COLUMNS if name not in frame]:
+        raise ValueError(f"{path} is no file of curves: it lacks the columns {', '.join(lacking)}")
+    frame = frame[frame["value"] != ""]
+    twice = frame.duplicated(["source", "task", "strategy", "round"])
+    if twice.any():
+        raise ValueError(f"{path}: {' '.join(frame[twice].iloc[0][list(COLUMNS[:3])])} has a round twice")
+    try:
+        whole = frame[["num_runs", "round"]].astype(int)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    frame = frame.assign(num_runs=whole["num_runs"], round=whole["round"])
+    sources = known_sources(path.parent / SOURCES)
+    groups = frame.groupby(["source", "task"], sort=False)
+    return [paper(str(source), str(task), rows, sources.get(str(source), {}), path) for (source, task), rows in groups]
+
+
+def known_sources(path: Path) -> dict[str, Any]:
+    """What SOURCES tells by source; nothing where the file is not there."""
+    found = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: must be a mapping of sources")
+    return found
+
+
+def paper(source: str, task: str, rows: pd.DataFrame, told: Mapping[str, Any], path: Path) -> Experiment:
+    """One experiment of a paper from its rows."""
+    rounds = tuple(sorted(set(rows["round"])))
+    saw = told.get("saw_evaluation_labels", ())
+    curves = {
+        str(name): paper_curve(str(name), found.set_index("round"), rounds, SAW_EVALUATION if name in saw else "", path)
+        for name, found in rows.groupby("strategy", sort=False)
+    }
+    title = f"{source}_{task}".replace("-", "_")
+    return Experiment(title, source, task, str(rows["metric"].iloc[0]), rounds, curves, told=told)
+
+
+def paper_curve(name: str, rows: pd.DataFrame, rounds: Sequence[int], dagger: str, path: Path) -> Curve:
+    """A curve as a paper tells it: one mean."""
+    rows = rows.reindex(list(rounds))
+    paid = rows["cost_images"] if "cost_images" in rows else rows["num_labelled"]
+    texts = {"images": paid, "boxes": rows.get("boxes"), "std": rows.get("std")}
+    numbers = {kind: numbers_of(text, f"{path}: {name}: {kind}") for kind, text in texts.items() if text is not None}
+    cost = {kind: numbers[kind][None] for kind in ("images", "boxes") if np.isfinite(numbers.get(kind, np.nan)).any()}
+    std = numbers.get("std", np.full(len(rounds), np.nan))
+    there = rows["value"].notna()
+    return Curve(
+        name, int(rows["num_runs"].max()), int(rows["num_runs"].max()),
+        numbers_of(rows["value"], f"{path}: {name}: value")[None],
+        numbers_of(rows["num_labelled"], f"{path}: {name}: num_labelled")[None], cost,
+        daggers=(dagger,) if dagger else (), std_R=std if np.isfinite(std).any() else None,
+        ended_R=tuple(0 if one else int(rows["num_runs"].max()) for one in there),
+        printed={kind: tuple(rows[kind].fillna("")) for kind in ("value", "std", "boxes") if kind in rows},
+    )  # fmt: skip
+
+
+def numbers_of(texts: Iterable[Any], what: str) -> Floats:
+    """Texts as numbers, NaN where there is none. ValueError where one is no finite number."""
+    found = []
+    for text in texts:
+        try:
+            number = float(text) if isinstance(text, str) and text else None
+        except ValueError as error:
+            raise ValueError(f"{what} {text!r} is no number") from error
+        if number is not None and not np.isfinite(number):
+            raise ValueError(f"{what} {text} is not finite")
+        found.append(np.nan if number is None else number)
+    return np.array(found, np.float64)

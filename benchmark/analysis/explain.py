@@ -1,0 +1,69 @@
+"""What lies behind one cell: `python -m benchmark explain CELL`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmark.analysis.curves import Experiment, Run
+from benchmark.plugins import unknown
+
+
+def find(experiments: Sequence[Experiment], cell: str) -> tuple[Experiment, Run]:
+    """The run of that path, or of `EXPERIMENT STRATEGY SEED` joined by slashes; the end of a path will do where it is
+    the only one. ValueError otherwise."""
+    known = [(one, run) for one in experiments for run in one.runs]
+    names = {run.path: f"{one.title}/{run.strategy}/seed-{run.seed}" for one, run in known}
+    wanted = cell.strip("/").removesuffix(".jsonl").removeprefix("cells/")
+    exact = [(one, run) for one, run in known if wanted in (run.path, names[run.path])]
+    found = exact or [(one, run) for one, run in known if f"/{run.path}".endswith(f"/{wanted}")]
+    if len({run.path for _, run in found}) != 1:
+        if found:
+            raise ValueError(f"{cell}: several cells end so: {', '.join(run.path for _, run in found)}")
+        raise ValueError(f"there is no cell {unknown(cell, [*names, *names.values()][:200])}")
+    return found[0]
+
+
+def lines(experiment: Experiment, run: Run) -> Iterator[str]:
+    """Command, seeds, data, versions, and a line a round: labels, cost, scores, seconds and what was bought."""
+    folder = Path(str(run.file).removesuffix(f"/cells/{run.path}.jsonl"))
+    yield f"{run.strategy} on {experiment.task}, seed {run.seed}: {run.path}"
+    yield f"command   python -m benchmark run {command(experiment, run, folder)}"
+    yield f"records   {run.file}{' (damaged: ' + run.damage + ')' if run.damage else ''}"
+    if run.header is None:
+        yield f"nothing recorded{', it failed: see ' + str(folder / 'failures') if run.failed else ''}"
+        return
+    yield f"key       {run.header.key}, schema {run.header.schema}"
+    yield f"data      {run.header.data[:16]}, {run.header.num_pool} images in the pool"
+    yield f"seeds     from the names initial, fit and select with {run.header.cell['task']['name']}, {run.seed}"
+    yield f"start     {run.start} (data, initial set, held-out draw of {len(run.header.held_out)})"
+    for kind in ("task", "strategy"):
+        part = run.header.cell[kind]
+        told = " ".join(f"{name}={value}" for name, value in part["parameters"].items())
+        yield f"{kind:<10}{part['name']} version {part['version']} {told}".rstrip()
+    for one in run.measured[-1:]:
+        yield f"versions  {' '.join(f'{name} {value}' for name, value in one.versions.items())}; on {one.device}"
+    yield from rounds(run)
+
+
+def command(experiment: Experiment, run: Run, folder: Path) -> str:
+    """The words that run this cell alone."""
+    words = [f"grid={experiment.source}", f"'tasks=[{experiment.title}]'", f"'strategies=[{run.strategy}]'"]
+    return " ".join([*words, f"'seeds=[{run.seed}]'", f"out={folder}"])
+
+
+def rounds(run: Run) -> Iterator[str]:
+    """A line a round, and one of what was bought."""
+    measured = {one.round: one for one in run.measured}
+    for record in run.records:
+        cost = ", ".join(f"{value:g} {name}" for name, value in record.cost.items())
+        scores = " ".join(f"{name} {value:.6g}" for name, value in record.scores.items())
+        yield f"round {record.round:<4}{record.num_labelled} labelled, paid {cost}; {scores}"
+        if record.round in measured:
+            one = measured[record.round]
+            seconds = " ".join(f"{name} {value:.2f} s" for name, value in one.seconds.items())
+            shared = " (a fit that is shared)" if one.shared_fit else ""
+            yield f"          {seconds}{shared}, peak {one.peak_mb:.0f} MB"
+        if record.diagnostics:
+            yield f"          logged {' '.join(f'{name} {value:.4g}' for name, value in record.diagnostics.items())}"
+        yield f"          bought {' '.join(map(str, record.bought))}"

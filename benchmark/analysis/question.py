@@ -1,0 +1,104 @@
+"""What an analysis command is asked, in `key=value` words. Imports neither torch nor hydra."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmark.analysis.curves import Experiment, chosen, read
+from benchmark.analysis.savings import Price, Rule
+from benchmark.plugins import checked, split, unknown
+
+PUBLISHED = next(  # beside the installed package, or in a checkout
+    folder
+    for home in (Path(__file__).parents[1], Path(__file__).parents[2] / "results")
+    if (folder := home / "published").is_dir()
+)
+RECORDS = ("grid", "out", "records", "task")  # keys of every command: what is asked about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What may be asked; each command takes RECORDS and the keys that it names."""
+
+    grid: str = "quick"
+    out: str = ""  # the results folder; results/GRID
+    records: str = ""  # instead of it: results folders, CSV files and folders of them; `published`: the papers'
+    task: str = ""  # one experiment or task; all
+    strategy: str = ""  # one or more, separated by commas; all
+    against: str = ""  # strategies, or records to compare with: `published`
+    at: str = "final"  # see savings.Rule
+    cost: Literal["", "images", "boxes", "time"] = ""  # boxes where they are counted
+    seconds_per_image: float = 7.8  # looking an image through for what is missed (Su et al., 2012, median)
+    seconds_per_box: float = 34.5  # drawing a box and checking it (the same: 25.5 + 9.0)
+    level: float = 0.95  # of intervals and tests
+    seed: int = 0  # of the bootstrap and of drawn sign flips
+    to: str = ""  # the folder that is written to
+    format: Literal["text", "json"] = "text"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError(f"level={self.level}: must be between 0 and 1")
+        for name in ("seconds_per_image", "seconds_per_box"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: must be at least 0")
+        if self.records and self.out:
+            raise ValueError("records= and out= name the same thing: give one of them")
+
+    @property
+    def places(self) -> str:
+        """Where the records are: paths separated by commas."""
+        return located(self.records) if self.records else self.out or f"results/{self.grid}"
+
+    @property
+    def folder(self) -> Path:
+        """Where what is made of them goes: `to`, or into the only folder that the records are in."""
+        path = Path(self.places)
+        if self.to or "," in self.places:
+            return Path(self.to or "results/analysis")
+        return path if path.is_dir() else path.parent
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of `at`."""
+        return Rule.read(self.at)
+
+    def experiments(self) -> list[Experiment]:
+        """What is asked about. ValueError where there is nothing."""
+        return chosen(read(self.places), self.task)
+
+    def price(self, experiment: Experiment) -> Price:
+        """The cost asked for, or the experiment's own."""
+        kind = self.cost or ("boxes" if experiment.counts_boxes else "images")
+        return Price(kind, self.seconds_per_image, self.seconds_per_box)
+
+
+def ask(words: Sequence[str], *more: str) -> Question:
+    """A question from words; `more`: the keys that the command takes besides RECORDS. ValueError in one line."""
+    kinds = typing.get_type_hints(Question)
+    keys = (*RECORDS, *more)
+    given = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} is not key=value")
+        if key not in keys:
+            raise ValueError(f"no setting of this command is called {unknown(key, keys)}")
+        given[key] = checked(word, value, kinds[key])
+    return Question(**given)
+
+
+def located(records: str) -> str:
+    """Paths separated by commas, with `published` as the folder of published curves, unless there is such a path."""
+    parts = records.split(",")
+    return ",".join(str(PUBLISHED) if part == "published" and not Path(part).exists() else part for part in parts)
+
+
+def labels(text: str) -> list[str]:
+    """Strategy labels separated by commas outside brackets."""
+    return [part.strip() for part in split(text) if part.strip()]

@@ -1,0 +1,224 @@
+"""How much annotation a strategy saves: the cost at which it is as good as another.
+
+Curves are piecewise linear between rounds, averaged over runs first, and made monotone by their running maximum.
+Shapes: S runs, R rounds, M replicates.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.random import Generator
+
+from benchmark.analysis.curves import Curve, Experiment, Floats
+from benchmark.analysis.stats import Interval, paired, percentiles, weights
+
+REPLICATES = 4_000
+SLACK = 1e-12  # of a target: a sum that rounds otherwise still reaches it
+
+
+@dataclass(frozen=True)
+class Rule:
+    """At which score two strategies are compared. `kind`: final, curve, value or band.
+
+    final: the other's score in its last round. value: LOW. band: each at its first round that scores LOW or more, as
+    schedules with `until` end: those rounds may score differently. curve: every score of the other, round by round.
+    """
+
+    kind: str
+    low: float = math.nan
+    high: float = math.nan
+
+    @classmethod
+    def read(cls, text: str) -> Rule:
+        """`final`, `curve`, `0.42` or `band:0.217,0.223`; ValueError otherwise."""
+        if text in ("final", "curve"):
+            return cls(text)
+        match = re.fullmatch(r"(?:band:([^,]+),)?([^,]+)", text)
+        try:
+            low, high = (float(one) for one in (match[1] or match[2], match[2])) if match else (math.nan, math.nan)
+        except ValueError:
+            low = high = math.nan
+        if not (math.isfinite(low) and low <= high < math.inf):
+            raise ValueError(f"at={text}: use final, curve, a score, or band:LOW,HIGH")
+        return cls("value" if match and match[1] is None else "band", low, high)
+
+    def __str__(self) -> str:
+        return {"value": f"{self.low:g}", "band": f"band:{self.low:g},{self.high:g}"}.get(self.kind, self.kind)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What is counted: images or boxes, or seconds of annotation: so many an image and so many a box."""
+
+    kind: str
+    per_image: float = 0.0
+    per_box: float = 0.0
+
+    def of(self, curve: Curve) -> Floats:
+        """(S, R): the cost of a curve so far."""
+        if self.kind in curve.cost:
+            return curve.cost[self.kind]
+        if self.kind != "time":
+            raise ValueError(f"cost={self.kind}: {curve.strategy} counts no {self.kind}, only {', '.join(curve.cost)}")
+        boxes = curve.cost.get("boxes", np.zeros_like(curve.cost["images"]))
+        return self.per_image * curve.cost["images"] + self.per_box * boxes
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What `strategy` saves against `against`, in the cost's unit and in per cent of what the other pays.
+
+    Positive: cheaper. NaN: not reached; the interval's ends are NaN with fewer than two runs, infinite where the data
+    set no bound.
+    """
+
+    experiment: str
+    task: str  # ours are called by their experiment
+    source: str
+    strategy: str
+    against: str
+    rule: Rule
+    price: Price
+    target: float  # the score at which both are compared; of a band, its lower end
+    paid: float  # by `strategy`
+    other: float  # by `against`
+    saved: Interval
+    percent: Interval
+    num_pairs: int  # 0: means that a paper tells
+    spent: tuple[float, float]  # all that each has paid: the end of its curve
+
+    @property
+    def reached(self) -> bool:
+        """Whether both get there."""
+        return math.isfinite(self.paid) and math.isfinite(self.other)
+
+    @property
+    def words(self) -> str:
+        """What there is to know in words where a figure does not do."""
+        late = [
+            f"{name} has not reached it within {end:,.0f}"
+            for name, cost, end in zip((self.strategy, self.against), (self.paid, self.other), self.spent, strict=True)
+            if not math.isfinite(cost)
+        ]
+        return "not reached: " + "; ".join(late) if late else ""
+
+
+def crossing(x_MR: Floats, y_MR: Floats, target_M: Floats) -> Floats:
+    """(M,): the cost at which each curve first reaches its target: linear between the running maxima of two rounds.
+
+    Round 0's cost where that is enough already, infinite where no round is.
+    """
+    best_MR = np.maximum.accumulate(y_MR, axis=1)
+    hit_MR = best_MR >= (target_M - SLACK * np.abs(target_M))[:, None]
+    rows, at = np.arange(len(x_MR)), hit_MR.argmax(1)
+    before = np.maximum(at - 1, 0)
+    rise = best_MR[rows, at] - best_MR[rows, before]
+    share = np.divide(target_M - best_MR[rows, before], rise, out=np.zeros(len(rows)), where=rise > 0)
+    x_M = x_MR[rows, before] + share.clip(0, 1) * (x_MR[rows, at] - x_MR[rows, before])
+    return np.where(hit_MR.any(1), x_M, np.inf)
+
+
+def savings(
+    experiment: Experiment, strategy: str, against: str, rule: Rule, price: Price, rng: Generator, level: float = 0.95
+) -> list[Saving]:
+    """One saving, or one a round of `against` for the rule `curve`. The strategies' runs are paired."""
+    first, second = experiment.get(strategy), experiment.get(against)
+    if first.seeds and second.seeds:
+        pairs = paired(first, second)
+        rows = (pairs.first, pairs.second)
+    elif first.seeds or second.seeds:
+        raise ValueError(f"{strategy} and {against} do not pair: the runs of one are not told apart")
+    else:
+        rows = ([0], [0])
+    weights_MS = weights(len(rows[0]), REPLICATES, rng)
+    sides = [Side(price.of(one)[keep], one.value_SR[keep]) for one, keep in zip((first, second), rows, strict=True)]
+    num_pairs = len(rows[0]) if first.seeds else 0
+    plain = Saving(
+        experiment.title, experiment.title if experiment.runs else experiment.task, experiment.source, strategy, against, rule, price, math.nan, math.nan, math.nan,
+        Interval(math.nan, math.nan, math.nan), Interval(math.nan, math.nan, math.nan), num_pairs,
+        (sides[0].spent, sides[1].spent),
+    )  # fmt: skip
+    if rule.kind == "band":
+        paid, other = (weights_MS @ side.first_at(rule.low) for side in sides)
+        return [filled(plain, paid, other, rule.low, level)]
+    mine, theirs = (side.means(weights_MS) for side in sides)
+    return [
+        filled(plain, crossing(*mine, target_M), crossing(*theirs, target_M), float(target_M[0]), level)
+        for target_M in targets(rule, theirs[1])
+    ]
+
+
+def targets(rule: Rule, other_MR: Floats) -> list[Floats]:
+    """The targets of a rule, each (M,), from the replicates of the other's scores."""
+    if rule.kind == "value":
+        return [np.full(len(other_MR), rule.low)]
+    rounds = range(other_MR.shape[1]) if rule.kind == "curve" else [-1]
+    return [other_MR[:, number] for number in rounds]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Cost and score of one strategy's runs, each (S, R)."""
+
+    cost_SR: Floats
+    value_SR: Floats
+
+    @property
+    def whole_R(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """(R,): the rounds that every run has."""
+        return np.asarray((np.isfinite(self.cost_SR) & np.isfinite(self.value_SR)).all(0))
+
+    @property
+    def spent(self) -> float:
+        """The mean cost of the last round that every run has; NaN where there is none."""
+        return float(self.cost_SR[:, self.whole_R].mean(0)[-1]) if self.whole_R.any() else math.nan
+
+    def means(self, weights_MS: Floats) -> tuple[Floats, Floats]:
+        """Replicates of the mean cost and the mean score, over the rounds that every run has."""
+        if not self.whole_R.any():
+            raise ValueError("no round is there of every run: nothing can be compared yet")
+        return weights_MS @ self.cost_SR[:, self.whole_R], weights_MS @ self.value_SR[:, self.whole_R]
+
+    def first_at(self, low: float) -> Floats:
+        """(S,): what each run has paid in its first round that scores `low` or more; infinite where none does."""
+        hit_SR = np.nan_to_num(self.value_SR, nan=-np.inf) >= low - SLACK * abs(low)
+        found_S = self.cost_SR[np.arange(len(hit_SR)), hit_SR.argmax(1)]
+        return np.where(hit_SR.any(1), found_S, np.inf)
+
+
+def filled(plain: Saving, paid_M: Floats, other_M: Floats, target: float, level: float) -> Saving:
+    """The saving of these replicates; a cost that is never reached counts as infinite, and two of them as unknown."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        paid_M, other_M = (np.where(np.isfinite(one), one, np.inf) for one in (paid_M, other_M))
+        saved_M = other_M - paid_M
+        percent_M = 100 * np.where(np.isposinf(other_M), np.where(np.isposinf(paid_M), np.nan, 100), saved_M / other_M)
+    saved, percent = percentiles(saved_M, level), percentiles(percent_M, level)
+    if not (math.isfinite(paid_M[0]) and math.isfinite(other_M[0])):
+        saved, percent = (replace(one, value=math.nan) for one in (saved, percent))
+    return replace(
+        plain, target=target, paid=float(paid_M[0]), other=float(other_M[0]), saved=saved, percent=percent
+    )  # fmt: skip
+
+
+def pairs_of(
+    experiments: Sequence[Experiment], strategies: Sequence[str], against: Sequence[str]
+) -> list[tuple[Experiment, str, str]]:
+    """All pairs of `strategies` and `against` in each experiment that has both, every strategy where one is empty.
+
+    ValueError where no experiment has one of them.
+    """
+    for name in (*strategies, *against):
+        if not any(name in one.curves for one in experiments):
+            experiments[0].get(name)
+    return [
+        (one, a, b)
+        for one in experiments
+        for a in strategies or one.curves
+        for b in against or one.curves
+        if a != b and a in one.curves and b in one.curves and one.curves[a].num_runs and one.curves[b].num_runs
+    ]

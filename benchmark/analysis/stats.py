@@ -1,0 +1,215 @@
+"""Statistics of paired runs, on numpy and scipy; what is random takes a Generator.
+
+Shapes: S runs (seeds), M replicates, R rounds, K comparisons, A strategies, T tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.random import Generator
+from scipy import stats
+
+from benchmark.analysis.curves import Curve, Floats
+
+EXACT = 16  # runs up to which every one of the 2^S sign flips is tried
+FLIPS = 20_000  # drawn above that
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the interval that holds the truth in `level` of all cases; NaN where runs are too few."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 where all of it is above zero, -1 where all of it is below, 0 where neither is known."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def weights(num_runs: int, num_replicates: int, rng: Generator) -> Floats:
+    """(M, S) weights of the runs in each replicate; those of the first are 1/S, and each row sums to 1.
+
+    A multiplier bootstrap over runs: normal multipliers, over the root of a chi-square divided by its S - 1 degrees of
+    freedom. The percentile interval of anything linear in the runs is then Student's, which resampling runs with
+    replacement is far from where runs are few: of three runs, it covers three quarters at most. Runs keep their
+    weight in every curve, so that what is paired stays paired. With one run nothing can be replicated: (1, 1).
+    """
+    if num_runs < 2:
+        return np.ones((1, num_runs))
+    noise_MS = rng.standard_normal((num_replicates, num_runs))
+    noise_MS -= noise_MS.mean(1, keepdims=True)
+    scale_M1 = np.sqrt(rng.chisquare(num_runs - 1, (num_replicates, 1)) / (num_runs - 1))
+    weights_MS = 1 / num_runs + noise_MS / scale_M1 / math.sqrt(num_runs * (num_runs - 1))
+    return np.concatenate([np.full((1, num_runs), 1 / num_runs), weights_MS])
+
+
+def percentiles(values_M: Floats, level: float) -> Interval:
+    """The interval of replicates, of which the first is the estimate itself; ends may be infinite, NaNs are left out.
+
+    NaN as ends where there is nothing but the estimate.
+    """
+    replicates_M = np.sort(values_M[1:][~np.isnan(values_M[1:])])
+    if not len(replicates_M):
+        return Interval(float(values_M[0]), math.nan, math.nan)
+    places = (len(replicates_M) - 1) * np.array([(1 - level) / 2, (1 + level) / 2])
+    low, high = replicates_M[[math.floor(places[0]), math.ceil(places[1])]]
+    return Interval(float(values_M[0]), float(low), float(high))
+
+
+def student(values_S: Floats, level: float = 0.95) -> Interval:
+    """Mean and Student's interval; its ends are NaN with fewer than two runs."""
+    value = float(values_S.mean())
+    if len(values_S) < 2:
+        return Interval(value, math.nan, math.nan)
+    half = quantile(len(values_S) - 1, (1 + level) / 2) * float(values_S.std(ddof=1)) / math.sqrt(len(values_S))
+    return Interval(value, value - half, value + half)
+
+
+@cache
+def quantile(freedom: int, share: float) -> float:
+    """Student's quantile."""
+    return float(stats.t.ppf(share, freedom))
+
+
+@cache
+def signs(num_runs: int) -> Floats:
+    """(2^(S-1), S): all choices of signs, up to one sign for all."""
+    bits = np.arange(2 ** (num_runs - 1))[:, None] >> np.arange(num_runs) & 1
+    return np.asarray(1.0 - 2.0 * bits)
+
+
+def sign_flip(differences_KS: Floats, rng: Generator) -> Floats:
+    """(K,) two-sided p-values of "the paired differences are symmetric about 0": the share of sign flips whose mean is
+    at least as far from 0 as the one found. Exact up to EXACT runs, from FLIPS draws above.
+
+    The smallest that S runs can give is 2 / 2^S: 0.25 for three, 0.0625 for five, 0.03 for six.
+    """
+    num_runs = differences_KS.shape[1]
+    if num_runs <= EXACT:
+        signs_FS = signs(num_runs)
+    else:
+        drawn = rng.choice([-1.0, 1.0], (FLIPS, num_runs))
+        signs_FS = np.concatenate([np.ones((1, num_runs)), drawn])  # the one found counts: never p = 0
+    sums_KF = np.abs(differences_KS @ signs_FS.T)
+    found_K1 = np.abs(differences_KS.sum(1, keepdims=True))
+    return np.asarray((sums_KF >= found_K1 * (1 - 1e-9) - 1e-12).mean(1))
+
+
+def holm(p_K: Floats) -> Floats:
+    """(K,): Holm's adjusted p-values: at most `alpha` of them below it keeps the family-wise error at alpha."""
+    order = np.argsort(p_K, kind="stable")
+    adjusted = np.maximum.accumulate(p_K[order] * np.arange(len(p_K), 0, -1))
+    result = np.empty(len(p_K))
+    result[order] = np.minimum(adjusted, 1.0)
+    return result
+
+
+@cache
+def detectable(num_runs: int, level: float = 0.95, power: float = 0.8) -> float:
+    """The mean difference, in standard deviations of the paired differences, that a t-test of so many runs finds with
+    this power; infinite with fewer than two runs."""
+    if num_runs < 2:
+        return math.inf
+    freedom, bound = num_runs - 1, quantile(num_runs - 1, (1 + level) / 2)
+    low, high = 0.0, 100.0  # in standard errors
+    for _ in range(60):
+        middle = (low + high) / 2
+        found = float(stats.nct.sf(bound, freedom, middle) + stats.nct.cdf(-bound, freedom, middle))
+        low, high = (middle, high) if found < power else (low, middle)
+    return high / math.sqrt(num_runs)
+
+
+def area(x_R: Floats, y_R: Floats) -> float:
+    """Area under a learning curve divided by its length: its mean height, in the score's unit (trapezoids)."""
+    there = np.isfinite(x_R) & np.isfinite(y_R)
+    x, y = x_R[there], y_R[there]
+    if len(x) < 2 or x[-1] == x[0]:
+        return float(y.mean()) if len(y) else math.nan
+    return float(np.trapezoid(y, x) / (x[-1] - x[0]))
+
+
+def areas(curve: Curve, rows: Sequence[int]) -> Floats:
+    """(S,): the area of each run over images trained on."""
+    return np.array([area(curve.num_labelled_SR[row], curve.value_SR[row]) for row in rows])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The rows of two curves that belong together."""
+
+    seeds: tuple[int, ...]
+    first: list[int]
+    second: list[int]
+    alone: tuple[str, ...]  # runs without a partner
+
+
+def paired(first: Curve, second: Curve) -> Pairs:
+    """Pairs runs by seed and start (data, initial set and held-out draw), never by their order.
+
+    ValueError names the runs where a seed's two started differently, where there is no common seed, and curves whose
+    runs are not told apart.
+    """
+    for curve in (first, second):
+        if not curve.seeds:
+            raise ValueError(f"{curve.strategy}: its {curve.num_runs} runs are not told apart: nothing can be paired")
+    seeds = tuple(seed for seed in first.seeds if seed in second.seeds)
+    rows = [[curve.seeds.index(seed) for seed in seeds] for curve in (first, second)]
+    for seed, a, b in zip(seeds, *rows, strict=True):
+        if first.starts[a] != second.starts[b]:
+            raise ValueError(
+                f"{first.strategy} and {second.strategy} do not pair at seed {seed}: they started from other data, "
+                "initial sets or held-out draws"
+            )
+    alone = tuple(
+        f"{curve.strategy} seed {seed}" for curve in (first, second) for seed in curve.seeds if seed not in seeds
+    )
+    if not seeds:
+        raise ValueError(f"{first.strategy} and {second.strategy} do not pair: no common seed")
+    return Pairs(seeds, rows[0], rows[1], alone)
+
+
+def penalties(curves: Sequence[Curve], level: float = 0.95) -> Floats:
+    """(A, A): the share of rounds in which row beats column by a paired t-test at `level` (Ash et al., 2020: there of
+    five runs, added up over experiments). Pairs that share fewer than two runs count as no win."""
+    wins = np.zeros((len(curves), len(curves)))
+    for i, first in enumerate(curves):
+        for j, second in enumerate(curves[:i]):
+            pairs = paired(first, second)
+            gaps_SR = first.value_SR[pairs.first] - second.value_SR[pairs.second]
+            gaps_SR = gaps_SR[:, np.isfinite(gaps_SR).all(0)]
+            if len(gaps_SR) < 2 or not gaps_SR.shape[1]:
+                continue
+            half_R = quantile(len(gaps_SR) - 1, (1 + level) / 2) * gaps_SR.std(0, ddof=1) / math.sqrt(len(gaps_SR))
+            mean_R = gaps_SR.mean(0)
+            wins[i, j] = (mean_R > half_R).mean()
+            wins[j, i] = (-mean_R > half_R).mean()
+    return wins
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks over tasks, and how far two must be apart."""
+
+    strategies: tuple[str, ...]
+    mean_A: Floats  # 1 is best
+    p: float  # Friedman's test of "all are equal"; NaN with fewer than two tasks or three strategies
+    critical: float  # Nemenyi's critical difference at `level`; infinite with fewer than two tasks
+
+
+def ranks(strategies: Sequence[str], scores_TA: Floats, level: float = 0.95) -> Ranks:
+    """Ranks of strategies over tasks, higher scores first, ties shared (Demšar, 2006)."""
+    num_tasks, num = scores_TA.shape
+    ranks_TA = stats.rankdata(-scores_TA, axis=1)
+    if num_tasks < 2:
+        return Ranks(tuple(strategies), ranks_TA.mean(0), math.nan, math.inf)
+    p = float(stats.friedmanchisquare(*scores_TA.T).pvalue) if num > 2 else math.nan
+    quantile_ = float(stats.studentized_range.ppf(level, num, np.inf)) / math.sqrt(2)
+    return Ranks(tuple(strategies), ranks_TA.mean(0), p, quantile_ * math.sqrt(num * (num + 1) / (6 * num_tasks)))

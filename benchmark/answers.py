@@ -1,0 +1,218 @@
+"""The commands that read records: none of them needs torch or a config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmark.analysis import audit, comparisons, explain, tables, verify
+from benchmark.analysis.curves import Experiment, read
+from benchmark.analysis.question import PUBLISHED, Question, ask, labels, located
+from benchmark.analysis.savings import Saving, pairs_of, savings
+from benchmark.analysis.verify import Verdict
+from benchmark.schedule import Schedule
+from benchmark.seeds import seed
+from benchmark.store import Store
+from benchmark.terminal import print_table, say, show
+
+Words = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="grid, out, records, task ...; see the README")
+]
+Row = dict[str, object]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for name, command in COMMANDS.items():
+        app.command(name=name)(command)
+
+
+def status(words: Words = None) -> None:
+    """Show done, failed and missing cells of a results folder, and the time left at its pace."""
+    asked = ask(words or [], "format")
+    store = Store(asked.places)
+    rows = [experiment_status(store, experiment) for experiment in store.manifest()["experiments"]]
+    show(f"{store.folder}", rows, asked.format)
+
+
+def experiment_status(store: Store, experiment: dict[str, object]) -> dict[str, object]:
+    """Counts of one experiment's cells, and the hours its missing rounds, at most, take at the pace of those done."""
+    cells, settings = experiment["cells"], experiment["schedule"]
+    assert isinstance(cells, list) and isinstance(settings, dict)
+    schedule = Schedule(**settings)
+    done = failed = rounds = total = 0
+    seconds = 0.0
+    for cell in cells:
+        taken = store.measured(cell["path"])
+        seconds += sum(sum(one.seconds.values()) for one in taken)
+        records = store.records(cell["path"])[1]
+        finished = schedule.finished(records)
+        rounds += len(records)
+        total += len(records) if finished else schedule.rounds
+        done += finished
+        failed += store.failed(cell["path"], schedule)
+    left = None if not rounds else round(seconds / rounds * (total - rounds) / 3600, 2)
+    counts = {"cells": len(cells), "done": done, "failed": failed, "missing": len(cells) - done - failed}
+    return {"experiment": experiment["name"], **counts, "rounds": f"{rounds}/{total}", "hours left": left}
+
+
+def tabled(words: Words = None) -> None:
+    """Print and write tables and paired comparisons; against=published puts papers' numbers beside ours."""
+    show_tables(ask(words or [], "against", "level", "seed", "to", "format"))
+
+
+def show_tables(asked: Question) -> None:
+    """Prints the tables, then writes them: beside the records unless told where."""
+    experiments = asked.experiments()
+    papers = read(located(asked.against)) if asked.against else []
+    made = [tables.table(one, verify.beside(one, papers)) for one in experiments]
+    compared = {one.title: to_first(one, asked) for one in experiments}
+    if asked.format == "json":
+        typer.echo(tables.as_json(made))
+    for one in made if asked.format == "text" else ():
+        print_table(one)
+        if rows := compared[one.title]:
+            show(f"{one.title}: against {rows[0].against}, paired", comparisons.rows(rows, tables.places(one.metric)))
+    tables.write(made, asked.folder / "tables")
+    comparisons.write(compared, asked.folder / "tables")
+    say(f"tables written to {asked.folder / 'tables'}")
+
+
+def to_first(experiment: Experiment, asked: Question) -> list[comparisons.Comparison]:
+    """Every strategy against the first that has runs, where runs are told apart; who does not pair is named."""
+    first = next((name for name, curve in experiment.curves.items() if curve.seeds), None)
+    if first is None:
+        return []
+    price = asked.price(experiment)
+    made, refused = comparisons.against(experiment, first, price, asked.level, asked.seed)
+    for words in refused:
+        say(f"{experiment.title}: not compared: {words}")
+    return made
+
+
+def saved(words: Words = None) -> None:
+    """Labels, boxes or seconds that a strategy saves: strategy=A against=B at=final|curve|VALUE|band:LO,HI cost=..."""
+    keys = ("strategy", "against", "at", "cost", "seconds_per_image", "seconds_per_box", "level", "seed", "format")
+    asked = ask(words or [], *keys)
+    experiments, rows, refused = asked.experiments(), list[Saving](), list[str]()
+    for one, a, b in pairs_of(experiments, labels(asked.strategy), labels(asked.against)):
+        rng = np.random.default_rng(seed("savings", one.title, a, b, asked.seed))
+        try:
+            rows += savings(one, a, b, asked.rule, asked.price(one), rng, asked.level)
+        except ValueError as error:
+            refused.append(f"{one.title}: {error}")
+    if not rows:
+        raise ValueError(refused[0] if refused else "these records hold no pair of strategies to compare")
+    if asked.format == "json":
+        show("savings", [saving_row(row) for row in rows], "json")
+    else:
+        show(f"savings at {asked.rule}, {asked.level:.0%} intervals", [saving_line(row) for row in rows])
+    for line in refused:
+        say(f"not compared: {line}")
+
+
+def saving_row(one: Saving) -> Row:
+    """A saving as JSON: numbers in the cost's unit, null where there is none or it is not bounded."""
+    return {
+        "experiment": one.experiment, "task": one.task, "source": one.source, "strategy": one.strategy,
+        "against": one.against, "at": str(one.rule),
+        "cost": one.price.kind, "target": number(one.target), "paid": number(one.paid), "other": number(one.other),
+        "saved": number(one.saved.value), "low": number(one.saved.low), "high": number(one.saved.high),
+        "percent": number(one.percent.value), "percent_low": number(one.percent.low),
+        "percent_high": number(one.percent.high), "pairs": one.num_pairs, "reached": one.reached, "words": one.words,
+    }  # fmt: skip
+
+
+def number(value: float) -> float | None:
+    """A finite number, or None."""
+    return value if math.isfinite(value) else None
+
+
+def saving_line(one: Saving) -> Row:
+    """A saving for people."""
+    paid, other = (f"{end:,.0f}" if math.isfinite(end) else "–" for end in (one.paid, one.other))
+    saved, percent = (comparisons.shown(one.saved, 0), comparisons.shown(one.percent, 1)) if one.reached else ("", "")
+    return {
+        "task": one.experiment, "strategy": one.strategy, "against": one.against, "target": f"{one.target:.4g}",
+        f"{one.price.kind} paid": f"{paid} of {other}", "saved": saved, "%": percent,
+        "note": one.words or ("one seed: no interval" if one.num_pairs == 1 else ""),
+    }  # fmt: skip
+
+
+def compared(first: str, second: str, words: Words = None) -> None:
+    """The paired answer to A against B, in five lines a task."""
+    keys = ("cost", "seconds_per_image", "seconds_per_box", "level", "seed", "format")
+    asked = ask(words or [], *keys)
+    experiments = asked.experiments()
+    pairs = pairs_of(experiments, [first], [second])
+    if not pairs:
+        raise ValueError(f"no experiment of these records has finished rounds of both {first} and {second}")
+    made = [comparisons.compare(one, a, b, asked.price(one), asked.level, asked.seed) for one, a, b in pairs]
+    made = comparisons.corrected(made)
+    if asked.format == "json":
+        typer.echo(comparisons.tidy(made).to_json(orient="records", indent=1))
+    for one in made if asked.format == "text" else ():
+        typer.echo("\n".join(comparisons.lines(one, tables.places(one.metric))))
+
+
+def explained(cell: str, words: Words = None) -> None:
+    """Command, seeds, indices, cost and versions behind one cell: its path, or TASK/STRATEGY/seed-N."""
+    experiment, run = explain.find(ask(words or []).experiments(), cell)
+    typer.echo("\n".join(explain.lines(experiment, run)))
+
+
+def verified(words: Words = None) -> None:
+    """Audit the records, and with against=published compare them with papers' curves. Exit 1: a fault was found."""
+    asked = ask(words or [], "against", "level", "format")
+    experiments = asked.experiments()
+    faults = [fault for one in experiments for fault in audit.audit(one)]
+    papers = read(located(asked.against)) if asked.against else []
+    verdicts = verify.verify(experiments, papers, asked.level) if papers else []
+    rows: list[Row] = [
+        {"experiment": one.experiment, "check": one.check, "where": one.where, "what": one.words} for one in faults
+    ]
+    judged = [verdict_row(one) for one in verdicts]
+    if asked.format == "json":
+        show("", [{"faults": rows, "verdicts": judged}], "json")
+    else:
+        for one in experiments:
+            passed = len(audit.CHECKS) - len({fault.check for fault in faults if fault.experiment == one.title})
+            say(f"{one.title}: {passed} of {len(audit.CHECKS)} checks passed")
+        for title, found in (("audit: faults", rows), (f"against {asked.against}", judged)):
+            if found:
+                show(title, found)
+    if faults:
+        raise typer.Exit(1)
+
+
+def verdict_row(one: Verdict) -> Row:
+    """A verdict in a row."""
+    return {
+        "source": one.source, "task": one.task, "strategy": one.strategy, "published": one.published,
+        "rounds": one.rounds, "deviation": comparisons.shown(one.deviation, 3, "+") if one.rounds else "",
+        "at the last": comparisons.shown(one.last, 3, "+") if one.rounds else "", "verdict": one.verdict,
+        "why": one.why,
+    }  # fmt: skip
+
+
+def published() -> list[Row]:
+    """The curves of papers that come with the package, a row each."""
+    return [
+        {
+            "source": one.source, "task": one.task, "strategy": name, "runs": curve.num_runs,
+            "rounds": int(np.isfinite(curve.value_SR[0]).sum()), "metric": one.metric,
+            "first": curve.printed["value"][0], "last": next(filter(None, reversed(curve.printed["value"]))),
+            "cite": one.told.get("cite", ""),
+        }
+        for one in read(str(PUBLISHED))
+        for name, curve in one.curves.items()
+    ]  # fmt: skip
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "status": status, "tables": tabled, "savings": saved, "compare": compared, "explain": explained, "verify": verified
+}  # fmt: skip
