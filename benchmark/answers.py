@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 from typing import Annotated
 
@@ -189,6 +190,21 @@ def verified(words: Words = None) -> None:
         raise typer.Exit(1)
 
 
+def reported(words: Words = None) -> None:
+    """Write one HTML file with tables, comparisons, audit and figures; the figures also as png, svg and pdf."""
+    from benchmark.analysis import report  # matplotlib takes a second to import
+
+    asked = ask(words or [], "against", "level", "seed", "to")
+    experiments = asked.experiments()
+    papers = read(located(asked.against)) if asked.against else []
+    verdicts = verify.verify(experiments, papers, asked.level) if papers else []
+    made = {one.title: to_first(one, asked) for one in experiments}
+    command = shlex.join(["python", "-m", "benchmark", "report", *(words or [])])
+    path = report.write(experiments, asked.folder, made, verdicts, report.told(experiments, command))
+    typer.echo(str(path))
+    say(f"figures in {path.parent / 'figures'}")
+
+
 def verdict_row(one: Verdict) -> Row:
     """A verdict in a row."""
     return {
@@ -214,5 +230,6 @@ def published() -> list[Row]:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "status": status, "tables": tabled, "savings": saved, "compare": compared, "explain": explained, "verify": verified
+    "status": status, "tables": tabled, "savings": saved, "compare": compared, "explain": explained, "verify": verified,
+    "report": reported,
 }  # fmt: skip

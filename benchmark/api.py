@@ -51,6 +51,16 @@ class Boxes:
 
 
 @dataclass(frozen=True)
+class Annotations:
+    """What a pool is labelled with, for pictures of a run that is through. No View hands it out."""
+
+    classes: Sequence[str]
+    image_L: Indices  # the image of each label
+    class_L: Indices  # its class, 0..C-1
+    side_L: npt.NDArray[np.float32] | None = None  # the root of each box's area in pixels; None: labels of images
+
+
+@dataclass(frozen=True)
 class Predictions:
     """P predictions on N images: one an image for a classifier, any number for a detector.
 
@@ -355,6 +365,6 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 __all__ = [
-    "Boxes", "Companion", "Direction", "How", "Indices", "Machine", "Predictions", "Reference", "Targets", "Task",
-    "View", "register", "register_task", "seeded", "strategy",
+    "Annotations", "Boxes", "Companion", "Direction", "How", "Indices", "Machine", "Predictions", "Reference", "Targets",
+    "Task", "View", "register", "register_task", "seeded", "strategy",
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import typer
 
 from benchmark import answers, plugins
 from benchmark import grid as grids
-from benchmark.analysis.question import Question
+from benchmark.analysis.question import Question, installed
 from benchmark.grid import Settings
 from benchmark.store import Store, Unwritable
 from benchmark.terminal import err, say, show
@@ -38,9 +40,9 @@ def run(words: Words = None) -> None:
     store = Store(chosen.out)
     with store.lock():
         left = launch.rounds_left(cells, store)
-        store.ask(grid.name, [described(experiment) for experiment in grid.experiments])
+        store.ask(grid.name, [described(experiment) for experiment in grid.experiments], provenance(words or []))
         try:
-            failed = work(left, len(cells), store, chosen)
+            failed = work(left, grid, store, chosen)
         except KeyboardInterrupt:
             say("interrupted: every finished round is recorded; the same command goes on from there")
             raise typer.Exit(1) from None
@@ -55,9 +57,9 @@ def run(words: Words = None) -> None:
         raise typer.Exit(1)
 
 
-def work(left: dict[grids.Cell, int], num_cells: int, store: Store, chosen: Settings) -> list[launch.Failure]:
+def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Settings) -> list[launch.Failure]:
     """Runs what is missing, and returns what failed."""
-    from benchmark import launch, progress, tracking
+    from benchmark import gallery, launch, progress, tracking
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
@@ -65,10 +67,13 @@ def work(left: dict[grids.Cell, int], num_cells: int, store: Store, chosen: Sett
     machine = prepared(chosen, scratch)
     where, total = device_name(machine), sum(left.values())
     fits = Fits(scratch, chosen.cache_gb, where)
-    say(f"{num_cells} cells, {len(left)} to do, {total} rounds, on {where}; records in {store.folder}")
+    say(f"{len(grid.cells())} cells, {len(left)} to do, {total} rounds, on {where}; records in {store.folder}")
     events = tracking.mirrored(launch.local(list(left), store, fits, machine), chosen.tracking, store.folder, say)
     events = progress.follow(events, total, err)
-    return [event for event in events if isinstance(event, launch.Failure)]
+    failed = [event for event in events if isinstance(event, launch.Failure)]
+    for words in gallery.update(grid.experiments, store, fits, machine):
+        say(words)
+    return failed
 
 
 def prepared(chosen: Settings, scratch: Path | None = None) -> Machine:
@@ -98,6 +103,24 @@ def device(name: str) -> torch.device:
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name}: torch sees {torch.cuda.device_count()} GPUs")
     return found
+
+
+def provenance(words: list[str]) -> dict[str, str]:
+    """The command, and the version and commit of the code that runs it."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    try:
+        told = [subprocess.check_output([*git, *rest], text=True, stderr=subprocess.DEVNULL) for rest in GIT]
+        commit = told[0].strip() + " and changes" * bool(told[1].strip())
+    except (OSError, subprocess.CalledProcessError):
+        commit = ""  # installed, not checked out
+    return {
+        "command": shlex.join(["python", "-m", "benchmark", "run", *words]),
+        "version": installed(),
+        "commit": commit,
+    }
+
+
+GIT = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
 
 
 def described(experiment: grids.Experiment) -> dict[str, object]:

@@ -42,12 +42,10 @@ class Fits:
 
         A model is always read back from its bytes, so that a shared one cannot differ from a fresh one.
         """
-        path = self.folder / f"{self.key(task, spec, labelled, seed, owner)}.safetensors"
-        stored = load(path, task, companion)
-        if stored is not None:
-            with contextlib.suppress(OSError):
-                os.utime(path)  # used last
-            return Fit(stored[0], stored[1], shared=True)
+        known = self.known(task, spec, labelled, seed, companion, owner)
+        if known is not None:
+            return known
+        path = self.path(task, spec, labelled, seed, owner)
         began = time.perf_counter()
         model = task.fit(np.sort(labelled), seed, companion)
         seconds = time.perf_counter() - began
@@ -57,6 +55,22 @@ class Fits:
         twin = task.model(companion)
         twin.load_state_dict(model.state_dict())
         return Fit(twin.eval(), seconds, shared=False)
+
+    def known(
+        self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, owner: str
+    ) -> Fit | None:
+        """The model of this labelled set from the cache; None where it is not there."""
+        path = self.path(task, spec, labelled, seed, owner)
+        stored = load(path, task, companion)
+        if stored is None:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # used last
+        return Fit(stored[0], stored[1], shared=True)
+
+    def path(self, task: Task, spec: Spec, labelled: Indices, seed: int, owner: str) -> Path:
+        """The file of a fit."""
+        return self.folder / f"{self.key(task, spec, labelled, seed, owner)}.safetensors"
 
     def key(self, task: Task, spec: Spec, labelled: Indices, seed: int, owner: str) -> str:
         """A hash of everything that decides the weights, the labelled images as a set."""

@@ -80,8 +80,12 @@ def run(
 
 def fit(cell: Cell, task: Task, fits: Fits, labelled: Indices, number: int) -> Fit:
     """The model of round `number`: its seed leaves the strategy out, so equal labelled sets share it."""
-    companion, owner = companion_of(cell)
-    return fits.fit(task, cell.task, labelled, seed("fit", cell.task.name, cell.seed, number), companion, owner)
+    return fits.fit(task, cell.task, labelled, *fit_names(cell, number))
+
+
+def fit_names(cell: Cell, number: int) -> tuple[int, Companion | None, str]:
+    """What names the fit of round `number` beside its labelled set: seed, companion and whose that is."""
+    return (seed("fit", cell.task.name, cell.seed, number), *companion_of(cell))
 
 
 def companion_of(cell: Cell) -> tuple[Companion | None, str]:

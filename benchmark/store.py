@@ -192,11 +192,20 @@ class Store:
             cell["dagger"] = sentences(cell["dagger"])
         return found
 
-    def ask(self, grid: str, experiments: Sequence[Mapping[str, Any]]) -> None:
-        """Adds experiments to the manifest: cells may join one, its task and schedule may not change."""
+    def ask(self, grid: str, experiments: Sequence[Mapping[str, Any]], run: Mapping[str, str] | None = None) -> None:
+        """Adds experiments to the manifest: cells may join one, its task and schedule may not change.
+
+        run: what tells how they were run, kept once.
+        """
         path = self.folder / "grid.json"
-        known = self.manifest()["experiments"] if path.exists() else []
-        asked = {e["name"]: e for e in known if any(self.path(cell["path"]).exists() for cell in e["cells"])}
+        old_manifest = self.manifest() if path.exists() else {"experiments": []}
+        runs = old_manifest.get("runs", [])
+        runs += [dict(run)] if run is not None and dict(run) not in runs else []
+        asked = {
+            e["name"]: e
+            for e in old_manifest["experiments"]
+            if any(self.path(cell["path"]).exists() for cell in e["cells"])
+        }
         for new in experiments:
             old = asked.get(new["name"], new)
             for setting in ("task", "schedule"):
@@ -207,8 +216,8 @@ class Store:
                     )
             cells = {cell["path"]: cell for cell in [*old["cells"], *new["cells"]]}
             asked[new["name"]] = {**new, "cells": list(cells.values())}
-        text = json.dumps({"schema": SCHEMA, "grid": grid, "experiments": list(asked.values())}, indent=1)
-        replace(path, text + "\n")
+        manifest = {"schema": SCHEMA, "grid": grid, "runs": runs, "experiments": list(asked.values())}
+        replace(path, json.dumps(manifest, indent=1) + "\n")
 
 
 def slug(label: str) -> str:

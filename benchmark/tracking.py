@@ -43,7 +43,9 @@ class Mirror:
         except ImportError as error:
             raise ValueError("tracking=wandb: not installed: pip install 'al-benchmark[wandb]'") from error
         self.wandb: Any = wandb
-        self.folder, self.run, self.cell = folder, None, None
+        self.folder = folder
+        self.run: Any = None
+        self.cell: Cell | None = None
         self.mode = "online" if self.has_key() else "offline"
 
     def has_key(self) -> bool:

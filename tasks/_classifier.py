@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from benchmark.api import Companion, Direction, Indices, Machine, Predictions, Targets, seeded
+from benchmark.api import Annotations, Companion, Direction, Indices, Machine, Predictions, Targets, seeded
 from tasks._augment import Normaliser
 from tasks._networks import Network, build
 from tasks._recipe import PUBLISHED, Recipe, lacks
@@ -50,8 +50,11 @@ class Classifier:
 
     metric = "accuracy"
 
-    def __init__(self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int) -> None:
+    def __init__(
+        self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int, classes: Sequence[str] = ()
+    ) -> None:
         self.num_pool, self.num_classes = len(pool.labels_N), num_classes
+        self.classes = classes or [str(number) for number in range(num_classes)]
         self.batch_size = max(16, PIXELS_A_BATCH // (pool.images_NKHW.shape[2] * pool.images_NKHW.shape[3]))
         self._recipe, self._device = recipe, machine.device
         self._weights = recipe.weights if recipe.weights in ("none", "default") else located(machine, recipe.weights)
@@ -101,6 +104,20 @@ class Classifier:
             other._test_labels = torch.from_numpy(tests).to(self._device)
         other.fingerprint, other._memo = digest(self.fingerprint, pool, tests if test else ""), None
         return other
+
+    # --- for pictures of a run that is through ---------------------------------------------------
+    def annotations(self) -> Annotations:
+        """The class of each image of the pool."""
+        return Annotations(self.classes, np.arange(self.num_pool), self._labels.cpu().numpy())
+
+    def pictures(self, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.float32]]]:
+        """(N, H, W, 3) pool images of `side` pixels at most, and no boxes."""
+        images_NKHW = self._images[torch.from_numpy(indices).to(self._device)].float()
+        scale = min(1.0, side / max(images_NKHW.shape[2:]))
+        if scale < 1:
+            images_NKHW = F.interpolate(images_NKHW, scale_factor=scale, mode="area")
+        images_N3HW = images_NKHW.round().to(torch.uint8).expand(-1, 3, -1, -1)
+        return images_N3HW.permute(0, 2, 3, 1).cpu().numpy(), []
 
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:

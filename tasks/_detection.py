@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.api import Boxes, Companion, Direction, Indices, Machine, Predictions, Targets, seeded
+from benchmark.api import Annotations, Boxes, Companion, Direction, Indices, Machine, Predictions, Targets, seeded
 from tasks._annotations import Split, Truth
 from tasks._average_precision import Found, coco_scores, voc_map
 from tasks._classifier import digest, located
@@ -41,9 +43,10 @@ class Detection:
 
     def __init__(
         self, machine: Machine, recipe: DetectorRecipe, pool: Split, test: Split, num_classes: int,
-        map_at: Literal["50", "50:95"],
+        map_at: Literal["50", "50:95"], classes: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.num_pool, self.num_classes, self._map = len(pool.truth), num_classes, SCORES[map_at]
+        self.classes = classes or [str(number) for number in range(num_classes)]
         self._machine, self._recipe, self._device = machine, recipe, machine.device
         self._weights = None if recipe.weights in ("none", "default") else located(machine, recipe.weights)
         self._pool, self._test = pool, test
@@ -103,6 +106,26 @@ class Detection:
             other._test = Split(self._test.images, truth)
         other.fingerprint, other._memo = digest(self.fingerprint, np.sort(paid), seed, test), None
         return other
+
+    # --- for pictures of a run that is through ---------------------------------------------------
+    def annotations(self) -> Annotations:
+        """Class and size of each box of the pool that somebody drew."""
+        truth = self._pool.truth
+        sides_B2 = truth.corners_B4[:, 2:] - truth.corners_B4[:, :2]
+        image_B = np.repeat(np.arange(self.num_pool), np.diff(truth.first_N1))
+        return Annotations(self.classes, image_B, truth.labels_B, np.sqrt(sides_B2.prod(1)))
+
+    def pictures(self, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.float32]]]:
+        """(N, side, side, 3) pool images, shrunk to fit and padded with white, and (K, 4) boxes in their pixels."""
+        pictures_NHW3, boxes = np.full((len(indices), side, side, 3), 255, np.uint8), []
+        for number, index in enumerate(indices.tolist()):
+            image_3HW, truth = self._pool.images[index], self._pool.truth.of(index)
+            scale = min(1.0, side / max(image_3HW.shape[1:]))
+            size = [max(1, round(scale * length)) for length in image_3HW.shape[1:]]
+            small_3HW = F.interpolate(image_3HW[None].float(), size, mode="bilinear", antialias=True)[0]
+            pictures_NHW3[number, : size[0], : size[1]] = small_3HW.round().clamp(0, 255).byte().permute(1, 2, 0).cpu()
+            boxes.append((truth.corners_M4 * scale).numpy())
+        return pictures_NHW3, boxes
 
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:

@@ -41,7 +41,7 @@ def coco(
         raise ValueError(f"{test_json} has other categories than {pool_json}: {how}")
     if filter_empty == "oracle":
         pool = with_boxes(pool)
-    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50:95")
+    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50:95", classes=names)
 
 
 def places(machine: Machine, root: str, train: str, test: str) -> list[tuple[Path, Path]]:

@@ -34,7 +34,7 @@ def image_folder(machine: Machine, recipe: Recipe, *, root: str, size: int = 32)
     folder = located(machine, root)
     classes = class_names(folder)
     pool, test = (read(folder / part, classes, size) for part in ("train", "test"))
-    return Classifier(machine, recipe, pool, test, num_classes=len(classes))
+    return Classifier(machine, recipe, pool, test, num_classes=len(classes), classes=classes)
 
 
 def class_names(folder: Path) -> list[str]:

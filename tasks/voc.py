@@ -43,7 +43,7 @@ def voc(
     pool, tests, names = pascal_voc(folder, train, test, difficult=difficult)
     if filter_empty == "oracle":
         pool = with_boxes(pool)
-    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50")
+    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names)
 
 
 def devkit(machine: Machine, root: str, year: int | None) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -97,6 +98,14 @@ def located(records: str) -> str:
     """Paths separated by commas, with `published` as the folder of published curves, unless there is such a path."""
     parts = records.split(",")
     return ",".join(str(PUBLISHED) if part == "published" and not Path(part).exists() else part for part in parts)
+
+
+def installed() -> str:
+    """The version of the package."""
+    try:
+        return version("al-benchmark")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def labels(text: str) -> list[str]:

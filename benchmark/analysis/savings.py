@@ -138,10 +138,11 @@ def savings(
     weights_MS = weights(len(rows[0]), REPLICATES, rng)
     sides = [Side(price.of(one)[keep], one.value_SR[keep]) for one, keep in zip((first, second), rows, strict=True)]
     num_pairs = len(rows[0]) if first.seeds else 0
+    task = experiment.title if experiment.runs else experiment.task
+    unknown = Interval(math.nan, math.nan, math.nan)
     plain = Saving(
-        experiment.title, experiment.title if experiment.runs else experiment.task, experiment.source, strategy, against, rule, price, math.nan, math.nan, math.nan,
-        Interval(math.nan, math.nan, math.nan), Interval(math.nan, math.nan, math.nan), num_pairs,
-        (sides[0].spent, sides[1].spent),
+        experiment.title, task, experiment.source, strategy, against, rule, price, math.nan, math.nan, math.nan,
+        unknown, unknown, num_pairs, (sides[0].spent, sides[1].spent),
     )  # fmt: skip
     if rule.kind == "band":
         paid, other = (weights_MS @ side.first_at(rule.low) for side in sides)

@@ -1,0 +1,203 @@
+"""The report of a results folder: one HTML file that opens offline, with figures beside it as files.
+
+What it shows is text to it: names are escaped, and the page may load nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmark.analysis import audit, comparisons, figures
+from benchmark.analysis.comparisons import Comparison
+from benchmark.analysis.curves import Experiment
+from benchmark.analysis.question import installed
+from benchmark.analysis.tables import Entry, Table, places, shown, table
+from benchmark.analysis.verify import Verdict
+from benchmark.seeds import seed
+from benchmark.store import Store, replace, slug
+
+LARGE = 400_000  # bytes of an SVG above which a page embeds the PNG instead
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of a table and where its records are: the name of a place further down on the page."""
+
+    text: str
+    sort: float | None
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table; `main` is false for the lines below a strategy's own."""
+
+    name: str
+    numbers: list[Number]
+    main: bool = True
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment of the page."""
+
+    experiment: Experiment
+    table: Table
+    lines: list[Line]
+    checks: list[tuple[str, str, list[audit.Fault]]]  # check, what it asks, its faults
+    comparisons: list[dict[str, object]]
+    against: str
+    pictures: list[tuple[str, str]]  # caption, data URI
+    records: list[tuple[str, str, list[tuple[str, str]]]]  # place, strategy, (seed, link) of its cells
+    anchor: str
+
+
+def write(
+    experiments: Sequence[Experiment], folder: Path, compared: Mapping[str, Sequence[Comparison]],
+    verdicts: Sequence[Verdict], told: Mapping[str, Any],
+) -> Path:  # fmt: skip
+    """Writes figures/*.png, .svg and .pdf and report.html into `folder`; returns the page's path.
+
+    told: `grid`, `runs` (commands, versions, commits) and `command`, which made the page.
+    """
+    drawn = figures.everything(experiments, galleries(experiments), np.random.default_rng(seed("figures")))
+    pictures = {}
+    for name, figure in drawn.items():
+        paths = figures.save(figure, folder / "figures" / name)
+        pictures[name] = embedded(paths)
+    names = [slug(one.title) for one in experiments]
+    sections = [
+        section(one, compared.get(one.title, ()), own(pictures, name, names), folder)
+        for one, name in zip(experiments, names, strict=True)
+    ]
+    rest = [
+        (captioned(name), uri) for name, uri in pictures.items() if not any(name.startswith(f"{n}-") for n in names)
+    ]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    page = environment.get_template("report.html").render(
+        sections=sections, overall=rest, verdicts=verdicts, told=told, version=installed(), shown=comparisons.shown
+    )
+    replace(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def own(pictures: Mapping[str, str], name: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    """The figures of one experiment: captions and data. Its name may begin another's."""
+    longer = [other for other in names if other.startswith(f"{name}-")]
+    mine = [one for one in pictures if one.startswith(f"{name}-") and not any(one.startswith(f"{n}-") for n in longer)]
+    return [(captioned(one.removeprefix(f"{name}-")), pictures[one]) for one in mine]
+
+
+def captioned(stem: str) -> str:
+    """A figure's caption from the end of its file's name."""
+    return CAPTIONS.get(stem.partition("-")[0], stem) + (
+        f": {stem.partition('-')[2]}" if stem.partition("-")[2] else ""
+    )
+
+
+CAPTIONS = {
+    "curves": "Score over what was paid, with 95 % intervals",
+    "savings": "Per cent saved against the first strategy, at each of its scores",
+    "penalties": "How often the row beats the column (paired t-test at 95 %, share of rounds, summed over experiments)",
+    "ranks": "Mean ranks over experiments; strategies closer than the bar cannot be told apart",
+    "overlap": "Overlap of what was bought (Jaccard)",
+    "classes": "Classes bought after round 0",
+    "sizes": "Sizes of the boxes bought after round 0",
+    "pool": "The pool (t-SNE of round 0's features), bought images marked",
+    "bought": "First images bought, a row a round",
+    "seconds": "Seconds of selection a round",
+}
+
+
+def embedded(paths: Sequence[Path]) -> str:
+    """A figure as a data URI: its SVG, or the PNG where that is large."""
+    by_ending = {path.suffix: path for path in paths}
+    small = by_ending[".svg"].stat().st_size <= LARGE
+    path, kind = (by_ending[".svg"], "svg+xml") if small else (by_ending[".png"], "png")
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def galleries(experiments: Sequence[Experiment]) -> dict[str, figures.Gallery]:
+    """The galleries that stand beside the records."""
+    paths = {one.title: home(one) / "gallery" / f"{slug(one.title)}.npz" for one in experiments if one.runs}
+    return {title: figures.Gallery.read(path) for title, path in paths.items() if path.is_file()}
+
+
+def home(experiment: Experiment) -> Path:
+    """The results folder of our runs."""
+    run = experiment.runs[0]
+    return Path(str(run.file).removesuffix(f"cells/{run.path}.jsonl"))
+
+
+def section(
+    experiment: Experiment, compared: Sequence[Comparison], pictures: list[tuple[str, str]], folder: Path
+) -> Section:
+    """Everything that the page says of one experiment."""
+    made, anchor = table(experiment), slug(experiment.title)
+    faults = audit.audit(experiment)
+    checks = [
+        (name, " ".join((check.__doc__ or "").split()), [fault for fault in faults if fault.check == name])
+        for name, check in audit.CHECKS.items()
+    ]
+    rows = comparisons.rows(compared, places(made.metric))
+    against = compared[0].against if compared else ""
+    records = list(files(experiment, folder, anchor))
+    return Section(experiment, made, list(lines(made, anchor)), checks, rows, against, pictures, records, anchor)
+
+
+def lines(made: Table, anchor: str) -> Iterator[Line]:
+    """The rows of a table, each number with its place."""
+    digits = places(made.metric)
+    for number, (name, row) in enumerate(made.rows.items()):
+        place = f"{anchor}-{number}"
+        yield Line(name + "†" * bool(made.daggers[name]), [mean_of(entry, digits, place) for entry in row])
+        if made.counts_boxes:
+            boxes = [Number(entry.printed.get("boxes") or shown(entry.boxes, 0), entry.boxes, place) for entry in row]
+            yield Line("boxes", boxes, False)
+            ratios = [Number(shown(entry.per_10k_boxes, 3), entry.per_10k_boxes, place) for entry in row]
+            yield Line(f"10k x {made.metric} / boxes", ratios, False)
+
+
+def mean_of(entry: Entry, digits: int, place: str) -> Number:
+    """An entry as a number that can be sorted by."""
+    return Number(entry.text(digits), entry.mean, place)
+
+
+def files(experiment: Experiment, folder: Path, anchor: str) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
+    """The record files of each strategy, linked from the page."""
+    for number, name in enumerate(experiment.curves):
+        runs = [run for run in experiment.runs if run.strategy == name]
+        yield f"{anchor}-{number}", name, [(f"seed {run.seed}", relpath(run.file, folder)) for run in runs]
+
+
+def told(experiments: Sequence[Experiment], command: str) -> dict[str, Any]:
+    """What is known of how the records and the page were made."""
+    folders = dict.fromkeys(home(one) for one in experiments if one.runs)
+    manifests = [Store(folder).manifest() for folder in folders]
+    return {
+        "grid": ", ".join(dict.fromkeys(one.source for one in experiments)),
+        "runs": [run for manifest in manifests for run in manifest.get("runs", [])],
+        "command": command,
+        "versions": {one.title: versions(one) for one in experiments},
+    }
+
+
+def versions(experiment: Experiment) -> list[str]:
+    """Devices and versions of libraries that an experiment's records were written with."""
+    found = {
+        f"{one.device}; {', '.join(f'{name} {number}' for name, number in sorted(one.versions.items()))}"
+        for run in experiment.runs
+        for one in run.measured
+    }
+    return sorted(found)

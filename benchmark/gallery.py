@@ -1,0 +1,104 @@
+"""What figures need beside the records: labels of the pool, small pictures and features, kept with a finished run.
+
+    gallery/EXPERIMENT.npz    arrays alone: read without pickle, and without torch
+
+Written once a run is through, for people: no strategy sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmark import loop
+from benchmark.api import Annotations, Indices, Machine, Task
+from benchmark.fits import Fits
+from benchmark.grid import Cell, Experiment
+from benchmark.launch import build
+from benchmark.seeds import seed
+from benchmark.store import Store, slug
+
+SIDE = 64  # pixels of a small picture, at most
+FIRST = 8  # images of each purchase that are shown whatever their number
+NUM_SHOWN = 1_500  # images with a picture and features, at most, but for those
+NUM_POOL = 1_000  # of them drawn from the pool at random
+
+
+def update(experiments: Sequence[Experiment], store: Store, fits: Fits, machine: Machine) -> Iterator[str]:
+    """Writes the galleries of the experiments that have records, and yields why one cannot be written.
+
+    One that is there is written again where a record is newer.
+    """
+    for experiment in experiments:
+        cells = [cell for cell in experiment.cells() if store.path(cell.path).exists()]
+        path = store.folder / "gallery" / f"{slug(experiment.name)}.npz"
+        newest = max((store.path(cell.path).stat().st_mtime for cell in cells), default=0.0)
+        if not cells or (path.exists() and path.stat().st_mtime >= newest):
+            continue
+        try:
+            task = build(experiment.task, machine)
+            if hasattr(task, "annotations") and hasattr(task, "pictures"):
+                write(path, arrays(task, [cell for cell in cells if cell.seed == cells[0].seed], store, fits))
+        except Exception as error:  # pictures are no reason to fail a run that is through
+            yield f"no gallery of {experiment.name}: {type(error).__name__}: {error}"
+
+
+def arrays(task: Any, cells: Sequence[Cell], store: Store, fits: Fits) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of one experiment, of the cells of one seed."""
+    bought = [np.array(record.bought, np.int64) for cell in cells for record in store.records(cell.path)[1]]
+    shown_N = chosen(bought, task.num_pool, seed("gallery", cells[0].task.name))
+    thumbs_NHW3, boxes = task.pictures(shown_N, SIDE)
+    drawn = [[number, *corners] for number, corners_K4 in enumerate(boxes) for corners in corners_K4]
+    return {
+        **labels(task.annotations(), task.num_pool),
+        "shown_N": shown_N,
+        "thumbs_NHW3": thumbs_NHW3,
+        "drawn_K5": np.array(drawn, np.float32).reshape(-1, 5),
+        "features_ND": features(task, cells, fits, shown_N),
+    }
+
+
+def chosen(bought: Sequence[Indices], num_pool: int, start: int) -> Indices:
+    """(N,): which images are shown: the first of each purchase, then others that were bought, then any, ascending."""
+    rng = np.random.default_rng(start)
+    first = np.concatenate([one[:FIRST] for one in bought])
+    everything = np.unique(np.concatenate(bought))
+    others = rng.permutation(np.setdiff1d(everything, first))[: max(0, NUM_SHOWN - NUM_POOL)]
+    shown_N: Indices = np.unique(np.concatenate([first, others, rng.permutation(num_pool)[:NUM_POOL]]))
+    return shown_N
+
+
+def labels(told: Annotations, num_pool: int) -> dict[str, npt.NDArray[Any]]:
+    """A class an image, or class and size of each box."""
+    none = np.empty(0, np.int64)
+    found: dict[str, npt.NDArray[Any]] = {"classes_C": np.array(told.classes, np.str_)}
+    if told.side_L is None:
+        by_image = np.full(num_pool, -1, np.int64)
+        by_image[told.image_L] = told.class_L
+        return {**found, "labels_P": by_image, "box_image_M": none, "box_class_M": none, "box_side_M": none}
+    sides_M = told.side_L.astype(np.float32)
+    return {**found, "labels_P": none, "box_image_M": told.image_L, "box_class_M": told.class_L, "box_side_M": sides_M}
+
+
+def features(task: Task, cells: Sequence[Cell], fits: Fits, shown_N: Indices) -> npt.NDArray[np.float16]:
+    """(N, D): features of the model of round 0, which all strategies share; (N, 0) where it is not in the cache."""
+    for cell in cells:
+        fitted = fits.known(task, cell.task, loop.start(cell, task).initial, *loop.fit_names(cell, 0))
+        if fitted is not None and hasattr(task, "embed"):
+            parts = [task.embed(fitted.model, shown_N[i : i + 256]) for i in range(0, len(shown_N), 256)]
+            return torch.cat(parts).half().cpu().numpy()
+    return np.empty((len(shown_N), 0), np.float16)
+
+
+def write(path: Path, content: dict[str, npt.NDArray[Any]]) -> None:
+    """Writes an .npz whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    with open(draft, "wb") as handle:
+        np.savez_compressed(handle, allow_pickle=False, **content)
+    draft.replace(path)
