@@ -84,9 +84,9 @@ def show_tables(asked: Question) -> None:
 
 
 def to_first(experiment: Experiment, asked: Question) -> list[comparisons.Comparison]:
-    """Every strategy against the first that has runs, where runs are told apart; who does not pair is named."""
-    first = next((name for name, curve in experiment.curves.items() if curve.seeds), None)
-    if first is None:
+    """Every strategy against the reference, where runs are told apart; who does not pair is named."""
+    first = experiment.reference
+    if first is None or not experiment.curves[first].seeds:
         return []
     price = asked.price(experiment)
     made, refused = comparisons.against(experiment, first, price, asked.level, asked.seed)

@@ -365,6 +365,6 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 __all__ = [
-    "Annotations", "Boxes", "Companion", "Direction", "How", "Indices", "Machine", "Predictions", "Reference", "Targets",
-    "Task", "View", "register", "register_task", "seeded", "strategy",
+    "Annotations", "Boxes", "Companion", "Direction", "How", "Indices", "Machine", "Predictions", "Reference",
+    "Targets", "Task", "View", "register", "register_task", "seeded", "strategy",
 ]  # fmt: skip

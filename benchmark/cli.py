@@ -140,16 +140,21 @@ def described(experiment: grids.Experiment) -> dict[str, object]:
 def list_(what: str, words: Words = None) -> None:
     """List strategies, tasks, grids or published curves."""
     chosen = grids.settings(words or [])
-    plugins.discover(chosen.plugins)
     kinds: dict[str, Callable[[], list[dict[str, object]]]] = {
-        "strategies": lambda: [told(plugin) for _, plugin in sorted(plugins.REGISTRY["strategy"].items())],
-        "tasks": lambda: [told(plugin) for _, plugin in sorted(plugins.REGISTRY["task"].items())],
+        "strategies": lambda: registered("strategy", chosen),
+        "tasks": lambda: registered("task", chosen),
         "grids": lambda: [{"name": name, "what": grids.purpose(name)} for name in grids.names()],
         "published": answers.published,
     }
     if what not in kinds:
         raise ValueError(f"cannot list {plugins.unknown(what, kinds)}")
     show(what, kinds[what](), chosen.format)
+
+
+def registered(kind: str, chosen: Settings) -> list[dict[str, object]]:
+    """All plug-ins of a kind, a row each."""
+    plugins.discover(chosen.plugins)
+    return [told(plugin) for _, plugin in sorted(plugins.REGISTRY[kind].items())]
 
 
 def told(plugin: plugins.Plugin) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -63,6 +64,9 @@ def test_it_holds_the_packages_and_the_configs(installed: Installed) -> None:
     configs = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*.yaml")}
     assert configs == {name.removeprefix("benchmark/") for name in names if name.startswith("benchmark/configs/")}
     assert "benchmark/configs/config.yaml" in names
+    assert "benchmark/analysis/report.html" in names
+    published = {path.name for path in ROOT.glob("results/published/*") if path.is_file()}
+    assert published == {Path(name).name for name in names if re.fullmatch(r"benchmark/published/[^/]+", name)}
 
 
 def test_its_modules_are_its_own(installed: Installed) -> None:
@@ -86,3 +90,12 @@ def test_it_runs_a_grid(installed: Installed) -> None:
     (records,) = (installed.folder / "records" / "cells").rglob("*.jsonl")
     rounds = [json.loads(line)["body"] for line in records.read_text().splitlines()[1:]]
     assert [one["round"] for one in rounds] == [0, 1]
+
+
+def test_it_answers_from_published_curves(installed: Installed) -> None:
+    assert "11.8" in installed.benchmark("savings", "records=published", "task=cifar10", "strategy=isal")
+    assert "isal-2021" in installed.benchmark("list", "published")
+    page = installed.benchmark(
+        "report", "records=published", "task=isal_2021_cifar10", f"to={installed.folder / 'page'}"
+    )
+    assert "45.51799931" in Path(page.strip()).read_text()

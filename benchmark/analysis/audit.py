@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.analysis.curves import Experiment, Run
+from benchmark.analysis.curves import Experiment, Run, mean
 from benchmark.schedule import Schedule
 
 FEW_IMAGES = 3  # a batch of as few gives batch normalisation no statistics to speak of
@@ -50,9 +50,9 @@ def round_0_agrees(experiment: Experiment) -> Found:
             score = run.records[0].scores[run.header.metric]
             groups[run.seed].append((run.path, run.start, score, run.companion))
     if not experiment.runs:
-        first = {name: float(curve.value_SR[0, 0]) for name, curve in experiment.curves.items()}
+        first = {name: float(curve.mean_R[0]) for name, curve in experiment.curves.items()}
         groups[0] = [(name, "", value, False) for name, value in first.items() if np.isfinite(value)]
-    for members in groups.values():
+    for members in filter(None, groups.values()):
         [(usual, _)] = Counter(start for _, start, _, _ in members).most_common(1)
         yield from ((path, "starts from other data or images") for path, start, _, _ in members if start != usual)
         alike = [(path, score) for path, start, score, companion in members if start == usual and not companion]
@@ -105,9 +105,9 @@ def ledger(run: Run, schedule: Schedule) -> Iterator[str]:
 def drifts(experiment: Experiment) -> Found:
     """A paper's label counts that grow by unequal steps (one more or less is rounding)."""
     for name, curve in experiment.curves.items():
-        there = np.isfinite(curve.num_labelled_SR[0])
-        rounds = np.array(experiment.rounds)[there]
-        steps = np.diff(curve.num_labelled_SR[0][there]) / np.diff(rounds)
+        labelled_R = mean(curve.num_labelled_SR)
+        there = np.isfinite(labelled_R)
+        steps = np.diff(labelled_R[there]) / np.diff(np.array(experiment.rounds)[there])
         if len(steps) and np.ptp(steps) > 1:
             yield name, f"between {steps.min():,.0f} and {steps.max():,.0f} images a round"
 

@@ -101,6 +101,13 @@ class Experiment:
         longest = max(self.curves.values(), key=lambda curve: np.isfinite(curve.num_labelled_SR).any(0).sum())
         return mean(longest.num_labelled_SR)
 
+    @property
+    def reference(self) -> str | None:
+        """What others are compared with unless told: what the source names, or the first strategy that has runs."""
+        told = self.told.get("reference")
+        first = next((name for name, curve in self.curves.items() if curve.num_runs), None)
+        return told if told in self.curves else first
+
     def get(self, strategy: str) -> Curve:
         """The curve of a strategy; ValueError names what there is."""
         if strategy not in self.curves:

@@ -1,0 +1,88 @@
+"""Made-up curves and records for the tests of the analysis."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.analysis.curves import Curve, Experiment
+from benchmark.schedule import Schedule
+from benchmark.store import Header, Measured, Record, Store
+
+
+def curve(name: str, values: Any, cost: Any = None, seeds: Sequence[int] | None = None, **more: Any) -> Curve:
+    """A curve of (S, R) values; cost: (R,) or (S, R) images, 1000, 2000 ... where not told."""
+    value_SR = np.atleast_2d(np.array(values, float))
+    paid = np.arange(1, value_SR.shape[1] + 1) * 1000.0 if cost is None else np.array(cost, float)
+    cost_SR = np.broadcast_to(paid, value_SR.shape).copy()
+    known = tuple(range(len(value_SR))) if seeds is None else tuple(seeds)
+    starts = more.pop("starts", tuple(f"start {seed}" for seed in known))
+    kind = more.pop("kind", "images")
+    num = more.pop("num_runs", len(value_SR))
+    costs = {"images": cost_SR} | ({} if kind == "images" else {kind: cost_SR})
+    ended = (0,) * value_SR.shape[1]
+    return Curve(name, num, num, value_SR, cost_SR, costs, known, starts, ended_R=ended, **more)
+
+
+def experiment(*curves: Curve, **more: Any) -> Experiment:
+    """An experiment of these curves."""
+    rounds = tuple(range(max(one.value_SR.shape[1] for one in curves)))
+    told = {"title": "made_up", "source": "made", "task": "made_up", "metric": "accuracy", "rounds": rounds} | more
+    return Experiment(curves={one.strategy: one for one in curves}, **told)
+
+
+SCHEDULE = {"initial": 4, "budget": 2, "rounds": 3, "validation": 2}
+HELD_OUT = [98, 99]
+
+
+def recorded(
+    folder: Path,
+    scores: Mapping[str, Mapping[int, Sequence[float]]],
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    name: str = "made_up",
+    companions: Sequence[str] = (),
+    daggers: Mapping[str, Sequence[str]] | None = None,
+) -> Store:
+    """A results folder whose records replay: 4 + 2 images a round of a pool of 100, 2 held out.
+
+    scores: strategy -> seed -> accuracy a round.
+    """
+    store = Store(folder)
+    cells = [
+        {
+            "path": f"made/{strategy}/seed-{seed}", "key": f"{strategy} {seed}", "strategy": strategy, "seed": seed,
+            "dagger": list((daggers or {}).get(strategy, [])), "companion": strategy in companions,
+        }
+        for strategy, seeds in scores.items()
+        for seed in seeds
+    ]  # fmt: skip
+    store.ask("made", [{"name": name, "task": "digits", "schedule": SCHEDULE, "cells": cells}])
+    for number, (strategy, seeds) in enumerate(scores.items()):
+        for seed, values in seeds.items():
+            cell = f"made/{strategy}/seed-{seed}"
+            task = {"name": "digits", "version": 1, "parameters": dict(parameters or {})}
+            identity = {"task": task, "strategy": {"name": strategy, "version": 1, "parameters": {}}, "seed": seed}
+            store.start(cell, Header(f"{strategy} {seed}", identity, "data", 100, "accuracy", HELD_OUT))
+            for place, value in enumerate(values):
+                begin = 10 * seed if place == 0 else 50 + 2 * place + number
+                bought = list(range(begin, begin + (4 if place == 0 else 2)))
+                bought = bought if place < 2 else [index + 20 for index in bought]
+                labelled = 4 + 2 * place
+                record = Record(place, labelled, bought, {"images": float(labelled)}, {"accuracy": float(value)})
+                seconds = {"fit": 1.0, "score": 0.1, "select": 0.01 * place}
+                store.append(cell, record, Measured(place, seconds, False, 10.0, "cpu", {"numpy": "2"}))
+    return store
+
+
+PLAIN = {
+    "random": {0: [50.0, 60.0, 65.0], 1: [52.0, 61.0, 67.0], 2: [51.0, 62.0, 66.0]},
+    "mine": {0: [50.0, 64.0, 70.0], 1: [52.0, 63.0, 71.0], 2: [51.0, 66.0, 69.0]},
+    "other": {0: [50.0, 59.0, 64.0], 1: [52.0, 60.0, 68.0], 2: [51.0, 61.0, 67.0]},
+}
+
+
+def schedule() -> Schedule:
+    """That of `recorded`."""
+    return Schedule(**SCHEDULE)

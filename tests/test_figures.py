@@ -1,0 +1,459 @@
+"""Figures show the numbers that were recorded, each name as it is, and the same bytes every time."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from benchmark.analysis import figures
+from benchmark.analysis.curves import Curve, Experiment, Run
+from benchmark.analysis.figures import Gallery
+from benchmark.analysis.stats import student
+from benchmark.store import Header, Measured, Record
+
+HOSTILE = '<b>$x_1$ & "q"'
+LONG = "long[" + ",".join(f"parameter_{number}=0.{number}" for number in range(12)) + "]"
+BOUGHT = {  # strategy -> seed -> positions by round
+    "first": {0: [[0, 1], [2, 3], [4, 5]], 1: [[0, 1], [2, 3], [4, 5]]},
+    "second": {0: [[0, 1], [2, 4], [3, 6]], 1: [[0, 1], [6, 7], [8, 9]]},
+    HOSTILE: {0: [[0, 1], [8, 9], [7, 6]], 1: [[0, 1], [8, 9], [7, 6]]},
+}
+SCORES = {
+    "first": [[50.0, 60.0, 70.0], [52.0, 64.0, 71.0]],
+    "second": [[50.0, 65.0, 75.0], [52.0, 69.0, 77.0]],
+    HOSTILE: [[50.0, 55.0, 80.0], [52.0, 58.0, 81.0]],
+}
+
+
+def run(strategy: str, seed: int, bought: Sequence[list[int]]) -> Run:
+    records = [
+        Record(number, 2 * number + 2, new, {"images": 2.0 * number + 5}, {"accuracy": 50.0})
+        for number, new in enumerate(bought)
+    ]
+    measured = [
+        Measured(number, {"fit": 1.0, "select": 10.0 * number * (seed + 1)}, False, 1.0, "cpu", {})
+        for number in range(len(bought))
+    ]
+    header = Header("k", {}, "data", 10, "accuracy", [])
+    return Run(f"{strategy}/{seed}", strategy, seed, (), False, header, records, measured, False, "", Path("none"))
+
+
+def curve(strategy: str, value: Sequence[Sequence[float]], seeds: Sequence[int] = (0, 1), **more: Any) -> Curve:
+    value_SR = np.array(value, np.float64).reshape(len(value), -1)
+    rounds = np.arange(value_SR.shape[1]) + np.zeros_like(value_SR)
+    there = np.where(np.isfinite(value_SR), 1, np.nan)
+    cost = {"images": (rounds * 2 + 5) * there, "boxes": (rounds * 7 + np.arange(len(value))[:, None]) * there}
+    made = Curve(
+        strategy, len(value), len(value), value_SR, rounds * there, {"images": cost["images"]}, tuple(seeds),
+        ("same",) * len(seeds),
+    )  # fmt: skip
+    return replace(made, **({"cost": cost} if more.pop("boxes", False) else {}), **more)
+
+
+def experiment(curves: Sequence[Curve], title: str = "made", runs: Sequence[Run] = ()) -> Experiment:
+    return Experiment(title, "grid", "task", "accuracy", (0, 1, 2), {c.strategy: c for c in curves}, runs=tuple(runs))
+
+
+@pytest.fixture
+def made() -> Experiment:
+    runs = [run(name, seed, bought) for name, by_seed in BOUGHT.items() for seed, bought in by_seed.items()]
+    return experiment([curve(name, value) for name, value in SCORES.items()], runs=runs)
+
+
+@pytest.fixture
+def looks(made: Experiment) -> dict[str, figures.Look]:
+    return figures.colours(made.curves)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def arrays(detection: bool = False) -> dict[str, Any]:
+    """A gallery of ten images of three classes; 0 1 2 0 1 2 ... as labels, or one box an image, and two on image 2."""
+    rng = np.random.default_rng(1)
+    none, some = np.zeros(0, np.int64), np.arange(10)
+    return {
+        "labels_P": none if detection else some % 3,
+        "box_image_M": np.append(some, 2) if detection else none,
+        "box_class_M": np.append(some % 3, 0) if detection else none,
+        "box_side_M": (np.append(some, 20) if detection else none).astype(np.float32),
+        "shown_N": some[::-1].copy(),
+        "thumbs_NHW3": np.arange(10, dtype=np.uint8)[::-1, None, None, None] + np.zeros((10, 8, 6, 3), np.uint8),
+        "features_ND": rng.standard_normal((10, 4)).astype(np.float16),
+        "drawn_K5": np.array([[7, 1, 2, 4, 5]] if detection else np.zeros((0, 5)), np.float32),  # on image 2
+        "classes_C": np.array(["cat", "$dog$", "<cow>"]),
+    }
+
+
+def gallery(detection: bool = False) -> Gallery:
+    return Gallery(**arrays(detection))
+
+
+def texts(figure: Figure) -> list[str]:
+    return [str(one.get_text()) for one in figure.findobj(Text) if isinstance(one, Text)]
+
+
+def got(figure: Figure | None) -> Figure:
+    assert figure is not None
+    return figure
+
+
+def lines(figure: Figure) -> dict[str, tuple[list[float], list[float], str]]:
+    """x, y and colour of the lines that the legend names."""
+    names = [text.get_text().replace("\n", "") for text in figure.legends[0].get_texts()]
+    drawn = [line for line in figure.axes[0].lines if line.get_marker() in figures.MARKERS]
+    data = [(list(np.asarray(a.get_xdata())), list(np.asarray(a.get_ydata())), str(a.get_color())) for a in drawn]
+    return dict(zip(names, data, strict=True))
+
+
+def cells(figure: Figure, panel: int = 0) -> dict[tuple[int, int], str]:
+    """The numbers in a heat map's cells, by row and column."""
+    return {
+        (round(text.get_position()[1]), round(text.get_position()[0])): text.get_text()
+        for text in figure.axes[panel].texts
+    }
+
+
+# --- curves and savings ---------------------------------------------------------------------
+def test_a_curve_is_the_mean_cost_and_score(looks: dict[str, figures.Look]) -> None:
+    one = experiment([curve("first", SCORES["first"], boxes=True), curve("second", SCORES["second"])])
+    images, boxes = (got(figures.learning_curves(one, looks, axis)) for axis in ("images", "boxes"))
+    assert lines(images)["first"][:2] == ([5, 7, 9], [51, 62, 70.5])
+    assert lines(images)["second"][:2] == ([5, 7, 9], [51, 67, 76])
+    assert list(lines(boxes)) == ["first"]
+    assert lines(boxes)["first"][:2] == ([0.5, 7.5, 14.5], [51, 62, 70.5])
+    assert boxes.axes[0].get_xlabel() == "boxes paid for"
+
+
+def test_the_band_is_students() -> None:
+    found = figures.band(curve("first", [[50, 60, np.nan], [52, 64, 3]]))
+    expected = student(np.array([60.0, 64.0]))
+    assert found[:, 1] == pytest.approx([expected.low, expected.high])
+    assert np.isnan(found[:, 2]).all()
+
+
+def test_bars_are_what_a_paper_tells() -> None:
+    paper = curve("first", [[50, 60, 70]], seeds=(), std_R=np.array([1.0, np.nan, 2.0]), num_runs=5)
+    figure = got(figures.learning_curves(experiment([paper]), figures.colours(["first"]), "images"))
+    (bars,) = figure.axes[0].containers
+    segments = [np.asarray(segment) for segment in bars.lines[2][0].get_segments()]
+    assert [one[:, 1].tolist() for one in segments if one.size] == [[49, 51], [68, 72]]
+    assert any("mean of 5 runs; bars: standard deviation" in text for text in texts(figure))
+
+
+def test_rounds_that_are_not_there_are_left_out(rng: np.random.Generator) -> None:
+    short = curve("short", [[50, np.nan, np.nan]], seeds=[0])
+    uneven = curve("uneven", [[50, 60, 70], [52, np.nan, np.nan]])
+    none = np.zeros((0, 3))
+    empty = Curve("empty", 0, 2, none, none, {"images": none})
+    one = experiment([uneven, short, empty])
+    found = figures.everything(
+        [one, experiment([empty, replace(empty, strategy="b")], "none"), experiment([], "no")], {}, rng
+    )
+    drawn = lines(found["made-curves-images"])
+    assert drawn["uneven"][:2] == ([5, 7, 9], [51, 60, 70])
+    assert drawn["short"][:2] == ([5], [50])
+    assert "empty" not in drawn
+    assert not [stem for stem in found if stem.startswith("no")]
+
+
+def test_savings_are_per_cent_of_what_the_other_pays(
+    made: Experiment, looks: dict[str, figures.Look], rng: np.random.Generator
+) -> None:
+    drawn = lines(got(figures.savings_curve(made, looks, "first", rng)))
+    targets, percent, colour = drawn["second"]
+    assert targets == [51, 62, 70.5]
+    at = 5 + 2 * (62 - 51) / (67 - 51)  # where its mean curve reaches 62
+    last = 7 + 2 * (70.5 - 67) / (76 - 67)
+    assert percent == pytest.approx([0, 100 * (7 - at) / 7, 100 * (9 - last) / 9])
+    assert colour == looks["second"].colour
+    assert list(drawn) == ["second", HOSTILE]
+
+
+def test_scores_out_of_reach_are_no_savings(looks: dict[str, figures.Look], rng: np.random.Generator) -> None:
+    low = curve("second", [[50, 51, 52], [50, 51, 52]])
+    one = experiment([curve("first", [[50, 51, 80], [50, 51, 80]]), low])
+    assert lines(got(figures.savings_curve(one, looks, "first", rng)))["second"][0] == [50, 51]
+    apart = replace(low, starts=("other", "other"))
+    assert figures.savings_curve(experiment([one.curves["first"], apart]), looks, "first", rng) is None
+
+
+# --- looks ----------------------------------------------------------------------------------
+def test_a_strategy_looks_the_same_in_every_figure(
+    made: Experiment, looks: dict[str, figures.Look], rng: np.random.Generator
+) -> None:
+    drawn = [got(figures.learning_curves(made, looks)), got(figures.savings_curve(made, looks, "first", rng))]
+    for figure in drawn:
+        assert {name: colour for name, (_, _, colour) in lines(figure).items()}.items() <= {
+            name: look.colour for name, look in looks.items()
+        }.items()
+    taken = got(figures.selection_seconds(made, looks)).axes[0].lines
+    assert [line.get_color() for line in taken] == [look.colour for look in looks.values() for _ in range(2)]
+
+
+def test_many_strategies_are_told_apart() -> None:
+    looks = figures.colours([f"strategy_{number}" for number in range(60)])
+    assert len(set(looks.values())) == 60
+    assert len({(look.colour, look.dashes) for look in list(looks.values())[:32]}) == 32
+    assert list(figures.colours(["a", "b", "a"])) == ["a", "b"]
+
+
+# --- over experiments -----------------------------------------------------------------------
+def constant(name: str, gap: Sequence[float], **more: Any) -> Curve:
+    """Two runs that lie `gap` above 50 and 60 by round, with next to no noise."""
+    return curve(name, [[base + one + base * 1e-6 * len(name) for one in gap] for base in (50, 60)], **more)
+
+
+def test_penalties_are_added_over_experiments() -> None:
+    one = experiment([constant("aa", [0, 0, 0]), constant("b", [0, 5, 5]), constant("cccc", [0, 0, 5])])
+    two = experiment([constant("aa", [0, 5, 5]), constant("b", [0, 0, 0])], "two")
+    single = experiment([curve("aa", [[1, 2, 3]], [0]), curve("b", [[7, 8, 9]], [0])], "single")
+    found = cells(got(figures.penalty_matrix([one, two, single])))
+    assert {place: found[place] for place in ((0, 1), (1, 0), (1, 2), (2, 0), (0, 2))} == {
+        (0, 1): "0.67", (1, 0): "0.67", (1, 2): "0.33", (2, 0): "0.33", (0, 2): "0",
+    }  # fmt: skip
+    assert [found[3, column] for column in range(3)] == ["0.50", "0.33", "0.17"]
+    assert (0, 0) not in found
+    assert figures.penalty_matrix([single]) is None
+
+
+def test_what_does_not_pair_is_left_out_of_the_penalties() -> None:
+    odd = constant("odd", [0, 9, 9], starts=("other", "other"))
+    one = experiment([odd, constant("aa", [0, 0, 0]), constant("b", [0, 5, 5])])
+    labels = [label.get_text() for label in got(figures.penalty_matrix([one])).axes[0].get_yticklabels()]
+    assert labels == ["aa  1", "b  2", "mean: how often it is beaten"]
+    assert figures.penalty_matrix([experiment([odd, constant("aa", [0, 0, 0])])]) is None
+
+
+def test_pairs_of_no_experiment_are_empty() -> None:
+    one = experiment([constant("aa", [0]), constant("b", [0])])
+    two = experiment([constant("aa", [0]), constant("cccc", [0])])
+    assert (1, 2) not in cells(got(figures.penalty_matrix([one, two])))
+
+
+def test_ranks_are_of_what_all_experiments_share() -> None:
+    one = experiment(
+        [curve("low", [[1, 2, 3]], [0]), curve("high", [[2, 3, 4]], [0]), curve("alone", [[9, 9, 9]], [0])]
+    )
+    two = experiment([curve("low", [[5, 6, 7]], [0]), curve("high", [[6, 7, 8]], [0])], "two")
+    empty = experiment([Curve("low", 0, 2, np.zeros((0, 3)), np.zeros((0, 3)), {})], "empty")
+    figure = got(figures.rank_diagram([one, two, empty]))
+    assert {"high  1.00 ", " 2.00  low"} <= set(texts(figure))
+    assert any("critical difference 1.39" in text for text in texts(figure))  # Demšar: 1.96 * sqrt(2 * 3 / (6 * 2))
+    assert figures.rank_diagram([one, empty]) is None
+    assert figures.rank_diagram([one, experiment([curve("alone", [[1, 2, 3]], [0])])]) is None
+    assert figures.rank_diagram([]) is None
+
+
+# --- what was bought ------------------------------------------------------------------------
+def test_overlap_is_jaccards_of_all_that_was_bought_so_far(made: Experiment) -> None:
+    names = list(made.curves)
+    first, last = figures.overlaps(made, names, 1), figures.overlaps(made, names, 2)
+    assert first[0, 1] == pytest.approx((1 / 3 + 0) / 2)
+    assert last[0, 1] == pytest.approx((3 / 5 + 0) / 2)  # seed 0 shares 2, 3 and 4 of 2, 3, 4, 5 and 6
+    assert last[2, 1] == last[1, 2] == pytest.approx((1 / 7 + 1) / 2)
+    figure = got(figures.overlap(made))
+    assert [axes.get_title("left") for axes in figure.axes] == ["up to round 1", "up to round 2"]
+    assert cells(figure)[1, 0] == "0.17"
+    assert cells(figure, 1)[0, 1] == "0.30"
+
+
+def test_overlap_is_over_the_seeds_that_both_have(made: Experiment) -> None:
+    short = [replace(one, records=one.records[:2]) if one.seed else one for one in made.runs]
+    one = replace(made, runs=tuple(short))
+    assert figures.overlaps(one, ["first", "second"], 2)[0, 1] == pytest.approx(3 / 5)
+    assert figures.overlap(replace(made, runs=())) is None
+    assert figures.overlap(replace(made, runs=made.runs[:2])) is None
+
+
+def heights(figure: Figure, panel: int) -> list[float]:
+    return [patch.get_height() for patch in figure.axes[panel].containers[0]]
+
+
+def test_classes_are_counted_over_what_was_bought(made: Experiment) -> None:
+    figure = got(figures.bought_classes(made, gallery()))
+    assert heights(figure, 0) == pytest.approx([25, 25, 50])  # 2 3 4 5 are of classes 2 0 1 2
+    assert heights(figure, 1) == pytest.approx([50, 25, 25])  # 2 4 3 6
+    assert figure.axes[0].get_title("left") == "first (4)"
+    boxes = got(figures.bought_classes(made, gallery(detection=True)))
+    assert heights(boxes, 0) == pytest.approx([40, 20, 40])  # image 2 holds one more, of class 0
+    assert boxes.axes[0].get_title("left") == "first (5)"
+    assert figures.bought_classes(replace(made, runs=()), gallery()) is None
+
+
+def test_a_gallery_of_another_pool_is_refused(made: Experiment) -> None:
+    with pytest.raises(ValueError, match="this gallery is of 5 images: image 5 is of another pool"):
+        figures.bought_classes(made, replace(gallery(), labels_P=np.arange(5) % 3))
+
+
+def test_box_sizes_are_counted_over_what_was_bought(made: Experiment) -> None:
+    figure = got(figures.bought_box_sizes(made, gallery(detection=True)))
+    edges = np.linspace(0, 20, 25)
+    assert heights(figure, 0) == pytest.approx(20 * np.histogram([2, 3, 4, 5, 20], edges)[0])
+    assert figures.bought_box_sizes(made, gallery()) is None
+
+
+def test_the_map_marks_what_was_bought_by_round(made: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    at_N2 = np.arange(20.0).reshape(10, 2)
+    monkeypatch.setattr(figures, "embedded", lambda features: calls.append(len(features)) or at_N2)
+    figure = got(figures.pool_map(made, gallery()))
+    assert calls == [10]
+    pool, *rounds = (collection.get_offsets() for collection in figure.axes[1].collections)
+    assert np.array_equal(pool, at_N2)
+    assert [np.asarray(one).tolist() for one in rounds] == [at_N2[[7, 5]].tolist(), at_N2[[6, 3]].tolist()]
+    few = replace(gallery(), shown_N=np.arange(4), features_ND=np.zeros((4, 2), np.float16))
+    assert figures.pool_map(made, few) is None
+    assert figures.pool_map(replace(made, runs=()), gallery()) is None
+
+
+def test_the_embedding_repeats_itself() -> None:
+    features = np.random.default_rng(2).standard_normal((60, 50))
+    assert np.array_equal(figures.embedded(features), figures.embedded(features))
+    assert figures.embedded(features[:5]).shape == (5, 2)
+
+
+def test_a_contact_sheet_shows_the_first_images_of_each_round(made: Experiment) -> None:
+    figure = got(figures.contact_sheet(made, gallery(detection=True), "second", per_round=2))
+    sheet = np.asarray(figure.axes[0].images[0].get_array())
+    assert [[int(sheet[top, left, 0]) for left in (0, 7)] for top in (0, 9, 18)] == [[0, 1], [2, 4], [3, 6]]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["initial", "round 1", "round 2"]
+    outlines = [path.vertices for one in figure.axes[0].collections for path in one.get_paths()]
+    assert np.array_equal(outlines[0][[0, 2]], [[0.5, 10.5], [3.5, 13.5]])  # of image 2, in the second row
+    assert len(outlines) == 2  # a light one below a coloured one
+    one = got(figures.contact_sheet(made, gallery(), "second", per_round=1))
+    column = np.asarray(one.axes[0].images[0].get_array())
+    assert column.shape == (3 * 9 - 1, 6, 3)
+    assert column[::9, 0, 0].tolist() == [0, 2, 3]
+    assert figures.contact_sheet(made, replace(gallery(), shown_N=np.arange(10) + 50), "second") is None
+    assert figures.contact_sheet(made, gallery(), "unknown") is None
+
+
+def test_seconds_are_the_mean_over_the_rounds_that_select(made: Experiment, looks: dict[str, figures.Look]) -> None:
+    assert figures.seconds(made)["first"] == [15, 30]
+    figure = got(figures.selection_seconds(made, looks))
+    assert [list(np.asarray(line.get_xdata())) for line in figure.axes[0].lines[:2]] == [[15, 30], [22.5]]
+    assert figure.axes[0].get_xscale() == "log"
+    assert figures.selection_seconds(replace(made, runs=()), looks) is None
+
+
+# --- names ----------------------------------------------------------------------------------
+def test_hostile_names_are_shown_as_they_are(made: Experiment, rng: np.random.Generator) -> None:
+    found = figures.everything([made, replace(made, title="two")], {"made": gallery()}, rng)
+    assert {"penalties", "ranks", "made-savings", "made-pool"} <= set(found)
+    for stem, figure in found.items():
+        of_another = "-bought-" in stem and "x_1" not in stem
+        assert of_another or any(HOSTILE in text for text in texts(figure)), stem
+        assert not any("$" in text.get_text() and text.get_parse_math() for text in figure.findobj(Text)), stem
+
+
+def test_names_are_text_in_an_svg(made: Experiment, looks: dict[str, figures.Look], tmp_path: Path) -> None:
+    figure = got(figures.selection_seconds(made, looks))
+    svg = figures.save(figure, tmp_path / "stem")[1]
+    shown = {node.text for node in ElementTree.parse(svg).iter() if node.tag.endswith("}text")}
+    assert {HOSTILE, "first", "10", "100"} <= shown
+    classes = figures.save(got(figures.bought_classes(made, gallery())), tmp_path / "classes")[1].read_text()
+    assert "$dog$" in classes
+    assert "&lt;cow&gt;" in classes
+
+
+@pytest.mark.parametrize("name", [LONG, "_begins", "x" * 150, "a" * 40, "", "one two"])
+def test_a_broken_name_keeps_its_characters(name: str) -> None:
+    parts = figures.broken(name).split("\n")
+    assert "".join(parts) == name
+    assert all(len(part) <= figures.WIDTH for part in parts)
+
+
+def test_long_legends_neither_cover_the_plot_nor_leave_the_figure() -> None:
+    names = [LONG, "W" * 150, "_begins", *(f"strategy_{number}" for number in range(25))]
+    one = experiment([curve(name, SCORES["first"]) for name in names], "title " * 30)
+    figure = got(figures.learning_curves(one, figures.colours(names), "images"))
+    legend, plot = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
+    assert [text.get_text().replace("\n", "") for text in figure.legends[0].get_texts()] == names
+    assert legend.x0 >= plot.x1
+    assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= legend.y0 < legend.y1 <= figure.bbox.y1
+    title = next(one for one in figure.findobj(Text) if str(one.get_text()).startswith("title"))
+    assert title.get_window_extent().x1 <= legend.x0
+    assert plot.width > 300
+
+
+def test_names_of_ranks_stay_in_the_figure() -> None:
+    names = ["W" * 150, LONG, "a", "b", "c"]
+    every = [experiment([curve(name, [[place, 2, 3]], [0]) for place, name in enumerate(names)], t) for t in "ab"]
+    figure = got(figures.rank_diagram(every))
+    for text in [*figure.axes[0].texts, *figure.texts]:
+        box = text.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
+
+
+# --- files ----------------------------------------------------------------------------------
+def test_a_figure_is_saved_to_the_same_bytes(made: Experiment, looks: dict[str, figures.Look], tmp_path: Path) -> None:
+    drawn = [got(figures.learning_curves(made, looks)) for _ in range(2)]
+    saved = [figures.save(one, tmp_path / str(place) / "stem") for place, one in enumerate([drawn[0], *drawn])]
+    assert [path.name for path in saved[0]] == ["stem.png", "stem.svg", "stem.pdf"]
+    for path, again, anew in zip(*saved, strict=True):
+        assert path.read_bytes() == again.read_bytes() == anew.read_bytes(), path.suffix
+    assert not re.search(rb"CreationDate|<dc:date>", saved[0][1].read_bytes() + saved[0][2].read_bytes())
+
+
+def test_a_gallery_is_read_as_it_was_written(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **arrays(detection=True))
+    found = Gallery.read(tmp_path / "a.npz")
+    assert np.array_equal(found.box_side_M, arrays(detection=True)["box_side_M"])
+    assert found.fault == ""
+
+
+def others(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Files that are no gallery, and what is said of them."""
+    broken: dict[str, dict[str, Any]] = {
+        "classes_C is object": {"classes_C": np.zeros((1, 2))},
+        "differ in length": {"shown_N": np.arange(3)},
+        "labels_P has values": {"labels_P": np.array([0, 3])},
+        "drawn_K5 has values": {"drawn_K5": np.array([[10, 0, 0, 1, 1]], np.float32)},
+        "features_ND has values": {"features_ND": np.full((10, 4), np.inf, np.float16)},
+        "thumbs_NHW3 is": {"thumbs_NHW3": np.zeros((10, 8, 6), np.uint8)},
+    }
+    for number, (told, wrong) in enumerate(broken.items()):
+        np.savez(folder / f"{number}.npz", **arrays() | wrong)
+        yield told.replace("object", "float64"), folder / f"{number}.npz"
+    np.savez(folder / "lacks.npz", labels_P=np.arange(3))
+    yield "box_image_M", folder / "lacks.npz"
+    np.savez(folder / "objects.npz", **arrays() | {"classes_C": np.array(["a", None])})
+    yield "allow_pickle", folder / "objects.npz"
+    (folder / "pickle.npz").write_bytes(pickle.dumps(arrays()))
+    np.save(folder / "array.npy", np.arange(3))
+    (folder / "empty.npz").write_bytes(b"")
+    (folder / "torn.npz").write_bytes((folder / "0.npz").read_bytes()[:300])
+    (folder / "text.npz").write_text("labels")
+    yield from (("is no gallery", folder / name) for name in ("pickle.npz", "array.npy", "empty.npz", "torn.npz"))
+    yield from (("is no gallery", folder / name) for name in ("text.npz", "missing.npz"))
+
+
+def test_what_is_no_gallery_is_refused_in_one_line(tmp_path: Path) -> None:
+    for told, path in others(tmp_path):
+        with pytest.raises(ValueError, match=re.escape(told)) as error:
+            Gallery.read(path)
+        assert f"{path} is no gallery: " in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_everything_names_its_figures(made: Experiment, rng: np.random.Generator) -> None:
+    found = figures.everything([made], {"made": gallery(detection=True)}, rng)
+    assert list(found) == [
+        "made-curves-images", "made-savings", "made-overlap", "made-seconds", "made-classes", "made-sizes", "made-pool",
+        "made-bought-first", "made-bought-second", "made-bought-_b__x_1_____q_-148442dc", "penalties",
+    ]  # fmt: skip

@@ -1,0 +1,261 @@
+"""Published curves: every printed digit comes back, verdicts on ours, and what does not fit is one line."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _curves import PLAIN, curve, experiment, recorded
+from typer.testing import CliRunner
+
+from benchmark.analysis.curves import chosen, ours, published, read
+from benchmark.analysis.question import PUBLISHED, ask, labels
+from benchmark.analysis.tables import grid_of, latex, markdown, table, tables, write
+from benchmark.analysis.verify import counterparts, own_label, verify
+from benchmark.cli import app
+
+HOME = Path(__file__).parents[1]
+HEAD = "source,task,strategy,num_runs,round,num_labelled,boxes,metric,value,std"
+SUPPLEMENT = {
+    "cifar10", "cifar100", "svhn_as_published", "cifar10_large", "voc2012_fcos", "coco_fcos", "coco_large_fcos",
+    "coco_faster_rcnn",
+}  # fmt: skip
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+PAPERS = read(str(PUBLISHED))
+EVERYTHING = [row for path in sorted(PUBLISHED.glob("*.csv")) for row in rows_of(path)]
+
+
+def test_the_supplement_is_there() -> None:
+    titles = {one.title for one in PAPERS}
+    assert {f"isal_2021_{task}" for task in SUPPLEMENT} <= titles
+    assert {f"isal_2021_table{number}_cifar10" for number in (1, 2, 3)} <= titles
+
+
+def test_every_cell_comes_back_digit_by_digit(tmp_path: Path) -> None:
+    made = tables(PAPERS)
+    write(made, tmp_path)
+    back = [row for path in sorted(tmp_path.glob("*.csv")) for row in rows_of(path)]
+    told = {(row["source"], row["task"], row["strategy"], row["round"]): row for row in back if row["value"]}
+    assert len(told) == len(EVERYTHING)
+    for row in EVERYTHING:
+        found = told[row["source"], row["task"], row["strategy"], row["round"]]
+        assert (found["value"], found["boxes"], found["metric"]) == (row["value"], row["boxes"], row["metric"])
+        assert float(found["num_labelled"]) == float(row["num_labelled"])
+        assert int(found["num_runs"]) == int(row["num_runs"])
+        assert (float(found["std"]) if found["std"] else None) == (float(row["std"]) if row["std"] else None)
+
+
+@pytest.mark.parametrize("ending", ["md", "tex"])
+def test_every_cell_stands_in_the_printed_table(tmp_path: Path, ending: str) -> None:
+    for made in tables(PAPERS):
+        text = markdown(made) if ending == "md" else latex(made)
+        lines = [re.split(r" \| | ?(?<!\\)& ?", line.strip("| \\")) for line in text.splitlines()]
+        own = [row for row in EVERYTHING if (row["source"], row["task"]) == (made.source, made.task)]
+        rounds = sorted({int(row["round"]) for row in own})
+        for strategy in dict.fromkeys(row["strategy"] for row in own):
+            name = strategy.replace("_", r"\_") if ending == "tex" else strategy
+            [at] = [n for n, line in enumerate(lines) if re.sub(r"†|\$\^\\dagger\$", "", line[0]) == name]
+            for row in (row for row in own if row["strategy"] == strategy):
+                column = rounds.index(int(row["round"])) + 1
+                spread = {"md": " ± ", "tex": r" $\pm$ "}[ending] + row["std"] if row["std"] else ""
+                assert lines[at][column] == row["value"] + spread
+                if row["boxes"]:
+                    assert lines[at + 1][column] == row["boxes"]
+                    ratio = 10_000 * float(row["value"]) / float(row["boxes"])
+                    assert lines[at + 2][column] == f"{ratio:.3f}"
+
+
+def test_committed_tables_are_what_the_command_writes(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["tables", f"records={PUBLISHED}", f"to={tmp_path}"])
+    assert done.exit_code == 0, done.output
+    committed = HOME / "results" / "published" / "tables"
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(p.name for p in committed.iterdir())
+    for path in committed.iterdir():
+        assert path.read_text() == (tmp_path / "tables" / path.name).read_text(), path.name
+
+
+def test_latex_parses(tmp_path: Path) -> None:
+    """Braces and environments close, and every row has the columns that the tabular declares."""
+    for made in tables(PAPERS):
+        text = latex(made)
+        plain = re.sub(r"\\[{}\\]", "", text)
+        depth = 0
+        for mark in plain:
+            depth += (mark == "{") - (mark == "}")
+            assert depth >= 0
+        assert depth == 0
+        opened = []
+        for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+            opened.append(name) if kind == "begin" else opened.remove(name)
+        assert opened == []
+        [columns] = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
+        body = text.partition(r"\toprule")[2].partition(r"\bottomrule")[0]
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert len(rows) == len(grid_of(made))
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}
+        assert not re.search(r"(?<!\\)[_%#]", text)
+
+
+def test_list_published() -> None:
+    done = CliRunner().invoke(app, ["list", "published", "format=json"])
+    assert done.exit_code == 0
+    assert '"source": "isal-2021"' in done.stdout
+    assert "ICCV 2021" in done.stdout
+
+
+# --- bad input --------------------------------------------------------------------------------
+ROW = "x,cifar10,a,5,0,1000,,accuracy,50.0,"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,b\n1,2\n", "it lacks the columns source, task, strategy"),
+        (f"{HEAD}\n{ROW.replace('50.0', 'nan')}\n", "a: value nan is not finite"),
+        (f"{HEAD}\n{ROW.replace('50.0', 'inf')}\n", "a: value inf is not finite"),
+        (f"{HEAD}\n{ROW.replace('50.0', 'many')}\n", "a: value 'many' is no number"),
+        (f"{HEAD}\n{ROW}\n{ROW}\n", "x cifar10 a has a round twice"),
+        (f"{HEAD}\n{ROW.replace(',5,0,', ',five,0,')}\n", "five"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "curves.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(words)) as told:
+        published(path)
+    assert str(path) in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_where_there_is_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no results: neither a run nor CSV files"):
+        read(str(tmp_path))
+    with pytest.raises(ValueError, match=r"'cifar1' \(did you mean 'cifar10'\?\)"):
+        chosen(PAPERS, "cifar1")
+    with pytest.raises(ValueError, match="records= and out= name the same thing"):
+        ask(["records=a", "out=b"])
+    with pytest.raises(ValueError, match="level=2"):
+        ask(["level=2"], "level")
+    assert labels("a[p=1,q=b[k=1]],c , d[x=2]") == ["a[p=1,q=b[k=1]]", "c", "d[x=2]"]
+
+
+def test_two_folders_are_put_together_or_refused(tmp_path: Path) -> None:
+    one = recorded(tmp_path / "one", {"random": PLAIN["random"]})
+    two = recorded(tmp_path / "two", {"mine": PLAIN["mine"]})
+    [made] = read(f"{one.folder},{two.folder}")
+    assert list(made.curves) == ["random", "mine"]
+    assert read(f"{one.folder},{one.folder}")[0].curves["random"].num_runs == 3
+    other = recorded(tmp_path / "other", {"random": {0: [1.0, 2.0, 3.0]}})
+    with pytest.raises(ValueError, match="are the same cell with other settings, data or records"):
+        read(f"{one.folder},{other.folder}")
+    manifest = two.folder / "grid.json"
+    manifest.write_text(manifest.read_text().replace('"task": "digits"', '"task": "digits[epochs=3]"'))
+    with pytest.raises(ValueError, match=r"with task digits\[epochs=3\], elsewhere digits: not the same experiment"):
+        read(f"{one.folder},{two.folder}")
+
+
+# --- verdicts ---------------------------------------------------------------------------------
+def paper(tmp_path: Path, values: list[float], *, task: str = "made_up", std: str = "") -> Path:
+    lines = [f"p,{task},mine,5,{n},{4 + 2 * n},,accuracy,{value},{std}" for n, value in enumerate(values)]
+    (tmp_path / "p.csv").write_text("\n".join([HEAD, *lines]) + "\n")
+    (tmp_path / "sources.yaml").write_text("p: {recipes: {made_up: digits, other: digits}}\n")
+    return tmp_path / "p.csv"
+
+
+CLOSE = {"mine": {s: [50.0 + s / 10, 60.0 - s / 10, 70.0 + s / 10] for s in range(3)}}
+
+
+@pytest.mark.parametrize(
+    ("shift", "spread", "verdict"),
+    [(0.0, "", "reproduced"), (3.0, "", "weaker"), (-3.0, "", "stronger"), (0.0, "9", "not comparable")],
+)
+def test_verdicts(tmp_path: Path, shift: float, spread: str, verdict: str) -> None:
+    path = paper(tmp_path, [50.1 + shift, 59.9 + shift, 70.1 + shift], std=spread)
+    [one] = verify(ours([recorded(tmp_path / "run", CLOSE)]), read(str(path)))
+    assert one.verdict == verdict
+    assert one.deviation.value == pytest.approx(-shift, abs=0.1)
+    assert one.rounds == 3
+    if spread:
+        assert "number of runs: with 3 of ours the deviation is known to ±" in one.why
+
+
+def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
+    path = paper(tmp_path, [50.0, 60.0, 70.0])
+    mine = ours([recorded(tmp_path / "run", CLOSE)])
+    sources = tmp_path / "sources.yaml"
+    for told, why in [
+        ("p: {recipes: {made_up: 'digits[epochs=9]'}}", "recipe: ours digits, published digits[epochs=9]"),
+        ("p: {recipes: {made_up: cifar10}}", "data: ours digits, published cifar10"),
+        ("p: {}", "recipe: not known of this source"),
+        ("p: {recipes: {made_up: digits}, strategies: {mine: gone}}", "strategy: ours has no mine"),
+    ]:
+        sources.write_text(told + "\n")
+        [one] = verify(mine, read(str(path)))
+        assert (one.verdict, one.why) == ("not comparable", why)
+    sources.write_text("p: {recipes: {made_up: digits}}\n")
+    [one] = verify(ours([recorded(tmp_path / "single", {"mine": {0: [50.0, 60.0, 70.0]}})]), read(str(path)))
+    assert one.why == "number of runs: one of ours has no spread"
+    far = path.read_text().replace(",4,", ",4000,").replace(",6,", ",6000,").replace(",8,", ",8000,")
+    path.write_text(far)
+    [one] = verify(mine, read(str(path)))
+    assert one.why == "data: no label count in common"
+    path.write_text(far.replace("made_up", "elsewhere"))
+    with pytest.raises(ValueError, match="nothing published belongs to made_up; there are curves of elsewhere"):
+        verify(mine, read(str(path)))
+
+
+def test_the_error_of_a_published_mean_counts() -> None:
+    theirs = experiment(curve("a", [[70.0]], [100], seeds=(), num_runs=4, std_R=np.array([2.0])), task="t", title="p_t")
+    mine = experiment(curve("a", [[70.0], [70.0], [70.0]], [100]), title="t", runs=(object(),))
+    [one] = verify([mine], [theirs])
+    assert one.deviation.high == pytest.approx(4.3027 * 2 / 2, abs=1e-3)  # Student's quantile x 2 / sqrt(4)
+
+
+def test_ours_are_found_by_name_or_by_what_the_source_tells() -> None:
+    papers = PAPERS
+    names = {
+        "cifar10": ["isal-2021"], "ablation_k": ["isal-2021-table1"], "ablation_similarity": ["isal-2021-table2"],
+        "ablation_reference": ["isal-2021-table3"], "cifar10_jpeg": ["isal-2021"], "digits": [],
+    }  # fmt: skip
+    for title, sources in names.items():
+        assert [one.source for one in counterparts(experiment(curve("a", [[1.0]]), title=title), papers)] == sources
+    [isal] = [one for one in papers if one.title == "isal_2021_cifar10"]
+    mine = {name: curve(name, [[1.0]]) for name in ("random", "isal[order=file,reference=test]")}
+    assert own_label(isal, "random", mine) == "random"
+    assert own_label(isal, "isal", mine) == "isal[order=file,reference=test]"
+    assert own_label(isal, "coreset", mine) is None
+    assert own_label(isal, "isal", mine | {"isal[k=2]": curve("isal[k=2]", [[1.0]])}) is None
+
+
+def test_grids_that_repeat_a_paper_have_every_strategy_of_it() -> None:
+    """The mapping in sources.yaml meets the labels of the grids, by their own plug-ins."""
+    from benchmark import grid as grids
+    from benchmark import plugins
+
+    plugins.discover()
+    papers = [one for one in PAPERS if one.source.startswith("isal-2021")]
+    experiments = {one.name: one for one in grids.read(grids.settings(["grid=paper"])).experiments}
+    for theirs in papers:
+        name = str(theirs.told.get("experiments", {}).get(theirs.task, theirs.task))
+        mine = experiments[name]
+        known = {spec.label: curve(spec.label, [[1.0]]) for spec in mine.strategies}
+        assert all(own_label(theirs, label, known) for label in theirs.curves), theirs.title
+        assert theirs.told["recipes"][theirs.task] == mine.task.label
+
+
+def test_side_by_side(tmp_path: Path) -> None:
+    from benchmark.analysis.verify import beside
+
+    path = paper(tmp_path, [50.0, 61.0])
+    [mine] = ours([recorded(tmp_path / "run", CLOSE)])
+    rows = grid_of(table(mine, beside(mine, read(str(path)))))
+    assert [row[0] for row in rows] == ["strategy", "mine", "  published", "  difference"]
+    assert rows[2][1:] == ["50.0", "61.0", "–"]
+    assert rows[3][1:] == ["+0.10", "-1.10", ""]

@@ -1,0 +1,166 @@
+"""The report: one file that needs nothing, says what was found, escapes what it is told, and opens in a browser."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from _curves import PLAIN, recorded
+from typer.testing import CliRunner
+
+from benchmark.analysis.audit import CHECKS
+from benchmark.cli import app
+from benchmark.store import Store
+
+HOSTILE = '<img src=x onerror="alert(1)"> & </script><script>alert(2)</script> $x_1$'
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Page(HTMLParser):
+    """Elements of a page, with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def report(store: Store, *words: str) -> Path:
+    done = CliRunner().invoke(app, ["report", f"out={store.folder}", *words])
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    path = Path(done.stdout.strip())
+    assert path == store.folder / "report.html"
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(recorded(tmp_path_factory.mktemp("report"), PLAIN))
+
+
+def test_it_holds_everything_and_loads_nothing(made: Path) -> None:
+    page = Page(made.read_text())
+    assert "default-src 'none'" in (page.all("meta")[2]["content"] or "")
+    assert page.all("link") == []
+    assert len(page.all("script")) == 1
+    images = page.all("img")
+    assert len(images) >= 4
+    assert all((image["src"] or "").startswith("data:image/") and image["alt"] for image in images)
+    outside = re.compile(r"(?:src|href)=\"(?!#|data:|cells/)|url\(|@import|https?://")
+    assert not outside.search(re.sub(r"data:image[^\"]*", "data:", made.read_text()))
+
+
+def test_it_shows_tables_audit_comparisons_and_how_it_was_made(made: Path) -> None:
+    text = " ".join(Page(made.read_text()).text.split())
+    for told in (
+        "70.00 ± 1.00",
+        "66.00 ± 1.00",
+        "undecided",
+        "made_up: accuracy",
+        "Audit: passed",
+        "Paired, against random",
+    ):
+        assert told in text
+    for check in CHECKS:
+        assert check in text
+    assert "python -m benchmark report" in text
+    assert "numpy 2" in text
+
+
+def test_each_number_leads_to_its_records(made: Path) -> None:
+    page = Page(made.read_text())
+    links = [attributes["href"] or "" for attributes in page.all("a")]
+    places = {attributes.get("id") for _, attributes in page.elements}
+    numbers = [link for link in links if link.startswith("#made_up-")]
+    assert len(numbers) == 9  # three strategies, three rounds
+    assert set(numbers) <= {f"#{place}" for place in places}
+    files = [link for link in links if link.startswith("cells/")]
+    assert len(files) == 9  # three strategies, three seeds
+    assert all((made.parent / file).is_file() for file in files)
+
+
+def test_figures_lie_beside_it(made: Path) -> None:
+    found = sorted(path.name for path in (made.parent / "figures").iterdir())
+    for stem in ("made_up-curves-images", "made_up-savings", "made_up-overlap", "made_up-seconds"):
+        assert {f"{stem}.png", f"{stem}.svg", f"{stem}.pdf"} <= set(found)
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    store = recorded(tmp_path / "run", PLAIN)
+    manifest = store.folder / "grid.json"
+    content = json.loads(manifest.read_text())
+    for cell in content["experiments"][0]["cells"]:
+        cell["strategy"] = HOSTILE if cell["strategy"] == "mine" else cell["strategy"]
+    content["grid"] = HOSTILE
+    manifest.write_text(json.dumps(content))
+    page = Page(report(store).read_text())
+    assert len(page.all("script")) == 1
+    assert not any("onerror" in attributes for attributes in page.all("img"))
+    assert HOSTILE in page.text
+    assert html.escape(HOSTILE, quote=False).replace('"', "&#34;") in (store.folder / "report.html").read_text()
+
+
+def test_a_failed_audit_is_shown(tmp_path: Path) -> None:
+    store = recorded(tmp_path / "run", {**PLAIN, "mine": {0: [50.0, 60.0, 5.0]}})
+    text = " ".join(Page(report(store).read_text()).text.split())
+    assert "Audit: failed" in text
+    assert "mine seed 0: round 2 scores 5, after 60: not converged" in text
+
+
+def test_published_curves_have_a_report_too(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["report", "records=published", "task=isal_2021_voc2012_fcos", f"to={tmp_path}"])
+    assert done.exit_code == 0, done.output
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "0.02366667" in text
+    assert "as published by isal-2021" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_opens_in_a_browser_offline_without_an_error(made: Path, tmp_path: Path, scheme: str) -> None:
+    """A probe appended to a copy sorts the table and writes what it sees into the title."""
+    probe = """<script>
+const seen = { errors: [], background: getComputedStyle(document.body).backgroundColor };
+addEventListener("error", (event) => seen.errors.push(event.message));
+addEventListener("load", () => {
+document.querySelectorAll("table.sortable thead button")[3].click();
+seen.order = [...document.querySelectorAll("table.sortable")[0].tBodies[0].rows].map((row) => row.cells[0].textContent);
+seen.images = [...document.images].every((image) => image.complete && image.naturalWidth > 0);
+seen.overflow = document.documentElement.scrollWidth - innerWidth;
+document.title = "seen " + JSON.stringify(seen);
+});
+</script>"""
+    page = tmp_path / "report.html"
+    page.write_text(made.read_text().replace("</body>", probe + "</body>"))
+    dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+    done = subprocess.run(
+        [
+            str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND", *dark,
+            "--window-size=500,800", "--virtual-time-budget=4000", "--enable-logging=stderr", "--dump-dom",
+            f"file://{page}",
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr, done.stderr
+    [title] = re.findall(r"<title>seen (.*?)</title>", done.stdout)
+    seen = json.loads(html.unescape(title))
+    assert seen["errors"] == []
+    assert seen["images"]
+    assert seen["order"] == ["mine", "other", "random"]  # 70 66.3 66: by the last round, best first
+    assert seen["overflow"] <= 0  # nothing sticks out at the width of a telephone
+    assert seen["background"] == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(21, 23, 26)")

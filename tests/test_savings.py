@@ -1,0 +1,173 @@
+"""Savings against hand cases and a brute-force twin; the paper's claims from its own tables."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from _curves import PLAIN, curve, experiment, recorded
+from typer.testing import CliRunner
+
+from benchmark.analysis.curves import read
+from benchmark.analysis.question import PUBLISHED
+from benchmark.analysis.savings import Price, Rule, Saving, crossing, pairs_of, savings
+from benchmark.cli import app
+
+RNG = np.random.default_rng(0)
+IMAGES = Price("images")
+
+
+def first_crossing(x: list[float], y: list[float], target: float) -> float:
+    """The twin: walks along the running maximum in small steps."""
+    best = np.maximum.accumulate(y)
+    if best[0] >= target:
+        return x[0]
+    fine = np.linspace(x[0], x[-1], 200_001)
+    hit = np.flatnonzero(np.interp(fine, x, best) >= target - 1e-9)
+    return float(fine[hit[0]]) if len(hit) else math.inf
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_crossing_is_where_the_running_maximum_gets_there(number: int) -> None:
+    rng = np.random.default_rng(number)
+    x = np.cumsum(rng.uniform(1, 10, 8))
+    y = rng.normal(np.linspace(0, 3, 8), 1)  # not monotone
+    for target in (y.min() - 1, *y, y.mean(), y.max() + 1):
+        [found] = crossing(x[None], y[None], np.array([target]))
+        expected = first_crossing(list(x), list(y), float(target))
+        assert found == pytest.approx(expected, abs=(x[-1] - x[0]) / 1e5)
+
+
+def test_a_dip_does_not_count() -> None:
+    x, y = np.array([[0.0, 1, 2, 3]]), np.array([[0.0, 5, 3, 8]])
+    assert crossing(x, y, np.array([4.0])) == [0.8]
+    assert crossing(x, y, np.array([5.0])) == [1.0]
+    assert crossing(x, y, np.array([6.5])) == [2.5]
+
+
+def only(*curves: object, rule: str = "final", price: Price = IMAGES) -> Saving:
+    [one] = savings(experiment(*curves), "a", "b", Rule.read(rule), price, np.random.default_rng(0))
+    return one
+
+
+def test_savings_by_hand() -> None:
+    a, b = curve("a", [[10.0, 30, 50]]), curve("b", [[10.0, 20, 40]])
+    final = only(a, b)
+    assert (final.target, final.paid, final.other) == (40, 2500, 3000)
+    assert (final.saved.value, final.percent.value) == (500, pytest.approx(100 / 6))
+    assert final.reached
+    value = only(a, b, rule="15")
+    assert (value.paid, value.other) == (1250, 1500)
+    band = only(a, b, rule="band:18,22")
+    assert (band.paid, band.other) == (2000, 2000)  # the first rounds of 18 or more
+    late = only(curve("a", [[10.0, 20, 30]]), b)
+    assert not late.reached
+    assert late.words == "not reached: a has not reached it within 3,000"
+    assert math.isnan(late.saved.value)
+    both = only(a, b, rule="90")
+    assert both.words == "not reached: a has not reached it within 3,000; b has not reached it within 3,000"
+
+
+def test_the_curve_rule_gives_every_score_of_the_other() -> None:
+    a, b = curve("a", [[10.0, 30, 50]]), curve("b", [[10.0, 20, 40]])
+    found = savings(experiment(a, b), "a", "b", Rule("curve"), IMAGES, RNG)
+    assert [one.target for one in found] == [10, 20, 40]
+    assert [one.saved.value for one in found] == [0, 500, 500]
+
+
+def test_time_is_images_and_boxes() -> None:
+    a = curve("a", [[10.0, 20]], [10, 20], kind="boxes")
+    b = curve("b", [[10.0, 20]], [10, 40], kind="boxes")
+    one = only(a, b, price=Price("time", per_image=2, per_box=3))
+    assert (one.paid, one.other) == (20 * 5, 40 * 5)
+    with pytest.raises(ValueError, match=r"cost=boxes: a counts no boxes, only images"):
+        only(curve("a", [[1.0]]), curve("b", [[1.0]]), price=Price("boxes"))
+
+
+def test_intervals_come_from_pairs_and_end_where_nothing_is_known() -> None:
+    base = np.array([[10.0, 20, 30, 40], [12, 22, 32, 42], [11, 21, 31, 41]])
+    shifted = np.roll(base, -1, axis=1) * [1, 1, 1, np.nan] + 0.0
+    shifted[:, 3] = base[:, 3] + 10
+    one = only(curve("a", shifted), curve("b", base))  # the seeds' effect is in both: nothing varies
+    assert one.saved.value == pytest.approx(1000)
+    assert (one.saved.low, one.saved.high) == pytest.approx((1000, 1000), abs=1e-6)
+    single = only(curve("a", shifted[:1]), curve("b", base[:1]))
+    assert single.reached
+    assert math.isnan(single.saved.low)
+    noisy = np.random.default_rng(1).normal(0, 6, base.shape)
+    wide = only(curve("a", base + noisy - 3), curve("b", base))
+    assert wide.saved.low == -math.inf  # some replicates never get there
+
+
+def test_rules_are_read_or_refused() -> None:
+    assert Rule.read("band:0.217,0.223") == Rule("band", 0.217, 0.223)
+    assert Rule.read("0.42") == Rule("value", 0.42, 0.42)
+    assert [str(Rule.read(text)) for text in ("final", "0.42", "band:1,2")] == ["final", "0.42", "band:1,2"]
+    for text in ("", "last", "band:1", "band:2,1", "nan", "inf", "1,2", "band:1,inf"):
+        with pytest.raises(ValueError, match="use final, curve, a score, or band:LOW,HIGH"):
+            Rule.read(text)
+
+
+# --- the paper's claims (its abstract and section 4), each with the rule that gives it ---------
+CLAIMS = [  # task, against, at, percent by the rule, percent in the paper
+    ("cifar10", "coreset", "final", 11.75, 12),
+    ("cifar10", "random", "final", 23.65, 23),
+    ("cifar100", "coreset", "final", 2.95, 2.9),
+    ("cifar100", "random", "final", 9.11, 9.3),
+    ("svhn_as_published", "coreset", "final", 12.61, 12),
+    ("svhn_as_published", "random", "final", 14.88, 14),
+    ("voc2012_fcos", "coreset", "0.42", 13.28, 13),
+    ("voc2012_fcos", "localization_stability", "band:0.42,0.5", 26.12, 26),
+    ("coco_fcos", "random", "band:0.217,0.223", 16.05, 16),
+    ("coco_fcos", "learning_loss", "band:0.217,0.223", 59.49, 59),
+    ("coco_large_fcos", "coreset", "0.34", 7.55, 8),
+    ("coco_faster_rcnn", "random", "0.217", 10.55, 10.4),
+]
+
+
+@pytest.mark.parametrize(("task", "against", "at", "percent", "claimed"), CLAIMS)
+def test_claims_of_the_paper(task: str, against: str, at: str, percent: float, claimed: float) -> None:
+    words = [f"task={task}", "strategy=isal", f"against={against}", f"at={at}", "format=json"]
+    done = CliRunner().invoke(app, ["savings", f"records={PUBLISHED}", *words])
+    assert done.exit_code == 0, done.output
+    [row] = [row for row in json.loads(done.stdout) if row["source"] == "isal-2021"]
+    assert (row["task"], row["strategy"], row["against"]) == (task, "isal", against)
+    assert row["reached"]
+    assert row["percent"] == pytest.approx(percent, abs=0.01)
+    assert row["percent"] == pytest.approx(claimed, abs=1.0)
+    assert row["saved"] == pytest.approx(row["other"] - row["paid"])
+    assert row["percent"] == pytest.approx(100 * row["saved"] / row["other"])
+
+
+def test_the_share_of_all_boxes_that_large_coco_takes() -> None:
+    [made] = [one for one in read(str(PUBLISHED)) if one.title == "isal_2021_coco_large_fcos"]
+    [one] = savings(made, "isal", "coreset", Rule.read("0.34"), Price("boxes"), RNG)
+    assert 100 * one.paid / made.curves["isal"].cost["boxes"][0, -1] == pytest.approx(60.75, abs=0.01)  # said: 60.7
+
+
+def test_every_pair_of_published_curves_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    done = CliRunner().invoke(app, ["savings", f"records={PUBLISHED}", "format=json"])
+    rows = json.loads(done.stdout)
+    assert len(rows) == len(pairs_of(read(str(PUBLISHED)), [], []))
+    assert {"task", "strategy", "against", "target", "saved", "percent", "low", "high", "reached"} <= set(rows[0])
+    assert any(not row["reached"] and row["saved"] is None for row in rows)
+
+
+def test_unknown_names_and_curves_that_do_not_meet_are_one_line(tmp_path: object) -> None:
+    for words, told in [
+        (["strategy=isall"], "'isall' (did you mean 'isal'?)"),
+        (["task=cifar11"], "'cifar11' (did you mean 'cifar10'?)"),
+        (["at=best"], "use final, curve, a score, or band:LOW,HIGH"),
+        (["seeds=3"], "no setting of this command is called 'seeds'"),
+        (["cost=money"], "must be one of"),
+    ]:
+        done = CliRunner().invoke(app, ["savings", "records=published", *words])
+        assert told in str(done.exception), words
+
+
+def test_one_seed_is_told_as_such(tmp_path) -> None:
+    store = recorded(tmp_path, {name: {0: seeds[0]} for name, seeds in PLAIN.items()})
+    done = CliRunner().invoke(app, ["savings", f"out={store.folder}", "strategy=mine", "against=random"])
+    assert "one seed: no interval" in done.stdout
+    done = CliRunner().invoke(app, ["savings", f"out={store.folder}", "strategy=mine", "format=json"])
+    assert {row["low"] for row in json.loads(done.stdout)} == {None}

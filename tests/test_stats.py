@@ -1,0 +1,237 @@
+"""Statistics against brute force and hand cases, and against simulated curves whose truth is known."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from _curves import curve, experiment
+from scipy import stats as scipy_stats
+
+from benchmark.analysis import stats
+from benchmark.analysis.comparisons import against, compare, lines
+from benchmark.analysis.savings import Price, Rule, crossing, savings
+from benchmark.analysis.stats import Interval, holm, paired, percentiles, sign_flip, student, weights
+
+IMAGES = Price("images")
+NUM_SIMULATED = 1500  # of a share of 0.95: a standard error of 0.0056
+
+
+# --- brute force and hand cases ---------------------------------------------------------------
+@pytest.mark.parametrize("num", [1, 2, 3, 6, 9])
+def test_sign_flip_is_the_share_of_all_flips(num: int) -> None:
+    rng = np.random.default_rng(num)
+    gaps_KS = rng.normal(0.5, 1, (4, num))
+    for gaps_S, p in zip(gaps_KS, sign_flip(gaps_KS, rng), strict=True):
+        flips = [abs(np.dot(flip, gaps_S)) for flip in itertools.product([-1, 1], repeat=num)]
+        assert p == pytest.approx(np.mean(np.array(flips) >= abs(gaps_S.sum()) - 1e-9))
+
+
+def test_sign_flips_of_many_runs_are_drawn_and_close_to_exact() -> None:
+    rng = np.random.default_rng(0)
+    gaps_S = rng.normal(0.35, 1, stats.EXACT + 2)
+    bits = np.arange(2 ** len(gaps_S))[:, None] >> np.arange(len(gaps_S)) & 1
+    exact = (np.abs((1 - 2 * bits) @ gaps_S) >= abs(gaps_S.sum()) - 1e-9).mean()
+    [p] = sign_flip(gaps_S[None], rng)
+    assert p == pytest.approx(exact, abs=4 * math.sqrt(exact / stats.FLIPS))
+
+
+def test_sign_flip_of_equal_runs_is_no_evidence() -> None:
+    assert sign_flip(np.zeros((1, 5)), np.random.default_rng(0)) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    # sorted .01 .02 .03 .04 x 4 3 2 1 = .04 .06 .06 .04 -> running maximum .04 .06 .06 .06
+    np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.03, 0.02])), [0.06, 0.04, 0.06, 0.06])
+    np.testing.assert_allclose(holm(np.array([0.5, 0.9])), [1.0, 1.0])
+    assert len(holm(np.array([]))) == 0
+
+
+def test_student_is_scipys() -> None:
+    values = np.array([1.0, 2.5, 0.5, 3.0])
+    found = student(values, 0.9)
+    low, high = scipy_stats.t.interval(0.9, 3, values.mean(), scipy_stats.sem(values))
+    assert (found.value, found.low, found.high) == pytest.approx((1.75, low, high))
+    assert math.isnan(student(values[:1]).low)
+    assert [Interval(1, 0.1, 2).sign, Interval(1, -0.1, 2).sign, Interval(-1, -2, -0.1).sign] == [1, 0, -1]
+
+
+def test_detectable_difference_is_found_with_that_power() -> None:
+    rng = np.random.default_rng(1)
+    gaps = rng.normal(stats.detectable(5), 1, (40_000, 5))
+    p = scipy_stats.ttest_1samp(gaps, 0, axis=1).pvalue
+    assert (p < 0.05).mean() == pytest.approx(0.8, abs=0.01)
+    assert stats.detectable(1) == math.inf
+
+
+def test_weights_replicate_students_interval_and_keep_pairs() -> None:
+    rng = np.random.default_rng(2)
+    values = np.array([1.0, 2.5, 0.5, 3.0, 2.0])
+    weights_MS = weights(5, 40_000, rng)
+    np.testing.assert_allclose(weights_MS.sum(1), 1)
+    found, exact = percentiles(weights_MS @ values, 0.95), student(values)
+    assert (found.value, found.low, found.high) == pytest.approx((exact.value, exact.low, exact.high), abs=0.03)
+    shift = weights_MS @ (values + 7) - weights_MS @ values  # what is paired does not vary at all
+    np.testing.assert_allclose(shift, 7)
+
+
+def test_percentiles_reach_infinity_and_skip_what_is_unknown() -> None:
+    values = np.array([5.0, *range(100), *[np.inf] * 10, np.nan])
+    found = percentiles(values, 0.9)
+    assert (found.value, found.high) == (5.0, math.inf)
+    assert found.low == pytest.approx(5, abs=1)
+    assert math.isnan(percentiles(np.array([3.0]), 0.95).low)
+
+
+def test_area_is_the_mean_height() -> None:
+    assert stats.area(np.array([0.0, 1, 3]), np.array([0.0, 2, 2])) == pytest.approx((1 + 4) / 3)
+    assert stats.area(np.array([0.0, 1, 3]), np.array([4.0, np.nan, 2])) == pytest.approx(3)
+    assert stats.area(np.array([5.0]), np.array([7.0])) == 7
+    assert math.isnan(stats.area(np.array([1.0, 2]), np.array([np.nan, np.nan])))
+
+
+def test_penalties_by_hand() -> None:
+    base = np.array([[50.0, 60, 70], [51, 61, 71], [52, 62, 72]])
+    better = base + np.array([0.0, 1.0, 1.0]) + np.array([[0.0, 0.01, 5], [0.0, -0.01, -5], [0.0, 0.0, 0]])
+    wins = stats.penalties([curve("a", base), curve("b", better)])
+    # round 0 is equal, round 1 a clear gap of 1, round 2 a gap of 1 within ±5 x t / sqrt(3)
+    np.testing.assert_allclose(wins, [[0, 0], [1 / 3, 0]])
+
+
+def test_ranks_and_their_critical_difference() -> None:
+    scores = np.array([[3.0, 2, 1], [3, 2, 1], [3, 1, 2], [2, 2, 1]])
+    found = stats.ranks(["a", "b", "c"], scores)
+    np.testing.assert_allclose(found.mean_A, [(1 + 1 + 1 + 1.5) / 4, (2 + 2 + 3 + 1.5) / 4, (3 + 3 + 2 + 3) / 4])
+    assert found.critical == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 4)), abs=2e-3)  # Demšar's table: q.05, k = 3
+    assert found.p == pytest.approx(scipy_stats.friedmanchisquare(*scores.T).pvalue)
+    assert stats.ranks(["a", "b"], scores[:1, :2]).critical == math.inf
+
+
+def test_pairing_is_by_seed_and_start_never_by_order() -> None:
+    a = curve("a", [[1.0], [2], [3]], seeds=(0, 1, 2))
+    b = curve("b", [[30.0], [10], [20]], seeds=(2, 0, 5))
+    pairs = paired(a, b)
+    assert (pairs.seeds, pairs.first, pairs.second) == ((0, 2), [0, 2], [1, 0])
+    assert pairs.alone == ("a seed 1", "b seed 5")
+    with pytest.raises(ValueError, match=r"a and c do not pair at seed 1: they started from other data"):
+        paired(a, curve("c", [[1.0], [2]], seeds=(0, 1), starts=("start 0", "elsewhere")))
+    with pytest.raises(ValueError, match="no common seed"):
+        paired(a, curve("d", [[1.0]], seeds=(9,)))
+    with pytest.raises(ValueError, match="its 5 runs are not told apart"):
+        paired(a, curve("e", [[1.0]], seeds=(), num_runs=5))
+
+
+def test_a_comparison_in_five_lines() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal([60, 70, 75], 1, (6, 3))
+    made = experiment(curve("a", base + [0, 3, 3] + rng.normal(0, 0.1, (6, 3)) * [0, 1, 1]), curve("b", base))
+    one = compare(made, "a", "b", IMAGES, 0.95, 0)
+    assert one.verdict == "better"
+    assert one.final.value == pytest.approx(3, abs=0.2)
+    assert one.area.value == pytest.approx(2.25, abs=0.1)  # 0 3 3: (1.5 + 3) / 2
+    assert one.area_p == one.holm_p == 2 / 2**6
+    told = lines(one, 2)
+    assert len(told) == 5
+    assert told[0] == "a against b on made_up: 6 seeds, paired"
+    assert told[4] == "better"
+    few = compare(experiment(curve("a", base[:3] + 3), curve("b", base[:3])), "a", "b", IMAGES, 0.95, 0)
+    assert (few.verdict, few.smallest_p) == ("undecided", 0.25)
+    assert lines(few, 2)[4] == "undecided: 3 seeds cannot give p below 0.25: it takes 6"
+    single = compare(experiment(curve("a", base[:1] + 3), curve("b", base[:1])), "a", "b", IMAGES, 0.95, 0)
+    assert math.isnan(single.final.low)
+    assert lines(single, 2)[4].startswith("undecided: 1 seed cannot give p")
+
+
+def test_a_table_corrects_over_all_comparisons_and_names_who_does_not_pair() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal([60, 70], 1, (6, 2))
+    stranger = curve("stranger", base, starts=tuple("elsewhere" for _ in range(6)))
+    made, refused = against(
+        experiment(curve("b", base), curve("x", base + 1), curve("y", base - 1), stranger), "b", IMAGES, 0.95, 0
+    )
+    assert [one.strategy for one in made] == ["x", "y"]
+    assert [one.holm_p for one in made] == [2 * one.area_p for one in made]
+    assert len(refused) == 1
+    assert "stranger and b do not pair at seed 0" in refused[0]
+
+
+# --- simulated curves with known truth --------------------------------------------------------
+X = np.arange(1, 11) * 1000.0
+TRUTH = {"a": 95 - 50 * np.exp(-X / 3000), "b": 95 - 50 * np.exp(-X / 4000)}
+
+
+def simulated(rng: np.random.Generator, num_seeds: int, truth: dict[str, np.ndarray] = TRUTH) -> dict[str, np.ndarray]:
+    """Curves of seeds that share an effect of the initial set, and have noise of their own in every round."""
+    shared = rng.normal(0, 1.0, (num_seeds, 1))
+    return {name: mean + shared + rng.normal(0, 0.5, (num_seeds, len(X))) for name, mean in truth.items()}
+
+
+def share_that_covers(rule: Rule, truth: float, num_seeds: int) -> float:
+    rng, covered = np.random.default_rng(num_seeds), 0
+    for _ in range(NUM_SIMULATED):
+        curves = simulated(rng, num_seeds)
+        made = experiment(*(curve(name, values, X) for name, values in curves.items()))
+        [one] = savings(made, "a", "b", rule, IMAGES, rng)
+        covered += one.saved.low <= truth <= one.saved.high
+    return covered / NUM_SIMULATED
+
+
+def saved_in_truth(target: float) -> float:
+    a, b = (float(crossing(X[None], TRUTH[name][None], np.array([target]))[0]) for name in "ab")
+    return b - a
+
+
+@pytest.mark.parametrize("num_seeds", [5, 10])
+def test_intervals_of_savings_cover_the_truth(num_seeds: int) -> None:
+    assert 0.93 <= share_that_covers(Rule("value", 85.0), saved_in_truth(85.0), num_seeds) <= 0.97
+
+
+def test_intervals_of_savings_at_the_final_score_cover_the_truth() -> None:
+    assert 0.93 <= share_that_covers(Rule("final"), saved_in_truth(TRUTH["b"][-1]), 5) <= 0.97
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5, 10])
+def test_intervals_of_paired_differences_cover_the_truth(num_seeds: int) -> None:
+    rng = np.random.default_rng(num_seeds)
+    curves = simulated(rng, num_seeds * 4000)
+    gaps = (curves["a"] - curves["b"])[:, 4].reshape(4000, num_seeds)
+    truth = TRUTH["a"][4] - TRUTH["b"][4]
+    found = [student(row) for row in gaps]
+    assert 0.93 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.97
+
+
+def test_resampling_five_runs_would_not_cover() -> None:
+    """Why `weights` are not those of runs drawn with replacement."""
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(5, [0.2] * 5, 2000) / 5
+    values = rng.normal(0, 1, (2000, 5))
+    ends = np.percentile(values @ drawn.T, [2.5, 97.5], axis=1)
+    assert np.mean((ends[0] <= 0) & (ends[1] >= 0)) < 0.88
+
+
+def test_the_permutation_test_keeps_its_level_and_holm_the_family_wise_error() -> None:
+    rng = np.random.default_rng(3)
+    num_families, num = 3000, 8
+    null = {"b": TRUTH["b"], **{f"s{i}": TRUTH["b"] for i in range(5)}}
+    wrong, families = 0, 0
+    for _ in range(num_families):
+        curves = simulated(rng, num, null)
+        gaps = np.stack([(curves[f"s{i}"] - curves["b"]).mean(1) for i in range(5)])
+        p = sign_flip(gaps, rng)
+        wrong += int(p[0] <= 0.05)
+        families += bool((holm(p) <= 0.05).any())
+    exact = math.floor(0.05 * 2 ** (num - 1)) / 2 ** (num - 1)  # its level: a multiple of 2 / 2^8
+    assert wrong / num_families == pytest.approx(exact, abs=0.012)
+    assert families / num_families <= 0.05 + 0.012
+
+
+def test_a_true_difference_is_found() -> None:
+    rng = np.random.default_rng(4)
+    found = [compare_once(rng).verdict for _ in range(20)]
+    assert found.count("better") >= 18
+
+
+def compare_once(rng: np.random.Generator):
+    curves = simulated(rng, 8)
+    made = experiment(*(curve(name, values, X) for name, values in curves.items()))
+    return compare(made, "a", "b", IMAGES, 0.95, 0)

@@ -1,0 +1,101 @@
+"""The mirror on Weights & Biases: one run a cell; what goes wrong there never fails a run."""
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _cells import cell, run
+
+from benchmark import tracking
+from benchmark.launch import Event, Failure, Round, Started
+
+
+class Fake(types.ModuleType):
+    """What we use of wandb."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        super().__init__("wandb")
+        self.runs: list[dict[str, Any]] = []
+        self.broken = broken
+        self.api = types.SimpleNamespace(api_key=None)
+        self.Settings = lambda **told: told
+
+    def init(self, **told: Any) -> types.SimpleNamespace:
+        if self.broken:
+            raise ConnectionError("no way out")
+        told["logged"], told["closed"] = [], None
+        self.runs.append(told)
+        return types.SimpleNamespace(
+            log=lambda row, step: told["logged"].append((step, row)),
+            finish=lambda exit_code: told.update(closed=exit_code),
+        )
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    found = Fake()
+    monkeypatch.setitem(sys.modules, "wandb", found)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    return found
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
+    folder = tmp_path_factory.mktemp("tracked")
+    found: list[Event] = []
+    for strategy in ("random", "margin", "crash"):
+        one = cell(strategy, rounds=2)
+        found += [Started(one), *run([one], folder)]
+    return found
+
+
+def test_one_run_a_cell_grouped_by_task_and_strategy(fake: Fake, events: list[Event], tmp_path: Path) -> None:
+    said: list[str] = []
+    assert list(tracking.mirrored(events, "wandb", tmp_path, said.append)) == events
+    assert said == []
+    assert [one["job_type"] for one in fake.runs] == ["random", "margin", "crash"]
+    assert {one["group"] for one in fake.runs} == {"digits[epochs=2]"}
+    assert {one["mode"] for one in fake.runs} == {"offline"}
+    assert [one["closed"] for one in fake.runs] == [0, 0, 1]
+    rounds = [event for event in events if isinstance(event, Round) and event.cell.strategy.label == "margin"]
+    logged = fake.runs[1]["logged"]
+    assert [step for step, _ in logged] == [0, 1]
+    assert logged[1][1]["accuracy"] == rounds[1].record.scores["accuracy"]
+    assert logged[1][1]["cost/images"] == 25
+    assert fake.runs[1]["config"]["seed"] == 0
+    assert len({one["id"] for one in fake.runs}) == 3
+
+
+def test_a_key_means_online(fake: Fake, events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    list(tracking.mirrored(events, "wandb", tmp_path, print))
+    assert {one["mode"] for one in fake.runs} == {"online"}
+
+
+def test_a_failing_mirror_is_said_once_and_fails_nothing(fake: Fake, events: list[Event], tmp_path: Path) -> None:
+    fake.broken = True
+    said: list[str] = []
+    assert list(tracking.mirrored(events, "wandb", tmp_path, said.append)) == events
+    assert said == ["tracking=wandb failed, the run goes on without it: ConnectionError: no way out"]
+
+
+def test_without_wandb_it_is_one_line(events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"pip install 'al-benchmark\[wandb\]'"):
+        list(tracking.mirrored(events, "wandb", tmp_path, print))
+    assert list(tracking.mirrored(events, "none", tmp_path, print)) == events
+    assert any(isinstance(event, Failure) for event in events)
+
+
+@pytest.mark.slow
+def test_the_real_library_writes_offline(events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    said: list[str] = []
+    list(tracking.mirrored(events, "wandb", tmp_path, said.append))
+    assert said == []
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 3
