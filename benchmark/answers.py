@@ -12,11 +12,10 @@ import typer
 
 from benchmark.analysis import audit, comparisons, explain, tables, verify
 from benchmark.analysis.curves import Experiment, read
-from benchmark.analysis.question import PUBLISHED, Question, ask, labels, located
-from benchmark.analysis.savings import Saving, pairs_of, savings
+from benchmark.analysis.question import PUBLISHED, SAVINGS, Question, ask, located
+from benchmark.analysis.savings import Saving, pairs_of
 from benchmark.analysis.verify import Verdict
 from benchmark.schedule import Schedule
-from benchmark.seeds import seed
 from benchmark.store import Store
 from benchmark.terminal import print_table, say, show
 
@@ -97,17 +96,8 @@ def to_first(experiment: Experiment, asked: Question) -> list[comparisons.Compar
 
 def saved(words: Words = None) -> None:
     """Labels, boxes or seconds that a strategy saves: strategy=A against=B at=final|curve|VALUE|band:LO,HI cost=..."""
-    keys = ("strategy", "against", "at", "cost", "seconds_per_image", "seconds_per_box", "level", "seed", "format")
-    asked = ask(words or [], *keys)
-    experiments, rows, refused = asked.experiments(), list[Saving](), list[str]()
-    for one, a, b in pairs_of(experiments, labels(asked.strategy), labels(asked.against)):
-        rng = np.random.default_rng(seed("savings", one.title, a, b, asked.seed))
-        try:
-            rows += savings(one, a, b, asked.rule, asked.price(one), rng, asked.level)
-        except ValueError as error:
-            refused.append(f"{one.title}: {error}")
-    if not rows:
-        raise ValueError(refused[0] if refused else "these records hold no pair of strategies to compare")
+    asked = ask(words or [], *SAVINGS, "format")
+    rows, refused = asked.savings()
     if asked.format == "json":
         show("savings", [saving_row(row) for row in rows], "json")
     else:

@@ -123,7 +123,8 @@ class Detection:
             scale = min(1.0, side / max(image_3HW.shape[1:]))
             size = [max(1, round(scale * length)) for length in image_3HW.shape[1:]]
             small_3HW = F.interpolate(image_3HW[None].float(), size, mode="bilinear", antialias=True)[0]
-            pictures_NHW3[number, : size[0], : size[1]] = small_3HW.round().clamp(0, 255).byte().permute(1, 2, 0).cpu()
+            small_HW3 = small_3HW.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+            pictures_NHW3[number, : size[0], : size[1]] = small_HW3
             boxes.append((truth.corners_M4 * scale).numpy())
         return pictures_NHW3, boxes
 

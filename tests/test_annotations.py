@@ -42,6 +42,7 @@ class Given:
     test: Split
     num_classes: int
     map_at: str
+    classes: list[str]
 
 
 @pytest.fixture

@@ -68,6 +68,8 @@ def test_a_failed_cell_exits_1_keeps_the_rest_and_shows(tmp_path: Path) -> None:
         (["run", "device=tpu"], "device=tpu"),
         (["tables", "out=nowhere"], "holds no results"),
         (["status", "out=nowhere"], "holds no results"),
+        (["status", "seeds=3"], "no setting of this command is called 'seeds'"),
+        (["tables", "outt=x"], "'outt' (did you mean 'out'?)"),
         (["list", "strategy"], "did you mean 'strategies'"),
         (["check", "entrpy"], "did you mean 'entropy'"),
         (["new", "task", "mine"], "only `new strategy NAME`"),
@@ -156,7 +158,8 @@ def test_a_grid_in_boxes_that_ends_by_score_is_done_when_it_has_ended(
     local = launch.local
     monkeypatch.setattr(launch, "local", lambda *given: machines.append(given[-1]) or local(*given))
     for verb in ("run", "run", "status", "tables"):
-        monkeypatch.setattr(sys, "argv", ["benchmark", verb, *words, "out=out", "workers=3", "format=json"])
+        told = [*words, "workers=3"] if verb == "run" else []
+        monkeypatch.setattr(sys, "argv", ["benchmark", verb, *told, "out=out", "format=json"])
         with pytest.raises(SystemExit) as caught:
             main()
         assert not caught.value.code

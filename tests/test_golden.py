@@ -13,6 +13,7 @@ import torch
 from _cells import cell, run
 
 from benchmark.analysis import tables as tabling
+from benchmark.analysis.curves import ours
 from benchmark.store import Store
 
 GOLDEN = Path(__file__).parent / "golden.md"
@@ -41,12 +42,15 @@ def table(folder: Path) -> str:
     events = run(cells, folder)
     store = Store(folder / "run")
     rows = [
-        {"path": c.path, "key": c.key, "strategy": c.strategy.label, "seed": 0, "dagger": list(c.daggers)}
+        {
+            "path": c.path, "key": c.key, "strategy": c.strategy.label, "seed": 0, "dagger": list(c.daggers),
+            "companion": c.companion,
+        }
         for c in cells
-    ]
+    ]  # fmt: skip
     schedule = {"initial": 20, "budget": 10, "rounds": 3, "validation": 10}
     store.ask("golden", [{"name": "golden", "task": "digits", "schedule": schedule, "cells": rows}])
-    [made] = tabling.tables(store)
+    [made] = tabling.tables(ours([store]))
     picks = [f"{e.cell.strategy.label} {e.record.round}: {e.record.bought[:5]}" for e in events]  # type: ignore[union-attr]
     return "\n".join([tabling.markdown(made), *picks, ""])
 

@@ -9,9 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from benchmark.analysis.curves import Experiment, chosen, read
-from benchmark.analysis.savings import Price, Rule
+from benchmark.analysis.savings import Price, Rule, Saving, pairs_of, savings
 from benchmark.plugins import checked, split, unknown
+from benchmark.seeds import seed
 
 PUBLISHED = next(  # beside the installed package, or in a checkout
     folder
@@ -19,6 +22,7 @@ PUBLISHED = next(  # beside the installed package, or in a checkout
     if (folder := home / "published").is_dir()
 )
 RECORDS = ("grid", "out", "records", "task")  # keys of every command: what is asked about
+SAVINGS = ("strategy", "against", "at", "cost", "seconds_per_image", "seconds_per_box", "level", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,19 @@ class Question:
     def experiments(self) -> list[Experiment]:
         """What is asked about. ValueError where there is nothing."""
         return chosen(read(self.places), self.task)
+
+    def savings(self) -> tuple[list[Saving], list[str]]:
+        """What `strategy` saves against `against`, and which pairs are refused and why."""
+        made, refused = list[Saving](), list[str]()
+        for one, a, b in pairs_of(self.experiments(), labels(self.strategy), labels(self.against)):
+            rng = np.random.default_rng(seed("savings", one.title, a, b, self.seed))
+            try:
+                made += savings(one, a, b, self.rule, self.price(one), rng, self.level)
+            except ValueError as error:
+                refused.append(f"{one.title}: {error}")
+        if not made:
+            raise ValueError(refused[0] if refused else "these records hold no pair of strategies to compare")
+        return made, refused
 
     def price(self, experiment: Experiment) -> Price:
         """The cost asked for, or the experiment's own."""

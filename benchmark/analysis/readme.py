@@ -1,31 +1,54 @@
 """Numbers in a page come from committed records: `python -m benchmark.analysis.readme README.md` renders them.
 
-A block begins with `<!-- table: FOLDER EXPERIMENT -->` and ends with `<!-- end -->`; what stands between is replaced.
+A block begins with `<!-- table: FOLDER EXPERIMENT -->`, or with `<!-- savings: WORDS; WORDS ... -->`, which are words of
+the command `savings`, and ends with `<!-- end -->`; what stands between is replaced.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from benchmark.analysis import comparisons
 from benchmark.analysis.curves import read
+from benchmark.analysis.question import SAVINGS, ask
 from benchmark.analysis.tables import markdown, tables
 
-BLOCK = re.compile(r"(<!-- table: (?P<folder>\S+) (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (?P<kind>table|savings): (?P<told>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rendered(page: str, home: Path) -> str:
     """The page with every block filled from the records below `home`. ValueError where an experiment is missing."""
-    return BLOCK.sub(lambda match: f"{match[1]}{block(home / match['folder'], match['name'])}{match[4]}", page)
+    kinds = {"table": block, "savings": claims}
+    return BLOCK.sub(lambda match: f"{match[1]}{kinds[match['kind']](match['told'], home)}{match[4]}", page)
 
 
-def block(folder: Path, name: str) -> str:
+def block(told: str, home: Path) -> str:
     """One experiment's table without its heading."""
-    for made in tables(read(str(folder))):
+    folder, name = told.split()
+    for made in tables(read(str(home / folder))):
         if made.title == name:
             return markdown(made).split("\n\n", 1)[1]
     raise ValueError(f"{folder} has no experiment {name}")
+
+
+def claims(told: str, home: Path) -> str:
+    """Savings, a row each."""
+    lines = ["| task | strategy | against | at | saved | % |", "| --- | --- | --- | --- | ---: | ---: |"]
+    for words in told.split(";"):
+        asked = ask(words.split(), *SAVINGS)
+        asked = (
+            replace(asked, records=str(home / asked.records))
+            if asked.records
+            else replace(asked, out=str(home / asked.out))
+        )
+        for one in asked.savings()[0]:
+            saved = f"{comparisons.shown(one.saved, 0)} {comparisons.unit(one)}" if one.reached else one.words
+            percent = comparisons.shown(one.percent, 1) if one.reached else ""
+            lines.append(f"| {one.task} | {one.strategy} | {one.against} | {one.rule} | {saved} | {percent} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

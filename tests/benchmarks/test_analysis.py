@@ -38,7 +38,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cells(number: int) -> list[dict[str, object]]:
     return [
-        {"path": f"e{number}/s{s}/seed-{seed}", "key": f"{number} {s} {seed}", "strategy": f"s{s}", "seed": seed, "dagger": []}
+        {
+            "path": f"e{number}/s{s}/seed-{seed}", "key": f"{number} {s} {seed}", "strategy": f"s{s}", "seed": seed,
+            "dagger": [],
+        }
         for s in range(STRATEGIES)
         for seed in range(SEEDS)
     ]  # fmt: skip

@@ -1,0 +1,162 @@
+"""The commands that read records, as people call them, and the gallery that a run leaves for figures."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from _cells import bytes_of, cell, run
+from _curves import PLAIN, recorded
+from typer.testing import CliRunner
+
+from benchmark import gallery, launch
+from benchmark.analysis.curves import ours
+from benchmark.analysis.figures import Gallery
+from benchmark.api import Machine
+from benchmark.cli import app, described
+from benchmark.fits import Fits
+from benchmark.grid import Experiment, Spec
+from benchmark.schedule import Schedule
+from benchmark.store import Store
+
+
+def told(*words: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == code, done.output + repr(done.exception)
+    return done.stdout
+
+
+# --- compare and explain ----------------------------------------------------------------------
+def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
+    store = recorded(tmp_path, PLAIN)
+    lines = told("compare", "mine", "random", f"out={store.folder}").splitlines()
+    assert len(lines) == 5
+    assert lines[0] == "mine against random on made_up: 3 seeds, paired"
+    assert lines[1].startswith("accuracy at 8 images: +4.00 [")
+    assert lines[4] == "undecided: 3 seeds cannot give p below 0.25: it takes 6"
+    [row] = json.loads(told("compare", "mine", "random", f"out={store.folder}", "format=json"))
+    assert (row["strategy"], row["against"], row["verdict"], row["final"]) == ("mine", "random", "undecided", 4.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["compare", "mien", "random"], "'mien' (did you mean 'mine'?)"),
+        (["compare", "mine", "random", "task=digitz"], "did you mean 'digits'?"),
+        (["explain", "made/mine/seed-9"], "did you mean"),
+        (["explain", "seed-0"], "several cells end so"),
+    ],
+)
+def test_what_is_not_there_is_one_line(tmp_path: Path, words: list[str], line: str) -> None:
+    store = recorded(tmp_path, PLAIN)
+    done = CliRunner().invoke(app, [*words, f"out={store.folder}"])
+    assert line in str(done.exception)
+
+
+def test_explain_tells_command_seeds_indices_cost_and_versions(tmp_path: Path) -> None:
+    store = recorded(tmp_path, PLAIN, parameters={"epochs": 3})
+    text = told("explain", "made_up/mine/seed-1", f"out={store.folder}")
+    assert text == told("explain", "made/mine/seed-1", f"out={store.folder}")
+    command = f"'tasks=[made_up]' 'strategies=[mine]' 'seeds=[1]' out={store.folder}"
+    for part in (command, "digits version 1 epochs=3", "numpy 2; on cpu", "6 labelled, paid 6 images; accuracy 63"):
+        assert part in text
+    assert "bought 53 54" in text
+    assert "select 0.01 s" in text
+
+
+def test_statistics_refuse_what_does_not_pair_and_go_on(tmp_path: Path) -> None:
+    store = recorded(tmp_path, PLAIN)
+    path = store.path("made/mine/seed-1")
+    path.unlink()
+    store.path("made/mine/seed-2").unlink()
+    store.path("made/mine/seed-0").unlink()
+    done = CliRunner().invoke(app, ["tables", f"out={store.folder}"])
+    assert done.exit_code == 0
+    assert "missing (0/3)" in done.stdout  # no record, no comparison
+    alone = recorded(tmp_path / "two", {**PLAIN, "mine": {7: [50.0, 60.0, 70.0]}})
+    done = CliRunner().invoke(app, ["tables", f"out={alone.folder}"])
+    assert "made_up: not compared: mine and random do not pair: no common seed" in done.stderr
+    assert (alone.folder / "tables" / "made_up-comparisons.csv").read_text().count("\n") == 2
+
+
+# --- damage -----------------------------------------------------------------------------------
+def test_a_flipped_record_is_named_not_used_and_run_again(tmp_path: Path) -> None:
+    one = cell("margin", rounds=3)
+    run([one], tmp_path)
+    whole = bytes_of(tmp_path / "run")
+    store = Store(tmp_path / "run")
+    path = store.path(one.path)
+    path.write_bytes(path.read_bytes().replace(b'"round": 1', b'"round": 3'))
+    store.ask("made", [described(experiment(one.strategy.label))])
+    text = told("verify", f"out={store.folder}", code=1)
+    assert "line 3 is damaged" in re.sub(r"\s+", " ", re.sub("[│┃]", " ", text))
+    assert ours([store])[0].curves["margin"].value_SR.shape == (1, 3)
+    assert np.isfinite(ours([store])[0].curves["margin"].value_SR).sum() == 1
+    assert launch.rounds_left([one], store) == {one: 2}
+    run([one], tmp_path)
+    assert bytes_of(tmp_path / "run") == whole
+
+
+# --- the gallery ------------------------------------------------------------------------------
+def experiment(*strategies: str, task: str = "digits[epochs=2]") -> Experiment:
+    specs = tuple(Spec.read("strategy", one) for one in strategies)
+    return Experiment("small", Spec.read("task", task), Schedule(20, 5, 3, 10), specs, (0,))
+
+
+def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
+    cells = [cell("margin", rounds=3), cell("random", rounds=3)]
+    run(cells, tmp_path)
+    store, machine = Store(tmp_path / "run"), Machine(torch.device("cpu"))
+    fits = Fits(tmp_path / "fits", 1.0, "cpu")
+    asked = [experiment("margin", "random")]
+    assert list(gallery.update(asked, store, fits, machine)) == []
+    path = store.folder / "gallery" / "small.npz"
+    found = Gallery.read(path)
+    bought = {index for one in cells for record in store.records(one.path)[1] for index in record.bought[:8]}
+    assert bought <= set(found.shown_N.tolist())
+    assert found.thumbs_NHW3.shape == (len(found.shown_N), 8, 8, 3)
+    assert found.features_ND.shape[0] == len(found.shown_N)
+    assert found.features_ND.shape[1] > 1
+    task = launch.build(asked[0].task, machine)
+    np.testing.assert_array_equal(found.labels_P, task._labels.numpy())  # type: ignore[union-attr]
+    before = path.stat().st_mtime_ns
+    assert list(gallery.update(asked, store, fits, machine)) == []
+    assert path.stat().st_mtime_ns == before  # nothing is newer than it
+
+
+def test_boxes_are_drawn_in_the_pixels_of_the_picture(tmp_path: Path) -> None:
+    task = launch.build(Spec.read("task", "scenes"), Machine(torch.device("cpu")))
+    indices = np.array([3, 0, 700])
+    pictures_NHW3, boxes = task.pictures(indices, 32)  # type: ignore[union-attr]
+    assert pictures_NHW3.shape == (3, 32, 32, 3)
+    for index, corners_K4 in zip(indices, boxes, strict=True):
+        truth = task._pool.truth.of(int(index))  # type: ignore[union-attr]
+        np.testing.assert_allclose(corners_K4, truth.corners_M4.numpy() / 2)
+    whole, _ = task.pictures(indices, 64)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(whole[0].transpose(2, 0, 1), task._pool.images[3].numpy())  # type: ignore[union-attr]
+    notes = task.annotations()  # type: ignore[union-attr]
+    assert len(notes.image_L) == int(task.cost(np.arange(task.num_pool))["boxes"])  # type: ignore[union-attr]
+    first = task._pool.truth.of(int(notes.image_L[0])).corners_M4[0].numpy()  # type: ignore[union-attr]
+    assert notes.side_L[0] == pytest.approx(np.sqrt((first[2] - first[0]) * (first[3] - first[1])))
+
+
+def test_a_gallery_that_cannot_be_made_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run([cell("random", rounds=2)], tmp_path)
+    monkeypatch.setattr(gallery, "arrays", lambda *_: 1 / 0)
+    store, fits = Store(tmp_path / "run"), Fits(tmp_path / "fits", 1.0, "cpu")
+    asked = Experiment(
+        "small", Spec.read("task", "digits[epochs=2]"), Schedule(20, 5, 2, 10), (Spec.read("strategy", "random"),), (0,)
+    )
+    [line] = gallery.update([asked], store, fits, Machine(torch.device("cpu")))
+    assert line == "no gallery of small: ZeroDivisionError: division by zero"
+    assert not (store.folder / "gallery").exists()
+
+
+def test_features_come_from_the_cache_alone(tmp_path: Path) -> None:
+    run([cell("random", rounds=2)], tmp_path, cache_gb=0)
+    one = cell("random", rounds=2)
+    task = launch.build(one.task, Machine(torch.device("cpu")))
+    found = gallery.features(task, [one], Fits(tmp_path / "fits", 0, "cpu"), np.arange(4))  # type: ignore[arg-type]
+    assert found.shape == (4, 0)
