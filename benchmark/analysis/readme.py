@@ -1,7 +1,7 @@
 """Numbers in a page come from committed records: `python -m benchmark.analysis.readme README.md` renders them.
 
-A block begins with `<!-- table: FOLDER EXPERIMENT -->`, or with `<!-- savings: WORDS; WORDS ... -->`, which are words of
-the command `savings`, and ends with `<!-- end -->`; what stands between is replaced.
+A block begins with `<!-- table: FOLDER EXPERIMENT -->`, or with `<!-- savings: WORDS; WORDS ... -->` in words of the
+command `savings`, and ends with `<!-- end -->`; what stands between is replaced.
 """
 
 from __future__ import annotations
