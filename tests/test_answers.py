@@ -19,6 +19,7 @@ from benchmark.cli import app, described
 from benchmark.fits import Fits
 from benchmark.grid import Experiment, Spec
 from benchmark.schedule import Schedule
+from benchmark.seeds import seed
 from benchmark.store import Store
 
 
@@ -63,6 +64,7 @@ def test_explain_tells_command_seeds_indices_cost_and_versions(tmp_path: Path) -
     for part in (command, "digits version 1 epochs=3", "numpy 2; on cpu", "6 labelled, paid 6 images; accuracy 63"):
         assert part in text
     assert "bought 53 54" in text
+    assert f"seeds fit {seed('fit', 'digits', 1, 1)}, select {seed('select', 'digits', 1, 'mine', 1)}" in text
     assert "select 0.01 s" in text
 
 
@@ -160,3 +162,12 @@ def test_features_come_from_the_cache_alone(tmp_path: Path) -> None:
     task = launch.build(one.task, Machine(torch.device("cpu")))
     found = gallery.features(task, [one], Fits(tmp_path / "fits", 0, "cpu"), np.arange(4))  # type: ignore[arg-type]
     assert found.shape == (4, 0)
+
+
+def test_the_first_of_each_purchase_are_shown_whatever_the_pool() -> None:
+    bought = [np.arange(5_000, 5_400), np.arange(60_000, 60_030)]
+    shown = gallery.chosen(bought, 100_000, 0)
+    assert set(range(5_000, 5_000 + gallery.FIRST)) | set(range(60_000, 60_000 + gallery.FIRST)) <= set(shown.tolist())
+    assert len(np.unique(shown)) == len(shown) <= gallery.NUM_SHOWN + 2 * gallery.FIRST
+    assert (np.diff(shown) > 0).all()
+    np.testing.assert_array_equal(shown, gallery.chosen(bought, 100_000, 0))

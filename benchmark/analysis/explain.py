@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmark.analysis.curves import Experiment, Run
 from benchmark.plugins import unknown
+from benchmark.seeds import seed
 
 
 def find(experiments: Sequence[Experiment], cell: str) -> tuple[Experiment, Run]:
@@ -35,7 +36,7 @@ def lines(experiment: Experiment, run: Run) -> Iterator[str]:
         return
     yield f"key       {run.header.key}, schema {run.header.schema}"
     yield f"data      {run.header.data[:16]}, {run.header.num_pool} images in the pool"
-    yield f"seeds     from the names initial, fit and select with {run.header.cell['task']['name']}, {run.seed}"
+    yield f"seeds     initial {seed('initial', run.header.cell['task']['name'], run.seed)}; of each round below"
     yield f"start     {run.start} (data, initial set, held-out draw of {len(run.header.held_out)})"
     for kind in ("task", "strategy"):
         part = run.header.cell[kind]
@@ -54,7 +55,9 @@ def command(experiment: Experiment, run: Run, folder: Path) -> str:
 
 def rounds(run: Run) -> Iterator[str]:
     """A line a round, and one of what was bought."""
+    assert run.header is not None
     measured = {one.round: one for one in run.measured}
+    task = run.header.cell["task"]["name"]
     for record in run.records:
         cost = ", ".join(f"{value:g} {name}" for name, value in record.cost.items())
         scores = " ".join(f"{name} {value:.6g}" for name, value in record.scores.items())
@@ -66,4 +69,6 @@ def rounds(run: Run) -> Iterator[str]:
             yield f"          {seconds}{shared}, peak {one.peak_mb:.0f} MB"
         if record.diagnostics:
             yield f"          logged {' '.join(f'{name} {value:.4g}' for name, value in record.diagnostics.items())}"
+        choice = f", select {seed('select', task, run.seed, run.strategy, record.round)}" if record.round else ""
+        yield f"          seeds fit {seed('fit', task, run.seed, record.round)}{choice}"
         yield f"          bought {' '.join(map(str, record.bought))}"
