@@ -13,7 +13,7 @@ from benchmark.analysis.curves import Experiment, Run, mean
 from benchmark.schedule import Schedule
 
 FEW_IMAGES = 3  # a batch of as few gives batch normalisation no statistics to speak of
-COLLAPSE = 0.5  # a fit that scores less than this share of the cell's best so far has not converged
+COLLAPSE = 1 / 3  # a fit that scores less than this share of the cell's best so far has not converged
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def rounds_are_whole(experiment: Experiment) -> Found:
 
 
 def fits_converged(experiment: Experiment) -> Found:
-    """No score below half of the cell's best so far, and none of round 0 below half of what the median seed scores."""
+    """No score below a third of the cell's best so far, and none of round 0 below a third of what the median seed scores."""
     for curve in experiment.curves.values():
         median = float(np.nanmedian(curve.value_SR[:, 0])) if np.isfinite(curve.value_SR[:, 0]).any() else 0.0
         for row, values_R in enumerate(curve.value_SR):
