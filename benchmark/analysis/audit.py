@@ -162,7 +162,7 @@ def rounds_are_whole(experiment: Experiment) -> Found:
 
 
 def fits_converged(experiment: Experiment) -> Found:
-    """No score below a third of the cell's best so far, and none of round 0 below a third of what the median seed scores."""
+    """No score below a third of the cell's best so far, and none of round 0 below a third of the median seed's."""
     for curve in experiment.curves.values():
         median = float(np.nanmedian(curve.value_SR[:, 0])) if np.isfinite(curve.value_SR[:, 0]).any() else 0.0
         for row, values_R in enumerate(curve.value_SR):
