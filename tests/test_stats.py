@@ -129,6 +129,8 @@ def test_a_comparison_in_five_lines() -> None:
     assert one.verdict == "better"
     assert one.final.value == pytest.approx(3, abs=0.2)
     assert one.area.value == pytest.approx(2.25, abs=0.1)  # 0 3 3: (1.5 + 3) / 2
+    assert one.areas[0] - one.areas[1] == pytest.approx(one.area.value)
+    assert one.areas[1] == pytest.approx(stats.area(np.arange(3.0), base.mean(0)))
     assert one.area_p == one.holm_p == 2 / 2**6
     told = lines(one, 2)
     assert len(told) == 5
