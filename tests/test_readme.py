@@ -1,13 +1,14 @@
 """The README's numbers are those of the committed records, and its commands exist."""
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from benchmark import cli
 from benchmark.analysis.curves import read
-from benchmark.analysis.readme import BLOCK, rendered
+from benchmark.analysis.readme import BLOCK, draw, rendered
 from benchmark.analysis.tables import tables
 
 HOME = Path(__file__).parent.parent
@@ -25,6 +26,16 @@ def test_a_changed_number_is_noticed() -> None:
     tampered = re.sub(r"(\| random \| )\d", r"\g<1>0", text)
     assert tampered != text
     assert rendered(tampered, HOME) == text
+
+
+def test_its_figures_are_drawn_from_the_records(tmp_path: Path) -> None:
+    for line in (HOME / "constraints.txt").read_text().splitlines():
+        if line.startswith("matplotlib==") and line != f"matplotlib=={version('matplotlib')}":
+            pytest.skip(f"drawn by {line}")
+    paths = draw(README.read_text(), HOME, tmp_path)
+    assert paths
+    for path in paths:
+        assert path.read_bytes() == (HOME / "docs" / "figures" / path.relative_to(tmp_path)).read_bytes()
 
 
 def test_its_verbs_and_make_targets_exist() -> None:

@@ -1,5 +1,6 @@
 """Numbers in a page come from committed records: `python -m benchmark.analysis.readme README.md` renders them.
 
+With it go the page's figures: an image `docs/figures/FOLDER/STEM.svg` is that figure of `results/reference/FOLDER`.
 A block begins with `<!-- table: FOLDER EXPERIMENT -->`, or with `<!-- savings: WORDS; WORDS ... -->` in words of the
 command `savings`, and ends with `<!-- end -->`; what stands between is replaced.
 """
@@ -10,6 +11,8 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from benchmark.analysis import comparisons
 from benchmark.analysis.curves import read
@@ -51,6 +54,28 @@ def claims(told: str, home: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+IMAGE = re.compile(r"!\[[^]]*\]\(docs/figures/(?P<folder>\w+)/(?P<stem>[\w.=+-]+)\.svg\)")
+
+
+def draw(page: str, home: Path, into: Path) -> list[Path]:
+    """Draws the figures that a page shows into FOLDER/STEM.svg below `into`. ValueError where there is no such one."""
+    from benchmark.analysis import figures  # matplotlib takes a second to import
+
+    paths = []
+    for folder, stem in IMAGE.findall(page):
+        drawn = figures.everything(read(str(home / "results" / "reference" / folder)), {}, np.random.default_rng(0))
+        if stem not in drawn:
+            raise ValueError(f"{folder} has no figure {stem}, only {', '.join(drawn)}")
+        (into / folder).mkdir(parents=True, exist_ok=True)
+        for path in figures.save(drawn[stem], into / folder / stem):
+            if path.suffix == ".svg":
+                paths.append(path)
+            else:
+                path.unlink()
+    return paths
+
+
 if __name__ == "__main__":
     for page in map(Path, sys.argv[1:]):
         page.write_text(rendered(page.read_text(), page.parent))
+        draw(page.read_text(), page.parent, page.parent / "docs" / "figures")
