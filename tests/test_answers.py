@@ -37,6 +37,9 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
     assert lines[0] == "mine against random on made_up: 3 seeds, paired"
     assert lines[1].startswith("accuracy at 8 images: +4.00 [")
     assert lines[4] == "undecided: 3 seeds cannot give p below 0.25: it takes 6"
+    words = ("strategy=mine", "against=random", f"out={store.folder}")
+    [saving] = json.loads(told("savings", *words, "format=json"))
+    assert f"saves {saving['saved']:.0f} [{saving['low']:.0f}, {saving['high']:.0f}] images" in lines[3]
     [row] = json.loads(told("compare", "mine", "random", f"out={store.folder}", "format=json"))
     assert (row["strategy"], row["against"], row["verdict"], row["final"]) == ("mine", "random", "undecided", 4.0)
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Experiment, Floats
-from benchmark.analysis.savings import Price, Rule, Saving, savings
+from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
 from benchmark.analysis.stats import Interval, Pairs, paired
 from benchmark.seeds import seed
 from benchmark.store import replace as replace_file
@@ -91,7 +91,8 @@ def compare(experiment: Experiment, strategy: str, against: str, price: Price, l
     final_S = gaps_SR[:, whole[-1]]
     p_2 = stats.sign_flip(np.stack([final_S, area_S]), rng)
     spread = float(area_S.std(ddof=1)) if len(area_S) > 1 else math.nan
-    [saving] = savings(experiment, strategy, against, Rule("final"), price, rng, level)
+    chance = generator(experiment, strategy, against, start)
+    [saving] = savings(experiment, strategy, against, Rule("final"), price, chance, level)
     return Comparison(
         experiment.title, experiment.metric, strategy, against, pairs,
         f"{experiment.num_labelled_R[whole[-1]]:,.0f} images", stats.student(final_S, level), float(p_2[0]),

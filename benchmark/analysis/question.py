@@ -9,12 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from benchmark.analysis.curves import Experiment, chosen, read
-from benchmark.analysis.savings import Price, Rule, Saving, pairs_of, savings
+from benchmark.analysis.savings import Price, Rule, Saving, generator, pairs_of, savings
 from benchmark.plugins import checked, split, unknown
-from benchmark.seeds import seed
 
 PUBLISHED = next(  # beside the installed package, or in a checkout
     folder
@@ -81,8 +78,8 @@ class Question:
         """What `strategy` saves against `against`, and which pairs are refused and why."""
         made, refused = list[Saving](), list[str]()
         for one, a, b in pairs_of(self.experiments(), labels(self.strategy), labels(self.against)):
-            rng = np.random.default_rng(seed("savings", one.title, a, b, self.seed))
             try:
+                rng = generator(one, a, b, self.seed)
                 made += savings(one, a, b, self.rule, self.price(one), rng, self.level)
             except ValueError as error:
                 refused.append(f"{one.title}: {error}")

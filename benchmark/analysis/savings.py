@@ -16,6 +16,7 @@ from numpy.random import Generator
 
 from benchmark.analysis.curves import Curve, Experiment, Floats
 from benchmark.analysis.stats import Interval, paired, percentiles, weights
+from benchmark.seeds import seed
 
 REPLICATES = 4_000
 SLACK = 1e-12  # of a target: a sum that rounds otherwise still reaches it
@@ -121,6 +122,11 @@ def crossing(x_MR: Floats, y_MR: Floats, target_M: Floats) -> Floats:
     share = np.divide(target_M - best_MR[rows, before], rise, out=np.zeros(len(rows)), where=rise > 0)
     x_M = x_MR[rows, before] + share.clip(0, 1) * (x_MR[rows, at] - x_MR[rows, before])
     return np.where(hit_MR.any(1), x_M, np.inf)
+
+
+def generator(experiment: Experiment, strategy: str, against: str, start: int) -> Generator:
+    """The generator of a saving's replicates, from names, so that every command gives it the same interval."""
+    return np.random.default_rng(seed("savings", experiment.title, strategy, against, start))
 
 
 def savings(
