@@ -154,3 +154,51 @@ def test_badge_refuses_a_detector() -> None:
 
     with pytest.raises(ValueError, match="classifier"):
         badge(look(Boxes(), {"predict", "embed"}), 3, np.random.default_rng(0))
+
+
+# --- lazy and eager k-center ------------------------------------------------------------------
+def cloud(kind: str, num: int = 400) -> Tensor:
+    """Points of float64: of one cloud, of clusters of unequal width, on a grid full of ties, or with duplicates."""
+    generator = torch.Generator().manual_seed(len(kind))
+    points = torch.randn(num, 8, generator=generator, dtype=torch.float64)
+    if kind == "clusters":
+        points = (
+            points * torch.rand(num, 1, generator=generator)
+            + 5 * torch.randn(5, 8, generator=generator).double()[torch.randint(5, (num,), generator=generator)]
+        )
+    if kind == "grid":
+        points = torch.cartesian_prod(torch.arange(20.0), torch.arange(20.0)).double()
+    if kind == "duplicates":
+        points = points[torch.randint(12, (num,), generator=generator)]
+    return points
+
+
+@pytest.mark.parametrize("active", [1, 2, 7, 64, 400])
+@pytest.mark.parametrize("kind", ["cloud", "clusters", "grid", "duplicates"])
+def test_lazy_picks_are_the_eager_ones(kind: str, active: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kcenter, "ACTIVE", active)
+    points = cloud(kind)
+    centred = points[5:] - points[5:].mean(0)
+    norms = centred.square().sum(1)
+    begin = nearest(centred, norms, points[:5] - points[5:].mean(0))
+    eager = _kcenter.eager(centred, norms, begin.clone(), 120)
+    lazy = greedy(points[5:], points[:5], 120)
+    if kind in ("cloud", "clusters"):
+        assert torch.equal(lazy, eager)
+    else:  # rounding may order equals otherwise: each pick must be one of the farthest
+        assert len(set(lazy.tolist())) == 120
+        distance = begin.clone()
+        for pick in lazy:
+            assert distance[pick] >= distance.max() - 1e-9
+            distance = torch.minimum(distance, nearest(centred, norms, centred[pick : pick + 1]))
+            distance[pick] = -torch.inf
+
+
+def test_lazy_makes_few_distances_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    exact = _kcenter.nearest
+    monkeypatch.setattr(_kcenter, "nearest", lambda p, n, c: counted.append(len(p) * len(c)) or exact(p, n, c))
+    monkeypatch.setattr(_kcenter, "ACTIVE", 64)
+    points = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
+    greedy(points, points[:1], 200)
+    assert sum(counted) < 20_000 * 200 / 2
