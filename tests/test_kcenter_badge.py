@@ -202,3 +202,13 @@ def test_lazy_makes_few_distances_exact(monkeypatch: pytest.MonkeyPatch) -> None
     points = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
     greedy(points, points[:1], 200)
     assert sum(counted) < 20_000 * 200 / 2
+
+
+@pytest.mark.slow
+def test_each_pick_of_a_large_pool_is_the_farthest_to_1e_5() -> None:
+    points = torch.randn(20_000, 512, generator=torch.Generator().manual_seed(0))
+    exact = points.double()
+    distance = torch.cdist(exact, exact[:1])[:, 0]
+    for pick in greedy(points, points[:1], 500):
+        assert distance[pick] >= distance.max() * (1 - 1e-5)
+        distance = torch.minimum(distance, torch.linalg.vector_norm(exact - exact[pick], dim=1))

@@ -9,24 +9,41 @@ import numpy as np
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
 from benchmark.api import Machine
-from strategies._kcenter import greedy
+from strategies._kcenter import eager, greedy, nearest
 from strategies.badge import seeding
 from tasks._classifier import Classifier, Recipe, Split
 
-N, D, C, PICKS = 5_000, 128, 50, 100
+N, D, C = 5_000, 128, 50
 
 
 def usual_greedy(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Tensor:
-    """k-center with `torch.cdist`, one `.item()` a pick."""
+    """k-center with `torch.cdist`, a stack, a minimum and an argmax a pick."""
     distance_N = torch.cdist(points_ND, centres_MD).amin(1)
     picks: list[int] = []
     for _ in range(budget):
         picks.append(int(distance_N.argmax().item()))
         distance_N = torch.stack([distance_N, torch.cdist(points_ND, points_ND[picks[-1:]])[:, 0]]).amin(0)
     return torch.tensor(picks)
+
+
+def usual_pairwise(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Tensor:
+    """k-center with scikit-learn's `pairwise_distances`, as the published code of several papers does."""
+    points, distance_N = points_ND.numpy(), pairwise_distances(points_ND.numpy(), centres_MD.numpy()).min(1)
+    picks: list[int] = []
+    for _ in range(budget):
+        picks.append(int(distance_N.argmax()))
+        distance_N = np.minimum(distance_N, pairwise_distances(points, points[picks[-1:]])[:, 0])
+    return torch.tensor(picks)
+
+
+def one_product_a_pick(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Tensor:
+    """k-center that reads every feature once a pick."""
+    norms_N = points_ND.square().sum(1)
+    return eager(points_ND, norms_N, nearest(points_ND, norms_N, centres_MD), budget)
 
 
 def usual_seeding(residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: np.random.Generator) -> list[int]:
@@ -41,12 +58,25 @@ def usual_seeding(residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: n
     return picks
 
 
-@pytest.mark.benchmark(group="k-center")
-@pytest.mark.parametrize("way", [greedy, usual_greedy], ids=["ours", "usual"])
-def test_k_center(benchmark: BenchmarkFixture, way: Callable[..., Tensor]) -> None:
-    points_ND = torch.randn(N, D, generator=torch.Generator().manual_seed(0))
-    picks = benchmark(way, points_ND, points_ND[:100], PICKS)
-    assert len(set(picks.tolist())) == PICKS
+WAYS = {
+    "ours": greedy, "one product a pick": one_product_a_pick, "torch.cdist": usual_greedy, "scikit-learn": usual_pairwise
+}  # fmt: skip
+
+
+@pytest.mark.benchmark(group="k-center, 50,000 x 512, 2,000 picks")
+@pytest.mark.parametrize("way", WAYS)
+def test_k_center(benchmark: BenchmarkFixture, way: str) -> None:
+    points_ND = torch.randn(50_000, 512, generator=torch.Generator().manual_seed(0))
+    picks = benchmark.pedantic(WAYS[way], (points_ND, points_ND[:1], 2_000), rounds=1)
+    assert len(set(picks.tolist())) == 2_000
+
+
+@pytest.mark.benchmark(group="k-center, 1,000 picks")
+@pytest.mark.parametrize(("num", "width"), [(118_000, 512), (1_000_000, 384)])
+def test_large_k_center(benchmark: BenchmarkFixture, num: int, width: int) -> None:
+    points_ND = torch.randn(num, width, generator=torch.Generator().manual_seed(0))
+    picks = benchmark.pedantic(greedy, (points_ND, points_ND[:1], 1_000), rounds=1)
+    assert len(set(picks.tolist())) == 1_000
 
 
 @pytest.mark.benchmark(group="badge")
