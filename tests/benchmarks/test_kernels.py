@@ -59,8 +59,11 @@ def usual_seeding(residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: n
 
 
 WAYS = {
-    "ours": greedy, "one product a pick": one_product_a_pick, "torch.cdist": usual_greedy, "scikit-learn": usual_pairwise
-}  # fmt: skip
+    "ours": greedy,
+    "one product a pick": one_product_a_pick,
+    "torch.cdist": usual_greedy,
+    "scikit-learn": usual_pairwise,
+}
 
 
 @pytest.mark.benchmark(group="k-center, 50,000 x 512, 2,000 picks")
