@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -15,6 +16,7 @@ from benchmark.analysis.curves import Experiment, read
 from benchmark.analysis.question import PUBLISHED, SAVINGS, Question, ask, located
 from benchmark.analysis.savings import Saving, pairs_of
 from benchmark.analysis.verify import Verdict
+from benchmark.plugins import unknown
 from benchmark.schedule import Schedule
 from benchmark.store import Store
 from benchmark.terminal import print_table, say, show
@@ -35,7 +37,11 @@ def status(words: Words = None) -> None:
     """Show done, failed and missing cells of a results folder, and the time left at its pace."""
     asked = ask(words or [], "format")
     store = Store(asked.places)
-    rows = [experiment_status(store, experiment) for experiment in store.manifest()["experiments"]]
+    known = store.manifest()["experiments"]
+    wanted = [one for one in known if asked.task in ("", one["name"], one["task"])]
+    if not wanted:
+        raise ValueError(f"task={asked.task}: there is no {unknown(asked.task, [one['name'] for one in known])}")
+    rows = [experiment_status(store, experiment) for experiment in wanted]
     show(f"{store.folder}", rows, asked.format)
 
 
@@ -48,7 +54,7 @@ def experiment_status(store: Store, experiment: dict[str, object]) -> dict[str, 
     seconds = 0.0
     for cell in cells:
         taken = store.measured(cell["path"])
-        seconds += sum(sum(one.seconds.values()) for one in taken)
+        seconds += sum(sum(one.seconds.values()) - one.shared_fit * one.seconds.get("fit", 0.0) for one in taken)
         records = store.records(cell["path"])[1]
         finished = schedule.finished(records)
         rounds += len(records)
@@ -68,16 +74,20 @@ def tabled(words: Words = None) -> None:
 def show_tables(asked: Question) -> None:
     """Prints the tables, then writes them: beside the records unless told where."""
     experiments = asked.experiments()
-    papers = read(located(asked.against)) if asked.against else []
+    papers = verify.papers(located(asked.against)) if asked.against else []
     made = [tables.table(one, verify.beside(one, papers)) for one in experiments]
+    for one in made if papers else ():
+        if not one.beside:
+            say(f"{one.title}: nothing published belongs to it")
     compared = {one.title: to_first(one, asked) for one in experiments}
     if asked.format == "json":
         typer.echo(tables.as_json(made))
     for one in made if asked.format == "text" else ():
         print_table(one)
         if rows := compared[one.title]:
-            show(f"{one.title}: against {rows[0].against}, paired", comparisons.rows(rows, tables.places(one.metric)))
-    tables.write(made, asked.folder / "tables")
+            title = f"{one.title}: against {rows[0].against}, paired, {100 * asked.level:g} % intervals"
+            show(title, comparisons.rows(rows, tables.places(one.metric)))
+    tables.write(made, asked.folder / "tables", together=bool(asked.to) or not asked.task)
     comparisons.write(compared, asked.folder / "tables")
     say(f"tables written to {asked.folder / 'tables'}")
 
@@ -101,7 +111,8 @@ def saved(words: Words = None) -> None:
     if asked.format == "json":
         show("savings", [saving_row(row) for row in rows], "json")
     else:
-        show(f"savings at {asked.rule}, {asked.level:.0%} intervals", [saving_line(row) for row in rows])
+        price = f"; {asked.seconds_per_image:g} s an image, {asked.seconds_per_box:g} s a box" * (asked.cost == "time")
+        show(f"savings, {100 * asked.level:g} % intervals{price}", [saving_line(row) for row in rows])
     for line in refused:
         say(f"not compared: {line}")
 
@@ -110,11 +121,12 @@ def saving_row(one: Saving) -> Row:
     """A saving as JSON: numbers in the cost's unit, null where there is none or it is not bounded."""
     return {
         "experiment": one.experiment, "task": one.task, "source": one.source, "strategy": one.strategy,
-        "against": one.against, "at": str(one.rule),
-        "cost": one.price.kind, "target": number(one.target), "paid": number(one.paid), "other": number(one.other),
-        "saved": number(one.saved.value), "low": number(one.saved.low), "high": number(one.saved.high),
-        "percent": number(one.percent.value), "percent_low": number(one.percent.low),
-        "percent_high": number(one.percent.high), "pairs": one.num_pairs, "reached": one.reached, "words": one.words,
+        "against": one.against, "at": str(one.rule), "cost": one.price.kind, "unit": one.unit,
+        "seconds_per_image": one.price.per_image, "seconds_per_box": one.price.per_box, "target": number(one.target),
+        "paid": number(one.paid), "other": number(one.other), "saved": number(one.saved.value),
+        "low": number(one.saved.low), "high": number(one.saved.high), "percent": number(one.percent.value),
+        "percent_low": number(one.percent.low), "percent_high": number(one.percent.high), "pairs": one.num_pairs,
+        "area": number(one.areas[0]), "against_area": number(one.areas[1]), "reached": one.reached, "note": one.note,
     }  # fmt: skip
 
 
@@ -128,26 +140,34 @@ def saving_line(one: Saving) -> Row:
     paid, other = (f"{end:,.0f}" if math.isfinite(end) else "–" for end in (one.paid, one.other))
     saved, percent = (comparisons.shown(one.saved, 0), comparisons.shown(one.percent, 1)) if one.reached else ("", "")
     return {
-        "task": one.experiment, "strategy": one.strategy, "against": one.against, "target": f"{one.target:.4g}",
-        f"{one.price.kind} paid": f"{paid} of {other}", "saved": saved, "%": percent,
-        "note": one.words or ("one seed: no interval" if one.num_pairs == 1 else ""),
+        "task": one.experiment, "strategy": one.strategy, "against": one.against, "at": str(one.rule),
+        "target": f"{one.target:.4g}", "paid": f"{paid} of {other}", "unit": one.unit, "saved": saved, "%": percent,
+        "areas": " | ".join(f"{area:.4g}" for area in one.areas), "note": one.note,
     }  # fmt: skip
 
 
 def compared(first: str, second: str, words: Words = None) -> None:
     """The paired answer to A against B, in five lines a task."""
+    if first == second or "=" in re.sub(r"\[.*\]", "", first + second):
+        raise ValueError(f"compare takes two strategies, not {first} and {second}")
     keys = ("cost", "seconds_per_image", "seconds_per_box", "level", "seed", "format")
     asked = ask(words or [], *keys)
-    experiments = asked.experiments()
-    pairs = pairs_of(experiments, [first], [second])
-    if not pairs:
-        raise ValueError(f"no experiment of these records has finished rounds of both {first} and {second}")
-    made = [comparisons.compare(one, a, b, asked.price(one), asked.level, asked.seed) for one, a, b in pairs]
+    made, refused = list[comparisons.Comparison](), list[str]()
+    for one, a, b in pairs_of(asked.experiments(), [first], [second]):
+        try:
+            made.append(comparisons.compare(one, a, b, asked.price(one), asked.level, asked.seed))
+        except ValueError as error:
+            refused.append(str(error))
+    if not made:
+        why = f"no experiment of these records has rounds of both {first} and {second}"
+        raise ValueError(refused[0] if refused else why)
     made = comparisons.corrected(made)
     if asked.format == "json":
         typer.echo(comparisons.tidy(made).to_json(orient="records", indent=1))
-    for one in made if asked.format == "text" else ():
-        typer.echo("\n".join(comparisons.lines(one, tables.places(one.metric))))
+    for done in made if asked.format == "text" else ():
+        typer.echo("\n".join(comparisons.lines(done, tables.places(done.metric))))
+    for line in refused:
+        say(f"not compared: {line}")
 
 
 def explained(cell: str, words: Words = None) -> None:
@@ -161,23 +181,34 @@ def verified(words: Words = None) -> None:
     asked = ask(words or [], "against", "level", "format")
     experiments = asked.experiments()
     faults = [fault for one in experiments for fault in audit.audit(one)]
-    papers = read(located(asked.against)) if asked.against else []
+    papers = verify.papers(located(asked.against)) if asked.against else []
     verdicts = verify.verify(experiments, papers, asked.level) if papers else []
     rows: list[Row] = [
         {"experiment": one.experiment, "check": one.check, "where": one.where, "what": one.words} for one in faults
     ]
-    judged = [verdict_row(one) for one in verdicts]
     if asked.format == "json":
-        show("", [{"faults": rows, "verdicts": judged}], "json")
+        show("", [{"faults": rows, "verdicts": [verdict_row(one) for one in verdicts]}], "json")
     else:
         for one in experiments:
-            passed = len(audit.CHECKS) - len({fault.check for fault in faults if fault.experiment == one.title})
-            say(f"{one.title}: {passed} of {len(audit.CHECKS)} checks passed")
-        for title, found in (("audit: faults", rows), (f"against {asked.against}", judged)):
+            say(f"{one.title}: {audited(one, faults)}")
+        for title, found in (
+            ("audit: faults", rows),
+            (f"against {asked.against}", [verdict_line(one) for one in verdicts]),
+        ):
             if found:
                 show(title, found)
     if faults:
         raise typer.Exit(1)
+
+
+def audited(one: Experiment, faults: Sequence[audit.Fault]) -> str:
+    """How the audit of an experiment went, in words."""
+    if not any(curve.num_runs for curve in one.curves.values()):
+        return "nothing is recorded, so there is nothing to audit"
+    passed = len(audit.CHECKS) - len({fault.check for fault in faults if fault.experiment == one.title})
+    lacking = sum(curve.wanted - curve.num_runs + len(curve.unfinished) for curve in one.curves.values())
+    rest = f"; {lacking} of {sum(curve.wanted for curve in one.curves.values())} cells are not finished" * bool(lacking)
+    return f"{passed} of {len(audit.CHECKS)} checks passed{rest}"
 
 
 def reported(words: Words = None) -> None:
@@ -186,22 +217,32 @@ def reported(words: Words = None) -> None:
 
     asked = ask(words or [], "against", "level", "seed", "to")
     experiments = asked.experiments()
-    papers = read(located(asked.against)) if asked.against else []
+    papers = verify.papers(located(asked.against)) if asked.against else []
     verdicts = verify.verify(experiments, papers, asked.level) if papers else []
     made = {one.title: to_first(one, asked) for one in experiments}
     command = shlex.join(["python", "-m", "benchmark", "report", *(words or [])])
-    path = report.write(experiments, asked.folder, made, verdicts, report.told(experiments, command))
+    told = report.told(experiments, command) | {"level": asked.level}
+    path = report.write(experiments, asked.folder, made, verdicts, told, "" if asked.to else asked.task)
     typer.echo(str(path))
     say(f"figures in {path.parent / 'figures'}")
 
 
 def verdict_row(one: Verdict) -> Row:
-    """A verdict in a row."""
+    """A verdict as JSON."""
     return {
         "source": one.source, "task": one.task, "strategy": one.strategy, "published": one.published,
-        "rounds": one.rounds, "deviation": comparisons.shown(one.deviation, 3, "+") if one.rounds else "",
-        "at the last": comparisons.shown(one.last, 3, "+") if one.rounds else "", "verdict": one.verdict,
-        "why": one.why,
+        "rounds": one.rounds, "deviation": number(one.deviation.value), "low": number(one.deviation.low),
+        "high": number(one.deviation.high), "last": number(one.last.value), "last_low": number(one.last.low),
+        "last_high": number(one.last.high), "verdict": one.verdict, "why": one.why,
+    }  # fmt: skip
+
+
+def verdict_line(one: Verdict) -> Row:
+    """A verdict for people."""
+    mean, last = (comparisons.shown(gap, 3, "+") if one.rounds else "" for gap in (one.deviation, one.last))
+    return {
+        "source": one.source, "task": one.task, "strategy": one.strategy, "published": one.published,
+        "rounds": one.rounds, "deviation": mean, "at the last": last, "verdict": one.verdict, "why": one.why,
     }  # fmt: skip
 
 

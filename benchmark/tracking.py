@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +21,73 @@ def mirrored(events: Iterable[Event], kind: str, folder: Path, say: Callable[[st
     if kind == "none":
         yield from events
         return
-    mirror: Mirror | None = Mirror(folder)
+    mirror = Mirror(wandb_module(), folder, say)
     try:
         for event in events:
-            try:
-                if mirror is not None:
-                    mirror.note(event)
-            except Exception as error:
-                say(f"tracking={kind} failed, the run goes on without it: {type(error).__name__}: {error}")
-                mirror = None
+            mirror.safely(partial(mirror.note, event))
             yield event
     finally:
-        if mirror is not None:
-            mirror.close()
+        mirror.safely(mirror.close)
+
+
+def wandb_module() -> Any:
+    """The library; ValueError where it is not installed."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError("tracking=wandb: not installed: pip install 'al-benchmark[wandb]'") from error
+    return wandb
 
 
 class Mirror:
     """Writes cells as runs: grouped by task, typed by strategy. Offline where no key is known."""
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ValueError("tracking=wandb: not installed: pip install 'al-benchmark[wandb]'") from error
-        self.wandb: Any = wandb
-        self.folder = folder
-        self.run: Any = None
-        self.cell: Cell | None = None
-        self.mode = "online" if self.has_key() else "offline"
+    def __init__(self, wandb: Any, folder: Path, say: Callable[[str], None]) -> None:
+        self.wandb, self.folder, self.say, self.failed = wandb, folder, say, False
+        self.runs: dict[str, Any] = {}  # open ones, by the cell's key: cells may be in work side by side
 
-    def has_key(self) -> bool:
-        """Whether wandb would find a key without asking for one."""
-        return bool(os.environ.get("WANDB_API_KEY") or self.wandb.api.api_key)
+    def safely(self, act: Callable[[], None]) -> None:
+        """Does what may fail; the first failure is said and ends the mirror."""
+        if self.failed:
+            return
+        try:
+            act()
+        except Exception as error:
+            self.failed = True
+            self.say(f"tracking=wandb failed, the run goes on without it: {type(error).__name__}: {error}")
+            with contextlib.suppress(Exception):
+                self.close()
+
+    @property
+    def mode(self) -> str:
+        """online where wandb would find a key without asking for one."""
+        known = os.environ.get("WANDB_API_KEY") or self.wandb.api.api_key
+        return os.environ.get("WANDB_MODE") or ("online" if known else "offline")
 
     def note(self, event: Event) -> None:
         """Mirrors one event."""
-        if event.cell is not self.cell:
-            self.close()
-            self.run, self.cell = self.start(event.cell), event.cell
+        cell = event.cell
+        if cell.key not in self.runs:
+            self.runs[cell.key] = self.start(cell)
         if isinstance(event, Round):
             record, measured = event.record, event.measured
             row = {f"cost/{name}": value for name, value in record.cost.items()}
             row |= {f"seconds/{name}": value for name, value in measured.seconds.items()}
             row |= record.scores | record.diagnostics
-            self.run.log({"labelled": record.num_labelled, **row}, step=record.round)
-        if isinstance(event, Failure):
-            self.close(1)
+            self.runs[cell.key].log({"labelled": record.num_labelled, **row}, step=record.round)
+        ended = isinstance(event, Round) and (event.spared or event.record.round == cell.schedule.rounds - 1)
+        if ended or isinstance(event, Failure):
+            self.runs.pop(cell.key).finish(exit_code=int(isinstance(event, Failure)))
 
     def start(self, cell: Cell) -> Any:
         """A run for a cell; its id is the cell's key, so that a cell that goes on continues its run."""
         return self.wandb.init(
             project="al-benchmark", id=cell.key, name=cell.label, group=cell.task.label, job_type=cell.strategy.label,
-            config=cell.identity(), dir=self.folder, mode=os.environ.get("WANDB_MODE", self.mode), resume="allow",
+            config=cell.identity(), dir=self.folder, mode=self.mode, resume="allow", reinit="create_new",
             settings=self.wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
 
-    def close(self, exit_code: int = 0) -> None:
-        """Ends the run that is open."""
-        if self.run is not None:
-            self.run.finish(exit_code=exit_code)
-        self.run = self.cell = None
+    def close(self) -> None:
+        """Ends the runs that are open."""
+        while self.runs:
+            self.runs.popitem()[1].finish(exit_code=0)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment
-from benchmark.schedule import Schedule
 from benchmark.store import Header, Measured, Record, Store
 
 
@@ -44,6 +43,8 @@ def recorded(
     name: str = "made_up",
     companions: Sequence[str] = (),
     daggers: Mapping[str, Sequence[str]] | None = None,
+    boxes: Sequence[float] = (),
+    **schedule: Any,
 ) -> Store:
     """A results folder whose records replay: 4 + 2 images a round of a pool of 100, 2 held out.
 
@@ -58,19 +59,22 @@ def recorded(
         for strategy, seeds in scores.items()
         for seed in seeds
     ]  # fmt: skip
-    store.ask("made", [{"name": name, "task": "digits", "schedule": SCHEDULE, "cells": cells}])
+    store.ask("made", [{"name": name, "task": "digits", "schedule": SCHEDULE | schedule, "cells": cells}])
     for number, (strategy, seeds) in enumerate(scores.items()):
         for seed, values in seeds.items():
             cell = f"made/{strategy}/seed-{seed}"
             task = {"name": "digits", "version": 1, "parameters": dict(parameters or {})}
             identity = {"task": task, "strategy": {"name": strategy, "version": 1, "parameters": {}}, "seed": seed}
+            if not values:
+                continue
             store.start(cell, Header(f"{strategy} {seed}", identity, "data", 100, "accuracy", HELD_OUT))
             for place, value in enumerate(values):
                 begin = 10 * seed if place == 0 else 50 + 2 * place + number
                 bought = list(range(begin, begin + (4 if place == 0 else 2)))
                 bought = bought if place < 2 else [index + 20 for index in bought]
                 labelled = 4 + 2 * place
-                record = Record(place, labelled, bought, {"images": float(labelled)}, {"accuracy": float(value)})
+                cost = {"images": float(labelled)} | ({"boxes": float(boxes[place])} if boxes else {})
+                record = Record(place, labelled, bought, cost, {"accuracy": float(value)})
                 seconds = {"fit": 1.0, "score": 0.1, "select": 0.01 * place}
                 store.append(cell, record, Measured(place, seconds, False, 10.0, "cpu", {"numpy": "2"}))
     return store
@@ -81,8 +85,3 @@ PLAIN = {
     "mine": {0: [50.0, 64.0, 70.0], 1: [52.0, 63.0, 71.0], 2: [51.0, 66.0, 69.0]},
     "other": {0: [50.0, 59.0, 64.0], 1: [52.0, 60.0, 68.0], 2: [51.0, 61.0, 67.0]},
 }
-
-
-def schedule() -> Schedule:
-    """That of `recorded`."""
-    return Schedule(**SCHEDULE)

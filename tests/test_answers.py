@@ -49,6 +49,11 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
     [
         (["compare", "mien", "random"], "'mien' (did you mean 'mine'?)"),
         (["compare", "mine", "random", "task=digitz"], "did you mean 'digits'?"),
+        (["compare", "mine", "mine"], "compare takes two strategies, not mine and mine"),
+        (["compare", "mine", "out=x"], "compare takes two strategies"),
+        (["savings", "cost=time", "seconds_per_image=0", "seconds_per_box=0"], "are both 0"),
+        (["verify", "against=results/reference/quick"], "is a run, not a published curve"),
+        (["status", "task=digitz"], "there is no 'digitz'"),
         (["explain", "made/mine/seed-9"], "did you mean"),
         (["explain", "seed-0"], "several cells end so"),
     ],
@@ -63,7 +68,10 @@ def test_explain_tells_command_seeds_indices_cost_and_versions(tmp_path: Path) -
     store = recorded(tmp_path, PLAIN, parameters={"epochs": 3})
     text = told("explain", "made_up/mine/seed-1", f"out={store.folder}")
     assert text == told("explain", "made/mine/seed-1", f"out={store.folder}")
-    command = f"'tasks=[made_up]' 'strategies=[mine]' 'seeds=[1]' out={store.folder}"
+    command = (
+        "run grid=made 'tasks=[made_up]' 'strategies=[mine]' 'seeds=[1]' initial=4 budget=2 rounds=3 validation=2 "
+    )
+    command += f"out={store.folder}"
     for part in (command, "digits version 1 epochs=3", "numpy 2; on cpu", "6 labelled, paid 6 images; accuracy 63"):
         assert part in text
     assert "bought 53 54" in text
@@ -83,7 +91,7 @@ def test_statistics_refuse_what_does_not_pair_and_go_on(tmp_path: Path) -> None:
     alone = recorded(tmp_path / "two", {**PLAIN, "mine": {7: [50.0, 60.0, 70.0]}})
     done = CliRunner().invoke(app, ["tables", f"out={alone.folder}"])
     assert "made_up: not compared: mine and random do not pair: no common seed" in done.stderr
-    assert (alone.folder / "tables" / "made_up-comparisons.csv").read_text().count("\n") == 2
+    assert (alone.folder / "tables" / "comparisons" / "made_up.csv").read_text().count("\n") == 2
 
 
 # --- damage -----------------------------------------------------------------------------------

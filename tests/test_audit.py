@@ -128,6 +128,21 @@ def test_a_dip_that_all_share(tmp_path: Path) -> None:
     assert found(recorded(tmp_path / "two", two)) == []  # chance enough
 
 
+def test_a_dip_is_one_of_runs_that_have_the_rounds(tmp_path: Path) -> None:
+    dipping = {name: {seed: [50.0 + seed, 45.0, 60.0] for seed in seeds} for name, seeds in PLAIN.items()}
+    store = recorded(tmp_path / "with", {**dipping, "late": {0: [], 1: []}})
+    assert [fault.check for fault in found(store)] == ["no common dip"]  # one that has not begun hides nothing
+    ragged = {name: {0: [60.0 - 2, 70.0 - 2, 75.0], 1: [30.0, 35.0]} for name in PLAIN}
+    ragged = {name: {0: [60.0], 1: [30.0, 35.0, 40.0]} for name in ragged}
+    assert not [fault for fault in found(recorded(tmp_path / "ragged", ragged)) if fault.check == "no common dip"]
+
+
+def test_budgets_of_boxes_are_enough_each_round(tmp_path: Path) -> None:
+    store = recorded(tmp_path, {"mine": {0: [50.0, 60.0, 70.0]}}, boxes=[10, 19, 35], budget_in="boxes", budget=10)
+    [fault] = found(store)
+    assert (fault.check, fault.words) == ("within budget", "round 1 has bought 9 boxes since round 0 of 10")
+
+
 def test_a_tail_of_a_few_images(tmp_path: Path) -> None:
     faults = found(recorded(tmp_path, PLAIN, parameters={"batch_size": 5}))
     assert {fault.check for fault in faults} == {"no tail batch"}

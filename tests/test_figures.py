@@ -172,7 +172,7 @@ def test_rounds_that_are_not_there_are_left_out(rng: np.random.Generator) -> Non
 def test_savings_are_per_cent_of_what_the_other_pays(
     made: Experiment, looks: dict[str, figures.Look], rng: np.random.Generator
 ) -> None:
-    drawn = lines(got(figures.savings_curve(made, looks, "first", rng)))
+    drawn = lines(got(figures.savings_curve(made, looks, "first")))
     targets, percent, colour = drawn["second"]
     assert targets == [51, 62, 70.5]
     at = 5 + 2 * (62 - 51) / (67 - 51)  # where its mean curve reaches 62
@@ -185,16 +185,16 @@ def test_savings_are_per_cent_of_what_the_other_pays(
 def test_scores_out_of_reach_are_no_savings(looks: dict[str, figures.Look], rng: np.random.Generator) -> None:
     low = curve("second", [[50, 51, 52], [50, 51, 52]])
     one = experiment([curve("first", [[50, 51, 80], [50, 51, 80]]), low])
-    assert lines(got(figures.savings_curve(one, looks, "first", rng)))["second"][0] == [50, 51]
+    assert lines(got(figures.savings_curve(one, looks, "first")))["second"][0] == [50, 51]
     apart = replace(low, starts=("other", "other"))
-    assert figures.savings_curve(experiment([one.curves["first"], apart]), looks, "first", rng) is None
+    assert figures.savings_curve(experiment([one.curves["first"], apart]), looks, "first") is None
 
 
 # --- looks ----------------------------------------------------------------------------------
 def test_a_strategy_looks_the_same_in_every_figure(
     made: Experiment, looks: dict[str, figures.Look], rng: np.random.Generator
 ) -> None:
-    drawn = [got(figures.learning_curves(made, looks)), got(figures.savings_curve(made, looks, "first", rng))]
+    drawn = [got(figures.learning_curves(made, looks)), got(figures.savings_curve(made, looks, "first"))]
     for figure in drawn:
         assert {name: colour for name, (_, _, colour) in lines(figure).items()}.items() <= {
             name: look.colour for name, look in looks.items()

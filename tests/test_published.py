@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,11 @@ ROW = "x,cifar10,a,5,0,1000,,accuracy,50.0,"
         (f"{HEAD}\n{ROW.replace('50.0', 'inf')}\n", "a: value inf is not finite"),
         (f"{HEAD}\n{ROW.replace('50.0', 'many')}\n", "a: value 'many' is no number"),
         (f"{HEAD}\n{ROW}\n{ROW}\n", "x cifar10 a has a round twice"),
+        (f"{HEAD}\n", "holds no curves"),
+        ("", "No columns"),
+        (f"{HEAD}\n{ROW.replace(',5,0,', ',0,0,')}\n", "num_runs must be at least 1"),
+        (f"{HEAD}\n{ROW.replace('1000', '')}\n", "a value lacks its num_labelled"),
+        (f"{HEAD}\n{ROW}\n{ROW.replace('accuracy', 'map').replace(',a,', ',b,')}\n", "has more than one metric"),
         (f"{HEAD}\n{ROW.replace(',5,0,', ',five,0,')}\n", "five"),
     ],
 )
@@ -143,6 +149,8 @@ def test_where_there_is_nothing_to_read(tmp_path: Path) -> None:
         ask(["records=a", "out=b"])
     with pytest.raises(ValueError, match="level=2"):
         ask(["level=2"], "level")
+    with pytest.raises(ValueError, match="eval_al_2023_cifar10_2k is there twice"):
+        read(f"{PUBLISHED},{PUBLISHED}")
     assert labels("a[p=1,q=b[k=1]],c , d[x=2]") == ["a[p=1,q=b[k=1]]", "c", "d[x=2]"]
 
 
@@ -256,6 +264,14 @@ def test_side_by_side(tmp_path: Path) -> None:
     path = paper(tmp_path, [50.0, 61.0])
     [mine] = ours([recorded(tmp_path / "run", CLOSE)])
     rows = grid_of(table(mine, beside(mine, read(str(path)))))
-    assert [row[0] for row in rows] == ["strategy", "mine", "  published", "  difference"]
+    assert [row[0] for row in rows] == ["strategy", "mine", "  p", "  difference"]
     assert rows[2][1:] == ["50.0", "61.0", "–"]
     assert rows[3][1:] == ["+0.10", "-1.10", ""]
+
+
+def test_a_metric_without_a_margin_is_no_reproduction() -> None:
+    theirs = experiment(curve("a", [[70.0]], [100], seeds=(), num_runs=4), task="t", title="p_t", metric="miou")
+    theirs = replace(theirs, told={"recipes": {"t": "made_up"}})
+    mine = experiment(curve("a", [[70.0], [70.1], [70.0]], [100]), title="t", runs=(object(),), metric="miou")
+    [one] = verify([mine], [theirs])
+    assert (one.verdict, one.why) == ("not comparable", "metric: how close is close is not known of miou")

@@ -8,10 +8,13 @@ import pytest
 from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
+from benchmark.analysis.comparisons import compare, lines
 from benchmark.analysis.curves import read
 from benchmark.analysis.question import PUBLISHED
-from benchmark.analysis.savings import Price, Rule, Saving, crossing, pairs_of, savings
+from benchmark.analysis.savings import Price, Rule, Saving, crossing, own_rule, pairs_of, savings
+from benchmark.analysis.stats import paired
 from benchmark.cli import app
+from benchmark.schedule import Schedule
 
 RNG = np.random.default_rng(0)
 IMAGES = Price("images")
@@ -95,8 +98,11 @@ def test_intervals_come_from_pairs_and_end_where_nothing_is_known() -> None:
     assert single.reached
     assert math.isnan(single.saved.low)
     noisy = np.random.default_rng(1).normal(0, 6, base.shape)
-    wide = only(curve("a", base + noisy - 3), curve("b", base))
+    wide = only(curve("a", base + noisy), curve("b", base), rule="38")
+    assert wide.reached
     assert wide.saved.low == -math.inf  # some replicates never get there
+    assert wide.percent.high <= 100 * (1 - 1000 / wide.other) + 100 * 3000 / wide.other
+    assert wide.saved.high <= 3000  # nobody pays less than for round 0, nor more than all
 
 
 def test_rules_are_read_or_refused() -> None:
@@ -171,3 +177,56 @@ def test_one_seed_is_told_as_such(tmp_path) -> None:
     assert "one seed: no interval" in done.stdout
     done = CliRunner().invoke(app, ["savings", f"out={store.folder}", "strategy=mine", "format=json"])
     assert {row["low"] for row in json.loads(done.stdout)} == {None}
+
+
+# --- runs that are not whole, and schedules that end by score ---------------------------------
+def test_unfinished_runs_are_left_out_by_name() -> None:
+    """A seed with round 0 alone must not cut the others down to round 0."""
+    base = np.array([[10.0, 20, 30], [12, 22, 32], [11, np.nan, np.nan]])
+    better, cut = base + np.array([0, 5, 5]), frozenset({2})
+    a, b = curve("a", better, unfinished=cut), curve("b", base, unfinished=cut)
+    one = only(a, b)
+    assert (one.num_pairs, one.target, one.other) == (2, 31, 3000)
+    assert one.paid == pytest.approx(2000 + 1000 * (31 - 26) / 10)
+    pairs = paired(a, b)
+    assert pairs.seeds == (0, 1)
+    assert pairs.alone == ("a seed 2 (unfinished)", "b seed 2 (unfinished)")
+    with pytest.raises(ValueError, match="no common seed has finished"):
+        paired(a, curve("c", base, unfinished=frozenset({0, 1, 2})))
+
+
+UNTIL = Schedule(1000, 1000, 4, until="accuracy 30 +- 2")
+
+
+def test_runs_that_end_by_score_are_compared_by_their_band() -> None:
+    a = curve("a", [[10.0, 29, np.nan, np.nan], [12, 20, 31, np.nan]])
+    b = curve("b", [[10.0, 15, 29, np.nan], [12, 14, 20, 30]])
+    made = experiment(a, b, schedule=UNTIL)
+    assert own_rule(made) == Rule("band", 28, 32)
+    [one] = savings(made, "a", "b", own_rule(made), IMAGES, np.random.default_rng(0))
+    assert (one.paid, one.other) == ((2000 + 3000) / 2, (3000 + 4000) / 2)
+    assert one.saved.value == 1000
+    for text in ("final", "20", "curve"):
+        with pytest.raises(ValueError, match="end by score"):
+            savings(made, "a", "b", Rule.read(text), IMAGES, RNG)
+    told = lines(compare(made, "a", "b", IMAGES, 0.95, 0), 2)
+    assert told[1].startswith("accuracy at 2,000 images, the last that all have: ")
+    assert told[3].startswith("in band:28,32: saves 1,000 [")
+    never = experiment(curve("a", [[10.0, 11, 12, 13], [10.0, 11, 12, 13]]), b, schedule=UNTIL)
+    [late] = savings(never, "a", "b", own_rule(never), IMAGES, np.random.default_rng(0))
+    assert late.words == "not reached: a has not reached it within 4,000"
+
+
+def test_what_is_reached_in_round_0_is_told_as_such() -> None:
+    one = only(curve("a", [[50.0, 60]]), curve("b", [[40.0, 45]]))
+    assert one.note == "already in round 0: a"
+
+
+def test_time_needs_boxes_of_both() -> None:
+    with pytest.raises(ValueError, match="only one of a and b counts boxes"):
+        only(curve("a", [[1.0, 2]], kind="boxes"), curve("b", [[1.0, 2]]), price=Price("time", 1, 1))
+
+
+def test_areas_stand_beside_savings() -> None:
+    one = only(curve("a", [[10.0, 30, 50]]), curve("b", [[10.0, 20, 40]]))
+    assert one.areas == (30, 22.5)

@@ -12,6 +12,7 @@ from benchmark.analysis import stats
 from benchmark.analysis.comparisons import against, compare, lines
 from benchmark.analysis.savings import Price, Rule, crossing, savings
 from benchmark.analysis.stats import Interval, holm, paired, percentiles, sign_flip, student, weights
+from benchmark.schedule import Schedule
 
 IMAGES = Price("images")
 NUM_SIMULATED = 1500  # of a share of 0.95: a standard error of 0.0056
@@ -58,10 +59,15 @@ def test_student_is_scipys() -> None:
 
 def test_detectable_difference_is_found_with_that_power() -> None:
     rng = np.random.default_rng(1)
-    gaps = rng.normal(stats.detectable(5), 1, (40_000, 5))
-    p = scipy_stats.ttest_1samp(gaps, 0, axis=1).pvalue
-    assert (p < 0.05).mean() == pytest.approx(0.8, abs=0.01)
-    assert stats.detectable(1) == math.inf
+    for num, comparisons in ((6, 1), (8, 1), (9, 5)):
+        gaps = rng.normal(stats.detectable(num, 0.95, comparisons), 1, (20_000, num))
+        p = sign_flip(gaps, rng)
+        assert (p <= 0.05 / comparisons + 1e-9).mean() == pytest.approx(0.8, abs=0.03)
+    gaps = rng.normal(stats.detectable(14), 1, (20_000, 14))
+    assert (scipy_stats.ttest_1samp(gaps, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.02)
+    assert stats.detectable(14) == pytest.approx(stats.detectable(10), rel=0.25)
+    assert [stats.detectable(num) for num in (1, 3, 5)] == [math.inf] * 3  # they never give p < 0.05
+    assert stats.detectable(6, 0.95, 2) == math.inf
 
 
 def test_weights_replicate_students_interval_and_keep_pairs() -> None:
@@ -237,3 +243,22 @@ def compare_once(rng: np.random.Generator):
     curves = simulated(rng, 8)
     made = experiment(*(curve(name, values, X) for name, values in curves.items()))
     return compare(made, "a", "b", IMAGES, 0.95, 0)
+
+
+def test_undecidable_comparisons_say_how_many_seeds_it_takes() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal([60, 70], 1, (6, 2))
+    others = [curve(f"s{i}", base + 20 + rng.normal(0, 0.1, base.shape)) for i in range(5)]
+    made, _ = against(experiment(curve("b", base), *others), "b", IMAGES, 0.95, 0)
+    assert [one.verdict for one in made] == ["undecided"] * 5  # 5 x 2 / 2^6 = 0.16
+    assert made[0].detectable == math.inf
+    assert made[0].why == "6 seeds cannot give p below 0.16 in one of 5 comparisons: it takes 8"
+
+
+def test_areas_are_over_rounds_so_that_images_of_many_boxes_do_not_count() -> None:
+    """Equal scores at every budget of boxes, spread over more or fewer images: no difference."""
+    a, b = (curve(name, [[50.0, 60, 70]] * 2, [10.0, 20.0 * wide, 30.0 * wide]) for name, wide in (("a", 1), ("b", 4)))
+    schedule = Schedule(10, 10, 3, budget_in="boxes")
+    one = compare(experiment(a, b, schedule=schedule), "a", "b", IMAGES, 0.95, 0)
+    assert one.area.value == 0
+    assert one.at == "round 2"

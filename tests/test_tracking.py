@@ -82,6 +82,29 @@ def test_a_failing_mirror_is_said_once_and_fails_nothing(fake: Fake, events: lis
     assert said == ["tracking=wandb failed, the run goes on without it: ConnectionError: no way out"]
 
 
+def test_a_mirror_that_fails_at_its_end_fails_nothing(fake: Fake, events: list[Event], tmp_path: Path) -> None:
+    def refuse(**told: Any) -> types.SimpleNamespace:
+        def finish(exit_code: int) -> None:
+            raise ConnectionError("gone")
+
+        return types.SimpleNamespace(log=lambda row, step: None, finish=finish)
+
+    fake.init = refuse  # type: ignore[method-assign]
+    said: list[str] = []
+    assert list(tracking.mirrored(events, "wandb", tmp_path, said.append)) == events
+    assert len(said) == 1
+
+
+def test_cells_side_by_side_keep_their_runs(fake: Fake, events: list[Event], tmp_path: Path) -> None:
+    """As several workers report: the rounds of two cells in turn."""
+    cells = [[e for e in events if e.cell.strategy.label == name] for name in ("random", "margin")]
+    mixed = [event for pair in zip(*cells, strict=True) for event in pair]
+    list(tracking.mirrored(mixed, "wandb", tmp_path, print))
+    assert [one["job_type"] for one in fake.runs] == ["random", "margin"]
+    assert [[step for step, _ in one["logged"]] for one in fake.runs] == [[0, 1], [0, 1]]
+    assert [one["closed"] for one in fake.runs] == [0, 0]
+
+
 def test_without_wandb_it_is_one_line(events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"pip install 'al-benchmark\[wandb\]'"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.analysis.curves import Experiment, Run, mean
+from benchmark.analysis.curves import Curve, Experiment, Run, mean
 from benchmark.schedule import Schedule
 
 FEW_IMAGES = 3  # a batch of as few gives batch normalisation no statistics to speak of
@@ -63,7 +63,8 @@ def round_0_agrees(experiment: Experiment) -> Found:
 
 
 def within_budget(experiment: Experiment) -> Found:
-    """Replayed from the indices: exact sizes, each image once, from the pool, none that is held out, and each paid."""
+    """Replayed from the indices: exact sizes, each image once, from the pool, none that is held out, and each paid.
+    Under a budget of boxes: enough of them each round; by how many the last image goes past it is not recorded."""
     for run in experiment.runs:
         if run.header is None or experiment.schedule is None:
             continue
@@ -77,7 +78,7 @@ def ledger(run: Run, schedule: Schedule) -> Iterator[str]:
     """What is wrong with the purchases of a cell."""
     assert run.header is not None
     seen, held_out = set[int](), set(run.header.held_out)
-    boxes = 0.0
+    boxes, start = 0.0, run.records[0].cost.get("boxes", 0.0) if run.records else 0.0
     for record in run.records:
         bought, told = set(record.bought), f"round {record.round}"
         wanted = schedule.budget if record.round else schedule.initial
@@ -100,6 +101,9 @@ def ledger(run: Run, schedule: Schedule) -> Iterator[str]:
         if record.cost.get("boxes", boxes) < boxes:
             yield f"{told} is charged fewer boxes than the round before"
         boxes = record.cost.get("boxes", boxes)
+        left = run.header.num_pool - len(seen) - len(held_out)
+        if schedule.budget_in == "boxes" and boxes - start < record.round * schedule.budget and left:
+            yield f"{told} has bought {boxes - start:g} boxes since round 0 of {record.round * schedule.budget}"
 
 
 def drifts(experiment: Experiment) -> Found:
@@ -115,14 +119,18 @@ def drifts(experiment: Experiment) -> Found:
 def no_common_dip(experiment: Experiment) -> Found:
     """No label count at which every strategy (three at least) scores less than in the round before and, where there is
     one, the round after: what all share comes from training, not from selection."""
-    means_AR = np.array([curve.mean_R for curve in experiment.curves.values()])
-    if len(means_AR) < 3:
-        return
-    for number in range(1, means_AR.shape[1]):
-        before_A, here_A = means_AR[:, number - 1], means_AR[:, number]
-        after_A = means_AR[:, number + 1] if number + 1 < means_AR.shape[1] else np.full(len(means_AR), np.inf)
-        if (here_A < before_A).all() and (here_A < np.where(np.isnan(after_A), np.inf, after_A)).all():
-            yield f"{experiment.num_labelled_R[number]:,.0f} images", f"all {len(means_AR)} strategies dip"
+    for number in range(1, len(experiment.rounds)):
+        dips = [dip for curve in experiment.curves.values() if (dip := dipped(curve, number)) is not None]
+        if len(dips) >= 3 and all(dips):
+            yield f"{experiment.num_labelled_R[number]:,.0f} images", f"all {len(dips)} strategies dip"
+
+
+def dipped(curve: Curve, number: int) -> bool | None:
+    """Whether the mean of the runs that have this round and those around it dips there; None where none has."""
+    around_SR = curve.value_SR[:, number - 1 : number + 2]
+    around_SR = around_SR[:, : 2 + bool(np.isfinite(around_SR[:, 2:]).any())]
+    means = around_SR[np.isfinite(around_SR).all(1)].mean(0) if np.isfinite(around_SR).all(1).any() else None
+    return None if means is None else bool(means[1] < means[0] and (len(means) < 3 or means[1] < means[2]))
 
 
 def no_tail_batch(experiment: Experiment) -> Found:

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from benchmark.analysis import stats
-from benchmark.analysis.curves import Experiment, Floats
-from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
+from benchmark.analysis.curves import Curve, Experiment, mean
+from benchmark.analysis.savings import Price, Saving, generator, own_rule, savings
 from benchmark.analysis.stats import Interval, Pairs, paired
+from benchmark.analysis.tables import seeds
 from benchmark.seeds import seed
 from benchmark.store import replace as replace_file
 from benchmark.store import slug
@@ -38,14 +39,22 @@ class Comparison:
     area: Interval  # their difference
     area_p: float
     holm_p: float  # of `area_p`, over all comparisons made together
-    detectable: float  # the difference of areas that as many pairs of this spread find in 4 of 5 cases
-    saving: Saving  # at the other's final score
+    family: int  # comparisons that are made together
+    saving: Saving | None  # at the other's final score, or in the schedule's band
+    why_not: str  # why there is no saving
     level: float
+    spread: float  # standard deviation of the paired differences of areas
+
+    @property
+    def detectable(self) -> float:
+        """The difference of areas that as many pairs of this spread find in 4 of 5 cases; infinite: none."""
+        found = stats.detectable(len(self.pairs.seeds), self.level, self.family)
+        return found * self.spread if math.isfinite(found) else math.inf
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p that the sign-flip test can give for as many pairs."""
-        return float(2.0 ** (1 - len(self.pairs.seeds)))
+        """The smallest p that the sign-flip test can give for as many pairs, after Holm's correction."""
+        return min(1.0, float(self.family * 2.0 ** (1 - len(self.pairs.seeds))))
 
     @property
     def verdict(self) -> str:
@@ -60,15 +69,11 @@ class Comparison:
         if self.verdict != "undecided":
             return ""
         number, alpha = len(self.pairs.seeds), 1 - self.level
-        if self.smallest_p > alpha:
-            least = math.ceil(1 - math.log2(alpha))
-            return f"{seeds(number)} cannot give p below {self.smallest_p:.2g}: it takes {least}"
+        if math.isinf(self.detectable):
+            least = math.ceil(1 + math.log2(self.family / alpha) - 1e-9)
+            among = f" in one of {self.family} comparisons" if self.family > 1 else ""
+            return f"{seeds(number)} cannot give p below {self.smallest_p:.2g}{among}: it takes {least}"
         return f"{seeds(number)} find a difference of {self.detectable:.2g} in 4 of 5 cases, not a smaller one"
-
-
-def seeds(number: int) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{number} seed" + "s" * (number != 1)
 
 
 def compare(experiment: Experiment, strategy: str, against: str, price: Price, level: float, start: int) -> Comparison:
@@ -83,29 +88,40 @@ def compare(experiment: Experiment, strategy: str, against: str, price: Price, l
     whole = np.flatnonzero(np.isfinite(gaps_SR).all(0))
     if not len(whole):
         raise ValueError(f"{experiment.title}: {strategy} and {against} have no round in common")
-    rounds = slice(0, int(whole[-1]) + 1)
+    last = int(whole[-1])
     mine_S, theirs_S = (
-        areas(experiment, name, rows, rounds) for name, rows in ((strategy, pairs.first), (against, pairs.second))
+        stats.areas(replace(curve, value_SR=curve.value_SR[:, : last + 1]), experiment.rounds[: last + 1], rows)
+        for curve, rows in ((first, pairs.first), (second, pairs.second))
     )
-    area_S = mine_S - theirs_S
-    final_S = gaps_SR[:, whole[-1]]
+    area_S, final_S = mine_S - theirs_S, gaps_SR[:, last]
     p_2 = stats.sign_flip(np.stack([final_S, area_S]), rng)
-    spread = float(area_S.std(ddof=1)) if len(area_S) > 1 else math.nan
-    chance = generator(experiment, strategy, against, start)
-    [saving] = savings(experiment, strategy, against, Rule("final"), price, chance, level)
+    saving, why_not = saved(experiment, strategy, against, price, level, start)
     return Comparison(
-        experiment.title, experiment.metric, strategy, against, pairs,
-        f"{experiment.num_labelled_R[whole[-1]]:,.0f} images", stats.student(final_S, level), float(p_2[0]),
-        (float(mine_S.mean()), float(theirs_S.mean())), stats.student(area_S, level), float(p_2[1]), float(p_2[1]),
-        stats.detectable(len(area_S), level) * spread, saving, level,
+        experiment.title, experiment.metric, strategy, against, pairs, place(experiment, first, last),
+        stats.student(final_S, level), float(p_2[0]), (float(mine_S.mean()), float(theirs_S.mean())),
+        stats.student(area_S, level), float(p_2[1]), float(p_2[1]), 1, saving, why_not, level,
+        float(area_S.std(ddof=1)) if len(area_S) > 1 else 0.0,
     )  # fmt: skip
 
 
-def areas(experiment: Experiment, strategy: str, rows: Sequence[int], rounds: slice) -> Floats:
-    """(S,): areas over the rounds that both have."""
-    curve = experiment.get(strategy)
-    cut = replace(curve, value_SR=curve.value_SR[:, rounds], num_labelled_SR=curve.num_labelled_SR[:, rounds])
-    return stats.areas(cut, rows)
+def place(experiment: Experiment, curve: Curve, last: int) -> str:
+    """What the last round that all runs of a pair have is called."""
+    schedule = experiment.schedule
+    if schedule is not None and schedule.budget_in == "boxes":
+        return f"round {last}"
+    early = ", the last that all have" if last + 1 < len(experiment.rounds) else ""
+    return f"{mean(curve.num_labelled_SR)[last]:,.0f} images{early}"
+
+
+def saved(
+    experiment: Experiment, strategy: str, against: str, price: Price, level: float, start: int
+) -> tuple[Saving | None, str]:
+    """The saving by the experiment's own rule, or why there is none."""
+    rng = generator(experiment, strategy, against, start)
+    try:
+        return savings(experiment, strategy, against, own_rule(experiment), price, rng, level)[0], ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def against(
@@ -125,21 +141,31 @@ def against(
 def corrected(made: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons with Holm's p over all of them."""
     adjusted_K = stats.holm(np.array([one.area_p for one in made]))
-    return [replace(one, holm_p=float(p)) for one, p in zip(made, adjusted_K, strict=True)]
+    return [replace(one, holm_p=float(p), family=len(made)) for one, p in zip(made, adjusted_K, strict=True)]
 
 
 def lines(one: Comparison, places: int) -> list[str]:
     """The answer in five lines."""
-    alone = f" (without a partner: {', '.join(one.pairs.alone)})" if one.pairs.alone else ""
-    paid = one.saving
-    saved = paid.words or f"saves {shown(paid.saved, 0)} {unit(paid)}, {shown(paid.percent, 1)} %"
+    alone = f" (left out: {', '.join(one.pairs.alone)})" if one.pairs.alone else ""
+    holm = f", Holm {one.holm_p:.3g} over {one.family} tasks" if one.family > 1 else ""
     return [
         f"{one.strategy} against {one.against} on {one.task}: {seeds(len(one.pairs.seeds))}, paired{alone}",
         f"{one.metric} at {one.at}: {shown(one.final, places, '+')}, p {one.final_p:.3g} (sign flips)",
-        f"area under the curve: {shown(one.area, places, '+')}, p {one.area_p:.3g}, Holm {one.holm_p:.3g}",
-        f"at {one.against}'s final {one.metric} {paid.target:.{places}f}: {saved}",
+        f"area under the curve: {shown(one.area, places, '+')}, p {one.area_p:.3g}{holm}",
+        saving_line(one, places),
         f"{one.verdict}{': ' * bool(one.why)}{one.why}",
     ]
+
+
+def saving_line(one: Comparison, places: int) -> str:
+    """What is saved, in a line."""
+    paid = one.saving
+    if paid is None:
+        return f"saving: {one.why_not}"
+    at = "in" if paid.rule.kind == "band" else f"at {one.against}'s final {one.metric}"
+    figures = f"saves {shown(paid.saved, 0)} {paid.unit}, {shown(paid.percent, 1)} %"
+    score = str(paid.rule) if paid.rule.kind == "band" else f"{paid.target:.{places}f}"
+    return f"{at} {score}: {paid.words or figures}"
 
 
 def shown(interval: Interval, places: int, sign: str = "") -> str:
@@ -151,11 +177,6 @@ def shown(interval: Interval, places: int, sign: str = "") -> str:
     return f"{value} [{', '.join(ends)}]"
 
 
-def unit(saving: Saving) -> str:
-    """What a saving counts."""
-    return "s of annotation" if saving.price.kind == "time" else saving.price.kind
-
-
 def tidy(made: Sequence[Comparison]) -> pd.DataFrame:
     """One row a comparison."""
     rows = [
@@ -164,8 +185,10 @@ def tidy(made: Sequence[Comparison]) -> pd.DataFrame:
             "seeds": len(one.pairs.seeds), "final": one.final.value, "final_low": one.final.low,
             "final_high": one.final.high, "final_p": one.final_p, "own_area": one.areas[0],
             "other_area": one.areas[1], "area": one.area.value, "area_low": one.area.low,
-            "area_high": one.area.high, "area_p": one.area_p, "holm_p": one.holm_p, "detectable": one.detectable,
-            "saved": one.saving.saved.value, "percent": one.saving.percent.value, "verdict": one.verdict,
+            "area_high": one.area.high, "area_p": one.area_p, "holm_p": one.holm_p, "level": one.level,
+            "detectable": one.detectable if math.isfinite(one.detectable) else math.nan,
+            "saved": one.saving.saved.value if one.saving else math.nan,
+            "percent": one.saving.percent.value if one.saving else math.nan, "verdict": one.verdict,
         }
         for one in made
     ]  # fmt: skip
@@ -176,17 +199,24 @@ def rows(made: Sequence[Comparison], places: int) -> list[dict[str, object]]:
     """The comparisons for people."""
     return [
         {
-            "strategy": one.strategy, "final": shown(one.final, places, "+"), "p": f"{one.final_p:.2g}",
-            "area": shown(one.area, places, "+"), "p ": f"{one.area_p:.2g}", "Holm": f"{one.holm_p:.2g}",
-            "detectable": f"{one.detectable:.{places}f}",
-            "saved %": "not reached" if one.saving.words else shown(one.saving.percent, 0), "verdict": one.verdict,
+            "strategy": one.strategy, "final": shown(one.final, places, "+"), "final p": f"{one.final_p:.2g}",
+            "area": shown(one.area, places, "+"), "area p": f"{one.area_p:.2g}", "Holm": f"{one.holm_p:.2g}",
+            "detectable": f"{one.detectable:.{places}f}" if math.isfinite(one.detectable) else "none",
+            "saved %": percent(one.saving), "verdict": one.verdict,
         }
         for one in made
     ]  # fmt: skip
 
 
+def percent(saving: Saving | None) -> str:
+    """Per cent saved, or that one of the two does not get there."""
+    if saving is None:
+        return ""
+    return "not reached" if saving.words else shown(saving.percent, 0)
+
+
 def write(made: Mapping[str, Sequence[Comparison]], folder: Path) -> None:
-    """NAME-comparisons.csv for each experiment that has any."""
+    """comparisons/NAME.csv for each experiment that has any."""
     for title, found in made.items():
         if found:
-            replace_file(folder / f"{slug(title)}-comparisons.csv", tidy(found).to_csv(index=False))
+            replace_file(folder / "comparisons" / f"{slug(title)}.csv", tidy(found).to_csv(index=False))

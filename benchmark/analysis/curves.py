@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,7 @@ class Curve:
     cost: dict[str, Floats]  # labels paid so far, each (S, R): images, boxes where the task counts them
     seeds: tuple[int, ...] = ()  # of the runs; () where only their mean is told
     starts: tuple[str, ...] = ()  # see Run.start
+    unfinished: frozenset[int] = frozenset()  # seeds whose runs lack rounds
     daggers: tuple[str, ...] = ()
     failed: int = 0
     ended_R: tuple[int, ...] = ()  # runs whose last round was before this one
@@ -128,17 +130,21 @@ def read(records: str) -> list[Experiment]:
     The cells of folders that hold an experiment of the same name are put together. ValueError where a path holds
     nothing, or two hold the same cell with other settings.
     """
-    stores, tables = list[Store](), list[Path]()
+    stores, files = list[Store](), list[Path]()
     for path in map(Path, records.split(",")):
         if (path / "grid.json").is_file():
             stores.append(Store(path))
         elif path.suffix == ".csv" and path.is_file():
-            tables.append(path)
-        elif found := sorted(path.glob("*.csv")):
-            tables += found
+            files.append(path)
+        elif inside := sorted(path.glob("*.csv")):
+            files += inside
         else:
             raise ValueError(f"{path} holds no results: neither a run nor CSV files of curves")
-    return [*(ours(stores) if stores else ()), *(one for table in tables for one in published(table))]
+    found = [*(ours(stores) if stores else ()), *(one for file in files for one in published(file))]
+    twice = [title for title, count in Counter(one.title for one in found).items() if count > 1]
+    if twice:
+        raise ValueError(f"records={records}: {twice[0]} is there twice")
+    return found
 
 
 def chosen(experiments: Sequence[Experiment], task: str) -> list[Experiment]:
@@ -216,7 +222,8 @@ def curve(cells: Sequence[Run], schedule: Schedule) -> Curve:
     lengths = [len(run.records) for run in runs if schedule.finished(run.records)]
     return Curve(
         cells[0].strategy, len(runs), len(cells), value, labelled, cost,
-        tuple(run.seed for run in runs), tuple(run.start for run in runs), cells[0].daggers,
+        tuple(run.seed for run in runs), tuple(run.start for run in runs),
+        frozenset(run.seed for run in runs if not schedule.finished(run.records)), cells[0].daggers,
         failed=sum(run.failed and not schedule.finished(run.records) for run in cells),
         ended_R=tuple(sum(length <= number for length in lengths) for number in range(schedule.rounds)),
     )  # fmt: skip
@@ -225,10 +232,15 @@ def curve(cells: Sequence[Run], schedule: Schedule) -> Curve:
 # --- published curves -----------------------------------------------------------------------
 def published(path: Path) -> list[Experiment]:
     """The experiments of a CSV file: one a source and task. ValueError, in one line, for what does not fit."""
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if lacking := [name for name in COLUMNS if name not in frame]:
         raise ValueError(f"{path} is no file of curves: it lacks the columns {', '.join(lacking)}")
     frame = frame[frame["value"] != ""]
+    if frame.empty:
+        raise ValueError(f"{path} holds no curves")
     twice = frame.duplicated(["source", "task", "strategy", "round"])
     if twice.any():
         raise ValueError(f"{path}: {' '.join(frame[twice].iloc[0][list(COLUMNS[:3])])} has a round twice")
@@ -236,6 +248,11 @@ def published(path: Path) -> list[Experiment]:
         whole = frame[["num_runs", "round"]].astype(int)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if (whole["num_runs"] < 1).any():
+        raise ValueError(f"{path}: num_runs must be at least 1")
+    metrics = frame.groupby(["source", "task"])["metric"].nunique()
+    if (metrics > 1).any():
+        raise ValueError(f"{path}: {' '.join(metrics[metrics > 1].index[0])} has more than one metric")
     frame = frame.assign(num_runs=whole["num_runs"], round=whole["round"])
     sources = known_sources(path.parent / SOURCES)
     groups = frame.groupby(["source", "task"], sort=False)
@@ -271,13 +288,16 @@ def paper_curve(name: str, rows: pd.DataFrame, rounds: Sequence[int], dagger: st
     cost = {kind: numbers[kind][None] for kind in ("images", "boxes") if np.isfinite(numbers.get(kind, np.nan)).any()}
     std = numbers.get("std", np.full(len(rounds), np.nan))
     there = rows["value"].notna()
+    labelled = numbers_of(rows["num_labelled"], f"{path}: {name}: num_labelled")
+    if np.isnan(labelled[there]).any() or "images" not in cost:
+        raise ValueError(f"{path}: {name}: a value lacks its num_labelled")
+    own = "num_wanted" in rows  # a table of ours, whose digits are all that a float has
     return Curve(
         name, int(rows["num_runs"].max()), int(rows["num_runs"].max()),
-        numbers_of(rows["value"], f"{path}: {name}: value")[None],
-        numbers_of(rows["num_labelled"], f"{path}: {name}: num_labelled")[None], cost,
+        numbers_of(rows["value"], f"{path}: {name}: value")[None], labelled[None], cost,
         daggers=(dagger,) if dagger else (), std_R=std if np.isfinite(std).any() else None,
         ended_R=tuple(0 if one else int(rows["num_runs"].max()) for one in there),
-        printed={kind: tuple(rows[kind].fillna("")) for kind in ("value", "std", "boxes") if kind in rows},
+        printed={kind: tuple(rows[kind].fillna("")) for kind in ("value", "std", "boxes") if kind in rows and not own},
     )  # fmt: skip
 
 

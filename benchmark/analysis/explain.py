@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -48,9 +49,12 @@ def lines(experiment: Experiment, run: Run) -> Iterator[str]:
 
 
 def command(experiment: Experiment, run: Run, folder: Path) -> str:
-    """The words that run this cell alone."""
-    words = [f"grid={experiment.source}", f"'tasks=[{experiment.title}]'", f"'strategies=[{run.strategy}]'"]
-    return " ".join([*words, f"'seeds=[{run.seed}]'", f"out={folder}"])
+    """The words that run this cell alone, in the folder that it is in."""
+    assert experiment.schedule is not None
+    told = {key: value for key, value in experiment.schedule.identity().items() if value != ""}
+    words = [f"grid={experiment.source}", f"tasks=[{experiment.title}]", f"strategies=[{run.strategy}]"]
+    words += [f"seeds=[{run.seed}]", *(f"{key}={value}" for key, value in told.items()), f"out={folder}"]
+    return shlex.join(words)
 
 
 def rounds(run: Run) -> Iterator[str]:

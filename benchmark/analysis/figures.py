@@ -6,6 +6,7 @@ Shapes: S runs (seeds), R rounds, A strategies, C classes, P images of a pool, M
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import textwrap
@@ -20,6 +21,7 @@ from typing import Any, ParamSpec, TypeAlias
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
@@ -32,7 +34,8 @@ from sklearn.manifold import TSNE
 
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats, Run, mean
-from benchmark.analysis.savings import Price, Rule, Saving, savings
+from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
+from benchmark.grid import CONFIGS
 from benchmark.seeds import seed
 from benchmark.store import slug
 
@@ -96,15 +99,22 @@ Looks: TypeAlias = Mapping[str, Look]
 
 
 def colours(names: Iterable[str]) -> dict[str, Look]:
-    """The look of each strategy by its place: colours repeat after 8 with other dashes, markers after 13."""
-    return {
-        name: Look(
-            PALETTE[place % len(PALETTE)],
-            MARKERS[place % len(MARKERS)],
-            DASHES[place // len(PALETTE) % len(DASHES)],
-        )
-        for place, name in enumerate(dict.fromkeys(names))
-    }
+    """The look of each strategy: that of its place in configs/looks.yaml, where parameters do not count unless two
+    differ by them alone; others come behind. Colours repeat after 8 with other dashes, markers after 13."""
+    known = list(yaml.safe_load((CONFIGS / "looks.yaml").read_text()))
+    places, each = dict[str, int](), list(dict.fromkeys(names))
+    for name in sorted(each, key=lambda one: "[" in one):  # the plain one first
+        base = name.partition("[")[0]
+        place = known.index(base) if base in known else len(known)
+        free = (other for other in itertools.count(len(known)) if other not in places.values())
+        places[name] = place if base in known and place not in places.values() else next(free)
+    return {name: look(places[name]) for name in each}
+
+
+def look(place: int) -> Look:
+    """The look of a place."""
+    dashes = DASHES[place // len(PALETTE) % len(DASHES)]
+    return Look(PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)], dashes)
 
 
 def broken(name: str, width: int = WIDTH) -> str:
@@ -272,12 +282,12 @@ def draw_curve(axes: Axes, curve: Curve, look: Look, axis: str, alpha: float) ->
 
 # --- savings --------------------------------------------------------------------------------
 @styled
-def savings_curve(experiment: Experiment, looks: Looks, against: str, rng: Generator) -> Figure | None:
+def savings_curve(experiment: Experiment, looks: Looks, against: str) -> Figure | None:
     """Per cent of the boxes (images, where boxes are not counted) saved against `against`, at each of its scores.
 
     Scores that a strategy has not reached are left out, and so are strategies that do not pair. None: nothing is left.
     """
-    found = {name: saved(experiment, name, against, rng) for name in experiment.curves if name != against}
+    found = {name: saved(experiment, name, against) for name in experiment.curves if name != against}
     found = {name: points for name, points in found.items() if points}
     if not found:
         return None
@@ -298,11 +308,11 @@ def savings_curve(experiment: Experiment, looks: Looks, against: str, rng: Gener
     return figure
 
 
-def saved(experiment: Experiment, strategy: str, against: str, rng: Generator) -> list[Saving]:
+def saved(experiment: Experiment, strategy: str, against: str) -> list[Saving]:
     """The savings that are reached, by score; none where the two cannot be compared."""
     if not (experiment.get(strategy).value_SR.size and experiment.get(against).value_SR.size):
         return []
-    price = Price("boxes" if experiment.counts_boxes else "images")
+    price, rng = Price("boxes" if experiment.counts_boxes else "images"), generator(experiment, strategy, against, 0)
     try:
         found = savings(experiment, strategy, against, Rule("curve"), price, rng)
     except ValueError:  # they do not pair, or share no round
@@ -441,10 +451,16 @@ def halves(found: stats.Ranks) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def mean_areas(experiment: Experiment) -> dict[str, float]:
-    """The mean area over the runs by strategy, of those that have a score."""
-    found = {name: stats.areas(curve, range(len(curve.value_SR))) for name, curve in experiment.curves.items()}
-    return {name: float(areas_S[np.isfinite(areas_S)].mean()) for name, areas_S in found.items()
-            if np.isfinite(areas_S).any()}  # fmt: skip
+    """The mean area over the runs by strategy, of those whose runs are all finished and have all rounds."""
+    whole = {
+        name: curve
+        for name, curve in experiment.curves.items()
+        if curve.num_runs == curve.wanted and not curve.unfinished and np.isfinite(curve.value_SR).all()
+    }
+    return {
+        name: float(stats.areas(curve, experiment.rounds, range(len(curve.value_SR))).mean())
+        for name, curve in whole.items()
+    }
 
 
 def cliques(found: stats.Ranks) -> list[tuple[float, float]]:
@@ -834,7 +850,7 @@ def everything(
     for one in experiments:
         stem = slug(one.title)
         found |= {f"{stem}-curves-{axis}": learning_curves(one, looks, axis) for axis in ("images", "boxes")}
-        found[f"{stem}-savings"] = savings_curve(one, looks, one.reference, rng) if one.reference else None
+        found[f"{stem}-savings"] = savings_curve(one, looks, one.reference) if one.reference else None
         found[f"{stem}-overlap"] = overlap(one)
         found[f"{stem}-seconds"] = selection_seconds(one, looks)
         if one.title in galleries:

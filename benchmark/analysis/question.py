@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.analysis.curves import Experiment, chosen, read
-from benchmark.analysis.savings import Price, Rule, Saving, generator, pairs_of, savings
+from benchmark.analysis.savings import Price, Rule, Saving, generator, own_rule, pairs_of, savings
 from benchmark.plugins import checked, split, unknown
 
 PUBLISHED = next(  # beside the installed package, or in a checkout
@@ -32,7 +32,7 @@ class Question:
     task: str = ""  # one experiment or task; all
     strategy: str = ""  # one or more, separated by commas; all
     against: str = ""  # strategies, or records to compare with: `published`
-    at: str = "final"  # see savings.Rule
+    at: str = ""  # see savings.Rule; the experiment's own
     cost: Literal["", "images", "boxes", "time"] = ""  # boxes where they are counted
     seconds_per_image: float = 7.8  # looking an image through for what is missed (Su et al., 2012, median)
     seconds_per_box: float = 34.5  # drawing a box and checking it (the same: 25.5 + 9.0)
@@ -47,6 +47,8 @@ class Question:
         for name in ("seconds_per_image", "seconds_per_box"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
+        if self.cost == "time" and not self.seconds_per_image + self.seconds_per_box:
+            raise ValueError("cost=time: seconds_per_image and seconds_per_box are both 0")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: must be at least 0")
         if self.records and self.out:
@@ -65,10 +67,9 @@ class Question:
             return Path(self.to or "results/analysis")
         return path if path.is_dir() else path.parent
 
-    @property
-    def rule(self) -> Rule:
-        """The rule of `at`."""
-        return Rule.read(self.at)
+    def rule(self, experiment: Experiment) -> Rule:
+        """The rule of `at`, or the experiment's own."""
+        return Rule.read(self.at) if self.at else own_rule(experiment)
 
     def experiments(self) -> list[Experiment]:
         """What is asked about. ValueError where there is nothing."""
@@ -77,10 +78,12 @@ class Question:
     def savings(self) -> tuple[list[Saving], list[str]]:
         """What `strategy` saves against `against`, and which pairs are refused and why."""
         made, refused = list[Saving](), list[str]()
+        if self.at:
+            Rule.read(self.at)
         for one, a, b in pairs_of(self.experiments(), labels(self.strategy), labels(self.against)):
             try:
                 rng = generator(one, a, b, self.seed)
-                made += savings(one, a, b, self.rule, self.price(one), rng, self.level)
+                made += savings(one, a, b, self.rule(one), self.price(one), rng, self.level)
             except ValueError as error:
                 refused.append(f"{one.title}: {error}")
         if not made:

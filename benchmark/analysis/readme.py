@@ -48,7 +48,7 @@ def claims(told: str, home: Path) -> str:
             else replace(asked, out=str(home / asked.out))
         )
         for one in asked.savings()[0]:
-            saved = f"{comparisons.shown(one.saved, 0)} {comparisons.unit(one)}" if one.reached else one.words
+            saved = f"{comparisons.shown(one.saved, 0)} {one.unit}" if one.reached else one.words
             percent = comparisons.shown(one.percent, 1) if one.reached else ""
             lines.append(f"| {one.task} | {one.strategy} | {one.against} | {one.rule} | {saved} | {percent} |")
     return "\n".join(lines) + "\n"

@@ -62,11 +62,12 @@ class Section:
 
 def write(
     experiments: Sequence[Experiment], folder: Path, compared: Mapping[str, Sequence[Comparison]],
-    verdicts: Sequence[Verdict], told: Mapping[str, Any],
+    verdicts: Sequence[Verdict], told: Mapping[str, Any], task: str = "",
 ) -> Path:  # fmt: skip
     """Writes figures/*.png, .svg and .pdf and report.html into `folder`; returns the page's path.
 
-    told: `grid`, `runs` (commands, versions, commits) and `command`, which made the page.
+    told: `grid`, `runs` (commands, versions, commits), `versions`, `level` of the intervals, and `command`, which made
+    the page. task: what it is limited to; the page is report-TASK.html then.
     """
     drawn = figures.everything(experiments, galleries(experiments), np.random.default_rng(seed("figures")))
     pictures = {}
@@ -88,8 +89,9 @@ def write(
     page = environment.get_template("report.html").render(
         sections=sections, overall=rest, verdicts=verdicts, told=told, version=installed(), shown=comparisons.shown
     )
-    replace(folder / "report.html", page)
-    return folder / "report.html"
+    path = folder / (f"report-{slug(task)}.html" if task else "report.html")
+    replace(path, page)
+    return path
 
 
 def own(pictures: Mapping[str, str], name: str, names: Sequence[str]) -> list[tuple[str, str]]:

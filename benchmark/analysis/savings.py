@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random import Generator
 
-from benchmark.analysis.curves import Curve, Experiment, Floats
+from benchmark.analysis import stats
+from benchmark.analysis.curves import Curve, Experiment, Floats, mean
 from benchmark.analysis.stats import Interval, paired, percentiles, weights
+from benchmark.schedule import band
 from benchmark.seeds import seed
 
 REPLICATES = 4_000
@@ -91,12 +93,27 @@ class Saving:
     saved: Interval
     percent: Interval
     num_pairs: int  # 0: means that a paper tells
+    areas: tuple[float, float]  # under the two mean curves: see stats.area
+    start: tuple[float, float]  # what each has paid in round 0
     spent: tuple[float, float]  # all that each has paid: the end of its curve
 
     @property
     def reached(self) -> bool:
         """Whether both get there."""
         return math.isfinite(self.paid) and math.isfinite(self.other)
+
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "seconds" if self.price.kind == "time" else self.price.kind
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of the figure, `words` first."""
+        sides = zip((self.strategy, self.against), (self.paid, self.other), self.start, strict=True)
+        first = [name for name, cost, begin in sides if cost <= begin]
+        early = f"already in round 0: {', '.join(first)}" if first and self.reached else ""
+        return self.words or early or ("one seed: no interval" if self.num_pairs == 1 else "")
 
     @property
     def words(self) -> str:
@@ -124,6 +141,16 @@ def crossing(x_MR: Floats, y_MR: Floats, target_M: Floats) -> Floats:
     return np.where(hit_MR.any(1), x_M, np.inf)
 
 
+def own_rule(experiment: Experiment) -> Rule:
+    """The rule of an experiment: the band in which its runs end, or else the final score."""
+    if experiment.schedule is None or not experiment.schedule.until:
+        return Rule("final")
+    metric, value, width = band(experiment.schedule.until)
+    if metric != experiment.metric:
+        raise ValueError(f"{experiment.title} ends by {metric}, and is compared by {experiment.metric}")
+    return Rule("band", float(value - width), float(value + width))
+
+
 def generator(experiment: Experiment, strategy: str, against: str, start: int) -> Generator:
     """The generator of a saving's replicates, from names, so that every command gives it the same interval."""
     return np.random.default_rng(seed("savings", experiment.title, strategy, against, start))
@@ -141,6 +168,7 @@ def savings(
         raise ValueError(f"{strategy} and {against} do not pair: the runs of one are not told apart")
     else:
         rows = ([0], [0])
+    check_comparable(experiment, first, second, rule, price)
     weights_MS = weights(len(rows[0]), REPLICATES, rng)
     sides = [Side(price.of(one)[keep], one.value_SR[keep]) for one, keep in zip((first, second), rows, strict=True)]
     num_pairs = len(rows[0]) if first.seeds else 0
@@ -148,16 +176,31 @@ def savings(
     unknown = Interval(math.nan, math.nan, math.nan)
     plain = Saving(
         experiment.title, task, experiment.source, strategy, against, rule, price, math.nan, math.nan, math.nan,
-        unknown, unknown, num_pairs, (sides[0].spent, sides[1].spent),
+        unknown, unknown, num_pairs, (area(experiment, first, rows[0]), area(experiment, second, rows[1])),
+        (sides[0].start, sides[1].start), (sides[0].spent, sides[1].spent),
     )  # fmt: skip
     if rule.kind == "band":
-        paid, other = (weights_MS @ side.first_at(rule.low) for side in sides)
+        paid, other = (side.paid_at(rule.low, weights_MS) for side in sides)
         return [filled(plain, paid, other, rule.low, level)]
     mine, theirs = (side.means(weights_MS) for side in sides)
     return [
         filled(plain, crossing(*mine, target_M), crossing(*theirs, target_M), float(target_M[0]), level)
         for target_M in targets(rule, theirs[1])
     ]
+
+
+def check_comparable(experiment: Experiment, first: Curve, second: Curve, rule: Rule, price: Price) -> None:
+    """ValueError where a rule or a price means nothing for these curves."""
+    if experiment.schedule is not None and experiment.schedule.until and rule.kind != "band":
+        until = experiment.schedule.until
+        raise ValueError(f"runs of {experiment.title} end by score ({until}): compare them at=band:LOW,HIGH")
+    if price.kind == "time" and ("boxes" in first.cost) != ("boxes" in second.cost):
+        raise ValueError(f"cost=time: only one of {first.strategy} and {second.strategy} counts boxes")
+
+
+def area(experiment: Experiment, curve: Curve, rows: Sequence[int]) -> float:
+    """The area under the mean curve of these runs."""
+    return stats.area(np.array(experiment.rounds, np.float64), mean(curve.value_SR[rows]))
 
 
 def targets(rule: Rule, other_MR: Floats) -> list[Floats]:
@@ -181,9 +224,14 @@ class Side:
         return np.asarray((np.isfinite(self.cost_SR) & np.isfinite(self.value_SR)).all(0))
 
     @property
+    def start(self) -> float:
+        """The mean cost of round 0."""
+        return float(self.cost_SR[:, 0].mean())
+
+    @property
     def spent(self) -> float:
-        """The mean cost of the last round that every run has; NaN where there is none."""
-        return float(self.cost_SR[:, self.whole_R].mean(0)[-1]) if self.whole_R.any() else math.nan
+        """The mean cost of each run's last round."""
+        return float(np.nanmax(self.cost_SR, axis=1).mean())
 
     def means(self, weights_MS: Floats) -> tuple[Floats, Floats]:
         """Replicates of the mean cost and the mean score, over the rounds that every run has."""
@@ -191,22 +239,26 @@ class Side:
             raise ValueError("no round is there of every run: nothing can be compared yet")
         return weights_MS @ self.cost_SR[:, self.whole_R], weights_MS @ self.value_SR[:, self.whole_R]
 
-    def first_at(self, low: float) -> Floats:
-        """(S,): what each run has paid in its first round that scores `low` or more; infinite where none does."""
+    def paid_at(self, low: float, weights_MS: Floats) -> Floats:
+        """(M,): replicates of the mean of what each run has paid in its first round that scores `low` or more; infinite
+        where a run has none."""
         hit_SR = np.nan_to_num(self.value_SR, nan=-np.inf) >= low - SLACK * abs(low)
         found_S = self.cost_SR[np.arange(len(hit_SR)), hit_SR.argmax(1)]
-        return np.where(hit_SR.any(1), found_S, np.inf)
+        return weights_MS @ found_S if hit_SR.any(1).all() else np.full(len(weights_MS), np.inf)
 
 
 def filled(plain: Saving, paid_M: Floats, other_M: Floats, target: float, level: float) -> Saving:
     """The saving of these replicates; a cost that is never reached counts as infinite, and two of them as unknown."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        paid_M, other_M = (np.where(np.isfinite(one), one, np.inf) for one in (paid_M, other_M))
+        paid_M, other_M = (
+            np.where(np.isfinite(one), one.clip(begin), np.inf)  # nobody pays less than the start
+            for one, begin in zip((paid_M, other_M), plain.start, strict=True)
+        )
         saved_M = other_M - paid_M
         percent_M = 100 * np.where(np.isposinf(other_M), np.where(np.isposinf(paid_M), np.nan, 100), saved_M / other_M)
     saved, percent = percentiles(saved_M, level), percentiles(percent_M, level)
     if not (math.isfinite(paid_M[0]) and math.isfinite(other_M[0])):
-        saved, percent = (replace(one, value=math.nan) for one in (saved, percent))
+        saved = percent = plain.saved
     return replace(
         plain, target=target, paid=float(paid_M[0]), other=float(other_M[0]), saved=saved, percent=percent
     )  # fmt: skip

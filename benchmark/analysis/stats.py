@@ -6,7 +6,7 @@ Shapes: S runs (seeds), M replicates, R rounds, K comparisons, A strategies, T t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,9 +15,11 @@ from numpy.random import Generator
 from scipy import stats
 
 from benchmark.analysis.curves import Curve, Floats
+from benchmark.seeds import seed
 
 EXACT = 16  # runs up to which every one of the 2^S sign flips is tried
 FLIPS = 20_000  # drawn above that
+SIMULATED, SAMPLES = 10, 2_000  # runs up to which power is simulated, and samples of it
 
 
 @dataclass(frozen=True)
@@ -113,18 +115,44 @@ def holm(p_K: Floats) -> Floats:
 
 
 @cache
-def detectable(num_runs: int, level: float = 0.95, power: float = 0.8) -> float:
-    """The mean difference, in standard deviations of the paired differences, that a t-test of so many runs finds with
-    this power; infinite with fewer than two runs."""
-    if num_runs < 2:
+def detectable(num_runs: int, level: float = 0.95, num_comparisons: int = 1, power: float = 0.8) -> float:
+    """The mean difference, in standard deviations of the paired differences, that the sign-flip test finds with this
+    power when it is one of so many comparisons (Bonferroni's share of 1 - level); infinite where it never can.
+
+    By simulation up to SIMULATED runs, by the t-test, which the sign-flip test is close to there, above.
+    """
+    alpha = (1 - level) / num_comparisons
+    if num_runs < 2 or 2.0 ** (1 - num_runs) > alpha:
         return math.inf
-    freedom, bound = num_runs - 1, quantile(num_runs - 1, (1 + level) / 2)
-    low, high = 0.0, 100.0  # in standard errors
-    for _ in range(60):
+    found = simulated_power(num_runs, alpha) if num_runs <= SIMULATED else t_power(num_runs, alpha)
+    low, high = 0.0, 100.0
+    for _ in range(40):
         middle = (low + high) / 2
-        found = float(stats.nct.sf(bound, freedom, middle) + stats.nct.cdf(-bound, freedom, middle))
-        low, high = (middle, high) if found < power else (low, middle)
-    return high / math.sqrt(num_runs)
+        low, high = (middle, high) if found(middle) < power else (low, middle)
+    return high
+
+
+def simulated_power(num_runs: int, alpha: float) -> Callable[[float], float]:
+    """The power of the sign-flip test at a difference, in standard deviations: the share of normal samples."""
+    noise_MS = np.random.default_rng(seed("power", num_runs)).standard_normal((SAMPLES, num_runs))
+    flipped_MF, sums_F = noise_MS @ signs(num_runs).T, signs(num_runs).sum(1)
+
+    def found(difference: float) -> float:
+        totals_MF = np.abs(flipped_MF + difference * sums_F)
+        return float(((totals_MF >= totals_MF[:, :1] * (1 - 1e-9)).mean(1) <= alpha).mean())
+
+    return found
+
+
+def t_power(num_runs: int, alpha: float) -> Callable[[float], float]:
+    """The power of the t-test at a difference, in standard deviations."""
+    freedom, bound = num_runs - 1, quantile(num_runs - 1, 1 - alpha / 2)
+
+    def found(difference: float) -> float:
+        away = difference * math.sqrt(num_runs)
+        return float(stats.nct.sf(bound, freedom, away) + stats.nct.cdf(-bound, freedom, away))
+
+    return found
 
 
 def area(x_R: Floats, y_R: Floats) -> float:
@@ -136,19 +164,20 @@ def area(x_R: Floats, y_R: Floats) -> float:
     return float(np.trapezoid(y, x) / (x[-1] - x[0]))
 
 
-def areas(curve: Curve, rows: Sequence[int]) -> Floats:
-    """(S,): the area of each run over images trained on."""
-    return np.array([area(curve.num_labelled_SR[row], curve.value_SR[row]) for row in rows])
+def areas(curve: Curve, rounds: Sequence[int], rows: Sequence[int]) -> Floats:
+    """(S,): the area of each run over its rounds, each of which costs one budget: the mean score on the way."""
+    x_R = np.array(rounds, np.float64)
+    return np.array([area(x_R, curve.value_SR[row]) for row in rows])
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The rows of two curves that belong together."""
+    """The rows of two curves that belong together: of seeds that both have finished."""
 
     seeds: tuple[int, ...]
     first: list[int]
     second: list[int]
-    alone: tuple[str, ...]  # runs without a partner
+    alone: tuple[str, ...]  # runs without a finished partner
 
 
 def paired(first: Curve, second: Curve) -> Pairs:
@@ -160,19 +189,24 @@ def paired(first: Curve, second: Curve) -> Pairs:
     for curve in (first, second):
         if not curve.seeds:
             raise ValueError(f"{curve.strategy}: its {curve.num_runs} runs are not told apart: nothing can be paired")
-    seeds = tuple(seed for seed in first.seeds if seed in second.seeds)
-    rows = [[curve.seeds.index(seed) for seed in seeds] for curve in (first, second)]
-    for seed, a, b in zip(seeds, *rows, strict=True):
+    common = [one for one in first.seeds if one in second.seeds]
+    seeds = tuple(one for one in common if one not in first.unfinished | second.unfinished)
+    rows = [[curve.seeds.index(one) for one in seeds] for curve in (first, second)]
+    for number, a, b in zip(seeds, *rows, strict=True):
         if first.starts[a] != second.starts[b]:
             raise ValueError(
-                f"{first.strategy} and {second.strategy} do not pair at seed {seed}: they started from other data, "
+                f"{first.strategy} and {second.strategy} do not pair at seed {number}: they started from other data, "
                 "initial sets or held-out draws"
             )
     alone = tuple(
-        f"{curve.strategy} seed {seed}" for curve in (first, second) for seed in curve.seeds if seed not in seeds
+        f"{curve.strategy} seed {one}{' (unfinished)' * (one in curve.unfinished)}"
+        for curve in (first, second)
+        for one in curve.seeds
+        if one not in seeds
     )
     if not seeds:
-        raise ValueError(f"{first.strategy} and {second.strategy} do not pair: no common seed")
+        why = "no common seed has finished" if common else "no common seed"
+        raise ValueError(f"{first.strategy} and {second.strategy} do not pair: {why}")
     return Pairs(seeds, rows[0], rows[1], alone)
 
 

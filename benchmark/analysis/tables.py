@@ -5,7 +5,7 @@ Reads records only, so that a table can be rebuilt where torch is not installed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,7 +74,9 @@ class Table:
     schedule: Schedule | None = None  # None: a paper's
     devices: list[str] = field(default_factory=list)  # what the cells ran on
     faults: list[Fault] = field(default_factory=list)  # what the audit found, daggers aside
-    beside: dict[str, list[Entry]] = field(default_factory=dict)  # by strategy: what a paper tells, round by round
+    beside: Mapping[str, Mapping[str, list[Entry]]] = field(
+        default_factory=dict
+    )  # by strategy and source: what it tells
 
     @property
     def counts_boxes(self) -> bool:
@@ -86,7 +88,7 @@ class Table:
         """`3 seeds`; of a paper `5 runs, as published by SOURCE`."""
         counts = sorted({entry.wanted for row in self.rows.values() for entry in row}) or [0]
         if self.schedule:
-            return f"{counts[-1]} seeds"
+            return f"{counts[0]} to {counts[-1]} seeds" if counts[0] < counts[-1] else seeds(counts[0])
         many = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
         return f"{many} run{'s' * (many != '1')}, as published by {self.source}"
 
@@ -94,7 +96,7 @@ class Table:
     def note(self) -> str:
         """What a reader must know below the table."""
         columns = "labelled images"
-        spread = any(entry.std is not None for row in self.rows.values() for entry in row) or self.schedule is not None
+        spread = any(entry.std is not None for row in self.rows.values() for entry in row)
         if self.schedule and self.schedule.budget_in == "boxes":
             columns += ", then boxes bought on top (the images they are on differ)"
         head = "Mean ± sample standard deviation" if spread else "Mean"
@@ -124,7 +126,7 @@ def tables(experiments: Sequence[Experiment]) -> list[Table]:
     return [table(one) for one in experiments]
 
 
-def table(experiment: Experiment, beside: dict[str, list[Entry]] | None = None) -> Table:
+def table(experiment: Experiment, beside: Mapping[str, Mapping[str, list[Entry]]] | None = None) -> Table:
     """The table of one experiment, audited; `beside`: see Table."""
     schedule = experiment.schedule
     rows = {name: entries(curve, experiment) for name, curve in experiment.curves.items()}
@@ -166,6 +168,11 @@ def average(values: Floats) -> float | None:
     return float(values.mean()) if len(values) and np.isfinite(values).all() else None
 
 
+def seeds(number: int) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number} seed" + "s" * (number != 1)
+
+
 def heads(schedule: Schedule) -> list[str]:
     """What rounds are called: `1,000`, `2,000` for labelled images; `500`, `+1,000 boxes` under a budget of boxes."""
     bought = [schedule.budget * number for number in range(schedule.rounds)]
@@ -180,10 +187,10 @@ def grid_of(made: Table) -> list[list[str]]:
     lines = [["strategy", *made.heads]]
     for name, row in made.rows.items():
         lines.append([name + "†" * bool(made.daggers[name]), *(entry.text(digits) for entry in row)])
-        if name in made.beside:
-            pairs = zip(row, made.beside[name], strict=True)
+        for source, told in made.beside.get(name, {}).items():
+            pairs = zip(row, told, strict=True)
             gaps = [None if None in (a.mean, b.mean) else (a.mean or 0) - (b.mean or 0) for a, b in pairs]
-            lines.append([f"{INDENT}published", *(entry.text(digits) for entry in made.beside[name])])
+            lines.append([f"{INDENT}{source}", *(entry.text(digits) for entry in told)])
             lines.append([f"{INDENT}difference", *("" if gap is None else f"{gap:+.{digits}f}" for gap in gaps)])
         if made.counts_boxes:
             per_box = f"{INDENT}10k x {made.metric} / boxes"
@@ -265,19 +272,22 @@ def tidy(made: Table) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write(made: Sequence[Table], folder: Path) -> list[Path]:
-    """NAME.csv, .md and .tex for each table, and all of them in tables.md."""
+def write(made: Sequence[Table], folder: Path, *, together: bool = True) -> list[Path]:
+    """NAME.csv, .md and .tex for each table, and, where these are all there are, `together` in tables.md."""
     paths = []
     for one in made:
         texts = {"csv": tidy(one).to_csv(index=False), "md": markdown(one), "tex": latex(one)}
         for ending, text in texts.items():
             paths.append(folder / f"{slug(one.title)}.{ending}")
             replace(paths[-1], text)
-    replace(folder / "tables.md", "\n".join(markdown(one) for one in made))
+    if together:
+        replace(folder / "tables.md", "\n".join(markdown(one) for one in made))
     return paths
 
 
 def as_json(made: Sequence[Table]) -> str:
     """Every entry of every table as one JSON list."""
     rows = pd.concat([tidy(one) for one in made])
+    for name in ("value", "boxes"):
+        rows[name] = pd.to_numeric(rows[name])
     return str(rows.to_json(orient="records", indent=1))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.analysis.curves import Curve, Experiment, Floats
+from benchmark.analysis.curves import Curve, Experiment, Floats, read
 from benchmark.analysis.stats import Interval, quantile
 from benchmark.analysis.tables import Entry, entries
 
@@ -42,6 +42,14 @@ def verify(ours: Sequence[Experiment], published: Sequence[Experiment], level: f
         known = ", ".join(dict.fromkeys(one.task for one in published))
         raise ValueError(f"nothing published belongs to {names}; there are curves of {known}")
     return [verdict(mine, theirs, label, level) for mine, theirs in pairs for label in theirs.curves]
+
+
+def papers(records: str) -> list[Experiment]:
+    """The published curves of these records. ValueError where they are runs, which are compared by seed: `compare`."""
+    found = read(records)
+    if runs := [one.title for one in found if one.runs]:
+        raise ValueError(f"against={records}: {runs[0]} is a run, not a published curve")
+    return found
 
 
 def counterparts(mine: Experiment, published: Sequence[Experiment]) -> list[Experiment]:
@@ -80,7 +88,7 @@ def verdict(mine: Experiment, theirs: Experiment, label: str, level: float) -> V
         reasons.append("data: no label count in common")
         return Verdict(theirs.source, mine.title, name, label, 0, nothing, nothing, NOT, "; ".join(reasons))
     mean, last, shared = gaps
-    word, why = judged(mean, MARGIN.get(mine.metric, math.inf), mine.curves[name].num_runs)
+    word, why = judged(mean, MARGIN.get(mine.metric, 0.0), mine.curves[name].num_runs)
     if reasons:
         word, why = NOT, "; ".join(reasons)
     return Verdict(theirs.source, mine.title, name, label, shared, mean, last, word, why)
@@ -89,15 +97,15 @@ def verdict(mine: Experiment, theirs: Experiment, label: str, level: float) -> V
 NOT = "not comparable"
 
 
-def beside(mine: Experiment, published: Sequence[Experiment]) -> dict[str, list[Entry]]:
-    """What was published of our strategies, at our label counts: rows for `tables.table`."""
-    rows = {}
+def beside(mine: Experiment, published: Sequence[Experiment]) -> dict[str, dict[str, list[Entry]]]:
+    """What was published of our strategies, at our label counts, by source: rows for `tables.table`."""
+    rows = dict[str, dict[str, list[Entry]]]()
     for theirs in counterparts(mine, published):
         for label, curve in theirs.curves.items():
             name = own_label(theirs, label, mine.curves)
             if name is not None:
                 told = dict(zip(curve.num_labelled_SR[0], entries(curve, theirs), strict=True))
-                rows[name] = [nearest(told, count) for count in mine.num_labelled_R]
+                rows.setdefault(name, {})[theirs.source] = [nearest(told, count) for count in mine.num_labelled_R]
     return rows
 
 
@@ -120,6 +128,8 @@ def differences(mine: Experiment, theirs: Experiment, label: str, name: str | No
         yield f"data: ours {mine.task}, published {wanted}"
     elif mine.task != wanted:
         yield f"recipe: ours {mine.task}, published {wanted}"
+    if mine.metric not in MARGIN:
+        yield f"metric: how close is close is not known of {mine.metric}"
     if mine.metric != theirs.metric:
         yield f"metric: ours {mine.metric}, published {theirs.metric}"
 
