@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,16 +65,35 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
     from benchmark.loop import device_name
 
     scratch = store.folder / ".fits"
-    machine = prepared(chosen, scratch)
+    machine = prepared(of_driver(chosen), scratch)
     where, total = device_name(machine), sum(left.values())
     fits = Fits(scratch, chosen.cache_gb, where)
-    say(f"{len(grid.cells())} cells, {len(left)} to do, {total} rounds, on {where}; records in {store.folder}")
-    events = tracking.mirrored(launch.local(list(left), store, fits, machine), chosen.tracking, store.folder, say)
+    told_where = "Ray" if chosen.launcher == "ray" else where
+    say(f"{len(grid.cells())} cells, {len(left)} to do, {total} rounds, on {told_where}; records in {store.folder}")
+    if chosen.launcher == "ray":
+        events = on_ray(list(left), store, chosen)
+    else:
+        events = launch.local(list(left), store, fits, machine)
+    events = tracking.mirrored(events, chosen.tracking, store.folder, say)
     events = progress.follow(events, total, err)
     failed = [event for event in events if isinstance(event, launch.Failure)]
     for words in gallery.update(grid.experiments, store, fits, machine):
         say(words)
     return failed
+
+
+def on_ray(cells: list[grids.Cell], store: Store, chosen: Settings) -> Iterator[launch.Event]:
+    """`ray_launch.remote`. ValueError where Ray is not installed."""
+    try:
+        from benchmark import ray_launch
+    except ImportError as error:
+        raise ValueError("launcher=ray: not installed: pip install 'al-benchmark[ray]'") from error
+    return ray_launch.remote(cells, store, chosen)
+
+
+def of_driver(chosen: Settings) -> Settings:
+    """The settings of this process, which under Ray trains nothing and may be where no GPU is."""
+    return replace(chosen, device="auto") if chosen.launcher == "ray" and chosen.device == "cuda" else chosen
 
 
 def prepared(chosen: Settings, scratch: Path | None = None) -> Machine:
@@ -82,8 +102,8 @@ def prepared(chosen: Settings, scratch: Path | None = None) -> Machine:
 
     from benchmark.api import Machine
 
-    if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
+    if chosen.num_threads is not None:
+        torch.set_num_threads(chosen.num_threads)
     data = Path(chosen.data).expanduser() if chosen.data else None
     return Machine(device(chosen.device), data, scratch, chosen.workers)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -30,21 +33,32 @@ class Fit:
 
 
 class Fits:
-    """A folder of weights (safetensors: nothing is ever unpickled), at most `cache_gb` large, oldest go first."""
+    """A folder of weights (safetensors: nothing is ever unpickled), at most `cache_gb` large, oldest go first.
+
+    Processes may share it: one trains a fit, the others wait for it.
+    """
 
     def __init__(self, folder: Path, cache_gb: float, device: str) -> None:
         self.folder, self.cache_bytes, self.device = folder, int(cache_gb * 1e9), device
-        for draft in folder.glob("*.draft"):  # of a killed run
-            draft.unlink(missing_ok=True)
+        if self.cache_bytes:
+            self.clear()
 
     def fit(self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, owner: str) -> Fit:
         """The model of this labelled set, from the cache or trained now. `owner`: whose companion it is.
 
         A model is always read back from its bytes, so that a shared one cannot differ from a fresh one.
         """
-        known = self.known(task, spec, labelled, seed, companion, owner)
-        if known is not None:
-            return known
+        asked = (task, spec, labelled, seed, companion, owner)
+        known = self.known(*asked)
+        if known is not None or not self.cache_bytes:
+            return known or self.trained(*asked)
+        with locked(self.path(task, spec, labelled, seed, owner)):
+            return self.known(*asked) or self.trained(*asked)
+
+    def trained(
+        self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, owner: str
+    ) -> Fit:
+        """The model of this labelled set, trained now and stored."""
         path = self.path(task, spec, labelled, seed, owner)
         began = time.perf_counter()
         model = task.fit(np.sort(labelled), seed, companion)
@@ -80,14 +94,70 @@ class Fits:
 
     def trim(self, keep: Path) -> None:
         """Removes the fits that were used longest ago while the folder is over its size."""
-        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-        size = sum(path.stat().st_size for path in files)
-        for path in files:
-            if size <= self.cache_bytes:
+        found = []
+        for path in self.folder.glob("*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # another process trims too
+                stat = path.stat()
+                found.append((stat.st_mtime, stat.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self.cache_bytes:
                 return
             if path != keep:
-                size -= path.stat().st_size
-                path.unlink()
+                total -= size
+                path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Removes what killed processes left behind, but nothing of a fit that is in work."""
+        left = [*self.folder.glob("*.draft"), *self.folder.glob("*.lock")]
+        for key in {path.name.partition(".")[0] for path in left}:
+            lock = self.folder / f"{key}.lock"
+            handle = taken(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if handle is not None:
+                for draft in self.folder.glob(f"{key}.*draft"):
+                    draft.unlink(missing_ok=True)
+                release(lock, handle)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Only one process at a time, or thread, is in here with the fit `path`; the system frees it where that one dies.
+
+    On a disk that takes no lock nobody waits: then a fit may be trained twice.
+    """
+    lock = path.with_suffix(".lock")
+    handle = taken(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            release(lock, handle)
+
+
+def taken(lock: Path, how: int) -> IO[bytes] | None:
+    """The locked file; None where there can be none, or where `how` does not wait and another holds it."""
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            handle = open(lock, "ab")  # noqa: SIM115
+        except OSError:
+            return None
+        try:
+            fcntl.flock(handle, how)
+        except OSError:
+            handle.close()
+            return None
+        if os.fstat(handle.fileno()).st_nlink:
+            return handle
+        handle.close()  # its holder removed it when done: others lock a new one
+
+
+def release(lock: Path, handle: IO[bytes]) -> None:
+    """Removes a lock while it is held, then frees it."""
+    with contextlib.suppress(OSError):
+        lock.unlink(missing_ok=True)
+    fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough where a reader of images was forked meanwhile
+    handle.close()
 
 
 def load(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module, float] | None:
@@ -108,7 +178,7 @@ def load(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module
 
 def save(path: Path, model: nn.Module, seconds: float) -> None:
     """Stores a model under `path`, whole or not at all; a full disk loses the cache, not the run."""
-    draft = path.with_suffix(".draft")
+    draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with contextlib.suppress(OSError, SafetensorError, RuntimeError):  # the last: tensors that share memory
         path.parent.mkdir(parents=True, exist_ok=True)

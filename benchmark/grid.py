@@ -51,6 +51,10 @@ class Settings:
     out: str
     plugins: str | None
     cache_gb: float
+    launcher: Literal["local", "ray"]
+    ray_address: str | None
+    gpus_per_cell: float | None
+    cpus_per_cell: int | None
     check_on: str
     tracking: Literal["none", "wandb"]
     format: Literal["text", "json"]
@@ -62,6 +66,26 @@ class Settings:
             raise ValueError(f"workers={self.workers}: must be at least 0")
         if not self.cache_gb >= 0:  # NaN neither
             raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")
+        self.check_launcher()
+
+    def check_launcher(self) -> None:
+        """ValueError for settings of Ray that do not fit, or that the launcher or the device leaves without effect."""
+        for name in ("ray_address", "gpus_per_cell", "cpus_per_cell"):
+            if self.launcher == "local" and (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name}={value}: has no effect with launcher=local: set launcher=ray")
+        if self.cpus_per_cell is not None and self.cpus_per_cell < 1:
+            raise ValueError(f"cpus_per_cell={self.cpus_per_cell}: must be at least 1")
+        if self.gpus_per_cell is not None and not 0 < self.gpus_per_cell <= 1:
+            raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: must be over 0 and at most 1")
+        if self.gpus_per_cell is not None and self.device == "cpu":
+            raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: has no effect with device=cpu")
+        if self.launcher == "ray" and self.device.startswith("cuda:"):
+            raise ValueError(f"device={self.device}: Ray chooses which GPU: device=cuda")
+
+    @property
+    def num_threads(self) -> int | None:
+        """CPU threads of a process that trains; Ray's workers have one a CPU of theirs. None: PyTorch's choice."""
+        return (self.cpus_per_cell or 1) if self.threads is None and self.launcher == "ray" else self.threads
 
 
 @dataclass(frozen=True)

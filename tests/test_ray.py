@@ -1,0 +1,453 @@
+"""Cells on Ray: the same bytes as here, whatever happens to the workers; and what of it needs no Ray."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from _cells import FAULTY, bytes_of, cell, run
+
+from benchmark import grid as grids
+from benchmark import launch, plugins
+from benchmark.api import Machine
+from benchmark.cli import main
+from benchmark.fits import Fits, locked
+from benchmark.grid import Cell
+from benchmark.launch import Failure, Round, Started
+from benchmark.store import Store
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+MISHAPS = '''
+"""Strategies to which something happens, once or always, and which buy the first images otherwise."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from benchmark.api import register
+
+
+def first_time(name):
+    flag = Path(__file__).with_name(name)
+    seen = flag.exists()
+    flag.touch()
+    return not seen
+
+
+@register(version=1)
+def mishap(view, budget, rng, *, what: str = "none", at: int = 0):
+    """`what` happens once `at` images are labelled."""
+    if len(view.labelled) == at:
+        if what == "killed" and first_time("was_killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "always_killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "starved" and first_time("was_starved"):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        if what == "met":  # fails where no other process comes here within a minute
+            Path(__file__).with_name(f"pid-{os.getpid()}").touch()
+            began = time.monotonic()
+            while len(list(Path(__file__).parent.glob("pid-*"))) < 2:
+                assert time.monotonic() - began < 60, "nobody came"
+                time.sleep(0.05)
+        if what == "always_starved":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    return view.unlabelled[:budget]
+'''
+
+
+# --- without Ray ----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["launcher=slurm"], "launcher=slurm: must be one of local, ray"),
+        (["cpus_per_cell=1"], "cpus_per_cell=1: has no effect with launcher=local: set launcher=ray"),
+        (["gpus_per_cell=0.5"], "gpus_per_cell=0.5: has no effect with launcher=local: set launcher=ray"),
+        (["ray_address=auto"], "ray_address=auto: has no effect with launcher=local: set launcher=ray"),
+        (["launcher=ray", "cpus_per_cell=0"], "cpus_per_cell=0: must be at least 1"),
+        (["launcher=ray", "cpus_per_cell=0.5"], "must be of type int or null, not float"),
+        (["launcher=ray", "gpus_per_cell=0"], "gpus_per_cell=0.0: must be over 0 and at most 1"),
+        (["launcher=ray", "gpus_per_cell=2"], "gpus_per_cell=2.0: must be over 0 and at most 1"),
+        (["launcher=ray", "gpus_per_cell=nan"], "gpus_per_cell=nan"),
+        (["launcher=ray", "gpus_per_cell=0.5", "device=cpu"], "gpus_per_cell=0.5: has no effect with device=cpu"),
+        (["launcher=ray", "device=cuda:1"], "device=cuda:1: Ray chooses which GPU: device=cuda"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(words: list[str], named: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        grids.settings(words)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "threads"),
+    [
+        ([], None),
+        (["threads=3"], 3),
+        (["launcher=ray"], 1),
+        (["launcher=ray", "cpus_per_cell=2"], 2),
+        (["launcher=ray", "threads=3"], 3),
+    ],
+)
+def test_a_worker_has_a_thread_a_cpu_unless_told_otherwise(words: list[str], threads: int | None) -> None:
+    assert grids.settings(["grid=cifar10", *words]).num_threads == threads
+
+
+def test_without_ray_it_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "benchmark.ray_launch", raising=False)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "run", "launcher=ray", f"out={tmp_path / 'out'}", "seeds=1"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: launcher=ray: not installed: pip install 'al-benchmark[ray]'"
+    )
+
+
+class Slow:
+    """The task of a cell, which counts its fits and takes its time over them."""
+
+    def __init__(self, one: Cell) -> None:
+        self.task: Any = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
+        self.fits = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def fit(self, *given: Any) -> torch.nn.Module:
+        self.fits += 1
+        time.sleep(0.3)
+        model: torch.nn.Module = self.task.fit(*given)
+        return model
+
+
+def together(asks: list[Callable[[], object]]) -> None:
+    threads = [threading.Thread(target=ask) for ask in asks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize(("cache_gb", "num_fits"), [(1.0, 1), (0.0, 2)])
+def test_two_that_ask_for_the_same_fit_train_it_once(tmp_path: Path, cache_gb: float, num_fits: int) -> None:
+    one = cell("random", task="shelf")
+    task, found = Slow(one), list[Any]()
+
+    def ask() -> None:
+        fits = Fits(tmp_path, cache_gb, "cpu")
+        found.append(fits.fit(task, one.task, np.arange(20), 7, None, ""))  # type: ignore[arg-type]
+
+    together([ask, ask])
+    assert task.fits == num_fits
+    assert sorted(fit.shared for fit in found) == [False, num_fits == 1]
+    assert torch.equal(found[0].model.weight, found[1].model.weight)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"] * (cache_gb > 0)
+
+
+def test_a_fit_whose_holder_was_killed_is_free_and_its_draft_goes(tmp_path: Path) -> None:
+    path = tmp_path / "key.safetensors"
+    code = (
+        "import os, sys, time; from pathlib import Path; from benchmark.fits import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    Path(sys.argv[1]).with_name(f'key.{os.getpid()}.draft').touch(); print(flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, path], env=ENVIRONMENT, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    Fits(tmp_path, 1.0, "cpu")
+    assert {one.suffix for one in tmp_path.iterdir()} == {".draft", ".lock"}  # in use
+    holder.kill()
+    holder.communicate()
+    with locked(path):
+        pass
+    (tmp_path / "other.lock").touch()
+    Fits(tmp_path, 1.0, "cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fit_is_free_once_it_is_trained_whatever_was_forked_meanwhile(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, threading, time; from pathlib import Path; from benchmark.fits import locked\n"
+        "path = Path(sys.argv[1])\n"
+        "def wait():\n"
+        "    with locked(path): pass\n"
+        "waiter = threading.Thread(target=wait, daemon=True)\n"
+        "with locked(path):\n"
+        "    child = os.fork()\n"
+        "    if not child: time.sleep(60); os._exit(0)\n"
+        "    waiter.start(); time.sleep(0.3); assert waiter.is_alive()\n"
+        "waiter.join(20); print(waiter.is_alive()); os.kill(child, signal.SIGKILL)"
+    )
+    told = subprocess.run([sys.executable, "-c", code, tmp_path / "key"], env=ENVIRONMENT, capture_output=True)
+    assert told.stdout == b"False\n", told.stderr
+
+
+def test_a_folder_that_takes_no_lock_keeps_nobody_waiting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with locked(tmp_path / "file" / "key.safetensors"):
+        pass
+
+
+# --- with Ray -------------------------------------------------------------------------------
+@pytest.fixture
+def mishaps(tmp_path: Path) -> Path:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "mishap.py").write_text(MISHAPS)
+    return folder
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """Takes the plug-in of this test back out of the registry."""
+    yield
+    plugins.REGISTRY["strategy"].pop("mishap", None)
+
+
+def on_ray(cells: list[Cell], folder: Path, plugins_in: Path = FAULTY, *words: str) -> list[launch.Event]:
+    pytest.importorskip("ray")
+    from benchmark import ray_launch
+
+    out = folder / "run"
+    chosen = grids.settings(["launcher=ray", "device=cpu", f"out={out}", f"plugins={plugins_in}", *words])
+    return list(ray_launch.remote(cells, Store(out), chosen))
+
+
+def rounds(events: list[Any]) -> list[Round]:
+    assert not [event.trace for event in events if isinstance(event, Failure)]
+    return [event for event in events if isinstance(event, Round)]
+
+
+def marked_with(mark: str) -> list[str]:
+    """The processes that have this mark in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append((path.parent / "cmdline").read_text())
+    return found
+
+
+def crew_of(cells: list[Cell], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A crew whose first worker is at the first cell; no Ray runs."""
+    ray_launch = pytest.importorskip("benchmark.ray_launch", exc_type=ImportError)
+    monkeypatch.setattr(ray_launch.ray, "kill", lambda actor: None)
+    crew = ray_launch.Crew(cells[1:], Store(folder), ray_launch.Share(1, 0), lambda share: None)
+    crew.hands.append(ray_launch.Hand(None, None, cells[0]))
+    return crew
+
+
+def test_a_worker_killed_for_memory_is_tried_once_more_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = pytest.importorskip("ray.exceptions").OutOfMemoryError
+    crew = crew_of([cell("random")], tmp_path, monkeypatch)
+    assert list(crew.lose(crew.hands[0], memory("node is low on memory"))) == []
+    assert (crew.left, crew.starved, crew.hands) == ([], [cell("random")], [])
+    crew.alone, crew.hands = True, crew_of([cell("random")], tmp_path, monkeypatch).hands
+    [failure] = crew.lose(crew.hands[0], memory("node is low on memory"))
+    assert failure.line.endswith("OutOfMemoryError: node is low on memory")
+    assert crew.store.failure(cell("random").path) is not None
+
+
+def test_a_lost_cell_comes_first_and_three_times_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = pytest.importorskip("ray.exceptions").ActorDiedError()
+    cells = [cell("random"), cell("margin")]
+    crew = crew_of(cells, tmp_path, monkeypatch)
+    for _ in range(3):
+        assert list(crew.lose(crew.hands[0], lost)) == []
+        assert crew.left == cells
+        crew.left, crew.hands = cells[1:], crew_of(cells, tmp_path, monkeypatch).hands
+    [failure] = crew.lose(crew.hands[0], lost)
+    assert failure.cell == cells[0]
+    assert crew.left == cells[1:]
+
+
+def test_workers_that_never_start_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = pytest.importorskip("ray.exceptions").ActorDiedError()
+    crew = crew_of([cell("random")], tmp_path, monkeypatch)
+    for _ in range(3):
+        crew.hands[0].cell = None
+        assert list(crew.lose(crew.hands[0], lost)) == []
+        crew.hands = crew_of([cell("random")], tmp_path, monkeypatch).hands
+    crew.hands[0].cell = None
+    with pytest.raises(ValueError, match=r"^launcher=ray: no worker starts: The actor died"):
+        list(crew.lose(crew.hands[0], lost))
+
+
+@pytest.mark.parametrize(
+    ("share", "resources", "number"),
+    [
+        ((1, 0), {"CPU": 8}, 8),
+        ((3, 0), {"CPU": 8}, 2),
+        ((1, 0), {}, 0),
+        ((1, 1), {"CPU": 64, "GPU": 8}, 8),
+        ((1, 0.5), {"CPU": 64, "GPU": 8}, 16),
+        ((1, 0.4), {"CPU": 64, "GPU": 8}, 16),
+        ((16, 0.5), {"CPU": 64, "GPU": 8}, 4),
+        ((1, 0.1), {"CPU": 64, "GPU": 1}, 10),
+        ((1, 1), {"CPU": 64}, 0),
+    ],
+)
+def test_room_on_a_node(share: tuple[int, float], resources: dict[str, float], number: int) -> None:
+    ray_launch = pytest.importorskip("benchmark.ray_launch", exc_type=ImportError)
+    assert ray_launch.Share(*share).fits_into(resources) == number
+
+
+def test_a_worker_stays_with_its_task_and_off_fits_that_others_are_at() -> None:
+    best = pytest.importorskip("benchmark.ray_launch", exc_type=ImportError).best
+    left = [cell("margin"), cell("random", seed=1), cell("random", task="shelf")]
+    tiny, shelf = left[0].task.label, "shelf"
+    assert best(left, "", set()) == 0
+    assert best(left, "", {(tiny, 0)}) == 1
+    assert best(left, tiny, {(tiny, 0), (tiny, 1)}) == 0
+    assert best(left, "", {(tiny, 0), (tiny, 1)}) == 2
+    assert best(left, shelf, set()) == 2
+    assert best(left[:2], shelf, set()) == 0
+
+
+def test_a_cell_travels_as_plain_data() -> None:
+    order = pytest.importorskip("benchmark.ray_launch", exc_type=ImportError).Order
+    one = cell("isal[depth=5,repeats=2]", rounds=5, task="digits[epochs=2]", budget_in="boxes", until="map 0.2 +- 0.1")
+    assert order.of(one).cell() == one
+    assert json.loads(json.dumps(dataclasses.asdict(order.of(one)))) == dataclasses.asdict(order.of(one))
+    with pytest.raises(ValueError, match="other versions of these plug-ins"):
+        dataclasses.replace(order.of(one), key="0").cell()
+
+
+ray_test = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings
+
+
+class TestOnRay:
+    pytestmark = ray_test
+
+    def test_two_workers_write_the_same_bytes_and_share_fits(self, tmp_path: Path) -> None:
+        cells = [cell(name, seed=seed) for seed in (0, 1) for name in ("random", "margin", "learning_loss")]
+        cells.append(cell("random", rounds=5, task="shelf", budget=40, budget_in="boxes"))
+        run(cells, tmp_path / "here")
+        events = on_ray(cells, tmp_path / "ray")
+        assert bytes_of(tmp_path / "ray" / "run") == bytes_of(tmp_path / "here" / "run")
+        assert {event.cell for event in events if isinstance(event, Started)} == set(cells)
+        assert len(rounds(events)) == 23
+        shared = {event.cell: event.measured.shared_fit for event in rounds(events) if event.record.round == 0}
+        assert [sum(shared[one] for one in cells[i : i + 2]) for i in (0, 3)] == [1, 1]
+        assert {path.suffix for path in (tmp_path / "ray" / "run" / ".fits").iterdir()} == {".safetensors"}
+
+    def test_two_cells_that_wait_for_the_same_fit_train_it_once(self, tmp_path: Path) -> None:
+        events = rounds(on_ray([cell("random", rounds=1), cell("margin", rounds=1)], tmp_path))
+        assert sorted(event.measured.shared_fit for event in events) == [False, True]
+        assert len(list((tmp_path / "run" / ".fits").iterdir())) == 1
+
+    def test_a_strategy_that_raises_fails_alone(self, tmp_path: Path) -> None:
+        events = on_ray([cell("crash"), cell("nan"), cell("random")], tmp_path)
+        failures = {event.cell.strategy.name: event for event in events if isinstance(event, Failure)}
+        assert failures["crash"].line.endswith("crash seed 0: KeyError: 'a bug in a strategy'")
+        assert "faulty.py" in failures["crash"].trace
+        assert failures["nan"].line.endswith("nan seed 0: 1 of 1267 scores are NaN")
+        assert sum(isinstance(event, Round) and event.cell.strategy.name == "random" for event in events) == 3
+        store = Store(tmp_path / "run")
+        assert "Traceback" in (store.failure(failures["crash"].cell.path) or "")
+        assert len(store.records(failures["crash"].cell.path)[1]) == 1  # round 0 stays
+
+    def test_a_task_that_cannot_be_had_fails_with_all_of_its_cells(self, tmp_path: Path) -> None:
+        cells = [cell("random", task=f"image_folder[root={tmp_path / 'nowhere'}]"), cell("random", rounds=1)]
+        events = on_ray(cells, tmp_path)
+        [failure] = [event for event in events if isinstance(event, Failure)]
+        assert failure.whole_task
+        assert failure.cell == cells[0]
+
+    @pytest.mark.usefixtures("forgotten")
+    def test_lost_and_starved_workers_cost_a_round_and_then_are_told(self, tmp_path: Path, mishaps: Path) -> None:
+        plugins.discover(mishaps)
+        told = ["killed", "starved", "always_killed", "always_starved"]
+        cells = [cell(f"mishap[what={what},at=25]", rounds=4) for what in told]
+        events = on_ray(cells, tmp_path / "ray", mishaps)
+        failed = {event.cell.strategy.label: event.line for event in events if isinstance(event, Failure)}
+        assert [name.split("=")[-1] for name in failed] == ["always_killed]", "always_starved]"]
+        killed, starved = failed.values()
+        assert "ActorDiedError: The actor died unexpectedly" in killed
+        assert "OutOfMemoryError: CUDA out of memory" in starved
+        num_started = [sum(isinstance(e, Started) and e.cell == one for e in events) for one in cells]
+        assert num_started == [2, 2, 4, 2]
+        for one, num_rounds in zip(cells, [4, 4, 2, 2], strict=True):
+            done = [e.record.round for e in events if isinstance(e, Round) and e.cell == one]
+            assert done == list(range(num_rounds))  # none twice: the round in flight alone was lost
+        run(cells[:2], tmp_path / "here")  # the flags lie there: nothing happens now
+        here = bytes_of(tmp_path / "here" / "run")
+        assert {path: bytes_of(tmp_path / "ray" / "run")[path] for path in here} == here
+
+    @pytest.mark.usefixtures("forgotten")
+    def test_cells_run_side_by_side(self, tmp_path: Path, mishaps: Path) -> None:
+        plugins.discover(mishaps)
+        cells = [cell("mishap[what=met,at=20]", rounds=2, seed=seed) for seed in (0, 1)]
+        assert len(rounds(on_ray(cells, tmp_path / "ray", mishaps))) == 4
+
+    def test_a_lost_node_costs_a_round_and_the_others_go_on(self, tmp_path: Path) -> None:
+        cluster_utils = pytest.importorskip("ray.cluster_utils")
+        from benchmark import ray_launch
+
+        cells = [cell(name, seed=seed, rounds=12) for seed in (0, 1) for name in ("random", "margin")]
+        cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        try:
+            other = cluster.add_node(num_cpus=1)
+            words = ["launcher=ray", "device=cpu", f"out={tmp_path / 'ray'}", f"ray_address={cluster.address}"]
+            events, seen = ray_launch.remote(cells, Store(tmp_path / "ray"), grids.settings(words)), list[Any]()
+            for event in events:
+                seen.append(event)
+                counts = Counter(one.cell for one in rounds(seen))
+                if other is not None and sum(number < 12 for number in counts.values()) == 2:  # both in work
+                    cluster.remove_node(other, allow_graceful=False)
+                    other = None
+        finally:
+            cluster.shutdown()
+        assert len(rounds(seen)) == 48
+        assert sum(isinstance(event, Started) for event in seen) == 5
+        run(cells, tmp_path / "here")
+        assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "here" / "run")
+
+    def test_too_much_asked_of_the_nodes_is_one_line(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"^cpus_per_cell=1000: no node of Ray has as many"):
+            on_ray([cell("random")], tmp_path, FAULTY, "cpus_per_cell=1000")
+
+    def test_interrupted_it_leaves_every_round_and_no_process(self, tmp_path: Path) -> None:
+        pytest.importorskip("ray")
+        small = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", "rounds=12", "seeds=2"]
+        words = [*small, "strategies=[random,margin]", "device=cpu", "threads=1"]
+        command = [sys.executable, "-m", "benchmark", "run", *words]
+        ray = [*command, "launcher=ray", f"out={tmp_path / 'ray'}"]
+        marked = ENVIRONMENT | {"AL_BENCHMARK_MARK": str(tmp_path)}
+        with subprocess.Popen(ray, env=marked, stderr=subprocess.PIPE, text=True, process_group=0) as process:
+            assert process.stderr is not None
+            lines = [line for line, _ in zip(process.stderr, range(6), strict=False)]
+            os.killpg(process.pid, signal.SIGINT)
+            rest = process.stderr.read()
+            assert process.wait() == 1, rest
+        assert "interrupted: every finished round is recorded" in rest
+        num_told = sum(line.startswith("[") for line in [*lines, *rest.splitlines()])
+        found = bytes_of(tmp_path / "ray").values()
+        assert 0 < num_told <= sum(content.count(b"\n") - 1 for content in found) < 48
+        began = time.monotonic()
+        while left := marked_with(str(tmp_path)):
+            assert time.monotonic() - began < 30, left
+            time.sleep(0.2)
+        subprocess.run(ray, env=ENVIRONMENT, check=True, capture_output=True)
+        subprocess.run([*command, f"out={tmp_path / 'here'}"], env=ENVIRONMENT, check=True, capture_output=True)
+        assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "here")
