@@ -215,8 +215,11 @@ def test_sigkill_three_times_at_random_and_nothing_differs(tmp_path: Path) -> No
     assert benchmark("run", *words, f"out={tmp_path / 'killed' / 'run'}").returncode == 0
     whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
     assert bytes_of(whole) == bytes_of(killed)
-    tables = [{path.name: path.read_bytes() for path in (one / "tables").iterdir()} for one in (whole, killed)]
+    tables = [
+        {path.relative_to(one): path.read_bytes() for path in (one / "tables").rglob("*.*")} for one in (whole, killed)
+    ]
     assert tables[0] == tables[1]
+    assert len(tables[0]) == 5  # csv, md, tex, all of them together, the comparisons
 
 
 def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:
