@@ -457,3 +457,15 @@ def test_everything_names_its_figures(made: Experiment, rng: np.random.Generator
         "made-curves-images", "made-savings", "made-overlap", "made-seconds", "made-classes", "made-sizes", "made-pool",
         "made-bought-first", "made-bought-second", "made-bought-_b__x_1_____q_-148442dc", "penalties",
     ]  # fmt: skip
+
+
+def test_a_strategy_looks_the_same_whatever_else_is_drawn() -> None:
+    alone, many = (
+        figures.colours(["isal"]),
+        figures.colours(["mine", "random", "isal", "isal[k=2]", "coreset[metric=cosine]"]),
+    )
+    assert alone["isal"] == many["isal"]
+    assert many["coreset[metric=cosine]"] == figures.colours(["coreset"])["coreset"]  # no plain one beside it
+    assert many["isal[k=2]"] != many["isal"]
+    assert len(set(many.values())) == 5
+    assert figures.colours(["isal[k=2]", "isal"])["isal"] == alone["isal"]  # whichever comes first
