@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SLOW := slow or mmdet or gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup mmdet quick test test-slow test-all lint format bench
+.PHONY: help setup mmdet extras quick test test-slow test-all lint format bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -14,6 +14,9 @@ help: ## this list
 setup: $(READY) ## the environment in .venv, once, and again when pyproject.toml or constraints.txt change
 
 mmdet: $(VENV)/.mmdet ## mmdet into .venv: compiles mmcv, about ten minutes on two cores, with a C++ compiler
+
+extras: $(READY) ## Ray and Weights & Biases into .venv
+	@$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray,wandb]"
 
 quick: $(READY) ## run the default grid and print its tables: no download of data, no GPU
 	@$(RUN) benchmark run
