@@ -64,7 +64,8 @@ def round_0_agrees(experiment: Experiment) -> Found:
 
 def within_budget(experiment: Experiment) -> Found:
     """Replayed from the indices: exact sizes, each image once, from the pool, none that is held out, and each paid.
-    Under a budget of boxes: enough of them each round; by how many the last image goes past it is not recorded."""
+    Under a budget of boxes: enough of them each round; by how many the last image goes past it is not recorded. Of a
+    paper's curves, which have no indices: label counts grow by equal steps."""
     for run in experiment.runs:
         if run.header is None or experiment.schedule is None:
             continue

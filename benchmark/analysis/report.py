@@ -109,7 +109,7 @@ def captioned(stem: str) -> str:
 
 
 CAPTIONS = {
-    "curves": "Score over what was paid, with 95 % intervals",
+    "curves": "Score over what was paid; shaded: 95 % intervals, where runs are told apart",
     "savings": "Per cent saved against the reference strategy, at each of its scores",
     "penalties": "How often the row beats the column (paired t-test at 95 %, share of rounds, summed over experiments)",
     "ranks": "Mean ranks over experiments; strategies closer than the bar cannot be told apart",
