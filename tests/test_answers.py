@@ -92,6 +92,7 @@ def test_statistics_refuse_what_does_not_pair_and_go_on(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["tables", f"out={alone.folder}"])
     assert "made_up: not compared: mine and random do not pair: no common seed" in done.stderr
     assert (alone.folder / "tables" / "comparisons" / "made_up.csv").read_text().count("\n") == 2
+    assert (alone.folder / "tables" / "comparisons" / "made_up-rounds.csv").read_text().count("\n") == 4
 
 
 # --- damage -----------------------------------------------------------------------------------

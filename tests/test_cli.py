@@ -219,7 +219,7 @@ def test_sigkill_three_times_at_random_and_nothing_differs(tmp_path: Path) -> No
         {path.relative_to(one): path.read_bytes() for path in (one / "tables").rglob("*.*")} for one in (whole, killed)
     ]
     assert tables[0] == tables[1]
-    assert len(tables[0]) == 5  # csv, md, tex, all of them together, the comparisons
+    assert len(tables[0]) == 6  # csv, md, tex, all of them together, the comparisons, those round by round
 
 
 def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:

@@ -135,6 +135,9 @@ def test_a_comparison_in_five_lines() -> None:
     assert one.verdict == "better"
     assert one.final.value == pytest.approx(3, abs=0.2)
     assert one.area.value == pytest.approx(2.25, abs=0.1)  # 0 3 3: (1.5 + 3) / 2
+    assert list(one.rounds) == [0, 1, 2]
+    assert one.rounds[0].value == 0
+    assert one.rounds[2] == one.final == student(made.curves["a"].value_SR[:, 2] - base[:, 2])
     assert one.areas[0] - one.areas[1] == pytest.approx(one.area.value)
     assert one.areas[1] == pytest.approx(stats.area(np.arange(3.0), base.mean(0)))
     assert one.area_p == one.holm_p == 2 / 2**6

@@ -32,7 +32,8 @@ class Comparison:
     strategy: str
     against: str
     pairs: Pairs
-    at: str  # the last round that all pairs have
+    rounds: dict[int, Interval]  # the difference in each round that all pairs have
+    at: str  # the last of them
     final: Interval  # difference there
     final_p: float  # sign-flip test
     areas: tuple[float, float]  # under the curves over images trained on, per image: the mean score on the way
@@ -97,7 +98,9 @@ def compare(experiment: Experiment, strategy: str, against: str, price: Price, l
     p_2 = stats.sign_flip(np.stack([final_S, area_S]), rng)
     saving, why_not = saved(experiment, strategy, against, price, level, start)
     return Comparison(
-        experiment.title, experiment.metric, strategy, against, pairs, place(experiment, first, last),
+        experiment.title, experiment.metric, strategy, against, pairs,
+        {experiment.rounds[number]: stats.student(gaps_SR[:, number], level) for number in whole},
+        place(experiment, first, last),
         stats.student(final_S, level), float(p_2[0]), (float(mine_S.mean()), float(theirs_S.mean())),
         stats.student(area_S, level), float(p_2[1]), float(p_2[1]), 1, saving, why_not, level,
         float(area_S.std(ddof=1)) if len(area_S) > 1 else 0.0,
@@ -195,6 +198,19 @@ def tidy(made: Sequence[Comparison]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def by_round(made: Sequence[Comparison]) -> pd.DataFrame:
+    """One row a comparison and round: the mean paired difference and its interval."""
+    return pd.DataFrame(
+        {
+            "task": one.task, "strategy": one.strategy, "against": one.against, "metric": one.metric, "round": number,
+            "seeds": len(one.pairs.seeds), "difference": gap.value, "low": gap.low, "high": gap.high,
+            "level": one.level,
+        }
+        for one in made
+        for number, gap in one.rounds.items()
+    )  # fmt: skip
+
+
 def rows(made: Sequence[Comparison], places: int) -> list[dict[str, object]]:
     """The comparisons for people."""
     return [
@@ -216,7 +232,9 @@ def percent(saving: Saving | None) -> str:
 
 
 def write(made: Mapping[str, Sequence[Comparison]], folder: Path) -> None:
-    """comparisons/NAME.csv for each experiment that has any."""
+    """comparisons/NAME.csv, and NAME-rounds.csv round by round, for each experiment that has any."""
     for title, found in made.items():
         if found:
+            rounds = folder / "comparisons" / f"{slug(title)}-rounds.csv"
+            replace_file(rounds, by_round(found).to_csv(index=False))
             replace_file(folder / "comparisons" / f"{slug(title)}.csv", tidy(found).to_csv(index=False))
