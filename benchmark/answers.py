@@ -13,7 +13,7 @@ import typer
 
 from benchmark.analysis import audit, comparisons, explain, tables, verify
 from benchmark.analysis.curves import Experiment, read
-from benchmark.analysis.question import PUBLISHED, SAVINGS, Question, ask, located
+from benchmark.analysis.question import PUBLISHED, SAVINGS, Question, ask
 from benchmark.analysis.savings import Saving, pairs_of
 from benchmark.analysis.verify import Verdict
 from benchmark.plugins import unknown
@@ -74,7 +74,7 @@ def tabled(words: Words = None) -> None:
 def show_tables(asked: Question) -> None:
     """Prints the tables, then writes them: beside the records unless told where."""
     experiments = asked.experiments()
-    papers = verify.papers(located(asked.against)) if asked.against else []
+    papers = verify.papers(asked.compared_with)
     made = [tables.table(one, verify.beside(one, papers)) for one in experiments]
     for one in made if papers else ():
         if not one.beside:
@@ -181,7 +181,7 @@ def verified(words: Words = None) -> None:
     asked = ask(words or [], "against", "level", "format")
     experiments = asked.experiments()
     faults = [fault for one in experiments for fault in audit.audit(one)]
-    papers = verify.papers(located(asked.against)) if asked.against else []
+    papers = verify.papers(asked.compared_with)
     verdicts = verify.verify(experiments, papers, asked.level) if papers else []
     rows: list[Row] = [
         {"experiment": one.experiment, "check": one.check, "where": one.where, "what": one.words} for one in faults
@@ -217,7 +217,7 @@ def reported(words: Words = None) -> None:
 
     asked = ask(words or [], "against", "level", "seed", "to")
     experiments = asked.experiments()
-    papers = verify.papers(located(asked.against)) if asked.against else []
+    papers = verify.papers(asked.compared_with)
     verdicts = verify.verify(experiments, papers, asked.level) if papers else []
     made = {one.title: to_first(one, asked) for one in experiments}
     command = shlex.join(["python", "-m", "benchmark", "report", *(words or [])])

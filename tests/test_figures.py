@@ -75,11 +75,6 @@ def looks(made: Experiment) -> dict[str, figures.Look]:
     return figures.colours(made.curves)
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 def arrays(detection: bool = False) -> dict[str, Any]:
     """A gallery of ten images of three classes; 0 1 2 0 1 2 ... as labels, or one box an image, and two on image 2."""
     rng = np.random.default_rng(1)
@@ -153,14 +148,14 @@ def test_bars_are_what_a_paper_tells() -> None:
     assert any("mean of 5 runs; bars: standard deviation" in text for text in texts(figure))
 
 
-def test_rounds_that_are_not_there_are_left_out(rng: np.random.Generator) -> None:
+def test_rounds_that_are_not_there_are_left_out() -> None:
     short = curve("short", [[50, np.nan, np.nan]], seeds=[0])
     uneven = curve("uneven", [[50, 60, 70], [52, np.nan, np.nan]])
     none = np.zeros((0, 3))
     empty = Curve("empty", 0, 2, none, none, {"images": none})
     one = experiment([uneven, short, empty])
     found = figures.everything(
-        [one, experiment([empty, replace(empty, strategy="b")], "none"), experiment([], "no")], {}, rng
+        [one, experiment([empty, replace(empty, strategy="b")], "none"), experiment([], "no")], {}
     )
     drawn = lines(found["made-curves-images"])
     assert drawn["uneven"][:2] == ([5, 7, 9], [51, 60, 70])
@@ -169,9 +164,7 @@ def test_rounds_that_are_not_there_are_left_out(rng: np.random.Generator) -> Non
     assert not [stem for stem in found if stem.startswith("no")]
 
 
-def test_savings_are_per_cent_of_what_the_other_pays(
-    made: Experiment, looks: dict[str, figures.Look], rng: np.random.Generator
-) -> None:
+def test_savings_are_per_cent_of_what_the_other_pays(made: Experiment, looks: dict[str, figures.Look]) -> None:
     drawn = lines(got(figures.savings_curve(made, looks, "first")))
     targets, percent, colour = drawn["second"]
     assert targets == [51, 62, 70.5]
@@ -182,7 +175,7 @@ def test_savings_are_per_cent_of_what_the_other_pays(
     assert list(drawn) == ["second", HOSTILE]
 
 
-def test_scores_out_of_reach_are_no_savings(looks: dict[str, figures.Look], rng: np.random.Generator) -> None:
+def test_scores_out_of_reach_are_no_savings(looks: dict[str, figures.Look]) -> None:
     low = curve("second", [[50, 51, 52], [50, 51, 52]])
     one = experiment([curve("first", [[50, 51, 80], [50, 51, 80]]), low])
     assert lines(got(figures.savings_curve(one, looks, "first")))["second"][0] == [50, 51]
@@ -191,9 +184,7 @@ def test_scores_out_of_reach_are_no_savings(looks: dict[str, figures.Look], rng:
 
 
 # --- looks ----------------------------------------------------------------------------------
-def test_a_strategy_looks_the_same_in_every_figure(
-    made: Experiment, looks: dict[str, figures.Look], rng: np.random.Generator
-) -> None:
+def test_a_strategy_looks_the_same_in_every_figure(made: Experiment, looks: dict[str, figures.Look]) -> None:
     drawn = [got(figures.learning_curves(made, looks)), got(figures.savings_curve(made, looks, "first"))]
     for figure in drawn:
         assert {name: colour for name, (_, _, colour) in lines(figure).items()}.items() <= {
@@ -350,8 +341,8 @@ def test_seconds_are_the_mean_over_the_rounds_that_select(made: Experiment, look
 
 
 # --- names ----------------------------------------------------------------------------------
-def test_hostile_names_are_shown_as_they_are(made: Experiment, rng: np.random.Generator) -> None:
-    found = figures.everything([made, replace(made, title="two")], {"made": gallery()}, rng)
+def test_hostile_names_are_shown_as_they_are(made: Experiment) -> None:
+    found = figures.everything([made, replace(made, title="two")], {"made": gallery()})
     assert {"penalties", "ranks", "made-savings", "made-pool"} <= set(found)
     for stem, figure in found.items():
         of_another = "-bought-" in stem and "x_1" not in stem
@@ -451,8 +442,8 @@ def test_what_is_no_gallery_is_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_everything_names_its_figures(made: Experiment, rng: np.random.Generator) -> None:
-    found = figures.everything([made], {"made": gallery(detection=True)}, rng)
+def test_everything_names_its_figures(made: Experiment) -> None:
+    found = figures.everything([made], {"made": gallery(detection=True)})
     assert list(found) == [
         "made-curves-images", "made-savings", "made-overlap", "made-seconds", "made-classes", "made-sizes", "made-pool",
         "made-bought-first", "made-bought-second", "made-bought-_b__x_1_____q_-148442dc", "penalties",

@@ -45,6 +45,11 @@ class Run:
     file: Path
 
     @property
+    def folder(self) -> Path:
+        """The results folder that it is in."""
+        return Path(str(self.file).removesuffix(f"cells/{self.path}.jsonl"))
+
+    @property
     def start(self) -> str:
         """A fingerprint of the data, the initial set and the held-out draw: runs with the same one are paired."""
         if self.header is None or not self.records:

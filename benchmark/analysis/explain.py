@@ -28,7 +28,7 @@ def find(experiments: Sequence[Experiment], cell: str) -> tuple[Experiment, Run]
 
 def lines(experiment: Experiment, run: Run) -> Iterator[str]:
     """Command, seeds, data, versions, and a line a round: labels, cost, scores, seconds and what was bought."""
-    folder = Path(str(run.file).removesuffix(f"/cells/{run.path}.jsonl"))
+    folder = run.folder
     yield f"{run.strategy} on {experiment.task}, seed {run.seed}: {run.path}"
     yield f"command   python -m benchmark run {command(experiment, run, folder)}"
     yield f"records   {run.file}{' (damaged: ' + run.damage + ')' if run.damage else ''}"

@@ -29,7 +29,6 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-from numpy.random import Generator
 from sklearn.manifold import TSNE
 
 from benchmark.analysis import stats
@@ -838,9 +837,7 @@ def selection_seconds(experiment: Experiment, looks: Looks) -> Figure | None:
 
 
 # --- all of them ----------------------------------------------------------------------------
-def everything(
-    experiments: Sequence[Experiment], galleries: Mapping[str, Gallery], rng: Generator
-) -> dict[str, Figure]:
+def everything(experiments: Sequence[Experiment], galleries: Mapping[str, Gallery]) -> dict[str, Figure]:
     """Every figure that the data can give, by file stem; galleries by title of the experiment.
 
     Savings are against the reference of each experiment. ValueError where a gallery is of another pool.

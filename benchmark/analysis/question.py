@@ -60,6 +60,11 @@ class Question:
         return located(self.records) if self.records else self.out or f"results/{self.grid}"
 
     @property
+    def compared_with(self) -> str:
+        """Where the curves of `against` are; "" where there are none."""
+        return located(self.against) if self.against else ""
+
+    @property
     def folder(self) -> Path:
         """Where what is made of them goes: `to`, or into the only folder that the records are in."""
         path = Path(self.places)

@@ -12,8 +12,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from benchmark.analysis import comparisons
 from benchmark.analysis.curves import read
 from benchmark.analysis.question import SAVINGS, ask
@@ -63,7 +61,7 @@ def draw(page: str, home: Path, into: Path) -> list[Path]:
 
     paths = []
     for folder, stem in IMAGE.findall(page):
-        drawn = figures.everything(read(str(home / "results" / "reference" / folder)), {}, np.random.default_rng(0))
+        drawn = figures.everything(read(str(home / "results" / "reference" / folder)), {})
         if stem not in drawn:
             raise ValueError(f"{folder} has no figure {stem}, only {', '.join(drawn)}")
         (into / folder).mkdir(parents=True, exist_ok=True)

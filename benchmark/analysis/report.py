@@ -12,7 +12,6 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmark.analysis import audit, comparisons, figures
@@ -21,7 +20,6 @@ from benchmark.analysis.curves import Experiment
 from benchmark.analysis.question import installed
 from benchmark.analysis.tables import Entry, Table, places, shown, table
 from benchmark.analysis.verify import Verdict
-from benchmark.seeds import seed
 from benchmark.store import Store, replace, slug
 
 LARGE = 400_000  # bytes of an SVG above which a page embeds the PNG instead
@@ -69,7 +67,7 @@ def write(
     told: `grid`, `runs` (commands, versions, commits), `versions`, `level` of the intervals, and `command`, which made
     the page. task: what it is limited to; the page is report-TASK.html then.
     """
-    drawn = figures.everything(experiments, galleries(experiments), np.random.default_rng(seed("figures")))
+    drawn = figures.everything(experiments, galleries(experiments))
     pictures = {}
     for name, figure in drawn.items():
         paths = figures.save(figure, folder / "figures" / name)
@@ -132,14 +130,8 @@ def embedded(paths: Sequence[Path]) -> str:
 
 def galleries(experiments: Sequence[Experiment]) -> dict[str, figures.Gallery]:
     """The galleries that stand beside the records."""
-    paths = {one.title: home(one) / "gallery" / f"{slug(one.title)}.npz" for one in experiments if one.runs}
+    paths = {one.title: one.runs[0].folder / "gallery" / f"{slug(one.title)}.npz" for one in experiments if one.runs}
     return {title: figures.Gallery.read(path) for title, path in paths.items() if path.is_file()}
-
-
-def home(experiment: Experiment) -> Path:
-    """The results folder of our runs."""
-    run = experiment.runs[0]
-    return Path(str(run.file).removesuffix(f"cells/{run.path}.jsonl"))
 
 
 def section(
@@ -185,7 +177,7 @@ def files(experiment: Experiment, folder: Path, anchor: str) -> Iterator[tuple[s
 
 def told(experiments: Sequence[Experiment], command: str) -> dict[str, Any]:
     """What is known of how the records and the page were made."""
-    folders = dict.fromkeys(home(one) for one in experiments if one.runs)
+    folders = dict.fromkeys(one.runs[0].folder for one in experiments if one.runs)
     manifests = [Store(folder).manifest() for folder in folders]
     return {
         "grid": ", ".join(dict.fromkeys(one.source for one in experiments)),

@@ -45,8 +45,8 @@ def verify(ours: Sequence[Experiment], published: Sequence[Experiment], level: f
 
 
 def papers(records: str) -> list[Experiment]:
-    """The published curves of these records. ValueError where they are runs, which are compared by seed: `compare`."""
-    found = read(records)
+    """The published curves of these records, none of "". ValueError where they are runs: `compare` pairs those."""
+    found = read(records) if records else []
     if runs := [one.title for one in found if one.runs]:
         raise ValueError(f"against={records}: {runs[0]} is a run, not a published curve")
     return found
