@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -232,7 +233,9 @@ def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:
         "strategies=[random]",
         f"out={tmp_path / 'run'}",
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background inherits deafness to it
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, preexec_fn=heard, **pipes) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("[2/"):
