@@ -97,17 +97,21 @@ def inverse_hessian_product(
         for index in chain:
             for name, product in hessian_product(view, index, weights, h).items():
                 step = torch.sub(v[name], product, alpha=1 / scale[name]).add_(h[name], alpha=1 - damping)
-                h[name] = torch.where(product.isnan().any(), v[name], step)
+                h[name] = torch.where(product.amax().isnan(), v[name], step)  # a maximum passes NaN on
         for name, tensor in h.items():
             total[name] += tensor / len(chains)
     return total
 
 
 def hessian_product(view: View, index: np.int64, weights: dict[str, torch.nn.Parameter], h: Direction) -> Direction:
-    """The Hessian of one labelled image's loss, applied to h: the gradient of <gradient, h>."""
+    """The Hessian of one labelled image's loss, applied to h: it is symmetric, so h weighs the gradient's gradient."""
     first = gradients(view.losses(np.array([index])).sum(), weights, again=True)
-    slope = torch.stack([(g * h[name]).sum() for name, g in zip(weights, first, strict=True)]).sum()
-    return dict(zip(weights, gradients(slope, weights), strict=True))
+    moving = [(gradient, h[name]) for name, gradient in zip(weights, first, strict=True) if gradient.requires_grad]
+    if not moving:
+        return {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    slopes, along = zip(*moving, strict=True)
+    second = torch.autograd.grad(slopes, list(weights.values()), along, materialize_grads=True)
+    return dict(zip(weights, second, strict=True))
 
 
 def draw_chains(labelled: Indices, depth: int, repeats: int, order: Order, rng: np.random.Generator) -> Indices:

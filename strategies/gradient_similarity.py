@@ -9,7 +9,7 @@ from strategies._boxes import WithoutBoxes
 from strategies._influence import ReferenceSet, expected_targets, most_helpful, needs, reference_gradient
 
 
-@register(needs=needs, version=1)
+@register(needs=needs, version=2)
 def gradient_similarity(
     view: View,
     budget: int,

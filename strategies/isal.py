@@ -22,7 +22,7 @@ from strategies._influence import (
 )
 
 
-@register(needs=needs, version=1)
+@register(needs=needs, version=2)
 def isal(
     view: View,
     budget: int,

@@ -31,7 +31,7 @@ def companion(*, like: str, **_: object) -> Companion | None:
     return built
 
 
-@register(needs=needs, version=1, companion=companion)
+@register(needs=needs, version=2, companion=companion)
 def matched_random(
     view: View, budget: int, rng: np.random.Generator, *, like: str = "isal", min_score: float = 0.3
 ) -> Indices:

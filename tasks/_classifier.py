@@ -21,6 +21,7 @@ from torch.func import functional_call, jvp
 
 from benchmark.api import Annotations, Companion, Direction, Indices, Machine, Predictions, Targets, seeded
 from tasks._augment import Normaliser
+from tasks._directional import Layers
 from tasks._networks import Network, build
 from tasks._recipe import PUBLISHED, Recipe, lacks
 from tasks._training import Labelled, derived, precision, train
@@ -44,8 +45,8 @@ class Split:
 class Classifier:
     """A pool of images, a test set and a recipe. Its public methods are the task's capabilities.
 
-    `predict`, `embed` and `score` run in the recipe's precision; the last layer, the softmax, `losses` and
-    `directional` always in float32. A model given to it is one of its own, in eval mode, and does not change.
+    `predict`, `embed`, `score` and `directional` run in the recipe's precision; the last layer, the softmax and the
+    losses always in float32. A model given to it is one of its own, in eval mode, and does not change.
     """
 
     metric = "accuracy"
@@ -174,23 +175,25 @@ class Classifier:
         return cross_entropy(model(self._prepared(images[which])), labels[which] if targets is None else targets)
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
-        """(N,) derivatives of the losses along `direction`: one Jacobian-vector product a batch, in float32.
+        """(N,) derivatives of the losses along `direction`, the backbone in the recipe's precision: see `_directional`.
 
-        With the tangent dz of the logits this is -sum_c q_c (dz_c - p . dz) for targets q and probabilities p:
-        all influences of a pool for about the price of three forward passes.
+        A network with weights outside plain convolutions and linear layers takes Jacobian-vector products, in float32.
         """
-        at = {name: parameter.detach() for name, parameter in model.named_parameters() if name in direction}
-        along = {name: direction[name] for name in at}
-        parts = []
+        layers, parts = Layers(own(model), direction), []
         for which, goals in zip(self._batches(indices), targets.split(self.batch_size), strict=True):
             images_N3HW = self._prepared(self._images[which])
-
-            def losses(weights: Direction, images_N3HW: Tensor = images_N3HW, goals: Tensor = goals) -> Tensor:
-                return cross_entropy(functional_call(model, weights, (images_N3HW,)), goals)
-
-            with torch.no_grad():
-                parts.append(jvp(losses, (at,), (along,))[1])
+            slopes_N = self._probed(own(model), layers, images_N3HW, goals) if layers.are_known else None
+            parts.append(forward_mode(model, images_N3HW, goals, direction) if slopes_N is None else slopes_N)
         return torch.cat(parts)
+
+    def _probed(self, network: Network, layers: Layers, images_N3HW: Tensor, goals: Tensor) -> Tensor | None:
+        """The derivatives of one batch; None where a layer was not called."""
+        strength_N = network.head.weight.new_zeros(len(goals), requires_grad=True)
+        with layers.probed(strength_N):
+            with precision(self._recipe, self._device):
+                features_ND, _ = network.features(images_N3HW)
+            total = cross_entropy(network.logits(features_ND), goals).sum()
+        return torch.autograd.grad(total, strength_N)[0] if layers.were_called else None
 
     # --- inside ----------------------------------------------------------------------------------
     def _network(self, seed: int, companion: Companion | None) -> Network:
@@ -251,6 +254,17 @@ def predictions(logits_NC: Tensor) -> Predictions:
 def cross_entropy(logits_NC: Tensor, targets: Tensor) -> Tensor:
     """(N,): -sum_c q_c log p_c; targets are classes (N,), or weights q (N, C), which need not sum to one."""
     return F.cross_entropy(logits_NC, targets, reduction="none")
+
+
+def forward_mode(model: nn.Module, images_N3HW: Tensor, targets: Tensor, direction: Direction) -> Tensor:
+    """(N,): the derivatives of the losses along `direction`, one Jacobian-vector product in float32."""
+    at = {name: parameter.detach() for name, parameter in model.named_parameters() if name in direction}
+    along = {name: direction[name] for name in at}
+    with torch.no_grad():
+        slopes_N: Tensor = jvp(
+            lambda weights: cross_entropy(functional_call(model, weights, (images_N3HW,)), targets), (at,), (along,)
+        )[1]
+    return slopes_N
 
 
 def digest(*parts: object) -> str:

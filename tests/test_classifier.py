@@ -371,7 +371,7 @@ def test_samples_scatter_around_the_prediction(fitted: tuple[Classifier, Network
 @pytest.fixture(scope="module")
 def resnet(machine: Machine) -> Classifier:
     """ResNet-18 of full width, three images a batch."""
-    one = task(machine, Recipe(epochs=1), size=32)
+    one = task(machine, Recipe(epochs=1, precision="float32"), size=32)
     one.batch_size = 3
     return one
 
@@ -418,8 +418,8 @@ def test_directional_takes_classes_and_some_of_the_weights(fitted: tuple[Classif
     indices, classes = np.arange(6), torch.arange(6)
     direction = {"head.weight": torch.ones_like(model.head.weight)}
     got_N = one.directional(model, indices, classes, direction)
-    features_ND, logits_NC = model.features(one._prepared(one._images[:6]))[0], model(one._prepared(one._images[:6]))
-    error_NC = logits_NC.softmax(1) - F.one_hot(classes, 10)
+    features_ND = one.embed(model, indices)
+    error_NC = model.logits(features_ND).softmax(1) - F.one_hot(classes, 10)
     assert torch.allclose(got_N, error_NC.sum(1) * features_ND.sum(1), atol=1e-4)
     got_N = one.directional(model, indices, classes, {"head.weight": F.one_hot(torch.tensor([2] * 64), 10).T.float()})
     assert torch.allclose(got_N, error_NC[:, 2] * features_ND.sum(1), rtol=1e-4)
