@@ -36,6 +36,7 @@ class Machine:
     data: Path | None = None  # folder of the data sets, for tasks that read files
     scratch: Path | None = None  # folder for checkpoints of fits in work; None: keep none
     workers: int = 0  # processes that read images, for tasks whose images do not fit in memory
+    select_timeout: float | None = None  # seconds that a strategy may take for one choice
 
 
 @dataclass(frozen=True)

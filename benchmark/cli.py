@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +36,10 @@ def run(words: Words = None) -> None:
     chosen = grids.settings(words or [])
     plugins.discover(chosen.plugins)
     grid = grids.read(chosen)
-    cells = grid.cells()
+    cells = grid.cells(tables_first=chosen.gpu_hours is not None)
+    if chosen.dry_run:
+        estimate(grid, chosen)
+        return
     from benchmark import launch  # imports torch: only where something is trained, and after the words are sound
 
     store = Store(chosen.out)
@@ -58,6 +62,21 @@ def run(words: Words = None) -> None:
         raise typer.Exit(1)
 
 
+def estimate(grid: grids.Grid, chosen: Settings) -> None:
+    """Says what a run has to do and how long that takes. The fits of the pilot rounds are kept for it."""
+    from benchmark import forecast
+    from benchmark.fits import Fits
+    from benchmark.loop import device_name
+
+    store = Store(chosen.out)
+    machine = prepared(of_driver(chosen), store.folder / ".fits")
+    fits = Fits(store.folder / ".fits", chosen.cache_gb, device_name(machine))
+    rows = forecast.rows(grid, store, fits, machine, say)
+    share = chosen.gpus_per_cell or 1.0
+    show(f"to do: grid {grid.name}", [row.told(share) for row in rows], chosen.format)
+    say(forecast.summary(rows, share, device_name(machine)))
+
+
 def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Settings) -> list[launch.Failure]:
     """Runs what is missing, and returns what failed."""
     from benchmark import gallery, launch, progress, tracking
@@ -70,10 +89,12 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
     fits = Fits(scratch, chosen.cache_gb, where)
     told_where = "Ray" if chosen.launcher == "ray" else where
     say(f"{len(grid.cells())} cells, {len(left)} to do, {total} rounds, on {told_where}; records in {store.folder}")
-    if chosen.launcher == "ray":
-        events = on_ray(list(left), store, chosen)
-    else:
-        events = launch.local(list(left), store, fits, machine)
+    ran = (
+        on_ray(list(left), store, chosen)
+        if chosen.launcher == "ray"
+        else launch.local(list(left), store, fits, machine)
+    )
+    events = launch.within(ran, chosen.gpu_hours, chosen.gpus_per_cell or 1.0, say)
     events = tracking.mirrored(events, chosen.tracking, store.folder, say)
     events = progress.follow(events, total, err)
     failed = [event for event in events if isinstance(event, launch.Failure)]
@@ -82,7 +103,7 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
     return failed
 
 
-def on_ray(cells: list[grids.Cell], store: Store, chosen: Settings) -> Iterator[launch.Event]:
+def on_ray(cells: list[grids.Cell], store: Store, chosen: Settings) -> Generator[launch.Event]:
     """`ray_launch.remote`. ValueError where Ray is not installed."""
     try:
         from benchmark import ray_launch
@@ -104,8 +125,20 @@ def prepared(chosen: Settings, scratch: Path | None = None) -> Machine:
 
     if chosen.num_threads is not None:
         torch.set_num_threads(chosen.num_threads)
+    if chosen.deterministic:
+        repeatable()
     data = Path(chosen.data).expanduser() if chosen.data else None
-    return Machine(device(chosen.device), data, scratch, chosen.workers)
+    return Machine(device(chosen.device), data, scratch, chosen.workers, chosen.select_timeout)
+
+
+def repeatable() -> None:
+    """Has torch take the algorithms that give equal bits for equal inputs; one that has none raises where it is met."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads any
+    torch.backends.cudnn.benchmark = False
 
 
 def device(name: str) -> torch.device:

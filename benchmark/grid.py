@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,10 @@ class Settings:
     ray_address: str | None
     gpus_per_cell: float | None
     cpus_per_cell: int | None
+    select_timeout: float | None
+    deterministic: bool
+    dry_run: bool
+    gpu_hours: float | None
     check_on: str
     tracking: Literal["none", "wandb"]
     format: Literal["text", "json"]
@@ -66,6 +71,9 @@ class Settings:
             raise ValueError(f"workers={self.workers}: must be at least 0")
         if not self.cache_gb >= 0:  # NaN neither
             raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")
+        for name in ("select_timeout", "gpu_hours"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: must be over 0")
         self.check_launcher()
 
     def check_launcher(self) -> None:
@@ -84,8 +92,10 @@ class Settings:
 
     @property
     def num_threads(self) -> int | None:
-        """CPU threads of a process that trains; Ray's workers have one a CPU of theirs. None: PyTorch's choice."""
-        return (self.cpus_per_cell or 1) if self.threads is None and self.launcher == "ray" else self.threads
+        """CPU threads of a process that trains; Ray's workers have one a CPU of theirs, and where results must repeat
+        exactly it is as many here. None: PyTorch's choice."""
+        counted = self.launcher == "ray" or self.deterministic
+        return (self.cpus_per_cell or 1) if self.threads is None and counted else self.threads
 
 
 @dataclass(frozen=True)
@@ -183,9 +193,13 @@ class Experiment:
 
     def cells(self) -> Iterator[Cell]:
         """Seed by seed, so that an early stop leaves whole comparisons."""
-        for number in self.seeds:
+        return (cell for _, cell in self.ranked())
+
+    def ranked(self) -> Iterator[tuple[int, Cell]]:
+        """Its cells, each with the rank of its seed."""
+        for rank, number in enumerate(self.seeds):
             for strategy in self.strategies:
-                yield Cell(self.task, strategy, self.schedule, number)
+                yield rank, Cell(self.task, strategy, self.schedule, number)
 
 
 @dataclass(frozen=True)
@@ -195,9 +209,12 @@ class Grid:
     name: str
     experiments: tuple[Experiment, ...]
 
-    def cells(self) -> list[Cell]:
-        """Each cell once, also where experiments share it; checked, in the order of running."""
-        found = {cell.path: cell for experiment in self.experiments for cell in experiment.cells()}
+    def cells(self, tables_first: bool = False) -> list[Cell]:
+        """Each cell once, also where experiments share it; checked, in the order of running: experiment by experiment,
+        or the first seed of all of them, then the second."""
+        pairs = [pair for experiment in self.experiments for pair in experiment.ranked()]
+        ordered = sorted(pairs, key=lambda pair: pair[0]) if tables_first else pairs
+        found = {cell.path: cell for _, cell in ordered}
         for cell in found.values():
             cell.check()
         return list(found.values())

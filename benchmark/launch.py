@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -75,7 +76,7 @@ def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
     return left
 
 
-def local(cells: Sequence[Cell], store: Store, fits: Fits, machine: Machine) -> Iterator[Event]:
+def local(cells: Sequence[Cell], store: Store, fits: Fits, machine: Machine) -> Generator[Event]:
     """Runs the cells, records their rounds and yields what happened."""
     built: dict[str, Task | Exception] = {}
     for cell in cells:
@@ -110,3 +111,32 @@ def run_cell(cell: Cell, task: Task | Exception, store: Store, fits: Fits, machi
     for record, measured in loop.run(cell, task, fits, machine, past):
         store.append(cell.path, record, measured)
         yield Round(cell, record, measured)
+
+
+def within(
+    events: Generator[Event], gpu_hours: float | None, share: float, say: Callable[[str], None]
+) -> Iterator[Event]:
+    """Passes events on until the next round might not end in time: as long as the longest so far of its task.
+
+    A round counts with the time it took, a shared fit with none, all times the share of a device that a cell has.
+    Rounds in work elsewhere are given up.
+    """
+    if gpu_hours is None:
+        yield from events
+        return
+    spent, longest = 0.0, defaultdict[str, float](float)
+    for event in events:
+        yield event
+        if not isinstance(event, Round):
+            continue
+        took, task = share * duration(event.measured) / 3600, event.cell.task.label
+        spent, longest[task] = spent + took, max(longest[task], took)
+        if spent + longest[task] > gpu_hours:
+            events.close()
+            say(f"gpu_hours={gpu_hours:g}: {spent:.3g} are spent; the same command goes on from here")
+            return
+
+
+def duration(measured: Measured) -> float:
+    """Seconds that a round took; a fit that was shared took none."""
+    return sum(seconds for what, seconds in measured.seconds.items() if what != "fit" or not measured.shared_fit)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ import torch
 from benchmark.api import Companion, Indices, Machine, Task, View
 from benchmark.fits import Fit, Fits
 from benchmark.grid import Cell
+from benchmark.limits import limited
 from benchmark.seeds import seed
 from benchmark.store import Header, Measured, Record
 
@@ -61,7 +64,7 @@ def run(
         clock = Clock()
         bought, diagnostics = begin.initial, dict[str, float]()
         if fitted is not None:
-            with clock("select"):
+            with clock("select"), limited(machine.select_timeout, cell.strategy.label):
                 bought, diagnostics = select(cell, task, view(cell, task, begin, fitted.model, labelled), number)
         labelled = np.concatenate([labelled, bought])
         fitted = fit(cell, task, fits, labelled, number)
@@ -201,14 +204,26 @@ def peak_mb(machine: Machine) -> float:
 
 
 def device_name(machine: Machine) -> str:
-    """The device as people know it."""
+    """The device as people know it, and whether its results are exactly repeatable (`deterministic=true`)."""
+    how = ", deterministic" if torch.are_deterministic_algorithms_enabled() else ""
     if machine.device.type == "cuda":
-        return torch.cuda.get_device_name(machine.device)
-    return f"{machine.device.type} ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"
+        return torch.cuda.get_device_name(machine.device) + how
+    return f"{machine.device.type} ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads{how})"
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """The versions that numbers may depend on."""
-    return {name: version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")} | {
-        "python": sys.version.split()[0]
-    }
+    """The versions that numbers may depend on; with a GPU those of its software too."""
+    found = {name: version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")}
+    if torch.cuda.is_available():
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version()), "driver": driver()}
+    return found | {"python": sys.version.split()[0]}
+
+
+def driver() -> str:
+    """The version of the GPU's driver, "" where its tool is not there."""
+    try:
+        told = subprocess.check_output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return told.partition("\n")[0].strip()

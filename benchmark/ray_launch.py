@@ -11,7 +11,7 @@ import logging
 import os
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -393,7 +393,7 @@ def share_of(chosen: Settings, device: str) -> Share:
     return share
 
 
-def remote(cells: Sequence[Cell], store: Store, chosen: Settings) -> Iterator[Event]:
+def remote(cells: Sequence[Cell], store: Store, chosen: Settings) -> Generator[Event]:
     """Runs the cells on Ray, records their rounds and yields what happened, as `launch.local` does; cells side by side.
 
     Paths of these settings hold on every node; fits are shared by the workers that have a folder in common.

@@ -1,0 +1,139 @@
+"""What a run has to do and how long that will take: `run ... dry_run=true`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark import loop
+from benchmark.api import Machine, Task
+from benchmark.fits import Fits
+from benchmark.grid import Cell, Experiment, Grid
+from benchmark.launch import build, rounds_left
+from benchmark.limits import limited
+from benchmark.store import Store
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds, as measured: of a fit for each labelled image, of a scoring, of a selection; and images it buys."""
+
+    fit: float
+    score: float
+    select: float
+    bought: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one strategy of an experiment has to do, at most: cells may end early."""
+
+    experiment: str
+    strategy: str
+    num_cells: int
+    num_rounds: int
+    num_fits: int  # those that no other cell shares with it
+    fit: float  # hours of a device
+    score: float
+    select: float
+
+    def told(self, share: float) -> dict[str, object]:
+        """The row as a table shows it; share: the part of a device that a cell has."""
+        hours = {f"{what} h": f"{share * getattr(self, what):.3g}" for what in ("fit", "score", "select")}
+        counts = {"cells": self.num_cells, "rounds": self.num_rounds, "fits": self.num_fits}
+        return {"experiment": self.experiment, "strategy": self.strategy, **counts, **hours}
+
+
+def rows(grid: Grid, store: Store, fits: Fits, machine: Machine, say: Callable[[str], None]) -> list[Row]:
+    """A row for each strategy that has cells to do, in the grid's order.
+
+    The pace of a strategy is that of the rounds it has recorded; where there are none, of a pilot: the fit of round 0,
+    its scoring and one selection, whose fit the run then finds in the cache. A fit takes as long as it has images.
+    """
+    left, shared = rounds_left(grid.cells(), store), set[object]()
+    return [row for one in grid.experiments for row in of_experiment(one, left, shared, store, fits, machine, say)]
+
+
+def of_experiment(
+    experiment: Experiment,
+    left: dict[Cell, int],
+    shared: set[object],
+    store: Store,
+    fits: Fits,
+    machine: Machine,
+    say: Callable[[str], None],
+) -> Iterator[Row]:
+    """The rows of one experiment; its cells leave `left`, and first fits that are counted join `shared`."""
+    task: Task | Exception | None = None
+    for strategy in experiment.strategies:
+        cells = {cell: left.pop(cell) for cell in experiment.cells() if cell.strategy == strategy and cell in left}
+        if not cells:
+            continue
+        pace = recorded([cell for cell in experiment.cells() if cell.strategy == strategy], store)
+        if pace is None:
+            task = task or build(experiment.task, machine)
+            if isinstance(task, Exception):
+                raise task
+            pace = pilot(next(iter(cells)), task, fits, machine)
+            told = f"fit {1000 * pace.fit:.3g} ms an image, score {pace.score:.3g} s, select {pace.select:.3g} s"
+            say(f"pilot: {experiment.name} {strategy.label}: {told}")
+        yield row(experiment, cells, pace, shared)
+
+
+def row(experiment: Experiment, cells: dict[Cell, int], pace: Pace, shared: set[object]) -> Row:
+    """The rounds that these cells lack at that pace."""
+    num_images, num_fits, num_selections = 0.0, 0, 0
+    for cell, num_left in cells.items():
+        for number in range(cell.schedule.rounds - num_left, cell.schedule.rounds):
+            first = (cell.task.label, cell.seed, cell.schedule.initial, loop.companion_of(cell)[1])
+            num_selections += number > 0
+            if number == 0 and first in shared:
+                continue
+            shared |= {first} if number == 0 else set()
+            num_fits += 1
+            num_images += cell.schedule.initial + number * pace.bought
+    rounds, strategy = sum(cells.values()), next(iter(cells)).strategy.label
+    hours = (pace.fit * num_images / 3600, pace.score * rounds / 3600, pace.select * num_selections / 3600)
+    return Row(experiment.name, strategy, len(cells), rounds, num_fits, *hours)
+
+
+def recorded(cells: Sequence[Cell], store: Store) -> Pace | None:
+    """The pace of what is recorded; None where no selection is."""
+    images, fit, score, select, bought = [], [], [], [], []
+    for cell in cells:
+        took = {one.round: one.seconds for one in store.measured(cell.path)}
+        for record in store.records(cell.path)[1]:
+            seconds = took[record.round]
+            images.append(record.num_labelled)
+            fit.append(seconds["fit"])
+            score.append(seconds["score"])
+            if record.round > 0:
+                select.append(seconds["select"])
+                bought.append(len(record.bought))
+    return Pace(sum(fit) / sum(images), *(float(np.mean(one)) for one in (score, select, bought))) if select else None
+
+
+def pilot(cell: Cell, task: Task, fits: Fits, machine: Machine) -> Pace:
+    """The pace of round 0 and of the choice after it."""
+    begin = loop.start(cell, task)
+    fitted = loop.fit(cell, task, fits, begin.initial, 0)
+    clock = loop.Clock()
+    with clock("score"):
+        task.score(fitted.model)
+    if cell.schedule.rounds > 1:
+        with clock("select"), limited(machine.select_timeout, cell.strategy.label):
+            loop.select(cell, task, loop.view(cell, task, begin, fitted.model, begin.initial), 1)
+    labels = task.cost(begin.initial)[cell.schedule.budget_in]
+    return Pace(
+        fitted.seconds / len(begin.initial), **clock.seconds, bought=cell.schedule.budget / labels * len(begin.initial)
+    )
+
+
+def summary(rows: Sequence[Row], share: float, device: str) -> str:
+    """All of it in one line."""
+    cells, rounds, num_fits = (sum(getattr(row, f"num_{what}") for row in rows) for what in ("cells", "rounds", "fits"))
+    hours = share * sum(row.fit + row.score + row.select for row in rows)
+    spared = f"{rounds - num_fits} of {rounds} fits are shared" if rounds else "nothing is left to do"
+    return f"{cells} cells, {rounds} rounds, {num_fits} fits ({spared}): {hours:.3g} hours of {device}"

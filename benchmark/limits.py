@@ -1,0 +1,31 @@
+"""A limit of time for one selection: `select_timeout`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def limited(seconds: float | None, name: str) -> Iterator[None]:
+    """Raises TimeoutError in a block that takes longer; None: never.
+
+    It is heard between two steps of Python, so a call into compiled code ends first; and again every second, should
+    the block swallow it. For the main thread of a process alone: where the local launcher and Ray's workers select.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise TimeoutError(f"select_timeout={seconds:g}: {name} did not choose within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

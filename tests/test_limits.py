@@ -1,0 +1,230 @@
+"""Limits of time, the order of cells under one, forecasts, and runs that repeat to the bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+import torch
+from _cells import FAULTY, bytes_of, cell, run
+
+from benchmark import forecast, launch, loop, plugins
+from benchmark import grid as grids
+from benchmark.api import Machine
+from benchmark.cli import main
+from benchmark.fits import Fits
+from benchmark.launch import Event, Failure, Round, Started, duration
+from benchmark.limits import limited
+from benchmark.store import Measured, Record, Store
+
+SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", "rounds=3"]
+
+
+def command(*words: object) -> None:
+    """The command line in this process, as if typed."""
+    sys.argv = ["benchmark", *map(str, words)]
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+
+
+# --- select_timeout ---------------------------------------------------------------------------
+def test_a_strategy_that_hangs_fails_alone_and_is_named(tmp_path: Path) -> None:
+    store, machine = Store(tmp_path), Machine(torch.device("cpu"), select_timeout=0.3)
+    began = time.monotonic()
+    events = list(launch.local([cell("hangs"), cell("random")], store, Fits(tmp_path / "fits", 1, "cpu"), machine))
+    assert time.monotonic() - began < 30
+    (failure,) = (event for event in events if isinstance(event, Failure))
+    assert failure.line.endswith(" hangs seed 0: TimeoutError: select_timeout=0.3: hangs did not choose within 0.3 s")
+    assert "time.sleep" in failure.trace  # where it hangs
+    assert [len(store.records(cell(name).path)[1]) for name in ("hangs", "random")] == [1, 3]
+
+
+def test_a_block_that_swallows_the_alarm_hears_it_again() -> None:
+    def deaf() -> None:
+        with limited(0.1, "deaf"):
+            try:
+                time.sleep(5)
+            except TimeoutError:
+                time.sleep(5)
+
+    with pytest.raises(TimeoutError, match=r"select_timeout=0\.1: deaf did not"):
+        deaf()
+
+
+def test_the_alarm_is_off_after_the_block_and_who_had_it_has_it_again() -> None:
+    def own(*_: object) -> None:
+        """Somebody else's."""
+
+    before = signal.signal(signal.SIGALRM, own)
+    try:
+        with limited(0.05, "quick"):
+            pass
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert signal.getsignal(signal.SIGALRM) is own
+        with limited(None, "free"):
+            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+# --- gpu_hours --------------------------------------------------------------------------------
+def test_a_budget_ends_before_the_round_that_might_not_fit_and_closes_the_launcher() -> None:
+    said: list[str] = []
+    ended = False
+
+    def events() -> Generator[Event]:
+        nonlocal ended
+        try:
+            yield Started(cell("random"))
+            for number, fit in enumerate([1800.0, 3600.0, 3600.0, 3600.0]):
+                measured = Measured(number, {"fit": fit, "score": 0.0, "select": 0.0}, number == 2, 0, "", {})
+                yield Round(cell("random"), Record(number, 1, [], {}, {}, {}), measured)
+        finally:
+            ended = True
+
+    # 0.5 h, 1.5 h, a shared fit that took nothing, 2.5 h: another hour would be 3.5
+    assert len(list(launch.within(events(), 3.4, 1.0, said.append))) == 5
+    assert ended
+    assert said == ["gpu_hours=3.4: 2.5 are spent; the same command goes on from here"]
+    assert len(list(launch.within(events(), 2.4, 1.0, said.append))) == 3
+    assert len(list(launch.within(events(), 1.2, 0.5, said.append))) == 3  # two cells share a GPU
+    assert len(list(launch.within(events(), None, 1.0, said.append))) == 5
+
+
+def test_a_run_of_a_few_seconds_stops_and_goes_on_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", *SMALL, "strategies=[random,margin]", "seeds=1", "threads=1"]
+    command(*words, f"out={tmp_path / 'a'}", "gpu_hours=1e-7")
+    told = capsys.readouterr()
+    assert "gpu_hours=1e-07:" in told.err
+    assert sum(len(one.splitlines()) for one in bytes_of(tmp_path / "a").values()) == 2  # a header and a round
+    command(*words, f"out={tmp_path / 'a'}")
+    command(*words, f"out={tmp_path / 'b'}")
+    assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
+
+
+def test_under_a_budget_all_tables_get_their_first_seed_before_any_gets_a_second() -> None:
+    plugins.discover(None)
+    chosen = grids.settings(["grid=quick", "strategies=[random,margin]"])
+    grid = grids.read(chosen)
+    order = [(one.task.label, one.seed) for one in grid.cells(tables_first=True)]
+    assert [seed for _, seed in order] == sorted(seed for _, seed in order)
+    assert {task for task, seed in order if seed == 0} == {one.task.label for one in grid.experiments}
+    assert sorted(one.path for one in grid.cells()) == sorted(one.path for one in grid.cells(tables_first=True))
+    plain = [one.task.label for one in grid.cells()]
+    assert [task for number, task in enumerate(plain) if task != plain[number - 1]] == [
+        e.task.label for e in grid.experiments
+    ]
+
+
+@pytest.mark.parametrize("name", ["select_timeout", "gpu_hours"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_a_limit_is_a_positive_number(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}=.*must be over 0"):
+        grids.settings([f"{name}={value}"])
+
+
+# --- dry_run ----------------------------------------------------------------------------------
+def test_a_forecast_counts_what_a_run_then_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SMALL, "strategies=[random,margin,learning_loss]", "seeds=2", f"out={tmp_path}", "threads=1"]
+    command("run", *words, "dry_run=true", "format=json")
+    told = capsys.readouterr()
+    rows = json.loads(told.out)
+    assert not bytes_of(tmp_path)
+    assert [(row["strategy"], row["cells"], row["rounds"], row["fits"]) for row in rows] == [
+        ("random", 2, 6, 6),
+        ("margin", 2, 6, 4),  # the fits of round 0 are random's
+        ("learning_loss", 2, 6, 6),  # its own: they train a companion
+    ]
+    assert "6 cells, 18 rounds, 16 fits (2 of 18 fits are shared)" in told.err
+    kept = set((tmp_path / ".fits").glob("*.safetensors"))
+    assert len(kept) == 2  # of random and margin, and of learning_loss
+    command("run", *words)
+    assert len(set((tmp_path / ".fits").glob("*.safetensors"))) == 16
+    measured = [
+        one for path in sorted((tmp_path / "measured").rglob("*.jsonl")) for one in path.read_text().splitlines()
+    ]
+    assert sum('"shared_fit": false' in line for line in measured) == 16 - len(kept)
+    capsys.readouterr()
+    command("run", *words, "dry_run=true")
+    assert "0 cells, 0 rounds, 0 fits (nothing is left to do): 0 hours" in capsys.readouterr().err
+
+
+def test_a_forecast_of_a_run_that_began_reads_its_pace_off_the_records(tmp_path: Path) -> None:
+    run([cell("margin", rounds=3, seed=0)], tmp_path)
+    store = Store(tmp_path / "run")
+    took = store.measured(cell("margin").path)
+    pace = forecast.recorded([cell("margin", seed=0), cell("margin", seed=1)], store)
+    assert pace is not None
+    assert pace.fit == pytest.approx(sum(one.seconds["fit"] for one in took) / (20 + 25 + 30))
+    assert pace.select == pytest.approx(sum(one.seconds["select"] for one in took) / 2)
+    assert pace.bought == 5
+    assert forecast.recorded([cell("margin", seed=1)], store) is None
+
+
+def test_a_forecast_multiplies_its_pace_by_what_is_left() -> None:
+    pace, shared = forecast.Pace(fit=36.0, score=3.6, select=7.2, bought=5.0), set[object]()
+    plugins.discover(FAULTY)
+    chosen = grids.settings([*SMALL, "strategies=[margin]", "seeds=2"])
+    (experiment,) = grids.read(chosen).experiments
+    first, second = experiment.cells()
+    row = forecast.row(experiment, {first: 3, second: 1}, pace, shared)
+    assert (row.num_cells, row.num_rounds, row.num_fits) == (2, 4, 4)
+    assert row.fit == pytest.approx(0.01 * (20 + 25 + 30 + 30))
+    assert (row.score, row.select) == (pytest.approx(0.001 * 4), pytest.approx(0.002 * 3))
+
+
+# --- deterministic ----------------------------------------------------------------------------
+def test_a_repeatable_run_has_a_thread_a_cell_here_as_on_ray() -> None:
+    assert grids.settings(["grid=cifar10", "deterministic=true"]).num_threads == 1
+    assert grids.settings(["grid=cifar10", "deterministic=true", "threads=2"]).num_threads == 2
+    assert grids.settings(["grid=cifar10"]).num_threads is None
+
+
+def test_a_repeatable_run_says_so_in_its_records_and_shares_no_fit_with_another(tmp_path: Path) -> None:
+    words = ["run", *SMALL, "strategies=[margin]", "seeds=1", "threads=1"]
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        command(*words, f"out={tmp_path}")
+        plain = bytes_of(tmp_path)
+        told = [json.dumps(Store(tmp_path).measured(name.removesuffix(".jsonl"))[0].device) for name in plain]
+        shutil.rmtree(tmp_path / "cells")
+        command(*words, f"out={tmp_path}", "deterministic=true")
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    (measured,) = (Store(tmp_path).measured(name.removesuffix(".jsonl")) for name in bytes_of(tmp_path))
+    assert {json.dumps(one.device) for one in measured} == {told[0].replace(")", ", deterministic)")}
+    assert not any(one.shared_fit for one in measured)
+    assert len(list((tmp_path / ".fits").glob("*.safetensors"))) == 6
+
+
+def test_the_versions_of_a_gpu_are_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 570.86.15\necho 570.86.15\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert loop.driver() == "570.86.15"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    found = loop.versions.__wrapped__()
+    assert found["driver"] == "570.86.15"
+    assert {"torch", "torchvision", "numpy", "scikit-learn", "python", "cuda", "cudnn"} < found.keys()
+    tool.unlink()
+    assert loop.driver() == ""
+
+
+def test_what_a_round_took_leaves_out_a_fit_that_was_shared() -> None:
+    seconds = {"fit": 4.0, "score": 2.0, "select": 1.0}
+    assert duration(Measured(0, seconds, False, 0, "", {})) == 7
+    assert duration(Measured(0, seconds, True, 0, "", {})) == 3
