@@ -49,7 +49,7 @@ def experiment_status(store: Store, experiment: dict[str, object]) -> dict[str, 
     """Counts of one experiment's cells, and the hours its missing rounds, at most, take at the pace of those done."""
     cells, settings = experiment["cells"], experiment["schedule"]
     assert isinstance(cells, list) and isinstance(settings, dict)
-    schedule = Schedule(**settings)
+    schedule = Schedule.read(settings)
     done = failed = rounds = total = 0
     seconds = 0.0
     for cell in cells:
@@ -60,7 +60,7 @@ def experiment_status(store: Store, experiment: dict[str, object]) -> dict[str, 
         rounds += len(records)
         total += len(records) if finished else schedule.rounds
         done += finished
-        failed += store.failed(cell["path"], schedule)
+        failed += not finished and store.failure(cell["path"]) is not None
     left = None if not rounds else round(seconds / rounds * (total - rounds) / 3600, 2)
     counts = {"cells": len(cells), "done": done, "failed": failed, "missing": len(cells) - done - failed}
     return {"experiment": experiment["name"], **counts, "rounds": f"{rounds}/{total}", "hours left": left}

@@ -316,6 +316,7 @@ ENTRY: dict[str, Any] = {  # what an experiment of a grid file consists of
     "task": str | dict, "strategies": list, "seeds": int | list,
     "initial": int, "budget": int, "rounds": int, "validation": int, "budget_in": str, "until": str,
 }  # fmt: skip
+MOST_SEEDS = 10_000  # a slip of the keyboard would otherwise fill the memory
 DEFAULTS = {one.name: one.default for one in dataclasses.fields(Schedule) if one.default is not dataclasses.MISSING}
 
 
@@ -330,7 +331,9 @@ def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment
         if key not in full:
             raise ValueError(f"grid={chosen.grid}: {name} lacks {key}")
         checked(f"grid={chosen.grid}: {name}: {key}={full[key]}", full[key], kind)
-    seeds = list(range(full["seeds"])) if isinstance(full["seeds"], int) else full["seeds"]
+    seeds = list(range(min(full["seeds"], MOST_SEEDS + 1))) if isinstance(full["seeds"], int) else full["seeds"]
+    if len(seeds) > MOST_SEEDS:
+        raise ValueError(f"seeds={full['seeds']}: at most {MOST_SEEDS}")
     if not seeds or any(type(number) is not int or number < 0 for number in seeds):
         raise ValueError(f"seeds={full['seeds']}: a number of seeds, or a list of them")
     strategies = [Spec.read("strategy", text) for text in full["strategies"]]

@@ -238,6 +238,8 @@ def checked(what: str, value: Any, kind: Any) -> Any:
     allowed = [typing.get_origin(option) or option for option in (options if is_union else (kind,))]
     if isinstance(value, str) and (str not in allowed or (value == "null" and types.NoneType in allowed)):
         value = scalar(value)
+    if isinstance(value, float) and not math.isfinite(value) and float in allowed:
+        raise ValueError(f"{what}: must be a finite number")
     if Any in allowed or type(value) in allowed:
         return value
     if float in allowed and type(value) is int:

@@ -33,13 +33,21 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name, least in (("initial", 1), ("budget", 1), ("rounds", 1), ("validation", 0)):
-            if getattr(self, name) < least:
+            if not (isinstance(value := getattr(self, name), int) and value >= least):
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
         if self.budget_in not in ("images", "boxes"):
             raise ValueError(f"budget_in={self.budget_in}: must be images or boxes")
         if self.until:
             metric, value, width = band(self.until)
             object.__setattr__(self, "until", f"{metric} {value:f} +- {width:f}")  # one spelling a meaning
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Schedule:
+        """The schedule of a manifest; ValueError where it is none."""
+        try:
+            return cls(**told)
+        except TypeError as error:
+            raise ValueError(f"{told} is no schedule: {error}") from error
 
     @property
     def label(self) -> str:

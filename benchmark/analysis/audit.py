@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment, Run, mean
 from benchmark.schedule import Schedule
+from benchmark.store import Header, Record
 
 FEW_IMAGES = 3  # a batch of as few gives batch normalisation no statistics to speak of
 COLLAPSE = 1 / 3  # a fit that scores less than this share of the cell's best so far has not converged
@@ -78,33 +79,51 @@ def within_budget(experiment: Experiment) -> Found:
 def ledger(run: Run, schedule: Schedule) -> Iterator[str]:
     """What is wrong with the purchases of a cell."""
     assert run.header is not None
-    seen, held_out = set[int](), set(run.header.held_out)
+    seen, num_seen, num_held_out = set[int](), 0, len(set(run.header.held_out))
+    in_order = distinct(run)
     boxes, start = 0.0, run.records[0].cost.get("boxes", 0.0) if run.records else 0.0
     for record in run.records:
-        bought, told = set(record.bought), f"round {record.round}"
+        told = f"round {record.round}"
         wanted = schedule.budget if record.round else schedule.initial
         exact = record.round == 0 or schedule.budget_in == "images"
         if exact and len(record.bought) != wanted:
             yield f"{told} buys {len(record.bought)} images of a budget of {wanted}"
-        if twice := len(record.bought) - len(bought):
-            yield f"{told} buys {twice} images twice"
-        if again := len(bought & seen):
-            yield f"{told} buys {again} images that were bought before"
-        if taken := len(bought & held_out):
-            yield f"{told} buys {taken} images that are held out"
-        if outside := sum(not 0 <= index < run.header.num_pool for index in bought):
-            yield f"{told} buys {outside} images that are not in the pool"
-        seen |= bought
-        if record.num_labelled != len(seen):
-            yield f"{told} was trained on {record.num_labelled} images, {len(seen)} were bought"
-        if record.cost.get("images") not in (len(seen), len(seen) + len(held_out)):
-            yield f"{told} is charged {record.cost.get('images', 0):g} images for {len(seen)} bought"
+        num_seen += len(record.bought)
+        if not in_order:
+            yield from (f"{told} buys {words}" for words in wrongly(record, seen, run.header))
+            num_seen = len(seen)
+        if record.num_labelled != num_seen:
+            yield f"{told} was trained on {record.num_labelled} images, {num_seen} were bought"
+        if record.cost.get("images") not in (num_seen, num_seen + num_held_out):
+            yield f"{told} is charged {record.cost.get('images', 0):g} images for {num_seen} bought"
         if record.cost.get("boxes", boxes) < boxes:
             yield f"{told} is charged fewer boxes than the round before"
         boxes = record.cost.get("boxes", boxes)
-        left = run.header.num_pool - len(seen) - len(held_out)
+        left = run.header.num_pool - num_seen - num_held_out
         if schedule.budget_in == "boxes" and boxes - start < record.round * schedule.budget and left:
             yield f"{told} has bought {boxes - start:g} boxes since round 0 of {record.round * schedule.budget}"
+
+
+def distinct(run: Run) -> bool:
+    """Whether all that was bought or is held out are different images of the pool, as it should be."""
+    assert run.header is not None
+    every_N = np.sort(np.concatenate([run.header.held_out, *(record.bought for record in run.records)]))
+    inside = not len(every_N) or (every_N[0] >= 0 and every_N[-1] < run.header.num_pool)
+    return bool(inside and (every_N[1:] > every_N[:-1]).all())
+
+
+def wrongly(record: Record, seen: set[int], header: Header) -> Iterator[str]:
+    """What of a purchase should not have been bought. Adds the purchase to those `seen`."""
+    bought, held_out = set(record.bought), set(header.held_out)
+    if twice := len(record.bought) - len(bought):
+        yield f"{twice} images twice"
+    if again := len(bought & seen):
+        yield f"{again} images that were bought before"
+    if taken := len(bought & held_out):
+        yield f"{taken} images that are held out"
+    if outside := sum(not 0 <= index < header.num_pool for index in bought):
+        yield f"{outside} images that are not in the pool"
+    seen |= bought
 
 
 def drifts(experiment: Experiment) -> Found:
@@ -174,16 +193,13 @@ def fits_converged(experiment: Experiment) -> Found:
     """No score below a third of the cell's best so far, and none of round 0 below a third of the median seed's."""
     for curve in experiment.curves.values():
         median = float(np.nanmedian(curve.value_SR[:, 0])) if np.isfinite(curve.value_SR[:, 0]).any() else 0.0
-        for row, values_R in enumerate(curve.value_SR):
-            best = median
-            for number, value in enumerate(values_R):
-                if value < COLLAPSE * best:
-                    seed = f" seed {curve.seeds[row]}" if curve.seeds else ""
-                    yield (
-                        f"{curve.strategy}{seed}",
-                        f"round {number} scores {value:.4g}, after {best:.4g}: not converged",
-                    )
-                best = np.fmax(best, value)
+        before_SR = np.insert(curve.value_SR[:, :-1], 0, median, axis=1)
+        best_SR = np.fmax.accumulate(before_SR, axis=1)
+        for row, number in np.argwhere(curve.value_SR < COLLAPSE * best_SR):
+            value, best = curve.value_SR[row, number], best_SR[row, number]
+            seed = f" seed {curve.seeds[row]}" if curve.seeds else ""
+            words = f"round {number} scores {value:.4g}, after {best:.4g}: not converged"
+            yield f"{curve.strategy}{seed}", words
 
 
 def selection_was_blind(experiment: Experiment) -> Found:

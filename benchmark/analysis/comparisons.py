@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, mean
@@ -21,6 +21,9 @@ from benchmark.analysis.tables import seeds
 from benchmark.seeds import seed
 from benchmark.store import replace as replace_file
 from benchmark.store import slug
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,8 @@ def shown(interval: Interval, places: int, sign: str = "") -> str:
 
 def tidy(made: Sequence[Comparison]) -> pd.DataFrame:
     """One row a comparison."""
+    import pandas as pd
+
     rows = [
         {
             "task": one.task, "strategy": one.strategy, "against": one.against, "metric": one.metric,
@@ -200,6 +205,8 @@ def tidy(made: Sequence[Comparison]) -> pd.DataFrame:
 
 def by_round(made: Sequence[Comparison]) -> pd.DataFrame:
     """One row a comparison and round: the mean paired difference and its interval."""
+    import pandas as pd
+
     return pd.DataFrame(
         {
             "task": one.task, "strategy": one.strategy, "against": one.against, "metric": one.metric, "round": number,

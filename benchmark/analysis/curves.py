@@ -5,22 +5,26 @@ Shapes: S runs (seeds), R rounds.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import yaml
 
-from benchmark.plugins import unknown
+from benchmark.plugins import checked, unknown
 from benchmark.schedule import Schedule
 from benchmark.store import SAW_EVALUATION, Header, Measured, Record, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -49,7 +53,7 @@ class Run:
         """The results folder that it is in."""
         return Path(str(self.file).removesuffix(f"cells/{self.path}.jsonl"))
 
-    @property
+    @cached_property
     def start(self) -> str:
         """A fingerprint of the data, the initial set and the held-out draw: runs with the same one are paired."""
         if self.header is None or not self.records:
@@ -173,9 +177,22 @@ def ours(stores: Sequence[Store]) -> list[Experiment]:
                 if old[setting] != new[setting]:
                     told = f"{setting} {new[setting]}, elsewhere {old[setting]}"
                     raise ValueError(f"{store.folder} holds {new['name']} with {told}: not the same experiment")
-            for cell in new["cells"]:
-                add(runs, run_of(cell, store))
+            with uncollected():
+                for cell in new["cells"]:
+                    add(runs, run_of(cell, store))
     return [experiment(old, grid, list(runs.values())) for old, grid, runs in asked.values()]
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the collector of cycles, which else walks all records read so far again and again to find none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def add(runs: dict[str, Run], new: Run) -> None:
@@ -202,7 +219,7 @@ def run_of(cell: Mapping[str, Any], store: Store) -> Run:
 
 def experiment(asked: Mapping[str, Any], grid: str, runs: Sequence[Run]) -> Experiment:
     """One experiment of a manifest with its runs."""
-    schedule = Schedule(**asked["schedule"])
+    schedule = Schedule.read(asked["schedule"])
     names = dict.fromkeys(run.strategy for run in runs)
     curves = {name: curve([run for run in runs if run.strategy == name], schedule) for name in names}
     metric = next((run.header.metric for run in runs if run.header is not None), "score")
@@ -219,11 +236,12 @@ def curve(cells: Sequence[Run], schedule: Schedule) -> Curve:
     cost: dict[str, Floats] = {kind: np.full(shape, np.nan) for kind in kinds}
     for row, run in enumerate(runs):
         assert run.header is not None
-        for record in run.records[: schedule.rounds]:
-            place = (row, min(record.round, schedule.rounds - 1))
-            value[place], labelled[place] = record.scores[run.header.metric], record.num_labelled
-            for kind, paid in record.cost.items():
-                cost[kind][place] = paid
+        records = run.records[: schedule.rounds]
+        columns = [min(record.round, schedule.rounds - 1) for record in records]
+        value[row, columns] = [record.scores[run.header.metric] for record in records]
+        labelled[row, columns] = [record.num_labelled for record in records]
+        for kind, paid_SR in cost.items():
+            paid_SR[row, columns] = [record.cost.get(kind, np.nan) for record in records]
     lengths = [len(run.records) for run in runs if schedule.finished(run.records)]
     return Curve(
         cells[0].strategy, len(runs), len(cells), value, labelled, cost,
@@ -237,6 +255,8 @@ def curve(cells: Sequence[Run], schedule: Schedule) -> Curve:
 # --- published curves -----------------------------------------------------------------------
 def published(path: Path) -> list[Experiment]:
     """The experiments of a CSV file: one a source and task. ValueError, in one line, for what does not fit."""
+    import pandas as pd  # takes a quarter of a second: only where it is used
+
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except ValueError as error:
@@ -266,16 +286,23 @@ def published(path: Path) -> list[Experiment]:
 
 def known_sources(path: Path) -> dict[str, Any]:
     """What SOURCES tells by source; nothing where the file is not there."""
-    found = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: must be a mapping of sources")
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict) or not all(isinstance(told, dict) for told in found.values()):
+        raise ValueError(f"{path}: must be a mapping of sources, each of them a mapping")
     return found
 
 
 def paper(source: str, task: str, rows: pd.DataFrame, told: Mapping[str, Any], path: Path) -> Experiment:
     """One experiment of a paper from its rows."""
     rounds = tuple(sorted(set(rows["round"])))
-    saw = told.get("saw_evaluation_labels", ())
+    where = f"{path.parent / SOURCES}: {source}"
+    saw = checked(f"{where}: saw_evaluation_labels", told.get("saw_evaluation_labels", []), list)
+    checked(f"{where}: reference", told.get("reference", ""), str)
     curves = {
         str(name): paper_curve(str(name), found.set_index("round"), rounds, SAW_EVALUATION if name in saw else "", path)
         for name, found in rows.groupby("strategy", sort=False)

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from benchmark.analysis.audit import Fault, audit
 from benchmark.analysis.curves import Curve, Experiment, Floats
 from benchmark.schedule import Schedule
 from benchmark.store import SAW_EVALUATION, replace, slug
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PLACES = {"map": 3, "ap": 3}  # decimals of the metrics that are a share in 0..1; 2 for those in per cent
 AUDIT_SHOWN = 3  # faults that a caption spells out
@@ -256,6 +259,8 @@ def tidy(made: Table) -> pd.DataFrame:
 
     Digits that a paper printed stay as they are.
     """
+    import pandas as pd
+
     rows = [
         {
             "source": made.source, "task": made.title if made.schedule else made.task, "strategy": name,
@@ -287,6 +292,8 @@ def write(made: Sequence[Table], folder: Path, *, together: bool = True) -> list
 
 def as_json(made: Sequence[Table]) -> str:
     """Every entry of every table as one JSON list."""
+    import pandas as pd
+
     rows = pd.concat([tidy(one) for one in made])
     for name in ("value", "boxes"):
         rows[name] = pd.to_numeric(rows[name])

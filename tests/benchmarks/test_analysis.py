@@ -1,5 +1,9 @@
-"""Tables and statistics of a grid of 10,000 records: 20 experiments x 10 strategies x 5 seeds x 10 rounds."""
+"""Tables and statistics of a grid of 10,000 records: 20 experiments x 10 strategies x 5 seeds x 10 rounds; and whole
+commands on 10,000 cells: 5 experiments x 20 strategies x 100 seeds, 10 rounds each."""
 
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +14,11 @@ from benchmark.analysis import comparisons, stats
 from benchmark.analysis.curves import read
 from benchmark.analysis.savings import Price
 from benchmark.analysis.tables import tables, write
-from benchmark.store import Header, Measured, Record, Store
+from benchmark.store import Header, Measured, Record, Store, seal
 
 EXPERIMENTS, STRATEGIES, SEEDS, ROUNDS = 20, 10, 5, 10
 BUDGET = 100
+SIZES = (5, 20, 100)  # of the large folder: experiments, strategies, seeds
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +41,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store.folder
 
 
-def cells(number: int) -> list[dict[str, object]]:
+def cells(number: int, strategies: int = STRATEGIES, seeds: int = SEEDS) -> list[dict[str, object]]:
     return [
         {
             "path": f"e{number}/s{s}/seed-{seed}", "key": f"{number} {s} {seed}", "strategy": f"s{s}", "seed": seed,
             "dagger": [],
         }
-        for s in range(STRATEGIES)
-        for seed in range(SEEDS)
+        for s in range(strategies)
+        for seed in range(seeds)
     ]  # fmt: skip
 
 
@@ -58,3 +63,45 @@ def test_tables_and_statistics_of_10_000_records(benchmark: BenchmarkFixture, fo
 
     assert benchmark.pedantic(everything, rounds=1) == EXPERIMENTS * (STRATEGIES - 1)
     benchmark.extra_info["records"] = EXPERIMENTS * STRATEGIES * SEEDS * ROUNDS
+
+
+@pytest.fixture(scope="session")
+def thousands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = Store(tmp_path_factory.mktemp("thousands"))
+    schedule = {"initial": BUDGET, "budget": BUDGET, "rounds": ROUNDS, "validation": BUDGET}
+    experiments = {f"e{e}": cells(e, *SIZES[1:]) for e in range(SIZES[0])}
+    store.ask(
+        "large", [{"name": e, "task": e, "schedule": schedule, "cells": inside} for e, inside in experiments.items()]
+    )
+    for cell in (cell for inside in experiments.values() for cell in inside):
+        fill(store, str(cell["path"]), str(cell["key"]), int(str(cell["seed"])))
+    return store.folder
+
+
+def fill(store: Store, cell: str, key: str, seed: int) -> None:
+    """Writes a cell as `Store.append` does, but without a sync a line; one seed lacks rounds and failed."""
+    start, rng = np.random.default_rng(seed), np.random.default_rng(list(cell.encode()))
+    begin, held_out, first = *np.split(start.permutation(2 * BUDGET), 2), float(start.normal(50, 3))
+    order = np.concatenate([begin, 2 * BUDGET + rng.permutation(50_000)[: BUDGET * (ROUNDS - 1)]]).tolist()
+    records, measured = [asdict(Header(key, {"seed": seed}, "data", 60_000, "accuracy", held_out.tolist()))], []
+    for number in range(4 if seed == 7 else ROUNDS):
+        labelled = BUDGET * (number + 1)
+        bought, score = order[labelled - BUDGET : labelled], first + number * float(rng.normal(4, 0.1))
+        records.append(asdict(Record(number, labelled, bought, {"images": float(labelled)}, {"accuracy": score})))
+        seconds = {"fit": float(rng.random()), "score": 0.1, "select": 0.1}
+        measured.append(asdict(Measured(number, seconds, False, 1.0, "cpu", {"numpy": "2", "torch": "2"})))
+    for kind, lines in {"cells": records, "measured": measured}.items():
+        path = store.path(cell, kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(map(seal, lines)))
+    if seed == 7:
+        store.fail(cell, "Traceback")
+
+
+@pytest.mark.parametrize("command", ["status", "tables"])
+def test_commands_on_10_000_cells(benchmark: BenchmarkFixture, thousands: Path, command: str) -> None:
+    words = [sys.executable, "-m", "benchmark", command, f"out={thousands}"]
+    done = benchmark.pedantic(lambda: subprocess.run(words, check=True, capture_output=True, text=True), rounds=1)
+    benchmark.extra_info["cells"] = SIZES[0] * SIZES[1] * SIZES[2]
+    assert "e4" in done.stdout
+    assert "AUDIT FAILED" not in done.stdout

@@ -3,6 +3,12 @@
 Shapes: N images, D features, C classes.
 """
 
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -12,12 +18,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
-from benchmark.api import Machine
+from benchmark.api import Direction, Indices, Machine
 from strategies._kcenter import eager, greedy, nearest
 from strategies.badge import seeding
-from tasks._classifier import Classifier, Recipe, Split
+from tasks._classifier import Classifier, Recipe, Split, forward_mode
+from tasks._networks import Network
 
-N, D, C = 5_000, 128, 50
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+NUM_INFLUENCE = 10_240 if DEVICE.type == "cuda" else 256
 
 
 def usual_greedy(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Tensor:
@@ -82,18 +90,51 @@ def test_large_k_center(benchmark: BenchmarkFixture, num: int, width: int) -> No
     assert len(set(picks.tolist())) == 1_000
 
 
-@pytest.mark.benchmark(group="badge")
-@pytest.mark.parametrize("way", [seeding, usual_seeding], ids=["ours", "usual"])
-def test_badge(benchmark: BenchmarkFixture, way: Callable[..., object]) -> None:
+BADGE = "BADGE, 20,000 images, 100 classes, 512 features, 1,000 picks"
+
+
+@pytest.mark.benchmark(group=BADGE)
+def test_badge(benchmark: BenchmarkFixture) -> None:
+    benchmark.extra_info["more memory at its peak, MB"] = in_a_process_of_its_own("badge_peak")
+    picks = benchmark.pedantic(seeding, (*gradients_of_badge(), 1_000, np.random.default_rng(0)), rounds=1)
+    assert len(set(picks)) == 1_000
+
+
+@pytest.mark.benchmark(group=BADGE)
+def test_materialised_badge(benchmark: BenchmarkFixture) -> None:
+    """Its 1,000 picks would take hours: from the price of one more of three."""
+    factors = gradients_of_badge()
+    began = time.perf_counter()
+    usual_seeding(*factors, 1, np.random.default_rng(0))
+    one = time.perf_counter() - began
+    picks = benchmark.pedantic(usual_seeding, (*factors, 4, np.random.default_rng(0)), rounds=1)
+    assert len(set(picks)) == 4
+    benchmark.extra_info["seconds for 1,000 picks, from 4"] = one + 999 * (benchmark.stats["min"] - one) / 3
+    benchmark.extra_info["gradients, MB"] = round(4 * factors[0].numel() * factors[1].shape[1] / 1e6)
+
+
+def gradients_of_badge() -> tuple[Tensor, Tensor]:
+    """(N, C) residuals and (N, D) features, whose outer products are the gradients."""
     generator = torch.Generator().manual_seed(0)
-    residual_NC, embedding_ND = (torch.randn(N, width, generator=generator) for width in (C, D))
-    picks = benchmark.pedantic(way, (residual_NC, embedding_ND, 10, np.random.default_rng(0)), rounds=1)
-    assert len(set(picks)) == 10
+    return torch.rand(20_000, 100, generator=generator), torch.randn(20_000, 512, generator=generator)
 
 
-def one_by_one(
-    task: Classifier, model: torch.nn.Module, indices: np.ndarray, targets: Tensor, s: dict[str, Tensor]
-) -> None:
+def badge_peak() -> float:
+    """MB by which BADGE raises this process's peak memory."""
+    factors = gradients_of_badge()
+    seeding(*factors, 2, np.random.default_rng(0))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seeding(*factors, 100, np.random.default_rng(0))
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+
+
+def in_a_process_of_its_own(name: str) -> float:
+    """What a function of this file returns where no earlier peak hides its own."""
+    told = subprocess.check_output([sys.executable, __file__, name], text=True)
+    return round(float(told), 1)
+
+
+def one_by_one(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:
     """Influence as ISAL's code computes it: a backward pass an image."""
     weights = task.weights(model)
     for number in range(len(indices)):
@@ -102,12 +143,38 @@ def one_by_one(
         sum((g * s[name]).sum() for name, g in zip(weights, gradients, strict=True))
 
 
-@pytest.mark.benchmark(group="influence of 64 images, ResNet-18")
-@pytest.mark.parametrize("way", [Classifier.directional, one_by_one], ids=["ours", "usual"])
-def test_influence(benchmark: BenchmarkFixture, way: Callable[..., object]) -> None:
+def by_jacobian(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:
+    """Influence by PyTorch's Jacobian-vector products, in float32."""
+    for which, goals in zip(torch.from_numpy(indices).split(256), targets.split(256), strict=True):
+        forward_mode(model, task._prepared(task._images[which]), goals, s)
+
+
+def entropy_pass(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:
+    """What entropy needs: the predictions."""
+    task._memo = None
+    task.predict(model, indices)
+
+
+INFLUENCE: dict[str, Callable[..., object]] = {
+    "ours": Classifier.directional,
+    "entropy pass": entropy_pass,
+    "Jacobian-vector products": by_jacobian,
+    "backward, one by one": one_by_one,
+}
+
+
+@pytest.mark.benchmark(group=f"influence of {NUM_INFLUENCE:,} images, ResNet-18, {DEVICE.type}")
+@pytest.mark.parametrize("way", INFLUENCE)
+def test_influence(benchmark: BenchmarkFixture, way: str) -> None:
     rng = np.random.default_rng(0)
-    split = Split(rng.integers(0, 256, (64, 3, 32, 32), dtype=np.uint8), rng.integers(0, 10, 64))
-    task = Classifier(Machine(torch.device("cpu")), Recipe(), split, split, num_classes=10)
-    model, indices = task.model(), np.arange(64)
+    images_NKHW = rng.integers(0, 256, (NUM_INFLUENCE, 3, 32, 32), dtype=np.uint8)
+    split = Split(images_NKHW, rng.integers(0, 10, NUM_INFLUENCE))
+    task = Classifier(Machine(DEVICE), Recipe(), split, split, num_classes=10)
+    model, indices = task.model(), np.arange(NUM_INFLUENCE)
     direction = {name: torch.randn_like(weight) for name, weight in task.weights(model).items()}
-    benchmark.pedantic(way, (task, model, indices, task.pseudo_labels(model, indices, 1), direction), rounds=2)
+    arguments = task, model, indices, task.pseudo_labels(model, indices, 1), direction
+    benchmark.pedantic(INFLUENCE[way], arguments, rounds=3, warmup_rounds=way != "backward, one by one")
+
+
+if __name__ == "__main__":
+    print(globals()[sys.argv[1]]())

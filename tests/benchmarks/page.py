@@ -1,0 +1,77 @@
+"""results/benchmarks: what `make bench` measured, a group at a time, and the page made from it.
+
+    python tests/benchmarks/page.py RAW.json     takes the groups of one run of pytest-benchmark over
+    python tests/benchmarks/page.py              writes the page again
+
+Rows of a group were timed in one run, on one machine; a group that is measured again replaces the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HOME = Path(__file__).parents[2] / "results" / "benchmarks"
+KEPT, PAGE = HOME / "benchmarks.json", HOME / "README.md"
+OPENING = """# Benchmarks
+
+Rendered from `benchmarks.json`, which `make bench` writes; the code is in `tests/benchmarks/`. Rows of a table were
+timed in one run. *Times*: how much longer a row takes than the first one. A row "from 4" was measured on 4 picks and
+multiplied.
+"""
+
+
+def taken(raw: dict[str, Any]) -> dict[str, Any]:
+    """The groups of a run: of each row the least seconds and what was noted, of the machine what matters."""
+    info = raw["machine_info"]
+    machine = {"processor": info["cpu"]["brand_raw"], "cores": info["cpu"]["count"], "python": info["python_version"]}
+    groups: dict[str, Any] = {}
+    for one in raw["benchmarks"]:
+        group = groups.setdefault(one["group"], {**machine, "commit": raw["commit_info"]["id"][:12], "rows": []})
+        name = one["param"] or one["name"].removeprefix("test_").replace("_", " ")
+        group["rows"].append({"name": name, "seconds": one["stats"]["min"], **one["extra_info"]})
+    return groups
+
+
+def rendered(groups: dict[str, Any]) -> str:
+    """The page."""
+    return OPENING + "".join(section(name, group) for name, group in sorted(groups.items()))
+
+
+def section(name: str, group: dict[str, Any]) -> str:
+    """A group as a table."""
+    rows = group["rows"]
+    notes = list(dict.fromkeys(key for row in rows for key in row if key not in ("name", "seconds", MULTIPLIED)))
+    lines = [["", "seconds", "times", *notes]]
+    for row in rows:
+        times = seconds(row) / seconds(rows[0])
+        told = f"{seconds(row):.3g}" + " (from 4)" * (MULTIPLIED in row)
+        lines.append([row["name"], told, f"{times:.3g}", *(str(row.get(note, "")) for note in notes)])
+    lines.insert(1, ["---"] * len(lines[0]))
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    where = f"{group['processor']}, {group['cores']} cores, Python {group['python']}, commit {group['commit']}"
+    return f"\n## {name}\n\n{table}\n\n{where}\n"
+
+
+MULTIPLIED = "seconds for 1,000 picks, from 4"
+
+
+def seconds(row: dict[str, Any]) -> float:
+    """What the whole job takes."""
+    return float(row.get(MULTIPLIED, row["seconds"]))
+
+
+def main() -> None:
+    """Takes a run over, where one is given, and writes the page."""
+    groups = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    for path in sys.argv[1:]:
+        groups |= taken(json.loads(Path(path).read_text()))
+    HOME.mkdir(parents=True, exist_ok=True)
+    KEPT.write_text(json.dumps(groups, indent=1, sort_keys=True) + "\n")
+    PAGE.write_text(rendered(groups))
+
+
+if __name__ == "__main__":
+    main()

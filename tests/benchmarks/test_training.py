@@ -1,0 +1,130 @@
+"""Training beside the loop that everybody writes, and what exact repeatability costs; on a GPU where there is one.
+
+Shapes: N images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from benchmark.api import Machine
+from tasks._classifier import Classifier, Recipe, Split
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+N = 50_000 if DEVICE.type == "cuda" else 1_024
+RECIPE = Recipe(epochs=1, batch_size=128)
+
+
+class Photographs(Dataset[tuple[torch.Tensor, int]]):
+    """Images one by one, as torchvision's CIFAR10 hands them out."""
+
+    def __init__(self, images_NHW3: npt.NDArray[np.uint8], labels_N: npt.NDArray[np.int64]) -> None:
+        self.images_NHW3, self.labels_N = images_NHW3, labels_N
+        self.change = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        return self.change(Image.fromarray(self.images_NHW3[number])), int(self.labels_N[number])
+
+
+def data() -> Split:
+    """N random images."""
+    rng = np.random.default_rng(0)
+    return Split(rng.integers(0, 256, (N, 3, 32, 32), dtype=np.uint8), rng.integers(0, 10, N))
+
+
+def task(recipe: Recipe) -> Classifier:
+    """They as a task, on the device."""
+    split = data()
+    return Classifier(Machine(DEVICE), recipe, split, Split(split.images_NKHW[:2], split.labels_N[:2]), num_classes=10)
+
+
+def ours(recipe: Recipe) -> Callable[[], object]:
+    """An epoch of a task's fit."""
+    one = task(recipe)
+    return lambda: one.fit(np.arange(N), 0)
+
+
+def usual(num_workers: int) -> Callable[[], object]:
+    """An epoch of the usual loop: a DataLoader, a transform an image, float32, the loss read at every step."""
+    split = data()
+    photographs = Photographs(split.images_NKHW.transpose(0, 2, 3, 1), split.labels_N)
+    network = task(replace(RECIPE, channels_last=False, precision="float32")).model().train()
+    sgd = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    loader = DataLoader(photographs, 128, shuffle=True, num_workers=num_workers, pin_memory=DEVICE.type == "cuda")
+
+    def epoch() -> float:
+        total = 0.0
+        for images_N3HW, labels_N in loader:
+            loss = F.cross_entropy(network(images_N3HW.to(DEVICE)), labels_N.to(DEVICE))
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            total += loss.item()
+        return total
+
+    return epoch
+
+
+def full() -> Callable[[], object]:
+    """Ours in the usual loop's precision and layout."""
+    return ours(replace(RECIPE, precision="float32", channels_last=False))
+
+
+WAYS = {
+    "ours": lambda: ours(RECIPE),
+    "ours, compiled": lambda: ours(replace(RECIPE, compile=True)),
+    "ours, float32": full,
+    "usual, 2 workers": lambda: usual(2),
+    "usual, no workers": lambda: usual(0),
+}
+
+
+@pytest.mark.benchmark(group=f"ResNet-18, batch 128: an epoch of {N:,} images, {DEVICE.type}")
+@pytest.mark.parametrize("way", WAYS)
+def test_training(benchmark: BenchmarkFixture, way: str) -> None:
+    epoch = WAYS[way]()
+    benchmark.pedantic(epoch, rounds=2, warmup_rounds=1)
+    benchmark.extra_info["images a second"] = round(N / benchmark.stats["min"])
+
+
+@contextmanager
+def repeatable(on: bool) -> Iterator[None]:
+    """Runs a block as `deterministic=true` does."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(on)
+    torch.utils.deterministic.fill_uninitialized_memory = not on  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.benchmark(group=f"deterministic=true: an epoch of {N:,} images, {DEVICE.type}")
+@pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
+def test_repeatable_training(benchmark: BenchmarkFixture, on: bool) -> None:
+    epoch = ours(RECIPE)
+    with repeatable(on):
+        benchmark.pedantic(epoch, rounds=2, warmup_rounds=1)
