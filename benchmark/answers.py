@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, TypeVar
 
 import numpy as np
 import typer
 
 from benchmark.analysis import audit, comparisons, explain, tables, verify
 from benchmark.analysis.curves import Experiment, read
-from benchmark.analysis.question import PUBLISHED, SAVINGS, Question, ask
+from benchmark.analysis.question import MANY_CELLS, PUBLISHED, SAVINGS, Question, ask
 from benchmark.analysis.savings import Saving, pairs_of
 from benchmark.analysis.verify import Verdict
 from benchmark.plugins import unknown
@@ -25,6 +30,8 @@ Words = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="grid, out, records, task ...; see the README")
 ]
 Row = dict[str, object]
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +48,9 @@ def status(words: Words = None) -> None:
     wanted = [one for one in known if asked.task in ("", one["name"], one["task"])]
     if not wanted:
         raise ValueError(f"task={asked.task}: there is no {unknown(asked.task, [one['name'] for one in known])}")
-    rows = [experiment_status(store, experiment) for experiment in wanted]
+    work = partial(experiment_status, store)
+    many = sum(len(one["cells"]) for one in wanted) > MANY_CELLS
+    rows = in_parts(work, wanted) if many else list(map(work, wanted))
     show(f"{store.folder}", rows, asked.format)
 
 
@@ -73,35 +82,59 @@ def tabled(words: Words = None) -> None:
 
 def show_tables(asked: Question) -> None:
     """Prints the tables, then writes them: beside the records unless told where."""
-    experiments = asked.experiments()
-    papers = verify.papers(asked.compared_with)
-    made = [tables.table(one, verify.beside(one, papers)) for one in experiments]
-    for one in made if papers else ():
-        if not one.beside:
-            say(f"{one.title}: nothing published belongs to it")
-    compared = {one.title: to_first(one, asked) for one in experiments}
+    made = [one for part in in_parts(partial(answered, asked), asked.parts()) for one in part]
+    for one in made:
+        for words in one.words:
+            say(words)
     if asked.format == "json":
-        typer.echo(tables.as_json(made))
+        typer.echo(tables.as_json([one.table for one in made]))
     for one in made if asked.format == "text" else ():
-        print_table(one)
-        if rows := compared[one.title]:
-            title = f"{one.title}: against {rows[0].against}, paired, {100 * asked.level:g} % intervals"
-            show(title, comparisons.rows(rows, tables.places(one.metric)))
-    tables.write(made, asked.folder / "tables", together=bool(asked.to) or not asked.task)
-    comparisons.write(compared, asked.folder / "tables")
-    say(f"tables written to {asked.folder / 'tables'}")
+        print_table(one.table)
+        if rows := one.compared:
+            title = f"{one.table.title}: against {rows[0].against}, paired, {100 * asked.level:g} % intervals"
+            show(title, comparisons.rows(rows, tables.places(one.table.metric)))
+    folder = asked.folder / "tables"
+    tables.write([one.table for one in made], folder, together=bool(asked.to) or not asked.task)
+    comparisons.write({one.table.title: one.compared for one in made}, folder)
+    say(f"tables written to {folder}")
 
 
-def to_first(experiment: Experiment, asked: Question) -> list[comparisons.Comparison]:
-    """Every strategy against the reference, where runs are told apart; who does not pair is named."""
+@dataclass(frozen=True)
+class Answered:
+    """What there is to show of one experiment."""
+
+    table: tables.Table
+    compared: list[comparisons.Comparison]
+    words: list[str]  # what else is to be said
+
+
+def in_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """What `work` makes of each part, side by side where there are several."""
+    if len(parts) == 1:
+        return [work(parts[0])]
+    with ProcessPoolExecutor(min(len(parts), os.cpu_count() or 1), multiprocessing.get_context("fork")) as pool:
+        return list(pool.map(work, parts))
+
+
+def answered(asked: Question, only: str) -> list[Answered]:
+    """The tables and comparisons of all experiments, or of one."""
+    experiments, papers = asked.experiments(only), verify.papers(asked.compared_with)
+    found = []
+    for experiment in experiments:
+        table = tables.table(experiment, verify.beside(experiment, papers))
+        compared, refused = to_first(experiment, asked)
+        words = [f"{experiment.title}: nothing published belongs to it"] if papers and not table.beside else []
+        found.append(Answered(table, compared, words + refused))
+    return found
+
+
+def to_first(experiment: Experiment, asked: Question) -> tuple[list[comparisons.Comparison], list[str]]:
+    """Every strategy against the reference, where runs are told apart; and who does not pair."""
     first = experiment.reference
     if first is None or not experiment.curves[first].seeds:
-        return []
-    price = asked.price(experiment)
-    made, refused = comparisons.against(experiment, first, price, asked.level, asked.seed)
-    for words in refused:
-        say(f"{experiment.title}: not compared: {words}")
-    return made
+        return [], []
+    made, refused = comparisons.against(experiment, first, asked.price(experiment), asked.level, asked.seed)
+    return made, [f"{experiment.title}: not compared: {words}" for words in refused]
 
 
 def saved(words: Words = None) -> None:
@@ -219,7 +252,7 @@ def reported(words: Words = None) -> None:
     experiments = asked.experiments()
     papers = verify.papers(asked.compared_with)
     verdicts = verify.verify(experiments, papers, asked.level) if papers else []
-    made = {one.title: to_first(one, asked) for one in experiments}
+    made = {one.title: to_first(one, asked)[0] for one in experiments}
     command = shlex.join(["python", "-m", "benchmark", "report", *(words or [])])
     told = report.told(experiments, command) | {"level": asked.level}
     path = report.write(experiments, asked.folder, made, verdicts, told, "" if asked.to else asked.task)

@@ -91,7 +91,15 @@ def local(cells: Sequence[Cell], store: Store, fits: Fits, machine: Machine) -> 
         except Exception as error:  # the one place where a cell's failure is caught
             failure = Failure(cell, error, whole_task=error is built.get(cell.task.label))
             store.fail(cell.path, failure.trace)
+            free(error)
             yield failure
+
+
+def free(error: BaseException | None) -> None:
+    """Lets go of what a failed cell's frames hold: failures are kept until the run ends."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def build(spec: Spec, machine: Machine) -> Task | Exception:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from benchmark.api import Machine, register_task
 from tasks._classifier import Classifier, Recipe, Split, lacks
@@ -25,6 +24,8 @@ DEFAULT = Recipe(
 @register_task(version=1, default=DEFAULT, lacks=lacks)
 def digits(machine: Machine, recipe: Recipe) -> Classifier:
     """1,797 grey images of 8x8 pixels, 10 classes: a pool of 1,297, a test set of 500 (50 a class)."""
+    from sklearn.datasets import load_digits  # takes a second: only where it is used
+
     data = load_digits()
     images_N1HW = np.round(data.images[:, None] * (255 / 16)).astype(np.uint8)
     labels_N = data.target.astype(np.int64)

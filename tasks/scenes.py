@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from benchmark.api import Machine, register_task
@@ -68,6 +67,8 @@ def scenes(machine: Machine, recipe: DetectorRecipe) -> Detection:
 @cache
 def drawn() -> tuple[Split, Split]:
     """Pool and test set, the same on every machine."""
+    from sklearn.datasets import load_digits  # takes a second: only where it is used
+
     data = load_digits()
     glyphs_NHW, labels_N = data.images.astype(np.float32) / 16, data.target.astype(np.int64)
     order_N = np.random.default_rng(0).permutation(len(labels_N))

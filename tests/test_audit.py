@@ -87,8 +87,8 @@ FAULTS: list[tuple[str, str, Callable[[Store], None]]] = [
     ),
     ("rounds are whole", "line 4 is torn", cut_short),
     ("rounds are whole", "line 3 is damaged", flipped),
-    ("rounds are whole", "rounds 1 twice", twice),
-    ("rounds are whole", "rounds 1 missing", missing),
+    ("rounds are whole", "line 4 is out of place", twice),
+    ("rounds are whole", "line 3 is out of place", missing),
     (
         "fits converged",
         "round 2 scores 20, after 63: not converged",

@@ -282,13 +282,11 @@ def test_a_run_goes_on_from_the_lines_in_their_order(order: list[int]) -> None:
     sound = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], enumerate(order)))
     with folder() as home:
         store = placed(home, b"".join(LINES[number] for number in order))
-        before = store.path(CELL).read_bytes()
-        if sound == len(order):
+        if not order or sound:
             assert store.start(CELL, header(0)) == RECORDS[: max(0, sound - 1)]
-            assert store.path(CELL).read_bytes() == (before or LINES[0])
+            assert store.path(CELL).read_bytes() == (b"".join(LINES[:sound]) or LINES[0])
         else:
             assert says_one_line(lambda: store.start(CELL, header(0)))
-            assert store.path(CELL).read_bytes() == before
 
 
 @QUICK

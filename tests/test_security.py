@@ -253,7 +253,8 @@ def hostile(folder: Path, path: str) -> Path:
     manifest = store.folder / "grid.json"
     content = json.loads(manifest.read_text())
     cell = content["experiments"][0]["cells"][0]
-    shutil.move(store.path(cell["path"]), os.path.normpath(store.path(path)))
+    led_to = store.folder / "cells" / f"{path}.jsonl"  # an absolute path stays one
+    shutil.move(store.path(cell["path"]), os.path.normpath(led_to))
     cell["path"] = path
     manifest.write_text(json.dumps(content))
     return store.folder

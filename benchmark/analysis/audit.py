@@ -181,12 +181,6 @@ def rounds_are_whole(experiment: Experiment) -> Found:
     for run in experiment.runs:
         if run.damage:
             yield run.path, run.damage
-        numbers = [record.round for record in run.records]
-        if numbers != list(range(len(numbers))):
-            twice = [str(number) for number, count in Counter(numbers).items() if count > 1]
-            missing = [str(number) for number in range(max(numbers)) if number not in numbers]
-            words = f"rounds {', '.join(twice)} twice" if twice else f"rounds {', '.join(missing)} missing"
-            yield run.path, words if twice or missing else "rounds out of order"
 
 
 def fits_converged(experiment: Experiment) -> Found:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,23 +42,33 @@ class Run:
     companion: bool  # the strategy trains something beside the model, so its round 0 is its own
     header: Header | None  # None: nothing is recorded
     records: list[Record]
-    measured: list[Measured]
     failed: bool
     damage: str  # what of its file is not used
-    file: Path
+    store: Store  # that it is in
+
+    @property
+    def file(self) -> Path:
+        """Its records."""
+        return self.store.path(self.path)
 
     @property
     def folder(self) -> Path:
         """The results folder that it is in."""
-        return Path(str(self.file).removesuffix(f"cells/{self.path}.jsonl"))
+        return self.store.folder
+
+    @cached_property
+    def measured(self) -> list[Measured]:
+        """What each round took; read when it is first asked for, since tables do without."""
+        return self.store.measured(self.path)
 
     @cached_property
     def start(self) -> str:
         """A fingerprint of the data, the initial set and the held-out draw: runs with the same one are paired."""
         if self.header is None or not self.records:
             return ""
-        told = [self.header.data, sorted(self.records[0].bought), self.header.held_out]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        drawn = (np.array(part, np.int64) for part in (sorted(self.records[0].bought), self.header.held_out))
+        told = [self.header.data.encode(), *(np.append(len(part), part).tobytes() for part in drawn)]
+        return hashlib.sha256(b"".join(told)).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +142,30 @@ def mean(values_SR: Floats) -> Floats:
     return np.asarray(np.divide(total, there.sum(0), out=np.full(total.shape, np.nan), where=there.any(0)))
 
 
-def read(records: str) -> list[Experiment]:
-    """The experiments of results folders, CSV files and folders of CSV files, separated by commas.
+def read(records: str, only: str = "") -> list[Experiment]:
+    """The experiments of results folders, CSV files and folders of CSV files, separated by commas; only: that one.
 
     The cells of folders that hold an experiment of the same name are put together. ValueError where a path holds
     nothing, or two hold the same cell with other settings.
     """
+    stores, files = placed(records)
+    found = [*(ours(stores, only) if stores else ()), *(one for file in files for one in published(file))]
+    twice = [title for title, count in Counter(one.title for one in found).items() if count > 1]
+    if twice:
+        raise ValueError(f"records={records}: {twice[0]} is there twice")
+    return found
+
+
+def sizes(records: str) -> dict[str, int]:
+    """How many cells each experiment of results folders has; {} where there are CSV files too."""
+    stores, files = placed(records)
+    manifests = [] if files else [store.manifest() for store in stores]
+    asked = [(one["name"], len(one["cells"])) for manifest in manifests for one in manifest["experiments"]]
+    return {name: sum(count for other, count in asked if other == name) for name, _ in asked}
+
+
+def placed(records: str) -> tuple[list[Store], list[Path]]:
+    """The results folders and the CSV files that these paths are. ValueError where one holds neither."""
     stores, files = list[Store](), list[Path]()
     for path in map(Path, records.split(",")):
         if (path / "grid.json").is_file():
@@ -149,11 +176,7 @@ def read(records: str) -> list[Experiment]:
             files += inside
         else:
             raise ValueError(f"{path} holds no results: neither a run nor CSV files of curves")
-    found = [*(ours(stores) if stores else ()), *(one for file in files for one in published(file))]
-    twice = [title for title, count in Counter(one.title for one in found).items() if count > 1]
-    if twice:
-        raise ValueError(f"records={records}: {twice[0]} is there twice")
-    return found
+    return stores, files
 
 
 def chosen(experiments: Sequence[Experiment], task: str) -> list[Experiment]:
@@ -166,12 +189,12 @@ def chosen(experiments: Sequence[Experiment], task: str) -> list[Experiment]:
 
 
 # --- our runs -------------------------------------------------------------------------------
-def ours(stores: Sequence[Store]) -> list[Experiment]:
-    """The experiments of results folders, in the order in which they were asked for."""
+def ours(stores: Sequence[Store], only: str = "") -> list[Experiment]:
+    """The experiments of results folders, in the order in which they were asked for; only: that one."""
     asked: dict[str, tuple[dict[str, Any], str, dict[str, Run]]] = {}
     for store in stores:
         manifest = store.manifest()
-        for new in manifest["experiments"]:
+        for new in (one for one in manifest["experiments"] if only in ("", one["name"])):
             old, _, runs = asked.setdefault(new["name"], (new, manifest["grid"], {}))
             for setting in ("task", "schedule"):
                 if old[setting] != new[setting]:
@@ -185,13 +208,14 @@ def ours(stores: Sequence[Store]) -> list[Experiment]:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Without the collector of cycles, which else walks all records read so far again and again to find none."""
+    """Without the collector of cycles, which else walks all that is read again and again, then and later, for none."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_on:
+            gc.freeze()
             gc.enable()
 
 
@@ -212,8 +236,7 @@ def run_of(cell: Mapping[str, Any], store: Store) -> Run:
         raise ValueError(f"{store.path(path)} is not the cell that grid.json asks for")
     return Run(
         path, cell["strategy"], cell["seed"], tuple(cell["dagger"]), bool(cell.get("companion")),
-        found.header, found.records, store.measured(path), store.failure(path) is not None, found.damage,
-        store.path(path),
+        found.header, found.records, store.failure(path) is not None, found.damage, store,
     )  # fmt: skip
 
 

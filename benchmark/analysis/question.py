@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from benchmark.analysis.curves import Experiment, chosen, read
+from benchmark.analysis.curves import Experiment, chosen, read, sizes
 from benchmark.analysis.savings import Price, Rule, Saving, generator, own_rule, pairs_of, savings
 from benchmark.plugins import checked, split, unknown
 
@@ -18,6 +18,7 @@ PUBLISHED = next(  # beside the installed package, or in a checkout
     for home in (Path(__file__).parents[1], Path(__file__).parents[2] / "results")
     if (folder := home / "published").is_dir()
 )
+MANY_CELLS = 2_000
 RECORDS = ("grid", "out", "records", "task")  # keys of every command: what is asked about
 SAVINGS = ("strategy", "against", "at", "cost", "seconds_per_image", "seconds_per_box", "level", "seed")
 
@@ -76,9 +77,14 @@ class Question:
         """The rule of `at`, or the experiment's own."""
         return Rule.read(self.at) if self.at else own_rule(experiment)
 
-    def experiments(self) -> list[Experiment]:
-        """What is asked about. ValueError where there is nothing."""
-        return chosen(read(self.places), self.task)
+    def experiments(self, only: str = "") -> list[Experiment]:
+        """What is asked about; only: the experiment of that name. ValueError where there is nothing."""
+        return chosen(read(self.places, only), self.task)
+
+    def parts(self) -> list[str]:
+        """Names of experiments that are worth a process each: where they have thousands of cells. [""]: all in one."""
+        found = {} if self.task else sizes(self.places)
+        return list(found) if sum(found.values()) > MANY_CELLS else [""]
 
     def savings(self) -> tuple[list[Saving], list[str]]:
         """What `strategy` saves against `against`, and which pairs are refused and why."""

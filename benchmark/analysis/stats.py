@@ -104,7 +104,8 @@ def sign_flip(differences_KS: Floats, rng: Generator) -> Floats:
         return np.asarray((np.abs(differences_KS @ signs(num_runs).T) >= least_K1).mean(1))
     far_K = np.ones(len(differences_KS))  # the one found counts: never p = 0
     for _ in range(FLIPS // BLOCK):
-        sums_KF = np.abs(differences_KS @ rng.choice([-1.0, 1.0], (BLOCK, num_runs)).T)
+        bits_N = np.unpackbits(np.frombuffer(rng.bytes(BLOCK * num_runs // 8), np.uint8))
+        sums_KF = np.abs(differences_KS @ (2.0 * bits_N - 1).reshape(num_runs, BLOCK))
         far_K += (sums_KF >= least_K1).sum(1)
     return np.asarray(far_K / (FLIPS + 1))
 

@@ -136,7 +136,7 @@ def table(experiment: Experiment, beside: Mapping[str, Mapping[str, list[Entry]]
     daggers = {name: list(curve.daggers) for name, curve in experiment.curves.items()}
     told = {dagger for row in daggers.values() for dagger in row}
     faults = [fault for fault in audit(experiment) if fault.words not in told]
-    devices = sorted({one.device for run in experiment.runs for one in run.measured})
+    devices = sorted(set[str]().union(*(run.store.devices(run.path) for run in experiment.runs)))
     head = heads(schedule) if schedule else [f"{count:,.0f}" for count in experiment.num_labelled_R]
     return Table(
         experiment.title, experiment.source, experiment.task, experiment.metric, head, experiment.rounds, rows, daggers,

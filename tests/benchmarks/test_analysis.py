@@ -1,5 +1,5 @@
 """Tables and statistics of a grid of 10,000 records: 20 experiments x 10 strategies x 5 seeds x 10 rounds; and whole
-commands on 10,000 cells: 5 experiments x 20 strategies x 100 seeds, 10 rounds each."""
+commands on 10,000 cells: 10 experiments x 20 strategies x 50 seeds, 10 rounds each."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from benchmark.store import Header, Measured, Record, Store, seal
 
 EXPERIMENTS, STRATEGIES, SEEDS, ROUNDS = 20, 10, 5, 10
 BUDGET = 100
-SIZES = (5, 20, 100)  # of the large folder: experiments, strategies, seeds
+SIZES = (10, 20, 50)  # of the large folder: experiments, strategies, seeds
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Strategies that do what none may: the harness must name each, in one line."""
 
+import time
+
 import numpy as np
 import torch
 from numpy.random import Generator
@@ -92,4 +94,28 @@ def meddles(view: View, budget: int, rng: Generator) -> Indices:
     return view.unlabelled[:budget]
 
 
+@register(needs=(), version=1)
+def hangs(view: View, budget: int, rng: Generator) -> Indices:
+    """Does not choose within half a minute."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    return view.unlabelled[:budget]
+
+
+@register(needs=(), version=1)
+def hoards(view: View, budget: int, rng: Generator, *, megabytes: int = 200) -> Indices:
+    """Keeps what it computed: more with every round."""
+    HOARD.append(np.ones(megabytes * 2**17))
+    return view.unlabelled[:budget]
+
+
+@register(needs=(), version=1)
+def chokes(view: View, budget: int, rng: Generator, *, megabytes: int = 20) -> Indices:
+    """Raises beside a large array of its own."""
+    own = np.ones(megabytes * 2**17)
+    raise KeyError(f"{own.nbytes / 2**20:.0f} MB in hand")
+
+
 MEMORY: list[int] = []
+HOARD: list[np.ndarray] = []

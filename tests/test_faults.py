@@ -1,0 +1,673 @@
+"""What docs/faults.md states: kills, full and read-only disks, damage, a second run, strategies that hang, clocks.
+
+As a script this file is a server that forks runs: a start then takes a tenth of a second, not torch's four.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import re
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from _cells import FAULTY, bytes_of, cell, run
+
+from benchmark import launch, loop
+from benchmark.api import Machine
+from benchmark.cli import main
+from benchmark.fits import Fits
+from benchmark.grid import Cell
+from benchmark.launch import Failure, Round
+from benchmark.store import Store, Unwritable
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+GRID = [
+    "tasks=[digits[epochs=2]]", "strategies=[random,margin,coreset,isal[depth=5,repeats=2]]", "seeds=2", "rounds=5",
+    "initial=20", "budget=5", "validation=10", "threads=1", "device=cpu",
+]  # fmt: skip
+NUM_ROUNDS, NUM_FILES = 40, 8
+NUM_KILLS, NUM_FRESH = 100, 5
+
+
+# --- what is stated ---------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Stated:
+    """A row of docs/faults.md."""
+
+    exit: int
+    said: re.Pattern[str]  # words in capitals stand for any
+    tests: list[str]
+
+
+def table() -> dict[str, Stated]:
+    """The rows of docs/faults.md by fault."""
+    lines = (ROOT / "docs" / "faults.md").read_text().splitlines()
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+    found = {}
+    for fault, code, said, _, tests in rows:
+        words = re.sub(r"\b[A-Z]+\b", ".+", re.escape(said.strip("`")))
+        found[fault] = Stated(int(code), re.compile(words), re.findall(r"`([^`]+)`", tests))
+    assert len(found) == len(rows)
+    return found
+
+
+def check_stated(fault: str, code: int | None, told: str) -> None:
+    """The run ended as the table says, and a user's error took one line."""
+    row = table()[fault]
+    assert code == row.exit, told
+    assert row.said.search(told), told
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert len(errors) == (code == 2), told
+    assert "Traceback" not in told or code == 1
+
+
+def test_the_table_names_tests_that_exist_and_every_test_here_is_in_it() -> None:
+    named = {name for row in table().values() for name in row.tests}
+    for name in named:
+        file, _, function = name.rpartition("::")
+        text = (ROOT / "tests" / file.partition("::")[0]).read_text()
+        assert f"def {function}(" in text, name
+    here = set(re.findall(r"^def (test_\w+)\(", Path(__file__).read_text(), re.MULTILINE)) - {
+        "test_the_table_names_tests_that_exist_and_every_test_here_is_in_it"
+    }
+    assert {name.rpartition("::")[2] for name in named if name.startswith("test_faults.py")} == here
+
+
+# --- runs that are killed ---------------------------------------------------------------------
+class Forks:
+    """A process that has imported what a run imports and computed nothing; its forks are runs."""
+
+    def __init__(self, *before: str) -> None:
+        command = [*before, sys.executable, __file__]
+        self.server = subprocess.Popen(
+            command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, process_group=0
+        )
+        assert self.heard() == "ready"
+
+    def tell(self, **asked: Any) -> None:
+        """Sends a line."""
+        assert self.server.stdin is not None
+        self.server.stdin.write(json.dumps(asked).encode() + b"\n")
+
+    def heard(self) -> str:
+        """The next line of the answer."""
+        assert self.server.stdout is not None
+        return self.server.stdout.readline().decode().strip()
+
+    def start(self, *words: object, log: Path, room: int = 0) -> Forked:
+        """A run, its output in `log`; `room`: the bytes that it may allocate beside what is imported."""
+        self.tell(words=[str(word) for word in words], log=str(log), room=room)
+        return Forked(self)
+
+    def run(self, *words: object, log: Path, room: int = 0) -> tuple[int | None, str]:
+        """Exit code and output of a run that nobody disturbs."""
+        one = self.start(*words, log=log, room=room)
+        assert one.ended(120), log.read_text()
+        return one.code, log.read_text()
+
+    def shell(self, line: str) -> None:
+        """Runs a line where the server sees its disks."""
+        enter = ["nsenter", "--preserve-credentials", "--user", "--mount", f"--target={self.server.pid}"]
+        subprocess.run([*enter, "sh", "-c", line], check=True)
+
+    def close(self) -> None:
+        """Ends the server."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.close()
+        self.server.wait(60)
+        self.server.stdout.close()
+
+
+class Forked:
+    """A run in a process group of its own."""
+
+    def __init__(self, forks: Forks) -> None:
+        self.forks, self.code = forks, None
+        self.pid = int(forks.heard())
+
+    code: int | None
+
+    def ended(self, within: float) -> bool:
+        """Whether it ended within so many seconds."""
+        if self.code is None and select.select([self.forks.server.stdout], [], [], within)[0]:
+            self.code = int(self.forks.heard())
+        return self.code is not None
+
+    def kill(self, alone: bool = False) -> bool:
+        """SIGKILL to its group, or to it alone; whether that is what ended it."""
+        with contextlib.suppress(ProcessLookupError):
+            (os.kill if alone else os.killpg)(self.pid, signal.SIGKILL)
+        assert self.ended(60)
+        return self.code == -signal.SIGKILL
+
+
+class Fresh:
+    """A run from the command line, in a process group of its own."""
+
+    def __init__(self, *words: object, log: Path) -> None:
+        command = [sys.executable, "-m", "benchmark", *map(str, words)]
+        with open(log, "w") as out:
+            self.process = subprocess.Popen(command, env=ENVIRONMENT, stdout=out, stderr=out, process_group=0)
+        self.pid = self.process.pid
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, None while it runs."""
+        return self.process.returncode
+
+    def ended(self, within: float) -> bool:
+        """Whether it ended within so many seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(within)
+        return self.code is not None
+
+    def kill(self, alone: bool = False) -> bool:
+        """SIGKILL to its group, or to it alone; whether that is what ended it."""
+        if not self.ended(0):
+            (os.kill if alone else os.killpg)(self.pid, signal.SIGKILL)
+        assert self.ended(60)
+        return self.code == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """The server."""
+    server = Forks()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    one = Fresh("run", *GRID, f"out={folder / 'run'}", log=folder / "log")
+    assert one.ended(300)
+    assert one.code == 0, (folder / "log").read_text()
+    assert num_rounds(bytes_of(folder / "run")) == NUM_ROUNDS
+    return folder / "run"
+
+
+def num_rounds(found: dict[str, bytes]) -> int:
+    """The whole lines of record files, their headers aside."""
+    return sum(max(content.count(b"\n") - 1, 0) for content in found.values())
+
+
+def tables_of(folder: Path) -> dict[str, bytes]:
+    """The tables of a results folder."""
+    paths = sorted(path for path in (folder / "tables").rglob("[!.]*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """The size of every file below a folder."""
+    found = {}
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            found[str(path)] = path.stat().st_size
+    return found
+
+
+def moment(one: Forked | Fresh, folder: Path, rng: random.Random, longest: float) -> bool:
+    """Waits some seconds, or until 3 ms at most after something was written; False: the run ended first."""
+    if rng.random() < 0.5:
+        return not one.ended(rng.uniform(0, longest))
+    before, num_left = sizes(folder), rng.randrange(1, 20)
+    while num_left:
+        if one.ended(0.001):
+            return False
+        now = sizes(folder)
+        before, num_left = now, num_left - (now != before)
+    return not one.ended(rng.uniform(0, 0.003))
+
+
+def check_kept(before: dict[str, bytes], after: dict[str, bytes], whole: Path, told: str) -> None:
+    """Every record is there that was there or that was told, each file the start of what an undisturbed run writes."""
+    complete = bytes_of(whole)
+    assert all(complete[path].startswith(content) for path, content in after.items())
+    assert all(after[path].startswith(content) for path, content in before.items())
+    num_told = len(re.findall(r"^\[\d+/\d+\] ", told, re.MULTILINE))
+    assert num_told <= num_rounds(after) - num_rounds(before) <= num_told + 1
+    for left in re.findall(r"^\d+ cells, \d+ to do, (\d+) rounds", told):
+        assert int(left) == NUM_ROUNDS - num_rounds(before)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_cost_the_rounds_in_flight_and_nothing_else(tmp_path: Path, whole: Path, forks: Forks) -> None:
+    rng, log, num_kills, num_again, drafts = random.Random(0), tmp_path / "log", 0, 0, list[str]()
+    for number in itertools.count():
+        folder, code = tmp_path / f"run-{number}", None
+        while code != 0:
+            before, words = bytes_of(folder), ["run", *GRID, f"out={folder}"]
+            is_fresh = num_kills < NUM_FRESH
+            one = Fresh(*words, log=log) if is_fresh else forks.start(*words, log=log)
+            if num_kills < NUM_KILLS and moment(one, folder, rng, longest=8 if is_fresh else 2):
+                num_kills += one.kill()
+            assert one.ended(120)
+            code = one.code
+            assert code in (0, -signal.SIGKILL), log.read_text()
+            check_kept(before, bytes_of(folder), whole, log.read_text())
+        assert bytes_of(folder) == bytes_of(whole)
+        assert tables_of(folder) == tables_of(whole)
+        assert forks.run("tables", f"out={folder}", log=log)[0] == 0
+        assert tables_of(folder) == tables_of(whole)
+        assert list((folder / ".fits").glob("*.draft")) == []
+        num_again += sum(path.read_bytes().count(b"\n") for path in folder.rglob("measured/**/*.jsonl")) - NUM_ROUNDS
+        drafts += [path.name for path in folder.rglob(".*.*") if re.fullmatch(r"\..+\.\d+", path.name)]
+        if num_kills == NUM_KILLS:
+            break
+    print(f"killed: {num_kills} runs in {number + 1} folders; {num_again} rounds measured twice; left: {drafts}")
+    assert 0 <= num_again <= num_kills
+
+
+@pytest.mark.slow
+def test_a_folder_is_free_at_once_when_a_driver_with_readers_of_images_was_killed(tmp_path: Path, forks: Forks) -> None:
+    words = ["tasks=[few_scenes]", "strategies=[random]", "seeds=1", "rounds=1", "initial=60", "budget=5"]
+    words = ["run", *words, "validation=0", "workers=2", "device=cpu", f"plugins={FAULTY}", f"out={tmp_path / 'run'}"]
+    one = forks.start(*words, log=tmp_path / "log")
+    while not any("benchmark" not in line for line in children(one.pid).values()):
+        assert not one.ended(0.01), (tmp_path / "log").read_text()
+    assert one.kill(alone=True)
+    assert forks.run(*words, log=tmp_path / "log") == (0, (tmp_path / "log").read_text())
+
+
+def children(pid: int) -> dict[int, str]:
+    """The processes below this one, and what they call themselves."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
+    todo, found = list(parents.get(pid, [])), {}
+    for child in todo:  # grows while it is read
+        todo += parents.get(child, [])
+        with contextlib.suppress(OSError):
+            found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ").strip()
+    return found
+
+
+@pytest.mark.slow
+def test_kills_of_ray_workers_and_drivers_cost_the_rounds_in_flight(tmp_path: Path, whole: Path) -> None:
+    pytest.importorskip("ray")
+    rng, log, out = random.Random(0), tmp_path / "log", tmp_path / "run"
+    num_workers = num_drivers = 0
+    one, everyone = None, set[int]()
+    while one is None or one.code != 0:
+        before = bytes_of(out)
+        one = Fresh("run", *GRID, "launcher=ray", f"out={out}", log=log)
+        while not one.ended(rng.uniform(0.1, 1.5)):
+            found = children(one.pid)
+            everyone |= set(found)
+            hands = [pid for pid, name in found.items() if name.startswith("ray::Worker")]
+            if hands and num_drivers < 2 and num_workers >= 2 * (num_drivers + 1):
+                num_drivers += one.kill(alone=True)
+            elif hands and num_workers < 8:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rng.choice(hands), signal.SIGKILL)
+                    num_workers += 1
+        assert one.code in (0, 1, -signal.SIGKILL), log.read_text()
+        check_kept(before, bytes_of(out), whole, log.read_text())
+    print("killed:", f"{num_workers} workers, {num_drivers} drivers")
+    assert (num_workers >= 6, num_drivers) == (True, 2)
+    assert bytes_of(out) == bytes_of(whole)
+    assert tables_of(out) == tables_of(whole)
+    deadline = time.monotonic() + 30
+    while left := [pid for pid in everyone if is_of_ray(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def is_of_ray(pid: int) -> bool:
+    """Whether this is a process that Ray started and that still runs."""
+    try:
+        return b"ray" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+# --- disks and folders ------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def mounts() -> Iterator[Forks]:
+    """The server where disks may be mounted that nobody else sees and that end with it."""
+    before = ["unshare", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*before, "mount", "-t", "tmpfs", "x", "/mnt"]).returncode:
+        pytest.skip("this system lets its users mount nothing")
+    server = Forks(*before)
+    yield server
+    server.close()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
+    tmp_path: Path, whole: Path, mounts: Forks
+) -> None:
+    disk, log, words = tmp_path / "disk", tmp_path / "log", ["run", *GRID, f"out={tmp_path / 'disk'}"]
+    disk.mkdir()
+    fill = f"cat /dev/zero > {disk}/filler 2>/dev/null; test -s {disk}/filler"
+    mounts.shell(f"mount -t tmpfs -o size=64k none {disk}; {fill}")
+    check_stated("disk full from the start", *mounts.run(*words, log=log))
+    mounts.shell(f"rm {disk}/filler")
+    check_stated("disk full in the middle of a run", *mounts.run(*words, log=log))
+    mounts.shell(f"cp -r {disk} {tmp_path / 'full'}")
+    full = bytes_of(tmp_path / "full")
+    assert 0 < num_rounds(full) < NUM_ROUNDS
+    assert all(content.endswith(b"\n") for content in full.values())  # no half line is left
+    check_kept({}, full, whole, log.read_text())
+    mounts.shell(f"mount -o remount,size=64m {disk}")
+    assert mounts.run(*words, log=log)[0] == 0
+    assert f"{NUM_ROUNDS - num_rounds(full)} rounds, on" in log.read_text()
+    mounts.shell(f"rm -r {disk}/tables; {fill}")
+    check_stated("disk full when tables are written", *mounts.run("tables", f"out={disk}", log=log))
+    mounts.shell(f"rm {disk}/filler")
+    assert mounts.run("tables", f"out={disk}", log=log)[0] == 0
+    mounts.shell(f"cp -r {disk} {tmp_path / 'done'}; umount {disk}")
+    assert bytes_of(tmp_path / "done") == bytes_of(whole)
+    assert tables_of(tmp_path / "done") == tables_of(whole)
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_is_one_line_and_is_read(tmp_path: Path, whole: Path, mounts: Forks) -> None:
+    disk, log, words = tmp_path / "disk", tmp_path / "log", ["run", *GRID, f"out={tmp_path / 'disk'}"]
+    (disk / "measured").mkdir(parents=True)
+    one = mounts.start(*words, log=log)
+    while num_rounds(bytes_of(disk)) < 3:
+        assert not one.ended(0.01), log.read_text()
+    mounts.shell(f"mount -t tmpfs -o ro none {disk}/measured")
+    assert one.ended(60)
+    check_stated("folder becomes read-only in the middle of a run", one.code, log.read_text())
+    check_kept({}, bytes_of(disk), whole, log.read_text())
+    kept = bytes_of(disk)
+    mounts.shell(f"umount {disk}/measured; mount --bind {disk} {disk}; mount -o remount,ro,bind {disk}")
+    check_stated("folder is read-only", *mounts.run(*words, log=log))
+    check_stated("folder is read-only, tables", *mounts.run("tables", f"out={disk}", log=log))
+    check_stated("folder is read-only, status", *mounts.run("status", f"out={disk}", log=log))
+    assert f"{num_rounds(kept)}/{NUM_ROUNDS}" in log.read_text()
+    mounts.shell(f"umount {disk}")
+    assert bytes_of(disk) == kept
+    assert mounts.run(*words, log=log)[0] == 0
+    assert bytes_of(disk) == bytes_of(whole)
+
+
+# --- damaged record files ---------------------------------------------------------------------
+def shelved() -> Cell:
+    """A cell of five rounds that takes milliseconds."""
+    return cell("random", task="shelf", rounds=5)
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """The record file of a finished cell, which `run([shelved()], tmp_path)` writes."""
+    run([shelved()], tmp_path)
+    return Store(tmp_path / "run").path(shelved().path)
+
+
+def check_repaired(path: Path, content: bytes, sound: bytes, harm: str, folder: Path) -> None:
+    """Of `content` the lines of `sound` are read, `harm` is told, and a run writes what was there before."""
+    before = path.read_bytes()
+    path.write_bytes(content)
+    store, num_sound = Store(folder / "run"), sound.count(b"\n")
+    found = store.read(shelved().path)
+    assert [one.round for one in found.records] == list(range(num_sound - 1))
+    assert re.search(f": line {num_sound + 1} is ({harm})" if harm else "^$", found.damage)
+    events = run([shelved()], folder)
+    assert [event.record.round for event in events if isinstance(event, Round)] == [*range(max(num_sound - 1, 0), 5)]
+    assert path.read_bytes() == before
+    assert [one.round for one in store.measured(shelved().path)] == [0, 1, 2, 3, 4]
+
+
+def test_a_record_file_that_was_truncated_anywhere_is_completed(recorded: Path, tmp_path: Path) -> None:
+    whole, rng = recorded.read_bytes(), random.Random(0)
+    for cut in [0, 1, *(rng.randrange(len(whole)) for _ in range(8)), len(whole) - 1]:
+        kept = whole[:cut]
+        sound = kept[: kept.rfind(b"\n") + 1]
+        check_repaired(recorded, kept, sound, "torn" if kept != sound else "", tmp_path)
+
+
+def test_a_flipped_bit_costs_its_round_and_the_later_ones_which_are_run_again(recorded: Path, tmp_path: Path) -> None:
+    whole, rng = recorded.read_bytes(), random.Random(0)
+    for place in [0, *(rng.randrange(len(whole)) for _ in range(8)), len(whole) - 1]:
+        flipped = whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :]
+        sound = whole[: whole.rfind(b"\n", 0, place) + 1]
+        check_repaired(recorded, flipped, sound, "damaged|torn", tmp_path)
+
+
+@pytest.mark.parametrize("room", [50, 700, 1000, 1300])
+def test_a_line_that_does_not_fit_is_taken_back(recorded: Path, tmp_path: Path, room: int) -> None:
+    whole, before = recorded.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    shutil.rmtree(tmp_path / "run")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))  # a write stops there, as on a full disk
+    try:
+        with pytest.raises(Unwritable, match=table()["disk full in the middle of a run"].said):
+            run([shelved()], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    written = [path.read_bytes() for path in (tmp_path / "run").rglob("*.jsonl")]
+    assert all(content == b"" or content.endswith(b"\n") for content in written)
+    run([shelved()], tmp_path)
+    assert recorded.read_bytes() == whole
+
+
+@pytest.mark.parametrize("order", [(0, 0), (0, 1, 2, 2), (0, 1, 3), (0, 1, 3, 2), (0, 1, 2, 3, 4, 5, 5), (1, 2)])
+def test_lines_twice_or_out_of_order_are_named_and_run_again(
+    recorded: Path, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    lines = recorded.read_bytes().splitlines(keepends=True)
+    num_sound = next(number for number, line in enumerate([*order, -1]) if line != number)
+    content, sound = (b"".join(lines[number] for number in some) for some in (order, range(num_sound)))
+    check_repaired(recorded, content, sound, "out of place", tmp_path)
+
+
+@pytest.mark.parametrize("what", ["half a line", "the last line again", "another header", "noise"])
+def test_what_another_process_appends_during_a_run_is_named_and_run_again(
+    recorded: Path, tmp_path: Path, what: str
+) -> None:
+    whole = recorded.read_bytes()
+    recorded.unlink()
+    one, store, machine = shelved(), Store(tmp_path / "run"), Machine(loop.torch.device("cpu"))
+    for event in launch.local([one], store, Fits(tmp_path / "fits", 1.0, "cpu"), machine):
+        if isinstance(event, Round) and event.record.round == 2:
+            lines = recorded.read_bytes().splitlines(keepends=True)
+            junk = {"half a line": lines[3][:99], "the last line again": lines[3], "another header": lines[0]}
+            other = subprocess.run(["dd", f"of={recorded}", "oflag=append", "conv=notrunc", "status=none"],
+                                   input=junk.get(what, b"\xff\x00\n"))  # fmt: skip
+            assert other.returncode == 0
+    found = store.read(one.path)
+    assert [record.round for record in found.records] == [0, 1, 2]
+    assert re.search(r"line 5 is (damaged|out of place)", found.damage)
+    assert not one.schedule.finished(found.records)
+    assert [event.record.round for event in run([one], tmp_path) if isinstance(event, Round)] == [3, 4]
+    assert recorded.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda text: text[:-20], lambda text: text.replace(b"fit", b"fat", 1)], ids=["torn", "flipped"]
+)
+def test_damaged_measurements_cost_no_record_and_no_later_measurement(
+    recorded: Path, tmp_path: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    whole, store = recorded.read_bytes(), Store(tmp_path / "run")
+    for path in (recorded, store.path(shelved().path, "measured")):
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    path.write_bytes(spoil(path.read_bytes()))
+    assert store.records(shelved().path)[1][-1].round == 1
+    run([shelved()], tmp_path)
+    assert recorded.read_bytes() == whole
+    assert {2, 3, 4} <= {one.round for one in store.measured(shelved().path)}
+
+
+# --- two runs ---------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_second_run_on_a_folder_is_refused_and_the_first_is_unharmed(
+    tmp_path: Path, whole: Path, forks: Forks
+) -> None:
+    out = tmp_path / "run"
+    first = Fresh("run", *GRID, f"out={out}", log=tmp_path / "first")
+    while num_rounds(bytes_of(out)) == 0:
+        assert not first.ended(0.01), (tmp_path / "first").read_text()
+    check_stated("second run", *forks.run("run", *GRID, f"out={out}", log=tmp_path / "second"))
+    assert not first.ended(0)  # they were there at once
+    assert forks.run("status", f"out={out}", log=tmp_path / "status")[0] == 0
+    assert first.ended(120)
+    assert first.code == 0
+    assert bytes_of(out) == bytes_of(whole)
+    assert tables_of(out) == tables_of(whole)
+
+
+# --- strategies -------------------------------------------------------------------------------
+@pytest.fixture
+def typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Runs a grid on a shelf, here, in OUT = tmp_path/run; exit code and what was said."""
+
+    def ran(*words: str) -> tuple[int, str]:
+        grid = ["tasks=[shelf]", "rounds=3", "initial=20", "budget=5", "validation=10", "device=cpu"]
+        told = ["run", *grid, *words, f"plugins={FAULTY}", f"out={tmp_path / 'run'}"]
+        monkeypatch.setattr(sys, "argv", ["benchmark", *told])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return int(caught.value.code or 0), capsys.readouterr().err
+
+    return ran
+
+
+def rounds_by_strategy(out: Path) -> dict[str, int]:
+    """Number of recorded rounds by strategy."""
+    found: dict[str, int] = {}
+    for path, content in bytes_of(out).items():
+        name = Path(path).parent.name
+        found[name] = found.get(name, 0) + num_rounds({path: content})
+    return found
+
+
+def test_a_strategy_that_hangs_fails_alone(tmp_path: Path, typed: Callable[..., tuple[int, str]]) -> None:
+    began = time.monotonic()
+    code, told = typed("strategies=[hangs,random]", "seeds=2", "select_timeout=1")
+    check_stated("strategy hangs", code, told)
+    assert time.monotonic() - began < 15
+    assert rounds_by_strategy(tmp_path / "run") == {"hangs": 2, "random": 6}
+    assert told.count("failed: shelf 20+5x2v10 hangs seed") >= 2
+
+
+@pytest.mark.slow
+def test_a_strategy_that_hoards_memory_fails_alone(tmp_path: Path, forks: Forks) -> None:
+    small = [word for word in GRID if not word.startswith("strategies")]
+    words = ["run", *small, "strategies=[hoards,random]", f"plugins={FAULTY}", f"out={tmp_path / 'run'}"]
+    check_stated("strategy hoards memory", *forks.run(*words, log=tmp_path / "log", room=1000 * 2**20))
+    found = rounds_by_strategy(tmp_path / "run")
+    assert found["random"] == 10
+    assert 2 < found["hoards"] < 10
+
+
+def resident_mb() -> float:
+    """The memory that this process takes now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def test_failed_cells_hold_no_memory(tmp_path: Path) -> None:
+    failures = run([cell("chokes", task="shelf", seed=0)], tmp_path)
+    before = resident_mb()
+    failures += run([cell("chokes", task="shelf", seed=number) for number in range(1, 21)], tmp_path)
+    assert [event.line.partition(": ")[2] for event in failures if isinstance(event, Failure)] == [
+        "KeyError: '20 MB in hand'"
+    ] * 21
+    assert "tests/plugins/faulty.py" in [event for event in failures if isinstance(event, Failure)][-1].trace
+    assert resident_mb() - before < 60  # 20 arrays of 20 MB were made
+
+
+@pytest.mark.slow
+def test_cells_that_are_done_hold_no_memory(tmp_path: Path) -> None:
+    names, taken = ("coreset", "isal[depth=2,repeats=1]"), []
+    for number in range(20):
+        events = run([cell(name, rounds=2, seed=number) for name in names], tmp_path)
+        assert all(isinstance(event, Round) for event in events)
+        taken.append(resident_mb())
+    print("resident MB after 2, 4 ... 40 cells:", [round(one) for one in taken])
+    assert min(taken[-5:]) - min(taken[:5]) < 25  # one alone swings by 70
+
+
+# --- clocks -----------------------------------------------------------------------------------
+def test_clocks_that_jump_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [cell(name, task="shelf", rounds=4, seed=number) for name in ("random", "in_order") for number in (0, 1)]
+    run(cells, tmp_path / "whole")
+    year, now, jumps = 365 * 86_400, time.time(), itertools.cycle([0, 3, -3, 1, -1])
+    for name in ("time", "time_ns"):
+        scale = 10**9 if name == "time_ns" else 1
+        monkeypatch.setattr(time, name, lambda scale=scale: scale * (now + year * next(jumps)))
+    store, events = Store(tmp_path / "jumped" / "run"), list[Any]()
+    fits = Fits(tmp_path / "jumped" / "fits", 1e-6, "cpu")  # room for two fits: the oldest go, whatever their time says
+    for event in launch.local(cells, store, fits, Machine(loop.torch.device("cpu"))):
+        events.append(event)
+        for path in (tmp_path / "jumped").rglob("*.*"):
+            os.utime(path, (time.time(), time.time()))
+    assert bytes_of(store.folder) == bytes_of(tmp_path / "whole" / "run")
+    taken = [event.measured for event in events if isinstance(event, Round)]
+    assert len(taken) == 16
+    assert all(0 <= seconds < 60 for one in taken for seconds in one.seconds.values())
+
+
+def test_nothing_here_reads_the_wall_clock() -> None:
+    files = [path for folder in ("benchmark", "strategies", "tasks") for path in (ROOT / folder).rglob("*.py")]
+    wall = re.compile(r"\b(time\.time(_ns)?|datetime|from time import|time\.(local|gm|c)time)\b")
+    assert len(files) > 40
+    assert [path.name for path in files if wall.search(path.read_text())] == []
+
+
+# --- the server -------------------------------------------------------------------------------
+def serve() -> None:
+    """Answers a line of words with the process id and, once it ended, the exit code of a run."""
+    from benchmark import fits, gallery, launch, plugins, progress, tracking  # noqa: F401  what a run imports
+
+    plugins.discover(FAULTY)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        child = os.fork()
+        if not child:
+            forked(**asked)
+        with contextlib.suppress(PermissionError):
+            os.setpgid(child, child)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def forked(words: list[str], log: str, room: int) -> NoReturn:
+    """The run of these words."""
+    os.setpgid(0, 0)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    code = 1
+    try:
+        if room:
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (taken + room, taken + room))
+        sys.argv = ["benchmark", *words]
+        main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()
