@@ -8,13 +8,15 @@ lowers the reference loss. No candidate's gradient is built: s . G is one direct
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.func import functional_call, grad, jvp, vmap
 
 from benchmark.api import Direction, Indices, Targets, View
 from strategies._boxes import WithoutBoxes, lowest_known
@@ -80,7 +82,7 @@ def scale_by_name(view: View, scale: float, block_scales: str) -> dict[str, floa
 
 
 def inverse_hessian_product(
-    view: View, v: Direction, chains: Indices, *, damping: float, scale: Mapping[str, float]
+    view: View, v: Direction, chains: Indices, *, damping: float, scale: Mapping[str, float], together: bool = False
 ) -> Direction:
     """s: the mean over the chains of LiSSA's recursion (Agarwal et al., 2017; the paper's Algorithm 3).
 
@@ -89,29 +91,70 @@ def inverse_hessian_product(
     result is not divided by S, which no ranking needs where S is one number; where it is not, blocks weigh by it, as
     in the authors' code. Converges where the curvature of S^-1 H stays below 2 - damping. As in that code, a tensor
     whose product holds NaN starts again from v, so a diverging chain shows in the gain, not as NaN.
+    together: the products of all chains in one call of each operation, for a device that waits for calls.
     """
     weights = view.weights()
-    total = {name: torch.zeros_like(tensor) for name, tensor in v.items()}
-    for chain in chains:
-        h = dict(v)
-        for index in chain:
-            for name, product in hessian_product(view, index, weights, h).items():
+    hs = [dict(v) for _ in chains]
+    products = products_together if together else products_in_turn
+    for indices in chains.T:
+        for h, moved in zip(hs, products(view, indices, weights, hs), strict=True):
+            for name, product in moved.items():
                 step = torch.sub(v[name], product, alpha=1 / scale[name]).add_(h[name], alpha=1 - damping)
                 h[name] = torch.where(product.amax().isnan(), v[name], step)  # a maximum passes NaN on
+    total = {name: torch.zeros_like(tensor) for name, tensor in v.items()}
+    for h in hs:
         for name, tensor in h.items():
             total[name] += tensor / len(chains)
     return total
 
 
-def hessian_product(view: View, index: np.int64, weights: dict[str, torch.nn.Parameter], h: Direction) -> Direction:
-    """The Hessian of one labelled image's loss, applied to h: it is symmetric, so h weighs the gradient's gradient."""
-    first = gradients(view.losses(np.array([index])).sum(), weights, again=True)
-    moving = [(gradient, h[name]) for name, gradient in zip(weights, first, strict=True) if gradient.requires_grad]
-    if not moving:
-        return {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    slopes, along = zip(*moving, strict=True)
-    second = torch.autograd.grad(slopes, list(weights.values()), along, materialize_grads=True)
-    return dict(zip(weights, second, strict=True))
+def products_in_turn(
+    view: View, indices: Indices, weights: dict[str, torch.nn.Parameter], hs: Sequence[Direction]
+) -> Iterator[Direction]:
+    """The Hessian of each labelled image's loss, applied to its h: it is symmetric, so h weighs the gradient's
+    gradient."""
+    for index, h in zip(indices, hs, strict=True):
+        first = gradients(view.losses(np.array([index])).sum(), weights, again=True)
+        moving = [(gradient, h[name]) for name, gradient in zip(weights, first, strict=True) if gradient.requires_grad]
+        if not moving:
+            yield {name: torch.zeros_like(weight) for name, weight in weights.items()}
+            continue
+        slopes, along = zip(*moving, strict=True)
+        second = torch.autograd.grad(slopes, list(weights.values()), along, materialize_grads=True)
+        yield dict(zip(weights, second, strict=True))
+
+
+def products_together(
+    view: View, indices: Indices, weights: dict[str, torch.nn.Parameter], hs: Sequence[Direction]
+) -> list[Direction]:
+    """The same by forward over reverse differentiation, all images in one batch: more arithmetic, fewer calls."""
+    loss_of = Losses(view, indices)
+    at = {f"model.{name}": weight.detach() for name, weight in weights.items()}
+
+    def product(only_R: Tensor, h: Direction) -> Direction:
+        def loss(weights: Direction) -> Tensor:
+            masked: Tensor = functional_call(loss_of, weights, ()) @ only_R
+            return masked
+
+        moved: Direction = jvp(grad(loss), (at,), (h,))[1]
+        return moved
+
+    stacked = {f"model.{name}": torch.stack([h[name] for h in hs]) for name in weights}
+    one_R = torch.eye(len(hs), device=next(iter(at.values())).device, dtype=next(iter(at.values())).dtype)
+    moved = vmap(product)(one_R, stacked)
+    return [{name: moved[f"model.{name}"][number] for name in weights} for number in range(len(hs))]
+
+
+class Losses(torch.nn.Module):
+    """The losses of labelled images as a module, so that its weights can be replaced."""
+
+    def __init__(self, view: View, indices: Indices) -> None:
+        super().__init__()
+        self.model, self._losses = view.model, partial(view.losses, indices)
+
+    def forward(self) -> Tensor:
+        """(R,)."""
+        return self._losses()
 
 
 def draw_chains(labelled: Indices, depth: int, repeats: int, order: Order, rng: np.random.Generator) -> Indices:

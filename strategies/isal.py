@@ -60,7 +60,8 @@ def isal(
     chains = draw_chains(view.labelled, depth, repeats, order, rng)
     targets = expected_targets(view, k, allow_degenerate, min_score)
     v = reference_gradient(view, reference)
-    s = inverse_hessian_product(view, v, chains, damping=damping, scale=scales)
+    together = not isinstance(targets, list) and next(iter(v.values())).is_cuda
+    s = inverse_hessian_product(view, v, chains, damping=damping, scale=scales, together=together)
     norm_s, norm_v = math.sqrt(dot(s, s)), math.sqrt(dot(v, v))
     view.log(cosine=dot(s, v) / norm_s / norm_v, ridge=damping * min(scales.values()), gain=norm_s / norm_v)
     return most_helpful(view, budget, targets, s, without_boxes, rng)

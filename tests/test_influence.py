@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.api import Direction, Indices, View, seeded
+from benchmark.api import Direction, Indices, Machine, View, seeded
 from benchmark.plugins import get
 from strategies._influence import (
     dot,
@@ -24,6 +25,7 @@ from strategies._influence import (
 )
 from strategies.gradient_similarity import gradient_similarity
 from strategies.isal import isal
+from tasks.digits import DEFAULT, digits
 from tests._toy import Toy, look
 
 ALL = needs(reference="held_out") | needs(reference="test") | {"predict"}
@@ -295,3 +297,27 @@ def test_influence_leaves_no_gradient_behind() -> None:
 def test_no_steps_are_refused(nothing: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="1 or more"):
         isal(toy_view(), 3, RNG(0), **cast(Any, nothing))
+
+
+@pytest.mark.parametrize("kind", ["toy", "resnet"])
+def test_all_chains_at_once_give_what_they_give_in_turn(kind: str, machine: Machine) -> None:
+    if kind == "toy":
+        view = toy_view()
+    else:
+        recipe = dataclasses.replace(DEFAULT, model="resnet18", width=4, dropout=0.0)
+        task = digits(machine, recipe)
+        order, known = np.random.default_rng(0).permutation(task.num_pool), {"losses", "weights", "held_out"}
+        view = View(
+            task, task.model(), order[:12], np.sort(order[12:60]), num_initial=12, held_out=order[60:80], needs=known
+        )
+    v = reference_gradient(view, "held_out")
+    chains = draw_chains(view.labelled, 3, 4, "random", RNG(0))
+    settings = {"damping": 0.1, "scale": scale_by_name(view, 50.0, "")}
+    in_turn, at_once = (
+        inverse_hessian_product(view, v, chains, **settings, together=together)  # type: ignore[arg-type]
+        for together in (False, True)
+    )
+    assert dot(in_turn, in_turn) > 0
+    assert abs(dot(in_turn, v) / dot(v, v) - 1) > 1e-3  # the Hessian counts
+    for name, tensor in in_turn.items():
+        torch.testing.assert_close(at_once[name], tensor, rtol=1e-4, atol=1e-5 * tensor.abs().max().item())
