@@ -423,6 +423,27 @@ class TestOnRay:
         run(cells, tmp_path / "here")
         assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "here" / "run")
 
+    def test_a_strategy_that_hangs_fails_alone(self, tmp_path: Path) -> None:
+        events = on_ray([cell("hangs"), cell("random")], tmp_path, FAULTY, "select_timeout=1")
+        [failure] = [event for event in events if isinstance(event, Failure)]
+        assert failure.line.endswith("TimeoutError: select_timeout=1: hangs did not choose within 1 s")
+        assert sum(isinstance(event, Round) for event in events) == 4  # round 0 of the one, three of the other
+
+    def test_a_repeatable_run_is_the_same_with_one_worker_or_many(self, tmp_path: Path) -> None:
+        pytest.importorskip("ray")
+        words = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", "rounds=3", "seeds=2"]
+        words += ["strategies=[random,badge,isal[depth=5]]", "device=cpu", "deterministic=true"]
+        command, devices = [sys.executable, "-m", "benchmark", "run", *words], {}
+        for launcher in ("local", "ray"):
+            out = tmp_path / launcher
+            told = [*command, f"launcher={launcher}", f"out={out}"]
+            subprocess.run(told, env=ENVIRONMENT, check=True, capture_output=True)
+            cells = [name.removesuffix(".jsonl") for name in bytes_of(out)]
+            devices[launcher] = set[str]().union(*map(Store(out).devices, cells))
+        assert bytes_of(tmp_path / "local") == bytes_of(tmp_path / "ray")
+        assert devices["local"] == devices["ray"]
+        assert all(name.endswith("1 threads, deterministic)") for name in devices["ray"])
+
     def test_too_much_asked_of_the_nodes_is_one_line(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"^cpus_per_cell=1000: no node of Ray has as many"):
             on_ray([cell("random")], tmp_path, FAULTY, "cpus_per_cell=1000")
