@@ -52,6 +52,7 @@ def cells(number: int, strategies: int = STRATEGIES, seeds: int = SEEDS) -> list
     ]  # fmt: skip
 
 
+@pytest.mark.benchmark(group="tables, comparisons and penalties of 10,000 records")
 def test_tables_and_statistics_of_10_000_records(benchmark: BenchmarkFixture, folder: Path, tmp_path: Path) -> None:
     def everything() -> int:
         experiments = read(str(folder))
@@ -98,6 +99,7 @@ def fill(store: Store, cell: str, key: str, seed: int) -> None:
         store.fail(cell, "Traceback")
 
 
+@pytest.mark.benchmark(group="commands on 10,000 cells of 10 rounds")
 @pytest.mark.parametrize("command", ["status", "tables"])
 def test_commands_on_10_000_cells(benchmark: BenchmarkFixture, thousands: Path, command: str) -> None:
     words = [sys.executable, "-m", "benchmark", command, f"out={thousands}"]
