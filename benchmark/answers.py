@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -109,9 +110,9 @@ class Answered:
 
 
 def in_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """What `work` makes of each part, side by side where there are several."""
-    if len(parts) == 1:
-        return [work(parts[0])]
+    """What `work` makes of each part, side by side where there are several and this process may be forked."""
+    if len(parts) == 1 or "torch" in sys.modules:  # after a run: threads and GPUs do not survive a fork
+        return list(map(work, parts))
     with ProcessPoolExecutor(min(len(parts), os.cpu_count() or 1), multiprocessing.get_context("fork")) as pool:
         return list(pool.map(work, parts))
 
@@ -252,7 +253,10 @@ def reported(words: Words = None) -> None:
     experiments = asked.experiments()
     papers = verify.papers(asked.compared_with)
     verdicts = verify.verify(experiments, papers, asked.level) if papers else []
-    made = {one.title: to_first(one, asked)[0] for one in experiments}
+    compared = {one.title: to_first(one, asked) for one in experiments}
+    for words_of_one in (told for _, refused in compared.values() for told in refused):
+        say(words_of_one)
+    made = {title: rows for title, (rows, _) in compared.items()}
     command = shlex.join(["python", "-m", "benchmark", "report", *(words or [])])
     told = report.told(experiments, command) | {"level": asked.level}
     path = report.write(experiments, asked.folder, made, verdicts, told, "" if asked.to else asked.task)

@@ -68,8 +68,10 @@ def estimate(grid: grids.Grid, chosen: Settings) -> None:
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
+    if chosen.ray_address is not None:
+        raise ValueError("dry_run=true runs its pilot rounds here: leave ray_address away, on a machine like the nodes")
     store = Store(chosen.out)
-    machine = prepared(of_driver(chosen), store.folder / ".fits")
+    machine = prepared(chosen, store.folder / ".fits")
     fits = Fits(store.folder / ".fits", chosen.cache_gb, device_name(machine))
     rows = forecast.rows(grid, store, fits, machine, say)
     share = chosen.gpus_per_cell or 1.0

@@ -41,7 +41,7 @@ class Row:
 
     def told(self, share: float) -> dict[str, object]:
         """The row as a table shows it; share: the part of a device that a cell has."""
-        hours = {f"{what} h": f"{share * getattr(self, what):.3g}" for what in ("fit", "score", "select")}
+        hours = {f"{what} h": float(f"{share * getattr(self, what):.3g}") for what in ("fit", "score", "select")}
         counts = {"cells": self.num_cells, "rounds": self.num_rounds, "fits": self.num_fits}
         return {"experiment": self.experiment, "strategy": self.strategy, **counts, **hours}
 
@@ -52,7 +52,9 @@ def rows(grid: Grid, store: Store, fits: Fits, machine: Machine, say: Callable[[
     The pace of a strategy is that of the rounds it has recorded; where there are none, of a pilot: the fit of round 0,
     its scoring and one selection, whose fit the run then finds in the cache. A fit takes as long as it has images.
     """
-    left, shared = rounds_left(grid.cells(), store), set[object]()
+    cells = grid.cells()
+    left = rounds_left(cells, store)
+    shared = {opening(cell) for cell in cells if left.get(cell, 0) < cell.schedule.rounds}
     return [row for one in grid.experiments for row in of_experiment(one, left, shared, store, fits, machine, say)]
 
 
@@ -76,7 +78,11 @@ def of_experiment(
             task = task or build(experiment.task, machine)
             if isinstance(task, Exception):
                 raise task
-            pace = pilot(next(iter(cells)), task, fits, machine)
+            try:
+                pace = pilot(next(iter(cells)), task, fits, machine)
+            except Exception as error:
+                say(f"pilot: {experiment.name} {strategy.label} failed: {type(error).__name__}: {error}")
+                continue
             told = f"fit {1000 * pace.fit:.3g} ms an image, score {pace.score:.3g} s, select {pace.select:.3g} s"
             say(f"pilot: {experiment.name} {strategy.label}: {told}")
         yield row(experiment, cells, pace, shared)
@@ -87,16 +93,20 @@ def row(experiment: Experiment, cells: dict[Cell, int], pace: Pace, shared: set[
     num_images, num_fits, num_selections = 0.0, 0, 0
     for cell, num_left in cells.items():
         for number in range(cell.schedule.rounds - num_left, cell.schedule.rounds):
-            first = (cell.task.label, cell.seed, cell.schedule.initial, loop.companion_of(cell)[1])
             num_selections += number > 0
-            if number == 0 and first in shared:
+            if number == 0 and opening(cell) in shared:
                 continue
-            shared |= {first} if number == 0 else set()
+            shared |= {opening(cell)} if number == 0 else set()
             num_fits += 1
             num_images += cell.schedule.initial + number * pace.bought
     rounds, strategy = sum(cells.values()), next(iter(cells)).strategy.label
     hours = (pace.fit * num_images / 3600, pace.score * rounds / 3600, pace.select * num_selections / 3600)
     return Row(experiment.name, strategy, len(cells), rounds, num_fits, *hours)
+
+
+def opening(cell: Cell) -> object:
+    """What names the fit of round 0: equal ones are trained once."""
+    return cell.task.label, cell.seed, cell.schedule.initial, loop.companion_of(cell)[1]
 
 
 def recorded(cells: Sequence[Cell], store: Store) -> Pace | None:
@@ -105,7 +115,8 @@ def recorded(cells: Sequence[Cell], store: Store) -> Pace | None:
     for cell in cells:
         took = {one.round: one.seconds for one in store.measured(cell.path)}
         for record in store.records(cell.path)[1]:
-            seconds = took[record.round]
+            if (seconds := took.get(record.round)) is None:  # its measurement was damaged
+                continue
             images.append(record.num_labelled)
             fit.append(seconds["fit"])
             score.append(seconds["score"])
@@ -127,7 +138,9 @@ def pilot(cell: Cell, task: Task, fits: Fits, machine: Machine) -> Pace:
             loop.select(cell, task, loop.view(cell, task, begin, fitted.model, begin.initial), 1)
     labels = task.cost(begin.initial)[cell.schedule.budget_in]
     return Pace(
-        fitted.seconds / len(begin.initial), **clock.seconds, bought=cell.schedule.budget / labels * len(begin.initial)
+        fitted.seconds / len(begin.initial),
+        **clock.seconds,
+        bought=cell.schedule.budget / max(labels, 1) * len(begin.initial),
     )
 
 

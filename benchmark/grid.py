@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -69,10 +68,10 @@ class Settings:
             raise ValueError(f"threads={self.threads}: must be at least 1")
         if self.workers < 0:
             raise ValueError(f"workers={self.workers}: must be at least 0")
-        if not self.cache_gb >= 0:  # NaN neither
+        if self.cache_gb < 0:
             raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")
         for name in ("select_timeout", "gpu_hours"):
-            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+            if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name}={value}: must be over 0")
         self.check_launcher()
 

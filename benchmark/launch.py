@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -29,6 +30,12 @@ class Round:
     cell: Cell
     record: Record
     measured: Measured
+
+    @property
+    def ends(self) -> bool:
+        """Whether it is its cell's last."""
+        schedule = self.cell.schedule
+        return self.record.round == schedule.rounds - 1 or schedule.reached(self.record.scores)
 
     @property
     def spared(self) -> int:
@@ -97,7 +104,9 @@ def local(cells: Sequence[Cell], store: Store, fits: Fits, machine: Machine) -> 
 
 def free(error: BaseException | None) -> None:
     """Lets go of what a failed cell's frames hold: failures are kept until the run ends."""
-    while error is not None:
+    seen = set[int]()  # causes may go in a circle
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
@@ -122,29 +131,34 @@ def run_cell(cell: Cell, task: Task | Exception, store: Store, fits: Fits, machi
 
 
 def within(
-    events: Generator[Event], gpu_hours: float | None, share: float, say: Callable[[str], None]
+    events: Generator[Event],
+    gpu_hours: float | None,
+    share: float,
+    say: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Event]:
-    """Passes events on until the next round might not end in time: as long as the longest so far of its task.
+    """Passes events on while the rounds in work are likely to end in time: each within the longest so far of its task.
 
-    A round counts with the time it took, a shared fit with none, all times the share of a device that a cell has.
-    Rounds in work elsewhere are given up.
+    A cell in work spends the share of a device that it has. Rounds that are in work at the end are given up.
     """
     if gpu_hours is None:
         yield from events
         return
-    spent, longest = 0.0, defaultdict[str, float](float)
+    budget, spent, now = 3600 * gpu_hours, 0.0, clock()
+    since, longest = dict[Cell, float](), defaultdict[str, float](float)  # when the round in work of each cell began
     for event in events:
-        yield event
-        if not isinstance(event, Round):
-            continue
-        took, task = share * duration(event.measured) / 3600, event.cell.task.label
-        spent, longest[task] = spent + took, max(longest[task], took)
-        if spent + longest[task] > gpu_hours:
+        spent, now = spent + share * len(since) * (clock() - now), clock()
+        cell, task = event.cell, event.cell.task.label
+        if isinstance(event, Round):
+            longest[task] = max(longest[task], now - since[cell])
+        since[cell] = now
+        if isinstance(event, Failure) or (isinstance(event, Round) and event.ends):
+            del since[cell]
+        ahead = sum(max(0.0, longest[one.task.label] - (now - begun)) for one, begun in since.items())
+        if since and spent + share * ahead > budget:
+            if not isinstance(event, Started):
+                yield event
             events.close()
-            say(f"gpu_hours={gpu_hours:g}: {spent:.3g} are spent; the same command goes on from here")
+            say(f"gpu_hours={gpu_hours:g}: {spent / 3600:.3g} are spent; the same command goes on from here")
             return
-
-
-def duration(measured: Measured) -> float:
-    """Seconds that a round took; a fit that was shared took none."""
-    return sum(seconds for what, seconds in measured.seconds.items() if what != "fit" or not measured.shared_fit)
+        yield event

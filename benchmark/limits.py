@@ -12,7 +12,7 @@ from typing import Any
 def limited(seconds: float | None, name: str) -> Iterator[None]:
     """Raises TimeoutError in a block that takes longer; None: never.
 
-    It is heard between two steps of Python, so a call into compiled code ends first; and again every second, should
+    It is heard between two steps of Python, so a call into compiled code ends first; and again after as long, should
     the block swallow it. For the main thread of a process alone: where the local launcher and Ray's workers select.
     """
     if seconds is None:
@@ -23,7 +23,7 @@ def limited(seconds: float | None, name: str) -> Iterator[None]:
         raise TimeoutError(f"select_timeout={seconds:g}: {name} did not choose within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
         yield
     finally:

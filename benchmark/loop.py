@@ -222,8 +222,9 @@ def versions() -> dict[str, str]:
 
 def driver() -> str:
     """The version of the GPU's driver, "" where its tool is not there."""
+    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.check_output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], text=True)
-    except (OSError, subprocess.CalledProcessError):
+        told = subprocess.check_output(words, text=True, stderr=subprocess.DEVNULL, timeout=10)
+    except (OSError, subprocess.SubprocessError):
         return ""
     return told.partition("\n")[0].strip()

@@ -179,6 +179,7 @@ class Crew:
     num_unborn: int = 0  # workers, one after the other, that did not start
     starved: list[Cell] = field(default_factory=list)  # cells that ran out of memory beside others
     alone: bool = False
+    in_order: bool = False  # a seed of every task before the next seed
 
     def events(self) -> Iterator[Event]:
         """Runs all cells; those that ran out of memory last, a whole GPU each, or a whole node without one."""
@@ -235,7 +236,7 @@ class Crew:
         if not self.left:
             self.dismiss(hand)
             return
-        hand.cell = cell = self.left.pop(best(self.left, hand.task, self.opening()))
+        hand.cell = cell = self.left.pop(best(self.left, hand.task, self.opening(), self.in_order))
         hand.task, hand.pending = cell.task.label, hand.actor.open.remote(Order.of(cell))
         yield Started(cell)
 
@@ -327,13 +328,17 @@ def answer(pending: Any) -> Answer:
         return None
 
 
-def best(left: Sequence[Cell], task: str, opening: set[tuple[str, int]]) -> int:
+def best(left: Sequence[Cell], task: str, opening: set[tuple[str, int]], in_order: bool = False) -> int:
     """Which cell a worker takes next: the first, but rather one of the task that it has in memory, and rather one
-    whose first fit nobody is at, which would only be waited for."""
+    whose first fit nobody is at, which would only be waited for. in_order: none of another seed than the first."""
 
-    def cost(number: int) -> tuple[bool, bool]:
+    def cost(number: int) -> tuple[bool, bool, bool]:
         cell = left[number]
-        return task not in ("", cell.task.label), (cell.task.label, cell.seed) in opening
+        return (
+            in_order and cell.seed != left[0].seed,
+            task not in ("", cell.task.label),
+            (cell.task.label, cell.seed) in opening,
+        )
 
     return min(range(len(left)), key=cost)
 
@@ -408,7 +413,7 @@ def remote(cells: Sequence[Cell], store: Store, chosen: Settings) -> Generator[E
             options = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_restarts": 0, "max_task_retries": 0}
             return ray.remote(Worker).options(**options).remote(told, scratch)
 
-        yield from Crew(list(cells), store, share, start).events()
+        yield from Crew(list(cells), store, share, start, in_order=chosen.gpu_hours is not None).events()
 
 
 def absolute(folder: str | None) -> str | None:

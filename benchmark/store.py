@@ -28,8 +28,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmark.schedule import Schedule
-
 SCHEMA = 1
 Line = TypeVar("Line")
 SAW_EVALUATION = "selection saw evaluation labels"  # the dagger of a strategy that reads the test set's labels
@@ -40,6 +38,9 @@ class Positions(array):  # type: ignore[type-arg]  # generic at run time from Py
 
     def __eq__(self, other: object) -> bool:
         return self.tolist() == (other.tolist() if isinstance(other, array) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
 class Unwritable(Exception):
@@ -190,7 +191,8 @@ class Store:
     def devices(self, cell: str) -> set[str]:
         """What a cell ran on, without reading the rest of its measurements."""
         _, texts, _ = sound_lines(self.place(cell, "measured"))
-        return {json.loads(name) for name in {name for text in texts for name in DEVICE.findall(text)}}
+        by_round = {number: name for text in texts for name, number in DEVICE.findall(text)}  # the last of each round
+        return {json.loads(name) for name in set(by_round.values())}
 
     def fail(self, cell: str, trace: str) -> None:
         """Keeps the traceback of a failed cell, as far as the disk lets it."""
@@ -203,10 +205,6 @@ class Store:
         """The traceback of a failed cell."""
         place = self.place(cell, "failures", ".txt")
         return Path(place).read_text(errors="replace") if os.path.exists(place) else None
-
-    def failed(self, cell: str, schedule: Schedule) -> bool:
-        """Whether a cell failed and has not been finished since."""
-        return self.failure(cell) is not None and not schedule.finished(self.records(cell)[1])
 
     # --- what was asked for ---------------------------------------------------------------------
     def manifest(self) -> dict[str, Any]:
@@ -265,15 +263,7 @@ def slug(label: str) -> str:
     return f"{readable}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A cell of a manifest, as far as it is checked."""
-
-    path: str
-    key: str
-    strategy: str
-    seed: int
-    dagger: bool | list[str]
+ASKED: dict[str, Any] = {"path": str, "key": str, "strategy": str, "seed": int, "dagger": bool | list}  # of a cell
 
 
 def check_asked(experiment: dict[str, Any]) -> None:
@@ -283,7 +273,7 @@ def check_asked(experiment: dict[str, Any]) -> None:
         if not isinstance(experiment[name], kind):
             raise TypeError(f"{name} is no {kind.__name__}")
     for cell in experiment["cells"]:
-        for name, kind in kinds(Asked).items():
+        for name, kind in ASKED.items():
             if not isinstance(cell[name], kind):
                 raise TypeError(f"{name} of a cell is {cell[name]!r}")
         if not set(cell["path"].split("/")).isdisjoint(("", ".", "..")) or "\0" in cell["path"]:
@@ -339,7 +329,8 @@ def as_record(line: dict[str, Any], path: str | Path) -> Record:
     return record
 
 
-DEVICE = re.compile(rb'"device": ("(?:[^"\\]|\\.)*")')  # in a body of Measured, which has no other such key
+# Device and round in a body of Measured, whose keys are sorted.
+DEVICE = re.compile(rb'"device": ("(?:[^"\\]|\\.)*").*?"round": (\d+)')
 OPENING, CLOSING = b'{"body": ', b', "sha256": "%s"}\n'  # around a body and its checksum
 
 

@@ -21,6 +21,8 @@ from strategies._influence import (
     scale_by_name,
 )
 
+MOST_TOGETHER = 16  # chains on a GPU: each of them passes the images of all
+
 
 @register(needs=needs, version=2)
 def isal(
@@ -60,7 +62,7 @@ def isal(
     chains = draw_chains(view.labelled, depth, repeats, order, rng)
     targets = expected_targets(view, k, allow_degenerate, min_score)
     v = reference_gradient(view, reference)
-    together = not isinstance(targets, list) and next(iter(v.values())).is_cuda
+    together = not isinstance(targets, list) and next(iter(v.values())).is_cuda and len(chains) <= MOST_TOGETHER
     s = inverse_hessian_product(view, v, chains, damping=damping, scale=scales, together=together)
     norm_s, norm_v = math.sqrt(dot(s, s)), math.sqrt(dot(v, v))
     view.log(cosine=dot(s, v) / norm_s / norm_v, ridge=damping * min(scales.values()), gain=norm_s / norm_v)

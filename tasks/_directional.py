@@ -34,21 +34,25 @@ class Layers:
         self.change = {module: change[weight] for module, weight in users.items()}
         plain = all(type(module) in (nn.Conv2d, nn.Linear) for module in users)
         self.are_known = plain and set(users.values()) == change.keys()
-        self._called: set[nn.Module] = set()
+        self._called, self._folded = set[nn.Module](), False
 
     @property
     def were_called(self) -> bool:
-        """Whether the last probed pass went through all of them: a layer may be used without being called."""
-        return self._called == self.change.keys()
+        """Whether the last probed pass went through all of them, an image a row: a layer may be used without being
+        called, or see an image in several rows (where those happen to be as many as there are images, it is missed)."""
+        return self._called == self.change.keys() and not self._folded
 
     @contextmanager
     def probed(self, strength_N: Tensor) -> Iterator[None]:
         """In here each layer adds strength x (its product with the change), where strength is zero: no value differs,
         and the gradient of `strength_N` is the derivative along the direction."""
-        self._called.clear()
+        self._called, self._folded = set(), False
 
         def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
             self._called.add(module)
+            if len(output) != len(strength_N):
+                self._folded = True
+                return output
             with torch.no_grad():
                 product = applied(module, inputs[0], self.change[module])
             added: Tensor = Probe.apply(output, product, strength_N)  # type: ignore[no-untyped-call]

@@ -77,11 +77,16 @@ def train(network: Network, labelled: Labelled, recipe: Recipe, companion: Compa
 def compiled(network: Network, device: torch.device) -> Callable[[Tensor], tuple[Tensor, list[Tensor]]]:
     """`network.features` through torch.compile, on a GPU as CUDA graphs: one launch a pass, not one an operation.
 
-    A graph a batch size; an epoch has two at most.
+    One program for all batch sizes, so that what was compiled earlier in this process decides nothing.
     """
-    mode = "reduce-overhead" if device.type == "cuda" else "default"
-    fast: Callable[[Tensor], tuple[Tensor, list[Tensor]]] = torch.compile(network.features, mode=mode, dynamic=False)
-    return fast
+    fast = torch.compile(network.features, mode="reduce-overhead" if device.type == "cuda" else "default")
+
+    def features(images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        torch._dynamo.maybe_mark_dynamic(images_N3HW, 0)
+        told: tuple[Tensor, list[Tensor]] = fast(images_N3HW)
+        return told
+
+    return features
 
 
 def companion_loss(

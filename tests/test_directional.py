@@ -39,6 +39,19 @@ class Aside(nn.Module):
         return F.linear(inputs, self.inner.weight, self.inner.bias)
 
 
+class Folded(nn.Module):
+    """Shows a layer three rows an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The layer's products, put together again."""
+        rows: Tensor = self.inner(inputs.reshape(-1, 2))
+        return rows.reshape(inputs.shape)
+
+
 class Twice(nn.Module):
     """Calls one layer two times, and a layer that shares its weight."""
 
@@ -54,7 +67,10 @@ class Twice(nn.Module):
 
 def network(kind: str) -> Network:
     """Convolutions with strides, groups, dilation, padding by reflection and in-place activations, then `kind`."""
-    last = {"plain": nn.Linear(6, 6), "aside": Aside(), "twice": Twice(), "kind of its own": nn.Identity()}[kind]
+    last = {
+        "plain": nn.Linear(6, 6), "aside": Aside(), "folded": Folded(), "twice": Twice(),
+        "kind of its own": nn.Identity(),
+    }[kind]  # fmt: skip
     third = (Standardised if kind == "kind of its own" else nn.Conv2d)(6, 6, 3, bias=False)
     backbone = nn.Sequential(
         nn.Conv2d(3, 6, 3, stride=2, padding=1),
@@ -84,7 +100,7 @@ def in_float32(task: Classifier) -> Classifier:
     return other
 
 
-@pytest.mark.parametrize("kind", ["plain", "aside", "twice", "kind of its own"])
+@pytest.mark.parametrize("kind", ["plain", "aside", "folded", "twice", "kind of its own"])
 def test_every_network_has_the_derivatives_of_a_jacobian_vector_product(one: Classifier, kind: str) -> None:
     torch.manual_seed(0)
     task, model = in_float32(one), network(kind)
@@ -102,7 +118,7 @@ def test_every_network_has_the_derivatives_of_a_jacobian_vector_product(one: Cla
 
 def test_layers_of_a_kind_of_their_own_are_told_from_plain_ones() -> None:
     known = {}
-    for kind in ("plain", "aside", "twice", "kind of its own"):
+    for kind in ("plain", "aside", "folded", "twice", "kind of its own"):
         model = network(kind)
         layers = Layers(model, {name: p for name, p in model.named_parameters() if p.ndim > 1})
         with layers.probed(torch.zeros(2, requires_grad=True)):
@@ -111,6 +127,7 @@ def test_layers_of_a_kind_of_their_own_are_told_from_plain_ones() -> None:
     assert known == {
         "plain": (True, True),
         "aside": (True, False),
+        "folded": (True, False),
         "twice": (True, True),
         "kind of its own": (False, True),
     }

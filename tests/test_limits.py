@@ -19,7 +19,7 @@ from benchmark import grid as grids
 from benchmark.api import Machine
 from benchmark.cli import main
 from benchmark.fits import Fits
-from benchmark.launch import Event, Failure, Round, Started, duration
+from benchmark.launch import Event, Failure, Round, Started
 from benchmark.limits import limited
 from benchmark.store import Measured, Record, Store
 
@@ -75,27 +75,61 @@ def test_the_alarm_is_off_after_the_block_and_who_had_it_has_it_again() -> None:
 
 
 # --- gpu_hours --------------------------------------------------------------------------------
-def test_a_budget_ends_before_the_round_that_might_not_fit_and_closes_the_launcher() -> None:
-    said: list[str] = []
-    ended = False
+TASKS = {"margin": "digits[epochs=2]", "random": "shelf"}
+CELLS = {(name, seed): cell(name, seed=seed, task=task) for name, task in TASKS.items() for seed in (0, 1)}
+Told = tuple[str, int, int, float]  # strategy, seed, round (-1: started, -2: failed), hours since the last event
+
+
+def hours(told: list[Told], gpu_hours: float | None, share: float = 1.0) -> tuple[int, bool, list[str]]:
+    """How many events of a launcher come through under a budget, whether it was closed, and what was said."""
+    now, closed, said = 0.0, False, list[str]()
 
     def events() -> Generator[Event]:
-        nonlocal ended
+        nonlocal now, closed
         try:
-            yield Started(cell("random"))
-            for number, fit in enumerate([1800.0, 3600.0, 3600.0, 3600.0]):
-                measured = Measured(number, {"fit": fit, "score": 0.0, "select": 0.0}, number == 2, 0, "", {})
-                yield Round(cell("random"), Record(number, 1, [], {}, {}, {}), measured)
+            for strategy, seed, number, since in told:
+                now += 3600 * since
+                one = CELLS[strategy, seed]
+                if number == -1:
+                    yield Started(one)
+                elif number == -2:
+                    yield launch.Failure(one, ValueError("no"), whole_task=False)
+                else:
+                    yield Round(one, Record(number, 1, [], {}, {}, {}), Measured(number, {}, False, 0, "", {}))
         finally:
-            ended = True
+            closed = True
 
-    # 0.5 h, 1.5 h, a shared fit that took nothing, 2.5 h: another hour would be 3.5
-    assert len(list(launch.within(events(), 3.4, 1.0, said.append))) == 5
-    assert ended
-    assert said == ["gpu_hours=3.4: 2.5 are spent; the same command goes on from here"]
-    assert len(list(launch.within(events(), 2.4, 1.0, said.append))) == 3
-    assert len(list(launch.within(events(), 1.2, 0.5, said.append))) == 3  # two cells share a GPU
-    assert len(list(launch.within(events(), None, 1.0, said.append))) == 5
+    found = list(launch.within(events(), gpu_hours, share, said.append, lambda: now))
+    return len(found), closed, said
+
+
+ONE_CELL: list[Told] = [("margin", 0, -1, 0), ("margin", 0, 0, 1.0), ("margin", 0, 1, 1.0), ("margin", 0, 2, 1.0)]
+
+
+def test_a_budget_ends_before_the_round_that_might_not_fit_and_closes_the_launcher() -> None:
+    assert hours(ONE_CELL, 2.9) == (3, True, ["gpu_hours=2.9: 2 are spent; the same command goes on from here"])
+    assert hours(ONE_CELL, 1.9)[0] == 2
+    assert hours(ONE_CELL, 1.4, share=0.5)[0] == 3  # two cells share a GPU
+    for enough in (3.0, None):
+        assert hours(ONE_CELL, enough) == (4, True, [])  # all is done: nothing to say
+
+
+def test_a_budget_is_spent_by_all_cells_in_work_and_by_those_that_fail() -> None:
+    side_by_side: list[Told] = [
+        ("margin", 0, -1, 0), ("margin", 1, -1, 0), ("margin", 0, 0, 1.0), ("margin", 1, 0, 0.0), ("margin", 0, 1, 1.0),
+    ]  # fmt: skip
+    assert hours(side_by_side, 3.9)[0] == 4  # two hours are spent by two cells, and two more were
+    assert hours(side_by_side, 4.1)[0] == 5
+    failing: list[Told] = [("margin", 0, -1, 0), ("margin", 0, -2, 2.0), *((n, 1, r, t) for n, _, r, t in ONE_CELL)]
+    assert hours(failing, 3.5)[0] == 4  # failure, start, round 0; not round 1
+    assert hours(failing, 5.0)[0] == 6
+
+
+def test_a_budget_looks_at_the_task_that_is_next() -> None:
+    long_then_short: list[Told] = [*ONE_CELL, ("random", 0, -1, 0), ("random", 0, 0, 0.1), ("margin", 1, -1, 0)]
+    assert hours(long_then_short, 3.5) == (
+        6, True, ["gpu_hours=3.5: 3.1 are spent; the same command goes on from here"]
+    )  # fmt: skip
 
 
 def test_a_run_of_a_few_seconds_stops_and_goes_on_where_it_stopped(
@@ -128,7 +162,7 @@ def test_under_a_budget_all_tables_get_their_first_seed_before_any_gets_a_second
 @pytest.mark.parametrize("name", ["select_timeout", "gpu_hours"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
 def test_a_limit_is_a_positive_number(name: str, value: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name}=.*must be over 0"):
+    with pytest.raises(ValueError, match=rf"{name}=.*must be (over 0|a finite number)"):
         grids.settings([f"{name}={value}"])
 
 
@@ -222,9 +256,3 @@ def test_the_versions_of_a_gpu_are_recorded(monkeypatch: pytest.MonkeyPatch, tmp
     assert {"torch", "torchvision", "numpy", "scikit-learn", "python", "cuda", "cudnn"} < found.keys()
     tool.unlink()
     assert loop.driver() == ""
-
-
-def test_what_a_round_took_leaves_out_a_fit_that_was_shared() -> None:
-    seconds = {"fit": 4.0, "score": 2.0, "select": 1.0}
-    assert duration(Measured(0, seconds, False, 0, "", {})) == 7
-    assert duration(Measured(0, seconds, True, 0, "", {})) == 3

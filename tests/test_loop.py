@@ -317,7 +317,8 @@ def test_a_band_of_a_score_that_the_task_lacks_fails_at_once_and_records_nothing
     assert failure.line.endswith("until=acc 0.5 +- 0.1: there is no score acc, there are: map")
     store = Store(tmp_path / "run")
     assert store.records(one.path)[1] == []
-    assert store.failed(one.path, one.schedule)
+    assert store.failure(one.path)
+    assert not one.schedule.finished(store.records(one.path)[1])
 
 
 def test_a_cell_that_has_ended_has_not_failed(tmp_path: Path) -> None:
@@ -325,8 +326,7 @@ def test_a_cell_that_has_ended_has_not_failed(tmp_path: Path) -> None:
     run([one], tmp_path)
     store = Store(tmp_path / "run")
     store.fail(one.path, "Traceback")
-    assert not store.failed(one.path, one.schedule)
-    assert store.failed(one.path, dataclasses.replace(one.schedule, until=""))
+    assert one.schedule.finished(store.records(one.path)[1])
 
 
 @pytest.mark.parametrize("name", ["random", "in_order"])

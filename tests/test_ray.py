@@ -322,6 +322,8 @@ def test_a_worker_stays_with_its_task_and_off_fits_that_others_are_at() -> None:
     assert best(left, "", {(tiny, 0), (tiny, 1)}) == 2
     assert best(left, shelf, set()) == 2
     assert best(left[:2], shelf, set()) == 0
+    next_seed = [left[2], *(one for one in left[:2] if one.seed == 1), left[2]]
+    assert [best(next_seed, tiny, set(), in_order) for in_order in (False, True)] == [1, 0]
 
 
 def test_a_cell_travels_as_plain_data() -> None:

@@ -210,6 +210,7 @@ def ours(stores: Sequence[Store], only: str = "") -> list[Experiment]:
 def uncollected() -> Iterator[None]:
     """Without the collector of cycles, which else walks all that is read again and again, then and later, for none."""
     was_on = gc.isenabled()
+    gc.collect()  # what is frozen below stays
     gc.disable()
     try:
         yield
