@@ -43,7 +43,7 @@ format: $(READY) ## put the code into shape
 	@$(RUN) ruff format --quiet .
 
 bench: $(READY) ## time the hot paths beside the usual ways (half an hour), and write results/benchmarks
-	@$(RUN) pytest -q --benchmark-only --benchmark-json=$(VENV)/bench.json tests/benchmarks
+	@OMP_NUM_THREADS=$$(getconf _NPROCESSORS_ONLN) $(RUN) pytest -q --benchmark-only --benchmark-json=$(VENV)/bench.json tests/benchmarks
 	@$(VENV)/bin/python tests/benchmarks/page.py $(VENV)/bench.json
 
 # The versions stand in constraints.txt, what is needed in pyproject.toml; the locks add the hashes. An extra's lock holds
