@@ -16,6 +16,7 @@ from typing import Annotated, TypeVar
 
 import numpy as np
 import typer
+from threadpoolctl import threadpool_limits
 
 from benchmark.analysis import audit, comparisons, explain, tables, verify
 from benchmark.analysis.curves import Experiment, read
@@ -113,7 +114,8 @@ def in_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Resu
     """What `work` makes of each part, side by side where there are several and this process may be forked."""
     if len(parts) == 1 or "torch" in sys.modules:  # after a run: threads and GPUs do not survive a fork
         return list(map(work, parts))
-    with ProcessPoolExecutor(min(len(parts), os.cpu_count() or 1), multiprocessing.get_context("fork")) as pool:
+    num, fork = min(len(parts), os.cpu_count() or 1), multiprocessing.get_context("fork")
+    with threadpool_limits(1), ProcessPoolExecutor(num, fork) as pool:  # not threads of numpy's besides
         return list(pool.map(work, parts))
 
 

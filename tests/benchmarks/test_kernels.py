@@ -173,7 +173,7 @@ def test_influence(benchmark: BenchmarkFixture, way: str) -> None:
     model, indices = task.model(), np.arange(NUM_INFLUENCE)
     direction = {name: torch.randn_like(weight) for name, weight in task.weights(model).items()}
     arguments = task, model, indices, task.pseudo_labels(model, indices, 1), direction
-    benchmark.pedantic(INFLUENCE[way], arguments, rounds=3, warmup_rounds=way != "backward, one by one")
+    benchmark.pedantic(INFLUENCE[way], arguments, rounds=5, warmup_rounds=way != "backward, one by one")
 
 
 if __name__ == "__main__":
