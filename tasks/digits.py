@@ -6,6 +6,7 @@ import numpy as np
 
 from benchmark.api import Machine, register_task
 from tasks._classifier import Classifier, Recipe, Split, lacks
+from tasks._handwritten import handwritten
 
 NUM_TEST = 500
 DEFAULT = Recipe(
@@ -24,11 +25,8 @@ DEFAULT = Recipe(
 @register_task(version=1, default=DEFAULT, lacks=lacks)
 def digits(machine: Machine, recipe: Recipe) -> Classifier:
     """1,797 grey images of 8x8 pixels, 10 classes: a pool of 1,297, a test set of 500 (50 a class)."""
-    from sklearn.datasets import load_digits  # takes a second: only where it is used
-
-    data = load_digits()
-    images_N1HW = np.round(data.images[:, None] * (255 / 16)).astype(np.uint8)
-    labels_N = data.target.astype(np.int64)
+    values_NHW, labels_N = handwritten()
+    images_N1HW = np.round(values_NHW[:, None] * (255 / 16)).astype(np.uint8)
     order_N = np.random.default_rng(0).permutation(len(labels_N))
     rank_N = np.zeros_like(order_N)  # of each image among those of its class, in a fixed random order
     for label in range(10):

@@ -20,6 +20,7 @@ from tasks._annotations import Split, Truth
 from tasks._classifier import digest
 from tasks._detection import Detection
 from tasks._detection_recipe import SMALL, DetectorRecipe, lacks
+from tasks._handwritten import handwritten
 
 NUM_POOL, NUM_TEST = 800, 200
 SIDE = 64  # pixels of a canvas
@@ -67,10 +68,8 @@ def scenes(machine: Machine, recipe: DetectorRecipe) -> Detection:
 @cache
 def drawn() -> tuple[Split, Split]:
     """Pool and test set, the same on every machine."""
-    from sklearn.datasets import load_digits  # takes a second: only where it is used
-
-    data = load_digits()
-    glyphs_NHW, labels_N = data.images.astype(np.float32) / 16, data.target.astype(np.int64)
+    values_NHW, labels_N = handwritten()
+    glyphs_NHW = values_NHW.astype(np.float32) * np.float32(1 / 16)
     order_N = np.random.default_rng(0).permutation(len(labels_N))
     parts = np.split(order_N, [int(0.75 * len(order_N))])
     pairs = zip(parts, (NUM_POOL, NUM_TEST), (1, 2), strict=True)

@@ -21,6 +21,7 @@ from torchvision.datasets import CIFAR10, SVHN
 from benchmark import plugins
 from benchmark.api import Machine
 from tasks._classifier import PUBLISHED, Recipe
+from tasks._handwritten import handwritten
 from tasks.cifar10 import cifar10
 from tasks.cifar100 import cifar100
 from tasks.digits import DEFAULT, digits
@@ -42,6 +43,15 @@ def test_digits_are_learned_quickly(machine: Machine) -> None:
     assert 70 < few < 92
     assert 95 < many < 100
     assert task.fingerprint == digits(machine, DEFAULT).fingerprint
+
+
+def test_the_handwritten_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    data, (values_NHW, labels_N) = load_digits(), handwritten()
+    assert np.array_equal(values_NHW, data.images)
+    assert np.array_equal(labels_N, data.target)
+    assert (values_NHW.dtype, labels_N.dtype) == (np.int64, np.int64)
 
 
 def test_digits_pool_and_test_are_disjoint_parts_of_the_whole(machine: Machine) -> None:
