@@ -69,7 +69,7 @@ def main() -> None:
     for path in sys.argv[1:]:
         groups |= taken(json.loads(Path(path).read_text()))
     HOME.mkdir(parents=True, exist_ok=True)
-    KEPT.write_text(json.dumps(groups, indent=1, sort_keys=True) + "\n")
+    KEPT.write_text(json.dumps(groups, indent=1) + "\n")
     PAGE.write_text(rendered(groups))
 
 
