@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from _cells import bytes_of, cell
 
 from benchmark import launch
-from benchmark.api import Machine
+from benchmark.api import Machine, View
 from benchmark.fits import Fits
 from benchmark.launch import Failure, Round
 from benchmark.store import Store
+from strategies._influence import inverse_hessian_product, reference_gradient
 
 pytestmark = pytest.mark.gpu
 STRATEGIES = [
@@ -53,6 +55,30 @@ def test_influences_are_those_of_the_cpu() -> None:
         targets = task.pseudo_labels(fitted, indices, 2, 0.1)
         values.append(task.directional(fitted, indices, targets, direction).cpu())
     torch.testing.assert_close(values[0], values[1], rtol=1e-3, atol=1e-4)
+
+
+def test_products_of_all_chains_at_once_are_those_in_turn() -> None:
+    one = cell("isal[depth=5,repeats=2]")
+    task = one.task.plugin.build(Machine(torch.device("cuda")), one.task.values)
+    model, labelled = task.fit(np.arange(50), 0), np.arange(50)
+    needs = {"losses", "weights", "held_out"}
+    view = View(task, model, labelled, np.arange(60, 90), num_initial=50, held_out=np.arange(90, 120), needs=needs)
+    v, chains = reference_gradient(view, "held_out"), np.arange(20).reshape(4, 5)
+    in_turn, at_once = (
+        inverse_hessian_product(view, v, chains, damping=0.1, scale=dict.fromkeys(v, 100.0), together=together)
+        for together in (False, True)
+    )
+    for name, tensor in in_turn.items():
+        torch.testing.assert_close(at_once[name], tensor, rtol=1e-3, atol=1e-4 * tensor.abs().max().item())
+
+
+def test_compiled_fits_of_several_sizes_learn(tmp_path: Path) -> None:
+    """CUDA graphs: another batch size in each round."""
+    machine = Machine(torch.device("cuda"))
+    one = cell("random", rounds=4, task="digits[compile=true,epochs=10]", initial=61, budget=67)
+    events = list(launch.local([one], Store(tmp_path / "run"), Fits(tmp_path / "fits", 1.0, "cuda"), machine))
+    assert [event.line for event in events if isinstance(event, Failure)] == []
+    assert [event for event in events if isinstance(event, Round)][-1].record.scores["accuracy"] > 50
 
 
 def test_a_gpu_run_repeats_itself(tmp_path: Path) -> None:
