@@ -72,6 +72,7 @@ def test_products_of_all_chains_at_once_are_those_in_turn() -> None:
         torch.testing.assert_close(at_once[name], tensor, rtol=1e-3, atol=1e-4 * tensor.abs().max().item())
 
 
+@pytest.mark.filterwarnings("default")  # torch.compile's own
 def test_compiled_fits_of_several_sizes_learn(tmp_path: Path) -> None:
     """CUDA graphs: another batch size in each round."""
     machine = Machine(torch.device("cuda"))
