@@ -26,8 +26,8 @@ from benchmark.store import Store, slug
 
 SIDE = 64  # pixels of a small picture, at most
 FIRST = 8  # images of each purchase that are shown whatever their number
-NUM_SHOWN = 300  # images with a picture and features, at most, but for those
-NUM_POOL = 200  # of them drawn from the pool at random
+NUM_SHOWN = 200  # images with a picture and features, at most, but for those
+NUM_POOL = 120  # of them drawn from the pool at random
 
 
 def update(experiments: Sequence[Experiment], store: Store, fits: Fits, machine: Machine) -> Iterator[str]:

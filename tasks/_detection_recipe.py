@@ -6,11 +6,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torchvision
-
 from tasks._recipe import chosen, sound
 
 SMALL = "small"  # our own backbone, for canvases of 64 pixels
+BACKBONE = "resnet50"  # the default
 MMDET = "mmdet:"  # models whose name begins so are built by mmdet
 OURS = ("fcos", "faster_rcnn")
 
@@ -23,7 +22,7 @@ class DetectorRecipe:
     """
 
     model: str = "fcos"  # fcos or faster_rcnn of torchvision, or mmdet:fcos, mmdet:faster_rcnn, mmdet:CONFIG
-    backbone: str = "resnet50"  # torchvision's: any of its ResNets and MobileNets, or `small`
+    backbone: str = BACKBONE  # torchvision's: any of its ResNets and MobileNets, or `small`
     weights: str = "default"  # of the backbone: none, default (ImageNet), or a .safetensors/.pth file
     frozen_stages: int = 1  # stages of the backbone that are not trained, after the stem; -1: all is trained
     norm: Literal["frozen", "batch"] = "frozen"  # the backbone's batch normalisation: as it came, or trained
@@ -131,11 +130,13 @@ class DetectorRecipe:
 
 def known(backbone: str) -> bool:
     """Whether torchvision has a backbone of that name."""
-    return backbone == SMALL or backbone in backbones()
+    return backbone in (SMALL, BACKBONE) or backbone in backbones()
 
 
 def backbones() -> list[str]:
     """torchvision's ResNets (ResNeXts and wide ones too) and MobileNets."""
+    import torchvision  # takes a second: only where it is used
+
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
     return [name for name in names if name.startswith(("resne", "wide_resnet", "mobilenet"))]
 

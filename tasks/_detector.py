@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from benchmark.api import Boxes, seeded
 
@@ -206,6 +205,8 @@ def suppressed(
     distribution each candidate goes with; levels: how many candidates each level has, where levels are thinned out.
     Boxes are clipped to the image, and dropped below a hundredth of a pixel.
     """
+    from torchvision.ops import batched_nms, clip_boxes_to_image  # torchvision takes a second: only where it is used
+
     candidate_S, label_S = (scores_AC > rule.min_score).nonzero(as_tuple=True)
     if levels:
         best_S = thinned(scores_AC[candidate_S, label_S], candidate_S, levels, rule.num_candidates)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock
-from torchvision.datasets import SVHN
 
 from benchmark.api import Machine
 from tasks._classifier import Split, located
 
 
-def cifar(machine: Machine, kind: Any) -> tuple[Split, Split]:
-    """Pool and test set of torchvision's CIFAR10 or CIFAR100. Raises ValueError where they cannot be had."""
-    folder = located(machine, ".")
+def cifar(machine: Machine, name: Literal["CIFAR10", "CIFAR100"]) -> tuple[Split, Split]:
+    """Pool and test set of torchvision's class of that name. Raises ValueError where they cannot be had."""
+    from torchvision import datasets  # torchvision takes a second: only where it is used
+
+    folder, kind = located(machine, "."), getattr(datasets, name)
     parts = [fetched(partial(kind, folder, train=train), folder, kind.url) for train in (True, False)]
     pool, test = (Split(part.data.transpose(0, 3, 1, 2), np.array(part.targets)) for part in parts)
     return pool, test
@@ -25,6 +26,8 @@ def cifar(machine: Machine, kind: Any) -> tuple[Split, Split]:
 
 def house_numbers(machine: Machine) -> tuple[Split, Split]:
     """Pool and test set of SVHN (not its extra set), class = digit. Raises ValueError where they cannot be had."""
+    from torchvision.datasets import SVHN
+
     folder = located(machine, "svhn")
     parts = [
         fetched(partial(SVHN, folder, split=split), folder, SVHN.split_list[split][0]) for split in ("train", "test")

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from benchmark.api import Companion
 
@@ -145,11 +143,13 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 # --- by name --------------------------------------------------------------------------------------
-def resnet18(width: int) -> ResNet:
+def resnet18(width: int) -> nn.Module:
     """ResNet-18 for 32x32 images: 3x3 stem of stride 1, no max-pooling (11,173,962 parameters for width 64, C 10).
 
     Layers keep PyTorch's own initialisation, as in the code of ISAL.
     """
+    from torchvision.models.resnet import BasicBlock, ResNet  # torchvision takes a second: only where it is used
+
     network = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=1)
     network.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
     network.bn1 = nn.BatchNorm2d(width)
@@ -159,7 +159,8 @@ def resnet18(width: int) -> ResNet:
         layer = network._make_layer(BasicBlock, width << stage, 2, stride=1 if stage == 0 else 2)
         setattr(network, f"layer{stage + 1}", layer)
     network.fc = nn.Linear(width << 3, 1)
-    return network
+    made: nn.Module = network
+    return made
 
 
 def small_cnn() -> nn.Module:
@@ -178,6 +179,8 @@ def ours(name: str, width: int, pretrained: bool) -> nn.Module:
 
 def from_torchvision(name: str, width: int, pretrained: bool) -> nn.Module:
     """A network of torchvision.models."""
+    import torchvision
+
     network: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
     return network
 
@@ -229,6 +232,8 @@ def names(source: str) -> list[str]:
     if source == "ours":
         return ["resnet18", "small_cnn"]
     if source == "torchvision":
+        import torchvision
+
         auxiliary = {"googlenet", "inception_v3"}  # more than one output in training
         return [name for name in torchvision.models.list_models(module=torchvision.models) if name not in auxiliary]
     if find_spec(source) is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torchvision.datasets import CIFAR10
-
 from benchmark.api import Machine, register_task
 from tasks._classifier import PUBLISHED, Classifier, Recipe, lacks
 from tasks._download import cifar
@@ -12,4 +10,4 @@ from tasks._download import cifar
 @register_task(version=1, default=Recipe(), published=PUBLISHED, lacks=lacks)
 def cifar10(machine: Machine, recipe: Recipe) -> Classifier:
     """50,000 + 10,000 colour images of 32x32 pixels, 10 classes; downloaded into the data folder (170 MB)."""
-    return Classifier(machine, recipe, *cifar(machine, CIFAR10), num_classes=10)
+    return Classifier(machine, recipe, *cifar(machine, "CIFAR10"), num_classes=10)

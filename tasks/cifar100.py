@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torchvision.datasets import CIFAR100
-
 from benchmark.api import Machine, register_task
 from tasks._classifier import PUBLISHED, Classifier, Recipe, lacks
 from tasks._download import cifar
@@ -14,4 +12,4 @@ from tasks._download import cifar
 @register_task(version=1, default=Recipe(), published=replace(PUBLISHED, normalise="cifar100"), lacks=lacks)
 def cifar100(machine: Machine, recipe: Recipe) -> Classifier:
     """50,000 + 10,000 colour images of 32x32 pixels, 100 classes; downloaded into the data folder (169 MB)."""
-    return Classifier(machine, recipe, *cifar(machine, CIFAR100), num_classes=100)
+    return Classifier(machine, recipe, *cifar(machine, "CIFAR100"), num_classes=100)
