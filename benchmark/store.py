@@ -24,7 +24,6 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -377,11 +376,14 @@ def sound_lines(path: str | Path) -> tuple[list[bytes], list[bytes], str]:
             lines = handle.read().splitlines(keepends=True)
     except (FileNotFoundError, NotADirectoryError):
         return [], [], ""
-    texts = [text for text in takewhile(lambda text: text is not None, map(body_of, lines)) if text is not None]
-    if len(texts) == len(lines):
-        return lines, texts, ""
-    whole = lines[len(texts)].endswith(CLOSING[-1:])
-    return lines, texts, f"line {len(texts) + 1} is {'damaged' if whole else 'torn'}"
+    texts = list[bytes]()
+    for line in lines:
+        text = body_of(line)
+        if text is None:
+            whole = line.endswith(CLOSING[-1:])
+            return lines, texts, f"line {len(texts) + 1} is {'damaged' if whole else 'torn'}"
+        texts.append(text)
+    return lines, texts, ""
 
 
 def num_in_order(bodies: Sequence[Mapping[str, Any]]) -> int:

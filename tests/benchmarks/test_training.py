@@ -19,6 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmark import cli
 from benchmark.api import Machine
 from tasks._classifier import Classifier, Recipe, Split
 
@@ -113,8 +114,9 @@ def test_training(benchmark: BenchmarkFixture, way: str) -> None:
 def repeatable(on: bool) -> Iterator[None]:
     """Runs a block as `deterministic=true` does."""
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(on)
-    torch.utils.deterministic.fill_uninitialized_memory = not on  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(False)
+    if on:
+        cli.repeatable()
     try:
         yield
     finally:
