@@ -5,7 +5,9 @@ Shapes: N images, P predictions, C classes, D features. `Indices` are positions 
 
 from __future__ import annotations
 
+import hashlib
 import math
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import plugins
-from benchmark.plugins import Plugin, add
+from benchmark.plugins import EncoderName, Plugin, add
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Targets: TypeAlias = (
     Any  # what losses are computed against: (N,) or (N, C) for a classifier, list[Boxes] for a detector
 )
-How: TypeAlias = Literal["sum", "mean", "max"]  # from a detector's predictions to one number an image
+How: TypeAlias = Literal["sum", "mean", "max"]  # from an image's predictions to one number
+Augmentation: TypeAlias = Literal["flip", "cutout", "shrink", "rotate"]  # a detector's views of an image, see View
 Direction: TypeAlias = dict[str, Tensor]  # a tangent of the weights, by parameter name
+
+
+WEIGHTS = (".safetensors", ".pth", ".pt")  # endings of files of weights
+UNPAID = "the labels of unlabelled images are not yours to read: buy them first"
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,13 @@ class Machine:
     scratch: Path | None = None  # folder for checkpoints of fits in work; None: keep none
     workers: int = 0  # processes that read images, for tasks whose images do not fit in memory
     select_timeout: float | None = None  # seconds that a strategy may take for one choice
+
+    def located(self, path: str) -> Path:
+        """A path that the user gave: absolute, or inside the data folder."""
+        given = Path(path).expanduser()
+        if not given.is_absolute() and self.data is None:
+            raise ValueError(f"{path} is looked for in the data folder: set data=DIR or $AL_BENCHMARK_DATA")
+        return given if self.data is None else self.data / given
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,8 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Predictions:
-    """P predictions on N images: one an image for a classifier, any number for a detector.
+    """P predictions on N images: one an image for a classifier, any number for a detector, one a place for a
+    segmenter.
 
     Rows of `scores_PC` sum to one. For a detector the last column is background: what a sigmoid head leaves over.
     """
@@ -79,13 +94,58 @@ class Predictions:
         """(P,): the probability of the likeliest class; background is none."""
         return (self.scores_PC if self.boxes_P4 is None else self.scores_PC[:, :-1]).amax(1)
 
+    @property
+    def one_each(self) -> bool:
+        """Whether there is one prediction an image, in the order of the images: a classifier's."""
+        return self.boxes_P4 is None and len(self.scores_PC) == self.num_images
+
     def per_image(self, values_P: Tensor, how: How = "mean") -> Tensor:
         """(N,): one value an image; 0 for an image without predictions, so let 0 mean what such an image deserves."""
-        if self.boxes_P4 is None:
+        if self.one_each:
             return values_P
         reduce = {"sum": "sum", "mean": "mean", "max": "amax"}[how]
         out_N = values_P.new_zeros(self.num_images)
         return out_N.scatter_reduce(0, self.image_P, values_P, reduce, include_self=False)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a frozen encoder tells of N images: T patches of D features each, by rows of the image, and the whole."""
+
+    patches_NTD: Tensor
+    attention_NT: Tensor  # how much each patch matters; rows sum to one
+    global_NE: Tensor  # E features of the image
+    seconds: float = 0.0  # that making it took, whenever that was
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.global_NE)
+
+
+class Pool(Protocol):
+    """The images of a pool, without their labels: what an encoder may be trained on."""
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first image: of all of them, where they are of one size."""
+
+    def images(self, indices: Indices, size: tuple[int, int]) -> Tensor:
+        """(N, 3, *size) uint8 on the machine's device, squashed to `size` where they are of another (bilinear)."""
+
+
+class Encoder(Protocol):
+    """A frozen network, or anything else that maps images to features. Equal images give equal features."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that it wants its images in."""
+
+    def __call__(self, images_N3HW: Tensor) -> Encoding:
+        """The encoding of uint8 images of its size."""
 
 
 class Companion(Protocol):
@@ -154,6 +214,14 @@ class Reference:
         return map(self._batch, self._parts)
 
 
+@dataclass
+class EncodingTime:
+    """Seconds of a selection that went into encodings: a cache may have made them sooner."""
+
+    waited: float = 0.0  # for them in this selection
+    making: float = 0.0  # what making them took, whenever that was
+
+
 class View:
     """All that a strategy sees of one round: the model, the two sets and the capabilities it declared.
 
@@ -174,6 +242,7 @@ class View:
     ) -> None:
         self.model, self.num_initial = model, num_initial
         self.diagnostics: dict[str, float] = {}
+        self.encoding = EncodingTime()
         self.__labelled, self.__unlabelled = labelled.copy(), unlabelled.copy()
         self.__task, self.__held_out, self.__needs = task, held_out, frozenset(needs)
         self.__visible = frozenset(labelled.tolist()) | frozenset(unlabelled.tolist())
@@ -233,6 +302,41 @@ class View:
         """(N, D) float32: the input of the last layer, averaged over places. Not to be changed in place."""
         return self.__ask("embed")(self.model, self.__seen(indices))
 
+    def classify(self, features_ND: Tensor) -> Tensor:
+        """(N, C): the logits that a classifier's last layer gives for inputs of it, see `embed`; differentiable."""
+        return self.__ask("classify")(self.model, features_ND)
+
+    def images(self, indices: Indices, size: tuple[int, int]) -> Tensor:
+        """(N, 3, *size) uint8: the images themselves, squashed to height and width `size`."""
+        return self.__ask("images")(self.model, self.__seen(indices), size)
+
+    def encode(self, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
+        """The encodings of these images by a frozen encoder, in order, some images at a time."""
+        parts: Iterator[Encoding] = self.__ask("encode")(self.model, self.__seen(indices), encoder)
+        while True:
+            began = time.perf_counter()
+            part = next(parts, None)
+            self.encoding.waited += time.perf_counter() - began
+            if part is None:
+                return
+            self.encoding.making += part.seconds
+            yield part
+
+    def labels(self, indices: Indices) -> Targets:
+        """The true labels of labelled images: (N,) classes of a classifier, a list of `Boxes` of a detector."""
+        if not np.isin(indices, self.__labelled).all():
+            raise PermissionError(UNPAID)
+        return self.__ask("labels")(self.model, self.__seen(indices))
+
+    def augmented(self, indices: Indices, how: Augmentation, seed: int) -> Predictions:
+        """`predict` of a detector on changed images, its boxes in pixels of the images as they were: mirrored (`flip`),
+        with two patches cut out (`cutout`), at 0.8 of their size (`shrink`), turned by five degrees (`rotate`)."""
+        return self.__ask("augmented")(self.model, self.__seen(indices), how, seed)
+
+    def box_features(self, indices: Indices) -> Tensor:
+        """(P, D): for each box of `predict`, what a detector's classification layer saw where it found it."""
+        return self.__ask("box_features")(self.model, self.__seen(indices))
+
     def companion(self, indices: Indices) -> Tensor:
         """(N,): the output of the strategy's own companion (its class is declared in `register`)."""
         return self.__ask("companion")(self.model, self.__seen(indices))
@@ -250,7 +354,7 @@ class View:
     def losses(self, indices: Indices, targets: Targets | None = None) -> Tensor:
         """(N,) losses, differentiable in `weights()`; true labels, of labelled images only, by default."""
         if targets is None and not np.isin(indices, self.__labelled).all():
-            raise PermissionError("the labels of unlabelled images are not yours to read: buy them first")
+            raise PermissionError(UNPAID)
         return self.__ask("losses")(self.model, self.__seen(indices), targets)
 
     def directional(self, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
@@ -302,8 +406,31 @@ def strategy(label: str) -> tuple[Plugin, dict[str, Any]]:
     return plugin, plugin.bind(given)
 
 
+def encoder(label: EncoderName, pool: Pool, machine: Machine) -> Encoder:
+    """The encoder that a label names, built on a pool. ValueError names what does not fit."""
+    name, given = plugins.parse(label)
+    plugin = plugins.get("encoder", name)
+    return plugin.build(machine, plugin.bind(given), pool)
+
+
+def identity(label: EncoderName, machine: Machine) -> str:
+    """Everything that decides what an encoder makes of images, but for the pool it is built on, in words: files of
+    weights by their content. ValueError where there is no such file."""
+    name, given = plugins.parse(label)
+    plugin = plugins.get("encoder", name)
+    values = plugin.bind(given)
+    for key, value in values.items():
+        if isinstance(value, str) and value.endswith(WEIGHTS):
+            path = machine.located(value)
+            if not path.is_file():
+                raise ValueError(f"{label}: no such file: {path}")
+            values[key] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{name} {plugin.version} {sorted(values.items())}"
+
+
 StrategyF = TypeVar("StrategyF", bound=Callable[..., Indices])
 TaskF = TypeVar("TaskF", bound=Callable[..., Task])
+EncoderF = TypeVar("EncoderF", bound=Callable[..., Encoder])
 
 
 def register(
@@ -353,6 +480,16 @@ def register_task(
     return decorate
 
 
+def register_encoder(*, version: int) -> Callable[[EncoderF], EncoderF]:
+    """Registers an encoder under its factory's name: `factory(machine, pool, *, own parameters) -> Encoder`."""
+
+    def decorate(function: EncoderF) -> EncoderF:
+        add(Plugin("encoder", function.__name__, function, version))
+        return function
+
+    return decorate
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Runs a block with torch's global generators seeded, and gives the caller's state back.
@@ -366,6 +503,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 __all__ = [
-    "Annotations", "Boxes", "Companion", "Direction", "How", "Indices", "Machine", "Predictions", "Reference",
-    "Targets", "Task", "View", "register", "register_task", "seeded", "strategy",
+    "Annotations", "Augmentation", "Boxes", "Companion", "Direction", "Encoder", "EncoderName", "Encoding",
+    "EncodingTime", "How", "Indices", "Machine", "Pool", "Predictions", "Reference", "Targets", "Task", "View",
+    "encoder", "identity", "register", "register_encoder", "register_task", "seeded", "strategy",
 ]  # fmt: skip

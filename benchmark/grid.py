@@ -118,8 +118,11 @@ class Spec:
         return self.plugin.name
 
     def identity(self) -> dict[str, Any]:
-        """Everything about it that can change a number."""
-        return {"name": self.name, "version": self.plugin.version, "parameters": self.values}
+        """Everything about it that can change a number; encoders only where there are any: older records keep their
+        key."""
+        encoders = self.plugin.encoders(self.values)
+        told = {"encoders": encoders} if encoders else {}
+        return {"name": self.name, "version": self.plugin.version, "parameters": self.values, **told}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmark.api import Companion, Indices, Machine, Task, View
+from benchmark.api import Companion, EncodingTime, Indices, Machine, Task, View
 from benchmark.fits import Fit, Fits
 from benchmark.grid import Cell
 from benchmark.limits import limited
@@ -64,8 +64,10 @@ def run(
         clock = Clock()
         bought, diagnostics = begin.initial, dict[str, float]()
         if fitted is not None:
+            seen = view(cell, task, begin, fitted.model, labelled)
             with clock("select"), limited(machine.select_timeout, cell.strategy.label):
-                bought, diagnostics = select(cell, task, view(cell, task, begin, fitted.model, labelled), number)
+                bought, diagnostics = select(cell, task, seen, number)
+            clock.charge(seen.encoding)
         labelled = np.concatenate([labelled, bought])
         fitted = fit(cell, task, fits, labelled, number)
         with clock("score"):
@@ -182,6 +184,12 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds = {"select": 0.0, "score": 0.0}
+
+    def charge(self, encoding: EncodingTime) -> None:
+        """Tells `encode`, what the encodings that a selection used took whenever they were made, from `select`."""
+        if encoding.making:
+            self.seconds["select"] -= encoding.waited
+            self.seconds["encode"] = encoding.making
 
     def __call__(self, name: str) -> Clock:
         self.name = name

@@ -23,14 +23,15 @@ from typing import Any, Literal
 # Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
 LABEL_NEEDS = frozenset({"test_labels", "held_out"})
 REQUIRED = inspect.Parameter.empty
-FOLDERS = {"strategy": "strategies", "task": "tasks"}
+EncoderName = typing.NewType("EncoderName", str)  # the type of a parameter that names an encoder
+FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}
 
 
 @dataclass(frozen=True, eq=False)
 class Plugin:
-    """One registered strategy or task. See `benchmark.api.register` and `register_task`."""
+    """One registered strategy, task or encoder. See `benchmark.api.register` and its siblings."""
 
-    kind: Literal["strategy", "task"]
+    kind: Literal["strategy", "task", "encoder"]
     name: str
     function: Callable[..., Any]
     version: int
@@ -95,24 +96,30 @@ class Plugin:
         """The needs under these (bound) parameters."""
         return frozenset(self.needs(**values) if callable(self.needs) else self.needs)
 
+    def encoders(self, values: Mapping[str, Any]) -> dict[str, int]:
+        """The encoders that these (bound) parameters name, with their versions."""
+        kinds = {name: kind for name, (kind, _) in self.parameters(bool(values.get("published", False))).items()}
+        named = [values[name] for name, kind in kinds.items() if is_encoder(kind) and values[name] is not None]
+        return {label: get("encoder", parse(label)[0]).version for label in named}
+
     def capabilities(self, values: Mapping[str, Any]) -> frozenset[str]:
         """A task's capabilities under these (bound) parameters: the public methods of what it returns."""
         returned = typing.get_type_hints(self.function)["return"]
         methods = {name for name, _ in inspect.getmembers(returned, inspect.isfunction) if not name.startswith("_")}
         return frozenset(methods - set(self.lacks(**values) if self.lacks else ()))
 
-    def build(self, machine: Any, values: Mapping[str, Any]) -> Any:
-        """The task, built for `machine` from bound parameters."""
+    def build(self, machine: Any, values: Mapping[str, Any], *given: Any) -> Any:
+        """The task, or the encoder on the pool that is `given`, built for `machine` from bound parameters."""
         rest = {name: value for name, value in values.items() if name != "published"}
         recipe = self.recipes.get(bool(values.get("published", False)))
         if recipe is None:
-            return self.function(machine, **rest)
+            return self.function(machine, *given, **rest)
         fields = {f.name for f in dataclasses.fields(recipe)}
         chosen = dataclasses.replace(recipe, **{n: v for n, v in rest.items() if n in fields})
         return self.function(machine, chosen, **{n: v for n, v in rest.items() if n not in fields})
 
 
-REGISTRY: dict[str, dict[str, Plugin]] = {"strategy": {}, "task": {}}
+REGISTRY: dict[str, dict[str, Plugin]] = {kind: {} for kind in FOLDERS}
 
 
 def add(plugin: Plugin) -> None:
@@ -136,7 +143,7 @@ def get(kind: str, name: str) -> Plugin:
 
 
 def discover(folder: str | Path | None = None) -> None:
-    """Imports every plug-in: the two packages, installed entry points, and the files of `folder`."""
+    """Imports every plug-in: the packages of FOLDERS, installed entry points, and the files of `folder`."""
     for package in FOLDERS.values():
         home = imported(package, partial(importlib.import_module, package))
         for path in sorted(Path(home.__path__[0]).glob("[!_]*.py")):
@@ -227,9 +234,18 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"{name!r} ({hint})"
 
 
+def is_encoder(kind: Any) -> bool:
+    """Whether a parameter of this type names an encoder."""
+    return EncoderName in (kind, *typing.get_args(kind))
+
+
 def checked(what: str, value: Any, kind: Any) -> Any:
-    """`value` as the annotated type: an int passes for a float, text is read; ValueError where it does not fit."""
+    """`value` as the annotated type: an int passes for a float, text is read, an encoder's name has one spelling a
+    meaning. ValueError where it does not fit."""
     options = typing.get_args(kind)
+    if is_encoder(kind) and value not in ("null", None):
+        name, given = parse(value)
+        return get("encoder", name).label(given)
     if typing.get_origin(kind) is Literal:
         if value not in options:
             raise ValueError(f"{what}: must be one of {', '.join(map(str, options))}")

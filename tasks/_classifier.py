@@ -19,9 +19,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from benchmark.api import Annotations, Companion, Direction, Indices, Machine, Predictions, Targets, seeded
+from benchmark.api import (
+    Annotations,
+    Companion,
+    Direction,
+    EncoderName,
+    Encoding,
+    Indices,
+    Machine,
+    Predictions,
+    Targets,
+    seeded,
+)
 from tasks._augment import Normaliser
 from tasks._directional import Layers
+from tasks._encode import Encodings, InMemory
 from tasks._networks import Network, build
 from tasks._recipe import PUBLISHED, Recipe, lacks
 from tasks._training import Labelled, derived, precision, train
@@ -58,11 +70,13 @@ class Classifier:
         self.classes = classes or [str(number) for number in range(num_classes)]
         self.batch_size = max(16, PIXELS_A_BATCH // (pool.images_NKHW.shape[2] * pool.images_NKHW.shape[3]))
         self._recipe, self._device = recipe, machine.device
-        self._weights = recipe.weights if recipe.weights in ("none", "default") else located(machine, recipe.weights)
+        self._weights = recipe.weights if recipe.weights in ("none", "default") else machine.located(recipe.weights)
         self._images, self._labels = pool.on(machine.device)
         self._test_images, self._test_labels = test.on(machine.device)
         self._normaliser = Normaliser.of(recipe.normalise, self._images)
         self._memo: tuple[Callable[[], nn.Module | None], Indices, tuple[Tensor, Tensor]] | None = None
+        self._pool = InMemory(self._images)
+        self._encodings = Encodings(self._pool, self._pool, digest(pool.images_NKHW), machine)
         self.model()  # whatever is wrong with the network is said now
         self.fingerprint = digest(pool.images_NKHW, pool.labels_N, test.images_NKHW, test.labels_N, self._weights)
 
@@ -138,6 +152,22 @@ class Classifier:
             with torch.no_grad():
                 dropped_ND = features_ND * kept_ND.to(self._device) / (1 - network.dropout.p)
                 yield predictions(network.head(dropped_ND))
+
+    def classify(self, model: nn.Module, features_ND: Tensor) -> Tensor:
+        """(N, C): the last layer's outputs, in float32."""
+        return own(model).logits(features_ND)
+
+    def labels(self, model: nn.Module, indices: Indices) -> Tensor:
+        """(N,) classes."""
+        return self._labels[torch.from_numpy(np.array(indices)).to(self._device)]
+
+    def images(self, model: nn.Module, indices: Indices, size: tuple[int, int]) -> Tensor:
+        """(N, 3, *size) uint8."""
+        return self._pool.images(indices, size)
+
+    def encode(self, model: nn.Module, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
+        """What a frozen encoder makes of them; the model plays no part."""
+        return self._encodings.encode(indices, encoder)
 
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,): the companion's output."""
@@ -279,12 +309,4 @@ def digest(*parts: object) -> str:
     return total.hexdigest()
 
 
-def located(machine: Machine, path: str) -> Path:
-    """A path that the user gave: absolute, or inside the data folder."""
-    given = Path(path).expanduser()
-    if not given.is_absolute() and machine.data is None:
-        raise ValueError(f"{path} is looked for in the data folder: set data=DIR or $AL_BENCHMARK_DATA")
-    return given if machine.data is None else machine.data / given
-
-
-__all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "lacks", "located"]
+__all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "lacks"]

@@ -18,14 +18,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.api import Annotations, Boxes, Companion, Direction, Indices, Machine, Predictions, Targets, seeded
+from benchmark.api import (
+    Annotations,
+    Boxes,
+    Companion,
+    Direction,
+    EncoderName,
+    Encoding,
+    Indices,
+    Machine,
+    Predictions,
+    Targets,
+    seeded,
+)
 from tasks._annotations import Split, Truth
 from tasks._average_precision import Found, coco_scores, voc_map
-from tasks._classifier import digest, located
+from tasks._classifier import digest
 from tasks._detection_input import Noise, Placed, Placing, stream
 from tasks._detection_recipe import MMDET, DetectorRecipe
 from tasks._detection_training import Step, train
 from tasks._detector import Batch, Detections, Detector
+from tasks._encode import Encodings, Read
 from tasks._training import derived
 
 PIXELS_A_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 canvases of 64x64; on a GPU seven images of 800x1333
@@ -48,13 +61,14 @@ class Detection:
         self.num_pool, self.num_classes, self._map = len(pool.truth), num_classes, SCORES[map_at]
         self.classes = classes or [str(number) for number in range(num_classes)]
         self._machine, self._recipe, self._device = machine, recipe, machine.device
-        self._weights = None if recipe.weights in ("none", "default") else located(machine, recipe.weights)
+        self._weights = None if recipe.weights in ("none", "default") else machine.located(recipe.weights)
         self._pool, self._test = pool, test
         self._memo: tuple[Callable[[], nn.Module | None], Indices, Everything] | None = None
         detector = self.model()  # whatever is wrong with the recipe is said now
         self._placing = Placing(recipe, detector.pixels, machine.device)
         self._num_pixels = PIXELS_A_BATCH[machine.device.type]
         self.batch_size = max(1, self._num_pixels // math.prod(self._placing.padded_size(pool.images[0])))
+        self._encodings = Encodings(self._pictures(), self._pictures(), pool.images.fingerprint, machine)
         parts = [arrays(split.truth) for split in (pool, test)]
         self.fingerprint = digest(*parts[0], *parts[1], pool.images.fingerprint, test.images.fingerprint, self._weights)
 
@@ -150,6 +164,18 @@ class Detection:
         detector = own(model)
         return torch.cat([detector.pooled(maps, batch).float() for maps, batch in self._mapped(detector, indices)])
 
+    def labels(self, model: nn.Module, indices: Indices) -> list[Boxes]:
+        """The boxes of each image that are not ignored."""
+        return [self._pool.truth.of(index) for index in np.asarray(indices).tolist()]
+
+    def images(self, model: nn.Module, indices: Indices, size: tuple[int, int]) -> Tensor:
+        """(N, 3, *size) uint8."""
+        return self._pictures().images(indices, size)
+
+    def encode(self, model: nn.Module, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
+        """What a frozen encoder makes of them; the model plays no part."""
+        return self._encodings.encode(indices, encoder)
+
     @torch.no_grad()
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,): the companion's output on the feature maps."""
@@ -186,6 +212,16 @@ class Detection:
         return torch.cat([detector.slopes(batch, goals, along) for batch, goals in pairs])
 
     # --- inside ----------------------------------------------------------------------------------
+    def _pictures(self) -> Read:
+        """The pool as encoders see it."""
+
+        def read(indices: list[int]) -> Iterator[Tensor]:
+            groups = [[index] for index in indices]
+            return (group[0] for group in stream(self._pool.images, groups, self._machine.workers))
+
+        height, width = self._pool.images[0].shape[1:]
+        return Read(self.num_pool, (height, width), read, self._device)
+
     def _detector(self, seed: int, companion: Companion | None) -> Detector:
         """A fresh detector; a companion does not change what it starts from."""
         recipe = self._recipe

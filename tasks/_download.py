@@ -11,14 +11,14 @@ import numpy as np
 from filelock import FileLock
 
 from benchmark.api import Machine
-from tasks._classifier import Split, located
+from tasks._classifier import Split
 
 
 def cifar(machine: Machine, name: Literal["CIFAR10", "CIFAR100"]) -> tuple[Split, Split]:
     """Pool and test set of torchvision's class of that name. Raises ValueError where they cannot be had."""
     from torchvision import datasets  # torchvision takes a second: only where it is used
 
-    folder, kind = located(machine, "."), getattr(datasets, name)
+    folder, kind = machine.located("."), getattr(datasets, name)
     parts = [fetched(partial(kind, folder, train=train), folder, kind.url) for train in (True, False)]
     pool, test = (Split(part.data.transpose(0, 3, 1, 2), np.array(part.targets)) for part in parts)
     return pool, test
@@ -28,7 +28,7 @@ def house_numbers(machine: Machine) -> tuple[Split, Split]:
     """Pool and test set of SVHN (not its extra set), class = digit. Raises ValueError where they cannot be had."""
     from torchvision.datasets import SVHN
 
-    folder = located(machine, "svhn")
+    folder = machine.located("svhn")
     parts = [
         fetched(partial(SVHN, folder, split=split), folder, SVHN.split_list[split][0]) for split in ("train", "test")
     ]

@@ -7,7 +7,6 @@ from typing import Literal
 
 from benchmark.api import Machine, register_task
 from tasks._annotations import reveals, with_boxes
-from tasks._classifier import located
 from tasks._coco_json import coco_json
 from tasks._detection import Detection
 from tasks._detection_recipe import PUBLISHED_FCOS_COCO, DetectorRecipe, lacks
@@ -49,7 +48,7 @@ def places(machine: Machine, root: str, train: str, test: str) -> list[tuple[Pat
     if train == test:
         raise ValueError(f"train={train} is the test set too")
     try:
-        folder = located(machine, root)
+        folder = machine.located(root)
     except ValueError as error:
         raise ValueError(f"{error}, and unpack {ARCHIVES} into {root}/ there") from None
     found = [(folder / "annotations" / f"instances_{split}.json", folder / split) for split in (train, test)]

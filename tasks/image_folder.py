@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmark.api import Machine, register_task
-from tasks._classifier import PUBLISHED, Classifier, Recipe, Split, lacks, located
+from tasks._classifier import PUBLISHED, Classifier, Recipe, Split, lacks
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -31,7 +31,7 @@ def image_folder(machine: Machine, recipe: Recipe, *, root: str, size: int = 32)
     """
     if size < 1:
         raise ValueError(f"size={size}: must be at least 1")
-    folder = located(machine, root)
+    folder = machine.located(root)
     classes = class_names(folder)
     pool, test = (read(folder / part, classes, size) for part in ("train", "test"))
     return Classifier(machine, recipe, pool, test, num_classes=len(classes), classes=classes)

@@ -7,7 +7,6 @@ from typing import Literal
 
 from benchmark.api import Machine, register_task
 from tasks._annotations import reveals, with_boxes
-from tasks._classifier import located
 from tasks._detection import Detection
 from tasks._detection_recipe import PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
 from tasks._pascal_voc import pascal_voc
@@ -50,7 +49,7 @@ def devkit(machine: Machine, root: str, year: int | None) -> Path:
     """The folder with ImageSets/Main. ValueError says how to get one."""
     archives = ARCHIVES.get(year or 2012, f"an archive of {SITE}/voc{year}/")
     try:
-        folder = located(machine, root)
+        folder = machine.located(root)
     except ValueError as error:
         raise ValueError(f"{error}, and unpack {archives} there") from None
     inside = [] if year is None else [f"VOC{year}", f"VOCdevkit/VOC{year}"]

@@ -1,0 +1,17 @@
+"""DINO's ViT-S/16 (Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021)."""
+
+from __future__ import annotations
+
+from benchmark.api import Machine, Pool, register_encoder
+from encoders._vit import Vit
+
+
+@register_encoder(version=1)
+def dino(machine: Machine, pool: Pool, *, weights: str = "default") -> Vit:
+    """The encoder of GEAL and FreeSel: 196 patches of 384 features, attention of 6 heads, images at 224 x 224 pixels.
+
+    weights: default (timm's copy of the authors', downloaded when first used), none (random ones, to try a grid), or
+        a file: the authors' `dino_deitsmall16_pretrain.pth`, absolute or inside the data folder.
+    Deviation: images are squashed bilinearly, where GEAL's code does so bicubically.
+    """
+    return Vit(machine, "vit_small_patch16_224.dino", weights, 224)

@@ -1,0 +1,17 @@
+"""Any vision transformer of timm (Dosovitskiy et al., An Image Is Worth 16x16 Words, ICLR 2021)."""
+
+from __future__ import annotations
+
+from benchmark.api import Machine, Pool, register_encoder
+from encoders._vit import Vit
+
+
+@register_encoder(version=1)
+def vit(machine: Machine, pool: Pool, *, model: str, weights: str = "default", size: int = 224) -> Vit:
+    """A frozen transformer: see `Vit` for which of its outputs.
+
+    model: a name of timm (`vit_base_patch14_dinov2.lvd142m`); one with a class token and plain attention.
+    weights: default (timm's, downloaded when first used), none (random ones, to try a grid), or a file of them
+        (.safetensors, .pth), absolute or inside the data folder. size: pixels a side that images are squashed to.
+    """
+    return Vit(machine, model, weights, size)

@@ -1,0 +1,210 @@
+"""What frozen encoders make of a task's images, kept on disk by content.
+
+Shapes: N images, H x W pixels, K channels, T patches, D and E features.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchmark.api import Encoder, EncoderName, Encoding, Indices, Machine, Pool, encoder, identity
+
+SHARD = 256  # images a file
+BATCH = 64  # images that an encoder sees at once
+TENSORS = tuple(one.name for one in fields(Encoding) if one.name != "seconds")
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """The pool of a task whose images are on the device."""
+
+    images_NKHW: Tensor  # uint8
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return len(self.images_NKHW)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of all images."""
+        return self.images_NKHW.shape[2], self.images_NKHW.shape[3]
+
+    def images(self, indices: Indices, size: tuple[int, int]) -> Tensor:
+        """(N, 3, *size) uint8."""
+        picked = self.images_NKHW[torch.from_numpy(np.array(indices)).to(self.images_NKHW.device)]
+        return squashed(picked, size).expand(-1, 3, -1, -1)
+
+
+@dataclass(frozen=True)
+class Read:
+    """The pool of a task whose images are read when they are needed."""
+
+    num_images: int
+    size: tuple[int, int]  # of the first
+    read: Callable[[list[int]], Iterator[Tensor]]  # (3, H, W) uint8 each
+    device: torch.device
+
+    def images(self, indices: Indices, size: tuple[int, int]) -> Tensor:
+        """(N, 3, *size) uint8."""
+        parts = [squashed(one[None].to(self.device), size) for one in self.read(np.asarray(indices).tolist())]
+        return torch.cat([torch.empty(0, 3, *size, dtype=torch.uint8, device=self.device), *parts])
+
+
+def squashed(images_NKHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, K, *size) uint8: bilinear, antialiased; as they are where they have that size."""
+    if tuple(images_NKHW.shape[2:]) == tuple(size):
+        return images_NKHW
+    pixels = F.interpolate(images_NKHW.float(), size, mode="bilinear", antialias=True, align_corners=False)
+    return pixels.round().clamp(0, 255).byte()
+
+
+@dataclass
+class Encodings:
+    """The encodings of a split's images by encoders that are built on a pool.
+
+    A shard of images is encoded when one of them is asked for, and then kept: in `machine.scratch`, under a name that
+    tells the images, the encoder and PyTorch's version, or in memory without such a folder. Patches are kept in
+    float16, and are what that makes of them also when they are fresh.
+    """
+
+    images: Pool
+    pool: Pool
+    fingerprint: str  # of both
+    machine: Machine
+    built: dict[str, Built] = field(default_factory=dict)
+    kept: dict[Path, Encoding] = field(default_factory=dict)
+
+    def encode(self, indices: Indices, label: EncoderName) -> Iterator[Encoding]:
+        """The encodings of these images, in order, at most SHARD at a time."""
+        for part in np.array_split(indices, range(SHARD, len(indices), SHARD)):
+            numbers, rows = np.divmod(part, SHARD)
+            found = [self.rows(int(number), rows[numbers == number], label) for number in np.unique(numbers)]
+            back = torch.from_numpy(np.argsort(np.argsort(numbers, kind="stable"), kind="stable"))
+            yield picked(joined(found), back.to(self.machine.device))
+
+    def rows(self, number: int, rows: Indices, label: EncoderName) -> Encoding:
+        """Some rows of a shard, which is made now where it is not there."""
+        built = self.encoder(label)
+        path = (self.machine.scratch or Path()) / "encodings" / built.name / f"{number}.safetensors"
+        which = torch.from_numpy(rows)
+        if path in self.kept:
+            return picked(self.kept[path], which.to(self.machine.device))
+        known = None if self.machine.scratch is None else stored(path, which)
+        if known is None:
+            shard = self.made(number, built)
+            if self.machine.scratch is None:
+                self.kept[path] = shard
+            else:
+                save(path, shard)
+            known = picked(shard, which)
+        return moved(known, self.machine.device)
+
+    def encoder(self, label: EncoderName) -> Built:
+        """The encoder of that name; it is trained when a shard needs it."""
+        if label not in self.built:
+            parts = (
+                label,
+                identity(label, self.machine),
+                self.fingerprint,
+                torch.__version__,
+                self.machine.device.type,
+            )
+            self.built[label] = Built(label, hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32])
+        return self.built[label]
+
+    @torch.no_grad()
+    def made(self, number: int, built: Built) -> Encoding:
+        """A shard, on the CPU, and the seconds of the work; its share of the encoder's training is in them."""
+        encode = built.on(self.pool, self.machine)
+        began = time.perf_counter()
+        which = np.arange(number * SHARD, min((number + 1) * SHARD, self.images.num_images))
+        parts = [
+            encode(self.images.images(part, encode.size)) for part in np.array_split(which, -(-len(which) // BATCH))
+        ]
+        shard = joined([Encoding(part.patches_NTD.half(), part.attention_NT, part.global_NE) for part in parts])
+        training = built.seconds * len(which) / self.pool.num_images
+        shard = moved(shard, torch.device("cpu"), whole=False)
+        return replace(shard, seconds=time.perf_counter() - began + training)
+
+
+@dataclass
+class Built:
+    """An encoder that is built when it is first used."""
+
+    label: EncoderName
+    name: str  # of its folder
+    encoder: Encoder | None = None
+    seconds: float = 0.0
+
+    def on(self, pool: Pool, machine: Machine) -> Encoder:
+        """The encoder."""
+        if self.encoder is None:
+            began = time.perf_counter()
+            self.encoder = encoder(self.label, pool, machine)
+            self.seconds = time.perf_counter() - began
+        return self.encoder
+
+
+def picked(encoding: Encoding, which: Tensor) -> Encoding:
+    """The encodings of these images; seconds by their number."""
+    parts = {name: getattr(encoding, name)[which] for name in TENSORS}
+    return Encoding(**parts, seconds=encoding.seconds * len(which) / max(1, len(encoding)))
+
+
+def joined(encodings: Sequence[Encoding]) -> Encoding:
+    """One after the other."""
+    parts = {name: torch.cat([getattr(one, name) for one in encodings]) for name in TENSORS}
+    return Encoding(**parts, seconds=sum(one.seconds for one in encodings))
+
+
+def moved(encoding: Encoding, device: torch.device, whole: bool = True) -> Encoding:
+    """On a device; whole: in float32."""
+    parts = {name: getattr(encoding, name).to(device) for name in TENSORS}
+    return Encoding(**{name: one.float() if whole else one for name, one in parts.items()}, seconds=encoding.seconds)
+
+
+def save(path: Path, shard: Encoding) -> None:
+    """Stores a shard, whole or not at all; a full disk loses the cache, not the run."""
+    draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
+    with contextlib.suppress(OSError, SafetensorError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: getattr(shard, name).contiguous() for name in TENSORS}
+        save_file(tensors, draft, metadata={"seconds": str(shard.seconds)})
+        draft.replace(path)
+    with contextlib.suppress(OSError):
+        draft.unlink(missing_ok=True)
+
+
+def stored(path: Path, which: Tensor) -> Encoding | None:
+    """Some rows of a stored shard; None where there is none or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as handle:
+            parts = {name: handle.get_slice(name) for name in TENSORS}
+            num_images = parts["global_NE"].get_shape()[0]
+            few = len(which) * 8 < num_images
+            rows = {
+                n: torch.cat([one[i : i + 1] for i in which.tolist()]) if few else one[:][which]
+                for n, one in parts.items()
+            }
+            seconds = float(handle.metadata()["seconds"])
+    except (SafetensorError, RuntimeError, KeyError, IndexError, ValueError, OSError):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return None
+    return Encoding(**rows, seconds=seconds * len(which) / num_images)
