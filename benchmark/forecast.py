@@ -94,11 +94,12 @@ def row(experiment: Experiment, cells: dict[Cell, int], pace: Pace, shared: set[
     for cell, num_left in cells.items():
         for number in range(cell.schedule.rounds - num_left, cell.schedule.rounds):
             num_selections += number > 0
-            if number == 0 and opening(cell) in shared:
+            opens = number == 0 and cell.schedule.initial > 0
+            if opens and opening(cell) in shared:
                 continue
-            shared |= {opening(cell)} if number == 0 else set()
+            shared |= {opening(cell)} if opens else set()
             num_fits += 1
-            num_images += cell.schedule.initial + number * pace.bought
+            num_images += cell.schedule.initial + (number + (not cell.schedule.initial)) * pace.bought
     rounds, strategy = sum(cells.values()), next(iter(cells)).strategy.label
     hours = (pace.fit * num_images / 3600, pace.score * rounds / 3600, pace.select * num_selections / 3600)
     return Row(experiment.name, strategy, len(cells), rounds, num_fits, *hours)
@@ -129,19 +130,19 @@ def recorded(cells: Sequence[Cell], store: Store) -> Pace | None:
 def pilot(cell: Cell, task: Task, fits: Fits, machine: Machine) -> Pace:
     """The pace of round 0 and of the choice after it."""
     begin = loop.start(cell, task)
-    fitted = loop.fit(cell, task, fits, begin.initial, 0)
-    clock = loop.Clock()
+    first = begin.initial if len(begin.initial) else np.arange(cell.schedule.budget)
+    fitted = loop.fit(cell, task, fits, first, 0)
+    clock, purchases = loop.Clock(), loop.Purchases(cell, task, fits, begin)
     with clock("score"):
         task.score(fitted.model)
-    if cell.schedule.rounds > 1:
+    if cell.schedule.num_purchases:
+        seen = purchases.view(fitted, begin.initial)
         with clock("select"), limited(machine.select_timeout, cell.strategy.label):
-            loop.select(cell, task, loop.view(cell, task, begin, fitted.model, begin.initial), 1)
-    labels = task.cost(begin.initial)[cell.schedule.budget_in]
-    return Pace(
-        fitted.seconds / len(begin.initial),
-        **clock.seconds,
-        bought=cell.schedule.budget / max(labels, 1) * len(begin.initial),
-    )
+            purchases.made(seen, cell.schedule.rounds - cell.schedule.num_purchases)
+        clock.seconds["select"] /= cell.schedule.num_purchases if cell.schedule.one_pass else 1
+    labels = task.cost(first)[cell.schedule.budget_in]
+    bought = cell.schedule.budget / max(labels, 1) * len(first)
+    return Pace(fitted.seconds / len(first), **clock.seconds, bought=bought)
 
 
 def summary(rows: Sequence[Row], share: float, device: str) -> str:

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from benchmark import plugins
-from benchmark.plugins import LABEL_NEEDS, Plugin, checked, unknown
+from benchmark.plugins import LABEL_NEEDS, MODEL_FREE, Plugin, checked, unknown
 from benchmark.schedule import Schedule
 from benchmark.store import SAW_EVALUATION, slug
 
@@ -44,6 +44,7 @@ class Settings:
     validation: int | None
     budget_in: str | None
     until: str | None
+    one_pass: bool | None
     device: str
     threads: int | None
     workers: int
@@ -117,12 +118,13 @@ class Spec:
         """The plug-in's name."""
         return self.plugin.name
 
-    def identity(self) -> dict[str, Any]:
-        """Everything about it that can change a number; encoders only where there are any: older records keep their
-        key."""
+    def identity(self, told: bool = False) -> dict[str, Any]:
+        """Everything about it that can change a number; told: of its parameters only those that are not at their
+        default, so that a parameter that a later release adds changes nothing. A default is moved with `version`."""
         encoders = self.plugin.encoders(self.values)
-        told = {"encoders": encoders} if encoders else {}
-        return {"name": self.name, "version": self.plugin.version, "parameters": self.values, **told}
+        parameters = self.plugin.told(self.values) if told else self.values
+        known = {"name": self.name, "version": self.plugin.version, "parameters": parameters}
+        return known | ({"encoders": encoders} if encoders else {})
 
 
 @dataclass(frozen=True)
@@ -139,11 +141,11 @@ class Cell:
         """How people name it."""
         return f"{self.task.label} {self.schedule.label} {self.strategy.label} seed {self.seed}"
 
-    def identity(self) -> dict[str, Any]:
-        """Task, strategy, schedule and seed with every parameter and both versions."""
+    def identity(self, told: bool = False) -> dict[str, Any]:
+        """Task, strategy, schedule and seed with both versions and every parameter, or with those that are `told`."""
         return {
-            "task": self.task.identity(),
-            "strategy": self.strategy.identity(),
+            "task": self.task.identity(told),
+            "strategy": self.strategy.identity(told),
             "schedule": self.schedule.identity(),
             "seed": self.seed,
         }
@@ -151,7 +153,7 @@ class Cell:
     @property
     def key(self) -> str:
         """A hash of `identity`: no time, host or commit in it."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.identity(told=True), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def path(self) -> str:
@@ -179,6 +181,9 @@ class Cell:
         lacking = needs - LABEL_NEEDS - self.task.plugin.capabilities(self.task.values)
         if lacking:
             raise ValueError(f"{self.strategy.label} needs {', '.join(sorted(lacking))}, which {self.task.label} lacks")
+        if not self.schedule.initial and (asked := needs - MODEL_FREE):
+            told = f"{self.strategy.label} asks the model for {', '.join(sorted(asked))}"
+            raise ValueError(f"initial=0: {told}, and there is none before the first label: set initial=N")
         if "held_out" in needs and not self.schedule.validation:
             raise ValueError(f"{self.strategy.label} reads a held-out draw: set validation=N (labels, charged to it)")
 
@@ -317,6 +322,7 @@ def picked(text: object, chosen: Settings) -> list[tuple[str, Any]]:
 ENTRY: dict[str, Any] = {  # what an experiment of a grid file consists of
     "task": str | dict, "strategies": list, "seeds": int | list,
     "initial": int, "budget": int, "rounds": int, "validation": int, "budget_in": str, "until": str,
+    "one_pass": bool,
 }  # fmt: skip
 MOST_SEEDS = 10_000  # a slip of the keyboard would otherwise fill the memory
 DEFAULTS = {one.name: one.default for one in dataclasses.fields(Schedule) if one.default is not dataclasses.MISSING}

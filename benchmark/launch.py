@@ -73,7 +73,7 @@ def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
     left = {}
     for cell in cells:
         header, records = store.records(cell.path)
-        if header is not None and header.key != cell.key:
+        if header is not None and not header.is_of(cell.key, cell.identity()):
             raise ValueError(
                 f"{store.path(cell.path)} was written with other settings or plug-in versions: "
                 "choose another folder with out=DIR, or remove it"

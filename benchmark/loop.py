@@ -53,20 +53,21 @@ def run(
 ) -> Iterator[tuple[Record, Measured]]:
     """Yields the rounds that `past` lacks. Rounds of the past are replayed from the indices bought.
 
-    The model of round n - 1 chooses what the model of round n is trained on.
+    The model of round n - 1 chooses what the model of round n is trained on; a one-pass schedule chooses once.
     """
     if cell.schedule.finished(past):
         return
     begin = start(cell, task)
     labelled = np.concatenate([np.empty(0, np.int64), *(np.array(record.bought) for record in past)])
+    purchases = Purchases(cell, task, fits, begin)
     fitted = fit(cell, task, fits, labelled, len(past) - 1) if past else None
     for number in range(len(past), cell.schedule.rounds):
         clock = Clock()
         bought, diagnostics = begin.initial, dict[str, float]()
-        if fitted is not None:
-            seen = view(cell, task, begin, fitted.model, labelled)
+        if number or not cell.schedule.initial:
+            seen = purchases.view(fitted, labelled)
             with clock("select"), limited(machine.select_timeout, cell.strategy.label):
-                bought, diagnostics = select(cell, task, seen, number)
+                bought, diagnostics = purchases.made(seen, number)
             clock.charge(seen.encoding)
         labelled = np.concatenate([labelled, bought])
         fitted = fit(cell, task, fits, labelled, number)
@@ -108,6 +109,40 @@ def view(cell: Cell, task: Task, begin: Start, model: torch.nn.Module, labelled:
     num_initial, held_out = cell.schedule.initial, begin.held_out
     unlabelled = np.flatnonzero(~closed)
     return View(task, model, labelled, unlabelled, num_initial=num_initial, held_out=held_out, needs=needs)
+
+
+@dataclass
+class Purchases:
+    """What a cell buys; under a one-pass schedule all of it is chosen when it is first asked."""
+
+    cell: Cell
+    task: Task
+    fits: Fits
+    begin: Start
+    first: View | None = None
+    plan: Indices | None = None
+
+    def view(self, fitted: Fit | None, labelled: Indices) -> View:
+        """What the strategy sees: the last round, or the start in one pass; without labels an untrained model."""
+        if not self.cell.schedule.one_pass:
+            assert fitted is not None
+            return view(self.cell, self.task, self.begin, fitted.model, labelled)
+        if self.first is None:
+            initial = self.begin.initial
+            model = fit(self.cell, self.task, self.fits, initial, 0).model if len(initial) else self.task.model()
+            self.first = view(self.cell, self.task, self.begin, model.eval(), initial)
+        return self.first
+
+    def made(self, seen: View, number: int) -> tuple[Indices, dict[str, float]]:
+        """What is bought for round `number`, and what the strategy logged when it chose that."""
+        schedule = self.cell.schedule
+        if not schedule.one_pass:
+            return select(self.cell, self.task, seen, number)
+        first = schedule.rounds - schedule.num_purchases
+        if self.plan is None:
+            self.plan = asked(self.cell, seen, first, schedule.budget * schedule.num_purchases)
+        part = np.split(self.plan, schedule.num_purchases)[number - first]
+        return part, dict(seen.diagnostics) if number == first else {}
 
 
 def select(cell: Cell, task: Task, seen: View, number: int) -> tuple[Indices, dict[str, float]]:
@@ -190,6 +225,7 @@ class Clock:
         if encoding.making:
             self.seconds["select"] -= encoding.waited
             self.seconds["encode"] = encoding.making
+            encoding.waited = encoding.making = 0.0
 
     def __call__(self, name: str) -> Clock:
         self.name = name

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 # Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
 LABEL_NEEDS = frozenset({"test_labels", "held_out"})
+MODEL_FREE = frozenset({"encode", "images"})  # capabilities that are of the images alone
 REQUIRED = inspect.Parameter.empty
-EncoderName = typing.NewType("EncoderName", str)  # the type of a parameter that names an encoder
+EncoderName: TypeAlias = Annotated[str, "encoder"]  # of a parameter that names one: `dino`, `patch_pca[patch=4]`
 FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}
 
 
@@ -43,7 +44,7 @@ class Plugin:
 
     def parameters(self, published: bool = False) -> dict[str, tuple[Any, Any]]:
         """name -> (type, default) of every parameter a user may set."""
-        hints = typing.get_type_hints(self.function)
+        hints = typing.get_type_hints(self.function, include_extras=True)
         found = {
             p.name: (hints.get(p.name, Any), p.default)
             for p in inspect.signature(self.function).parameters.values()
@@ -51,7 +52,7 @@ class Plugin:
         }
         recipe = self.recipes.get(published)
         if recipe is not None:
-            hints = typing.get_type_hints(type(recipe))
+            hints = typing.get_type_hints(type(recipe), include_extras=True)
             found |= {f.name: (hints[f.name], getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
         if self.recipes.get(True) is not None:
             found["published"] = (bool, False)
@@ -72,13 +73,16 @@ class Plugin:
 
     def label(self, given: Mapping[str, Any]) -> str:
         """Name and parameters that differ from their default: `coreset[metric=cosine]`. One spelling a meaning."""
-        values = self.bind(given)
-        defaults = self.parameters(bool(values.get("published", False)))
-        told = {
-            n: v for n, v in values.items() if (n == "published" and v) or (n != "published" and v != defaults[n][1])
-        }
+        told = self.told(self.bind(given))
         inside = ",".join(f"{name}={plain(told[name])}" for name in sorted(told))
         return f"{self.name}[{inside}]" if inside else self.name
+
+    def told(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The (bound) parameters that differ from their default."""
+        defaults = self.parameters(bool(values.get("published", False)))
+        return {
+            n: v for n, v in values.items() if (n == "published" and v) or (n != "published" and v != defaults[n][1])
+        }
 
     def check(self) -> None:
         """ValueError, naming the file, where the plug-in is declared in a way that nothing can use."""

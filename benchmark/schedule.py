@@ -20,7 +20,9 @@ class Schedule:
     """How many labels when. `rounds` counts the fits, at most; between two of them `budget` labels are bought.
 
     initial, validation: images, drawn at random before round 0.
+        initial: 0 starts from no label at all, which takes one_pass and a strategy that asks the model for nothing.
     budget_in: what `budget` counts, images or the boxes on them.
+    one_pass: everything is chosen at once, by the model of round 0, and bought in that order, `budget` a round.
     until: `METRIC VALUE +- WIDTH`: the first round that scores VALUE - WIDTH or more is the last. "": run all rounds.
     """
 
@@ -30,13 +32,16 @@ class Schedule:
     validation: int = 0
     budget_in: Literal["images", "boxes"] = "images"
     until: str = ""
+    one_pass: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("initial", 1), ("budget", 1), ("rounds", 1), ("validation", 0)):
+        for name, least in (("initial", 0 if self.one_pass else 1), ("budget", 1), ("rounds", 1), ("validation", 0)):
             if not (isinstance(value := getattr(self, name), int) and value >= least):
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
         if self.budget_in not in ("images", "boxes"):
             raise ValueError(f"budget_in={self.budget_in}: must be images or boxes")
+        if self.one_pass and self.budget_in == "boxes":
+            raise ValueError("one_pass=true: the boxes of an image are known once it is bought: set budget_in=images")
         if self.until:
             metric, value, width = band(self.until)
             object.__setattr__(self, "until", f"{metric} {value:f} +- {width:f}")  # one spelling a meaning
@@ -51,24 +56,30 @@ class Schedule:
 
     @property
     def label(self) -> str:
-        """`1000+1000x9`, and `v500` behind it where 500 labels are set aside; the longest form is
-        `500+1000boxesx9v500_until_map_0.22+-0.003`. A path on disk.
+        """`1000+1000x9`, and `v500` behind it where 500 labels are set aside; the longest forms are
+        `500+1000boxesx9v500_until_map_0.22+-0.003` and `0+1000x10v500_one_pass`. A path on disk.
         """
         counted = "boxes" if self.budget_in == "boxes" else ""
         aside = f"v{self.validation}" if self.validation else ""
         ending = f"_until_{self.until.replace(' +- ', '+-').replace(' ', '_')}" if self.until else ""
-        return f"{self.initial}+{self.budget}{counted}x{self.rounds - 1}{aside}{ending}"
+        once = "_one_pass" if self.one_pass else ""
+        return f"{self.initial}+{self.budget}{counted}x{self.num_purchases}{aside}{ending}{once}"
+
+    @property
+    def num_purchases(self) -> int:
+        """How often `budget` labels are bought."""
+        return self.rounds - (self.initial > 0)
 
     def identity(self) -> dict[str, Any]:
-        """Its fields; `budget_in` and `until`, which came later, only where set: older records keep their key."""
-        later = ("budget_in", "until")
+        """Its fields; those that came later only where they are set: older records keep their key."""
+        later = ("budget_in", "until", "one_pass")
         values = [(one, getattr(self, one.name)) for one in dataclasses.fields(self)]
         return {one.name: value for one, value in values if one.name not in later or value != one.default}
 
     def check_fits(self, num_pool: int) -> None:
         """ValueError where the pool is smaller than what the schedule buys; of boxes, only the start is known."""
         boxes = self.budget_in == "boxes"
-        wanted = self.initial + self.validation + (0 if boxes else self.budget * (self.rounds - 1))
+        wanted = self.initial + self.validation + (0 if boxes else self.budget * self.num_purchases)
         lower = "initial= or validation=" if boxes else "rounds=, budget=, initial= or validation="
         if wanted > num_pool:
             raise ValueError(f"the schedule {self.label} buys {wanted} labels of a pool of {num_pool}: lower {lower}")

@@ -84,6 +84,22 @@ class Header:
     held_out: list[int]  # the validation draw
     schema: int = SCHEMA
 
+    def is_of(self, key: str, cell: Mapping[str, Any]) -> bool:
+        """Whether a cell of this key and identity wrote it: parameters that both know have one value.
+
+        They may differ under one key where somebody moved a default and forgot the version.
+        """
+        pairs = [(parameters(self.cell, part), parameters(cell, part)) for part in ("task", "strategy")]
+        agree = all(old.get(name, value) == value for old, new in pairs for name, value in new.items())
+        return self.key == key and agree
+
+
+def parameters(cell: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """The parameters of a cell's task or strategy; none where they are not told."""
+    plugin = cell.get(part)
+    told = plugin.get("parameters") if isinstance(plugin, dict) else None
+    return told if isinstance(told, dict) else {}
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -141,8 +157,9 @@ class Store:
             append(path, asdict(header))
             return []
         old = built(Header, lines[0], path)
-        if old.key != header.key or old.data != header.data:
-            what = "other settings or plug-in versions" if old.key != header.key else "other data"
+        same = old.is_of(header.key, header.cell)
+        if not same or old.data != header.data:
+            what = "other data" if same else "other settings or plug-in versions"
             raise ValueError(f"{path} was written with {what}: choose another folder with out=DIR, or remove it")
         return [as_record(line, path) for line in lines[1:]]
 

@@ -5,25 +5,46 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.api import Indices, View, register
+from benchmark.api import EncoderName, Indices, View, register
 from strategies._kcenter import greedy
 
 
-@register(needs={"embed"}, version=1)
+def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[str]:
+    """The model's embedding, or a frozen encoder's."""
+    return frozenset({"encode" if encoder else "embed"})
+
+
+@register(needs=needs, version=1)
 def coreset(
-    view: View, budget: int, rng: np.random.Generator, *, metric: Literal["euclidean", "cosine"] = "euclidean"
+    view: View,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    metric: Literal["euclidean", "cosine"] = "euclidean",
+    encoder: EncoderName | None = None,
 ) -> Indices:
     """Greedy k-center on the input of the last layer, the labelled images as first centres; deterministic.
 
     metric: `cosine` is 1 - cos (the baseline of GEAL): on unit vectors |a - b|^2 = 2 (1 - cos), so the greedy rule
     is the same one. An all-zero embedding has no direction and is taken at squared distance 1 from the others.
+    encoder: its features of the whole image instead (GEAL's baselines); without labelled images the first is random.
     A detector's embedding is averaged over places, one vector an image: how is the task's (`View.embed`).
     Deviation: the greedy 2-approximation only, not the paper's mixed integer programme that tolerates outliers.
     """
-    centres_MD, candidates_ND = view.embed(view.labelled), view.embed(view.unlabelled)
+    centres_MD, candidates_ND = (features(view, which, encoder) for which in (view.labelled, view.unlabelled))
     if metric == "cosine":
         centres_MD, candidates_ND = F.normalize(centres_MD), F.normalize(candidates_ND)
-    picks: Indices = view.unlabelled[greedy(candidates_ND, centres_MD, budget).cpu().numpy()]
+    first = 0 if len(centres_MD) else int(rng.integers(len(candidates_ND)))
+    picks: Indices = view.unlabelled[greedy(candidates_ND, centres_MD, budget, first=first).cpu().numpy()]
     return picks
+
+
+def features(view: View, indices: Indices, encoder: EncoderName | None) -> Tensor:
+    """(N, D): of the model, or of an encoder."""
+    if encoder is None:
+        return view.embed(indices)
+    return torch.cat([part.global_NE for part in view.encode(indices, encoder)])

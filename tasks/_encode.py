@@ -92,7 +92,8 @@ class Encodings:
         """The encodings of these images, in order, at most SHARD at a time."""
         for part in np.array_split(indices, range(SHARD, len(indices), SHARD)):
             numbers, rows = np.divmod(part, SHARD)
-            found = [self.rows(int(number), rows[numbers == number], label) for number in np.unique(numbers)]
+            shards = np.unique(numbers) if len(part) else np.zeros(1, np.int64)  # one encoding also of no image
+            found = [self.rows(int(number), rows[numbers == number], label) for number in shards]
             back = torch.from_numpy(np.argsort(np.argsort(numbers, kind="stable"), kind="stable"))
             yield picked(joined(found), back.to(self.machine.device))
 

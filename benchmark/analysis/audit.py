@@ -44,7 +44,10 @@ def audit(experiment: Experiment) -> list[Fault]:
 
 def round_0_agrees(experiment: Experiment) -> Found:
     """Nothing is selected yet, so every strategy of a seed starts from the same images and scores the same; but for
-    the score of those that train something beside the model. Of a paper's curves: all score the same."""
+    the score of those that train something beside the model, and where a schedule starts from no label. Of a paper's
+    curves: all score the same."""
+    if experiment.schedule is not None and not experiment.schedule.initial:
+        return
     groups: dict[int, list[tuple[str, str, float, bool]]] = defaultdict(list)
     for run in experiment.runs:
         if run.records and run.header is not None and run.records[0].round == 0:
@@ -84,7 +87,7 @@ def ledger(run: Run, schedule: Schedule) -> Iterator[str]:
     boxes, start = 0.0, run.records[0].cost.get("boxes", 0.0) if run.records else 0.0
     for record in run.records:
         told = f"round {record.round}"
-        wanted = schedule.budget if record.round else schedule.initial
+        wanted = schedule.budget if record.round else schedule.initial or schedule.budget
         exact = record.round == 0 or schedule.budget_in == "images"
         if exact and len(record.bought) != wanted:
             yield f"{told} buys {len(record.bought)} images of a budget of {wanted}"

@@ -63,10 +63,14 @@ class Run:
 
     @cached_property
     def start(self) -> str:
-        """A fingerprint of the data, the initial set and the held-out draw: runs with the same one are paired."""
+        """A fingerprint of the data, the initial set, where there is one, and the held-out draw: runs with the same one
+        are paired."""
         if self.header is None or not self.records:
             return ""
-        drawn = (np.array(part, np.int64) for part in (sorted(self.records[0].bought), self.header.held_out))
+        schedule = self.header.cell.get("schedule")
+        shared = not isinstance(schedule, dict) or schedule.get("initial") != 0
+        initial = sorted(self.records[0].bought) if shared else []
+        drawn = (np.array(part, np.int64) for part in (initial, self.header.held_out))
         told = [self.header.data.encode(), *(np.append(len(part), part).tobytes() for part in drawn)]
         return hashlib.sha256(b"".join(told)).hexdigest()[:16]
 

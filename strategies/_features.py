@@ -1,0 +1,58 @@
+"""What strategies on fixed features share: features of unit length, distances, k-means. Shapes: N, M images, E features,
+K clusters."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmark.api import EncoderName, Indices, View
+
+CHUNK = 2**24  # distances held at once
+BATCH = 5000  # images of one step of mini-batch k-means
+
+
+def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[str]:
+    """What the features ask of a task."""
+    return frozenset({"embed"} if encoder is None else {"encode"})
+
+
+def unit_features(view: View, encoder: EncoderName | None, indices: Indices) -> Tensor:
+    """(N, E), of unit length or 0: an encoder's features of whole images; the model's own embedding without one."""
+    if encoder is None:
+        features_NE = view.embed(indices)
+    else:
+        features_NE = torch.cat([part.global_NE for part in view.encode(indices, encoder)])
+    if not features_NE.isfinite().all():
+        raise ValueError(f"encoder={encoder or 'null'}: its features hold NaN or infinity")
+    return F.normalize(features_NE)
+
+
+def squared_distances(points_NE: Tensor, others_ME: Tensor) -> Tensor:
+    """(N, M): from norms and one product; on unit vectors exact to about 1e-6."""
+    lengths_N1, lengths_M = points_NE.square().sum(1, keepdim=True), others_ME.square().sum(1)
+    return (lengths_N1 + lengths_M - 2 * points_NE @ others_ME.T).clamp_(min=0)
+
+
+def kmeans(points_NE: Tensor, num: int, rng: np.random.Generator, *, minibatch: bool = False) -> tuple[Indices, Tensor]:
+    """(N,): the cluster of each point, and (K, E) centres, by k-means from one k-means++ start.
+
+    scikit-learn's, on one thread: its threads add in any order, and so would not give the same clusters twice.
+    Of fewer than `num` distinct points, some clusters stay empty.
+    """
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # takes a second
+
+    seed = int(rng.integers(2**32))
+    if minibatch:
+        model = MiniBatchKMeans(num, batch_size=BATCH, n_init=1, random_state=seed)
+    else:
+        model = KMeans(num, n_init=1, random_state=seed)
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer distinct points than clusters
+        cluster_N = model.fit_predict(points_NE.cpu().numpy()).astype(np.int64)
+    return cluster_N, torch.from_numpy(model.cluster_centers_).to(points_NE)

@@ -1,0 +1,114 @@
+"""An image as its most telling patterns: what GEAL and FreeSel compare images by.
+
+Shapes: N images, T patches, D features, K patterns of one image at most, P patterns of all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.api import EncoderName, Encoding, View
+
+Metric: TypeAlias = Literal["cosine", "euclidean"]
+MOST_STEPS = 100  # of k-means
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """The patterns of some images."""
+
+    features_PD: Tensor
+    image_P: Tensor  # 0..N-1, ascending
+
+
+def both(view: View, encoder: EncoderName, tau: float, k: int, metric: Metric) -> tuple[Patterns, Tensor]:
+    """The patterns of the unlabelled images, and those of the labelled ones: (0, D) without any. Logs how many."""
+    candidates = patterns(view.encode(view.unlabelled, encoder), tau, k, metric)
+    view.log(patterns=len(candidates.image_P) / len(view.unlabelled))
+    if not len(view.labelled):
+        return candidates, candidates.features_PD[:0]
+    return candidates, patterns(view.encode(view.labelled, encoder), tau, k, metric).features_PD
+
+
+def patterns(encodings: Iterable[Encoding], tau: float, k: int, metric: Metric) -> Patterns:
+    """Those of all images: the centres of k-means on the patches that hold the share `tau` of an image's attention.
+
+    metric: cosine scales them to unit length, so that |a - b|^2 = 2 (1 - cos).
+    """
+    features, images, begin = [], [], 0
+    for one in encodings:
+        kept_NT = attended(one.attention_NT, tau)
+        centres_NKD, there_NK = clustered(one.patches_NTD, kept_NT, one.attention_NT, k)
+        features.append(centres_NKD[there_NK])
+        images.append(begin + there_NK.nonzero()[:, 0])
+        begin += len(one)
+    features_PD = torch.cat(features)
+    return Patterns(F.normalize(features_PD) if metric == "cosine" else features_PD, torch.cat(images))
+
+
+def attended(attention_NT: Tensor, tau: float) -> Tensor:
+    """(N, T): the patches of an image with most attention, as few as hold the share `tau` of it; at least one.
+
+    As published: those at which the cumulative sum, from the least attended on, is above 1 - tau.
+    """
+    values_NT, order_NT = attention_NT.double().sort(dim=1, stable=True)
+    kept_NT = values_NT.cumsum(1) > 1 - tau
+    kept_NT[:, -1] = True  # where the sum rounds to less than one
+    return torch.zeros_like(kept_NT).scatter(1, order_NT, kept_NT)
+
+
+def clustered(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(N, K, D) centres of k-means inside each image, and (N, K) which of them there are: an image with k patches or
+    fewer keeps them as they are.
+
+    All images at once. Euclidean; the first centres are the patch with most attention and then, again and again, the
+    one farthest from those taken, so that an image has one result; a centre that loses its patches stays where it is.
+    """
+    k = min(k, int(kept_NT.sum(1).max()))
+    centres_NKD = spread(patches_NTD, kept_NT, attention_NT, k)
+    there_NK = torch.arange(k, device=kept_NT.device) < kept_NT.sum(1, keepdim=True)
+    before_NT = torch.full_like(kept_NT, -1, dtype=torch.int64)
+    for _ in range(MOST_STEPS):
+        nearest_NT = distances(patches_NTD, centres_NKD, there_NK).argmin(2).masked_fill(~kept_NT, k)
+        if torch.equal(nearest_NT, before_NT):
+            break
+        before_NT = nearest_NT
+        member_NTK = F.one_hot(nearest_NT, k + 1)[..., :k].to(patches_NTD)
+        counts_NK1 = member_NTK.sum(1)[..., None]
+        means_NKD = member_NTK.transpose(1, 2) @ patches_NTD / counts_NK1.clamp(min=1)
+        centres_NKD = torch.where(counts_NK1 > 0, means_NKD, centres_NKD)
+    return centres_NKD, there_NK
+
+
+def spread(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int) -> Tensor:
+    """(N, K, D): the most attended patch, then the farthest from those taken. Rows beyond an image's patches repeat."""
+    rows_N = torch.arange(len(patches_NTD), device=patches_NTD.device)
+    pick_N = attention_NT.where(kept_NT, -1.0).argmax(1)
+    picked, far_NT = [patches_NTD[rows_N, pick_N]], torch.full_like(attention_NT, torch.inf)
+    for _ in range(k - 1):
+        away_NT = (patches_NTD - picked[-1][:, None]).square().sum(2)
+        far_NT = torch.minimum(far_NT, away_NT).where(kept_NT, -torch.inf)
+        far_NT[rows_N, pick_N] = -torch.inf
+        pick_N = far_NT.argmax(1)
+        picked.append(patches_NTD[rows_N, pick_N])
+    return torch.stack(picked, 1)
+
+
+def distances(patches_NTD: Tensor, centres_NKD: Tensor, there_NK: Tensor) -> Tensor:
+    """(N, T, K): squared distances, but for |patch|^2; infinite to centres that there are not."""
+    norms_NK = centres_NKD.square().sum(2).masked_fill(~there_NK, torch.inf)
+    return torch.baddbmm(norms_NK[:, None], patches_NTD, centres_NKD.transpose(1, 2), alpha=-2)
+
+
+def checked(name: str, tau: float, k: int) -> None:
+    """ValueError for settings that leave no patterns."""
+    if not 0 < tau <= 1:
+        raise ValueError(f"{name}[tau={tau}]: a share of attention, over 0 and at most 1")
+    if k < 1:
+        raise ValueError(f"{name}[k={k}]: must be 1 or more")

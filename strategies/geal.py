@@ -1,0 +1,42 @@
+"""GEAL (Xie et al., Towards General and Efficient Active Learning, 2021): patterns of a frozen encoder, in one pass.
+
+Shapes: P patterns, D features.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmark.api import EncoderName, Indices, View, register
+from strategies._kcenter import Groups, greedy
+from strategies._patterns import Metric, both, checked
+
+
+@register(needs={"encode"}, version=1)
+def geal(
+    view: View,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    encoder: EncoderName = "dino",
+    tau: float = 0.5,
+    k: int = 25,
+    metric: Metric = "cosine",
+) -> Indices:
+    """Again and again the image with the pattern that is farthest from all patterns of the images chosen so far.
+
+    Patterns ("knowledge clusters") of an image: the centres of k-means on the patches that hold the share tau of its
+    attention; all of a chosen image's become centres. No label and no task model plays a part: see one_pass=true.
+    tau, k, metric: 0.5, 25, cosine in the paper's tables (it ablates 0.4 and 0.6, 5 and 15, Euclidean).
+    The labelled images are where it goes on from; without any, it starts from a random one, as published.
+    Logs `patterns`, their mean number an image. Cost: the encoder once, then one product of all patterns with k new
+    ones a pick at most. Deviations: k-means starts from spread patches, where published code draws them at random, so
+    an image has one set of patterns; see `dino` for the images' resizing.
+    """
+    checked("geal", tau, k)
+    candidates, centres_PD = both(view, encoder, tau, k, metric)
+    first = int(rng.integers(len(candidates.image_P)))
+    groups = Groups.of(candidates.image_P)
+    picks = greedy(candidates.features_PD, centres_PD, budget, groups=groups, first=first)
+    chosen: Indices = view.unlabelled[candidates.image_P[picks].cpu().numpy()]
+    return chosen

@@ -1,0 +1,116 @@
+"""ProbCover (Yehuda, Dekel, Hacohen and Weinshall, Active Learning Through a Covering Lens, NeurIPS 2022).
+
+Shapes: N images, the labelled ones first; M of them; E features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.api import EncoderName, Indices, View, register
+from strategies import _features
+from strategies._features import kmeans, squared_distances, unit_features
+
+MOST_EXACT = 50  # clusters; above, k-means is by mini-batches
+
+
+def needs(*, encoder: EncoderName | None, delta: float | None, **_: object) -> frozenset[str]:
+    """Features, and predictions to count classes in where the radius is chosen by clusters."""
+    return _features.needs(encoder=encoder) | ({"predict"} if delta is None else set())
+
+
+@register(needs=needs, version=1)
+def probcover(
+    view: View,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    encoder: EncoderName | None = EncoderName("patch_pca"),
+    delta: float | None = None,
+    purity: float = 0.95,
+) -> Indices:
+    """Greedy maximal coverage of the pool by balls of radius delta, on features of unit length.
+
+    An image is covered when a labelled or picked one is nearer than delta; each pick covers the most images that are
+    not. When all are covered, the rest is drawn at random.
+    encoder: whose features; the paper's are SimCLR's, trained on the pool; null: those of the model, which the paper
+        is not about. delta: on SimCLR's, 0.75 for CIFAR-10 and 0.65 for CIFAR-100; null: the largest radius at which
+        at least `purity` of the balls around images hold one pseudo label alone, those of k-means with as many
+        clusters as the model tells classes. The exact one, where the paper searches a grid.
+    Logs `delta`, and `coverage`: the share of images covered before and after the choice (`was_covered`).
+    Deviation: the authors' code drops the images of the last, partial block of its graph, and after full coverage
+    picks image 0 again and again. No graph is kept: see `cover`.
+    """
+    if (delta is not None and delta <= 0) or not 0 < purity <= 1:
+        raise ValueError(f"probcover[delta={delta},purity={purity}]: delta above 0, purity above 0 and at most 1")
+    num_labelled = len(view.labelled)
+    points_NE = unit_features(view, encoder, np.concatenate([view.labelled, view.unlabelled]))
+    squared = squared_radius(points_NE, num_classes(view), purity, rng) if delta is None else delta**2
+    covered_N = within(points_NE, points_NE[:num_labelled], squared) > 0
+    covered_N[:num_labelled] = True
+    was_covered = covered_N.double().mean().item()
+    picks = cover(points_NE, covered_N, num_labelled, squared, budget)
+    view.log(delta=math.sqrt(squared), was_covered=was_covered, coverage=covered_N.double().mean().item())
+    others = np.setdiff1d(np.arange(num_labelled, len(points_NE)), picks)
+    drawn = rng.choice(others, budget - len(picks), replace=False)
+    chosen: Indices = view.unlabelled[np.concatenate([np.array(picks, np.int64), drawn]) - num_labelled]
+    return chosen
+
+
+def cover(points_NE: Tensor, covered_N: Tensor, num_labelled: int, squared: float, budget: int) -> list[int]:
+    """Picks until all are covered or the budget is spent; ties go to the first. `covered_N` is kept up to date.
+
+    The degree of an image is the number of images it would newly cover. A pick lowers the degrees of the neighbours
+    of what it covers, whose distances are computed again then: every image is covered once, so that all picks
+    together take at most as many distances as the first degrees did, N^2, and memory stays at CHUNK.
+    """
+    degree_N = within(points_NE, points_NE[~covered_N], squared)
+    degree_N[:num_labelled] = -len(points_NE)
+    picks: list[int] = []
+    while len(picks) < budget and not covered_N.all():
+        pick = int(degree_N.argmax())
+        new_N = (within(points_NE, points_NE[pick : pick + 1], squared) > 0) & ~covered_N
+        new_N[pick] = ~covered_N[pick]
+        covered_N |= new_N
+        degree_N -= within(points_NE, points_NE[new_N], squared)
+        degree_N[pick] = -len(points_NE)
+        picks.append(pick)
+    return picks
+
+
+def within(points_NE: Tensor, others_ME: Tensor, squared: float) -> Tensor:
+    """(N,): how many of the others are nearer to each point than the radius, given squared; some at a time."""
+    count_N = torch.zeros(len(points_NE), dtype=torch.int64, device=points_NE.device)
+    for part in others_ME.split(max(1, _features.CHUNK // len(points_NE))):
+        count_N += (squared_distances(points_NE, part) < squared).sum(1)
+    return count_N
+
+
+def num_classes(view: View) -> int:
+    """Number of classes that the model tells apart; a detector's background is none."""
+    one = view.predict(view.unlabelled[:1])
+    return one.scores_PC.shape[1] - (one.boxes_P4 is not None)
+
+
+def squared_radius(points_NE: Tensor, num: int, purity: float, rng: np.random.Generator) -> float:
+    """The largest radius, squared, at which `purity` of the balls around points hold points of one cluster alone.
+
+    A ball is pure up to the distance to the nearest point of another cluster: the radius is a quantile of those.
+    """
+    cluster, _ = kmeans(points_NE, min(num, len(points_NE)), rng, minibatch=num > MOST_EXACT)
+    cluster_N = torch.from_numpy(cluster).to(points_NE.device)
+    nearest_N = torch.full((len(points_NE),), torch.inf, dtype=points_NE.dtype, device=points_NE.device)
+    step = max(1, _features.CHUNK // len(points_NE))
+    for part_ME, cluster_M in zip(points_NE.split(step), cluster_N.split(step), strict=True):
+        distance_NM = squared_distances(points_NE, part_ME)
+        distance_NM[cluster_N[:, None] == cluster_M] = torch.inf
+        nearest_N = torch.minimum(nearest_N, distance_NM.amin(1))
+    impure = len(nearest_N) - math.ceil(round(purity * len(nearest_N), 6))  # balls that may be
+    squared = nearest_N.sort().values[impure].item()
+    if not 0 < squared < math.inf:
+        raise ValueError(f"probcover[delta=null]: {num} clusters of these features tell no radius, give a delta")
+    return squared
