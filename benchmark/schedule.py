@@ -70,6 +70,10 @@ class Schedule:
         """How often `budget` labels are bought."""
         return self.rounds - (self.initial > 0)
 
+    def num_images(self, number: int) -> int:
+        """Images that round `number` is trained on, of a budget in images."""
+        return self.initial + self.budget * (number + self.num_purchases - self.rounds + 1)
+
     def identity(self) -> dict[str, Any]:
         """Its fields; those that came later only where they are set: older records keep their key."""
         later = ("budget_in", "until", "one_pass")

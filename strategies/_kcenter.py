@@ -111,6 +111,7 @@ def drawn(
     state = Lazy(begin.points_ND, begin.norms_N, begin.distance_N, budget, groups)
     if not len(centres_MD):
         state.take(first)
+        state.refresh(torch.arange(len(state.bound_N)))
     while len(state.picks) < budget:
         state.take(state.draw(rng, power))
     return torch.tensor(state.picks)
@@ -174,9 +175,11 @@ class Lazy:
             place = torch.tensor(rng.random(), dtype=torch.float64) * total_N[-1]
             one = int(torch.searchsorted(total_N, place.to(total_N.device), right=True).clamp(max=len(total_N) - 1))
             bound = self.bound_N[one].item()
+            if not weight_N[one]:  # a sum that rounds
+                continue
             self.refresh(torch.tensor([one]) if trial % PATIENCE else torch.arange(len(self.bound_N)))
             distance = self.bound_N[one].item()
-            if bound == distance or rng.random() * bound**power < distance**power:
+            if bound == distance or rng.random() < (distance / bound) ** power:
                 return one
         raise AssertionError
 

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +29,13 @@ from benchmark.api import (
     Machine,
     Predictions,
     Targets,
+    identity,
     seeded,
 )
-from tasks._augment import Normaliser
+from tasks._augment import Normaliser, of_features
 from tasks._directional import Layers
 from tasks._encode import Encodings, InMemory
-from tasks._networks import Network, build
+from tasks._networks import Network, build, probe
 from tasks._recipe import PUBLISHED, Recipe, lacks
 from tasks._training import Labelled, derived, precision, train
 
@@ -73,12 +74,19 @@ class Classifier:
         self._weights = recipe.weights if recipe.weights in ("none", "default") else machine.located(recipe.weights)
         self._images, self._labels = pool.on(machine.device)
         self._test_images, self._test_labels = test.on(machine.device)
-        self._normaliser = Normaliser.of(recipe.normalise, self._images)
         self._memo: tuple[Callable[[], nn.Module | None], Indices, tuple[Tensor, Tensor]] | None = None
         self._pool = InMemory(self._images)
         self._encodings = Encodings(self._pool, self._pool, digest(pool.images_NKHW), machine)
+        parts = [pool.images_NKHW, pool.labels_N, test.images_NKHW, test.labels_N, self._weights]
+        self._normaliser = Normaliser.of(recipe.normalise, self._images)
+        if recipe.encoder is not None:
+            parts.append(identity(recipe.encoder, machine))
+            both = digest(pool.images_NKHW, test.images_NKHW)
+            tests = Encodings(InMemory(self._test_images), self._pool, both, machine)
+            self._images, self._test_images = self._encodings.features(recipe.encoder), tests.features(recipe.encoder)
+            self._recipe, self._normaliser = replace(recipe, flip=False, pad=0), of_features(self._images)
         self.model()  # whatever is wrong with the network is said now
-        self.fingerprint = digest(pool.images_NKHW, pool.labels_N, test.images_NKHW, test.labels_N, self._weights)
+        self.fingerprint = digest(*parts)
 
     # --- training and scoring --------------------------------------------------------------------
     def model(self, companion: Companion | None = None) -> Network:
@@ -127,7 +135,7 @@ class Classifier:
 
     def pictures(self, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.float32]]]:
         """(N, H, W, 3) pool images of `side` pixels at most, and no boxes."""
-        images_NKHW = self._images[torch.from_numpy(indices).to(self._device)].float()
+        images_NKHW = self._pool.images_NKHW[torch.from_numpy(indices).to(self._device)].float()
         scale = min(1.0, side / max(images_NKHW.shape[2:]))
         if scale < 1:
             images_NKHW = F.interpolate(images_NKHW, scale_factor=scale, mode="area")
@@ -231,7 +239,10 @@ class Classifier:
         image_size = (self._images.shape[2], self._images.shape[3])
         recipe = self._recipe
         with seeded(derived(seed, "network")):
-            network = build(recipe.model, self.num_classes, image_size, recipe.width, self._weights, recipe.dropout)
+            if recipe.encoder is not None:
+                network = probe(self._images.shape[1], self.num_classes, recipe.dropout)
+            else:
+                network = build(recipe.model, self.num_classes, image_size, recipe.width, self._weights, recipe.dropout)
         if companion is not None and recipe.compile:
             raise ValueError("compile=true cannot train a companion (learning_loss): set compile=false")
         if companion is not None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmark.api import Companion
 
+PROBE = "linear_probe"  # a linear layer alone, on a frozen encoder's features
 NUM_STAGES = 4  # stage maps that a companion sees
 
 
@@ -99,6 +100,11 @@ def build(
         reason = str(error).splitlines()[0]
         raise ValueError(f"model={model} does not take {image_size[0]}x{image_size[1]} images: {reason}") from error
     return network
+
+
+def probe(num_features: int, num_classes: int, dropout: float) -> Network:
+    """A linear layer on features of (N, D, 1, 1)."""
+    return Network(nn.Flatten(), num_features, num_classes, dropout).eval()
 
 
 def split(network: nn.Module, model: str, weights: Path | None) -> tuple[nn.Module, int]:
@@ -230,7 +236,7 @@ MAKERS: dict[str, Callable[[str, int, bool], nn.Module]] = {
 def names(source: str) -> list[str]:
     """The networks of one source; none where it is not installed."""
     if source == "ours":
-        return ["resnet18", "small_cnn"]
+        return ["resnet18", "small_cnn", PROBE]
     if source == "torchvision":
         import torchvision
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Literal, TypeVar
 
-from tasks._networks import resolve
+from benchmark.api import EncoderName
+from tasks._networks import PROBE, resolve
 
 AnyRecipe = TypeVar("AnyRecipe")
 
@@ -33,10 +34,14 @@ class Recipe:
 
     The defaults are what a careful person would train today: SGD with Nesterov momentum, a cosine after a short
     warm-up, no weight decay on normalisation and biases, no small last batch. docs/recipes.md compares them with
-    `PUBLISHED`. Raises ValueError for a value out of range and for a setting that has no effect beside the others.
+    `PUBLISHED`. A linear probe is trained likewise, on features, which are not augmented. Raises ValueError for a value
+    out of range and for a setting that has no effect beside the others.
     """
 
-    model: str = "resnet18"  # resnet18 (for 32x32 images), small_cnn (8x8), a name of torchvision, timm:X or pycls:X
+    model: str = (
+        "resnet18"  # resnet18 (for 32x32 images), small_cnn (8x8), linear_probe, a torchvision, timm:X, pycls:X
+    )
+    encoder: EncoderName | None = None  # of linear_probe: frozen, the linear layer sees its features of the image
     width: int = 64  # channels of the first of resnet18's four stages
     weights: str = "none"  # to start from: none, default (the library's pretrained ones), or a .safetensors/.pth file
     dropout: float = 0.0  # before the last layer
@@ -68,6 +73,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         source, _ = resolve(self.model)
+        if self.model == PROBE and self.encoder is None:
+            raise ValueError(f"model={PROBE}: takes the features of a frozen encoder, set encoder=")
         sound(self, self._ranges(), self._ineffective(source))
 
     def _ranges(self) -> dict[str, bool]:
@@ -92,6 +99,8 @@ class Recipe:
         bare = source not in ("torchvision", "timm")
         return [
             (("width",), self.model != "resnet18", f"model={self.model}"),
+            (("encoder",), self.model != PROBE, f"model={self.model}"),
+            (("weights", "pad_colour", "full_crop", "compile"), self.model == PROBE, f"model={PROBE}"),
             (("weights",), bare and self.weights == "default", f"model={self.model}: it has no pretrained weights"),
             (("milestone", "decay"), self.schedule != "step", f"schedule={self.schedule}"),
             (("pad_colour", "full_crop"), self.pad == 0, "pad=0"),
@@ -117,7 +126,7 @@ PUBLISHED = Recipe(
 def lacks(**values: Any) -> set[str]:
     """The capabilities that a task's parameters take away. Raises Recipe's ValueError, before anything is loaded."""
     recipe = chosen(Recipe, values)
-    missing = {"sample": recipe.dropout == 0, "companion": recipe.compile}
+    missing = {"sample": recipe.dropout == 0, "companion": recipe.compile or recipe.model == PROBE}
     return {capability for capability, lacking in missing.items() if lacking}
 
 

@@ -26,6 +26,9 @@ STRATEGIES = [
     "isal[depth=25]",
     "learning_loss",
     "discriminative[epochs=20]",
+    "coreset[encoder=patch_pca]",
+    "geal[encoder=patch_pca,k=4]",
+    "freesel[encoder=patch_pca,k=4]",
 ]
 
 

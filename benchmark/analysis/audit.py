@@ -87,7 +87,7 @@ def ledger(run: Run, schedule: Schedule) -> Iterator[str]:
     boxes, start = 0.0, run.records[0].cost.get("boxes", 0.0) if run.records else 0.0
     for record in run.records:
         told = f"round {record.round}"
-        wanted = schedule.budget if record.round else schedule.initial or schedule.budget
+        wanted = schedule.budget if record.round or not schedule.initial else schedule.initial
         exact = record.round == 0 or schedule.budget_in == "images"
         if exact and len(record.bought) != wanted:
             yield f"{told} buys {len(record.bought)} images of a budget of {wanted}"

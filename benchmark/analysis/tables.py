@@ -157,7 +157,7 @@ def entries(curve: Curve, experiment: Experiment) -> list[Entry]:
         cost = {kind: average(paid[there, number]) for kind, paid in curve.cost.items()}
         labelled = average(curve.num_labelled_SR[there, number])
         if experiment.schedule and experiment.schedule.budget_in == "images":
-            labelled = experiment.schedule.initial + experiment.schedule.budget * last
+            labelled = experiment.schedule.num_images(last)
         num = len(values) if curve.seeds else curve.num_runs * len(values)
         told = {kind: paid for kind, paid in cost.items() if paid is not None}
         printed = {kind: texts[number] for kind, texts in curve.printed.items()}
@@ -178,10 +178,10 @@ def seeds(number: int) -> str:
 
 def heads(schedule: Schedule) -> list[str]:
     """What rounds are called: `1,000`, `2,000` for labelled images; `500`, `+1,000 boxes` under a budget of boxes."""
-    bought = [schedule.budget * number for number in range(schedule.rounds)]
     if schedule.budget_in == "boxes":
-        return [f"{schedule.initial:,}", *(f"+{boxes:,} boxes" for boxes in bought[1:])]
-    return [f"{schedule.initial + images:,}" for images in bought]
+        bought = [schedule.budget * number for number in range(1, schedule.rounds)]
+        return [f"{schedule.initial:,}", *(f"+{boxes:,} boxes" for boxes in bought)]
+    return [f"{schedule.num_images(number):,}" for number in range(schedule.rounds)]
 
 
 def grid_of(made: Table) -> list[list[str]]:

@@ -1,0 +1,254 @@
+"""Encoders: what they make of images, by hand and beside brute force, and that it is kept and counted soundly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from benchmark import plugins
+from benchmark.api import Encoding, Indices, Machine
+from benchmark.grid import Spec
+from encoders._vit import Vit, class_attention
+from encoders.patch_pca import patch_pca, patches
+from tasks._encode import SHARD, Encodings, InMemory, Read, squashed
+from tests._cells import cell, run
+
+plugins.discover()
+CPU = Machine(torch.device("cpu"))
+
+
+def photographs(number: int = 40, side: int = 12) -> Tensor:
+    """Random images with structure: smooth noise."""
+    small = torch.rand(number, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return (F.interpolate(small, (side, side), mode="bilinear") * 255).byte()
+
+
+# --- patch_pca ------------------------------------------------------------------------------
+def test_patches_are_cut_by_rows() -> None:
+    images = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
+    assert (patches(images, 2) * 255).round().tolist() == [
+        [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    ]
+    assert patches(torch.zeros(1, 3, 5, 7, dtype=torch.uint8), 2).shape == (1, 6, 12)
+
+
+def test_patch_pca_is_scikit_learns_whitened_pca() -> None:
+    images = photographs()
+    made = patch_pca(CPU, InMemory(images), patch=3, dims=5)(images)
+    rows_PV = patches(images, 3).flatten(0, 1).double().numpy()
+    twin = PCA(5, whiten=True, svd_solver="full").fit(rows_PV)
+    expected = twin.transform(rows_PV) * (len(rows_PV) / (len(rows_PV) - 1)) ** 0.5  # theirs divides by P - 1
+    mine = made.patches_NTD.flatten(0, 1).numpy()
+    np.testing.assert_allclose(np.abs(mine), np.abs(expected), rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(mine.var(0), 1, rtol=1e-3)
+
+
+def test_the_saliency_of_patch_pca_is_the_variance_of_pixels() -> None:
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    images[0, :, :2, :2] = torch.tensor([[0, 200], [0, 200]], dtype=torch.uint8)
+    images[0, :, 2:, 2:] = torch.tensor([[0, 100], [0, 100]], dtype=torch.uint8)
+    made = patch_pca(CPU, InMemory(images), patch=2)(images)
+    torch.testing.assert_close(made.attention_NT, torch.tensor([[0.8, 0, 0, 0.2], [0.25] * 4]))
+    assert made.patches_NTD.shape == (2, 4, 1)  # grey images of one pattern: one direction has all the variance
+    assert made.global_NE.shape == (2, 16)
+
+
+@pytest.mark.parametrize("given", [{"patch": 0}, {"patch": 13}, {"dims": 0}])
+def test_patch_pca_refuses_patches_that_are_none(given: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"patch_pca\[patch="):
+        patch_pca(CPU, InMemory(photographs()), **given)
+
+
+# --- transformers ---------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def tiny() -> Vit:
+    """A small transformer with random weights."""
+    return Vit(CPU, "vit_tiny_patch16_224", "none", 64)
+
+
+def test_dino_tells_196_patches_and_attention_of_six_heads() -> None:
+    seen = Spec.read("strategy", "geal[encoder=dino[weights=none]]").values["encoder"]
+    assert seen == "dino[weights=none]"
+    dino = Vit(CPU, "vit_small_patch16_224.dino", "none", 224)
+    assert dino.network.blocks[-1].attn.num_heads == 6
+    made = dino(squashed(photographs(2), (224, 224)))
+    assert (made.patches_NTD.shape, made.attention_NT.shape, made.global_NE.shape) == (
+        (2, 196, 384),
+        (2, 196),
+        (2, 384),
+    )
+    torch.testing.assert_close(made.attention_NT.sum(1), torch.ones(2))
+
+
+def test_a_transformers_features_are_those_of_its_layers(tiny: Vit) -> None:
+    """By running its blocks one by one."""
+    images = squashed(photographs(3), (64, 64))
+    made, network = tiny(images), tiny.network
+    pixels = images.float().sub(torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1))
+    tokens = network.patch_embed(pixels / torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1))
+    tokens = network.norm_pre(network.patch_drop(network._pos_embed(tokens)))
+    for number, block in enumerate(network.blocks):
+        if number == len(network.blocks) - 1:
+            torch.testing.assert_close(made.patches_NTD, network.norm(tokens)[:, 1:])
+            attention = block.attn
+            qkv = attention.qkv(block.norm1(tokens)).reshape(3, 17, 3, attention.num_heads, -1)
+            weights = torch.stack(
+                [
+                    ((qkv[:, :1, 0, head] @ qkv[:, :, 1, head].mT) * attention.head_dim**-0.5).softmax(-1)[:, 0]
+                    for head in range(attention.num_heads)
+                ]
+            ).mean(0)
+            torch.testing.assert_close(class_attention(attention, block.norm1(tokens)), weights)
+            torch.testing.assert_close(made.attention_NT, weights[:, 1:] / weights[:, 1:].sum(1, keepdim=True))
+        tokens = block(tokens)
+    torch.testing.assert_close(made.global_NE, network.norm(tokens)[:, 0])
+
+
+def test_a_file_of_weights_takes_the_same_way(tiny: Vit, tmp_path: Path) -> None:
+    """A backbone's state dict, as the authors of DINO publish theirs, in both formats; a head in it is left out."""
+    images = squashed(photographs(2), (64, 64))
+    state = {name: value + 0.01 for name, value in tiny.network.state_dict().items()}
+    torch.save(state | {"head.weight": torch.zeros(5, 192)}, tmp_path / "own.pth")
+    save_file(state, tmp_path / "own.safetensors")
+    machine = replace(CPU, data=tmp_path)
+    one, other = (Vit(machine, "vit_tiny_patch16_224", f"own.{kind}", 64)(images) for kind in ("pth", "safetensors"))
+    assert torch.equal(one.global_NE, other.global_NE)
+    assert not torch.allclose(one.global_NE, tiny(images).global_NE, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "words"),
+    [
+        ("vit_tiny_patch16_224", "gone.pth", "no such file"),
+        ("resnet18", "none", "model=resnet18: .*vision transformer"),
+        ("no_such_model", "none", "no_such_model"),
+    ],
+)
+def test_what_is_no_transformer_or_no_file_is_said_in_one_line(
+    model: str, weights: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        Vit(replace(CPU, data=tmp_path), model, weights, 64)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    save_file({"cls_token": torch.zeros(1, 1, 7)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"does not fit the model"):
+        Vit(replace(CPU, data=tmp_path), "vit_tiny_patch16_224", "other.safetensors", 64)
+
+
+# --- kept on disk ---------------------------------------------------------------------------
+def encodings(machine: Machine, images: Tensor, name: str = "data") -> Encodings:
+    pool = InMemory(images)
+    return Encodings(pool, pool, name, machine)
+
+
+def joined(parts: Iterator[Encoding]) -> list[Tensor]:
+    every = list(parts)
+    return [torch.cat([getattr(one, name) for one in every]) for name in ("patches_NTD", "attention_NT", "global_NE")]
+
+
+def test_any_order_of_images_gets_the_rows_of_the_pool(tmp_path: Path) -> None:
+    images = photographs(2 * SHARD + 30, 8)
+    machine = replace(CPU, scratch=tmp_path)
+    order = np.random.default_rng(0).permutation(len(images))[:400]
+    whole = joined(encodings(CPU, images).encode(np.arange(len(images)), "patch_pca"))
+    for where in (CPU, machine, machine):  # in memory, written, read back
+        for indices in (order, order[:3], order[:0]):
+            for part, all_ in zip(joined(encodings(where, images).encode(indices, "patch_pca")), whole, strict=True):
+                assert torch.equal(part, all_[indices])
+    assert len(list(tmp_path.glob("encodings/*/*.safetensors"))) == 3
+
+
+def test_a_damaged_shard_is_made_anew_and_other_images_have_their_own(tmp_path: Path) -> None:
+    machine, images = replace(CPU, scratch=tmp_path), photographs(20, 8)
+    first = joined(encodings(machine, images).encode(np.arange(20), "patch_pca"))
+    [path] = tmp_path.glob("encodings/*/*.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    again = joined(encodings(machine, images).encode(np.arange(20), "patch_pca"))
+    assert all(map(torch.equal, first, again))
+    joined(encodings(machine, images, "other data").encode(np.arange(20), "patch_pca"))
+    joined(encodings(machine, images).encode(np.arange(20), "patch_pca[dims=3]"))
+    assert len(list(tmp_path.glob("encodings/*"))) == 3
+
+
+def test_weights_name_the_cache_by_their_content(tmp_path: Path) -> None:
+    machine, images = replace(CPU, scratch=tmp_path, data=tmp_path), photographs(3, 8)
+    label = "vit[model=vit_tiny_patch16_224,size=32,weights=own.safetensors]"
+    made = []
+    for shift in (0.0, 0.1):
+        network = Vit(CPU, "vit_tiny_patch16_224", "none", 32).network
+        save_file({name: value + shift for name, value in network.state_dict().items()}, tmp_path / "own.safetensors")
+        made.append(joined(encodings(machine, images).encode(np.arange(3), label))[2])
+    assert not torch.equal(*made)
+    assert len(list(tmp_path.glob("encodings/*"))) == 2
+
+
+def test_images_of_any_size_are_squashed() -> None:
+    stored = [torch.full((3, 10 + number, 20), number, dtype=torch.uint8) for number in range(4)]
+
+    def read(indices: list[int]) -> Iterator[Tensor]:
+        return (stored[index] for index in indices)
+
+    pool = Read(4, (10, 20), read, CPU.device)
+    assert [int(one.max()) for one in pool.images(np.array([2, 0]), (6, 5))] == [2, 0]
+    assert pool.images(np.array([], np.int64), (6, 5)).shape == (0, 3, 6, 5)
+    grey = InMemory(torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2))
+    assert grey.images(np.array([1]), (2, 2))[0, 2].tolist() == [[4, 5], [6, 7]]
+
+
+# --- in a run -------------------------------------------------------------------------------
+def test_the_seconds_of_an_encoding_are_told_once_made_and_again_from_the_cache(tmp_path: Path) -> None:
+    """The second cell reads what the first made, and says what that took, not what reading takes."""
+    cells = [cell("geal[encoder=patch_pca,k=3]", seed=seed) for seed in (0, 1)]
+    events = run(cells, tmp_path)
+    seconds = [event.measured.seconds for event in events if event.record.round > 0]  # type: ignore[union-attr]
+    assert len(seconds) == 4
+    assert min(one["encode"] for one in seconds) > 0
+    assert max(one["encode"] for one in seconds) == pytest.approx(min(one["encode"] for one in seconds), rel=0.5)
+    assert min(one["select"] for one in seconds) >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("geal[encoder=dina]", "no encoder is called 'dina' \\(did you mean 'dino'\\?\\)"),
+        ("geal[encoder=patch_pca[path=2]]", "patch_pca has no parameter 'path' \\(did you mean 'patch'\\?\\)"),
+        ("geal[encoder=patch_pca[patch=big]]", "must be of type int or null"),
+        ("coreset[encoder=5]", "'5' is not a name"),
+        ("geal[encoder=vit]", r"vit\[model=...\] must be given"),
+    ],
+)
+def test_an_encoder_is_checked_with_the_grid(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Spec.read("strategy", text)
+
+
+def test_an_encoder_has_one_spelling_and_its_version_is_in_the_key() -> None:
+    plain, told = (Spec.read("strategy", f"geal[encoder={one}]") for one in ("patch_pca", "patch_pca[dims=16]"))
+    assert plain == told
+    assert plain.identity()["encoders"] == {"patch_pca": 1}
+    assert "encoders" not in Spec.read("strategy", "coreset").identity()
+
+
+def test_every_task_kind_encodes_by_the_images_alone() -> None:
+    """Labels scrambled, models of another seed: the same."""
+    for name in ("digits[epochs=1]", "scenes[epochs=1]"):
+        spec = Spec.read("task", name)
+        task: Any = spec.plugin.build(CPU, spec.values)
+        indices: Indices = np.array([5, 900 % task.num_pool, 3])
+        one = joined(task.encode(None, indices, "patch_pca"))
+        other = joined(task.scrambled(indices[:1], 1).encode(None, indices, "patch_pca"))
+        assert all(map(torch.equal, one, other))
+        assert len(one[0]) == 3

@@ -1,0 +1,106 @@
+"""A linear probe: a task like any other, on the features of a frozen encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmark import plugins
+from benchmark.api import Machine, View
+from benchmark.conformance import failures
+from benchmark.grid import Cell, Spec
+from benchmark.schedule import Schedule
+from strategies.isal import isal
+from tests._cells import cell, run
+
+plugins.discover()
+CPU = Machine(torch.device("cpu"))
+PROBE = "digits[dropout=0.0,encoder=patch_pca,epochs=60,model=linear_probe]"
+
+
+def built(label: str = PROBE) -> Any:
+    spec = Spec.read("task", label)
+    return spec.plugin.build(CPU, spec.values)
+
+
+def test_a_linear_probe_conforms() -> None:
+    spec = Spec.read("task", PROBE)
+    assert failures(spec.plugin, spec, CPU) == []
+
+
+def test_it_is_softmax_regression_on_standardised_features() -> None:
+    """Logits by hand from the encoder's features; its fit is as good as scikit-learn's."""
+    from sklearn.linear_model import LogisticRegression
+
+    task = built()
+    features_NE = torch.cat([part.global_NE for part in task.encode(None, np.arange(task.num_pool), "patch_pca")])
+    standard_NE = (features_NE - features_NE.mean(0)) / features_NE.std(0, correction=0)
+    model = task.fit(np.arange(300), 0)
+    logits_NC = F.linear(standard_NE, model.head.weight, model.head.bias)
+    torch.testing.assert_close(task.predict(model, np.arange(50)).scores_PC, logits_NC[:50].softmax(1))
+    labels_N = task.labels(model, np.arange(task.num_pool)).numpy()
+    twin = LogisticRegression(C=0.1, max_iter=500).fit(standard_NE[:300].numpy(), labels_N[:300])
+    mine, theirs = (
+        (logits_NC[300:].argmax(1).numpy() == labels_N[300:]).mean(),
+        twin.score(standard_NE[300:], labels_N[300:]),
+    )
+    assert mine > 0.85
+    assert mine == pytest.approx(theirs, abs=0.03)
+
+
+def test_strategies_run_on_it_unchanged(tmp_path: Path) -> None:
+    names = ["entropy", "coreset", "badge", "isal[depth=5,repeats=2]", "typiclust[encoder=patch_pca]"]
+    known = [name for name in names if name.partition("[")[0] in plugins.REGISTRY["strategy"]]
+    events = run([cell(name, rounds=2, task=PROBE.replace("epochs=60", "epochs=5")) for name in known], tmp_path)
+    assert [len(event.record.bought) for event in events] == [20, 5] * len(known)  # type: ignore[union-attr]
+
+
+def test_influence_is_that_of_the_last_layer_alone() -> None:
+    task = built()
+    model = task.fit(np.arange(40), 0)
+    assert list(task.weights(model)) == ["head.weight"]
+    view = View(
+        task, model, np.arange(40), np.arange(60, 200), num_initial=20, held_out=np.arange(40, 60),
+        needs={"losses", "directional", "pseudo_labels", "weights", "held_out"},
+    )  # fmt: skip
+    assert len(isal(view, 7, np.random.default_rng(0), depth=5)) == 7
+
+
+def test_pictures_are_the_images_not_the_features() -> None:
+    pictures, _ = built().pictures(np.arange(3), 8)
+    assert pictures.shape == (3, 8, 8, 3)
+    plain, _ = built("digits").pictures(np.arange(3), 8)
+    np.testing.assert_array_equal(pictures, plain)
+
+
+def test_the_test_images_are_seen_through_the_encoder_of_the_pool() -> None:
+    """Equal pools, other test images: the same model; equal test images score the same."""
+    task = built()
+    model = task.fit(np.arange(200), 0)
+    features_NE = torch.cat([one.global_NE for one in task.encode(None, np.arange(task.num_pool), "patch_pca")])
+    assert torch.equal(task._images[:, :, 0, 0], features_NE)
+    assert task.score(model)["accuracy"] > 80
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("digits[model=linear_probe]", "takes the features of a frozen encoder, set encoder="),
+        ("digits[encoder=patch_pca]", "encoder=patch_pca has no effect with model=small_cnn"),
+        ("digits[encoder=patch_pca,model=linear_probe,compile=true]", "compile=True has no effect"),
+        ("digits[encoder=dnio,model=linear_probe]", "did you mean 'dino'"),
+    ],
+)
+def test_what_does_not_fit_is_said_with_the_grid(label: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Cell(Spec.read("task", label), Spec.read("strategy", "random"), Schedule(10, 5, 2), 0).check()
+
+
+def test_learning_loss_has_nothing_to_read_there() -> None:
+    with pytest.raises(ValueError, match="learning_loss needs companion"):
+        Cell(Spec.read("task", PROBE), Spec.read("strategy", "learning_loss"), Schedule(10, 5, 2), 0).check()

@@ -1,0 +1,129 @@
+"""One-pass schedules: everything is chosen at once and trained on at each budget, from some labels or from none."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark import cli, launch, loop
+from benchmark.analysis import audit
+from benchmark.analysis.curves import read
+from benchmark.analysis.tables import heads
+from benchmark.api import Machine
+from benchmark.fits import Fits
+from benchmark.grid import Cell
+from benchmark.launch import Round
+from benchmark.schedule import Schedule
+from benchmark.seeds import seed
+from benchmark.store import Store
+from tests._cells import bytes_of, cell, run
+
+GEAL = "geal[encoder=patch_pca,k=3]"
+COLD = {"initial": 0, "budget": 10, "validation": 0}
+CPU = Machine(torch.device("cpu"))
+
+
+def records(events: list[Any]) -> list[Any]:
+    assert all(isinstance(event, Round) for event in events), events
+    return [event.record for event in events]
+
+
+@pytest.mark.parametrize("strategy", ["random", "entropy", GEAL])
+def test_all_is_chosen_at_once_by_the_model_of_round_0_and_bought_in_order(strategy: str, tmp_path: Path) -> None:
+    one = cell(strategy, rounds=4, one_pass=True)
+    made = records(run([one], tmp_path))
+    assert [len(record.bought) for record in made] == [20, 5, 5, 5]
+    task = launch.build(one.task, CPU)
+    fits, begin = Fits(tmp_path / "other", 0, "cpu"), loop.start(one, task)
+    model = loop.fit(one, task, fits, begin.initial, 0).model
+    rng = np.random.default_rng(seed("select", "digits", 0, one.strategy.label, 1))
+    view = loop.view(one, task, begin, model, begin.initial)
+    whole = one.strategy.plugin.function(view, 15, rng, **one.strategy.values)
+    assert [index for record in made[1:] for index in record.bought] == whole.tolist()
+
+
+def test_it_differs_from_choosing_anew_each_round(tmp_path: Path) -> None:
+    """The first choice is the same but for its length; what follows is not, for a strategy that asks the model."""
+    once, anew = (records(run([cell("entropy", one_pass=one)], tmp_path / str(one))) for one in (True, False))
+    assert once[1].bought == anew[1].bought
+    assert once[2].bought != anew[2].bought
+
+
+@pytest.mark.parametrize("schedule", [{}, COLD])
+def test_a_run_that_is_broken_off_goes_on_to_the_same_bytes(schedule: dict[str, int], tmp_path: Path) -> None:
+    one = cell(GEAL, rounds=4, one_pass=True, **schedule)
+    run([one], tmp_path / "whole")
+    for stop in (1, 2, 3):
+        home = tmp_path / f"stopped {stop}"
+        task, store = launch.build(one.task, CPU), Store(home / "run")
+        rounds = launch.run_cell(one, task, store, Fits(home / "fits", 1, "cpu"), CPU)
+        for _ in range(stop):
+            next(rounds)
+        rounds.close()
+        run([one], home, cache_gb=0)
+        assert bytes_of(home / "run") == bytes_of(tmp_path / "whole" / "run")
+
+
+def test_without_labels_round_0_buys_too(tmp_path: Path) -> None:
+    cells = [cell(name, one_pass=True, **COLD) for name in ("random", GEAL, "coreset[encoder=patch_pca]")]
+    made = records(run(cells, tmp_path))
+    assert [(record.num_labelled, len(record.bought)) for record in made] == [(10, 10), (20, 10), (30, 10)] * 3
+    starts = {tuple(record.bought) for record in made if record.round == 0}
+    assert len(starts) == 3
+
+
+def test_choosing_is_timed_once_and_logged_once(tmp_path: Path) -> None:
+    events: Any = run([cell(GEAL, rounds=4, one_pass=True)], tmp_path)
+    assert [bool(event.record.diagnostics) for event in events] == [False, True, False, False]
+    assert ["encode" in event.measured.seconds for event in events] == [False, True, False, False]
+    assert events[1].measured.seconds["select"] > 10 * events[3].measured.seconds["select"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"initial": 0}, "initial=0: must be at least 1"),
+        ({"one_pass": True, "budget_in": "boxes"}, "one_pass=true: .* budget_in=images"),
+    ],
+)
+def test_schedules_that_make_no_sense_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Schedule(**({"initial": 5, "budget": 5, "rounds": 3} | settings))
+
+
+def test_a_strategy_that_asks_the_model_needs_a_first_label() -> None:
+    asked: Cell = cell("entropy", one_pass=True, **COLD)
+    with pytest.raises(ValueError, match="initial=0: entropy asks the model for predict"):
+        asked.check()
+
+
+def test_a_schedule_tells_how_it_is() -> None:
+    warm = Schedule(10, 5, 3, one_pass=True)
+    cold = Schedule(0, 5, 3, validation=2, one_pass=True)
+    assert (warm.label, cold.label) == ("10+5x2_one_pass", "0+5x3v2_one_pass")
+    assert heads(warm) == ["10", "15", "20"]
+    assert heads(cold) == ["5", "10", "15"]
+    assert "one_pass" not in Schedule(10, 5, 3).identity()
+    with pytest.raises(ValueError, match="buys 17 labels of a pool of 16"):
+        cold.check_fits(16)
+
+
+def test_the_analysis_takes_a_start_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs of one seed are paired, their different first purchases are no fault, and a missing image is one."""
+    words = [
+        "grid=quick", "tasks=[digits[epochs=2]]", f"strategies=[random,{GEAL}]", "initial=0", "one_pass=true",
+        "budget=10", "rounds=3", "seeds=2", "validation=0", f"out={tmp_path}",
+    ]  # fmt: skip
+    cli.app(["run", *words], standalone_mode=False)
+    [experiment] = read(str(tmp_path))
+    assert audit.audit(experiment) == []
+    assert len({run.start for run in experiment.runs}) == 1
+    assert experiment.num_labelled_R.tolist() == [10, 20, 30]
+    capsys.readouterr()
+    cli.app(["run", *words[:-1], "dry_run=true", f"out={tmp_path}/dry"], standalone_mode=False)
+    assert re.search(r"4 cells, 12 rounds", capsys.readouterr().err)
