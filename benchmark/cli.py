@@ -193,11 +193,12 @@ def described(experiment: grids.Experiment) -> dict[str, object]:
 
 @app.command(name="list")
 def list_(what: str, words: Words = None) -> None:
-    """List strategies, tasks, grids or published curves."""
+    """List strategies, tasks, encoders, grids or published curves."""
     chosen = grids.settings(words or [])
     kinds: dict[str, Callable[[], list[dict[str, object]]]] = {
         "strategies": lambda: registered("strategy", chosen),
         "tasks": lambda: registered("task", chosen),
+        "encoders": lambda: registered("encoder", chosen),
         "grids": lambda: [{"name": name, "what": grids.purpose(name)} for name in grids.names()],
         "published": answers.published,
     }
