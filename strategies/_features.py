@@ -1,5 +1,7 @@
-"""What strategies on fixed features share: features of unit length, distances, k-means. Shapes: N, M images, E features,
-K clusters."""
+"""What strategies on fixed features share: features of unit length, distances, k-means.
+
+Shapes: N, M images, E features, K clusters.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,10 @@ from torch.nn import functional as F
 
 from benchmark.api import EncoderName, Indices, View
 
+SIMCLR = EncoderName("simclr")
 CHUNK = 2**24  # distances held at once
-BATCH = 5000  # images of one step of mini-batch k-means
+MOST_EXACT = 50  # clusters up to which the published codes on such features take k-means, and mini-batches above
+BATCH = 5000  # images of a mini-batch
 
 
 def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[str]:

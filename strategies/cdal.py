@@ -5,7 +5,7 @@ Shapes: N images, M of them, P predictions, R mixtures of predictions, C columns
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -49,16 +49,75 @@ def cdal(
     return chosen
 
 
-@dataclass(frozen=True)
+@dataclass
 class Mixtures:
-    """Mixtures of predictions, by class and then by image; at most one of each."""
+    """Mixtures of predictions, by class and then by image; at most one of both."""
 
     p_RC: Tensor
     class_R: Tensor
     image_R: Tensor
     num_images: int
+    log_RC: Tensor = field(init=False)
+    negentropy_R: Tensor = field(init=False)
+    rows: dict[int, slice] = field(init=False)  # of each class
 
     def __post_init__(self) -> None:
-        log_RC = self.p_RC.clamp(min=torch.finfo(self.p_RC.dtype).tiny).log()
-        object.__setattr__(self, "log_RC", log_RC)
-        object.__setattr__(self, "self_R", (self.p_RC * log_RC).sum(1))
+        self.log_RC = self.p_RC.clamp(min=torch.finfo(self.p_RC.dtype).tiny).log()
+        self.negentropy_R = (self.p_RC * self.log_RC).sum(1)
+        labels, counts = self.class_R.unique_consecutive(return_counts=True)
+        ends = counts.cumsum(0)
+        bounds = zip(labels.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True)
+        self.rows = {label: slice(begin, end) for label, begin, end in bounds}
+
+    def divergence(self, rows: slice, others: Tensor) -> Tensor:
+        """(rows, others): sum_c (p - q) (log p - log q) / 2 of mixtures, multiplied out into two products."""
+        alone = self.negentropy_R[rows][:, None] + self.negentropy_R[others]
+        across = self.p_RC[rows] @ self.log_RC[others].T + self.log_RC[rows] @ self.p_RC[others].T
+        return (alone - across).clamp_(min=0) / 2
+
+    def nearest(self, centres_M: Tensor, how: Literal["mean", "sum"]) -> Tensor:
+        """(N,): distance to the nearest of these images; infinite to those that no class is shared with."""
+        column_N = torch.full((self.num_images,), -1, device=self.p_RC.device)
+        column_N[centres_M] = torch.arange(len(centres_M), device=self.p_RC.device)
+        column_R = column_N[self.image_R]
+        total_NM = self.p_RC.new_zeros(self.num_images, len(centres_M))
+        shared_NM = torch.zeros_like(total_NM)
+        known = (column_R >= 0).nonzero().squeeze(1)
+        for label in self.class_R[known].unique().tolist():
+            others = known[self.class_R[known] == label]
+            at = (self.image_R[self.rows[label]][:, None], column_R[others])
+            total_NM[at] += self.divergence(self.rows[label], others)
+            shared_NM[at] += 1
+        distance_NM = total_NM / shared_NM if how == "mean" else total_NM
+        return distance_NM.where(shared_NM > 0, torch.inf).amin(1)
+
+
+def mixtures(predictions: Predictions, by_class: bool) -> Mixtures:
+    """The mixtures of each image; images without predictions have none."""
+    p_PC, num_images = predictions.scores_PC, predictions.num_images
+    if not p_PC.isfinite().all():
+        raise ValueError("cdal: the predictions hold NaN or infinity")
+    label_P = (p_PC if predictions.boxes_P4 is None else p_PC[:, :-1]).argmax(1)
+    if predictions.one_each or not by_class:
+        label_P = torch.zeros_like(label_P)
+    key_R, row_P = (label_P * num_images + predictions.image_P).unique(return_inverse=True)
+    weight_P = torch.special.entr(p_PC).sum(1).clamp(min=LEAST)
+    total_RC = p_PC.new_zeros(len(key_R), p_PC.shape[1]).index_add_(0, row_P, weight_P[:, None] * p_PC)
+    return Mixtures(total_RC / total_RC.sum(1, keepdim=True), key_R // num_images, key_R % num_images, num_images)
+
+
+def farthest(mixed: Mixtures, num_labelled: int, budget: int, how: Literal["mean", "sum"]) -> list[int]:
+    """Positions of the picks, each the farthest from all centres so far, ties to the first; fewer than the budget
+    where fewer unlabelled images have predictions. O(R C) a pick."""
+    device = mixed.p_RC.device
+    distance_N = torch.full((mixed.num_images,), -torch.inf, dtype=mixed.p_RC.dtype, device=device)
+    distance_N[mixed.image_R] = torch.inf
+    for part in torch.arange(num_labelled, device=device).split(max(1, CHUNK // mixed.num_images)):
+        distance_N = torch.minimum(distance_N, mixed.nearest(part, how))
+    distance_N[:num_labelled] = -torch.inf
+    picks: list[int] = []
+    while len(picks) < budget and distance_N.max() > -torch.inf:
+        picks.append(int(distance_N.argmax()))
+        distance_N = torch.minimum(distance_N, mixed.nearest(torch.tensor(picks[-1:], device=device), how))
+        distance_N[picks[-1]] = -torch.inf
+    return picks

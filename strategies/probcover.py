@@ -13,9 +13,7 @@ from torch import Tensor
 
 from benchmark.api import EncoderName, Indices, View, register
 from strategies import _features
-from strategies._features import kmeans, squared_distances, unit_features
-
-MOST_EXACT = 50  # clusters; above, k-means is by mini-batches
+from strategies._features import MOST_EXACT, SIMCLR, kmeans, squared_distances, unit_features
 
 
 def needs(*, encoder: EncoderName | None, delta: float | None, **_: object) -> frozenset[str]:
@@ -29,7 +27,7 @@ def probcover(
     budget: int,
     rng: np.random.Generator,
     *,
-    encoder: EncoderName | None = EncoderName("patch_pca"),
+    encoder: EncoderName | None = SIMCLR,
     delta: float | None = None,
     purity: float = 0.95,
 ) -> Indices:

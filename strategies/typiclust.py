@@ -14,9 +14,8 @@ from torch import Tensor
 
 from benchmark.api import EncoderName, Indices, View, register
 from strategies import _features
-from strategies._features import kmeans, needs, squared_distances, unit_features
+from strategies._features import MOST_EXACT, SIMCLR, kmeans, needs, squared_distances, unit_features
 
-MOST_EXACT = 50  # clusters; above, k-means is by mini-batches
 SMALL = 5  # images; clusters of so few wait until the others are empty
 
 
@@ -26,7 +25,7 @@ def typiclust(
     budget: int,
     rng: np.random.Generator,
     *,
-    encoder: EncoderName | None = EncoderName("patch_pca"),
+    encoder: EncoderName | None = SIMCLR,
     max_clusters: int = 500,
     num_neighbours: int = 20,
 ) -> Indices:
@@ -43,7 +42,8 @@ def typiclust(
     when no other has any left.
     """
     if min(max_clusters, num_neighbours) < 1:
-        raise ValueError("typiclust: max_clusters and num_neighbours start at 1")
+        told = f"max_clusters={max_clusters},num_neighbours={num_neighbours}"
+        raise ValueError(f"typiclust[{told}]: both start at 1")
     num_labelled = len(view.labelled)
     points_NE = unit_features(view, encoder, np.concatenate([view.labelled, view.unlabelled]))
     num = min(num_labelled + budget, max_clusters, len(points_NE))

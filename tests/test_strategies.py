@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import encoders
 import strategies
 from benchmark.api import Indices, Predictions, View
 from benchmark.plugins import LABEL_NEEDS, REGISTRY, Plugin
@@ -23,8 +24,9 @@ from strategies.margin import margin
 from strategies.random import random
 from tests._toy import Toy, look
 
-for path in Path(strategies.__path__[0]).glob("[!_]*.py"):
-    importlib.import_module(f"strategies.{path.stem}")
+for package in (strategies, encoders):
+    for path in Path(package.__path__[0]).glob("[!_]*.py"):
+        importlib.import_module(f"{package.__name__}.{path.stem}")
 PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith("strategies.")}
 FAST: dict[str, dict[str, Any]] = {
     "isal": {"depth": 3, "repeats": 2},

@@ -1,0 +1,105 @@
+"""ALFA-Mix (Parvaneh et al., Active Learning by Feature Mixing, CVPR 2022).
+
+Shapes: N images, M labelled ones or candidates, A anchors, C classes, D features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmark.api import Indices, View, register
+from strategies._features import kmeans
+
+ROWS = 2**14  # images at once
+
+
+@register(needs={"embed", "labels", "classify"}, version=1)
+def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: float = 0.03125) -> Indices:
+    """Diverse images among those whose predicted label flips when a little of the labelled features is mixed in.
+
+    An image's features z are mixed with the mean of each class's labelled ones, z* (of all, for a class without), by
+    the closed form for alpha under |alpha| <= cap / sqrt(D) (Eq. 5); candidates flip for any z*. The cap grows in
+    steps of alpha_cap (the authors': 1/32) up to 1 until there are more candidates than the budget; k-means on their
+    features at unit length gives one each, the nearest to each centre.
+    Logs `alpha_cap`, the last cap, and `candidates`.
+    Deviations: k-means from one start; where candidates or their distinct features are too few, others are drawn at
+    random without replacement, where the authors' code may draw one twice. The caps are not tried one by one: see
+    `least_cap`.
+    """
+    if not 0 < alpha_cap <= 1:
+        raise ValueError(f"alfa_mix[alpha_cap={alpha_cap}]: above 0 and at most 1")
+    features_ND, labelled_MD = view.embed(view.unlabelled), view.embed(view.labelled)
+    if not (features_ND.isfinite().all() and labelled_MD.isfinite().all()):
+        raise ValueError("alfa_mix: the embeddings hold NaN or infinity")
+    num_classes = view.classify(labelled_MD[:1]).shape[1]
+    anchors_AD = anchors(labelled_MD, view.labels(view.labelled), num_classes)
+    least_N = torch.cat([least_cap(view, part_ND, anchors_AD) for part_ND in features_ND.split(ROWS)])
+    cap = 0.0
+    while cap < 1:
+        cap += alpha_cap
+        candidates_M = (least_N < cap).nonzero().squeeze(1)
+        if len(candidates_M) > budget:
+            break
+    view.log(alpha_cap=cap, candidates=len(candidates_M))
+    picks = candidates_M.cpu().numpy()
+    if len(picks) > budget:
+        picks = picks[nearest_to_centres(F.normalize(features_ND[candidates_M]), budget, rng)]
+    others = np.setdiff1d(np.arange(len(features_ND)), picks)
+    chosen: Indices = view.unlabelled[np.concatenate([picks, rng.choice(others, budget - len(picks), replace=False)])]
+    return chosen
+
+
+def anchors(labelled_MD: Tensor, label_M: Tensor, num_classes: int) -> Tensor:
+    """(A, D): the mean features of each class that has labels; of all images too, where one has none."""
+    means = [labelled_MD[label_M == label].mean(0) for label in label_M.unique()]
+    return torch.stack(means if len(means) == num_classes else [*means, labelled_MD.mean(0)])
+
+
+def least_cap(view: View, features_ND: Tensor, anchors_AD: Tensor) -> Tensor:
+    """(N,): the least cap above which the predicted label flips, for the anchor for which it is least; inf for none.
+
+    With alpha of Eq. 5, z + alpha (z* - z) is z + cap u, where u = |z* - z| / sqrt(D) g / |g| and g is the gradient
+    of the loss for the predicted label; features that z and z* share stay, as there is nothing to mix. The last layer
+    is affine, so each logit is linear in the cap, and class c overtakes the predicted y where
+    cap = (logit_y - logit_c) / (slope_c - slope_y); it stays ahead above.
+    """
+    with torch.no_grad():
+        logits_NC = view.classify(features_ND)
+    label_N1 = logits_NC.argmax(1, keepdim=True)
+    gap_NC = logits_NC.gather(1, label_N1) - logits_NC
+    direction_ND = F.normalize(ascent(view, features_ND, label_N1))
+    least_N = torch.full_like(gap_NC[:, 0], torch.inf)
+    for anchor_D in anchors_AD:
+        way_ND = anchor_D - features_ND
+        move_ND = direction_ND * (way_ND != 0) * way_ND.norm(dim=1, keepdim=True) / math.sqrt(way_ND.shape[1])
+        with torch.no_grad():
+            slope_NC = view.classify(features_ND + move_ND) - logits_NC
+        rise_NC = slope_NC - slope_NC.gather(1, label_N1)
+        least_N = torch.minimum(least_N, (gap_NC / rise_NC).where(rise_NC > 0, torch.inf).amin(1))
+    return least_N
+
+
+def ascent(view: View, features_ND: Tensor, label_N1: Tensor) -> Tensor:
+    """(N, D): a multiple above 0 of the cross entropy's gradient for these labels, that does not vanish for sure ones.
+
+    That of log sum_{c != y} exp(logit_c - logit_y), of which the cross entropy is a function that grows.
+    """
+    at_ND = features_ND.detach().requires_grad_()
+    logits_NC = view.classify(at_ND)
+    others_NC = logits_NC.scatter(1, label_N1, -torch.inf)
+    [gradient_ND] = torch.autograd.grad((others_NC.logsumexp(1) - logits_NC.gather(1, label_N1)[:, 0]).sum(), at_ND)
+    return gradient_ND
+
+
+def nearest_to_centres(points_MD: Tensor, num: int, rng: np.random.Generator) -> Indices:
+    """Positions of the points nearest to the centres of `num` clusters; fewer where clusters are empty."""
+    cluster_M, centres_KD = kmeans(points_MD, num, rng)
+    squared_M = (points_MD - centres_KD[torch.from_numpy(cluster_M).to(points_MD.device)]).square().sum(1)
+    order_M = np.lexsort((squared_M.cpu().numpy(), cluster_M))
+    picks: Indices = order_M[np.unique(cluster_M[order_M], return_index=True)[1]]
+    return picks

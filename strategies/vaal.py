@@ -1,0 +1,187 @@
+"""Variational adversarial active learning, VAAL (Sinha, Ebrahimi and Darrell, ICCV 2019).
+
+Shapes: N images of the pool or a batch, the labelled ones first; S pixels a side; Z latent dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmark.api import Indices, View, register, seeded
+
+DEEPEST = 4  # convolutions that halve the image
+VAE_STEPS = 2  # for each step of the discriminator
+SCORED = 1024  # images scored at once
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How autoencoder and discriminator are trained."""
+
+    num_steps: int
+    batch_size: int
+    lr: float
+    beta: float
+    adversary: float
+    latent: int
+    width: int
+    flip: bool
+
+
+@register(needs={"images"}, version=1)
+def vaal(
+    view: View,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    epochs: int = 100,
+    batch_size: int = 128,
+    lr: float = 5e-4,
+    beta: float = 1.0,
+    adversary: float = 1.0,
+    latent: int = 32,
+    width: int = 128,
+    size: int = 32,
+    flip: bool = True,
+) -> Indices:
+    """The images that a discriminator on the latent means of a variational autoencoder is surest are unlabelled.
+
+    Both are trained anew on the images, squashed to size x size pixels: the autoencoder to rebuild them and to pass
+    all for labelled, the discriminator to tell the two sets apart, in turn. The model plays no part.
+    epochs: steps are those of so many over labelled and unlabelled images together, 39,062 for CIFAR as published.
+    beta: of the divergence, summed over the batch, where the squared error is a mean over pixels, as in the authors'
+        code: at 1 it outweighs the error by far. adversary: lambda_2. width: channels of the first of up to four
+        convolutions, doubled by each. size: an even number, 4 or more. Defaults are the authors' for CIFAR:
+        slow on a CPU.
+    Logs `labelled` and `unlabelled`, the mean probability of being labelled that either set is given.
+    Deviations: trained when it chooses, where the authors' code trains it beside the model, which it does not touch;
+    images are scored as they are and in eval mode, where that code mirrors them at random in train mode.
+    """
+    if min(epochs, batch_size, latent, width) < 1 or size < 4 or size % 2:
+        told = f"epochs={epochs},batch_size={batch_size},latent={latent},width={width},size={size}"
+        raise ValueError(f"vaal[{told}]: all start at 1, size is even and at least 4")
+    num_labelled = len(view.labelled)
+    images_N3SS = view.images(np.concatenate([view.labelled, view.unlabelled]), (size, size))
+    num_steps = max(1, epochs * len(images_N3SS) // batch_size)
+    recipe = Recipe(num_steps, batch_size, lr, beta, adversary, latent, width, flip)
+    logit_N = scores(images_N3SS, *trained(images_N3SS, num_labelled, recipe, int(rng.integers(2**63))))
+    chosen = view.lowest(logit_N[num_labelled:], budget)
+    parts = logit_N.sigmoid().tensor_split([num_labelled])
+    view.log(**{name: part.mean().item() for name, part in zip(("labelled", "unlabelled"), parts, strict=True)})
+    return chosen
+
+
+class Autoencoder(nn.Module):
+    """Up to four convolutions of stride 2, as long as the side stays even or at least 2, and their mirror image."""
+
+    def __init__(self, size: int, width: int, latent: int) -> None:
+        super().__init__()
+        depth = 1
+        while depth < DEEPEST and size % 2 ** (depth + 1) == 0 and size >= 2 ** (depth + 2):
+            depth += 1
+        channels, side = [width * 2**number for number in range(depth)], size // 2**depth
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise([3, *channels]):
+            layers += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.encoder = nn.Sequential(*layers, nn.Flatten())
+        self.mean, self.log_variance = (nn.Linear(channels[-1] * side**2, latent) for _ in range(2))
+        shape = (channels[-1], 2 * side, 2 * side)
+        layers = [nn.Linear(latent, shape[0] * shape[1] * shape[2]), nn.Unflatten(1, shape)]
+        for inputs, outputs in pairwise(channels[::-1]):
+            layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.decoder = nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 1))
+        for module in (self.encoder, self.decoder):
+            kaiming(module)
+
+    def forward(self, pixels_N3SS: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, Z) means and logarithms of variances."""
+        features = self.encoder(pixels_N3SS)
+        return self.mean(features), self.log_variance(features)
+
+
+def discriminator(latent: int) -> nn.Sequential:
+    """Z -> 512 -> 512 -> 1 with ReLU: the logit of being labelled."""
+    net = nn.Sequential(nn.Linear(latent, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 1))
+    return kaiming(net)
+
+
+def kaiming(net: nn.Sequential) -> nn.Sequential:
+    """The same net with convolutions and linear layers drawn after He et al. (2015), their biases 0."""
+    for module in net:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return net
+
+
+def trained(images_N3SS: Tensor, num_labelled: int, recipe: Recipe, seed: int) -> tuple[Autoencoder, nn.Sequential]:
+    """Autoencoder and discriminator after num_steps of the latter; both sets go through them apart."""
+    with seeded(seed):
+        net = Autoencoder(images_N3SS.shape[2], recipe.width, recipe.latent).to(images_N3SS.device)
+        judge = discriminator(recipe.latent).to(images_N3SS.device)
+    generator = torch.Generator().manual_seed(seed)
+    sets = [batches(part, recipe, generator) for part in images_N3SS.tensor_split([num_labelled])]
+    net_step, judge_step = (torch.optim.Adam(one.parameters(), lr=recipe.lr) for one in (net, judge))
+    for _ in range(recipe.num_steps):
+        for _ in range(VAE_STEPS):
+            pair = [next(one) for one in sets]
+            losses, means = zip(*(rebuilt(net, pixels, recipe.beta, generator) for pixels in pair), strict=True)
+            descend(net_step, sum(losses) + recipe.adversary * verdict(judge, means, (1.0, 1.0)))
+        with torch.no_grad():
+            means = tuple(net(pixels)[0] for pixels in pair)
+        descend(judge_step, verdict(judge, means, (1.0, 0.0)))
+    return net, judge
+
+
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step."""
+    optimiser.zero_grad()
+    torch.autograd.backward(loss)
+    optimiser.step()
+
+
+def batches(images_N3SS: Tensor, recipe: Recipe, generator: torch.Generator) -> Iterator[Tensor]:
+    """Shuffled batches of pixels on the scale -1..1 without end, each image once an epoch, half of them mirrored."""
+    while True:
+        for part in torch.randperm(len(images_N3SS), generator=generator).split(recipe.batch_size):
+            pixels = scaled(images_N3SS[part.to(images_N3SS.device)])
+            if recipe.flip:
+                mirrored = (torch.rand(len(part), generator=generator) < 0.5).to(pixels.device)
+                pixels = pixels.flip(3).where(mirrored[:, None, None, None], pixels)
+            yield pixels
+
+
+def scaled(images_N3SS: Tensor) -> Tensor:
+    """Pixels from 0..255 to -1..1."""
+    return images_N3SS / 127.5 - 1
+
+
+def rebuilt(net: Autoencoder, pixels_N3SS: Tensor, beta: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The loss of a batch, mean squared error + beta times the sum of divergences, and its (N, Z) means."""
+    mean_NZ, log_variance_NZ = net(pixels_N3SS)
+    noise_NZ = torch.randn(mean_NZ.shape, generator=generator).to(mean_NZ.device)
+    decoded = net.decoder(mean_NZ + noise_NZ * (log_variance_NZ / 2).exp())
+    divergence = (mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ).sum() / 2
+    return F.mse_loss(decoded, pixels_N3SS) + beta * divergence, mean_NZ
+
+
+def verdict(judge: nn.Sequential, means: tuple[Tensor, ...], told: tuple[float, float]) -> Tensor:
+    """The cross entropies of the discriminator, labelled and unlabelled, where it is told that they are labelled."""
+    logits = [judge(mean_NZ) for mean_NZ in means]
+    parts = [F.binary_cross_entropy_with_logits(x, torch.full_like(x, y)) for x, y in zip(logits, told, strict=True)]
+    return torch.stack(parts).sum()
+
+
+@torch.no_grad()
+def scores(images_N3SS: Tensor, net: Autoencoder, judge: nn.Sequential) -> Tensor:
+    """(N,): the logit of being labelled, in eval mode."""
+    net.eval()
+    return torch.cat([judge(net(scaled(part))[0]) for part in images_N3SS.split(SCORED)]).squeeze(1)

@@ -1,0 +1,64 @@
+"""A page a strategy: rendered again it is the committed one, and it leaves nothing unsaid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark import pages, plugins
+from benchmark.api import EncoderName, Indices, View
+from benchmark.plugins import Plugin
+
+HOME = Path(__file__).parent.parent
+plugins.discover()
+OWN = [one for one in plugins.REGISTRY["strategy"].values() if plugins.source(one).parent == HOME / "strategies"]
+
+
+def test_the_committed_pages_are_those_of_the_docstrings_and_records() -> None:
+    made = pages.pages(HOME)
+    committed = {path.name: path.read_text() for path in (HOME / "docs" / "strategies").glob("*.md")}
+    assert made == committed
+    assert set(committed) == {"README.md", *(f"{path.stem}.md" for path in (HOME / "strategies").glob("[!_]*.py"))}
+
+
+@pytest.mark.parametrize("plugin", OWN, ids=lambda one: one.name)
+def test_a_page_says_paper_parameters_deviations_cost_and_a_measured_row(plugin: Plugin) -> None:
+    parts = pages.sections(plugin)
+    told = {name for part in parts for name in part.split(", ")}
+    assert set(plugin.parameters()) - told == set()
+    assert {"what", "deviations", "cost"} <= told
+    assert all(len(words) > 3 for words in parts.values())
+    text = (HOME / "docs" / "strategies" / f"{plugin.name}.md").read_text()
+    assert "## Measured" in text
+    assert f"`{plugin.name}" in text.partition("## Measured")[2]
+
+
+def made_up(
+    view: View, budget: int, rng: np.random.Generator, *, depth: int = 3, encoder: EncoderName = "dino", share: float
+) -> Indices:
+    """What it does; see depth: not a part, since it ends no sentence. Logs `found`.
+
+    depth, share: two at once (the paper's: 3 and 0.5). encoder: whose
+        features. Cost: one pass. Deviations: none of note,
+    or one.
+    """
+    raise NotImplementedError
+
+
+def test_a_docstring_falls_into_its_parts() -> None:
+    plugin = Plugin("strategy", "made_up", made_up, 1, needs={"encode"})
+    assert pages.sections(plugin) == {
+        "what": "What it does; see depth: not a part, since it ends no sentence.",
+        "logs": "`found`.",
+        "depth, share": "Two at once (the paper's: 3 and 0.5).",
+        "encoder": "Whose features.",
+        "cost": "One pass.",
+        "deviations": "None of note, or one.",
+    }
+    page = pages.page(plugin, [])
+    assert "| `depth` | `3` | Two at once (the paper's: 3 and 0.5). |" in page
+    assert "| `share` | must be given | Two at once" in page
+    assert "**Asks the task for:** `encode`. **Version** 1." in page
+    assert "## Measured" not in page
