@@ -5,19 +5,14 @@ Shapes: N images, H x W pixels.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from benchmark.api import Machine, register_task
 from tasks._classifier import PUBLISHED, Classifier, Recipe, Split, lacks
-
-EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+from tasks._image_files import listed, read
 
 
 @register_task(version=1, default=Recipe(), published=replace(PUBLISHED, normalise="pool"), lacks=lacks)
@@ -33,7 +28,7 @@ def image_folder(machine: Machine, recipe: Recipe, *, root: str, size: int = 32)
         raise ValueError(f"size={size}: must be at least 1")
     folder = machine.located(root)
     classes = class_names(folder)
-    pool, test = (read(folder / part, classes, size) for part in ("train", "test"))
+    pool, test = (split(folder / part, classes, size) for part in ("train", "test"))
     return Classifier(machine, recipe, pool, test, num_classes=len(classes), classes=classes)
 
 
@@ -53,34 +48,12 @@ def class_names(folder: Path) -> list[str]:
     return sorted(train)
 
 
-def read(folder: Path, classes: list[str], size: int) -> Split:
+def split(folder: Path, classes: list[str], size: int) -> Split:
     """Every image of every class, and its class's number."""
     paths: list[Path] = []
     labels = []
     for label, name in enumerate(classes):
-        files = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in EXTENSIONS)
-        if not files:
-            raise ValueError(f"{folder / name}: no images ({', '.join(sorted(EXTENSIONS))})")
+        files = listed(folder / name)
         paths += files
         labels += [label] * len(files)
-    images_N3HW = np.empty((len(paths), 3, size, size), np.uint8)
-
-    def fill(number: int) -> None:
-        images_N3HW[number] = decoded(paths[number], size)
-
-    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as threads:
-        for _ in threads.map(fill, range(len(paths))):
-            pass
-    return Split(images_N3HW, np.array(labels))
-
-
-def decoded(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    """(3, size, size) RGB. ValueError names a file that is no image."""
-    try:
-        with Image.open(path) as image:
-            colour = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    if colour.size != (size, size):
-        colour = colour.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(colour).transpose(2, 0, 1)
+    return Split(read(paths, size), np.array(labels))

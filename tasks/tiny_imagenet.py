@@ -1,0 +1,54 @@
+"""Tiny ImageNet (Stanford's course CS231n, 2015), 200 classes of ImageNet (Russakovsky et al., 2015)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.api import Machine, register_task
+from tasks._classifier import Classifier, Recipe, Split, lacks
+from tasks._image_files import listed, read
+
+FOLDER, SIZE = "tiny-imagenet-200", 64
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+LINE = re.compile(r"(\w+\.JPEG)\t(n\d+)(\t\d+){4}")  # image, class, a box
+
+
+@register_task(version=1, default=Recipe(pad=8), lacks=lacks)
+def tiny_imagenet(machine: Machine, recipe: Recipe) -> Classifier:
+    """100,000 + 10,000 (train, val) colour images of 64x64 pixels, 200 classes; kept in memory (1.4 GB).
+
+    Read from the data folder as the archive unpacks: tiny-imagenet-200/train/CLASS/images, val/images and
+    val/val_annotations.txt; val is the test set, for test has no labels. Classes are numbered in the order of their
+    WordNet identifiers; the pool is train/, class by class, files in the order of their names.
+    `resnet18` keeps the stem for 32x32 images: its last map is then 8x8, and a fit costs four times CIFAR's an image.
+    Raises ValueError for missing files and for a line or an image that cannot be read.
+    """
+    folder = machine.located(FOLDER)
+    for part in (folder / "train", folder / "val" / "images"):
+        if not part.is_dir():
+            raise ValueError(f"no such folder: {part}: unpack {URL} in {folder.parent}")
+    classes = sorted(path.name for path in (folder / "train").iterdir() if re.fullmatch(r"n\d+", path.name))
+    if len(classes) < 2:
+        raise ValueError(f"{folder / 'train'}: {len(classes)} class folders; a task needs two")
+    files = [listed(folder / "train" / name / "images") for name in classes]
+    pool = read([path for part in files for path in part], SIZE)
+    labels = np.repeat(np.arange(len(files)), [len(part) for part in files])
+    test = validation(folder / "val", classes)
+    return Classifier(machine, recipe, Split(pool, labels), test, num_classes=len(classes), classes=classes)
+
+
+def validation(folder: Path, classes: list[str]) -> Split:
+    """The images of val/, in the order of its list."""
+    path, images, labels = folder / "val_annotations.txt", [], []
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}: it is in {URL}")
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        match = LINE.fullmatch(line.strip())
+        if match is None or match[2] not in classes:
+            raise ValueError(f"{path}:{number}: {line!r} is not FILE, a folder of train/ and a box, with tabs")
+        images.append(folder / "images" / match[1])
+        labels.append(classes.index(match[2]))
+    return Split(read(images, SIZE), np.array(labels))
