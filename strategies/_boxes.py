@@ -19,13 +19,20 @@ TINY = 1e-30  # square pixels: the least union, so that boxes without area overl
 
 def padded(values_P: Tensor, image_P: Tensor, num_images: int) -> Tensor:
     """(N, A, ...): the values of each image in a row of its own, in their order, zeros behind them; A is at least 1."""
+    most = max(1, int(image_P.bincount(minlength=num_images).max()))
+    out_NA = values_P.new_zeros(num_images, most, *values_P.shape[1:])
+    out_NA[image_P, columns(image_P, num_images)] = values_P
+    return out_NA
+
+
+def columns(image_P: Tensor, num_images: int) -> Tensor:
+    """(P,): how many predictions of the same image lie before each."""
     counts_N = image_P.bincount(minlength=num_images)
     order_P = image_P.argsort(stable=True)
-    row_P = image_P[order_P]
-    column_P = torch.arange(len(row_P), device=row_P.device) - (counts_N.cumsum(0) - counts_N)[row_P]
-    out_NA = values_P.new_zeros(num_images, max(1, int(counts_N.max())), *values_P.shape[1:])
-    out_NA[row_P, column_P] = values_P[order_P]
-    return out_NA
+    rank_P = torch.arange(len(image_P), device=image_P.device)
+    column_P = torch.empty_like(rank_P)
+    column_P[order_P] = rank_P - (counts_N.cumsum(0) - counts_N)[image_P[order_P]]
+    return column_P
 
 
 def iou(a_4: Tensor, b_4: Tensor) -> Tensor:
@@ -39,13 +46,19 @@ def iou(a_4: Tensor, b_4: Tensor) -> Tensor:
 
 
 def best_iou(boxes_NA4: Tensor, others_NB4: Tensor) -> Tensor:
-    """(N, A): the largest IoU of each box with any other of its image; 0 where there is none.
+    """(N, A): the largest IoU of each box with any other of its image; 0 where there is none."""
+    return best_match(boxes_NA4, others_NB4)[0]
+
+
+def best_match(boxes_NA4: Tensor, others_NB4: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, A) each: the largest IoU of each box with any other of its image, and which that is (the first of equals).
 
     A few images at a time: time grows with N A B, memory with N (A + B).
     """
     step = max(1, CHUNK // (boxes_NA4.shape[1] * others_NB4.shape[1]))
     parts = zip(boxes_NA4.split(step), others_NB4.split(step), strict=True)
-    return torch.cat([iou(boxes[:, :, None], others[:, None]).amax(2) for boxes, others in parts])
+    found = [iou(boxes[:, :, None], others[:, None]).max(2) for boxes, others in parts]
+    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
 
 
 def corners(predictions: Predictions) -> Tensor:
@@ -53,6 +66,11 @@ def corners(predictions: Predictions) -> Tensor:
     if predictions.boxes_P4 is None:
         raise ValueError("predictions without boxes: this strategy needs a detector, not a classifier")
     return predictions.boxes_P4
+
+
+def classes(predictions: Predictions) -> Tensor:
+    """(P,): the likeliest class of each box; background is none."""
+    return predictions.scores_PC[:, :-1].argmax(1)
 
 
 def by_image(predictions: Predictions) -> Tensor:

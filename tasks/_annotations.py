@@ -166,6 +166,46 @@ class Split:
         return cls(files, clipped(truth, files.sizes_N2, source))
 
 
+@dataclass(frozen=True)
+class Joined:
+    """The images of several folders, one after the other; a name may be in each of them."""
+
+    parts: Sequence[Images]
+
+    @cached_property
+    def first_P1(self) -> Indices:
+        """Where each part begins, and the end of the last one."""
+        return offsets(np.array([len(part) for part in self.parts], np.int64))
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return int(self.first_P1[-1])
+
+    def __getitem__(self, number: int) -> Tensor:
+        """(3, H, W) uint8, RGB."""
+        part = int(np.searchsorted(self.first_P1, number, side="right")) - 1
+        return self.parts[part][number - int(self.first_P1[part])]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the parts' fingerprints."""
+        return digest(*(part.fingerprint for part in self.parts))
+
+
+def joined(splits: Sequence[Split]) -> Split:
+    """The images of these splits with their boxes, one split after the other."""
+    truths = [split.truth for split in splits]
+    return Split(
+        Joined([split.images for split in splits]),
+        Truth(
+            np.concatenate([truth.corners_B4 for truth in truths]),
+            np.concatenate([truth.labels_B for truth in truths]),
+            np.concatenate([truth.ignored_B for truth in truths]),
+            offsets(np.concatenate([np.diff(truth.first_N1) for truth in truths])),
+        ),
+    )
+
+
 def clipped(truth: Truth, sizes_N2: Indices, source: Path) -> Truth:
     """Boxes clipped to their image; those without area are dropped then, and those that are not finite.
 

@@ -9,7 +9,8 @@ import copy
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from benchmark.api import (
     Annotations,
+    Augmentation,
     Boxes,
     Companion,
     Direction,
@@ -35,9 +37,10 @@ from tasks._annotations import Split, Truth
 from tasks._average_precision import Found, coco_scores, voc_map
 from tasks._classifier import digest
 from tasks._detection_input import Noise, Placed, Placing, stream
-from tasks._detection_recipe import MMDET, DetectorRecipe
+from tasks._detection_recipe import MMDET, SSD, DetectorRecipe
 from tasks._detection_training import Step, train
-from tasks._detector import Batch, Detections, Detector
+from tasks._detection_views import Back, Changed, restored
+from tasks._detector import Batch, Detections, Detector, Seen
 from tasks._encode import Encodings, Read
 from tasks._training import derived
 
@@ -89,8 +92,11 @@ class Detection:
         def prepare(steps: list[Step]) -> Iterator[tuple[Batch, list[Boxes]]]:
             groups = [which[step.which].tolist() for step in steps]
             for step, group, images in zip(steps, groups, self._read(self._pool, groups), strict=True):
-                placed = self._placing(images, self._seeds(self._pool, group), step.flips)
-                yield placed.batch, placed.targets([self._pool.truth.of(one) for one in group])
+                boxes = [self._pool.truth.of(one) for one in group]
+                seeds = [derived(seed, f"varied {step.number} {index}") for index in group]
+                varied, left = self._placing.varied(images, boxes, seeds)
+                placed = self._placing(varied, self._seeds(self._pool, group), step.flips)
+                yield placed.batch, placed.targets(left)
 
         train(detector, len(which), prepare, self._recipe, companion, derived(seed, "training"), checkpoint)
         return detector
@@ -175,6 +181,32 @@ class Detection:
     def encode(self, model: nn.Module, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
         """What a frozen encoder makes of them; the model plays no part."""
         return self._encodings.encode(indices, encoder)
+
+    @torch.no_grad()
+    def box_features(self, model: nn.Module, indices: Indices) -> Tensor:
+        """(P, D): of FCOS the class tower's output at each box's place, of Faster R-CNN the box head's output of its
+        proposal. As dear as `predict`. ValueError on detectors where it is not known."""
+        return torch.cat([one.features_MD for one in self._watched(model, indices)])
+
+    @torch.no_grad()
+    def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
+        """Monte Carlo dropout (Gal & Ghahramani, 2016) on the class layer's input: the boxes of `predict`, row by row,
+        each with the scores under masks of its own; boxes, proposals and centerness stay. The inputs are kept from the
+        first sample to the last: on FCOS nine times the features of each box."""
+        share, images = self._recipe.dropout, np.asarray(indices).tolist()
+        watched = list(self._watched(model, indices))
+        clean = Everything.of([one.found for one in watched], self.num_classes, self._device).predictions()
+        for number in range(num_samples):
+            rows = [
+                one.rows(dropped(one.inputs_MDSS, share, derived(seed, f"sample {number} of {image}")))
+                for image, one in zip(images, watched, strict=True)
+            ]
+            yield replace(clean, scores_PC=torch.cat([clean.scores_PC[:0], *rows]))
+
+    def augmented(self, model: nn.Module, indices: Indices, how: Augmentation, seed: int) -> Predictions:
+        """`predict` on changed images: see `_detection_views`."""
+        changed = Split(Changed(self._pool.images, how, seed), self._pool.truth)
+        return self._everything(model, changed, indices, back=partial(restored, how)).predictions()
 
     @torch.no_grad()
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
@@ -275,13 +307,23 @@ class Detection:
             self._memo = (weakref.ref(model), np.array(indices), self._everything(model, self._pool, indices))
         return self._memo[2]
 
+    def _watched(self, model: nn.Module, indices: Indices) -> Iterator[Seen]:
+        """What is found on each of these pool images, and what the class layer saw of it."""
+        detector = own(model)
+        for placed in self._placed(self._pool, self._groups(indices)):
+            seen = detector.watch(detector.trunk(placed.batch.images_N3HW), placed.batch)
+            yield from (replace(one, found=placed.stored(number, one.found)) for number, one in enumerate(seen))
+
     @torch.no_grad()
-    def _everything(self, model: nn.Module, split: Split, indices: Indices, noise: Noise | None = None) -> Everything:
-        """What is found on these images."""
+    def _everything(
+        self, model: nn.Module, split: Split, indices: Indices, noise: Noise | None = None, back: Back | None = None
+    ) -> Everything:
+        """What is found on these images, and where it lies according to `back`."""
         detector, found = own(model), list[Detections]()
         for placed in self._placed(split, self._groups(indices), noise):
-            detections = detector.detect(detector.trunk(placed.batch.images_N3HW), placed.batch)
-            found += [placed.stored(number, one) for number, one in enumerate(detections)]
+            for number, one in enumerate(detector.detect(detector.trunk(placed.batch.images_N3HW), placed.batch)):
+                stored = placed.stored(number, one)
+                found.append(stored if back is None else back(stored, placed.stored_size(number)))
         return Everything.of(found, self.num_classes, self._device)
 
 
@@ -337,9 +379,19 @@ def builder(model: str) -> Callable[..., Detector]:
         from tasks import _mmdet
 
         return _mmdet.build
+    if model == SSD:
+        from tasks import _ssd
+
+        return _ssd.Ssd
     from tasks import _torchvision
 
     return _torchvision.build
+
+
+def dropped(values: Tensor, share: float, seed: int) -> Tensor:
+    """The values after dropout, whose mask is drawn on the CPU: the same on every device."""
+    kept = torch.rand(values.shape, generator=torch.Generator().manual_seed(seed)) >= share
+    return values * kept.to(values.device) / (1 - share)
 
 
 def own(model: nn.Module) -> Detector:

@@ -89,6 +89,11 @@ class Placed:
             placed.append(Boxes(corners_M4, one.labels_M.to(device)))
         return placed
 
+    def stored_size(self, number: int) -> tuple[int, int]:
+        """Height and width of the stored image."""
+        (height, width), (x, y, _, _) = self.batch.sizes[number], self.factors[number].tolist()
+        return round(height / y), round(width / x)
+
     def stored(self, number: int, found: Detections) -> Detections:
         """Detections in pixels of the stored image. Not for mirrored ones."""
         factor = self.factors[number].to(found.corners_M4)
@@ -118,9 +123,22 @@ class Placing:
         factors = [factor(image, size) for image, size in zip(images, sizes, strict=True)]
         return Placed(Batch(self.padded(ready), sizes, seeds), factors, flips)
 
+    def varied(
+        self, images: Sequence[Tensor], boxes: Sequence[Boxes], seeds: Sequence[int]
+    ) -> tuple[list[Tensor], list[Boxes]]:
+        """Images and boxes as the recipe varies them in training, each by its seed; they are placed afterwards."""
+        if self.recipe.augment == "none":
+            return list(images), list(boxes)
+        from tasks._ssd_augment import varied  # torchvision takes a second: only where it is used
+
+        red, green, blue = (self.mean.flip(0) if self.bgr else self.mean).flatten().tolist()
+        trios = zip(images, boxes, seeds, strict=True)
+        made = [varied(image.to(self.device), one, seed, (red, green, blue)) for image, one, seed in trios]
+        return [image for image, _ in made], [one for _, one in made]
+
     def padded(self, images: Sequence[Tensor]) -> Tensor:
         """(N, 3, H, W): normalised, zeros on the right and below."""
-        height, width = (rounded(max(image.shape[axis] for image in images)) for axis in (1, 2))
+        height, width = (self.padded_side(max(image.shape[axis] for image in images)) for axis in (1, 2))
         if all(image.shape[1:] == (height, width) for image in images):
             batch = self.normalised(torch.stack(list(images)))
         else:
@@ -136,7 +154,10 @@ class Placing:
         return (ordered - self.mean) / self.deviation
 
     def size(self, image: Tensor) -> tuple[int, int]:
-        """Height and width in the batch: the shorter side at min_size, but the longer at most at max_size."""
+        """Height and width in the batch: squashed, or the shorter side at min_size, but the longer at most at
+        max_size."""
+        if self.recipe.squash:
+            return self.recipe.squash, self.recipe.squash
         height, width = image.shape[1:]
         if not self.recipe.min_size:
             return height, width
@@ -145,8 +166,12 @@ class Placing:
 
     def padded_size(self, image: Tensor) -> tuple[int, int]:
         """`size`, and the padding of a batch of this image alone."""
-        height, width = map(rounded, self.size(image))
+        height, width = map(self.padded_side, self.size(image))
         return height, width
+
+    def padded_side(self, side: int) -> int:
+        """The side of a batch that holds one of `side` pixels; squashed images need no padding."""
+        return side if self.recipe.squash else rounded(side)
 
     def runs(self, images: Sequence[Tensor], num_pixels: int) -> list[slice]:
         """Parts of equal padded size, at most so many pixels each (one image at least).

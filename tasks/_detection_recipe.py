@@ -11,7 +11,9 @@ from tasks._recipe import chosen, sound
 SMALL = "small"  # our own backbone, for canvases of 64 pixels
 BACKBONE = "resnet50"  # the default
 MMDET = "mmdet:"  # models whose name begins so are built by mmdet
-OURS = ("fcos", "faster_rcnn")
+SSD, VGG, SSD_SIDE = "ssd300", "vgg16", 300  # SSD300, the backbone it is defined on, and the pixels a side it takes
+OURS = ("fcos", "faster_rcnn", SSD)
+WATCHED = ("fcos", "faster_rcnn")  # of which is known what their class layer sees of a box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,22 +23,26 @@ class DetectorRecipe:
     Raises ValueError for a value out of range and for a setting that has no effect beside the others.
     """
 
-    model: str = "fcos"  # fcos or faster_rcnn of torchvision, or mmdet:fcos, mmdet:faster_rcnn, mmdet:CONFIG
-    backbone: str = BACKBONE  # torchvision's: any of its ResNets and MobileNets, or `small`
+    model: str = "fcos"  # fcos, faster_rcnn, ssd300 of torchvision, or mmdet:fcos, mmdet:faster_rcnn, mmdet:CONFIG
+    backbone: str = BACKBONE  # torchvision's: any of its ResNets and MobileNets, vgg16 for ssd300; or `small`
     weights: str = "default"  # of the backbone: none, default (ImageNet), or a .safetensors/.pth file
     frozen_stages: int = 1  # stages of the backbone that are not trained, after the stem; -1: all is trained
     norm: Literal["frozen", "batch"] = "frozen"  # the backbone's batch normalisation: as it came, or trained
-    channels: int = 256  # of the feature maps
+    channels: int = 256  # of the feature maps; ssd300: of the last one on the small backbone
     convs: int | None = None  # of each tower of fcos; null: 4, or 1 on the small backbone
     head_norm: Literal["auto", "group", "none"] = (
         "auto"  # in the towers of fcos; auto: none, or group on the small backbone
     )
 
+    dropout: float = 0.0  # before the class layer of fcos and faster_rcnn
+
     center_sampling: float = 1.5  # of fcos: strides from a centre within which places learn a box; 0: all
 
+    squash: int = 0  # pixels a side of every image, whatever its shape; 0: keep its shape
     min_size: int = 800  # shorter side of an image, in pixels; 0: as it is stored
     max_size: int = 1333  # longer side at most
     flip: bool = True  # mirror half of the training images
+    augment: Literal["none", "ssd"] = "none"  # besides; ssd: its colours, zooming out and crops
 
     epochs: int = 12
     batch_size: int = 8
@@ -60,9 +66,12 @@ class DetectorRecipe:
             raise ValueError(f"milestones={self.milestones}: must come before the end, epochs={self.epochs}")
         if self.norm == "batch" and self.frozen_stages >= 0:
             raise ValueError("norm=batch trains the statistics of every stage: frozen_stages=-1")
+        if self.model == SSD and self.backbone == SMALL and self.min_size and not self.squash:
+            raise ValueError("model=ssd300: its default boxes are shares of the image: squash=PIXELS, or min_size=0")
         untrained = self.weights == "none" and self.model in OURS and self.backbone != SMALL
-        if untrained and (self.norm == "frozen" or self.frozen_stages >= 0):
-            raise ValueError("weights=none: an untrained backbone can keep nothing: norm=batch,frozen_stages=-1")
+        if untrained and ((self.norm == "frozen" and self.model != SSD) or self.frozen_stages >= 0):
+            change = "frozen_stages=-1" if self.model == SSD else "norm=batch,frozen_stages=-1"
+            raise ValueError(f"weights=none: an untrained backbone can keep nothing: {change}")
 
     @property
     def num_convs(self) -> int:
@@ -89,15 +98,19 @@ class DetectorRecipe:
         return [int(epoch) for epoch in self.milestones.split("/") if epoch]
 
     def _ranges(self) -> dict[str, bool]:
-        theirs = self.model.startswith(MMDET) and len(self.model) > len(MMDET)
+        offered = self.model in OURS or (self.model.startswith(MMDET) and len(self.model) > len(MMDET))
+        ssd, others = self.model == SSD, "a ResNet or MobileNet of torchvision (resnet50, mobilenet_v3_large ...)"
+        squashed = self.squash == SSD_SIDE or not ssd or self.backbone == SMALL
         return {
-            "model fcos, faster_rcnn, mmdet:fcos, mmdet:faster_rcnn or mmdet:CONFIG": theirs or self.model in OURS,
-            "backbone small, or a ResNet or MobileNet of torchvision (resnet50, mobilenet_v3_large ...)": known(
-                self.backbone
-            ),
+            "model fcos, faster_rcnn, ssd300, mmdet:fcos, mmdet:faster_rcnn or mmdet:CONFIG": offered,
+            f"backbone small, or {others}": ssd or known(self.backbone),
+            "backbone small or vgg16 with model=ssd300": not ssd or self.backbone in (SMALL, VGG),
             "frozen_stages from -1 to 4": -1 <= self.frozen_stages <= 4,
             "channels a positive multiple of 32": self.channels > 0 and self.channels % 32 == 0,
             "convs at least 1": self.num_convs >= 1,
+            "dropout in [0, 1)": 0 <= self.dropout < 1,
+            "squash at least 0": self.squash >= 0,
+            f"squash {SSD_SIDE} with model=ssd300,backbone=vgg16": squashed,
             "min_size at least 0": self.min_size >= 0,
             "max_size at least min_size": self.max_size >= self.min_size,
             "epochs at least 1": self.epochs >= 1,
@@ -120,7 +133,11 @@ class DetectorRecipe:
         return [
             (own, theirs, f"model={self.model}: its configuration says it"),
             (("convs", "head_norm"), self.model != "fcos", f"model={self.model}"),
+            (("dropout",), self.model not in WATCHED, f"model={self.model}"),
+            (("center_sampling",), self.model == SSD, f"model={self.model}"),
             (("weights", "frozen_stages", "norm"), self.backbone == SMALL, "backbone=small"),
+            (("norm", "channels"), self.backbone == VGG, "backbone=vgg16"),
+            (("min_size", "max_size"), self.squash > 0 and self.min_size > 0, f"squash={self.squash}"),
             (("max_size",), self.min_size == 0, "min_size=0"),
             (("milestones",), self.schedule != "step", f"schedule={self.schedule}"),
             (("warmup_ratio", "warmup_kind"), self.warmup == 0, "warmup=0"),
@@ -157,7 +174,26 @@ Of training, that is: the network is torchvision's, which differs (docs/recipes.
 PUBLISHED_FCOS_VOC = replace(PUBLISHED_FCOS_COCO, clip=8.0)
 """The same on VOC2012: at COCO's 1333x800, its gradient clipped at 8."""
 
+PUBLISHED_SSD300 = DetectorRecipe(
+    model=SSD, backbone=VGG, frozen_stages=-1, squash=SSD_SIDE, augment="ssd",
+    epochs=300, batch_size=32, lr=0.001, weight_decay=5e-4, bias_lr=1.0, bias_decay=True,
+    schedule="step", milestones="240", warmup=300.0, warmup_ratio=0.001, clip=0.0, precision="float32",
+    channels_last=False,
+)  # fmt: skip
+"""SSD300 on VOC 2007 and 2012 as GEAL and FreeSel train it (Xie et al., 2021 and 2023, and their code: 30 epochs of
+tenfold data): the other fields are `DetectorRecipe`'s own.
+
+Theirs is mmdet's SSD, whose mean is (123.675, 116.28, 103.53); tasks/_ssd.py and tasks/_ssd_augment.py say what
+torchvision's does otherwise. Batches are of equal size, give or take one image.
+"""
+
 
 def lacks(**values: Any) -> set[str]:
     """The capabilities that a task's parameters take away. Raises the recipe's ValueError, before any data is read."""
-    return set() if "rcnn" in chosen(DetectorRecipe, values).model else {"proposals"}
+    recipe = chosen(DetectorRecipe, values)
+    missing = {
+        "proposals": "rcnn" not in recipe.model,
+        "box_features": recipe.model not in WATCHED,
+        "sample": recipe.dropout == 0,
+    }
+    return {capability for capability, lacking in missing.items() if lacking}

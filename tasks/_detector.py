@@ -1,15 +1,15 @@
 """What a detector is to this project, whichever library built it.
 
 Shapes: N images, H x W pixels of the padded batch, M boxes of one image, A candidates of one image, C classes,
-K = C + 1 columns with background last, D features.
+K = C + 1 columns with background last, D features, S x S places that a layer's kernel covers.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,27 @@ class Detections:
     confidence_M: Tensor  # what ranks them: the score of the box as its library computes it
     scores_MK: Tensor  # rows sum to one
     proposals_M4: Tensor | None = None  # what each was refined from
+    candidates_M: Tensor | None = None  # which of the image's candidates each is
+
+    def only(self, which_M: Tensor) -> Detections:
+        """Those of a mask."""
+        parts = {name: values[which_M] for name, values in vars(self).items() if values is not None}
+        return replace(self, **parts)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a detector finds in one image, and what its class layer saw there."""
+
+    found: Detections
+    inputs_MDSS: Tensor  # around the place of each box; S = 1 where the layer sees proposals
+    rows: Callable[[Tensor], Tensor]  # from inputs of that shape to `scores_MK`
+
+    @property
+    def features_MD(self) -> Tensor:
+        """What it saw at the place itself."""
+        middle = self.inputs_MDSS.shape[2] // 2
+        return self.inputs_MDSS[:, :, middle, middle].contiguous()
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,10 @@ class Detector(nn.Module):
     def last_layers(self) -> list[nn.Module]:
         """The last layers, in the order of ISAL's blocks: FCOS classes, boxes, centerness; Faster R-CNN RPN classes,
         RPN boxes, classes, boxes."""
+
+    def watch(self, maps: Sequence[Tensor], batch: Batch) -> list[Seen]:
+        """`detect`, and what the class layer saw of each box. ValueError where that is not known."""
+        raise ValueError(f"{type(self).__name__}: what its class layer sees of a box is not known")
 
     def last_weights(self) -> dict[str, nn.Parameter]:
         """The weights (no biases) of the last layers, by parameter name."""
@@ -219,7 +244,17 @@ def suppressed(
     keep = batched_nms(corners_S4, score_S, label_S, rule.nms)[: rule.num_boxes]
     picked = candidate_S[keep]
     found = None if proposals_A4 is None else proposals_A4[picked]
-    return Detections(corners_S4[keep], label_S[keep], score_S[keep], rows_AK[picked], found)
+    return Detections(corners_S4[keep], label_S[keep], score_S[keep], rows_AK[picked], found, picked)
+
+
+def dropout_before(layer: nn.Module, share: float) -> None:
+    """What a layer is given passes through dropout whenever the layer is in training mode. Nothing where share = 0."""
+
+    def drop(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (F.dropout(given[0], share, layer.training), *given[1:])
+
+    if share:
+        layer.register_forward_pre_hook(drop)
 
 
 def thinned(score_S: Tensor, candidate_S: Tensor, levels: Sequence[int], most: int) -> Tensor:

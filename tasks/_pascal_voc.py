@@ -10,8 +10,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from tasks._annotations import Files, Split, Truth, listed, once
+from benchmark.api import Machine
+from tasks._annotations import Files, Split, Truth, joined, listed, once
 
+SITE = "http://host.robots.ox.ac.uk/pascal/VOC"
+ARCHIVES = {
+    2007: f"{SITE}/voc2007/VOCtrainval_06-Nov-2007.tar and {SITE}/voc2007/VOCtest_06-Nov-2007.tar",
+    2012: f"{SITE}/voc2012/VOCtrainval_11-May-2012.tar",
+}
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -38,23 +44,51 @@ class Part(NamedTuple):
     pages: list[Page]
 
 
-def pascal_voc(folder: Path, train: str, test: str, *, difficult: bool) -> tuple[Split, Split, list[str]]:
+def devkit(machine: Machine, root: str, year: int | None, *, bare: bool = True) -> Path:
+    """The folder with ImageSets/Main: `root` itself only where `bare`. ValueError says how to get one."""
+    archives = ARCHIVES.get(year or 2012, f"an archive of {SITE}/voc{year}/")
+    try:
+        folder = machine.located(root)
+    except ValueError as error:
+        raise ValueError(f"{error}, and unpack {archives} there") from None
+    inside = [] if year is None else [f"VOC{year}", f"VOCdevkit/VOC{year}"]
+    for place in (*inside, ".") if bare else inside:
+        if (folder / place / "ImageSets" / "Main").is_dir():
+            return folder / place
+    missing = [*inside, "ImageSets/Main"] if bare else inside
+    raise ValueError(
+        f"{folder} has no {', no '.join(missing)}: unpack {archives} there, "
+        "or set root= (and data=) to other data in the VOC format"
+    )
+
+
+def pascal_voc(
+    folder: Path, train: str, test: str, *, difficult: bool, more: Sequence[Path] = ()
+) -> tuple[Split, Split, list[str]]:
     """The pool, the test set and the names of the classes, sorted; images in the order of the splits' lists.
 
     Sides are of pixels that count from 1, so a box reaches from (xmin - 1, ymin - 1) to (xmax, ymax).
     difficult: whether objects marked so are boxes like any other; if not, they are ignored.
+    more: folders whose splits `train` follow in the pool.
     Raises ValueError for lists, annotations and images that are missing or broken, for an image in both splits,
     for a pool without boxes, and for a class of the test set that the pool does not have.
     """
     pool, tests = (part(folder, split) for split in (train, test))
     once([*pool.ids, *tests.ids], f"{folder}: in {train} and {test} together, the image")
-    names, others = ({thing.name for one in found.pages for thing in one.objects} for found in (pool, tests))
+    pools = [(folder, pool), *((other, part(other, train)) for other in more)]
+    names = set[str]().union(*(names_in(found) for _, found in pools))
     if not names:
         raise ValueError(f"{folder}: no image of {train} has a box")
-    if unknown := sorted(others - names):
+    if unknown := sorted(names_in(tests) - names):
         raise ValueError(f"{folder}: no image of {train} has a {unknown[0]!r}, but some of {test} have")
     classes = sorted(names)
-    return split_of(folder, pool, classes, difficult), split_of(folder, tests, classes, difficult), classes
+    splits = [split_of(home, found, classes, difficult) for home, found in pools]
+    return joined(splits) if more else splits[0], split_of(folder, tests, classes, difficult), classes
+
+
+def names_in(found: Part) -> set[str]:
+    """The classes of a split's objects."""
+    return {thing.name for one in found.pages for thing in one.objects}
 
 
 def split_of(folder: Path, found: Part, classes: Sequence[str], difficult: bool) -> Split:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN
@@ -24,8 +25,20 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from benchmark.api import Boxes
-from tasks._detection_recipe import SMALL, DetectorRecipe
-from tasks._detector import Batch, Detections, Detector, Pixels, Suppression, completed, suppressed, training
+from tasks._detection_recipe import SMALL, VGG, DetectorRecipe
+from tasks._detector import (
+    Batch,
+    Detections,
+    Detector,
+    Pixels,
+    Seen,
+    Suppression,
+    completed,
+    dropout_before,
+    recorded,
+    suppressed,
+    training,
+)
 from tasks._networks import load
 
 UNUSED = r"(fc|classifier)\.|.*\.num_batches_tracked$"  # names in a classifier's weights that no backbone needs
@@ -47,6 +60,7 @@ class Fcos(Detector):
         radius = recipe.center_sampling or float("inf")
         self.inner = FCOS(backbone, num_classes, anchor_generator=points, center_sampling_radius=radius)
         self.inner.head = towers(recipe, num_classes)
+        dropout_before(self.inner.head.classification_head.cls_logits, recipe.dropout)
         self.rule, self.channels = FEW if small else Suppression(), [recipe.channels] * len(sizes)
 
     def levels(self, images_N3HW: Tensor) -> Sequence[Tensor]:
@@ -69,6 +83,26 @@ class Fcos(Detector):
             suppressed(scores_AC, corners_A4, size, self.rule, completed(scores_AC), levels=counts)
             for scores_AC, corners_A4, size in parts
         ]
+
+    def watch(self, maps: Sequence[Tensor], batch: Batch) -> list[Seen]:
+        """The class tower's output around each box's place, as the class layer's kernel covers it, and centerness."""
+        classes, _, centerness = self.last_layers()
+        with recorded([classes, centerness]) as calls:
+            found = self.detect(maps, batch)
+        towers = [call.input for call in calls if call.layer is classes]
+        sure_NA1 = torch.cat([call.output.flatten(2).mT for call in calls if call.layer is centerness], 1).sigmoid()
+        seen = []
+        for number, one in enumerate(found):
+            assert one.candidates_M is not None
+            inputs_MDSS = around([level[number] for level in towers], one.candidates_M)
+            seen.append(Seen(one, inputs_MDSS, partial(self._rows, sure_NA1[number, one.candidates_M])))
+        return seen
+
+    def _rows(self, sure_M1: Tensor, inputs_MDSS: Tensor) -> Tensor:
+        """As `detect` has them, from centerness and the class layer's inputs."""
+        layer = self.inner.head.classification_head.cls_logits
+        logits_MC = F.conv2d(inputs_MDSS, layer.weight, layer.bias).flatten(1)
+        return completed((logits_MC.sigmoid() * sure_M1).sqrt())
 
     def pooled(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
         """Both towers' outputs, averaged over places and then over levels: D = 2 channels."""
@@ -108,6 +142,7 @@ class FasterRcnn(Detector):
             box_predictor=FastRCNNPredictor(size, num_classes + 1),
             **(LESS if small else {}),
         )  # fmt: skip
+        dropout_before(self.inner.roi_heads.box_predictor.cls_score, recipe.dropout)
         self.rule, self.channels = FEW if small else Suppression(), [recipe.channels] * len(sizes)
 
     def levels(self, images_N3HW: Tensor) -> Sequence[Tensor]:
@@ -125,7 +160,22 @@ class FasterRcnn(Detector):
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """A score is the class probability; the box is the class's own."""
+        return self._classified(*self._proposed(maps, batch), batch)
+
+    def watch(self, maps: Sequence[Tensor], batch: Batch) -> list[Seen]:
+        """The box head's output of each box's proposal."""
         proposals, features_RD = self._proposed(maps, batch)
+        found = self._classified(proposals, features_RD, batch)
+        parts = zip(found, features_RD.split([len(one) for one in proposals]), strict=True)
+        return [Seen(one, part_AD[one.candidates_M, :, None, None], self._rows) for one, part_AD in parts]
+
+    def _rows(self, inputs_MDSS: Tensor) -> Tensor:
+        """As `detect` has them, from the class layer's inputs: a softmax, background last."""
+        logits_MK: Tensor = self.inner.roi_heads.box_predictor.cls_score(inputs_MDSS.flatten(1))
+        return logits_MK.softmax(1).roll(-1, 1)
+
+    def _classified(self, proposals: list[Tensor], features_RD: Tensor, batch: Batch) -> list[Detections]:
+        """What becomes of proposals whose outputs of the box head are these."""
         logits_RK, deltas_R4K = self.inner.roi_heads.box_predictor(features_RD)
         corners_RK4 = self.inner.roi_heads.box_coder.decode(deltas_R4K, proposals)
         rows_RK = logits_RK.softmax(1).roll(-1, 1)  # background last
@@ -185,6 +235,20 @@ def towers(recipe: DetectorRecipe, num_classes: int) -> FCOSHead:
     return head
 
 
+def around(levels: Sequence[Tensor], place_M: Tensor) -> Tensor:
+    """(M, D, 3, 3): the maps, (D, H_i, W_i) each, around places that are counted row by row and map by map; zeros
+    beyond the edges."""
+    out_MD33, begin = levels[0].new_empty(len(place_M), len(levels[0]), 3, 3), 0
+    for level in levels:
+        _, height, width = level.shape
+        here_M = (place_M >= begin) & (place_M < begin + height * width)
+        place = place_M[here_M] - begin
+        windows_DHW33 = F.pad(level, (1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
+        out_MD33[here_M] = windows_DHW33[:, place // width, place % width].transpose(0, 1)
+        begin += height * width
+    return out_MD33
+
+
 def bare(channels: int) -> nn.Module:
     """No normalisation."""
     return nn.Identity()
@@ -236,10 +300,12 @@ def levelled(
 
 def backbone(recipe: DetectorRecipe, weights: Path | None) -> nn.Module:
     """A classifier of torchvision whose layers become a backbone, with its weights. ValueError where they lack."""
-    pretrained = "IMAGENET1K_V1" if recipe.weights == "default" else None
+    plain = recipe.backbone == VGG  # without normalisation; its weights are of pixels of deviation 1
+    pretrained = ("IMAGENET1K_FEATURES" if plain else "IMAGENET1K_V1") if recipe.weights == "default" else None
     norm = FrozenBatchNorm2d if recipe.norm == "frozen" else nn.BatchNorm2d
+    more = {} if plain else {"norm_layer": norm}
     try:
-        network: nn.Module = torchvision.models.get_model(recipe.backbone, weights=pretrained, norm_layer=norm)
+        network: nn.Module = torchvision.models.get_model(recipe.backbone, weights=pretrained, **more)
     except OSError as error:
         raise ValueError(
             f"backbone={recipe.backbone}: its ImageNet weights cannot be fetched ({error}): give weights=FILE or "

@@ -18,9 +18,17 @@ LIGHTER = {
     "isal": "isal[depth=10,repeats=2]",
     "discriminative": "discriminative[epochs=20,num_queries=2]",
     "matched_random": "matched_random[like=isal[depth=10,repeats=2]]",
+    "geal": "geal[encoder=patch_pca]",
+    "freesel": "freesel[encoder=patch_pca]",
+    "typiclust": "typiclust[encoder=patch_pca]",
+    "probcover": "probcover[encoder=patch_pca]",
+    "vaal": "vaal[epochs=1,latent=4,size=4,width=4]",
 }
 ON = {"localization_stability": "few_scenes", "localization_tightness": "few_scenes[model=faster_rcnn]"}
-BOXES = ["entropy", "margin", "coreset", "learning_loss", "isal", "gradient_similarity", "box_count", "matched_random"]
+BOXES = [
+    "entropy", "margin", "coreset", "learning_loss", "isal", "gradient_similarity", "box_count", "matched_random", "cdal",
+    "geal", "freesel", "typiclust", "probcover", "vaal",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OWN)

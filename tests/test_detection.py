@@ -666,9 +666,11 @@ def test_published_recipes() -> None:
 
 def test_one_stage_detectors_lack_proposals() -> None:
     values = dataclasses.asdict(DetectorRecipe())
-    assert lacks(**values) == {"proposals"}
-    for model in ("faster_rcnn", "mmdet:faster_rcnn", "mmdet:cascade-rcnn_r50_fpn_1x_coco"):
-        assert lacks(**{**values, "model": model, "convs": None}) == set()
+    assert lacks(**values) == {"proposals", "sample"}
+    assert lacks(**{**values, "dropout": 0.1}) == {"proposals"}
+    assert lacks(**{**values, "model": "faster_rcnn", "convs": None}) == {"sample"}
+    for model in ("mmdet:faster_rcnn", "mmdet:cascade-rcnn_r50_fpn_1x_coco"):
+        assert lacks(**{**values, "model": model, "convs": None}) == {"box_features", "sample"}
 
 
 def test_backbone_weights_come_from_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""Plug and play active learning for object detection (Yang, Huang and Crowley, CVPR 2024).
+
+Shapes: N images, P predictions, A predictions and M true boxes of one image, C classes, D features; of one class: B
+boxes, R of them at a time, in J images.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmark.api import Boxes, Indices, Predictions, View, register
+from strategies._boxes import classes, corners, iou
+
+PAIRS = 2**24  # pairs of boxes held at once
+FARTHEST = 2.0  # the largest cosine distance
+ITERATIONS = 100  # of k-medoids, at most
+
+
+@register(needs={"predict", "box_features", "labels"}, version=1)
+def ppal(
+    view: View,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    delta: float = 4.0,
+    alpha: float = 0.3,
+    beta: float = 0.2,
+    xi: float = 0.6,
+    min_score: float = 0.05,
+) -> Indices:
+    """Uncertain images on difficult classes, and of those the most diverse.
+
+    First (DCUS) the delta times budget images with the largest sum over boxes of w_c H(s): H is the binary entropy of
+    a box's confidence s, c its class, w_c = 1 + alpha beta log(1 + (e^(1/alpha) - 1) d_c), in 1..1+beta, the weight of
+    the class's difficulty d_c (`difficulty`). Then (CCMS) k-medoids, k = budget, on the distances between images
+    (`distances`), from centres that are picked greedily, the first at random. Boxes of a confidence of min_score or
+    less play no part. Logs `difficulty`, the mean d_c.
+    Deviations from the published code: d_c is measured after training, where that keeps a moving average of it while
+    training; no box is left out for its size or shape; a box's feature is what the class layer saw where the box was
+    found (`View.box_features`), where that reads the map at the centre of the box, and takes the k-th boxes of two
+    images to be equal; an image without boxes is as far as can be from those with some, where that has it at 0.
+    """
+    for name, value, good in (("delta", delta, delta >= 1), ("alpha", alpha, alpha > 0), ("xi", xi, 0 <= xi <= 1)):
+        if not good:
+            what = {"delta": "at least 1", "alpha": "over 0", "xi": "in [0, 1]"}[name]
+            raise ValueError(f"ppal[{name}={value:g}]: must be {what}")
+    difficulty_C = difficulty(view, xi)
+    view.log(difficulty=difficulty_C.mean().item())
+    weight_C = 1 + alpha * beta * torch.logaddexp((1 - difficulty_C).log(), difficulty_C.log() + 1 / alpha)
+    found = view.predict(view.unlabelled)
+    uncertainty_P = weight_C[classes(found)] * binary_entropy(found.confidence_P) * (found.confidence_P > min_score)
+    candidates = np.sort(view.highest(found.per_image(uncertainty_P, "sum"), int(delta * budget)))
+    del found
+    distance_NN = distances(view.predict(candidates), view.box_features(candidates), min_score)
+    return candidates[k_medoids(distance_NN, budget, rng)]
+
+
+def binary_entropy(p: Tensor) -> Tensor:
+    """H of a coin that falls heads with p, in nats."""
+    entropy: Tensor = torch.special.entr(p) + torch.special.entr(1 - p)
+    return entropy
+
+
+def difficulty(view: View, xi: float) -> Tensor:
+    """(C,): d_c = 1 - q_c; q_c is the mean of p^xi IoU^(1 - xi) over the labelled boxes of the class, each with the box
+    found that maximises it, p being its probability of the class. 1 for a class without labelled boxes."""
+    truth: list[Boxes] = view.labels(view.labelled)
+    found = view.predict(view.labelled)
+    counts = found.image_P.bincount(minlength=found.num_images).tolist()
+    boxes, scores = corners(found), found.scores_PC
+    best = [boxes.new_zeros(0)]
+    for one, row_A in zip(truth, found.image_P.argsort(stable=True).split(counts), strict=True):
+        overlap_MA = iou(one.corners_M4.to(boxes)[:, None], boxes[row_A])
+        quality_MA = scores[row_A][:, one.labels_M.to(row_A)].T ** xi * overlap_MA ** (1 - xi)
+        best.append(F.pad(quality_MA, (0, 1)).amax(1))
+    label_B = torch.cat([torch.zeros(0, dtype=torch.int64), *(one.labels_M.cpu() for one in truth)])
+    num_classes = scores.shape[1] - 1
+    sum_C = label_B.bincount(torch.cat(best).cpu().double(), minlength=num_classes)
+    return (1 - sum_C / label_B.bincount(minlength=num_classes).clamp(min=1)).to(scores)
+
+
+def distances(predictions: Predictions, features_PD: Tensor, min_score: float) -> Tensor:
+    """(N, N): how unlike two images are, in 0..2, symmetric.
+
+    From one to another: the mean over its boxes, weighted by confidence, of the cosine distance to the nearest box of
+    the same class there, 2 where there is none; 2 for an image without boxes, 0 if both are. The mean of both ways.
+    Class by class and some boxes at a time: time grows with the squared number of boxes of a class, memory with N^2.
+    """
+    if not features_PD.isfinite().all():
+        raise ValueError("ppal: the features of boxes hold NaN or infinity")
+    num, sure_P = predictions.num_images, predictions.confidence_P > min_score
+    order_P = predictions.image_P.argsort(stable=True)
+    order_P = order_P[sure_P[order_P]]
+    label_P, image_P = classes(predictions)[order_P], predictions.image_P[order_P]
+    score_P, unit_PD = predictions.confidence_P[order_P], F.normalize(features_PD[order_P], dim=1)
+    near_NN = score_P.new_zeros(num, num)
+    for label in label_P.unique():
+        mine = (label_P == label).nonzero()[:, 0]
+        add_nearness(near_NN, image_P[mine], score_P[mine], unit_PD[mine])
+    total_N = predictions.per_image(predictions.confidence_P * sure_P, "sum")
+    one_way_NN = FARTHEST - near_NN / total_N.clamp(min=torch.finfo().tiny)[:, None]
+    one_way_NN[(total_N[:, None] + total_N) == 0] = 0
+    return ((one_way_NN + one_way_NN.T) / 2).clamp(min=0).fill_diagonal_(0)
+
+
+def add_nearness(near_NN: Tensor, image_B: Tensor, score_B: Tensor, unit_BD: Tensor) -> None:
+    """Adds to each pair of images the score of the one's boxes times 2 less their distance to the other's nearest, for
+    the boxes of one class, image by image."""
+    images_J, there_B = image_B.unique_consecutive(return_inverse=True)
+    for row_R in torch.arange(len(image_B), device=image_B.device).split(max(1, PAIRS // len(image_B))):
+        cosine_BR = unit_BD @ unit_BD[row_R].T
+        empty_JR = cosine_BR.new_full((len(images_J), len(row_R)), -torch.inf)
+        best_JR = empty_JR.scatter_reduce(0, there_B[:, None].expand_as(cosine_BR), cosine_BR, "amax")
+        gain_RJ = (score_B[row_R] * (FARTHEST - 1 + best_JR)).T
+        images, counts = image_B[row_R].unique_consecutive(return_counts=True)
+        near_NN[images[:, None], images_J] += torch.segment_reduce(gain_RJ, "sum", lengths=counts, axis=0)
+
+
+def k_medoids(distance_NN: Tensor, num: int, rng: np.random.Generator) -> Indices:
+    """(num,) distinct positions, each the one of its cluster with the smallest sum of distances to the cluster.
+
+    Lloyd's alternation from `centres`, until nothing moves. A medoid stays in its own cluster, so none is empty; ties
+    go to the first.
+    """
+    medoids, numbers = centres(distance_NN, num, int(rng.integers(len(distance_NN)))), np.arange(num)
+    for _ in range(ITERATIONS):
+        nearest_N = distance_NN[:, medoids].argmin(1).cpu().numpy()
+        nearest_N[medoids] = numbers
+        cluster_N = torch.from_numpy(nearest_N).to(distance_NN.device)
+        within_N = (distance_NN * (cluster_N[:, None] == cluster_N)).sum(1).cpu().numpy()
+        order_N = np.lexsort((within_N, nearest_N))
+        moved = order_N[np.searchsorted(nearest_N[order_N], numbers)]
+        if np.array_equal(moved, medoids):
+            break
+        medoids = moved
+    return medoids
+
+
+def centres(distance_NN: Tensor, num: int, first: int) -> Indices:
+    """(num,) distinct positions: `first`, then always the one farthest from the nearest so far."""
+    picks, distance_N = [first], distance_NN[first].clone()
+    distance_N[first] = -torch.inf
+    while len(picks) < num:
+        picks.append(int(distance_N.argmax()))
+        distance_N = torch.minimum(distance_N, distance_NN[picks[-1]])
+        distance_N[picks[-1]] = -torch.inf
+    return np.array(picks)
