@@ -26,8 +26,8 @@ LIGHTER = {
 }
 ON = {"localization_stability": "few_scenes", "localization_tightness": "few_scenes[model=faster_rcnn]"}
 BOXES = [
-    "entropy", "margin", "coreset", "learning_loss", "isal", "gradient_similarity", "box_count", "matched_random", "cdal",
-    "geal", "freesel", "typiclust", "probcover", "vaal",
+    "entropy", "margin", "coreset", "learning_loss", "isal", "gradient_similarity", "box_count", "matched_random",
+    "cdal", "geal", "freesel", "typiclust", "probcover", "vaal",
 ]  # fmt: skip
 
 
