@@ -24,10 +24,13 @@ LIGHTER = {
     "probcover": "probcover[encoder=patch_pca]",
     "vaal": "vaal[epochs=1,latent=4,size=4,width=4]",
 }
-ON = {"localization_stability": "few_scenes", "localization_tightness": "few_scenes[model=faster_rcnn]"}
+ON = {
+    "localization_stability": "few_scenes", "localization_tightness": "few_scenes[model=faster_rcnn]",
+    "cald": "few_scenes", "ppal": "few_scenes",
+}  # fmt: skip
 BOXES = [
     "entropy", "margin", "coreset", "learning_loss", "isal", "gradient_similarity", "box_count", "matched_random",
-    "cdal", "geal", "freesel", "typiclust", "probcover", "vaal",
+    "cdal", "geal", "freesel", "typiclust", "probcover", "vaal", "bald", "cald", "ppal",
 ]  # fmt: skip
 
 
@@ -46,7 +49,15 @@ def conforms(name: str, on: str) -> None:
 @pytest.mark.parametrize("model", ["fcos", "faster_rcnn"])
 @pytest.mark.parametrize("name", BOXES)
 def test_strategies_conform_on_boxes(name: str, model: str) -> None:
-    conforms(name, "few_scenes" + ("" if model == "fcos" else f"[model={model}]"))
+    dropout = ["dropout=0.3"] if name == "bald" else []
+    told = ",".join([*dropout, *([] if model == "fcos" else [f"model={model}"])])
+    conforms(name, f"few_scenes[{told}]")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["entropy", "coreset", "isal", "learning_loss", "geal"])
+def test_strategies_conform_on_ssd(name: str) -> None:
+    conforms(name, "few_scenes[epochs=2,model=ssd300]")
 
 
 def test_a_strategy_with_a_dagger_reads_no_pool_label_either() -> None:
