@@ -18,14 +18,14 @@ import numpy as np
 import typer
 from threadpoolctl import threadpool_limits
 
-from benchmark.analysis import audit, comparisons, explain, tables, verify
+from benchmark.analysis import audit, comparisons, explain, seconds, tables, verify
 from benchmark.analysis.curves import Experiment, read
 from benchmark.analysis.question import MANY_CELLS, PUBLISHED, SAVINGS, Question, ask
 from benchmark.analysis.savings import Saving, pairs_of
 from benchmark.analysis.verify import Verdict
 from benchmark.plugins import unknown
 from benchmark.schedule import Schedule
-from benchmark.store import Store
+from benchmark.store import Measured, Store
 from benchmark.terminal import print_table, say, show
 
 Words = Annotated[
@@ -62,19 +62,26 @@ def experiment_status(store: Store, experiment: dict[str, object]) -> dict[str, 
     assert isinstance(cells, list) and isinstance(settings, dict)
     schedule = Schedule.read(settings)
     done = failed = rounds = total = 0
-    seconds = 0.0
+    spent = 0.0
     for cell in cells:
         taken = store.measured(cell["path"])
-        seconds += sum(sum(one.seconds.values()) - one.shared_fit * one.seconds.get("fit", 0.0) for one in taken)
+        spent += sum(own(one) for one in taken)
         records = store.records(cell["path"])[1]
         finished = schedule.finished(records)
         rounds += len(records)
         total += len(records) if finished else schedule.rounds
         done += finished
         failed += not finished and store.failure(cell["path"]) is not None
-    left = None if not rounds else round(seconds / rounds * (total - rounds) / 3600, 2)
+    left = None if not rounds else round(spent / rounds * (total - rounds) / 3600, 2)
     counts = {"cells": len(cells), "done": done, "failed": failed, "missing": len(cells) - done - failed}
     return {"experiment": experiment["name"], **counts, "rounds": f"{rounds}/{total}", "hours left": left}
+
+
+def own(one: Measured) -> float:
+    """Seconds of a round that it took itself: a shared fit and encodings may be from elsewhere."""
+    return sum(
+        took for kind, took in one.seconds.items() if kind != "encode" and not (kind == "fit" and one.shared_fit)
+    )
 
 
 def tabled(words: Words = None) -> None:
@@ -206,6 +213,15 @@ def compared(first: str, second: str, words: Words = None) -> None:
         say(f"not compared: {line}")
 
 
+def timed(words: Words = None) -> None:
+    """Seconds of a run by strategy: training, choosing, making encodings (once), scoring."""
+    asked = ask(words or [], "format")
+    rows = [row for one in asked.experiments() for row in seconds.rows(one)]
+    if not rows:
+        raise ValueError("nothing is measured there: seconds are of runs, not of published curves")
+    show("seconds of a run, mean over seeds", rows, asked.format)
+
+
 def explained(cell: str, words: Words = None) -> None:
     """Command, seeds, indices, cost and versions behind one cell: its path, or TASK/STRATEGY/seed-N."""
     experiment, run = explain.find(ask(words or []).experiments(), cell)
@@ -301,5 +317,5 @@ def published() -> list[Row]:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "status": status, "tables": tabled, "savings": saved, "compare": compared, "explain": explained, "verify": verified,
-    "report": reported,
+    "report": reported, "seconds": timed,
 }  # fmt: skip

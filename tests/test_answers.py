@@ -20,7 +20,7 @@ from benchmark.fits import Fits
 from benchmark.grid import Experiment, Spec
 from benchmark.schedule import Schedule
 from benchmark.seeds import seed
-from benchmark.store import Store
+from benchmark.store import Header, Measured, Record, Store
 
 
 def told(*words: str, code: int = 0) -> str:
@@ -183,3 +183,36 @@ def test_the_first_of_each_purchase_are_shown_whatever_the_pool() -> None:
     assert len(np.unique(shown)) == len(shown) <= gallery.NUM_SHOWN + 2 * gallery.FIRST
     assert (np.diff(shown) > 0).all()
     np.testing.assert_array_equal(shown, gallery.chosen(bought, 100_000, 0))
+
+
+# --- seconds ----------------------------------------------------------------------------------
+def test_seconds_are_summed_over_rounds_and_an_encoder_counts_once(tmp_path: Path) -> None:
+    """By hand: two runs of two rounds; what is shared counts as if it were not, encodings by the longest."""
+    store, schedule = Store(tmp_path), {"initial": 4, "budget": 2, "rounds": 2, "validation": 0}
+    cells = [
+        {"path": f"made/slow/seed-{n}", "key": str(n), "strategy": "slow", "seed": n, "dagger": [], "companion": False}
+        for n in (0, 1)
+    ]
+    store.ask("made", [{"name": "made", "task": "digits", "schedule": schedule, "cells": cells}])
+    for number, one in enumerate(cells):
+        path = str(one["path"])
+        store.start(path, Header(str(number), {}, "data", 100, "accuracy", []))
+        for place in (0, 1):
+            record = Record(
+                place, 4 + 2 * place, [10 * place + n for n in range(4 - 2 * place)], {}, {"accuracy": 50.0}
+            )
+            took = {"fit": 2.0 + number, "score": 0.5, "select": 1.0 * place} | (
+                {"encode": 7.0 - number} if place else {}
+            )
+            store.append(path, record, Measured(place, took, place == 0, 10.0, "cpu", {}))
+    [row] = json.loads(told("seconds", f"out={tmp_path}", "format=json"))
+    assert row == {
+        "experiment": "made", "strategy": "slow", "runs": 2,
+        "fit": 5.0, "select": 1.0, "encode, once": 7.0, "score": 1.0,
+    }  # fmt: skip
+    assert "slow" in told("seconds", f"out={tmp_path}")
+
+
+def test_published_curves_have_no_seconds() -> None:
+    done = CliRunner().invoke(app, ["seconds", "records=published", "task=isal_2021_cifar10"])
+    assert "nothing is measured" in str(done.exception)

@@ -45,4 +45,7 @@ def seconds(store: Store) -> dict[str, float]:
 
 
 def own(one: Measured) -> dict[str, float]:
-    return {name: took for name, took in one.seconds.items() if name != "fit" or not one.shared_fit}
+    """Encodings are left to `rest`: what they took is told again by every round that reads them."""
+    return {
+        name: took for name, took in one.seconds.items() if name != "encode" and not (name == "fit" and one.shared_fit)
+    }

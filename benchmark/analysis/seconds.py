@@ -1,0 +1,51 @@
+"""What training and choosing took: GEAL's claim, for one, is of minutes of choosing beside days."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmark.analysis.curves import Experiment, Run
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds of one run of a strategy, all its rounds together: the mean over its seeds."""
+
+    strategy: str
+    num_runs: int
+    fit: float  # as if nobody had shared a fit with it
+    select: float  # without what encodings took
+    encode: float  # of a frozen encoder and its training: once, however many rounds and runs use it
+    score: float
+
+
+def took(experiment: Experiment) -> list[Took]:
+    """Of every strategy that has measured runs."""
+    rows = []
+    for name in experiment.curves:
+        runs = [run for run in experiment.runs if run.strategy == name and run.measured]
+        if runs:
+            fit, select, score = (sum(map(total, runs, [kind] * len(runs))) / len(runs) for kind in KINDS)
+            made = [one.seconds.get("encode", 0.0) for run in runs for one in run.measured]
+            rows.append(Took(name, len(runs), fit, select, max(made), score))
+    return rows
+
+
+KINDS = ("fit", "select", "score")
+
+
+def total(run: Run, kind: str) -> float:
+    """Seconds of one kind over the rounds of a run."""
+    return sum(one.seconds.get(kind, 0.0) for one in run.measured)
+
+
+def rows(experiment: Experiment) -> list[dict[str, object]]:
+    """For a table."""
+    return [
+        {
+            "experiment": experiment.title, "strategy": one.strategy, "runs": one.num_runs,
+            "fit": round(one.fit, 2), "select": round(one.select, 3), "encode, once": round(one.encode, 2),
+            "score": round(one.score, 2),
+        }
+        for one in took(experiment)
+    ]  # fmt: skip
