@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from benchmark.api import Companion
 
 PROBE = "linear_probe"  # a linear layer alone, on a frozen encoder's features
+DEFAULT = "resnet50"  # torchvision's that a task has by default: known without asking torchvision, which takes a second
 NUM_STAGES = 4  # stage maps that a companion sees
 
 
@@ -254,6 +255,8 @@ def names(source: str) -> list[str]:
 def resolve(model: str) -> tuple[str, str]:
     """(source, name): `resnet18` is ours, `torchvision:resnet18` theirs. ValueError with the nearest names."""
     prefix, _, name = model.rpartition(":")
+    if prefix == "torchvision" and name == DEFAULT:
+        return prefix, name
     for source in [prefix] if prefix in MAKERS else MAKERS:
         if name in names(source) and prefix in ("", source):
             return source, name

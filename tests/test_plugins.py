@@ -1,5 +1,7 @@
-"""Plug-ins come from the two folders, from a user's folder and from installed packages."""
+"""Plug-ins come from the folders of the package, from a user's folder and from installed packages."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -120,3 +122,10 @@ def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "entry_points", lambda group: [found] if group == found.group else [])
     with pytest.raises(ValueError, match="no_such_package_of_mine does not import: ModuleNotFoundError"):
         plugins.discover()
+
+
+def test_finding_plug_ins_imports_no_library_that_only_some_use() -> None:
+    """Every command that runs or lists begins with it, and each of these takes a second."""
+    slow = ["torchvision", "sklearn", "timm", "matplotlib", "pandas", "ray", "mmdet"]
+    code = f"import sys; from benchmark import plugins; plugins.discover(); print(*(set({slow}) & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == []
