@@ -46,13 +46,14 @@ class Components:
 def patch_pca(machine: Machine, pool: Pool, *, patch: int | None = None, dims: int = 16) -> Components:
     """Principal components of the pool's patches, whitened; no network and no weights. Not a paper's.
 
-    patch: pixels a side of a patch; null: an eighth of the image's shorter side, 2 at least. Patches do not overlap,
-        and what is left over at the right and at the bottom is cut off.
-    dims: components at most; those without variance are left out (grey images have a third).
     A patch's attention is the variance of its pixels over all channels, as a share of the image's; of an image of one
     colour all are equal. The global feature: patches averaged in each cell of a 4 x 4 grid, one cell after the other.
-    Images of at most 64 pixels a side are taken as they are, others squashed to 64 x 64. The components are those of
-    at most 100,000 patches, of images drawn with a fixed seed; their signs are fixed: the largest entry is positive.
+    Images of at most 64 pixels a side are taken as they are, others squashed to 64 x 64. The components are those of at
+    most 100,000 patches, of images drawn with a fixed seed; their signs are fixed: the largest entry is positive.
+    patch: pixels a side of a patch; null: an eighth of the image's shorter side, 2 at least (ours). Patches do not
+        overlap, and what is left over at the right and at the bottom is cut off.
+    dims: components at most (ours: 16); those without variance are left out (grey images have a third).
+    Deviations: none, as there is no paper to deviate from.
     """
     size = pool.size if max(pool.size) <= LARGEST else (LARGEST, LARGEST)
     side = max(2, min(size) // ALONG) if patch is None else patch

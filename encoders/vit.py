@@ -8,10 +8,14 @@ from encoders._vit import Vit
 
 @register_encoder(version=1)
 def vit(machine: Machine, pool: Pool, *, model: str, weights: str = "default", size: int = 224) -> Vit:
-    """A frozen transformer: see `Vit` for which of its outputs.
+    """A frozen transformer: its patches, what its class token attends to, and that token.
 
+    Patches are those of the last block but one, through the final normalisation, as GEAL's code takes them; attention
+    is the last block's, the mean over heads; the global feature is the class token at the end.
     model: a name of timm (`vit_base_patch14_dinov2.lvd142m`); one with a class token and plain attention.
     weights: default (timm's, downloaded when first used), none (random ones, to try a grid), or a file of them
-        (.safetensors, .pth), absolute or inside the data folder. size: pixels a side that images are squashed to.
+        (.safetensors, .pth), absolute or inside the data folder.
+    size: pixels a side that images are squashed to (ours: 224).
+    Deviations: none in the network, which is timm's; pixels are normalised by ImageNet's moments, whatever the weights.
     """
     return Vit(machine, model, weights, size)

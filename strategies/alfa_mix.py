@@ -23,13 +23,16 @@ def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: fl
     """Diverse images among those whose predicted label flips when a little of the labelled features is mixed in.
 
     An image's features z are mixed with the mean of each class's labelled ones, z* (of all, for a class without), by
-    the closed form for alpha under |alpha| <= cap / sqrt(D) (Eq. 5); candidates flip for any z*. The cap grows in
-    steps of alpha_cap (the authors': 1/32) up to 1 until there are more candidates than the budget; k-means on their
-    features at unit length gives one each, the nearest to each centre.
+    the closed form for alpha under |alpha| <= cap / sqrt(D) (Eq. 5); candidates flip for any z*. The cap grows from 0
+    until there are more candidates than the budget, to 1 at most; k-means on their features at unit length gives one
+    each, the nearest to each centre.
+    alpha_cap: the step by which the cap grows (the authors' code: 1/32).
     Logs `alpha_cap`, the last cap, and `candidates`.
-    Deviations: k-means from one start; where candidates or their distinct features are too few, others are drawn at
-    random without replacement, where the authors' code may draw one twice. The caps are not tried one by one: see
-    `least_cap`.
+    Deviations: the closed form alone, where the authors' code can also find alpha by gradient steps; k-means from one
+    start; where candidates or their distinct features are too few, others are drawn at random without replacement,
+    where that code may draw one twice. The caps are not tried one by one, with the same result: see `least_cap`.
+    Cost: a forward pass an image, labelled ones too; for A anchors, A + 2 products of the features with the last layer
+    and one gradient, O(A N C D); k-means of M candidates into `budget` clusters, O(M D) a cluster and step.
     """
     if not 0 < alpha_cap <= 1:
         raise ValueError(f"alfa_mix[alpha_cap={alpha_cap}]: above 0 and at most 1")

@@ -14,8 +14,10 @@ from benchmark.api import Indices, View, register
 def badge(view: View, budget: int, rng: np.random.Generator) -> Indices:
     """k-means++ seeding on the last layer's gradient for the pseudo label, (e_yhat - p) outer h (Algorithm 1).
 
-    The labelled images play no part. Deviation: the first pick is the largest gradient, as in the authors' code,
-    where k-means++ draws it at random. The (N, C D) embeddings are never built: see `seeding`.
+    The labelled images play no part.
+    Deviation: the first pick is the largest gradient, as in the authors' code, where k-means++ draws it at random. The
+    (N, C D) gradients are never built, with the same distances: see `seeding`.
+    Cost: a forward pass an unlabelled image, then O(N (C + D)) in time a pick, and as much memory once.
     """
     predictions = view.predict(view.unlabelled)
     if predictions.boxes_P4 is not None:

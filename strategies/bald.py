@@ -21,12 +21,16 @@ MANY = 500  # images sampled at once where an image has many predictions
 def bald(view: View, budget: int, rng: np.random.Generator, *, num_samples: int = 25, how: How = "max") -> Indices:
     """Largest mutual information between label and weights, H[mean_t p_t] - mean_t H[p_t], in nats.
 
-    0 where the samples agree, however uncertain they are. Batches are the top of the ranking, as in the 2017 paper
-    (no joint term as in BatchBALD).
-    how: from the predictions of a detector to one number an image. Its boxes are found once without dropout, and the
-        samples are of their classes (background is one more), box by box; an image without boxes has 0.
-    Deviation: batch normalisation stays in eval mode, where the BADGE code puts it in train mode, and probabilities
-    are averaged, where that code averages logits.
+    0 where the samples agree, however uncertain they are. Batches are the top of the ranking, as in the 2017 paper (no
+    joint term as in BatchBALD).
+    num_samples: dropout masks, 25 as in deep-al; BADGE's code takes 10, DAL's 20 or 100.
+    how: from the predictions of a detector or a segmenter to one number an image; `max` is ours. A detector's boxes are
+        found once without dropout, and the samples are of their classes (background is one more), box by box; an image
+        without boxes has 0.
+    Deviations: batch normalisation stays in eval mode, where the BADGE code puts it in train mode; probabilities are
+    averaged, where that code averages logits; dropout acts on the last layer's input alone, as in deep-al's ResNets.
+    Cost: a forward pass an unlabelled image, then num_samples passes of the last layer alone. Sums over samples are
+    kept, (P, C); where an image has many predictions, those of 500 images at a time.
     """
     if num_samples < 2:
         raise ValueError(f"bald[num_samples={num_samples}]: one sample always agrees with itself, take 2 or more")

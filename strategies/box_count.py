@@ -23,6 +23,10 @@ def box_count(
     """The images with the fewest (or most) predicted boxes of a confidence of at least min_score; no paper's.
 
     Ties are broken at random. A classifier's images count one each, so this is random sampling there.
+    order: whether those with the `fewest` or the `most` boxes come first. `fewest` is ours: sparse images are what it
+        is a control for.
+    min_score: the least confidence of a box that counts (ours).
+    Deviations: none, as there is no paper to deviate from. Cost: a forward pass an unlabelled image.
     """
     count_N = num_boxes(view.predict(view.unlabelled), min_score) + rng.random(len(view.unlabelled))
     pick = view.lowest if order == "fewest" else view.highest

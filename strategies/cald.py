@@ -25,19 +25,23 @@ def cald(
     """The images whose boxes change most when the image does, and of those the ones with the rarest classes.
 
     A box with its best match by IoU in the changed image has m = |IoU + (1 - JS) (P + P') / 2 - 1.3|: JS is the
-    Jensen-Shannon divergence of their class scores (nats, background is one more class), P and P' their confidences.
-    An image has the mean over four changes (mirrored, two patches cut out, shrunk, turned) of the least m of its
-    boxes, 0 for a change that leaves none. Of the `candidates` times budget lowest, those are bought whose classes
-    diverge most from the labelled ones: JS between softmaxes of the labelled boxes an image, by class, and of the
-    largest confidence of a box of each class, averaged over image and changes. Costs five predictions an image.
+    Jensen-Shannon divergence of their class scores (nats, background is one more class), P and P' their confidences. An
+    image has the mean over four changes (mirrored, two patches cut out, shrunk, turned) of the least m of its boxes, 0
+    for a change that leaves none. Of the images with the lowest, those are bought whose classes diverge most from the
+    labelled ones: JS between softmaxes of the labelled boxes an image, by class, and of the largest confidence of a box
+    of each class, averaged over image and changes.
+    candidates: how many of the lowest are compared by their classes, as a multiple of the budget (1.2: the published
+        code's).
     without_boxes: `score` = m is 0 and the classes diverge most (the published code), so such images are bought first;
-        `last` = only where too few others are left, then at random.
+        `last` = only where too few others are left, then at random (ours).
     Logs `consistency`, the mean of images with boxes, and `share_without_boxes`.
-    Deviations from that code: boxes are compared in pixels of the image as it was, where it moves the clean ones (a
-    turned box grows on the way); patches are cut out wherever they fall and have the mean colour, where it looks for
-    places that cover a tenth of a box and fills them with black; the shrunk image lies on a canvas of the old size,
-    where its detector enlarges it again; all boxes count, where it takes 50 of more than 40; a box's class is its
+    Deviations from the published code: boxes are compared in pixels of the image as it was, where it moves the clean
+    ones (a turned box grows on the way); patches are cut out wherever they fall and have the mean colour, where it
+    looks for places that cover a tenth of a box and fills them with black; the shrunk image lies on a canvas of the old
+    size, where its detector enlarges it again; all boxes count, where it takes 50 of more than 40; a box's class is its
     likeliest; all of COCO's images are candidates, where it draws 5000.
+    Cost: five predictions an unlabelled image, of which two at a time are held, and the IoU of all its boxes with all
+    those of each changed one.
     """
     if candidates < 1:
         raise ValueError(f"cald[candidates={candidates:g}]: as a multiple of the budget, at least 1")

@@ -30,15 +30,17 @@ def cdal(
     """Greedy k-center under contextual diversity, the labelled images as first centres (CDAL-CS).
 
     An image is told by one mixture for each class predicted in it: the mean of the probability vectors of those
-    predictions, weighted by their entropies. The distance of two images is the symmetric divergence
-    (KL(p|q) + KL(q|p)) / 2, in nats, of their mixtures for a class, over the classes that both have. One prediction
-    an image, a classifier's, is one mixture, whatever its class.
-    by_class: false mixes all predictions of an image, as the authors' code does for detectors.
-    how: from classes to one number: `mean` as their code, `sum` as the paper.
+    predictions, weighted by their entropies. The distance of two images is the symmetric divergence (KL(p|q) + KL(q|p))
+    / 2, in nats, of their mixtures for a class, over the classes that both have. One prediction an image, a
+    classifier's, is one mixture, whatever its class.
+    by_class: true is the paper's; false mixes all predictions of an image, as the authors' code does for detectors.
+    how: from classes to one number: `mean` as the authors' code, `sum` as the paper.
     Deviations: images that share no class are not compared, and one that shares none with any centre comes first
-    (published code takes 0, which puts it last); those without predictions come last, at random; the first pick is
-    the farthest, where that code draws it although it knows the distances; a probability of 0 counts as the least
-    above, where that code leaves the class out; background is one more column, but no class.
+    (published code takes 0, which puts it last); those without predictions come last, at random; the first pick is the
+    farthest, where that code draws it although it knows the distances; a probability of 0 counts as the least above,
+    where that code leaves the class out; background is one more column, but no class.
+    Cost: a forward pass an image, labelled ones too; for R mixtures (as many as images on a classifier), O(R C) a
+    labelled image and a pick at most, in O(R C) memory.
     """
     num_labelled = len(view.labelled)
     predictions = view.predict(np.concatenate([view.labelled, view.unlabelled]))

@@ -29,11 +29,16 @@ def coreset(
 ) -> Indices:
     """Greedy k-center on the input of the last layer, the labelled images as first centres; deterministic.
 
-    metric: `cosine` is 1 - cos (the baseline of GEAL): on unit vectors |a - b|^2 = 2 (1 - cos), so the greedy rule
-    is the same one. An all-zero embedding has no direction and is taken at squared distance 1 from the others.
-    encoder: its features of the whole image instead (GEAL's baselines); without labelled images the first is random.
     A detector's embedding is averaged over places, one vector an image: how is the task's (`View.embed`).
+    metric: `euclidean` as in the paper; `cosine` is 1 - cos (the baseline of GEAL): on unit vectors |a - b|^2 = 2 (1 -
+        cos), so the greedy rule is the same one. An all-zero embedding has no direction and is taken at squared
+        distance 1 from the others.
+    encoder: a frozen encoder's features of the whole image instead (GEAL's baselines); without labelled images the
+        first is random. Null: the model's, as in the paper.
     Deviation: the greedy 2-approximation only, not the paper's mixed integer programme that tolerates outliers.
+    Cost: a forward pass an image, labelled ones too (or the encoder once); for N candidates of D features, O(N D) in
+    memory, and in time for each labelled image and each pick. On a CPU a pick looks at the farthest candidates alone
+    while that is exact.
     """
     centres_MD, candidates_ND = (features(view, which, encoder) for which in (view.labelled, view.unlabelled))
     if metric == "cosine":

@@ -43,12 +43,15 @@ def discriminative(
 ) -> Indices:
     """The images that a classifier of labelled against unlabelled is surest are unlabelled.
 
-    The budget is spread over num_queries; each trains a new discriminator on the input of the model's last layer
-    (computed once, not standardised, as the authors do): all labelled images against a fresh draw of
-    unlabelled_ratio times as many unlabelled ones. Its picks join the labelled side.
-    balanced: weigh both sides alike; off, as the authors' class weights have no effect.
+    Each query trains a new one, on the input of the model's last layer (computed once, not standardised, as the authors
+    do): all labelled images against a fresh draw of unlabelled ones. Its picks join the labelled side.
+    num_queries: parts of the budget (10: SuperAnnotate's; the authors' code: 20 on learned features). width, epochs,
+        lr, batch_size: units a hidden layer, epochs at most, Adam's step and batch (the authors' for 512 features).
+        stop_accuracy: training stops above it (0.98: the authors'). unlabelled_ratio: unlabelled images drawn for each
+        labelled one (10: the authors'). balanced: weigh both sides alike; off, as the authors' weights do nothing.
     Logs means over queries: `epochs`, and `accuracy` in the last one (below stop_accuracy: it ran out of epochs).
-    Deviations: 10 queries, where the authors' code runs 20 on learned features; ranks logits: no ties at p = 1.
+    Deviations: 10 queries, not the authors' 20; ranks logits: no ties at p = 1. Cost: a forward pass an image; a query
+    is `epochs` passes at most of the net over (1 + unlabelled_ratio) M images, M labelled.
     """
     if min(num_queries, width, epochs, batch_size, unlabelled_ratio) < 1:
         raise ValueError("discriminative: num_queries, width, epochs, batch_size and unlabelled_ratio start at 1")

@@ -25,9 +25,20 @@ def freesel(
 ) -> Indices:
     """As `geal`, but the next pattern is drawn, with probability proportional to d^2, where that takes the farthest.
 
-    d: the distance of a pattern to the nearest one of the images chosen so far, 1 - cos or Euclidean.
-    k: 5 patterns an image in the authors' code for VOC; theirs for CIFAR-10 takes one, the mean of the patches.
-    Draws are exact, though few distances are computed (`Lazy.draw`). Deviations: those of `geal`.
+    Patterns of an image: the centres of k-means on the patches that hold most of its attention; d: the distance of a
+    pattern to the nearest one of the images chosen so far. The image of the pattern drawn is chosen, and all its
+    patterns count as such from then on. No label and no task model plays a part. The labelled images are where it goes
+    on from; without any, it starts from a random one, as published.
+    encoder: whose patches and attention; DINO's ViT-S/16 is the paper's.
+    tau: share of the attention that the patches hold, 0.5 as in the authors' code.
+    k: patterns an image at most, 5 in the authors' code for VOC; theirs for CIFAR-10 takes one, the mean of the
+        patches.
+    metric: of patterns, d: 1 - cos, as published, or Euclidean.
+    Logs `patterns`, their mean number an image.
+    Deviations: k-means starts from spread patches, where published code draws them at random, so an image has one set
+    of patterns. Draws are exact, though few distances are computed: see `Lazy.draw`.
+    Cost: the encoder once an image, then a draw by the last known distances of all P patterns and at most one product
+    of them with k new ones a pick; O(P D) in memory.
     """
     checked("freesel", tau, k)
     candidates, centres_PD = both(view, encoder, tau, k, metric)

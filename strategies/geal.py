@@ -25,13 +25,19 @@ def geal(
 ) -> Indices:
     """Again and again the image with the pattern that is farthest from all patterns of the images chosen so far.
 
-    Patterns ("knowledge clusters") of an image: the centres of k-means on the patches that hold the share tau of its
-    attention; all of a chosen image's become centres. No label and no task model plays a part: see one_pass=true.
-    tau, k, metric: 0.5, 25, cosine in the paper's tables (it ablates 0.4 and 0.6, 5 and 15, Euclidean).
-    The labelled images are where it goes on from; without any, it starts from a random one, as published.
-    Logs `patterns`, their mean number an image. Cost: the encoder once, then one product of all patterns with k new
-    ones a pick at most. Deviations: k-means starts from spread patches, where published code draws them at random, so
-    an image has one set of patterns; see `dino` for the images' resizing.
+    Patterns ("knowledge clusters") of an image: the centres of k-means on the patches that hold most of its attention;
+    all of a chosen image's become centres. No label and no task model plays a part, so that one pass may choose for all
+    rounds (one_pass=true), as published. The labelled images are where it goes on from; without any, it starts from a
+    random one, as published.
+    encoder: whose patches and attention; DINO's ViT-S/16 is the paper's.
+    tau: share of the attention that the patches hold (0.5: the paper's; it ablates 0.4 and 0.6).
+    k: patterns an image at most (25: the paper's; it ablates 5 and 15).
+    metric: of patterns, 1 - cos (the paper's) or Euclidean, which it ablates.
+    Logs `patterns`, their mean number an image.
+    Deviations: k-means starts from spread patches, where published code draws them at random, so an image has one set
+    of patterns; `dino` squashes images bilinearly, where that code does so bicubically.
+    Cost: the encoder once an image, then one product of all P patterns with k new ones a pick at most; O(P D) in
+    memory.
     """
     checked("geal", tau, k)
     candidates, centres_PD = both(view, encoder, tau, k, metric)

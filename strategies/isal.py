@@ -44,17 +44,20 @@ def isal(
 ) -> Indices:
     """The candidates whose expected gradient G most lowers the reference loss: smallest I = -s_test . G.
 
-    k: G is the expectation over the k likeliest classes, probabilities not renormalised (Eq. 3; the paper: 1).
-    reference: whose loss. The paper's classification tables take `test`, which sees evaluation labels; `initial` and
-        `labelled` are its ISAL_v2 and v3. damping, scale, depth, repeats, order, without_boxes: see `_influence`.
-    block_scales: one scale for each of the detector's last layers instead, in their order. The authors': 100/8000/5000
-        (FCOS: classes, boxes, centerness), 1000/1000/5000/1000 (Faster R-CNN: RPN classes, boxes; classes, boxes).
-    min_score: least confidence of a detector's boxes that become pseudo labels (the authors': 0.1).
-    Logs: `ridge` = damping scale (the smallest), what LiSSA adds to the Hessian; `gain` = |s| / |v|; `cosine` of s and
-    v: at 1 the Hessian changed nothing and this is gradient_similarity; `share_negative` = candidates that would help.
-    Deviations: a held-out reference instead of the test set, random chains where the authors' code takes the first
-    depth * repeats labelled images in every round (`reference=test,order=file`; on detectors the newest), and one
-    directional derivative where it runs a backward pass an image: the same numbers, sooner.
+    s_test is the mean of chains of LiSSA, h <- v + (1 - damping) h - H_j h / scale, from the reference gradient v.
+    k: G is the expectation over the k likeliest classes, not renormalised (Eq. 3; the paper: 1). allow_degenerate: let
+        k be all classes, where G is 0 (ours: no). reference: whose loss; `held_out` as in the paper's method, whose
+        tables for classifiers take `test` (evaluation labels), ISAL_v2 and v3 `initial` and `labelled`.
+    damping, scale: of a chain (0.01, 1e4: the authors' for classifiers). block_scales: a scale for each last layer of a
+        detector instead (theirs: 100/8000/5000, FCOS's classes, boxes, centerness; 1000/1000/5000/1000, Faster R-CNN's
+        RPN classes, boxes; classes, boxes). depth, repeats: steps of a chain, and chains (theirs: 250, 4). order: of
+        labelled images: `random` (paper), or first (`file`) or last (`newest`) bought. min_score: least score of pseudo
+        boxes (theirs: 0.1). without_boxes: images with none are `last` (theirs) or background (`score`, ours).
+    Logs: `ridge` = damping scale; `gain` = |s| / |v|; `cosine` of s and v (1: the Hessian changed nothing, as in
+    gradient_similarity); `share_negative`, of candidates that would help; `share_without_boxes`.
+    Deviations from the authors' code: reference and order (there `test`, and `file` or, on detectors, `newest`); one
+    slope along s an image, where it runs a backward pass: the same numbers. Cost: a gradient pass over the reference,
+    depth * repeats Hessian products of an image, about four forward passes a candidate.
     """
     if damping < 0:
         raise ValueError(f"isal[damping={damping}]: must be at least 0")

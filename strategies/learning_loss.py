@@ -71,10 +71,16 @@ def learning_loss(
 ) -> Indices:
     """Largest predicted loss within a random subset of the unlabelled images, drawn anew each round.
 
-    Outputs rank; they are no losses. detach_after: 0.6 is epoch 120 of 200 as published; 0 keeps the model free
-    of the companion (usual for detectors). weight, margin: lambda and xi of the paper. Changes training, so its
-    round 0 differs from other strategies'. Deviation: model and module start afresh every round, where a widely
-    used reproduction goes on from the last one.
+    Outputs rank; they are no losses. Changes training, so its round 0 differs from other strategies'.
+    subset: images that the loss is predicted of (the paper's: 10,000).
+    detach_after: share of training after which the companion's gradient stops reaching the model; 0.6 is epoch 120 of
+        200 as published, 0 keeps the model free of it (usual for detectors).
+    weight, margin: lambda and xi of the paper, 1 and 1: the weight of the ranking loss, and the gap that it asks of the
+        outputs of two images.
+    width: features that each stage map is turned into (128 as published).
+    Deviation: model and module start afresh every round, where a widely used reproduction goes on from the last one;
+    the middle image of an odd batch has no pair.
+    Cost: a forward pass for each image of the subset; in training, a few small linear layers beside the model.
     """
     if budget > subset:
         raise ValueError(f"learning_loss[subset={subset}]: smaller than the budget, {budget}")

@@ -27,14 +27,16 @@ def localization_stability(
 ) -> Indices:
     """The images whose boxes move most under noise: smallest S_I = sum_j P_j S_B(j) / sum_j P_j, in 0..1.
 
-    S_B of a box: the mean over the six levels of its largest IoU with any box found under that noise, whatever the
-    class; 0 where none is found. P: the box's confidence. Costs seven predictions an image.
-    certainty: LS+C, where this is LS: S_I - max_j (1 - P_j), in -1..1; the weight between the two is 1.
+    S_B of a box: the mean over six levels of Gaussian noise (of deviation 8, 16, .., 48 on pixels of 0..255) of its
+    largest IoU with any box found under that noise, whatever the class; 0 where none is found. P: the box's confidence.
+    certainty: rank by LS+C, where this is LS: S_I - max_j (1 - P_j), in -1..1; the weight between the two is 1. The
+        paper has both, CALD's code LS+C alone; false is ours.
     max_boxes: only so many surest boxes of the image without noise, null all (ISAL's code; CALD's takes 30).
     without_boxes: `last` = only where too few others are left, then at random (ISAL's code); `score` = S_I is 0
         (CALD's), which plain LS buys first.
     Logs `stability`, the mean S_I of images with boxes, and `share_without_boxes`.
     Deviation: the correct IoU, where ISAL's code takes y to grow upwards.
+    Cost: seven forward passes an unlabelled image, and the IoU of its boxes with all those found under each noise.
     """
     if max_boxes is not None and max_boxes < 1:
         raise ValueError(f"localization_stability[max_boxes={max_boxes}]: must be 1 or more, or null for all")

@@ -37,11 +37,15 @@ def matched_random(
 ) -> Indices:
     """As many images of every number of predicted boxes as another strategy chooses, each drawn uniformly.
 
-    A stratified random control, no paper's: of all unlabelled images with c boxes of a confidence of at least
-    min_score, as many are drawn, without replacement and in random order, as `like` would choose here; its own choice
-    may be among them (logged: `overlap`, as a share). A classifier's images count one each: random sampling there.
-    like: a strategy with its parameters, as on the command line. It is asked anew each round, of this run's model
-    and labelled set; what it logs is logged, and labels that it reads are charged for as its own.
+    A stratified random control, no paper's: of all unlabelled images with c boxes, as many are drawn, without
+    replacement and in random order, as `like` would choose here; its own choice may be among them. A classifier's
+    images count one each: random sampling there.
+    like: a strategy with its parameters, as on the command line (ours: isal). It is asked anew each round, of this
+        run's model and labelled set; what it logs is logged, and labels that it reads are charged for as its own.
+    min_score: the least confidence of a box that counts (ours).
+    Logs `overlap`, the share of its picks that `like` would choose too.
+    Deviations: none, as there is no paper to deviate from. Cost: that of `like`, and a forward pass an unlabelled
+    image.
     """
     chosen = view.choice_of(like, budget, rng)
     count_N = num_boxes(view.predict(view.unlabelled), min_score)

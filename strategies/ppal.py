@@ -33,15 +33,21 @@ def ppal(
 ) -> Indices:
     """Uncertain images on difficult classes, and of those the most diverse.
 
-    First (DCUS) the delta times budget images with the largest sum over boxes of w_c H(s): H is the binary entropy of
-    a box's confidence s, c its class, w_c = 1 + alpha beta log(1 + (e^(1/alpha) - 1) d_c), in 1..1+beta, the weight of
-    the class's difficulty d_c (`difficulty`). Then (CCMS) k-medoids, k = budget, on the distances between images
-    (`distances`), from centres that are picked greedily, the first at random. Boxes of a confidence of min_score or
-    less play no part. Logs `difficulty`, the mean d_c.
+    First (DCUS) the images with the largest sum over boxes of w_c H(s): H is the binary entropy of a box's confidence
+    s, c its class, w_c = 1 + alpha beta log(1 + (e^(1/alpha) - 1) d_c), in 1..1+beta, the weight of the class's
+    difficulty d_c (`difficulty`). Then (CCMS) k-medoids, k = budget, on the distances between images (`distances`),
+    from centres that are picked greedily, the first at random.
+    delta: how many the first step leaves, as a multiple of the budget (4: the authors'). alpha, beta: of w_c: it rises
+        by beta, and the smaller alpha, the sooner (0.3 and 0.2: the authors'). xi: of a labelled box's quality p^xi
+        IoU^(1 - xi), whose mean over a class is 1 - d_c (0.6: the authors'). min_score: boxes of such a confidence or
+        less play no part (0.05: the authors').
+    Logs `difficulty`, the mean d_c.
     Deviations from the published code: d_c is measured after training, where that keeps a moving average of it while
     training; no box is left out for its size or shape; a box's feature is what the class layer saw where the box was
     found (`View.box_features`), where that reads the map at the centre of the box, and takes the k-th boxes of two
     images to be equal; an image without boxes is as far as can be from those with some, where that has it at 0.
+    Cost: a forward pass an image, labelled ones too, and two more for each of n = delta * budget candidates; O(B^2 D)
+    for B boxes of one class in them; O(n^2) in memory, and in time for each of at most 100 steps of k-medoids.
     """
     for name, value, good in (("delta", delta, delta >= 1), ("alpha", alpha, alpha > 0), ("xi", xi, 0 <= xi <= 1)):
         if not good:

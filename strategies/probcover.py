@@ -35,13 +35,17 @@ def probcover(
 
     An image is covered when a labelled or picked one is nearer than delta; each pick covers the most images that are
     not. When all are covered, the rest is drawn at random.
-    encoder: whose features; the paper's are SimCLR's, trained on the pool; null: those of the model, which the paper
-        is not about. delta: on SimCLR's, 0.75 for CIFAR-10 and 0.65 for CIFAR-100; null: the largest radius at which
-        at least `purity` of the balls around images hold one pseudo label alone, those of k-means with as many
-        clusters as the model tells classes. The exact one, where the paper searches a grid.
+    encoder: whose features; the paper's are SimCLR's, trained on the pool; null: those of the model, which the paper is
+        not about.
+    delta: on SimCLR's, the authors' is 0.75 for CIFAR-10; null: as in the paper, the largest radius at which at least
+        `purity` of the balls around images hold one pseudo label alone, those of k-means with as many clusters as the
+        model tells classes. The exact one, where the paper searches a grid.
+    purity: that share, where delta is null (0.95: the paper's).
     Logs `delta`, and `coverage`: the share of images covered before and after the choice (`was_covered`).
-    Deviation: the authors' code drops the images of the last, partial block of its graph, and after full coverage
-    picks image 0 again and again. No graph is kept: see `cover`.
+    Deviation: the authors' code drops the images of the last, partial block of its graph, and after full coverage picks
+    image 0 again and again. No graph is kept: see `cover`.
+    Cost: the encoder once an image, then the distances of N images at most twice over, O(N^2 E), with delta=null once
+    more and k-means; 2^24 distances in memory.
     """
     if (delta is not None and delta <= 0) or not 0 < purity <= 1:
         raise ValueError(f"probcover[delta={delta},purity={purity}]: delta above 0, purity above 0 and at most 1")

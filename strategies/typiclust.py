@@ -32,14 +32,17 @@ def typiclust(
     """The most typical image of each of as many clusters as there will be labels, those without labels first.
 
     All images, on features of unit length, in min(labelled + budget, max_clusters) clusters by k-means; in turn of
-    (labels fewest, images most), each cluster gives its most typical unlabelled image: least mean squared distance
-    to the min(num_neighbours, M // 2) nearest of its M unlabelled members not yet picked.
-    encoder: whose features; the paper's are SimCLR's, trained on the pool; null: those of the model, which the paper
-        is not about. max_clusters, num_neighbours: the paper's.
+    (labels fewest, images most), each cluster gives its most typical unlabelled image: least mean squared distance to
+    the min(num_neighbours, M // 2) nearest of its M unlabelled members not yet picked.
+    encoder: whose features; the paper's are SimCLR's, trained on the pool; null: those of the model, which the paper is
+        not about.
+    max_clusters, num_neighbours: clusters, and neighbours that make an image typical, at most (the paper's: 500, 20).
     Logs `clusters`, and of them `without_labels`, before the choice.
     Deviations: k-means from one start, on labelled and unlabelled images alone (the authors' code takes held-out ones
     too); an empty cluster is passed over, where that code fails; clusters of at most 5 images, which it drops, give
     when no other has any left.
+    Cost: the encoder once an image; k-means of N images into K clusters, O(N K E) a step, by mini-batches of 5000 above
+    50 clusters; O(M^2 E) a pick.
     """
     if min(max_clusters, num_neighbours) < 1:
         told = f"max_clusters={max_clusters},num_neighbours={num_neighbours}"

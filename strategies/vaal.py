@@ -53,16 +53,20 @@ def vaal(
 ) -> Indices:
     """The images that a discriminator on the latent means of a variational autoencoder is surest are unlabelled.
 
-    Both are trained anew on the images, squashed to size x size pixels: the autoencoder to rebuild them and to pass
-    all for labelled, the discriminator to tell the two sets apart, in turn. The model plays no part.
-    epochs: steps are those of so many over labelled and unlabelled images together, 39,062 for CIFAR as published.
-    beta: of the divergence, summed over the batch, where the squared error is a mean over pixels, as in the authors'
-        code: at 1 it outweighs the error by far. adversary: lambda_2. width: channels of the first of up to four
-        convolutions, doubled by each. size: an even number, 4 or more. Defaults are the authors' for CIFAR:
-        slow on a CPU.
+    Both are trained anew on the images, squashed to size x size pixels: the autoencoder to rebuild them and to pass all
+    for labelled, the discriminator to tell the two sets apart, in turn. The model plays no part.
+    epochs: over labelled and unlabelled images together (100: the authors', 39,062 steps for CIFAR). batch_size, lr:
+        images of each set a step, and the rate of both Adams (128 and 5e-4: the authors'). beta: of the divergence,
+        summed over the batch, where the squared error is a mean over pixels, as in the authors' code: at 1 it outweighs
+        the error by far. adversary: lambda_2, the weight of passing for labelled (1: the authors'). latent, width:
+        dimensions of the latent space, and channels of the first of up to four convolutions, doubled by each (32 and
+        128: the authors'). size: an even number, 4 or more (32: CIFAR's). flip: mirror half of the images in training,
+        as the authors do.
     Logs `labelled` and `unlabelled`, the mean probability of being labelled that either set is given.
     Deviations: trained when it chooses, where the authors' code trains it beside the model, which it does not touch;
     images are scored as they are and in eval mode, where that code mirrors them at random in train mode.
+    Cost: in epochs * N / batch_size steps, each two of the autoencoder and one of the discriminator on a batch of
+    either set, 4 epochs * N images pass the autoencoder forward and back: slow on a CPU.
     """
     if min(epochs, batch_size, latent, width) < 1 or size < 4 or size % 2:
         told = f"epochs={epochs},batch_size={batch_size},latent={latent},width={width},size={size}"
