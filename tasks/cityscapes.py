@@ -1,0 +1,76 @@
+"""Cityscapes (Cordts et al., 2016), and any data set in its layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.api import Machine, register_task
+from tasks._annotations import Files, listed
+from tasks._segment_maps import IGNORED, Masks, Shrunk, Split
+from tasks._segmentation import Segmentation
+from tasks._segmentation_recipe import PUBLISHED, SegmenterRecipe, lacks
+
+CLASSES = {  # of the 19 that are scored, in their order: the label id of each
+    "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19,
+    "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
+    "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
+}  # fmt: skip
+LABELS = {"labelIds": list(CLASSES.values()), "labelTrainIds": list(range(len(CLASSES)))}  # bytes of the classes
+IMAGE = "_leftImg8bit.png"
+SITE = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com"
+
+
+@register_task(version=1, default=SegmenterRecipe(), published=PUBLISHED, lacks=lacks)
+def cityscapes(
+    machine: Machine, recipe: SegmenterRecipe, *, root: str = "cityscapes", size: int | None = None
+) -> Segmentation:
+    """Street scenes of 1024x2048 pixels, 19 classes: a pool of train (2,975), scored on val (500), for the labels of
+    test are not public.
+
+    root: absolute, or inside the data folder; leftImg8bit/ and gtFine/ are in it. Read are *_gtFine_labelIds.png, or
+        *_gtFine_labelTrainIds.png where a split has none of those. Labels outside the 19 classes are ignored.
+    size: height in pixels that images (bilinear) and label maps (nearest neighbour) are shrunk to, for small machines;
+        null: none are. Scores are then of the small maps, and not those of the published ones.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"cityscapes[size={size}]: must be at least 1")
+    try:
+        folder = machine.located(root)
+    except ValueError as error:
+        raise ValueError(f"{error}, and unpack {SITE} there") from None
+    pool, test = (read(folder, part, size) for part in ("train", "val"))
+    return Segmentation(machine, recipe, pool, test, list(CLASSES))
+
+
+def read(folder: Path, part: str, size: int | None) -> Split:
+    """One split, its cities and images in the order of their names. ValueError says which file is missing or does not
+    fit."""
+    home = folder / "leftImg8bit" / part
+    names = [f"{city}/{name}" for city in listed(home) for name in listed(home / city) if name.endswith(IMAGE)]
+    if not names:
+        raise ValueError(f"{home} has no CITY/*{IMAGE}: unpack {SITE} in {folder}, or set root= (and data=)")
+    truth, stems = folder / "gtFine" / part, [name.removesuffix(IMAGE) for name in names]
+    unknown = np.zeros((len(names), 2), np.int64)
+    kind = next(
+        (k for k in LABELS if any(n.endswith(f"_{k}.png") for n in listed(truth / Path(stems[0]).parent))), None
+    )
+    if kind is None:
+        raise ValueError(f"{truth} has no CITY/*_gtFine_labelIds.png: unpack {SITE} in {folder}")
+    images = Files(home, names, unknown).checked()
+    masks = Files(truth, [f"{stem}_gtFine_{kind}.png" for stem in stems], unknown).checked()
+    for number in np.flatnonzero((images.sizes_N2 != masks.sizes_N2).any(1)).tolist():
+        wrong, right = (" x ".join(map(str, files.sizes_N2[number].tolist())) for files in (masks, images))
+        raise ValueError(f"{masks.paths[number]} has {wrong} pixels, but its image {right}")
+    split = Split(images, Masks(masks, classes(LABELS[kind])))
+    return split if size is None else Split(Shrunk(split.images, size), Shrunk(split.maps, size))
+
+
+def classes(labels: list[int]) -> Tensor:
+    """(256,) uint8: the class of each byte of a mask whose classes have these labels."""
+    class_256 = torch.full((256,), IGNORED, dtype=torch.uint8)
+    class_256[labels] = torch.arange(len(labels), dtype=torch.uint8)
+    return class_256
