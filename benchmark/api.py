@@ -24,7 +24,7 @@ from benchmark.plugins import EncoderName, Plugin, add
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Targets: TypeAlias = (
-    Any  # what losses are computed against: (N,) or (N, C) for a classifier, list[Boxes] for a detector
+    Any  # what losses are computed against: (N,) or (N, C) for a classifier, list[Boxes] or (N, h, w) for the others
 )
 How: TypeAlias = Literal["sum", "mean", "max"]  # from an image's predictions to one number
 Augmentation: TypeAlias = Literal["flip", "cutout", "shrink", "rotate"]  # a detector's views of an image, see View
@@ -323,7 +323,8 @@ class View:
             yield part
 
     def labels(self, indices: Indices) -> Targets:
-        """The true labels of labelled images: (N,) classes of a classifier, a list of `Boxes` of a detector."""
+        """The true labels of labelled images: (N,) classes of a classifier, a list of `Boxes` of a detector, (N, h, w)
+        classes of a segmenter."""
         if not np.isin(indices, self.__labelled).all():
             raise PermissionError(UNPAID)
         return self.__ask("labels")(self.model, self.__seen(indices))

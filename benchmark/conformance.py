@@ -253,7 +253,8 @@ def predicts_probabilities(fitted: Fitted) -> str | None:
     if not hasattr(task, "predict"):
         return None
     seen = task.predict(model, np.arange(10))
-    if seen.num_images != 10 or (seen.boxes_P4 is None and len(seen.scores_PC) != 10):
+    counts_N = seen.image_P.bincount(minlength=10)
+    if seen.num_images != 10 or (seen.boxes_P4 is None and (len(counts_N) > 10 or not counts_N.all())):
         return f"{seen.num_images} images and {len(seen.scores_PC)} predictions for 10 images"
     if not len(seen.scores_PC):
         return None  # a detector may find nothing

@@ -20,8 +20,8 @@ def badge(view: View, budget: int, rng: np.random.Generator) -> Indices:
     Cost: a forward pass an unlabelled image, then O(N (C + D)) in time a pick, and as much memory once.
     """
     predictions = view.predict(view.unlabelled)
-    if predictions.boxes_P4 is not None:
-        raise ValueError("badge needs one prediction an image: a classifier, not a detector")
+    if not predictions.one_each:
+        raise ValueError("badge needs one prediction an image: a classifier, not a detector or a segmenter")
     p_NC = predictions.scores_PC
     residual_NC = F.one_hot(p_NC.argmax(1), p_NC.shape[1]) - p_NC
     return view.unlabelled[seeding(residual_NC, view.embed(view.unlabelled), budget, rng)]
