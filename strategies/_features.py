@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from benchmark.api import EncoderName, Indices, View
 
-SIMCLR = EncoderName("simclr")
+SIMCLR = "simclr"
 CHUNK = 2**24  # distances held at once
 MOST_EXACT = 50  # clusters up to which the published codes on such features take k-means, and mini-batches above
 BATCH = 5000  # images of a mini-batch
