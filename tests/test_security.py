@@ -296,7 +296,7 @@ def escapes(outside: Path) -> Iterator[list[tarfile.TarInfo]]:
 
 @pytest.mark.parametrize("number", range(5))
 def test_an_archive_of_another_is_not_unpacked(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only archives that are unpacked are torchvision's CIFAR, after their md5 is checked."""
+    """The only archives that are unpacked are torchvision's CIFAR and Oxford-IIIT Pet, after their md5 is checked."""
     data, outside = tmp_path / "data", tmp_path / "outside"
     data.mkdir()
     outside.mkdir()
