@@ -504,7 +504,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 __all__ = [
-    "Annotations", "Augmentation", "Boxes", "Companion", "Direction", "Encoder", "EncoderName", "Encoding",
+    "WEIGHTS", "Annotations", "Augmentation", "Boxes", "Companion", "Direction", "Encoder", "EncoderName", "Encoding",
     "EncodingTime", "How", "Indices", "Machine", "Pool", "Predictions", "Reference", "Targets", "Task", "View",
     "encoder", "identity", "register", "register_encoder", "register_task", "seeded", "strategy",
 ]  # fmt: skip

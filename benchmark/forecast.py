@@ -93,7 +93,7 @@ def row(experiment: Experiment, cells: dict[Cell, int], pace: Pace, shared: set[
     num_images, num_fits, num_selections = 0.0, 0, 0
     for cell, num_left in cells.items():
         for number in range(cell.schedule.rounds - num_left, cell.schedule.rounds):
-            num_selections += number > 0
+            num_selections += number >= cell.schedule.rounds - cell.schedule.num_purchases
             opens = number == 0 and cell.schedule.initial > 0
             if opens and opening(cell) in shared:
                 continue
@@ -121,7 +121,7 @@ def recorded(cells: Sequence[Cell], store: Store) -> Pace | None:
             images.append(record.num_labelled)
             fit.append(seconds["fit"])
             score.append(seconds["score"])
-            if record.round > 0:
+            if record.round >= cell.schedule.rounds - cell.schedule.num_purchases:
                 select.append(seconds["select"])
                 bought.append(len(record.bought))
     return Pace(sum(fit) / sum(images), *(float(np.mean(one)) for one in (score, select, bought))) if select else None
@@ -132,13 +132,15 @@ def pilot(cell: Cell, task: Task, fits: Fits, machine: Machine) -> Pace:
     begin = loop.start(cell, task)
     first = begin.initial if len(begin.initial) else np.arange(cell.schedule.budget)
     fitted = loop.fit(cell, task, fits, first, 0)
-    clock, purchases = loop.Clock(), loop.Purchases(cell, task, fits, begin)
+    clock, purchases = loop.Clock(), loop.Purchases(cell, task, fits, begin, begin.initial[:0])
     with clock("score"):
         task.score(fitted.model)
     if cell.schedule.num_purchases:
         seen = purchases.view(fitted, begin.initial)
         with clock("select"), limited(machine.select_timeout, cell.strategy.label):
             purchases.made(seen, cell.schedule.rounds - cell.schedule.num_purchases)
+        clock.charge(seen.encoding)
+        clock.seconds.pop("encode", None)  # made now, and from the cache when it runs
         clock.seconds["select"] /= cell.schedule.num_purchases if cell.schedule.one_pass else 1
     labels = task.cost(first)[cell.schedule.budget_in]
     bought = cell.schedule.budget / max(labels, 1) * len(first)

@@ -271,7 +271,10 @@ def quoted(key: str, value: str) -> str:
     """A value in Hydra's grammar, which has no `coreset[metric=cosine]` inside a list and wants brackets around one."""
     if key in ("tasks", "strategies") and value != "null" and not value.startswith(("[", "{")):
         value = f"[{value}]"
-    return re.sub(r"(?<=[\[,])\s*([A-Za-z]\w*\[(?:[^\[\]]|\[[^\[\]]*\])*\])\s*(?=[,\]])", r"'\1'", value)
+    inside = r"(?:[^\[\]])*"
+    for _ in range(3):  # names in names: matched_random[like=geal[encoder=patch_pca[patch=4]]]
+        inside = rf"(?:[^\[\]]|\[{inside}\])*"
+    return re.sub(rf"(?<=[\[,])\s*([A-Za-z]\w*\[{inside}\])\s*(?=[,\]])", r"'\1'", value)
 
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def run(
         return
     begin = start(cell, task)
     labelled = np.concatenate([np.empty(0, np.int64), *(np.array(record.bought) for record in past)])
-    purchases = Purchases(cell, task, fits, begin)
+    purchases = Purchases(cell, task, fits, begin, labelled[len(begin.initial) :])
     fitted = fit(cell, task, fits, labelled, len(past) - 1) if past else None
     for number in range(len(past), cell.schedule.rounds):
         clock = Clock()
@@ -119,6 +119,7 @@ class Purchases:
     task: Task
     fits: Fits
     begin: Start
+    bought: Indices  # in the past, after the initial set
     first: View | None = None
     plan: Indices | None = None
 
@@ -140,7 +141,9 @@ class Purchases:
             return select(self.cell, self.task, seen, number)
         first = schedule.rounds - schedule.num_purchases
         if self.plan is None:
-            self.plan = asked(self.cell, seen, first, schedule.budget * schedule.num_purchases)
+            plan = asked(self.cell, seen, first, schedule.budget * schedule.num_purchases)
+            rest = plan[~np.isin(plan, self.bought)]  # a device that rounds otherwise may choose otherwise now
+            self.plan = np.concatenate([self.bought, rest])[: len(plan)]
         part = np.split(self.plan, schedule.num_purchases)[number - first]
         return part, dict(seen.diagnostics) if number == first else {}
 

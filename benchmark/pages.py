@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark import plugins
-from benchmark.analysis.curves import Experiment, Run, read
+from benchmark.analysis.curves import Experiment, read
+from benchmark.analysis.seconds import took as timed
 from benchmark.plugins import Plugin, plain
 
 RECORDS = Path("results/reference/all")
@@ -115,8 +116,10 @@ def measured_rows(plugin: Plugin, experiment: Experiment) -> Iterator[str]:
     beside = next((f"{score} (`{label}`)" for label, score in scores.items()), "")
     for label, score in scores.items():
         if plugins.parse(label)[0] == plugin.name:
-            runs = [run for run in experiment.runs if run.strategy == label]
-            select, encode = (seconds(runs, kind) for kind in ("select", "encode"))
+            schedule = experiment.schedule
+            num = schedule.num_purchases if schedule and not schedule.one_pass else 1
+            took = {one.strategy: one for one in timed(experiment)}.get(label)
+            select, encode = (f"{took.select / num:.2g}", f"{took.encode:.2g}") if took else ("–", "–")
             labels = f"{experiment.num_labelled_R[-1]:,.0f}"
             yield f"| {experiment.title} | `{label}` | {labels} | {score} | {beside} | {select} | {encode} |"
 
@@ -128,14 +131,6 @@ def shown(values_S: npt.NDArray[np.float64]) -> str:
         return "–"
     spread = f" ± {there.std(ddof=1):.3g}" if len(there) > 1 else ""
     return f"{there.mean():.4g}{spread}"
-
-
-def seconds(runs: list[Run], kind: str) -> str:
-    """The mean over rounds that chose; of an encoder the longest, since a cache gives it to all but one."""
-    taken = [one.seconds[kind] for run in runs for one in run.measured if one.round > 0 and kind in one.seconds]
-    if not taken:
-        return "–"
-    return f"{max(taken) if kind == 'encode' else sum(taken) / len(taken):.2g}"
 
 
 if __name__ == "__main__":

@@ -247,6 +247,8 @@ def checked(what: str, value: Any, kind: Any) -> Any:
     """`value` as the annotated type: an int passes for a float, text is read, an encoder's name has one spelling a
     meaning. ValueError where it does not fit."""
     options = typing.get_args(kind)
+    if is_encoder(kind) and value in ("null", None) and types.NoneType not in options:
+        raise ValueError(f"{what}: must name an encoder")
     if is_encoder(kind) and value not in ("null", None):
         name, given = parse(value)
         return get("encoder", name).label(given)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.api import Encoding, Machine, seeded
+from benchmark.api import WEIGHTS, Encoding, Machine, seeded
 from tasks._networks import load
 
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's
@@ -30,10 +30,10 @@ class Vit:
         self.mean_311, self.deviation_311 = (
             torch.tensor(values, device=machine.device).view(3, 1, 1) for values in (MEAN, DEVIATION)
         )
-        with torch.no_grad():
-            self(
-                torch.zeros(1, 3, *self.size, dtype=torch.uint8, device=machine.device)
-            )  # what does not fit is said now
+        try:  # what does not fit is said now
+            self(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=machine.device))
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"model={model},size={size}: {str(error).splitlines()[0]}") from error
 
     @torch.no_grad()
     def __call__(self, images_N3HW: Tensor) -> Encoding:
@@ -107,6 +107,8 @@ def made(machine: Machine, model: str, weights: str, size: int) -> Any:
 def file(machine: Machine, weights: str) -> Path:
     """The file of weights."""
     path = machine.located(weights)
+    if path.suffix not in WEIGHTS:  # others would be kept by their name alone
+        raise ValueError(f"weights={weights}: must end in {', '.join(WEIGHTS)}, or be default or none")
     if not path.is_file():
         raise ValueError(f"weights={weights}: no such file: {path}; or weights=default, weights=none")
     return path

@@ -80,7 +80,7 @@ def whitening(rows_PV: Tensor, dims: int) -> tuple[Tensor, Tensor]:
     centred_PV = rows_PV.double() - mean_V
     values_V, vectors_VV = torch.linalg.eigh(centred_PV.T @ centred_PV / len(rows_PV))
     values_D, vectors_VD = values_V.flip(0)[:dims], vectors_VV.flip(1)[:, :dims]
-    kept = int((values_D > LEAST * values_D[0]).sum())
-    values_D, vectors_VD = values_D[:kept], vectors_VD[:, :kept]
+    kept = max(1, int((values_D > LEAST * values_D[0]).sum()))  # of a pool of one colour one component, which is 0
+    values_D, vectors_VD = values_D[:kept].clamp(min=torch.finfo().tiny), vectors_VD[:, :kept]
     largest_D = vectors_VD.gather(0, vectors_VD.abs().argmax(0, keepdim=True))
     return mean_V.float(), (vectors_VD * largest_D.sign() / values_D.sqrt()).float()

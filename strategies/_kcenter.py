@@ -168,12 +168,12 @@ class Lazy:
         one is drawn by the bounds as they are now. After PATIENCE of those in vain all are made exact.
         """
         for trial in count(1):
-            weight_N = self.bound_N.clamp(min=0).double() ** power
+            weight_N = self.bound_N.cpu().clamp(min=0).double() ** power  # sums in one order on every device
             if not weight_N.any():
-                weight_N = (self.bound_N > -torch.inf).double()
+                weight_N = (self.bound_N > -torch.inf).cpu().double()
             total_N = weight_N.cumsum(0)
             place = torch.tensor(rng.random(), dtype=torch.float64) * total_N[-1]
-            one = int(torch.searchsorted(total_N, place.to(total_N.device), right=True).clamp(max=len(total_N) - 1))
+            one = int(torch.searchsorted(total_N, place, right=True).clamp(max=len(total_N) - 1))
             bound = self.bound_N[one].item()
             if not weight_N[one]:  # a sum that rounds
                 continue

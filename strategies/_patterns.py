@@ -57,10 +57,10 @@ def attended(attention_NT: Tensor, tau: float) -> Tensor:
 
     As published: those at which the cumulative sum, from the least attended on, is above 1 - tau.
     """
-    values_NT, order_NT = attention_NT.double().sort(dim=1, stable=True)
+    values_NT, order_NT = attention_NT.cpu().double().sort(dim=1, stable=True)  # sums in one order on every device
     kept_NT = values_NT.cumsum(1) > 1 - tau
     kept_NT[:, -1] = True  # where the sum rounds to less than one
-    return torch.zeros_like(kept_NT).scatter(1, order_NT, kept_NT)
+    return torch.zeros_like(kept_NT).scatter(1, order_NT, kept_NT).to(attention_NT.device)
 
 
 def clustered(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -49,9 +49,9 @@ def ppal(
     Cost: a forward pass an image, labelled ones too, and two more for each of n = delta * budget candidates; O(B^2 D)
     for B boxes of one class in them; O(n^2) in memory, and in time for each of at most 100 steps of k-medoids.
     """
-    for name, value, good in (("delta", delta, delta >= 1), ("alpha", alpha, alpha > 0), ("xi", xi, 0 <= xi <= 1)):
+    for name, value, good in (("delta", delta, delta >= 1), ("alpha", alpha, alpha > 0), ("xi", xi, 0 <= xi < 1)):
         if not good:
-            what = {"delta": "at least 1", "alpha": "over 0", "xi": "in [0, 1]"}[name]
+            what = {"delta": "at least 1", "alpha": "over 0", "xi": "in [0, 1)"}[name]
             raise ValueError(f"ppal[{name}={value:g}]: must be {what}")
     difficulty_C = difficulty(view, xi)
     view.log(difficulty=difficulty_C.mean().item())

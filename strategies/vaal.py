@@ -71,7 +71,8 @@ def vaal(
     if min(epochs, batch_size, latent, width) < 1 or size < 4 or size % 2:
         told = f"epochs={epochs},batch_size={batch_size},latent={latent},width={width},size={size}"
         raise ValueError(f"vaal[{told}]: all start at 1, size is even and at least 4")
-    num_labelled = len(view.labelled)
+    if not (num_labelled := len(view.labelled)):
+        raise ValueError("vaal tells labelled from unlabelled images: set initial=N")
     images_N3SS = view.images(np.concatenate([view.labelled, view.unlabelled]), (size, size))
     num_steps = max(1, epochs * len(images_N3SS) // batch_size)
     recipe = Recipe(num_steps, batch_size, lr, beta, adversary, latent, width, flip)

@@ -110,7 +110,7 @@ class Files:
         """(3, H, W) uint8, RGB."""
         path, stated = self.folder / self.names[number], tuple(self.sizes_N2[number].tolist())
         with opened(path) as image:
-            size, pixels_HW3 = image.size, np.array(image.convert("RGB"))
+            size, pixels_HW3 = image.size, np.array(eight_bits(image).convert("RGB"))
         if 0 not in stated and size != stated:
             wrong, right = (f"{width} x {height}" for width, height in (size, stated))
             raise ValueError(f"{path} has {wrong} pixels, but its annotation is of an image of {right}")
@@ -241,6 +241,13 @@ def once(values: Sequence[Hashable], what: str) -> None:
 def listed(folder: Path) -> list[str]:
     """The names in a folder, sorted; none where there is no such folder."""
     return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The image, unless more than 8 bits a channel would be lost, all but the darkest of them in white."""
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"it is of mode {image.mode}, more than 8 bits a channel: convert it to 8 bits")
+    return image
 
 
 @contextmanager

@@ -108,7 +108,7 @@ class Encodings:
         path = (self.machine.scratch or Path()) / "encodings" / built.name / f"{number}.safetensors"
         which = torch.from_numpy(rows)
         if path in self.kept:
-            return picked(self.kept[path], which.to(self.machine.device))
+            return moved(picked(self.kept[path], which), self.machine.device)
         known = None if self.machine.scratch is None else stored(path, which)
         if known is None:
             shard = self.made(number, built)
@@ -203,7 +203,7 @@ def stored(path: Path, which: Tensor) -> Encoding | None:
         with safe_open(path, "pt") as handle:
             parts = {name: handle.get_slice(name) for name in TENSORS}
             num_images = parts["global_NE"].get_shape()[0]
-            few = len(which) * 8 < num_images
+            few = 0 < len(which) * 8 < num_images
             rows = {
                 n: torch.cat([one[i : i + 1] for i in which.tolist()]) if few else one[:][which]
                 for n, one in parts.items()

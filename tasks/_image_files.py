@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tasks._annotations import eight_bits
+
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -44,7 +46,7 @@ def decoded(path: Path, size: int) -> npt.NDArray[np.uint8]:
     """(3, size, size) RGB. ValueError names a file that is no image."""
     try:
         with Image.open(path) as image:
-            colour = image.convert("RGB")
+            colour = eight_bits(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
     if colour.size != (size, size):

@@ -81,8 +81,8 @@ class Masks:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the files' names and sizes, and of what their bytes mean."""
-        return digest(self.files.fingerprint, self.class_256.numpy())
+        """A hash of the files, and of what their bytes mean: a corrected mask may have as many bytes as before."""
+        return digest(self.files.fingerprint, *self.files.paths, self.class_256.numpy())
 
 
 @dataclass(frozen=True)

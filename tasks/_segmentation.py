@@ -68,7 +68,8 @@ class Segmentation:
         self._pool, self._test = pool, test
         self.model()  # whatever is wrong with the recipe is said now
         self._size = (pool.images[0].shape[1], pool.images[0].shape[2])
-        self.batch_size = max(1, PIXELS_A_BATCH[machine.device.type] // math.prod(self._size))
+        self._num_pixels = PIXELS_A_BATCH[machine.device.type]
+        self.batch_size = max(1, self._num_pixels // math.prod(self._size))
         self._encodings = Encodings(self._pictures(), self._pictures(), pool.images.fingerprint, machine)
         self.fingerprint = digest(pool.fingerprint, test.fingerprint, *classes, self._weights)
 
@@ -80,6 +81,8 @@ class Segmentation:
     def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Segmenter:
         """A network trained on the set `labelled`. Raises ValueError where training diverges."""
         which, recipe = np.sort(labelled), self._recipe
+        if len(which) < 2 and recipe.model.startswith("deeplabv3"):
+            raise ValueError(f"model={recipe.model}: cannot learn from one image: set initial=2 or more")
         network = self._network(seed, companion)
         parts = (self.fingerprint, repr(recipe), which, seed, repr(companion), self._device.type, torch.__version__)
         scratch = self._machine.scratch
@@ -150,12 +153,15 @@ class Segmentation:
     @torch.no_grad()
     def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
         """Monte Carlo dropout (Gal & Ghahramani, 2016) on the last layer's input; the rest of the network runs once,
-        and all samples are held at once."""
-        network, generator = own(model), torch.Generator().manual_seed(seed)
+        and all samples are held at once. The masks of an image are its own, whatever it is asked with."""
+        network, rows, begin = own(model), np.asarray(indices).tolist(), 0
         drawn: list[list[Tensor]] = [[] for _ in range(num_samples)]
         for features_NDhw, size in self._features(network, self._pool, indices):
+            seeds = [derived(seed, f"dropout {index}") for index in rows[begin : begin + len(features_NDhw)]]
+            masks, begin = [torch.Generator().manual_seed(one) for one in seeds], begin + len(features_NDhw)
             for sample in drawn:
-                kept_NDhw = torch.rand(features_NDhw.shape, generator=generator) >= network.dropout.p
+                shape = features_NDhw.shape[1:]
+                kept_NDhw = torch.stack([torch.rand(shape, generator=mask) for mask in masks]) >= network.dropout.p
                 dropped_NDhw = features_NDhw * kept_NDhw.to(self._device) / (1 - network.dropout.p)
                 sample.append(on_lattice(network.logits(dropped_NDhw, size)).softmax(1))
         return map(predictions, drawn)
@@ -235,7 +241,7 @@ class Segmentation:
                 network.attach(companion)
         if self._recipe.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network.to(self._device)
+        return network.to(self._device).eval()
 
     def _pictures(self) -> Read:
         """The pool as encoders see it."""
@@ -255,8 +261,9 @@ class Segmentation:
         rows = np.asarray(indices).tolist()
         groups = [rows[begin : begin + self.batch_size] for begin in range(0, len(rows), self.batch_size)]
         for group in self._read(split, groups):
-            for _, same in groupby(group, key=lambda pair_4HW: pair_4HW.shape):
-                yield torch.stack(list(same)).to(self._device, non_blocking=True)
+            for shape, same in groupby(group, key=lambda pair_4HW: pair_4HW.shape):
+                for part in torch.stack(list(same)).split(max(1, self._num_pixels // math.prod(shape[1:]))):
+                    yield part.to(self._device, non_blocking=True)
 
     def _numbered(self, split: Split, indices: Indices) -> Iterator[tuple[slice, Tensor]]:
         """The batches of `_pairs`, and which of the images each holds."""

@@ -20,8 +20,9 @@ def varied(image_3HW: Tensor, boxes: Boxes, seed: int, fill: Colour) -> tuple[Te
     """A distorted, zoomed-out and cropped copy of an image and the boxes that are left, in pixels of that copy.
 
     Half of the images lie somewhere on a canvas of `fill`, up to four times as large a side; a crop keeps boxes whose
-    centre is in it, clipped. (The published code asks every box in a crop for the drawn overlap, torchvision one.)
-    Everything is drawn from `seed`. Colours are computed where the image is, boxes on the CPU.
+    centre is in it, clipped. (For the drawn overlap mmdet, with which GEAL trains, asks every box of the image,
+    torchvision one in the crop, as the authors of SSD.) Everything is drawn from `seed`. Colours are computed where the
+    image is, boxes on the CPU.
     """
     size = (image_3HW.shape[1], image_3HW.shape[2])
     corners_M4 = tv_tensors.BoundingBoxes(boxes.corners_M4.cpu(), format="XYXY", canvas_size=size)

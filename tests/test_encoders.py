@@ -63,6 +63,18 @@ def test_the_saliency_of_patch_pca_is_the_variance_of_pixels() -> None:
     assert made.global_NE.shape == (2, 16)
 
 
+def test_a_pool_of_one_colour_has_one_component_which_is_nothing() -> None:
+    made = patch_pca(CPU, InMemory(torch.full((3, 1, 8, 8), 7, dtype=torch.uint8)))(torch.full((2, 3, 8, 8), 7).byte())
+    assert made.patches_NTD.shape == (2, 16, 1)
+    assert not made.global_NE.any()
+
+
+def test_a_size_that_a_transformer_cannot_take_is_said_in_one_line() -> None:
+    with pytest.raises(ValueError, match="model=vit_tiny_patch16_224,size=8: ") as error:
+        Vit(CPU, "vit_tiny_patch16_224", "none", 8)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("given", [{"patch": 0}, {"patch": 13}, {"dims": 0}])
 def test_patch_pca_refuses_patches_that_are_none(given: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"patch_pca\[patch="):
@@ -132,6 +144,7 @@ def test_a_file_of_weights_takes_the_same_way(tiny: Vit, tmp_path: Path) -> None
         ("vit_tiny_patch16_224", "gone.pth", "no such file"),
         ("resnet18", "none", "model=resnet18: .*vision transformer"),
         ("no_such_model", "none", "no_such_model"),
+        ("vit_tiny_patch16_224", "own.bin", "own.bin: must end in .safetensors, .pth, .pt"),
     ],
 )
 def test_what_is_no_transformer_or_no_file_is_said_in_one_line(
@@ -169,6 +182,19 @@ def test_any_order_of_images_gets_the_rows_of_the_pool(tmp_path: Path) -> None:
             for part, all_ in zip(joined(encodings(where, images).encode(indices, "patch_pca")), whole, strict=True):
                 assert torch.equal(part, all_[indices])
     assert len(list(tmp_path.glob("encodings/*/*.safetensors"))) == 3
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_asked_again_it_gives_the_same_and_no_image_costs_nothing(kept: bool, tmp_path: Path) -> None:
+    """float32 the first time and the second, in memory and on disk; asked for nothing, it makes nothing."""
+    one = encodings(replace(CPU, scratch=tmp_path) if kept else CPU, photographs(20, 8))
+    first = joined(one.encode(np.arange(20), "patch_pca"))
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("encodings/*/*")}
+    again = joined(one.encode(np.arange(20), "patch_pca"))
+    assert all(map(torch.equal, first, again))
+    assert {part.dtype for part in [*first, *again]} == {torch.float32}
+    assert [len(part) for part in joined(one.encode(np.arange(0), "patch_pca"))] == [0, 0, 0]
+    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("encodings/*/*")}
 
 
 def test_a_damaged_shard_is_made_anew_and_other_images_have_their_own(tmp_path: Path) -> None:
@@ -227,6 +253,7 @@ def test_the_seconds_of_an_encoding_are_told_once_made_and_again_from_the_cache(
         ("geal[encoder=patch_pca[path=2]]", "patch_pca has no parameter 'path' \\(did you mean 'patch'\\?\\)"),
         ("geal[encoder=patch_pca[patch=big]]", "must be of type int or null"),
         ("coreset[encoder=5]", "'5' is not a name"),
+        ("geal[encoder=null]", r"geal\[encoder=null\]: must name an encoder"),
         ("geal[encoder=vit]", r"vit\[model=...\] must be given"),
     ],
 )

@@ -26,9 +26,26 @@ def cells(*words: str) -> list[Cell]:
     return grids.read(grids.settings(words)).cells()
 
 
-def test_quick_is_the_default_and_every_strategy_that_comes_with_the_package_is_in_it() -> None:
+def test_all_holds_every_strategy_that_comes_with_the_package_and_every_kind_of_task() -> None:
+    made = cells("grid=all")
+    own = {path.stem for path in (Path(__file__).parent.parent / "strategies").glob("[!_]*.py")}
+    assert {cell.strategy.name for cell in made} == own
+    assert {cell.task.name for cell in made} == {"digits", "scenes", "scene_masks"}
+    assert {cell.seed for cell in made} == {0, 1, 2}
+
+
+def test_quick_is_the_default_and_has_the_strategies_of_classification() -> None:
     names = {"random", "entropy", "margin", "least_confidence", "bald", "coreset", "badge", "isal"}
-    names |= {"gradient_similarity", "learning_loss", "discriminative"}
+    names |= {
+        "gradient_similarity",
+        "learning_loss",
+        "discriminative",
+        "geal",
+        "typiclust",
+        "probcover",
+        "cdal",
+        "alfa_mix",
+    }
     assert {cell.strategy.name for cell in cells("tasks=[digits]")} == names
     assert {cell.task.label for cell in cells()} == {"digits", "scenes", "scenes[model=faster_rcnn]"}
 
@@ -294,3 +311,9 @@ def test_a_strategy_inside_another_keeps_its_commas() -> None:
     assert one.strategy.values == {"like": "isal[k=1,depth=5]", "min_score": 0.5}
     two, _ = cells("tasks=[scenes]", "seeds=1", "strategies=[{matched_random: {like: 'isal[depth=5]'}}]")
     assert two.strategy.label == "matched_random[like=isal[depth=5]]"
+
+
+def test_names_nest_on_the_command_line() -> None:
+    label = "matched_random[like=geal[encoder=patch_pca[patch=4]]]"
+    [one] = grids.read(grids.settings([f"strategies=[{label}]", "tasks=[digits]"])).experiments[0].strategies
+    assert one.label == label

@@ -19,7 +19,9 @@ from torchvision.datasets import OxfordIIITPet
 
 from benchmark import plugins
 from benchmark.api import Machine
+from tasks._annotations import Files
 from tasks._classifier import Recipe
+from tasks._image_files import decoded
 from tasks.oxford_pet import oxford_pet
 from tasks.tiny_imagenet import tiny_imagenet
 
@@ -283,3 +285,14 @@ def test_resnet18_keeps_a_map_of_8_by_8_for_images_of_64_pixels(tmp_path: Path) 
     backbone.layer4.register_forward_hook(lambda module, given, output: sizes.append(tuple(output.shape[2:])))
     backbone(torch.zeros(1, 3, 64, 64))
     assert sizes == [(8, 8)]
+
+
+def test_more_than_eight_bits_are_refused_rather_than_lost(tmp_path: Path) -> None:
+    """Pillow would turn all but the darkest 255 of 65,536 greys into white."""
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)).save(path)
+    words = "deep.png cannot be read as an image: it is of mode I;16, more than 8 bits"
+    with pytest.raises(ValueError, match=words):
+        decoded(path, 16)
+    with pytest.raises(ValueError, match=words):
+        Files(tmp_path, ["deep.png"], np.array([[16, 16]]))[0]

@@ -69,6 +69,20 @@ def test_a_run_that_is_broken_off_goes_on_to_the_same_bytes(schedule: dict[str, 
         assert bytes_of(home / "run") == bytes_of(tmp_path / "whole" / "run")
 
 
+def test_a_choice_that_comes_out_otherwise_buys_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device that rounds otherwise: the second process draws another order."""
+    one = cell("random", rounds=4, one_pass=True, budget=300)
+    task, store = launch.build(one.task, CPU), Store(tmp_path / "run")
+    rounds = launch.run_cell(one, task, store, Fits(tmp_path / "fits", 1, "cpu"), CPU)
+    for _ in range(3):
+        next(rounds)
+    rounds.close()
+    monkeypatch.setattr(loop, "seed", lambda *names: seed(*names) + (names[0] == "select"))
+    run([one], tmp_path)
+    bought = [index for record in store.records(one.path)[1] for index in record.bought]
+    assert len(bought) == len(set(bought)) == 920
+
+
 def test_without_labels_round_0_buys_too(tmp_path: Path) -> None:
     cells = [cell(name, one_pass=True, **COLD) for name in ("random", GEAL, "coreset[encoder=patch_pca]")]
     made = records(run(cells, tmp_path))

@@ -319,6 +319,28 @@ def test_samples_differ_and_their_mean_is_near_the_prediction() -> None:
     assert near < 0.5 * far
 
 
+def test_samples_of_an_image_are_its_own() -> None:
+    """Whatever it is asked with, in whatever order and in batches of whatever size."""
+    made = segmentation(dataclasses.replace(QUICK, dropout=0.3))
+    model = made.fit(np.arange(24), 0)
+    whole = [one.scores_PC.view(14, -1) for one in made.sample(model, np.arange(14), 3, 7)]
+    made.batch_size, order = 5, np.array([9, 2, 11, 4, 0, 13])
+    for sample, part in zip(whole, made.sample(model, order, 3, 7), strict=True):
+        torch.testing.assert_close(part.scores_PC.view(6, -1), sample[order])
+
+
+def test_large_images_behind_a_small_one_come_in_small_batches() -> None:
+    made = segmentation(QUICK)
+    made._num_pixels = 3 * 64 * 64
+    assert max(len(pairs) for pairs in made._pairs(made._pool, np.arange(10))) == 3
+
+
+def test_deeplab_says_that_one_image_teaches_it_nothing() -> None:
+    recipe = SegmenterRecipe(model="deeplabv3_mobilenet_v3_large", weights="none", epochs=1)
+    with pytest.raises(ValueError, match="cannot learn from one image: set initial=2"):
+        segmentation(recipe).fit(np.arange(1), 0)
+
+
 def test_dropout_decides_about_samples() -> None:
     values = dataclasses.asdict(QUICK)
     assert lacks(**values) == {"sample"}
@@ -661,6 +683,15 @@ def test_cityscapes_are_read(root: Path) -> None:
         assert np.array_equal(pair_4HW[3].numpy(), expected[np.array(image)])
     assert made.classes[13] == "car"
     assert np.isfinite(made.score(made.fit(np.arange(3), 0))["miou"])
+
+
+def test_a_corrected_mask_is_other_data_though_its_file_is_as_long(root: Path) -> None:
+    path, found = root / "gtFine/train/ulm/u_0_gtFine_labelIds.png", []
+    for label in (24, 26):
+        png(path, np.full((32, 64), label, np.uint8))
+        path.write_bytes(path.read_bytes().ljust(1000, b"\0"))  # what follows a PNG's end is no part of it
+        found.append(built(root).fingerprint)
+    assert found[0] != found[1]
 
 
 def test_cityscapes_are_read_by_workers_too(root: Path) -> None:
