@@ -138,7 +138,10 @@ class Pool(Protocol):
 
 
 class Encoder(Protocol):
-    """A frozen network, or anything else that maps images to features. Equal images give equal features."""
+    """A frozen network, or anything else that maps images to features. Equal images give equal features.
+
+    One that keeps its weights may have `seconds`: what their training took.
+    """
 
     @property
     def size(self) -> tuple[int, int]:

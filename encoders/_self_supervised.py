@@ -9,9 +9,10 @@ import contextlib
 import hashlib
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -110,6 +111,7 @@ class Frozen:
     stage: nn.Module  # whose output is the map of patches
     mean_311: Tensor  # of the pool's pixels, on the scale 0..1
     deviation_311: Tensor
+    seconds: float = 0.0  # that training took, whenever that was
 
     @torch.no_grad()
     def __call__(self, images_N3HW: Tensor) -> Encoding:
@@ -149,11 +151,13 @@ def trained(machine: Machine, pool: Pool, settings: Settings, heads: partial[Hea
     frozen = Frozen(size, backbone, stage, *moments(images_N3HW))
     path = kept_at(machine, images_N3HW, settings, heads.keywords)
     with one_at_a_time(path), torch.enable_grad(), seeded(dropout):
-        if not restored(backbone, path):
+        seconds, began = restored(backbone, path), time.perf_counter()
+        if seconds is None:
             train(frozen, module, images_N3HW, settings, torch.Generator().manual_seed(draws))
-            save(backbone, path)
+            seconds = time.perf_counter() - began
+            save(backbone, path, seconds)
     backbone.eval().requires_grad_(False)
-    return frozen
+    return replace(frozen, seconds=seconds)
 
 
 def loaded(pool: Pool, size: tuple[int, int]) -> Tensor:
@@ -195,24 +199,26 @@ def one_at_a_time(path: Path | None) -> Iterator[None]:
         yield
 
 
-def restored(backbone: nn.Module, path: Path | None) -> bool:
-    """Loads the kept weights; False where there are none or they are damaged."""
+def restored(backbone: nn.Module, path: Path | None) -> float | None:
+    """Loads the kept weights; the seconds that their training took, None where there are none or they are damaged."""
     if path is None or not path.exists():
-        return False
+        return None
     try:
         load(backbone, path, NONE)
-    except ValueError:
-        return False
-    return True
+        with safe_open(path, "pt") as handle:
+            return float(handle.metadata()["seconds"])
+    except (ValueError, TypeError, KeyError, OSError, SafetensorError):
+        return None
 
 
-def save(backbone: nn.Module, path: Path | None) -> None:
+def save(backbone: nn.Module, path: Path | None, seconds: float) -> None:
     """Keeps the weights, whole or not at all; a full disk loses them, not the run."""
     if path is None:
         return
     draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
     with contextlib.suppress(OSError, SafetensorError):
-        save_file({name: value.contiguous() for name, value in backbone.state_dict().items()}, draft)
+        weights = {name: value.contiguous() for name, value in backbone.state_dict().items()}
+        save_file(weights, draft, metadata={"seconds": str(seconds)})
         draft.replace(path)
     with contextlib.suppress(OSError):
         draft.unlink(missing_ok=True)

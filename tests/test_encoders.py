@@ -234,6 +234,18 @@ def test_images_of_any_size_are_squashed() -> None:
     assert grey.images(np.array([1]), (2, 2))[0, 2].tolist() == [[4, 5], [6, 7]]
 
 
+def test_the_seconds_of_training_an_encoder_outlive_the_process_that_did_it(tmp_path: Path) -> None:
+    """The shard of the test set is made with kept weights, and costs what a share of their training took."""
+    machine, images = replace(CPU, scratch=tmp_path), photographs(20, 8)
+    label = "simsiam[batch_size=10,dim=8,epochs=3]"
+    first, other = (encodings(machine, images, name) for name in ("pool", "tests"))
+    made, again = (sum(part.seconds for part in one.encode(np.arange(20), label)) for one in (first, other))
+    trained = first.encoder(label).encoder.seconds  # type: ignore[union-attr]
+    assert trained > 0
+    assert other.encoder(label).encoder.seconds == trained  # type: ignore[union-attr]
+    assert min(made, again) >= trained
+
+
 # --- in a run -------------------------------------------------------------------------------
 def test_the_seconds_of_an_encoding_are_told_once_made_and_again_from_the_cache(tmp_path: Path) -> None:
     """The second cell reads what the first made, and says what that took, not what reading takes."""

@@ -369,7 +369,7 @@ def test_a_version_has_weights_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_loses_the_weights_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(tensors: object, path: Path) -> None:
+    def full(tensors: object, path: Path, **_: object) -> None:
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
