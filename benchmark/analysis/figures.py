@@ -823,10 +823,11 @@ def selection_seconds(experiment: Experiment, looks: Looks) -> Figure | None:
         axes.plot([np.mean(taken)], [place], color=looks[name].colour, marker="|", markersize=13, markeredgewidth=2)
     axes.set_yticks(range(len(labels)), labels)
     decades = [math.floor(math.log10(end(map(end, found.values())))) for end in (min, max)]
+    encoded = any("encode" in one.seconds for run in experiment.runs for one in run.measured)
     axes.set(
         xscale="log",
         xlim=(10 ** decades[0], 10 ** (decades[1] + 1)),
-        xlabel="seconds a selection",
+        xlabel="seconds a selection" + ", encodings aside" * encoded,
         ylim=(len(labels) - 0.5, -0.5),
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
