@@ -450,7 +450,7 @@ def test_ppal_spreads_over_kinds_of_images() -> None:
     [
         ({"delta": 0.5}, "ppal[delta=0.5]: must be at least 1"),
         ({"alpha": 0.0}, "ppal[alpha=0]: must be over 0"),
-        ({"xi": 1.5}, "ppal[xi=1.5]: must be in [0, 1]"),
+        ({"xi": 1.5}, "ppal[xi=1.5]: must be in [0, 1)"),
     ],
 )
 def test_ppal_refuses(options: dict[str, float], says: str) -> None:
