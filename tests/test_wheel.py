@@ -60,7 +60,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 def test_it_holds_the_packages_and_the_configs(installed: Installed) -> None:
     names = zipfile.ZipFile(installed.wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
-    assert tops == {"benchmark", "strategies", "tasks", "al_benchmark-0.1.0.dist-info"}
+    assert tops == {"benchmark", "strategies", "tasks", "encoders", "al_benchmark-0.1.0.dist-info"}
     configs = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*.yaml")}
     assert configs == {name.removeprefix("benchmark/") for name in names if name.startswith("benchmark/configs/")}
     assert "benchmark/configs/config.yaml" in names
@@ -70,9 +70,10 @@ def test_it_holds_the_packages_and_the_configs(installed: Installed) -> None:
 
 
 def test_its_modules_are_its_own(installed: Installed) -> None:
-    code = "import benchmark, strategies, tasks; [print(m.__path__[0]) for m in (benchmark, strategies, tasks)]"
+    names = "benchmark, strategies, tasks, encoders"
+    code = f"import {names}; [print(m.__path__[0]) for m in ({names})]"
     paths = run(installed.python, "-c", code, cwd=installed.folder).splitlines()
-    assert len(paths) == 3
+    assert len(paths) == 4
     assert all(Path(path).is_relative_to(installed.python.parent.parent) for path in paths), paths
 
 
