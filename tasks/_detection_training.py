@@ -5,10 +5,7 @@ Shapes: N images, K channels, H x W pixels.
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +14,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Boxes, Companion, seeded
+from benchmark.api import Boxes, Companion
+from tasks._checkpointed import descend
 from tasks._detection_recipe import DetectorRecipe
 from tasks._detector import Batch, Detector
-from tasks._training import derived, set_rate
-
-CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most
-FINITE_EVERY = 100  # steps after which losses are looked at: each look waits for the device
+from tasks._training import derived
 
 
 @dataclass(frozen=True)
@@ -44,42 +39,20 @@ def train(
 ) -> None:  # fmt: skip
     """Trains `detector` in place, its companion with it. ValueError where the loss is infinite or not a number.
 
-    Everything that is drawn is seeded by the epoch or the step it is drawn for, so that a checkpoint needs no state of
-    any generator: weights, momenta and the number of steps are all of it.
+    Everything that is drawn is seeded by the epoch or the step it is drawn for: see `descend`.
     """
     steps = plan(num_images, recipe, seed)
     sgd, parts = optimiser(detector, recipe), apart(detector)
-    begin = resume(checkpoint, detector, sgd)
-    detector.train()
-    saved, losses = time.monotonic(), []
-    for step, (batch, targets) in zip(steps[begin:], prepare(steps[begin:]), strict=True):
-        set_rate(sgd, rate(recipe, step.number, len(steps)))
-        with seeded(derived(seed, f"step {step.number}")):
-            loss = objective(detector, batch, targets, companion, step.number / len(steps))
-        sgd.zero_grad()
-        loss.backward()
-        if recipe.clip:
-            for part in parts:
-                nn.utils.clip_grad_norm_(part, recipe.clip)
-        sgd.step()
-        losses.append(loss.detach())
-        if step is steps[-1] or len(losses) >= FINITE_EVERY:
-            check(losses, num_images, recipe)
-            losses.clear()
-        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            save(checkpoint, detector, sgd, step.number + 1)
-            saved = time.monotonic()
-    detector.eval()
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-
-
-def check(losses: list[Tensor], num_images: int, recipe: DetectorRecipe) -> None:
-    """ValueError where a loss is infinite or not a number."""
-    total = torch.stack(losses).sum().item()
-    if not math.isfinite(total):
-        told = f"the fit on {num_images} images diverged (loss {total})"
-        raise ValueError(f"{told}: lower lr={recipe.lr}, or raise warmup={recipe.warmup:g}")
+    descend(
+        detector, sgd, steps, prepare,
+        rate=lambda number: rate(recipe, number, len(steps)),
+        objective=lambda pair, progress: objective(detector, *pair, companion, progress),
+        diverged=lambda total: (
+            f"the fit on {num_images} images diverged (loss {total}): lower lr={recipe.lr}, "
+            f"or raise warmup={recipe.warmup:g}"
+        ),
+        seed=seed, checkpoint=checkpoint, clip=recipe.clip, parts=parts,
+    )  # fmt: skip
 
 
 def objective(
@@ -143,30 +116,3 @@ def apart(detector: Detector) -> list[list[nn.Parameter]]:
     """The detector's parameters and the companion's: clipped together, the companion's would shrink the model's."""
     own = [parameter for name, parameter in detector.named_parameters() if not name.startswith("companion.")]
     return [own, [] if detector.companion is None else list(detector.companion.parameters())]
-
-
-def save(path: Path, detector: nn.Module, sgd: torch.optim.SGD, step: int) -> None:
-    """Writes a checkpoint whole or not at all; a full disk costs the checkpoint, not the fit."""
-    draft = path.with_suffix(".part")
-    with contextlib.suppress(OSError, RuntimeError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": step, "weights": detector.state_dict(), "momenta": sgd.state_dict()}, draft)
-        draft.replace(path)
-    draft.unlink(missing_ok=True)
-
-
-def resume(path: Path | None, detector: nn.Module, sgd: torch.optim.SGD) -> int:
-    """Loads a checkpoint where there is one, and returns the steps that are done. A damaged one is removed."""
-    if path is None or not path.exists():
-        return 0
-    fresh = copy.deepcopy(detector.state_dict())
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        detector.load_state_dict(state["weights"])
-        sgd.load_state_dict(state["momenta"])
-        return int(state["step"])
-    except Exception:
-        path.unlink(missing_ok=True)
-        detector.load_state_dict(fresh)
-        sgd.state.clear()
-        return 0

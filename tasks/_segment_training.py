@@ -6,7 +6,6 @@ Shapes: N images, C classes, H x W pixels.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.api import Companion, seeded
+from benchmark.api import Companion
 from tasks._augment import STATISTICS
-from tasks._detection_training import CHECKPOINT_SECONDS, FINITE_EVERY, resume, save
+from tasks._checkpointed import descend
 from tasks._segment_maps import IGNORED
 from tasks._segmentation_recipe import SegmenterRecipe
 from tasks._segmenter import Segmenter
-from tasks._training import derived, set_rate
+from tasks._training import derived
 
 
 @dataclass(frozen=True)
@@ -51,40 +50,19 @@ def train(
 ) -> None:  # fmt: skip
     """Trains `network` in place, its companion with it. ValueError where the loss is infinite or not a number.
 
-    Everything that is drawn is seeded by the epoch or the step it is drawn for, so that a checkpoint needs no state of
-    any generator.
+    Everything that is drawn is seeded by the epoch or the step it is drawn for: see `descend`.
     """
     steps = plan(num_images, recipe, seed)
     sgd = torch.optim.SGD(
         network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    begin = resume(checkpoint, network, sgd)
-    network.train()
-    saved, losses = time.monotonic(), []
-    for step, batch in zip(steps[begin:], prepare(steps[begin:]), strict=True):
-        set_rate(sgd, rate(recipe, step.number / len(steps)))
-        with seeded(derived(seed, f"step {step.number}")):
-            loss = objective(network, batch, companion, step.number / len(steps))
-        sgd.zero_grad()
-        loss.backward()
-        sgd.step()
-        losses.append(loss.detach())
-        if step is steps[-1] or len(losses) >= FINITE_EVERY:
-            check(losses, num_images, recipe)
-            losses.clear()
-        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            save(checkpoint, network, sgd, step.number + 1)
-            saved = time.monotonic()
-    network.eval()
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-
-
-def check(losses: list[Tensor], num_images: int, recipe: SegmenterRecipe) -> None:
-    """ValueError where a loss is infinite or not a number."""
-    total = torch.stack(losses).sum().item()
-    if not math.isfinite(total):
-        raise ValueError(f"the fit on {num_images} images diverged (loss {total}): lower lr={recipe.lr}")
+    descend(
+        network, sgd, steps, prepare,
+        rate=lambda number: rate(recipe, number / len(steps)),
+        objective=lambda batch, progress: objective(network, batch, companion, progress),
+        diverged=lambda total: f"the fit on {num_images} images diverged (loss {total}): lower lr={recipe.lr}",
+        seed=seed, checkpoint=checkpoint,
+    )  # fmt: skip
 
 
 def objective(network: Segmenter, batch: Batch, companion: Companion | None, progress: float) -> Tensor:

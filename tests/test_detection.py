@@ -24,7 +24,7 @@ from benchmark.api import Boxes, Machine
 from benchmark.conformance import check
 from benchmark.grid import Spec
 from strategies.learning_loss import LossPrediction
-from tasks import _detection_training, scenes
+from tasks import _checkpointed, _detection_training, scenes
 from tasks._annotations import Split, Truth
 from tasks._detection import Detection
 from tasks._detection_input import Noise, Placing, gaussian, stream
@@ -440,8 +440,8 @@ def test_a_killed_fit_ends_in_the_same_bytes(
     made = Detection(machine, recipe(model), split(20), split(4, seed=1), 10, "50")
     whole = made.fit(np.arange(16), 0, companion)
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(_detection_training, "CHECKPOINT_SECONDS", 0.0)
-    step, count = _detection_training.save, []
+    monkeypatch.setattr(_checkpointed, "CHECKPOINT_SECONDS", 0.0)
+    step, count = _checkpointed.save, []
 
     def dying(*given: Any) -> None:
         step(*given)
@@ -449,11 +449,11 @@ def test_a_killed_fit_ends_in_the_same_bytes(
         if len(count) == 3:
             raise Killed
 
-    monkeypatch.setattr(_detection_training, "save", dying)
+    monkeypatch.setattr(_checkpointed, "save", dying)
     with pytest.raises(Killed):
         made.fit(np.arange(16), 0, companion)
     [left] = tmp_path.glob("*.checkpoint")
-    monkeypatch.setattr(_detection_training, "save", step)
+    monkeypatch.setattr(_checkpointed, "save", step)
     taken: list[int] = []
     objective = _detection_training.objective
     monkeypatch.setattr(_detection_training, "objective", lambda *given: taken.append(1) or objective(*given))
@@ -467,7 +467,7 @@ def test_a_damaged_checkpoint_costs_time_alone(tmp_path: Path, monkeypatch: pyte
     machine = dataclasses.replace(CPU, scratch=tmp_path)
     made = Detection(machine, recipe("fcos"), split(12), split(4, seed=1), 10, "50")
     whole = made.fit(np.arange(8), 0)
-    monkeypatch.setattr(_detection_training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(_checkpointed, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(Path, "unlink", lambda *given, **more: None)  # so that the last one stays
     made.fit(np.arange(8), 0)
     monkeypatch.undo()

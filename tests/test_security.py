@@ -36,8 +36,8 @@ from benchmark.grid import read as grid_of
 from benchmark.scaffold import new_strategy
 from benchmark.schedule import Schedule
 from benchmark.store import slug
+from tasks._checkpointed import resume
 from tasks._detection_recipe import DetectorRecipe
-from tasks._detection_training import resume
 from tasks._recipe import Recipe
 from tasks._torchvision import build
 from tasks.cifar10 import cifar10

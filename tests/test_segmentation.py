@@ -24,7 +24,7 @@ from benchmark.conformance import check
 from benchmark.grid import Spec
 from strategies._influence import products_in_turn, products_together
 from strategies.learning_loss import LossPrediction
-from tasks import _segment_training, _segmentation, cityscapes, scene_masks, scenes
+from tasks import _checkpointed, _segment_training, _segmentation, cityscapes, scene_masks, scenes
 from tasks._scenes import Canvases, Source
 from tasks._segment_maps import Scrambled, Shrunk, Split, Stack
 from tasks._segment_training import augmented, cross_entropy, plan, rate
@@ -462,7 +462,7 @@ def test_the_learning_rate_falls() -> None:
 def test_a_fit_that_was_stopped_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = segmentation(dataclasses.replace(QUICK, epochs=3, dropout=0.2), scratch=tmp_path)
     whole = made.fit(np.arange(20), 0).state_dict()
-    monkeypatch.setattr(_segment_training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(_checkpointed, "CHECKPOINT_SECONDS", -1.0)
     step_of, steps = _segment_training.objective, []
 
     def stopping(*given: Any) -> Tensor:

@@ -1,0 +1,96 @@
+"""Training that a kill does not cost: the steps of a fit, with a checkpoint from which it ends in the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.api import seeded
+from tasks._training import derived, set_rate
+
+CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most
+FINITE_EVERY = 100  # steps after which losses are looked at: each look waits for the device
+
+
+class Numbered(Protocol):
+    """One step of training."""
+
+    @property
+    def number(self) -> int:
+        """From 0, over all epochs."""
+
+
+Step = TypeVar("Step", bound=Numbered)
+Batch = TypeVar("Batch")
+
+
+def descend(
+    network: nn.Module, sgd: torch.optim.SGD, steps: Sequence[Step],
+    prepare: Callable[[list[Step]], Iterator[Batch]], *,
+    rate: Callable[[int], float], objective: Callable[[Batch, float], Tensor], diverged: Callable[[float], str],
+    seed: int, checkpoint: Path | None, clip: float = 0.0, parts: Sequence[Sequence[nn.Parameter]] = (),
+) -> None:  # fmt: skip
+    """Trains `network` in place. ValueError where the loss is infinite or not a number, in the words of `diverged`.
+
+    rate: the learning rate of a step; objective: the loss of a batch, after so large a share of training; parts: the
+    parameters whose gradients are clipped together. What is drawn is seeded by the step it is drawn for, so that a
+    checkpoint needs no state of any generator: weights, momenta and the number of steps are all of it.
+    """
+    left = list(steps[resume(checkpoint, network, sgd) :])
+    network.train()
+    saved, losses = time.monotonic(), list[Tensor]()
+    for step, batch in zip(left, prepare(left), strict=True):
+        set_rate(sgd, rate(step.number))
+        with seeded(derived(seed, f"step {step.number}")):
+            loss = objective(batch, step.number / len(steps))
+        sgd.zero_grad()
+        torch.autograd.backward(loss)
+        for part in parts if clip else ():
+            nn.utils.clip_grad_norm_(part, clip)
+        sgd.step()
+        losses.append(loss.detach())
+        if step is steps[-1] or len(losses) >= FINITE_EVERY:
+            if not math.isfinite(total := torch.stack(losses).sum().item()):
+                raise ValueError(diverged(total))
+            losses.clear()
+        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            save(checkpoint, network, sgd, step.number + 1)
+            saved = time.monotonic()
+    network.eval()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+
+
+def save(path: Path, network: nn.Module, sgd: torch.optim.SGD, step: int) -> None:
+    """Writes a checkpoint whole or not at all; a full disk costs the checkpoint, not the fit."""
+    draft = path.with_suffix(".part")
+    with contextlib.suppress(OSError, RuntimeError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"step": step, "weights": network.state_dict(), "momenta": sgd.state_dict()}, draft)
+        draft.replace(path)
+    draft.unlink(missing_ok=True)
+
+
+def resume(path: Path | None, network: nn.Module, sgd: torch.optim.SGD) -> int:
+    """Loads a checkpoint where there is one, and returns the steps that are done. A damaged one is removed."""
+    if path is None or not path.exists():
+        return 0
+    fresh = copy.deepcopy(network.state_dict())
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["weights"])
+        sgd.load_state_dict(state["momenta"])
+        return int(state["step"])
+    except Exception:
+        path.unlink(missing_ok=True)
+        network.load_state_dict(fresh)
+        sgd.state.clear()
+        return 0
