@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,6 +115,7 @@ class Encoding:
     attention_NT: Tensor  # how much each patch matters; rows sum to one
     global_NE: Tensor  # E features of the image
     seconds: float = 0.0  # that making it took, whenever that was
+    now: float = 0.0  # seconds that went into making encodings when it was asked for
 
     def __len__(self) -> int:
         """Number of images."""
@@ -219,10 +219,10 @@ class Reference:
 
 @dataclass
 class EncodingTime:
-    """Seconds of a selection that went into encodings: a cache may have made them sooner."""
+    """Seconds that went into the encodings of a selection: a cache may have made them sooner."""
 
-    waited: float = 0.0  # for them in this selection
     making: float = 0.0  # what making them took, whenever that was
+    now: float = 0.0  # what making encodings took in this selection
 
 
 class View:
@@ -316,13 +316,9 @@ class View:
     def encode(self, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
         """The encodings of these images by a frozen encoder, in order, some images at a time."""
         parts: Iterator[Encoding] = self.__ask("encode")(self.model, self.__seen(indices), encoder)
-        while True:
-            began = time.perf_counter()
-            part = next(parts, None)
-            self.encoding.waited += time.perf_counter() - began
-            if part is None:
-                return
+        for part in parts:
             self.encoding.making += part.seconds
+            self.encoding.now += part.now
             yield part
 
     def labels(self, indices: Indices) -> Targets:
@@ -501,8 +497,10 @@ def seeded(seed: int) -> Iterator[None]:
     For library code that takes no generator (module initialisers, dropout).
     """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    # without an accelerator `torch.manual_seed` would keep each seed, and who gave it, for one that is never started
+    seed_all = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        seed_all(seed)
         yield
 
 

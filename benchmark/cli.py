@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import subprocess
@@ -85,22 +86,21 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
+    gc.freeze()  # no collection, nor the one at the end, walks through a million objects of imports again
     scratch = store.folder / ".fits"
     machine = prepared(of_driver(chosen), scratch)
-    where, total = device_name(machine), sum(left.values())
+    tasks, where, total = launch.Tasks(machine), device_name(machine), sum(left.values())
     fits = Fits(scratch, chosen.cache_gb, where)
     told_where = "Ray" if chosen.launcher == "ray" else where
     say(f"{len(grid.cells())} cells, {len(left)} to do, {total} rounds, on {told_where}; records in {store.folder}")
     ran = (
-        on_ray(list(left), store, chosen)
-        if chosen.launcher == "ray"
-        else launch.local(list(left), store, fits, machine)
+        on_ray(list(left), store, chosen) if chosen.launcher == "ray" else launch.local(list(left), store, fits, tasks)
     )
     events = launch.within(ran, chosen.gpu_hours, chosen.gpus_per_cell or 1.0, say)
     events = tracking.mirrored(events, chosen.tracking, store.folder, say)
     events = progress.follow(events, total, err)
     failed = [event for event in events if isinstance(event, launch.Failure)]
-    for words in gallery.update(grid.experiments, store, fits, machine):
+    for words in gallery.update(grid.experiments, store, fits, tasks):
         say(words)
     return failed
 

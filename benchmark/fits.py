@@ -95,17 +95,18 @@ class Fits:
     def trim(self, keep: Path) -> None:
         """Removes the fits that were used longest ago while the folder is over its size."""
         found = []
-        for path in self.folder.glob("*.safetensors"):
-            with contextlib.suppress(FileNotFoundError):  # another process trims too
-                stat = path.stat()
-                found.append((stat.st_mtime, stat.st_size, path))
+        for entry in os.scandir(self.folder) if self.folder.is_dir() else ():
+            if entry.name.endswith(".safetensors"):
+                with contextlib.suppress(FileNotFoundError):  # another process trims too
+                    stat = entry.stat()
+                    found.append((stat.st_mtime, stat.st_size, entry.path))
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
             if total <= self.cache_bytes:
                 return
-            if path != keep:
+            if path != str(keep):
                 total -= size
-                path.unlink(missing_ok=True)
+                Path(path).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Removes what killed processes left behind, but nothing of a fit that is in work."""

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 
 from benchmark import loop
-from benchmark.api import Annotations, Indices, Machine, Task
+from benchmark.api import Annotations, Indices, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Experiment
-from benchmark.launch import build
+from benchmark.launch import Tasks
 from benchmark.seeds import seed
 from benchmark.store import Store, slug
 
@@ -30,19 +30,19 @@ NUM_SHOWN = 200  # images with a picture and features, at most, but for those
 NUM_POOL = 120  # of them drawn from the pool at random
 
 
-def update(experiments: Sequence[Experiment], store: Store, fits: Fits, machine: Machine) -> Iterator[str]:
+def update(experiments: Sequence[Experiment], store: Store, fits: Fits, tasks: Tasks) -> Iterator[str]:
     """Writes the galleries of the experiments that have records, and yields why one cannot be written.
 
-    One that is there is written again where a record is newer.
+    One that is there is written again where a record is newer. The task that is built comes first.
     """
-    for experiment in experiments:
+    for experiment in sorted(experiments, key=lambda one: one.task.label not in tasks.built):
         cells = [cell for cell in experiment.cells() if store.path(cell.path).exists()]
         path = store.folder / "gallery" / f"{slug(experiment.name)}.npz"
         newest = max((store.path(cell.path).stat().st_mtime for cell in cells), default=0.0)
         if not cells or (path.exists() and path.stat().st_mtime >= newest):
             continue
         try:
-            task = build(experiment.task, machine)
+            task = tasks(experiment.task)
             if hasattr(task, "annotations") and hasattr(task, "pictures"):
                 write(path, arrays(task, [cell for cell in cells if cell.seed == cells[0].seed], store, fits))
         except Exception as error:  # pictures are no reason to fail a run that is through

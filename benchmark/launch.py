@@ -83,20 +83,31 @@ def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
     return left
 
 
-def local(cells: Sequence[Cell], store: Store, fits: Fits, machine: Machine) -> Generator[Event]:
+class Tasks:
+    """The tasks on a machine, built when they are asked for, one in memory at a time."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.built: dict[str, Task | Exception] = {}
+
+    def __call__(self, spec: Spec) -> Task | Exception:
+        """The task, or why there is none; see `build`."""
+        if spec.label not in self.built:
+            self.built.clear()
+            self.built[spec.label] = build(spec, self.machine)
+        return self.built[spec.label]
+
+
+def local(cells: Sequence[Cell], store: Store, fits: Fits, tasks: Tasks) -> Generator[Event]:
     """Runs the cells, records their rounds and yields what happened."""
-    built: dict[str, Task | Exception] = {}
     for cell in cells:
         yield Started(cell)
         try:
-            if cell.task.label not in built:
-                built.clear()  # one task in memory at a time
-                built[cell.task.label] = build(cell.task, machine)
-            yield from run_cell(cell, built[cell.task.label], store, fits, machine)
+            yield from run_cell(cell, tasks(cell.task), store, fits, tasks.machine)
         except Unwritable:
             raise
         except Exception as error:  # the one place where a cell's failure is caught
-            failure = Failure(cell, error, whole_task=error is built.get(cell.task.label))
+            failure = Failure(cell, error, whole_task=error is tasks.built.get(cell.task.label))
             store.fail(cell.path, failure.trace)
             free(error)
             yield failure

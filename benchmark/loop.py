@@ -224,11 +224,12 @@ class Clock:
         self.seconds = {"select": 0.0, "score": 0.0}
 
     def charge(self, encoding: EncodingTime) -> None:
-        """Tells `encode`, what the encodings that a selection used took whenever they were made, from `select`."""
+        """Tells `encode`, what the encodings that a selection used took whenever they were made, from `select`, which
+        keeps what reading them takes."""
         if encoding.making:
-            self.seconds["select"] -= encoding.waited
+            self.seconds["select"] -= encoding.now
             self.seconds["encode"] = encoding.making
-            encoding.waited = encoding.making = 0.0
+            encoding.now = encoding.making = 0.0
 
     def __call__(self, name: str) -> Clock:
         self.name = name

@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -42,7 +42,8 @@ class Plugin:
     lacks: Callable[..., Collection[str]] | None = None
     reveals: Callable[..., str] | None = None
 
-    def parameters(self, published: bool = False) -> dict[str, tuple[Any, Any]]:
+    @cache  # noqa: B019  plug-ins live as long as the process
+    def parameters(self, published: bool = False) -> Mapping[str, tuple[Any, Any]]:
         """name -> (type, default) of every parameter a user may set."""
         hints = typing.get_type_hints(self.function, include_extras=True)
         found = {
@@ -56,7 +57,7 @@ class Plugin:
             found |= {f.name: (hints[f.name], getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
         if self.recipes.get(True) is not None:
             found["published"] = (bool, False)
-        return found
+        return types.MappingProxyType(found)
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter with its value, defaults filled in. ValueError names what does not fit."""

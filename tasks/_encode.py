@@ -24,7 +24,7 @@ from benchmark.api import Encoder, EncoderName, Encoding, Indices, Machine, Pool
 
 SHARD = 256  # images a file
 BATCH = 64  # images that an encoder sees at once
-TENSORS = tuple(one.name for one in fields(Encoding) if one.name != "seconds")
+TENSORS = tuple(one.name for one in fields(Encoding) if one.name not in ("seconds", "now"))
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,13 @@ class Encodings:
             return moved(picked(self.kept[path], which), self.machine.device)
         known = None if self.machine.scratch is None else stored(path, which)
         if known is None:
+            began = time.perf_counter()
             shard = self.made(number, built)
             if self.machine.scratch is None:
                 self.kept[path] = shard
             else:
                 save(path, shard)
-            known = picked(shard, which)
+            known = replace(picked(shard, which), now=time.perf_counter() - began)
         return moved(known, self.machine.device)
 
     def encoder(self, label: EncoderName) -> Built:
@@ -166,21 +167,22 @@ class Built:
 
 
 def picked(encoding: Encoding, which: Tensor) -> Encoding:
-    """The encodings of these images; seconds by their number."""
+    """The encodings of these images; seconds of making them by their number."""
     parts = {name: getattr(encoding, name)[which] for name in TENSORS}
-    return Encoding(**parts, seconds=encoding.seconds * len(which) / max(1, len(encoding)))
+    return Encoding(**parts, seconds=encoding.seconds * len(which) / max(1, len(encoding)), now=encoding.now)
 
 
 def joined(encodings: Sequence[Encoding]) -> Encoding:
     """One after the other."""
     parts = {name: torch.cat([getattr(one, name) for one in encodings]) for name in TENSORS}
-    return Encoding(**parts, seconds=sum(one.seconds for one in encodings))
+    seconds, now = sum(one.seconds for one in encodings), sum(one.now for one in encodings)
+    return Encoding(**parts, seconds=seconds, now=now)
 
 
 def moved(encoding: Encoding, device: torch.device, whole: bool = True) -> Encoding:
     """On a device; whole: in float32."""
     parts = {name: getattr(encoding, name).to(device) for name in TENSORS}
-    return Encoding(**{name: one.float() if whole else one for name, one in parts.items()}, seconds=encoding.seconds)
+    return replace(encoding, **{name: one.float() if whole else one for name, one in parts.items()})
 
 
 def save(path: Path, shard: Encoding) -> None:

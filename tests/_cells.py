@@ -28,7 +28,7 @@ def run(cells: list[Cell], folder: Path, cache_gb: float = 1.0) -> list[Round | 
     """Runs cells into `folder`/run and says what happened."""
     machine = Machine(torch.device("cpu"))
     fits = Fits(folder / "fits", cache_gb, "cpu")
-    events = launch.local(cells, Store(folder / "run"), fits, machine)
+    events = launch.local(cells, Store(folder / "run"), fits, launch.Tasks(machine))
     return [event for event in events if not isinstance(event, Started)]
 
 

@@ -125,7 +125,7 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
     store, machine = Store(tmp_path / "run"), Machine(torch.device("cpu"))
     fits = Fits(tmp_path / "fits", 1.0, "cpu")
     asked = [experiment("margin", "random")]
-    assert list(gallery.update(asked, store, fits, machine)) == []
+    assert list(gallery.update(asked, store, fits, launch.Tasks(machine))) == []
     path = store.folder / "gallery" / "small.npz"
     found = Gallery.read(path)
     bought = {index for one in cells for record in store.records(one.path)[1] for index in record.bought[:8]}
@@ -136,7 +136,7 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
     task = launch.build(asked[0].task, machine)
     np.testing.assert_array_equal(found.labels_P, task._labels.numpy())  # type: ignore[union-attr]
     before = path.stat().st_mtime_ns
-    assert list(gallery.update(asked, store, fits, machine)) == []
+    assert list(gallery.update(asked, store, fits, launch.Tasks(machine))) == []
     assert path.stat().st_mtime_ns == before  # nothing is newer than it
 
 
@@ -163,7 +163,7 @@ def test_a_gallery_that_cannot_be_made_is_a_line(tmp_path: Path, monkeypatch: py
     asked = Experiment(
         "small", Spec.read("task", "digits[epochs=2]"), Schedule(20, 5, 2, 10), (Spec.read("strategy", "random"),), (0,)
     )
-    [line] = gallery.update([asked], store, fits, Machine(torch.device("cpu")))
+    [line] = gallery.update([asked], store, fits, launch.Tasks(Machine(torch.device("cpu"))))
     assert line == "no gallery of small: ZeroDivisionError: division by zero"
     assert not (store.folder / "gallery").exists()
 

@@ -155,9 +155,9 @@ def test_a_grid_in_boxes_that_ends_by_score_is_done_when_it_has_ended(
 ) -> None:
     words = [*BOXES, "until=map 0.5 +- 0.01", "strategies=[random,in_order]", "seeds=2", f"plugins={FAULTY}"]
     monkeypatch.chdir(tmp_path)
-    machines = []
+    given_tasks = []
     local = launch.local
-    monkeypatch.setattr(launch, "local", lambda *given: machines.append(given[-1]) or local(*given))
+    monkeypatch.setattr(launch, "local", lambda *given: given_tasks.append(given[-1]) or local(*given))
     for verb in ("run", "run", "status", "tables"):
         told = [*words, "workers=3"] if verb == "run" else []
         monkeypatch.setattr(sys, "argv", ["benchmark", verb, *told, "out=out", "format=json"])
@@ -167,7 +167,7 @@ def test_a_grid_in_boxes_that_ends_by_score_is_done_when_it_has_ended(
     out, err = capsys.readouterr()
     assert "4 cells, 4 to do, 24 rounds" in err
     assert "4 cells, 0 to do, 0 rounds" in err
-    assert [(one.scratch, one.workers) for one in machines] == [(Path("out/.fits"), 3)] * 2
+    assert [(one.machine.scratch, one.machine.workers) for one in given_tasks] == [(Path("out/.fits"), 3)] * 2
     [status] = json.loads(out[out.index('[\n {\n  "experiment"') :].partition("\n]")[0] + "\n]")
     assert (status["done"], status["failed"], status["missing"], status["hours left"]) == (4, 0, 0, 0.0)
     num_done, total = status["rounds"].split("/")

@@ -480,7 +480,7 @@ def test_what_another_process_appends_during_a_run_is_named_and_run_again(
     whole = recorded.read_bytes()
     recorded.unlink()
     one, store, machine = shelved(), Store(tmp_path / "run"), Machine(loop.torch.device("cpu"))
-    for event in launch.local([one], store, Fits(tmp_path / "fits", 1.0, "cpu"), machine):
+    for event in launch.local([one], store, Fits(tmp_path / "fits", 1.0, "cpu"), launch.Tasks(machine)):
         if isinstance(event, Round) and event.record.round == 2:
             lines = recorded.read_bytes().splitlines(keepends=True)
             junk = {"half a line": lines[3][:99], "the last line again": lines[3], "another header": lines[0]}
@@ -612,7 +612,7 @@ def test_clocks_that_jump_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(time, name, lambda scale=scale: scale * (now + year * next(jumps)))
     store, events = Store(tmp_path / "jumped" / "run"), list[Any]()
     fits = Fits(tmp_path / "jumped" / "fits", 1e-6, "cpu")  # room for two fits: the oldest go, whatever their time says
-    for event in launch.local(cells, store, fits, Machine(loop.torch.device("cpu"))):
+    for event in launch.local(cells, store, fits, launch.Tasks(Machine(loop.torch.device("cpu")))):
         events.append(event)
         for path in (tmp_path / "jumped").rglob("*.*"):
             os.utime(path, (time.time(), time.time()))

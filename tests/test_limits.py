@@ -36,9 +36,9 @@ def command(*words: object) -> None:
 
 # --- select_timeout ---------------------------------------------------------------------------
 def test_a_strategy_that_hangs_fails_alone_and_is_named(tmp_path: Path) -> None:
-    store, machine = Store(tmp_path), Machine(torch.device("cpu"), select_timeout=0.3)
+    store, tasks = Store(tmp_path), launch.Tasks(Machine(torch.device("cpu"), select_timeout=0.3))
     began = time.monotonic()
-    events = list(launch.local([cell("hangs"), cell("random")], store, Fits(tmp_path / "fits", 1, "cpu"), machine))
+    events = list(launch.local([cell("hangs"), cell("random")], store, Fits(tmp_path / "fits", 1, "cpu"), tasks))
     assert time.monotonic() - began < 30
     (failure,) = (event for event in events if isinstance(event, Failure))
     assert failure.line.endswith(" hangs seed 0: TimeoutError: select_timeout=0.3: hangs did not choose within 0.3 s")

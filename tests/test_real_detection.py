@@ -44,8 +44,8 @@ def test_three_rounds_on_coco(task: str, tmp_path: Path) -> None:
     spec, schedule = Spec.read("task", task or own()), Schedule(20, 10, 3, 10)
     names = ("random", "isal[depth=5]", "localization_stability")
     cells = [Cell(spec, Spec.read("strategy", name), schedule, 0) for name in names]
-    machine = Machine(torch.device("cpu"), DATA, tmp_path / "fits")
-    events = list(launch.local(cells, Store(tmp_path / "run"), Fits(tmp_path / "fits", 5.0, "cpu"), machine))
+    tasks = launch.Tasks(Machine(torch.device("cpu"), DATA, tmp_path / "fits"))
+    events = list(launch.local(cells, Store(tmp_path / "run"), Fits(tmp_path / "fits", 5.0, "cpu"), tasks))
     assert [event.line for event in events if isinstance(event, Failure)] == []
     rounds = [event for event in events if isinstance(event, Round)]
     assert len(rounds) == 9

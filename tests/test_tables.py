@@ -59,8 +59,10 @@ def test_methods_by_rounds_with_spread_and_what_lacks(store: Store) -> None:
 
 
 def test_csv_reads_back_in_the_columns_of_published_curves(store: Store, tmp_path: Path) -> None:
-    paths = tabling.write(tabling.tables(ours([store])), tmp_path)
+    [made] = tabling.tables(ours([store]))
+    paths = tabling.write([made], tmp_path)
     assert [path.name for path in paths] == ["made_up.csv", "made_up.md", "made_up.tex"]
+    assert paths[0].read_text() == tabling.tidy(made).to_csv(index=False)  # the usual writer of such files
     frame = pd.read_csv(paths[0])
     columns = ["source", "task", "strategy", "num_runs", "round", "num_labelled", "boxes", "metric", "value", "std"]
     assert list(frame.columns[:10]) == columns
