@@ -98,10 +98,14 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
     )
     events = launch.within(ran, chosen.gpu_hours, chosen.gpus_per_cell or 1.0, say)
     events = tracking.mirrored(events, chosen.tracking, store.folder, say)
-    events = progress.follow(events, total, err)
-    failed = [event for event in events if isinstance(event, launch.Failure)]
-    for words in gallery.update(grid.experiments, store, fits, tasks):
-        say(words)
+
+    def pictures(*experiments: grids.Experiment) -> None:
+        for words in gallery.update(experiments, store, fits, tasks):
+            say(words)
+
+    events = gallery.followed(events, grid.experiments, left, pictures)
+    failed = [event for event in progress.follow(events, total, err) if isinstance(event, launch.Failure)]
+    pictures(*grid.experiments)
     return failed
 
 

@@ -7,7 +7,7 @@ Written once a run is through, for people: no strategy sees it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -20,7 +20,7 @@ from benchmark import loop
 from benchmark.api import Annotations, Indices, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Experiment
-from benchmark.launch import Tasks
+from benchmark.launch import Event, Failure, Round, Tasks
 from benchmark.seeds import seed
 from benchmark.store import Store, slug
 
@@ -33,9 +33,9 @@ NUM_POOL = 120  # of them drawn from the pool at random
 def update(experiments: Sequence[Experiment], store: Store, fits: Fits, tasks: Tasks) -> Iterator[str]:
     """Writes the galleries of the experiments that have records, and yields why one cannot be written.
 
-    One that is there is written again where a record is newer. The task that is built comes first.
+    One that is there is written again where a record is newer.
     """
-    for experiment in sorted(experiments, key=lambda one: one.task.label not in tasks.built):
+    for experiment in experiments:
         cells = [cell for cell in experiment.cells() if store.path(cell.path).exists()]
         path = store.folder / "gallery" / f"{slug(experiment.name)}.npz"
         newest = max((store.path(cell.path).stat().st_mtime for cell in cells), default=0.0)
@@ -47,6 +47,26 @@ def update(experiments: Sequence[Experiment], store: Store, fits: Fits, tasks: T
                 write(path, arrays(task, [cell for cell in cells if cell.seed == cells[0].seed], store, fits))
         except Exception as error:  # pictures are no reason to fail a run that is through
             yield f"no gallery of {experiment.name}: {type(error).__name__}: {error}"
+
+
+def followed(
+    events: Iterable[Event],
+    experiments: Sequence[Experiment],
+    left: Iterable[Cell],
+    ended: Callable[[Experiment], object],
+) -> Iterator[Event]:
+    """Passes events on, and calls `ended` with an experiment when the last of its cells is through: its task is still
+    built then, and need not be built again at the end."""
+    todo = set(left)
+    waiting = [(experiment, todo.intersection(experiment.cells())) for experiment in experiments]
+    for event in events:
+        yield event
+        if isinstance(event, Failure) or (isinstance(event, Round) and event.ends):
+            for experiment, cells in waiting:
+                if event.cell in cells:
+                    cells.remove(event.cell)
+                    if not cells:
+                        ended(experiment)
 
 
 def arrays(task: Any, cells: Sequence[Cell], store: Store, fits: Fits) -> dict[str, npt.NDArray[Any]]:

@@ -215,4 +215,4 @@ def stored(path: Path, which: Tensor) -> Encoding | None:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         return None
-    return Encoding(**rows, seconds=seconds * len(which) / num_images)
+    return Encoding(rows["patches_NTD"], rows["attention_NT"], rows["global_NE"], seconds * len(which) / num_images)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,28 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     assert list(gallery.update(asked, store, fits, launch.Tasks(machine))) == []
     assert path.stat().st_mtime_ns == before  # nothing is newer than it
+
+
+def test_pictures_are_made_when_an_experiment_ends_from_the_task_that_is_built(tmp_path: Path) -> None:
+    store, fits = Store(tmp_path / "run"), Fits(tmp_path / "fits", 1.0, "cpu")
+    tasks = launch.Tasks(Machine(torch.device("cpu"), scratch=tmp_path))
+    second = replace(experiment("random"), name="second", seeds=(1,))
+    asked = [replace(experiment("random", "margin"), name="first"), second]
+    cells = [cell for one in asked for cell in one.cells()]
+    told = list[tuple[str, int, int]]()  # experiment, events so far, the built task
+
+    def ended(one: Experiment) -> None:
+        told.append((one.name, len(seen), id(tasks.built[one.task.label])))
+        assert list(gallery.update([one], store, fits, tasks)) == []
+
+    seen = list[launch.Event]()
+    for event in gallery.followed(launch.local(cells, store, fits, tasks), asked, cells, ended):
+        seen.append(event)
+    assert [type(event).__name__ for event in seen] == ["Started", *["Round"] * 3] * 3
+    [built] = tasks.built.values()
+    assert told == [("first", 8, id(built)), ("second", 12, id(built))]
+    assert {path.stem for path in (store.folder / "gallery").iterdir()} == {"first", "second"}
+    assert list(gallery.followed([], asked, [], ended)) == []  # nothing was left to do: nothing ends
 
 
 def test_boxes_are_drawn_in_the_pixels_of_the_picture(tmp_path: Path) -> None:

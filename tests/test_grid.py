@@ -41,6 +41,7 @@ def test_quick_is_the_default_and_has_the_strategies_of_classification() -> None
         "learning_loss",
         "discriminative",
         "geal",
+        "freesel",
         "typiclust",
         "probcover",
         "cdal",
