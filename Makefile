@@ -102,5 +102,6 @@ $(READY): pyproject.toml requirements.lock requirements-build.lock
 	@$(RUN) $(INSTALL) requirements-build.lock
 	@$(RUN) $(INSTALL) requirements.lock
 	@$(RUN) $(OURS)
+	@$(VENV)/bin/python -m compileall -q benchmark strategies tasks encoders
 	@told=$$($(RUN) pip check) || { echo "$$told"; exit 1; }
 	@touch $@

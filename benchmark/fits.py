@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -32,14 +33,18 @@ class Fit:
     shared: bool
 
 
+UNSEEN = 0.02  # share of the cache that a process may fill before it looks again how full it is
+
+
 class Fits:
     """A folder of weights (safetensors: nothing is ever unpickled), at most `cache_gb` large, oldest go first.
 
-    Processes may share it: one trains a fit, the others wait for it.
+    Processes may share it: one trains a fit, the others wait for it. Each may go over its size by UNSEEN.
     """
 
     def __init__(self, folder: Path, cache_gb: float, device: str) -> None:
         self.folder, self.cache_bytes, self.device = folder, int(cache_gb * 1e9), device
+        self.unseen = math.inf  # bytes stored since the folder was read
         if self.cache_bytes:
             self.clear()
 
@@ -64,8 +69,9 @@ class Fits:
         model = task.fit(np.sort(labelled), seed, companion)
         seconds = time.perf_counter() - began
         if self.cache_bytes:
-            save(path, model, seconds)
-            self.trim(keep=path)
+            self.unseen += save(path, model, seconds)
+            if self.unseen > UNSEEN * self.cache_bytes:
+                self.trim(keep=path)
         twin = task.model(companion)
         twin.load_state_dict(model.state_dict())
         return Fit(twin.eval(), seconds, shared=False)
@@ -94,7 +100,7 @@ class Fits:
 
     def trim(self, keep: Path) -> None:
         """Removes the fits that were used longest ago while the folder is over its size."""
-        found = []
+        self.unseen, found = 0.0, []
         for entry in os.scandir(self.folder) if self.folder.is_dir() else ():
             if entry.name.endswith(".safetensors"):
                 with contextlib.suppress(FileNotFoundError):  # another process trims too
@@ -177,8 +183,8 @@ def load(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module
     return model.eval(), seconds
 
 
-def save(path: Path, model: nn.Module, seconds: float) -> None:
-    """Stores a model under `path`, whole or not at all; a full disk loses the cache, not the run."""
+def save(path: Path, model: nn.Module, seconds: float) -> int:
+    """Stores a model under `path`, whole or not at all; a full disk loses the cache, not the run. Its bytes, about."""
     draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with contextlib.suppress(OSError, SafetensorError, RuntimeError):  # the last: tensors that share memory
@@ -186,3 +192,4 @@ def save(path: Path, model: nn.Module, seconds: float) -> None:
         save_file(weights, draft, metadata={"seconds": str(seconds)})
         draft.replace(path)
     draft.unlink(missing_ok=True)
+    return sum(value.nbytes for value in weights.values())

@@ -12,9 +12,11 @@ import pytest
 import torch
 from _cells import bytes_of, cell, run
 from rich.console import Console
+from safetensors.torch import load_file
 
 from benchmark import loop, progress
 from benchmark.api import Machine
+from benchmark.fits import Fits
 from benchmark.grid import Cell
 from benchmark.launch import Failure, Round, rounds_left
 from benchmark.seeds import seed
@@ -125,6 +127,22 @@ def test_the_cache_keeps_to_its_size(tmp_path: Path) -> None:
     size = sum(path.stat().st_size for path in (tmp_path / "fits").iterdir())
     run([cell("random", rounds=4, seed=1)], tmp_path, cache_gb=2.5 * size / 1e9)
     assert len(list((tmp_path / "fits").iterdir())) == 2
+
+
+def test_the_cache_is_looked_through_each_time_a_fiftieth_of_it_was_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run([cell("random")], tmp_path / "first")
+    size = sum(value.nbytes for value in load_file(next((tmp_path / "first" / "fits").iterdir())).values())
+    looked, trim = [], Fits.trim
+
+    def spy(fits: Fits, keep: Path) -> None:
+        looked.append(len(list(fits.folder.glob("*.safetensors"))))
+        trim(fits, keep)
+
+    monkeypatch.setattr(Fits, "trim", spy)
+    run([cell("random", rounds=7)], tmp_path, cache_gb=125 * size / 1e9)  # 2.5 fits are a fiftieth
+    assert looked == [1, 4, 7]
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def test_kmeans_runs_on_one_thread(minibatch: bool, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(kind, "fit_predict", spy)
     with threadpool_limits(2):
         kmeans(clouds(), 6, RNG(0), minibatch=minibatch)
-        threaded = [pool for pool in threadpool_info() if pool.get("threading_layer") != "disabled"]  # OpenCV's has none
-        assert {pool["num_threads"] for pool in threaded} == {2}
+        found = [pool for pool in threadpool_info() if pool.get("threading_layer") != "disabled"]  # as is OpenCV's
+        assert {pool["num_threads"] for pool in found} == {2}
     assert set(told) == {1}
 
 
