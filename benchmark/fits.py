@@ -53,18 +53,15 @@ class Fits:
 
         A model is always read back from its bytes, so that a shared one cannot differ from a fresh one.
         """
-        asked = (task, spec, labelled, seed, companion, owner)
-        known = self.known(*asked)
-        if known is not None or not self.cache_bytes:
-            return known or self.trained(*asked)
-        with locked(self.path(task, spec, labelled, seed, owner)):
-            return self.known(*asked) or self.trained(*asked)
-
-    def trained(
-        self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, owner: str
-    ) -> Fit:
-        """The model of this labelled set, trained now and stored."""
         path = self.path(task, spec, labelled, seed, owner)
+        known = self.known(path, task, companion)
+        if known is not None or not self.cache_bytes:
+            return known or self.trained(path, task, labelled, seed, companion)
+        with locked(path):
+            return self.known(path, task, companion) or self.trained(path, task, labelled, seed, companion)
+
+    def trained(self, path: Path, task: Task, labelled: Indices, seed: int, companion: Companion | None) -> Fit:
+        """The model of this labelled set, trained now and stored under `path`."""
         began = time.perf_counter()
         model = task.fit(np.sort(labelled), seed, companion)
         seconds = time.perf_counter() - began
@@ -76,11 +73,8 @@ class Fits:
         twin.load_state_dict(model.state_dict())
         return Fit(twin.eval(), seconds, shared=False)
 
-    def known(
-        self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, owner: str
-    ) -> Fit | None:
-        """The model of this labelled set from the cache; None where it is not there."""
-        path = self.path(task, spec, labelled, seed, owner)
+    def known(self, path: Path, task: Task, companion: Companion | None) -> Fit | None:
+        """The model under `path` from the cache; None where it is not there."""
         stored = load(path, task, companion)
         if stored is None:
             return None

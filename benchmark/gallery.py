@@ -109,7 +109,9 @@ def labels(told: Annotations, num_pool: int) -> dict[str, npt.NDArray[Any]]:
 def features(task: Task, cells: Sequence[Cell], fits: Fits, shown_N: Indices) -> npt.NDArray[np.float16]:
     """(N, D): features of the model of round 0, which all strategies share; (N, 0) where it is not in the cache."""
     for cell in cells:
-        fitted = fits.known(task, cell.task, loop.start(cell, task).initial, *loop.fit_names(cell, 0))
+        number, companion, owner = loop.fit_names(cell, 0)
+        path = fits.path(task, cell.task, loop.start(cell, task).initial, number, owner)
+        fitted = fits.known(path, task, companion)
         if fitted is not None and hasattr(task, "embed"):
             parts = [task.embed(fitted.model, shown_N[i : i + 256]) for i in range(0, len(shown_N), 256)]
             return torch.cat(parts).half().cpu().numpy()

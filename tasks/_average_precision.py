@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from faster_coco_eval import COCO, COCOeval_faster
 
 from tasks._annotations import Truth
 
@@ -32,6 +31,8 @@ def coco_scores(truth: Truth, found: Found, num_classes: int) -> dict[str, float
 
     Boxes that are ignored are crowds to it. Classes without a true box do not count; with none at all, all are 0.
     """
+    from faster_coco_eval import COCO, COCOeval_faster  # and with it OpenCV: only where boxes are scored
+
     names = ("ap", "ap50", "ap75")
     if not len(found.image_P) or truth.ignored_B.all():
         return dict.fromkeys(names, 0.0)

@@ -29,6 +29,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 COLUMNS = ("source", "task", "strategy", "num_runs", "round", "num_labelled", "metric", "value")  # of a CSV, at least
 SOURCES = "sources.yaml"  # beside CSV files: what is known of each source
+MANY = 500  # cells above which the collector of cycles would take longer than reading them
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def ours(stores: Sequence[Store], only: str = "") -> list[Experiment]:
                 if old[setting] != new[setting]:
                     told = f"{setting} {new[setting]}, elsewhere {old[setting]}"
                     raise ValueError(f"{store.folder} holds {new['name']} with {told}: not the same experiment")
-            with uncollected():
+            with uncollected() if len(new["cells"]) > MANY else contextlib.nullcontext():
                 for cell in new["cells"]:
                     add(runs, run_of(cell, store))
     return [experiment(old, grid, list(runs.values())) for old, grid, runs in asked.values()]
