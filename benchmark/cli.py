@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shlex
@@ -86,7 +87,6 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
-    gc.freeze()  # no collection, nor the one at the end, walks through a million objects of imports again
     scratch = store.folder / ".fits"
     machine = prepared(of_driver(chosen), scratch)
     tasks, where, total = launch.Tasks(machine), device_name(machine), sum(left.values())
@@ -265,6 +265,7 @@ answers.register(app)
 
 def main() -> None:
     """Runs the command line; every user's error is one line."""
+    atexit.register(gc.freeze)  # what PyTorch's import left takes the interpreter half a second to collect at its end
     try:
         app()
     except (ValueError, OSError, Unwritable) as error:
