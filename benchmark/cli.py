@@ -91,11 +91,10 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
     machine = prepared(of_driver(chosen), scratch)
     tasks, where, total = launch.Tasks(machine), device_name(machine), sum(left.values())
     fits = Fits(scratch, chosen.cache_gb, where)
-    told_where = "Ray" if chosen.launcher == "ray" else where
+    local = chosen.launcher == "local"
+    told_where = where if local else "Ray"
     say(f"{len(grid.cells())} cells, {len(left)} to do, {total} rounds, on {told_where}; records in {store.folder}")
-    ran = (
-        on_ray(list(left), store, chosen) if chosen.launcher == "ray" else launch.local(list(left), store, fits, tasks)
-    )
+    ran = launch.local(list(left), store, fits, tasks) if local else on_ray(list(left), store, chosen)
     events = launch.within(ran, chosen.gpu_hours, chosen.gpus_per_cell or 1.0, say)
     events = tracking.mirrored(events, chosen.tracking, store.folder, say)
 
@@ -103,7 +102,8 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
         for words in gallery.update(experiments, store, fits, tasks):
             say(words)
 
-    events = gallery.followed(events, grid.experiments, left, pictures)
+    if local:  # Ray's workers would wait for the driver meanwhile
+        events = gallery.followed(events, grid.experiments, left, pictures)
     failed = [event for event in progress.follow(events, total, err) if isinstance(event, launch.Failure)]
     pictures(*grid.experiments)
     return failed
