@@ -246,6 +246,16 @@ def test_the_seconds_of_training_an_encoder_outlive_the_process_that_did_it(tmp_
     assert min(made, again) >= trained
 
 
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_what_was_made_before_takes_no_seconds_now(on_disk: bool, tmp_path: Path) -> None:
+    machine = replace(CPU, scratch=tmp_path if on_disk else None)
+    shards = encodings(machine, photographs(20, 8), "pool")
+    [made] = shards.encode(np.arange(12), "patch_pca")
+    [again] = shards.encode(np.arange(6), "patch_pca")
+    assert made.now >= made.seconds > 0
+    assert (again.now, again.seconds) == (0, pytest.approx(made.seconds / 2))
+
+
 # --- in a run -------------------------------------------------------------------------------
 def test_the_seconds_of_an_encoding_are_told_once_made_and_again_from_the_cache(tmp_path: Path) -> None:
     """The second cell reads what the first made, and says what that took, not what reading takes."""

@@ -1,5 +1,8 @@
 """Seeds depend on the names they are given, and on nothing else."""
 
+import torch
+
+from benchmark.api import seeded
 from benchmark.seeds import seed
 
 
@@ -14,3 +17,14 @@ def test_every_name_counts_and_so_does_their_order() -> None:
 
 def test_fits_a_generator() -> None:
     assert all(0 <= seed("select", "digits", n) < 2**63 for n in range(100))
+
+
+def test_a_seeded_block_draws_what_torch_draws_and_leaves_no_trace() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        drawn = torch.rand(3)
+    before, queued = torch.get_rng_state(), len(torch.cuda._queued_calls)
+    with seeded(5):
+        assert torch.equal(torch.rand(3), drawn)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.accelerator.is_available() or len(torch.cuda._queued_calls) == queued
