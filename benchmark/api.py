@@ -497,7 +497,7 @@ def seeded(seed: int) -> Iterator[None]:
     For library code that takes no generator (module initialisers, dropout).
     """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    # without an accelerator `torch.manual_seed` would keep each seed, and who gave it, for one that is never started
+    # `torch.manual_seed` formats a traceback for each device that is not started: slow where detectors seed each image
     seed_all = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
     with torch.random.fork_rng(devices=devices):
         seed_all(seed)
