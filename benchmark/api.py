@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import plugins
-from benchmark.plugins import EncoderName, Plugin, add
+from benchmark.plugins import EncoderName, Plugin, StrategyName, add
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Targets: TypeAlias = (
@@ -418,14 +418,20 @@ def identity(label: EncoderName, machine: Machine) -> str:
     weights by their content. ValueError where there is no such file."""
     name, given = plugins.parse(label)
     plugin = plugins.get("encoder", name)
-    values = plugin.bind(given)
-    for key, value in values.items():
+    return f"{name} {plugin.version} {sorted((plugin.bind(given) | files(label, machine)).items())}"
+
+
+def files(label: EncoderName, machine: Machine) -> dict[str, str]:
+    """sha256 of the files of weights among an encoder's parameters. ValueError where there is no such file."""
+    name, given = plugins.parse(label)
+    found = {}
+    for key, value in plugins.get("encoder", name).bind(given).items():
         if isinstance(value, str) and value.endswith(WEIGHTS):
             path = machine.located(value)
             if not path.is_file():
                 raise ValueError(f"{label}: no such file: {path}")
-            values[key] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return f"{name} {plugin.version} {sorted(values.items())}"
+            found[key] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 StrategyF = TypeVar("StrategyF", bound=Callable[..., Indices])
@@ -506,6 +512,6 @@ def seeded(seed: int) -> Iterator[None]:
 
 __all__ = [
     "WEIGHTS", "Annotations", "Augmentation", "Boxes", "Companion", "Direction", "Encoder", "EncoderName", "Encoding",
-    "EncodingTime", "How", "Indices", "Machine", "Pool", "Predictions", "Reference", "Targets", "Task", "View",
-    "encoder", "identity", "register", "register_encoder", "register_task", "seeded", "strategy",
+    "EncodingTime", "How", "Indices", "Machine", "Pool", "Predictions", "Reference", "StrategyName", "Targets", "Task",
+    "View", "encoder", "files", "identity", "register", "register_encoder", "register_task", "seeded", "strategy",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from benchmark import plugins
-from benchmark.plugins import LABEL_NEEDS, MODEL_FREE, Plugin, checked, unknown
+from benchmark.plugins import FOLDERS, LABEL_NEEDS, MODEL_FREE, Plugin, checked, unknown
 from benchmark.schedule import Schedule
 from benchmark.store import SAW_EVALUATION, slug
 
@@ -118,13 +118,18 @@ class Spec:
         """The plug-in's name."""
         return self.plugin.name
 
+    def named(self) -> Iterator[tuple[Plugin, str]]:
+        """The encoders and strategies that its parameters name, with their labels."""
+        return self.plugin.named(self.values)
+
     def identity(self, told: bool = False) -> dict[str, Any]:
         """Everything about it that can change a number; told: of its parameters only those that are not at their
         default, so that a parameter that a later release adds changes nothing. A default is moved with `version`."""
-        encoders = self.plugin.encoders(self.values)
         parameters = self.plugin.told(self.values) if told else self.values
-        known = {"name": self.name, "version": self.plugin.version, "parameters": parameters}
-        return known | ({"encoders": encoders} if encoders else {})
+        known: dict[str, Any] = {"name": self.name, "version": self.plugin.version, "parameters": parameters}
+        for plugin, label in self.named():
+            known.setdefault(FOLDERS[plugin.kind], {})[label] = plugin.version
+        return known
 
 
 @dataclass(frozen=True)

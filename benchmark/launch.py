@@ -135,7 +135,7 @@ def run_cell(cell: Cell, task: Task | Exception, store: Store, fits: Fits, machi
     """The rounds that the cell's records lack."""
     if isinstance(task, Exception):
         raise task
-    past = store.start(cell.path, loop.header(cell, task))
+    past = store.start(cell.path, loop.header(cell, task, machine))
     for record, measured in loop.run(cell, task, fits, machine, past):
         store.append(cell.path, record, measured)
         yield Round(cell, record, measured)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmark.api import Companion, EncodingTime, Indices, Machine, Task, View
+from benchmark.api import Companion, EncodingTime, Indices, Machine, Task, View, files
 from benchmark.fits import Fit, Fits
 from benchmark.grid import Cell
 from benchmark.limits import limited
@@ -42,10 +42,12 @@ def start(cell: Cell, task: Task) -> Start:
     return Start(order[: cell.schedule.initial], np.sort(order[cut:]))
 
 
-def header(cell: Cell, task: Task) -> Header:
+def header(cell: Cell, task: Task, machine: Machine) -> Header:
     """The first line of the cell's records."""
     held_out = start(cell, task).held_out.tolist()
-    return Header(cell.key, cell.identity(), task.fingerprint, task.num_pool, task.metric, held_out)
+    named = [label for plugin, label in cell.strategy.named() if plugin.kind == "encoder"]
+    weights = {label: told for label in named if (told := files(label, machine))}
+    return Header(cell.key, cell.identity(), task.fingerprint, task.num_pool, task.metric, held_out, weights=weights)
 
 
 def run(

@@ -13,7 +13,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import entry_points
@@ -25,6 +25,7 @@ LABEL_NEEDS = frozenset({"test_labels", "held_out"})
 MODEL_FREE = frozenset({"encode", "images"})  # capabilities that are of the images alone
 REQUIRED = inspect.Parameter.empty
 EncoderName: TypeAlias = Annotated[str, "encoder"]  # of a parameter that names one: `dino`, `patch_pca[patch=4]`
+StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same: `isal[k=2]`
 FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}
 
 
@@ -101,11 +102,14 @@ class Plugin:
         """The needs under these (bound) parameters."""
         return frozenset(self.needs(**values) if callable(self.needs) else self.needs)
 
-    def encoders(self, values: Mapping[str, Any]) -> dict[str, int]:
-        """The encoders that these (bound) parameters name, with their versions."""
-        kinds = {name: kind for name, (kind, _) in self.parameters(bool(values.get("published", False))).items()}
-        named = [values[name] for name, kind in kinds.items() if is_encoder(kind) and values[name] is not None]
-        return {label: get("encoder", parse(label)[0]).version for label in named}
+    def named(self, values: Mapping[str, Any]) -> Iterator[tuple[Plugin, str]]:
+        """The encoders and strategies that these (bound) parameters name, with their labels, and those that theirs
+        name."""
+        for name, (kind, _) in self.parameters(bool(values.get("published", False))).items():
+            if (of := naming(kind)) is not None and (label := values[name]) is not None:
+                inner, given = parse(label)
+                yield (plugin := get(of, inner)), label
+                yield from plugin.named(plugin.bind(given))
 
     def capabilities(self, values: Mapping[str, Any]) -> frozenset[str]:
         """A task's capabilities under these (bound) parameters: the public methods of what it returns."""
@@ -239,20 +243,21 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"{name!r} ({hint})"
 
 
-def is_encoder(kind: Any) -> bool:
-    """Whether a parameter of this type names an encoder."""
-    return EncoderName in (kind, *typing.get_args(kind))
+def naming(kind: Any) -> str | None:
+    """Which kind of plug-in a parameter of this type names: "encoder", "strategy" or None."""
+    told = (kind, *typing.get_args(kind))
+    return "encoder" if EncoderName in told else "strategy" if StrategyName in told else None
 
 
 def checked(what: str, value: Any, kind: Any) -> Any:
-    """`value` as the annotated type: an int passes for a float, text is read, an encoder's name has one spelling a
+    """`value` as the annotated type: an int passes for a float, text is read, a plug-in's name has one spelling a
     meaning. ValueError where it does not fit."""
     options = typing.get_args(kind)
-    if is_encoder(kind) and value in ("null", None) and types.NoneType not in options:
-        raise ValueError(f"{what}: must name an encoder")
-    if is_encoder(kind) and value not in ("null", None):
+    if (named := naming(kind)) is not None and value not in ("null", None):
         name, given = parse(value)
-        return get("encoder", name).label(given)
+        return get(named, name).label(given)
+    if named is not None and types.NoneType not in options:
+        raise ValueError(f"{what}: must name {'an' if named == 'encoder' else 'a'} {named}")
     if typing.get_origin(kind) is Literal:
         if value not in options:
             raise ValueError(f"{what}: must be one of {', '.join(map(str, options))}")

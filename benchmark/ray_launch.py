@@ -106,7 +106,9 @@ class Worker:
         try:
             cell = self.cell(order)
             task = self.task(cell.task)
-            return Fault.of(task, whole_task=True) if isinstance(task, Exception) else loop.header(cell, task)
+            if isinstance(task, Exception):
+                return Fault.of(task, whole_task=True)
+            return loop.header(cell, task, self.here())
         except Exception as error:
             return Fault.of(error)
 

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 SCHEMA = 1
 Line = TypeVar("Line")
+OTHER_WEIGHTS = "another file of an encoder's weights"
 SAW_EVALUATION = "selection saw evaluation labels"  # the dagger of a strategy that reads the test set's labels
 
 
@@ -83,6 +84,7 @@ class Header:
     metric: str
     held_out: list[int]  # the validation draw
     schema: int = SCHEMA
+    weights: dict[str, dict[str, str]] = field(default_factory=dict)  # of encoders: parameter -> sha256 of its file
 
     def is_of(self, key: str, cell: Mapping[str, Any]) -> bool:
         """Whether a cell of this key and identity wrote it: parameters that both know have one value.
@@ -154,13 +156,14 @@ class Store:
             os.truncate(path, sound)
         self.mend(self.path(cell, "measured"))
         if not lines:
-            self.refuse_other_data(path, header)
-            append(path, asdict(header))
+            self.refuse_others(path, header)
+            append(path, {name: value for name, value in asdict(header).items() if name != "weights" or value})
             return []
         old = built(Header, lines[0], path)
         same = old.is_of(header.key, header.cell)
-        if not same or old.data != header.data:
-            what = "other data" if same else "other settings or plug-in versions"
+        if not same or (old.data, old.weights) != (header.data, header.weights):
+            other = "other data" if old.data != header.data else OTHER_WEIGHTS
+            what = other if same else "other settings or plug-in versions"
             raise ValueError(f"{path} was written with {what}: choose another folder with out=DIR, or remove it")
         return [as_record(line, path) for line in lines[1:]]
 
@@ -170,9 +173,14 @@ class Store:
         if damage:
             os.truncate(path, sound)
 
-    def refuse_other_data(self, path: Path, header: Header) -> None:
-        """ValueError where another cell of the same task and schedule was run on other data."""
+    def refuse_others(self, path: Path, header: Header) -> None:
+        """ValueError where another cell of the same task and schedule was run on other data, or another seed with other
+        weights in an encoder's file."""
         experiment = path.parent.parent
+        for sibling in path.parent.glob("*.jsonl") if header.weights else ():
+            lines, *_ = read_lines(sibling)
+            if lines and lines[0].get("weights") != header.weights:
+                raise ValueError(f"{sibling} was written with {OTHER_WEIGHTS}: choose another folder with out=DIR")
         for sibling in experiment.glob("*/*.jsonl") if (experiment, header.data) not in self.alike else ():
             lines, *_ = read_lines(sibling)
             if lines and lines[0].get("data") != header.data:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.api import Companion, Indices, View, register, strategy
+from benchmark.api import Companion, Indices, StrategyName, View, register, strategy
 from strategies._boxes import num_boxes
 
 
@@ -33,7 +33,7 @@ def companion(*, like: str, **_: object) -> Companion | None:
 
 @register(needs=needs, version=2, companion=companion)
 def matched_random(
-    view: View, budget: int, rng: np.random.Generator, *, like: str = "isal", min_score: float = 0.3
+    view: View, budget: int, rng: np.random.Generator, *, like: StrategyName = "isal", min_score: float = 0.3
 ) -> Indices:
     """As many images of every number of predicted boxes as another strategy chooses, each drawn uniformly.
 

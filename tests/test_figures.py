@@ -291,11 +291,21 @@ def test_a_gallery_of_another_pool_is_refused(made: Experiment) -> None:
         figures.bought_classes(made, replace(gallery(), labels_P=np.arange(5) % 3))
 
 
-def test_box_sizes_are_counted_over_what_was_bought(made: Experiment) -> None:
-    figure = got(figures.bought_box_sizes(made, gallery(detection=True)))
+@pytest.mark.parametrize(("paid", "unit"), [("boxes", "boxes"), ("images", "regions")])
+def test_several_labels_of_an_image_are_boxes_where_boxes_are_paid_for(made: Experiment, paid: str, unit: str) -> None:
+    curves = {name: replace(curve, cost={paid: curve.cost["images"]}) for name, curve in made.curves.items()}
+    sizes = got(figures.bought_sizes(replace(made, curves=curves), gallery(detection=True)))
+    classes = got(figures.bought_classes(replace(made, curves=curves), gallery(detection=True)))
+    assert sizes.get_supylabel() == classes.get_supylabel() == f"% of {unit}"
+    assert f"sizes of the {unit} bought" in " ".join(texts(sizes))
+    assert all(f"in brackets: {unit}" in " ".join(texts(figure)) for figure in (sizes, classes))
+
+
+def test_sizes_are_counted_over_what_was_bought(made: Experiment) -> None:
+    figure = got(figures.bought_sizes(made, gallery(detection=True)))
     edges = np.linspace(0, 20, 25)
     assert heights(figure, 0) == pytest.approx(20 * np.histogram([2, 3, 4, 5, 20], edges)[0])
-    assert figures.bought_box_sizes(made, gallery()) is None
+    assert figures.bought_sizes(made, gallery()) is None
 
 
 def test_the_map_marks_what_was_bought_by_round(made: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:

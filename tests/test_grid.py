@@ -309,9 +309,25 @@ def test_a_grid_file_may_count_boxes_and_end_by_score_and_the_command_line_has_t
 
 def test_a_strategy_inside_another_keeps_its_commas() -> None:
     one, _ = cells("tasks=[scenes]", "seeds=1", "strategies=[matched_random[like=isal[k=1,depth=5],min_score=0.5]]")
-    assert one.strategy.values == {"like": "isal[k=1,depth=5]", "min_score": 0.5}
+    assert one.strategy.values == {"like": "isal[depth=5]", "min_score": 0.5}  # k=1 is its default
     two, _ = cells("tasks=[scenes]", "seeds=1", "strategies=[{matched_random: {like: 'isal[depth=5]'}}]")
     assert two.strategy.label == "matched_random[like=isal[depth=5]]"
+
+
+def test_versions_of_what_a_strategy_names_are_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def key() -> str:
+        made, *_ = cells("tasks=[digits]", "strategies=[matched_random[like=geal[encoder=patch_pca]]]")
+        told = made.strategy.identity()
+        assert told["strategies"] == {"geal[encoder=patch_pca]": plugins.get("strategy", "geal").version}
+        assert told["encoders"] == {"patch_pca": plugins.get("encoder", "patch_pca").version}
+        return made.key
+
+    keys = [key()]
+    for kind, name in (("strategy", "geal"), ("encoder", "patch_pca")):
+        plugin = plugins.get(kind, name)
+        monkeypatch.setitem(plugins.REGISTRY[kind], name, dataclasses.replace(plugin, version=plugin.version + 1))
+        keys.append(key())
+    assert len(set(keys)) == 3
 
 
 def test_names_nest_on_the_command_line() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from _cells import bytes_of, cell, run
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from benchmark import loop, progress
 from benchmark.api import Machine
@@ -21,6 +21,7 @@ from benchmark.grid import Cell
 from benchmark.launch import Failure, Round, rounds_left
 from benchmark.seeds import seed
 from benchmark.store import Store, Unwritable
+from encoders._vit import Vit
 
 CHEAP = ["random", "entropy", "margin", "least_confidence", "bald", "coreset", "badge", "gradient_similarity"]
 FAST_ISAL = "isal[depth=5,repeats=2]"
@@ -225,6 +226,20 @@ def test_two_data_sets_never_share_a_table(tmp_path: Path, monkeypatch: pytest.M
     [failure] = run([cell("margin", rounds=1)], tmp_path)
     assert isinstance(failure, Failure)
     assert "was written with other data" in failure.line
+
+
+def test_an_encoders_file_of_weights_is_not_exchanged_in_mid_run(tmp_path: Path) -> None:
+    network = Vit(Machine(torch.device("cpu")), "vit_tiny_patch16_224", "none", 32).network
+    for shift in (0.0, 0.1):
+        save_file({name: value + shift for name, value in network.state_dict().items()}, tmp_path / "own.safetensors")
+        name = f"geal[k=3,encoder=vit[model=vit_tiny_patch16_224,size=32,weights={tmp_path}/own.safetensors]]"
+        events = run([cell(name, rounds=2), cell(name, rounds=2, seed=1 + (shift > 0))], tmp_path)
+        if not shift:
+            assert len(rounds(events)) == 4
+            before = bytes_of(tmp_path / "run")
+    assert all("was written with another file of an encoder's weights" in failure.line for failure in events)
+    assert len(events) == 2
+    assert bytes_of(tmp_path / "run") == before
 
 
 # --- budgets in boxes -----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -64,10 +65,23 @@ def test_a_flipped_bit_is_named_and_not_used(store: Store) -> None:
 
 
 def test_records_of_other_settings_or_data_are_refused(store: Store) -> None:
-    for field, word in (("key", "settings or plug-in versions"), ("data", "other data")):
-        with pytest.raises(ValueError, match=word):
-            store.start(CELL, dataclasses.replace(HEADER, **{field: "other"}))
+    weights = {"dino": {"weights": "a hash"}}
+    others: list[dict[str, Any]] = [{"key": "other"}, {"data": "other"}, {"weights": weights}]
+    words = ("settings or plug-in versions", "other data", "another file of an encoder's weights")
+    for other, told in zip(others, words, strict=True):
+        with pytest.raises(ValueError, match=f"was written with .*{told}"):
+            store.start(CELL, dataclasses.replace(HEADER, **other))
     assert len(store.records(CELL)[1]) == 3
+
+
+def test_the_seeds_of_a_strategy_are_of_one_file_of_weights(tmp_path: Path) -> None:
+    store, (one, two) = Store(tmp_path), ({"dino": {"weights": told}} for told in ("this", "that"))
+    store.start("task/plan/geal/seed-0", dataclasses.replace(HEADER, weights=one))
+    with pytest.raises(ValueError, match=r"seed-0.jsonl was written with another file of an encoder's weights"):
+        store.start("task/plan/geal/seed-1", dataclasses.replace(HEADER, weights=two))
+    assert not store.start("task/plan/geal/seed-1", dataclasses.replace(HEADER, weights=one))
+    assert not store.start("task/plan/vaal/seed-1", HEADER)
+    assert b"weights" not in store.path("task/plan/vaal/seed-1").read_bytes()
 
 
 def test_another_schema_is_refused(store: Store) -> None:

@@ -641,7 +641,7 @@ def bars(axes: Axes, edges: Floats, counts: npt.NDArray[Any], pool: npt.NDArray[
 
 @styled
 def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
-    """Shares of the classes in what each strategy bought after round 0 (lowest seed): of images, or of boxes.
+    """Shares of the classes in what each strategy bought after round 0 (lowest seed): of images, boxes or regions.
 
     None: nothing was bought, or the gallery has no classes.
     """
@@ -650,7 +650,7 @@ def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     found = {name: gallery.classes(later(run)) for name, run in first_runs(experiment).items()}
     if not found or not len(pool):
         return None
-    unit = "images" if len(gallery.labels_P) else "boxes"
+    unit = "images" if len(gallery.labels_P) else parts(experiment)
     titles = [f"{name} ({len(classes)})" for name, classes in found.items()]
     figure, grid = panels(titles, 3, 2.6, 1.35, sharex=True, sharey=True)
     edges = np.arange(num_classes + 1, dtype=np.float64) - 0.5
@@ -668,6 +668,12 @@ def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     return figure
 
 
+def parts(experiment: Experiment) -> str:
+    """What an image has several labels of: boxes, or regions, all pixels of a class in an image, which nobody counts
+    when paying."""
+    return "boxes" if experiment.counts_boxes else "regions"
+
+
 def name_classes(figure: Figure, grid: Sequence[Axes], gallery: Gallery) -> None:
     """Names the classes below the plots, numbers them where they are more than 20."""
     num_classes = len(gallery.classes_C)
@@ -681,10 +687,11 @@ def name_classes(figure: Figure, grid: Sequence[Axes], gallery: Gallery) -> None
 
 
 @styled
-def bought_box_sizes(experiment: Experiment, gallery: Gallery) -> Figure | None:
-    """Roots of the areas, in pixels, of the boxes that each strategy bought after round 0 (lowest seed), in per cent.
+def bought_sizes(experiment: Experiment, gallery: Gallery) -> Figure | None:
+    """Roots of the areas, in pixels, of the boxes or regions that each strategy bought after round 0 (lowest seed), in
+    per cent.
 
-    None: nothing was bought, or the gallery has no boxes.
+    None: nothing was bought, or images have one label each.
     """
     sides = {
         name: gallery.box_side_M[np.isin(gallery.box_image_M, later(run))]
@@ -698,11 +705,11 @@ def bought_box_sizes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     whole = np.histogram(gallery.box_side_M, edges)[0]
     for axes, side in zip(grid, sides.values(), strict=True):
         bars(axes, edges, np.histogram(side, edges)[0], whole)
-    figure.supylabel("% of boxes", fontsize=9)
+    figure.supylabel(f"% of {parts(experiment)}", fontsize=9)
     figure.supxlabel("root of the area (pixels)", fontsize=9)
     entitle(
-        figure, f"{experiment.title}: sizes of the boxes bought after round 0", "lowest seed; in brackets: boxes",
-        "outline: the whole pool",
+        figure, f"{experiment.title}: sizes of the {parts(experiment)} bought after round 0",
+        f"lowest seed; in brackets: {parts(experiment)}", "outline: the whole pool",
     )  # fmt: skip
     return figure
 
@@ -861,7 +868,7 @@ def shown(experiment: Experiment, gallery: Gallery) -> dict[str, Figure | None]:
     """The figures that need a gallery."""
     made = {
         "classes": bought_classes(experiment, gallery),
-        "sizes": bought_box_sizes(experiment, gallery),
+        "sizes": bought_sizes(experiment, gallery),
         "pool": pool_map(experiment, gallery),
     }
     return made | {f"bought-{slug(name)}": contact_sheet(experiment, gallery, name) for name in experiment.curves}

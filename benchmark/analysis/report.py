@@ -113,7 +113,7 @@ CAPTIONS = {
     "ranks": "Mean ranks over experiments; strategies closer than the bar cannot be told apart",
     "overlap": "Overlap of what was bought (Jaccard)",
     "classes": "Classes bought after round 0",
-    "sizes": "Sizes of the boxes bought after round 0",
+    "sizes": "Sizes of the boxes, or of the regions of a class, bought after round 0",
     "pool": "The pool (t-SNE of round 0's features), bought images marked",
     "bought": "First images bought, a row a round",
     "seconds": "Seconds of selection a round",
