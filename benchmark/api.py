@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
@@ -115,7 +116,8 @@ class Encoding:
     attention_NT: Tensor  # how much each patch matters; rows sum to one
     global_NE: Tensor  # E features of the image
     seconds: float = 0.0  # that making it took, whenever that was
-    now: float = 0.0  # seconds that went into making encodings when it was asked for
+    now: float = 0.0  # seconds that went into making encodings when it was asked for; a task that tells none of what
+    # it makes has them counted in the selection too
 
     def __len__(self) -> int:
         """Number of images."""
@@ -430,8 +432,16 @@ def files(label: EncoderName, machine: Machine) -> dict[str, str]:
             path = machine.located(value)
             if not path.is_file():
                 raise ValueError(f"{label}: no such file: {path}")
-            found[key] = hashlib.sha256(path.read_bytes()).hexdigest()
+            told = path.stat()
+            found[key] = hashed(path, told.st_mtime_ns, told.st_size, told.st_ino)
     return found
+
+
+@lru_cache(64)
+def hashed(path: Path, *_: int) -> str:
+    """sha256 of a file, which is read again where what the system tells of it has changed."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 StrategyF = TypeVar("StrategyF", bound=Callable[..., Indices])

@@ -98,8 +98,12 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
     events = launch.within(ran, chosen.gpu_hours, chosen.gpus_per_cell or 1.0, say)
     events = tracking.mirrored(events, chosen.tracking, store.folder, say)
 
+    pictured = set[str]()
+
     def pictures(*experiments: grids.Experiment) -> None:
-        for words in gallery.update(experiments, store, fits, tasks):
+        missing = [one for one in experiments if one.name not in pictured]
+        pictured.update(one.name for one in missing)
+        for words in gallery.update(missing, store, fits, tasks):
             say(words)
 
     if local:  # Ray's workers would wait for the driver meanwhile

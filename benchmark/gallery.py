@@ -2,7 +2,7 @@
 
     gallery/EXPERIMENT.npz    arrays alone: read without pickle, and without torch
 
-Written once a run is through, for people: no strategy sees it.
+Written when the last cell of an experiment is through, for people: no strategy sees it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,15 @@ def update(experiments: Sequence[Experiment], store: Store, fits: Fits, tasks: T
         if not cells or (path.exists() and path.stat().st_mtime >= newest):
             continue
         try:
-            task = tasks(experiment.task)
-            if hasattr(task, "annotations") and hasattr(task, "pictures"):
-                write(path, arrays(task, [cell for cell in cells if cell.seed == cells[0].seed], store, fits))
+            picture(path, tasks(experiment.task), [cell for cell in cells if cell.seed == cells[0].seed], store, fits)
         except Exception as error:  # pictures are no reason to fail a run that is through
             yield f"no gallery of {experiment.name}: {type(error).__name__}: {error}"
+
+
+def picture(path: Path, task: Task | Exception, cells: Sequence[Cell], store: Store, fits: Fits) -> None:
+    """Writes one gallery, where the task can tell what its images look like."""
+    if hasattr(task, "annotations") and hasattr(task, "pictures"):
+        write(path, arrays(task, cells, store, fits))
 
 
 def followed(

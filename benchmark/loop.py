@@ -44,10 +44,14 @@ def start(cell: Cell, task: Task) -> Start:
 
 def header(cell: Cell, task: Task, machine: Machine) -> Header:
     """The first line of the cell's records."""
-    held_out = start(cell, task).held_out.tolist()
+    held_out, told = start(cell, task).held_out.tolist(), weights(cell, machine)
+    return Header(cell.key, cell.identity(), task.fingerprint, task.num_pool, task.metric, held_out, weights=told)
+
+
+def weights(cell: Cell, machine: Machine) -> dict[str, dict[str, str]]:
+    """sha256 of the files of weights that the encoders of its strategy read, by the encoder and its parameter."""
     named = [label for plugin, label in cell.strategy.named() if plugin.kind == "encoder"]
-    weights = {label: told for label in named if (told := files(label, machine))}
-    return Header(cell.key, cell.identity(), task.fingerprint, task.num_pool, task.metric, held_out, weights=weights)
+    return {label: told for label in named if (told := files(label, machine))}
 
 
 def run(
@@ -59,7 +63,7 @@ def run(
     """
     if cell.schedule.finished(past):
         return
-    begin = start(cell, task)
+    begin, read = start(cell, task), weights(cell, machine)
     labelled = np.concatenate([np.empty(0, np.int64), *(np.array(record.bought) for record in past)])
     purchases = Purchases(cell, task, fits, begin, labelled[len(begin.initial) :])
     fitted = fit(cell, task, fits, labelled, len(past) - 1) if past else None
@@ -78,6 +82,8 @@ def run(
         ended = cell.schedule.reached(scores)
         cost = task.cost(paid(cell, begin, labelled))
         seconds = {"fit": fitted.seconds, **clock.seconds}
+        if weights(cell, machine) != read:
+            raise ValueError("an encoder's file of weights was exchanged meanwhile: this round is not recorded")
         yield (
             Record(number, len(labelled), bought.tolist(), cost, scores, diagnostics),
             Measured(number, seconds, fitted.shared, peak_mb(machine), device_name(machine), versions()),
@@ -100,7 +106,9 @@ def companion_of(cell: Cell) -> tuple[Companion | None, str]:
     """The strategy's companion and a name for it in the fit's key."""
     plugin = cell.strategy.plugin
     companion = plugin.companion(**cell.strategy.values) if plugin.companion else None
-    return (None, "") if companion is None else (companion, f"{plugin.name} {plugin.version} {companion!r}")
+    others = [(label, other.version) for other, label in cell.strategy.named()]
+    owner = f"{plugin.name} {plugin.version} {companion!r}{others or ''}"
+    return (None, "") if companion is None else (companion, owner)
 
 
 def view(cell: Cell, task: Task, begin: Start, model: torch.nn.Module, labelled: Indices) -> View:

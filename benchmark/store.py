@@ -117,7 +117,7 @@ class Store:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder, self.home = Path(folder), str(Path(folder))
-        self.alike = set[tuple[Path, str]]()  # folders of cells that were all run on these data
+        self.alike = set[tuple[Path, str, str]]()  # folders of cells that were all run on these data and weights
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -174,18 +174,18 @@ class Store:
             os.truncate(path, sound)
 
     def refuse_others(self, path: Path, header: Header) -> None:
-        """ValueError where another cell of the same task and schedule was run on other data, or another seed with other
-        weights in an encoder's file."""
-        experiment = path.parent.parent
-        for sibling in path.parent.glob("*.jsonl") if header.weights else ():
+        """ValueError where another cell of the same task and schedule was run on other data, or with another file of an
+        encoder's weights."""
+        experiment, weights = path.parent.parent, header.weights
+        alike = (experiment, header.data, json.dumps(weights, sort_keys=True))
+        for sibling in experiment.glob("*/*.jsonl") if alike not in self.alike else ():
             lines, *_ = read_lines(sibling)
-            if lines and lines[0].get("weights") != header.weights:
-                raise ValueError(f"{sibling} was written with {OTHER_WEIGHTS}: choose another folder with out=DIR")
-        for sibling in experiment.glob("*/*.jsonl") if (experiment, header.data) not in self.alike else ():
-            lines, *_ = read_lines(sibling)
-            if lines and lines[0].get("data") != header.data:
-                raise ValueError(f"{sibling} was written with other data: choose another folder with out=DIR")
-        self.alike.add((experiment, header.data))
+            old = built(Header, lines[0], sibling) if lines else header
+            exchanged = any(old.weights.get(label, told) != told for label, told in weights.items())
+            if old.data != header.data or exchanged:
+                other = OTHER_WEIGHTS if exchanged else "other data"
+                raise ValueError(f"{sibling} was written with {other}: choose another folder with out=DIR")
+        self.alike.add(alike)
 
     def append(self, cell: str, record: Record, measured: Measured) -> None:
         """Appends one round; measurements first, so that a record is never without them."""

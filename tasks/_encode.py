@@ -85,7 +85,7 @@ class Encodings:
     pool: Pool
     fingerprint: str  # of both
     machine: Machine
-    built: dict[str, Built] = field(default_factory=dict)
+    built: dict[tuple[str, str], Built] = field(default_factory=dict)  # by label and identity
     kept: dict[Path, Encoding] = field(default_factory=dict)
 
     def encode(self, indices: Indices, label: EncoderName) -> Iterator[Encoding]:
@@ -122,16 +122,12 @@ class Encodings:
 
     def encoder(self, label: EncoderName) -> Built:
         """The encoder of that name; it is trained when a shard needs it."""
-        if label not in self.built:
-            parts = (
-                label,
-                identity(label, self.machine),
-                self.fingerprint,
-                torch.__version__,
-                self.machine.device.type,
-            )
-            self.built[label] = Built(label, hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32])
-        return self.built[label]
+        told = identity(label, self.machine)
+        if (label, told) not in self.built:
+            parts = (label, told, self.fingerprint, torch.__version__, self.machine.device.type)
+            name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+            self.built[label, told] = Built(label, told, name)
+        return self.built[label, told]
 
     @torch.no_grad()
     def made(self, number: int, built: Built) -> Encoding:
@@ -153,16 +149,19 @@ class Built:
     """An encoder that is built when it is first used."""
 
     label: EncoderName
+    identity: str
     name: str  # of its folder
     encoder: Encoder | None = None
     seconds: float = 0.0  # of building it, and of its training though that was earlier
 
     def on(self, pool: Pool, machine: Machine) -> Encoder:
-        """The encoder."""
+        """The encoder. ValueError where its file of weights is no longer the one that `identity` tells."""
         if self.encoder is None:
             began = time.perf_counter()
-            self.encoder = encoder(self.label, pool, machine)
-            self.seconds = max(time.perf_counter() - began, getattr(self.encoder, "seconds", 0.0))
+            made = encoder(self.label, pool, machine)
+            if identity(self.label, machine) != self.identity:
+                raise ValueError(f"{self.label}: its file of weights was exchanged while it was read")
+            self.encoder, self.seconds = made, max(time.perf_counter() - began, getattr(made, "seconds", 0.0))
         return self.encoder
 
 

@@ -209,16 +209,39 @@ def test_a_damaged_shard_is_made_anew_and_other_images_have_their_own(tmp_path: 
     assert len(list(tmp_path.glob("encodings/*"))) == 3
 
 
+def tiny_network(size: int) -> torch.nn.Module:
+    network: torch.nn.Module = Vit(CPU, "vit_tiny_patch16_224", "none", size).network
+    return network
+
+
+def keep(network: torch.nn.Module, shift: float, path: Path) -> None:
+    save_file({name: value + shift for name, value in network.state_dict().items()}, path)
+
+
 def test_weights_name_the_cache_by_their_content(tmp_path: Path) -> None:
     machine, images = replace(CPU, scratch=tmp_path, data=tmp_path), photographs(3, 8)
     label = "vit[model=vit_tiny_patch16_224,size=32,weights=own.safetensors]"
-    made = []
+    made, network = [], tiny_network(32)
     for shift in (0.0, 0.1):
-        network = Vit(CPU, "vit_tiny_patch16_224", "none", 32).network
-        save_file({name: value + shift for name, value in network.state_dict().items()}, tmp_path / "own.safetensors")
+        keep(network, shift, tmp_path / "own.safetensors")
         made.append(joined(encodings(machine, images).encode(np.arange(3), label))[2])
     assert not torch.equal(*made)
     assert len(list(tmp_path.glob("encodings/*"))) == 2
+
+
+def test_weights_that_are_exchanged_are_read_anew_or_refused(tmp_path: Path) -> None:
+    machine, images = replace(CPU, scratch=tmp_path, data=tmp_path), photographs(3, 8)
+    label, network = "vit[model=vit_tiny_patch16_224,size=32,weights=own.safetensors]", tiny_network(32)
+    shards, made = encodings(machine, images), []
+    for shift in (0.0, 0.1):
+        keep(network, shift, tmp_path / "own.safetensors")
+        made.append(joined(shards.encode(np.arange(3), label))[2])
+    assert not torch.equal(*made)
+    built = shards.encoder(label)
+    built.encoder = None
+    keep(network, 0.2, tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match="its file of weights was exchanged while it was read"):
+        built.on(InMemory(images), machine)
 
 
 def test_images_of_any_size_are_squashed() -> None:

@@ -14,7 +14,7 @@ from _cells import bytes_of, cell, run
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from benchmark import loop, progress
+from benchmark import launch, loop, plugins, progress
 from benchmark.api import Machine
 from benchmark.fits import Fits
 from benchmark.grid import Cell
@@ -240,6 +240,28 @@ def test_an_encoders_file_of_weights_is_not_exchanged_in_mid_run(tmp_path: Path)
     assert all("was written with another file of an encoder's weights" in failure.line for failure in events)
     assert len(events) == 2
     assert bytes_of(tmp_path / "run") == before
+
+
+def test_a_round_is_not_recorded_where_the_weights_were_exchanged_before_it(tmp_path: Path) -> None:
+    network = Vit(Machine(torch.device("cpu")), "vit_tiny_patch16_224", "none", 32).network
+    save_file(network.state_dict(), path := tmp_path / "own.safetensors")
+    like = f"geal[k=3,encoder=vit[model=vit_tiny_patch16_224,size=32,weights={path}]]"
+    one, machine = cell(f"matched_random[like={like}]"), Machine(torch.device("cpu"))
+    task = launch.build(one.task, machine)
+    assert list(loop.header(one, task, machine).weights) == [like.removeprefix("geal[k=3,encoder=")[:-1]]
+    rounds = loop.run(one, task, Fits(tmp_path / "fits", 1, "cpu"), machine)
+    assert next(rounds)[0].round == 0
+    save_file({name: value + 0.1 for name, value in network.state_dict().items()}, path)
+    with pytest.raises(ValueError, match="weights was exchanged meanwhile: this round is not recorded"):
+        next(rounds)
+
+
+def test_a_fit_is_named_by_the_version_of_whose_companion_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = cell("matched_random[like=learning_loss]", task="digits")
+    _, before = loop.companion_of(one)
+    plugin = plugins.get("strategy", "learning_loss")
+    monkeypatch.setitem(plugins.REGISTRY["strategy"], "learning_loss", dataclasses.replace(plugin, version=99))
+    assert loop.companion_of(one)[1] != before
 
 
 # --- budgets in boxes -----------------------------------------------------------------------

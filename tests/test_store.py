@@ -74,12 +74,16 @@ def test_records_of_other_settings_or_data_are_refused(store: Store) -> None:
     assert len(store.records(CELL)[1]) == 3
 
 
-def test_the_seeds_of_a_strategy_are_of_one_file_of_weights(tmp_path: Path) -> None:
+def test_an_experiment_is_of_one_file_of_weights_and_of_one_data_set(tmp_path: Path) -> None:
     store, (one, two) = Store(tmp_path), ({"dino": {"weights": told}} for told in ("this", "that"))
     store.start("task/plan/geal/seed-0", dataclasses.replace(HEADER, weights=one))
-    with pytest.raises(ValueError, match=r"seed-0.jsonl was written with another file of an encoder's weights"):
-        store.start("task/plan/geal/seed-1", dataclasses.replace(HEADER, weights=two))
-    assert not store.start("task/plan/geal/seed-1", dataclasses.replace(HEADER, weights=one))
+    for cell in ("geal/seed-1", "coreset/seed-0"):
+        with pytest.raises(ValueError, match=r"seed-0.jsonl was written with another file of an encoder's weights"):
+            store.start(f"task/plan/{cell}", dataclasses.replace(HEADER, weights=two))
+    for weights in (one, {"vit": {"weights": "that"}}, {}):
+        with pytest.raises(ValueError, match=r"was written with other data"):
+            store.start("task/plan/freesel/seed-0", dataclasses.replace(HEADER, data="other", weights=weights))
+        assert not store.start(f"task/plan/{len(str(weights))}/seed-1", dataclasses.replace(HEADER, weights=weights))
     assert not store.start("task/plan/vaal/seed-1", HEADER)
     assert b"weights" not in store.path("task/plan/vaal/seed-1").read_bytes()
 

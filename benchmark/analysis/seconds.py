@@ -14,7 +14,7 @@ class Took:
     strategy: str
     num_runs: int
     fit: float  # as if nobody had shared a fit with it
-    select: float  # without what encodings took
+    select: float  # without what making encodings took
     encode: float  # of a frozen encoder and its training: once, however many rounds and runs use it
     score: float
 
