@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from _cells import bytes_of, cell, run
 from _curves import PLAIN, recorded
 from typer.testing import CliRunner
 
-from benchmark import gallery, launch
+from benchmark import cli, gallery, launch
+from benchmark import grid as grids
 from benchmark.analysis.curves import ours
 from benchmark.analysis.figures import Gallery
 from benchmark.api import Machine
@@ -161,6 +163,32 @@ def test_pictures_are_made_when_an_experiment_ends_from_the_task_that_is_built(t
     assert told == [("first", 8, id(built)), ("second", 12, id(built))]
     assert {path.stem for path in (store.folder / "gallery").iterdir()} == {"first", "second"}
     assert list(gallery.followed([], asked, [], ended)) == []  # nothing was left to do: nothing ends
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built, build, arrays = list[str](), launch.build, gallery.arrays
+
+    def counted(spec: Spec, machine: Machine) -> Any:
+        built.append(spec.label)
+        return build(spec, machine)
+
+    def faulty(*given: Any) -> Any:
+        if fails:
+            raise MemoryError("no room")
+        return arrays(*given)
+
+    monkeypatch.setattr(launch, "build", counted)
+    monkeypatch.setattr(gallery, "arrays", faulty)
+    tasks = "tasks=[digits[epochs=1],digits[epochs=2]]"
+    chosen = grids.settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
+    made = grids.read(chosen)
+    left = launch.rounds_left(made.cells(), Store(tmp_path))
+    assert not cli.work(left, made, Store(tmp_path), chosen)
+    assert built == ["digits[epochs=1]", "digits[epochs=2]"]
+    assert capsys.readouterr().err.count("MemoryError: no room") == 2 * fails
 
 
 def test_boxes_are_drawn_in_the_pixels_of_the_picture(tmp_path: Path) -> None:

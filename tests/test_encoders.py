@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -289,6 +290,23 @@ def test_the_seconds_of_an_encoding_are_told_once_made_and_again_from_the_cache(
     assert min(one["encode"] for one in seconds) > 0
     assert max(one["encode"] for one in seconds) == pytest.approx(min(one["encode"] for one in seconds), rel=0.5)
     assert min(one["select"] for one in seconds) >= 0
+
+
+def test_what_makes_an_encoding_is_no_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that goes on only while a shard is made."""
+    made, clock = Encodings.made, [0.0]
+
+    def slow(self: Encodings, *given: Any) -> Encoding:
+        shard = made(self, *given)
+        clock[0] += 1
+        return replace(shard, seconds=1.0)
+
+    monkeypatch.setattr(Encodings, "made", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    events = run([cell("geal[encoder=patch_pca,k=3]", rounds=2, seed=seed) for seed in (0, 1)], tmp_path)
+    seconds = [event.measured.seconds for event in events if event.record.round]  # type: ignore[union-attr]
+    assert [one["select"] for one in seconds] == [0, 0]  # the first makes them, the second reads them
+    assert min(one["encode"] for one in seconds) > 0.9 * clock[0] > 0
 
 
 @pytest.mark.parametrize(
