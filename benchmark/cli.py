@@ -47,6 +47,8 @@ def run(words: Words = None) -> None:
     store = Store(chosen.out)
     with store.lock():
         left = launch.rounds_left(cells, store)
+        for line in launch.edited(cells, store):
+            say(line)
         store.ask(grid.name, [described(experiment) for experiment in grid.experiments], provenance(words or []))
         try:
             failed = work(left, grid, store, chosen)
@@ -59,8 +61,9 @@ def run(words: Words = None) -> None:
     for line in dict.fromkeys(one.line for one in failed):
         say(f"failed: {line}")
     if failed:
-        again = "nothing recorded is lost; the same command runs what is missing"
-        say(f"{len(failed)} cells failed; tracebacks under {store.folder / 'failures'}; {again}")
+        again = "; the same command runs what is missing" * any(not one.whole_task for one in failed)
+        kept = f"tracebacks under {store.folder / 'failures'}; nothing recorded is lost"
+        say(f"{len(failed)} cells failed; {kept}{again}")
         raise typer.Exit(1)
 
 
@@ -75,10 +78,16 @@ def estimate(grid: grids.Grid, chosen: Settings) -> None:
     store = Store(chosen.out)
     machine = prepared(chosen, store.folder / ".fits")
     fits = Fits(store.folder / ".fits", chosen.cache_gb, device_name(machine))
-    rows = forecast.rows(grid, store, fits, machine, say)
+    store.joined([described(experiment) for experiment in grid.experiments])
+    failed = list[str]()
+    rows = forecast.rows(grid, store, fits, machine, say, failed)
     share = chosen.gpus_per_cell or 1.0
     show(f"to do: grid {grid.name}", [row.told(share) for row in rows], chosen.format)
-    say(forecast.summary(rows, share, device_name(machine)))
+    if rows or not failed:
+        say(forecast.summary(rows, share, device_name(machine)))
+    if failed:
+        say(f"not in these figures, as their pilots failed: {', '.join(failed)}")
+        raise typer.Exit(1)
 
 
 def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Settings) -> list[launch.Failure]:
@@ -118,7 +127,7 @@ def on_ray(cells: list[grids.Cell], store: Store, chosen: Settings) -> Generator
     try:
         from benchmark import ray_launch
     except ImportError as error:
-        raise ValueError("launcher=ray: not installed: pip install 'al-benchmark[ray]'") from error
+        raise ValueError("launcher=ray: not installed: pip install -e '.[ray]'") from error
     return ray_launch.remote(cells, store, chosen)
 
 

@@ -13,6 +13,7 @@ from benchmark.fits import Fits
 from benchmark.grid import Cell, Experiment, Grid
 from benchmark.launch import build, rounds_left
 from benchmark.limits import limited
+from benchmark.schedule import Misfit
 from benchmark.store import Store
 
 
@@ -46,8 +47,11 @@ class Row:
         return {"experiment": self.experiment, "strategy": self.strategy, **counts, **hours}
 
 
-def rows(grid: Grid, store: Store, fits: Fits, machine: Machine, say: Callable[[str], None]) -> list[Row]:
-    """A row for each strategy that has cells to do, in the grid's order.
+def rows(
+    grid: Grid, store: Store, fits: Fits, machine: Machine, say: Callable[[str], None], failed: list[str]
+) -> list[Row]:
+    """A row for each strategy that has cells to do, in the grid's order; those whose pilot fails join `failed`. Raises
+    Misfit.
 
     The pace of a strategy is that of the rounds it has recorded; where there are none, of a pilot: the fit of round 0,
     its scoring and one selection, whose fit the run then finds in the cache. A fit takes as long as it has images.
@@ -55,7 +59,8 @@ def rows(grid: Grid, store: Store, fits: Fits, machine: Machine, say: Callable[[
     cells = grid.cells()
     left = rounds_left(cells, store)
     shared = {opening(cell) for cell in cells if left.get(cell, 0) < cell.schedule.rounds}
-    return [row for one in grid.experiments for row in of_experiment(one, left, shared, store, fits, machine, say)]
+    given = left, shared, store, fits, machine, say, failed
+    return [row for one in grid.experiments for row in of_experiment(one, *given)]
 
 
 def of_experiment(
@@ -66,8 +71,10 @@ def of_experiment(
     fits: Fits,
     machine: Machine,
     say: Callable[[str], None],
+    failed: list[str],
 ) -> Iterator[Row]:
-    """The rows of one experiment; its cells leave `left`, and first fits that are counted join `shared`."""
+    """The rows of one experiment; its cells leave `left`, first fits that are counted join `shared`, and strategies
+    whose pilot failed join `failed`. Raises Misfit."""
     task: Task | Exception | None = None
     for strategy in experiment.strategies:
         cells = {cell: left.pop(cell) for cell in experiment.cells() if cell.strategy == strategy and cell in left}
@@ -80,8 +87,11 @@ def of_experiment(
                 raise task
             try:
                 pace = pilot(next(iter(cells)), task, fits, machine)
+            except Misfit:
+                raise
             except Exception as error:
                 say(f"pilot: {experiment.name} {strategy.label} failed: {type(error).__name__}: {error}")
+                failed.append(f"{experiment.name} {strategy.label}")
                 continue
             told = f"fit {1000 * pace.fit:.3g} ms an image, score {pace.score:.3g} s, select {pace.select:.3g} s"
             say(f"pilot: {experiment.name} {strategy.label}: {told}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -13,6 +13,8 @@ from benchmark import loop
 from benchmark.api import Machine, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Spec
+from benchmark.plugins import Plugin
+from benchmark.schedule import Misfit
 from benchmark.store import Measured, Record, Store, Unwritable
 
 
@@ -50,7 +52,7 @@ class Failure:
 
     cell: Cell
     error: Exception
-    whole_task: bool  # the task itself cannot be had, so none of its cells can run
+    whole_task: bool  # the task cannot be had, or not under this schedule: none of such cells can run
 
     @property
     def line(self) -> str:
@@ -83,6 +85,17 @@ def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
     return left
 
 
+def edited(cells: Sequence[Cell], store: Store) -> Iterator[str]:
+    """A line a strategy whose code is no longer what its records were made with, though its version is."""
+    other = Counter[Plugin]()
+    for cell in cells:
+        other[cell.strategy.plugin] += bool(store.codes(cell.path) - {cell.strategy.plugin.code()})
+    for plugin, number in (+other).items():
+        told = f"{plugin.name} was edited since {number} of its cells were recorded"
+        kept = "their rounds stay; to run it anew, raise its version and choose another folder with out=DIR"
+        yield f"{told}, but is still version {plugin.version}: {kept}"
+
+
 class Tasks:
     """The tasks on a machine, built when they are asked for, one in memory at a time."""
 
@@ -107,7 +120,8 @@ def local(cells: Sequence[Cell], store: Store, fits: Fits, tasks: Tasks) -> Gene
         except Unwritable:
             raise
         except Exception as error:  # the one place where a cell's failure is caught
-            failure = Failure(cell, error, whole_task=error is tasks.built.get(cell.task.label))
+            whole_task = isinstance(error, Misfit) or error is tasks.built.get(cell.task.label)
+            failure = Failure(cell, error, whole_task)
             store.fail(cell.path, failure.trace)
             free(error)
             yield failure

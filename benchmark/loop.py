@@ -20,6 +20,7 @@ from benchmark.api import Companion, EncodingTime, Indices, Machine, Task, View,
 from benchmark.fits import Fit, Fits
 from benchmark.grid import Cell
 from benchmark.limits import limited
+from benchmark.schedule import Misfit
 from benchmark.seeds import seed
 from benchmark.store import Header, Measured, Record
 
@@ -33,10 +34,10 @@ class Start:
 
 
 def start(cell: Cell, task: Task) -> Start:
-    """The initial and the held-out draw, from the two ends of one permutation of the pool."""
+    """The initial and the held-out draw, from the two ends of one permutation of the pool. Raises Misfit."""
     cell.schedule.check_fits(task.num_pool)
     if cell.schedule.budget_in == "boxes" and "boxes" not in task.cost(np.arange(1)):
-        raise ValueError(f"budget_in=boxes: {cell.task.label} counts no boxes, only images: budget_in=images")
+        raise Misfit(f"budget_in=boxes: {cell.task.label} counts no boxes, only images: budget_in=images")
     order = np.random.default_rng(seed("initial", cell.task.name, cell.seed)).permutation(task.num_pool)
     cut = task.num_pool - cell.schedule.validation
     return Start(order[: cell.schedule.initial], np.sort(order[cut:]))
@@ -63,7 +64,7 @@ def run(
     """
     if cell.schedule.finished(past):
         return
-    begin, read = start(cell, task), weights(cell, machine)
+    begin, read, code = start(cell, task), weights(cell, machine), cell.strategy.plugin.code()
     labelled = np.concatenate([np.empty(0, np.int64), *(np.array(record.bought) for record in past)])
     purchases = Purchases(cell, task, fits, begin, labelled[len(begin.initial) :])
     fitted = fit(cell, task, fits, labelled, len(past) - 1) if past else None
@@ -86,7 +87,7 @@ def run(
             raise ValueError("an encoder's file of weights was exchanged meanwhile: this round is not recorded")
         yield (
             Record(number, len(labelled), bought.tolist(), cost, scores, diagnostics),
-            Measured(number, seconds, fitted.shared, peak_mb(machine), device_name(machine), versions()),
+            Measured(number, seconds, fitted.shared, peak_mb(machine), device_name(machine), versions(), code),
         )
         if ended:
             return

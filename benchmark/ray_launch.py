@@ -26,7 +26,7 @@ from benchmark.cli import prepared
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Settings, Spec
 from benchmark.launch import Event, Failure, Round, Started, build
-from benchmark.schedule import Schedule
+from benchmark.schedule import Misfit, Schedule
 from benchmark.store import Header, Measured, Record, Store, Unwritable
 
 RETRIES = 3  # of a cell whose worker is lost, and of starting a worker at all
@@ -110,7 +110,7 @@ class Worker:
                 return Fault.of(task, whole_task=True)
             return loop.header(cell, task, self.here())
         except Exception as error:
-            return Fault.of(error)
+            return Fault.of(error, whole_task=isinstance(error, Misfit))
 
     def rounds(self, order: Order, past: Sequence[Record]) -> Iterator[tuple[Record, Measured] | Fault]:
         """The rounds that `past` lacks of a cell that was opened."""

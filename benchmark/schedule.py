@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 BAND = re.compile(r"([A-Za-z_]\w*) +(\d+(?:\.\d+)?) +\+- +(\d+(?:\.\d+)?)", re.ASCII)
 
 
+class Misfit(ValueError):
+    """A schedule that a task cannot serve."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How many labels when. `rounds` counts the fits, at most; between two of them `budget` labels are bought.
@@ -81,12 +85,12 @@ class Schedule:
         return {one.name: value for one, value in values if one.name not in later or value != one.default}
 
     def check_fits(self, num_pool: int) -> None:
-        """ValueError where the pool is smaller than what the schedule buys; of boxes, only the start is known."""
+        """Misfit where the pool is smaller than what the schedule buys; of boxes, only the start is known."""
         boxes = self.budget_in == "boxes"
         wanted = self.initial + self.validation + (0 if boxes else self.budget * self.num_purchases)
         lower = "initial= or validation=" if boxes else "rounds=, budget=, initial= or validation="
         if wanted > num_pool:
-            raise ValueError(f"the schedule {self.label} buys {wanted} labels of a pool of {num_pool}: lower {lower}")
+            raise Misfit(f"the schedule {self.label} buys {wanted} labels of a pool of {num_pool}: lower {lower}")
 
     def reached(self, scores: Mapping[str, float]) -> bool:
         """Whether a round with these scores is in the band of `until`, or past it. ValueError without that score."""

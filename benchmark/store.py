@@ -71,6 +71,7 @@ class Measured:
     peak_mb: float  # of the process, or of the GPU
     device: str
     versions: dict[str, str]
+    code: str = ""  # `Plugin.code` of the strategy
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,11 @@ class Store:
         by_round = {number: name for text in texts for name, number in DEVICE.findall(text)}  # the last of each round
         return {json.loads(name) for name in set(by_round.values())}
 
+    def codes(self, cell: str) -> set[str]:
+        """The codes of a strategy that its rounds ran with, without reading the rest of its measurements."""
+        _, texts, _ = sound_lines(self.place(cell, "measured"))
+        return {code.decode() for text in texts for code in CODE.findall(text)}
+
     def fail(self, cell: str, trace: str) -> None:
         """Keeps the traceback of a failed cell, as far as the disk lets it."""
         path = self.path(cell, "failures", ".txt")
@@ -260,10 +266,15 @@ class Store:
         run: what tells how they were run, kept once.
         """
         path = self.folder / "grid.json"
-        old_manifest = self.manifest() if path.exists() else {"experiments": []}
-        runs = old_manifest.get("runs", [])
+        runs = self.manifest().get("runs", []) if path.exists() else []
         runs += [dict(run)] if run is not None and dict(run) not in runs else []
-        asked = {
+        manifest = {"schema": SCHEMA, "grid": grid, "runs": runs, "experiments": self.joined(experiments)}
+        replace(path, json.dumps(manifest, indent=1) + "\n")
+
+    def joined(self, experiments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The experiments of the manifest that have records, and these. ValueError as `ask`."""
+        old_manifest = self.manifest() if (self.folder / "grid.json").exists() else {"experiments": []}
+        asked: dict[str, Mapping[str, Any]] = {
             e["name"]: e
             for e in old_manifest["experiments"]
             if any(self.path(cell["path"]).exists() for cell in e["cells"])
@@ -278,8 +289,7 @@ class Store:
                     )
             cells = {cell["path"]: cell for cell in [*old["cells"], *new["cells"]]}
             asked[new["name"]] = {**new, "cells": list(cells.values())}
-        manifest = {"schema": SCHEMA, "grid": grid, "runs": runs, "experiments": list(asked.values())}
-        replace(path, json.dumps(manifest, indent=1) + "\n")
+        return list(asked.values())
 
 
 def slug(label: str) -> str:
@@ -358,6 +368,7 @@ def as_record(line: dict[str, Any], path: str | Path) -> Record:
 
 # Device and round in a body of Measured, whose keys are sorted.
 DEVICE = re.compile(rb'"device": ("(?:[^"\\]|\\.)*").*?"round": (\d+)')
+CODE = re.compile(rb'"code": "([0-9a-f]{16})"')
 OPENING, CLOSING = b'{"body": ', b', "sha256": "%s"}\n'  # around a body and its checksum
 
 

@@ -35,7 +35,7 @@ def wandb_module() -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise ValueError("tracking=wandb: not installed: pip install 'al-benchmark[wandb]'") from error
+        raise ValueError("tracking=wandb: not installed: pip install -e '.[wandb]'") from error
     return wandb
 
 

@@ -23,7 +23,7 @@ from benchmark.fits import Fits
 from benchmark.grid import Experiment, Spec
 from benchmark.schedule import Schedule
 from benchmark.seeds import seed
-from benchmark.store import Header, Measured, Record, Store
+from benchmark.store import Header, Measured, Record, Store, seal
 
 
 def told(*words: str, code: int = 0) -> str:
@@ -78,8 +78,33 @@ def test_explain_tells_command_seeds_indices_cost_and_versions(tmp_path: Path) -
     for part in (command, "digits version 1 epochs=3", "numpy 2; on cpu", "6 labelled, paid 6 images; accuracy 63"):
         assert part in text
     assert "bought 53 54" in text
+    assert text == told("explain", str(store.path("made/mine/seed-1")), f"out={store.folder}")
     assert f"seeds fit {seed('fit', 'digits', 1, 1)}, select {seed('select', 'digits', 1, 'mine', 1)}" in text
     assert "select 0.01 s" in text
+
+
+def test_explain_repeats_what_the_machine_was_told(tmp_path: Path) -> None:
+    store = recorded(tmp_path, PLAIN)
+    manifest = json.loads((tmp_path / "grid.json").read_text())
+    lines = ("run threads=9", "run grid=made 'plugins=my plug' data=/d rounds=3 deterministic=true out=x")
+    manifest["runs"] = [{"command": f"python -m benchmark {line}"} for line in lines]
+    (store.folder / "grid.json").write_text(json.dumps(manifest))
+    line = told("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
+    assert line.endswith(f"validation=2 out={store.folder} 'plugins=my plug' data=/d deterministic=true")
+
+
+def test_compare_says_what_was_paid_and_when_nothing_differs(tmp_path: Path) -> None:
+    store = recorded(tmp_path, {**PLAIN, "twin": PLAIN["mine"]})
+    lines = told("compare", "twin", "mine", f"out={store.folder}").splitlines()
+    assert "paid" not in lines[1]
+    assert lines[4] == "undecided: 3 seeds without a difference"
+    for number in range(3):
+        path = store.path(f"made/twin/seed-{number}")
+        header, *rounds = [json.loads(line)["body"] for line in path.read_bytes().splitlines()]
+        dearer = [one | {"cost": {"images": one["cost"]["images"] + 2}} for one in rounds]
+        path.write_bytes(b"".join(seal(one) for one in (header, *dearer)))
+    lines = told("compare", "twin", "mine", f"out={store.folder}").splitlines()
+    assert lines[1].startswith("accuracy at 8 images (paid: 10 and 8 images): +0.00")
 
 
 def test_statistics_refuse_what_does_not_pair_and_go_on(tmp_path: Path) -> None:

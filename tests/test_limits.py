@@ -26,12 +26,12 @@ from benchmark.store import Measured, Record, Store
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", "rounds=3"]
 
 
-def command(*words: object) -> None:
-    """The command line in this process, as if typed."""
+def command(*words: object, code: int = 0) -> None:
+    """The command line in this process, as if typed; code: the exit status."""
     sys.argv = ["benchmark", *map(str, words)]
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == 0
+    assert ended.value.code == code
 
 
 # --- select_timeout ---------------------------------------------------------------------------
@@ -190,6 +190,60 @@ def test_a_forecast_counts_what_a_run_then_does(tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     command("run", *words, "dry_run=true")
     assert "0 cells, 0 rounds, 0 fits (nothing is left to do): 0 hours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dry", [[], ["dry_run=true"]])
+def test_a_schedule_that_a_pool_is_too_small_for_is_one_line(
+    dry: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMALL, "strategies=[random,margin]", "seeds=2", f"out={tmp_path}", "threads=1", *dry]
+    for much, says in (("initial=5000", "of a pool of 1297: lower"), ("budget_in=boxes", "counts no boxes")):
+        command("run", *words, much, code=2)
+        told = capsys.readouterr()
+        assert says in told.err.splitlines()[-1]
+        assert told.err.count(says) == 1
+        assert not told.out
+    assert not bytes_of(tmp_path)
+
+
+def test_a_dry_run_refuses_a_folder_of_another_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SMALL, "strategies=[random]", "seeds=1", f"out={tmp_path}", "threads=1"]
+    command("run", *words)
+    before = (tmp_path / "grid.json").read_bytes()
+    command("run", *words, "rounds=2", "dry_run=true", code=2)
+    assert "choose another folder with out=DIR" in capsys.readouterr().err
+    assert (tmp_path / "grid.json").read_bytes() == before
+
+
+def test_a_pilot_that_fails_is_said_and_the_rest_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SMALL, "strategies=[random,faulty]", "seeds=1", f"out={tmp_path}", "threads=1", "dry_run=true"]
+    (tmp_path / "plug").mkdir()
+    code = "from benchmark.api import Indices, View, register\nimport numpy as np\n\n\n@register(version=1)\n"
+    code += "def faulty(view: View, budget: int, rng: np.random.Generator) -> Indices:\n    raise KeyError('never')\n"
+    (tmp_path / "plug" / "faulty.py").write_text(code)
+    command("run", *words, f"plugins={tmp_path}/plug", code=1)
+    plugins.REGISTRY["strategy"].pop("faulty")
+    err = capsys.readouterr().err
+    assert "1 cells, 3 rounds" in err
+    assert "not in these figures, as their pilots failed: digits[epochs=2] faulty" in err
+
+
+def test_an_edited_strategy_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SMALL, "seeds=1", f"out={tmp_path}/run", "threads=1", f"plugins={tmp_path}", "strategies=[random,edited]"]
+    code = "from benchmark.api import Indices, View, register\nimport numpy as np\n\n\n@register(version={})\n"
+    code += 'def edited(view: View, budget: int, rng: np.random.Generator) -> Indices:\n    """{}"""\n'
+    code += "    return view.unlabelled[{}:][:budget]\n"
+    says = "edited was edited since 1 of its cells were recorded, but is still version 1"
+    edits = [(1, "One.", 0, ""), (1, "Two.", 0, ""), (1, "Two.", 9, says), (2, "", 9, "")]
+    for version, words_of_it, begin, told in edits:
+        (tmp_path / "edited.py").write_text(code.format(version, words_of_it, begin))
+        plugins.REGISTRY["strategy"].pop("edited", None)
+        command("run", *words, code=2 * (version - 1))
+        err = capsys.readouterr().err
+        assert told in err
+        assert ("was edited" in err) == bool(told)
+    plugins.REGISTRY["strategy"].pop("edited")
+    assert "written with other settings or plug-in versions" in err
 
 
 def test_a_forecast_of_a_run_that_began_reads_its_pace_off_the_records(tmp_path: Path) -> None:

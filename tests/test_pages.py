@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 
 from benchmark import pages, plugins
 from benchmark.api import EncoderName, Indices, View
-from benchmark.plugins import Plugin
+from benchmark.plugins import Plugin, plain
+from tasks._detection_recipe import DetectorRecipe
+from tasks._recipe import Recipe
 
 HOME = Path(__file__).parent.parent
 plugins.discover()
@@ -62,3 +65,17 @@ def test_a_docstring_falls_into_its_parts() -> None:
     assert "| `share` | must be given | Two at once" in page
     assert "**Asks the task for:** `encode`. **Version** 1." in page
     assert "## Measured" not in page
+
+
+@pytest.mark.parametrize(("heading", "recipe"), [("classifiers", Recipe()), ("detectors", DetectorRecipe())])
+def test_the_recipes_page_tells_the_defaults(heading: str, recipe: object) -> None:
+    """`name`, `other` | value, value | ...: what is told behind a value, after a space or a colon, is prose."""
+    page = (HOME / "docs" / "recipes.md").read_text().split(f"# Recipes: how the {heading} are trained")[1]
+    rows = [line.split(" | ") for line in page.split("| parameter |")[1].split("\n\n")[0].splitlines()[2:]]
+    told = dict[str, str]()
+    for names, values, *_ in rows:
+        told |= dict(zip(re.findall(r"`(\w+)`", names), values.split(", "), strict=True))
+    assert len(told) > 20
+    for name, text in told.items():
+        value, word = getattr(recipe, name), re.split(r"[ :]", text)[0]
+        assert (float(word) == value) if type(value) in (int, float) else (word == plain(value)), name

@@ -118,9 +118,7 @@ def test_without_ray_it_is_one_line(
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "error: launcher=ray: not installed: pip install 'al-benchmark[ray]'"
-    )
+    assert capsys.readouterr().err.splitlines()[-1] == ("error: launcher=ray: not installed: pip install -e '.[ray]'")
 
 
 class Slow:

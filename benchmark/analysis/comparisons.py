@@ -48,6 +48,7 @@ class Comparison:
     why_not: str  # why there is no saving
     level: float
     spread: float  # standard deviation of the paired differences of areas
+    paid: dict[str, tuple[float, float]]  # labels paid up to the last round, where they differ: images, boxes
 
     @property
     def detectable(self) -> float:
@@ -73,6 +74,8 @@ class Comparison:
         if self.verdict != "undecided":
             return ""
         number, alpha = len(self.pairs.seeds), 1 - self.level
+        if not self.spread and not self.area.value and number > 1:
+            return f"{seeds(number)} without a difference"
         if math.isinf(self.detectable):
             least = math.ceil(1 + math.log2(self.family / alpha) - 1e-9)
             among = f" in one of {self.family} comparisons" if self.family > 1 else ""
@@ -106,8 +109,15 @@ def compare(experiment: Experiment, strategy: str, against: str, price: Price, l
         place(experiment, first, last),
         stats.student(final_S, level), float(p_2[0]), (float(mine_S.mean()), float(theirs_S.mean())),
         stats.student(area_S, level), float(p_2[1]), float(p_2[1]), 1, saving, why_not, level,
-        float(area_S.std(ddof=1)) if len(area_S) > 1 else 0.0,
+        float(area_S.std(ddof=1)) if len(area_S) > 1 else 0.0, unequal(first, second, last),
     )  # fmt: skip
+
+
+def unequal(first: Curve, second: Curve, last: int) -> dict[str, tuple[float, float]]:
+    """The mean labels paid up to a round, of the kinds of which the two paid unequally many."""
+    both = {kind: (mean(first.cost[kind]), mean(second.cost[kind])) for kind in first.cost.keys() & second.cost.keys()}
+    paid = {kind: (float(one[last]), float(other[last])) for kind, (one, other) in sorted(both.items())}
+    return {kind: pair for kind, pair in paid.items() if pair[0] != pair[1] and np.isfinite(pair).all()}
 
 
 def place(experiment: Experiment, curve: Curve, last: int) -> str:
@@ -156,11 +166,17 @@ def lines(one: Comparison, places: int) -> list[str]:
     holm = f", Holm {one.holm_p:.3g} over {one.family} tasks" if one.family > 1 else ""
     return [
         f"{one.strategy} against {one.against} on {one.task}: {seeds(len(one.pairs.seeds))}, paired{alone}",
-        f"{one.metric} at {one.at}: {shown(one.final, places, '+')}, p {one.final_p:.3g} (sign flips)",
+        f"{one.metric} at {one.at}{charged(one)}: {shown(one.final, places, '+')}, p {one.final_p:.3g} (sign flips)",
         f"area under the curve: {shown(one.area, places, '+')}, p {one.area_p:.3g}{holm}",
         saving_line(one, places),
         f"{one.verdict}{': ' * bool(one.why)}{one.why}",
     ]
+
+
+def charged(one: Comparison) -> str:
+    """What the two paid where they did not pay the same, which areas and their tests leave aside."""
+    told = [f"{mine:,.0f} and {theirs:,.0f} {kind}" for kind, (mine, theirs) in one.paid.items()]
+    return f" (paid: {', '.join(told)})" if told else ""
 
 
 def saving_line(one: Comparison, places: int) -> str:

@@ -10,6 +10,8 @@ from benchmark.analysis.curves import Experiment, Run
 from benchmark.plugins import unknown
 from benchmark.seeds import seed
 
+MACHINE = ("data", "plugins", "device", "threads", "deterministic")  # settings beside the grid's that a cell may need
+
 
 def find(experiments: Sequence[Experiment], cell: str) -> tuple[Experiment, Run]:
     """The run of that path, or of `EXPERIMENT STRATEGY SEED` joined by slashes; the end of a path will do where it is
@@ -17,7 +19,9 @@ def find(experiments: Sequence[Experiment], cell: str) -> tuple[Experiment, Run]
     known = [(one, run) for one in experiments for run in one.runs]
     names = {run.path: f"{one.title}/{run.strategy}/seed-{run.seed}" for one, run in known}
     wanted = cell.strip("/").removesuffix(".jsonl").removeprefix("cells/")
+    own = Path(cell).resolve()
     exact = [(one, run) for one, run in known if wanted in (run.path, names[run.path])]
+    exact = exact or [(one, run) for one, run in known if own.is_file() and run.file.resolve() == own]
     found = exact or [(one, run) for one, run in known if f"/{run.path}".endswith(f"/{wanted}")]
     if len({run.path for _, run in found}) != 1:
         if found:
@@ -49,12 +53,15 @@ def lines(experiment: Experiment, run: Run) -> Iterator[str]:
 
 
 def command(experiment: Experiment, run: Run, folder: Path) -> str:
-    """The words that run this cell alone, in the folder that it is in."""
+    """The words that run this cell alone, in the folder that it is in; the machine's settings are those of the last
+    command there."""
     assert experiment.schedule is not None
     told = {key: value for key, value in experiment.schedule.identity().items() if value != ""}
     words = [f"grid={experiment.source}", f"tasks=[{experiment.title}]", f"strategies=[{run.strategy}]"]
     words += [f"seeds=[{run.seed}]", *(f"{key}={value}" for key, value in told.items()), f"out={folder}"]
-    return shlex.join(words)
+    last = [str(one.get("command", "")) for one in run.store.manifest().get("runs", [])][-1:]
+    given = [word for line in last for word in shlex.split(line) if word.partition("=")[0] in MACHINE]
+    return shlex.join([*words, *given])
 
 
 def rounds(run: Run) -> Iterator[str]:

@@ -752,7 +752,7 @@ def pool_map(experiment: Experiment, gallery: Gallery) -> Figure | None:
         figure,
         f"{experiment.title}: what was bought",
         "t-SNE of features",
-        f"{len(at_N2)} images",
+        f"{len(at_N2):,} of {max(run.header.num_pool for run in runs.values() if run.header):,} images",
         "lowest seed",
         free=1.0,
     )
