@@ -107,7 +107,7 @@ def test_cells_side_by_side_keep_their_runs(fake: Fake, events: list[Event], tmp
 
 def test_without_wandb_it_is_one_line(events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"pip install 'al-benchmark\[wandb\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[wandb\]'"):
         list(tracking.mirrored(events, "wandb", tmp_path, print))
     assert list(tracking.mirrored(events, "none", tmp_path, print)) == events
     assert any(isinstance(event, Failure) for event in events)
