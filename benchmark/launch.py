@@ -89,7 +89,8 @@ def edited(cells: Sequence[Cell], store: Store) -> Iterator[str]:
     """A line a strategy whose code is no longer what its records were made with, though its version is."""
     other = Counter[Plugin]()
     for cell in cells:
-        other[cell.strategy.plugin] += bool(store.codes(cell.path) - {cell.strategy.plugin.code()})
+        if code := cell.strategy.plugin.code():
+            other[cell.strategy.plugin] += bool(store.codes(cell.path) - {code})
     for plugin, number in (+other).items():
         told = f"{plugin.name} was edited since {number} of its cells were recorded"
         kept = "their rounds stay; to run it anew, raise its version and choose another folder with out=DIR"

@@ -116,8 +116,11 @@ class Plugin:
     @cache  # noqa: B019
     def code(self) -> str:
         """A hash of what its file does, comments and docstrings aside: it tells that a plug-in was edited where nobody
-        raised its version."""
-        tree = ast.parse(source(self).read_bytes())
+        raised its version. "" where there is no file, as in a notebook."""
+        try:
+            tree = ast.parse(source(self).read_bytes())
+        except (OSError, SyntaxError, TypeError):
+            return ""
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:] or [ast.Pass()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -242,7 +243,9 @@ def test_an_edited_strategy_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
         err = capsys.readouterr().err
         assert told in err
         assert ("was edited" in err) == bool(told)
-    plugins.REGISTRY["strategy"].pop("edited")
+    (tmp_path / "edited.py").unlink()
+    gone = plugins.REGISTRY["strategy"].pop("edited")
+    assert (gone.code(), dataclasses.replace(gone, needs=()).code()) == (gone.code(), "")
     assert "written with other settings or plug-in versions" in err
 
 
