@@ -91,6 +91,10 @@ def test_explain_repeats_what_the_machine_was_told(tmp_path: Path) -> None:
     (store.folder / "grid.json").write_text(json.dumps(manifest))
     line = told("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
     assert line.endswith(f"validation=2 out={store.folder} 'plugins=my plug' data=/d deterministic=true")
+    for runs in (["no table"], 3, [{"command": "run 'data=x"}], [{}], []):  # as from somebody else's folder
+        (store.folder / "grid.json").write_text(json.dumps(manifest | {"runs": runs}))
+        line = told("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
+        assert line.endswith(f"validation=2 out={store.folder}")
 
 
 def test_compare_says_what_was_paid_and_when_nothing_differs(tmp_path: Path) -> None:

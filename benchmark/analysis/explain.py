@@ -19,9 +19,9 @@ def find(experiments: Sequence[Experiment], cell: str) -> tuple[Experiment, Run]
     known = [(one, run) for one in experiments for run in one.runs]
     names = {run.path: f"{one.title}/{run.strategy}/seed-{run.seed}" for one, run in known}
     wanted = cell.strip("/").removesuffix(".jsonl").removeprefix("cells/")
-    own = Path(cell).resolve()
     exact = [(one, run) for one, run in known if wanted in (run.path, names[run.path])]
-    exact = exact or [(one, run) for one, run in known if own.is_file() and run.file.resolve() == own]
+    if not exact and Path(cell).is_file():
+        exact = [(one, run) for one, run in known if run.file.resolve() == Path(cell).resolve()]
     found = exact or [(one, run) for one, run in known if f"/{run.path}".endswith(f"/{wanted}")]
     if len({run.path for _, run in found}) != 1:
         if found:
@@ -59,9 +59,15 @@ def command(experiment: Experiment, run: Run, folder: Path) -> str:
     told = {key: value for key, value in experiment.schedule.identity().items() if value != ""}
     words = [f"grid={experiment.source}", f"tasks=[{experiment.title}]", f"strategies=[{run.strategy}]"]
     words += [f"seeds=[{run.seed}]", *(f"{key}={value}" for key, value in told.items()), f"out={folder}"]
-    last = [str(one.get("command", "")) for one in run.store.manifest().get("runs", [])][-1:]
-    given = [word for line in last for word in shlex.split(line) if word.partition("=")[0] in MACHINE]
-    return shlex.join([*words, *given])
+    return shlex.join([*words, *(word for word in last(run) if word.partition("=")[0] in MACHINE)])
+
+
+def last(run: Run) -> list[str]:
+    """The words of the last command in a run's folder; none where the manifest does not tell them."""
+    try:
+        return shlex.split(run.store.manifest()["runs"][-1]["command"])
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return []
 
 
 def rounds(run: Run) -> Iterator[str]:
