@@ -186,7 +186,11 @@ class Task(Protocol):
         """A model trained from scratch on the set `labelled` (its order must not matter), in eval mode."""
 
     def score(self, model: nn.Module) -> dict[str, float]:
-        """Scores on the test set, `metric` among them. Loop only."""
+        """Scores on the test set, `metric` among them. Loop only.
+
+        A task that has classes tells `num_predicted_classes` and `num_test_classes` too: how many the model predicts on
+        the test set, and how many there are. By these the audit names a model that predicts one class, or no box.
+        """
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """What the labels of these images cost: "images", and "boxes" for a detector. Loop only."""

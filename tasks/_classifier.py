@@ -103,11 +103,11 @@ class Classifier:
         return network
 
     def score(self, model: nn.Module) -> dict[str, float]:
-        """accuracy: per cent of the test set; nll: its mean negative log likelihood, in nats."""
+        """accuracy: per cent of the test set; balanced_accuracy: the mean of each class's own; nll: the mean negative
+        log likelihood, in nats; how many classes are predicted, and how many there are."""
         logits_NC, _ = self._forward(model, self._test_images, self._batches(np.arange(self.num_test())))
-        num_right = (logits_NC.argmax(1) == self._test_labels).sum().item()
         nll = F.cross_entropy(logits_NC, self._test_labels)
-        return {"accuracy": 100.0 * (num_right / self.num_test()), "nll": nll.item()}
+        return {**rates(logits_NC.argmax(1), self._test_labels, self.num_classes), "nll": nll.item()}
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """One label an image."""
@@ -290,6 +290,20 @@ def predictions(logits_NC: Tensor) -> Predictions:
     """One prediction an image."""
     image_N = torch.arange(len(logits_NC), device=logits_NC.device)
     return Predictions(logits_NC.softmax(1), image_N, len(logits_NC))
+
+
+def rates(found_N: Tensor, true_N: Tensor, num_classes: int) -> dict[str, float]:
+    """What share of the images and, on average, of each class that is there is found to be what it is, in per cent; and
+    how many classes are found, and how many are there."""
+    right_N = found_N == true_N
+    num_C = true_N.bincount(minlength=num_classes)
+    right_C, there_C = true_N[right_N].bincount(minlength=num_classes), num_C > 0
+    return {
+        "accuracy": 100.0 * (right_N.sum().item() / len(true_N)),
+        "balanced_accuracy": 100.0 * (right_C[there_C].double() / num_C[there_C]).mean().item(),
+        "num_predicted_classes": float(len(found_N.unique())),
+        "num_test_classes": float(there_C.sum().item()),
+    }
 
 
 def cross_entropy(logits_NC: Tensor, targets: Tensor) -> Tensor:

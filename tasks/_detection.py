@@ -102,11 +102,14 @@ class Detection:
         return detector
 
     def score(self, model: nn.Module) -> dict[str, float]:
-        """Shares of one: map, COCO's ap (IoU 0.50:0.95), ap50 and ap75, and PASCAL VOC's voc_map (IoU 0.50)."""
+        """Shares of one: map, COCO's ap (IoU 0.50:0.95), ap50 and ap75, and PASCAL VOC's voc_map (IoU 0.50); how many
+        classes the boxes found are of (0: none is found), and those that are there."""
         self._memo = None
-        found = self._everything(model, self._test, np.arange(self.num_test())).found()
-        scores = coco_scores(self._test.truth, found, self.num_classes)
-        return {"map": scores[self._map], **scores, "voc_map": voc_map(self._test.truth, found, self.num_classes)}
+        truth, found = self._test.truth, self._everything(model, self._test, np.arange(self.num_test())).found()
+        scores = coco_scores(truth, found, self.num_classes)
+        scores |= {"map": scores[self._map], "voc_map": voc_map(truth, found, self.num_classes)}
+        counted = {"predicted": found.label_P, "test": truth.labels_B[~truth.ignored_B]}
+        return scores | {f"num_{which}_classes": float(len(np.unique(labels))) for which, labels in counted.items()}
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """Images, and the boxes drawn on them, ignored ones too (as the published counts have them)."""

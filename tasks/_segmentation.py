@@ -98,7 +98,8 @@ class Segmentation:
 
     @torch.no_grad()
     def score(self, model: nn.Module) -> dict[str, float]:
-        """miou, and pixel_accuracy, the share of labelled pixels that are right; both in per cent of the test set."""
+        """miou, and pixel_accuracy, the share of labelled pixels that are right, both in per cent of the test set; how
+        many classes are predicted there, and how many there are."""
         num_classes, network = len(self.classes), own(model)
         total_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=self._device)
         for pairs_N4HW in self._pairs(self._test, np.arange(self.num_test())):
@@ -347,7 +348,8 @@ def confusion(found_NHW: Tensor, maps_NHW: Tensor, num_classes: int) -> Tensor:
 
 
 def scores(confusion_CC: Tensor) -> dict[str, float]:
-    """miou and pixel_accuracy in per cent. ValueError where no pixel is labelled."""
+    """miou and pixel_accuracy in per cent, and how many classes are predicted and there. ValueError where no pixel is
+    labelled."""
     counts_CC = confusion_CC.double()
     right_C, true_C, found_C = counts_CC.diagonal(), counts_CC.sum(1), counts_CC.sum(0)
     there_C = true_C > 0
@@ -357,4 +359,6 @@ def scores(confusion_CC: Tensor) -> dict[str, float]:
     return {
         "miou": 100.0 * iou_C.mean().item(),
         "pixel_accuracy": 100.0 * (right_C.sum() / true_C.sum()).item(),
+        "num_predicted_classes": float((found_C > 0).sum().item()),
+        "num_test_classes": float(there_C.sum().item()),
     }

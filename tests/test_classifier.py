@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Machine
-from tasks._classifier import PUBLISHED, Classifier, Recipe, Split
+from tasks._classifier import PUBLISHED, Classifier, Recipe, Split, rates
 from tasks._networks import Network, build
 
 QUICK = Recipe(model="small_cnn", epochs=2, batch_size=16, dropout=0.25)
@@ -327,6 +327,31 @@ def test_score_counts_per_cent_of_the_test_set(fitted: tuple[Classifier, Network
     assert score["nll"] == pytest.approx(losses_N.mean().item(), rel=0.02)
     assert one.num_test() == 20
     assert one.cost(np.arange(7)) == {"images": 7.0}
+
+
+def test_a_model_of_one_class_is_told_by_its_score() -> None:
+    """Three images in four are of class 0: always saying 0 is right in 75 % of images and a third of three classes."""
+    labels_N = np.array([0] * 9 + [1] * 2 + [2])
+    test = Split(images(12, 8, 1).images_NKHW, labels_N)
+    one = Classifier(Machine(torch.device("cpu")), QUICK, images(60, 8, 0), test, num_classes=10)
+    network = one.model()
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.copy_(torch.tensor([1.0] + [0.0] * 9))
+    score = one.score(network)
+    assert score["accuracy"] == 75.0
+    assert score["balanced_accuracy"] == pytest.approx(100 / 3)
+    assert (score["num_predicted_classes"], score["num_test_classes"]) == (1, 3)
+
+
+def test_balanced_accuracy_is_sklearns() -> None:
+    from sklearn.metrics import balanced_accuracy_score
+
+    rng = np.random.default_rng(0)
+    true_N, found_N = rng.choice([0, 1, 3], 50, p=[0.7, 0.2, 0.1]), rng.choice([0, 1, 3], 50)
+    score = rates(torch.from_numpy(found_N), torch.from_numpy(true_N), 5)
+    assert score["balanced_accuracy"] == pytest.approx(100 * balanced_accuracy_score(true_N, found_N))
+    assert (score["num_predicted_classes"], score["num_test_classes"]) == (3, 3)
 
 
 def test_losses_are_true_labels_or_weighted_targets(fitted: tuple[Classifier, Network]) -> None:

@@ -26,6 +26,7 @@ from benchmark.grid import Spec
 from strategies.learning_loss import LossPrediction
 from tasks import _checkpointed, _detection_training, scenes
 from tasks._annotations import Split, Truth
+from tasks._average_precision import Found
 from tasks._detection import Detection
 from tasks._detection_input import Noise, Placing, gaussian, stream
 from tasks._detection_recipe import PUBLISHED_FCOS_COCO, PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
@@ -153,7 +154,8 @@ def test_other_backbones_learn_detect_and_direct(backbone: str, model: str) -> N
     )  # fmt: skip
     made = Detection(CPU, bare, split(10), split(4, seed=1), 10, "50")
     model_ = made.fit(np.arange(8), 0)
-    assert set(made.score(model_)) == {"map", "ap", "ap50", "ap75", "voc_map"}
+    classes = {"num_predicted_classes", "num_test_classes"}
+    assert set(made.score(model_)) == {"map", "ap", "ap50", "ap75", "voc_map", *classes}
     indices = np.arange(8, 10)
     targets = [made._pool.truth.of(int(i)) for i in indices]
     fast = made.directional(model_, indices, targets, direction(made, model_))
@@ -598,6 +600,19 @@ def test_map_is_counted_where_the_task_says(task: Detection, fitted: Detector) -
     assert scores["map"] == scores["ap50"]
     other = Detection(CPU, task._recipe, task._pool, task._test, 10, "50:95")
     assert other.score(fitted)["map"] == other.score(fitted)["ap"]
+
+
+def test_the_score_says_how_many_classes_are_found_and_how_many_there_are(
+    task: Detection, fitted: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_there = len(np.unique(task._test.truth.labels_B))
+    assert 1 < task.score(fitted)["num_predicted_classes"] <= 10
+    for labels, num in (([], 0), ([4], 1), ([4, 4], 1), ([4, 7], 2)):
+        boxes_P4 = np.tile([1.0, 1.0, 9.0, 9.0], (len(labels), 1))
+        found = Found(np.zeros(len(labels), np.int64), np.array(labels, np.int64), np.ones(len(labels)), boxes_P4)
+        monkeypatch.setattr("tasks._detection.Everything.found", lambda _, found=found: found)
+        scores = task.score(fitted)
+        assert (scores["num_predicted_classes"], scores["num_test_classes"]) == (num, num_there)
 
 
 def test_pseudo_labels_are_the_sure_boxes(task: Detection, fitted: Detector) -> None:

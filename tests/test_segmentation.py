@@ -130,6 +130,14 @@ def test_miou_by_hand() -> None:
     assert told["pixel_accuracy"] == pytest.approx(100 * 3 / 5)
 
 
+def test_the_score_says_how_many_classes_are_predicted_and_how_many_there_are() -> None:
+    true_NHW = torch.tensor([[[0, 0, 1, 3, 255]]], dtype=torch.uint8)
+    one = _segmentation.scores(confusion(torch.tensor([[[0, 0, 0, 0, 3]]]), true_NHW, 4))  # 3 where nobody looks
+    assert (one["num_predicted_classes"], one["num_test_classes"]) == (1, 3)
+    all_ = _segmentation.scores(confusion(torch.tensor([[[0, 2, 1, 3, 3]]]), true_NHW, 4))
+    assert (all_["num_predicted_classes"], all_["num_test_classes"]) == (4, 3)
+
+
 def test_a_test_set_without_labels_is_an_error() -> None:
     with pytest.raises(ValueError, match="no pixel of the test set is labelled"):
         _segmentation.scores(torch.zeros(3, 3, dtype=torch.int64))
@@ -503,7 +511,7 @@ def test_networks_of_torchvision_learn_and_direct(model: str) -> None:
     recipe = dataclasses.replace(QUICK, model=model, weights="none", epochs=1, batch_size=4, dropout=0.1)
     made = segmentation(recipe)
     network = made.fit(np.arange(8), 0)
-    assert set(made.score(network)) == {"miou", "pixel_accuracy"}
+    assert set(made.score(network)) == {"miou", "pixel_accuracy", "num_predicted_classes", "num_test_classes"}
     indices = np.arange(8, 11)
     targets, along = made.pseudo_labels(network, indices, 1), {"head.weight": torch.randn_like(network.head.weight)}
     want = by_backpropagation(made.losses(network, indices, targets), network, along)
