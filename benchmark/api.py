@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmark import plugins
+from benchmark import activity, plugins
 from benchmark.plugins import EncoderName, Plugin, StrategyName, add
 
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -527,5 +527,6 @@ def seeded(seed: int) -> Iterator[None]:
 __all__ = [
     "WEIGHTS", "Annotations", "Augmentation", "Boxes", "Companion", "Direction", "Encoder", "EncoderName", "Encoding",
     "EncodingTime", "How", "Indices", "Machine", "Pool", "Predictions", "Reference", "StrategyName", "Targets", "Task",
-    "View", "encoder", "files", "identity", "register", "register_encoder", "register_task", "seeded", "strategy",
+    "View", "activity", "encoder", "files", "identity", "register", "register_encoder", "register_task", "seeded",
+    "strategy",
 ]  # fmt: skip

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark import answers, plugins
+from benchmark import activity, answers, plugins
 from benchmark import grid as grids
 from benchmark.analysis.question import Question, installed
+from benchmark.display import shown
 from benchmark.grid import Settings
 from benchmark.store import Store, Unwritable
 from benchmark.terminal import err, say, show
@@ -36,8 +37,9 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", he
 def run(words: Words = None) -> None:
     """Run the cells of a grid that are not done yet, then print and write its tables."""
     chosen = grids.settings(words or [])
-    plugins.discover(chosen.plugins)
-    grid = grids.read(chosen)
+    with err.status("loading PyTorch and the plug-ins"):
+        plugins.discover(chosen.plugins)
+        grid = grids.read(chosen)
     cells = grid.cells(tables_first=chosen.gpu_hours is not None)
     if chosen.dry_run:
         estimate(grid, chosen)
@@ -80,7 +82,8 @@ def estimate(grid: grids.Grid, chosen: Settings) -> None:
     fits = Fits(store.folder / ".fits", chosen.cache_gb, device_name(machine))
     store.joined([described(experiment) for experiment in grid.experiments])
     failed = list[str]()
-    rows = forecast.rows(grid, store, fits, machine, say, failed)
+    with shown(err):
+        rows = forecast.rows(grid, store, fits, machine, say, failed)
     share = chosen.gpus_per_cell or 1.0
     show(f"to do: grid {grid.name}", [row.told(share) for row in rows], chosen.format)
     if rows or not failed:
@@ -117,8 +120,11 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
 
     if local:  # Ray's workers would wait for the driver meanwhile
         events = gallery.followed(events, grid.experiments, left, pictures)
-    failed = [event for event in progress.follow(events, total, err) if isinstance(event, launch.Failure)]
-    pictures(*grid.experiments)
+    with shown(err) as display:
+        failed = [event for event in progress.follow(events, total, display) if isinstance(event, launch.Failure)]
+        display.header = None
+        with activity.stage("drawing what was selected"):
+            pictures(*grid.experiments)
     return failed
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark import loop
+from benchmark import activity, loop
 from benchmark.api import Machine, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Experiment, Grid
@@ -143,11 +143,11 @@ def pilot(cell: Cell, task: Task, fits: Fits, machine: Machine) -> Pace:
     first = begin.initial if len(begin.initial) else np.arange(cell.schedule.budget)
     fitted = loop.fit(cell, task, fits, first, 0)
     clock, purchases = loop.Clock(), loop.Purchases(cell, task, fits, begin, begin.initial[:0])
-    with clock("score"):
+    with clock("score"), activity.stage("scoring"):
         task.score(fitted.model)
     if cell.schedule.num_purchases:
         seen = purchases.view(fitted, begin.initial)
-        with clock("select"), limited(machine.select_timeout, cell.strategy.label):
+        with clock("select"), limited(machine.select_timeout, cell.strategy.label), loop.selecting(cell):
             purchases.made(seen, cell.schedule.rounds - cell.schedule.num_purchases)
         clock.charge(seen.encoding)
         clock.seconds.pop("encode", None)  # made now, and from the cache when it runs

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from benchmark import loop
+from benchmark import activity, loop
 from benchmark.api import Machine, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Spec
@@ -140,7 +140,8 @@ def free(error: BaseException | None) -> None:
 def build(spec: Spec, machine: Machine) -> Task | Exception:
     """The task, or why there is none: then all of its cells fail for that reason, and it is tried once."""
     try:
-        task: Task = spec.plugin.build(machine, spec.values)
+        with activity.stage(f"loading {spec.label}"):
+            task: Task = spec.plugin.build(machine, spec.values)
         return task
     except Exception as error:
         return error

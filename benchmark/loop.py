@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmark import activity
 from benchmark.api import Companion, EncodingTime, Indices, Machine, Task, View, files
 from benchmark.fits import Fit, Fits
 from benchmark.grid import Cell
@@ -73,12 +75,12 @@ def run(
         bought, diagnostics = begin.initial, dict[str, float]()
         if number or not cell.schedule.initial:
             seen = purchases.view(fitted, labelled)
-            with clock("select"), limited(machine.select_timeout, cell.strategy.label):
+            with clock("select"), limited(machine.select_timeout, cell.strategy.label), selecting(cell):
                 bought, diagnostics = purchases.made(seen, number)
             clock.charge(seen.encoding)
         labelled = np.concatenate([labelled, bought])
         fitted = fit(cell, task, fits, labelled, number)
-        with clock("score"):
+        with clock("score"), activity.stage("scoring"):
             scores = task.score(fitted.model)
         ended = cell.schedule.reached(scores)
         cost = task.cost(paid(cell, begin, labelled))
@@ -91,6 +93,11 @@ def run(
         )
         if ended:
             return
+
+
+def selecting(cell: Cell) -> AbstractContextManager[activity.Stage]:
+    """The stage of a selection."""
+    return activity.stage(f"selecting with {cell.strategy.label}")
 
 
 def fit(cell: Cell, task: Task, fits: Fits, labelled: Indices, number: int) -> Fit:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmark import launch, loop, plugins, progress
 from benchmark.api import Machine
+from benchmark.display import Display
 from benchmark.fits import Fits
 from benchmark.grid import Cell
 from benchmark.launch import Failure, Round, rounds_left
@@ -409,6 +410,6 @@ def test_a_companion_may_be_none(tmp_path: Path) -> None:
 def test_the_progress_bar_drops_the_rounds_that_an_ending_spares(tmp_path: Path) -> None:
     one, other = (cell("random", task="shelf", rounds=5, until=f"map {value} +- 0.005") for value in (0.33, 0.9))
     shown = io.StringIO()
-    list(progress.follow(run([one, other], tmp_path), 10, Console(file=shown)))
+    list(progress.follow(run([one, other], tmp_path), 10, Display(Console(file=shown))))
     counts = re.findall(r"^\[(\d+/\d+)\]", shown.getvalue(), re.MULTILINE)
     assert counts == ["1/10", "2/7", "3/7", "4/7", "5/7", "6/7", "7/7"]

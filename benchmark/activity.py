@@ -1,0 +1,131 @@
+"""What is being done just now: readers of images, fits and selections report it, the command line shows it.
+
+Where nobody listens (Python, tests, Ray's workers) reports go nowhere and cost nothing that can be measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+REPORT_SECONDS = 0.1  # between two reports of a stage
+
+T = TypeVar("T")
+Listener: TypeAlias = "Callable[[Stage], None]"
+
+
+@dataclass
+class Stage:
+    """A piece of work under way, which may be part of another one."""
+
+    listener: Listener
+    what: str  # "reading images"
+    total: int | None = None  # units in all; None: unknown
+    unit: str = ""  # what is counted: "images"
+    epochs: int = 0  # passes that make up the total, of work that repeats
+    done: int = 0
+    outer: Stage | None = None
+    began: float = field(default_factory=lambda: time.monotonic())
+
+    def __post_init__(self) -> None:
+        self.first, self.reported = self.done, self.began
+
+    def advance(self, number: int = 1) -> None:
+        """Counts so many units as done, and reports where the last report is a while ago."""
+        self.done += number
+        now = time.monotonic()
+        if now - self.reported >= REPORT_SECONDS:
+            self.reported = now
+            self.listener(self)
+
+    @property
+    def words(self) -> str:
+        """What is done, after what it is a part of: "selecting with badge: reading images"."""
+        outer = self.outer.words if self.outer is not None else ""
+        return f"{outer}: {self.what}" if outer else self.what
+
+    def line(self) -> str:
+        """The stage in one line: words, count, pace, time left."""
+        seconds = time.monotonic() - self.began if self.words else 0.0
+        if not self.total:
+            return f"{self.words} ({seconds:.0f} s)" if seconds >= 1 else self.words
+        unit = f" {self.unit}" if self.unit else ""
+        parts = [f"{self.done:,} of {self.total:,}{unit}"]
+        if self.epochs:
+            parts = [f"epoch {min(self.done * self.epochs // self.total + 1, self.epochs):,} of {self.epochs:,}"]
+        pace = (self.done - self.first) / max(seconds, 1e-9)
+        if pace and self.epochs:
+            parts.append(f"{pace:,.0f}{unit}/s" if pace >= 10 else f"{pace:.2g}{unit}/s")
+        if pace and seconds >= 1:
+            parts.append(f"{clock((self.total - self.done) / pace)} left")
+        return f"{self.words}: {', '.join(parts)}"
+
+
+def ignore(stage: Stage) -> None:
+    """Listens to nothing."""
+
+
+current: ContextVar[Stage] = ContextVar("stage", default=Stage(ignore, ""))  # noqa: B039  nobody changes it
+
+
+@contextmanager
+def reported_to(listener: Listener) -> Iterator[None]:
+    """Has the stages of a block, in this thread, reported to `listener`: at their start, every 0.1 seconds at most as
+    they advance, and the outer one again at their end."""
+    token = current.set(Stage(listener, ""))
+    try:
+        yield
+    finally:
+        current.reset(token)
+
+
+@contextmanager
+def stage(what: str, total: int | None = None, unit: str = "", *, epochs: int = 0, done: int = 0) -> Iterator[Stage]:
+    """A block as one stage; `advance` of what it gives counts.
+
+    Args:
+        what: What is done, in words that follow "the benchmark is": "reading images".
+        total: Units in all; None where nobody knows.
+        unit: What is counted: "images".
+        epochs: Passes that make up the total, of work that repeats: then the pass is shown instead of the count.
+        done: Units that an interrupted run has done before.
+    """
+    outer = current.get()
+    inner = Stage(outer.listener, what, total, unit, epochs, done, outer)
+    token = current.set(inner)
+    try:
+        inner.listener(inner)
+        yield inner
+    finally:
+        current.reset(token)
+        outer.listener(outer)
+
+
+def tracked(items: Iterable[T], what: str, unit: str = "images", total: int | None = None) -> Iterator[T]:
+    """Passes items on, each counted once the next is asked for.
+
+    Args:
+        items: Anything to go through.
+        what: What is done with them: "reading images".
+        unit: What they are, in the plural.
+        total: How many there are; None: their length, where they have one.
+    """
+    outer = current.get()
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    inner = Stage(outer.listener, what, total, unit, outer=outer)  # not made current: a generator may be left halfway
+    inner.listener(inner)
+    for item in items:
+        yield item
+        inner.advance()
+    outer.listener(outer)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds: 1:02:03."""
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -1,0 +1,121 @@
+"""What is being done is shown within a second: live on a terminal, in plain lines elsewhere."""
+
+import io
+import threading
+import time
+
+import pytest
+from rich.console import Console
+
+from benchmark import activity, display
+from benchmark.activity import Stage
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    seconds = [100.0]
+    monkeypatch.setattr(activity.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def lines_of(console: Console) -> list[str]:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_stages_are_reported_at_their_start_as_they_advance_and_at_their_end(now: list[float]) -> None:
+    reports = list[str]()
+    with activity.reported_to(lambda stage: reports.append(stage.line())):
+        for _ in activity.tracked(range(400), "reading images"):
+            now[0] += 0.01
+    assert reports[0] == "reading images: 0 of 400 images"
+    assert reports[-1] == ""  # nothing is being done any more
+    assert 30 <= len(reports) <= 42  # four seconds, ten reports each at most
+    assert reports[20].startswith("reading images: 200 of 400 images, 0:00:0")
+
+
+def test_a_fit_tells_its_epoch_its_pace_and_the_time_left(now: list[float]) -> None:
+    with activity.stage("fitting", 200 * 1000, "images", epochs=200) as fit:
+        assert fit.line() == "fitting: epoch 1 of 200"
+        now[0] += 10
+        fit.advance(50_500)
+        assert fit.line() == "fitting: epoch 51 of 200, 5,050 images/s, 0:00:29 left"
+        fit.advance(149_500)
+        assert fit.line().startswith("fitting: epoch 200 of 200")
+
+
+def test_a_fit_that_goes_on_tells_the_pace_of_what_it_does_itself(now: list[float]) -> None:
+    with activity.stage("fitting", 100, "images", epochs=10, done=50) as fit:
+        now[0] += 10
+        fit.advance(5)
+        assert fit.line() == "fitting: epoch 6 of 10, 0.5 images/s, 0:01:30 left"
+
+
+def test_a_stage_inside_another_names_both_and_the_outer_one_comes_back(now: list[float]) -> None:
+    reports = list[str]()
+    with (
+        activity.reported_to(lambda stage: reports.append(stage.line())),
+        activity.stage("selecting"),
+        activity.stage("embedding", 10),
+    ):
+        pass
+    assert reports == ["selecting", "selecting: embedding: 0 of 10", "selecting", ""]
+
+
+def test_nobody_listens_unless_asked_and_not_in_other_threads() -> None:
+    reports = list[Stage]()
+    with activity.reported_to(reports.append):
+        other = threading.Thread(target=lambda: list(activity.tracked(range(3), "reading")))
+        other.start()
+        other.join()
+    assert list(activity.tracked(range(3), "reading")) == [0, 1, 2]
+    assert reports == []
+
+
+def test_plain_lines_are_few(now: list[float]) -> None:
+    console = Console(file=io.StringIO())
+    shown = display.Display(console)
+    with activity.reported_to(shown):
+        for _ in range(30):  # rounds within 60 seconds
+            with activity.stage("fitting", 10, "images", epochs=2) as fit:
+                now[0] += 1
+                fit.advance(10)
+                shown.tick()
+            with activity.stage("selecting"):
+                now[0] += 1
+                shown.tick()
+            shown.tick()  # nothing is being done
+    starts = [line.partition(":")[0].partition(" ")[0] for line in lines_of(console)]
+    assert starts == ["fitting", "selecting"] * 2
+
+
+def test_a_long_stage_that_reports_nothing_is_told_again(now: list[float]) -> None:
+    console = Console(file=io.StringIO())
+    shown = display.Display(console)
+    with activity.reported_to(shown), activity.stage("selecting"):
+        for _ in range(100):
+            shown.tick()
+            now[0] += 1
+    assert lines_of(console) == ["selecting", "selecting (30 s)", "selecting (60 s)", "selecting (90 s)"]
+
+
+def test_a_pipe_gets_its_first_line_within_a_second_or_two() -> None:
+    console = Console(file=io.StringIO())
+    with display.shown(console), activity.stage("reading images", 10):
+        ended = time.monotonic() + 5
+        while not lines_of(console) and time.monotonic() < ended:
+            time.sleep(0.05)
+    assert lines_of(console) == ["reading images: 0 of 10"]
+
+
+def test_a_terminal_has_one_live_line_that_is_erased() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=30, legacy_windows=False, _environ={})
+    with display.shown(console) as shown, activity.stage("reading a great many images from a disk", 10):
+        frame = Console(file=io.StringIO(), width=30)
+        frame.print(shown)
+        (line,) = lines_of(frame)
+        assert "reading a great many" in line
+        assert line.endswith("…")
+        assert len(line) == 30
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().endswith("\x1b[2K\x1b[?25h\r")  # the line is cleared
