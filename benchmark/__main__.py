@@ -1,5 +1,14 @@
 """`python -m benchmark`."""
 
-from benchmark.cli import main
+import os
+import sys
+
+HOME = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+
+# Python puts the working folder first: a random.py or a wandb.py of the user's own would be taken for the library.
+if not sys.flags.safe_path and HOME != os.getcwd() == sys.path[0]:
+    sys.path.append(sys.path.pop(0))
+
+from benchmark.cli import main  # noqa: E402
 
 main()

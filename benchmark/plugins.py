@@ -22,6 +22,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+from benchmark.module_path import put_home_first
+
 # Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
 LABEL_NEEDS = frozenset({"test_labels", "held_out"})
 MODEL_FREE = frozenset({"encode", "images"})  # capabilities that are of the images alone
@@ -168,6 +170,7 @@ def get(kind: str, name: str) -> Plugin:
 
 def discover(folder: str | Path | None = None) -> None:
     """Imports every plug-in: the packages of FOLDERS, installed entry points, and the files of `folder`."""
+    put_home_first(FOLDERS.values())
     for package in FOLDERS.values():
         home = imported(package, partial(importlib.import_module, package))
         for path in sorted(Path(home.__path__[0]).glob("[!_]*.py")):
@@ -194,15 +197,18 @@ def load_folder(folder: Path) -> None:
     """Imports the .py files of a user's folder (files that start with _ or test_ are theirs)."""
     if not folder.is_dir():
         raise ValueError(f"plugins={folder}: no such folder")
-    sys.path.append(str(folder.resolve()))  # so that its files may import each other; last, so that they shadow nothing
+    home = str(folder.resolve())
+    if home not in sys.path:
+        sys.path.append(home)  # so that its files may import each other; last, so that they shadow nothing
     for path in sorted(folder.glob("[!_]*.py")):
         if not path.name.startswith("test_"):
             load_file(path)
 
 
 def load_file(path: Path) -> None:
-    """Imports one plug-in file under a name of its own, so that it may be called `random`."""
-    spec = importlib.util.spec_from_file_location(f"al_benchmark_plugin_{path.stem}", path)
+    """Imports one plug-in file under a name of its own, so that it may be called `random`, in any number of folders."""
+    folder = hashlib.sha256(str(path.resolve().parent).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"al_benchmark_plugin_{path.stem}_{folder}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

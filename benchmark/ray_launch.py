@@ -26,6 +26,7 @@ from benchmark.cli import prepared
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Settings, Spec
 from benchmark.launch import Event, Failure, Round, Started, build
+from benchmark.module_path import HOME
 from benchmark.schedule import Misfit, Schedule
 from benchmark.store import Header, Measured, Record, Store, Unwritable
 
@@ -370,7 +371,8 @@ def connected(address: str | None) -> Iterator[None]:
         options |= {"include_dashboard": False, "object_store_memory": 10**8}  # rounds are small
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report home
     try:
-        ray.init(**options)
+        with contextlib.chdir(HOME):  # Ray puts the driver's working folder first on the module path of its workers
+            ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ValueError(f"ray_address={address or 'null'}: {str(error).strip()}") from error
     try:

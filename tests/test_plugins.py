@@ -44,6 +44,30 @@ def test_a_users_folder(tmp_path: Path) -> None:
     assert plugins.get("strategy", "first_ones").version == 1
 
 
+def test_a_users_files_import_each_other_and_the_module_path_does_not_grow(tmp_path: Path) -> None:
+    (tmp_path / "first_ones.py").write_text("from _doubling import double\n" + CODE.format(name="first_ones"))
+    (tmp_path / "_doubling.py").write_text("def double(x): return 2 * x")
+    for _ in range(3):
+        plugins.discover(tmp_path)
+        plugins.discover(f"{tmp_path}/.")
+    assert sys.path.count(str(tmp_path)) == 1
+    assert plugins.get("strategy", "first_ones").function.__globals__["double"](2) == 4
+    sys.path.remove(str(tmp_path))
+    del sys.modules["_doubling"]
+
+
+def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path: Path) -> None:
+    """So that what refers to a function by its module and name, as pickles do, finds the right one."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(CODE.format(name=name))
+        plugins.discover(tmp_path / name)
+    for name in ("one", "two"):
+        function = plugins.get("strategy", name).function
+        assert getattr(sys.modules[function.__module__], name) is function
+        sys.path.remove(str(tmp_path / name))
+
+
 def test_an_installed_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "somebodys_package.py").write_text(CODE.format(name="somebodys"))
     monkeypatch.syspath_prepend(str(tmp_path))
