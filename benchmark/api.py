@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -208,6 +208,14 @@ class Task(Protocol):
 
         For the leak test.
         """
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A task that tells in what batches it trains: its audit need not guess."""
+
+    def smallest_batch(self, num_images: int) -> int | None:
+        """Images in the smallest batch of a fit on `num_images`; None where no layer takes statistics of its batch."""
 
 
 class Reference:
@@ -525,8 +533,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 __all__ = [
-    "WEIGHTS", "Annotations", "Augmentation", "Boxes", "Companion", "Direction", "Encoder", "EncoderName", "Encoding",
-    "EncodingTime", "How", "Indices", "Machine", "Pool", "Predictions", "Reference", "StrategyName", "Targets", "Task",
-    "View", "activity", "encoder", "files", "identity", "register", "register_encoder", "register_task", "seeded",
-    "strategy",
+    "WEIGHTS", "Annotations", "Augmentation", "Batched", "Boxes", "Companion", "Direction", "Encoder", "EncoderName",
+    "Encoding", "EncodingTime", "How", "Indices", "Machine", "Pool", "Predictions", "Reference", "StrategyName",
+    "Targets", "Task", "View", "activity", "encoder", "files", "identity", "register", "register_encoder",
+    "register_task", "seeded", "strategy",
 ]  # fmt: skip

@@ -62,8 +62,10 @@ class Fits:
 
     def trained(self, path: Path, task: Task, labelled: Indices, seed: int, companion: Companion | None) -> Fit:
         """The model of this labelled set, trained now and stored under `path`."""
+        settle()
         began = time.perf_counter()
         model = task.fit(np.sort(labelled), seed, companion)
+        settle()
         seconds = time.perf_counter() - began
         if self.cache_bytes:
             self.unseen += save(path, model, seconds)
@@ -118,6 +120,12 @@ class Fits:
                 for draft in self.folder.glob(f"{key}.*draft"):
                     draft.unlink(missing_ok=True)
                 release(lock, handle)
+
+
+def settle() -> None:
+    """Waits for what the GPU still has queued, so that a clock counts it where it belongs."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import re
 import resource
 import subprocess
 import sys
@@ -12,19 +14,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from benchmark import activity
-from benchmark.api import Companion, EncodingTime, Indices, Machine, Task, View, files
-from benchmark.fits import Fit, Fits
+from benchmark.api import Batched, Companion, EncodingTime, Indices, Machine, Task, View, files
+from benchmark.fits import Fit, Fits, settle
 from benchmark.grid import Cell
 from benchmark.limits import limited
 from benchmark.schedule import Misfit
 from benchmark.seeds import seed
 from benchmark.store import Header, Measured, Record
+
+PROCESS = Path("/proc/self")  # what Linux tells of this process
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ def run(
     fitted = fit(cell, task, fits, labelled, len(past) - 1) if past else None
     for number in range(len(past), cell.schedule.rounds):
         clock = Clock()
+        forget_peak(machine)
         bought, diagnostics = begin.initial, dict[str, float]()
         if number or not cell.schedule.initial:
             seen = purchases.view(fitted, labelled)
@@ -88,7 +94,9 @@ def run(
         if weights(cell, machine) != read:
             raise ValueError("an encoder's file of weights was exchanged meanwhile: this round is not recorded")
         yield (
-            Record(number, len(labelled), bought.tolist(), cost, scores, diagnostics),
+            Record(
+                number, len(labelled), bought.tolist(), cost, scores, diagnostics, smallest_batch(task, len(labelled))
+            ),
             Measured(number, seconds, fitted.shared, peak_mb(machine), device_name(machine), versions(), code),
         )
         if ended:
@@ -235,6 +243,11 @@ def paid(cell: Cell, begin: Start, labelled: Indices) -> Indices:
     return np.concatenate([labelled, begin.held_out]) if reads else labelled
 
 
+def smallest_batch(task: Task, num_images: int) -> int | None:
+    """Images in the smallest batch of a fit on so many, where the task says it."""
+    return task.smallest_batch(num_images) if isinstance(task, Batched) else None
+
+
 class Clock:
     """Seconds by name: `with clock("select"): ...`."""
 
@@ -257,16 +270,28 @@ class Clock:
         self.began = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        settle()
         self.seconds[self.name] = time.perf_counter() - self.began
 
 
+def forget_peak(machine: Machine) -> None:
+    """Lets `peak_mb` count from now on: what was freed before is none of a round's. Only Linux can do so for a process,
+    elsewhere its peak is that since it began."""
+    if machine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(machine.device)
+    else:
+        with contextlib.suppress(OSError):
+            (PROCESS / "clear_refs").write_text("5")
+
+
 def peak_mb(machine: Machine) -> float:
-    """Peak memory so far, of the GPU where the task is on one, of the process otherwise."""
+    """The most memory since `forget_peak`, on the GPU where the task is on one, of the process otherwise."""
     if machine.device.type == "cuda":
         return torch.cuda.max_memory_allocated(machine.device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    with contextlib.suppress(OSError):
+        if match := re.search(r"VmHWM:\s*(\d+) kB", (PROCESS / "status").read_text()):
+            return int(match[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def device_name(machine: Machine) -> str:

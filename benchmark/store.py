@@ -59,6 +59,7 @@ class Record:
     ]  # labels paid so far, in images (and boxes); held-out ones too, where the strategy reads them
     scores: dict[str, float]  # on the test set
     diagnostics: dict[str, float] = field(default_factory=dict)  # what the strategy logged when it chose `bought`
+    smallest_batch: int | None = None  # see `api.Batched`; None: no layer depends on it, or it is not known
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Measured:
     round: int
     seconds: dict[str, float]  # fit, score, select (0 for round 0); fit is the training's own, also where it was shared
     shared_fit: bool  # the fit came from the cache
-    peak_mb: float  # of the process, or of the GPU
+    peak_mb: float  # the most memory in the round, of the process or on the GPU; see `loop.forget_peak`
     device: str
     versions: dict[str, str]
     code: str = ""  # `Plugin.code` of the strategy
@@ -191,7 +192,7 @@ class Store:
     def append(self, cell: str, record: Record, measured: Measured) -> None:
         """Appends one round; measurements first, so that a record is never without them."""
         append(self.path(cell, "measured"), asdict(measured))
-        append(self.path(cell), asdict(record))
+        append(self.path(cell), {name: value for name, value in asdict(record).items() if value is not None})
         self.path(cell, "failures", ".txt").unlink(missing_ok=True)
 
     def read(self, cell: str) -> Stored:
@@ -356,6 +357,8 @@ def as_record(line: dict[str, Any], path: str | Path) -> Record:
     try:
         record = Record(**line | {"bought": Positions("q", line["bought"])})
         told = record.scores | record.cost | record.diagnostics
+        if not isinstance(record.smallest_batch, int | None):
+            raise TypeError(f"smallest_batch is {record.smallest_batch!r}")
         wrong = (
             [] if math.isfinite(sum(told.values())) else [n for n, value in told.items() if not math.isfinite(value)]
         )

@@ -37,7 +37,7 @@ from tasks._directional import Layers
 from tasks._encode import Encodings, InMemory
 from tasks._networks import Network, build, probe
 from tasks._recipe import PUBLISHED, Recipe, lacks
-from tasks._training import Labelled, derived, precision, train
+from tasks._training import Labelled, derived, normalises_by_batch, precision, smallest_part, train
 
 PIXELS_A_BATCH = 2**18  # 256 images of 32x32
 
@@ -85,7 +85,7 @@ class Classifier:
             tests = Encodings(InMemory(self._test_images), self._pool, both, machine)
             self._images, self._test_images = self._encodings.features(recipe.encoder), tests.features(recipe.encoder)
             self._recipe, self._normaliser = replace(recipe, flip=False, pad=0), of_features(self._images)
-        self.model()  # whatever is wrong with the network is said now
+        self._by_batch = normalises_by_batch(self.model())  # whatever is wrong with the network is said now
         self.fingerprint = digest(*parts)
 
     # --- training and scoring --------------------------------------------------------------------
@@ -108,6 +108,12 @@ class Classifier:
         logits_NC, _ = self._forward(model, self._test_images, self._batches(np.arange(self.num_test())))
         nll = F.cross_entropy(logits_NC, self._test_labels)
         return {**rates(logits_NC.argmax(1), self._test_labels, self.num_classes), "nll": nll.item()}
+
+    def smallest_batch(self, num_images: int) -> int | None:
+        """Images in the smallest batch of a fit on so many; None without batch normalisation."""
+        size = self._recipe.batch_size
+        whole = size if self._recipe.drop_last else smallest_part(num_images, size)
+        return whole if self._by_batch else None
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """One label an image."""

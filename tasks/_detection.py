@@ -42,7 +42,7 @@ from tasks._detection_training import Step, train
 from tasks._detection_views import Back, Changed, restored
 from tasks._detector import Batch, Detections, Detector, Seen
 from tasks._encode import Encodings, Read
-from tasks._training import derived
+from tasks._training import derived, normalises_by_batch, smallest_part
 
 PIXELS_A_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 canvases of 64x64; on a GPU seven images of 800x1333
 SCORES = {"50": "ap50", "50:95": "ap"}
@@ -68,6 +68,7 @@ class Detection:
         self._pool, self._test = pool, test
         self._memo: tuple[Callable[[], nn.Module | None], Indices, Everything] | None = None
         detector = self.model()  # whatever is wrong with the recipe is said now
+        self._by_batch = normalises_by_batch(detector)
         self._placing = Placing(recipe, detector.pixels, machine.device)
         self._num_pixels = PIXELS_A_BATCH[machine.device.type]
         self.batch_size = max(1, self._num_pixels // math.prod(self._placing.padded_size(pool.images[0])))
@@ -110,6 +111,10 @@ class Detection:
         scores |= {"map": scores[self._map], "voc_map": voc_map(truth, found, self.num_classes)}
         counted = {"predicted": found.label_P, "test": truth.labels_B[~truth.ignored_B]}
         return scores | {f"num_{which}_classes": float(len(np.unique(labels))) for which, labels in counted.items()}
+
+    def smallest_batch(self, num_images: int) -> int | None:
+        """Images in the smallest batch of a fit on so many; None where no layer is normalised by batch."""
+        return smallest_part(num_images, self._recipe.batch_size) if self._by_batch else None
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """Images, and the boxes drawn on them, ignored ones too (as the published counts have them)."""

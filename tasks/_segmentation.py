@@ -37,7 +37,7 @@ from tasks._segment_maps import IGNORED, Scrambled, Split
 from tasks._segment_training import Batch, Step, augmented, cross_entropy, laid, normalised, train
 from tasks._segmentation_recipe import SMALL, SegmenterRecipe
 from tasks._segmenter import Segmenter, build
-from tasks._training import derived
+from tasks._training import derived, normalises_by_batch, smallest_part
 
 PIXELS_A_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 canvases of 64x64; on a GPU four images of 1024x2048
 PLACES = 1024  # predictions an image, at most
@@ -66,7 +66,7 @@ class Segmentation:
         given = recipe.model != SMALL and recipe.weights not in ("none", "default")
         self._weights = machine.located(recipe.weights) if given else None
         self._pool, self._test = pool, test
-        self.model()  # whatever is wrong with the recipe is said now
+        self._by_batch = normalises_by_batch(self.model())  # whatever is wrong with the recipe is said now
         self._size = (pool.images[0].shape[1], pool.images[0].shape[2])
         self._num_pixels = PIXELS_A_BATCH[machine.device.type]
         self.batch_size = max(1, self._num_pixels // math.prod(self._size))
@@ -106,6 +106,10 @@ class Segmentation:
             found_NHW = network(self._images(pairs_N4HW)).argmax(1)
             total_CC += confusion(found_NHW, pairs_N4HW[:, 3], num_classes)
         return scores(total_CC)
+
+    def smallest_batch(self, num_images: int) -> int | None:
+        """Images in the smallest batch of a fit on so many; None where no layer is normalised by batch."""
+        return smallest_part(num_images, self._recipe.batch_size) if self._by_batch else None
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """One label map an image."""

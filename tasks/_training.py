@@ -114,6 +114,17 @@ def refresh_statistics(network: Network, batches: Iterator[Tensor], recipe: Reci
         layer.momentum = momentum
 
 
+def normalises_by_batch(network: nn.Module) -> bool:
+    """Whether a layer of the network, which is a fresh one, takes its statistics from the batch in training."""
+    network.train()
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training for layer in network.modules())
+
+
+def smallest_part(num_images: int, batch_size: int) -> int:
+    """Images in the smallest of the fewest equal batches, give or take one image, of at most `batch_size`."""
+    return num_images // -(-num_images // batch_size)
+
+
 def optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD over all parameters, the companion's too; matrices and kernels decay, the rest only with `decay_all`."""
     groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]

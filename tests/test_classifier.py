@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Machine
+from tasks._augment import epoch
 from tasks._classifier import PUBLISHED, Classifier, Recipe, Split, rates
 from tasks._networks import Network, build
+from tasks._training import normalises_by_batch
 
 QUICK = Recipe(model="small_cnn", epochs=2, batch_size=16, dropout=0.25)
 TINY = Recipe(width=4, epochs=2, batch_size=16, dropout=0.25)
@@ -342,6 +344,26 @@ def test_a_model_of_one_class_is_told_by_its_score() -> None:
     assert score["accuracy"] == 75.0
     assert score["balanced_accuracy"] == pytest.approx(100 / 3)
     assert (score["num_predicted_classes"], score["num_test_classes"]) == (1, 3)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_the_smallest_batch_is_that_of_an_epoch(drop_last: bool) -> None:
+    one = task(Machine(torch.device("cpu")), replace(QUICK, drop_last=drop_last))
+    for num_images in (16, 17, 33, 60, 65):
+        drawn = epoch(num_images, one._recipe, torch.Generator().manual_seed(0), torch.device("cpu"))
+        assert one.smallest_batch(num_images) == min(len(batch.which_N) for batch in drawn)
+
+
+def test_batches_matter_where_a_layer_takes_its_statistics_from_them() -> None:
+    class Still(nn.BatchNorm2d):
+        """As networks have it whose statistics are not to move."""
+
+        def train(self, mode: bool = True) -> Still:
+            return super().train(False)
+
+    assert normalises_by_batch(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval())
+    assert not normalises_by_batch(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)))
+    assert not normalises_by_batch(nn.Sequential(nn.Conv2d(3, 4, 1), Still(4)))
 
 
 def test_balanced_accuracy_is_sklearns() -> None:

@@ -33,6 +33,7 @@ from tasks._detection_recipe import PUBLISHED_FCOS_COCO, PUBLISHED_FCOS_VOC, Det
 from tasks._detection_training import optimiser, plan, rate
 from tasks._detector import Batch, Detections, Detector, Pixels, Suppression, completed, suppressed
 from tasks._torchvision import FasterRcnn, Fcos, build
+from tasks._training import normalises_by_batch
 
 plugins.discover()
 CPU = Machine(torch.device("cpu"))
@@ -162,6 +163,17 @@ def test_other_backbones_learn_detect_and_direct(backbone: str, model: str) -> N
     assert fast.tolist() == pytest.approx(slowly(made, model_, indices, targets), rel=1e-3)
 
 
+def test_the_smallest_batch_is_that_of_the_plan() -> None:
+    bare = DetectorRecipe(
+        backbone="resnet18", weights="none", norm="batch", frozen_stages=-1, min_size=64, max_size=96, batch_size=8
+    )
+    made = Detection(CPU, bare, split(4), split(2, seed=1), 10, "50")
+    assert made.smallest_batch(225) == 7  # 29 batches of 7 or 8
+    for num_images in (1, 8, 9, 225):
+        steps = plan(num_images, dataclasses.replace(bare, epochs=1), 0)
+        assert made.smallest_batch(num_images) == min(len(step.which) for step in steps)
+
+
 def test_frozen_stages_stay_as_they_were() -> None:
     kept = build(recipe("fcos"), 10, None)
     assert all(parameter.requires_grad for parameter in kept.parameters())
@@ -172,6 +184,7 @@ def test_frozen_stages_stay_as_they_were() -> None:
             patch.setattr("torchvision.models.get_model", lambda name, weights, **more: untrained(name, **more))
             made = build(bare, 3, None)
         assert real is torch.hub.load_state_dict_from_url
+        assert not normalises_by_batch(made)
         still = [name for name, p in made.inner.backbone.body.named_parameters() if not p.requires_grad]
         assert len(still) == expected, still
 

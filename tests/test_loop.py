@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from _cells import bytes_of, cell, run
+from _toy import Toy
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -342,6 +343,80 @@ def test_a_task_that_counts_no_boxes_is_refused_before_any_fit(tmp_path: Path) -
     assert isinstance(failure, Failure)
     assert failure.line.endswith("budget_in=boxes: digits[epochs=2] counts no boxes, only images: budget_in=images")
     assert not (tmp_path / "fits").exists()
+
+
+# --- what is measured ------------------------------------------------------------------------
+def test_a_record_tells_the_smallest_batch_of_its_fit(tmp_path: Path) -> None:
+    one, shelf = cell("random"), cell("random", task="shelf")
+    assert [event.record.smallest_batch for event in rounds(run([one], tmp_path))] == [20, 25, 30]
+    run([shelf], tmp_path)  # a task that tells nothing of its batches
+    store = Store(tmp_path / "run")
+    assert [record.smallest_batch for record in store.records(one.path)[1]] == [20, 25, 30]
+    assert {record.smallest_batch for record in store.records(shelf.path)[1]} == {None}
+    assert b"smallest_batch" not in store.path(shelf.path).read_bytes()
+
+
+def test_the_seconds_of_a_fit_hold_what_the_gpu_has_queued_and_nothing_from_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU with a queue: what is asked of it takes its time when somebody waits."""
+    queued, now = [100.0], [0.0]
+
+    def wait() -> None:
+        now[0] += sum(queued)
+        queued.clear()
+
+    class Queueing(Toy):
+        def fit(self, labelled: Any, seed: int, companion: Any = None) -> Any:
+            now[0] += 1.0
+            queued.append(7.0)
+            return super().fit(labelled, seed, companion)
+
+    monkeypatch.setattr("benchmark.fits.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("benchmark.fits.torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("benchmark.fits.torch.cuda.synchronize", wait)
+    fits = Fits(tmp_path, 0, "cpu")
+    assert fits.trained(tmp_path / "none", Queueing(), np.arange(9), 0, None).seconds == 8.0  # type: ignore[arg-type]
+
+
+def test_the_peak_of_a_round_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round forgets what was the most before it, then measures."""
+    since = list[str]()
+    monkeypatch.setattr(loop, "forget_peak", lambda machine: since.append("forget"))
+    monkeypatch.setattr(loop, "peak_mb", lambda machine: since.append("measure") or len(since))
+    run([cell("random", seed=seed) for seed in (0, 1)], tmp_path)
+    assert since == ["forget", "measure"] * 6
+
+
+@pytest.mark.skipif(not loop.PROCESS.is_dir(), reason="only Linux forgets the peak of a process")
+def test_memory_that_was_freed_before_is_not_in_the_peak() -> None:
+    machine = Machine(torch.device("cpu"))
+    loop.forget_peak(machine)
+    before = loop.peak_mb(machine)
+    held = np.ones(40_000_000)  # 320 MB
+    assert loop.peak_mb(machine) > before + 300
+    del held
+    assert loop.peak_mb(machine) > before + 300
+    loop.forget_peak(machine)
+    assert loop.peak_mb(machine) < before + 100
+
+
+def test_the_peak_of_a_gpu_is_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    most, machine = {"cuda:1": 5e9}, Machine(torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: most.update({str(device): 2e9}))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: most[str(device)])
+    assert loop.peak_mb(machine) == 5000
+    loop.forget_peak(machine)
+    assert loop.peak_mb(machine) == 2000
+
+
+def test_where_the_system_forgets_no_peak_it_is_that_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "PROCESS", tmp_path / "none")
+    machine = Machine(torch.device("cpu"))
+    loop.forget_peak(machine)
+    assert loop.peak_mb(machine) > 10
 
 
 # --- endings by score: map = n / (n + 50) is 0.286, 0.333, 0.375, 0.412, 0.444 --------------

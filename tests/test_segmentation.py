@@ -130,6 +130,14 @@ def test_miou_by_hand() -> None:
     assert told["pixel_accuracy"] == pytest.approx(100 * 3 / 5)
 
 
+def test_the_smallest_batch_is_that_of_the_plan() -> None:
+    made = segmentation(dataclasses.replace(QUICK, batch_size=16))
+    assert made.smallest_batch(1043) == 15  # round 5 of grid=cityscapes: 66 batches of 15 or 16
+    for num_images in (1, 3, 16, 17, 33, 1043):
+        steps = plan(num_images, dataclasses.replace(QUICK, batch_size=16, epochs=1), 0)
+        assert made.smallest_batch(num_images) == min(len(step.which) for step in steps)
+
+
 def test_the_score_says_how_many_classes_are_predicted_and_how_many_there_are() -> None:
     true_NHW = torch.tensor([[[0, 0, 1, 3, 255]]], dtype=torch.uint8)
     one = _segmentation.scores(confusion(torch.tensor([[[0, 0, 0, 0, 3]]]), true_NHW, 4))  # 3 where nobody looks

@@ -101,6 +101,16 @@ def test_nan_is_no_score(store: Store) -> None:
     assert store.path(CELL).read_bytes() == before
 
 
+def test_a_record_keeps_the_smallest_batch_which_is_a_number(store: Store) -> None:
+    store.append(CELL, dataclasses.replace(record(3), smallest_batch=7), measured(3))
+    assert [one.smallest_batch for one in store.records(CELL)[1]] == [None, None, None, 7]
+    body = dataclasses.asdict(record(4)) | {"smallest_batch": "seven"}
+    with open(store.path(CELL), "ab") as handle:
+        handle.write(seal(body))
+    with pytest.raises(ValueError, match="smallest_batch is 'seven'"):
+        store.records(CELL)
+
+
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with Store(tmp_path).lock(), pytest.raises(ValueError, match="another run"), Store(tmp_path).lock():
         pass
