@@ -22,7 +22,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from benchmark.module_path import put_home_first
+from benchmark.module_path import HOME, put_home_first
 
 # Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
 LABEL_NEEDS = frozenset({"test_labels", "held_out"})
@@ -181,6 +181,18 @@ def discover(folder: str | Path | None = None) -> None:
         load_folder(Path(folder))
     for plugin in [plugin for known in REGISTRY.values() for plugin in known.values()]:
         plugin.check()
+
+
+@cache
+def declares_companion(label: str) -> bool:
+    """Whether the strategy that a label names declares a companion, as its file says: importing it would take torch.
+    False for a name that none of ours has."""
+    try:
+        tree = ast.parse((HOME / FOLDERS["strategy"] / f"{parse(label)[0]}.py").read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "register"]
+    return any(keyword.arg == "companion" for call in calls for keyword in call.keywords)
 
 
 def imported(what: object, load: Callable[[], Any]) -> Any:

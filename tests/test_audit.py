@@ -10,8 +10,9 @@ import pytest
 from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
-from benchmark.analysis.audit import CHECKS, Fault, audit, smallest_batch
-from benchmark.analysis.curves import Experiment, ours, read
+from benchmark import plugins
+from benchmark.analysis.audit import CHECKS, Fault, audit
+from benchmark.analysis.curves import Curve, Experiment, ours, published, read
 from benchmark.analysis.question import PUBLISHED
 from benchmark.analysis.tables import latex, markdown, tables
 from benchmark.cli import app
@@ -143,29 +144,136 @@ def test_budgets_of_boxes_are_enough_each_round(tmp_path: Path) -> None:
     assert (fault.check, fault.words) == ("within budget", "round 1 has bought 9 boxes since round 0 of 10")
 
 
-def test_a_tail_of_a_few_images(tmp_path: Path) -> None:
-    faults = found(recorded(tmp_path, PLAIN, parameters={"batch_size": 5}))
-    assert {fault.check for fault in faults} == {"no tail batch"}
-    assert any("round 1: a batch of 1 of 6 images" in fault.words for fault in faults)
-    assert found(recorded(tmp_path / "equal", PLAIN, parameters={"batch_size": 8, "drop_last": False})) == []
-    assert found(recorded(tmp_path / "dropped", PLAIN, parameters={"batch_size": 5, "drop_last": True})) == []
+def of_batches(store: Store, sizes: list[int | None]) -> list[str]:
+    """The faults where the fits of a cell had these smallest batches."""
+    for number, size in enumerate(sizes):
+        changed(store, number, smallest_batch=size)
+    return [fault.words for fault in found(store) if fault.check == "no tail batch"]
 
 
-@pytest.mark.parametrize(
-    ("recipe", "num_images", "smallest"),
-    [
-        ({"batch_size": 32}, 65, 1),
-        ({"batch_size": 32}, 64, 32),
-        ({"batch_size": 32, "drop_last": False}, 65, 21),
-        ({"batch_size": 32, "drop_last": True}, 65, None),
-        ({"batch_size": 32, "norm": "frozen"}, 65, None),
-        ({"batch_size": 32, "norm": "batch"}, 65, 1),
-        ({"batch_size": 2}, 65, None),
-        ({}, 65, None),
-    ],
-)
-def test_the_smallest_batch_of_an_epoch(recipe: dict[str, object], num_images: int, smallest: int | None) -> None:
-    assert smallest_batch(recipe, num_images) == smallest
+def test_a_tail_of_a_few_images_is_what_the_task_tells(tmp_path: Path) -> None:
+    store = recorded(tmp_path, PLAIN, parameters={"batch_size": 16, "drop_last": False})
+    assert of_batches(store, [4, 1, 8]) == ["round 1: a batch of 1 of 6 images"]
+    assert of_batches(store, [15, 7, 16]) == []
+    assert of_batches(store, [4, None, 8]) == []
+    small = recorded(tmp_path / "small", PLAIN, parameters={"batch_size": 4})
+    assert of_batches(small, [4, 3, 4]) == []  # one less than the recipe asks for
+    plain = recorded(tmp_path / "plain", PLAIN)  # of a task whose recipe has no batch_size
+    assert of_batches(plain, [4, 3, 8]) == ["round 1: a batch of 3 of 6 images"]
+
+
+@pytest.mark.parametrize("parameters", [{"batch_size": 5}, {"batch_size": 5, "norm": "batch"}])
+def test_records_that_tell_no_batches_are_not_guessed_at(tmp_path: Path, parameters: dict[str, object]) -> None:
+    assert found(recorded(tmp_path, PLAIN, parameters=parameters)) == []
+
+
+# --- models of no use -------------------------------------------------------------------------
+def of_classes(store: Store, pairs: list[tuple[int, int]]) -> list[str]:
+    """The faults where the models of a cell predict so many classes of so many."""
+    for number, (predicted, there) in enumerate(pairs):
+        scores = store.records(CELL)[1][number].scores
+        changed(
+            store, number,
+            scores={**scores, "num_predicted_classes": float(predicted), "num_test_classes": float(there)},
+        )  # fmt: skip
+    return [fault.words for fault in found(store) if fault.check == "models are of use"]
+
+
+def test_models_that_predict_one_class_are_named_with_their_rounds(tmp_path: Path) -> None:
+    store = recorded(tmp_path, PLAIN)
+    told = "one class is predicted for the whole test set, which has 4, in"
+    assert of_classes(store, [(1, 4), (1, 4), (1, 4)]) == [f"{told} rounds 0 to 2"]
+    assert of_classes(store, [(1, 4), (2, 4), (4, 4)]) == [f"{told} round 0"]
+    assert of_classes(store, [(1, 4), (2, 4), (1, 4)]) == [f"{told} rounds 0, 2"]
+    assert of_classes(store, [(0, 4), (4, 4), (4, 4)]) == [
+        "nothing is predicted for the whole test set, which has 4, in round 0"
+    ]
+    assert of_classes(store, [(2, 4), (3, 4), (4, 4)]) == []
+
+
+def test_a_task_of_one_class_is_predicted_as_one(tmp_path: Path) -> None:
+    store = recorded(tmp_path, PLAIN)
+    assert of_classes(store, [(1, 1), (1, 1), (1, 1)]) == []
+    assert of_classes(store, [(1, 1), (0, 1), (1, 1)]) == [
+        "nothing is predicted for the whole test set, which has 1, in round 1"
+    ]
+
+
+def test_scores_of_next_to_nothing_are_named_and_not_called_unconverged(tmp_path: Path) -> None:
+    tiny = {name: {0: [4e-7, 1e-7, 1e-9]} for name in PLAIN}
+    faults = found(recorded(tmp_path, tiny))
+    assert {fault.check for fault in faults} == {"models are of use"}
+    assert "no round scores more than 4e-07: next to nothing" in faults[0].words
+    weak = {name: {0: [0.02, 0.005, 0.03]} for name in PLAIN}  # a detector's first rounds
+    assert found(recorded(tmp_path / "weak", weak)) == []
+    fallen = {name: {0: [0.2, 0.005, 0.3]} for name in PLAIN}
+    assert "fits converged" in {fault.check for fault in found(recorded(tmp_path / "fallen", fallen))}
+    begun = {name: {0: [0.0]} for name in PLAIN}
+    assert found(recorded(tmp_path / "begun", begun)) == []
+
+
+# --- what chance, devices and schedules explain --------------------------------------------------
+def test_a_common_dip_is_deeper_than_the_seeds_differ(tmp_path: Path) -> None:
+    noisy = {name: {0: [50.0, 50.2, 51.0], 1: [50.0, 49.1, 51.0], 2: [50.0, 49.9, 51.0]} for name in PLAIN}
+    assert found(recorded(tmp_path / "noisy", noisy)) == []  # 0.8 below the middle, give or take 0.6
+    steady = {name: {seed: [50.0, 49.7 + seed / 50, 51.0] for seed in range(3)} for name in PLAIN}
+    assert [fault.check for fault in found(recorded(tmp_path / "steady", steady))] == ["no common dip"]
+    for depth, checks in ((1.0, []), (5.0, ["no common dip"])):  # one seed tells no spread: two points are notable
+        single = {name: {0: [50.0, 50.0 - depth, 50.0]} for name in PLAIN}
+        assert [fault.check for fault in found(recorded(tmp_path / f"single {depth}", single))] == checks
+
+
+def test_a_fall_at_the_end_is_no_dip(tmp_path: Path) -> None:
+    falling = {name: {seed: [50.0 + seed, 60.0 + seed, 59.0 + seed] for seed in range(3)} for name in PLAIN}
+    assert found(recorded(tmp_path, falling)) == []
+
+
+def test_a_papers_dip_is_deeper_than_its_spread() -> None:
+    for std, checks in ((0.3, []), (0.05, ["no common dip"])):
+        curves = [
+            curve(name, [[90.0, 89.7, 90.0, 91.0]], seeds=(), num_runs=3, std_R=np.full(4, std)) for name in "abc"
+        ]
+        assert [fault.check for fault in audit(experiment(*curves))] == checks
+
+
+def test_other_devices_may_round_otherwise(tmp_path: Path) -> None:
+    store = recorded(tmp_path, PLAIN)
+    changed(store, 0, scores={"accuracy": 52.5})
+    assert [fault.check for fault in found(store)] == ["round 0 agrees"]
+    path = store.path(CELL, "measured")
+    bodies = read_lines(path, ordered=False)[0]
+    for device, checks in {
+        "NVIDIA H100": [], "cpu (AVX2, 1 threads)": [], "NVIDIA H100, deterministic": [], "cpu": ["round 0 agrees"],
+    }.items():  # fmt: skip
+        path.write_bytes(b"".join(seal(body | {"device": device}) for body in bodies))
+        assert [fault.check for fault in found(store)] == checks, device
+    for other in ("random", "other"):  # all on one GPU: exact only where its results are
+        path = store.path(f"made/{other}/seed-1", "measured")
+        bodies = read_lines(path, ordered=False)[0]
+        for one in (path, store.path(CELL, "measured")):
+            one.write_bytes(b"".join(seal(body | {"device": "NVIDIA H100, deterministic"}) for body in bodies))
+    assert [fault.check for fault in found(store)] == ["round 0 agrees"]
+
+
+def test_how_far_apart_rounds_are_is_a_papers_choice() -> None:
+    doubling = [1000, 2000, 4000, 8000]
+    same = [curve(name, [[1.0, 2, 3, 4]], doubling, seeds=(), num_runs=5) for name in "abc"]
+    assert audit(experiment(*same)) == []
+    other = curve("d", [[1.0, 2, 3, 4]], [1000, 2000, 4001, 8500], seeds=(), num_runs=5)
+    assert [str(fault) for fault in audit(experiment(*same, other))] == ["d: round 3 has 8,500 images, of others 8,000"]
+
+
+def test_images_may_differ_where_boxes_are_what_is_paid() -> None:
+    def bought(name: str, images: list[float], boxes: list[float]) -> Curve:
+        one = curve(name, [[0.1, 0.2, 0.3]], images, seeds=(), num_runs=3)
+        return dataclasses.replace(one, cost=one.cost | {"boxes": np.array([boxes])})
+
+    first = bought("a", [100, 200, 300], [1000, 2000, 3000])
+    assert audit(experiment(first, bought("b", [100, 150, 190], [1000, 2010, 3020]))) == []
+    faults = audit(experiment(first, bought("b", [100, 150, 190], [1000, 2500, 3900])))
+    assert [str(fault) for fault in faults] == [
+        "b: round 1 has 150 images, of others 200", "b: round 2 has 190 images, of others 300",
+    ]  # fmt: skip
 
 
 def test_selection_that_saw_evaluation_labels_is_a_fault_and_a_dagger(tmp_path: Path) -> None:
@@ -180,17 +288,84 @@ def test_selection_that_saw_evaluation_labels_is_a_fault_and_a_dagger(tmp_path: 
 
 
 def test_published_curves_are_audited_too() -> None:
-    faults = {(one.title, fault.check, fault.where) for one in read(str(PUBLISHED)) for fault in audit(one)}
-    assert ("isal_2021_cifar10", "round 0 agrees", "learning_loss") in faults
-    assert ("eval_al_2023_cifar10_2k", "no common dip", "21,000 images") in faults
-    assert ("isal_2021_cifar10", "selection was blind", "isal") in faults
-    assert not any(title == "isal_2021_cifar10" and check == "within budget" for title, check, _ in faults)
-    drift = experiment(curve("a", [[1.0, 2, 3, 4]], [1000, 2001, 3002, 4500], seeds=(), num_runs=5))
-    assert [str(fault) for fault in audit(drift)] == ["a: between 1,001 and 1,498 images a round"]
+    faults = {
+        f"{one.title}: {fault.check}: {fault}"
+        for one in read(str(PUBLISHED))
+        for fault in audit(one)
+        if fault.check != "selection was blind"
+    }
+    assert faults == {
+        "isal_2021_coco_faster_rcnn: round 0 agrees: localization_stability: 0.173333 in round 0, "
+        "where others score 0.172333"
+    }
+    blind = {one.title for one in read(str(PUBLISHED)) for fault in audit(one) if fault.check == "selection was blind"}
+    assert {"isal_2021_cifar10", "isal_2021_table1_cifar10"} <= blind
+
+
+def test_tables_of_published_curves_say_audit_failed_where_it_did() -> None:
+    made = tables(read(str(PUBLISHED)))
+    passing = ["isal_2021_cifar10", "isal_2021_cifar100", "isal_2021_svhn_as_published", "isal_2021_cifar10_large"]
+    assert {*passing, "eval_al_2023_cifar10_2k", "eval_al_2023_cifar100_2k"} <= {one.title for one in made}
+    failed = [one.title for one in made if "AUDIT FAILED" in markdown(one)]
+    assert failed == ["isal_2021_coco_faster_rcnn"]
+
+
+HEAD = "source,task,strategy,num_runs,round,num_labelled,metric,value,std\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (["random,5,46.6,", "coreset,3,47.0,", "badge,3,47.0,"], ""),  # means over other runs
+        (["random,3,46.6,", "coreset,3,47.0,", "badge,3,47.0,"], "random: 46.6 in round 0, where others score 47"),
+        (["random,3,12.8,0.3", "coreset,3,12.6,0.6", "isal,3,12.6,0.6"], ""),  # other runs, as their spreads say
+        (["random,3,40,0.3", "coreset,3,47,0.7"], "coreset: 47 in round 0, where others score 40"),
+        (["random,1,40,0.3", "coreset,1,47,0.7"], "coreset: 47 in round 0, where others score 40"),
+        (["random,3,45.5,", "coreset,3,45.5,", "learning_loss,3,60,"], ""),  # it trains a companion
+        (["random,3,45.5,", "coreset,3,45.5,", "'learning_loss[weight=2.0]',3,60,"], ""),
+        (["random,3,45.5,", "coreset,3,45.5,", "vaal,3,60,"], "vaal: 60 in round 0, where others score 45.5"),
+        (["random,3,45.5,", "coreset,3,45.5,", "theirs,3,60,"], ""),  # our learning_loss, as sources.yaml says
+        (["random,3,45.5,", "coreset,3,45.5,", "no (name),3,60,"], "no (name): 60 in round 0, where others score 45.5"),
+    ],
+)
+def test_round_0_of_a_paper(tmp_path: Path, rows: list[str], words: str) -> None:
+    lines = [row.replace("'", '"').split(",") for row in rows]
+    text = "".join(f"paper,cifar10,{','.join(one[:-2])},0,1000,accuracy,{one[-2]},{one[-1]}\n" for one in lines)
+    (tmp_path / "paper.csv").write_text(HEAD + text)
+    (tmp_path / "sources.yaml").write_text("paper: {strategies: {theirs: learning_loss}}")
+    [one] = published(tmp_path / "paper.csv")
+    assert [str(fault) for fault in audit(one)] == ([words] if words else [])
+
+
+def test_who_declares_a_companion_is_read_without_importing_it() -> None:
+    plugins.discover()
+    strategies = plugins.REGISTRY["strategy"]
+    declaring = {name for name, plugin in strategies.items() if plugin.companion is not None}
+    assert "learning_loss" in declaring
+    ours = {name for name in strategies if (HOME / "strategies" / f"{name}.py").is_file()}
+    assert {name for name in ours if plugins.declares_companion(name)} == declaring & ours
+    assert not plugins.declares_companion("../strategies/learning_loss")
+    assert not plugins.declares_companion("none of ours")
+
+
+def test_a_manifest_that_tells_no_companion_has_it_from_the_strategy(tmp_path: Path) -> None:
+    store = recorded(tmp_path, PLAIN | {"learning_loss": {0: [30.0, 64.0, 70.0]}})
+    path = store.folder / "grid.json"
+    manifest = json.loads(path.read_text())
+    assert [fault.check for fault in found(store)] == ["round 0 agrees"]  # as somebody told: not a companion
+    for cell in manifest["experiments"][0]["cells"]:
+        del cell["companion"]
+    path.write_text(json.dumps(manifest))
+    assert found(store) == []
 
 
 def test_every_check_was_planted() -> None:
-    planted = {check for check, _, _ in FAULTS} | {"no common dip", "no tail batch", "selection was blind"}
+    planted = {check for check, _, _ in FAULTS} | {
+        "no common dip",
+        "no tail batch",
+        "selection was blind",
+        "models are of use",
+    }
     assert planted == set(CHECKS)
 
 

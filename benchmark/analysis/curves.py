@@ -10,7 +10,7 @@ import gc
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.plugins import checked, unknown
+from benchmark.plugins import checked, declares_companion, unknown
 from benchmark.schedule import Schedule
 from benchmark.store import SAW_EVALUATION, Header, Measured, Record, Store
 
@@ -94,6 +94,7 @@ class Curve:
     ended_R: tuple[int, ...] = ()  # runs whose last round was before this one
     std_R: Floats | None = None  # as a paper tells it
     printed: dict[str, tuple[str, ...]] = field(default_factory=dict)  # value, boxes: a paper's own digits
+    companion: bool = False  # see Run.companion
 
     @property
     def mean_R(self) -> Floats:
@@ -238,10 +239,11 @@ def add(runs: dict[str, Run], new: Run) -> None:
 def run_of(cell: Mapping[str, Any], store: Store) -> Run:
     """The run of a cell of the manifest."""
     path, found = cell["path"], store.read(cell["path"])
+    companion = cell.get("companion", declares_companion(cell["strategy"]))
     if found.header is not None and found.header.key != cell["key"]:
         raise ValueError(f"{store.path(path)} is not the cell that grid.json asks for")
     return Run(
-        path, cell["strategy"], cell["seed"], tuple(cell["dagger"]), bool(cell.get("companion")),
+        path, cell["strategy"], cell["seed"], tuple(cell["dagger"]), bool(companion),
         found.header, found.records, store.failure(path) is not None, found.damage, store,
     )  # fmt: skip
 
@@ -278,6 +280,7 @@ def curve(cells: Sequence[Run], schedule: Schedule) -> Curve:
         frozenset(run.seed for run in runs if not schedule.finished(run.records)), cells[0].daggers,
         failed=sum(run.failed and not schedule.finished(run.records) for run in cells),
         ended_R=tuple(sum(length <= number for length in lengths) for number in range(schedule.rounds)),
+        companion=cells[0].companion,
     )  # fmt: skip
 
 
@@ -335,6 +338,10 @@ def paper(source: str, task: str, rows: pd.DataFrame, told: Mapping[str, Any], p
     curves = {
         str(name): paper_curve(str(name), found.set_index("round"), rounds, SAW_EVALUATION if name in saw else "", path)
         for name, found in rows.groupby("strategy", sort=False)
+    }
+    ours = checked(f"{where}: strategies", told.get("strategies", {}), dict)
+    curves = {
+        name: replace(one, companion=declares_companion(str(ours.get(name, name)))) for name, one in curves.items()
     }
     title = f"{source}_{task}".replace("-", "_")
     return Experiment(title, source, task, str(rows["metric"].iloc[0]), rounds, curves, told=told)
