@@ -26,7 +26,8 @@ from benchmark.analysis.verify import Verdict
 from benchmark.plugins import unknown
 from benchmark.schedule import Schedule
 from benchmark.store import Measured, Store
-from benchmark.terminal import print_table, say, show
+from benchmark.terminal import paragraphs, print_table, say, show
+from benchmark.words import plural
 
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="grid, out, records, task ...; see the README")
@@ -43,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(words: Words = None) -> None:
-    """Show done, failed and missing cells of a results folder, and the time left at its pace."""
+    """Show how many cells of a results folder are done, failed or missing, and about how many hours are left."""
     asked = ask(words or [], "format")
     store = Store(asked.places)
     known = store.manifest()["experiments"]
@@ -53,7 +54,7 @@ def status(words: Words = None) -> None:
     work = partial(experiment_status, store)
     many = sum(len(one["cells"]) for one in wanted) > MANY_CELLS
     rows = in_parts(work, wanted) if many else list(map(work, wanted))
-    show(f"{store.folder}", rows, asked.format)
+    show(f"{store.folder}", rows, asked.format, note=STATUS)
 
 
 def experiment_status(store: Store, experiment: dict[str, object]) -> dict[str, object]:
@@ -100,8 +101,8 @@ def show_tables(asked: Question) -> None:
     for one in made if asked.format == "text" else ():
         print_table(one.table)
         if rows := one.compared:
-            title = f"{one.table.title}: against {rows[0].against}, paired, {100 * asked.level:g} % intervals"
-            show(title, comparisons.rows(rows, tables.places(one.table.metric)))
+            title = f"{one.table.title}: strategies minus {rows[0].against}, seed by seed"
+            show(title, comparisons.rows(rows, tables.places(one.table.metric)), note=comparisons.note(rows))
     folder = asked.folder / "tables"
     tables.write([one.table for one in made], folder, together=bool(asked.to) or not asked.task)
     comparisons.write({one.table.title: one.compared for one in made}, folder)
@@ -133,7 +134,10 @@ def answered(asked: Question, only: str) -> list[Answered]:
     for experiment in experiments:
         table = tables.table(experiment, verify.beside(experiment, papers))
         compared, refused = to_first(experiment, asked)
-        words = [f"{experiment.title}: nothing published belongs to it"] if papers and not table.beside else []
+        scales = {verify.other_scale(experiment, one) for one in verify.counterparts(experiment, papers)} - {""}
+        words = [f"{experiment.title}: {scale}" for scale in sorted(scales)]
+        if papers and not table.beside:
+            words.append(f"{experiment.title}: none of the published curves is of this experiment")
         found.append(Answered(table, compared, words + refused))
     return found
 
@@ -148,14 +152,15 @@ def to_first(experiment: Experiment, asked: Question) -> tuple[list[comparisons.
 
 
 def saved(words: Words = None) -> None:
-    """Labels, boxes or seconds that a strategy saves: strategy=A against=B at=final|curve|VALUE|band:LO,HI cost=..."""
+    """Show what a strategy saves: strategy=A against=B at=final|curve|SCORE|band:LOW,HIGH cost=images|boxes|time."""
     asked = ask(words or [], *SAVINGS, "format")
     rows, refused = asked.savings()
     if asked.format == "json":
         show("savings", [saving_row(row) for row in rows], "json")
     else:
         price = f"; {asked.seconds_per_image:g} s an image, {asked.seconds_per_box:g} s a box" * (asked.cost == "time")
-        show(f"savings, {100 * asked.level:g} % intervals{price}", [saving_line(row) for row in rows])
+        title = f"{100 * asked.level:g} % intervals{price}"
+        show(title, [saving_line(row) for row in rows], by=["table"], note=SAVED)
     for line in refused:
         say(f"not compared: {line}")
 
@@ -179,20 +184,33 @@ def number(value: float) -> float | None:
 
 
 def saving_line(one: Saving) -> Row:
-    """A saving for people."""
+    """A saving for people; columns: see SAVED."""
     paid, other = (f"{end:,.0f}" if math.isfinite(end) else "–" for end in (one.paid, one.other))
+    own_mean, other_mean = (f"{area:.4g}" for area in one.areas)
     saved, percent = (comparisons.shown(one.saved, 0), comparisons.shown(one.percent, 1)) if one.reached else ("", "")
     return {
-        "task": one.experiment, "strategy": one.strategy, "against": one.against, "at": str(one.rule),
-        "target": f"{one.target:.4g}", "paid": f"{paid} of {other}", "unit": one.unit, "saved": saved, "%": percent,
-        "areas": " | ".join(f"{area:.4g}" for area in one.areas), "note": one.note,
+        "table": f"{one.experiment}: {one.unit} saved", "strategy": one.strategy, "against": one.against,
+        "at": str(one.rule), "score": f"{one.target:.4g}", "paid": paid, "other paid": other, "saved": saved,
+        "saved %": percent, "seeds": one.num_pairs or "–", "mean score": own_mean, "other mean": other_mean,
+        "note": one.note,
     }  # fmt: skip
 
 
+STATUS = """\
+cell: one strategy with one seed
+hours left: at most, at the pace of the rounds that are done"""
+SAVED = """\
+at, score: where the two are compared: at the other's final score, at a score, or in a band of scores
+paid, other paid: by the strategy, and by the other, until they reach that score
+saved, saved %: the difference, and in per cent of what the other paid, with intervals over the seeds
+seeds: pairs of runs behind the interval; –: a paper's means, which have none
+mean score, other mean: of each over all rounds (the area under its curve)"""
+
+
 def compared(first: str, second: str, words: Words = None) -> None:
-    """The paired answer to A against B, in five lines a task."""
+    """Compare strategy A with strategy B, seed by seed: the answer in five lines for each task."""
     if first == second or "=" in re.sub(r"\[.*\]", "", first + second):
-        raise ValueError(f"compare takes two strategies, not {first} and {second}")
+        raise ValueError(f"compare takes two strategies, as in `compare A B`, not {first} and {second}")
     keys = ("cost", "seconds_per_image", "seconds_per_box", "level", "seed", "format")
     asked = ask(words or [], *keys)
     made, refused = list[comparisons.Comparison](), list[str]()
@@ -208,28 +226,32 @@ def compared(first: str, second: str, words: Words = None) -> None:
     if asked.format == "json":
         typer.echo(comparisons.tidy(made).to_json(orient="records", indent=1))
     for done in made if asked.format == "text" else ():
-        typer.echo("\n".join(comparisons.lines(done, tables.places(done.metric))))
+        paragraphs(comparisons.lines(done, tables.places(done.metric)), 2)
     for line in refused:
         say(f"not compared: {line}")
 
 
 def timed(words: Words = None) -> None:
-    """Seconds of a run by strategy: training, choosing, making encodings (once), scoring."""
+    """Show what each strategy took, in seconds: training, choosing, computing encodings, scoring."""
     asked = ask(words or [], "format")
     rows = [row for one in asked.experiments() for row in seconds.rows(one)]
     if not rows:
         raise ValueError("nothing is measured there: seconds are of runs, not of published curves")
-    show("seconds of a run, mean over seeds", rows, asked.format)
+    show("seconds of a run", rows, asked.format, ["experiment"], seconds.NOTE)
 
 
 def explained(cell: str, words: Words = None) -> None:
-    """Command, seeds, indices, cost and versions behind one cell: its path, or TASK/STRATEGY/seed-N."""
+    """Show what lies behind one cell: its command, seeds, purchases, costs, scores and versions."""
     experiment, run = explain.find(ask(words or []).experiments(), cell)
-    typer.echo("\n".join(explain.lines(experiment, run)))
+    for line in explain.lines(experiment, run):
+        if line.startswith("command "):  # to be copied as it is
+            typer.echo(line)
+        else:
+            paragraphs([line], 10)
 
 
 def verified(words: Words = None) -> None:
-    """Audit the records, and with against=published compare them with papers' curves. Exit 1: a fault was found."""
+    """Check the records for faults, and compare them with papers' curves (against=published). Exit 1: a fault."""
     asked = ask(words or [], "against", "level", "format")
     experiments = asked.experiments()
     faults = [fault for one in experiments for fault in audit.audit(one)]
@@ -243,12 +265,8 @@ def verified(words: Words = None) -> None:
     else:
         for one in experiments:
             say(f"{one.title}: {audited(one, faults)}")
-        for title, found in (
-            ("audit: faults", rows),
-            (f"against {asked.against}", [verdict_line(one) for one in verdicts]),
-        ):
-            if found:
-                show(title, found)
+        show("faults", rows, by=["experiment"])
+        show("ours minus published", [verdict_line(one) for one in verdicts], by=["task", "source"], note=VERDICTS)
     if faults:
         raise typer.Exit(1)
 
@@ -259,12 +277,13 @@ def audited(one: Experiment, faults: Sequence[audit.Fault]) -> str:
         return "nothing is recorded, so there is nothing to audit"
     passed = len(audit.CHECKS) - len({fault.check for fault in faults if fault.experiment == one.title})
     lacking = sum(curve.wanted - curve.num_runs + len(curve.unfinished) for curve in one.curves.values())
-    rest = f"; {lacking} of {sum(curve.wanted for curve in one.curves.values())} cells are not finished" * bool(lacking)
-    return f"{passed} of {len(audit.CHECKS)} checks passed{rest}"
+    cells = plural(sum(curve.wanted for curve in one.curves.values()), "cell")
+    rest = f"; {lacking} of {cells} {'is' if lacking == 1 else 'are'} not finished" * bool(lacking)
+    return f"{passed} of {plural(len(audit.CHECKS), 'check')} passed{rest}"
 
 
 def reported(words: Words = None) -> None:
-    """Write one HTML file with tables, comparisons, audit and figures; the figures also as png, svg and pdf."""
+    """Write an HTML page with tables, comparisons, audit and figures, which opens offline; figures as files besides."""
     from benchmark.analysis import report  # matplotlib takes a second to import
 
     asked = ask(words or [], "against", "level", "seed", "to")
@@ -297,8 +316,15 @@ def verdict_line(one: Verdict) -> Row:
     mean, last = (comparisons.shown(gap, 3, "+") if one.rounds else "" for gap in (one.deviation, one.last))
     return {
         "source": one.source, "task": one.task, "strategy": one.strategy, "published": one.published,
-        "rounds": one.rounds, "deviation": mean, "at the last": last, "verdict": one.verdict, "why": one.why,
+        "rounds": one.rounds, "seeds": one.num_runs or "–", "mean": mean, "last": last, "verdict": one.verdict,
+        "why": one.why,
     }  # fmt: skip
+
+
+VERDICTS = """\
+published: what the paper calls the strategy
+rounds, seeds: numbers of labels that both have, and runs of ours
+mean, last: ours minus published on average over these rounds, and at the last of them, with intervals"""
 
 
 def published() -> list[Row]:

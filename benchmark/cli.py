@@ -21,7 +21,7 @@ from benchmark.analysis.question import Question, installed
 from benchmark.display import shown
 from benchmark.grid import Settings
 from benchmark.store import Store, Unwritable
-from benchmark.terminal import err, say, show
+from benchmark.terminal import err, say, show, spare_the_screen
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,7 @@ def run(words: Words = None) -> None:
 
 def estimate(grid: grids.Grid, chosen: Settings) -> None:
     """Says what a run has to do and how long that takes. The fits of the pilot rounds are kept for it."""
-    from benchmark import forecast, launch
+    from benchmark import forecast
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
@@ -81,7 +81,6 @@ def estimate(grid: grids.Grid, chosen: Settings) -> None:
     machine = prepared(chosen, store.folder / ".fits")
     fits = Fits(store.folder / ".fits", chosen.cache_gb, device_name(machine))
     store.joined([described(experiment) for experiment in grid.experiments])
-    launch.check_encoders(grid.cells(), machine)
     failed = list[str]()
     with shown(err):
         rows = forecast.rows(grid, store, fits, machine, say, failed)
@@ -107,8 +106,6 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
     local = chosen.launcher == "local"
     told_where = where if local else "Ray"
     say(f"{len(grid.cells())} cells, {len(left)} to do, {total} rounds, on {told_where}; records in {store.folder}")
-    if local:
-        launch.check_encoders(left, machine)
     ran = launch.local(list(left), store, fits, tasks) if local else on_ray(list(left), store, chosen)
     events = launch.within(ran, chosen.gpu_hours, chosen.gpus_per_cell or 1.0, say)
     events = tracking.mirrored(events, chosen.tracking, store.folder, say)
@@ -190,7 +187,10 @@ def provenance(words: list[str]) -> dict[str, str]:
     """The command, and the version and commit of the code that runs it."""
     git = ["git", "-C", str(Path(__file__).parents[1])]
     try:
-        told = [subprocess.check_output([*git, *rest], text=True, stderr=subprocess.DEVNULL) for rest in GIT]
+        told = [
+            subprocess.check_output([*git, *rest], encoding="utf-8", errors="replace", stderr=subprocess.DEVNULL)
+            for rest in GIT
+        ]
         commit = told[0].strip() + " and changes" * bool(told[1].strip())
     except (OSError, subprocess.CalledProcessError):
         commit = ""  # installed, not checked out
@@ -288,6 +288,7 @@ answers.register(app)
 def main() -> None:
     """Runs the command line; every user's error is one line."""
     atexit.register(gc.freeze)  # what PyTorch's import left takes the interpreter half a second to collect at its end
+    spare_the_screen()
     try:
         app()
     except (ValueError, OSError, Unwritable) as error:

@@ -239,7 +239,13 @@ def names() -> list[str]:
 
 def purpose(name: str) -> str:
     """What a grid is for: the second line of its file (the first is Hydra's)."""
-    return (CONFIGS / "grid" / f"{name}.yaml").read_text().partition("\n")[2].partition("\n")[0].lstrip("# ")
+    return (
+        (CONFIGS / "grid" / f"{name}.yaml")
+        .read_text(encoding="utf-8")
+        .partition("\n")[2]
+        .partition("\n")[0]
+        .lstrip("# ")
+    )
 
 
 def settings(words: Sequence[str]) -> Settings:

@@ -281,7 +281,7 @@ def forget_peak(machine: Machine) -> None:
         torch.cuda.reset_peak_memory_stats(machine.device)
     else:
         with contextlib.suppress(OSError):
-            (PROCESS / "clear_refs").write_text("5")
+            (PROCESS / "clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_mb(machine: Machine) -> float:
@@ -289,7 +289,7 @@ def peak_mb(machine: Machine) -> float:
     if machine.device.type == "cuda":
         return torch.cuda.max_memory_allocated(machine.device) / 1e6
     with contextlib.suppress(OSError):
-        if match := re.search(r"VmHWM:\s*(\d+) kB", (PROCESS / "status").read_text()):
+        if match := re.search(r"VmHWM:\s*(\d+) kB", (PROCESS / "status").read_text(encoding="utf-8")):
             return int(match[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
@@ -315,7 +315,7 @@ def driver() -> str:
     """The version of the GPU's driver, "" where its tool is not there."""
     words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.check_output(words, text=True, stderr=subprocess.DEVNULL, timeout=10)
+        told = subprocess.check_output(words, encoding="utf-8", errors="replace", stderr=subprocess.DEVNULL, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return ""
     return told.partition("\n")[0].strip()

@@ -138,4 +138,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages(folder.resolve().parent.parent).items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")

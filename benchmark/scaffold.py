@@ -60,5 +60,5 @@ def new_strategy(name: str, folder: str | None, on: str) -> list[Path]:
         if path.exists():
             raise ValueError(f"{path} is there already")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return [code, test]

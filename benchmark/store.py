@@ -126,7 +126,7 @@ class Store:
         """One writer at a time; ValueError where another run holds the folder or it cannot be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = open(self.folder / ".lock", "w")  # noqa: SIM115
+            handle = open(self.folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise ValueError(f"out={self.folder}: {error.strerror}") from error
         with handle:
@@ -233,12 +233,12 @@ class Store:
         path = self.path(cell, "failures", ".txt")
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(trace)
+            path.write_text(trace, encoding="utf-8", errors="backslashreplace")
 
     def failure(self, cell: str) -> str | None:
         """The traceback of a failed cell."""
         place = self.place(cell, "failures", ".txt")
-        return Path(place).read_text(errors="replace") if os.path.exists(place) else None
+        return Path(place).read_text(encoding="utf-8", errors="replace") if os.path.exists(place) else None
 
     # --- what was asked for ---------------------------------------------------------------------
     def manifest(self) -> dict[str, Any]:
@@ -247,7 +247,7 @@ class Store:
         if not path.is_file():
             raise ValueError(f"{self.folder} holds no results: run the grid first, or name a folder with out=DIR")
         try:
-            found = dict(json.loads(path.read_text()))
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} does not parse: {error}") from error
         if found.get("schema") != SCHEMA:
@@ -456,7 +456,7 @@ def replace(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are no text
         draft.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

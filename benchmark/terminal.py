@@ -1,55 +1,215 @@
-"""What people see at the terminal: tables and lines on standard output, words about the work on standard error."""
+"""What people see at the terminal: tables and lines on standard output, words about the work on standard error.
+
+A table is as wide as the window (or COLUMNS; 80 columns where nobody knows). Where that is not enough names are
+shortened in the middle and stand whole below, sentences wrap between words, deviations go below their means, and what
+is then still too wide goes on in further blocks of columns, each with the names again.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Literal
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as Shown
+from rich.text import Text
 
 from benchmark.analysis.tables import Table, grid_of
+from benchmark.words import broken, shortened, shorter
 
 out = Console()
 err = Console(stderr=True)
 
+SENTENCES = {"what", "why", "note", "parameters"}  # columns whose cells wrap between words
+EDGE = 3  # columns of the terminal that a column takes besides its text
+NUMBER = re.compile(r"[-+−–]?[\d.∞]")  # how a cell that holds a number begins
+WORDS = 16  # columns that `missing (10/10)` and the like take at most
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its head and its cells."""
+
+    head: str
+    cells: Sequence[str]
+    is_first: bool = False  # then its cells are names, whatever they look like
+
+    @property
+    def is_sentence(self) -> bool:
+        """Whether its cells are sentences."""
+        return self.head in SENTENCES
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its cells are numbers, or a word or two where there is none: they are never shortened."""
+        numbers = [bool(NUMBER.match(cell)) for cell in self.cells]
+        short = all(there or cell_len(cell) <= WORDS for there, cell in zip(numbers, self.cells, strict=True))
+        return not (self.is_first or self.is_sentence) and any(numbers) and short
+
+    @property
+    def width(self) -> int:
+        """Of its longest line."""
+        return max(cell_len(line) for text in (self.head, *self.cells) for line in text.split("\n"))
+
+    def least(self, name: int, sentence: int) -> int:
+        """The width below which it cannot be read: of a name, of a sentence, of its longest number."""
+        head = max(map(cell_len, self.head.split()), default=0)
+        if self.is_number:
+            return max(head, *(cell_len(line) for cell in self.cells for line in cell.split("\n")))
+        return min(self.width, max(head, sentence if self.is_sentence else name))
+
 
 def print_table(one: Table) -> None:
-    """Nothing is cut: a narrow terminal folds names and puts the spread below the mean; elsewhere a row is a line."""
+    """A table of results and what a reader must know of it."""
     head, *rows = grid_of(one)
-    shown = Shown(title=escape(f"{one.title}: {one.metric}"), caption=escape(one.note), header_style="bold")
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    if out.is_terminal and sum(widths) + 3 * len(head) + 1 > out.width:
-        widths[1:] = [
-            max(len(word) for row in (head, *rows) for word in row[c].split()) + 2 for c in range(1, len(head))
-        ]
-        widths[0] = max(16, out.width - sum(widths[1:]) - 3 * len(head) - 1)
-    for number, name in enumerate(head):
-        shown.add_column(escape(name), justify="right" if number else "left", width=widths[number], overflow="fold")
-    for row in rows:
-        shown.add_row(*map(escape, row))
-    wide(sum(widths) + 3 * len(head) + 1).print(shown)
+    columns = [Column(*told, not place) for place, told in enumerate(zip(head, zip(*rows, strict=True), strict=True))]
+    print_columns(f"{one.title}: {one.metric}", columns, one.note)
 
 
-def wide(least: int) -> Console:
-    """The console, as wide as `least` at least."""
-    return Console(width=max(out.width, least))
+def show(
+    title: str, rows: Sequence[dict[str, object]], style: str = "text", by: Sequence[str] = (), note: str = ""
+) -> None:
+    """Rows as tables, or as JSON.
 
-
-def show(title: str, rows: list[dict[str, object]], style: str = "text") -> None:
-    """Rows as a table, or as JSON."""
+    Args:
+        title: what they are.
+        rows: their columns by name, the same in each.
+        style: text or json.
+        by: columns that are the same in each table and stand in its title.
+        note: what a reader must know of the columns; below the last table.
+    """
     if style == "json":
         typer.echo(json.dumps(rows, indent=1, allow_nan=False))
         return
-    shown = Shown(title=escape(title), header_style="bold")
-    for number, name in enumerate(rows[0] if rows else ()):
-        shown.add_column(name, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        shown.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    (out if out.is_terminal else wide(160)).print(shown)
+    texts = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+    parts = [(common, list(part)) for common, part in groupby(texts, lambda row: [row[name] for name in by])]
+    for number, (common, part) in enumerate(parts, start=1):
+        names = [name for name in part[0] if name not in by]
+        columns = [Column(name, [row[name] for row in part], name == names[0]) for name in names]
+        print_columns(": ".join([*filter(None, common), title]), columns, note if number == len(parts) else "")
+
+
+def print_columns(title: str, columns: Sequence[Column], note: str = "") -> None:
+    """A table in as many blocks as it takes, its title above, and below it the whole names and the note."""
+    short = dict[str, str]()
+    paragraphs([title], style="bold")
+    for block in laid_out(columns, out.width):
+        shown = Shown(header_style="bold")
+        for column, width in block:
+            side: Literal["left", "right"] = "right" if column.is_number else "left"
+            shown.add_column(Text(column.head), justify=side, width=width, overflow="fold")
+        cells = [fitted(column, width, short) for column, width in block]
+        for row in zip(*cells, strict=True):
+            shown.add_row(*map(Text, row))
+        out.print(shown)
+    paragraphs([f"{name} = {whole}" for name, whole in short.items()], 2)
+    paragraphs([*note.split("\n"), ""] if note else [""], 2)
+
+
+def fitted(column: Column, width: int, short: dict[str, str]) -> list[str]:
+    """The cells of a column of that width; names that were shortened for it join `short`, with the whole ones."""
+    if column.is_sentence or column.is_number:
+        texts = [cell.split(" ") for cell in column.cells]
+        cut = {word: shortened(word, width) for words in texts for word in words if cell_len(word) > width}
+        cells = [" ".join(cut.get(word, word) for word in words) for words in texts]
+        short.update({name: word for word, name in cut.items() if "\n" not in word})
+        return cells
+    cells = shorter(column.cells, width)
+    short.update(
+        {name.strip(): whole.strip() for name, whole in zip(cells, column.cells, strict=True) if name != whole}
+    )
+    return cells
+
+
+def laid_out(columns: Sequence[Column], width: int) -> list[list[tuple[Column, int]]]:
+    """Blocks of columns with their widths, none wider than `width`."""
+    found = blocks(columns, width)
+    if len(found) > 1:
+        folded = [replace(one, cells=[cell.replace(" ± ", "\n± ") for cell in one.cells]) for one in columns]
+        found = min(found, blocks(folded, width), key=lambda made: len(made) > 1)
+    return found
+
+
+def blocks(columns: Sequence[Column], width: int) -> list[list[tuple[Column, int]]]:
+    """The same, of columns as they are; the first column is in every block."""
+    first, *rest = columns
+    least = {id(one): one.least(max(8, width // 5), max(16, width // 4)) for one in columns}
+    room = width - least[id(first)] - EDGE - 1
+    found = [[first]]
+    for column in rest:
+        taken = sum(least[id(one)] + EDGE for one in found[-1][1:])
+        if len(found[-1]) > 1 and taken + least[id(column)] + EDGE > room:
+            found.append([first])
+        found[-1].append(column)
+    made = [widened(block, [min(least[id(one)], max(room - EDGE, 1)) for one in block], width) for block in found]
+    names = min(block[0][1] for block in made)  # shortened alike in every block
+    return [[(first, names), *block[1:]] for block in made]
+
+
+def widened(block: list[Column], widths: list[int], width: int) -> list[tuple[Column, int]]:
+    """The columns of a block, the narrowest of those that lack room given what is left of `width`."""
+    for _ in range(width - sum(widths) - EDGE * len(widths) - 1):
+        lacking = [place for place, one in enumerate(block) if widths[place] < one.width]
+        if not lacking:
+            break
+        widths[min(lacking, key=lambda place: widths[place])] += 1
+    return list(zip(block, widths, strict=True))
+
+
+def paragraphs(lines: Iterable[str], indent: int = 0, style: str = "") -> None:
+    """Lines that wrap between words in a window's width, what goes on below by `indent`; whole where there is none."""
+    for line in lines:
+        for part in wrapped(line, out.width, indent) if in_window() else [line]:
+            out.print(Text(part, style=style), soft_wrap=True)
+
+
+def in_window() -> bool:
+    """Whether somebody reads along, if through a pager."""
+    return "COLUMNS" in os.environ or any(map(os.isatty, range(3)))
+
+
+def wrapped(line: str, width: int, indent: int = 0) -> list[str]:
+    """A line in lines of at most `width`, broken between words; inside a name only where it is longer than that."""
+    parts = textwrap.wrap(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return [piece for part in parts or [""] for piece in in_pieces(part, width, indent)]
+
+
+def in_pieces(part: str, width: int, indent: int) -> list[str]:
+    """A line as it is, or, where it is one long name, broken behind commas and brackets."""
+    pieces = broken(part.strip(), width - indent).split("\n")
+    return [part] if cell_len(part) <= width else [" " * indent + piece for piece in pieces]
 
 
 def say(line: str) -> None:
     """A line for the person at the terminal, apart from the output."""
     err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+PLAIN = {"…": "~", "–": "-", "−": "-", "†": "+", "±": "+-", "∞": "inf"}  # where a screen has no such character
+
+
+def plain(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that the screen's encoding lacks, as `codecs.register_error` wants it."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(one, "?") for one in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("plain", plain)
+
+
+def spare_the_screen() -> None:
+    """Has standard output and standard error replace what their encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="plain")

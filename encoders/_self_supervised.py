@@ -26,8 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmark.api import Encoding, Machine, Pool, seeded
-from tasks._networks import PROBE, build
-from tasks._weights import load
+from tasks._networks import PROBE, build, load
 
 Precision = Literal["float32", "bfloat16"]
 Heads = TypeVar("Heads", bound=nn.Module)

@@ -113,7 +113,9 @@ def image_ids(path: Path) -> list[str]:
     if not path.is_file():
         there = ", ".join(name.removesuffix(".txt") for name in listed(path.parent) if name.endswith(".txt"))
         raise ValueError(f"{path} is missing; the splits there are: {there or 'none'}")
-    ids = [line.split()[0] for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    ids = [
+        line.split()[0] for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()
+    ]
     if not ids:
         raise ValueError(f"{path} is empty: it must name an image a line")
     once(ids, f"{path}: the image")

@@ -80,7 +80,7 @@ def listed(folder: Path, part: str) -> list[Listed]:
     path, images = folder / "annotations" / f"{part}.txt", []
     if not path.is_file():
         raise ValueError(f"no such file: {path}: delete {path.parent} to have it anew")
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         match = LINE.fullmatch(line.strip())
         if match is None:
             raise ValueError(f"{path}:{number}: {line!r} is not BREED_NUMBER CLASS SPECIES NUMBER")

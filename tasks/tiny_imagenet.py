@@ -45,7 +45,7 @@ def validation(folder: Path, classes: list[str]) -> Split:
     path, images, labels = folder / "val_annotations.txt", [], []
     if not path.is_file():
         raise ValueError(f"no such file: {path}: it is in {URL}")
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         match = LINE.fullmatch(line.strip())
         if match is None or match[2] not in classes:
             raise ValueError(f"{path}:{number}: {line!r} is not FILE, a folder of train/ and a box, with tabs")

@@ -52,7 +52,7 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
     [
         (["compare", "mien", "random"], "'mien' (did you mean 'mine'?)"),
         (["compare", "mine", "random", "task=digitz"], "did you mean 'digits'?"),
-        (["compare", "mine", "mine"], "compare takes two strategies, not mine and mine"),
+        (["compare", "mine", "mine"], "compare takes two strategies, as in `compare A B`, not mine and mine"),
         (["compare", "mine", "out=x"], "compare takes two strategies"),
         (["savings", "cost=time", "seconds_per_image=0", "seconds_per_box=0"], "are both 0"),
         (["verify", "against=results/reference/quick"], "is a run, not a published curve"),

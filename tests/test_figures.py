@@ -15,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from benchmark import words
 from benchmark.analysis import figures
 from benchmark.analysis.curves import Curve, Experiment, Run
 from benchmark.analysis.figures import Gallery
@@ -374,9 +375,9 @@ def test_names_are_text_in_an_svg(made: Experiment, looks: dict[str, figures.Loo
 
 @pytest.mark.parametrize("name", [LONG, "_begins", "x" * 150, "a" * 40, "", "one two"])
 def test_a_broken_name_keeps_its_characters(name: str) -> None:
-    parts = figures.broken(name).split("\n")
+    parts = words.broken(name).split("\n")
     assert "".join(parts) == name
-    assert all(len(part) <= figures.WIDTH for part in parts)
+    assert all(len(part) <= words.WIDTH for part in parts)
 
 
 def test_long_legends_neither_cover_the_plot_nor_leave_the_figure() -> None:

@@ -123,9 +123,6 @@ ONLY = {
 TORCH = {"torch", "torchvision", "timm"}
 
 
-OF_NETWORKS = ("tasks._networks.", "tasks._weights.")  # what encoders may import of the tasks
-
-
 def imports(file: File, nodes: Iterator[ast.AST] | None = None) -> Iterator[tuple[int, str]]:
     """Line and name of everything imported; `from a import b` counts as a.b."""
     for node in nodes or ast.walk(file.tree):
@@ -156,7 +153,7 @@ def plugins_import_the_contract_alone(files: Files) -> Found:
             package, _, rest = name.partition(".")
             contract = package == "benchmark" and rest.partition(".")[0] == "api"
             shared = package == file.folder and rest.startswith("_")
-            shared = shared or (file.folder == "encoders" and name.startswith(OF_NETWORKS))
+            shared = shared or (file.folder == "encoders" and name.startswith("tasks._networks."))
             if package in PRODUCT and not contract and not shared:
                 yield f"{file.path}:{line} imports {name}"
 
@@ -356,6 +353,29 @@ def files_run_no_code(files: Files) -> Found:
                     yield f"{file.path}:{node.lineno} calls {name} so that a file may run code"
 
 
+def text_is_utf8(files: Files) -> Found:
+    """Text that is read from files and programs, or written, says its encoding: that of the locale is anybody's."""
+    for file in files:
+        for node in ast.walk(file.tree):
+            if isinstance(node, ast.Call) and takes_locale(node, {one.arg: one.value for one in node.keywords}):
+                yield f"{file.path}:{node.lineno} {ast.unparse(node.func)} takes the locale's encoding"
+
+
+def takes_locale(call: ast.Call, given: dict[str | None, ast.expr]) -> bool:
+    """Whether a call reads or writes text in the encoding of the locale."""
+    name = ast.unparse(call.func)
+    if "encoding" in given:
+        return False
+    if name == "open":
+        mode = call.args[1] if len(call.args) > 1 else given.get("mode", ast.Constant("r"))
+        return not (isinstance(mode, ast.Constant) and "b" in str(mode.value))
+    if name.endswith(".open"):  # of a path, whose first argument is a mode
+        mode = call.args[0] if call.args else given.get("mode", ast.Constant("r"))
+        return isinstance(mode, ast.Constant) and bool(re.fullmatch(r"[rwxa][t+]*", str(mode.value)))
+    by_program = name.startswith("subprocess.") and not given.keys().isdisjoint({"text", "universal_newlines"})
+    return by_program or name.endswith((".read_text", ".write_text"))
+
+
 MACHINE_PATH = re.compile(r"(?<![\w.~}-])/(work|tmp|root|home|farm)(?=/|[\s\"'`),;:]|$)", re.MULTILINE)
 
 
@@ -382,6 +402,7 @@ SYNTAX_RULES: list[Rule] = [
     no_seed_arithmetic,
     only_the_command_line_prints,
     files_run_no_code,
+    text_is_utf8,
 ]
 
 
@@ -466,6 +487,13 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (files_run_no_code, "tasks/a.py", "import torch\ntorch.load('x', weights_only=False)"),
     (files_run_no_code, "tasks/a.py", "import yaml\nyaml.load('x', yaml.Loader)"),
     (files_run_no_code, "tasks/a.py", "import numpy as np\nnp.load('x', allow_pickle=True)"),
+    (text_is_utf8, "benchmark/a.py", "open('a')"),
+    (text_is_utf8, "benchmark/a.py", "open('a', 'w')"),
+    (text_is_utf8, "tasks/a.py", "from pathlib import Path\nwith Path('a').open() as file: pass"),
+    (text_is_utf8, "tasks/a.py", "from pathlib import Path\nPath('a').open('r')"),
+    (text_is_utf8, "tasks/a.py", "from pathlib import Path\nPath('a').read_text()"),
+    (text_is_utf8, "tasks/a.py", "from pathlib import Path\nPath('a').write_text('b')"),
+    (text_is_utf8, "tasks/a.py", "import subprocess\nsubprocess.run(['a'], text=True)"),
     (no_paths_of_one_machine, "README.md", "see /work/shared/data"),
     (no_paths_of_one_machine, "configs/a.yaml", "out: '/tmp'"),
     (no_paths_of_one_machine, "docs/a.md", "[here](file:///home/me/x)"),
@@ -491,6 +519,13 @@ HARMLESS: list[tuple[Rule, str, str]] = [
     (no_seed_arithmetic, "benchmark/a.py", "f(seed % 2**32, seeds + [1])"),
     (only_the_command_line_prints, "benchmark/cli.py", "print('round')"),
     (files_run_no_code, "tasks/a.py", "import torch, yaml\ntorch.load('x', weights_only=True)\nyaml.safe_load('x')"),
+    (text_is_utf8, "benchmark/a.py", "open('a', 'rb')\nopen('a', encoding='utf-8')\nopen('a', mode='ab')"),
+    (
+        text_is_utf8,
+        "tasks/a.py",
+        "from PIL import Image\nImage.open('b.png')\nworker.open(order)\narchive.open('b.npy', 'w')",
+    ),
+    (text_is_utf8, "tasks/a.py", "import subprocess\nsubprocess.run(['a'])\npath.read_bytes()"),
     (no_paths_of_one_machine, "README.md", "https://example.org/home/x ~/work/x a/tmp/b /workers"),
 ]
 

@@ -191,7 +191,7 @@ def test_verdicts(tmp_path: Path, shift: float, spread: str, verdict: str) -> No
     assert one.deviation.value == pytest.approx(-shift, abs=0.1)
     assert one.rounds == 3
     if spread:
-        assert "number of runs: with 3 of ours the deviation is known to ±" in one.why
+        assert "seeds: with 3 of ours the difference is only known to ±" in one.why
 
 
 def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
@@ -201,15 +201,15 @@ def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
     for told, why in [
         ("p: {recipes: {made_up: 'digits[epochs=9]'}}", "recipe: ours digits, published digits[epochs=9]"),
         ("p: {recipes: {made_up: cifar10}}", "data: ours digits, published cifar10"),
-        ("p: {}", "recipe: not known of this source"),
-        ("p: {recipes: {made_up: digits}, strategies: {mine: gone}}", "strategy: ours has no mine"),
+        ("p: {}", "recipe: not told of this source"),
+        ("p: {recipes: {made_up: digits}, strategies: {mine: gone}}", "strategy: ours has none that is called mine"),
     ]:
         sources.write_text(told + "\n")
         [one] = verify(mine, read(str(path)))
         assert (one.verdict, one.why) == ("not comparable", why)
     sources.write_text("p: {recipes: {made_up: digits}}\n")
     [one] = verify(ours([recorded(tmp_path / "single", {"mine": {0: [50.0, 60.0, 70.0]}})]), read(str(path)))
-    assert one.why == "number of runs: one of ours has no spread"
+    assert one.why == "seeds: one of ours has no spread, it takes two"
     far = path.read_text().replace(",4,", ",4000,").replace(",6,", ",6000,").replace(",8,", ",8000,")
     path.write_text(far)
     [one] = verify(mine, read(str(path)))
@@ -274,4 +274,4 @@ def test_a_metric_without_a_margin_is_no_reproduction() -> None:
     theirs = replace(theirs, told={"recipes": {"t": "made_up"}})
     mine = experiment(curve("a", [[70.0], [70.1], [70.0]], [100]), title="t", runs=(object(),), metric="miou")
     [one] = verify([mine], [theirs])
-    assert (one.verdict, one.why) == ("not comparable", "metric: how close is close is not known of miou")
+    assert (one.verdict, one.why) == ("not comparable", "metric: how close two scores must be is not defined for miou")

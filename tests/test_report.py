@@ -72,7 +72,7 @@ def test_it_shows_tables_audit_comparisons_and_how_it_was_made(made: Path) -> No
         "undecided",
         "made_up: accuracy",
         "Audit: passed",
-        "Paired, against random",
+        "Strategies minus random, seed by seed",
     ):
         assert told in text
     for check in CHECKS:

@@ -172,17 +172,13 @@ def disguised(folder: Path) -> Path:
 
 
 FILES = [bare, whole, old, disguised]
-UNREADABLE = r"^weights=.*: cannot be read \(\w+\)(: it holds Python objects \(.*\); only weights are read: .*)?$"
 
 
 @pytest.mark.parametrize("write", FILES)
 def test_a_classifiers_weights_run_nothing(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     plugins.discover()
     task = Spec.read("task", {"digits": {"weights": str(write(tmp_path))}})
-    with pytest.raises(
-        ValueError,
-        match=UNREADABLE,
-    ):
+    with pytest.raises(ValueError, match=r"weights=.*: cannot be read \(\w+\)$"):
         task.plugin.build(Machine(CPU), task.values).fit(np.arange(10), 0)
     assert not (tmp_path / "hacked").exists()
 
@@ -190,10 +186,7 @@ def test_a_classifiers_weights_run_nothing(tmp_path: Path, write: Callable[[Path
 @pytest.mark.parametrize("write", FILES)
 def test_a_detectors_weights_run_nothing(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     path = write(tmp_path)
-    with pytest.raises(
-        ValueError,
-        match=UNREADABLE,
-    ):
+    with pytest.raises(ValueError, match=r"weights=.*: cannot be read \(\w+\)$"):
         build(DetectorRecipe(backbone="resnet18", weights=str(path), channels=32), 3, path)
     assert not (tmp_path / "hacked").exists()
 

@@ -21,6 +21,7 @@ from benchmark.analysis.tables import csv_of, seeds
 from benchmark.seeds import seed
 from benchmark.store import replace as replace_file
 from benchmark.store import slug
+from benchmark.words import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,9 +192,10 @@ def saving_line(one: Comparison, places: int) -> str:
 
 
 def shown(interval: Interval, places: int, sign: str = "") -> str:
-    """`+1.20 [0.30, 2.10]`; without ends where there are none, with ∞ where they are not bounded."""
+    """`+1.20 [0.30, 2.10]`; without ends where there are none or no spread to tell them from, with ∞ where they are not
+    bounded."""
     value = f"{interval.value:{sign},.{places}f}"
-    if math.isnan(interval.low):
+    if math.isnan(interval.low) or interval.low == interval.high:
         return value
     ends = (f"{end:{sign},.{places}f}".replace("inf", "∞") for end in (interval.low, interval.high))
     return f"{value} [{', '.join(ends)}]"
@@ -240,13 +242,32 @@ def rows(made: Sequence[Comparison], places: int) -> list[dict[str, object]]:
     """The comparisons for people."""
     return [
         {
-            "strategy": one.strategy, "final": shown(one.final, places, "+"), "final p": f"{one.final_p:.2g}",
+            "strategy": one.strategy, "seeds": len(one.pairs.seeds),
+            "final": shown(one.final, places, "+"), "final p": f"{one.final_p:.2g}",
             "area": shown(one.area, places, "+"), "area p": f"{one.area_p:.2g}", "Holm": f"{one.holm_p:.2g}",
             "detectable": f"{one.detectable:.{places}f}" if math.isfinite(one.detectable) else "none",
             "saved %": percent(one.saving), "verdict": one.verdict,
         }
         for one in made
     ]  # fmt: skip
+
+
+def note(made: Sequence[Comparison]) -> str:
+    """What the columns of `rows` are, a line each."""
+    first = made[0]
+    in_band = first.saving is not None and first.saving.rule.kind == "band"
+    goal = "the band of scores in which runs end" if in_band else f"{first.against}'s final score"
+    lines = {
+        "seeds": "pairs of runs that are compared, one with each seed",
+        "final": f"difference of the {first.metric} in the last round, and its {100 * first.level:g} % interval",
+        "area": "difference of the mean score over all rounds, whatever was paid for them, and its interval",
+        "final p, area p": "share of all ways to flip the signs of the seeds' differences that give as large a mean",
+        "Holm": f"area p, corrected for {plural(first.family, 'comparison')}: it gives the verdict",
+        "detectable": "area difference that so many seeds of this spread find in 4 of 5 cases (none: they cannot)",
+        "saved %": f"labels saved on the way to {goal}",
+        "no interval": "one seed, or all seeds differ by the same",
+    }
+    return "\n".join(f"{name}: {words}" for name, words in lines.items())
 
 
 def percent(saving: Saving | None) -> str:

@@ -148,6 +148,20 @@ def mean(values_SR: Floats) -> Floats:
     return np.asarray(np.divide(total, there.sum(0), out=np.full(total.shape, np.nan), where=there.any(0)))
 
 
+SCALES = "one is in shares (0 to 1), the other in per cent"
+
+
+def best_score(curves: Iterable[Curve]) -> float:
+    """The highest score of these curves; NaN where there is none."""
+    return max((float(np.nanmax(one.value_SR)) for one in curves if np.isfinite(one.value_SR).any()), default=np.nan)
+
+
+def apart(first: float, second: float) -> bool:
+    """Whether one of two best scores is a share and the other in per cent, as it seems: a tenth, and 1 lies between."""
+    low, high = sorted((first, second))
+    return low <= 1 < high and low < high / 10
+
+
 def read(records: str, only: str = "") -> list[Experiment]:
     """The experiments of results folders, CSV files and folders of CSV files, separated by commas; only: that one.
 
@@ -290,7 +304,7 @@ def published(path: Path) -> list[Experiment]:
     import pandas as pd  # takes a quarter of a second: only where it is used
 
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if lacking := [name for name in COLUMNS if name not in frame]:
@@ -321,7 +335,7 @@ def known_sources(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text()) if path.is_file() else {}
+        found = yaml.safe_load(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict) or not all(isinstance(told, dict) for told in found.values()):

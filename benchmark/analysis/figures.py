@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import textwrap
 import zipfile
 import zlib
@@ -37,13 +36,13 @@ from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
 from benchmark.grid import CONFIGS
 from benchmark.seeds import seed
 from benchmark.store import slug
+from benchmark.words import broken, plural
 
 PALETTE = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#767676")
 # Okabe and Ito's, which colour-blind people tell apart; grey for their yellow, which is lost on white
 MARKERS = "osD^vPX<>*hdp"
 DASHES = ("-", "--", ":", "-.")
 INK, FAINT, BLUE = "#222222", "#c4c4c4", "#0072B2"
-WIDTH = 40  # characters of a name before it goes on in the next line
 ROW = 0.16  # inches that a line of a name takes
 HEAT = 4  # rounds that `overlap` shows
 
@@ -100,7 +99,7 @@ Looks: TypeAlias = Mapping[str, Look]
 def colours(names: Iterable[str]) -> dict[str, Look]:
     """The look of each strategy: that of its place in configs/looks.yaml, where parameters do not count unless two
     differ by them alone; others come behind. Colours repeat after 8 with other dashes, markers after 13."""
-    known = list(yaml.safe_load((CONFIGS / "looks.yaml").read_text()))
+    known = list(yaml.safe_load((CONFIGS / "looks.yaml").read_text(encoding="utf-8")))
     places, each = dict[str, int](), list(dict.fromkeys(names))
     for name in sorted(each, key=lambda one: "[" in one):  # the plain one first
         base = name.partition("[")[0]
@@ -114,13 +113,6 @@ def look(place: int) -> Look:
     """The look of a place."""
     dashes = DASHES[place // len(PALETTE) % len(DASHES)]
     return Look(PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)], dashes)
-
-
-def broken(name: str, width: int = WIDTH) -> str:
-    """A name in lines of at most `width` characters, broken behind a comma, bracket or space where there is one;
-    nothing else is changed."""
-    pattern = rf".{{1,{width}}}\Z|.{{1,{width - 1}}}[,\[ ]|.{{1,{width}}}"
-    return "\n".join(re.findall(pattern, name, re.DOTALL))
 
 
 def extent(labels: Iterable[str]) -> tuple[float, float]:
@@ -350,11 +342,6 @@ def penalty_matrix(experiments: Sequence[Experiment]) -> Figure | None:
     axes.set_xlabel("loses")
     entitle(figure, "Row beats column", f"paired t-tests at 5 %, summed over {plural(len(groups), 'experiment')}")
     return figure
-
-
-def plural(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def pairing(experiment: Experiment) -> list[Curve]:

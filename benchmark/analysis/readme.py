@@ -75,5 +75,5 @@ def draw(page: str, home: Path, into: Path) -> list[Path]:
 
 if __name__ == "__main__":
     for page in map(Path, sys.argv[1:]):
-        page.write_text(rendered(page.read_text(), page.parent))
-        draw(page.read_text(), page.parent, page.parent / "docs" / "figures")
+        page.write_text(rendered(page.read_text(encoding="utf-8"), page.parent), encoding="utf-8")
+        draw(page.read_text(encoding="utf-8"), page.parent, page.parent / "docs" / "figures")

@@ -53,6 +53,7 @@ class Section:
     checks: list[tuple[str, str, list[audit.Fault]]]  # check, what it asks, its faults
     comparisons: list[dict[str, object]]
     against: str
+    compared: str  # what the columns of the comparisons are
     pictures: list[tuple[str, str]]  # caption, data URI
     records: list[tuple[str, str, list[tuple[str, str]]]]  # place, strategy, (seed, link) of its cells
     anchor: str
@@ -145,9 +146,9 @@ def section(
         for name, check in audit.CHECKS.items()
     ]
     rows = comparisons.rows(compared, places(made.metric))
-    against = compared[0].against if compared else ""
+    against, note = (compared[0].against, comparisons.note(compared)) if compared else ("", "")
     records = list(files(experiment, folder, anchor))
-    return Section(experiment, made, list(lines(made, anchor)), checks, rows, against, pictures, records, anchor)
+    return Section(experiment, made, list(lines(made, anchor)), checks, rows, against, note, pictures, records, anchor)
 
 
 def lines(made: Table, anchor: str) -> Iterator[Line]:

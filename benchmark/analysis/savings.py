@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 
 from benchmark.analysis import stats
-from benchmark.analysis.curves import Curve, Experiment, Floats, mean
+from benchmark.analysis.curves import SCALES, Curve, Experiment, Floats, apart, best_score, mean
 from benchmark.analysis.stats import Interval, paired, percentiles, weights
 from benchmark.schedule import band
 from benchmark.seeds import seed
@@ -191,6 +191,8 @@ def savings(
 
 def check_comparable(experiment: Experiment, first: Curve, second: Curve, rule: Rule, price: Price) -> None:
     """ValueError where a rule or a price means nothing for these curves."""
+    if apart(best_score([first]), best_score([second])):
+        raise ValueError(f"{first.strategy} and {second.strategy} cannot be compared: {SCALES}")
     if experiment.schedule is not None and experiment.schedule.until and rule.kind != "band":
         until = experiment.schedule.until
         raise ValueError(f"runs of {experiment.title} end by score ({until}): compare them at=band:LOW,HIGH")

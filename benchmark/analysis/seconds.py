@@ -19,6 +19,14 @@ class Took:
     score: float
 
 
+NOTE = """\
+seconds of all rounds of a run together, mean over the runs (one with each seed)
+fit: training, as if no trained model had been shared
+select: choosing, without what computing encodings took
+encode, once: a frozen encoder's training and features, once however many rounds and runs use them
+score: evaluating on the test set"""
+
+
 def took(experiment: Experiment) -> list[Took]:
     """Of every strategy that has measured runs."""
     rows = []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.analysis.curves import Curve, Experiment, Floats, read
+from benchmark.analysis.curves import SCALES, Curve, Experiment, Floats, apart, best_score, read
 from benchmark.analysis.stats import Interval, quantile
 from benchmark.analysis.tables import Entry, entries
 
@@ -28,6 +28,7 @@ class Verdict:
     strategy: str  # ours; the published label where we have none
     published: str  # its label there
     rounds: int  # label counts that both have
+    num_runs: int  # of ours
     deviation: Interval  # ours minus published, mean over those label counts
     last: Interval  # at the last of them
     verdict: str  # reproduced, stronger, weaker, not comparable
@@ -81,17 +82,17 @@ def verdict(mine: Experiment, theirs: Experiment, label: str, level: float) -> V
     name = own_label(theirs, label, mine.curves)
     reasons = list(differences(mine, theirs, label, name))
     nothing = Interval(math.nan, math.nan, math.nan)
-    if name is None or not mine.curves[name].num_runs:
-        return Verdict(theirs.source, mine.title, name or label, label, 0, nothing, nothing, NOT, "; ".join(reasons))
-    gaps = deviations(mine.curves[name], theirs.curves[label], level)
+    num_runs = mine.curves[name].num_runs if name is not None else 0
+    gaps = deviations(mine.curves[name], theirs.curves[label], level) if name is not None and num_runs else None
     if gaps is None:
-        reasons.append("data: no label count in common")
-        return Verdict(theirs.source, mine.title, name, label, 0, nothing, nothing, NOT, "; ".join(reasons))
+        reasons += ["data: no number of labels in common"] * bool(num_runs)
+        why = "; ".join(reasons)
+        return Verdict(theirs.source, mine.title, name or label, label, 0, num_runs, nothing, nothing, NOT, why)
     mean, last, shared = gaps
-    word, why = judged(mean, MARGIN.get(mine.metric, 0.0), mine.curves[name].num_runs)
+    word, why = judged(mean, MARGIN.get(mine.metric, 0.0), num_runs)
     if reasons:
         word, why = NOT, "; ".join(reasons)
-    return Verdict(theirs.source, mine.title, name, label, shared, mean, last, word, why)
+    return Verdict(theirs.source, mine.title, name or label, label, shared, num_runs, mean, last, word, why)
 
 
 NOT = "not comparable"
@@ -119,30 +120,38 @@ def differences(mine: Experiment, theirs: Experiment, label: str, name: str | No
     """What keeps the two from being compared."""
     wanted = theirs.told.get("recipes", {}).get(theirs.task)
     if name is None:
-        yield f"strategy: ours has no {label}"
+        yield f"strategy: ours has none that is called {label}"
     elif not mine.curves[name].num_runs:
-        yield "number of runs: none of ours has finished a round"
+        yield "runs: none of ours has finished a round"
     if wanted is None:
-        yield "recipe: not known of this source"
+        yield "recipe: not told of this source"
     elif mine.task.partition("[")[0] != str(wanted).partition("[")[0]:
         yield f"data: ours {mine.task}, published {wanted}"
     elif mine.task != wanted:
         yield f"recipe: ours {mine.task}, published {wanted}"
     if mine.metric not in MARGIN:
-        yield f"metric: how close is close is not known of {mine.metric}"
+        yield f"metric: how close two scores must be is not defined for {mine.metric}"
     if mine.metric != theirs.metric:
         yield f"metric: ours {mine.metric}, published {theirs.metric}"
+    elif scale := other_scale(mine, theirs):
+        yield scale
+
+
+def other_scale(mine: Experiment, theirs: Experiment) -> str:
+    """That one of the two is in per cent and the other in shares, as far as their best scores tell; "" otherwise."""
+    best, published = (best_score(one.curves.values()) for one in (mine, theirs))
+    return f"scores: ours reach {best:.3g}, published {published:.3g}: {SCALES}" if apart(best, published) else ""
 
 
 def judged(gap: Interval, margin: float, num_runs: int) -> tuple[str, str]:
     """The verdict on a deviation whose two sides are comparable."""
     if math.isnan(gap.low):
-        return NOT, "number of runs: one of ours has no spread"
+        return NOT, "seeds: one of ours has no spread, it takes two"
     if gap.sign:
         return ("stronger" if gap.sign > 0 else "weaker"), ""
     half = (gap.high - gap.low) / 2
     if half > margin:
-        return NOT, f"number of runs: with {num_runs} of ours the deviation is known to ± {half:.3g} only"
+        return NOT, f"seeds: with {num_runs} of ours the difference is only known to ± {half:.3g}"
     return "reproduced", f"within ± {half:.3g}"
 
 

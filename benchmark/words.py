@@ -1,0 +1,67 @@
+"""Words and names as people read them: plurals, and names that are too long for their place."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from rich.cells import cell_len, set_cell_size
+
+ELLIPSIS = "…"
+WIDTH = 40  # characters of a name before it goes on in the next line
+
+
+def plural(number: int, noun: str, several: str = "") -> str:
+    """A count with its noun.
+
+    Args:
+        number: how many.
+        noun: of one.
+        several: of more; with an s where it is left out.
+
+    Returns:
+        `1 cell`, `2 cells`, `1,200 images`.
+    """
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
+
+
+def shortened(name: str, width: int, mark: str = ELLIPSIS) -> str:
+    """A name in at most `width` columns of a terminal: what is too much is left out in the middle, where `mark` is."""
+    if cell_len(name) <= width:
+        return name
+    left = max(width - cell_len(mark), 0)
+    head, tail = set_cell_size(name, left - left // 2), set_cell_size(name[::-1], left // 2)[::-1]
+    return set_cell_size(head + mark + tail, width)
+
+
+def shorter(names: Sequence[str], width: int) -> list[str]:
+    """Names in at most `width` columns that differ where the whole ones do: those that would look alike carry the
+    number of the name where the middle was."""
+    short = [shortened(name, width) for name in names]
+    different = list(dict.fromkeys(names))
+    alike = {text for text in short if len({name for name, own in zip(names, short, strict=True) if own == text}) > 1}
+    return [
+        shortened(name, width, f"{ELLIPSIS}{different.index(name) + 1}{ELLIPSIS}") if text in alike else text
+        for name, text in zip(names, short, strict=True)
+    ]
+
+
+def broken(name: str, width: int = WIDTH) -> str:
+    """A name in lines of at most `width` characters, broken behind a comma, bracket or space where there is one;
+    nothing else is changed but what is no text."""
+    pattern = rf".{{1,{width}}}\Z|.{{1,{width - 1}}}[,\[ ]|.{{1,{width}}}"
+    return "\n".join(re.findall(pattern, readable(name), re.DOTALL))
+
+
+def readable(name: str) -> str:
+    """A name with bytes of a file's name that the locale cannot read, read as UTF-8; those that are not are marked."""
+    try:
+        name.encode()
+        return name
+    except UnicodeEncodeError:
+        pass
+    try:
+        return os.fsencode(name).decode(errors="replace")
+    except UnicodeEncodeError:
+        return name.encode(errors="replace").decode()
