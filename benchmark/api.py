@@ -31,7 +31,7 @@ Augmentation: TypeAlias = Literal["flip", "cutout", "shrink", "rotate"]  # a det
 Direction: TypeAlias = dict[str, Tensor]  # a tangent of the weights, by parameter name
 
 
-WEIGHTS = (".safetensors", ".pth", ".pt")  # endings of files of weights
+WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")  # endings of files of weights
 UNPAID = "the labels of unlabelled images are not yours to read: buy them first"
 
 
@@ -427,6 +427,14 @@ def encoder(label: EncoderName, pool: Pool, machine: Machine) -> Encoder:
     return plugin.build(machine, plugin.bind(given), pool)
 
 
+def check_encoder(label: EncoderName, machine: Machine) -> None:
+    """Raises ValueError where a file of weights of the encoder that a label names is not there or does not fit."""
+    name, given = plugins.parse(label)
+    plugin = plugins.get("encoder", name)
+    if files(label, machine) and plugin.check_weights is not None:
+        plugin.check_weights(machine, **plugin.bind(given))
+
+
 def identity(label: EncoderName, machine: Machine) -> str:
     """Everything that decides what an encoder makes of images, but for the pool it is built on, in words: files of
     weights by their content. ValueError where there is no such file."""
@@ -494,7 +502,8 @@ def register_task(
 
     The factory's return annotation is a class: its methods are the task's capabilities.
     default, published: recipes, frozen dataclasses whose fields become parameters of the task;
-        `published=true` starts from the second. A factory without recipes takes `machine` alone.
+        `published=true` starts from the second. A factory without recipes takes `machine` alone. A recipe may have
+        `check(machine)`, which raises ValueError for what is wrong before any data are read: files of weights.
     lacks: from the task's parameters, the capabilities that those take away.
     reveals: from the task's parameters, in words, what labels shaped the pool before they were paid for ("" for none):
         such rows carry a dagger.
@@ -508,11 +517,15 @@ def register_task(
     return decorate
 
 
-def register_encoder(*, version: int) -> Callable[[EncoderF], EncoderF]:
-    """Registers an encoder under its factory's name: `factory(machine, pool, *, own parameters) -> Encoder`."""
+def register_encoder(*, version: int, check: Callable[..., object] | None = None) -> Callable[[EncoderF], EncoderF]:
+    """Registers an encoder under its factory's name: `factory(machine, pool, *, own parameters) -> Encoder`.
+
+    check: called as `check(machine, **own parameters)` before a task reads its images, where one of the parameters is a
+        file of weights; raises ValueError where it does not fit.
+    """
 
     def decorate(function: EncoderF) -> EncoderF:
-        add(Plugin("encoder", function.__name__, function, version))
+        add(Plugin("encoder", function.__name__, function, version, check_weights=check))
         return function
 
     return decorate
@@ -535,6 +548,6 @@ def seeded(seed: int) -> Iterator[None]:
 __all__ = [
     "WEIGHTS", "Annotations", "Augmentation", "Batched", "Boxes", "Companion", "Direction", "Encoder", "EncoderName",
     "Encoding", "EncodingTime", "How", "Indices", "Machine", "Pool", "Predictions", "Reference", "StrategyName",
-    "Targets", "Task", "View", "activity", "encoder", "files", "identity", "register", "register_encoder",
-    "register_task", "seeded", "strategy",
+    "Targets", "Task", "View", "activity", "check_encoder", "encoder", "files", "identity", "register",
+    "register_encoder", "register_task", "seeded", "strategy",
 ]  # fmt: skip

@@ -71,7 +71,7 @@ def run(words: Words = None) -> None:
 
 def estimate(grid: grids.Grid, chosen: Settings) -> None:
     """Says what a run has to do and how long that takes. The fits of the pilot rounds are kept for it."""
-    from benchmark import forecast
+    from benchmark import forecast, launch
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
@@ -81,6 +81,7 @@ def estimate(grid: grids.Grid, chosen: Settings) -> None:
     machine = prepared(chosen, store.folder / ".fits")
     fits = Fits(store.folder / ".fits", chosen.cache_gb, device_name(machine))
     store.joined([described(experiment) for experiment in grid.experiments])
+    launch.check_encoders(grid.cells(), machine)
     failed = list[str]()
     with shown(err):
         rows = forecast.rows(grid, store, fits, machine, say, failed)
@@ -106,6 +107,8 @@ def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Se
     local = chosen.launcher == "local"
     told_where = where if local else "Ray"
     say(f"{len(grid.cells())} cells, {len(left)} to do, {total} rounds, on {told_where}; records in {store.folder}")
+    if local:
+        launch.check_encoders(left, machine)
     ran = launch.local(list(left), store, fits, tasks) if local else on_ray(list(left), store, chosen)
     events = launch.within(ran, chosen.gpu_hours, chosen.gpus_per_cell or 1.0, say)
     events = tracking.mirrored(events, chosen.tracking, store.folder, say)

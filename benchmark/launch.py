@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from benchmark import activity, loop
-from benchmark.api import Machine, Task
+from benchmark.api import Machine, Task, check_encoder
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Spec
 from benchmark.plugins import Plugin
@@ -95,6 +95,12 @@ def edited(cells: Sequence[Cell], store: Store) -> Iterator[str]:
         told = f"{plugin.name} was edited since {number} of its cells were recorded"
         kept = "their rounds stay; to run it anew, raise its version and choose another folder with out=DIR"
         yield f"{told}, but is still version {plugin.version}: {kept}"
+
+
+def check_encoders(cells: Iterable[Cell], machine: Machine) -> None:
+    """Raises ValueError where an encoder's file of weights is not there or does not fit, before images are read."""
+    for label in {label for cell in cells for plugin, label in cell.strategy.named() if plugin.kind == "encoder"}:
+        check_encoder(label, machine)
 
 
 class Tasks:

@@ -46,6 +46,7 @@ class Plugin:
     recipes: Mapping[bool, Any] = field(default_factory=dict)
     lacks: Callable[..., Collection[str]] | None = None
     reveals: Callable[..., str] | None = None
+    check_weights: Callable[..., object] | None = None
 
     @cache  # noqa: B019  plug-ins live as long as the process
     def parameters(self, published: bool = False) -> Mapping[str, tuple[Any, Any]]:
@@ -142,6 +143,8 @@ class Plugin:
             return self.function(machine, *given, **rest)
         fields = {f.name for f in dataclasses.fields(recipe)}
         chosen = dataclasses.replace(recipe, **{n: v for n, v in rest.items() if n in fields})
+        if hasattr(chosen, "check"):
+            chosen.check(machine)  # before a task reads its data, which may take minutes
         return self.function(machine, chosen, **{n: v for n, v in rest.items() if n not in fields})
 
 

@@ -26,7 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmark.api import Encoding, Machine, Pool, seeded
-from tasks._networks import PROBE, build, load
+from tasks._networks import PROBE, build
+from tasks._weights import load
 
 Precision = Literal["float32", "bfloat16"]
 Heads = TypeVar("Heads", bound=nn.Module)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import WEIGHTS, Encoding, Machine, seeded
-from tasks._networks import load
+from tasks._weights import load
 
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's
 HEAD = r"(head|fc_norm|head_dist)\."  # what a classifier's weights have and an encoder has not
@@ -76,6 +76,14 @@ def class_attention(attention: Any, input_NLD: Tensor) -> Tensor:
     query_NLAd, key_NLAd = attention.q_norm(qkv[:, :, 0]), attention.k_norm(qkv[:, :, 1])
     logits_NAL: Tensor = torch.einsum("nad,nlad->nal", query_NLAd[:, 0], key_NLAd) * attention.scale
     return logits_NAL.softmax(2).mean(1)
+
+
+DINO = "vit_small_patch16_224.dino"
+
+
+def check(machine: Machine, *, weights: str, model: str = DINO, size: int = 224) -> None:
+    """Raises ValueError where the weights do not fit."""
+    made(machine, model, weights, size)
 
 
 def made(machine: Machine, model: str, weights: str, size: int) -> Any:

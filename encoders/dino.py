@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from benchmark.api import Machine, Pool, register_encoder
-from encoders._vit import Vit
+from encoders._vit import DINO, Vit, check
 
 
-@register_encoder(version=1)
+@register_encoder(version=1, check=check)
 def dino(machine: Machine, pool: Pool, *, weights: str = "default") -> Vit:
     """The encoder of GEAL and FreeSel: 196 patches of 384 features, attention of 6 heads, images at 224 x 224 pixels.
 
@@ -14,4 +14,4 @@ def dino(machine: Machine, pool: Pool, *, weights: str = "default") -> Vit:
         a file: the authors' `dino_deitsmall16_pretrain.pth`, absolute or inside the data folder.
     Deviation: images are squashed bilinearly, where GEAL's code does so bicubically.
     """
-    return Vit(machine, "vit_small_patch16_224.dino", weights, 224)
+    return Vit(machine, DINO, weights, 224)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from benchmark.api import Machine, Pool, register_encoder
-from encoders._vit import Vit
+from encoders._vit import Vit, check
 
 
-@register_encoder(version=1)
+@register_encoder(version=1, check=check)
 def vit(machine: Machine, pool: Pool, *, model: str, weights: str = "default", size: int = 224) -> Vit:
     """A frozen transformer: its patches, what its class token attends to, and that token.
 

@@ -38,6 +38,7 @@ from tasks._encode import Encodings, InMemory
 from tasks._networks import Network, build, probe
 from tasks._recipe import PUBLISHED, Recipe, lacks
 from tasks._training import Labelled, derived, normalises_by_batch, precision, smallest_part, train
+from tasks._weights import weights_file
 
 PIXELS_A_BATCH = 2**18  # 256 images of 32x32
 
@@ -71,7 +72,7 @@ class Classifier:
         self.classes = classes or [str(number) for number in range(num_classes)]
         self.batch_size = max(16, PIXELS_A_BATCH // (pool.images_NKHW.shape[2] * pool.images_NKHW.shape[3]))
         self._recipe, self._device = recipe, machine.device
-        self._weights = recipe.weights if recipe.weights in ("none", "default") else machine.located(recipe.weights)
+        self._weights = weights_file(machine, recipe.weights) or recipe.weights
         self._images, self._labels = pool.on(machine.device)
         self._test_images, self._test_labels = test.on(machine.device)
         self._memo: tuple[Callable[[], nn.Module | None], Indices, tuple[Tensor, Tensor]] | None = None

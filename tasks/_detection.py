@@ -43,6 +43,7 @@ from tasks._detection_views import Back, Changed, restored
 from tasks._detector import Batch, Detections, Detector, Seen
 from tasks._encode import Encodings, Read
 from tasks._training import derived, normalises_by_batch, smallest_part
+from tasks._weights import weights_file
 
 PIXELS_A_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 canvases of 64x64; on a GPU seven images of 800x1333
 SCORES = {"50": "ap50", "50:95": "ap"}
@@ -64,7 +65,7 @@ class Detection:
         self.num_pool, self.num_classes, self._map = len(pool.truth), num_classes, SCORES[map_at]
         self.classes = classes or [str(number) for number in range(num_classes)]
         self._machine, self._recipe, self._device = machine, recipe, machine.device
-        self._weights = None if recipe.weights in ("none", "default") else machine.located(recipe.weights)
+        self._weights = weights_file(machine, recipe.weights)
         self._pool, self._test = pool, test
         self._memo: tuple[Callable[[], nn.Module | None], Indices, Everything] | None = None
         detector = self.model()  # whatever is wrong with the recipe is said now

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from benchmark.api import Machine, seeded
 from tasks._recipe import chosen, sound
+from tasks._weights import weights_file
 
 SMALL = "small"  # our own backbone, for canvases of 64 pixels
 BACKBONE = "resnet50"  # the default
@@ -72,6 +74,15 @@ class DetectorRecipe:
         if untrained and ((self.norm == "frozen" and self.model != SSD) or self.frozen_stages >= 0):
             change = "frozen_stages=-1" if self.model == SSD else "norm=batch,frozen_stages=-1"
             raise ValueError(f"weights=none: an untrained backbone can keep nothing: {change}")
+
+    def check(self, machine: Machine) -> None:
+        """Raises ValueError where the backbone's weights cannot be had or do not fit it."""
+        from tasks._detection import builder  # which imports this file
+
+        path = weights_file(machine, self.weights)
+        if self.weights != "none" and self.backbone != SMALL:
+            with seeded(0):
+                builder(self.model)(self, 2, path)
 
     @property
     def num_convs(self) -> int:

@@ -39,8 +39,8 @@ from benchmark.api import Boxes
 from tasks._detection_input import rounded
 from tasks._detection_recipe import MMDET, DetectorRecipe
 from tasks._detector import Batch, Detections, Detector, Pixels, completed, recorded, training
-from tasks._networks import load
 from tasks._torchvision import UNUSED
+from tasks._weights import load
 
 
 def lacking() -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.api import Companion
+from tasks._weights import load
 
 PROBE = "linear_probe"  # a linear layer alone, on a frozen encoder's features
 DEFAULT = "resnet50"  # torchvision's that a task has by default: known without asking torchvision, which takes a second
@@ -87,12 +88,7 @@ def build(
 
     Raises ValueError where the name is unknown, the weights do not fit, or the network does not take such images.
     """
-    source, name = resolve(model)
-    try:
-        made = MAKERS[source](name, width, weights == "default")
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"model={model}: its weights cannot be fetched ({error}): give weights=FILE") from error
-    backbone, num_features = split(made, model, weights if isinstance(weights, Path) else None)
+    backbone, num_features = body(model, width, weights)
     network = Network(backbone, num_features, num_classes, dropout).eval()
     try:
         with torch.no_grad():
@@ -101,6 +97,17 @@ def build(
         reason = str(error).splitlines()[0]
         raise ValueError(f"model={model} does not take {image_size[0]}x{image_size[1]} images: {reason}") from error
     return network
+
+
+def body(model: str, width: int, weights: str | Path) -> tuple[nn.Module, int]:
+    """The network without its last layer, with its weights, and the number of that layer's inputs. Raises ValueError
+    where the name is unknown, and where the weights cannot be had or do not fit."""
+    source, name = resolve(model)
+    try:
+        made = MAKERS[source](name, width, weights == "default")
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"model={model}: its weights cannot be fetched ({error}): give weights=FILE") from error
+    return split(made, model, weights if isinstance(weights, Path) else None)
 
 
 def probe(num_features: int, num_classes: int, dropout: float) -> Network:
@@ -115,38 +122,9 @@ def split(network: nn.Module, model: str, weights: Path | None) -> tuple[nn.Modu
         raise ValueError(f"model={model}: has no linear layer to replace")
     name, last = linear[-1]
     if weights is not None:
-        load(network, weights, rf"{re.escape(name)}\.")
+        load(network, weights, rf"{re.escape(name)}\.", lambda other: f"model=torchvision:{other}")
     network.set_submodule(name, nn.Identity())
     return network, last.in_features
-
-
-def load(network: nn.Module, path: Path, besides: str) -> None:
-    """Loads a file of weights, but for names that the pattern `besides` matches from their start on; nothing else may
-    be missing or left over."""
-    state, wanted = (
-        {name: value for name, value in part.items() if not re.match(besides, name)}
-        for part in (read(path), network.state_dict())
-    )
-    for name in sorted(state.keys() | wanted.keys()):
-        found, want = (str(tuple(part[name].shape)) if name in part else "nothing" for part in (state, wanted))
-        if found != want:
-            raise ValueError(f"weights={path}: does not fit the model: {name} holds {found}, the model {want}")
-    network.load_state_dict(state, strict=False)
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of one that torch.save wrote; nothing in it is run."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"weights={path}: cannot be read ({type(error).__name__})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"weights={path}: must hold a state dict, a mapping of names to tensors")
-    return state
 
 
 # --- by name --------------------------------------------------------------------------------------

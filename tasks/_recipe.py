@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Literal, TypeVar
 
-from benchmark.api import EncoderName
-from tasks._networks import PROBE, resolve
+from benchmark.api import EncoderName, Machine, check_encoder, seeded
+from tasks._networks import PROBE, body, resolve
+from tasks._weights import weights_file
 
 AnyRecipe = TypeVar("AnyRecipe")
 
@@ -76,6 +77,14 @@ class Recipe:
         if self.model == PROBE and self.encoder is None:
             raise ValueError(f"model={PROBE}: takes the features of a frozen encoder, set encoder=")
         sound(self, self._ranges(), self._ineffective(source))
+
+    def check(self, machine: Machine) -> None:
+        """Raises ValueError where the weights cannot be had or do not fit the network."""
+        if self.encoder is not None:
+            check_encoder(self.encoder, machine)
+        elif self.weights != "none":
+            with seeded(0):
+                body(self.model, self.width, weights_file(machine, self.weights) or self.weights)
 
     def _ranges(self) -> dict[str, bool]:
         return {

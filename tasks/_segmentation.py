@@ -35,9 +35,10 @@ from tasks._directional import Layers
 from tasks._encode import Encodings, Read
 from tasks._segment_maps import IGNORED, Scrambled, Split
 from tasks._segment_training import Batch, Step, augmented, cross_entropy, laid, normalised, train
-from tasks._segmentation_recipe import SMALL, SegmenterRecipe
+from tasks._segmentation_recipe import SegmenterRecipe
 from tasks._segmenter import Segmenter, build
 from tasks._training import derived, normalises_by_batch, smallest_part
+from tasks._weights import weights_file
 
 PIXELS_A_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 canvases of 64x64; on a GPU four images of 1024x2048
 PLACES = 1024  # predictions an image, at most
@@ -63,8 +64,7 @@ class Segmentation:
         assert len(classes) <= IGNORED
         self.num_pool, self.classes = len(pool), classes
         self._machine, self._recipe, self._device = machine, recipe, machine.device
-        given = recipe.model != SMALL and recipe.weights not in ("none", "default")
-        self._weights = machine.located(recipe.weights) if given else None
+        self._weights = weights_file(machine, recipe.weights)
         self._pool, self._test = pool, test
         self._by_batch = normalises_by_batch(self.model())  # whatever is wrong with the recipe is said now
         self._size = (pool.images[0].shape[1], pool.images[0].shape[2])

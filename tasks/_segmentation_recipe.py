@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from benchmark.api import Machine, seeded
 from tasks._recipe import chosen, sound
+from tasks._weights import weights_file
 
 SMALL = "small"  # our own network, for canvases of 64 pixels
 DEEPLAB = "deeplabv3_resnet50"  # the default
@@ -41,6 +43,15 @@ class SegmenterRecipe:
 
     def __post_init__(self) -> None:
         sound(self, self._ranges(), self._ineffective())
+
+    def check(self, machine: Machine) -> None:
+        """Raises ValueError where the backbone's weights cannot be had or do not fit it."""
+        from tasks._segmenter import from_torchvision  # which imports this file
+
+        path = weights_file(machine, self.weights)
+        if self.weights != "none" and self.model != SMALL:
+            with seeded(0):
+                from_torchvision(self, path)
 
     def _ranges(self) -> dict[str, bool]:
         return {

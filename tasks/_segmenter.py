@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Companion
-from tasks._networks import full, load
+from tasks._networks import full
 from tasks._segmentation_recipe import SMALL, SegmenterRecipe
+from tasks._weights import load
 
 
 class Segmenter(nn.Module):

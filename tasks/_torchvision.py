@@ -25,7 +25,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from benchmark.api import Boxes
-from tasks._detection_recipe import SMALL, VGG, DetectorRecipe
+from tasks._detection_recipe import SMALL, VGG, DetectorRecipe, known
 from tasks._detector import (
     Batch,
     Detections,
@@ -39,7 +39,7 @@ from tasks._detector import (
     suppressed,
     training,
 )
-from tasks._networks import load
+from tasks._weights import load
 
 UNUSED = r"(fc|classifier)\.|.*\.num_batches_tracked$"  # names in a classifier's weights that no backbone needs
 IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -312,7 +312,7 @@ def backbone(recipe: DetectorRecipe, weights: Path | None) -> nn.Module:
             "weights=none"
         ) from error
     if weights is not None:
-        load(network, weights, UNUSED)
+        load(network, weights, UNUSED, lambda other: f"backbone={other}" if known(other) else "")
     return network
 
 

@@ -198,8 +198,8 @@ def test_nothing_in_a_weights_file_is_run(tmp_path: Path, machine: Machine) -> N
 
 def test_bad_weights_are_one_line(tmp_path: Path, machine: Machine) -> None:
     (tmp_path / "weights.pth").write_bytes(b"no weights")
-    for name in ("weights.pth", "missing.safetensors"):
-        with pytest.raises(ValueError, match=f"{name}: cannot be read"):
+    for name, says in (("weights.pth", "cannot be read"), ("missing.safetensors", "no such file")):
+        with pytest.raises(ValueError, match=f"{name}: {says}"):
             task(machine, replace(QUICK, weights=str(tmp_path / name)))
     with pytest.raises(ValueError, match="looked for in the data folder: set data=DIR"):
         task(Machine(machine.device), replace(QUICK, weights="weights.pth"))

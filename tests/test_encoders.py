@@ -145,7 +145,7 @@ def test_a_file_of_weights_takes_the_same_way(tiny: Vit, tmp_path: Path) -> None
         ("vit_tiny_patch16_224", "gone.pth", "no such file"),
         ("resnet18", "none", "model=resnet18: .*vision transformer"),
         ("no_such_model", "none", "no_such_model"),
-        ("vit_tiny_patch16_224", "own.bin", "own.bin: must end in .safetensors, .pth, .pt"),
+        ("vit_tiny_patch16_224", "own.npz", "own.npz: must end in .safetensors, .pth, .pt"),
     ],
 )
 def test_what_is_no_transformer_or_no_file_is_said_in_one_line(

@@ -123,6 +123,9 @@ ONLY = {
 TORCH = {"torch", "torchvision", "timm"}
 
 
+OF_NETWORKS = ("tasks._networks.", "tasks._weights.")  # what encoders may import of the tasks
+
+
 def imports(file: File, nodes: Iterator[ast.AST] | None = None) -> Iterator[tuple[int, str]]:
     """Line and name of everything imported; `from a import b` counts as a.b."""
     for node in nodes or ast.walk(file.tree):
@@ -153,7 +156,7 @@ def plugins_import_the_contract_alone(files: Files) -> Found:
             package, _, rest = name.partition(".")
             contract = package == "benchmark" and rest.partition(".")[0] == "api"
             shared = package == file.folder and rest.startswith("_")
-            shared = shared or (file.folder == "encoders" and name.startswith("tasks._networks."))
+            shared = shared or (file.folder == "encoders" and name.startswith(OF_NETWORKS))
             if package in PRODUCT and not contract and not shared:
                 yield f"{file.path}:{line} imports {name}"
 
