@@ -46,19 +46,18 @@ def register(app: typer.Typer) -> None:
 def status(words: Words = None) -> None:
     """Show how many cells of a results folder are done, failed or missing, and about how many hours are left."""
     asked = ask(words or [], "format")
-    store = Store(asked.places)
-    known = store.manifest()["experiments"]
-    wanted = [one for one in known if asked.task in ("", one["name"], one["task"])]
+    known = [(store, one) for store in map(Store, asked.places) for one in store.manifest()["experiments"]]
+    wanted = [(store, one) for store, one in known if asked.task in ("", one["name"], one["task"])]
     if not wanted:
-        raise ValueError(f"task={asked.task}: there is no {unknown(asked.task, [one['name'] for one in known])}")
-    work = partial(experiment_status, store)
-    many = sum(len(one["cells"]) for one in wanted) > MANY_CELLS
-    rows = in_parts(work, wanted) if many else list(map(work, wanted))
-    show(f"{store.folder}", rows, asked.format, note=STATUS)
+        raise ValueError(f"task={asked.task}: there is no {unknown(asked.task, [one['name'] for _, one in known])}")
+    many = sum(len(one["cells"]) for _, one in wanted) > MANY_CELLS
+    rows = in_parts(experiment_status, wanted) if many else list(map(experiment_status, wanted))
+    show(", ".join(asked.places), rows, asked.format, note=STATUS)
 
 
-def experiment_status(store: Store, experiment: dict[str, object]) -> dict[str, object]:
+def experiment_status(part: tuple[Store, dict[str, object]]) -> dict[str, object]:
     """Counts of one experiment's cells, and the hours its missing rounds, at most, take at the pace of those done."""
+    store, experiment = part
     cells, settings = experiment["cells"], experiment["schedule"]
     assert isinstance(cells, list) and isinstance(settings, dict)
     schedule = Schedule.read(settings)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import activity, plugins
+from benchmark.places import inside
 from benchmark.plugins import EncoderName, Plugin, StrategyName, add
 
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -46,11 +47,8 @@ class Machine:
     select_timeout: float | None = None  # seconds that a strategy may take for one choice
 
     def located(self, path: str) -> Path:
-        """A path that the user gave: absolute, or inside the data folder."""
-        given = Path(path).expanduser()
-        if not given.is_absolute() and self.data is None:
-            raise ValueError(f"{path} is looked for in the data folder: set data=DIR or $AL_BENCHMARK_DATA")
-        return given if self.data is None else self.data / given
+        """A path that the user gave: absolute, or inside the data folder. ValueError where there is none."""
+        return inside(path, self.data)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def run(words: Words = None) -> None:
             raise typer.Exit(1) from None
         if failed and all(one.whole_task for one in failed) and len(failed) == len(cells):
             raise ValueError("; ".join(dict.fromkeys(one.line for one in failed)))  # nothing could run
-        answers.show_tables(Question(out=str(store.folder), format=chosen.format))
+        answers.show_tables(Question(out=chosen.out, format=chosen.format))
     for line in dict.fromkeys(one.line for one in failed):
         say(f"failed: {line}")
     if failed:
@@ -155,7 +155,7 @@ def prepared(chosen: Settings, scratch: Path | None = None) -> Machine:
         torch.set_num_threads(chosen.num_threads)
     if chosen.deterministic:
         repeatable()
-    data = Path(chosen.data).expanduser() if chosen.data else None
+    data = Path(chosen.data) if chosen.data else None
     return Machine(device(chosen.device), data, scratch, chosen.workers, chosen.select_timeout)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from benchmark import plugins
+from benchmark.places import expanded
 from benchmark.plugins import FOLDERS, LABEL_NEEDS, MODEL_FREE, Plugin, checked, unknown
 from benchmark.schedule import Schedule
 from benchmark.store import SAW_EVALUATION, slug
@@ -258,11 +258,14 @@ def settings(words: Sequence[str]) -> Settings:
     name = given.get("grid", "quick")
     if name not in names():
         raise ValueError(f"no grid is called {unknown(name, names())}")
-    plain = {key: None if value == "null" else value for key, value in given.items() if is_text(fields[key])}
-    rest = [f"{key}={quoted(key, value)}" for key, value in given.items() if key == "grid" or key not in plain]
-    values = {**composed(rest), **plain, "grid": name}
+    values = {**composed(name), **{key: value_of(key, text, fields[key]) for key, text in given.items()}, "grid": name}
     values["out"] = values["out"] or f"results/{name}"
+    for key in FOLDERS_OF_USERS:
+        values[key] = values[key] and expanded(str(values[key]), f"{key}={values[key]}")
     return Settings(**{key: checked(f"{key}={values[key]}", values[key], kind) for key, kind in fields.items()})
+
+
+FOLDERS_OF_USERS = ("data", "out", "plugins")  # the settings that name one folder each
 
 
 def split(word: str) -> tuple[str, str]:
@@ -273,35 +276,34 @@ def split(word: str) -> tuple[str, str]:
     return key, value
 
 
-def is_text(kind: Any) -> bool:
-    """Whether a setting is plain text, which Hydra's grammar must not see: folders may be called anything."""
-    return str in (kind, *typing.get_args(kind)) or typing.get_origin(kind) is Literal
+def value_of(key: str, text: str, kind: Any) -> Any:
+    """What a user wrote for a setting: text as it is, since folders may be called anything; names of plug-ins and seeds
+    as a list."""
+    if text == "null":
+        return None
+    if key in ("tasks", "strategies"):
+        return [mapping(item) if item.startswith("{") else item for item in plugins.items(text)]
+    if key == "seeds" and text.startswith("["):
+        return [plugins.scalar(item) for item in plugins.items(text)]
+    return checked(f"{key}={text}", text, kind)
 
 
-def quoted(key: str, value: str) -> str:
-    """A value in Hydra's grammar, which has no `coreset[metric=cosine]` inside a list and wants brackets around one."""
-    if key in ("tasks", "strategies") and value != "null" and not value.startswith(("[", "{")):
-        value = f"[{value}]"
-    inside = r"(?:[^\[\]])*"
-    for _ in range(3):  # names in names: matched_random[like=geal[encoder=patch_pca[patch=4]]]
-        inside = rf"(?:[^\[\]]|\[{inside}\])*"
-    return re.sub(rf"(?<=[\[,])\s*([A-Za-z]\w*\[{inside}\])\s*(?=[,\]])", r"'\1'", value)
-
-
-def composed(overrides: Sequence[str]) -> dict[str, Any]:
-    """Hydra's composition of config.yaml, the grid and the overrides, as a plain dictionary."""
-    GlobalHydra.instance().clear()
-    parser = OverridesParser.create()
+def mapping(text: str) -> Any:
+    """`{isal: {k: 2}}` in Hydra's grammar. ValueError where it is not in it."""
     try:
-        for told in overrides:
-            parser.parse_override(told)
+        return OverridesParser.create().parse_override(f"x={text}").value()
     except HydraException as error:
-        raise ValueError(f"{told}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{text} is not a mapping {{name: {{key: value}}}}: write name[key=value] instead") from error
+
+
+def composed(name: str) -> dict[str, Any]:
+    """Hydra's composition of config.yaml and a grid, as a plain dictionary."""
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-            values = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+            values = OmegaConf.to_container(compose("config", overrides=[f"grid={name}"]), resolve=True)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(f"{' '.join(overrides)}: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"grid={name}: {str(error).strip().splitlines()[0]}") from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

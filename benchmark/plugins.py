@@ -80,8 +80,8 @@ class Plugin:
 
     def label(self, given: Mapping[str, Any]) -> str:
         """Name and parameters that differ from their default: `coreset[metric=cosine]`. One spelling a meaning."""
-        told = self.told(self.bind(given))
-        inside = ",".join(f"{name}={plain(told[name])}" for name in sorted(told))
+        told, known = self.told(self.bind(given)), self.parameters(bool(given.get("published", False)))
+        inside = ",".join(f"{name}={spelled(told[name], known[name][0])}" for name in sorted(told))
         return f"{self.name}[{inside}]" if inside else self.name
 
     def told(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,37 +230,92 @@ def load_file(path: Path) -> None:
     imported(path, partial(spec.loader.exec_module, module))
 
 
+class Verbatim(str):
+    """Text that stood in quotes: it is that text, and never null."""
+
+
+QUOTES = "\"'"
+QUOTED = re.compile(r"""(["'])((?:(?!\1)[^\\]|\\.)*)\1""", re.DOTALL)
+IN_QUOTES = 'text with commas, brackets or quotes goes into quotes, as in name[root="a,b"]'
+
+
 def parse(text: object) -> tuple[str, dict[str, Any]]:
     """`coreset[metric=cosine]`, or {"coreset": {"metric": "cosine"}}, as (name, parameters).
 
-    Values of the first form are text still: `checked` reads them by the parameter's type.
+    Values of the first form are text still: `checked` reads them by the parameter's type. In double or single quotes
+    they may hold anything, with a backslash before a quote of that kind and before a backslash.
     """
     if isinstance(text, Mapping) and len(text) == 1:
         [(name, values)] = text.items()
         if isinstance(values, Mapping) or values is None:
             return str(name), dict(values or {})
-    match = re.fullmatch(r"\s*([A-Za-z]\w*)\s*(?:\[(.*)\])?\s*", text) if isinstance(text, str) else None
+    match = re.fullmatch(r"\s*([A-Za-z]\w*)\s*(?:\[(.*)\])?\s*", text, re.DOTALL) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is not a name or name[key=value,...]")
-    given = {}
+    given = dict[str, Any]()
     for item in filter(None, split(match[2] or "")):
         key, equals, value = item.partition("=")
         if not equals:
-            raise ValueError(f"{text}: {item!r} is not key=value")
-        given[key.strip()] = value.strip()
+            raise ValueError(f"{text}: {item!r} is not key=value; {IN_QUOTES}")
+        if key.strip() in given:
+            raise ValueError(f"{text}: {key.strip()} is there twice")
+        given[key.strip()] = unquoted(value.strip())
     return match[1], given
 
 
 def split(text: str) -> list[str]:
-    """The parts between commas, those inside brackets aside: `like=isal[k=2,order=file],min_score=0.5` has two."""
-    depth, parts = 0, [""]
-    for character in text:
-        depth += (character == "[") - (character == "]")
-        if character == "," and not depth:
+    """The parts between commas, those inside brackets and quotes aside: `like=isal[k=2,order=file],min_score=0.5` has
+    two. A quote is one only where a value begins: `O'Brien` holds none. ValueError where one is not closed."""
+    parts, depth, quote, before = [""], 0, "", ","
+    characters = iter(text)
+    for character in characters:
+        if character == "," and not depth and not quote:
             parts.append("")
         else:
             parts[-1] += character
+        if quote:
+            parts[-1] += next(characters, "") if character == "\\" else ""
+            quote = "" if character == quote else quote
+        elif character in QUOTES and before in "=,[{:":
+            quote = character
+        else:
+            depth += (character in "[{") - (character in "]}")
+        if depth < 0:
+            break
+        before = before if character.isspace() else character
+    if depth or quote:
+        raise ValueError(f"{text!r} is not complete: a {'quote' if quote else 'bracket'} is not closed; {IN_QUOTES}")
     return parts
+
+
+def items(text: str) -> list[str]:
+    """The items of `[a,"b,c"]` or `a,b`, without the quotes around them. ValueError as `split`."""
+    text = text.strip()
+    parts = split(text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text)
+    return [unquoted(part.strip()) for part in parts if part.strip()]
+
+
+def unquoted(text: str) -> str:
+    """The text inside quotes; other text as it is. ValueError where something follows the quote."""
+    if text[:1] not in tuple(QUOTES):
+        return text
+    match = QUOTED.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a text in quotes: {IN_QUOTES}")
+    return Verbatim(re.sub(r"""\\([\\"'])""", r"\1", match[2]))
+
+
+def spelled(value: Any, kind: Any) -> str:
+    """A parameter's value as users write it in `name[key=value]`: in quotes where it would be read as another."""
+    if not isinstance(value, str):
+        return plain(value)
+    try:
+        if parse(f"x[y={value}]") == ("x", {"y": value}) and (naming(kind) or checked("", value, kind) == value):
+            return value
+    except ValueError:
+        pass
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def scalar(text: str) -> Any:
@@ -285,6 +340,12 @@ def naming(kind: Any) -> str | None:
     return "encoder" if EncoderName in told else "strategy" if StrategyName in told else None
 
 
+IN_WORDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list",
+    dict: "a mapping", types.NoneType: "null",
+}  # fmt: skip
+
+
 def checked(what: str, value: Any, kind: Any) -> Any:
     """`value` as the annotated type: an int passes for a float, text is read, a plug-in's name has one spelling a
     meaning. ValueError where it does not fit."""
@@ -300,6 +361,8 @@ def checked(what: str, value: Any, kind: Any) -> Any:
         return value
     is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
     allowed = [typing.get_origin(option) or option for option in (options if is_union else (kind,))]
+    if isinstance(value, Verbatim) and not {str, Any}.isdisjoint(allowed):
+        return str(value)
     if isinstance(value, str) and (str not in allowed or (value == "null" and types.NoneType in allowed)):
         value = scalar(value)
     if isinstance(value, float) and not math.isfinite(value) and float in allowed:
@@ -308,8 +371,7 @@ def checked(what: str, value: Any, kind: Any) -> Any:
         return value
     if float in allowed and type(value) is int:
         return float(value)
-    names = " or ".join("null" if option is types.NoneType else option.__name__ for option in allowed)
-    raise ValueError(f"{what}: must be of type {names}, not {type(value).__name__}")
+    raise ValueError(f"{what}: must be {' or '.join(IN_WORDS.get(one, one.__name__) for one in allowed)}")
 
 
 def plain(value: Any) -> str:

@@ -422,4 +422,4 @@ def remote(cells: Sequence[Cell], store: Store, chosen: Settings) -> Generator[E
 
 def absolute(folder: str | None) -> str | None:
     """A folder whose name holds wherever the worker was started."""
-    return folder and str(Path(folder).expanduser().absolute())
+    return folder and str(Path(folder).absolute())

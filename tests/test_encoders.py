@@ -314,7 +314,7 @@ def test_what_makes_an_encoding_is_no_selection(tmp_path: Path, monkeypatch: pyt
     [
         ("geal[encoder=dina]", "no encoder is called 'dina' \\(did you mean 'dino'\\?\\)"),
         ("geal[encoder=patch_pca[path=2]]", "patch_pca has no parameter 'path' \\(did you mean 'patch'\\?\\)"),
-        ("geal[encoder=patch_pca[patch=big]]", "must be of type int or null"),
+        ("geal[encoder=patch_pca[patch=big]]", "must be a whole number or null"),
         ("coreset[encoder=5]", "'5' is not a name"),
         ("geal[encoder=null]", r"geal\[encoder=null\]: must name an encoder"),
         ("geal[encoder=vit]", r"vit\[model=...\] must be given"),

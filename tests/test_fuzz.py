@@ -121,6 +121,37 @@ def test_a_label_is_read_back(name: str, values: dict[str, str]) -> None:
     assert plugins.parse(f" {name}[{inside}] ") == (name, values)
 
 
+def named(*, root: str = "x", other: str | None = None, free: Any = 0, like: str = "") -> None:
+    """Stands for a plug-in with parameters that are text."""
+
+
+def exact(value: Any) -> Any:
+    """Text that is not read as anything else, as `bind` reads what stands in no quotes."""
+    return plugins.Verbatim(value) if isinstance(value, str) else value
+
+
+ODD = (
+    st.text("ab,=[]{}'\"\\\\ :~\n")
+    | st.sampled_from(["null", "true", "3", "1e-3", "O'Brien", "a,b", "", " ", "é"])
+    | st.text()
+)
+
+
+@settings(QUICK, max_examples=400)
+@given(ODD, ODD | st.none(), ODD | st.none() | st.integers() | st.booleans())
+def test_any_text_has_a_spelling_wherever_a_label_stands(root: str, other: str | None, free: Any) -> None:
+    """Alone, in a list on the command line, and as a parameter of another plug-in."""
+    plugin = plugins.Plugin("task", "named", named, 1)
+    values = {"root": root, "other": other, "free": free, "like": ""}
+    label = plugin.label({key: exact(value) for key, value in values.items()})
+    assert plugin.bind(plugins.parse(label)[1]) == values
+    assert plugin.label(plugins.parse(f" {label}\t")[1]) == label
+    assert grids.value_of("tasks", f"[a,{label} , b[c=1]]", list) == ["a", label, "b[c=1]"]
+    assert grids.value_of("tasks", label, list) == [label]
+    outer = plugin.label({"like": exact(label), "other": exact(root)})
+    assert plugin.bind(plugins.parse(outer)[1]) == values | {"free": 0, "root": "x", "like": label, "other": root}
+
+
 VALUES = {
     "isal": {"k": st.integers(1, 10**6), "reference": st.sampled_from(["file", "test", "held_out", "train"])},
     "coreset": {"metric": st.sampled_from(["euclidean", "cosine"])},

@@ -80,7 +80,7 @@ def mishap(view, budget, rng, *, what: str = "none", at: int = 0):
         (["gpus_per_cell=0.5"], "gpus_per_cell=0.5: has no effect with launcher=local: set launcher=ray"),
         (["ray_address=auto"], "ray_address=auto: has no effect with launcher=local: set launcher=ray"),
         (["launcher=ray", "cpus_per_cell=0"], "cpus_per_cell=0: must be at least 1"),
-        (["launcher=ray", "cpus_per_cell=0.5"], "must be of type int or null, not float"),
+        (["launcher=ray", "cpus_per_cell=0.5"], "must be a whole number or null"),
         (["launcher=ray", "gpus_per_cell=0"], "gpus_per_cell=0.0: must be over 0 and at most 1"),
         (["launcher=ray", "gpus_per_cell=2"], "gpus_per_cell=2.0: must be over 0 and at most 1"),
         (["launcher=ray", "gpus_per_cell=nan"], "gpus_per_cell=nan"),

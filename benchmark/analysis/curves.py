@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.places import folders
 from benchmark.plugins import checked, declares_companion, unknown
 from benchmark.schedule import Schedule
 from benchmark.store import SAW_EVALUATION, Header, Measured, Record, Store
@@ -162,8 +163,10 @@ def apart(first: float, second: float) -> bool:
     return low <= 1 < high and low < high / 10
 
 
-def read(records: str, only: str = "") -> list[Experiment]:
-    """The experiments of results folders, CSV files and folders of CSV files, separated by commas; only: that one.
+def read(records: str | Sequence[str], only: str = "") -> list[Experiment]:
+    """The experiments of results folders, CSV files and folders of CSV files; only: that one.
+
+    records: paths, or a text as `places.folders` reads it.
 
     The cells of folders that hold an experiment of the same name are put together. ValueError where a path holds
     nothing, or two hold the same cell with other settings.
@@ -172,11 +175,12 @@ def read(records: str, only: str = "") -> list[Experiment]:
     found = [*(ours(stores, only) if stores else ()), *(one for file in files for one in published(file))]
     twice = [title for title, count in Counter(one.title for one in found).items() if count > 1]
     if twice:
-        raise ValueError(f"records={records}: {twice[0]} is there twice")
+        told = records if isinstance(records, str) else ",".join(records)
+        raise ValueError(f"records={told}: {twice[0]} is there twice")
     return found
 
 
-def sizes(records: str) -> dict[str, int]:
+def sizes(records: str | Sequence[str]) -> dict[str, int]:
     """How many cells each experiment of results folders has; {} where there are CSV files too."""
     stores, files = placed(records)
     manifests = [] if files else [store.manifest() for store in stores]
@@ -184,10 +188,10 @@ def sizes(records: str) -> dict[str, int]:
     return {name: sum(count for other, count in asked if other == name) for name, _ in asked}
 
 
-def placed(records: str) -> tuple[list[Store], list[Path]]:
+def placed(records: str | Sequence[str]) -> tuple[list[Store], list[Path]]:
     """The results folders and the CSV files that these paths are. ValueError where one holds neither."""
     stores, files = list[Store](), list[Path]()
-    for path in map(Path, records.split(",")):
+    for path in map(Path, folders(records, records) if isinstance(records, str) else records):
         if (path / "grid.json").is_file():
             stores.append(Store(path))
         elif path.suffix == ".csv" and path.is_file():

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmark.analysis.curves import Experiment, Run
+from benchmark.places import expanded, written
 from benchmark.plugins import unknown
 from benchmark.seeds import seed
 
@@ -20,8 +21,8 @@ def find(experiments: Sequence[Experiment], cell: str) -> tuple[Experiment, Run]
     names = {run.path: f"{one.title}/{run.strategy}/seed-{run.seed}" for one, run in known}
     wanted = cell.strip("/").removesuffix(".jsonl").removeprefix("cells/")
     exact = [(one, run) for one, run in known if wanted in (run.path, names[run.path])]
-    if not exact and Path(cell).is_file():
-        exact = [(one, run) for one, run in known if run.file.resolve() == Path(cell).resolve()]
+    if not exact and (file := Path(expanded(cell, cell))).is_file():
+        exact = [(one, run) for one, run in known if run.file.resolve() == file.resolve()]
     found = exact or [(one, run) for one, run in known if f"/{run.path}".endswith(f"/{wanted}")]
     if len({run.path for _, run in found}) != 1:
         if found:
@@ -58,7 +59,7 @@ def command(experiment: Experiment, run: Run, folder: Path) -> str:
     assert experiment.schedule is not None
     told = {key: value for key, value in experiment.schedule.identity().items() if value != ""}
     words = [f"grid={experiment.source}", f"tasks=[{experiment.title}]", f"strategies=[{run.strategy}]"]
-    words += [f"seeds=[{run.seed}]", *(f"{key}={value}" for key, value in told.items()), f"out={folder}"]
+    words += [f"seeds=[{run.seed}]", *(f"{key}={value}" for key, value in told.items()), f"out={written(folder)}"]
     return shlex.join([*words, *(word for word in last(run) if word.partition("=")[0] in MACHINE)])
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from benchmark.analysis.curves import Experiment, chosen, read, sizes
 from benchmark.analysis.savings import Price, Rule, Saving, generator, own_rule, pairs_of, savings
+from benchmark.places import expanded, folders
 from benchmark.plugins import checked, split, unknown
 
 PUBLISHED = next(  # beside the installed package, or in a checkout
@@ -29,7 +30,7 @@ class Question:
 
     grid: str = "quick"
     out: str = ""  # the results folder; results/GRID
-    records: str = ""  # instead of it: results folders, CSV files and folders of them; `published`: the papers'
+    records: str = ""  # instead of it: results folders, CSV files and folders of them, see places.folders; `published`
     task: str = ""  # one experiment or task; all
     strategy: str = ""  # one or more, separated by commas; all
     against: str = ""  # strategies, or records to compare with: `published`
@@ -56,21 +57,23 @@ class Question:
             raise ValueError("records= and out= name the same thing: give one of them")
 
     @property
-    def places(self) -> str:
-        """Where the records are: paths separated by commas."""
-        return located(self.records) if self.records else self.out or f"results/{self.grid}"
+    def places(self) -> list[str]:
+        """Where the records are: `out` is one folder, `records` any number of paths."""
+        out = self.out or f"results/{self.grid}"
+        return located(self.records, "records") if self.records else [expanded(out, f"out={out}")]
 
     @property
-    def compared_with(self) -> str:
-        """Where the curves of `against` are; "" where there are none."""
-        return located(self.against) if self.against else ""
+    def compared_with(self) -> list[str]:
+        """Where the curves of `against` are; none where there are none."""
+        return located(self.against, "against") if self.against else []
 
     @property
     def folder(self) -> Path:
         """Where what is made of them goes: `to`, or into the only folder that the records are in."""
-        path = Path(self.places)
-        if self.to or "," in self.places:
-            return Path(self.to or "results/analysis")
+        places = self.places
+        if self.to or len(places) > 1:
+            return Path(expanded(self.to or "results/analysis", f"to={self.to}"))
+        path = Path(places[0])
         return path if path.is_dir() else path.parent
 
     def rule(self, experiment: Experiment) -> Rule:
@@ -122,10 +125,10 @@ def ask(words: Sequence[str], *more: str) -> Question:
     return Question(**given)
 
 
-def located(records: str) -> str:
-    """Paths separated by commas, with `published` as the folder of published curves, unless there is such a path."""
-    parts = records.split(",")
-    return ",".join(str(PUBLISHED) if part == "published" and not Path(part).exists() else part for part in parts)
+def located(records: str, key: str) -> list[str]:
+    """The paths of a setting, with `published` as the folder of published curves, unless there is such a path."""
+    parts = folders(records, f"{key}={records}")
+    return [str(PUBLISHED) if part == "published" and not Path(part).exists() else part for part in parts]
 
 
 def installed() -> str:

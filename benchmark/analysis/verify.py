@@ -45,11 +45,11 @@ def verify(ours: Sequence[Experiment], published: Sequence[Experiment], level: f
     return [verdict(mine, theirs, label, level) for mine, theirs in pairs for label in theirs.curves]
 
 
-def papers(records: str) -> list[Experiment]:
-    """The published curves of these records, none of "". ValueError where they are runs: `compare` pairs those."""
+def papers(records: Sequence[str]) -> list[Experiment]:
+    """The published curves at these paths. ValueError where they are runs: `compare` pairs those."""
     found = read(records) if records else []
     if runs := [one.title for one in found if one.runs]:
-        raise ValueError(f"against={records}: {runs[0]} is a run, not a published curve")
+        raise ValueError(f"against={','.join(records)}: {runs[0]} is a run, not a published curve")
     return found
 
 

@@ -1,0 +1,56 @@
+"""Names of folders and files as people write them: `~`, and several of them in one setting. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from benchmark.plugins import items
+
+
+def expanded(path: str, setting: str) -> str:
+    """A path with the home folder in the place of `~` or `~user`.
+
+    Args:
+        path: as it was given.
+        setting: what it is to be called in the message, `data=~/x`.
+
+    Raises:
+        ValueError: nobody is called so, or the home folder of the user is not known.
+    """
+    whole = os.path.expanduser(path)
+    if path.startswith("~") and whole == path:
+        user = path.partition("/")[0].removeprefix("~")
+        what = f"there is no user {user}" if user else "the home folder of this user is not known (HOME is not set)"
+        raise ValueError(f"{setting}: {what}: write the whole path")
+    return whole
+
+
+def written(path: Path) -> str:
+    """A path as a setting takes it: `expanded` gives it back."""
+    return f"./{path}" if str(path).startswith("~") else str(path)
+
+
+def folders(text: str, setting: str) -> list[str]:
+    """The paths of a setting that takes several, with `~` expanded.
+
+    A path that exists as it is given is that path; else commas divide: `a,b`. Names that hold commas themselves go into
+    quotes, in brackets: `[a,"b,c"]`.
+
+    Raises:
+        ValueError: a bracket or a quote is not closed, or `~` is not known.
+    """
+    if os.path.exists(whole := expanded(text, setting)):
+        return [whole]
+    return [expanded(part, setting) for part in items(text)]
+
+
+def inside(path: str, folder: Path | None) -> Path:
+    """A path that the user gave: absolute, or inside the data folder. ValueError where there is none."""
+    whole = Path(expanded(path, path))
+    if folder is None and not whole.is_absolute():
+        place = "set data=DIR or $AL_BENCHMARK_DATA"
+        if path == ".":
+            raise ValueError(f"the folder of your data sets is not known: {place}")
+        raise ValueError(f"{path} is looked for in the folder of your data sets: give its whole path, or {place}")
+    return whole if folder is None else folder / whole
