@@ -86,11 +86,18 @@ class Predictions:
     num_images: int
     boxes_P4: Tensor | None = None  # x1, y1, x2, y2 in pixels of the stored image
     proposals_P4: Tensor | None = None  # the proposal that each box was refined from (two-stage detectors)
+    paper_score_P: Tensor | None = None  # of each box, as the detector's paper has it, where `scores_PC` are another's
 
     @property
     def confidence_P(self) -> Tensor:
         """(P,): the probability of the likeliest class; background is none."""
         return (self.scores_PC if self.boxes_P4 is None else self.scores_PC[:, :-1]).amax(1)
+
+    @property
+    def score_P(self) -> Tensor:
+        """(P,): what the detector's paper ranks boxes by: FCOS's class probability times centerness, of which its
+        library may take a root. The confidence of all others."""
+        return self.confidence_P if self.paper_score_P is None else self.paper_score_P
 
     @property
     def one_each(self) -> bool:
@@ -254,13 +261,17 @@ class View:
         num_initial: int,
         held_out: Indices,
         needs: Collection[str],
+        purchase_sizes: Sequence[int] = (),
+        tie_seed: int = 0,
     ) -> None:
         self.model, self.num_initial = model, num_initial
+        self.__sizes, self.__tie_seed = purchase_sizes or (num_initial, len(labelled) - num_initial), tie_seed
         self.diagnostics: dict[str, float] = {}
         self.encoding = EncodingTime()
         self.__labelled, self.__unlabelled = labelled.copy(), unlabelled.copy()
         self.__task, self.__held_out, self.__needs = task, held_out, frozenset(needs)
         self.__visible = frozenset(labelled.tolist()) | frozenset(unlabelled.tolist())
+        self.__tie_rank_N: Indices | None = None  # drawn where it is wanted
 
     @property
     def labelled(self) -> Indices:
@@ -272,22 +283,35 @@ class View:
         """A copy of the positions that may be bought, ascending."""
         return self.__unlabelled.copy()
 
+    @property
+    def purchases(self) -> list[Indices]:
+        """`labelled` round by round, the initial ones first."""
+        return np.split(self.labelled, np.cumsum(self.__sizes)[:-1])
+
     # --- what a strategy returns -------------------------------------------------------------
     def lowest(self, values_N: Tensor, budget: int) -> Indices:
         """The `budget` unlabelled images with the smallest values (one each, in the order of `unlabelled`).
 
-        Ties go to the earlier position. Raises ValueError on NaN or on a wrong number of values.
+        Ties go by `tie_ranks`. Raises ValueError on NaN or on a wrong number of values.
         """
         values = values_N.detach().cpu().double().numpy()
         if values.shape != self.__unlabelled.shape:
             raise ValueError(f"{values.shape} scores for {len(self.__unlabelled)} unlabelled images")
         if num_nan := int(np.isnan(values).sum()):
             raise ValueError(f"{num_nan} of {len(values)} scores are NaN")
-        return self.__unlabelled[np.argsort(values, kind="stable")[:budget]]
+        return self.__unlabelled[np.lexsort((self.tie_ranks(self.__unlabelled), values))[:budget]]
 
     def highest(self, values_N: Tensor, budget: int) -> Indices:
         """The `budget` unlabelled images with the largest values; see `lowest`."""
         return self.lowest(-values_N, budget)
+
+    def tie_ranks(self, indices: Indices) -> Indices:
+        """(N,): the ranks of images of the pool in a random order, the same throughout a round: of images that a
+        strategy finds equal, the one of the lowest rank comes first, so that the order of the pool decides nothing."""
+        if self.__tie_rank_N is None:
+            num = 1 + max(self.__visible, default=-1)
+            self.__tie_rank_N = np.random.default_rng(self.__tie_seed).permutation(num)
+        return self.__tie_rank_N[indices]
 
     def log(self, **values: float) -> None:
         """Puts numbers that explain the selection into the record of the round."""

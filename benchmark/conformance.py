@@ -71,7 +71,7 @@ class Trial:
         """A fresh view of round 0's model."""
         mine, model = self.prepared()
         begin = loop.start(self.cell, mine)
-        return loop.view(self.cell, task or mine, begin, model, begin.initial)
+        return loop.view(self.cell, task or mine, begin, model, [begin.initial])
 
     def choose(self, budget: int = 10, seed: int = 0, task: Task | None = None) -> Indices:
         """What the strategy returns, checked as the loop checks it."""

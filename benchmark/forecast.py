@@ -146,7 +146,7 @@ def pilot(cell: Cell, task: Task, fits: Fits, machine: Machine) -> Pace:
     with clock("score"), activity.stage("scoring"):
         task.score(fitted.model)
     if cell.schedule.num_purchases:
-        seen = purchases.view(fitted, begin.initial)
+        seen = purchases.view(fitted, [begin.initial])
         with clock("select"), limited(machine.select_timeout, cell.strategy.label), loop.selecting(cell):
             purchases.made(seen, cell.schedule.rounds - cell.schedule.num_purchases)
         clock.charge(seen.encoding)

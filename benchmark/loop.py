@@ -72,7 +72,8 @@ def run(
     if cell.schedule.finished(past):
         return
     begin, read, code = start(cell, task), weights(cell, machine), cell.strategy.plugin.code()
-    labelled = np.concatenate([np.empty(0, np.int64), *(np.array(record.bought) for record in past)])
+    by_round = [np.array(record.bought, np.int64) for record in past]
+    labelled = np.concatenate([np.empty(0, np.int64), *by_round])
     purchases = Purchases(cell, task, fits, begin, labelled[len(begin.initial) :])
     fitted = fit(cell, task, fits, labelled, len(past) - 1) if past else None
     for number in range(len(past), cell.schedule.rounds):
@@ -80,11 +81,12 @@ def run(
         forget_peak(machine)
         bought, diagnostics = begin.initial, dict[str, float]()
         if number or not cell.schedule.initial:
-            seen = purchases.view(fitted, labelled)
+            seen = purchases.view(fitted, by_round)
             with clock("select"), limited(machine.select_timeout, cell.strategy.label), selecting(cell):
                 bought, diagnostics = purchases.made(seen, number)
             clock.charge(seen.encoding)
-        labelled = np.concatenate([labelled, bought])
+        by_round.append(bought)
+        labelled = np.concatenate(by_round)
         fitted = fit(cell, task, fits, labelled, number)
         with clock("score"), activity.stage("scoring"):
             scores = task.score(fitted.model)
@@ -127,14 +129,19 @@ def companion_of(cell: Cell) -> tuple[Companion | None, str]:
     return (None, "") if companion is None else (companion, owner)
 
 
-def view(cell: Cell, task: Task, begin: Start, model: torch.nn.Module, labelled: Indices) -> View:
-    """What the strategy may see: neither labelled nor held out is `unlabelled`."""
+def view(cell: Cell, task: Task, begin: Start, model: torch.nn.Module, by_round: Sequence[Indices]) -> View:
+    """What the strategy may see after rounds that bought these: neither labelled nor held out is `unlabelled`."""
+    labelled = np.concatenate([np.empty(0, np.int64), *by_round])
     closed = np.zeros(task.num_pool, bool)
     closed[labelled] = closed[begin.held_out] = True
     needs = cell.strategy.plugin.needed(cell.strategy.values)
     num_initial, held_out = cell.schedule.initial, begin.held_out
     unlabelled = np.flatnonzero(~closed)
-    return View(task, model, labelled, unlabelled, num_initial=num_initial, held_out=held_out, needs=needs)
+    return View(
+        task, model, labelled, unlabelled, num_initial=num_initial, held_out=held_out, needs=needs,
+        purchase_sizes=[len(bought) for bought in by_round],
+        tie_seed=seed("ties", cell.task.name, cell.seed, cell.strategy.label, len(by_round)),
+    )  # fmt: skip
 
 
 @dataclass
@@ -149,15 +156,15 @@ class Purchases:
     first: View | None = None
     plan: Indices | None = None
 
-    def view(self, fitted: Fit | None, labelled: Indices) -> View:
+    def view(self, fitted: Fit | None, by_round: Sequence[Indices]) -> View:
         """What the strategy sees: the last round, or the start in one pass; without labels an untrained model."""
         if not self.cell.schedule.one_pass:
             assert fitted is not None
-            return view(self.cell, self.task, self.begin, fitted.model, labelled)
+            return view(self.cell, self.task, self.begin, fitted.model, by_round)
         if self.first is None:
             initial = self.begin.initial
             model = fit(self.cell, self.task, self.fits, initial, 0).model if len(initial) else self.task.model()
-            self.first = view(self.cell, self.task, self.begin, model.eval(), initial)
+            self.first = view(self.cell, self.task, self.begin, model.eval(), [initial] if len(initial) else [])
         return self.first
 
     def made(self, seen: View, number: int) -> tuple[Indices, dict[str, float]]:

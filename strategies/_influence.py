@@ -22,7 +22,7 @@ from benchmark.api import Direction, Indices, Targets, View
 from strategies._boxes import WithoutBoxes, lowest_known
 
 ReferenceSet: TypeAlias = Literal["test", "held_out", "initial", "labelled"]
-Order: TypeAlias = Literal["random", "file", "newest"]
+Order: TypeAlias = Literal["random", "file", "newest", "published"]
 
 
 def needs(*, reference: str, **_: object) -> frozenset[str]:
@@ -157,15 +157,25 @@ class Losses(torch.nn.Module):
         return self._losses()
 
 
-def draw_chains(labelled: Indices, depth: int, repeats: int, order: Order, rng: np.random.Generator) -> Indices:
+def draw_chains(
+    purchases: Sequence[Indices], depth: int, repeats: int, order: Order, rng: np.random.Generator
+) -> Indices:
     """(repeats, depth): the labelled images of each chain, disjoint chains where there are enough of them.
 
     random: without replacement, and in a new order each time the labelled set is used up (the paper's text).
     file: in order of purchase, so the first ones in every round, from the start when used up (the authors' code for
-        classification). newest: the same, backwards (their code for detection puts each purchase in front).
+        classification). newest: the same, backwards.
+    published: the authors' code for detection, which puts each purchase in front of the earlier ones, in its own order,
+        deals the images of that one after another to `repeats` processes, and filled up from its beginning where they
+        do not come out even, and passes over them once: chains shorter than depth where images are few.
     """
     if min(depth, repeats) < 1:
         raise ValueError(f"depth={depth}, repeats={repeats}: both must be 1 or more")
+    labelled = np.concatenate(purchases)
+    if order == "published":
+        length = -(-len(labelled) // repeats)
+        dealt: Indices = np.resize(np.concatenate(purchases[::-1]), length * repeats).reshape(length, repeats)
+        return dealt.T[:, :depth]
     size = depth * repeats
     in_order = labelled[::-1] if order == "newest" else labelled
     num_passes = -(-size // len(labelled))

@@ -14,20 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from strategies._ties import largest
+
 CHUNK = 2**24  # distances held at once
 ACTIVE = 1024  # candidates that are kept exact while picks come from them
 PATIENCE = 16  # draws from bounds in vain, after which they are made exact
 
 
 def greedy(
-    candidates_ND: Tensor, centres_MD: Tensor, budget: int, *, groups: Groups | None = None, first: int = 0
-) -> Tensor:
+    candidates_ND: Tensor, centres_MD: Tensor, budget: int, rank_N: Tensor, *,
+    groups: Groups | None = None, first: int = 0,
+) -> Tensor:  # fmt: skip
     """(budget,): positions of the candidates picked, in order, each the farthest from all centres so far.
 
     groups: a pick takes all candidates of its group with it, which become centres too. first: the first pick where
         there are no centres.
-    Ties go to the first. Exact, in O(N D) memory: on a GPU by one product a pick, with no wait for the device until
-    the end; on a CPU, where that is bound by reading N D numbers a pick, by `Lazy`.
+    Of equals, the one with the lowest rank. Exact, in O(N D) memory: on a GPU by one product a pick, with no wait for
+    the device until the end; on a CPU, where that is bound by reading N D numbers a pick, by `Lazy`.
     Squared distances come from norms and one product; they are taken around the mean, which moves none of them
     and shrinks their rounding. That leaves an error of about eps |x|^2, so near duplicates of a centre may not be
     at exactly 0; a pick is put at -inf, and so is never picked again.
@@ -35,7 +38,7 @@ def greedy(
     assert budget <= len(candidates_ND)
     begin = Start.of(candidates_ND, centres_MD, first)
     run = eager if candidates_ND.is_cuda else lazy
-    return run(begin.points_ND, begin.norms_N, begin.distance_N, budget, groups)
+    return run(begin.points_ND, begin.norms_N, begin.distance_N, rank_N, budget, groups)
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,13 @@ class Groups:
         return self.members_GK[self.group_N[pick_1]].flatten()
 
 
-def eager(points_ND: Tensor, norms_N: Tensor, distance_N: Tensor, budget: int, groups: Groups | None = None) -> Tensor:
+def eager(
+    points_ND: Tensor, norms_N: Tensor, distance_N: Tensor, rank_N: Tensor, budget: int, groups: Groups | None = None
+) -> Tensor:
     """(budget,) picks, every distance made exact after each."""
     picks = []
     for _ in range(budget):
-        pick_1 = distance_N.argmax(0, keepdim=True)
+        pick_1 = largest(distance_N, rank_N)
         picks.append(pick_1)
         taken_K = groups.with_(pick_1) if groups else pick_1
         distance_N = torch.minimum(distance_N, nearest(points_ND, norms_N, points_ND.index_select(0, taken_K)))
@@ -94,9 +99,11 @@ def eager(points_ND: Tensor, norms_N: Tensor, distance_N: Tensor, budget: int, g
     return torch.cat(picks)
 
 
-def lazy(points_ND: Tensor, norms_N: Tensor, distance_N: Tensor, budget: int, groups: Groups | None = None) -> Tensor:
+def lazy(
+    points_ND: Tensor, norms_N: Tensor, distance_N: Tensor, rank_N: Tensor, budget: int, groups: Groups | None = None
+) -> Tensor:
     """The same picks by `Lazy`."""
-    return Lazy(points_ND, norms_N, distance_N, budget, groups).run()
+    return Lazy(points_ND, norms_N, distance_N, budget, groups).run(rank_N)
 
 
 def drawn(
@@ -147,8 +154,8 @@ class Lazy:
         self.taken = torch.empty(self.budget * a_pick, dtype=torch.int64)
         self.counted_N = torch.zeros(len(self.points_ND), dtype=torch.int64)
 
-    def run(self) -> Tensor:
-        """(budget,) picks."""
+    def run(self, rank_N: Tensor) -> Tensor:
+        """(budget,) picks; equals by rank."""
         while len(self.picks) < self.budget:
             active_A, others = self.largest()
             self.refresh(active_A)
@@ -156,9 +163,9 @@ class Lazy:
                 self.refresh(torch.arange(len(self.bound_N)))
                 active_A, others = self.largest()
             if self.bound_N[active_A].max().item() > others:
-                self.pick_from(active_A, others)
+                self.pick_from(active_A, others, rank_N)
             else:  # more ties than active ones
-                self.take(int(self.bound_N.argmax()))
+                self.take(int(largest(self.bound_N, rank_N)))
         return torch.tensor(self.picks)
 
     def draw(self, rng: np.random.Generator, power: float) -> int:
@@ -199,11 +206,12 @@ class Lazy:
             self.bound_N[part] = torch.minimum(self.bound_N[part], exact)
         self.counted_N[which] = self.num
 
-    def pick_from(self, active_A: Tensor, others: float) -> None:
+    def pick_from(self, active_A: Tensor, others: float, rank_N: Tensor) -> None:
         """Picks from these, which are exact, while the best is above all others."""
         points_AD, norms_A, bound_A = self.points_ND[active_A], self.norms_N[active_A], self.bound_N[active_A]
+        rank_A = rank_N[active_A]
         while len(self.picks) < self.budget:
-            best = int(bound_A.argmax())
+            best = int(largest(bound_A, rank_A))
             if bound_A[best].item() <= others:
                 break
             taken_K = self.take(int(active_A[best]))

@@ -6,6 +6,7 @@ Shapes: N images, M labelled ones or candidates, A anchors, C classes, D feature
 from __future__ import annotations
 
 import math
+from itertools import count
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from strategies._features import kmeans
 ROWS = 2**14  # images at once
 
 
-@register(needs={"embed", "labels", "classify"}, version=1)
+@register(needs={"embed", "labels", "classify"}, version=2)
 def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: float = 0.03125) -> Indices:
     """Diverse images among those whose predicted label flips when a little of the labelled features is mixed in.
 
@@ -28,7 +29,8 @@ def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: fl
     each, the nearest to each centre.
     alpha_cap: the step by which the cap grows (the authors' code: 1/32).
     Logs `alpha_cap`, the last cap, and `candidates`.
-    Deviations: the closed form alone, where the authors' code can also find alpha by gradient steps; k-means from one
+    Deviations: the closed form alone, where the authors' code can also find alpha by gradient steps; the last cap is 1,
+    where a step that does not divide 1 takes that code past it; k-means from one
     start; where candidates or their distinct features are too few, others are drawn at random without replacement,
     where that code may draw one twice. The caps are not tried one by one, with the same result: see `least_cap`.
     Cost: a forward pass an image, labelled ones too; for A anchors, A + 2 products of the features with the last layer
@@ -42,16 +44,16 @@ def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: fl
     num_classes = view.classify(labelled_MD[:1]).shape[1]
     anchors_AD = anchors(labelled_MD, view.labels(view.labelled), num_classes)
     least_N = torch.cat([least_cap(view, part_ND, anchors_AD) for part_ND in features_ND.split(ROWS)])
-    cap = 0.0
-    while cap < 1:
-        cap += alpha_cap
+    for step in count(1):
+        cap = min(step * alpha_cap, 1.0)
         candidates_M = (least_N < cap).nonzero().squeeze(1)
-        if len(candidates_M) > budget:
+        if len(candidates_M) > budget or cap == 1:
             break
     view.log(alpha_cap=cap, candidates=len(candidates_M))
     picks = candidates_M.cpu().numpy()
     if len(picks) > budget:
-        picks = picks[nearest_to_centres(F.normalize(features_ND[candidates_M]), budget, rng)]
+        rank_M = view.tie_ranks(view.unlabelled[picks])
+        picks = picks[nearest_to_centres(F.normalize(features_ND[candidates_M]), budget, rng, rank_M)]
     others = np.setdiff1d(np.arange(len(features_ND)), picks)
     chosen: Indices = view.unlabelled[np.concatenate([picks, rng.choice(others, budget - len(picks), replace=False)])]
     return chosen
@@ -99,10 +101,11 @@ def ascent(view: View, features_ND: Tensor, label_N1: Tensor) -> Tensor:
     return gradient_ND
 
 
-def nearest_to_centres(points_MD: Tensor, num: int, rng: np.random.Generator) -> Indices:
-    """Positions of the points nearest to the centres of `num` clusters; fewer where clusters are empty."""
+def nearest_to_centres(points_MD: Tensor, num: int, rng: np.random.Generator, rank_M: Indices) -> Indices:
+    """Positions of the points nearest to the centres of `num` clusters, of equals those of the lowest rank; fewer where
+    clusters are empty."""
     cluster_M, centres_KD = kmeans(points_MD, num, rng)
     squared_M = (points_MD - centres_KD[torch.from_numpy(cluster_M).to(points_MD.device)]).square().sum(1)
-    order_M = np.lexsort((squared_M.cpu().numpy(), cluster_M))
+    order_M = np.lexsort((rank_M, squared_M.cpu().numpy(), cluster_M))
     picks: Indices = order_M[np.unique(cluster_M[order_M], return_index=True)[1]]
     return picks

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.api import Indices, View, register
+from strategies._ties import as_ranks, largest
 
 
 @register(needs={"predict", "embed"}, version=1)
@@ -24,12 +25,15 @@ def badge(view: View, budget: int, rng: np.random.Generator) -> Indices:
         raise ValueError("badge needs one prediction an image: a classifier, not a detector or a segmenter")
     p_NC = predictions.scores_PC
     residual_NC = F.one_hot(p_NC.argmax(1), p_NC.shape[1]) - p_NC
-    return view.unlabelled[seeding(residual_NC, view.embed(view.unlabelled), budget, rng)]
+    rank_N = as_ranks(view.tie_ranks(view.unlabelled), p_NC)
+    return view.unlabelled[seeding(residual_NC, view.embed(view.unlabelled), budget, rng, rank_N)]
 
 
-def seeding(residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: np.random.Generator) -> Indices:
-    """Positions of `budget` rows of the outer products g = a (x) h: the largest, then each with probability
-    proportional to its squared distance to the nearest one picked.
+def seeding(
+    residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: np.random.Generator, rank_N: Tensor
+) -> Indices:
+    """Positions of `budget` rows of the outer products g = a (x) h: the largest (of equals that of the lowest
+    rank), then each with probability proportional to its squared distance to the nearest one picked.
 
     |a (x) h - a' (x) h'|^2 = |a|^2 |h|^2 + |a'|^2 |h'|^2 - 2 (a.a') (h.h'), so a pick costs O(N (C + D)) in time
     and memory. The difference is exact to about eps |g|^2: duplicates of a pick are at nearly, not always at, 0.
@@ -37,7 +41,7 @@ def seeding(residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: np.rand
     norms_N = residual_NC.square().sum(1) * embedding_ND.square().sum(1)
     if not norms_N.isfinite().all():
         raise ValueError("badge: the predictions or embeddings hold NaN or infinity")
-    picks = [int(norms_N.argmax())]
+    picks = [int(largest(norms_N, rank_N))]
     nearest_N = torch.full_like(norms_N, torch.inf)
     while len(picks) < budget:
         last = picks[-1]

@@ -11,7 +11,7 @@ from benchmark.api import Indices, View, register
 from strategies._boxes import num_boxes
 
 
-@register(needs={"predict"}, version=1)
+@register(needs={"predict"}, version=2)
 def box_count(
     view: View,
     budget: int,
@@ -22,12 +22,12 @@ def box_count(
 ) -> Indices:
     """The images with the fewest (or most) predicted boxes of a confidence of at least min_score; no paper's.
 
-    Ties are broken at random. A classifier's images count one each, so this is random sampling there.
+    Equals are taken in random order. A classifier's images count one each, so this is random sampling there.
     order: whether those with the `fewest` or the `most` boxes come first. `fewest` is ours: sparse images are what it
         is a control for.
     min_score: the least confidence of a box that counts (ours).
     Deviations: none, as there is no paper to deviate from. Cost: a forward pass an unlabelled image.
     """
-    count_N = num_boxes(view.predict(view.unlabelled), min_score) + rng.random(len(view.unlabelled))
+    count_N = num_boxes(view.predict(view.unlabelled), min_score)
     pick = view.lowest if order == "fewest" else view.highest
     return pick(torch.from_numpy(count_N), budget)

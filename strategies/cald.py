@@ -18,7 +18,7 @@ from strategies._boxes import CHUNK, WithoutBoxes, best_match, by_image, classes
 CONSISTENT = 1.3  # what IoU and likeness of a useful box add up to; both are 1 where nothing changes, so 2
 
 
-@register(needs={"predict", "augmented", "labels"}, version=1)
+@register(needs={"predict", "augmented", "labels"}, version=2)
 def cald(
     view: View, budget: int, rng: np.random.Generator, *, candidates: float = 1.2, without_boxes: WithoutBoxes = "score"
 ) -> Indices:
@@ -39,7 +39,7 @@ def cald(
     ones (a turned box grows on the way); patches are cut out wherever they fall and have the mean colour, where it
     looks for places that cover a tenth of a box and fills them with black; the shrunk image lies on a canvas of the old
     size, where its detector enlarges it again; all boxes count, where it takes 50 of more than 40; a box's class is its
-    likeliest; all of COCO's images are candidates, where it draws 5000.
+    likeliest; all of COCO's images are candidates, where it draws 10,000.
     Cost: five predictions an unlabelled image, of which two at a time are held, and the IoU of all its boxes with all
     those of each changed one.
     """

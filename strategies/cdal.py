@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Indices, Predictions, View, register
+from strategies._ties import as_ranks, largest
 
 CHUNK = 2**24  # distances held at once
 LEAST = 1e-12  # weight of a prediction, in nats, so that certain ones count where there are no others
 
 
-@register(needs={"predict"}, version=1)
+@register(needs={"predict"}, version=2)
 def cdal(
     view: View,
     budget: int,
@@ -42,9 +43,10 @@ def cdal(
     Cost: a forward pass an image, labelled ones too; for R mixtures (as many as images on a classifier), O(R C) a
     labelled image and a pick at most, in O(R C) memory.
     """
-    num_labelled = len(view.labelled)
-    predictions = view.predict(np.concatenate([view.labelled, view.unlabelled]))
-    picks = farthest(mixtures(predictions, by_class), num_labelled, budget, how)
+    num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
+    predictions = view.predict(images)
+    rank_N = as_ranks(view.tie_ranks(images), predictions.scores_PC)
+    picks = farthest(mixtures(predictions, by_class), num_labelled, budget, how, rank_N)
     others = np.setdiff1d(np.arange(num_labelled, predictions.num_images), picks)
     drawn = rng.choice(others, budget - len(picks), replace=False)
     chosen: Indices = view.unlabelled[np.concatenate([np.array(picks, np.int64), drawn]) - num_labelled]
@@ -108,9 +110,9 @@ def mixtures(predictions: Predictions, by_class: bool) -> Mixtures:
     return Mixtures(total_RC / total_RC.sum(1, keepdim=True), key_R // num_images, key_R % num_images, num_images)
 
 
-def farthest(mixed: Mixtures, num_labelled: int, budget: int, how: Literal["mean", "sum"]) -> list[int]:
-    """Positions of the picks, each the farthest from all centres so far, ties to the first; fewer than the budget
-    where fewer unlabelled images have predictions. O(R C) a pick."""
+def farthest(mixed: Mixtures, num_labelled: int, budget: int, how: Literal["mean", "sum"], rank_N: Tensor) -> list[int]:
+    """Positions of the picks, each the farthest from all centres so far, of equals that of the lowest rank; fewer than
+    the budget where fewer unlabelled images have predictions. O(R C) a pick."""
     device = mixed.p_RC.device
     distance_N = torch.full((mixed.num_images,), -torch.inf, dtype=mixed.p_RC.dtype, device=device)
     distance_N[mixed.image_R] = torch.inf
@@ -119,7 +121,7 @@ def farthest(mixed: Mixtures, num_labelled: int, budget: int, how: Literal["mean
     distance_N[:num_labelled] = -torch.inf
     picks: list[int] = []
     while len(picks) < budget and distance_N.max() > -torch.inf:
-        picks.append(int(distance_N.argmax()))
+        picks.append(int(largest(distance_N, rank_N)))
         distance_N = torch.minimum(distance_N, mixed.nearest(torch.tensor(picks[-1:], device=device), how))
         distance_N[picks[-1]] = -torch.inf
     return picks

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from benchmark.api import EncoderName, Indices, View, register
 from strategies._kcenter import greedy
+from strategies._ties import as_ranks
 
 
 def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[str]:
@@ -44,7 +45,8 @@ def coreset(
     if metric == "cosine":
         centres_MD, candidates_ND = F.normalize(centres_MD), F.normalize(candidates_ND)
     first = 0 if len(centres_MD) else int(rng.integers(len(candidates_ND)))
-    picks: Indices = view.unlabelled[greedy(candidates_ND, centres_MD, budget, first=first).cpu().numpy()]
+    rank_N = as_ranks(view.tie_ranks(view.unlabelled), candidates_ND)
+    picks: Indices = view.unlabelled[greedy(candidates_ND, centres_MD, budget, rank_N, first=first).cpu().numpy()]
     return picks
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class Recipe:
     balanced: bool
 
 
-@register(needs={"embed"}, version=1)
+@register(needs={"embed"}, version=2)
 def discriminative(
     view: View,
     budget: int,
@@ -40,18 +41,21 @@ def discriminative(
     stop_accuracy: float = 0.98,
     unlabelled_ratio: int = 10,
     balanced: bool = False,
+    within: Literal["subset", "pool"] = "subset",
 ) -> Indices:
     """The images that a classifier of labelled against unlabelled is surest are unlabelled.
 
     Each query trains a new one, on the input of the model's last layer (computed once, not standardised, as the authors
-    do): all labelled images against a fresh draw of unlabelled ones. Its picks join the labelled side.
+    do): all labelled images against a fresh draw of unlabelled ones. Its picks are of that draw, and join the labelled.
     num_queries: parts of the budget (10: SuperAnnotate's; the authors' code: 20 on learned features). width, epochs,
         lr, batch_size: units a hidden layer, epochs at most, Adam's step and batch (the authors' for 512 features).
         stop_accuracy: training stops above it (0.98: the authors'). unlabelled_ratio: unlabelled images drawn for each
         labelled one (10: the authors'). balanced: weigh both sides alike; off, as the authors' weights do nothing.
+        within: picks are of the draw (`subset`, as in the authors' code and SuperAnnotate's) or of the whole `pool`.
     Logs means over queries: `epochs`, and `accuracy` in the last one (below stop_accuracy: it ran out of epochs).
-    Deviations: 10 queries, not the authors' 20; ranks logits: no ties at p = 1. Cost: a forward pass an image; a query
-    is `epochs` passes at most of the net over (1 + unlabelled_ratio) M images, M labelled.
+    Deviations: 10 queries, not the authors' 20; ranks logits: no ties at p = 1. SuperAnnotate's script optimises the
+    backbone's parameters in place of the discriminator's: its published curve is that of an untrained discriminator.
+    Cost: a forward pass an image; a query is at most `epochs` passes of the net over (1 + unlabelled_ratio) M images.
     """
     if min(num_queries, width, epochs, batch_size, unlabelled_ratio) < 1:
         raise ValueError("discriminative: num_queries, width, epochs, batch_size and unlabelled_ratio start at 1")
@@ -62,11 +66,13 @@ def discriminative(
     picks, lasted, accuracies = [], [], []
     for size in shares(budget, num_queries):
         inside, outside = np.flatnonzero(known_N), np.flatnonzero(~known_N)
-        shown = rng.choice(outside, min(len(outside), unlabelled_ratio * len(inside)), replace=False)
+        least = size if within == "subset" else 1
+        shown = rng.choice(outside, min(len(outside), max(unlabelled_ratio * len(inside), least)), replace=False)
         net, epoch, accuracy = trained(features_ND[inside], features_ND[shown], recipe, int(rng.integers(2**63)))
-        score_N = surety(net, features_ND[num_labelled:])
-        score_N[torch.from_numpy(known_N[num_labelled:])] = -torch.inf
-        picks.append(view.highest(score_N, size))
+        offered = shown if within == "subset" else outside
+        score_N = torch.full_like(features_ND[:, 0], -torch.inf)
+        score_N[offered] = surety(net, features_ND[offered])
+        picks.append(view.highest(score_N[num_labelled:], size))
         lasted.append(epoch)
         accuracies.append(accuracy)
         known_N[num_labelled + np.searchsorted(view.unlabelled, picks[-1])] = True

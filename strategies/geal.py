@@ -10,9 +10,10 @@ import numpy as np
 from benchmark.api import EncoderName, Indices, View, register
 from strategies._kcenter import Groups, greedy
 from strategies._patterns import Metric, both, checked
+from strategies._ties import as_ranks
 
 
-@register(needs={"encode"}, version=1)
+@register(needs={"encode"}, version=2)
 def geal(
     view: View,
     budget: int,
@@ -43,6 +44,7 @@ def geal(
     candidates, centres_PD = both(view, encoder, tau, k, metric)
     first = int(rng.integers(len(candidates.image_P)))
     groups = Groups.of(candidates.image_P)
-    picks = greedy(candidates.features_PD, centres_PD, budget, groups=groups, first=first)
+    rank_P = as_ranks(view.tie_ranks(view.unlabelled), candidates.image_P)[candidates.image_P]
+    picks = greedy(candidates.features_PD, centres_PD, budget, rank_P, groups=groups, first=first)
     chosen: Indices = view.unlabelled[candidates.image_P[picks].cpu().numpy()]
     return chosen

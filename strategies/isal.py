@@ -50,19 +50,22 @@ def isal(
         tables for classifiers take `test` (evaluation labels), ISAL_v2 and v3 `initial` and `labelled`.
     damping, scale: of a chain (0.01, 1e4: the authors' for classifiers). block_scales: a scale for each last layer of a
         detector instead (theirs: 100/8000/5000, FCOS's classes, boxes, centerness; 1000/1000/5000/1000, Faster R-CNN's
-        RPN classes, boxes; classes, boxes). depth, repeats: steps of a chain, and chains (theirs: 250, 4). order: of
-        labelled images: `random` (paper), or first (`file`) or last (`newest`) bought. min_score: least score of pseudo
-        boxes (theirs: 0.1). without_boxes: images with none are `last` (theirs) or background (`score`, ours).
+        RPN classes, boxes; classes, boxes). depth, repeats: steps of a chain, and chains (theirs: 250, 4; of detectors
+        1000 a process, 4 processes, where the paper's text has at most 5,000 in all for FCOS, 500 for Faster R-CNN).
+        order: of labelled images: `random` (paper), first (`file`; theirs, classifiers) or last (`newest`) bought, or
+        `published`, theirs of detectors: one pass, the latest purchase first, dealt to the chains, which end with it.
+        min_score: least score of pseudo boxes (theirs: 0.1). without_boxes: images with none are `last` (theirs) or
+        background (`score`, ours).
     Logs: `ridge` = damping scale; `gain` = |s| / |v|; `cosine` of s and v (1: the Hessian changed nothing, as in
     gradient_similarity); `share_negative`, of candidates that would help; `share_without_boxes`.
-    Deviations from the authors' code: reference and order (there `test`, and `file` or, on detectors, `newest`); one
-    slope along s an image, where it runs a backward pass: the same numbers. Cost: a gradient pass over the reference,
-    depth * repeats Hessian products of an image, about four forward passes a candidate.
+    Deviations from the authors' code: reference and order (there `test`, and `file` or `published`, whose loop ends two
+    steps late); one slope along s an image, not a backward pass: the same numbers. Cost: a gradient pass over the
+    reference, depth * repeats Hessian products of an image, about four forward passes a candidate.
     """
     if damping < 0:
         raise ValueError(f"isal[damping={damping}]: must be at least 0")
     scales = scale_by_name(view, scale, block_scales)
-    chains = draw_chains(view.labelled, depth, repeats, order, rng)
+    chains = draw_chains(view.purchases, depth, repeats, order, rng)
     targets = expected_targets(view, k, allow_degenerate, min_score)
     v = reference_gradient(view, reference)
     together = not isinstance(targets, list) and next(iter(v.values())).is_cuda and len(chains) <= MOST_TOGETHER

@@ -52,18 +52,26 @@ class LossPrediction:
         return self.weight * (self.margin - sign * gap).relu().sum() / max(pairs, 1)
 
 
+CLASSIFIERS_SUBSET = 10_000  # the paper's
+
+
+def needs(*, subset: int | None, **_: object) -> frozenset[str]:
+    """The companion, and predictions to tell a classifier by where the subset follows from that."""
+    return frozenset({"companion"} | ({"predict"} if subset is None else set()))
+
+
 def companion(*, detach_after: float, weight: float, margin: float, width: int, **_: object) -> LossPrediction:
     """The companion under the strategy's parameters; those of the query alone do not touch training."""
     return LossPrediction(detach_after, weight, margin, width)
 
 
-@register(needs={"companion"}, version=1, companion=companion)
+@register(needs=needs, version=1, companion=companion)
 def learning_loss(
     view: View,
     budget: int,
     rng: np.random.Generator,
     *,
-    subset: int = 10_000,
+    subset: int | None = None,
     detach_after: float = 0.6,
     weight: float = 1.0,
     margin: float = 1.0,
@@ -72,7 +80,8 @@ def learning_loss(
     """Largest predicted loss within a random subset of the unlabelled images, drawn anew each round.
 
     Outputs rank; they are no losses. Changes training, so its round 0 differs from other strategies'.
-    subset: images that the loss is predicted of (the paper's: 10,000).
+    subset: images that the loss is predicted of; null: 10,000 of a classifier's (the paper's), all of a detector's or
+        a segmenter's, for which ISAL's paper names no subset.
     detach_after: share of training after which the companion's gradient stops reaching the model; 0.6 is epoch 120 of
         200 as published, 0 keeps the model free of it (usual for detectors).
     weight, margin: lambda and xi of the paper, 1 and 1: the weight of the ranking loss, and the gap that it asks of the
@@ -82,9 +91,11 @@ def learning_loss(
     the middle image of an odd batch has no pair.
     Cost: a forward pass for each image of the subset; in training, a few small linear layers beside the model.
     """
-    if budget > subset:
-        raise ValueError(f"learning_loss[subset={subset}]: smaller than the budget, {budget}")
     num = len(view.unlabelled)
+    if subset is None:
+        subset = CLASSIFIERS_SUBSET if view.predict(view.unlabelled[:1]).one_each else num
+    if budget > subset:
+        raise ValueError(f"learning_loss[subset={subset}]: smaller than the budget, {budget}: take that or more")
     drawn = np.sort(rng.choice(num, min(subset, num), replace=False))
     values = view.companion(view.unlabelled[drawn])
     scores_N = values.new_full((num,), -torch.inf)

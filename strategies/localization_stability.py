@@ -15,7 +15,7 @@ from strategies._boxes import WithoutBoxes, best_iou, by_image, corners, lowest_
 LEVELS = (8.0, 16.0, 24.0, 32.0, 40.0, 48.0)  # deviations of the noise on pixels of 0..255
 
 
-@register(needs={"predict", "perturbed"}, version=1)
+@register(needs={"predict", "perturbed"}, version=2)
 def localization_stability(
     view: View,
     budget: int,
@@ -28,7 +28,8 @@ def localization_stability(
     """The images whose boxes move most under noise: smallest S_I = sum_j P_j S_B(j) / sum_j P_j, in 0..1.
 
     S_B of a box: the mean over six levels of Gaussian noise (of deviation 8, 16, .., 48 on pixels of 0..255) of its
-    largest IoU with any box found under that noise, whatever the class; 0 where none is found. P: the box's confidence.
+    largest IoU with any box found under that noise, whatever the class; 0 where none is found. P: the box's
+    confidence, FCOS's class probability times centerness, not torchvision's root of it.
     certainty: rank by LS+C, where this is LS: S_I - max_j (1 - P_j), in -1..1; the weight between the two is 1. The
         paper has both, CALD's code LS+C alone; false is ours.
     max_boxes: only so many surest boxes of the image without noise, null all (ISAL's code; CALD's takes 30).
@@ -41,7 +42,7 @@ def localization_stability(
     if max_boxes is not None and max_boxes < 1:
         raise ValueError(f"localization_stability[max_boxes={max_boxes}]: must be 1 or more, or null for all")
     clean = view.predict(view.unlabelled)
-    surest_P, order_P = clean.confidence_P.sort(descending=True, stable=True)
+    surest_P, order_P = clean.score_P.sort(descending=True, stable=True)
     image_P, num = clean.image_P[order_P], clean.num_images
     confidence_NA = padded(surest_P, image_P, num)[:, :max_boxes]
     doubt_N = padded(1 - surest_P, image_P, num)[:, :max_boxes].amax(1)

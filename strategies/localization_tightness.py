@@ -8,7 +8,7 @@ from benchmark.api import Indices, View, register
 from strategies._boxes import corners, iou
 
 
-@register(needs={"proposals"}, version=1)
+@register(needs={"proposals"}, version=2)
 def localization_tightness(view: View, budget: int, rng: np.random.Generator) -> Indices:
     """The images with a box whose class and place disagree most: smallest J_I = min_j |T_j + P_j - 1|, in 0..1 (LT/C).
 

@@ -13,13 +13,14 @@ from torch.nn import functional as F
 
 from benchmark.api import Boxes, Indices, Predictions, View, register
 from strategies._boxes import classes, corners, iou
+from strategies._ties import as_ranks, largest
 
 PAIRS = 2**24  # pairs of boxes held at once
 FARTHEST = 2.0  # the largest cosine distance
 ITERATIONS = 100  # of k-medoids, at most
 
 
-@register(needs={"predict", "box_features", "labels"}, version=1)
+@register(needs={"predict", "box_features", "labels"}, version=2)
 def ppal(
     view: View,
     budget: int,
@@ -61,7 +62,7 @@ def ppal(
     candidates = np.sort(view.highest(found.per_image(uncertainty_P, "sum"), int(delta * budget)))
     del found
     distance_NN = distances(view.predict(candidates), view.box_features(candidates), min_score)
-    return candidates[k_medoids(distance_NN, budget, rng)]
+    return candidates[k_medoids(distance_NN, budget, rng, view.tie_ranks(candidates))]
 
 
 def binary_entropy(p: Tensor) -> Tensor:
@@ -125,19 +126,20 @@ def add_nearness(near_NN: Tensor, image_B: Tensor, score_B: Tensor, unit_BD: Ten
         near_NN[images[:, None], images_J] += torch.segment_reduce(gain_RJ, "sum", lengths=counts, axis=0)
 
 
-def k_medoids(distance_NN: Tensor, num: int, rng: np.random.Generator) -> Indices:
+def k_medoids(distance_NN: Tensor, num: int, rng: np.random.Generator, rank_N: Indices) -> Indices:
     """(num,) distinct positions, each the one of its cluster with the smallest sum of distances to the cluster.
 
-    Lloyd's alternation from `centres`, until nothing moves. A medoid stays in its own cluster, so none is empty; ties
-    go to the first.
+    Lloyd's alternation from `centres`, until nothing moves. A medoid stays in its own cluster, so none is empty; of
+    equals, the one of the lowest rank.
     """
-    medoids, numbers = centres(distance_NN, num, int(rng.integers(len(distance_NN)))), np.arange(num)
+    first, numbers = int(rng.integers(len(distance_NN))), np.arange(num)
+    medoids = centres(distance_NN, num, first, as_ranks(rank_N, distance_NN))
     for _ in range(ITERATIONS):
         nearest_N = distance_NN[:, medoids].argmin(1).cpu().numpy()
         nearest_N[medoids] = numbers
         cluster_N = torch.from_numpy(nearest_N).to(distance_NN.device)
         within_N = (distance_NN * (cluster_N[:, None] == cluster_N)).sum(1).cpu().numpy()
-        order_N = np.lexsort((within_N, nearest_N))
+        order_N = np.lexsort((rank_N, within_N, nearest_N))
         moved = order_N[np.searchsorted(nearest_N[order_N], numbers)]
         if np.array_equal(moved, medoids):
             break
@@ -145,12 +147,12 @@ def k_medoids(distance_NN: Tensor, num: int, rng: np.random.Generator) -> Indice
     return medoids
 
 
-def centres(distance_NN: Tensor, num: int, first: int) -> Indices:
+def centres(distance_NN: Tensor, num: int, first: int, rank_N: Tensor) -> Indices:
     """(num,) distinct positions: `first`, then always the one farthest from the nearest so far."""
     picks, distance_N = [first], distance_NN[first].clone()
     distance_N[first] = -torch.inf
     while len(picks) < num:
-        picks.append(int(distance_N.argmax()))
+        picks.append(int(largest(distance_N, rank_N)))
         distance_N = torch.minimum(distance_N, distance_NN[picks[-1]])
         distance_N[picks[-1]] = -torch.inf
     return np.array(picks)

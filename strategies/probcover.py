@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmark.api import EncoderName, Indices, View, register
 from strategies import _features
 from strategies._features import MOST_EXACT, SIMCLR, kmeans, squared_distances, unit_features
+from strategies._ties import as_ranks, largest
 
 
 def needs(*, encoder: EncoderName | None, delta: float | None, **_: object) -> frozenset[str]:
@@ -21,7 +22,7 @@ def needs(*, encoder: EncoderName | None, delta: float | None, **_: object) -> f
     return _features.needs(encoder=encoder) | ({"predict"} if delta is None else set())
 
 
-@register(needs=needs, version=1)
+@register(needs=needs, version=2)
 def probcover(
     view: View,
     budget: int,
@@ -49,13 +50,14 @@ def probcover(
     """
     if (delta is not None and delta <= 0) or not 0 < purity <= 1:
         raise ValueError(f"probcover[delta={delta},purity={purity}]: delta above 0, purity above 0 and at most 1")
-    num_labelled = len(view.labelled)
-    points_NE = unit_features(view, encoder, np.concatenate([view.labelled, view.unlabelled]))
+    num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
+    points_NE = unit_features(view, encoder, images)
     squared = squared_radius(points_NE, num_classes(view), purity, rng) if delta is None else delta**2
     covered_N = within(points_NE, points_NE[:num_labelled], squared) > 0
     covered_N[:num_labelled] = True
     was_covered = covered_N.double().mean().item()
-    picks = cover(points_NE, covered_N, num_labelled, squared, budget)
+    rank_N = as_ranks(view.tie_ranks(images), points_NE)
+    picks = cover(points_NE, covered_N, num_labelled, squared, budget, rank_N)
     view.log(delta=math.sqrt(squared), was_covered=was_covered, coverage=covered_N.double().mean().item())
     others = np.setdiff1d(np.arange(num_labelled, len(points_NE)), picks)
     drawn = rng.choice(others, budget - len(picks), replace=False)
@@ -63,8 +65,11 @@ def probcover(
     return chosen
 
 
-def cover(points_NE: Tensor, covered_N: Tensor, num_labelled: int, squared: float, budget: int) -> list[int]:
-    """Picks until all are covered or the budget is spent; ties go to the first. `covered_N` is kept up to date.
+def cover(
+    points_NE: Tensor, covered_N: Tensor, num_labelled: int, squared: float, budget: int, rank_N: Tensor
+) -> list[int]:
+    """Picks until all are covered or the budget is spent, of equals that of the lowest rank. `covered_N` is kept up to
+    date.
 
     The degree of an image is the number of images it would newly cover. A pick lowers the degrees of the neighbours
     of what it covers, whose distances are computed again then: every image is covered once, so that all picks
@@ -74,7 +79,7 @@ def cover(points_NE: Tensor, covered_N: Tensor, num_labelled: int, squared: floa
     degree_N[:num_labelled] = -len(points_NE)
     picks: list[int] = []
     while len(picks) < budget and not covered_N.all():
-        pick = int(degree_N.argmax())
+        pick = int(largest(degree_N, rank_N))
         new_N = (within(points_NE, points_NE[pick : pick + 1], squared) > 0) & ~covered_N
         new_N[pick] = ~covered_N[pick]
         covered_N |= new_N

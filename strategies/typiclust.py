@@ -15,11 +15,12 @@ from torch import Tensor
 from benchmark.api import EncoderName, Indices, View, register
 from strategies import _features
 from strategies._features import MOST_EXACT, SIMCLR, kmeans, needs, squared_distances, unit_features
+from strategies._ties import as_ranks, largest
 
 SMALL = 5  # images; clusters of so few wait until the others are empty
 
 
-@register(needs=needs, version=1)
+@register(needs=needs, version=2)
 def typiclust(
     view: View,
     budget: int,
@@ -47,14 +48,15 @@ def typiclust(
     if min(max_clusters, num_neighbours) < 1:
         told = f"max_clusters={max_clusters},num_neighbours={num_neighbours}"
         raise ValueError(f"typiclust[{told}]: both start at 1")
-    num_labelled = len(view.labelled)
-    points_NE = unit_features(view, encoder, np.concatenate([view.labelled, view.unlabelled]))
+    num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
+    points_NE = unit_features(view, encoder, images)
+    rank_N = as_ranks(view.tie_ranks(images), points_NE)
     num = min(num_labelled + budget, max_clusters, len(points_NE))
     cluster_N, _ = kmeans(points_NE, num, rng, minibatch=num > MOST_EXACT)
     with_labels = len(np.unique(cluster_N[:num_labelled]))
     view.log(clusters=num, without_labels=len(np.unique(cluster_N)) - with_labels)
     large, small = members_by_turn(cluster_N, num_labelled)
-    turns = chain(*(take_turns(points_NE, lists, num_neighbours) for lists in (large, small)))
+    turns = chain(*(take_turns(points_NE, lists, num_neighbours, rank_N) for lists in (large, small)))
     picks: Indices = view.unlabelled[np.fromiter(islice(turns, budget), np.int64) - num_labelled]
     return picks
 
@@ -70,15 +72,15 @@ def members_by_turn(cluster_N: Indices, num_labelled: int) -> tuple[list[list[in
     return large, [members[cluster] for cluster in order_K if size_K[cluster] <= SMALL]
 
 
-def take_turns(points_NE: Tensor, lists: Sequence[list[int]], num_neighbours: int) -> Iterator[int]:
+def take_turns(points_NE: Tensor, lists: Sequence[list[int]], num_neighbours: int, rank_N: Tensor) -> Iterator[int]:
     """The most typical of each list, list after list and again, until all are empty; empties them."""
     while any(lists):
         for members in filter(None, lists):
-            yield members.pop(most_typical(points_NE[members], num_neighbours))
+            yield members.pop(most_typical(points_NE[members], num_neighbours, rank_N[members]))
 
 
-def most_typical(points_ME: Tensor, num_neighbours: int) -> int:
-    """The position with the least mean squared distance to its nearest others; ties go to the first."""
+def most_typical(points_ME: Tensor, num_neighbours: int, rank_M: Tensor) -> int:
+    """The position with the least mean squared distance to its nearest others, of equals that of the lowest rank."""
     num = len(points_ME)
     if num == 1:
         return 0
@@ -87,4 +89,4 @@ def most_typical(points_ME: Tensor, num_neighbours: int) -> int:
         squared = squared_distances(points_ME[rows], points_ME)
         squared[torch.arange(len(rows), device=rows.device), rows] = torch.inf
         means.append(squared.topk(min(num_neighbours, num // 2), largest=False).values.mean(1))
-    return int(torch.cat(means).argmin())
+    return int(largest(-torch.cat(means), rank_M))

@@ -346,6 +346,7 @@ class Everything:
     scores_PK: Tensor
     corners_P4: Tensor  # in pixels of the stored images
     proposals_P4: Tensor | None
+    paper_score_P: Tensor | None
     num_images: int
 
     @classmethod
@@ -354,6 +355,7 @@ class Everything:
         counts = torch.tensor([len(one.labels_M) for one in found], device=device)
         image_P = torch.arange(len(found), device=device).repeat_interleave(counts)
         proposals = [one.proposals_M4 for one in found if one.proposals_M4 is not None]
+        scores = [one.paper_scores_M for one in found if one.paper_scores_M is not None]
         return cls(
             image_P,
             torch.cat([image_P.new_empty(0), *(one.labels_M for one in found)]),
@@ -361,13 +363,14 @@ class Everything:
             torch.cat([torch.empty(0, num_classes + 1, device=device), *(one.scores_MK for one in found)]),
             torch.cat([torch.empty(0, 4, device=device), *(one.corners_M4 for one in found)]),
             torch.cat(proposals) if proposals else None,
+            torch.cat(scores) if scores else None,
             len(found),
         )
 
     def predictions(self, proposals: bool = False) -> Predictions:
         """As strategies see them."""
         behind = self.proposals_P4 if proposals else None
-        return Predictions(self.scores_PK, self.image_P, self.num_images, self.corners_P4, behind)
+        return Predictions(self.scores_PK, self.image_P, self.num_images, self.corners_P4, behind, self.paper_score_P)
 
     def found(self) -> Found:
         """As the metrics see them."""

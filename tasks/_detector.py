@@ -42,6 +42,7 @@ class Detections:
     scores_MK: Tensor  # rows sum to one
     proposals_M4: Tensor | None = None  # what each was refined from
     candidates_M: Tensor | None = None  # which of the image's candidates each is
+    paper_scores_M: Tensor | None = None  # what the detector's paper ranks them by, where its library does otherwise
 
     def only(self, which_M: Tensor) -> Detections:
         """Those of a mask."""

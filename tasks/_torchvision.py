@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -74,15 +75,16 @@ class Fcos(Detector):
         return total(self.inner.compute_loss(boxes, outputs, anchors, counts))
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
-        """A score is the root of class probability times centerness."""
+        """A score is the root of class probability times centerness; the paper's is the product."""
         outputs, anchors, counts = self._outputs(maps, batch)
         scores_NAC = (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt()
         corners_NA4 = self.inner.box_coder.decode(outputs["bbox_regression"], torch.stack(anchors))
-        parts = zip(scores_NAC, corners_NA4, batch.sizes, strict=True)
-        return [
-            suppressed(scores_AC, corners_A4, size, self.rule, completed(scores_AC), levels=counts)
-            for scores_AC, corners_A4, size in parts
-        ]
+        found = []
+        for scores_AC, corners_A4, size in zip(scores_NAC, corners_NA4, batch.sizes, strict=True):
+            one = suppressed(scores_AC, corners_A4, size, self.rule, completed(scores_AC), levels=counts)
+            products_MK = completed(scores_AC[one.candidates_M].square())
+            found.append(replace(one, paper_scores_M=products_MK[:, :-1].amax(1)))
+        return found
 
     def watch(self, maps: Sequence[Tensor], batch: Batch) -> list[Seen]:
         """The class tower's output around each box's place, as the class layer's kernel covers it, and centerness."""

@@ -99,7 +99,8 @@ def test_alfa_mix_is_its_twin(budget: int) -> None:
     unit = F.normalize(view.embed(view.unlabelled[candidates])).numpy()
     model = KMeans(budget, n_init=1, random_state=int(RNG(2).integers(2**32))).fit(unit)
     distance = ((unit - model.cluster_centers_[model.labels_]) ** 2).sum(1)
-    twin = [min(np.flatnonzero(model.labels_ == k), key=lambda i: distance[i]) for k in range(budget)]
+    rank = view.tie_ranks(view.unlabelled[candidates])  # both of a cluster of two are as near
+    twin = [min(np.flatnonzero(model.labels_ == k), key=lambda i: (distance[i], rank[i])) for k in range(budget)]
     chosen = alfa_mix(view, budget, RNG(2))
     assert set(chosen.tolist()) == set(view.unlabelled[candidates[twin]].tolist())
     assert view.diagnostics == {"alpha_cap": cap, "candidates": len(candidates)}
@@ -109,6 +110,21 @@ def test_a_larger_step_takes_more_candidates() -> None:
     view = Head().view(LABELLED)
     alfa_mix(view, 5, RNG(0), alpha_cap=0.5)
     assert view.diagnostics == {"alpha_cap": 0.5, "candidates": sum(flipped(view, 0.5))}
+
+
+@pytest.mark.parametrize("step", [0.3, 0.1, 0.7, 1.0])
+def test_the_cap_ends_at_1_whatever_the_step(step: float) -> None:
+    """Steps of 0.3 are 0.3, 0.6, 0.9 and 1, not 1.2; ten of 0.1 are 1, not the next float below it and then 1.1."""
+    view = Head().view(LABELLED)
+    alfa_mix(view, 73, RNG(0), alpha_cap=step)
+    assert view.diagnostics == {"alpha_cap": 1.0, "candidates": sum(flipped(view, 1.0))}
+
+
+def test_the_nearest_of_equals_goes_by_rank() -> None:
+    points = torch.tensor([[0.0], [2.0], [50.0], [52.0], [100.0], [102.0]])
+    for rank in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1, 0, 4, 5, 3, 2]):
+        twin = {min(pair, key=rank.__getitem__) for pair in ((0, 1), (2, 3), (4, 5))}
+        assert set(nearest_to_centres(points, 3, RNG(0), np.array(rank)).tolist()) == twin
 
 
 def test_where_candidates_are_too_few_others_are_random_and_distinct() -> None:
@@ -129,7 +145,7 @@ def test_where_candidates_are_too_few_others_are_random_and_distinct() -> None:
 def test_one_of_each_distinct_point_then_others() -> None:
     """Two distinct directions four times each, three clusters wanted: two picks, and one drawn."""
     points = torch.eye(2).repeat(4, 1)
-    picks = nearest_to_centres(points, 3, RNG(0))
+    picks = nearest_to_centres(points, 3, RNG(0), np.arange(8))
     assert sorted(points[picks].argmax(1).tolist()) == [0, 1]
     task = Head()
     task.features[:] = task.features[:1]
@@ -141,7 +157,7 @@ def test_one_of_each_distinct_point_then_others() -> None:
 def test_the_nearest_to_each_centre_by_hand() -> None:
     """Means 1 and 101: the second and the last."""
     points = torch.tensor([[0.0], [1.1], [1.9], [100.0], [103.0], [101.0]])
-    assert sorted(nearest_to_centres(points, 2, RNG(0)).tolist()) == [1, 5]
+    assert sorted(nearest_to_centres(points, 2, RNG(0), np.arange(6)).tolist()) == [1, 5]
 
 
 def test_ascent_is_the_direction_of_the_cross_entropys_gradient_and_does_not_vanish() -> None:

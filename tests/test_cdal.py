@@ -77,12 +77,13 @@ def twin_distance(one: dict[int, Any], other: dict[int, Any], how: str) -> float
     return math.inf if not both else float(np.mean(both) if how == "mean" else np.sum(both))
 
 
-def twin_picks(told: list[dict[int, Any]], num_labelled: int, budget: int, how: str) -> list[int]:
+def twin_picks(told: list[dict[int, Any]], num_labelled: int, budget: int, how: str, rank: Indices) -> list[int]:
     centres, picks = [told[i] for i in range(num_labelled) if told[i]], []
     free = [i for i in range(num_labelled, len(told)) if told[i]]
     while free and len(picks) < budget:
         values = [min(twin_distance(told[i], centre, how) for centre in centres) for i in free]
-        picks.append(free.pop(int(np.argmax(values))))
+        best = max(range(len(free)), key=lambda i: (values[i], -rank[free[i]]))
+        picks.append(free.pop(best))
         centres.append(told[picks[-1]])
     return picks
 
@@ -95,7 +96,8 @@ def test_cdal_is_its_brute_force_twin(kind: Kind, by_class: bool, how: Literal["
     task, labelled = Told(predictions(kind)), [17, 3, 30, 8, 9]
     view = task.view(labelled)
     seen = task.predict(None, np.concatenate([labelled, view.unlabelled]))
-    twin = twin_picks(twin_mixtures(seen, by_class), 5, 35, how)
+    rank = view.tie_ranks(np.concatenate([labelled, view.unlabelled]))
+    twin = twin_picks(twin_mixtures(seen, by_class), 5, 35, how, rank)
     chosen = cdal(view, 35, RNG(0), by_class=by_class, how=how)
     assert len(twin) == {"detector": 26}.get(kind, 35)
     assert chosen[: len(twin)].tolist() == view.unlabelled[np.array(twin) - 5].tolist()
@@ -172,11 +174,11 @@ def test_without_any_prediction_all_is_random() -> None:
 @pytest.mark.parametrize("kind", ["classifier", "detector", "segmenter"])
 def test_labelled_images_in_chunks_are_those_at_once(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = mixtures(predictions(kind), by_class=True)
-    whole = farthest(mixed, 12, 20, "mean")
+    whole = farthest(mixed, 12, 20, "mean", torch.arange(40))
     sizes, nearest = [], module.Mixtures.nearest
     monkeypatch.setattr(module.Mixtures, "nearest", lambda *given: sizes.append(len(given[1])) or nearest(*given))
     monkeypatch.setattr(module, "CHUNK", 200)
-    assert farthest(mixed, 12, 20, "mean") == whole
+    assert farthest(mixed, 12, 20, "mean", torch.arange(40)) == whole
     assert sizes == [5, 5, 2] + [1] * len(whole)
 
 

@@ -230,6 +230,24 @@ def test_detections_are_torchvisions(task: Detection, fitted: Detector) -> None:
         torch.testing.assert_close(mine.labels_M, other["labels"])
 
 
+def test_fcos_tells_the_score_of_its_paper_beside_the_root(task: Detection, fitted: Detector) -> None:
+    """Class probability times centerness, of the likeliest class at the place of each box."""
+    predictions, indices = task.predict(fitted, np.arange(6)), np.arange(6)
+    if not isinstance(fitted, Fcos):
+        assert predictions.paper_score_P is None
+        return
+    expected = []
+    for index in indices:
+        maps, batch = next(task._mapped(fitted, np.array([index])))
+        outputs, _, _ = fitted._outputs(maps, batch)
+        products_AC = outputs["cls_logits"][0].sigmoid() * outputs["bbox_ctrness"][0].sigmoid()
+        [one] = fitted.detect(maps, batch)
+        expected.append(completed(products_AC)[one.candidates_M, :-1].amax(1))
+    assert len(torch.cat(expected)) > 20
+    torch.testing.assert_close(predictions.score_P, torch.cat(expected))
+    assert (predictions.score_P <= predictions.confidence_P + 1e-6).all()
+
+
 def test_rows_sum_to_one_and_hold_the_score(task: Detection, fitted: Detector) -> None:
     found = task.predict(fitted, np.arange(24, 40))
     torch.testing.assert_close(found.scores_PC.sum(1), torch.ones(len(found.image_P)))

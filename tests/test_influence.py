@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data.distributed import DistributedSampler
 
 from benchmark.api import Direction, Indices, Machine, View, seeded
 from benchmark.plugins import get
@@ -155,7 +156,7 @@ def test_lissa_reaches_the_explicit_damped_inverse() -> None:
     v, damping, scale = random_direction(view), 0.25, 40.0
     hessian = explicit_hessian(view)
     assert hessian.abs().max() > 0.01
-    chains = draw_chains(view.labelled, 120, 2, "random", RNG(0))
+    chains = draw_chains(view.purchases, 120, 2, "random", RNG(0))
     s = inverse_hessian_product(view, v, chains, damping=damping, scale=scale_by_name(view, scale, ""))
     ridge = damping * scale * torch.eye(len(hessian), dtype=torch.float64)
     explicit = scale * torch.linalg.solve(hessian + ridge, flat(v.values()))
@@ -170,7 +171,7 @@ def test_lissa_with_block_scales_reaches_the_explicit_inverse() -> None:
     v, damping = random_direction(view), 0.25
     scale = scale_by_name(view, 1.0, "40/15/2.5e1")
     assert list(scale.items()) == [("first.weight", 40.0), ("second.weight", 15.0), ("head.weight", 25.0)]
-    chains = draw_chains(view.labelled, 300, 1, "random", RNG(0))
+    chains = draw_chains(view.purchases, 300, 1, "random", RNG(0))
     s = inverse_hessian_product(view, v, chains, damping=damping, scale=scale)
     scale_D = flat(torch.full_like(v[name], number) for name, number in scale.items())
     explicit = torch.linalg.solve(explicit_hessian(view) + damping * torch.diag(scale_D), scale_D * flat(v.values()))
@@ -235,18 +236,57 @@ def test_lissa_restarts_a_tensor_that_turned_nan() -> None:
 
 def test_chains_by_order_of_purchase() -> None:
     labelled = np.array([9, 3, 7, 1, 8])
-    assert draw_chains(labelled, 2, 2, "file", RNG(0)).tolist() == [[9, 3], [7, 1]]
-    assert draw_chains(labelled, 4, 2, "file", RNG(0)).tolist() == [[9, 3, 7, 1], [8, 9, 3, 7]]
-    assert draw_chains(labelled, 4, 2, "newest", RNG(0)).tolist() == [[8, 1, 7, 3], [9, 8, 1, 7]]
+    assert draw_chains([labelled], 2, 2, "file", RNG(0)).tolist() == [[9, 3], [7, 1]]
+    assert draw_chains([labelled], 4, 2, "file", RNG(0)).tolist() == [[9, 3, 7, 1], [8, 9, 3, 7]]
+    assert draw_chains([labelled], 4, 2, "newest", RNG(0)).tolist() == [[8, 1, 7, 3], [9, 8, 1, 7]]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "depth"), [((500,), 1000), ((7, 3, 4), 1000), ((7, 3, 4), 2), ((5, 1), 10), ((2,), 9)]
+)
+def test_published_chains_are_those_of_the_authors_sampler(sizes: tuple[int, ...], depth: int) -> None:
+    """Each purchase in front of the earlier ones; torch's sampler for processes, unshuffled, deals the images out, and
+    a process stops after `depth` of them or at the end."""
+    purchases = np.split(RNG(0).permutation(1000)[: sum(sizes)], np.cumsum(sizes)[:-1])
+    file: list[int] = []
+    for bought in purchases:
+        file = [*bought.tolist(), *file]
+    samplers = [DistributedSampler(file, 4, rank, shuffle=False) for rank in range(4)]  # type: ignore[arg-type]
+    expected = [[file[place] for place in sampler][:depth] for sampler in samplers]
+    assert draw_chains(purchases, depth, 4, "published", RNG(0)).tolist() == expected
+
+
+def test_published_chains_by_hand() -> None:
+    """500 labels give 4 chains of 125. Of 5 and then 2, in their own order, the second come first, and the first of
+    all goes round again to make the last chain as long."""
+    assert draw_chains([np.arange(500)], 1000, 4, "published", RNG(0)).shape == (4, 125)
+    purchases = [np.array([9, 3, 7, 1, 8]), np.array([20, 10])]
+    dealt = [[20, 3], [10, 7], [9, 1]]
+    assert draw_chains(purchases, 2, 3, "published", RNG(0)).tolist() == dealt
+    assert draw_chains(purchases, 5, 4, "published", RNG(0)).tolist() == [[20, 7], [10, 1], [9, 8], [3, 20]]
+    assert draw_chains(purchases, 1, 4, "published", RNG(0)).tolist() == [[20], [10], [9], [3]]
+
+
+def test_isal_deals_its_purchases_out() -> None:
+    """From purchases of 6 and 6 images: chains of 3, where depth is 50."""
+    view = toy_view()
+    assert [one.tolist() for one in view.purchases] == [view.labelled[:6].tolist(), view.labelled[6:].tolist()]
+    chosen = isal(view, 6, RNG(4), depth=50, damping=0.1, scale=20.0, order="published")
+    chains = np.concatenate(view.purchases[::-1]).reshape(3, 4).T
+    v = reference_gradient(view, "held_out")
+    s = inverse_hessian_product(view, v, chains, damping=0.1, scale=scale_by_name(view, 20.0, ""))
+    influence = -explicit_gradients(view, guesses(view)) @ flat(s.values())
+    np.testing.assert_array_equal(chosen, view.unlabelled[np.argsort(influence.numpy(), kind="stable")[:6]])
+    assert view.diagnostics["gain"] == pytest.approx((flat(s.values()).norm() / flat(v.values()).norm()).item())
 
 
 def test_chains_at_random() -> None:
     labelled = np.arange(100, 120)
-    chains = draw_chains(labelled, 6, 3, "random", RNG(0))
+    chains = draw_chains([labelled], 6, 3, "random", RNG(0))
     assert chains.shape == (3, 6)
     assert len(set(chains.flatten().tolist())) == 18
-    assert chains.tolist() != draw_chains(labelled, 6, 3, "random", RNG(1)).tolist()
-    cycled = draw_chains(labelled, 25, 2, "random", RNG(0)).flatten()
+    assert chains.tolist() != draw_chains([labelled], 6, 3, "random", RNG(1)).tolist()
+    cycled = draw_chains([labelled], 25, 2, "random", RNG(0)).flatten()
     assert sorted(cycled[:20]) == sorted(cycled[20:40]) == labelled.tolist()
     assert cycled[:20].tolist() != cycled[20:40].tolist()
     assert len(set(cycled[40:].tolist())) == 10
@@ -256,7 +296,7 @@ def test_isal_takes_the_smallest_influence_and_logs_what_it_did() -> None:
     view = toy_view()
     chosen = isal(view, 6, RNG(4), depth=5, repeats=2, damping=0.1, scale=1.0)
     v = reference_gradient(view, "held_out")
-    chains = draw_chains(view.labelled, 5, 2, "random", RNG(4))
+    chains = draw_chains(view.purchases, 5, 2, "random", RNG(4))
     s = inverse_hessian_product(view, v, chains, damping=0.1, scale=scale_by_name(view, 1.0, ""))
     influence = -explicit_gradients(view, guesses(view)) @ flat(s.values())
     np.testing.assert_array_equal(chosen, view.unlabelled[np.argsort(influence.numpy(), kind="stable")[:6]])
@@ -311,7 +351,7 @@ def test_all_chains_at_once_give_what_they_give_in_turn(kind: str, machine: Mach
             task, task.model(), order[:12], np.sort(order[12:60]), num_initial=12, held_out=order[60:80], needs=known
         )
     v = reference_gradient(view, "held_out")
-    chains = draw_chains(view.labelled, 3, 4, "random", RNG(0))
+    chains = draw_chains(view.purchases, 3, 4, "random", RNG(0))
     settings = {"damping": 0.1, "scale": scale_by_name(view, 50.0, "")}
     in_turn, at_once = (
         inverse_hessian_product(view, v, chains, **settings, together=together)  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ def test_metrics_differ() -> None:
 
 def test_greedy_covers_and_its_radius_never_grows() -> None:
     points = torch.randn(200, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    picks = greedy(points[20:], points[:20], 60).tolist()
+    picks = greedy(points[20:], points[:20], 60, torch.arange(180)).tolist()
     distances = cdist(points[20:], points.numpy())
     radii = [distances[:, [*range(20), *(20 + p for p in picks[:n])]].min(1).max() for n in range(61)]
     twin, twin_radii = greedy_twin(cdist(points, points), list(range(20)), 60)
@@ -63,16 +63,16 @@ def test_greedy_covers_and_its_radius_never_grows() -> None:
 
 def test_greedy_in_chunks_is_greedy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     points = torch.randn(50, 3, generator=torch.Generator().manual_seed(2))
-    whole = greedy(points[:40], points[40:], 10)
+    whole = greedy(points[:40], points[40:], 10, torch.arange(40))
     monkeypatch.setattr(_kcenter, "CHUNK", 80)  # two centres at a time
-    assert torch.equal(whole, greedy(points[:40], points[40:], 10))
+    assert torch.equal(whole, greedy(points[:40], points[40:], 10, torch.arange(40)))
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_greedy_never_picks_twice_from_a_pool_of_duplicates(offset: float) -> None:
     """Three distinct points eight times each, one of them also a centre; far from the origin, where squares cancel."""
     corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]) + offset
-    picks = greedy(corners.repeat(8, 1), corners[:1], 24).tolist()
+    picks = greedy(corners.repeat(8, 1), corners[:1], 24, torch.arange(24)).tolist()
     assert picks[:2] == [2, 1]
     assert sorted(picks) == list(range(24))
 
@@ -84,9 +84,17 @@ def test_squared_distances_are_not_negative() -> None:
     assert distances.max() < 0.1  # of squares of 80 000
 
 
-def test_greedy_ties_go_to_the_first() -> None:
-    square = torch.tensor([[1.0, 1], [-1, 1], [1, -1], [-1, -1]])
-    assert greedy(square, torch.zeros(1, 2), 4).tolist() == [0, 1, 2, 3]
+@pytest.mark.parametrize("run", [_kcenter.eager, _kcenter.lazy])
+@pytest.mark.parametrize("active", [1, 2, 1024])
+def test_greedy_ties_go_by_rank(run: Any, active: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corners of a square around the centre, then its copies, which are at 0."""
+    monkeypatch.setattr(_kcenter, "ACTIVE", active)
+    square = torch.tensor([[1.0, 1], [-1, 1], [1, -1], [-1, -1]]).repeat(2, 1)
+    for rank in ([0, 1, 2, 3, 4, 5, 6, 7], [7, 3, 5, 1, 0, 2, 6, 4]):
+        picks = run(square, square.square().sum(1), torch.full((8,), 2.0), torch.tensor(rank), 8).tolist()
+        first = {corner: min((corner, corner + 4), key=rank.__getitem__) for corner in range(4)}
+        twin = sorted(first.values(), key=rank.__getitem__)
+        assert picks == [*twin, *sorted(set(range(8)) - set(twin), key=rank.__getitem__)]
 
 
 def seeding_twin(gradients_NG: npt.NDArray[np.float64], budget: int, rng: np.random.Generator) -> list[int]:
@@ -132,7 +140,7 @@ def degenerate(kind: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("kind", ["certain", "duplicates"])
 def test_badge_picks_distinct_images_where_no_distance_is_left(kind: str) -> None:
     residual_NC, embedding_ND = degenerate(kind)
-    picks = [seeding(residual_NC, embedding_ND, 30, np.random.default_rng(seed)) for seed in range(2)]
+    picks = [seeding(residual_NC, embedding_ND, 30, np.random.default_rng(seed), torch.arange(30)) for seed in range(2)]
     assert sorted(picks[0].tolist()) == list(range(30))
     assert picks[0].tolist() != picks[1].tolist()
 
@@ -141,7 +149,7 @@ def test_badge_draws_in_proportion_to_squared_distance() -> None:
     """Gradients 0, 1, 2 and 4 on a line: 4 first, then 0, 1, 2 with weights 16, 9, 4."""
     line = torch.tensor([[0.0], [1], [2], [4]])
     rng = np.random.default_rng(0)
-    seconds = [seeding(line, torch.ones(4, 1), 2, rng) for _ in range(3000)]
+    seconds = [seeding(line, torch.ones(4, 1), 2, rng, torch.arange(4)) for _ in range(3000)]
     assert all(first == 3 for first, _ in seconds)
     counts = np.bincount([second for _, second in seconds], minlength=4) / 3000
     np.testing.assert_allclose(counts, [16 / 29, 9 / 29, 4 / 29, 0], atol=0.03)
@@ -181,8 +189,8 @@ def test_lazy_picks_are_the_eager_ones(kind: str, active: int, monkeypatch: pyte
     centred = points[5:] - points[5:].mean(0)
     norms = centred.square().sum(1)
     begin = nearest(centred, norms, points[:5] - points[5:].mean(0))
-    eager = _kcenter.eager(centred, norms, begin.clone(), 120)
-    lazy = greedy(points[5:], points[:5], 120)
+    eager = _kcenter.eager(centred, norms, begin.clone(), torch.arange(395), 120)
+    lazy = greedy(points[5:], points[:5], 120, torch.arange(395))
     if kind in ("cloud", "clusters"):
         assert torch.equal(lazy, eager)
     else:  # rounding may order equals otherwise: each pick must be one of the farthest
@@ -200,7 +208,7 @@ def test_lazy_makes_few_distances_exact(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(_kcenter, "nearest", lambda p, n, c: counted.append(len(p) * len(c)) or exact(p, n, c))
     monkeypatch.setattr(_kcenter, "ACTIVE", 64)
     points = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
-    greedy(points, points[:1], 200)
+    greedy(points, points[:1], 200, torch.arange(20_000))
     assert sum(counted) < 20_000 * 200 / 2
 
 
@@ -209,6 +217,6 @@ def test_each_pick_of_a_large_pool_is_the_farthest_to_1e_5() -> None:
     points = torch.randn(20_000, 512, generator=torch.Generator().manual_seed(0))
     exact = points.double()
     distance = torch.cdist(exact, exact[:1])[:, 0]
-    for pick in greedy(points, points[:1], 500):
+    for pick in greedy(points, points[:1], 500, torch.arange(20_000)):
         assert distance[pick] >= distance.max() * (1 - 1e-5)
         distance = torch.minimum(distance, torch.linalg.vector_norm(exact - exact[pick], dim=1))

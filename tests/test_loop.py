@@ -184,7 +184,7 @@ def test_select_sees_neither_labelled_nor_held_out_images(tmp_path: Path) -> Non
     one = cell("random")
     task = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
     begin = loop.start(one, task)
-    seen = loop.view(one, task, begin, task.model(), begin.initial)
+    seen = loop.view(one, task, begin, task.model(), [begin.initial])
     parts = [seen.labelled, seen.unlabelled, begin.held_out]
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(task.num_pool))
 
@@ -192,7 +192,7 @@ def test_select_sees_neither_labelled_nor_held_out_images(tmp_path: Path) -> Non
 def test_no_strategy_moves_the_sets_that_it_is_checked_against(tmp_path: Path) -> None:
     one = cell("random")
     task = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
-    seen = loop.view(one, task, loop.start(one, task), task.model(), loop.start(one, task).initial)
+    seen = loop.view(one, task, loop.start(one, task), task.model(), [loop.start(one, task).initial])
     before = seen.unlabelled
     seen.unlabelled[:] = 0
     assert np.array_equal(seen.unlabelled, before)

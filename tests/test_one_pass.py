@@ -42,7 +42,7 @@ def test_all_is_chosen_at_once_by_the_model_of_round_0_and_bought_in_order(strat
     fits, begin = Fits(tmp_path / "other", 0, "cpu"), loop.start(one, task)
     model = loop.fit(one, task, fits, begin.initial, 0).model
     rng = np.random.default_rng(seed("select", "digits", 0, one.strategy.label, 1))
-    view = loop.view(one, task, begin, model, begin.initial)
+    view = loop.view(one, task, begin, model, [begin.initial])
     whole = one.strategy.plugin.function(view, 15, rng, **one.strategy.values)
     assert [index for record in made[1:] for index in record.bought] == whole.tolist()
 

@@ -148,10 +148,11 @@ def test_geal_by_hand_takes_all_patterns_of_an_image_with_it() -> None:
     points_PD = torch.tensor([[10.0], [1.0], [6.0], [9.0]])
     groups = Groups.of(torch.tensor([0, 0, 1, 2]))
     assert groups.members_GK.tolist() == [[0, 1], [2, 2], [3, 3]]
-    picks = greedy(points_PD, torch.tensor([[0.0]]), 3, groups=groups)
+    rank_P = torch.arange(4)
+    picks = greedy(points_PD, torch.tensor([[0.0]]), 3, rank_P, groups=groups)
     assert picks.tolist() == [0, 2, 3]
     alone = Groups.of(torch.tensor([0, 1, 2, 3]))
-    assert greedy(points_PD, torch.tensor([[0.0]]), 4, groups=alone).tolist() == [0, 2, 1, 3]
+    assert greedy(points_PD, torch.tensor([[0.0]]), 4, rank_P, groups=alone).tolist() == [0, 2, 1, 3]
 
 
 @pytest.mark.parametrize("budget", [3, 60, 150])
@@ -161,8 +162,10 @@ def test_lazy_groups_are_eager_groups(budget: int, monkeypatch: pytest.MonkeyPat
     points_ND = torch.randn(600, 5, generator=generator, dtype=torch.float64)
     groups = Groups.of(torch.arange(600) // 4)
     norms_N, far_N = points_ND.square().sum(1), torch.full((600,), 1e6, dtype=torch.float64)
-    expected = eager(points_ND, norms_N, far_N.clone(), budget, groups)
-    assert torch.equal(Lazy(points_ND, norms_N, far_N.clone(), budget, groups).run(), expected)
+    rank_N = torch.randperm(150, generator=generator)[torch.arange(600) // 4]
+    expected = eager(points_ND, norms_N, far_N.clone(), rank_N, budget, groups)
+    assert rank_N[expected[0]] == 0  # all are as far at first
+    assert torch.equal(Lazy(points_ND, norms_N, far_N.clone(), budget, groups).run(rank_N), expected)
     assert len(set((expected // 4).tolist())) == budget
 
 

@@ -152,7 +152,9 @@ def test_lengths_of_features_do_not_matter_and_the_encoder_does(module: Any) -> 
 
 
 # --- TypiClust --------------------------------------------------------------------------------
-def typiclust_twin(points: Points, cluster: Indices, num_labelled: int, budget: int, neighbours: int) -> list[int]:
+def typiclust_twin(
+    points: Points, cluster: Indices, num_labelled: int, budget: int, neighbours: int, rank: Indices
+) -> list[int]:
     """Picks of points: clusters in a list that is gone through again and again, distances built anew for each pick."""
     free = set(range(num_labelled, len(points)))
     sizes = {c: sum(cluster == c) for c in sorted(set(cluster.tolist()))}
@@ -170,7 +172,8 @@ def typiclust_twin(points: Points, cluster: Indices, num_labelled: int, budget: 
                 for i in members:
                     distances = sorted(((points[i] - points[j]) ** 2).sum() for j in members if j != i)[:near]
                     typicality.append(1 / (sum(distances) / max(near, 1) + 1e-5))
-                picks.append(members[int(np.argmax(typicality))])
+                best = max(range(len(members)), key=lambda i: (typicality[i], -rank[members[i]]))
+                picks.append(members[best])
                 free.remove(picks[-1])
     return picks
 
@@ -185,7 +188,7 @@ def test_typiclust_is_its_brute_force_twin(budget: int, neighbours: int) -> None
     num = min(8 + budget, 20)
     cluster, _ = kmeans(torch.from_numpy(unit(task.features_NE[ordered])), num, RNG(4))
     assert budget < 112 or (np.bincount(cluster) <= 5).any()
-    twin = typiclust_twin(unit(task.features_NE[ordered]), cluster, 8, budget, neighbours)
+    twin = typiclust_twin(unit(task.features_NE[ordered]), cluster, 8, budget, neighbours, view.tie_ranks(ordered))
     chosen = choose(typiclust, view, budget, 4, max_clusters=20, num_neighbours=neighbours)
     assert chosen == ordered[twin].tolist()
     assert view.diagnostics["clusters"] == num
@@ -195,10 +198,12 @@ def test_typiclust_is_its_brute_force_twin(budget: int, neighbours: int) -> None
 def test_the_most_typical_by_hand() -> None:
     """Of 0, 1, 3, 7 and 8 on a line, with two neighbours: mean squares 5, 2.5, 6.5, 8.5 and 13; with one, 1 at 0."""
     line = torch.tensor([[0.0], [1.0], [3.0], [7.0], [8.0]])
-    assert most_typical(line, 20) == 1
-    assert most_typical(line, 1) == 0
-    assert most_typical(line[:1], 20) == 0
-    assert most_typical(line[[3, 0, 1]], 20) == 1
+    rank = torch.arange(5)
+    assert most_typical(line, 20, rank) == 1
+    assert most_typical(line, 1, rank) == 0
+    assert most_typical(line, 1, torch.tensor([4, 2, 3, 1, 0])) == 4  # 0 and 1, 7 and 8 are as near to each other
+    assert most_typical(line[:1], 20, rank[:1]) == 0
+    assert most_typical(line[[3, 0, 1]], 20, rank[:3]) == 1
 
 
 def test_typiclust_turns_by_hand() -> None:
@@ -239,14 +244,16 @@ def test_typiclust_refuses(given: str) -> None:
 
 
 # --- ProbCover --------------------------------------------------------------------------------
-def probcover_twin(points: Points, num_labelled: int, delta: float, budget: int) -> tuple[list[int], list[float]]:
+def probcover_twin(
+    points: Points, num_labelled: int, delta: float, budget: int, rank: Indices
+) -> tuple[list[int], list[float]]:
     """Picks while something is uncovered, on sets of neighbours, and the coverage after each."""
     neighbours = [set(np.flatnonzero(row < delta).tolist()) for row in cdist(points, points)]
     covered: set[int] = set().union(*neighbours[:num_labelled])
     picks, shares = [], [len(covered) / len(points)]
     while len(picks) < budget and len(covered) < len(points):
         gains = {i: len(neighbours[i] - covered) for i in range(num_labelled, len(points))}
-        best = max(gains, key=lambda i: (gains[i], -i))
+        best = max(gains, key=lambda i: (gains[i], -rank[i]))
         covered |= neighbours[best]
         picks.append(best)
         shares.append(len(covered) / len(points))
@@ -260,7 +267,7 @@ def test_probcover_is_its_brute_force_twin(budget: int, delta: float) -> None:
     task, labelled = Fixed(clouds()), [30, 2, 7, 100, 55, 56, 57, 3]
     view = task.view(labelled)
     ordered = np.concatenate([labelled, view.unlabelled])
-    twin, shares = probcover_twin(unit(task.features_NE[ordered]), 8, delta, budget)
+    twin, shares = probcover_twin(unit(task.features_NE[ordered]), 8, delta, budget, view.tie_ranks(ordered))
     chosen = choose(probcover, view, budget, delta=delta)
     assert chosen[: len(twin)] == ordered[twin].tolist()
     assert len(set(chosen)) == budget
@@ -271,11 +278,12 @@ def test_probcover_is_its_brute_force_twin(budget: int, delta: float) -> None:
 
 def test_probcover_by_hand() -> None:
     """Images at 0, 10, 20 .. degrees, a radius of 11: from 0 the best is 30, for 20, 30 and 40; from 180 the 10, for 0,
-    10 and 20, is as good as the 20 and the 30, and the first. Balls are open: at a radius of 2 opposites are apart."""
+    10 and 20, is as good as the 20 and the 30: ranks decide. Balls are open: at a radius of 2 opposites are apart."""
     points = on_circle(0, 10, 20, 30, 40, 100, 180)
     delta = 2 * math.sin(math.radians(5.5))
     assert choose(probcover, Fixed(points).view([0]), 3, delta=delta) == [3, 5, 6]
-    assert choose(probcover, Fixed(points).view([6]), 1, delta=delta) == [1]
+    other = Fixed(points).view([6])
+    assert choose(probcover, other, 1, delta=delta) == [min((1, 2, 3), key=lambda i: other.tie_ranks(np.array([i]))[0])]
     view = Fixed(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])).view([0])
     assert choose(probcover, view, 1, delta=2.0) == [1]
     assert view.diagnostics == {"delta": 2.0, "was_covered": pytest.approx(2 / 3), "coverage": 1}
@@ -303,7 +311,7 @@ def test_an_image_covers_itself_at_any_radius() -> None:
 def test_after_full_coverage_the_rest_is_random() -> None:
     view = Fixed(clouds()).view([5])
     drawn = [choose(probcover, view, 20, seed, delta=1.9) for seed in range(3)]
-    known = len(probcover_twin(unit(clouds()[[5, *view.unlabelled]]), 1, 1.9, 20)[0])
+    known = len(probcover_twin(unit(clouds()[[5, *view.unlabelled]]), 1, 1.9, 20, np.arange(120))[0])
     assert 0 < known < 20
     assert len({tuple(one[:known]) for one in drawn}) == 1
     assert len({tuple(one[known:]) for one in drawn}) == 3

@@ -186,8 +186,37 @@ def test_learning_loss_takes_the_top_of_its_subset() -> None:
     drawn = view.unlabelled[np.random.default_rng(5).choice(40, 10, replace=False)]
     expected = sorted(drawn.tolist(), key=predicted.__getitem__, reverse=True)[:4]
     assert learning_loss(view, 4, np.random.default_rng(5), subset=10).tolist() == expected
-    with pytest.raises(ValueError, match="subset=3"):
+    with pytest.raises(ValueError, match=r"subset=3\]: smaller than the budget, 4: take that or more"):
         learning_loss(view, 4, np.random.default_rng(5), subset=3)
+
+
+class Rising:
+    """A pool of 12,000 images whose companion's output rises with their position."""
+
+    def __init__(self, boxes: bool) -> None:
+        self.boxes = boxes
+
+    def predict(self, model: object, indices: Indices) -> Predictions:
+        p_PC, boxes_P4 = torch.ones(len(indices), 1), torch.zeros(len(indices), 4)
+        return Predictions(p_PC, torch.arange(len(indices)), len(indices), boxes_P4 if self.boxes else None)
+
+    def companion(self, model: object, indices: Indices) -> torch.Tensor:
+        return torch.from_numpy(indices).double()
+
+    def view(self) -> View:
+        needs, none = PLUGINS["learning_loss"].needed(PLUGINS["learning_loss"].bind({})), np.empty(0, np.int64)
+        return View(self, None, none, np.arange(12_000), num_initial=0, held_out=none, needs=needs)  # type: ignore[arg-type]
+
+
+def test_learning_loss_takes_the_whole_pool_of_a_detector_and_10_000_of_a_classifiers() -> None:
+    """The classifier's are drawn as the twin draws them; of a detector all may be bought at once."""
+    drawn = np.random.default_rng(5).choice(12_000, 10_000, replace=False)
+    best = np.sort(drawn)[::-1][:20].tolist()
+    assert learning_loss(Rising(boxes=False).view(), 20, np.random.default_rng(5)).tolist() == best
+    whole = learning_loss(Rising(boxes=True).view(), 11_828, np.random.default_rng(5))
+    assert whole.tolist() == list(range(11_999, 171, -1))
+    with pytest.raises(ValueError, match=r"subset=10000\]: smaller than the budget, 10001"):
+        learning_loss(Rising(boxes=False).view(), 10_001, np.random.default_rng(5))
 
 
 def test_learning_loss_companion_holds_what_changes_training_and_no_more() -> None:
@@ -212,13 +241,44 @@ class Clusters:
         return View(self, None, labelled, rest, num_initial=40, held_out=none, needs={"embed"})  # type: ignore[arg-type]
 
 
-FEW = {"epochs": 10, "lr": 1e-3, "batch_size": 64, "width": 64}
+FEW: dict[str, Any] = {"epochs": 10, "lr": 1e-3, "batch_size": 64, "width": 64}
 
 
 def test_discriminative_finds_the_cluster_without_labels() -> None:
     view = Clusters().view()
     assert (discriminative(view, 30, np.random.default_rng(0), num_queries=1, **FEW) >= 150).all()
     assert view.diagnostics["epochs"] == 10
+
+
+def discriminative_twin(view: View, budget: int, num_queries: int, ratio: int, within: str, seed: int) -> list[int]:
+    """Query by query: the surest of the draw, or of all that is left, joins the labelled side."""
+    rng, inside, picks = np.random.default_rng(seed), view.labelled.tolist(), list[int]()
+    recipe = Recipe(FEW["width"], FEW["epochs"], FEW["lr"], FEW["batch_size"], 0.98, False)
+    for size in shares(budget, num_queries):
+        outside = [index for index in range(200) if index not in inside]
+        shown = rng.choice(outside, min(len(outside), ratio * len(inside)), replace=False).tolist()
+        x = view.embed(np.arange(200))
+        net, _, _ = trained(x[inside], x[shown], recipe, int(rng.integers(2**63)))
+        offered = shown if within == "subset" else outside
+        sure = dict(zip(offered, surety(net, x[offered]).tolist(), strict=True))
+        best = sorted(offered, key=lambda index: -sure[index])[:size]
+        inside, picks = sorted([*inside, *best]), [*picks, *best]
+    return picks
+
+
+@pytest.mark.parametrize("within", ["subset", "pool"])
+def test_discriminative_is_its_slow_twin(within: Any) -> None:
+    """40 labelled images and one unlabelled for each: of the 160 unlabelled, a quarter and a little more is drawn."""
+    view, options = Clusters().view(), {"unlabelled_ratio": 1, "num_queries": 3, "within": within}
+    chosen = discriminative(view, 12, np.random.default_rng(3), **FEW, **options)
+    twins = {one: discriminative_twin(view, 12, 3, 1, one, 3) for one in ("subset", "pool")}
+    assert chosen.tolist() == twins[within]
+    assert twins["subset"] != twins["pool"]
+
+
+def test_discriminative_draws_as_many_as_it_buys_where_few_are_labelled() -> None:
+    chosen = discriminative(Clusters().view(), 100, np.random.default_rng(0), num_queries=1, unlabelled_ratio=1, **FEW)
+    assert len(set(chosen.tolist())) == 100
 
 
 def test_discriminative_queries_take_notice_of_each_other() -> None:

@@ -1,0 +1,20 @@
+"""Of equal ones, which: everything that takes the largest one by itself, not by `View.lowest` or `View.highest`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmark.api import Indices
+
+LAST = torch.iinfo(torch.int64).max
+
+
+def largest(values_N: Tensor, rank_N: Tensor) -> Tensor:
+    """(1,): the position of the largest value, of equal ones that of the lowest rank; waits for no device."""
+    return rank_N.where(values_N == values_N.amax(), LAST).argmin(0, keepdim=True)
+
+
+def as_ranks(ranks: Indices, beside: Tensor) -> Tensor:
+    """The ranks of `View.tie_ranks` where a tensor lies."""
+    return torch.from_numpy(ranks).to(beside.device)
