@@ -5,6 +5,7 @@ Shapes: N images, B boxes of a split, M boxes of one image, H x W pixels.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 from collections import Counter
@@ -23,6 +24,9 @@ from torch import Tensor
 
 from benchmark.api import Boxes, Indices
 from tasks._classifier import digest
+
+FLAGS = {"": False, "none": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+LOG = logging.getLogger("al_benchmark")
 
 
 class Images(Protocol):
@@ -157,13 +161,14 @@ class Split:
     truth: Truth
 
     @classmethod
-    def of_files(cls, files: Files, truth: Truth, source: Path) -> Split:
-        """What a reader has read, once the files are found to be there and the boxes are clipped to their images.
+    def of_files(cls, files: Files, truth: Truth, source: Path, first_pixel: int = 0) -> Split:
+        """What a reader has read, once the files are found to be there and the boxes went through `usable`.
 
         source: the file or folder that the boxes are from, to be named in messages.
+        first_pixel: the number of the first pixel of a row, 0 or 1, in the corners of `truth`.
         """
         files = files.checked()
-        return cls(files, clipped(truth, files.sizes_N2, source))
+        return cls(files, usable(truth, files, source, first_pixel))
 
 
 @dataclass(frozen=True)
@@ -206,24 +211,85 @@ def joined(splits: Sequence[Split]) -> Split:
     )
 
 
-def clipped(truth: Truth, sizes_N2: Indices, source: Path) -> Truth:
-    """Boxes clipped to their image; those without area are dropped then, and those that are not finite.
+def usable(truth: Truth, files: Files, source: Path, first_pixel: int = 0) -> Truth:
+    """The boxes of files in any format, clipped to their images; those without area are dropped, none is widened.
 
-    sizes_N2: width and height in pixels. Says in one line of the log how many boxes it changed, if any.
+    A box has an area where its right side lies beyond its left one and its lower side beyond its upper one, as its
+    file states them and once it is clipped: points, lines, exchanged sides and sides that are not finite are no boxes.
+    Says in one line of the log how many boxes it changed, if any.
+
+    Args:
+        truth: corners as the files state them.
+        files: the images, of sizes that are known.
+        source: the file or folder that the boxes are from.
+        first_pixel: 0 where corners are lengths from the image's edge; 1 where they are numbers of pixels from 1 on,
+            the last one inside the box: it reaches from (x1 - 1, y1 - 1) to (x2, y2) then.
+
+    Raises:
+        ValueError: for boxes that all lie between 0 and 1, which are shares of an image and no pixels.
     """
-    num_N = np.diff(truth.first_N1)
-    limits_B4 = np.repeat(np.tile(sizes_N2, 2), num_N, axis=0).astype(np.float32)
-    corners_B4 = truth.corners_B4.clip(0, limits_B4)
-    has_area_B = np.all(corners_B4[:, :2] < corners_B4[:, 2:], axis=1)
-    good_B = np.all(np.isfinite(truth.corners_B4), axis=1) & has_area_B
-    num_clipped = int((good_B & (corners_B4 != truth.corners_B4).any(1)).sum())
-    num_dropped = int((~good_B).sum())
-    if num_clipped or num_dropped:
-        logging.getLogger("al_benchmark").warning(
-            "%s: %d boxes clipped to their image, %d without area dropped", source, num_clipped, num_dropped
-        )
+    if len(truth.labels_B) and files.sizes_N2.min() > 1 and (np.abs(truth.corners_B4) <= 1).all():
+        raise ValueError(f"{source}: all boxes lie between 0 and 1: they must be in pixels, not in shares of the image")
+    image_B = np.repeat(np.arange(len(files)), np.diff(truth.first_N1))
+    whole_B4 = truth.corners_B4 - np.array([first_pixel, first_pixel, 0, 0], np.float32)
+    corners_B4 = whole_B4.clip(0, np.tile(files.sizes_N2, 2)[image_B].astype(np.float32))
+    finite_B = np.isfinite(truth.corners_B4).all(1)
+    good_B = finite_B & has_area(truth.corners_B4) & has_area(corners_B4)
+    exchanged_B = finite_B & (truth.corners_B4[:, :2] > truth.corners_B4[:, 2:]).any(1)
+    changes = {
+        "clipped to their image": good_B & (corners_B4 != whole_B4).any(1),
+        "without area dropped": ~good_B & ~exchanged_B,
+        "with exchanged sides dropped": exchanged_B,
+        "thinner than a pixel kept": good_B & (corners_B4[:, 2:] - corners_B4[:, :2] < 1).any(1),
+    }
+    if counts := [
+        f"{which_B.sum()} {what} (the first in {files.names[image_B[which_B][0]]})"
+        for what, which_B in changes.items()
+        if which_B.any()
+    ]:
+        LOG.warning("%s: of %d boxes %s", source, len(good_B), ", ".join(counts))
     first_N1 = offsets(good_B)[truth.first_N1]
     return Truth(corners_B4[good_B], truth.labels_B[good_B], truth.ignored_B[good_B], first_N1)
+
+
+def has_area(corners_B4: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """(B,): whether the second corner lies to the right of the first and below it."""
+    has_area_B: npt.NDArray[np.bool_] = np.all(corners_B4[:, :2] < corners_B4[:, 2:], axis=1)
+    return has_area_B
+
+
+def check_boxes(pool: Split, test: Split) -> None:
+    """ValueError where no image of the pool, or none of the test set, has a box that is not ignored."""
+    for name, truth, purpose in (("pool", pool.truth, "learn from"), ("test set", test.truth, "score")):
+        if not truth.num_boxes_N.any():
+            ignored = f" that counts ({len(truth.labels_B)} are ignored)" if len(truth.labels_B) else ""
+            raise ValueError(
+                f"none of the {len(truth)} images of the {name} has a box{ignored}: there is nothing to {purpose}"
+            )
+
+
+def check_apart(pool: Split, test: Split) -> None:
+    """ValueError where a file is in the pool and in the test set, or where both are the same images by their names,
+    sizes and boxes."""
+    pool_files, test_files = pool.images, test.images
+    assert isinstance(pool_files, Files) and isinstance(test_files, Files), "not from a reader"
+    ours, others = ({files.folder.resolve() / name for name in files.names} for files in (pool_files, test_files))
+    if both := sorted(ours & others):
+        raise ValueError(f"{both[0]} is in the pool and in the test set ({len(both)} of {len(others)} test images are)")
+    same = [
+        np.array_equal(one, other)
+        for one, other in (
+            (pool_files.names, test_files.names),
+            (pool_files.sizes_N2, test_files.sizes_N2),
+            (pool.truth.corners_B4, test.truth.corners_B4),
+            (pool.truth.first_N1, test.truth.first_N1),
+        )
+    ]
+    if all(same):
+        raise ValueError(
+            f"{test_files.folder} holds the same images with the same boxes as {pool_files.folder}: a test set must be "
+            "of images that are not in the pool"
+        )
 
 
 def offsets(nums: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Indices:
@@ -241,6 +307,39 @@ def once(values: Sequence[Hashable], what: str) -> None:
 def listed(folder: Path) -> list[str]:
     """The names in a folder, sorted; none where there is no such folder."""
     return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def flag(what: str, value: object) -> bool:
+    """A yes or no as tools write it: 1, "1", true, "True", 1.0, and so on; nothing is no. ValueError for others.
+
+    Args:
+        what: what the value is, and the file that it is from.
+        value: a number, text, a truth value or None.
+    """
+    text = str(value).strip().lower()
+    if text not in FLAGS:
+        raise ValueError(f"{what} {value!r:.60} is neither 0 nor 1")
+    return FLAGS[text]
+
+
+def text_of(path: Path) -> str:
+    """What a text file says: in UTF-8 with or without a byte-order mark, or in UTF-16 with one.
+
+    Raises:
+        ValueError: names a file that cannot be read, or that is in another encoding.
+    """
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-16" if is_utf16(content) else "utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error.reason} in byte {error.start}") from error
+
+
+def is_utf16(content: bytes) -> bool:
+    """Whether a file begins with the byte-order mark of UTF-16."""
+    return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

@@ -68,6 +68,9 @@ class Classifier:
     def __init__(
         self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int, classes: Sequence[str] = ()
     ) -> None:
+        for name, split, purpose in (("pool", pool, "learn from"), ("test set", test, "score")):
+            if not len(split.labels_N):
+                raise ValueError(f"the {name} has no image: there is nothing to {purpose}")
         self.num_pool, self.num_classes = len(pool.labels_N), num_classes
         self.classes = classes or [str(number) for number in range(num_classes)]
         self.batch_size = max(16, PIXELS_A_BATCH // (pool.images_NKHW.shape[2] * pool.images_NKHW.shape[3]))

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmark.api import Indices
-from tasks._annotations import Files, Split, Truth, once
+from tasks._annotations import Files, Split, Truth, flag, once
 
+Identifiers: TypeAlias = npt.NDArray[Any]  # whole numbers or text, one an image or category
 FAR = 1e9  # pixels: no box reaches so far
 
 
@@ -42,37 +44,38 @@ class Marked(NamedTuple):
     image_id: Any
     category_id: Any
     bbox: Any  # x, y, width, height in pixels
-    crowd: bool
+    crowd: Any  # 0, 1 or as tools write them
 
 
 def coco_json(path: Path, folder: Path) -> tuple[Split, list[str]]:
     """The images of `folder` with their boxes, and the names of the categories.
 
     Images are in the order of their ids, whatever their order in the file; classes 0..C-1 in the order of the
-    categories' ids, which may have gaps. Boxes with iscrowd=1 are ignored.
+    categories' ids, which may have gaps. Boxes with iscrowd=1 are ignored. Outlines, areas and all else are not read.
     Raises ValueError for a file of another kind, for ids that are there twice or name nothing, for a box that is not
     four finite numbers, and for images that are missing or outside the folder.
     """
     pictures, marks, categories = parsed(path)
     image_ids, category_ids = (
-        known(path, kind, [row.id for row in rows]) for kind, rows in (("image", pictures), ("category", categories))
+        identifiers(path, kind, [row.id for row in rows])
+        for kind, rows in (("image", pictures), ("category", categories))
     )
     truth = Truth.grouped(
         places(path, "image", [mark.image_id for mark in marks], image_ids),
         corners(path, [mark.bbox for mark in marks]),
         places(path, "category", [mark.category_id for mark in marks], category_ids),
-        np.array([mark.crowd for mark in marks], np.bool_),
+        np.array([flag(f"{path}: an annotation's iscrowd", mark.crowd) for mark in marks], np.bool_),
         len(image_ids),
     )
-    names = [str(category.name) for category in sorted(categories)]
-    return Split.of_files(files(path, folder, sorted(pictures)), truth, path), names
+    names = [str(categories[number].name) for number in np.argsort(category_ids)]
+    images = files(path, folder, [pictures[number] for number in np.argsort(image_ids)])
+    return Split.of_files(images, truth, path), names
 
 
 def compact(found: dict[str, Any]) -> Any:
     """What is kept of one object of the file; outlines are let go before the next object is read."""
     if "image_id" in found:
-        crowd = found.get("iscrowd") == 1
-        return Marked(found["image_id"], found.get("category_id"), found.get("bbox"), crowd)
+        return Marked(found["image_id"], found.get("category_id"), found.get("bbox"), found.get("iscrowd"))
     if "file_name" in found:
         return Picture(found.get("id"), found["file_name"], found.get("width"), found.get("height"))
     return found
@@ -81,8 +84,7 @@ def compact(found: dict[str, Any]) -> Any:
 def parsed(path: Path) -> tuple[list[Picture], list[Marked], list[Category]]:
     """The three lists of a file, whose values may be anything still. ValueError for a file of another kind."""
     try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file, object_hook=compact)
+        content = json.loads(path.read_bytes(), object_hook=compact)  # UTF-8, -16 or -32, whatever its first bytes tell
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -104,27 +106,39 @@ def parsed(path: Path) -> tuple[list[Picture], list[Marked], list[Category]]:
     return pictures, marks, categories
 
 
-def whole(what: str, values: Sequence[Any]) -> Indices:
-    """The values, which must be whole numbers."""
-    for value in values:
-        if type(value) is not int or abs(value) >= 2**63:
+def whole(what: str, values: Sequence[Any]) -> Identifiers:
+    """The values, which must be whole numbers; 20.0 and "20" are 20."""
+    numbers = [value if type(value) is int else integer(value) for value in values]
+    for number, value in zip(numbers, values, strict=True):
+        if number is None or abs(number) >= 2**63:
             raise ValueError(f"{what} {value!r:.60} is not a whole number")
-    return np.array(values, np.int64)
+    return np.array(numbers, np.int64)
 
 
-def known(path: Path, kind: str, ids: Sequence[Any]) -> Indices:
-    """The ids of all images, or of all categories, ascending."""
+def integer(value: object) -> int | None:
+    """The whole number that a float or text stands for; None where it stands for none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,19}\s*", value) else None
+
+
+def identifiers(path: Path, kind: str, ids: Sequence[Any]) -> Identifiers:
+    """The ids of all images, or of all categories: whole numbers, or text where any of them is no number."""
     what = f"{path}: the {kind} id"
-    ascending = np.sort(whole(what, ids))
-    once(ids, what)
-    return ascending
+    text = all(isinstance(value, str) for value in ids) and any(integer(value) is None for value in ids)
+    found = np.array(ids, np.str_) if text else whole(what, ids)
+    once(found.tolist(), what)
+    return found
 
 
-def places(path: Path, kind: str, ids: Sequence[Any], known_ids: Indices) -> Indices:
-    """(B,): the place (0..) of each annotation's id among those that are known, which ascend."""
-    ids_B = whole(f"{path}: an annotation's {kind}_id", ids)
-    place_B = np.searchsorted(known_ids, ids_B).clip(max=len(known_ids) - 1)
-    wrong_B = known_ids[place_B] != ids_B
+def places(path: Path, kind: str, ids: Sequence[Any], known: Identifiers) -> Indices:
+    """(B,): the place (0..) of each annotation's id in the order of those that are known."""
+    text, ascending = known.dtype.kind == "U", np.sort(known)
+    ids_B = (
+        np.array([str(value) for value in ids], np.str_) if text else whole(f"{path}: an annotation's {kind}_id", ids)
+    )
+    place_B: Indices = np.searchsorted(ascending, ids_B).clip(max=len(known) - 1)
+    wrong_B = ascending[place_B] != ids_B
     if wrong_B.any():
         raise ValueError(f"{path}: an annotation's {kind}_id {ids_B[wrong_B][0]} is the id of no {kind}")
     return place_B
@@ -145,10 +159,16 @@ def corners(path: Path, bboxes: Sequence[Any]) -> npt.NDArray[np.float32]:
 
 def files(path: Path, folder: Path, pictures: Sequence[Picture]) -> Files:
     """The files of the images. A size that is not two whole numbers counts as not stated."""
-    names = [os.path.normpath(str(picture.file_name)) for picture in pictures]
+    names = [os.path.normpath(str(picture.file_name).replace("\\", "/")) for picture in pictures]
     for name in names:
         if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
             raise ValueError(f"{path}: the file_name {name} leads out of {folder}")
     once(names, f"{path}: the file_name")
-    sizes_N2 = [[side if type(side) is int and 0 < side < FAR else 0 for side in picture[2:]] for picture in pictures]
+    sizes_N2 = [[pixels(side) for side in picture[2:]] for picture in pictures]
     return Files(folder, names, np.array(sizes_N2, np.int64))
+
+
+def pixels(side: object) -> int:
+    """A stated width or height; 0 where it is no whole number, and so not stated."""
+    number = side if type(side) is int else integer(side)
+    return number if number is not None and 0 < number < FAR else 0

@@ -33,7 +33,7 @@ from benchmark.api import (
     Targets,
     seeded,
 )
-from tasks._annotations import Split, Truth
+from tasks._annotations import Split, Truth, check_boxes
 from tasks._average_precision import Found, coco_scores, voc_map
 from tasks._classifier import digest
 from tasks._detection_input import Noise, Placed, Placing, stream
@@ -62,6 +62,7 @@ class Detection:
         self, machine: Machine, recipe: DetectorRecipe, pool: Split, test: Split, num_classes: int,
         map_at: Literal["50", "50:95"], classes: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        check_boxes(pool, test)
         self.num_pool, self.num_classes, self._map = len(pool.truth), num_classes, SCORES[map_at]
         self.classes = classes or [str(number) for number in range(num_classes)]
         self._machine, self._recipe, self._device = machine, recipe, machine.device

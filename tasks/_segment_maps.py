@@ -136,3 +136,10 @@ class Scrambled:
     def fingerprint(self) -> str:
         """A hash of the maps and of what is drawn."""
         return digest(self.maps.fingerprint, sorted(self.paid), self.num_classes, self.seed)
+
+
+def check_labels(pool: Split, test: Split) -> None:
+    """ValueError where no pixel of the pool, or none of the test set, has a label that counts."""
+    for name, maps, purpose in (("pool", pool.maps, "learn from"), ("test set", test.maps, "score")):
+        if not any(bool((maps[number] != IGNORED).any()) for number in range(len(maps))):
+            raise ValueError(f"no pixel of the {name} is labelled: there is nothing to {purpose}")

@@ -33,7 +33,7 @@ from tasks._classifier import digest
 from tasks._detection_input import stream
 from tasks._directional import Layers
 from tasks._encode import Encodings, Read
-from tasks._segment_maps import IGNORED, Scrambled, Split
+from tasks._segment_maps import IGNORED, Scrambled, Split, check_labels
 from tasks._segment_training import Batch, Step, augmented, cross_entropy, laid, normalised, train
 from tasks._segmentation_recipe import SegmenterRecipe
 from tasks._segmenter import Segmenter, build
@@ -62,6 +62,7 @@ class Segmentation:
         self, machine: Machine, recipe: SegmenterRecipe, pool: Split, test: Split, classes: Sequence[str]
     ) -> None:
         assert len(classes) <= IGNORED
+        check_labels(pool, test)
         self.num_pool, self.classes = len(pool), classes
         self._machine, self._recipe, self._device = machine, recipe, machine.device
         self._weights = weights_file(machine, recipe.weights)

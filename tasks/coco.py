@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.api import Machine, register_task
-from tasks._annotations import reveals, with_boxes
+from tasks._annotations import check_apart, reveals, with_boxes
 from tasks._coco_json import coco_json
 from tasks._detection import Detection
 from tasks._detection_recipe import PUBLISHED_FCOS_COCO, DetectorRecipe, lacks
@@ -38,6 +38,7 @@ def coco(
         odd = sorted(set(names) ^ set(others))
         how = f"only one of them has {odd[0]!r}" if odd else "their order differs"
         raise ValueError(f"{test_json} has other categories than {pool_json}: {how}")
+    check_apart(pool, tests)
     if filter_empty == "oracle":
         pool = with_boxes(pool)
     return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50:95", classes=names)

@@ -21,6 +21,7 @@ def voc(
     train: str = "train",
     test: str = "val",
     difficult: bool = True,
+    first_pixel: int | None = None,
     filter_empty: Literal["none", "oracle"] = "none",
 ) -> Detection:
     """Boxes in the PASCAL VOC format; the score is the AP50 of the COCO evaluator.
@@ -29,10 +30,15 @@ def voc(
         the folder around VOCdevkit/VOC2012 or VOC2012; `year` chooses among those, and counts for nothing else.
     train, test: the files of ImageSets/Main that list the pool and the test set. The pool is in that order.
     difficult: whether objects marked difficult are trained on and scored as any other; if not, they are ignored.
+    first_pixel: 1 where xmin and ymin are numbers of pixels that count from 1, the last pixel inside the box, as PASCAL
+        VOC has it; 0 where sides are lengths from the image's edge, as many tools write them. null: 0 where a box of
+        the pool or of the test set begins below 1, which is said then; else 1.
     filter_empty: oracle takes images without boxes out of the pool, for which it looks at their labels.
     """
+    if first_pixel not in (None, 0, 1):
+        raise ValueError(f"first_pixel={first_pixel}: must be 0, 1 or null")
     folder = devkit(machine, root, year)
-    pool, tests, names = pascal_voc(folder, train, test, difficult=difficult)
+    pool, tests, names = pascal_voc(folder, train, test, difficult=difficult, first_pixel=first_pixel)
     if filter_empty == "oracle":
         pool = with_boxes(pool)
     return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names)

@@ -18,5 +18,5 @@ def voc0712(machine: Machine, recipe: DetectorRecipe, *, root: str = ".", diffic
     difficult: whether objects marked difficult are trained on and scored as any other; if not, they are ignored.
     """
     first, second = (devkit(machine, root, year, bare=False) for year in (2007, 2012))
-    pool, tests, names = pascal_voc(first, "trainval", "test", difficult=difficult, more=[second])
+    pool, tests, names = pascal_voc(first, "trainval", "test", difficult=difficult, first_pixel=1, more=[second])
     return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names)

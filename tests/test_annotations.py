@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmark import plugins
 from benchmark.api import Machine
-from tasks._annotations import Files, Split, Truth, clipped, reveals, with_boxes
+from tasks._annotations import Files, Split, Truth, check_boxes, reveals, usable, with_boxes
 from tasks._coco_json import coco_json
 from tasks._detection_recipe import DetectorRecipe
 from tasks._pascal_voc import pascal_voc
@@ -85,20 +85,68 @@ def test_boxes_of_images_against_a_plain_loop() -> None:
             assert np.array_equal(chosen.ignored_B[rows], truth.ignored_B[want])
 
 
+def blank(sizes: list[list[int]]) -> Files:
+    """Files that nobody opens."""
+    return Files(Path("there"), [f"{number}.jpg" for number in range(len(sizes))], np.array(sizes))
+
+
+def truth(corners: list[list[float]]) -> Truth:
+    """Boxes of one image."""
+    corners_B4 = np.array(corners, np.float32).reshape(-1, 4)
+    num = len(corners_B4)
+    return Truth(corners_B4, np.arange(num), np.zeros(num, bool), np.array([0, num]))
+
+
 def test_boxes_are_clipped_to_their_own_image_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     corners_B4 = np.array(
         [[-3, 2, 5, 6], [1, 1, 9, 9], [10, 0, 12, 4], [0, 3, 4, 3], [0, 0, np.inf, 2], [4, 0, 9, 9], [9, 9, 8, 8]],
         np.float32,
     )
-    truth = Truth(corners_B4, np.arange(7), np.arange(7) == 1, np.array([0, 3, 3, 7]))
-    found = clipped(truth, np.array([[10, 8], [1, 1], [9, 9]]), Path("a.json"))
+    files = blank([[10, 8], [2, 2], [9, 9]])
+    boxes = Truth(corners_B4, np.arange(7), np.arange(7) == 1, np.array([0, 3, 3, 7]))
+    found = usable(boxes, files, Path("a.json"))
     assert found.corners_B4.tolist() == [[0, 2, 5, 6], [1, 1, 9, 8], [4, 0, 9, 9]]
     assert (found.labels_B.tolist(), found.ignored_B.tolist()) == ([0, 1, 5], [False, True, False])
     assert found.first_N1.tolist() == [0, 2, 2, 3]
-    assert caplog.messages == ["a.json: 2 boxes clipped to their image, 4 without area dropped"]
+    assert caplog.messages == [
+        "a.json: of 7 boxes 2 clipped to their image (the first in 0.jpg), 3 without area dropped (the first in 0.jpg),"
+        " 1 with exchanged sides dropped (the first in 2.jpg)"
+    ]
     assert caplog.records[0].name == "al_benchmark"
-    clipped(found, np.array([[10, 8], [1, 1], [9, 9]]), Path("a.json"))
+    usable(found, files, Path("a.json"))
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("first_pixel", [0, 1])
+def test_no_box_is_widened_whatever_pixels_count_from(first_pixel: int, caplog: pytest.LogCaptureFixture) -> None:
+    boxes = truth([[5, 5, 5, 5], [5, 5, 5, 9], [9, 5, 5, 9], [5.2, 5, 5.6, 9], [2, 3, 4, 5]])
+    found = usable(boxes, blank([[20, 20]]), Path("a"), first_pixel)
+    one = first_pixel
+    assert (
+        found.corners_B4.tolist() == truth([[5.2 - one, 5 - one, 5.6, 9], [2 - one, 3 - one, 4, 5]]).corners_B4.tolist()
+    )
+    assert "2 without area dropped (the first in 0.jpg), 1 with exchanged sides dropped" in caplog.text
+    assert ("1 thinner than a pixel kept (the first in 0.jpg)" in caplog.text) == (one == 0)
+
+
+def test_shares_of_an_image_are_no_pixels() -> None:
+    with refused("a.json: all boxes lie between 0 and 1: they must be in pixels, not in shares of the image"):
+        usable(truth([[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]]), blank([[20, 20]]), Path("a.json"))
+
+
+def test_sets_without_a_box_that_counts_are_refused() -> None:
+    full, none = truth([[1, 1, 3, 3]]), truth([])
+    crowd = Truth(full.corners_B4, full.labels_B, np.array([True]), full.first_N1)
+    good, empty, ignored = (Split(blank([[9, 9]]), boxes) for boxes in (full, none, crowd))
+    check_boxes(good, good)
+    with refused("none of the 1 images of the test set has a box: there is nothing to score"):
+        check_boxes(good, empty)
+    with refused(
+        "none of the 1 images of the test set has a box that counts (1 are ignored): there is nothing to score"
+    ):
+        check_boxes(good, ignored)
+    with refused("none of the 1 images of the pool has a box: there is nothing to learn from"):
+        check_boxes(empty, good)
 
 
 # --- files -----------------------------------------------------------------------------------------
@@ -184,8 +232,7 @@ def voc_folder(root: Path) -> Path:
 @pytest.mark.parametrize("difficult", [True, False])
 def test_voc_as_it_is_written(difficult: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = voc_folder(tmp_path)
-    picture(root / "JPEGImages" / "b.bmp", value=9)
-    pool, test, names = pascal_voc(root, "train", "val", difficult=difficult)
+    pool, test, names = pascal_voc(root, "train", "val", difficult=difficult, first_pixel=1)
     assert names == ["cat", "cow", "dog"]
     assert isinstance(pool.images, Files)
     assert pool.images.names == ["b.jpg", "a.jpg", "c.png"]
@@ -196,7 +243,151 @@ def test_voc_as_it_is_written(difficult: bool, tmp_path: Path, caplog: pytest.Lo
     assert pool.truth.num_boxes_N[:3].sum() == 2 + difficult
     assert test.truth.of(0).corners_M4.tolist() == [[1, 2, 4, 5]]
     source = root / "ImageSets" / "Main" / "train.txt"
-    assert caplog.messages == [f"{source}: 1 boxes clipped to their image, 1 without area dropped"]
+    assert caplog.messages == [
+        f"{source}: of 4 boxes 1 clipped to their image (the first in c.png), 1 with exchanged sides dropped (the first"
+        " in c.png)"
+    ]
+
+
+@pytest.mark.parametrize("other", ["b.txt", "b.json", "b.jpg~", "b.jpg.bak", "._b.jpg", "b", "B.png", ".b.png"])
+@pytest.mark.parametrize("ending", [".jpg", ".JPG", ".jpeg", ".png", ".tif"])
+def test_the_image_is_read_whatever_lies_beside_it(other: str, ending: str, tmp_path: Path) -> None:
+    root = voc_folder(tmp_path)
+    (root / "JPEGImages" / "b.jpg").unlink()
+    picture(root / "JPEGImages" / f"b{ending}")
+    (root / "JPEGImages" / other).write_bytes(b"no image") if other != f"b{ending}" else None
+    pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
+    assert isinstance(pool.images, Files)
+    assert pool.images.names[0] == f"b{ending}"
+
+
+@pytest.mark.parametrize("other", ["b.png", "b.bmp", "b.JPG"])
+def test_two_images_of_one_annotation_are_refused_unless_it_names_one(other: str, tmp_path: Path) -> None:
+    root = voc_folder(tmp_path)
+    picture(root / "JPEGImages" / other, value=9)
+    with refused(f"{root}/Annotations/b.xml does not say which one it is of: move the other one away"):
+        pascal_voc(root, "train", "val", difficult=True)
+    for name in (other, "b.jpg"):
+        (root / "Annotations" / "b.xml").write_text(f"<annotation><filename>{name}</filename>{PAGES['b']}</annotation>")
+        pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
+        assert isinstance(pool.images, Files)
+        assert pool.images.names[0] == name
+
+
+def test_corners_count_from_0_where_a_box_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = voc_folder(tmp_path)
+    (root / "Annotations" / "c.xml").write_text("<annotation></annotation>")
+    dog = [[1, 1, 40, 30], [5.5, 6, 20, 21]]
+    pool, test, _ = pascal_voc(root, "train", "val", difficult=True)
+    assert pool.truth.corners_B4.tolist() == [[x - 1, y - 1, right, low] for x, y, right, low in dog]
+    assert caplog.messages == []
+    rewrite(
+        root / "Annotations" / "d.xml", "<xmin>2<", "<xmin>0.2<"
+    )  # one box of the test set tells it of the pool too
+    pool, test, _ = pascal_voc(root, "train", "val", difficult=True)
+    assert pool.truth.corners_B4.tolist() == dog
+    assert test.truth.corners_B4.tolist() == np.array([[0.2, 3, 4, 5]], np.float32).tolist()
+    assert caplog.messages == [
+        f"{root}/Annotations/d.xml: a box begins at 0.2, 3 (1 of 3 boxes begin below 1): corners are taken to count"
+        " from 0; first_pixel=1 is for corners that count from 1, as PASCAL VOC's do"
+    ]
+    for first_pixel in (0, 1):
+        pool, _, _ = pascal_voc(root, "train", "val", difficult=True, first_pixel=first_pixel)
+        assert pool.truth.corners_B4[1].tolist() == [5.5 - first_pixel, 6 - first_pixel, 20, 21]
+    assert "count from" not in "".join(caplog.messages[1:])
+    with refused("first_pixel=2: must be 0, 1 or null"):
+        voc(Machine(CPU, root), RECIPE, first_pixel=2)
+
+
+def test_a_box_beyond_the_edge_does_not_tell_what_corners_count_from(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path)
+    (root / "Annotations" / "c.xml").write_text("<annotation></annotation>")
+    rewrite(root / "Annotations" / "d.xml", "<xmin>2<", "<xmin>-2<")
+    pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
+    assert pool.truth.corners_B4[0].tolist() == [0, 0, 40, 30]
+
+
+FLAGS = [("1", True), ("0", False), ("True", True), ("false", False), ("1.0", True), (" 0.0 ", False), ("", False)]
+
+
+@pytest.mark.parametrize(("flag", "ignored"), FLAGS)
+def test_voc_flags_as_tools_write_them(flag: str, ignored: bool, tmp_path: Path) -> None:
+    root = voc_folder(tmp_path)
+    rewrite(root / "Annotations" / "b.xml", "<difficult>1<", f"<difficult>{flag}<")
+    pool, _, _ = pascal_voc(root, "train", "val", difficult=False)
+    assert pool.truth.ignored_B.tolist()[:2] == [False, ignored]
+
+
+def test_a_voc_flag_that_is_none_counts_where_it_is_asked_for(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path)
+    rewrite(root / "Annotations" / "b.xml", "<difficult>1<", "<difficult>a bit<")
+    pascal_voc(root, "train", "val", difficult=True)
+    with refused(f"{root}/Annotations/b.xml: <difficult> of a 'cat' 'a bit' is neither 0 nor 1"):
+        pascal_voc(root, "train", "val", difficult=False)
+
+
+LISTS = {
+    "plain": b"b\na\nc\n",
+    "flags": b"b  1\na -1\nc 0\n",
+    "Windows": b"\xef\xbb\xbfb\r\na\r\n\r\nc\r\n",
+    "UTF-16": "b\r\na\r\nc".encode("utf-16"),
+    "files": b"b.jpg\na.JPG\nc.png",
+    "paths": b"/home/me/voc/JPEGImages/b.jpg\n./JPEGImages/a.jpg\nC:\\voc\\JPEGImages\\c.png\n",
+    "pairs": b"JPEGImages/b.jpg Annotations/b.xml\na.jpg a.xml\nc.png c.xml\n",
+}
+
+
+@pytest.mark.parametrize("form", LISTS)
+def test_lists_as_tools_write_them(form: str, tmp_path: Path) -> None:
+    root = voc_folder(tmp_path)
+    (root / "ImageSets" / "Main" / "train.txt").write_bytes(LISTS[form])
+    pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
+    assert isinstance(pool.images, Files)
+    assert pool.images.names == ["b.jpg", "a.jpg", "c.png"]
+
+
+def test_a_name_with_spaces_and_a_full_stop(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path)
+    for folder, old, new in (("JPEGImages", "b.jpg", "b 0 v1.2 1.jpg"), ("Annotations", "b.xml", "b 0 v1.2 1.xml")):
+        (root / folder / old).rename(root / folder / new)
+    for line in ("b 0 v1.2 1", "b 0 v1.2 1 -1", "b 0 v1.2 1.jpg"):
+        (root / "ImageSets" / "Main" / "train.txt").write_text(f"{line}\na\nc")
+        pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
+        assert isinstance(pool.images, Files)
+        assert pool.images.names == ["b 0 v1.2 1.jpg", "a.jpg", "c.png"]
+
+
+def test_lines_that_are_there_twice_are_taken_once_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = voc_folder(tmp_path)
+    path = root / "ImageSets" / "Main" / "train.txt"
+    path.write_text("b\na\nc\nb\nb.jpg\n")
+    pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
+    assert len(pool.images) == 3
+    assert caplog.messages[0] == f"{path}: 2 of 5 lines name an image again, b for one: each is taken once"
+
+
+XMLS: dict[str, Callable[[str], bytes]] = {
+    "with a mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "Windows": lambda text: text.replace("><", ">\r\n<").encode(),
+    "UTF-16": lambda text: f'<?xml version="1.0" encoding="utf-16"?>{text}'.encode("utf-16"),
+    "latin": lambda text: f'<?xml version="1.0" encoding="iso-8859-1"?><!-- \xe9 -->{text}'.encode("latin-1"),
+    "namespace": lambda text: text.replace("<annotation>", '<annotation xmlns="http://a.b/c">').encode(),
+    "spaces": lambda text: text.replace(">40<", "> 40.0\n<").encode(),
+}
+
+
+@pytest.mark.parametrize("form", XMLS)
+def test_annotations_as_tools_write_them(form: str, tmp_path: Path) -> None:
+    root = voc_folder(tmp_path)
+    want, _, _ = pascal_voc(root, "train", "val", difficult=True)
+    for path in (root / "Annotations").iterdir():
+        path.write_bytes(XMLS[form](path.read_text()))
+    pool, _, names = pascal_voc(root, "train", "val", difficult=True)
+    assert (names, pool.truth.corners_B4.tolist()) == (["cat", "cow", "dog"], want.truth.corners_B4.tolist())
+    assert isinstance(pool.images, Files)
+    assert pool.images.sizes_N2.tolist() == [[40, 30]] * 3
 
 
 def rewrite(path: Path, old: str, new: str) -> None:
@@ -224,9 +415,18 @@ def bomb(path: Path, encoding: str) -> None:
         ),
         (
             lambda r: bomb(r / "Annotations/b.xml", "utf-8"),
-            "b.xml: an annotation must be XML in UTF-8 without a DOCTYPE",
+            "b.xml: an annotation must be XML in UTF-8, or UTF-16 with its mark, without a DOCTYPE",
         ),
-        (lambda r: bomb(r / "Annotations/b.xml", "utf-16"), "b.xml: an annotation must be XML in UTF-8 without"),
+        (lambda r: bomb(r / "Annotations/b.xml", "utf-16"), "b.xml: an annotation must be XML in UTF-8, or"),
+        (lambda r: bomb(r / "Annotations/b.xml", "utf-16-le"), "b.xml: an annotation must be XML in UTF-8"),
+        (
+            lambda r: (r / "Annotations/b.xml").write_text("<annotations></annotations>"),
+            "b.xml: its root is <annotations>, not <annotation> of the VOC format: a CVAT file? Export it",
+        ),
+        (
+            lambda r: (r / "ImageSets/Main/train.txt").write_bytes(b"b\xff"),
+            "{r}/ImageSets/Main/train.txt is not text in UTF-8: invalid start byte in byte 1",
+        ),
         (lambda r: rewrite(r / "Annotations/b.xml", ">40</xmax", ">4O</xmax"), "b.xml: a 'dog' has no bndbox of four"),
         (
             lambda r: rewrite(r / "Annotations/b.xml", "ymin", "why"),
@@ -236,7 +436,6 @@ def bomb(path: Path, encoding: str) -> None:
         (lambda r: rewrite(r / "Annotations/b.xml", ">dog<", "> <"), "{r}/Annotations/b.xml: an object has no name"),
         (lambda r: (r / "ImageSets/Main/val.txt").unlink(), "Main/val.txt is missing; the splits there are: train"),
         (lambda r: (r / "ImageSets/Main/val.txt").write_text(" \n"), "{r}/ImageSets/Main/val.txt is empty"),
-        (lambda r: (r / "ImageSets/Main/val.txt").write_text("d\nd 1"), "Main/val.txt: the image d is there twice"),
         (lambda r: (r / "ImageSets/Main/val.txt").write_text("b"), "in train and val together, the image b is there"),
         (lambda r: (r / "JPEGImages/b.jpg").unlink(), "{r}/JPEGImages/b.jpg is missing (1 of 3 images are)"),
         (lambda r: (r / "JPEGImages").rename(r / "images"), "{r}/JPEGImages/b.jpg is missing (3 of 3 images are)"),
@@ -258,10 +457,12 @@ def test_sides_that_are_not_finite_are_dropped(tmp_path: Path, caplog: pytest.Lo
     root = voc_folder(tmp_path)
     rewrite(root / "Annotations" / "d.xml", ">4</xmax", ">nan</xmax")
     rewrite(root / "Annotations" / "b.xml", ">30</ymax", ">1e99</ymax")
-    pool, test, _ = pascal_voc(root, "train", "val", difficult=True)
+    pool, test, _ = pascal_voc(root, "train", "val", difficult=True, first_pixel=1)
     assert (len(pool.truth.labels_B), len(test.truth.labels_B)) == (2, 0)
-    assert caplog.messages[0].endswith("train.txt: 1 boxes clipped to their image, 2 without area dropped")
-    assert caplog.messages[1].endswith("val.txt: 0 boxes clipped to their image, 1 without area dropped")
+    assert (
+        "train.txt: of 4 boxes 1 clipped to their image (the first in c.png), 1 without area dr" in caplog.messages[0]
+    )
+    assert caplog.messages[1].endswith("val.txt: of 1 boxes 1 without area dropped (the first in d.jpg)")
 
 
 @pytest.mark.usefixtures("given")
@@ -333,7 +534,10 @@ def test_coco_as_it_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert split.truth.corners_B4.tolist() == [[30, 20, 40, 30], [1, 2, 11.5, 22], [0, 0, 40, 30]]
     assert (split.truth.labels_B.tolist(), split.truth.first_N1.tolist()) == ([1, 2, 0], [0, 1, 1, 3])
     assert split.truth.ignored_B.tolist() == [False, False, True]
-    assert caplog.messages == [f"{path}: 1 boxes clipped to their image, 1 without area dropped"]
+    assert caplog.messages == [
+        f"{path}: of 4 boxes 1 clipped to their image (the first in 000020.png), 1 without area dropped (the first in"
+        " 000020.png)"
+    ]
     content = coco_content()
     content["images"].reverse()
     content["categories"].reverse()
@@ -381,7 +585,10 @@ def changed(key: str, place: int, **values: Any) -> dict[str, Any]:
         (changed("annotations", 0, image_id=None), "{path}: every annotation must have an image_id"),
         (changed("annotations", 0, image_id=21), "{path}: an annotation's image_id 21 is the id of no image"),
         (changed("annotations", 0, image_id=10**6), "{path}: an annotation's image_id 1000000 is the id of no image"),
-        (changed("annotations", 0, image_id="20"), "{path}: an annotation's image_id '20' is not a whole number"),
+        (changed("annotations", 0, image_id="2O"), "{path}: an annotation's image_id '2O' is not a whole number"),
+        (changed("annotations", 0, image_id=20.5), "{path}: an annotation's image_id 20.5 is not a whole number"),
+        (changed("annotations", 0, iscrowd="some"), "{path}: an annotation's iscrowd 'some' is neither 0 nor 1"),
+        (changed("annotations", 0, iscrowd=[1]), "{path}: an annotation's iscrowd [1] is neither 0 nor 1"),
         (changed("annotations", 0, category_id=2), "{path}: an annotation's category_id 2 is the id of no category"),
         (changed("annotations", 0, category_id=None), "{path}: an annotation's category_id None is not a whole number"),
         (changed("annotations", 0, bbox=None), "{path}: an annotation's bbox None is not four finite numbers"),
@@ -400,6 +607,68 @@ def test_coco_that_will_not_do(content: Any, message: str, tmp_path: Path) -> No
         coco_json(path, folder)
 
 
+def test_coco_flags_as_tools_write_them(tmp_path: Path) -> None:
+    for flag, ignored in (*FLAGS, (1, True), (0, False), (True, True), (False, False), (1.0, True), (None, False)):
+        split, _ = coco_json(*coco_folder(tmp_path, "val2017", changed("annotations", 1, iscrowd=flag)))
+        assert split.truth.ignored_B.tolist() == [ignored, False, True], flag
+
+
+def everywhere(change: Callable[[Any], Any]) -> dict[str, Any]:
+    """The content with all ids changed."""
+    content = coco_content()
+    for key, names in (("images", ["id"]), ("categories", ["id"]), ("annotations", ["image_id", "category_id"])):
+        for entry in content[key]:
+            entry.update({name: change(entry[name]) for name in names})
+    return content
+
+
+@pytest.mark.parametrize("ids", [str, float, "{}.png".format, "{:03d}".format], ids=["text", "float", "names", "zeros"])
+def test_coco_ids_as_tools_write_them(ids: Callable[[Any], Any], tmp_path: Path) -> None:
+    want, _ = coco_json(*coco_folder(tmp_path, "val2017", coco_content()))
+    split, names = coco_json(*coco_folder(tmp_path, "val2017", everywhere(ids)))
+    assert isinstance(split.images, Files)
+    assert isinstance(want.images, Files)
+    assert set(names) == {"person", "car", "brush"}
+    for number, name in enumerate(split.images.names):
+        there, other = split.truth.of(number), want.truth.of(want.images.names.index(name))
+        assert torch.equal(there.corners_M4, other.corners_M4)
+    if ids(1) != "1.png":
+        assert split.images.names == want.images.names
+
+
+def test_a_coco_id_of_text_that_is_none(tmp_path: Path) -> None:
+    content = everywhere(lambda number: f"{number}.png")
+    content["annotations"][1]["image_id"] = "5.png"
+    with refused("an annotation's image_id 5.png is the id of no image"):
+        coco_json(*coco_folder(tmp_path, "val2017", content))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_coco_encodings(encoding: str, tmp_path: Path) -> None:
+    path, folder = coco_folder(tmp_path, "val2017", {})
+    content = changed("categories", 0, name="Bürste")
+    path.write_bytes(json.dumps(content, ensure_ascii=False, indent=1).replace("\n", "\r\n").encode(encoding))
+    assert coco_json(path, folder)[1] == ["person", "car", "Bürste"]
+
+
+def test_coco_with_little_in_it(tmp_path: Path) -> None:
+    """Files name folders as Windows does, sizes are text, and what is not needed is missing or of any kind."""
+    content = coco_content()
+    del content["info"]
+    content["images"][0] |= {"file_name": "sub\\000900.png", "width": "40", "height": 30.0}
+    content["annotations"][0] |= {"segmentation": None, "area": "?", "iscrowd": None, "attributes": {"occluded": False}}
+    for mark in content["annotations"][1:]:
+        for key in ("segmentation", "area", "id"):
+            del mark[key]
+    del content["annotations"][1]["iscrowd"]
+    path, folder = coco_folder(tmp_path, "val2017", content)
+    picture(folder / "sub" / "000900.png")
+    split, _ = coco_json(path, folder)
+    assert isinstance(split.images, Files)
+    assert split.images.names == ["000020.png", "000139.png", "sub/000900.png"]
+    assert split.truth.ignored_B.tolist() == [False, False, True]
+
+
 def test_files_that_are_not_json(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with refused(f"{path} cannot be read: No such file"):
@@ -410,10 +679,34 @@ def test_files_that_are_not_json(tmp_path: Path) -> None:
             coco_json(path, tmp_path)
 
 
+def coco_sets(root: Path) -> None:
+    """A pool and a test set, of other boxes."""
+    coco_folder(root, "train2017", coco_content())
+    coco_folder(root, "val2017", changed("annotations", 1, bbox=[3, 3, 9, 9]))
+
+
+@pytest.mark.usefixtures("given")
+def test_a_coco_test_set_that_is_the_pool_is_refused(tmp_path: Path) -> None:
+    data, root = Machine(CPU, tmp_path), tmp_path / "coco"
+    coco_sets(root)
+    coco(data, RECIPE)
+    coco_folder(root, "val2017", coco_content())
+    with refused(
+        f"{root}/val2017 holds the same images with the same boxes as {root}/train2017: a test set must be of"
+    ):
+        coco(data, RECIPE)
+    coco_sets(root)
+    for path in (root / "val2017").iterdir():
+        path.unlink()
+    (root / "val2017").rmdir()
+    (root / "val2017").symlink_to(root / "train2017")
+    with refused(f"{root}/train2017/000020.png is in the pool and in the test set (3 of 3 test images are)"):
+        coco(data, RECIPE)
+
+
 @pytest.mark.usefixtures("given")
 def test_coco_is_found(tmp_path: Path) -> None:
-    for split in ("train2017", "val2017"):
-        coco_folder(tmp_path / "coco", split, coco_content())
+    coco_sets(tmp_path / "coco")
     task: Any = coco(Machine(CPU, tmp_path), RECIPE)
     assert (len(task.pool.images), len(task.test.images), task.num_classes, task.map_at) == (3, 3, 3, "50:95")
     assert task.test.images.folder == tmp_path / "coco" / "val2017"
@@ -449,8 +742,7 @@ def test_images_without_boxes_can_be_taken_out(tmp_path: Path) -> None:
     task: Any = voc(data, RECIPE, filter_empty="oracle", difficult=False)
     assert task.pool.images.names == ["b.jpg", "c.png"]
     assert task.pool.truth.first_N1.tolist() == [0, 2, 3]
-    for split in ("train2017", "val2017"):
-        coco_folder(tmp_path / "coco", split, coco_content())
+    coco_sets(tmp_path / "coco")
     task = coco(data, RECIPE, filter_empty="oracle")
     assert task.pool.images.names == ["000020.png", "000900.png"]
     assert len(task.test.images) == 3

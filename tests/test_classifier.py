@@ -37,6 +37,14 @@ def task(machine: Machine, recipe: Recipe = QUICK, size: int = 8, num_pool: int 
     return Classifier(machine, recipe, images(num_pool, size, 0), images(20, size, 1), num_classes=10)
 
 
+def test_sets_without_an_image_are_refused() -> None:
+    full, empty = images(20, 8, 0), images(0, 8, 1)
+    with pytest.raises(ValueError, match=r"^the test set has no image: there is nothing to score$"):
+        Classifier(Machine(torch.device("cpu")), QUICK, full, empty, num_classes=10)
+    with pytest.raises(ValueError, match=r"^the pool has no image: there is nothing to learn from$"):
+        Classifier(Machine(torch.device("cpu")), QUICK, empty, full, num_classes=10)
+
+
 def same(one: nn.Module, other: nn.Module) -> bool:
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)

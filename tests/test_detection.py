@@ -52,6 +52,18 @@ def recipe(model: str, **changed: Any) -> DetectorRecipe:
     return dataclasses.replace(SMALL, model=model, **changed)
 
 
+def test_a_test_set_without_boxes_is_refused() -> None:
+    full = split(4)
+    empty = Split(full.images, full.truth.kept(np.array([], np.int64)))
+    empty = Split(
+        full.images, Truth(empty.truth.corners_B4, empty.truth.labels_B, empty.truth.ignored_B, np.zeros(5, int))
+    )
+    with pytest.raises(
+        ValueError, match=r"^none of the 4 images of the test set has a box: there is nothing to score$"
+    ):
+        Detection(CPU, recipe("fcos"), full, empty, 10, "50")
+
+
 @pytest.fixture(scope="module", params=MODELS)
 def task(request: pytest.FixtureRequest) -> Detection:
     """Forty scenes; fitted models come from `fitted`."""

@@ -151,6 +151,15 @@ def test_a_test_set_without_labels_is_an_error() -> None:
         _segmentation.scores(torch.zeros(3, 3, dtype=torch.int64))
 
 
+def test_sets_without_a_labelled_pixel_are_refused_before_anything_is_trained() -> None:
+    full = split(3)
+    empty = Split(full.images, Stack(torch.full_like(full.maps[0], 255).repeat(3, 1, 1)))
+    with pytest.raises(ValueError, match=r"^no pixel of the test set is labelled: there is nothing to score$"):
+        Segmentation(CPU, QUICK, full, empty, scene_masks.CLASSES)
+    with pytest.raises(ValueError, match=r"^no pixel of the pool is labelled: there is nothing to learn from$"):
+        Segmentation(CPU, QUICK, empty, full, scene_masks.CLASSES)
+
+
 def test_score_is_that_of_the_upsampled_maps(task: Segmentation, fitted: Segmenter) -> None:
     found, true = [], []
     for number in range(task.num_test()):
