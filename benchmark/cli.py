@@ -46,12 +46,16 @@ def run(words: Words = None) -> None:
         return
     from benchmark import launch  # imports torch: only where something is trained, and after the words are sound
 
-    store = Store(chosen.out)
+    store, asked = Store(chosen.out, say), [described(experiment) for experiment in grid.experiments]
     with store.lock():
+        if chosen.rerun_changed:
+            for line in launch.set_aside_changed(grid, store, launch.Tasks(prepared(of_driver(chosen)))):
+                say(line)
         left = launch.rounds_left(cells, store)
+        launch.check_versions(grid, store.joined(asked), store)
         for line in launch.edited(cells, store):
             say(line)
-        store.ask(grid.name, [described(experiment) for experiment in grid.experiments], provenance(words or []))
+        store.ask(grid.name, asked, provenance(words or []))
         try:
             failed = work(left, grid, store, chosen)
         except KeyboardInterrupt:
@@ -80,7 +84,7 @@ def estimate(grid: grids.Grid, chosen: Settings) -> None:
     store = Store(chosen.out)
     machine = prepared(chosen, store.folder / ".fits")
     fits = Fits(store.folder / ".fits", chosen.cache_gb, device_name(machine))
-    store.joined([described(experiment) for experiment in grid.experiments])
+    launch.check_versions(grid, store.joined([described(one) for one in grid.experiments]), store)
     launch.check_encoders(grid.cells(), machine)
     failed = list[str]()
     with shown(err):

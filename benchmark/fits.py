@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.api import Companion, Indices, Task
 from benchmark.grid import Spec
@@ -170,19 +170,31 @@ def release(lock: Path, handle: IO[bytes]) -> None:
 
 
 def load(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module, float] | None:
-    """A stored model and its seconds; None where there is none or the file is damaged."""
-    if not path.exists():
-        return None
+    """A stored model and its seconds; None where there is none.
+
+    A damaged file is removed, and nothing else is: memory that runs out or a disk that does not answer is raised, since
+    the file may be the work of hours.
+    """
     try:
         with safe_open(path, "pt") as handle:
             weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
             seconds = float(handle.metadata()["seconds"])
-        model = task.model(companion)
-        model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, KeyError, OSError):
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError, TypeError, ValueError):  # the last three: seconds are not told
         path.unlink(missing_ok=True)
         return None
+    model = task.model(companion)
+    if not same_shapes(weights, model.state_dict()):
+        path.unlink(missing_ok=True)
+        return None
+    model.load_state_dict(weights)
     return model.eval(), seconds
+
+
+def same_shapes(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of weights have the same names and shapes."""
+    return {name: value.shape for name, value in weights.items()} == {name: one.shape for name, one in wanted.items()}
 
 
 def save(path: Path, model: nn.Module, seconds: float) -> int:

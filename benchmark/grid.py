@@ -58,6 +58,7 @@ class Settings:
     cpus_per_cell: int | None
     select_timeout: float | None
     deterministic: bool
+    rerun_changed: bool
     dry_run: bool
     gpu_hours: float | None
     check_on: str
@@ -71,6 +72,8 @@ class Settings:
             raise ValueError(f"workers={self.workers}: must be at least 0")
         if self.cache_gb < 0:
             raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")
+        if self.rerun_changed and self.dry_run:
+            raise ValueError("rerun_changed=true moves records, dry_run=true changes nothing: give one of them")
         for name in ("select_timeout", "gpu_hours"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name}={value}: must be over 0")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from benchmark import activity, loop
+from benchmark.agreement import Agreement, Mixture
 from benchmark.api import Machine, Task, check_encoder
 from benchmark.fits import Fits
-from benchmark.grid import Cell, Spec
+from benchmark.grid import Cell, Grid, Spec
 from benchmark.plugins import Plugin
 from benchmark.schedule import Misfit
-from benchmark.store import Measured, Record, Store, Unwritable
+from benchmark.store import REMEDY, Header, Measured, Record, Store, Unwritable
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,59 @@ Event: TypeAlias = Started | Round | Failure
 
 
 def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
-    """Rounds that each unfinished cell lacks, at most. ValueError where a file holds the records of other settings."""
+    """Rounds that each unfinished cell lacks, at most. Mixture where a file holds the records of other settings."""
     left = {}
     for cell in cells:
         header, records = store.records(cell.path)
         if header is not None and not header.is_of(cell.key, cell.identity()):
-            raise ValueError(
-                f"{store.path(cell.path)} was written with other settings or plug-in versions: "
-                "choose another folder with out=DIR, or remove it"
-            )
+            store.refuse_other(store.path(cell.path), header, header_of(cell))
         if not cell.schedule.finished(records):
             left[cell] = cell.schedule.rounds - len(records)
     return left
+
+
+def header_of(cell: Cell) -> Header:
+    """The header that a cell would write, without what only its task knows."""
+    return Header(cell.key, cell.identity(), "", 0, "", [])
+
+
+def check_versions(grid: Grid, experiments: Sequence[Mapping[str, Any]], store: Store) -> None:
+    """Mixture where an experiment holds records of seeds or strategies that this run leaves alone, and that were made
+    with other versions or parameters than those it is about to make.
+
+    Args:
+        experiments: as the manifest holds them, with those of this run.
+        store: where the records are.
+    """
+    stored = {experiment["name"]: experiment["cells"] for experiment in experiments}
+    for experiment in grid.experiments:
+        agreement, cells = Agreement(), list(experiment.cells())
+        for cell in cells[: len(experiment.strategies)]:  # the first seed
+            agreement.add(header_of(cell), cell.strategy.label, "this run")
+        own = {cell.path for cell in cells}
+        for other in stored[experiment.name]:
+            header = None if other["path"] in own else store.header(other["path"])
+            words = agreement.difference(header, other["strategy"], "the file") if header else ""
+            if words:
+                raise Mixture(f"{store.path(other['path'])} was written with other {words}: {REMEDY}")
+
+
+def set_aside_changed(grid: Grid, store: Store, tasks: Tasks) -> Iterator[str]:
+    """Moves records that were made with other versions, parameters, data or files of weights than this run's into a
+    folder of their own, and yields a line where it did."""
+    stored = {one["name"]: one["cells"] for one in store.manifest()["experiments"]} if store.has_manifest else {}
+    for experiment in grid.experiments:
+        task, agreement = tasks(experiment.task), Agreement()
+        if isinstance(task, Exception):
+            raise task
+        cells = list(experiment.cells())[: len(experiment.strategies)]  # the first seed
+        for cell in cells:
+            agreement.add(loop.header(cell, task, tasks.machine), cell.strategy.label, "this run")
+        known = [(cell, store.header(cell["path"])) for cell in stored.get(experiment.name, [])]
+        changed = [cell for cell, header in known if header and agreement.difference(header, cell["strategy"], "")]
+        if changed:
+            folder = store.set_aside(experiment.name, changed)
+            yield f"{experiment.name}: {len(changed)} cells of other versions, data or weights are now in {folder}"
 
 
 def edited(cells: Sequence[Cell], store: Store) -> Iterator[str]:
@@ -127,7 +169,7 @@ def local(cells: Sequence[Cell], store: Store, fits: Fits, tasks: Tasks) -> Gene
         except Unwritable:
             raise
         except Exception as error:  # the one place where a cell's failure is caught
-            whole_task = isinstance(error, Misfit) or error is tasks.built.get(cell.task.label)
+            whole_task = isinstance(error, Misfit | Mixture) or error is tasks.built.get(cell.task.label)
             failure = Failure(cell, error, whole_task)
             store.fail(cell.path, failure.trace)
             free(error)

@@ -21,6 +21,7 @@ import torch
 from ray.exceptions import OutOfMemoryError, RayError
 
 from benchmark import loop, plugins
+from benchmark.agreement import Mixture
 from benchmark.api import Machine, Task
 from benchmark.cli import prepared
 from benchmark.fits import Fits
@@ -258,7 +259,7 @@ class Crew:
             raise
         except Exception as error:
             hand.cell = None
-            yield self.fail(cell, error)
+            yield self.fail(cell, error, whole_task=isinstance(error, Mixture))
             yield from self.employ(hand)
 
     def record(self, hand: Hand, record: Record, measured: Measured) -> Iterator[Event]:

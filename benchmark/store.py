@@ -5,31 +5,39 @@
     measured/...the same path    seconds, memory, device, versions: what no two runs share
     failures/...                 the traceback of a cell that failed; gone once it succeeds
 
-A line is appended whole, with a checksum, and synced. Imports no torch.
+A line is appended whole, with a checksum, and synced; lines may end in CRLF, which git and FTP make of them. Imports no
+torch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import os
 import re
+import shutil
 import types
 import typing
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmark.agreement import Agreement, Mixture, parameters
+
 SCHEMA = 1
 Line = TypeVar("Line")
-OTHER_WEIGHTS = "another file of an encoder's weights"
+REMEDY = (
+    "choose another folder with out=DIR, or add rerun_changed=true, which moves such records aside and runs them anew"
+)
 SAW_EVALUATION = "selection saw evaluation labels"  # the dagger of a strategy that reads the test set's labels
 
 
@@ -98,13 +106,6 @@ class Header:
         return self.key == key and agree
 
 
-def parameters(cell: Mapping[str, Any], part: str) -> Mapping[str, Any]:
-    """The parameters of a cell's task or strategy; none where they are not told."""
-    plugin = cell.get(part)
-    told = plugin.get("parameters") if isinstance(plugin, dict) else None
-    return told if isinstance(told, dict) else {}
-
-
 @dataclass(frozen=True)
 class Stored:
     """What is stored of one cell."""
@@ -117,9 +118,10 @@ class Stored:
 class Store:
     """The results folder of one grid."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, notify: Callable[[str], None] = lambda words: None) -> None:
         self.folder, self.home = Path(folder), str(Path(folder))
-        self.alike = set[tuple[Path, str, str]]()  # folders of cells that were all run on these data and weights
+        self.notify = notify  # is told, in a line, what is cut off a damaged file
+        self.verified = set[tuple[Path, str, str]]()  # folders of cells that were all run on these data and weights
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -149,45 +151,65 @@ class Store:
     def start(self, cell: str, header: Header) -> list[Record]:
         """The records there are of this cell; writes the header where there are none.
 
-        From a torn or damaged line on the file is cut off: those rounds are run again. ValueError where the file is
-        another cell's.
+        From a torn or damaged line on the file is cut off, see `repair`: those rounds are run again. Mixture where the
+        file, or one of another cell of the same task and schedule, is of other settings, plug-in versions or data.
         """
         path = self.path(cell)
-        lines, sound, damage = read_lines(path)
-        if damage:
-            os.truncate(path, sound)
-        self.mend(self.path(cell, "measured"))
-        if not lines:
+        lines, *_ = read_lines(path)
+        if lines:
+            self.refuse_other(path, built(Header, lines[0], path), header)
+        else:
             self.refuse_others(path, header)
+        self.repair(path)
+        self.repair(self.path(cell, "measured"), ordered=False)
+        if not lines:
             append(path, {name: value for name, value in asdict(header).items() if name != "weights" or value})
-            return []
-        old = built(Header, lines[0], path)
-        same = old.is_of(header.key, header.cell)
-        if not same or (old.data, old.weights) != (header.data, header.weights):
-            other = "other data" if old.data != header.data else OTHER_WEIGHTS
-            what = other if same else "other settings or plug-in versions"
-            raise ValueError(f"{path} was written with {what}: choose another folder with out=DIR, or remove it")
         return [as_record(line, path) for line in lines[1:]]
 
-    def mend(self, path: Path) -> None:
-        """Cuts damaged measurements off, behind which later ones would not be read."""
-        _, sound, damage = read_lines(path, ordered=False)
-        if damage:
-            os.truncate(path, sound)
+    def repair(self, path: Path, *, ordered: bool = True) -> None:
+        """Cuts a file behind its last sound line, and tells. Where that takes more than a last line which was not
+        written to its end, the file as it was is kept beside it."""
+        *_, sound, damage = read_lines(path, ordered=ordered)
+        if not damage:
+            return
+        told = f"{path}: {damage} and is cut off"
+        if len(rest := path.read_bytes()[sound:].splitlines(keepends=True)) > 1 or rest[0][-1:] in b"\r\n":
+            copy = next(one for n in itertools.count(1) if not (one := Path(f"{path}.damaged-{n}")).exists())
+            try:
+                shutil.copyfile(path, copy)
+            except OSError as error:
+                raise Unwritable(f"{copy} cannot be written: {error.strerror}; {path} stays as it is") from error
+            told += f", with the {len(rest) - 1} lines that follow; the file as it was is kept as {copy.name}"
+        os.truncate(path, sound)
+        self.notify(told)
+
+    def refuse_other(self, path: Path, old: Header, new: Header) -> None:
+        """Mixture where the records of a file were not made by this cell, or on other data or files of weights."""
+        agreement = Agreement()
+        agreement.add(new, "the strategy", "this run")
+        words = agreement.difference(old, "the strategy", "the file")
+        if not words and not old.is_of(new.key, new.cell):
+            words = "settings or plug-in versions"
+        if not words and new.data and old.weights != new.weights:
+            words = "files of an encoder's weights"
+        if words:
+            raise Mixture(f"{path} was written with other {words}: {REMEDY}")
 
     def refuse_others(self, path: Path, header: Header) -> None:
-        """ValueError where another cell of the same task and schedule was run on other data, or with another file of an
+        """Mixture where another cell of the same task and schedule was run on other data, or with another file of an
         encoder's weights."""
-        experiment, weights = path.parent.parent, header.weights
-        alike = (experiment, header.data, json.dumps(weights, sort_keys=True))
-        for sibling in experiment.glob("*/*.jsonl") if alike not in self.alike else ():
-            lines, *_ = read_lines(sibling)
-            old = built(Header, lines[0], sibling) if lines else header
-            exchanged = any(old.weights.get(label, told) != told for label, told in weights.items())
-            if old.data != header.data or exchanged:
-                other = OTHER_WEIGHTS if exchanged else "other data"
-                raise ValueError(f"{sibling} was written with {other}: choose another folder with out=DIR")
-        self.alike.add(alike)
+        experiment = path.parent.parent
+        verified = (experiment, header.data, json.dumps(header.weights, sort_keys=True))
+        if verified in self.verified:
+            return
+        agreement, wanted = Agreement(), dataclasses.replace(header, cell={})
+        agreement.add(wanted, "", "this run")
+        for sibling in experiment.glob("*/*.jsonl"):
+            old = first_header(sibling)
+            words = agreement.difference(dataclasses.replace(old, cell={}), "", "the file") if old else ""
+            if words:
+                raise Mixture(f"{sibling} was written with other {words}: {REMEDY}")
+        self.verified.add(verified)
 
     def append(self, cell: str, record: Record, measured: Measured) -> None:
         """Appends one round; measurements first, so that a record is never without them."""
@@ -205,6 +227,10 @@ class Store:
         if lines[0].get("schema") != SCHEMA:
             raise ValueError(f"{path}: schema {lines[0].get('schema')}, this version reads {SCHEMA}")
         return Stored(built(Header, lines[0], path), [as_record(line, path) for line in lines[1:]], told)
+
+    def header(self, cell: str) -> Header | None:
+        """The header of a cell, without reading its records; None where there is none."""
+        return first_header(self.place(cell))
 
     def records(self, cell: str) -> tuple[Header | None, list[Record]]:
         """Header and records of a cell, (None, []) where it has none."""
@@ -240,7 +266,34 @@ class Store:
         place = self.place(cell, "failures", ".txt")
         return Path(place).read_text(encoding="utf-8", errors="replace") if os.path.exists(place) else None
 
+    def set_aside(self, name: str, cells: Sequence[Mapping[str, Any]]) -> Path:
+        """Moves what is stored of some cells of an experiment into a results folder of their own, below this one, and
+        takes them out of the manifest. Raises Unwritable.
+
+        Args:
+            name: of the experiment.
+            cells: as the manifest holds them.
+        """
+        homes = (self.folder / "set_aside" / str(number) for number in itertools.count(1))
+        aside, manifest = Store(next(home for home in homes if not home.exists())), self.manifest()
+        [experiment] = [one for one in manifest["experiments"] if one["name"] == name]
+        paths = {cell["path"] for cell in cells}
+        keys = {cell["path"]: header.key for cell in cells if (header := self.header(cell["path"]))}
+        moved = [{**cell, "key": keys.get(cell["path"], cell["key"])} for cell in cells]
+        replace(aside.folder / "grid.json", as_json(manifest | {"experiments": [{**experiment, "cells": moved}]}))
+        for kind, ending in (("cells", ".jsonl"), ("measured", ".jsonl"), ("failures", ".txt")):
+            for path in sorted(paths):
+                move(self.path(path, kind, ending), aside.path(path, kind, ending))
+        experiment["cells"] = [cell for cell in experiment["cells"] if cell["path"] not in paths]
+        replace(self.folder / "grid.json", as_json(manifest))
+        return aside.folder
+
     # --- what was asked for ---------------------------------------------------------------------
+    @property
+    def has_manifest(self) -> bool:
+        """Whether anything was ever asked for here."""
+        return (self.folder / "grid.json").exists()
+
     def manifest(self) -> dict[str, Any]:
         """Experiments and their cells. ValueError where the folder holds no run."""
         path = self.folder / "grid.json"
@@ -267,14 +320,14 @@ class Store:
         run: what tells how they were run, kept once.
         """
         path = self.folder / "grid.json"
-        runs = self.manifest().get("runs", []) if path.exists() else []
+        runs = self.manifest().get("runs", []) if self.has_manifest else []
         runs += [dict(run)] if run is not None and dict(run) not in runs else []
         manifest = {"schema": SCHEMA, "grid": grid, "runs": runs, "experiments": self.joined(experiments)}
-        replace(path, json.dumps(manifest, indent=1) + "\n")
+        replace(path, as_json(manifest))
 
     def joined(self, experiments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The experiments of the manifest that have records, and these. ValueError as `ask`."""
-        old_manifest = self.manifest() if (self.folder / "grid.json").exists() else {"experiments": []}
+        old_manifest = self.manifest() if self.has_manifest else {"experiments": []}
         asked: dict[str, Mapping[str, Any]] = {
             e["name"]: e
             for e in old_manifest["experiments"]
@@ -352,6 +405,20 @@ def built(kind: type[Line], line: dict[str, Any], path: str | Path) -> Line:
     raise ValueError(f"{path}: a line is no {kind.__name__} of schema {SCHEMA}")
 
 
+def first_header(path: str | Path) -> Header | None:
+    """The header in the first line of a file of records; None where there is none, or it is damaged."""
+    try:
+        with open(path, "rb") as handle:
+            text = body_of(handle.readline())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        line = None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no file of records: {error}") from error
+    return built(Header, line, path) if isinstance(line, dict) and "round" not in line else None
+
+
 def as_record(line: dict[str, Any], path: str | Path) -> Record:
     """A parsed line as a Record; ValueError where it is another schema's or a number in it is not finite."""
     try:
@@ -390,7 +457,8 @@ NUM_CLOSING = len(CLOSING % digest(b""))
 
 
 def body_of(line: bytes) -> bytes | None:
-    """The body of a line, None where it is torn or its checksum does not fit."""
+    """The body of a line, None where it is torn or its checksum does not fit. It may end in CRLF."""
+    line = line[:-2] + b"\n" if line.endswith(b"\r\n") else line
     text = line[len(OPENING) : -NUM_CLOSING]
     return text if line == OPENING + text + CLOSING % digest(text) else None
 
@@ -449,6 +517,21 @@ def append(path: Path, body: Mapping[str, Any]) -> None:
                 raise
     except OSError as error:
         raise Unwritable(f"{path} cannot be written: {error.strerror}; nothing recorded before is lost") from error
+
+
+def as_json(manifest: Mapping[str, Any]) -> str:
+    """A manifest as its file holds it."""
+    return json.dumps(manifest, indent=1) + "\n"
+
+
+def move(old: Path, new: Path) -> None:
+    """Moves a file, if it is there, into a folder on the same disk. Raises Unwritable."""
+    try:
+        if old.exists():
+            new.parent.mkdir(parents=True, exist_ok=True)
+            old.rename(new)
+    except OSError as error:
+        raise Unwritable(f"{old} cannot be moved to {new}: {error.strerror}") from error
 
 
 def replace(path: Path, text: str) -> None:

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from benchmark.api import Encoding, Machine, Pool, seeded
 from tasks._networks import PROBE, build
-from tasks._weights import load
 
 Precision = Literal["float32", "bfloat16"]
 Heads = TypeVar("Heads", bound=nn.Module)
@@ -41,7 +40,6 @@ JITTER = (0.8, 0.8, 0.8, 0.2)  # of brightness, contrast, saturation and hue, at
 NUM_DRAWS = 11  # uniform numbers a view: 4 for the crop, mirrored?, jittered?, 4 for the jitter, grey?
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue
 MOMENTUM = 0.9
-NONE = "(?!)"  # matches no name
 STEADY = "predictor."  # parameters of the heads whose learning rate is not decayed
 
 
@@ -201,15 +199,22 @@ def one_at_a_time(path: Path | None) -> Iterator[None]:
 
 
 def restored(backbone: nn.Module, path: Path | None) -> float | None:
-    """Loads the kept weights; the seconds that their training took, None where there are none or they are damaged."""
+    """Loads the kept weights; the seconds that their training took, None where there are none or they are damaged.
+
+    Memory that runs out or a disk that does not answer is raised: training anew would cost what is there.
+    """
     if path is None or not path.exists():
         return None
     try:
-        load(backbone, path, NONE)
         with safe_open(path, "pt") as handle:
-            return float(handle.metadata()["seconds"])
-    except (ValueError, TypeError, KeyError, OSError, SafetensorError):
+            weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            seconds = float(handle.metadata()["seconds"])
+    except (ValueError, TypeError, KeyError, SafetensorError):
         return None
+    if {n: one.shape for n, one in weights.items()} != {n: one.shape for n, one in backbone.state_dict().items()}:
+        return None
+    backbone.load_state_dict(weights)
+    return seconds
 
 
 def save(backbone: nn.Module, path: Path | None, seconds: float) -> None:

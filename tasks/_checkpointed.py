@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
+import hashlib
+import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from benchmark.api import seeded
 from tasks._training import derived, set_rate
 
 CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most
+DIGEST = 32  # bytes of the checksum that a checkpoint begins with
 FINITE_EVERY = 100  # steps after which losses are looked at: each look waits for the device
 
 
@@ -70,27 +72,51 @@ def descend(
 
 
 def save(path: Path, network: nn.Module, sgd: torch.optim.SGD, step: int) -> None:
-    """Writes a checkpoint whole or not at all; a full disk costs the checkpoint, not the fit."""
+    """Writes a checkpoint whole or not at all; a full disk or memory costs the checkpoint, not the fit."""
     draft = path.with_suffix(".part")
-    with contextlib.suppress(OSError, RuntimeError):
+    with contextlib.suppress(OSError, RuntimeError, MemoryError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": step, "weights": network.state_dict(), "momenta": sgd.state_dict()}, draft)
+        packed = io.BytesIO()
+        torch.save({"step": step, "weights": network.state_dict(), "momenta": sgd.state_dict()}, packed)
+        draft.write_bytes(hashlib.sha256(packed.getvalue()).digest() + packed.getvalue())
         draft.replace(path)
     draft.unlink(missing_ok=True)
 
 
 def resume(path: Path | None, network: nn.Module, sgd: torch.optim.SGD) -> int:
-    """Loads a checkpoint where there is one, and returns the steps that are done. A damaged one is removed."""
+    """Loads a checkpoint where there is one, and returns the steps that are done.
+
+    A damaged one is removed, and nothing else is: memory that runs out or a disk that does not answer is raised, since
+    the checkpoint is the work of hours.
+    """
     if path is None or not path.exists():
         return 0
-    fresh = copy.deepcopy(network.state_dict())
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["weights"])
-        sgd.load_state_dict(state["momenta"])
-        return int(state["step"])
-    except Exception:
+    state = stored(path)
+    if state is None or not belongs(state, network, sgd):
         path.unlink(missing_ok=True)
-        network.load_state_dict(fresh)
-        sgd.state.clear()
         return 0
+    network.load_state_dict(state["weights"])
+    sgd.load_state_dict(state["momenta"])
+    return int(state["step"])
+
+
+def stored(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint holds; None where its checksum does not fit."""
+    content = path.read_bytes()
+    digest, packed = content[:DIGEST], content[DIGEST:]
+    if hashlib.sha256(packed).digest() != digest:
+        return None
+    state = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+    return state if isinstance(state, dict) else None
+
+
+def belongs(state: dict[str, Any], network: nn.Module, sgd: torch.optim.SGD) -> bool:
+    """Whether a checkpoint is of this network and its optimiser."""
+    try:
+        shapes = {name: value.shape for name, value in state["weights"].items()}
+        groups = [len(group["params"]) for group in state["momenta"]["param_groups"]]
+        int(state["step"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    same = shapes == {name: value.shape for name, value in network.state_dict().items()}
+    return same and groups == [len(group["params"]) for group in sgd.param_groups]

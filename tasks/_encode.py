@@ -197,20 +197,26 @@ def save(path: Path, shard: Encoding) -> None:
 
 
 def stored(path: Path, which: Tensor) -> Encoding | None:
-    """Some rows of a stored shard; None where there is none or it is damaged."""
-    if not path.exists():
-        return None
+    """Some rows of a stored shard; None where there is none.
+
+    A damaged file is removed, and nothing else is: memory that runs out or a disk that does not answer is raised.
+    """
     try:
         with safe_open(path, "pt") as handle:
             parts = {name: handle.get_slice(name) for name in TENSORS}
             num_images = parts["global_NE"].get_shape()[0]
+            lengths = {one.get_shape()[0] for one in parts.values()}
+            if lengths != {num_images} or num_images <= max(which.tolist(), default=0):
+                raise KeyError("rows are missing")
             few = 0 < len(which) * 8 < num_images
             rows = {
                 n: torch.cat([one[i : i + 1] for i in which.tolist()]) if few else one[:][which]
                 for n, one in parts.items()
             }
             seconds = float(handle.metadata()["seconds"])
-    except (SafetensorError, RuntimeError, KeyError, IndexError, ValueError, OSError):
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError, TypeError, IndexError, ValueError):
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         return None

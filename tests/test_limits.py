@@ -246,7 +246,7 @@ def test_an_edited_strategy_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "edited.py").unlink()
     gone = plugins.REGISTRY["strategy"].pop("edited")
     assert (gone.code(), dataclasses.replace(gone, needs=()).code()) == (gone.code(), "")
-    assert "written with other settings or plug-in versions" in err
+    assert "written with other versions of the strategy: 1 in the file, 2 in this run" in err
 
 
 def test_a_forecast_of_a_run_that_began_reads_its_pace_off_the_records(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark.agreement import Mixture
 from benchmark.store import Header, Measured, Record, Store, body_of, read_lines, seal
 
 HEADER = Header("k1", {"seed": 0}, "data1", 100, "accuracy", [7])
@@ -64,10 +66,77 @@ def test_a_flipped_bit_is_named_and_not_used(store: Store) -> None:
     assert not store.read(CELL).damage
 
 
+def in_crlf(path: Path) -> None:
+    """What git's autocrlf and FTP in text mode make of a file."""
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def test_lines_that_end_in_crlf_are_read_and_written_on(store: Store) -> None:
+    store.ask("quick", [experiment()])
+    for path in (store.path(CELL), store.path(CELL, "measured"), store.folder / "grid.json"):
+        in_crlf(path)
+    before, notices = store.path(CELL).read_bytes(), list[str]()
+    again = Store(store.folder, notices.append)
+    assert again.read(CELL).damage == ""
+    assert again.header(CELL) == HEADER
+    assert again.manifest()["experiments"][0]["name"] == "digits"
+    assert len(again.start(CELL, HEADER)) == 3
+    again.append(CELL, record(3), measured(3))
+    assert [one.round for one in again.records(CELL)[1]] == [one.round for one in again.measured(CELL)] == [0, 1, 2, 3]
+    assert store.path(CELL).read_bytes().startswith(before)
+    assert notices == []
+
+
+@pytest.mark.parametrize("kind", ["cells", "measured"])
+def test_a_torn_last_line_is_cut_off_and_said(store: Store, kind: str) -> None:
+    path, notices = store.path(CELL, kind), list[str]()
+    path.write_bytes(path.read_bytes()[:-5])
+    Store(store.folder, notices.append).start(CELL, HEADER)
+    [said] = notices
+    assert said == f"{path}: line {4 if kind == 'cells' else 3} is torn and is cut off"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["cells", "measured"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace(b'"round": 1', b'"round": 7', 1),
+        lambda text: text.replace(b"\n", b"\r"),
+        lambda text: text.decode().encode("utf-16"),
+        lambda text: text + b"a note of somebody\n",
+        lambda text: text[:-5] + b"\n",
+    ],
+    ids=["flipped", "old Macintosh", "utf-16", "a line more", "cut and ended"],
+)
+def test_what_else_is_cut_off_a_file_is_kept_beside_it_and_said(
+    store: Store, kind: str, spoil: Callable[[bytes], bytes]
+) -> None:
+    path, notices = store.path(CELL, kind), list[str]()
+    damaged = spoil(path.read_bytes())
+    for number in (1, 2):
+        path.write_bytes(damaged)
+        Store(store.folder, notices.append).start(CELL, HEADER)
+        copy = path.with_name(f"{path.name}.damaged-{number}")
+        assert notices[number - 1].startswith(f"{path}: line ")
+        assert notices[number - 1].endswith(f"the file as it was is kept as {copy.name}")
+        assert copy.read_bytes() == damaged
+    assert len(notices) == 2
+    assert Store(store.folder).read(CELL).damage == ""
+
+
+def test_another_cells_file_is_neither_cut_nor_copied(store: Store) -> None:
+    path = store.path(CELL)
+    path.write_bytes(damaged := path.read_bytes()[:-5])
+    with pytest.raises(Mixture, match="settings or plug-in versions"):
+        store.start(CELL, dataclasses.replace(HEADER, key="other"))
+    assert path.read_bytes() == damaged
+
+
 def test_records_of_other_settings_or_data_are_refused(store: Store) -> None:
     weights = {"dino": {"weights": "a hash"}}
     others: list[dict[str, Any]] = [{"key": "other"}, {"data": "other"}, {"weights": weights}]
-    words = ("settings or plug-in versions", "other data", "another file of an encoder's weights")
+    words = ("settings or plug-in versions", "other data", "files of an encoder's weights")
     for other, told in zip(others, words, strict=True):
         with pytest.raises(ValueError, match=f"was written with .*{told}"):
             store.start(CELL, dataclasses.replace(HEADER, **other))
@@ -78,7 +147,7 @@ def test_an_experiment_is_of_one_file_of_weights_and_of_one_data_set(tmp_path: P
     store, (one, two) = Store(tmp_path), ({"dino": {"weights": told}} for told in ("this", "that"))
     store.start("task/plan/geal/seed-0", dataclasses.replace(HEADER, weights=one))
     for cell in ("geal/seed-1", "coreset/seed-0"):
-        with pytest.raises(ValueError, match=r"seed-0.jsonl was written with another file of an encoder's weights"):
+        with pytest.raises(ValueError, match=r"seed-0.jsonl was written with other files of weights of dino"):
             store.start(f"task/plan/{cell}", dataclasses.replace(HEADER, weights=two))
     for weights in (one, {"vit": {"weights": "that"}}, {}):
         with pytest.raises(ValueError, match=r"was written with other data"):

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmark.agreement import parameters
 from benchmark.analysis.curves import Curve, Experiment, Floats, Run, mean
 from benchmark.analysis.stats import quantile
 from benchmark.schedule import Schedule
-from benchmark.store import Header, Record, parameters
+from benchmark.store import Header, Record
 
 FEW_IMAGES = 3  # a batch of as few gives batch normalisation no statistics to speak of
 COLLAPSE = 1 / 3  # a fit that scores less than this share of the cell's best so far has not converged

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.agreement import Agreement, Mixture
 from benchmark.places import folders
 from benchmark.plugins import checked, declares_companion, unknown
 from benchmark.schedule import Schedule
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
+REMEDY = "tabulate folders apart, or run what is outdated anew with `run ... rerun_changed=true`"
 COLUMNS = ("source", "task", "strategy", "num_runs", "round", "num_labelled", "metric", "value")  # of a CSV, at least
 SOURCES = "sources.yaml"  # beside CSV files: what is known of each source
 MANY = 500  # cells above which the collector of cycles would take longer than reading them
@@ -247,6 +249,8 @@ def uncollected() -> Iterator[None]:
 def add(runs: dict[str, Run], new: Run) -> None:
     """Adds a run; the longer one where two folders hold the same. ValueError where they differ."""
     old = runs.setdefault(new.path, new)
+    if old is not new:
+        check_agreement(new.path, (old, new))
     shared = min(len(old.records), len(new.records))
     if (old.header and new.header and old.header != new.header) or old.records[:shared] != new.records[:shared]:
         raise ValueError(f"{new.file} and {old.file} are the same cell with other settings, data or records")
@@ -267,13 +271,23 @@ def run_of(cell: Mapping[str, Any], store: Store) -> Run:
 
 
 def experiment(asked: Mapping[str, Any], grid: str, runs: Sequence[Run]) -> Experiment:
-    """One experiment of a manifest with its runs."""
+    """One experiment of a manifest with its runs. Mixture where they were made with other versions, data or weights."""
+    check_agreement(asked["name"], runs)
     schedule = Schedule.read(asked["schedule"])
     names = dict.fromkeys(run.strategy for run in runs)
     curves = {name: curve([run for run in runs if run.strategy == name], schedule) for name in names}
     metric = next((run.header.metric for run in runs if run.header is not None), "score")
     rounds = tuple(range(schedule.rounds))
     return Experiment(asked["name"], grid, asked["task"], metric, rounds, curves, schedule, tuple(runs))
+
+
+def check_agreement(title: str, runs: Sequence[Run]) -> None:
+    """Mixture where runs of one experiment do not agree on what all of them must share."""
+    agreement = Agreement()
+    for run in runs:
+        words = agreement.add(run.header, run.strategy, run.store.place(run.path)) if run.header is not None else ""
+        if words:
+            raise Mixture(f"{title} holds records with different {words}: {REMEDY}")
 
 
 def curve(cells: Sequence[Run], schedule: Schedule) -> Curve:
