@@ -176,7 +176,7 @@ class Task(Protocol):
     """A pool, a training recipe, a metric and a cost. Equal arguments give equal results.
 
     Its other methods are capabilities, each optional: a task states one by having the method.
-    View documents them; a task's take `model` first.
+    View documents them; a task's take `model` first. A task that reads files may be `FromFiles` too.
     """
 
     num_pool: int
@@ -221,6 +221,24 @@ class Batched(Protocol):
 
     def smallest_batch(self, num_images: int) -> int | None:
         """Images in the smallest batch of a fit on `num_images`; None where no layer takes statistics of its batch."""
+
+
+@runtime_checkable
+class FromFiles(Protocol):
+    """What a task may have beside its capabilities, where its images are from files. No View hands it out."""
+
+    def source_files(self) -> dict[str, list[tuple[str, str]]]:
+        """What the images are, for messages and reports.
+
+        Returns:
+            For "pool" and "test", in the order of positions, each image's file and a hash of its pixels as they are
+            read; the file is named by its path inside the data set's folder, with `/`. Empty where the images are in
+            no files.
+        """
+
+    def data_remarks(self) -> list[str]:
+        """What is odd about the images, in sentences: those that are there twice. "FAULT: " begins what makes results
+        wrong: test images that are in the pool."""
 
 
 class Reference:
@@ -569,7 +587,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 __all__ = [
     "WEIGHTS", "Annotations", "Augmentation", "Batched", "Boxes", "Companion", "Direction", "Encoder", "EncoderName",
-    "Encoding", "EncodingTime", "How", "Indices", "Machine", "Pool", "Predictions", "Reference", "StrategyName",
-    "Targets", "Task", "View", "activity", "check_encoder", "encoder", "files", "identity", "register",
+    "Encoding", "EncodingTime", "FromFiles", "How", "Indices", "Machine", "Pool", "Predictions", "Reference",
+    "StrategyName", "Targets", "Task", "View", "activity", "check_encoder", "encoder", "files", "identity", "register",
     "register_encoder", "register_task", "seeded", "strategy",
 ]  # fmt: skip

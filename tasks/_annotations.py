@@ -9,8 +9,7 @@ import codecs
 import logging
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +18,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from benchmark.api import Boxes, Indices
 from tasks._classifier import digest
+from tasks._image_checks import Scan, scanned
+from tasks._image_files import Exif, decoded, hidden
 
 FLAGS = {"": False, "none": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 LOG = logging.getLogger("al_benchmark")
@@ -96,7 +96,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Files:
-    """Images in files, decoded when asked for. They are not turned as their EXIF tags say: boxes are of stored pixels.
+    """Images in files, decoded when asked for, and turned as their EXIF tags say: see `_image_files.upright`.
 
     Raises ValueError for a file that cannot be read, and for one that is not of the size that its annotation states:
     then the boxes are another image's.
@@ -105,25 +105,29 @@ class Files:
     folder: Path
     names: Sequence[str]
     sizes_N2: Indices  # width and height in pixels, as the annotations state them; 0: not stated
+    exif: Exif = "turn"
+    mask: bool = False  # whether the files are label maps
+    known: Sequence[Scan] = ()  # what `checked` has found
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.names)
 
     def __getitem__(self, number: int) -> Tensor:
-        """(3, H, W) uint8, RGB."""
-        path, stated = self.folder / self.names[number], tuple(self.sizes_N2[number].tolist())
-        with opened(path) as image:
-            size, pixels_HW3 = image.size, np.array(eight_bits(image).convert("RGB"))
-        if 0 not in stated and size != stated:
-            wrong, right = (f"{width} x {height}" for width, height in (size, stated))
-            raise ValueError(f"{path} has {wrong} pixels, but its annotation is of an image of {right}")
-        return torch.from_numpy(pixels_HW3).permute(2, 0, 1).contiguous()
+        """(3, H, W) uint8, RGB; (H, W) of a mask."""
+        width, height = self.sizes_N2[number].tolist()
+        image, _ = decoded(self.folder / self.names[number], (width, height), self.exif, self.mask)
+        pixels = torch.from_numpy(np.array(image))
+        return pixels if self.mask else pixels.permute(2, 0, 1).contiguous()
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the names, and of the sizes in pixels and in bytes: to read all files would take too long."""
-        return digest("/".join(self.names), self.sizes_N2, np.array([path.stat().st_size for path in self.paths]))
+        """A hash of the images' pixels, whatever their files are called."""
+        return digest(*(scan.pixels for scan in self.scans()))
+
+    def scans(self) -> Sequence[Scan]:
+        """What is known of each image. Raises BadImages as `checked` does."""
+        return self.known if len(self.known) == len(self) else self.checked().known
 
     @property
     def paths(self) -> list[Path]:
@@ -132,25 +136,19 @@ class Files:
 
     def kept(self, indices: Indices) -> Files:
         """These images, in this order."""
-        return Files(self.folder, [self.names[i] for i in indices.tolist()], self.sizes_N2[indices])
+        which = indices.tolist()
+        known = [self.known[i] for i in which] if self.known else ()
+        return replace(self, names=[self.names[i] for i in which], sizes_N2=self.sizes_N2[indices], known=known)
 
     def checked(self) -> Files:
-        """The same, with every size known: those that are not stated are read from the files' heads.
+        """The same, once every file was read whole: with the size of every image, as it is read.
 
-        Raises ValueError where files are missing, which takes one look into each folder, not one a file.
+        Raises BadImages for all files that are missing or cannot be read, and for all that are not of the size stated.
         """
-        there = {
-            os.path.join(inside, name)
-            for inside in {os.path.dirname(name) for name in self.names}
-            for name in listed(self.folder / inside)
-        }
-        if missing := [name for name in self.names if name not in there]:
-            raise ValueError(f"{self.folder / missing[0]} is missing ({len(missing)} of {len(self)} images are)")
-        sizes_N2 = self.sizes_N2.copy()
-        for number in np.flatnonzero((sizes_N2 == 0).any(1)).tolist():
-            with opened(self.folder / self.names[number]) as image:
-                sizes_N2[number] = image.size
-        return replace(self, sizes_N2=sizes_N2)
+        sizes = [(width, height) for width, height in self.sizes_N2.tolist()]
+        known = scanned(self.paths, sizes, self.exif, self.mask)
+        sizes_N2 = np.array([(scan.width, scan.height) for scan in known], np.int64).reshape(-1, 2)
+        return replace(self, sizes_N2=sizes_N2, known=known)
 
 
 @dataclass(frozen=True)
@@ -195,6 +193,16 @@ class Joined:
     def fingerprint(self) -> str:
         """A hash of the parts' fingerprints."""
         return digest(*(part.fingerprint for part in self.parts))
+
+    def scans(self) -> Sequence[Scan]:
+        """What is known of each image that is in a file."""
+        return [scan for part in self.parts for scan in scans_of(part)]
+
+
+def scans_of(images: Images) -> Sequence[Scan]:
+    """What is known of the images' files; nothing where they are in none."""
+    scans: Callable[[], Sequence[Scan]] = getattr(images, "scans", tuple)
+    return scans()
 
 
 def joined(splits: Sequence[Split]) -> Split:
@@ -305,8 +313,8 @@ def once(values: Sequence[Hashable], what: str) -> None:
 
 
 def listed(folder: Path) -> list[str]:
-    """The names in a folder, sorted; none where there is no such folder."""
-    return sorted(os.listdir(folder)) if folder.is_dir() else []
+    """The names in a folder, sorted, but for hidden ones; none where there is no such folder."""
+    return sorted(name for name in os.listdir(folder) if not hidden(name)) if folder.is_dir() else []
 
 
 def flag(what: str, value: object) -> bool:
@@ -340,23 +348,6 @@ def text_of(path: Path) -> str:
 def is_utf16(content: bytes) -> bool:
     """Whether a file begins with the byte-order mark of UTF-16."""
     return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-
-
-def eight_bits(image: Image.Image) -> Image.Image:
-    """The image, unless more than 8 bits a channel would be lost, all but the darkest of them in white."""
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"it is of mode {image.mode}, more than 8 bits a channel: convert it to 8 bits")
-    return image
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image whose pixels are read when used, in the block. ValueError names a file that is no image."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except Exception as error:  # Pillow's decoders raise what they like on broken files
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
 def with_boxes(split: Split) -> Split:

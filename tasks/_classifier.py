@@ -35,8 +35,11 @@ from benchmark.api import (
 from tasks._augment import Normaliser, of_features
 from tasks._directional import Layers
 from tasks._encode import Encodings, InMemory
+from tasks._image_checks import Scan, loaded
+from tasks._image_files import Exif
 from tasks._networks import Network, build, probe
 from tasks._recipe import PUBLISHED, Recipe, lacks
+from tasks._sources import reported
 from tasks._training import Labelled, derived, normalises_by_batch, precision, smallest_part, train
 from tasks._weights import weights_file
 
@@ -49,6 +52,17 @@ class Split:
 
     images_NKHW: npt.NDArray[np.uint8]
     labels_N: npt.NDArray[np.int64]
+    scans: Sequence[Scan] = ()  # (N,) what is known of their files, where they are from some
+
+    @classmethod
+    def of_files(cls, paths: Sequence[Path], labels: Sequence[int], size: int, exif: Exif) -> Split:
+        """Images in files, squashed to `size` x `size` pixels in RGB; see `_image_checks.loaded`."""
+        images_N3HW, scans = loaded(paths, size, exif)
+        return cls(images_N3HW, np.array(labels, np.int64), scans)
+
+    def kept(self, which: Indices) -> Split:
+        """These images."""
+        return Split(self.images_NKHW[which], self.labels_N[which], [self.scans[i] for i in which.tolist()])
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Images and labels on a device."""
@@ -66,8 +80,9 @@ class Classifier:
     metric = "accuracy"
 
     def __init__(
-        self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int, classes: Sequence[str] = ()
-    ) -> None:
+        self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int, classes: Sequence[str] = (),
+        root: Path | None = None,
+    ) -> None:  # fmt: skip
         for name, split, purpose in (("pool", pool, "learn from"), ("test set", test, "score")):
             if not len(split.labels_N):
                 raise ValueError(f"the {name} has no image: there is nothing to {purpose}")
@@ -91,6 +106,7 @@ class Classifier:
             self._recipe, self._normaliser = replace(recipe, flip=False, pad=0), of_features(self._images)
         self._by_batch = normalises_by_batch(self.model())  # whatever is wrong with the network is said now
         self.fingerprint = digest(*parts)
+        self._sources = reported(pool.scans, test.scans, root)
 
     # --- training and scoring --------------------------------------------------------------------
     def model(self, companion: Companion | None = None) -> Network:
@@ -151,6 +167,14 @@ class Classifier:
             images_NKHW = F.interpolate(images_NKHW, scale_factor=scale, mode="area")
         images_N3HW = images_NKHW.round().to(torch.uint8).expand(-1, 3, -1, -1)
         return images_N3HW.permute(0, 2, 3, 1).cpu().numpy(), []
+
+    def source_files(self) -> dict[str, list[tuple[str, str]]]:
+        """Name and hash of pixels of each image of the pool and the test set; {} where they are in no files."""
+        return self._sources.files()
+
+    def data_remarks(self) -> list[str]:
+        """What is odd about the images: those that are there twice."""
+        return list(self._sources.remarks)
 
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:

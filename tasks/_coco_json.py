@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from benchmark.api import Indices
 from tasks._annotations import Files, Split, Truth, flag, once
+from tasks._image_files import Exif
 
 Identifiers: TypeAlias = npt.NDArray[Any]  # whole numbers or text, one an image or category
 FAR = 1e9  # pixels: no box reaches so far
@@ -47,7 +48,7 @@ class Marked(NamedTuple):
     crowd: Any  # 0, 1 or as tools write them
 
 
-def coco_json(path: Path, folder: Path) -> tuple[Split, list[str]]:
+def coco_json(path: Path, folder: Path, exif: Exif = "turn") -> tuple[Split, list[str]]:
     """The images of `folder` with their boxes, and the names of the categories.
 
     Images are in the order of their ids, whatever their order in the file; classes 0..C-1 in the order of the
@@ -68,7 +69,7 @@ def coco_json(path: Path, folder: Path) -> tuple[Split, list[str]]:
         len(image_ids),
     )
     names = [str(categories[number].name) for number in np.argsort(category_ids)]
-    images = files(path, folder, [pictures[number] for number in np.argsort(image_ids)])
+    images = files(path, folder, [pictures[number] for number in np.argsort(image_ids)], exif)
     return Split.of_files(images, truth, path), names
 
 
@@ -157,7 +158,7 @@ def corners(path: Path, bboxes: Sequence[Any]) -> npt.NDArray[np.float32]:
     return boxes_B4.astype(np.float32)
 
 
-def files(path: Path, folder: Path, pictures: Sequence[Picture]) -> Files:
+def files(path: Path, folder: Path, pictures: Sequence[Picture], exif: Exif) -> Files:
     """The files of the images. A size that is not two whole numbers counts as not stated."""
     names = [os.path.normpath(str(picture.file_name).replace("\\", "/")) for picture in pictures]
     for name in names:
@@ -165,7 +166,7 @@ def files(path: Path, folder: Path, pictures: Sequence[Picture]) -> Files:
             raise ValueError(f"{path}: the file_name {name} leads out of {folder}")
     once(names, f"{path}: the file_name")
     sizes_N2 = [[pixels(side) for side in picture[2:]] for picture in pictures]
-    return Files(folder, names, np.array(sizes_N2, np.int64))
+    return Files(folder, names, np.array(sizes_N2, np.int64), exif)
 
 
 def pixels(side: object) -> int:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ from benchmark.api import (
     Targets,
     seeded,
 )
-from tasks._annotations import Split, Truth, check_boxes
+from tasks._annotations import Split, Truth, check_boxes, scans_of
 from tasks._average_precision import Found, coco_scores, voc_map
 from tasks._classifier import digest
 from tasks._detection_input import Noise, Placed, Placing, stream
@@ -42,6 +43,7 @@ from tasks._detection_training import Step, train
 from tasks._detection_views import Back, Changed, restored
 from tasks._detector import Batch, Detections, Detector, Seen
 from tasks._encode import Encodings, Read
+from tasks._sources import reported
 from tasks._training import derived, normalises_by_batch, smallest_part
 from tasks._weights import weights_file
 
@@ -60,7 +62,7 @@ class Detection:
 
     def __init__(
         self, machine: Machine, recipe: DetectorRecipe, pool: Split, test: Split, num_classes: int,
-        map_at: Literal["50", "50:95"], classes: Sequence[str] = (),
+        map_at: Literal["50", "50:95"], classes: Sequence[str] = (), root: Path | None = None,
     ) -> None:  # fmt: skip
         check_boxes(pool, test)
         self.num_pool, self.num_classes, self._map = len(pool.truth), num_classes, SCORES[map_at]
@@ -77,6 +79,7 @@ class Detection:
         self._encodings = Encodings(self._pictures(), self._pictures(), pool.images.fingerprint, machine)
         parts = [arrays(split.truth) for split in (pool, test)]
         self.fingerprint = digest(*parts[0], *parts[1], pool.images.fingerprint, test.images.fingerprint, self._weights)
+        self._sources = reported(scans_of(pool.images), scans_of(test.images), root)
 
     # --- training and scoring --------------------------------------------------------------------
     def model(self, companion: Companion | None = None) -> Detector:
@@ -157,6 +160,14 @@ class Detection:
             pictures_NHW3[number, : size[0], : size[1]] = small_HW3
             boxes.append((truth.corners_M4 * scale).numpy())
         return pictures_NHW3, boxes
+
+    def source_files(self) -> dict[str, list[tuple[str, str]]]:
+        """Name and hash of pixels of each image of the pool and the test set; {} where they are in no files."""
+        return self._sources.files()
+
+    def data_remarks(self) -> list[str]:
+        """What is odd about the images: those that are there twice."""
+        return list(self._sources.remarks)
 
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -14,7 +15,8 @@ import numpy as np
 
 from benchmark.api import Machine
 from tasks._annotations import LOG, Files, Split, Truth, flag, is_utf16, joined, listed, once, text_of
-from tasks._image_files import EXTENSIONS
+from tasks._image_checks import together
+from tasks._image_files import EXTENSIONS, Exif, is_image
 
 SITE = "http://host.robots.ox.ac.uk/pascal/VOC"
 ARCHIVES = {
@@ -48,6 +50,7 @@ class Reading(NamedTuple):
     classes: list[str]
     difficult: bool  # whether objects marked so are boxes like any other
     first_pixel: int  # 0 or 1: the number of the first pixel of a row
+    exif: Exif  # whether photographs are turned
 
 
 class Part(NamedTuple):
@@ -83,6 +86,7 @@ def pascal_voc(
     *,
     difficult: bool,
     first_pixel: int | None = None,
+    exif: Exif = "turn",
     more: Sequence[Path] = (),
 ) -> tuple[Split, Split, list[str]]:
     """The pool, the test set and the names of the classes, sorted; images in the order of the splits' lists.
@@ -94,6 +98,7 @@ def pascal_voc(
         difficult: whether objects marked so are boxes like any other; if not, they are ignored.
         first_pixel: 1 where sides are numbers of pixels from 1 on, so that a box reaches from (xmin - 1, ymin - 1) to
             (xmax, ymax); 0 where they are lengths from the image's edge; None: 0 if an xmin or ymin is below 1.
+        exif: whether photographs are turned as their EXIF tags say.
         more: folders whose splits `train` follow in the pool.
 
     Raises:
@@ -109,9 +114,9 @@ def pascal_voc(
     if unknown := sorted(names_in(tests) - names):
         raise ValueError(f"{folder}: no image of {train} has a {unknown[0]!r}, but some of {test} have")
     first = first_pixel_of([*(found for _, found in pools), tests]) if first_pixel is None else first_pixel
-    reading = Reading(sorted(names), difficult, first)
-    splits = [split_of(home, found, reading) for home, found in pools]
-    return joined(splits) if more else splits[0], split_of(folder, tests, reading), reading.classes
+    reading, parts = Reading(sorted(names), difficult, first, exif), [*pools, (folder, tests)]
+    *splits, last = together(*(partial(split_of, home, found, reading) for home, found in parts))
+    return joined(splits) if more else splits[0], last, reading.classes
 
 
 def first_pixel_of(parts: Sequence[Part]) -> int:
@@ -140,7 +145,7 @@ def split_of(folder: Path, found: Part, reading: Reading) -> Split:
     names = image_names(images, found)
     sizes_N2 = np.array([one.size for one in found.pages], np.int64)
     truth = truth_of(found.pages, reading)
-    return Split.of_files(Files(images, names, sizes_N2), truth, found.source, reading.first_pixel)
+    return Split.of_files(Files(images, names, sizes_N2, reading.exif), truth, found.source, reading.first_pixel)
 
 
 def image_names(folder: Path, found: Part) -> list[str]:
@@ -151,8 +156,8 @@ def image_names(folder: Path, found: Part) -> list[str]:
     there: dict[str, list[str]] = {}
     for inside in {os.path.dirname(name) for name in found.ids}:
         for name in listed(folder / inside):
-            stem, ending = os.path.splitext(name)
-            if ending.lower() in EXTENSIONS:
+            if is_image(name):
+                stem = os.path.splitext(name)[0]
                 there.setdefault(os.path.join(inside, stem), []).append(os.path.join(inside, name))
     return [
         image_name(folder, there.get(name, [f"{name}.jpg"]), page)

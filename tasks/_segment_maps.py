@@ -6,16 +6,17 @@ Shapes: N images, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks._annotations import Files, Images, opened
+from tasks._annotations import Files, Images, scans_of
 from tasks._classifier import digest
 from tasks._encode import squashed
+from tasks._image_checks import Scan
 from tasks._training import derived
 
 IGNORED = 255
@@ -64,7 +65,7 @@ class Stack:
 class Masks:
     """Label maps in files of one byte a pixel, decoded when asked for."""
 
-    files: Files
+    files: Files  # of masks
     class_256: Tensor  # (256,) uint8: the class of each byte
 
     def __len__(self) -> int:
@@ -72,17 +73,12 @@ class Masks:
 
     def __getitem__(self, number: int) -> Tensor:
         """(H, W) uint8. ValueError names a file that is no mask."""
-        path = self.files.paths[number]
-        with opened(path) as image:
-            mode, bytes_HW = image.mode, np.array(image)
-        if mode not in ("L", "P"):
-            raise ValueError(f"{path} is of mode {mode}: a mask has one byte a pixel, the label")
-        return self.class_256[torch.from_numpy(bytes_HW).long()]
+        return self.class_256[self.files[number].long()]
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the files, and of what their bytes mean: a corrected mask may have as many bytes as before."""
-        return digest(self.files.fingerprint, *self.files.paths, self.class_256.numpy())
+        """A hash of the files' bytes, and of what these mean."""
+        return digest(self.files.fingerprint, self.class_256.numpy())
 
 
 @dataclass(frozen=True)
@@ -110,6 +106,10 @@ class Shrunk:
     def fingerprint(self) -> str:
         """A hash of the images and the height."""
         return digest(self.whole.fingerprint, self.height)
+
+    def scans(self) -> Sequence[Scan]:
+        """What is known of the files of the whole images."""
+        return scans_of(self.whole)
 
 
 @dataclass(frozen=True)

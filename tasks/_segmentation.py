@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from itertools import count, groupby
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from benchmark.api import (
     Targets,
     seeded,
 )
+from tasks._annotations import scans_of
 from tasks._classifier import digest
 from tasks._detection_input import stream
 from tasks._directional import Layers
@@ -37,6 +39,7 @@ from tasks._segment_maps import IGNORED, Scrambled, Split, check_labels
 from tasks._segment_training import Batch, Step, augmented, cross_entropy, laid, normalised, train
 from tasks._segmentation_recipe import SegmenterRecipe
 from tasks._segmenter import Segmenter, build
+from tasks._sources import reported
 from tasks._training import derived, normalises_by_batch, smallest_part
 from tasks._weights import weights_file
 
@@ -59,8 +62,9 @@ class Segmentation:
     metric = "miou"
 
     def __init__(
-        self, machine: Machine, recipe: SegmenterRecipe, pool: Split, test: Split, classes: Sequence[str]
-    ) -> None:
+        self, machine: Machine, recipe: SegmenterRecipe, pool: Split, test: Split, classes: Sequence[str],
+        root: Path | None = None,
+    ) -> None:  # fmt: skip
         assert len(classes) <= IGNORED
         check_labels(pool, test)
         self.num_pool, self.classes = len(pool), classes
@@ -73,6 +77,7 @@ class Segmentation:
         self.batch_size = max(1, self._num_pixels // math.prod(self._size))
         self._encodings = Encodings(self._pictures(), self._pictures(), pool.images.fingerprint, machine)
         self.fingerprint = digest(pool.fingerprint, test.fingerprint, *classes, self._weights)
+        self._sources = reported(scans_of(pool.images), scans_of(test.images), root)
 
     # --- training and scoring --------------------------------------------------------------------
     def model(self, companion: Companion | None = None) -> Segmenter:
@@ -150,6 +155,14 @@ class Segmentation:
             small_3HW = F.interpolate(image_3HW[None].float(), size, mode="bilinear", antialias=True)[0]
             row_HW3[: size[0], : size[1]] = small_3HW.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
         return pictures_NHW3, []
+
+    def source_files(self) -> dict[str, list[tuple[str, str]]]:
+        """Name and hash of pixels of each image of the pool and the test set; {} where they are in no files."""
+        return self._sources.files()
+
+    def data_remarks(self) -> list[str]:
+        """What is odd about the images: those that are there twice."""
+        return list(self._sources.remarks)
 
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:

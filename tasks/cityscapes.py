@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from benchmark.api import Machine, register_task
 from tasks._annotations import Files, listed
+from tasks._image_checks import together
+from tasks._image_files import Exif
 from tasks._segment_maps import IGNORED, Masks, Shrunk, Split
 from tasks._segmentation import Segmentation
 from tasks._segmentation_recipe import PUBLISHED, SegmenterRecipe, lacks
@@ -26,7 +29,7 @@ SITE = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-d
 
 @register_task(version=1, default=SegmenterRecipe(), published=PUBLISHED, lacks=lacks)
 def cityscapes(
-    machine: Machine, recipe: SegmenterRecipe, *, root: str = "cityscapes", size: int | None = None
+    machine: Machine, recipe: SegmenterRecipe, *, root: str = "cityscapes", size: int | None = None, exif: Exif = "turn"
 ) -> Segmentation:
     """Street scenes of 1024x2048 pixels, 19 classes: a pool of train (2,975), scored on val (500), for the labels of
     test are not public.
@@ -35,6 +38,8 @@ def cityscapes(
         *_gtFine_labelTrainIds.png where a split has none of those. Labels outside the 19 classes are ignored.
     size: height in pixels that images (bilinear) and label maps (nearest neighbour) are shrunk to, for small machines;
         null: none are. Scores are then of the small maps, and not those of the published ones.
+    exif: turn turns photographs as their EXIF tags say, but where a label map has the size of the stored pixels alone;
+        ignore leaves all as they are stored.
     """
     if size is not None and size < 1:
         raise ValueError(f"cityscapes[size={size}]: must be at least 1")
@@ -42,11 +47,11 @@ def cityscapes(
         folder = machine.located(root)
     except ValueError as error:
         raise ValueError(f"{error}, and unpack {SITE} there") from None
-    pool, test = (read(folder, part, size) for part in ("train", "val"))
-    return Segmentation(machine, recipe, pool, test, list(CLASSES))
+    pool, test = together(*(partial(read, folder, part, size, exif) for part in ("train", "val")))
+    return Segmentation(machine, recipe, pool, test, list(CLASSES), root=folder)
 
 
-def read(folder: Path, part: str, size: int | None) -> Split:
+def read(folder: Path, part: str, size: int | None, exif: Exif = "turn") -> Split:
     """One split, its cities and images in the order of their names. ValueError says which file is missing or does not
     fit."""
     home = folder / "leftImg8bit" / part
@@ -60,11 +65,8 @@ def read(folder: Path, part: str, size: int | None) -> Split:
     )
     if kind is None:
         raise ValueError(f"{truth} has no CITY/*_gtFine_labelIds.png: unpack {SITE} in {folder}")
-    images = Files(home, names, unknown).checked()
-    masks = Files(truth, [f"{stem}_gtFine_{kind}.png" for stem in stems], unknown).checked()
-    for number in np.flatnonzero((images.sizes_N2 != masks.sizes_N2).any(1)).tolist():
-        wrong, right = (" x ".join(map(str, files.sizes_N2[number].tolist())) for files in (masks, images))
-        raise ValueError(f"{masks.paths[number]} has {wrong} pixels, but its image {right}")
+    masks = Files(truth, [f"{stem}_gtFine_{kind}.png" for stem in stems], unknown, exif, mask=True).checked()
+    images = Files(home, names, masks.sizes_N2, exif).checked()
     split = Split(images, Masks(masks, classes(LABELS[kind])))
     return split if size is None else Split(Shrunk(split.images, size), Shrunk(split.maps, size))
 

@@ -5,55 +5,157 @@ Shapes: N images, H x W pixels.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmark.api import Machine, register_task
 from tasks._classifier import PUBLISHED, Classifier, Recipe, Split, lacks
-from tasks._image_files import listed, read
+from tasks._image_checks import say, together
+from tasks._image_files import EXTENSIONS, Exif, hidden, is_image
+from tasks._training import derived
+
+LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg"
+TRAINS, TESTS = ("train", "training"), ("test", "testing", "val", "valid", "validation", "eval")  # usual names
+NUM_NAMED = 8  # entries of a folder that a message names
 
 
 @register_task(version=1, default=Recipe(), published=replace(PUBLISHED, normalise="pool"), lacks=lacks)
-def image_folder(machine: Machine, recipe: Recipe, *, root: str, size: int = 32) -> Classifier:
+def image_folder(
+    machine: Machine,
+    recipe: Recipe,
+    *,
+    root: str,
+    size: int = 32,
+    train: str = "train",
+    test: str = "test",
+    split: float | None = None,
+    exif: Exif = "turn",
+) -> Classifier:
     """The images of a folder, resized to `size` x `size` pixels (bilinear, antialiased) and kept in memory as RGB.
 
     root: absolute, or inside the data folder. Classes are numbered in the order of their names; the pool is
-    train/, class by class, files in the order of their names. Files without an image's extension are ignored.
+        train/, class by class, files in the order of their paths. Images in folders inside a class's are the class's
+        too. Hidden files, and those without an image's extension, are ignored.
+    train, test: the folders in root that hold the pool's and the test set's folders of classes.
+    split: 0.2 draws a fifth of each class of `train` for the test set, always the same one; where there is no such
+        folder, of the classes in root itself. null: the test set is a folder of its own.
+    exif: turn turns photographs as their EXIF tags say; ignore leaves them as they are stored.
     Raises ValueError for a missing folder, classes that differ between train/ and test/, a class without
-    images, and an image that cannot be read.
+    images, and images that cannot be read.
     """
     if size < 1:
         raise ValueError(f"size={size}: must be at least 1")
+    if split is not None and not 0 < split < 1:
+        raise ValueError(f"split={split:g}: must be between 0 and 1, the share of images to test on")
     folder = machine.located(root)
-    classes = class_names(folder)
-    pool, test = (split(folder / part, classes, size) for part in ("train", "test"))
-    return Classifier(machine, recipe, pool, test, num_classes=len(classes), classes=classes)
+    if split is None:
+        pool, tests, classes = stored(folder, train, test, size, exif)
+    else:
+        pool, tests, classes = drawn(folder, train, test, split, size, exif)
+    return Classifier(machine, recipe, pool, tests, num_classes=len(classes), classes=classes, root=folder)
 
 
-def class_names(folder: Path) -> list[str]:
-    """The folders in train/, which must be those in test/ too, sorted."""
-    found = []
-    for part in (folder, folder / "train", folder / "test"):
-        if not part.is_dir():
-            raise ValueError(f"no such folder: {part} (wanted: ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg)")
-        found.append({entry.name for entry in part.iterdir() if entry.is_dir() and not entry.name.startswith(".")})
-    _, train, test = found
-    if differing := sorted(train ^ test):
-        there, missing = ("train", "test") if differing[0] in train else ("test", "train")
+def stored(folder: Path, train: str, test: str, size: int, exif: Exif) -> tuple[Split, Split, list[str]]:
+    """The pool and the test set, which are folders of their own, and the classes."""
+    homes = [folder / name for name in (train, test)]
+    if not all(home.is_dir() for home in homes):
+        raise ValueError(looked_for(folder, train, test))
+    pool, others = map(class_names, homes)
+    if differing := sorted({*pool} ^ {*others}):
+        there, missing = (train, test) if differing[0] in pool else (test, train)
         raise ValueError(f"{folder}: the class {differing[0]} is in {there}/ but not in {missing}/")
-    if len(train) < 2:
-        raise ValueError(f"{folder / 'train'}: {len(train)} class folders; a task needs two")
-    return sorted(train)
+    first, second = together(*(partial(split, home, pool, size, exif) for home in homes))
+    return first, second, pool
 
 
-def split(folder: Path, classes: list[str], size: int) -> Split:
-    """Every image of every class, and its class's number."""
-    paths: list[Path] = []
-    labels = []
+def drawn(folder: Path, train: str, test: str, share: float, size: int, exif: Exif) -> tuple[Split, Split, list[str]]:
+    """The pool, the test set, which is a share of each class's images, and the classes."""
+    home = folder / train if (folder / train).is_dir() else folder
+    if not home.is_dir():
+        raise ValueError(looked_for(folder, train, test))
+    if home != folder and (folder / test).is_dir():
+        say(f"split={share:g}: the test set is drawn from {home}; {folder / test} is not looked into")
+    classes = class_names(home)
+    whole, rng = split(home, classes, size, exif), np.random.default_rng(derived(0, "split"))
+    tested_N = np.zeros(len(whole.labels_N), bool)
     for label, name in enumerate(classes):
-        files = listed(folder / name)
-        paths += files
-        labels += [label] * len(files)
-    return Split(read(paths, size), np.array(labels))
+        which = rng.permutation(np.flatnonzero(whole.labels_N == label))
+        if len(which) < 2:
+            raise ValueError(f"{home / name} has one image: split={share:g} needs two, one to test on")
+        tested_N[which[: min(len(which) - 1, max(1, round(share * len(which))))]] = True
+    return whole.kept(np.flatnonzero(~tested_N)), whole.kept(np.flatnonzero(tested_N)), classes
+
+
+def looked_for(folder: Path, train: str, test: str) -> str:
+    """What is missing where, what is there, and what to type instead."""
+    if not folder.is_dir():
+        return f"no such folder: {folder} (wanted: {LAYOUT})"
+    folders, others = names_in(folder)
+    missing = " and ".join(f"no {name}/" for name in (train, test) if not (folder / name).is_dir())
+    there = [f"{name}/" for name in folders[:NUM_NAMED]] + ["..."] * (len(folders) > NUM_NAMED)
+    there += [f"{len(others)} files"] * bool(others)
+    usual = [
+        f"{key}={match}"
+        for key, name, words in (("train", train, TRAINS), ("test", test, TESTS))
+        if not (folder / name).is_dir() and (match := next((f for w in words for f in folders if f.lower() == w), ""))
+    ]
+    inside = [f"root={folder / name}" for name in folders if (folder / name / train).is_dir()]
+    advice = " ".join(inside[:1] or usual) or "train= and test= to the names of their folders"
+    return (
+        f"{folder} has {missing} (wanted: {LAYOUT}), but {', '.join(there) or 'nothing'}: set {advice}, "
+        "or split=0.2 to test on a fifth of each class"
+    )
+
+
+def names_in(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the folders and of the files in a folder, sorted, but for hidden ones."""
+    entries = sorted((entry for entry in os.scandir(folder) if not hidden(entry.name)), key=lambda entry: entry.name)
+    parts = [[entry.name for entry in entries if entry.is_dir() == wanted] for wanted in (True, False)]
+    return parts[0], parts[1]
+
+
+def class_names(home: Path) -> list[str]:
+    """The folders of classes, sorted. ValueError unless there are two at least."""
+    names, _ = names_in(home)
+    if len(names) < 2:
+        raise ValueError(f"{home}: {len(names)} class folders; a task needs two")
+    return names
+
+
+def split(home: Path, classes: Sequence[str], size: int, exif: Exif = "turn") -> Split:
+    """Every image of every class, and its class's number."""
+    found = [images_in(home / name) for name in classes]
+    if passed := [path for _, others in found for path in others]:
+        say(f"{home}: {len(passed):,} files are no images and are passed over: {passed[0].name}, for one")
+    for name, (images, _) in zip(classes, found, strict=True):
+        if not images:
+            raise ValueError(f"{home / name}: no images ({', '.join(sorted(EXTENSIONS))})")
+    paths = [path for images, _ in found for path in images]
+    labels = [label for label, (images, _) in enumerate(found) for _ in images]
+    return Split.of_files(paths, labels, size, exif)
+
+
+def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images of a class and its other files, those of folders inside it too, in the order of torchvision's
+    ImageFolder: folder by folder, by name. Hidden ones are neither."""
+    images, others, visited = list[Path](), list[Path](), set[str]()
+    for place, inside, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in visited:  # a link to a folder around it
+            inside.clear()
+            continue
+        visited.add(real)
+        inside[:] = [name for name in inside if not hidden(name)]
+        for name in names:
+            if not hidden(name):
+                (images if is_image(name) else others).append(Path(place, name))
+    return sorted(images, key=order), sorted(others, key=order)
+
+
+def order(path: Path) -> tuple[str, str]:
+    """By folder, then by name."""
+    return str(path.parent), path.name

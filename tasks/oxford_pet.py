@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from benchmark.api import Machine, register_task
 from tasks._classifier import Classifier, Recipe, Split, lacks
 from tasks._download import fetched
-from tasks._image_files import read
+from tasks._image_checks import together
+from tasks._image_files import Exif
 
 FOLDER = "oxford-iiit-pet"  # torchvision's name for it
 URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz and annotations.tar.gz"
@@ -31,13 +30,14 @@ DEFAULT = Recipe(
 
 
 @register_task(version=1, default=DEFAULT, lacks=lacks)
-def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224) -> Classifier:
+def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224, exif: Exif = "turn") -> Classifier:
     """3,680 + 3,669 photographs (trainval, test) of cats and dogs, 37 breeds; downloaded into the data folder (811 MB).
 
     Images are squashed to `size` x `size` pixels (bilinear, antialiased) and kept in memory (1.1 GB at 224), in the
     order of annotations/trainval.txt and test.txt. The default recipe fine-tunes a ResNet-50 of torchvision, whose
     ImageNet weights are downloaded when first used. It is no paper's: GEAL's (93.13 % with all labels) is not known.
-    Raises ValueError for missing files, a line or an image that cannot be read, and classes that differ.
+    exif: turn turns photographs as their EXIF tags say; ignore leaves them as they are stored.
+    Raises ValueError for missing files, a line or images that cannot be read, and classes that differ.
     """
     if size < 1:
         raise ValueError(f"oxford_pet[size={size}]: must be at least 1")
@@ -47,7 +47,8 @@ def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224) -> Classifi
     if classes != others or list(classes) != list(range(1, len(classes) + 1)):
         raise ValueError(f"{folder / 'annotations'}: trainval.txt and test.txt must have the same classes, 1, 2, ...")
     names = list(classes.values())
-    return Classifier(machine, recipe, split(pool, size), split(test, size), num_classes=len(names), classes=names)
+    photographs, tests = together(*(partial(split, part, size, exif) for part in (pool, test)))
+    return Classifier(machine, recipe, photographs, tests, num_classes=len(names), classes=names, root=folder)
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ class Listed:
     breed: str
 
 
-def split(images: Sequence[Listed], size: int) -> Split:
+def split(images: Sequence[Listed], size: int, exif: Exif) -> Split:
     """The images themselves, and their classes from 0 on."""
-    return Split(read([one.path for one in images], size), np.array([one.label for one in images]) - 1)
+    return Split.of_files([one.path for one in images], [one.label - 1 for one in images], size, exif)
 
 
 def found(machine: Machine) -> Path:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from benchmark.api import Machine, register_task
 from tasks._classifier import Classifier, Recipe, Split, lacks
-from tasks._image_files import listed, read
+from tasks._image_checks import together
+from tasks._image_files import Exif, listed
 
 FOLDER, SIZE = "tiny-imagenet-200", 64
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -17,14 +17,15 @@ LINE = re.compile(r"(\w+\.JPEG)\t(n\d+)(\t\d+){4}")  # image, class, a box
 
 
 @register_task(version=1, default=Recipe(pad=8), lacks=lacks)
-def tiny_imagenet(machine: Machine, recipe: Recipe) -> Classifier:
+def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> Classifier:
     """100,000 + 10,000 (train, val) colour images of 64x64 pixels, 200 classes; kept in memory (1.4 GB).
 
     Read from the data folder as the archive unpacks: tiny-imagenet-200/train/CLASS/images, val/images and
     val/val_annotations.txt; val is the test set, for test has no labels. Classes are numbered in the order of their
     WordNet identifiers; the pool is train/, class by class, files in the order of their names.
     `resnet18` keeps the stem for 32x32 images: its last map is then 8x8, and a fit costs four times CIFAR's an image.
-    Raises ValueError for missing files and for a line or an image that cannot be read.
+    exif: turn turns photographs as their EXIF tags say; ignore leaves them as they are stored.
+    Raises ValueError for missing files, for a line and for images that cannot be read.
     """
     folder = machine.located(FOLDER)
     for part in (folder / "train", folder / "val" / "images"):
@@ -33,15 +34,19 @@ def tiny_imagenet(machine: Machine, recipe: Recipe) -> Classifier:
     classes = sorted(path.name for path in (folder / "train").iterdir() if re.fullmatch(r"n\d+", path.name))
     if len(classes) < 2:
         raise ValueError(f"{folder / 'train'}: {len(classes)} class folders; a task needs two")
-    files = [listed(folder / "train" / name / "images") for name in classes]
-    pool = read([path for part in files for path in part], SIZE)
-    labels = np.repeat(np.arange(len(files)), [len(part) for part in files])
-    test = validation(folder / "val", classes)
-    return Classifier(machine, recipe, Split(pool, labels), test, num_classes=len(classes), classes=classes)
+    lists = training(folder / "train", classes), validation(folder / "val", classes)
+    pool, test = together(*(partial(Split.of_files, *part, SIZE, exif) for part in lists))
+    return Classifier(machine, recipe, pool, test, num_classes=len(classes), classes=classes, root=folder)
 
 
-def validation(folder: Path, classes: list[str]) -> Split:
-    """The images of val/, in the order of its list."""
+def training(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
+    """The images of train/ and their classes, class by class."""
+    files = [listed(folder / name / "images") for name in classes]
+    return [path for part in files for path in part], [label for label, part in enumerate(files) for _ in part]
+
+
+def validation(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
+    """The images of val/ and their classes, in the order of its list."""
     path, images, labels = folder / "val_annotations.txt", [], []
     if not path.is_file():
         raise ValueError(f"no such file: {path}: it is in {URL}")
@@ -51,4 +56,4 @@ def validation(folder: Path, classes: list[str]) -> Split:
             raise ValueError(f"{path}:{number}: {line!r} is not FILE, a folder of train/ and a box, with tabs")
         images.append(folder / "images" / match[1])
         labels.append(classes.index(match[2]))
-    return Split(read(images, SIZE), np.array(labels))
+    return images, labels

@@ -8,6 +8,7 @@ from benchmark.api import Machine, register_task
 from tasks._annotations import reveals, with_boxes
 from tasks._detection import Detection
 from tasks._detection_recipe import PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
+from tasks._image_files import Exif
 from tasks._pascal_voc import devkit, pascal_voc
 
 
@@ -23,6 +24,7 @@ def voc(
     difficult: bool = True,
     first_pixel: int | None = None,
     filter_empty: Literal["none", "oracle"] = "none",
+    exif: Exif = "turn",
 ) -> Detection:
     """Boxes in the PASCAL VOC format; the score is the AP50 of the COCO evaluator.
 
@@ -34,11 +36,13 @@ def voc(
         VOC has it; 0 where sides are lengths from the image's edge, as many tools write them. null: 0 where a box of
         the pool or of the test set begins below 1, which is said then; else 1.
     filter_empty: oracle takes images without boxes out of the pool, for which it looks at their labels.
+    exif: turn turns photographs as their EXIF tags say, but where an annotation states the size of the stored pixels
+        alone; ignore leaves all as they are stored.
     """
     if first_pixel not in (None, 0, 1):
         raise ValueError(f"first_pixel={first_pixel}: must be 0, 1 or null")
     folder = devkit(machine, root, year)
-    pool, tests, names = pascal_voc(folder, train, test, difficult=difficult, first_pixel=first_pixel)
+    pool, tests, names = pascal_voc(folder, train, test, difficult=difficult, first_pixel=first_pixel, exif=exif)
     if filter_empty == "oracle":
         pool = with_boxes(pool)
-    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names)
+    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names, root=folder)

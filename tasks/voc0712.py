@@ -5,18 +5,26 @@ from __future__ import annotations
 from benchmark.api import Machine, register_task
 from tasks._detection import Detection
 from tasks._detection_recipe import PUBLISHED_SSD300, DetectorRecipe, lacks
+from tasks._image_files import Exif
 from tasks._pascal_voc import devkit, pascal_voc
 
 
 @register_task(version=1, default=DetectorRecipe(), published=PUBLISHED_SSD300, lacks=lacks)
-def voc0712(machine: Machine, recipe: DetectorRecipe, *, root: str = ".", difficult: bool = False) -> Detection:
+def voc0712(
+    machine: Machine, recipe: DetectorRecipe, *, root: str = ".", difficult: bool = False, exif: Exif = "turn"
+) -> Detection:
     """The pool is trainval of VOC 2007, then that of 2012: 16,551 images. The test set is test of 2007, 4,952 images.
 
     The score is the AP50 of the COCO evaluator; `voc_map`, beside it, is the area under the curve that VOC counts from
     2010 on. The published mAP is that of 2007, with precision read at eleven recalls, which neither is.
     root: absolute, or inside the data folder. It is the folder around VOC2007 and VOC2012, or around VOCdevkit.
     difficult: whether objects marked difficult are trained on and scored as any other; if not, they are ignored.
+    exif: turn turns photographs as their EXIF tags say, but where an annotation states the size of the stored pixels
+        alone; ignore leaves all as they are stored.
     """
     first, second = (devkit(machine, root, year, bare=False) for year in (2007, 2012))
-    pool, tests, names = pascal_voc(first, "trainval", "test", difficult=difficult, first_pixel=1, more=[second])
-    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names)
+    pool, tests, names = pascal_voc(
+        first, "trainval", "test", difficult=difficult, first_pixel=1, exif=exif, more=[second]
+    )
+    home = machine.located(root)
+    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names, root=home)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 START = time.monotonic()
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' networks are too small for more, and so are busy machines
+CACHE = tempfile.TemporaryDirectory()  # for what is remembered of image files: nobody's own cache folder
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ class Given:
     num_classes: int
     map_at: str
     classes: list[str]
+    root: Path
 
 
 @pytest.fixture
@@ -182,17 +183,21 @@ def test_files_that_will_not_do(tmp_path: Path) -> None:
     (tmp_path / "half.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:900])
     (tmp_path / "text.jpg").write_text("JFIF?")
     sizes_N2 = np.array([[40, 30], [40, 30], [41, 30]])
-    files = Files(tmp_path, ["half.jpg", "text.jpg", "sub/other.jpg"], sizes_N2).checked()
-    for number, message in enumerate(
+    files, messages = (
+        Files(tmp_path, ["half.jpg", "text.jpg", "sub/other.jpg"], sizes_N2),
         [
             f"{tmp_path}/half.jpg cannot be read as an image: image file is truncated",
             f"{tmp_path}/text.jpg cannot be read as an image",
             f"{tmp_path}/sub/other.jpg has 40 x 30 pixels, but its annotation is of an image of 41 x 30",
-        ]
-    ):
+        ],
+    )
+    for number, message in enumerate(messages):
         with refused(message):
             files[number]
-    with refused(f"{tmp_path}/no.jpg is missing (2 of 3 images are)"):
+    with refused("3 of 3 images cannot be used: ") as error:
+        files.checked()
+    assert all(message in str(error.value) for message in messages)
+    with refused(f"2 of 3 images cannot be used: {tmp_path}/no.jpg is missing; {tmp_path}/none/good.jpg is missing ("):
         Files(tmp_path, ["good.jpg", "no.jpg", "none/good.jpg"], sizes_N2).checked()
     with refused(f"{tmp_path}/text.jpg cannot be read as an image"):
         Files(tmp_path, ["good.jpg", "text.jpg", "sub/other.jpg"], 0 * sizes_N2).checked()
@@ -437,8 +442,8 @@ def bomb(path: Path, encoding: str) -> None:
         (lambda r: (r / "ImageSets/Main/val.txt").unlink(), "Main/val.txt is missing; the splits there are: train"),
         (lambda r: (r / "ImageSets/Main/val.txt").write_text(" \n"), "{r}/ImageSets/Main/val.txt is empty"),
         (lambda r: (r / "ImageSets/Main/val.txt").write_text("b"), "in train and val together, the image b is there"),
-        (lambda r: (r / "JPEGImages/b.jpg").unlink(), "{r}/JPEGImages/b.jpg is missing (1 of 3 images are)"),
-        (lambda r: (r / "JPEGImages").rename(r / "images"), "{r}/JPEGImages/b.jpg is missing (3 of 3 images are)"),
+        (lambda r: (r / "JPEGImages/b.jpg").unlink(), "{r}/JPEGImages/b.jpg is missing ("),
+        (lambda r: (r / "JPEGImages").rename(r / "images"), "4 of 4 images cannot be used: {r}/JPEGImages/b.jpg"),
         (
             lambda r: rewrite(r / "Annotations/d.xml", ">cat<", ">Cat<"),
             "no image of train has a 'Cat', but some of val",
@@ -579,7 +584,7 @@ def changed(key: str, place: int, **values: Any) -> dict[str, Any]:
         (changed("images", 0, file_name="./000020.png"), "{path}: the file_name 000020.png is there twice"),
         (changed("images", 0, file_name="a/../../x.png"), "{path}: the file_name ../x.png leads out of {folder}"),
         (changed("images", 0, file_name="/etc/x.png"), "{path}: the file_name /etc/x.png leads out of {folder}"),
-        (changed("images", 0, file_name="no.png"), "{folder}/no.png is missing (1 of 3 images are)"),
+        (changed("images", 0, file_name="no.png"), "{folder}/no.png is missing ("),
         (changed("categories", 0, id=3), "{path}: the category id 3 is there twice"),
         (changed("categories", 0, name=None), "{path}: every image must have a file_name, and every category an id"),
         (changed("annotations", 0, image_id=None), "{path}: every annotation must have an image_id"),

@@ -764,11 +764,11 @@ def test_cityscapes_are_shrunk(root: Path) -> None:
         (lambda root: remove(root, "gtFine/train/*/*"), r"gtFine/train has no CITY/\*_gtFine_labelIds.png: unpack"),
         (
             lambda root: remove(root, "gtFine/train/ulm/u_0*"),
-            r"gtFine/train/ulm/u_0_gtFine_labelIds.png is missing \(1 of 3",
+            r"gtFine/train/ulm/u_0_gtFine_labelIds.png is missing",
         ),
         (
             lambda root: png(root / "gtFine/val/bonn/b_1_gtFine_labelIds.png", np.zeros((32, 60), np.uint8)),
-            r"b_1_gtFine_labelIds.png has 60 x 32 pixels, but its image 64 x 32",
+            r"b_1_leftImg8bit.png has 64 x 32 pixels, but its annotation is of an image of 60 x 32",
         ),
         (
             lambda root: (root / "gtFine/val/bonn/b_1_gtFine_labelIds.png").write_bytes(b"no image"),
@@ -792,9 +792,8 @@ def remove(root: Path, pattern: str) -> None:
 
 def test_a_mask_in_colours_is_none(root: Path) -> None:
     png(root / "gtFine/val/bonn/b_0_gtFine_labelIds.png", np.zeros((32, 64, 3), np.uint8))
-    made = built(root)
-    with pytest.raises(ValueError, match=r"b_0_gtFine_labelIds.png is of mode RGB: a mask has one byte a pixel"):
-        made.score(made.model())
+    with pytest.raises(ValueError, match=r"b_0_gtFine_labelIds.png .* it is of mode RGB: a mask has one byte a pixel"):
+        built(root)
 
 
 def test_cityscapes_without_a_folder_say_where_to_get_them(tmp_path: Path) -> None:

@@ -228,9 +228,10 @@ def halve(path: Path) -> None:
     ("break_it", "message"),
     [
         (lambda root: remove(root), "no such folder: {root} (wanted: ROOT/train/CLASS"),
-        (lambda root: remove(root / "test"), "no such folder: {root}/test (wanted"),
-        (lambda root: remove(root / "train"), "no such folder: {root}/train (wanted"),
-        (lambda root: remove(root / "test" / "dog"), "the class dog is in train/ but not in test/"),
+        (lambda root: remove(root / "test"), "{root} has no test/ (wanted: ROOT/train/CLASS"),
+        (lambda root: remove(root / "train"), "{root} has no train/ (wanted: ROOT/train/CLASS"),
+        (lambda root: (root / "train" / "emu").mkdir(), "the class emu is in train/ but not in test/"),
+        (lambda root: remove(root / "test" / "dog"), "{root}/test: 1 class folders; a task needs two"),
         (lambda root: (root / "test" / "emu").mkdir(), "the class emu is in test/ but not in train/"),
         (lambda root: [remove(root / part / "dog") for part in ("train", "test")], "1 class folders; a task needs two"),
         (lambda root: (root / "test" / "dog" / "d.png").unlink(), "{root}/test/dog: no images (.bmp"),
