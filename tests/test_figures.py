@@ -20,6 +20,7 @@ from benchmark.analysis import figures
 from benchmark.analysis.curves import Curve, Experiment, Run
 from benchmark.analysis.figures import Gallery
 from benchmark.analysis.stats import student
+from benchmark.schedule import Schedule
 from benchmark.store import Header, Measured, Record, Store
 
 HOSTILE = '<b>$x_1$ & "q"'
@@ -136,10 +137,10 @@ def test_a_curve_is_the_mean_cost_and_score(looks: dict[str, figures.Look]) -> N
 
 
 def test_the_band_is_students() -> None:
-    found = figures.band(curve("first", [[50, 60, np.nan], [52, 64, 3]]))
-    expected = student(np.array([60.0, 64.0]))
+    found = figures.band(curve("first", [[50, 60, np.nan], [52, 64, 3], [51, 65, 4]], (0, 1, 2)))
+    expected = student(np.array([60.0, 64.0, 65.0]))
     assert found[:, 1] == pytest.approx([expected.low, expected.high])
-    assert np.isnan(found[:, 2]).all()
+    assert np.isnan(found[:, 2]).all()  # of two runs
 
 
 def test_bars_are_what_a_paper_tells() -> None:
@@ -206,25 +207,41 @@ def test_many_strategies_are_told_apart() -> None:
 
 # --- over experiments -----------------------------------------------------------------------
 def constant(name: str, gap: Sequence[float], **more: Any) -> Curve:
-    """Two runs that lie `gap` above 50 and 60 by round, with next to no noise."""
-    return curve(name, [[base + one + base * 1e-6 * len(name) for one in gap] for base in (50, 60)], **more)
+    """Five runs that lie `gap` above 50 to 70 by round, with next to no noise."""
+    noise = [1e-6 * len(name) * sign for sign in (1, -1, 1, -1, 1)]
+    return curve(name, [[50 + 5 * seed + one + noise[seed] for one in gap] for seed in range(5)], range(5), **more)
 
 
 def test_penalties_are_added_over_experiments() -> None:
     one = experiment([constant("aa", [0, 0, 0]), constant("b", [0, 5, 5]), constant("cccc", [0, 0, 5])])
     two = experiment([constant("aa", [0, 5, 5]), constant("b", [0, 0, 0])], "two")
     single = experiment([curve("aa", [[1, 2, 3]], [0]), curve("b", [[7, 8, 9]], [0])], "single")
-    found = cells(got(figures.penalty_matrix([one, two, single])))
+    figure = got(figures.penalty_matrix([one, two, single]))
+    found = cells(figure)
     assert {place: found[place] for place in ((0, 1), (1, 0), (1, 2), (2, 0), (0, 2))} == {
-        (0, 1): "0.67", (1, 0): "0.67", (1, 2): "0.33", (2, 0): "0.33", (0, 2): "0",
+        (0, 1): "1.00", (1, 0): "1.00", (1, 2): "0.50", (2, 0): "0.50", (0, 2): "0",
     }  # fmt: skip
-    assert [found[3, column] for column in range(3)] == ["0.50", "0.33", "0.17"]
+    assert [found[3, column] for column in range(3)] == ["0.75", "0.50", "0.25"]
     assert (0, 0) not in found
+    assert any("by chance 0.025 in each experiment" in " ".join(text.split()) for text in texts(figure))
     assert figures.penalty_matrix([single]) is None
 
 
+def test_two_seeds_are_no_penalty() -> None:
+    """Margin beat random in the figure where the table said undecided."""
+    two = experiment([curve("random", [[50, 60, 70], [50, 61, 72]]), curve("margin", [[50, 63, 73], [50, 64, 75]])])
+    assert figures.penalty_matrix([two]) is None
+
+
+def test_rounds_before_any_selection_count_only_where_something_was_selected() -> None:
+    curves = [constant("aa", [0, 5, 5]), constant("b", [0, 5, 0])]
+    assert cells(got(figures.penalty_matrix([experiment(curves)])))[0, 1] == "0.50"
+    no_start = replace(experiment(curves), schedule=Schedule(0, 1, 3, one_pass=True))
+    assert cells(got(figures.penalty_matrix([no_start])))[0, 1] == "0.33"
+
+
 def test_what_does_not_pair_is_left_out_of_the_penalties() -> None:
-    odd = constant("odd", [0, 9, 9], starts=("other", "other"))
+    odd = constant("odd", [0, 9, 9], starts=("other",) * 5)
     one = experiment([odd, constant("aa", [0, 0, 0]), constant("b", [0, 5, 5])])
     labels = [label.get_text() for label in got(figures.penalty_matrix([one])).axes[0].get_yticklabels()]
     assert labels == ["aa  1", "b  2", "mean: how often it is beaten"]
@@ -232,8 +249,8 @@ def test_what_does_not_pair_is_left_out_of_the_penalties() -> None:
 
 
 def test_pairs_of_no_experiment_are_empty() -> None:
-    one = experiment([constant("aa", [0]), constant("b", [0])])
-    two = experiment([constant("aa", [0]), constant("cccc", [0])])
+    one = experiment([constant("aa", [0, 0]), constant("b", [0, 0])])
+    two = experiment([constant("aa", [0, 0]), constant("cccc", [0, 0])])
     assert (1, 2) not in cells(got(figures.penalty_matrix([one, two])))
 
 
@@ -356,7 +373,8 @@ def test_seconds_are_the_mean_over_the_rounds_that_select(made: Experiment, look
 # --- names ----------------------------------------------------------------------------------
 def test_hostile_names_are_shown_as_they_are(made: Experiment) -> None:
     found = figures.everything([made, replace(made, title="two")], {"made": gallery()})
-    assert {"penalties", "ranks", "made-savings", "made-pool"} <= set(found)
+    assert {"ranks", "made-savings", "made-pool"} <= set(found)
+    found["penalties"] = got(figures.penalty_matrix([experiment([constant(HOSTILE, [0, 1]), constant("b", [0, 0])])]))
     for stem, figure in found.items():
         of_another = "-bought-" in stem and "x_1" not in stem
         assert of_another or any(HOSTILE in text for text in texts(figure)), stem
@@ -459,8 +477,10 @@ def test_everything_names_its_figures(made: Experiment) -> None:
     found = figures.everything([made], {"made": gallery(detection=True)})
     assert list(found) == [
         "made-curves-images", "made-savings", "made-overlap", "made-seconds", "made-classes", "made-sizes", "made-pool",
-        "made-bought-first", "made-bought-second", "made-bought-_b__x_1_____q_-148442dc", "penalties",
+        "made-bought-first", "made-bought-second", "made-bought-_b__x_1_____q_-148442dc",
     ]  # fmt: skip
+    many = experiment([constant("aa", [0, 1, 1]), constant("b", [0, 0, 0])])
+    assert "penalties" in figures.everything([many], {})
 
 
 def test_a_strategy_looks_the_same_whatever_else_is_drawn() -> None:

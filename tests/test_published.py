@@ -209,7 +209,7 @@ def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
         assert (one.verdict, one.why) == ("not comparable", why)
     sources.write_text("p: {recipes: {made_up: digits}}\n")
     [one] = verify(ours([recorded(tmp_path / "single", {"mine": {0: [50.0, 60.0, 70.0]}})]), read(str(path)))
-    assert one.why == "seeds: one of ours has no spread, it takes two"
+    assert one.why == "seeds: 1 of ours give no interval, it takes 3 that differ"
     far = path.read_text().replace(",4,", ",4000,").replace(",6,", ",6000,").replace(",8,", ",8000,")
     path.write_text(far)
     [one] = verify(mine, read(str(path)))

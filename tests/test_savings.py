@@ -199,20 +199,20 @@ UNTIL = Schedule(1000, 1000, 4, until="accuracy 30 +- 2")
 
 
 def test_runs_that_end_by_score_are_compared_by_their_band() -> None:
-    a = curve("a", [[10.0, 29, np.nan, np.nan], [12, 20, 31, np.nan]])
-    b = curve("b", [[10.0, 15, 29, np.nan], [12, 14, 20, 30]])
+    a = curve("a", [[10.0, 29, np.nan, np.nan], [12, 20, 31, np.nan], [11, 20, 31, np.nan]])
+    b = curve("b", [[10.0, 15, 29, np.nan], [12, 14, 20, 30], [11, 29, 30, np.nan]])
     made = experiment(a, b, schedule=UNTIL)
     assert own_rule(made) == Rule("band", 28, 32)
     [one] = savings(made, "a", "b", own_rule(made), IMAGES, np.random.default_rng(0))
-    assert (one.paid, one.other) == ((2000 + 3000) / 2, (3000 + 4000) / 2)
-    assert one.saved.value == 1000
+    assert (one.paid, one.other) == pytest.approx(((2000 + 3000 + 3000) / 3, (3000 + 4000 + 2000) / 3))
+    assert one.saved.value == pytest.approx(1000 / 3)
     for text in ("final", "20", "curve"):
         with pytest.raises(ValueError, match="end by score"):
             savings(made, "a", "b", Rule.read(text), IMAGES, RNG)
     told = lines(compare(made, "a", "b", IMAGES, 0.95, 0), 2)
     assert told[1].startswith("accuracy at 2,000 images, the last that all have: ")
-    assert told[3].startswith("in band:28,32: saves 1,000 [")
-    never = experiment(curve("a", [[10.0, 11, 12, 13], [10.0, 11, 12, 13]]), b, schedule=UNTIL)
+    assert told[3].startswith("in band:28,32: saves 333 [")
+    never = experiment(curve("a", [[10.0, 11, 12, 13]] * 3), b, schedule=UNTIL)
     [late] = savings(never, "a", "b", own_rule(never), IMAGES, np.random.default_rng(0))
     assert late.words == "not reached: a has not reached it within 4,000"
 

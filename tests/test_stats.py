@@ -53,7 +53,10 @@ def test_student_is_scipys() -> None:
     found = student(values, 0.9)
     low, high = scipy_stats.t.interval(0.9, 3, values.mean(), scipy_stats.sem(values))
     assert (found.value, found.low, found.high) == pytest.approx((1.75, low, high))
-    assert math.isnan(student(values[:1]).low)
+    for few in (values[:1], values[:2], np.array([0.6, 0.6]), np.array([0.6, 0.6, 0.6])):
+        assert math.isnan(student(few).low)
+        assert math.isnan(student(few).high)
+    assert student(np.array([0.6, 0.6, 0.6])).value == pytest.approx(0.6)
     assert [Interval(1, 0.1, 2).sign, Interval(1, -0.1, 2).sign, Interval(-1, -2, -0.1).sign] == [1, 0, -1]
 
 
@@ -97,11 +100,35 @@ def test_area_is_the_mean_height() -> None:
 
 
 def test_penalties_by_hand() -> None:
-    base = np.array([[50.0, 60, 70], [51, 61, 71], [52, 62, 72]])
-    better = base + np.array([0.0, 1.0, 1.0]) + np.array([[0.0, 0.01, 5], [0.0, -0.01, -5], [0.0, 0.0, 0]])
-    wins = stats.penalties([curve("a", base), curve("b", better)])
-    # round 0 is equal, round 1 a clear gap of 1, round 2 a gap of 1 within ±5 x t / sqrt(3)
-    np.testing.assert_allclose(wins, [[0, 0], [1 / 3, 0]])
+    base = np.arange(5)[:, None] + np.array([50.0, 60, 70])
+    noise = np.array([0.01, -0.01, 0, 0.02, -0.02])[:, None] * [0, 1, 500]
+    gap = np.array([0, 1, 1])
+    wins = stats.penalties([curve("a", base), curve("b", base + gap + noise)])
+    # round 0 is shared, round 1 a clear gap of 1, round 2 a gap of 1 within 7.9 x t / sqrt(5)
+    np.testing.assert_allclose(wins, [[0, 0], [1 / 2, 0]])
+    np.testing.assert_allclose(
+        stats.penalties([curve("a", base), curve("b", base + [1, 1, 1] + noise + noise[:, [1, 0, 0]])], num_shared=0),
+        [[0, 0], [2 / 3, 0]],
+    )
+
+
+def test_penalties_take_five_pairs_that_differ() -> None:
+    base = np.arange(5)[:, None] + np.array([50.0, 60])
+    better = base + 3 + np.array([[0.1], [0.2], [0.0], [-0.1], [0.3]])
+    for num_pairs, expected in ((5, 1.0), (4, np.nan), (2, np.nan), (1, np.nan)):
+        pair = [curve("a", better[:num_pairs]), curve("b", base)]
+        np.testing.assert_array_equal(stats.penalties(pair), [[0, expected], [expected * 0, 0]])
+    alone = [curve("a", better[:, :1]), curve("b", base[:, :1])]  # nothing but the round that both share
+    np.testing.assert_array_equal(stats.penalties(alone), [[0, np.nan], [np.nan, 0]])
+    np.testing.assert_array_equal(stats.penalties([curve("a", base + 3), curve("b", base)]), np.zeros((2, 2)))
+
+
+def test_chance_gives_a_fortieth_of_the_rounds() -> None:
+    rng = np.random.default_rng(0)
+    pair = [curve(name, rng.normal(size=(5, 20_001))) for name in "ab"]
+    wins = stats.penalties(pair)
+    assert wins[0, 1] == pytest.approx(0.025, abs=0.005)
+    assert wins[1, 0] == pytest.approx(0.025, abs=0.005)
 
 
 def test_ranks_and_their_critical_difference() -> None:
@@ -148,6 +175,12 @@ def test_a_comparison_in_five_lines() -> None:
     few = compare(experiment(curve("a", base[:3] + 3), curve("b", base[:3])), "a", "b", IMAGES, 0.95, 0)
     assert (few.verdict, few.smallest_p) == ("undecided", 0.25)
     assert lines(few, 2)[4] == "undecided: 3 seeds cannot give p below 0.25: it takes 6"
+    two = compare(experiment(curve("a", base[:2] + 0.6), curve("b", base[:2])), "a", "b", IMAGES, 0.95, 0)
+    assert lines(two, 2)[0] == "a against b on made_up: 2 seeds, paired"
+    assert lines(two, 2)[1].endswith(": +0.60, p 0.5 (sign flips)")
+    assert lines(two, 2)[3].startswith("at b's final accuracy")
+    assert "[" not in lines(two, 2)[3]
+    assert two.verdict == "undecided"
     single = compare(experiment(curve("a", base[:1] + 3), curve("b", base[:1])), "a", "b", IMAGES, 0.95, 0)
     assert math.isnan(single.final.low)
     assert lines(single, 2)[4].startswith("undecided: 1 seed cannot give p")

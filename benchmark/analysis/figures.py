@@ -251,11 +251,11 @@ def drawable(curve: Curve, axis: str) -> npt.NDArray[np.bool_]:
 
 
 def band(curve: Curve) -> Floats:
-    """(2, R): ends of Student's interval over the runs that have the round, NaN where they are fewer than two."""
+    """(2, R): ends of Student's interval over the runs that have the round, NaN where there is none."""
     ends_2R = np.full((2, curve.value_SR.shape[1]), np.nan)
     for place, values_S in enumerate(curve.value_SR.T):
         there = values_S[np.isfinite(values_S)]
-        if len(there) > 1:
+        if len(there):
             found = stats.student(there)
             ends_2R[:, place] = found.low, found.high
     return ends_2R
@@ -322,15 +322,15 @@ def draw_savings(axes: Axes, points: Sequence[Saving], look: Look, alpha: float)
 # --- over experiments -----------------------------------------------------------------------
 @styled
 def penalty_matrix(experiments: Sequence[Experiment]) -> Figure | None:
-    """In how many experiments row beats column, rounds of one counting in parts (Ash et al., 2020).
+    """In how many experiments row beats column, rounds after the shared one counting in parts (Ash et al., 2020).
 
-    Of experiments whose runs are told apart, two or more a strategy; strategies that do not pair are left out. A pair
-    that no experiment has is empty. Below, the mean of each column. None: no experiment has two such strategies.
+    Of experiments whose runs are told apart, stats.RANKED or more a strategy; strategies that do not pair are left out.
+    A pair that no experiment has is empty. Below, the mean of each column. None: no experiment has two such strategies.
     """
-    groups = [group for group in map(pairing, experiments) if len(group) > 1]
-    if not groups:
-        return None
+    groups = [(group, num_shared(one)) for one in experiments if len(group := pairing(one)) > 1]
     names, wins_AA = added(groups)
+    if not np.isfinite(wins_AA[~np.eye(len(names), dtype=bool)]).any():
+        return None
     others_AA = np.where(np.eye(len(names), dtype=bool), np.nan, wins_AA)
     rows = np.concatenate([others_AA, [mean(others_AA)]])
     labels = [*numbered(names), "mean: how often it is beaten"]
@@ -340,13 +340,22 @@ def penalty_matrix(experiments: Sequence[Experiment]) -> Figure | None:
     axes.axhline(len(names) - 0.5, color="white", linewidth=3)
     ticks(axes, labels, len(names))
     axes.set_xlabel("loses")
-    entitle(figure, "Row beats column", f"paired t-tests at 5 %, summed over {plural(len(groups), 'experiment')}")
+    entitle(
+        figure, "Row beats column: share of rounds",
+        f"paired t-tests at 5 %, summed over {plural(len(groups), 'experiment')}", "by chance 0.025 in each experiment",
+        "single rounds, not corrected: the verdicts are in the tables",
+    )  # fmt: skip
     return figure
 
 
+def num_shared(experiment: Experiment) -> int:
+    """Rounds before anything is selected: one, or none where a schedule starts from no label."""
+    return int(experiment.schedule is None or experiment.schedule.initial > 0)
+
+
 def pairing(experiment: Experiment) -> list[Curve]:
-    """The strategies of two or more runs, less those that do not pair with most others."""
-    curves = [curve for curve in experiment.curves.values() if len(curve.seeds) > 1]
+    """The strategies of stats.RANKED runs or more, less those that do not pair with most others."""
+    curves = [curve for curve in experiment.curves.values() if len(curve.seeds) >= stats.RANKED]
     while curves:
         clashes = [sum(not pairs(one, other) for other in curves) for one in curves]
         if not any(clashes):
@@ -364,14 +373,14 @@ def pairs(first: Curve, second: Curve) -> bool:
     return True
 
 
-def added(groups: Sequence[Sequence[Curve]]) -> tuple[list[str], Floats]:
-    """Names and (A, A) penalties, summed over groups; NaN where no group has the pair."""
-    names = list(dict.fromkeys(curve.strategy for group in groups for curve in group))
+def added(groups: Sequence[tuple[Sequence[Curve], int]]) -> tuple[list[str], Floats]:
+    """Names and (A, A) penalties, summed over groups, each with its shared rounds; NaN where no group has the pair."""
+    names = list(dict.fromkeys(curve.strategy for group, _ in groups for curve in group))
     total_AA = np.full((len(names), len(names)), np.nan)
-    for group in groups:
+    for group, shared in groups:
         places = [names.index(curve.strategy) for curve in group]
-        cells = np.ix_(places, places)
-        total_AA[cells] = np.nan_to_num(total_AA[cells]) + stats.penalties(group)
+        cells, wins_AA = np.ix_(places, places), stats.penalties(group, shared)
+        total_AA[cells] = np.where(np.isnan(wins_AA), total_AA[cells], np.nan_to_num(total_AA[cells]) + wins_AA)
     return names, total_AA
 
 

@@ -110,7 +110,9 @@ def captioned(stem: str) -> str:
 CAPTIONS = {
     "curves": "Score over what was paid; shaded: 95 % intervals, where runs are told apart",
     "savings": "Per cent saved against the reference strategy, at each of its scores",
-    "penalties": "How often the row beats the column (paired t-test at 95 %, share of rounds, summed over experiments)",
+    "penalties": "How often the row beats the column: share of the rounds after the first in which a paired t-test of "
+    "five seeds or more says so at 5 %, summed over experiments. By chance 0.025 in each. Tests of single rounds, not "
+    "corrected: whether a strategy is better is said in the tables",
     "ranks": "Mean ranks over experiments; strategies closer than the bar cannot be told apart",
     "overlap": "Overlap of what was bought (Jaccard)",
     "classes": "Classes bought after round 0",

@@ -20,6 +20,8 @@ from benchmark.seeds import seed
 EXACT = 16  # runs up to which every one of the 2^S sign flips is tried
 FLIPS, BLOCK = 20_000, 1_000  # drawn above that, so many at once: they stay in the processor's cache
 SIMULATED, SAMPLES = 10, 2_000  # runs up to which power is simulated, and samples of it
+FEWEST = 3  # runs that an interval takes
+RANKED = 5  # pairs that a penalty takes
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ def weights(num_runs: int, num_replicates: int, rng: Generator) -> Floats:
     A multiplier bootstrap over runs: normal multipliers, over the root of a chi-square divided by its S - 1 degrees of
     freedom. The percentile interval of anything linear in the runs is then Student's, which resampling runs with
     replacement is far from where runs are few: of three runs, it covers three quarters at most. Runs keep their
-    weight in every curve, so that what is paired stays paired. With one run nothing can be replicated: (1, 1).
+    weight in every curve, so that what is paired stays paired. Of fewer than FEWEST runs nothing is replicated: (1, S).
     """
-    if num_runs < 2:
-        return np.ones((1, num_runs))
+    if num_runs < FEWEST:
+        return np.full((1, num_runs), 1 / max(num_runs, 1))
     weights_MS = np.empty((1 + num_replicates, num_runs))
     noise_MS = rng.standard_normal(out=weights_MS[1:])
     noise_MS -= noise_MS.mean(1, keepdims=True)
@@ -70,9 +72,10 @@ def percentiles(values_M: Floats, level: float) -> Interval:
 
 
 def student(values_S: Floats, level: float = 0.95) -> Interval:
-    """Mean and Student's interval; its ends are NaN with fewer than two runs."""
+    """Mean and Student's interval. Its ends are NaN with fewer than FEWEST runs, and where all score the same: then the
+    scores come in steps too coarse to tell how sure their mean is."""
     value = float(values_S.mean())
-    if len(values_S) < 2:
+    if len(values_S) < FEWEST or np.ptp(values_S) == 0:
         return Interval(value, math.nan, math.nan)
     half = quantile(len(values_S) - 1, (1 + level) / 2) * float(values_S.std(ddof=1)) / math.sqrt(len(values_S))
     return Interval(value, value - half, value + half)
@@ -215,22 +218,27 @@ def paired(first: Curve, second: Curve) -> Pairs:
     return Pairs(seeds, rows[0], rows[1], alone)
 
 
-def penalties(curves: Sequence[Curve], level: float = 0.95) -> Floats:
+def penalties(curves: Sequence[Curve], num_shared: int = 1, level: float = 0.95) -> Floats:
     """(A, A): the share of rounds in which row beats column by a paired t-test at `level` (Ash et al., 2020: there of
-    five runs, added up over experiments). Pairs that share fewer than two runs count as no win."""
-    wins = np.zeros((len(curves), len(curves)))
+    five runs, added up over experiments); (1 - level) / 2 by chance. NaN for a pair that shares fewer than RANKED runs
+    or no such round.
+
+    num_shared: rounds before anything is selected, which are no part of the share.
+    """
+    wins_AA = np.full((len(curves), len(curves)), np.nan)
+    np.fill_diagonal(wins_AA, 0.0)
     for i, first in enumerate(curves):
         for j, second in enumerate(curves[:i]):
             pairs = paired(first, second)
-            gaps_SR = first.value_SR[pairs.first] - second.value_SR[pairs.second]
+            gaps_SR = (first.value_SR[pairs.first] - second.value_SR[pairs.second])[:, num_shared:]
             gaps_SR = gaps_SR[:, np.isfinite(gaps_SR).all(0)]
-            if len(gaps_SR) < 2 or not gaps_SR.shape[1]:
+            if len(gaps_SR) < RANKED or not gaps_SR.shape[1]:
                 continue
             half_R = quantile(len(gaps_SR) - 1, (1 + level) / 2) * gaps_SR.std(0, ddof=1) / math.sqrt(len(gaps_SR))
-            mean_R = gaps_SR.mean(0)
-            wins[i, j] = (mean_R > half_R).mean()
-            wins[j, i] = (-mean_R > half_R).mean()
-    return wins
+            mean_R, differ_R = gaps_SR.mean(0), np.ptp(gaps_SR, 0) > 0  # as in `student`
+            wins_AA[i, j] = ((mean_R > half_R) & differ_R).mean()
+            wins_AA[j, i] = ((-mean_R > half_R) & differ_R).mean()
+    return wins_AA
 
 
 @dataclass(frozen=True)

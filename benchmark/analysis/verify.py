@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark.analysis.curves import SCALES, Curve, Experiment, Floats, apart, best_score, read
-from benchmark.analysis.stats import Interval, quantile
+from benchmark.analysis.stats import FEWEST, Interval, quantile
 from benchmark.analysis.tables import Entry, entries
 
 # An interval that holds zero says "reproduced" where half its width is at most this: a point of accuracy, 0.01 mAP
@@ -146,7 +146,7 @@ def other_scale(mine: Experiment, theirs: Experiment) -> str:
 def judged(gap: Interval, margin: float, num_runs: int) -> tuple[str, str]:
     """The verdict on a deviation whose two sides are comparable."""
     if math.isnan(gap.low):
-        return NOT, "seeds: one of ours has no spread, it takes two"
+        return NOT, f"seeds: {num_runs} of ours give no interval, it takes {FEWEST} that differ"
     if gap.sign:
         return ("stronger" if gap.sign > 0 else "weaker"), ""
     half = (gap.high - gap.low) / 2
@@ -181,11 +181,12 @@ STEP = 1.5  # label counts that rounding sets apart are the same
 
 
 def interval(gaps_S: Floats, their_std: float | None, their_runs: int, level: float) -> Interval:
-    """Mean and interval of gaps to a published mean, whose own error counts; NaN as ends with one run of ours."""
+    """Mean and interval of gaps to a published mean, whose own error counts; NaN as ends with fewer than FEWEST runs of
+    ours, or where nothing is known to differ."""
     value = float(gaps_S.mean())
-    if len(gaps_S) < 2:
+    if len(gaps_S) < FEWEST:
         return Interval(value, math.nan, math.nan)
     own = float(gaps_S.std(ddof=1))
     error = math.sqrt(own**2 / len(gaps_S) + (own if their_std is None else their_std) ** 2 / their_runs)
-    half = quantile(len(gaps_S) - 1, (1 + level) / 2) * error
+    half = quantile(len(gaps_S) - 1, (1 + level) / 2) * error if error else math.nan
     return Interval(value, value - half, value + half)
