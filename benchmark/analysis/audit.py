@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark.agreement import parameters
-from benchmark.analysis.curves import Curve, Experiment, Floats, Run, mean
+from benchmark.analysis.curves import Curve, Experiment, Floats, Run, best_score, mean
 from benchmark.analysis.stats import quantile
 from benchmark.schedule import Schedule
 from benchmark.store import Header, Record
@@ -61,11 +61,11 @@ def round_0_agrees(experiment: Experiment) -> Found:
         yield from published_starts(experiment)
     for runs in by_seed(experiment).values():
         [(usual, _)] = Counter(run.start for run in runs).most_common(1)
-        yield from ((run.path, "starts from other data or images") for run in runs if run.start != usual)
+        yield from ((cell(run), "starts from other data or images") for run in runs if run.start != usual)
         for same in comparable([run for run in runs if run.start == usual and not run.companion]):
             [(common, _)] = Counter(map(first_score, same)).most_common(1)
-            others = ((run.path, first_score(run)) for run in same if first_score(run) != common)
-            yield from ((path, f"{score:g} in round 0, where others score {common:g}") for path, score in others)
+            others = ((cell(run), first_score(run)) for run in same if first_score(run) != common)
+            yield from ((where, f"{score:g} in round 0, where others score {common:g}") for where, score in others)
 
 
 def by_seed(experiment: Experiment) -> dict[int, list[Run]]:
@@ -87,6 +87,11 @@ def comparable(runs: Sequence[Run]) -> Iterable[list[Run]]:
             if device.startswith(REPEATABLE[0]) or device.endswith(REPEATABLE[1]):
                 groups[device].append(run)
     return groups.values()
+
+
+def cell(run: Run) -> str:
+    """A run as people name it; `verify` and tables tell the experiment."""
+    return f"{run.strategy} seed {run.seed}"
 
 
 def first_score(run: Run) -> float:
@@ -126,7 +131,7 @@ def within_budget(experiment: Experiment) -> Found:
         if run.header is None or experiment.schedule is None:
             continue
         for words in ledger(run, experiment.schedule):
-            yield run.path, words
+            yield cell(run), words
     if not experiment.runs:
         yield from drifts(experiment)
 
@@ -259,7 +264,7 @@ def told_spread(curve: Curve, number: int) -> float:
 
 def scale(experiment: Experiment) -> float:
     """The best score that there can be: 1 where no score is above it, else 100."""
-    return 100.0 if any((curve.value_SR > 1).any() for curve in experiment.curves.values()) else 1.0
+    return 100.0 if best_score(experiment.curves.values()) > 1 else 1.0
 
 
 def no_tail_batch(experiment: Experiment) -> Found:
@@ -270,14 +275,14 @@ def no_tail_batch(experiment: Experiment) -> Found:
         for record in run.records:
             smallest = record.smallest_batch
             if smallest is not None and smallest <= FEW_IMAGES and 2 * smallest <= size:
-                yield run.path, f"round {record.round}: a batch of {smallest} of {record.num_labelled} images"
+                yield cell(run), f"round {record.round}: a batch of {smallest} of {record.num_labelled} images"
 
 
 def rounds_are_whole(experiment: Experiment) -> Found:
     """Rounds 0, 1, 2 ... each once, and no line of a file that is torn or damaged."""
     for run in experiment.runs:
         if run.damage:
-            yield run.path, run.damage
+            yield cell(run), run.damage
 
 
 def fits_converged(experiment: Experiment) -> Found:
@@ -303,12 +308,12 @@ def models_are_of_use(experiment: Experiment) -> Found:
     """No model that predicts one class for all of the test set, where that has more; no detector that finds no box, or
     boxes of one class only; no run of several rounds that all score next to nothing."""
     for run in experiment.runs:
-        told = [(record.round, *predicted(record)) for record in run.records]
+        counts = {record.round: num_classes(record) for record in run.records}
         for number, words in {0: "nothing is predicted", 1: "one class is predicted"}.items():
-            useless = [round_ for round_, found, there in told if found == number < min(2, there)]
+            useless = [round_ for round_, (predicted, there) in counts.items() if predicted == number < min(2, there)]
             if useless:
-                there = max(there for _, _, there in told)
-                yield run.path, f"{words} for the whole test set, which has {there:g}, in {rounds_in_words(useless)}"
+                there = counts[useless[0]][1]
+                yield cell(run), f"{words} for the whole test set, which has {there:g}, in {rounds_in_words(useless)}"
     for curve in experiment.curves.values():
         for row, values_R in enumerate(curve.value_SR):
             there_R = values_R[np.isfinite(values_R)]
@@ -316,7 +321,7 @@ def models_are_of_use(experiment: Experiment) -> Found:
                 yield named(curve, row), f"no round scores more than {there_R.max():.2g}: next to nothing"
 
 
-def predicted(record: Record) -> tuple[float, float]:
+def num_classes(record: Record) -> tuple[float, float]:
     """How many classes a model predicts on the test set, and how many there are; infinite where it is not told."""
     scores = record.scores
     return scores.get("num_predicted_classes", math.inf), scores.get("num_test_classes", math.inf)

@@ -265,7 +265,7 @@ def note(made: Sequence[Comparison]) -> str:
         "Holm": f"area p, corrected for {plural(first.family, 'comparison')}: it gives the verdict",
         "detectable": "area difference that so many seeds of this spread find in 4 of 5 cases (none: they cannot)",
         "saved %": f"labels saved on the way to {goal}",
-        "no interval": "one seed, or all seeds differ by the same",
+        "no interval": f"fewer than {stats.FEWEST} seeds, or all seeds differ by the same",
     }
     return "\n".join(f"{name}: {words}" for name, words in lines.items())
 
