@@ -213,7 +213,7 @@ def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
     far = path.read_text().replace(",4,", ",4000,").replace(",6,", ",6000,").replace(",8,", ",8000,")
     path.write_text(far)
     [one] = verify(mine, read(str(path)))
-    assert one.why == "data: no label count in common"
+    assert one.why == "data: no number of labels in common"
     path.write_text(far.replace("made_up", "elsewhere"))
     with pytest.raises(ValueError, match="nothing published belongs to made_up; there are curves of elsewhere"):
         verify(mine, read(str(path)))
