@@ -90,7 +90,7 @@ def tabled(words: Words = None) -> None:
 
 
 def show_tables(asked: Question) -> None:
-    """Prints the tables, then writes them: beside the records unless told where."""
+    """Prints the tables, then writes them into the results folder or where `to` says."""
     made = [one for part in in_parts(partial(answered, asked), asked.parts()) for one in part]
     for one in made:
         for words in one.words:
@@ -102,8 +102,11 @@ def show_tables(asked: Question) -> None:
         if rows := one.compared:
             title = f"{one.table.title}: strategies minus {rows[0].against}, seed by seed"
             show(title, comparisons.rows(rows, tables.places(one.table.metric)), note=comparisons.note(rows))
+    if asked.folder is None:
+        say("nothing is written: to=FOLDER writes these tables")
+        return
     folder = asked.folder / "tables"
-    tables.write([one.table for one in made], folder, together=bool(asked.to) or not asked.task)
+    tables.write([one.table for one in made], folder, together=not asked.task)
     comparisons.write({one.table.title: one.compared for one in made}, folder)
     say(f"tables written to {folder}")
 
@@ -286,6 +289,8 @@ def reported(words: Words = None) -> None:
     from benchmark.analysis import report  # matplotlib takes a second to import
 
     asked = ask(words or [], "against", "level", "seed", "to")
+    if asked.folder is None:
+        raise ValueError(f"records={asked.records}: add to=FOLDER: the page and its figures are written there")
     experiments = asked.experiments()
     papers = verify.papers(asked.compared_with)
     verdicts = verify.verify(experiments, papers, asked.level) if papers else []
@@ -295,9 +300,9 @@ def reported(words: Words = None) -> None:
     made = {title: rows for title, (rows, _) in compared.items()}
     command = shlex.join(["python", "-m", "benchmark", "report", *(words or [])])
     told = report.told(experiments, command) | {"level": asked.level}
-    path = report.write(experiments, asked.folder, made, verdicts, told, "" if asked.to else asked.task)
+    path = report.write(experiments, asked.folder, made, verdicts, told, asked.task)
     typer.echo(str(path))
-    say(f"figures in {path.parent / 'figures'}")
+    say(f"figures in {path.parent / report.figures_folder(asked.task)}")
 
 
 def verdict_row(one: Verdict) -> Row:

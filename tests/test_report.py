@@ -124,7 +124,7 @@ def test_a_failed_audit_is_shown(tmp_path: Path) -> None:
 def test_published_curves_have_a_report_too(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", "records=published", "task=isal_2021_voc2012_fcos", f"to={tmp_path}"])
     assert done.exit_code == 0, done.output
-    text = Page((tmp_path / "report.html").read_text()).text
+    text = Page((tmp_path / "report-isal_2021_voc2012_fcos.html").read_text()).text
     assert "0.02366667" in text
     assert "as published by isal-2021" in text
 

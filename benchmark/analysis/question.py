@@ -40,7 +40,7 @@ class Question:
     seconds_per_box: float = 34.5  # drawing a box and checking it (the same: 25.5 + 9.0)
     level: float = 0.95  # of intervals and tests
     seed: int = 0  # of the bootstrap and of drawn sign flips
-    to: str = ""  # the folder that is written to
+    to: str = ""  # the folder that is written to; with `records` nothing is written without it
     format: Literal["text", "json"] = "text"
 
     def __post_init__(self) -> None:
@@ -68,13 +68,12 @@ class Question:
         return located(self.against, "against") if self.against else []
 
     @property
-    def folder(self) -> Path:
-        """Where what is made of them goes: `to`, or into the only folder that the records are in."""
-        places = self.places
-        if self.to or len(places) > 1:
-            return Path(expanded(self.to or "results/analysis", f"to={self.to}"))
-        path = Path(places[0])
-        return path if path.is_dir() else path.parent
+    def folder(self) -> Path | None:
+        """Where what is made of them goes: `to`, or the results folder that `out` or `grid` names. None: nowhere, since
+        what lies beside `records` may be somebody else's."""
+        if self.to:
+            return Path(expanded(self.to, f"to={self.to}"))
+        return None if self.records else Path(self.places[0])
 
     def rule(self, experiment: Experiment) -> Rule:
         """The rule of `at`, or the experiment's own."""

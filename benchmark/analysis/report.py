@@ -66,12 +66,13 @@ def write(
     """Writes figures/*.png, .svg and .pdf and report.html into `folder`; returns the page's path.
 
     told: `grid`, `runs` (commands, versions, commits), `versions`, `level` of the intervals, and `command`, which made
-    the page. task: what it is limited to; the page is report-TASK.html then.
+    the page. task: what it is limited to; then the page is report-TASK.html, with its figures in figures-TASK: a part
+    never takes the place of the whole.
     """
     drawn = figures.everything(experiments, galleries(experiments))
     pictures = {}
     for name, figure in drawn.items():
-        paths = figures.save(figure, folder / "figures" / name)
+        paths = figures.save(figure, folder / figures_folder(task) / name)
         pictures[name] = embedded(paths)
     names = [slug(one.title) for one in experiments]
     sections = [
@@ -91,6 +92,11 @@ def write(
     path = folder / (f"report-{slug(task)}.html" if task else "report.html")
     replace(path, page)
     return path
+
+
+def figures_folder(task: str) -> str:
+    """The folder of the figures, beside the page; task: what they are limited to."""
+    return f"figures-{slug(task)}" if task else "figures"
 
 
 def own(pictures: Mapping[str, str], name: str, names: Sequence[str]) -> list[tuple[str, str]]:
