@@ -78,6 +78,7 @@ FAULTS: list[tuple[str, str, Callable[[Store], None]]] = [
     ("within budget", "round 1 buys 1 images that are not in the pool", lambda s: changed(s, 1, bought=[53, 100])),
     ("within budget", "round 1 was trained on 7 images, 6 were bought", lambda s: changed(s, 1, num_labelled=7)),
     ("within budget", "round 1 is charged 5 images for 6 bought", lambda s: changed(s, 1, cost={"images": 5.0})),
+    ("within budget", "round 1 is charged 8 images for 6 bought", lambda s: changed(s, 1, cost={"images": 8.0})),
     (
         "within budget",
         "round 2 is charged fewer boxes than the round before",
@@ -111,6 +112,15 @@ def test_a_planted_fault_is_caught(tmp_path: Path, check: str, words: str, plant
     done = CliRunner().invoke(app, ["verify", f"out={store.folder}"])
     assert done.exit_code == 1
     assert check in done.stdout
+
+
+def test_held_out_labels_are_charged_in_every_round_or_in_none(tmp_path: Path) -> None:
+    store = recorded(tmp_path, PLAIN)
+    for number, paid in enumerate((6.0, 8.0, 10.0)):  # two more than bought: those that are held out
+        changed(store, number, cost={"images": paid})
+    assert found(store) == []
+    changed(store, 2, cost={"images": 8.0})
+    assert [fault.words for fault in found(store)] == ["round 2 is charged 8 images for 8 bought"]
 
 
 def test_a_companion_may_differ_in_round_0_but_not_in_its_images(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_intervals_come_from_pairs_and_end_where_nothing_is_known() -> None:
     shifted[:, 3] = base[:, 3] + 10
     one = only(curve("a", shifted), curve("b", base))  # the seeds' effect is in both: nothing varies
     assert one.saved.value == pytest.approx(1000)
-    assert (one.saved.low, one.saved.high) == pytest.approx((1000, 1000), abs=1e-6)
+    assert np.isnan([one.saved.low, one.saved.high]).all()  # which is no interval of 95 %
     single = only(curve("a", shifted[:1]), curve("b", base[:1]))
     assert single.reached
     assert math.isnan(single.saved.low)

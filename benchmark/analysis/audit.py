@@ -139,8 +139,8 @@ def within_budget(experiment: Experiment) -> Found:
 def ledger(run: Run, schedule: Schedule) -> Iterator[str]:
     """What is wrong with the purchases of a cell."""
     assert run.header is not None
-    seen, num_seen, num_held_out = set[int](), 0, len(set(run.header.held_out))
-    in_order = distinct(run)
+    seen, num_seen = set[int](), 0
+    in_order, charged = distinct(run), num_charged(run)
     boxes, start = 0.0, run.records[0].cost.get("boxes", 0.0) if run.records else 0.0
     for record in run.records:
         told = f"round {record.round}"
@@ -154,14 +154,21 @@ def ledger(run: Run, schedule: Schedule) -> Iterator[str]:
             num_seen = len(seen)
         if record.num_labelled != num_seen:
             yield f"{told} was trained on {record.num_labelled} images, {num_seen} were bought"
-        if record.cost.get("images") not in (num_seen, num_seen + num_held_out):
+        if record.cost.get("images") != num_seen + charged:
             yield f"{told} is charged {record.cost.get('images', 0):g} images for {num_seen} bought"
         if record.cost.get("boxes", boxes) < boxes:
             yield f"{told} is charged fewer boxes than the round before"
         boxes = record.cost.get("boxes", boxes)
-        left = run.header.num_pool - num_seen - num_held_out
+        left = run.header.num_pool - num_seen - len(set(run.header.held_out))
         if schedule.budget_in == "boxes" and boxes - start < record.round * schedule.budget and left:
             yield f"{told} has bought {boxes - start:g} boxes since round 0 of {record.round * schedule.budget}"
+
+
+def num_charged(run: Run) -> int:
+    """Held-out images that a cell is charged for, from its first round on: all where its strategy reads them, or none."""
+    assert run.header is not None
+    num_held_out, first = len(set(run.header.held_out)), run.records[0] if run.records else None
+    return num_held_out if first and first.cost.get("images") == len(first.bought) + num_held_out else 0
 
 
 def distinct(run: Run) -> bool:

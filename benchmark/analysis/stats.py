@@ -61,10 +61,10 @@ def weights(num_runs: int, num_replicates: int, rng: Generator) -> Floats:
 def percentiles(values_M: Floats, level: float) -> Interval:
     """The interval of replicates, of which the first is the estimate itself; ends may be infinite, NaNs are left out.
 
-    NaN as ends where there is nothing but the estimate.
+    NaN as ends where there is nothing but the estimate, or all replicates are the same: see `student`.
     """
     replicates_M = np.sort(values_M[1:][~np.isnan(values_M[1:])])
-    if not len(replicates_M):
+    if not len(replicates_M) or np.isclose(replicates_M[0], replicates_M[-1], rtol=1e-9, atol=1e-9):
         return Interval(float(values_M[0]), math.nan, math.nan)
     places = (len(replicates_M) - 1) * np.array([(1 - level) / 2, (1 + level) / 2])
     low, high = replicates_M[[math.floor(places[0]), math.ceil(places[1])]]
