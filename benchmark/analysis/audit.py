@@ -165,7 +165,7 @@ def ledger(run: Run, schedule: Schedule) -> Iterator[str]:
 
 
 def num_charged(run: Run) -> int:
-    """Held-out images that a cell is charged for, from its first round on: all where its strategy reads them, or none."""
+    """Held-out images that a cell pays for, from its first round on: all where its strategy reads them, or none."""
     assert run.header is not None
     num_held_out, first = len(set(run.header.held_out)), run.records[0] if run.records else None
     return num_held_out if first and first.cost.get("images") == len(first.bought) + num_held_out else 0
