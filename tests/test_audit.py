@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _curves import PLAIN, curve, experiment, recorded
+from PIL import Image
 from typer.testing import CliRunner
 
 from benchmark import plugins
@@ -199,6 +200,29 @@ def test_models_that_predict_one_class_are_named_with_their_rounds(tmp_path: Pat
         "nothing is predicted for the whole test set, which has 4, in round 0"
     ]
     assert of_classes(store, [(2, 4), (3, 4), (4, 4)]) == []
+
+
+def test_a_run_whose_models_say_the_largest_class_fails_its_audit(tmp_path: Path) -> None:
+    """Noise of four classes, three images in four of one: 75 % accuracy, and a quarter of the classes."""
+    rng = np.random.default_rng(0)
+    for part, sizes in (("train", [60, 8, 8, 4]), ("test", [15, 2, 2, 1])):
+        for label, number in enumerate(sizes):
+            folder = tmp_path / "noise" / part / f"class {label}"
+            folder.mkdir(parents=True)
+            for index in range(number):
+                pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    recipe = "root=noise,size=8,model=small_cnn,epochs=2,batch_size=16,lr=0.01"
+    told = [f"data={tmp_path}", f"out={tmp_path / 'run'}", f"tasks=[image_folder[{recipe}]]", "strategies=[random]"]
+    sizes = ["initial=20", "budget=20", "rounds=2", "seeds=1", "validation=0", "threads=1"]
+    done = CliRunner().invoke(app, ["run", *told, *sizes])
+    assert done.exit_code == 0, done.output
+    [one] = ours([Store(tmp_path / "run")])
+    scores = one.runs[0].records[1].scores
+    assert (scores["accuracy"], scores["balanced_accuracy"]) == (75.0, 25.0)
+    [fault] = audit(one)
+    told = "random seed 0: one class is predicted for the whole test set, which has 4, in round"
+    assert str(fault) in (f"{told} 1", f"{told}s 0, 1")
 
 
 def test_a_task_of_one_class_is_predicted_as_one(tmp_path: Path) -> None:
