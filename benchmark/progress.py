@@ -33,8 +33,9 @@ def follow(events: Iterable[Event], total: int, display: Display) -> Iterator[Ev
 
 
 def told(event: Round) -> str:
-    """A round in one line."""
-    scores = " ".join(f"{name} {value:.4g}" for name, value in event.record.scores.items())
+    """A round in one line; how many classes there are is for the audit."""
+    shown = [(name, value) for name, value in event.record.scores.items() if not name.startswith("num_")]
+    scores = " ".join(f"{name} {value:.4g}" for name, value in shown)
     label = f"{event.cell.task.label} {event.cell.strategy.label} seed {event.cell.seed}"
     return f"{label}: {event.record.num_labelled} labelled, {scores}"
 
