@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,17 +40,20 @@ def run(words: Words = None) -> None:
     chosen = grids.settings(words or [])
     with err.status("loading PyTorch and the plug-ins"):
         plugins.discover(chosen.plugins)
-        grid = grids.read(chosen)
-    cells = grid.cells(tables_first=chosen.gpu_hours is not None)
+    store, built = Store(chosen.out, say), Built(chosen)
+    grid = grids.read(chosen, built.num_pool, store.schedules())
+    for line in grid.remarks:
+        say(line)
+    cells = sound_cells(grid, chosen, built)
     if chosen.dry_run:
-        estimate(grid, chosen)
+        estimate(grid, chosen, built)
         return
     from benchmark import launch  # imports torch: only where something is trained, and after the words are sound
 
-    store, asked = Store(chosen.out, say), [described(experiment) for experiment in grid.experiments]
+    asked = [described(experiment) for experiment in grid.experiments]
     with store.lock():
         if chosen.rerun_changed:
-            for line in launch.set_aside_changed(grid, store, launch.Tasks(prepared(of_driver(chosen)))):
+            for line in launch.set_aside_changed(grid, store, built.tasks):
                 say(line)
         left = launch.rounds_left(cells, store)
         launch.check_versions(grid, store.joined(asked), store)
@@ -57,7 +61,7 @@ def run(words: Words = None) -> None:
             say(line)
         store.ask(grid.name, asked, provenance(words or []))
         try:
-            failed = work(left, grid, store, chosen)
+            failed = work(left, grid, store, chosen, built)
         except KeyboardInterrupt:
             say("interrupted: every finished round is recorded; the same command goes on from there")
             raise typer.Exit(1) from None
@@ -73,7 +77,44 @@ def run(words: Words = None) -> None:
         raise typer.Exit(1)
 
 
-def estimate(grid: grids.Grid, chosen: Settings) -> None:
+class Built:
+    """The tasks of a run on its machine, made when the first is asked for: until then the words are checked."""
+
+    def __init__(self, chosen: Settings) -> None:
+        self.chosen = chosen
+
+    @cached_property
+    def tasks(self) -> launch.Tasks:
+        """The tasks."""
+        from benchmark import launch
+
+        chosen = self.chosen if self.chosen.dry_run else of_driver(self.chosen)
+        return launch.Tasks(prepared(chosen, Path(chosen.out) / ".fits"))
+
+    def num_pool(self, spec: grids.Spec) -> int:
+        """Images in a task's pool. ValueError where the task cannot be had."""
+        with shown(err):
+            task = self.tasks(spec)
+        if isinstance(task, ValueError):
+            raise ValueError(f"{spec.label}: {task}") from task
+        if isinstance(task, Exception):
+            raise task
+        return task.num_pool
+
+
+def sound_cells(grid: grids.Grid, chosen: Settings, built: Built) -> list[grids.Cell]:
+    """The cells of a grid in the order of running. ValueError where a task cannot serve a strategy, or, said before
+    that, where a task that the command line describes cannot be had."""
+    try:
+        return grid.cells(tables_first=chosen.gpu_hours is not None)
+    except ValueError:
+        for one in grid.experiments:
+            if one.name not in chosen.experiments:
+                built.num_pool(one.task)
+        raise
+
+
+def estimate(grid: grids.Grid, chosen: Settings, built: Built) -> None:
     """Says what a run has to do and how long that takes. The fits of the pilot rounds are kept for it."""
     from benchmark import forecast, launch
     from benchmark.fits import Fits
@@ -82,31 +123,33 @@ def estimate(grid: grids.Grid, chosen: Settings) -> None:
     if chosen.ray_address is not None:
         raise ValueError("dry_run=true runs its pilot rounds here: leave ray_address away, on a machine like the nodes")
     store = Store(chosen.out)
-    machine = prepared(chosen, store.folder / ".fits")
+    machine = built.tasks.machine
     fits = Fits(store.folder / ".fits", chosen.cache_gb, device_name(machine))
     launch.check_versions(grid, store.joined([described(one) for one in grid.experiments]), store)
     launch.check_encoders(grid.cells(), machine)
     failed = list[str]()
     with shown(err):
-        rows = forecast.rows(grid, store, fits, machine, say, failed)
+        rows = forecast.rows(grid, store, fits, built.tasks, say, failed)
     share = chosen.gpus_per_cell or 1.0
     show(f"to do: grid {grid.name}", [row.told(share) for row in rows], chosen.format)
     if rows or not failed:
         say(forecast.summary(rows, share, device_name(machine)))
     if failed:
-        say(f"not in these figures, as their pilots failed: {', '.join(failed)}")
+        say(f"no hours are known of: {', '.join(failed)}")
         raise typer.Exit(1)
 
 
-def work(left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Settings) -> list[launch.Failure]:
+def work(
+    left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Settings, built: Built
+) -> list[launch.Failure]:
     """Runs what is missing, and returns what failed."""
     from benchmark import gallery, launch, progress, tracking
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
     scratch = store.folder / ".fits"
-    machine = prepared(of_driver(chosen), scratch)
-    tasks, where, total = launch.Tasks(machine), device_name(machine), sum(left.values())
+    tasks, total = built.tasks, sum(left.values())
+    machine, where = tasks.machine, device_name(tasks.machine)
     fits = Fits(scratch, chosen.cache_gb, where)
     local = chosen.launcher == "local"
     told_where = where if local else "Ray"

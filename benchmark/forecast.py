@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from benchmark import activity, loop
 from benchmark.api import Machine, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Experiment, Grid
-from benchmark.launch import build, rounds_left
+from benchmark.launch import Tasks, rounds_left
 from benchmark.limits import limited
 from benchmark.schedule import Misfit
 from benchmark.store import Store
@@ -27,6 +28,9 @@ class Pace:
     bought: float
 
 
+UNKNOWN = Pace(math.nan, math.nan, math.nan, math.nan)
+
+
 @dataclass(frozen=True)
 class Row:
     """What one strategy of an experiment has to do, at most: cells may end early."""
@@ -36,22 +40,27 @@ class Row:
     num_cells: int
     num_rounds: int
     num_fits: int  # those that no other cell shares with it
-    fit: float  # hours of a device
+    fit: float  # hours of a device; NaN where the task cannot be had here
     score: float
     select: float
 
     def told(self, share: float) -> dict[str, object]:
         """The row as a table shows it; share: the part of a device that a cell has."""
-        hours = {f"{what} h": float(f"{share * getattr(self, what):.3g}") for what in ("fit", "score", "select")}
+        hours = {f"{what} h": shown(share * getattr(self, what)) for what in ("fit", "score", "select")}
         counts = {"cells": self.num_cells, "rounds": self.num_rounds, "fits": self.num_fits}
         return {"experiment": self.experiment, "strategy": self.strategy, **counts, **hours}
 
 
+def shown(hours: float) -> float | None:
+    """Hours of three digits; None where they are not known."""
+    return None if math.isnan(hours) else float(f"{hours:.3g}")
+
+
 def rows(
-    grid: Grid, store: Store, fits: Fits, machine: Machine, say: Callable[[str], None], failed: list[str]
+    grid: Grid, store: Store, fits: Fits, tasks: Tasks, say: Callable[[str], None], failed: list[str]
 ) -> list[Row]:
     """A row for each strategy that has cells to do, in the grid's order; those whose pilot fails join `failed`. Raises
-    Misfit.
+    Misfit. Where a task cannot be had, its rows tell no hours, and it joins `failed` too.
 
     The pace of a strategy is that of the rounds it has recorded; where there are none, of a pilot: the fit of round 0,
     its scoring and one selection, whose fit the run then finds in the cache. A fit takes as long as it has images.
@@ -59,7 +68,7 @@ def rows(
     cells = grid.cells()
     left = rounds_left(cells, store)
     shared = {opening(cell) for cell in cells if left.get(cell, 0) < cell.schedule.rounds}
-    given = left, shared, store, fits, machine, say, failed
+    given = left, shared, store, fits, tasks, say, failed
     return [row for one in grid.experiments for row in of_experiment(one, *given)]
 
 
@@ -69,24 +78,27 @@ def of_experiment(
     shared: set[object],
     store: Store,
     fits: Fits,
-    machine: Machine,
+    tasks: Tasks,
     say: Callable[[str], None],
     failed: list[str],
 ) -> Iterator[Row]:
     """The rows of one experiment; its cells leave `left`, first fits that are counted join `shared`, and strategies
     whose pilot failed join `failed`. Raises Misfit."""
-    task: Task | Exception | None = None
     for strategy in experiment.strategies:
         cells = {cell: left.pop(cell) for cell in experiment.cells() if cell.strategy == strategy and cell in left}
         if not cells:
             continue
         pace = recorded([cell for cell in experiment.cells() if cell.strategy == strategy], store)
         if pace is None:
-            task = task or build(experiment.task, machine)
+            task = tasks(experiment.task)
             if isinstance(task, Exception):
-                raise task
+                if experiment.name not in failed:
+                    say(f"{experiment.name}: no hours: {experiment.task.label}: {task}")
+                    failed.append(experiment.name)
+                yield row(experiment, cells, UNKNOWN, shared)
+                continue
             try:
-                pace = pilot(next(iter(cells)), task, fits, machine)
+                pace = pilot(next(iter(cells)), task, fits, tasks.machine)
             except Misfit:
                 raise
             except Exception as error:
@@ -160,6 +172,8 @@ def pilot(cell: Cell, task: Task, fits: Fits, machine: Machine) -> Pace:
 def summary(rows: Sequence[Row], share: float, device: str) -> str:
     """All of it in one line."""
     cells, rounds, num_fits = (sum(getattr(row, f"num_{what}") for row in rows) for what in ("cells", "rounds", "fits"))
-    hours = share * sum(row.fit + row.score + row.select for row in rows)
+    timed = [row.fit + row.score + row.select for row in rows if not math.isnan(row.fit)]
+    hours = f"{share * sum(timed):.3g} hours of {device}" if timed or not rows else "hours are not known"
+    rest = f", and those of {len(rows) - len(timed)} rows that are not known" if 0 < len(timed) < len(rows) else ""
     spared = f"{rounds - num_fits} of {rounds} fits are shared" if rounds else "nothing is left to do"
-    return f"{cells} cells, {rounds} rounds, {num_fits} fits ({spared}): {hours:.3g} hours of {device}"
+    return f"{cells} cells, {rounds} rounds, {num_fits} fits ({spared}): {hours}{rest}"

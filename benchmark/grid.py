@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from hydra import compose, initialize_config_dir
@@ -19,7 +20,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from benchmark import plugins
+from benchmark import own_data, plugins
+from benchmark.own_data import Defaults
 from benchmark.places import expanded
 from benchmark.plugins import FOLDERS, LABEL_NEEDS, MODEL_FREE, Plugin, checked, unknown
 from benchmark.schedule import Schedule
@@ -121,6 +123,11 @@ class Spec:
         """The plug-in's name."""
         return self.plugin.name
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a strategy needs under its parameters."""
+        return self.plugin.needed(self.values)
+
     def named(self) -> Iterator[tuple[Plugin, str]]:
         """The encoders and strategies that its parameters name, with their labels."""
         return self.plugin.named(self.values)
@@ -178,14 +185,23 @@ class Cell:
     @property
     def daggers(self) -> tuple[str, ...]:
         """Why its rows carry a dagger, a sentence each: labels that shaped the selection without being paid for."""
-        reads_test = "test_labels" in self.strategy.plugin.needed(self.strategy.values)
+        reads_test = "test_labels" in self.strategy.needs
         reveals = self.task.plugin.reveals
         told = reveals(**self.task.values) if reveals else ""
         return tuple(filter(None, (SAW_EVALUATION if reads_test else "", told)))
 
+    @property
+    def fits(self) -> bool:
+        """Whether `check` passes."""
+        try:
+            self.check()
+        except ValueError:
+            return False
+        return True
+
     def check(self) -> None:
         """ValueError where the task lacks what the strategy needs."""
-        needs = self.strategy.plugin.needed(self.strategy.values)
+        needs = self.strategy.needs
         lacking = needs - LABEL_NEEDS - self.task.plugin.capabilities(self.task.values)
         if lacking:
             raise ValueError(f"{self.strategy.label} needs {', '.join(sorted(lacking))}, which {self.task.label} lacks")
@@ -223,6 +239,7 @@ class Grid:
 
     name: str
     experiments: tuple[Experiment, ...]
+    remarks: tuple[str, ...] = ()  # what nobody set and the grid does not say, a line an experiment
 
     def cells(self, tables_first: bool = False) -> list[Cell]:
         """Each cell once, also where experiments share it; checked, in the order of running: experiment by experiment,
@@ -311,19 +328,42 @@ def composed(name: str) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def read(chosen: Settings) -> Grid:
-    """The grid of these settings. The plug-ins must have been discovered."""
-    wanted = chosen.experiments
+def no_pool(task: Spec) -> int:
+    """Stands where no task is built. Raises ValueError."""
+    raise ValueError(f"{task.label}: the size of its pool is not known: set initial=, budget= and rounds=")
+
+
+def read(
+    chosen: Settings,
+    num_pool: Callable[[Spec], int] = no_pool,
+    recorded: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Grid:
+    """The grid of these settings. The plug-ins must have been discovered.
+
+    Args:
+        chosen: the settings.
+        num_pool: tells how many images a task's pool has; asked where a schedule depends on it.
+        recorded: schedules, by experiment, that the results folder has records of: they go on.
+
+    Raises:
+        ValueError: something does not fit, or there is nothing to run.
+    """
+    wanted, remarks = chosen.experiments, list[str]()
     if chosen.tasks is not None:
         wanted = dict(pick for text in chosen.tasks for pick in picked(text, chosen))
     if not wanted:
         raise ValueError("tasks=[]: nothing to run")
-    return Grid(chosen.grid, tuple(experiment(name, entry, chosen) for name, entry in wanted.items()))
+    for name, entry in wanted.items():
+        if entry is None and chosen.tasks is not None:
+            wanted[name], remark = completed(Spec.read("task", name), chosen, num_pool, recorded.get(name, {}))
+            remarks += [remark] * bool(remark)
+    experiments = tuple(experiment(name, entry, chosen) for name, entry in wanted.items())
+    return Grid(chosen.grid, experiments, tuple(remarks))
 
 
 def picked(text: object, chosen: Settings) -> list[tuple[str, Any]]:
-    """The grid's experiment of that name, or else all on the task of that name. Any other task, or the task with other
-    parameters, takes the place of the first experiment on a task of its name, or else of the grid's first."""
+    """The grid's experiment of that name, or else all on the task of that name. The task with other parameters takes
+    the place of the first experiment on a task of its name. Of any other task the grid says nothing: None."""
     name, given = plugins.parse(text)
     known = chosen.experiments.items()
     alike = [(key, entry) for key, entry in known if plugins.parse(entry["task"])[0] == name]
@@ -334,8 +374,40 @@ def picked(text: object, chosen: Settings) -> list[tuple[str, Any]]:
     if name not in tasks:
         told = unknown(str(text), [*chosen.experiments, *tasks])
         raise ValueError(f"tasks={text}: grid={chosen.grid} has no experiment, and there is no task, {told}")
-    _, entry = next(iter(alike or known))
-    return [(Spec.read("task", text).label, {**entry, "task": text})]
+    return [(Spec.read("task", text).label, {**alike[0][1], "task": text} if alike else None)]
+
+
+def completed(
+    task: Spec, chosen: Settings, num_pool: Callable[[Spec], int], recorded: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """An experiment on a task that the grid does not have, and a line that tells what nobody set, "" for nothing."""
+    defaults = Defaults.read(CONFIGS / "own_data.yaml")
+    given = {key: value for key in ENTRY if key != "task" and (value := getattr(chosen, key)) is not None}
+    served = defaults.served(task.plugin.capabilities(task.values))
+    strategies = [Spec.read("strategy", text) for text in given.get("strategies", served)]
+    schedule = {**recorded, **{key: value for key, value in given.items() if key not in ("strategies", "seeds")}}
+    check_schedule(schedule)
+    reads_aside, pool = any("held_out" in one.needs for one in strategies), 0
+    if any(name not in schedule for name in own_data.SIZES[: 3 + reads_aside]):
+        pool = num_pool(task)
+        schedule |= defaults.sizes(pool, schedule, defaults.step(pool) if reads_aside else 0)
+    if "strategies" not in given:
+        strategies = [one for one in strategies if Cell(task, one, Schedule(**schedule), 0).fits]
+    entry = {"strategies": [one.label for one in strategies], "seeds": defaults.seeds, **schedule, **given}
+    unset = {key: value for key, value in entry.items() if key not in given}
+    source = f" (a pool of {pool:,} images)" if pool else f" (as in {chosen.out})" if recorded else ""
+    words = " ".join(
+        f"{key}=[{','.join(value)}]" if key == "strategies" else f"{key}={value}" for key, value in unset.items()
+    )
+    remark = f"{task.label} is not in grid={chosen.grid}; what you did not set: {words}{source}"
+    return {**entry, "task": task.label}, remark if unset else ""
+
+
+def check_schedule(given: Mapping[str, Any]) -> None:
+    """ValueError where settings of a schedule do not fit, whatever the others will be."""
+    Schedule(**{"initial": 1, "budget": 1, "rounds": 1, **given})
+    if given.get("budget_in") == "boxes" and "budget" not in given:
+        raise ValueError("budget_in=boxes: say how many boxes are bought between two fits: budget=N")
 
 
 ENTRY: dict[str, Any] = {  # what an experiment of a grid file consists of

@@ -314,6 +314,11 @@ class Store:
             raise ValueError(f"{path} does not say what was asked for: {error}") from error
         return found
 
+    def schedules(self) -> dict[str, dict[str, Any]]:
+        """The schedule of each experiment of the manifest that is called as its task is: no grid's, the user's own."""
+        known = self.manifest()["experiments"] if (self.folder / "grid.json").exists() else []
+        return {one["name"]: one["schedule"] for one in known if one["name"] == one["task"]}
+
     def ask(self, grid: str, experiments: Sequence[Mapping[str, Any]], run: Mapping[str, str] | None = None) -> None:
         """Adds experiments to the manifest: cells may join one, its task and schedule may not change.
 

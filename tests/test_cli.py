@@ -102,7 +102,7 @@ def test_a_task_that_cannot_be_had_is_one_line_and_exit_2(tmp_path: Path) -> Non
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: image_folder[root=nowhere]: no such folder")
-    assert len(done.stderr.splitlines()) == 2  # what is run where, and the error
+    assert len(done.stderr.splitlines()) == 1
     assert not done.stdout
 
 

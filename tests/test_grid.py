@@ -70,14 +70,9 @@ def test_every_detection_strategy_is_in_scenes_on_both_detectors() -> None:
     assert by_task == {"scenes": both, "scenes[model=faster_rcnn]": both | {"localization_tightness"}}
 
 
-def test_another_task_takes_the_place_of_its_like_or_of_the_first() -> None:
+def test_a_task_with_other_parameters_takes_the_place_of_its_like() -> None:
     [own] = {(cell.task.label, cell.schedule.initial) for cell in cells("tasks=[scenes[epochs=3]]")}
     assert own == ("scenes[epochs=3]", 40)
-    [other] = {
-        (cell.task.label, cell.schedule.initial)
-        for cell in cells("tasks=[image_folder[root=x]]", "strategies=[random]")
-    }
-    assert other == ("image_folder[root=x]", 50)
 
 
 def test_overrides_beat_the_grid() -> None:

@@ -1,0 +1,56 @@
+"""What a task that the grid does not have is run with: a set of strategies, and a schedule by the size of its pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SIZES = ("initial", "budget", "rounds", "validation")  # what is chosen by the size of the pool
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """configs/own_data.yaml, which says what its fields mean."""
+
+    strategies: dict[str, str | None]  # label -> a capability of the task that it takes besides
+    seeds: int
+    rounds: int
+    share: float
+    least: int
+    most: int
+
+    @classmethod
+    def read(cls, path: Path) -> Defaults:
+        """The defaults of a file."""
+        return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
+
+    def served(self, capabilities: frozenset[str]) -> list[str]:
+        """The strategies for a task of these capabilities, what they need themselves aside."""
+        return [label for label, wanted in self.strategies.items() if wanted is None or wanted in capabilities]
+
+    def step(self, num_pool: int) -> int:
+        """Images drawn at the start, and bought between two fits: a number of one significant digit, 1 or more."""
+        wanted = int(min(max(self.share * num_pool, min(self.least, num_pool // 10)), self.most))
+        return max(1, round(wanted, 1 - len(str(wanted))))
+
+    def sizes(self, num_pool: int, given: Mapping[str, Any], num_aside: int) -> dict[str, int]:
+        """A schedule for a pool: the sizes that are given, and others beside them.
+
+        Args:
+            num_pool: images in the pool.
+            given: the settings of a schedule that somebody chose.
+            num_aside: labels that are set aside where `given` does not say.
+        """
+        step, in_boxes = self.step(num_pool), given.get("budget_in") == "boxes"
+        initial = given.get("initial", step if in_boxes else given.get("budget", step))
+        budget = given.get("budget") or initial or step
+        validation = given.get("validation", num_aside)
+        affordable = self.rounds if in_boxes else max(0, num_pool - initial - validation) // abs(budget)
+        rounds = min(self.rounds, affordable + (initial > 0))
+        return {"initial": initial, "budget": budget, "rounds": max(1, rounds), "validation": validation} | {
+            name: given[name] for name in SIZES if name in given
+        }
