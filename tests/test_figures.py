@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import re
 from collections.abc import Iterator, Sequence
@@ -137,10 +138,52 @@ def test_a_curve_is_the_mean_cost_and_score(looks: dict[str, figures.Look]) -> N
 
 
 def test_the_band_is_students() -> None:
-    found = figures.band(curve("first", [[50, 60, np.nan], [52, 64, 3], [51, 65, 4]], (0, 1, 2)))
-    expected = student(np.array([60.0, 64.0, 65.0]))
+    found = figures.band(curve("first", [[50, 60, np.nan], *([52, 64, 3] for _ in range(4))]))
+    expected = student(np.array([60.0, 64.0, 64.0, 64.0, 64.0]))
     assert found[:, 1] == pytest.approx([expected.low, expected.high])
-    assert np.isnan(found[:, 2]).all()  # of two runs
+    assert np.isnan(found[:, 2]).all()  # of four runs
+
+
+@pytest.mark.parametrize("num_runs", [1, 2, 4, 5])
+def test_few_runs_are_dots_and_no_band(num_runs: int) -> None:
+    values = [[50.0 + seed, 60.0 + 3 * seed] for seed in range(num_runs)]
+    figure = got(figures.learning_curves(experiment([curve("first", values)]), figures.colours(["first"]), "images"))
+    [dots] = [line for line in figure.axes[0].lines if line.get_marker() == "."]
+    few = 1 < num_runs < 5
+    assert sorted(np.asarray(dots.get_ydata()).tolist()) == (sorted(itertools.chain(*values)) if few else [])
+    shaded = [path for band in figure.axes[0].collections for path in band.get_paths() if len(path.vertices)]
+    assert bool(shaded) == (num_runs == 5)
+    notes = " ".join(texts(figure))
+    assert ("dots: single runs" in notes) == few
+    assert ("shaded" in notes) == (num_runs == 5)
+    low, high = figure.axes[0].get_ylim()
+    assert not few or low < 50 < max(itertools.chain(*values)) < high
+
+
+@pytest.mark.parametrize("num_runs", [2, 5])
+def test_savings_of_few_pairs_have_no_band(num_runs: int) -> None:
+    values = [[50.0 + seed, 60.0 + 3 * seed, 70.0 + 2 * seed] for seed in range(num_runs)]
+    better = [[value + 2 for value in row] for row in values]
+    one = experiment([curve(name, rows, range(num_runs)) for name, rows in (("first", values), ("second", better))])
+    figure = got(figures.savings_curve(one, figures.colours(["first", "second"]), "first"))
+    assert bool(figure.axes[0].collections) == (num_runs == 5)
+    assert ("too few runs for intervals" in " ".join(texts(figure))) == (num_runs == 2)
+
+
+@pytest.mark.parametrize("num_classes", [8, 20])
+def test_long_class_names_are_shortened_and_leave_the_bars_room(num_classes: int, made: Experiment) -> None:
+    names = [f"{number:05}_Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae_terrestris" for number in range(99)]
+    known = gallery()
+    many = np.array([*names[:num_classes], "caf\udce9"], np.str_)[-num_classes:]
+    figure = got(figures.bought_classes(made, replace(known, classes_C=many)))
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert len(set(labels)) == num_classes
+    assert all(len(label) <= figures.CLASS_NAME for label in labels)
+    assert labels[-1] == "caf�"
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[-1].get_xticklabels()]
+    assert all(one.x1 <= other.x0 + 1 for one, other in itertools.pairwise(boxes))
+    assert figure.axes[0].get_window_extent().height / figure.dpi > 0.9
 
 
 def test_bars_are_what_a_paper_tells() -> None:
@@ -316,7 +359,7 @@ def test_several_labels_of_an_image_are_boxes_where_boxes_are_paid_for(made: Exp
     classes = got(figures.bought_classes(replace(made, curves=curves), gallery(detection=True)))
     assert sizes.get_supylabel() == classes.get_supylabel() == f"% of {unit}"
     assert f"sizes of the {unit} bought" in " ".join(texts(sizes))
-    assert all(f"in brackets: {unit}" in " ".join(texts(figure)) for figure in (sizes, classes))
+    assert all(f"in brackets: how many {unit}" in " ".join(texts(figure)) for figure in (sizes, classes))
 
 
 def test_sizes_are_counted_over_what_was_bought(made: Experiment) -> None:

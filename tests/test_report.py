@@ -13,6 +13,7 @@ from _curves import PLAIN, recorded
 from typer.testing import CliRunner
 
 from benchmark.analysis.audit import CHECKS
+from benchmark.analysis.report import breakable
 from benchmark.cli import app
 from benchmark.store import Store
 
@@ -79,6 +80,16 @@ def test_it_shows_tables_audit_comparisons_and_how_it_was_made(made: Path) -> No
         assert check in text
     assert "python -m benchmark report" in text
     assert "numpy 2" in text
+
+
+def test_names_break_behind_commas_brackets_and_underscores() -> None:
+    assert breakable("a[b=1,c_d=<x>]") == "a[<wbr>b=<wbr>1,<wbr>c_<wbr>d=<wbr>&lt;x&gt;]"
+
+
+def test_a_figure_says_what_is_to_be_seen(made: Path) -> None:
+    captions = Page(made.read_text(encoding="utf-8")).text
+    for words in ("Shaded: 95 % interval of the mean", "dots: single runs", "a mark for each run"):
+        assert words in captions
 
 
 def test_each_number_leads_to_its_records(made: Path) -> None:

@@ -36,7 +36,7 @@ from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
 from benchmark.grid import CONFIGS
 from benchmark.seeds import seed
 from benchmark.store import slug
-from benchmark.words import broken, plural
+from benchmark.words import broken, plural, readable, shorter
 
 PALETTE = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#767676")
 # Okabe and Ito's, which colour-blind people tell apart; grey for their yellow, which is lost on white
@@ -45,6 +45,9 @@ DASHES = ("-", "--", ":", "-.")
 INK, FAINT, BLUE = "#222222", "#c4c4c4", "#0072B2"
 ROW = 0.16  # inches that a line of a name takes
 HEAT = 4  # rounds that `overlap` shows
+FEW = 4  # runs whose intervals would fill a plot and tell little
+NAMED = 20  # classes that are named
+CLASS_NAME = 24  # characters of a class's name at most
 
 STYLE: dict[Any, Any] = {
     "text.parse_math": False, "text.usetex": False, "text.color": INK, "axes.labelcolor": INK,
@@ -210,8 +213,8 @@ def limits(axes: Axes, values: Floats) -> None:
 def learning_curves(experiment: Experiment, looks: Looks, axis: str = "images") -> Figure | None:
     """The mean score over the mean cost paid, in `axis` (images or boxes): Figures 3, 4, 7 and 8 of ISAL.
 
-    The band is Student's 95 % interval over the runs, bars are the deviation that a paper tells. None: no strategy
-    counts that cost in a round.
+    The band is Student's 95 % interval over the runs, where they are FEW dots are single runs, bars are the deviation
+    that a paper tells. None: no strategy counts that cost in a round.
     """
     curves = [curve for curve in experiment.curves.values() if drawable(curve, axis).any()]
     if not curves:
@@ -219,12 +222,14 @@ def learning_curves(experiment: Experiment, looks: Looks, axis: str = "images") 
     labels = [marked(curve) for curve in curves]
     figure, axes = framed(labels)
     lines = [draw_curve(axes, curve, looks[curve.strategy], axis, sheer(labels)) for curve in curves]
-    limits(axes, np.concatenate([np.asarray(line.get_ydata()) for line in lines]))
+    drawn = [np.asarray(line.get_ydata()) for line in lines]
+    limits(axes, np.concatenate([*drawn, *(curve.value_SR[dotted(curve, axis)] for curve in curves)]))
     axes.set(xlabel=f"{axis} paid for", ylabel=experiment.metric)
     banded = any(np.isfinite(band(curve)).any() for curve in curves)
     barred = any(curve.std_R is not None for curve in curves)
     entitle(
         figure, experiment.title, num_runs(curves), "shaded: 95 % interval of the mean" * banded,
+        "dots: single runs" * any(dotted(curve, axis).any() for curve in curves),
         "bars: standard deviation as published" * barred, daggers(curves), free=beside(labels),
     )  # fmt: skip
     key(figure, lines, labels)
@@ -251,21 +256,30 @@ def drawable(curve: Curve, axis: str) -> npt.NDArray[np.bool_]:
 
 
 def band(curve: Curve) -> Floats:
-    """(2, R): ends of Student's interval over the runs that have the round, NaN where there is none."""
+    """(2, R): ends of Student's interval over the runs that have the round, NaN where they are FEW."""
     ends_2R = np.full((2, curve.value_SR.shape[1]), np.nan)
     for place, values_S in enumerate(curve.value_SR.T):
         there = values_S[np.isfinite(values_S)]
-        if len(there):
+        if len(there) > FEW:
             found = stats.student(there)
             ends_2R[:, place] = found.low, found.high
     return ends_2R
 
 
+def dotted(curve: Curve, axis: str) -> npt.NDArray[np.bool_]:
+    """(S, R): the scores of single runs that are drawn: of rounds that more than one run has, and no band."""
+    there_SR = np.isfinite(curve.value_SR) & np.isfinite(curve.cost.get(axis, np.nan))
+    num_R = there_SR.sum(0)
+    return np.asarray(there_SR & (num_R > 1) & (num_R <= FEW))
+
+
 def draw_curve(axes: Axes, curve: Curve, look: Look, axis: str, alpha: float) -> Line2D:
-    """Draws a curve with its band or bars, and returns its line."""
+    """Draws a curve with its band, dots or bars, and returns its line."""
     there_R = drawable(curve, axis)
     x, y = mean(curve.cost[axis])[there_R], curve.mean_R[there_R]
     axes.fill_between(x, *band(curve)[:, there_R], color=look.colour, alpha=alpha, linewidth=0)
+    dots_SR = dotted(curve, axis)
+    axes.plot(curve.cost[axis][dots_SR], curve.value_SR[dots_SR], ".", color=look.colour, markersize=3, alpha=0.6)
     if curve.std_R is not None:
         axes.errorbar(x, y, curve.std_R[there_R], fmt="none", ecolor=look.colour, elinewidth=0.8, capsize=2)
     return axes.plot(x, y, **look.line)[0]
@@ -289,10 +303,9 @@ def savings_curve(experiment: Experiment, looks: Looks, against: str) -> Figure 
     limits(axes, np.array([0.0, *(one.percent.value for points in found.values() for one in points)]))
     unit = "boxes" if experiment.counts_boxes else "images"
     axes.set(xlabel=f"{experiment.metric} to reach", ylabel=f"{unit} saved (%)")
-    banded = any(math.isfinite(one.percent.high) for points in found.values() for one in points)
     entitle(
         figure, f"{experiment.title}: {unit} saved against {against}", num_runs(map(experiment.get, found)),
-        "shaded: 95 % interval" * banded, daggers(map(experiment.get, [*found, against])),
+        intervals(list(itertools.chain(*found.values()))), daggers(map(experiment.get, [*found, against])),
         free=beside(labels),
     )  # fmt: skip
     key(figure, lines, labels)
@@ -311,11 +324,19 @@ def saved(experiment: Experiment, strategy: str, against: str) -> list[Saving]:
     return sorted((one for one in found if math.isfinite(one.percent.value)), key=lambda one: one.target)
 
 
+def intervals(points: Sequence[Saving]) -> str:
+    """What is said of the intervals of savings, which are drawn of more than FEW pairs."""
+    if any(one.num_pairs > FEW and math.isfinite(one.percent.high) for one in points):
+        return "shaded: 95 % interval"
+    return "too few runs for intervals" * any(0 < one.num_pairs <= FEW for one in points)
+
+
 def draw_savings(axes: Axes, points: Sequence[Saving], look: Look, alpha: float) -> Line2D:
     """Draws a line of savings with its band, and returns the line. Where the data set no bound the band has no end."""
     score = [one.target for one in points]
-    low, high = (np.array([getattr(one.percent, end) for one in points]).clip(-1e4, 1e4) for end in ("low", "high"))
-    axes.fill_between(score, low, high, color=look.colour, alpha=alpha, linewidth=0)
+    if points[0].num_pairs > FEW:
+        low, high = (np.array([getattr(one.percent, end) for one in points]).clip(-1e4, 1e4) for end in ("low", "high"))
+        axes.fill_between(score, low, high, color=look.colour, alpha=alpha, linewidth=0)
     return axes.plot(score, [one.percent.value for one in points], **look.line)[0]
 
 
@@ -549,7 +570,12 @@ def overlap(experiment: Experiment) -> Figure | None:
         ticks(axes, labels, len(names))
     for axes in grid[len(rounds) :]:
         axes.set_axis_off()
-    entitle(figure, f"{experiment.title}: overlap of what was bought", "Jaccard", "mean over common seeds")
+    entitle(
+        figure,
+        f"{experiment.title}: overlap of what was bought",
+        "images that both bought, of all that one of them bought (Jaccard)",
+        "mean over common seeds",
+    )
     return figure
 
 
@@ -658,7 +684,7 @@ def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     entitle(
         figure,
         f"{experiment.title}: classes bought after round 0",
-        f"lowest seed; in brackets: {unit}",
+        f"runs of the lowest seed; in brackets: how many {unit}",
         "outline: the whole pool",
     )
     return figure
@@ -671,13 +697,15 @@ def parts(experiment: Experiment) -> str:
 
 
 def name_classes(figure: Figure, grid: Sequence[Axes], gallery: Gallery) -> None:
-    """Names the classes below the plots, numbers them where they are more than 20."""
+    """Names the classes below the plots, shortened in the middle; where they are many they are numbered."""
     num_classes = len(gallery.classes_C)
-    if num_classes > 20:
+    if num_classes > NAMED:
         grid[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        figure.supxlabel("number of the class", fontsize=9)
+        figure.supxlabel("number of the class, from 0, in the order of the data set", fontsize=9)
         return
-    grid[0].set_xticks(range(num_classes), [broken(str(name), 24) for name in gallery.classes_C])
+    names = shorter([readable(str(name)) for name in gallery.classes_C], CLASS_NAME)
+    grid[0].set_xticks(range(num_classes), names)
+    figure.set_figheight(figure.get_figheight() + extent(names)[0] * math.ceil(len(grid) / 3))
     for axes in grid:
         axes.tick_params("x", labelrotation=90, labelsize=7, length=0)
 
@@ -705,7 +733,7 @@ def bought_sizes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     figure.supxlabel("root of the area (pixels)", fontsize=9)
     entitle(
         figure, f"{experiment.title}: sizes of the {parts(experiment)} bought after round 0",
-        f"lowest seed; in brackets: {parts(experiment)}", "outline: the whole pool",
+        f"runs of the lowest seed; in brackets: how many {parts(experiment)}", "outline: the whole pool",
     )  # fmt: skip
     return figure
 
@@ -747,9 +775,9 @@ def pool_map(experiment: Experiment, gallery: Gallery) -> Figure | None:
     entitle(
         figure,
         f"{experiment.title}: what was bought",
-        "t-SNE of features",
-        f"{len(at_N2):,} of {max(run.header.num_pool for run in runs.values() if run.header):,} images",
-        "lowest seed",
+        "t-SNE of round 0's features",
+        f"{len(at_N2):,} of the pool's {max(run.header.num_pool for run in runs.values() if run.header):,} images",
+        "runs of the lowest seed",
         free=1.0,
     )
     return figure
@@ -785,7 +813,7 @@ def contact_sheet(experiment: Experiment, gallery: Gallery, strategy: str, per_r
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    entitle(figure, strategy, experiment.title, "the first images of each round", "lowest seed")
+    entitle(figure, strategy, experiment.title, "the first images bought in each round", "run of the lowest seed")
     return figure
 
 
@@ -836,7 +864,7 @@ def selection_seconds(experiment: Experiment, looks: Looks) -> Figure | None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, axis="x")
-    entitle(figure, f"{experiment.title}: what selecting takes", "a dot a run", "bar: their mean")
+    entitle(figure, f"{experiment.title}: seconds of one selection", "a mark for each run", "bar: their mean")
     return figure
 
 

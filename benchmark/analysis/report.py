@@ -6,8 +6,10 @@ What it shows is text to it: names are escaped, and the page may load nothing.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from os.path import relpath
 from pathlib import Path
 from typing import Any
@@ -86,8 +88,15 @@ def write(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["breakable"] = breakable
     page = environment.get_template("report.html").render(
-        sections=sections, overall=rest, verdicts=verdicts, told=told, version=installed(), shown=comparisons.shown
+        sections=sections,
+        overall=rest,
+        verdicts=verdicts,
+        told=told,
+        version=installed(),
+        shown=comparisons.shown,
+        wide=WIDE,
     )
     path = folder / (f"report-{slug(task)}.html" if task else "report.html")
     replace(path, page)
@@ -114,19 +123,37 @@ def captioned(stem: str) -> str:
 
 
 CAPTIONS = {
-    "curves": "Score over what was paid; shaded: 95 % intervals, where runs are told apart",
-    "savings": "Per cent saved against the reference strategy, at each of its scores",
+    "curves": "Score over what was paid for. Shaded: 95 % interval of the mean, from five runs on; dots: single runs, "
+    "where they are fewer",
+    "savings": "Labels saved against the reference strategy, in per cent, at each score that it reached. Shaded: 95 % "
+    "interval, from five pairs of runs on",
     "penalties": "How often the row beats the column: share of the rounds after the first in which a paired t-test of "
     "five seeds or more says so at 5 %, summed over experiments. By chance 0.025 in each. Tests of single rounds, not "
     "corrected: whether a strategy is better is said in the tables",
-    "ranks": "Mean ranks over experiments; strategies closer than the bar cannot be told apart",
-    "overlap": "Overlap of what was bought (Jaccard)",
-    "classes": "Classes bought after round 0",
-    "sizes": "Sizes of the boxes, or of the regions of a class, bought after round 0",
-    "pool": "The pool (t-SNE of round 0's features), bought images marked",
-    "bought": "First images bought, a row a round",
-    "seconds": "Seconds of selection a round",
+    "ranks": "Mean rank over the experiments, 1 is best. Strategies that a bar joins are closer than the critical "
+    "difference: they cannot be told apart (Nemenyi's test)",
+    "overlap": "How much of what two strategies bought is the same: images that both bought, of all that one of them "
+    "bought (Jaccard's index), up to a round; a column has the number of its strategy",
+    "classes": "Classes of what each strategy bought after round 0; the outline is the whole pool",
+    "sizes": "Sizes of the boxes, or of the regions of a class, bought after round 0; the outline is the whole pool",
+    "pool": "The pool, laid out by t-SNE: images whose features are alike, to the model of round 0, are close. "
+    "Coloured: what was bought, by round",
+    "bought": "The first images bought, a row for each round",
+    "seconds": "Seconds that one choice takes: a mark for each run, a bar at their mean",
 }
+WIDE = {CAPTIONS["overlap"], CAPTIONS["penalties"]}  # figures that take the page's width
+
+
+class Html(str):
+    """Text that is HTML already, as templates ask for it."""
+
+    def __html__(self) -> str:
+        return self
+
+
+def breakable(name: str) -> Html:
+    """A name that goes on in the next line behind a comma, a bracket, an underscore or an equals sign."""
+    return Html(re.sub(r"([,=_\[])(?=.)", r"\1<wbr>", escape(name)))
 
 
 def embedded(paths: Sequence[Path]) -> str:
