@@ -254,7 +254,7 @@ class Grid:
 
 def names() -> list[str]:
     """The grids that come with the package."""
-    return sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
+    return sorted(path.stem for path in (CONFIGS / "grid").glob("[!.]*.yaml"))
 
 
 def purpose(name: str) -> str:

@@ -176,7 +176,7 @@ def discover(folder: str | Path | None = None) -> None:
     put_home_first(FOLDERS.values())
     for package in FOLDERS.values():
         home = imported(package, partial(importlib.import_module, package))
-        for path in sorted(Path(home.__path__[0]).glob("[!_]*.py")):
+        for path in sorted(Path(home.__path__[0]).glob("[!._]*.py")):
             imported(path, partial(importlib.import_module, f"{package}.{path.stem}"))
         for entry in entry_points(group=f"al_benchmark.{package}"):
             imported(entry.value, entry.load)
@@ -215,7 +215,7 @@ def load_folder(folder: Path) -> None:
     home = str(folder.resolve())
     if home not in sys.path:
         sys.path.append(home)  # so that its files may import each other; last, so that they shadow nothing
-    for path in sorted(folder.glob("[!_]*.py")):
+    for path in sorted(folder.glob("[!._]*.py")):
         if not path.name.startswith("test_"):
             load_file(path)
 

@@ -103,7 +103,7 @@ def scanned(paths: Sequence[Path], stated: Sequence[Size], exif: Exif, mask: boo
     def scan(number: int) -> None:
         image, turn = decoded(paths[number], stated[number], exif, mask)
         if (one := keys[number]) is not None:
-            new[one] = described(paths[number], image, turn)
+            new[one] = described(paths[number], image, np.asarray(image), turn)
 
     try:
         parallel(scan, left, len(paths))
@@ -124,18 +124,19 @@ def loaded(paths: Sequence[Path], size: int, exif: Exif) -> tuple[npt.NDArray[np
 
     def load(number: int) -> Scan:
         image, turn = decoded(paths[number], exif=exif)
-        small = image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
-        images_N3HW[number] = np.asarray(small).transpose(2, 0, 1)
-        return described(paths[number], image, turn)
+        array = small = np.asarray(image)
+        if image.size != (size, size):
+            small = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+        images_N3HW[number] = small.transpose(2, 0, 1)
+        return described(paths[number], image, array, turn)
 
     scans = parallel(load, range(len(paths)), len(paths))
     report_turns(scans)
     return images_N3HW, scans
 
 
-def described(path: Path, image: Image.Image, turn: Turn) -> Scan:
-    """What is known of an image."""
-    array = np.asarray(image)
+def described(path: Path, image: Image.Image, array: npt.NDArray[np.uint8], turn: Turn) -> Scan:
+    """What is known of an image, `array` as numpy has it."""
     pixels = hashlib.sha256(f"{array.shape}".encode())
     pixels.update(np.ascontiguousarray(array).data)
     thumb = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
@@ -167,7 +168,7 @@ def report_turns(scans: Sequence[Scan]) -> None:
     if turned or stored:
         where = os.path.commonpath([scan.path.parent for scan in scans])
         kept = f", {stored:,} left as stored (exif=ignore, or annotations state that size)" if stored else ""
-        say(f"{where}: {turned:,} of {len(scans):,} images turned as their EXIF tags say{kept}")
+        say(f"{where}: images turned as their EXIF tags say: {turned:,} of {len(scans):,}{kept}")
 
 
 @cache

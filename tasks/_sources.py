@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 
 from tasks._image_checks import SIDE, Scan, say
 
+TESTS, POOLS = "test images that nearly equal one of the pool", "images of the pool that nearly equal another"
 FAULT = "FAULT: "  # begins a remark on what makes results wrong
 NEAR = 2.0  # greys of 255, root mean square over a thumbnail, by which nearly equal images differ at most
 CONTRAST = 16.0  # greys, the standard deviation of a thumbnail, below which images look alike without being so
@@ -58,7 +59,7 @@ class Sources:
         pool, test = (np.array([scan.pixels for scan in scans]) for scans in (self.pool, self.test))
         both = np.isin(test, pool)
         lines = [self.leak(both), self.repeated("pool", self.pool), self.repeated("test set", self.test)]
-        tests = [scan for scan, same in zip(self.test, both, strict=True) if not same]
+        tests = [scan for scan, same in zip(self.test, both, strict=True) if not same]  # those are said
         return [line for line in [*lines, *self.near(varied(self.pool), varied(tests))] if line]
 
     def leak(self, both_N: npt.NDArray[np.bool_]) -> str:
@@ -67,8 +68,8 @@ class Sources:
             return ""
         first = self.test[int(np.flatnonzero(both_N)[0])]
         same = next(scan for scan in self.pool if scan.pixels == first.pixels)
-        count = f"{both_N.sum():,} of {len(both_N):,} test images are in the pool too, equal to the pixel"
-        return f"{FAULT}{count}: {self.name(first)} is {self.name(same)}, for one; scores say nothing of new images"
+        count = f"{both_N.sum():,} of {len(both_N):,} ({self.name(first)} is {self.name(same)})"
+        return f"{FAULT}test images that are in the pool too, equal to the pixel: {count}; scores are not of new images"
 
     def repeated(self, part: str, scans: Sequence[Scan]) -> str:
         """That images of one part are there more than once."""
@@ -79,8 +80,8 @@ class Sources:
         if not groups_of_many:
             return ""
         more, (first, second, *_) = len(scans) - len(groups), groups_of_many[0]
-        count = f"{more:,} of {len(scans):,} images of the {part} are there before, equal to the pixel"
-        return f"{count}: {self.name(second)} is {self.name(first)}, for one"
+        count = f"{more:,} of {len(scans):,} ({self.name(second)} is {self.name(first)})"
+        return f"images of the {part} that equal an earlier one of it to the pixel: {count}"
 
     def near(self, pool: Sequence[Scan], test: Sequence[Scan]) -> list[str]:
         """That images nearly equal others: tests those of the pool, and images of the pool each other."""
@@ -93,8 +94,8 @@ class Sources:
         other_U = np.append(first_U, len(pool))[nearest(tree, values_UD, 2)]
         other_U[num_U > 1] = first_U[num_U > 1]
         return [
-            self.alike(test, pool, np.append(first_U, len(pool))[nearest(tree, greys(test), 1)], "test images"),
-            self.alike(pool, pool, other_U[which_N.ravel()], "images of the pool"),
+            self.alike(test, pool, np.append(first_U, len(pool))[nearest(tree, greys(test), 1)], TESTS),
+            self.alike(pool, pool, other_U[which_N.ravel()], POOLS),
         ]
 
     def alike(self, scans: Sequence[Scan], pool: Sequence[Scan], other_N: npt.NDArray[np.int64], what: str) -> str:
@@ -104,7 +105,7 @@ class Sources:
             return ""
         last = int(which[-1])  # the first of equal thumbnails has itself for the other
         pair = f"{self.name(scans[last])} and {self.name(pool[int(other_N[last])])}"
-        return f"{len(which):,} {what} nearly equal an image of the pool: {pair}, for one pair"
+        return f"{what}: {len(which):,} ({pair})"
 
 
 def varied(scans: Sequence[Scan]) -> list[Scan]:

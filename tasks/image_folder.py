@@ -98,7 +98,7 @@ def looked_for(folder: Path, train: str, test: str) -> str:
     folders, others = names_in(folder)
     missing = " and ".join(f"no {name}/" for name in (train, test) if not (folder / name).is_dir())
     there = [f"{name}/" for name in folders[:NUM_NAMED]] + ["..."] * (len(folders) > NUM_NAMED)
-    there += [f"{len(others)} files"] * bool(others)
+    there += others[:1] + [f"{len(others) - 1:,} more"] * (len(others) > 1)
     usual = [
         f"{key}={match}"
         for key, name, words in (("train", train, TRAINS), ("test", test, TESTS))
@@ -131,7 +131,7 @@ def split(home: Path, classes: Sequence[str], size: int, exif: Exif = "turn") ->
     """Every image of every class, and its class's number."""
     found = [images_in(home / name) for name in classes]
     if passed := [path for _, others in found for path in others]:
-        say(f"{home}: {len(passed):,} files are no images and are passed over: {passed[0].name}, for one")
+        say(f"{home}: files that are no images and are passed over: {len(passed):,} ({passed[0].name})")
     for name, (images, _) in zip(classes, found, strict=True):
         if not images:
             raise ValueError(f"{home / name}: no images ({', '.join(sorted(EXTENSIONS))})")

@@ -198,7 +198,7 @@ def placed(records: str | Sequence[str]) -> tuple[list[Store], list[Path]]:
             stores.append(Store(path))
         elif path.suffix == ".csv" and path.is_file():
             files.append(path)
-        elif inside := sorted(path.glob("*.csv")):
+        elif inside := sorted(path.glob("[!.]*.csv")):
             files += inside
         else:
             raise ValueError(f"{path} holds no results: neither a run nor CSV files of curves")
