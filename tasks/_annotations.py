@@ -24,9 +24,15 @@ from benchmark.api import Boxes, Indices
 from tasks._classifier import digest
 from tasks._image_checks import Scan, scanned
 from tasks._image_files import Exif, decoded, hidden
+from tasks._training import derived
 
 FLAGS = {"": False, "none": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+SPLIT = "SPLIT"  # in a path: the name of a split
 LOG = logging.getLogger("al_benchmark")
+
+
+class LayoutError(ValueError):
+    """Parts of a data set are not where they were looked for."""
 
 
 class Images(Protocol):
@@ -298,6 +304,24 @@ def check_apart(pool: Split, test: Split) -> None:
             f"{test_files.folder} holds the same images with the same boxes as {pool_files.folder}: a test set must be "
             "of images that are not in the pool"
         )
+
+
+def divided(whole: Split, share: float) -> tuple[Split, Split]:
+    """A pool and a test set of about this share of the images, each drawn by its own name: images that are added later
+    change nothing for the others. Images of a class that the pool would be without stay in the pool."""
+    files, truth = whole.images, whole.truth
+    assert isinstance(files, Files), "not from a reader"
+    if not 0 < share < 1:
+        raise ValueError(f"split={share}: must be the share of the images to test on, between 0 and 1")
+    draws_N = np.array([derived(0, f"split {os.path.splitext(name)[0]}") / 2**63 for name in files.names])
+    is_test_N = draws_N <= max(share, draws_N.min())  # at least one
+    image_B = np.repeat(np.arange(len(files)), np.diff(truth.first_N1))
+    known_B = np.isin(truth.labels_B, truth.labels_B[~is_test_N[image_B]])
+    is_test_N[image_B[~known_B]] = False
+    if is_test_N.all() or not is_test_N.any():
+        raise ValueError(f"split={share}: {len(files)} images are too few for a pool and a test set")
+    pool, test = (Split(files.kept(which), truth.kept(which)) for which in map(np.flatnonzero, (~is_test_N, is_test_N)))
+    return pool, test
 
 
 def offsets(nums: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Indices:

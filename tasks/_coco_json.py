@@ -1,4 +1,4 @@
-"""Reads the COCO format: one JSON file with images, annotations and categories.
+"""Reads the COCO format: one JSON file with images, annotations and categories, of a split or of all images.
 
 Shapes: N images, B boxes of a split.
 """
@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.api import Indices
-from tasks._annotations import Files, Split, Truth, flag, once
+from tasks._annotations import SPLIT, Files, LayoutError, Split, Truth, flag, once
 from tasks._image_files import Exif
 
 Identifiers: TypeAlias = npt.NDArray[Any]  # whole numbers or text, one an image or category
+IMAGES, ANNOTATIONS = SPLIT, f"annotations/instances_{SPLIT}.json"  # as COCO names them
 FAR = 1e9  # pixels: no box reaches so far
 
 
@@ -62,15 +63,57 @@ def coco_json(path: Path, folder: Path, exif: Exif = "turn") -> tuple[Split, lis
         for kind, rows in (("image", pictures), ("category", categories))
     )
     truth = Truth.grouped(
-        places(path, "image", [mark.image_id for mark in marks], image_ids),
+        positions(path, "image", [mark.image_id for mark in marks], image_ids),
         corners(path, [mark.bbox for mark in marks]),
-        places(path, "category", [mark.category_id for mark in marks], category_ids),
+        positions(path, "category", [mark.category_id for mark in marks], category_ids),
         np.array([flag(f"{path}: an annotation's iscrowd", mark.crowd) for mark in marks], np.bool_),
         len(image_ids),
     )
     names = [str(categories[number].name) for number in np.argsort(category_ids)]
     images = files(path, folder, [pictures[number] for number in np.argsort(image_ids)], exif)
     return Split.of_files(images, truth, path), names
+
+
+def places(
+    folder: Path, train: str, test: str, images: str, annotations: str, share: float | None
+) -> list[tuple[Path, Path]]:
+    """The JSON file and the folder of images of both splits; of the one that is to be divided, where there is a share.
+
+    Args:
+        folder: holds all of them.
+        train: the split that is the pool.
+        test: the split that is the test set.
+        images: the folder of the images, in which SPLIT stands for the name of the split.
+        annotations: the JSON file, likewise.
+        share: of `train` that is the test set, in place of `test`.
+
+    Raises:
+        LayoutError: names all that is missing.
+    """
+    if not folder.is_dir():
+        raise LayoutError(f"no such folder: {folder} (root=)")
+    splits = [train] if share is not None else [train, test]
+    found = [tuple(path.replace(SPLIT, split) for path in (annotations, images)) for split in splits]
+    wanted = {path: name for pair in found for path, name in zip(pair, ("annotations=", "images="), strict=True)}
+    if missing := [f"{path} ({name})" for path, name in wanted.items() if not (folder / path).exists()]:
+        raise LayoutError(f"{folder} has no {', no '.join(missing)}")
+    if len({json for json, _ in found}) < len(found):
+        raise LayoutError(f"{folder}: {found[0][0]} would be the pool and the test set")
+    return [(folder / json, folder / home) for json, home in found]
+
+
+def check_parts(folder: Path, train: str, test: str, images: str, annotations: str, share: float | None) -> None:
+    """ValueError where a file or an image is missing, without a look into images. Takes what `places` takes."""
+    names = list[list[str]]()
+    for path, home in places(folder, train, test, images, annotations, share):
+        pictures, _, categories = parsed(path)
+        files(path, home, pictures, "turn")
+        names.append(sorted(str(category.name) for category in categories))
+        for picture in pictures:
+            if not (home / file_name(picture)).is_file():
+                raise ValueError(f"{home / file_name(picture)} is missing")
+    if any(other != names[0] for other in names):
+        raise ValueError(f"{folder}: the splits have other categories")
 
 
 def compact(found: dict[str, Any]) -> Any:
@@ -132,7 +175,7 @@ def identifiers(path: Path, kind: str, ids: Sequence[Any]) -> Identifiers:
     return found
 
 
-def places(path: Path, kind: str, ids: Sequence[Any], known: Identifiers) -> Indices:
+def positions(path: Path, kind: str, ids: Sequence[Any], known: Identifiers) -> Indices:
     """(B,): the place (0..) of each annotation's id in the order of those that are known."""
     text, ascending = known.dtype.kind == "U", np.sort(known)
     ids_B = (
@@ -160,13 +203,20 @@ def corners(path: Path, bboxes: Sequence[Any]) -> npt.NDArray[np.float32]:
 
 def files(path: Path, folder: Path, pictures: Sequence[Picture], exif: Exif) -> Files:
     """The files of the images. A size that is not two whole numbers counts as not stated."""
-    names = [os.path.normpath(str(picture.file_name).replace("\\", "/")) for picture in pictures]
+    names = [file_name(picture) for picture in pictures]
     for name in names:
         if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
             raise ValueError(f"{path}: the file_name {name} leads out of {folder}")
     once(names, f"{path}: the file_name")
+    if not any((folder / name).is_file() for name in names):
+        raise LayoutError(f"{folder} (images=) has none of the {len(names)} images of {path}, as {names[0]}")
     sizes_N2 = [[pixels(side) for side in picture[2:]] for picture in pictures]
     return Files(folder, names, np.array(sizes_N2, np.int64), exif)
+
+
+def file_name(picture: Picture) -> str:
+    """The file of an image, inside the folder of all."""
+    return os.path.normpath(str(picture.file_name).replace("\\", "/"))
 
 
 def pixels(side: object) -> int:

@@ -1,4 +1,5 @@
-"""Reads the PASCAL VOC format: ROOT/JPEGImages, ROOT/Annotations/IMAGE.xml, ROOT/ImageSets/Main/SPLIT.txt."""
+"""Reads the PASCAL VOC format: ROOT/JPEGImages, ROOT/Annotations/IMAGE.xml, ROOT/ImageSets/Main/SPLIT.txt, or folders
+of other names."""
 
 from __future__ import annotations
 
@@ -14,10 +15,25 @@ from xml.etree import ElementTree
 import numpy as np
 
 from benchmark.api import Machine
-from tasks._annotations import LOG, Files, Split, Truth, flag, is_utf16, joined, listed, once, text_of
+from tasks._annotations import (
+    LOG,
+    SPLIT,
+    Files,
+    LayoutError,
+    Split,
+    Truth,
+    divided,
+    flag,
+    is_utf16,
+    joined,
+    listed,
+    once,
+    text_of,
+)
 from tasks._image_checks import together
 from tasks._image_files import EXTENSIONS, Exif, is_image
 
+IMAGES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"  # the folders, as PASCAL VOC names them
 SITE = "http://host.robots.ox.ac.uk/pascal/VOC"
 ARCHIVES = {
     2007: f"{SITE}/voc2007/VOCtrainval_06-Nov-2007.tar and {SITE}/voc2007/VOCtest_06-Nov-2007.tar",
@@ -56,27 +72,45 @@ class Reading(NamedTuple):
 class Part(NamedTuple):
     """One split as its files have it."""
 
-    source: Path  # the file that lists its images
+    source: Path  # the file that lists its images, or the folder of its annotations
+    images: Path  # the folder of its images
     ids: list[str]  # the images' names without extension
     pages: list[Page]
 
 
-def devkit(machine: Machine, root: str, year: int | None, *, bare: bool = True) -> Path:
-    """The folder with ImageSets/Main: `root` itself only where `bare`. ValueError says how to get one."""
-    archives = ARCHIVES.get(year or 2012, f"an archive of {SITE}/voc{year}/")
+class Layout(NamedTuple):
+    """Where a data set has its parts, inside its folder. SPLIT in a path stands for the name of a split: where it is in
+    `annotations`, each split has a folder of its own, and no list."""
+
+    images: str = IMAGES
+    annotations: str = ANNOTATIONS
+    lists: str = LISTS
+
+    def list_of(self, folder: Path, split: str, share: float | None) -> Path | None:
+        """The file that lists a split; None where all its annotations count: without lists there is but a share."""
+        if SPLIT in self.annotations or (share is not None and not (folder / self.lists).is_dir()):
+            return None
+        return folder / self.lists / f"{split}.txt"
+
+
+def located(machine: Machine, root: str, year: int | None) -> Path:
+    """A folder that users name. ValueError where they name none says how to get one."""
     try:
-        folder = machine.located(root)
+        return machine.located(root)
     except ValueError as error:
-        raise ValueError(f"{error}, and unpack {archives} there") from None
-    inside = [] if year is None else [f"VOC{year}", f"VOCdevkit/VOC{year}"]
-    for place in (*inside, ".") if bare else inside:
-        if (folder / place / "ImageSets" / "Main").is_dir():
-            return folder / place
-    missing = [*inside, "ImageSets/Main"] if bare else inside
-    raise ValueError(
-        f"{folder} has no {', no '.join(missing)}: unpack {archives} there, "
-        "or set root= (and data=) to other data in the VOC format"
-    )
+        raise ValueError(f"{error}, and unpack {archives(year)} there") from None
+
+
+def archives(year: int | None) -> str:
+    """Where a year's data are to be had."""
+    return ARCHIVES.get(year or 2012, f"an archive of {SITE}/voc{year}/")
+
+
+def year_folder(folder: Path, year: int | None, layout: Layout = Layout()) -> Path | None:  # noqa: B008
+    """The folder of a year's data inside `folder`; None where there is none."""
+    places = [] if year is None else [folder / f"VOC{year}", folder / "VOCdevkit" / f"VOC{year}"]
+    parts = (layout.lists, layout.annotations.split(SPLIT)[0])
+    return next((place for place in places if any((place / name).is_dir() for name in parts)), None)
 
 
 def pascal_voc(
@@ -85,6 +119,8 @@ def pascal_voc(
     test: str,
     *,
     difficult: bool,
+    layout: Layout = Layout(),  # noqa: B008  it does not change
+    share: float | None = None,
     first_pixel: int | None = None,
     exif: Exif = "turn",
     more: Sequence[Path] = (),
@@ -95,6 +131,8 @@ def pascal_voc(
         folder: holds the images, the annotations and the lists.
         train: the list of the pool.
         test: the list of the test set.
+        layout: where the parts are in the folder.
+        share: of `train` that is the test set, in place of `test`; of all annotations where there are no lists.
         difficult: whether objects marked so are boxes like any other; if not, they are ignored.
         first_pixel: 1 where sides are numbers of pixels from 1 on, so that a box reaches from (xmin - 1, ymin - 1) to
             (xmax, ymax); 0 where they are lengths from the image's edge; None: 0 if an xmin or ymin is below 1.
@@ -102,21 +140,63 @@ def pascal_voc(
         more: folders whose splits `train` follow in the pool.
 
     Raises:
+        LayoutError: for lists and folders that are missing.
         ValueError: for lists, annotations and images that are missing or broken, for an image in both splits, for a
             pool without boxes, and for a class of the test set that the pool does not have.
     """
-    pool, tests = (part(folder, split) for split in (train, test))
-    once([*pool.ids, *tests.ids], f"{folder}: in {train} and {test} together, the image")
-    pools = [(folder, pool), *((other, part(other, train)) for other in more)]
-    names = set[str]().union(*(names_in(found) for _, found in pools))
+    pool, *tests = read_parts(folder, train, test, layout, share)
+    pools = [pool, *(part(other, train, layout, share) for other in more)]
+    names = class_names(pools, tests)
+    first = first_pixel_of([*pools, *tests]) if first_pixel is None else first_pixel
+    reading = Reading(names, difficult, first, exif)
+    splits = together(*(partial(split_of, found, reading) for found in (*pools, *tests)))
+    if share is not None:
+        return *divided(splits[0], share), reading.classes
+    *first_splits, last = splits
+    return joined(first_splits) if more else first_splits[0], last, reading.classes
+
+
+def read_parts(folder: Path, train: str, test: str, layout: Layout, share: float | None) -> list[Part]:
+    """What the files of both splits say; of the one that is to be divided, where there is a share.
+
+    Raises ValueError as `pascal_voc` does.
+    """
+    if not folder.is_dir():
+        raise LayoutError(f"no such folder: {folder} (root=)")
+    splits = [train] if share is not None else [train, test]
+    wanted = dict[str, str]()  # paths, and the parameters that name them
+    for parameter, split in zip(("train", "test"), splits, strict=False):
+        if layout.list_of(folder, split, share) is not None:
+            wanted[f"{layout.lists}/{split}.txt"] = f"lists=, {parameter}="
+        wanted[layout.annotations.replace(SPLIT, split) + "/"] = "annotations="
+        wanted[layout.images.replace(SPLIT, split) + "/"] = "images="
+    if missing := [f"{path} ({names})" for path, names in wanted.items() if not (folder / path).exists()]:
+        raise LayoutError(f"{folder} has no {', no '.join(missing)}")
+    pool, *tests = parts = [part(folder, split, layout, share) for split in splits]
+    for other in tests:
+        if pool.images == other.images:
+            once([*pool.ids, *other.ids], f"{folder}: in {train} and {test} together, the image")
+    return parts
+
+
+def class_names(pools: Sequence[Part], tests: Sequence[Part]) -> list[str]:
+    """The classes of the pool, sorted. ValueError where it has none, or the test set others."""
+    names, others = (set[str]().union(*(names_in(found) for found in parts)) for parts in (pools, tests))
     if not names:
-        raise ValueError(f"{folder}: no image of {train} has a box")
-    if unknown := sorted(names_in(tests) - names):
-        raise ValueError(f"{folder}: no image of {train} has a {unknown[0]!r}, but some of {test} have")
-    first = first_pixel_of([*(found for _, found in pools), tests]) if first_pixel is None else first_pixel
-    reading, parts = Reading(sorted(names), difficult, first, exif), [*pools, (folder, tests)]
-    *splits, last = together(*(partial(split_of, home, found, reading) for home, found in parts))
-    return joined(splits) if more else splits[0], last, reading.classes
+        raise ValueError(f"{pools[0].source}: no image of the pool has a box")
+    if unknown := sorted(others - names):
+        raise ValueError(f"{pools[0].source}: no image of the pool has a {unknown[0]!r}, but some of the test set have")
+    return sorted(names)
+
+
+def check_parts(folder: Path, train: str, test: str, layout: Layout, share: float | None) -> None:
+    """ValueError where a list, an annotation or an image is missing, without a look into images."""
+    pool, *tests = read_parts(folder, train, test, layout, share)
+    class_names([pool], tests)
+    for found in (pool, *tests):
+        for name in image_names(found):
+            if not (found.images / name).is_file():
+                raise ValueError(f"{found.images / name} is missing")
 
 
 def first_pixel_of(parts: Sequence[Part]) -> int:
@@ -139,28 +219,26 @@ def names_in(found: Part) -> set[str]:
     return {thing.name for one in found.pages for thing in one.objects}
 
 
-def split_of(folder: Path, found: Part, reading: Reading) -> Split:
+def split_of(found: Part, reading: Reading) -> Split:
     """The images of a split and their boxes."""
-    images = folder / "JPEGImages"
-    names = image_names(images, found)
     sizes_N2 = np.array([one.size for one in found.pages], np.int64)
-    truth = truth_of(found.pages, reading)
-    return Split.of_files(Files(images, names, sizes_N2, reading.exif), truth, found.source, reading.first_pixel)
+    files = Files(found.images, image_names(found), sizes_N2, reading.exif)
+    return Split.of_files(files, truth_of(found.pages, reading), found.source, reading.first_pixel)
 
 
-def image_names(folder: Path, found: Part) -> list[str]:
+def image_names(found: Part) -> list[str]:
     """The file of each image: the one with an image's ending and the annotation's name, NAME.jpg where there is none.
 
     Raises ValueError where there are two, unless the annotation's <filename> is one of them.
     """
     there: dict[str, list[str]] = {}
     for inside in {os.path.dirname(name) for name in found.ids}:
-        for name in listed(folder / inside):
+        for name in listed(found.images / inside):
             if is_image(name):
                 stem = os.path.splitext(name)[0]
                 there.setdefault(os.path.join(inside, stem), []).append(os.path.join(inside, name))
     return [
-        image_name(folder, there.get(name, [f"{name}.jpg"]), page)
+        image_name(found.images, there.get(name, [f"{name}.jpg"]), page)
         for name, page in zip(found.ids, found.pages, strict=True)
     ]
 
@@ -178,18 +256,23 @@ def image_name(folder: Path, candidates: Sequence[str], page: Page) -> str:
     return stated[0]
 
 
-def part(folder: Path, split: str) -> Part:
+def part(folder: Path, split: str, layout: Layout, share: float | None) -> Part:
     """What the files of a split say."""
-    path, annotations = folder / "ImageSets" / "Main" / f"{split}.txt", folder / "Annotations"
-    ids = image_ids(path, annotations)
-    return Part(path, ids, [page(annotations / f"{name}.xml") for name in ids])
+    annotations, images = (folder / path.replace(SPLIT, split) for path in (layout.annotations, layout.images))
+    path = layout.list_of(folder, split, share)
+    ids = image_ids(path, annotations) if path is not None else annotated(annotations)
+    return Part(path or annotations, images, ids, [page(annotations / f"{name}.xml") for name in ids])
+
+
+def annotated(folder: Path) -> list[str]:
+    """The names of all annotations of a folder, in their order."""
+    if ids := [name.removesuffix(".xml") for name in listed(folder) if name.endswith(".xml")]:
+        return ids
+    raise ValueError(f"{folder} has no annotation, NAME.xml")
 
 
 def image_ids(path: Path, annotations: Path) -> list[str]:
     """The images that a split's list names, each once and in its order."""
-    if not path.is_file():
-        there = ", ".join(name.removesuffix(".txt") for name in listed(path.parent) if name.endswith(".txt"))
-        raise ValueError(f"{path} is missing; the splits there are: {there or 'none'}")
     known = {name.removesuffix(".xml") for name in listed(annotations)}
     ids = [image_id(line, known) for line in map(str.strip, text_of(path).splitlines()) if line]
     if not ids:

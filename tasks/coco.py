@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.api import Machine, register_task
-from tasks._annotations import check_apart, reveals, with_boxes
-from tasks._coco_json import coco_json
+from tasks._annotations import LayoutError, check_apart, divided, reveals, with_boxes
+from tasks._coco_json import ANNOTATIONS, IMAGES, coco_json
+from tasks._coco_json import places as coco_places
 from tasks._detection import Detection
 from tasks._detection_recipe import PUBLISHED_FCOS_COCO, DetectorRecipe, lacks
 from tasks._image_checks import together
 from tasks._image_files import Exif
+from tasks._layouts import advice
 
 SITE = "http://images.cocodataset.org"
 ARCHIVES = f"{SITE}/zips/train2017.zip, {SITE}/zips/val2017.zip and {SITE}/annotations/annotations_trainval2017.zip"
@@ -26,46 +28,52 @@ def coco(
     root: str = "coco",
     train: str = "train2017",
     test: str = "val2017",
+    images: str = IMAGES,
+    annotations: str = ANNOTATIONS,
+    split: float | None = None,
     filter_empty: Literal["none", "oracle"] = "none",
     exif: Exif = "turn",
 ) -> Detection:
     """Boxes in the COCO format; the score is the COCO evaluator's AP, the mean over overlaps of 50 to 95 per cent.
 
-    root: absolute, or inside the data folder. It holds annotations/instances_SPLIT.json and the images in SPLIT/.
+    root: absolute, or inside the data folder.
     train, test: the splits that are the pool and the test set. The pool is in the order of the images' ids.
+    images, annotations: the folder of the images and the JSON file, inside `root`; SPLIT in them stands for the name of
+        the split. The file's file_name counts from the folder of the images.
+    split: share of `train` that is the test set, drawn by the images' names; `test` counts for nothing then. null: it
+        is the test set.
     filter_empty: oracle takes images without boxes out of the pool, for which it looks at their labels.
     exif: turn turns photographs as their EXIF tags say, but where an annotation states the size of the stored pixels
         alone; ignore leaves all as they are stored.
     """
-    (pool_json, pool_images), (test_json, test_images) = places(machine, root, train, test)
-    (pool, names), (tests, others) = together(
-        partial(coco_json, pool_json, pool_images, exif), partial(coco_json, test_json, test_images, exif)
-    )
-    if names != others:
-        odd = sorted(set(names) ^ set(others))
+    folder = located(machine, root)
+    try:
+        places = coco_places(folder, train, test, images, annotations, split)
+        found = together(*(partial(coco_json, path, home, exif) for path, home in places))
+    except LayoutError as error:
+        raise ValueError(f"{error}. {advice(folder, root, otherwise(folder, root))}") from None
+    (whole, names), others = found[0], [names for _, names in found[1:]]
+    if others and names != others[0]:
+        odd = sorted(set(names) ^ set(others[0]))
         how = f"only one of them has {odd[0]!r}" if odd else "their order differs"
-        raise ValueError(f"{test_json} has other categories than {pool_json}: {how}")
+        raise ValueError(f"{places[1][0]} has other categories than {places[0][0]}: {how}")
+    pool, tests = (whole, found[1][0]) if split is None else divided(whole, split)
     check_apart(pool, tests)
     if filter_empty == "oracle":
         pool = with_boxes(pool)
-    return Detection(
-        machine, recipe, pool, tests, num_classes=len(names), map_at="50:95", classes=names, root=machine.located(root)
-    )
+    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50:95", classes=names, root=folder)
 
 
-def places(machine: Machine, root: str, train: str, test: str) -> list[tuple[Path, Path]]:
-    """The JSON file and the folder of images of both splits. ValueError says how to get them."""
-    if train == test:
-        raise ValueError(f"train={train} is the test set too")
+def located(machine: Machine, root: str) -> Path:
+    """The data set's folder. ValueError where there is no data folder says how to get one."""
     try:
-        folder = machine.located(root)
+        return machine.located(root)
     except ValueError as error:
         raise ValueError(f"{error}, and unpack {ARCHIVES} into {root}/ there") from None
-    found = [(folder / "annotations" / f"instances_{split}.json", folder / split) for split in (train, test)]
-    for path in [path for pair in found for path in pair]:
-        if not path.exists():
-            raise ValueError(
-                f"{path} is missing: unpack {ARCHIVES} into {folder}, "
-                "or set root= (and data=) to other data in the COCO format"
-            )
-    return found
+
+
+def otherwise(folder: Path, root: str) -> str:
+    """What to do where nothing is there: to get COCO, unless the user has named a folder."""
+    if root == "coco":
+        return f"for COCO itself, unpack {ARCHIVES} into {folder}"
+    return "set root=, annotations=, images= (SPLIT in them is what train= and test= name), or split=0.2 for one file"

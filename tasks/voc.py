@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from benchmark.api import Machine, register_task
-from tasks._annotations import reveals, with_boxes
+from tasks._annotations import SPLIT, LayoutError, check_apart, reveals, with_boxes
 from tasks._detection import Detection
 from tasks._detection_recipe import PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
 from tasks._image_files import Exif
-from tasks._pascal_voc import devkit, pascal_voc
+from tasks._layouts import advice
+from tasks._pascal_voc import ANNOTATIONS, IMAGES, LISTS, Layout, archives, located, pascal_voc, year_folder
 
 
 @register_task(version=1, default=DetectorRecipe(), published=PUBLISHED_FCOS_VOC, lacks=lacks, reveals=reveals)
@@ -21,6 +23,10 @@ def voc(
     year: int | None = 2012,
     train: str = "train",
     test: str = "val",
+    images: str = IMAGES,
+    annotations: str = ANNOTATIONS,
+    lists: str = LISTS,
+    split: float | None = None,
     difficult: bool = True,
     first_pixel: int | None = None,
     filter_empty: Literal["none", "oracle"] = "none",
@@ -28,9 +34,14 @@ def voc(
 ) -> Detection:
     """Boxes in the PASCAL VOC format; the score is the AP50 of the COCO evaluator.
 
-    root: absolute, or inside the data folder. It holds ImageSets/Main/, Annotations/ and JPEGImages/ itself, or is
-        the folder around VOCdevkit/VOC2012 or VOC2012; `year` chooses among those, and counts for nothing else.
-    train, test: the files of ImageSets/Main that list the pool and the test set. The pool is in that order.
+    root: absolute, or inside the data folder. It holds the folders of the next parameters itself, or is the folder
+        around VOCdevkit/VOC2012 or VOC2012; `year` chooses among those, and counts for nothing else.
+    train, test: the lists of the pool and of the test set, without .txt. The pool is in that order.
+    images, annotations, lists: the folders of the images, of the XML files and of the lists, inside `root`. SPLIT in
+        the first two stands for what `train` and `test` name; with SPLIT in `annotations` each split is all of its
+        folder, and there are no lists.
+    split: share of the images that is the test set, drawn by their names; of those of the list `train`, or of all where
+        there is no folder of lists; `test` counts for nothing then. null: `test` lists it.
     difficult: whether objects marked difficult are trained on and scored as any other; if not, they are ignored.
     first_pixel: 1 where xmin and ymin are numbers of pixels that count from 1, the last pixel inside the box, as PASCAL
         VOC has it; 0 where sides are lengths from the image's edge, as many tools write them. null: 0 where a box of
@@ -41,8 +52,23 @@ def voc(
     """
     if first_pixel not in (None, 0, 1):
         raise ValueError(f"first_pixel={first_pixel}: must be 0, 1 or null")
-    folder = devkit(machine, root, year)
-    pool, tests, names = pascal_voc(folder, train, test, difficult=difficult, first_pixel=first_pixel, exif=exif)
+    layout, given = Layout(images, annotations, lists), located(machine, root, year)
+    folder = year_folder(given, year, layout) or given
+    try:
+        pool, tests, names = pascal_voc(
+            folder, train, test, difficult=difficult, layout=layout, share=split, first_pixel=first_pixel, exif=exif
+        )
+    except LayoutError as error:
+        raise ValueError(f"{error}. {advice(given, root, otherwise(given, root, year))}") from None
+    if SPLIT in annotations:
+        check_apart(pool, tests)
     if filter_empty == "oracle":
         pool = with_boxes(pool)
     return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names, root=folder)
+
+
+def otherwise(folder: Path, root: str, year: int | None) -> str:
+    """What to do where nothing is there: to get PASCAL VOC, unless the user has named a folder."""
+    if root == ".":
+        return f"for PASCAL VOC itself, unpack {archives(year)} in {folder}"
+    return "set root=, images=, annotations=, lists=, train= and test= to what there is, and split=0.2 without lists"

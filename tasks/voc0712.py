@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmark.api import Machine, register_task
 from tasks._detection import Detection
 from tasks._detection_recipe import PUBLISHED_SSD300, DetectorRecipe, lacks
 from tasks._image_files import Exif
-from tasks._pascal_voc import devkit, pascal_voc
+from tasks._pascal_voc import archives, located, pascal_voc, year_folder
 
 
 @register_task(version=1, default=DetectorRecipe(), published=PUBLISHED_SSD300, lacks=lacks)
@@ -22,9 +24,19 @@ def voc0712(
     exif: turn turns photographs as their EXIF tags say, but where an annotation states the size of the stored pixels
         alone; ignore leaves all as they are stored.
     """
-    first, second = (devkit(machine, root, year, bare=False) for year in (2007, 2012))
+    first, second = (folder_of(machine, root, year) for year in (2007, 2012))
     pool, tests, names = pascal_voc(
         first, "trainval", "test", difficult=difficult, first_pixel=1, exif=exif, more=[second]
     )
     home = machine.located(root)
     return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names, root=home)
+
+
+def folder_of(machine: Machine, root: str, year: int) -> Path:
+    """The folder of a year's data. ValueError says how to get it."""
+    folder = located(machine, root, year)
+    if (found := year_folder(folder, year)) is None:
+        raise ValueError(
+            f"{folder} has no VOC{year}, no VOCdevkit/VOC{year}: unpack {archives(year)} there, or set root="
+        )
+    return found

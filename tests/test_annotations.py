@@ -439,16 +439,16 @@ def bomb(path: Path, encoding: str) -> None:
         ),
         (lambda r: rewrite(r / "Annotations/b.xml", "bndbox", "box"), "b.xml: a 'dog' has no bndbox of four numbers"),
         (lambda r: rewrite(r / "Annotations/b.xml", ">dog<", "> <"), "{r}/Annotations/b.xml: an object has no name"),
-        (lambda r: (r / "ImageSets/Main/val.txt").unlink(), "Main/val.txt is missing; the splits there are: train"),
+        (lambda r: (r / "ImageSets/Main/val.txt").unlink(), "{r} has no ImageSets/Main/val.txt (lists=, test=)"),
         (lambda r: (r / "ImageSets/Main/val.txt").write_text(" \n"), "{r}/ImageSets/Main/val.txt is empty"),
         (lambda r: (r / "ImageSets/Main/val.txt").write_text("b"), "in train and val together, the image b is there"),
         (lambda r: (r / "JPEGImages/b.jpg").unlink(), "{r}/JPEGImages/b.jpg is missing ("),
-        (lambda r: (r / "JPEGImages").rename(r / "images"), "4 of 4 images cannot be used: {r}/JPEGImages/b.jpg"),
+        (lambda r: (r / "JPEGImages").rename(r / "images"), "{r} has no JPEGImages/ (images=)"),
         (
             lambda r: rewrite(r / "Annotations/d.xml", ">cat<", ">Cat<"),
-            "no image of train has a 'Cat', but some of val",
+            "Main/train.txt: no image of the pool has a 'Cat', but some of the test set have",
         ),
-        (lambda r: (r / "ImageSets/Main/train.txt").write_text("a"), "{r}: no image of train has a box"),
+        (lambda r: (r / "ImageSets/Main/train.txt").write_text("a"), "Main/train.txt: no image of the pool has a box"),
     ],
 )
 def test_voc_that_will_not_do(break_it: Callable[[Path], object], message: str, tmp_path: Path) -> None:
@@ -484,12 +484,18 @@ def test_voc_is_found(place: str, tmp_path: Path) -> None:
 
 def test_voc_that_is_not_there(tmp_path: Path) -> None:
     site = "http://host.robots.ox.ac.uk/pascal/VOC"
-    with refused(f"{tmp_path} has no VOC2012, no VOCdevkit/VOC2012, no ImageSets/Main: unpack {site}/voc2012/VOCtrain"):
+    missing = "ImageSets/Main/train.txt (lists=, train=), no Annotations/ (annotations=), no JPEGImages/ (images=), no "
+    with refused(f"{tmp_path} has no {missing}ImageSets/Main/val.txt (lists=, test=). It holds neither"):
         voc(Machine(CPU, tmp_path), RECIPE)
-    with refused(f"06-Nov-2007.tar and {site}/voc2007/VOCtest_06-Nov-2007.tar there, or set root= (and data=) to"):
+    with refused(f"; for PASCAL VOC itself, unpack {site}/voc2012/VOCtrainval_11-May-2012.tar in {tmp_path}"):
+        voc(Machine(CPU, tmp_path), RECIPE)
+    with refused(f"06-Nov-2007.tar and {site}/voc2007/VOCtest_06-Nov-2007.tar in {tmp_path}"):
         voc(Machine(CPU, tmp_path), RECIPE, year=2007)
-    with refused(f"{tmp_path}/mine has no ImageSets/Main: unpack"):
+    (tmp_path / "mine").mkdir()
+    with refused("; set root=, images=, annotations=, lists=, train= and test= to what there is, and split="):
         voc(Machine(CPU, tmp_path), RECIPE, root="mine", year=None)
+    with refused(f"no such folder: {tmp_path}/mime (root=). In {tmp_path} there are: mine; set root="):
+        voc(Machine(CPU, tmp_path), RECIPE, root="mime")
     with refused(f"set data=DIR or $AL_BENCHMARK_DATA, and unpack {site}/voc2012/VOCtrainval_11-May-2012.tar there"):
         voc(Machine(CPU), RECIPE)
 
@@ -731,12 +737,19 @@ def test_coco_is_found(tmp_path: Path) -> None:
 
 def test_coco_that_is_not_there(tmp_path: Path) -> None:
     urls = "unpack http://images.cocodataset.org/zips/train2017.zip, http://images.cocodataset.org/zips/val2017.zip"
-    with refused(f"{tmp_path}/coco/annotations/instances_train2017.json is missing: {urls}"):
+    with refused(f"no such folder: {tmp_path}/coco (root=). In {tmp_path} there are: no files; for COCO itself"):
+        coco(Machine(CPU, tmp_path), RECIPE)
+    with refused(f"; for COCO itself, {urls}"):
+        coco(Machine(CPU, tmp_path), RECIPE)
+    (tmp_path / "coco" / "val2017").mkdir(parents=True)
+    missing = "annotations/instances_train2017.json (annotations=), no train2017 (images=), no annotations/instances"
+    with refused(f"{tmp_path}/coco has no {missing}_val2017.json (annotations=). It holds neither images nor"):
         coco(Machine(CPU, tmp_path), RECIPE)
     with refused("annotations/annotations_trainval2017.zip into coco/ there"):
         coco(Machine(CPU), RECIPE)
-    with refused("train=a is the test set too"):
-        coco(Machine(CPU, tmp_path), RECIPE, train="a", test="a")
+    coco_sets(tmp_path / "coco")
+    with refused(f"{tmp_path}/coco: annotations/instances_val2017.json would be the pool and the test set"):
+        coco(Machine(CPU, tmp_path), RECIPE, train="val2017", test="val2017")
 
 
 # --- images without boxes --------------------------------------------------------------------------

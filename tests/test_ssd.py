@@ -194,8 +194,9 @@ def test_an_image_without_boxes_costs_and_teaches_nothing(task: Detection, fitte
     slopes = task.directional(fitted, indices, [some, none], along)
     assert slopes[0] != 0
     assert slopes[1] == 0
-    empty = Truth(np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, bool), np.zeros(7, np.int64))
-    bare = Detection(CPU, dataclasses.replace(SMALL, epochs=1), Split(split(6).images, empty), split(4), 10, "50")
+    last = np.array([[4, 4, 30, 30]], np.float32)
+    sparse = Truth(last, np.zeros(1, np.int64), np.zeros(1, bool), np.array([0] * 7 + [1]))
+    bare = Detection(CPU, dataclasses.replace(SMALL, epochs=1), Split(split(7).images, sparse), split(4), 10, "50")
     model = bare.fit(np.arange(6), 0)
     assert bare.losses(model, np.arange(6)).tolist() == [0.0] * 6
     assert bare.score(model)["map"] >= 0

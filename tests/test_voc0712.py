@@ -106,7 +106,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with refused(f"{tmp_path}/VOC2007 has no VOC2007, no VOCdevkit/VOC2007: unpack"):
         read(tmp_path, root="VOC2007")
     year(tmp_path / "VOC2012", 2, trainval={"c": [("cat", (1, 1, 5, 5), 0)]})
-    with refused("VOC2007: no image of trainval has a 'sheep', but some of test have"):
+    with refused("trainval.txt: no image of the pool has a 'sheep', but some of the test set have"):
         read(tmp_path)
     with refused("set data=DIR or $AL_BENCHMARK_DATA, and unpack"):
         voc0712(Machine(CPU), small())

@@ -1,0 +1,260 @@
+"""What lies in a folder that holds no boxes where a task looks for them, and which parameters would find them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from tasks import _coco_json, _pascal_voc
+from tasks._annotations import SPLIT, LayoutError
+from tasks._image_files import EXTENSIONS
+
+FOLDERS, DEPTH, MOST_LISTS, TRIES = 2000, 4, 500, 12  # looked into: so many folders, so deep; tried: so many ways
+TRAIN, TEST = ("train",), ("val", "test", "eval", "dev")  # how the names of splits begin, likeliest first
+SHARE = "0.2"  # of a test set, where nothing says which images are in it
+OTHERS = re.compile(r"caption|keypoint|panoptic|stuff|image_info")  # COCO's files without boxes
+DEFAULTS = {
+    "voc": {"images": _pascal_voc.IMAGES, "annotations": _pascal_voc.ANNOTATIONS, "lists": _pascal_voc.LISTS}
+    | {"train": "train", "test": "val"},
+    "coco": {"images": _coco_json.IMAGES, "annotations": _coco_json.ANNOTATIONS}
+    | {"train": "train2017", "test": "val2017"},
+}
+Parameters = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files in a folder and below, by the folder that they are in, relative to it."""
+
+    images: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # names without ending
+    pages: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # the same of XML files
+    lists: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # the same of text files
+    tables: list[str] = field(default_factory=list)  # JSON files, with their folders
+
+    def add(self, folder: str, name: str) -> None:
+        """Notes one file."""
+        stem, ending = os.path.splitext(name)
+        if ending.lower() == ".json":
+            self.tables.append(os.path.normpath(os.path.join(folder, name)))
+        elif (kind := {".xml": self.pages, ".txt": self.lists}.get(ending.lower())) is not None:
+            kind[folder].add(stem)
+        elif ending.lower() in EXTENSIONS:
+            self.images[folder].add(stem)
+
+    def __str__(self) -> str:
+        folders = sorted({*self.images, *self.pages, *self.lists})
+        texts = [f"{folder}/ ({', '.join(self.kinds(folder))})" for folder in folders] + sorted(self.tables)
+        more = f" and {len(texts) - 10} more" if len(texts) > 10 else ""
+        return ", ".join(texts[:10]) + more or "neither images nor annotations"
+
+    def kinds(self, folder: str) -> Iterator[str]:
+        """What is in one folder, in words."""
+        for kind, what in ((self.images, "images"), (self.pages, "XML files"), (self.lists, "text files")):
+            if folder in kind:
+                few = kind is self.lists and len(kind[folder]) < 6
+                yield (
+                    ", ".join(f"{name}.txt" for name in sorted(kind[folder])) if few else f"{len(kind[folder])} {what}"
+                )
+
+
+def contents(root: Path) -> Contents:
+    """What there is, hidden files and folders aside."""
+    found = Contents()
+    for home, folders, names in islice(os.walk(root, followlinks=True), FOLDERS):
+        inside = os.path.relpath(home, root)
+        deep = inside.count(os.sep) + (inside != ".") >= DEPTH
+        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if not name.startswith("."):
+                found.add(inside, name)
+    return found
+
+
+def advice(folder: Path, root: str, otherwise: str) -> str:
+    """What there is in a folder, and the task with the parameters that would read it.
+
+    Args:
+        folder: the folder that was looked into.
+        root: the same as the user gave it.
+        otherwise: what to say where nothing in it can be read.
+    """
+    if not folder.is_dir():
+        beside = sorted(path.name for path in folder.parent.iterdir()) if folder.parent.is_dir() else []
+        return f"In {folder.parent} there are: {', '.join(beside[:10]) or 'no files'}; {otherwise}"
+    found = contents(folder)
+    for task, given in islice(suggestions(folder, found), TRIES):
+        if fits(task, folder, given):
+            return f"It holds {found}. Try {written(task, root, given)}"
+    hint = " (boxes are read from VOC's XML and COCO's JSON, not from YOLO's text: export them)" if found.lists else ""
+    return f"It holds {found}{'' if found.pages or found.tables else hint}; {otherwise}"
+
+
+def suggestions(folder: Path, found: Contents) -> Iterator[tuple[str, Parameters]]:
+    """Tasks and parameters that may read what is there, likeliest first."""
+    yield from (("voc", given) for given in voc_by_lists(folder, found))
+    yield from (("voc", given) for given in voc_by_folders(found))
+    yield from (("coco", given) for given in coco_by_names(folder, found))
+    yield from (("voc", given) for given in voc_undivided(found))
+    yield from (("coco", given) for given in coco_undivided(folder, found))
+
+
+def voc_by_lists(folder: Path, found: Contents) -> Iterator[Parameters]:
+    """Annotations of which text files list some for a split."""
+    for layout in layouts(found):
+        for lists in sorted(found.lists, key=lambda name: ("Main" not in name, name)):
+            ids = listed_ids(folder, found, layout["annotations"], lists)
+            for train in alike(ids, TRAIN):
+                yield from (
+                    layout | {"lists": lists, "train": train, "test": test}
+                    for test in alike(ids, TEST)
+                    if not ids[train] & ids[test]
+                )
+            if ids:
+                longest = max(sorted(ids), key=lambda name: len(ids[name]))
+                yield layout | {"lists": lists, "train": longest, "split": SHARE}
+
+
+def listed_ids(folder: Path, found: Contents, annotations: str, lists: str) -> dict[str, set[str]]:
+    """The images of each text file of a folder that lists annotations and nothing else."""
+    ids, known = dict[str, set[str]](), found.pages[annotations]
+    for name in sorted(found.lists[lists]) if len(found.lists[lists]) < MOST_LISTS else ():
+        try:
+            images = set(_pascal_voc.image_ids(folder / lists / f"{name}.txt", folder / annotations))
+        except ValueError:
+            continue
+        if images <= known:
+            ids[name] = images
+    return ids
+
+
+def voc_by_folders(found: Contents) -> Iterator[Parameters]:
+    """Annotations in a folder for each split."""
+    for pages, train, test in patterns(sorted(found.pages)):
+        folders = [images_of(found, pages.replace(SPLIT, name)) for name in (train, test)]
+        if (images := pattern_of(folders, (train, test))) is not None:
+            yield {"annotations": pages, "images": images, "train": train, "test": test}
+
+
+def voc_undivided(found: Contents) -> Iterator[Parameters]:
+    """Annotations that nothing divides."""
+    yield from (layout | {"split": SHARE} for layout in layouts(found))
+
+
+def layouts(found: Contents) -> Iterator[Parameters]:
+    """Folders of annotations, those with most of them first, each with the folder of its images."""
+    for pages in sorted(found.pages, key=lambda name: (-len(found.pages[name]), name)):
+        images = images_of(found, pages)
+        if images is not None:
+            yield {"annotations": pages, "images": images}
+
+
+def images_of(found: Contents, annotations: str) -> str | None:
+    """The folder that has most of the images that a folder annotates."""
+    stems = found.pages[annotations]
+    best = max(sorted(found.images), key=lambda name: len(found.images[name] & stems), default=None)
+    return best if best is not None and found.images[best] & stems else None
+
+
+def coco_by_names(folder: Path, found: Contents) -> Iterator[Parameters]:
+    """JSON files whose names tell splits."""
+    tables = [table for table in sorted(found.tables) if not OTHERS.search(table)]
+    for pages, train, test in patterns(tables):
+        folders = [home_of(folder, found, pages.replace(SPLIT, name)) for name in (train, test)]
+        if (images := pattern_of(folders, (train, test))) is not None:
+            yield {"annotations": pages, "images": images, "train": train, "test": test}
+
+
+def coco_undivided(folder: Path, found: Contents) -> Iterator[Parameters]:
+    """JSON files by themselves."""
+    for table in sorted(found.tables):
+        images = home_of(folder, found, table)
+        if images is not None:
+            yield {"annotations": table, "images": images, "split": SHARE}
+
+
+def home_of(folder: Path, found: Contents, table: str) -> str | None:
+    """The folder that the file names of a JSON file start from."""
+    try:
+        pictures, _, _ = _coco_json.parsed(folder / table)
+    except ValueError:
+        return None
+    names = [_coco_json.file_name(picture) for picture in pictures]
+    parents = {str(parent) for name in found.images for parent in (Path(name), *Path(name).parents)}
+    there = (
+        home
+        for home in sorted(parents, key=lambda home: (home != os.path.dirname(table), home))
+        if all((folder / home / name).is_file() for name in names)
+    )
+    return next(there, None)
+
+
+def patterns(paths: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Paths that differ in the names of two splits: with SPLIT for the name, and the names."""
+    for kind in TEST:
+        for one in paths:
+            for train in alike(words(one), TRAIN):
+                pattern = one.replace(train, SPLIT)
+                for test in alike({word for path in paths for word in words(path)}, (kind,)):
+                    if pattern.replace(SPLIT, test) in paths:
+                        yield pattern, train, test
+
+
+def pattern_of(folders: Sequence[str | None], names: tuple[str, str]) -> str | None:
+    """Two folders as one path, with SPLIT for the name of the split where they differ."""
+    one, other = folders
+    if one is None or other is None or one == other:
+        return one if one == other else None
+    pattern = one.replace(names[0], SPLIT)
+    return pattern if pattern.replace(SPLIT, names[1]) == other else None
+
+
+def words(path: str) -> list[str]:
+    """The words of a path: `annotations/instances_train2017.json` has four."""
+    return re.findall(r"[A-Za-z0-9]+", path)
+
+
+def alike(names: Collection[str], beginnings: Sequence[str]) -> list[str]:
+    """Those that begin so, in the order of the beginnings, shorter ones first."""
+    return [
+        name
+        for beginning in beginnings
+        for name in sorted(set(names), key=lambda name: (len(name), name))
+        if name.lower().startswith(beginning)
+    ]
+
+
+def fits(task: str, folder: Path, given: Parameters) -> bool:
+    """Whether a task's reader finds all annotations and images with these parameters."""
+    every = DEFAULTS[task] | given
+    share = float(every["split"]) if "split" in every else None
+    try:
+        if task == "voc":
+            layout = _pascal_voc.Layout(every["images"], every["annotations"], every["lists"])
+            _pascal_voc.check_parts(folder, every["train"], every["test"], layout, share)
+        else:
+            _coco_json.check_parts(folder, every["train"], every["test"], every["images"], every["annotations"], share)
+    except (LayoutError, ValueError):
+        return False
+    return True
+
+
+def written(task: str, root: str, given: Parameters) -> str:
+    """The task as a user writes it, with the folder that all parts are in for its root."""
+    paths = {key: given[key] for key in ("images", "annotations", "lists") if key in given}
+    folders = [os.path.dirname(path) if path.endswith(".json") else path for path in paths.values()]
+    common = os.path.commonpath([folder.split(SPLIT)[0] for folder in folders]) if "." not in folders else ""
+    moved = {key: os.path.relpath(path, common or ".") for key, path in paths.items()}
+    values = {"root": os.path.normpath(os.path.join(root, common))} | given | moved
+    kept = {key: value for key, value in values.items() if value != DEFAULTS[task].get(key)}
+    return f"{task}[{','.join(f'{key}={quoted(value)}' for key, value in kept.items())}]"
+
+
+def quoted(value: str) -> str:
+    """A parameter's value, in quotes where it would be read as something else."""
+    return value if re.fullmatch(r"[\w./ -]*\w[\w./ -]*|\.", value) else json.dumps(value, ensure_ascii=False)
