@@ -12,7 +12,7 @@ from benchmark import activity, loop
 from benchmark.api import Machine, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Experiment, Grid
-from benchmark.launch import Tasks, rounds_left
+from benchmark.launch import Tasks, checked_header, rounds_left
 from benchmark.limits import limited
 from benchmark.schedule import Misfit
 from benchmark.store import Store
@@ -97,6 +97,7 @@ def of_experiment(
                     failed.append(experiment.name)
                 yield row(experiment, cells, UNKNOWN, shared)
                 continue
+            checked_header(next(iter(cells)), task, store, tasks.machine)
             try:
                 pace = pilot(next(iter(cells)), task, fits, tasks.machine)
             except Misfit:

@@ -20,7 +20,7 @@ from benchmark import loop
 from benchmark.api import Annotations, Indices, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Experiment
-from benchmark.launch import Event, Failure, Round, Tasks
+from benchmark.launch import Event, Failure, Round, Tasks, keep_sources
 from benchmark.seeds import seed
 from benchmark.store import Store, slug
 
@@ -42,7 +42,10 @@ def update(experiments: Sequence[Experiment], store: Store, fits: Fits, tasks: T
         if not cells or (path.exists() and path.stat().st_mtime >= newest):
             continue
         try:
-            picture(path, tasks(experiment.task), [cell for cell in cells if cell.seed == cells[0].seed], store, fits)
+            task = tasks(experiment.task)
+            if not isinstance(task, Exception):
+                keep_sources(experiment.task, task, store)  # under Ray, the first time that this process has the task
+            picture(path, task, [cell for cell in cells if cell.seed == cells[0].seed], store, fits)
         except Exception as error:  # pictures are no reason to fail a run that is through
             yield f"no gallery of {experiment.name}: {type(error).__name__}: {error}"
 

@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 
 from benchmark import activity, loop
 from benchmark.agreement import Agreement, Mixture
-from benchmark.api import Machine, Task, check_encoder
+from benchmark.api import FromFiles, Machine, Task, check_encoder
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Grid, Spec
 from benchmark.plugins import Plugin
 from benchmark.schedule import Misfit
+from benchmark.sources import Sources
 from benchmark.store import REMEDY, Header, Measured, Record, Store, Unwritable
 
 
@@ -199,10 +200,42 @@ def run_cell(cell: Cell, task: Task | Exception, store: Store, fits: Fits, machi
     """The rounds that the cell's records lack."""
     if isinstance(task, Exception):
         raise task
-    past = store.start(cell.path, loop.header(cell, task, machine))
+    past = store.start(cell.path, checked_header(cell, task, store, machine))
+    keep_sources(cell.task, task, store)
     for record, measured in loop.run(cell, task, fits, machine, past):
         store.append(cell.path, record, measured)
         yield Round(cell, record, measured)
+
+
+def checked_header(cell: Cell, task: Task, store: Store, machine: Machine) -> Header:
+    """The header of a cell's records. Mixture, telling which files changed, where those that are there are of other
+    data."""
+    header, old = loop.header(cell, task, machine), None
+    try:
+        store.check(cell.path, header)
+    except Mixture as error:
+        if isinstance(task, FromFiles):
+            old = store.sources(cell.task.label)
+        if old is None or old.data == header.data:
+            raise
+        raise Mixture(f"{old.changes(sources_of(task))}: {error}") from None
+    return header
+
+
+def sources_of(task: Any) -> Sources:
+    """Which files a task's images are from, and what is odd about them."""
+    return Sources(task.fingerprint, task.source_files(), task.data_remarks())
+
+
+def keep_sources(spec: Spec, task: Task, store: Store) -> None:
+    """Writes down which files a task's images are from, beside its records, where that is not there yet."""
+    known = (spec.label, task.fingerprint)
+    if known in store.described or not isinstance(task, FromFiles):
+        return
+    store.described.add(known)
+    old, new = store.sources(spec.label), sources_of(task)
+    if (old is None or new.text() != old.text()) and (new.files or new.remarks):
+        store.keep_sources(spec.label, new)
 
 
 def within(

@@ -1,6 +1,8 @@
 """Records on disk. A results folder holds
 
     grid.json                    what was asked for: experiments and their cells
+    data/TASK.json               the files that its images are from, where they are from files, and what is odd
+    set_aside/N/                 records that `rerun_changed=true` took out, as a results folder of their own
     cells/TASK/SCHEDULE/STRATEGY/seed-N.jsonl     facts: equal runs write equal bytes
     measured/...the same path    seconds, memory, device, versions: what no two runs share
     failures/...                 the traceback of a cell that failed; gone once it succeeds
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmark.agreement import Agreement, Mixture, parameters
+from benchmark.sources import Sources
 
 SCHEMA = 1
 Line = TypeVar("Line")
@@ -121,6 +124,7 @@ class Store:
     def __init__(self, folder: str | Path, notify: Callable[[str], None] = lambda words: None) -> None:
         self.folder, self.home = Path(folder), str(Path(folder))
         self.notify = notify  # is told, in a line, what is cut off a damaged file
+        self.described = set[tuple[str, str]]()  # labels and fingerprints of tasks whose files are written down
         self.verified = set[tuple[Path, str, str]]()  # folders of cells that were all run on these data and weights
 
     @contextlib.contextmanager
@@ -151,20 +155,26 @@ class Store:
     def start(self, cell: str, header: Header) -> list[Record]:
         """The records there are of this cell; writes the header where there are none.
 
-        From a torn or damaged line on the file is cut off, see `repair`: those rounds are run again. Mixture where the
-        file, or one of another cell of the same task and schedule, is of other settings, plug-in versions or data.
+        From a torn or damaged line on the file is cut off, see `repair`: those rounds are run again. Mixture: `check`.
         """
+        self.check(cell, header)
         path = self.path(cell)
         lines, *_ = read_lines(path)
-        if lines:
-            self.refuse_other(path, built(Header, lines[0], path), header)
-        else:
-            self.refuse_others(path, header)
         self.repair(path)
         self.repair(self.path(cell, "measured"), ordered=False)
         if not lines:
             append(path, {name: value for name, value in asdict(header).items() if name != "weights" or value})
         return [as_record(line, path) for line in lines[1:]]
+
+    def check(self, cell: str, header: Header) -> None:
+        """Mixture where records of this cell, or of another one of its task and schedule, are of other settings,
+        plug-in versions or data than this header."""
+        path = self.path(cell)
+        old = first_header(path)
+        if old is not None:
+            self.refuse_other(path, old, header)
+        else:
+            self.refuse_others(path, header)
 
     def repair(self, path: Path, *, ordered: bool = True) -> None:
         """Cuts a file behind its last sound line, and tells. Where that takes more than a last line which was not
@@ -281,12 +291,28 @@ class Store:
         keys = {cell["path"]: header.key for cell in cells if (header := self.header(cell["path"]))}
         moved = [{**cell, "key": keys.get(cell["path"], cell["key"])} for cell in cells]
         replace(aside.folder / "grid.json", as_json(manifest | {"experiments": [{**experiment, "cells": moved}]}))
+        if (sources := self.sources(experiment["task"])) is not None:
+            aside.keep_sources(experiment["task"], sources)
         for kind, ending in (("cells", ".jsonl"), ("measured", ".jsonl"), ("failures", ".txt")):
             for path in sorted(paths):
                 move(self.path(path, kind, ending), aside.path(path, kind, ending))
         experiment["cells"] = [cell for cell in experiment["cells"] if cell["path"] not in paths]
         replace(self.folder / "grid.json", as_json(manifest))
         return aside.folder
+
+    # --- files of images ------------------------------------------------------------------------
+    def sources_path(self, task: str) -> Path:
+        """The file that tells which files the images of a task, named by its label, are from."""
+        return self.folder / "data" / f"{slug(task)}.json"
+
+    def sources(self, task: str) -> Sources | None:
+        """Which files the images of a task are from; None where it is not known. ValueError where it is not told."""
+        path = self.sources_path(task)
+        return Sources.read(path.read_text(encoding="utf-8"), path) if path.is_file() else None
+
+    def keep_sources(self, task: str, sources: Sources) -> None:
+        """Writes down which files the images of a task are from. Raises Unwritable."""
+        replace(self.sources_path(task), sources.text())
 
     # --- what was asked for ---------------------------------------------------------------------
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,24 @@ def machine() -> Iterator[Machine]:
     data = os.environ.get("AL_BENCHMARK_DATA")
     yield Machine(torch.device("cpu"), Path(data) if data else None)
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Types a command here; exit code and what was said on standard error."""
+
+    def typed(*words: object) -> tuple[int, str]:
+        from benchmark.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return code, capsys.readouterr().err
+
+    return typed
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

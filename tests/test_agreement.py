@@ -1,7 +1,6 @@
 """Records of other versions, parameters, data or weights never meet in one table, and none of them is lost."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from _curves import recorded
 from benchmark import plugins
 from benchmark.agreement import Agreement, Mixture
 from benchmark.analysis.curves import read
-from benchmark.cli import main
 from benchmark.store import Header, Store, append, read_lines
 
 Command = Callable[..., tuple[int, str]]
@@ -27,22 +25,6 @@ def mine(view: View, budget: int, rng: np.random.Generator) -> Indices:
     return view.unlabelled[{version}:][:budget]
 """
 GRID = ["tasks=[digits[epochs=1]]", "strategies=[random,mine]", "initial=20", "budget=5", "rounds=2", "validation=0"]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Types a command here; exit code and what was said on standard error."""
-
-    def typed(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return code, capsys.readouterr().err
-
-    return typed
 
 
 @pytest.fixture

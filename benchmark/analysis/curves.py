@@ -22,6 +22,7 @@ from benchmark.agreement import Agreement, Mixture
 from benchmark.places import folders
 from benchmark.plugins import checked, declares_companion, unknown
 from benchmark.schedule import Schedule
+from benchmark.sources import Sources
 from benchmark.store import SAW_EVALUATION, Header, Measured, Record, Store
 
 if TYPE_CHECKING:
@@ -123,6 +124,17 @@ class Experiment:
     def counts_boxes(self) -> bool:
         """Whether boxes are paid for."""
         return any("boxes" in curve.cost for curve in self.curves.values())
+
+    @cached_property
+    def sources(self) -> list[Sources]:
+        """The files that its images are from, and what is odd about them, of each results folder that tells them."""
+        stores = dict.fromkeys(run.store for run in self.runs)
+        return [sources for store in stores if (sources := store.sources(self.task)) is not None]
+
+    def file_names(self, run: Run) -> list[str]:
+        """The file of each image of the pool that a run bought from; [] where that is not known."""
+        data = None if run.header is None else run.header.data
+        return next((sources.names("pool") for sources in self.sources if sources.data == data), [])
 
     @property
     def num_labelled_R(self) -> Floats:

@@ -50,7 +50,7 @@ def lines(experiment: Experiment, run: Run) -> Iterator[str]:
         yield f"{kind:<10}{part['name']} version {part['version']} {told}".rstrip()
     for one in run.measured[-1:]:
         yield f"versions  {' '.join(f'{name} {value}' for name, value in one.versions.items())}; on {one.device}"
-    yield from rounds(run)
+    yield from rounds(run, experiment.file_names(run))
 
 
 def command(experiment: Experiment, run: Run, folder: Path) -> str:
@@ -71,8 +71,8 @@ def last(run: Run) -> list[str]:
         return []
 
 
-def rounds(run: Run) -> Iterator[str]:
-    """A line a round, and one of what was bought."""
+def rounds(run: Run, files: Sequence[str]) -> Iterator[str]:
+    """A line a round, and one of what was bought; files: of the pool's images, where they are known."""
     assert run.header is not None
     measured = {one.round: one for one in run.measured}
     task = run.header.cell["task"]["name"]
@@ -90,3 +90,5 @@ def rounds(run: Run) -> Iterator[str]:
         choice = f", select {seed('select', task, run.seed, run.strategy, record.round)}" if record.round else ""
         yield f"          seeds fit {seed('fit', task, run.seed, record.round)}{choice}"
         yield f"          bought {' '.join(map(str, record.bought))}"
+        if len(files) > max(record.bought, default=0):
+            yield f"          files  {shlex.join(files[index] for index in record.bought)}"

@@ -24,6 +24,7 @@ from benchmark.analysis.tables import Entry, Table, places, shown, table
 from benchmark.analysis.verify import Verdict
 from benchmark.store import Store, replace, slug
 
+FILES_NAMED = 8  # of a purchase, on the page
 LARGE = 400_000  # bytes of an SVG above which a page embeds the PNG instead
 
 
@@ -58,6 +59,7 @@ class Section:
     compared: str  # what the columns of the comparisons are
     pictures: list[tuple[str, str]]  # caption, data URI
     records: list[tuple[str, str, list[tuple[str, str]]]]  # place, strategy, (seed, link) of its cells
+    bought: list[tuple[str, list[str]]]  # strategy and seed, a line a round with files that it bought
     anchor: str
 
 
@@ -182,8 +184,9 @@ def section(
     ]
     rows = comparisons.rows(compared, places(made.metric))
     against, note = (compared[0].against, comparisons.note(compared)) if compared else ("", "")
-    records = list(files(experiment, folder, anchor))
-    return Section(experiment, made, list(lines(made, anchor)), checks, rows, against, note, pictures, records, anchor)
+    records, bought = list(files(experiment, folder, anchor)), list(bought_files(experiment))
+    rest = (rows, against, note, pictures, records, bought, anchor)
+    return Section(experiment, made, list(lines(made, anchor)), checks, *rest)
 
 
 def lines(made: Table, anchor: str) -> Iterator[Line]:
@@ -209,6 +212,22 @@ def files(experiment: Experiment, folder: Path, anchor: str) -> Iterator[tuple[s
     for number, name in enumerate(experiment.curves):
         runs = [run for run in experiment.runs if run.strategy == name]
         yield f"{anchor}-{number}", name, [(f"seed {run.seed}", relpath(run.file, folder)) for run in runs]
+
+
+def bought_files(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
+    """Strategy and seed, and a line a round with the first files that it bought, for the lowest seed of each strategy;
+    nothing where images are in no files."""
+    runs = {run.strategy: run for run in sorted(experiment.runs, key=lambda run: -run.seed) if run.records}
+    for name in experiment.curves:
+        names = experiment.file_names(runs[name]) if name in runs else []
+        purchases = [(record.round, record.bought) for record in runs[name].records] if names else []
+        rows = []
+        for number, bought in purchases:
+            first = ", ".join(names[index] for index in bought[:FILES_NAMED] if index < len(names))
+            more = f" and {len(bought) - FILES_NAMED:,} more" if len(bought) > FILES_NAMED else ""
+            rows.append(f"round {number}: {first}{more}")
+        if rows:
+            yield f"{name}, seed {runs[name].seed}", rows
 
 
 def told(experiments: Sequence[Experiment], command: str) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""The files that the images of an experiment are from, kept beside its records: `data/TASK.json`. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+SHOWN = 3  # files that a message names
+Files = Mapping[str, Sequence[Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a task said about its images when its records were written."""
+
+    data: str  # the fingerprint of the task then
+    files: Files  # "pool" and "test": name and hash of pixels of each image, in the order of positions
+    remarks: list[str] = field(default_factory=list)  # what is odd; "FAULT: " begins what makes results wrong
+
+    def names(self, part: str) -> list[str]:
+        """The names of the images of a part, in the order of positions; [] where they are in no files."""
+        return [name for name, _ in self.files.get(part, ())]
+
+    def text(self) -> str:
+        """The file's content."""
+        return (
+            json.dumps({"data": self.data, "files": self.files, "remarks": self.remarks}, separators=(",", ":")) + "\n"
+        )
+
+    @classmethod
+    def read(cls, text: str, place: object) -> Sources:
+        """The content again; ValueError, naming the place, where it is none."""
+        try:
+            found: dict[str, Any] = json.loads(text)
+            sources = cls(found["data"], found["files"], found["remarks"])
+            pairs = [pair for part in sources.files.values() for pair in part]
+            if all(len(pair) == 2 for pair in pairs) and all(isinstance(words, str) for words in sources.remarks):
+                return sources
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            pass
+        raise ValueError(f"{place} does not say which files the images are from: remove it, and `run` writes it again")
+
+    def changes(self, new: Sources) -> str:
+        """What of the images is no longer as it was, in words."""
+        words = [f"{name} {what}" for part in ("pool", "test") for name, what in self.changed(new, part)]
+        if not words:
+            return "no image changed: labels, their order or what is read of them did"
+        more = [f"{len(words) - SHOWN} more"] * (len(words) > SHOWN)
+        return ", ".join([*words[:SHOWN], *more])
+
+    def changed(self, new: Sources, part: str) -> Iterator[tuple[str, str]]:
+        """The files of a part that differ, and how."""
+        old_hashes, new_hashes = ({name: digest for name, digest in one.files.get(part, ())} for one in (self, new))
+        for name, digest in new_hashes.items():
+            if name not in old_hashes:
+                yield name, "is new"
+            elif old_hashes[name] != digest:
+                yield name, "is another image now"
+        yield from ((name, "is gone") for name in old_hashes if name not in new_hashes)
