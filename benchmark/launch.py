@@ -135,8 +135,8 @@ def edited(cells: Sequence[Cell], store: Store) -> Iterator[str]:
         if code := cell.strategy.plugin.code():
             other[cell.strategy.plugin] += bool(store.codes(cell.path) - {code})
     for plugin, number in (+other).items():
-        told = f"{plugin.name} was edited since {number} of its cells were recorded"
-        kept = "their rounds stay; to run it anew, raise its version and choose another folder with out=DIR"
+        told = f"{plugin.name}, or what it imports, was edited since {number} of its cells were recorded"
+        kept = "their rounds stay; to run it anew, raise its version and add rerun_changed=true"
         yield f"{told}, but is still version {plugin.version}: {kept}"
 
 

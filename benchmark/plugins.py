@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from benchmark.module_path import HOME, put_home_first
+from benchmark.source_code import digest
 
 # Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
 LABEL_NEEDS = frozenset({"test_labels", "held_out"})
@@ -30,6 +31,7 @@ MODEL_FREE = frozenset({"encode", "images"})  # capabilities that are of the ima
 REQUIRED = inspect.Parameter.empty
 EncoderName: TypeAlias = Annotated[str, "encoder"]  # of a parameter that names one: `dino`, `patch_pca[patch=4]`
 StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same: `isal[k=2]`
+IN_FOLDER = "al_benchmark_plugin_"  # begins the names of modules of a user's folder
 FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}
 
 
@@ -118,16 +120,14 @@ class Plugin:
 
     @cache  # noqa: B019
     def code(self) -> str:
-        """A hash of what its file does, comments and docstrings aside: it tells that a plug-in was edited where nobody
-        raised its version. "" where there is no file, as in a notebook."""
+        """A hash of what its file does, and what that imports from its package or folder, comments and docstrings
+        aside: it tells that a plug-in was edited where nobody raised its version. "" where there is no file, as in a
+        notebook."""
+        module = self.function.__module__
         try:
-            tree = ast.parse(source(self).read_bytes())
-        except (OSError, SyntaxError, TypeError):
+            return digest(source(self), module, module.startswith(IN_FOLDER))
+        except (OSError, SyntaxError, TypeError, ValueError):
             return ""
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-        return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
 
     def capabilities(self, values: Mapping[str, Any]) -> frozenset[str]:
         """A task's capabilities under these (bound) parameters: the public methods of what it returns."""
@@ -223,7 +223,7 @@ def load_folder(folder: Path) -> None:
 def load_file(path: Path) -> None:
     """Imports one plug-in file under a name of its own, so that it may be called `random`, in any number of folders."""
     folder = hashlib.sha256(str(path.resolve().parent).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"al_benchmark_plugin_{path.stem}_{folder}", path)
+    spec = importlib.util.spec_from_file_location(f"{IN_FOLDER}{path.stem}_{folder}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

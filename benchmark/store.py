@@ -469,7 +469,7 @@ def as_record(line: dict[str, Any], path: str | Path) -> Record:
 
 # Device and round in a body of Measured, whose keys are sorted.
 DEVICE = re.compile(rb'"device": ("(?:[^"\\]|\\.)*").*?"round": (\d+)')
-CODE = re.compile(rb'"code": "([0-9a-f]{16})"')
+CODE = re.compile(rb'"code": "(files-[0-9a-f]{16})"')  # older ones, without a kind, are of the plug-in's file alone
 OPENING, CLOSING = b'{"body": ', b', "sha256": "%s"}\n'  # around a body and its checksum
 
 
