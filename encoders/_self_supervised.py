@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmark.api import Encoding, Machine, Pool, seeded
-from tasks._networks import PROBE, build
+from tasks._networks import PROBE, build, suits_channels_last
 
 Precision = Literal["float32", "bfloat16"]
 Heads = TypeVar("Heads", bound=nn.Module)
@@ -309,7 +309,8 @@ def optimiser(backbone: nn.Module, heads: nn.Module, lr: float, weight_decay: fl
 def extractor(frozen: Frozen, precision: Precision) -> Features:
     """The backbone on normalised views; float32 out, whatever the precision inside."""
     short = precision == "bfloat16"
-    layout = torch.channels_last if short else torch.contiguous_format
+    last = short and suits_channels_last(frozen.backbone, next(frozen.backbone.parameters()).device)
+    layout = torch.channels_last if last else torch.contiguous_format
     frozen.backbone.to(memory_format=layout)  # type: ignore[call-overload]
 
     def features(views_N3HW: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from tasks._directional import Layers
 from tasks._encode import Encodings, InMemory
 from tasks._image_checks import Scan, loaded
 from tasks._image_files import Exif
-from tasks._networks import Network, build, probe
+from tasks._networks import Network, build, probe, suits_channels_last
 from tasks._recipe import PUBLISHED, Recipe, lacks
 from tasks._sources import reported
 from tasks._training import Labelled, derived, normalises_by_batch, precision, smallest_part, train
@@ -104,7 +104,11 @@ class Classifier:
             tests = Encodings(InMemory(self._test_images), self._pool, both, machine)
             self._images, self._test_images = self._encodings.features(recipe.encoder), tests.features(recipe.encoder)
             self._recipe, self._normaliser = replace(recipe, flip=False, pad=0), of_features(self._images)
-        self._by_batch = normalises_by_batch(self.model())  # whatever is wrong with the network is said now
+        network = self.model()  # whatever is wrong with it is said now
+        self._by_batch = normalises_by_batch(network)
+        self._channels_first = not suits_channels_last(network, self._device)
+        if self._channels_first:
+            self._recipe = replace(self._recipe, channels_last=False)
         self.fingerprint = digest(*parts)
         self._sources = reported(pool.scans, test.scans, root)
 
@@ -117,7 +121,7 @@ class Classifier:
         """A network trained on the set `labelled`. Raises ValueError where training diverges."""
         network = self._network(seed, companion)
         which = torch.from_numpy(np.sort(labelled)).to(self._device)
-        images = Labelled(self._images[which], self._labels[which], self._normaliser)
+        images = Labelled(self._images[which], self._labels[which], self._normaliser, self._channels_first)
         with seeded(derived(seed, "dropout")):
             train(network, images, self._recipe, companion, seed)
         return network

@@ -43,6 +43,7 @@ from tasks._detection_training import Step, train
 from tasks._detection_views import Back, Changed, restored
 from tasks._detector import Batch, Detections, Detector, Seen
 from tasks._encode import Encodings, Read
+from tasks._networks import suits_channels_last
 from tasks._sources import reported
 from tasks._training import derived, normalises_by_batch, smallest_part
 from tasks._weights import weights_file
@@ -73,7 +74,9 @@ class Detection:
         self._memo: tuple[Callable[[], nn.Module | None], Indices, Everything] | None = None
         detector = self.model()  # whatever is wrong with the recipe is said now
         self._by_batch = normalises_by_batch(detector)
-        self._placing = Placing(recipe, detector.pixels, machine.device)
+        if not suits_channels_last(detector, self._device):
+            self._recipe = replace(recipe, channels_last=False)
+        self._placing = Placing(self._recipe, detector.pixels, machine.device)
         self._num_pixels = PIXELS_A_BATCH[machine.device.type]
         self.batch_size = max(1, self._num_pixels // math.prod(self._placing.padded_size(pool.images[0])))
         self._encodings = Encodings(self._pictures(), self._pictures(), pool.images.fingerprint, machine)

@@ -76,6 +76,17 @@ class Network(nn.Module):
             self._maps[size] = output
 
 
+def suits_channels_last(network: nn.Module, device: torch.device) -> bool:
+    """Whether a network may be trained with channels last on a device; results are the same but for rounding.
+
+    On CPUs oneDNN then writes past its memory in the weights' gradient of a strided 1x1 convolution of fewer than 16
+    channels (github.com/uxlfoundation/oneDNN/issues/6035): the gradient is wrong, or the process dies.
+    """
+    convolutions = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    narrow = (one.kernel_size == (1, 1) and max(one.stride) > 1 and one.in_channels < 16 for one in convolutions)
+    return device.type != "cpu" or not any(narrow)
+
+
 def full(values: Tensor) -> Tensor:
     """At least float32."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

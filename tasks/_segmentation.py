@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count, groupby
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from tasks._classifier import digest
 from tasks._detection_input import stream
 from tasks._directional import Layers
 from tasks._encode import Encodings, Read
+from tasks._networks import suits_channels_last
 from tasks._segment_maps import IGNORED, Scrambled, Split, check_labels
 from tasks._segment_training import Batch, Step, augmented, cross_entropy, laid, normalised, train
 from tasks._segmentation_recipe import SegmenterRecipe
@@ -71,7 +73,10 @@ class Segmentation:
         self._machine, self._recipe, self._device = machine, recipe, machine.device
         self._weights = weights_file(machine, recipe.weights)
         self._pool, self._test = pool, test
-        self._by_batch = normalises_by_batch(self.model())  # whatever is wrong with the recipe is said now
+        network = self.model()  # whatever is wrong with the recipe is said now
+        self._by_batch = normalises_by_batch(network)
+        if not suits_channels_last(network, self._device):
+            self._recipe = replace(recipe, channels_last=False)
         self._size = (pool.images[0].shape[1], pool.images[0].shape[2])
         self._num_pixels = PIXELS_A_BATCH[machine.device.type]
         self.batch_size = max(1, self._num_pixels // math.prod(self._size))

@@ -32,10 +32,12 @@ class Labelled:
     images_NKHW: Tensor  # uint8
     labels_N: Tensor
     normaliser: Normaliser
+    channels_first: bool = False  # what cropping gives has channels last: whether that is changed
 
     def batch(self, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
         """The augmented images and the labels of one step."""
-        return batch.augmented(self.images_NKHW, self.normaliser, recipe), self.labels_N[batch.which_N]
+        images_N3HW = batch.augmented(self.images_NKHW, self.normaliser, recipe)
+        return images_N3HW.contiguous() if self.channels_first else images_N3HW, self.labels_N[batch.which_N]
 
 
 def train(network: Network, labelled: Labelled, recipe: Recipe, companion: Companion | None, seed: int) -> None:
