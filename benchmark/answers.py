@@ -30,7 +30,10 @@ from benchmark.terminal import paragraphs, print_table, say, show
 from benchmark.words import plural
 
 Words = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value ...]", help="grid, out, records, task ...; see the README")
+    list[str] | None,
+    typer.Argument(
+        metavar="[key=value ...]", help="settings, as `grid=quick`, `out=DIR`, `records=PATH`; the README lists them"
+    ),
 ]
 Row = dict[str, object]
 Part = TypeVar("Part")
@@ -209,7 +212,11 @@ seeds: pairs of runs behind the interval; –: a paper's means, which have none
 mean score, other mean: of each over all rounds (the area under its curve)"""
 
 
-def compared(first: str, second: str, words: Words = None) -> None:
+def compared(
+    first: Annotated[str, typer.Argument(metavar="A", help="a strategy")],
+    second: Annotated[str, typer.Argument(metavar="B", help="the one that it is compared with")],
+    words: Words = None,
+) -> None:
     """Compare strategy A with strategy B, seed by seed: the answer in five lines for each task."""
     if first == second or "=" in re.sub(r"\[.*\]", "", first + second):
         raise ValueError(f"compare takes two strategies, as in `compare A B`, not {first} and {second}")
@@ -242,7 +249,9 @@ def timed(words: Words = None) -> None:
     show("seconds of a run", rows, asked.format, ["experiment"], seconds.NOTE)
 
 
-def explained(cell: str, words: Words = None) -> None:
+def explained(
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="its path, or TASK/STRATEGY/seed-N")], words: Words = None
+) -> None:
     """Show what lies behind one cell: its command, seeds, purchases, costs, scores and versions."""
     experiment, run = explain.find(ask(words or []).experiments(), cell)
     for line in explain.lines(experiment, run):

@@ -1,4 +1,7 @@
-"""The command line: one verb each. Exit 0 done, 1 some cells failed, 2 a user's error."""
+"""Active-learning strategies, compared fairly: run them, then ask for tables, savings, comparisons and a report.
+
+Begin with `run`: it takes minutes and needs no data. Exit status: 0 done, 1 something failed, 2 a wrong command.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from benchmark.display import shown
 from benchmark.grid import Settings
 from benchmark.store import Store, Unwritable
 from benchmark.terminal import err, say, show, spare_the_screen
+from benchmark.words import plural
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +35,14 @@ if TYPE_CHECKING:
     from benchmark.api import Machine
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-Words = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings; see configs/config.yaml")]
+Words = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings, as `seeds=3`; the README lists them")
+]
 
 
 @app.command()
 def run(words: Words = None) -> None:
-    """Run the cells of a grid that are not done yet, then print and write its tables."""
+    """Run what is missing of a grid of tasks, strategies and seeds, then print and write its tables."""
     chosen = grids.settings(words or [])
     with err.status("loading PyTorch and the plug-ins"):
         plugins.discover(chosen.plugins)
@@ -72,8 +78,8 @@ def run(words: Words = None) -> None:
         say(f"failed: {line}")
     if failed:
         again = "; the same command runs what is missing" * any(not one.whole_task for one in failed)
-        kept = f"tracebacks under {store.folder / 'failures'}; nothing recorded is lost"
-        say(f"{len(failed)} cells failed; {kept}{again}")
+        kept = f"tracebacks are in {store.folder / 'failures'}; nothing recorded is lost"
+        say(f"{plural(len(failed), 'cell')} failed; {kept}{again}")
         raise typer.Exit(1)
 
 
@@ -153,7 +159,8 @@ def work(
     fits = Fits(scratch, chosen.cache_gb, where)
     local = chosen.launcher == "local"
     told_where = where if local else "Ray"
-    say(f"{len(grid.cells())} cells, {len(left)} to do, {total} rounds, on {told_where}; records in {store.folder}")
+    rest = f"{len(left)} to do, {plural(total, 'round')}, on {told_where}; records in {store.folder}"
+    say(f"{plural(len(grid.cells()), 'cell')}, {rest}")
     if local:
         launch.check_encoders(left, machine)
     ran = launch.local(list(left), store, fits, tasks) if local else on_ray(list(left), store, chosen)
@@ -229,7 +236,7 @@ def device(name: str) -> torch.device:
     if found.type not in ("cpu", "cuda"):
         raise ValueError(f"device={name}: use auto, cpu, cuda or cuda:N")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={name}: torch sees {torch.cuda.device_count()} GPUs")
+        raise ValueError(f"device={name}: PyTorch sees {plural(torch.cuda.device_count(), 'GPU')}")
     return found
 
 
@@ -268,7 +275,9 @@ def described(experiment: grids.Experiment) -> dict[str, object]:
 
 
 @app.command(name="list")
-def list_(what: str, words: Words = None) -> None:
+def list_(
+    what: Annotated[str, typer.Argument(metavar="KIND", help="one of the five above")], words: Words = None
+) -> None:
     """List strategies, tasks, encoders, grids or published curves."""
     chosen = grids.settings(words or [])
     kinds: dict[str, Callable[[], list[dict[str, object]]]] = {
@@ -300,8 +309,12 @@ def told(plugin: plugins.Plugin) -> dict[str, object]:
 
 
 @app.command()
-def new(kind: str, name: str, words: Words = None) -> None:
-    """Write a new strategy of about ten lines and its test."""
+def new(
+    kind: Annotated[str, typer.Argument(metavar="strategy", help="the word `strategy`")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="what it is to be called")],
+    words: Words = None,
+) -> None:
+    """Write the file of a new strategy, about ten lines, and its test."""
     from benchmark.scaffold import new_strategy
 
     if kind != "strategy":
@@ -315,8 +328,10 @@ def new(kind: str, name: str, words: Words = None) -> None:
 
 
 @app.command()
-def check(name: str, words: Words = None) -> None:
-    """Run the conformance kit on one strategy or task and say what failed."""
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a strategy or a task")], words: Words = None
+) -> None:
+    """Check that a strategy or a task keeps the rules that all must keep, and say what it breaks."""
     from benchmark import conformance
 
     chosen = grids.settings(words or [])

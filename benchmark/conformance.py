@@ -19,6 +19,7 @@ from benchmark.fits import Fits
 from benchmark.grid import Cell, Spec
 from benchmark.plugins import Plugin, source
 from benchmark.schedule import Schedule
+from benchmark.words import plural
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ def costs_labels(fitted: Fitted) -> str | None:
     task, _, labelled = fitted.prepared()
     cost = task.cost(labelled)
     if (images := cost.get("images")) != len(labelled):
-        return f"{len(labelled)} images cost {images} images"
+        return f"{plural(len(labelled), 'image')} cost{'s' * (len(labelled) == 1)} {images} images"
     singly = sum(loop.boxes_of(task, labelled)) if "boxes" in cost else 0
     return None if singly == cost.get("boxes", 0) else f"{cost['boxes']:g} boxes together, {singly:g} image by image"
 

@@ -16,6 +16,7 @@ from benchmark.launch import Tasks, checked_header, rounds_left
 from benchmark.limits import limited
 from benchmark.schedule import Misfit
 from benchmark.store import Store
+from benchmark.words import plural
 
 
 @dataclass(frozen=True)
@@ -176,5 +177,5 @@ def summary(rows: Sequence[Row], share: float, device: str) -> str:
     timed = [row.fit + row.score + row.select for row in rows if not math.isnan(row.fit)]
     hours = f"{share * sum(timed):.3g} hours of {device}" if timed or not rows else "hours are not known"
     rest = f", and those of {len(rows) - len(timed)} rows that are not known" if 0 < len(timed) < len(rows) else ""
-    spared = f"{rounds - num_fits} of {rounds} fits are shared" if rounds else "nothing is left to do"
-    return f"{cells} cells, {rounds} rounds, {num_fits} fits ({spared}): {hours}{rest}"
+    spared = f"{rounds - num_fits} of {plural(rounds, 'fit')} are shared" if rounds else "nothing is left to do"
+    return f"{plural(cells, 'cell')}, {plural(rounds, 'round')}, {plural(num_fits, 'fit')} ({spared}): {hours}{rest}"

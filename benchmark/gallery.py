@@ -47,7 +47,7 @@ def update(experiments: Sequence[Experiment], store: Store, fits: Fits, tasks: T
                 keep_sources(experiment.task, task, store)  # under Ray, the first time that this process has the task
             picture(path, task, [cell for cell in cells if cell.seed == cells[0].seed], store, fits)
         except Exception as error:  # pictures are no reason to fail a run that is through
-            yield f"no gallery of {experiment.name}: {type(error).__name__}: {error}"
+            yield f"{experiment.name}: no images in the report: {error or 'no reason given'} ({type(error).__name__})"
 
 
 def picture(path: Path, task: Task | Exception, cells: Sequence[Cell], store: Store, fits: Fits) -> None:

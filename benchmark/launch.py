@@ -18,6 +18,7 @@ from benchmark.plugins import Plugin
 from benchmark.schedule import Misfit
 from benchmark.sources import Sources
 from benchmark.store import REMEDY, Header, Measured, Record, Store, Unwritable
+from benchmark.words import plural
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def set_aside_changed(grid: Grid, store: Store, tasks: Tasks) -> Iterator[str]:
         changed = [cell for cell, header in known if header and agreement.difference(header, cell["strategy"], "")]
         if changed:
             folder = store.set_aside(experiment.name, changed)
-            yield f"{experiment.name}: {len(changed)} cells of other versions, data or weights are now in {folder}"
+            count = plural(len(changed), "cell")
+            yield f"{experiment.name}: {count} of other versions, data or weights, now in {folder}"
 
 
 def edited(cells: Sequence[Cell], store: Store) -> Iterator[str]:

@@ -28,6 +28,7 @@ from benchmark.limits import limited
 from benchmark.schedule import Misfit
 from benchmark.seeds import seed
 from benchmark.store import Header, Measured, Record
+from benchmark.words import plural
 
 PROCESS = Path("/proc/self")  # what Linux tells of this process
 
@@ -234,13 +235,13 @@ def checked_choice(name: str, chosen: object, seen: View, budget: int) -> Indice
             f"{name} returned {array.dtype} of shape {array.shape}: pool positions are one row of integers"
         )
     if len(array) != budget:
-        raise ValueError(f"{name} returned {len(array)} indices of a budget of {budget}")
+        raise ValueError(f"{name} returned {plural(len(array), 'index', 'indices')} of a budget of {budget}")
     if len(np.unique(array)) != budget:
         raise ValueError(f"{name} returned {budget - len(np.unique(array))} duplicates")
     if labelled := int(np.isin(array, seen.labelled).sum()):
-        raise ValueError(f"{name} returned {labelled} indices that are labelled already")
+        raise ValueError(f"{name} returned {plural(labelled, 'index', 'indices')} already labelled")
     if outside := int((~np.isin(array, seen.unlabelled)).sum()):
-        raise ValueError(f"{name} returned {outside} indices that are not in `unlabelled`")
+        raise ValueError(f"{name} returned {plural(outside, 'index', 'indices')} not in `unlabelled`")
     return array.astype(np.int64)
 
 

@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 
 from benchmark.agreement import Agreement, Mixture, parameters
 from benchmark.sources import Sources
+from benchmark.words import plural
 
 SCHEMA = 1
 Line = TypeVar("Line")
@@ -189,7 +190,7 @@ class Store:
                 shutil.copyfile(path, copy)
             except OSError as error:
                 raise Unwritable(f"{copy} cannot be written: {error.strerror}; {path} stays as it is") from error
-            told += f", with the {len(rest) - 1} lines that follow; the file as it was is kept as {copy.name}"
+            told += f", with {plural(len(rest) - 1, 'line')} behind it; the file as it was is kept as {copy.name}"
         os.truncate(path, sound)
         self.notify(told)
 

@@ -57,7 +57,7 @@ def test_changed_records_move_aside_and_the_baselines_stay(run: Command, command
     before = bytes_of(tmp_path / "run")
     code, said = run(2, "seeds=1", "rerun_changed=true")
     assert code == 0
-    assert "2 cells of other versions, data or weights are now in" in said
+    assert "2 cells of other versions, data or weights, now in" in said
     assert "2 cells, 1 to do, 2 rounds" in said
     after, aside = bytes_of(tmp_path / "run"), bytes_of(tmp_path / "run" / "set_aside" / "1")
     assert {name: before[name] for name in before if "/mine/" in name} == aside

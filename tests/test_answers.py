@@ -13,7 +13,7 @@ from _cells import bytes_of, cell, run
 from _curves import PLAIN, recorded
 from typer.testing import CliRunner
 
-from benchmark import cli, gallery, launch
+from benchmark import cli, gallery, launch, plugins
 from benchmark import grid as grids
 from benchmark.analysis.curves import ours
 from benchmark.analysis.figures import Gallery
@@ -37,9 +37,9 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN)
     lines = told("compare", "mine", "random", f"out={store.folder}").splitlines()
     assert len(lines) == 5
-    assert lines[0] == "mine against random on made_up: 3 seeds, paired"
+    assert lines[0] == "mine minus random on made_up: 3 seeds, paired"
     assert lines[1].startswith("accuracy at 8 images: +4.00 [")
-    assert lines[4] == "undecided: 3 seeds cannot give p below 0.25: it takes 6"
+    assert lines[4] == "undecided: with 3 seeds p is 0.25 at least: it takes 6 seeds to decide"
     words = ("strategy=mine", "against=random", f"out={store.folder}")
     [saving] = json.loads(told("savings", *words, "format=json"))
     assert f"saves {saving['saved']:.0f} [{saving['low']:.0f}, {saving['high']:.0f}] images" in lines[3]
@@ -58,7 +58,7 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
         (["verify", "against=results/reference/quick"], "is a run, not a published curve"),
         (["status", "task=digitz"], "there is no 'digitz'"),
         (["explain", "made/mine/seed-9"], "did you mean"),
-        (["explain", "seed-0"], "several cells end so"),
+        (["explain", "seed-0"], "several cells end in this"),
     ],
 )
 def test_what_is_not_there_is_one_line(tmp_path: Path, words: list[str], line: str) -> None:
@@ -101,7 +101,7 @@ def test_compare_says_what_was_paid_and_when_nothing_differs(tmp_path: Path) -> 
     store = recorded(tmp_path, {**PLAIN, "twin": PLAIN["mine"]})
     lines = told("compare", "twin", "mine", f"out={store.folder}").splitlines()
     assert "paid" not in lines[1]
-    assert lines[4] == "undecided: 3 seeds without a difference"
+    assert lines[4] == "undecided: no difference in any of 3 seeds"
     for number in range(3):
         path = store.path(f"made/twin/seed-{number}")
         header, *rounds = [json.loads(line)["body"] for line in path.read_bytes().splitlines()]
@@ -211,13 +211,14 @@ def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
 
     monkeypatch.setattr(launch, "build", counted)
     monkeypatch.setattr(gallery, "arrays", faulty)
+    plugins.discover(None)
     tasks = "tasks=[digits[epochs=1],digits[epochs=2]]"
     chosen = grids.settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
     made = grids.read(chosen)
     left = launch.rounds_left(made.cells(), Store(tmp_path))
-    assert not cli.work(left, made, Store(tmp_path), chosen)
+    assert not cli.work(left, made, Store(tmp_path), chosen, cli.Built(chosen))
     assert built == ["digits[epochs=1]", "digits[epochs=2]"]
-    assert capsys.readouterr().err.count("MemoryError: no room") == 2 * fails
+    assert capsys.readouterr().err.count("no room (MemoryError)") == 2 * fails
 
 
 def test_boxes_are_drawn_in_the_pixels_of_the_picture(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_a_gallery_that_cannot_be_made_is_a_line(tmp_path: Path, monkeypatch: py
         "small", Spec.read("task", "digits[epochs=2]"), Schedule(20, 5, 2, 10), (Spec.read("strategy", "random"),), (0,)
     )
     [line] = gallery.update([asked], store, fits, launch.Tasks(Machine(torch.device("cpu"))))
-    assert line == "no gallery of small: ZeroDivisionError: division by zero"
+    assert line == "small: no images in the report: division by zero (ZeroDivisionError)"
     assert not (store.folder / "gallery").exists()
 
 

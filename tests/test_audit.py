@@ -72,12 +72,12 @@ def missing(store: Store) -> None:
 FAULTS: list[tuple[str, str, Callable[[Store], None]]] = [
     ("round 0 agrees", "57 in round 0, where others score 52", lambda s: changed(s, 0, scores={"accuracy": 57.0})),
     ("round 0 agrees", "starts from other data or images", lambda s: changed(s, 0, bought=[1, 2, 3, 4])),
-    ("within budget", "round 1 buys 1 images of a budget of 2", lambda s: changed(s, 1, bought=[53])),
-    ("within budget", "round 1 buys 1 images twice", lambda s: changed(s, 1, bought=[53, 53])),
-    ("within budget", "round 1 buys 1 images that were bought before", lambda s: changed(s, 1, bought=[53, 10])),
-    ("within budget", "round 1 buys 2 images that are held out", lambda s: changed(s, 1, bought=[98, 99])),
-    ("within budget", "round 1 buys 1 images that are not in the pool", lambda s: changed(s, 1, bought=[53, 100])),
-    ("within budget", "round 1 was trained on 7 images, 6 were bought", lambda s: changed(s, 1, num_labelled=7)),
+    ("within budget", "round 1 buys 1 image of a budget of 2", lambda s: changed(s, 1, bought=[53])),
+    ("within budget", "round 1 buys 1 image twice", lambda s: changed(s, 1, bought=[53, 53])),
+    ("within budget", "round 1 buys 1 image bought before", lambda s: changed(s, 1, bought=[53, 10])),
+    ("within budget", "round 1 buys 2 images of the held-out set", lambda s: changed(s, 1, bought=[98, 99])),
+    ("within budget", "round 1 buys 1 image not in the pool", lambda s: changed(s, 1, bought=[53, 100])),
+    ("within budget", "round 1 was trained on 7 images, though 6 were bought", lambda s: changed(s, 1, num_labelled=7)),
     ("within budget", "round 1 is charged 5 images for 6 bought", lambda s: changed(s, 1, cost={"images": 5.0})),
     ("within budget", "round 1 is charged 8 images for 6 bought", lambda s: changed(s, 1, cost={"images": 8.0})),
     (

@@ -348,7 +348,7 @@ def test_classes_are_counted_over_what_was_bought(made: Experiment) -> None:
 
 
 def test_a_gallery_of_another_pool_is_refused(made: Experiment) -> None:
-    with pytest.raises(ValueError, match="this gallery is of 5 images: image 5 is of another pool"):
+    with pytest.raises(ValueError, match="these pictures are of another pool: 5 images, without number 5"):
         figures.bought_classes(made, replace(gallery(), labels_P=np.arange(5) % 3))
 
 

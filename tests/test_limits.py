@@ -225,7 +225,7 @@ def test_a_pilot_that_fails_is_said_and_the_rest_is_told(tmp_path: Path, capsys:
     command("run", *words, f"plugins={tmp_path}/plug", code=1)
     plugins.REGISTRY["strategy"].pop("faulty")
     err = capsys.readouterr().err
-    assert "1 cells, 3 rounds" in err
+    assert "1 cell, 3 rounds" in err
     assert "no hours are known of: digits[epochs=2] faulty" in err
 
 

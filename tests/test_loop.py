@@ -153,8 +153,8 @@ def test_the_cache_is_looked_through_each_time_a_fiftieth_of_it_was_filled(
     [
         ("too_few", "returned 4 indices of a budget of 5"),
         ("duplicates", "4 duplicates"),
-        ("labelled", "5 indices that are labelled already"),
-        ("out_of_range", "5 indices that are not in `unlabelled`"),
+        ("labelled", "5 indices already labelled"),
+        ("out_of_range", "5 indices not in `unlabelled`"),
         ("floats", "pool positions are one row of integers"),
         ("nan", "1 of 1267 scores are NaN"),
         ("crash", "KeyError: 'a bug in a strategy'"),

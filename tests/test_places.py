@@ -157,4 +157,4 @@ def test_data_may_be_called_anything_and_explain_tells_the_command(here: Path, n
     command = shlex.split(lines.splitlines()[1].partition("python -m benchmark ")[2])
     done = CliRunner().invoke(cli.app, command)
     assert done.exit_code == 0, done.output + repr(done.exception)
-    assert "1 cells, 0 to do" in done.stderr
+    assert "1 cell, 0 to do" in done.stderr

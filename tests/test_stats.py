@@ -150,7 +150,7 @@ def test_pairing_is_by_seed_and_start_never_by_order() -> None:
         paired(a, curve("c", [[1.0], [2]], seeds=(0, 1), starts=("start 0", "elsewhere")))
     with pytest.raises(ValueError, match="no common seed"):
         paired(a, curve("d", [[1.0]], seeds=(9,)))
-    with pytest.raises(ValueError, match="its 5 runs are not told apart"):
+    with pytest.raises(ValueError, match="of its 5 runs only the mean is known"):
         paired(a, curve("e", [[1.0]], seeds=(), num_runs=5))
 
 
@@ -170,20 +170,20 @@ def test_a_comparison_in_five_lines() -> None:
     assert one.area_p == one.holm_p == 2 / 2**6
     told = lines(one, 2)
     assert len(told) == 5
-    assert told[0] == "a against b on made_up: 6 seeds, paired"
+    assert told[0] == "a minus b on made_up: 6 seeds, paired"
     assert told[4] == "better"
     few = compare(experiment(curve("a", base[:3] + 3), curve("b", base[:3])), "a", "b", IMAGES, 0.95, 0)
     assert (few.verdict, few.smallest_p) == ("undecided", 0.25)
-    assert lines(few, 2)[4] == "undecided: 3 seeds cannot give p below 0.25: it takes 6"
+    assert lines(few, 2)[4] == "undecided: with 3 seeds p is 0.25 at least: it takes 6 seeds to decide"
     two = compare(experiment(curve("a", base[:2] + 0.6), curve("b", base[:2])), "a", "b", IMAGES, 0.95, 0)
-    assert lines(two, 2)[0] == "a against b on made_up: 2 seeds, paired"
-    assert lines(two, 2)[1].endswith(": +0.60, p 0.5 (sign flips)")
+    assert lines(two, 2)[0] == "a minus b on made_up: 2 seeds, paired"
+    assert lines(two, 2)[1].endswith(": +0.60, p = 0.5 (sign flips)")
     assert lines(two, 2)[3].startswith("at b's final accuracy")
     assert "[" not in lines(two, 2)[3]
     assert two.verdict == "undecided"
     single = compare(experiment(curve("a", base[:1] + 3), curve("b", base[:1])), "a", "b", IMAGES, 0.95, 0)
     assert math.isnan(single.final.low)
-    assert lines(single, 2)[4].startswith("undecided: 1 seed cannot give p")
+    assert lines(single, 2)[4].startswith("undecided: with 1 seed p is ")
 
 
 def test_a_table_corrects_over_all_comparisons_and_names_who_does_not_pair() -> None:
@@ -288,7 +288,7 @@ def test_undecidable_comparisons_say_how_many_seeds_it_takes() -> None:
     made, _ = against(experiment(curve("b", base), *others), "b", IMAGES, 0.95, 0)
     assert [one.verdict for one in made] == ["undecided"] * 5  # 5 x 2 / 2^6 = 0.16
     assert made[0].detectable == math.inf
-    assert made[0].why == "6 seeds cannot give p below 0.16 in one of 5 comparisons: it takes 8"
+    assert made[0].why == "with 6 seeds p is 0.16 at least in one of 5 comparisons: it takes 8 seeds to decide"
 
 
 def test_areas_are_over_rounds_so_that_images_of_many_boxes_do_not_count() -> None:

@@ -14,6 +14,7 @@ from benchmark.analysis.curves import Curve, Experiment, Floats, Run, best_score
 from benchmark.analysis.stats import quantile
 from benchmark.schedule import Schedule
 from benchmark.store import Header, Record
+from benchmark.words import plural
 
 FEW_IMAGES = 3  # a batch of as few gives batch normalisation no statistics to speak of
 COLLAPSE = 1 / 3  # a fit that scores less than this share of the cell's best so far has not converged
@@ -147,13 +148,13 @@ def ledger(run: Run, schedule: Schedule) -> Iterator[str]:
         wanted = schedule.budget if record.round or not schedule.initial else schedule.initial
         exact = record.round == 0 or schedule.budget_in == "images"
         if exact and len(record.bought) != wanted:
-            yield f"{told} buys {len(record.bought)} images of a budget of {wanted}"
+            yield f"{told} buys {plural(len(record.bought), 'image')} of a budget of {wanted}"
         num_seen += len(record.bought)
         if not in_order:
             yield from (f"{told} buys {words}" for words in wrongly(record, seen, run.header))
             num_seen = len(seen)
         if record.num_labelled != num_seen:
-            yield f"{told} was trained on {record.num_labelled} images, {num_seen} were bought"
+            yield f"{told} was trained on {plural(record.num_labelled, 'image')}, though {num_seen} were bought"
         if record.cost.get("images") != num_seen + charged:
             yield f"{told} is charged {record.cost.get('images', 0):g} images for {num_seen} bought"
         if record.cost.get("boxes", boxes) < boxes:
@@ -183,13 +184,13 @@ def wrongly(record: Record, seen: set[int], header: Header) -> Iterator[str]:
     """What of a purchase should not have been bought. Adds the purchase to those `seen`."""
     bought, held_out = set(record.bought), set(header.held_out)
     if twice := len(record.bought) - len(bought):
-        yield f"{twice} images twice"
+        yield f"{plural(twice, 'image')} twice"
     if again := len(bought & seen):
-        yield f"{again} images that were bought before"
+        yield f"{plural(again, 'image')} bought before"
     if taken := len(bought & held_out):
-        yield f"{taken} images that are held out"
+        yield f"{plural(taken, 'image')} of the held-out set"
     if outside := sum(not 0 <= index < header.num_pool for index in bought):
-        yield f"{outside} images that are not in the pool"
+        yield f"{plural(outside, 'image')} not in the pool"
     seen |= bought
 
 

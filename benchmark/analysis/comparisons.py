@@ -76,12 +76,12 @@ class Comparison:
             return ""
         number, alpha = len(self.pairs.seeds), 1 - self.level
         if not self.spread and not self.area.value and number > 1:
-            return f"{seeds(number)} without a difference"
+            return f"no difference in any of {seeds(number)}"
         if math.isinf(self.detectable):
             least = math.ceil(1 + math.log2(self.family / alpha) - 1e-9)
             among = f" in one of {self.family} comparisons" if self.family > 1 else ""
-            return f"{seeds(number)} cannot give p below {self.smallest_p:.2g}{among}: it takes {least}"
-        return f"{seeds(number)} find a difference of {self.detectable:.2g} in 4 of 5 cases, not a smaller one"
+            return f"with {seeds(number)} p is {self.smallest_p:.2g} at least{among}: it takes {seeds(least)} to decide"
+        return f"{seeds(number)} show a difference of {self.detectable:.2g} in 4 of 5 cases, smaller ones less often"
 
 
 def compare(experiment: Experiment, strategy: str, against: str, price: Price, level: float, start: int) -> Comparison:
@@ -164,11 +164,11 @@ def corrected(made: Sequence[Comparison]) -> list[Comparison]:
 def lines(one: Comparison, places: int) -> list[str]:
     """The answer in five lines."""
     alone = f" (left out: {', '.join(one.pairs.alone)})" if one.pairs.alone else ""
-    holm = f", Holm {one.holm_p:.3g} over {one.family} tasks" if one.family > 1 else ""
+    holm = f", corrected for {one.family} tasks (Holm): {one.holm_p:.3g}" if one.family > 1 else ""
     return [
-        f"{one.strategy} against {one.against} on {one.task}: {seeds(len(one.pairs.seeds))}, paired{alone}",
-        f"{one.metric} at {one.at}{charged(one)}: {shown(one.final, places, '+')}, p {one.final_p:.3g} (sign flips)",
-        f"area under the curve: {shown(one.area, places, '+')}, p {one.area_p:.3g}{holm}",
+        f"{one.strategy} minus {one.against} on {one.task}: {seeds(len(one.pairs.seeds))}, paired{alone}",
+        f"{one.metric} at {one.at}{charged(one)}: {shown(one.final, places, '+')}, p = {one.final_p:.3g} (sign flips)",
+        f"mean {one.metric} over all rounds: {shown(one.area, places, '+')}, p = {one.area_p:.3g}{holm}",
         saving_line(one, places),
         f"{one.verdict}{': ' * bool(one.why)}{one.why}",
     ]

@@ -10,6 +10,7 @@ from benchmark.analysis.curves import Experiment, Run
 from benchmark.places import expanded, written
 from benchmark.plugins import unknown
 from benchmark.seeds import seed
+from benchmark.words import plural
 
 MACHINE = ("data", "plugins", "device", "threads", "deterministic")  # settings beside the grid's that a cell may need
 
@@ -26,7 +27,7 @@ def find(experiments: Sequence[Experiment], cell: str) -> tuple[Experiment, Run]
     found = exact or [(one, run) for one, run in known if f"/{run.path}".endswith(f"/{wanted}")]
     if len({run.path for _, run in found}) != 1:
         if found:
-            raise ValueError(f"{cell}: several cells end so: {', '.join(run.path for _, run in found)}")
+            raise ValueError(f"{cell}: several cells end in this: {', '.join(run.path for _, run in found)}")
         raise ValueError(f"there is no cell {unknown(cell, [*names, *names.values()][:200])}")
     return found[0]
 
@@ -41,9 +42,10 @@ def lines(experiment: Experiment, run: Run) -> Iterator[str]:
         yield f"nothing recorded{', it failed: see ' + str(folder / 'failures') if run.failed else ''}"
         return
     yield f"key       {run.header.key}, schema {run.header.schema}"
-    yield f"data      {run.header.data[:16]}, {run.header.num_pool} images in the pool"
+    yield f"data      {run.header.data[:16]}, {plural(run.header.num_pool, 'image')} in the pool"
     yield f"seeds     initial {seed('initial', run.header.cell['task']['name'], run.seed)}; of each round below"
-    yield f"start     {run.start} (data, initial set, held-out draw of {len(run.header.held_out)})"
+    held_out = plural(len(run.header.held_out), "held-out image")
+    yield f"start     {run.start} (data, initial set, {held_out}: the same for all strategies of a seed)"
     for kind in ("task", "strategy"):
         part = run.header.cell[kind]
         told = " ".join(f"{name}={value}" for name, value in part["parameters"].items())
@@ -86,7 +88,8 @@ def rounds(run: Run, files: Sequence[str]) -> Iterator[str]:
             shared = " (a fit that is shared)" if one.shared_fit else ""
             yield f"          {seconds}{shared}, peak {one.peak_mb:.0f} MB"
         if record.diagnostics:
-            yield f"          logged {' '.join(f'{name} {value:.4g}' for name, value in record.diagnostics.items())}"
+            logged = " ".join(f"{name} {value:.4g}" for name, value in record.diagnostics.items())
+            yield f"          logged by the strategy: {logged}"
         choice = f", select {seed('select', task, run.seed, run.strategy, record.round)}" if record.round else ""
         yield f"          seeds fit {seed('fit', task, run.seed, record.round)}{choice}"
         yield f"          bought {' '.join(map(str, record.bought))}"

@@ -641,7 +641,8 @@ class Gallery:
         if not len(self.labels_P):
             return self.box_class_M[np.isin(self.box_image_M, bought)]
         if max(bought, default=0) >= len(self.labels_P):
-            raise ValueError(f"this gallery is of {len(self.labels_P)} images: image {max(bought)} is of another pool")
+            pool = plural(len(self.labels_P), "image")
+            raise ValueError(f"these pictures are of another pool: {pool}, without number {max(bought)}")
         return self.labels_P[list(bought)]
 
 

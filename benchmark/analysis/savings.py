@@ -165,7 +165,7 @@ def savings(
         pairs = paired(first, second)
         rows = (pairs.first, pairs.second)
     elif first.seeds or second.seeds:
-        raise ValueError(f"{strategy} and {against} do not pair: the runs of one are not told apart")
+        raise ValueError(f"{strategy} and {against} do not pair: of one of them only the mean is known")
     else:
         rows = ([0], [0])
     check_comparable(experiment, first, second, rule, price)
@@ -238,7 +238,7 @@ class Side:
     def means(self, weights_MS: Floats) -> tuple[Floats, Floats]:
         """Replicates of the mean cost and the mean score, over the rounds that every run has."""
         if not self.whole_R.any():
-            raise ValueError("no round is there of every run: nothing can be compared yet")
+            raise ValueError("no round is finished by every run: nothing can be compared yet")
         return weights_MS @ self.cost_SR[:, self.whole_R], weights_MS @ self.value_SR[:, self.whole_R]
 
     def paid_at(self, low: float, weights_MS: Floats) -> Floats:

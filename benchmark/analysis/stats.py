@@ -16,6 +16,7 @@ from scipy import special
 
 from benchmark.analysis.curves import Curve, Floats
 from benchmark.seeds import seed
+from benchmark.words import plural
 
 EXACT = 16  # runs up to which every one of the 2^S sign flips is tried
 FLIPS, BLOCK = 20_000, 1_000  # drawn above that, so many at once: they stay in the processor's cache
@@ -196,7 +197,8 @@ def paired(first: Curve, second: Curve) -> Pairs:
     """
     for curve in (first, second):
         if not curve.seeds:
-            raise ValueError(f"{curve.strategy}: its {curve.num_runs} runs are not told apart: nothing can be paired")
+            runs = plural(curve.num_runs, "run")
+            raise ValueError(f"{curve.strategy}: of its {runs} only the mean is known: nothing can be paired")
     common = [one for one in first.seeds if one in second.seeds]
     seeds = tuple(one for one in common if one not in first.unfinished | second.unfinished)
     rows = [[curve.seeds.index(one) for one in seeds] for curve in (first, second)]
