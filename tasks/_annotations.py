@@ -317,7 +317,9 @@ def divided(whole: Split, share: float) -> tuple[Split, Split]:
     is_test_N = draws_N <= max(share, draws_N.min())  # at least one
     image_B = np.repeat(np.arange(len(files)), np.diff(truth.first_N1))
     known_B = np.isin(truth.labels_B, truth.labels_B[~is_test_N[image_B]])
-    is_test_N[image_B[~known_B]] = False
+    if len(stay := np.unique(image_B[~known_B])):
+        LOG.warning("split=%g: %d images stay in the pool, as others of their classes are not in it", share, len(stay))
+        is_test_N[stay] = False
     if is_test_N.all() or not is_test_N.any():
         raise ValueError(f"split={share}: {len(files)} images are too few for a pool and a test set")
     pool, test = (Split(files.kept(which), truth.kept(which)) for which in map(np.flatnonzero, (~is_test_N, is_test_N)))

@@ -21,6 +21,12 @@ from tasks._image_files import Exif
 
 Identifiers: TypeAlias = npt.NDArray[Any]  # whole numbers or text, one an image or category
 IMAGES, ANNOTATIONS = SPLIT, f"annotations/instances_{SPLIT}.json"  # as COCO names them
+OTHER_FORMATS = {  # by keys that their files, or the first entries of these, have
+    "Label Studio": {"annotations", "data"},
+    "VIA": {"_via_img_metadata"},
+    "CreateML": {"image", "annotations"},
+    "labelme": {"shapes", "imagePath"},
+}
 FAR = 1e9  # pixels: no box reaches so far
 
 
@@ -128,7 +134,7 @@ def compact(found: dict[str, Any]) -> Any:
 def parsed(path: Path) -> tuple[list[Picture], list[Marked], list[Category]]:
     """The three lists of a file, whose values may be anything still. ValueError for a file of another kind."""
     try:
-        content = json.loads(path.read_bytes(), object_hook=compact)  # UTF-8, -16 or -32, whatever its first bytes tell
+        content = json.loads(json_text(path), object_hook=compact)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -137,7 +143,8 @@ def parsed(path: Path) -> tuple[list[Picture], list[Marked], list[Category]]:
         content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations", "categories")
     )
     if not (isinstance(pictures, list) and isinstance(marks, list) and isinstance(found, list)):
-        raise ValueError(f"{path} is no instances file: it must have the lists images, annotations and categories")
+        wanted = f"it must have the lists images, annotations and categories{other_format(content)}"
+        raise ValueError(f"{path} is no instances file: {wanted}")
     categories = [
         Category(row["id"], row["name"]) for row in found if isinstance(row, dict) and {"id", "name"} <= {*row}
     ]
@@ -148,6 +155,20 @@ def parsed(path: Path) -> tuple[list[Picture], list[Marked], list[Category]]:
     if not all(type(row) is Marked for row in marks):
         raise ValueError(f"{path}: every annotation must have an image_id")
     return pictures, marks, categories
+
+
+def json_text(path: Path) -> str:
+    """A file in UTF-8, UTF-16 or UTF-32, whichever its first bytes tell; these are let go before it is parsed."""
+    content = path.read_bytes()
+    return content.decode(json.detect_encoding(content))
+
+
+def other_format(content: object) -> str:
+    """Which tool's own format a file is in, where it is a known one, and what to do."""
+    first = content[0] if isinstance(content, list) and content else content
+    keys = {*first} if isinstance(first, dict) else set()
+    name = next((name for name, own in OTHER_FORMATS.items() if own <= keys), None)
+    return f"; it is {name}'s own format: export it as COCO" if name else ""
 
 
 def whole(what: str, values: Sequence[Any]) -> Identifiers:

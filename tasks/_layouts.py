@@ -91,8 +91,21 @@ def advice(folder: Path, root: str, otherwise: str) -> str:
     for task, given in islice(suggestions(folder, found), TRIES):
         if fits(task, folder, given):
             return f"It holds {found}. Try {written(task, root, given)}"
-    hint = " (boxes are read from VOC's XML and COCO's JSON, not from YOLO's text: export them)" if found.lists else ""
-    return f"It holds {found}{'' if found.pages or found.tables else hint}; {otherwise}"
+    return f"It holds {found}{hindrance(folder, found)}; {otherwise}"
+
+
+def hindrance(folder: Path, found: Contents) -> str:
+    """Why none of a folder's files will do, from the first of them."""
+    try:
+        for table in sorted(found.tables)[:1]:
+            _coco_json.parsed(folder / table)
+        for inside, names in sorted(found.pages.items())[:1]:
+            _pascal_voc.page(folder / inside / f"{min(names)}.xml")
+    except ValueError as error:
+        return f"; {error}"
+    if found.pages or found.tables:
+        return "; not every annotation has its image there"
+    return "; boxes are read from Pascal VOC's XML and COCO's JSON files: export them so"
 
 
 def suggestions(folder: Path, found: Contents) -> Iterator[tuple[str, Parameters]]:

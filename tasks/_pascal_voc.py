@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from benchmark.api import Machine
+from benchmark.api import Machine, activity
 from tasks._annotations import (
     LOG,
     SPLIT,
@@ -30,7 +30,7 @@ from tasks._annotations import (
     once,
     text_of,
 )
-from tasks._image_checks import together
+from tasks._image_checks import BadImages, together
 from tasks._image_files import EXTENSIONS, Exif, is_image
 
 IMAGES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"  # the folders, as PASCAL VOC names them
@@ -172,7 +172,7 @@ def read_parts(folder: Path, train: str, test: str, layout: Layout, share: float
         wanted[layout.images.replace(SPLIT, split) + "/"] = "images="
     if missing := [f"{path} ({names})" for path, names in wanted.items() if not (folder / path).exists()]:
         raise LayoutError(f"{folder} has no {', no '.join(missing)}")
-    pool, *tests = parts = [part(folder, split, layout, share) for split in splits]
+    pool, *tests = parts = together(*(partial(part, folder, split, layout, share) for split in splits))
     for other in tests:
         if pool.images == other.images:
             once([*pool.ids, *other.ids], f"{folder}: in {train} and {test} together, the image")
@@ -261,7 +261,7 @@ def part(folder: Path, split: str, layout: Layout, share: float | None) -> Part:
     annotations, images = (folder / path.replace(SPLIT, split) for path in (layout.annotations, layout.images))
     path = layout.list_of(folder, split, share)
     ids = image_ids(path, annotations) if path is not None else annotated(annotations)
-    return Part(path or annotations, images, ids, [page(annotations / f"{name}.xml") for name in ids])
+    return Part(path or annotations, images, ids, pages([annotations / f"{name}.xml" for name in ids]))
 
 
 def annotated(folder: Path) -> list[str]:
@@ -302,6 +302,19 @@ def image_id(line: str, known: Collection[str]) -> str:
             if name in known:
                 return name
     return first
+
+
+def pages(paths: Sequence[Path]) -> list[Page]:
+    """What each annotation file says. BadImages names all that cannot be read."""
+    found, bad = list[Page](), list[str]()
+    for path in activity.tracked(paths, "reading annotations"):
+        try:
+            found.append(page(path))
+        except ValueError as error:
+            bad.append(str(error))
+    if bad:
+        raise BadImages(bad, len(paths))
+    return found
 
 
 def page(path: Path) -> Page:

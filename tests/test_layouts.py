@@ -209,16 +209,39 @@ def test_all_that_is_missing_is_named_at_once_and_what_is_there(tmp_path: Path) 
 
 
 def test_what_cannot_be_read_is_not_suggested(tmp_path: Path) -> None:
-    """Pictures without boxes, YOLO's text, and annotations whose pictures are missing."""
+    """YOLO's text, other tools' own files, and annotations whose pictures are missing."""
     root = tmp_path / "mine"
     picture(root / "images" / "a.jpg")
     (root / "labels").mkdir()
     (root / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
-    with pytest.raises(ValueError, match=r"images/ \(1 images\), labels/ \(a.txt\) \(boxes are read from VOC"):
+    with pytest.raises(ValueError, match=r"images/ \(1 images\), labels/ \(a.txt\); boxes are read from Pascal"):
         build("voc[root=mine]", tmp_path)
     page(root / "xml" / "b.xml", 0)
-    with pytest.raises(ValueError, match=r"xml/ \(1 XML files\); set root=, images=, annotations=, lists=, train="):
+    with pytest.raises(ValueError, match=r"xml/ \(1 XML files\); not every annotation has its image there; set root="):
         build("voc[root=mine]", tmp_path)
+    (root / "xml" / "b.xml").write_text("<annotations/>")
+    with pytest.raises(ValueError, match=r"; [^;]*/xml/b.xml: its root is <annotations>, .*: a CVAT file\? Expo"):
+        build("voc[root=mine]", tmp_path)
+
+
+OTHERS: dict[str, Any] = {
+    "Label Studio": [{"id": 1, "data": {"image": "a.jpg"}, "annotations": []}],
+    "VIA": {"_via_settings": {}, "_via_img_metadata": {"a.jpg100": {"filename": "a.jpg", "regions": []}}},
+    "CreateML": [{"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": {"x": 1}}]}],
+    "labelme": {"version": "5", "shapes": [], "imagePath": "a.jpg", "imageHeight": 30},
+}
+
+
+@pytest.mark.parametrize("tool", OTHERS)
+def test_other_tools_own_files_are_named(tool: str, tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    picture(root / "a.jpg")
+    (root / "a.json").write_text(json.dumps(OTHERS[tool]))
+    with pytest.raises(ValueError, match=rf"categories; it is {tool}'s own format: export it as COCO; set") as error:
+        build("coco[root=mine]", tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=rf"\A[^;]*/a.json is no instances file: [^;]*; it is {tool}'s own format"):
+        build("coco[root=mine,annotations=a.json,images=.,split=0.5]", tmp_path)
 
 
 def test_pictures_in_another_folder_than_a_coco_file_says(tmp_path: Path) -> None:
@@ -258,12 +281,13 @@ def test_a_share_is_drawn_by_name_and_stays_when_files_are_added() -> None:
     assert len(pool.truth) == len(names(pool))
 
 
-def test_a_class_is_never_in_the_test_set_alone() -> None:
+def test_a_class_is_never_in_the_test_set_alone(caplog: pytest.LogCaptureFixture) -> None:
     _, test = divided(whole(50), 0.2)
     rare = int(names(test)[0][:-4])
     pool, test = divided(whole(50, lambda number: int(number == rare)), 0.2)
     assert f"{rare}.jpg" in names(pool)
     assert test.truth.labels_B.tolist() == [0] * len(names(test))
+    assert caplog.messages == ["split=0.2: 1 images stay in the pool, as others of their classes are not in it"]
 
 
 def test_shares_that_will_not_do() -> None:
