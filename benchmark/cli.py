@@ -61,6 +61,8 @@ def run(words: Words = None) -> None:
         if chosen.rerun_changed:
             for line in launch.set_aside_changed(grid, store, built.tasks):
                 say(line)
+        for line in launch.take_over(cells, store):
+            say(line)
         left = launch.rounds_left(cells, store)
         launch.check_versions(grid, store.joined(asked), store)
         for line in launch.edited(cells, store):

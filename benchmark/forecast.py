@@ -12,7 +12,7 @@ from benchmark import activity, loop
 from benchmark.api import Machine, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Experiment, Grid
-from benchmark.launch import Tasks, checked_header, rounds_left
+from benchmark.launch import Tasks, checked_header, rounds_left, shorter_cells
 from benchmark.limits import limited
 from benchmark.schedule import Misfit
 from benchmark.store import Store
@@ -137,7 +137,8 @@ def opening(cell: Cell) -> object:
 def recorded(cells: Sequence[Cell], store: Store) -> Pace | None:
     """The pace of what is recorded; None where no selection is."""
     images, fit, score, select, bought = [], [], [], [], []
-    for cell in cells:
+    shorter = shorter_cells(cells, store)
+    for cell in (shorter.get(cell, cell) for cell in cells):
         took = {one.round: one.seconds for one in store.measured(cell.path)}
         for record in store.records(cell.path)[1]:
             if (seconds := took.get(record.round)) is None:  # its measurement was damaged

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from benchmark import activity, loop
@@ -15,7 +15,7 @@ from benchmark.api import FromFiles, Machine, Task, check_encoder
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Grid, Spec
 from benchmark.plugins import Plugin
-from benchmark.schedule import Misfit
+from benchmark.schedule import Misfit, Schedule
 from benchmark.sources import Sources
 from benchmark.store import REMEDY, Header, Measured, Record, Store, Unwritable
 from benchmark.words import plural
@@ -73,12 +73,46 @@ class Failure:
 Event: TypeAlias = Started | Round | Failure
 
 
+def shorter_cells(cells: Sequence[Cell], store: Store) -> dict[Cell, Cell]:
+    """For each cell without records, the one of fewer rounds, and else the same, that has most of them.
+
+    How many rounds a schedule has decides nothing in any of them, unless everything is chosen at once.
+    """
+    known, found = dict[tuple[str, Schedule], list[Schedule]](), dict[Cell, Cell]()
+    for cell in cells:
+        task, schedule = cell.task.label, cell.schedule
+        if (task, schedule) not in known:
+            others = [replace(schedule, rounds=rounds) for rounds in range(schedule.rounds - 1, 0, -1)]
+            there = [one for one in others if store.path(replace(cell, schedule=one).path).parents[1].is_dir()]
+            known[task, schedule] = [] if schedule.one_pass else there
+        if known[task, schedule] and not store.path(cell.path).exists():
+            candidates = (replace(cell, schedule=one) for one in known[task, schedule])
+            pairs = ((one, store.header(one.path)) for one in candidates)
+            fitting = (one for one, header in pairs if header and header.is_of(one.key, one.identity()))
+            if (longest := next(fitting, None)) is not None:
+                found[cell] = longest
+    return found
+
+
+def take_over(cells: Sequence[Cell], store: Store) -> Iterator[str]:
+    """Copies the records of fewer rounds to where cells go on from them, and yields a line for each schedule."""
+    taken = Counter[tuple[str, str]]()
+    for cell, shorter in shorter_cells(cells, store).items():
+        header = store.header(shorter.path)
+        assert header is not None
+        schedule = {"schedule": cell.schedule.identity()}
+        store.copy(shorter.path, cell.path, replace(header, key=cell.key, cell={**header.cell, **schedule}))
+        taken[cell.task.label, shorter.schedule.label] += 1
+    for (task, schedule_label), number in taken.items():
+        yield f"{task}: {number} cells go on from their records of {schedule_label}"
+
+
 def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
     """Rounds that each unfinished cell lacks, at most. Mixture where a file holds the records of other settings."""
-    left = {}
+    left, shorter = {}, shorter_cells(cells, store)
     for cell in cells:
-        header, records = store.records(cell.path)
-        if header is not None and not header.is_of(cell.key, cell.identity()):
+        header, records = store.records(shorter.get(cell, cell).path)
+        if cell not in shorter and header is not None and not header.is_of(cell.key, cell.identity()):
             store.refuse_other(store.path(cell.path), header, header_of(cell))
         if not cell.schedule.finished(records):
             left[cell] = cell.schedule.rounds - len(records)

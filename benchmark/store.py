@@ -164,7 +164,7 @@ class Store:
         self.repair(path)
         self.repair(self.path(cell, "measured"), ordered=False)
         if not lines:
-            append(path, {name: value for name, value in asdict(header).items() if name != "weights" or value})
+            append(path, header_line(header))
         return [as_record(line, path) for line in lines[1:]]
 
     def check(self, cell: str, header: Header) -> None:
@@ -194,6 +194,13 @@ class Store:
         os.truncate(path, sound)
         self.notify(told)
 
+    def copy(self, old: str, new: str, header: Header) -> None:
+        """Copies what is recorded of a cell to another place, under another header. Raises Unwritable."""
+        (_, measured, _), (_, bodies, _) = sound_lines(self.place(old, "measured")), sound_lines(self.place(old))
+        replace(self.path(new, "measured"), b"".join(map(sealed, measured)).decode())
+        records = bodies[1 : 1 + len(self.records(old)[1])]
+        replace(self.path(new), (seal(header_line(header)) + b"".join(map(sealed, records))).decode())
+
     def refuse_other(self, path: Path, old: Header, new: Header) -> None:
         """Mixture where the records of a file were not made by this cell, or on other data or files of weights."""
         agreement = Agreement()
@@ -207,15 +214,15 @@ class Store:
             raise Mixture(f"{path} was written with other {words}: {REMEDY}")
 
     def refuse_others(self, path: Path, header: Header) -> None:
-        """Mixture where another cell of the same task and schedule was run on other data, or with another file of an
-        encoder's weights."""
-        experiment = path.parent.parent
-        verified = (experiment, header.data, json.dumps(header.weights, sort_keys=True))
+        """Mixture where another cell of the same task was run on other data, or with another file of an encoder's
+        weights."""
+        task = path.parents[2]
+        verified = (task, header.data, json.dumps(header.weights, sort_keys=True))
         if verified in self.verified:
             return
         agreement, wanted = Agreement(), dataclasses.replace(header, cell={})
         agreement.add(wanted, "", "this run")
-        for sibling in experiment.glob("*/*.jsonl"):
+        for sibling in task.glob("*/*/*.jsonl"):
             old = first_header(sibling)
             words = agreement.difference(dataclasses.replace(old, cell={}), "", "the file") if old else ""
             if words:
@@ -347,7 +354,7 @@ class Store:
         return {one["name"]: one["schedule"] for one in known if one["name"] == one["task"]}
 
     def ask(self, grid: str, experiments: Sequence[Mapping[str, Any]], run: Mapping[str, str] | None = None) -> None:
-        """Adds experiments to the manifest: cells may join one, its task and schedule may not change.
+        """Adds experiments to the manifest: cells may join one and its rounds may grow, else it may not change.
 
         run: what tells how they were run, kept once.
         """
@@ -368,14 +375,28 @@ class Store:
         for new in experiments:
             old = asked.get(new["name"], new)
             for setting in ("task", "schedule"):
-                if old[setting] != new[setting]:
+                if old[setting] != new[setting] and not (setting == "schedule" and extends(old, new)):
+                    hint = "rounds can be raised, not lowered, and not of one pass: " * changes_rounds(old, new)
                     raise ValueError(
                         f"{self.folder} holds {new['name']} with {setting} {old[setting]}, now {new[setting]}: "
-                        "choose another folder with out=DIR"
+                        f"{hint}choose another folder with out=DIR"
                     )
-            cells = {cell["path"]: cell for cell in [*old["cells"], *new["cells"]]}
+            cells = {(cell["strategy"], cell["seed"]): cell for cell in [*old["cells"], *new["cells"]]}
             asked[new["name"]] = {**new, "cells": list(cells.values())}
         return list(asked.values())
+
+
+def extends(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether an experiment of a manifest has more rounds than it had, and else the same schedule; one pass never."""
+    fewer, more = old["schedule"].get("rounds"), new["schedule"].get("rounds")
+    counted = isinstance(fewer, int) and isinstance(more, int) and fewer < more
+    return counted and changes_rounds(old, new) and not old["schedule"].get("one_pass")
+
+
+def changes_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether the schedule of an experiment differs in nothing but its rounds."""
+    before, now = old["schedule"], new["schedule"]
+    return before != now and {**before, "rounds": 0} == {**now, "rounds": 0}
 
 
 def slug(label: str) -> str:
@@ -474,6 +495,11 @@ CODE = re.compile(rb'"code": "(files-[0-9a-f]{16})"')  # older ones, without a k
 OPENING, CLOSING = b'{"body": ', b', "sha256": "%s"}\n'  # around a body and its checksum
 
 
+def header_line(header: Header) -> dict[str, Any]:
+    """A header as the body of a line."""
+    return {name: value for name, value in asdict(header).items() if name != "weights" or value}
+
+
 def digest(text: bytes) -> bytes:
     """The checksum of a line's body."""
     return hashlib.sha256(text).hexdigest()[:16].encode()
@@ -481,7 +507,11 @@ def digest(text: bytes) -> bytes:
 
 def seal(body: Mapping[str, Any]) -> bytes:
     """A JSON line with its checksum, the same bytes for the same content. ValueError on NaN and infinity."""
-    text = json.dumps(body, sort_keys=True, allow_nan=False, default=array.tolist).encode()
+    return sealed(json.dumps(body, sort_keys=True, allow_nan=False, default=array.tolist).encode())
+
+
+def sealed(text: bytes) -> bytes:
+    """A body as a line, with its checksum."""
     return OPENING + text + CLOSING % digest(text)
 
 
