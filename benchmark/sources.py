@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SHOWN = 3  # files that a message names
+FAULT = "FAULT: "  # see `api.FromFiles.data_remarks`
 Files = Mapping[str, Sequence[Sequence[str]]]
 
 
@@ -17,7 +18,12 @@ class Sources:
 
     data: str  # the fingerprint of the task then
     files: Files  # "pool" and "test": name and hash of pixels of each image, in the order of positions
-    remarks: list[str] = field(default_factory=list)  # what is odd; "FAULT: " begins what makes results wrong
+    remarks: list[str] = field(default_factory=list)  # what is odd; FAULT begins what makes results wrong
+
+    @property
+    def faults(self) -> list[str]:
+        """The remarks on what makes results wrong."""
+        return [remark.removeprefix(FAULT) for remark in self.remarks if remark.startswith(FAULT)]
 
     def names(self, part: str) -> list[str]:
         """The names of the images of a part, in the order of positions; [] where they are in no files."""

@@ -17,6 +17,7 @@ from benchmark.analysis.curves import Curve, Experiment, ours, published, read
 from benchmark.analysis.question import PUBLISHED
 from benchmark.analysis.tables import latex, markdown, tables
 from benchmark.cli import app
+from benchmark.sources import Sources
 from benchmark.store import Record, Store, read_lines, seal
 
 HOME = Path(__file__).parents[1]
@@ -225,6 +226,43 @@ def test_a_run_whose_models_say_the_largest_class_fails_its_audit(tmp_path: Path
     assert str(fault) in (f"{told} 1", f"{told}s 0, 1")
 
 
+def test_what_is_wrong_with_the_data_is_a_fault(tmp_path: Path) -> None:
+    store = recorded(tmp_path, PLAIN)
+    store.keep_sources("digits", Sources("data", {}, ["2 images of the pool are there before, equal to the pixel"]))
+    assert found(store) == []
+    wrong = "FAULT: 3 of 20 test images are in the pool too, equal to the pixel"
+    store.keep_sources("digits", Sources("data", {}, [wrong]))
+    [fault] = found(store)
+    assert (fault.check, str(fault)) == ("data are sound", f"the data: {wrong.removeprefix('FAULT: ')}")
+    [made] = tables(ours([store]))
+    assert "AUDIT FAILED: data are sound: the data: 3 of 20 test images" in markdown(made)
+    done = CliRunner().invoke(app, ["verify", f"out={store.folder}"])
+    assert done.exit_code == 1
+
+
+def test_a_run_that_is_tested_on_its_pool_fails_its_audit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for label in range(2):
+            (tmp_path / "twins" / part / f"class {label}").mkdir(parents=True)
+    for label in range(2):
+        for index in range(30):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            for part in ("train", "test") if index < 3 else ("train",):
+                Image.fromarray(pixels).save(tmp_path / "twins" / part / f"class {label}" / f"{index}.png")
+    recipe = "root=twins,size=8,model=small_cnn,epochs=1,batch_size=16"
+    told = [f"data={tmp_path}", f"out={tmp_path / 'run'}", f"tasks=[image_folder[{recipe}]]", "strategies=[random]"]
+    sizes = ["initial=20", "budget=20", "rounds=1", "seeds=1", "validation=0", "threads=1"]
+    done = CliRunner().invoke(app, ["run", *told, *sizes])
+    assert done.exit_code == 0, done.output
+    [one] = ours([Store(tmp_path / "run")])
+    faults = [str(fault) for fault in audit(one) if fault.check == "data are sound"]
+    assert len(faults) == 1
+    assert faults[0].startswith("the data: ")
+    assert "in the pool too" in faults[0]
+    assert "6 of 6" in faults[0]
+
+
 def test_a_task_of_one_class_is_predicted_as_one(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN)
     assert of_classes(store, [(1, 1), (1, 1), (1, 1)]) == []
@@ -399,6 +437,7 @@ def test_every_check_was_planted() -> None:
         "no tail batch",
         "selection was blind",
         "models are of use",
+        "data are sound",
     }
     assert planted == set(CHECKS)
 

@@ -343,6 +343,12 @@ def rounds_in_words(rounds: Sequence[int]) -> str:
     return f"rounds {rounds[0]} to {rounds[-1]}" if whole else f"rounds {', '.join(map(str, rounds))}"
 
 
+def data_are_sound(experiment: Experiment) -> Found:
+    """Nothing that the task says of its images makes results wrong: no test image is in the pool."""
+    faults = dict.fromkeys(words for sources in experiment.sources for words in sources.faults)
+    yield from (("the data", words) for words in faults)
+
+
 def selection_was_blind(experiment: Experiment) -> Found:
     """No strategy chose by labels that it had not paid for."""
     for name, curve in experiment.curves.items():
@@ -357,5 +363,6 @@ CHECKS: dict[str, Callable[[Experiment], Found]] = {
     "no tail batch": no_tail_batch,
     "fits converged": fits_converged,
     "models are of use": models_are_of_use,
+    "data are sound": data_are_sound,
     "selection was blind": selection_was_blind,
 }
