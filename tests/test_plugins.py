@@ -40,6 +40,7 @@ def test_a_users_folder(tmp_path: Path) -> None:
     (tmp_path / "first_ones.py").write_text(CODE.format(name="first_ones"))
     (tmp_path / "_maths.py").write_text("raise RuntimeError('is nobody\\'s plug-in')")
     (tmp_path / "test_first_ones.py").write_text("raise RuntimeError('is a test')")
+    (tmp_path / "._first_ones.py").write_bytes(b"\0\5\26\7")  # macOS's, from a zip
     plugins.discover(tmp_path)
     assert plugins.get("strategy", "first_ones").version == 1
 
