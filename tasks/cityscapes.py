@@ -11,8 +11,8 @@ from torch import Tensor
 
 from benchmark.api import Machine, register_task
 from tasks._annotations import Files, listed
-from tasks._image_checks import together
-from tasks._image_files import Exif
+from tasks._image_checks import say, together
+from tasks._image_files import Exif, is_image
 from tasks._segment_maps import IGNORED, Masks, Shrunk, Split
 from tasks._segmentation import Segmentation
 from tasks._segmentation_recipe import PUBLISHED, SegmenterRecipe, lacks
@@ -55,7 +55,12 @@ def read(folder: Path, part: str, size: int | None, exif: Exif = "turn") -> Spli
     """One split, its cities and images in the order of their names. ValueError says which file is missing or does not
     fit."""
     home = folder / "leftImg8bit" / part
-    names = [f"{city}/{name}" for city in listed(home) for name in listed(home / city) if name.endswith(IMAGE)]
+    there = [f"{city}/{name}" for city in listed(home) for name in listed(home / city)]
+    names = [name for name in there if name.endswith(IMAGE)]
+    if others := [name for name in there if is_image(name) and not name.endswith(IMAGE)]:
+        say(
+            f"{home}: images that are passed over, for their names do not end in {IMAGE}: {len(others):,} ({others[0]})"
+        )
     if not names:
         raise ValueError(f"{home} has no CITY/*{IMAGE}: unpack {SITE} in {folder}, or set root= (and data=)")
     truth, stems = folder / "gtFine" / part, [name.removesuffix(IMAGE) for name in names]

@@ -534,7 +534,7 @@ def test_folders_inside_a_class_are_the_classes_too(tmp_path: Path, caplog: pyte
     assert caplog.messages == [f"{root}/train: files that are no images and are passed over: 1 (notes.heic)"]
 
 
-def test_what_systems_leave_in_folders_is_passed_over(tmp_path: Path) -> None:
+def test_what_systems_leave_in_folders_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = class_folder(tmp_path / "data", 1)
     want = image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8).source_files()
     for folder in [path for path in root.rglob("*") if path.is_dir()]:
@@ -546,6 +546,10 @@ def test_what_systems_leave_in_folders_is_passed_over(tmp_path: Path) -> None:
     for path in list(streets.rglob("*.png")):
         (path.parent / f"._{path.name}").write_bytes(b"\0\5\26\7")
     assert TASKS["cityscapes"][1](tmp_path / "streets", "turn").num_pool == 2
+    assert not any("passed over" in line for line in caplog.messages)
+    noise(0).save(streets / "leftImg8bit" / "train" / "ulm" / "u_9.png")
+    assert TASKS["cityscapes"][1](tmp_path / "streets", "turn").num_pool == 2
+    assert any("do not end in _leftImg8bit.png: 1 (ulm/u_9.png)" in line for line in caplog.messages)
     boxes = voc_folder(tmp_path / "boxes" / "data")
     for path in list((boxes / "JPEGImages").iterdir()):
         (path.parent / f"._{path.stem}.jpg").write_bytes(b"\0\5\26\7")

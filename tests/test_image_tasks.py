@@ -293,6 +293,6 @@ def test_more_than_eight_bits_are_refused_rather_than_lost(tmp_path: Path) -> No
     Image.fromarray(np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)).save(path)
     words = "deep.png cannot be read as an image: it is of mode I;16, more than 8 bits"
     with pytest.raises(ValueError, match=words):
-        decoded(path, 16)
+        decoded(path)
     with pytest.raises(ValueError, match=words):
         Files(tmp_path, ["deep.png"], np.array([[16, 16]]))[0]
