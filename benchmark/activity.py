@@ -105,23 +105,31 @@ def stage(what: str, total: int | None = None, unit: str = "", *, epochs: int = 
         outer.listener(outer)
 
 
-def tracked(items: Iterable[T], what: str, unit: str = "images", total: int | None = None) -> Iterator[T]:
+def tracked(
+    items: Iterable[T], what: str, unit: str = "images", total: int | None = None, *, epochs: int = 0, done: int = 0,
+    size: Callable[[T], int] = lambda item: 1,
+) -> Iterator[T]:  # fmt: skip
     """Passes items on, each counted once the next is asked for.
 
     Args:
         items: Anything to go through.
         what: What is done with them: "reading images".
-        unit: What they are, in the plural.
-        total: How many there are; None: their length, where they have one.
+        unit: What is counted, in the plural.
+        total: How many units there are; None: the number of items, where they have one.
+        epochs, done: As `stage` has them.
+        size: The units that an item counts for.
     """
-    outer = current.get()
     if total is None and isinstance(items, Sized):
         total = len(items)
-    inner = Stage(outer.listener, what, total, unit, outer=outer)  # not made current: a generator may be left halfway
+    if total == 1:  # not worth a word, and some go through one image a thousand times
+        yield from items
+        return
+    outer = current.get()  # the new stage is not made current: a generator may be left halfway
+    inner = Stage(outer.listener, what, total, unit, epochs, done, outer)
     inner.listener(inner)
     for item in items:
         yield item
-        inner.advance()
+        inner.advance(size(item))
     outer.listener(outer)
 
 

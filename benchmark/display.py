@@ -38,8 +38,9 @@ class Display:
         stage, now = self.stage, time.monotonic()
         if stage is None or not stage.what:
             return
-        if now - self.printed.get(stage.what, -math.inf) >= LINE_SECONDS:
-            self.printed[stage.what] = now
+        kind = stage.words.partition(":")[0]
+        if now - self.printed.get(kind, -math.inf) >= LINE_SECONDS:
+            self.printed[kind] = now
             self.console.print(stage.line(), markup=False, highlight=False, soft_wrap=True)
 
     def tick_until(self, stopped: threading.Event) -> None:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmark.api import Encoding, Machine, Pool, seeded
+from benchmark.api import Encoding, Machine, Pool, activity, seeded
 from tasks._networks import PROBE, build, suits_channels_last
 
 Precision = Literal["float32", "bfloat16"]
@@ -282,7 +282,7 @@ def train(
     frozen.backbone.train()
     heads.train()
     loss = torch.zeros(())
-    for epoch in range(settings.epochs):
+    for epoch in activity.tracked(range(settings.epochs), f"training {settings.encoder}", "epochs"):
         which_N = torch.randperm(num_images, generator=generator).to(device)
         drawn_2UN = torch.rand(2, NUM_DRAWS, num_images, generator=generator).to(device)
         batches = zip(which_N.tensor_split(num_batches), drawn_2UN.tensor_split(num_batches, 2), strict=True)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import seeded
+from benchmark.api import activity, seeded
 from tasks._training import derived, set_rate
 
 CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most
@@ -29,6 +29,10 @@ class Numbered(Protocol):
     def number(self) -> int:
         """From 0, over all epochs."""
 
+    @property
+    def which(self) -> Sequence[int]:
+        """Positions of its images in the labelled set."""
+
 
 Step = TypeVar("Step", bound=Numbered)
 Batch = TypeVar("Batch")
@@ -38,7 +42,7 @@ def descend(
     network: nn.Module, sgd: torch.optim.SGD, steps: Sequence[Step],
     prepare: Callable[[list[Step]], Iterator[Batch]], *,
     rate: Callable[[int], float], objective: Callable[[Batch, float], Tensor], diverged: Callable[[float], str],
-    seed: int, checkpoint: Path | None, clip: float = 0.0, parts: Sequence[Sequence[nn.Parameter]] = (),
+    epochs: int, seed: int, checkpoint: Path | None, clip: float = 0.0, parts: Sequence[Sequence[nn.Parameter]] = (),
 ) -> None:  # fmt: skip
     """Trains `network` in place. ValueError where the loss is infinite or not a number, in the words of `diverged`.
 
@@ -49,7 +53,17 @@ def descend(
     left = list(steps[resume(checkpoint, network, sgd) :])
     network.train()
     saved, losses = time.monotonic(), list[Tensor]()
-    for step, batch in zip(left, prepare(left), strict=True):
+    num_images, num_left = (sum(len(step.which) for step in some) for some in (steps, left))
+    going = activity.tracked(
+        left,
+        "fitting",
+        "images",
+        num_images,
+        epochs=epochs,
+        done=num_images - num_left,
+        size=lambda step: len(step.which),
+    )
+    for step, batch in zip(going, prepare(left), strict=True):
         set_rate(sgd, rate(step.number))
         with seeded(derived(seed, f"step {step.number}")):
             loss = objective(batch, step.number / len(steps))

@@ -29,6 +29,7 @@ from benchmark.api import (
     Machine,
     Predictions,
     Targets,
+    activity,
     identity,
     seeded,
 )
@@ -220,7 +221,7 @@ class Classifier:
         network = own(model)
         assert network.companion is not None, "the model was fitted without a companion"
         outputs = []
-        for which in self._batches(indices):
+        for which in activity.tracked(self._batches(indices), "going through images", "batches"):
             with torch.no_grad():
                 with precision(self._recipe, self._device):
                     _, maps = network.features(self._prepared(self._images[which]))
@@ -256,7 +257,8 @@ class Classifier:
         A network with weights outside plain convolutions and linear layers takes Jacobian-vector products, in float32.
         """
         layers, parts = Layers(own(model), direction), []
-        for which, goals in zip(self._batches(indices), targets.split(self.batch_size), strict=True):
+        batches = activity.tracked(self._batches(indices), "going through images", "batches")
+        for which, goals in zip(batches, targets.split(self.batch_size), strict=True):
             images_N3HW = self._prepared(self._images[which])
             slopes_N = self._probed(own(model), layers, images_N3HW, goals) if layers.are_known else None
             parts.append(forward_mode(model, images_N3HW, goals, direction) if slopes_N is None else slopes_N)
@@ -310,7 +312,7 @@ class Classifier:
     def _forward(self, model: nn.Module, images_NKHW: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """(N, C) logits and (N, D) features, in the recipe's precision but for the last layer."""
         network, parts = own(model), []
-        for which in batches:
+        for which in activity.tracked(batches, "going through images", "batches"):
             with precision(self._recipe, self._device):
                 parts.append(network.features(self._prepared(images_NKHW[which]))[0])
         features_ND = torch.cat(parts)

@@ -32,6 +32,7 @@ from benchmark.api import (
     Machine,
     Predictions,
     Targets,
+    activity,
     seeded,
 )
 from tasks._annotations import Split, Truth, check_boxes, scans_of
@@ -305,7 +306,8 @@ class Detection:
 
     def _placed(self, split: Split, groups: Sequence[list[int]], noise: Noise | None = None) -> Iterator[Placed]:
         """The images of the groups, in order and each padded as if it were alone."""
-        for group, images in zip(groups, self._read(split, groups, noise), strict=True):
+        reading = zip(groups, self._read(split, groups, noise), strict=True)
+        for group, images in activity.tracked(reading, "going through images", "batches", len(groups)):
             seeds = self._seeds(split, group)
             for part in self._placing.runs(images, self._num_pixels):
                 yield self._placing(images[part], seeds[part])

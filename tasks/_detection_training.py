@@ -51,7 +51,7 @@ def train(
             f"the fit on {num_images} images diverged (loss {total}): lower lr={recipe.lr}, "
             f"or raise warmup={recipe.warmup:g}"
         ),
-        seed=seed, checkpoint=checkpoint, clip=recipe.clip, parts=parts,
+        epochs=recipe.epochs, seed=seed, checkpoint=checkpoint, clip=recipe.clip, parts=parts,
     )  # fmt: skip
 
 

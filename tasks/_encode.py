@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark.api import Encoder, EncoderName, Encoding, Indices, Machine, Pool, encoder, identity
+from benchmark.api import Encoder, EncoderName, Encoding, Indices, Machine, Pool, activity, encoder, identity
 
 SHARD = 256  # images a file
 BATCH = 64  # images that an encoder sees at once
@@ -135,9 +135,9 @@ class Encodings:
         encode = built.on(self.pool, self.machine)
         began = time.perf_counter()
         which = np.arange(number * SHARD, min((number + 1) * SHARD, self.images.num_images))
-        parts = [
-            encode(self.images.images(part, encode.size)) for part in np.array_split(which, -(-len(which) // BATCH))
-        ]
+        batches = np.array_split(which, -(-len(which) // BATCH))
+        done = activity.tracked(batches, f"encoding images with {built.label}", "batches")
+        parts = [encode(self.images.images(part, encode.size)) for part in done]
         shard = joined([Encoding(part.patches_NTD.half(), part.attention_NT, part.global_NE) for part in parts])
         training = built.seconds * len(which) / self.pool.num_images
         shard = moved(shard, torch.device("cpu"), whole=False)

@@ -61,7 +61,7 @@ def train(
         rate=lambda number: rate(recipe, number / len(steps)),
         objective=lambda batch, progress: objective(network, batch, companion, progress),
         diverged=lambda total: f"the fit on {num_images} images diverged (loss {total}): lower lr={recipe.lr}",
-        seed=seed, checkpoint=checkpoint,
+        epochs=recipe.epochs, seed=seed, checkpoint=checkpoint,
     )  # fmt: skip
 
 

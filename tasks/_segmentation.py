@@ -29,6 +29,7 @@ from benchmark.api import (
     Machine,
     Predictions,
     Targets,
+    activity,
     seeded,
 )
 from tasks._annotations import scans_of
@@ -284,7 +285,7 @@ class Segmentation:
         """(N, 4, H, W) uint8 each: images with their label maps, in order, a batch of one size at a time."""
         rows = np.asarray(indices).tolist()
         groups = [rows[begin : begin + self.batch_size] for begin in range(0, len(rows), self.batch_size)]
-        for group in self._read(split, groups):
+        for group in activity.tracked(self._read(split, groups), "going through images", "batches", len(groups)):
             for shape, same in groupby(group, key=lambda pair_4HW: pair_4HW.shape):
                 for part in torch.stack(list(same)).split(max(1, self._num_pixels // math.prod(shape[1:]))):
                     yield part.to(self._device, non_blocking=True)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.api import Companion
+from benchmark.api import Companion, activity
 from tasks._augment import Batch, Normaliser, epoch
 from tasks._networks import Network
 from tasks._recipe import Recipe
@@ -53,21 +53,23 @@ def train(network: Network, labelled: Labelled, recipe: Recipe, companion: Compa
     sgd = optimiser(network, recipe)
     network.train()
     loss = torch.zeros(())
-    for number in range(recipe.epochs):
-        attached = companion is not None and number < companion.detach_after * recipe.epochs
-        batches = list(epoch(num_images, recipe, generator, device))
-        for step, batch in enumerate(batches):
-            set_rate(sgd, rate(recipe, (number + (step + 0.5) / len(batches)) / recipe.epochs))
-            images_N3HW, labels_N = labelled.batch(batch, recipe)
-            with precision(recipe, device):
-                features_ND, maps = features(images_N3HW)
-            losses_N = F.cross_entropy(
-                network.logits(features_ND), labels_N, reduction="none", label_smoothing=recipe.label_smoothing
-            )
-            loss = losses_N.mean() + companion_loss(network, companion, maps, losses_N, attached)
-            sgd.zero_grad()
-            loss.backward()
-            sgd.step()
+    with activity.stage("fitting", recipe.epochs * num_images, "images", epochs=recipe.epochs) as fitting:
+        for number in range(recipe.epochs):
+            attached = companion is not None and number < companion.detach_after * recipe.epochs
+            batches = list(epoch(num_images, recipe, generator, device))
+            for step, batch in enumerate(batches):
+                set_rate(sgd, rate(recipe, (number + (step + 0.5) / len(batches)) / recipe.epochs))
+                images_N3HW, labels_N = labelled.batch(batch, recipe)
+                with precision(recipe, device):
+                    features_ND, maps = features(images_N3HW)
+                losses_N = F.cross_entropy(
+                    network.logits(features_ND), labels_N, reduction="none", label_smoothing=recipe.label_smoothing
+                )
+                loss = losses_N.mean() + companion_loss(network, companion, maps, losses_N, attached)
+                sgd.zero_grad()
+                loss.backward()
+                sgd.step()
+                fitting.advance(len(labels_N))
     if not math.isfinite(loss.item()):
         raise ValueError(f"the fit on {num_images} images diverged (loss {loss.item()}): lower lr={recipe.lr}")
     if recipe.precise_bn:

@@ -1,14 +1,25 @@
 """What is being done is shown within a second: live on a terminal, in plain lines elsewhere."""
 
+import copy
 import io
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from _cells import cell, run
+from PIL import Image
 from rich.console import Console
 
-from benchmark import activity, display
+from benchmark import activity, display, launch, plugins
 from benchmark.activity import Stage
+from benchmark.api import Machine
+from benchmark.grid import Spec
 
 
 @pytest.fixture
@@ -119,3 +130,75 @@ def test_a_terminal_has_one_live_line_that_is_erased() -> None:
         assert len(line) == 30
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().endswith("\x1b[2K\x1b[?25h\r")  # the line is cleared
+
+
+# --- what reports ---------------------------------------------------------------------------------
+def reports_of(work: Callable[[], object]) -> dict[str, list[Stage]]:
+    """The reports by words, each as it was at that time."""
+    reports = defaultdict[str, list[Stage]](list)
+    with activity.reported_to(lambda stage: reports[stage.words].append(copy.copy(stage))):
+        work()
+    return reports
+
+
+def built(task: str, data: Path | None = None) -> Any:
+    plugins.discover()
+    spec = Spec.read("task", task)
+    return spec.plugin.build(Machine(torch.device("cpu"), data), spec.values)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits[epochs=3]",
+        "scenes[epochs=3]",
+        "scene_masks[epochs=3]",
+    ],
+)
+def test_fits_report_their_epochs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activity, "REPORT_SECONDS", 0.0)
+    task = built(name)
+    fits = reports_of(lambda: task.fit(np.arange(20), 0))["fitting"]
+    assert {(stage.total, stage.epochs, stage.unit) for stage in fits} == {(60, 3, "images")}
+    assert (fits[0].done, fits[-1].done) == (0, 60)
+    assert [stage.done for stage in fits] == sorted(stage.done for stage in fits)
+
+
+@pytest.mark.parametrize("name", ["digits", "scenes", "scene_masks"])
+def test_predictions_report_what_they_go_through(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks._classifier.PIXELS_A_BATCH", 2**12)
+    monkeypatch.setattr("tasks._detection.PIXELS_A_BATCH", {"cpu": 2**14})
+    monkeypatch.setattr("tasks._segmentation.PIXELS_A_BATCH", {"cpu": 2**14})
+    task = built(name)
+    model = task.model()
+    for work in (lambda: task.predict(model, np.arange(150)), lambda: task.score(model)):
+        stages = reports_of(work)["going through images"]
+        assert stages[0].total is not None
+        assert stages[0].total > 1
+        assert stages[0].unit == "batches"
+
+
+def test_reading_images_is_counted_within_loading(tmp_path: Path) -> None:
+    for number in range(24):
+        path = tmp_path / "birds" / ("train", "test")[number % 2] / "ab"[number // 2 % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    spec = Spec.read("task", "image_folder[root=birds,size=8,model=small_cnn]")
+    plugins.discover()
+    machine = Machine(torch.device("cpu"), tmp_path)
+    reports = reports_of(lambda: launch.build(spec, machine))
+    reading = reports[f"loading {spec.label}: reading images"]
+    assert {stage.total for stage in reading} == {12}
+
+
+def test_a_run_reports_fitting_scoring_and_selecting(tmp_path: Path) -> None:
+    reports = reports_of(lambda: run([cell("margin", rounds=2)], tmp_path))
+    kinds = {words.partition(":")[0].partition(" ")[0] for words in reports}
+    assert kinds >= {"fitting", "scoring", "selecting"}
+
+
+def test_an_encoder_reports_what_it_encodes() -> None:
+    task = built("digits")
+    reports = reports_of(lambda: list(task.encode(task.model(), np.arange(300), "patch_pca")))
+    (stages,) = (stages for words, stages in reports.items() if words.endswith("encoding images with patch_pca"))
+    assert stages[0].unit == "batches"
