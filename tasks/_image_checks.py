@@ -208,7 +208,9 @@ def remember(scans: dict[Key, Scan]) -> None:
 
 def memory() -> sqlite3.Connection:
     """The table of scans in the user's cache folder. Raises OSError or sqlite3.Error where there can be none."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    home = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if not os.path.isabs(home):  # no folder called `~` where nobody's home is known
+        raise OSError(f"{home} is no absolute path")
     folder = Path(home) / "al-benchmark"
     folder.mkdir(parents=True, exist_ok=True)
     rows = sqlite3.connect(folder / FILE)

@@ -404,6 +404,10 @@ def test_the_cache_folder_is_the_users(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(tmp_path))
     some_files(tmp_path / "a").checked()
     assert [path.name for path in (tmp_path / ".cache" / "al-benchmark").iterdir()] == [_image_checks.FILE]
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where nobody's home is known
+    monkeypatch.chdir(tmp_path / "a")
+    files = some_files(tmp_path / "a").checked()
+    assert [path.name for path in sorted((tmp_path / "a").iterdir())] == files.names
 
 
 # --- fingerprints --------------------------------------------------------------------------------------
