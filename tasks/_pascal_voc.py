@@ -30,7 +30,7 @@ from tasks._annotations import (
     once,
     text_of,
 )
-from tasks._image_checks import BadImages, together
+from tasks._image_checks import BadImages, say, together
 from tasks._image_files import EXTENSIONS, Exif, is_image
 
 IMAGES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"  # the folders, as PASCAL VOC names them
@@ -229,7 +229,8 @@ def split_of(found: Part, reading: Reading) -> Split:
 def image_names(found: Part) -> list[str]:
     """The file of each image: the one with an image's ending and the annotation's name, NAME.jpg where there is none.
 
-    Raises ValueError where there are two, unless the annotation's <filename> is one of them.
+    Raises ValueError where there are two, unless the annotation's <filename> is one of them; LayoutError where no image
+    is there.
     """
     there: dict[str, list[str]] = {}
     for inside in {os.path.dirname(name) for name in found.ids}:
@@ -237,6 +238,8 @@ def image_names(found: Part) -> list[str]:
             if is_image(name):
                 stem = os.path.splitext(name)[0]
                 there.setdefault(os.path.join(inside, stem), []).append(os.path.join(inside, name))
+    if not there.keys() & set(found.ids):
+        raise LayoutError(f"{found.images} (images=) has none of the {len(found.ids)} images, as {found.ids[0]}.jpg")
     return [
         image_name(found.images, there.get(name, [f"{name}.jpg"]), page)
         for name, page in zip(found.ids, found.pages, strict=True)
@@ -260,7 +263,10 @@ def part(folder: Path, split: str, layout: Layout, share: float | None) -> Part:
     """What the files of a split say."""
     annotations, images = (folder / path.replace(SPLIT, split) for path in (layout.annotations, layout.images))
     path = layout.list_of(folder, split, share)
-    ids = image_ids(path, annotations) if path is not None else annotated(annotations)
+    there = annotated(annotations)
+    ids = there if path is None else image_ids(path, annotations)
+    if not set(ids) & set(there):
+        raise LayoutError(f"{annotations} (annotations=) has none of the {len(ids)} files of {path}, as {ids[0]}.xml")
     return Part(path or annotations, images, ids, pages([annotations / f"{name}.xml" for name in ids]))
 
 
@@ -268,7 +274,7 @@ def annotated(folder: Path) -> list[str]:
     """The names of all annotations of a folder, in their order."""
     if ids := [name.removesuffix(".xml") for name in listed(folder) if name.endswith(".xml")]:
         return ids
-    raise ValueError(f"{folder} has no annotation, NAME.xml")
+    raise LayoutError(f"{folder} (annotations=) has no annotation, NAME.xml")
 
 
 def image_ids(path: Path, annotations: Path) -> list[str]:
@@ -279,14 +285,8 @@ def image_ids(path: Path, annotations: Path) -> list[str]:
         raise ValueError(f"{path} is empty: it must name an image a line")
     each = list(dict.fromkeys(ids))
     if len(each) < len(ids):
-        twice = Counter(ids).most_common(1)[0][0]
-        LOG.warning(
-            "%s: %d of %d lines name an image again, %s for one: each is taken once",
-            path,
-            len(ids) - len(each),
-            len(ids),
-            twice,
-        )
+        again, twice = len(ids) - len(each), Counter(ids).most_common(1)[0][0]
+        say(f"{path}: {again} of {len(ids)} lines name an image again, {twice} for one: each is taken once")
     return each
 
 

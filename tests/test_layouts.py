@@ -253,6 +253,27 @@ def test_pictures_in_another_folder_than_a_coco_file_says(tmp_path: Path) -> Non
         build(text, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("annotations=BCCD/JPEGImages", r"BCCD/JPEGImages \(annotations=\) has no annotation, NAME.xml"),
+        ("annotations=other", r"other \(annotations=\) has none of the 6 files of .*/train.txt, as 00000.xml"),
+        ("images=other", r"other \(images=\) has none of the 6 images, as 00000.jpg"),
+    ],
+)
+def test_folders_of_something_else(given: str, message: str, tmp_path: Path) -> None:
+    """A folder that is there, but of other files, is answered like one that is not."""
+    bccd(tmp_path / "mine")
+    page(tmp_path / "mine" / "other" / "elsewhere.xml", 0)
+    name = given.partition("=")[0]
+    rest = [f"{key}=BCCD/{folder}" for key, folder in FOLDERS.items() if key != name]
+    with pytest.raises(ValueError, match=rf"\A{tmp_path}/mine/{message}\. It holds .*\. Try voc\[root=mine/BCCD\]\Z"):
+        build(f"voc[root=mine,{given},{','.join(rest)}]", tmp_path)
+
+
+FOLDERS = {"images": "JPEGImages", "annotations": "Annotations", "lists": "ImageSets/Main"}
+
+
 # --- a share of the images ---------------------------------------------------------------------------
 def whole(num: int, labels: Callable[[int], int] = lambda number: 0, ending: str = ".jpg") -> Split:
     """Images of one box each."""

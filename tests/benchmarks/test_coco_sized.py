@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,6 +29,7 @@ from benchmark import plugins
 from benchmark.api import Boxes, Direction, Indices, Predictions, View, seeded, strategy
 from tasks import _annotations
 from tasks._coco_json import coco_json
+from tasks._image_checks import Scan
 
 N, D, K, NUM_BOXES, PICKS = 118_000, 512, 81, 7, 1_000
 LABELLED, HELD_OUT, UNLABELLED = np.split(np.arange(N), [1_000, 1_500])
@@ -145,8 +146,13 @@ def memory_mb(which: str) -> float:
 
 
 def loaded(path: Path) -> dict[str, int]:
-    """Reads the file as if its images were there."""
-    with mock.patch.object(_annotations, "listed", return_value=image_names()):
+    """Reads the file as if its images were there, of the sizes stated."""
+
+    def scans(paths: Sequence[Path], stated: Sequence[tuple[int, int]], *_: object) -> list[Scan]:
+        return [Scan(path, *size, "", "", b"") for path, size in zip(paths, stated, strict=True)]
+
+    there = mock.patch.object(Path, "is_file", return_value=True)
+    with there, mock.patch.object(_annotations, "scanned", scans):
         split, names = coco_json(path, path.parent)
     return {"images": len(split.truth), "boxes": len(split.truth.labels_B), "classes": len(names)}
 
