@@ -163,9 +163,11 @@ def saved(words: Words = None) -> None:
     if asked.format == "json":
         show("savings", [saving_row(row) for row in rows], "json")
     else:
-        price = f"; {asked.seconds_per_image:g} s an image, {asked.seconds_per_box:g} s a box" * (asked.cost == "time")
-        title = f"{100 * asked.level:g} % intervals{price}"
-        show(title, [saving_line(row) for row in rows], by=["table"], note=SAVED)
+        price = f"\ncost: {asked.seconds_per_image:g} s an image, {asked.seconds_per_box:g} s a box" * (
+            asked.cost == "time"
+        )
+        note = SAVED.format(level=100 * asked.level) + price
+        show("", [saving_line(row) for row in rows], by=["table"], note=note)
     for line in refused:
         say(f"not compared: {line}")
 
@@ -207,7 +209,7 @@ hours left: at most, at the pace of the rounds that are done"""
 SAVED = """\
 at, score: where the two are compared: at the other's final score, at a score, or in a band of scores
 paid, other paid: by the strategy, and by the other, until they reach that score
-saved, saved %: the difference, and in per cent of what the other paid, with intervals over the seeds
+saved, saved %: the difference, and in per cent of what the other paid, with {level:g} % intervals over the seeds
 seeds: pairs of runs behind the interval; –: a paper's means, which have none
 mean score, other mean: of each over all rounds (the area under its curve)"""
 

@@ -26,7 +26,7 @@ from benchmark.display import shown
 from benchmark.grid import Settings
 from benchmark.store import Store, Unwritable
 from benchmark.terminal import err, say, show, spare_the_screen
-from benchmark.words import plural
+from benchmark.words import first_sentence, plural
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +139,7 @@ def estimate(grid: grids.Grid, chosen: Settings, built: Built) -> None:
     with shown(err):
         rows = forecast.rows(grid, store, fits, built.tasks, say, failed)
     share = chosen.gpus_per_cell or 1.0
-    show(f"to do: grid {grid.name}", [row.told(share) for row in rows], chosen.format)
+    show("to do", [row.told(share) for row in rows], chosen.format, ["experiment"], forecast.NOTE)
     if rows or not failed:
         say(forecast.summary(rows, share, device_name(machine)))
     if failed:
@@ -291,7 +291,10 @@ def list_(
     }
     if what not in kinds:
         raise ValueError(f"cannot list {plugins.unknown(what, kinds)}")
-    show(what, kinds[what](), chosen.format)
+    if what == "published":
+        show("", kinds[what](), chosen.format, ["source", "cite"])
+    else:
+        show(what, kinds[what](), chosen.format)
 
 
 def registered(kind: str, chosen: Settings) -> list[dict[str, object]]:
@@ -302,12 +305,12 @@ def registered(kind: str, chosen: Settings) -> list[dict[str, object]]:
 
 def told(plugin: plugins.Plugin) -> dict[str, object]:
     """A plug-in in a row: name, what it does, parameters with their defaults."""
-    lines = (plugin.function.__doc__ or "").strip().splitlines() or [""]
+    what = first_sentence(plugin.function.__doc__ or "")
     given = [
         name if default is plugins.REQUIRED else f"{name}={plugins.plain(default)}"
         for name, (_, default) in plugin.parameters().items()
     ]
-    return {"name": plugin.name, "version": plugin.version, "what": lines[0], "parameters": " ".join(given)}
+    return {"name": plugin.name, "version": plugin.version, "what": what, "parameters": " ".join(given)}
 
 
 @app.command()

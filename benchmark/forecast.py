@@ -32,6 +32,11 @@ class Pace:
 UNKNOWN = Pace(math.nan, math.nan, math.nan, math.nan)
 
 
+NOTE = """\
+cells, rounds, fits: strategies with one seed, their rounds, and trainings that no other cell shares with them
+fit h, score h, select h: hours of training, of scoring on the test set, and of choosing"""
+
+
 @dataclass(frozen=True)
 class Row:
     """What one strategy of an experiment has to do, at most: cells may end early."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from benchmark.places import expanded
 from benchmark.plugins import FOLDERS, LABEL_NEEDS, MODEL_FREE, Plugin, checked, unknown
 from benchmark.schedule import Schedule
 from benchmark.store import SAW_EVALUATION, slug
+from benchmark.words import first_sentence
 
 HERE = Path(__file__).parent
 CONFIGS = next(folder for folder in (HERE / "configs", HERE.parent / "configs") if folder.is_dir())
@@ -258,14 +260,10 @@ def names() -> list[str]:
 
 
 def purpose(name: str) -> str:
-    """What a grid is for: the second line of its file (the first is Hydra's)."""
-    return (
-        (CONFIGS / "grid" / f"{name}.yaml")
-        .read_text(encoding="utf-8")
-        .partition("\n")[2]
-        .partition("\n")[0]
-        .lstrip("# ")
-    )
+    """What a grid is for: the first sentence of its file's comment, behind Hydra's line."""
+    _, *lines = (CONFIGS / "grid" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return first_sentence("\n".join(line.lstrip("# ") for line in comment))
 
 
 def settings(words: Sequence[str]) -> Settings:

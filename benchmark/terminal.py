@@ -32,7 +32,7 @@ err = Console(stderr=True)
 
 SENTENCES = {"what", "why", "note", "parameters"}  # columns whose cells wrap between words
 EDGE = 3  # columns of the terminal that a column takes besides its text
-NUMBER = re.compile(r"[-+−–]?[\d.∞]")  # how a cell that holds a number begins
+NUMBER = re.compile(r"(< )?[-+−–]?[\d.∞]")  # how a cell that holds a number begins
 WORDS = 16  # columns that `missing (10/10)` and the like take at most
 
 
@@ -91,12 +91,20 @@ def show(
     if style == "json":
         typer.echo(json.dumps(rows, indent=1, allow_nan=False))
         return
-    texts = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+    texts = [{name: shown(value) for name, value in row.items()} for row in rows]
     parts = [(common, list(part)) for common, part in groupby(texts, lambda row: [row[name] for name in by])]
     for number, (common, part) in enumerate(parts, start=1):
         names = [name for name in part[0] if name not in by]
         columns = [Column(name, [row[name] for row in part], name == names[0]) for name in names]
-        print_columns(": ".join([*filter(None, common), title]), columns, note if number == len(parts) else "")
+        columns = [column for column in columns if any(column.cells) or not column.is_sentence]
+        print_columns(": ".join(filter(None, [*common, title])), columns, note if number == len(parts) else "")
+
+
+def shown(value: object) -> str:
+    """A value in a cell: nothing for None, and no number that is longer than it tells."""
+    if isinstance(value, float) and 0 < abs(value) < 1e-3:
+        return "< 0.001"
+    return "" if value is None else str(value)
 
 
 def print_columns(title: str, columns: Sequence[Column], note: str = "") -> None:
@@ -178,10 +186,15 @@ def in_window() -> bool:
     return "COLUMNS" in os.environ or any(map(os.isatty, range(3)))
 
 
+TOGETHER = r" (?=%)|(?<=,) (?=[-+−]?[\d.∞]+\])|(?<=\d) (?=\[[-+−\d.∞])"  # spaces of an interval and before per cent
+HARD_SPACE = "\u00a0"
+
+
 def wrapped(line: str, width: int, indent: int = 0) -> list[str]:
     """A line in lines of at most `width`, broken between words; inside a name only where it is longer than that."""
+    line = re.sub(TOGETHER, HARD_SPACE, line)
     parts = textwrap.wrap(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
-    return [piece for part in parts or [""] for piece in in_pieces(part, width, indent)]
+    return [piece.replace(HARD_SPACE, " ") for part in parts or [""] for piece in in_pieces(part, width, indent)]
 
 
 def in_pieces(part: str, width: int, indent: int) -> list[str]:

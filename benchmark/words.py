@@ -47,6 +47,12 @@ def shorter(names: Sequence[str], width: int) -> list[str]:
     ]
 
 
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, on one line; all of it where none ends."""
+    line = " ".join(text.split("\n\n")[0].split())
+    return line[: match.end()] if (match := re.search(r"[a-z0-9)%\]`'\"]\.(?= [A-Z`(])", line)) else line
+
+
 def broken(name: str, width: int = WIDTH) -> str:
     """A name in lines of at most `width` characters, broken behind a comma, bracket or space where there is one;
     nothing else is changed but what is no text."""

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from benchmark import terminal
 from benchmark.cli import app
-from benchmark.terminal import Column, blocks, laid_out, print_columns, wrapped
-from benchmark.words import plural, readable, shortened, shorter
+from benchmark.terminal import Column, blocks, laid_out, print_columns, show, wrapped
+from benchmark.words import first_sentence, plural, readable, shortened, shorter
 
 LONG = "voc[backbone=resnet18,channels=32,epochs=3,max_size=128,min_size=128,root=steel,test=test,train=trainval]"
 WIDTHS = (40, 80, 120, 200)
@@ -132,6 +132,42 @@ def test_titles_and_notes_break_between_words() -> None:
     assert all(line.endswith((",", "[")) for line in wrapped(LONG, 40)[:-1])
     assert wrapped("", 40) == [""]
     assert wrapped("seed: of each run", 12, 2) == ["seed: of", "  each run"]
+
+
+def test_an_interval_stays_on_one_line() -> None:
+    line = "at the end: saves 16 [-69, 54] images, 11.0 [-70.5, 31.7] % of them"
+    for width in range(20, 70):
+        text = "\n".join(wrapped(line, width))
+        assert "16 [-69, 54]" in text
+        assert "11.0 [-70.5, 31.7] %" in text
+
+
+def test_small_numbers_are_short_and_sentences_that_nobody_wrote_take_no_column(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows: list[dict[str, object]] = [{"of": "a", "name": name, "hours": 4.5e-07, "why": ""} for name in ("x", "y")]
+    show("to do", rows, by=["of"], note="hours: so many")
+    text = capsys.readouterr().out
+    assert "a: to do" in text
+    assert "< 0.001" in text
+    assert "why" not in text
+    assert "hours: so many" in text
+    show("to do", rows, "json")
+    assert json.loads(capsys.readouterr().out) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("One thing. Another.", "One thing."),
+        ("It goes\n    on here.\n\nMore.", "It goes on here."),
+        ("AP is in 0.22 +- 0.003. torchvision's own.", "AP is in 0.22 +- 0.003. torchvision's own."),
+        ("Whose (Liu et al., 2021) it is. So", "Whose (Liu et al., 2021) it is."),
+        ("", ""),
+    ],
+)
+def test_lists_tell_the_first_sentence(text: str, sentence: str) -> None:
+    assert first_sentence(text) == sentence
 
 
 def test_names_that_would_look_alike_are_numbered() -> None:
