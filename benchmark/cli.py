@@ -24,6 +24,8 @@ from benchmark import grid as grids
 from benchmark.analysis.question import Question, installed
 from benchmark.display import shown
 from benchmark.grid import Settings
+from benchmark.places import grids as list_grids
+from benchmark.places import written
 from benchmark.store import Store, Unwritable
 from benchmark.terminal import err, say, show, spare_the_screen
 from benchmark.words import first_sentence, plural
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Words = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings, as `seeds=3`; the README lists them")
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings; `list settings` shows them")
 ]
 
 
@@ -79,9 +81,9 @@ def run(words: Words = None) -> None:
     for line in dict.fromkeys(one.line for one in failed):
         say(f"failed: {line}")
     if failed:
-        again = "; the same command runs what is missing" * any(not one.whole_task for one in failed)
-        kept = f"tracebacks are in {store.folder / 'failures'}; nothing recorded is lost"
-        say(f"{plural(len(failed), 'cell')} failed; {kept}{again}")
+        again = " and the same command tries them again, once the cause is mended"
+        kept = f"what is recorded stays{again * any(not launch.misfit(one) for one in failed)}"
+        say(f"{plural(len(failed), 'cell')} failed; tracebacks are in {store.folder / 'failures'}; {kept}")
         raise typer.Exit(1)
 
 
@@ -278,15 +280,16 @@ def described(experiment: grids.Experiment) -> dict[str, object]:
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(metavar="KIND", help="one of the five above")], words: Words = None
+    what: Annotated[str, typer.Argument(metavar="KIND", help="one of the six above")], words: Words = None
 ) -> None:
-    """List strategies, tasks, encoders, grids or published curves."""
+    """List strategies, tasks, encoders, grids, settings or published curves."""
     chosen = grids.settings(words or [])
     kinds: dict[str, Callable[[], list[dict[str, object]]]] = {
         "strategies": lambda: registered("strategy", chosen),
         "tasks": lambda: registered("task", chosen),
         "encoders": lambda: registered("encoder", chosen),
-        "grids": lambda: [{"name": name, "what": grids.purpose(name)} for name in grids.names()],
+        "grids": lambda: [{"name": name, "what": grids.purpose(name)} for name in list_grids()],
+        "settings": grids.known_settings,
         "published": answers.published,
     }
     if what not in kinds:
@@ -327,9 +330,10 @@ def new(
     chosen = grids.settings(words or [])
     plugins.discover(chosen.plugins if chosen.plugins and Path(chosen.plugins).is_dir() else None)
     code, test = new_strategy(name, chosen.plugins, chosen.check_on)
-    more = f" plugins={chosen.plugins}" if chosen.plugins else ""
+    more = f" {shlex.quote(f'plugins={written(Path(chosen.plugins))}')}" if chosen.plugins else ""
     typer.echo(f"wrote {code} and {test}\nnext: edit it, then\n  python -m benchmark check {name}{more}")
-    typer.echo(f"  python -m benchmark run 'tasks=[{chosen.check_on}]' 'strategies=[random,{name}]'{more}")
+    words = [shlex.quote(f"tasks=[{chosen.check_on}]"), shlex.quote(f"strategies=[random,{name}]")]
+    typer.echo(f"  python -m benchmark run {' '.join(words)}{more}")
 
 
 @app.command()

@@ -6,10 +6,10 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -23,14 +23,12 @@ from yaml import YAMLError
 
 from benchmark import own_data, plugins
 from benchmark.own_data import Defaults
-from benchmark.places import expanded
-from benchmark.plugins import FOLDERS, LABEL_NEEDS, MODEL_FREE, Plugin, checked, unknown
+from benchmark.places import CONFIGS, expanded
+from benchmark.places import grids as names
+from benchmark.plugins import FOLDERS, LABEL_NEEDS, MODEL_FREE, Plugin, checked, in_words, unknown
 from benchmark.schedule import Schedule
 from benchmark.store import SAW_EVALUATION, slug
 from benchmark.words import first_sentence
-
-HERE = Path(__file__).parent
-CONFIGS = next(folder for folder in (HERE / "configs", HERE.parent / "configs") if folder.is_dir())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,12 +204,14 @@ class Cell:
         needs = self.strategy.needs
         lacking = needs - LABEL_NEEDS - self.task.plugin.capabilities(self.task.values)
         if lacking:
-            raise ValueError(f"{self.strategy.label} needs {', '.join(sorted(lacking))}, which {self.task.label} lacks")
+            raise ValueError(f"{self.strategy.label} needs {in_words(lacking)}: {self.task.label} does not give that")
         if not self.schedule.initial and (asked := needs - MODEL_FREE):
-            told = f"{self.strategy.label} asks the model for {', '.join(sorted(asked))}"
-            raise ValueError(f"initial=0: {told}, and there is none before the first label: set initial=N")
+            told = f"{self.strategy.label} asks a model for {in_words(asked)}"
+            raise ValueError(f"initial=0: {told}, and before the first label there is none: set initial=N")
         if "held_out" in needs and not self.schedule.validation:
-            raise ValueError(f"{self.strategy.label} reads a held-out draw: set validation=N (labels, charged to it)")
+            raise ValueError(
+                f"{self.strategy.label} reads labels that are set aside: set validation=N (N images, charged to it)"
+            )
 
 
 @dataclass(frozen=True)
@@ -254,16 +254,21 @@ class Grid:
         return list(found.values())
 
 
-def names() -> list[str]:
-    """The grids that come with the package."""
-    return sorted(path.stem for path in (CONFIGS / "grid").glob("[!.]*.yaml"))
-
-
 def purpose(name: str) -> str:
     """What a grid is for: the first sentence of its file's comment, behind Hydra's line."""
     _, *lines = (CONFIGS / "grid" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
     return first_sentence("\n".join(line.lstrip("# ") for line in comment))
+
+
+def known_settings() -> list[dict[str, object]]:
+    """What may be set, a row each, as configs/config.yaml says it."""
+    text = (CONFIGS / "config.yaml").read_text(encoding="utf-8")
+    lines = filter(None, map(SETTING.fullmatch, text.splitlines()))
+    return [{"name": "grid", "default": "quick", "what": "one of `list grids`"}, *(line.groupdict() for line in lines)]
+
+
+SETTING = re.compile(r"(?P<name>\w+): +(?P<default>\S.*?) +# (?P<what>.*)")  # a line of configs/config.yaml
 
 
 def settings(words: Sequence[str]) -> Settings:
@@ -290,7 +295,7 @@ def split(word: str) -> tuple[str, str]:
     """`key=value` as a pair."""
     key, equals, value = word.partition("=")
     if not equals:
-        raise ValueError(f"{word!r} is not key=value")
+        raise ValueError(f"{word!r} is not key=value; a value with spaces or brackets goes into quotes: 'key=value'")
     return key, value
 
 
@@ -299,10 +304,15 @@ def value_of(key: str, text: str, kind: Any) -> Any:
     as a list."""
     if text == "null":
         return None
-    if key in ("tasks", "strategies"):
-        return [mapping(item) if item.startswith("{") else item for item in plugins.items(text)]
-    if key == "seeds" and text.startswith("["):
-        return [plugins.scalar(item) for item in plugins.items(text)]
+    if key in ("tasks", "strategies", "seeds"):
+        try:
+            parts = plugins.items(text)
+        except ValueError as error:
+            raise ValueError(f"{key}={error}") from error
+        if key == "seeds" and text.startswith("["):
+            return [plugins.scalar(part) for part in parts]
+        if key != "seeds":
+            return [mapping(part) if part.startswith("{") else part for part in parts]
     return checked(f"{key}={text}", text, kind)
 
 
@@ -370,8 +380,8 @@ def picked(text: object, chosen: Settings) -> list[tuple[str, Any]]:
         return found
     tasks = plugins.REGISTRY["task"]
     if name not in tasks:
-        told = unknown(str(text), [*chosen.experiments, *tasks])
-        raise ValueError(f"tasks={text}: grid={chosen.grid} has no experiment, and there is no task, {told}")
+        told = unknown(name, [*chosen.experiments, *tasks])
+        raise ValueError(f"tasks={text}: no task, and no experiment of grid={chosen.grid}, is called {told}")
     return [(Spec.read("task", text).label, {**alike[0][1], "task": text} if alike else None)]
 
 

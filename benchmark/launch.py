@@ -73,6 +73,11 @@ class Failure:
 Event: TypeAlias = Started | Round | Failure
 
 
+def misfit(failure: Failure) -> bool:
+    """Whether the schedule does not fit the task, so that the same command cannot succeed."""
+    return isinstance(failure.error, Misfit)
+
+
 def shorter_cells(cells: Sequence[Cell], store: Store) -> dict[Cell, Cell]:
     """For each cell without records, the one of fewer rounds, and else the same, that has most of them.
 

@@ -7,6 +7,14 @@ from pathlib import Path
 
 from benchmark.plugins import items
 
+HERE = Path(__file__).parent
+CONFIGS = next(folder for folder in (HERE / "configs", HERE.parent / "configs") if folder.is_dir())
+
+
+def grids() -> list[str]:
+    """The grids that come with the package."""
+    return sorted(path.stem for path in (CONFIGS / "grid").glob("[!.]*.yaml"))
+
 
 def expanded(path: str, setting: str) -> str:
     """A path with the home folder in the place of `~` or `~user`.

@@ -28,6 +28,16 @@ from benchmark.source_code import digest
 # Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
 LABEL_NEEDS = frozenset({"test_labels", "held_out"})
 MODEL_FREE = frozenset({"encode", "images"})  # capabilities that are of the images alone
+CAPABILITIES = {  # in words, where a task lacks what a strategy needs
+    "augmented": "predictions on changed images, as detectors give", "box_features": "features of boxes",
+    "classify": "the last layer of a classifier", "companion": "a module that is trained beside the model",
+    "directional": "derivatives of losses", "embed": "features of images", "encode": "images for an encoder",
+    "images": "the images themselves", "labels": "the labels of labelled images", "losses": "losses of images",
+    "perturbed": "predictions on noisy images, as detectors give", "predict": "predictions",
+    "proposals": "the proposals of a two-stage detector (model=faster_rcnn)",
+    "pseudo_labels": "labels from the model's own predictions",
+    "sample": "predictions with dropout left on (dropout=0.1 or so)", "weights": "the weights of the model",
+}  # fmt: skip
 REQUIRED = inspect.Parameter.empty
 EncoderName: TypeAlias = Annotated[str, "encoder"]  # of a parameter that names one: `dino`, `patch_pca[patch=4]`
 StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same: `isal[k=2]`
@@ -235,6 +245,7 @@ class Verbatim(str):
 
 
 QUOTES = "\"'"
+BRACKETS = {"[": "]", "{": "}"}
 QUOTED = re.compile(r"""(["'])((?:(?!\1)[^\\]|\\.)*)\1""", re.DOTALL)
 IN_QUOTES = 'text with commas, brackets or quotes goes into quotes, as in name[root="a,b"]'
 
@@ -266,10 +277,10 @@ def parse(text: object) -> tuple[str, dict[str, Any]]:
 def split(text: str) -> list[str]:
     """The parts between commas, those inside brackets and quotes aside: `like=isal[k=2,order=file],min_score=0.5` has
     two. A quote is one only where a value begins: `O'Brien` holds none. ValueError where one is not closed."""
-    parts, depth, quote, before = [""], 0, "", ","
+    parts, closing, quote, before = [""], "", "", ","  # closing: the brackets that are still to come
     characters = iter(text)
     for character in characters:
-        if character == "," and not depth and not quote:
+        if character == "," and not closing and not quote:
             parts.append("")
         else:
             parts[-1] += character
@@ -278,20 +289,25 @@ def split(text: str) -> list[str]:
             quote = "" if character == quote else quote
         elif character in QUOTES and before in "=,[{:":
             quote = character
-        else:
-            depth += (character in "[{") - (character in "]}")
-        if depth < 0:
-            break
+        elif character in BRACKETS:
+            closing = BRACKETS[character] + closing
+        elif character in BRACKETS.values():
+            if character != closing[:1]:
+                raise ValueError(f"{text}: a {character} closes nothing; {IN_QUOTES}")
+            closing = closing[1:]
         before = before if character.isspace() else character
-    if depth or quote:
-        raise ValueError(f"{text!r} is not complete: a {'quote' if quote else 'bracket'} is not closed; {IN_QUOTES}")
+    if quote or closing:
+        fault = f"the quote {quote} is not closed" if quote else f"a bracket is not closed: {text}{closing}"
+        raise ValueError(f"{text}: {fault}; {IN_QUOTES}")
     return parts
 
 
 def items(text: str) -> list[str]:
     """The items of `[a,"b,c"]` or `a,b`, without the quotes around them. ValueError as `split`."""
     text = text.strip()
-    parts = split(text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text)
+    parts = split(text)
+    if len(parts) == 1 and text[:1] == "[":
+        parts = split(text[1:-1])
     return [unquoted(part.strip()) for part in parts if part.strip()]
 
 
@@ -325,6 +341,11 @@ def scalar(text: str) -> Any:
             if math.isfinite(number := kind(text)):
                 return number
     return {"true": True, "false": False, "null": None}.get(text.lower(), text)
+
+
+def in_words(needs: Iterable[str]) -> str:
+    """Capabilities for people, each with the name that plug-ins know it by."""
+    return ", ".join(f"{CAPABILITIES[one]} ({one})" if one in CAPABILITIES else one for one in sorted(needs))
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -45,7 +45,7 @@ class Schedule:
         if self.budget_in not in ("images", "boxes"):
             raise ValueError(f"budget_in={self.budget_in}: must be images or boxes")
         if self.one_pass and self.budget_in == "boxes":
-            raise ValueError("one_pass=true: the boxes of an image are known once it is bought: set budget_in=images")
+            raise ValueError("one_pass=true: all is chosen before boxes can be counted: set budget_in=images")
         if self.until:
             metric, value, width = band(self.until)
             object.__setattr__(self, "until", f"{metric} {value:f} +- {width:f}")  # one spelling a meaning

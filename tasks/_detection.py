@@ -248,7 +248,7 @@ class Detection:
     def pseudo_labels(self, model: nn.Module, indices: Indices, k: int, min_score: float) -> list[Boxes]:
         """The boxes found with a score of at least `min_score`, as hard labels. ValueError unless k = 1."""
         if k != 1:
-            raise ValueError(f"k={k}: a detector's pseudo labels are one class a box, k=1")
+            raise ValueError(f"k={k}: a detector's pseudo labels have one class per box: set k=1")
         return self._known(model, indices).boxes(min_score)
 
     def losses(

@@ -67,13 +67,19 @@ class DetectorRecipe:
         if self.schedule == "step" and any(epoch >= self.epochs for epoch in self.drops):
             raise ValueError(f"milestones={self.milestones}: must come before the end, epochs={self.epochs}")
         if self.norm == "batch" and self.frozen_stages >= 0:
-            raise ValueError("norm=batch trains the statistics of every stage: frozen_stages=-1")
+            raise ValueError(
+                "norm=batch trains the batch normalisation of every stage, so none may be frozen: frozen_stages=-1"
+            )
         if self.model == SSD and self.backbone == SMALL and self.min_size and not self.squash:
-            raise ValueError("model=ssd300: its default boxes are shares of the image: squash=PIXELS, or min_size=0")
+            raise ValueError(
+                "model=ssd300 takes images of one size: set squash=PIXELS, or min_size=0 where all have it"
+            )
         untrained = self.weights == "none" and self.model in OURS and self.backbone != SMALL
         if untrained and ((self.norm == "frozen" and self.model != SSD) or self.frozen_stages >= 0):
             change = "frozen_stages=-1" if self.model == SSD else "norm=batch,frozen_stages=-1"
-            raise ValueError(f"weights=none: an untrained backbone can keep nothing: {change}")
+            raise ValueError(
+                f"weights=none: the backbone starts from random numbers, so all of it must be trained: set {change}"
+            )
 
     def check(self, machine: Machine) -> None:
         """Raises ValueError where the backbone's weights cannot be had or do not fit it."""
@@ -99,7 +105,7 @@ class DetectorRecipe:
         steps = round(self.warmup * num_steps) if self.warmup < 1 else round(self.warmup)
         if steps >= num_steps:
             raise ValueError(
-                f"warmup={self.warmup:g}: training takes {num_steps} steps; take fewer, or a share below 1"
+                f"warmup={self.warmup:g} steps, of {num_steps} that training takes: set fewer, or a share below 1"
             )
         return steps
 

@@ -1,5 +1,6 @@
 """What users type: verbs, exit codes, one line for an error, and a run that survives being killed."""
 
+import dataclasses
 import json
 import os
 import random
@@ -69,6 +70,10 @@ def test_a_failed_cell_exits_1_keeps_the_rest_and_shows(tmp_path: Path) -> None:
         (["run", "device=tpu"], "device=tpu"),
         (["tables", "out=nowhere"], "holds no results"),
         (["status", "out=nowhere"], "holds no results"),
+        (["tables", "grid=quik"], "no grid is called 'quik' (did you mean 'quick'?)"),
+        (["report", "grid=quik"], "no grid is called 'quik' (did you mean 'quick'?)"),
+        (["status", "grid=quik"], "no grid is called 'quik' (did you mean 'quick'?)"),
+        (["tables", "grid=quick"], "results/quick holds no results"),
         (["status", "seeds=3"], "no setting of this command is called 'seeds'"),
         (["tables", "outt=x"], "'outt' (did you mean 'out'?)"),
         (["list", "strategy"], "did you mean 'strategies'"),
@@ -90,6 +95,24 @@ def test_a_users_error_is_one_line_and_exit_2(
     error = capsys.readouterr().err
     assert named in error
     assert error.count("\n") == 1
+
+
+def test_every_setting_is_listed_with_its_default_and_meaning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "list", "settings", "format=json"])
+    with pytest.raises(SystemExit):
+        main()
+    rows = json.loads(capsys.readouterr().out)
+    fields = [field.name for field in dataclasses.fields(grids.Settings) if field.name != "experiments"]
+    assert [row["name"] for row in rows] == sorted(fields, key=[row["name"] for row in rows].index)
+    assert all(row["what"] and row["default"] for row in rows)
+
+
+def test_a_folder_of_results_that_is_called_like_no_grid_is_read(tmp_path: Path) -> None:
+    (tmp_path / "results" / "mine").mkdir(parents=True)
+    done = benchmark("tables", "grid=mine", cwd=tmp_path)
+    assert done.stderr.startswith("error: results/mine holds no results")
 
 
 def test_a_task_that_cannot_be_had_is_one_line_and_exit_2(tmp_path: Path) -> None:

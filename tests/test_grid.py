@@ -8,7 +8,7 @@ import pytest
 from _cells import FAULTY, cell
 
 from benchmark import grid as grids
-from benchmark import plugins
+from benchmark import places, plugins
 from benchmark.grid import Cell, Spec
 from benchmark.schedule import Schedule
 from benchmark.store import Record, Store
@@ -187,7 +187,7 @@ def test_tasks_selects_experiments_of_the_grid() -> None:
     assert [e.name for e in grid.experiments] == ["cifar100", "svhn"]
 
 
-@pytest.mark.parametrize("name", grids.names())
+@pytest.mark.parametrize("name", places.grids())
 def test_every_grid_expands(name: str) -> None:
     assert cells(f"grid={name}")
 
@@ -205,7 +205,10 @@ def test_every_grid_expands(name: str) -> None:
         (["strategies=[isal[k=two]]"], "must be a whole number"),
         (["tasks=[digits[epochs=1.5]]"], "must be a whole number"),
         (["strategies=[{coreset:5}]"], "is not a name"),
-        (["tasks=[digits[compile=true]]", "strategies=[learning_loss]"], "learning_loss needs companion"),
+        (
+            ["tasks=[digits[compile=true]]", "strategies=[learning_loss]"],
+            "learning_loss needs a module that is trained beside the model (companion): digits[compile=true]",
+        ),
         (["seeds=many"], "must be a whole number or a list or null"),
         (["seeds=[]"], "seeds=[]"),
         (["seeds=[-1]"], "seeds=[-1]"),
@@ -213,11 +216,14 @@ def test_every_grid_expands(name: str) -> None:
         (["budget=-5"], "budget=-5: must be at least 1"),
         (["strategies=[]"], "nothing to run"),
         (["tasks=[]"], "nothing to run"),
-        (["strategies=[random"], "'[random' is not complete: a bracket is not closed"),
+        (["strategies=[random"], "strategies=[random: a bracket is not closed"),
         (["fast"], "is not key=value"),
         (["experiments=3"], "no setting is called 'experiments'"),
         (["validation=0", "strategies=[isal]"], "set validation=N"),
-        (["tasks=[digits[dropout=0.0]]", "strategies=[bald]"], "bald needs sample, which digits[dropout=0.0] lacks"),
+        (
+            ["tasks=[digits[dropout=0.0]]", "strategies=[bald]"],
+            "(dropout=0.1 or so) (sample): digits[dropout=0.0] does not give that",
+        ),
         (["threads=0"], "threads=0: must be at least 1"),
         (["workers=-1"], "workers=-1: must be at least 0"),
         (["workers=many"], "must be a whole number"),
@@ -234,6 +240,27 @@ def test_every_grid_expands(name: str) -> None:
         (["cache_gb=nan"], "cache_gb=nan"),
         (["format=xml"], "must be one of text, json"),
         (["tasks=[image_folder]"], "image_folder[root=...] must be given"),
+        (["tasks=[digits"], "tasks=[digits: a bracket is not closed: [digits]; text with commas, brackets or quotes"),
+        (["tasks=[digits[epochs=2]"], "tasks=[digits[epochs=2]: a bracket is not closed: [digits[epochs=2]]"),
+        (["tasks=digits]"], "tasks=digits]: a ] closes nothing"),
+        (
+            ["tasks=[image_folder[root=a,b]]"],
+            "'b' is not key=value; text with commas, brackets or quotes goes into quotes",
+        ),
+        (["tasks=[image_folder[root='a]]"], "the quote ' is not closed; text with commas"),
+        (["tasks=[digits[epochs=2,epochs=3]]"], "epochs is there twice"),
+        (["one_pass=yes"], "one_pass=yes: must be true or false or null"),
+        (["strategies=[{isal:{k:2]"], "a ] closes nothing"),
+        (["strategies=[{isal:{k}}}]"], "a } closes nothing"),
+        (
+            ["strategies=[{isal:{:}}]"],
+            "{isal:{:}} is not a mapping {name: {key: value}}: write name",
+        ),
+        (
+            ["tasks=[scenes]", "strategies=[localization_tightness]"],
+            "(proposals): scenes does not give",
+        ),
+        (["grid", "quick"], "'grid' is not key=value; a value with spaces or brackets goes into quotes: 'key=value'"),
     ],
 )
 def test_bad_input_is_one_clear_line(words: list[str], named: str) -> None:

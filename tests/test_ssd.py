@@ -450,8 +450,8 @@ BARE = DetectorRecipe(model="ssd300", backbone="vgg16", squash=300)
         ({"center_sampling": 0.0}, "center_sampling=0.0 has no effect with model=ssd300"),
         ({"max_size": 900}, "max_size=900 has no effect with squash=300"),
         ({"min_size": 600}, "min_size=600 has no effect with squash=300"),
-        ({"weights": "none"}, "weights=none: an untrained backbone can keep nothing: frozen_stages=-1"),
-        ({"backbone": "small", "squash": 0, "frozen_stages": 1}, "default boxes are shares of the image: squash="),
+        ({"weights": "none"}, "all of it must be trained: set frozen_stages=-1"),
+        ({"backbone": "small", "squash": 0, "frozen_stages": 1}, "takes images of one size: set squash=PIXELS"),
         ({"backbone": "small", "weights": "none"}, "weights=none has no effect with backbone=small"),
     ],
 )

@@ -213,7 +213,9 @@ def placed(records: str | Sequence[str]) -> tuple[list[Store], list[Path]]:
         elif inside := sorted(path.glob("[!.]*.csv")):
             files += inside
         else:
-            raise ValueError(f"{path} holds no results: neither a run nor CSV files of curves")
+            raise ValueError(
+                f"{path} holds no results: neither a run nor CSV files of curves; name another folder with out="
+            )
     return stores, files
 
 

@@ -33,7 +33,7 @@ from sklearn.manifold import TSNE
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats, Run, mean
 from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
-from benchmark.grid import CONFIGS
+from benchmark.places import CONFIGS
 from benchmark.seeds import seed
 from benchmark.store import slug
 from benchmark.words import broken, plural, readable, shorter

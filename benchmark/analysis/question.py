@@ -11,7 +11,7 @@ from typing import Literal
 
 from benchmark.analysis.curves import Experiment, chosen, read, sizes
 from benchmark.analysis.savings import Price, Rule, Saving, generator, own_rule, pairs_of, savings
-from benchmark.places import expanded, folders
+from benchmark.places import expanded, folders, grids
 from benchmark.plugins import checked, split, unknown
 
 PUBLISHED = next(  # beside the installed package, or in a checkout
@@ -60,6 +60,8 @@ class Question:
     def places(self) -> list[str]:
         """Where the records are: `out` is one folder, `records` any number of paths."""
         out = self.out or f"results/{self.grid}"
+        if not (self.records or self.out or Path(out).exists() or self.grid in grids()):
+            raise ValueError(f"no grid is called {unknown(self.grid, grids())}")
         return located(self.records, "records") if self.records else [expanded(out, f"out={out}")]
 
     @property
@@ -117,7 +119,9 @@ def ask(words: Sequence[str], *more: str) -> Question:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"{word!r} is not key=value")
+            raise ValueError(
+                f"{word!r} is not key=value; a value with spaces or brackets goes into quotes: 'key=value'"
+            )
         if key not in keys:
             raise ValueError(f"no setting of this command is called {unknown(key, keys)}")
         given[key] = checked(word, value, kinds[key])
