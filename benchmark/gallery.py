@@ -44,10 +44,18 @@ def update(experiments: Sequence[Experiment], store: Store, fits: Fits, tasks: T
         try:
             task = tasks(experiment.task)
             if not isinstance(task, Exception):
+                check_data(task, cells[0], store)
                 keep_sources(experiment.task, task, store)  # under Ray, the first time that this process has the task
             picture(path, task, [cell for cell in cells if cell.seed == cells[0].seed], store, fits)
         except Exception as error:  # pictures are no reason to fail a run that is through
             yield f"{experiment.name}: no images in the report: {error or 'no reason given'} ({type(error).__name__})"
+
+
+def check_data(task: Task, cell: Cell, store: Store) -> None:
+    """ValueError where a cell's records are of other data than the task has now."""
+    header = store.header(cell.path)
+    if header is not None and header.data != task.fingerprint:
+        raise ValueError("the records are of other data than there are now")
 
 
 def picture(path: Path, task: Task | Exception, cells: Sequence[Cell], store: Store, fits: Fits) -> None:

@@ -132,6 +132,12 @@ class Spec:
         """The encoders and strategies that its parameters name, with their labels."""
         return self.plugin.named(self.values)
 
+    @property
+    def code(self) -> str:
+        """A hash of what it does, and the encoders and strategies that it names; see `Plugin.code`."""
+        codes = [self.plugin.code(), *(plugin.code() for plugin, _ in self.named())]
+        return codes[0] if len(codes) == 1 else f"files-{hashlib.sha256(' '.join(codes).encode()).hexdigest()[:16]}"
+
     def identity(self, told: bool = False) -> dict[str, Any]:
         """Everything about it that can change a number; told: of its parameters only those that are not at their
         default, so that a parameter that a later release adds changes nothing. A default is moved with `version`."""

@@ -14,7 +14,6 @@ from benchmark.agreement import Agreement, Mixture
 from benchmark.api import FromFiles, Machine, Task, check_encoder
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Grid, Spec
-from benchmark.plugins import Plugin
 from benchmark.schedule import Misfit, Schedule
 from benchmark.sources import Sources
 from benchmark.store import REMEDY, Header, Measured, Record, Store, Unwritable
@@ -171,14 +170,14 @@ def set_aside_changed(grid: Grid, store: Store, tasks: Tasks) -> Iterator[str]:
 
 def edited(cells: Sequence[Cell], store: Store) -> Iterator[str]:
     """A line a strategy whose code is no longer what its records were made with, though its version is."""
-    other = Counter[Plugin]()
+    other, codes = Counter[Spec](), {spec: spec.code for spec in {cell.strategy for cell in cells}}
     for cell in cells:
-        if code := cell.strategy.plugin.code():
-            other[cell.strategy.plugin] += bool(store.codes(cell.path) - {code})
-    for plugin, number in (+other).items():
-        told = f"{plugin.name}, or what it imports, was edited since {number} of its cells were recorded"
+        if code := codes[cell.strategy]:
+            other[cell.strategy] += bool(store.codes(cell.path) - {code})
+    for spec, number in (+other).items():
+        told = f"{spec.label}, or what it imports, was edited since {number} of its cells were recorded"
         kept = "their rounds stay; to run it anew, raise its version and add rerun_changed=true"
-        yield f"{told}, but is still version {plugin.version}: {kept}"
+        yield f"{told}, but is still version {spec.plugin.version}: {kept}"
 
 
 def check_encoders(cells: Iterable[Cell], machine: Machine) -> None:

@@ -72,7 +72,7 @@ def run(
     """
     if cell.schedule.finished(past):
         return
-    begin, read, code = start(cell, task), weights(cell, machine), cell.strategy.plugin.code()
+    begin, read, code = start(cell, task), weights(cell, machine), cell.strategy.code
     by_round = [np.array(record.bought, np.int64) for record in past]
     labelled = np.concatenate([np.empty(0, np.int64), *by_round])
     purchases = Purchases(cell, task, fits, begin, labelled[len(begin.initial) :])

@@ -84,7 +84,7 @@ class Measured:
     peak_mb: float  # the most memory in the round, of the process or on the GPU; see `loop.forget_peak`
     device: str
     versions: dict[str, str]
-    code: str = ""  # `Plugin.code` of the strategy
+    code: str = ""  # `Spec.code` of the strategy
 
 
 @dataclass(frozen=True)

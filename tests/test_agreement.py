@@ -67,7 +67,7 @@ def test_changed_records_move_aside_and_the_baselines_stay(run: Command, command
     both = f"records={tmp_path / 'run'},{tmp_path / 'run' / 'set_aside' / '1'}"
     code, said = command("tables", both)
     assert code == 2
-    assert "different versions of mine: 1 in " in said
+    assert "made with other versions of mine: 1 in " in said
     assert run(2, "seeds=1", "rerun_changed=true") == run(2, "seeds=1")  # nothing is left to move
 
 
@@ -120,7 +120,7 @@ def test_every_command_refuses_a_mixture_by_name(
     places = ",".join(map(str, folders))
     code, said = command(*verb.split(), f"records={places}", *([f"to={tmp_path / 'to'}"] * (verb == "report")))
     assert code == 2
-    assert f"made_up holds records with different {what}: " in said
+    assert f"made_up holds records that were made with other {what}: " in said
     assert "geal/seed-1.jsonl" in said
 
 
@@ -153,5 +153,5 @@ def test_two_folders_with_the_same_cell_of_other_data_are_refused(tmp_path: Path
         recorded(tmp_path / name, {"random": {0: [50.0, 60.0]}})
     path = Store(tmp_path / "b").path("made/random/seed-0")
     rewrite(path, Header("random 0", {"seed": 0}, "other", 100, "accuracy", [98, 99]))
-    with pytest.raises(Mixture, match=r"different data: other in .*b/cells.*, data in .*a/cells"):
+    with pytest.raises(Mixture, match=r"other data: other in .*b/cells.*, data in .*a/cells"):
         read(f"{tmp_path}/a,{tmp_path}/b")

@@ -9,6 +9,7 @@ import pytest
 from _cells import cell, run
 
 from benchmark import launch, plugins
+from benchmark.grid import Spec
 from benchmark.source_code import digest
 from benchmark.store import Store, append, read_lines
 
@@ -106,6 +107,19 @@ def test_an_edited_helper_of_a_users_strategy_is_said(shared: Path, tmp_path: Pa
     plugins.discover(tmp_path)
     [said] = launch.edited([cell("helped", rounds=2, task="shelf")], store)
     assert said.startswith("helped, or what it imports, was edited since 1 of its cells were recorded")
+
+
+def test_the_code_of_what_is_named_counts(shared: Path, tmp_path: Path) -> None:
+    plain, named = (Spec.read("strategy", text) for text in ("random", "matched_random[like=helped]"))
+    assert plain.code == plain.plugin.code()
+    before = named.code
+    assert re.fullmatch("files-[0-9a-f]{16}", before)
+    shared.write_text("def first(places, budget):\n    return places[-budget:]\n")
+    plugins.REGISTRY["strategy"].pop("helped")
+    plugins.discover(tmp_path)
+    again = Spec.read("strategy", "matched_random[like=helped]")
+    assert again.plugin.code() == named.plugin.code()
+    assert again.code != before
 
 
 def test_a_code_of_the_older_rule_raises_no_alarm(shared: Path, tmp_path: Path) -> None:

@@ -98,6 +98,19 @@ def test_a_changed_file_is_named_and_its_records_are_not_lost(run: Command, tmp_
     assert then.changes(now) == words
 
 
+def test_what_is_recorded_is_not_told_by_images_of_today(run: Command, tmp_path: Path) -> None:
+    assert run()[0] == 0
+    (tmp_path / "run" / "gallery").rename(tmp_path / "gone")
+    sources = next((tmp_path / "run" / "data").iterdir())
+    before = sources.read_bytes()
+    photograph(tmp_path / "own" / "train" / "a" / "02.png", 99)
+    code, said = run()
+    assert code == 0  # all of it is recorded
+    assert "no images in the report: the records are of other data than there are now" in said
+    assert sources.read_bytes() == before
+    assert not (tmp_path / "run" / "gallery").exists()
+
+
 def test_what_changed_is_told_in_a_line() -> None:
     def sources(*names: str) -> Sources:
         return Sources("d", {"pool": [(name, name) for name in names], "test": []})

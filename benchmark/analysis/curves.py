@@ -301,7 +301,7 @@ def check_agreement(title: str, runs: Sequence[Run]) -> None:
     for run in runs:
         words = agreement.add(run.header, run.strategy, run.store.place(run.path)) if run.header is not None else ""
         if words:
-            raise Mixture(f"{title} holds records with different {words}: {REMEDY}")
+            raise Mixture(f"{title} holds records that were made with other {words}: {REMEDY}")
 
 
 def curve(cells: Sequence[Run], schedule: Schedule) -> Curve:
