@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -61,6 +61,23 @@ class Contents:
                 yield (
                     ", ".join(f"{name}.txt" for name in sorted(kind[folder])) if few else f"{len(kind[folder])} {what}"
                 )
+
+
+def homes(kind: Collection[str], folder: str) -> list[str]:
+    """Those of the folders that are a folder, or below it."""
+    return [home for home in kind if folder in (".", home) or home.startswith(f"{folder}/")]
+
+
+def below(kind: Mapping[str, set[str]], folder: str) -> set[str]:
+    """The files of a kind in a folder and below, by their paths from there."""
+    inside = {home: os.path.relpath(home, folder) for home in homes(kind, folder)}
+    return {os.path.normpath(os.path.join(path, name)) for home, path in inside.items() for name in kind[home]}
+
+
+def with_parents(folders: Collection[str]) -> list[str]:
+    """These folders and those around them, deeper ones first."""
+    every = {str(parent) for folder in folders for parent in (Path(folder), *Path(folder).parents)}
+    return sorted(every, key=lambda folder: (-len(Path(folder).parts), folder))
 
 
 def contents(root: Path) -> Contents:
@@ -135,10 +152,10 @@ def voc_by_lists(folder: Path, found: Contents) -> Iterator[Parameters]:
 
 def listed_ids(folder: Path, found: Contents, annotations: str, lists: str) -> dict[str, set[str]]:
     """The images of each text file of a folder that lists annotations and nothing else."""
-    ids, known = dict[str, set[str]](), found.pages[annotations]
+    ids, known = dict[str, set[str]](), below(found.pages, annotations)
     for name in sorted(found.lists[lists]) if len(found.lists[lists]) < MOST_LISTS else ():
         try:
-            images = set(_pascal_voc.image_ids(folder / lists / f"{name}.txt", folder / annotations))
+            images = set(_pascal_voc.image_ids(folder / lists / f"{name}.txt", known))
         except ValueError:
             continue
         if images <= known:
@@ -161,7 +178,12 @@ def voc_undivided(found: Contents) -> Iterator[Parameters]:
 
 def layouts(found: Contents) -> Iterator[Parameters]:
     """Folders of annotations, those with most of them first, each with the folder of its images."""
-    for pages in sorted(found.pages, key=lambda name: (-len(found.pages[name]), name)):
+
+    def order(pages: str) -> tuple[int, bool]:
+        number = sum(len(found.pages[home]) for home in homes(found.pages, pages))
+        return -number, os.path.basename(pages) != _pascal_voc.ANNOTATIONS
+
+    for pages in sorted(with_parents(found.pages), key=order):
         images = images_of(found, pages)
         if images is not None:
             yield {"annotations": pages, "images": images}
@@ -169,9 +191,27 @@ def layouts(found: Contents) -> Iterator[Parameters]:
 
 def images_of(found: Contents, annotations: str) -> str | None:
     """The folder that has most of the images that a folder annotates."""
-    stems = found.pages[annotations]
-    best = max(sorted(found.images), key=lambda name: len(found.images[name] & stems), default=None)
-    return best if best is not None and found.images[best] & stems else None
+    names = [os.path.split(name) for name in sorted(below(found.pages, annotations))]
+    folders = {
+        folder
+        for inside, name in names[:: len(names) // 5 + 1]
+        for home, images in found.images.items()
+        if name in images and (folder := without(home, inside)) is not None
+    }
+
+    def number(folder: str) -> int:
+        return sum(
+            name in found.images.get(os.path.normpath(os.path.join(folder, inside)), ()) for inside, name in names
+        )
+
+    return max(sorted(folders), key=number, default=None)
+
+
+def without(home: str, inside: str) -> str | None:
+    """The folder that a path leads to `home` from; None where it leads elsewhere."""
+    if inside in ("", home):
+        return "." if inside else home
+    return home.removesuffix(f"/{inside}") if home.endswith(f"/{inside}") else None
 
 
 def coco_by_names(folder: Path, found: Contents) -> Iterator[Parameters]:
@@ -198,10 +238,9 @@ def home_of(folder: Path, found: Contents, table: str) -> str | None:
     except ValueError:
         return None
     names = [_coco_json.file_name(picture) for picture in pictures]
-    parents = {str(parent) for name in found.images for parent in (Path(name), *Path(name).parents)}
     there = (
         home
-        for home in sorted(parents, key=lambda home: (home != os.path.dirname(table), home))
+        for home in sorted(with_parents(found.images), key=lambda home: (home != os.path.dirname(table), home))
         if all((folder / home / name).is_file() for name in names)
     )
     return next(there, None)

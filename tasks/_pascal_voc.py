@@ -31,7 +31,7 @@ from tasks._annotations import (
     text_of,
 )
 from tasks._image_checks import BadImages, say, together
-from tasks._image_files import EXTENSIONS, Exif, is_image
+from tasks._image_files import EXTENSIONS, Exif, hidden, is_image
 
 IMAGES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"  # the folders, as PASCAL VOC names them
 SITE = "http://host.robots.ox.ac.uk/pascal/VOC"
@@ -264,22 +264,27 @@ def part(folder: Path, split: str, layout: Layout, share: float | None) -> Part:
     annotations, images = (folder / path.replace(SPLIT, split) for path in (layout.annotations, layout.images))
     path = layout.list_of(folder, split, share)
     there = annotated(annotations)
-    ids = there if path is None else image_ids(path, annotations)
+    ids = there if path is None else image_ids(path, set(there))
     if not set(ids) & set(there):
         raise LayoutError(f"{annotations} (annotations=) has none of the {len(ids)} files of {path}, as {ids[0]}.xml")
     return Part(path or annotations, images, ids, pages([annotations / f"{name}.xml" for name in ids]))
 
 
 def annotated(folder: Path) -> list[str]:
-    """The names of all annotations of a folder, in their order."""
-    if ids := [name.removesuffix(".xml") for name in listed(folder) if name.endswith(".xml")]:
-        return ids
-    raise LayoutError(f"{folder} (annotations=) has no annotation, NAME.xml")
+    """The names of all annotations in a folder and below, in their order."""
+    ids = list[str]()
+    for home, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not hidden(name)]
+        inside = os.path.relpath(home, folder)
+        stems = [name.removesuffix(".xml") for name in names if name.endswith(".xml") and not hidden(name)]
+        ids += [os.path.normpath(os.path.join(inside, stem)) for stem in stems]
+    if not ids:
+        raise LayoutError(f"{folder} (annotations=) has no annotation, NAME.xml")
+    return sorted(ids)
 
 
-def image_ids(path: Path, annotations: Path) -> list[str]:
-    """The images that a split's list names, each once and in its order."""
-    known = {name.removesuffix(".xml") for name in listed(annotations)}
+def image_ids(path: Path, known: Collection[str]) -> list[str]:
+    """The images that a split's list names, each once and in its order. `known` are the names of the annotations."""
     ids = [image_id(line, known) for line in map(str.strip, text_of(path).splitlines()) if line]
     if not ids:
         raise ValueError(f"{path} is empty: it must name an image a line")

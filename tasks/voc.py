@@ -39,7 +39,7 @@ def voc(
     train, test: the lists of the pool and of the test set, without .txt. The pool is in that order.
     images, annotations, lists: the folders of the images, of the XML files and of the lists, inside `root`. SPLIT in
         the first two stands for what `train` and `test` name; with SPLIT in `annotations` each split is all of its
-        folder, and there are no lists.
+        folder and below, and there are no lists.
     split: share of the images that is the test set, drawn by their names; of those of the list `train`, or of all where
         there is no folder of lists; `test` counts for nothing then. null: `test` lists it.
     difficult: whether objects marked difficult are trained on and scored as any other; if not, they are ignored.

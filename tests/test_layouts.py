@@ -142,6 +142,18 @@ def label_studio(root: Path) -> None:
     coco_file(root / "result.json", root / "images", [f"{name}.jpg" for name in NAMES], "images\\")
 
 
+def sub_folders(root: Path) -> None:
+    """Annotations and pictures in folders below the two, of equal names."""
+    for part, names in (("a", NAMES[:6]), ("b", NAMES[:6])):
+        voc_files(root / "images" / part, root / "annots" / part, names)
+
+
+def cvat(root: Path) -> None:
+    """One list, default.txt, of pictures in a folder below."""
+    names = [f"street/frame {number}" for number in range(12)]
+    voc_files(root / "JPEGImages", root / "Annotations", names, lists={root / "ImageSets/Main/default.txt": names})
+
+
 def odd_name(root: Path) -> None:
     """Folders with commas and brackets in their names."""
     voc_files(root / "my images, all [2]", root / "my annots", NAMES)
@@ -159,6 +171,8 @@ CASES: dict[Callable[[Path], None], str] = {
     coco_names: "coco[root=mine,images=images,train=train,test=val]",
     coco_folders: "coco[root=mine,annotations=SPLIT.json,images=images/SPLIT,train=Train,test=Test]",
     label_studio: "coco[root=mine,annotations=result.json,images=.,split=0.2]",
+    sub_folders: "voc[root=mine,annotations=annots,images=images,split=0.2]",
+    cvat: "voc[root=mine,train=default,split=0.2]",
     odd_name: 'voc[root=mine,annotations=my annots,images="my images, all [2]",split=0.2]',
 }
 
