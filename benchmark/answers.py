@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -311,7 +312,12 @@ def reported(words: Words = None) -> None:
     made = {title: rows for title, (rows, _) in compared.items()}
     command = shlex.join(["python", "-m", "benchmark", "report", *(words or [])])
     told = report.told(experiments, command) | {"level": asked.level}
-    path = report.write(experiments, asked.folder, made, verdicts, told, asked.task)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        path = report.write(experiments, asked.folder, made, verdicts, told, asked.task)
+    texts = {str(one.message) for one in caught}
+    for text in sorted({report.BOXES if "missing from font" in text else text for text in texts}):
+        say(text)
     typer.echo(str(path))
     say(f"figures in {path.parent / report.figures_folder(asked.task)}")
 

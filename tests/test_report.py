@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from _curves import PLAIN, recorded
 from typer.testing import CliRunner
 
 from benchmark.analysis.audit import CHECKS
-from benchmark.analysis.report import breakable
+from benchmark.analysis.report import BOXES, breakable
 from benchmark.cli import app
 from benchmark.store import Store
 
@@ -82,8 +83,27 @@ def test_it_shows_tables_audit_comparisons_and_how_it_was_made(made: Path) -> No
     assert "numpy 2" in text
 
 
+def test_characters_that_the_font_lacks_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def written(*_: object) -> Path:
+        for number in (29399, 29483):
+            warnings.warn(f"Glyph {number} missing from font(s) DejaVu Sans.", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+        return tmp_path / "report.html"
+
+    store = recorded(tmp_path, PLAIN)
+    monkeypatch.setattr("benchmark.analysis.report.write", written)
+    done = CliRunner().invoke(app, ["report", f"out={store.folder}"])
+    assert done.stderr.splitlines()[:2] == [BOXES, "something else"]
+
+
+def test_intervals_are_not_broken(made: Path) -> None:
+    page = made.read_text(encoding="utf-8")
+    assert re.search(r"<td>[+-][\d.]+ \[[+-][\d.]+, [+-][\d.]+\]</td>", page)
+    assert not re.search(r"<wbr>[+-]?\d", page)
+
+
 def test_names_break_behind_commas_brackets_and_underscores() -> None:
-    assert breakable("a[b=1,c_d=<x>]") == "a[<wbr>b=<wbr>1,<wbr>c_<wbr>d=<wbr>&lt;x&gt;]"
+    assert breakable("a[b=1,c_d=<x>]") == "a[<wbr>b=1,<wbr>c_<wbr>d=&lt;x&gt;]"
 
 
 def test_a_figure_says_what_is_to_be_seen(made: Path) -> None:

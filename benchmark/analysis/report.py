@@ -119,9 +119,8 @@ def own(pictures: Mapping[str, str], name: str, names: Sequence[str]) -> list[tu
 
 def captioned(stem: str) -> str:
     """A figure's caption from the end of its file's name."""
-    return CAPTIONS.get(stem.partition("-")[0], stem) + (
-        f": {stem.partition('-')[2]}" if stem.partition("-")[2] else ""
-    )
+    kind, _, of = stem.partition("-")
+    return CAPTIONS.get(kind, stem) + (f" ({of})" if of else "")
 
 
 CAPTIONS = {
@@ -144,6 +143,10 @@ CAPTIONS = {
     "seconds": "Seconds that one choice takes: a mark for each run, a bar at their mean",
 }
 WIDE = {CAPTIONS["overlap"], CAPTIONS["penalties"]}  # figures that take the page's width
+BOXES = (
+    "figures: the font lacks characters of some names; PNG and PDF files show boxes instead, SVG files and the page "
+    "the names"
+)
 
 
 class Html(str):
@@ -154,8 +157,8 @@ class Html(str):
 
 
 def breakable(name: str) -> Html:
-    """A name that goes on in the next line behind a comma, a bracket, an underscore or an equals sign."""
-    return Html(re.sub(r"([,=_\[])(?=.)", r"\1<wbr>", escape(name)))
+    """A name that goes on in the next line behind a comma, a bracket or an underscore, where it has to."""
+    return Html(re.sub(r"([,_\[])(?=.)", r"\1<wbr>", escape(name)))
 
 
 def embedded(paths: Sequence[Path]) -> str:
