@@ -543,7 +543,8 @@ def register_task(
     The factory's return annotation is a class: its methods are the task's capabilities.
     default, published: recipes, frozen dataclasses whose fields become parameters of the task;
         `published=true` starts from the second. A factory without recipes takes `machine` alone. A recipe may have
-        `check(machine)`, which raises ValueError for what is wrong before any data are read: files of weights.
+        `check(machine)`, which raises ValueError for what is wrong before any data are read: files of weights; and
+        `for_cpu()`, which gives the settings of a fit that CPUs do in minutes, {} where they are set.
     lacks: from the task's parameters, the capabilities that those take away.
     reveals: from the task's parameters, in words, what labels shaped the pool before they were paid for ("" for none):
         such rows carry a dagger.

@@ -138,7 +138,9 @@ def estimate(grid: grids.Grid, chosen: Settings, built: Built) -> None:
     launch.check_versions(grid, store.joined([described(one) for one in grid.experiments]), store)
     launch.check_encoders(grid.cells(), machine)
     failed = list[str]()
-    with shown(err):
+    with shown(err) as display:
+        if machine.device.type == "cpu":
+            display.also = forecast.Forewarning(launch.rounds_left(grid.cells(), store), built.tasks, say)
         rows = forecast.rows(grid, store, fits, built.tasks, say, failed)
     share = chosen.gpus_per_cell or 1.0
     show("to do", [row.told(share) for row in rows], chosen.format, ["experiment"], forecast.NOTE)
@@ -153,7 +155,7 @@ def work(
     left: dict[grids.Cell, int], grid: grids.Grid, store: Store, chosen: Settings, built: Built
 ) -> list[launch.Failure]:
     """Runs what is missing, and returns what failed."""
-    from benchmark import gallery, launch, progress, tracking
+    from benchmark import forecast, gallery, launch, progress, tracking
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
@@ -182,6 +184,8 @@ def work(
     if local:  # Ray's workers would wait for the driver meanwhile
         events = gallery.followed(events, grid.experiments, left, pictures)
     with shown(err) as display:
+        if machine.device.type == "cpu":
+            display.also = forecast.Forewarning(left, tasks, say)
         failed = [event for event in progress.follow(events, total, display) if isinstance(event, launch.Failure)]
         display.header = None
         with activity.stage("drawing what was selected"):

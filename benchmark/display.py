@@ -19,19 +19,24 @@ LINE_SECONDS = 30.0  # between two plain lines of one kind of stage
 
 
 class Display:
-    """What is being done, and above it whatever `header` is set to. It is called with each report of a stage."""
+    """What is being done, and above it whatever `header` is set to.
+
+    It is called with each report of a stage, and passes it on to `also`.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live = console.is_terminal and not console.is_dumb_terminal
         self.header: RenderableType | None = None
         self.stage: activity.Stage | None = None
+        self.also: activity.Listener = activity.ignore
         self.spinner = Spinner("dots")
         self.printed: dict[str, float] = {}  # when, by kind of stage
 
     def __call__(self, stage: activity.Stage) -> None:
         """Takes a report: this is what is being done now."""
         self.stage = stage
+        self.also(stage)
 
     def tick(self) -> None:
         """Prints a plain line of the stage under way where none of its kind was printed lately."""

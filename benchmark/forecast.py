@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from benchmark import activity, loop
 from benchmark.api import Machine, Task
 from benchmark.fits import Fits
-from benchmark.grid import Cell, Experiment, Grid
+from benchmark.grid import Cell, Experiment, Grid, Spec
 from benchmark.launch import Tasks, checked_header, rounds_left, shorter_cells
 from benchmark.limits import limited
 from benchmark.schedule import Misfit
@@ -29,6 +30,8 @@ class Pace:
     bought: float
 
 
+PACE_SECONDS = 10.0  # of a fit, that its pace is taken from
+LONG_HOURS = 1.0  # which a run says beforehand that it takes on a CPU
 UNKNOWN = Pace(math.nan, math.nan, math.nan, math.nan)
 
 
@@ -119,6 +122,23 @@ def of_experiment(
 
 def row(experiment: Experiment, cells: dict[Cell, int], pace: Pace, shared: set[object]) -> Row:
     """The rounds that these cells lack at that pace."""
+    num_images, num_fits, num_selections = rounds_ahead(cells, pace.bought, shared)
+    rounds, strategy = sum(cells.values()), next(iter(cells)).strategy.label
+    hours = (pace.fit * num_images / 3600, pace.score * rounds / 3600, pace.select * num_selections / 3600)
+    return Row(experiment.name, strategy, len(cells), rounds, num_fits, *hours)
+
+
+def rounds_ahead(cells: Mapping[Cell, int], bought: float, shared: set[object]) -> tuple[float, int, int]:
+    """What is left to do of cells that lack so many rounds each.
+
+    Args:
+        cells: The rounds that each cell lacks.
+        bought: Images that a round buys.
+        shared: First fits that are counted elsewhere; those that are counted here join them.
+
+    Returns:
+        Labelled images summed over all fits, the number of fits, and the number of selections.
+    """
     num_images, num_fits, num_selections = 0.0, 0, 0
     for cell, num_left in cells.items():
         for number in range(cell.schedule.rounds - num_left, cell.schedule.rounds):
@@ -128,10 +148,55 @@ def row(experiment: Experiment, cells: dict[Cell, int], pace: Pace, shared: set[
                 continue
             shared |= {opening(cell)} if opens else set()
             num_fits += 1
-            num_images += cell.schedule.initial + (number + (not cell.schedule.initial)) * pace.bought
-    rounds, strategy = sum(cells.values()), next(iter(cells)).strategy.label
-    hours = (pace.fit * num_images / 3600, pace.score * rounds / 3600, pace.select * num_selections / 3600)
-    return Row(experiment.name, strategy, len(cells), rounds, num_fits, *hours)
+            num_images += cell.schedule.initial + (number + (not cell.schedule.initial)) * bought
+    return num_images, num_fits, num_selections
+
+
+@dataclass
+class Forewarning:
+    """Listens to the fits of a run on a CPU: says what the run is going to take there, once a task, and which settings
+    take less."""
+
+    left: Mapping[Cell, int]  # rounds that each cell of the run lacks at its start
+    tasks: Tasks
+    say: Callable[[str], None]
+    done: set[str] = field(default_factory=set)  # labels of tasks
+
+    def __call__(self, stage: activity.Stage) -> None:
+        """Takes a report; the first of a fit that has run for a while tells its pace."""
+        seconds = time.monotonic() - stage.began
+        if not stage.epochs or seconds < PACE_SECONDS or stage.done == stage.first:
+            return
+        for label in self.tasks.built.keys() - self.done:
+            self.done.add(label)
+            self.foretell(label, (stage.done - stage.first) / seconds, stage.epochs)
+
+    def foretell(self, label: str, pace: float, epochs: int) -> None:
+        """Says how long the fits on a task take at so many images a second, if that is long."""
+        cells = {cell: rounds for cell, rounds in self.left.items() if cell.task.label == label}
+        by_box = any(cell.schedule.budget_in == "boxes" for cell in cells)  # images a round are not known then
+        num_images, num_fits = 0.0, 0
+        shared = set[object]()
+        for cell, rounds in cells.items():
+            images, fits, _ = rounds_ahead({cell: rounds}, 0.0 if by_box else cell.schedule.budget, shared)
+            num_images, num_fits = num_images + images, num_fits + fits
+        hours = num_images * epochs / pace / 3600
+        if hours < LONG_HOURS:
+            return
+        spec = next(iter(cells)).task
+        small = small_recipe(spec)
+        instead = f"; smaller, for a CPU: 'tasks=[{small}]'" if small else ""
+        how_many = f"{plural(num_fits, 'fit')} of {plural(epochs, 'epoch')}"
+        long = ("at least " if by_box else "about ") + (f"{hours:.1f}" if hours < 10 else f"{hours:,.0f}")
+        self.say(f"{label}: {how_many} take {long} hours on this CPU, at {pace:,.3g} images/s{instead}")
+
+
+def small_recipe(spec: Spec) -> str:
+    """The label of a task with the settings that its recipe has for CPUs; "" where there are none, or they are set."""
+    recipe = spec.plugin.recipe(spec.values)
+    settings = recipe.for_cpu() if hasattr(recipe, "for_cpu") else {}
+    kept = {name: value for name, value in spec.values.items() if name != "published" and not hasattr(recipe, name)}
+    return spec.plugin.label({**kept, **settings}) if settings else ""
 
 
 def opening(cell: Cell) -> object:

@@ -148,14 +148,21 @@ class Plugin:
     def build(self, machine: Any, values: Mapping[str, Any], *given: Any) -> Any:
         """The task, or the encoder on the pool that is `given`, built for `machine` from bound parameters."""
         rest = {name: value for name, value in values.items() if name != "published"}
-        recipe = self.recipes.get(bool(values.get("published", False)))
+        recipe = self.recipe(values)
         if recipe is None:
             return self.function(machine, *given, **rest)
+        if hasattr(recipe, "check"):
+            recipe.check(machine)  # before a task reads its data, which may take minutes
         fields = {f.name for f in dataclasses.fields(recipe)}
-        chosen = dataclasses.replace(recipe, **{n: v for n, v in rest.items() if n in fields})
-        if hasattr(chosen, "check"):
-            chosen.check(machine)  # before a task reads its data, which may take minutes
-        return self.function(machine, chosen, **{n: v for n, v in rest.items() if n not in fields})
+        return self.function(machine, recipe, **{n: v for n, v in rest.items() if n not in fields})
+
+    def recipe(self, values: Mapping[str, Any]) -> Any:
+        """A task's recipe with these (bound) parameters; None where it has none."""
+        recipe = self.recipes.get(bool(values.get("published", False)))
+        if recipe is None:
+            return None
+        fields = {f.name for f in dataclasses.fields(recipe)}
+        return dataclasses.replace(recipe, **{n: v for n, v in values.items() if n in fields})
 
 
 REGISTRY: dict[str, dict[str, Plugin]] = {kind: {} for kind in FOLDERS}

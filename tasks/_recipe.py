@@ -86,6 +86,12 @@ class Recipe:
             with seeded(0):
                 body(self.model, self.width, weights_file(machine, self.weights) or self.weights)
 
+    def for_cpu(self) -> dict[str, Any]:
+        """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""
+        small = {"width": 16, "epochs": 20, "batch_size": 32, "warmup": 0.2, "precision": "float32"}
+        light = self.model in ("small_cnn", PROBE) or (self.model == "resnet18" and self.width <= 16)
+        return {} if light and self.epochs <= 20 else small
+
     def _ranges(self) -> dict[str, bool]:
         return {
             "width at least 1": self.width >= 1,

@@ -53,6 +53,11 @@ class SegmenterRecipe:
             with seeded(0):
                 from_torchvision(self, path)
 
+    def for_cpu(self) -> dict[str, Any]:
+        """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""
+        small = {"model": SMALL, "crop": 96, "epochs": 32, "batch_size": 4, "lr": 0.03, "precision": "float32"}
+        return {} if self.model == SMALL else small
+
     def _ranges(self) -> dict[str, bool]:
         return {
             "model small, or a DeepLabV3 or FCN of torchvision (deeplabv3_resnet50, fcn_resnet101 ...)": known(
