@@ -6,8 +6,8 @@ import copy
 import inspect
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from benchmark.fits import Fits
 from benchmark.grid import Cell, Spec
 from benchmark.plugins import Plugin, source
 from benchmark.schedule import Schedule
+from benchmark.shuffled import Shuffled
 from benchmark.words import plural
 
 
@@ -68,15 +69,20 @@ class Trial:
             self.built = task, loop.fit(self.cell, task, fits, loop.start(self.cell, task).initial, 0).model
         return self.built
 
-    def view(self, task: Task | None = None) -> View:
-        """A fresh view of round 0's model."""
+    def view(self, task: Task | None = None, ties: int = 0) -> View:
+        """A fresh view of round 0's model. ties: what the order among equals is drawn from."""
         mine, model = self.prepared()
         begin = loop.start(self.cell, mine)
-        return loop.view(self.cell, task or mine, begin, model, [begin.initial])
+        if isinstance(task, Shuffled):
+            begin = loop.Start(task.place[begin.initial], np.sort(task.place[begin.held_out]))
+        return loop.view(replace(self.cell, seed=ties), task or mine, begin, model, [begin.initial])
 
-    def choose(self, budget: int = 10, seed: int = 0, task: Task | None = None) -> Indices:
+    def choose(self, budget: int = 10, seed: int = 0, task: Task | None = None, ties: int = 0) -> Indices:
         """What the strategy returns, checked as the loop checks it."""
-        view = self.view(task)
+        return self.choose_from(self.view(task, ties), budget, seed)
+
+    def choose_from(self, view: View, budget: int, seed: int) -> Indices:
+        """The same, of a view."""
         chosen = self.plugin.function(view, budget, np.random.default_rng(seed), **self.spec.values)
         return loop.checked_choice(self.spec.label, chosen, view, budget)
 
@@ -193,12 +199,46 @@ def reads_no_unpaid_labels(trial: Trial) -> str | None:
     return None if same else "its picks moved when unpaid labels were scrambled: it reads labels that it did not buy"
 
 
+def tells_images_apart(trial: Trial) -> str | None:
+    """Scores that are all equal: two orders among equals then buy two sets that share what chance has them share."""
+    num = len(trial.view().unlabelled)
+    budget = min(num // 2, MOST_BOUGHT)
+    one, other = (trial.choose(budget, ties=ties) for ties in (0, 1))
+    share, chance = len(np.intersect1d(one, other)) / budget, budget / num
+    if share > chance + (1 - chance) / 5:
+        return None
+    return f"its scores are all equal, or nearly so, on {trial.cell.task.label}: the order among equals decides"
+
+
+def follows_no_order(trial: Trial) -> str | None:
+    """Picks that lie in certain places of a pool, whichever images lie there."""
+    places: list[Indices] = []
+    shares = []
+    for number in range(NUM_SHUFFLES):
+        view = trial.view(cast(Any, Shuffled(trial.task, number)), ties=number)
+        places.append(trial.choose_from(view, FEW_BOUGHT, number))
+        shares.append(np.searchsorted(view.unlabelled, places[-1]) / (len(view.unlabelled) - 1))
+    middle, common = float(np.mean(shares)), set(places[0].tolist()).intersection(*(one.tolist() for one in places))
+    if abs(middle - 0.5) > 5 / np.sqrt(12 * NUM_SHUFFLES * FEW_BOUGHT):  # five standard deviations
+        where = "the front" if middle < 0.5 else "the back"
+    elif len(common) >= FEW_BOUGHT / 4:
+        where = "certain places"
+    else:
+        return None
+    return f"it picks from {where} of the pool, however that is shuffled: break ties by view.lowest or view.tie_ranks"
+
+
+MOST_BOUGHT = 500  # images, so that large pools are checked in time
+NUM_SHUFFLES, FEW_BOUGHT = 3, 20
+
 STRATEGY: list[tuple[str, Callable[[Any], str | None]]] = [
     ("it returns `budget` distinct unlabelled images", keeps_to_budget),
     ("equal arguments give equal picks", repeats_itself),
     ("it leaves global randomness alone", leaves_global_randomness),
     ("it leaves the model as it was", leaves_model),
     ("it reads no label that it has not paid for", reads_no_unpaid_labels),
+    ("it tells images apart", tells_images_apart),
+    ("it does not follow the order of the pool", follows_no_order),
 ]
 
 

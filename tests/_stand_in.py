@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from benchmark.api import Boxes, Companion, Direction, Encoding, Indices, Predictions
 
 Kind = Literal["classifier", "detector", "segmenter"]
-C, D, T = 4, 4, 2
+C, D, T = 10, 4, 2
 PLACES = {"classifier": 1, "detector": 2, "segmenter": 2}  # predictions of an image at most
 BLOCKS = {"classifier": 1, "detector": 3, "segmenter": 1, "two stages": 4}  # weights that influence is computed over
 

@@ -15,6 +15,7 @@ OWN = sorted(
 )
 CPU = Machine(torch.device("cpu"))
 LIGHTER = {
+    "box_count": "box_count[min_score=0.125]",
     "isal": "isal[depth=10,repeats=2]",
     "discriminative": "discriminative[epochs=20,num_queries=2]",
     "matched_random": "matched_random[like=isal[depth=10,repeats=2]]",
@@ -26,7 +27,7 @@ LIGHTER = {
 }
 ON = {
     "localization_stability": "few_scenes", "localization_tightness": "few_scenes[model=faster_rcnn]",
-    "cald": "few_scenes", "ppal": "few_scenes",
+    "cald": "few_scenes", "ppal": "few_scenes", "box_count": "few_scenes",
 }  # fmt: skip
 BOXES = [
     "entropy", "margin", "coreset", "learning_loss", "isal", "gradient_similarity", "box_count", "matched_random",
@@ -81,6 +82,11 @@ def test_digits_conforms() -> None:
         ("remembers", "equal arguments give equal picks", "memory"),
         ("meddles", "it leaves the model as it was", "changed the model"),
         ("too_few", "it returns `budget` distinct unlabelled images", "returned 0 indices"),
+        ("front", "it does not follow the order of the pool", "from the front of the pool, however that is shuffled"),
+        ("sorts", "it does not follow the order of the pool", "from the back of the pool"),
+        ("scattered", "it does not follow the order of the pool", "from certain places of the pool"),
+        ("flat", "it tells images apart", "its scores are all equal, or nearly so, on digits[epochs=3]"),
+        ("box_count", "it tells images apart", "its scores are all equal"),  # a classifier's images count one each
         ("crash", "it returns `budget` distinct unlabelled images", "KeyError"),
     ],
 )

@@ -95,6 +95,31 @@ def meddles(view: View, budget: int, rng: Generator) -> Indices:
 
 
 @register(needs=(), version=1)
+def front(view: View, budget: int, rng: Generator) -> Indices:
+    """The first of the pool."""
+    return view.unlabelled[:budget]
+
+
+@register(needs=(), version=1)
+def flat(view: View, budget: int, rng: Generator) -> Indices:
+    """The same score for all images."""
+    return view.lowest(torch.zeros(len(view.unlabelled)), budget)
+
+
+@register(needs={"predict"}, version=1)
+def sorts(view: View, budget: int, rng: Generator) -> Indices:
+    """Sorts by itself, by scores that tie: one of ten classes first, the last of the pool before the others."""
+    classes_N = view.predict(view.unlabelled).scores_PC.argmax(1)
+    return view.unlabelled[np.argsort(classes_N.numpy(), kind="stable")[::-1][:budget]]
+
+
+@register(needs=(), version=1)
+def scattered(view: View, budget: int, rng: Generator) -> Indices:
+    """Certain places, all over the pool."""
+    return view.unlabelled[np.argsort(view.unlabelled * 7919 % 1009, kind="stable")[:budget]]
+
+
+@register(needs=(), version=1)
 def hangs(view: View, budget: int, rng: Generator) -> Indices:
     """Does not choose within half a minute."""
     end = time.monotonic() + 30

@@ -1,0 +1,30 @@
+"""A task with its pool in another order: a strategy must not care."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmark.api import Indices, Task
+
+
+class Shuffled:
+    """A task that answers for position `place[i]` what another answers for position i, and else all that it does."""
+
+    def __init__(self, task: Task, seed: int) -> None:
+        self.__task = task
+        self.__order = np.random.default_rng(seed).permutation(task.num_pool)
+        self.place: Indices = np.argsort(self.__order)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.__task, name)
+        return partial(self.__answer, value) if callable(value) else value
+
+    def __answer(self, method: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """Arrays are positions: in the pool, or in the test set, which lies as it does."""
+        if named.get("test"):
+            return method(*given, **named)
+        return method(*(self.__order[one] if isinstance(one, np.ndarray) else one for one in given), **named)
