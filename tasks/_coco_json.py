@@ -116,7 +116,7 @@ def check_parts(folder: Path, train: str, test: str, images: str, annotations: s
         files(path, home, pictures, "turn")
         names.append(sorted(str(category.name) for category in categories))
         for picture in pictures:
-            if not (home / file_name(picture)).is_file():
+            if not os.path.isfile(home / file_name(picture)):
                 raise ValueError(f"{home / file_name(picture)} is missing")
     if any(other != names[0] for other in names):
         raise ValueError(f"{folder}: the splits have other categories")
@@ -229,7 +229,7 @@ def files(path: Path, folder: Path, pictures: Sequence[Picture], exif: Exif) -> 
         if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
             raise ValueError(f"{path}: the file_name {name} leads out of {folder}")
     once(names, f"{path}: the file_name")
-    if not any((folder / name).is_file() for name in names):
+    if not any(os.path.isfile(folder / name) for name in names):
         raise LayoutError(f"{folder} (images=) has none of the {len(names)} images of {path}, as {names[0]}")
     sizes_N2 = [[pixels(side) for side in picture[2:]] for picture in pictures]
     return Files(folder, names, np.array(sizes_N2, np.int64), exif)

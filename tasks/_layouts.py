@@ -241,7 +241,7 @@ def home_of(folder: Path, found: Contents, table: str) -> str | None:
     there = (
         home
         for home in sorted(with_parents(found.images), key=lambda home: (home != os.path.dirname(table), home))
-        if all((folder / home / name).is_file() for name in names)
+        if all(os.path.isfile(folder / home / name) for name in names)
     )
     return next(there, None)
 

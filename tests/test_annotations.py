@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -705,6 +706,65 @@ def coco_sets(root: Path) -> None:
     """A pool and a test set, of other boxes."""
     coco_folder(root, "train2017", coco_content())
     coco_folder(root, "val2017", changed("annotations", 1, bbox=[3, 3, 9, 9]))
+
+
+def places(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to everything inside a value."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [way for key, inside in pairs for way in ((*before, key), *places(inside, (*before, key)))]
+
+
+def refusal(read: Callable[[], object]) -> str:
+    """Why a reader refuses what it is given; "" where it does not."""
+    try:
+        read()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_any_value_anywhere_in_a_coco_file_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    odd = [
+        None,
+        -1,
+        1.5,
+        float("inf"),
+        "",
+        "a",
+        "\u0663",
+        "\0",
+        "x" * 999,
+        [],
+        {},
+        [1],
+        {"id": 1},
+        {"image_id": 2},
+        True,
+        2**70,
+    ]
+    path, folder = coco_folder(tmp_path, "val2017", coco_content())
+    for number, way in enumerate(places(coco_content())):
+        for value in odd[number % 3 :: 3]:
+            content = coco_content()
+            inner = content
+            for key in way[:-1]:
+                inner = inner[key]
+            inner[way[-1]] = value
+            path.write_text(json.dumps(content))
+            assert "\n" not in refusal(partial(coco_json, path, folder)), (way, value)
+
+
+def test_any_bytes_in_the_files_of_voc_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    root, rng = voc_folder(tmp_path), np.random.default_rng(0)
+    paths = sorted([*(root / "Annotations").iterdir(), *(root / "ImageSets" / "Main").iterdir()])
+    junk = [b"\xff\xfe", b"nan", b"-", b"\xef\xbb\xbf", b"\r\n", b"&#0;", b"&x;", b"1e999", b"\0", b"<", b"\x85"]
+    for number in range(400):
+        path, piece = paths[number % len(paths)], junk[number % len(junk)]
+        content = path.read_bytes()
+        place, length = int(rng.integers(len(content))), int(rng.integers(4))
+        path.write_bytes(content[:place] + piece + content[place + length :])
+        assert "\n" not in refusal(partial(pascal_voc, root, "train", "val", difficult=False)), (path, place, piece)
+        path.write_bytes(content)
 
 
 @pytest.mark.usefixtures("given")

@@ -151,7 +151,7 @@ def loaded(path: Path) -> dict[str, int]:
     def scans(paths: Sequence[Path], stated: Sequence[tuple[int, int]], *_: object) -> list[Scan]:
         return [Scan(path, *size, "", "", b"") for path, size in zip(paths, stated, strict=True)]
 
-    there = mock.patch.object(Path, "is_file", return_value=True)
+    there = mock.patch("os.path.isfile", return_value=True)
     with there, mock.patch.object(_annotations, "scanned", scans):
         split, names = coco_json(path, path.parent)
     return {"images": len(split.truth), "boxes": len(split.truth.labels_B), "classes": len(names)}
