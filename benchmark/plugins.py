@@ -222,7 +222,9 @@ def imported(what: object, load: Callable[[], Any]) -> Any:
     except Exception as error:
         if isinstance(error, ValueError):
             raise
-        raise ValueError(f"{what} does not import: {type(error).__name__}: {error}") from error
+        ours = isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in FOLDERS.values()
+        hint = "; files of one folder import each other by their names alone, `from _maths import ...`" * ours
+        raise ValueError(f"{what} does not import: {type(error).__name__}: {error}{hint}") from error
 
 
 def load_folder(folder: Path) -> None:

@@ -57,6 +57,14 @@ def test_a_users_files_import_each_other_and_the_module_path_does_not_grow(tmp_p
     del sys.modules["_doubling"]
 
 
+def test_what_looks_for_its_neighbour_in_our_package_is_told_how_to_import_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from strategies._of_mine import double")
+    with pytest.raises(
+        ValueError, match=r"No module named 'strategies\._of_mine'; files of one folder import each other"
+    ):
+        plugins.discover(tmp_path)
+
+
 def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path: Path) -> None:
     """So that what refers to a function by its module and name, as pickles do, finds the right one."""
     for name in ("one", "two"):
