@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from benchmark.words import plural
+
 if TYPE_CHECKING:
     from benchmark.store import Record
 
@@ -68,6 +70,19 @@ class Schedule:
         ending = f"_until_{self.until.replace(' +- ', '+-').replace(' ', '_')}" if self.until else ""
         once = "_one_pass" if self.one_pass else ""
         return f"{self.initial}+{self.budget}{counted}x{self.num_purchases}{aside}{ending}{once}"
+
+    @property
+    def words(self) -> str:
+        """The same in words."""
+        each = f"{self.budget:,} {self.budget_in}"
+        if self.one_pass:
+            bought = f"all chosen at once, then {each} a round, {self.num_purchases} times"
+        else:
+            bought = f"then {each} more, {self.num_purchases} times"
+        parts = [f"{plural(self.initial, 'image')} at first", bought]
+        parts += [f"{plural(self.validation, 'image')} set aside"] * bool(self.validation)
+        parts += [f"until {self.until}"] * bool(self.until)
+        return ", ".join(parts)
 
     @property
     def num_purchases(self) -> int:

@@ -73,7 +73,7 @@ def print_table(one: Table) -> None:
     """A table of results and what a reader must know of it."""
     head, *rows = grid_of(one)
     columns = [Column(*told, not place) for place, told in enumerate(zip(head, zip(*rows, strict=True), strict=True))]
-    print_columns(f"{one.title}: {one.metric}", columns, one.note)
+    print_columns(f"{one.title}: {one.metric}", columns, "\n".join([one.note, *one.legend]))
 
 
 def show(
@@ -165,12 +165,12 @@ def blocks(columns: Sequence[Column], width: int) -> list[list[tuple[Column, int
 
 
 def widened(block: list[Column], widths: list[int], width: int) -> list[tuple[Column, int]]:
-    """The columns of a block, the narrowest of those that lack room given what is left of `width`."""
+    """The columns of a block; those that lack room are given what is left of `width`, names before sentences."""
     for _ in range(width - sum(widths) - EDGE * len(widths) - 1):
         lacking = [place for place, one in enumerate(block) if widths[place] < one.width]
         if not lacking:
             break
-        widths[min(lacking, key=lambda place: widths[place])] += 1
+        widths[min(lacking, key=lambda place: (block[place].is_sentence, widths[place]))] += 1
     return list(zip(block, widths, strict=True))
 
 

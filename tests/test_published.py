@@ -10,8 +10,9 @@ import pytest
 from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
-from benchmark.analysis.curves import chosen, ours, published, read
+from benchmark.analysis.curves import SCALES, apart, chosen, ours, published, read
 from benchmark.analysis.question import PUBLISHED, ask, labels
+from benchmark.analysis.savings import Price, Rule, savings
 from benchmark.analysis.tables import grid_of, latex, markdown, table, tables, write
 from benchmark.analysis.verify import counterparts, own_label, verify
 from benchmark.cli import app
@@ -192,6 +193,29 @@ def test_verdicts(tmp_path: Path, shift: float, spread: str, verdict: str) -> No
     assert one.rounds == 3
     if spread:
         assert "seeds: with 3 of ours the difference is only known to ±" in one.why
+
+
+@pytest.mark.parametrize(("values", "told"), [([0.5, 0.6, 0.7], True), ([50.0, 60.0, 70.0], False)])
+def test_shares_are_not_compared_with_per_cent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: list[float], told: bool
+) -> None:
+    path, mine = paper(tmp_path, values), recorded(tmp_path / "run", CLOSE)
+    [one] = verify(ours([mine]), read(str(path)))
+    assert (SCALES in one.why) == told
+    done = CliRunner().invoke(app, ["tables", f"out={mine.folder}", f"against={path}", f"to={tmp_path / 'to'}"])
+    assert done.exit_code == 0, done.exception
+    assert (f"made_up: scores: ours reach 70.2, published {max(values):.3g}: {SCALES}" in done.stderr) == told
+
+
+def test_savings_of_shares_against_per_cent_are_refused() -> None:
+    shares, per_cent = (
+        curve(name, [[0.5 * top, 0.7 * top]], seeds=(), num_runs=3) for name, top in (("a", 1), ("b", 100))
+    )
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="a and b cannot be compared: one is in shares"):
+        savings(experiment(shares, per_cent), "a", "b", Rule("final"), Price("images"), rng)
+    assert not apart(0.9, 1.2)  # a poor model beside a poor one
+    assert not apart(np.nan, 70.0)
 
 
 def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:

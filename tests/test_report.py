@@ -75,6 +75,7 @@ def test_it_shows_tables_audit_comparisons_and_how_it_was_made(made: Path) -> No
         "made_up: accuracy",
         "Audit: passed",
         "Strategies minus random, seed by seed",
+        "4 images at first, then 2 images more, 2 times, 2 images set aside",
     ):
         assert told in text
     for check in CHECKS:

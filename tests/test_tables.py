@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,24 @@ def test_csv_reads_back_in_the_columns_of_published_curves(store: Store, tmp_pat
     assert row["std"] == pytest.approx(8**0.5)
 
 
+def test_screens_explain_what_files_leave_out(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [made] = tabling.tables(ours([store]))
+    [counts] = made.legend
+    assert counts.startswith("(1/3): seeds that have the round")
+    boxes = detection(tmp_path / "boxes").legend
+    assert boxes[:2] == [
+        "boxes: labels paid so far, the mean over the runs",
+        "10k x map / boxes: ten thousand times the score, divided by them",
+    ]
+    print_table(made)
+    assert counts.split(":")[0] in capsys.readouterr().out
+    assert counts not in tabling.markdown(made) + tabling.latex(made)
+    uneven = dataclasses.replace(made, rows={"a": [tabling.Entry(1.0, None, 3, 3, 0, 1, {})]})
+    assert uneven.legend == []
+    uneven.rows["b"] = [tabling.Entry(1.0, None, 5, 5, 0, 1, {})]
+    assert uneven.legend == ["runs: a 3, b 5"]
+
+
 def test_latex_is_balanced_and_escaped(store: Store) -> None:
     [made] = tabling.tables(ours([store]))
     text = tabling.latex(made)
@@ -121,7 +140,10 @@ main()
 )
 def test_needs_no_torch(store: Store, command: str, shown: str) -> None:
     words = [*command.split(), f"out={store.folder}"]
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True)
+    environment = os.environ | {"COLUMNS": "160"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, encoding="utf-8", env=environment
+    )
     assert done.returncode == (1 if command == "verify" else 0), done.stderr
     assert shown in done.stdout
 

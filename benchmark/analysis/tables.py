@@ -119,6 +119,26 @@ class Table:
         return " ".join([*notes, *self.audit_note])
 
     @property
+    def legend(self) -> list[str]:
+        """What the lines and words of the table mean, for those who see them for the first time: screen and page tell
+        it, files do not."""
+        lines = []
+        if self.counts_boxes:
+            lines.append("boxes: labels paid so far, the mean over the runs")
+            lines.append(f"10k x {self.metric} / boxes: ten thousand times the score, divided by them")
+        if self.beside:
+            lines.append("difference: of the means, ours minus the line above")
+        entries = [entry for row in self.rows.values() for entry in row]
+        if any(entry.n < entry.wanted and entry.ended < entry.wanted for entry in entries):
+            lines.append(
+                "(1/3): seeds that have the round, of those asked for; missing: not run yet; failed: it was tried"
+            )
+        runs = {name: row[0].wanted for name, row in self.rows.items() if row}
+        if len(set(runs.values())) > 1:
+            lines.append(f"runs: {', '.join(f'{name} {number}' for name, number in runs.items())}")
+        return lines
+
+    @property
     def audit_note(self) -> list[str]:
         """What the caption says of a table that fails its audit: its first faults, and how many more there are."""
         shown = [f"{fault.check}: {fault}" for fault in self.faults[:AUDIT_SHOWN]]
