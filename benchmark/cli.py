@@ -348,10 +348,12 @@ def check(
     from benchmark import conformance
 
     chosen = grids.settings(words or [])
-    plugins.discover(chosen.plugins)
+    with err.status("loading PyTorch and the plug-ins"):
+        plugins.discover(chosen.plugins)
     kind = "task" if plugins.parse(name)[0] in plugins.REGISTRY["task"] else "strategy"
     on = grids.Spec.read("task", chosen.check_on)
-    findings = conformance.check(grids.Spec.read(kind, name), on, prepared(chosen))
+    with shown(err), activity.stage(f"checking {name}"):
+        findings = conformance.check(grids.Spec.read(kind, name), on, prepared(chosen))
     rows: list[dict[str, object]] = [
         {"check": one.check, "result": "failed" if one.words else "ok", "why": one.words} for one in findings
     ]

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmark import activity
 from benchmark.api import Companion, Indices, Task
 from benchmark.grid import Spec
 
@@ -135,7 +136,8 @@ def locked(path: Path) -> Iterator[None]:
     On a disk that takes no lock nobody waits: then a fit may be trained twice.
     """
     lock = path.with_suffix(".lock")
-    handle = taken(lock, fcntl.LOCK_EX)
+    with activity.stage("waiting for another process that trains the same fit"):
+        handle = taken(lock, fcntl.LOCK_EX)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmark.api import Companion
 from tasks._networks import full
-from tasks._segmentation_recipe import SMALL, SegmenterRecipe
+from tasks._segmentation_recipe import SMALL, SegmenterRecipe, known
 from tasks._weights import load
 
 
@@ -138,7 +138,12 @@ def from_torchvision(recipe: SegmenterRecipe, weights: Path | None) -> Dense:
         raise ValueError(
             f"model={recipe.model}: its ImageNet weights cannot be fetched ({error}): give weights=FILE or weights=none"
         ) from error
+
+    def same_head(other: str) -> str:
+        name = f"{recipe.model.partition('_')[0]}_{other}"
+        return f"model={name}" if known(name) else ""
+
     if weights is not None:
         layered = hasattr(made.backbone, "layer4")
-        load(made.backbone if layered else nn.ModuleDict({"features": made.backbone}), weights, UNUSED)
+        load(made.backbone if layered else nn.ModuleDict({"features": made.backbone}), weights, UNUSED, same_head)
     return Dense(made.backbone, made.classifier)

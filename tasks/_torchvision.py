@@ -314,7 +314,7 @@ def backbone(recipe: DetectorRecipe, weights: Path | None) -> nn.Module:
             "weights=none"
         ) from error
     if weights is not None:
-        load(network, weights, UNUSED, lambda other: f"backbone={other}" if known(other) else "")
+        load(network, weights, UNUSED, lambda other: f"backbone={other}" if known(other) and not plain else "")
     return network
 
 

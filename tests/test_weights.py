@@ -116,6 +116,22 @@ def test_which_network_a_file_fits_is_said(tmp_path: Path, which: str, prefix: s
         load(resnet18(4), tmp_path / "w.pth", HEAD, lambda name: f"model=torchvision:{name}")
 
 
+def test_only_what_can_be_set_is_suggested(tmp_path: Path) -> None:
+    plugins.discover()
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
+    torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "r50.pth")
+    suggestions = {
+        "voc[backbone=resnet34,weights=r18.pth]": "resnet18: set backbone=resnet18",
+        "voc0712[model=ssd300,backbone=vgg16,squash=300,min_size=0,max_size=1333,weights=r18.pth]": "resnet18",
+        "cityscapes[model=fcn_resnet101,weights=r50.pth]": "resnet50: set model=fcn_resnet50",
+        "cityscapes[model=fcn_resnet50,weights=r18.pth]": "resnet18",
+    }
+    for label, says in suggestions.items():
+        spec = Spec.read("task", label)
+        with pytest.raises(ValueError, match=f"the file fits torchvision's {says}$"):
+            spec.plugin.recipe(spec.values).check(Machine(CPU, tmp_path))
+
+
 def test_a_network_without_its_last_layer_is_recognised() -> None:
     network = torchvision.models.resnet18()
     network.fc = nn.Identity()
