@@ -60,5 +60,5 @@ def inside(path: str, folder: Path | None) -> Path:
         place = "set data=DIR or $AL_BENCHMARK_DATA"
         if path == ".":
             raise ValueError(f"the folder of your data sets is not known: {place}")
-        raise ValueError(f"{path} is looked for in the folder of your data sets: give its whole path, or {place}")
+        raise ValueError(f"{path} is looked for in the folder of your data sets: {place}")
     return whole if folder is None else folder / whole

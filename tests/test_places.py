@@ -136,7 +136,7 @@ def test_without_a_data_folder_it_is_said_what_to_set() -> None:
     machine = Machine(torch.device("cpu"))
     with pytest.raises(ValueError, match=r"^the folder of your data sets is not known: set data=DIR or"):
         machine.located(".")
-    with pytest.raises(ValueError, match=r"^pets is looked for .* give its whole path, or set data=DIR"):
+    with pytest.raises(ValueError, match=r"^pets is looked for in the folder of your data sets: set data=DIR"):
         machine.located("pets")
 
 

@@ -250,7 +250,7 @@ def test_folders_that_will_not_do(break_it: Callable[[Path], object], message: s
 
 
 def test_a_relative_root_needs_a_data_folder() -> None:
-    with pytest.raises(ValueError, match=r"photos is looked for in the folder of your data sets: .* set data=DIR"):
+    with pytest.raises(ValueError, match=r"photos is looked for in the folder of your data sets: set data=DIR"):
         image_folder(Machine(CPU), QUICK, root="photos")
 
 
