@@ -80,8 +80,10 @@ def misfit(failure: Failure) -> bool:
 def shorter_cells(cells: Sequence[Cell], store: Store) -> dict[Cell, Cell]:
     """For each cell without records, the one of fewer rounds, and else the same, that has most of them.
 
-    How many rounds a schedule has decides nothing in any of them, unless everything is chosen at once.
+    How many rounds a schedule has decides nothing in any of them, unless everything is chosen at once. Only what the
+    manifest lists counts: files that were taken over once are not taken over again.
     """
+    listed = {cell["path"] for one in store.experiments() for cell in one["cells"]}
     known, found = dict[tuple[str, Schedule], list[Schedule]](), dict[Cell, Cell]()
     for cell in cells:
         task, schedule = cell.task.label, cell.schedule
@@ -91,7 +93,7 @@ def shorter_cells(cells: Sequence[Cell], store: Store) -> dict[Cell, Cell]:
             known[task, schedule] = [] if schedule.one_pass else there
         if known[task, schedule] and not store.path(cell.path).exists():
             candidates = (replace(cell, schedule=one) for one in known[task, schedule])
-            pairs = ((one, store.header(one.path)) for one in candidates)
+            pairs = ((one, store.header(one.path)) for one in candidates if one.path in listed)
             fitting = (one for one, header in pairs if header and header.is_of(one.key, one.identity()))
             if (longest := next(fitting, None)) is not None:
                 found[cell] = longest
@@ -152,7 +154,7 @@ def check_versions(grid: Grid, experiments: Sequence[Mapping[str, Any]], store: 
 def set_aside_changed(grid: Grid, store: Store, tasks: Tasks) -> Iterator[str]:
     """Moves records that were made with other versions, parameters, data or files of weights than this run's into a
     folder of their own, and yields a line where it did."""
-    stored = {one["name"]: one["cells"] for one in store.manifest()["experiments"]} if store.has_manifest else {}
+    stored = {one["name"]: one["cells"] for one in store.experiments()}
     for experiment in grid.experiments:
         task, agreement = tasks(experiment.task), Agreement()
         if isinstance(task, Exception):

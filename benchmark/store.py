@@ -214,15 +214,16 @@ class Store:
             raise Mixture(f"{path} was written with other {words}: {REMEDY}")
 
     def refuse_others(self, path: Path, header: Header) -> None:
-        """Mixture where another cell of the same task was run on other data, or with another file of an encoder's
-        weights."""
-        task = path.parents[2]
-        verified = (task, header.data, json.dumps(header.weights, sort_keys=True))
+        """Mixture where another cell of the same task and schedule, or of the same task and in the manifest, was run on
+        other data or with another file of an encoder's weights."""
+        experiment, task = path.parents[1], path.parents[2]
+        verified = (experiment, header.data, json.dumps(header.weights, sort_keys=True))
         if verified in self.verified:
             return
         agreement, wanted = Agreement(), dataclasses.replace(header, cell={})
         agreement.add(wanted, "", "this run")
-        for sibling in task.glob("*/*/*.jsonl"):
+        listed = {self.path(cell["path"]) for one in self.experiments() for cell in one["cells"]}
+        for sibling in sorted({*experiment.glob("*/*.jsonl"), *(one for one in listed if task in one.parents)}):
             old = first_header(sibling)
             words = agreement.difference(dataclasses.replace(old, cell={}), "", "the file") if old else ""
             if words:
@@ -353,6 +354,10 @@ class Store:
         known = self.manifest()["experiments"] if (self.folder / "grid.json").exists() else []
         return {one["name"]: one["schedule"] for one in known if one["name"] == one["task"]}
 
+    def experiments(self) -> list[dict[str, Any]]:
+        """The experiments of the manifest; [] where nothing was ever asked for here. ValueError as `manifest`."""
+        return list(self.manifest()["experiments"]) if self.has_manifest else []
+
     def ask(self, grid: str, experiments: Sequence[Mapping[str, Any]], run: Mapping[str, str] | None = None) -> None:
         """Adds experiments to the manifest: cells may join one and its rounds may grow, else it may not change.
 
@@ -366,11 +371,8 @@ class Store:
 
     def joined(self, experiments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The experiments of the manifest that have records, and these. ValueError as `ask`."""
-        old_manifest = self.manifest() if self.has_manifest else {"experiments": []}
         asked: dict[str, Mapping[str, Any]] = {
-            e["name"]: e
-            for e in old_manifest["experiments"]
-            if any(self.path(cell["path"]).exists() for cell in e["cells"])
+            e["name"]: e for e in self.experiments() if any(self.path(cell["path"]).exists() for cell in e["cells"])
         }
         for new in experiments:
             old = asked.get(new["name"], new)

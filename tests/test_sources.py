@@ -98,6 +98,19 @@ def test_a_changed_file_is_named_and_its_records_are_not_lost(run: Command, tmp_
     assert then.changes(now) == words
 
 
+def test_what_was_set_aside_is_not_taken_over_by_more_rounds(run: Command, tmp_path: Path) -> None:
+    for rounds in ("rounds=2", "rounds=3"):
+        assert run(rounds)[0] == 0
+    photograph(tmp_path / "own" / "train" / "a" / "02.png", 99)
+    code, said = run("rounds=3", "rerun_changed=true")
+    assert code == 0, said
+    assert "2 cells of other versions, data or weights" in said
+    assert "2 to do, 6 rounds" in said
+    assert {name.split("/")[1] for name in bytes_of(tmp_path / "run" / "set_aside" / "1")} == {"4+3x2"}
+    assert len(read(str(tmp_path / "run" / "set_aside" / "1"))[0].runs) == 2
+    assert len(read(str(tmp_path / "run"))[0].runs) == 2
+
+
 def test_what_is_recorded_is_not_told_by_images_of_today(run: Command, tmp_path: Path) -> None:
     assert run()[0] == 0
     (tmp_path / "run" / "gallery").rename(tmp_path / "gone")
