@@ -65,10 +65,12 @@ def test_savings_by_hand() -> None:
     assert (band.paid, band.other) == (2000, 2000)  # the first rounds of 18 or more
     late = only(curve("a", [[10.0, 20, 30]]), b)
     assert not late.reached
-    assert late.words == "not reached: a has not reached it within 3,000"
+    assert late.words == "not reached: a has not reached it within 3,000 images"
     assert math.isnan(late.saved.value)
     both = only(a, b, rule="90")
-    assert both.words == "not reached: a has not reached it within 3,000; b has not reached it within 3,000"
+    assert (
+        both.words == "not reached: a has not reached it within 3,000 images; b has not reached it within 3,000 images"
+    )
 
 
 def test_the_curve_rule_gives_every_score_of_the_other() -> None:
@@ -214,7 +216,7 @@ def test_runs_that_end_by_score_are_compared_by_their_band() -> None:
     assert told[3].startswith("in band:28,32: saves 333 [")
     never = experiment(curve("a", [[10.0, 11, 12, 13]] * 3), b, schedule=UNTIL)
     [late] = savings(never, "a", "b", own_rule(never), IMAGES, np.random.default_rng(0))
-    assert late.words == "not reached: a has not reached it within 4,000"
+    assert late.words == "not reached: a has not reached it within 4,000 images"
 
 
 def test_what_is_reached_in_round_0_is_told_as_such() -> None:

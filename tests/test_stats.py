@@ -9,7 +9,7 @@ from _curves import curve, experiment
 from scipy import stats as scipy_stats
 
 from benchmark.analysis import stats
-from benchmark.analysis.comparisons import against, compare, lines
+from benchmark.analysis.comparisons import against, compare, lines, shown
 from benchmark.analysis.savings import Price, Rule, crossing, savings
 from benchmark.analysis.stats import Interval, holm, paired, percentiles, sign_flip, student, weights
 from benchmark.schedule import Schedule
@@ -298,3 +298,9 @@ def test_areas_are_over_rounds_so_that_images_of_many_boxes_do_not_count() -> No
     one = compare(experiment(a, b, schedule=schedule), "a", "b", IMAGES, 0.95, 0)
     assert one.area.value == 0
     assert one.at == "round 2"
+
+
+def test_zero_has_no_sign_of_its_own() -> None:
+    assert shown(Interval(-1e-6, math.nan, math.nan), 3, "+") == "+0.000"
+    assert shown(Interval(-0.2, -1.0, 3.0), 0) == "0 [-1, 3]"
+    assert shown(Interval(0.6, 0.6, 0.6), 2, "+") == "+0.60"

@@ -194,7 +194,7 @@ def saving_line(one: Comparison, places: int) -> str:
 def shown(interval: Interval, places: int, sign: str = "") -> str:
     """`+1.20 [0.30, 2.10]`; without ends where there are none or no spread to tell them from, with ∞ where they are not
     bounded."""
-    value = f"{interval.value:{sign},.{places}f}"
+    value = f"{interval.value:{sign}z,.{places}f}"
     if math.isnan(interval.low) or interval.low == interval.high:
         return value
     ends = (f"{end:{sign},.{places}f}".replace("inf", "∞") for end in (interval.low, interval.high))

@@ -119,7 +119,7 @@ class Saving:
     def words(self) -> str:
         """What there is to know in words where a figure does not do."""
         late = [
-            f"{name} has not reached it within {end:,.0f}"
+            f"{name} has not reached it within {end:,.0f} {self.unit}"
             for name, cost, end in zip((self.strategy, self.against), (self.paid, self.other), self.spent, strict=True)
             if not math.isfinite(cost)
         ]

@@ -216,7 +216,7 @@ def grid_of(made: Table) -> list[list[str]]:
             pairs = zip(row, told, strict=True)
             gaps = [None if None in (a.mean, b.mean) else (a.mean or 0) - (b.mean or 0) for a, b in pairs]
             lines.append([f"{INDENT}{source}", *(entry.text(digits) for entry in told)])
-            lines.append([f"{INDENT}difference", *("" if gap is None else f"{gap:+.{digits}f}" for gap in gaps)])
+            lines.append([f"{INDENT}difference", *("" if gap is None else f"{gap:+z.{digits}f}" for gap in gaps)])
         if made.counts_boxes:
             per_box = f"{INDENT}10k x {made.metric} / boxes"
             lines.append([f"{INDENT}boxes", *(entry.printed.get("boxes") or shown(entry.boxes, 0) for entry in row)])
