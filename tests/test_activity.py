@@ -1,7 +1,12 @@
 """What is being done is shown within a second: live on a terminal, in plain lines elsewhere."""
 
+import contextlib
 import copy
 import io
+import os
+import pty
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -202,3 +207,45 @@ def test_an_encoder_reports_what_it_encodes() -> None:
     reports = reports_of(lambda: list(task.encode(task.model(), np.arange(300), "patch_pca")))
     (stages,) = (stages for words, stages in reports.items() if words.endswith("encoding images with patch_pca"))
     assert stages[0].unit == "batches"
+
+
+# --- the command line -----------------------------------------------------------------------------
+RUN = ["run", "tasks=[digits[epochs=40]]", "strategies=[random,isal]", "seeds=1", "rounds=2", "initial=50", "budget=20"]
+COMMAND = [sys.executable, "-m", "benchmark", *RUN]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
+def on_a_terminal(command: list[str]) -> tuple[str, str]:
+    """What a command writes to standard output, and what it shows on the terminal that is its standard error."""
+    ours, theirs = pty.openpty()
+    environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while part := os.read(ours, 4096):
+                shown += part
+        os.close(ours)
+        assert process.stdout is not None
+        return process.stdout.read(), shown.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_terminal_sees_every_stage_and_standard_output_none(tmp_path: Path, dry_run: bool) -> None:
+    written, shown = on_a_terminal([*COMMAND, f"dry_run={str(dry_run).lower()}", f"out={tmp_path}"])
+    for words in ("loading PyTorch", "fitting: epoch ", "selecting with isal", "images/s"):
+        assert words in shown
+        assert words not in written
+    assert "random" in written
+
+
+@pytest.mark.slow
+def test_a_pipe_gets_no_escape_codes_and_few_lines(tmp_path: Path) -> None:
+    done = subprocess.run([*COMMAND, f"out={tmp_path}"], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0
+    assert "\x1b" not in done.stderr
+    stages = [
+        line for line in done.stderr.splitlines() if line.startswith(("fitting", "selecting", "loading", "scoring"))
+    ]
+    assert len(stages) <= 8
