@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,15 @@ def test_lines_that_end_in_crlf_are_read_and_written_on(store: Store) -> None:
     assert [one.round for one in again.records(CELL)[1]] == [one.round for one in again.measured(CELL)] == [0, 1, 2, 3]
     assert store.path(CELL).read_bytes().startswith(before)
     assert notices == []
+
+
+def test_git_leaves_the_bytes_of_records_as_they_are() -> None:
+    home = Path(__file__).parent.parent
+    files = ["results/x/cells/a/b/c/seed-0.jsonl", "results/reference/x/measured/a/seed-0.jsonl", "results/x/grid.json"]
+    done = subprocess.run(["git", "check-attr", "text", *files], cwd=home, capture_output=True, encoding="utf-8")
+    if done.returncode:
+        pytest.skip("not in a git checkout")
+    assert done.stdout.count(": text: unset") == len(files)
 
 
 @pytest.mark.parametrize("kind", ["cells", "measured"])
