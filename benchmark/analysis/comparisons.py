@@ -242,11 +242,11 @@ def rows(made: Sequence[Comparison], places: int) -> list[dict[str, object]]:
     """The comparisons for people."""
     return [
         {
-            "strategy": one.strategy, "seeds": len(one.pairs.seeds),
+            "strategy": one.strategy, "seeds": len(one.pairs.seeds), "verdict": one.verdict,
             "final": shown(one.final, places, "+"), "final p": f"{one.final_p:.2g}",
             "area": shown(one.area, places, "+"), "area p": f"{one.area_p:.2g}", "Holm": f"{one.holm_p:.2g}",
             "detectable": f"{one.detectable:.{places}f}" if math.isfinite(one.detectable) else "none",
-            "saved %": percent(one.saving), "verdict": one.verdict,
+            "saved %": percent(one.saving),
         }
         for one in made
     ]  # fmt: skip
