@@ -130,8 +130,8 @@ def test_a_schedule_tells_how_it_is() -> None:
 def test_the_analysis_takes_a_start_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Runs of one seed are paired, their different first purchases are no fault, and a missing image is one."""
     words = [
-        "grid=quick", "tasks=[digits[epochs=2]]", f"strategies=[random,{GEAL}]", "initial=0", "one_pass=true",
-        "budget=10", "rounds=3", "seeds=2", "validation=0", f"out={tmp_path}",
+        "grid=quick", "tasks=[digits[batch_size=8,epochs=15]]", f"strategies=[random,{GEAL}]", "initial=0",
+        "one_pass=true", "budget=10", "rounds=3", "seeds=2", "validation=0", f"out={tmp_path}",
     ]  # fmt: skip
     cli.app(["run", *words], standalone_mode=False)
     [experiment] = read(str(tmp_path))
