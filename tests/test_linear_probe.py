@@ -104,5 +104,5 @@ def test_what_does_not_fit_is_said_with_the_grid(label: str, words: str) -> None
 
 
 def test_learning_loss_has_nothing_to_read_there() -> None:
-    with pytest.raises(ValueError, match="learning_loss needs companion"):
+    with pytest.raises(ValueError, match="learning_loss needs a module that is trained beside the model"):
         Cell(Spec.read("task", PROBE), Spec.read("strategy", "learning_loss"), Schedule(10, 5, 2), 0).check()

@@ -169,7 +169,7 @@ def test_a_strategys_encoder_is_looked_at_before_images(
 ) -> None:
     torch.save({"odd": torch.zeros(2)}, tmp_path / "w.pth")
     words = ["strategies=[random,coreset[encoder=dino[weights=w.pth]]]", "tasks=[image_folder[root=nowhere]]"]
-    words += [f"data={tmp_path}", f"out={tmp_path / 'out'}", "initial=5", "budget=5", "validation=0"]
+    words += [f"data={tmp_path}", f"out={tmp_path / 'out'}", "initial=5", "budget=5", "rounds=2", "validation=0"]
     monkeypatch.setattr("sys.argv", ["benchmark", "run", *words, f"dry_run={command == 'dry_run'}"])
     with pytest.raises(SystemExit, match="2"):
         main()
