@@ -127,11 +127,10 @@ def print_columns(title: str, columns: Sequence[Column], note: str = "") -> None
 def fitted(column: Column, width: int, short: dict[str, str]) -> list[str]:
     """The cells of a column of that width; names that were shortened for it join `short`, with the whole ones."""
     if column.is_sentence or column.is_number:
-        texts = [cell.split(" ") for cell in column.cells]
-        cut = {word: shortened(word, width) for words in texts for word in words if cell_len(word) > width}
-        cells = [" ".join(cut.get(word, word) for word in words) for words in texts]
-        short.update({name: word for word, name in cut.items() if "\n" not in word})
-        return cells
+        words = {word for cell in column.cells for word in cell.split()}
+        cut = {word: shortened(word, width) for word in sorted(words) if cell_len(word) > width}
+        short.update({name: word for word, name in cut.items()})
+        return [re.sub(r"\S+", lambda match: cut.get(match[0], match[0]), cell) for cell in column.cells]
     cells = shorter(column.cells, width)
     short.update(
         {name.strip(): whole.strip() for name, whole in zip(cells, column.cells, strict=True) if name != whole}

@@ -105,6 +105,17 @@ def test_deviations_go_below_their_means_where_that_makes_one_block() -> None:
     assert laid_out(columns, 200)[0][1][0].cells == ["84.87 ± 4.28"]
 
 
+def test_a_mean_above_its_deviation_is_not_shortened(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100.00 is as wide as ± 0.00: what is folded is measured line by line."""
+    monkeypatch.setattr(terminal.out, "_width", 80)
+    print_columns("t", [Column("strategy", ["random"], True), *(Column(str(n), ["100.00 ± 0.00"]) for n in range(6))])
+    text = capsys.readouterr().out
+    assert text.count("100.00") == 6
+    assert "…" not in text
+
+
 def test_columns_of_every_kind_keep_what_they_need() -> None:
     name, number = Column("strategy", [LONG], True), Column("final", ["+2.60 [+0.43, +4.77]", "not reached"])
     assert number.is_number
