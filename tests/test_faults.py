@@ -599,7 +599,7 @@ def test_cells_that_are_done_hold_no_memory(tmp_path: Path) -> None:
         assert all(isinstance(event, Round) for event in events)
         taken.append(resident_mb())
     print("resident MB after 2, 4 ... 40 cells:", [round(one) for one in taken])
-    assert min(taken[-5:]) - min(taken[:5]) < 25  # one alone swings by 70
+    assert min(taken[10:]) - min(taken[:10]) < 25  # one alone swings by 70, and five in a row may all be high
 
 
 # --- clocks -----------------------------------------------------------------------------------
