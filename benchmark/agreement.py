@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.store import Header
+    from benchmark.records import Header
 
 NAMED = ("encoders", "strategies", "tasks")  # what a plug-in's parameters may name, with its version
 

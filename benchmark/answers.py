@@ -25,8 +25,9 @@ from benchmark.analysis.question import MANY_CELLS, PUBLISHED, SAVINGS, Question
 from benchmark.analysis.savings import Saving, pairs_of
 from benchmark.analysis.verify import Verdict
 from benchmark.plugins import unknown
+from benchmark.records import Measured
 from benchmark.schedule import Schedule
-from benchmark.store import Measured, Store
+from benchmark.store import Store
 from benchmark.terminal import paragraphs, print_table, say, show
 from benchmark.words import plural
 

@@ -21,8 +21,9 @@ from benchmark.api import Annotations, Indices, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Experiment
 from benchmark.launch import Event, Failure, Round, Tasks, keep_sources
+from benchmark.manifest import slug
 from benchmark.seeds import seed
-from benchmark.store import Store, slug
+from benchmark.store import Store
 
 SIDE = 64  # pixels of a small picture, at most
 FIRST = 8  # images of each purchase that are shown whatever their number

@@ -22,12 +22,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from benchmark import own_data, plugins
+from benchmark.manifest import SAW_EVALUATION, slug
 from benchmark.own_data import Defaults
 from benchmark.places import CONFIGS, expanded
 from benchmark.places import grids as names
 from benchmark.plugins import FOLDERS, LABEL_NEEDS, MODEL_FREE, Plugin, checked, in_words, unknown
 from benchmark.schedule import Schedule
-from benchmark.store import SAW_EVALUATION, slug
 from benchmark.words import first_sentence
 
 

@@ -14,9 +14,10 @@ from benchmark.agreement import Agreement, Mixture
 from benchmark.api import FromFiles, Machine, Task, check_encoder
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Grid, Spec
+from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit, Schedule
 from benchmark.sources import Sources
-from benchmark.store import REMEDY, Header, Measured, Record, Store, Unwritable
+from benchmark.store import REMEDY, Store, Unwritable
 from benchmark.words import plural
 
 

@@ -25,9 +25,9 @@ from benchmark.api import Batched, Companion, EncodingTime, Indices, Machine, Ta
 from benchmark.fits import Fit, Fits, settle
 from benchmark.grid import Cell
 from benchmark.limits import limited
+from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit
 from benchmark.seeds import seed
-from benchmark.store import Header, Measured, Record
 from benchmark.words import plural
 
 PROCESS = Path("/proc/self")  # what Linux tells of this process

@@ -28,8 +28,9 @@ from benchmark.fits import Fits
 from benchmark.grid import Cell, Settings, Spec
 from benchmark.launch import Event, Failure, Round, Started, build
 from benchmark.module_path import HOME
+from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit, Schedule
-from benchmark.store import Header, Measured, Record, Store, Unwritable
+from benchmark.store import Store, Unwritable
 
 RETRIES = 3  # of a cell whose worker is lost, and of starting a worker at all
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from benchmark.words import plural
 
 if TYPE_CHECKING:
-    from benchmark.store import Record
+    from benchmark.records import Record
 
 BAND = re.compile(r"([A-Za-z_]\w*) +(\d+(?:\.\d+)?) +\+- +(\d+(?:\.\d+)?)", re.ASCII)
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment
-from benchmark.store import Header, Measured, Record, Store
+from benchmark.records import Header, Measured, Record
+from benchmark.store import Store
 
 
 def curve(name: str, values: Any, cost: Any = None, seeds: Sequence[int] | None = None, **more: Any) -> Curve:

@@ -12,7 +12,8 @@ from _curves import recorded
 from benchmark import plugins
 from benchmark.agreement import Agreement, Mixture
 from benchmark.analysis.curves import read
-from benchmark.store import Header, Store, append, read_lines
+from benchmark.records import Header, read_lines
+from benchmark.store import Store, append
 
 Command = Callable[..., tuple[int, str]]
 CODE = """from benchmark.api import Indices, View, register

@@ -21,9 +21,10 @@ from benchmark.api import Machine
 from benchmark.cli import app, described
 from benchmark.fits import Fits
 from benchmark.grid import Experiment, Spec
+from benchmark.records import Header, Measured, Record, seal
 from benchmark.schedule import Schedule
 from benchmark.seeds import seed
-from benchmark.store import Header, Measured, Record, Store, seal
+from benchmark.store import Store
 
 
 def told(*words: str, code: int = 0) -> str:

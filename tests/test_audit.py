@@ -17,8 +17,9 @@ from benchmark.analysis.curves import Curve, Experiment, ours, published, read
 from benchmark.analysis.question import PUBLISHED
 from benchmark.analysis.tables import latex, markdown, tables
 from benchmark.cli import app
+from benchmark.records import Record, read_lines, seal
 from benchmark.sources import Sources
-from benchmark.store import Record, Store, read_lines, seal
+from benchmark.store import Store
 
 HOME = Path(__file__).parents[1]
 CELL = "made/mine/seed-1"

@@ -21,8 +21,9 @@ from benchmark.analysis import figures
 from benchmark.analysis.curves import Curve, Experiment, Run
 from benchmark.analysis.figures import Gallery
 from benchmark.analysis.stats import student
+from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Schedule
-from benchmark.store import Header, Measured, Record, Store
+from benchmark.store import Store
 
 HOSTILE = '<b>$x_1$ & "q"'
 LONG = "long[" + ",".join(f"parameter_{number}=0.{number}" for number in range(12)) + "]"

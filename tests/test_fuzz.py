@@ -20,8 +20,9 @@ from benchmark import grid as grids
 from benchmark import plugins
 from benchmark.analysis import curves
 from benchmark.grid import Spec
+from benchmark.records import CLOSING, OPENING, Header, Measured, Record, digest
 from benchmark.schedule import Schedule, band
-from benchmark.store import CLOSING, OPENING, Header, Measured, Record, Store, Unwritable, digest
+from benchmark.store import Store, Unwritable
 
 QUICK = settings(
     derandomize=True, deadline=None, max_examples=150, database=None, phases=[Phase.explicit, Phase.generate]

@@ -10,8 +10,9 @@ from _cells import FAULTY, cell
 from benchmark import grid as grids
 from benchmark import places, plugins
 from benchmark.grid import Cell, Spec
+from benchmark.records import Record
 from benchmark.schedule import Schedule
-from benchmark.store import Record, Store
+from benchmark.store import Store
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 UNTIL = "map 0.22 +- 0.003"

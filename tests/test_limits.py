@@ -22,7 +22,8 @@ from benchmark.cli import main
 from benchmark.fits import Fits
 from benchmark.launch import Event, Failure, Round, Started
 from benchmark.limits import limited
-from benchmark.store import Measured, Record, Store
+from benchmark.records import Measured, Record
+from benchmark.store import Store
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", "rounds=3"]
 

@@ -33,9 +33,9 @@ from benchmark.api import Machine
 from benchmark.cli import app
 from benchmark.grid import Spec, settings
 from benchmark.grid import read as grid_of
+from benchmark.manifest import slug
 from benchmark.scaffold import new_strategy
 from benchmark.schedule import Schedule
-from benchmark.store import slug
 from tasks._checkpointed import resume
 from tasks._detection_recipe import DetectorRecipe
 from tasks._recipe import Recipe

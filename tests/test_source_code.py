@@ -10,8 +10,9 @@ from _cells import cell, run
 
 from benchmark import launch, plugins
 from benchmark.grid import Spec
+from benchmark.records import read_lines
 from benchmark.source_code import digest
-from benchmark.store import Store, append, read_lines
+from benchmark.store import Store, append
 
 FILES = {
     "mine.py": "'Words.'\nimport math\nimport numpy\nfrom {0}_shared import a\ndef f():\n    from {0}_late import b\n",

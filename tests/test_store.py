@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.agreement import Mixture
-from benchmark.store import Header, Measured, Record, Store, body_of, read_lines, seal
+from benchmark.records import Header, Measured, Record, body_of, read_lines, seal
+from benchmark.store import Store
 
 HEADER = Header("k1", {"seed": 0}, "data1", 100, "accuracy", [7])
 CELL = "digits/5+5x1/random/seed-0"

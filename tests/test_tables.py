@@ -14,8 +14,9 @@ import pytest
 
 from benchmark.analysis import tables as tabling
 from benchmark.analysis.curves import ours
+from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Schedule
-from benchmark.store import Header, Measured, Record, Store
+from benchmark.store import Store
 from benchmark.terminal import print_table
 
 STRATEGIES = {"random": False, "isal[reference=test]": True, "broken_one": False, "coreset": False}

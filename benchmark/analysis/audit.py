@@ -12,8 +12,8 @@ import numpy as np
 from benchmark.agreement import parameters
 from benchmark.analysis.curves import Curve, Experiment, Floats, Run, best_score, mean
 from benchmark.analysis.stats import quantile
+from benchmark.records import Header, Record
 from benchmark.schedule import Schedule
-from benchmark.store import Header, Record
 from benchmark.words import plural
 
 FEW_IMAGES = 3  # a batch of as few gives batch normalisation no statistics to speak of

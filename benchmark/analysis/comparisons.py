@@ -18,9 +18,9 @@ from benchmark.analysis.curves import Curve, Experiment, mean
 from benchmark.analysis.savings import Price, Saving, generator, own_rule, savings
 from benchmark.analysis.stats import Interval, Pairs, paired
 from benchmark.analysis.tables import csv_of, seeds
+from benchmark.manifest import slug
 from benchmark.seeds import seed
 from benchmark.store import replace as replace_file
-from benchmark.store import slug
 from benchmark.words import plural
 
 if TYPE_CHECKING:

@@ -19,11 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.agreement import Agreement, Mixture
+from benchmark.manifest import SAW_EVALUATION
 from benchmark.places import folders
 from benchmark.plugins import checked, declares_companion, unknown
+from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Schedule
 from benchmark.sources import Sources
-from benchmark.store import SAW_EVALUATION, Header, Measured, Record, Store
+from benchmark.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -33,9 +33,9 @@ from sklearn.manifold import TSNE
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats, Run, mean
 from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
+from benchmark.manifest import slug
 from benchmark.places import CONFIGS
 from benchmark.seeds import seed
-from benchmark.store import slug
 from benchmark.words import broken, plural, readable, shorter
 
 PALETTE = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#767676")

@@ -16,8 +16,9 @@ import numpy as np
 
 from benchmark.analysis.audit import Fault, audit
 from benchmark.analysis.curves import Curve, Experiment, Floats
+from benchmark.manifest import SAW_EVALUATION, slug
 from benchmark.schedule import Schedule
-from benchmark.store import SAW_EVALUATION, replace, slug
+from benchmark.store import replace
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmark.store import Measured, Store
+from benchmark.records import Measured
+from benchmark.store import Store
 
 START = "from benchmark import cli, gallery, launch, plugins, progress, tracking; plugins.discover(None)"
 
