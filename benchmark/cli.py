@@ -23,10 +23,11 @@ from benchmark import activity, answers, plugins
 from benchmark import grid as grids
 from benchmark.analysis.question import Question, installed
 from benchmark.display import shown
+from benchmark.files import Unwritable
 from benchmark.grid import Settings
 from benchmark.places import grids as list_grids
 from benchmark.places import written
-from benchmark.store import Store, Unwritable
+from benchmark.store import Store
 from benchmark.terminal import err, say, show, spare_the_screen
 from benchmark.words import first_sentence, plural
 

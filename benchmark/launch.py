@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 from benchmark import activity, loop
 from benchmark.agreement import Agreement, Mixture
 from benchmark.api import FromFiles, Machine, Task, check_encoder
+from benchmark.files import Unwritable
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Grid, Spec
 from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit, Schedule
 from benchmark.sources import Sources
-from benchmark.store import REMEDY, Store, Unwritable
+from benchmark.store import REMEDY, Store
 from benchmark.words import plural
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmark import plugins
+from benchmark import files, plugins
 from benchmark.analysis.curves import Experiment, read
 from benchmark.analysis.seconds import took as timed
 from benchmark.plugins import Plugin, plain
@@ -136,6 +136,5 @@ def shown(values_S: npt.NDArray[np.float64]) -> str:
 if __name__ == "__main__":
     plugins.discover()
     folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages(folder.resolve().parent.parent).items():
-        (folder / name).write_text(text, encoding="utf-8")
+        files.replace(folder / name, text)

@@ -24,13 +24,14 @@ from benchmark import loop, plugins
 from benchmark.agreement import Mixture
 from benchmark.api import Machine, Task
 from benchmark.cli import prepared
+from benchmark.files import Unwritable
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Settings, Spec
 from benchmark.launch import Event, Failure, Round, Started, build
 from benchmark.module_path import HOME
 from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit, Schedule
-from benchmark.store import Store, Unwritable
+from benchmark.store import Store
 
 RETRIES = 3  # of a cell whose worker is lost, and of starting a worker at all
 

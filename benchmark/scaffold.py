@@ -6,6 +6,7 @@ import keyword
 import re
 from pathlib import Path
 
+from benchmark import files
 from benchmark.plugins import REGISTRY
 
 STRATEGY = '''"""{name}: say in one sentence what it chooses, and the paper."""
@@ -59,6 +60,5 @@ def new_strategy(name: str, folder: str | None, on: str) -> list[Path]:
     for path, text in ((code, STRATEGY.format(name=name)), (test, TEST.format(name=name, folder=where, on=on))):
         if path.exists():
             raise ValueError(f"{path} is there already")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        files.replace(path, text)
     return [code, test]

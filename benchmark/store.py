@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import itertools
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmark import files
 from benchmark.agreement import Agreement, Mixture
+from benchmark.files import Unwritable
 from benchmark.manifest import as_json, changes_rounds, check_asked, extends, slug
 from benchmark.records import (
     CODE,
@@ -53,10 +52,6 @@ REMEDY = (
 )
 
 
-class Unwritable(Exception):
-    """The results folder takes no more records: the run ends, since no other cell could be recorded either."""
-
-
 class Store:
     """The results folder of one grid."""
 
@@ -66,21 +61,9 @@ class Store:
         self.described = set[tuple[str, str]]()  # labels and fingerprints of tasks whose files are written down
         self.verified = set[tuple[Path, str, str]]()  # folders of cells that were all run on these data and weights
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> contextlib.AbstractContextManager[None]:
         """One writer at a time; ValueError where another run holds the folder or it cannot be written."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = open(self.folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise ValueError(f"out={self.folder}: {error.strerror}") from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(f"out={self.folder}: another run is writing there") from error
-            os.register_at_fork(after_in_child=handle.close)  # a reader of images may outlive this process
-            yield
+        return files.lock(self.folder)
 
     # --- records ------------------------------------------------------------------------------
     def path(self, cell: str, kind: str = "cells", ending: str = ".jsonl") -> Path:
@@ -102,7 +85,7 @@ class Store:
         self.repair(path)
         self.repair(self.path(cell, "measured"), ordered=False)
         if not lines:
-            append(path, header_line(header))
+            files.append(path, seal(header_line(header)))
         return [as_record(line, path) for line in lines[1:]]
 
     def check(self, cell: str, header: Header) -> None:
@@ -125,19 +108,19 @@ class Store:
         if len(rest := path.read_bytes()[sound:].splitlines(keepends=True)) > 1 or rest[0][-1:] in b"\r\n":
             copy = next(one for n in itertools.count(1) if not (one := Path(f"{path}.damaged-{n}")).exists())
             try:
-                shutil.copyfile(path, copy)
-            except OSError as error:
-                raise Unwritable(f"{copy} cannot be written: {error.strerror}; {path} stays as it is") from error
+                files.replace(copy, path.read_bytes())
+            except Unwritable as error:
+                raise Unwritable(f"{error}; {path} stays as it is") from error
             told += f", with {plural(len(rest) - 1, 'line')} behind it; the file as it was is kept as {copy.name}"
-        os.truncate(path, sound)
+        files.truncate(path, sound)
         self.notify(told)
 
     def copy(self, old: str, new: str, header: Header) -> None:
         """Copies what is recorded of a cell to another place, under another header. Raises Unwritable."""
         (_, measured, _), (_, bodies, _) = sound_lines(self.place(old, "measured")), sound_lines(self.place(old))
-        replace(self.path(new, "measured"), b"".join(map(sealed, measured)).decode())
+        files.replace(self.path(new, "measured"), b"".join(map(sealed, measured)).decode())
         records = bodies[1 : 1 + len(self.records(old)[1])]
-        replace(self.path(new), (seal(header_line(header)) + b"".join(map(sealed, records))).decode())
+        files.replace(self.path(new), (seal(header_line(header)) + b"".join(map(sealed, records))).decode())
 
     def refuse_other(self, path: Path, old: Header, new: Header) -> None:
         """Mixture where the records of a file were not made by this cell, or on other data or files of weights."""
@@ -170,8 +153,9 @@ class Store:
 
     def append(self, cell: str, record: Record, measured: Measured) -> None:
         """Appends one round; measurements first, so that a record is never without them."""
-        append(self.path(cell, "measured"), asdict(measured))
-        append(self.path(cell), {name: value for name, value in asdict(record).items() if value is not None})
+        facts = {name: value for name, value in asdict(record).items() if value is not None}
+        files.append(self.path(cell, "measured"), seal(asdict(measured)))
+        files.append(self.path(cell), seal(facts))
         self.path(cell, "failures", ".txt").unlink(missing_ok=True)
 
     def read(self, cell: str) -> Stored:
@@ -214,9 +198,8 @@ class Store:
     def fail(self, cell: str, trace: str) -> None:
         """Keeps the traceback of a failed cell, as far as the disk lets it."""
         path = self.path(cell, "failures", ".txt")
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(trace, encoding="utf-8", errors="backslashreplace")
+        with contextlib.suppress(Unwritable):
+            files.replace(path, trace)
 
     def failure(self, cell: str) -> str | None:
         """The traceback of a failed cell."""
@@ -237,14 +220,14 @@ class Store:
         paths = {cell["path"] for cell in cells}
         keys = {cell["path"]: header.key for cell in cells if (header := self.header(cell["path"]))}
         moved = [{**cell, "key": keys.get(cell["path"], cell["key"])} for cell in cells]
-        replace(aside.folder / "grid.json", as_json(manifest | {"experiments": [{**experiment, "cells": moved}]}))
+        files.replace(aside.folder / "grid.json", as_json(manifest | {"experiments": [{**experiment, "cells": moved}]}))
         if (sources := self.sources(experiment["task"])) is not None:
             aside.keep_sources(experiment["task"], sources)
         for kind, ending in (("cells", ".jsonl"), ("measured", ".jsonl"), ("failures", ".txt")):
             for path in sorted(paths):
-                move(self.path(path, kind, ending), aside.path(path, kind, ending))
+                files.move(self.path(path, kind, ending), aside.path(path, kind, ending))
         experiment["cells"] = [cell for cell in experiment["cells"] if cell["path"] not in paths]
-        replace(self.folder / "grid.json", as_json(manifest))
+        files.replace(self.folder / "grid.json", as_json(manifest))
         return aside.folder
 
     # --- files of images ------------------------------------------------------------------------
@@ -259,7 +242,7 @@ class Store:
 
     def keep_sources(self, task: str, sources: Sources) -> None:
         """Writes down which files the images of a task are from. Raises Unwritable."""
-        replace(self.sources_path(task), sources.text())
+        files.replace(self.sources_path(task), sources.text())
 
     # --- what was asked for ---------------------------------------------------------------------
     @property
@@ -305,7 +288,7 @@ class Store:
         runs = self.manifest().get("runs", []) if self.has_manifest else []
         runs += [dict(run)] if run is not None and dict(run) not in runs else []
         manifest = {"schema": SCHEMA, "grid": grid, "runs": runs, "experiments": self.joined(experiments)}
-        replace(path, as_json(manifest))
+        files.replace(path, as_json(manifest))
 
     def joined(self, experiments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The experiments of the manifest that have records, and these. ValueError as `ask`."""
@@ -324,44 +307,3 @@ class Store:
             cells = {(cell["strategy"], cell["seed"]): cell for cell in [*old["cells"], *new["cells"]]}
             asked[new["name"]] = {**new, "cells": list(cells.values())}
         return list(asked.values())
-
-
-def append(path: Path, body: Mapping[str, Any]) -> None:
-    """Appends one line whole and syncs it; takes a part that did not fit on the disk back. Raises Unwritable."""
-    line = seal(body)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab", buffering=0) as handle:
-            before = handle.seek(0, os.SEEK_END)
-            try:
-                if handle.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(handle.fileno())
-            except OSError:
-                handle.truncate(before)
-                raise
-    except OSError as error:
-        raise Unwritable(f"{path} cannot be written: {error.strerror}; nothing recorded before is lost") from error
-
-
-def move(old: Path, new: Path) -> None:
-    """Moves a file, if it is there, into a folder on the same disk. Raises Unwritable."""
-    try:
-        if old.exists():
-            new.parent.mkdir(parents=True, exist_ok=True)
-            old.rename(new)
-    except OSError as error:
-        raise Unwritable(f"{old} cannot be moved to {new}: {error.strerror}") from error
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file so that readers see the old or the new one, never half of it. Raises Unwritable."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are no text
-        draft.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise Unwritable(f"{path} cannot be written: {error.strerror}") from error

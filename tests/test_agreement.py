@@ -12,8 +12,8 @@ from _curves import recorded
 from benchmark import plugins
 from benchmark.agreement import Agreement, Mixture
 from benchmark.analysis.curves import read
-from benchmark.records import Header, read_lines
-from benchmark.store import Store, append
+from benchmark.records import Header, read_lines, seal
+from benchmark.store import Store
 
 Command = Callable[..., tuple[int, str]]
 CODE = """from benchmark.api import Indices, View, register
@@ -129,9 +129,7 @@ def test_every_command_refuses_a_mixture_by_name(
 def rewrite(path: Path, header: Header) -> None:
     """Gives a file of records another header."""
     lines, *_ = read_lines(path)
-    path.unlink()
-    for line in (dataclasses.asdict(header), *lines[1:]):
-        append(path, line)
+    path.write_bytes(b"".join(map(seal, (dataclasses.asdict(header), *lines[1:]))))
 
 
 def test_what_only_one_of_two_records_tells_is_no_difference() -> None:

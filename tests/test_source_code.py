@@ -10,9 +10,9 @@ from _cells import cell, run
 
 from benchmark import launch, plugins
 from benchmark.grid import Spec
-from benchmark.records import read_lines
+from benchmark.records import read_lines, seal
 from benchmark.source_code import digest
-from benchmark.store import Store, append
+from benchmark.store import Store
 
 FILES = {
     "mine.py": "'Words.'\nimport math\nimport numpy\nfrom {0}_shared import a\ndef f():\n    from {0}_late import b\n",
@@ -129,7 +129,6 @@ def test_a_code_of_the_older_rule_raises_no_alarm(shared: Path, tmp_path: Path) 
     store = Store(tmp_path / "run")
     path = store.path(one.path, "measured")
     [line], *_ = read_lines(path, ordered=False)
-    path.unlink()
-    append(path, line | {"code": "0123456789abcdef"})
+    path.write_bytes(seal(line | {"code": "0123456789abcdef"}))
     assert store.codes(one.path) == set()
     assert list(launch.edited([one], store)) == []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmark import files
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, mean
 from benchmark.analysis.savings import Price, Saving, generator, own_rule, savings
@@ -20,7 +21,6 @@ from benchmark.analysis.stats import Interval, Pairs, paired
 from benchmark.analysis.tables import csv_of, seeds
 from benchmark.manifest import slug
 from benchmark.seeds import seed
-from benchmark.store import replace as replace_file
 from benchmark.words import plural
 
 if TYPE_CHECKING:
@@ -282,5 +282,5 @@ def write(made: Mapping[str, Sequence[Comparison]], folder: Path) -> None:
     for title, found in made.items():
         if found:
             rounds = folder / "comparisons" / f"{slug(title)}-rounds.csv"
-            replace_file(rounds, csv_of(by_round(found)))
-            replace_file(folder / "comparisons" / f"{slug(title)}.csv", csv_of(tidy_rows(found)))
+            files.replace(rounds, csv_of(by_round(found)))
+            files.replace(folder / "comparisons" / f"{slug(title)}.csv", csv_of(tidy_rows(found)))

@@ -6,6 +6,7 @@ Shapes: S runs (seeds), R rounds, A strategies, C classes, P images of a pool, M
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import textwrap
@@ -30,6 +31,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from sklearn.manifold import TSNE
 
+from benchmark import files
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats, Run, mean
 from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
@@ -904,9 +906,10 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     metadata: dict[str, dict[str, str | None]] = {
         "png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None},
     }  # fmt: skip
-    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in metadata]
     with matplotlib.rc_context(STYLE):
         for path, (kind, told) in zip(paths, metadata.items(), strict=True):
-            figure.savefig(path, format=kind, dpi=150, metadata=told)
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, dpi=150, metadata=told)
+            files.replace(path, content.getvalue())
     return paths

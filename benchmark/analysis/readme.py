@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from benchmark import files
 from benchmark.analysis import comparisons
 from benchmark.analysis.curves import read
 from benchmark.analysis.question import SAVINGS, ask
@@ -64,7 +65,6 @@ def draw(page: str, home: Path, into: Path) -> list[Path]:
         drawn = figures.everything(read(str(home / "results" / "reference" / folder)), {})
         if stem not in drawn:
             raise ValueError(f"{folder} has no figure {stem}, only {', '.join(drawn)}")
-        (into / folder).mkdir(parents=True, exist_ok=True)
         for path in figures.save(drawn[stem], into / folder / stem):
             if path.suffix == ".svg":
                 paths.append(path)
@@ -75,5 +75,5 @@ def draw(page: str, home: Path, into: Path) -> list[Path]:
 
 if __name__ == "__main__":
     for page in map(Path, sys.argv[1:]):
-        page.write_text(rendered(page.read_text(encoding="utf-8"), page.parent), encoding="utf-8")
+        files.replace(page, rendered(page.read_text(encoding="utf-8"), page.parent))
         draw(page.read_text(encoding="utf-8"), page.parent, page.parent / "docs" / "figures")

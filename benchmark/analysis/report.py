@@ -22,8 +22,9 @@ from benchmark.analysis.curves import Experiment
 from benchmark.analysis.question import installed
 from benchmark.analysis.tables import Entry, Table, places, shown, table
 from benchmark.analysis.verify import Verdict
+from benchmark.files import replace
 from benchmark.manifest import slug
-from benchmark.store import Store, replace
+from benchmark.store import Store
 
 FILES_NAMED = 8  # of a purchase, on the page
 LARGE = 400_000  # bytes of an SVG above which a page embeds the PNG instead

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmark import files
 from benchmark.analysis.audit import Fault, audit
 from benchmark.analysis.curves import Curve, Experiment, Floats
 from benchmark.manifest import SAW_EVALUATION, slug
 from benchmark.schedule import Schedule
-from benchmark.store import replace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -320,9 +320,9 @@ def write(made: Sequence[Table], folder: Path, *, together: bool = True) -> list
         texts = {"csv": csv_of(tidy_rows(one)), "md": markdown(one), "tex": latex(one)}
         for ending, text in texts.items():
             paths.append(folder / f"{slug(one.title)}.{ending}")
-            replace(paths[-1], text)
+            files.replace(paths[-1], text)
     if together:
-        replace(folder / "tables.md", "\n".join(markdown(one) for one in made))
+        files.replace(folder / "tables.md", "\n".join(markdown(one) for one in made))
     return paths
 
 
