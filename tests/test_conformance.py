@@ -29,12 +29,10 @@ ON = {
     "localization_stability": "few_scenes", "localization_tightness": "few_scenes[model=faster_rcnn]",
     "cald": "few_scenes", "ppal": "few_scenes", "box_count": "few_scenes",
 }  # fmt: skip
-TRUE_FINDINGS = {  # balls around the features of so few canvases hold one image each, or nearly all
-    ("probcover", "few_scenes", "it tells images apart"),
-}
+DISTANT = "probcover[encoder=patch_pca,delta=1.2]"  # smaller balls hold one image each: all would be equal
 BOXES = [
     "entropy", "margin", "coreset", "learning_loss", "isal", "gradient_similarity", "box_count", "matched_random",
-    "cdal", "geal", "freesel", "typiclust", "probcover", "vaal", "bald", "cald", "ppal",
+    "cdal", "geal", "freesel", "typiclust", DISTANT, "vaal", "bald", "cald", "ppal",
 ]  # fmt: skip
 
 
@@ -46,8 +44,7 @@ def test_every_strategy_conforms(name: str) -> None:
 def conforms(name: str, on: str) -> None:
     plugins.discover(FAULTY)
     findings = check(Spec.read("strategy", LIGHTER.get(name, name)), Spec.read("task", on), CPU)
-    failed = {one.check: one.words for one in findings if one.words and (name, on, one.check) not in TRUE_FINDINGS}
-    assert failed == {}
+    assert {one.check: one.words for one in findings if one.words} == {}
 
 
 @pytest.mark.slow
