@@ -6,7 +6,6 @@ import math
 import multiprocessing
 import os
 import re
-import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from benchmark.analysis.curves import Experiment, read
 from benchmark.analysis.question import MANY_CELLS, PUBLISHED, SAVINGS, Question, ask
 from benchmark.analysis.savings import Saving, pairs_of
 from benchmark.analysis.verify import Verdict
+from benchmark.escaping import encodable, shell, visible
 from benchmark.plugins import unknown
 from benchmark.records import Measured
 from benchmark.schedule import Schedule
@@ -237,7 +237,7 @@ def compared(
         raise ValueError(refused[0] if refused else why)
     made = comparisons.corrected(made)
     if asked.format == "json":
-        typer.echo(comparisons.tidy(made).to_json(orient="records", indent=1))
+        typer.echo(comparisons.tidy(made).map(encodable).to_json(orient="records", indent=1))
     for done in made if asked.format == "text" else ():
         paragraphs(comparisons.lines(done, tables.places(done.metric)), 2)
     for line in refused:
@@ -311,7 +311,7 @@ def reported(words: Words = None) -> None:
     for words_of_one in (told for _, refused in compared.values() for told in refused):
         say(words_of_one)
     made = {title: rows for title, (rows, _) in compared.items()}
-    command = shlex.join(["python", "-m", "benchmark", "report", *(words or [])])
+    command = shell(["python", "-m", "benchmark", "report", *(words or [])])
     told = report.told(experiments, command) | {"level": asked.level}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -319,7 +319,7 @@ def reported(words: Words = None) -> None:
     texts = {str(one.message) for one in caught}
     for text in sorted({report.BOXES if "missing from font" in text else text for text in texts}):
         say(text)
-    typer.echo(str(path))
+    typer.echo(visible(str(path)))
     say(f"figures in {path.parent / report.figures_folder(asked.task)}")
 
 

@@ -14,6 +14,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from benchmark import activity
+from benchmark.escaping import visible
 
 LINE_SECONDS = 30.0  # between two plain lines of one kind of stage
 
@@ -46,7 +47,7 @@ class Display:
         kind = stage.words.partition(":")[0]
         if now - self.printed.get(kind, -math.inf) >= LINE_SECONDS:
             self.printed[kind] = now
-            self.console.print(stage.line(), markup=False, highlight=False, soft_wrap=True)
+            self.console.print(Text(visible(stage.line())), soft_wrap=True)
 
     def tick_until(self, stopped: threading.Event) -> None:
         """Ticks every second."""
@@ -57,7 +58,7 @@ class Display:
         rows: list[RenderableType] = [] if self.header is None else [self.header]
         if self.stage is not None and self.stage.what:
             frame = self.spinner.render(self.console.get_time())
-            rows.append(Text.assemble(str(frame), " ", self.stage.line(), no_wrap=True, overflow="ellipsis"))
+            rows.append(Text.assemble(str(frame), " ", visible(self.stage.line()), no_wrap=True, overflow="ellipsis"))
         return Group(*rows)
 
 

@@ -28,8 +28,9 @@ def slug(label: str) -> str:
     """A label as the name of a folder: never a path, and never another label's name."""
     if len(label) <= 100 and (match := re.fullmatch(r"(\w+)(?:\[([\w.=,+-]+)\])?", label, re.ASCII)):
         return "-".join(filter(None, match.groups()))
-    readable = re.sub(r"[^A-Za-z0-9_=,+]", "_", label)[:80]
-    return f"{readable}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    plain = re.sub(r"[^A-Za-z0-9_=,+]", "_", label)[:80]
+    hexes = hashlib.sha256(label.encode(errors="surrogatepass")).hexdigest()
+    return f"{plain}-{hexes[:8]}"
 
 
 ASKED: dict[str, Any] = {"path": str, "key": str, "strategy": str, "seed": int, "dagger": bool | list}  # of a cell

@@ -6,15 +6,18 @@ import time
 from collections.abc import Iterable, Iterator
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from benchmark.activity import clock
 from benchmark.display import Display
+from benchmark.escaping import visible, visible_lines
 from benchmark.launch import Event, Failure, Round
 
 
 def follow(events: Iterable[Event], total: int, display: Display) -> Iterator[Event]:
     """Passes events on and shows them: the grid's bar, the cell in work, rounds per hour, time left."""
-    console, bar = display.console, Progress(BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    cell = TextColumn("{task.description}", markup=False)
+    console, bar = display.console, Progress(BarColumn(), MofNCompleteColumn(), cell)
     shown = bar.add_task("starting", total=total)
     display.header = bar
     began, done = time.monotonic(), 0
@@ -22,13 +25,13 @@ def follow(events: Iterable[Event], total: int, display: Display) -> Iterator[Ev
         if isinstance(event, Round):
             done, total = done + 1, total - event.spared
         pace = speed(done, total, time.monotonic() - began)
-        bar.update(shown, completed=done, total=total, description=f"{pace}  {event.cell.label}")
+        bar.update(shown, completed=done, total=total, description=f"{pace}  {visible(event.cell.label)}")
         if isinstance(event, Failure) and not event.whole_task:
             words = f"failed: {event.line}" if isinstance(event.error, ValueError) else event.trace
-            console.print(words, style="red", markup=False, highlight=False, soft_wrap=True)
+            console.print(Text(visible_lines(words), style="red"), soft_wrap=True)
         if isinstance(event, Round) and not display.live:
             line = f"[{done}/{total}] {told(event)}  ({pace})"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(Text(visible(line)), soft_wrap=True)
         yield event
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmark import files
 from benchmark.agreement import Agreement, Mixture
+from benchmark.escaping import visible_lines
 from benchmark.files import Unwritable
 from benchmark.manifest import as_json, changes_rounds, check_asked, extends, slug
 from benchmark.records import (
@@ -199,7 +200,7 @@ class Store:
         """Keeps the traceback of a failed cell, as far as the disk lets it."""
         path = self.path(cell, "failures", ".txt")
         with contextlib.suppress(Unwritable):
-            files.replace(path, trace)
+            files.replace(path, visible_lines(trace))
 
     def failure(self, cell: str) -> str | None:
         """The traceback of a failed cell."""

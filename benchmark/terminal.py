@@ -2,7 +2,8 @@
 
 A table is as wide as the window (or COLUMNS; 80 columns where nobody knows). Where that is not enough names are
 shortened in the middle and stand whole below, sentences wrap between words, deviations go below their means, and what
-is then still too wide goes on in further blocks of columns, each with the names again.
+is then still too wide goes on in further blocks of columns, each with the names again. What would command a terminal is
+text here: see `benchmark.escaping`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rich.table import Table as Shown
 from rich.text import Text
 
 from benchmark.analysis.tables import Table, grid_of
+from benchmark.escaping import visible
 from benchmark.words import broken, shortened, shorter
 
 out = Console()
@@ -71,7 +73,7 @@ class Column:
 
 def print_table(one: Table) -> None:
     """A table of results and what a reader must know of it."""
-    head, *rows = grid_of(one)
+    head, *rows = [[visible(cell) for cell in row] for row in grid_of(one)]
     columns = [Column(*told, not place) for place, told in enumerate(zip(head, zip(*rows, strict=True), strict=True))]
     print_columns(f"{one.title}: {one.metric}", columns, "\n".join([one.note, *one.legend]))
 
@@ -104,7 +106,7 @@ def shown(value: object) -> str:
     """A value in a cell: nothing for None, and no number that is longer than it tells."""
     if isinstance(value, float) and 0 < abs(value) < 1e-3:
         return "< 0.001"
-    return "" if value is None else str(value)
+    return "" if value is None else visible(str(value))
 
 
 def print_columns(title: str, columns: Sequence[Column], note: str = "") -> None:
@@ -175,7 +177,7 @@ def widened(block: list[Column], widths: list[int], width: int) -> list[tuple[Co
 
 def paragraphs(lines: Iterable[str], indent: int = 0, style: str = "") -> None:
     """Lines that wrap between words in a window's width, what goes on below by `indent`; whole where there is none."""
-    for line in lines:
+    for line in map(visible, lines):
         for part in wrapped(line, out.width, indent) if in_window() else [line]:
             out.print(Text(part, style=style), soft_wrap=True)
 
@@ -204,7 +206,7 @@ def in_pieces(part: str, width: int, indent: int) -> list[str]:
 
 def say(line: str) -> None:
     """A line for the person at the terminal, apart from the output."""
-    err.print(line, markup=False, highlight=False, soft_wrap=True)
+    err.print(Text(visible(line)), soft_wrap=True)  # text: no markup in it, and no :emoji:
 
 
 PLAIN = {"…": "~", "–": "-", "−": "-", "†": "+", "±": "+-", "∞": "inf"}  # where a screen has no such character

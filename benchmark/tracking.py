@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmark.escaping import visible
 from benchmark.grid import Cell
 from benchmark.launch import Event, Failure, Round
 
@@ -82,7 +83,8 @@ class Mirror:
     def start(self, cell: Cell) -> Any:
         """A run for a cell; its id is the cell's key, so that a cell that goes on continues its run."""
         return self.wandb.init(
-            project="al-benchmark", id=cell.key, name=cell.label, group=cell.task.label, job_type=cell.strategy.label,
+            project="al-benchmark", id=cell.key, name=visible(cell.label), group=visible(cell.task.label),
+            job_type=visible(cell.strategy.label),
             config=cell.identity(), dir=self.folder, mode=self.mode, resume="allow", reinit="create_new",
             settings=self.wandb.Settings(silent=True, console="off"),
         )  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
+
+from benchmark.escaping import visible
 
 ELLIPSIS = "…"
 WIDTH = 40  # characters of a name before it goes on in the next line
@@ -55,19 +56,6 @@ def first_sentence(text: str) -> str:
 
 def broken(name: str, width: int = WIDTH) -> str:
     """A name in lines of at most `width` characters, broken behind a comma, bracket or space where there is one;
-    nothing else is changed but what is no text."""
+    what is no text is made visible, and nothing else is changed."""
     pattern = rf".{{1,{width}}}\Z|.{{1,{width - 1}}}[,\[ ]|.{{1,{width}}}"
-    return "\n".join(re.findall(pattern, readable(name), re.DOTALL))
-
-
-def readable(name: str) -> str:
-    """A name with bytes of a file's name that the locale cannot read, read as UTF-8; those that are not are marked."""
-    try:
-        name.encode()
-        return name
-    except UnicodeEncodeError:
-        pass
-    try:
-        return os.fsencode(name).decode(errors="replace")
-    except UnicodeEncodeError:
-        return name.encode(errors="replace").decode()
+    return "\n".join(re.findall(pattern, visible(name), re.DOTALL))

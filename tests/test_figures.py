@@ -180,7 +180,7 @@ def test_long_class_names_are_shortened_and_leave_the_bars_room(num_classes: int
     labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
     assert len(set(labels)) == num_classes
     assert all(len(label) <= figures.CLASS_NAME for label in labels)
-    assert labels[-1] == "caf�"
+    assert labels[-1] == r"caf\xe9"
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[-1].get_xticklabels()]
     assert all(one.x1 <= other.x0 + 1 for one, other in itertools.pairwise(boxes))

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from benchmark import terminal
 from benchmark.cli import app
+from benchmark.escaping import visible
 from benchmark.terminal import Column, blocks, laid_out, print_columns, show, wrapped
-from benchmark.words import first_sentence, plural, readable, shortened, shorter
+from benchmark.words import first_sentence, plural, shortened, shorter
 
 LONG = "voc[backbone=resnet18,channels=32,epochs=3,max_size=128,min_size=128,root=steel,test=test,train=trainval]"
 WIDTHS = (40, 80, 120, 200)
@@ -219,9 +220,9 @@ def test_a_screen_that_lacks_a_character_gets_another(encoding: str, tmp_path: P
 
 
 def test_names_that_are_no_text_can_be_shown() -> None:
-    assert readable("caf\udce9") == "caf�"
-    assert readable(os.fsdecode("猫".encode())) == "猫"
-    assert readable("\ud800") == "?"
+    assert visible("caf\udce9") == r"caf\xe9"
+    assert visible(os.fsdecode("猫".encode())) == "猫"
+    assert visible("\ud800") == r"\ud800"
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from benchmark.analysis.curves import Curve, Experiment, mean
 from benchmark.analysis.savings import Price, Saving, generator, own_rule, savings
 from benchmark.analysis.stats import Interval, Pairs, paired
 from benchmark.analysis.tables import csv_of, seeds
+from benchmark.escaping import visible
 from benchmark.manifest import slug
 from benchmark.seeds import seed
 from benchmark.words import plural
@@ -267,7 +268,7 @@ def note(made: Sequence[Comparison]) -> str:
         "saved %": f"labels saved on the way to {goal}",
         "no interval": f"fewer than {stats.FEWEST} seeds, or all seeds differ by the same",
     }
-    return "\n".join(f"{name}: {words}" for name, words in lines.items())
+    return "\n".join(visible(f"{name}: {words}") for name, words in lines.items())
 
 
 def percent(saving: Saving | None) -> str:

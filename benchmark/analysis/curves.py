@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.agreement import Agreement, Mixture
+from benchmark.escaping import csv_read
 from benchmark.manifest import SAW_EVALUATION
 from benchmark.places import folders
 from benchmark.plugins import checked, declares_companion, unknown
@@ -341,6 +342,7 @@ def published(path: Path) -> list[Experiment]:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    frame = frame.map(csv_read)
     if lacking := [name for name in COLUMNS if name not in frame]:
         raise ValueError(f"{path} is no file of curves: it lacks the columns {', '.join(lacking)}")
     frame = frame[frame["value"] != ""]

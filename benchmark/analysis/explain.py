@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmark.analysis.curves import Experiment, Run
+from benchmark.escaping import shell
 from benchmark.places import expanded, written
 from benchmark.plugins import unknown
 from benchmark.seeds import seed
@@ -35,7 +36,7 @@ def find(experiments: Sequence[Experiment], cell: str) -> tuple[Experiment, Run]
 def lines(experiment: Experiment, run: Run) -> Iterator[str]:
     """Command, seeds, data, versions, and a line a round: labels, cost, scores, seconds and what was bought."""
     folder = run.folder
-    yield f"{run.strategy} on {experiment.task}, seed {run.seed}: {run.path}"
+    yield f"cell      {run.strategy} on {experiment.task}, seed {run.seed}: {run.path}"
     yield f"command   python -m benchmark run {command(experiment, run, folder)}"
     yield f"records   {run.file}{' (damaged: ' + run.damage + ')' if run.damage else ''}"
     if run.header is None:
@@ -62,7 +63,7 @@ def command(experiment: Experiment, run: Run, folder: Path) -> str:
     told = {key: value for key, value in experiment.schedule.identity().items() if value != ""}
     words = [f"grid={experiment.source}", f"tasks=[{experiment.title}]", f"strategies=[{run.strategy}]"]
     words += [f"seeds=[{run.seed}]", *(f"{key}={value}" for key, value in told.items()), f"out={written(folder)}"]
-    return shlex.join([*words, *(word for word in last(run) if word.partition("=")[0] in MACHINE)])
+    return shell([*words, *(word for word in last(run) if word.partition("=")[0] in MACHINE)])
 
 
 def last(run: Run) -> list[str]:
@@ -94,4 +95,4 @@ def rounds(run: Run, files: Sequence[str]) -> Iterator[str]:
         yield f"          seeds fit {seed('fit', task, run.seed, record.round)}{choice}"
         yield f"          bought {' '.join(map(str, record.bought))}"
         if len(files) > max(record.bought, default=0):
-            yield f"          files  {shlex.join(files[index] for index in record.bought)}"
+            yield f"          files  {shell(files[index] for index in record.bought)}"

@@ -35,10 +35,11 @@ from benchmark import files
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats, Run, mean
 from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
+from benchmark.escaping import visible
 from benchmark.manifest import slug
 from benchmark.places import CONFIGS
 from benchmark.seeds import seed
-from benchmark.words import broken, plural, readable, shorter
+from benchmark.words import broken, plural, shorter
 
 PALETTE = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#767676")
 # Okabe and Ito's, which colour-blind people tell apart; grey for their yellow, which is lost on white
@@ -154,7 +155,7 @@ def entitle(figure: Figure, title: str, *notes: str, free: float = 0.0) -> None:
     grows by what they take."""
     characters = max(24, int((figure.get_figwidth() - free) * 11))
     lines = [broken(title, characters)]
-    lines += textwrap.wrap("; ".join(filter(None, notes)), characters, break_on_hyphens=False)
+    lines += textwrap.wrap(visible("; ".join(filter(None, notes))), characters, break_on_hyphens=False)
     figure.set_figheight(figure.get_figheight() + 0.19 * ("\n".join(lines).count("\n") - 1))
     figure.suptitle("\n".join(lines), x=0.012, ha="left", linespacing=1.3)
 
@@ -226,7 +227,7 @@ def learning_curves(experiment: Experiment, looks: Looks, axis: str = "images") 
     lines = [draw_curve(axes, curve, looks[curve.strategy], axis, sheer(labels)) for curve in curves]
     drawn = [np.asarray(line.get_ydata()) for line in lines]
     limits(axes, np.concatenate([*drawn, *(curve.value_SR[dotted(curve, axis)] for curve in curves)]))
-    axes.set(xlabel=f"{axis} paid for", ylabel=experiment.metric)
+    axes.set(xlabel=f"{axis} paid for", ylabel=visible(experiment.metric))
     banded = any(np.isfinite(band(curve)).any() for curve in curves)
     barred = any(curve.std_R is not None for curve in curves)
     entitle(
@@ -304,7 +305,7 @@ def savings_curve(experiment: Experiment, looks: Looks, against: str) -> Figure 
     lines = [draw_savings(axes, points, looks[name], sheer(labels)) for name, points in found.items()]
     limits(axes, np.array([0.0, *(one.percent.value for points in found.values() for one in points)]))
     unit = "boxes" if experiment.counts_boxes else "images"
-    axes.set(xlabel=f"{experiment.metric} to reach", ylabel=f"{unit} saved (%)")
+    axes.set(xlabel=visible(f"{experiment.metric} to reach"), ylabel=f"{unit} saved (%)")
     entitle(
         figure, f"{experiment.title}: {unit} saved against {against}", num_runs(map(experiment.get, found)),
         intervals(list(itertools.chain(*found.values()))), daggers(map(experiment.get, [*found, against])),
@@ -706,7 +707,7 @@ def name_classes(figure: Figure, grid: Sequence[Axes], gallery: Gallery) -> None
         grid[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.supxlabel("number of the class, from 0, in the order of the data set", fontsize=9)
         return
-    names = shorter([readable(str(name)) for name in gallery.classes_C], CLASS_NAME)
+    names = shorter([visible(str(name)) for name in gallery.classes_C], CLASS_NAME)
     grid[0].set_xticks(range(num_classes), names)
     figure.set_figheight(figure.get_figheight() + extent(names)[0] * math.ceil(len(grid) / 3))
     for axes in grid:

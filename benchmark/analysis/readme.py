@@ -17,6 +17,7 @@ from benchmark.analysis import comparisons
 from benchmark.analysis.curves import read
 from benchmark.analysis.question import SAVINGS, ask
 from benchmark.analysis.tables import markdown, tables
+from benchmark.escaping import markdown as escaped_markdown
 
 BLOCK = re.compile(r"(<!-- (?P<kind>table|savings): (?P<told>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -49,7 +50,8 @@ def claims(told: str, home: Path) -> str:
         for one in asked.savings()[0]:
             saved = f"{comparisons.shown(one.saved, 0)} {one.unit}" if one.reached else one.words
             percent = comparisons.shown(one.percent, 1) if one.reached else ""
-            lines.append(f"| {one.task} | {one.strategy} | {one.against} | {one.rule} | {saved} | {percent} |")
+            cells = (one.task, one.strategy, one.against, str(one.rule), saved, percent)
+            lines.append(f"| {' | '.join(map(escaped_markdown, cells))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from os import fsencode
 from os.path import relpath
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -22,6 +24,7 @@ from benchmark.analysis.curves import Experiment
 from benchmark.analysis.question import installed
 from benchmark.analysis.tables import Entry, Table, places, shown, table
 from benchmark.analysis.verify import Verdict
+from benchmark.escaping import pasted, visible
 from benchmark.files import replace
 from benchmark.manifest import slug
 from benchmark.store import Store
@@ -90,7 +93,7 @@ def write(
     ]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=text_of,
     )  # fmt: skip
     environment.filters["breakable"] = breakable
     page = environment.get_template("report.html").render(
@@ -158,9 +161,14 @@ class Html(str):
         return self
 
 
+def text_of(value: object) -> object:
+    """What a template shows, as text in which everything is seen; HTML as it is."""
+    return value if hasattr(value, "__html__") else visible(str(value))
+
+
 def breakable(name: str) -> Html:
     """A name that goes on in the next line behind a comma, a bracket or an underscore, where it has to."""
-    return Html(re.sub(r"([,_\[])(?=.)", r"\1<wbr>", escape(name)))
+    return Html(re.sub(r"([,_\[])(?=.)", r"\1<wbr>", escape(visible(name))))
 
 
 def embedded(paths: Sequence[Path]) -> str:
@@ -216,7 +224,11 @@ def files(experiment: Experiment, folder: Path, anchor: str) -> Iterator[tuple[s
     """The record files of each strategy, linked from the page."""
     for number, name in enumerate(experiment.curves):
         runs = [run for run in experiment.runs if run.strategy == name]
-        yield f"{anchor}-{number}", name, [(f"seed {run.seed}", relpath(run.file, folder)) for run in runs]
+        yield (
+            f"{anchor}-{number}",
+            name,
+            [(f"seed {run.seed}", quote(fsencode(relpath(run.file, folder)))) for run in runs],
+        )
 
 
 def bought_files(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
@@ -241,7 +253,9 @@ def told(experiments: Sequence[Experiment], command: str) -> dict[str, Any]:
     manifests = [Store(folder).manifest() for folder in folders]
     return {
         "grid": ", ".join(dict.fromkeys(one.source for one in experiments)),
-        "runs": [run for manifest in manifests for run in manifest.get("runs", [])],
+        "runs": [
+            {**run, "command": pasted(run["command"])} for manifest in manifests for run in manifest.get("runs", [])
+        ],
         "command": command,
         "versions": {one.title: versions(one) for one in experiments},
     }

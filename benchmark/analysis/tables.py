@@ -17,6 +17,9 @@ import numpy as np
 from benchmark import files
 from benchmark.analysis.audit import Fault, audit
 from benchmark.analysis.curves import Curve, Experiment, Floats
+from benchmark.escaping import csv_text, encodable, visible
+from benchmark.escaping import latex as escaped_latex
+from benchmark.escaping import markdown as escaped_markdown
 from benchmark.manifest import SAW_EVALUATION, slug
 from benchmark.schedule import Schedule
 
@@ -117,7 +120,7 @@ class Table:
             notes.append(f"† {'; '.join(told)}.")
         if len(self.devices) > 1:
             notes.append(f"Ran on {' and on '.join(self.devices)}: numbers differ by rounding between them.")
-        return " ".join([*notes, *self.audit_note])
+        return visible(" ".join([*notes, *self.audit_note]))
 
     @property
     def legend(self) -> list[str]:
@@ -137,7 +140,7 @@ class Table:
         runs = {name: row[0].wanted for name, row in self.rows.items() if row}
         if len(set(runs.values())) > 1:
             lines.append(f"runs: {', '.join(f'{name} {number}' for name, number in runs.items())}")
-        return lines
+        return list(map(visible, lines))
 
     @property
     def audit_note(self) -> list[str]:
@@ -239,18 +242,19 @@ def markdown(made: Table) -> str:
     """The table as GitHub markdown."""
     head, *rows = grid_of(made)
     rule = ["---", *("---:" for _ in head[1:])]
-    lines = ["| " + " | ".join(text.replace("|", r"\|") for text in row) + " |" for row in (head, rule, *rows)]
-    return f"### {made.title}: {made.metric}\n\n" + "\n".join(lines) + f"\n\n{made.note}\n"
+    lines = ["| " + " | ".join(map(escaped_markdown, row)) + " |" for row in (head, rule, *rows)]
+    title, note = escaped_markdown(f"{made.title}: {made.metric}"), escaped_markdown(made.note)
+    return f"### {title}\n\n" + "\n".join(lines) + f"\n\n{note}\n"
 
 
 def latex(made: Table) -> str:
     """The table as LaTeX (booktabs)."""
-    head, *rows = [[escaped(text) for text in row] for row in grid_of(made)]
+    head, *rows = [[indented(text) for text in row] for row in grid_of(made)]
     body = [" & ".join(head) + r" \\", r"\midrule", *(" & ".join(row) + r" \\" for row in rows)]
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escaped(f'{made.title}: {made.metric}. {made.note}')}}}",
+        rf"\caption{{{escaped_latex(f'{made.title}: {made.metric}. {made.note}')}}}",
         rf"\begin{{tabular}}{{l{'r' * len(made.heads)}}}",
         r"\toprule",
         *body,
@@ -261,20 +265,10 @@ def latex(made: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def escaped(text: str) -> str:
-    """Text for LaTeX, an indent of ours as a \\quad."""
-    marks = {
-        "\\": r"\textbackslash{}",
-        "±": r"$\pm$",
-        "–": "--",
-        "†": r"$^\dagger$",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-    }
-    marks |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-    marks |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
+def indented(text: str) -> str:
+    """A cell for LaTeX, an indent of ours as a \\quad."""
     indent = r"\quad " if text.startswith(INDENT) else ""
-    return indent + "".join(marks.get(character, character) for character in text.removeprefix(INDENT))
+    return indent + escaped_latex(text.removeprefix(INDENT))
 
 
 def tidy_rows(made: Table) -> list[dict[str, object]]:
@@ -305,11 +299,12 @@ def tidy(made: Table) -> pd.DataFrame:
 
 
 def csv_of(rows: Sequence[Mapping[str, object]]) -> str:
-    """The rows under the names of their columns, as pandas writes them; nothing stands for None and NaN."""
+    """The rows under the names of their columns, as pandas writes them; nothing stands for None and NaN. What a
+    spreadsheet would compute is text in it."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: one if one == one else None for name, one in row.items()} for row in rows)
+    writer.writerows({name: csv_text(one) if one == one else None for name, one in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -330,7 +325,7 @@ def as_json(made: Sequence[Table]) -> str:
     """Every entry of every table as one JSON list."""
     import pandas as pd
 
-    rows = pd.concat([tidy(one) for one in made])
+    rows = pd.concat([tidy(one) for one in made]).map(encodable)
     for name in ("value", "boxes"):
         rows[name] = pd.to_numeric(rows[name])
     return str(rows.to_json(orient="records", indent=1))
