@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmark import activity, plugins
+from benchmark import activity, plugins, tensor_files
 from benchmark.places import inside
 from benchmark.plugins import EncoderName, Plugin, StrategyName, add
 
@@ -590,5 +590,5 @@ __all__ = [
     "WEIGHTS", "Annotations", "Augmentation", "Batched", "Boxes", "Companion", "Direction", "Encoder", "EncoderName",
     "Encoding", "EncodingTime", "FromFiles", "How", "Indices", "Machine", "Pool", "Predictions", "Reference",
     "StrategyName", "Targets", "Task", "View", "activity", "check_encoder", "encoder", "files", "identity", "register",
-    "register_encoder", "register_task", "seeded", "strategy",
+    "register_encoder", "register_task", "seeded", "strategy", "tensor_files",
 ]  # fmt: skip

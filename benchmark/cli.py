@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark import activity, answers, plugins
+from benchmark import activity, answers, plugins, remarks
 from benchmark import grid as grids
 from benchmark.analysis.question import Question, installed
 from benchmark.display import shown
@@ -370,6 +370,7 @@ def main() -> None:
     """Runs the command line; every user's error is one line."""
     atexit.register(gc.freeze)  # what PyTorch's import left takes the interpreter half a second to collect at its end
     spare_the_screen()
+    remarks.listen(say)
     try:
         app()
     except (ValueError, OSError, Unwritable) as error:

@@ -16,11 +16,9 @@ from typing import IO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmark import activity
+from benchmark import activity, tensor_files
 from benchmark.api import Companion, Indices, Task
 from benchmark.grid import Spec
 
@@ -34,13 +32,15 @@ class Fit:
     shared: bool
 
 
+NUM_LETTERS = 32  # of a fit's key
 UNSEEN = 0.02  # share of the cache that a process may fill before it looks again how full it is
 
 
 class Fits:
     """A folder of weights (safetensors: nothing is ever unpickled), at most `cache_gb` large, oldest go first.
 
-    Processes may share it: one trains a fit, the others wait for it. Each may go over its size by UNSEEN.
+    Processes may share it: one trains a fit, the others wait for it. Each may go over its size by UNSEEN. A folder that
+    cannot be written, or is none, costs the cache and nothing else.
     """
 
     def __init__(self, folder: Path, cache_gb: float, device: str) -> None:
@@ -93,23 +93,22 @@ class Fits:
         """A hash of everything that decides the weights, the labelled images as a set."""
         images = np.sort(labelled).tolist()
         names = [spec.identity(), task.fingerprint, owner, images, seed, torch.__version__, self.device]
-        return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:NUM_LETTERS]
 
     def trim(self, keep: Path) -> None:
         """Removes the fits that were used longest ago while the folder is over its size."""
         self.unseen, found = 0.0, []
-        for entry in os.scandir(self.folder) if self.folder.is_dir() else ():
-            if entry.name.endswith(".safetensors"):
-                with contextlib.suppress(FileNotFoundError):  # another process trims too
-                    stat = entry.stat()
-                    found.append((stat.st_mtime, stat.st_size, entry.path))
+        for path in self.folder.glob(f"{'[0-9a-f]' * NUM_LETTERS}.safetensors"):  # nobody else's files
+            with contextlib.suppress(OSError):  # another process trims too
+                stat = path.stat()
+                found.append((stat.st_mtime, stat.st_size, path))
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
             if total <= self.cache_bytes:
                 return
-            if path != str(keep):
+            if path != keep:
                 total -= size
-                Path(path).unlink(missing_ok=True)
+                tensor_files.removed(path)
 
     def clear(self) -> None:
         """Removes what killed processes left behind, but nothing of a fit that is in work."""
@@ -119,7 +118,7 @@ class Fits:
             handle = taken(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if handle is not None:
                 for draft in self.folder.glob(f"{key}.*draft"):
-                    draft.unlink(missing_ok=True)
+                    tensor_files.removed(draft)
                 release(lock, handle)
 
 
@@ -172,40 +171,27 @@ def release(lock: Path, handle: IO[bytes]) -> None:
 
 
 def load(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module, float] | None:
-    """A stored model and its seconds; None where there is none.
-
-    A damaged file is removed, and nothing else is: memory that runs out or a disk that does not answer is raised, since
-    the file may be the work of hours.
-    """
-    try:
-        with safe_open(path, "pt") as handle:
-            weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            seconds = float(handle.metadata()["seconds"])
-    except FileNotFoundError:
+    """A stored model and its seconds; None where there is none that can be used, see `tensor_files.read`."""
+    stored = tensor_files.read(path, path.stem)
+    if stored is None:
         return None
-    except (SafetensorError, KeyError, TypeError, ValueError):  # the last three: seconds are not told
-        path.unlink(missing_ok=True)
-        return None
+    weights, seconds = stored
     model = task.model(companion)
     if not same_shapes(weights, model.state_dict()):
-        path.unlink(missing_ok=True)
+        tensor_files.discard(path, "it is of another network")
         return None
     model.load_state_dict(weights)
     return model.eval(), seconds
 
 
 def same_shapes(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
-    """Whether two sets of weights have the same names and shapes."""
-    return {name: value.shape for name, value in weights.items()} == {name: one.shape for name, one in wanted.items()}
+    """Whether two sets of weights have the same names, types and shapes."""
+    first, second = ({name: (value.dtype, value.shape) for name, value in some.items()} for some in (weights, wanted))
+    return first == second
 
 
 def save(path: Path, model: nn.Module, seconds: float) -> int:
-    """Stores a model under `path`, whole or not at all; a full disk loses the cache, not the run. Its bytes, about."""
-    draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with contextlib.suppress(OSError, SafetensorError, RuntimeError):  # the last: tensors that share memory
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, draft, metadata={"seconds": str(seconds)})
-        draft.replace(path)
-    draft.unlink(missing_ok=True)
+    """Stores a model under `path`, see `tensor_files.write`. Its bytes, about."""
+    weights = model.state_dict()
+    tensor_files.write(path, path.stem, weights, seconds)
     return sum(value.nbytes for value in weights.values())

@@ -20,7 +20,7 @@ import ray
 import torch
 from ray.exceptions import OutOfMemoryError, RayError
 
-from benchmark import loop, plugins
+from benchmark import loop, plugins, remarks
 from benchmark.agreement import Mixture
 from benchmark.api import Machine, Task
 from benchmark.cli import prepared
@@ -90,7 +90,7 @@ class Fault:
         return error
 
 
-Answer: TypeAlias = Header | tuple[Record, Measured] | Fault | None  # None: free for the next cell
+Answer: TypeAlias = Header | tuple[Record, Measured] | Fault | str | None  # str: a remark; None: free for another cell
 
 
 # --- in a worker ------------------------------------------------------------------------------
@@ -101,6 +101,7 @@ class Worker:
         self.chosen, self.scratch = Settings(**chosen), Path(scratch)
         self.machine: Machine | None = None
         self.built: tuple[str, Task | Exception] = ("", ValueError())
+        self.remarks = list[str]()  # that are to be sent to the driver
 
     def ready(self) -> None:
         """Answers once the worker is there."""
@@ -116,7 +117,19 @@ class Worker:
         except Exception as error:
             return Fault.of(error, whole_task=isinstance(error, Misfit))
 
-    def rounds(self, order: Order, past: Sequence[Record]) -> Iterator[tuple[Record, Measured] | Fault]:
+    def rounds(self, order: Order, past: Sequence[Record]) -> Iterator[tuple[Record, Measured] | Fault | str]:
+        """The rounds that `past` lacks of a cell that was opened, and remarks on the work."""
+        for told in self.recorded(order, past):
+            yield from self.sent()
+            yield told
+        yield from self.sent()
+
+    def sent(self) -> list[str]:
+        """The remarks that were not sent yet."""
+        lines, self.remarks[:] = [*self.remarks], []
+        return lines
+
+    def recorded(self, order: Order, past: Sequence[Record]) -> Iterator[tuple[Record, Measured] | Fault]:
         """The rounds that `past` lacks of a cell that was opened."""
         try:
             cell, machine = self.cell(order), self.here()
@@ -130,6 +143,7 @@ class Worker:
     def here(self) -> Machine:
         """The machine; plug-ins are found and threads set when it is first asked for."""
         if self.machine is None:
+            remarks.listen(self.remarks.append)
             plugins.discover(self.chosen.plugins)
             self.machine = prepared(self.chosen, self.scratch)
         return self.machine
@@ -186,6 +200,7 @@ class Crew:
     starved: list[Cell] = field(default_factory=list)  # cells that ran out of memory beside others
     alone: bool = False
     in_order: bool = False  # a seed of every task before the next seed
+    said: set[str] = field(default_factory=set)  # remarks of workers
 
     def events(self) -> Iterator[Event]:
         """Runs all cells; those that ran out of memory last, a whole GPU each, or a whole node without one."""
@@ -231,6 +246,10 @@ class Crew:
             yield from self.begin(hand, told)
         elif isinstance(told, Fault):
             yield from self.stop(hand, told)
+        elif isinstance(told, str):
+            if told not in self.said:  # each worker makes some of them
+                self.said.add(told)
+                remarks.remark(told)
         elif told is None:
             self.num_unborn, hand.cell = 0, None
             yield from self.employ(hand)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +20,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmark.api import Encoding, Machine, Pool, activity, seeded
+from benchmark.api import Encoding, Machine, Pool, activity, seeded, tensor_files
 from tasks._networks import PROBE, build, suits_channels_last
 
 Precision = Literal["float32", "bfloat16"]
@@ -193,25 +190,24 @@ def one_at_a_time(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, NotImplementedError):  # a disk that takes none: then two may train the same
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_suffix(".lock")))
         yield
 
 
 def restored(backbone: nn.Module, path: Path | None) -> float | None:
-    """Loads the kept weights; the seconds that their training took, None where there are none or they are damaged.
+    """Loads the kept weights; the seconds that their training took, None where there are none that can be used.
 
     Memory that runs out or a disk that does not answer is raised: training anew would cost what is there.
     """
-    if path is None or not path.exists():
+    stored = None if path is None else tensor_files.read(path, path.stem)
+    if path is None or stored is None:
         return None
-    try:
-        with safe_open(path, "pt") as handle:
-            weights = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            seconds = float(handle.metadata()["seconds"])
-    except (ValueError, TypeError, KeyError, SafetensorError):
-        return None
+    weights, seconds = stored
     if {n: one.shape for n, one in weights.items()} != {n: one.shape for n, one in backbone.state_dict().items()}:
+        tensor_files.discard(path, "it is of another network")
         return None
     backbone.load_state_dict(weights)
     return seconds
@@ -219,15 +215,8 @@ def restored(backbone: nn.Module, path: Path | None) -> float | None:
 
 def save(backbone: nn.Module, path: Path | None, seconds: float) -> None:
     """Keeps the weights, whole or not at all; a full disk loses them, not the run."""
-    if path is None:
-        return
-    draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
-    with contextlib.suppress(OSError, SafetensorError):
-        weights = {name: value.contiguous() for name, value in backbone.state_dict().items()}
-        save_file(weights, draft, metadata={"seconds": str(seconds)})
-        draft.replace(path)
-    with contextlib.suppress(OSError):
-        draft.unlink(missing_ok=True)
+    if path is not None:
+        tensor_files.write(path, path.stem, backbone.state_dict(), seconds)
 
 
 # --- the map of patches ---------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import activity, seeded
+from benchmark.api import activity, seeded, tensor_files
 from tasks._training import derived, set_rate
 
 CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most
@@ -82,7 +82,7 @@ def descend(
             saved = time.monotonic()
     network.eval()
     if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        tensor_files.removed(checkpoint)
 
 
 def save(path: Path, network: nn.Module, sgd: torch.optim.SGD, step: int) -> None:
@@ -92,22 +92,23 @@ def save(path: Path, network: nn.Module, sgd: torch.optim.SGD, step: int) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         packed = io.BytesIO()
         torch.save({"step": step, "weights": network.state_dict(), "momenta": sgd.state_dict()}, packed)
-        draft.write_bytes(hashlib.sha256(packed.getvalue()).digest() + packed.getvalue())
+        draft.unlink(missing_ok=True)  # not through a link that somebody laid there
+        draft.write_bytes(digest(path, packed.getvalue()) + packed.getvalue())
         draft.replace(path)
-    draft.unlink(missing_ok=True)
+    tensor_files.removed(draft)
 
 
 def resume(path: Path | None, network: nn.Module, sgd: torch.optim.SGD) -> int:
     """Loads a checkpoint where there is one, and returns the steps that are done.
 
-    A damaged one is removed, and nothing else is: memory that runs out or a disk that does not answer is raised, since
-    the checkpoint is the work of hours.
+    A damaged one is removed, which is said, and nothing else is: memory that runs out or a disk that does not answer is
+    raised, since the checkpoint is the work of hours.
     """
-    if path is None or not path.exists():
+    if path is None or not tensor_files.readable(path):
         return 0
     state = stored(path)
     if state is None or not belongs(state, network, sgd):
-        path.unlink(missing_ok=True)
+        tensor_files.discard(path, "its digest does not fit" if state is None else "it is of another network")
         return 0
     network.load_state_dict(state["weights"])
     sgd.load_state_dict(state["momenta"])
@@ -115,13 +116,18 @@ def resume(path: Path | None, network: nn.Module, sgd: torch.optim.SGD) -> int:
 
 
 def stored(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint holds; None where its checksum does not fit."""
+    """What a checkpoint holds; None where its digest does not fit what it holds and how it is called."""
     content = path.read_bytes()
-    digest, packed = content[:DIGEST], content[DIGEST:]
-    if hashlib.sha256(packed).digest() != digest:
+    stated, packed = content[:DIGEST], content[DIGEST:]
+    if digest(path, packed) != stated:
         return None
     state = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
     return state if isinstance(state, dict) else None
+
+
+def digest(path: Path, packed: bytes) -> bytes:
+    """SHA-256 of a checkpoint and of what its name tells: fit, seed, data, device."""
+    return hashlib.sha256(path.stem.encode() + b"\0" + packed).digest()
 
 
 def belongs(state: dict[str, Any], network: nn.Module, sgd: torch.optim.SGD) -> bool:

@@ -5,9 +5,7 @@ Shapes: N images, H x W pixels, K channels, T patches, D and E features.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -16,11 +14,21 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
-from benchmark.api import Encoder, EncoderName, Encoding, Indices, Machine, Pool, activity, encoder, identity
+from benchmark.api import (
+    Encoder,
+    EncoderName,
+    Encoding,
+    Indices,
+    Machine,
+    Pool,
+    activity,
+    encoder,
+    identity,
+    tensor_files,
+)
 
 SHARD = 256  # images a file
 BATCH = 64  # images that an encoder sees at once
@@ -186,21 +194,21 @@ def moved(encoding: Encoding, device: torch.device, whole: bool = True) -> Encod
 
 def save(path: Path, shard: Encoding) -> None:
     """Stores a shard, whole or not at all; a full disk loses the cache, not the run."""
-    draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
-    with contextlib.suppress(OSError, SafetensorError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: getattr(shard, name).contiguous() for name in TENSORS}
-        save_file(tensors, draft, metadata={"seconds": str(shard.seconds)})
-        draft.replace(path)
-    with contextlib.suppress(OSError):
-        draft.unlink(missing_ok=True)
+    tensor_files.write(path, full_name(path), {name: getattr(shard, name) for name in TENSORS}, shard.seconds)
+
+
+def full_name(path: Path) -> str:
+    """What names a shard: the encoder and the images, and which of them."""
+    return f"{path.parent.name}/{path.stem}"
 
 
 def stored(path: Path, which: Tensor) -> Encoding | None:
-    """Some rows of a stored shard; None where there is none.
+    """Some rows of a stored shard; None where there is none that can be used.
 
     A damaged file is removed, and nothing else is: memory that runs out or a disk that does not answer is raised.
     """
+    if not tensor_files.is_sound(path, full_name(path)):
+        return None
     try:
         with safe_open(path, "pt") as handle:
             parts = {name: handle.get_slice(name) for name in TENSORS}
@@ -216,8 +224,7 @@ def stored(path: Path, which: Tensor) -> Encoding | None:
             seconds = float(handle.metadata()["seconds"])
     except FileNotFoundError:
         return None
-    except (SafetensorError, KeyError, TypeError, IndexError, ValueError):
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+    except tensor_files.DAMAGED as error:
+        tensor_files.discard(path, str(error))
         return None
     return Encoding(rows["patches_NTD"], rows["attention_NT"], rows["global_NE"], seconds * len(which) / num_images)

@@ -22,18 +22,21 @@ import numpy.typing as npt
 import PIL
 from PIL import Image
 
-from benchmark.api import activity
+from benchmark.api import activity, tensor_files
 from tasks._image_files import Exif, Size, Turn, decoded
 
 SIDE = 8  # pixels of a thumbnail
 NUM_NAMED = 3  # bad images that a message names
-FILE = "images-1.sqlite"  # its number changes with what a row means
+FILE = "images-2.sqlite"  # its number changes with what a row means
 TABLE = (
     "CREATE TABLE IF NOT EXISTS scans (path TEXT, how TEXT, bytes INTEGER, changed INTEGER, width INTEGER, "
-    "height INTEGER, turn TEXT, pixels TEXT, thumb BLOB, PRIMARY KEY (path, how)) WITHOUT ROWID"
+    "height INTEGER, turn TEXT, pixels TEXT, thumb BLOB, digest TEXT, PRIMARY KEY (path, how)) WITHOUT ROWID"
 )
-FIND = "SELECT width, height, turn, pixels, thumb FROM scans WHERE path = ? AND how = ? AND bytes = ? AND changed = ?"
-KEEP = "INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+FIND = (
+    "SELECT width, height, turn, pixels, thumb, digest FROM scans "
+    "WHERE path = ? AND how = ? AND bytes = ? AND changed = ?"
+)
+KEEP = "INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 Result = TypeVar("Result")
 
 
@@ -192,27 +195,40 @@ def recalled(keys: Sequence[Key | None]) -> dict[Key, Scan]:
     try:
         with closing(memory()) as rows:
             pairs = ((one, rows.execute(FIND, one).fetchone()) for one in keys if one is not None)
-            return {one: Scan(Path(one.path), *row) for one, row in pairs if row is not None}
-    except (OSError, sqlite3.Error):
+            there = ((one, row[:-1], row[-1]) for one, row in pairs if row is not None)
+            return {one: Scan(Path(one.path), *row) for one, row, stated in there if stated == digest(one, row)}
+    except (OSError, sqlite3.OperationalError, ValueError):  # the last: names that are no text
         return {}
+    except sqlite3.DatabaseError:
+        tensor_files.removed(home() / FILE)  # it is damaged, and images are read again
+        return {}
+
+
+def digest(key: Key, row: Sequence[object]) -> str:
+    """A hash of a row: where it is damaged, its image is read again."""
+    return hashlib.sha256(repr((*key, *row)).encode()).hexdigest()[:32]
 
 
 def remember(scans: dict[Key, Scan]) -> None:
     """Keeps the scans, unless the cache folder cannot be written."""
     try:
         with closing(memory()) as rows, rows:
-            rows.executemany(KEEP, [(*one, *scan[1:]) for one, scan in scans.items()])
-    except (OSError, sqlite3.Error):
+            rows.executemany(KEEP, [(*one, *scan[1:], digest(one, scan[1:])) for one, scan in scans.items()])
+    except (OSError, sqlite3.Error, ValueError):
         pass
+
+
+def home() -> Path:
+    """The user's cache folder for this package. OSError where nobody's home is known."""
+    folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if not os.path.isabs(folder):  # no folder called `~`
+        raise OSError(f"{folder} is no absolute path")
+    return Path(folder) / "al-benchmark"
 
 
 def memory() -> sqlite3.Connection:
     """The table of scans in the user's cache folder. Raises OSError or sqlite3.Error where there can be none."""
-    home = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    if not os.path.isabs(home):  # no folder called `~` where nobody's home is known
-        raise OSError(f"{home} is no absolute path")
-    folder = Path(home) / "al-benchmark"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = sqlite3.connect(folder / FILE)
+    home().mkdir(parents=True, exist_ok=True)
+    rows = sqlite3.connect(home() / FILE)
     rows.execute(TABLE)
     return rows

@@ -384,13 +384,11 @@ WRITERS = {
 }  # fmt: skip
 MAY_WRITE = {
     ("benchmark/files.py", ""): "writes everything else",
-    ("benchmark/fits.py", "save"): "weights, which safetensors writes itself, into a draft that is renamed",
     ("benchmark/fits.py", "taken"): "locks of single fits, for which a disk that knows no locks is no error",
     ("benchmark/fits.py", "release"): "the same",
     ("benchmark/loop.py", "forget_peak"): "tells Linux to count the peak of memory anew",
-    ("encoders/_self_supervised.py", "save"): "weights, which safetensors writes itself, into a draft that is renamed",
+    ("benchmark/tensor_files.py", "write"): "tensors, which safetensors writes itself, into a draft that is renamed",
     ("tasks/_checkpointed.py", "save"): "a draft that is renamed; packed in memory first",
-    ("tasks/_encode.py", "save"): "encodings, which safetensors writes itself, into a draft that is renamed",
 }
 
 

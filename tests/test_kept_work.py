@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 from _cells import cell, run
-from safetensors.torch import save_file
 from torch import nn
 
-from benchmark import fits
+from benchmark import fits, tensor_files
 from benchmark.api import Encoding
 from benchmark.launch import Failure, Round
 from encoders import _self_supervised
@@ -74,8 +73,12 @@ def sgd_of(model: nn.Module) -> torch.optim.SGD:
     return sgd
 
 
-def save_fit(path: Path) -> None:
-    save_file(linear().state_dict(), path, metadata={"seconds": "1.5"})
+def save_fit(path: Path, model: nn.Module | None = None) -> None:
+    fits.save(path, model or linear(), 1.5)
+
+
+def save_encoder(path: Path, model: nn.Module | None = None) -> None:
+    _self_supervised.save(model or linear(), path, 1.5)
 
 
 def save_checkpoint(path: Path) -> None:
@@ -91,17 +94,18 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
     "fit": (save_fit, load_fit),
     "checkpoint": (save_checkpoint, load_checkpoint),
     "encodings": (save_encodings, load_encodings),
-    "encoder": (save_fit, load_encoder),
+    "encoder": (save_encoder, load_encoder),
 }
 PLACES: list[tuple[str, Any, str]] = [
-    ("fit", fits, "safe_open"),
+    ("fit", tensor_files, "safe_open"),
     ("fit", nn.Module, "load_state_dict"),
     ("checkpoint", torch, "load"),
     ("checkpoint", nn.Module, "load_state_dict"),
     ("checkpoint", torch.optim.SGD, "load_state_dict"),
+    ("encodings", tensor_files, "safe_open"),
     ("encodings", _encode, "safe_open"),
     ("encodings", torch, "cat"),
-    ("encoder", _self_supervised, "safe_open"),
+    ("encoder", tensor_files, "safe_open"),
     ("encoder", nn.Module, "load_state_dict"),
 ]
 
@@ -141,7 +145,7 @@ def test_a_damaged_file_is_not_used(kind: str, damage: str, tmp_path: Path) -> N
     save(path)
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     assert load(path) is None
-    assert path.exists() == (kind == "encoder")  # which is written over when it is trained
+    assert not path.exists()
     assert load(path) is None
 
 
@@ -151,8 +155,10 @@ def test_a_file_of_another_network_is_not_used(kind: str, tmp_path: Path) -> Non
     if kind == "checkpoint":
         sgd = torch.optim.SGD(other.parameters(), 0.1)
         _checkpointed.save(path, other, sgd, 7)
+    elif kind == "encodings":
+        save_fit(path, other)
     else:
-        save_file(other.state_dict(), path, metadata={"seconds": "1.5"})
+        (save_fit if kind == "fit" else save_encoder)(path, other)
     assert KINDS[kind][1](path) is None
 
 

@@ -22,7 +22,7 @@ import torchvision.transforms.v2.functional as TF
 from torch import Tensor, nn
 
 import encoders._self_supervised
-from benchmark import plugins
+from benchmark import plugins, tensor_files
 from benchmark.api import Encoding, Machine, seeded
 from benchmark.grid import Spec
 from encoders._self_supervised import (
@@ -373,7 +373,7 @@ def test_a_full_disk_loses_the_weights_and_not_the_run(tmp_path: Path, monkeypat
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(encoders._self_supervised, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     made = simclr(replace(CPU, scratch=tmp_path), InMemory(photographs(4)), **BRIEF)
     assert made.size == (8, 8)
     assert [path.suffix for path in tmp_path.glob("encoders/*")] == [".lock"]

@@ -35,6 +35,7 @@ from benchmark import files
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats, Run, mean
 from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
+from benchmark.digests import digest
 from benchmark.escaping import visible
 from benchmark.manifest import slug
 from benchmark.places import CONFIGS
@@ -608,11 +609,14 @@ class Gallery:
         """A gallery of a .npz file; ValueError, in one line, where it is none."""
         try:
             with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-                gallery = cls(**{one.name: file[one.name] for one in fields(cls)})
+                gallery = cls(**(arrays := {one.name: file[one.name] for one in fields(cls)}))
+                stated = str(file["digest"]) if "digest" in file else None  # None: of an older release
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path} is no gallery: {' '.join(str(error).split())}") from error
         if fault := gallery.fault:
             raise ValueError(f"{path} is no gallery: {fault}")
+        if stated not in (None, digest(Path(path).stem, arrays)):
+            raise ValueError(f"{path} is damaged: its digest does not fit")
         return gallery
 
     @property
