@@ -110,6 +110,8 @@ def show_tables(asked: Question) -> None:
     if asked.folder is None:
         say("nothing is written: to=FOLDER writes these tables")
         return
+    if asked.to:
+        asked.folder.mkdir(parents=True, exist_ok=True)
     folder = asked.folder / "tables"
     tables.write([one.table for one in made], folder, together=not asked.task)
     comparisons.write({one.table.title: one.compared for one in made}, folder)
@@ -305,6 +307,8 @@ def reported(words: Words = None) -> None:
     if asked.folder is None:
         raise ValueError(f"records={asked.records}: add to=FOLDER: the page and its figures are written there")
     experiments = asked.experiments()
+    if asked.to:
+        asked.folder.mkdir(parents=True, exist_ok=True)
     papers = verify.papers(asked.compared_with)
     verdicts = verify.verify(experiments, papers, asked.level) if papers else []
     compared = {one.title: to_first(one, asked) for one in experiments}

@@ -1,88 +1,424 @@
-"""All that the project writes to disk goes through here: lines appended, files replaced whole, one writer a folder."""
+"""All that the project writes to disk goes through here, and all that it reads from a results folder.
+
+A results folder may come from anybody. So nothing is written through a symbolic link below it: the folder that a user
+named (`root`) may be reached by links, what is in it may not. Links are followed for reading, where they lead to a
+regular file: people do link results together. A pipe, a device or a socket in the place of a file is named, not opened.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from filelock import SoftFileLock
+
+LARGEST = 2**30  # bytes of a file that is read
+LARGEST_RECORDS = 2**28  # of a file of records or measurements: a hundred times those of a million images
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # what a disk without flock says
+PATIENCE = 3.0  # seconds until a mark that nobody wrote to its end is taken for one of a process that was killed
+KINDS = {
+    stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
 
 
 class Unwritable(Exception):
     """The results folder takes no more records: the run ends, since no other cell could be recorded either."""
 
 
+# --- reading ----------------------------------------------------------------------------------
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """One writer at a time; ValueError where another run holds the folder or it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / ".lock", "a", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise ValueError(f"out={folder}: {error.strerror}") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"out={folder}: another run is writing there") from error
-        os.register_at_fork(after_in_child=handle.close)  # a reader of images may outlive this process
-        yield
+def opened(path: str | Path, limit: int = LARGEST) -> Iterator[BinaryIO]:
+    """A regular file, opened for reading.
+
+    Args:
+        path: the file; links are followed.
+        limit: bytes that it may have.
+
+    Raises:
+        ValueError: it is no regular file, or a larger one.
+        OSError: as `open` raises it, FileNotFoundError among them.
+    """
+    check_regular(os.stat(path), path)  # before it is opened, which may start something on a device
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
+        told = os.fstat(handle.fileno())
+        check_regular(told, path)
+        if told.st_size > limit:
+            raise ValueError(f"{path} has {told.st_size / 2**20:,.0f} MB: such a file has {limit / 2**20:,.0f} at most")
+        yield handle
 
 
-def append(path: Path, line: bytes) -> None:
-    """Appends one line whole and syncs it; takes a part that did not fit on the disk back. Raises Unwritable."""
-    try:
+def read(path: str | Path, limit: int = LARGEST) -> bytes:
+    """The content of a regular file. Raises as `opened`."""
+    with opened(path, limit) as handle:
+        return handle.read()
+
+
+def check_regular(told: os.stat_result, path: str | Path) -> None:
+    """ValueError where what the system tells is not of a regular file."""
+    if not stat.S_ISREG(told.st_mode):
+        raise ValueError(f"{path} is {KINDS.get(stat.S_IFMT(told.st_mode), 'something else')}, not a file")
+
+
+# --- writing ----------------------------------------------------------------------------------
+@contextlib.contextmanager
+def folder_of(path: Path, root: Path | None, *, make: bool = False) -> Iterator[int]:
+    """The folder of a file, opened without following a link below `root`.
+
+    Args:
+        path: the file, below `root`.
+        root: the folder that a user named; None: the folder of the file is.
+        make: make the folders that are missing, below `root` alone unless that is None.
+
+    Raises:
+        OSError: a folder is missing, or a link or a file is in its place, which `filename` names.
+    """
+    if root is None and make:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab", buffering=0) as handle:
-            before = handle.seek(0, os.SEEK_END)
-            try:
-                if handle.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(handle.fileno())
-            except OSError:
-                handle.truncate(before)
-                raise
-    except OSError as error:
-        raise Unwritable(f"{path} cannot be written: {error.strerror}; nothing recorded before is lost") from error
-
-
-def truncate(path: Path, size: int) -> None:
-    """Cuts a file to its first `size` bytes. Raises Unwritable."""
+    place = root or path.parent
+    handle = os.open(place, FOLDER)
     try:
-        os.truncate(path, size)
-    except OSError as error:
-        raise Unwritable(f"{path} cannot be written: {error.strerror}") from error
+        for part in path.relative_to(place).parts[:-1]:
+            place, outer = place / part, handle
+            handle = inner_folder(outer, place, make)
+            os.close(outer)
+        yield handle
+    finally:
+        os.close(handle)
 
 
-def move(old: Path, new: Path) -> None:
-    """Moves a file, if it is there, into a folder on the same disk. Raises Unwritable."""
+def inner_folder(outer: int, place: Path, make: bool) -> int:
+    """Opens a folder, `place`, in an open one. OSError where it is missing, a link or a file."""
     try:
-        if old.exists():
-            new.parent.mkdir(parents=True, exist_ok=True)
-            old.rename(new)
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(place.name, FOLDER | os.O_NOFOLLOW, dir_fd=outer)
+        if make:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(place.name, dir_fd=outer)
+        return os.open(place.name, FOLDER | os.O_NOFOLLOW, dir_fd=outer)
+    except OSError as error:
+        told = "it is a symbolic link, through which nothing is written" if place.is_symlink() else error.strerror
+        raise OSError(error.errno, told, str(place)) from error
+
+
+def open_to_write(path: Path, folder: int, flags: int) -> int:
+    """Opens a regular file in an open folder for writing. OSError where a link or anything else is in its place."""
+    with contextlib.suppress(FileNotFoundError):
+        check_writable(os.stat(path.name, dir_fd=folder, follow_symlinks=False), path)
+    handle = os.open(path.name, flags | SAFELY, 0o666, dir_fd=folder)
+    try:
+        check_writable(os.fstat(handle), path)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def check_writable(told: os.stat_result, path: Path) -> None:
+    """OSError where what the system tells is not of a regular file."""
+    try:
+        check_regular(told, "it")
+    except ValueError as error:
+        raise OSError(errno.ELOOP, str(error), str(path)) from error
+
+
+def append(path: Path, line: bytes, root: Path, *, create: bool = False, first: bytes = b"") -> None:
+    """Appends one line whole and syncs it; takes a part that did not fit on the disk back.
+
+    Args:
+        path: the file, below `root`.
+        line: with its end.
+        root: the folder that a user named.
+        create: make the file where there is none.
+        first: digest of the line that the file must begin with; b"": any.
+
+    Raises:
+        Unwritable: that cannot be, or the file is gone or another one.
+    """
+    try:
+        with folder_of(path, root, make=create) as folder, own_file(path, folder, create=create) as handle:
+            with open(handle, "rb", closefd=False) as text:
+                is_other = first and first_line(text) != first
+            if is_other:
+                raise OSError(errno.ESTALE, "it no longer begins with the line that this run found or wrote there")
+            write_whole(handle, line)
+    except FileNotFoundError as error:
+        raise Unwritable(f"{path} is gone: it was moved or deleted while the run wrote to it") from error
+    except OSError as error:
+        raise unwritable(path, error, "; nothing recorded before is lost") from error
+
+
+@contextlib.contextmanager
+def own_file(path: Path, folder: int, *, create: bool = False) -> Iterator[int]:
+    """A file opened to be read and appended to, in an open folder; it becomes a file of its own where it has another
+    name: what is appended is not for a backup made of hard links."""
+    flags = os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0)
+    handle = open_to_write(path, folder, flags)
+    try:
+        if os.fstat(handle).st_nlink > 1:
+            with open(handle, "rb", closefd=False) as shared:
+                write_draft(path.name, shared.read(), folder)
+            os.close(handle)
+            handle = open_to_write(path, folder, flags)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def first_line(handle: BinaryIO) -> bytes:
+    """A digest of the first line of an open file."""
+    handle.seek(0)
+    return hashlib.sha256(handle.readline()).digest()
+
+
+def write_whole(handle: int, line: bytes) -> None:
+    """Writes a line at the end of an open file and syncs it; nothing of it stays where it does not fit (OSError)."""
+    before = os.lseek(handle, 0, os.SEEK_END)
+    try:
+        if os.write(handle, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, before)
+        raise
+
+
+def replace(path: Path, content: str | bytes, root: Path | None = None) -> None:
+    """Writes a file so that readers see the old or the new one, never half of it. A link of its name is replaced, and
+    what it leads to stays.
+
+    Args:
+        path: the file.
+        content: text is written as UTF-8, names that are no text with backslashes.
+        root: the folder that a user named; None: the folder of the file is, and it is made.
+
+    Raises:
+        Unwritable: that cannot be.
+    """
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    try:
+        with folder_of(path, root, make=True) as folder:
+            write_draft(path.name, data, folder)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def write_draft(name: str, content: bytes, folder: int) -> None:
+    """Writes a file in an open folder, under another name first."""
+    draft = f".{name}.{os.getpid()}"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=folder)  # of a process that was killed
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
+        with open(os.open(draft, flags, 0o666, dir_fd=folder), "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(draft, dir_fd=folder)
+        raise
+
+
+def truncate(path: Path, size: int, root: Path) -> None:
+    """Cuts a file below `root` to its first `size` bytes. Raises Unwritable."""
+    try:
+        with folder_of(path, root) as folder, own_file(path, folder) as handle:
+            os.ftruncate(handle, size)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def move(old: Path, new: Path, root: Path) -> None:
+    """Moves a file below `root`, if it is there, to another place below it. Raises Unwritable."""
+    try:
+        with contextlib.suppress(FileNotFoundError), folder_of(old, root) as source:
+            os.stat(old.name, dir_fd=source, follow_symlinks=False)
+            with folder_of(new, root, make=True) as target:
+                os.rename(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
     except OSError as error:
         raise Unwritable(f"{old} cannot be moved to {new}: {error.strerror}") from error
 
 
-def replace(path: Path, content: str | bytes) -> None:
-    """Writes a file so that readers see the old or the new one, never half of it. Raises Unwritable.
+def remove(path: Path, root: Path) -> None:
+    """Removes a file below `root`, if it is there. Raises Unwritable."""
+    try:
+        with contextlib.suppress(FileNotFoundError), folder_of(path, root) as folder:
+            os.unlink(path.name, dir_fd=folder)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError, more: str = "") -> Unwritable:
+    """What is said of a file that cannot be written: a folder above it is named where that is the reason."""
+    place = error.filename if isinstance(error.filename, str) and os.sep in error.filename else path
+    return Unwritable(f"{place} cannot be written: {error.strerror}{more}")
+
+
+# --- one writer -------------------------------------------------------------------------------
+class Lock:
+    """The right to write into a results folder, which one process has at a time.
+
+    The folder itself is locked, which nobody can undo, and a file in it, since network folders lock files alone.
+    Where the disk knows no locks, a mark with host and process stands for them.
+    """
+
+    def __init__(self, folder: Path, notify: Callable[[str], None]) -> None:
+        """Takes it. BlockingIOError where another process of this machine has it; ValueError where another's mark is
+        there; OSError where it cannot be taken."""
+        self.folder, self.path = folder, folder / ".lock"
+        self.root, self.file = os.open(folder, FOLDER), -1
+        self.mark: SoftFileLock | None = None
+        try:
+            lock_folder(self.root)
+            self.file, locked = locked_file(self.path, self.root)
+            if not locked:
+                self.mark = marked(folder, self.file, notify)
+        except BaseException:
+            self.close()
+            raise
+
+    def check(self) -> None:
+        """Unwritable where this process has it no more: the folder was moved or replaced, or the lock was."""
+        if not is_open(self.root, self.folder):
+            raise Unwritable(f"{self.folder} was moved, deleted or replaced while this run wrote to it: the run ends")
+        if not is_open(self.file, self.path) or (self.mark is not None and not self.mark.is_lock_held_by_us):
+            names = str(self.path) if self.mark is None else f"{self.path} or {self.mark.lock_file}"
+            raise Unwritable(f"{names} was deleted or replaced: another run may write there now, so this one ends")
+
+    def close(self) -> None:
+        """Closes what is open; for a forked process, too, since a reader of images may outlive its parent."""
+        for handle in (self.file, self.root):
+            with contextlib.suppress(OSError):
+                os.close(handle)
+        self.file = self.root = -1
+
+
+@contextlib.contextmanager
+def lock(folder: Path, notify: Callable[[str], None] = lambda words: None) -> Iterator[Lock]:
+    """One writer at a time.
 
     Args:
-        path: the file; folders above it that are not there are made.
-        content: text is written as UTF-8, names that are no text with backslashes.
+        folder: the results folder, which is made where there is none.
+        notify: is told, in a line, of a mark that a killed run left and that is taken over.
+
+    Raises:
+        ValueError: another run holds the folder, or it cannot be written or locked.
     """
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "wb", buffering=0) as handle:
-            if handle.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(handle.fileno())
-        draft.replace(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        held = Lock(folder, notify)
+    except BlockingIOError as error:
+        raise ValueError(f"out={folder}: another run is writing there") from error
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise Unwritable(f"{path} cannot be written: {error.strerror}") from error
+        place = f"{error.filename}: " if str(error.filename).startswith(f"{folder}{os.sep}") else ""
+        raise ValueError(f"out={folder}: {place}{error.strerror}") from error
+    os.register_at_fork(after_in_child=held.close)
+    try:
+        yield held
+    finally:
+        if held.mark is not None:
+            held.mark.release()
+        held.close()
+
+
+def lock_folder(root: int) -> None:
+    """Locks an open folder where the disk can do that. BlockingIOError where another process has it locked."""
+    try:
+        fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # network folders lock files alone
+        pass
+
+
+def locked_file(path: Path, root: int) -> tuple[int, bool]:
+    """A file that is locked, open, and whether the disk knows locks. BlockingIOError where another process has it
+    locked, OSError where it cannot be opened or locked."""
+    while True:
+        handle, locked = open_to_write(path, root, os.O_RDWR | os.O_CREAT), True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(handle)
+                raise
+            locked = False
+        if is_open(handle, path):
+            return handle, locked
+        os.close(handle)  # it was deleted meanwhile: others lock a new one
+
+
+def is_open(handle: int, path: Path) -> bool:
+    """Whether a path leads to what is open under this handle."""
+    try:
+        told, wanted = os.stat(path), os.fstat(handle)
+    except OSError:
+        return False
+    return (told.st_dev, told.st_ino) == (wanted.st_dev, wanted.st_ino)
+
+
+def marked(folder: Path, file: int, notify: Callable[[str], None]) -> SoftFileLock:
+    """The mark of this process in a folder whose disk knows no locks. ValueError where another run's is there.
+
+    Args:
+        folder: the results folder.
+        file: a file in it, open for writing, which tells the time of the disk.
+        notify: is told whose mark was taken over.
+    """
+    from filelock import SoftFileLock, Timeout
+
+    path = folder / ".writer"
+    with contextlib.suppress(FileNotFoundError):
+        check_writable(os.stat(path, follow_symlinks=False), path)
+    before, mark = mark_of(path), SoftFileLock(path, timeout=PATIENCE, poll_interval=0.1, thread_local=False)
+    try:
+        mark.acquire()
+    except Timeout as error:
+        if not is_torn(path, before):
+            raise ValueError(f"out={folder}: another run is writing there: {writer(path, file)}") from error
+        path.unlink(missing_ok=True)
+        mark.acquire(timeout=0)
+    if before:
+        notify(f"{folder}: the run of {process(before)} is gone, and what it had marked as its own is taken over")
+    return mark
+
+
+def mark_of(path: Path) -> list[str] | None:
+    """The lines of a mark: process and host; None where there is none."""
+    try:
+        return read(path, 2**12).decode(errors="replace").splitlines()
+    except OSError:
+        return None
+
+
+def is_torn(path: Path, before: list[str] | None) -> bool:
+    """Whether a mark holds nothing, as it did some seconds ago: whoever made it was killed before he wrote it."""
+    return before == [] and mark_of(path) == []
+
+
+def process(lines: list[str]) -> str:
+    """The process and the host that a mark names."""
+    number, host = [*lines, "", ""][:2]
+    return f"process {number or '?'} on {host or '?'}"
+
+
+def writer(path: Path, file: int) -> str:
+    """Whose mark it is, for how long, and what to do where that run is gone."""
+    with contextlib.suppress(OSError):
+        os.utime(file)  # the time of the disk, which may be another machine's
+        minutes = (os.fstat(file).st_mtime - os.stat(path).st_mtime) / 60
+        told = f"{process(mark_of(path) or [])}, for {minutes:,.0f} min"
+        return f"{told}; this disk knows no locks, so remove {path} if that run is gone"
+    return "it ended just now: try again"

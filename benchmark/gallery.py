@@ -144,4 +144,4 @@ def write(path: Path, content: dict[str, npt.NDArray[Any]]) -> None:
         for name, array in {**content, "digest": np.array(digest(path.stem, content))}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
                 np.lib.format.write_array(handle, array, allow_pickle=False)  # type: ignore[no-untyped-call]
-    files.replace(path, packed.getvalue())
+    files.replace(path, packed.getvalue(), path.parents[1])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmark.agreement import parameters
+from benchmark.files import LARGEST_RECORDS, opened, read
 
 SCHEMA = 1
 Line = TypeVar("Line")
@@ -123,7 +124,7 @@ def built(kind: type[Line], line: dict[str, Any], path: str | Path) -> Line:
 def first_header(path: str | Path) -> Header | None:
     """The header in the first line of a file of records; None where there is none, or it is damaged."""
     try:
-        with open(path, "rb") as handle:
+        with opened(path, LARGEST_RECORDS) as handle:
             text = body_of(handle.readline())
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -206,8 +207,7 @@ def read_lines(path: str | Path, *, ordered: bool = True) -> tuple[list[dict[str
 def sound_lines(path: str | Path) -> tuple[list[bytes], list[bytes], str]:
     """The lines of a file, the bodies of those before the first that is torn or damaged, and which line that is."""
     try:
-        with open(path, "rb", buffering=0) as handle:
-            lines = handle.read().splitlines(keepends=True)
+        lines = read(path, LARGEST_RECORDS).splitlines(keepends=True)
     except (FileNotFoundError, NotADirectoryError):
         return [], [], ""
     texts = list[bytes]()

@@ -18,7 +18,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ REMEDY = (
     "choose another folder with out=DIR, or add rerun_changed=true, which moves such records aside and runs them anew"
 )
 
+# What is written below a results folder, and must be no link.
+WRITTEN = (".fits", "cells", "data", "failures", "figures", "gallery", "measured", "set_aside", "tables")
+
 
 class Store:
     """The results folder of one grid."""
@@ -60,11 +63,31 @@ class Store:
         self.folder, self.home = Path(folder), str(Path(folder))
         self.notify = notify  # is told, in a line, what is cut off a damaged file
         self.described = set[tuple[str, str]]()  # labels and fingerprints of tasks whose files are written down
+        self.held: files.Lock | None = None  # while `lock` is entered
+        self.first = dict[str, bytes]()  # of cells in work: a digest of the first line of their records
         self.verified = set[tuple[Path, str, str]]()  # folders of cells that were all run on these data and weights
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """One writer at a time; ValueError where another run holds the folder or it cannot be written."""
-        return files.lock(self.folder)
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """One writer at a time; ValueError where another run holds the folder, or it cannot be written or is odd."""
+        for name in WRITTEN:
+            if (self.folder / name).is_symlink():
+                raise ValueError(
+                    f"out={self.folder}: {name} in it is a symbolic link, and nothing is written through links below a "
+                    "results folder: put a folder in its place"
+                )
+        with files.lock(self.folder, self.notify) as self.held:
+            try:
+                yield
+            finally:
+                self.held = None
+
+    def check_folder(self) -> None:
+        """Unwritable where `lock` was entered and the folder was moved since, or the lock deleted. Else makes it."""
+        if self.held is not None:
+            self.held.check()
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     # --- records ------------------------------------------------------------------------------
     def path(self, cell: str, kind: str = "cells", ending: str = ".jsonl") -> Path:
@@ -80,13 +103,17 @@ class Store:
 
         From a torn or damaged line on the file is cut off, see `repair`: those rounds are run again. Mixture: `check`.
         """
+        self.check_folder()
         self.check(cell, header)
-        path = self.path(cell)
+        path, measured = self.path(cell), self.path(cell, "measured")
         lines, *_ = read_lines(path)
         self.repair(path)
-        self.repair(self.path(cell, "measured"), ordered=False)
+        self.repair(measured, ordered=False)
+        files.append(measured, b"", self.folder, create=True)
         if not lines:
-            files.append(path, seal(header_line(header)))
+            files.append(path, seal(header_line(header)), self.folder, create=True)
+        with files.opened(path) as handle:
+            self.first[cell] = files.first_line(handle)
         return [as_record(line, path) for line in lines[1:]]
 
     def check(self, cell: str, header: Header) -> None:
@@ -106,22 +133,23 @@ class Store:
         if not damage:
             return
         told = f"{path}: {damage} and is cut off"
-        if len(rest := path.read_bytes()[sound:].splitlines(keepends=True)) > 1 or rest[0][-1:] in b"\r\n":
+        content = files.read(path, files.LARGEST_RECORDS)
+        if len(rest := content[sound:].splitlines(keepends=True)) > 1 or rest[0][-1:] in b"\r\n":
             copy = next(one for n in itertools.count(1) if not (one := Path(f"{path}.damaged-{n}")).exists())
             try:
-                files.replace(copy, path.read_bytes())
+                files.replace(copy, content, self.folder)
             except Unwritable as error:
                 raise Unwritable(f"{error}; {path} stays as it is") from error
             told += f", with {plural(len(rest) - 1, 'line')} behind it; the file as it was is kept as {copy.name}"
-        files.truncate(path, sound)
+        files.truncate(path, sound, self.folder)
         self.notify(told)
 
     def copy(self, old: str, new: str, header: Header) -> None:
         """Copies what is recorded of a cell to another place, under another header. Raises Unwritable."""
         (_, measured, _), (_, bodies, _) = sound_lines(self.place(old, "measured")), sound_lines(self.place(old))
-        files.replace(self.path(new, "measured"), b"".join(map(sealed, measured)).decode())
+        files.replace(self.path(new, "measured"), b"".join(map(sealed, measured)), self.folder)
         records = bodies[1 : 1 + len(self.records(old)[1])]
-        files.replace(self.path(new), (seal(header_line(header)) + b"".join(map(sealed, records))).decode())
+        files.replace(self.path(new), seal(header_line(header)) + b"".join(map(sealed, records)), self.folder)
 
     def refuse_other(self, path: Path, old: Header, new: Header) -> None:
         """Mixture where the records of a file were not made by this cell, or on other data or files of weights."""
@@ -155,9 +183,10 @@ class Store:
     def append(self, cell: str, record: Record, measured: Measured) -> None:
         """Appends one round; measurements first, so that a record is never without them."""
         facts = {name: value for name, value in asdict(record).items() if value is not None}
-        files.append(self.path(cell, "measured"), seal(asdict(measured)))
-        files.append(self.path(cell), seal(facts))
-        self.path(cell, "failures", ".txt").unlink(missing_ok=True)
+        self.check_folder()
+        files.append(self.path(cell, "measured"), seal(asdict(measured)), self.folder)
+        files.append(self.path(cell), seal(facts), self.folder, first=self.first.get(cell, b""))
+        files.remove(self.path(cell, "failures", ".txt"), self.folder)
 
     def read(self, cell: str) -> Stored:
         """What is stored of a cell. ValueError where it is another schema's."""
@@ -200,12 +229,12 @@ class Store:
         """Keeps the traceback of a failed cell, as far as the disk lets it."""
         path = self.path(cell, "failures", ".txt")
         with contextlib.suppress(Unwritable):
-            files.replace(path, visible_lines(trace))
+            files.replace(path, visible_lines(trace), self.folder)
 
     def failure(self, cell: str) -> str | None:
         """The traceback of a failed cell."""
         place = self.place(cell, "failures", ".txt")
-        return Path(place).read_text(encoding="utf-8", errors="replace") if os.path.exists(place) else None
+        return files.read(place).decode(errors="replace") if os.path.exists(place) else None
 
     def set_aside(self, name: str, cells: Sequence[Mapping[str, Any]]) -> Path:
         """Moves what is stored of some cells of an experiment into a results folder of their own, below this one, and
@@ -221,14 +250,15 @@ class Store:
         paths = {cell["path"] for cell in cells}
         keys = {cell["path"]: header.key for cell in cells if (header := self.header(cell["path"]))}
         moved = [{**cell, "key": keys.get(cell["path"], cell["key"])} for cell in cells]
-        files.replace(aside.folder / "grid.json", as_json(manifest | {"experiments": [{**experiment, "cells": moved}]}))
+        manifest_aside = as_json(manifest | {"experiments": [{**experiment, "cells": moved}]})
+        files.replace(aside.folder / "grid.json", manifest_aside, self.folder)
         if (sources := self.sources(experiment["task"])) is not None:
             aside.keep_sources(experiment["task"], sources)
         for kind, ending in (("cells", ".jsonl"), ("measured", ".jsonl"), ("failures", ".txt")):
             for path in sorted(paths):
-                files.move(self.path(path, kind, ending), aside.path(path, kind, ending))
+                files.move(self.path(path, kind, ending), aside.path(path, kind, ending), self.folder)
         experiment["cells"] = [cell for cell in experiment["cells"] if cell["path"] not in paths]
-        files.replace(self.folder / "grid.json", as_json(manifest))
+        files.replace(self.folder / "grid.json", as_json(manifest), self.folder)
         return aside.folder
 
     # --- files of images ------------------------------------------------------------------------
@@ -239,11 +269,11 @@ class Store:
     def sources(self, task: str) -> Sources | None:
         """Which files the images of a task are from; None where it is not known. ValueError where it is not told."""
         path = self.sources_path(task)
-        return Sources.read(path.read_text(encoding="utf-8"), path) if path.is_file() else None
+        return Sources.read(files.read(path).decode(errors="replace"), path) if path.exists() else None
 
     def keep_sources(self, task: str, sources: Sources) -> None:
         """Writes down which files the images of a task are from. Raises Unwritable."""
-        files.replace(self.sources_path(task), sources.text())
+        files.replace(self.sources_path(task), sources.text(), self.folder)
 
     # --- what was asked for ---------------------------------------------------------------------
     @property
@@ -254,10 +284,11 @@ class Store:
     def manifest(self) -> dict[str, Any]:
         """Experiments and their cells. ValueError where the folder holds no run."""
         path = self.folder / "grid.json"
-        if not path.is_file():
+        if not path.exists():
             raise ValueError(f"{self.folder} holds no results: run the grid first, or name a folder with out=DIR")
+        content = files.read(path)
         try:
-            found = dict(json.loads(path.read_text(encoding="utf-8")))
+            found = dict(json.loads(content))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} does not parse: {error}") from error
         if found.get("schema") != SCHEMA:
@@ -285,11 +316,12 @@ class Store:
 
         run: what tells how they were run, kept once.
         """
+        self.check_folder()
         path = self.folder / "grid.json"
         runs = self.manifest().get("runs", []) if self.has_manifest else []
         runs += [dict(run)] if run is not None and dict(run) not in runs else []
         manifest = {"schema": SCHEMA, "grid": grid, "runs": runs, "experiments": self.joined(experiments)}
-        files.replace(path, as_json(manifest))
+        files.replace(path, as_json(manifest), self.folder)
 
     def joined(self, experiments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The experiments of the manifest that have records, and these. ValueError as `ask`."""

@@ -283,5 +283,5 @@ def write(made: Mapping[str, Sequence[Comparison]], folder: Path) -> None:
     for title, found in made.items():
         if found:
             rounds = folder / "comparisons" / f"{slug(title)}-rounds.csv"
-            files.replace(rounds, csv_of(by_round(found)))
-            files.replace(folder / "comparisons" / f"{slug(title)}.csv", csv_of(tidy_rows(found)))
+            files.replace(rounds, csv_of(by_round(found)), folder.parent)
+            files.replace(folder / "comparisons" / f"{slug(title)}.csv", csv_of(tidy_rows(found)), folder.parent)

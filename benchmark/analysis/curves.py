@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from benchmark.agreement import Agreement, Mixture
 from benchmark.escaping import csv_read
+from benchmark.files import read as read_file
 from benchmark.manifest import SAW_EVALUATION
 from benchmark.places import folders
 from benchmark.plugins import checked, declares_companion, unknown
@@ -209,9 +211,9 @@ def placed(records: str | Sequence[str]) -> tuple[list[Store], list[Path]]:
     """The results folders and the CSV files that these paths are. ValueError where one holds neither."""
     stores, files = list[Store](), list[Path]()
     for path in map(Path, folders(records, records) if isinstance(records, str) else records):
-        if (path / "grid.json").is_file():
+        if (path / "grid.json").exists():
             stores.append(Store(path))
-        elif path.suffix == ".csv" and path.is_file():
+        elif path.suffix == ".csv" and path.exists():
             files.append(path)
         elif inside := sorted(path.glob("[!.]*.csv")):
             files += inside
@@ -338,8 +340,9 @@ def published(path: Path) -> list[Experiment]:
     """The experiments of a CSV file: one a source and task. ValueError, in one line, for what does not fit."""
     import pandas as pd  # takes a quarter of a second: only where it is used
 
+    content = io.BytesIO(read_file(path))
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = pd.read_csv(content, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     frame = frame.map(csv_read)
@@ -371,7 +374,7 @@ def known_sources(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+        found = yaml.safe_load(read_file(path).decode("utf-8-sig")) if path.exists() else {}
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict) or not all(isinstance(told, dict) for told in found.values()):

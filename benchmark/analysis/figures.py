@@ -608,7 +608,7 @@ class Gallery:
     def read(cls, path: str | Path) -> Gallery:
         """A gallery of a .npz file; ValueError, in one line, where it is none."""
         try:
-            with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
+            with files.opened(path) as handle, np.load(handle, allow_pickle=False) as file:
                 gallery = cls(**(arrays := {one.name: file[one.name] for one in fields(cls)}))
                 stated = str(file["digest"]) if "digest" in file else None  # None: of an older release
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -916,5 +916,5 @@ def save(figure: Figure, stem: Path) -> list[Path]:
         for path, (kind, told) in zip(paths, metadata.items(), strict=True):
             content = io.BytesIO()
             figure.savefig(content, format=kind, dpi=150, metadata=told)
-            files.replace(path, content.getvalue())
+            files.replace(path, content.getvalue(), stem.parents[1])
     return paths

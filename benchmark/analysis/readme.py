@@ -62,6 +62,7 @@ def draw(page: str, home: Path, into: Path) -> list[Path]:
     """Draws the figures that a page shows into FOLDER/STEM.svg below `into`. ValueError where there is no such one."""
     from benchmark.analysis import figures  # matplotlib takes a second to import
 
+    into.mkdir(parents=True, exist_ok=True)
     paths = []
     for folder, stem in IMAGE.findall(page):
         drawn = figures.everything(read(str(home / "results" / "reference" / folder)), {})

@@ -25,7 +25,7 @@ from benchmark.analysis.question import installed
 from benchmark.analysis.tables import Entry, Table, places, shown, table
 from benchmark.analysis.verify import Verdict
 from benchmark.escaping import pasted, visible
-from benchmark.files import replace
+from benchmark.files import read, replace
 from benchmark.manifest import slug
 from benchmark.store import Store
 
@@ -106,7 +106,7 @@ def write(
         wide=WIDE,
     )
     path = folder / (f"report-{slug(task)}.html" if task else "report.html")
-    replace(path, page)
+    replace(path, page, folder)
     return path
 
 
@@ -176,13 +176,13 @@ def embedded(paths: Sequence[Path]) -> str:
     by_ending = {path.suffix: path for path in paths}
     small = by_ending[".svg"].stat().st_size <= LARGE
     path, kind = (by_ending[".svg"], "svg+xml") if small else (by_ending[".png"], "png")
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:image/{kind};base64,{base64.b64encode(read(path)).decode()}"
 
 
 def galleries(experiments: Sequence[Experiment]) -> dict[str, figures.Gallery]:
     """The galleries that stand beside the records."""
     paths = {one.title: one.runs[0].folder / "gallery" / f"{slug(one.title)}.npz" for one in experiments if one.runs}
-    return {title: figures.Gallery.read(path) for title, path in paths.items() if path.is_file()}
+    return {title: figures.Gallery.read(path) for title, path in paths.items() if path.exists()}
 
 
 def section(

@@ -315,9 +315,9 @@ def write(made: Sequence[Table], folder: Path, *, together: bool = True) -> list
         texts = {"csv": csv_of(tidy_rows(one)), "md": markdown(one), "tex": latex(one)}
         for ending, text in texts.items():
             paths.append(folder / f"{slug(one.title)}.{ending}")
-            files.replace(paths[-1], text)
+            files.replace(paths[-1], text, folder.parent)
     if together:
-        files.replace(folder / "tables.md", "\n".join(markdown(one) for one in made))
+        files.replace(folder / "tables.md", "\n".join(markdown(one) for one in made), folder.parent)
     return paths
 
 
