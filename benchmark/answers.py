@@ -95,27 +95,33 @@ def tabled(words: Words = None) -> None:
 
 
 def show_tables(asked: Question) -> None:
-    """Prints the tables, then writes them into the results folder or where `to` says."""
+    """Writes the tables into the results folder or where `to` says, and prints them."""
     made = [one for part in in_parts(partial(answered, asked), asked.parts()) for one in part]
     for one in made:
         for words in one.words:
             say(words)
-    if asked.format == "json":
+    try:  # written first: whoever reads the screen may be gone, and is shown them where no disk takes them
+        if asked.folder is not None:
+            if asked.to:
+                asked.folder.mkdir(parents=True, exist_ok=True)
+            tables.write([one.table for one in made], asked.folder / "tables", together=not asked.task)
+            comparisons.write({one.table.title: one.compared for one in made}, asked.folder / "tables")
+    finally:
+        print_answers(made, asked.format)
+    told = "nothing is written: to=FOLDER writes these tables"
+    say(told if asked.folder is None else f"tables written to {asked.folder / 'tables'}")
+
+
+def print_answers(made: Sequence[Answered], style: str) -> None:
+    """Prints tables, each with its comparisons below, as text or as JSON."""
+    if style == "json":
         typer.echo(tables.as_json([one.table for one in made]))
-    for one in made if asked.format == "text" else ():
+        return
+    for one in made:
         print_table(one.table)
         if rows := one.compared:
             title = f"{one.table.title}: strategies minus {rows[0].against}, seed by seed"
             show(title, comparisons.rows(rows, tables.places(one.table.metric)), note=comparisons.note(rows))
-    if asked.folder is None:
-        say("nothing is written: to=FOLDER writes these tables")
-        return
-    if asked.to:
-        asked.folder.mkdir(parents=True, exist_ok=True)
-    folder = asked.folder / "tables"
-    tables.write([one.table for one in made], folder, together=not asked.task)
-    comparisons.write({one.table.title: one.compared for one in made}, folder)
-    say(f"tables written to {folder}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Active-learning strategies, compared fairly: run them, then ask for tables, savings, comparisons and a report.
 
-Begin with `run`: it takes minutes and needs no data. Exit status: 0 done, 1 something failed, 2 a wrong command.
+Begin with `run`: it takes minutes and needs no data. Exit status: 0 all is done and recorded, 1 something failed or is
+not finished, 2 a wrong command.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from benchmark import activity, answers, plugins, remarks
 from benchmark import grid as grids
@@ -28,6 +32,7 @@ from benchmark.grid import Settings
 from benchmark.places import grids as list_grids
 from benchmark.places import written
 from benchmark.store import Store
+from benchmark.streams import outlasting_the_terminal, tolerate_closed_streams
 from benchmark.terminal import err, say, show, spare_the_screen
 from benchmark.words import first_sentence, plural
 
@@ -37,7 +42,22 @@ if TYPE_CHECKING:
     from benchmark import launch
     from benchmark.api import Machine
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+class Commands(typer.core.TyperGroup):
+    """The commands."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs one. A plug-in that exits where none is expected to run is a fault of its own, and never a success."""
+        try:
+            return super().invoke(ctx)
+        except SystemExit as error:
+            raise RuntimeError(f"a plug-in called sys.exit({error.code!r})") from error
+
+
+app = typer.Typer(
+    cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
+)
+END_SECONDS = 60.0  # that threads and clean-up have after a command is through
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings; `list settings` shows them")
 ]
@@ -60,7 +80,7 @@ def run(words: Words = None) -> None:
     from benchmark import launch  # imports torch: only where something is trained, and after the words are sound
 
     asked = [described(experiment) for experiment in grid.experiments]
-    with store.lock():
+    with outlasting_the_terminal(), store.lock():
         if chosen.rerun_changed:
             for line in launch.set_aside_changed(grid, store, built.tasks):
                 say(line)
@@ -78,13 +98,25 @@ def run(words: Words = None) -> None:
             raise typer.Exit(1) from None
         if failed and all(one.whole_task for one in failed) and len(failed) == len(cells):
             raise ValueError("; ".join(dict.fromkeys(one.line for one in failed)))  # nothing could run
+        unfinished = launch.unfinished(cells, store)
         answers.show_tables(Question(out=chosen.out, format=chosen.format))
+    conclude(failed, unfinished, len(cells), store)
+
+
+def conclude(failed: list[launch.Failure], unfinished: list[grids.Cell], num_cells: int, store: Store) -> None:
+    """Says what failed and what is not recorded to its end. Exit 1 unless every cell is, whatever happened."""
+    from benchmark import launch
+
     for line in dict.fromkeys(one.line for one in failed):
         say(f"failed: {line}")
     if failed:
         again = " and the same command tries them again, once the cause is mended"
         kept = f"what is recorded stays{again * any(not launch.misfit(one) for one in failed)}"
         say(f"{plural(len(failed), 'cell')} failed; tracebacks are in {store.folder / 'failures'}; {kept}")
+    if others := len(set(unfinished) - {one.cell for one in failed}):
+        are = "is" if others == 1 else "are"
+        say(f"{others} of {plural(num_cells, 'cell')} {are} not finished; the same command goes on from here")
+    if failed or unfinished:
         raise typer.Exit(1)
 
 
@@ -366,9 +398,39 @@ def check(
 answers.register(app)
 
 
+def end(code: int) -> NoReturn:
+    """Ends the process, whatever still runs in it."""
+    say(f"ended after {END_SECONDS:.0f} s: threads or clean-up of a plug-in still ran")
+    sys.stdout.flush()
+    os._exit(code)
+
+
+@contextmanager
+def ended_in_time() -> Iterator[None]:
+    """Ends the process some time after a block, where threads that a plug-in left running would keep it for ever."""
+    code = 1  # of a traceback
+    try:
+        yield
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise
+    finally:
+        timer = threading.Timer(END_SECONDS, end, [code])
+        timer.daemon = True
+        timer.start()
+
+
+def command() -> None:
+    """The command line as a program of its own."""
+    with ended_in_time():
+        main()
+
+
 def main() -> None:
     """Runs the command line; every user's error is one line."""
     atexit.register(gc.freeze)  # what PyTorch's import left takes the interpreter half a second to collect at its end
+    tolerate_closed_streams()
     spare_the_screen()
     remarks.listen(say)
     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import multiprocessing
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -18,6 +20,7 @@ from benchmark.api import Indices, Machine, Predictions, Task, View
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Spec
 from benchmark.plugins import Plugin, source
+from benchmark.process_state import restore, snapshot
 from benchmark.schedule import Schedule
 from benchmark.shuffled import Shuffled
 from benchmark.words import plural
@@ -39,11 +42,16 @@ def check(spec: Spec, on: Spec, machine: Machine) -> list[Finding]:
 
 
 def found(rule: Callable[[Any], str | None], subject: Any) -> str:
-    """What a check says; an exception counts as a finding."""
+    """What a check says; an exception counts as a finding. What it leaves changed spoils no later check."""
+    before = snapshot()
     try:
         return rule(subject) or ""
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return f"{type(error).__name__}: {error}"
+    finally:
+        restore(before)
 
 
 class Trial:
@@ -127,6 +135,21 @@ def versioned(subject: Trial | Fitted) -> str | None:
     return None if type(version) is int and version >= 1 else f"version={version}: a whole number from 1"
 
 
+def left_behind(act: Callable[[], object]) -> str | None:
+    """What a call leaves changed in torch or in the process, or running. Libraries that it needs are imported by now:
+    they change things, too."""
+    before, running = snapshot(), workers()
+    act()
+    changed, _ = restore(before)
+    changed += [f"{one.name} still running" for one in workers() - running]
+    return f"it leaves changed: {', '.join(changed)}: put back what you change, in a `finally`" if changed else None
+
+
+def workers() -> set[Any]:
+    """The threads that keep the process from ending, and the processes that it started."""
+    return {one for one in threading.enumerate() if not one.daemon} | set(multiprocessing.active_children())
+
+
 SHAPE: list[tuple[str, Callable[[Any], str | None]]] = [
     ("its name is its file's", named_as_file),
     ("every parameter has a type", typed),
@@ -187,6 +210,11 @@ def leaves_model(trial: Trial) -> str | None:
     return "it left the model in training mode" if model.training else None
 
 
+def leaves_process(trial: Trial) -> str | None:
+    """Gradients turned off, another default dtype, another folder, a thread that runs on, and the like."""
+    return left_behind(trial.choose)
+
+
 def reads_no_unpaid_labels(trial: Trial) -> str | None:
     """Picks that move when unpaid labels and the test set's are scrambled."""
     task, _ = trial.prepared()
@@ -236,6 +264,7 @@ STRATEGY: list[tuple[str, Callable[[Any], str | None]]] = [
     ("equal arguments give equal picks", repeats_itself),
     ("it leaves global randomness alone", leaves_global_randomness),
     ("it leaves the model as it was", leaves_model),
+    ("it leaves torch and the process as they were", leaves_process),
     ("it reads no label that it has not paid for", reads_no_unpaid_labels),
     ("it tells images apart", tells_images_apart),
     ("it does not follow the order of the pool", follows_no_order),
@@ -276,6 +305,12 @@ def scores_its_metric(fitted: Fitted) -> str | None:
         return f"score() lacks its metric {task.metric}"
     broken = [name for name, value in scores.items() if not np.isfinite(value)]
     return f"not finite: {', '.join(broken)}" if broken else None
+
+
+def fits_and_scores_leave_process(fitted: Fitted) -> str | None:
+    """Gradients turned off, another default dtype, another folder, a thread that runs on, and the like."""
+    task, _, labelled = fitted.prepared()
+    return left_behind(lambda: task.score(task.fit(labelled, 0)))
 
 
 def costs_labels(fitted: Fitted) -> str | None:
@@ -357,6 +392,7 @@ TASK: list[tuple[str, Callable[[Any], str | None]]] = [
     ("a fit depends on the set and the seed alone", fits_by_set_and_seed),
     ("its weights can be stored and read back", loads_weights),
     ("it scores its metric", scores_its_metric),
+    ("it leaves torch and the process as they were", fits_and_scores_leave_process),
     ("it counts the images it charges for", costs_labels),
     ("it predicts probabilities", predicts_probabilities),
     ("directional derivatives agree with backpropagation", directs_as_it_backpropagates),

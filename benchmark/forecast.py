@@ -109,9 +109,9 @@ def of_experiment(
             checked_header(next(iter(cells)), task, store, tasks.machine)
             try:
                 pace = pilot(next(iter(cells)), task, fits, tasks.machine)
-            except Misfit:
+            except (Misfit, KeyboardInterrupt):
                 raise
-            except Exception as error:
+            except BaseException as error:
                 say(f"pilot: {experiment.name} {strategy.label} failed: {type(error).__name__}: {error}")
                 failed.append(f"{experiment.name} {strategy.label}")
                 continue
@@ -228,12 +228,13 @@ def pilot(cell: Cell, task: Task, fits: Fits, machine: Machine) -> Pace:
     first = begin.initial if len(begin.initial) else np.arange(cell.schedule.budget)
     fitted = loop.fit(cell, task, fits, first, 0)
     clock, purchases = loop.Clock(), loop.Purchases(cell, task, fits, begin, begin.initial[:0])
-    with clock("score"), activity.stage("scoring"):
+    with loop.scoring(cell, 0), clock("score"):
         task.score(fitted.model)
     if cell.schedule.num_purchases:
         seen = purchases.view(fitted, [begin.initial])
-        with clock("select"), limited(machine.select_timeout, cell.strategy.label), loop.selecting(cell):
-            purchases.made(seen, cell.schedule.rounds - cell.schedule.num_purchases)
+        first_choice = cell.schedule.rounds - cell.schedule.num_purchases
+        with loop.choosing(cell, first_choice), clock("select"), limited(machine.select_timeout, cell.strategy.label):
+            purchases.made(seen, first_choice)
         clock.charge(seen.encoding)
         clock.seconds.pop("encode", None)  # made now, and from the cache when it runs
         clock.seconds["select"] /= cell.schedule.num_purchases if cell.schedule.one_pass else 1

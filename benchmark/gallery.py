@@ -50,7 +50,9 @@ def update(experiments: Sequence[Experiment], store: Store, fits: Fits, tasks: T
                 check_data(task, cells[0], store)
                 keep_sources(experiment.task, task, store)  # under Ray, the first time that this process has the task
             picture(path, task, [cell for cell in cells if cell.seed == cells[0].seed], store, fits)
-        except Exception as error:  # pictures are no reason to fail a run that is through
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # pictures are no reason to fail a run that is through
             yield f"{experiment.name}: no images in the report: {error or 'no reason given'} ({type(error).__name__})"
 
 

@@ -15,8 +15,10 @@ from benchmark.api import FromFiles, Machine, Task, check_encoder
 from benchmark.files import Unwritable
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Grid, Spec
+from benchmark.process_state import contained
 from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit, Schedule
+from benchmark.seeds import seed
 from benchmark.sources import Sources
 from benchmark.store import REMEDY, Store
 from benchmark.words import plural
@@ -55,13 +57,13 @@ class Failure:
     """A cell failed; the others go on."""
 
     cell: Cell
-    error: Exception
+    error: BaseException
     whole_task: bool  # the task cannot be had, or not under this schedule: none of such cells can run
 
     @property
     def line(self) -> str:
         """The failure in one line."""
-        text = str(self.error).strip().splitlines() or [""]
+        text = message(self.error).strip().splitlines() or [""]
         kind = "" if isinstance(self.error, ValueError) else f"{type(self.error).__name__}: "
         return f"{self.cell.task.label if self.whole_task else self.cell.label}: {kind}{text[0]}"
 
@@ -69,6 +71,14 @@ class Failure:
     def trace(self) -> str:
         """The traceback."""
         return "".join(traceback.format_exception(self.error))
+
+
+def message(error: BaseException) -> str:
+    """What an exception says, where it can say anything."""
+    try:
+        return str(error)
+    except Exception as fault:
+        return f"(its message fails: {type(fault).__name__})"
 
 
 Event: TypeAlias = Started | Round | Failure
@@ -125,6 +135,11 @@ def rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
         if not cell.schedule.finished(records):
             left[cell] = cell.schedule.rounds - len(records)
     return left
+
+
+def unfinished(cells: Sequence[Cell], store: Store) -> list[Cell]:
+    """The cells that lack rounds in the records, whatever their run said."""
+    return [cell for cell in cells if not cell.schedule.finished(store.records(cell.path)[1])]
 
 
 def header_of(cell: Cell) -> Header:
@@ -209,16 +224,26 @@ def local(cells: Sequence[Cell], store: Store, fits: Fits, tasks: Tasks) -> Gene
     """Runs the cells, records their rounds and yields what happened."""
     for cell in cells:
         yield Started(cell)
-        try:
-            yield from run_cell(cell, tasks(cell.task), store, fits, tasks.machine)
-        except Unwritable:
-            raise
-        except Exception as error:  # the one place where a cell's failure is caught
-            whole_task = isinstance(error, Misfit | Mixture) or error is tasks.built.get(cell.task.label)
-            failure = Failure(cell, error, whole_task)
-            store.fail(cell.path, failure.trace)
-            free(error)
-            yield failure
+        rounds = run_cell(cell, store, fits, tasks)
+        while (event := next_event(cell, rounds, store, tasks)) is not None:
+            yield event
+
+
+def next_event(cell: Cell, rounds: Iterator[Round], store: Store, tasks: Tasks) -> Round | Failure | None:
+    """The next round of a cell, or why it failed; None once it is through. Raises Unwritable and KeyboardInterrupt.
+
+    A plug-in may raise anything: `sys.exit(0)` in a strategy is a failure of its cell and must not end the run.
+    """
+    try:
+        return next(rounds, None)
+    except (Unwritable, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # the one place where a cell's failure is caught
+        whole_task = isinstance(error, Misfit | Mixture) or error is tasks.built.get(cell.task.label)
+        failure = Failure(cell, error, whole_task)
+        store.fail(cell.path, failure.trace)
+        free(error)
+        return failure
 
 
 def free(error: BaseException | None) -> None:
@@ -233,15 +258,22 @@ def free(error: BaseException | None) -> None:
 def build(spec: Spec, machine: Machine) -> Task | Exception:
     """The task, or why there is none: then all of its cells fail for that reason, and it is tried once."""
     try:
-        with activity.stage(f"loading {spec.label}"):
+        with contained(spec.label, seed("global build", spec.label)), activity.stage(f"loading {spec.label}"):
             task: Task = spec.plugin.build(machine, spec.values)
         return task
     except Exception as error:
         return error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        failure = RuntimeError(f"{type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return failure
 
 
-def run_cell(cell: Cell, task: Task | Exception, store: Store, fits: Fits, machine: Machine) -> Iterator[Round]:
+def run_cell(cell: Cell, store: Store, fits: Fits, tasks: Tasks) -> Iterator[Round]:
     """The rounds that the cell's records lack."""
+    task, machine = tasks(cell.task), tasks.machine
     if isinstance(task, Exception):
         raise task
     past = store.start(cell.path, checked_header(cell, task, store, machine))

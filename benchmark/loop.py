@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from benchmark.api import Batched, Companion, EncodingTime, Indices, Machine, Ta
 from benchmark.fits import Fit, Fits, settle
 from benchmark.grid import Cell
 from benchmark.limits import limited
+from benchmark.process_state import contained
 from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit
 from benchmark.seeds import seed
@@ -83,13 +84,13 @@ def run(
         bought, diagnostics = begin.initial, dict[str, float]()
         if number or not cell.schedule.initial:
             seen = purchases.view(fitted, by_round)
-            with clock("select"), limited(machine.select_timeout, cell.strategy.label), selecting(cell):
+            with choosing(cell, number), clock("select"), limited(machine.select_timeout, cell.strategy.label):
                 bought, diagnostics = purchases.made(seen, number)
             clock.charge(seen.encoding)
         by_round.append(bought)
         labelled = np.concatenate(by_round)
         fitted = fit(cell, task, fits, labelled, number)
-        with clock("score"), activity.stage("scoring"):
+        with scoring(cell, number), clock("score"):
             scores = task.score(fitted.model)
         ended = cell.schedule.reached(scores)
         cost = task.cost(paid(cell, begin, labelled))
@@ -106,14 +107,28 @@ def run(
             return
 
 
-def selecting(cell: Cell) -> AbstractContextManager[activity.Stage]:
-    """The stage of a selection."""
-    return activity.stage(f"selecting with {cell.strategy.label}")
+@contextmanager
+def choosing(cell: Cell, number: int) -> Iterator[None]:
+    """The stage of the selection for round `number`, which leaves the process as it was."""
+    strategy = cell.strategy.label
+    own = seed("global select", cell.task.name, cell.seed, strategy, number)
+    with contained(strategy, own), activity.stage(f"selecting with {strategy}"):
+        yield
+
+
+@contextmanager
+def scoring(cell: Cell, number: int) -> Iterator[None]:
+    """The stage of the scoring of round `number`, which leaves the process as it was."""
+    own = seed("global score", cell.task.name, cell.seed, number)
+    with contained(cell.task.label, own), activity.stage("scoring"):
+        yield
 
 
 def fit(cell: Cell, task: Task, fits: Fits, labelled: Indices, number: int) -> Fit:
     """The model of round `number`: its seed leaves the strategy out, so equal labelled sets share it."""
-    return fits.fit(task, cell.task, labelled, *fit_names(cell, number))
+    names = fit_names(cell, number)
+    with contained(f"{cell.task.label} trained for {cell.strategy.label}" if names[1] else cell.task.label, names[0]):
+        return fits.fit(task, cell.task, labelled, *names)
 
 
 def fit_names(cell: Cell, number: int) -> tuple[int, Companion | None, str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from benchmark.module_path import HOME, put_home_first
+from benchmark.seeds import seed
 from benchmark.source_code import digest
 
 # Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
@@ -196,7 +197,7 @@ def discover(folder: str | Path | None = None) -> None:
         for path in sorted(Path(home.__path__[0]).glob("[!._]*.py")):
             imported(path, partial(importlib.import_module, f"{package}.{path.stem}"))
         for entry in entry_points(group=f"al_benchmark.{package}"):
-            imported(entry.value, entry.load)
+            contained_import(entry.value, entry.load)
     if folder is not None:
         load_folder(Path(folder))
     for plugin in [plugin for known in REGISTRY.values() for plugin in known.values()]:
@@ -219,12 +220,20 @@ def imported(what: object, load: Callable[[], Any]) -> Any:
     """What `load` returns; ValueError in one line where the code does not import."""
     try:
         return load()
-    except Exception as error:
-        if isinstance(error, ValueError):
-            raise
+    except (ValueError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # `sys.exit()` at the end of a script, too
         ours = isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in FOLDERS.values()
         hint = "; files of one folder import each other by their names alone, `from _maths import ...`" * ours
         raise ValueError(f"{what} does not import: {type(error).__name__}: {error}{hint}") from error
+
+
+def contained_import(what: object, load: Callable[[], Any]) -> None:
+    """The same, of code that is not ours: what it changes in torch or in the process is put back."""
+    from benchmark.process_state import contained  # our own plug-ins have loaded torch by now
+
+    with contained(str(what), seed("global import", str(what)), importing=True):
+        imported(what, load)
 
 
 def load_folder(folder: Path) -> None:
@@ -246,7 +255,7 @@ def load_file(path: Path) -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    imported(path, partial(spec.loader.exec_module, module))
+    contained_import(path, partial(spec.loader.exec_module, module))
 
 
 class Verbatim(str):

@@ -27,7 +27,7 @@ from benchmark.cli import prepared
 from benchmark.files import Unwritable
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Settings, Spec
-from benchmark.launch import Event, Failure, Round, Started, build
+from benchmark.launch import Event, Failure, Round, Started, build, message
 from benchmark.module_path import HOME
 from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit, Schedule
@@ -74,12 +74,12 @@ class Fault:
     whole_task: bool
 
     @classmethod
-    def of(cls, error: Exception, whole_task: bool = False) -> Fault:
+    def of(cls, error: BaseException, whole_task: bool = False) -> Fault:
         """What there is to tell about an error."""
         of_user = isinstance(error, ValueError)
         of_memory = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
         trace = "".join(traceback.format_exception(error))
-        return cls(type(error).__name__, str(error), trace, of_user, of_memory, whole_task)
+        return cls(type(error).__name__, message(error), trace, of_user, of_memory, whole_task)
 
     @property
     def error(self) -> Exception:
@@ -114,7 +114,9 @@ class Worker:
             if isinstance(task, Exception):
                 return Fault.of(task, whole_task=True)
             return loop.header(cell, task, self.here())
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # `sys.exit()` in a plug-in, too, which Ray would take for the worker's end
             return Fault.of(error, whole_task=isinstance(error, Misfit))
 
     def rounds(self, order: Order, past: Sequence[Record]) -> Iterator[tuple[Record, Measured] | Fault | str]:
@@ -131,14 +133,17 @@ class Worker:
 
     def recorded(self, order: Order, past: Sequence[Record]) -> Iterator[tuple[Record, Measured] | Fault]:
         """The rounds that `past` lacks of a cell that was opened."""
-        try:
-            cell, machine = self.cell(order), self.here()
-            task = self.task(cell.task)
-            assert not isinstance(task, Exception)
-            fits = Fits(self.scratch, self.chosen.cache_gb, loop.device_name(machine))
-            yield from loop.run(cell, task, fits, machine, past)
-        except Exception as error:
-            yield Fault.of(error)
+        rounds = self.run(order, past)
+        while (result := next_result(rounds)) is not None:
+            yield result
+
+    def run(self, order: Order, past: Sequence[Record]) -> Iterator[tuple[Record, Measured]]:
+        """The same; raises what a plug-in raises."""
+        cell, machine = self.cell(order), self.here()
+        task = self.task(cell.task)
+        assert not isinstance(task, Exception)
+        fits = Fits(self.scratch, self.chosen.cache_gb, loop.device_name(machine))
+        yield from loop.run(cell, task, fits, machine, past)
 
     def here(self) -> Machine:
         """The machine; plug-ins are found and threads set when it is first asked for."""
@@ -159,6 +164,16 @@ class Worker:
             self.built = ("", ValueError())
             self.built = (spec.label, build(spec, self.here()))
         return self.built[1]
+
+
+def next_result(rounds: Iterator[tuple[Record, Measured]]) -> tuple[Record, Measured] | Fault | None:
+    """The next round, or why there is none; None after the last."""
+    try:
+        return next(rounds, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return Fault.of(error)
 
 
 # --- in the driver ----------------------------------------------------------------------------

@@ -53,7 +53,9 @@ class Mirror:
             return
         try:
             act()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self.failed = True
             self.say(f"tracking=wandb failed, the run goes on without it: {type(error).__name__}: {error}")
             with contextlib.suppress(Exception):

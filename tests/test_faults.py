@@ -565,6 +565,85 @@ def test_a_strategy_that_hangs_fails_alone(tmp_path: Path, typed: Callable[..., 
     assert told.count("failed: shelf 20+5x2v10 hangs seed") >= 2
 
 
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("exit", "SystemExit: 0"),
+        ("exit_words", "SystemExit: usage: strategy"),
+        ("at_once", "SystemExit: 0"),
+        ("generator", "GeneratorExit: "),
+        ("cancelled", "CancelledError: "),
+        ("own", "OddError: enough"),
+        ("no_utf8", "cannot read b"),
+        ("mute", "MuteError: (its message fails: TypeError)"),
+        ("stop", "RuntimeError: generator raised StopIteration"),
+    ],
+)
+def test_a_strategy_that_would_end_the_run_fails_alone(
+    tmp_path: Path, typed: Callable[..., tuple[int, str]], how: str, words: str
+) -> None:
+    name = "ends" if how == "exit" else f"ends[how={how}]"  # a default is left out of names
+    code, told = typed(f"strategies=[ends[how={how}],random]", "seeds=1")
+    if words == "SystemExit: 0":
+        check_stated("plug-in ends the process", code, told)
+    assert code == 1
+    assert f"failed: shelf 20+5x2v10 {name} seed 0: {words}" in told
+    assert "1 cell failed" in told
+    assert rounds_by_strategy(tmp_path / "run") == {name.replace("[", "-").replace("]", ""): 1, "random": 3}
+
+
+def test_a_task_that_would_end_the_run_fails_alone(tmp_path: Path, typed: Callable[..., tuple[int, str]]) -> None:
+    code, told = typed("strategies=[random]", "seeds=1", "tasks=[ending_task,shelf]")
+    assert (code, told.count("Traceback")) == (1, 0)
+    assert "failed: ending_task: RuntimeError: SystemExit: 0" in told
+    assert rounds_by_strategy(tmp_path / "run") == {"random": 3}
+
+
+def test_a_file_that_ends_the_process_when_it_is_imported_is_one_line(
+    tmp_path: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    for number, line in enumerate(["import sys; sys.exit(0)", "import os; os._exit(0)", "raise GeneratorExit"]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "script.py").write_text(line)
+        for verb in (["run", "tasks=[shelf]"], ["list", "strategies"], ["check", "random"]):
+            code, told = command(*verb, f"plugins={folder}", *[f"out={tmp_path / 'run'}"] * (verb[0] == "run"))
+            if number < 2:
+                check_stated("plug-in file ends the process when it is imported", code, told)
+            assert code == 2
+            assert len(told.splitlines()) == 1
+
+
+def test_a_plug_in_that_interrupts_is_taken_for_ctrl_c(tmp_path: Path, typed: Callable[..., tuple[int, str]]) -> None:
+    check_stated("Ctrl-C", *typed("strategies=[ends[how=interrupt],random]"))
+    assert rounds_by_strategy(tmp_path / "run") == {"ends-how=interrupt": 1}
+
+
+def test_exit_0_means_that_every_round_is_in_the_records(
+    tmp_path: Path, typed: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (5, 2):  # events go missing between the launcher and the command
+        local = launch.local
+        monkeypatch.setattr(launch, "local", lambda *given: itertools.islice(local(*given), number))  # noqa: B023
+        code, told = typed("strategies=[random]", "seeds=3")
+        monkeypatch.undo()
+        check_stated("rounds are missing at the end", code, told)
+    assert typed("strategies=[random]", "seeds=3")[0] == 0
+    for path in (tmp_path / "run").rglob("cells/**/seed-1.jsonl"):
+        path.write_bytes(path.read_bytes()[:-40])
+    assert typed("strategies=[random]", "seeds=3")[0] == 0  # it is run again
+    assert rounds_by_strategy(tmp_path / "run") == {"random": 9}
+
+
+@pytest.mark.slow
+def test_a_plug_in_that_crashes_in_compiled_code_costs_the_round_in_flight(tmp_path: Path, forks: Forks) -> None:
+    words = [*GRID[:1], "strategies=[random,ends_the_process,margin]", *GRID[2:], f"plugins={FAULTY}"]
+    for _ in range(2):
+        code, told = forks.run("run", *words, f"out={tmp_path / 'run'}", log=tmp_path / "log")
+        check_stated("plug-in crashes in compiled code", code, told)
+    assert rounds_by_strategy(tmp_path / "run") == {"random": 5, "ends_the_process": 1}
+
+
 @pytest.mark.slow
 def test_a_strategy_that_hoards_memory_fails_alone(tmp_path: Path, forks: Forks) -> None:
     small = [word for word in GRID if not word.startswith("strategies")]

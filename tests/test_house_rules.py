@@ -282,6 +282,7 @@ TORCH_SEEDS = re.compile(r"torch\.(random\.|cuda\.|cuda\.random\.|mps\.|default_
 MAY_SEED = {
     ("benchmark/api.py", "seeded"): "the one place that seeds torch, and gives the state back",
     ("benchmark/conformance.py", "leaves_global_randomness"): "finds strategies that draw from global generators",
+    ("benchmark/process_state.py", "own_randomness"): "keeps what a plug-in draws or seeds to itself",
     ("benchmark/conformance.py", "fingerprint"): "the same",
 }
 
@@ -386,6 +387,8 @@ MAY_WRITE = {
     ("benchmark/files.py", ""): "writes everything else",
     ("benchmark/fits.py", "taken"): "locks of single fits, for which a disk that knows no locks is no error",
     ("benchmark/fits.py", "release"): "the same",
+    ("benchmark/streams.py", "tolerant"): "the null device, for a stream that is closed",
+    ("benchmark/streams.py", "tolerate_closed_streams"): "the same",
     ("benchmark/loop.py", "forget_peak"): "tells Linux to count the peak of memory anew",
     ("benchmark/tensor_files.py", "write"): "tensors, which safetensors writes itself, into a draft that is renamed",
     ("tasks/_checkpointed.py", "save"): "a draft that is renamed; packed in memory first",

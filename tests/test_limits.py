@@ -138,9 +138,10 @@ def test_a_run_of_a_few_seconds_stops_and_goes_on_where_it_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["run", *SMALL, "strategies=[random,margin]", "seeds=1", "threads=1"]
-    command(*words, f"out={tmp_path / 'a'}", "gpu_hours=1e-7")
+    command(*words, f"out={tmp_path / 'a'}", "gpu_hours=1e-7", code=1)
     told = capsys.readouterr()
     assert "gpu_hours=1e-07:" in told.err
+    assert "2 of 2 cells are not finished; the same command goes on from here" in told.err
     assert sum(len(one.splitlines()) for one in bytes_of(tmp_path / "a").values()) == 2  # a header and a round
     command(*words, f"out={tmp_path / 'a'}")
     command(*words, f"out={tmp_path / 'b'}")

@@ -20,12 +20,13 @@ import torch
 from _cells import FAULTY, bytes_of, cell, run
 
 from benchmark import grid as grids
-from benchmark import launch, plugins
+from benchmark import launch, plugins, remarks
 from benchmark.api import Machine
 from benchmark.cli import main
 from benchmark.fits import Fits, locked
 from benchmark.grid import Cell
 from benchmark.launch import Failure, Round, Started
+from benchmark.records import Header
 from benchmark.store import Store
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -322,6 +323,36 @@ def test_a_worker_stays_with_its_task_and_off_fits_that_others_are_at() -> None:
     assert best(left[:2], shelf, set()) == 0
     next_seed = [left[2], *(one for one in left[:2] if one.seed == 1), left[2]]
     assert [best(next_seed, tiny, set(), in_order) for in_order in (False, True)] == [1, 0]
+
+
+def test_a_worker_outlives_a_plug_in_that_exits(tmp_path: Path) -> None:
+    ray_launch = pytest.importorskip("benchmark.ray_launch", exc_type=ImportError)
+    worker = ray_launch.Worker(dataclasses.asdict(grids.settings([f"plugins={FAULTY}"])), str(tmp_path))
+    worker.machine = Machine(torch.device("cpu"))
+    for how, kind in (("exit", "SystemExit"), ("own", "OddError"), ("mute", "MuteError")):
+        order = ray_launch.Order.of(cell(f"ends[how={how}]", task="shelf"))
+        assert isinstance(worker.open(order), Header)
+        (first, _), fault = worker.rounds(order, [])
+        assert (first.round, fault.kind, fault.whole_task) == (0, kind, False)
+    fault = worker.open(ray_launch.Order.of(cell("random", task="ending_task")))
+    assert (fault.kind, fault.words, fault.whole_task) == ("RuntimeError", "SystemExit: 0", True)
+
+
+def test_a_worker_puts_back_what_a_strategy_leaves_changed_and_sends_the_remark(tmp_path: Path) -> None:
+    ray_launch = pytest.importorskip("benchmark.ray_launch", exc_type=ImportError)
+    worker = ray_launch.Worker(dataclasses.asdict(grids.settings([f"plugins={FAULTY}"])), str(tmp_path))
+    worker.machine = Machine(torch.device("cpu"))
+    order = ray_launch.Order.of(cell("leaves", task="shelf", rounds=3))
+    worker.open(order)
+    remarks.listen(worker.remarks.append)
+    remarks.remark_once.cache_clear()
+    answers = list(worker.rounds(order, []))
+    assert [type(one) for one in answers] == [tuple, str, tuple, tuple]
+    assert answers[1].startswith("leaves leaves changed: gradients on or off;")
+    assert torch.is_grad_enabled()
+    rounds = worker.rounds(order, [])
+    next(rounds)
+    rounds.close()
 
 
 def test_a_cell_travels_as_plain_data() -> None:

@@ -1,0 +1,97 @@
+"""Standard streams that cannot end a run: what nobody can read any more is dropped, and the work goes on."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+
+class DroppingWriter(io.BufferedIOBase):
+    """Writes bytes to a file that may be gone: a pipe without a reader, a full disk, a terminal that was closed.
+
+    What cannot be written is dropped, and nothing is raised. Nothing is kept back either, so that nothing is left to
+    fail when the interpreter ends.
+    """
+
+    def __init__(self, file: io.FileIO) -> None:
+        self.file = file
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Writes all of the bytes, or drops the rest."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while len(rest):
+                written = self.file.write(rest)
+                if written is None:  # a terminal that another program has set not to block
+                    select.select([], [self.file], [])
+                rest = rest[written or 0 :]
+        except (OSError, ValueError):  # ValueError: the file is closed
+            pass
+        return size
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def fileno(self) -> int:
+        """The file's descriptor."""
+        return self.file.fileno()
+
+    def isatty(self) -> bool:
+        """Whether the file is a terminal."""
+        return self.file.isatty()
+
+
+def tolerant(stream: TextIO | None) -> TextIO:
+    """A standard stream that drops what cannot be written; one that is no file, as a notebook's, as it is."""
+    if stream is None:  # it was closed before we were started
+        return open(os.devnull, "w", encoding="utf-8")
+    buffer = getattr(stream, "buffer", None)
+    file = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is nothing between
+    if not isinstance(file, io.FileIO) or not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.flush()
+    writer = cast(BinaryIO, DroppingWriter(file))
+    return io.TextIOWrapper(
+        writer, stream.encoding, stream.errors, line_buffering=stream.line_buffering, write_through=stream.write_through
+    )
+
+
+def tolerate_closed_streams() -> None:
+    """Has standard output and error drop what cannot be written, and takes the places of those that are closed.
+
+    Were a place left free, the next file that is opened would get it, and with it what a library writes to "standard
+    error" in C: into a file of records.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout, sys.stderr = tolerant(sys.stdout), tolerant(sys.stderr)
+
+
+@contextmanager
+def outlasting_the_terminal() -> Iterator[None]:
+    """Has a block go on when its terminal is closed or its connection is lost, as under nohup."""
+    try:
+        ours = signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        if ours:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    except ValueError:  # not in the main thread: whoever runs us there decides
+        ours = False
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -1,0 +1,252 @@
+"""What a plug-in leaves changed in torch or in the process is put back, said, and named by `check`."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from _cells import FAULTY, bytes_of, cell, run
+
+from benchmark import plugins, remarks
+from benchmark.api import Machine
+from benchmark.conformance import check
+from benchmark.grid import Spec
+from benchmark.launch import Failure, Round
+from benchmark.limits import limited
+from benchmark.process_state import contained, restore, snapshot
+
+plugins.discover(FAULTY)
+CHANGES = sys.modules[plugins.get("strategy", "leaves").function.__module__].CHANGES
+STATES = [name for name in CHANGES if name != "seeds"]
+
+
+@pytest.fixture(autouse=True)
+def state() -> Iterator[None]:
+    """Spoils no other test, and nothing was remarked before."""
+    before = snapshot()
+    remarks.remark_once.cache_clear()
+    yield
+    restore(before)
+
+
+def remarks_of(act: Callable[[], object]) -> list[str]:
+    """What is remarked meanwhile."""
+    lines = list[str]()
+    remarks.listen(lines.append)
+    act()
+    return lines
+
+
+def call(change: Callable[[], object], seed: int = 0) -> None:
+    """Does it in a block of its own."""
+    with contained("it", seed):
+        change()
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_what_a_block_leaves_changed_is_put_back_and_said(name: str) -> None:
+    before = snapshot()
+    [line] = remarks_of(lambda: call(CHANGES[name]))
+    assert line.startswith("it leaves changed: ")
+    assert line.endswith("; it is put back, for the other cells' sake")
+    assert snapshot() == before
+
+
+def test_a_tidy_block_says_nothing_and_nothing_is_said_twice() -> None:
+    assert remarks_of(lambda: call(lambda: None)) == []
+    twice = remarks_of(lambda: [call(CHANGES["dtype"]) for _ in range(2)])
+    assert twice == ["it leaves changed: the default dtype; it is put back, for the other cells' sake"]
+    [line] = remarks_of(lambda: call(CHANGES["environment"]))
+    assert "the environment (AL_UNTIDY, OMP_NUM_THREADS);" in line
+
+
+def test_state_is_put_back_where_the_block_is_ended() -> None:
+    before = snapshot()
+
+    def hang() -> None:
+        for name in STATES:
+            if name != "alarm":  # which would be the only one
+                CHANGES[name]()
+        torch.set_default_device("cpu")
+        while True:
+            time.sleep(0.01)
+
+    with pytest.raises(TimeoutError, match="did not choose"), contained("it", 0), limited(0.05, "it"):
+        hang()
+    assert snapshot() == before
+    with pytest.raises(SystemExit):
+        call(lambda: (CHANGES["gradients"](), sys.exit(0)))
+    assert snapshot() == before
+
+
+def test_mixed_precision_left_open_leaves_no_stale_weights_behind() -> None:
+    layer, ones = torch.nn.Linear(4, 4, bias=False), torch.ones(1, 4)
+    call(lambda: (CHANGES["autocast"](), layer(ones)))
+    with torch.autocast("cpu"):
+        before = layer(ones)
+    torch.nn.init.constant_(layer.weight, 2.0)
+    with torch.autocast("cpu"):
+        assert layer(ones).tolist() == [[8.0] * 4] != before.tolist()
+
+
+def test_what_cannot_be_put_back_is_said(tmp_path: Path) -> None:
+    home = Path.cwd()
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+
+    def leave() -> None:
+        os.chdir(home)
+        (tmp_path / "gone").rmdir()
+
+    lines = remarks_of(lambda: call(leave))
+    assert lines[1:] == ["it: cannot be put back: the working folder: other cells may differ; run it alone"]
+
+
+def test_a_library_may_change_what_libraries_change_when_it_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "lazy_library_of_a_test.py").write_text(
+        "import os, warnings\nos.environ['AL_LAZY'] = '1'\nwarnings.simplefilter('ignore')\n"
+    )
+    sys.path.append(str(tmp_path))
+    before = snapshot()
+    assert remarks_of(lambda: call(lambda: __import__("lazy_library_of_a_test"))) == []
+    assert snapshot() == before
+    sys.path.remove(str(tmp_path))
+
+
+# --- global generators ------------------------------------------------------------------------
+def draw() -> tuple[float, float, float]:
+    """A number of each global generator."""
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+
+def test_global_generators_are_the_blocks_own() -> None:
+    drawn = list[tuple[float, float, float]]()
+    CHANGES["seeds"]()
+    expected = draw()
+    CHANGES["seeds"]()
+    for seed in (1, 1, 2):
+        call(lambda: drawn.append(draw()), seed)
+    call(CHANGES["seeds"])
+    assert draw() == expected
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert remarks_of(lambda: call(draw)) == []
+
+
+def test_a_strategy_that_draws_from_global_generators_repeats_itself_and_differs_by_seed(tmp_path: Path) -> None:
+    cells = [cell("forgetful", task="shelf", seed=number) for number in (0, 1)]
+    bought = [
+        [event.record.bought for event in run(cells, tmp_path / name) if isinstance(event, Round)] for name in "ab"
+    ]
+    assert bought[0] == bought[1]
+    assert bought[0][1] != bought[0][2] != bought[0][4]
+    assert len({tuple(one) for one in bought[0]}) == 6
+
+
+# --- runs -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("changed", ["all", "device"])
+def test_cells_beside_a_strategy_that_leaves_everything_changed_are_as_without_it(tmp_path: Path, changed: str) -> None:
+    others = [cell("random"), cell("margin")]
+    run(others, tmp_path / "without")
+    untidy = cell(f"leaves[changed={changed}]")
+    events = run([untidy, *others], tmp_path / "with")
+    assert not [event.trace for event in events if isinstance(event, Failure)]
+    without = bytes_of(tmp_path / "without" / "run")
+    found = bytes_of(tmp_path / "with" / "run")
+    assert {path: found[path] for path in without} == without
+    assert len(found) == 3
+
+
+def test_a_run_says_it_once_a_strategy_and_records_everything(
+    tmp_path: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    grid = ["tasks=[shelf]", "rounds=4", "initial=20", "budget=5", "validation=10", "seeds=2", "device=cpu"]
+    words = [*grid, "strategies=[random,leaves,leaves[changed=folder]]", f"plugins={FAULTY}", f"out={tmp_path / 'run'}"]
+    code, said = command("run", *words)
+    assert code == 0, said
+    assert said.count("leaves leaves changed: gradients on or off; it is put back") == 1
+    assert said.count("leaves[changed=folder] leaves changed: the working folder; it is put back") == 1
+    assert "random leaves" not in said
+    assert sum(content.count(b"\n") for content in bytes_of(tmp_path / "run").values()) == 6 * 5
+
+
+@pytest.mark.parametrize("part", ["build", "fit", "score"])
+def test_a_task_is_contained_too(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = cell("random", task="shelf")
+    kind = sys.modules[plugins.get("task", "shelf").function.__module__].Shelf
+    method = {"build": "__init__"}.get(part, part)
+    original = getattr(kind, method)
+
+    def untidy(*given: object, **named: object) -> object:
+        torch.set_default_dtype(torch.float64)
+        return original(*given, **named)
+
+    monkeypatch.setattr(kind, method, untidy)
+    before = snapshot()
+    lines = remarks_of(lambda: run([one], tmp_path))
+    assert lines == ["shelf leaves changed: the default dtype; it is put back, for the other cells' sake"]
+    assert snapshot() == before
+
+
+def test_a_plug_in_file_that_changes_things_when_it_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import os, torch, warnings\ntorch.set_default_dtype(torch.float64)\ntorch.manual_seed(0)\n"
+        "os.environ['AL_LOUD'] = '1'\n"
+    )
+    torch.manual_seed(5)
+    expected = torch.rand(())
+    torch.manual_seed(5)
+    [line] = remarks_of(lambda: plugins.load_folder(tmp_path))
+    assert line.startswith(f"{tmp_path / 'loud.py'} leaves changed: the default dtype;")
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.rand(()) == expected
+    assert os.environ["AL_LOUD"] == "1"  # what it may want for a library
+
+
+# --- check ------------------------------------------------------------------------------------
+TITLE = "it leaves torch and the process as they were"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("leaves", "it leaves changed: gradients on or off: put back what you change"),
+        ("leaves[changed=warnings]", "it leaves changed: warnings:"),
+        ("leaves[changed=environment]", "it leaves changed: the environment (AL_UNTIDY, OMP_NUM_THREADS):"),
+        ("leaves[changed=nothing]", ""),
+        ("lingers", "it leaves changed: lingering still running:"),
+    ],
+)
+def test_check_names_what_a_strategy_leaves_changed(name: str, words: str) -> None:
+    before = snapshot()
+    findings = check(Spec.read("strategy", name), Spec.read("task", "shelf"), Machine(torch.device("cpu")))
+    [finding] = [one for one in findings if one.check == TITLE]
+    assert finding.words.startswith(words)
+    assert bool(finding.words) == bool(words)
+    assert snapshot() == before
+    assert not [one for one in findings if one.check == "it returns `budget` distinct unlabelled images" and one.words]
+
+
+def test_check_names_what_a_task_leaves_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = sys.modules[plugins.get("task", "shelf").function.__module__].Shelf
+    score = kind.score
+    monkeypatch.setattr(kind, "score", lambda *given: warnings.simplefilter("ignore") or score(*given))
+    spec = Spec.read("task", "shelf")
+    [finding] = [one for one in check(spec, spec, Machine(torch.device("cpu"))) if one.check == TITLE]
+    assert finding.words.startswith("it leaves changed: warnings:")
+
+
+def test_containing_a_call_costs_less_than_a_millisecond() -> None:
+    taken = list[float]()
+    for _ in range(50):
+        began = time.process_time()
+        call(lambda: None)
+        taken.append(time.process_time() - began)
+    assert sorted(taken)[25] < 1e-3
