@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, TypeVar
 
@@ -23,7 +23,8 @@ from benchmark.analysis.curves import Experiment, read
 from benchmark.analysis.question import MANY_CELLS, PUBLISHED, SAVINGS, Question, ask
 from benchmark.analysis.savings import Saving, pairs_of
 from benchmark.analysis.verify import Verdict
-from benchmark.escaping import encodable, shell, visible
+from benchmark.anonymous import redacted
+from benchmark.escaping import encodable, visible
 from benchmark.plugins import unknown
 from benchmark.records import Measured
 from benchmark.schedule import Schedule
@@ -91,7 +92,7 @@ def own(one: Measured) -> float:
 
 def tabled(words: Words = None) -> None:
     """Print and write tables and paired comparisons; against=published puts papers' numbers beside ours."""
-    show_tables(ask(words or [], "against", "level", "seed", "to", "format"))
+    show_tables(ask(words or [], "against", "level", "seed", "to", "format", "anonymous"))
 
 
 def show_tables(asked: Question) -> None:
@@ -153,6 +154,9 @@ def answered(asked: Question, only: str) -> list[Answered]:
         words = [f"{experiment.title}: {scale}" for scale in sorted(scales)]
         if papers and not table.beside:
             words.append(f"{experiment.title}: none of the published curves is of this experiment")
+        if asked.anonymous:
+            faults = [replace(one, where=redacted(one.where), words=redacted(one.words)) for one in table.faults]
+            table = replace(table, faults=faults)
         found.append(Answered(table, compared, words + refused))
     return found
 
@@ -309,7 +313,7 @@ def reported(words: Words = None) -> None:
     """Write an HTML page with tables, comparisons, audit and figures, which opens offline; figures as files besides."""
     from benchmark.analysis import report  # matplotlib takes a second to import
 
-    asked = ask(words or [], "against", "level", "seed", "to")
+    asked = ask(words or [], "against", "level", "seed", "to", "anonymous")
     if asked.folder is None:
         raise ValueError(f"records={asked.records}: add to=FOLDER: the page and its figures are written there")
     experiments = asked.experiments()
@@ -321,8 +325,7 @@ def reported(words: Words = None) -> None:
     for words_of_one in (told for _, refused in compared.values() for told in refused):
         say(words_of_one)
     made = {title: rows for title, (rows, _) in compared.items()}
-    command = shell(["python", "-m", "benchmark", "report", *(words or [])])
-    told = report.told(experiments, command) | {"level": asked.level}
+    told = report.told(experiments, words or [], asked.anonymous) | {"level": asked.level}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         path = report.write(experiments, asked.folder, made, verdicts, told, asked.task)

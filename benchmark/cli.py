@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from benchmark import activity, answers, plugins, remarks
+from benchmark import activity, anonymous, answers, plugins, remarks
 from benchmark import grid as grids
 from benchmark.analysis.question import Question, installed
 from benchmark.display import shown
@@ -69,11 +69,13 @@ def run(words: Words = None) -> None:
     chosen = grids.settings(words or [])
     with err.status("loading PyTorch and the plug-ins"):
         plugins.discover(chosen.plugins)
-    store, built = Store(chosen.out, say), Built(chosen)
+    store, built = Store(chosen.out, say, chosen.anonymous), Built(chosen)
     grid = grids.read(chosen, built.num_pool, store.schedules())
     for line in grid.remarks:
         say(line)
     cells = sound_cells(grid, chosen, built)
+    if chosen.anonymous:
+        anonymous.check(cells)
     if chosen.dry_run:
         estimate(grid, chosen, built)
         return

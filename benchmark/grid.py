@@ -24,7 +24,7 @@ from yaml import YAMLError
 from benchmark import own_data, plugins
 from benchmark.manifest import SAW_EVALUATION, slug
 from benchmark.own_data import Defaults
-from benchmark.places import CONFIGS, expanded
+from benchmark.places import CONFIGS, check_literal, expanded
 from benchmark.places import grids as names
 from benchmark.plugins import FOLDERS, LABEL_NEEDS, MODEL_FREE, Plugin, checked, in_words, unknown
 from benchmark.schedule import Schedule
@@ -61,6 +61,7 @@ class Settings:
     select_timeout: float | None
     deterministic: bool
     rerun_changed: bool
+    anonymous: bool
     dry_run: bool
     gpu_hours: float | None
     check_on: str
@@ -76,6 +77,8 @@ class Settings:
             raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")
         if self.rerun_changed and self.dry_run:
             raise ValueError("rerun_changed=true moves records, dry_run=true changes nothing: give one of them")
+        if self.anonymous and self.tracking != "none":
+            raise ValueError(f"tracking={self.tracking} tells user and host: it does not go with anonymous=true")
         for name in ("select_timeout", "gpu_hours"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name}={value}: must be over 0")
@@ -299,7 +302,7 @@ FOLDERS_OF_USERS = ("data", "out", "plugins")  # the settings that name one fold
 
 def split(word: str) -> tuple[str, str]:
     """`key=value` as a pair."""
-    key, equals, value = word.partition("=")
+    key, equals, value = check_literal(word).partition("=")
     if not equals:
         raise ValueError(f"{word!r} is not key=value; a value with spaces or brackets goes into quotes: 'key=value'")
     return key, value

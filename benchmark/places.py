@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from benchmark.plugins import items
@@ -14,6 +15,20 @@ CONFIGS = next(folder for folder in (HERE / "configs", HERE.parent / "configs") 
 def grids() -> list[str]:
     """The grids that come with the package."""
     return sorted(path.stem for path in (CONFIGS / "grid").glob("[!.]*.yaml"))
+
+
+RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")  # of OmegaConf: `${oc.env:HOME}`, `${hydra:...}`
+
+
+def check_literal(word: str) -> str:
+    """A word as it was typed. ValueError where it asks for a value from elsewhere, which would end up in the records: a
+    folder may be called `${x}`, but `${oc.env:SECRET}` is a slip."""
+    if match := RESOLVER.search(word):
+        raise ValueError(
+            f"{word}: nothing is looked up in what you type: write the value for {match[0]}...}}, or have your shell "
+            "put it there"
+        )
+    return word
 
 
 def expanded(path: str, setting: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,11 @@ class Sources:
     def names(self, part: str) -> list[str]:
         """The names of the images of a part, in the order of positions; [] where they are in no files."""
         return [name for name, _ in self.files.get(part, ())]
+
+    def with_names(self, change: Callable[[str], str]) -> Sources:
+        """The same with the names of files, and remarks on them, as `change` writes them."""
+        files = {part: [(change(name), digest) for name, digest in pairs] for part, pairs in self.files.items()}
+        return Sources(self.data, files, list(map(change, self.remarks)))
 
     def text(self) -> str:
         """The file's content."""

@@ -25,6 +25,8 @@ from typing import Any
 
 from benchmark import files
 from benchmark.agreement import Agreement, Mixture
+from benchmark.anonymous import redacted
+from benchmark.anonymous import run as anonymous_run
 from benchmark.escaping import visible_lines
 from benchmark.files import Unwritable
 from benchmark.manifest import as_json, changes_rounds, check_asked, extends, slug
@@ -59,9 +61,12 @@ WRITTEN = (".fits", "cells", "data", "failures", "figures", "gallery", "measured
 class Store:
     """The results folder of one grid."""
 
-    def __init__(self, folder: str | Path, notify: Callable[[str], None] = lambda words: None) -> None:
+    def __init__(
+        self, folder: str | Path, notify: Callable[[str], None] = lambda words: None, anonymous: bool = False
+    ) -> None:
         self.folder, self.home = Path(folder), str(Path(folder))
         self.notify = notify  # is told, in a line, what is cut off a damaged file
+        self.anonymous = anonymous  # what is written tells of nobody: see `benchmark.anonymous`
         self.described = set[tuple[str, str]]()  # labels and fingerprints of tasks whose files are written down
         self.held: files.Lock | None = None  # while `lock` is entered
         self.first = dict[str, bytes]()  # of cells in work: a digest of the first line of their records
@@ -229,7 +234,7 @@ class Store:
         """Keeps the traceback of a failed cell, as far as the disk lets it."""
         path = self.path(cell, "failures", ".txt")
         with contextlib.suppress(Unwritable):
-            files.replace(path, visible_lines(trace), self.folder)
+            files.replace(path, visible_lines(redacted(trace) if self.anonymous else trace), self.folder)
 
     def failure(self, cell: str) -> str | None:
         """The traceback of a failed cell."""
@@ -250,8 +255,8 @@ class Store:
         paths = {cell["path"] for cell in cells}
         keys = {cell["path"]: header.key for cell in cells if (header := self.header(cell["path"]))}
         moved = [{**cell, "key": keys.get(cell["path"], cell["key"])} for cell in cells]
-        manifest_aside = as_json(manifest | {"experiments": [{**experiment, "cells": moved}]})
-        files.replace(aside.folder / "grid.json", manifest_aside, self.folder)
+        taken = {"runs": self.listed(manifest.get("runs", [])), "experiments": [{**experiment, "cells": moved}]}
+        files.replace(aside.folder / "grid.json", as_json(manifest | taken), self.folder)
         if (sources := self.sources(experiment["task"])) is not None:
             aside.keep_sources(experiment["task"], sources)
         for kind, ending in (("cells", ".jsonl"), ("measured", ".jsonl"), ("failures", ".txt")):
@@ -273,7 +278,8 @@ class Store:
 
     def keep_sources(self, task: str, sources: Sources) -> None:
         """Writes down which files the images of a task are from. Raises Unwritable."""
-        files.replace(self.sources_path(task), sources.text(), self.folder)
+        shown = sources.with_names(redacted) if self.anonymous else sources
+        files.replace(self.sources_path(task), shown.text(), self.folder)
 
     # --- what was asked for ---------------------------------------------------------------------
     @property
@@ -319,9 +325,14 @@ class Store:
         self.check_folder()
         path = self.folder / "grid.json"
         runs = self.manifest().get("runs", []) if self.has_manifest else []
-        runs += [dict(run)] if run is not None and dict(run) not in runs else []
+        runs = self.listed([*runs, dict(run)] if run is not None else runs)
         manifest = {"schema": SCHEMA, "grid": grid, "runs": runs, "experiments": self.joined(experiments)}
         files.replace(path, as_json(manifest), self.folder)
+
+    def listed(self, runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Runs as the manifest tells them, each once."""
+        runs = list(map(anonymous_run, runs)) if self.anonymous else list(runs)
+        return [one for place, one in enumerate(runs) if one not in runs[:place]]
 
     def joined(self, experiments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The experiments of the manifest that have records, and these. ValueError as `ask`."""

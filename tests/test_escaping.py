@@ -83,11 +83,11 @@ def test_a_command_of_a_folder_has_no_operator() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_in_a_markdown_table_a_name_is_text(name: str) -> None:
-    page = f"| head |\n| --- |\n| {markdown(name)} |\n\n{markdown('x ' + name)}\n"
-    html = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(page)
-    found = Html(html)
-    assert set(found.tags) <= {"table", "thead", "tbody", "tr", "th", "td", "p"}
-    assert found.text.split() == ["head", *visible(name).split(), "x", *visible(name).split()]
+    text = f"| head |\n| --- |\n| {markdown(name)} |\n\n{markdown('x ' + name)}\n"
+    html = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+    page = Html(html)
+    assert set(page.tags) <= {"table", "thead", "tbody", "tr", "th", "td", "p"}
+    assert page.text.split() == ["head", *visible(name).split(), "x", *visible(name).split()]
     assert not re.search(r"https?://|\bwww\.", markdown(name))  # GitHub makes links of these
 
 
@@ -208,12 +208,12 @@ def test_no_command_passes_on_what_would_command_a_terminal(
     monkeypatch.setattr("sys.argv", ["benchmark", *words, f"out={hostile}"])
     with pytest.raises(SystemExit):
         cli.main()
-    told = "".join(capfd.readouterr())
-    assert told
-    assert not UNSEEN.search(told)
-    assert "Traceback" not in told
-    assert "curl" in told or words[0] == "report"
-    commands = [line for line in told.splitlines() if line.startswith("command")]
+    output = "".join(capfd.readouterr())
+    assert output
+    assert not UNSEEN.search(output)
+    assert "Traceback" not in output
+    assert "curl" in output or words[0] == "report"
+    commands = [line for line in output.splitlines() if line.startswith("command")]
     assert len(commands) == (words == ["explain", "made/mine/seed-0"])
     for line in commands:
         assert shlex.split(line)[:5] == ["command", "python", "-m", "benchmark", "run"]

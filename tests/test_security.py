@@ -17,7 +17,7 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,10 @@ from typer.testing import CliRunner
 
 from benchmark import plugins
 from benchmark.analysis.figures import Gallery
+from benchmark.analysis.question import Question, ask
 from benchmark.api import Machine
 from benchmark.cli import app
-from benchmark.grid import Spec, settings
+from benchmark.grid import Settings, Spec, settings
 from benchmark.grid import read as grid_of
 from benchmark.manifest import slug
 from benchmark.scaffold import new_strategy
@@ -253,6 +254,46 @@ def test_a_plugin_has_no_path_for_a_name(name: str) -> None:
         Spec.read("strategy", name)
     with pytest.raises(ValueError, match=r"must be METRIC VALUE"):
         Schedule(1, 1, 1, until=f"{name} 0.1 +- 0.1")
+
+
+LOOKED_UP = [
+    "${oc.env:SECRET}", "a${ oc.env : SECRET}b", "${oc.decode:${oc.env:SECRET}}", "${hydra:runtime.cwd}",
+    "${oc.create:{a: ${oc.env:SECRET}}}", "[${oc.env:SECRET}]", '"${oc.env:SECRET}"', "\\${oc.env:SECRET}",
+    "{digits: {weights: ${oc.env:SECRET}}}", "image_folder[root=${oc.env:SECRET}]", "{${oc.env:SECRET}: {}}",
+    "${oc.env:SECRET,null}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LOOKED_UP)
+def test_nothing_is_looked_up_in_what_a_user_types(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end up in records and failures; only our own configs/config.yaml reads the environment."""
+    monkeypatch.setenv("SECRET", "s3cr3t")
+    for name in (*(one.name for one in fields(Settings)), "nonsense"):
+        with pytest.raises(ValueError, match=r"nothing is looked up in what you type|no setting is called") as caught:
+            settings([f"{name}={text}"])
+        assert "s3cr3t" not in str(caught.value)
+    for name in (*(one.name for one in fields(Question)), "nonsense"):
+        with pytest.raises(ValueError, match="nothing is looked up in what you type"):
+            ask([f"{name}={text}"], *(one.name for one in fields(Question)))
+
+
+@pytest.mark.parametrize("text", ["${SECRET}", "$SECRET", "${}", "$(SECRET)", "%SECRET%"])
+def test_what_a_user_types_stays_as_it_is(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "s3cr3t")
+    plugins.discover()
+    words = [f"tasks=[image_folder[root={text}]]", "strategies=[random]", "seeds=1", f"out={text}", f"data={text}"]
+    chosen = settings([*words, "initial=5", "budget=5", "rounds=2"])
+    assert (chosen.out, chosen.data) == (text, text)
+    [cell] = grid_of(chosen).cells()
+    assert cell.identity()["task"]["parameters"]["root"] == text
+
+
+def test_what_plugins_and_the_environment_say_is_not_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "s3cr3t")
+    monkeypatch.setenv("AL_BENCHMARK_DATA", "${oc.env:SECRET}")
+    assert settings([]).data == "${oc.env:SECRET}"
+    values = {"root": "${oc.env:SECRET}"}
+    assert Spec.read("task", {"image_folder": values}).values["root"] == "${oc.env:SECRET}"
 
 
 def hostile(folder: Path, path: str) -> Path:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 from benchmark.analysis.curves import Experiment, chosen, read, sizes
 from benchmark.analysis.savings import Price, Rule, Saving, generator, own_rule, pairs_of, savings
-from benchmark.places import expanded, folders, grids
+from benchmark.anonymous import redacted
+from benchmark.places import check_literal, expanded, folders, grids
 from benchmark.plugins import checked, split, unknown
 
 PUBLISHED = next(  # beside the installed package, or in a checkout
@@ -42,6 +43,7 @@ class Question:
     seed: int = 0  # of the bootstrap and of drawn sign flips
     to: str = ""  # the folder that is written to; with `records` nothing is written without it
     format: Literal["text", "json"] = "text"
+    anonymous: bool = False  # what is written tells no folder, user, host or commit
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
@@ -83,7 +85,8 @@ class Question:
 
     def experiments(self, only: str = "") -> list[Experiment]:
         """What is asked about; only: the experiment of that name. ValueError where there is nothing."""
-        return chosen(read(self.places, only), self.task)
+        experiments = chosen(read(self.places, only), self.task)
+        return nameless(experiments) if self.anonymous else experiments
 
     def parts(self) -> list[str]:
         """Names of experiments that are worth a process each: where they have thousands of cells. [""]: all in one."""
@@ -111,13 +114,30 @@ class Question:
         return Price(kind, self.seconds_per_image, self.seconds_per_box)
 
 
+def nameless(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """Experiments under titles, and strategies under labels, that tell no folder. ValueError: two are alike then."""
+    renamed = [
+        replace(
+            one, title=redacted(one.title), source=redacted(one.source),
+            curves={redacted(name): replace(curve, strategy=redacted(name)) for name, curve in one.curves.items()},
+            runs=tuple(replace(run, strategy=redacted(run.strategy)) for run in one.runs),
+        )
+        for one in experiments
+    ]  # fmt: skip
+    titles = [one.title for one in renamed]
+    labels = [len(one.curves) for one in renamed]
+    if len({*titles}) < len(titles) or labels != [len(one.curves) for one in experiments]:
+        raise ValueError("anonymous=true: two names differ by their folders alone: write one at a time, with task=NAME")
+    return renamed
+
+
 def ask(words: Sequence[str], *more: str) -> Question:
     """A question from words; `more`: the keys that the command takes besides RECORDS. ValueError in one line."""
     kinds = typing.get_type_hints(Question)
     keys = (*RECORDS, *more)
     given = {}
     for word in words:
-        key, equals, value = word.partition("=")
+        key, equals, value = check_literal(word).partition("=")
         if not equals:
             raise ValueError(
                 f"{word!r} is not key=value; a value with spaces or brackets goes into quotes: 'key=value'"

@@ -9,6 +9,7 @@ import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from os import fsencode
 from os.path import relpath
@@ -24,7 +25,10 @@ from benchmark.analysis.curves import Experiment
 from benchmark.analysis.question import installed
 from benchmark.analysis.tables import Entry, Table, places, shown, table
 from benchmark.analysis.verify import Verdict
-from benchmark.escaping import pasted, visible
+from benchmark.anonymous import command as without_folders
+from benchmark.anonymous import redacted
+from benchmark.anonymous import run as without_names
+from benchmark.escaping import pasted, shell, visible
 from benchmark.files import read, replace
 from benchmark.manifest import slug
 from benchmark.store import Store
@@ -74,9 +78,8 @@ def write(
 ) -> Path:  # fmt: skip
     """Writes figures/*.png, .svg and .pdf and report.html into `folder`; returns the page's path.
 
-    told: `grid`, `runs` (commands, versions, commits), `versions`, `level` of the intervals, and `command`, which made
-    the page. task: what it is limited to; then the page is report-TASK.html, with its figures in figures-TASK: a part
-    never takes the place of the whole.
+    told: what `told` returns, and `level` of the intervals. task: what the page is limited to; then it is
+    report-TASK.html, with its figures in figures-TASK: a part never takes the place of the whole.
     """
     drawn = figures.everything(experiments, galleries(experiments))
     pictures = {}
@@ -85,7 +88,7 @@ def write(
         pictures[name] = embedded(paths)
     names = [slug(one.title) for one in experiments]
     sections = [
-        section(one, compared.get(one.title, ()), own(pictures, name, names), folder)
+        section(one, compared.get(one.title, ()), own(pictures, name, names), folder, told["anonymous"])
         for one, name in zip(experiments, names, strict=True)
     ]
     rest = [
@@ -93,7 +96,7 @@ def write(
     ]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=text_of,
+        lstrip_blocks=True, finalize=partial(text_of, anonymous=told["anonymous"]),
     )  # fmt: skip
     environment.filters["breakable"] = breakable
     page = environment.get_template("report.html").render(
@@ -161,9 +164,12 @@ class Html(str):
         return self
 
 
-def text_of(value: object) -> object:
+def text_of(value: object, anonymous: bool) -> object:
     """What a template shows, as text in which everything is seen; HTML as it is."""
-    return value if hasattr(value, "__html__") else visible(str(value))
+    if hasattr(value, "__html__"):
+        return value
+    text = str(value)
+    return visible(redacted(text) if anonymous and not text.startswith("data:image/") else text)
 
 
 def breakable(name: str) -> Html:
@@ -186,8 +192,9 @@ def galleries(experiments: Sequence[Experiment]) -> dict[str, figures.Gallery]:
 
 
 def section(
-    experiment: Experiment, compared: Sequence[Comparison], pictures: list[tuple[str, str]], folder: Path
-) -> Section:
+    experiment: Experiment, compared: Sequence[Comparison], pictures: list[tuple[str, str]], folder: Path,
+    anonymous: bool,
+) -> Section:  # fmt: skip
     """Everything that the page says of one experiment."""
     made, anchor = table(experiment), slug(experiment.title)
     faults = audit.audit(experiment)
@@ -197,7 +204,7 @@ def section(
     ]
     rows = comparisons.rows(compared, places(made.metric))
     against, note = (compared[0].against, comparisons.note(compared)) if compared else ("", "")
-    records, bought = list(files(experiment, folder, anchor)), list(bought_files(experiment))
+    records, bought = list(files(experiment, folder, anchor, anonymous)), list(bought_files(experiment))
     rest = (rows, against, note, pictures, records, bought, anchor)
     return Section(experiment, made, list(lines(made, anchor)), checks, *rest)
 
@@ -220,15 +227,17 @@ def mean_of(entry: Entry, digits: int, place: str) -> Number:
     return Number(entry.text(digits), entry.mean, place)
 
 
-def files(experiment: Experiment, folder: Path, anchor: str) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
-    """The record files of each strategy, linked from the page."""
+def files(
+    experiment: Experiment, folder: Path, anchor: str, anonymous: bool
+) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
+    """The record files of each strategy, linked from the page; if it is anonymous, not where a link tells a folder."""
     for number, name in enumerate(experiment.curves):
         runs = [run for run in experiment.runs if run.strategy == name]
-        yield (
-            f"{anchor}-{number}",
-            name,
-            [(f"seed {run.seed}", quote(fsencode(relpath(run.file, folder)))) for run in runs],
-        )
+        links = {run.seed: relpath(run.file, folder) for run in runs}
+        if anonymous:
+            start = f"cells/{slug(redacted(experiment.task))}/"  # the folder of a label that tells none
+            links = {seed: link for seed, link in links.items() if link.startswith(start) and f"/{slug(name)}/" in link}
+        yield f"{anchor}-{number}", name, [(f"seed {seed}", quote(fsencode(link))) for seed, link in links.items()]
 
 
 def bought_files(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
@@ -247,17 +256,18 @@ def bought_files(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
             yield f"{name}, seed {runs[name].seed}", rows
 
 
-def told(experiments: Sequence[Experiment], command: str) -> dict[str, Any]:
-    """What is known of how the records and the page were made."""
+def told(experiments: Sequence[Experiment], words: Sequence[str], anonymous: bool) -> dict[str, Any]:
+    """What is known of how the records and the page, by these words of a command, were made."""
     folders = dict.fromkeys(one.runs[0].folder for one in experiments if one.runs)
-    manifests = [Store(folder).manifest() for folder in folders]
+    runs = [run for folder in folders for run in Store(folder).manifest().get("runs", [])]
+    runs = list(map(without_names, runs)) if anonymous else runs
+    own = without_folders(words) if anonymous else words
     return {
         "grid": ", ".join(dict.fromkeys(one.source for one in experiments)),
-        "runs": [
-            {**run, "command": pasted(run["command"])} for manifest in manifests for run in manifest.get("runs", [])
-        ],
-        "command": command,
+        "runs": [{**run, "command": pasted(run["command"])} for run in runs],
+        "command": shell(["python", "-m", "benchmark", "report", *own]),
         "versions": {one.title: versions(one) for one in experiments},
+        "anonymous": anonymous,
     }
 
 
