@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from msgspec import structs
+
 from benchmark import activity, loop
 from benchmark.agreement import Agreement, Mixture
 from benchmark.api import FromFiles, Machine, Task, check_encoder
@@ -119,7 +121,7 @@ def take_over(cells: Sequence[Cell], store: Store) -> Iterator[str]:
         header = store.header(shorter.path)
         assert header is not None
         schedule = {"schedule": cell.schedule.identity()}
-        store.copy(shorter.path, cell.path, replace(header, key=cell.key, cell={**header.cell, **schedule}))
+        store.copy(shorter.path, cell.path, structs.replace(header, key=cell.key, cell={**header.cell, **schedule}))
         taken[cell.task.label, shorter.schedule.label] += 1
     for (task, schedule_label), number in taken.items():
         yield f"{task}: {number} cells go on from their records of {schedule_label}"

@@ -97,12 +97,13 @@ def run(
         seconds = {"fit": fitted.seconds, **clock.seconds}
         if weights(cell, machine) != read:
             raise ValueError("an encoder's file of weights was exchanged meanwhile: this round is not recorded")
-        yield (
-            Record(
-                number, len(labelled), bought.tolist(), cost, scores, diagnostics, smallest_batch(task, len(labelled))
-            ),
-            Measured(number, seconds, fitted.shared, peak_mb(machine), device_name(machine), versions(), code),
+        record = Record(
+            number, len(labelled), bought.tolist(), cost, scores, diagnostics, smallest_batch(task, len(labelled))
         )
+        if words := record.lacks(task.metric):
+            raise ValueError(f"{cell.task.label}: {words}")
+        where = device_name(machine)
+        yield record, Measured(number, seconds, fitted.shared, peak_mb(machine), where, versions(), code)
         if ended:
             return
 
@@ -281,7 +282,7 @@ class Clock:
         """Tells `encode`, what the encodings that a selection used took whenever they were made, from `select`, which
         keeps what reading them takes."""
         if encoding.making:
-            self.seconds["select"] -= encoding.now
+            self.seconds["select"] = max(0.0, self.seconds["select"] - encoding.now)
             self.seconds["encode"] = encoding.making
             encoding.now = encoding.making = 0.0
 

@@ -6,7 +6,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
+
+from benchmark.records import SCHEMA
+from benchmark.schedule import Schedule
+from benchmark.typed import Index, Name, converted, repeated
 
 SAW_EVALUATION = "selection saw evaluation labels"  # the dagger of a strategy that reads the test set's labels
 
@@ -33,30 +37,92 @@ def slug(label: str) -> str:
     return f"{plain}-{hexes[:8]}"
 
 
-ASKED: dict[str, Any] = {"path": str, "key": str, "strategy": str, "seed": int, "dagger": bool | list}  # of a cell
+PART = r"(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,200}"  # a folder or a file, whose name has an ending besides
+PATH = re.compile(rf"{PART}(?:/{PART}){{0,9}}")  # of a cell
 
 
-def check_asked(experiment: dict[str, Any]) -> None:
-    """ValueError, TypeError or KeyError where an experiment of a manifest lacks something, or where a cell's path leads
+class CellEntry(TypedDict):
+    """A cell as the manifest lists it; see `grid.Cell`."""
+
+    path: str
+    key: str
+    strategy: Name
+    seed: Index
+    dagger: bool | list[str]  # see `sentences`
+    companion: NotRequired[bool]
+
+
+class ExperimentEntry(TypedDict):
+    """An experiment as the manifest lists it; see `grid.Experiment`."""
+
+    name: Name
+    task: Name
+    schedule: dict[str, Any]
+    cells: list[CellEntry]
+
+
+class Command(TypedDict):
+    """How experiments were run."""
+
+    command: str
+    version: str
+    commit: str
+
+
+class Manifest(TypedDict):
+    """All that was asked for."""
+
+    schema: Literal[1]
+    grid: Name
+    runs: NotRequired[list[Command]]
+    experiments: list[ExperimentEntry]
+
+
+def read(content: bytes, path: object) -> dict[str, Any]:
+    """A Manifest, daggers as sentences, with what else its file tells.
+
+    Args:
+        content: of the file.
+        path: for the message.
+
+    Raises:
+        ValueError: it is none; in one line that names the field.
+    """
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} does not parse: {error}") from error
+    if isinstance(found, dict) and found.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: schema {found.get('schema')}, this version reads {SCHEMA}")
+    try:
+        converted(found, Manifest)
+        if name := repeated(one["name"] for one in found["experiments"]):
+            raise ValueError(f"experiments: {name} is there twice")
+        for number, experiment in enumerate(found["experiments"]):
+            check_entry(experiment, f"experiments[{number}]")
+    except ValueError as error:
+        raise ValueError(f"{path} does not say what was asked for: {error}") from error
+    return dict(found)
+
+
+def check_entry(experiment: ExperimentEntry, field: str) -> None:
+    """ValueError where the schedule of an experiment is none, where a cell is there twice, or where a cell's path leads
     out of its folder; daggers become sentences."""
-    for name, kind in {"name": str, "task": str, "schedule": dict, "cells": list}.items():
-        if not isinstance(experiment[name], kind):
-            raise TypeError(f"{name} is no {kind.__name__}")
-    for cell in experiment["cells"]:
-        for name, kind in ASKED.items():
-            if not isinstance(cell[name], kind):
-                raise TypeError(f"{name} of a cell is {cell[name]!r}")
-        if not set(cell["path"].split("/")).isdisjoint(("", ".", "..")) or "\0" in cell["path"]:
-            raise ValueError(f"path={cell['path']!r} leads out of the folder")
+    Schedule.read(experiment["schedule"], f"{field}.schedule")
+    cells = experiment["cells"]
+    if twice := repeated(cell["path"] for cell in cells) or repeated((one["strategy"], one["seed"]) for one in cells):
+        raise ValueError(f"{field}.cells: {twice} is there twice")
+    for number, cell in enumerate(cells):
+        if not PATH.fullmatch(path := cell["path"]):
+            leads = not set(path.split("/")).isdisjoint(("", ".", "..")) or "\0" in path
+            why = "leads out of the folder" if leads else "is no path of a cell"
+            raise ValueError(f"{field}.cells[{number}]: path={path[:200]!r} {why}")
         cell["dagger"] = sentences(cell["dagger"])
 
 
 def sentences(dagger: bool | list[str]) -> list[str]:
     """A cell's daggers, a sentence each; older manifests say only whether the selection saw evaluation labels."""
-    told = dagger if isinstance(dagger, list) else [SAW_EVALUATION] * dagger
-    if not all(isinstance(one, str) for one in told):
-        raise TypeError("a dagger is no sentence")
-    return told
+    return dagger if isinstance(dagger, list) else [SAW_EVALUATION] * dagger
 
 
 def as_json(manifest: Mapping[str, Any]) -> str:

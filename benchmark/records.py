@@ -5,25 +5,23 @@ A line is JSON with a checksum. Equal records are equal bytes. Imports no torch.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import math
-import re
-import types
-import typing
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
+
+import msgspec
+from msgspec import Struct, structs
 
 from benchmark.agreement import parameters
 from benchmark.files import LARGEST_RECORDS, opened, read
+from benchmark.typed import Amount, Count, Index, Name, Number, converted
 
 SCHEMA = 1
-Line = TypeVar("Line")
+Line = TypeVar("Line", bound=Struct)
 
 
 class Positions(array):  # type: ignore[type-arg]  # generic at run time from Python 3.12 on
@@ -36,46 +34,66 @@ class Positions(array):  # type: ignore[type-arg]  # generic at run time from Py
         return not self == other
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One round of one cell: facts that an equal run repeats to the byte."""
 
-    round: int
-    num_labelled: int  # images the model of this round was trained on
-    bought: Sequence[int]  # pool positions bought for this round, in the strategy's order; the initial set in round 0
-    cost: dict[
-        str, float
-    ]  # labels paid so far, in images (and boxes); held-out ones too, where the strategy reads them
-    scores: dict[str, float]  # on the test set
-    diagnostics: dict[str, float] = field(default_factory=dict)  # what the strategy logged when it chose `bought`
-    smallest_batch: int | None = None  # see `api.Batched`; None: no layer depends on it, or it is not known
+    round: Count
+    num_labelled: Count  # images the model of this round was trained on
+    bought: Sequence[Index]  # pool positions bought for it, in the strategy's order; the initial set in round 0
+    cost: dict[str, Amount]  # labels paid so far, in images (and boxes); held-out ones too, if the strategy reads them
+    scores: dict[str, Number]  # on the test set
+    diagnostics: dict[str, Number] = {}  # what the strategy logged when it chose `bought`
+    smallest_batch: Count | None = None  # see `api.Batched`; None: no layer depends on it, or it is not known
+
+    def __post_init__(self) -> None:
+        structs.force_setattr(self, "bought", Positions("q", self.bought))
+
+    def lacks(self, metric: str) -> str:
+        """What every round must tell and this one does not, in words; "" where it is whole."""
+        if metric not in self.scores:
+            return f"scores: no {metric}, the metric of its task"
+        return "" if "images" in self.cost else "cost: no images"
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """What one round took. No two runs share it."""
 
-    round: int
-    seconds: dict[str, float]  # fit, score, select (0 for round 0); fit is the training's own, also where it was shared
+    round: Count
+    seconds: dict[str, Amount]  # fit, score, select (0 for round 0); fit is the training's own, shared or not
     shared_fit: bool  # the fit came from the cache
-    peak_mb: float  # the most memory in the round, of the process or on the GPU; see `loop.forget_peak`
+    peak_mb: Amount  # the most memory in the round, of the process or on the GPU; see `loop.forget_peak`
     device: str
     versions: dict[str, str]
     code: str = ""  # `Spec.code` of the strategy
 
 
-@dataclass(frozen=True)
-class Header:
+class PlugIn(TypedDict):
+    """A task or a strategy as a header names it; keys besides these name the plug-ins that it reads."""
+
+    name: Name
+    version: int
+    parameters: dict[str, Any]
+
+
+class Identity(TypedDict):
+    """What `grid.Cell.identity` tells, as far as it is read again."""
+
+    task: PlugIn
+    strategy: PlugIn
+    schedule: NotRequired[dict[str, Any]]
+
+
+class Header(Struct, frozen=True, forbid_unknown_fields=True):
     """The first line of a cell's records: which cell on which data."""
 
     key: str
-    cell: dict[str, Any]
+    cell: dict[str, Any]  # an Identity and what else its plug-ins are told apart by
     data: str  # fingerprint
-    num_pool: int
-    metric: str
-    held_out: list[int]  # the validation draw
+    num_pool: Count
+    metric: Name
+    held_out: list[Index]  # the validation draw
     schema: int = SCHEMA
-    weights: dict[str, dict[str, str]] = field(default_factory=dict)  # of encoders: parameter -> sha256 of its file
+    weights: dict[str, dict[str, str]] = {}  # of encoders: parameter -> sha256 of its file
 
     def is_of(self, key: str, cell: Mapping[str, Any]) -> bool:
         """Whether a cell of this key and identity wrote it: parameters that both know have one value.
@@ -96,71 +114,95 @@ class Stored:
     damage: str  # what of the file is not used, and why; "" where all of it is sound
 
 
-@cache
-def kinds(record: Any) -> dict[str, Any]:
-    """What the values of a dataclass's fields must be instances of, by name."""
-    hints = typing.get_type_hints(record)
-    return {name: tuple(alternatives(hint)) for name, hint in hints.items()}
-
-
-def alternatives(hint: Any) -> Iterator[type]:
-    """The classes of a type; an int is a float too."""
-    for one in typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
-        kind = typing.get_origin(one) or one
-        yield kind
-        if kind is float:
-            yield int
-
-
-def built(kind: type[Line], line: dict[str, Any], path: str | Path) -> Line:
-    """A parsed line as a Header or as Measured; ValueError where it is none."""
-    wanted = kinds(kind)  # type: ignore[arg-type]  # classes are hashable
-    if wanted.keys() >= line.keys() and all(isinstance(value, wanted[name]) for name, value in line.items()):
-        with contextlib.suppress(TypeError):
-            return kind(**line)
-    raise ValueError(f"{path}: a line is no {kind.__name__} of schema {SCHEMA}")
+RECORDS, MEASURED = msgspec.json.Decoder(list[Record]), msgspec.json.Decoder(list[Measured])
 
 
 def first_header(path: str | Path) -> Header | None:
-    """The header in the first line of a file of records; None where there is none, or it is damaged."""
+    """The header in the first line of a file of records; None where there is none, or it is damaged. ValueError where
+    it is another schema's or none of a cell."""
     try:
         with opened(path, LARGEST_RECORDS) as handle:
             text = body_of(handle.readline())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return None if text is None else as_header(text, path)
+
+
+def as_header(text: bytes, path: str | Path) -> Header | None:
+    """The body of a first line as a Header; None where it is a round's. ValueError as `first_header`."""
+    [line] = bodies([text], path)
+    if "round" in line:
+        return None
+    if line.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: schema {line.get('schema')}, this version reads {SCHEMA}")
     try:
-        line = None if text is None else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no file of records: {error}") from error
-    return built(Header, line, path) if isinstance(line, dict) and "round" not in line else None
+        header = converted(line, Header)
+        converted(header.cell, Identity)
+    except ValueError as error:
+        raise ValueError(f"{path}: line 1 is no header of a cell: {error}") from error
+    return header
 
 
-def as_record(line: dict[str, Any], path: str | Path) -> Record:
-    """A parsed line as a Record; ValueError where it is another schema's or a number in it is not finite."""
+def read_cell(path: str | Path) -> Stored:
+    """What a file of records holds, up to the first line that is torn, damaged or not the next round.
+
+    Raises:
+        ValueError: a sound line is another schema's, or odd; the line and the field are named.
+    """
+    _, texts, damage = sound_lines(path)
+    header = as_header(texts[0], path) if texts else None
+    if header is None:
+        return Stored(None, [], "line 1 is out of place" if texts else damage)
+    records = decoded(texts[1:], RECORDS)
+    if records is None:  # the odd line may be behind one that is out of place
+        lines, _, damage = read_lines(path)
+        records = [as_line(line, Record, path, number) for number, line in enumerate(lines[1:], 2)]
+    num_sound = next((n for n, record in enumerate(records) if record.round != n), len(records))
+    if num_sound < len(records):
+        records, damage = records[:num_sound], f"line {num_sound + 2} is out of place"
+    for record in records:
+        if words := record.lacks(header.metric):
+            raise ValueError(f"{path}: round {record.round}: {words}")
+    return Stored(header, records, damage)
+
+
+def read_measured(path: str | Path) -> list[Measured]:
+    """The measurements in a file up to the first line that is torn or damaged. ValueError as `read_cell`."""
+    _, texts, _ = sound_lines(path)
+    lines = decoded(texts, MEASURED)
+    if lines is None:
+        lines = [as_line(line, Measured, path, number) for number, line in enumerate(bodies(texts, path), 1)]
+    return lines
+
+
+def decoded(texts: Sequence[bytes], decoder: msgspec.json.Decoder[list[Line]]) -> list[Line] | None:
+    """The bodies of lines as what they hold, in one go; None where one does not fit."""
     try:
-        record = Record(**line | {"bought": Positions("q", line["bought"])})
-        told = record.scores | record.cost | record.diagnostics
-        if not isinstance(record.smallest_batch, int | None):
-            raise TypeError(f"smallest_batch is {record.smallest_batch!r}")
-        wrong = (
-            [] if math.isfinite(sum(told.values())) else [n for n, value in told.items() if not math.isfinite(value)]
-        )
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: a line is no record of schema {SCHEMA}: {error}") from error
-    if wrong:
-        raise ValueError(f"{path}: round {record.round}: {wrong[0]} is {told[wrong[0]]}")
-    return record
+        lines = decoder.decode(b"[%s]" % b",".join(texts))
+    except (ValueError, RecursionError):
+        return None
+    return lines if len(lines) == len(texts) else None
 
 
-# Device and round in a body of Measured, whose keys are sorted.
-DEVICE = re.compile(rb'"device": ("(?:[^"\\]|\\.)*").*?"round": (\d+)')
-CODE = re.compile(rb'"code": "(files-[0-9a-f]{16})"')  # older ones, without a kind, are of the plug-in's file alone
+def as_line(body: dict[str, Any], kind: type[Line], path: str | Path, number: int) -> Line:
+    """A parsed line as a Record or as Measured. ValueError names the line and the field."""
+    try:
+        return converted(body, kind)
+    except ValueError as error:
+        raise ValueError(f"{path}: line {number} is no {kind.__name__} of schema {SCHEMA}: {error}") from error
+
+
+def fields(line: Struct) -> dict[str, Any]:
+    """A line as its body. ValueError where it could not be read again."""
+    named = structs.asdict(line)
+    for name in ("smallest_batch", "weights"):  # older lines have neither
+        if named.get(name, True) in (None, {}):
+            del named[name]
+    converted(json.loads(json.dumps(named, allow_nan=False, default=array.tolist)), type(line))
+    return named
+
+
 OPENING, CLOSING = b'{"body": ', b', "sha256": "%s"}\n'  # around a body and its checksum
-
-
-def header_line(header: Header) -> dict[str, Any]:
-    """A header as the body of a line."""
-    return {name: value for name, value in asdict(header).items() if name != "weights" or value}
 
 
 def digest(text: bytes) -> bytes:
@@ -193,15 +235,21 @@ def read_lines(path: str | Path, *, ordered: bool = True) -> tuple[list[dict[str
     next round, how many bytes they take, and which line that is: "" where there is none.
     ValueError where a sound line holds no mapping."""
     lines, texts, damage = sound_lines(path)
+    found = bodies(texts, path)
+    if ordered and (num_sound := num_in_order(found)) < len(found):
+        found, damage = found[:num_sound], f"line {num_sound + 1} is out of place"
+    return found, sum(map(len, lines[: len(found)])), damage
+
+
+def bodies(texts: Sequence[bytes], path: str | Path) -> list[dict[str, Any]]:
+    """Bodies of lines, parsed. ValueError where one is no mapping."""
     try:
-        bodies = json.loads(b"[%s]" % b",".join(texts))  # in one go: of 10,000 cells there are 200,000
+        found = json.loads(b"[%s]" % b",".join(texts))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no file of records: {error}") from error
-    if len(bodies) != len(texts) or not all(isinstance(body, dict) for body in bodies):
+    if len(found) != len(texts) or not all(isinstance(body, dict) for body in found):
         raise ValueError(f"{path} is no file of records: a line is no mapping")
-    if ordered and (num_sound := num_in_order(bodies)) < len(bodies):
-        bodies, damage = bodies[:num_sound], f"line {num_sound + 1} is out of place"
-    return bodies, sum(map(len, lines[: len(bodies)])), damage
+    return list(found)
 
 
 def sound_lines(path: str | Path) -> tuple[list[bytes], list[bytes], str]:

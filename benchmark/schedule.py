@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from benchmark.typed import converted
 from benchmark.words import plural
 
 if TYPE_CHECKING:
     from benchmark.records import Record
 
+MOST_ROUNDS, MOST_IMAGES = 10_000, 10**9  # a slip of the keyboard would otherwise fill the memory
+LONGEST_BAND = 80  # characters of `until`, which is part of a folder's name
 BAND = re.compile(r"([A-Za-z_]\w*) +(\d+(?:\.\d+)?) +\+- +(\d+(?:\.\d+)?)", re.ASCII)
 
 
@@ -42,8 +45,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name, least in (("initial", 0 if self.one_pass else 1), ("budget", 1), ("rounds", 1), ("validation", 0)):
-            if not (isinstance(value := getattr(self, name), int) and value >= least):
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
+            value, most = getattr(self, name), MOST_ROUNDS if name == "rounds" else MOST_IMAGES
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}={value}: must be at least {least}")
+            if value > most:
+                raise ValueError(f"{name}={value}: must be at most {most:,}")
         if self.budget_in not in ("images", "boxes"):
             raise ValueError(f"budget_in={self.budget_in}: must be images or boxes")
         if self.one_pass and self.budget_in == "boxes":
@@ -53,12 +59,14 @@ class Schedule:
             object.__setattr__(self, "until", f"{metric} {value:f} +- {width:f}")  # one spelling a meaning
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Schedule:
-        """The schedule of a manifest; ValueError where it is none."""
+    def read(cls, told: Mapping[str, Any], field: str = "schedule") -> Schedule:
+        """The schedule of a manifest; ValueError, naming the field, where it is none."""
+        if unknown := sorted(told.keys() - {one.name for one in dataclasses.fields(cls)}):
+            raise ValueError(f"{field}: no setting of a schedule is called {unknown[0]}")
         try:
-            return cls(**told)
-        except TypeError as error:
-            raise ValueError(f"{told} is no schedule: {error}") from error
+            return converted(told, cls)
+        except ValueError as error:
+            raise ValueError(f"{field}: {error}") from error
 
     @property
     def label(self) -> str:
@@ -123,7 +131,7 @@ class Schedule:
 
 def band(until: str) -> tuple[str, Decimal, Decimal]:
     """Metric, value and width of `map 0.22 +- 0.003`; ValueError shows the form where the text has another."""
-    match = BAND.fullmatch(until)
+    match = BAND.fullmatch(until) if len(until) <= LONGEST_BAND else None
     if match is None:
         raise ValueError(f'until={until!r}: must be METRIC VALUE +- WIDTH, as in until="map 0.22 +- 0.003"')
     return match[1], Decimal(match[2]).normalize(), Decimal(match[3]).normalize()

@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
+
+from benchmark.typed import converted
 
 SHOWN = 3  # files that a message names
 FAULT = "FAULT: "  # see `api.FromFiles.data_remarks`
 Files = Mapping[str, Sequence[Sequence[str]]]
+
+
+class Content(TypedDict):
+    """What the file holds; see Sources."""
+
+    data: str
+    files: dict[str, list[tuple[str, str]]]
+    remarks: list[str]
 
 
 @dataclass(frozen=True)
@@ -44,14 +54,10 @@ class Sources:
     def read(cls, text: str, place: object) -> Sources:
         """The content again; ValueError, naming the place, where it is none."""
         try:
-            found: dict[str, Any] = json.loads(text)
-            sources = cls(found["data"], found["files"], found["remarks"])
-            pairs = [pair for part in sources.files.values() for pair in part]
-            if all(len(pair) == 2 for pair in pairs) and all(isinstance(words, str) for words in sources.remarks):
-                return sources
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
-            pass
-        raise ValueError(f"{place} does not say which files the images are from: remove it, and `run` writes it again")
+            return cls(**converted(json.loads(text), Content))
+        except (RecursionError, ValueError) as error:
+            told = f"{place} does not say which files the images are from"
+            raise ValueError(f"{told} ({error}): remove it, and `run` writes it again") from error
 
     def changes(self, new: Sources) -> str:
         """What of the images is no longer as it was, in words."""

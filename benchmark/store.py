@@ -14,14 +14,15 @@ torch.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import structs
 
 from benchmark import files
 from benchmark.agreement import Agreement, Mixture
@@ -29,20 +30,19 @@ from benchmark.anonymous import redacted
 from benchmark.anonymous import run as anonymous_run
 from benchmark.escaping import visible_lines
 from benchmark.files import Unwritable
-from benchmark.manifest import as_json, changes_rounds, check_asked, extends, slug
+from benchmark.manifest import as_json, changes_rounds, extends, slug
+from benchmark.manifest import read as read_manifest
 from benchmark.records import (
-    CODE,
-    DEVICE,
     SCHEMA,
     Header,
     Measured,
     Record,
     Stored,
-    as_record,
-    built,
+    fields,
     first_header,
-    header_line,
+    read_cell,
     read_lines,
+    read_measured,
     seal,
     sealed,
     sound_lines,
@@ -111,15 +111,17 @@ class Store:
         self.check_folder()
         self.check(cell, header)
         path, measured = self.path(cell), self.path(cell, "measured")
-        lines, *_ = read_lines(path)
+        stored = read_cell(path)
+        if outside := [one.round for one in stored.records if max(one.bought, default=0) >= header.num_pool]:
+            raise ValueError(f"{path}: round {outside[0]}: bought: an image that is not in the pool")
         self.repair(path)
         self.repair(measured, ordered=False)
         files.append(measured, b"", self.folder, create=True)
-        if not lines:
-            files.append(path, seal(header_line(header)), self.folder, create=True)
+        if stored.header is None:
+            files.append(path, seal(fields(header)), self.folder, create=True)
         with files.opened(path) as handle:
             self.first[cell] = files.first_line(handle)
-        return [as_record(line, path) for line in lines[1:]]
+        return stored.records
 
     def check(self, cell: str, header: Header) -> None:
         """Mixture where records of this cell, or of another one of its task and schedule, are of other settings,
@@ -154,7 +156,7 @@ class Store:
         (_, measured, _), (_, bodies, _) = sound_lines(self.place(old, "measured")), sound_lines(self.place(old))
         files.replace(self.path(new, "measured"), b"".join(map(sealed, measured)), self.folder)
         records = bodies[1 : 1 + len(self.records(old)[1])]
-        files.replace(self.path(new), seal(header_line(header)) + b"".join(map(sealed, records)), self.folder)
+        files.replace(self.path(new), seal(fields(header)) + b"".join(map(sealed, records)), self.folder)
 
     def refuse_other(self, path: Path, old: Header, new: Header) -> None:
         """Mixture where the records of a file were not made by this cell, or on other data or files of weights."""
@@ -175,34 +177,34 @@ class Store:
         verified = (experiment, header.data, json.dumps(header.weights, sort_keys=True))
         if verified in self.verified:
             return
-        agreement, wanted = Agreement(), dataclasses.replace(header, cell={})
+        agreement, wanted = Agreement(), structs.replace(header, cell={})
         agreement.add(wanted, "", "this run")
         listed = {self.path(cell["path"]) for one in self.experiments() for cell in one["cells"]}
         for sibling in sorted({*experiment.glob("*/*.jsonl"), *(one for one in listed if task in one.parents)}):
             old = first_header(sibling)
-            words = agreement.difference(dataclasses.replace(old, cell={}), "", "the file") if old else ""
+            words = agreement.difference(structs.replace(old, cell={}), "", "the file") if old else ""
             if words:
                 raise Mixture(f"{sibling} was written with other {words}: {REMEDY}")
         self.verified.add(verified)
 
     def append(self, cell: str, record: Record, measured: Measured) -> None:
         """Appends one round; measurements first, so that a record is never without them."""
-        facts = {name: value for name, value in asdict(record).items() if value is not None}
+        facts, took = (
+            seal(fields(record)),
+            seal(fields(measured)),
+        )  # what could not be read again is not written
         self.check_folder()
-        files.append(self.path(cell, "measured"), seal(asdict(measured)), self.folder)
-        files.append(self.path(cell), seal(facts), self.folder, first=self.first.get(cell, b""))
+        files.append(self.path(cell, "measured"), took, self.folder)
+        files.append(self.path(cell), facts, self.folder, first=self.first.get(cell, b""))
         files.remove(self.path(cell, "failures", ".txt"), self.folder)
 
     def read(self, cell: str) -> Stored:
-        """What is stored of a cell. ValueError where it is another schema's."""
-        path = self.place(cell)
-        lines, _, damage = read_lines(path)
-        told = f"{path}: {damage}: neither it nor what follows is used, and `run` does it again" if damage else ""
-        if not lines:
-            return Stored(None, [], told)
-        if lines[0].get("schema") != SCHEMA:
-            raise ValueError(f"{path}: schema {lines[0].get('schema')}, this version reads {SCHEMA}")
-        return Stored(built(Header, lines[0], path), [as_record(line, path) for line in lines[1:]], told)
+        """What is stored of a cell. ValueError where it is another schema's, or odd."""
+        stored = read_cell(path := self.place(cell))
+        if not stored.damage:
+            return stored
+        told = f"{path}: {stored.damage}: neither it nor what follows is used, and `run` does it again"
+        return replace(stored, damage=told)
 
     def header(self, cell: str) -> Header | None:
         """The header of a cell, without reading its records; None where there is none."""
@@ -215,20 +217,15 @@ class Store:
 
     def measured(self, cell: str) -> list[Measured]:
         """Measurements of a cell, the last of each round."""
-        path = self.place(cell, "measured")
-        lines, *_ = read_lines(path, ordered=False)
-        return list({one.round: one for one in (built(Measured, line, path) for line in lines)}.values())
+        return list({one.round: one for one in read_measured(self.place(cell, "measured"))}.values())
 
     def devices(self, cell: str) -> set[str]:
-        """What a cell ran on, without reading the rest of its measurements."""
-        _, texts, _ = sound_lines(self.place(cell, "measured"))
-        by_round = {number: name for text in texts for name, number in DEVICE.findall(text)}  # the last of each round
-        return {json.loads(name) for name in set(by_round.values())}
+        """What a cell ran on."""
+        return {one.device for one in self.measured(cell)}
 
     def codes(self, cell: str) -> set[str]:
-        """The codes of a strategy that its rounds ran with, without reading the rest of its measurements."""
-        _, texts, _ = sound_lines(self.place(cell, "measured"))
-        return {code.decode() for text in texts for code in CODE.findall(text)}
+        """The codes of a strategy that its rounds ran with; older ones, without a kind, are of its file alone."""
+        return {one.code for one in read_measured(self.place(cell, "measured")) if one.code.startswith("files-")}
 
     def fail(self, cell: str, trace: str) -> None:
         """Keeps the traceback of a failed cell, as far as the disk lets it."""
@@ -292,21 +289,7 @@ class Store:
         path = self.folder / "grid.json"
         if not path.exists():
             raise ValueError(f"{self.folder} holds no results: run the grid first, or name a folder with out=DIR")
-        content = files.read(path)
-        try:
-            found = dict(json.loads(content))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path} does not parse: {error}") from error
-        if found.get("schema") != SCHEMA:
-            raise ValueError(f"{path}: schema {found.get('schema')}, this version reads {SCHEMA}")
-        try:
-            if not isinstance(found["grid"], str):
-                raise TypeError("grid is no name")
-            for experiment in found["experiments"]:
-                check_asked(experiment)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not say what was asked for: {error}") from error
-        return found
+        return read_manifest(files.read(path), path)
 
     def schedules(self) -> dict[str, dict[str, Any]]:
         """The schedule of each experiment of the manifest that is called as its task is: no grid's, the user's own."""

@@ -36,6 +36,12 @@ SCHEDULE = {"initial": 4, "budget": 2, "rounds": 3, "validation": 2}
 HELD_OUT = [98, 99]
 
 
+def identity(strategy: str, seed: int = 0, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a header tells of its cell; parameters: the task's."""
+    task = {"name": "digits", "version": 1, "parameters": dict(parameters or {})}
+    return {"task": task, "strategy": {"name": strategy, "version": 1, "parameters": {}}, "seed": seed}
+
+
 def recorded(
     folder: Path,
     scores: Mapping[str, Mapping[int, Sequence[float]]],
@@ -64,11 +70,12 @@ def recorded(
     for number, (strategy, seeds) in enumerate(scores.items()):
         for seed, values in seeds.items():
             cell = f"made/{strategy}/seed-{seed}"
-            task = {"name": "digits", "version": 1, "parameters": dict(parameters or {})}
-            identity = {"task": task, "strategy": {"name": strategy, "version": 1, "parameters": {}}, "seed": seed}
             if not values:
                 continue
-            store.start(cell, Header(f"{strategy} {seed}", identity, "data", 100, "accuracy", HELD_OUT))
+            store.start(
+                cell,
+                Header(f"{strategy} {seed}", identity(strategy, seed, parameters), "data", 100, "accuracy", HELD_OUT),
+            )
             for place, value in enumerate(values):
                 begin = 10 * seed if place == 0 else 50 + 2 * place + number
                 bought = list(range(begin, begin + (4 if place == 0 else 2)))

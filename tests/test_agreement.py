@@ -1,6 +1,5 @@
 """Records of other versions, parameters, data or weights never meet in one table, and none of them is lost."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 from _cells import bytes_of
 from _curves import recorded
+from msgspec import structs
 
 from benchmark import plugins
 from benchmark.agreement import Agreement, Mixture
@@ -78,6 +78,9 @@ def test_changed_records_and_a_dry_run_do_not_go_together(run: Command) -> None:
 
 
 # --- analysis -------------------------------------------------------------------------------------
+RANDOM = {"name": "random", "version": 1, "parameters": {}}
+
+
 def identity(**changes: Any) -> Header:
     """A header of `geal`, which reads an encoder's file; changes: of its task, strategy, data or weights."""
     task = {"name": "digits", "version": 1, "parameters": {"lr": 0.1}} | changes.get("task", {})
@@ -115,9 +118,9 @@ def test_every_command_refuses_a_mixture_by_name(
         for path in folder.glob("cells/made/*/*.jsonl"):
             is_new = path.parent.name == "geal" and path.stem == "seed-1"
             header = identity(**(DIFFERENT[what] if is_new else {}))
-            first = dataclasses.replace(header, key=f"{path.parent.name} {path.stem[-1]}")
-            cell = header.cell if path.parent.name == "geal" else header.cell | {"strategy": {"name": "random"}}
-            rewrite(path, dataclasses.replace(first, cell=cell))
+            first = structs.replace(header, key=f"{path.parent.name} {path.stem[-1]}")
+            cell = header.cell if path.parent.name == "geal" else header.cell | {"strategy": RANDOM}
+            rewrite(path, structs.replace(first, cell=cell))
         assert store.manifest()
     places = ",".join(map(str, folders))
     code, said = command(*verb.split(), f"records={places}", *([f"to={tmp_path / 'to'}"] * (verb == "report")))
@@ -129,7 +132,7 @@ def test_every_command_refuses_a_mixture_by_name(
 def rewrite(path: Path, header: Header) -> None:
     """Gives a file of records another header."""
     lines, *_ = read_lines(path)
-    path.write_bytes(b"".join(map(seal, (dataclasses.asdict(header), *lines[1:]))))
+    path.write_bytes(b"".join(map(seal, (structs.asdict(header), *lines[1:]))))
 
 
 def test_what_only_one_of_two_records_tells_is_no_difference() -> None:
@@ -152,6 +155,6 @@ def test_two_folders_with_the_same_cell_of_other_data_are_refused(tmp_path: Path
     for name in "ab":
         recorded(tmp_path / name, {"random": {0: [50.0, 60.0]}})
     path = Store(tmp_path / "b").path("made/random/seed-0")
-    rewrite(path, Header("random 0", {"seed": 0}, "other", 100, "accuracy", [98, 99]))
+    rewrite(path, Header("random 0", identity().cell, "other", 100, "accuracy", [98, 99]))
     with pytest.raises(Mixture, match=r"other data: other in .*b/cells.*, data in .*a/cells"):
         read(f"{tmp_path}/a,{tmp_path}/b")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from _cells import bytes_of, cell, run
-from _curves import PLAIN, recorded
+from _curves import PLAIN, identity, recorded
 from typer.testing import CliRunner
 
 from benchmark import cli, gallery, launch, plugins
@@ -88,11 +88,11 @@ def test_explain_repeats_what_the_machine_was_told(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN)
     manifest = json.loads((tmp_path / "grid.json").read_text())
     lines = ("run threads=9", "run grid=made 'plugins=my plug' data=/d rounds=3 deterministic=true out=x")
-    manifest["runs"] = [{"command": f"python -m benchmark {line}"} for line in lines]
+    manifest["runs"] = [{"command": f"python -m benchmark {line}", "version": "1", "commit": ""} for line in lines]
     (store.folder / "grid.json").write_text(json.dumps(manifest))
     line = told("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
     assert line.endswith(f"validation=2 out={store.folder} 'plugins=my plug' data=/d deterministic=true")
-    for runs in (["no table"], 3, [{"command": "run 'data=x"}], [{}], []):  # as from somebody else's folder
+    for runs in ([{"command": "run 'data=x", "version": "1", "commit": ""}], []):  # as from somebody else's folder
         (store.folder / "grid.json").write_text(json.dumps(manifest | {"runs": runs}))
         line = told("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
         assert line.endswith(f"validation=2 out={store.folder}")
@@ -278,10 +278,14 @@ def test_seconds_are_summed_over_rounds_and_an_encoder_counts_once(tmp_path: Pat
     store.ask("made", [{"name": "made", "task": "digits", "schedule": schedule, "cells": cells}])
     for number, one in enumerate(cells):
         path = str(one["path"])
-        store.start(path, Header(str(number), {}, "data", 100, "accuracy", []))
+        store.start(path, Header(str(number), identity("random"), "data", 100, "accuracy", []))
         for place in (0, 1):
             record = Record(
-                place, 4 + 2 * place, [10 * place + n for n in range(4 - 2 * place)], {}, {"accuracy": 50.0}
+                place,
+                4 + 2 * place,
+                [10 * place + n for n in range(4 - 2 * place)],
+                {"images": 4.0},
+                {"accuracy": 50.0},
             )
             took = {"fit": 2.0 + number, "score": 0.5, "select": 1.0 * place} | (
                 {"encode": 7.0 - number} if place else {}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _curves import PLAIN, curve, experiment, recorded
+from msgspec import structs
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -34,7 +35,7 @@ def changed(store: Store, number: int, cell: str = CELL, **fields: object) -> No
     """Writes a round of a cell again, soundly sealed."""
     path = store.path(cell)
     lines = [seal(body) for body in read_lines(path)[0]]
-    body = dataclasses.asdict(store.records(cell)[1][number]) | fields
+    body = structs.asdict(store.records(cell)[1][number]) | fields
     lines[number + 1] = seal(body)
     path.write_bytes(b"".join(lines))
 
@@ -456,4 +457,4 @@ def test_an_experiment_without_records_has_no_faults() -> None:
     empty = experiment(curve("a", np.empty((0, 3)), seeds=()))
     assert isinstance(empty, Experiment)
     assert audit(empty) == []
-    assert Record(0, 1, [1], {}, {}).diagnostics == {}
+    assert Record(0, 1, [1], {"images": 1.0}, {}).diagnostics == {}

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from _curves import identity
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -48,7 +49,7 @@ def run(strategy: str, seed: int, bought: Sequence[list[int]]) -> Run:
         Measured(number, {"fit": 1.0, "select": 10.0 * number * (seed + 1)}, False, 1.0, "cpu", {})
         for number in range(len(bought))
     ]
-    header = Header("k", {}, "data", 10, "accuracy", [])
+    header = Header("k", identity("random"), "data", 10, "accuracy", [])
     made = Run(f"{strategy}/{seed}", strategy, seed, (), False, header, records, False, "", Store("none"))
     made.__dict__["measured"] = measured  # as if read
     return made
@@ -499,7 +500,7 @@ def others(folder: Path) -> Iterator[tuple[str, Path]]:
     np.savez(folder / "lacks.npz", labels_P=np.arange(3))
     yield "box_image_M", folder / "lacks.npz"
     np.savez(folder / "objects.npz", **arrays() | {"classes_C": np.array(["a", None])})
-    yield "allow_pickle", folder / "objects.npz"
+    yield "classes_C is object", folder / "objects.npz"
     (folder / "pickle.npz").write_bytes(pickle.dumps(arrays()))
     np.save(folder / "array.npy", np.arange(3))
     (folder / "empty.npz").write_bytes(b"")

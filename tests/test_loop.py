@@ -12,6 +12,7 @@ import pytest
 import torch
 from _cells import bytes_of, cell, run
 from _toy import Toy
+from msgspec import structs
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -224,7 +225,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_there_is(tmp_path: Path, monkey
 def test_two_data_sets_never_share_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run([cell("random", rounds=1)], tmp_path)
     header = loop.header
-    monkeypatch.setattr(loop, "header", lambda *given: dataclasses.replace(header(*given), data="other"))
+    monkeypatch.setattr(loop, "header", lambda *given: structs.replace(header(*given), data="other"))
     [failure] = run([cell("margin", rounds=1)], tmp_path)
     assert isinstance(failure, Failure)
     assert "was written with other data" in failure.line

@@ -1,6 +1,5 @@
 """Records survive what happens to files, and damage is named."""
 
-import dataclasses
 import json
 import subprocess
 from collections.abc import Callable
@@ -8,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _curves import identity
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from benchmark.agreement import Mixture
 from benchmark.records import Header, Measured, Record, body_of, read_lines, seal
 from benchmark.store import Store
 
-HEADER = Header("k1", {"seed": 0}, "data1", 100, "accuracy", [7])
+HEADER = Header("k1", identity("random"), "data1", 100, "accuracy", [7])
 CELL = "digits/5+5x1/random/seed-0"
+SCHEDULE = {"initial": 5, "budget": 5, "rounds": 2}
 
 
 def record(number: int) -> Record:
@@ -140,7 +142,7 @@ def test_another_cells_file_is_neither_cut_nor_copied(store: Store) -> None:
     path = store.path(CELL)
     path.write_bytes(damaged := path.read_bytes()[:-5])
     with pytest.raises(Mixture, match="settings or plug-in versions"):
-        store.start(CELL, dataclasses.replace(HEADER, key="other"))
+        store.start(CELL, structs.replace(HEADER, key="other"))
     assert path.read_bytes() == damaged
 
 
@@ -150,26 +152,26 @@ def test_records_of_other_settings_or_data_are_refused(store: Store) -> None:
     words = ("settings or plug-in versions", "other data", "files of an encoder's weights")
     for other, told in zip(others, words, strict=True):
         with pytest.raises(ValueError, match=f"was written with .*{told}"):
-            store.start(CELL, dataclasses.replace(HEADER, **other))
+            store.start(CELL, structs.replace(HEADER, **other))
     assert len(store.records(CELL)[1]) == 3
 
 
 def test_an_experiment_is_of_one_file_of_weights_and_of_one_data_set(tmp_path: Path) -> None:
     store, (one, two) = Store(tmp_path), ({"dino": {"weights": told}} for told in ("this", "that"))
-    store.start("task/plan/geal/seed-0", dataclasses.replace(HEADER, weights=one))
+    store.start("task/plan/geal/seed-0", structs.replace(HEADER, weights=one))
     for cell in ("geal/seed-1", "coreset/seed-0"):
         with pytest.raises(ValueError, match=r"seed-0.jsonl was written with other files of weights of dino"):
-            store.start(f"task/plan/{cell}", dataclasses.replace(HEADER, weights=two))
+            store.start(f"task/plan/{cell}", structs.replace(HEADER, weights=two))
     for weights in (one, {"vit": {"weights": "that"}}, {}):
         with pytest.raises(ValueError, match=r"was written with other data"):
-            store.start("task/plan/freesel/seed-0", dataclasses.replace(HEADER, data="other", weights=weights))
-        assert not store.start(f"task/plan/{len(str(weights))}/seed-1", dataclasses.replace(HEADER, weights=weights))
+            store.start("task/plan/freesel/seed-0", structs.replace(HEADER, data="other", weights=weights))
+        assert not store.start(f"task/plan/{len(str(weights))}/seed-1", structs.replace(HEADER, weights=weights))
     assert not store.start("task/plan/vaal/seed-1", HEADER)
     assert b"weights" not in store.path("task/plan/vaal/seed-1").read_bytes()
 
 
 def test_another_schema_is_refused(store: Store) -> None:
-    store.path(CELL).write_bytes(seal(dataclasses.asdict(HEADER) | {"schema": 99}))
+    store.path(CELL).write_bytes(seal(structs.asdict(HEADER) | {"schema": 99}))
     with pytest.raises(ValueError, match="schema 99"):
         store.records(CELL)
 
@@ -177,17 +179,17 @@ def test_another_schema_is_refused(store: Store) -> None:
 def test_nan_is_no_score(store: Store) -> None:
     before = store.path(CELL).read_bytes()
     with pytest.raises(ValueError, match="JSON"):
-        store.append(CELL, dataclasses.replace(record(3), scores={"accuracy": float("nan")}), measured(3))
+        store.append(CELL, structs.replace(record(3), scores={"accuracy": float("nan")}), measured(3))
     assert store.path(CELL).read_bytes() == before
 
 
 def test_a_record_keeps_the_smallest_batch_which_is_a_number(store: Store) -> None:
-    store.append(CELL, dataclasses.replace(record(3), smallest_batch=7), measured(3))
+    store.append(CELL, structs.replace(record(3), smallest_batch=7), measured(3))
     assert [one.smallest_batch for one in store.records(CELL)[1]] == [None, None, None, 7]
-    body = dataclasses.asdict(record(4)) | {"smallest_batch": "seven"}
+    body = structs.asdict(record(4)) | {"smallest_batch": "seven"}
     with open(store.path(CELL), "ab") as handle:
         handle.write(seal(body))
-    with pytest.raises(ValueError, match="smallest_batch is 'seven'"):
+    with pytest.raises(ValueError, match="line 6 is no Record of schema 1: smallest_batch: expected"):
         store.records(CELL)
 
 
@@ -204,19 +206,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def experiment(**changes: object) -> dict[str, object]:
     cells = [{"path": CELL, "key": "k1", "strategy": "random", "seed": 0, "dagger": False}]
-    return {"name": "digits", "task": "digits", "schedule": {"initial": 5}, "cells": cells} | changes
+    return {"name": "digits", "task": "digits", "schedule": SCHEDULE, "cells": cells} | changes
 
 
 def test_the_manifest_grows_but_never_changes(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.ask("quick", [experiment(schedule={"initial": 5000})])  # a typo: nothing was recorded of it
+    store.ask("quick", [experiment(schedule=SCHEDULE | {"initial": 5000})])  # a typo: nothing was recorded of it
     store.ask("quick", [experiment()])
     store.start(CELL, HEADER)
     more = [{"path": "other", "key": "k2", "strategy": "mine", "seed": 0, "dagger": False}]
     store.ask("quick", [experiment(cells=more)])
     assert [cell["strategy"] for cell in store.manifest()["experiments"][0]["cells"]] == ["random", "mine"]
     with pytest.raises(ValueError, match="out=DIR"):
-        store.ask("quick", [experiment(schedule={"initial": 6})])
+        store.ask("quick", [experiment(schedule=SCHEDULE | {"initial": 6})])
 
 
 def test_no_results_is_said(tmp_path: Path) -> None:
@@ -239,7 +241,7 @@ def test_no_bytes_pass_for_a_record_by_chance(junk: bytes) -> None:
 
 @given(st.integers(0, 400), st.integers(1, 255))
 def test_no_damage_goes_unseen(place: int, flip: int) -> None:
-    line = seal(dataclasses.asdict(record(0)))
+    line = seal(structs.asdict(record(0)))
     place %= len(line)
     damaged = line[:place] + bytes([line[place] ^ flip]) + line[place + 1 :]
     assert body_of(damaged) is None

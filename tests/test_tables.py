@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from _curves import identity
 
 from benchmark.analysis import tables as tabling
 from benchmark.analysis.curves import ours
@@ -41,7 +42,7 @@ def store(tmp_path: Path) -> Store:
     for cell in cells:
         for number, value in enumerate(SCORES[str(cell["strategy"])].get(int(str(cell["seed"])), [])):
             if number == 0:
-                store.start(str(cell["path"]), Header("k", {}, "data", 100, "accuracy", []))
+                store.start(str(cell["path"]), Header("k", identity("random"), "data", 100, "accuracy", []))
             record = Record(number, 10 + 5 * number, [], {"images": 10.0}, {"accuracy": value})
             store.append(str(cell["path"]), record, Measured(number, {}, False, 0, "cpu", {}))
     store.fail("broken_one/seed-0", "Traceback")
@@ -192,7 +193,7 @@ def detection(folder: Path, **more: object) -> tabling.Table:
         records = DETECTION[str(cell["strategy"])].get(int(str(cell["seed"])), [])
         for number, (images, boxes, score) in enumerate(records):
             if number == 0:
-                store.start(str(cell["path"]), Header("k", {}, "data", 9000, "map", []))
+                store.start(str(cell["path"]), Header("k", identity("random"), "data", 9000, "map", []))
             cost = {"images": float(images), "boxes": float(boxes)}
             record = Record(number, images, [], cost, {"map": score, "ap50": 2 * score})
             store.append(str(cell["path"]), record, Measured(number, {}, False, 0, "cpu", {}))

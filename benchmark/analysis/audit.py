@@ -279,7 +279,8 @@ def no_tail_batch(experiment: Experiment) -> Found:
     """No fit with a batch of a few images, far fewer than its recipe asks for, where layers take their statistics from
     the batch. Asked of the tasks that tell in what batches they train."""
     for run in experiment.runs:
-        size = parameters(run.header.cell, "task").get("batch_size", math.inf) if run.header is not None else 0
+        told = parameters(run.header.cell, "task").get("batch_size") if run.header is not None else 0
+        size = told if isinstance(told, int) else math.inf
         for record in run.records:
             smallest = record.smallest_batch
             if smallest is not None and smallest <= FEW_IMAGES and 2 * smallest <= size:

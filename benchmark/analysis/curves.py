@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,12 @@ from benchmark.escaping import csv_read
 from benchmark.files import read as read_file
 from benchmark.manifest import SAW_EVALUATION
 from benchmark.places import folders
-from benchmark.plugins import checked, declares_companion, unknown
+from benchmark.plugins import declares_companion, unknown
 from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Schedule
 from benchmark.sources import Sources
 from benchmark.store import Store
+from benchmark.typed import LARGEST, converted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,17 @@ REMEDY = "tabulate folders apart, or run what is outdated anew with `run ... rer
 COLUMNS = ("source", "task", "strategy", "num_runs", "round", "num_labelled", "metric", "value")  # of a CSV, at least
 SOURCES = "sources.yaml"  # beside CSV files: what is known of each source
 MANY = 500  # cells above which the collector of cycles would take longer than reading them
+
+
+class Source(TypedDict, total=False):
+    """What SOURCES tells of a source; results/published/sources.yaml says what each of it is."""
+
+    cite: str
+    reference: str
+    recipes: dict[str, str]
+    experiments: dict[str, str]
+    strategies: dict[str, str]
+    saw_evaluation_labels: list[str]
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ class Experiment:
     curves: dict[str, Curve]  # by strategy, in the order asked for
     schedule: Schedule | None = None  # None: a paper's
     runs: tuple[Run, ...] = ()  # (): a paper's
-    told: Mapping[str, Any] = field(default_factory=dict)  # of its source, see SOURCES
+    told: Source = field(default_factory=Source)  # of its source, see SOURCES
 
     @property
     def counts_boxes(self) -> bool:
@@ -351,25 +363,22 @@ def published(path: Path) -> list[Experiment]:
     frame = frame[frame["value"] != ""]
     if frame.empty:
         raise ValueError(f"{path} holds no curves")
+    whole = {name: counts_of(frame[name], f"{path}: {name}", least) for name, least in (("num_runs", 1), ("round", 0))}
+    frame = frame.assign(**whole)
     twice = frame.duplicated(["source", "task", "strategy", "round"])
     if twice.any():
         raise ValueError(f"{path}: {' '.join(frame[twice].iloc[0][list(COLUMNS[:3])])} has a round twice")
-    try:
-        whole = frame[["num_runs", "round"]].astype(int)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if (whole["num_runs"] < 1).any():
-        raise ValueError(f"{path}: num_runs must be at least 1")
     metrics = frame.groupby(["source", "task"])["metric"].nunique()
     if (metrics > 1).any():
         raise ValueError(f"{path}: {' '.join(metrics[metrics > 1].index[0])} has more than one metric")
-    frame = frame.assign(num_runs=whole["num_runs"], round=whole["round"])
     sources = known_sources(path.parent / SOURCES)
     groups = frame.groupby(["source", "task"], sort=False)
-    return [paper(str(source), str(task), rows, sources.get(str(source), {}), path) for (source, task), rows in groups]
+    return [
+        paper(str(source), str(task), rows, sources.get(str(source), Source()), path) for (source, task), rows in groups
+    ]
 
 
-def known_sources(path: Path) -> dict[str, Any]:
+def known_sources(path: Path) -> dict[str, Source]:
     """What SOURCES tells by source; nothing where the file is not there."""
     import yaml
 
@@ -377,25 +386,23 @@ def known_sources(path: Path) -> dict[str, Any]:
         found = yaml.safe_load(read_file(path).decode("utf-8-sig")) if path.exists() else {}
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict) or not all(isinstance(told, dict) for told in found.values()):
+    if not isinstance(found, dict):
         raise ValueError(f"{path}: must be a mapping of sources, each of them a mapping")
-    return found
+    try:
+        return dict(converted(found, dict[str, Source]))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def paper(source: str, task: str, rows: pd.DataFrame, told: Mapping[str, Any], path: Path) -> Experiment:
+def paper(source: str, task: str, rows: pd.DataFrame, told: Source, path: Path) -> Experiment:
     """One experiment of a paper from its rows."""
     rounds = tuple(sorted(set(rows["round"])))
-    where = f"{path.parent / SOURCES}: {source}"
-    saw = checked(f"{where}: saw_evaluation_labels", told.get("saw_evaluation_labels", []), list)
-    checked(f"{where}: reference", told.get("reference", ""), str)
+    saw, ours = told.get("saw_evaluation_labels", []), told.get("strategies", {})
     curves = {
         str(name): paper_curve(str(name), found.set_index("round"), rounds, SAW_EVALUATION if name in saw else "", path)
         for name, found in rows.groupby("strategy", sort=False)
     }
-    ours = checked(f"{where}: strategies", told.get("strategies", {}), dict)
-    curves = {
-        name: replace(one, companion=declares_companion(str(ours.get(name, name)))) for name, one in curves.items()
-    }
+    curves = {name: replace(one, companion=declares_companion(ours.get(name, name))) for name, one in curves.items()}
     title = f"{source}_{task}".replace("-", "_")
     return Experiment(title, source, task, str(rows["metric"].iloc[0]), rounds, curves, told=told)
 
@@ -430,7 +437,21 @@ def numbers_of(texts: Iterable[Any], what: str) -> Floats:
             number = float(text) if isinstance(text, str) and text else None
         except ValueError as error:
             raise ValueError(f"{what} {text!r} is no number") from error
-        if number is not None and not np.isfinite(number):
-            raise ValueError(f"{what} {text} is not finite")
+        if number is not None and not abs(number) <= LARGEST:
+            raise ValueError(f"{what} {text} is {'too large' if np.isfinite(number) else 'not finite'}")
         found.append(np.nan if number is None else number)
     return np.array(found, np.float64)
+
+
+def counts_of(texts: Iterable[str], what: str, least: int) -> list[int]:
+    """Texts as whole numbers. ValueError where one is none, or smaller or larger than it can be."""
+    found = []
+    for text in texts:
+        try:
+            number = int(text)
+        except ValueError as error:
+            raise ValueError(f"{what} {text[:40]!r} is no whole number") from error
+        if not least <= number <= 2**53:
+            raise ValueError(f"{what} must be at least {least}" + f" and at most {2**53}" * (number > least))
+        found.append(number)
+    return found

@@ -68,9 +68,10 @@ def command(experiment: Experiment, run: Run, folder: Path) -> str:
 
 def last(run: Run) -> list[str]:
     """The words of the last command in a run's folder; none where the manifest does not tell them."""
+    commands = [one["command"] for one in run.store.manifest().get("runs", [])]
     try:
-        return shlex.split(run.store.manifest()["runs"][-1]["command"])
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return shlex.split(commands[-1]) if commands else []
+    except ValueError:  # a quote that is not closed
         return []
 
 

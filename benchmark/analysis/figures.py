@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import lzma
 import math
 import textwrap
 import zipfile
@@ -584,9 +585,12 @@ def overlap(experiment: Experiment) -> Figure | None:
 
 
 # --- galleries ------------------------------------------------------------------------------
+FARTHEST = 1e15  # of features and pixels, whose squares single precision holds
+LARGEST_GALLERY, LONGEST_SIDE, MOST_CLASSES = 2 * 2**30, 512, 2**16  # bytes, pixels of a thumbnail, classes
 FORMS = {  # kinds of number and dimensions of a gallery's arrays
     "labels_P": ("iu", 1), "box_image_M": ("iu", 1), "box_class_M": ("iu", 1), "box_side_M": ("f", 1),
     "shown_N": ("iu", 1), "thumbs_NHW3": ("u", 4), "features_ND": ("f", 2), "drawn_K5": ("f", 2), "classes_C": ("U", 1),
+    "digest": ("U", 0),
 }  # fmt: skip
 
 
@@ -608,10 +612,15 @@ class Gallery:
     def read(cls, path: str | Path) -> Gallery:
         """A gallery of a .npz file; ValueError, in one line, where it is none."""
         try:
-            with files.opened(path) as handle, np.load(handle, allow_pickle=False) as file:
-                gallery = cls(**(arrays := {one.name: file[one.name] for one in fields(cls)}))
-                stated = str(file["digest"]) if "digest" in file else None  # None: of an older release
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            with files.opened(path) as handle:
+                if not zipfile.is_zipfile(handle):
+                    raise ValueError("no zip file")
+                handle.seek(0)
+                with np.load(handle, allow_pickle=False) as file:
+                    check_forms(file.zip)
+                    gallery = cls(**(arrays := {one.name: file[one.name] for one in fields(cls)}))
+                    stated = str(file["digest"]) if "digest" in file else None  # None: of an older release
+        except UNREADABLE as error:
             raise ValueError(f"{path} is no gallery: {' '.join(str(error).split())}") from error
         if fault := gallery.fault:
             raise ValueError(f"{path} is no gallery: {fault}")
@@ -622,10 +631,6 @@ class Gallery:
     @property
     def fault(self) -> str:
         """What does not fit together; "" where all of it does."""
-        for name, (kinds, dimensions) in FORMS.items():
-            array = getattr(self, name)
-            if array.ndim != dimensions or (array.size and array.dtype.kind not in kinds):
-                return f"{name} is {array.dtype} of shape {array.shape}"
         same = (("box_image_M", "box_class_M", "box_side_M"), ("shown_N", "thumbs_NHW3", "features_ND"))
         for names in same:
             if len({len(getattr(self, name)) for name in names}) > 1:
@@ -634,8 +639,8 @@ class Gallery:
         wrong = [name for name, top in limits.items() if not in_range(getattr(self, name), top)]
         if self.drawn_K5.size and (self.drawn_K5.shape[1] != 5 or not in_range(self.drawn_K5[:, 0], len(self.shown_N))):
             wrong.append("drawn_K5")
-        if not np.isfinite(self.features_ND).all():
-            wrong.append("features_ND")
+        for name in ("features_ND", "box_side_M", "drawn_K5"):
+            wrong += [name] * (not float(np.abs(getattr(self, name)).max(initial=0)) <= FARTHEST)  # nor where it is NaN
         return f"{', '.join(wrong)} has values that cannot be" if wrong else ""
 
     @property
@@ -651,6 +656,37 @@ class Gallery:
             pool = plural(len(self.labels_P), "image")
             raise ValueError(f"these pictures are of another pool: {pool}, without number {max(bought)}")
         return self.labels_P[list(bought)]
+
+
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError, RuntimeError, zipfile.BadZipFile,
+    zlib.error, lzma.LZMAError,
+)  # fmt: skip  # RuntimeError: encrypted, or packed in a way that is not known
+HEADERS: dict[tuple[int, int], Any] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def check_forms(archive: zipfile.ZipFile) -> None:
+    """ValueError, before an array takes memory, where one is of another kind or shape than a gallery's may be, or of
+    another size than its shape says."""
+    if (total := sum(one.file_size for one in archive.infolist())) > LARGEST_GALLERY:
+        raise ValueError(f"it would take {total / 2**30:,.0f} GiB, and {LARGEST_GALLERY / 2**30:.0f} at most")
+    for name, (kinds, dimensions) in FORMS.items():
+        if name == "digest" and f"{name}.npy" not in archive.namelist():  # of an older release
+            continue
+        with archive.open(f"{name}.npy") as handle:
+            shape, _, dtype = HEADERS[np.lib.format.read_magic(handle)](handle)  # type: ignore[no-untyped-call]
+            size = archive.getinfo(f"{name}.npy").file_size - handle.tell()
+        told, number = f"{name} is {dtype} of shape {shape}", math.prod(shape)
+        sides = dimensions < 4 or (all(0 < side <= LONGEST_SIDE for side in shape[1:3]) and shape[3:] == (3,))
+        if len(shape) != dimensions or (number and not (dtype.kind in kinds and sides)):
+            raise ValueError(told)
+        if min(shape, default=0) < 0 or number * dtype.itemsize != size:
+            raise ValueError(f"{told}, but there are {size:,} bytes")
+        if name == "classes_C" and number > MOST_CLASSES:
+            raise ValueError(f"{told}: at most {MOST_CLASSES:,} classes")
 
 
 def in_range(values: npt.NDArray[Any], top: int) -> bool:

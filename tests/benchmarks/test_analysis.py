@@ -3,11 +3,11 @@ commands on 10,000 cells: 10 experiments x 20 strategies x 50 seeds, 10 rounds e
 
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmark.analysis import comparisons, stats
@@ -19,6 +19,8 @@ from benchmark.store import Store
 
 EXPERIMENTS, STRATEGIES, SEEDS, ROUNDS = 20, 10, 5, 10
 BUDGET = 100
+PLUG_IN = {"name": "x", "version": 1, "parameters": {}}
+IDENTITY = {"task": PLUG_IN, "strategy": PLUG_IN}
 SIZES = (10, 20, 50)  # of the large folder: experiments, strategies, seeds
 
 
@@ -31,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     rng = np.random.default_rng(0)
     for cell in (cell for e in range(EXPERIMENTS) for cell in cells(e)):
-        store.start(str(cell["path"]), Header(str(cell["key"]), {}, "data", 5_000, "accuracy", []))
+        store.start(str(cell["path"]), Header(str(cell["key"]), IDENTITY, "data", 5_000, "accuracy", []))
         order = np.concatenate([np.arange(BUDGET), BUDGET + rng.permutation(4_900)])
         for number in range(ROUNDS):
             bought = order[number * BUDGET : (number + 1) * BUDGET].tolist()
@@ -85,13 +87,18 @@ def fill(store: Store, cell: str, key: str, seed: int) -> None:
     start, rng = np.random.default_rng(seed), np.random.default_rng(list(cell.encode()))
     begin, held_out, first = *np.split(start.permutation(2 * BUDGET), 2), float(start.normal(50, 3))
     order = np.concatenate([begin, 2 * BUDGET + rng.permutation(50_000)[: BUDGET * (ROUNDS - 1)]]).tolist()
-    records, measured = [asdict(Header(key, {"seed": seed}, "data", 60_000, "accuracy", held_out.tolist()))], []
+    records, measured = (
+        [structs.asdict(Header(key, IDENTITY | {"seed": seed}, "data", 60_000, "accuracy", held_out.tolist()))],
+        [],
+    )
     for number in range(4 if seed == 7 else ROUNDS):
         labelled = BUDGET * (number + 1)
         bought, score = order[labelled - BUDGET : labelled], first + number * float(rng.normal(4, 0.1))
-        records.append(asdict(Record(number, labelled, bought, {"images": float(labelled)}, {"accuracy": score})))
+        records.append(
+            structs.asdict(Record(number, labelled, bought, {"images": float(labelled)}, {"accuracy": score}))
+        )
         seconds = {"fit": float(rng.random()), "score": 0.1, "select": 0.1}
-        measured.append(asdict(Measured(number, seconds, False, 1.0, "cpu", {"numpy": "2", "torch": "2"})))
+        measured.append(structs.asdict(Measured(number, seconds, False, 1.0, "cpu", {"numpy": "2", "torch": "2"})))
     for kind, lines in {"cells": records, "measured": measured}.items():
         path = store.path(cell, kind)
         path.parent.mkdir(parents=True, exist_ok=True)
