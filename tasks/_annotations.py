@@ -24,9 +24,11 @@ from benchmark.api import Boxes, Indices
 from tasks._classifier import digest
 from tasks._image_checks import Scan, scanned
 from tasks._image_files import Exif, decoded, hidden
+from tasks._regular_files import content_of, shown
 from tasks._training import derived
 
 FLAGS = {"": False, "none": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+LONGEST = 1000  # characters of a name
 SPLIT = "SPLIT"  # in a path: the name of a split
 LOG = logging.getLogger("al_benchmark")
 
@@ -257,7 +259,7 @@ def usable(truth: Truth, files: Files, source: Path, first_pixel: int = 0) -> Tr
         "thinner than a pixel kept": good_B & (corners_B4[:, 2:] - corners_B4[:, :2] < 1).any(1),
     }
     if counts := [
-        f"{which_B.sum()} {what} (the first in {files.names[image_B[which_B][0]]})"
+        f"{which_B.sum()} {what} (the first in {shown(files.names[image_B[which_B][0]])})"
         for what, which_B in changes.items()
         if which_B.any()
     ]:
@@ -274,12 +276,12 @@ def has_area(corners_B4: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
 
 def check_boxes(pool: Split, test: Split) -> None:
     """ValueError where no image of the pool, or none of the test set, has a box that is not ignored."""
-    for name, truth, purpose in (("pool", pool.truth, "learn from"), ("test set", test.truth, "score")):
+    for name, split, purpose in (("pool", pool, "learn from"), ("test set", test, "score")):
+        truth, where = split.truth, f"{split.images.folder}: " if isinstance(split.images, Files) else ""
         if not truth.num_boxes_N.any():
             ignored = f" that counts ({len(truth.labels_B)} are ignored)" if len(truth.labels_B) else ""
-            raise ValueError(
-                f"none of the {len(truth)} images of the {name} has a box{ignored}: there is nothing to {purpose}"
-            )
+            what = f"none of the {len(truth)} images of the {name} has a box{ignored}"
+            raise ValueError(f"{where}{what}: there is nothing to {purpose}")
 
 
 def check_apart(pool: Split, test: Split) -> None:
@@ -321,7 +323,7 @@ def divided(whole: Split, share: float) -> tuple[Split, Split]:
         LOG.warning("split=%g: %d images stay in the pool, as others of their classes are not in it", share, len(stay))
         is_test_N[stay] = False
     if is_test_N.all() or not is_test_N.any():
-        raise ValueError(f"split={share}: {len(files)} images are too few for a pool and a test set")
+        raise ValueError(f"{files.folder}: split={share}: {len(files)} images are too few for a pool and a test set")
     pool, test = (Split(files.kept(which), truth.kept(which)) for which in map(np.flatnonzero, (~is_test_N, is_test_N)))
     return pool, test
 
@@ -335,7 +337,7 @@ def once(values: Sequence[Hashable], what: str) -> None:
     """ValueError where a value is there twice; `what` says what they are, and the file that they are from."""
     if len(set(values)) < len(values):
         twice = next(value for value, num in Counter(values).items() if num > 1)
-        raise ValueError(f"{what} {twice} is there twice")
+        raise ValueError(f"{what} {shown(twice)} is there twice")
 
 
 def listed(folder: Path) -> list[str]:
@@ -350,10 +352,31 @@ def flag(what: str, value: object) -> bool:
         what: what the value is, and the file that it is from.
         value: a number, text, a truth value or None.
     """
-    text = str(value).strip().lower()
+    text = "" if value is None else str(value).strip().lower() if isinstance(value, str | int | float) else "no flag"
     if text not in FLAGS:
-        raise ValueError(f"{what} {value!r:.60} is neither 0 nor 1")
+        raise ValueError(f"{what} {brief(value)} is neither 0 nor 1")
     return FLAGS[text]
+
+
+def name_of(what: str, value: object) -> str:
+    """A text or a number as a name. ValueError where it is neither, or nothing that could be written in a line.
+
+    Args:
+        what: what the value is, and the file that it is from.
+        value: as the file has it.
+    """
+    name = str(value) if type(value) in (str, int, float) else ""
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST:
+        raise ValueError(f"{what} {brief(value)} is no name")
+    return name
+
+
+def brief(value: object) -> str:
+    """A value of a file as a message has it."""
+    try:
+        return f"{value!r:.60}"
+    except RecursionError:
+        return "that is nested so deeply"
 
 
 def text_of(path: Path) -> str:
@@ -363,10 +386,10 @@ def text_of(path: Path) -> str:
         ValueError: names a file that cannot be read, or that is in another encoding.
     """
     try:
-        content = path.read_bytes()
+        content = content_of(path)
         return content.decode("utf-16" if is_utf16(content) else "utf-8-sig")
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{shown(path)} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8: {error.reason} in byte {error.start}") from error
 

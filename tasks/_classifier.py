@@ -370,7 +370,7 @@ def digest(*parts: object) -> str:
             total.update(f"{part.dtype} {part.shape}".encode())
             total.update(np.ascontiguousarray(part).data)
         else:
-            total.update(part.read_bytes() if isinstance(part, Path) else str(part).encode())
+            total.update(part.read_bytes() if isinstance(part, Path) else str(part).encode(errors="surrogatepass"))
     return total.hexdigest()
 
 

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.api import Indices
-from tasks._annotations import SPLIT, Files, LayoutError, Split, Truth, flag, once
+from tasks._annotations import SPLIT, Files, LayoutError, Split, Truth, brief, flag, name_of, once
 from tasks._image_files import Exif
+from tasks._regular_files import content_of, shown
 
-Identifiers: TypeAlias = npt.NDArray[Any]  # whole numbers or text, one an image or category
+Identifiers: TypeAlias = list[int] | list[str]  # whole numbers or text, one an image or category
 IMAGES, ANNOTATIONS = SPLIT, f"annotations/instances_{SPLIT}.json"  # as COCO names them
 OTHER_FORMATS = {  # by keys that their files, or the first entries of these, have
     "Label Studio": {"annotations", "data"},
@@ -28,6 +29,7 @@ OTHER_FORMATS = {  # by keys that their files, or the first entries of these, ha
     "labelme": {"shapes", "imagePath"},
 }
 FAR = 1e9  # pixels: no box reaches so far
+MOST = 2**34  # bytes of a file, several times the largest data sets'
 
 
 class Picture(NamedTuple):
@@ -60,8 +62,9 @@ def coco_json(path: Path, folder: Path, exif: Exif = "turn") -> tuple[Split, lis
 
     Images are in the order of their ids, whatever their order in the file; classes 0..C-1 in the order of the
     categories' ids, which may have gaps. Boxes with iscrowd=1 are ignored. Outlines, areas and all else are not read.
-    Raises ValueError for a file of another kind, for ids that are there twice or name nothing, for a box that is not
-    four finite numbers, and for images that are missing or outside the folder.
+    Raises ValueError for a file of another kind, for keys and ids that are there twice, for ids that name nothing, for
+    a box that is not four finite numbers, for a name that is none, and for images that are missing or outside the
+    folder.
     """
     pictures, marks, categories = parsed(path)
     image_ids, category_ids = (
@@ -75,8 +78,8 @@ def coco_json(path: Path, folder: Path, exif: Exif = "turn") -> tuple[Split, lis
         np.array([flag(f"{path}: an annotation's iscrowd", mark.crowd) for mark in marks], np.bool_),
         len(image_ids),
     )
-    names = [str(categories[number].name) for number in np.argsort(category_ids)]
-    images = files(path, folder, [pictures[number] for number in np.argsort(image_ids)], exif)
+    names = [category_name(path, categories[number]) for number in in_order(category_ids)]
+    images = files(path, folder, [pictures[number] for number in in_order(image_ids)], exif)
     return Split.of_files(images, truth, path), names
 
 
@@ -114,27 +117,43 @@ def check_parts(folder: Path, train: str, test: str, images: str, annotations: s
     for path, home in places(folder, train, test, images, annotations, share):
         pictures, _, categories = parsed(path)
         files(path, home, pictures, "turn")
-        names.append(sorted(str(category.name) for category in categories))
+        names.append(sorted(category_name(path, category) for category in categories))
         for picture in pictures:
-            if not os.path.isfile(home / file_name(picture)):
-                raise ValueError(f"{home / file_name(picture)} is missing")
+            if not os.path.isfile(home / file_name(path, picture)):
+                raise ValueError(f"{shown(home / file_name(path, picture))} is missing")
     if any(other != names[0] for other in names):
         raise ValueError(f"{folder}: the splits have other categories")
 
 
-def compact(found: dict[str, Any]) -> Any:
-    """What is kept of one object of the file; outlines are let go before the next object is read."""
-    if "image_id" in found:
-        return Marked(found["image_id"], found.get("category_id"), found.get("bbox"), found.get("iscrowd"))
-    if "file_name" in found:
-        return Picture(found.get("id"), found["file_name"], found.get("width"), found.get("height"))
-    return found
+def compact(pairs: list[tuple[str, Any]]) -> Any:
+    """What is kept of one object of the file; outlines are let go before the next object is read. ValueError where a
+    key is there twice: JSON says nothing of which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        once([key for key, _ in pairs], "in one object, the key")
+    if ("image_id" in found) == ("file_name" in found):  # the list that it is in tells which of the two it is
+        return found
+    return as_marked(found) if "image_id" in found else as_picture(found)
+
+
+def as_marked(found: Any) -> Any:
+    """An annotation, where it is one."""
+    if not isinstance(found, dict) or "image_id" not in found:
+        return found
+    return Marked(found["image_id"], found.get("category_id"), found.get("bbox"), found.get("iscrowd"))
+
+
+def as_picture(found: Any) -> Any:
+    """An image, where it is one."""
+    if not isinstance(found, dict) or "file_name" not in found:
+        return found
+    return Picture(found.get("id"), found["file_name"], found.get("width"), found.get("height"))
 
 
 def parsed(path: Path) -> tuple[list[Picture], list[Marked], list[Category]]:
     """The three lists of a file, whose values may be anything still. ValueError for a file of another kind."""
     try:
-        content = json.loads(json_text(path), object_hook=compact)
+        content = json.loads(json_text(path), object_pairs_hook=compact)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -145,6 +164,7 @@ def parsed(path: Path) -> tuple[list[Picture], list[Marked], list[Category]]:
     if not (isinstance(pictures, list) and isinstance(marks, list) and isinstance(found, list)):
         wanted = f"it must have the lists images, annotations and categories{other_format(content)}"
         raise ValueError(f"{path} is no instances file: {wanted}")
+    pictures, marks = list(map(as_picture, pictures)), list(map(as_marked, marks))
     categories = [
         Category(row["id"], row["name"]) for row in found if isinstance(row, dict) and {"id", "name"} <= {*row}
     ]
@@ -159,7 +179,7 @@ def parsed(path: Path) -> tuple[list[Picture], list[Marked], list[Category]]:
 
 def json_text(path: Path) -> str:
     """A file in UTF-8, UTF-16 or UTF-32, whichever its first bytes tell; these are let go before it is parsed."""
-    content = path.read_bytes()
+    content = content_of(path, MOST)
     return content.decode(json.detect_encoding(content))
 
 
@@ -171,13 +191,13 @@ def other_format(content: object) -> str:
     return f"; it is {name}'s own format: export it as COCO" if name else ""
 
 
-def whole(what: str, values: Sequence[Any]) -> Identifiers:
+def whole(what: str, values: Sequence[Any]) -> list[int]:
     """The values, which must be whole numbers; 20.0 and "20" are 20."""
     numbers = [value if type(value) is int else integer(value) for value in values]
     for number, value in zip(numbers, values, strict=True):
         if number is None or abs(number) >= 2**63:
-            raise ValueError(f"{what} {value!r:.60} is not a whole number")
-    return np.array(numbers, np.int64)
+            raise ValueError(f"{what} {brief(value)} is not a whole number")
+    return [number for number in numbers if number is not None]
 
 
 def integer(value: object) -> int | None:
@@ -191,22 +211,24 @@ def identifiers(path: Path, kind: str, ids: Sequence[Any]) -> Identifiers:
     """The ids of all images, or of all categories: whole numbers, or text where any of them is no number."""
     what = f"{path}: the {kind} id"
     text = all(isinstance(value, str) for value in ids) and any(integer(value) is None for value in ids)
-    found = np.array(ids, np.str_) if text else whole(what, ids)
-    once(found.tolist(), what)
+    found = [str(value) for value in ids] if text else whole(what, ids)
+    once(found, what)
     return found
+
+
+def in_order(ids: Identifiers) -> list[int]:
+    """The places of ids in ascending order."""
+    return sorted(range(len(ids)), key=ids.__getitem__)
 
 
 def positions(path: Path, kind: str, ids: Sequence[Any], known: Identifiers) -> Indices:
     """(B,): the place (0..) of each annotation's id in the order of those that are known."""
-    text, ascending = known.dtype.kind == "U", np.sort(known)
-    ids_B = (
-        np.array([str(value) for value in ids], np.str_) if text else whole(f"{path}: an annotation's {kind}_id", ids)
-    )
-    place_B: Indices = np.searchsorted(ascending, ids_B).clip(max=len(known) - 1)
-    wrong_B = ascending[place_B] != ids_B
-    if wrong_B.any():
-        raise ValueError(f"{path}: an annotation's {kind}_id {ids_B[wrong_B][0]} is the id of no {kind}")
-    return place_B
+    what = f"{path}: an annotation's {kind}_id"
+    place = {known[number]: rank for rank, number in enumerate(in_order(known))}
+    wanted = [str(value) for value in ids] if isinstance(known[0], str) else whole(what, ids)
+    if (wrong := next((value for value in wanted if value not in place), None)) is not None:
+        raise ValueError(f"{what} {shown(wrong)} is the id of no {kind}")
+    return np.array([place[value] for value in wanted], np.int64)
 
 
 def corners(path: Path, bboxes: Sequence[Any]) -> npt.NDArray[np.float32]:
@@ -215,7 +237,7 @@ def corners(path: Path, bboxes: Sequence[Any]) -> npt.NDArray[np.float32]:
         numbers = bbox if isinstance(bbox, list) else ()
         if len(numbers) != 4 or not all(type(one) in (int, float) and -FAR < one < FAR for one in numbers):
             raise ValueError(
-                f"{path}: an annotation's bbox {bbox!r:.60} is not four finite numbers (x, y, width, height)"
+                f"{path}: an annotation's bbox {brief(bbox)} is not four finite numbers (x, y, width, height)"
             )
     boxes_B4 = np.array(bboxes, np.float64).reshape(-1, 4)
     boxes_B4[:, 2:] += boxes_B4[:, :2]
@@ -224,7 +246,7 @@ def corners(path: Path, bboxes: Sequence[Any]) -> npt.NDArray[np.float32]:
 
 def files(path: Path, folder: Path, pictures: Sequence[Picture], exif: Exif) -> Files:
     """The files of the images. A size that is not two whole numbers counts as not stated."""
-    names = [file_name(picture) for picture in pictures]
+    names = [file_name(path, picture) for picture in pictures]
     for name in names:
         if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
             raise ValueError(f"{path}: the file_name {name} leads out of {folder}")
@@ -235,9 +257,14 @@ def files(path: Path, folder: Path, pictures: Sequence[Picture], exif: Exif) -> 
     return Files(folder, names, np.array(sizes_N2, np.int64), exif)
 
 
-def file_name(picture: Picture) -> str:
+def file_name(path: Path, picture: Picture) -> str:
     """The file of an image, inside the folder of all."""
-    return os.path.normpath(str(picture.file_name).replace("\\", "/"))
+    return os.path.normpath(name_of(f"{path}: the file_name", picture.file_name).replace("\\", "/"))
+
+
+def category_name(path: Path, category: Category) -> str:
+    """What a category is called."""
+    return name_of(f"{path}: the name of a category", category.name)
 
 
 def pixels(side: object) -> int:

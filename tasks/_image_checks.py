@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import sqlite3
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -23,7 +24,8 @@ import PIL
 from PIL import Image
 
 from benchmark.api import activity, tensor_files
-from tasks._image_files import Exif, Size, Turn, decoded
+from tasks._image_files import FRAMES, Exif, Size, Turn, decoded
+from tasks._regular_files import shown
 
 SIDE = 8  # pixels of a thumbnail
 NUM_NAMED = 3  # bad images that a message names
@@ -100,21 +102,24 @@ def scanned(paths: Sequence[Path], stated: Sequence[Size], exif: Exif, mask: boo
     kind = f"mask {PIL.__version__}" if mask else PIL.__version__  # another release may decode otherwise
     keys = [key(path, f"{exif} {width}x{height} {kind}") for path, (width, height) in zip(paths, stated, strict=True)]
     scans = recalled(keys)
-    left = [number for number, one in enumerate(keys) if one is None or one not in scans]
-    new = dict[Key, Scan]()
+    old = {number: scans[one] for number, one in enumerate(keys) if one is not None and one in scans}
+    new, several = dict[int, Scan](), set[int]()
 
     def scan(number: int) -> None:
         image, turn = decoded(paths[number], stated[number], exif, mask)
-        if (one := keys[number]) is not None:
-            new[one] = described(paths[number], image, np.asarray(image), turn)
+        new[number] = described(paths[number], image, np.asarray(image), turn)
+        if FRAMES in image.info:  # not remembered, so that it is said every time
+            several.add(number)
 
     try:
-        parallel(scan, left, len(paths))
+        parallel(scan, [number for number in range(len(paths)) if number not in old], len(paths))
     finally:
-        remember(new)
-    scans |= new
-    known = [scans[one]._replace(path=path) for path, one in zip(paths, keys, strict=True) if one is not None]
+        sound = new.keys() - several
+        remember({one: new[number] for number, one in enumerate(keys) if one is not None and number in sound})
+    every = old | new
+    known = [every[number]._replace(path=path) for number, path in enumerate(paths)]
     report_turns(known)
+    report_frames([paths[number] for number in several])
     return known
 
 
@@ -123,7 +128,7 @@ def loaded(paths: Sequence[Path], size: int, exif: Exif) -> tuple[npt.NDArray[np
 
     Raises BadImages as `scanned` does. Nothing is remembered: the pixels are needed anyway.
     """
-    images_N3HW = np.empty((len(paths), 3, size, size), np.uint8)
+    images_N3HW, several = np.empty((len(paths), 3, size, size), np.uint8), list[Path]()
 
     def load(number: int) -> Scan:
         image, turn = decoded(paths[number], exif=exif)
@@ -131,10 +136,12 @@ def loaded(paths: Sequence[Path], size: int, exif: Exif) -> tuple[npt.NDArray[np
         if image.size != (size, size):
             small = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
         images_N3HW[number] = small.transpose(2, 0, 1)
+        several.extend([paths[number]] * (FRAMES in image.info))
         return described(paths[number], image, array, turn)
 
     scans = parallel(load, range(len(paths)), len(paths))
     report_turns(scans)
+    report_frames(several)
     return images_N3HW, scans
 
 
@@ -156,10 +163,15 @@ def parallel(work: Callable[[int], Result], numbers: Sequence[int], total: int) 
             return error
 
     threads = ThreadPoolExecutor(min(32, os.cpu_count() or 1))
-    try:
-        results = list(activity.tracked(threads.map(attempt, numbers), "reading images", total=len(numbers)))
-    finally:
-        threads.shutdown(cancel_futures=True)  # an interrupted run waits for the images in work alone
+    with warnings.catch_warnings(record=True) as odd:
+        warnings.simplefilter("always")
+        try:
+            results = list(activity.tracked(threads.map(attempt, numbers), "reading images", total=len(numbers)))
+        finally:
+            threads.shutdown(cancel_futures=True)  # an interrupted run waits for the images in work alone
+    if odd:
+        first = " ".join(str(odd[0].message).split())
+        say(f"while {total:,} images were read, Pillow warned {len(odd):,} times, first: {first}")
     if bad := [str(one) for one in results if isinstance(one, ValueError)]:
         raise BadImages(bad, total)
     return [one for one in results if not isinstance(one, ValueError)]
@@ -174,6 +186,13 @@ def report_turns(scans: Sequence[Scan]) -> None:
         say(f"{where}: images turned as their EXIF tags say: {turned:,} of {len(scans):,}{kept}")
 
 
+def report_frames(paths: Sequence[Path]) -> None:
+    """Says in one line of the log how many files hold several images, as animations do, if any."""
+    if paths:
+        count = f"{len(paths):,} ({shown(min(paths))})"
+        say(f"files that hold several images, of which the first alone is read: {count}")
+
+
 @cache
 def say(line: str) -> None:
     """Says a line once a process, however often a task is built."""
@@ -182,12 +201,13 @@ def say(line: str) -> None:
 
 # --- what is remembered -----------------------------------------------------------------------------
 def key(path: Path, how: str) -> Key | None:
-    """What the scan of a file is remembered by; None where there is no such file."""
+    """What the scan of a file is remembered by; None where there is no such file, or its name is not UTF-8."""
     try:
-        stat = path.stat()
-    except OSError:
+        stat, name = path.stat(), os.path.abspath(path)
+        name.encode()
+    except (OSError, ValueError):
         return None
-    return Key(os.path.abspath(path), how, stat.st_size, stat.st_mtime_ns)
+    return Key(name, how, stat.st_size, stat.st_mtime_ns)
 
 
 def recalled(keys: Sequence[Key | None]) -> dict[Key, Scan]:

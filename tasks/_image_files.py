@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias
 
 from PIL import ExifTags, Image
 
+from tasks._regular_files import check_regular, shown
+
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what systems leave in folders, beside .DS_Store and ._x
 TURNS = {  # by EXIF orientation: what shows the stored pixels as they were meant
@@ -24,6 +26,8 @@ TURNS = {  # by EXIF orientation: what shows the stored pixels as they were mean
     8: Image.Transpose.ROTATE_90,
 }
 BACK = TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+
+FRAMES = "al_benchmark_frames"  # in an image's info: how many there are in the file
 
 Exif: TypeAlias = Literal["turn", "ignore"]  # whether photographs are turned as their EXIF tags say
 Turn: TypeAlias = Literal["", "turned", "stored"]  # what became of one: no tag says anything, turned, left as stored
@@ -55,16 +59,18 @@ def listed(folder: Path) -> list[Path]:
 def opened(path: Path) -> Iterator[Image.Image]:
     """An image whose pixels are read when used, in the block. ValueError names a file that is no image."""
     try:
+        check_regular(path)
         with Image.open(path) as image:
             yield image
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing") from error
+        raise ValueError(f"{shown(path)} is missing") from error
     except Exception as error:  # Pillow's decoders raise what they like on broken files
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{shown(path)} cannot be read as an image: {reason}") from error
 
 
 def decoded(path: Path, stated: Size = UNSTATED, exif: Exif = "turn", mask: bool = False) -> tuple[Image.Image, Turn]:
-    """The whole image in RGB, and whether it was turned.
+    """The whole image in RGB, and whether it was turned; the first frame of several, whose number is then in its info.
 
     Args:
         path: its file.
@@ -77,9 +83,14 @@ def decoded(path: Path, stated: Size = UNSTATED, exif: Exif = "turn", mask: bool
             states: then its labels are another image's.
     """
     with opened(path) as file:
+        frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)  # phones put previews behind photographs
+        if file.format != "TIFF":  # Pillow turns a TIFF as it reads it, and no other
+            file.load()  # looking for the tags of a PNG reads its pixels too, and hides what is wrong with them
         image, turn = upright(file, stated, exif)
         image = one_byte(image) if mask else eight_bits(image).convert("RGB")
         image.load()
+    if frames > 1:
+        image.info[FRAMES] = frames
     if 0 not in stated and image.size != stated:
         wrong, right = (f"{width} x {height}" for width, height in (image.size, stated))
         raise ValueError(f"{path} has {wrong} pixels, but its annotation is of an image of {right}")

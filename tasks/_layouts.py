@@ -14,6 +14,7 @@ from pathlib import Path
 from tasks import _coco_json, _pascal_voc
 from tasks._annotations import SPLIT, LayoutError
 from tasks._image_files import EXTENSIONS
+from tasks._regular_files import shown
 
 FOLDERS, DEPTH, MOST_LISTS, TRIES = 2000, 4, 500, 12  # looked into: so many folders, so deep; tried: so many ways
 TRAIN, TEST = ("train",), ("val", "test", "eval", "dev")  # how the names of splits begin, likeliest first
@@ -49,7 +50,8 @@ class Contents:
 
     def __str__(self) -> str:
         folders = sorted({*self.images, *self.pages, *self.lists})
-        texts = [f"{folder}/ ({', '.join(self.kinds(folder))})" for folder in folders] + sorted(self.tables)
+        texts = [f"{shown(folder)}/ ({', '.join(self.kinds(folder))})" for folder in folders]
+        texts += map(shown, sorted(self.tables))
         more = f" and {len(texts) - 10} more" if len(texts) > 10 else ""
         return ", ".join(texts[:10]) + more or "neither images nor annotations"
 
@@ -59,7 +61,9 @@ class Contents:
             if folder in kind:
                 few = kind is self.lists and len(kind[folder]) < 6
                 yield (
-                    ", ".join(f"{name}.txt" for name in sorted(kind[folder])) if few else f"{len(kind[folder])} {what}"
+                    ", ".join(shown(f"{name}.txt") for name in sorted(kind[folder]))
+                    if few
+                    else f"{len(kind[folder])} {what}"
                 )
 
 
@@ -103,7 +107,7 @@ def advice(folder: Path, root: str, otherwise: str) -> str:
     """
     if not folder.is_dir():
         beside = sorted(path.name for path in folder.parent.iterdir()) if folder.parent.is_dir() else []
-        return f"In {folder.parent} there are: {', '.join(beside[:10]) or 'no files'}; {otherwise}"
+        return f"In {folder.parent} there are: {', '.join(map(shown, beside[:10])) or 'no files'}; {otherwise}"
     found = contents(folder)
     for task, given in islice(suggestions(folder, found), TRIES):
         if fits(task, folder, given):
@@ -235,9 +239,9 @@ def home_of(folder: Path, found: Contents, table: str) -> str | None:
     """The folder that the file names of a JSON file start from."""
     try:
         pictures, _, _ = _coco_json.parsed(folder / table)
+        names = [_coco_json.file_name(folder / table, picture) for picture in pictures]
     except ValueError:
         return None
-    names = [_coco_json.file_name(picture) for picture in pictures]
     there = (
         home
         for home in sorted(with_parents(found.images), key=lambda home: (home != os.path.dirname(table), home))

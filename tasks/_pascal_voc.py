@@ -27,11 +27,13 @@ from tasks._annotations import (
     is_utf16,
     joined,
     listed,
+    name_of,
     once,
     text_of,
 )
 from tasks._image_checks import BadImages, say, together
 from tasks._image_files import EXTENSIONS, Exif, hidden, is_image
+from tasks._regular_files import content_of, shown
 
 IMAGES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"  # the folders, as PASCAL VOC names them
 SITE = "http://host.robots.ox.ac.uk/pascal/VOC"
@@ -41,6 +43,7 @@ ARCHIVES = {
 }
 HINTS = {"annotations": ": a CVAT file? Export it as Pascal VOC or COCO"}  # the root of other formats
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+MOST = 2**26  # bytes of an annotation
 
 
 class Marked(NamedTuple):
@@ -76,6 +79,7 @@ class Part(NamedTuple):
     images: Path  # the folder of its images
     ids: list[str]  # the images' names without extension
     pages: list[Page]
+    others: Sequence[str] = ()  # files beside the annotations that are neither annotations nor images
 
 
 class Layout(NamedTuple):
@@ -209,7 +213,7 @@ def first_pixel_of(parts: Sequence[Part]) -> int:
     LOG.warning(
         "%s: a box begins at %g, %g (%d of %d boxes begin below 1): corners are taken to count from 0; "
         "first_pixel=1 is for corners that count from 1, as PASCAL VOC's do",
-        zeros[0][0].path, *zeros[0][1], len(zeros), len(boxes),
+        shown(zeros[0][0].path), *zeros[0][1], len(zeros), len(boxes),
     )  # fmt: skip
     return 0
 
@@ -221,9 +225,26 @@ def names_in(found: Part) -> set[str]:
 
 def split_of(found: Part, reading: Reading) -> Split:
     """The images of a split and their boxes."""
-    sizes_N2 = np.array([one.size for one in found.pages], np.int64)
-    files = Files(found.images, image_names(found), sizes_N2, reading.exif)
+    sizes_N2, names = np.array([one.size for one in found.pages], np.int64), image_names(found)
+    files = Files(found.images, names, sizes_N2, reading.exif)
+    if found.source.is_dir():
+        report_left_out(found, names)
     return Split.of_files(files, truth_of(found.pages, reading), found.source, reading.first_pixel)
+
+
+def report_left_out(found: Part, names: Sequence[str]) -> None:
+    """Says which images and which files of annotations are left out where all that is in their folders counts."""
+    homes = set(map(os.path.dirname, names))
+    there = {os.path.join(home, name) for home in homes for name in listed(found.images / home)}
+    without = sorted(name for name in there - set(names) if is_image(name))
+    if without:
+        count = f"{len(without):,} ({shown(without[0])})"
+        say(f"{found.images}: images without an annotation are left out: {count}")
+    if found.others:
+        say(
+            f"{found.source}: files that are not called NAME.xml are left out: {len(found.others):,} "
+            f"({shown(found.others[0])})"
+        )
 
 
 def image_names(found: Part) -> list[str]:
@@ -239,7 +260,8 @@ def image_names(found: Part) -> list[str]:
                 stem = os.path.splitext(name)[0]
                 there.setdefault(os.path.join(inside, stem), []).append(os.path.join(inside, name))
     if not there.keys() & set(found.ids):
-        raise LayoutError(f"{found.images} (images=) has none of the {len(found.ids)} images, as {found.ids[0]}.jpg")
+        first = shown(f"{found.ids[0]}.jpg")
+        raise LayoutError(f"{found.images} (images=) has none of the {len(found.ids)} images, as {first}")
     return [
         image_name(found.images, there.get(name, [f"{name}.jpg"]), page)
         for name, page in zip(found.ids, found.pages, strict=True)
@@ -253,8 +275,8 @@ def image_name(folder: Path, candidates: Sequence[str], page: Page) -> str:
     stated = [name for name in candidates if os.path.basename(name) == page.image]
     if not stated:
         raise ValueError(
-            f"{folder} has {' and '.join(candidates)}, and {page.path} does not say which one it is of: "
-            "move the other one away, or put the right name into its <filename>"
+            f"{folder} has {' and '.join(map(shown, candidates))}, and {shown(page.path)} does not say which one it is "
+            "of: move the other one away, or put the right name into its <filename>"
         )
     return stated[0]
 
@@ -263,24 +285,26 @@ def part(folder: Path, split: str, layout: Layout, share: float | None) -> Part:
     """What the files of a split say."""
     annotations, images = (folder / path.replace(SPLIT, split) for path in (layout.annotations, layout.images))
     path = layout.list_of(folder, split, share)
-    there = annotated(annotations)
+    there, others = annotated(annotations)
     ids = there if path is None else image_ids(path, set(there))
     if not set(ids) & set(there):
-        raise LayoutError(f"{annotations} (annotations=) has none of the {len(ids)} files of {path}, as {ids[0]}.xml")
-    return Part(path or annotations, images, ids, pages([annotations / f"{name}.xml" for name in ids]))
+        first = shown(f"{ids[0]}.xml")
+        raise LayoutError(f"{annotations} (annotations=) has none of the {len(ids)} files of {path}, as {first}")
+    return Part(path or annotations, images, ids, pages([annotations / f"{name}.xml" for name in ids]), others)
 
 
-def annotated(folder: Path) -> list[str]:
-    """The names of all annotations in a folder and below, in their order."""
-    ids = list[str]()
+def annotated(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of all annotations in a folder and below, in their order; and the other files, images aside."""
+    ids, others = list[str](), list[str]()
     for home, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not hidden(name)]
         inside = os.path.relpath(home, folder)
         stems = [name.removesuffix(".xml") for name in names if name.endswith(".xml") and not hidden(name)]
         ids += [os.path.normpath(os.path.join(inside, stem)) for stem in stems]
+        others += [name for name in names if not (name.endswith(".xml") or hidden(name) or is_image(name))]
     if not ids:
         raise LayoutError(f"{folder} (annotations=) has no annotation, NAME.xml")
-    return sorted(ids)
+    return sorted(ids), sorted(others)
 
 
 def image_ids(path: Path, known: Collection[str]) -> list[str]:
@@ -289,9 +313,11 @@ def image_ids(path: Path, known: Collection[str]) -> list[str]:
     if not ids:
         raise ValueError(f"{path} is empty: it must name an image a line")
     each = list(dict.fromkeys(ids))
+    if outside := [name for name in each if os.path.isabs(name) or os.path.normpath(name).startswith(os.pardir)]:
+        raise ValueError(f"{path}: {shown(outside[0])} leads out of the folder of the annotations")
     if len(each) < len(ids):
         again, twice = len(ids) - len(each), Counter(ids).most_common(1)[0][0]
-        say(f"{path}: {again} of {len(ids)} lines name an image again, {twice} for one: each is taken once")
+        say(f"{path}: {again} of {len(ids)} lines name an image again, {shown(twice)} for one: each is taken once")
     return each
 
 
@@ -327,13 +353,16 @@ def page(path: Path) -> Page:
     root = plain_xml(path)
     if root.tag != "annotation":
         raise ValueError(
-            f"{path}: its root is <{root.tag}>, not <annotation> of the VOC format{HINTS.get(root.tag, '')}"
+            f"{shown(path)}: its root is <{shown(root.tag)}>, not <annotation> of the VOC format"
+            f"{HINTS.get(root.tag, '')}"
         )
     width, height = (whole_number(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
     size = (width, height) if width and height else (0, 0)
-    return Page(
-        path, root.findtext("filename", "").strip(), size, [marked(path, node) for node in root.findall("object")]
-    )
+    nodes = root.findall("object")
+    objects = [marked(path, node) for node in nodes]
+    if extra := sum(1 for _ in root.iter("bndbox")) - sum(1 + len(node.findall("part/bndbox")) for node in nodes):
+        raise ValueError(f"{shown(path)}: {extra} of its <bndbox> are in no <object> of <annotation>")
+    return Page(path, root.findtext("filename", "").strip(), size, objects)
 
 
 def whole_number(text: str) -> int:
@@ -345,16 +374,16 @@ def whole_number(text: str) -> int:
 def plain_xml(path: Path) -> ElementTree.Element:
     """The root of an XML file that defines no entities: those could make a small file a huge one."""
     try:
-        content = path.read_bytes()
+        content = content_of(path, MOST)
         xml = content.decode("utf-16") if is_utf16(content) else content
         plain = xml if isinstance(xml, str) else xml.decode("latin-1")
         if "<!DOCTYPE" not in plain and "\0" not in plain:
             return without_namespaces(ElementTree.fromstring(xml))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{shown(path)} cannot be read: {error.strerror}") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f"{path} is not XML: {error}") from error
-    raise ValueError(f"{path}: an annotation must be XML in UTF-8, or UTF-16 with its mark, without a DOCTYPE")
+        raise ValueError(f"{shown(path)} is not XML: {error}") from error
+    raise ValueError(f"{shown(path)}: an annotation must be XML in UTF-8, or UTF-16 with its mark, without a DOCTYPE")
 
 
 def without_namespaces(root: ElementTree.Element) -> ElementTree.Element:
@@ -366,14 +395,17 @@ def without_namespaces(root: ElementTree.Element) -> ElementTree.Element:
 
 def marked(path: Path, node: ElementTree.Element) -> Marked:
     """One <object>; its parts (head, hand, foot) are not read."""
+    for tag in ("name", "difficult", "bndbox", *(f"bndbox/{side}" for side in SIDES)):
+        if len(node.findall(tag)) > 1:
+            raise ValueError(f"{shown(path)}: an object has more than one {tag}")
     name = node.findtext("name", "").strip()
     if not name:
-        raise ValueError(f"{path}: an object has no name")
+        raise ValueError(f"{shown(path)}: an object has no name")
     try:
         sides = tuple(float(node.findtext(f"bndbox/{side}", "")) for side in SIDES)
     except ValueError:
-        raise ValueError(f"{path}: a {name!r} has no bndbox of four numbers ({', '.join(SIDES)})") from None
-    return Marked(name, sides, node.findtext("difficult", ""))
+        raise ValueError(f"{shown(path)}: a {name!r:.60} has no bndbox of four numbers ({', '.join(SIDES)})") from None
+    return Marked(name_of(f"{shown(path)}: an object's name", name), sides, node.findtext("difficult", ""))
 
 
 def truth_of(pages: Sequence[Page], reading: Reading) -> Truth:
@@ -390,4 +422,4 @@ def truth_of(pages: Sequence[Page], reading: Reading) -> Truth:
 
 def is_difficult(page: Page, thing: Marked) -> bool:
     """Whether an object is marked so."""
-    return flag(f"{page.path}: <difficult> of a {thing.name!r}", thing.difficult)
+    return flag(f"{shown(page.path)}: <difficult> of a {thing.name!r:.60}", thing.difficult)

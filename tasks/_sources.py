@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from tasks._image_checks import SIDE, Scan, say
+from tasks._regular_files import shown
 
 TESTS, POOLS = "test images that nearly equal one of the pool", "images of the pool that nearly equal another"
 FAULT = "FAULT: "  # begins a remark on what makes results wrong
@@ -45,6 +46,10 @@ class Sources:
         inside = os.path.relpath(path, self.folder)
         return Path(path if inside.startswith(os.pardir) else inside).as_posix()
 
+    def shown(self, scan: Scan) -> str:
+        """The same for a line of the log."""
+        return shown(self.name(scan))
+
     @cached_property
     def folder(self) -> str:
         """The data set's folder."""
@@ -68,7 +73,7 @@ class Sources:
             return ""
         first = self.test[int(np.flatnonzero(both_N)[0])]
         same = next(scan for scan in self.pool if scan.pixels == first.pixels)
-        count = f"{both_N.sum():,} of {len(both_N):,} ({self.name(first)} is {self.name(same)})"
+        count = f"{both_N.sum():,} of {len(both_N):,} ({self.shown(first)} is {self.shown(same)})"
         return f"{FAULT}test images that are in the pool too, equal to the pixel: {count}; scores are not of new images"
 
     def repeated(self, part: str, scans: Sequence[Scan]) -> str:
@@ -80,7 +85,7 @@ class Sources:
         if not groups_of_many:
             return ""
         more, (first, second, *_) = len(scans) - len(groups), groups_of_many[0]
-        count = f"{more:,} of {len(scans):,} ({self.name(second)} is {self.name(first)})"
+        count = f"{more:,} of {len(scans):,} ({self.shown(second)} is {self.shown(first)})"
         return f"images of the {part} that equal an earlier one of it to the pixel: {count}"
 
     def near(self, pool: Sequence[Scan], test: Sequence[Scan]) -> list[str]:
@@ -104,7 +109,7 @@ class Sources:
         if not len(which):
             return ""
         last = int(which[-1])  # the first of equal thumbnails has itself for the other
-        pair = f"{self.name(scans[last])} and {self.name(pool[int(other_N[last])])}"
+        pair = f"{self.shown(scans[last])} and {self.shown(pool[int(other_N[last])])}"
         return f"{what}: {len(which):,} ({pair})"
 
 

@@ -167,4 +167,4 @@ def precision(recipe: Recipe, device: torch.device) -> Iterator[None]:
 
 def derived(seed: int, name: str) -> int:
     """A seed for each use of a fit's seed."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode(errors="surrogatepass")).digest()[:8], "big") >> 1

@@ -17,6 +17,7 @@ from benchmark.api import Machine, register_task
 from tasks._classifier import PUBLISHED, Classifier, Recipe, Split, lacks
 from tasks._image_checks import say, together
 from tasks._image_files import EXTENSIONS, Exif, hidden, is_image
+from tasks._regular_files import shown
 from tasks._training import derived
 
 LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg"
@@ -68,7 +69,7 @@ def stored(folder: Path, train: str, test: str, size: int, exif: Exif) -> tuple[
     pool, others = map(class_names, homes)
     if differing := sorted({*pool} ^ {*others}):
         there, missing = (train, test) if differing[0] in pool else (test, train)
-        raise ValueError(f"{folder}: the class {differing[0]} is in {there}/ but not in {missing}/")
+        raise ValueError(f"{folder}: the class {shown(differing[0])} is in {there}/ but not in {missing}/")
     first, second = together(*(partial(split, home, pool, size, exif) for home in homes))
     return first, second, pool
 
@@ -86,7 +87,7 @@ def drawn(folder: Path, train: str, test: str, share: float, size: int, exif: Ex
     for label, name in enumerate(classes):
         which = rng.permutation(np.flatnonzero(whole.labels_N == label))
         if len(which) < 2:
-            raise ValueError(f"{home / name} has one image: split={share:g} needs two, one to test on")
+            raise ValueError(f"{shown(home / name)} has one image: split={share:g} needs two, one to test on")
         tested_N[which[: min(len(which) - 1, max(1, round(share * len(which))))]] = True
     return whole.kept(np.flatnonzero(~tested_N)), whole.kept(np.flatnonzero(tested_N)), classes
 
@@ -97,14 +98,14 @@ def looked_for(folder: Path, train: str, test: str) -> str:
         return f"no such folder: {folder} (wanted: {LAYOUT})"
     folders, others = names_in(folder)
     missing = " and ".join(f"no {name}/" for name in (train, test) if not (folder / name).is_dir())
-    there = [f"{name}/" for name in folders[:NUM_NAMED]] + ["..."] * (len(folders) > NUM_NAMED)
-    there += others[:1] + [f"{len(others) - 1:,} more"] * (len(others) > 1)
+    there = [shown(f"{name}/") for name in folders[:NUM_NAMED]] + ["..."] * (len(folders) > NUM_NAMED)
+    there += [*map(shown, others[:1])] + [f"{len(others) - 1:,} more"] * (len(others) > 1)
     usual = [
         f"{key}={match}"
         for key, name, words in (("train", train, TRAINS), ("test", test, TESTS))
         if not (folder / name).is_dir() and (match := next((f for w in words for f in folders if f.lower() == w), ""))
     ]
-    inside = [f"root={folder / name}" for name in folders if (folder / name / train).is_dir()]
+    inside = [f"root={shown(folder / name)}" for name in folders if (folder / name / train).is_dir()]
     advice = " ".join(inside[:1] or usual) or "train= and test= to the names of their folders"
     return (
         f"{folder} has {missing} (wanted: {LAYOUT}), but {', '.join(there) or 'nothing'}: set {advice}, "
@@ -115,7 +116,7 @@ def looked_for(folder: Path, train: str, test: str) -> str:
 def names_in(folder: Path) -> tuple[list[str], list[str]]:
     """The names of the folders and of the files in a folder, sorted, but for hidden ones."""
     entries = sorted((entry for entry in os.scandir(folder) if not hidden(entry.name)), key=lambda entry: entry.name)
-    parts = [[entry.name for entry in entries if entry.is_dir() == wanted] for wanted in (True, False)]
+    parts = [[entry.name for entry in entries if os.path.isdir(entry) == wanted] for wanted in (True, False)]
     return parts[0], parts[1]
 
 
@@ -131,10 +132,12 @@ def split(home: Path, classes: Sequence[str], size: int, exif: Exif = "turn") ->
     """Every image of every class, and its class's number."""
     found = [images_in(home / name) for name in classes]
     if passed := [path for _, others in found for path in others]:
-        say(f"{home}: files that are no images and are passed over: {len(passed):,} ({passed[0].name})")
+        say(f"{home}: files that are no images and are passed over: {len(passed):,} ({shown(passed[0].name)})")
+    if loose := [name for name in names_in(home)[1] if is_image(name)]:
+        say(f"{home}: images in no class's folder, which are left out: {len(loose):,} ({shown(loose[0])})")
     for name, (images, _) in zip(classes, found, strict=True):
         if not images:
-            raise ValueError(f"{home / name}: no images ({', '.join(sorted(EXTENSIONS))})")
+            raise ValueError(f"{shown(home / name)}: no images ({', '.join(sorted(EXTENSIONS))})")
     paths = [path for images, _ in found for path in images]
     labels = [label for label, (images, _) in enumerate(found) for _ in images]
     return Split.of_files(paths, labels, size, exif)

@@ -1,0 +1,544 @@
+"""Data sets as hostile or unlucky people leave them: what is read is what is there, or one line says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import re
+import resource
+import struct
+import warnings
+import xml.dom.minidom as minidom
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+import pytest
+import torch
+from _fuzz import KINDS, SIZES, befall, corpus, damaged, folder, judged, mutated, picture, size_of
+from hypothesis import strategies as st
+from PIL import Image
+
+from benchmark.api import Machine
+from tasks import _image_checks
+from tasks._annotations import check_boxes, scans_of
+from tasks._classifier import Recipe, digest
+from tasks._detection_recipe import DetectorRecipe
+from tasks._sources import reported
+from tasks.coco import coco
+from tasks.image_folder import image_folder
+from tasks.voc import voc
+
+MACHINE = Machine(torch.device("cpu"))
+Box = tuple[str, float, float, float, float, int, bool]  # image, corners, class, ignored
+
+
+@pytest.fixture(autouse=True, scope="module")
+def harness() -> Iterator[None]:
+    """Tasks without a network, nothing remembered of images, and no more than 3 GB of memory beside what is in use."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm", encoding="ascii") as handle:
+        used = int(handle.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 2**30, limits[1]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_image_checks, "recalled", lambda keys: {})
+        patch.setattr(_image_checks, "remember", lambda scans: None)
+        for task in ("voc", "coco"):
+            patch.setattr(f"tasks.{task}.Detection", Given)
+        patch.setattr("tasks.image_folder.Classifier", Classes)
+        yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+class Given:
+    """Stands in for Detection: checks what it checks of its data, and keeps them."""
+
+    def __init__(
+        self, machine: Machine, recipe: Any, pool: Any, test: Any, num_classes: int, classes: list[str], root: Path,
+        map_at: str = "",
+    ) -> None:  # fmt: skip
+        check_boxes(pool, test)
+        self.pool, self.test, self.classes = pool, test, list(classes)
+        self.fingerprint = pool.images.fingerprint + test.images.fingerprint
+        self.remarks = reported(scans_of(pool.images), scans_of(test.images), root).remarks
+        assert num_classes == len(classes)
+
+    def boxes(self) -> list[Box]:
+        """All boxes of the pool."""
+        truth, names = self.pool.truth, self.pool.images.names
+        image_B = np.repeat(np.arange(len(names)), np.diff(truth.first_N1))
+        rows = zip(image_B, truth.corners_B4, truth.labels_B, truth.ignored_B, strict=True)
+        return [(names[i], *map(float, box), int(label), bool(ignored)) for i, box, label, ignored in rows]
+
+
+def clipped(x1: float, y1: float, x2: float, y2: float, size: tuple[int, int]) -> list[float] | None:
+    """The box inside its image; None where it has no area as it is stated, or none is left."""
+    with np.errstate(over="ignore"):
+        sides = [float(np.float32(side)) for side in (x1, y1, x2, y2)]
+    if not all(map(math.isfinite, sides)) or not (sides[0] < sides[2] and sides[1] < sides[3]):
+        return None
+    inside = [min(max(side, 0), size[number % 2]) for number, side in enumerate(sides)]
+    return inside if inside[0] < inside[2] and inside[1] < inside[3] else None
+
+
+def compared(found: list[Box], wanted: list[Box], lost: int, lines: list[str]) -> bool:
+    """Whether all is there; where `lost` boxes are not, a line must say so."""
+    assert Counter((box[0], *box[5:]) for box in found) == Counter((box[0], *box[5:]) for box in wanted)
+    assert np.allclose([box[1:5] for box in sorted(found)], [box[1:5] for box in sorted(wanted)], atol=1e-3)
+    assert not lost or lines, f"{lost} boxes are gone"
+    return not lost
+
+
+# --- COCO -------------------------------------------------------------------------------------
+FLAGS = {"": 0, "none": 0, "0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+COCO: dict[str, Any] = {
+    "info": {"year": 2017},
+    "images": [{"id": 7 - i, "file_name": f"{i}.png", "width": 8, "height": 8} for i in range(3)],
+    "annotations": [
+        {"id": n, "image_id": 5 + n % 3, "category_id": [3, 1][n % 2], "bbox": [n, 1, 3, 2.5], "iscrowd": n == 4}
+        for n in range(5)
+    ],
+    "categories": [{"id": 3, "name": "cat"}, {"id": 1, "name": "dog"}],
+}  # fmt: skip
+COCO_TEST = COCO | {"images": [{"id": 5 + i, "file_name": f"t{i}.png"} for i in range(3)]}
+
+
+def coco_folder(data: st.DataObject, root: Path) -> None:
+    """A data set with something odd about it."""
+    for number in range(3):
+        picture(root / "train2017" / f"{number}.png", number)
+        picture(root / "val2017" / f"t{number}.png", 10 + number)
+    (root / "annotations").mkdir()
+    odd = data.draw(KINDS)
+    text = json.dumps(mutated(data, COCO) if "body" in odd else COCO).encode()
+    (root / "annotations" / "instances_train2017.json").write_bytes(damaged(data, text) if "bytes" in odd else text)
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(COCO_TEST))
+    if "files" in odd:
+        befall(data, root)
+
+
+def number_of(value: Any) -> Any:
+    """An id as a number, where it is one."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and value.strip().removeprefix("-").isdecimal() else value
+
+
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; KeyError where a key is there twice."""
+    if len(dict(pairs)) < len(pairs):
+        raise KeyError
+    return dict(pairs)
+
+
+def coco_reference(path: Path, images: Path) -> tuple[list[str], list[str], list[Box], int]:
+    """Names in order, classes, boxes and how many more there are. Any exception: the file is not sound."""
+    content = path.read_bytes()
+    body = json.loads(content.decode(json.detect_encoding(content)), object_pairs_hook=once_each)
+    rows, classes = (
+        sorted(((number_of(row["id"]), row) for row in body[key]), key=lambda pair: pair[0])
+        for key in ("images", "categories")
+    )
+    by_id, labels = ({key: number for number, (key, _) in enumerate(part)} for part in (rows, classes))
+    assert len(by_id) == len(rows)
+    assert len(labels) == len(classes)
+    names = [row["file_name"].replace("\\", "/") for _, row in rows]
+    sizes = {name: size_of(images / name) for name in names}
+    boxes, lost = list[Box](), 0
+    for mark in body["annotations"]:
+        name = names[by_id[number_of(mark["image_id"])]]
+        x, y, width, height = mark["bbox"]
+        size = sizes[name]
+        assert size is not None
+        inside = clipped(x, y, float(x) + width, float(y) + height, size)
+        label, crowd = labels[number_of(mark["category_id"])], FLAGS[str(mark.get("iscrowd")).strip().lower()]
+        if inside is None:
+            lost += 1
+        else:
+            boxes.append((name, *inside, label, bool(crowd)))  # type: ignore[arg-type]
+    return names, [str(row["name"]) for _, row in classes], boxes, lost
+
+
+def coco_judged(data: st.DataObject) -> str:
+    """One odd COCO data set."""
+    with folder() as root:
+        coco_folder(data, root)
+
+        def check(task: Given, lines: list[str]) -> bool:
+            path = root / "annotations" / "instances_train2017.json"
+            names, classes, boxes, lost = coco_reference(path, root / "train2017")
+            assert [Path(name) for name in task.pool.images.names] == [Path(name) for name in names]
+            assert task.classes == classes
+            return compared(task.boxes(), [(str(Path(box[0])), *box[1:]) for box in boxes], lost, lines)  # type: ignore[misc]
+
+        return judged(lambda: coco(MACHINE, DetectorRecipe(), root=str(root)), check, root)
+
+
+@SIZES
+def test_coco_is_right_named_or_refused(number: int) -> None:
+    corpus("coco", number, coco_judged)
+
+
+# --- PASCAL VOC -------------------------------------------------------------------------------
+def node(tag: str, *children: Any) -> dict[str, Any]:
+    """An element, whose children are elements or text."""
+    return {"tag": tag, "inside": list(children)}
+
+
+def page_of(number: int) -> dict[str, Any]:
+    """The annotation of an image."""
+    things = [
+        node(
+            "object", node("name", ["cat", "dog"][one]), node("difficult", str(one)),
+            node("bndbox", node("xmin", str(1 + one)), node("ymin", "2"), node("xmax", "6"), node("ymax", "7.5")),
+        )
+        for one in range(2)
+    ]  # fmt: skip
+    size = node("size", node("width", "8"), node("height", "8"), node("depth", "3"))
+    return node("annotation", node("filename", f"{number}.png"), size, *things)
+
+
+def rendered(one: Any) -> str:
+    """XML, or what comes of an element that is none."""
+    if not isinstance(one, dict) or "tag" not in one:
+        return escape(str(one))[:2000]
+    inside = one.get("inside", "")
+    text = "".join(map(rendered, inside)) if isinstance(inside, list) else escape(str(inside))
+    return f"<{one['tag']}>{text}</{one['tag']}>"
+
+
+HEADS = [
+    *[""] * 12, '<?xml version="1.0" encoding="UTF-8"?>\n',
+    '<?xml version="1.0" encoding="latin-1"?>', '<?xml encoding="x"?>',
+    '<!DOCTYPE annotation [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>', "<!-- x -->",
+    '<!DOCTYPE annotation SYSTEM "file:///etc/passwd">', '<?xml version="1.0" encoding="utf-7"?>', "<!doctype x>",
+    '<?xml version="1.0" encoding="utf-16"?>', "\ufeff", " ",
+]  # fmt: skip
+
+
+def voc_folder(data: st.DataObject, root: Path, lists: bool) -> None:
+    """A data set with something odd about it."""
+    odd = data.draw(KINDS)
+    (root / "Annotations").mkdir()
+    for number in range(4):
+        picture(root / "JPEGImages" / f"{number}.png", number)
+        (root / "Annotations" / f"{number}.xml").write_text(rendered(page_of(number)))
+    page = mutated(data, page_of(0)) if "body" in odd else page_of(0)
+    head = data.draw(st.sampled_from(HEADS)) if "bytes" in odd else ""
+    text = (head + rendered(page)).encode("utf-8", "surrogatepass")
+    (root / "Annotations" / "0.xml").write_bytes(damaged(data, text) if "bytes" in odd else text)
+    if lists:
+        (root / "ImageSets" / "Main").mkdir(parents=True)
+        for name, text in (("train", "0\n1\n"), ("val", "2\n3\n")):
+            (root / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
+    if "files" in odd:
+        befall(data, root)
+
+
+def texts(one: Any, tag: str) -> list[str]:
+    """The texts of the children of that name."""
+    found = [child for child in one.childNodes if getattr(child, "localName", None) == tag]
+    return ["".join(part.data for part in child.childNodes if part.nodeType in (3, 4)) for child in found]
+
+
+def voc_page(path: Path) -> tuple[list[tuple[str, list[float], str]], int]:
+    """Objects of an annotation: name, sides, difficult; and how many boxes there are that are no object's."""
+    content = path.read_bytes()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # whatever encoding its first line states
+        content = re.sub(r"^<\?.*?\?>", "", content.decode("utf-16")).encode()
+    root = minidom.parseString(content).documentElement
+    assert root is not None
+    assert root.localName == "annotation"
+    things = []
+    for one in (child for child in root.childNodes if getattr(child, "localName", None) == "object"):
+        [box] = [child for child in one.childNodes if getattr(child, "localName", None) == "bndbox"]
+        [name] = texts(one, "name")
+        sides = [float(text) for side in ("xmin", "ymin", "xmax", "ymax") for [text] in [texts(box, side)]]
+        things.append((name.strip(), sides, (texts(one, "difficult") or [""])[0]))
+    return things, len(root.getElementsByTagNameNS("*", "bndbox")) - len(things)
+
+
+def voc_reference(root: Path, ids: list[str], suffix: dict[str, str], every: list[str]) -> tuple[list[Box], int]:
+    """The boxes of these images and how many more there are; `every`: all that are read. Any exception: not sound."""
+    pages = {name: voc_page(root / "Annotations" / f"{name}.xml") for name in every}
+    sides = [side for things, _ in pages.values() for _, sides, _ in things for side in sides[:2]]
+    first = 0 if any(0 <= side < 1 for side in sides) else 1
+    classes = sorted({name for things, _ in pages.values() for name, *_ in things})
+    boxes, lost = list[Box](), sum(pages[name][1] for name in ids)
+    for image in ids:
+        size = size_of(root / "JPEGImages" / suffix[image])
+        assert size is not None
+        for name, (x1, y1, x2, y2), difficult in pages[image][0]:
+            inside = clipped(x1 - first, y1 - first, x2, y2, size) if x1 < x2 and y1 < y2 else None
+            lost += inside is None
+            if inside is not None:
+                ignored = bool(FLAGS[difficult.strip().lower()])
+                boxes.append((suffix[image], *inside, classes.index(name), ignored))  # type: ignore[arg-type]
+    return boxes, lost
+
+
+def is_annotation(path: Path) -> bool:
+    """Whether a file is somebody's annotation, whatever its name."""
+    return path.is_file() and path.stat().st_size < 10**6 and b"<object>" in path.read_bytes()
+
+
+def voc_judged(data: st.DataObject) -> str:
+    """One odd VOC data set, with lists or divided by a share."""
+    with folder() as root:
+        lists = data.draw(st.booleans())
+        voc_folder(data, root, lists)
+
+        def check(task: Given, lines: list[str]) -> bool:
+            names = [*task.pool.images.names, *task.test.images.names]
+            suffix = {name.rpartition(".")[0]: name for name in names}
+            ids = [name.rpartition(".")[0] for name in task.pool.images.names]
+            boxes, lost = voc_reference(root, ids, suffix, list(suffix))
+            if lists:
+                assert ids == ["0", "1"]
+            else:
+                there = [one for one in (root / "Annotations").rglob("*") if is_annotation(one) and one.name[0] != "."]
+                lost += max(0, len(there) - len(names))
+            return compared(task.boxes(), boxes, lost, lines)
+
+        share = {} if lists else {"split": 0.4}
+        build = partial(voc, MACHINE, DetectorRecipe(), root=str(root), year=None, difficult=False, **share)
+        return judged(build, check, root)
+
+
+@SIZES
+def test_voc_is_right_named_or_refused(number: int) -> None:
+    corpus("voc", number, voc_judged)
+
+
+# --- lists ------------------------------------------------------------------------------------
+LINES = [
+    "0", "1", "1 1", "0 -1", "0.png", "/data/x/JPEGImages/1.png", "C:\\x\\1.png", "", " ", "# 0", "0 1", "../0", "9",
+    "a\x0bb", "\ud800", "é", "0\0", "1  -1", "x" * 5000, "/etc/passwd", "0,1", "0;1", "\ufeff0",
+]  # fmt: skip
+
+
+def list_judged(data: st.DataObject) -> str:
+    """One odd list of the images of a VOC data set."""
+    with folder() as root:
+        for number in range(4):
+            picture(root / "JPEGImages" / f"{number}.png", number)
+            (root / "Annotations").mkdir(exist_ok=True)
+            (root / "Annotations" / f"{number}.xml").write_text(rendered(page_of(number)))
+        (root / "ImageSets" / "Main").mkdir(parents=True)
+        path = root / "ImageSets" / "Main" / "train.txt"
+        lines = data.draw(st.lists(st.sampled_from([*LINES[:8] * 3, *LINES]), min_size=1, max_size=4))
+        text = "\n".join(lines).encode("utf-8", "surrogatepass")
+        path.write_bytes(damaged(data, text) if data.draw(st.booleans()) else text)
+        (path.parent / "val.txt").write_text("2\n3\n")
+        if data.draw(st.integers(0, 5)) == 0:
+            befall(data, root / "ImageSets")
+
+        def check(task: Given, said: list[str]) -> bool:
+            content = path.read_bytes()
+            text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+            given = [line.strip() for line in text.splitlines() if line.strip()]
+            names = [re.sub(r"^.*[/\\]", "", re.sub(r"\s+-?[01]$", "", line)).removesuffix(".png") for line in given]
+            names = [name if name in "0123" else name.split()[0] for name in names]
+            assert task.pool.images.names == [f"{name}.png" for name in dict.fromkeys(names)]
+            assert len(set(names)) == len(names) or said
+            return len(set(names)) == len(names)
+
+        return judged(lambda: voc(MACHINE, DetectorRecipe(), root=str(root), year=None), check, root)
+
+
+@SIZES
+def test_lists_are_right_named_or_refused(number: int) -> None:
+    corpus("lists of images", number, list_judged)
+
+
+# --- folders of classes -----------------------------------------------------------------------
+class Classes:
+    """Stands in for Classifier: keeps the data."""
+
+    def __init__(
+        self, machine: Machine, recipe: Any, pool: Any, test: Any, num_classes: int, classes: list[str], root: Path
+    ) -> None:  # fmt: skip
+        self.pool, self.test, self.classes = pool, test, list(classes)
+        self.fingerprint = digest(pool.images_NKHW, pool.labels_N, *classes)
+        self.remarks = reported(pool.scans, test.scans, root).remarks
+
+    def images(self) -> Counter[tuple[str, str]]:
+        """Class and file of every image of the pool and the test set."""
+        return Counter(
+            (self.classes[label], scan.path.name)
+            for split in (self.pool, self.test)
+            for label, scan in zip(split.labels_N, split.scans, strict=True)
+        )
+
+
+ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+EXTRAS = ["loose", "class", "inside", "hidden", "loop", "twice", "odd class", "note", "upper", "broken link"]
+
+
+def add(data: st.DataObject, train: Path) -> None:
+    """Something more in a folder of classes."""
+    extra = data.draw(st.sampled_from(EXTRAS))
+    if extra in ("loose", "class", "inside", "hidden", "odd class", "upper"):
+        inside = {
+            "class": "eel/",
+            "inside": "cat/more/",
+            "hidden": "cat/.x/",
+            "odd class": "a\n\udcff/",
+            "upper": "cat/",
+        }
+        picture(train / inside.get(extra, "") / "9.PNG", 9)
+    elif extra == "loop":
+        (train / data.draw(st.sampled_from(["cat/up", "up", "loop"]))).symlink_to(
+            data.draw(st.sampled_from(["..", "loop", "."]))
+        )
+    elif extra == "twice":
+        (train / "dog" / "again.png").write_bytes((train / "cat" / "0.png").read_bytes())
+    else:
+        (train / "cat" / ("readme.md" if extra == "note" else "link.png")).symlink_to("nowhere")
+
+
+def classes_reference(home: Path) -> tuple[Counter[tuple[str, str]], int]:
+    """Class and file of each image, and the number of files that are none or of no class."""
+    found, lost = Counter[tuple[str, str]](), 0
+    for entry in sorted(os.listdir(home)):
+        if not entry.startswith(".") and os.path.isdir(home / entry):
+            visited = set[str]()
+            for place, inside, names in os.walk(home / entry, followlinks=True):
+                inside[:] = [] if os.path.realpath(place) in visited else [one for one in inside if one[0] != "."]
+                names = [] if os.path.realpath(place) in visited else [one for one in names if one[0] != "."]
+                visited.add(os.path.realpath(place))
+                images = [one for one in names if os.path.splitext(one)[1].lower() in ENDINGS]
+                found.update((entry, one) for one in images)
+                lost += len(names) - len(images)
+        elif not entry.startswith("."):
+            lost += os.path.splitext(entry)[1].lower() in ENDINGS
+    return found, lost
+
+
+def classes_judged(data: st.DataObject) -> str:
+    """One odd folder of classes."""
+    with folder() as root:
+        for number, name in enumerate(("cat", "dog")):
+            for one in range(2):
+                picture(root / "train" / name / f"{one}.png", 2 * number + one)
+            picture(root / "test" / name / "t.png", 10 + number)
+        split = data.draw(st.sampled_from([None, 0.5]))
+        for _ in range(data.draw(st.integers(0, 2))):
+            with contextlib.suppress(FileExistsError):
+                add(data, root / "train")
+        if data.draw(st.booleans()):
+            befall(data, root / "train", 2)
+
+        def check(task: Classes, lines: list[str]) -> bool:
+            wanted, lost = classes_reference(root / "train")
+            if split is None:
+                wanted.update({("cat", "t.png"): 1, ("dog", "t.png"): 1})
+            assert task.images() == wanted
+            assert not lost or lines, f"{lost} files are gone"
+            return not lost
+
+        return judged(lambda: image_folder(MACHINE, Recipe(), root=str(root), size=8, split=split), check, root)
+
+
+@SIZES
+def test_folders_of_classes_are_right_named_or_refused(number: int) -> None:
+    corpus("folders of classes", number, classes_judged)
+
+
+# --- images -----------------------------------------------------------------------------------
+KINDS_OF_IMAGES = {  # ending: modes that it can hold
+    "png": ["RGB", "L", "LA", "P", "RGBA", "1", "I;16", "I", "PA"], "jpg": ["RGB", "L", "CMYK", "YCbCr"],
+    "gif": ["P", "L", "RGB"], "tif": ["RGB", "L", "CMYK", "I;16", "F", "I", "LAB", "1", "RGBA"],
+    "bmp": ["RGB", "L", "P", "1"], "webp": ["RGB", "RGBA"], "ppm": ["RGB", "L", "I", "1"],
+}  # fmt: skip
+SIDES = [0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A part of a PNG file."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def absurd(data: st.DataObject) -> bytes:
+    """A small file that states an absurd size, or holds far more than it seems to."""
+    width, height = data.draw(st.sampled_from(SIDES)), data.draw(st.sampled_from(SIDES))
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    small = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 2, 0, 0, 0))
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 * 10**6)))
+    files = [
+        png + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""),
+        small + text + chunk(b"IDAT", zlib.compress(bytes(14))) + chunk(b"IEND", b""),
+        small + chunk(b"IDAT", zlib.compress(bytes(2 * 10**6))) + chunk(b"IEND", b""),
+        b"GIF89a" + struct.pack("<HHBBB", width & 0xFFFF, height & 0xFFFF, 0, 0, 0) + b",\0\0\0\0\1\0\1\0\0\2\2D\1\0;",
+        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width - 2**31, height - 2**31, 1, 24, *[0] * 6),
+        f"P6 {width} {height} 255\n".encode() + bytes(100), f"P5 {width} {height} 65535\n".encode() + bytes(100),
+        b"P3 1 1 255\n" + b"1" * 5000, f"Pf\n{width} {height}\n-1.0\n".encode() + bytes(100), b"II*\0\xff\xff\xff\xff",
+    ]  # fmt: skip
+    return data.draw(st.sampled_from(files))
+
+
+def image_of(data: st.DataObject) -> tuple[str, bytes]:
+    """The ending and the bytes of an odd image."""
+    if data.draw(st.integers(0, 3)) == 0:
+        return data.draw(st.sampled_from(sorted(KINDS_OF_IMAGES))), absurd(data)
+    ending = data.draw(st.sampled_from(sorted(KINDS_OF_IMAGES)))
+    mode, buffer = data.draw(st.sampled_from(KINDS_OF_IMAGES[ending])), io.BytesIO()
+    side = data.draw(st.sampled_from([1, 8, 9, 300]))
+    noise = Image.fromarray(np.random.default_rng(side).integers(0, 255, (8, side, 3), np.uint8))
+    image = (
+        noise.convert("RGBA").convert("LA").convert("PA")
+        if mode == "PA"
+        else noise.convert("L").convert(mode)
+        if mode in ("I;16", "I", "F")
+        else noise.convert(mode)
+        if mode != "LAB"
+        else Image.new("LAB", (8, 8))
+    )
+    more: dict[str, Any] = {}
+    if data.draw(st.booleans()) and ending in ("gif", "tif", "webp", "png") and mode in ("RGB", "L", "P"):
+        more |= {"save_all": True, "append_images": [image.rotate(180), image.rotate(90)]}
+    if ending in ("jpg", "png", "webp") and data.draw(st.booleans()):
+        more["exif"] = data.draw(
+            st.sampled_from(
+                [b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\x06\0\0\0\0\0\0", b"x" * 50]
+            )
+        )
+    with contextlib.suppress(OSError, ValueError, KeyError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image.save(buffer, {"jpg": "jpeg", "tif": "tiff"}.get(ending, ending), **more)
+    content = buffer.getvalue()
+    return ending, damaged(data, content) if data.draw(st.booleans()) else content
+
+
+def image_judged(data: st.DataObject) -> str:
+    """One odd image among others."""
+    with folder() as root:
+        for number, name in enumerate(("cat", "dog")):
+            picture(root / "train" / name / "0.png", number)
+            picture(root / "test" / name / "t.png", 10 + number)
+        ending, content = image_of(data)
+        path = root / "train" / "cat" / f"1.{data.draw(st.sampled_from([ending, ending, 'png', 'JPG']))}"
+        path.write_bytes(content)
+
+        def check(task: Classes, lines: list[str]) -> bool:
+            assert size_of(path) is not None, path.read_bytes()
+            with Image.open(path) as image:
+                frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            assert len(task.pool.labels_N) == 3
+            assert frames == 1 or lines, "frames are gone"
+            return frames == 1
+
+        return judged(lambda: image_folder(MACHINE, Recipe(), root=str(root), size=8), check, root)
+
+
+@SIZES
+def test_images_are_right_named_or_refused(number: int) -> None:
+    corpus("images", number, image_judged)
