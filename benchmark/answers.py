@@ -293,7 +293,9 @@ def verified(words: Words = None) -> None:
         for one in experiments:
             say(f"{one.title}: {audited(one, faults)}")
         show("faults", rows, by=["experiment"])
-        show("ours minus published", [verdict_line(one) for one in verdicts], by=["task", "source"], note=VERDICTS)
+        show(
+            "ours minus published", [verdict_line(one) for one in verdicts], by=["task", "source"], note=verify.VERDICTS
+        )
     if faults:
         raise typer.Exit(1)
 
@@ -338,28 +340,25 @@ def reported(words: Words = None) -> None:
 
 def verdict_row(one: Verdict) -> Row:
     """A verdict as JSON."""
+    gaps = [(gap, one.interval(gap)) for gap in one.gaps]
     return {
         "source": one.source, "task": one.task, "strategy": one.strategy, "published": one.published,
-        "rounds": one.rounds, "deviation": number(one.deviation.value), "low": number(one.deviation.low),
-        "high": number(one.deviation.high), "last": number(one.last.value), "last_low": number(one.last.low),
-        "last_high": number(one.last.high), "verdict": one.verdict, "why": one.why,
+        "seeds": one.num_runs, "verdict": one.verdict, "why": one.why, "level": one.level,
+        "gaps": [
+            {"num_labelled": gap.num_labelled, "value": number(own.value), "low": number(own.low),
+             "high": number(own.high), "equal_spread_assumed": gap.their_std is None}
+            for gap, own in gaps
+        ],
     }  # fmt: skip
 
 
 def verdict_line(one: Verdict) -> Row:
     """A verdict for people."""
-    mean, last = (comparisons.shown(gap, 3, "+") if one.rounds else "" for gap in (one.deviation, one.last))
     return {
         "source": one.source, "task": one.task, "strategy": one.strategy, "published": one.published,
-        "rounds": one.rounds, "seeds": one.num_runs or "–", "mean": mean, "last": last, "verdict": one.verdict,
+        "rounds": len(one.gaps), "seeds": one.num_runs or "–", **verify.shown_gaps(one), "verdict": one.verdict,
         "why": one.why,
     }  # fmt: skip
-
-
-VERDICTS = """\
-published: what the paper calls the strategy
-rounds, seeds: numbers of labels that both have, and runs of ours
-mean, last: ours minus published on average over these rounds, and at the last of them, with intervals"""
 
 
 def published() -> list[Row]:

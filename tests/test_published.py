@@ -183,16 +183,17 @@ CLOSE = {"mine": {s: [50.0 + s / 10, 60.0 - s / 10, 70.0 + s / 10] for s in rang
 
 @pytest.mark.parametrize(
     ("shift", "spread", "verdict"),
-    [(0.0, "", "reproduced"), (3.0, "", "weaker"), (-3.0, "", "stronger"), (0.0, "9", "not comparable")],
+    [(0.0, "", "reproduced"), (3.0, "", "weaker"), (-3.0, "", "stronger"), (0.0, "9", "inconclusive")],
 )
 def test_verdicts(tmp_path: Path, shift: float, spread: str, verdict: str) -> None:
     path = paper(tmp_path, [50.1 + shift, 59.9 + shift, 70.1 + shift], std=spread)
     [one] = verify(ours([recorded(tmp_path / "run", CLOSE)]), read(str(path)))
     assert one.verdict == verdict
-    assert one.deviation.value == pytest.approx(-shift, abs=0.1)
-    assert one.rounds == 3
+    assert [gap.value for gap in one.gaps] == pytest.approx([-shift, -shift, -shift], abs=0.11)
+    assert ("assumes equal spread" in one.why) == (not spread)
     if spread:
-        assert "seeds: with 3 of ours the difference is only known to ±" in one.why
+        assert one.why.startswith("known to ± ")
+        assert one.why.endswith("the margin is ± 1: more runs of ours alone cannot decide, theirs are 5")
 
 
 @pytest.mark.parametrize(("values", "told"), [([0.5, 0.6, 0.7], True), ([50.0, 60.0, 70.0], False)])
@@ -233,7 +234,7 @@ def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
         assert (one.verdict, one.why) == ("not comparable", why)
     sources.write_text("p: {recipes: {made_up: digits}}\n")
     [one] = verify(ours([recorded(tmp_path / "single", {"mine": {0: [50.0, 60.0, 70.0]}})]), read(str(path)))
-    assert one.why == "seeds: 1 of ours give no interval, it takes 3 that differ"
+    assert (one.verdict, one.why) == ("inconclusive", "it takes 3 runs of ours that differ, there is 1")
     far = path.read_text().replace(",4,", ",4000,").replace(",6,", ",6000,").replace(",8,", ",8000,")
     path.write_text(far)
     [one] = verify(mine, read(str(path)))
@@ -247,7 +248,9 @@ def test_the_error_of_a_published_mean_counts() -> None:
     theirs = experiment(curve("a", [[70.0]], [100], seeds=(), num_runs=4, std_R=np.array([2.0])), task="t", title="p_t")
     mine = experiment(curve("a", [[70.0], [70.0], [70.0]], [100]), title="t", runs=(object(),))
     [one] = verify([mine], [theirs])
-    assert one.deviation.high == pytest.approx(4.3027 * 2 / 2, abs=1e-3)  # Student's quantile x 2 / sqrt(4)
+    [gap] = one.gaps
+    assert (gap.error, gap.freedom) == (1.0, 3.0)  # 2 / sqrt(4); ours do not differ at all
+    assert one.interval(gap).high == pytest.approx(2.3534, abs=1e-3)  # Student's quantile, 90 % of 3 degrees
 
 
 def test_ours_are_found_by_name_or_by_what_the_source_tells() -> None:

@@ -24,7 +24,7 @@ from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.question import installed
 from benchmark.analysis.tables import Entry, Table, places, shown, table
-from benchmark.analysis.verify import Verdict
+from benchmark.analysis.verify import VERDICTS, Verdict, shown_gaps
 from benchmark.anonymous import command as without_folders
 from benchmark.anonymous import redacted
 from benchmark.anonymous import run as without_names
@@ -105,7 +105,8 @@ def write(
         verdicts=verdicts,
         told=told,
         version=installed(),
-        shown=comparisons.shown,
+        shown_gaps=shown_gaps,
+        verdicts_note=VERDICTS,
         wide=WIDE,
     )
     path = folder / (f"report-{slug(task)}.html" if task else "report.html")

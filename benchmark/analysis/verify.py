@@ -1,4 +1,4 @@
-"""Our curves beside published ones: reproduced, stronger, weaker, or not comparable and why.
+"""Our curves beside published ones: reproduced, stronger, weaker, inconclusive, or not comparable and why.
 
 Shapes: S runs, R rounds.
 """
@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.analysis.curves import SCALES, Curve, Experiment, Floats, apart, best_score, read
-from benchmark.analysis.stats import FEWEST, Interval, quantile
+from benchmark.analysis.comparisons import shown
+from benchmark.analysis.curves import SCALES, Curve, Experiment, apart, best_score, read
+from benchmark.analysis.equivalence import Gap, judge
+from benchmark.analysis.stats import Interval
 from benchmark.analysis.tables import Entry, entries
 
-# An interval that holds zero says "reproduced" where half its width is at most this: a point of accuracy, 0.01 mAP
+# How far apart two scores may be and still agree: a point of accuracy, 0.01 mAP
 MARGIN = {"accuracy": 1.0, "map": 0.01, "ap": 0.01}
 
 
@@ -27,12 +29,20 @@ class Verdict:
     task: str  # ours
     strategy: str  # ours; the published label where we have none
     published: str  # its label there
-    rounds: int  # label counts that both have
     num_runs: int  # of ours
-    deviation: Interval  # ours minus published, mean over those label counts
-    last: Interval  # at the last of them
-    verdict: str  # reproduced, stronger, weaker, not comparable
+    gaps: list[Gap]  # ours minus published, at each number of labels that both have
+    level: float
+    verdict: str  # reproduced, stronger, weaker, stronger and weaker, inconclusive, not comparable
     why: str
+
+    def interval(self, gap: Gap) -> Interval:
+        """The interval of one of its gaps: of level 0.9 for a verdict at 0.95, see `equivalence.judge`."""
+        return gap.interval(2 * self.level - 1)
+
+    @property
+    def largest(self) -> Gap:
+        """The gap that is furthest from zero. ValueError where there is none."""
+        return max(self.gaps, key=lambda gap: abs(gap.value))
 
 
 def verify(ours: Sequence[Experiment], published: Sequence[Experiment], level: float = 0.95) -> list[Verdict]:
@@ -81,21 +91,29 @@ def verdict(mine: Experiment, theirs: Experiment, label: str, level: float) -> V
     """The verdict on one published curve."""
     name = own_label(theirs, label, mine.curves)
     reasons = list(differences(mine, theirs, label, name))
-    nothing = Interval(math.nan, math.nan, math.nan)
     num_runs = mine.curves[name].num_runs if name is not None else 0
-    gaps = deviations(mine.curves[name], theirs.curves[label], level) if name is not None and num_runs else None
-    if gaps is None:
-        reasons += ["data: no number of labels in common"] * bool(num_runs)
-        why = "; ".join(reasons)
-        return Verdict(theirs.source, mine.title, name or label, label, 0, num_runs, nothing, nothing, NOT, why)
-    mean, last, shared = gaps
-    word, why = judged(mean, MARGIN.get(mine.metric, 0.0), num_runs)
-    if reasons:
-        word, why = NOT, "; ".join(reasons)
-    return Verdict(theirs.source, mine.title, name or label, label, shared, num_runs, mean, last, word, why)
+    gaps = shared_gaps(mine.curves[name], theirs.curves[label]) if name is not None and num_runs else []
+    if num_runs and not gaps:
+        reasons.append("data: no number of labels in common")
+    word, why = (NOT, "; ".join(reasons)) if reasons else judge(gaps, MARGIN[mine.metric], level)
+    return Verdict(theirs.source, mine.title, name or label, label, num_runs, gaps, level, word, why)
 
 
 NOT = "not comparable"
+VERDICTS = """\
+published: what the paper calls the strategy
+rounds, seeds: numbers of labels that both have, and runs of ours
+largest, last: ours minus published where they are furthest apart, and at the last of these rounds
+[ ]: interval of twice the tail (90 % at level=0.95): reproduced is what lies within the margin at every round
+stronger, weaker: surely beyond the margin at one round or more; inconclusive: too few runs to tell"""
+
+
+def shown_gaps(one: Verdict) -> dict[str, str]:
+    """The largest gap and the last, for people; nothing where there is none."""
+    if not one.gaps:
+        return {"largest": "", "last": ""}
+    largest = f"{shown(one.interval(one.largest), 3, '+')} at {one.largest.num_labelled:,.0f}"
+    return {"largest": largest, "last": shown(one.interval(one.gaps[-1]), 3, "+")}
 
 
 def beside(mine: Experiment, published: Sequence[Experiment]) -> dict[str, dict[str, list[Entry]]]:
@@ -143,50 +161,20 @@ def other_scale(mine: Experiment, theirs: Experiment) -> str:
     return f"scores: ours reach {best:.3g}, published {published:.3g}: {SCALES}" if apart(best, published) else ""
 
 
-def judged(gap: Interval, margin: float, num_runs: int) -> tuple[str, str]:
-    """The verdict on a deviation whose two sides are comparable."""
-    if math.isnan(gap.low):
-        return NOT, f"seeds: {num_runs} of ours give no interval, it takes {FEWEST} that differ"
-    if gap.sign:
-        return ("stronger" if gap.sign > 0 else "weaker"), ""
-    half = (gap.high - gap.low) / 2
-    if half > margin:
-        return NOT, f"seeds: with {num_runs} of ours the difference is only known to ± {half:.3g}"
-    return "reproduced", f"within ± {half:.3g}"
-
-
-def deviations(mine: Curve, theirs: Curve, level: float) -> tuple[Interval, Interval, int] | None:
-    """Ours minus published over the label counts that both have: the mean, the last, and how many; None of none.
-
-    The published runs are taken to spread as theirs are told to, or else as ours do.
-    """
+def shared_gaps(mine: Curve, theirs: Curve) -> list[Gap]:
+    """Ours minus published at every number of labels that both have and that all of our runs reached."""
     counts_R = mine.num_labelled_SR.max(0, initial=-np.inf, where=np.isfinite(mine.num_labelled_SR))
-    places = [
-        (number, other)
-        for number, count in enumerate(counts_R)
-        for other in np.flatnonzero(np.isclose(theirs.num_labelled_SR[0], count, atol=STEP))
-        if np.isfinite(mine.value_SR[:, number]).all() and np.isfinite(theirs.value_SR[0, other])
-    ]
-    if not places:
-        return None
-    own, other = np.array(places).T
-    gaps_SR = mine.value_SR[:, own] - theirs.value_SR[0, other]
-    told = None if theirs.std_R is None else theirs.std_R[other]
-    mean = interval(gaps_SR.mean(1), None if told is None else float(np.nanmean(told)), theirs.num_runs, level)
-    last = interval(gaps_SR[:, -1], None if told is None else float(told[-1]), theirs.num_runs, level)
-    return mean, last, len(places)
+    gaps = []
+    for number, count in enumerate(counts_R):
+        values_S = mine.value_SR[:, number]
+        for other in np.flatnonzero(np.isclose(theirs.num_labelled_SR[0], count, atol=STEP)):
+            published = float(theirs.value_SR[0, other])
+            if np.isfinite(values_S).all() and math.isfinite(published):
+                std = float(values_S.std(ddof=1)) if len(values_S) > 1 else math.nan
+                told = math.nan if theirs.std_R is None else float(theirs.std_R[other])
+                value, spread = float(values_S.mean()) - published, told if math.isfinite(told) else None
+                gaps.append(Gap(float(count), value, len(values_S), std, theirs.num_runs, spread))
+    return gaps
 
 
 STEP = 1.5  # label counts that rounding sets apart are the same
-
-
-def interval(gaps_S: Floats, their_std: float | None, their_runs: int, level: float) -> Interval:
-    """Mean and interval of gaps to a published mean, whose own error counts; NaN as ends with fewer than FEWEST runs of
-    ours, or where nothing is known to differ."""
-    value = float(gaps_S.mean())
-    if len(gaps_S) < FEWEST:
-        return Interval(value, math.nan, math.nan)
-    own = float(gaps_S.std(ddof=1))
-    error = math.sqrt(own**2 / len(gaps_S) + (own if their_std is None else their_std) ** 2 / their_runs)
-    half = quantile(len(gaps_S) - 1, (1 + level) / 2) * error if error else math.nan
-    return Interval(value, value - half, value + half)
