@@ -195,7 +195,9 @@ def saving_row(one: Saving) -> Row:
         "paid": number(one.paid), "other": number(one.other), "saved": number(one.saved.value),
         "low": number(one.saved.low), "high": number(one.saved.high), "percent": number(one.percent.value),
         "percent_low": number(one.percent.low), "percent_high": number(one.percent.high), "pairs": one.num_pairs,
-        "area": number(one.areas[0]), "against_area": number(one.areas[1]), "reached": one.reached, "note": one.note,
+        "area": number(one.areas[0]), "against_area": number(one.areas[1]), "reached": one.reached,
+        "num_reached": one.num_reached and one.num_reached[0],
+        "against_num_reached": one.num_reached and one.num_reached[1], "note": one.note,
     }  # fmt: skip
 
 
@@ -221,7 +223,7 @@ STATUS = """\
 cell: one strategy with one seed
 hours left: at most, at the pace of the rounds that are done"""
 SAVED = """\
-at, score: where the two are compared: at the other's final score, at a score, or in a band of scores
+at, score: where the two are compared: at the smaller of both final scores, at a score, or in a band of scores
 paid, other paid: by the strategy, and by the other, until they reach that score
 saved, saved %: the difference, and in per cent of what the other paid, with {level:g} % intervals over the seeds
 seeds: pairs of runs behind the interval; –: a paper's means, which have none

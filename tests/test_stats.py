@@ -178,7 +178,7 @@ def test_a_comparison_in_five_lines() -> None:
     two = compare(experiment(curve("a", base[:2] + 0.6), curve("b", base[:2])), "a", "b", IMAGES, 0.95, 0)
     assert lines(two, 2)[0] == "a minus b on made_up: 2 seeds, paired"
     assert lines(two, 2)[1].endswith(": +0.60, p = 0.5 (sign flips)")
-    assert lines(two, 2)[3].startswith("at b's final accuracy")
+    assert lines(two, 2)[3].startswith("at accuracy 75.")
     assert "[" not in lines(two, 2)[3]
     assert two.verdict == "undecided"
     single = compare(experiment(curve("a", base[:1] + 3), curve("b", base[:1])), "a", "b", IMAGES, 0.95, 0)

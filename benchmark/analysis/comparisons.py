@@ -46,7 +46,7 @@ class Comparison:
     area_p: float
     holm_p: float  # of `area_p`, over all comparisons made together
     family: int  # comparisons that are made together
-    saving: Saving | None  # at the other's final score, or in the schedule's band
+    saving: Saving | None  # at the smaller of both final scores, or in the schedule's band
     why_not: str  # why there is no saving
     level: float
     spread: float  # standard deviation of the paired differences of areas
@@ -186,10 +186,10 @@ def saving_line(one: Comparison, places: int) -> str:
     paid = one.saving
     if paid is None:
         return f"saving: {one.why_not}"
-    at = "in" if paid.rule.kind == "band" else f"at {one.against}'s final {one.metric}"
     figures = f"saves {shown(paid.saved, 0)} {paid.unit}, {shown(paid.percent, 1)} %"
-    score = str(paid.rule) if paid.rule.kind == "band" else f"{paid.target:.{places}f}"
-    return f"{at} {score}: {paid.words or figures}"
+    if paid.rule.kind == "band":
+        return f"in {paid.rule}: {paid.words or figures}"
+    return f"at {one.metric} {paid.target:.{places}f}, the smaller final one: {paid.words or figures}"
 
 
 def shown(interval: Interval, places: int, sign: str = "") -> str:
@@ -257,7 +257,7 @@ def note(made: Sequence[Comparison]) -> str:
     """What the columns of `rows` are, a line each."""
     first = made[0]
     in_band = first.saving is not None and first.saving.rule.kind == "band"
-    goal = "the band of scores in which runs end" if in_band else f"{first.against}'s final score"
+    goal = "the band of scores in which runs end" if in_band else "the smaller of both final scores"
     lines = {
         "seeds": "pairs of runs that are compared, one with each seed",
         "final": f"difference of the {first.metric} in the last round, and its {100 * first.level:g} % interval",

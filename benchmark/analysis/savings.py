@@ -10,15 +10,19 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from numpy.random import Generator
 
 from benchmark.analysis import stats
 from benchmark.analysis.curves import SCALES, Curve, Experiment, Floats, apart, best_score, mean
-from benchmark.analysis.stats import Interval, paired, percentiles, weights
+from benchmark.analysis.stats import RANKED, Interval, paired, percentiles, weights
 from benchmark.schedule import band
 from benchmark.seeds import seed
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 REPLICATES = 4_000
 SLACK = 1e-12  # of a target: a sum that rounds otherwise still reaches it
@@ -28,8 +32,10 @@ SLACK = 1e-12  # of a target: a sum that rounds otherwise still reaches it
 class Rule:
     """At which score two strategies are compared. `kind`: final, curve, value or band.
 
-    final: the other's score in its last round. value: LOW. band: each at its first round that scores LOW or more, as
-    schedules with `until` end: those rounds may score differently. curve: every score of the other, round by round.
+    final: the smaller of both scores in the last round, which both reach: at the other's own, equal strategies reach it
+    in half of all cases, and those favour the one that does. value: LOW. band: each at its first round that scores LOW
+    or more, as schedules with `until` end: those rounds may score differently. curve: every score of the other, round
+    by round.
     """
 
     kind: str
@@ -96,6 +102,7 @@ class Saving:
     areas: tuple[float, float]  # under the two mean curves: see stats.area
     start: tuple[float, float]  # what each has paid in round 0
     spent: tuple[float, float]  # all that each has paid: the end of its curve
+    num_reached: tuple[int, int] | None = None  # runs of each that reached the band; None of other rules
 
     @property
     def reached(self) -> bool:
@@ -113,7 +120,23 @@ class Saving:
         sides = zip((self.strategy, self.against), (self.paid, self.other), self.start, strict=True)
         first = [name for name, cost, begin in sides if cost <= begin]
         early = f"already in round 0: {', '.join(first)}" if first and self.reached else ""
-        return self.words or early or ("one seed: no interval" if self.num_pairs == 1 else "")
+        return self.words or "; ".join(filter(None, [early, *self.censored, self.few]))
+
+    @property
+    def few(self) -> str:
+        """What few seeds do to the interval; "" where they are enough."""
+        if self.num_pairs == 1:
+            return "one seed: no interval"
+        if 1 < self.num_pairs < RANKED:
+            none = "no interval" if self.rule.kind == "band" else "where curves are flat the interval is too narrow"
+            return f"{self.num_pairs} seeds: {none}"
+        return ""
+
+    @property
+    def censored(self) -> list[str]:
+        """Which runs ended before they reached the band; they count with all that they paid."""
+        sides = zip((self.strategy, self.against), self.num_reached or (), strict=False)
+        return [f"{name}: {num} of {self.num_pairs} runs reach it" for name, num in sides if num < self.num_pairs]
 
     @property
     def words(self) -> str:
@@ -180,13 +203,44 @@ def savings(
         (sides[0].start, sides[1].start), (sides[0].spent, sides[1].spent),
     )  # fmt: skip
     if rule.kind == "band":
-        paid, other = (side.paid_at(rule.low, weights_MS) for side in sides)
-        return [filled(plain, paid, other, rule.low, level)]
+        return [in_band(plain, sides, weights_MS, level)]
     mine, theirs = (side.means(weights_MS) for side in sides)
     return [
         filled(plain, crossing(*mine, target_M), crossing(*theirs, target_M), float(target_M[0]), level)
-        for target_M in targets(rule, theirs[1])
+        for target_M in targets(rule, mine[1], theirs[1])
     ]
+
+
+def in_band(plain: Saving, sides: Sequence[Side], weights_MS: Floats, level: float) -> Saving:
+    """The saving of a band: each run's price of its first round there.
+
+    Runs that never get there count with all that they paid: the restricted mean. What a run pays is a multiple of its
+    rounds' budgets, so that few runs may differ less by chance than they would: their spread is taken to be that of
+    rounding at least. Fewer than RANKED runs have no interval.
+    """
+    (paid_S, hit_S), (other_S, other_hit_S) = (side.first_at(plain.rule.low) for side in sides)
+    if not (hit_S.any() and other_hit_S.any()):
+        paid, other = (
+            np.array([costs.mean() if hits.any() else np.inf])
+            for costs, hits in ((paid_S, hit_S), (other_S, other_hit_S))
+        )
+        return filled(plain, paid, other, plain.rule.low, level)
+    weights_MS = weights_MS if len(paid_S) >= RANKED else weights_MS[:1]
+    rounding_S = spread_to(max(side.step for side in sides) / math.sqrt(12), paid_S - other_S)
+    paid_M, other_M = weights_MS @ (paid_S + rounding_S), weights_MS @ other_S
+    counted = replace(plain, num_reached=(int(hit_S.sum()), int(other_hit_S.sum())))
+    return filled(counted, paid_M, other_M, plain.rule.low, level)
+
+
+def spread_to(least: float, differences_S: Floats) -> Floats:
+    """(S,): what to add so that differences spread by `least` at least: of mean zero and uncorrelated with them."""
+    num_runs, centred_S = len(differences_S), differences_S - differences_S.mean()
+    lacking = least**2 - float(centred_S @ centred_S) / max(num_runs - 1, 1)
+    if num_runs < RANKED or lacking <= 0:
+        return np.zeros(num_runs)
+    taken_S2 = np.stack([np.ones(num_runs), centred_S], 1)
+    free_S = np.linalg.qr(np.concatenate([taken_S2, np.eye(num_runs)], 1))[0][:, 2]
+    return np.asarray(free_S * math.sqrt(lacking * (num_runs - 1)))
 
 
 def check_comparable(experiment: Experiment, first: Curve, second: Curve, rule: Rule, price: Price) -> None:
@@ -205,12 +259,13 @@ def area(experiment: Experiment, curve: Curve, rows: Sequence[int]) -> float:
     return stats.area(np.array(experiment.rounds, np.float64), mean(curve.value_SR[rows]))
 
 
-def targets(rule: Rule, other_MR: Floats) -> list[Floats]:
-    """The targets of a rule, each (M,), from the replicates of the other's scores."""
+def targets(rule: Rule, mine_MR: Floats, other_MR: Floats) -> list[Floats]:
+    """The targets of a rule, each (M,), from the replicates of both scores."""
     if rule.kind == "value":
         return [np.full(len(other_MR), rule.low)]
-    rounds = range(other_MR.shape[1]) if rule.kind == "curve" else [-1]
-    return [other_MR[:, number] for number in rounds]
+    if rule.kind == "final":
+        return [np.minimum(mine_MR[:, -1], other_MR[:, -1])]
+    return list(other_MR.T)
 
 
 @dataclass(frozen=True)
@@ -221,7 +276,7 @@ class Side:
     value_SR: Floats
 
     @property
-    def whole_R(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def whole_R(self) -> Bools:
         """(R,): the rounds that every run has."""
         return np.asarray((np.isfinite(self.cost_SR) & np.isfinite(self.value_SR)).all(0))
 
@@ -241,12 +296,19 @@ class Side:
             raise ValueError("no round is finished by every run: nothing can be compared yet")
         return weights_MS @ self.cost_SR[:, self.whole_R], weights_MS @ self.value_SR[:, self.whole_R]
 
-    def paid_at(self, low: float, weights_MS: Floats) -> Floats:
-        """(M,): replicates of the mean of what each run has paid in its first round that scores `low` or more; infinite
-        where a run has none."""
+    @property
+    def step(self) -> float:
+        """What a round costs on average."""
+        num_rounds = self.cost_SR.shape[1] - 1
+        return (self.spent - self.start) / num_rounds if num_rounds else 0.0
+
+    def first_at(self, low: float) -> tuple[Floats, Bools]:
+        """(S,): what each run has paid in its first round that scores `low` or more, all that it has paid where it has
+        no such round; and whether it has one."""
         hit_SR = np.nan_to_num(self.value_SR, nan=-np.inf) >= low - SLACK * abs(low)
-        found_S = self.cost_SR[np.arange(len(hit_SR)), hit_SR.argmax(1)]
-        return weights_MS @ found_S if hit_SR.any(1).all() else np.full(len(weights_MS), np.inf)
+        hit_S: Bools = np.asarray(hit_SR.any(1))
+        first_S = self.cost_SR[np.arange(len(hit_SR)), hit_SR.argmax(1)]
+        return np.where(hit_S, first_S, np.nanmax(self.cost_SR, axis=1)), hit_S
 
 
 def filled(plain: Saving, paid_M: Floats, other_M: Floats, target: float, level: float) -> Saving:
