@@ -299,15 +299,25 @@ def test_pairs_of_no_experiment_are_empty() -> None:
     assert (1, 2) not in cells(got(figures.penalty_matrix([one, two])))
 
 
+def on_other_data(name: str) -> Experiment:
+    made = experiment([curve("low", [[5, 6, 7]], [0]), curve("high", [[6, 7, 8]], [0])], name)
+    return replace(made, task=name)
+
+
 def test_ranks_are_of_what_all_experiments_share() -> None:
     one = experiment(
         [curve("low", [[1, 2, 3]], [0]), curve("high", [[2, 3, 4]], [0]), curve("alone", [[9, 9, 9]], [0])]
     )
-    two = experiment([curve("low", [[5, 6, 7]], [0]), curve("high", [[6, 7, 8]], [0])], "two")
+    two = on_other_data("two")
     empty = experiment([Curve("low", 0, 2, np.zeros((0, 3)), np.zeros((0, 3)), {})], "empty")
     figure = got(figures.rank_diagram([one, two, empty]))
     assert {"high  1.00 ", " 2.00  low"} <= set(texts(figure))
-    assert any("critical difference 1.39" in text for text in texts(figure))  # Demšar: 1.96 * sqrt(2 * 3 / (6 * 2))
+    assert "no test: it takes 5 data sets" in "".join(texts(figure))
+    many = got(figures.rank_diagram([one, *map(on_other_data, "abcd")]))
+    assert any("critical difference 0.88" in text for text in texts(many))  # Demšar: 1.96 * sqrt(2 * 3 / (6 * 5))
+    same = got(figures.rank_diagram([one, *[replace(one, title=name) for name in "abcd"]]))  # five schedules of one
+    assert not any("critical difference" in text for text in texts(same))
+    assert any("over 1 data set, 5 experiments" in text for text in texts(same))
     assert figures.rank_diagram([one, empty]) is None
     assert figures.rank_diagram([one, experiment([curve("alone", [[1, 2, 3]], [0])])]) is None
     assert figures.rank_diagram([]) is None

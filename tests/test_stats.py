@@ -132,12 +132,32 @@ def test_chance_gives_a_fortieth_of_the_rounds() -> None:
 
 
 def test_ranks_and_their_critical_difference() -> None:
-    scores = np.array([[3.0, 2, 1], [3, 2, 1], [3, 1, 2], [2, 2, 1]])
-    found = stats.ranks(["a", "b", "c"], scores)
-    np.testing.assert_allclose(found.mean_A, [(1 + 1 + 1 + 1.5) / 4, (2 + 2 + 3 + 1.5) / 4, (3 + 3 + 2 + 3) / 4])
-    assert found.critical == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 4)), abs=2e-3)  # Demšar's table: q.05, k = 3
+    scores = np.array([[3.0, 2, 1], [3, 2, 1], [3, 1, 2], [2, 2, 1], [3, 2, 1]])
+    found = stats.ranks(["a", "b", "c"], scores, list("vwxyz"))
+    np.testing.assert_allclose(found.mean_A, [(4 + 1.5) / 5, (2 + 2 + 3 + 1.5 + 2) / 5, (3 + 3 + 2 + 3 + 3) / 5])
+    assert found.critical == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 5)), abs=2e-3)  # Demšar's table: q.05, k = 3
     assert found.p == pytest.approx(scipy_stats.friedmanchisquare(*scores.T).pvalue)
-    assert stats.ranks(["a", "b"], scores[:1, :2]).critical == math.inf
+    few = stats.ranks(["a", "b", "c"], scores, list("vwxyy"))
+    assert few.num_data_sets == 4
+    assert math.isnan(few.critical)
+    np.testing.assert_allclose(few.mean_A, [(1 + 1 + 1 + 1) / 4, (2 + 2 + 3 + 2) / 4, (3 + 3 + 2 + 3) / 4])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_sets", "num_schedules"), [(3, 4), (5, 4), (10, 1)])
+def test_schedules_of_one_data_set_do_not_make_equal_strategies_differ(num_sets: int, num_schedules: int) -> None:
+    """Strategies that are equal over all data sets, of which each has an order of its own that its schedules share."""
+    rng, found = np.random.default_rng(num_sets), []
+    data_sets = [str(number) for number in range(num_sets) for _ in range(num_schedules)]
+    for _ in range(1_000):
+        own_DA = rng.normal(size=(num_sets, 5))
+        scores_TA = np.repeat(own_DA, num_schedules, 0) + rng.normal(0, 0.1, (num_sets * num_schedules, 5))
+        ranks = stats.ranks(
+            list("abcde"), scores_TA, np.repeat(np.arange(num_sets), num_schedules).astype(str).tolist()
+        )
+        found.append(np.ptp(ranks.mean_A) > ranks.critical)
+    print(num_sets, "x", num_schedules, "family-wise error", np.mean(found))
+    assert np.mean(found) <= 0.06
 
 
 def test_pairing_is_by_seed_and_start_never_by_order() -> None:

@@ -142,6 +142,14 @@ class Experiment:
         """Whether boxes are paid for."""
         return any("boxes" in curve.cost for curve in self.curves.values())
 
+    @property
+    def data_set(self) -> str:
+        """Which data set it is on: the fingerprint of its pool and test set; of a paper the plug-in of its task, where
+        that is told, or the task."""
+        known = {run.header.data for run in self.runs if run.header is not None}
+        recipe = self.told.get("recipes", {}).get(self.task, self.task)
+        return min(known, default=str(recipe).partition("[")[0])
+
     @cached_property
     def sources(self) -> list[Sources]:
         """The files that its images are from, and what is odd about them, of each results folder that tells them."""

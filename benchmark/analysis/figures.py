@@ -436,17 +436,18 @@ def ticks(axes: Axes, rows: Sequence[str], num_columns: int) -> None:
 
 @styled
 def rank_diagram(experiments: Sequence[Experiment]) -> Figure | None:
-    """Mean ranks by area under the curve, and Nemenyi's critical difference (Demšar, 2006): bars join what does not
-    differ.
+    """Mean ranks over data sets by area under the curve, and, from stats.DATA_SETS of them on, Nemenyi's critical
+    difference (Demšar, 2006): bars join what is not shown to differ.
 
     Of the strategies that all experiments share; one in which nothing is recorded is left out. None: fewer than two
     experiments or two such strategies.
     """
-    tables = [found for found in map(mean_areas, experiments) if found]
-    shared = [name for name in tables[0] if all(name in table for table in tables)] if tables else []
+    tables = [(areas, one.data_set) for one in experiments if (areas := mean_areas(one))]
+    shared = [name for name in tables[0][0] if all(name in areas for areas, _ in tables)] if tables else []
     if len(tables) < 2 or len(shared) < 2:
         return None
-    found = stats.ranks(shared, np.array([[table[name] for name in shared] for table in tables]))
+    scores_TA = np.array([[areas[name] for name in shared] for areas, _ in tables])
+    found = stats.ranks(shared, scores_TA, [data_set for _, data_set in tables])
     wide, long = extent(map(broken, shared))[0] + 0.6, max(3.6, 0.28 * len(shared))
     sides = halves(found)
     deep = max(sum(0.05 + extent([broken(name)])[1] for name in side) for side in sides) + 0.5
@@ -460,7 +461,10 @@ def rank_diagram(experiments: Sequence[Experiment]) -> Figure | None:
     for side, left in zip(sides, (True, False), strict=True):
         draw_names(axes, side, left, -0.2 - 0.07 * len(cliques(found)))
     friedman = "" if math.isnan(found.p) else f"Friedman's p = {found.p:.2g}"
-    entitle(figure, f"Mean rank over {plural(len(tables), 'experiment')}", "1 is best", friedman)
+    several = f", {len(tables)} experiments" * (len(tables) > found.num_data_sets)
+    over = plural(found.num_data_sets, "data set") + several
+    fewer = f"no test: it takes {stats.DATA_SETS} data sets" * (found.num_data_sets < stats.DATA_SETS)
+    entitle(figure, f"Mean rank over {over}", "1 is best", friedman or fewer)
     return figure
 
 
@@ -488,6 +492,8 @@ def cliques(found: stats.Ranks) -> list[tuple[float, float]]:
     """First and last rank of every largest group, of two or more, that lies within the critical difference."""
     ordered = sorted(map(float, found.mean_A))
     groups: list[tuple[float, float]] = []
+    if math.isnan(found.critical):
+        return groups
     for place, low in enumerate(ordered):
         inside = [rank for rank in ordered[place:] if rank - low <= found.critical]
         if len(inside) > 1 and not (groups and inside[-1] <= groups[-1][1]):
@@ -502,6 +508,8 @@ def draw_ranks(axes: Axes, found: stats.Ranks) -> None:
     for rank in range(1, num + 1):
         axes.plot([rank, rank], [0, 0.05], color=INK, linewidth=1, clip_on=False)
         axes.text(rank, 0.08, str(rank), ha="center", va="bottom", fontsize=8)
+    if math.isnan(found.critical):
+        return
     axes.plot([1, min(1 + found.critical, num)], [0.4, 0.4], color=PALETTE[4], linewidth=2.5, clip_on=False)
     beyond = ", more than the axis" * (1 + found.critical > num)
     axes.text(1, 0.47, f"critical difference {found.critical:.2f}{beyond}", ha="left", va="bottom", fontsize=8)

@@ -140,8 +140,9 @@ CAPTIONS = {
     "penalties": "How often the row beats the column: share of the rounds after the first in which a paired t-test of "
     "five seeds or more says so at 5 %, summed over experiments. By chance 0.025 in each. Tests of single rounds, not "
     "corrected: whether a strategy is better is said in the tables",
-    "ranks": "Mean rank over the experiments, 1 is best. Strategies that a bar joins are closer than the critical "
-    "difference: they cannot be told apart (Nemenyi's test)",
+    "ranks": "Mean rank over the data sets, 1 is best; experiments on one data set are averaged first. With five data "
+    "sets or more, strategies that a bar joins are closer than the critical difference: they are not shown to differ "
+    "(Nemenyi's test)",
     "overlap": "How much of what two strategies bought is the same: images that both bought, of all that one of them "
     "bought (Jaccard's index), up to a round; a column has the number of its strategy",
     "classes": "Classes of what each strategy bought after round 0; the outline is the whole pool",

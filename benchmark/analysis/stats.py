@@ -1,6 +1,6 @@
 """Statistics of paired runs, on numpy and scipy; what is random takes a Generator.
 
-Shapes: S runs (seeds), M replicates, R rounds, K comparisons, A strategies, T tasks.
+Shapes: S runs (seeds), M replicates, R rounds, K comparisons, A strategies, T experiments, D data sets.
 """
 
 from __future__ import annotations
@@ -245,22 +245,38 @@ def penalties(curves: Sequence[Curve], num_shared: int = 1, level: float = 0.95)
 
 @dataclass(frozen=True)
 class Ranks:
-    """Mean ranks over tasks, and how far two must be apart."""
+    """Mean ranks over data sets, and how far two must be apart."""
 
     strategies: tuple[str, ...]
     mean_A: Floats  # 1 is best
-    p: float  # Friedman's test of "all are equal"; NaN with fewer than two tasks or three strategies
-    critical: float  # Nemenyi's critical difference at `level`; infinite with fewer than two tasks
+    num_data_sets: int
+    p: float  # Friedman's test of "all are equal"; NaN with fewer than DATA_SETS data sets or three strategies
+    critical: float  # Nemenyi's critical difference at `level`; NaN with fewer than DATA_SETS data sets
 
 
-def ranks(strategies: Sequence[str], scores_TA: Floats, level: float = 0.95) -> Ranks:
-    """Ranks of strategies over tasks, higher scores first, ties shared (Demšar, 2006)."""
+DATA_SETS = 5  # that a critical difference takes; ten are better
+
+
+def ranks(strategies: Sequence[str], scores_TA: Floats, data_sets: Sequence[str], level: float = 0.95) -> Ranks:
+    """Ranks of strategies over data sets, higher scores first, ties shared (Demšar, 2006).
+
+    Experiments on one data set are no independent cases: their ranks are averaged, and the averages ranked.
+
+    Args:
+        strategies: A of them.
+        scores_TA: (T, A): a score in each experiment.
+        data_sets: T: which data set an experiment is on.
+        level: of the critical difference.
+    """
     from scipy import stats  # takes most of a second: only where it is used
 
-    num_tasks, num = scores_TA.shape
-    ranks_TA = stats.rankdata(-scores_TA, axis=1)
-    if num_tasks < 2:
-        return Ranks(tuple(strategies), ranks_TA.mean(0), math.nan, math.inf)
-    p = float(stats.friedmanchisquare(*scores_TA.T).pvalue) if num > 2 else math.nan
+    ranks_TA, places_T = stats.rankdata(-scores_TA, axis=1), np.array(data_sets)
+    means_DA = np.array([ranks_TA[places_T == one].mean(0) for one in dict.fromkeys(data_sets)])
+    ranks_DA = stats.rankdata(means_DA.round(9), axis=1)
+    num_sets, num = ranks_DA.shape
+    if num_sets < DATA_SETS:
+        return Ranks(tuple(strategies), ranks_DA.mean(0), num_sets, math.nan, math.nan)
+    p = float(stats.friedmanchisquare(*ranks_DA.T).pvalue) if num > 2 else math.nan
     quantile_ = float(stats.studentized_range.ppf(level, num, np.inf)) / math.sqrt(2)
-    return Ranks(tuple(strategies), ranks_TA.mean(0), p, quantile_ * math.sqrt(num * (num + 1) / (6 * num_tasks)))
+    critical = quantile_ * math.sqrt(num * (num + 1) / (6 * num_sets))
+    return Ranks(tuple(strategies), ranks_DA.mean(0), num_sets, p, critical)
