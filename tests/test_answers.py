@@ -40,7 +40,10 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
     assert len(lines) == 5
     assert lines[0] == "mine minus random on made_up: 3 seeds, paired"
     assert lines[1].startswith("accuracy at 8 images: +4.00 [")
-    assert lines[4] == "undecided: with 3 seeds p is 0.25 at least: it takes 6 seeds to decide"
+    assert lines[4] == (
+        "undecided: 3 seeds can decide nothing: it takes 6 seeds, "
+        "and about 7 would find a difference of 1 in 4 of 5 cases"
+    )
     words = ("strategy=mine", "against=random", f"out={store.folder}")
     [saving] = json.loads(told("savings", *words, "format=json"))
     assert f"saves {saving['saved']:.0f} [{saving['low']:.0f}, {saving['high']:.0f}] images" in lines[3]

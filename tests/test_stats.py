@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,9 +153,7 @@ def test_schedules_of_one_data_set_do_not_make_equal_strategies_differ(num_sets:
     for _ in range(1_000):
         own_DA = rng.normal(size=(num_sets, 5))
         scores_TA = np.repeat(own_DA, num_schedules, 0) + rng.normal(0, 0.1, (num_sets * num_schedules, 5))
-        ranks = stats.ranks(
-            list("abcde"), scores_TA, np.repeat(np.arange(num_sets), num_schedules).astype(str).tolist()
-        )
+        ranks = stats.ranks(list("abcde"), scores_TA, data_sets)
         found.append(np.ptp(ranks.mean_A) > ranks.critical)
     print(num_sets, "x", num_schedules, "family-wise error", np.mean(found))
     assert np.mean(found) <= 0.06
@@ -194,7 +193,7 @@ def test_a_comparison_in_five_lines() -> None:
     assert told[4] == "better"
     few = compare(experiment(curve("a", base[:3] + 3), curve("b", base[:3])), "a", "b", IMAGES, 0.95, 0)
     assert (few.verdict, few.smallest_p) == ("undecided", 0.25)
-    assert lines(few, 2)[4] == "undecided: with 3 seeds p is 0.25 at least: it takes 6 seeds to decide"
+    assert lines(few, 2)[4] == "undecided: 3 seeds can decide nothing: it takes 6 seeds"
     two = compare(experiment(curve("a", base[:2] + 0.6), curve("b", base[:2])), "a", "b", IMAGES, 0.95, 0)
     assert lines(two, 2)[0] == "a minus b on made_up: 2 seeds, paired"
     assert lines(two, 2)[1].endswith(": +0.60, p = 0.5 (sign flips)")
@@ -203,7 +202,7 @@ def test_a_comparison_in_five_lines() -> None:
     assert two.verdict == "undecided"
     single = compare(experiment(curve("a", base[:1] + 3), curve("b", base[:1])), "a", "b", IMAGES, 0.95, 0)
     assert math.isnan(single.final.low)
-    assert lines(single, 2)[4].startswith("undecided: with 1 seed p is ")
+    assert lines(single, 2)[4] == "undecided: 1 seed can decide nothing: it takes 6 seeds"
 
 
 def test_a_table_corrects_over_all_comparisons_and_names_who_does_not_pair() -> None:
@@ -308,16 +307,103 @@ def test_undecidable_comparisons_say_how_many_seeds_it_takes() -> None:
     made, _ = against(experiment(curve("b", base), *others), "b", IMAGES, 0.95, 0)
     assert [one.verdict for one in made] == ["undecided"] * 5  # 5 x 2 / 2^6 = 0.16
     assert made[0].detectable == math.inf
-    assert made[0].why == "with 6 seeds p is 0.16 at least in one of 5 comparisons: it takes 8 seeds to decide"
+    assert made[0].why == (
+        "6 seeds can decide nothing in 5 comparisons: it takes 8 seeds, "
+        "and they would find a difference of 1 in 4 of 5 cases"
+    )
 
 
-def test_areas_are_over_rounds_so_that_images_of_many_boxes_do_not_count() -> None:
+def test_images_of_many_boxes_do_not_count_where_boxes_are_the_price() -> None:
     """Equal scores at every budget of boxes, spread over more or fewer images: no difference."""
-    a, b = (curve(name, [[50.0, 60, 70]] * 2, [10.0, 20.0 * wide, 30.0 * wide]) for name, wide in (("a", 1), ("b", 4)))
+    a, b = (curve(name, [[50.0, 60, 70]] * 2, [10.0, 20, 30], kind="boxes") for name in "ab")
+    b = replace(b, cost=b.cost | {"images": 4 * b.cost["images"]})
     schedule = Schedule(10, 10, 3, budget_in="boxes")
-    one = compare(experiment(a, b, schedule=schedule), "a", "b", IMAGES, 0.95, 0)
+    one = compare(experiment(a, b, schedule=schedule), "a", "b", Price("boxes"), 0.95, 0)
     assert one.area.value == 0
     assert one.at == "round 2"
+    assert one.over == "all rounds"
+
+
+# --- unequal prices ---------------------------------------------------------------------------
+PLAIN_TRUTH = 95 - 50 * np.exp(-X / 3000)
+
+
+def test_areas_at_equal_price_by_hand() -> None:
+    """A charged set of 1,000 images moves a curve to the right; what it scores at equal price is compared."""
+    base = np.array([[10.0, 20, 30, 40]]) + np.arange(6)[:, None]
+    a, b = curve("a", base, [2000.0, 3000, 4000, 5000]), curve("b", base, [1000.0, 2000, 3000, 4000])
+    one = compare(experiment(a, b), "a", "b", IMAGES, 0.95, 0)
+    assert one.over == "2,000 to 4,000 images"
+    assert one.area.value == pytest.approx(-10)
+    assert one.by_round is not None
+    assert one.by_round.value == 0
+    assert one.verdict == "worse"
+    assert lines(one, 1)[2] == "mean accuracy over 2,000 to 4,000 images: -10.0, p = 0.0312"
+    assert lines(one, 1)[3] == "over all rounds, whatever was paid for them: +0.0, p = 1"
+    with pytest.raises(ValueError, match="a and b have no range of images in common"):
+        compare(experiment(replace(a, cost={"images": 10 * a.cost["images"]}), b), "a", "b", IMAGES, 0.95, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("charged", "wide"), [(500.0, 1.0), (0.0, 1.5)])
+def test_verdicts_at_equal_price_are_unbiased(charged: float, wide: float) -> None:
+    """Equal images teach equally: what is charged besides makes a strategy worse, more boxes a round do not make it
+    better."""
+    rng, found, by_round = np.random.default_rng(0), [], []
+    paid = wide * X + charged
+    low, high = max(paid[0], X[0]), min(paid[-1], X[-1])
+    fine = np.linspace(low, high, 20_001)
+    truth = {"a": np.interp(fine, paid, score(wide * X)), "b": np.interp(fine, X, score(X))}
+    for _ in range(300):
+        a, b = (
+            curve(name, score(learned) + rng.normal(0, 1, (8, 1)) + rng.normal(0, 0.5, (8, len(X))), cost)
+            for name, learned, cost in (("a", wide * X, paid), ("b", X, X))
+        )
+        one = compare(experiment(a, b), "a", "b", IMAGES, 0.95, 0)
+        assert one.by_round is not None
+        found.append(one.area.value)
+        by_round.append(one.by_round.value)
+    wanted, error = float(np.trapezoid(truth["a"] - truth["b"], fine) / (high - low)), np.std(found) / np.sqrt(300)
+    print(
+        f"truth {wanted:.3f}, at equal price {np.mean(found):.3f} +- {error:.3f}, over rounds {np.mean(by_round):.3f}"
+    )
+    assert abs(np.mean(found) - wanted) <= 3 * error
+    assert abs(np.mean(by_round) - wanted) > 10 * error  # what rounds alone say
+
+
+def score(images: np.ndarray) -> np.ndarray:
+    """What a model of so many images scores."""
+    return 95 - 50 * np.exp(-images / 3000)
+
+
+# --- what so many seeds can find --------------------------------------------------------------
+@pytest.mark.slow
+def test_as_many_seeds_as_told_find_the_difference_in_four_of_five_cases() -> None:
+    for difference, family in ((1.0, 1), (1.5, 9)):
+        number = stats.runs_to_find(difference, 0.95, family)
+        assert number is not None
+        rng = np.random.default_rng(number)
+        p = sign_flip(rng.normal(difference, 1, (2_000, number)), rng)
+        power = float((p <= 0.05 / family).mean())
+        print(number, "seeds: power", power, "at", difference, "in one of", family)
+        assert 0.72 <= power <= 0.9
+
+
+def test_seeds_that_a_difference_takes() -> None:
+    assert stats.runs_to_find(1.5, 0.95, 9) in (10, 11)
+    assert stats.runs_to_find(5.0, 0.95, 9) == 9  # fewer cannot reject at all
+    assert stats.runs_to_find(0.01, 0.95, 1) is None
+
+
+def test_about_equal_is_told_from_undecided() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal([60, 70, 75], 1, (6, 3))
+    near, far = (curve("a", base + rng.normal(0, spread, base.shape)) for spread in (0.2, 3.0))
+    one, other = (compare(experiment(a, curve("b", base)), "a", "b", IMAGES, 0.95, 0) for a in (near, far))
+    assert one.verdict == "equivalent"
+    assert one.why.startswith("the 90 % interval lies within ± 1")
+    assert other.verdict == "undecided"
+    assert "6 seeds find a difference of 3.2 in 4 of 5 cases; about 28 would find a difference of 1" in other.why
 
 
 def test_zero_has_no_sign_of_its_own() -> None:

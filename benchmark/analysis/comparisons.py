@@ -15,10 +15,10 @@ import numpy as np
 
 from benchmark import files
 from benchmark.analysis import stats
-from benchmark.analysis.curves import Curve, Experiment, mean
+from benchmark.analysis.curves import Curve, Experiment, Floats, mean
 from benchmark.analysis.savings import Price, Saving, generator, own_rule, savings
 from benchmark.analysis.stats import Interval, Pairs, paired
-from benchmark.analysis.tables import csv_of, seeds
+from benchmark.analysis.tables import MARGIN, csv_of, seeds
 from benchmark.escaping import visible
 from benchmark.manifest import slug
 from benchmark.seeds import seed
@@ -41,9 +41,12 @@ class Comparison:
     at: str  # the last of them
     final: Interval  # difference there
     final_p: float  # sign-flip test
-    areas: tuple[float, float]  # under the curves over images trained on, per image: the mean score on the way
+    over: str  # what areas are over: all rounds, or where these are not equally dear the range of cost that both have
+    areas: tuple[float, float]  # under the curves over that: the mean score on the way
     area: Interval  # their difference
     area_p: float
+    by_round: Interval | None  # the difference of areas over all rounds, where that is not `area`
+    by_round_p: float
     holm_p: float  # of `area_p`, over all comparisons made together
     family: int  # comparisons that are made together
     saving: Saving | None  # at the smaller of both final scores, or in the schedule's band
@@ -65,24 +68,51 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """better, worse or undecided, by Holm's p of the areas."""
-        if not self.holm_p <= 1 - self.level:
-            return "undecided"
-        return "better" if self.area.value > 0 else "worse"
+        """better or worse, by Holm's p of the areas; equivalent, where their difference surely lies within the metric's
+        margin; or undecided."""
+        if self.holm_p <= 1 - self.level:
+            return "better" if self.area.value > 0 else "worse"
+        return "equivalent" if self.equivalent else "undecided"
+
+    @property
+    def margin(self) -> float:
+        """How far apart two scores may be and still agree; NaN where that is not defined."""
+        return MARGIN.get(self.metric, math.nan)
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether the interval of twice the tail lies within the margin: two one-sided tests."""
+        number, width = len(self.pairs.seeds), self.area.high - self.area.value
+        half = width * stats.quantile(number - 1, self.level) / stats.quantile(number - 1, (1 + self.level) / 2)
+        return abs(self.area.value) + half <= self.margin if number > 1 else False
 
     @property
     def why(self) -> str:
-        """Why it is undecided; "" where it is decided."""
+        """Why it is equivalent or undecided; "" where it is better or worse."""
+        if self.verdict == "equivalent":
+            return f"the {100 * (2 * self.level - 1):g} % interval lies within ± {self.margin:g}"
         if self.verdict != "undecided":
             return ""
-        number, alpha = len(self.pairs.seeds), 1 - self.level
+        number = len(self.pairs.seeds)
         if not self.spread and not self.area.value and number > 1:
             return f"no difference in any of {seeds(number)}"
-        if math.isinf(self.detectable):
-            least = math.ceil(1 + math.log2(self.family / alpha) - 1e-9)
-            among = f" in one of {self.family} comparisons" if self.family > 1 else ""
-            return f"with {seeds(number)} p is {self.smallest_p:.2g} at least{among}: it takes {seeds(least)} to decide"
-        return f"{seeds(number)} show a difference of {self.detectable:.2g} in 4 of 5 cases, smaller ones less often"
+        least, wanted = stats.least_runs(self.level, self.family), self.seeds_wanted
+        if number < least:
+            among = f" in {self.family} comparisons" if self.family > 1 else ""
+            told = f"{seeds(number)} can decide nothing{among}: it takes {seeds(least)}"
+            if wanted is None:
+                return told
+            would = f"and {'they' if wanted == least else f'about {wanted}'} would find a difference of {self.margin:g}"
+            return f"{told}, {would} in 4 of 5 cases"
+        more = f"; about {wanted} would find a difference of {self.margin:g}" if (wanted or 0) > number else ""
+        return f"{seeds(number)} find a difference of {self.detectable:.2g} in 4 of 5 cases{more}"
+
+    @property
+    def seeds_wanted(self) -> int | None:
+        """About how many seeds find a difference as large as the margin in 4 of 5 cases; None where it is not known."""
+        if not self.spread or math.isnan(self.margin):
+            return None
+        return stats.runs_to_find(round(self.margin / self.spread, 2), self.level, self.family)
 
 
 def compare(experiment: Experiment, strategy: str, against: str, price: Price, level: float, start: int) -> Comparison:
@@ -98,21 +128,50 @@ def compare(experiment: Experiment, strategy: str, against: str, price: Price, l
     if not len(whole):
         raise ValueError(f"{experiment.title}: {strategy} and {against} have no round in common")
     last = int(whole[-1])
-    mine_S, theirs_S = (
-        stats.areas(replace(curve, value_SR=curve.value_SR[:, : last + 1]), experiment.rounds[: last + 1], rows)
-        for curve, rows in ((first, pairs.first), (second, pairs.second))
-    )
+    over, (mine_S, theirs_S), by_round_S = areas(experiment, first, second, pairs, price, last)
     area_S, final_S = mine_S - theirs_S, gaps_SR[:, last]
-    p_2 = stats.sign_flip(np.stack([final_S, area_S]), rng)
+    p_K = stats.sign_flip(np.stack([final_S, area_S, by_round_S]), rng)
     saving, why_not = saved(experiment, strategy, against, price, level, start)
     return Comparison(
         experiment.title, experiment.metric, strategy, against, pairs,
         {experiment.rounds[number]: stats.student(gaps_SR[:, number], level) for number in whole},
         place(experiment, first, last),
-        stats.student(final_S, level), float(p_2[0]), (float(mine_S.mean()), float(theirs_S.mean())),
-        stats.student(area_S, level), float(p_2[1]), float(p_2[1]), 1, saving, why_not, level,
+        stats.student(final_S, level), float(p_K[0]), over, (float(mine_S.mean()), float(theirs_S.mean())),
+        stats.student(area_S, level), float(p_K[1]), None if over == ROUNDS else stats.student(by_round_S, level),
+        float(p_K[2]), float(p_K[1]), 1, saving, why_not, level,
         float(area_S.std(ddof=1)) if len(area_S) > 1 else 0.0, unequal(first, second, last),
     )  # fmt: skip
+
+
+ROUNDS = "all rounds"
+
+
+def areas(
+    experiment: Experiment, first: Curve, second: Curve, pairs: Pairs, price: Price, last: int
+) -> tuple[str, list[Floats], Floats]:
+    """What the areas of two strategies are over, the areas of the paired runs of each, and their differences over all
+    rounds.
+
+    Where every round costs both the same, areas are over rounds; else over the range of cost that both have, since a
+    strategy that is charged for a held-out set, or buys more boxes, would be compared at other prices.
+
+    Args:
+        last: the last round that all pairs have.
+    """
+    whole = slice(last + 1)
+    values = [curve.value_SR[rows, whole] for curve, rows in ((first, pairs.first), (second, pairs.second))]
+    costs = [price.of(curve)[rows, whole] for curve, rows in ((first, pairs.first), (second, pairs.second))]
+    rounds_R = np.array(experiment.rounds[whole], np.float64)
+    by_round = [np.array([stats.area(rounds_R, value_R) for value_R in value_SR]) for value_SR in values]
+    by_round_S = by_round[0] - by_round[1]
+    if last == 0 or np.array_equal(costs[0], costs[1], equal_nan=True):
+        return ROUNDS, by_round, by_round_S
+    try:
+        found, low, high = stats.areas_over_cost(costs, values)
+    except ValueError as error:
+        names = f"{first.strategy} and {second.strategy}"
+        raise ValueError(f"{names} have no range of {price.kind} in common: {error}") from None
+    return f"{low:,.0f} to {high:,.0f} {price.unit}", found, by_round_S
 
 
 def unequal(first: Curve, second: Curve, last: int) -> dict[str, tuple[float, float]]:
@@ -163,20 +222,29 @@ def corrected(made: Sequence[Comparison]) -> list[Comparison]:
 
 
 def lines(one: Comparison, places: int) -> list[str]:
-    """The answer in five lines."""
+    """The answer in five lines, or six where rounds are not equally dear."""
     alone = f" (left out: {', '.join(one.pairs.alone)})" if one.pairs.alone else ""
     holm = f", corrected for {one.family} tasks (Holm): {one.holm_p:.3g}" if one.family > 1 else ""
     return [
         f"{one.strategy} minus {one.against} on {one.task}: {seeds(len(one.pairs.seeds))}, paired{alone}",
         f"{one.metric} at {one.at}{charged(one)}: {shown(one.final, places, '+')}, p = {one.final_p:.3g} (sign flips)",
-        f"mean {one.metric} over all rounds: {shown(one.area, places, '+')}, p = {one.area_p:.3g}{holm}",
+        f"mean {one.metric} over {one.over}: {shown(one.area, places, '+')}, p = {one.area_p:.3g}{holm}",
+        *rounds_line(one, places),
         saving_line(one, places),
         f"{one.verdict}{': ' * bool(one.why)}{one.why}",
     ]
 
 
+def rounds_line(one: Comparison, places: int) -> list[str]:
+    """The difference over all rounds, where the verdict is over the price."""
+    if one.by_round is None:
+        return []
+    gap = shown(one.by_round, places, "+")
+    return [f"over all rounds, whatever was paid for them: {gap}, p = {one.by_round_p:.3g}"]
+
+
 def charged(one: Comparison) -> str:
-    """What the two paid where they did not pay the same, which areas and their tests leave aside."""
+    """What the two paid where they did not pay the same."""
     told = [f"{mine:,.0f} and {theirs:,.0f} {kind}" for kind, (mine, theirs) in one.paid.items()]
     return f" (paid: {', '.join(told)})" if told else ""
 
@@ -210,7 +278,9 @@ def tidy_rows(made: Sequence[Comparison]) -> list[dict[str, object]]:
             "seeds": len(one.pairs.seeds), "final": one.final.value, "final_low": one.final.low,
             "final_high": one.final.high, "final_p": one.final_p, "own_area": one.areas[0],
             "other_area": one.areas[1], "area": one.area.value, "area_low": one.area.low,
-            "area_high": one.area.high, "area_p": one.area_p, "holm_p": one.holm_p, "level": one.level,
+            "area_high": one.area.high, "area_p": one.area_p, "area_over": one.over,
+            "rounds_area": one.area.value if one.by_round is None else one.by_round.value,
+            "rounds_area_p": one.by_round_p, "holm_p": one.holm_p, "level": one.level,
             "detectable": one.detectable if math.isfinite(one.detectable) else math.nan,
             "saved": one.saving.saved.value if one.saving else math.nan,
             "percent": one.saving.percent.value if one.saving else math.nan, "verdict": one.verdict,
@@ -257,18 +327,30 @@ def note(made: Sequence[Comparison]) -> str:
     """What the columns of `rows` are, a line each."""
     first = made[0]
     in_band = first.saving is not None and first.saving.rule.kind == "band"
+    dear = f"the {'boxes' if 'boxes' in first.over else 'labels'} that both paid for"
+    over = (
+        ROUNDS if all(one.over == ROUNDS for one in made) else f"{ROUNDS}, or {dear} where rounds are not equally dear"
+    )
     goal = "the band of scores in which runs end" if in_band else "the smaller of both final scores"
     lines = {
         "seeds": "pairs of runs that are compared, one with each seed",
         "final": f"difference of the {first.metric} in the last round, and its {100 * first.level:g} % interval",
-        "area": "difference of the mean score over all rounds, whatever was paid for them, and its interval",
+        "area": f"difference of the mean score over {over}, and its interval",
         "final p, area p": "share of all ways to flip the signs of the seeds' differences that give as large a mean",
-        "Holm": f"area p, corrected for {plural(first.family, 'comparison')}: it gives the verdict",
+        "Holm": f"area p, corrected for the {plural(first.family, 'comparison')} of this table: it gives the verdict",
+        "verdict": verdicts_note(first),
         "detectable": "area difference that so many seeds of this spread find in 4 of 5 cases (none: they cannot)",
         "saved %": f"labels saved on the way to {goal}",
         "no interval": f"fewer than {stats.FEWEST} seeds, or all seeds differ by the same",
     }
     return "\n".join(visible(f"{name}: {words}") for name, words in lines.items())
+
+
+def verdicts_note(one: Comparison) -> str:
+    """What the verdicts mean."""
+    inner = f"; equivalent: the {100 * (2 * one.level - 1):g} % interval of the area lies within ± {one.margin:g}"
+    same = "" if math.isnan(one.margin) else inner
+    return f"better, worse: at {100 * one.level:g} %{same}; undecided: too few seeds to tell"
 
 
 def percent(saving: Saving | None) -> str:

@@ -68,6 +68,11 @@ class Price:
     per_image: float = 0.0
     per_box: float = 0.0
 
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "seconds" if self.kind == "time" else self.kind
+
     def of(self, curve: Curve) -> Floats:
         """(S, R): the cost of a curve so far."""
         if self.kind in curve.cost:
@@ -112,7 +117,7 @@ class Saving:
     @property
     def unit(self) -> str:
         """What is counted."""
-        return "seconds" if self.price.kind == "time" else self.price.kind
+        return self.price.unit
 
     @property
     def note(self) -> str:

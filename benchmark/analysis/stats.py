@@ -21,6 +21,7 @@ from benchmark.words import plural
 EXACT = 16  # runs up to which every one of the 2^S sign flips is tried
 FLIPS, BLOCK = 20_000, 1_000  # drawn above that, so many at once: they stay in the processor's cache
 SIMULATED, SAMPLES = 10, 2_000  # runs up to which power is simulated, and samples of it
+MOST = 200  # runs that a forecast considers
 FEWEST = 3  # runs that an interval takes
 RANKED = 5  # pairs that a penalty takes
 
@@ -126,19 +127,41 @@ def holm(p_K: Floats) -> Floats:
 @cache
 def detectable(num_runs: int, level: float = 0.95, num_comparisons: int = 1, power: float = 0.8) -> float:
     """The mean difference, in standard deviations of the paired differences, that the sign-flip test finds with this
-    power when it is one of so many comparisons (Bonferroni's share of 1 - level); infinite where it never can.
-
-    By simulation up to SIMULATED runs, by the t-test, which the sign-flip test is close to there, above.
-    """
+    power when it is one of so many comparisons (Bonferroni's share of 1 - level); infinite where it never can."""
     alpha = (1 - level) / num_comparisons
     if num_runs < 2 or 2.0 ** (1 - num_runs) > alpha:
         return math.inf
-    found = simulated_power(num_runs, alpha) if num_runs <= SIMULATED else t_power(num_runs, alpha)
+    found = power_of(num_runs, alpha)
     low, high = 0.0, 100.0
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if found(middle) < power else (low, middle)
     return high
+
+
+@cache
+def runs_to_find(difference: float, level: float = 0.95, num_comparisons: int = 1, power: float = 0.8) -> int | None:
+    """About how many runs find a mean difference, in standard deviations of the paired differences, with this power,
+    see `detectable`; None where MOST do not."""
+    alpha = (1 - level) / num_comparisons
+    numbers = range(least_runs(level, num_comparisons), MOST + 1)
+    return next((number for number in numbers if power_of(number, alpha)(difference) >= power), None)
+
+
+def least_runs(level: float, num_comparisons: int) -> int:
+    """The fewest runs with which the sign-flip test can reject anything in one of so many comparisons."""
+    return math.ceil(1 + math.log2(num_comparisons / (1 - level)) - 1e-9)
+
+
+def power_of(num_runs: int, alpha: float) -> Callable[[float], float]:
+    """The power of the sign-flip test at a difference, in standard deviations.
+
+    By simulation up to SIMULATED runs, by the t-test, which it is close to there, above.
+    """
+    if num_runs <= SIMULATED:
+        return simulated_power(num_runs, alpha)
+    steps = 2.0 ** (num_runs - 1)  # p is a multiple of 1 / steps
+    return t_power(num_runs, math.floor(alpha * steps) / steps)
 
 
 def simulated_power(num_runs: int, alpha: float) -> Callable[[float], float]:
@@ -177,6 +200,31 @@ def areas(curve: Curve, rounds: Sequence[int], rows: Sequence[int]) -> Floats:
     """(S,): the area of each run over its rounds, each of which costs one budget: the mean score on the way."""
     x_R = np.array(rounds, np.float64)
     return np.array([area(x_R, curve.value_SR[row]) for row in rows])
+
+
+def areas_over_cost(costs: Sequence[Floats], values: Sequence[Floats]) -> tuple[list[Floats], float, float]:
+    """The areas of runs over the range of cost that all of them have, where rounds are not equally dear.
+
+    Args:
+        costs: (S, R) of each strategy: what was paid up to each round.
+        values: (S, R) of each strategy: its scores.
+
+    Returns:
+        (S,) of each strategy: the mean score of each run, linear between rounds; and the ends of the range.
+
+    Raises:
+        ValueError: there is no such range.
+    """
+    low = max(float(cost_SR[:, 0].max()) for cost_SR in costs)
+    high = min(float(cost_SR[:, -1].min()) for cost_SR in costs)
+    if not low < high:
+        raise ValueError(f"one has paid {low:,.0f} before the other, with {high:,.0f} in all, begins")
+    found = []
+    for cost_SR, value_SR in zip(costs, values, strict=True):
+        ends_SR = [np.union1d(cost_R[(low < cost_R) & (cost_R < high)], [low, high]) for cost_R in cost_SR]
+        pairs = zip(ends_SR, cost_SR, value_SR, strict=True)
+        found.append(np.array([area(at, np.interp(at, cost_R, value_R)) for at, cost_R, value_R in pairs]))
+    return found, low, high
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PLACES = {"map": 3, "ap": 3}  # decimals of the metrics that are a share in 0..1; 2 for those in per cent
+MARGIN = {"accuracy": 1.0, "map": 0.01, "ap": 0.01}  # how far apart two scores may be and still agree
 AUDIT_SHOWN = 3  # faults that a caption spells out
 INDENT = "  "  # of the lines below a strategy's own
 
@@ -137,6 +139,10 @@ class Table:
             lines.append(
                 "(1/3): seeds that have the round, of those asked for; missing: not run yet; failed: it was tried"
             )
+        counts = sorted({entry.n for entry in entries if entry.std is not None and entry.n > 1})
+        if self.schedule and counts:
+            factors = " and ".join(f"{interval_factor(n):.2f} times with {n}" for n in counts[-2:])
+            lines.append(f"±: how far single runs differ; the 95 % interval of their mean reaches {factors} seeds")
         runs = {name: row[0].wanted for name, row in self.rows.items() if row}
         if len(set(runs.values())) > 1:
             lines.append(f"runs: {', '.join(f'{name} {number}' for name, number in runs.items())}")
@@ -190,6 +196,13 @@ def entries(curve: Curve, experiment: Experiment) -> list[Entry]:
         ended = curve.ended_R[number]
         row.append(Entry(mean, std, num, curve.wanted, curve.failed, labelled, told, ended, printed))
     return row
+
+
+def interval_factor(num_runs: int) -> float:
+    """Half the 95 % interval of a mean, in standard deviations of the runs: Student's."""
+    from benchmark.analysis.stats import quantile  # it imports scipy, which takes a tenth of a second
+
+    return quantile(num_runs - 1, 0.975) / math.sqrt(num_runs)
 
 
 def average(values: Floats) -> float | None:

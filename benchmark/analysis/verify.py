@@ -15,10 +15,7 @@ from benchmark.analysis.comparisons import shown
 from benchmark.analysis.curves import SCALES, Curve, Experiment, apart, best_score, read
 from benchmark.analysis.equivalence import Gap, judge
 from benchmark.analysis.stats import Interval
-from benchmark.analysis.tables import Entry, entries
-
-# How far apart two scores may be and still agree: a point of accuracy, 0.01 mAP
-MARGIN = {"accuracy": 1.0, "map": 0.01, "ap": 0.01}
+from benchmark.analysis.tables import MARGIN, Entry, entries
 
 
 @dataclass(frozen=True)
