@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from benchmark import activity, plugins, tensor_files
 from benchmark.places import inside
 from benchmark.plugins import EncoderName, Plugin, StrategyName, add
+from benchmark.working_time import working_seconds
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Targets: TypeAlias = (
@@ -493,13 +494,14 @@ def files(label: EncoderName, machine: Machine) -> dict[str, str]:
             if not path.is_file():
                 raise ValueError(f"{label}: no such file: {path}")
             told = path.stat()
-            found[key] = hashed(path, told.st_mtime_ns, told.st_size, told.st_ino)
+            found[key] = hashed(path, told.st_mtime_ns, told.st_ctime_ns, told.st_size, told.st_ino)
     return found
 
 
 @lru_cache(64)
 def hashed(path: Path, *_: int) -> str:
-    """sha256 of a file, which is read again where what the system tells of it has changed."""
+    """sha256 of a file, which is read again where what the system tells of it has changed: the time of that change,
+    too, which nobody can set."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -591,4 +593,5 @@ __all__ = [
     "Encoding", "EncodingTime", "FromFiles", "How", "Indices", "Machine", "Pool", "Predictions", "Reference",
     "StrategyName", "Targets", "Task", "View", "activity", "check_encoder", "encoder", "files", "identity", "register",
     "register_encoder", "register_task", "seeded", "strategy", "tensor_files",
+    "working_seconds",
 ]  # fmt: skip

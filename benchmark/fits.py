@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from benchmark import activity, tensor_files
 from benchmark.api import Companion, Indices, Task
 from benchmark.grid import Spec
+from benchmark.working_time import working_seconds
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class Fits:
     def trained(self, path: Path, task: Task, labelled: Indices, seed: int, companion: Companion | None) -> Fit:
         """The model of this labelled set, trained now and stored under `path`."""
         settle()
-        began = time.perf_counter()
+        began = working_seconds()
         model = task.fit(np.sort(labelled), seed, companion)
         settle()
-        seconds = time.perf_counter() - began
+        seconds = working_seconds() - began
         if self.cache_bytes:
             self.unseen += save(path, model, seconds)
             if self.unseen > UNSEEN * self.cache_bytes:

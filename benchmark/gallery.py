@@ -7,11 +7,14 @@ Written when the last cell of an experiment is through, for people: no strategy 
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_DEFLATED, ZipFile
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -36,24 +39,40 @@ NUM_POOL = 120  # of them drawn from the pool at random
 def update(experiments: Sequence[Experiment], store: Store, fits: Fits, tasks: Tasks) -> Iterator[str]:
     """Writes the galleries of the experiments that have records, and yields why one cannot be written.
 
-    One that is there is written again where a record is newer.
+    One that is there is written again where it was made from other records than there are.
     """
     for experiment in experiments:
         cells = [cell for cell in experiment.cells() if store.path(cell.path).exists()]
+        cells = [cell for cell in cells if cell.seed == cells[0].seed]
         path = store.folder / "gallery" / f"{slug(experiment.name)}.npz"
-        newest = max((store.path(cell.path).stat().st_mtime for cell in cells), default=0.0)
-        if not cells or (path.exists() and path.stat().st_mtime >= newest):
-            continue
         try:
+            if not cells or made_from(path) == records_of(cells, store):
+                continue
             task = tasks(experiment.task)
             if not isinstance(task, Exception):
                 check_data(task, cells[0], store)
                 keep_sources(experiment.task, task, store)  # under Ray, the first time that this process has the task
-            picture(path, task, [cell for cell in cells if cell.seed == cells[0].seed], store, fits)
+            picture(path, task, cells, store, fits)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # pictures are no reason to fail a run that is through
             yield f"{experiment.name}: no images in the report: {error or 'no reason given'} ({type(error).__name__})"
+
+
+def records_of(cells: Sequence[Cell], store: Store) -> str:
+    """A digest of the records of some cells."""
+    paths = sorted(cell.path for cell in cells)
+    content = [hashlib.sha256(files.read(store.path(path), files.LARGEST_RECORDS)).hexdigest() for path in paths]
+    return hashlib.sha256(json.dumps([paths, content]).encode()).hexdigest()
+
+
+def made_from(path: Path) -> str | None:
+    """The `records_of` the cells that a gallery was made from; None where it does not tell or cannot be read."""
+    try:
+        with files.opened(path) as handle, np.load(handle, allow_pickle=False) as archive:
+            return str(archive["records"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
+        return None
 
 
 def check_data(task: Task, cell: Cell, store: Store) -> None:
@@ -66,7 +85,8 @@ def check_data(task: Task, cell: Cell, store: Store) -> None:
 def picture(path: Path, task: Task | Exception, cells: Sequence[Cell], store: Store, fits: Fits) -> None:
     """Writes one gallery, where the task can tell what its images look like."""
     if hasattr(task, "annotations") and hasattr(task, "pictures"):
-        write(path, arrays(task, cells, store, fits))
+        records = records_of(cells, store)
+        write(path, arrays(task, cells, store, fits), records)
 
 
 def followed(
@@ -138,12 +158,18 @@ def features(task: Task, cells: Sequence[Cell], fits: Fits, shown_N: Indices) ->
     return np.empty((len(shown_N), 0), np.float16)
 
 
-def write(path: Path, content: dict[str, npt.NDArray[Any]]) -> None:
-    """Writes an .npz with a digest, compressed as fast as can be: numpy's own way takes five times as long. Raises
-    Unwritable."""
-    packed = io.BytesIO()
+def write(path: Path, content: dict[str, npt.NDArray[Any]], records: str = "") -> None:
+    """Writes an .npz with digests, compressed as fast as can be: numpy's own way takes five times as long. Raises
+    Unwritable.
+
+    Args:
+        path: gallery/EXPERIMENT.npz below a results folder.
+        content: the arrays by name.
+        records: `records_of` the cells that they were made from.
+    """
+    packed, digests = io.BytesIO(), {"digest": digest(path.stem, content), "records": records}
     with ZipFile(packed, "w", ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, array in {**content, "digest": np.array(digest(path.stem, content))}.items():
+        for name, array in {**content, **{name: np.array(text) for name, text in digests.items()}}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
                 np.lib.format.write_array(handle, array, allow_pickle=False)  # type: ignore[no-untyped-call]
     files.replace(path, packed.getvalue(), path.parents[1])

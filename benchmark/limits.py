@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from benchmark.working_time import working_seconds
+
+SOON = 0.001  # seconds: 0 would be never
+
 
 @contextmanager
 def limited(seconds: float | None, name: str) -> Iterator[None]:
-    """Raises TimeoutError in a block that takes longer; None: never.
+    """Raises TimeoutError in a block that takes longer; None: never. What passes while the process is stopped, by
+    Ctrl-Z or SIGSTOP, does not count.
 
     It is heard between two steps of Python, so a call into compiled code ends first; and again after as long, should
     the block swallow it. For the main thread of a process alone: where the local launcher and Ray's workers select.
@@ -18,9 +23,14 @@ def limited(seconds: float | None, name: str) -> Iterator[None]:
     if seconds is None:
         yield
         return
+    began = working_seconds()
 
     def ring(*_: Any) -> None:
-        raise TimeoutError(f"select_timeout={seconds:g}: {name} did not choose within {seconds:g} s")
+        left = seconds - (working_seconds() - began)
+        if left > 0:
+            signal.setitimer(signal.ITIMER_REAL, max(left, SOON), seconds)
+        else:
+            raise TimeoutError(f"select_timeout={seconds:g}: {name} did not choose within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)

@@ -9,7 +9,6 @@ import re
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit
 from benchmark.seeds import seed
 from benchmark.words import plural
+from benchmark.working_time import working_seconds
 
 PROCESS = Path("/proc/self")  # what Linux tells of this process
 
@@ -273,7 +273,7 @@ def smallest_batch(task: Task, num_images: int) -> int | None:
 
 
 class Clock:
-    """Seconds by name: `with clock("select"): ...`."""
+    """Seconds by name, without those in which the process was stopped: `with clock("select"): ...`."""
 
     def __init__(self) -> None:
         self.seconds = {"select": 0.0, "score": 0.0}
@@ -291,11 +291,11 @@ class Clock:
         return self
 
     def __enter__(self) -> None:
-        self.began = time.perf_counter()
+        self.began = working_seconds()
 
     def __exit__(self, *_: object) -> None:
         settle()
-        self.seconds[self.name] = time.perf_counter() - self.began
+        self.seconds[self.name] = working_seconds() - self.began
 
 
 def forget_peak(machine: Machine) -> None:

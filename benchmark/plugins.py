@@ -18,6 +18,13 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+)
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -241,6 +248,8 @@ def load_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(f"plugins={folder}: no such folder")
     home = str(folder.resolve())
+    loaders = (ExtensionFileLoader, EXTENSION_SUFFIXES), (FreshLoader, SOURCE_SUFFIXES)
+    sys.path_importer_cache[home] = FileFinder(home, *loaders)
     if home not in sys.path:
         sys.path.append(home)  # so that its files may import each other; last, so that they shadow nothing
     for path in sorted(folder.glob("[!._]*.py")):
@@ -248,10 +257,21 @@ def load_folder(folder: Path) -> None:
             load_file(path)
 
 
+class FreshLoader(SourceFileLoader):
+    """Compiles a module of a user's folder each time. Python itself goes by its time, in seconds, and size, so that of
+    two versions saved within a second the first would run under the name of the second."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        """The code of the text that is there now."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def load_file(path: Path) -> None:
     """Imports one plug-in file under a name of its own, so that it may be called `random`, in any number of folders."""
     folder = hashlib.sha256(str(path.resolve().parent).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"{IN_FOLDER}{path.stem}_{folder}", path)
+    name = f"{IN_FOLDER}{path.stem}_{folder}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=FreshLoader(name, str(path)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -89,7 +89,7 @@ def is_sound(path: Path, name: str) -> bool:
         stat = path.stat()
     except OSError:
         return False
-    return is_sound_still(path, name, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return is_sound_still(path, name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
 
 
 @cache

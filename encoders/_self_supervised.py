@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
-from benchmark.api import Encoding, Machine, Pool, activity, seeded, tensor_files
+from benchmark.api import Encoding, Machine, Pool, activity, seeded, tensor_files, working_seconds
 from tasks._networks import PROBE, build, suits_channels_last
 
 Precision = Literal["float32", "bfloat16"]
@@ -147,10 +146,10 @@ def trained(machine: Machine, pool: Pool, settings: Settings, heads: partial[Hea
     frozen = Frozen(size, backbone, stage, *moments(images_N3HW))
     path = kept_at(machine, images_N3HW, settings, heads.keywords)
     with one_at_a_time(path), torch.enable_grad(), seeded(dropout):
-        seconds, began = restored(backbone, path), time.perf_counter()
+        seconds, began = restored(backbone, path), working_seconds()
         if seconds is None:
             train(frozen, module, images_N3HW, settings, torch.Generator().manual_seed(draws))
-            seconds = time.perf_counter() - began
+            seconds = working_seconds() - began
             save(backbone, path, seconds)
     backbone.eval().requires_grad_(False)
     return replace(frozen, seconds=seconds)

@@ -6,7 +6,6 @@ Shapes: N images, H x W pixels, K channels, T patches, D and E features.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from benchmark.api import (
     encoder,
     identity,
     tensor_files,
+    working_seconds,
 )
 
 SHARD = 256  # images a file
@@ -119,13 +119,13 @@ class Encodings:
             return moved(picked(self.kept[path], which), self.machine.device)
         known = None if self.machine.scratch is None else stored(path, which)
         if known is None:
-            began = time.perf_counter()
+            began = working_seconds()
             shard = self.made(number, built)
             if self.machine.scratch is None:
                 self.kept[path] = shard
             else:
                 save(path, shard)
-            known = replace(picked(shard, which), now=time.perf_counter() - began)
+            known = replace(picked(shard, which), now=working_seconds() - began)
         return moved(known, self.machine.device)
 
     def encoder(self, label: EncoderName) -> Built:
@@ -141,7 +141,7 @@ class Encodings:
     def made(self, number: int, built: Built) -> Encoding:
         """A shard, on the CPU, and the seconds of the work; its share of the encoder's training is in them."""
         encode = built.on(self.pool, self.machine)
-        began = time.perf_counter()
+        began = working_seconds()
         which = np.arange(number * SHARD, min((number + 1) * SHARD, self.images.num_images))
         batches = np.array_split(which, -(-len(which) // BATCH))
         done = activity.tracked(batches, f"encoding images with {built.label}", "batches")
@@ -149,7 +149,7 @@ class Encodings:
         shard = joined([Encoding(part.patches_NTD.half(), part.attention_NT, part.global_NE) for part in parts])
         training = built.seconds * len(which) / self.pool.num_images
         shard = moved(shard, torch.device("cpu"), whole=False)
-        return replace(shard, seconds=time.perf_counter() - began + training)
+        return replace(shard, seconds=working_seconds() - began + training)
 
 
 @dataclass
@@ -165,11 +165,11 @@ class Built:
     def on(self, pool: Pool, machine: Machine) -> Encoder:
         """The encoder. ValueError where its file of weights is no longer the one that `identity` tells."""
         if self.encoder is None:
-            began = time.perf_counter()
+            began = working_seconds()
             made = encoder(self.label, pool, machine)
             if identity(self.label, machine) != self.identity:
                 raise ValueError(f"{self.label}: its file of weights was exchanged while it was read")
-            self.encoder, self.seconds = made, max(time.perf_counter() - began, getattr(made, "seconds", 0.0))
+            self.encoder, self.seconds = made, max(working_seconds() - began, getattr(made, "seconds", 0.0))
         return self.encoder
 
 

@@ -1,6 +1,7 @@
 """The commands that read records, as people call them, and the gallery that a run leaves for figures."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -171,9 +172,28 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
     assert found.features_ND.shape[1] > 1
     task = launch.build(asked[0].task, machine)
     np.testing.assert_array_equal(found.labels_P, task._labels.numpy())  # type: ignore[union-attr]
-    before = path.stat().st_mtime_ns
+    before = path.stat()
+    for file in store.folder.rglob("*.jsonl"):
+        os.utime(file)  # newer than the gallery, with the same content
     assert list(gallery.update(asked, store, fits, launch.Tasks(machine))) == []
-    assert path.stat().st_mtime_ns == before  # nothing is newer than it
+    assert path.stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("age", [-1000, 1000])
+def test_pictures_are_made_anew_of_other_records_whatever_their_time(age: int, tmp_path: Path) -> None:
+    run([cell("random")], tmp_path)
+    store, fits = Store(tmp_path / "run"), Fits(tmp_path / "fits", 1.0, "cpu")
+    asked, tasks = [experiment("random")], launch.Tasks(Machine(torch.device("cpu")))
+    path, records = store.folder / "gallery" / "small.npz", store.path(cell("random").path)
+    whole = records.read_bytes()
+    records.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
+    assert list(gallery.update(asked, store, fits, tasks)) == []
+    before = path.stat()
+    records.write_bytes(whole)  # restored from a backup, or of a clock that jumped
+    os.utime(records, (before.st_mtime + age, before.st_mtime + age))
+    assert list(gallery.update(asked, store, fits, tasks)) == []
+    assert path.stat().st_ino != before.st_ino
+    assert set(store.records(cell("random").path)[1][-1].bought[:8]) <= set(Gallery.read(path).shown_N.tolist())
 
 
 def test_pictures_are_made_when_an_experiment_ends_from_the_task_that_is_built(tmp_path: Path) -> None:

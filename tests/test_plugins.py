@@ -1,5 +1,6 @@
 """Plug-ins come from the folders of the package, from a user's folder and from installed packages."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,24 @@ def test_a_users_files_import_each_other_and_the_module_path_does_not_grow(tmp_p
     assert plugins.get("strategy", "first_ones").function.__globals__["double"](2) == 4
     sys.path.remove(str(tmp_path))
     del sys.modules["_doubling"]
+
+
+def test_a_plug_in_that_was_edited_within_a_second_runs_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for number in (1, 2):
+        (tmp_path / "first_ones.py").write_text(
+            f"from _half import half\nmine = {number}\n" + CODE.format(name="first_ones")
+        )
+        (tmp_path / "_half.py").write_text(f"half = {number}\n")
+        for path in tmp_path.glob("*.py"):
+            os.utime(path, (10**9, 10**9))
+        plugins.discover(tmp_path)
+        scope = plugins.get("strategy", "first_ones").function.__globals__
+        assert (scope["mine"], scope["half"]) == (number, number)
+        del sys.modules["_half"]
+    sys.path.remove(str(tmp_path))
 
 
 def test_what_looks_for_its_neighbour_in_our_package_is_told_how_to_import_it(tmp_path: Path) -> None:
