@@ -18,6 +18,7 @@ import numpy as np
 import typer
 from threadpoolctl import threadpool_limits
 
+from benchmark import versions
 from benchmark.analysis import audit, comparisons, explain, seconds, tables, verify
 from benchmark.analysis.curves import Experiment, read
 from benchmark.analysis.question import MANY_CELLS, PUBLISHED, SAVINGS, Question, ask
@@ -67,7 +68,8 @@ def experiment_status(part: tuple[Store, dict[str, object]]) -> dict[str, object
     cells, settings = experiment["cells"], experiment["schedule"]
     assert isinstance(cells, list) and isinstance(settings, dict)
     schedule = Schedule.read(settings)
-    done = failed = rounds = total = 0
+    done = failed = rounds = total = anew = 0
+    here = versions.installed()
     spent = 0.0
     for cell in cells:
         taken = store.measured(cell["path"])
@@ -77,10 +79,13 @@ def experiment_status(part: tuple[Store, dict[str, object]]) -> dict[str, object
         rounds += len(records)
         total += len(records) if finished else schedule.rounds
         done += finished
+        known = [one.versions for one in taken if one.round < len(records)]
+        anew += not finished and versions.begins_anew(versions.changes(known, here))
         failed += not finished and store.failure(cell["path"]) is not None
     left = None if not rounds else round(spent / rounds * (total - rounds) / 3600, 2)
     counts = {"cells": len(cells), "done": done, "failed": failed, "missing": len(cells) - done - failed}
-    return {"experiment": experiment["name"], **counts, "rounds": f"{rounds}/{total}", "hours left": left}
+    note = f"`run` begins {plural(anew, 'cell')} anew: torch has another minor version" if anew else ""
+    return {"experiment": experiment["name"], **counts, "rounds": f"{rounds}/{total}", "hours left": left, "note": note}
 
 
 def own(one: Measured) -> float:
@@ -294,6 +299,8 @@ def verified(words: Words = None) -> None:
     else:
         for one in experiments:
             say(f"{one.title}: {audited(one, faults)}")
+            if note := versions.note(one.mixed_versions):
+                say(f"{one.title}: {note}")
         show("faults", rows, by=["experiment"])
         show(
             "ours minus published", [verdict_line(one) for one in verdicts], by=["task", "source"], note=verify.VERDICTS

@@ -79,17 +79,19 @@ def run(words: Words = None) -> None:
     if chosen.dry_run:
         estimate(grid, chosen, built)
         return
-    from benchmark import launch  # imports torch: only where something is trained, and after the words are sound
+    from benchmark import launch, resume  # import torch: only where something is trained, and after the words are sound
 
     asked = [described(experiment) for experiment in grid.experiments]
     with outlasting_the_terminal(), store.lock():
         if chosen.rerun_changed:
             for line in launch.set_aside_changed(grid, store, built.tasks):
                 say(line)
-        for line in launch.take_over(cells, store):
-            say(line)
         left = launch.rounds_left(cells, store)
         launch.check_versions(grid, store.joined(asked), store)
+        for line in resume.begin_anew(left, asked, store, mix=chosen.mix_versions):
+            say(line)
+        for line in launch.take_over([cell for cell in cells if left.get(cell, 0) < cell.schedule.rounds], store):
+            say(line)
         for line in launch.edited(cells, store):
             say(line)
         store.ask(grid.name, asked, provenance(words or []))
@@ -161,7 +163,7 @@ def sound_cells(grid: grids.Grid, chosen: Settings, built: Built) -> list[grids.
 
 def estimate(grid: grids.Grid, chosen: Settings, built: Built) -> None:
     """Says what a run has to do and how long that takes. The fits of the pilot rounds are kept for it."""
-    from benchmark import forecast, launch
+    from benchmark import forecast, launch, resume
     from benchmark.fits import Fits
     from benchmark.loop import device_name
 
@@ -170,13 +172,16 @@ def estimate(grid: grids.Grid, chosen: Settings, built: Built) -> None:
     store = Store(chosen.out)
     machine = built.tasks.machine
     fits = Fits(store.folder / ".fits", chosen.cache_gb, device_name(machine))
-    launch.check_versions(grid, store.joined([described(one) for one in grid.experiments]), store)
+    asked, left = [described(one) for one in grid.experiments], launch.rounds_left(grid.cells(), store)
+    launch.check_versions(grid, store.joined(asked), store)
+    for line in resume.begin_anew(left, asked, store, mix=chosen.mix_versions, move=False):
+        say(line)
     launch.check_encoders(grid.cells(), machine)
     failed = list[str]()
     with shown(err) as display:
         if machine.device.type == "cpu":
-            display.also = forecast.Forewarning(launch.rounds_left(grid.cells(), store), built.tasks, say)
-        rows = forecast.rows(grid, store, fits, built.tasks, say, failed)
+            display.also = forecast.Forewarning(left, built.tasks, say)
+        rows = forecast.rows(grid, dict(left), store, fits, built.tasks, say, failed)
     share = chosen.gpus_per_cell or 1.0
     show("to do", [row.told(share) for row in rows], chosen.format, ["experiment"], forecast.NOTE)
     if rows or not failed:

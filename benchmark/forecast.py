@@ -13,7 +13,7 @@ from benchmark import activity, loop
 from benchmark.api import Machine, Task
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Experiment, Grid, Spec
-from benchmark.launch import Tasks, checked_header, rounds_left, shorter_cells
+from benchmark.launch import Tasks, checked_header, shorter_cells
 from benchmark.limits import limited
 from benchmark.schedule import Misfit
 from benchmark.store import Store
@@ -66,17 +66,19 @@ def shown(hours: float) -> float | None:
 
 
 def rows(
-    grid: Grid, store: Store, fits: Fits, tasks: Tasks, say: Callable[[str], None], failed: list[str]
-) -> list[Row]:
+    grid: Grid, left: dict[Cell, int], store: Store, fits: Fits, tasks: Tasks, say: Callable[[str], None],
+    failed: list[str],
+) -> list[Row]:  # fmt: skip
     """A row for each strategy that has cells to do, in the grid's order; those whose pilot fails join `failed`. Raises
     Misfit. Where a task cannot be had, its rows tell no hours, and it joins `failed` too.
 
     The pace of a strategy is that of the rounds it has recorded; where there are none, of a pilot: the fit of round 0,
     its scoring and one selection, whose fit the run then finds in the cache. A fit takes as long as it has images.
+
+    Args:
+        left: The rounds that cells lack; emptied.
     """
-    cells = grid.cells()
-    left = rounds_left(cells, store)
-    shared = {opening(cell) for cell in cells if left.get(cell, 0) < cell.schedule.rounds}
+    shared = {opening(cell) for cell in grid.cells() if left.get(cell, 0) < cell.schedule.rounds}
     given = left, shared, store, fits, tasks, say, failed
     return [row for one in grid.experiments for row in of_experiment(one, *given)]
 

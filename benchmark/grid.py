@@ -62,6 +62,7 @@ class Settings:
     deterministic: bool
     rerun_changed: bool
     anonymous: bool
+    mix_versions: bool
     dry_run: bool
     gpu_hours: float | None
     check_on: str

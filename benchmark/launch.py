@@ -173,7 +173,7 @@ def check_versions(grid: Grid, experiments: Sequence[Mapping[str, Any]], store: 
 def set_aside_changed(grid: Grid, store: Store, tasks: Tasks) -> Iterator[str]:
     """Moves records that were made with other versions, parameters, data or files of weights than this run's into a
     folder of their own, and yields a line where it did."""
-    stored = {one["name"]: one["cells"] for one in store.experiments()}
+    stored = {one["name"]: one for one in store.experiments()}
     for experiment in grid.experiments:
         task, agreement = tasks(experiment.task), Agreement()
         if isinstance(task, Exception):
@@ -181,10 +181,11 @@ def set_aside_changed(grid: Grid, store: Store, tasks: Tasks) -> Iterator[str]:
         cells = list(experiment.cells())[: len(experiment.strategies)]  # the first seed
         for cell in cells:
             agreement.add(loop.header(cell, task, tasks.machine), cell.strategy.label, "this run")
-        known = [(cell, store.header(cell["path"])) for cell in stored.get(experiment.name, [])]
+        old = stored.get(experiment.name, {"cells": []})
+        known = [(cell, store.header(cell["path"])) for cell in old["cells"]]
         changed = [cell for cell, header in known if header and agreement.difference(header, cell["strategy"], "")]
         if changed:
-            folder = store.set_aside(experiment.name, changed)
+            folder = store.set_aside(old, changed)
             count = plural(len(changed), "cell")
             yield f"{experiment.name}: {count} of other versions, data or weights, now in {folder}"
 

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from benchmark.process_state import contained
 from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit
 from benchmark.seeds import seed
+from benchmark.versions import installed
 from benchmark.words import plural
 from benchmark.working_time import working_seconds
 
@@ -329,10 +329,10 @@ def device_name(machine: Machine) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """The versions that numbers may depend on; with a GPU those of its software too."""
-    found = {name: version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")}
+    gpu = dict[str, str]()
     if torch.cuda.is_available():
-        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version()), "driver": driver()}
-    return found | {"python": sys.version.split()[0]}
+        gpu = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version()), "driver": driver()}
+    return {**installed(), **gpu}
 
 
 def driver() -> str:

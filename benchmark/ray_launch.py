@@ -32,6 +32,7 @@ from benchmark.module_path import HOME
 from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit, Schedule
 from benchmark.store import Store
+from benchmark.versions import minor
 
 RETRIES = 3  # of a cell whose worker is lost, and of starting a worker at all
 
@@ -46,12 +47,13 @@ class Order:
     schedule: dict[str, Any]
     seed: int
     key: str
+    torch: str  # the driver's minor version
 
     @classmethod
     def of(cls, cell: Cell) -> Order:
         """A cell, ready to travel."""
         task, strategy = ({spec.name: spec.values} for spec in (cell.task, cell.strategy))
-        return cls(task, strategy, asdict(cell.schedule), cell.seed, cell.key)
+        return cls(task, strategy, asdict(cell.schedule), cell.seed, cell.key, minor(torch.__version__))
 
     def cell(self) -> Cell:
         """The cell where it arrived. ValueError where the plug-ins there are others."""
@@ -156,6 +158,8 @@ class Worker:
     def cell(self, order: Order) -> Cell:
         """The cell of an order."""
         self.here()
+        if order.torch != (own := minor(torch.__version__)) and not self.chosen.mix_versions:
+            raise ValueError(f"the worker has torch {own}, not {order.torch}: install the same on every node")
         return order.cell()
 
     def task(self, spec: Spec) -> Task | Exception:

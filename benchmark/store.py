@@ -238,17 +238,18 @@ class Store:
         place = self.place(cell, "failures", ".txt")
         return files.read(place).decode(errors="replace") if os.path.exists(place) else None
 
-    def set_aside(self, name: str, cells: Sequence[Mapping[str, Any]]) -> Path:
+    def set_aside(self, experiment: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> Path:
         """Moves what is stored of some cells of an experiment into a results folder of their own, below this one, and
         takes them out of the manifest. Raises Unwritable.
 
         Args:
-            name: of the experiment.
-            cells: as the manifest holds them.
+            experiment: as a manifest holds it.
+            cells: of it.
         """
         homes = (self.folder / "set_aside" / str(number) for number in itertools.count(1))
-        aside, manifest = Store(next(home for home in homes if not home.exists())), self.manifest()
-        [experiment] = [one for one in manifest["experiments"] if one["name"] == name]
+        aside = Store(next(home for home in homes if not home.exists()))
+        none = {"schema": SCHEMA, "grid": experiment["name"], "runs": [], "experiments": []}
+        manifest = self.manifest() if self.has_manifest else none
         paths = {cell["path"] for cell in cells}
         keys = {cell["path"]: header.key for cell in cells if (header := self.header(cell["path"]))}
         moved = [{**cell, "key": keys.get(cell["path"], cell["key"])} for cell in cells]
@@ -259,7 +260,8 @@ class Store:
         for kind, ending in (("cells", ".jsonl"), ("measured", ".jsonl"), ("failures", ".txt")):
             for path in sorted(paths):
                 files.move(self.path(path, kind, ending), aside.path(path, kind, ending), self.folder)
-        experiment["cells"] = [cell for cell in experiment["cells"] if cell["path"] not in paths]
+        for one in (one for one in manifest["experiments"] if one["name"] == experiment["name"]):
+            one["cells"] = [cell for cell in one["cells"] if cell["path"] not in paths]
         files.replace(self.folder / "grid.json", as_json(manifest), self.folder)
         return aside.folder
 

@@ -440,6 +440,7 @@ def test_every_check_was_planted() -> None:
         "selection was blind",
         "models are of use",
         "data are sound",
+        "one set of versions",
     }
     assert planted == set(CHECKS)
 

@@ -14,6 +14,7 @@ from benchmark.analysis.curves import Curve, Experiment, Floats, Run, best_score
 from benchmark.analysis.stats import quantile
 from benchmark.records import Header, Record
 from benchmark.schedule import Schedule
+from benchmark.versions import compared, minor, mixed
 from benchmark.words import plural
 
 FEW_IMAGES = 3  # a batch of as few gives batch normalisation no statistics to speak of
@@ -350,6 +351,23 @@ def data_are_sound(experiment: Experiment) -> Found:
     yield from (("the data", words) for words in faults)
 
 
+def one_set_of_versions(experiment: Experiment) -> Found:
+    """No cell whose rounds were made with several versions of a library that decides numbers, and no minor version of
+    torch that some cells were made with and others were not. What else differs between cells the caption tells."""
+    minors = defaultdict[str, list[str]](list)
+    for run in experiment.runs:
+        rounds = sorted(run.measured, key=lambda one: one.round)
+        told = {one.round: one.versions for one in rounds if one.round < len(run.records)}
+        for name, numbers in mixed(told.values()).items():
+            first = next(n for n, versions in told.items() if compared(name, versions.get(name, "")) == numbers[1])
+            yield cell(run), f"made with {name} {', then '.join(numbers)}; the second from round {first} on"
+        if len(known := {minor(versions["torch"]) for versions in told.values() if "torch" in versions}) == 1:
+            minors[known.pop()].append(cell(run))
+    if len(minors) > 1:
+        parts = [f"{number} for {plural(len(names), 'cell')}, as {names[0]}" for number, names in minors.items()]
+        yield "torch", f"cells were made with several minor versions: {', '.join(parts)}"
+
+
 def selection_was_blind(experiment: Experiment) -> Found:
     """No strategy chose by labels that it had not paid for."""
     for name, curve in experiment.curves.items():
@@ -365,5 +383,6 @@ CHECKS: dict[str, Callable[[Experiment], Found]] = {
     "fits converged": fits_converged,
     "models are of use": models_are_of_use,
     "data are sound": data_are_sound,
+    "one set of versions": one_set_of_versions,
     "selection was blind": selection_was_blind,
 }

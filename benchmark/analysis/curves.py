@@ -30,6 +30,7 @@ from benchmark.schedule import Schedule
 from benchmark.sources import Sources
 from benchmark.store import Store
 from benchmark.typed import LARGEST, converted
+from benchmark.versions import mixed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,6 +150,11 @@ class Experiment:
         known = {run.header.data for run in self.runs if run.header is not None}
         recipe = self.told.get("recipes", {}).get(self.task, self.task)
         return min(known, default=str(recipe).partition("[")[0])
+
+    @cached_property
+    def mixed_versions(self) -> dict[str, list[str]]:
+        """The libraries that its rounds were made with several versions of, each with all of them."""
+        return mixed(one.versions for run in self.runs for one in run.measured if one.round < len(run.records))
 
     @cached_property
     def sources(self) -> list[Sources]:

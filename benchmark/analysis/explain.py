@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ def lines(experiment: Experiment, run: Run) -> Iterator[str]:
         part = run.header.cell[kind]
         told = " ".join(f"{name}={value}" for name, value in part["parameters"].items())
         yield f"{kind:<10}{part['name']} version {part['version']} {told}".rstrip()
-    for one in run.measured[-1:]:
+    for one in {json.dumps([one.versions, one.device]): one for one in run.measured}.values():
         yield f"versions  {' '.join(f'{name} {value}' for name, value in one.versions.items())}; on {one.device}"
     yield from rounds(run, experiment.file_names(run))
 

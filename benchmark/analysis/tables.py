@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark import files
+from benchmark import files, versions
 from benchmark.analysis.audit import Fault, audit
 from benchmark.analysis.curves import Curve, Experiment, Floats
 from benchmark.escaping import csv_text, encodable, visible
@@ -84,6 +84,7 @@ class Table:
     daggers: dict[str, list[str]]  # by strategy: why its row carries a dagger, a sentence each
     schedule: Schedule | None = None  # None: a paper's
     devices: list[str] = field(default_factory=list)  # what the cells ran on
+    versions: str = ""  # what is to be said of the versions of libraries
     faults: list[Fault] = field(default_factory=list)  # what the audit found, daggers aside
     beside: Mapping[str, Mapping[str, list[Entry]]] = field(
         default_factory=dict
@@ -122,6 +123,7 @@ class Table:
             notes.append(f"† {'; '.join(told)}.")
         if len(self.devices) > 1:
             notes.append(f"Ran on {' and on '.join(self.devices)}: numbers differ by rounding between them.")
+        notes += [self.versions] * bool(self.versions)
         return visible(" ".join([*notes, *self.audit_note]))
 
     @property
@@ -172,7 +174,7 @@ def table(experiment: Experiment, beside: Mapping[str, Mapping[str, list[Entry]]
     head = heads(schedule) if schedule else [f"{count:,.0f}" for count in experiment.num_labelled_R]
     return Table(
         experiment.title, experiment.source, experiment.task, experiment.metric, head, experiment.rounds, rows, daggers,
-        schedule, devices, faults, beside or {},
+        schedule, devices, versions.note(experiment.mixed_versions), faults, beside or {},
     )  # fmt: skip
 
 
