@@ -10,7 +10,6 @@ import atexit
 import gc
 import os
 import shlex
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -25,12 +24,13 @@ import typer.core
 
 from benchmark import activity, anonymous, answers, plugins, remarks
 from benchmark import grid as grids
-from benchmark.analysis.question import Question, installed
+from benchmark.analysis.question import Question
 from benchmark.display import shown
 from benchmark.files import Unwritable
 from benchmark.grid import Settings
 from benchmark.places import grids as list_grids
 from benchmark.places import written
+from benchmark.provenance import provenance
 from benchmark.store import Store
 from benchmark.streams import outlasting_the_terminal, tolerate_closed_streams
 from benchmark.terminal import err, say, show, spare_the_screen
@@ -286,27 +286,6 @@ def device(name: str) -> torch.device:
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name}: PyTorch sees {plural(torch.cuda.device_count(), 'GPU')}")
     return found
-
-
-def provenance(words: list[str]) -> dict[str, str]:
-    """The command, and the version and commit of the code that runs it."""
-    git = ["git", "-C", str(Path(__file__).parents[1])]
-    try:
-        told = [
-            subprocess.check_output([*git, *rest], encoding="utf-8", errors="replace", stderr=subprocess.DEVNULL)
-            for rest in GIT
-        ]
-        commit = told[0].strip() + " and changes" * bool(told[1].strip())
-    except (OSError, subprocess.CalledProcessError):
-        commit = ""  # installed, not checked out
-    return {
-        "command": shlex.join(["python", "-m", "benchmark", "run", *words]),
-        "version": installed(),
-        "commit": commit,
-    }
-
-
-GIT = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
 
 
 def described(experiment: grids.Experiment) -> dict[str, object]:

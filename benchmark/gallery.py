@@ -67,10 +67,15 @@ def records_of(cells: Sequence[Cell], store: Store) -> str:
 
 
 def made_from(path: Path) -> str | None:
-    """The `records_of` the cells that a gallery was made from; None where it does not tell or cannot be read."""
+    """The `records_of` the cells that a gallery was made from; None where it does not tell, is damaged or cannot be
+    read."""
     try:
         with files.opened(path) as handle, np.load(handle, allow_pickle=False) as archive:
-            return str(archive["records"])
+            if sum(one.file_size for one in archive.zip.infolist()) > files.LARGEST:
+                return None
+            content = {name: archive[name] for name in archive.files if name not in ("digest", "records")}
+            is_sound = str(archive["digest"]) == digest(path.stem, content)
+            return str(archive["records"]) if is_sound else None
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
         return None
 

@@ -88,7 +88,7 @@ class Mirror:
             project="al-benchmark", id=cell.key, name=visible(cell.label), group=visible(cell.task.label),
             job_type=visible(cell.strategy.label),
             config=cell.identity(), dir=self.folder, mode=self.mode, resume="allow", reinit="create_new",
-            settings=self.wandb.Settings(silent=True, console="off"),
+            settings=self.wandb.Settings(silent=True, console="off", disable_git=True),
         )  # fmt: skip
 
     def close(self) -> None:

@@ -280,7 +280,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 def test_a_gallery_is_read_where_its_digest_fits(tmp_path: Path) -> None:
-    path = tmp_path / "small.npz"
+    path = tmp_path / "gallery" / "small.npz"
     gallery.write(path, arrays())
     assert Gallery.read(path).labels_P.tolist() == [0, 1, 1]
     path.rename(tmp_path / "other.npz")
@@ -291,6 +291,18 @@ def test_a_gallery_is_read_where_its_digest_fits(tmp_path: Path) -> None:
     np.savez(path, **content | {"labels_P": np.array([1, 1, 1])})
     with pytest.raises(ValueError, match="its digest does not fit"):
         Gallery.read(path)
+
+
+def test_a_damaged_gallery_is_drawn_again(tmp_path: Path) -> None:
+    path = tmp_path / "gallery" / "small.npz"
+    gallery.write(path, arrays(), "records")
+    assert gallery.made_from(path) == "records"
+    with np.load(path) as file:
+        content = dict(file)
+    np.savez(path, **content | {"labels_P": np.array([1, 1, 1])})
+    assert gallery.made_from(path) is None
+    np.savez(path, **content | {"digest": np.array("")})
+    assert gallery.made_from(path) is None
 
 
 def test_a_gallery_of_an_older_release_is_read(tmp_path: Path) -> None:
