@@ -61,7 +61,8 @@ def wheel_commit(root: Path) -> str:
     """
     try:
         package = distribution("al-benchmark")
-        told = json.loads(package.read_text("direct_url.json") or "{}")
+        [origin] = [one for one in package.files or () if one.name == "direct_url.json"]
+        told = json.loads(origin.read_text(encoding="utf-8"))
         here = Path(str(package.locate_file("benchmark"))).resolve() == root.resolve() / "benchmark"
         return str(told["vcs_info"]["commit_id"]) if here else ""
     except (PackageNotFoundError, OSError, ValueError, TypeError, KeyError):

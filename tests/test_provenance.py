@@ -115,8 +115,12 @@ class Installed:
     def __init__(self, folder: Path, told: str | None) -> None:
         self.folder, self.told = folder, told
 
-    def read_text(self, name: str) -> str | None:
-        return self.told if name == "direct_url.json" else None
+    @property
+    def files(self) -> list[Path]:
+        if self.told is None:
+            return []
+        (origin := self.folder / "direct_url.json").write_text(self.told, encoding="utf-8")
+        return [self.folder / "RECORD", origin]
 
     def locate_file(self, name: str) -> Path:
         return self.folder / name
