@@ -26,6 +26,7 @@ from benchmark import activity, anonymous, answers, plugins, remarks
 from benchmark import grid as grids
 from benchmark.analysis.question import Question
 from benchmark.display import shown
+from benchmark.escaping import shell, visible
 from benchmark.files import Unwritable
 from benchmark.grid import Settings
 from benchmark.places import grids as list_grids
@@ -353,10 +354,12 @@ def new(
     chosen = grids.settings(words or [])
     plugins.discover(chosen.plugins if chosen.plugins and Path(chosen.plugins).is_dir() else None)
     code, test = new_strategy(name, chosen.plugins, chosen.check_on)
-    more = f" {shlex.quote(f'plugins={written(Path(chosen.plugins))}')}" if chosen.plugins else ""
-    typer.echo(f"wrote {code} and {test}\nnext: edit it, then\n  python -m benchmark check {name}{more}")
-    words = [shlex.quote(f"tasks=[{chosen.check_on}]"), shlex.quote(f"strategies=[random,{name}]")]
-    typer.echo(f"  python -m benchmark run {' '.join(words)}{more}")
+    more = [f"plugins={written(Path(chosen.plugins))}"] if chosen.plugins else []
+    command = ["python", "-m", "benchmark"]
+    typer.echo(visible(f"wrote {code} and {test}"))
+    typer.echo(f"next: edit it, then\n  {shell([*command, 'check', name, *more])}")
+    words = [f"tasks=[{chosen.check_on}]", f"strategies=[random,{name}]"]
+    typer.echo(f"  {shell([*command, 'run', *words, *more])}")
 
 
 @app.command()
