@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import shlex
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator

@@ -22,6 +22,7 @@ from test_figures import gallery
 from typer.testing import CliRunner
 
 from benchmark import cli, launch, progress, terminal
+from benchmark.analysis import figures
 from benchmark.analysis.curves import read
 from benchmark.display import shown
 from benchmark.escaping import csv_read, csv_text, latex, markdown, pasted, shell, visible, visible_lines
@@ -258,6 +259,24 @@ def test_svg_figures_parse_and_hold_the_names(written: Path) -> None:
     ]
     assert any(visible(evil("=mine"))[:30] in text for text in texts)
     assert not any(node.tag.endswith("}script") for p in written.rglob("*.svg") for node in ElementTree.parse(p).iter())
+
+
+def test_a_figure_writes_nothing_but_text(tmp_path: Path) -> None:
+    @figures.styled
+    def drawn() -> figures.Figure:
+        figure, axes = figures.framed(["a"])
+        axes.set_title(EVIL)
+        axes.text(0, 0, EVIL)
+        axes.set_xlabel("two\nlines")
+        return figure
+
+    figure = drawn()
+    assert figure is not None
+    assert figure.axes[0].get_xlabel() == "two\nlines"
+    text = figures.save(figure, tmp_path / "stem")[1].read_text(encoding="utf-8")
+    assert not UNSEEN.search(text)
+    assert text.count("PWNED") == 2
+    ElementTree.fromstring(text)
 
 
 def test_markdown_tables_render_as_text(written: Path) -> None:

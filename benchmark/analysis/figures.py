@@ -29,6 +29,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from sklearn.manifold import TSNE
 
@@ -37,7 +38,7 @@ from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats, Run, mean
 from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
 from benchmark.digests import digest
-from benchmark.escaping import visible
+from benchmark.escaping import visible, visible_lines
 from benchmark.manifest import slug
 from benchmark.places import CONFIGS
 from benchmark.seeds import seed
@@ -71,13 +72,16 @@ Drawing = ParamSpec("Drawing")
 
 
 def styled(draw: Callable[Drawing, Figure | None]) -> Callable[Drawing, Figure | None]:
-    """`draw` in the common style, laid out once, so that every file of a figure places things alike."""
+    """`draw` in the common style, laid out once, so that every file of a figure places things alike; what it writes is
+    text in which everything is seen."""
 
     @wraps(draw)
     def drawn(*args: Drawing.args, **kwargs: Drawing.kwargs) -> Figure | None:
         with matplotlib.rc_context(STYLE):
             figure = draw(*args, **kwargs)
             if figure is not None:
+                for text in figure.findobj(Text):
+                    text.set_text(visible_lines(text.get_text()))
                 figure.draw_without_rendering()
                 figure.set_layout_engine("none")
         return figure
