@@ -23,7 +23,7 @@ from benchmark.plugins import Plugin, source
 from benchmark.process_state import restore, snapshot
 from benchmark.schedule import Schedule
 from benchmark.shuffled import Shuffled
-from benchmark.words import plural
+from benchmark.words import named, plural
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def found(rule: Callable[[Any], str | None], subject: Any) -> str:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return f"{type(error).__name__}: {error}"
+        return named(error)
     finally:
         restore(before)
 

@@ -17,7 +17,7 @@ from benchmark.launch import Tasks, checked_header, shorter_cells
 from benchmark.limits import limited
 from benchmark.schedule import Misfit
 from benchmark.store import Store
-from benchmark.words import plural
+from benchmark.words import named, plural
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def of_experiment(
             except (Misfit, KeyboardInterrupt):
                 raise
             except BaseException as error:
-                say(f"pilot: {experiment.name} {strategy.label} failed: {type(error).__name__}: {error}")
+                say(f"pilot: {experiment.name} {strategy.label} failed: {named(error)}")
                 failed.append(f"{experiment.name} {strategy.label}")
                 continue
             told = f"fit {1000 * pace.fit:.3g} ms an image, score {pace.score:.3g} s, select {pace.select:.3g} s"

@@ -27,8 +27,10 @@ from benchmark.fits import Fits
 from benchmark.grid import Cell, Experiment
 from benchmark.launch import Event, Failure, Round, Tasks, keep_sources
 from benchmark.manifest import slug
+from benchmark.process_state import contained
 from benchmark.seeds import seed
 from benchmark.store import Store
+from benchmark.words import message
 
 SIDE = 64  # pixels of a small picture, at most
 FIRST = 8  # images of each purchase that are shown whatever their number
@@ -52,11 +54,13 @@ def update(experiments: Sequence[Experiment], store: Store, fits: Fits, tasks: T
             if not isinstance(task, Exception):
                 check_data(task, cells[0], store)
                 keep_sources(experiment.task, task, store)  # under Ray, the first time that this process has the task
-            picture(path, task, cells, store, fits)
+            with contained(experiment.task.label, seed("global picture", experiment.name)):
+                picture(path, task, cells, store, fits)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # pictures are no reason to fail a run that is through
-            yield f"{experiment.name}: no images in the report: {error or 'no reason given'} ({type(error).__name__})"
+            reason = message(error) or "no reason given"
+            yield f"{experiment.name}: no images in the report: {reason} ({type(error).__name__})"
 
 
 def records_of(cells: Sequence[Cell], store: Store) -> str:

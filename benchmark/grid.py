@@ -189,20 +189,19 @@ class Cell:
     @property
     def companion(self) -> bool:
         """Whether the strategy trains something beside the model, so that its round 0 is its own."""
-        build = self.strategy.plugin.companion
-        return build is not None and build(**self.strategy.values) is not None
+        return self.strategy.plugin.declared("companion", self.strategy.values) is not None
 
     @property
     def daggers(self) -> tuple[str, ...]:
         """Why its rows carry a dagger, a sentence each: labels that shaped the selection without being paid for."""
         reads_test = "test_labels" in self.strategy.needs
-        reveals = self.task.plugin.reveals
-        told = reveals(**self.task.values) if reveals else ""
-        return tuple(filter(None, (SAW_EVALUATION if reads_test else "", told)))
+        revealed = self.task.plugin.declared("reveals", self.task.values)
+        return tuple(filter(None, (SAW_EVALUATION if reads_test else "", revealed)))
 
     @property
     def fits(self) -> bool:
         """Whether `check` passes."""
+        _ = self.strategy.needs, self.task.plugin.capabilities(self.task.values)  # an error of a plug-in is no answer
         try:
             self.check()
         except ValueError:

@@ -23,7 +23,7 @@ from benchmark.schedule import Misfit, Schedule
 from benchmark.seeds import seed
 from benchmark.sources import Sources
 from benchmark.store import REMEDY, Store
-from benchmark.words import plural
+from benchmark.words import message, named, plural
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,6 @@ class Failure:
     def trace(self) -> str:
         """The traceback."""
         return "".join(traceback.format_exception(self.error))
-
-
-def message(error: BaseException) -> str:
-    """What an exception says, where it can say anything."""
-    try:
-        return str(error)
-    except Exception as fault:
-        return f"(its message fails: {type(fault).__name__})"
 
 
 Event: TypeAlias = Started | Round | Failure
@@ -238,7 +230,8 @@ def next_event(cell: Cell, rounds: Iterator[Round], store: Store, tasks: Tasks) 
     A plug-in may raise anything: `sys.exit(0)` in a strategy is a failure of its cell and must not end the run.
     """
     try:
-        return next(rounds, None)
+        with contained(cell.task.label, seed("global", cell.path)):
+            return next(rounds, None)
     except (Unwritable, KeyboardInterrupt):
         raise
     except BaseException as error:  # the one place where a cell's failure is caught
@@ -269,7 +262,7 @@ def build(spec: Spec, machine: Machine) -> Task | Exception:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        failure = RuntimeError(f"{type(error).__name__}: {error}")
+        failure = RuntimeError(named(error))
         failure.__cause__ = error
         return failure
 

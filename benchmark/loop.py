@@ -140,7 +140,7 @@ def fit_names(cell: Cell, number: int) -> tuple[int, Companion | None, str]:
 def companion_of(cell: Cell) -> tuple[Companion | None, str]:
     """The strategy's companion and a name for it in the fit's key."""
     plugin = cell.strategy.plugin
-    companion = plugin.companion(**cell.strategy.values) if plugin.companion else None
+    companion = plugin.declared("companion", cell.strategy.values)
     others = [(label, other.version) for other, label in cell.strategy.named()]
     owner = f"{plugin.name} {plugin.version} {companion!r}{others or ''}"
     return (None, "") if companion is None else (companion, owner)

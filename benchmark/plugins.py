@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from benchmark.module_path import HOME, put_home_first
 from benchmark.seeds import seed
 from benchmark.source_code import digest
+from benchmark.words import named
 
 # Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
 LABEL_NEEDS = frozenset({"test_labels", "held_out"})
@@ -125,7 +126,20 @@ class Plugin:
 
     def needed(self, values: Mapping[str, Any]) -> frozenset[str]:
         """The needs under these (bound) parameters."""
-        return frozenset(self.needs(**values) if callable(self.needs) else self.needs)
+        return frozenset(self.declared("needs", values))
+
+    def declared(self, what: Literal["needs", "companion", "lacks", "reveals"], values: Mapping[str, Any]) -> Any:
+        """What it declares of itself under these (bound) parameters; None: nothing. ValueError, naming the file, where
+        its own code for that fails."""
+        declaration = getattr(self, what)
+        if not callable(declaration):
+            return declaration
+        try:
+            return declaration(**values)
+        except (ValueError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise ValueError(f"{source(self)}: {what} of {self.name}: {named(error)}") from error
 
     def named(self, values: Mapping[str, Any]) -> Iterator[tuple[Plugin, str]]:
         """The encoders and strategies that these (bound) parameters name, with their labels, and those that theirs
@@ -151,7 +165,7 @@ class Plugin:
         """A task's capabilities under these (bound) parameters: the public methods of what it returns."""
         returned = typing.get_type_hints(self.function)["return"]
         methods = {name for name, _ in inspect.getmembers(returned, inspect.isfunction) if not name.startswith("_")}
-        return frozenset(methods - set(self.lacks(**values) if self.lacks else ()))
+        return frozenset(methods - set(self.declared("lacks", values) or ()))
 
     def build(self, machine: Any, values: Mapping[str, Any], *given: Any) -> Any:
         """The task, or the encoder on the pool that is `given`, built for `machine` from bound parameters."""
@@ -232,7 +246,7 @@ def imported(what: object, load: Callable[[], Any]) -> Any:
     except BaseException as error:  # `sys.exit()` at the end of a script, too
         ours = isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in FOLDERS.values()
         hint = "; files of one folder import each other by their names alone, `from _maths import ...`" * ours
-        raise ValueError(f"{what} does not import: {type(error).__name__}: {error}{hint}") from error
+        raise ValueError(f"{what} does not import: {named(error)}{hint}") from error
 
 
 def contained_import(what: object, load: Callable[[], Any]) -> None:

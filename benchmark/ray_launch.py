@@ -27,12 +27,15 @@ from benchmark.cli import prepared
 from benchmark.files import Unwritable
 from benchmark.fits import Fits
 from benchmark.grid import Cell, Settings, Spec
-from benchmark.launch import Event, Failure, Round, Started, build, message
+from benchmark.launch import Event, Failure, Round, Started, build
 from benchmark.module_path import HOME
+from benchmark.process_state import contained
 from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit, Schedule
+from benchmark.seeds import seed
 from benchmark.store import Store
 from benchmark.versions import minor
+from benchmark.words import message
 
 RETRIES = 3  # of a cell whose worker is lost, and of starting a worker at all
 
@@ -136,7 +139,7 @@ class Worker:
     def recorded(self, order: Order, past: Sequence[Record]) -> Iterator[tuple[Record, Measured] | Fault]:
         """The rounds that `past` lacks of a cell that was opened."""
         rounds = self.run(order, past)
-        while (result := next_result(rounds)) is not None:
+        while (result := next_result(next(iter(order.task)), rounds)) is not None:
             yield result
 
     def run(self, order: Order, past: Sequence[Record]) -> Iterator[tuple[Record, Measured]]:
@@ -170,10 +173,11 @@ class Worker:
         return self.built[1]
 
 
-def next_result(rounds: Iterator[tuple[Record, Measured]]) -> tuple[Record, Measured] | Fault | None:
+def next_result(task: str, rounds: Iterator[tuple[Record, Measured]]) -> tuple[Record, Measured] | Fault | None:
     """The next round, or why there is none; None after the last."""
     try:
-        return next(rounds, None)
+        with contained(task, seed("global", task)):
+            return next(rounds, None)
     except KeyboardInterrupt:
         raise
     except BaseException as error:

@@ -12,6 +12,7 @@ from typing import Any
 from benchmark.escaping import visible
 from benchmark.grid import Cell
 from benchmark.launch import Event, Failure, Round
+from benchmark.words import named
 
 
 def mirrored(events: Iterable[Event], kind: str, folder: Path, say: Callable[[str], None]) -> Iterator[Event]:
@@ -57,8 +58,8 @@ class Mirror:
             raise
         except BaseException as error:
             self.failed = True
-            self.say(f"tracking=wandb failed, the run goes on without it: {type(error).__name__}: {error}")
-            with contextlib.suppress(Exception):
+            self.say(f"tracking=wandb failed, the run goes on without it: {named(error)}")
+            with contextlib.suppress(Exception, SystemExit):
                 self.close()
 
     @property

@@ -54,6 +54,19 @@ def first_sentence(text: str) -> str:
     return line[: match.end()] if (match := re.search(r"[a-z0-9)%\]`'\"]\.(?= [A-Z`(])", line)) else line
 
 
+def message(error: BaseException) -> str:
+    """What an exception says, where it can say anything."""
+    try:
+        return str(error)
+    except Exception as fault:
+        return f"(its message fails: {type(fault).__name__})"
+
+
+def named(error: BaseException) -> str:
+    """What an exception is called, and what it says."""
+    return f"{type(error).__name__}: {message(error)}"
+
+
 def broken(name: str, width: int = WIDTH) -> str:
     """A name in lines of at most `width` characters, broken behind a comma, bracket or space where there is one;
     what is no text is made visible, and nothing else is changed."""

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import pytest
 from _cells import FAULTY, bytes_of, cell, run
 
-from benchmark import launch, loop
+from benchmark import launch, loop, plugins
 from benchmark.api import Machine
 from benchmark.cli import main
 from benchmark.fits import Fits
@@ -612,6 +612,52 @@ def test_a_file_that_ends_the_process_when_it_is_imported_is_one_line(
                 check_stated("plug-in file ends the process when it is imported", code, told)
             assert code == 2
             assert len(told.splitlines()) == 1
+
+
+DECLARES = """
+import sys
+from numpy.random import Generator
+from benchmark.api import Indices, View, register
+
+def fails(**_: object) -> set[str]:
+    ERROR
+
+@register(version=1, needs={needs}, companion={companion})
+def declares(view: View, budget: int, rng: Generator) -> Indices:
+    "Nothing."
+    return view.unlabelled[:budget]
+"""
+
+
+@pytest.mark.parametrize("what", ["needs", "companion"])
+@pytest.mark.parametrize("error", ["sys.exit(0)", "raise KeyError('k')", "raise ValueError('odd')"])
+def test_what_a_strategy_declares_of_itself_may_fail_in_one_line(
+    tmp_path: Path, command: Callable[..., tuple[int, str]], what: str, error: str
+) -> None:
+    text = DECLARES.format(**{"needs": "set()", "companion": None} | {what: "fails"}).replace("ERROR", error)
+    (tmp_path / "declares.py").write_text(text)
+    grid = ["tasks=[digits[epochs=1]]", "strategies=[declares,random]", "device=cpu", f"plugins={tmp_path}"]
+    for more in ([], ["dry_run=true"]):
+        code, told = command("run", *grid, *more, f"out={tmp_path / 'run'}")
+        plugins.REGISTRY["strategy"].pop("declares")
+        assert code == 2
+        assert told.splitlines()[-1].startswith("error: ")
+        assert ("odd" if "odd" in error else f"declares.py: {what} of declares: ") in told
+
+
+def test_a_pilot_and_a_gallery_that_would_end_the_run_are_a_line_each(
+    tmp_path: Path, typed: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, told = typed("strategies=[ends,random]", "seeds=1", "dry_run=true")
+    assert (code, "pilot: shelf ends failed: SystemExit: 0" in told) == (1, True), told
+    assert "pilot: shelf random: " in told
+
+    def end(*_: object) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr("benchmark.gallery.picture", end)
+    code, told = typed("strategies=[random]", "seeds=1")
+    assert (code, "no images in the report: 0 (SystemExit)" in told) == (0, True), told
 
 
 def test_a_plug_in_that_interrupts_is_taken_for_ctrl_c(tmp_path: Path, typed: Callable[..., tuple[int, str]]) -> None:

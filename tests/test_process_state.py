@@ -195,6 +195,30 @@ def test_a_task_is_contained_too(tmp_path: Path, part: str, monkeypatch: pytest.
     assert snapshot() == before
 
 
+@pytest.mark.parametrize("part", ["cost", "pictures"])
+def test_other_questions_to_a_task_are_contained_too(
+    tmp_path: Path, command: Callable[..., tuple[int, str]], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(build_digits())
+    original = getattr(kind, part)
+
+    def untidy(*given: object, **named: object) -> object:
+        torch.set_default_dtype(torch.float64)
+        return original(*given, **named)
+
+    monkeypatch.setattr(kind, part, untidy)
+    grid = ["tasks=[digits[epochs=1]]", "strategies=[random]", "rounds=2", "initial=20", "budget=5", "seeds=1"]
+    code, said = command("run", *grid, "device=cpu", f"out={tmp_path / 'run'}")
+    assert code == 0, said
+    assert "digits[epochs=1] leaves changed: the default dtype; it is put back" in said
+    assert torch.get_default_dtype() == torch.float32
+
+
+def build_digits() -> object:
+    """The task."""
+    return plugins.get("task", "digits").build(Machine(torch.device("cpu")), Spec.read("task", "digits").values)
+
+
 def test_a_plug_in_file_that_changes_things_when_it_is_imported(tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(
         "import os, torch, warnings\ntorch.set_default_dtype(torch.float64)\ntorch.manual_seed(0)\n"

@@ -200,7 +200,7 @@ def test_a_failure_whose_text_is_no_text_is_said_and_nothing_else_fails(tmp_path
     done = subprocess.run([*command, *words], env=environment, capture_output=True)
     check_stated("name that is no UTF-8", done.returncode, done.stderr.decode())
     [failure] = (tmp_path / "run" / "failures").rglob("*.txt")
-    assert rb"cannot read b\udcff.jpg" in failure.read_bytes()
+    assert rb"cannot read b\xff.jpg" in failure.read_bytes()
     for verb in (["status"], ["tables"], ["report"]) if encoding == "ascii" else ():
         read = subprocess.run([*command, *verb, f"out={tmp_path / 'run'}"], env=environment, capture_output=True)
         assert (read.returncode, b"Traceback" in read.stderr) == (0, False), read.stderr.decode()
@@ -215,6 +215,13 @@ with cli.ended_in_time():
     threading.Thread(target=time.sleep, args=(100,)).start()
     {}
 """
+
+
+def test_an_exit_while_things_are_cleaned_up_changes_no_exit_code() -> None:
+    ending = ENDING.replace("threading.Thread(target=time.sleep, args=(100,)).start()", "pass")
+    for last, code in (("sys.exit(1)", 1), ("", 0)):
+        source = f"import atexit, sys; atexit.register(sys.exit, 7)\n{ending.format(last)}"
+        assert subprocess.run([sys.executable, "-c", source], env=ENVIRONMENT, capture_output=True).returncode == code
 
 
 @pytest.mark.parametrize(("last", "code"), [("", 0), ("sys.exit(3)", 3), ("sys.exit('no')", 1), ("sys.exit()", 0)])

@@ -19,12 +19,13 @@ class Fake(types.ModuleType):
         super().__init__("wandb")
         self.runs: list[dict[str, Any]] = []
         self.broken = broken
+        self.error: type[BaseException] = ConnectionError
         self.api = types.SimpleNamespace(api_key=None)
         self.Settings = lambda **told: told
 
     def init(self, **told: Any) -> types.SimpleNamespace:
         if self.broken:
-            raise ConnectionError("no way out")
+            raise self.error("no way out")
         told["logged"], told["closed"] = [], None
         self.runs.append(told)
         return types.SimpleNamespace(
@@ -75,11 +76,14 @@ def test_a_key_means_online(fake: Fake, events: list[Event], tmp_path: Path, mon
     assert {one["mode"] for one in fake.runs} == {"online"}
 
 
-def test_a_failing_mirror_is_said_once_and_fails_nothing(fake: Fake, events: list[Event], tmp_path: Path) -> None:
-    fake.broken = True
+@pytest.mark.parametrize("error", [ConnectionError, SystemExit])
+def test_a_failing_mirror_is_said_once_and_fails_nothing(
+    fake: Fake, events: list[Event], tmp_path: Path, error: type[BaseException]
+) -> None:
+    fake.broken, fake.error = True, error
     said: list[str] = []
     assert list(tracking.mirrored(events, "wandb", tmp_path, said.append)) == events
-    assert said == ["tracking=wandb failed, the run goes on without it: ConnectionError: no way out"]
+    assert said == [f"tracking=wandb failed, the run goes on without it: {error.__name__}: no way out"]
 
 
 def test_a_mirror_that_fails_at_its_end_fails_nothing(fake: Fake, events: list[Event], tmp_path: Path) -> None:
