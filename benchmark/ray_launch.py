@@ -127,14 +127,11 @@ class Worker:
     def rounds(self, order: Order, past: Sequence[Record]) -> Iterator[tuple[Record, Measured] | Fault | str]:
         """The rounds that `past` lacks of a cell that was opened, and remarks on the work."""
         for told in self.recorded(order, past):
-            yield from self.sent()
+            while self.remarks:  # not `yield from`: Ray sends into this generator
+                yield self.remarks.pop(0)
             yield told
-        yield from self.sent()
-
-    def sent(self) -> list[str]:
-        """The remarks that were not sent yet."""
-        lines, self.remarks[:] = [*self.remarks], []
-        return lines
+        while self.remarks:
+            yield self.remarks.pop(0)
 
     def recorded(self, order: Order, past: Sequence[Record]) -> Iterator[tuple[Record, Measured] | Fault]:
         """The rounds that `past` lacks of a cell that was opened."""
