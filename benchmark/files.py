@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from filelock import SoftFileLock
 
+SCRATCH = ".fits"  # in a results folder: fits, encodings and checkpoints
 LARGEST = 2**30  # bytes of a file that is read
 LARGEST_RECORDS = 2**28  # of a file of records or measurements: a hundred times those of a million images
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -95,6 +96,21 @@ def folder_of(path: Path, root: Path | None, *, make: bool = False) -> Iterator[
         yield handle
     finally:
         os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Makes the folder of a file that is only kept to save time: below a results folder where it lies in its `.fits`,
+    which is not made anew where somebody moved it away. OSError as `folder_of`."""
+    scratch = next((one for one in path.parents if one.name == SCRATCH), None)
+    with folder_of(path, None if scratch is None else scratch.parent, make=True):
+        pass
+
+
+def open_lock(path: Path) -> BinaryIO:
+    """A file to be locked, opened without changing it, in a folder as of `make_folder`. OSError where it cannot be."""
+    make_folder(path)
+    with folder_of(path, None) as folder:
+        return open(open_to_write(path, folder, os.O_RDWR | os.O_CREAT), "r+b")
 
 
 def inner_folder(outer: int, place: Path, make: bool) -> int:

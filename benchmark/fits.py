@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark import activity, tensor_files
+from benchmark import activity, files, tensor_files
 from benchmark.api import Companion, Indices, Task
 from benchmark.grid import Spec
 from benchmark.working_time import working_seconds
@@ -46,7 +46,13 @@ class Fits:
     def __init__(self, folder: Path, cache_gb: float, device: str) -> None:
         self.folder, self.cache_bytes, self.device = folder, int(cache_gb * 1e9), device
         self.unseen = math.inf  # bytes stored since the folder was read
+        if folder.is_symlink():
+            raise ValueError(
+                f"{folder} is a symbolic link, and what is old in it is removed: put a folder in its place"
+            )
         if self.cache_bytes:
+            with contextlib.suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
             self.clear()
 
     def fit(self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, owner: str) -> Fit:
@@ -82,7 +88,7 @@ class Fits:
         if stored is None:
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # used last
+            os.utime(path, follow_symlinks=False)  # used last
         return Fit(stored[0], stored[1], shared=True)
 
     def path(self, task: Task, spec: Spec, labelled: Indices, seed: int, owner: str) -> Path:
@@ -144,12 +150,11 @@ def locked(path: Path) -> Iterator[None]:
             release(lock, handle)
 
 
-def taken(lock: Path, how: int) -> IO[bytes] | None:
+def taken(lock: Path, how: int) -> BinaryIO | None:
     """The locked file; None where there can be none, or where `how` does not wait and another holds it."""
     while True:
         try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            handle = open(lock, "ab")  # noqa: SIM115
+            handle = files.open_lock(lock)
         except OSError:
             return None
         try:
@@ -162,7 +167,7 @@ def taken(lock: Path, how: int) -> IO[bytes] | None:
         handle.close()  # its holder removed it when done: others lock a new one
 
 
-def release(lock: Path, handle: IO[bytes]) -> None:
+def release(lock: Path, handle: BinaryIO) -> None:
     """Removes a lock while it is held, then frees it."""
     with contextlib.suppress(OSError):
         lock.unlink(missing_ok=True)

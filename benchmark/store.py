@@ -55,7 +55,7 @@ REMEDY = (
 )
 
 # What is written below a results folder, and must be no link.
-WRITTEN = (".fits", "cells", "data", "failures", "figures", "gallery", "measured", "set_aside", "tables")
+WRITTEN = (files.SCRATCH, "cells", "data", "failures", "figures", "gallery", "measured", "set_aside", "tables", "wandb")
 
 
 class Store:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark.digests import digest
+from benchmark.files import make_folder as make_folder
 from benchmark.remarks import remark, remark_once
 
 DAMAGED = (SafetensorError, KeyError, TypeError, IndexError, ValueError)  # what reading a damaged file raises
@@ -42,7 +43,7 @@ def write(path: Path, name: str, tensors: Mapping[str, Tensor], seconds: float) 
     facts = {"seconds": str(seconds)}
     draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         draft.unlink(missing_ok=True)  # not through a link that somebody laid there
         save_file(weights, draft, metadata=facts | {"digest": tensor_digest([name, facts], weights)})
         draft.replace(path)

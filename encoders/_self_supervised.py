@@ -191,7 +191,7 @@ def one_at_a_time(path: Path | None) -> Iterator[None]:
         return
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, NotImplementedError):  # a disk that takes none: then two may train the same
-            path.parent.mkdir(parents=True, exist_ok=True)
+            tensor_files.make_folder(path)
             stack.enter_context(FileLock(path.with_suffix(".lock")))
         yield
 

@@ -89,7 +89,7 @@ def save(path: Path, network: nn.Module, sgd: torch.optim.SGD, step: int) -> Non
     """Writes a checkpoint whole or not at all; a full disk or memory costs the checkpoint, not the fit."""
     draft = path.with_suffix(".part")
     with contextlib.suppress(OSError, RuntimeError, MemoryError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        tensor_files.make_folder(path)
         packed = io.BytesIO()
         torch.save({"step": step, "weights": network.state_dict(), "momenta": sgd.state_dict()}, packed)
         draft.unlink(missing_ok=True)  # not through a link that somebody laid there

@@ -17,7 +17,9 @@ from benchmark.records import Header, Measured, Record
 from benchmark.store import Store
 
 CELL = "digits/5+5x1/random/seed-0"
-HEADER = Header("k1", {"seed": 0}, "data1", 100, "accuracy", [7])
+PARTS = {"task": "digits", "strategy": "random"}
+IDENTITY = {part: {"name": name, "version": 1, "parameters": {}} for part, name in PARTS.items()}
+HEADER = Header("k1", IDENTITY | {"seed": 0}, "data1", 2**31, "accuracy", [7])
 FLOCK = fcntl.flock
 
 

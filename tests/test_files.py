@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import resource
@@ -16,15 +17,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from _cells import FAULTY, bytes_of
 from _writer import CELL, HEADER, without
 from matplotlib.figure import Figure
 from test_faults import check_stated, table
 
-from benchmark import files, plugins
+from benchmark import files, plugins, tensor_files
 from benchmark.analysis import figures
 from benchmark.analysis.curves import SOURCES, known_sources
 from benchmark.files import Unwritable
+from benchmark.fits import Fits, taken
 from benchmark.records import Measured, Record
 from benchmark.store import WRITTEN, Store
 
@@ -168,6 +171,33 @@ def test_a_backup_of_hard_links_stays_as_it_is(how: str, tmp_path: Path) -> None
         files.truncate(path, len(whole) - 5, store.folder)
         assert path.read_bytes() == whole[:-5]
     assert (tmp_path / "backup").read_bytes() == whole
+
+
+def test_the_cache_of_fits_follows_no_link_and_makes_no_results_folder_anew(outside: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".fits").symlink_to(outside)
+    before = content_of(outside)
+    with pytest.raises(ValueError, match=r"\.fits is a symbolic link"):
+        Fits(tmp_path / "run" / ".fits", 1e-9, "cpu")
+    path = tmp_path / "run" / ".fits" / "encodings" / "a" / "0.safetensors"
+    tensor_files.write(path, "a", {"x": torch.zeros(3)}, 1.0)
+    assert taken(path.with_suffix(".lock"), fcntl.LOCK_EX) is None
+    assert content_of(outside) == before
+    (tmp_path / "run" / ".fits").unlink()
+    tensor_files.write(path, "a", {"x": torch.zeros(3)}, 1.0)
+    assert path.is_file()
+    shutil.rmtree(tmp_path / "run")
+    tensor_files.write(path, "a", {"x": torch.zeros(3)}, 1.0)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "socket"])
+def test_an_odd_lock_of_a_fit_is_no_lock_and_nobody_waits(kind: str, tmp_path: Path) -> None:
+    lock = tmp_path / "key.lock"
+    for _ in odd(kind, lock):
+        assert taken(lock, fcntl.LOCK_EX) is None
+    if kind == "pipe":
+        Fits(tmp_path, 1.0, "cpu")
 
 
 # --- what is no file --------------------------------------------------------------------------
@@ -451,7 +481,7 @@ def test_a_disk_that_knows_no_locks_has_one_writer_all_the_same(how: str, tmp_pa
 
 
 def test_a_mark_of_another_host_is_refused_with_what_to_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.fcntl, "flock", without("ENOTSUP"))
+    monkeypatch.setattr(fcntl, "flock", without("ENOTSUP"))
     monkeypatch.setattr(files, "PATIENCE", 0.2)
     (tmp_path / ".writer").write_text("4242\nnode17\n123456\n")
     hours = time.time() - 3 * 3600
@@ -466,7 +496,7 @@ def test_a_mark_of_another_host_is_refused_with_what_to_remove(tmp_path: Path, m
 
 
 def test_a_mark_that_was_not_written_to_its_end_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.fcntl, "flock", without("ENOLCK"))
+    monkeypatch.setattr(fcntl, "flock", without("ENOLCK"))
     monkeypatch.setattr(files, "PATIENCE", 0.2)
     (tmp_path / ".writer").touch()
     store = Store(tmp_path)
@@ -477,6 +507,6 @@ def test_a_mark_that_was_not_written_to_its_end_is_taken_over(tmp_path: Path, mo
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES])
 def test_an_error_of_the_lock_is_told_as_it_is(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.fcntl, "flock", without(errno.errorcode[code]))
+    monkeypatch.setattr(fcntl, "flock", without(errno.errorcode[code]))
     with pytest.raises(ValueError, match=f"out={tmp_path}: {os.strerror(code)}$"), Store(tmp_path).lock():
         pass
