@@ -10,7 +10,9 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import logging
 import math
+import os
 import re
 import sys
 import types
@@ -29,10 +31,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+from benchmark.escaping import visible
+from benchmark.files import opened
 from benchmark.module_path import HOME, put_home_first
 from benchmark.seeds import seed
 from benchmark.source_code import digest
-from benchmark.words import named
+from benchmark.words import message, named
 
 # Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
 LABEL_NEEDS = frozenset({"test_labels", "held_out"})
@@ -51,6 +55,9 @@ REQUIRED = inspect.Parameter.empty
 EncoderName: TypeAlias = Annotated[str, "encoder"]  # of a parameter that names one: `dino`, `patch_pca[patch=4]`
 StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same: `isal[k=2]`
 IN_FOLDER = "al_benchmark_plugin_"  # begins the names of modules of a user's folder
+NAME = r"[A-Za-z]\w*"  # of a plug-in
+LARGEST = 2**24  # bytes of a plug-in's file
+LOG = logging.getLogger("al_benchmark")
 FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}
 
 
@@ -114,19 +121,56 @@ class Plugin:
 
     def check(self) -> None:
         """ValueError, naming the file, where the plug-in is declared in a way that nothing can use."""
+        if not re.fullmatch(NAME, self.name):
+            raise ValueError(f"{source(self)}: {self.name!r} is no name of a plug-in: letters, digits and _")
         try:
             returned = typing.get_type_hints(self.function).get("return")
-            self.parameters()
+            for published in (False, True):
+                for name, (kind, default) in self.parameters(published).items():
+                    self.check_default(name, kind, default)
         except NameError as error:
             raise ValueError(f"{source(self)}: {self.name} has an annotation that is not imported: {error}") from error
+        except ValueError:
+            raise
+        except Exception as error:
+            words = " ".join(named(error).split())
+            raise ValueError(f"{source(self)}: {self.name} is declared so that it cannot be read: {words}") from error
         if self.kind == "task" and not isinstance(returned, type):
             raise ValueError(f"{source(self)}: {self.name} must be annotated with the class that it returns")
+        self.check_declared()
+
+    def check_default(self, name: str, kind: Any, default: Any) -> None:
+        """ValueError where a parameter's default is none that a command line could give."""
+        if default is REQUIRED:
+            return
+        if not isinstance(default, bool | int | float | str | list | tuple | dict | None):
+            raise ValueError(f"{source(self)}: {self.name}[{name}=...] has a default of type {type(default).__name__}")
+        try:
+            checked(f"{self.name}[{name}={default}]", default, kind)
+        except ValueError as error:
+            raise ValueError(f"{source(self)}: {visible(str(error))}") from error
+
+    def check_declared(self) -> None:
+        """ValueError where what the decorator was given is of another type."""
+        where = source(self)
+        if type(self.version) is not int or self.version < 0:
+            raise ValueError(f"{where}: version={brief(self.version)}: must be a whole number, at least 0")
         if isinstance(self.needs, str):
-            raise ValueError(f"{source(self)}: needs={self.needs!r}: a set of names, {{{self.needs!r}}}")
+            raise ValueError(f"{where}: needs={self.needs!r}: a set of names, {{{self.needs!r}}}")
+        is_names = isinstance(self.needs, Collection) and all(isinstance(need, str) for need in self.needs)
+        if not (callable(self.needs) or is_names):
+            raise ValueError(f"{where}: needs={brief(self.needs)}: must be a set of names, or a function of them")
+        functions = {"companion": self.companion, "lacks": self.lacks, "reveals": self.reveals}
+        for name, value in {**functions, "check": self.check_weights}.items():
+            if value is not None and not callable(value):
+                raise ValueError(f"{where}: {name}={brief(value)}: must be a function")
 
     def needed(self, values: Mapping[str, Any]) -> frozenset[str]:
-        """The needs under these (bound) parameters."""
-        return frozenset(self.declared("needs", values))
+        """The needs under these (bound) parameters. ValueError where they are no names."""
+        needs = self.declared("needs", values)
+        if isinstance(needs, str) or not isinstance(needs, Iterable):
+            raise ValueError(f"{source(self)}: needs of {self.name} gives {brief(needs)}: must be a set of names")
+        return frozenset(map(str, needs))
 
     def declared(self, what: Literal["needs", "companion", "lacks", "reveals"], values: Mapping[str, Any]) -> Any:
         """What it declares of itself under these (bound) parameters; None: nothing. ValueError, naming the file, where
@@ -192,6 +236,10 @@ REGISTRY: dict[str, dict[str, Plugin]] = {kind: {} for kind in FOLDERS}
 
 def add(plugin: Plugin) -> None:
     """Puts a plug-in into the registry; two of one name from different files are an error."""
+    try:
+        source(plugin)
+    except TypeError as error:
+        raise ValueError(f"{plugin.name} is no {plugin.kind}: it is not written in Python") from error
     old = REGISTRY[plugin.kind].get(plugin.name)
     if old is not None and source(old) != source(plugin):
         raise ValueError(f"two {FOLDERS[plugin.kind]} are called {plugin.name}: {source(old)} and {source(plugin)}")
@@ -241,12 +289,23 @@ def imported(what: object, load: Callable[[], Any]) -> Any:
     """What `load` returns; ValueError in one line where the code does not import."""
     try:
         return load()
-    except (ValueError, KeyboardInterrupt):
+    except KeyboardInterrupt:
         raise
     except BaseException as error:  # `sys.exit()` at the end of a script, too
+        words = " ".join(message(error).split())
+        if isinstance(error, ValueError) and str(what) in words:
+            raise ValueError(words) from error
         ours = isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in FOLDERS.values()
         hint = "; files of one folder import each other by their names alone, `from _maths import ...`" * ours
-        raise ValueError(f"{what} does not import: {named(error)}{hint}") from error
+        raise ValueError(f"{what} does not import: {type(error).__name__}: {words}{hint}") from error
+
+
+def brief(value: Any) -> str:
+    """A value in few characters, whatever becomes of asking for them."""
+    try:
+        return f"{value!r:.60}"
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def contained_import(what: object, load: Callable[[], Any]) -> None:
@@ -258,7 +317,8 @@ def contained_import(what: object, load: Callable[[], Any]) -> None:
 
 
 def load_folder(folder: Path) -> None:
-    """Imports the .py files of a user's folder (files that start with _ or test_ are theirs)."""
+    """Imports the .py files of a user's folder (files that start with _ or test_ are theirs). Says which of them hold
+    no plug-in."""
     if not folder.is_dir():
         raise ValueError(f"plugins={folder}: no such folder")
     home = str(folder.resolve())
@@ -269,6 +329,18 @@ def load_folder(folder: Path) -> None:
     for path in sorted(folder.glob("[!._]*.py")):
         if not path.name.startswith("test_"):
             load_file(path)
+    known = {plugin.function.__module__ for plugins in REGISTRY.values() for plugin in plugins.values()}
+    others = [path for path in sorted(folder.glob("[!._]*.py")) if module_name(path) not in known]
+    for path in (path for path in others if not path.name.startswith("test_")):
+        where = visible(str(path))
+        LOG.warning("%s registers no strategy, task or encoder (what they share is in files that begin with _)", where)
+
+
+def module_name(path: Path) -> str:
+    """What a plug-in file of a user's folder is imported as."""
+    folder = hashlib.sha256(os.fsencode(os.path.realpath(path.parent))).hexdigest()[:8]
+    stem = path.stem if path.stem.isidentifier() else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return f"{IN_FOLDER}{stem}_{folder}"
 
 
 class FreshLoader(SourceFileLoader):
@@ -283,13 +355,21 @@ class FreshLoader(SourceFileLoader):
 
 def load_file(path: Path) -> None:
     """Imports one plug-in file under a name of its own, so that it may be called `random`, in any number of folders."""
-    folder = hashlib.sha256(str(path.resolve().parent).encode()).hexdigest()[:8]
-    name = f"{IN_FOLDER}{path.stem}_{folder}"
+    where, name = visible(str(path)), module_name(path)
+    if visible(path.name) != path.name:
+        raise ValueError(f"{where}: a plug-in's file needs a name of letters that can be shown: rename it")
+    try:
+        with opened(path, LARGEST):
+            pass
+    except OSError as error:
+        raise ValueError(f"{where} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(visible(str(error))) from error
     spec = importlib.util.spec_from_file_location(name, path, loader=FreshLoader(name, str(path)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    contained_import(path, partial(spec.loader.exec_module, module))
+    contained_import(where, partial(spec.loader.exec_module, module))
 
 
 class Verbatim(str):
@@ -312,7 +392,7 @@ def parse(text: object) -> tuple[str, dict[str, Any]]:
         [(name, values)] = text.items()
         if isinstance(values, Mapping) or values is None:
             return str(name), dict(values or {})
-    match = re.fullmatch(r"\s*([A-Za-z]\w*)\s*(?:\[(.*)\])?\s*", text, re.DOTALL) if isinstance(text, str) else None
+    match = re.fullmatch(rf"\s*({NAME})\s*(?:\[(.*)\])?\s*", text, re.DOTALL) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is not a name or name[key=value,...]")
     given = dict[str, Any]()
@@ -444,7 +524,8 @@ def checked(what: str, value: Any, kind: Any) -> Any:
         return value
     if float in allowed and type(value) is int:
         return float(value)
-    raise ValueError(f"{what}: must be {' or '.join(IN_WORDS.get(one, one.__name__) for one in allowed)}")
+    words = (IN_WORDS.get(one) or getattr(one, "__name__", str(one)) for one in allowed)
+    raise ValueError(f"{what}: must be {' or '.join(words)}")
 
 
 def plain(value: Any) -> str:
