@@ -177,22 +177,36 @@ def set_gpu(number: int | None) -> None:
 
 
 # --- threads ----------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Threads:
+    """Numbers of threads by library. One that was loaded meanwhile makes no difference."""
+
+    numbers: dict[str, int]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Threads):
+            return NotImplemented
+        return all(self.numbers[name] == other.numbers[name] for name in self.numbers.keys() & other.numbers.keys())
+
+
 @cache
 def thread_pools(num_modules: int) -> list[Any]:
     """Controllers of the threads of BLAS and OpenMP libraries; found anew where modules were imported since."""
     return list(ThreadpoolController().lib_controllers)
 
 
-def threads() -> list[int]:
+def threads() -> Threads:
     """The numbers of threads of torch and of the libraries beneath it and numpy."""
-    return [torch.get_num_threads(), *(one.num_threads for one in thread_pools(len(sys.modules)))]
+    numbers = {one.filepath: one.num_threads for one in thread_pools(len(sys.modules))}
+    return Threads(numbers | {"torch": torch.get_num_threads()})
 
 
-def set_threads(numbers: list[int]) -> None:
+def set_threads(state: Threads) -> None:
     """Puts them back."""
-    torch.set_num_threads(numbers[0])
-    for pool, number in zip(thread_pools(len(sys.modules)), numbers[1:], strict=False):
-        pool.set_num_threads(number)
+    torch.set_num_threads(state.numbers["torch"])
+    for pool in thread_pools(len(sys.modules)):
+        if pool.filepath in state.numbers:
+            pool.set_num_threads(state.numbers[pool.filepath])
 
 
 # --- the process ------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 from _cells import FAULTY, bytes_of, cell, run
 
-from benchmark import plugins, remarks
+from benchmark import plugins, process_state, remarks
 from benchmark.api import Machine
 from benchmark.conformance import check
 from benchmark.grid import Spec
@@ -121,6 +122,18 @@ def test_a_library_may_change_what_libraries_change_when_it_is_imported(tmp_path
     sys.path.remove(str(tmp_path))
 
 
+def test_a_library_that_is_loaded_with_threads_of_its_own_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = process_state.thread_pools(0)
+
+    def load() -> None:
+        more = types.SimpleNamespace(filepath="new", num_threads=3, set_num_threads=lambda number: None)
+        monkeypatch.setattr(process_state, "thread_pools", lambda num_modules: [more, *pools])
+
+    assert remarks_of(lambda: call(load)) == []
+    [line] = remarks_of(lambda: call(CHANGES["blas"]))
+    assert "numbers of threads" in line
+
+
 # --- global generators ------------------------------------------------------------------------
 def draw() -> tuple[float, float, float]:
     """A number of each global generator."""
@@ -173,7 +186,8 @@ def test_a_run_says_it_once_a_strategy_and_records_everything(
     assert code == 0, said
     assert said.count("leaves leaves changed: gradients on or off; it is put back") == 1
     assert said.count("leaves[changed=folder] leaves changed: the working folder; it is put back") == 1
-    assert "random leaves" not in said
+    assert said.count("leaves changed") == 2
+    assert "cannot be put back" not in said
     assert sum(content.count(b"\n") for content in bytes_of(tmp_path / "run").values()) == 6 * 5
 
 
