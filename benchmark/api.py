@@ -484,6 +484,11 @@ def identity(label: EncoderName, machine: Machine) -> str:
     return f"{name} {plugin.version} {sorted((plugin.bind(given) | files(label, machine)).items())}"
 
 
+def encoder_code(label: EncoderName) -> str:
+    """A hash of what an encoder's file and those that it imports do: what it made before it was edited is not used."""
+    return plugins.get("encoder", plugins.parse(label)[0]).code()
+
+
 def files(label: EncoderName, machine: Machine) -> dict[str, str]:
     """sha256 of the files of weights among an encoder's parameters. ValueError where there is no such file."""
     name, given = plugins.parse(label)
@@ -591,7 +596,7 @@ def seeded(seed: int) -> Iterator[None]:
 __all__ = [
     "WEIGHTS", "Annotations", "Augmentation", "Batched", "Boxes", "Companion", "Direction", "Encoder", "EncoderName",
     "Encoding", "EncodingTime", "FromFiles", "How", "Indices", "Machine", "Pool", "Predictions", "Reference",
-    "StrategyName", "Targets", "Task", "View", "activity", "check_encoder", "encoder", "files", "identity", "register",
-    "register_encoder", "register_task", "seeded", "strategy", "tensor_files",
+    "StrategyName", "Targets", "Task", "View", "activity", "check_encoder", "encoder", "encoder_code", "files",
+    "identity", "register", "register_encoder", "register_task", "seeded", "strategy", "tensor_files",
     "working_seconds",
 ]  # fmt: skip

@@ -98,7 +98,7 @@ class Fits:
     def key(self, task: Task, spec: Spec, labelled: Indices, seed: int, owner: str) -> str:
         """A hash of everything that decides the weights, the labelled images as a set."""
         images = np.sort(labelled).tolist()
-        names = [spec.identity(), task.fingerprint, owner, images, seed, torch.__version__, self.device]
+        names = [spec.identity(), spec.code, task.fingerprint, owner, images, seed, torch.__version__, self.device]
         return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:NUM_LETTERS]
 
     def trim(self, keep: Path) -> None:

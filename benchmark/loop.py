@@ -142,7 +142,7 @@ def companion_of(cell: Cell) -> tuple[Companion | None, str]:
     plugin = cell.strategy.plugin
     companion = plugin.declared("companion", cell.strategy.values)
     others = [(label, other.version) for other, label in cell.strategy.named()]
-    owner = f"{plugin.name} {plugin.version} {companion!r}{others or ''}"
+    owner = f"{plugin.name} {plugin.version} {companion!r}{others or ''} {cell.strategy.code}"
     return (None, "") if companion is None else (companion, owner)
 
 

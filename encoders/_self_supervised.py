@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
-from benchmark.api import Encoding, Machine, Pool, activity, seeded, tensor_files, working_seconds
+from benchmark.api import Encoding, Machine, Pool, activity, encoder_code, seeded, tensor_files, working_seconds
 from tasks._networks import PROBE, build, suits_channels_last
 
 Precision = Literal["float32", "bfloat16"]
@@ -179,7 +179,8 @@ def kept_at(machine: Machine, images_N3HW: Tensor, settings: Settings, more: Map
     if machine.scratch is None:
         return None
     pixels = hashlib.sha256(images_N3HW.cpu().numpy().data).hexdigest()
-    words = f"{pixels} {settings} {sorted(more.items())} {torch.__version__} {machine.device.type}"
+    code = encoder_code(settings.encoder)
+    words = f"{pixels} {settings} {code} {sorted(more.items())} {torch.__version__} {machine.device.type}"
     return machine.scratch / "encoders" / f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.safetensors"
 
 

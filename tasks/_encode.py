@@ -25,6 +25,7 @@ from benchmark.api import (
     Pool,
     activity,
     encoder,
+    encoder_code,
     identity,
     tensor_files,
     working_seconds,
@@ -132,7 +133,7 @@ class Encodings:
         """The encoder of that name; it is trained when a shard needs it."""
         told = identity(label, self.machine)
         if (label, told) not in self.built:
-            parts = (label, told, self.fingerprint, torch.__version__, self.machine.device.type)
+            parts = (label, told, encoder_code(label), self.fingerprint, torch.__version__, self.machine.device.type)
             name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
             self.built[label, told] = Built(label, told, name)
         return self.built[label, told]

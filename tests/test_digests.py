@@ -14,8 +14,10 @@ from test_kept_work import KINDS, linear
 
 from benchmark import fits, gallery, remarks, tensor_files
 from benchmark.analysis.figures import Gallery
+from benchmark.api import Machine
 from benchmark.digests import digest
 from benchmark.launch import Round
+from benchmark.plugins import Plugin
 from tasks import _encode
 
 
@@ -242,6 +244,34 @@ def test_a_link_in_the_place_of_a_draft_is_not_followed(tmp_path: Path) -> None:
     assert precious.read_text() == "work of years"
     assert KINDS["fit"][1](path) is not None
     assert not path.is_symlink()
+
+
+@pytest.mark.parametrize("strategy", ["margin", "learning_loss"])
+def test_a_task_or_companion_that_was_edited_does_not_find_its_old_fits(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, shared in enumerate((False, True, False)):
+        if number == 2:
+            monkeypatch.setattr(Plugin, "code", lambda plugin: f"files-of-{plugin.name}-edited")
+        for path in (tmp_path / "run").rglob("seed-0.jsonl"):
+            path.unlink()
+        [event] = run([cell(strategy, rounds=1)], tmp_path)
+        assert isinstance(event, Round)
+        assert event.measured.shared_fit == shared
+
+
+def test_an_encoder_that_was_edited_does_not_find_its_old_encodings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, pool = Machine(torch.device("cpu"), scratch=tmp_path), _encode.InMemory(torch.zeros(2, 1, 8, 8).byte())
+
+    def folder() -> str:
+        return _encode.Encodings(pool, pool, "pool", machine).encoder("patch_pca").name
+
+    before = folder()
+    assert folder() == before
+    monkeypatch.setattr(Plugin, "code", lambda plugin: "files-edited")
+    assert folder() != before
 
 
 def test_the_cache_leaves_what_is_not_its_own(tmp_path: Path) -> None:

@@ -367,6 +367,45 @@ def test_a_cell_travels_as_plain_data() -> None:
         dataclasses.replace(order.of(one), key="0").cell()
 
 
+def worker_of(folder: Path, *words: str) -> Any:
+    """A worker, without Ray, that shares the fits of `run` in this folder."""
+    ray_launch = pytest.importorskip("benchmark.ray_launch", exc_type=ImportError)
+    chosen = grids.settings(["launcher=ray", "device=cpu", f"out={folder / 'run'}", f"plugins={FAULTY}", *words])
+    return ray_launch.Worker(dataclasses.asdict(chosen), str(folder / "fits"))
+
+
+def test_a_worker_says_to_its_driver_that_a_fit_is_damaged(tmp_path: Path) -> None:
+    worker = worker_of(tmp_path, "threads=1")
+    order = pytest.importorskip("benchmark.ray_launch", exc_type=ImportError).Order.of(cell("random", rounds=2))
+    assert len(list(worker.rounds(order, []))) == 2
+    [damaged, _] = sorted((tmp_path / "fits").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    told = list(worker.rounds(order, []))
+    remarks.listen(print)  # the worker heard all of this process
+    assert sorted(type(part).__name__ for part in told) == ["str", "tuple", "tuple"]
+    [line] = [part for part in told if isinstance(part, str)]
+    assert line.startswith(f"{damaged} is damaged (its digest does not fit): it is removed")
+
+
+def test_a_remark_that_several_workers_make_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    crew = crew_of([cell("random")], tmp_path, monkeypatch)
+    monkeypatch.setattr("benchmark.ray_launch.answer", lambda pending: "the cache cannot be written")
+    for _ in range(2):
+        assert list(crew.hear(crew.hands[0])) == []
+    assert caplog.messages == ["the cache cannot be written"]
+
+
+def test_a_worker_with_another_torch_runs_nothing_unless_versions_may_mix(tmp_path: Path) -> None:
+    order = pytest.importorskip("benchmark.ray_launch", exc_type=ImportError).Order.of(cell("random"))
+    other = dataclasses.replace(order, torch="1.0")
+    with pytest.raises(ValueError, match=r"the worker has torch \d+\.\d+, not 1.0: install the same on every node"):
+        worker_of(tmp_path).cell(other)
+    assert worker_of(tmp_path, "mix_versions=true").cell(other) == cell("random")
+    remarks.listen(print)
+
+
 ray_test = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings
 
 
