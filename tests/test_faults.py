@@ -782,7 +782,7 @@ def test_nothing_here_reads_the_wall_clock() -> None:
 # --- the server -------------------------------------------------------------------------------
 def serve() -> None:
     """Answers a line of words with the process id and, once it ended, the exit code of a run."""
-    from benchmark import fits, gallery, launch, plugins, progress, tracking  # noqa: F401  what a run imports
+    from benchmark import fits, forecast, gallery, launch, plugins, progress, tracking  # noqa: F401  what a run imports
 
     plugins.discover(FAULTY)
     print("ready", flush=True)
