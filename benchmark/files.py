@@ -241,7 +241,7 @@ def write_draft(name: str, content: bytes, folder: int) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError:
+    except BaseException:  # an interruption, too
         with contextlib.suppress(OSError):
             os.unlink(draft, dir_fd=folder)
         raise

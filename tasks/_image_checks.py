@@ -59,7 +59,7 @@ class Key(NamedTuple):
     path: str
     how: str  # it was read
     bytes: int
-    changed: int  # nanoseconds since 1970
+    changed: int  # nanoseconds since 1970: of the last change of whatever kind, a time that nobody can set
 
 
 class BadImages(ValueError):
@@ -207,7 +207,7 @@ def key(path: Path, how: str) -> Key | None:
         name.encode()
     except (OSError, ValueError):
         return None
-    return Key(name, how, stat.st_size, stat.st_mtime_ns)
+    return Key(name, how, stat.st_size, stat.st_ctime_ns)
 
 
 def recalled(keys: Sequence[Key | None]) -> dict[Key, Scan]:

@@ -359,6 +359,18 @@ def test_files_are_read_again_when_they_have_changed(tmp_path: Path, reads: list
     assert len(changed.checked().known) == len(reads[5:]) == 4, "another way of reading is another scan"
 
 
+def test_files_of_the_same_size_and_time_are_read_again(tmp_path: Path, reads: list[str]) -> None:
+    for place in range(2):
+        noise(place).save(tmp_path / f"{place}.bmp")
+    files = Files(tmp_path, ["0.bmp", "1.bmp"], np.zeros((2, 2), np.int64))
+    first, before = files.checked(), (tmp_path / "1.bmp").stat()
+    noise(9).save(tmp_path / "1.bmp")
+    os.utime(tmp_path / "1.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))  # as `cp -p` and rsync do
+    assert (tmp_path / "1.bmp").stat().st_size == before.st_size
+    assert files.checked().fingerprint != first.fingerprint
+    assert reads[2:] == ["1.bmp"]
+
+
 def test_bad_images_are_not_remembered_but_good_ones_are(tmp_path: Path, reads: list[str]) -> None:
     files = some_files(tmp_path / "a")
     whole = (files.folder / "1.png").read_bytes()
