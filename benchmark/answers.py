@@ -248,7 +248,8 @@ def compared(
     made, refused = list[comparisons.Comparison](), list[str]()
     for one, a, b in pairs_of(asked.experiments(), [first], [second]):
         try:
-            made.append(comparisons.compare(one, a, b, asked.price(one), asked.level, asked.seed))
+            answer = comparisons.compare(one, a, b, asked.price(one), asked.level, asked.seed)
+            made.append(replace(answer, state=comparisons.looks(one, b).get(a)))
         except ValueError as error:
             refused.append(str(error))
     if not made:

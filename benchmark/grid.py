@@ -10,6 +10,7 @@ import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from benchmark import own_data, plugins
+from benchmark.auto_seeds import AutoSeeds
 from benchmark.manifest import SAW_EVALUATION, slug
 from benchmark.own_data import Defaults
 from benchmark.places import CONFIGS, check_literal, expanded
@@ -39,7 +41,10 @@ class Settings:
     experiments: dict[str, Any]
     tasks: list[Any] | None
     strategies: list[Any] | None
-    seeds: int | list[Any] | None
+    seeds: int | list[Any] | str | None
+    level: float
+    max_seeds: int
+    reference: str | None
     initial: int | None
     budget: int | None
     rounds: int | None
@@ -232,6 +237,8 @@ class Experiment:
     schedule: Schedule
     strategies: tuple[Spec, ...]
     seeds: tuple[int, ...]
+    auto: AutoSeeds | None = None
+    num_seeds: Mapping[str, int] = MappingProxyType({})  # by strategy, where it takes fewer, the first of them
 
     def cells(self) -> Iterator[Cell]:
         """Seed by seed, so that an early stop leaves whole comparisons."""
@@ -241,6 +248,8 @@ class Experiment:
         """Its cells, each with the rank of its seed."""
         for rank, number in enumerate(self.seeds):
             for strategy in self.strategies:
+                if rank >= self.num_seeds.get(strategy.label, len(self.seeds)):
+                    continue
                 yield rank, Cell(self.task, strategy, self.schedule, number)
 
 
@@ -318,6 +327,8 @@ def value_of(key: str, text: str, kind: Any) -> Any:
             parts = plugins.items(text)
         except ValueError as error:
             raise ValueError(f"{key}={error}") from error
+        if key == "seeds" and text == AUTO:
+            return text
         if key == "seeds" and text.startswith("["):
             return [plugins.scalar(part) for part in parts]
         if key != "seeds":
@@ -428,7 +439,7 @@ def check_schedule(given: Mapping[str, Any]) -> None:
 
 
 ENTRY: dict[str, Any] = {  # what an experiment of a grid file consists of
-    "task": str | dict, "strategies": list, "seeds": int | list,
+    "task": str | dict, "strategies": list, "seeds": int | list | str,
     "initial": int, "budget": int, "rounds": int, "validation": int, "budget_in": str, "until": str,
     "one_pass": bool,
 }  # fmt: skip
@@ -447,16 +458,30 @@ def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment
         if key not in full:
             raise ValueError(f"grid={chosen.grid}: {name} lacks {key}")
         checked(f"grid={chosen.grid}: {name}: {key}={full[key]}", full[key], kind)
+    strategies = tuple({spec.label: spec for spec in map(partial(Spec.read, "strategy"), full["strategies"])}.values())
+    if not strategies:
+        raise ValueError("strategies=[]: nothing to run")
+    auto = auto_seeds(strategies, chosen) if full["seeds"] == AUTO else None
+    if auto:
+        full["seeds"] = auto.max_seeds
     seeds = list(range(min(full["seeds"], MOST_SEEDS + 1))) if isinstance(full["seeds"], int) else full["seeds"]
     if len(seeds) > MOST_SEEDS:
         raise ValueError(f"seeds={full['seeds']}: at most {MOST_SEEDS}")
-    if not seeds or any(type(number) is not int or number < 0 for number in seeds):
+    if isinstance(seeds, str) or not seeds or any(type(number) is not int or number < 0 for number in seeds):
         raise ValueError(f"seeds={full['seeds']}: a number of seeds, or a list of them")
-    strategies = [Spec.read("strategy", text) for text in full["strategies"]]
-    if not strategies:
-        raise ValueError("strategies=[]: nothing to run")
     schedule = Schedule(**{one.name: full[one.name] for one in dataclasses.fields(Schedule)})
-    unique = {spec.label: spec for spec in strategies}
-    return Experiment(
-        name, Spec.read("task", full["task"]), schedule, tuple(unique.values()), tuple(dict.fromkeys(seeds))
-    )
+    return Experiment(name, Spec.read("task", full["task"]), schedule, strategies, tuple(dict.fromkeys(seeds)), auto)
+
+
+AUTO = "auto"
+
+
+def auto_seeds(strategies: Sequence[Spec], chosen: Settings) -> AutoSeeds:
+    """How seeds=auto decides. ValueError where there is nothing to compare, or the reference is not run."""
+    labels = [spec.label for spec in strategies]
+    reference = labels[0] if chosen.reference is None else Spec.read("strategy", chosen.reference).label
+    if reference not in labels:
+        raise ValueError(f"reference={reference}: not among the strategies {', '.join(labels)}")
+    if len(labels) < 2:
+        raise ValueError("seeds=auto compares strategies with a reference: there is only one strategy")
+    return AutoSeeds(reference, chosen.level, chosen.max_seeds)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
+from benchmark.auto_seeds import AutoSeeds
 from benchmark.records import SCHEMA
 from benchmark.schedule import Schedule
 from benchmark.typed import Index, Name, converted, repeated
@@ -52,6 +53,14 @@ class CellEntry(TypedDict):
     companion: NotRequired[bool]
 
 
+class AutoEntry(TypedDict):
+    """How `seeds=auto` decides; see `auto_seeds.AutoSeeds`."""
+
+    reference: Name
+    level: float
+    max_seeds: int
+
+
 class ExperimentEntry(TypedDict):
     """An experiment as the manifest lists it; see `grid.Experiment`."""
 
@@ -59,6 +68,7 @@ class ExperimentEntry(TypedDict):
     task: Name
     schedule: dict[str, Any]
     cells: list[CellEntry]
+    auto: NotRequired[AutoEntry]  # of seeds=auto
 
 
 class Command(TypedDict):
@@ -109,6 +119,7 @@ def check_entry(experiment: ExperimentEntry, field: str) -> None:
     """ValueError where the schedule of an experiment is none, where a cell is there twice, or where a cell's path leads
     out of its folder; daggers become sentences."""
     Schedule.read(experiment["schedule"], f"{field}.schedule")
+    AutoSeeds.read(experiment.get("auto"))
     cells = experiment["cells"]
     if twice := repeated(cell["path"] for cell in cells) or repeated((one["strategy"], one["seed"]) for one in cells):
         raise ValueError(f"{field}.cells: {twice} is there twice")

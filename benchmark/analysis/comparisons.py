@@ -5,6 +5,8 @@ Shapes: S runs (pairs), K comparisons.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +19,7 @@ from benchmark import files
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats, mean
 from benchmark.analysis.savings import Price, Saving, generator, own_rule, savings
+from benchmark.analysis.sequential import State, states
 from benchmark.analysis.stats import Interval, Pairs, paired
 from benchmark.analysis.tables import MARGIN, csv_of, seeds
 from benchmark.escaping import visible
@@ -54,6 +57,7 @@ class Comparison:
     level: float
     spread: float  # standard deviation of the paired differences of areas
     paid: dict[str, tuple[float, float]]  # labels paid up to the last round, where they differ: images, boxes
+    state: State | None = None  # where seeds=auto stands; None: seeds were told
 
     @property
     def detectable(self) -> float:
@@ -69,7 +73,9 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """better or worse, by Holm's p of the areas; equivalent, where their difference surely lies within the metric's
-        margin; or undecided."""
+        margin; or undecided. Of seeds=auto what its looks say."""
+        if self.state is not None:
+            return self.state.word
         if self.holm_p <= 1 - self.level:
             return "better" if self.area.value > 0 else "worse"
         return "equivalent" if self.equivalent else "undecided"
@@ -88,7 +94,9 @@ class Comparison:
 
     @property
     def why(self) -> str:
-        """Why it is equivalent or undecided; "" where it is better or worse."""
+        """Why it is equivalent or undecided; "" where it is better or worse; of seeds=auto at which look."""
+        if self.state is not None:
+            return look_words(self.state)
         if self.verdict == "equivalent":
             return f"the {100 * (2 * self.level - 1):g} % interval lies within ± {self.margin:g}"
         if self.verdict != "undecided":
@@ -128,7 +136,7 @@ def compare(experiment: Experiment, strategy: str, against: str, price: Price, l
     if not len(whole):
         raise ValueError(f"{experiment.title}: {strategy} and {against} have no round in common")
     last = int(whole[-1])
-    over, (mine_S, theirs_S), by_round_S = areas(experiment, first, second, pairs, price, last)
+    over, (mine_S, theirs_S), by_round_S = areas(experiment, first, second, pairs, price)
     area_S, final_S = mine_S - theirs_S, gaps_SR[:, last]
     p_K = stats.sign_flip(np.stack([final_S, area_S, by_round_S]), rng)
     saving, why_not = saved(experiment, strategy, against, price, level, start)
@@ -147,31 +155,35 @@ ROUNDS = "all rounds"
 
 
 def areas(
-    experiment: Experiment, first: Curve, second: Curve, pairs: Pairs, price: Price, last: int
-) -> tuple[str, list[Floats], Floats]:
-    """What the areas of two strategies are over, the areas of the paired runs of each, and their differences over all
-    rounds.
+    experiment: Experiment, first: Curve, second: Curve, pairs: Pairs, price: Price
+) -> tuple[str, Floats, Floats]:
+    """The areas of paired runs: (2, S) over what the verdict is of, what that is, and (S,) differences over all rounds.
 
-    Where every round costs both the same, areas are over rounds; else over the range of cost that both have, since a
-    strategy that is charged for a held-out set, or buys more boxes, would be compared at other prices.
-
-    Args:
-        last: the last round that all pairs have.
+    Where rounds cost both runs of a pair the same, areas are over the rounds that both have; else over the range of
+    cost that both have: a strategy that is charged for a held-out set, or buys more boxes, would be compared at other
+    prices. No other pair decides what a pair's areas are, so that they stay what they are when more seeds run.
     """
-    whole = slice(last + 1)
-    values = [curve.value_SR[rows, whole] for curve, rows in ((first, pairs.first), (second, pairs.second))]
-    costs = [price.of(curve)[rows, whole] for curve, rows in ((first, pairs.first), (second, pairs.second))]
-    rounds_R = np.array(experiment.rounds[whole], np.float64)
-    by_round = [np.array([stats.area(rounds_R, value_R) for value_R in value_SR]) for value_SR in values]
-    by_round_S = by_round[0] - by_round[1]
-    if last == 0 or np.array_equal(costs[0], costs[1], equal_nan=True):
-        return ROUNDS, by_round, by_round_S
-    try:
-        found, low, high = stats.areas_over_cost(costs, values)
-    except ValueError as error:
-        names = f"{first.strategy} and {second.strategy}"
-        raise ValueError(f"{names} have no range of {price.kind} in common: {error}") from None
-    return f"{low:,.0f} to {high:,.0f} {price.unit}", found, by_round_S
+    costs = (price.of(first)[pairs.first], price.of(second)[pairs.second])
+    values = (first.value_SR[pairs.first], second.value_SR[pairs.second])
+    over, by_round = list[tuple[float, float]](), list[Floats]()
+    areas_S2 = list[Floats]()
+    for number, values_2R in enumerate(np.stack(values, 1)):
+        costs_2R, there = np.stack([cost_SR[number] for cost_SR in costs]), np.isfinite(values_2R).all(0)
+        rounds_R = np.array(experiment.rounds, np.float64)[there]
+        by_round.append(np.array([stats.area(rounds_R, value_R) for value_R in values_2R[:, there]]))
+        areas_S2.append(by_round[-1])
+        if there.sum() > 1 and not np.array_equal(*costs_2R[:, there]):
+            try:
+                areas_S2[-1], *ends = stats.areas_at_equal_cost(costs_2R[:, there], values_2R[:, there])
+            except ValueError as error:
+                names = f"{first.strategy} and {second.strategy}"
+                raise ValueError(f"{names} have no range of {price.kind} in common: {error}") from None
+            over.append((ends[0], ends[1]))
+    words = ROUNDS
+    if over:
+        (low, high), about = np.mean(over, 0), "about " * (len(set(over)) > 1)
+        words = f"{about}{low:,.0f} to {high:,.0f} {price.unit}"
+    return words, np.stack(areas_S2, 1), np.subtract(*np.stack(by_round, 1))
 
 
 def unequal(first: Curve, second: Curve, last: int) -> dict[str, tuple[float, float]]:
@@ -212,7 +224,47 @@ def against(
                 made.append(compare(experiment, name, other, price, level, start))
             except ValueError as error:
                 refused.append(str(error))
-    return corrected(made), refused
+    looked = looks(experiment, other)
+    return [replace(one, state=looked.get(one.strategy)) for one in corrected(made)], refused
+
+
+def looks(experiment: Experiment, other: str) -> dict[str, State]:
+    """Where each comparison with the reference stands under seeds=auto; {} where seeds were told, or `other` is not it.
+
+    At the experiment's own price, whatever cost is asked for: what is decided stays so.
+    """
+    auto = experiment.auto
+    if auto is None or other != auto.reference or other not in experiment.curves:
+        return {}
+    price = Price("boxes" if experiment.counts_boxes else "images")
+    known = dict[str, Floats]()
+    for name in experiment.curves:
+        if name != other:
+            with contextlib.suppress(ValueError):  # one that does not pair: `compare` tells
+                known[name] = differences(experiment, name, other, price)
+    return states(known, auto)
+
+
+def differences(experiment: Experiment, strategy: str, other: str, price: Price) -> Floats:
+    """(N,): areas of a strategy minus those of another, of the seeds 0, 1 ... that both have finished."""
+    first, second = experiment.curves[strategy], experiment.curves[other]
+    ready = set(first.seeds) & set(second.seeds) - first.unfinished - second.unfinished
+    num_seeds = next(number for number in itertools.count() if number not in ready)
+    if not num_seeds:
+        return np.empty(0)
+    pairs = paired(first, second)
+    _, areas_2S, _ = areas(experiment, first, second, pairs, price)
+    by_seed = dict(zip(pairs.seeds, areas_2S[0] - areas_2S[1], strict=True))
+    return np.array([by_seed[number] for number in range(num_seeds)])
+
+
+def look_words(state: State) -> str:
+    """What a look says, for people."""
+    return {
+        "open": f"the next look is at {seeds(state.num_seeds)}",
+        "given up": f"at the look at {seeds(state.num_seeds)}: a verdict became unlikely, which does not mean equal",
+        "undecided": f"after {seeds(state.num_seeds)}, the most that were asked for",
+    }.get(state.word, f"at the look at {seeds(state.num_seeds)}")
 
 
 def corrected(made: Sequence[Comparison]) -> list[Comparison]:
@@ -284,6 +336,7 @@ def tidy_rows(made: Sequence[Comparison]) -> list[dict[str, object]]:
             "detectable": one.detectable if math.isfinite(one.detectable) else math.nan,
             "saved": one.saving.saved.value if one.saving else math.nan,
             "percent": one.saving.percent.value if one.saving else math.nan, "verdict": one.verdict,
+            "look": one.state.num_seeds if one.state else None,
         }
         for one in made
     ]  # fmt: skip

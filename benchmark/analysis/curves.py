@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.agreement import Agreement, Mixture
+from benchmark.auto_seeds import AutoSeeds
 from benchmark.escaping import csv_read
 from benchmark.files import read as read_file
 from benchmark.manifest import SAW_EVALUATION
@@ -136,6 +137,7 @@ class Experiment:
     curves: dict[str, Curve]  # by strategy, in the order asked for
     schedule: Schedule | None = None  # None: a paper's
     runs: tuple[Run, ...] = ()  # (): a paper's
+    auto: AutoSeeds | None = None  # None: seeds were told
     told: Source = field(default_factory=Source)  # of its source, see SOURCES
 
     @property
@@ -176,7 +178,7 @@ class Experiment:
     @property
     def reference(self) -> str | None:
         """What others are compared with unless told: what the source names, or the first strategy that has runs."""
-        told = self.told.get("reference")
+        told = self.auto.reference if self.auto else self.told.get("reference")
         first = next((name for name, curve in self.curves.items() if curve.num_runs), None)
         return told if told in self.curves else first
 
@@ -323,7 +325,8 @@ def experiment(asked: Mapping[str, Any], grid: str, runs: Sequence[Run]) -> Expe
     curves = {name: curve([run for run in runs if run.strategy == name], schedule) for name in names}
     metric = next((run.header.metric for run in runs if run.header is not None), "score")
     rounds = tuple(range(schedule.rounds))
-    return Experiment(asked["name"], grid, asked["task"], metric, rounds, curves, schedule, tuple(runs))
+    auto = AutoSeeds.read(asked.get("auto"))
+    return Experiment(asked["name"], grid, asked["task"], metric, rounds, curves, schedule, tuple(runs), auto)
 
 
 def check_agreement(title: str, runs: Sequence[Run]) -> None:

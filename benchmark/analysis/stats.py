@@ -202,29 +202,27 @@ def areas(curve: Curve, rounds: Sequence[int], rows: Sequence[int]) -> Floats:
     return np.array([area(x_R, curve.value_SR[row]) for row in rows])
 
 
-def areas_over_cost(costs: Sequence[Floats], values: Sequence[Floats]) -> tuple[list[Floats], float, float]:
-    """The areas of runs over the range of cost that all of them have, where rounds are not equally dear.
+def areas_at_equal_cost(costs_2R: Floats, values_2R: Floats) -> tuple[Floats, float, float]:
+    """The areas of two runs over the range of cost that both have, where rounds are not equally dear.
 
     Args:
-        costs: (S, R) of each strategy: what was paid up to each round.
-        values: (S, R) of each strategy: its scores.
+        costs_2R: what each has paid up to each round.
+        values_2R: their scores.
 
     Returns:
-        (S,) of each strategy: the mean score of each run, linear between rounds; and the ends of the range.
+        The mean score of each, linear between rounds; and the ends of the range.
 
     Raises:
         ValueError: there is no such range.
     """
-    low = max(float(cost_SR[:, 0].max()) for cost_SR in costs)
-    high = min(float(cost_SR[:, -1].min()) for cost_SR in costs)
+    low, high = float(costs_2R[:, 0].max()), float(costs_2R[:, -1].min())
     if not low < high:
-        raise ValueError(f"one has paid {low:,.0f} before the other, with {high:,.0f} in all, begins")
-    found = []
-    for cost_SR, value_SR in zip(costs, values, strict=True):
-        ends_SR = [np.union1d(cost_R[(low < cost_R) & (cost_R < high)], [low, high]) for cost_R in cost_SR]
-        pairs = zip(ends_SR, cost_SR, value_SR, strict=True)
-        found.append(np.array([area(at, np.interp(at, cost_R, value_R)) for at, cost_R, value_R in pairs]))
-    return found, low, high
+        raise ValueError(f"one has paid {high:,.0f} in all, and the other begins at {low:,.0f}")
+    areas = []
+    for cost_R, value_R in zip(costs_2R, values_2R, strict=True):
+        at = np.union1d(cost_R[(low < cost_R) & (cost_R < high)], [low, high])
+        areas.append(area(at, np.interp(at, cost_R, value_R)))
+    return np.array(areas), low, high
 
 
 @dataclass(frozen=True)

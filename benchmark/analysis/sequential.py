@@ -1,0 +1,136 @@
+"""When enough seeds have run: looks at growing numbers of seeds that keep the error of a single test.
+
+Looking at p after every seed and stopping at 0.05 is wrong in one case of five. Here every look spends a share of the
+error: cumulative alpha n / N of N seeds, by sign flips that no earlier look has rejected, so that a difference that
+is symmetric about zero is called one with probability alpha at most, however the differences are distributed. Holm's
+step-down over the strategies is taken of all of them at every look. Shapes: V vectors of signs, N seeds, K strategies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy import special
+
+from benchmark.analysis.curves import Floats
+from benchmark.auto_seeds import AutoSeeds
+from benchmark.seeds import seed
+
+NUM_VECTORS = 20_000
+HOPELESS = 0.10  # conditional power below which a comparison is given up
+FEWEST_TO_GIVE_UP = 10  # seeds
+
+
+@cache
+def sign_vectors(num_seeds: int) -> Floats:
+    """(V, N): signs of each seed's difference, the identity first; of more seeds they begin with those of fewer."""
+    rngs = (np.random.default_rng(seed("sign flips", place)) for place in range(num_seeds))
+    columns = [rng.integers(0, 2, NUM_VECTORS) for rng in rngs]
+    signs_VN = 1.0 - 2.0 * np.stack(columns, 1)
+    signs_VN[0] = 1.0
+    return np.asarray(signs_VN)
+
+
+def rejected_at(differences_N: Floats, alpha: float, auto: AutoSeeds) -> int | None:
+    """The look at which "the differences are symmetric about zero" is rejected.
+
+    Args:
+        differences_N: of the seeds that have run, in order.
+        alpha: the error over all looks together.
+        auto: when one looks.
+
+    Returns:
+        The number of seeds at that look; None where no look so far rejects.
+    """
+    signs_VN = sign_vectors(auto.max_seeds)
+    left_V = np.ones(len(signs_VN), bool)
+    for number in auto.looks:
+        if number > len(differences_N):
+            return None
+        far_V = np.abs(signs_VN[:, :number] @ differences_N[:number])
+        allowance = math.floor(alpha * number / auto.max_seeds * len(signs_VN) + 1e-9) - int((~left_V).sum())
+        bound = threshold(far_V[left_V], allowance)
+        left_V &= far_V < bound
+        if not left_V[0]:
+            return number
+    return None
+
+
+def threshold(far_V: Floats, allowance: int) -> float:
+    """From which value on the largest are at most as many as allowed; equal ones go together."""
+    if allowance <= 0 or not len(far_V):
+        return math.inf
+    if allowance >= len(far_V):
+        return -math.inf
+    first_left = np.partition(far_V, len(far_V) - allowance - 1)[len(far_V) - allowance - 1]
+    return float(first_left * (1 + 1e-9) + 1e-12)
+
+
+def conditional_power(differences_N: Floats, alpha: float, max_seeds: int) -> float:
+    """The probability of a rejection at `max_seeds` if the differences go on as they are; the normal approximation."""
+    number, spread = len(differences_N), float(differences_N.std(ddof=1))
+    if number == max_seeds or not spread:
+        return 1.0
+    share = number / max_seeds
+    z = abs(float(differences_N.mean())) / spread * math.sqrt(number)
+    bound = float(special.ndtri(1 - alpha / 2))
+    return float(special.ndtr((z / math.sqrt(share) - bound) / math.sqrt(1 - share)))
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the comparison of one strategy with the reference stands."""
+
+    word: str  # better, worse, given up, open, undecided (at the last look)
+    num_seeds: int  # at the look at which that was said; of an open one: seeds that the next look takes
+
+
+def states(differences: Mapping[str, Floats], auto: AutoSeeds) -> dict[str, State]:
+    """Where every comparison stands, look by look, with what has run.
+
+    A strategy that is decided or given up takes no more seeds and stays in the family. Given up: no rejection is
+    likely; that binds nobody, and never means that two are equal.
+
+    Args:
+        differences: by strategy: of the seeds that both it and the reference have finished, in order.
+        auto: when one looks, and at which level.
+
+    Returns:
+        A state for every strategy.
+    """
+    alpha, found = 1 - auto.level, dict[str, State]()
+    for number in auto.looks:
+        still = [name for name in differences if name not in found]
+        if any(len(differences[name]) < number for name in still):
+            return found | {name: State("open", number) for name in still}
+        found |= rejections(differences, still, found, number, auto)
+        for name in [name for name in still if name not in found]:
+            so_far_N, share = differences[name][:number], alpha / (len(differences) - num_decided(found))
+            if number == auto.max_seeds:
+                found[name] = State("undecided", number)
+            elif number >= FEWEST_TO_GIVE_UP and conditional_power(so_far_N, share, auto.max_seeds) < HOPELESS:
+                found[name] = State("given up", number)
+    return found
+
+
+def rejections(
+    differences: Mapping[str, Floats], still: Sequence[str], found: Mapping[str, State], number: int, auto: AutoSeeds
+) -> dict[str, State]:
+    """Holm's step-down at one look: what is rejected with the share of the error that those before it leave."""
+    new = dict[str, State]()
+    while rest := [name for name in still if name not in new]:
+        share = (1 - auto.level) / (len(differences) - num_decided(found) - len(new))
+        first = next((one for one in rest if rejected_at(differences[one][:number], share, auto)), None)
+        if first is None:
+            break
+        new[first] = State("better" if differences[first][:number].mean() > 0 else "worse", number)
+    return new
+
+
+def num_decided(found: Mapping[str, State]) -> int:
+    """How many are rejected."""
+    return sum(state.word in ("better", "worse") for state in found.values())

@@ -1,0 +1,152 @@
+"""Looks at growing numbers of seeds keep the error of one test: by enumeration, by a slow twin and by simulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from benchmark.analysis import sequential
+from benchmark.analysis.sequential import State, conditional_power, rejected_at, sign_vectors, states
+from benchmark.auto_seeds import AutoSeeds
+
+AUTO = AutoSeeds("random", 0.95, 30)
+Floats = np.ndarray
+
+
+def test_looks() -> None:
+    assert AUTO.looks == (8, 10, 12, 15, 20, 25, 30)
+    assert AutoSeeds("r", 0.95, 9).looks == (8, 9)
+    assert AutoSeeds("r", 0.95, 8).looks == (8,)
+    assert AutoSeeds("r", 0.95, 41).looks == (8, 10, 12, 15, 20, 25, 30, 35, 40, 41)
+
+
+@pytest.mark.parametrize(
+    ("level", "max_seeds", "words"), [(0.05, 30, "0.95 keeps"), (1, 30, "level=1"), (0.95, 7, "=7")]
+)
+def test_what_does_not_fit_is_one_line(level: float, max_seeds: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        AutoSeeds("random", level, max_seeds)
+
+
+def test_signs_of_more_seeds_begin_with_those_of_fewer() -> None:
+    """So that a look never changes when later ones are added."""
+    few, many = sign_vectors(10), sign_vectors(30)
+    assert (many[:, :10] == few).all()
+    assert (many[0] == 1).all()
+    assert set(np.unique(many)) == {-1.0, 1.0}
+    assert abs(many[1:].mean()) < 0.005
+
+
+def twin(differences: Floats, alpha: float, auto: AutoSeeds, vectors: Floats) -> int | None:
+    """The rule in slow words: at each look the vectors that are left are ordered, and the furthest are taken while the
+    allowance lasts, equal ones together or not at all."""
+    left = list(range(len(vectors)))
+    for number in auto.looks:
+        if number > len(differences):
+            return None
+        far = {one: round(abs(float(vectors[one, :number] @ differences[:number])), 9) for one in left}
+        allowance = math.floor(alpha * number / auto.max_seeds * len(vectors) + 1e-9) - (len(vectors) - len(left))
+        for _, group in itertools.groupby(sorted(left, key=lambda one: -far[one]), key=lambda one: far[one]):
+            members = list(group)
+            if len(members) > allowance:
+                break
+            allowance -= len(members)
+            left = [one for one in left if one not in set(members)]
+        if 0 not in left:
+            return number
+    return None
+
+
+def test_the_rule_is_its_slow_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = sign_vectors(12)[:400]
+    monkeypatch.setattr(sequential, "sign_vectors", lambda num_seeds: vectors)
+    auto, rng, found = AutoSeeds("r", 0.95, 12), np.random.default_rng(0), []
+    for number in range(120):
+        differences = rng.normal(number % 4 / 4, 1, 12).round(number % 3)  # ties, and zeros
+        found.append(rejected_at(differences, 0.1, auto))
+        assert found[-1] == twin(differences, 0.1, auto, vectors)
+    assert {None, 8, 10, 12} <= set(found)
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "heavy"])
+def test_no_more_than_alpha_is_rejected_over_all_signs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every choice of signs of the same sizes: symmetric about zero by construction, nothing simulated."""
+    rng = np.random.default_rng(1)
+    sizes = {"normal": rng.normal(size=10), "ties": rng.integers(0, 3, 10) * 1.0, "heavy": rng.standard_cauchy(10)}[
+        kind
+    ]
+    every = np.array(list(itertools.product([1.0, -1.0], repeat=10)))
+    auto, rejected = AutoSeeds("r", 0.9, 10), 0
+    for signs in every:
+        relative = every * signs  # the identity of this choice, and all others
+        monkeypatch.setattr(sequential, "sign_vectors", lambda num_seeds, these=every: these)
+        rejected += rejected_at(sizes * signs, 0.1, auto) is not None
+        assert (relative[0] == signs).all()
+    assert rejected / len(every) <= 0.1
+    assert kind == "ties" or rejected / len(every) > 0.08  # nearly all of it is spent
+
+
+def test_states_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, 30)
+    found = states({"far": 5 + noise, "same": noise - noise.mean(), "fewer": noise[:5]}, AUTO)
+    assert found["far"] == State("open", 8)  # a look takes the seeds of all that are open
+    found = states({"far": 5 + noise, "same": noise - noise[:10].mean()}, AUTO)
+    assert found == {"far": State("better", 8), "same": State("given up", 10)}
+    assert states({"far": -5 - noise}, AUTO) == {"far": State("worse", 8)}
+    assert states({"none": np.empty(0)}, AUTO) == {"none": State("open", 8)}
+
+
+def test_what_was_said_at_a_look_stays_when_more_seeds_run() -> None:
+    rng = np.random.default_rng(3)
+    whole = {f"s{place}": rng.normal(place / 4, 1, 30) for place in range(5)}
+    last: dict[str, State] = {}
+    for number in range(31):
+        found = states({name: values[:number] for name, values in whole.items()}, AUTO)
+        said = {name: state for name, state in found.items() if state.word != "open"}
+        assert last.items() <= said.items()
+        last = said
+    assert len(last) == 5
+
+
+def test_conditional_power_is_that_of_simulated_futures() -> None:
+    rng = np.random.default_rng(0)
+    so_far = np.concatenate([rng.normal(0.25, 1, 12)])
+    ahead = rng.normal(so_far.mean(), so_far.std(ddof=1), (4_000, 18))
+    whole = np.concatenate([np.tile(so_far, (4_000, 1)), ahead], 1)
+    z = whole.mean(1) / so_far.std(ddof=1) * math.sqrt(30)
+    assert conditional_power(so_far, 0.05, 30) == pytest.approx(float((z > 1.96).mean()), abs=0.03)
+
+
+# --- simulated truth: type I error, power and seeds ---------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("difference", "rejected", "num_seeds"),
+    [(0.0, 0.050, 15.4), (0.5, 0.61, 19.4), (0.8, 0.957, 15.0), (1.2, 0.999, 10.6)],
+)
+def test_one_comparison(difference: float, rejected: float, num_seeds: float) -> None:
+    """Shares and seeds that an independent program found for this rule."""
+    rng = np.random.default_rng(int(100 * difference))
+    found = [states({"a": rng.normal(difference, 1, 30)}, AUTO)["a"] for _ in range(2_000)]
+    share = np.mean([one.word in ("better", "worse") for one in found])
+    mean = np.mean([one.num_seeds for one in found])
+    print(f"difference {difference}: rejected {share:.3f}, {mean:.1f} seeds")
+    assert share == pytest.approx(rejected, abs=3 * math.sqrt(rejected * (1 - rejected) / 2_000) + 0.003)
+    assert mean == pytest.approx(num_seeds, abs=0.6)
+
+
+@pytest.mark.slow
+def test_nine_comparisons_keep_the_family_wise_error() -> None:
+    rng, wrong, num_runs, cases = np.random.default_rng(9), 0, [], 600
+    for _ in range(cases):
+        reference = rng.normal(0, 1, 30)
+        whole = {f"s{place}": rng.normal(0, 1, 30) - reference for place in range(9)}
+        found = states(whole, AUTO)
+        wrong += any(one.word in ("better", "worse") for one in found.values())
+        num_runs.append(sum(one.num_seeds for one in found.values()) + max(one.num_seeds for one in found.values()))
+    print(f"nine equal strategies: family-wise error {wrong / cases:.3f}, {np.mean(num_runs):.0f} runs instead of 300")
+    assert wrong / cases <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / cases)
+    assert 110 < np.mean(num_runs) < 155
