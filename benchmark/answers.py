@@ -19,10 +19,11 @@ import typer
 from threadpoolctl import threadpool_limits
 
 from benchmark import versions
-from benchmark.analysis import audit, comparisons, explain, seconds, tables, verify
+from benchmark.analysis import audit, comparisons, curves, explain, seconds, tables, verify
 from benchmark.analysis.curves import Experiment, read
 from benchmark.analysis.question import MANY_CELLS, PUBLISHED, SAVINGS, Question, ask
 from benchmark.analysis.savings import Saving, pairs_of
+from benchmark.analysis.sequential import summary
 from benchmark.analysis.verify import Verdict
 from benchmark.anonymous import redacted
 from benchmark.escaping import encodable, visible
@@ -60,6 +61,10 @@ def status(words: Words = None) -> None:
     many = sum(len(one["cells"]) for _, one in wanted) > MANY_CELLS
     rows = in_parts(experiment_status, wanted) if many else list(map(experiment_status, wanted))
     show(", ".join(asked.places), rows, asked.format, note=STATUS)
+    if asked.format == "text":
+        for store, one in wanted:
+            if "auto" in one:
+                say(look_status(store, one))
 
 
 def experiment_status(part: tuple[Store, dict[str, object]]) -> dict[str, object]:
@@ -86,6 +91,23 @@ def experiment_status(part: tuple[Store, dict[str, object]]) -> dict[str, object
     counts = {"cells": len(cells), "done": done, "failed": failed, "missing": len(cells) - done - failed}
     note = f"`run` begins {plural(anew, 'cell')} anew: torch has another minor version" if anew else ""
     return {"experiment": experiment["name"], **counts, "rounds": f"{rounds}/{total}", "hours left": left, "note": note}
+
+
+def look_status(store: Store, experiment: dict[str, object]) -> str:
+    """Where an experiment of seeds=auto stands, and what its next look takes, in a line."""
+    [known] = curves.ours([store], str(experiment["name"]))
+    assert known.auto is not None and known.schedule is not None
+    found = comparisons.looks(known, known.auto.reference)
+    words = summary(known.title, known.auto.reference, found)
+    wanted = {name: state.num_seeds for name, state in found.items() if state.word == "open"}
+    if not wanted:
+        return words
+    wanted[known.auto.reference] = max(wanted.values())
+    done = [run for run in known.runs if known.schedule.finished(run.records)]
+    num_runs = sum(max(0, number - sum(run.strategy == name for run in done)) for name, number in wanted.items())
+    spent = sum(own(one) for run in done for one in run.measured)
+    hours = f", about {spent / len(done) * num_runs / 3600:.2g} hours" if done else ""
+    return f"{words}; it takes {plural(num_runs, 'run')}{hours}"
 
 
 def own(one: Measured) -> float:

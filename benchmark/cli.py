@@ -11,7 +11,7 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -70,7 +70,7 @@ def run(words: Words = None) -> None:
     with err.status("loading PyTorch and the plug-ins"):
         plugins.discover(chosen.plugins)
     store, built = Store(chosen.out, say, chosen.anonymous), Built(chosen)
-    grid = grids.read(chosen, built.num_pool, store.schedules())
+    grid = at_look(grids.read(chosen, built.num_pool, store.schedules()), store)
     for line in grid.remarks:
         say(line)
     cells = sound_cells(grid, chosen, built)
@@ -102,9 +102,19 @@ def run(words: Words = None) -> None:
             raise typer.Exit(1) from None
         if failed and all(one.whole_task for one in failed) and len(failed) == len(cells):
             raise ValueError("; ".join(dict.fromkeys(one.line for one in failed)))  # nothing could run
+        cells = at_look(grid, store).cells()
         unfinished = launch.unfinished(cells, store)
         answers.show_tables(Question(out=chosen.out, format=chosen.format))
     conclude(failed, unfinished, len(cells), store)
+
+
+def at_look(grid: grids.Grid, store: Store) -> grids.Grid:
+    """The grid; of seeds=auto with the seeds of the look that its records have come to."""
+    if not any(one.auto for one in grid.experiments):
+        return grid
+    from benchmark import looks  # scipy takes a tenth of a second
+
+    return looks.extended(grid, store)
 
 
 def conclude(failed: list[launch.Failure], unfinished: list[grids.Cell], num_cells: int, store: Store) -> None:
@@ -200,16 +210,20 @@ def work(
     from benchmark.loop import device_name
 
     scratch = store.folder / ".fits"
-    tasks, total = built.tasks, sum(left.values())
+    tasks = built.tasks
     machine, where = tasks.machine, device_name(tasks.machine)
     fits = Fits(scratch, chosen.cache_gb, where)
     local = chosen.launcher == "local"
     told_where = where if local else "Ray"
-    rest = f"{len(left)} to do, {plural(total, 'round')}, on {told_where}; records in {store.folder}"
+    rest = f"{len(left)} to do, {plural(sum(left.values()), 'round')}, on {told_where}; records in {store.folder}"
     say(f"{plural(len(grid.cells()), 'cell')}, {rest}")
     if local:
         launch.check_encoders(left, machine)
-    ran = launch.local(list(left), store, fits, tasks) if local else on_ray(list(left), store, chosen)
+
+    def run(cells: Sequence[grids.Cell]) -> Generator[launch.Event]:
+        return launch.local(cells, store, fits, tasks) if local else on_ray(list(cells), store, chosen)
+
+    ran = in_looks(grid, left, store, run) if any(one.auto for one in grid.experiments) else run(list(left))
     events = launch.within(ran, chosen.gpu_hours, chosen.gpus_per_cell or 1.0, say)
     events = tracking.mirrored(events, chosen.tracking, store.folder, say)
 
@@ -222,15 +236,31 @@ def work(
             say(words)
 
     if local:  # Ray's workers would wait for the driver meanwhile
-        events = gallery.followed(events, grid.experiments, left, pictures)
+        told_seeds = [one for one in grid.experiments if one.auto is None]
+        events = gallery.followed(events, told_seeds, left, pictures)
     with shown(err) as display:
         if machine.device.type == "cpu":
             display.also = forecast.Forewarning(left, tasks, say)
-        failed = [event for event in progress.follow(events, total, display) if isinstance(event, launch.Failure)]
+        failed = [event for event in progress.follow(events, left, display) if isinstance(event, launch.Failure)]
         display.header = None
         with activity.stage("drawing what was selected"):
-            pictures(*grid.experiments)
+            pictures(*at_look(grid, store).experiments)
     return failed
+
+
+def in_looks(
+    grid: grids.Grid,
+    left: dict[grids.Cell, int],
+    store: Store,
+    run: Callable[[Sequence[grids.Cell]], Generator[launch.Event]],
+) -> Generator[launch.Event]:
+    """`looks.look_after_look`, with the manifest kept up to date."""
+    from benchmark import looks
+
+    def ask(experiments: Iterable[grids.Experiment]) -> None:
+        store.ask(grid.name, list(map(described, experiments)))
+
+    return looks.look_after_look(grid, left, store, run, ask, say)
 
 
 def on_ray(cells: list[grids.Cell], store: Store, chosen: Settings) -> Generator[launch.Event]:
@@ -298,7 +328,8 @@ def described(experiment: grids.Experiment) -> dict[str, object]:
         for cell in experiment.cells()
     ]  # fmt: skip
     schedule = experiment.schedule.identity()
-    return {"name": experiment.name, "task": experiment.task.label, "schedule": schedule, "cells": cells}
+    auto = {"auto": experiment.auto.identity()} if experiment.auto else {}
+    return {"name": experiment.name, "task": experiment.task.label, "schedule": schedule, **auto, "cells": cells}
 
 
 @app.command(name="list")

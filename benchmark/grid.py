@@ -238,7 +238,7 @@ class Experiment:
     strategies: tuple[Spec, ...]
     seeds: tuple[int, ...]
     auto: AutoSeeds | None = None
-    num_seeds: Mapping[str, int] = MappingProxyType({})  # by strategy, where it takes fewer, the first of them
+    num_seeds: Mapping[str, int] = field(default_factory=dict, hash=False)  # by strategy, where it takes fewer
 
     def cells(self) -> Iterator[Cell]:
         """Seed by seed, so that an early stop leaves whole comparisons."""
@@ -327,12 +327,11 @@ def value_of(key: str, text: str, kind: Any) -> Any:
             parts = plugins.items(text)
         except ValueError as error:
             raise ValueError(f"{key}={error}") from error
-        if key == "seeds" and text == AUTO:
-            return text
-        if key == "seeds" and text.startswith("["):
+        if key == "seeds" and not text.startswith("["):
+            return text if text == AUTO else plugins.scalar(text)
+        if key == "seeds":
             return [plugins.scalar(part) for part in parts]
-        if key != "seeds":
-            return [mapping(part) if part.startswith("{") else part for part in parts]
+        return [mapping(part) if part.startswith("{") else part for part in parts]
     return checked(f"{key}={text}", text, kind)
 
 
@@ -468,7 +467,7 @@ def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment
     if len(seeds) > MOST_SEEDS:
         raise ValueError(f"seeds={full['seeds']}: at most {MOST_SEEDS}")
     if isinstance(seeds, str) or not seeds or any(type(number) is not int or number < 0 for number in seeds):
-        raise ValueError(f"seeds={full['seeds']}: a number of seeds, or a list of them")
+        raise ValueError(f"seeds={full['seeds']}: a number of seeds, a list of them, or auto")
     schedule = Schedule(**{one.name: full[one.name] for one in dataclasses.fields(Schedule)})
     return Experiment(name, Spec.read("task", full["task"]), schedule, strategies, tuple(dict.fromkeys(seeds)), auto)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from benchmark.agreement import Mixture
 from benchmark.analysis import comparisons, curves
-from benchmark.analysis.sequential import State
+from benchmark.analysis.sequential import State, summary
 from benchmark.grid import Cell, Experiment, Grid
-from benchmark.launch import Event, rounds_left
 from benchmark.store import Store
-from benchmark.words import joined, plural
+
+if TYPE_CHECKING:
+    from benchmark.launch import Event
 
 
 def extended(grid: Grid, store: Store) -> Grid:
@@ -63,12 +65,15 @@ def look_after_look(
         ask: puts the experiments of a look into the manifest.
         say: is told, in a line an experiment, what a look has shown.
     """
+    from benchmark.launch import rounds_left  # imports torch
+
     cells = list(left)
     while True:
         yield from run(cells)
         for experiment in grid.experiments:
             if experiment.auto is not None:
-                say(summary(experiment, recorded_states(experiment, store)))
+                found = recorded_states(experiment, store)
+                say(summary(experiment.name, experiment.auto.reference, found))
         grid = extended(grid, store)
         later = rounds_left(grid.cells(tables_first=True), store)
         cells = [cell for cell in later if cell not in left]
@@ -76,19 +81,3 @@ def look_after_look(
             return
         ask(grid.experiments)
         left.update({cell: later[cell] for cell in cells})
-
-
-def summary(experiment: Experiment, states: Mapping[str, State]) -> str:
-    """Where an experiment stands, in a line: `digits: better than random: margin (10 seeds); open: badge`."""
-    assert experiment.auto is not None
-    words = dict[str, list[str]]()
-    for name, state in states.items():
-        if state.word == "open":
-            words.setdefault(f"open, next look at {plural(state.num_seeds, 'seed')}", []).append(name)
-        else:
-            title = f"{state.word} than {experiment.auto.reference}" if state.word in DECIDED else state.word
-            words.setdefault(title, []).append(f"{name} ({plural(state.num_seeds, 'seed')})")
-    return f"{experiment.name}: " + "; ".join(f"{title}: {joined(names)}" for title, names in words.items())
-
-
-DECIDED = ("better", "worse")

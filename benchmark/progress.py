@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
@@ -11,19 +11,24 @@ from rich.text import Text
 from benchmark.activity import clock
 from benchmark.display import Display
 from benchmark.escaping import visible, visible_lines
+from benchmark.grid import Cell
 from benchmark.launch import Event, Failure, Round
 
 
-def follow(events: Iterable[Event], total: int, display: Display) -> Iterator[Event]:
-    """Passes events on and shows them: the grid's bar, the cell in work, rounds per hour, time left."""
+def follow(events: Iterable[Event], left: Mapping[Cell, int], display: Display) -> Iterator[Event]:
+    """Passes events on and shows them: the grid's bar, the cell in work, rounds per hour, time left.
+
+    left: rounds that each cell lacks; cells may join while it goes on.
+    """
     cell = TextColumn("{task.description}", markup=False)
     console, bar = display.console, Progress(BarColumn(), MofNCompleteColumn(), cell)
-    shown = bar.add_task("starting", total=total)
+    shown = bar.add_task("starting", total=sum(left.values()))
     display.header = bar
-    began, done = time.monotonic(), 0
+    began, done, spared = time.monotonic(), 0, 0
     for event in events:
         if isinstance(event, Round):
-            done, total = done + 1, total - event.spared
+            done, spared = done + 1, spared + event.spared
+        total = sum(left.values()) - spared
         pace = speed(done, total, time.monotonic() - began)
         bar.update(shown, completed=done, total=total, description=f"{pace}  {visible(event.cell.label)}")
         if isinstance(event, Failure) and not event.whole_task:

@@ -58,6 +58,13 @@ REMEDY = (
 WRITTEN = (files.SCRATCH, "cells", "data", "failures", "figures", "gallery", "measured", "set_aside", "tables", "wandb")
 
 
+def as_words(auto: Mapping[str, Any] | None) -> str:
+    """How `seeds=auto` decides, as it is typed; or that seeds are told."""
+    if auto is None:
+        return "seeds that are told"
+    return " ".join(["seeds=auto", *(f"{name}={value}" for name, value in auto.items())])
+
+
 class Store:
     """The results folder of one grid."""
 
@@ -333,6 +340,10 @@ class Store:
                         f"{self.folder} holds {new['name']} with {setting} {old[setting]}, now {new[setting]}: "
                         f"{hint}choose another folder with out=DIR"
                     )
+            if old is not new and "auto" in old and old["auto"] != new.get("auto"):
+                was, now = as_words(old["auto"]), as_words(new.get("auto"))
+                looked = f"{self.folder} holds {new['name']} with {was}, whose looks count, now {now}"
+                raise ValueError(f"{looked}: choose another folder with out=DIR")
             cells = {(cell["strategy"], cell["seed"]): cell for cell in [*old["cells"], *new["cells"]]}
             asked[new["name"]] = {**new, "cells": list(cells.values())}
         return list(asked.values())

@@ -310,7 +310,7 @@ def test_the_live_lines_of_a_run_show_names_whole(monkeypatch: pytest.MonkeyPatc
     console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None, _environ={})
     events = [launch.Started(cell), launch.Failure(cell, KeyError("[/red] \x1b]0;x\x07"), False)]
     with shown(console) as display:
-        list(progress.follow(events, 1, display))
+        list(progress.follow(events, {}, display))
         console.print(display)
         assert display.live
     text = console.file.getvalue()  # type: ignore[attr-defined]

@@ -210,7 +210,7 @@ def test_every_grid_expands(name: str) -> None:
             ["tasks=[digits[compile=true]]", "strategies=[learning_loss]"],
             "learning_loss needs a module that is trained beside the model (companion): digits[compile=true]",
         ),
-        (["seeds=many"], "must be a whole number or a list or null"),
+        (["seeds=many"], "seeds=many: a number of seeds, a list of them, or auto"),
         (["seeds=[]"], "seeds=[]"),
         (["seeds=[-1]"], "seeds=[-1]"),
         (["rounds=0"], "rounds=0: must be at least 1"),

@@ -486,7 +486,7 @@ def test_a_companion_may_be_none(tmp_path: Path) -> None:
 def test_the_progress_bar_drops_the_rounds_that_an_ending_spares(tmp_path: Path) -> None:
     one, other = (cell("random", task="shelf", rounds=5, until=f"map {value} +- 0.005") for value in (0.33, 0.9))
     shown = io.StringIO()
-    list(progress.follow(run([one, other], tmp_path), 10, Display(Console(file=shown))))
+    list(progress.follow(run([one, other], tmp_path), {one: 5, other: 5}, Display(Console(file=shown))))
     counts = re.findall(r"^\[(\d+/\d+)\]", shown.getvalue(), re.MULTILINE)
     assert counts == ["1/10", "2/7", "3/7", "4/7", "5/7", "6/7", "7/7"]
 
@@ -494,7 +494,7 @@ def test_the_progress_bar_drops_the_rounds_that_an_ending_spares(tmp_path: Path)
 def test_a_line_of_a_round_has_its_scores_but_no_counts_of_classes(tmp_path: Path) -> None:
     shown = io.StringIO()
     events = run([cell("random", rounds=1)], tmp_path)
-    list(progress.follow(events, 1, Display(Console(file=shown))))
+    list(progress.follow(events, {}, Display(Console(file=shown))))
     assert {"num_predicted_classes", "balanced_accuracy"} <= set(rounds(events)[0].record.scores)
     assert "balanced_accuracy" in shown.getvalue()
     assert "num_" not in shown.getvalue()

@@ -5,7 +5,6 @@ Shapes: S runs (pairs), K comparisons.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -237,12 +236,14 @@ def looks(experiment: Experiment, other: str) -> dict[str, State]:
     if auto is None or other != auto.reference or other not in experiment.curves:
         return {}
     price = Price("boxes" if experiment.counts_boxes else "images")
-    known = dict[str, Floats]()
+    known, apart = dict[str, Floats](), dict[str, State]()
     for name in experiment.curves:
         if name != other:
-            with contextlib.suppress(ValueError):  # one that does not pair: `compare` tells
+            try:
                 known[name] = differences(experiment, name, other, price)
-    return states(known, auto)
+            except ValueError:  # why not, `compare` tells
+                apart[name] = State("not comparable", auto.looks[0])
+    return apart | states(known, auto, len(apart))
 
 
 def differences(experiment: Experiment, strategy: str, other: str, price: Price) -> Floats:
@@ -262,6 +263,7 @@ def look_words(state: State) -> str:
     """What a look says, for people."""
     return {
         "open": f"the next look is at {seeds(state.num_seeds)}",
+        "not comparable": "their prices have no range in common, or they started from other images",
         "given up": f"at the look at {seeds(state.num_seeds)}: a verdict became unlikely, which does not mean equal",
         "undecided": f"after {seeds(state.num_seeds)}, the most that were asked for",
     }.get(state.word, f"at the look at {seeds(state.num_seeds)}")
@@ -380,17 +382,16 @@ def note(made: Sequence[Comparison]) -> str:
     """What the columns of `rows` are, a line each."""
     first = made[0]
     in_band = first.saving is not None and first.saving.rule.kind == "band"
-    dear = f"the {'boxes' if 'boxes' in first.over else 'labels'} that both paid for"
-    over = (
-        ROUNDS if all(one.over == ROUNDS for one in made) else f"{ROUNDS}, or {dear} where rounds are not equally dear"
-    )
+    dear = f", or what both paid ({first.over.rpartition(' ')[2]}) where rounds are not equally dear"
+    over = ROUNDS + dear * any(one.over != ROUNDS for one in made)
+    decides = ": it gives the verdict" if first.state is None else ""
     goal = "the band of scores in which runs end" if in_band else "the smaller of both final scores"
     lines = {
         "seeds": "pairs of runs that are compared, one with each seed",
         "final": f"difference of the {first.metric} in the last round, and its {100 * first.level:g} % interval",
         "area": f"difference of the mean score over {over}, and its interval",
         "final p, area p": "share of all ways to flip the signs of the seeds' differences that give as large a mean",
-        "Holm": f"area p, corrected for the {plural(first.family, 'comparison')} of this table: it gives the verdict",
+        "Holm": f"area p, corrected for the {plural(first.family, 'comparison')} of this table{decides}",
         "verdict": verdicts_note(first),
         "detectable": "area difference that so many seeds of this spread find in 4 of 5 cases (none: they cannot)",
         "saved %": f"labels saved on the way to {goal}",
@@ -401,9 +402,17 @@ def note(made: Sequence[Comparison]) -> str:
 
 def verdicts_note(one: Comparison) -> str:
     """What the verdicts mean."""
+    if one.state is not None:
+        return LOOKS
     inner = f"; equivalent: the {100 * (2 * one.level - 1):g} % interval of the area lies within ± {one.margin:g}"
     same = "" if math.isnan(one.margin) else inner
     return f"better, worse: at {100 * one.level:g} %{same}; undecided: too few seeds to tell"
+
+
+LOOKS = (
+    "of seeds=auto, by looks at growing numbers of seeds (docs/auto_seeds.md); given up: a verdict became unlikely, "
+    "which does not mean equal. Where a look stopped early, differences are a little too far from zero"
+)
 
 
 def percent(saving: Saving | None) -> str:

@@ -9,7 +9,7 @@ step-down over the strategies is taken of all of them at every look. Shapes: V v
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,10 +19,12 @@ from scipy import special
 from benchmark.analysis.curves import Floats
 from benchmark.auto_seeds import AutoSeeds
 from benchmark.seeds import seed
+from benchmark.words import plural
 
 NUM_VECTORS = 20_000
 HOPELESS = 0.10  # conditional power below which a comparison is given up
 FEWEST_TO_GIVE_UP = 10  # seeds
+DECIDED = ("better", "worse")
 
 
 @cache
@@ -89,7 +91,7 @@ class State:
     num_seeds: int  # at the look at which that was said; of an open one: seeds that the next look takes
 
 
-def states(differences: Mapping[str, Floats], auto: AutoSeeds) -> dict[str, State]:
+def states(differences: Mapping[str, Floats], auto: AutoSeeds, num_others: int = 0) -> dict[str, State]:
     """Where every comparison stands, look by look, with what has run.
 
     A strategy that is decided or given up takes no more seeds and stays in the family. Given up: no rejection is
@@ -98,18 +100,19 @@ def states(differences: Mapping[str, Floats], auto: AutoSeeds) -> dict[str, Stat
     Args:
         differences: by strategy: of the seeds that both it and the reference have finished, in order.
         auto: when one looks, and at which level.
+        num_others: strategies that count in the family besides.
 
     Returns:
         A state for every strategy.
     """
-    alpha, found = 1 - auto.level, dict[str, State]()
+    alpha, family, found = 1 - auto.level, len(differences) + num_others, dict[str, State]()
     for number in auto.looks:
         still = [name for name in differences if name not in found]
         if any(len(differences[name]) < number for name in still):
             return found | {name: State("open", number) for name in still}
-        found |= rejections(differences, still, found, number, auto)
+        found |= rejections({name: differences[name][:number] for name in still}, family - num_decided(found), auto)
         for name in [name for name in still if name not in found]:
-            so_far_N, share = differences[name][:number], alpha / (len(differences) - num_decided(found))
+            so_far_N, share = differences[name][:number], alpha / (family - num_decided(found))
             if number == auto.max_seeds:
                 found[name] = State("undecided", number)
             elif number >= FEWEST_TO_GIVE_UP and conditional_power(so_far_N, share, auto.max_seeds) < HOPELESS:
@@ -117,20 +120,31 @@ def states(differences: Mapping[str, Floats], auto: AutoSeeds) -> dict[str, Stat
     return found
 
 
-def rejections(
-    differences: Mapping[str, Floats], still: Sequence[str], found: Mapping[str, State], number: int, auto: AutoSeeds
-) -> dict[str, State]:
-    """Holm's step-down at one look: what is rejected with the share of the error that those before it leave."""
+def rejections(differences: Mapping[str, Floats], family: int, auto: AutoSeeds) -> dict[str, State]:
+    """What Holm's step-down rejects at one look of so many comparisons that are not rejected yet, these among them."""
     new = dict[str, State]()
-    while rest := [name for name in still if name not in new]:
-        share = (1 - auto.level) / (len(differences) - num_decided(found) - len(new))
-        first = next((one for one in rest if rejected_at(differences[one][:number], share, auto)), None)
+    while rest := [name for name in differences if name not in new]:
+        share = (1 - auto.level) / (family - len(new))
+        first = next((name for name in rest if rejected_at(differences[name], share, auto)), None)
         if first is None:
             break
-        new[first] = State("better" if differences[first][:number].mean() > 0 else "worse", number)
+        so_far_N = differences[first]
+        new[first] = State("better" if so_far_N.mean() > 0 else "worse", len(so_far_N))
     return new
 
 
 def num_decided(found: Mapping[str, State]) -> int:
     """How many are rejected."""
-    return sum(state.word in ("better", "worse") for state in found.values())
+    return sum(state.word in DECIDED for state in found.values())
+
+
+def summary(title: str, reference: str, found: Mapping[str, State]) -> str:
+    """Where an experiment stands, in a line: `digits: better than random: margin (10 seeds); open, ...: badge`."""
+    words = dict[str, list[str]]()
+    for name, state in found.items():
+        if state.word == "open":
+            words.setdefault(f"open, next look at {plural(state.num_seeds, 'seed')}", []).append(name)
+        else:
+            kind = f"{state.word} than {reference}" if state.word in DECIDED else state.word
+            words.setdefault(kind, []).append(f"{name} ({plural(state.num_seeds, 'seed')})")
+    return f"{title}: " + "; ".join(f"{kind}: {', '.join(names)}" for kind, names in words.items())

@@ -1,0 +1,141 @@
+"""`seeds=auto`: a run goes on until its comparisons are decided or given up, whatever interrupts it."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from _cells import FAULTY, bytes_of
+from typer.testing import CliRunner
+
+from benchmark.cli import app
+
+SHELF = [
+    "tasks=[shelf]", "strategies=[random,in_order,scattered]", "seeds=auto", "max_seeds=12", "initial=20", "budget=5",
+    "rounds=3", "validation=0", f"plugins={FAULTY}", "device=cpu",
+]  # fmt: skip
+
+
+def typed(*words: str, code: int = 0) -> str:
+    """What a command says."""
+    done = CliRunner().invoke(app, [*words])
+    refused = code == 2 and isinstance(done.exception, ValueError)
+    assert done.exit_code == code or refused, (done.output, done.exception)
+    return done.output + (str(done.exception) if code == 2 else "")
+
+
+def cells(folder: Path) -> dict[str, int]:
+    """Cells by strategy, as the manifest lists them; each is recorded."""
+    [one] = json.loads((folder / "grid.json").read_text())["experiments"]
+    names = [cell["strategy"] for cell in one["cells"]]
+    assert len(bytes_of(folder)) == len(names)
+    return {name: names.count(name) for name in names}
+
+
+def test_a_run_stops_when_all_is_decided_or_given_up(tmp_path: Path) -> None:
+    said = typed("run", *SHELF, f"out={tmp_path}")
+    looked = [line for line in said.splitlines() if line.startswith("shelf: ")]
+    assert "open, next look at 10 seeds: " in looked[0]
+    assert "open" not in looked[-1]
+    found = cells(tmp_path)
+    assert found["random"] == max(found["in_order"], found["scattered"])  # the reference runs on while any is open
+    assert set(found.values()) <= {8, 10, 12}
+    said = typed("run", *SHELF, f"out={tmp_path}")
+    assert f"{sum(found.values())} cells, 0 to do" in said
+
+
+def test_tables_compare_and_status_show_the_look(tmp_path: Path) -> None:
+    typed("run", *SHELF, f"out={tmp_path}")
+    status = next(line for line in typed("status", f"out={tmp_path}").splitlines() if line.startswith("shelf: "))
+    [word, number] = re.findall(r"(better|worse|given up|undecided)[^:]*: scattered \((\d+) seeds\)", status)[0]
+    answer = typed("compare", "scattered", "random", f"out={tmp_path}").splitlines()[-1]
+    assert answer.startswith(f"{word}: ")
+    assert f"{number} seeds" in answer
+    rows = (tmp_path / "tables" / "comparisons" / "shelf.csv").read_text().splitlines()
+    assert rows[0].endswith(",verdict,look")
+    assert any(row.endswith(f",{word},{number}") for row in rows)
+
+
+def test_what_ends_early_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    typed("run", *SHELF, f"out={tmp_path / 'whole'}")
+    for _ in range(3):
+        typed("run", *SHELF, f"out={tmp_path / 'parts'}", "gpu_hours=1e-7", code=1)
+    status = typed("status", f"out={tmp_path / 'parts'}")
+    assert re.search(r"open, next look at 8 seeds: .*; it takes \d+ runs", status)
+    typed("run", *SHELF, f"out={tmp_path / 'parts'}")
+    assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "parts")
+    assert cells(tmp_path / "whole") == cells(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("word", ["max_seeds=20", "level=0.9", "reference=in_order", "seeds=12"])
+def test_rules_do_not_change_once_one_has_looked(tmp_path: Path, word: str) -> None:
+    typed("run", *SHELF, f"out={tmp_path}")
+    before = bytes_of(tmp_path)
+    said = typed("run", *SHELF, f"out={tmp_path}", word, code=2)
+    assert "whose looks count, now" in said
+    assert bytes_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["strategies=[random]"], "there is only one strategy"),
+        (["reference=isal"], "reference=isal: not among the strategies random, in_order, scattered"),
+        (["level=0.05"], "0.95 keeps the error at 0.05"),
+        (["max_seeds=7"], "max_seeds=7: from 8"),
+        (["seeds=often"], "seeds=often: "),
+    ],
+)
+def test_what_does_not_fit_is_one_line(tmp_path: Path, words: list[str], told: str) -> None:
+    said = typed("run", *SHELF, f"out={tmp_path}", *words, code=2)
+    assert told in said
+    assert not (tmp_path / "grid.json").exists()
+
+
+def test_what_cannot_be_compared_is_said_and_takes_no_more_seeds(tmp_path: Path) -> None:
+    said = typed("run", *SHELF, f"out={tmp_path}", "strategies=[random,box_count]")  # it pays for no box at all
+    assert "not comparable: box_count (8 seeds)" in said
+    assert cells(tmp_path) == {"random": 8, "box_count": 8}
+
+
+def test_a_cell_that_fails_leaves_its_comparison_open(tmp_path: Path) -> None:
+    words = [*SHELF, f"out={tmp_path}", "strategies=[random,crash]"]
+    said = typed("run", *words, code=1)
+    assert "open, next look at 8 seeds: crash" in said
+    assert "failed: shelf" in said
+
+
+@pytest.mark.slow
+def test_ray_comes_to_the_same_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "benchmark", "run", *SHELF]
+    for launcher in ("local", "ray"):
+        subprocess.run([*command, f"out={tmp_path / launcher}", f"launcher={launcher}"], check=True, timeout=600)
+    assert bytes_of(tmp_path / "local") == bytes_of(tmp_path / "ray")
+
+
+@pytest.mark.slow
+def test_a_run_on_digits_stops_by_itself_killed_or_not(tmp_path: Path) -> None:
+    words = [
+        "tasks=[digits[epochs=10]]", "strategies=[random,margin]", "seeds=auto", "initial=20", "budget=20", "rounds=3",
+        "validation=0", "device=cpu", "threads=1",
+    ]  # fmt: skip
+    command, drawn = [sys.executable, "-m", "benchmark", "run", *words], random.Random(0)
+    for _ in range(4):
+        process = subprocess.Popen([*command, f"out={tmp_path / 'killed'}"], stderr=subprocess.DEVNULL)
+        time.sleep(drawn.uniform(4, 10))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    for name in ("killed", "whole"):
+        done = subprocess.run([*command, f"out={tmp_path / name}"], capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0
+    print(done.stderr.splitlines()[-1])
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+    assert cells(tmp_path / "killed") == cells(tmp_path / "whole")
