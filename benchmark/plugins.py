@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import logging
 import math
 import os
 import re
@@ -34,6 +33,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from benchmark.escaping import visible
 from benchmark.files import opened
 from benchmark.module_path import HOME, put_home_first
+from benchmark.remarks import remark_once
 from benchmark.seeds import seed
 from benchmark.source_code import digest
 from benchmark.words import message, named
@@ -57,7 +57,6 @@ StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same: `isal[k=2]`
 IN_FOLDER = "al_benchmark_plugin_"  # begins the names of modules of a user's folder
 NAME = r"[A-Za-z]\w*"  # of a plug-in
 LARGEST = 2**24  # bytes of a plug-in's file
-LOG = logging.getLogger("al_benchmark")
 FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}
 
 
@@ -332,8 +331,8 @@ def load_folder(folder: Path) -> None:
     known = {plugin.function.__module__ for plugins in REGISTRY.values() for plugin in plugins.values()}
     others = [path for path in sorted(folder.glob("[!._]*.py")) if module_name(path) not in known]
     for path in (path for path in others if not path.name.startswith("test_")):
-        where = visible(str(path))
-        LOG.warning("%s registers no strategy, task or encoder (what they share is in files that begin with _)", where)
+        what = "registers no strategy, task or encoder (what they share is in files that begin with _)"
+        remark_once(f"{visible(str(path))} {what}")
 
 
 def module_name(path: Path) -> str:

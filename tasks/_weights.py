@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.api import Machine, activity
+from tasks._regular_files import check_regular, shown
 
 # Under which names training code keeps the weights beside an optimiser's state, in the order they are looked for.
 NESTED = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")
@@ -50,14 +52,27 @@ def load(network: nn.Module, path: Path, besides: str, setting: Callable[[str], 
     for name in sorted(inside.keys() | wanted.keys()):
         found, want = (str(tuple(part[name].shape)) if name in part else "nothing" for part in (inside, wanted))
         if found != want:
-            reason = f"{name} holds {found}, the model {want}"
+            reason = f"{shown(name)} holds {found}, the model {want}"
             raise ValueError(f"weights={path}: does not fit the model: {reason}; {content(state, setting)}")
+        if not is_plain(inside[name], wanted[name].dtype):
+            raise ValueError(f"weights={path}: {name} holds what are no finite real numbers")
     network.load_state_dict(inside, strict=False)
+
+
+def is_plain(value: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor holds numbers that a network computes with, one for each place, once they are of its type."""
+    if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+        return False
+    return bool(value.to(dtype).isfinite().all())
 
 
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of one that torch.save wrote: a state dict, or a mapping that holds one
     under a usual name (`state_dict`, `model` ...). ValueError says what else it holds."""
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise ValueError(f"weights={path}: cannot be read: {error.strerror}") from error
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -66,7 +81,9 @@ def read(path: Path) -> dict[str, Tensor]:
         except Exception as error:
             raise ValueError(f"weights={path}: cannot be read ({type(error).__name__})") from error
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats, which are read or refused all the same
+            saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"weights={path}: cannot be read ({type(error).__name__}){objects(path)}") from error
     parts = {"": saved} if is_state(saved) else {}
@@ -77,7 +94,7 @@ def read(path: Path) -> dict[str, Tensor]:
         has = ", ".join(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
         raise ValueError(
             f"weights={path}: must hold a state dict, a mapping of names to tensors, alone or as one of "
-            f"{', '.join(NESTED)}; it holds {has[:200]}"
+            f"{', '.join(NESTED)}; it holds {shown(has[:200])}"
         )
     return dict(parts[names[0]])
 
@@ -100,7 +117,7 @@ def objects(path: Path) -> str:
         return ""
     own = [kind for kind in kinds if not kind.startswith(("torch.", "collections."))] or kinds
     advice = "only weights are read: torch.save(model.state_dict(), FILE)"
-    return f": it holds Python objects ({', '.join(sorted(own)[:3])}); {advice}" if own else ""
+    return f": it holds Python objects ({', '.join(map(shown, sorted(own)[:3]))}); {advice}" if own else ""
 
 
 def shared_prefix(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
@@ -119,7 +136,9 @@ def shared_prefix(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, 
         return first[: first.rfind(".", 0, shared) + 1]
     whole = [prefix for prefix, number in hits.items() if number == len(wanted)]
     if len(whole) > 1 and "" not in whole:
-        raise ValueError(f"weights={path}: holds several networks that fit ({', '.join(whole)}): save one of them")
+        raise ValueError(
+            f"weights={path}: holds several networks that fit ({', '.join(map(shown, whole))}): save one of them"
+        )
     return "" if "" in whole else max(hits, key=lambda prefix: hits[prefix])
 
 
@@ -134,7 +153,7 @@ def content(state: Mapping[str, Tensor], setting: Callable[[str], str]) -> str:
         change = setting(name)
         return f"the file fits torchvision's {name}" + f": set {change}" * bool(change)
     numbers = sum(value.numel() for value in state.values())
-    first = ", ".join(list(state)[:3])
+    first = ", ".join(map(shown, list(state)[:3]))
     return f"the file holds {len(state)} tensors of {numbers / 1e6:.1f} million numbers: {first} ..."
 
 

@@ -13,6 +13,7 @@ from benchmark.api import Machine, register_task
 from tasks._annotations import Files, listed
 from tasks._image_checks import say, together
 from tasks._image_files import Exif, is_image
+from tasks._regular_files import shown
 from tasks._segment_maps import IGNORED, Masks, Shrunk, Split
 from tasks._segmentation import Segmentation
 from tasks._segmentation_recipe import PUBLISHED, SegmenterRecipe, lacks
@@ -59,7 +60,8 @@ def read(folder: Path, part: str, size: int | None, exif: Exif = "turn") -> Spli
     names = [name for name in there if name.endswith(IMAGE)]
     if others := [name for name in there if is_image(name) and not name.endswith(IMAGE)]:
         say(
-            f"{home}: images that are passed over, for their names do not end in {IMAGE}: {len(others):,} ({others[0]})"
+            f"{home}: images that are passed over, for their names do not end in {IMAGE}: {len(others):,} "
+            f"({shown(others[0])})"
         )
     if not names:
         raise ValueError(f"{home} has no CITY/*{IMAGE}: unpack {SITE} in {folder}, or set root= (and data=)")
@@ -70,7 +72,11 @@ def read(folder: Path, part: str, size: int | None, exif: Exif = "turn") -> Spli
     )
     if kind is None:
         raise ValueError(f"{truth} has no CITY/*_gtFine_labelIds.png: unpack {SITE} in {folder}")
-    masks = Files(truth, [f"{stem}_gtFine_{kind}.png" for stem in stems], unknown, exif, mask=True).checked()
+    maps = [f"{stem}_gtFine_{kind}.png" for stem in stems]
+    every = [f"{city}/{name}" for city in listed(truth) for name in listed(truth / city)]
+    if alone := [name for name in every if name.endswith(f"_gtFine_{kind}.png") and name not in set(maps)]:
+        say(f"{truth}: label maps without an image are left out: {len(alone):,} ({shown(alone[0])})")
+    masks = Files(truth, maps, unknown, exif, mask=True).checked()
     images = Files(home, names, masks.sizes_N2, exif).checked()
     split = Split(images, Masks(masks, classes(LABELS[kind])))
     return split if size is None else Split(Shrunk(split.images, size), Shrunk(split.maps, size))

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
+from tasks._annotations import text_of
 from tasks._classifier import Classifier, Recipe, Split, lacks
 from tasks._download import fetched
 from tasks._image_checks import together
@@ -16,7 +17,7 @@ from tasks._image_files import Exif
 
 FOLDER = "oxford-iiit-pet"  # torchvision's name for it
 URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz and annotations.tar.gz"
-LINE = re.compile(r"((\w+)_\d+) (\d+) [12] \d+")  # image, breed; its number; cat or dog, its number among those
+LINE = re.compile(r"((\w+)_\d+) (\d{1,9}) [12] \d+")  # image, breed; its number; cat or dog, its number among those
 DEFAULT = Recipe(
     model="torchvision:resnet50",
     weights="default",
@@ -81,10 +82,10 @@ def listed(folder: Path, part: str) -> list[Listed]:
     path, images = folder / "annotations" / f"{part}.txt", []
     if not path.is_file():
         raise ValueError(f"no such file: {path}: delete {path.parent} to have it anew")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text_of(path).splitlines(), 1):
         match = LINE.fullmatch(line.strip())
         if match is None:
-            raise ValueError(f"{path}:{number}: {line!r} is not BREED_NUMBER CLASS SPECIES NUMBER")
+            raise ValueError(f"{path}:{number}: {line!r:.60} is not BREED_NUMBER CLASS SPECIES NUMBER")
         image = folder / "images" / f"{match[1]}.jpg"
         if not image.is_file():
             raise ValueError(f"no such file: {image}, which {path.name} lists: delete {image.parent} to have it anew")

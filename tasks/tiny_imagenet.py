@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
+from tasks._annotations import text_of
 from tasks._classifier import Classifier, Recipe, Split, lacks
 from tasks._image_checks import together
 from tasks._image_files import Exif, listed
@@ -50,10 +51,10 @@ def validation(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]
     path, images, labels = folder / "val_annotations.txt", [], []
     if not path.is_file():
         raise ValueError(f"no such file: {path}: it is in {URL}")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text_of(path).splitlines(), 1):
         match = LINE.fullmatch(line.strip())
         if match is None or match[2] not in classes:
-            raise ValueError(f"{path}:{number}: {line!r} is not FILE, a folder of train/ and a box, with tabs")
+            raise ValueError(f"{path}:{number}: {line!r:.60} is not FILE, a folder of train/ and a box, with tabs")
         images.append(folder / "images" / match[1])
         labels.append(classes.index(match[2]))
     return images, labels

@@ -241,7 +241,7 @@ def test_a_plug_in_file_that_changes_things_when_it_is_imported(tmp_path: Path) 
     torch.manual_seed(5)
     expected = torch.rand(())
     torch.manual_seed(5)
-    [line] = remarks_of(lambda: plugins.load_folder(tmp_path))
+    line, _ = remarks_of(lambda: plugins.load_folder(tmp_path))
     assert line.startswith(f"{tmp_path / 'loud.py'} leaves changed: the default dtype;")
     assert torch.get_default_dtype() == torch.float32
     assert torch.rand(()) == expected
