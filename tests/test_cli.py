@@ -45,6 +45,7 @@ def test_run_twice_trains_once(tmp_path: Path) -> None:
             "missing": 0,
             "rounds": "4/4",
             "hours left": 0.0,
+            "note": "",
         }
     ]
     rows = json.loads(benchmark("tables", f"out={tmp_path / 'out'}", "format=json").stdout)
