@@ -81,6 +81,7 @@ class Identity(TypedDict):
     task: PlugIn
     strategy: PlugIn
     schedule: NotRequired[dict[str, Any]]
+    seed: NotRequired[Index]
 
 
 class Header(Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,6 +139,7 @@ def as_header(text: bytes, path: str | Path) -> Header | None:
     try:
         header = converted(line, Header)
         converted(header.cell, Identity)
+        json.dumps(header.cell, allow_nan=False)  # parameters are anything, but no infinite numbers
     except ValueError as error:
         raise ValueError(f"{path}: line 1 is no header of a cell: {error}") from error
     return header
