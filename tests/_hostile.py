@@ -124,6 +124,21 @@ ANY = (
 )
 
 
+def near(body: Any, place: tuple[Any, ...]) -> st.SearchStrategy[Any]:
+    """Values of the kind that stands at a place, most of which a reader can take."""
+    for step in place:
+        body = body[step]
+    if isinstance(body, bool):
+        return st.booleans()
+    if isinstance(body, int):
+        return st.integers(0, 99)
+    if isinstance(body, float):
+        return st.floats(0, 100)
+    if isinstance(body, str):
+        return st.sampled_from(TEXTS)
+    return st.just(body[:-1]) if isinstance(body, list) else st.just(dict(reversed(body.items())) if body else {})
+
+
 def command(folder: Path, verb: str, *words: str) -> tuple[str, str]:
     """What a command makes of a results folder, or of what the words name, and what it says.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _cells import cell, run
 from _fuzz import refusal
 from _hostile import (
     ABSENT,
@@ -27,6 +28,7 @@ from _hostile import (
     base,
     bodies,
     command,
+    near,
     outcome,
     places,
     planted,
@@ -36,9 +38,12 @@ from _hostile import (
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from benchmark import launch
 from benchmark.analysis import figures
 from benchmark.analysis.curves import read
 from benchmark.analysis.figures import Gallery
+from benchmark.api import Machine
+from benchmark.grid import Spec
 from benchmark.records import Measured, Record, fields
 from benchmark.schedule import Schedule
 from benchmark.store import Store
@@ -208,6 +213,25 @@ def test_what_could_not_be_read_again_is_not_written(store: Store, field: str, v
     with pytest.raises(ValueError, match=rf"{field}|accuracy"):
         store.append(CELL, Record(**facts), Measured(3, {"fit": 1.0}, False, 1.0, "cpu", {}))
     assert before == (path.read_bytes(), store.path(CELL, "measured").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("lacking", "words"),
+    [("score", "scores: no accuracy, the metric of its task"), ("cost", "cost: no images")],
+)
+def test_a_round_without_its_metric_or_its_cost_is_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str, words: str
+) -> None:
+    def build(spec: Spec, machine: Machine) -> Any:
+        task = spec.plugin.build(machine, spec.values)
+        monkeypatch.setattr(task, lacking, lambda given: {"other": 1.0})
+        return task
+
+    monkeypatch.setattr(launch, "build", build)
+    [failure] = run([cell("random")], tmp_path)
+    assert isinstance(failure, launch.Failure)
+    assert words in failure.line
+    assert not Store(tmp_path / "run").records(cell("random").path)[1]
 
 
 # --- the manifest -------------------------------------------------------------------------------
@@ -504,9 +528,11 @@ def restored(sound: Path, home: Path) -> Store:
 
 
 def odd(body: Any) -> st.SearchStrategy[Any]:
-    """A value of JSON with one or two odd values in it."""
-    changes = st.lists(st.tuples(st.sampled_from(list(places(body))), ANY), min_size=1, max_size=2)
-    return changes.map(lambda pairs: functools.reduce(lambda one, pair: planted(one, *pair), pairs, body))
+    """A value of JSON with one or two others in it: of the same kind, or anything."""
+    spots = st.sampled_from(list(places(body)))
+    changes = spots.flatmap(lambda place: st.tuples(st.just(place), near(body, place) | near(body, place) | ANY))
+    many = st.lists(changes, min_size=1, max_size=2)
+    return many.map(lambda pairs: functools.reduce(lambda one, pair: planted(one, *pair), pairs, body))
 
 
 def judged(counts: Counts, folder: Path) -> bool:
