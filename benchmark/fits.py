@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from benchmark import activity, files, tensor_files
 from benchmark.api import Companion, Indices, Task
 from benchmark.grid import Spec
+from benchmark.remarks import remark_once
 from benchmark.working_time import working_seconds
 
 
@@ -46,10 +47,9 @@ class Fits:
     def __init__(self, folder: Path, cache_gb: float, device: str) -> None:
         self.folder, self.cache_bytes, self.device = folder, int(cache_gb * 1e9), device
         self.unseen = math.inf  # bytes stored since the folder was read
-        if folder.is_symlink():
-            raise ValueError(
-                f"{folder} is a symbolic link, and what is old in it is removed: put a folder in its place"
-            )
+        if folder.is_symlink():  # what is old in a cache is removed: not in the folder of somebody else
+            remark_once(f"{folder} is a symbolic link: what it would keep is computed whenever it is needed")
+            self.cache_bytes = 0
         if self.cache_bytes:
             with contextlib.suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
