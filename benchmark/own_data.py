@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
@@ -25,8 +25,22 @@ class Defaults:
 
     @classmethod
     def read(cls, path: Path) -> Defaults:
-        """The defaults of a file."""
-        return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        """The defaults of a file. ValueError, naming it, where it does not hold each of them."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        fields = get_type_hints(cls)
+        if not isinstance(values, dict) or values.keys() != fields.keys():
+            raise ValueError(f"{path} must have {', '.join(fields)}, and nothing else")
+        for name, value in values.items():
+            is_number = type(value) in (fields[name], int) and name != "strategies"
+            if name != "strategies" and not (is_number and 0 < value < float("inf")):
+                raise ValueError(f"{path}: {name} must be a number over 0")
+        pairs = values["strategies"].items() if isinstance(values["strategies"], dict) else [()]
+        if not all(pair and isinstance(pair[0], str) and isinstance(pair[1], str | None) for pair in pairs):
+            raise ValueError(f"{path}: strategies must be labels, each with the name of a capability or nothing")
+        return cls(**values)
 
     def served(self, capabilities: frozenset[str]) -> list[str]:
         """The strategies for a task of these capabilities, what they need themselves aside."""

@@ -501,7 +501,7 @@ IN_WORDS = {
 def checked(what: str, value: Any, kind: Any) -> Any:
     """`value` as the annotated type: an int passes for a float, text is read, a plug-in's name has one spelling a
     meaning. ValueError where it does not fit."""
-    options = typing.get_args(kind)
+    what, options = visible(what), typing.get_args(kind)
     if (named := naming(kind)) is not None and value not in ("null", None):
         name, given = parse(value)
         return get(named, name).label(given)
