@@ -455,7 +455,7 @@ def test_a_lock_that_is_deleted_lets_no_two_runs_interleave(how: str, tmp_path: 
     assert writers_of(tmp_path) == [first.process.pid, second.process.pid]
 
 
-@pytest.mark.parametrize("how", ["ENOLCK", "ENOTSUP", "ENOSYS", "EINVAL"])
+@pytest.mark.parametrize("how", ["ENOLCK", "ENOTSUP"])
 def test_a_disk_that_knows_no_locks_has_one_writer_all_the_same(how: str, tmp_path: Path) -> None:
     first = Writer(tmp_path, how)
     assert first.said == "locked, 0 rounds"
@@ -492,6 +492,16 @@ def test_a_mark_of_another_host_is_refused_with_what_to_remove(tmp_path: Path, m
     (tmp_path / ".writer").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="it is a symbolic link, not a file"), Store(tmp_path).lock():
         pass
+
+
+@pytest.mark.parametrize("how", ["ENOLCK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EINVAL"])
+def test_whatever_a_disk_without_locks_answers_a_mark_stands_for_one(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", without(how))
+    with Store(tmp_path).lock():
+        assert str(os.getpid()) in (tmp_path / ".writer").read_text().splitlines()
+    assert not (tmp_path / ".writer").exists()
 
 
 def test_a_mark_that_was_not_written_to_its_end_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
