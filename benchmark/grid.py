@@ -468,6 +468,8 @@ def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment
         raise ValueError(f"seeds={full['seeds']}: at most {MOST_SEEDS}")
     if isinstance(seeds, str) or not seeds or any(type(number) is not int or number < 0 for number in seeds):
         raise ValueError(f"seeds={full['seeds']}: a number of seeds, a list of them, or auto")
+    if max(seeds) >= 2**63:
+        raise ValueError(f"seeds={full['seeds']}: each must be below 2^63")
     schedule = Schedule(**{one.name: full[one.name] for one in dataclasses.fields(Schedule)})
     return Experiment(name, Spec.read("task", full["task"]), schedule, strategies, tuple(dict.fromkeys(seeds)), auto)
 

@@ -38,7 +38,8 @@ from _hostile import (
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from benchmark import launch
+from benchmark import grid as grids
+from benchmark import launch, plugins
 from benchmark.analysis import figures
 from benchmark.analysis.curves import read
 from benchmark.analysis.figures import Gallery
@@ -342,6 +343,13 @@ def test_what_else_a_manifest_tells_stays_in_it(store: Store) -> None:
     store.ask("made", [])
     again = json.loads(path.read_text())
     assert entry(again)["colour"] == "red"
+
+
+@pytest.mark.parametrize("words", ["seeds=[9223372036854775808]", "rounds=10001", "budget=1000000001", "initial=true"])
+def test_what_a_manifest_could_not_hold_is_refused_when_it_is_typed(words: str) -> None:
+    plugins.discover()
+    with pytest.raises(ValueError, match=words.partition("=")[0]):
+        grids.read(grids.settings([words]))
 
 
 @pytest.mark.parametrize("rounds", [10_000, 3])
