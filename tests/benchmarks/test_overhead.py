@@ -1,9 +1,11 @@
 """What the harness itself takes: all of the quick grid's time but that of fitting, scoring and selecting."""
 
+import importlib
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmark.records import Measured
 from benchmark.store import Store
 
+Command = Callable[..., tuple[int, str]]
 START = "from benchmark import cli, gallery, launch, plugins, progress, tracking; plugins.discover(None)"
 
 
@@ -50,3 +53,42 @@ def own(one: Measured) -> dict[str, float]:
     return {
         name: took for name, took in one.seconds.items() if name != "encode" and not (name == "fit" and one.shared_fit)
     }
+
+
+DIGESTS = ("benchmark.tensor_files.tensor_digest", "benchmark.gallery.digest", "tasks._checkpointed.digest")
+
+
+@pytest.mark.benchmark(group="digests of the quick grid")
+def test_digests_of_the_quick_grid(
+    benchmark: BenchmarkFixture, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What computing and comparing the digests of all that is kept takes, beside the fits and beside the whole run."""
+    took, calls = Counter[str](), Counter[str]()
+
+    def timed(name: str) -> None:
+        module, _, function = name.rpartition(".")
+        plain = getattr(importlib.import_module(module), function)
+
+        def measured(*given: object) -> object:
+            began = time.perf_counter()
+            result = plain(*given)
+            took[name] += time.perf_counter() - began
+            calls[name] += 1
+            return result
+
+        monkeypatch.setattr(name, measured)
+
+    for name in DIGESTS:
+        timed(name)
+    began = time.perf_counter()
+    code, said = benchmark.pedantic(command, ("run", f"out={tmp_path}"), rounds=1)
+    wall, fits = time.perf_counter() - began, seconds(Store(tmp_path))["fit"]
+    assert code == 0, said
+    total = sum(took.values())
+    benchmark.extra_info.update({
+        "digests": sum(calls.values()), "digests, s": round(total, 3),
+        "of fits, %": round(100 * total / fits, 2), "of the run, %": round(100 * total / wall, 2),
+    })  # fmt: skip
+    assert calls["benchmark.tensor_files.tensor_digest"] > 0
+    assert total < 0.02 * fits
+    assert total < 0.02 * wall
