@@ -224,10 +224,11 @@ def size_of(path: Path) -> tuple[int, int] | None:
     if not path.is_file() or path.stat().st_size > 10**6:
         return None
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image.load()
-            return None if image.mode[0] in "IF" else image.size
+            with Image.open(path) as image:
+                image.load()
+                return None if image.mode[0] in "IF" else image.size
     except Exception:  # Pillow raises anything
         return None
 

@@ -530,7 +530,7 @@ def image_judged(data: st.DataObject) -> str:
 
         def check(task: Classes, lines: list[str]) -> bool:
             assert size_of(path) is not None, path.read_bytes()
-            with Image.open(path) as image:
+            with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
                 frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             assert len(task.pool.labels_N) == 3
             assert frames == 1 or lines, "frames are gone"
