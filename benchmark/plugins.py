@@ -468,7 +468,7 @@ def spelled(value: Any, kind: Any) -> str:
 def scalar(text: str) -> Any:
     """A parameter's value from text: true, false, null, a finite number (1e-3 too), or the text itself."""
     for kind in (int, float):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             if math.isfinite(number := kind(text)):
                 return number
     return {"true": True, "false": False, "null": None}.get(text.lower(), text)
@@ -521,7 +521,7 @@ def checked(what: str, value: Any, kind: Any) -> Any:
         raise ValueError(f"{what}: must be a finite number")
     if Any in allowed or type(value) in allowed:
         return value
-    if float in allowed and type(value) is int:
+    if float in allowed and type(value) is int and abs(value) < 2**1023:
         return float(value)
     words = (IN_WORDS.get(one) or getattr(one, "__name__", str(one)) for one in allowed)
     raise ValueError(f"{what}: must be {' or '.join(words)}")
