@@ -65,7 +65,14 @@ def folders(text: str, setting: str) -> list[str]:
     """
     if os.path.exists(whole := expanded(text, setting)):
         return [whole]
-    return [expanded(part, setting) for part in items(text)]
+    return [nameable(expanded(part, setting), setting) for part in items(text)]
+
+
+def nameable(path: str, setting: str) -> str:
+    """The path, where a file can be called so. ValueError for a name that is longer than any system takes."""
+    if any(len(os.fsencode(part)) > 255 for part in path.encode(errors="replace").decode().split("/")):
+        raise ValueError(f"{setting:.60}: a name of more than 255 bytes")
+    return path
 
 
 def inside(path: str, folder: Path | None) -> Path:

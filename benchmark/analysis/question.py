@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Literal
 from benchmark.analysis.curves import Experiment, chosen, read, sizes
 from benchmark.analysis.savings import Price, Rule, Saving, generator, own_rule, pairs_of, savings
 from benchmark.anonymous import redacted
-from benchmark.places import check_literal, expanded, folders, grids
+from benchmark.places import check_literal, expanded, folders, grids, nameable
 from benchmark.plugins import checked, split, unknown
 
 PUBLISHED = next(  # beside the installed package, or in a checkout
@@ -62,9 +63,11 @@ class Question:
     def places(self) -> list[str]:
         """Where the records are: `out` is one folder, `records` any number of paths."""
         out = self.out or f"results/{self.grid}"
-        if not (self.records or self.out or Path(out).exists() or self.grid in grids()):
+        if not (self.records or self.out or os.path.exists(out) or self.grid in grids()):
             raise ValueError(f"no grid is called {unknown(self.grid, grids())}")
-        return located(self.records, "records") if self.records else [expanded(out, f"out={out}")]
+        return (
+            located(self.records, "records") if self.records else [nameable(expanded(out, f"out={out}"), f"out={out}")]
+        )
 
     @property
     def compared_with(self) -> list[str]:
