@@ -382,8 +382,10 @@ def note(made: Sequence[Comparison]) -> str:
     """What the columns of `rows` are, a line each."""
     first = made[0]
     in_band = first.saving is not None and first.saving.rule.kind == "band"
-    dear = f", or what both paid ({first.over.rpartition(' ')[2]}) where rounds are not equally dear"
-    over = ROUNDS + dear * any(one.over != ROUNDS for one in made)
+    units = [one.over.rpartition(" ")[2] for one in made if one.over != ROUNDS]
+    over = ROUNDS + "".join(
+        f", or over the {unit} that both paid for where rounds cost unequally" for unit in units[:1]
+    )
     decides = ": it gives the verdict" if first.state is None else ""
     goal = "the band of scores in which runs end" if in_band else "the smaller of both final scores"
     lines = {

@@ -23,6 +23,7 @@ from benchmark.escaping import latex as escaped_latex
 from benchmark.escaping import markdown as escaped_markdown
 from benchmark.manifest import SAW_EVALUATION, slug
 from benchmark.schedule import Schedule
+from benchmark.words import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,8 +144,8 @@ class Table:
             )
         counts = sorted({entry.n for entry in entries if entry.std is not None and entry.n > 1})
         if self.schedule and counts:
-            factors = " and ".join(f"{interval_factor(n):.2f} times with {n}" for n in counts[-2:])
-            lines.append(f"±: how far single runs differ; the 95 % interval of their mean reaches {factors} seeds")
+            factors = " and ".join(f"{interval_factor(n):.2f} times that with {plural(n, 'seed')}" for n in counts[-2:])
+            lines.append(f"±: how far single runs differ; the 95 % interval of their mean is ± {factors}")
         runs = {name: row[0].wanted for name, row in self.rows.items() if row}
         if len(set(runs.values())) > 1:
             lines.append(f"runs: {', '.join(f'{name} {number}' for name, number in runs.items())}")
