@@ -149,7 +149,9 @@ def print_answers(made: Sequence[Answered], style: str) -> None:
         print_table(one.table)
         if rows := one.compared:
             title = f"{one.table.title}: strategies minus {rows[0].against}, seed by seed"
-            show(title, comparisons.rows(rows, tables.places(one.table.metric)), note=comparisons.note(rows))
+            sentences = "\n".join(visible(row.sentence) for row in rows)
+            note = f"{sentences}\n\n{comparisons.note(rows)}"
+            show(title, comparisons.rows(rows, tables.places(one.table.metric)), note=note)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
     assert lines[0] == "mine minus random on made_up: 3 seeds, paired"
     assert lines[1].startswith("accuracy at 8 images: +4.00 [")
     assert lines[4] == (
-        "undecided: 3 seeds can decide nothing: it takes 6 seeds, "
+        "mine against random is undecided: 3 seeds can decide nothing: it takes 6 seeds, "
         "and about 7 would find a difference of 1 in 4 of 5 cases"
     )
     words = ("strategy=mine", "against=random", f"out={store.folder}")
@@ -106,7 +106,7 @@ def test_compare_says_what_was_paid_and_when_nothing_differs(tmp_path: Path) -> 
     store = recorded(tmp_path, {**PLAIN, "twin": PLAIN["mine"]})
     lines = told("compare", "twin", "mine", f"out={store.folder}").splitlines()
     assert "paid" not in lines[1]
-    assert lines[4] == "undecided: no difference in any of 3 seeds"
+    assert lines[4] == "twin against mine is undecided: no difference in any of 3 seeds"
     for number in range(3):
         path = store.path(f"made/twin/seed-{number}")
         header, *rounds = [json.loads(line)["body"] for line in path.read_bytes().splitlines()]

@@ -190,10 +190,11 @@ def test_a_comparison_in_five_lines() -> None:
     told = lines(one, 2)
     assert len(told) == 5
     assert told[0] == "a minus b on made_up: 6 seeds, paired"
-    assert told[4] == "better"
+    assert told[4].startswith("a is better than b: it needs ")
+    assert told[4].endswith(", 6 seeds")
     few = compare(experiment(curve("a", base[:3] + 3), curve("b", base[:3])), "a", "b", IMAGES, 0.95, 0)
     assert (few.verdict, few.smallest_p) == ("undecided", 0.25)
-    assert lines(few, 2)[4] == "undecided: 3 seeds can decide nothing: it takes 6 seeds"
+    assert lines(few, 2)[4] == "a against b is undecided: 3 seeds can decide nothing: it takes 6 seeds"
     two = compare(experiment(curve("a", base[:2] + 0.6), curve("b", base[:2])), "a", "b", IMAGES, 0.95, 0)
     assert lines(two, 2)[0] == "a minus b on made_up: 2 seeds, paired"
     assert lines(two, 2)[1].endswith(": +0.60, p = 0.5 (sign flips)")
@@ -202,7 +203,7 @@ def test_a_comparison_in_five_lines() -> None:
     assert two.verdict == "undecided"
     single = compare(experiment(curve("a", base[:1] + 3), curve("b", base[:1])), "a", "b", IMAGES, 0.95, 0)
     assert math.isnan(single.final.low)
-    assert lines(single, 2)[4] == "undecided: 1 seed can decide nothing: it takes 6 seeds"
+    assert lines(single, 2)[4] == "a against b is undecided: 1 seed can decide nothing: it takes 6 seeds"
 
 
 def test_a_table_corrects_over_all_comparisons_and_names_who_does_not_pair() -> None:
@@ -404,6 +405,27 @@ def test_about_equal_is_told_from_undecided() -> None:
     assert one.why.startswith("the 90 % interval lies within ± 1")
     assert other.verdict == "undecided"
     assert "6 seeds find a difference of 3.2 in 4 of 5 cases; about 28 would find a difference of 1" in other.why
+
+
+def test_verdicts_are_sentences() -> None:
+    """The words for people tell what the numbers tell, whichever way round."""
+    rng = np.random.default_rng(0)
+    base = np.array([60.0, 70, 75]) + rng.normal(0, 0.3, (8, 3))
+    a, b = curve("a", base + np.array([0, 3, 3]) + rng.normal(0, 0.1, (8, 3))), curve("b", base)
+    better, worse = (compare(experiment(a, b), *names, IMAGES, 0.95, 0) for names in ("ab", "ba"))
+    assert better.saving is not None
+    percent = better.saving.percent
+    assert better.sentence == (
+        f"a is better than b: it needs {percent.value:.0f} % fewer labels, "
+        f"95 % interval {percent.low:.0f} to {percent.high:.0f} %, 8 seeds"
+    )
+    assert worse.sentence.startswith("b is worse than a: it needs ")
+    assert " % more labels, 95 % interval " in worse.sentence
+    flat = curve("a", np.array([50.0, 60, 75]) + base * 0 + rng.normal(0, 0.1, (8, 3)))
+    lower = compare(experiment(flat, b), "a", "b", IMAGES, 0.95, 0)
+    assert lower.saving is not None
+    same = compare(experiment(curve("a", base + rng.normal(0, 0.1, (8, 3))), b), "a", "b", IMAGES, 0.95, 0)
+    assert same.sentence.startswith("a is as good as b to within 1: the 90 % interval lies within ± 1, 8 seeds")
 
 
 def test_zero_has_no_sign_of_its_own() -> None:

@@ -21,6 +21,7 @@ from benchmark.analysis.savings import Price, Saving, generator, own_rule, savin
 from benchmark.analysis.sequential import State, states
 from benchmark.analysis.stats import Interval, Pairs, paired
 from benchmark.analysis.tables import MARGIN, csv_of, seeds
+from benchmark.analysis.tables import places as places_of
 from benchmark.escaping import visible
 from benchmark.manifest import slug
 from benchmark.seeds import seed
@@ -113,6 +114,31 @@ class Comparison:
             return f"{told}, {would} in 4 of 5 cases"
         more = f"; about {wanted} would find a difference of {self.margin:g}" if (wanted or 0) > number else ""
         return f"{seeds(number)} find a difference of {self.detectable:.2g} in 4 of 5 cases{more}"
+
+    @property
+    def sentence(self) -> str:
+        """The answer for people who are no statisticians."""
+        pair, number = f"{self.strategy} {{}} {self.against}", len(self.pairs.seeds)
+        if self.verdict in ("better", "worse"):
+            look = f", {self.why}" if self.state else ""
+            return f"{pair.format(f'is {self.verdict} than')}: {self.effect}, {seeds(number)}{look}"
+        if self.verdict == "equivalent":
+            return f"{pair.format('is as good as')} to within {self.margin:g}: {self.why}, {seeds(number)}"
+        return f"{pair.format('against')} is {self.verdict}: {self.why}"
+
+    @property
+    def effect(self) -> str:
+        """How much better or worse it is: in labels where that is known, else in the score."""
+        paid, sign, sure = self.saving, 1 if self.verdict == "better" else -1, f", {100 * self.level:g} % interval"
+        if paid is not None and paid.reached and sign * paid.percent.value > 0:
+            low, high = sorted(sign * end for end in (paid.percent.low, paid.percent.high))
+            known = f"{sure} {low:.0f} to {high:.0f} %" * (math.isfinite(low) and math.isfinite(high))
+            kind = {"images": "labels", "time": "seconds"}.get(paid.price.kind, paid.price.kind)
+            return f"it needs {abs(paid.percent.value):.0f} % {'fewer' if sign > 0 else 'more'} {kind}{known}"
+        digits = places_of(self.metric)
+        low, high = sorted(sign * end for end in (self.area.low, self.area.high))
+        height = f"{abs(self.area.value):.{digits}f} {'higher' if sign > 0 else 'lower'}"
+        return f"its mean {self.metric} is {height}{sure} {low:.{digits}f} to {high:.{digits}f}"
 
     @property
     def seeds_wanted(self) -> int | None:
@@ -285,7 +311,7 @@ def lines(one: Comparison, places: int) -> list[str]:
         f"mean {one.metric} over {one.over}: {shown(one.area, places, '+')}, p = {one.area_p:.3g}{holm}",
         *rounds_line(one, places),
         saving_line(one, places),
-        f"{one.verdict}{': ' * bool(one.why)}{one.why}",
+        one.sentence,
     ]
 
 

@@ -65,6 +65,7 @@ class Section:
     checks: list[tuple[str, str, list[audit.Fault]]]  # check, what it asks, its faults
     comparisons: list[dict[str, object]]
     against: str
+    sentences: list[str]  # the verdicts for people
     compared: str  # what the columns of the comparisons are
     pictures: list[tuple[str, str]]  # caption, data URI
     records: list[tuple[str, str, list[tuple[str, str]]]]  # place, strategy, (seed, link) of its cells
@@ -207,7 +208,8 @@ def section(
     rows = comparisons.rows(compared, places(made.metric))
     against, note = (compared[0].against, comparisons.note(compared)) if compared else ("", "")
     records, bought = list(files(experiment, folder, anchor, anonymous)), list(bought_files(experiment))
-    rest = (rows, against, note, pictures, records, bought, anchor)
+    sentences = [one.sentence for one in compared]
+    rest = (rows, against, sentences, note, pictures, records, bought, anchor)
     return Section(experiment, made, list(lines(made, anchor)), checks, *rest)
 
 
