@@ -76,3 +76,16 @@ def test_a_part_never_takes_the_place_of_the_whole(place: str, tmp_path: Path) -
     after = contents(folder)
     assert {name: after[name] for name in before} == before
     assert {name.partition("/")[0] for name in after.keys() - before.keys()} == {"report-one.html", "figures-one"}
+
+
+def test_comparisons_that_there_are_no_more_leave_no_file(tmp_path: Path) -> None:
+    """A file of an earlier rule, or of strategies that no longer pair, would say what the tables do not."""
+    recorded(tmp_path, PLAIN)
+    command("tables", f"out={tmp_path}")
+    folder = tmp_path / "tables" / "comparisons"
+    assert {path.name for path in folder.iterdir()} == {"made_up.csv", "made_up-rounds.csv"}
+    shutil.rmtree(tmp_path / "cells")
+    shutil.rmtree(tmp_path / "measured")
+    recorded(tmp_path, {"random": PLAIN["random"]})
+    command("tables", f"out={tmp_path}")
+    assert not list(folder.iterdir())

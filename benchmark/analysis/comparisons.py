@@ -451,9 +451,12 @@ def percent(saving: Saving | None) -> str:
 
 
 def write(made: Mapping[str, Sequence[Comparison]], folder: Path) -> None:
-    """comparisons/NAME.csv, and NAME-rounds.csv round by round, for each experiment that has any."""
+    """comparisons/NAME.csv, and NAME-rounds.csv round by round, for each experiment that has any; earlier ones of an
+    experiment that has none are removed."""
     for title, found in made.items():
-        if found:
-            rounds = folder / "comparisons" / f"{slug(title)}-rounds.csv"
-            files.replace(rounds, csv_of(by_round(found)), folder.parent)
-            files.replace(folder / "comparisons" / f"{slug(title)}.csv", csv_of(tidy_rows(found)), folder.parent)
+        for ending, rows in (("-rounds", by_round(found)), ("", tidy_rows(found))):
+            path = folder / "comparisons" / f"{slug(title)}{ending}.csv"
+            if rows:
+                files.replace(path, csv_of(rows), folder.parent)
+            else:
+                files.remove(path, folder.parent)
