@@ -54,7 +54,7 @@ def table(folder: Path) -> str:
     schedule = {"initial": 20, "budget": 10, "rounds": 3, "validation": 10}
     store.ask("golden", [{"name": "golden", "task": "digits", "schedule": schedule, "cells": rows}])
     [made] = tabling.tables(ours([store]))
-    picks = [f"{e.cell.strategy.label} {e.record.round}: {e.record.bought[:5]}" for e in events]  # type: ignore[union-attr]
+    picks = [f"{e.cell.strategy.label} {e.record.round}: {list(e.record.bought[:5])}" for e in events]  # type: ignore[union-attr]
     return "\n".join([tabling.markdown(made), *picks, ""])
 
 

@@ -60,8 +60,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_same_bytes(schedule: dict[str, 
     run([one], tmp_path / "whole")
     for stop in (1, 2, 3):
         home = tmp_path / f"stopped {stop}"
-        task, store = launch.build(one.task, CPU), Store(home / "run")
-        rounds = launch.run_cell(one, task, store, Fits(home / "fits", 1, "cpu"), CPU)
+        rounds = launch.run_cell(one, Store(home / "run"), Fits(home / "fits", 1, "cpu"), launch.Tasks(CPU))
         for _ in range(stop):
             next(rounds)
         rounds.close()
@@ -72,8 +71,8 @@ def test_a_run_that_is_broken_off_goes_on_to_the_same_bytes(schedule: dict[str, 
 def test_a_choice_that_comes_out_otherwise_buys_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a device that rounds otherwise: the second process draws another order."""
     one = cell("random", rounds=4, one_pass=True, budget=300)
-    task, store = launch.build(one.task, CPU), Store(tmp_path / "run")
-    rounds = launch.run_cell(one, task, store, Fits(tmp_path / "fits", 1, "cpu"), CPU)
+    store = Store(tmp_path / "run")
+    rounds = launch.run_cell(one, store, Fits(tmp_path / "fits", 1, "cpu"), launch.Tasks(CPU))
     for _ in range(3):
         next(rounds)
     rounds.close()

@@ -48,8 +48,8 @@ from tasks._encode import InMemory
 plugins.discover()
 CPU = Machine(torch.device("cpu"))
 SETTINGS = Settings(
-    encoder="mine", version=1, model="small_cnn", width=64, size=None, epochs=2, batch_size=8, lr=0.1, weight_decay=0.0,
-    smallest=0.3, flip=True, colour=0.5, precision="float32", seed=0,
+    encoder="simclr", version=1, model="small_cnn", width=64, size=None, epochs=2, batch_size=8, lr=0.1,
+    weight_decay=0.0, smallest=0.3, flip=True, colour=0.5, precision="float32", seed=0,
 )  # fmt: skip
 BRIEF: dict[str, Any] = {"epochs": 2, "batch_size": 16, "precision": "float32"}
 
