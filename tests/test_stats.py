@@ -58,7 +58,6 @@ def test_student_is_scipys() -> None:
         assert math.isnan(student(few).low)
         assert math.isnan(student(few).high)
     assert student(np.array([0.6, 0.6, 0.6])).value == pytest.approx(0.6)
-    assert [Interval(1, 0.1, 2).sign, Interval(1, -0.1, 2).sign, Interval(-1, -2, -0.1).sign] == [1, 0, -1]
 
 
 def test_detectable_difference_is_found_with_that_power() -> None:
@@ -193,7 +192,7 @@ def test_a_comparison_in_five_lines() -> None:
     assert told[4].startswith("a is better than b: it needs ")
     assert told[4].endswith(", 6 seeds")
     few = compare(experiment(curve("a", base[:3] + 3), curve("b", base[:3])), "a", "b", IMAGES, 0.95, 0)
-    assert (few.verdict, few.smallest_p) == ("undecided", 0.25)
+    assert few.verdict == "undecided"
     assert lines(few, 2)[4] == "a against b is undecided: 3 seeds can decide nothing: it takes 6 seeds"
     two = compare(experiment(curve("a", base[:2] + 0.6), curve("b", base[:2])), "a", "b", IMAGES, 0.95, 0)
     assert lines(two, 2)[0] == "a minus b on made_up: 2 seeds, paired"

@@ -66,11 +66,6 @@ class Comparison:
         return found * self.spread if math.isfinite(found) else math.inf
 
     @property
-    def smallest_p(self) -> float:
-        """The smallest p that the sign-flip test can give for as many pairs, after Holm's correction."""
-        return min(1.0, float(self.family * 2.0 ** (1 - len(self.pairs.seeds))))
-
-    @property
     def verdict(self) -> str:
         """better or worse, by Holm's p of the areas; equivalent, where their difference surely lies within the metric's
         margin; or undecided. Of seeds=auto what its looks say."""

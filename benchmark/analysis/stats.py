@@ -34,11 +34,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def sign(self) -> int:
-        """1 where all of it is above zero, -1 where all of it is below, 0 where neither is known."""
-        return int(self.low > 0) - int(self.high < 0)
-
 
 def weights(num_runs: int, num_replicates: int, rng: Generator) -> Floats:
     """(M, S) weights of the runs in each replicate; those of the first are 1/S, and each row sums to 1.
