@@ -210,7 +210,15 @@ def test_an_encoder_reports_what_it_encodes() -> None:
 
 
 # --- the command line -----------------------------------------------------------------------------
-RUN = ["run", "tasks=[digits[epochs=40]]", "strategies=[random,isal]", "seeds=1", "rounds=2", "initial=50", "budget=20"]
+RUN = [
+    "run",
+    "tasks=[digits[epochs=200]]",
+    "strategies=[random,isal]",
+    "seeds=1",
+    "rounds=2",
+    "budget=20",
+    "initial=50",
+]
 COMMAND = [sys.executable, "-m", "benchmark", *RUN]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
