@@ -255,6 +255,7 @@ SAVED = """\
 at, score: where the two are compared: at the smaller of both final scores, at a score, or in a band of scores
 paid, other paid: by the strategy, and by the other, until they reach that score
 saved, saved %: the difference, and in per cent of what the other paid, with {level:g} % intervals over the seeds
+[ ]: intervals, each for itself; along a curve pointwise: not corrected for how many there are
 seeds: pairs of runs behind the interval; –: a paper's means, which have none
 mean score, other mean: of each over all rounds (the area under its curve)"""
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from benchmark import words
-from benchmark.analysis import figures
+from benchmark.analysis import figures, stats
 from benchmark.analysis.curves import Curve, Experiment, Run
 from benchmark.analysis.figures import Gallery
 from benchmark.analysis.stats import student
@@ -27,6 +27,26 @@ from benchmark.schedule import Schedule
 from benchmark.store import Store
 
 HOSTILE = '<b>$x_1$ & "q"'
+
+
+@pytest.mark.parametrize("charged", [0, 3])
+def test_ranks_are_over_the_price_where_rounds_cost_unequally(charged: float) -> None:
+    """As verdicts are: what is charged besides moves a curve to the right, past one that is lower round by round."""
+    high, low = curve("high", [[10.0, 20, 30]], [0]), curve("low", [[9.0, 19, 29]], [0])
+    high = replace(high, cost={"images": high.cost["images"] + charged})
+    first = {name for name, rank in figures.halves(ranked([high, low]))[0].items() if rank == 1}
+    assert first == {"low" if charged else "high"}
+    far = replace(high, cost={"images": high.cost["images"] + 1000})
+    assert figures.mean_areas(experiment([far, low])) == {}
+    alone = replace(experiment([curve("high", [[1.0]], [0])]), rounds=(0,))
+    assert figures.mean_areas(alone) == {"high": 1.0}
+
+
+def ranked(curves: Sequence[Curve]) -> stats.Ranks:
+    areas = figures.mean_areas(experiment(curves))
+    return stats.ranks(list(areas), np.array([list(areas.values())] * 2), ["one", "two"])
+
+
 LONG = "long[" + ",".join(f"parameter_{number}=0.{number}" for number in range(12)) + "]"
 BOUGHT = {  # strategy -> seed -> positions by round
     "first": {0: [[0, 1], [2, 3], [4, 5]], 1: [[0, 1], [2, 3], [4, 5]]},
@@ -155,9 +175,9 @@ def test_few_runs_are_dots_and_no_band(num_runs: int) -> None:
     assert sorted(np.asarray(dots.get_ydata()).tolist()) == (sorted(itertools.chain(*values)) if few else [])
     shaded = [path for band in figure.axes[0].collections for path in band.get_paths() if len(path.vertices)]
     assert bool(shaded) == (num_runs == 5)
-    notes = " ".join(texts(figure))
+    notes = " ".join(" ".join(texts(figure)).split())
     assert ("dots: single runs" in notes) == few
-    assert ("shaded" in notes) == (num_runs == 5)
+    assert ("shaded: 95 % interval of the mean, round by round, not corrected" in notes) == (num_runs == 5)
     low, high = figure.axes[0].get_ylim()
     assert not few or low < 50 < max(itertools.chain(*values)) < high
 
@@ -169,7 +189,10 @@ def test_savings_of_few_pairs_have_no_band(num_runs: int) -> None:
     one = experiment([curve(name, rows, range(num_runs)) for name, rows in (("first", values), ("second", better))])
     figure = got(figures.savings_curve(one, figures.colours(["first", "second"]), "first"))
     assert bool(figure.axes[0].collections) == (num_runs == 5)
-    assert ("too few runs for intervals" in " ".join(texts(figure))) == (num_runs == 2)
+    notes = " ".join(" ".join(texts(figure)).split())
+    assert ("too few runs for intervals" in notes) == (num_runs == 2)
+    assert ("shaded: 95 % interval, pointwise, not corrected" in notes) == (num_runs == 5)
+    assert "3 rounds: prices are linear between them" in notes
 
 
 @pytest.mark.parametrize("num_classes", [8, 20])

@@ -14,7 +14,9 @@ from _curves import PLAIN, recorded
 from typer.testing import CliRunner
 
 from benchmark.analysis.audit import CHECKS
-from benchmark.analysis.report import BOXES, breakable
+from benchmark.analysis.report import BOXES, CAPTIONS, breakable
+from benchmark.analysis.verify import VERDICTS
+from benchmark.answers import SAVED
 from benchmark.cli import app
 from benchmark.store import Store
 
@@ -111,6 +113,22 @@ def test_a_figure_says_what_is_to_be_seen(made: Path) -> None:
     captions = Page(made.read_text(encoding="utf-8")).text
     for words in ("Shaded: 95 % interval of the mean", "dots: single runs", "a mark for each run"):
         assert words in captions
+
+
+def test_captions_tell_how_many_tests_and_intervals_they_hold_for(made: Path) -> None:
+    """Wherever an interval, a band or a test is shown: for itself alone, or corrected, and over what."""
+    for name, words in {
+        "curves": "of each round alone: not corrected for their number",
+        "savings": "pointwise: of each score alone, not corrected for their number",
+        "penalties": "Tests of single rounds, not corrected",
+        "ranks": "over all pairs together",
+    }.items():
+        assert words in CAPTIONS[name]
+    page = " ".join(Page(made.read_text(encoding="utf-8")).text.split())
+    assert "of this table alone: it gives the verdict" in page
+    assert "[ ]: intervals, each for itself: not corrected for how many there are" in page
+    assert "not corrected for how many there are" in SAVED
+    assert "corrected (Holm) for the rounds of this curve alone" in VERDICTS
 
 
 def test_each_number_leads_to_its_records(made: Path) -> None:

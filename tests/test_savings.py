@@ -9,6 +9,7 @@ from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
 from benchmark.analysis.comparisons import compare, lines
+from benchmark.analysis.comparisons import note as below
 from benchmark.analysis.curves import read
 from benchmark.analysis.question import PUBLISHED
 from benchmark.analysis.savings import Price, Rule, Saving, crossing, own_rule, pairs_of, savings
@@ -309,7 +310,25 @@ def test_runs_that_end_by_score_are_compared_by_their_band() -> None:
 
 def test_what_is_reached_in_round_0_is_told_as_such() -> None:
     one = only(curve("a", [[50.0, 60]]), curve("b", [[40.0, 45]]))
-    assert one.note == "already in round 0: a; one seed: no interval"
+    assert one.note == f"already in round 0: a; one seed: no interval; {one.few_rounds}"
+
+
+def test_savings_between_few_rounds_are_told_to_be_rough() -> None:
+    """In the answer, in the line of a comparison and below the table; not in a band, whose prices are whole rounds."""
+    rng, few = np.random.default_rng(0), "5 rounds: prices are linear between them, so what is saved is rough"
+    base_SR = np.array([60.0, 70, 75, 78, 80]) + rng.normal(0, 0.3, (6, 5))
+    for rule in ("final", "74", "band:74,80"):
+        one = only(curve("a", base_SR + 1), curve("b", base_SR), rule=rule)
+        assert (few in one.note) == (not rule.startswith("band"))
+    noisy_SR = base_SR + 1 + rng.normal(0, 0.1, base_SR.shape)
+    compared = compare(experiment(curve("a", noisy_SR), curve("b", base_SR)), "a", "b", IMAGES, 0.95, 0)
+    assert lines(compared, 2)[3].endswith(f"; {few}")
+    assert few in below([compared])
+    more_SR = np.concatenate([base_SR, base_SR[:, -1:] + 1], 1)
+    enough = compare(experiment(curve("a", more_SR + 1), curve("b", more_SR)), "a", "b", IMAGES, 0.95, 0)
+    assert (
+        "rough" not in lines(enough, 2)[3] + below([enough]) + only(curve("a", more_SR + 1), curve("b", more_SR)).note
+    )
 
 
 def test_time_needs_boxes_of_both() -> None:

@@ -71,22 +71,47 @@ def test_the_rule_is_its_slow_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {None, 8, 10, 12} <= set(found)
 
 
-@pytest.mark.parametrize("kind", ["normal", "ties", "heavy"])
-def test_no_more_than_alpha_is_rejected_over_all_signs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every choice of signs of the same sizes: symmetric about zero by construction, nothing simulated."""
+def sizes_of(kind: str, number: int) -> Floats:
+    """How far differences are from zero."""
     rng = np.random.default_rng(1)
-    sizes = {"normal": rng.normal(size=10), "ties": rng.integers(0, 3, 10) * 1.0, "heavy": rng.standard_cauchy(10)}[
-        kind
-    ]
-    every = np.array(list(itertools.product([1.0, -1.0], repeat=10)))
-    auto, rejected = AutoSeeds("r", 0.9, 10), 0
-    for signs in every:
-        relative = every * signs  # the identity of this choice, and all others
-        monkeypatch.setattr(sequential, "sign_vectors", lambda num_seeds, these=every: these)
-        rejected += rejected_at(sizes * signs, 0.1, auto) is not None
-        assert (relative[0] == signs).all()
-    assert rejected / len(every) <= 0.1
-    assert kind == "ties" or rejected / len(every) > 0.08  # nearly all of it is spent
+    sizes = {
+        "normal": rng.normal(size=number),
+        "ties": rng.integers(1, 3, number) * 1.0,
+        "zeros": rng.normal(size=number) * (rng.random(number) > 0.2),
+        "heavy": rng.standard_cauchy(number),
+    }[kind]
+    assert (kind == "zeros") == (0 in sizes)
+    assert (kind == "ties") == (len(set(sizes[sizes != 0])) < (sizes != 0).sum())
+    return np.asarray(sizes)
+
+
+def share_rejected(sizes: Floats, alpha: float, monkeypatch: pytest.MonkeyPatch) -> float:
+    """The share of all choices of signs that the product's rule rejects: symmetric about zero by construction, nothing
+    simulated. A choice and its opposite are rejected together, so that half of them are tried."""
+    number = len(sizes)
+    every = np.array(list(itertools.product([1.0, -1.0], repeat=number)))
+    monkeypatch.setattr(sequential, "sign_vectors", lambda num_seeds: every)
+    auto = AutoSeeds("r", 1 - alpha, number)
+    rejected = [rejected_at(sizes * signs, alpha, auto) is not None for signs in every[: len(every) // 2]]
+    assert rejected_at(-sizes, alpha, auto) == rejected_at(sizes, alpha, auto)
+    return float(np.mean(rejected))
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "heavy"])
+def test_no_more_than_alpha_is_rejected_over_all_signs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    share = share_rejected(sizes_of(kind, 10), 0.1, monkeypatch)
+    assert share <= 0.1
+    assert kind == "ties" or share > 0.08  # nearly all of it is spent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "heavy"])
+def test_no_more_than_alpha_is_rejected_over_all_signs_of_fourteen(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert AutoSeeds("r", 0.95, 14).looks == (8, 10, 12, 14)
+    share = share_rejected(sizes_of(kind, 14), 0.05, monkeypatch)
+    print(f"{kind}: {share:.5f} of all {2**14:,} choices of signs")
+    assert share <= 0.05
+    assert kind == "ties" or share > 0.045
 
 
 def test_states_by_hand() -> None:

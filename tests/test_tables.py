@@ -77,7 +77,11 @@ def test_csv_reads_back_in_the_columns_of_published_curves(store: Store, tmp_pat
 def test_screens_explain_what_files_leave_out(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [made] = tabling.tables(ours([store]))
     counts, spread = made.legend
-    assert spread == "±: how far single runs differ; the 95 % interval of their mean is ± 8.98 times that with 2 seeds"
+    assert (
+        spread
+        == "±: how far single runs differ; the 95 % interval of their mean, in each round alone, is ± 8.98 times that "
+        "with 2 seeds"
+    )
     assert counts.startswith("(1/3): seeds that have the round")
     boxes = detection(tmp_path / "boxes").legend
     assert boxes[:2] == [

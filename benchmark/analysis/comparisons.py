@@ -332,7 +332,8 @@ def saving_line(one: Comparison, places: int) -> str:
     figures = f"saves {shown(paid.saved, 0)} {paid.unit}, {shown(paid.percent, 1)} %"
     if paid.rule.kind == "band":
         return f"in {paid.rule}: {paid.words or figures}"
-    return f"at {one.metric} {paid.target:.{places}f}, the smaller final one: {paid.words or figures}"
+    rough = f"; {paid.few_rounds}" * bool(paid.few_rounds and not paid.words)
+    return f"at {one.metric} {paid.target:.{places}f}, the smaller final one: {paid.words or figures}{rough}"
 
 
 def shown(interval: Interval, places: int, sign: str = "") -> str:
@@ -409,15 +410,17 @@ def note(made: Sequence[Comparison]) -> str:
     )
     decides = ": it gives the verdict" if first.state is None else ""
     goal = "the band of scores in which runs end" if in_band else "the smaller of both final scores"
+    rough = next((f". {one.saving.few_rounds}" for one in made if one.saving and one.saving.few_rounds), "")
     lines = {
         "seeds": "pairs of runs that are compared, one with each seed",
         "final": f"difference of the {first.metric} in the last round, and its {100 * first.level:g} % interval",
         "area": f"difference of the mean score over {over}, and its interval",
         "final p, area p": "share of all ways to flip the signs of the seeds' differences that give as large a mean",
-        "Holm": f"area p, corrected for the {plural(first.family, 'comparison')} of this table{decides}",
+        "Holm": f"area p, corrected for the {plural(first.family, 'comparison')} of this table alone{decides}",
         "verdict": verdicts_note(first),
+        "[ ]": INTERVALS,
         "detectable": "area difference that so many seeds of this spread find in 4 of 5 cases (none: they cannot)",
-        "saved %": f"labels saved on the way to {goal}",
+        "saved %": f"labels saved on the way to {goal}{rough}",
         "no interval": f"fewer than {stats.FEWEST} seeds, or all seeds differ by the same",
     }
     return "\n".join(visible(f"{name}: {words}") for name, words in lines.items())
@@ -432,6 +435,7 @@ def verdicts_note(one: Comparison) -> str:
     return f"better, worse: at {100 * one.level:g} %{same}; undecided: too few seeds to tell"
 
 
+INTERVALS = "intervals, each for itself: not corrected for how many there are"
 LOOKS = (
     "of seeds=auto, by looks at growing numbers of seeds (docs/auto_seeds.md); given up: a verdict became unlikely, "
     "which does not mean equal. Where a look stopped early, differences are a little too far from zero"

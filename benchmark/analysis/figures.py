@@ -237,7 +237,8 @@ def learning_curves(experiment: Experiment, looks: Looks, axis: str = "images") 
     banded = any(np.isfinite(band(curve)).any() for curve in curves)
     barred = any(curve.std_R is not None for curve in curves)
     entitle(
-        figure, experiment.title, num_runs(curves), "shaded: 95 % interval of the mean" * banded,
+        figure, experiment.title, num_runs(curves),
+        "shaded: 95 % interval of the mean, round by round, not corrected" * banded,
         "dots: single runs" * any(dotted(curve, axis).any() for curve in curves),
         "bars: standard deviation as published" * barred, daggers(curves), free=beside(labels),
     )  # fmt: skip
@@ -314,8 +315,8 @@ def savings_curve(experiment: Experiment, looks: Looks, against: str) -> Figure 
     axes.set(xlabel=visible(f"{experiment.metric} to reach"), ylabel=f"{unit} saved (%)")
     entitle(
         figure, f"{experiment.title}: {unit} saved against {against}", num_runs(map(experiment.get, found)),
-        intervals(list(itertools.chain(*found.values()))), daggers(map(experiment.get, [*found, against])),
-        free=beside(labels),
+        intervals(list(itertools.chain(*found.values()))), rough(found),
+        daggers(map(experiment.get, [*found, against])), free=beside(labels),
     )  # fmt: skip
     key(figure, lines, labels)
     return figure
@@ -336,8 +337,13 @@ def saved(experiment: Experiment, strategy: str, against: str) -> list[Saving]:
 def intervals(points: Sequence[Saving]) -> str:
     """What is said of the intervals of savings, which are drawn of more than FEW pairs."""
     if any(one.num_pairs > FEW and math.isfinite(one.percent.high) for one in points):
-        return "shaded: 95 % interval"
+        return "shaded: 95 % interval, pointwise, not corrected"
     return "too few runs for intervals" * any(0 < one.num_pairs <= FEW for one in points)
+
+
+def rough(found: Mapping[str, Sequence[Saving]]) -> str:
+    """What is said of savings that rest on few rounds; "" where there are enough."""
+    return next((one.few_rounds for points in found.values() for one in points if one.few_rounds), "")
 
 
 def draw_savings(axes: Axes, points: Sequence[Saving], look: Look, alpha: float) -> Line2D:
@@ -480,16 +486,23 @@ def halves(found: stats.Ranks) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def mean_areas(experiment: Experiment) -> dict[str, float]:
-    """The mean area over the runs by strategy, of those whose runs are all finished and have all rounds."""
+    """The mean area over the runs by strategy, of those whose runs are all finished and have all rounds. As verdicts, it
+    is over the rounds, or where these cost unequally over the range of cost that all have; {}: they have none."""
     whole = {
         name: curve
         for name, curve in experiment.curves.items()
         if curve.num_runs == curve.wanted and not curve.unfinished and np.isfinite(curve.value_SR).all()
     }
-    return {
-        name: float(stats.areas(curve, experiment.rounds, range(len(curve.value_SR))).mean())
-        for name, curve in whole.items()
-    }
+    kind = "boxes" if experiment.counts_boxes else "images"
+    paid = [mean(curve.cost[kind]) for curve in whole.values() if kind in curve.cost]
+    if len(experiment.rounds) < 2 or all(np.array_equal(cost_R, paid[0], equal_nan=True) for cost_R in paid):
+        rounds_R = np.array(experiment.rounds, np.float64)
+        return {name: stats.area(rounds_R, curve.mean_R) for name, curve in whole.items()}
+    try:
+        areas_A, *_ = stats.areas_at_equal_cost(np.stack(paid), np.stack([curve.mean_R for curve in whole.values()]))
+        return dict(zip(whole, areas_A.tolist(), strict=True))
+    except ValueError:  # no range, or one counts no boxes
+        return {}
 
 
 def cliques(found: stats.Ranks) -> list[tuple[float, float]]:

@@ -134,16 +134,18 @@ def captioned(stem: str) -> str:
 
 
 CAPTIONS = {
-    "curves": "Score over what was paid for. Shaded: 95 % interval of the mean, from five runs on; dots: single runs, "
-    "where they are fewer",
+    "curves": "Score over what was paid for. Shaded: 95 % interval of the mean, from five runs on, of each round "
+    "alone: not corrected for their number; dots: single runs, where they are fewer. Whether two differ is said in the "
+    "tables, not by whether bands overlap",
     "savings": "Labels saved against the reference strategy, in per cent, at each score that it reached. Shaded: 95 % "
-    "interval, from five pairs of runs on",
+    "interval, from five pairs of runs on, pointwise: of each score alone, not corrected for their number",
     "penalties": "How often the row beats the column: share of the rounds after the first in which a paired t-test of "
     "five seeds or more says so at 5 %, summed over experiments. By chance 0.025 in each. Tests of single rounds, not "
     "corrected: whether a strategy is better is said in the tables",
     "ranks": "Mean rank over the data sets, 1 is best; experiments on one data set are averaged first. With five data "
     "sets or more, strategies that a bar joins are closer than the critical difference: they are not shown to differ "
-    "(Nemenyi's test)",
+    "(Nemenyi's test, over all pairs together). By mean score over the rounds, or over the price where rounds cost "
+    "unequally, as the verdicts",
     "overlap": "How much of what two strategies bought is the same: images that both bought, of all that one of them "
     "bought (Jaccard's index), up to a round; a column has the number of its strategy",
     "classes": "Classes of what each strategy bought after round 0; the outline is the whole pool",

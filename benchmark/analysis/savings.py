@@ -21,10 +21,12 @@ from benchmark.analysis.curves import SCALES, Curve, Experiment, Floats, apart, 
 from benchmark.analysis.stats import RANKED, Interval, paired, percentiles, weights
 from benchmark.schedule import band
 from benchmark.seeds import seed
+from benchmark.words import plural
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
 REPLICATES = 4_000
+ROUGH = 6  # rounds below which prices that are linear between them are rough: see docs/statistics.md
 SLACK = 1e-12  # of a target: a sum that rounds otherwise still reaches it
 
 
@@ -107,6 +109,7 @@ class Saving:
     areas: tuple[float, float]  # under the two mean curves: see stats.area
     start: tuple[float, float]  # what each has paid in round 0
     spent: tuple[float, float]  # all that each has paid: the end of its curve
+    num_rounds: int  # that every run has
     num_reached: tuple[int, int] | None = None  # runs of each that reached the band; None of other rules
 
     @property
@@ -125,7 +128,7 @@ class Saving:
         sides = zip((self.strategy, self.against), (self.paid, self.other), self.start, strict=True)
         first = [name for name, cost, begin in sides if cost <= begin]
         early = f"already in round 0: {', '.join(first)}" if first and self.reached else ""
-        return self.words or "; ".join(filter(None, [early, *self.censored, self.few]))
+        return self.words or "; ".join(filter(None, [early, *self.censored, self.few, self.few_rounds]))
 
     @property
     def few(self) -> str:
@@ -136,6 +139,13 @@ class Saving:
             none = "no interval" if self.rule.kind == "band" else "where curves are flat the interval is too narrow"
             return f"{self.num_pairs} seeds: {none}"
         return ""
+
+    @property
+    def few_rounds(self) -> str:
+        """What few rounds do to a price that lies between two of them; "" where they are enough or it lies in one."""
+        if self.rule.kind == "band" or self.num_rounds >= ROUGH:
+            return ""
+        return f"{plural(self.num_rounds, 'round')}: prices are linear between them, so what is saved is rough"
 
     @property
     def censored(self) -> list[str]:
@@ -206,6 +216,7 @@ def savings(
         experiment.title, task, experiment.source, strategy, against, rule, price, math.nan, math.nan, math.nan,
         unknown, unknown, num_pairs, (area(experiment, first, rows[0]), area(experiment, second, rows[1])),
         (sides[0].start, sides[1].start), (sides[0].spent, sides[1].spent),
+        int((sides[0].whole_R & sides[1].whole_R).sum()),
     )  # fmt: skip
     if rule.kind == "band":
         return [in_band(plain, sides, weights_MS, level)]

@@ -191,18 +191,12 @@ def area(x_R: Floats, y_R: Floats) -> float:
     return float(np.trapezoid(y, x) / (x[-1] - x[0]))
 
 
-def areas(curve: Curve, rounds: Sequence[int], rows: Sequence[int]) -> Floats:
-    """(S,): the area of each run over its rounds, each of which costs one budget: the mean score on the way."""
-    x_R = np.array(rounds, np.float64)
-    return np.array([area(x_R, curve.value_SR[row]) for row in rows])
-
-
-def areas_at_equal_cost(costs_2R: Floats, values_2R: Floats) -> tuple[Floats, float, float]:
-    """The areas of two runs over the range of cost that both have, where rounds are not equally dear.
+def areas_at_equal_cost(costs_AR: Floats, values_AR: Floats) -> tuple[Floats, float, float]:
+    """The areas of curves over the range of cost that all have, where rounds are not equally dear.
 
     Args:
-        costs_2R: what each has paid up to each round.
-        values_2R: their scores.
+        costs_AR: what each has paid up to each round.
+        values_AR: their scores.
 
     Returns:
         The mean score of each, linear between rounds; and the ends of the range.
@@ -210,11 +204,11 @@ def areas_at_equal_cost(costs_2R: Floats, values_2R: Floats) -> tuple[Floats, fl
     Raises:
         ValueError: there is no such range.
     """
-    low, high = float(costs_2R[:, 0].max()), float(costs_2R[:, -1].min())
+    low, high = float(costs_AR[:, 0].max()), float(costs_AR[:, -1].min())
     if not low < high:
         raise ValueError(f"one has paid {high:,.0f} in all, and the other begins at {low:,.0f}")
     areas = []
-    for cost_R, value_R in zip(costs_2R, values_2R, strict=True):
+    for cost_R, value_R in zip(costs_AR, values_AR, strict=True):
         at = np.union1d(cost_R[(low < cost_R) & (cost_R < high)], [low, high])
         areas.append(area(at, np.interp(at, cost_R, value_R)))
     return np.array(areas), low, high

@@ -145,7 +145,9 @@ class Table:
         counts = sorted({entry.n for entry in entries if entry.std is not None and entry.n > 1})
         if self.schedule and counts:
             factors = " and ".join(f"{interval_factor(n):.2f} times that with {plural(n, 'seed')}" for n in counts[-2:])
-            lines.append(f"±: how far single runs differ; the 95 % interval of their mean is ± {factors}")
+            lines.append(
+                f"±: how far single runs differ; the 95 % interval of their mean, in each round alone, is ± {factors}"
+            )
         runs = {name: row[0].wanted for name, row in self.rows.items() if row}
         if len(set(runs.values())) > 1:
             lines.append(f"runs: {', '.join(f'{name} {number}' for name, number in runs.items())}")

@@ -102,7 +102,8 @@ published: what the paper calls the strategy
 rounds, seeds: numbers of labels that both have, and runs of ours
 largest, last: ours minus published where they are furthest apart, and at the last of these rounds
 [ ]: interval of twice the tail (90 % at level=0.95): reproduced is what lies within the margin at every round
-stronger, weaker: surely beyond the margin at one round or more; inconclusive: too few runs to tell"""
+stronger, weaker: surely beyond the margin at one round or more, corrected (Holm) for the rounds of this curve alone
+inconclusive: too few runs to tell"""
 
 
 def shown_gaps(one: Verdict) -> dict[str, str]:
