@@ -486,8 +486,8 @@ def halves(found: stats.Ranks) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def mean_areas(experiment: Experiment) -> dict[str, float]:
-    """The mean area over the runs by strategy, of those whose runs are all finished and have all rounds. As verdicts, it
-    is over the rounds, or where these cost unequally over the range of cost that all have; {}: they have none."""
+    """The mean area over the runs by strategy, of those whose runs are all finished and have all rounds. Over the
+    rounds, or, as verdicts are, over the range of cost that all have where rounds cost unequally; {}: there is none."""
     whole = {
         name: curve
         for name, curve in experiment.curves.items()
