@@ -1,8 +1,9 @@
 """Numbers in a page come from committed records: `python -m benchmark.analysis.readme README.md` renders them.
 
 With it go the page's figures: an image `docs/figures/FOLDER/STEM.svg` is that figure of `results/reference/FOLDER`.
-A block begins with `<!-- table: FOLDER EXPERIMENT -->`, or with `<!-- savings: WORDS; WORDS ... -->` in words of the
-command `savings`, and ends with `<!-- end -->`; what stands between is replaced.
+A block begins with `<!-- table: FOLDER EXPERIMENT -->`, with `<!-- verdicts: FOLDER EXPERIMENT -->`, or with
+`<!-- savings: WORDS; WORDS ... -->` in words of the command `savings`, and ends with `<!-- end -->`; what stands between
+is replaced.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from benchmark.analysis.question import SAVINGS, ask
 from benchmark.analysis.tables import markdown, tables
 from benchmark.escaping import markdown as escaped_markdown
 
-BLOCK = re.compile(r"(<!-- (?P<kind>table|savings): (?P<told>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (?P<kind>table|verdicts|savings): (?P<told>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rendered(page: str, home: Path) -> str:
     """The page with every block filled from the records below `home`. ValueError where an experiment is missing."""
-    kinds = {"table": block, "savings": claims}
+    kinds = {"table": block, "verdicts": verdicts, "savings": claims}
     return BLOCK.sub(lambda match: f"{match[1]}{kinds[match['kind']](match['told'], home)}{match[4]}", page)
 
 
@@ -35,6 +36,18 @@ def block(told: str, home: Path) -> str:
         if made.title == name:
             return markdown(made).split("\n\n", 1)[1]
     raise ValueError(f"{folder} has no experiment {name}")
+
+
+def verdicts(told: str, home: Path) -> str:
+    """What becomes of each comparison of one experiment with its reference: a sentence each."""
+    folder, name = told.split()
+    options = ask([f"out={home / folder}"])
+    for experiment in read(str(home / folder)):
+        if experiment.title == name and experiment.reference is not None:
+            price = options.price(experiment)
+            answers, _ = comparisons.against(experiment, experiment.reference, price, options.level, options.seed)
+            return "".join(f"* {escaped_markdown(answer.sentence)}\n" for answer in answers)
+    raise ValueError(f"{folder} has no experiment {name} to compare in")
 
 
 def claims(told: str, home: Path) -> str:
