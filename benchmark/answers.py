@@ -27,11 +27,13 @@ from benchmark.analysis.sequential import summary
 from benchmark.analysis.verify import Verdict
 from benchmark.anonymous import redacted
 from benchmark.escaping import encodable, visible
+from benchmark.manifest import variant_of
 from benchmark.plugins import unknown
 from benchmark.records import Measured
 from benchmark.schedule import Schedule
 from benchmark.store import Store
 from benchmark.terminal import paragraphs, print_table, say, show
+from benchmark.variants import ORDINARY
 from benchmark.words import plural
 
 Words = Annotated[
@@ -65,6 +67,7 @@ def status(words: Words = None) -> None:
         for store, one in wanted:
             if "auto" in one:
                 say(look_status(store, one))
+    say_variants(sum(variant_of(cell) != ORDINARY for _, one in wanted for cell in one["cells"]))
 
 
 def experiment_status(part: tuple[Store, dict[str, object]]) -> dict[str, object]:
@@ -72,6 +75,7 @@ def experiment_status(part: tuple[Store, dict[str, object]]) -> dict[str, object
     store, experiment = part
     cells, settings = experiment["cells"], experiment["schedule"]
     assert isinstance(cells, list) and isinstance(settings, dict)
+    cells = [cell for cell in cells if variant_of(cell) == ORDINARY]
     schedule = Schedule.read(settings)
     done = failed = rounds = total = anew = 0
     here = versions.installed()
@@ -91,6 +95,18 @@ def experiment_status(part: tuple[Store, dict[str, object]]) -> dict[str, object
     counts = {"cells": len(cells), "done": done, "failed": failed, "missing": len(cells) - done - failed}
     note = f"`run` begins {plural(anew, 'cell')} anew: torch has another minor version" if anew else ""
     return {"experiment": experiment["name"], **counts, "rounds": f"{rounds}/{total}", "hours left": left, "note": note}
+
+
+def say_variants(number: int) -> None:
+    """Says that runs which vary training or selection alone are in no answer but that of `variance`."""
+    if number:
+        words = "varies training or selection alone counts" if number == 1 else "vary training or selection alone count"
+        say(f"{plural(number, 'run')} that {words} for `variance` only")
+
+
+def say_variants_of(experiments: Sequence[Experiment]) -> None:
+    """The same of all of these experiments."""
+    say_variants(sum(len(one.variants) for one in experiments))
 
 
 def look_status(store: Store, experiment: dict[str, object]) -> str:
@@ -128,6 +144,7 @@ def show_tables(asked: Question) -> None:
     for one in made:
         for words in one.words:
             say(words)
+    say_variants(sum(one.num_variants for one in made))
     try:  # written first: whoever reads the screen may be gone, and is shown them where no disk takes them
         if asked.folder is not None:
             if asked.to:
@@ -161,6 +178,7 @@ class Answered:
     table: tables.Table
     compared: list[comparisons.Comparison]
     words: list[str]  # what else is to be said
+    num_variants: int = 0  # runs that only `variance` counts
 
 
 def in_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
@@ -186,7 +204,7 @@ def answered(asked: Question, only: str) -> list[Answered]:
         if asked.anonymous:
             faults = [replace(one, where=redacted(one.where), words=redacted(one.words)) for one in table.faults]
             table = replace(table, faults=faults)
-        found.append(Answered(table, compared, words + refused))
+        found.append(Answered(table, compared, words + refused, len(experiment.variants)))
     return found
 
 
@@ -202,7 +220,8 @@ def to_first(experiment: Experiment, asked: Question) -> tuple[list[comparisons.
 def saved(words: Words = None) -> None:
     """Show what a strategy saves: strategy=A against=B at=final|curve|SCORE|band:LOW,HIGH cost=images|boxes|time."""
     asked = ask(words or [], *SAVINGS, "format")
-    rows, refused = asked.savings()
+    experiments = asked.experiments()
+    rows, refused = asked.savings_of(experiments)
     if asked.format == "json":
         show("savings", [saving_row(row) for row in rows], "json")
     else:
@@ -213,6 +232,7 @@ def saved(words: Words = None) -> None:
         show("", [saving_line(row) for row in rows], by=["table"], note=note)
     for line in refused:
         say(f"not compared: {line}")
+    say_variants_of(experiments)
 
 
 def saving_row(one: Saving) -> Row:
@@ -270,8 +290,8 @@ def compared(
         raise ValueError(f"compare takes two strategies, as in `compare A B`, not {first} and {second}")
     keys = ("cost", "seconds_per_image", "seconds_per_box", "level", "seed", "format")
     asked = ask(words or [], *keys)
-    made, refused = list[comparisons.Comparison](), list[str]()
-    for one, a, b in pairs_of(asked.experiments(), [first], [second]):
+    made, refused, experiments = list[comparisons.Comparison](), list[str](), asked.experiments()
+    for one, a, b in pairs_of(experiments, [first], [second]):
         try:
             answer = comparisons.compare(one, a, b, asked.price(one), asked.level, asked.seed)
             made.append(replace(answer, state=comparisons.looks(one, b).get(a)))
@@ -287,15 +307,18 @@ def compared(
         paragraphs(comparisons.lines(done, tables.places(done.metric)), 2)
     for line in refused:
         say(f"not compared: {line}")
+    say_variants_of(experiments)
 
 
 def timed(words: Words = None) -> None:
     """Show what each strategy took, in seconds: training, choosing, computing encodings, scoring."""
     asked = ask(words or [], "format")
-    rows = [row for one in asked.experiments() for row in seconds.rows(one)]
+    experiments = asked.experiments()
+    rows = [row for one in experiments for row in seconds.rows(one)]
     if not rows:
         raise ValueError("nothing is measured there: seconds are of runs, not of published curves")
     show("seconds of a run", rows, asked.format, ["experiment"], seconds.NOTE)
+    say_variants_of(experiments)
 
 
 def explained(
@@ -331,6 +354,7 @@ def verified(words: Words = None) -> None:
         show(
             "ours minus published", [verdict_line(one) for one in verdicts], by=["task", "source"], note=verify.VERDICTS
         )
+    say_variants_of(experiments)
     if faults:
         raise typer.Exit(1)
 
@@ -369,6 +393,7 @@ def reported(words: Words = None) -> None:
     texts = {str(one.message) for one in caught}
     for text in sorted({report.BOXES if "missing from font" in text else text for text in texts}):
         say(text)
+    say_variants_of(experiments)
     typer.echo(visible(str(path)))
     say(f"figures in {path.parent / report.figures_folder(asked.task)}")
 

@@ -323,7 +323,7 @@ def described(experiment: grids.Experiment) -> dict[str, object]:
     cells = [
         {
             "path": cell.path, "key": cell.key, "strategy": cell.strategy.label, "seed": cell.seed,
-            "dagger": list(cell.daggers), "companion": cell.companion,
+            "dagger": list(cell.daggers), "companion": cell.companion, **cell.variant.told,
         }
         for cell in experiment.cells()
     ]  # fmt: skip

@@ -203,7 +203,7 @@ def small_recipe(spec: Spec) -> str:
 
 def opening(cell: Cell) -> object:
     """What names the fit of round 0: equal ones are trained once."""
-    return cell.task.label, cell.seed, cell.schedule.initial, loop.companion_of(cell)[1]
+    return cell.task.label, cell.seed, cell.variant.training, cell.schedule.initial, loop.companion_of(cell)[1]
 
 
 def recorded(cells: Sequence[Cell], store: Store) -> Pace | None:

@@ -30,6 +30,7 @@ from benchmark.manifest import slug
 from benchmark.process_state import contained
 from benchmark.seeds import seed
 from benchmark.store import Store
+from benchmark.variants import ORDINARY
 from benchmark.words import message
 
 SIDE = 64  # pixels of a small picture, at most
@@ -44,7 +45,8 @@ def update(experiments: Sequence[Experiment], store: Store, fits: Fits, tasks: T
     One that is there is written again where it was made from other records than there are.
     """
     for experiment in experiments:
-        cells = [cell for cell in experiment.cells() if store.path(cell.path).exists()]
+        ordinary = (cell for cell in experiment.cells() if cell.variant == ORDINARY)
+        cells = [cell for cell in ordinary if store.path(cell.path).exists()]
         cells = [cell for cell in cells if cell.seed == cells[0].seed]
         path = store.folder / "gallery" / f"{slug(experiment.name)}.npz"
         try:

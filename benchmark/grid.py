@@ -30,6 +30,7 @@ from benchmark.places import CONFIGS, check_literal, expanded
 from benchmark.places import grids as names
 from benchmark.plugins import FOLDERS, LABEL_NEEDS, MODEL_FREE, Plugin, checked, in_words, unknown
 from benchmark.schedule import Schedule
+from benchmark.variants import ORDINARY, Variant
 from benchmark.words import first_sentence
 
 
@@ -165,19 +166,26 @@ class Cell:
     strategy: Spec
     schedule: Schedule
     seed: int
+    variant: Variant = ORDINARY
 
     @property
     def label(self) -> str:
         """How people name it."""
-        return f"{self.task.label} {self.schedule.label} {self.strategy.label} seed {self.seed}"
+        return f"{self.task.label} {self.schedule.label} {self.name}"
+
+    @property
+    def name(self) -> str:
+        """How people name it among the cells of its experiment."""
+        return f"{self.strategy.label} seed {self.seed}{self.variant.words}"
 
     def identity(self, told: bool = False) -> dict[str, Any]:
-        """Task, strategy, schedule and seed with both versions and every parameter, or with those that are `told`."""
+        """Task, strategy, schedule, seed and variant with both versions and every parameter, or with those `told`."""
         return {
             "task": self.task.identity(told),
             "strategy": self.strategy.identity(told),
             "schedule": self.schedule.identity(),
             "seed": self.seed,
+            **self.variant.told,
         }
 
     @property
@@ -188,8 +196,8 @@ class Cell:
     @property
     def path(self) -> str:
         """Where its files are, relative to the results' sub-folders, without an ending."""
-        parts = (f"{slug(self.task.label)}/{self.schedule.label}", slug(self.strategy.label), f"seed-{self.seed}")
-        return "/".join(parts)
+        name = f"seed-{self.seed}{self.variant.ending}"
+        return "/".join((slug(self.task.label), self.schedule.label, slug(self.strategy.label), name))
 
     @property
     def companion(self) -> bool:
@@ -239,6 +247,7 @@ class Experiment:
     seeds: tuple[int, ...]
     auto: AutoSeeds | None = None
     num_seeds: Mapping[str, int] = field(default_factory=dict, hash=False)  # by strategy, where it takes fewer
+    variants: tuple[Variant, ...] = (ORDINARY,)  # of each seed
 
     def cells(self) -> Iterator[Cell]:
         """Seed by seed, so that an early stop leaves whole comparisons."""
@@ -246,11 +255,11 @@ class Experiment:
 
     def ranked(self) -> Iterator[tuple[int, Cell]]:
         """Its cells, each with the rank of its seed."""
-        for rank, number in enumerate(self.seeds):
+        for (rank, number), variant in itertools.product(enumerate(self.seeds), self.variants):
             for strategy in self.strategies:
                 if rank >= self.num_seeds.get(strategy.label, len(self.seeds)):
                     continue
-                yield rank, Cell(self.task, strategy, self.schedule, number)
+                yield rank, Cell(self.task, strategy, self.schedule, number, variant)
 
 
 @dataclass(frozen=True)

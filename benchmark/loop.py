@@ -112,15 +112,17 @@ def run(
 def choosing(cell: Cell, number: int) -> Iterator[None]:
     """The stage of the selection for round `number`, which leaves the process as it was."""
     strategy = cell.strategy.label
-    own = seed("global select", cell.task.name, cell.seed, strategy, number)
-    with contained(strategy, own), activity.stage(f"selecting with {strategy}"):
+    with (
+        contained(strategy, selection_seed("global select", cell, number)),
+        activity.stage(f"selecting with {strategy}"),
+    ):
         yield
 
 
 @contextmanager
 def scoring(cell: Cell, number: int) -> Iterator[None]:
     """The stage of the scoring of round `number`, which leaves the process as it was."""
-    own = seed("global score", cell.task.name, cell.seed, number)
+    own = seed("global score", cell.task.name, cell.seed, number, *cell.variant.training_names)
     with contained(cell.task.label, own), activity.stage("scoring"):
         yield
 
@@ -134,7 +136,7 @@ def fit(cell: Cell, task: Task, fits: Fits, labelled: Indices, number: int) -> F
 
 def fit_names(cell: Cell, number: int) -> tuple[int, Companion | None, str]:
     """What names the fit of round `number` beside its labelled set: seed, companion and whose that is."""
-    return (seed("fit", cell.task.name, cell.seed, number), *companion_of(cell))
+    return (seed("fit", cell.task.name, cell.seed, number, *cell.variant.training_names), *companion_of(cell))
 
 
 def companion_of(cell: Cell) -> tuple[Companion | None, str]:
@@ -157,8 +159,13 @@ def view(cell: Cell, task: Task, begin: Start, model: torch.nn.Module, by_round:
     return View(
         task, model, labelled, unlabelled, num_initial=num_initial, held_out=held_out, needs=needs,
         purchase_sizes=[len(bought) for bought in by_round],
-        tie_seed=seed("ties", cell.task.name, cell.seed, cell.strategy.label, len(by_round)),
+        tie_seed=selection_seed("ties", cell, len(by_round)),
     )  # fmt: skip
+
+
+def selection_seed(what: str, cell: Cell, number: int) -> int:
+    """The seed of what a strategy draws for round `number`."""
+    return seed(what, cell.task.name, cell.seed, cell.strategy.label, number, *cell.variant.selection_names)
 
 
 @dataclass
@@ -207,7 +214,7 @@ def select(cell: Cell, task: Task, seen: View, number: int) -> tuple[Indices, di
 
 def asked(cell: Cell, seen: View, number: int, num_images: int) -> Indices:
     """What the strategy chooses for round `number` where it may choose `num_images`, in its order."""
-    rng = np.random.default_rng(seed("select", cell.task.name, cell.seed, cell.strategy.label, number))
+    rng = np.random.default_rng(selection_seed("select", cell, number))
     chosen = cell.strategy.plugin.function(seen, num_images, rng, **cell.strategy.values)
     return checked_choice(cell.strategy.label, chosen, seen, num_images)
 

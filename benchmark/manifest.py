@@ -12,6 +12,7 @@ from benchmark.auto_seeds import AutoSeeds
 from benchmark.records import SCHEMA
 from benchmark.schedule import Schedule
 from benchmark.typed import Index, Name, converted, repeated
+from benchmark.variants import Variant
 
 SAW_EVALUATION = "selection saw evaluation labels"  # the dagger of a strategy that reads the test set's labels
 
@@ -51,6 +52,8 @@ class CellEntry(TypedDict):
     seed: Index
     dagger: bool | list[str]  # see `sentences`
     companion: NotRequired[bool]
+    training: NotRequired[Index]  # see `variants.Variant`
+    selection: NotRequired[Index]
 
 
 class AutoEntry(TypedDict):
@@ -121,7 +124,7 @@ def check_entry(experiment: ExperimentEntry, field: str) -> None:
     Schedule.read(experiment["schedule"], f"{field}.schedule")
     AutoSeeds.read(experiment.get("auto"))
     cells = experiment["cells"]
-    if twice := repeated(cell["path"] for cell in cells) or repeated((one["strategy"], one["seed"]) for one in cells):
+    if twice := repeated(cell["path"] for cell in cells) or repeated(map(run_of, cells)):
         raise ValueError(f"{field}.cells: {twice} is there twice")
     for number, cell in enumerate(cells):
         if not PATH.fullmatch(path := cell["path"]):
@@ -129,6 +132,16 @@ def check_entry(experiment: ExperimentEntry, field: str) -> None:
             why = "leads out of the folder" if leads else "is no path of a cell"
             raise ValueError(f"{field}.cells[{number}]: path={path[:200]!r} {why}")
         cell["dagger"] = sentences(cell["dagger"])
+
+
+def variant_of(cell: Mapping[str, Any]) -> Variant:
+    """Which training and selection of its seed a cell of a manifest is."""
+    return Variant(cell.get("training", 0), cell.get("selection", 0))
+
+
+def run_of(cell: Mapping[str, Any]) -> tuple[object, ...]:
+    """Which run of its experiment a cell of a manifest is: strategy, seed and variant."""
+    return cell["strategy"], cell["seed"], *variant_of(cell).told.items()
 
 
 def sentences(dagger: bool | list[str]) -> list[str]:

@@ -44,8 +44,7 @@ def told(event: Round) -> str:
     """A round in one line; how many classes there are is for the audit."""
     shown = [(name, value) for name, value in event.record.scores.items() if not name.startswith("num_")]
     scores = " ".join(f"{name} {value:.4g}" for name, value in shown)
-    label = f"{event.cell.task.label} {event.cell.strategy.label} seed {event.cell.seed}"
-    return f"{label}: {event.record.num_labelled} labelled, {scores}"
+    return f"{event.cell.task.label} {event.cell.name}: {event.record.num_labelled} labelled, {scores}"
 
 
 def speed(done: int, total: int, seconds: float) -> str:

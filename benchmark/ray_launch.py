@@ -34,6 +34,7 @@ from benchmark.records import Header, Measured, Record
 from benchmark.schedule import Misfit, Schedule
 from benchmark.seeds import seed
 from benchmark.store import Store
+from benchmark.variants import Variant
 from benchmark.versions import minor
 from benchmark.words import message
 
@@ -49,6 +50,7 @@ class Order:
     strategy: dict[str, dict[str, Any]]
     schedule: dict[str, Any]
     seed: int
+    variant: dict[str, int]
     key: str
     torch: str  # the driver's minor version
 
@@ -56,12 +58,13 @@ class Order:
     def of(cls, cell: Cell) -> Order:
         """A cell, ready to travel."""
         task, strategy = ({spec.name: spec.values} for spec in (cell.task, cell.strategy))
-        return cls(task, strategy, asdict(cell.schedule), cell.seed, cell.key, minor(torch.__version__))
+        schedule, variant = asdict(cell.schedule), asdict(cell.variant)
+        return cls(task, strategy, schedule, cell.seed, variant, cell.key, minor(torch.__version__))
 
     def cell(self) -> Cell:
         """The cell where it arrived. ValueError where the plug-ins there are others."""
         specs = Spec.read("task", self.task), Spec.read("strategy", self.strategy)
-        cell = Cell(*specs, Schedule(**self.schedule), self.seed)
+        cell = Cell(*specs, Schedule(**self.schedule), self.seed, Variant(**self.variant))
         if cell.key != self.key:
             raise ValueError("the worker has other versions of these plug-ins: install the same on every node")
         return cell
@@ -285,10 +288,10 @@ class Crew:
         hand.task, hand.pending = cell.task.label, hand.actor.open.remote(Order.of(cell))
         yield Started(cell)
 
-    def opening(self) -> set[tuple[str, int]]:
-        """Task and seed of the cells in work that have no record yet: their strategies wait for the same fit."""
+    def opening(self) -> set[FirstFit]:
+        """The first fits of the cells in work that have no record yet: other strategies of a seed wait for the same."""
         cells = [hand.cell for hand in self.hands if hand.cell is not None]
-        return {(cell.task.label, cell.seed) for cell in cells if not self.store.records(cell.path)[1]}
+        return {first_fit(cell) for cell in cells if not self.store.records(cell.path)[1]}
 
     def begin(self, hand: Hand, header: Header) -> Iterator[Event]:
         """Has the rounds run that the records of an opened cell lack."""
@@ -373,7 +376,15 @@ def answer(pending: Any) -> Answer:
         return None
 
 
-def best(left: Sequence[Cell], task: str, opening: set[tuple[str, int]], in_order: bool = False) -> int:
+FirstFit: TypeAlias = tuple[str, int, int]
+
+
+def first_fit(cell: Cell) -> FirstFit:
+    """What decides the first fit of a cell, companions aside: task, seed and training."""
+    return cell.task.label, cell.seed, cell.variant.training
+
+
+def best(left: Sequence[Cell], task: str, opening: set[FirstFit], in_order: bool = False) -> int:
     """Which cell a worker takes next: the first, but rather one of the task that it has in memory, and rather one
     whose first fit nobody is at, which would only be waited for. in_order: none of another seed than the first."""
 
@@ -382,7 +393,7 @@ def best(left: Sequence[Cell], task: str, opening: set[tuple[str, int]], in_orde
         return (
             in_order and cell.seed != left[0].seed,
             task not in ("", cell.task.label),
-            (cell.task.label, cell.seed) in opening,
+            first_fit(cell) in opening,
         )
 
     return min(range(len(left)), key=cost)

@@ -82,6 +82,8 @@ class Identity(TypedDict):
     strategy: PlugIn
     schedule: NotRequired[dict[str, Any]]
     seed: NotRequired[Index]
+    training: NotRequired[Index]  # see `variants.Variant`
+    selection: NotRequired[Index]
 
 
 class Header(Struct, frozen=True, forbid_unknown_fields=True):

@@ -62,7 +62,7 @@ def lines(changes: Changes, cells: Sequence[Cell], what: str, besides: str) -> I
     for cell in cells:
         groups[cell.task.label, versions.in_words(changes[cell])].append(cell)
     for (task, words), members in groups.items():
-        named = ", ".join(f"{cell.strategy.label} seed {cell.seed}" for cell in members[:NUM_NAMED])
+        named = ", ".join(cell.name for cell in members[:NUM_NAMED])
         more = f" and {len(members) - NUM_NAMED} more" if len(members) > NUM_NAMED else ""
         yield f"{task}: versions of libraries changed, {words}, {what}: {named}{more} ({besides})"
 

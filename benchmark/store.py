@@ -30,7 +30,7 @@ from benchmark.anonymous import redacted
 from benchmark.anonymous import run as anonymous_run
 from benchmark.escaping import visible_lines
 from benchmark.files import Unwritable
-from benchmark.manifest import as_json, changes_rounds, extends, slug
+from benchmark.manifest import as_json, changes_rounds, extends, run_of, slug
 from benchmark.manifest import read as read_manifest
 from benchmark.records import (
     SCHEMA,
@@ -344,6 +344,6 @@ class Store:
                 was, now = as_words(old["auto"]), as_words(new.get("auto"))
                 looked = f"{self.folder} holds {new['name']} with {was}, whose looks count, now {now}"
                 raise ValueError(f"{looked}: choose another folder with out=DIR")
-            cells = {(cell["strategy"], cell["seed"]): cell for cell in [*old["cells"], *new["cells"]]}
+            cells = {run_of(cell): cell for cell in [*old["cells"], *new["cells"]]}
             asked[new["name"]] = {**new, "cells": list(cells.values())}
         return list(asked.values())

@@ -28,6 +28,7 @@ from benchmark.grid import Cell
 from benchmark.launch import Failure, Round, Started
 from benchmark.records import Header
 from benchmark.store import Store
+from benchmark.variants import STAGGERED
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 MISHAPS = '''
@@ -316,13 +317,20 @@ def test_a_worker_stays_with_its_task_and_off_fits_that_others_are_at() -> None:
     left = [cell("margin"), cell("random", seed=1), cell("random", task="shelf")]
     tiny, shelf = left[0].task.label, "shelf"
     assert best(left, "", set()) == 0
-    assert best(left, "", {(tiny, 0)}) == 1
-    assert best(left, tiny, {(tiny, 0), (tiny, 1)}) == 0
-    assert best(left, "", {(tiny, 0), (tiny, 1)}) == 2
+    assert best(left, "", {(tiny, 0, 0)}) == 1
+    assert best(left, tiny, {(tiny, 0, 0), (tiny, 1, 0)}) == 0
+    assert best(left, "", {(tiny, 0, 0), (tiny, 1, 0)}) == 2
     assert best(left, shelf, set()) == 2
     assert best(left[:2], shelf, set()) == 0
     next_seed = [left[2], *(one for one in left[:2] if one.seed == 1), left[2]]
     assert [best(next_seed, tiny, set(), in_order) for in_order in (False, True)] == [1, 0]
+
+
+def test_a_cell_travels_to_a_worker_with_its_variant() -> None:
+    ray_launch = pytest.importorskip("benchmark.ray_launch", exc_type=ImportError)
+    cells = [dataclasses.replace(cell(name), variant=one) for one in STAGGERED for name in ("random", "margin")]
+    assert [ray_launch.Order.of(one).cell() for one in cells] == cells
+    assert ray_launch.best(cells, "", {ray_launch.first_fit(cells[0])}) == 4  # whose first training nobody is at
 
 
 def test_a_worker_outlives_a_plug_in_that_exits(tmp_path: Path) -> None:

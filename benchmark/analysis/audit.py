@@ -63,37 +63,32 @@ def round_0_agrees(experiment: Experiment) -> Found:
         yield from published_starts(experiment)
     for runs in by_seed(experiment).values():
         [(usual, _)] = Counter(run.start for run in runs).most_common(1)
-        yield from ((cell(run), "starts from other data or images") for run in runs if run.start != usual)
+        yield from ((run.name, "starts from other data or images") for run in runs if run.start != usual)
         for same in comparable([run for run in runs if run.start == usual and not run.companion]):
             [(common, _)] = Counter(map(first_score, same)).most_common(1)
-            others = ((cell(run), first_score(run)) for run in same if first_score(run) != common)
+            others = ((run.name, first_score(run)) for run in same if first_score(run) != common)
             yield from ((where, f"{score:g} in round 0, where others score {common:g}") for where, score in others)
 
 
 def by_seed(experiment: Experiment) -> dict[int, list[Run]]:
     """The runs that have a round 0, by their seed."""
     groups: dict[int, list[Run]] = defaultdict(list)
-    for run in experiment.runs:
+    for run in experiment.all_runs:
         if run.header is not None and run.records and run.records[0].round == 0:
             groups[run.seed].append(run)
     return groups
 
 
 def comparable(runs: Sequence[Run]) -> Iterable[list[Run]]:
-    """Groups of runs whose round 0 must score the same: all, where it does; else those of one device that repeats its
-    results exactly."""
-    groups: dict[str, list[Run]] = defaultdict(list)
+    """Groups of runs whose round 0 must score the same: all, where it does; else those of one training and one device
+    that repeats its results exactly."""
+    groups: dict[tuple[str, int], list[Run]] = defaultdict(list)
     if len(set(map(first_score, runs))) > 1:
         for run in runs:
             device = next((one.device for one in run.measured if one.round == 0), REPEATABLE[0])
             if device.startswith(REPEATABLE[0]) or device.endswith(REPEATABLE[1]):
-                groups[device].append(run)
+                groups[device, run.variant.training].append(run)
     return groups.values()
-
-
-def cell(run: Run) -> str:
-    """A run as people name it; `verify` and tables tell the experiment."""
-    return f"{run.strategy} seed {run.seed}"
 
 
 def first_score(run: Run) -> float:
@@ -129,11 +124,11 @@ def within_budget(experiment: Experiment) -> Found:
     """Replayed from the indices: exact sizes, each image once, from the pool, none that is held out, and each paid.
     Under a budget of boxes: enough of them each round; by how many the last image goes past it is not recorded. Of a
     paper's curves, which have no indices: all strategies have the same label counts."""
-    for run in experiment.runs:
+    for run in experiment.all_runs:
         if run.header is None or experiment.schedule is None:
             continue
         for words in ledger(run, experiment.schedule):
-            yield cell(run), words
+            yield run.name, words
     if not experiment.runs:
         yield from drifts(experiment)
 
@@ -279,27 +274,27 @@ def scale(experiment: Experiment) -> float:
 def no_tail_batch(experiment: Experiment) -> Found:
     """No fit with a batch of a few images, far fewer than its recipe asks for, where layers take their statistics from
     the batch. Asked of the tasks that tell in what batches they train."""
-    for run in experiment.runs:
+    for run in experiment.all_runs:
         told = parameters(run.header.cell, "task").get("batch_size") if run.header is not None else 0
         size = told if isinstance(told, int) else math.inf
         for record in run.records:
             smallest = record.smallest_batch
             if smallest is not None and smallest <= FEW_IMAGES and 2 * smallest <= size:
-                yield cell(run), f"round {record.round}: a batch of {smallest} of {record.num_labelled} images"
+                yield run.name, f"round {record.round}: a batch of {smallest} of {record.num_labelled} images"
 
 
 def rounds_are_whole(experiment: Experiment) -> Found:
     """Rounds 0, 1, 2 ... each once, and no line of a file that is torn or damaged."""
-    for run in experiment.runs:
+    for run in experiment.all_runs:
         if run.damage:
-            yield cell(run), run.damage
+            yield run.name, run.damage
 
 
 def fits_converged(experiment: Experiment) -> Found:
     """No score below a third of the cell's best so far, and none of round 0 below a third of the median seed's; but
     where that is hardly a score itself."""
     least = SOMETHING * scale(experiment)
-    for curve in experiment.curves.values():
+    for curve in experiment.all_curves:
         median = float(np.nanmedian(curve.value_SR[:, 0])) if np.isfinite(curve.value_SR[:, 0]).any() else 0.0
         before_SR = np.insert(curve.value_SR[:, :-1], 0, median, axis=1)
         best_SR = np.fmax.accumulate(before_SR, axis=1)
@@ -311,20 +306,20 @@ def fits_converged(experiment: Experiment) -> Found:
 
 def named(curve: Curve, row: int) -> str:
     """A row of a curve: strategy and seed, where it is told."""
-    return f"{curve.strategy} seed {curve.seeds[row]}" if curve.seeds else curve.strategy
+    return f"{curve.strategy} seed {curve.seeds[row]}{curve.variant.words}" if curve.seeds else curve.strategy
 
 
 def models_are_of_use(experiment: Experiment) -> Found:
     """No model that predicts one class for all of the test set, where that has more; no detector that finds no box, or
     boxes of one class only; no run of several rounds that all score next to nothing."""
-    for run in experiment.runs:
+    for run in experiment.all_runs:
         counts = {record.round: num_classes(record) for record in run.records}
         for number, words in {0: "nothing is predicted", 1: "one class is predicted"}.items():
             useless = [round_ for round_, (predicted, there) in counts.items() if predicted == number < min(2, there)]
             if useless:
                 there = counts[useless[0]][1]
-                yield cell(run), f"{words} for the whole test set, which has {there:g}, in {rounds_in_words(useless)}"
-    for curve in experiment.curves.values():
+                yield run.name, f"{words} for the whole test set, which has {there:g}, in {rounds_in_words(useless)}"
+    for curve in experiment.all_curves:
         for row, values_R in enumerate(curve.value_SR):
             there_R = values_R[np.isfinite(values_R)]
             if len(there_R) > 1 and there_R.max() < NOTHING * scale(experiment):
@@ -355,14 +350,14 @@ def one_set_of_versions(experiment: Experiment) -> Found:
     """No cell whose rounds were made with several versions of a library that decides numbers, and no minor version of
     torch that some cells were made with and others were not. What else differs between cells the caption tells."""
     minors = defaultdict[str, list[str]](list)
-    for run in experiment.runs:
+    for run in experiment.all_runs:
         rounds = sorted(run.measured, key=lambda one: one.round)
         told = {one.round: one.versions for one in rounds if one.round < len(run.records)}
         for name, numbers in mixed(told.values()).items():
             first = next(n for n, versions in told.items() if compared(name, versions.get(name, "")) == numbers[1])
-            yield cell(run), f"made with {name} {', then '.join(numbers)}; the second from round {first} on"
+            yield run.name, f"made with {name} {', then '.join(numbers)}; the second from round {first} on"
         if len(known := {minor(versions["torch"]) for versions in told.values() if "torch" in versions}) == 1:
-            minors[known.pop()].append(cell(run))
+            minors[known.pop()].append(run.name)
     if len(minors) > 1:
         parts = [f"{number} for {plural(len(names), 'cell')}, as {names[0]}" for number, names in minors.items()]
         yield "torch", f"cells were made with several minor versions: {', '.join(parts)}"

@@ -23,7 +23,7 @@ from benchmark.agreement import Agreement, Mixture
 from benchmark.auto_seeds import AutoSeeds
 from benchmark.escaping import csv_read
 from benchmark.files import read as read_file
-from benchmark.manifest import SAW_EVALUATION
+from benchmark.manifest import SAW_EVALUATION, variant_of
 from benchmark.places import folders
 from benchmark.plugins import declares_companion, unknown
 from benchmark.records import Header, Measured, Record
@@ -31,6 +31,7 @@ from benchmark.schedule import Schedule
 from benchmark.sources import Sources
 from benchmark.store import Store
 from benchmark.typed import LARGEST, converted
+from benchmark.variants import ORDINARY, Variant
 from benchmark.versions import mixed
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ class Run:
     failed: bool
     damage: str  # what of its file is not used
     store: Store  # that it is in
+    variant: Variant = ORDINARY
+
+    @property
+    def name(self) -> str:
+        """How people name it among the runs of its experiment."""
+        return f"{self.strategy} seed {self.seed}{self.variant.words}"
 
     @property
     def file(self) -> Path:
@@ -118,6 +125,7 @@ class Curve:
     std_R: Floats | None = None  # as a paper tells it
     printed: dict[str, tuple[str, ...]] = field(default_factory=dict)  # value, boxes: a paper's own digits
     companion: bool = False  # see Run.companion
+    variant: Variant = ORDINARY  # of its runs
 
     @property
     def mean_R(self) -> Floats:
@@ -137,8 +145,28 @@ class Experiment:
     curves: dict[str, Curve]  # by strategy, in the order asked for
     schedule: Schedule | None = None  # None: a paper's
     runs: tuple[Run, ...] = ()  # (): a paper's
+    variants: tuple[Run, ...] = ()  # runs that vary training or selection alone: they count for `variance`, in no curve
     auto: AutoSeeds | None = None  # None: seeds were told
     told: Source = field(default_factory=Source)  # of its source, see SOURCES
+
+    @property
+    def all_runs(self) -> tuple[Run, ...]:
+        """Its runs, those that vary training or selection alone among them."""
+        return self.runs + self.variants
+
+    @cached_property
+    def varied(self) -> dict[Variant, dict[str, Curve]]:
+        """The curves of each variant of training and selection, the ordinary one aside, by strategy."""
+        return {
+            one: by_strategy([run for run in self.variants if run.variant == one], self.schedule)
+            for one in sorted({run.variant for run in self.variants})
+            if self.schedule is not None
+        }
+
+    @property
+    def all_curves(self) -> list[Curve]:
+        """Its curves, those of variants behind the ordinary ones."""
+        return [curve for curves in (self.curves, *self.varied.values()) for curve in curves.values()]
 
     @property
     def counts_boxes(self) -> bool:
@@ -313,20 +341,22 @@ def run_of(cell: Mapping[str, Any], store: Store) -> Run:
         raise ValueError(f"{store.path(path)} is not the cell that grid.json asks for")
     return Run(
         path, cell["strategy"], cell["seed"], tuple(cell["dagger"]), bool(companion),
-        found.header, found.records, store.failure(path) is not None, found.damage, store,
+        found.header, found.records, store.failure(path) is not None, found.damage, store, variant_of(cell),
     )  # fmt: skip
 
 
 def experiment(asked: Mapping[str, Any], grid: str, runs: Sequence[Run]) -> Experiment:
     """One experiment of a manifest with its runs. Mixture where they were made with other versions, data or weights."""
     check_agreement(asked["name"], runs)
+    variants = tuple(run for run in runs if run.variant != ORDINARY)
+    runs = [run for run in runs if run.variant == ORDINARY]
     schedule = Schedule.read(asked["schedule"])
-    names = dict.fromkeys(run.strategy for run in runs)
-    curves = {name: curve([run for run in runs if run.strategy == name], schedule) for name in names}
+    curves = by_strategy(runs, schedule)
     metric = next((run.header.metric for run in runs if run.header is not None), "score")
     rounds = tuple(range(schedule.rounds))
     auto = AutoSeeds.read(asked.get("auto"))
-    return Experiment(asked["name"], grid, asked["task"], metric, rounds, curves, schedule, tuple(runs), auto)
+    own = curves, schedule, tuple(runs), variants, auto
+    return Experiment(asked["name"], grid, asked["task"], metric, rounds, *own)
 
 
 def check_agreement(title: str, runs: Sequence[Run]) -> None:
@@ -336,6 +366,12 @@ def check_agreement(title: str, runs: Sequence[Run]) -> None:
         words = agreement.add(run.header, run.strategy, run.store.place(run.path)) if run.header is not None else ""
         if words:
             raise Mixture(f"{title} holds records that were made with other {words}: {REMEDY}")
+
+
+def by_strategy(runs: Sequence[Run], schedule: Schedule) -> dict[str, Curve]:
+    """The curves of runs of one variant."""
+    names = dict.fromkeys(run.strategy for run in runs)
+    return {name: curve([run for run in runs if run.strategy == name], schedule) for name in names}
 
 
 def curve(cells: Sequence[Run], schedule: Schedule) -> Curve:
@@ -360,7 +396,7 @@ def curve(cells: Sequence[Run], schedule: Schedule) -> Curve:
         frozenset(run.seed for run in runs if not schedule.finished(run.records)), cells[0].daggers,
         failed=sum(run.failed and not schedule.finished(run.records) for run in cells),
         ended_R=tuple(sum(length <= number for length in lengths) for number in range(schedule.rounds)),
-        companion=cells[0].companion,
+        companion=cells[0].companion, variant=cells[0].variant,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from benchmark.escaping import shell
 from benchmark.places import expanded, written
 from benchmark.plugins import unknown
 from benchmark.seeds import seed
+from benchmark.variants import ORDINARY
 from benchmark.words import plural
 
 MACHINE = ("data", "plugins", "device", "threads", "deterministic")  # settings beside the grid's that a cell may need
@@ -20,8 +21,8 @@ MACHINE = ("data", "plugins", "device", "threads", "deterministic")  # settings 
 def find(experiments: Sequence[Experiment], cell: str) -> tuple[Experiment, Run]:
     """The run of that path, or of `EXPERIMENT STRATEGY SEED` joined by slashes; the end of a path will do where it is
     the only one. ValueError otherwise."""
-    known = [(one, run) for one in experiments for run in one.runs]
-    names = {run.path: f"{one.title}/{run.strategy}/seed-{run.seed}" for one, run in known}
+    known = [(one, run) for one in experiments for run in one.all_runs]
+    names = {run.path: f"{one.title}/{run.strategy}/seed-{run.seed}{run.variant.ending}" for one, run in known}
     wanted = cell.strip("/").removesuffix(".jsonl").removeprefix("cells/")
     exact = [(one, run) for one, run in known if wanted in (run.path, names[run.path])]
     if not exact and (file := Path(expanded(cell, cell))).is_file():
@@ -37,8 +38,8 @@ def find(experiments: Sequence[Experiment], cell: str) -> tuple[Experiment, Run]
 def lines(experiment: Experiment, run: Run) -> Iterator[str]:
     """Command, seeds, data, versions, and a line a round: labels, cost, scores, seconds and what was bought."""
     folder = run.folder
-    yield f"cell      {run.strategy} on {experiment.task}, seed {run.seed}: {run.path}"
-    yield f"command   python -m benchmark run {command(experiment, run, folder)}"
+    yield f"cell      {run.strategy} on {experiment.task}, seed {run.seed}{run.variant.words}: {run.path}"
+    yield f"command   python -m benchmark {command(experiment, run, folder)}"
     yield f"records   {run.file}{' (damaged: ' + run.damage + ')' if run.damage else ''}"
     if run.header is None:
         yield f"nothing recorded{', it failed: see ' + str(folder / 'failures') if run.failed else ''}"
@@ -58,12 +59,14 @@ def lines(experiment: Experiment, run: Run) -> Iterator[str]:
 
 
 def command(experiment: Experiment, run: Run, folder: Path) -> str:
-    """The words that run this cell alone, in the folder that it is in; the machine's settings are those of the last
-    command there."""
+    """The words that run this cell alone, in the folder that it is in, or, where it varies training or selection alone,
+    with all sets up to its own; the machine's settings are those of the last command there."""
     assert experiment.schedule is not None
     told = {key: value for key, value in experiment.schedule.identity().items() if value != ""}
-    words = [f"grid={experiment.source}", f"tasks=[{experiment.title}]", f"strategies=[{run.strategy}]"]
-    words += [f"seeds=[{run.seed}]", *(f"{key}={value}" for key, value in told.items()), f"out={written(folder)}"]
+    sets = {one.seed for one in experiment.all_runs if one.seed <= run.seed}
+    verb, seeds = ("run", f"seeds=[{run.seed}]") if run.variant == ORDINARY else ("variance", f"sets={len(sets)}")
+    words = [verb, f"grid={experiment.source}", f"tasks=[{experiment.title}]", f"strategies=[{run.strategy}]", seeds]
+    words += [*(f"{key}={value}" for key, value in told.items()), f"out={written(folder)}"]
     return shell([*words, *(word for word in last(run) if word.partition("=")[0] in MACHINE)])
 
 
@@ -93,8 +96,9 @@ def rounds(run: Run, files: Sequence[str]) -> Iterator[str]:
         if record.diagnostics:
             logged = " ".join(f"{name} {value:.4g}" for name, value in record.diagnostics.items())
             yield f"          logged by the strategy: {logged}"
-        choice = f", select {seed('select', task, run.seed, run.strategy, record.round)}" if record.round else ""
-        yield f"          seeds fit {seed('fit', task, run.seed, record.round)}{choice}"
+        fit = seed("fit", task, run.seed, record.round, *run.variant.training_names)
+        select = seed("select", task, run.seed, run.strategy, record.round, *run.variant.selection_names)
+        yield f"          seeds fit {fit}" + f", select {select}" * bool(record.round)
         yield f"          bought {' '.join(map(str, record.bought))}"
         if len(files) > max(record.bought, default=0):
             yield f"          files  {shell(files[index] for index in record.bought)}"

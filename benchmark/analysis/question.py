@@ -98,10 +98,14 @@ class Question:
 
     def savings(self) -> tuple[list[Saving], list[str]]:
         """What `strategy` saves against `against`, and which pairs are refused and why."""
+        return self.savings_of(self.experiments())
+
+    def savings_of(self, experiments: Sequence[Experiment]) -> tuple[list[Saving], list[str]]:
+        """The same, of these experiments."""
         made, refused = list[Saving](), list[str]()
         if self.at:
             Rule.read(self.at)
-        for one, a, b in pairs_of(self.experiments(), labels(self.strategy), labels(self.against)):
+        for one, a, b in pairs_of(experiments, labels(self.strategy), labels(self.against)):
             try:
                 rng = generator(one, a, b, self.seed)
                 made += savings(one, a, b, self.rule(one), self.price(one), rng, self.level)
@@ -124,6 +128,7 @@ def nameless(experiments: Sequence[Experiment]) -> list[Experiment]:
             one, title=redacted(one.title), source=redacted(one.source),
             curves={redacted(name): replace(curve, strategy=redacted(name)) for name, curve in one.curves.items()},
             runs=tuple(replace(run, strategy=redacted(run.strategy)) for run in one.runs),
+            variants=tuple(replace(run, strategy=redacted(run.strategy)) for run in one.variants),
         )
         for one in experiments
     ]  # fmt: skip
