@@ -36,7 +36,7 @@ test-all: $(READY) ## every test that can run here
 lint: $(READY) ## ruff and mypy --strict
 	@$(RUN) ruff check --quiet --output-format concise .
 	@$(RUN) ruff format --quiet --check --output-format concise .
-	@$(RUN) mypy --strict benchmark strategies tasks encoders
+	@$(RUN) mypy --strict benchmark strategies tasks encoders tools
 
 format: $(READY) ## put the code into shape
 	@$(RUN) ruff check --quiet --fix .

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PRODUCT = ("benchmark", "strategies", "tasks", "encoders")
+PRODUCT = ("benchmark", "strategies", "tasks", "encoders", "tools")  # tools are not installed, and keep the rules
 REGISTER = {"strategies": "register", "tasks": "register_task", "encoders": "register_encoder"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -77,7 +77,7 @@ Rule = Callable[[Files], Found]
 
 
 def product() -> list[File]:
-    """Every Python file that is installed."""
+    """Every Python file that is installed, and the tools."""
     paths = sorted(path for folder in PRODUCT for path in (ROOT / folder).rglob("*.py"))
     return [File(path.relative_to(ROOT).as_posix(), path.read_text()) for path in paths]
 

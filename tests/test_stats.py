@@ -395,6 +395,19 @@ def test_seeds_that_a_difference_takes() -> None:
     assert stats.runs_to_find(0.01, 0.95, 1) is None
 
 
+@pytest.mark.parametrize("difference", [0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0])
+def test_power_grows_with_seeds_however_large_the_difference(difference: float) -> None:
+    """Against Student's noncentral distribution of `stats`: the special function has NaN where next to nothing is."""
+    for num_seeds in range(11, 40):
+        alpha, steps = 0.05 / 9, 2.0 ** (num_seeds - 1)
+        told, share = stats.power_of(num_seeds, alpha)(difference), math.floor(alpha * steps) / steps
+        bound = scipy_stats.t.isf(share / 2, num_seeds - 1)
+        assert told == pytest.approx(
+            scipy_stats.nct.sf(bound, num_seeds - 1, difference * math.sqrt(num_seeds)), abs=1e-4
+        )
+    assert stats.runs_to_find(8.0, 0.95, 200) == stats.least_runs(0.95, 200)
+
+
 def test_about_equal_is_told_from_undecided() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal([60, 70, 75], 1, (6, 3))

@@ -968,15 +968,15 @@ def shown(experiment: Experiment, gallery: Gallery) -> dict[str, Figure | None]:
     return made | {f"bought-{slug(name)}": contact_sheet(experiment, gallery, name) for name in experiment.curves}
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Writes STEM.png (150 dpi), STEM.svg and STEM.pdf: the same bytes for the same figure."""
+def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
+    """Writes STEM.png (150 dpi), STEM.svg and STEM.pdf, or those kinds of them: the same bytes for the same figure."""
     metadata: dict[str, dict[str, str | None]] = {
         "png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None},
     }  # fmt: skip
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in metadata]
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
     with matplotlib.rc_context(STYLE):
-        for path, (kind, told) in zip(paths, metadata.items(), strict=True):
+        for path, kind in zip(paths, kinds, strict=True):
             content = io.BytesIO()
-            figure.savefig(content, format=kind, dpi=150, metadata=told)
+            figure.savefig(content, format=kind, dpi=150, metadata=metadata[kind])
             files.replace(path, content.getvalue(), stem.parents[1])
     return paths

@@ -81,11 +81,7 @@ def draw(page: str, home: Path, into: Path) -> list[Path]:
         drawn = figures.everything(read(str(home / "results" / "reference" / folder)), {})
         if stem not in drawn:
             raise ValueError(f"{folder} has no figure {stem}, only {', '.join(drawn)}")
-        for path in figures.save(drawn[stem], into / folder / stem):
-            if path.suffix == ".svg":
-                paths.append(path)
-            else:
-                path.unlink()
+        paths += figures.save(drawn[stem], into / folder / stem, ["svg"])
     return paths
 
 

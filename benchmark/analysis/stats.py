@@ -177,7 +177,8 @@ def t_power(num_runs: int, alpha: float) -> Callable[[float], float]:
 
     def found(difference: float) -> float:
         away = difference * math.sqrt(num_runs)
-        return float(1 - special.nctdtr(freedom, away, bound) + special.nctdtr(freedom, away, -bound))
+        within, below = np.nan_to_num(special.nctdtr(freedom, away, np.array([bound, -bound])))  # NaN: next to nothing
+        return float(1 - within + below)
 
     return found
 

@@ -1,0 +1,137 @@
+"""docs/statistics.md says what its simulations gave, and these give it again."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.seeds import seed
+from tools import statistics_page
+from tools.simulations import SIMULATIONS
+from tools.statistics_figures import FIGURES
+from tools.statistics_page import PAGE, PICTURES, RESULTS, plain, rendered, simulated, table
+
+FOUND = json.loads(RESULTS.read_text(encoding="utf-8"))
+SECTIONS = {  # by rule: its section, and a word of the product's that it explains
+    "pairing": ("Pairs", "stats.student"), "sign_flips": ("Sign flips", "stats.sign_flip"),
+    "seeds_needed": ("How many seeds", "stats.runs_to_find"), "holm": ("Many tests", "of this table alone"),
+    "spread": ("Mean and spread", "sample standard deviation over n seeds"), "price": ("Equal price", "range of cost"),
+    "savings_final": ("Savings", "smaller of both final scores"), "few_rounds": ("Few rounds", "linear"),
+    "savings_curve": ("Savings along the curve", "pointwise"), "savings_band": ("Savings in a band", "Fewer than five"),
+    "verdicts": ("Better, equivalent, undecided", "Undecided"), "ranks": ("Ranks", "From five data sets on"),
+    "penalties": ("The penalty matrix", "stats.penalties"), "verify": ("Reproduced", "inconclusive"),
+    "seeds_auto": ("seeds=auto", "auto_seeds.md"),
+}  # fmt: skip
+
+
+def section(title: str) -> str:
+    """A section of the page, in one line."""
+    page = PAGE.read_text(encoding="utf-8")
+    [found] = [part for part in page.split("\n## ")[1:] if part.partition("\n")[0] == title]
+    return " ".join(found.split())
+
+
+def test_the_page_is_what_the_simulations_gave() -> None:
+    assert rendered(FOUND) == PAGE.read_text(encoding="utf-8")
+
+
+def test_a_number_of_the_page_is_a_number_of_the_file() -> None:
+    other = json.loads(json.dumps(FOUND))
+    other["spread"]["rows"][0]["disjoint"] = 0.987
+    assert "| 0.987 |" in rendered(other)
+    assert "| 0.987 |" not in rendered(FOUND)
+
+
+@pytest.mark.parametrize("name", SIMULATIONS)
+def test_every_rule_has_its_section_its_picture_and_its_simulation(name: str) -> None:
+    title, words = SECTIONS[name]
+    text = section(title)
+    for part in ("**Question.**", "**Rule.**", "**Simulation.**", "**Limits.**", words):
+        assert part in text
+    assert f"(figures/statistics/{name}.svg)" in text
+    assert f"{FOUND[name]['replicates']:,}" in text
+    assert FOUND[name]["seed"] == seed("docs/statistics.md", name)
+
+
+def test_no_rule_is_left_out() -> None:
+    assert list(SECTIONS) == list(SIMULATIONS) == list(FIGURES) == list(FOUND)
+    assert {path.stem for path in PICTURES.glob("*.svg")} == set(FIGURES)
+    page = PAGE.read_text(encoding="utf-8")
+    titles = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert titles == [title for title, _ in SECTIONS.values()]
+    anchors = {re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\(#([^)]+)\)", page)) <= anchors
+
+
+@pytest.mark.parametrize("name", ["holm", "spread"])
+def test_a_simulation_gives_the_same_numbers_again(name: str) -> None:
+    assert simulated(name, 40) == simulated(name, 40)
+    assert simulated(name, 40)["rows"] != simulated(name, 50)["rows"]
+
+
+def test_page_and_pictures_are_drawn_from_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics_page, "ROOT", tmp_path)
+    monkeypatch.setattr(statistics_page, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(statistics_page, "PICTURES", tmp_path / "pictures")
+    statistics_page.main(["--render"])
+    assert (tmp_path / "page.md").read_bytes() == PAGE.read_bytes()
+    drawn = sorted((tmp_path / "pictures").iterdir())
+    assert [path.name for path in drawn] == sorted(f"{name}.svg" for name in FIGURES)
+    for path in drawn:
+        assert path.read_bytes() == (PICTURES / path.name).read_bytes(), path.name
+
+
+def test_tables_and_numbers_by_hand() -> None:
+    assert table([{"a": 1, "b": 0.25}, {"a": 2, "b": None}], "n=a:d", "share=b:.2f") == (
+        "| n | share |\n| ---: | ---: |\n| 1 | 0.25 |\n| 2 | – |"
+    )
+    assert plain({"a": [1.23456789, float("nan")]}) == {"a": [1.2346, None]}
+
+
+# --- what the page promises -------------------------------------------------------------------
+def rows(name: str, **wanted: Any) -> list[dict[str, Any]]:
+    return [row for row in FOUND[name]["rows"] if all(row[key] == value for key, value in wanted.items())]
+
+
+def test_rules_keep_their_promises() -> None:
+    """As the page tells them, with room for three standard errors of the simulation."""
+    assert all(0.93 <= row["covered"] <= 0.97 for row in rows("pairing"))
+    assert all(row["rejected"] <= 0.06 for row in rows("sign_flips") if row["shape"].startswith("symmetric"))
+    assert all(row["rejected"] > 0.06 for row in rows("sign_flips", seeds=10) if row["shape"].startswith("skewed"))
+    assert all(row["power_about"] >= 0.72 for row in rows("seeds_needed"))
+    assert rows("holm", tables=1)[0]["holm"] <= 0.05 + 0.02
+    assert all(abs(row["interval"] - 0.95) < 0.015 for row in rows("spread"))
+    assert all(abs(row["found"] - row["truth"]) <= 3 * row["error"] for row in rows("price"))
+    assert all(abs(row["saved"]) <= 50 + 3 * row["error"] and row["reported"] == 1 for row in rows("savings_final"))
+    assert all(row["covered"] >= 0.94 for row in rows("savings_final"))
+    assert all(row["covered"] >= 0.92 for row in rows("savings_band") if row["seeds"] >= 5)
+    assert all(row["given"] == 0 for row in rows("savings_band", seeds=3))
+    assert all(row["wrong"] <= 0.09 for row in rows("ranks", counted="data sets"))
+    assert all(abs(row["share"] - 0.025) < 0.005 for row in rows("penalties"))
+    assert all(row["reproduced"] <= 0.08 for row in rows("verify", truth=1.0))
+    inside = [row["reproduced"] for row in rows("verify", truth=0.1)]
+    assert inside == sorted(inside)
+    assert rows("seeds_auto", difference=0.0)[0]["decided"] <= 0.05 + 0.021
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIMULATIONS)
+def test_every_simulation_gives_what_is_committed(name: str) -> None:
+    compare(simulated(name), FOUND[name])
+
+
+def compare(found: Any, committed: Any) -> None:
+    """Numbers may differ by what another processor's rounding does to a share of simulations."""
+    if isinstance(found, dict):
+        assert list(found) == list(committed)
+        found, committed = list(found.values()), list(committed.values())
+    if isinstance(found, list):
+        assert len(found) == len(committed)
+        for one, other in zip(found, committed, strict=True):
+            compare(one, other)
+    else:
+        assert found == (pytest.approx(committed, rel=2e-3, abs=2e-3) if isinstance(committed, float) else committed)

@@ -1,0 +1,1 @@
+"""What writes pages of this repository; no part of what is installed."""

@@ -1,0 +1,474 @@
+"""What every statistical rule does where the truth is known, by the project's own functions, for docs/statistics.md.
+
+A simulation takes how often to repeat itself and gives plain numbers: `rows` of a table, and an `example` to draw.
+Shapes: M replicates, S runs (seeds), R rounds, A strategies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+
+from benchmark.analysis import stats
+from benchmark.analysis.comparisons import compare
+from benchmark.analysis.curves import Curve, Experiment, Floats
+from benchmark.analysis.equivalence import REPRODUCED, Gap, judge
+from benchmark.analysis.savings import Price, Rule, Saving, crossing, savings
+from benchmark.analysis.sequential import DECIDED, states
+from benchmark.analysis.tables import entries, interval_factor
+from benchmark.auto_seeds import LOOKS, AutoSeeds
+from benchmark.seeds import seed
+
+Results = dict[str, Any]
+PAGE = "docs/statistics.md"
+IMAGES = Price("images")
+COSTS_R = np.linspace(1_000.0, 10_000.0, 10, dtype=np.float64)  # images that ten rounds cost
+MARGIN = 1.0  # of accuracy, see tables.MARGIN
+
+
+def generator(name: str) -> Generator:
+    """The generator of a simulation, from its name."""
+    return np.random.default_rng(seed(PAGE, name))
+
+
+def curve(name: str, value_SR: Floats, cost_R: Floats | None = None) -> Curve:
+    """Runs of a strategy that start together with those of the same seed of every other."""
+    num_runs, num_rounds = value_SR.shape
+    costs_R = 1000.0 * np.arange(1, num_rounds + 1) if cost_R is None else cost_R
+    cost_SR = np.broadcast_to(costs_R, value_SR.shape).astype(np.float64)
+    seeds = tuple(range(num_runs))
+    starts = tuple(f"start {number}" for number in seeds)
+    return Curve(
+        name, num_runs, num_runs, value_SR, cost_SR, {"images": cost_SR}, seeds, starts, ended_R=(0,) * num_rounds
+    )
+
+
+def experiment(*curves: Curve) -> Experiment:
+    """An experiment of these curves, scored by accuracy."""
+    rounds = tuple(range(curves[0].value_SR.shape[1]))
+    return Experiment("simulated", "simulated", "simulated", "accuracy", rounds, {one.strategy: one for one in curves})
+
+
+def saving(first: Curve, second: Curve, rule: Rule, rng: Generator) -> Saving:
+    """What `first` saves against `second`."""
+    return savings(experiment(first, second), first.strategy, second.strategy, rule, IMAGES, rng)[0]
+
+
+def holds(one: stats.Interval, truth: float) -> bool:
+    """Whether an interval holds the truth."""
+    return one.low <= truth <= one.high
+
+
+# --- differences ----------------------------------------------------------------------------
+def pairing(num: int) -> Results:
+    """Intervals of a difference of 1.5 standard deviations, seeds paired and taken apart."""
+    rng, truth, rows = generator("pairing"), 1.5, []
+    for num_seeds in (3, 5, 10):
+        for correlation in (0.0, 0.4, 0.8):
+            first_MS, second_MS = correlated(rng, (num, num_seeds), correlation)
+            first_MS += truth
+            paired = [stats.student(gaps_S) for gaps_S in first_MS - second_MS]
+            apart = [unpaired(*pair) for pair in zip(first_MS, second_MS, strict=True)]
+            rows.append({
+                "seeds": num_seeds, "correlation": correlation,
+                "covered": np.mean([holds(one, truth) for one in paired]),
+                "found": np.mean([one.low > 0 for one in paired]),
+                "found_unpaired": np.mean([one.low > 0 for one in apart]),
+            })  # fmt: skip
+    first_MS, second_MS = correlated(rng, (1, 6), 0.9)
+    return {"rows": rows, "example": {"first": 81.5 + first_MS[0], "second": 80 + second_MS[0]}}
+
+
+def correlated(rng: Generator, shape: tuple[int, int], correlation: float) -> tuple[Floats, Floats]:
+    """(M, S) scores of two strategies whose seeds go together."""
+    shared_MS = math.sqrt(correlation) * rng.standard_normal(shape)
+    first_MS, second_MS = (shared_MS + math.sqrt(1 - correlation) * rng.standard_normal(shape) for _ in range(2))
+    return first_MS, second_MS
+
+
+def unpaired(first_S: Floats, second_S: Floats) -> stats.Interval:
+    """Welch's interval of a difference."""
+    (mine, my_std), (theirs, their_std) = ((one.mean(), one.std(ddof=1)) for one in (first_S, second_S))
+    return Gap(0, float(mine - theirs), len(first_S), float(my_std), len(second_S), float(their_std)).interval(0.95)
+
+
+def sign_flips(num: int) -> Results:
+    """How often p is at most 0.05 where differences are zero on average."""
+    rng = generator("sign_flips")
+    shapes: dict[str, Callable[[tuple[int, int]], Floats]] = {
+        "symmetric: normal": rng.standard_normal,
+        "symmetric: heavy tails (Student's, 2 degrees)": lambda shape: rng.standard_t(2, shape),
+        "skewed: exponential": lambda shape: rng.exponential(1, shape) - 1,
+        "skewed: lognormal": lambda shape: rng.lognormal(0, 1, shape) - math.exp(0.5),
+    }
+    rows = [
+        {"shape": name, "seeds": num_seeds, "rejected": np.mean(stats.sign_flip(draw((num, num_seeds)), rng) <= 0.05)}
+        for name, draw in shapes.items()
+        for num_seeds in (5, 6, 8, 10, 12)
+    ]
+    gaps_S = rng.normal(0.8, 1, 6)
+    means_F = stats.signs(6) @ gaps_S / 6
+    flips, p = np.sort(np.concatenate([means_F, -means_F])), stats.sign_flip(gaps_S[None], rng)[0]
+    return {"rows": rows, "example": {"flips": flips, "mean": gaps_S.mean(), "p": p}}
+
+
+def seeds_needed(num: int) -> Results:
+    """The seeds that make a verdict possible, and those that find a difference in four of five cases."""
+    rng, rows = generator("seeds_needed"), []
+    for family in (1, 9):
+        for difference in (1.0, 1.5, 2.0):
+            least, about = stats.least_runs(0.95, family), stats.runs_to_find(difference, 0.95, family)
+            assert about is not None
+            power = [
+                np.mean(stats.sign_flip(rng.normal(difference, 1, (num, number)), rng) <= 0.05 / family)
+                for number in (least, about)
+            ]
+            rows.append({
+                "comparisons": family, "difference": difference, "possible": least, "power_possible": power[0],
+                "about": about, "power_about": power[1],
+            })  # fmt: skip
+    seeds = range(4, 21)
+    power_of = {
+        str(difference): [stats.power_of(number, 0.05 / 9)(difference) for number in seeds]
+        for difference in (1.0, 1.5, 2.0)
+    }
+    return {"rows": rows, "example": {"seeds": list(seeds), "power": power_of}}
+
+
+def holm(num: int) -> Results:
+    """A false verdict anywhere in a report of equal strategies: nine against a reference in each table, ten seeds."""
+    rng, plain_MT, corrected_MT = generator("holm"), np.zeros((num, 10), bool), np.zeros((num, 10), bool)
+    for number in range(10):
+        gaps_MAS = rng.standard_normal((num, 9, 10)) - rng.standard_normal((num, 1, 10))
+        p_MA = stats.sign_flip(gaps_MAS.reshape(-1, 10), rng).reshape(num, 9)
+        plain_MT[:, number] = (p_MA <= 0.05).any(1)
+        corrected_MT[:, number] = [(stats.holm(p_A) <= 0.05).any() for p_A in p_MA]
+    rows = [
+        {"tables": number, "uncorrected": plain_MT[:, :number].any(1).mean(),
+         "holm": corrected_MT[:, :number].any(1).mean()}
+        for number in range(1, 11)
+    ]  # fmt: skip
+    return {"rows": rows}
+
+
+def spread(num: int) -> Results:
+    """What "mean ± standard deviation" covers; two equal strategies, each round of a table one replicate."""
+    rng, rows, example = generator("spread"), [], Results()
+    for num_seeds in (3, 5, 10):
+        curves = [curve(name, rng.standard_normal((num_seeds, num))) for name in ("a", "b")]
+        first_M2, second_M2 = (
+            np.array([(entry.mean, entry.std) for entry in entries(one, experiment(*curves))], np.float64)
+            for one in curves
+        )
+        factor = interval_factor(num_seeds)
+        rows.append({
+            "seeds": num_seeds, "factor": factor, "covered": np.mean(abs(first_M2[:, 0]) <= first_M2[:, 1]),
+            "interval": np.mean(abs(first_M2[:, 0]) <= factor * first_M2[:, 1]),
+            "disjoint": np.mean(abs(first_M2[:, 0] - second_M2[:, 0]) > first_M2[:, 1] + second_M2[:, 1]),
+        })  # fmt: skip
+        example.setdefault("first", first_M2[:24])
+        example.setdefault("second", second_M2[:24])
+    return {"rows": rows, "example": example}
+
+
+def verdicts(num: int) -> Results:
+    """Verdicts on pairs of strategies whose differences spread by 1, with a margin of 1."""
+    rng, rows = generator("verdicts"), []
+    for difference in (0.0, 0.5, 1.0, 2.0):
+        for num_seeds in (5, 10, 20):
+            found = Counter[str]()
+            for _ in range(num):
+                base_SR = np.array([60.0, 70, 75]) + rng.standard_normal((num_seeds, 1))
+                gaps_S1 = rng.normal(difference, 1, (num_seeds, 1))
+                pair = experiment(curve("a", base_SR + gaps_S1), curve("b", base_SR))
+                found[compare(pair, "a", "b", IMAGES, 0.95, 0).verdict] += 1
+            words = ("better", "worse", "equivalent", "undecided")
+            rows.append({"difference": difference, "seeds": num_seeds} | {word: found[word] / num for word in words})
+    return {"rows": rows}
+
+
+def price(num: int) -> Results:
+    """Strategies that learn equally from equal images: one is charged 500 besides, or buys half as many again."""
+    rng, rows = generator("price"), []
+    for charged, times in ((500.0, 1.0), (0.0, 1.5)):
+        learned, paid = times * COSTS_R, times * COSTS_R + charged
+        found_M, by_round_M = np.zeros(num), np.zeros(num)
+        for number in range(num):
+            first, second = (
+                curve(name, score(images_R) + noise(rng, 8, 0.5), cost_R)
+                for name, images_R, cost_R in (("a", learned, paid), ("b", COSTS_R, COSTS_R))
+            )
+            one = compare(experiment(first, second), "a", "b", IMAGES, 0.95, 0)
+            assert one.by_round is not None
+            found_M[number], by_round_M[number] = one.area.value, one.by_round.value
+        fine = np.linspace(max(paid[0], COSTS_R[0]), min(paid[-1], COSTS_R[-1]), 20_001)
+        gaps = np.interp(fine, paid, score(learned)) - np.interp(fine, COSTS_R, score(COSTS_R))
+        rows.append({
+            "charged": charged, "times": times, "truth": np.trapezoid(gaps, fine) / (fine[-1] - fine[0]),
+            "found": found_M.mean(), "error": found_M.std() / math.sqrt(num), "by_round": by_round_M.mean(),
+        })  # fmt: skip
+    example = {"cost": COSTS_R, "first": score(COSTS_R), "paid": COSTS_R + 500}
+    return {"rows": rows, "example": example}
+
+
+def score(images: Floats, rate: float = 3000) -> Floats:
+    """What a model of so many images scores: a concave curve that flattens."""
+    return np.asarray(95 - 50 * np.exp(-images / rate))
+
+
+def noise(rng: Generator, num_seeds: int, own: float, num_rounds: int = 10) -> Floats:
+    """(S, R): an effect of the seed that stays over the rounds, and one of each round."""
+    return rng.normal(0, 1, (num_seeds, 1)) + rng.normal(0, own, (num_seeds, num_rounds))
+
+
+# --- savings --------------------------------------------------------------------------------
+def rising(rng: Generator, num_seeds: int) -> Floats:
+    """(S, R): runs of a strategy that still rises at the end."""
+    return 90 - 60 / np.sqrt(COSTS_R / 1000) + 0.5 * noise(rng, num_seeds, 1.2)
+
+
+def savings_final(num: int) -> Results:
+    """Two equal strategies: what one saves at the smaller of both final scores, and at the other's."""
+    rng, rows = generator("savings_final"), []
+    for num_seeds in (3, 5, 10, 20):
+        smaller, theirs = list[stats.Interval](), list[float]()
+        for _ in range(num):
+            first, second = (curve(name, rising(rng, num_seeds)) for name in ("a", "b"))
+            smaller.append(saving(first, second, Rule("final"), rng).saved)
+            target = float(second.mean_R[-1])
+            theirs.append(saving(first, second, Rule("value", target, target), rng).saved.value)
+        reported = [value for value in theirs if math.isfinite(value)]
+        values = np.array([one.value for one in smaller])
+        rows.append({
+            "seeds": num_seeds, "saved": values.mean(), "error": values.std() / math.sqrt(num),
+            "covered": np.mean([holds(one, 0.0) for one in smaller]), "reported": np.isfinite(values).mean(),
+            "theirs": np.mean(reported), "theirs_reported": len(reported) / num,
+        })  # fmt: skip
+    example = {"cost": COSTS_R, "first": score(COSTS_R), "second": score(COSTS_R, 4000)}
+    return {"rows": rows, "hard": [*on_a_plateau(num, rng), *beside_a_dip(num, rng)], "example": example}
+
+
+def on_a_plateau(num: int, rng: Generator) -> list[Results]:
+    """Two strategies that hardly rise at the end, one of them there sooner, at the smaller final score."""
+    fast, slow = (90 - 40 * np.exp(-COSTS_R / rate) for rate in (1000, 2000))
+    return off("a plateau, one is there sooner", fast, slow, float(slow[-1]), Rule("final"), num, rng)
+
+
+def beside_a_dip(num: int, rng: Generator) -> list[Results]:
+    """One strategy falls by 3 after a peak, at a score just above that peak, and the other never does."""
+    steady = score(COSTS_R)
+    target = float(steady[4]) + 0.2
+    dipping = steady - 3.0 * (COSTS_R == 6000)
+    return off("just above a peak, then a dip", dipping, steady, target, Rule("value", target, target), num, rng)
+
+
+def off(
+    case: str, mine_R: Floats, theirs_R: Floats, target: float, rule: Rule, num: int, rng: Generator
+) -> list[Results]:
+    """How far savings are off on average, and how often their intervals hold the truth, by number of seeds."""
+    [paid], [other] = (crossing(COSTS_R[None], one_R[None], np.array([target])) for one_R in (mine_R, theirs_R))
+    rows, truth = [], float(other - paid)
+    for num_seeds in (3, 5, 10):
+        found = list[stats.Interval]()
+        for _ in range(num):
+            first, second = (one_R + 0.5 * noise(rng, num_seeds, 1.0) for one_R in (mine_R, theirs_R))
+            found.append(saving(curve("a", first), curve("b", second), rule, rng).saved)
+        values = np.array([one.value for one in found])
+        rows.append({
+            "case": case, "seeds": num_seeds, "truth": truth, "off": values[np.isfinite(values)].mean() - truth,
+            "covered": np.mean([holds(one, truth) for one in found]),
+        })  # fmt: skip
+    return rows
+
+
+def few_rounds(num: int) -> Results:
+    """How far off a saving may be since curves are taken to be straight between rounds; nothing is random here.
+
+    Args:
+        num: scores at which the two are compared.
+    """
+    rows, found = [], {}
+    fine = np.linspace(1000, 10_000, 9_001, dtype=np.float64)
+    targets = np.linspace(score(fine[:1], 4000)[0], score(fine[-1:], 4000)[0], num + 2)[1:-1]
+    for num_rounds in (4, 6, 8, 10, 20):
+        coarse = np.linspace(1000, 10_000, num_rounds, dtype=np.float64)
+        errors = saved_at(coarse, targets) - saved_at(fine, targets)
+        rows.append({"rounds": num_rounds, "largest": abs(errors).max(), "mean": abs(errors).mean()})
+        found[str(num_rounds)] = errors[:: max(1, num // 80)]
+    return {"rows": rows, "example": {"target": targets[:: max(1, num // 80)], "error": found}}
+
+
+def saved_at(cost_R: Floats, targets_M: Floats) -> Floats:
+    """(M,): what a strategy that learns faster saves at these scores, both known at these costs."""
+    mine, theirs = (
+        crossing(np.tile(cost_R, (len(targets_M), 1)), np.tile(score(cost_R, rate), (len(targets_M), 1)), targets_M)
+        for rate in (3000, 4000)
+    )
+    return np.asarray(theirs - mine)
+
+
+def savings_curve(num: int) -> Results:
+    """Intervals along a curve of savings: how often one holds the truth, and how often all do."""
+    rng, rows, example = generator("savings_curve"), [], Results()
+    mine, theirs = score(COSTS_R), score(COSTS_R, 4000)
+    truth_R = COSTS_R - crossing(np.tile(COSTS_R, (10, 1)), np.tile(mine, (10, 1)), theirs)
+    for num_seeds in (5, 10, 20):
+        covered = []
+        for _ in range(num):
+            shared = rng.normal(0, 1, (num_seeds, 1))
+            first, second = (
+                curve(name, truth + shared + rng.normal(0, 0.5, (num_seeds, 10)))
+                for name, truth in (("a", mine), ("b", theirs))
+            )
+            found = savings(experiment(first, second), "a", "b", Rule("curve"), IMAGES, rng)[1:]  # round 0 is shared
+            covered.append([holds(one.saved, truth) for one, truth in zip(found, truth_R[1:], strict=True)])
+            ends = {"low": [one.saved.low for one in found], "high": [one.saved.high for one in found]}
+            if num_seeds == 10 and not all(covered[-1]) and not example:
+                example = ends | {
+                    "saved": [one.saved.value for one in found],
+                    "truth": truth_R[1:],
+                    "cost": COSTS_R[1:],
+                }
+        rows.append({"seeds": num_seeds, "each": np.mean(covered), "all": np.mean(np.all(covered, 1))})
+    return {"rows": rows, "example": example}
+
+
+def savings_band(num: int) -> Results:
+    """Intervals of a saving in a band, where each run pays for whole rounds."""
+    rng, rows = generator("savings_band"), []
+    for deviation in (0.05, 0.6):
+        truth = price_of_band(0.0, deviation) - price_of_band(1.5, deviation)
+        for num_seeds in (3, 5, 10):
+            found = list[stats.Interval]()
+            for _ in range(num):
+                first, second = (banded(rng, num_seeds, better, deviation) for better in (1.5, 0.0))
+                found.append(saving(curve("a", first), curve("b", second), Rule("band", 70, 72), rng).saved)
+            given = [one for one in found if math.isfinite(one.low)]
+            covered = np.mean([holds(one, truth) for one in given]) if given else None
+            rows.append({
+                "deviation": deviation, "seeds": num_seeds, "truth": truth, "given": len(given) / num,
+                "saved": np.mean([one.value for one in found]), "covered": covered,
+            })  # fmt: skip
+    late_SR = banded(rng, 5, 0.0, 1.2)
+    late_SR[2] -= 10  # a run that never gets there
+    one = saving(curve("a", banded(rng, 5, 1.5, 0.6)), curve("b", late_SR), Rule("band", 70, 72), rng)
+    return {"rows": rows, "example": {"cost": COSTS_R, "runs": late_SR, "paid": one.other, "note": one.note}}
+
+
+def banded(rng: Generator, num_seeds: int, better: float, deviation: float) -> Floats:
+    """(S, R) scores around a curve that passes 70 between two rounds."""
+    return 90 + better - 42 / np.sqrt(COSTS_R / 1000) + deviation * noise(rng, num_seeds, 1.0)
+
+
+def price_of_band(better: float, deviation: float) -> float:
+    """The mean price of the first round of 70 or more, over many runs."""
+    value_SR = banded(generator("price_of_band"), 40_000, better, deviation)
+    return float(COSTS_R[(value_SR >= 70).argmax(1)].mean())
+
+
+# --- over experiments -----------------------------------------------------------------------
+CASES = ((3, 4, "experiments"), (3, 4, "data sets"), (5, 4, "data sets"), (10, 1, "data sets"))
+
+
+def ranks(num: int) -> Results:
+    """Five strategies that are equal over all data sets, each of which has an order of its own for its schedules."""
+    rng, rows = generator("ranks"), []
+    for num_sets, num_schedules, counted in CASES:
+        names = [str(number) for number in range(num_sets) for _ in range(num_schedules)]
+        if counted == "experiments":  # as if each were a data set of its own
+            names = [str(number) for number in range(len(names))]
+        wrong = 0
+        for _ in range(num):
+            own_DA = np.repeat(rng.normal(size=(num_sets, 5)), num_schedules, 0)
+            found = stats.ranks(list("abcde"), own_DA + rng.normal(0, 0.1, own_DA.shape), names)
+            wrong += bool(np.ptp(found.mean_A) > found.critical)
+        told = {"data_sets": num_sets, "schedules": num_schedules, "counted": counted}
+        rows.append(told | {"wrong": wrong / num, "critical": found.critical})
+    return {"rows": rows}
+
+
+def penalties(num: int) -> Results:
+    """Rounds that one of two equal strategies wins, and pairs of which one wins any of nine; an example of four."""
+    rng, rows = generator("penalties"), []
+    for num_seeds in (5, 10):
+        [first, second] = (curve(name, rng.standard_normal((num_seeds, 10 * num))) for name in ("a", "b"))
+        share = stats.penalties([first, second])[0, 1]
+        any_of_nine = [
+            (stats.penalties([curve(name, rng.standard_normal((num_seeds, 10))) for name in ("a", "b")]) > 0).any()
+            for _ in range(num)
+        ]
+        rows.append({"seeds": num_seeds, "share": share, "any": np.mean(any_of_nine)})
+    better = {"equal 1": 0.0, "equal 2": 0.0, "equal 3": 0.0, "better by 3": 3.0}
+    curves = [curve(name, score(COSTS_R) + by * (COSTS_R > 1000) + noise(rng, 5, 0.5)) for name, by in better.items()]
+    return {"rows": rows, "example": {"names": list(better), "wins": stats.penalties(curves)}}
+
+
+# --- against published curves, and seeds=auto -----------------------------------------------
+def verify(num: int) -> Results:
+    """Verdicts on a published curve of five runs at four numbers of labels, whose true gap from ours is known."""
+    rng, rows = generator("verify"), []
+    for truth, their_runs in ((MARGIN, 5), (0.1, 20), (2.0, 5)):
+        for num_runs in (3, 5, 10, 20):
+            found = Counter(verdict(rng, truth, num_runs, their_runs) for _ in range(num))
+            known = {word: found[word] / num for word in ("weaker", "stronger", "inconclusive", REPRODUCED)}
+            rows.append({"truth": truth, "their_runs": their_runs, "runs": num_runs} | known)
+    return {"rows": rows}
+
+
+def verdict(rng: Generator, truth: float, num_runs: int, their_runs: int) -> str:
+    """The verdict on one simulated paper: runs spread by 1, half of which stays from round to round."""
+    counts = 1 if truth == MARGIN else 4  # at the margin the hardest case: one number of labels
+    mine_SR, theirs_SR = (
+        rng.normal(0, 0.6, (number, 1)) + rng.normal(0, 0.8, (number, counts)) for number in (num_runs, their_runs)
+    )
+    gaps = [
+        Gap(1000.0 * place, truth + mine_S.mean() - theirs_S.mean(), num_runs, mine_S.std(ddof=1), their_runs,
+            theirs_S.std(ddof=1))
+        for place, (mine_S, theirs_S) in enumerate(zip(mine_SR.T, theirs_SR.T, strict=True), start=1)
+    ]  # fmt: skip
+    return judge(gaps, MARGIN, 0.95)[0]
+
+
+def seeds_auto(num: int) -> Results:
+    """One comparison under seeds=auto, and what it costs to look at p after every seed instead."""
+    rng, rows, auto = generator("seeds_auto"), [], AutoSeeds("random", 0.95, 30)
+    looks = np.zeros(len(LOOKS))
+    for difference in (0.0, 0.5, 0.8, 1.2):
+        found = [states({"a": rng.normal(difference, 1, 30)}, auto)["a"] for _ in range(num)]
+        decided = [one.num_seeds for one in found if one.word in DECIDED]
+        rows.append({
+            "difference": difference, "decided": len(decided) / num, "seeds": np.mean([one.num_seeds for one in found]),
+        })  # fmt: skip
+        if not difference:
+            looks += [sum(number <= look for number in decided) / num for look in LOOKS]
+    peeked_M, peeking = np.zeros(num, bool), []
+    gaps_MS = rng.standard_normal((num, 30))
+    for number in range(6, 31):
+        peeked_M |= stats.sign_flip(gaps_MS[:, :number], rng) <= 0.05
+        peeking.append(peeked_M.mean())
+    example = {"seeds": list(range(6, 31)), "peeking": peeking, "looks": list(LOOKS), "auto": looks}
+    return {"rows": rows, "example": example}
+
+
+SIMULATIONS: dict[str, tuple[Callable[[int], Results], int]] = {
+    "pairing": (pairing, 4_000),
+    "sign_flips": (sign_flips, 4_000),
+    "seeds_needed": (seeds_needed, 2_000),
+    "holm": (holm, 1_000),
+    "spread": (spread, 4_000),
+    "price": (price, 400),
+    "savings_final": (savings_final, 800),
+    "few_rounds": (few_rounds, 400),
+    "savings_curve": (savings_curve, 400),
+    "savings_band": (savings_band, 400),
+    "verdicts": (verdicts, 300),
+    "ranks": (ranks, 400),
+    "penalties": (penalties, 2_000),
+    "verify": (verify, 500),
+    "seeds_auto": (seeds_auto, 1_000),
+}  # by rule: the simulation, and how often it is repeated
