@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -23,7 +23,7 @@ import typer.core
 
 from benchmark import activity, anonymous, answers, plugins, remarks
 from benchmark import grid as grids
-from benchmark.analysis.question import Question
+from benchmark.analysis.question import Question, ask
 from benchmark.display import shown
 from benchmark.escaping import shell, visible
 from benchmark.files import Unwritable
@@ -67,6 +67,41 @@ Words = Annotated[
 def run(words: Words = None) -> None:
     """Run what is missing of a grid of tasks, strategies and seeds, then print and write its tables."""
     chosen = grids.settings(words or [])
+    if chosen.sets is not None:
+        raise ValueError(f"sets={chosen.sets}: has no effect here: `variance sets=N`, or seeds=N")
+    carry_out(chosen, words or [], partial(answers.show_tables, Question(out=chosen.out, format=chosen.format)))
+
+
+@app.command()
+def variance(words: Words = None) -> None:
+    """Show how much initial sets, training and selection make runs differ; sets=30 first runs what that takes."""
+    from benchmark import variance_answers
+
+    given = words or []
+    if not any(word.startswith("sets=") for word in given):
+        variance_answers.show_variance(ask(given, *variance_answers.KEYS))
+        return
+    chosen = grids.settings(given)
+    counted = "what a training does not repeat would count as selection"
+    if not chosen.deterministic and any(word.startswith("deterministic=") for word in given):
+        raise ValueError(f"deterministic=false: {counted}: leave it away")
+    if not chosen.deterministic:
+        say(f"deterministic=true is set: {counted}")
+    asked = Question(
+        out=chosen.out, format=chosen.format, level=chosen.level, reference=chosen.reference or "",
+        anonymous=chosen.anonymous,
+    )  # fmt: skip
+    carry_out(replace(chosen, deterministic=True), given, partial(variance_answers.show_variance, asked))
+
+
+def carry_out(chosen: Settings, words: Sequence[str], answer: Callable[[], None]) -> None:
+    """Runs what is missing of a grid, then gives the answer that it was run for.
+
+    Args:
+        chosen: the settings.
+        words: as they were typed, for the manifest.
+        answer: prints and writes what the records tell.
+    """
     with err.status("loading PyTorch and the plug-ins"):
         plugins.discover(chosen.plugins)
     store, built = Store(chosen.out, say, chosen.anonymous), Built(chosen)
@@ -94,7 +129,7 @@ def run(words: Words = None) -> None:
             say(line)
         for line in launch.edited(cells, store):
             say(line)
-        store.ask(grid.name, asked, provenance(words or []))
+        store.ask(grid.name, asked, provenance("run" if chosen.sets is None else "variance", words))
         try:
             failed = work(left, grid, store, chosen, built)
         except KeyboardInterrupt:
@@ -104,7 +139,7 @@ def run(words: Words = None) -> None:
             raise ValueError("; ".join(dict.fromkeys(one.line for one in failed)))  # nothing could run
         cells = at_look(grid, store).cells()
         unfinished = launch.unfinished(cells, store)
-        answers.show_tables(Question(out=chosen.out, format=chosen.format))
+        answer()
     conclude(failed, unfinished, len(cells), store)
 
 

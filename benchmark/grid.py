@@ -30,7 +30,7 @@ from benchmark.places import CONFIGS, check_literal, expanded
 from benchmark.places import grids as names
 from benchmark.plugins import FOLDERS, LABEL_NEEDS, MODEL_FREE, Plugin, checked, in_words, unknown
 from benchmark.schedule import Schedule
-from benchmark.variants import ORDINARY, Variant
+from benchmark.variants import ORDINARY, STAGGERED, Variant
 from benchmark.words import first_sentence
 
 
@@ -46,6 +46,7 @@ class Settings:
     level: float
     max_seeds: int
     reference: str | None
+    sets: int | None
     initial: int | None
     budget: int | None
     rounds: int | None
@@ -89,6 +90,10 @@ class Settings:
         for name in ("select_timeout", "gpu_hours"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name}={value}: must be over 0")
+        if self.sets is not None and self.sets < 2:
+            raise ValueError(f"sets={self.sets}: at least 2, of one set nobody knows how sets differ; 30 tell it well")
+        if self.sets is not None and self.seeds is not None:
+            raise ValueError(f"seeds={self.seeds}: has no effect with sets={self.sets}, whose seeds count from 0")
         self.check_launcher()
 
     def check_launcher(self) -> None:
@@ -469,6 +474,8 @@ def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment
     strategies = tuple({spec.label: spec for spec in map(partial(Spec.read, "strategy"), full["strategies"])}.values())
     if not strategies:
         raise ValueError("strategies=[]: nothing to run")
+    if chosen.sets is not None:
+        full["seeds"] = chosen.sets
     auto = auto_seeds(strategies, chosen) if full["seeds"] == AUTO else None
     if auto:
         full["seeds"] = auto.max_seeds
@@ -480,7 +487,9 @@ def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment
     if max(seeds) >= 2**63:
         raise ValueError(f"seeds={full['seeds']}: each must be below 2^63")
     schedule = Schedule(**{one.name: full[one.name] for one in dataclasses.fields(Schedule)})
-    return Experiment(name, Spec.read("task", full["task"]), schedule, strategies, tuple(dict.fromkeys(seeds)), auto)
+    task, numbers = Spec.read("task", full["task"]), tuple(dict.fromkeys(seeds))
+    variants = (ORDINARY,) if chosen.sets is None else STAGGERED
+    return Experiment(name, task, schedule, strategies, numbers, auto, variants=variants)
 
 
 AUTO = "auto"

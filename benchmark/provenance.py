@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -17,13 +18,14 @@ SECONDS = 20.0  # that git may take, as on a network's disk
 QUIET = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}")  # git starts no program
 
 
-def provenance(words: list[str]) -> dict[str, str]:
+def provenance(verb: str, words: Sequence[str]) -> dict[str, str]:
     """The command, and the version and commit of the code that runs it.
 
     Args:
-        words: of the command `run`.
+        verb: `run` or `variance`.
+        words: of the command.
     """
-    command = shlex.join(["python", "-m", "benchmark", "run", *words])
+    command = shlex.join(["python", "-m", "benchmark", verb, *words])
     return {"command": command, "version": installed(), "commit": commit(ROOT) or wheel_commit(ROOT)}
 
 

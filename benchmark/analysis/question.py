@@ -36,6 +36,7 @@ class Question:
     task: str = ""  # one experiment or task; all
     strategy: str = ""  # one or more, separated by commas; all
     against: str = ""  # strategies, or records to compare with: `published`
+    reference: str = ""  # what `variance` compares with; the experiment's own
     at: str = ""  # see savings.Rule; the experiment's own
     cost: Literal["", "images", "boxes", "time"] = ""  # boxes where they are counted
     seconds_per_image: float = 7.8  # looking an image through for what is missed (Su et al., 2012, median)

@@ -258,22 +258,31 @@ def shown(value: float | None, places: int) -> str:
 
 def markdown(made: Table) -> str:
     """The table as GitHub markdown."""
-    head, *rows = grid_of(made)
+    return markdown_of(f"{made.title}: {made.metric}", grid_of(made), made.note)
+
+
+def markdown_of(title: str, grid: Sequence[Sequence[str]], note: str) -> str:
+    """A header and rows as GitHub markdown, under a title and above a note."""
+    head, *rows = grid
     rule = ["---", *("---:" for _ in head[1:])]
     lines = ["| " + " | ".join(map(escaped_markdown, row)) + " |" for row in (head, rule, *rows)]
-    title, note = escaped_markdown(f"{made.title}: {made.metric}"), escaped_markdown(made.note)
-    return f"### {title}\n\n" + "\n".join(lines) + f"\n\n{note}\n"
+    return f"### {escaped_markdown(title)}\n\n" + "\n".join(lines) + f"\n\n{escaped_markdown(note)}\n"
 
 
 def latex(made: Table) -> str:
     """The table as LaTeX (booktabs)."""
-    head, *rows = [[indented(text) for text in row] for row in grid_of(made)]
+    return latex_of(f"{made.title}: {made.metric}", grid_of(made), made.note)
+
+
+def latex_of(title: str, grid: Sequence[Sequence[str]], note: str) -> str:
+    """A header and rows as LaTeX (booktabs), under a title with a note."""
+    head, *rows = [[indented(text) for text in row] for row in grid]
     body = [" & ".join(head) + r" \\", r"\midrule", *(" & ".join(row) + r" \\" for row in rows)]
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escaped_latex(f'{made.title}: {made.metric}. {made.note}')}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(made.heads)}}}",
+        rf"\caption{{{escaped_latex(f'{title}. {note}')}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"\toprule",
         *body,
         r"\bottomrule",
