@@ -128,7 +128,7 @@ def seeds_needed(found: Results) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     finish(
         figure, handles, labels, "Possible is not yet probable",
-        "by the true difference, in units of its spread", "dashed: four of five cases",
+        "difference: in units of its spread", "dashed: 4 of 5 cases",
     )  # fmt: skip
     return figure
 
@@ -215,7 +215,7 @@ def savings_final(found: Results) -> Figure:
     right.set(xlabel="seeds", ylabel="images, of 10,000", xticks=seeds)
     finish(
         figure, handles, labels, "Savings are a horizontal distance",
-        "arrow: from B to A at the smaller final score", "bars: two standard errors",
+        "arrow: from B to A at the smaller final one", "bars: two standard errors",
     )  # fmt: skip
     return figure
 

@@ -2,8 +2,8 @@
 
 With it go the page's figures: an image `docs/figures/FOLDER/STEM.svg` is that figure of `results/reference/FOLDER`.
 A block begins with `<!-- table: FOLDER EXPERIMENT -->`, with `<!-- verdicts: FOLDER EXPERIMENT -->`, or with
-`<!-- savings: WORDS; WORDS ... -->` in words of the command `savings`, and ends with `<!-- end -->`; what stands between
-is replaced.
+`<!-- savings: WORDS; WORDS ... -->` in words of the command `savings`, and ends with `<!-- end -->`; what stands
+between is replaced.
 """
 
 from __future__ import annotations
