@@ -26,6 +26,7 @@ from benchmark.analysis.savings import Saving, pairs_of
 from benchmark.analysis.sequential import summary
 from benchmark.analysis.verify import Verdict
 from benchmark.anonymous import redacted
+from benchmark.device_answers import show_devices
 from benchmark.escaping import encodable, visible
 from benchmark.manifest import variant_of
 from benchmark.plugins import unknown
@@ -334,7 +335,11 @@ def explained(
 
 
 def verified(words: Words = None) -> None:
-    """Check the records for faults, and compare them with papers' curves (against=published). Exit 1: a fault."""
+    """Check the records for faults, and compare them with papers' curves (against=published); exit 1: a fault.
+    `verify devices records=A,B` says whether records of two devices may be mixed."""
+    if words and words[0] == "devices":
+        show_devices(words[1:])
+        return
     asked = ask(words or [], "against", "level", "format")
     experiments = asked.experiments()
     faults = [fault for one in experiments for fault in audit.audit(one)]

@@ -268,7 +268,7 @@ def scaled(part: Interval, scale: float) -> str:
 
 def brief(value: float) -> str:
     """A number to two digits, whole from 100 on."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:z.2g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{round(value, 9):z.2g}"
 
 
 def note(found: Sequence[Components]) -> str:
