@@ -84,11 +84,15 @@ def test_intervals_cover_the_truth(
     num_sets: int, parts: tuple[float, float, float], least: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(variance, "REPLICATES", 1_000)
-    rng, covered = np.random.default_rng(seed("variance coverage", num_sets)), np.zeros(3)
+    rng, covered, plain = np.random.default_rng(seed("variance coverage", num_sets)), np.zeros(3), np.zeros(3)
     for scores_N3 in simulated(num_sets, 1_000, parts, "covered"):
         found = estimated(scores_N3, 0.95, rng)
         covered += [one.low <= truth <= one.high for one, truth in zip(found, parts, strict=True)]
-    print(num_sets, parts, covered / 1_000)
+        drawn_M3 = contributions(scores_N3[rng.integers(num_sets, size=(500, num_sets))]).mean(1)
+        low_3, high_3 = np.quantile(drawn_M3, [0.025, 0.975], axis=0)  # what percentiles of estimates alone would say
+        plain += (low_3 <= parts) & (parts <= high_3)
+    print(num_sets, parts, covered / 1_000, plain / 1_000)
+    assert plain.mean() < covered.mean()
     assert (covered / 1_000 >= least).all()
     assert (covered / 1_000 <= 0.98).all()
 
@@ -145,7 +149,7 @@ def copied(three_sets: Path, tmp_path: Path) -> Path:
 
 
 def test_ordinary_records_count_and_only_the_rest_is_run(tmp_path: Path) -> None:
-    typed("run", *SHELF, "seeds=3", f"out={tmp_path}")
+    typed("run", *SHELF, "seeds=3", f"out={tmp_path}", "strategies=[random,in_order,scattered,box_count]")
     before = bytes_of(tmp_path)
     said = typed("variance", *SHELF, "sets=3", f"out={tmp_path}")
     assert "27 cells, 18 to do" in said
@@ -153,13 +157,13 @@ def test_ordinary_records_count_and_only_the_rest_is_run(tmp_path: Path) -> None
     assert "3 initial sets are few" in said
     after = bytes_of(tmp_path)
     assert {path: after[path] for path in before} == before
-    assert len(after) == 27
+    assert len(after) == 30  # a strategy that is not asked for keeps its three
     said = typed("variance", *SHELF, "sets=3", f"out={tmp_path}", "deterministic=true")
     assert "27 cells, 0 to do" in said
     assert "deterministic=true is set" not in said
     assert "9 cells, 0 to do" in typed("run", *SHELF, "seeds=3", f"out={tmp_path}")
     commands = [one["command"].split()[3] for one in json.loads((tmp_path / "grid.json").read_text())["runs"]]
-    assert commands == ["run", "variance", "variance"]
+    assert commands == ["run", "variance", "variance", "run"]
 
 
 def test_what_ends_early_goes_on_to_the_same_bytes(three_sets: Path, tmp_path: Path) -> None:

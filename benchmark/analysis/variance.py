@@ -218,10 +218,10 @@ def remarks(experiment: Experiment, found: Sequence[Components]) -> Iterator[str
 
 def unlike_starts(experiment: Experiment, strategy: str) -> int:
     """How many sets have a round 0 that the first two of its runs, which differ in selection alone, score unequally."""
-    if experiment.schedule is None or not experiment.schedule.initial:
+    sets = whole_sets(experiment, strategy)
+    if not sets or experiment.schedule is None or not experiment.schedule.initial:
         return 0
     first, second = staggered(experiment, strategy)[:2]
-    sets = whole_sets(experiment, strategy)
     scores_2N = [curve.value_SR[[curve.seeds.index(one) for one in sets], 0] for curve in (first, second)]
     return int((scores_2N[0] != scores_2N[1]).sum())
 
