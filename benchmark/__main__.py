@@ -9,6 +9,6 @@ HOME = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 if not sys.flags.safe_path and HOME != os.getcwd() == sys.path[0]:
     sys.path.append(sys.path.pop(0))
 
-from benchmark.cli import command  # noqa: E402
+from benchmark.cli.commands import command  # noqa: E402
 
 command()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmark import activity, plugins, tensor_files
-from benchmark.places import inside
-from benchmark.plugins import EncoderName, Plugin, StrategyName, add
-from benchmark.working_time import working_seconds
+from benchmark.plugins import registry
+from benchmark.plugins.places import inside
+from benchmark.plugins.registry import EncoderName, Plugin, StrategyName, add
+from benchmark.system import activity, tensor_files
+from benchmark.system.process_state import seeded
+from benchmark.system.working_time import working_seconds
+from benchmark.text import quoted
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Targets: TypeAlias = (
@@ -456,22 +458,22 @@ class View:
 
 def strategy(label: str) -> tuple[Plugin, dict[str, Any]]:
     """The strategy that a label names, with every parameter. ValueError names what does not fit."""
-    name, given = plugins.parse(label)
-    plugin = plugins.get("strategy", name)
+    name, given = quoted.parse(label)
+    plugin = registry.get("strategy", name)
     return plugin, plugin.bind(given)
 
 
 def encoder(label: EncoderName, pool: Pool, machine: Machine) -> Encoder:
     """The encoder that a label names, built on a pool. ValueError names what does not fit."""
-    name, given = plugins.parse(label)
-    plugin = plugins.get("encoder", name)
+    name, given = quoted.parse(label)
+    plugin = registry.get("encoder", name)
     return plugin.build(machine, plugin.bind(given), pool)
 
 
 def check_encoder(label: EncoderName, machine: Machine) -> None:
     """Raises ValueError where a file of weights of the encoder that a label names is not there or does not fit."""
-    name, given = plugins.parse(label)
-    plugin = plugins.get("encoder", name)
+    name, given = quoted.parse(label)
+    plugin = registry.get("encoder", name)
     if files(label, machine) and plugin.check_weights is not None:
         plugin.check_weights(machine, **plugin.bind(given))
 
@@ -479,21 +481,21 @@ def check_encoder(label: EncoderName, machine: Machine) -> None:
 def identity(label: EncoderName, machine: Machine) -> str:
     """Everything that decides what an encoder makes of images, but for the pool it is built on, in words: files of
     weights by their content. ValueError where there is no such file."""
-    name, given = plugins.parse(label)
-    plugin = plugins.get("encoder", name)
+    name, given = quoted.parse(label)
+    plugin = registry.get("encoder", name)
     return f"{name} {plugin.version} {sorted((plugin.bind(given) | files(label, machine)).items())}"
 
 
 def encoder_code(label: EncoderName) -> str:
     """A hash of what an encoder's file and those that it imports do: what it made before it was edited is not used."""
-    return plugins.get("encoder", plugins.parse(label)[0]).code()
+    return registry.get("encoder", quoted.parse(label)[0]).code()
 
 
 def files(label: EncoderName, machine: Machine) -> dict[str, str]:
     """sha256 of the files of weights among an encoder's parameters. ValueError where there is no such file."""
-    name, given = plugins.parse(label)
+    name, given = quoted.parse(label)
     found = {}
-    for key, value in plugins.get("encoder", name).bind(given).items():
+    for key, value in registry.get("encoder", name).bind(given).items():
         if isinstance(value, str) and value.endswith(WEIGHTS):
             path = machine.located(value)
             if not path.is_file():
@@ -577,20 +579,6 @@ def register_encoder(*, version: int, check: Callable[..., object] | None = None
         return function
 
     return decorate
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Runs a block with torch's global generators seeded, and gives the caller's state back.
-
-    For library code that takes no generator (module initialisers, dropout).
-    """
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    # `torch.manual_seed` formats a traceback for each device that is not started: slow where detectors seed each image
-    seed_all = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
-    with torch.random.fork_rng(devices=devices):
-        seed_all(seed)
-        yield
 
 
 __all__ = [

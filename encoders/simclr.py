@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Machine, Pool, register_encoder
-from encoders._self_supervised import Features, Frozen, Precision, Settings, trained
+from benchmark.vision.encoding.self_supervised import Features, Frozen, Precision, Settings, trained
 
 VERSION = 1
 

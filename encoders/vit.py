@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmark.api import Machine, Pool, register_encoder
-from encoders._vit import Vit, check
+from benchmark.vision.encoding.vit import Vit, check
 
 
 @register_encoder(version=1, check=check)

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.api import Indices, View, register
-from strategies._features import kmeans
+
+from .shared.features import kmeans
 
 ROWS = 2**14  # images at once
 

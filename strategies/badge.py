@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.api import Indices, View, register
-from strategies._ties import as_ranks, largest
+
+from .shared.ties import as_ranks, largest
 
 
 @register(needs={"predict", "embed"}, version=1)

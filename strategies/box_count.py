@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from benchmark.api import Indices, View, register
-from strategies._boxes import num_boxes
+
+from .shared.boxes import num_boxes
 
 
 @register(needs={"predict"}, version=2)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Augmentation, Boxes, Indices, Predictions, View, register
-from strategies._boxes import CHUNK, WithoutBoxes, best_match, by_image, classes, columns, lowest_known
+
+from .shared.boxes import CHUNK, WithoutBoxes, best_match, by_image, classes, columns, lowest_known
 
 CONSISTENT = 1.3  # what IoU and likeness of a useful box add up to; both are 1 where nothing changes, so 2
 

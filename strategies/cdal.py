@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Indices, Predictions, View, register
-from strategies._ties import as_ranks, largest
+
+from .shared.ties import as_ranks, largest
 
 CHUNK = 2**24  # distances held at once
 LEAST = 1e-12  # weight of a prediction, in nats, so that certain ones count where there are no others

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.api import EncoderName, Indices, View, register
-from strategies._kcenter import greedy
-from strategies._ties import as_ranks
+
+from .shared.kcenter import greedy
+from .shared.ties import as_ranks
 
 
 def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.api import EncoderName, Indices, View, register
-from strategies._kcenter import Groups, drawn
-from strategies._patterns import Metric, both, checked
+
+from .shared.kcenter import Groups, drawn
+from .shared.patterns import Metric, both, checked
 
 
 @register(needs={"encode"}, version=1)

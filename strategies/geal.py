@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.api import EncoderName, Indices, View, register
-from strategies._kcenter import Groups, greedy
-from strategies._patterns import Metric, both, checked
-from strategies._ties import as_ranks
+
+from .shared.kcenter import Groups, greedy
+from .shared.patterns import Metric, both, checked
+from .shared.ties import as_ranks
 
 
 @register(needs={"encode"}, version=2)

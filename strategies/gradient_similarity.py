@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.api import Indices, View, register
-from strategies._boxes import WithoutBoxes
-from strategies._influence import ReferenceSet, expected_targets, most_helpful, needs, reference_gradient
+
+from .shared.boxes import WithoutBoxes
+from .shared.influence import ReferenceSet, expected_targets, most_helpful, needs, reference_gradient
 
 
 @register(needs=needs, version=2)

@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from benchmark.api import Indices, View, register
-from strategies._boxes import WithoutBoxes
-from strategies._influence import (
+
+from .shared.boxes import WithoutBoxes
+from .shared.influence import (
     Order,
     ReferenceSet,
     dot,

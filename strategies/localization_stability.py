@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Indices, View, register
-from strategies._boxes import WithoutBoxes, best_iou, by_image, corners, lowest_known, padded
+
+from .shared.boxes import WithoutBoxes, best_iou, by_image, corners, lowest_known, padded
 
 LEVELS = (8.0, 16.0, 24.0, 32.0, 40.0, 48.0)  # deviations of the noise on pixels of 0..255
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.api import Indices, View, register
-from strategies._boxes import corners, iou
+
+from .shared.boxes import corners, iou
 
 
 @register(needs={"proposals"}, version=2)

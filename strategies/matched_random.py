@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from benchmark.api import Companion, Indices, StrategyName, View, register, strategy
-from strategies._boxes import num_boxes
+
+from .shared.boxes import num_boxes
 
 
 def other(like: str) -> tuple[Any, dict[str, Any]]:

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.api import Boxes, Indices, Predictions, View, register
-from strategies._boxes import classes, corners, iou
-from strategies._ties import as_ranks, largest
+
+from .shared.boxes import classes, corners, iou
+from .shared.ties import as_ranks, largest
 
 PAIRS = 2**24  # pairs of boxes held at once
 FARTHEST = 2.0  # the largest cosine distance

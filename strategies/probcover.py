@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from benchmark.api import EncoderName, Indices, View, register
-from strategies import _features
-from strategies._features import MOST_EXACT, SIMCLR, kmeans, squared_distances, unit_features
-from strategies._ties import as_ranks, largest
+
+from .shared import features
+from .shared.features import MOST_EXACT, SIMCLR, kmeans, squared_distances, unit_features
+from .shared.ties import as_ranks, largest
 
 
 def needs(*, encoder: EncoderName | None, delta: float | None, **_: object) -> frozenset[str]:
     """Features, and predictions to count classes in where the radius is chosen by clusters."""
-    return _features.needs(encoder=encoder) | ({"predict"} if delta is None else set())
+    return features.needs(encoder=encoder) | ({"predict"} if delta is None else set())
 
 
 @register(needs=needs, version=2)
@@ -92,7 +93,7 @@ def cover(
 def within(points_NE: Tensor, others_ME: Tensor, squared: float) -> Tensor:
     """(N,): how many of the others are nearer to each point than the radius, given squared; some at a time."""
     count_N = torch.zeros(len(points_NE), dtype=torch.int64, device=points_NE.device)
-    for part in others_ME.split(max(1, _features.CHUNK // len(points_NE))):
+    for part in others_ME.split(max(1, features.CHUNK // len(points_NE))):
         count_N += (squared_distances(points_NE, part) < squared).sum(1)
     return count_N
 
@@ -111,7 +112,7 @@ def squared_radius(points_NE: Tensor, num: int, purity: float, rng: np.random.Ge
     cluster, _ = kmeans(points_NE, min(num, len(points_NE)), rng, minibatch=num > MOST_EXACT)
     cluster_N = torch.from_numpy(cluster).to(points_NE.device)
     nearest_N = torch.full((len(points_NE),), torch.inf, dtype=points_NE.dtype, device=points_NE.device)
-    step = max(1, _features.CHUNK // len(points_NE))
+    step = max(1, features.CHUNK // len(points_NE))
     for part_ME, cluster_M in zip(points_NE.split(step), cluster_N.split(step), strict=True):
         distance_NM = squared_distances(points_NE, part_ME)
         distance_NM[cluster_N[:, None] == cluster_M] = torch.inf

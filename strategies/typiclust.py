@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from benchmark.api import EncoderName, Indices, View, register
-from strategies import _features
-from strategies._features import MOST_EXACT, SIMCLR, kmeans, needs, squared_distances, unit_features
-from strategies._ties import as_ranks, largest
+
+from .shared import features
+from .shared.features import MOST_EXACT, SIMCLR, kmeans, needs, squared_distances, unit_features
+from .shared.ties import as_ranks, largest
 
 SMALL = 5  # images; clusters of so few wait until the others are empty
 
@@ -85,7 +86,7 @@ def most_typical(points_ME: Tensor, num_neighbours: int, rank_M: Tensor) -> int:
     if num == 1:
         return 0
     means = []
-    for rows in torch.arange(num, device=points_ME.device).split(max(1, _features.CHUNK // num)):
+    for rows in torch.arange(num, device=points_ME.device).split(max(1, features.CHUNK // num)):
         squared = squared_distances(points_ME[rows], points_ME)
         squared[torch.arange(len(rows), device=rows.device), rows] = torch.inf
         means.append(squared.topk(min(num_neighbours, num // 2), largest=False).values.mean(1))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmark.api import Machine, register_task
-from tasks._classifier import PUBLISHED, Classifier, Recipe, lacks
-from tasks._download import cifar
+from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, lacks
+from benchmark.vision.data.download import cifar
 
 
 @register_task(version=1, default=Recipe(), published=PUBLISHED, lacks=lacks)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmark.api import Machine, register_task
-from tasks._classifier import PUBLISHED, Classifier, Recipe, lacks
-from tasks._download import cifar
+from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, lacks
+from benchmark.vision.data.download import cifar
 
 
 @register_task(version=1, default=Recipe(), published=replace(PUBLISHED, normalise="cifar100"), lacks=lacks)

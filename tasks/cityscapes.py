@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Machine, register_task
-from tasks._annotations import Files, listed
-from tasks._image_checks import say, together
-from tasks._image_files import Exif, is_image
-from tasks._regular_files import shown
-from tasks._segment_maps import IGNORED, Masks, Shrunk, Split
-from tasks._segmentation import Segmentation
-from tasks._segmentation_recipe import PUBLISHED, SegmenterRecipe, lacks
+from benchmark.vision.data.annotations import Files, listed
+from benchmark.vision.data.image_checks import say, together
+from benchmark.vision.data.image_files import Exif, is_image
+from benchmark.vision.data.label_maps import IGNORED, Masks, Shrunk, Split
+from benchmark.vision.data.regular_files import shown
+from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, lacks
+from benchmark.vision.segmentation.task import Segmentation
 
 CLASSES = {  # of the 19 that are scored, in their order: the label id of each
     "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19,

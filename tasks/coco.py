@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.api import Machine, register_task
-from tasks._annotations import LayoutError, check_apart, divided, reveals, with_boxes
-from tasks._coco_json import ANNOTATIONS, IMAGES, coco_json
-from tasks._coco_json import places as coco_places
-from tasks._detection import Detection
-from tasks._detection_recipe import PUBLISHED_FCOS_COCO, DetectorRecipe, lacks
-from tasks._image_checks import together
-from tasks._image_files import Exif
-from tasks._layouts import advice
+from benchmark.vision.data.annotations import LayoutError, check_apart, divided, reveals, with_boxes
+from benchmark.vision.data.coco_json import ANNOTATIONS, IMAGES, coco_json
+from benchmark.vision.data.coco_json import places as coco_places
+from benchmark.vision.data.image_checks import together
+from benchmark.vision.data.image_files import Exif
+from benchmark.vision.data.layouts import advice
+from benchmark.vision.detection.recipe import PUBLISHED_FCOS_COCO, DetectorRecipe, lacks
+from benchmark.vision.detection.task import Detection
 
 SITE = "http://images.cocodataset.org"
 ARCHIVES = f"{SITE}/zips/train2017.zip, {SITE}/zips/val2017.zip and {SITE}/annotations/annotations_trainval2017.zip"

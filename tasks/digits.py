@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from tasks._classifier import Classifier, Recipe, Split, lacks
-from tasks._handwritten import handwritten
+from benchmark.vision.classification.task import Classifier, Recipe, Split, lacks
+from benchmark.vision.data.handwritten import handwritten
 
 NUM_TEST = 500
 DEFAULT = Recipe(

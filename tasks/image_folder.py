@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from tasks._classifier import PUBLISHED, Classifier, Recipe, Split, lacks
-from tasks._image_checks import say, together
-from tasks._image_files import EXTENSIONS, Exif, hidden, is_image
-from tasks._regular_files import shown
-from tasks._training import derived
+from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, lacks
+from benchmark.vision.classification.training import derived
+from benchmark.vision.data.image_checks import say, together
+from benchmark.vision.data.image_files import EXTENSIONS, Exif, hidden, is_image
+from benchmark.vision.data.regular_files import shown
 
 LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg"
 TRAINS, TESTS = ("train", "training"), ("test", "testing", "val", "valid", "validation", "eval")  # usual names

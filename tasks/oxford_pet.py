@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from tasks._annotations import text_of
-from tasks._classifier import Classifier, Recipe, Split, lacks
-from tasks._download import fetched
-from tasks._image_checks import together
-from tasks._image_files import Exif
+from benchmark.vision.classification.task import Classifier, Recipe, Split, lacks
+from benchmark.vision.data.annotations import text_of
+from benchmark.vision.data.download import fetched
+from benchmark.vision.data.image_checks import together
+from benchmark.vision.data.image_files import Exif
 
 FOLDER = "oxford-iiit-pet"  # torchvision's name for it
 URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz and annotations.tar.gz"

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 
 from benchmark.api import Machine, register_task
-from tasks._scenes import Canvases, Drawing, Source, drawings, sources
-from tasks._segment_maps import Split, Stack
-from tasks._segmentation import Segmentation
-from tasks._segmentation_recipe import SMALL, SegmenterRecipe, lacks
+from benchmark.vision.data.label_maps import Split, Stack
+from benchmark.vision.data.scenes import Canvases, Drawing, Source, drawings, sources
+from benchmark.vision.segmentation.recipe import SMALL, SegmenterRecipe, lacks
+from benchmark.vision.segmentation.task import Segmentation
 
 INK = 0.3  # of a pixel, 0..1, above which it is of its digit's class
 CLASSES = ("background", *map(str, range(10)))

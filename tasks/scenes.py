@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.api import Machine, register_task
-from tasks._annotations import Split, Truth
-from tasks._detection import Detection
-from tasks._detection_recipe import SMALL, DetectorRecipe, lacks
-from tasks._scenes import MOST, NUM_POOL, NUM_TEST, SIDE, SIZES, Canvases, Source, drawings, sources
+from benchmark.vision.data.annotations import Split, Truth
+from benchmark.vision.data.scenes import MOST, NUM_POOL, NUM_TEST, SIDE, SIZES, Canvases, Source, drawings, sources
+from benchmark.vision.detection.recipe import SMALL, DetectorRecipe, lacks
+from benchmark.vision.detection.task import Detection
 
 DEFAULT = DetectorRecipe(
     backbone=SMALL,

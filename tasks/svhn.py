@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmark.api import Machine, register_task
-from tasks._classifier import PUBLISHED, Classifier, Recipe, lacks
-from tasks._download import house_numbers
+from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, lacks
+from benchmark.vision.data.download import house_numbers
 
 
 @register_task(

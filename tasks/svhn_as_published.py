@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.api import Machine, register_task
-from tasks._classifier import PUBLISHED, Classifier, Recipe, Split, lacks
-from tasks._download import house_numbers
+from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, lacks
+from benchmark.vision.data.download import house_numbers
 
 DISTORTED = replace(PUBLISHED, normalise="cifar100")
 

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from tasks._annotations import text_of
-from tasks._classifier import Classifier, Recipe, Split, lacks
-from tasks._image_checks import together
-from tasks._image_files import Exif, listed
+from benchmark.vision.classification.task import Classifier, Recipe, Split, lacks
+from benchmark.vision.data.annotations import text_of
+from benchmark.vision.data.image_checks import together
+from benchmark.vision.data.image_files import Exif, listed
 
 FOLDER, SIZE = "tiny-imagenet-200", 64
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

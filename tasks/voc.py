@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.api import Machine, register_task
-from tasks._annotations import SPLIT, LayoutError, check_apart, reveals, with_boxes
-from tasks._detection import Detection
-from tasks._detection_recipe import PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
-from tasks._image_files import Exif
-from tasks._layouts import advice
-from tasks._pascal_voc import ANNOTATIONS, IMAGES, LISTS, Layout, archives, located, pascal_voc, year_folder
+from benchmark.vision.data.annotations import SPLIT, LayoutError, check_apart, reveals, with_boxes
+from benchmark.vision.data.image_files import Exif
+from benchmark.vision.data.layouts import advice
+from benchmark.vision.data.pascal_voc import (
+    ANNOTATIONS,
+    IMAGES,
+    LISTS,
+    Layout,
+    archives,
+    located,
+    pascal_voc,
+    year_folder,
+)
+from benchmark.vision.detection.recipe import PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
+from benchmark.vision.detection.task import Detection
 
 
 @register_task(version=1, default=DetectorRecipe(), published=PUBLISHED_FCOS_VOC, lacks=lacks, reveals=reveals)

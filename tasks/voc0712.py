@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from tasks._detection import Detection
-from tasks._detection_recipe import PUBLISHED_SSD300, DetectorRecipe, lacks
-from tasks._image_files import Exif
-from tasks._pascal_voc import archives, located, pascal_voc, year_folder
+from benchmark.vision.data.image_files import Exif
+from benchmark.vision.data.pascal_voc import archives, located, pascal_voc, year_folder
+from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, lacks
+from benchmark.vision.detection.task import Detection
 
 
 @register_task(version=1, default=DetectorRecipe(), published=PUBLISHED_SSD300, lacks=lacks)

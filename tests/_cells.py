@@ -5,13 +5,15 @@ from typing import Any
 
 import torch
 
-from benchmark import launch, plugins
 from benchmark.api import Machine
-from benchmark.fits import Fits
-from benchmark.grid import Cell, Spec
-from benchmark.launch import Failure, Round, Started
-from benchmark.schedule import Schedule
-from benchmark.store import Store
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.records.store import Store
+from benchmark.run import launch
+from benchmark.run.fits import Fits
+from benchmark.run.launch import Failure, Round, Started
 
 FAULTY = Path(__file__).parent / "plugins"
 TINY = "digits[epochs=2]"
@@ -19,7 +21,7 @@ TINY = "digits[epochs=2]"
 
 def cell(strategy: str, rounds: int = 3, seed: int = 0, task: str = TINY, **schedule: Any) -> Cell:
     """A cell of 20 + 5 labels a round, 10 held out."""
-    plugins.discover(FAULTY)
+    discovery.discover(FAULTY)
     sizes = {"initial": 20, "budget": 5, "validation": 10} | schedule
     return Cell(Spec.read("task", task), Spec.read("strategy", strategy), Schedule(rounds=rounds, **sizes), seed)
 

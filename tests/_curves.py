@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment
-from benchmark.records import Header, Measured, Record
-from benchmark.store import Store
+from benchmark.records.record import Header, Measured, Record
+from benchmark.records.store import Store
 
 
 def curve(name: str, values: Any, cost: Any = None, seeds: Sequence[int] | None = None, **more: Any) -> Curve:

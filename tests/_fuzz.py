@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmark import grid as grids
+from benchmark import config
 
 QUICK = settings(
     derandomize=True, deadline=None, max_examples=150, database=None, phases=[Phase.explicit, Phase.generate]
@@ -71,7 +71,7 @@ TEXT = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=6).map(
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 500) | st.just(10**400) | st.floats() | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*grids.ENTRY, "isal", "x"]), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*config.ENTRY, "isal", "x"]), inner),
     max_leaves=8,
 )
 ODD_TEXTS = [
@@ -266,7 +266,7 @@ def watched() -> Iterator[list[str]]:
     def late(*_: object) -> None:
         raise Hang(f"no end after {SECONDS} s")
 
-    from tasks._image_checks import say
+    from benchmark.vision.data.image_checks import say
 
     say.cache_clear()
     handler, log, before = Lines(), logging.getLogger("al_benchmark"), state()

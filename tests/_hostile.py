@@ -15,9 +15,9 @@ from _curves import recorded
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from benchmark.cli import app
-from benchmark.records import sealed
-from benchmark.store import Store, Unwritable
+from benchmark.cli.commands import app
+from benchmark.records.record import sealed
+from benchmark.records.store import Store, Unwritable
 
 SCORES = {
     "random": {0: [50.0, 60.0, 65.0], 1: [52.0, 61.0, 67.0]},

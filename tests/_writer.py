@@ -12,9 +12,9 @@ import stat
 import sys
 from typing import Any
 
-from benchmark.files import Unwritable
-from benchmark.records import Header, Measured, Record
-from benchmark.store import Store
+from benchmark.records.record import Header, Measured, Record
+from benchmark.records.store import Store
+from benchmark.system.files import Unwritable
 
 CELL = "digits/5+5x1/random/seed-0"
 PARTS = {"task": "digits", "strategy": "random"}

@@ -41,7 +41,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """Types a command here; exit code and what was said on standard error."""
 
     def typed(*words: object) -> tuple[int, str]:
-        from benchmark.cli import main
+        from benchmark.cli.commands import main
 
         monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, words)])
         code = 0

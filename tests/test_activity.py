@@ -21,10 +21,13 @@ from _cells import cell, run
 from PIL import Image
 from rich.console import Console
 
-from benchmark import activity, display, launch, plugins
-from benchmark.activity import Stage
 from benchmark.api import Machine
-from benchmark.grid import Spec
+from benchmark.cli import display
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.run import launch
+from benchmark.system import activity
+from benchmark.system.activity import Stage
 
 
 @pytest.fixture
@@ -147,7 +150,7 @@ def reports_of(work: Callable[[], object]) -> dict[str, list[Stage]]:
 
 
 def built(task: str, data: Path | None = None) -> Any:
-    plugins.discover()
+    discovery.discover()
     spec = Spec.read("task", task)
     return spec.plugin.build(Machine(torch.device("cpu"), data), spec.values)
 
@@ -171,9 +174,9 @@ def test_fits_report_their_epochs(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("name", ["digits", "scenes", "scene_masks"])
 def test_predictions_report_what_they_go_through(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks._classifier.PIXELS_A_BATCH", 2**12)
-    monkeypatch.setattr("tasks._detection.PIXELS_A_BATCH", {"cpu": 2**14})
-    monkeypatch.setattr("tasks._segmentation.PIXELS_A_BATCH", {"cpu": 2**14})
+    monkeypatch.setattr("benchmark.vision.classification.task.PIXELS_A_BATCH", 2**12)
+    monkeypatch.setattr("benchmark.vision.detection.task.PIXELS_A_BATCH", {"cpu": 2**14})
+    monkeypatch.setattr("benchmark.vision.segmentation.task.PIXELS_A_BATCH", {"cpu": 2**14})
     task = built(name)
     model = task.model()
     for work in (lambda: task.predict(model, np.arange(150)), lambda: task.score(model)):
@@ -189,7 +192,7 @@ def test_reading_images_is_counted_within_loading(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
     spec = Spec.read("task", "image_folder[root=birds,size=8,model=small_cnn]")
-    plugins.discover()
+    discovery.discover()
     machine = Machine(torch.device("cpu"), tmp_path)
     reports = reports_of(lambda: launch.build(spec, machine))
     reading = reports[f"loading {spec.label}: reading images"]

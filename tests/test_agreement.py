@@ -9,11 +9,11 @@ from _cells import bytes_of
 from _curves import recorded
 from msgspec import structs
 
-from benchmark import plugins
-from benchmark.agreement import Agreement, Mixture
 from benchmark.analysis.curves import read
-from benchmark.records import Header, read_lines, seal
-from benchmark.store import Store
+from benchmark.plugins import registry
+from benchmark.records.agreement import Agreement, Mixture
+from benchmark.records.record import Header, read_lines, seal
+from benchmark.records.store import Store
 
 Command = Callable[..., tuple[int, str]]
 CODE = """from benchmark.api import Indices, View, register
@@ -34,11 +34,11 @@ def run(command: Command, tmp_path: Path) -> Command:
 
     def ran(version: int, *words: str) -> tuple[int, str]:
         (tmp_path / "mine.py").write_text(CODE.format(version=version))
-        plugins.REGISTRY["strategy"].pop("mine", None)
+        registry.REGISTRY["strategy"].pop("mine", None)
         return command("run", *GRID, "device=cpu", f"plugins={tmp_path}", f"out={tmp_path / 'run'}", *words)
 
     yield ran  # type: ignore[misc]
-    plugins.REGISTRY["strategy"].pop("mine", None)
+    registry.REGISTRY["strategy"].pop("mine", None)
 
 
 # --- runs -----------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.api import Indices, View
-from strategies import alfa_mix as module
-from strategies.alfa_mix import alfa_mix, anchors, ascent, least_cap, nearest_to_centres
+from benchmark.strategies import alfa_mix as module
+from benchmark.strategies.alfa_mix import alfa_mix, anchors, ascent, least_cap, nearest_to_centres
 
 RNG = np.random.default_rng
 D, C = 6, 4

@@ -15,14 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import plugins
 from benchmark.api import Machine
-from tasks._annotations import Files, Split, Truth, check_boxes, reveals, usable, with_boxes
-from tasks._coco_json import coco_json
-from tasks._detection_recipe import DetectorRecipe
-from tasks._pascal_voc import pascal_voc
-from tasks.coco import coco
-from tasks.voc import voc
+from benchmark.plugins import registry
+from benchmark.tasks.coco import coco
+from benchmark.tasks.voc import voc
+from benchmark.vision.data.annotations import Files, Split, Truth, check_boxes, reveals, usable, with_boxes
+from benchmark.vision.data.coco_json import coco_json
+from benchmark.vision.data.pascal_voc import pascal_voc
+from benchmark.vision.detection.recipe import DetectorRecipe
 
 CPU = torch.device("cpu")
 RECIPE = DetectorRecipe()
@@ -50,7 +50,7 @@ class Given:
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> None:
     for task in ("voc", "coco"):
-        monkeypatch.setattr(f"tasks.{task}.Detection", Given)
+        monkeypatch.setattr(f"benchmark.tasks.{task}.Detection", Given)
 
 
 # --- boxes -----------------------------------------------------------------------------------------
@@ -846,7 +846,7 @@ def test_images_with_ignored_boxes_alone_count_as_empty(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["voc", "coco"])
 def test_what_the_tasks_tell_of_themselves(name: str) -> None:
-    plugin = plugins.get("task", name)
+    plugin = registry.get("task", name)
     assert plugin.reveals is reveals
     assert plugin.reveals(**plugin.bind({})) == ""
     told = plugin.reveals(**plugin.bind({"filter_empty": "oracle"}))

@@ -18,13 +18,15 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmark import anonymous
-from benchmark.cli import app
-from benchmark.grid import Spec, settings
-from benchmark.grid import read as grid_of
-from benchmark.plugins import REGISTRY, discover
-from benchmark.sources import Sources
-from benchmark.store import Store
+from benchmark.cli.commands import app
+from benchmark.config import read as grid_of
+from benchmark.config import settings
+from benchmark.experiment.spec import Spec
+from benchmark.plugins.discovery import discover
+from benchmark.plugins.registry import REGISTRY
+from benchmark.records import anonymous
+from benchmark.records.sources import Sources
+from benchmark.records.store import Store
 
 ROOT = Path(__file__).parent.parent
 USER, HOST = "zoe-quill", "quillbox"
@@ -132,7 +134,7 @@ def test_it_still_says_what_was_run(folder: Path) -> None:
     assert "root=birds" in run["command"]
     assert run["commit"] == ""
     [trace] = [path.read_text() for path in (folder / "failures").rglob("*.txt")]
-    assert 'File "benchmark/loop.py", line' in trace
+    assert 'File "benchmark/run/loop.py", line' in trace
     assert "breaks_down.py" in trace
     assert "FileNotFoundError: [Errno 2] No such file or directory: 'a.txt'" in trace
     page = (folder / "report.html").read_text()

@@ -14,18 +14,21 @@ from _cells import bytes_of, cell, run
 from _curves import PLAIN, identity, recorded
 from typer.testing import CliRunner
 
-from benchmark import cli, gallery, launch, plugins
-from benchmark import grid as grids
+from benchmark import config
 from benchmark.analysis.curves import ours
 from benchmark.analysis.figures import Gallery
 from benchmark.api import Machine
-from benchmark.cli import app, described
-from benchmark.fits import Fits
-from benchmark.grid import Experiment, Spec
-from benchmark.records import Header, Measured, Record, seal
-from benchmark.schedule import Schedule
+from benchmark.cli import commands
+from benchmark.cli.commands import app, described
+from benchmark.experiment.grid import Experiment
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.records.record import Header, Measured, Record, seal
+from benchmark.records.store import Store
+from benchmark.run import gallery, launch
+from benchmark.run.fits import Fits
 from benchmark.seeds import seed
-from benchmark.store import Store
 
 
 def told(*words: str, code: int = 0) -> str:
@@ -235,12 +238,12 @@ def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
 
     monkeypatch.setattr(launch, "build", counted)
     monkeypatch.setattr(gallery, "arrays", faulty)
-    plugins.discover(None)
+    discovery.discover(None)
     tasks = "tasks=[digits[epochs=1],digits[epochs=2]]"
-    chosen = grids.settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
-    made = grids.read(chosen)
+    chosen = config.settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
+    made = config.read(chosen)
     left = launch.rounds_left(made.cells(), Store(tmp_path))
-    assert not cli.work(left, made, Store(tmp_path), chosen, cli.Built(chosen))
+    assert not commands.work(left, made, Store(tmp_path), chosen, commands.Built(chosen))
     assert built == ["digits[epochs=1]", "digits[epochs=2]"]
     assert capsys.readouterr().err.count("no room (MemoryError)") == 2 * fails
 

@@ -12,15 +12,15 @@ from msgspec import structs
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmark import plugins
 from benchmark.analysis.audit import CHECKS, Fault, audit
 from benchmark.analysis.curves import Curve, Experiment, ours, published, read
-from benchmark.analysis.question import PUBLISHED
+from benchmark.analysis.options import PUBLISHED
 from benchmark.analysis.tables import latex, markdown, tables
-from benchmark.cli import app
-from benchmark.records import Record, read_lines, seal
-from benchmark.sources import Sources
-from benchmark.store import Store
+from benchmark.cli.commands import app
+from benchmark.plugins import discovery, registry
+from benchmark.records.record import Record, read_lines, seal
+from benchmark.records.sources import Sources
+from benchmark.records.store import Store
 
 HOME = Path(__file__).parents[1]
 CELL = "made/mine/seed-1"
@@ -412,14 +412,14 @@ def test_round_0_of_a_paper(tmp_path: Path, rows: list[str], words: str) -> None
 
 
 def test_who_declares_a_companion_is_read_without_importing_it() -> None:
-    plugins.discover()
-    strategies = plugins.REGISTRY["strategy"]
+    discovery.discover()
+    strategies = registry.REGISTRY["strategy"]
     declaring = {name for name, plugin in strategies.items() if plugin.companion is not None}
     assert "learning_loss" in declaring
     ours = {name for name in strategies if (HOME / "strategies" / f"{name}.py").is_file()}
-    assert {name for name in ours if plugins.declares_companion(name)} == declaring & ours
-    assert not plugins.declares_companion("../strategies/learning_loss")
-    assert not plugins.declares_companion("none of ours")
+    assert {name for name in ours if discovery.declares_companion(name)} == declaring & ours
+    assert not discovery.declares_companion("../strategies/learning_loss")
+    assert not discovery.declares_companion("none of ours")
 
 
 def test_a_manifest_that_tells_no_companion_has_it_from_the_strategy(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from _cells import FAULTY, bytes_of
 from typer.testing import CliRunner
 
-from benchmark.cli import app
+from benchmark.cli.commands import app
 
 SHELF = [
     "tasks=[shelf]", "strategies=[random,in_order,scattered]", "seeds=auto", "max_seeds=12", "initial=20", "budget=5",

@@ -13,8 +13,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tasks._annotations import Truth
-from tasks._average_precision import Found, area, as_coco, as_results, class_ap, coco_scores, overlaps, voc_map
+from benchmark.vision.data.annotations import Truth
+from benchmark.vision.detection.average_precision import (
+    Found,
+    area,
+    as_coco,
+    as_results,
+    class_ap,
+    coco_scores,
+    overlaps,
+    voc_map,
+)
 
 Corners = tuple[float, float, float, float]
 NAMES = ("ap", "ap50", "ap75")

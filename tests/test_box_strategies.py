@@ -17,12 +17,12 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from benchmark.api import Augmentation, Boxes, Indices, Predictions, View
-from strategies import bald as bald_module
-from strategies import ppal as ppal_module
-from strategies._boxes import best_match, classes, columns, padded
-from strategies.bald import bald, mutual_information
-from strategies.cald import cald, class_confidence, divergence, labelled_classes, least
-from strategies.ppal import binary_entropy, centres, difficulty, distances, k_medoids, ppal
+from benchmark.strategies import bald as bald_module
+from benchmark.strategies import ppal as ppal_module
+from benchmark.strategies.bald import bald, mutual_information
+from benchmark.strategies.cald import cald, class_confidence, divergence, labelled_classes, least
+from benchmark.strategies.ppal import binary_entropy, centres, difficulty, distances, k_medoids, ppal
+from benchmark.strategies.shared.boxes import best_match, classes, columns, padded
 from tests._toy import Toy, look
 
 RNG = np.random.default_rng

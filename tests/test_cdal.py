@@ -12,8 +12,8 @@ from scipy.special import rel_entr
 from torch import Tensor
 
 from benchmark.api import Indices, Predictions, View
-from strategies import cdal as module
-from strategies.cdal import cdal, farthest, mixtures
+from benchmark.strategies import cdal as module
+from benchmark.strategies.cdal import cdal, farthest, mixtures
 
 RNG = np.random.default_rng
 Kind = Literal["classifier", "detector", "segmenter"]

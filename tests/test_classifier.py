@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Machine
-from tasks._augment import epoch
-from tasks._classifier import PUBLISHED, Classifier, Recipe, Split, rates
-from tasks._networks import Network, build
-from tasks._training import normalises_by_batch
+from benchmark.vision.classification.augment import epoch
+from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, rates
+from benchmark.vision.classification.training import normalises_by_batch
+from benchmark.vision.networks import Network, build
 
 QUICK = Recipe(model="small_cnn", epochs=2, batch_size=16, dropout=0.25)
 TINY = Recipe(width=4, epochs=2, batch_size=16, dropout=0.25)
@@ -176,7 +176,7 @@ def test_regnets_of_pycls_have_the_published_sizes() -> None:
 def test_weights_from_a_file(tmp_path: Path, machine: Machine, suffix: str) -> None:
     from safetensors.torch import save_file
 
-    from tasks._networks import small_cnn
+    from benchmark.vision.networks import small_cnn
 
     state, path = small_cnn().state_dict(), tmp_path / f"weights.{suffix}"
     torch.save(state, path) if suffix == "pth" else save_file(state, path)

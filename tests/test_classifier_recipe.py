@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from tasks._augment import STATISTICS, Batch, Normaliser, cropped, epoch, moments, split
-from tasks._classifier import PUBLISHED, Recipe, lacks
-from tasks._networks import build
-from tasks._training import Labelled, derived, optimiser, rate, refresh_statistics
+from benchmark.vision.classification.augment import STATISTICS, Batch, Normaliser, cropped, epoch, moments, split
+from benchmark.vision.classification.task import PUBLISHED, Recipe, lacks
+from benchmark.vision.classification.training import Labelled, derived, optimiser, rate, refresh_statistics
+from benchmark.vision.networks import build
 
 CPU = torch.device("cpu")
 

@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 from _cells import FAULTY, bytes_of
 
-from benchmark import cli, launch, plugins
-from benchmark import grid as grids
-from benchmark.cli import main
-from benchmark.conformance import check
+from benchmark import config
+from benchmark.cli.commands import main
+from benchmark.conformance.checks import check
+from benchmark.experiment import spec
+from benchmark.plugins import discovery
+from benchmark.run import launch
+from benchmark.run import machine as run_machine
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -105,7 +108,7 @@ def test_every_setting_is_listed_with_its_default_and_meaning(
     with pytest.raises(SystemExit):
         main()
     rows = json.loads(capsys.readouterr().out)
-    fields = [field.name for field in dataclasses.fields(grids.Settings) if field.name != "experiments"]
+    fields = [field.name for field in dataclasses.fields(config.Settings) if field.name != "experiments"]
     assert [row["name"] for row in rows] == sorted(fields, key=[row["name"] for row in rows].index)
     assert all(row["what"] and row["default"] for row in rows)
 
@@ -203,7 +206,7 @@ def test_a_grid_in_boxes_that_ends_by_score_is_done_when_it_has_ended(
 
 
 def test_check_keeps_no_fits_in_work() -> None:
-    machine = cli.prepared(grids.settings(["device=cpu"]))
+    machine = run_machine.prepared(config.settings(["device=cpu"]))
     assert (machine.scratch, machine.workers) == (None, 0)
 
 
@@ -219,9 +222,11 @@ def test_check_keeps_no_fits_in_work() -> None:
     ],
 )
 def test_check_says_what_is_wrong_with_boxes(flaw: str, title: str, words: str) -> None:
-    plugins.discover(FAULTY)
-    one = grids.Spec.read("task", f"shelf[flaw={flaw}]")
-    found = [finding for finding in check(one, one, cli.prepared(grids.settings(["device=cpu"]))) if finding.words]
+    discovery.discover(FAULTY)
+    one = spec.Spec.read("task", f"shelf[flaw={flaw}]")
+    found = [
+        finding for finding in check(one, one, run_machine.prepared(config.settings(["device=cpu"]))) if finding.words
+    ]
     assert [finding.check for finding in found] == [title] * bool(words)
     assert all(words in finding.words for finding in found)
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from _cells import FAULTY
 
-from benchmark import plugins
 from benchmark.api import Machine
-from benchmark.conformance import check, failures
-from benchmark.grid import Spec
+from benchmark.conformance.checks import check, failures
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery, registry
 
-plugins.discover()
+discovery.discover()
 OWN = sorted(
-    name for name, one in plugins.REGISTRY["strategy"].items() if plugins.source(one).parent.name == "strategies"
+    name for name, one in registry.REGISTRY["strategy"].items() if registry.source(one).parent.name == "strategies"
 )
 CPU = Machine(torch.device("cpu"))
 LIGHTER = {
@@ -42,7 +42,7 @@ def test_every_strategy_conforms(name: str) -> None:
 
 
 def conforms(name: str, on: str) -> None:
-    plugins.discover(FAULTY)
+    discovery.discover(FAULTY)
     findings = check(Spec.read("strategy", LIGHTER.get(name, name)), Spec.read("task", on), CPU)
     assert {one.check: one.words for one in findings if one.words} == {}
 
@@ -72,7 +72,7 @@ def test_a_strategy_with_a_dagger_reads_no_pool_label_either() -> None:
 
 
 def test_digits_conforms() -> None:
-    assert failures(plugins.get("task", "digits"), Spec.read("task", "digits"), CPU) == []
+    assert failures(registry.get("task", "digits"), Spec.read("task", "digits"), CPU) == []
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_digits_conforms() -> None:
     ],
 )
 def test_the_kit_says_what_is_wrong(name: str, check_: str, words: str) -> None:
-    plugins.discover(FAULTY)
+    discovery.discover(FAULTY)
     findings = check(Spec.read("strategy", name), Spec.read("task", "digits[epochs=3]"), CPU)
     [finding] = [one for one in findings if one.check == check_]
     assert words in finding.words

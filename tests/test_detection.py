@@ -19,23 +19,25 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
-from benchmark import plugins
 from benchmark.api import Boxes, Machine
-from benchmark.conformance import check
-from benchmark.grid import Spec
-from strategies.learning_loss import LossPrediction
-from tasks import _checkpointed, _detection_training, scenes
-from tasks._annotations import Split, Truth
-from tasks._average_precision import Found
-from tasks._detection import Detection
-from tasks._detection_input import Noise, Placing, gaussian, stream
-from tasks._detection_recipe import PUBLISHED_FCOS_COCO, PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
-from tasks._detection_training import optimiser, plan, rate
-from tasks._detector import Batch, Detections, Detector, Pixels, Suppression, completed, suppressed
-from tasks._torchvision import FasterRcnn, Fcos, build
-from tasks._training import normalises_by_batch
+from benchmark.conformance.checks import check
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.strategies.learning_loss import LossPrediction
+from benchmark.tasks import scenes
+from benchmark.vision import training as vision_training
+from benchmark.vision.classification.training import normalises_by_batch
+from benchmark.vision.data.annotations import Split, Truth
+from benchmark.vision.detection import training as detection_training
+from benchmark.vision.detection.average_precision import Found
+from benchmark.vision.detection.detector import Batch, Detections, Detector, Pixels, Suppression, completed, suppressed
+from benchmark.vision.detection.inputs import Noise, Placing, gaussian, stream
+from benchmark.vision.detection.recipe import PUBLISHED_FCOS_COCO, PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
+from benchmark.vision.detection.task import Detection
+from benchmark.vision.detection.torchvision_detectors import FasterRcnn, Fcos, build
+from benchmark.vision.detection.training import optimiser, plan, rate
 
-plugins.discover()
+discovery.discover()
 CPU = Machine(torch.device("cpu"))
 SMALL = dataclasses.replace(scenes.DEFAULT, epochs=2)
 MODELS = ("fcos", "faster_rcnn")
@@ -485,8 +487,8 @@ def test_a_killed_fit_ends_in_the_same_bytes(
     made = Detection(machine, recipe(model), split(20), split(4, seed=1), 10, "50")
     whole = made.fit(np.arange(16), 0, companion)
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(_checkpointed, "CHECKPOINT_SECONDS", 0.0)
-    step, count = _checkpointed.save, []
+    monkeypatch.setattr(vision_training, "CHECKPOINT_SECONDS", 0.0)
+    step, count = vision_training.save, []
 
     def dying(*given: Any) -> None:
         step(*given)
@@ -494,14 +496,14 @@ def test_a_killed_fit_ends_in_the_same_bytes(
         if len(count) == 3:
             raise Killed
 
-    monkeypatch.setattr(_checkpointed, "save", dying)
+    monkeypatch.setattr(vision_training, "save", dying)
     with pytest.raises(Killed):
         made.fit(np.arange(16), 0, companion)
     [left] = tmp_path.glob("*.checkpoint")
-    monkeypatch.setattr(_checkpointed, "save", step)
+    monkeypatch.setattr(vision_training, "save", step)
     taken: list[int] = []
-    objective = _detection_training.objective
-    monkeypatch.setattr(_detection_training, "objective", lambda *given: taken.append(1) or objective(*given))
+    objective = detection_training.objective
+    monkeypatch.setattr(detection_training, "objective", lambda *given: taken.append(1) or objective(*given))
     resumed = made.fit(np.arange(16), 0, companion)
     assert len(taken) == 1  # of four steps
     assert same(whole, resumed)
@@ -512,7 +514,7 @@ def test_a_damaged_checkpoint_costs_time_alone(tmp_path: Path, monkeypatch: pyte
     machine = dataclasses.replace(CPU, scratch=tmp_path)
     made = Detection(machine, recipe("fcos"), split(12), split(4, seed=1), 10, "50")
     whole = made.fit(np.arange(8), 0)
-    monkeypatch.setattr(_checkpointed, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(vision_training, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(Path, "unlink", lambda *given, **more: None)  # so that the last one stays
     made.fit(np.arange(8), 0)
     monkeypatch.undo()
@@ -625,7 +627,7 @@ def test_images_without_boxes_train() -> None:
 # --- the task -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("label", ["few_scenes", pytest.param("few_scenes[model=faster_rcnn]", marks=pytest.mark.slow)])
 def test_a_detection_task_conforms(label: str) -> None:
-    plugins.discover(FAULTY)
+    discovery.discover(FAULTY)
     findings = check(Spec.read("task", label), Spec.read("task", "digits"), CPU)
     assert [f"{one.check}: {one.words}" for one in findings if one.words] == []
 
@@ -654,7 +656,7 @@ def test_the_score_says_how_many_classes_are_found_and_how_many_there_are(
     for labels, num in (([], 0), ([4], 1), ([4, 4], 1), ([4, 7], 2)):
         boxes_P4 = np.tile([1.0, 1.0, 9.0, 9.0], (len(labels), 1))
         found = Found(np.zeros(len(labels), np.int64), np.array(labels, np.int64), np.ones(len(labels)), boxes_P4)
-        monkeypatch.setattr("tasks._detection.Everything.found", lambda _, found=found: found)
+        monkeypatch.setattr("benchmark.vision.detection.task.Everything.found", lambda _, found=found: found)
         scores = task.score(fitted)
         assert (scores["num_predicted_classes"], scores["num_test_classes"]) == (num, num_there)
 

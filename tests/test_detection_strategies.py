@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-import strategies.entropy
-import strategies.learning_loss
-import strategies.random  # noqa: F401 - matched_random asks for these by name
+import benchmark.strategies.entropy
+import benchmark.strategies.learning_loss
+import benchmark.strategies.random  # noqa: F401 - matched_random asks for these by name
 from benchmark.api import Indices, Predictions, View
-from benchmark.plugins import get
-from strategies import _boxes
-from strategies._boxes import best_iou, iou, lowest_known, num_boxes, padded
-from strategies._influence import expected_targets, reference_gradient
-from strategies.box_count import box_count
-from strategies.gradient_similarity import gradient_similarity
-from strategies.isal import isal
-from strategies.localization_stability import LEVELS, localization_stability
-from strategies.localization_tightness import localization_tightness
-from strategies.matched_random import matched_random
+from benchmark.plugins.registry import get
+from benchmark.strategies.box_count import box_count
+from benchmark.strategies.gradient_similarity import gradient_similarity
+from benchmark.strategies.isal import isal
+from benchmark.strategies.localization_stability import LEVELS, localization_stability
+from benchmark.strategies.localization_tightness import localization_tightness
+from benchmark.strategies.matched_random import matched_random
+from benchmark.strategies.shared import boxes as shared_boxes
+from benchmark.strategies.shared.boxes import best_iou, iou, lowest_known, num_boxes, padded
+from benchmark.strategies.shared.influence import expected_targets, reference_gradient
 from tests._toy import Toy, look
 from tests._toy_detector import ToyDetector
 
@@ -95,7 +95,7 @@ def test_padded_keeps_the_order_within_an_image() -> None:
 @pytest.mark.parametrize("chunk", [1, 500, 2**20])
 def test_best_iou_is_the_largest_in_the_same_image(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against every pair of boxes of all images; 12 images of which some have no boxes, in blocks of 1, some, all."""
-    monkeypatch.setattr(_boxes, "CHUNK", chunk)
+    monkeypatch.setattr(shared_boxes, "CHUNK", chunk)
     (boxes, image_P), (others, image_Q) = random_boxes(60, 12, 0), random_boxes(25, 12, 1)
     assert len(image_Q.unique()) < 12
     pairs = box_iou(boxes, others).masked_fill(image_P[:, None] != image_Q, 0)

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.api import Augmentation, Machine, Predictions
-from tasks import scenes
-from tasks._annotations import Split
-from tasks._detection import Detection, dropped
-from tasks._detection_recipe import DetectorRecipe, lacks
-from tasks._detection_views import CUT, Changed, cut_out, restored, turned_back
-from tasks._detector import Batch, Detections, Detector, completed, dropout_before
-from tasks._torchvision import IMAGENET, FasterRcnn, Fcos, around
+from benchmark.tasks import scenes
+from benchmark.vision.data.annotations import Split
+from benchmark.vision.detection.detector import Batch, Detections, Detector, completed, dropout_before
+from benchmark.vision.detection.recipe import DetectorRecipe, lacks
+from benchmark.vision.detection.task import Detection, dropped
+from benchmark.vision.detection.torchvision_detectors import IMAGENET, FasterRcnn, Fcos, around
+from benchmark.vision.detection.views import CUT, Changed, cut_out, restored, turned_back
 
 CPU = Machine(torch.device("cpu"))
 MODELS = ("fcos", "faster_rcnn")

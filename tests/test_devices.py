@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from benchmark.analysis import devices, equivalence
 from benchmark.analysis.devices import APART, MIXED, UNDECIDED, paired_gap, verdict
-from benchmark.cli import app
-from benchmark.records import read_lines, seal
+from benchmark.cli.commands import app
+from benchmark.records.record import read_lines, seal
 from benchmark.seeds import seed
 
 GPU = "NVIDIA H100, deterministic"

@@ -12,13 +12,14 @@ from _cells import bytes_of, cell, run
 from safetensors.torch import save_file
 from test_kept_work import KINDS, linear
 
-from benchmark import fits, gallery, remarks, tensor_files
 from benchmark.analysis.figures import Gallery
 from benchmark.api import Machine
-from benchmark.digests import digest
-from benchmark.launch import Round
-from benchmark.plugins import Plugin
-from tasks import _encode
+from benchmark.plugins.registry import Plugin
+from benchmark.run import fits, gallery
+from benchmark.run.launch import Round
+from benchmark.system import remarks, tensor_files
+from benchmark.system.digests import digest
+from benchmark.vision.encoding import encodings
 
 
 @pytest.fixture(autouse=True)
@@ -228,11 +229,11 @@ def test_a_shard_is_read_whole_once_and_again_when_it_changes(tmp_path: Path, mo
     path, reads, read = stored("encodings", tmp_path), list[Path](), tensor_files.read
     monkeypatch.setattr(tensor_files, "read", lambda path, name: reads.append(path) or read(path, name))
     for which in ([0, 3], [5], list(range(20))):
-        assert _encode.stored(path, torch.tensor(which)) is not None
+        assert encodings.stored(path, torch.tensor(which)) is not None
     assert len(reads) == 1
     path.write_bytes(flipped(path.read_bytes(), -1, 0))
     os.utime(path, ns=(1, 1))
-    assert _encode.stored(path, torch.tensor([0])) is None
+    assert encodings.stored(path, torch.tensor([0])) is None
     assert len(reads) == 2
 
 
@@ -263,10 +264,10 @@ def test_a_task_or_companion_that_was_edited_does_not_find_its_old_fits(
 def test_an_encoder_that_was_edited_does_not_find_its_old_encodings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine, pool = Machine(torch.device("cpu"), scratch=tmp_path), _encode.InMemory(torch.zeros(2, 1, 8, 8).byte())
+    machine, pool = Machine(torch.device("cpu"), scratch=tmp_path), encodings.InMemory(torch.zeros(2, 1, 8, 8).byte())
 
     def folder() -> str:
-        return _encode.Encodings(pool, pool, "pool", machine).encoder("patch_pca").name
+        return encodings.Encodings(pool, pool, "pool", machine).encoder("patch_pca").name
 
     before = folder()
     assert folder() == before

@@ -13,10 +13,10 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from benchmark.api import Machine
-from tasks._classifier import Classifier, forward_mode
-from tasks._directional import Layers
-from tasks._networks import Network
-from tasks.digits import DEFAULT, digits
+from benchmark.tasks.digits import DEFAULT, digits
+from benchmark.vision.classification.task import Classifier, forward_mode
+from benchmark.vision.directional import Layers
+from benchmark.vision.networks import Network
 
 
 class Standardised(nn.Conv2d):

@@ -17,15 +17,15 @@ from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from benchmark import plugins
 from benchmark.api import Encoding, Indices, Machine
-from benchmark.grid import Spec
-from encoders._vit import Vit, class_attention
-from encoders.patch_pca import patch_pca, patches
-from tasks._encode import SHARD, Encodings, InMemory, Read, squashed
+from benchmark.encoders.patch_pca import patch_pca, patches
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.vision.encoding.encodings import SHARD, Encodings, InMemory, Read, squashed
+from benchmark.vision.encoding.vit import Vit, class_attention
 from tests._cells import cell, run
 
-plugins.discover()
+discovery.discover()
 CPU = Machine(torch.device("cpu"))
 
 

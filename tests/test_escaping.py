@@ -21,17 +21,20 @@ from rich.console import Console
 from test_figures import gallery
 from typer.testing import CliRunner
 
-from benchmark import cli, launch, progress, terminal
 from benchmark.analysis import figures
 from benchmark.analysis.curves import read
-from benchmark.display import shown
-from benchmark.escaping import csv_read, csv_text, latex, markdown, pasted, shell, visible, visible_lines
-from benchmark.gallery import write as write_gallery
-from benchmark.grid import Cell, Spec
-from benchmark.plugins import discover
-from benchmark.schedule import Schedule
-from benchmark.sources import Sources
-from benchmark.store import Store, seal, slug
+from benchmark.cli import commands as cli_commands
+from benchmark.cli import progress, terminal
+from benchmark.cli.display import shown
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.spec import Spec
+from benchmark.plugins.discovery import discover
+from benchmark.records.sources import Sources
+from benchmark.records.store import Store, seal, slug
+from benchmark.run import launch
+from benchmark.run.gallery import write as write_gallery
+from benchmark.text.escaping import csv_read, csv_text, latex, markdown, pasted, shell, visible, visible_lines
 
 ROOT = Path(__file__).parent.parent
 UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # lines aside
@@ -208,7 +211,7 @@ def test_no_command_passes_on_what_would_command_a_terminal(
     words = [evil("=other") if word == "x" else word for word in words]
     monkeypatch.setattr("sys.argv", ["benchmark", *words, f"out={hostile}"])
     with pytest.raises(SystemExit):
-        cli.main()
+        cli_commands.main()
     output = "".join(capfd.readouterr())
     assert output
     assert not UNSEEN.search(output)
@@ -223,7 +226,7 @@ def test_no_command_passes_on_what_would_command_a_terminal(
 @pytest.fixture(scope="module")
 def written(hostile: Path) -> Path:
     for verb in ("tables", "report"):
-        done = CliRunner().invoke(cli.app, [verb, f"out={hostile}"])
+        done = CliRunner().invoke(cli_commands.app, [verb, f"out={hostile}"])
         assert done.exit_code == 0, done.output + repr(done.exception)
     return hostile
 

@@ -31,13 +31,14 @@ import pytest
 import torch
 from _cells import FAULTY, bytes_of, cell, run
 
-from benchmark import launch, loop, plugins
 from benchmark.api import Machine
-from benchmark.cli import main
-from benchmark.fits import Fits
-from benchmark.grid import Cell
-from benchmark.launch import Failure, Round
-from benchmark.store import Store, Unwritable
+from benchmark.cli.commands import main
+from benchmark.experiment.cell import Cell
+from benchmark.plugins import discovery, registry
+from benchmark.records.store import Store, Unwritable
+from benchmark.run import launch, loop
+from benchmark.run.fits import Fits
+from benchmark.run.launch import Failure, Round
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -667,7 +668,7 @@ def test_what_a_strategy_declares_of_itself_may_fail_in_one_line(
     grid = ["tasks=[digits[epochs=1]]", "strategies=[declares,random]", "device=cpu", f"plugins={tmp_path}"]
     for more in ([], ["dry_run=true"]):
         code, told = command("run", *grid, *more, f"out={tmp_path / 'run'}")
-        plugins.REGISTRY["strategy"].pop("declares")
+        registry.REGISTRY["strategy"].pop("declares")
         assert code == 2
         assert told.splitlines()[-1].startswith("error: ")
         assert ("odd" if "odd" in error else f"declares.py: {what} of declares: ") in told
@@ -683,7 +684,7 @@ def test_a_pilot_and_a_gallery_that_would_end_the_run_are_a_line_each(
     def end(*_: object) -> None:
         raise SystemExit(0)
 
-    monkeypatch.setattr("benchmark.gallery.picture", end)
+    monkeypatch.setattr("benchmark.run.gallery.picture", end)
     code, told = typed("strategies=[random]", "seeds=1")
     assert (code, "no images in the report: 0 (SystemExit)" in told) == (0, True), told
 
@@ -798,9 +799,9 @@ def test_nothing_here_reads_the_wall_clock() -> None:
 # --- the server -------------------------------------------------------------------------------
 def serve() -> None:
     """Answers a line of words with the process id and, once it ended, the exit code of a run."""
-    from benchmark import fits, forecast, gallery, launch, plugins, progress, tracking  # noqa: F401  what a run imports
+    from benchmark.cli import progress  # noqa: F401  what a run imports
 
-    plugins.discover(FAULTY)
+    discovery.discover(FAULTY)
     print("ready", flush=True)
     for line in sys.stdin:
         asked = json.loads(line)

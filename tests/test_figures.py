@@ -17,14 +17,14 @@ from _curves import identity
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from benchmark import words
 from benchmark.analysis import figures, stats
 from benchmark.analysis.curves import Curve, Experiment, Run
 from benchmark.analysis.figures import Gallery
 from benchmark.analysis.stats import student
-from benchmark.records import Header, Measured, Record
-from benchmark.schedule import Schedule
-from benchmark.store import Store
+from benchmark.experiment.schedule import Schedule
+from benchmark.records.record import Header, Measured, Record
+from benchmark.records.store import Store
+from benchmark.text import words
 
 HOSTILE = '<b>$x_1$ & "q"'
 

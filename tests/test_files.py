@@ -23,13 +23,14 @@ from _writer import CELL, HEADER, without
 from matplotlib.figure import Figure
 from test_faults import check_stated, table
 
-from benchmark import files, plugins, tensor_files
 from benchmark.analysis import figures
 from benchmark.analysis.curves import SOURCES, known_sources
-from benchmark.files import Unwritable
-from benchmark.fits import Fits, taken
-from benchmark.records import Measured, Record
-from benchmark.store import WRITTEN, Store
+from benchmark.plugins import discovery
+from benchmark.records.record import Measured, Record
+from benchmark.records.store import WRITTEN, Store
+from benchmark.run.fits import Fits, taken
+from benchmark.system import files, tensor_files
+from benchmark.system.files import Unwritable
 
 GRID = [
     "tasks=[shelf]", "strategies=[random]", "seeds=1", "rounds=3", "initial=20", "budget=5", "validation=10",
@@ -387,7 +388,7 @@ def test_a_run_ends_in_one_line_where_its_folder_changes(fault: str, tmp_path: P
     code_folder.mkdir()
     text = HARMFUL.format(name=name, code=ROWS[fault].format(out=out, name=name))
     (code_folder / f"{name}.py").write_text(text)
-    plugins.discover(FAULTY)
+    discovery.discover(FAULTY)
     words = ["tasks=[shelf]", f"strategies=[{name},random]", "seeds=1", "rounds=3", "initial=20", "budget=5"]
     words += ["validation=10", "device=cpu", f"plugins={code_folder}", f"out={out}"]
     check_stated(fault, *command("run", *words))

@@ -9,11 +9,13 @@ import pytest
 import torch
 from _cells import cell
 
-from benchmark import activity, plugins
-from benchmark.activity import Stage
 from benchmark.api import Machine
-from benchmark.forecast import Forewarning, small_recipe
-from benchmark.grid import Cell, Spec
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.run.forecast import Forewarning, small_recipe
+from benchmark.system import activity
+from benchmark.system.activity import Stage
 
 CPU = Machine(torch.device("cpu"))
 
@@ -37,7 +39,7 @@ def lines_after(
 
 
 def test_a_long_run_is_told_once_with_a_recipe_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugins.discover()
+    discovery.discover()
     label = "image_folder[root=birds,size=64]"
     cells = [cell(name, task=label, initial=100, budget=50, rounds=3, validation=0) for name in ("random", "margin")]
     # 100 images once, 150 and 200 twice: 800 of 200 epochs
@@ -49,7 +51,7 @@ def test_a_long_run_is_told_once_with_a_recipe_for_cpus(monkeypatch: pytest.Monk
 
 
 def test_a_short_run_and_a_short_fit_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugins.discover()
+    discovery.discover()
     cells = [cell("random", task="digits", rounds=3)]
     assert lines_after(cells, 20, 10_000, 30, monkeypatch) == []
     assert lines_after(cells, 5, 1, 200, monkeypatch) == []
@@ -73,7 +75,7 @@ def test_a_short_run_and_a_short_fit_say_nothing(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_the_recipe_for_cpus_keeps_the_data_and_is_sound(task: str, fits: str | None) -> None:
-    plugins.discover()
+    discovery.discover()
     label = small_recipe(Spec.read("task", task))
     if fits is None:
         assert label == ""
@@ -85,7 +87,7 @@ def test_the_recipe_for_cpus_keeps_the_data_and_is_sound(task: str, fits: str | 
 
 
 def test_purchases_by_the_box_are_at_least_the_initial_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugins.discover()
+    discovery.discover()
     schedule = {"initial": 100, "budget": 5000, "budget_in": "boxes", "validation": 0}
     cells = [cell("random", task="coco[root=birds]", rounds=2, **schedule)]
     (line,) = lines_after(cells, 10, 5, 12, monkeypatch)
@@ -95,5 +97,5 @@ def test_purchases_by_the_box_are_at_least_the_initial_images(monkeypatch: pytes
 
 
 def test_a_task_without_a_recipe_has_none_for_cpus() -> None:
-    plugins.discover()
+    discovery.discover()
     assert small_recipe(cell("random", task="shelf").task) == ""

@@ -17,16 +17,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from benchmark import plugins
 from benchmark.analysis import curves
-from benchmark.records import CLOSING, OPENING, Header, Measured, Record, digest
-from benchmark.store import Store, Unwritable
+from benchmark.plugins import discovery
+from benchmark.records.record import CLOSING, OPENING, Header, Measured, Record, digest
+from benchmark.records.store import Store, Unwritable
 
 
 @pytest.fixture(autouse=True, scope="module")
 def discovered() -> Iterator[None]:
     """Every plug-in; and no waiting for the disk, which would be most of the time."""
-    plugins.discover()
+    discovery.discover()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
         yield

@@ -28,14 +28,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmark.api import Machine
-from tasks import _image_checks
-from tasks._annotations import check_boxes, scans_of
-from tasks._classifier import Recipe, digest
-from tasks._detection_recipe import DetectorRecipe
-from tasks._sources import reported
-from tasks.coco import coco
-from tasks.image_folder import image_folder
-from tasks.voc import voc
+from benchmark.tasks.coco import coco
+from benchmark.tasks.image_folder import image_folder
+from benchmark.tasks.voc import voc
+from benchmark.vision.classification.task import Recipe, digest
+from benchmark.vision.data import image_checks
+from benchmark.vision.data.annotations import check_boxes, scans_of
+from benchmark.vision.data.sources import reported
+from benchmark.vision.detection.recipe import DetectorRecipe
 
 MACHINE = Machine(torch.device("cpu"))
 Box = tuple[str, float, float, float, float, int, bool]  # image, corners, class, ignored
@@ -49,11 +49,11 @@ def harness() -> Iterator[None]:
         used = int(handle.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 2**30, limits[1]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_image_checks, "recalled", lambda keys: {})
-        patch.setattr(_image_checks, "remember", lambda scans: None)
+        patch.setattr(image_checks, "recalled", lambda keys: {})
+        patch.setattr(image_checks, "remember", lambda scans: None)
         for task in ("voc", "coco"):
-            patch.setattr(f"tasks.{task}.Detection", Given)
-        patch.setattr("tasks.image_folder.Classifier", Classes)
+            patch.setattr(f"benchmark.tasks.{task}.Detection", Given)
+        patch.setattr("benchmark.tasks.image_folder.Classifier", Classes)
         yield
     resource.setrlimit(resource.RLIMIT_AS, limits)
 

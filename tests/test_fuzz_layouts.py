@@ -14,17 +14,17 @@ from _fuzz import SIZES, befall, corpus, damaged, folder, judged, picture, size_
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmark import plugins
 from benchmark.api import Machine
-from benchmark.grid import Spec
-from tasks import _image_checks, _layouts, _segment_maps
-from tasks._annotations import scans_of
-from tasks._classifier import Recipe
-from tasks._segmentation_recipe import SegmenterRecipe
-from tasks._sources import reported
-from tasks.cityscapes import cityscapes
-from tasks.oxford_pet import oxford_pet
-from tasks.tiny_imagenet import tiny_imagenet
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.tasks.cityscapes import cityscapes
+from benchmark.tasks.oxford_pet import oxford_pet
+from benchmark.tasks.tiny_imagenet import tiny_imagenet
+from benchmark.vision.classification.task import Recipe
+from benchmark.vision.data import image_checks, label_maps, layouts
+from benchmark.vision.data.annotations import scans_of
+from benchmark.vision.data.sources import reported
+from benchmark.vision.segmentation.recipe import SegmenterRecipe
 
 CPU = torch.device("cpu")
 
@@ -34,8 +34,8 @@ class Kept:
 
     def __init__(self, machine: Machine, recipe: Any, pool: Any, test: Any, *classes: Any, **more: Any) -> None:
         self.pool, self.test = pool, test
-        if isinstance(pool, _segment_maps.Split):
-            _segment_maps.check_labels(pool, test)
+        if isinstance(pool, label_maps.Split):
+            label_maps.check_labels(pool, test)
             self.fingerprint = pool.fingerprint + test.fingerprint
         scans = [split.scans if hasattr(split, "scans") else scans_of(split.images) for split in (pool, test)]
         reported(*scans, more.get("root"))
@@ -44,12 +44,12 @@ class Kept:
 @pytest.fixture(autouse=True, scope="module")
 def harness() -> Iterator[None]:
     """Tasks without a network, and nothing remembered of images."""
-    plugins.discover()
+    discovery.discover()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_image_checks, "recalled", lambda keys: {})
-        patch.setattr(_image_checks, "remember", lambda scans: None)
+        patch.setattr(image_checks, "recalled", lambda keys: {})
+        patch.setattr(image_checks, "remember", lambda scans: None)
         for name in ("cityscapes.Segmentation", "oxford_pet.Classifier", "tiny_imagenet.Classifier"):
-            patch.setattr(f"tasks.{name}", Kept)
+            patch.setattr(f"benchmark.tasks.{name}", Kept)
         yield
 
 
@@ -225,7 +225,7 @@ def layout_judged(data: st.DataObject) -> str:
             assert not suggested or Spec.read("task", suggested).plugin
             return bool(suggested)
 
-        return judged(partial(_layouts.advice, root, str(root), "do something else"), check, root)
+        return judged(partial(layouts.advice, root, str(root), "do something else"), check, root)
 
 
 @SIZES

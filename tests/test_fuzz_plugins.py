@@ -14,9 +14,11 @@ import pytest
 from _fuzz import SIZES, befall, corpus, damaged, folder, judged
 from hypothesis import strategies as st
 
-from benchmark import plugins
-from benchmark.grid import Spec
-from benchmark.plugins import FOLDERS, REGISTRY, Plugin
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.plugins import registry as plugins_registry
+from benchmark.plugins.registry import FOLDERS, REGISTRY, Plugin
+from benchmark.text import quoted
 
 STRATEGY = """
 from typing import Any, Literal
@@ -110,7 +112,7 @@ CALLED = ["mine", "mine", "other", "entropy", "é", "_hidden", "a" * 300, "digit
 @pytest.fixture(autouse=True, scope="module")
 def discovered() -> None:
     """Our own plug-ins."""
-    plugins.discover()
+    discovery.discover()
 
 
 @contextlib.contextmanager
@@ -125,7 +127,7 @@ def registry() -> Iterator[None]:
             REGISTRY[kind].update(found)
         sys.path[:] = path
         for name in set(sys.modules) - modules:
-            if name in ("mine", "other") or name.startswith(plugins.IN_FOLDER):
+            if name in ("mine", "other") or name.startswith(plugins_registry.IN_FOLDER):
                 del sys.modules[name]
 
 
@@ -151,7 +153,7 @@ def asked(root: Path) -> list[Plugin]:
     """Finds the plug-ins of a folder and asks each all that `list` and a grid ask."""
     known, path = {plugin for found in REGISTRY.values() for plugin in found.values()}, list(sys.path)
     try:
-        plugins.load_folder(root)
+        discovery.load_folder(root)
     finally:
         sys.path[:] = path  # that it grows is meant
     found = [plugin for kind in REGISTRY.values() for plugin in kind.values() if plugin not in known]
@@ -168,7 +170,11 @@ def asked(root: Path) -> list[Plugin]:
             plugin.recipe(spec.values)
         elif plugin.companion is not None:
             plugin.declared("companion", spec.values)
-        [plugins.plain(default) for _, default in plugin.parameters().values() if default is not plugins.REQUIRED]
+        [
+            quoted.plain(default)
+            for _, default in plugin.parameters().values()
+            if default is not plugins_registry.REQUIRED
+        ]
     return found
 
 
@@ -184,7 +190,7 @@ def plugin_judged(data: st.DataObject) -> str:
         files = [path for path in root.glob("[!._]*.py")]
 
         def check(found: list[Plugin], lines: list[str]) -> bool:
-            homes = {os.path.realpath(plugins.source(plugin)) for plugin in found}
+            homes = {os.path.realpath(plugins_registry.source(plugin)) for plugin in found}
             others = [path for path in files if os.path.realpath(path) not in homes]
             assert len([line for line in lines if "registers no strategy" in line]) >= len(others)
             return not lines

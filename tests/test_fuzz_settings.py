@@ -10,27 +10,28 @@ from _fuzz import JSON, QUICK, SLOW, TEXT, refusal, says_one_line
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from benchmark import grid as grids
-from benchmark import plugins
-from benchmark.grid import Spec
-from benchmark.schedule import Schedule, band
+from benchmark import config
+from benchmark.experiment.schedule import Schedule, band
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery, registry
+from benchmark.text import quoted
 
 
 @pytest.fixture(autouse=True, scope="module")
 def discovered() -> None:
     """Every plug-in."""
-    plugins.discover()
+    discovery.discover()
 
 
 # --- words on the command line ----------------------------------------------------------------
-KEYS = [field.name for field in dataclasses.fields(grids.Settings)]
+KEYS = [field.name for field in dataclasses.fields(config.Settings)]
 WORD = st.builds("{}={}".format, st.sampled_from(KEYS) | TEXT, TEXT) | TEXT
 
 
 @SLOW
 @given(st.lists(WORD, max_size=3))
 def test_any_words_make_a_grid_or_one_line(words: list[str]) -> None:
-    assert says_one_line(lambda: grids.read(grids.settings(words)).cells())
+    assert says_one_line(lambda: config.read(config.settings(words)).cells())
 
 
 @SLOW
@@ -38,7 +39,7 @@ def test_any_words_make_a_grid_or_one_line(words: list[str]) -> None:
 @example("seeds", "1" * 12)
 @given(st.sampled_from(["tasks", "strategies", "seeds", "until", "budget_in", "rounds", "initial", "validation"]), TEXT)
 def test_any_value_of_a_setting_makes_a_grid_or_one_line(key: str, value: str) -> None:
-    assert says_one_line(lambda: grids.read(grids.settings([f"{key}={value}"])).cells())
+    assert says_one_line(lambda: config.read(config.settings([f"{key}={value}"])).cells())
 
 
 ENTRY = {"task": "digits", "strategies": ["random"], "seeds": 1, "initial": 5, "budget": 5, "rounds": 1}
@@ -46,20 +47,20 @@ ENTRY = {"task": "digits", "strategies": ["random"], "seeds": 1, "initial": 5, "
 
 @QUICK
 @example("seeds", 10**12)
-@given(st.sampled_from(list(grids.ENTRY)), JSON)
+@given(st.sampled_from(list(config.ENTRY)), JSON)
 def test_any_value_in_a_grid_file_makes_a_grid_or_one_line(key: str, value: object) -> None:
     chosen = dataclasses.replace(DEFAULTS, experiments={"x": ENTRY | {key: value}})
-    assert says_one_line(lambda: grids.read(chosen).cells())
+    assert says_one_line(lambda: config.read(chosen).cells())
 
 
 @QUICK
 @given(JSON)
 def test_any_label_is_parsed_or_refused_in_one_line(value: object) -> None:
-    assert says_one_line(lambda: plugins.parse(value))
+    assert says_one_line(lambda: quoted.parse(value))
     assert says_one_line(lambda: Spec.read("strategy", value))
 
 
-DEFAULTS = grids.settings([])
+DEFAULTS = config.settings([])
 NAMED = st.text("abcdefghij_", min_size=1, max_size=8).map("a{}".format)
 BARE = st.text("abcXYZ0129._-+/é ", max_size=8).map(str.strip)
 
@@ -68,7 +69,7 @@ BARE = st.text("abcXYZ0129._-+/é ", max_size=8).map(str.strip)
 @given(NAMED, st.dictionaries(NAMED, BARE, max_size=4))
 def test_a_label_is_read_back(name: str, values: dict[str, str]) -> None:
     inside = ",".join(f"{key}={value}" for key, value in values.items())
-    assert plugins.parse(f" {name}[{inside}] ") == (name, values)
+    assert quoted.parse(f" {name}[{inside}] ") == (name, values)
 
 
 def named(*, root: str = "x", other: str | None = None, free: Any = 0, like: str = "") -> None:
@@ -77,7 +78,7 @@ def named(*, root: str = "x", other: str | None = None, free: Any = 0, like: str
 
 def exact(value: Any) -> Any:
     """Text that is not read as anything else, as `bind` reads what stands in no quotes."""
-    return plugins.Verbatim(value) if isinstance(value, str) else value
+    return quoted.Verbatim(value) if isinstance(value, str) else value
 
 
 ODD = (
@@ -91,15 +92,15 @@ ODD = (
 @given(ODD, ODD | st.none(), ODD | st.none() | st.integers() | st.booleans())
 def test_any_text_has_a_spelling_wherever_a_label_stands(root: str, other: str | None, free: Any) -> None:
     """Alone, in a list on the command line, and as a parameter of another plug-in."""
-    plugin = plugins.Plugin("task", "named", named, 1)
+    plugin = registry.Plugin("task", "named", named, 1)
     values = {"root": root, "other": other, "free": free, "like": ""}
     label = plugin.label({key: exact(value) for key, value in values.items()})
-    assert plugin.bind(plugins.parse(label)[1]) == values
-    assert plugin.label(plugins.parse(f" {label}\t")[1]) == label
-    assert grids.value_of("tasks", f"[a,{label} , b[c=1]]", list) == ["a", label, "b[c=1]"]
-    assert grids.value_of("tasks", label, list) == [label]
+    assert plugin.bind(quoted.parse(label)[1]) == values
+    assert plugin.label(quoted.parse(f" {label}\t")[1]) == label
+    assert config.value_of("tasks", f"[a,{label} , b[c=1]]", list) == ["a", label, "b[c=1]"]
+    assert config.value_of("tasks", label, list) == [label]
     outer = plugin.label({"like": exact(label), "other": exact(root)})
-    assert plugin.bind(plugins.parse(outer)[1]) == values | {"free": 0, "root": "x", "like": label, "other": root}
+    assert plugin.bind(quoted.parse(outer)[1]) == values | {"free": 0, "root": "x", "like": label, "other": root}
 
 
 VALUES = {

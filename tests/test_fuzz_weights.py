@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from tasks._weights import load
+from benchmark.vision.weights import load
 
 CHANGES = [
     "none", "drop", "rename", "shape", "dtype", "nan", "inf", "empty", "expanded", "sparse", "meta", "odd", "more",

@@ -11,21 +11,21 @@ import yaml
 from _fuzz import SIZES, TEXT, corpus, damaged, folder, judged, mutated
 from hypothesis import strategies as st
 
-from benchmark import grid as grids
-from benchmark import plugins
-from benchmark.analysis.question import RECORDS, SAVINGS, ask
-from benchmark.own_data import Defaults
-from benchmark.places import CONFIGS
-from benchmark.places import grids as names
+from benchmark import config
+from benchmark.analysis.options import RECORDS, SAVINGS, ask
+from benchmark.experiment.own_data import Defaults
+from benchmark.plugins import discovery
+from benchmark.plugins.places import CONFIGS
+from benchmark.plugins.places import grids as names
 
 
 @pytest.fixture(autouse=True, scope="module")
 def discovered() -> None:
     """Every plug-in."""
-    plugins.discover()
+    discovery.discover()
 
 
-KEYS = [*grids.Settings.__dataclass_fields__]
+KEYS = [*config.Settings.__dataclass_fields__]
 VALUES = ["digits", "random", "[random,margin]", "1", "2", "[0,1]", "3", "true", "cpu", "quick", "null"]
 PAIR = "{}={}".format
 WORD = st.builds(PAIR, st.sampled_from(KEYS), st.sampled_from(VALUES) | TEXT) | TEXT
@@ -64,7 +64,7 @@ FOLDERS = [
 def words_judged(data: st.DataObject) -> str:
     """Odd words of a run."""
     words = data.draw(st.lists(WORD | LIKELY, min_size=1, max_size=3))
-    return judged(lambda: grids.read(grids.settings(words)).cells(), lambda cells, lines: bool(cells), "")
+    return judged(lambda: config.read(config.settings(words)).cells(), lambda cells, lines: bool(cells), "")
 
 
 def defaults_judged(data: st.DataObject) -> str:
@@ -100,8 +100,8 @@ def question_judged(data: st.DataObject) -> str:
 
 @SIZES
 def test_words_of_a_run_are_cells_or_one_line(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {name: grids.composed(name) for name in names()}  # Hydra's composition depends on the name alone
-    monkeypatch.setattr(grids, "composed", lambda name: copy.deepcopy(kept[name]))
+    kept = {name: config.composed(name) for name in names()}  # Hydra's composition depends on the name alone
+    monkeypatch.setattr(config, "composed", lambda name: copy.deepcopy(kept[name]))
     corpus("words of a run", number, words_judged)
 
 

@@ -14,7 +14,7 @@ from _cells import cell, run
 
 from benchmark.analysis import tables as tabling
 from benchmark.analysis.curves import ours
-from benchmark.store import Store
+from benchmark.records.store import Store
 
 GOLDEN = Path(__file__).parent / "golden.md"
 STRATEGIES = [

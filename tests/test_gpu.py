@@ -7,12 +7,12 @@ import pytest
 import torch
 from _cells import bytes_of, cell
 
-from benchmark import launch
 from benchmark.api import Machine, View
-from benchmark.fits import Fits
-from benchmark.launch import Failure, Round
-from benchmark.store import Store
-from strategies._influence import inverse_hessian_product, reference_gradient
+from benchmark.records.store import Store
+from benchmark.run import launch
+from benchmark.run.fits import Fits
+from benchmark.run.launch import Failure, Round
+from benchmark.strategies.shared.influence import inverse_hessian_product, reference_gradient
 
 pytestmark = pytest.mark.gpu
 STRATEGIES = [

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from _cells import FAULTY, cell
 
-from benchmark import grid as grids
-from benchmark import places, plugins
+from benchmark import config
 from benchmark.analysis.stats import least_runs
-from benchmark.grid import Cell, Spec
-from benchmark.records import Record
-from benchmark.schedule import Schedule
-from benchmark.store import Store
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery, places, registry
+from benchmark.records.record import Record
+from benchmark.records.store import Store
+from benchmark.text import words as text_words
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 UNTIL = "map 0.22 +- 0.003"
@@ -21,11 +23,11 @@ UNTIL = "map 0.22 +- 0.003"
 
 @pytest.fixture(autouse=True)
 def discovered() -> None:
-    plugins.discover(FAULTY)
+    discovery.discover(FAULTY)
 
 
 def cells(*words: str) -> list[Cell]:
-    return grids.read(grids.settings(words)).cells()
+    return config.read(config.settings(words)).cells()
 
 
 def test_all_holds_every_strategy_that_comes_with_the_package_and_every_kind_of_task() -> None:
@@ -175,7 +177,7 @@ def test_daggers_say_in_words_what_was_seen() -> None:
 
 
 def test_experiments_share_their_cells() -> None:
-    grid = grids.read(grids.settings(["grid=paper"]))
+    grid = config.read(config.settings(["grid=paper"]))
     k, reference = (next(e for e in grid.experiments if e.name == f"ablation_{name}") for name in ("k", "reference"))
     shared = {cell.path for cell in k.cells()} & {cell.path for cell in reference.cells()}
     assert len(shared) == 5  # ISAL as published, five seeds
@@ -183,7 +185,7 @@ def test_experiments_share_their_cells() -> None:
 
 
 def test_tasks_selects_experiments_of_the_grid() -> None:
-    grid = grids.read(grids.settings(["grid=paper", "tasks=[cifar100,svhn]"]))
+    grid = config.read(config.settings(["grid=paper", "tasks=[cifar100,svhn]"]))
     assert [e.name for e in grid.experiments] == ["cifar100", "svhn"]
 
 
@@ -272,7 +274,7 @@ def test_bad_input_is_one_clear_line(words: list[str], named: str) -> None:
 
 @pytest.mark.parametrize("label", ["a[root=../../etc]", "a[root=/x/y]", "...", "a[b=" + "x" * 300 + "]", "a[b=ü c]"])
 def test_a_label_never_becomes_a_path(label: str) -> None:
-    name = grids.slug(label)
+    name = text_words.slug(label)
     assert "/" not in name
     assert not name.startswith(".")
     assert 0 < len(name) <= 110
@@ -280,13 +282,13 @@ def test_a_label_never_becomes_a_path(label: str) -> None:
 
 def test_different_labels_have_different_folders() -> None:
     labels = ["a[b=1]", "a[b=1,c=2]", "a[b=/1]", "a[b=_1]", "a-b=1", "a[b=?1]", "a[b=1]]"]
-    assert len({grids.slug(label) for label in labels}) == len(labels)
+    assert len({text_words.slug(label) for label in labels}) == len(labels)
 
 
 def test_folders_may_be_called_anything() -> None:
     for name in ("it's here", "a=b", "dir\\", "${x}", "[a"):
-        assert grids.settings([f"out={name}", f"data={name}"]).out == name
-    assert grids.settings(["data=null"]).data is None
+        assert config.settings([f"out={name}", f"data={name}"]).out == name
+    assert config.settings(["data=null"]).data is None
 
 
 def test_one_name_needs_no_brackets() -> None:
@@ -314,18 +316,18 @@ SOUND = {"task": "digits", "strategies": ["random"], "seeds": 1, "initial": 5, "
     ],
 )
 def test_a_faulty_grid_file_is_named(entry: dict[str, object], named: str) -> None:
-    chosen = dataclasses.replace(grids.settings([]), experiments={"x": entry})
+    chosen = dataclasses.replace(config.settings([]), experiments={"x": entry})
     with pytest.raises(ValueError, match=r"grid=quick: x") as caught:
-        grids.read(chosen)
+        config.read(chosen)
     assert named in str(caught.value)
 
 
 def test_a_grid_file_may_count_boxes_and_end_by_score_and_the_command_line_has_the_last_word() -> None:
     entry = SOUND | {"budget_in": "boxes", "until": UNTIL}
-    chosen = dataclasses.replace(grids.settings([]), experiments={"x": entry})
-    [made] = grids.read(chosen).experiments
+    chosen = dataclasses.replace(config.settings([]), experiments={"x": entry})
+    [made] = config.read(chosen).experiments
     assert made.schedule == Schedule(5, 5, 1, 0, "boxes", UNTIL)
-    [plain] = grids.read(dataclasses.replace(chosen, budget_in="images", until="")).experiments
+    [plain] = config.read(dataclasses.replace(chosen, budget_in="images", until="")).experiments
     assert plain.schedule == Schedule(5, 5, 1)
 
 
@@ -340,19 +342,19 @@ def test_versions_of_what_a_strategy_names_are_in_its_key(monkeypatch: pytest.Mo
     def key() -> str:
         made, *_ = cells("tasks=[digits]", "strategies=[matched_random[like=geal[encoder=patch_pca]]]")
         told = made.strategy.identity()
-        assert told["strategies"] == {"geal[encoder=patch_pca]": plugins.get("strategy", "geal").version}
-        assert told["encoders"] == {"patch_pca": plugins.get("encoder", "patch_pca").version}
+        assert told["strategies"] == {"geal[encoder=patch_pca]": registry.get("strategy", "geal").version}
+        assert told["encoders"] == {"patch_pca": registry.get("encoder", "patch_pca").version}
         return made.key
 
     keys = [key()]
     for kind, name in (("strategy", "geal"), ("encoder", "patch_pca")):
-        plugin = plugins.get(kind, name)
-        monkeypatch.setitem(plugins.REGISTRY[kind], name, dataclasses.replace(plugin, version=plugin.version + 1))
+        plugin = registry.get(kind, name)
+        monkeypatch.setitem(registry.REGISTRY[kind], name, dataclasses.replace(plugin, version=plugin.version + 1))
         keys.append(key())
     assert len(set(keys)) == 3
 
 
 def test_names_nest_on_the_command_line() -> None:
     label = "matched_random[like=geal[encoder=patch_pca[patch=4]]]"
-    [one] = grids.read(grids.settings([f"strategies=[{label}]", "tasks=[digits]"])).experiments[0].strategies
+    [one] = config.read(config.settings([f"strategies=[{label}]", "tasks=[digits]"])).experiments[0].strategies
     assert one.label == label

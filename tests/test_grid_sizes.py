@@ -10,12 +10,15 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from benchmark import grid, loop, plugins
+from benchmark import config
 from benchmark.api import Indices
-from benchmark.grid import Cell, Experiment
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.grid import Experiment
+from benchmark.plugins import discovery, places
+from benchmark.run import loop
 from tests._stand_in import BLOCKS, Kind, StandIn
 
-plugins.discover()
+discovery.discover()
 POOLS: dict[str, tuple[Kind, int]] = {  # by experiment, or else by task
     "cifar10": ("classifier", 50_000), "cifar100": ("classifier", 50_000), "svhn": ("classifier", 73_257),
     "svhn_as_published": ("classifier", 73_257), "digits": ("classifier", 1_297),
@@ -51,8 +54,8 @@ def is_slow(experiment: Experiment, cell: Cell) -> bool:
 def cells() -> Iterator[Any]:
     """Each of the grids' cells once, by what a choice depends on here."""
     seen = set()
-    for name in grid.names():
-        for experiment in grid.read(grid.settings([f"grid={name}"])).experiments:
+    for name in places.names():
+        for experiment in config.read(config.settings([f"grid={name}"])).experiments:
             for strategy in experiment.strategies:
                 if strategy.name in NETWORKS_OF_THEIR_OWN:
                     strategy = replace(strategy, values=strategy.values | {"epochs": 1})

@@ -38,16 +38,17 @@ from _hostile import (
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from benchmark import grid as grids
-from benchmark import launch, plugins
+from benchmark import config
 from benchmark.analysis import figures
 from benchmark.analysis.curves import read
 from benchmark.analysis.figures import Gallery
 from benchmark.api import Machine
-from benchmark.grid import Spec
-from benchmark.records import Measured, Record, fields
-from benchmark.schedule import Schedule
-from benchmark.store import Store
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.records.record import Measured, Record, fields
+from benchmark.records.store import Store
+from benchmark.run import launch
 
 HUGE = 10**400
 
@@ -347,9 +348,9 @@ def test_what_else_a_manifest_tells_stays_in_it(store: Store) -> None:
 
 @pytest.mark.parametrize("words", ["seeds=[9223372036854775808]", "rounds=10001", "budget=1000000001", "initial=true"])
 def test_what_a_manifest_could_not_hold_is_refused_when_it_is_typed(words: str) -> None:
-    plugins.discover()
+    discovery.discover()
     with pytest.raises(ValueError, match=words.partition("=")[0]):
-        grids.read(grids.settings([words]))
+        config.read(config.settings([words]))
 
 
 @pytest.mark.parametrize("rounds", [10_000, 3])

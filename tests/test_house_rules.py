@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import statistics
 import subprocess
@@ -41,7 +42,12 @@ class File:
 
     @property
     def module(self) -> str:
-        return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        name = self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        return f"benchmark.{name}" if self.folder in REGISTER else name  # as they are imported
+
+    @property
+    def is_plugin(self) -> bool:
+        return self.folder in REGISTER and self.path.count("/") == 1 and not self.stem.startswith("_")
 
     @cached_property
     def aliases(self) -> dict[str, str]:
@@ -112,18 +118,15 @@ def functions(files: Files) -> Iterator[tuple[File, Function]]:
 
 # --- who may import whom --------------------------------------------------------------------
 ONLY = {
-    "hydra": "benchmark/grid.py",
-    "omegaconf": "benchmark/grid.py",
-    "wandb": "benchmark/tracking.py",
-    "ray": "benchmark/ray_launch.py",
-    "mmdet": "tasks/_mmdet.py",
-    "mmcv": "tasks/_mmdet.py",
-    "mmengine": "tasks/_mmdet.py",
+    "hydra": "benchmark/config.py",
+    "omegaconf": "benchmark/config.py",
+    "wandb": "benchmark/run/tracking.py",
+    "ray": "benchmark/run/ray_launch.py",
+    "mmdet": "benchmark/vision/detection/mmdet_detectors.py",
+    "mmcv": "benchmark/vision/detection/mmdet_detectors.py",
+    "mmengine": "benchmark/vision/detection/mmdet_detectors.py",
 }
 TORCH = {"torch", "torchvision", "timm"}
-
-
-OF_NETWORKS = ("tasks._networks.", "tasks._weights.")  # what encoders may import of the tasks
 
 
 def imports(file: File, nodes: Iterator[ast.AST] | None = None) -> Iterator[tuple[int, str]]:
@@ -149,15 +152,16 @@ def at_import(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def plugins_import_the_contract_alone(files: Files) -> Found:
-    """Plug-ins import `benchmark.api` from the harness, and of their own folder underscore modules at most; encoders
-    the networks of the tasks too."""
+    """Plug-ins import `benchmark.api` from the harness, tasks and encoders `benchmark.vision` too; of each other they
+    import nothing but what lies in `shared/` of their folder."""
     for file in files:
+        allowed = [
+            "benchmark.api",
+            f"benchmark.{file.folder}.shared",
+            *["benchmark.vision"] * (file.folder != "strategies"),
+        ]
         for line, name in imports(file) if file.folder in REGISTER else ():
-            package, _, rest = name.partition(".")
-            contract = package == "benchmark" and rest.partition(".")[0] == "api"
-            shared = package == file.folder and rest.startswith("_")
-            shared = shared or (file.folder == "encoders" and name.startswith(OF_NETWORKS))
-            if package in PRODUCT and not contract and not shared:
+            if name.partition(".")[0] in PRODUCT and not any(f"{name}.".startswith(f"{one}.") for one in allowed):
                 yield f"{file.path}:{line} imports {name}"
 
 
@@ -165,8 +169,45 @@ def harness_imports_no_plugin(files: Files) -> Found:
     """`benchmark/` imports no plug-in: they are found by folder."""
     for file in files:
         for line, name in imports(file) if file.folder == "benchmark" else ():
-            if name.partition(".")[0] in REGISTER:
+            if not REGISTER.keys().isdisjoint(name.split(".")[:2]):
                 yield f"{file.path}:{line} imports {name}"
+
+
+# From the ground up: a room imports from those before it, and from itself.
+ROOMS = (
+    "text", "system", "seeds", "plugins", "api", "experiment", "records", "config", "vision", "analysis", "run",
+    "conformance", "cli", "__main__",
+)  # fmt: skip
+LIBRARY = ("api", "vision")  # what the library for tasks may import
+
+
+def rooms_import_downwards(files: Files) -> Found:
+    """A room imports from the rooms below it alone, and `benchmark.vision` from the contract alone."""
+    for file in files:
+        room = file.module.removeprefix("benchmark.").partition(".")[0]
+        for line, name in imports(file) if file.folder == "benchmark" and room != "benchmark" else ():
+            other = name.removeprefix("benchmark.").partition(".")[0]
+            known = ROOMS[: ROOMS.index(room) + 1] if room in ROOMS else ()
+            if name.startswith("benchmark.") and other not in (LIBRARY if room == "vision" else known):
+                yield f"{file.path}:{line} imports {name}"
+
+
+def no_import_cycles(files: Files) -> Found:
+    """No module imports one that imports it."""
+    modules = {file.module for file in files}
+    graph = {
+        file.module: {
+            part
+            for _, name in imports(file, at_import(file.tree))
+            for part in (name, name.rpartition(".")[0])
+            if part in modules - {file.module} and not (part != name and name in modules)
+        }
+        for file in files
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        yield " imports ".join(f"{name.replace('.', '/')}.py" for name in reversed(error.args[1]))
 
 
 def one_importer_a_library(files: Files) -> Found:
@@ -192,10 +233,12 @@ def analysis_is_free_of_torch(files: Files) -> Found:
 
 
 def harness_names_no_plugin(files: Files) -> Found:
-    """No string in `benchmark/` is the name of a strategy or a task, nor a list of names."""
-    names = {file.stem for file in files if file.folder in REGISTER and not file.stem.startswith("_")}
+    """No string in `benchmark/` is the name of a strategy or a task, nor a list of names. The library for tasks may
+    know data sets and formats by theirs."""
+    names = {file.stem for file in files if file.is_plugin}
     for file in files:
-        for node in ast.walk(file.tree) if file.folder == "benchmark" else ():
+        in_harness = file.folder == "benchmark" and not file.path.startswith("benchmark/vision/")
+        for node in ast.walk(file.tree) if in_harness else ():
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
                 for name in names & set(re.sub(r"\[[^]]*\]", "", node.value).split(",")):
                     yield f"{file.path}:{node.lineno} names {name!r}"
@@ -220,7 +263,7 @@ def functions_are_short(files: Files) -> Found:
 
 
 def one_plugin_a_file(files: Files) -> Found:
-    """`strategies/NAME.py` registers NAME and nothing else, tasks alike; underscore modules register nothing."""
+    """`strategies/NAME.py` registers NAME and nothing else, tasks alike; other modules register nothing."""
     for file in files:
         found = [
             (
@@ -233,8 +276,7 @@ def one_plugin_a_file(files: Files) -> Found:
             if isinstance(decorator, ast.Call)
         ]
         registered = [(how, name) for how, name in found if how in REGISTER.values()]
-        is_plugin = file.folder in REGISTER and not file.stem.startswith("_")
-        expected = [(REGISTER[file.folder], file.stem)] if is_plugin else []
+        expected = [(REGISTER[file.folder], file.stem)] if file.is_plugin else []
         if registered != expected:
             yield f"{file.path} registers {registered}, not {expected}"
 
@@ -280,10 +322,13 @@ def no_module_of_leftovers(files: Files) -> Found:
 GENERATORS = {"default_rng", "Generator", "BitGenerator", "SeedSequence", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
 TORCH_SEEDS = re.compile(r"torch\.(random\.|cuda\.|cuda\.random\.|mps\.|default_generator\.)?(manual_)?seed(_all)?")
 MAY_SEED = {
-    ("benchmark/api.py", "seeded"): "the one place that seeds torch, and gives the state back",
-    ("benchmark/conformance.py", "leaves_global_randomness"): "finds strategies that draw from global generators",
-    ("benchmark/process_state.py", "own_randomness"): "keeps what a plug-in draws or seeds to itself",
-    ("benchmark/conformance.py", "fingerprint"): "the same",
+    ("benchmark/system/process_state.py", "seeded"): "the one place that seeds torch, and gives the state back",
+    (
+        "benchmark/conformance/checks.py",
+        "leaves_global_randomness",
+    ): "finds strategies that draw from global generators",
+    ("benchmark/system/process_state.py", "own_randomness"): "keeps what a plug-in draws or seeds to itself",
+    ("benchmark/conformance/checks.py", "fingerprint"): "the same",
 }
 
 
@@ -321,11 +366,11 @@ def no_seed_arithmetic(files: Files) -> Found:
                 yield f"{file.path}:{node.lineno} computes {ast.unparse(node)}"
 
 
-MAY_PRINT = {"benchmark/cli.py", "benchmark/progress.py"}
+MAY_PRINT = {"benchmark/cli/commands.py", "benchmark/cli/progress.py"}
 
 
 def only_the_command_line_prints(files: Files) -> Found:
-    """`print` belongs to benchmark/cli.py and benchmark/progress.py."""
+    """`print` belongs to benchmark/cli/commands.py and benchmark/cli/progress.py."""
     for file in files:
         for node in ast.walk(file.tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and file.path not in MAY_PRINT:
@@ -384,19 +429,22 @@ WRITERS = {
     "numpy.savez_compressed", "numpy.savetxt", "fcntl.flock", "fcntl.lockf",
 }  # fmt: skip
 MAY_WRITE = {
-    ("benchmark/files.py", ""): "writes everything else",
-    ("benchmark/fits.py", "taken"): "locks of single fits, for which a disk that knows no locks is no error",
-    ("benchmark/fits.py", "release"): "the same",
-    ("benchmark/streams.py", "tolerant"): "the null device, for a stream that is closed",
-    ("benchmark/streams.py", "tolerate_closed_streams"): "the same",
-    ("benchmark/loop.py", "forget_peak"): "tells Linux to count the peak of memory anew",
-    ("benchmark/tensor_files.py", "write"): "tensors, which safetensors writes itself, into a draft that is renamed",
-    ("tasks/_checkpointed.py", "save"): "a draft that is renamed; packed in memory first",
+    ("benchmark/system/files.py", ""): "writes everything else",
+    ("benchmark/run/fits.py", "taken"): "locks of single fits, for which a disk that knows no locks is no error",
+    ("benchmark/run/fits.py", "release"): "the same",
+    ("benchmark/system/streams.py", "tolerant"): "the null device, for a stream that is closed",
+    ("benchmark/system/streams.py", "tolerate_closed_streams"): "the same",
+    ("benchmark/run/loop.py", "forget_peak"): "tells Linux to count the peak of memory anew",
+    (
+        "benchmark/system/tensor_files.py",
+        "write",
+    ): "tensors, which safetensors writes itself, into a draft that is renamed",
+    ("benchmark/vision/training.py", "save"): "a draft that is renamed; packed in memory first",
 }
 
 
 def one_module_writes(files: Files) -> Found:
-    """Files are opened for writing in benchmark/files.py alone: it follows no link and leaves no half of one."""
+    """Files are opened for writing in benchmark/system/files.py alone: it follows no link and leaves no half of one."""
     for file in files:
         for function, node in outermost(file):
             allowed = {(file.path, function), (file.path, "")} & MAY_WRITE.keys()
@@ -429,6 +477,8 @@ def no_paths_of_one_machine(files: Files) -> Found:
 SYNTAX_RULES: list[Rule] = [
     plugins_import_the_contract_alone,
     harness_imports_no_plugin,
+    rooms_import_downwards,
+    no_import_cycles,
     one_importer_a_library,
     analysis_is_free_of_torch,
     harness_names_no_plugin,
@@ -478,18 +528,28 @@ def test_every_exception_is_needed(
 LONG = "def f() -> int:\n" + "    x = 1\n" * 45 + "    return x\n"
 STUB = "def random() -> None:\n    '''A draw.'''\n"
 OFFENDING: list[tuple[Rule, str, str]] = [
-    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.loop import run"),
-    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark import loop"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.run.loop import run"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.run import loop"),
     (plugins_import_the_contract_alone, "strategies/a.py", "import benchmark.api_of_others"),
     (plugins_import_the_contract_alone, "strategies/a.py", "def f():\n    import strategies.entropy"),
     (plugins_import_the_contract_alone, "strategies/a.py", "from .entropy import entropy"),
-    (plugins_import_the_contract_alone, "strategies/a.py", "from tasks._classifier import Classifier"),
-    (plugins_import_the_contract_alone, "tasks/a.py", "import importlib\nimportlib.import_module('tasks.digits')"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.vision import networks"),
+    (
+        plugins_import_the_contract_alone,
+        "tasks/a.py",
+        "import importlib\nimportlib.import_module('benchmark.tasks.digits')",
+    ),
     (harness_imports_no_plugin, "benchmark/a.py", "from strategies import entropy"),
+    (harness_imports_no_plugin, "benchmark/a.py", "from benchmark.strategies.entropy import entropy"),
+    (rooms_import_downwards, "benchmark/records/a.py", "from benchmark.run import loop"),
+    (rooms_import_downwards, "benchmark/api.py", "def f():\n    import benchmark.analysis.stats"),
+    (rooms_import_downwards, "benchmark/vision/a.py", "from benchmark.plugins import registry"),
+    (rooms_import_downwards, "benchmark/new_room/a.py", "from benchmark.text import words"),
+    (no_import_cycles, "benchmark/a.py", "from benchmark import b"),
     (harness_imports_no_plugin, "benchmark/a/b.py", "from ...tasks import digits"),
-    (one_importer_a_library, "benchmark/cli.py", "from omegaconf import OmegaConf"),
-    (one_importer_a_library, "benchmark/loop.py", "import wandb"),
-    (one_importer_a_library, "benchmark/launch.py", "def f() -> None:\n    from ray.exceptions import RayError"),
+    (one_importer_a_library, "benchmark/cli/commands.py", "from omegaconf import OmegaConf"),
+    (one_importer_a_library, "benchmark/run/loop.py", "import wandb"),
+    (one_importer_a_library, "benchmark/run/launch.py", "def f() -> None:\n    from ray.exceptions import RayError"),
     (one_importer_a_library, "tasks/coco.py", "import mmdet.apis"),
     (one_importer_a_library, "tasks/coco.py", "def f():\n    from mmengine.config import Config"),
     (analysis_is_free_of_torch, "benchmark/analysis/a.py", "def f():\n    import torch"),
@@ -529,7 +589,7 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (no_seed_arithmetic, "benchmark/a.py", "f(1000 * self.seed)"),
     (no_seed_arithmetic, "benchmark/a.py", "fit_seed += 1"),
     (no_seed_arithmetic, "benchmark/a.py", "f(seed('fit', 1) + 1)"),
-    (only_the_command_line_prints, "benchmark/loop.py", "print('round')"),
+    (only_the_command_line_prints, "benchmark/run/loop.py", "print('round')"),
     (files_run_no_code, "tasks/a.py", "import pickle"),
     (files_run_no_code, "tasks/a.py", "from joblib import load"),
     (files_run_no_code, "tasks/a.py", "import torch\ntorch.load('x')"),
@@ -552,7 +612,7 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (one_module_writes, "benchmark/a.py", "import os\nos.open('a', os.O_WRONLY)"),
     (
         one_module_writes,
-        "benchmark/fits.py",
+        "benchmark/run/fits.py",
         "import fcntl\ndef other(file):\n    fcntl.flock(file, 2)",
     ),
     (no_paths_of_one_machine, "README.md", "see /work/shared/data"),
@@ -561,10 +621,12 @@ OFFENDING: list[tuple[Rule, str, str]] = [
 ]
 HARMLESS: list[tuple[Rule, str, str]] = [
     (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark import api\nimport numpy"),
-    (plugins_import_the_contract_alone, "strategies/a.py", "from strategies._influence import dot"),
-    (plugins_import_the_contract_alone, "tasks/a.py", "from . import _classifier\nfrom ._detector import Detector"),
-    (one_importer_a_library, "benchmark/grid.py", "import hydra, omegaconf"),
-    (analysis_is_free_of_torch, "benchmark/loop.py", "import torch"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "from .shared.influence import dot"),
+    (plugins_import_the_contract_alone, "tasks/a.py", "from benchmark.vision import networks"),
+    (rooms_import_downwards, "benchmark/run/a.py", "from benchmark.analysis import stats\nfrom benchmark import api"),
+    (no_import_cycles, "benchmark/a.py", "from benchmark import c\nfrom benchmark.b.d import e"),
+    (one_importer_a_library, "benchmark/config.py", "import hydra, omegaconf"),
+    (analysis_is_free_of_torch, "benchmark/run/loop.py", "import torch"),
     (harness_names_no_plugin, "benchmark/a.py", "'''Draws at random.'''\nx = 'randomly'"),
     (functions_are_short, "benchmark/a.py", LONG.replace("    x = 1\n", "", 36)),
     (one_plugin_a_file, "strategies/a.py", "@register(version=1)\ndef a(): ...\n@cache\ndef b(): ..."),
@@ -576,9 +638,13 @@ HARMLESS: list[tuple[Rule, str, str]] = [
         "tasks/a.py",
         "import numpy as np\nimport random\nnp.random.default_rng(3)\nrandom.Random(3)",
     ),
-    (no_global_randomness, "benchmark/api.py", "import torch\ndef seeded():\n    torch.manual_seed(0)"),
+    (
+        no_global_randomness,
+        "benchmark/system/process_state.py",
+        "import torch\ndef seeded():\n    torch.manual_seed(0)",
+    ),
     (no_seed_arithmetic, "benchmark/a.py", "f(seed % 2**32, seeds + [1])"),
-    (only_the_command_line_prints, "benchmark/cli.py", "print('round')"),
+    (only_the_command_line_prints, "benchmark/cli/commands.py", "print('round')"),
     (files_run_no_code, "tasks/a.py", "import torch, yaml\ntorch.load('x', weights_only=True)\nyaml.safe_load('x')"),
     (text_is_utf8, "benchmark/a.py", "open('a', 'rb')\nopen('a', encoding='utf-8')\nopen('a', mode='ab')"),
     (
@@ -587,14 +653,14 @@ HARMLESS: list[tuple[Rule, str, str]] = [
         "from PIL import Image\nImage.open('b.png')\nworker.open(order)\narchive.open('b.npy', 'w')",
     ),
     (text_is_utf8, "tasks/a.py", "import subprocess\nsubprocess.run(['a'])\npath.read_bytes()"),
-    (one_module_writes, "benchmark/files.py", "def f(path):\n    open(path, 'wb')"),
+    (one_module_writes, "benchmark/system/files.py", "def f(path):\n    open(path, 'wb')"),
     (one_module_writes, "tasks/a.py", "open('a', 'rb')\nopen('a')\nImage.open('b.png')\narchive.open('b.npy', 'w')"),
     (no_paths_of_one_machine, "README.md", "https://example.org/home/x ~/work/x a/tmp/b /workers"),
 ]
 
 
 def snippet(path: str, text: str) -> list[File]:
-    return [File(path, text), File("strategies/random.py", STUB)]
+    return [File(path, text), File("strategies/random.py", STUB), File("benchmark/b.py", "from benchmark import a")]
 
 
 @pytest.mark.parametrize(("rule", "path", "text"), OFFENDING)
@@ -613,11 +679,16 @@ def test_every_rule_is_proved() -> None:
 
 def test_torch_is_found_behind_what_analysis_imports() -> None:
     files = [
-        File("benchmark/analysis/a.py", "from benchmark.store import Store"),
-        File("benchmark/store.py", "from benchmark import loop\ndef lazy() -> None:\n    import torchvision"),
-        File("benchmark/loop.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import timm\nimport torch"),
+        File("benchmark/analysis/a.py", "from benchmark.records.store import Store"),
+        File(
+            "benchmark/records/store.py", "from benchmark.run import loop\ndef lazy() -> None:\n    import torchvision"
+        ),
+        File(
+            "benchmark/run/loop.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import timm\nimport torch",
+        ),
     ]
-    assert list(analysis_is_free_of_torch(files)) == ["benchmark/loop.py:4 imports torch"]
+    assert list(analysis_is_free_of_torch(files)) == ["benchmark/run/loop.py:4 imports torch"]
 
 
 # --- the same, run --------------------------------------------------------------------------
@@ -645,7 +716,7 @@ def test_analysis_imports_without_torch() -> None:
 
 def test_plugins_stay_off_the_module_path() -> None:
     done = run(
-        "import sys; from pathlib import Path; from benchmark import plugins; plugins.discover()\n"
+        "import sys; from pathlib import Path; from benchmark.plugins import discovery; discovery.discover()\n"
         "assert {'strategies', 'tasks'}.isdisjoint(Path(entry).name for entry in sys.path), sys.path\n"
         "import random; assert random.shuffle, random"
     )

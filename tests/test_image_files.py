@@ -17,21 +17,21 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 
 from benchmark.api import FromFiles, Machine
-from tasks import _image_checks
-from tasks._annotations import Files
-from tasks._classifier import Recipe
-from tasks._detection_recipe import DetectorRecipe
-from tasks._image_checks import SIDE, BadImages, Scan, scanned, together
-from tasks._image_files import UNSTATED, Exif, decoded, hidden, is_image
-from tasks._segmentation_recipe import SegmenterRecipe
-from tasks._sources import CONTRAST, NEAR, Sources
-from tasks.cityscapes import cityscapes
-from tasks.coco import coco
-from tasks.digits import digits
-from tasks.image_folder import image_folder
-from tasks.scenes import scenes
-from tasks.tiny_imagenet import tiny_imagenet
-from tasks.voc import voc
+from benchmark.tasks.cityscapes import cityscapes
+from benchmark.tasks.coco import coco
+from benchmark.tasks.digits import digits
+from benchmark.tasks.image_folder import image_folder
+from benchmark.tasks.scenes import scenes
+from benchmark.tasks.tiny_imagenet import tiny_imagenet
+from benchmark.tasks.voc import voc
+from benchmark.vision.classification.task import Recipe
+from benchmark.vision.data import image_checks
+from benchmark.vision.data.annotations import Files
+from benchmark.vision.data.image_checks import SIDE, BadImages, Scan, scanned, together
+from benchmark.vision.data.image_files import UNSTATED, Exif, decoded, hidden, is_image
+from benchmark.vision.data.sources import CONTRAST, NEAR, Sources
+from benchmark.vision.detection.recipe import DetectorRecipe
+from benchmark.vision.segmentation.recipe import SegmenterRecipe
 
 CPU = torch.device("cpu")
 QUICK = Recipe(model="small_cnn", epochs=1)
@@ -42,7 +42,7 @@ SMALL = DetectorRecipe(backbone="small", channels=32, min_size=0, epochs=1, prec
 def remembers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache folder of the test's own, and no line that was said before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    _image_checks.say.cache_clear()
+    image_checks.say.cache_clear()
 
 
 def noise(seed: int, width: int = 40, height: int = 30) -> Image.Image:
@@ -335,7 +335,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         names.append(path.name)
         return decoded(path, *rest, **more)
 
-    monkeypatch.setattr(_image_checks, "decoded", counted)
+    monkeypatch.setattr(image_checks, "decoded", counted)
     return names
 
 
@@ -432,7 +432,7 @@ def test_the_cache_folder_is_the_users(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     some_files(tmp_path / "a").checked()
-    assert [path.name for path in (tmp_path / ".cache" / "al-benchmark").iterdir()] == [_image_checks.FILE]
+    assert [path.name for path in (tmp_path / ".cache" / "al-benchmark").iterdir()] == [image_checks.FILE]
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where nobody's home is known
     monkeypatch.chdir(tmp_path / "a")
     files = some_files(tmp_path / "a").checked()

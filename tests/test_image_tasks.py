@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
-from benchmark import plugins
 from benchmark.api import Machine
-from tasks._annotations import Files
-from tasks._classifier import Recipe
-from tasks._image_files import decoded
-from tasks.oxford_pet import oxford_pet
-from tasks.tiny_imagenet import tiny_imagenet
+from benchmark.plugins import discovery, registry
+from benchmark.tasks.oxford_pet import oxford_pet
+from benchmark.tasks.tiny_imagenet import tiny_imagenet
+from benchmark.vision.classification.task import Recipe
+from benchmark.vision.data.annotations import Files
+from benchmark.vision.data.image_files import decoded
 
 CPU = torch.device("cpu")
 QUICK = Recipe(model="small_cnn", epochs=1)
@@ -267,8 +267,8 @@ def test_tiny_imagenet_needs_a_data_folder() -> None:
     ],
 )
 def test_their_default_recipes_are_sound_and_no_paper_s(name: str, defaults: dict[str, Any]) -> None:
-    plugins.discover()
-    plugin = plugins.get("task", name)
+    discovery.discover()
+    plugin = registry.get("task", name)
     values = plugin.bind({})
     assert {key: values[key] for key in defaults} == defaults
     assert {"predict", "embed", "encode", "losses"} <= plugin.capabilities(values)

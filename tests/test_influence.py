@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from benchmark.api import Direction, Indices, Machine, View, seeded
-from benchmark.plugins import get
-from strategies._influence import (
+from benchmark.plugins.registry import get
+from benchmark.strategies.gradient_similarity import gradient_similarity
+from benchmark.strategies.isal import isal
+from benchmark.strategies.shared.influence import (
     dot,
     draw_chains,
     expected_targets,
@@ -24,9 +26,7 @@ from strategies._influence import (
     reference_gradient,
     scale_by_name,
 )
-from strategies.gradient_similarity import gradient_similarity
-from strategies.isal import isal
-from tasks.digits import DEFAULT, digits
+from benchmark.tasks.digits import DEFAULT, digits
 from tests._toy import Toy, look
 
 ALL = needs(reference="held_out") | needs(reference="test") | {"predict"}

@@ -13,10 +13,10 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from benchmark.api import Predictions
-from strategies import _kcenter
-from strategies._kcenter import greedy, nearest
-from strategies.badge import badge, seeding
-from strategies.coreset import coreset
+from benchmark.strategies.badge import badge, seeding
+from benchmark.strategies.coreset import coreset
+from benchmark.strategies.shared import kcenter
+from benchmark.strategies.shared.kcenter import greedy, nearest
 from tests._toy import Toy, look
 
 
@@ -64,7 +64,7 @@ def test_greedy_covers_and_its_radius_never_grows() -> None:
 def test_greedy_in_chunks_is_greedy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     points = torch.randn(50, 3, generator=torch.Generator().manual_seed(2))
     whole = greedy(points[:40], points[40:], 10, torch.arange(40))
-    monkeypatch.setattr(_kcenter, "CHUNK", 80)  # two centres at a time
+    monkeypatch.setattr(kcenter, "CHUNK", 80)  # two centres at a time
     assert torch.equal(whole, greedy(points[:40], points[40:], 10, torch.arange(40)))
 
 
@@ -84,11 +84,11 @@ def test_squared_distances_are_not_negative() -> None:
     assert distances.max() < 0.1  # of squares of 80 000
 
 
-@pytest.mark.parametrize("run", [_kcenter.eager, _kcenter.lazy])
+@pytest.mark.parametrize("run", [kcenter.eager, kcenter.lazy])
 @pytest.mark.parametrize("active", [1, 2, 1024])
 def test_greedy_ties_go_by_rank(run: Any, active: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The corners of a square around the centre, then its copies, which are at 0."""
-    monkeypatch.setattr(_kcenter, "ACTIVE", active)
+    monkeypatch.setattr(kcenter, "ACTIVE", active)
     square = torch.tensor([[1.0, 1], [-1, 1], [1, -1], [-1, -1]]).repeat(2, 1)
     for rank in ([0, 1, 2, 3, 4, 5, 6, 7], [7, 3, 5, 1, 0, 2, 6, 4]):
         picks = run(square, square.square().sum(1), torch.full((8,), 2.0), torch.tensor(rank), 8).tolist()
@@ -184,12 +184,12 @@ def cloud(kind: str, num: int = 400) -> Tensor:
 @pytest.mark.parametrize("active", [1, 2, 7, 64, 400])
 @pytest.mark.parametrize("kind", ["cloud", "clusters", "grid", "duplicates"])
 def test_lazy_picks_are_the_eager_ones(kind: str, active: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_kcenter, "ACTIVE", active)
+    monkeypatch.setattr(kcenter, "ACTIVE", active)
     points = cloud(kind)
     centred = points[5:] - points[5:].mean(0)
     norms = centred.square().sum(1)
     begin = nearest(centred, norms, points[:5] - points[5:].mean(0))
-    eager = _kcenter.eager(centred, norms, begin.clone(), torch.arange(395), 120)
+    eager = kcenter.eager(centred, norms, begin.clone(), torch.arange(395), 120)
     lazy = greedy(points[5:], points[:5], 120, torch.arange(395))
     if kind in ("cloud", "clusters"):
         assert torch.equal(lazy, eager)
@@ -204,9 +204,9 @@ def test_lazy_picks_are_the_eager_ones(kind: str, active: int, monkeypatch: pyte
 
 def test_lazy_makes_few_distances_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
-    exact = _kcenter.nearest
-    monkeypatch.setattr(_kcenter, "nearest", lambda p, n, c: counted.append(len(p) * len(c)) or exact(p, n, c))
-    monkeypatch.setattr(_kcenter, "ACTIVE", 64)
+    exact = kcenter.nearest
+    monkeypatch.setattr(kcenter, "nearest", lambda p, n, c: counted.append(len(p) * len(c)) or exact(p, n, c))
+    monkeypatch.setattr(kcenter, "ACTIVE", 64)
     points = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
     greedy(points, points[:1], 200, torch.arange(20_000))
     assert sum(counted) < 20_000 * 200 / 2

@@ -12,11 +12,12 @@ import torch
 from _cells import cell, run
 from torch import nn
 
-from benchmark import fits, tensor_files
 from benchmark.api import Encoding
-from benchmark.launch import Failure, Round
-from encoders import _self_supervised
-from tasks import _checkpointed, _encode
+from benchmark.run import fits
+from benchmark.run.launch import Failure, Round
+from benchmark.system import tensor_files
+from benchmark.vision import training
+from benchmark.vision.encoding import encodings, self_supervised
 
 TROUBLE: dict[str, Exception] = {
     "memory of a GPU": torch.OutOfMemoryError("CUDA out of memory"),
@@ -54,15 +55,15 @@ def load_fit(path: Path) -> object:
 
 def load_checkpoint(path: Path) -> object:
     model = linear()
-    return _checkpointed.resume(path, model, sgd_of(model)) or None
+    return training.resume(path, model, sgd_of(model)) or None
 
 
 def load_encodings(path: Path) -> object:
-    return _encode.stored(path, torch.arange(2))  # a few of many: put together
+    return encodings.stored(path, torch.arange(2))  # a few of many: put together
 
 
 def load_encoder(path: Path) -> object:
-    return _self_supervised.restored(linear(), path)
+    return self_supervised.restored(linear(), path)
 
 
 def sgd_of(model: nn.Module) -> torch.optim.SGD:
@@ -78,16 +79,16 @@ def save_fit(path: Path, model: nn.Module | None = None) -> None:
 
 
 def save_encoder(path: Path, model: nn.Module | None = None) -> None:
-    _self_supervised.save(model or linear(), path, 1.5)
+    self_supervised.save(model or linear(), path, 1.5)
 
 
 def save_checkpoint(path: Path) -> None:
     model = linear()
-    _checkpointed.save(path, model, sgd_of(model), 7)
+    training.save(path, model, sgd_of(model), 7)
 
 
 def save_encodings(path: Path) -> None:
-    _encode.save(path, Encoding(torch.ones(20, 1, 2), torch.ones(20, 1), torch.ones(20, 2), seconds=1.5))
+    encodings.save(path, Encoding(torch.ones(20, 1, 2), torch.ones(20, 1), torch.ones(20, 2), seconds=1.5))
 
 
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
@@ -103,7 +104,7 @@ PLACES: list[tuple[str, Any, str]] = [
     ("checkpoint", nn.Module, "load_state_dict"),
     ("checkpoint", torch.optim.SGD, "load_state_dict"),
     ("encodings", tensor_files, "safe_open"),
-    ("encodings", _encode, "safe_open"),
+    ("encodings", encodings, "safe_open"),
     ("encodings", torch, "cat"),
     ("encoder", tensor_files, "safe_open"),
     ("encoder", nn.Module, "load_state_dict"),
@@ -154,7 +155,7 @@ def test_a_file_of_another_network_is_not_used(kind: str, tmp_path: Path) -> Non
     path, other = tmp_path / "work.safetensors", nn.Linear(3, 2)
     if kind == "checkpoint":
         sgd = torch.optim.SGD(other.parameters(), 0.1)
-        _checkpointed.save(path, other, sgd, 7)
+        training.save(path, other, sgd, 7)
     elif kind == "encodings":
         save_fit(path, other)
     else:

@@ -11,11 +11,11 @@ import torch
 import torchvision
 from torch import nn
 
-from benchmark import plugins
 from benchmark.api import Machine
-from benchmark.grid import Spec
-from tasks._classifier import Classifier, Recipe, Split
-from tasks._networks import resnet18, suits_channels_last
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.vision.classification.task import Classifier, Recipe, Split
+from benchmark.vision.networks import resnet18, suits_channels_last
 
 CPU = torch.device("cpu")
 
@@ -56,7 +56,7 @@ def test_a_classifiers_images_and_weights_are_in_that_layout(width: int, last: b
 
 
 def test_the_shipped_small_tasks_suit_it() -> None:
-    plugins.discover()
+    discovery.discover()
     for name in ("scenes", "scene_masks"):
         spec = Spec.read("task", {name: {"channels_last": True}})
         built = spec.plugin.build(Machine(CPU), spec.values)

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import plugins
 from benchmark.api import Machine
-from benchmark.grid import Spec
-from tasks._annotations import Files, Split, Truth, divided
-from tasks._detection import Detection
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.vision.data.annotations import Files, Split, Truth, divided
+from benchmark.vision.detection.task import Detection
 
-plugins.discover()
+discovery.discover()
 CPU = torch.device("cpu")
 SMALL = "backbone=small,channels=32,min_size=64,max_size=128,epochs=1,precision=float32"
 CLASSES = ("cat", "dog")

@@ -15,15 +15,16 @@ import pytest
 import torch
 from _cells import FAULTY, bytes_of, cell, run
 
-from benchmark import forecast, launch, loop, plugins
-from benchmark import grid as grids
+from benchmark import config
 from benchmark.api import Machine
-from benchmark.cli import main
-from benchmark.fits import Fits
-from benchmark.launch import Event, Failure, Round, Started
-from benchmark.limits import limited
-from benchmark.records import Measured, Record
-from benchmark.store import Store
+from benchmark.cli.commands import main
+from benchmark.plugins import discovery, registry
+from benchmark.records.record import Measured, Record
+from benchmark.records.store import Store
+from benchmark.run import forecast, launch, loop
+from benchmark.run.fits import Fits
+from benchmark.run.launch import Event, Failure, Round, Started
+from benchmark.run.time_limit import limited
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", "rounds=3"]
 
@@ -149,9 +150,9 @@ def test_a_run_of_a_few_seconds_stops_and_goes_on_where_it_stopped(
 
 
 def test_under_a_budget_all_tables_get_their_first_seed_before_any_gets_a_second() -> None:
-    plugins.discover(None)
-    chosen = grids.settings(["grid=quick", "strategies=[random,margin]"])
-    grid = grids.read(chosen)
+    discovery.discover(None)
+    chosen = config.settings(["grid=quick", "strategies=[random,margin]"])
+    grid = config.read(chosen)
     order = [(one.task.label, one.seed) for one in grid.cells(tables_first=True)]
     assert [seed for _, seed in order] == sorted(seed for _, seed in order)
     assert {task for task, seed in order if seed == 0} == {one.task.label for one in grid.experiments}
@@ -166,7 +167,7 @@ def test_under_a_budget_all_tables_get_their_first_seed_before_any_gets_a_second
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
 def test_a_limit_is_a_positive_number(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=rf"{name}=.*must be (over 0|a number or null)"):
-        grids.settings([f"{name}={value}"])
+        config.settings([f"{name}={value}"])
 
 
 # --- dry_run ----------------------------------------------------------------------------------
@@ -225,7 +226,7 @@ def test_a_pilot_that_fails_is_said_and_the_rest_is_told(tmp_path: Path, capsys:
     code += "def faulty(view: View, budget: int, rng: np.random.Generator) -> Indices:\n    raise KeyError('never')\n"
     (tmp_path / "plug" / "faulty.py").write_text(code)
     command("run", *words, f"plugins={tmp_path}/plug", code=1)
-    plugins.REGISTRY["strategy"].pop("faulty")
+    registry.REGISTRY["strategy"].pop("faulty")
     err = capsys.readouterr().err
     assert "1 cell, 3 rounds" in err
     assert "no hours are known of: digits[epochs=2] faulty" in err
@@ -240,13 +241,13 @@ def test_an_edited_strategy_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
     edits = [(1, "One.", 0, ""), (1, "Two.", 0, ""), (1, "Two.", 9, says), (2, "", 9, "")]
     for version, words_of_it, begin, told in edits:
         (tmp_path / "edited.py").write_text(code.format(version, words_of_it, begin))
-        plugins.REGISTRY["strategy"].pop("edited", None)
+        registry.REGISTRY["strategy"].pop("edited", None)
         command("run", *words, code=2 * (version - 1))
         err = capsys.readouterr().err
         assert told in err
         assert ("was edited since" in err) == bool(told)
     (tmp_path / "edited.py").unlink()
-    gone = plugins.REGISTRY["strategy"].pop("edited")
+    gone = registry.REGISTRY["strategy"].pop("edited")
     assert (gone.code(), dataclasses.replace(gone, needs=()).code()) == (gone.code(), "")
     assert "written with other versions of the strategy: 1 in the file, 2 in this run" in err
 
@@ -265,9 +266,9 @@ def test_a_forecast_of_a_run_that_began_reads_its_pace_off_the_records(tmp_path:
 
 def test_a_forecast_multiplies_its_pace_by_what_is_left() -> None:
     pace, shared = forecast.Pace(fit=36.0, score=3.6, select=7.2, bought=5.0), set[object]()
-    plugins.discover(FAULTY)
-    chosen = grids.settings([*SMALL, "strategies=[margin]", "seeds=2"])
-    (experiment,) = grids.read(chosen).experiments
+    discovery.discover(FAULTY)
+    chosen = config.settings([*SMALL, "strategies=[margin]", "seeds=2"])
+    (experiment,) = config.read(chosen).experiments
     first, second = experiment.cells()
     row = forecast.row(experiment, {first: 3, second: 1}, pace, shared)
     assert (row.num_cells, row.num_rounds, row.num_fits) == (2, 4, 4)
@@ -277,9 +278,9 @@ def test_a_forecast_multiplies_its_pace_by_what_is_left() -> None:
 
 # --- deterministic ----------------------------------------------------------------------------
 def test_a_repeatable_run_has_a_thread_a_cell_here_as_on_ray() -> None:
-    assert grids.settings(["grid=cifar10", "deterministic=true"]).num_threads == 1
-    assert grids.settings(["grid=cifar10", "deterministic=true", "threads=2"]).num_threads == 2
-    assert grids.settings(["grid=cifar10"]).num_threads is None
+    assert config.settings(["grid=cifar10", "deterministic=true"]).num_threads == 1
+    assert config.settings(["grid=cifar10", "deterministic=true", "threads=2"]).num_threads == 2
+    assert config.settings(["grid=cifar10"]).num_threads is None
 
 
 def test_a_repeatable_run_says_so_in_its_records_and_shares_no_fit_with_another(tmp_path: Path) -> None:

@@ -10,17 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark import plugins
 from benchmark.api import Machine, View
-from benchmark.conformance import failures
-from benchmark.grid import Cell, Spec
-from benchmark.schedule import Schedule
-from encoders.patch_pca import patch_pca
-from strategies.isal import isal
-from tasks._encode import InMemory
+from benchmark.conformance.checks import failures
+from benchmark.encoders.patch_pca import patch_pca
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery, registry
+from benchmark.strategies.isal import isal
+from benchmark.vision.encoding.encodings import InMemory
 from tests._cells import cell, run
 
-plugins.discover()
+discovery.discover()
 CPU = Machine(torch.device("cpu"))
 PROBE = "digits[dropout=0.0,encoder=patch_pca,epochs=60,model=linear_probe]"
 
@@ -57,7 +58,7 @@ def test_it_is_softmax_regression_on_standardised_features() -> None:
 
 def test_strategies_run_on_it_unchanged(tmp_path: Path) -> None:
     names = ["entropy", "coreset", "badge", "isal[depth=5,repeats=2]", "typiclust[encoder=patch_pca]"]
-    known = [name for name in names if name.partition("[")[0] in plugins.REGISTRY["strategy"]]
+    known = [name for name in names if name.partition("[")[0] in registry.REGISTRY["strategy"]]
     events = run([cell(name, rounds=2, task=PROBE.replace("epochs=60", "epochs=5")) for name in known], tmp_path)
     assert [len(event.record.bought) for event in events] == [20, 5] * len(known)  # type: ignore[union-attr]
 

@@ -16,15 +16,17 @@ from msgspec import structs
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from benchmark import launch, loop, plugins, progress
 from benchmark.api import Machine
-from benchmark.display import Display
-from benchmark.fits import Fits
-from benchmark.grid import Cell
-from benchmark.launch import Failure, Round, rounds_left
+from benchmark.cli import progress
+from benchmark.cli.display import Display
+from benchmark.experiment.cell import Cell
+from benchmark.plugins import registry
+from benchmark.records.store import Store, Unwritable
+from benchmark.run import launch, loop
+from benchmark.run.fits import Fits
+from benchmark.run.launch import Failure, Round, rounds_left
 from benchmark.seeds import seed
-from benchmark.store import Store, Unwritable
-from encoders._vit import Vit
+from benchmark.vision.encoding.vit import Vit
 
 CHEAP = ["random", "entropy", "margin", "least_confidence", "bald", "coreset", "badge", "gradient_similarity"]
 FAST_ISAL = "isal[depth=5,repeats=2]"
@@ -262,8 +264,8 @@ def test_a_round_is_not_recorded_where_the_weights_were_exchanged_before_it(tmp_
 def test_a_fit_is_named_by_the_version_of_whose_companion_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     one = cell("matched_random[like=learning_loss]", task="digits")
     _, before = loop.companion_of(one)
-    plugin = plugins.get("strategy", "learning_loss")
-    monkeypatch.setitem(plugins.REGISTRY["strategy"], "learning_loss", dataclasses.replace(plugin, version=99))
+    plugin = registry.get("strategy", "learning_loss")
+    monkeypatch.setitem(registry.REGISTRY["strategy"], "learning_loss", dataclasses.replace(plugin, version=99))
     assert loop.companion_of(one)[1] != before
 
 
@@ -373,9 +375,9 @@ def test_the_seconds_of_a_fit_hold_what_the_gpu_has_queued_and_nothing_from_befo
             queued.append(7.0)
             return super().fit(labelled, seed, companion)
 
-    monkeypatch.setattr("benchmark.fits.working_seconds", lambda: now[0])
-    monkeypatch.setattr("benchmark.fits.torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("benchmark.fits.torch.cuda.synchronize", wait)
+    monkeypatch.setattr("benchmark.run.fits.working_seconds", lambda: now[0])
+    monkeypatch.setattr("benchmark.run.fits.torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("benchmark.run.fits.torch.cuda.synchronize", wait)
     fits = Fits(tmp_path, 0, "cpu")
     assert fits.trained(tmp_path / "none", Queueing(), np.arange(9), 0, None).seconds == 8.0  # type: ignore[arg-type]
 

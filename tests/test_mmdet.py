@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from benchmark import plugins
 from benchmark.api import Boxes, Machine, seeded, strategy
-from tasks._annotations import Split, Truth
-from tasks._detection import Detection
-from tasks._detection_input import Placing
-from tasks._detection_recipe import DetectorRecipe
-from tasks._detection_training import optimiser
-from tasks._detector import Batch, Detector
-from tasks.scenes import Canvases
+from benchmark.plugins import discovery
+from benchmark.tasks.scenes import Canvases
+from benchmark.vision.data.annotations import Split, Truth
+from benchmark.vision.detection.detector import Batch, Detector
+from benchmark.vision.detection.inputs import Placing
+from benchmark.vision.detection.recipe import DetectorRecipe
+from benchmark.vision.detection.task import Detection
+from benchmark.vision.detection.training import optimiser
 
 pytestmark = pytest.mark.mmdet
 
@@ -48,7 +48,7 @@ EMPTY = Boxes(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
 
 def made(name: str, file: Path | None = None, **changes: Any) -> Any:
     """A detector of mmdet in eval mode."""
-    from tasks._mmdet import build
+    from benchmark.vision.detection.mmdet_detectors import build
 
     with seeded(0):
         return build(replace(RECIPE, model=f"mmdet:{name}", **changes), C, file).eval()
@@ -236,7 +236,7 @@ def test_a_name_that_is_none_for_us(name: str, says: str) -> None:
 
 
 def test_the_head_of_a_published_one_is_not_tried_but_others_are_once() -> None:
-    from tasks._mmdet import TRIED
+    from benchmark.vision.detection.mmdet_detectors import TRIED
 
     made(SMALLEST)
     assert {*PUBLISHED, SMALLEST} <= TRIED
@@ -249,10 +249,10 @@ def test_a_name_with_its_folder() -> None:
 
 @pytest.mark.parametrize(("absent", "says"), [("mmdet", "mmdet"), ("mmcv._ext", "mmcv with its operators compiled")])
 def test_without_mmdet(absent: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks import _mmdet
+    from benchmark.vision.detection import mmdet_detectors
 
-    find = _mmdet.find_spec
-    monkeypatch.setattr(_mmdet, "find_spec", lambda name: None if name == absent else find(name))
+    find = mmdet_detectors.find_spec
+    monkeypatch.setattr(mmdet_detectors, "find_spec", lambda name: None if name == absent else find(name))
     with pytest.raises(ValueError, match=rf"^model=mmdet:fcos needs {says}: make mmdet \(compiles mmcv for about ten"):
         made("fcos")
 
@@ -265,7 +265,7 @@ def test_settings_without_effect() -> None:
 # --- the library's numbers ------------------------------------------------------------------------
 @torch.no_grad()
 def test_detections_are_the_librarys(detector: Any) -> None:
-    from tasks._mmdet import samples
+    from benchmark.vision.detection.mmdet_detectors import samples
 
     given = batch()
     head = detector.inner.roi_head if detector.two_stage else detector.inner.bbox_head
@@ -356,7 +356,7 @@ def test_channels_last_changes_nothing() -> None:
 # --- losses ---------------------------------------------------------------------------------------
 def own_loss(detector: Any, given: Batch, targets: Sequence[Boxes], number: int) -> Tensor:
     """The library's loss of one image, its backbone computed anew and differentiable."""
-    from tasks._mmdet import samples
+    from benchmark.vision.detection.mmdet_detectors import samples
 
     one = given.only(number)
     with seeded(given.seeds[number]):
@@ -477,7 +477,7 @@ LABELS = [
 
 @pytest.mark.parametrize("label", LABELS)
 def test_strategies_choose(task: Detection, fitted: Any, label: str) -> None:
-    plugins.discover()
+    discovery.discover()
     plugin, values = strategy(label)
     if "proposals" in plugin.needed(values) and not fitted.two_stage:
         pytest.skip("one-stage")

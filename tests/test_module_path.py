@@ -5,18 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmark import plugins
-from benchmark.module_path import put_home_first
-
 ROOT = Path(__file__).parent.parent
 OWN = ("tasks", "strategies", "encoders")
 NOT_OURS = "raise RuntimeError('not ours')"
-MAIN = "import sys; from benchmark.cli import main; sys.argv[0] = 'al-benchmark'; main()"
+MAIN = "import sys; from benchmark.cli.commands import main; sys.argv[0] = 'al-benchmark'; main()"
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -51,11 +47,11 @@ def test_the_script_shadows_nothing_wherever_it_is_called(tmp_path: Path) -> Non
 def test_pythonpath_shadows_none_of_our_packages_and_processes_inherit_that(tmp_path: Path) -> None:
     fill(tmp_path, *OWN)
     (tmp_path / "main.py").write_text(
-        "import multiprocessing\n"
-        "def where(name): return __import__(name).__path__[0]\n"
+        "import importlib, multiprocessing\n"
+        "def where(name): return importlib.import_module(f'benchmark.{name}').__path__[0]\n"
         "if __name__ == '__main__':\n"
-        "    from benchmark import plugins\n"
-        "    plugins.discover()\n"
+        "    from benchmark.plugins import discovery\n"
+        "    discovery.discover()\n"
         "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
         f"        print(*pool.map(where, {OWN}), sep='\\n')\n"
     )
@@ -73,38 +69,6 @@ def test_a_copy_of_the_checkout_runs_its_own_code(tmp_path: Path) -> None:
     done = run("-m", "benchmark", "list", "strategies", "format=json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "only_here" in {row["name"] for row in json.loads(done.stdout)}
-
-
-@pytest.fixture
-def path() -> Iterator[None]:
-    """Gives `sys.path` and the modules of our names back."""
-    before, modules = list(sys.path), {name: sys.modules[name] for name in OWN if name in sys.modules}
-    yield
-    sys.path[:] = before
-    for name in OWN:
-        sys.modules.pop(name, None)
-    sys.modules.update(modules)
-
-
-def test_what_is_not_in_the_way_stays_where_it_is(tmp_path: Path, path: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    shadowing, namespace, other = (tmp_path / name for name in ("shadowing", "namespace", "other"))
-    for folder in (shadowing, namespace / "tasks", other):
-        folder.mkdir(parents=True)
-    fill(shadowing, "tasks")
-    rest = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
-    monkeypatch.setattr(sys, "path", [str(shadowing), str(namespace), str(other), str(ROOT), *rest])
-    for _ in range(2):  # the second time there is nothing to do
-        put_home_first(OWN)
-        assert sys.path == [str(namespace), str(other), str(ROOT), str(shadowing), *rest]
-
-
-def test_another_module_of_our_name_that_is_imported_already_is_said(tmp_path: Path, path: None) -> None:
-    (tmp_path / "tasks.py").write_text("x = 1")
-    sys.modules.pop("tasks", None)
-    sys.path.insert(0, str(tmp_path))
-    __import__("tasks")
-    with pytest.raises(ValueError, match=r"tasks\.py was imported as 'tasks', which is the name of a package"):
-        plugins.discover()
 
 
 @pytest.mark.slow

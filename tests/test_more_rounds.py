@@ -8,11 +8,12 @@ import pytest
 from _cells import FAULTY, bytes_of
 from typer.testing import CliRunner
 
-from benchmark import grid as grids
-from benchmark import launch, plugins
+from benchmark import config
 from benchmark.analysis.curves import read
-from benchmark.cli import app
-from benchmark.store import Store
+from benchmark.cli.commands import app
+from benchmark.plugins import registry
+from benchmark.records.store import Store
+from benchmark.run import launch
 
 Command = Callable[..., tuple[int, str]]
 GRID = ["strategies=[random,in_order]", "seeds=2", "initial=20", "budget=5", "validation=10", "device=cpu"]
@@ -93,10 +94,10 @@ def test_what_is_not_more_of_the_same_is_refused(
 
 def test_records_of_another_version_are_not_taken_over(run: Command, tmp_path: Path) -> None:
     assert run("run", 2)[0] == 0
-    chosen = grids.settings(["tasks=[shelf]", *GRID, "rounds=4", f"plugins={FAULTY}"])
-    cells, store = grids.read(chosen).cells(), Store(tmp_path / "run")
+    chosen = config.settings(["tasks=[shelf]", *GRID, "rounds=4", f"plugins={FAULTY}"])
+    cells, store = config.read(chosen).cells(), Store(tmp_path / "run")
     assert len(launch.shorter_cells(cells, store)) == 4
-    plugin = plugins.get("strategy", "in_order")
+    plugin = registry.get("strategy", "in_order")
     object.__setattr__(plugin, "version", 7)
     try:
         assert {cell.strategy.name for cell in launch.shorter_cells(cells, store)} == {"random"}

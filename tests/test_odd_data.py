@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmark import plugins
-from benchmark.own_data import Defaults
-from tasks import _image_checks
-from tasks._annotations import Split
-from tasks._coco_json import coco_json
-from tasks._image_files import decoded
-from tasks._pascal_voc import Layout, pascal_voc
-from tasks._weights import load
-from tasks.image_folder import stored
+from benchmark.experiment.own_data import Defaults
+from benchmark.plugins import discovery
+from benchmark.tasks.image_folder import stored
+from benchmark.vision.data import image_checks
+from benchmark.vision.data.annotations import Split
+from benchmark.vision.data.coco_json import coco_json
+from benchmark.vision.data.image_files import decoded
+from benchmark.vision.data.pascal_voc import Layout, pascal_voc
+from benchmark.vision.weights import load
 
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>6</xmax><ymax>7</ymax></bndbox>"
 
@@ -30,7 +30,7 @@ BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>6</xmax><ymax>7</ymax></bndbox>
 @pytest.fixture(autouse=True)
 def anew() -> None:
     """Lines are said again."""
-    _image_checks.say.cache_clear()
+    image_checks.say.cache_clear()
 
 
 def refused(message: str) -> Any:
@@ -116,7 +116,7 @@ def test_what_never_ends_is_refused_at_once(harm: Callable[[Path], None], tmp_pa
     plug_in.write_text("")
     harm(plug_in)
     with refused(r"mine\.py"):
-        plugins.load_folder(plug_in.parent)
+        discovery.load_folder(plug_in.parent)
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,9 @@ def test_the_first_of_several_frames_is_read_and_that_is_said(
     first, *others = (Image.new("RGB", (8, 8), (value, 0, 0)) for value in (0, 100, 200))
     first.save(path, save_all=True, append_images=others)
     for _ in range(2):  # what is remembered of it is not, so that it is said again
-        _image_checks.say.cache_clear()
+        image_checks.say.cache_clear()
         caplog.clear()
-        [scan] = _image_checks.scanned([path], [(0, 0)], "turn")
+        [scan] = image_checks.scanned([path], [(0, 0)], "turn")
         assert (scan.width, scan.height) == (8, 8)
         assert "files that hold several images, of which the first alone is read: 1" in caplog.text
     assert np.asarray(decoded(path)[0]).max() < 20
@@ -220,7 +220,7 @@ def test_names_that_are_not_utf_8_are_read(tmp_path: Path) -> None:
     for name in ("a\udcff.png", "b.png"):
         picture(tmp_path / name, len(name))
     for _ in range(2):  # anew, and where the other one is remembered
-        scans = _image_checks.scanned([tmp_path / "a\udcff.png", tmp_path / "b.png"], [(8, 8)] * 2, "turn")
+        scans = image_checks.scanned([tmp_path / "a\udcff.png", tmp_path / "b.png"], [(8, 8)] * 2, "turn")
         assert [scan.path.name for scan in scans] == ["a\udcff.png", "b.png"]
 
 

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import cli, launch, loop
 from benchmark.analysis import audit
 from benchmark.analysis.curves import read
 from benchmark.analysis.tables import heads
 from benchmark.api import Machine
-from benchmark.fits import Fits
-from benchmark.grid import Cell
-from benchmark.launch import Round
-from benchmark.schedule import Schedule
+from benchmark.cli import commands
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.schedule import Schedule
+from benchmark.records.store import Store
+from benchmark.run import launch, loop
+from benchmark.run.fits import Fits
+from benchmark.run.launch import Round
 from benchmark.seeds import seed
-from benchmark.store import Store
 from tests._cells import bytes_of, cell, run
 
 GEAL = "geal[encoder=patch_pca,k=3]"
@@ -132,11 +133,11 @@ def test_the_analysis_takes_a_start_without_labels(tmp_path: Path, capsys: pytes
         "grid=quick", "tasks=[digits[batch_size=8,epochs=15]]", f"strategies=[random,{GEAL}]", "initial=0",
         "one_pass=true", "budget=10", "rounds=3", "seeds=2", "validation=0", f"out={tmp_path}",
     ]  # fmt: skip
-    cli.app(["run", *words], standalone_mode=False)
+    commands.app(["run", *words], standalone_mode=False)
     [experiment] = read(str(tmp_path))
     assert audit.audit(experiment) == []
     assert len({run.start for run in experiment.runs}) == 1
     assert experiment.num_labelled_R.tolist() == [10, 20, 30]
     capsys.readouterr()
-    cli.app(["run", *words[:-1], "dry_run=true", f"out={tmp_path}/dry"], standalone_mode=False)
+    commands.app(["run", *words[:-1], "dry_run=true", f"out={tmp_path}/dry"], standalone_mode=False)
     assert re.search(r"4 cells, 12 rounds", capsys.readouterr().err)

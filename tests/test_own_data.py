@@ -9,11 +9,14 @@ import pytest
 from _cells import FAULTY
 from typer.testing import CliRunner
 
-from benchmark import cli, plugins
-from benchmark import grid as grids
-from benchmark.grid import CONFIGS, Grid, Spec
-from benchmark.own_data import SIZES, Defaults
-from benchmark.schedule import Schedule
+from benchmark import config
+from benchmark.cli import commands
+from benchmark.experiment.grid import Grid
+from benchmark.experiment.own_data import SIZES, Defaults
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.plugins.places import CONFIGS
 
 DEFAULTS = Defaults.read(CONFIGS / "own_data.yaml")
 FOLDER = "image_folder[root=x]"
@@ -21,7 +24,7 @@ FOLDER = "image_folder[root=x]"
 
 @pytest.fixture(autouse=True)
 def discovered() -> None:
-    plugins.discover(FAULTY)
+    discovery.discover(FAULTY)
 
 
 def grid(*words: str, pool: int | None = 366, recorded: Any = None) -> Grid:
@@ -31,7 +34,7 @@ def grid(*words: str, pool: int | None = 366, recorded: Any = None) -> Grid:
         assert pool is not None
         return pool
 
-    return grids.read(grids.settings(words), num_pool, recorded or {})
+    return config.read(config.settings(words), num_pool, recorded or {})
 
 
 def names(made: Grid) -> list[str]:
@@ -161,7 +164,7 @@ def test_the_grid_of_another_name_gives_the_same() -> None:
 
 # --- as people type it ------------------------------------------------------------------------
 def invoked(*words: str) -> Any:
-    return CliRunner().invoke(cli.app, ["run", *words])
+    return CliRunner().invoke(commands.app, ["run", *words])
 
 
 @pytest.mark.parametrize(

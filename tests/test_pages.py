@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import pages, plugins
 from benchmark.api import EncoderName, Indices, View
-from benchmark.plugins import Plugin, plain
-from tasks._detection_recipe import DetectorRecipe
-from tasks._recipe import Recipe
+from benchmark.plugins import discovery, registry
+from benchmark.plugins.registry import Plugin
+from benchmark.text.quoted import plain
+from benchmark.vision.classification.recipe import Recipe
+from benchmark.vision.detection.recipe import DetectorRecipe
+from tools import pages
 
 HOME = Path(__file__).parent.parent
-plugins.discover()
-OWN = [one for one in plugins.REGISTRY["strategy"].values() if plugins.source(one).parent == HOME / "strategies"]
+discovery.discover()
+OWN = [one for one in registry.REGISTRY["strategy"].values() if registry.source(one).parent == HOME / "strategies"]
 
 
 def test_the_committed_pages_are_those_of_the_docstrings_and_records() -> None:

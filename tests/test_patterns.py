@@ -14,12 +14,12 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 
 from benchmark.api import Encoding, Indices, View
-from strategies import _kcenter
-from strategies._kcenter import Groups, Lazy, drawn, eager, greedy
-from strategies._patterns import attended, clustered, patterns
-from strategies.coreset import coreset
-from strategies.freesel import freesel
-from strategies.geal import geal
+from benchmark.strategies.coreset import coreset
+from benchmark.strategies.freesel import freesel
+from benchmark.strategies.geal import geal
+from benchmark.strategies.shared import kcenter
+from benchmark.strategies.shared.kcenter import Groups, Lazy, drawn, eager, greedy
+from benchmark.strategies.shared.patterns import attended, clustered, patterns
 from tests._toy import Toy, look
 
 
@@ -157,7 +157,7 @@ def test_geal_by_hand_takes_all_patterns_of_an_image_with_it() -> None:
 
 @pytest.mark.parametrize("budget", [3, 60, 150])
 def test_lazy_groups_are_eager_groups(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_kcenter, "ACTIVE", 16)
+    monkeypatch.setattr(kcenter, "ACTIVE", 16)
     generator = torch.Generator().manual_seed(budget)
     points_ND = torch.randn(600, 5, generator=generator, dtype=torch.float64)
     groups = Groups.of(torch.arange(600) // 4)

@@ -13,18 +13,19 @@ from _cells import FAULTY
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmark import cli
-from benchmark import grid as grids
-from benchmark.analysis.question import PUBLISHED, Question, located
+from benchmark import config
+from benchmark.analysis.options import PUBLISHED, Question, located
 from benchmark.api import Machine
-from benchmark.places import expanded, folders, written
+from benchmark.cli import commands
+from benchmark.plugins import registry
+from benchmark.plugins.places import expanded, folders, written
 
 ODD = ["a,b", "O'Brien", "with space", "[x]", "k=v", '"quoted"', "~x", "ü", "{y}", "back\\slash", "a,b]"]
 SMALL = ["seeds=1", "rounds=2", "initial=20", "budget=5", "validation=0"]
 
 
 def told(*words: str) -> str:
-    done = CliRunner().invoke(cli.app, list(words))
+    done = CliRunner().invoke(commands.app, list(words))
     assert done.exit_code == 0, done.output + repr(done.exception)
     return done.stdout
 
@@ -88,7 +89,7 @@ def test_published_is_a_path_where_there_is_one(here: Path) -> None:
 # --- home -------------------------------------------------------------------------------------
 def test_the_home_folder_in_every_setting(here: Path) -> None:
     home = str(here.parent / "home")
-    chosen = grids.settings(["data=~/d", "out=~/o", "plugins=~"])
+    chosen = config.settings(["data=~/d", "out=~/o", "plugins=~"])
     assert (chosen.data, chosen.out, chosen.plugins) == (f"{home}/d", f"{home}/o", home)
     assert Question(out="~/o").places == [f"{home}/o"]
     assert Question(records="~/a,~/b,c~").places == [f"{home}/a", f"{home}/b", "c~"]
@@ -101,7 +102,7 @@ def test_the_home_folder_in_every_setting(here: Path) -> None:
 
 def test_the_data_folder_of_the_environment_may_be_at_home(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AL_BENCHMARK_DATA", "~/d, with a comma")
-    assert grids.settings([]).data == str(here.parent / "home" / "d, with a comma")
+    assert config.settings([]).data == str(here.parent / "home" / "d, with a comma")
 
 
 @pytest.mark.parametrize("setting", ["data", "out", "plugins"])
@@ -112,13 +113,13 @@ def test_an_unknown_home_is_one_line(setting: str, monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         ValueError, match=f"^{setting}=~nobody-here/x: there is no user nobody-here: write the whole path"
     ):
-        grids.settings([f"{setting}=~nobody-here/x"])
+        config.settings([f"{setting}=~nobody-here/x"])
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     with pytest.raises(
         ValueError, match=rf"^{setting}=~/x: the home folder of this user is not known \(HOME is not set\)"
     ):
-        grids.settings([f"{setting}=~/x"])
+        config.settings([f"{setting}=~/x"])
 
 
 def test_an_unknown_home_is_one_line_where_records_are_read_too() -> None:
@@ -150,11 +151,11 @@ def test_data_may_be_called_anything_and_explain_tells_the_command(here: Path, n
             pixels = np.random.default_rng(10 * place + number).integers(0, 255, (8, 8, 3), np.uint8)
             Image.fromarray(pixels).save(folder / f"{number}.png")
     inside = {"root": written(Path(name)), "size": 8, "model": "small_cnn", "epochs": 1, "precision": "float32"}
-    label = grids.plugins.get("task", "image_folder").label(inside)
+    label = registry.get("task", "image_folder").label(inside)
     words = [*SMALL[:2], "initial=2", "budget=1", "validation=0", "device=cpu"]
     told("run", f"tasks=[{label}]", "strategies=[random]", "data=data", f"out=./{name}_", *words)
     lines = told("explain", f"{label}/random/seed-0", f"out=./{name}_")
     command = shlex.split(lines.splitlines()[1].partition("python -m benchmark ")[2])
-    done = CliRunner().invoke(cli.app, command)
+    done = CliRunner().invoke(commands.app, command)
     assert done.exit_code == 0, done.output + repr(done.exception)
     assert "1 cell, 0 to do" in done.stderr

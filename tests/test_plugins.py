@@ -10,8 +10,9 @@ from typing import Optional
 
 import pytest
 
-from benchmark import plugins
-from benchmark.plugins import REGISTRY, Plugin, checked, parse
+from benchmark.plugins import discovery, registry
+from benchmark.plugins.registry import REGISTRY, Plugin, checked
+from benchmark.text.quoted import parse
 
 CODE = """
 from numpy.random import Generator
@@ -28,8 +29,8 @@ Old = Optional[int]  # noqa: UP045 - as plug-ins may still write it
 
 
 @pytest.fixture(autouse=True)
-def registry() -> Iterator[None]:
-    plugins.discover()
+def fresh_registry() -> Iterator[None]:
+    discovery.discover()
     before = {kind: dict(known) for kind, known in REGISTRY.items()}
     yield
     for kind, known in before.items():
@@ -42,18 +43,18 @@ def test_a_users_folder(tmp_path: Path) -> None:
     (tmp_path / "_maths.py").write_text("raise RuntimeError('is nobody\\'s plug-in')")
     (tmp_path / "test_first_ones.py").write_text("raise RuntimeError('is a test')")
     (tmp_path / "._first_ones.py").write_bytes(b"\0\5\26\7")  # macOS's, from a zip
-    plugins.discover(tmp_path)
-    assert plugins.get("strategy", "first_ones").version == 1
+    discovery.discover(tmp_path)
+    assert registry.get("strategy", "first_ones").version == 1
 
 
 def test_a_users_files_import_each_other_and_the_module_path_does_not_grow(tmp_path: Path) -> None:
     (tmp_path / "first_ones.py").write_text("from _doubling import double\n" + CODE.format(name="first_ones"))
     (tmp_path / "_doubling.py").write_text("def double(x): return 2 * x")
     for _ in range(3):
-        plugins.discover(tmp_path)
-        plugins.discover(f"{tmp_path}/.")
+        discovery.discover(tmp_path)
+        discovery.discover(f"{tmp_path}/.")
     assert sys.path.count(str(tmp_path)) == 1
-    assert plugins.get("strategy", "first_ones").function.__globals__["double"](2) == 4
+    assert registry.get("strategy", "first_ones").function.__globals__["double"](2) == 4
     sys.path.remove(str(tmp_path))
     del sys.modules["_doubling"]
 
@@ -69,19 +70,19 @@ def test_a_plug_in_that_was_edited_within_a_second_runs_as_it_is_now(
         (tmp_path / "_half.py").write_text(f"half = {number}\n")
         for path in tmp_path.glob("*.py"):
             os.utime(path, (10**9, 10**9))
-        plugins.discover(tmp_path)
-        scope = plugins.get("strategy", "first_ones").function.__globals__
+        discovery.discover(tmp_path)
+        scope = registry.get("strategy", "first_ones").function.__globals__
         assert (scope["mine"], scope["half"]) == (number, number)
         del sys.modules["_half"]
     sys.path.remove(str(tmp_path))
 
 
 def test_what_looks_for_its_neighbour_in_our_package_is_told_how_to_import_it(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from strategies._of_mine import double")
+    (tmp_path / "mine.py").write_text("from benchmark.strategies._of_mine import double")
     with pytest.raises(
-        ValueError, match=r"No module named 'strategies\._of_mine'; files of one folder import each other"
+        ValueError, match=r"No module named 'benchmark\.strategies\._of_mine'; files of one folder import each other"
     ):
-        plugins.discover(tmp_path)
+        discovery.discover(tmp_path)
 
 
 def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path: Path) -> None:
@@ -89,9 +90,9 @@ def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path: Path) -> Non
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.py").write_text(CODE.format(name=name))
-        plugins.discover(tmp_path / name)
+        discovery.discover(tmp_path / name)
     for name in ("one", "two"):
-        function = plugins.get("strategy", name).function
+        function = registry.get("strategy", name).function
         assert getattr(sys.modules[function.__module__], name) is function
         sys.path.remove(str(tmp_path / name))
 
@@ -100,21 +101,21 @@ def test_an_installed_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     (tmp_path / "somebodys_package.py").write_text(CODE.format(name="somebodys"))
     monkeypatch.syspath_prepend(str(tmp_path))
     found = EntryPoint("somebodys", "somebodys_package", "al_benchmark.strategies")
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [found] if group == found.group else [])
-    plugins.discover()
-    assert plugins.get("strategy", "somebodys").function.__module__ == "somebodys_package"
+    monkeypatch.setattr(discovery, "entry_points", lambda group: [found] if group == found.group else [])
+    discovery.discover()
+    assert registry.get("strategy", "somebodys").function.__module__ == "somebodys_package"
 
 
 def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CODE.format(name="entropy"))
     with pytest.raises(ValueError, match=r"two strategies are called entropy: .*mine\.py"):
-        plugins.discover(tmp_path)
+        discovery.discover(tmp_path)
 
 
 def test_a_file_that_does_not_import_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def broken(:")
     with pytest.raises(ValueError, match=r"broken\.py does not import: SyntaxError"):
-        plugins.discover(tmp_path)
+        discovery.discover(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -166,18 +167,19 @@ def test_an_int_passes_for_a_float_and_nothing_else_for_another() -> None:
 def test_what_nothing_can_use_is_named(tmp_path: Path, old: str, new: str, words: str) -> None:
     (tmp_path / "odd.py").write_text(CODE.format(name="odd").strip().replace(old, new))
     with pytest.raises(ValueError, match=words):
-        plugins.discover(tmp_path)
+        discovery.discover(tmp_path)
 
 
 def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = EntryPoint("x", "no_such_package_of_mine", "al_benchmark.tasks")
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [found] if group == found.group else [])
+    monkeypatch.setattr(discovery, "entry_points", lambda group: [found] if group == found.group else [])
     with pytest.raises(ValueError, match="no_such_package_of_mine does not import: ModuleNotFoundError"):
-        plugins.discover()
+        discovery.discover()
 
 
 def test_finding_plug_ins_imports_no_library_that_only_some_use() -> None:
     """Every command that runs or lists begins with it, and each of these takes a second."""
     slow = ["torchvision", "sklearn", "timm", "matplotlib", "pandas", "ray", "mmdet", "cv2"]
-    code = f"import sys; from benchmark import plugins; plugins.discover(); print(*(set({slow}) & set(sys.modules)))"
+    code = "import sys; from benchmark.plugins import discovery; discovery.discover()"
+    code += f"; print(*(set({slow}) & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == []

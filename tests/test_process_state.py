@@ -16,16 +16,17 @@ import pytest
 import torch
 from _cells import FAULTY, bytes_of, cell, run
 
-from benchmark import plugins, process_state, remarks
 from benchmark.api import Machine
-from benchmark.conformance import check
-from benchmark.grid import Spec
-from benchmark.launch import Failure, Round
-from benchmark.limits import limited
-from benchmark.process_state import contained, restore, snapshot
+from benchmark.conformance.checks import check
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery, registry
+from benchmark.run.launch import Failure, Round
+from benchmark.run.time_limit import limited
+from benchmark.system import process_state, remarks
+from benchmark.system.process_state import contained, restore, snapshot
 
-plugins.discover(FAULTY)
-CHANGES = sys.modules[plugins.get("strategy", "leaves").function.__module__].CHANGES
+discovery.discover(FAULTY)
+CHANGES = sys.modules[registry.get("strategy", "leaves").function.__module__].CHANGES
 STATES = [name for name in CHANGES if name != "seeds"]
 
 
@@ -194,7 +195,7 @@ def test_a_run_says_it_once_a_strategy_and_records_everything(
 @pytest.mark.parametrize("part", ["build", "fit", "score"])
 def test_a_task_is_contained_too(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one = cell("random", task="shelf")
-    kind = sys.modules[plugins.get("task", "shelf").function.__module__].Shelf
+    kind = sys.modules[registry.get("task", "shelf").function.__module__].Shelf
     method = {"build": "__init__"}.get(part, part)
     original = getattr(kind, method)
 
@@ -230,7 +231,7 @@ def test_other_questions_to_a_task_are_contained_too(
 
 def build_digits() -> object:
     """The task."""
-    return plugins.get("task", "digits").build(Machine(torch.device("cpu")), Spec.read("task", "digits").values)
+    return registry.get("task", "digits").build(Machine(torch.device("cpu")), Spec.read("task", "digits").values)
 
 
 def test_a_plug_in_file_that_changes_things_when_it_is_imported(tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ def test_a_plug_in_file_that_changes_things_when_it_is_imported(tmp_path: Path) 
     torch.manual_seed(5)
     expected = torch.rand(())
     torch.manual_seed(5)
-    line, _ = remarks_of(lambda: plugins.load_folder(tmp_path))
+    line, _ = remarks_of(lambda: discovery.load_folder(tmp_path))
     assert line.startswith(f"{tmp_path / 'loud.py'} leaves changed: the default dtype;")
     assert torch.get_default_dtype() == torch.float32
     assert torch.rand(()) == expected
@@ -273,7 +274,7 @@ def test_check_names_what_a_strategy_leaves_changed(name: str, words: str) -> No
 
 
 def test_check_names_what_a_task_leaves_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = sys.modules[plugins.get("task", "shelf").function.__module__].Shelf
+    kind = sys.modules[registry.get("task", "shelf").function.__module__].Shelf
     score = kind.score
     monkeypatch.setattr(kind, "score", lambda *given: warnings.simplefilter("ignore") or score(*given))
     spec = Spec.read("task", "shelf")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import provenance
-from benchmark.provenance import CODE, commit, wheel_commit
+from benchmark.records import provenance
+from benchmark.records.provenance import CODE, commit, wheel_commit
 
 ROOT = Path(__file__).parents[1]
 AS_SOMEBODY = ["-c", "user.email=a@b", "-c", "user.name=x", "-c", "commit.gpgsign=false"]

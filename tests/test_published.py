@@ -11,11 +11,11 @@ from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
 from benchmark.analysis.curves import SCALES, apart, chosen, ours, published, read
-from benchmark.analysis.question import PUBLISHED, ask, labels
+from benchmark.analysis.options import PUBLISHED, ask, labels
 from benchmark.analysis.savings import Price, Rule, savings
 from benchmark.analysis.tables import grid_of, latex, markdown, table, tables, write
 from benchmark.analysis.verify import counterparts, own_label, verify
-from benchmark.cli import app
+from benchmark.cli.commands import app
 
 HOME = Path(__file__).parents[1]
 HEAD = "source,task,strategy,num_runs,round,num_labelled,boxes,metric,value,std"
@@ -271,12 +271,12 @@ def test_ours_are_found_by_name_or_by_what_the_source_tells() -> None:
 
 def test_grids_that_repeat_a_paper_have_every_strategy_of_it() -> None:
     """The mapping in sources.yaml meets the labels of the grids, by their own plug-ins."""
-    from benchmark import grid as grids
-    from benchmark import plugins
+    from benchmark import config
+    from benchmark.plugins import discovery
 
-    plugins.discover()
+    discovery.discover()
     papers = [one for one in PAPERS if one.source.startswith("isal-2021")]
-    experiments = {one.name: one for one in grids.read(grids.settings(["grid=paper"])).experiments}
+    experiments = {one.name: one for one in config.read(config.settings(["grid=paper"])).experiments}
     for theirs in papers:
         name = str(theirs.told.get("experiments", {}).get(theirs.task, theirs.task))
         mine = experiments[name]

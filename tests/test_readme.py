@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import cli
 from benchmark.analysis.curves import read
-from benchmark.analysis.readme import BLOCK, draw, rendered
 from benchmark.analysis.tables import tables
+from benchmark.cli import commands
+from tools.readme import BLOCK, draw, rendered
 
 HOME = Path(__file__).parent.parent
 README = HOME / "README.md"
@@ -41,7 +41,9 @@ def test_its_figures_are_drawn_from_the_records(tmp_path: Path) -> None:
 def test_its_verbs_and_make_targets_exist() -> None:
     text = README.read_text()
     verbs = set(re.findall(r"python -m benchmark (\w+)", text))
-    known = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    known = {
+        command.name or command.callback.__name__ for command in commands.app.registered_commands if command.callback
+    }
     assert verbs <= known
     targets = set(re.findall(r"^make (\w+)", text, re.MULTILINE))
     assert {"quick", "test"} <= targets

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import grid as grids
-from benchmark import launch, plugins
+from benchmark import config
 from benchmark.api import Machine
-from benchmark.fits import Fits
-from benchmark.grid import Cell, Schedule, Spec
-from benchmark.launch import Failure, Round
-from benchmark.store import Store
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.records.store import Store
+from benchmark.run import launch
+from benchmark.run.fits import Fits
+from benchmark.run.launch import Failure, Round
 
 DATA = Path(os.environ.get("AL_BENCHMARK_DATA", "nowhere"))
 MMDET = (
@@ -28,7 +31,7 @@ pytestmark = [
 
 def own() -> str:
     """The task of grid=coco_sample."""
-    [experiment] = grids.settings(["grid=coco_sample"]).experiments.values()
+    [experiment] = config.settings(["grid=coco_sample"]).experiments.values()
     return str(experiment["task"])
 
 
@@ -40,7 +43,7 @@ def own() -> str:
     ],
 )
 def test_three_rounds_on_coco(task: str, tmp_path: Path) -> None:
-    plugins.discover()
+    discovery.discover()
     spec, schedule = Spec.read("task", task or own()), Schedule(20, 10, 3, 10)
     names = ("random", "isal[depth=5]", "localization_stability")
     cells = [Cell(spec, Spec.read("strategy", name), schedule, 0) for name in names]

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from benchmark.analysis.audit import CHECKS
 from benchmark.analysis.report import BOXES, CAPTIONS, breakable
 from benchmark.analysis.verify import VERDICTS
-from benchmark.answers import SAVED
-from benchmark.cli import app
-from benchmark.store import Store
+from benchmark.cli.answers import SAVED
+from benchmark.cli.commands import app
+from benchmark.records.store import Store
 
 HOSTILE = '<img src=x onerror="alert(1)"> & </script><script>alert(2)</script> $x_1$'
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

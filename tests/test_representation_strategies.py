@@ -16,10 +16,11 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
 from benchmark.api import EncoderName, Encoding, Indices, Predictions, View
-from strategies import _features, probcover, typiclust
-from strategies._features import kmeans, squared_distances, unit_features
-from strategies.probcover import num_classes, squared_radius
-from strategies.typiclust import most_typical
+from benchmark.strategies import probcover, typiclust
+from benchmark.strategies.probcover import num_classes, squared_radius
+from benchmark.strategies.shared import features
+from benchmark.strategies.shared.features import kmeans, squared_distances, unit_features
+from benchmark.strategies.typiclust import most_typical
 
 RNG = np.random.default_rng
 PCA = EncoderName("patch_pca")
@@ -218,7 +219,7 @@ def test_typiclust_turns_by_hand() -> None:
 
 def test_typiclust_in_chunks_is_typiclust_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = choose(typiclust, Fixed(clouds()).view([5, 2]), 30, max_clusters=4)
-    monkeypatch.setattr(_features, "CHUNK", 50)
+    monkeypatch.setattr(features, "CHUNK", 50)
     assert choose(typiclust, Fixed(clouds()).view([5, 2]), 30, max_clusters=4) == whole
 
 
@@ -321,7 +322,7 @@ def test_after_full_coverage_the_rest_is_random() -> None:
 
 def test_probcover_in_chunks_is_probcover_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = choose(probcover, Fixed(clouds()).view([5, 2]), 30)
-    monkeypatch.setattr(_features, "CHUNK", 500)
+    monkeypatch.setattr(features, "CHUNK", 500)
     assert choose(probcover, Fixed(clouds()).view([5, 2]), 30) == whole
 
 
@@ -334,7 +335,7 @@ def test_all_picks_take_few_distances(monkeypatch: pytest.MonkeyPatch) -> None:
         return squared_distances(points, others)
 
     monkeypatch.setattr(probcover, "squared_distances", spy)
-    monkeypatch.setattr(_features, "CHUNK", 1200)
+    monkeypatch.setattr(features, "CHUNK", 1200)
     choose(probcover, Fixed(clouds()).view([5, 2]), 118, delta=0.3)
     assert sum(sizes) <= 120 * (2 * 120 + 118 + 2)
     assert max(sizes) <= 1200
@@ -404,4 +405,4 @@ def test_probcover_refuses_one_cluster(task: Fixed) -> None:
 )
 def test_needs_follow_the_parameters(encoder: EncoderName | None, delta: float | None, expected: set[str]) -> None:
     assert probcover.needs(encoder=encoder, delta=delta, purity=0.9) == expected
-    assert _features.needs(encoder=encoder, max_clusters=3) == expected - {"predict"}
+    assert features.needs(encoder=encoder, max_clusters=3) == expected - {"predict"}

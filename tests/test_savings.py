@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from benchmark.analysis.comparisons import compare, lines
 from benchmark.analysis.comparisons import note as below
 from benchmark.analysis.curves import read
-from benchmark.analysis.question import PUBLISHED
+from benchmark.analysis.options import PUBLISHED
 from benchmark.analysis.savings import Price, Rule, Saving, crossing, own_rule, pairs_of, savings
 from benchmark.analysis.stats import paired
-from benchmark.cli import app
-from benchmark.schedule import Schedule
+from benchmark.cli.commands import app
+from benchmark.experiment.schedule import Schedule
 
 RNG = np.random.default_rng(0)
 IMAGES = Price("images")

@@ -27,21 +27,22 @@ from _curves import PLAIN, recorded
 from torchvision.datasets import CIFAR10
 from typer.testing import CliRunner
 
-from benchmark import plugins
 from benchmark.analysis.figures import Gallery
-from benchmark.analysis.question import Question, ask
+from benchmark.analysis.options import Question, ask
 from benchmark.api import Machine
-from benchmark.cli import app
-from benchmark.grid import Settings, Spec, settings
-from benchmark.grid import read as grid_of
-from benchmark.manifest import slug
-from benchmark.scaffold import new_strategy
-from benchmark.schedule import Schedule
-from tasks._checkpointed import resume
-from tasks._detection_recipe import DetectorRecipe
-from tasks._recipe import Recipe
-from tasks._torchvision import build
-from tasks.cifar10 import cifar10
+from benchmark.cli.commands import app
+from benchmark.config import Settings, settings
+from benchmark.config import read as grid_of
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.plugins.scaffold import new_strategy
+from benchmark.tasks.cifar10 import cifar10
+from benchmark.text.words import slug
+from benchmark.vision.classification.recipe import Recipe
+from benchmark.vision.detection.recipe import DetectorRecipe
+from benchmark.vision.detection.torchvision_detectors import build
+from benchmark.vision.training import resume
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -178,7 +179,7 @@ UNREADABLE = r"^weights=.*: cannot be read \(\w+\)(: it holds Python objects \(.
 
 @pytest.mark.parametrize("write", FILES)
 def test_a_classifiers_weights_run_nothing(tmp_path: Path, write: Callable[[Path], Path]) -> None:
-    plugins.discover()
+    discovery.discover()
     task = Spec.read("task", {"digits": {"weights": str(write(tmp_path))}})
     with pytest.raises(
         ValueError,
@@ -223,7 +224,7 @@ NAMES = ["../../x", "/x", "..", ".", "a/../../b", "~/x", "a\\..\\b", "a\0b", "a\
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_parameter_never_leads_out_of_the_results(name: str, tmp_path: Path) -> None:
-    plugins.discover()
+    discovery.discover()
     entry = {"task": {"image_folder": {"root": name}}, "strategies": ["random"], "seeds": 1}
     sizes = {"initial": 5, "budget": 5, "rounds": 2}
     [cell] = grid_of(replace(settings([]), experiments={"x": entry | sizes})).cells()
@@ -280,7 +281,7 @@ def test_nothing_is_looked_up_in_what_a_user_types(text: str, monkeypatch: pytes
 @pytest.mark.parametrize("text", ["${SECRET}", "$SECRET", "${}", "$(SECRET)", "%SECRET%"])
 def test_what_a_user_types_stays_as_it_is(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "s3cr3t")
-    plugins.discover()
+    discovery.discover()
     words = [f"tasks=[image_folder[root={text}]]", "strategies=[random]", "seeds=1", f"out={text}", f"data={text}"]
     chosen = settings([*words, "initial=5", "budget=5", "rounds=2"])
     assert (chosen.out, chosen.data) == (text, text)

@@ -18,21 +18,25 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from benchmark import gallery, plugins
 from benchmark.api import Machine, View
-from benchmark.conformance import check
-from benchmark.grid import Spec
-from strategies._influence import products_in_turn, products_together
-from strategies.learning_loss import LossPrediction
-from tasks import _checkpointed, _segment_training, _segmentation, cityscapes, scene_masks, scenes
-from tasks._scenes import Canvases, Source
-from tasks._segment_maps import Scrambled, Shrunk, Split, Stack
-from tasks._segment_training import augmented, cross_entropy, plan, rate
-from tasks._segmentation import Segmentation, confusion, on_lattice, padded, stride
-from tasks._segmentation_recipe import PUBLISHED, SegmenterRecipe, lacks
-from tasks._segmenter import Segmenter
+from benchmark.conformance.checks import check
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.run import gallery
+from benchmark.strategies.learning_loss import LossPrediction
+from benchmark.strategies.shared.influence import products_in_turn, products_together
+from benchmark.tasks import cityscapes, scene_masks, scenes
+from benchmark.vision import training as vision_training
+from benchmark.vision.data.label_maps import Scrambled, Shrunk, Split, Stack
+from benchmark.vision.data.scenes import Canvases, Source
+from benchmark.vision.segmentation import task as segmentation_task
+from benchmark.vision.segmentation import training as segmentation_training
+from benchmark.vision.segmentation.networks import Segmenter
+from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, lacks
+from benchmark.vision.segmentation.task import Segmentation, confusion, on_lattice, padded, stride
+from benchmark.vision.segmentation.training import augmented, cross_entropy, plan, rate
 
-plugins.discover()
+discovery.discover()
 CPU = Machine(torch.device("cpu"))
 QUICK = dataclasses.replace(scene_masks.DEFAULT, epochs=6, batch_size=8, lr=0.1, crop=0)
 
@@ -65,7 +69,7 @@ def fitted(task: Segmentation) -> Segmenter:
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lattice of 11 x 11 places on canvases of 64 pixels: every sixth pixel."""
-    monkeypatch.setattr(_segmentation, "PLACES", 130)
+    monkeypatch.setattr(segmentation_task, "PLACES", 130)
 
 
 class Uneven:
@@ -112,7 +116,7 @@ def test_miou_is_what_counting_gives() -> None:
     rng = np.random.default_rng(0)
     true_NHW = torch.from_numpy(rng.choice([0, 1, 3, 255], (4, 9, 7)).astype(np.uint8))  # class 2 is not there
     found_NHW = torch.from_numpy(rng.integers(0, 4, (4, 9, 7)))
-    told = _segmentation.scores(confusion(found_NHW, true_NHW, 4))
+    told = segmentation_task.scores(confusion(found_NHW, true_NHW, 4))
     assert told["miou"] == pytest.approx(slow_miou(found_NHW.flatten().tolist(), true_NHW.flatten().tolist(), 4))
     known_NHW = true_NHW != 255
     right = (found_NHW == true_NHW)[known_NHW].double().mean().item()
@@ -125,7 +129,7 @@ def test_miou_by_hand() -> None:
         torch.tensor([[[0, 0, 1, 1, 1, 2, 0]]]),
         torch.tensor([[[0, 0, 0, 1, 255, 1, 255]]], dtype=torch.uint8),
     )
-    told = _segmentation.scores(confusion(found, true, 3))
+    told = segmentation_task.scores(confusion(found, true, 3))
     assert told["miou"] == pytest.approx(100 * (2 / 3 + 1 / 3) / 2)
     assert told["pixel_accuracy"] == pytest.approx(100 * 3 / 5)
 
@@ -140,15 +144,15 @@ def test_the_smallest_batch_is_that_of_the_plan() -> None:
 
 def test_the_score_says_how_many_classes_are_predicted_and_how_many_there_are() -> None:
     true_NHW = torch.tensor([[[0, 0, 1, 3, 255]]], dtype=torch.uint8)
-    one = _segmentation.scores(confusion(torch.tensor([[[0, 0, 0, 0, 3]]]), true_NHW, 4))  # 3 where nobody looks
+    one = segmentation_task.scores(confusion(torch.tensor([[[0, 0, 0, 0, 3]]]), true_NHW, 4))  # 3 where nobody looks
     assert (one["num_predicted_classes"], one["num_test_classes"]) == (1, 3)
-    all_ = _segmentation.scores(confusion(torch.tensor([[[0, 2, 1, 3, 3]]]), true_NHW, 4))
+    all_ = segmentation_task.scores(confusion(torch.tensor([[[0, 2, 1, 3, 3]]]), true_NHW, 4))
     assert (all_["num_predicted_classes"], all_["num_test_classes"]) == (4, 3)
 
 
 def test_a_test_set_without_labels_is_an_error() -> None:
     with pytest.raises(ValueError, match="no pixel of the test set is labelled"):
-        _segmentation.scores(torch.zeros(3, 3, dtype=torch.int64))
+        segmentation_task.scores(torch.zeros(3, 3, dtype=torch.int64))
 
 
 def test_sets_without_a_labelled_pixel_are_refused_before_anything_is_trained() -> None:
@@ -179,8 +183,8 @@ def test_the_lattice_is_the_finest_that_is_small_enough() -> None:
     for size in [(64, 64), (1024, 2048), (1, 1), (1, 5000), (33, 32), (32, 32), (500, 375)]:
         step = stride(*size)
         nums = [math.prod(len(range(min(s, n) // 2, n, s)) for n in size) for s in range(1, step + 1)]
-        assert nums[-1] <= _segmentation.PLACES
-        assert all(num > _segmentation.PLACES for num in nums[:-1])
+        assert nums[-1] <= segmentation_task.PLACES
+        assert all(num > segmentation_task.PLACES for num in nums[:-1])
         assert on_lattice(torch.zeros(2, *size)).shape[1:].numel() == nums[-1] > 0
     assert stride(32, 32) == 1
     values = torch.arange(64 * 64).view(64, 64)
@@ -487,8 +491,8 @@ def test_the_learning_rate_falls() -> None:
 def test_a_fit_that_was_stopped_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = segmentation(dataclasses.replace(QUICK, epochs=3, dropout=0.2), scratch=tmp_path)
     whole = made.fit(np.arange(20), 0).state_dict()
-    monkeypatch.setattr(_checkpointed, "CHECKPOINT_SECONDS", -1.0)
-    step_of, steps = _segment_training.objective, []
+    monkeypatch.setattr(vision_training, "CHECKPOINT_SECONDS", -1.0)
+    step_of, steps = segmentation_training.objective, []
 
     def stopping(*given: Any) -> Tensor:
         steps.append(given[-1])
@@ -496,7 +500,7 @@ def test_a_fit_that_was_stopped_ends_in_the_same_bytes(tmp_path: Path, monkeypat
             raise KeyboardInterrupt
         return step_of(*given)
 
-    monkeypatch.setattr(_segment_training, "objective", stopping)
+    monkeypatch.setattr(segmentation_training, "objective", stopping)
     with pytest.raises(KeyboardInterrupt):
         made.fit(np.arange(20), 0)
     assert len(list(tmp_path.glob("*.checkpoint"))) == 1

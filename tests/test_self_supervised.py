@@ -21,11 +21,16 @@ import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor, nn
 
-import encoders._self_supervised
-from benchmark import plugins, tensor_files
 from benchmark.api import Encoding, Machine, seeded
-from benchmark.grid import Spec
-from encoders._self_supervised import (
+from benchmark.encoders.simclr import SimClr, nt_xent, simclr
+from benchmark.encoders.simsiam import SimSiam, negative_cosine, simsiam
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery, registry
+from benchmark.system import tensor_files
+from benchmark.text import quoted
+from benchmark.vision.encoding import self_supervised
+from benchmark.vision.encoding.encodings import InMemory
+from benchmark.vision.encoding.self_supervised import (
     ASPECT,
     CHANGES,
     JITTER,
@@ -41,11 +46,8 @@ from encoders._self_supervised import (
     trained,
     view,
 )
-from encoders.simclr import SimClr, nt_xent, simclr
-from encoders.simsiam import SimSiam, negative_cosine, simsiam
-from tasks._encode import InMemory
 
-plugins.discover()
+discovery.discover()
 CPU = Machine(torch.device("cpu"))
 SETTINGS = Settings(
     encoder="simclr", version=1, model="small_cnn", width=64, size=None, epochs=2, batch_size=8, lr=0.1,
@@ -338,8 +340,8 @@ def test_weights_are_trained_once_and_kept(
 ) -> None:
     """What is read back tells of images to the bit what was trained, and what is trained without a folder."""
     images, machine, given = photographs(40), replace(CPU, scratch=tmp_path), BRIEF | {"precision": "bfloat16"}
-    calls, through = [], encoders._self_supervised.train
-    monkeypatch.setattr(encoders._self_supervised, "train", lambda *given: (calls.append(1), through(*given)))
+    calls, through = [], self_supervised.train
+    monkeypatch.setattr(self_supervised, "train", lambda *given: (calls.append(1), through(*given)))
 
     def made(where: Machine = machine, pool: Tensor = images, **more: Any) -> Tensor:
         return train(where, InMemory(pool), **given | more)(images).patches_NTD
@@ -382,8 +384,8 @@ def test_a_full_disk_loses_the_weights_and_not_the_run(tmp_path: Path, monkeypat
 SCRIPT = """
 import hashlib, numpy, torch
 from benchmark.api import Machine
-from encoders.{name} import {name}
-from tasks._encode import InMemory
+from benchmark.encoders.{name} import {name}
+from benchmark.vision.encoding.encodings import InMemory
 images = torch.from_numpy(numpy.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), dtype=numpy.uint8))
 made = {name}(Machine(torch.device("cpu")), InMemory(images), epochs=2, batch_size=16)(images)
 print(hashlib.sha256(made.patches_NTD.numpy().tobytes() + made.global_NE.numpy().tobytes()).hexdigest())
@@ -404,8 +406,8 @@ def test_another_process_trains_the_same(train: Callable[..., Frozen]) -> None:
 
 def accuracy(task: Any, label: str) -> float:
     """Of the nearest of 50 labelled images by the cosine of global features, in per cent; the mean of ten draws."""
-    encode = plugins.get("encoder", plugins.parse(label)[0])
-    made: Callable[[Tensor], Encoding] = encode.build(CPU, encode.bind(plugins.parse(label)[1]), task._pool)
+    encode = registry.get("encoder", quoted.parse(label)[0])
+    made: Callable[[Tensor], Encoding] = encode.build(CPU, encode.bind(quoted.parse(label)[1]), task._pool)
     pool, tests = (
         F.normalize(made(images.expand(-1, 3, -1, -1)).global_NE) for images in (task._images, task._test_images)
     )

@@ -11,7 +11,7 @@ import pytest
 from benchmark.analysis import sequential
 from benchmark.analysis.sequential import State, conditional_power, rejected_at, sign_vectors, states
 from benchmark.analysis.stats import holm, sign_flip
-from benchmark.auto_seeds import AutoSeeds
+from benchmark.experiment.auto_seeds import AutoSeeds
 
 AUTO = AutoSeeds("random", 0.95, 30)
 Floats = np.ndarray

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from _cells import cell, run
 
-from benchmark import launch, plugins
-from benchmark.grid import Spec
-from benchmark.records import read_lines, seal
-from benchmark.source_code import digest
-from benchmark.store import Store
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery, registry
+from benchmark.plugins.source_code import digest
+from benchmark.records.record import read_lines, seal
+from benchmark.records.store import Store
+from benchmark.run import launch
 
 FILES = {
     "mine.py": "'Words.'\nimport math\nimport numpy\nfrom {0}_shared import a\ndef f():\n    from {0}_late import b\n",
@@ -68,7 +69,7 @@ def test_files_that_import_each_other_or_nothing_that_is_there_have_a_code(tmp_p
 
 
 def test_ours_take_in_the_maths_that_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugins.discover()
+    discovery.discover()
     read, seen = Path.read_bytes, set[str]()
 
     def watched(path: Path) -> bytes:
@@ -76,10 +77,10 @@ def test_ours_take_in_the_maths_that_they_share(monkeypatch: pytest.MonkeyPatch)
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", watched)
-    for name, files in {"isal": {"isal.py", "_influence.py"}, "coreset": {"coreset.py", "_kcenter.py"}}.items():
+    for name, files in {"isal": {"isal.py", "influence.py"}, "coreset": {"coreset.py", "kcenter.py"}}.items():
         seen.clear()
-        plugin = plugins.get("strategy", name)
-        assert digest(plugins.source(plugin), plugin.function.__module__, in_folder=False)
+        plugin = registry.get("strategy", name)
+        assert digest(registry.source(plugin), plugin.function.__module__, in_folder=False)
         assert files <= seen
         assert "api.py" not in seen
 
@@ -91,9 +92,9 @@ def shared(tmp_path: Path) -> Iterator[Path]:
     code += "@register(version=1)\ndef helped(view: View, budget: int, rng: np.random.Generator) -> Indices:\n"
     (tmp_path / "helped.py").write_text(f"{code}    return first(view.unlabelled, budget)\n")
     (tmp_path / "_first.py").write_text("def first(places, budget):\n    return places[:budget]\n")
-    plugins.discover(tmp_path)
+    discovery.discover(tmp_path)
     yield tmp_path / "_first.py"
-    plugins.REGISTRY["strategy"].pop("helped", None)
+    registry.REGISTRY["strategy"].pop("helped", None)
     sys.modules.pop("_first", None)
     sys.path.remove(str(tmp_path.resolve()))
 
@@ -104,8 +105,8 @@ def test_an_edited_helper_of_a_users_strategy_is_said(shared: Path, tmp_path: Pa
     store = Store(tmp_path / "run")
     assert list(launch.edited([one], store)) == []
     shared.write_text("def first(places, budget):\n    return places[-budget:]\n")
-    plugins.REGISTRY["strategy"].pop("helped")
-    plugins.discover(tmp_path)
+    registry.REGISTRY["strategy"].pop("helped")
+    discovery.discover(tmp_path)
     [said] = launch.edited([cell("helped", rounds=2, task="shelf")], store)
     assert said.startswith("helped, or what it imports, was edited since 1 of its cells were recorded")
 
@@ -116,8 +117,8 @@ def test_the_code_of_what_is_named_counts(shared: Path, tmp_path: Path) -> None:
     before = named.code
     assert re.fullmatch("files-[0-9a-f]{16}", before)
     shared.write_text("def first(places, budget):\n    return places[-budget:]\n")
-    plugins.REGISTRY["strategy"].pop("helped")
-    plugins.discover(tmp_path)
+    registry.REGISTRY["strategy"].pop("helped")
+    discovery.discover(tmp_path)
     again = Spec.read("strategy", "matched_random[like=helped]")
     assert again.plugin.code() == named.plugin.code()
     assert again.code != before

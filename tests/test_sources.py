@@ -11,8 +11,8 @@ from PIL import Image
 
 from benchmark.analysis import explain
 from benchmark.analysis.curves import read
-from benchmark.sources import Sources
-from benchmark.store import Store
+from benchmark.records.sources import Sources
+from benchmark.records.store import Store
 
 Command = Callable[..., tuple[int, str]]
 TASK = "image_folder[epochs=1,model=small_cnn,precision=float32,root=own,size=8]"

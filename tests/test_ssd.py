@@ -20,22 +20,22 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import box_iou
 
-from benchmark import plugins
 from benchmark.api import Boxes, Machine
-from benchmark.conformance import check
-from benchmark.grid import Spec
-from strategies.learning_loss import LossPrediction
-from tasks import scenes
-from tasks._annotations import Split, Truth
-from tasks._detection import Detection, builder
-from tasks._detection_input import Placing
-from tasks._detection_recipe import PUBLISHED_SSD300, DetectorRecipe, lacks
-from tasks._detection_training import rate
-from tasks._detector import Batch, Detections, Pixels
-from tasks._ssd import MANY, Ssd, likeliest
-from tasks._ssd_augment import varied
+from benchmark.conformance.checks import check
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.strategies.learning_loss import LossPrediction
+from benchmark.tasks import scenes
+from benchmark.vision.data.annotations import Split, Truth
+from benchmark.vision.detection.detector import Batch, Detections, Pixels
+from benchmark.vision.detection.inputs import Placing
+from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, lacks
+from benchmark.vision.detection.ssd import MANY, Ssd, likeliest
+from benchmark.vision.detection.ssd_augment import varied
+from benchmark.vision.detection.task import Detection, builder
+from benchmark.vision.detection.training import rate
 
-plugins.discover()
+discovery.discover()
 CPU = Machine(torch.device("cpu"))
 SMALL = dataclasses.replace(scenes.DEFAULT, model="ssd300", epochs=6)
 
@@ -404,7 +404,7 @@ def test_fits_are_varied_where_the_recipe_says(monkeypatch: pytest.MonkeyPatch) 
         seeds.append(seed)
         return real(image, boxes, seed, fill)
 
-    monkeypatch.setattr("tasks._ssd_augment.varied", noting)
+    monkeypatch.setattr("benchmark.vision.detection.ssd_augment.varied", noting)
     recipe = dataclasses.replace(SMALL, epochs=2, squash=64, batch_size=4)
     plain = made(10, recipe).fit(np.arange(8), 0).state_dict()
     assert not seeds
@@ -418,7 +418,7 @@ def test_fits_are_varied_where_the_recipe_says(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_fit_learns_the_boxes_that_a_crop_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     left, seen = Boxes(torch.tensor([[8.0, 8, 32, 20]]), torch.tensor([3])), list[Boxes]()
-    monkeypatch.setattr("tasks._ssd_augment.varied", lambda image, *_: (image[:, :32], left))
+    monkeypatch.setattr("benchmark.vision.detection.ssd_augment.varied", lambda image, *_: (image[:, :32], left))
     loss = Ssd.loss
 
     def noting(self: Ssd, maps: list[Tensor], batch: Batch, targets: list[Boxes]) -> Tensor:
@@ -484,7 +484,7 @@ def test_a_companion_learns_beside_it(task: Detection) -> None:
 
 @pytest.mark.slow
 def test_a_task_with_ssd_conforms() -> None:
-    plugins.discover(FAULTY)
+    discovery.discover(FAULTY)
     findings = check(Spec.read("task", "few_scenes[epochs=4,model=ssd300]"), Spec.read("task", "digits"), CPU)
     assert [f"{one.check}: {one.words}" for one in findings if one.words] == []
 

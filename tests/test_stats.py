@@ -13,7 +13,7 @@ from benchmark.analysis import stats
 from benchmark.analysis.comparisons import against, compare, lines, shown
 from benchmark.analysis.savings import Price, Rule, crossing, savings
 from benchmark.analysis.stats import Interval, holm, paired, percentiles, sign_flip, student, weights
-from benchmark.schedule import Schedule
+from benchmark.experiment.schedule import Schedule
 
 IMAGES = Price("images")
 NUM_SIMULATED = 1500  # of a share of 0.95: a standard error of 0.0056

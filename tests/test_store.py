@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from benchmark.agreement import Mixture
-from benchmark.records import Header, Measured, Record, body_of, read_lines, seal
-from benchmark.store import Store
+from benchmark.records.agreement import Mixture
+from benchmark.records.record import Header, Measured, Record, body_of, read_lines, seal
+from benchmark.records.store import Store
 
 HEADER = Header("k1", identity("random"), "data1", 100, "accuracy", [7])
 CELL = "digits/5+5x1/random/seed-0"

@@ -11,23 +11,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import encoders
-import strategies
+from benchmark import encoders, strategies
 from benchmark.api import Indices, Predictions, View
-from benchmark.plugins import LABEL_NEEDS, REGISTRY, Plugin
-from strategies.bald import bald, mutual_information
-from strategies.discriminative import Recipe, discriminative, discriminator, shares, surety, trained
-from strategies.entropy import entropy
-from strategies.learning_loss import LossPrediction, learning_loss
-from strategies.least_confidence import least_confidence
-from strategies.margin import margin
-from strategies.random import random
+from benchmark.plugins.registry import LABEL_NEEDS, REGISTRY, Plugin
+from benchmark.strategies.bald import bald, mutual_information
+from benchmark.strategies.discriminative import Recipe, discriminative, discriminator, shares, surety, trained
+from benchmark.strategies.entropy import entropy
+from benchmark.strategies.learning_loss import LossPrediction, learning_loss
+from benchmark.strategies.least_confidence import least_confidence
+from benchmark.strategies.margin import margin
+from benchmark.strategies.random import random
 from tests._toy import Toy, look
 
 for package in (strategies, encoders):
     for path in Path(package.__path__[0]).glob("[!_]*.py"):
         importlib.import_module(f"{package.__name__}.{path.stem}")
-PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith("strategies.")}
+OURS = "benchmark.strategies."
+PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith(OURS)}
 FAST: dict[str, dict[str, Any]] = {
     "isal": {"depth": 3, "repeats": 2},
     "discriminative": {"epochs": 3, "num_queries": 3, "batch_size": 16},

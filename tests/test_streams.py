@@ -19,7 +19,7 @@ import pytest
 from _cells import FAULTY, bytes_of
 from test_faults import check_stated
 
-from benchmark.streams import outlasting_the_terminal, tolerant
+from benchmark.system.streams import outlasting_the_terminal, tolerant
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "dumb"}
@@ -91,7 +91,8 @@ def test_streams_that_are_no_files_stay_and_closed_ones_are_silent() -> None:
 
 
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
-    code = "from benchmark import streams; streams.tolerate_closed_streams(); print('x'); open('f', 'w').write('sound')"
+    code = "from benchmark.system import streams; streams.tolerate_closed_streams(); print('x')"
+    code += "; open('f', 'w').write('sound')"
     closed = f"exec 0<&- 1>&- 2>&-; exec {sys.executable} -c \"{code}; import os; os.write(1, b'noise')\""
     assert subprocess.run(["sh", "-c", closed], cwd=tmp_path, env=ENVIRONMENT).returncode == 0
     assert (tmp_path / "f").read_text() == "sound"
@@ -209,9 +210,9 @@ def test_a_failure_whose_text_is_no_text_is_said_and_nothing_else_fails(tmp_path
 # --- the end ----------------------------------------------------------------------------------
 ENDING = """
 import sys, threading, time
-from benchmark import cli
-cli.END_SECONDS = 0.5
-with cli.ended_in_time():
+from benchmark.cli import commands
+commands.END_SECONDS = 0.5
+with commands.ended_in_time():
     threading.Thread(target=time.sleep, args=(100,)).start()
     {}
 """

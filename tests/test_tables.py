@@ -15,10 +15,10 @@ from _curves import identity
 
 from benchmark.analysis import tables as tabling
 from benchmark.analysis.curves import ours
-from benchmark.records import Header, Measured, Record
-from benchmark.schedule import Schedule
-from benchmark.store import Store
-from benchmark.terminal import print_table
+from benchmark.cli.terminal import print_table
+from benchmark.experiment.schedule import Schedule
+from benchmark.records.record import Header, Measured, Record
+from benchmark.records.store import Store
 
 STRATEGIES = {"random": False, "isal[reference=test]": True, "broken_one": False, "coreset": False}
 SCORES = {  # strategy -> seed -> score a round
@@ -129,7 +129,7 @@ class Missing(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] in ("torch", "torchvision"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
-from benchmark.cli import main
+from benchmark.cli.commands import main
 main()
 """
 

@@ -18,16 +18,16 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, SVHN
 
-from benchmark import plugins
 from benchmark.api import Machine
-from tasks._classifier import PUBLISHED, Recipe
-from tasks._handwritten import handwritten
-from tasks.cifar10 import cifar10
-from tasks.cifar100 import cifar100
-from tasks.digits import DEFAULT, digits
-from tasks.image_folder import image_folder
-from tasks.svhn import svhn
-from tasks.svhn_as_published import distorted, svhn_as_published
+from benchmark.plugins import registry
+from benchmark.tasks.cifar10 import cifar10
+from benchmark.tasks.cifar100 import cifar100
+from benchmark.tasks.digits import DEFAULT, digits
+from benchmark.tasks.image_folder import image_folder
+from benchmark.tasks.svhn import svhn
+from benchmark.tasks.svhn_as_published import distorted, svhn_as_published
+from benchmark.vision.classification.task import PUBLISHED, Recipe
+from benchmark.vision.data.handwritten import handwritten
 
 CPU = torch.device("cpu")
 QUICK = Recipe(model="small_cnn", epochs=1)
@@ -66,7 +66,7 @@ def test_digits_pool_and_test_are_disjoint_parts_of_the_whole(machine: Machine) 
 # --- every task as a plug-in -------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100", "svhn", "svhn_as_published", "image_folder"])
 def test_tasks_are_registered_with_checked_parameters(name: str) -> None:
-    plugin = plugins.get("task", name)
+    plugin = registry.get("task", name)
     given = {"root": "photos"} if name == "image_folder" else {}
     values = plugin.bind(given)
     capabilities = {"predict", "embed", "losses", "directional", "weights", "pseudo_labels", "companion"}
@@ -79,15 +79,15 @@ def test_tasks_are_registered_with_checked_parameters(name: str) -> None:
 
 def test_published_recipes() -> None:
     def published(name: str, **given: object) -> dict[str, Any]:
-        return plugins.get("task", name).bind({"published": True, **given})
+        return registry.get("task", name).bind({"published": True, **given})
 
     assert published("cifar10")["normalise"] == "cifar10"
     assert published("cifar100")["normalise"] == published("svhn")["normalise"] == "cifar100"
     assert published("image_folder", root="x")["normalise"] == "pool"
     assert published("svhn")["flip"]
-    assert not plugins.get("task", "svhn").bind({})["flip"]
+    assert not registry.get("task", "svhn").bind({})["flip"]
     want = replace(PUBLISHED, normalise="cifar100")
-    assert plugins.get("task", "svhn_as_published").bind({}) == vars(want)
+    assert registry.get("task", "svhn_as_published").bind({}) == vars(want)
 
 
 # --- downloads ---------------------------------------------------------------------------------------

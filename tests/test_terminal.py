@@ -15,11 +15,11 @@ from _curves import PLAIN, recorded
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
-from benchmark import terminal
-from benchmark.cli import app
-from benchmark.escaping import visible
-from benchmark.terminal import Column, blocks, laid_out, print_columns, show, wrapped
-from benchmark.words import first_sentence, plural, shortened, shorter
+from benchmark.cli import terminal
+from benchmark.cli.commands import app
+from benchmark.cli.terminal import Column, blocks, laid_out, print_columns, show, wrapped
+from benchmark.text.escaping import visible
+from benchmark.text.words import first_sentence, plural, shortened, shorter
 
 LONG = "voc[backbone=resnet18,channels=32,epochs=3,max_size=128,min_size=128,root=steel,test=test,train=trainval]"
 WIDTHS = (40, 80, 120, 200)

@@ -11,13 +11,14 @@ import pytest
 import torch
 from _cells import cell
 
-from benchmark import launch, loop, plugins
 from benchmark.api import Indices, Machine, View
-from benchmark.plugins import REGISTRY, Plugin
-from strategies._ties import largest
+from benchmark.plugins import discovery
+from benchmark.plugins.registry import REGISTRY, Plugin
+from benchmark.run import launch, loop
+from benchmark.strategies.shared.ties import largest
 from tests._stand_in import Kind, StandIn
 
-plugins.discover()
+discovery.discover()
 RNG = np.random.default_rng
 PLUGINS = {name: p for name, p in REGISTRY["strategy"].items() if p.function.__module__.startswith("strategies.")}
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -12,8 +12,8 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from benchmark.api import Indices, View, seeded
-from strategies import vaal as module
-from strategies.vaal import (
+from benchmark.strategies import vaal as module
+from benchmark.strategies.vaal import (
     Autoencoder,
     Recipe,
     batches,

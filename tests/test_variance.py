@@ -20,10 +20,10 @@ from benchmark.analysis import curves, variance
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import Interval
 from benchmark.analysis.variance import Components, contributions, estimated, expected_errors
-from benchmark.cli import app
+from benchmark.cli.commands import app
+from benchmark.experiment.variants import ORDINARY
+from benchmark.records.store import Store
 from benchmark.seeds import seed
-from benchmark.store import Store
-from benchmark.variants import ORDINARY
 
 SHELF = [
     "tasks=[shelf]", "strategies=[random,in_order,scattered]", "initial=20", "budget=5", "rounds=3", "validation=0",

@@ -15,15 +15,17 @@ from _cells import bytes_of, cell, run
 from msgspec import structs
 from typer.testing import CliRunner
 
-from benchmark import loop, manifest
 from benchmark.analysis import audit, curves, explain
-from benchmark.cli import app, described
-from benchmark.grid import Cell, Experiment
-from benchmark.launch import header_of
-from benchmark.records import fields, seal
+from benchmark.cli.commands import app, described
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.grid import Experiment
+from benchmark.experiment.variants import ORDINARY, STAGGERED, Variant
+from benchmark.records import manifest
+from benchmark.records.record import fields, seal
+from benchmark.records.store import Store
+from benchmark.run import loop
+from benchmark.run.launch import header_of
 from benchmark.seeds import seed
-from benchmark.store import Store
-from benchmark.variants import ORDINARY, STAGGERED, Variant
 
 
 def whole(strategy: str, variant: Variant = ORDINARY, number: int = 0) -> Cell:

@@ -10,14 +10,15 @@ from _cells import bytes_of, cell, run
 from _curves import recorded
 from msgspec.structs import asdict, replace
 
-from benchmark import launch, loop, resume, versions
 from benchmark.analysis.audit import audit
 from benchmark.analysis.curves import Experiment, read
 from benchmark.analysis.explain import lines
 from benchmark.analysis.tables import markdown, tables
-from benchmark.answers import experiment_status
-from benchmark.records import seal
-from benchmark.store import Store
+from benchmark.cli.answers import experiment_status
+from benchmark.records import versions
+from benchmark.records.record import seal
+from benchmark.records.store import Store
+from benchmark.run import launch, loop, resume
 
 Command = Callable[..., tuple[int, str]]
 GRID = [

@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import plugins
 from benchmark.api import Machine
-from tasks import scenes
-from tasks._annotations import Files, Joined, Split, Truth, joined
-from tasks._detection import Detection
-from tasks._detection_recipe import PUBLISHED_SSD300, DetectorRecipe
-from tasks.voc0712 import voc0712
+from benchmark.plugins import discovery, registry
+from benchmark.tasks import scenes
+from benchmark.tasks.voc0712 import voc0712
+from benchmark.vision.data.annotations import Files, Joined, Split, Truth, joined
+from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe
+from benchmark.vision.detection.task import Detection
 
-plugins.discover()
+discovery.discover()
 CPU = torch.device("cpu")
 Thing = tuple[str, tuple[int, int, int, int], int]  # class, sides as VOC counts them, difficult
 POOL_2007: dict[str, list[Thing]] = {"b": [("dog", (1, 1, 40, 30), 0)], "a": [], "c": [("cat", (2, 3, 20, 21), 1)]}
@@ -117,7 +117,7 @@ def test_it_is_fitted_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert task.metric == "map"
     model = task.fit(np.array([4, 0, 3]), 0)
     assert set(task.score(model)) >= {"map", "ap", "ap50", "ap75", "voc_map"}
-    monkeypatch.setattr("tasks._detection.coco_scores", lambda *_: {"ap": 0.1, "ap50": 0.2, "ap75": 0.3})
+    monkeypatch.setattr("benchmark.vision.detection.task.coco_scores", lambda *_: {"ap": 0.1, "ap50": 0.2, "ap75": 0.3})
     assert task.score(model)["map"] == 0.2
     found = task.predict(model, np.arange(5))
     assert found.boxes_P4 is not None
@@ -126,7 +126,7 @@ def test_it_is_fitted_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_published_recipe_is_ssd300s() -> None:
-    plugin = plugins.get("task", "voc0712")
+    plugin = registry.get("task", "voc0712")
     assert plugin.recipes[True] == PUBLISHED_SSD300
     assert "proposals" not in plugin.capabilities(plugin.bind({"published": True}))
     assert plugin.bind({"published": True})["difficult"] is False

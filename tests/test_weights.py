@@ -9,13 +9,13 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from benchmark import plugins
 from benchmark.api import Machine
-from benchmark.cli import main
-from benchmark.grid import Spec
-from tasks import _weights
-from tasks._networks import resnet18, small_cnn
-from tasks._weights import load, read
+from benchmark.cli.commands import main
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.vision import weights
+from benchmark.vision.networks import resnet18, small_cnn
+from benchmark.vision.weights import load, read
 
 CPU = torch.device("cpu")
 HEAD = r"fc\."
@@ -117,7 +117,7 @@ def test_which_network_a_file_fits_is_said(tmp_path: Path, which: str, prefix: s
 
 
 def test_only_what_can_be_set_is_suggested(tmp_path: Path) -> None:
-    plugins.discover()
+    discovery.discover()
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "r50.pth")
     suggestions = {
@@ -135,7 +135,7 @@ def test_only_what_can_be_set_is_suggested(tmp_path: Path) -> None:
 def test_a_network_without_its_last_layer_is_recognised() -> None:
     network = torchvision.models.resnet18()
     network.fc = nn.Identity()
-    assert _weights.torchvision_network(network.state_dict()) == "resnet18"
+    assert weights.torchvision_network(network.state_dict()) == "resnet18"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_network_without_its_last_layer_is_recognised() -> None:
 )
 @pytest.mark.parametrize("exists", [True, False])
 def test_weights_are_looked_at_before_images(tmp_path: Path, task: str, settings: dict[str, Any], exists: bool) -> None:
-    plugins.discover()
+    discovery.discover()
     if exists:
         torch.save({"odd": torch.zeros(2)}, tmp_path / "w.pth")
     spec = Spec.read("task", {task: settings | {"weights": "w.pth"}})
@@ -179,7 +179,7 @@ def test_a_strategys_encoder_is_looked_at_before_images(
 
 
 def test_a_probes_encoder_is_looked_at_before_images(tmp_path: Path) -> None:
-    plugins.discover()
+    discovery.discover()
     settings = {"root": "nowhere", "model": "linear_probe", "encoder": "dino[weights=w.pth]", "pad": 0}
     spec = Spec.read("task", {"image_folder": settings})
     with pytest.raises(ValueError, match=r"no such file: .*w\.pth"):

@@ -16,12 +16,12 @@ import pytest
 from _cells import FAULTY
 from test_faults import ENVIRONMENT, check_stated
 
-from benchmark.store import Store
+from benchmark.records.store import Store
 
 WORK = """
 import sys, time
-from benchmark import working_time
-from benchmark.limits import limited
+from benchmark.system import working_time
+from benchmark.run.time_limit import limited
 working_time.LONGEST = 0.5
 how, limit = sys.argv[1], float(sys.argv[2])
 began, wall = working_time.working_seconds(), time.perf_counter()

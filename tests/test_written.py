@@ -7,7 +7,7 @@ import pytest
 from _curves import PLAIN, recorded
 from typer.testing import CliRunner, Result
 
-from benchmark.cli import app
+from benchmark.cli.commands import app
 
 PUBLISHED = Path(__file__).parent.parent / "results" / "published"
 READING = [

@@ -21,7 +21,7 @@ from benchmark.analysis.equivalence import REPRODUCED, Gap, judge
 from benchmark.analysis.savings import Price, Rule, Saving, crossing, savings
 from benchmark.analysis.sequential import DECIDED, states
 from benchmark.analysis.tables import entries, interval_factor
-from benchmark.auto_seeds import LOOKS, AutoSeeds
+from benchmark.experiment.auto_seeds import LOOKS, AutoSeeds
 from benchmark.seeds import seed
 
 Results = dict[str, Any]

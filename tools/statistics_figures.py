@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from benchmark.analysis.figures import FAINT, INK, MARKERS, PALETTE, beside, blank, entitle, heat, key, styled, ticks
-from benchmark.words import plural
+from benchmark.text.words import plural
 
 Results = dict[str, Any]
 Rows = Sequence[dict[str, Any]]

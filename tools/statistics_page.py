@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmark import files
 from benchmark.analysis import figures, stats
 from benchmark.analysis.savings import ROUGH
 from benchmark.seeds import seed
+from benchmark.system import files
 from tools import simulations
 from tools.simulations import SIMULATIONS, Results
 from tools.statistics_figures import FIGURES

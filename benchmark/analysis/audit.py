@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.agreement import parameters
 from benchmark.analysis.curves import Curve, Experiment, Floats, Run, best_score, mean
 from benchmark.analysis.stats import quantile
-from benchmark.records import Header, Record
-from benchmark.schedule import Schedule
-from benchmark.versions import compared, minor, mixed
-from benchmark.words import plural
+from benchmark.experiment.schedule import Schedule
+from benchmark.records.record import Header, Record, parameters
+from benchmark.records.versions import compared, minor, mixed
+from benchmark.text.words import plural
 
 FEW_IMAGES = 3  # a batch of as few gives batch normalisation no statistics to speak of
 COLLAPSE = 1 / 3  # a fit that scores less than this share of the cell's best so far has not converged

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark import files
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats, mean
 from benchmark.analysis.savings import Price, Saving, generator, own_rule, savings
@@ -22,10 +21,10 @@ from benchmark.analysis.sequential import State, states
 from benchmark.analysis.stats import Interval, Pairs, paired
 from benchmark.analysis.tables import MARGIN, csv_of, seeds
 from benchmark.analysis.tables import places as places_of
-from benchmark.escaping import visible
-from benchmark.manifest import slug
 from benchmark.seeds import seed
-from benchmark.words import plural
+from benchmark.system import files
+from benchmark.text.escaping import visible
+from benchmark.text.words import plural, slug
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,20 +19,22 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.agreement import Agreement, Mixture
-from benchmark.auto_seeds import AutoSeeds
-from benchmark.escaping import csv_read
-from benchmark.files import read as read_file
-from benchmark.manifest import SAW_EVALUATION, variant_of
-from benchmark.places import folders
-from benchmark.plugins import declares_companion, unknown
-from benchmark.records import Header, Measured, Record
-from benchmark.schedule import Schedule
-from benchmark.sources import Sources
-from benchmark.store import Store
-from benchmark.typed import LARGEST, converted
-from benchmark.variants import ORDINARY, Variant
-from benchmark.versions import mixed
+from benchmark.experiment.auto_seeds import AutoSeeds
+from benchmark.experiment.cell import SAW_EVALUATION
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.variants import ORDINARY, Variant
+from benchmark.plugins.discovery import declares_companion
+from benchmark.plugins.places import folders
+from benchmark.records.agreement import Agreement, Mixture
+from benchmark.records.manifest import variant_of
+from benchmark.records.record import Header, Measured, Record
+from benchmark.records.sources import Sources
+from benchmark.records.store import Store
+from benchmark.records.versions import mixed
+from benchmark.system.files import read as read_file
+from benchmark.system.typed import LARGEST, converted
+from benchmark.text.escaping import csv_read
+from benchmark.text.words import unknown
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,7 @@ from benchmark.analysis.equivalence import INCONCLUSIVE, REPRODUCED, Gap, judge,
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import FEWEST, Interval
 from benchmark.analysis.tables import MARGIN
-from benchmark.words import plural
+from benchmark.text.words import plural
 
 MIXED, APART, UNDECIDED = "may be mixed", "may not be mixed", "undecided"
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import special
 
 from benchmark.analysis.stats import FEWEST, Interval, holm
-from benchmark.words import plural
+from benchmark.text.words import plural
 
 MOST_RUNS = 200  # of ours that a forecast considers
 POWER = 0.8  # with which the runs of a forecast decide

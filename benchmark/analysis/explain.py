@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmark.analysis.curves import Experiment, Run
-from benchmark.escaping import shell
-from benchmark.places import expanded, written
-from benchmark.plugins import unknown
+from benchmark.experiment.variants import ORDINARY
+from benchmark.plugins.places import expanded, written
 from benchmark.seeds import seed
-from benchmark.variants import ORDINARY
-from benchmark.words import plural
+from benchmark.text.escaping import shell
+from benchmark.text.words import plural, unknown
 
 MACHINE = ("data", "plugins", "device", "threads", "deterministic")  # settings beside the grid's that a cell may need
 

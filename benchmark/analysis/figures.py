@@ -33,16 +33,15 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from sklearn.manifold import TSNE
 
-from benchmark import files
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats, Run, mean
 from benchmark.analysis.savings import Price, Rule, Saving, generator, savings
-from benchmark.digests import digest
-from benchmark.escaping import visible, visible_lines
-from benchmark.manifest import slug
-from benchmark.places import CONFIGS
+from benchmark.plugins.places import CONFIGS
 from benchmark.seeds import seed
-from benchmark.words import broken, plural, shorter
+from benchmark.system import files
+from benchmark.system.digests import digest
+from benchmark.text.escaping import visible, visible_lines
+from benchmark.text.words import broken, plural, shorter, slug
 
 PALETTE = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#767676")
 # Okabe and Ito's, which colour-blind people tell apart; grey for their yellow, which is lost on white

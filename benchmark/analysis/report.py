@@ -22,16 +22,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmark.analysis import audit, comparisons, figures
 from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
-from benchmark.analysis.question import installed
 from benchmark.analysis.tables import Entry, Table, places, shown, table
 from benchmark.analysis.verify import VERDICTS, Verdict, shown_gaps
-from benchmark.anonymous import command as without_folders
-from benchmark.anonymous import redacted
-from benchmark.anonymous import run as without_names
-from benchmark.escaping import pasted, shell, visible
-from benchmark.files import read, replace
-from benchmark.manifest import slug
-from benchmark.store import Store
+from benchmark.records.anonymous import command as without_folders
+from benchmark.records.anonymous import redacted
+from benchmark.records.anonymous import run as without_names
+from benchmark.records.provenance import installed
+from benchmark.records.store import Store
+from benchmark.system.files import read, replace
+from benchmark.text.escaping import pasted, shell, visible
+from benchmark.text.words import slug
 
 FILES_NAMED = 8  # of a purchase, on the page
 LARGE = 400_000  # bytes of an SVG above which a page embeds the PNG instead

@@ -19,9 +19,9 @@ from numpy.random import Generator
 from benchmark.analysis import stats
 from benchmark.analysis.curves import SCALES, Curve, Experiment, Floats, apart, best_score, mean
 from benchmark.analysis.stats import RANKED, Interval, paired, percentiles, weights
-from benchmark.schedule import band
+from benchmark.experiment.schedule import band
 from benchmark.seeds import seed
-from benchmark.words import plural
+from benchmark.text.words import plural
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 

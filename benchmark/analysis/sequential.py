@@ -17,9 +17,9 @@ import numpy as np
 from scipy import special
 
 from benchmark.analysis.curves import Floats
-from benchmark.auto_seeds import AutoSeeds
+from benchmark.experiment.auto_seeds import AutoSeeds
 from benchmark.seeds import seed
-from benchmark.words import plural
+from benchmark.text.words import plural
 
 NUM_VECTORS = 20_000
 HOPELESS = 0.10  # conditional power below which a comparison is given up

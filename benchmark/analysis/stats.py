@@ -16,7 +16,7 @@ from scipy import special
 
 from benchmark.analysis.curves import Curve, Floats
 from benchmark.seeds import seed
-from benchmark.words import plural
+from benchmark.text.words import plural
 
 EXACT = 16  # runs up to which every one of the 2^S sign flips is tried
 FLIPS, BLOCK = 20_000, 1_000  # drawn above that, so many at once: they stay in the processor's cache

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark import files, versions
 from benchmark.analysis.audit import Fault, audit
 from benchmark.analysis.curves import Curve, Experiment, Floats
-from benchmark.escaping import csv_text, encodable, visible
-from benchmark.escaping import latex as escaped_latex
-from benchmark.escaping import markdown as escaped_markdown
-from benchmark.manifest import SAW_EVALUATION, slug
-from benchmark.schedule import Schedule
-from benchmark.words import plural
+from benchmark.experiment.cell import SAW_EVALUATION
+from benchmark.experiment.schedule import Schedule
+from benchmark.records import versions
+from benchmark.system import files
+from benchmark.text.escaping import csv_text, encodable, visible
+from benchmark.text.escaping import latex as escaped_latex
+from benchmark.text.escaping import markdown as escaped_markdown
+from benchmark.text.words import plural, slug
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,16 +22,15 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from benchmark import files
 from benchmark.analysis import comparisons, stats
 from benchmark.analysis.curves import Curve, Experiment, Floats
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import Interval
 from benchmark.analysis.tables import PLACES, csv_of, latex_of, markdown_of
-from benchmark.manifest import slug
+from benchmark.experiment.variants import ORDINARY, STAGGERED
 from benchmark.seeds import seed
-from benchmark.variants import ORDINARY, STAGGERED
-from benchmark.words import plural
+from benchmark.system import files
+from benchmark.text.words import plural, slug
 
 REPLICATES = 4_000
 FEWEST = 5  # sets that an interval takes: of fewer it would reach anywhere

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmark.analysis.figures import INK, Look, Looks, blank, entitle, extent, pitch, styled
 from benchmark.analysis.tables import PLACES
 from benchmark.analysis.variance import COMPONENTS, Components
-from benchmark.words import broken, plural
+from benchmark.text.words import broken, plural
 
 PANEL = 2.1  # inches that a component takes
 

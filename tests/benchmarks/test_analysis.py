@@ -14,8 +14,8 @@ from benchmark.analysis import comparisons, stats
 from benchmark.analysis.curves import read
 from benchmark.analysis.savings import Price
 from benchmark.analysis.tables import tables, write
-from benchmark.records import Header, Measured, Record, seal
-from benchmark.store import Store
+from benchmark.records.record import Header, Measured, Record, seal
+from benchmark.records.store import Store
 
 EXPERIMENTS, STRATEGIES, SEEDS, ROUNDS = 20, 10, 5, 10
 BUDGET = 100

@@ -25,11 +25,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from benchmark import plugins
 from benchmark.api import Boxes, Direction, Indices, Predictions, View, seeded, strategy
-from tasks import _annotations
-from tasks._coco_json import coco_json
-from tasks._image_checks import Scan
+from benchmark.plugins import discovery
+from benchmark.vision.data import annotations as data_annotations
+from benchmark.vision.data.coco_json import coco_json
+from benchmark.vision.data.image_checks import Scan
 
 N, D, K, NUM_BOXES, PICKS = 118_000, 512, 81, 7, 1_000
 LABELLED, HELD_OUT, UNLABELLED = np.split(np.arange(N), [1_000, 1_500])
@@ -152,7 +152,7 @@ def loaded(path: Path) -> dict[str, int]:
         return [Scan(path, *size, "", "", b"") for path, size in zip(paths, stated, strict=True)]
 
     there = mock.patch("os.path.isfile", return_value=True)
-    with there, mock.patch.object(_annotations, "scanned", scans):
+    with there, mock.patch.object(data_annotations, "scanned", scans):
         split, names = coco_json(path, path.parent)
     return {"images": len(split.truth), "boxes": len(split.truth.labels_B), "classes": len(names)}
 
@@ -180,7 +180,7 @@ def main(what: str) -> None:
     if Path(what).is_file():
         figures = measured(lambda: loaded(Path(what)))
     else:
-        plugins.discover()
+        discovery.discover()
         task = Detector()
         figures = measured(lambda: chosen(task, what))
     print(json.dumps(figures))

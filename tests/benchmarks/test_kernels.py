@@ -19,10 +19,10 @@ from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
 from benchmark.api import Direction, Indices, Machine
-from strategies._kcenter import eager, greedy, nearest
-from strategies.badge import seeding
-from tasks._classifier import Classifier, Recipe, Split, forward_mode
-from tasks._networks import Network
+from benchmark.strategies.badge import seeding
+from benchmark.strategies.shared.kcenter import eager, greedy, nearest
+from benchmark.vision.classification.task import Classifier, Recipe, Split, forward_mode
+from benchmark.vision.networks import Network
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NUM_INFLUENCE = 10_240 if DEVICE.type == "cuda" else 256

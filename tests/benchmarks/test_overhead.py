@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmark.records import Measured
-from benchmark.store import Store
+from benchmark.records.record import Measured
+from benchmark.records.store import Store
 
 Command = Callable[..., tuple[int, str]]
-START = "from benchmark import cli, gallery, launch, plugins, progress, tracking; plugins.discover(None)"
+START = (
+    "from benchmark.cli import commands, progress; from benchmark.run import gallery, launch, tracking; "
+    "from benchmark.plugins import discovery; discovery.discover(None)"
+)
 
 
 @pytest.mark.benchmark(group="overhead of the quick grid")
@@ -55,7 +58,11 @@ def own(one: Measured) -> dict[str, float]:
     }
 
 
-DIGESTS = ("benchmark.tensor_files.tensor_digest", "benchmark.gallery.digest", "tasks._checkpointed.digest")
+DIGESTS = (
+    "benchmark.system.tensor_files.tensor_digest",
+    "benchmark.run.gallery.digest",
+    "benchmark.vision.training.digest",
+)
 
 
 @pytest.mark.benchmark(group="digests of the quick grid")
@@ -89,6 +96,6 @@ def test_digests_of_the_quick_grid(
         "digests": sum(calls.values()), "digests, s": round(total, 3),
         "of fits, %": round(100 * total / fits, 2), "of the run, %": round(100 * total / wall, 2),
     })  # fmt: skip
-    assert calls["benchmark.tensor_files.tensor_digest"] > 0
+    assert calls["benchmark.system.tensor_files.tensor_digest"] > 0
     assert total < 0.02 * fits
     assert total < 0.02 * wall

@@ -19,9 +19,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmark import cli
 from benchmark.api import Machine
-from tasks._classifier import Classifier, Recipe, Split
+from benchmark.run import machine
+from benchmark.vision.classification.task import Classifier, Recipe, Split
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 N = 50_000 if DEVICE.type == "cuda" else 1_024
@@ -116,7 +116,7 @@ def repeatable(on: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)
     if on:
-        cli.repeatable()
+        machine.repeatable()
     try:
         yield
     finally:

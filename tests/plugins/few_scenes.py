@@ -6,9 +6,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from benchmark.api import Machine, register_task
-from tasks import scenes
-from tasks._detection import Detection
-from tasks._detection_recipe import DetectorRecipe, lacks
+from benchmark.tasks import scenes
+from benchmark.vision.detection.recipe import DetectorRecipe, lacks
+from benchmark.vision.detection.task import Detection
 
 
 @register_task(version=1, default=dataclasses.replace(scenes.DEFAULT, epochs=1), lacks=lacks)

@@ -1,0 +1,54 @@
+"""Progress of a run: a bar where there is a terminal, a plain line a round where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from benchmark.cli.display import Display
+from benchmark.experiment.cell import Cell
+from benchmark.run.launch import Event, Failure, Round
+from benchmark.system.activity import clock
+from benchmark.text.escaping import visible, visible_lines
+
+
+def follow(events: Iterable[Event], left: Mapping[Cell, int], display: Display) -> Iterator[Event]:
+    """Passes events on and shows them: the grid's bar, the cell in work, rounds per hour, time left.
+
+    left: rounds that each cell lacks; cells may join while it goes on.
+    """
+    cell = TextColumn("{task.description}", markup=False)
+    console, bar = display.console, Progress(BarColumn(), MofNCompleteColumn(), cell)
+    shown = bar.add_task("starting", total=sum(left.values()))
+    display.header = bar
+    began, done, spared = time.monotonic(), 0, 0
+    for event in events:
+        if isinstance(event, Round):
+            done, spared = done + 1, spared + event.spared
+        total = sum(left.values()) - spared
+        pace = speed(done, total, time.monotonic() - began)
+        bar.update(shown, completed=done, total=total, description=f"{pace}  {visible(event.cell.label)}")
+        if isinstance(event, Failure) and not event.whole_task:
+            words = f"failed: {event.line}" if isinstance(event.error, ValueError) else event.trace
+            console.print(Text(visible_lines(words), style="red"), soft_wrap=True)
+        if isinstance(event, Round) and not display.live:
+            line = f"[{done}/{total}] {told(event)}  ({pace})"
+            console.print(Text(visible(line)), soft_wrap=True)
+        yield event
+
+
+def told(event: Round) -> str:
+    """A round in one line; how many classes there are is for the audit."""
+    shown = [(name, value) for name, value in event.record.scores.items() if not name.startswith("num_")]
+    scores = " ".join(f"{name} {value:.4g}" for name, value in shown)
+    return f"{event.cell.task.label} {event.cell.name}: {event.record.num_labelled} labelled, {scores}"
+
+
+def speed(done: int, total: int, seconds: float) -> str:
+    """Rounds per hour and the time left at that pace."""
+    if not done:
+        return "0 rounds/h"
+    return f"{3600 * done / max(seconds, 1e-9):,.0f} rounds/h, {clock((total - done) * seconds / done)} left"

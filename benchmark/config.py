@@ -1,0 +1,340 @@
+"""From command-line words to cells: what is run, under which label, key and path."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from benchmark.experiment import own_data
+from benchmark.experiment.auto_seeds import AutoSeeds
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.grid import Experiment, Grid
+from benchmark.experiment.own_data import Defaults
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.spec import Spec
+from benchmark.experiment.variants import ORDINARY, STAGGERED
+from benchmark.plugins import registry
+from benchmark.plugins.places import CONFIGS, check_literal, expanded
+from benchmark.plugins.places import grids as names
+from benchmark.plugins.registry import checked
+from benchmark.text import quoted
+from benchmark.text.words import first_sentence, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a user may set; the defaults stand in configs/config.yaml. None: as the grid says."""
+
+    grid: str
+    experiments: dict[str, Any]
+    tasks: list[Any] | None
+    strategies: list[Any] | None
+    seeds: int | list[Any] | str | None
+    level: float
+    max_seeds: int
+    reference: str | None
+    sets: int | None
+    initial: int | None
+    budget: int | None
+    rounds: int | None
+    validation: int | None
+    budget_in: str | None
+    until: str | None
+    one_pass: bool | None
+    device: str
+    threads: int | None
+    workers: int
+    data: str | None
+    out: str
+    plugins: str | None
+    cache_gb: float
+    launcher: Literal["local", "ray"]
+    ray_address: str | None
+    gpus_per_cell: float | None
+    cpus_per_cell: int | None
+    select_timeout: float | None
+    deterministic: bool
+    rerun_changed: bool
+    anonymous: bool
+    mix_versions: bool
+    dry_run: bool
+    gpu_hours: float | None
+    check_on: str
+    tracking: Literal["none", "wandb"]
+    format: Literal["text", "json"]
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads}: must be at least 1")
+        if self.workers < 0:
+            raise ValueError(f"workers={self.workers}: must be at least 0")
+        if self.cache_gb < 0:
+            raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")
+        if self.rerun_changed and self.dry_run:
+            raise ValueError("rerun_changed=true moves records, dry_run=true changes nothing: give one of them")
+        if self.anonymous and self.tracking != "none":
+            raise ValueError(f"tracking={self.tracking} tells user and host: it does not go with anonymous=true")
+        for name in ("select_timeout", "gpu_hours"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name}={value}: must be over 0")
+        if self.sets is not None and self.sets < 2:
+            raise ValueError(f"sets={self.sets}: at least 2, of one set nobody knows how sets differ; 30 tell it well")
+        if self.sets is not None and self.seeds is not None:
+            raise ValueError(f"seeds={self.seeds}: has no effect with sets={self.sets}, whose seeds count from 0")
+        self.check_launcher()
+
+    def check_launcher(self) -> None:
+        """ValueError for settings of Ray that do not fit, or that the launcher or the device leaves without effect."""
+        for name in ("ray_address", "gpus_per_cell", "cpus_per_cell"):
+            if self.launcher == "local" and (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name}={value}: has no effect with launcher=local: set launcher=ray")
+        if self.cpus_per_cell is not None and self.cpus_per_cell < 1:
+            raise ValueError(f"cpus_per_cell={self.cpus_per_cell}: must be at least 1")
+        if self.gpus_per_cell is not None and not 0 < self.gpus_per_cell <= 1:
+            raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: must be over 0 and at most 1")
+        if self.gpus_per_cell is not None and self.device == "cpu":
+            raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: has no effect with device=cpu")
+        if self.launcher == "ray" and self.device.startswith("cuda:"):
+            raise ValueError(f"device={self.device}: Ray chooses which GPU: device=cuda")
+
+    @property
+    def num_threads(self) -> int | None:
+        """CPU threads of a process that trains; Ray's workers have one a CPU of theirs, and where results must repeat
+        exactly it is as many here. None: PyTorch's choice."""
+        counted = self.launcher == "ray" or self.deterministic
+        return (self.cpus_per_cell or 1) if self.threads is None and counted else self.threads
+
+
+def purpose(name: str) -> str:
+    """What a grid is for: the first sentence of its file's comment, behind Hydra's line."""
+    _, *lines = (CONFIGS / "grid" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return first_sentence("\n".join(line.lstrip("# ") for line in comment))
+
+
+def known_settings() -> list[dict[str, object]]:
+    """What may be set, a row each, as configs/config.yaml says it."""
+    text = (CONFIGS / "config.yaml").read_text(encoding="utf-8")
+    lines = filter(None, map(SETTING.fullmatch, text.splitlines()))
+    return [{"name": "grid", "default": "quick", "what": "one of `list grids`"}, *(line.groupdict() for line in lines)]
+
+
+SETTING = re.compile(r"(?P<name>\w+): +(?P<default>\S.*?) +# (?P<what>.*)")  # a line of configs/config.yaml
+
+
+def settings(words: Sequence[str]) -> Settings:
+    """Settings from `key=value` words; ValueError, in one line, for what does not fit."""
+    given = dict(split(word) for word in words)
+    fields = typing.get_type_hints(Settings)
+    for key in given:
+        if key not in fields or key == "experiments":
+            raise ValueError(f"no setting is called {unknown(key, fields.keys() - {'experiments'})}")
+    name = given.get("grid", "quick")
+    if name not in names():
+        raise ValueError(f"no grid is called {unknown(name, names())}")
+    values = {**composed(name), **{key: value_of(key, text, fields[key]) for key, text in given.items()}, "grid": name}
+    values["out"] = values["out"] or f"results/{name}"
+    for key in FOLDERS_OF_USERS:
+        values[key] = values[key] and expanded(str(values[key]), f"{key}={values[key]}")
+    return Settings(**{key: checked(f"{key}={values[key]}", values[key], kind) for key, kind in fields.items()})
+
+
+FOLDERS_OF_USERS = ("data", "out", "plugins")  # the settings that name one folder each
+
+
+def split(word: str) -> tuple[str, str]:
+    """`key=value` as a pair."""
+    key, equals, value = check_literal(word).partition("=")
+    if not equals:
+        raise ValueError(f"{word!r} is not key=value; a value with spaces or brackets goes into quotes: 'key=value'")
+    return key, value
+
+
+def value_of(key: str, text: str, kind: Any) -> Any:
+    """What a user wrote for a setting: text as it is, since folders may be called anything; names of plug-ins and seeds
+    as a list."""
+    if text == "null":
+        return None
+    if key in ("tasks", "strategies", "seeds"):
+        try:
+            parts = quoted.items(text)
+        except ValueError as error:
+            raise ValueError(f"{key}={error}") from error
+        if key == "seeds" and not text.startswith("["):
+            return text if text == AUTO else quoted.scalar(text)
+        if key == "seeds":
+            return [quoted.scalar(part) for part in parts]
+        return [mapping(part) if part.startswith("{") else part for part in parts]
+    return checked(f"{key}={text}", text, kind)
+
+
+def mapping(text: str) -> Any:
+    """`{isal: {k: 2}}` in Hydra's grammar. ValueError where it is not in it."""
+    try:
+        return OverridesParser.create().parse_override(f"x={text}").value()
+    except HydraException as error:
+        raise ValueError(f"{text} is not a mapping {{name: {{key: value}}}}: write name[key=value] instead") from error
+
+
+def composed(name: str) -> dict[str, Any]:
+    """Hydra's composition of config.yaml and a grid, as a plain dictionary."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+            values = OmegaConf.to_container(compose("config", overrides=[f"grid={name}"]), resolve=True)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(f"grid={name}: {str(error).strip().splitlines()[0]}") from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def no_pool(task: Spec) -> int:
+    """Stands where no task is built. Raises ValueError."""
+    raise ValueError(f"{task.label}: the size of its pool is not known: set initial=, budget= and rounds=")
+
+
+def read(
+    chosen: Settings,
+    num_pool: Callable[[Spec], int] = no_pool,
+    recorded: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Grid:
+    """The grid of these settings. The plug-ins must have been discovered.
+
+    Args:
+        chosen: the settings.
+        num_pool: tells how many images a task's pool has; asked where a schedule depends on it.
+        recorded: schedules, by experiment, that the results folder has records of: they go on.
+
+    Raises:
+        ValueError: something does not fit, or there is nothing to run.
+    """
+    wanted, remarks = chosen.experiments, list[str]()
+    if chosen.tasks is not None:
+        wanted = dict(pick for text in chosen.tasks for pick in picked(text, chosen))
+    if not wanted:
+        raise ValueError("tasks=[]: nothing to run")
+    for name, entry in wanted.items():
+        if entry is None and chosen.tasks is not None:
+            wanted[name], remark = completed(Spec.read("task", name), chosen, num_pool, recorded.get(name, {}))
+            remarks += [remark] * bool(remark)
+    experiments = tuple(experiment(name, entry, chosen) for name, entry in wanted.items())
+    return Grid(chosen.grid, experiments, tuple(remarks))
+
+
+def picked(text: object, chosen: Settings) -> list[tuple[str, Any]]:
+    """The grid's experiment of that name, or else all on the task of that name. The task with other parameters takes
+    the place of the first experiment on a task of its name. Of any other task the grid says nothing: None."""
+    name, given = quoted.parse(text)
+    known = chosen.experiments.items()
+    alike = [(key, entry) for key, entry in known if quoted.parse(entry["task"])[0] == name]
+    found = [pair for pair in known if pair[0] == name] or alike
+    if found and not given:
+        return found
+    tasks = registry.REGISTRY["task"]
+    if name not in tasks:
+        told = unknown(name, [*chosen.experiments, *tasks])
+        raise ValueError(f"tasks={text}: no task, and no experiment of grid={chosen.grid}, is called {told}")
+    return [(Spec.read("task", text).label, {**alike[0][1], "task": text} if alike else None)]
+
+
+def completed(
+    task: Spec, chosen: Settings, num_pool: Callable[[Spec], int], recorded: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """An experiment on a task that the grid does not have, and a line that tells what nobody set, "" for nothing."""
+    defaults = Defaults.read(CONFIGS / "own_data.yaml")
+    given = {key: value for key in ENTRY if key != "task" and (value := getattr(chosen, key)) is not None}
+    served = defaults.served(task.plugin.capabilities(task.values))
+    strategies = [Spec.read("strategy", text) for text in given.get("strategies", served)]
+    schedule = {**recorded, **{key: value for key, value in given.items() if key not in ("strategies", "seeds")}}
+    check_schedule(schedule)
+    reads_aside, pool = any("held_out" in one.needs for one in strategies), 0
+    if any(name not in schedule for name in own_data.SIZES[: 3 + reads_aside]):
+        pool = num_pool(task)
+        schedule |= defaults.sizes(pool, schedule, defaults.step(pool) if reads_aside else 0)
+    if "strategies" not in given:
+        strategies = [one for one in strategies if Cell(task, one, Schedule(**schedule), 0).fits]
+    entry = {"strategies": [one.label for one in strategies], "seeds": defaults.seeds, **schedule, **given}
+    unset = {key: value for key, value in entry.items() if key not in given}
+    source = f" (a pool of {pool:,} images)" if pool else f" (as in {chosen.out})" if recorded else ""
+    words = " ".join(
+        f"{key}=[{','.join(value)}]" if key == "strategies" else f"{key}={value}" for key, value in unset.items()
+    )
+    remark = f"{task.label} is not in grid={chosen.grid}; what you did not set: {words}{source}"
+    return {**entry, "task": task.label}, remark if unset else ""
+
+
+def check_schedule(given: Mapping[str, Any]) -> None:
+    """ValueError where settings of a schedule do not fit, whatever the others will be."""
+    Schedule(**{"initial": 1, "budget": 1, "rounds": 1, **given})
+    if given.get("budget_in") == "boxes" and "budget" not in given:
+        raise ValueError("budget_in=boxes: say how many boxes are bought between two fits: budget=N")
+
+
+ENTRY: dict[str, Any] = {  # what an experiment of a grid file consists of
+    "task": str | dict, "strategies": list, "seeds": int | list | str,
+    "initial": int, "budget": int, "rounds": int, "validation": int, "budget_in": str, "until": str,
+    "one_pass": bool,
+}  # fmt: skip
+MOST_SEEDS = 10_000  # a slip of the keyboard would otherwise fill the memory
+DEFAULTS = {one.name: one.default for one in dataclasses.fields(Schedule) if one.default is not dataclasses.MISSING}
+
+
+def experiment(name: str, entry: dict[str, Any], chosen: Settings) -> Experiment:
+    """One entry of a grid file, with what the user set on top of it."""
+    told = {key: value for key in ENTRY if key != "task" and (value := getattr(chosen, key)) is not None}
+    full = {**DEFAULTS, **(entry or {}), **told}
+    for key in full:
+        if key not in ENTRY:
+            raise ValueError(f"grid={chosen.grid}: {name} has no setting {unknown(key, ENTRY)}")
+    for key, kind in ENTRY.items():
+        if key not in full:
+            raise ValueError(f"grid={chosen.grid}: {name} lacks {key}")
+        checked(f"grid={chosen.grid}: {name}: {key}={full[key]}", full[key], kind)
+    strategies = tuple({spec.label: spec for spec in map(partial(Spec.read, "strategy"), full["strategies"])}.values())
+    if not strategies:
+        raise ValueError("strategies=[]: nothing to run")
+    if chosen.sets is not None:
+        full["seeds"] = chosen.sets
+    auto = auto_seeds(strategies, chosen) if full["seeds"] == AUTO else None
+    if auto:
+        full["seeds"] = auto.max_seeds
+    seeds = list(range(min(full["seeds"], MOST_SEEDS + 1))) if isinstance(full["seeds"], int) else full["seeds"]
+    if len(seeds) > MOST_SEEDS:
+        raise ValueError(f"seeds={full['seeds']}: at most {MOST_SEEDS}")
+    if isinstance(seeds, str) or not seeds or any(type(number) is not int or number < 0 for number in seeds):
+        raise ValueError(f"seeds={full['seeds']}: a number of seeds, a list of them, or auto")
+    if max(seeds) >= 2**63:
+        raise ValueError(f"seeds={full['seeds']}: each must be below 2^63")
+    schedule = Schedule(**{one.name: full[one.name] for one in dataclasses.fields(Schedule)})
+    task, numbers = Spec.read("task", full["task"]), tuple(dict.fromkeys(seeds))
+    variants = (ORDINARY,) if chosen.sets is None else STAGGERED
+    return Experiment(name, task, schedule, strategies, numbers, auto, variants=variants)
+
+
+AUTO = "auto"
+
+
+def auto_seeds(strategies: Sequence[Spec], chosen: Settings) -> AutoSeeds:
+    """How seeds=auto decides. ValueError where there is nothing to compare, or the reference is not run."""
+    labels = [spec.label for spec in strategies]
+    reference = labels[0] if chosen.reference is None else Spec.read("strategy", chosen.reference).label
+    if reference not in labels:
+        raise ValueError(f"reference={reference}: not among the strategies {', '.join(labels)}")
+    if len(labels) < 2:
+        raise ValueError("seeds=auto compares strategies with a reference: there is only one strategy")
+    return AutoSeeds(reference, chosen.level, chosen.max_seeds)

@@ -1,0 +1,140 @@
+"""Where plug-ins are found: our folders, installed packages, and folders of users."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import types
+from collections.abc import Callable
+from functools import cache, partial
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+)
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from benchmark.plugins.home import folder_of
+from benchmark.plugins.registry import FOLDERS, IN_FOLDER, REGISTRY
+from benchmark.seeds import seed
+from benchmark.system.files import opened
+from benchmark.system.remarks import remark_once
+from benchmark.text.escaping import visible
+from benchmark.text.quoted import parse
+from benchmark.text.words import message
+
+LARGEST = 2**24  # bytes of a plug-in's file
+
+
+def discover(folder: str | Path | None = None) -> None:
+    """Imports every plug-in: the packages of FOLDERS, installed entry points, and the files of `folder`."""
+    for package in FOLDERS.values():
+        for path in sorted(folder_of(package).glob("[!._]*.py")):
+            imported(path, partial(importlib.import_module, f"benchmark.{package}.{path.stem}"))
+        for entry in entry_points(group=f"al_benchmark.{package}"):
+            contained_import(entry.value, entry.load)
+    if folder is not None:
+        load_folder(Path(folder))
+    for plugin in [plugin for known in REGISTRY.values() for plugin in known.values()]:
+        plugin.check()
+
+
+@cache
+def declares_companion(label: str) -> bool:
+    """Whether the strategy that a label names declares a companion, as its file says: importing it would take torch.
+    False for a name that none of ours has."""
+    try:
+        tree = ast.parse((folder_of(FOLDERS["strategy"]) / f"{parse(label)[0]}.py").read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "register"]
+    return any(keyword.arg == "companion" for call in calls for keyword in call.keywords)
+
+
+def imported(what: object, load: Callable[[], Any]) -> Any:
+    """What `load` returns; ValueError in one line where the code does not import."""
+    try:
+        return load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # `sys.exit()` at the end of a script, too
+        words = " ".join(message(error).split())
+        if isinstance(error, ValueError) and str(what) in words:
+            raise ValueError(words) from error
+        ours = isinstance(error, ModuleNotFoundError) and not set(FOLDERS.values()).isdisjoint(
+            str(error.name).split(".")
+        )
+        hint = "; files of one folder import each other by their names alone, `from _maths import ...`" * ours
+        raise ValueError(f"{what} does not import: {type(error).__name__}: {words}{hint}") from error
+
+
+def contained_import(what: object, load: Callable[[], Any]) -> None:
+    """The same, of code that is not ours: what it changes in torch or in the process is put back."""
+    from benchmark.system.process_state import contained  # our own plug-ins have loaded torch by now
+
+    with contained(str(what), seed("global import", str(what)), importing=True):
+        imported(what, load)
+
+
+def load_folder(folder: Path) -> None:
+    """Imports the .py files of a user's folder (files that start with _ or test_ are theirs). Says which of them hold
+    no plug-in."""
+    if not folder.is_dir():
+        raise ValueError(f"plugins={folder}: no such folder")
+    home = str(folder.resolve())
+    loaders = (ExtensionFileLoader, EXTENSION_SUFFIXES), (FreshLoader, SOURCE_SUFFIXES)
+    sys.path_importer_cache[home] = FileFinder(home, *loaders)
+    if home not in sys.path:
+        sys.path.append(home)  # so that its files may import each other; last, so that they shadow nothing
+    for path in sorted(folder.glob("[!._]*.py")):
+        if not path.name.startswith("test_"):
+            load_file(path)
+    known = {plugin.function.__module__ for plugins in REGISTRY.values() for plugin in plugins.values()}
+    others = [path for path in sorted(folder.glob("[!._]*.py")) if module_name(path) not in known]
+    for path in (path for path in others if not path.name.startswith("test_")):
+        what = "registers no strategy, task or encoder (what they share is in files that begin with _)"
+        remark_once(f"{visible(str(path))} {what}")
+
+
+def module_name(path: Path) -> str:
+    """What a plug-in file of a user's folder is imported as."""
+    folder = hashlib.sha256(os.fsencode(os.path.realpath(path.parent))).hexdigest()[:8]
+    stem = path.stem if path.stem.isidentifier() else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return f"{IN_FOLDER}{stem}_{folder}"
+
+
+class FreshLoader(SourceFileLoader):
+    """Compiles a module of a user's folder each time. Python itself goes by its time, in seconds, and size, so that of
+    two versions saved within a second the first would run under the name of the second."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        """The code of the text that is there now."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+def load_file(path: Path) -> None:
+    """Imports one plug-in file under a name of its own, so that it may be called `random`, in any number of folders."""
+    where, name = visible(str(path)), module_name(path)
+    if visible(path.name) != path.name:
+        raise ValueError(f"{where}: a plug-in's file needs a name of letters that can be shown: rename it")
+    try:
+        with opened(path, LARGEST):
+            pass
+    except OSError as error:
+        raise ValueError(f"{where} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(visible(str(error))) from error
+    spec = importlib.util.spec_from_file_location(name, path, loader=FreshLoader(name, str(path)))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    contained_import(where, partial(spec.loader.exec_module, module))

@@ -1,0 +1,303 @@
+"""The plug-ins: what is registered, where it is found, and which parameters it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from benchmark.plugins.source_code import digest
+from benchmark.text.escaping import visible
+from benchmark.text.quoted import NAME, Verbatim, parse, plain, scalar
+from benchmark.text.words import named, unknown
+
+# Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
+LABEL_NEEDS = frozenset({"test_labels", "held_out"})
+MODEL_FREE = frozenset({"encode", "images"})  # capabilities that are of the images alone
+CAPABILITIES = {  # in words, where a task lacks what a strategy needs
+    "augmented": "predictions on changed images, as detectors give", "box_features": "features of boxes",
+    "classify": "the last layer of a classifier", "companion": "a module that is trained beside the model",
+    "directional": "derivatives of losses", "embed": "features of images", "encode": "images for an encoder",
+    "images": "the images themselves", "labels": "the labels of labelled images", "losses": "losses of images",
+    "perturbed": "predictions on noisy images, as detectors give", "predict": "predictions",
+    "proposals": "the proposals of a two-stage detector (model=faster_rcnn)",
+    "pseudo_labels": "labels from the model's own predictions",
+    "sample": "predictions with dropout left on (dropout=0.1 or so)", "weights": "the weights of the model",
+}  # fmt: skip
+REQUIRED = inspect.Parameter.empty
+EncoderName: TypeAlias = Annotated[str, "encoder"]  # of a parameter that names one: `dino`, `patch_pca[patch=4]`
+StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same: `isal[k=2]`
+IN_FOLDER = "al_benchmark_plugin_"  # begins the names of modules of a user's folder
+FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}
+
+
+@dataclass(frozen=True, eq=False)
+class Plugin:
+    """One registered strategy, task or encoder. See `benchmark.api.register` and its siblings."""
+
+    kind: Literal["strategy", "task", "encoder"]
+    name: str
+    function: Callable[..., Any]
+    version: int
+    needs: Collection[str] | Callable[..., Collection[str]] = ()
+    companion: Callable[..., Any] | None = None
+    recipes: Mapping[bool, Any] = field(default_factory=dict)
+    lacks: Callable[..., Collection[str]] | None = None
+    reveals: Callable[..., str] | None = None
+    check_weights: Callable[..., object] | None = None
+
+    @cache  # noqa: B019  plug-ins live as long as the process
+    def parameters(self, published: bool = False) -> Mapping[str, tuple[Any, Any]]:
+        """name -> (type, default) of every parameter a user may set."""
+        hints = typing.get_type_hints(self.function, include_extras=True)
+        found = {
+            p.name: (hints.get(p.name, Any), p.default)
+            for p in inspect.signature(self.function).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        }
+        recipe = self.recipes.get(published)
+        if recipe is not None:
+            hints = typing.get_type_hints(type(recipe), include_extras=True)
+            found |= {f.name: (hints[f.name], getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
+        if self.recipes.get(True) is not None:
+            found["published"] = (bool, False)
+        return types.MappingProxyType(found)
+
+    def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every parameter with its value, defaults filled in. ValueError names what does not fit."""
+        parameters = self.parameters(bool(given.get("published", False)))
+        for name in given:
+            if name not in parameters:
+                raise ValueError(f"{self.name} has no parameter {unknown(name, parameters)}")
+        values = {name: given.get(name, default) for name, (_, default) in parameters.items()}
+        for name, value in values.items():
+            if value is REQUIRED:
+                raise ValueError(f"{self.name}[{name}=...] must be given")
+            values[name] = checked(f"{self.name}[{name}={value}]", value, parameters[name][0])
+        return values
+
+    def label(self, given: Mapping[str, Any]) -> str:
+        """Name and parameters that differ from their default: `coreset[metric=cosine]`. One spelling a meaning."""
+        told, known = self.told(self.bind(given)), self.parameters(bool(given.get("published", False)))
+        inside = ",".join(f"{name}={spelled(told[name], known[name][0])}" for name in sorted(told))
+        return f"{self.name}[{inside}]" if inside else self.name
+
+    def told(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The (bound) parameters that differ from their default."""
+        defaults = self.parameters(bool(values.get("published", False)))
+        return {
+            n: v for n, v in values.items() if (n == "published" and v) or (n != "published" and v != defaults[n][1])
+        }
+
+    def check(self) -> None:
+        """ValueError, naming the file, where the plug-in is declared in a way that nothing can use."""
+        if not re.fullmatch(NAME, self.name):
+            raise ValueError(f"{source(self)}: {self.name!r} is no name of a plug-in: letters, digits and _")
+        try:
+            returned = typing.get_type_hints(self.function).get("return")
+            for published in (False, True):
+                for name, (kind, default) in self.parameters(published).items():
+                    self.check_default(name, kind, default)
+        except NameError as error:
+            raise ValueError(f"{source(self)}: {self.name} has an annotation that is not imported: {error}") from error
+        except ValueError:
+            raise
+        except Exception as error:
+            words = " ".join(named(error).split())
+            raise ValueError(f"{source(self)}: {self.name} is declared so that it cannot be read: {words}") from error
+        if self.kind == "task" and not isinstance(returned, type):
+            raise ValueError(f"{source(self)}: {self.name} must be annotated with the class that it returns")
+        self.check_declared()
+
+    def check_default(self, name: str, kind: Any, default: Any) -> None:
+        """ValueError where a parameter's default is none that a command line could give."""
+        if default is REQUIRED:
+            return
+        if not isinstance(default, bool | int | float | str | list | tuple | dict | None):
+            raise ValueError(f"{source(self)}: {self.name}[{name}=...] has a default of type {type(default).__name__}")
+        try:
+            checked(f"{self.name}[{name}={default}]", default, kind)
+        except ValueError as error:
+            raise ValueError(f"{source(self)}: {visible(str(error))}") from error
+
+    def check_declared(self) -> None:
+        """ValueError where what the decorator was given is of another type."""
+        where = source(self)
+        if type(self.version) is not int or self.version < 0:
+            raise ValueError(f"{where}: version={brief(self.version)}: must be a whole number, at least 0")
+        if isinstance(self.needs, str):
+            raise ValueError(f"{where}: needs={self.needs!r}: a set of names, {{{self.needs!r}}}")
+        is_names = isinstance(self.needs, Collection) and all(isinstance(need, str) for need in self.needs)
+        if not (callable(self.needs) or is_names):
+            raise ValueError(f"{where}: needs={brief(self.needs)}: must be a set of names, or a function of them")
+        functions = {"companion": self.companion, "lacks": self.lacks, "reveals": self.reveals}
+        for name, value in {**functions, "check": self.check_weights}.items():
+            if value is not None and not callable(value):
+                raise ValueError(f"{where}: {name}={brief(value)}: must be a function")
+
+    def needed(self, values: Mapping[str, Any]) -> frozenset[str]:
+        """The needs under these (bound) parameters. ValueError where they are no names."""
+        needs = self.declared("needs", values)
+        if isinstance(needs, str) or not isinstance(needs, Iterable):
+            raise ValueError(f"{source(self)}: needs of {self.name} gives {brief(needs)}: must be a set of names")
+        return frozenset(map(str, needs))
+
+    def declared(self, what: Literal["needs", "companion", "lacks", "reveals"], values: Mapping[str, Any]) -> Any:
+        """What it declares of itself under these (bound) parameters; None: nothing. ValueError, naming the file, where
+        its own code for that fails."""
+        declaration = getattr(self, what)
+        if not callable(declaration):
+            return declaration
+        try:
+            return declaration(**values)
+        except (ValueError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise ValueError(f"{source(self)}: {what} of {self.name}: {named(error)}") from error
+
+    def named(self, values: Mapping[str, Any]) -> Iterator[tuple[Plugin, str]]:
+        """The encoders and strategies that these (bound) parameters name, with their labels, and those that theirs
+        name."""
+        for name, (kind, _) in self.parameters(bool(values.get("published", False))).items():
+            if (of := naming(kind)) is not None and (label := values[name]) is not None:
+                inner, given = parse(label)
+                yield (plugin := get(of, inner)), label
+                yield from plugin.named(plugin.bind(given))
+
+    @cache  # noqa: B019
+    def code(self) -> str:
+        """A hash of what its file does, and what that imports from its package or folder, comments and docstrings
+        aside: it tells that a plug-in was edited where nobody raised its version. "" where there is no file, as in a
+        notebook."""
+        module = self.function.__module__
+        try:
+            return digest(source(self), module, module.startswith(IN_FOLDER))
+        except (OSError, SyntaxError, TypeError, ValueError):
+            return ""
+
+    def capabilities(self, values: Mapping[str, Any]) -> frozenset[str]:
+        """A task's capabilities under these (bound) parameters: the public methods of what it returns."""
+        returned = typing.get_type_hints(self.function)["return"]
+        methods = {name for name, _ in inspect.getmembers(returned, inspect.isfunction) if not name.startswith("_")}
+        return frozenset(methods - set(self.declared("lacks", values) or ()))
+
+    def build(self, machine: Any, values: Mapping[str, Any], *given: Any) -> Any:
+        """The task, or the encoder on the pool that is `given`, built for `machine` from bound parameters."""
+        rest = {name: value for name, value in values.items() if name != "published"}
+        recipe = self.recipe(values)
+        if recipe is None:
+            return self.function(machine, *given, **rest)
+        if hasattr(recipe, "check"):
+            recipe.check(machine)  # before a task reads its data, which may take minutes
+        fields = {f.name for f in dataclasses.fields(recipe)}
+        return self.function(machine, recipe, **{n: v for n, v in rest.items() if n not in fields})
+
+    def recipe(self, values: Mapping[str, Any]) -> Any:
+        """A task's recipe with these (bound) parameters; None where it has none."""
+        recipe = self.recipes.get(bool(values.get("published", False)))
+        if recipe is None:
+            return None
+        fields = {f.name for f in dataclasses.fields(recipe)}
+        return dataclasses.replace(recipe, **{n: v for n, v in values.items() if n in fields})
+
+
+REGISTRY: dict[str, dict[str, Plugin]] = {kind: {} for kind in FOLDERS}
+
+
+def add(plugin: Plugin) -> None:
+    """Puts a plug-in into the registry; two of one name from different files are an error."""
+    try:
+        source(plugin)
+    except TypeError as error:
+        raise ValueError(f"{plugin.name} is no {plugin.kind}: it is not written in Python") from error
+    old = REGISTRY[plugin.kind].get(plugin.name)
+    if old is not None and source(old) != source(plugin):
+        raise ValueError(f"two {FOLDERS[plugin.kind]} are called {plugin.name}: {source(old)} and {source(plugin)}")
+    REGISTRY[plugin.kind][plugin.name] = plugin
+
+
+def source(plugin: Plugin) -> Path:
+    """The file a plug-in is written in."""
+    return Path(inspect.getfile(plugin.function)).resolve()
+
+
+def get(kind: str, name: str) -> Plugin:
+    """The plug-in of that name; ValueError with the nearest name where there is none."""
+    if name not in REGISTRY[kind]:
+        raise ValueError(f"no {kind} is called {unknown(name, REGISTRY[kind])}")
+    return REGISTRY[kind][name]
+
+
+def brief(value: Any) -> str:
+    """A value in few characters, whatever becomes of asking for them."""
+    try:
+        return f"{value!r:.60}"
+    except Exception:
+        return f"a {type(value).__name__}"
+
+
+def spelled(value: Any, kind: Any) -> str:
+    """A parameter's value as users write it in `name[key=value]`: in quotes where it would be read as another."""
+    if not isinstance(value, str):
+        return plain(value)
+    try:
+        if parse(f"x[y={value}]") == ("x", {"y": value}) and (naming(kind) or checked("", value, kind) == value):
+            return value
+    except ValueError:
+        pass
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def in_words(needs: Iterable[str]) -> str:
+    """Capabilities for people, each with the name that plug-ins know it by."""
+    return ", ".join(f"{CAPABILITIES[one]} ({one})" if one in CAPABILITIES else one for one in sorted(needs))
+
+
+def naming(kind: Any) -> str | None:
+    """Which kind of plug-in a parameter of this type names: "encoder", "strategy" or None."""
+    told = (kind, *typing.get_args(kind))
+    return "encoder" if EncoderName in told else "strategy" if StrategyName in told else None
+
+
+IN_WORDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list",
+    dict: "a mapping", types.NoneType: "null",
+}  # fmt: skip
+
+
+def checked(what: str, value: Any, kind: Any) -> Any:
+    """`value` as the annotated type: an int passes for a float, text is read, a plug-in's name has one spelling a
+    meaning. ValueError where it does not fit."""
+    what, options = visible(what), typing.get_args(kind)
+    if (named := naming(kind)) is not None and value not in ("null", None):
+        name, given = parse(value)
+        return get(named, name).label(given)
+    if named is not None and types.NoneType not in options:
+        raise ValueError(f"{what}: must name {'an' if named == 'encoder' else 'a'} {named}")
+    if typing.get_origin(kind) is Literal:
+        if value not in options:
+            raise ValueError(f"{what}: must be one of {', '.join(str(option) for option in options if option != '')}")
+        return value
+    is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+    allowed = [typing.get_origin(option) or option for option in (options if is_union else (kind,))]
+    if isinstance(value, Verbatim) and not {str, Any}.isdisjoint(allowed):
+        return str(value)
+    if isinstance(value, str) and (str not in allowed or (value == "null" and types.NoneType in allowed)):
+        value = scalar(value)
+    if isinstance(value, float) and not math.isfinite(value) and float in allowed:
+        raise ValueError(f"{what}: must be a finite number")
+    if Any in allowed or type(value) in allowed:
+        return value
+    if float in allowed and type(value) is int and abs(value) < 2**1023:
+        return float(value)
+    words = (IN_WORDS.get(one) or getattr(one, "__name__", str(one)) for one in allowed)
+    raise ValueError(f"{what}: must be {' or '.join(words)}")

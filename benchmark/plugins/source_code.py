@@ -1,0 +1,97 @@
+"""What the code of a plug-in is: its file, and what that imports from its own package or folder. Imports no torch."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.plugins.home import folder_of
+
+FOREIGN = frozenset({"benchmark", *sys.stdlib_module_names})
+OURS = ("strategies", "tasks", "encoders", "vision")  # what a plug-in of ours may be made of, each in `benchmark`
+
+
+@dataclass(frozen=True)
+class Own:
+    """Which modules are a plug-in's own: those of its package, or those that lie beside it in a folder of plug-ins."""
+
+    folders: Mapping[str, Path]  # by the package that each holds; "": of modules that are imported by their name alone
+
+    @classmethod
+    def of(cls, file: Path, module: str, in_folder: bool) -> Own:
+        """Those of the plug-in in a file, imported under the name of a module."""
+        top = module.partition(".")[0]
+        if in_folder:
+            return cls({"": file.parent})
+        if top == "benchmark":
+            return cls({f"benchmark.{name}": folder_of(name) for name in OURS})
+        depth = module.count(".") + (file.name == "__init__.py")
+        return cls({top: file.parents[depth] / top})
+
+    def find(self, module: str) -> Path | None:
+        """The file of an absolute module; None where it is none of these."""
+        for package, folder in self.folders.items():
+            if module != package and not module.startswith(f"{package}." * bool(package)):
+                continue
+            if package or module.partition(".")[0] not in FOREIGN:
+                path = folder.joinpath(*filter(None, module.removeprefix(package).split(".")))
+                return next(filter(Path.is_file, (path.with_name(f"{path.name}.py"), path / "__init__.py")), None)
+        return None
+
+    def name(self, file: Path) -> str:
+        """The absolute module that a file of theirs is."""
+        path = file.with_suffix("") if file.name != "__init__.py" else file.parent
+        for package, folder in self.folders.items():
+            if path.is_relative_to(folder):
+                return ".".join(filter(None, [package, *path.relative_to(folder).parts]))
+        return path.name
+
+    def imported(self, file: Path, tree: ast.Module) -> Iterator[Path]:
+        """The files of these modules that a file imports, anywhere in it."""
+        here = self.name(file).split(".")
+        package = here if file.name == "__init__.py" else here[:-1]
+        for node in ast.walk(tree):
+            names = list[str]()
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                module = ".".join([*base, *filter(None, [node.module])])
+                names = [module, *(".".join(filter(None, [module, alias.name])) for alias in node.names)]
+            yield from filter(None, map(self.find, filter(None, names)))
+
+
+def digest(file: Path, module: str, in_folder: bool) -> str:
+    """A hash of what a plug-in does, comments and docstrings aside.
+
+    Args:
+        file: the plug-in's.
+        module: the name that it was imported under.
+        in_folder: it is of a folder of plug-ins (`plugins=DIR`), whose files may import each other.
+
+    Raises:
+        OSError, SyntaxError: a file cannot be read, or parsed.
+    """
+    own, waiting, codes = Own.of(file, module, in_folder), [file], dict[str, str]()
+    while waiting:
+        path = waiting.pop()
+        name = own.name(path)
+        if name not in codes:
+            tree = ast.parse(path.read_bytes())
+            waiting += own.imported(path, tree)
+            codes[name] = bare(tree)
+    text = "\0".join(f"{name}\0{codes[name]}" for name in sorted(codes))
+    return f"files-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def bare(tree: ast.Module) -> str:
+    """Code without comments and docstrings."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

@@ -1,0 +1,81 @@
+"""What the records of one experiment must agree on: versions and parameters of plug-ins, data, files of weights.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmark.records.record import Header
+from benchmark.records.record import parameters
+
+NAMED = ("encoders", "strategies", "tasks")  # what a plug-in's parameters may name, with its version
+
+
+class Mixture(ValueError):
+    """Records that must not stand in one table: they were made with other versions, parameters, data or weights."""
+
+
+class Agreement:
+    """What the records of one experiment say so far of what all of them must share."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, tuple[object, str]] = {}  # by what it is: its value, and who says so
+        self.last: dict[str, Header] = {}  # by strategy
+
+    def difference(self, header: Header, strategy: str, place: object) -> str:
+        """What these records and earlier ones say differently, in words; "" where they agree.
+
+        Args:
+            header: of the records.
+            strategy: the label of their row.
+            place: where they are, for the words.
+        """
+        old = self.last.get(strategy)
+        if old is not None and alike(old, header):  # nearly always, and cheap
+            return ""
+        for name, value in shared_facts(header, strategy):
+            known, other = self.known.get(name, (value, ""))
+            if known != value:
+                return f"{name}: {value} in {place}, {known} in {other}"
+        return ""
+
+    def add(self, header: Header, strategy: str, place: object) -> str:
+        """The same; records that agree are kept in mind for those that follow."""
+        words = self.difference(header, strategy, place)
+        if not words and strategy not in self.last:
+            self.last[strategy] = header
+            for name, value in shared_facts(header, strategy):
+                self.known.setdefault(name, (value, str(place)))
+        return words
+
+
+def alike(one: Header, other: Header) -> bool:
+    """Whether two headers of one strategy say the same of task, strategy, data and weights."""
+    parts = all(one.cell.get(part) == other.cell.get(part) for part in ("task", "strategy"))
+    return parts and (one.data, one.weights) == (other.data, other.weights)
+
+
+def shared_facts(header: Header, strategy: str) -> Iterator[tuple[str, object]]:
+    """What must be the same wherever two records of an experiment tell it, by what it is.
+
+    A parameter that only one of them knows came with a later release, at a value that changes nothing.
+    """
+    if header.data:
+        yield "data", header.data[:12]
+    for part, label in (("task", "the task"), ("strategy", strategy)):
+        plugin = header.cell.get(part)
+        if isinstance(plugin, dict):
+            yield f"versions of {label}", plugin.get("version")
+            for name, value in parameters(header.cell, part).items():
+                yield f"values of {name} of {label}", value
+            for kind in NAMED:
+                inner = plugin.get(kind)
+                for name, version in inner.items() if isinstance(inner, dict) else ():
+                    yield f"versions of {name}", version
+    for encoder, files in header.weights.items():
+        for parameter, digest in files.items() if isinstance(files, dict) else ():
+            yield f"files of {parameter} of {encoder}", str(digest)[:12]

@@ -1,0 +1,143 @@
+"""The manifest of a results folder: what was asked for, experiments and their cells. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NotRequired, TypedDict
+
+from benchmark.experiment.auto_seeds import AutoSeeds
+from benchmark.experiment.cell import SAW_EVALUATION
+from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.variants import Variant
+from benchmark.records.record import SCHEMA
+from benchmark.system.typed import Index, Name, converted, repeated
+
+
+def extends(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether an experiment of a manifest has more rounds than it had, and else the same schedule; one pass never."""
+    fewer, more = old["schedule"].get("rounds"), new["schedule"].get("rounds")
+    counted = isinstance(fewer, int) and isinstance(more, int) and fewer < more
+    return counted and changes_rounds(old, new) and not old["schedule"].get("one_pass")
+
+
+def changes_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether the schedule of an experiment differs in nothing but its rounds."""
+    before, now = old["schedule"], new["schedule"]
+    return before != now and {**before, "rounds": 0} == {**now, "rounds": 0}
+
+
+PART = r"(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,200}"  # a folder or a file, whose name has an ending besides
+PATH = re.compile(rf"{PART}(?:/{PART}){{0,9}}")  # of a cell
+
+
+class CellEntry(TypedDict):
+    """A cell as the manifest lists it; see `grid.Cell`."""
+
+    path: str
+    key: str
+    strategy: Name
+    seed: Index
+    dagger: bool | list[str]  # see `sentences`
+    companion: NotRequired[bool]
+    training: NotRequired[Index]  # see `variants.Variant`
+    selection: NotRequired[Index]
+
+
+class AutoEntry(TypedDict):
+    """How `seeds=auto` decides; see `auto_seeds.AutoSeeds`."""
+
+    reference: Name
+    level: float
+    max_seeds: int
+
+
+class ExperimentEntry(TypedDict):
+    """An experiment as the manifest lists it; see `grid.Experiment`."""
+
+    name: Name
+    task: Name
+    schedule: dict[str, Any]
+    cells: list[CellEntry]
+    auto: NotRequired[AutoEntry]  # of seeds=auto
+
+
+class Command(TypedDict):
+    """How experiments were run."""
+
+    command: str
+    version: str
+    commit: str
+
+
+class Manifest(TypedDict):
+    """All that was asked for."""
+
+    schema: Literal[1]
+    grid: Name
+    runs: NotRequired[list[Command]]
+    experiments: list[ExperimentEntry]
+
+
+def read(content: bytes, path: object) -> dict[str, Any]:
+    """A Manifest, daggers as sentences, with what else its file tells.
+
+    Args:
+        content: of the file.
+        path: for the message.
+
+    Raises:
+        ValueError: it is none; in one line that names the field.
+    """
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} does not parse: {error}") from error
+    if isinstance(found, dict) and found.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: schema {found.get('schema')}, this version reads {SCHEMA}")
+    try:
+        converted(found, Manifest)
+        if name := repeated(one["name"] for one in found["experiments"]):
+            raise ValueError(f"experiments: {name} is there twice")
+        for number, experiment in enumerate(found["experiments"]):
+            check_entry(experiment, f"experiments[{number}]")
+    except ValueError as error:
+        raise ValueError(f"{path} does not say what was asked for: {error}") from error
+    return dict(found)
+
+
+def check_entry(experiment: ExperimentEntry, field: str) -> None:
+    """ValueError where the schedule of an experiment is none, where a cell is there twice, or where a cell's path leads
+    out of its folder; daggers become sentences."""
+    Schedule.read(experiment["schedule"], f"{field}.schedule")
+    AutoSeeds.read(experiment.get("auto"))
+    cells = experiment["cells"]
+    if twice := repeated(cell["path"] for cell in cells) or repeated(map(run_of, cells)):
+        raise ValueError(f"{field}.cells: {twice} is there twice")
+    for number, cell in enumerate(cells):
+        if not PATH.fullmatch(path := cell["path"]):
+            leads = not set(path.split("/")).isdisjoint(("", ".", "..")) or "\0" in path
+            why = "leads out of the folder" if leads else "is no path of a cell"
+            raise ValueError(f"{field}.cells[{number}]: path={path[:200]!r} {why}")
+        cell["dagger"] = sentences(cell["dagger"])
+
+
+def variant_of(cell: Mapping[str, Any]) -> Variant:
+    """Which training and selection of its seed a cell of a manifest is."""
+    return Variant(cell.get("training", 0), cell.get("selection", 0))
+
+
+def run_of(cell: Mapping[str, Any]) -> tuple[object, ...]:
+    """Which run of its experiment a cell of a manifest is: strategy, seed and variant."""
+    return cell["strategy"], cell["seed"], *variant_of(cell).told.items()
+
+
+def sentences(dagger: bool | list[str]) -> list[str]:
+    """A cell's daggers, a sentence each; older manifests say only whether the selection saw evaluation labels."""
+    return dagger if isinstance(dagger, list) else [SAW_EVALUATION] * dagger
+
+
+def as_json(manifest: Mapping[str, Any]) -> str:
+    """A manifest as its file holds it."""
+    return json.dumps(manifest, indent=1) + "\n"

@@ -1,0 +1,78 @@
+"""The files that the images of an experiment are from, kept beside its records: `data/TASK.json`. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from benchmark.system.typed import converted
+
+SHOWN = 3  # files that a message names
+FAULT = "FAULT: "  # see `api.FromFiles.data_remarks`
+Files = Mapping[str, Sequence[Sequence[str]]]
+
+
+class Content(TypedDict):
+    """What the file holds; see Sources."""
+
+    data: str
+    files: dict[str, list[tuple[str, str]]]
+    remarks: list[str]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a task said about its images when its records were written."""
+
+    data: str  # the fingerprint of the task then
+    files: Files  # "pool" and "test": name and hash of pixels of each image, in the order of positions
+    remarks: list[str] = field(default_factory=list)  # what is odd; FAULT begins what makes results wrong
+
+    @property
+    def faults(self) -> list[str]:
+        """The remarks on what makes results wrong."""
+        return [remark.removeprefix(FAULT) for remark in self.remarks if remark.startswith(FAULT)]
+
+    def names(self, part: str) -> list[str]:
+        """The names of the images of a part, in the order of positions; [] where they are in no files."""
+        return [name for name, _ in self.files.get(part, ())]
+
+    def with_names(self, change: Callable[[str], str]) -> Sources:
+        """The same with the names of files, and remarks on them, as `change` writes them."""
+        files = {part: [(change(name), digest) for name, digest in pairs] for part, pairs in self.files.items()}
+        return Sources(self.data, files, list(map(change, self.remarks)))
+
+    def text(self) -> str:
+        """The file's content."""
+        return (
+            json.dumps({"data": self.data, "files": self.files, "remarks": self.remarks}, separators=(",", ":")) + "\n"
+        )
+
+    @classmethod
+    def read(cls, text: str, place: object) -> Sources:
+        """The content again; ValueError, naming the place, where it is none."""
+        try:
+            return cls(**converted(json.loads(text), Content))
+        except (RecursionError, ValueError) as error:
+            told = f"{place} does not say which files the images are from"
+            raise ValueError(f"{told} ({error}): remove it, and `run` writes it again") from error
+
+    def changes(self, new: Sources) -> str:
+        """What of the images is no longer as it was, in words."""
+        words = [f"{name} {what}" for part in ("pool", "test") for name, what in self.changed(new, part)]
+        if not words:
+            return "no image changed: labels, their order or what is read of them did"
+        more = [f"{len(words) - SHOWN} more"] * (len(words) > SHOWN)
+        return ", ".join([*words[:SHOWN], *more])
+
+    def changed(self, new: Sources, part: str) -> Iterator[tuple[str, str]]:
+        """The files of a part that differ, and how."""
+        old_hashes, new_hashes = ({name: digest for name, digest in one.files.get(part, ())} for one in (self, new))
+        for name, digest in new_hashes.items():
+            if name not in old_hashes:
+                yield name, "is new"
+            elif old_hashes[name] != digest:
+                yield name, "is another image now"
+        yield from ((name, "is gone") for name in old_hashes if name not in new_hashes)

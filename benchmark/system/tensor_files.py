@@ -1,0 +1,137 @@
+"""Files of tensors that were computed once and are read again (safetensors: nothing is ever unpickled).
+
+They are written whole or not at all, and used only where a digest says that they hold what was written under this name.
+What cannot be read or written costs time, never a number and never a cell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchmark.system.digests import digest
+from benchmark.system.files import make_folder as make_folder
+from benchmark.system.remarks import remark, remark_once
+
+DAMAGED = (SafetensorError, KeyError, TypeError, IndexError, ValueError)  # what reading a damaged file raises
+
+
+def tensor_digest(facts: object, tensors: Mapping[str, Tensor]) -> str:
+    """`digests.digest` of some facts and of tensors on the CPU, of whatever type."""
+    forms = sorted((name, str(value.dtype), list(value.shape)) for name, value in tensors.items())
+    bytes_of = {name: value.contiguous().reshape(-1).view(torch.uint8).numpy() for name, value in tensors.items()}
+    return digest([facts, forms], bytes_of)
+
+
+def write(path: Path, name: str, tensors: Mapping[str, Tensor], seconds: float) -> None:
+    """Stores tensors whole or not at all; a full or read-only disk loses the file, which is said once, not the run.
+
+    Args:
+        path: Of the file.
+        name: What the tensors are: under another name they are not read.
+        tensors: By their own names.
+        seconds: That computing them took.
+    """
+    weights = {own: value.detach().cpu().contiguous() for own, value in tensors.items()}
+    facts = {"seconds": str(seconds)}
+    draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
+    try:
+        make_folder(path)
+        draft.unlink(missing_ok=True)  # not through a link that somebody laid there
+        save_file(weights, draft, metadata=facts | {"digest": tensor_digest([name, facts], weights)})
+        draft.replace(path)
+    except FileExistsError:
+        remark_once(f"{path.parent} is no folder: what it would keep is computed whenever it is needed")
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        remark_once(f"{path.parent} cannot be written ({why}): what it would keep is computed whenever it is needed")
+    except RuntimeError:  # tensors that share memory
+        pass
+    removed(draft)
+
+
+def read(path: Path, name: str) -> tuple[dict[str, Tensor], float] | None:
+    """The tensors and seconds that `write` stored under this name; None where there are none that can be used.
+
+    A damaged file is removed, which is said, and nothing else is: memory that runs out or a disk that does not answer
+    is raised, since the file may be the work of hours.
+    """
+    if not readable(path):
+        return None
+    try:
+        with safe_open(path, "pt") as handle:
+            facts = dict(handle.metadata() or {})
+            weights = {own: handle.get_tensor(own) for own in handle.keys()} if "digest" in facts else {}  # noqa: SIM118
+        stated = facts.pop("digest", None)
+        if stated is not None and stated == tensor_digest([name, facts], weights):
+            return weights, float(facts["seconds"])
+    except FileNotFoundError:  # another process removed it meanwhile
+        return None
+    except DAMAGED as error:
+        discard(path, str(error))
+        return None
+    if stated is None:
+        discard_old(path)
+    else:
+        discard(path, "its digest does not fit")
+    return None
+
+
+def is_sound(path: Path, name: str) -> bool:
+    """Whether `read` would return something; a file that has not changed since is read once a process."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return False
+    return is_sound_still(path, name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
+
+
+@cache
+def is_sound_still(path: Path, name: str, *stat: int) -> bool:
+    """`is_sound` of a file of this time, size and number."""
+    return read(path, name) is not None
+
+
+def readable(path: Path) -> bool:
+    """Whether there is a file that may be read; what else is in its place is said once."""
+    try:
+        if path.is_file():
+            with path.open("rb"):
+                return True
+        if os.path.lexists(path):
+            remark_once(f"{path} is no file: what it should hold is computed anew")
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except PermissionError as error:
+        remark_once(f"{path} cannot be read: {error.strerror}: what it holds is computed anew")
+    return False
+
+
+def discard(path: Path, why: str) -> None:
+    """Removes a file that cannot be used, and says so."""
+    left = removed(path)
+    became = f"it cannot be removed ({left})" if left else "it is removed"
+    say = remark_once if left else remark
+    say(f"{path} is damaged ({' '.join(why.split())}): {became}, and what it held is computed anew")
+
+
+def discard_old(path: Path) -> None:
+    """Removes a file without a digest, as older releases wrote them; said once a folder."""
+    remark_once(f"{path.parent} holds files of an older release, without digests: what they hold is computed anew")
+    removed(path)
+
+
+def removed(path: Path) -> str:
+    """Removes a file, if it is there; why that is not possible, or ""."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

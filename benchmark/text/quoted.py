@@ -1,0 +1,110 @@
+"""Text as users write it: lists and parameters, with quotes around what holds commas or brackets."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+NAME = r"[A-Za-z]\w*"  # of a plug-in
+
+
+class Verbatim(str):
+    """Text that stood in quotes: it is that text, and never null."""
+
+
+QUOTES = "\"'"
+BRACKETS = {"[": "]", "{": "}"}
+QUOTED = re.compile(r"""(["'])((?:(?!\1)[^\\]|\\.)*)\1""", re.DOTALL)
+IN_QUOTES = 'text with commas, brackets or quotes goes into quotes, as in name[root="a,b"]'
+
+
+def parse(text: object) -> tuple[str, dict[str, Any]]:
+    """`coreset[metric=cosine]`, or {"coreset": {"metric": "cosine"}}, as (name, parameters).
+
+    Values of the first form are text still: `checked` reads them by the parameter's type. In double or single quotes
+    they may hold anything, with a backslash before a quote of that kind and before a backslash.
+    """
+    if isinstance(text, Mapping) and len(text) == 1:
+        [(name, values)] = text.items()
+        if isinstance(values, Mapping) or values is None:
+            return str(name), dict(values or {})
+    match = re.fullmatch(rf"\s*({NAME})\s*(?:\[(.*)\])?\s*", text, re.DOTALL) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"{text!r} is not a name or name[key=value,...]")
+    given = dict[str, Any]()
+    for item in filter(None, split(match[2] or "")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"{text}: {item!r} is not key=value; {IN_QUOTES}")
+        if key.strip() in given:
+            raise ValueError(f"{text}: {key.strip()} is there twice")
+        given[key.strip()] = unquoted(value.strip())
+    return match[1], given
+
+
+def split(text: str) -> list[str]:
+    """The parts between commas, those inside brackets and quotes aside: `like=isal[k=2,order=file],min_score=0.5` has
+    two. A quote is one only where a value begins: `O'Brien` holds none. ValueError where one is not closed."""
+    parts, closing, quote, before = [""], "", "", ","  # closing: the brackets that are still to come
+    characters = iter(text)
+    for character in characters:
+        if character == "," and not closing and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+        if quote:
+            parts[-1] += next(characters, "") if character == "\\" else ""
+            quote = "" if character == quote else quote
+        elif character in QUOTES and before in "=,[{:":
+            quote = character
+        elif character in BRACKETS:
+            closing = BRACKETS[character] + closing
+        elif character in BRACKETS.values():
+            if character != closing[:1]:
+                raise ValueError(f"{text}: a {character} closes nothing; {IN_QUOTES}")
+            closing = closing[1:]
+        before = before if character.isspace() else character
+    if quote or closing:
+        fault = f"the quote {quote} is not closed" if quote else f"a bracket is not closed: {text}{closing}"
+        raise ValueError(f"{text}: {fault}; {IN_QUOTES}")
+    return parts
+
+
+def items(text: str) -> list[str]:
+    """The items of `[a,"b,c"]` or `a,b`, without the quotes around them. ValueError as `split`."""
+    text = text.strip()
+    parts = split(text)
+    if len(parts) == 1 and text[:1] == "[":
+        parts = split(text[1:-1])
+    return [unquoted(part.strip()) for part in parts if part.strip()]
+
+
+def unquoted(text: str) -> str:
+    """The text inside quotes; other text as it is. ValueError where something follows the quote."""
+    if text[:1] not in tuple(QUOTES):
+        return text
+    match = QUOTED.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a text in quotes: {IN_QUOTES}")
+    return Verbatim(re.sub(r"""\\([\\"'])""", r"\1", match[2]))
+
+
+def scalar(text: str) -> Any:
+    """A parameter's value from text: true, false, null, a finite number (1e-3 too), or the text itself."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError, OverflowError):
+            if math.isfinite(number := kind(text)):
+                return number
+    return {"true": True, "false": False, "null": None}.get(text.lower(), text)
+
+
+def plain(value: Any) -> str:
+    """A parameter's value as users write it."""
+    return (
+        {True: "true", False: "false", None: "null"}[value]
+        if value is None or value is True or value is False
+        else str(value)
+    )

@@ -1,0 +1,112 @@
+"""What happens to images on their way into a network: normalisation and augmentation, batched on the device.
+
+Shapes: N images, K channels (1 or 3), H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.vision.classification.recipe import Recipe
+
+# Channel means and standard deviations on the scale 0..255, as published code states them
+# (pycls for the CIFARs, torchvision for ImageNet).
+STATISTICS = {
+    "cifar10": ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
+    "cifar100": ((129.3, 124.1, 112.4), (68.2, 65.4, 70.4)),
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+}
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Images of bytes to floats: (x - mean) / deviation by channel, grey repeated to three channels."""
+
+    mean_K11: Tensor
+    deviation_K11: Tensor
+
+    @classmethod
+    def of(cls, name: str, images_NKHW: Tensor) -> Normaliser:
+        """The statistics called `name`; "pool": those of the images, without their labels."""
+        if name == "pool":
+            mean_K, deviation_K = moments(images_NKHW)
+        else:
+            mean_K, deviation_K = torch.tensor(STATISTICS[name])
+        device = images_NKHW.device
+        return cls(mean_K.view(-1, 1, 1).to(device), deviation_K.view(-1, 1, 1).to(device))
+
+    def __call__(self, images_NKHW: Tensor) -> Tensor:
+        """(N, 3, H, W) float32; features keep their number of channels."""
+        values_NKHW = (images_NKHW.float() - self.mean_K11) / self.deviation_K11
+        return values_NKHW.expand(-1, 3, -1, -1) if values_NKHW.shape[1] == 1 else values_NKHW
+
+
+def of_features(features_NE11: Tensor) -> Normaliser:
+    """To mean 0 and deviation 1, those without any as they are."""
+    deviation_E, mean_E = torch.std_mean(features_NE11[:, :, 0, 0].double(), 0, correction=0)
+    deviation_E = deviation_E.where(deviation_E > 0, 1.0)
+    return Normaliser(mean_E.float().view(-1, 1, 1), deviation_E.float().view(-1, 1, 1))
+
+
+def moments(images_NKHW: Tensor) -> tuple[Tensor, Tensor]:
+    """(K,) mean and (K,) standard deviation (at least 1) of the pixels of each channel; exact sums of integers."""
+    sum_K = square_K = torch.zeros(images_NKHW.shape[1], dtype=torch.int64, device=images_NKHW.device)
+    for part_NKHW in images_NKHW.split(1024):
+        values_NKHW = part_NKHW.to(torch.int32)
+        sum_K = sum_K + values_NKHW.sum((0, 2, 3))
+        square_K = square_K + (values_NKHW * values_NKHW).sum((0, 2, 3))
+    count = images_NKHW.numel() // images_NKHW.shape[1]
+    mean_K = sum_K.cpu().double() / count
+    variance_K = square_K.cpu().double() / count - mean_K**2
+    return mean_K.float(), variance_K.clamp(min=1.0).sqrt().float()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of one training step and what is drawn for them."""
+
+    which_N: Tensor  # positions in the labelled set
+    offset_N2: Tensor  # y, x of the crop in the padded image
+    flip_N: Tensor
+
+    def augmented(self, images_NKHW: Tensor, normaliser: Normaliser, recipe: Recipe) -> Tensor:
+        """(N, 3, H, W) float32: normalised, padded, mirrored, cropped."""
+        around = (recipe.pad,) * 4
+        picked_NKHW = images_NKHW[self.which_N]
+        if recipe.pad_colour == "black":
+            return cropped(normaliser(F.pad(picked_NKHW, around)), self.offset_N2, self.flip_N, recipe.pad)
+        return cropped(F.pad(normaliser(picked_NKHW), around), self.offset_N2, self.flip_N, recipe.pad)
+
+
+def cropped(padded_NKHW: Tensor, offset_N2: Tensor, flip_N: Tensor, pad: int) -> Tensor:
+    """The padded images, those of `flip_N` mirrored, then each cut to the size without padding at its offset."""
+    num_images, _, height, width = padded_NKHW.shape
+    device = padded_NKHW.device
+    rows_NH = offset_N2[:, :1] + torch.arange(height - 2 * pad, device=device)
+    columns_NW = offset_N2[:, 1:] + torch.arange(width - 2 * pad, device=device)
+    columns_NW = torch.where(flip_N[:, None], width - 1 - columns_NW, columns_NW)
+    image_N11 = torch.arange(num_images, device=device)[:, None, None]
+    return padded_NKHW[image_N11, :, rows_NH[:, :, None], columns_NW[:, None, :]].permute(0, 3, 1, 2)
+
+
+def epoch(num_images: int, recipe: Recipe, generator: torch.Generator, device: torch.device) -> Iterator[Batch]:
+    """The batches of one epoch. All its random numbers are drawn at once, on the CPU: the same on every device."""
+    order_N = torch.randperm(num_images, generator=generator)
+    num_offsets = max(1, 2 * recipe.pad + recipe.full_crop)
+    offset_N2 = torch.randint(num_offsets, (num_images, 2), generator=generator)
+    flip_N = torch.rand(num_images, generator=generator) < (0.5 if recipe.flip else 0.0)
+    parts = (split(values.to(device), recipe) for values in (order_N, offset_N2, flip_N))
+    return map(Batch, *parts)
+
+
+def split(values_N: Tensor, recipe: Recipe) -> list[Tensor]:
+    """An epoch in batches of at most `batch_size`: the tail dropped, or their sizes equal, give or take one."""
+    num_images, size = len(values_N), recipe.batch_size
+    if recipe.drop_last:
+        return list(values_N[: num_images - num_images % size].split(size))
+    return list(values_N.tensor_split(-(-num_images // size)))

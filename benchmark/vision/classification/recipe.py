@@ -1,0 +1,150 @@
+"""How a classifier is trained: the recipe, its fields' meaning, and the published one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Literal, TypeVar
+
+from benchmark.api import EncoderName, Machine, check_encoder, seeded
+from benchmark.vision.networks import PROBE, body, resolve
+from benchmark.vision.weights import weights_file
+
+AnyRecipe = TypeVar("AnyRecipe")
+
+
+def sound(recipe: Any, ranges: Mapping[str, bool], ineffective: Iterable[tuple[tuple[str, ...], bool, str]]) -> None:
+    """ValueError names a field that is out of range, or one that is set without effect.
+
+    ranges: a field and what it must be, and whether it is. ineffective: fields, whether they are off, beside what.
+    """
+    for what, good in ranges.items():
+        if not good:
+            name = what.split()[0]
+            raise ValueError(f"{name}={getattr(recipe, name)}: must be {what.removeprefix(name).strip()}")
+    for names, off, why in ineffective:
+        changed = [name for name in names if getattr(recipe, name) != getattr(type(recipe), name)]
+        if off and changed:
+            raise ValueError(f"{changed[0]}={getattr(recipe, changed[0])} has no effect with {why}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a classifier is trained; every field is a parameter of every classification task.
+
+    The defaults are what a careful person would train today: SGD with Nesterov momentum, a cosine after a short
+    warm-up, no weight decay on normalisation and biases, no small last batch. docs/recipes.md compares them with
+    `PUBLISHED`. A linear probe is trained likewise, on features, which are not augmented. Raises ValueError for a value
+    out of range and for a setting that has no effect beside the others.
+    """
+
+    model: str = (
+        "resnet18"  # resnet18 (for 32x32 images), small_cnn (8x8), linear_probe, a torchvision, timm:X, pycls:X
+    )
+    encoder: EncoderName | None = None  # of linear_probe: frozen, the linear layer sees its features of the image
+    width: int = 64  # channels of the first of resnet18's four stages
+    weights: str = "none"  # to start from: none, default (the library's pretrained ones), or a .safetensors/.pth file
+    dropout: float = 0.0  # before the last layer
+
+    epochs: int = 200
+    batch_size: int = 128
+    drop_last: bool = False  # drop the tail of an epoch; False: batches of equal size, give or take one image
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    decay_all: bool = False  # weight decay on normalisation parameters and biases too
+    label_smoothing: float = 0.0
+    schedule: Literal["cosine", "step"] = "cosine"
+    warmup: float = 0.05  # share of training with a linearly rising learning rate
+    milestone: float = 0.8  # share of training after which schedule=step multiplies lr by `decay`
+    decay: float = 0.1
+    precise_bn: bool = False  # batch statistics of the final weights instead of their running average
+
+    flip: bool = True  # mirror half of the images
+    pad: int = 4  # pixels on each side, from which a random crop of the original size is cut; 0: no crop
+    pad_colour: Literal["mean", "black"] = "mean"
+    full_crop: bool = True  # crop offsets 0..2*pad; False: 2*pad itself never, as the published code draws them
+    normalise: Literal["pool", "cifar10", "cifar100", "imagenet"] = "pool"  # whose channel mean and deviation
+
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the backbone in training and prediction
+    channels_last: bool = True
+    compile: bool = False  # the training step, through torch.compile
+
+    def __post_init__(self) -> None:
+        source, _ = resolve(self.model)
+        if self.model == PROBE and self.encoder is None:
+            raise ValueError(f"model={PROBE}: takes the features of a frozen encoder, set encoder=")
+        sound(self, self._ranges(), self._ineffective(source))
+
+    def check(self, machine: Machine) -> None:
+        """Raises ValueError where the weights cannot be had or do not fit the network."""
+        if self.encoder is not None:
+            check_encoder(self.encoder, machine)
+        elif self.weights != "none":
+            with seeded(0):
+                body(self.model, self.width, weights_file(machine, self.weights) or self.weights)
+
+    def for_cpu(self) -> dict[str, Any]:
+        """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""
+        small = {"width": 16, "epochs": 20, "batch_size": 32, "warmup": 0.2, "precision": "float32"}
+        light = self.model in ("small_cnn", PROBE) or (self.model == "resnet18" and self.width <= 16)
+        return {} if light and self.epochs <= 20 else small
+
+    def _ranges(self) -> dict[str, bool]:
+        return {
+            "width at least 1": self.width >= 1,
+            "dropout in [0, 1)": 0 <= self.dropout < 1,
+            "epochs at least 1": self.epochs >= 1,
+            "batch_size at least 1": self.batch_size >= 1,
+            "lr positive": self.lr > 0,
+            "momentum in [0, 1)": 0 <= self.momentum < 1,
+            "momentum positive with nesterov=true": self.momentum > 0 or not self.nesterov,
+            "weight_decay at least 0": self.weight_decay >= 0,
+            "label_smoothing in [0, 1)": 0 <= self.label_smoothing < 1,
+            "warmup in [0, 1)": 0 <= self.warmup < 1,
+            "milestone in [0, 1]": 0 <= self.milestone <= 1,
+            "decay in (0, 1]": 0 < self.decay <= 1,
+            "pad at least 0": self.pad >= 0,
+        }
+
+    def _ineffective(self, source: str) -> list[tuple[tuple[str, ...], bool, str]]:
+        """(settings, whether they have no effect, beside what)."""
+        bare = source not in ("torchvision", "timm")
+        return [
+            (("width",), self.model != "resnet18", f"model={self.model}"),
+            (("encoder",), self.model != PROBE, f"model={self.model}"),
+            (("weights", "pad_colour", "full_crop", "compile"), self.model == PROBE, f"model={PROBE}"),
+            (("weights",), bare and self.weights == "default", f"model={self.model}: it has no pretrained weights"),
+            (("milestone", "decay"), self.schedule != "step", f"schedule={self.schedule}"),
+            (("pad_colour", "full_crop"), self.pad == 0, "pad=0"),
+            (("decay_all",), self.weight_decay == 0, "weight_decay=0"),
+        ]
+
+
+PUBLISHED = Recipe(
+    drop_last=True,
+    nesterov=False,
+    decay_all=True,
+    schedule="step",
+    warmup=0.0,
+    precise_bn=True,
+    full_crop=False,
+    normalise="cifar10",
+    precision="float32",
+    channels_last=False,
+)
+"""ISAL's classification recipe (Liu et al., 2021, section 4.1, and its code): the other fields are `Recipe`'s own."""
+
+
+def lacks(**values: Any) -> set[str]:
+    """The capabilities that a task's parameters take away. Raises Recipe's ValueError, before anything is loaded."""
+    recipe = chosen(Recipe, values)
+    missing = {"sample": recipe.dropout == 0, "companion": recipe.compile or recipe.model == PROBE}
+    return {capability for capability, lacking in missing.items() if lacking}
+
+
+def chosen(kind: type[AnyRecipe], values: Mapping[str, Any]) -> AnyRecipe:
+    """The recipe of that kind among a task's parameters."""
+    return kind(**{name: values[name] for name in signature(kind).parameters})

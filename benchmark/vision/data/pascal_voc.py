@@ -1,0 +1,425 @@
+"""Reads the PASCAL VOC format: ROOT/JPEGImages, ROOT/Annotations/IMAGE.xml, ROOT/ImageSets/Main/SPLIT.txt, or folders
+of other names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from benchmark.api import Machine, activity
+from benchmark.vision.data.annotations import (
+    LOG,
+    SPLIT,
+    Files,
+    LayoutError,
+    Split,
+    Truth,
+    divided,
+    flag,
+    is_utf16,
+    joined,
+    listed,
+    name_of,
+    once,
+    text_of,
+)
+from benchmark.vision.data.image_checks import BadImages, say, together
+from benchmark.vision.data.image_files import EXTENSIONS, Exif, hidden, is_image
+from benchmark.vision.data.regular_files import content_of, shown
+
+IMAGES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"  # the folders, as PASCAL VOC names them
+SITE = "http://host.robots.ox.ac.uk/pascal/VOC"
+ARCHIVES = {
+    2007: f"{SITE}/voc2007/VOCtrainval_06-Nov-2007.tar and {SITE}/voc2007/VOCtest_06-Nov-2007.tar",
+    2012: f"{SITE}/voc2012/VOCtrainval_11-May-2012.tar",
+}
+HINTS = {"annotations": ": a CVAT file? Export it as Pascal VOC or COCO"}  # the root of other formats
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+MOST = 2**26  # bytes of an annotation
+
+
+class Marked(NamedTuple):
+    """One object of an image: its class's name, and its sides as the file has them."""
+
+    name: str
+    sides: tuple[float, ...]  # pixels from 1, the last one included; or lengths from the image's edge
+    difficult: str  # 0, 1 or as tools write them
+
+
+class Page(NamedTuple):
+    """One annotation file: the image it names, width and height in pixels (0: not stated), and the objects."""
+
+    path: Path
+    image: str
+    size: tuple[int, int]
+    objects: list[Marked]
+
+
+class Reading(NamedTuple):
+    """What turns objects into boxes."""
+
+    classes: list[str]
+    difficult: bool  # whether objects marked so are boxes like any other
+    first_pixel: int  # 0 or 1: the number of the first pixel of a row
+    exif: Exif  # whether photographs are turned
+
+
+class Part(NamedTuple):
+    """One split as its files have it."""
+
+    source: Path  # the file that lists its images, or the folder of its annotations
+    images: Path  # the folder of its images
+    ids: list[str]  # the images' names without extension
+    pages: list[Page]
+    others: Sequence[str] = ()  # files beside the annotations that are neither annotations nor images
+
+
+class Layout(NamedTuple):
+    """Where a data set has its parts, inside its folder. SPLIT in a path stands for the name of a split: where it is in
+    `annotations`, each split has a folder of its own, and no list."""
+
+    images: str = IMAGES
+    annotations: str = ANNOTATIONS
+    lists: str = LISTS
+
+    def list_of(self, folder: Path, split: str, share: float | None) -> Path | None:
+        """The file that lists a split; None where all its annotations count: without lists there is but a share."""
+        if SPLIT in self.annotations or (share is not None and not (folder / self.lists).is_dir()):
+            return None
+        return folder / self.lists / f"{split}.txt"
+
+
+def located(machine: Machine, root: str, year: int | None) -> Path:
+    """A folder that users name. ValueError where they name none says how to get one."""
+    try:
+        return machine.located(root)
+    except ValueError as error:
+        raise ValueError(f"{error}, and unpack {archives(year)} there") from None
+
+
+def archives(year: int | None) -> str:
+    """Where a year's data are to be had."""
+    return ARCHIVES.get(year or 2012, f"an archive of {SITE}/voc{year}/")
+
+
+def year_folder(folder: Path, year: int | None, layout: Layout = Layout()) -> Path | None:  # noqa: B008
+    """The folder of a year's data inside `folder`; None where there is none."""
+    places = [] if year is None else [folder / f"VOC{year}", folder / "VOCdevkit" / f"VOC{year}"]
+    parts = (layout.lists, layout.annotations.split(SPLIT)[0])
+    return next((place for place in places if any((place / name).is_dir() for name in parts)), None)
+
+
+def pascal_voc(
+    folder: Path,
+    train: str,
+    test: str,
+    *,
+    difficult: bool,
+    layout: Layout = Layout(),  # noqa: B008  it does not change
+    share: float | None = None,
+    first_pixel: int | None = None,
+    exif: Exif = "turn",
+    more: Sequence[Path] = (),
+) -> tuple[Split, Split, list[str]]:
+    """The pool, the test set and the names of the classes, sorted; images in the order of the splits' lists.
+
+    Args:
+        folder: holds the images, the annotations and the lists.
+        train: the list of the pool.
+        test: the list of the test set.
+        layout: where the parts are in the folder.
+        share: of `train` that is the test set, in place of `test`; of all annotations where there are no lists.
+        difficult: whether objects marked so are boxes like any other; if not, they are ignored.
+        first_pixel: 1 where sides are numbers of pixels from 1 on, so that a box reaches from (xmin - 1, ymin - 1) to
+            (xmax, ymax); 0 where they are lengths from the image's edge; None: 0 if an xmin or ymin is below 1.
+        exif: whether photographs are turned as their EXIF tags say.
+        more: folders whose splits `train` follow in the pool.
+
+    Raises:
+        LayoutError: for lists and folders that are missing.
+        ValueError: for lists, annotations and images that are missing or broken, for an image in both splits, for a
+            pool without boxes, and for a class of the test set that the pool does not have.
+    """
+    pool, *tests = read_parts(folder, train, test, layout, share)
+    pools = [pool, *(part(other, train, layout, share) for other in more)]
+    names = class_names(pools, tests)
+    first = first_pixel_of([*pools, *tests]) if first_pixel is None else first_pixel
+    reading = Reading(names, difficult, first, exif)
+    splits = together(*(partial(split_of, found, reading) for found in (*pools, *tests)))
+    if share is not None:
+        return *divided(splits[0], share), reading.classes
+    *first_splits, last = splits
+    return joined(first_splits) if more else first_splits[0], last, reading.classes
+
+
+def read_parts(folder: Path, train: str, test: str, layout: Layout, share: float | None) -> list[Part]:
+    """What the files of both splits say; of the one that is to be divided, where there is a share.
+
+    Raises ValueError as `pascal_voc` does.
+    """
+    if not folder.is_dir():
+        raise LayoutError(f"no such folder: {folder} (root=)")
+    splits = [train] if share is not None else [train, test]
+    wanted = dict[str, str]()  # paths, and the parameters that name them
+    for parameter, split in zip(("train", "test"), splits, strict=False):
+        if layout.list_of(folder, split, share) is not None:
+            wanted[f"{layout.lists}/{split}.txt"] = f"lists=, {parameter}="
+        wanted[layout.annotations.replace(SPLIT, split) + "/"] = "annotations="
+        wanted[layout.images.replace(SPLIT, split) + "/"] = "images="
+    if missing := [f"{path} ({names})" for path, names in wanted.items() if not (folder / path).exists()]:
+        raise LayoutError(f"{folder} has no {', no '.join(missing)}")
+    pool, *tests = parts = together(*(partial(part, folder, split, layout, share) for split in splits))
+    for other in tests:
+        if pool.images == other.images:
+            once([*pool.ids, *other.ids], f"{folder}: in {train} and {test} together, the image")
+    return parts
+
+
+def class_names(pools: Sequence[Part], tests: Sequence[Part]) -> list[str]:
+    """The classes of the pool, sorted. ValueError where it has none, or the test set others."""
+    names, others = (set[str]().union(*(names_in(found) for found in parts)) for parts in (pools, tests))
+    if not names:
+        raise ValueError(f"{pools[0].source}: no image of the pool has a box")
+    if unknown := sorted(others - names):
+        raise ValueError(f"{pools[0].source}: no image of the pool has a {unknown[0]!r}, but some of the test set have")
+    return sorted(names)
+
+
+def check_parts(folder: Path, train: str, test: str, layout: Layout, share: float | None) -> None:
+    """ValueError where a list, an annotation or an image is missing, without a look into images."""
+    pool, *tests = read_parts(folder, train, test, layout, share)
+    class_names([pool], tests)
+    for found in (pool, *tests):
+        for name in image_names(found):
+            if not (found.images / name).is_file():
+                raise ValueError(f"{found.images / name} is missing")
+
+
+def first_pixel_of(parts: Sequence[Part]) -> int:
+    """1, as the format has it, unless a box begins in [0, 1): then corners are lengths from the edge, which it says."""
+    pages = [page for part in parts for page in part.pages]
+    boxes = [(page, thing.sides[:2]) for page in pages for thing in page.objects]
+    zeros = [(page, corner) for page, corner in boxes if any(0 <= side < 1 for side in corner)]
+    if not zeros:
+        return 1
+    LOG.warning(
+        "%s: a box begins at %g, %g (%d of %d boxes begin below 1): corners are taken to count from 0; "
+        "first_pixel=1 is for corners that count from 1, as PASCAL VOC's do",
+        shown(zeros[0][0].path), *zeros[0][1], len(zeros), len(boxes),
+    )  # fmt: skip
+    return 0
+
+
+def names_in(found: Part) -> set[str]:
+    """The classes of a split's objects."""
+    return {thing.name for one in found.pages for thing in one.objects}
+
+
+def split_of(found: Part, reading: Reading) -> Split:
+    """The images of a split and their boxes."""
+    sizes_N2, names = np.array([one.size for one in found.pages], np.int64), image_names(found)
+    files = Files(found.images, names, sizes_N2, reading.exif)
+    if found.source.is_dir():
+        report_left_out(found, names)
+    return Split.of_files(files, truth_of(found.pages, reading), found.source, reading.first_pixel)
+
+
+def report_left_out(found: Part, names: Sequence[str]) -> None:
+    """Says which images and which files of annotations are left out where all that is in their folders counts."""
+    homes = set(map(os.path.dirname, names))
+    there = {os.path.join(home, name) for home in homes for name in listed(found.images / home)}
+    without = sorted(name for name in there - set(names) if is_image(name))
+    if without:
+        count = f"{len(without):,} ({shown(without[0])})"
+        say(f"{found.images}: images without an annotation are left out: {count}")
+    if found.others:
+        say(
+            f"{found.source}: files that are not called NAME.xml are left out: {len(found.others):,} "
+            f"({shown(found.others[0])})"
+        )
+
+
+def image_names(found: Part) -> list[str]:
+    """The file of each image: the one with an image's ending and the annotation's name, NAME.jpg where there is none.
+
+    Raises ValueError where there are two, unless the annotation's <filename> is one of them; LayoutError where no image
+    is there.
+    """
+    there: dict[str, list[str]] = {}
+    for inside in {os.path.dirname(name) for name in found.ids}:
+        for name in listed(found.images / inside):
+            if is_image(name):
+                stem = os.path.splitext(name)[0]
+                there.setdefault(os.path.join(inside, stem), []).append(os.path.join(inside, name))
+    if not there.keys() & set(found.ids):
+        first = shown(f"{found.ids[0]}.jpg")
+        raise LayoutError(f"{found.images} (images=) has none of the {len(found.ids)} images, as {first}")
+    return [
+        image_name(found.images, there.get(name, [f"{name}.jpg"]), page)
+        for name, page in zip(found.ids, found.pages, strict=True)
+    ]
+
+
+def image_name(folder: Path, candidates: Sequence[str], page: Page) -> str:
+    """The one of these files that an annotation is of."""
+    if len(candidates) == 1:
+        return candidates[0]
+    stated = [name for name in candidates if os.path.basename(name) == page.image]
+    if not stated:
+        raise ValueError(
+            f"{folder} has {' and '.join(map(shown, candidates))}, and {shown(page.path)} does not say which one it is "
+            "of: move the other one away, or put the right name into its <filename>"
+        )
+    return stated[0]
+
+
+def part(folder: Path, split: str, layout: Layout, share: float | None) -> Part:
+    """What the files of a split say."""
+    annotations, images = (folder / path.replace(SPLIT, split) for path in (layout.annotations, layout.images))
+    path = layout.list_of(folder, split, share)
+    there, others = annotated(annotations)
+    ids = there if path is None else image_ids(path, set(there))
+    if not set(ids) & set(there):
+        first = shown(f"{ids[0]}.xml")
+        raise LayoutError(f"{annotations} (annotations=) has none of the {len(ids)} files of {path}, as {first}")
+    return Part(path or annotations, images, ids, pages([annotations / f"{name}.xml" for name in ids]), others)
+
+
+def annotated(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of all annotations in a folder and below, in their order; and the other files, images aside."""
+    ids, others = list[str](), list[str]()
+    for home, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not hidden(name)]
+        inside = os.path.relpath(home, folder)
+        stems = [name.removesuffix(".xml") for name in names if name.endswith(".xml") and not hidden(name)]
+        ids += [os.path.normpath(os.path.join(inside, stem)) for stem in stems]
+        others += [name for name in names if not (name.endswith(".xml") or hidden(name) or is_image(name))]
+    if not ids:
+        raise LayoutError(f"{folder} (annotations=) has no annotation, NAME.xml")
+    return sorted(ids), sorted(others)
+
+
+def image_ids(path: Path, known: Collection[str]) -> list[str]:
+    """The images that a split's list names, each once and in its order. `known` are the names of the annotations."""
+    ids = [image_id(line, known) for line in map(str.strip, text_of(path).splitlines()) if line]
+    if not ids:
+        raise ValueError(f"{path} is empty: it must name an image a line")
+    each = list(dict.fromkeys(ids))
+    if outside := [name for name in each if os.path.isabs(name) or os.path.normpath(name).startswith(os.pardir)]:
+        raise ValueError(f"{path}: {shown(outside[0])} leads out of the folder of the annotations")
+    if len(each) < len(ids):
+        again, twice = len(ids) - len(each), Counter(ids).most_common(1)[0][0]
+        say(f"{path}: {again} of {len(ids)} lines name an image again, {shown(twice)} for one: each is taken once")
+    return each
+
+
+def image_id(line: str, known: Collection[str]) -> str:
+    """The image of a list's line, which is its name (NAME), name and flag (NAME -1) or path (FOLDER/NAME.jpg ...).
+
+    `known` are the names of the annotations; a line that fits none of them is read as NAME and flag.
+    """
+    first = line.split()[0]
+    for text in (line, re.sub(r"\s+-?[01]$", "", line), first):
+        stem = os.path.splitext(text.replace("\\", "/"))[0] if text.lower().endswith((*EXTENSIONS, ".xml")) else text
+        for name in (text, stem, os.path.basename(stem)):
+            if name in known:
+                return name
+    return first
+
+
+def pages(paths: Sequence[Path]) -> list[Page]:
+    """What each annotation file says. BadImages names all that cannot be read."""
+    found, bad = list[Page](), list[str]()
+    for path in activity.tracked(paths, "reading annotations"):
+        try:
+            found.append(page(path))
+        except ValueError as error:
+            bad.append(str(error))
+    if bad:
+        raise BadImages(bad, len(paths))
+    return found
+
+
+def page(path: Path) -> Page:
+    """What one annotation file says."""
+    root = plain_xml(path)
+    if root.tag != "annotation":
+        raise ValueError(
+            f"{shown(path)}: its root is <{shown(root.tag)}>, not <annotation> of the VOC format"
+            f"{HINTS.get(root.tag, '')}"
+        )
+    width, height = (whole_number(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
+    size = (width, height) if width and height else (0, 0)
+    nodes = root.findall("object")
+    objects = [marked(path, node) for node in nodes]
+    if extra := sum(1 for _ in root.iter("bndbox")) - sum(1 + len(node.findall("part/bndbox")) for node in nodes):
+        raise ValueError(f"{shown(path)}: {extra} of its <bndbox> are in no <object> of <annotation>")
+    return Page(path, root.findtext("filename", "").strip(), size, objects)
+
+
+def whole_number(text: str) -> int:
+    """The number of pixels that a text states: 640 and 640.0 are 640, all else is 0."""
+    match = re.fullmatch(r"\s*(\d{1,9})(\.0*)?\s*", text)
+    return int(match[1]) if match else 0
+
+
+def plain_xml(path: Path) -> ElementTree.Element:
+    """The root of an XML file that defines no entities: those could make a small file a huge one."""
+    try:
+        content = content_of(path, MOST)
+        xml = content.decode("utf-16") if is_utf16(content) else content
+        plain = xml if isinstance(xml, str) else xml.decode("latin-1")
+        if "<!DOCTYPE" not in plain and "\0" not in plain:
+            return without_namespaces(ElementTree.fromstring(xml))
+    except OSError as error:
+        raise ValueError(f"{shown(path)} cannot be read: {error.strerror}") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise ValueError(f"{shown(path)} is not XML: {error}") from error
+    raise ValueError(f"{shown(path)}: an annotation must be XML in UTF-8, or UTF-16 with its mark, without a DOCTYPE")
+
+
+def without_namespaces(root: ElementTree.Element) -> ElementTree.Element:
+    """The same elements by their names alone."""
+    for node in root.iter() if root.tag.startswith("{") else ():
+        node.tag = node.tag.rpartition("}")[2]
+    return root
+
+
+def marked(path: Path, node: ElementTree.Element) -> Marked:
+    """One <object>; its parts (head, hand, foot) are not read."""
+    for tag in ("name", "difficult", "bndbox", *(f"bndbox/{side}" for side in SIDES)):
+        if len(node.findall(tag)) > 1:
+            raise ValueError(f"{shown(path)}: an object has more than one {tag}")
+    name = node.findtext("name", "").strip()
+    if not name:
+        raise ValueError(f"{shown(path)}: an object has no name")
+    try:
+        sides = tuple(float(node.findtext(f"bndbox/{side}", "")) for side in SIDES)
+    except ValueError:
+        raise ValueError(f"{shown(path)}: a {name!r:.60} has no bndbox of four numbers ({', '.join(SIDES)})") from None
+    return Marked(name_of(f"{shown(path)}: an object's name", name), sides, node.findtext("difficult", ""))
+
+
+def truth_of(pages: Sequence[Page], reading: Reading) -> Truth:
+    """The objects as boxes, with the corners that their files have."""
+    number = {name: label for label, name in enumerate(reading.classes)}
+    objects = [(page, thing) for page in pages for thing in page.objects]
+    image_B = np.repeat(np.arange(len(pages)), [len(one.objects) for one in pages])
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite, and dropped
+        sides_B4 = np.array([thing.sides for _, thing in objects], np.float64).reshape(-1, 4).astype(np.float32)
+    labels_B = np.array([number[thing.name] for _, thing in objects], np.int64)
+    ignored_B = np.array([not reading.difficult and is_difficult(*pair) for pair in objects], np.bool_)
+    return Truth.grouped(image_B, sides_B4, labels_B, ignored_B, len(pages))
+
+
+def is_difficult(page: Page, thing: Marked) -> bool:
+    """Whether an object is marked so."""
+    return flag(f"{shown(page.path)}: <difficult> of a {thing.name!r:.60}", thing.difficult)

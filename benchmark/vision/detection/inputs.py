@@ -1,0 +1,202 @@
+"""From stored images to a detector's batch and back: reading, resizing, mirroring, noise, normalisation, padding.
+
+Shapes: N images, H x W pixels of the padded batch, M boxes of one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmark.api import Boxes
+from benchmark.vision.data.annotations import Images
+from benchmark.vision.detection.detector import Batch, Detections, Pixels
+from benchmark.vision.detection.recipe import DetectorRecipe
+
+MULTIPLE = 32  # a batch's height and width are multiples of it
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise on stored pixels."""
+
+    sigma: float  # its deviation, on the scale 0..255
+    seeds: Mapping[int, int]  # by image
+
+
+class Groups(Dataset[list[Tensor] | ValueError]):
+    """Images in groups."""
+
+    def __init__(self, images: Images, groups: Sequence[list[int]], noise: Noise | None = None) -> None:
+        self.images, self.groups, self.noise = images, groups, noise
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, number: int) -> list[Tensor] | ValueError:
+        """The images of one group, (3, H, W) each: uint8, or float32 with noise. Or what is wrong with one of them: an
+        error that is raised in another process loses its words."""
+        try:
+            images = [self.images[index] for index in self.groups[number]]
+        except ValueError as error:
+            return error
+        if self.noise is None:
+            return images
+        seeds = [self.noise.seeds[index] for index in self.groups[number]]
+        return [
+            image + gaussian(image.shape, self.noise.sigma, seed) for image, seed in zip(images, seeds, strict=True)
+        ]
+
+
+def stream(
+    images: Images, groups: Sequence[list[int]], num_workers: int, noise: Noise | None = None, pinned: bool = False
+) -> Iterator[list[Tensor]]:
+    """The images of each group, in order, read by `num_workers` processes, or by this one where that is 0."""
+    wanted = Groups(images, groups, noise)
+    read: Iterable[list[Tensor] | ValueError] = (wanted[number] for number in range(len(wanted)))
+    if num_workers and len(groups) >= 2 * num_workers:
+        generator = torch.Generator().manual_seed(0)  # nothing is drawn; without it the loader draws a global number
+        read = DataLoader(wanted, batch_size=None, num_workers=num_workers, generator=generator, pin_memory=pinned)
+    for group in read:
+        if isinstance(group, ValueError):
+            raise group
+        yield group
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A batch, and how its images relate to the stored ones."""
+
+    batch: Batch
+    factors: list[Tensor]  # (4,) each: x, y, x, y of the batch over those of the stored image
+    flips: Sequence[bool]
+
+    def targets(self, boxes: Sequence[Boxes]) -> list[Boxes]:
+        """Boxes in pixels of the stored images, in those of the batch."""
+        device = self.batch.images_N3HW.device
+        placed = []
+        for one, factor, flip, (_, width) in zip(boxes, self.factors, self.flips, self.batch.sizes, strict=True):
+            corners_M4 = one.corners_M4.to(device) * factor.to(device)
+            if flip:
+                x1, y1, x2, y2 = corners_M4.unbind(1)
+                corners_M4 = torch.stack([width - x2, y1, width - x1, y2], 1)
+            placed.append(Boxes(corners_M4, one.labels_M.to(device)))
+        return placed
+
+    def stored_size(self, number: int) -> tuple[int, int]:
+        """Height and width of the stored image."""
+        (height, width), (x, y, _, _) = self.batch.sizes[number], self.factors[number].tolist()
+        return round(height / y), round(width / x)
+
+    def stored(self, number: int, found: Detections) -> Detections:
+        """Detections in pixels of the stored image. Not for mirrored ones."""
+        factor = self.factors[number].to(found.corners_M4)
+        proposals = None if found.proposals_M4 is None else found.proposals_M4 / factor
+        return replace(found, corners_M4=found.corners_M4 / factor, proposals_M4=proposals)
+
+
+class Placing:
+    """Makes batches as a recipe and a detector want them."""
+
+    def __init__(self, recipe: DetectorRecipe, pixels: Pixels, device: torch.device) -> None:
+        self.recipe, self.device, self.bgr = recipe, device, pixels.bgr
+        self.mean, self.deviation = (
+            torch.tensor(v, device=device).view(3, 1, 1) for v in (pixels.mean, pixels.deviation)
+        )
+
+    def __call__(self, images: Sequence[Tensor], seeds: list[int], flips: Sequence[bool] | None = None) -> Placed:
+        """The batch of these images: bilinear resizing, mirroring, padding."""
+        flips = flips if flips is not None else [False] * len(images)
+        sizes = [self.size(image) for image in images]
+        ready = []
+        for number, image in enumerate(images):
+            pixels = image.to(self.device, non_blocking=True).float()
+            if pixels.shape[1:] != sizes[number]:
+                pixels = F.interpolate(pixels[None], sizes[number], mode="bilinear", align_corners=False)[0]
+            ready.append(pixels.flip(2) if flips[number] else pixels)
+        factors = [factor(image, size) for image, size in zip(images, sizes, strict=True)]
+        return Placed(Batch(self.padded(ready), sizes, seeds), factors, flips)
+
+    def varied(
+        self, images: Sequence[Tensor], boxes: Sequence[Boxes], seeds: Sequence[int]
+    ) -> tuple[list[Tensor], list[Boxes]]:
+        """Images and boxes as the recipe varies them in training, each by its seed; they are placed afterwards."""
+        if self.recipe.augment == "none":
+            return list(images), list(boxes)
+        from benchmark.vision.detection.ssd_augment import varied  # torchvision takes a second: only where it is used
+
+        red, green, blue = (self.mean.flip(0) if self.bgr else self.mean).flatten().tolist()
+        trios = zip(images, boxes, seeds, strict=True)
+        made = [varied(image.to(self.device), one, seed, (red, green, blue)) for image, one, seed in trios]
+        return [image for image, _ in made], [one for _, one in made]
+
+    def padded(self, images: Sequence[Tensor]) -> Tensor:
+        """(N, 3, H, W): normalised, zeros on the right and below."""
+        height, width = (self.padded_side(max(image.shape[axis] for image in images)) for axis in (1, 2))
+        if all(image.shape[1:] == (height, width) for image in images):
+            batch = self.normalised(torch.stack(list(images)))
+        else:
+            batch = torch.zeros(len(images), 3, height, width, device=self.device)
+            for row, image in zip(batch, images, strict=True):
+                row[:, : image.shape[1], : image.shape[2]] = self.normalised(image)
+        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        return batch.contiguous(memory_format=layout)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(..., 3, H, W): channels in the detector's order, less mean, over deviation."""
+        ordered = images.flip(-3) if self.bgr else images
+        return (ordered - self.mean) / self.deviation
+
+    def size(self, image: Tensor) -> tuple[int, int]:
+        """Height and width in the batch: squashed, or the shorter side at min_size, but the longer at most at
+        max_size."""
+        if self.recipe.squash:
+            return self.recipe.squash, self.recipe.squash
+        height, width = image.shape[1:]
+        if not self.recipe.min_size:
+            return height, width
+        scale = min(self.recipe.min_size / min(height, width), self.recipe.max_size / max(height, width))
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    def padded_size(self, image: Tensor) -> tuple[int, int]:
+        """`size`, and the padding of a batch of this image alone."""
+        height, width = map(self.padded_side, self.size(image))
+        return height, width
+
+    def padded_side(self, side: int) -> int:
+        """The side of a batch that holds one of `side` pixels; squashed images need no padding."""
+        return side if self.recipe.squash else rounded(side)
+
+    def runs(self, images: Sequence[Tensor], num_pixels: int) -> list[slice]:
+        """Parts of equal padded size, at most so many pixels each (one image at least).
+
+        Padding is seen by a detector: in such a part every image is padded as it would be alone.
+        """
+        sizes, ends = [self.padded_size(image) for image in images], [0]
+        for number in range(1, len(images) + 1):
+            most = max(1, num_pixels // (sizes[ends[-1]][0] * sizes[ends[-1]][1]))
+            if number == len(images) or sizes[number] != sizes[ends[-1]] or number - ends[-1] >= most:
+                ends.append(number)
+        return [slice(*pair) for pair in pairwise(ends)]
+
+
+def rounded(side: int) -> int:
+    """The side of a batch that holds one of `side` pixels."""
+    return -(-side // MULTIPLE) * MULTIPLE
+
+
+def gaussian(shape: torch.Size, sigma: float, seed: int) -> Tensor:
+    """Noise of deviation `sigma`, drawn on the CPU: the same on every device."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * sigma
+
+
+def factor(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(4,): x, y, x, y of an image of `size` over those of the stored one."""
+    y, x = size[0] / image.shape[1], size[1] / image.shape[2]
+    return torch.tensor([x, y, x, y])

@@ -1,0 +1,128 @@
+"""SSD of torchvision (Liu et al., 2016): one forward pass, default boxes on maps of falling size.
+
+Shapes: N images, A default boxes of one image, C classes, K = C + 1 with background, D features.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD, SSDHead, _vgg_extractor
+from torchvision.ops import box_iou
+
+from benchmark.api import Boxes
+from benchmark.vision.detection.detector import Batch, Detections, Detector, Pixels, Suppression, suppressed
+from benchmark.vision.detection.recipe import SMALL, SSD_SIDE, DetectorRecipe
+from benchmark.vision.detection.torchvision_detectors import Small, backbone, block, total
+
+WIDTHS = [512, 1024, 512, 256, 256, 256]  # channels of the six source maps, conv4_3 to conv11_2
+
+
+class Ssd(Detector):
+    """torchvision's SSD300 on VGG16 with its matching, hard negative mining (3:1) and losses; the small one has four
+    maps and fewer default boxes.
+
+    Pixels are 0..255 less the mean, as in the paper and for torchvision's own weights of VGG16; a FILE must hold such
+    weights too. An image without boxes has no positives, so no negatives are mined for it: its loss is 0 and it teaches
+    nothing, as in the paper. Default boxes are of the sizes that the paper has for COCO, from 0.07 of a side on; those
+    for VOC begin at 0.1.
+    """
+
+    two_stage, pixels = False, Pixels((123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
+
+    def __init__(self, recipe: DetectorRecipe, num_classes: int, weights: Path | None) -> None:
+        super().__init__()
+        small = recipe.backbone == SMALL
+        body: nn.Module
+        if small:
+            body, self.channels = Steps(recipe.channels), [*Small.WIDTHS, recipe.channels]
+            boxes = DefaultBoxGenerator([[2]] * len(self.channels), scales=[0.18, 0.26, 0.36, 0.5, 0.7])
+        else:
+            trained = 4 - recipe.frozen_stages  # of five: torchvision counts from the last
+            body, self.channels = _vgg_extractor(backbone(recipe, weights), False, trained), WIDTHS
+            boxes = DefaultBoxGenerator(
+                [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+                scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
+                steps=[8, 16, 32, 64, 100, 300],
+            )
+        head = SSDHead(self.channels, boxes.num_anchors_per_location(), num_classes + 1)
+        self.inner = SSD(body, boxes, (SSD_SIDE, SSD_SIDE), num_classes + 1, head=head)
+        self.rule = SOME if small else MANY
+
+    def levels(self, images_N3HW: Tensor) -> Sequence[Tensor]:
+        """The source maps: 38, 19, 10, 5, 3 and 1 places a side, or four of the small backbone."""
+        return list(self.inner.backbone(images_N3HW).values())
+
+    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
+        """Smooth L1 of the boxes and cross-entropy of the classes, each divided by the positives of the batch."""
+        outputs, defaults = self._outputs(maps, batch)
+        boxes = [{"boxes": one.corners_M4, "labels": one.labels_M + 1} for one in targets]  # 0 is background here
+        matched = [self._matched(one, defaults_A4) for one, defaults_A4 in zip(targets, defaults, strict=True)]
+        return total(self.inner.compute_loss(boxes, outputs, defaults, matched))
+
+    def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
+        """A score is the class probability; of each class the likeliest candidates enter suppression."""
+        outputs, defaults = self._outputs(maps, batch)
+        rows_NAK = outputs["cls_logits"].softmax(2).roll(-1, 2)  # background last
+        found = []
+        parts = zip(rows_NAK, outputs["bbox_regression"], defaults, batch.sizes, strict=True)
+        for rows_AK, deltas_A4, defaults_A4, size in parts:
+            corners_A4 = self.inner.box_coder.decode_single(deltas_A4, defaults_A4)
+            scores_AC = likeliest(rows_AK[:, :-1], self.rule.num_candidates)
+            found.append(suppressed(scores_AC, corners_A4, size, self.rule, rows_AK))
+        return found
+
+    def pooled(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
+        """The source maps, averaged over places and joined, for they differ in width: D = 2816, or that of the small
+        ones."""
+        return torch.cat([level.mean((2, 3)) for level in maps], 1)
+
+    def last_layers(self) -> list[nn.Module]:
+        """Classes of every map from the finest on, then boxes of every map."""
+        head = self.inner.head
+        return [*head.classification_head.module_list, *head.regression_head.module_list]
+
+    def _outputs(self, maps: Sequence[Tensor], batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The head's outputs, (N, A, ...) each, and the default boxes, (A, 4), of each image."""
+        levels = list(maps)
+        return self.inner.head(levels), self.inner.anchor_generator(ImageList(batch.images_N3HW, batch.sizes), levels)
+
+    def _matched(self, target: Boxes, defaults_A4: Tensor) -> Tensor:
+        """(A,): the true box of each default box, -1 for background."""
+        if not len(target):
+            return torch.full((len(defaults_A4),), -1, device=defaults_A4.device)
+        matched_A: Tensor = self.inner.proposal_matcher(box_iou(target.corners_M4, defaults_A4))
+        return matched_A
+
+
+MANY = Suppression(min_score=0.01, nms=0.45, num_boxes=200, num_candidates=400)  # candidates of a class
+SOME = replace(MANY, num_boxes=20, num_candidates=50)  # of the small one
+
+
+class Steps(nn.Module):
+    """The small backbone's stages of stride 4, 8 and 16, and a last one of stride 32."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = Small()
+        self.extra = block(Small.WIDTHS[-1], channels, 2)
+
+    def forward(self, images_N3HW: Tensor) -> OrderedDict[str, Tensor]:
+        """The four maps by number."""
+        maps, values = OrderedDict[str, Tensor](), self.body.stem(images_N3HW)
+        for number, stage in enumerate((self.body.layer1, self.body.layer2, self.body.layer3, self.extra)):
+            values = maps[str(number)] = stage(values)
+        return maps
+
+
+def likeliest(scores_AC: Tensor, most: int) -> Tensor:
+    """(A, C): the `most` best scores of each class, and 0 for the others."""
+    best_SC = scores_AC.topk(min(most, len(scores_AC)), dim=0).indices
+    return torch.zeros_like(scores_AC).scatter(0, best_SC, scores_AC.gather(0, best_SC))

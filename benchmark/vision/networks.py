@@ -1,0 +1,257 @@
+"""The networks of the classification tasks, by name.
+
+Shapes: N images, C classes, D features, H x W pixels; K channels of a stage map.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.api import Companion
+from benchmark.vision.weights import load
+
+PROBE = "linear_probe"  # a linear layer alone, on a frozen encoder's features
+DEFAULT = "resnet50"  # torchvision's that a task has by default: known without asking torchvision, which takes a second
+NUM_STAGES = 4  # stage maps that a companion sees
+
+
+class Network(nn.Module):
+    """A backbone, dropout and a linear layer; the companion, where there is one, reads the backbone's stage maps.
+
+    A stage map is the last 4-D output of a module at its spatial size, which must have the shape of the images
+    (so a map with channels last is none); the last four sizes above 1x1 count. In ResNets: layer1 to layer4.
+    """
+
+    companion: nn.Module | None
+
+    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(num_features, num_classes)
+        self.companion = None
+        self._maps: dict[tuple[int, int], Tensor] = {}
+
+    def attach(self, companion: Companion, image_size: tuple[int, int]) -> None:
+        """Gives the network a companion. ValueError where the backbone has no stage maps for it."""
+        for module in self.backbone.modules():
+            module.register_forward_hook(partial(self._keep, image_size))
+        with torch.no_grad():
+            _, maps = self.features(torch.zeros(1, 3, *image_size))
+        if not maps:
+            raise ValueError("this model has no stage maps (4-D outputs larger than 1x1) for the strategy to read")
+        self.companion = companion.module([stage.shape[1] for stage in maps])
+
+    def features(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(N, D): the input of the last layer; and the stage maps, (N, K, H, W) each. float32 also under autocast."""
+        features_ND = full(self.backbone(images_N3HW))
+        maps = [full(self._maps[size]) for size in list(self._maps)[-NUM_STAGES:]]
+        self._maps.clear()
+        return features_ND, maps
+
+    def logits(self, features_ND: Tensor) -> Tensor:
+        """(N, C)."""
+        logits_NC: Tensor = self.head(self.dropout(features_ND))
+        return logits_NC
+
+    def forward(self, images_N3HW: Tensor) -> Tensor:
+        """(N, C): the logits."""
+        return self.logits(self.features(images_N3HW)[0])
+
+    def _keep(self, image_size: tuple[int, int], module: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            return
+        height, width = size = (output.shape[2], output.shape[3])
+        if height * width > 1 and abs(height * image_size[1] - width * image_size[0]) < max(image_size):
+            self._maps.pop(size, None)  # so that sizes stay in the order of their last output
+            self._maps[size] = output
+
+
+def suits_channels_last(network: nn.Module, device: torch.device) -> bool:
+    """Whether a network may be trained with channels last on a device; results are the same but for rounding.
+
+    On CPUs oneDNN then writes past its memory in the weights' gradient of a strided 1x1 convolution of fewer than 16
+    channels (github.com/uxlfoundation/oneDNN/issues/6035): the gradient is wrong, or the process dies.
+    """
+    convolutions = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    narrow = (one.kernel_size == (1, 1) and max(one.stride) > 1 and one.in_channels < 16 for one in convolutions)
+    return device.type != "cpu" or not any(narrow)
+
+
+def full(values: Tensor) -> Tensor:
+    """At least float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def build(
+    model: str, num_classes: int, image_size: tuple[int, int], width: int, weights: str | Path, dropout: float
+) -> Network:
+    """A network with a fresh last layer. `weights`: none, default, or a file.
+
+    Raises ValueError where the name is unknown, the weights do not fit, or the network does not take such images.
+    """
+    backbone, num_features = body(model, width, weights)
+    network = Network(backbone, num_features, num_classes, dropout).eval()
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, *image_size))
+    except (RuntimeError, ValueError, AttributeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"model={model} does not take {image_size[0]}x{image_size[1]} images: {reason}") from error
+    return network
+
+
+def body(model: str, width: int, weights: str | Path) -> tuple[nn.Module, int]:
+    """The network without its last layer, with its weights, and the number of that layer's inputs. Raises ValueError
+    where the name is unknown, and where the weights cannot be had or do not fit."""
+    source, name = resolve(model)
+    try:
+        made = MAKERS[source](name, width, weights == "default")
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"model={model}: its weights cannot be fetched ({error}): give weights=FILE") from error
+    return split(made, model, weights if isinstance(weights, Path) else None)
+
+
+def probe(num_features: int, num_classes: int, dropout: float) -> Network:
+    """A linear layer on features of (N, D, 1, 1)."""
+    return Network(nn.Flatten(), num_features, num_classes, dropout).eval()
+
+
+def split(network: nn.Module, model: str, weights: Path | None) -> tuple[nn.Module, int]:
+    """The network without its last linear layer, `weights` loaded, and the number of that layer's inputs."""
+    linear = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(f"model={model}: has no linear layer to replace")
+    name, last = linear[-1]
+    if weights is not None:
+        load(network, weights, rf"{re.escape(name)}\.", lambda other: f"model=torchvision:{other}")
+    network.set_submodule(name, nn.Identity())
+    return network, last.in_features
+
+
+# --- by name --------------------------------------------------------------------------------------
+def resnet18(width: int) -> nn.Module:
+    """ResNet-18 for 32x32 images: 3x3 stem of stride 1, no max-pooling (11,173,962 parameters for width 64, C 10).
+
+    Layers keep PyTorch's own initialisation, as in the code of ISAL.
+    """
+    from torchvision.models.resnet import BasicBlock, ResNet  # torchvision takes a second: only where it is used
+
+    network = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=1)
+    network.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+    network.bn1 = nn.BatchNorm2d(width)
+    network.maxpool = nn.Identity()
+    network.inplanes = width
+    for stage in range(4):
+        layer = network._make_layer(BasicBlock, width << stage, 2, stride=1 if stage == 0 else 2)
+        setattr(network, f"layer{stage + 1}", layer)
+    network.fc = nn.Linear(width << 3, 1)
+    made: nn.Module = network
+    return made
+
+
+def small_cnn() -> nn.Module:
+    """Two convolutions and a hidden layer, for images of 8x8 pixels."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 1),
+    )  # fmt: skip
+
+
+def ours(name: str, width: int, pretrained: bool) -> nn.Module:
+    """A network of this file."""
+    return resnet18(width) if name == "resnet18" else small_cnn()
+
+
+def from_torchvision(name: str, width: int, pretrained: bool) -> nn.Module:
+    """A network of torchvision.models."""
+    import torchvision
+
+    network: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+    return network
+
+
+def from_timm(name: str, width: int, pretrained: bool) -> nn.Module:
+    """A network of timm."""
+    import timm
+
+    network: nn.Module = timm.create_model(name, pretrained=pretrained)
+    return network
+
+
+def from_pycls(name: str, width: int, pretrained: bool) -> nn.Module:
+    """A RegNet of pycls, with its own initialisation; its YAML files, which it would download, are in REGNETS."""
+    from pycls.core.config import cfg, reset_cfg
+    from pycls.models.regnet import RegNet
+
+    depth, w_0, w_a, w_m, group_width = REGNETS[name]
+    reset_cfg()
+    cfg.REGNET.DEPTH, cfg.REGNET.W0, cfg.REGNET.WA, cfg.REGNET.WM = depth, w_0, w_a, w_m
+    cfg.REGNET.GROUP_W, cfg.REGNET.SE_ON = group_width, name.startswith("RegNetY")
+    network: nn.Module = RegNet()
+    reset_cfg()
+    return network
+
+
+# Depth, w_0, w_a, w_m and group width (Radosavovic et al., 2020, tables of the appendix).
+REGNETS = {
+    "RegNetX-200MF": (13, 24, 36.44, 2.49, 8),
+    "RegNetX-400MF": (22, 24, 24.48, 2.54, 16),
+    "RegNetX-600MF": (16, 48, 36.97, 2.24, 24),
+    "RegNetX-800MF": (16, 56, 35.73, 2.28, 16),
+    "RegNetX-1.6GF": (18, 80, 34.01, 2.25, 24),
+    "RegNetX-3.2GF": (25, 88, 26.31, 2.25, 48),
+    "RegNetY-200MF": (13, 24, 36.44, 2.49, 8),
+    "RegNetY-400MF": (16, 48, 27.89, 2.09, 8),
+    "RegNetY-600MF": (15, 48, 32.54, 2.32, 16),
+    "RegNetY-800MF": (14, 56, 38.84, 2.4, 16),
+    "RegNetY-1.6GF": (27, 48, 20.71, 2.65, 24),
+    "RegNetY-3.2GF": (21, 80, 42.63, 2.66, 24),
+}
+MAKERS: dict[str, Callable[[str, int, bool], nn.Module]] = {
+    "ours": ours, "torchvision": from_torchvision, "timm": from_timm, "pycls": from_pycls,
+}  # fmt: skip
+
+
+def names(source: str) -> list[str]:
+    """The networks of one source; none where it is not installed."""
+    if source == "ours":
+        return ["resnet18", "small_cnn", PROBE]
+    if source == "torchvision":
+        import torchvision
+
+        auxiliary = {"googlenet", "inception_v3"}  # more than one output in training
+        return [name for name in torchvision.models.list_models(module=torchvision.models) if name not in auxiliary]
+    if find_spec(source) is None:
+        return []
+    if source == "pycls":
+        return list(REGNETS)
+    import timm
+
+    return list(timm.list_models())
+
+
+def resolve(model: str) -> tuple[str, str]:
+    """(source, name): `resnet18` is ours, `torchvision:resnet18` theirs. ValueError with the nearest names."""
+    prefix, _, name = model.rpartition(":")
+    if prefix == "torchvision" and name == DEFAULT:
+        return prefix, name
+    for source in [prefix] if prefix in MAKERS else MAKERS:
+        if name in names(source) and prefix in ("", source):
+            return source, name
+    if prefix in ("timm", "pycls") and find_spec(prefix) is None:
+        raise ValueError(f"model={model} needs {prefix}: pip install 'al-benchmark[{prefix}]'")
+    spelled = {n: n if source == "ours" else f"{source}:{n}" for source in reversed(MAKERS) for n in names(source)}
+    close = [spelled[n] for n in difflib.get_close_matches(name, spelled, n=3)]
+    near = f"did you mean {' or '.join(close)}?" if close else "resnet18, small_cnn, torchvision:X, timm:X or pycls:X"
+    raise ValueError(f"model={model}: no such network ({near})")

@@ -1,0 +1,149 @@
+"""The networks of the segmentation tasks, by name.
+
+Shapes: N images, H x W pixels, h x w places of the last layer, C classes, D features, K channels of a stage map.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.api import Companion
+from benchmark.vision.networks import full
+from benchmark.vision.segmentation.recipe import SMALL, SegmenterRecipe, known
+from benchmark.vision.weights import load
+
+
+class Segmenter(nn.Module):
+    """A body, dropout, a 1x1 convolution and bilinear upsampling; the companion, where there is one, reads the body's
+    stage maps."""
+
+    companion: nn.Module | None
+
+    def __init__(self, body: nn.Module, num_features: int, num_classes: int, recipe: SegmenterRecipe) -> None:
+        super().__init__()
+        self.body = body
+        self.dropout = nn.Dropout(recipe.dropout)
+        self.head = nn.Conv2d(num_features, num_classes, 1)
+        self.companion = None
+        self.low_precision = recipe.precision == "bfloat16"
+
+    @torch.no_grad()
+    def attach(self, companion: Companion) -> None:
+        """Gives the network a companion."""
+        _, maps = self.features(torch.zeros(1, 3, 64, 64))
+        self.companion = companion.module([stage.shape[1] for stage in maps])
+
+    def features(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(N, D, h, w): the input of the last layer; and the stage maps, (N, K, ...) each. float32 also under
+        autocast."""
+        with torch.autocast(images_N3HW.device.type, dtype=torch.bfloat16, enabled=self.low_precision):
+            features_NDhw, maps = self.body(images_N3HW)
+        return full(features_NDhw), [full(stage) for stage in maps]
+
+    def logits(self, features_NDhw: Tensor, size: tuple[int, int]) -> Tensor:
+        """(N, C, H, W): linear in the last layer's weights, for bilinear upsampling is linear."""
+        return F.interpolate(self.head(self.dropout(features_NDhw)), size, mode="bilinear", align_corners=False)
+
+    def forward(self, images_N3HW: Tensor) -> Tensor:
+        """(N, C, H, W): the logits."""
+        height, width = images_N3HW.shape[2:]
+        return self.logits(self.features(images_N3HW)[0], (height, width))
+
+
+def build(recipe: SegmenterRecipe, num_classes: int, weights: Path | None) -> Segmenter:
+    """The network of that name with a fresh last layer, in eval mode. ValueError where its weights lack or do not
+    fit."""
+    if recipe.model == SMALL:
+        return Segmenter(Small(), Small.WIDTH, num_classes, recipe).eval()
+    body = from_torchvision(recipe, weights)
+    return Segmenter(body, body.num_features, num_classes, recipe).eval()
+
+
+# --- by name --------------------------------------------------------------------------------------
+class Small(nn.Module):
+    """Five convolutions down to stride 8, and up again to stride 2 with what was there on the way down."""
+
+    WIDTHS = (16, 32, 96)
+    WIDTH = 24  # of the sums on the way up
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, second, third = self.WIDTHS
+        self.layer1 = block(3, first, 2)
+        self.layer2 = nn.Sequential(block(first, second, 2), block(second, second))
+        self.layer3 = nn.Sequential(block(second, third, 2), block(third, third))
+        self.laterals = nn.ModuleList([nn.Conv2d(width, self.WIDTH, 1) for width in self.WIDTHS])
+        self.middle = block(self.WIDTH, self.WIDTH)
+        self.last = nn.Sequential(nn.BatchNorm2d(self.WIDTH), nn.ReLU(inplace=True))
+
+    def forward(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(N, 24, H / 2, W / 2) and the stage maps."""
+        first = self.layer1(images_N3HW)
+        second = self.layer2(first)
+        third = self.layer3(second)
+        fine, coarse, coarsest = (
+            lateral(stage) for lateral, stage in zip(self.laterals, (first, second, third), strict=True)
+        )
+        middle = self.middle(coarse + enlarged(coarsest, coarse))
+        return self.last(fine + enlarged(middle, fine)), [first, second, third]
+
+
+def enlarged(maps: Tensor, like: Tensor) -> Tensor:
+    """Maps in the size of others, bilinear."""
+    return F.interpolate(maps, like.shape[2:], mode="bilinear", align_corners=False)
+
+
+def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU."""
+    conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class Dense(nn.Module):
+    """A backbone and a head of torchvision without its last layer; the stages are those of its ResNets, or the layers
+    of its MobileNet that halve a map and the last."""
+
+    def __init__(self, layers: nn.ModuleDict, head: nn.Sequential) -> None:
+        super().__init__()
+        from torchvision.models._utils import IntermediateLayerGetter  # takes a second: only where it is used
+
+        last = head[-1]
+        assert isinstance(last, nn.Conv2d) and last.kernel_size == (1, 1)
+        self.num_features = last.in_channels
+        head[-1] = nn.Identity()
+        stages = [n for n, layer in layers.items() if n.startswith("layer") or getattr(layer, "_is_cn", False)]
+        names = dict.fromkeys([*stages, list(layers)[-1]])
+        self.backbone, self.head = IntermediateLayerGetter(layers, {name: name for name in names}), head
+
+    def forward(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the last layer takes, and the stage maps."""
+        maps = list(self.backbone(images_N3HW).values())
+        return self.head(maps[-1]), maps
+
+
+def from_torchvision(recipe: SegmenterRecipe, weights: Path | None) -> Dense:
+    """A network of torchvision. ValueError where the weights of its backbone cannot be had."""
+    import torchvision  # takes a second: only where it is used
+
+    from benchmark.vision.detection.torchvision_detectors import UNUSED
+
+    pretrained = "IMAGENET1K_V1" if recipe.weights == "default" else None
+    try:
+        made = torchvision.models.get_model(recipe.model, weights=None, weights_backbone=pretrained, aux_loss=False)
+    except OSError as error:
+        raise ValueError(
+            f"model={recipe.model}: its ImageNet weights cannot be fetched ({error}): give weights=FILE or weights=none"
+        ) from error
+
+    def same_head(other: str) -> str:
+        name = f"{recipe.model.partition('_')[0]}_{other}"
+        return f"model={name}" if known(name) else ""
+
+    if weights is not None:
+        layered = hasattr(made.backbone, "layer4")
+        load(made.backbone if layered else nn.ModuleDict({"features": made.backbone}), weights, UNUSED, same_head)
+    return Dense(made.backbone, made.classifier)

@@ -1,0 +1,155 @@
+"""The training loop of a segmenter. A killed fit goes on from its checkpoint and ends in the same bytes.
+
+Shapes: N images, C classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.api import Companion
+from benchmark.vision.classification.augment import STATISTICS
+from benchmark.vision.classification.training import derived
+from benchmark.vision.data.label_maps import IGNORED
+from benchmark.vision.segmentation.networks import Segmenter
+from benchmark.vision.segmentation.recipe import SegmenterRecipe
+from benchmark.vision.training import descend
+
+
+@dataclass(frozen=True)
+class Step:
+    """The images of one training step and what is drawn for them."""
+
+    number: int  # from 0, over all epochs
+    which: list[int]  # positions in the labelled set
+    draws_N4: Tensor  # 0..1 each: mirrored or not, scale, top and left of the crop
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images on their way into a network, with their label maps."""
+
+    images_N3HW: Tensor  # normalised
+    maps_NHW: Tensor  # uint8
+
+
+Prepare: TypeAlias = Callable[[list[Step]], Iterator[Batch]]
+
+
+def train(
+    network: Segmenter, num_images: int, prepare: Prepare, recipe: SegmenterRecipe, companion: Companion | None,
+    seed: int, checkpoint: Path | None,
+) -> None:  # fmt: skip
+    """Trains `network` in place, its companion with it. ValueError where the loss is infinite or not a number.
+
+    Everything that is drawn is seeded by the epoch or the step it is drawn for: see `descend`.
+    """
+    steps = plan(num_images, recipe, seed)
+    sgd = torch.optim.SGD(
+        network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    descend(
+        network, sgd, steps, prepare,
+        rate=lambda number: rate(recipe, number / len(steps)),
+        objective=lambda batch, progress: objective(network, batch, companion, progress),
+        diverged=lambda total: f"the fit on {num_images} images diverged (loss {total}): lower lr={recipe.lr}",
+        epochs=recipe.epochs, seed=seed, checkpoint=checkpoint,
+    )  # fmt: skip
+
+
+def objective(network: Segmenter, batch: Batch, companion: Companion | None, progress: float) -> Tensor:
+    """The mean over the batch's labelled pixels, and what the companion adds to it."""
+    height, width = batch.maps_NHW.shape[1:]
+    features_NDhw, maps = network.features(batch.images_N3HW)
+    sum_N, num_N = cross_entropy(network.logits(features_NDhw, (height, width)), batch.maps_NHW)
+    loss = sum_N.sum() / num_N.sum().clamp(min=1)
+    if companion is None or network.companion is None:
+        return loss
+    attached = progress < companion.detach_after
+    output_N = network.companion(maps if attached else [stage.detach() for stage in maps])
+    return loss + companion.loss(output_N, (sum_N / num_N.clamp(min=1)).detach())
+
+
+def cross_entropy(logits_NCHW: Tensor, maps_NHW: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) sums of -log p over the labelled pixels of an image, and (N,) how many these are."""
+    known_NHW = maps_NHW != IGNORED
+    label_N1HW = torch.where(known_NHW, maps_NHW, 0).long()[:, None]
+    log_NHW = logits_NCHW.log_softmax(1).gather(1, label_N1HW)[:, 0]
+    return -torch.where(known_NHW, log_NHW, 0.0).sum((1, 2)), known_NHW.sum((1, 2))
+
+
+def plan(num_images: int, recipe: SegmenterRecipe, seed: int) -> list[Step]:
+    """Every step of a fit: each epoch a new order, in batches of equal size, give or take one image."""
+    steps: list[Step] = []
+    for epoch in range(recipe.epochs):
+        generator = torch.Generator().manual_seed(derived(seed, f"epoch {epoch}"))
+        order = torch.randperm(num_images, generator=generator)
+        draws_N4 = torch.rand(num_images, 4, generator=generator)
+        for which in torch.arange(num_images).tensor_split(-(-num_images // recipe.batch_size)):
+            steps.append(Step(len(steps), order[which].tolist(), draws_N4[which]))
+    return steps
+
+
+def rate(recipe: SegmenterRecipe, progress: float) -> float:
+    """The learning rate after the share `progress` of training."""
+    if recipe.schedule == "cosine":
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return float(recipe.lr * (1 - progress) ** recipe.power)
+
+
+# --- from stored images to batches ----------------------------------------------------------------
+def augmented(pairs: Sequence[Tensor], draws_N4: Tensor, recipe: SegmenterRecipe, device: torch.device) -> Batch:
+    """Images with their label maps, (4, H, W) uint8 each, resized, cropped and mirrored as drawn; those that differ in
+    size padded on the right and below."""
+    parts = [
+        changed(pair.to(device, non_blocking=True), draws, recipe)
+        for pair, draws in zip(pairs, draws_N4.tolist(), strict=True)
+    ]
+    height, width = (recipe.crop or max(one.shape[axis] for _, one in parts) for axis in (0, 1))
+    images, maps = [], []
+    for image_3HW, map_HW in parts:
+        around = (0, width - map_HW.shape[1], 0, height - map_HW.shape[0])
+        images.append(F.pad(image_3HW, around))
+        maps.append(F.pad(map_HW, around, value=IGNORED))
+    return Batch(laid(torch.stack(images), recipe), torch.stack(maps))
+
+
+def changed(pair_4HW: Tensor, draws: Sequence[float], recipe: SegmenterRecipe) -> tuple[Tensor, Tensor]:
+    """(3, H, W) normalised and (H, W) uint8: one image and its label map, resized, cropped, mirrored."""
+    mirrored, scale, top, left = draws
+    pixels_13HW, map_11HW = pair_4HW[None, :3].float(), pair_4HW[None, 3:]
+    factor = recipe.scale_min + scale * (recipe.scale_max - recipe.scale_min)
+    if factor != 1:
+        size = [max(1, round(length * factor)) for length in pair_4HW.shape[1:]]
+        pixels_13HW = F.interpolate(pixels_13HW, size, mode="bilinear", antialias=True, align_corners=False)
+        map_11HW = F.interpolate(map_11HW, size, mode="nearest-exact")
+    image_3HW, map_HW = pixels_13HW[0], map_11HW[0, 0]
+    if recipe.crop:
+        offsets = [int(o * (max(n - recipe.crop, 0) + 1)) for o, n in zip((top, left), map_HW.shape, strict=True)]
+        rows, columns = (slice(offset, offset + recipe.crop) for offset in offsets)
+        image_3HW, map_HW = image_3HW[:, rows, columns], map_HW[rows, columns]
+    if recipe.flip and mirrored < 0.5:
+        image_3HW, map_HW = image_3HW.flip(2), map_HW.flip(1)
+    return normalised(image_3HW), map_HW
+
+
+def normalised(images: Tensor) -> Tensor:
+    """(..., 3, H, W): less ImageNet's mean, over its deviation, by channel."""
+    mean_311, deviation_311 = (
+        torch.tensor(values, device=images.device).view(3, 1, 1) for values in STATISTICS["imagenet"]
+    )
+    return (images - mean_311) / deviation_311
+
+
+def laid(images_N3HW: Tensor, recipe: SegmenterRecipe) -> Tensor:
+    """In the recipe's memory layout."""
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    return images_N3HW.contiguous(memory_format=layout)

@@ -1,0 +1,91 @@
+"""Numbers in a page come from committed records: `python -m tools.readme README.md` renders them.
+
+With it go the page's figures: an image `docs/figures/FOLDER/STEM.svg` is that figure of `results/reference/FOLDER`.
+A block begins with `<!-- table: FOLDER EXPERIMENT -->`, with `<!-- verdicts: FOLDER EXPERIMENT -->`, or with
+`<!-- savings: WORDS; WORDS ... -->` in words of the command `savings`, and ends with `<!-- end -->`; what stands
+between is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from benchmark.analysis import comparisons
+from benchmark.analysis.curves import read
+from benchmark.analysis.options import SAVINGS, ask
+from benchmark.analysis.tables import markdown, tables
+from benchmark.system import files
+from benchmark.text.escaping import markdown as escaped_markdown
+
+BLOCK = re.compile(r"(<!-- (?P<kind>table|verdicts|savings): (?P<told>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rendered(page: str, home: Path) -> str:
+    """The page with every block filled from the records below `home`. ValueError where an experiment is missing."""
+    kinds = {"table": block, "verdicts": verdicts, "savings": claims}
+    return BLOCK.sub(lambda match: f"{match[1]}{kinds[match['kind']](match['told'], home)}{match[4]}", page)
+
+
+def block(told: str, home: Path) -> str:
+    """One experiment's table without its heading."""
+    folder, name = told.split()
+    for made in tables(read(str(home / folder))):
+        if made.title == name:
+            return markdown(made).split("\n\n", 1)[1]
+    raise ValueError(f"{folder} has no experiment {name}")
+
+
+def verdicts(told: str, home: Path) -> str:
+    """What becomes of each comparison of one experiment with its reference: a sentence each."""
+    folder, name = told.split()
+    options = ask([f"out={home / folder}"])
+    for experiment in read(str(home / folder)):
+        if experiment.title == name and experiment.reference is not None:
+            price = options.price(experiment)
+            answers, _ = comparisons.against(experiment, experiment.reference, price, options.level, options.seed)
+            return "".join(f"* {escaped_markdown(answer.sentence)}\n" for answer in answers)
+    raise ValueError(f"{folder} has no experiment {name} to compare in")
+
+
+def claims(told: str, home: Path) -> str:
+    """Savings, a row each."""
+    lines = ["| task | strategy | against | at | saved | % |", "| --- | --- | --- | --- | ---: | ---: |"]
+    for words in told.split(";"):
+        asked = ask(words.split(), *SAVINGS)
+        asked = (
+            replace(asked, records=str(home / asked.records))
+            if asked.records
+            else replace(asked, out=str(home / asked.out))
+        )
+        for one in asked.savings()[0]:
+            saved = f"{comparisons.shown(one.saved, 0)} {one.unit}" if one.reached else one.words
+            percent = comparisons.shown(one.percent, 1) if one.reached else ""
+            cells = (one.task, one.strategy, one.against, str(one.rule), saved, percent)
+            lines.append(f"| {' | '.join(map(escaped_markdown, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+IMAGE = re.compile(r"!\[[^]]*\]\(docs/figures/(?P<folder>\w+)/(?P<stem>[\w.=+-]+)\.svg\)")
+
+
+def draw(page: str, home: Path, into: Path) -> list[Path]:
+    """Draws the figures that a page shows into FOLDER/STEM.svg below `into`. ValueError where there is no such one."""
+    from benchmark.analysis import figures  # matplotlib takes a second to import
+
+    into.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for folder, stem in IMAGE.findall(page):
+        drawn = figures.everything(read(str(home / "results" / "reference" / folder)), {})
+        if stem not in drawn:
+            raise ValueError(f"{folder} has no figure {stem}, only {', '.join(drawn)}")
+        paths += figures.save(drawn[stem], into / folder / stem, ["svg"])
+    return paths
+
+
+if __name__ == "__main__":
+    for page in map(Path, sys.argv[1:]):
+        files.replace(page, rendered(page.read_text(encoding="utf-8"), page.parent))
+        draw(page.read_text(encoding="utf-8"), page.parent, page.parent / "docs" / "figures")
