@@ -54,7 +54,7 @@ def is_slow(experiment: Experiment, cell: Cell) -> bool:
 def cells() -> Iterator[Any]:
     """Each of the grids' cells once, by what a choice depends on here."""
     seen = set()
-    for name in places.names():
+    for name in places.grids():
         for experiment in config.read(config.settings([f"grid={name}"])).experiments:
             for strategy in experiment.strategies:
                 if strategy.name in NETWORKS_OF_THEIR_OWN:
