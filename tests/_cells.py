@@ -11,9 +11,9 @@ from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.records.store import Store
-from benchmark.run import launch
-from benchmark.run.fits import Fits
-from benchmark.run.launch import Failure, Round, Started
+from benchmark.runner import launch
+from benchmark.runner.fits import Fits
+from benchmark.runner.launch import Failure, Round, Started
 
 FAULTY = Path(__file__).parent / "plugins"
 TINY = "digits[epochs=2]"

@@ -25,7 +25,7 @@ from benchmark.api import Machine
 from benchmark.cli import display
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.run import launch
+from benchmark.runner import launch
 from benchmark.system import activity
 from benchmark.system.activity import Stage
 

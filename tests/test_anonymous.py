@@ -134,7 +134,7 @@ def test_it_still_says_what_was_run(folder: Path) -> None:
     assert "root=birds" in run["command"]
     assert run["commit"] == ""
     [trace] = [path.read_text() for path in (folder / "failures").rglob("*.txt")]
-    assert 'File "benchmark/run/loop.py", line' in trace
+    assert 'File "benchmark/runner/loop.py", line' in trace
     assert "breaks_down.py" in trace
     assert "FileNotFoundError: [Errno 2] No such file or directory: 'a.txt'" in trace
     page = (folder / "report.html").read_text()

@@ -26,8 +26,8 @@ from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.records.record import Header, Measured, Record, seal
 from benchmark.records.store import Store
-from benchmark.run import gallery, launch
-from benchmark.run.fits import Fits
+from benchmark.runner import gallery, launch
+from benchmark.runner.fits import Fits
 from benchmark.seeds import seed
 
 

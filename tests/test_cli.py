@@ -19,8 +19,8 @@ from benchmark.cli.commands import main
 from benchmark.conformance.checks import check
 from benchmark.experiment import spec
 from benchmark.plugins import discovery
-from benchmark.run import launch
-from benchmark.run import machine as run_machine
+from benchmark.runner import launch
+from benchmark.runner import machine as run_machine
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}

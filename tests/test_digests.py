@@ -15,8 +15,8 @@ from test_kept_work import KINDS, linear
 from benchmark.analysis.figures import Gallery
 from benchmark.api import Machine
 from benchmark.plugins.registry import Plugin
-from benchmark.run import fits, gallery
-from benchmark.run.launch import Round
+from benchmark.runner import fits, gallery
+from benchmark.runner.launch import Round
 from benchmark.system import remarks, tensor_files
 from benchmark.system.digests import digest
 from benchmark.vision.encoding import encodings

@@ -32,8 +32,8 @@ from benchmark.experiment.spec import Spec
 from benchmark.plugins.discovery import discover
 from benchmark.records.sources import Sources
 from benchmark.records.store import Store, seal, slug
-from benchmark.run import launch
-from benchmark.run.gallery import write as write_gallery
+from benchmark.runner import launch
+from benchmark.runner.gallery import write as write_gallery
 from benchmark.text.escaping import csv_read, csv_text, latex, markdown, pasted, shell, visible, visible_lines
 
 ROOT = Path(__file__).parent.parent

@@ -36,9 +36,9 @@ from benchmark.cli.commands import main
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import discovery, registry
 from benchmark.records.store import Store, Unwritable
-from benchmark.run import launch, loop
-from benchmark.run.fits import Fits
-from benchmark.run.launch import Failure, Round
+from benchmark.runner import launch, loop
+from benchmark.runner.fits import Fits
+from benchmark.runner.launch import Failure, Round
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -684,7 +684,7 @@ def test_a_pilot_and_a_gallery_that_would_end_the_run_are_a_line_each(
     def end(*_: object) -> None:
         raise SystemExit(0)
 
-    monkeypatch.setattr("benchmark.run.gallery.picture", end)
+    monkeypatch.setattr("benchmark.runner.gallery.picture", end)
     code, told = typed("strategies=[random]", "seeds=1")
     assert (code, "no images in the report: 0 (SystemExit)" in told) == (0, True), told
 

@@ -28,7 +28,7 @@ from benchmark.analysis.curves import SOURCES, known_sources
 from benchmark.plugins import discovery
 from benchmark.records.record import Measured, Record
 from benchmark.records.store import WRITTEN, Store
-from benchmark.run.fits import Fits, taken
+from benchmark.runner.fits import Fits, taken
 from benchmark.system import files, tensor_files
 from benchmark.system.files import Unwritable
 

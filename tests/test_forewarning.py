@@ -13,7 +13,7 @@ from benchmark.api import Machine
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.run.forecast import Forewarning, small_recipe
+from benchmark.runner.forecast import Forewarning, small_recipe
 from benchmark.system import activity
 from benchmark.system.activity import Stage
 

@@ -9,9 +9,9 @@ from _cells import bytes_of, cell
 
 from benchmark.api import Machine, View
 from benchmark.records.store import Store
-from benchmark.run import launch
-from benchmark.run.fits import Fits
-from benchmark.run.launch import Failure, Round
+from benchmark.runner import launch
+from benchmark.runner.fits import Fits
+from benchmark.runner.launch import Failure, Round
 from benchmark.strategies.shared.influence import inverse_hessian_product, reference_gradient
 
 pytestmark = pytest.mark.gpu

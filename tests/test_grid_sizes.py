@@ -15,7 +15,7 @@ from benchmark.api import Indices
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment
 from benchmark.plugins import discovery, places
-from benchmark.run import loop
+from benchmark.runner import loop
 from tests._stand_in import BLOCKS, Kind, StandIn
 
 discovery.discover()

@@ -48,7 +48,7 @@ from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.records.record import Measured, Record, fields
 from benchmark.records.store import Store
-from benchmark.run import launch
+from benchmark.runner import launch
 
 HUGE = 10**400
 

@@ -120,8 +120,8 @@ def functions(files: Files) -> Iterator[tuple[File, Function]]:
 ONLY = {
     "hydra": "benchmark/config.py",
     "omegaconf": "benchmark/config.py",
-    "wandb": "benchmark/run/tracking.py",
-    "ray": "benchmark/run/ray_launch.py",
+    "wandb": "benchmark/runner/tracking.py",
+    "ray": "benchmark/runner/ray_launch.py",
     "mmdet": "benchmark/vision/detection/mmdet_detectors.py",
     "mmcv": "benchmark/vision/detection/mmdet_detectors.py",
     "mmengine": "benchmark/vision/detection/mmdet_detectors.py",
@@ -175,7 +175,7 @@ def harness_imports_no_plugin(files: Files) -> Found:
 
 # From the ground up: a room imports from those before it, and from itself.
 ROOMS = (
-    "text", "system", "seeds", "plugins", "api", "experiment", "records", "config", "vision", "analysis", "run",
+    "text", "system", "seeds", "plugins", "api", "experiment", "records", "config", "vision", "analysis", "runner",
     "conformance", "cli", "__main__",
 )  # fmt: skip
 LIBRARY = ("api", "vision")  # what the library for tasks may import
@@ -430,11 +430,11 @@ WRITERS = {
 }  # fmt: skip
 MAY_WRITE = {
     ("benchmark/system/files.py", ""): "writes everything else",
-    ("benchmark/run/fits.py", "taken"): "locks of single fits, for which a disk that knows no locks is no error",
-    ("benchmark/run/fits.py", "release"): "the same",
+    ("benchmark/runner/fits.py", "taken"): "locks of single fits, for which a disk that knows no locks is no error",
+    ("benchmark/runner/fits.py", "release"): "the same",
     ("benchmark/system/streams.py", "tolerant"): "the null device, for a stream that is closed",
     ("benchmark/system/streams.py", "tolerate_closed_streams"): "the same",
-    ("benchmark/run/loop.py", "forget_peak"): "tells Linux to count the peak of memory anew",
+    ("benchmark/runner/loop.py", "forget_peak"): "tells Linux to count the peak of memory anew",
     (
         "benchmark/system/tensor_files.py",
         "write",
@@ -528,8 +528,8 @@ def test_every_exception_is_needed(
 LONG = "def f() -> int:\n" + "    x = 1\n" * 45 + "    return x\n"
 STUB = "def random() -> None:\n    '''A draw.'''\n"
 OFFENDING: list[tuple[Rule, str, str]] = [
-    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.run.loop import run"),
-    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.run import loop"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.runner.loop import run"),
+    (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.runner import loop"),
     (plugins_import_the_contract_alone, "strategies/a.py", "import benchmark.api_of_others"),
     (plugins_import_the_contract_alone, "strategies/a.py", "def f():\n    import strategies.entropy"),
     (plugins_import_the_contract_alone, "strategies/a.py", "from .entropy import entropy"),
@@ -541,15 +541,15 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     ),
     (harness_imports_no_plugin, "benchmark/a.py", "from strategies import entropy"),
     (harness_imports_no_plugin, "benchmark/a.py", "from benchmark.strategies.entropy import entropy"),
-    (rooms_import_downwards, "benchmark/records/a.py", "from benchmark.run import loop"),
+    (rooms_import_downwards, "benchmark/records/a.py", "from benchmark.runner import loop"),
     (rooms_import_downwards, "benchmark/api.py", "def f():\n    import benchmark.analysis.stats"),
     (rooms_import_downwards, "benchmark/vision/a.py", "from benchmark.plugins import registry"),
     (rooms_import_downwards, "benchmark/new_room/a.py", "from benchmark.text import words"),
     (no_import_cycles, "benchmark/a.py", "from benchmark import b"),
     (harness_imports_no_plugin, "benchmark/a/b.py", "from ...tasks import digits"),
     (one_importer_a_library, "benchmark/cli/commands.py", "from omegaconf import OmegaConf"),
-    (one_importer_a_library, "benchmark/run/loop.py", "import wandb"),
-    (one_importer_a_library, "benchmark/run/launch.py", "def f() -> None:\n    from ray.exceptions import RayError"),
+    (one_importer_a_library, "benchmark/runner/loop.py", "import wandb"),
+    (one_importer_a_library, "benchmark/runner/launch.py", "def f() -> None:\n    from ray.exceptions import RayError"),
     (one_importer_a_library, "tasks/coco.py", "import mmdet.apis"),
     (one_importer_a_library, "tasks/coco.py", "def f():\n    from mmengine.config import Config"),
     (analysis_is_free_of_torch, "benchmark/analysis/a.py", "def f():\n    import torch"),
@@ -589,7 +589,7 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (no_seed_arithmetic, "benchmark/a.py", "f(1000 * self.seed)"),
     (no_seed_arithmetic, "benchmark/a.py", "fit_seed += 1"),
     (no_seed_arithmetic, "benchmark/a.py", "f(seed('fit', 1) + 1)"),
-    (only_the_command_line_prints, "benchmark/run/loop.py", "print('round')"),
+    (only_the_command_line_prints, "benchmark/runner/loop.py", "print('round')"),
     (files_run_no_code, "tasks/a.py", "import pickle"),
     (files_run_no_code, "tasks/a.py", "from joblib import load"),
     (files_run_no_code, "tasks/a.py", "import torch\ntorch.load('x')"),
@@ -612,7 +612,7 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (one_module_writes, "benchmark/a.py", "import os\nos.open('a', os.O_WRONLY)"),
     (
         one_module_writes,
-        "benchmark/run/fits.py",
+        "benchmark/runner/fits.py",
         "import fcntl\ndef other(file):\n    fcntl.flock(file, 2)",
     ),
     (no_paths_of_one_machine, "README.md", "see /work/shared/data"),
@@ -623,10 +623,14 @@ HARMLESS: list[tuple[Rule, str, str]] = [
     (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark import api\nimport numpy"),
     (plugins_import_the_contract_alone, "strategies/a.py", "from .shared.influence import dot"),
     (plugins_import_the_contract_alone, "tasks/a.py", "from benchmark.vision import networks"),
-    (rooms_import_downwards, "benchmark/run/a.py", "from benchmark.analysis import stats\nfrom benchmark import api"),
+    (
+        rooms_import_downwards,
+        "benchmark/runner/a.py",
+        "from benchmark.analysis import stats\nfrom benchmark import api",
+    ),
     (no_import_cycles, "benchmark/a.py", "from benchmark import c\nfrom benchmark.b.d import e"),
     (one_importer_a_library, "benchmark/config.py", "import hydra, omegaconf"),
-    (analysis_is_free_of_torch, "benchmark/run/loop.py", "import torch"),
+    (analysis_is_free_of_torch, "benchmark/runner/loop.py", "import torch"),
     (harness_names_no_plugin, "benchmark/a.py", "'''Draws at random.'''\nx = 'randomly'"),
     (functions_are_short, "benchmark/a.py", LONG.replace("    x = 1\n", "", 36)),
     (one_plugin_a_file, "strategies/a.py", "@register(version=1)\ndef a(): ...\n@cache\ndef b(): ..."),
@@ -681,14 +685,15 @@ def test_torch_is_found_behind_what_analysis_imports() -> None:
     files = [
         File("benchmark/analysis/a.py", "from benchmark.records.store import Store"),
         File(
-            "benchmark/records/store.py", "from benchmark.run import loop\ndef lazy() -> None:\n    import torchvision"
+            "benchmark/records/store.py",
+            "from benchmark.runner import loop\ndef lazy() -> None:\n    import torchvision",
         ),
         File(
-            "benchmark/run/loop.py",
+            "benchmark/runner/loop.py",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import timm\nimport torch",
         ),
     ]
-    assert list(analysis_is_free_of_torch(files)) == ["benchmark/run/loop.py:4 imports torch"]
+    assert list(analysis_is_free_of_torch(files)) == ["benchmark/runner/loop.py:4 imports torch"]
 
 
 # --- the same, run --------------------------------------------------------------------------

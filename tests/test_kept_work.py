@@ -13,8 +13,8 @@ from _cells import cell, run
 from torch import nn
 
 from benchmark.api import Encoding
-from benchmark.run import fits
-from benchmark.run.launch import Failure, Round
+from benchmark.runner import fits
+from benchmark.runner.launch import Failure, Round
 from benchmark.system import tensor_files
 from benchmark.vision import training
 from benchmark.vision.encoding import encodings, self_supervised

@@ -21,10 +21,10 @@ from benchmark.cli.commands import main
 from benchmark.plugins import discovery, registry
 from benchmark.records.record import Measured, Record
 from benchmark.records.store import Store
-from benchmark.run import forecast, launch, loop
-from benchmark.run.fits import Fits
-from benchmark.run.launch import Event, Failure, Round, Started
-from benchmark.run.time_limit import limited
+from benchmark.runner import forecast, launch, loop
+from benchmark.runner.fits import Fits
+from benchmark.runner.launch import Event, Failure, Round, Started
+from benchmark.runner.time_limit import limited
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", "rounds=3"]
 

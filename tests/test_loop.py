@@ -22,9 +22,9 @@ from benchmark.cli.display import Display
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import registry
 from benchmark.records.store import Store, Unwritable
-from benchmark.run import launch, loop
-from benchmark.run.fits import Fits
-from benchmark.run.launch import Failure, Round, rounds_left
+from benchmark.runner import launch, loop
+from benchmark.runner.fits import Fits
+from benchmark.runner.launch import Failure, Round, rounds_left
 from benchmark.seeds import seed
 from benchmark.vision.encoding.vit import Vit
 
@@ -375,9 +375,9 @@ def test_the_seconds_of_a_fit_hold_what_the_gpu_has_queued_and_nothing_from_befo
             queued.append(7.0)
             return super().fit(labelled, seed, companion)
 
-    monkeypatch.setattr("benchmark.run.fits.working_seconds", lambda: now[0])
-    monkeypatch.setattr("benchmark.run.fits.torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("benchmark.run.fits.torch.cuda.synchronize", wait)
+    monkeypatch.setattr("benchmark.runner.fits.working_seconds", lambda: now[0])
+    monkeypatch.setattr("benchmark.runner.fits.torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("benchmark.runner.fits.torch.cuda.synchronize", wait)
     fits = Fits(tmp_path, 0, "cpu")
     assert fits.trained(tmp_path / "none", Queueing(), np.arange(9), 0, None).seconds == 8.0  # type: ignore[arg-type]
 

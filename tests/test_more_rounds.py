@@ -13,7 +13,7 @@ from benchmark.analysis.curves import read
 from benchmark.cli.commands import app
 from benchmark.plugins import registry
 from benchmark.records.store import Store
-from benchmark.run import launch
+from benchmark.runner import launch
 
 Command = Callable[..., tuple[int, str]]
 GRID = ["strategies=[random,in_order]", "seeds=2", "initial=20", "budget=5", "validation=10", "device=cpu"]

@@ -18,9 +18,9 @@ from benchmark.cli import commands
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.store import Store
-from benchmark.run import launch, loop
-from benchmark.run.fits import Fits
-from benchmark.run.launch import Round
+from benchmark.runner import launch, loop
+from benchmark.runner.fits import Fits
+from benchmark.runner.launch import Round
 from benchmark.seeds import seed
 from tests._cells import bytes_of, cell, run
 

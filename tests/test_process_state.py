@@ -20,8 +20,8 @@ from benchmark.api import Machine
 from benchmark.conformance.checks import check
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
-from benchmark.run.launch import Failure, Round
-from benchmark.run.time_limit import limited
+from benchmark.runner.launch import Failure, Round
+from benchmark.runner.time_limit import limited
 from benchmark.system import process_state, remarks
 from benchmark.system.process_state import contained, restore, snapshot
 

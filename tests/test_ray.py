@@ -27,9 +27,9 @@ from benchmark.experiment.variants import STAGGERED
 from benchmark.plugins import discovery, registry
 from benchmark.records.record import Header
 from benchmark.records.store import Store
-from benchmark.run import launch
-from benchmark.run.fits import Fits, locked
-from benchmark.run.launch import Failure, Round, Started
+from benchmark.runner import launch
+from benchmark.runner.fits import Fits, locked
+from benchmark.runner.launch import Failure, Round, Started
 from benchmark.system import remarks
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -117,7 +117,7 @@ def test_without_ray_it_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "benchmark.run.ray_launch", raising=False)
+    monkeypatch.delitem(sys.modules, "benchmark.runner.ray_launch", raising=False)
     monkeypatch.setattr(sys, "argv", ["benchmark", "run", "launcher=ray", f"out={tmp_path / 'out'}", "seeds=1"])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -169,7 +169,7 @@ def test_two_that_ask_for_the_same_fit_train_it_once(tmp_path: Path, cache_gb: f
 def test_a_fit_whose_holder_was_killed_is_free_and_its_draft_goes(tmp_path: Path) -> None:
     path = tmp_path / "key.safetensors"
     code = (
-        "import os, sys, time; from pathlib import Path; from benchmark.run.fits import locked\n"
+        "import os, sys, time; from pathlib import Path; from benchmark.runner.fits import locked\n"
         "with locked(Path(sys.argv[1])):\n"
         "    Path(sys.argv[1]).with_name(f'key.{os.getpid()}.draft').touch(); print(flush=True); time.sleep(60)"
     )
@@ -189,7 +189,7 @@ def test_a_fit_whose_holder_was_killed_is_free_and_its_draft_goes(tmp_path: Path
 
 def test_a_fit_is_free_once_it_is_trained_whatever_was_forked_meanwhile(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys, threading, time; from pathlib import Path; from benchmark.run.fits import locked\n"
+        "import os, signal, sys, threading, time; from pathlib import Path; from benchmark.runner.fits import locked\n"
         "path = Path(sys.argv[1])\n"
         "def wait():\n"
         "    with locked(path): pass\n"
@@ -228,7 +228,7 @@ def forgotten() -> Iterator[None]:
 
 def on_ray(cells: list[Cell], folder: Path, plugins_in: Path = FAULTY, *words: str) -> list[launch.Event]:
     pytest.importorskip("ray")
-    from benchmark.run import ray_launch
+    from benchmark.runner import ray_launch
 
     out = folder / "run"
     chosen = config.settings(["launcher=ray", "device=cpu", f"out={out}", f"plugins={plugins_in}", *words])
@@ -252,7 +252,7 @@ def marked_with(mark: str) -> list[str]:
 
 def crew_of(cells: list[Cell], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A crew whose first worker is at the first cell; no Ray runs."""
-    ray_launch = pytest.importorskip("benchmark.run.ray_launch", exc_type=ImportError)
+    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     monkeypatch.setattr(ray_launch.ray, "kill", lambda actor: None)
     crew = ray_launch.Crew(cells[1:], Store(folder), ray_launch.Share(1, 0), lambda share: None)
     crew.hands.append(ray_launch.Hand(None, None, cells[0]))
@@ -310,12 +310,12 @@ def test_workers_that_never_start_end_the_run(tmp_path: Path, monkeypatch: pytes
     ],
 )
 def test_room_on_a_node(share: tuple[int, float], resources: dict[str, float], number: int) -> None:
-    ray_launch = pytest.importorskip("benchmark.run.ray_launch", exc_type=ImportError)
+    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     assert ray_launch.Share(*share).fits_into(resources) == number
 
 
 def test_a_worker_stays_with_its_task_and_off_fits_that_others_are_at() -> None:
-    best = pytest.importorskip("benchmark.run.ray_launch", exc_type=ImportError).best
+    best = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError).best
     left = [cell("margin"), cell("random", seed=1), cell("random", task="shelf")]
     tiny, shelf = left[0].task.label, "shelf"
     assert best(left, "", set()) == 0
@@ -329,14 +329,14 @@ def test_a_worker_stays_with_its_task_and_off_fits_that_others_are_at() -> None:
 
 
 def test_a_cell_travels_to_a_worker_with_its_variant() -> None:
-    ray_launch = pytest.importorskip("benchmark.run.ray_launch", exc_type=ImportError)
+    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     cells = [dataclasses.replace(cell(name), variant=one) for one in STAGGERED for name in ("random", "margin")]
     assert [ray_launch.Order.of(one).cell() for one in cells] == cells
     assert ray_launch.best(cells, "", {ray_launch.first_fit(cells[0])}) == 4  # whose first training nobody is at
 
 
 def test_a_worker_outlives_a_plug_in_that_exits(tmp_path: Path) -> None:
-    ray_launch = pytest.importorskip("benchmark.run.ray_launch", exc_type=ImportError)
+    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     worker = ray_launch.Worker(dataclasses.asdict(config.settings([f"plugins={FAULTY}"])), str(tmp_path))
     worker.machine = Machine(torch.device("cpu"))
     for how, kind in (("exit", "SystemExit"), ("own", "OddError"), ("mute", "MuteError")):
@@ -349,7 +349,7 @@ def test_a_worker_outlives_a_plug_in_that_exits(tmp_path: Path) -> None:
 
 
 def test_a_worker_puts_back_what_a_strategy_leaves_changed_and_sends_the_remark(tmp_path: Path) -> None:
-    ray_launch = pytest.importorskip("benchmark.run.ray_launch", exc_type=ImportError)
+    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     worker = ray_launch.Worker(dataclasses.asdict(config.settings([f"plugins={FAULTY}"])), str(tmp_path))
     worker.machine = Machine(torch.device("cpu"))
     order = ray_launch.Order.of(cell("leaves", task="shelf", rounds=3))
@@ -369,7 +369,7 @@ def test_a_worker_puts_back_what_a_strategy_leaves_changed_and_sends_the_remark(
 
 
 def test_a_cell_travels_as_plain_data() -> None:
-    order = pytest.importorskip("benchmark.run.ray_launch", exc_type=ImportError).Order
+    order = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError).Order
     one = cell("isal[depth=5,repeats=2]", rounds=5, task="digits[epochs=2]", budget_in="boxes", until="map 0.2 +- 0.1")
     assert order.of(one).cell() == one
     assert json.loads(json.dumps(dataclasses.asdict(order.of(one)))) == dataclasses.asdict(order.of(one))
@@ -379,14 +379,14 @@ def test_a_cell_travels_as_plain_data() -> None:
 
 def worker_of(folder: Path, *words: str) -> Any:
     """A worker, without Ray, that shares the fits of `run` in this folder."""
-    ray_launch = pytest.importorskip("benchmark.run.ray_launch", exc_type=ImportError)
+    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     chosen = config.settings(["launcher=ray", "device=cpu", f"out={folder / 'run'}", f"plugins={FAULTY}", *words])
     return ray_launch.Worker(dataclasses.asdict(chosen), str(folder / "fits"))
 
 
 def test_a_worker_says_to_its_driver_that_a_fit_is_damaged(tmp_path: Path) -> None:
     worker = worker_of(tmp_path, "threads=1")
-    order = pytest.importorskip("benchmark.run.ray_launch", exc_type=ImportError).Order.of(cell("random", rounds=2))
+    order = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError).Order.of(cell("random", rounds=2))
     assert len(list(worker.rounds(order, []))) == 2
     [damaged, _] = sorted((tmp_path / "fits").iterdir())
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
@@ -401,14 +401,14 @@ def test_a_remark_that_several_workers_make_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     crew = crew_of([cell("random")], tmp_path, monkeypatch)
-    monkeypatch.setattr("benchmark.run.ray_launch.answer", lambda pending: "the cache cannot be written")
+    monkeypatch.setattr("benchmark.runner.ray_launch.answer", lambda pending: "the cache cannot be written")
     for _ in range(2):
         assert list(crew.hear(crew.hands[0])) == []
     assert caplog.messages == ["the cache cannot be written"]
 
 
 def test_a_worker_with_another_torch_runs_nothing_unless_versions_may_mix(tmp_path: Path) -> None:
-    order = pytest.importorskip("benchmark.run.ray_launch", exc_type=ImportError).Order.of(cell("random"))
+    order = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError).Order.of(cell("random"))
     other = dataclasses.replace(order, torch="1.0")
     with pytest.raises(ValueError, match=r"the worker has torch \d+\.\d+, not 1.0: install the same on every node"):
         worker_of(tmp_path).cell(other)
@@ -485,7 +485,7 @@ class TestOnRay:
 
     def test_a_lost_node_costs_a_round_and_the_others_go_on(self, tmp_path: Path) -> None:
         cluster_utils = pytest.importorskip("ray.cluster_utils")
-        from benchmark.run import ray_launch
+        from benchmark.runner import ray_launch
 
         cells = [cell(name, seed=seed, rounds=12) for seed in (0, 1) for name in ("random", "margin")]
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

@@ -22,7 +22,7 @@ from benchmark.api import Machine, View
 from benchmark.conformance.checks import check
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.run import gallery
+from benchmark.runner import gallery
 from benchmark.strategies.learning_loss import LossPrediction
 from benchmark.strategies.shared.influence import products_in_turn, products_together
 from benchmark.tasks import cityscapes, scene_masks, scenes

@@ -13,7 +13,7 @@ from benchmark.plugins import discovery, registry
 from benchmark.plugins.source_code import digest
 from benchmark.records.record import read_lines, seal
 from benchmark.records.store import Store
-from benchmark.run import launch
+from benchmark.runner import launch
 
 FILES = {
     "mine.py": "'Words.'\nimport math\nimport numpy\nfrom {0}_shared import a\ndef f():\n    from {0}_late import b\n",

@@ -14,7 +14,7 @@ from _cells import cell
 from benchmark.api import Indices, Machine, View
 from benchmark.plugins import discovery
 from benchmark.plugins.registry import REGISTRY, Plugin
-from benchmark.run import launch, loop
+from benchmark.runner import launch, loop
 from benchmark.strategies.shared.ties import largest
 from tests._stand_in import Kind, StandIn
 

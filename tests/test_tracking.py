@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from _cells import cell, run
 
-from benchmark.run import tracking
-from benchmark.run.launch import Event, Failure, Round, Started
+from benchmark.runner import tracking
+from benchmark.runner.launch import Event, Failure, Round, Started
 
 
 class Fake(types.ModuleType):

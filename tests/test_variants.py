@@ -23,8 +23,8 @@ from benchmark.experiment.variants import ORDINARY, STAGGERED, Variant
 from benchmark.records import manifest
 from benchmark.records.record import fields, seal
 from benchmark.records.store import Store
-from benchmark.run import loop
-from benchmark.run.launch import header_of
+from benchmark.runner import loop
+from benchmark.runner.launch import header_of
 from benchmark.seeds import seed
 
 

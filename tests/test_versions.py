@@ -18,7 +18,7 @@ from benchmark.cli.answers import experiment_status
 from benchmark.records import versions
 from benchmark.records.record import seal
 from benchmark.records.store import Store
-from benchmark.run import launch, loop, resume
+from benchmark.runner import launch, loop, resume
 
 Command = Callable[..., tuple[int, str]]
 GRID = [

@@ -21,7 +21,7 @@ from benchmark.records.store import Store
 WORK = """
 import sys, time
 from benchmark.system import working_time
-from benchmark.run.time_limit import limited
+from benchmark.runner.time_limit import limited
 working_time.LONGEST = 0.5
 how, limit = sys.argv[1], float(sys.argv[2])
 began, wall = working_time.working_seconds(), time.perf_counter()

@@ -44,8 +44,8 @@ from benchmark.text.escaping import shell, visible
 from benchmark.text.words import first_sentence, plural, unknown
 
 if TYPE_CHECKING:
-    from benchmark.run import launch
-from benchmark.run.machine import prepared
+    from benchmark.runner import launch
+from benchmark.runner.machine import prepared
 
 
 class Commands(typer.core.TyperGroup):
@@ -119,7 +119,7 @@ def carry_out(chosen: Settings, words: Sequence[str], answer: Callable[[], None]
     if chosen.dry_run:
         estimate(grid, chosen, built)
         return
-    from benchmark.run import (  # import torch: only where something is trained, and after the words are sound
+    from benchmark.runner import (  # import torch: only where something is trained, and after the words are sound
         launch,
         resume,
     )
@@ -155,7 +155,7 @@ def at_look(grid: grids.Grid, store: Store) -> grids.Grid:
     """The grid; of seeds=auto with the seeds of the look that its records have come to."""
     if not any(one.auto for one in grid.experiments):
         return grid
-    from benchmark.run import looks  # scipy takes a tenth of a second
+    from benchmark.runner import looks  # scipy takes a tenth of a second
 
     return looks.extended(grid, store)
 
@@ -164,7 +164,7 @@ def conclude(
     failed: list[launch.Failure], unfinished: list[experiment_cell.Cell], num_cells: int, store: Store
 ) -> None:
     """Says what failed and what is not recorded to its end. Exit 1 unless every cell is, whatever happened."""
-    from benchmark.run import launch
+    from benchmark.runner import launch
 
     for line in dict.fromkeys(one.line for one in failed):
         say(f"failed: {line}")
@@ -188,7 +188,7 @@ class Built:
     @cached_property
     def tasks(self) -> launch.Tasks:
         """The tasks."""
-        from benchmark.run import launch
+        from benchmark.runner import launch
 
         chosen = self.chosen if self.chosen.dry_run else of_driver(self.chosen)
         return launch.Tasks(prepared(chosen, Path(chosen.out) / ".fits"))
@@ -218,9 +218,9 @@ def sound_cells(grid: grids.Grid, chosen: Settings, built: Built) -> list[experi
 
 def estimate(grid: grids.Grid, chosen: Settings, built: Built) -> None:
     """Says what a run has to do and how long that takes. The fits of the pilot rounds are kept for it."""
-    from benchmark.run import forecast, launch, resume
-    from benchmark.run.fits import Fits
-    from benchmark.run.loop import device_name
+    from benchmark.runner import forecast, launch, resume
+    from benchmark.runner.fits import Fits
+    from benchmark.runner.loop import device_name
 
     if chosen.ray_address is not None:
         raise ValueError("dry_run=true runs its pilot rounds here: leave ray_address away, on a machine like the nodes")
@@ -251,9 +251,9 @@ def work(
 ) -> list[launch.Failure]:
     """Runs what is missing, and returns what failed."""
     from benchmark.cli import progress
-    from benchmark.run import forecast, gallery, launch, tracking
-    from benchmark.run.fits import Fits
-    from benchmark.run.loop import device_name
+    from benchmark.runner import forecast, gallery, launch, tracking
+    from benchmark.runner.fits import Fits
+    from benchmark.runner.loop import device_name
 
     scratch = store.folder / ".fits"
     tasks = built.tasks
@@ -301,7 +301,7 @@ def in_looks(
     run: Callable[[Sequence[experiment_cell.Cell]], Generator[launch.Event]],
 ) -> Generator[launch.Event]:
     """`looks.look_after_look`, with the manifest kept up to date."""
-    from benchmark.run import looks
+    from benchmark.runner import looks
 
     def ask(experiments: Iterable[grids.Experiment]) -> None:
         store.ask(grid.name, list(map(described, experiments)))
@@ -312,7 +312,7 @@ def in_looks(
 def on_ray(cells: list[experiment_cell.Cell], store: Store, chosen: Settings) -> Generator[launch.Event]:
     """`ray_launch.remote`. ValueError where Ray is not installed."""
     try:
-        from benchmark.run import ray_launch
+        from benchmark.runner import ray_launch
     except ImportError as error:
         raise ValueError("launcher=ray: not installed: pip install -e '.[ray]'") from error
     return ray_launch.remote(cells, store, chosen)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from benchmark.cli.display import Display
 from benchmark.experiment.cell import Cell
-from benchmark.run.launch import Event, Failure, Round
+from benchmark.runner.launch import Event, Failure, Round
 from benchmark.system.activity import clock
 from benchmark.text.escaping import visible, visible_lines
 

@@ -21,8 +21,8 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins.registry import Plugin, source
-from benchmark.run import loop
-from benchmark.run.fits import Fits
+from benchmark.runner import loop
+from benchmark.runner.fits import Fits
 from benchmark.system.process_state import restore, snapshot
 from benchmark.text.words import named, plural
 

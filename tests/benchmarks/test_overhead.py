@@ -16,7 +16,7 @@ from benchmark.records.store import Store
 
 Command = Callable[..., tuple[int, str]]
 START = (
-    "from benchmark.cli import commands, progress; from benchmark.run import gallery, launch, tracking; "
+    "from benchmark.cli import commands, progress; from benchmark.runner import gallery, launch, tracking; "
     "from benchmark.plugins import discovery; discovery.discover(None)"
 )
 
@@ -60,7 +60,7 @@ def own(one: Measured) -> dict[str, float]:
 
 DIGESTS = (
     "benchmark.system.tensor_files.tensor_digest",
-    "benchmark.run.gallery.digest",
+    "benchmark.runner.gallery.digest",
     "benchmark.vision.training.digest",
 )
 

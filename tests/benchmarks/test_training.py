@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmark.api import Machine
-from benchmark.run import machine
+from benchmark.runner import machine
 from benchmark.vision.classification.task import Classifier, Recipe, Split
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

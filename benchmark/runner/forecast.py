@@ -15,10 +15,10 @@ from benchmark.experiment.grid import Experiment, Grid
 from benchmark.experiment.schedule import Misfit
 from benchmark.experiment.spec import Spec
 from benchmark.records.store import Store
-from benchmark.run import loop
-from benchmark.run.fits import Fits
-from benchmark.run.launch import Tasks, checked_header, shorter_cells
-from benchmark.run.time_limit import limited
+from benchmark.runner import loop
+from benchmark.runner.fits import Fits
+from benchmark.runner.launch import Tasks, checked_header, shorter_cells
+from benchmark.runner.time_limit import limited
 from benchmark.system import activity
 from benchmark.text.words import named, plural
 

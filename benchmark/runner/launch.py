@@ -20,8 +20,8 @@ from benchmark.records.agreement import Agreement, Mixture
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.sources import Sources
 from benchmark.records.store import REMEDY, Store
-from benchmark.run import loop
-from benchmark.run.fits import Fits
+from benchmark.runner import loop
+from benchmark.runner.fits import Fits
 from benchmark.seeds import seed
 from benchmark.system import activity
 from benchmark.system.files import Unwritable

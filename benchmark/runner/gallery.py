@@ -25,9 +25,9 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment
 from benchmark.experiment.variants import ORDINARY
 from benchmark.records.store import Store
-from benchmark.run import loop
-from benchmark.run.fits import Fits
-from benchmark.run.launch import Event, Failure, Round, Tasks, keep_sources
+from benchmark.runner import loop
+from benchmark.runner.fits import Fits
+from benchmark.runner.launch import Event, Failure, Round, Tasks, keep_sources
 from benchmark.seeds import seed
 from benchmark.system import files
 from benchmark.system.digests import digest

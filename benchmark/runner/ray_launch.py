@@ -32,10 +32,10 @@ from benchmark.records.agreement import Mixture
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 from benchmark.records.versions import minor
-from benchmark.run import loop
-from benchmark.run.fits import Fits
-from benchmark.run.launch import Event, Failure, Round, Started, build
-from benchmark.run.machine import prepared
+from benchmark.runner import loop
+from benchmark.runner.fits import Fits
+from benchmark.runner.launch import Event, Failure, Round, Started, build
+from benchmark.runner.machine import prepared
 from benchmark.seeds import seed
 from benchmark.system import remarks
 from benchmark.system.files import Unwritable

@@ -9,8 +9,8 @@ from typing import Any
 from benchmark.experiment.cell import Cell
 from benchmark.records import versions
 from benchmark.records.store import Store
-from benchmark.run import loop
-from benchmark.run.launch import shorter_cells
+from benchmark.runner import loop
+from benchmark.runner.launch import shorter_cells
 
 NUM_NAMED = 3  # cells that a line names
 Changes = Mapping[Cell, Mapping[str, list[str]]]

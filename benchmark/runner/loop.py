@@ -23,8 +23,8 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Misfit
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.versions import installed
-from benchmark.run.fits import Fit, Fits, settle
-from benchmark.run.time_limit import limited
+from benchmark.runner.fits import Fit, Fits, settle
+from benchmark.runner.time_limit import limited
 from benchmark.seeds import seed
 from benchmark.system import activity
 from benchmark.system.process_state import contained

@@ -14,7 +14,7 @@ from benchmark.records.agreement import Mixture
 from benchmark.records.store import Store
 
 if TYPE_CHECKING:
-    from benchmark.run.launch import Event
+    from benchmark.runner.launch import Event
 
 
 def extended(grid: Grid, store: Store) -> Grid:
@@ -66,7 +66,7 @@ def look_after_look(
         ask: puts the experiments of a look into the manifest.
         say: is told, in a line an experiment, what a look has shown.
     """
-    from benchmark.run.launch import rounds_left  # imports torch
+    from benchmark.runner.launch import rounds_left  # imports torch
 
     cells = list(left)
     while True:
