@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from benchmark import config
 from benchmark.analysis.curves import ours
-from benchmark.analysis.figures import Gallery
+from benchmark.analysis.figures.gallery import Gallery
 from benchmark.api import Machine
 from benchmark.cli import commands
 from benchmark.cli.commands import app, described

@@ -12,7 +12,7 @@ from _cells import bytes_of, cell, run
 from safetensors.torch import save_file
 from test_kept_work import KINDS, linear
 
-from benchmark.analysis.figures import Gallery
+from benchmark.analysis.figures.gallery import Gallery
 from benchmark.api import Machine
 from benchmark.plugins.registry import Plugin
 from benchmark.runner import fits, gallery

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from _curves import PLAIN, recorded
 from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 from rich.console import Console
 from test_figures import gallery
 from typer.testing import CliRunner
 
-from benchmark.analysis import figures
 from benchmark.analysis.curves import read
+from benchmark.analysis.figures import style
 from benchmark.cli import commands as cli_commands
 from benchmark.cli import progress, terminal
 from benchmark.cli.display import shown
@@ -265,9 +266,9 @@ def test_svg_figures_parse_and_hold_the_names(written: Path) -> None:
 
 
 def test_a_figure_writes_nothing_but_text(tmp_path: Path) -> None:
-    @figures.styled
-    def drawn() -> figures.Figure:
-        figure, axes = figures.framed(["a"])
+    @style.styled
+    def drawn() -> Figure:
+        figure, axes = style.framed(["a"])
         axes.set_title(EVIL)
         axes.text(0, 0, EVIL)
         axes.set_xlabel("two\nlines")
@@ -276,7 +277,7 @@ def test_a_figure_writes_nothing_but_text(tmp_path: Path) -> None:
     figure = drawn()
     assert figure is not None
     assert figure.axes[0].get_xlabel() == "two\nlines"
-    text = figures.save(figure, tmp_path / "stem")[1].read_text(encoding="utf-8")
+    text = style.save(figure, tmp_path / "stem")[1].read_text(encoding="utf-8")
     assert not UNSEEN.search(text)
     assert text.count("PWNED") == 2
     ElementTree.fromstring(text)

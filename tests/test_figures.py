@@ -17,9 +17,11 @@ from _curves import identity
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from benchmark.analysis import figures, stats
+from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Run
-from benchmark.analysis.figures import Gallery
+from benchmark.analysis.figures import curves as figures_curves
+from benchmark.analysis.figures import drawing, ranking, seconds, selections, style
+from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.stats import student
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.record import Header, Measured, Record
@@ -34,16 +36,16 @@ def test_ranks_are_over_the_price_where_rounds_cost_unequally(charged: float) ->
     """As verdicts are: what is charged besides moves a curve to the right, past one that is lower round by round."""
     high, low = curve("high", [[10.0, 20, 30]], [0]), curve("low", [[9.0, 19, 29]], [0])
     high = replace(high, cost={"images": high.cost["images"] + charged})
-    first = {name for name, rank in figures.halves(ranked([high, low]))[0].items() if rank == 1}
+    first = {name for name, rank in ranking.halves(ranked([high, low]))[0].items() if rank == 1}
     assert first == {"low" if charged else "high"}
     far = replace(high, cost={"images": high.cost["images"] + 1000})
-    assert figures.mean_areas(experiment([far, low])) == {}
+    assert ranking.mean_areas(experiment([far, low])) == {}
     alone = replace(experiment([curve("high", [[1.0]], [0])]), rounds=(0,))
-    assert figures.mean_areas(alone) == {"high": 1.0}
+    assert ranking.mean_areas(alone) == {"high": 1.0}
 
 
 def ranked(curves: Sequence[Curve]) -> stats.Ranks:
-    areas = figures.mean_areas(experiment(curves))
+    areas = ranking.mean_areas(experiment(curves))
     return stats.ranks(list(areas), np.array([list(areas.values())] * 2), ["one", "two"])
 
 
@@ -98,8 +100,8 @@ def made() -> Experiment:
 
 
 @pytest.fixture
-def looks(made: Experiment) -> dict[str, figures.Look]:
-    return figures.colours(made.curves)
+def looks(made: Experiment) -> dict[str, style.Look]:
+    return style.colours(made.curves)
 
 
 def arrays(detection: bool = False) -> dict[str, Any]:
@@ -135,7 +137,7 @@ def got(figure: Figure | None) -> Figure:
 def lines(figure: Figure) -> dict[str, tuple[list[float], list[float], str]]:
     """x, y and colour of the lines that the legend names."""
     names = [text.get_text().replace("\n", "") for text in figure.legends[0].get_texts()]
-    drawn = [line for line in figure.axes[0].lines if line.get_marker() in figures.MARKERS]
+    drawn = [line for line in figure.axes[0].lines if line.get_marker() in style.MARKERS]
     data = [(list(np.asarray(a.get_xdata())), list(np.asarray(a.get_ydata())), str(a.get_color())) for a in drawn]
     return dict(zip(names, data, strict=True))
 
@@ -149,9 +151,9 @@ def cells(figure: Figure, panel: int = 0) -> dict[tuple[int, int], str]:
 
 
 # --- curves and savings ---------------------------------------------------------------------
-def test_a_curve_is_the_mean_cost_and_score(looks: dict[str, figures.Look]) -> None:
+def test_a_curve_is_the_mean_cost_and_score(looks: dict[str, style.Look]) -> None:
     one = experiment([curve("first", SCORES["first"], boxes=True), curve("second", SCORES["second"])])
-    images, boxes = (got(figures.learning_curves(one, looks, axis)) for axis in ("images", "boxes"))
+    images, boxes = (got(figures_curves.learning_curves(one, looks, axis)) for axis in ("images", "boxes"))
     assert lines(images)["first"][:2] == ([5, 7, 9], [51, 62, 70.5])
     assert lines(images)["second"][:2] == ([5, 7, 9], [51, 67, 76])
     assert list(lines(boxes)) == ["first"]
@@ -160,7 +162,7 @@ def test_a_curve_is_the_mean_cost_and_score(looks: dict[str, figures.Look]) -> N
 
 
 def test_the_band_is_students() -> None:
-    found = figures.band(curve("first", [[50, 60, np.nan], *([52, 64, 3] for _ in range(4))]))
+    found = figures_curves.band(curve("first", [[50, 60, np.nan], *([52, 64, 3] for _ in range(4))]))
     expected = student(np.array([60.0, 64.0, 64.0, 64.0, 64.0]))
     assert found[:, 1] == pytest.approx([expected.low, expected.high])
     assert np.isnan(found[:, 2]).all()  # of four runs
@@ -169,7 +171,9 @@ def test_the_band_is_students() -> None:
 @pytest.mark.parametrize("num_runs", [1, 2, 4, 5])
 def test_few_runs_are_dots_and_no_band(num_runs: int) -> None:
     values = [[50.0 + seed, 60.0 + 3 * seed] for seed in range(num_runs)]
-    figure = got(figures.learning_curves(experiment([curve("first", values)]), figures.colours(["first"]), "images"))
+    figure = got(
+        figures_curves.learning_curves(experiment([curve("first", values)]), style.colours(["first"]), "images")
+    )
     [dots] = [line for line in figure.axes[0].lines if line.get_marker() == "."]
     few = 1 < num_runs < 5
     assert sorted(np.asarray(dots.get_ydata()).tolist()) == (sorted(itertools.chain(*values)) if few else [])
@@ -187,7 +191,7 @@ def test_savings_of_few_pairs_have_no_band(num_runs: int) -> None:
     values = [[50.0 + seed, 60.0 + 3 * seed, 70.0 + 2 * seed] for seed in range(num_runs)]
     better = [[value + 2 for value in row] for row in values]
     one = experiment([curve(name, rows, range(num_runs)) for name, rows in (("first", values), ("second", better))])
-    figure = got(figures.savings_curve(one, figures.colours(["first", "second"]), "first"))
+    figure = got(figures_curves.savings_curve(one, style.colours(["first", "second"]), "first"))
     assert bool(figure.axes[0].collections) == (num_runs == 5)
     notes = " ".join(" ".join(texts(figure)).split())
     assert ("too few runs for intervals" in notes) == (num_runs == 2)
@@ -200,10 +204,10 @@ def test_long_class_names_are_shortened_and_leave_the_bars_room(num_classes: int
     names = [f"{number:05}_Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae_terrestris" for number in range(99)]
     known = gallery()
     many = np.array([*names[:num_classes], "caf\udce9"], np.str_)[-num_classes:]
-    figure = got(figures.bought_classes(made, replace(known, classes_C=many)))
+    figure = got(selections.bought_classes(made, replace(known, classes_C=many)))
     labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
     assert len(set(labels)) == num_classes
-    assert all(len(label) <= figures.CLASS_NAME for label in labels)
+    assert all(len(label) <= selections.CLASS_NAME for label in labels)
     assert labels[-1] == r"caf\xe9"
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[-1].get_xticklabels()]
@@ -213,7 +217,7 @@ def test_long_class_names_are_shortened_and_leave_the_bars_room(num_classes: int
 
 def test_bars_are_what_a_paper_tells() -> None:
     paper = curve("first", [[50, 60, 70]], seeds=(), std_R=np.array([1.0, np.nan, 2.0]), num_runs=5)
-    figure = got(figures.learning_curves(experiment([paper]), figures.colours(["first"]), "images"))
+    figure = got(figures_curves.learning_curves(experiment([paper]), style.colours(["first"]), "images"))
     (bars,) = figure.axes[0].containers
     segments = [np.asarray(segment) for segment in bars.lines[2][0].get_segments()]
     assert [one[:, 1].tolist() for one in segments if one.size] == [[49, 51], [68, 72]]
@@ -226,7 +230,7 @@ def test_rounds_that_are_not_there_are_left_out() -> None:
     none = np.zeros((0, 3))
     empty = Curve("empty", 0, 2, none, none, {"images": none})
     one = experiment([uneven, short, empty])
-    found = figures.everything(
+    found = drawing.everything(
         [one, experiment([empty, replace(empty, strategy="b")], "none"), experiment([], "no")], {}
     )
     drawn = lines(found["made-curves-images"])
@@ -236,8 +240,8 @@ def test_rounds_that_are_not_there_are_left_out() -> None:
     assert not [stem for stem in found if stem.startswith("no")]
 
 
-def test_savings_are_per_cent_of_what_the_other_pays(made: Experiment, looks: dict[str, figures.Look]) -> None:
-    drawn = lines(got(figures.savings_curve(made, looks, "first")))
+def test_savings_are_per_cent_of_what_the_other_pays(made: Experiment, looks: dict[str, style.Look]) -> None:
+    drawn = lines(got(figures_curves.savings_curve(made, looks, "first")))
     targets, percent, colour = drawn["second"]
     assert targets == [51, 62, 70.5]
     at = 5 + 2 * (62 - 51) / (67 - 51)  # where its mean curve reaches 62
@@ -247,30 +251,30 @@ def test_savings_are_per_cent_of_what_the_other_pays(made: Experiment, looks: di
     assert list(drawn) == ["second", HOSTILE]
 
 
-def test_scores_out_of_reach_are_no_savings(looks: dict[str, figures.Look]) -> None:
+def test_scores_out_of_reach_are_no_savings(looks: dict[str, style.Look]) -> None:
     low = curve("second", [[50, 51, 52], [50, 51, 52]])
     one = experiment([curve("first", [[50, 51, 80], [50, 51, 80]]), low])
-    assert lines(got(figures.savings_curve(one, looks, "first")))["second"][0] == [50, 51]
+    assert lines(got(figures_curves.savings_curve(one, looks, "first")))["second"][0] == [50, 51]
     apart = replace(low, starts=("other", "other"))
-    assert figures.savings_curve(experiment([one.curves["first"], apart]), looks, "first") is None
+    assert figures_curves.savings_curve(experiment([one.curves["first"], apart]), looks, "first") is None
 
 
 # --- looks ----------------------------------------------------------------------------------
-def test_a_strategy_looks_the_same_in_every_figure(made: Experiment, looks: dict[str, figures.Look]) -> None:
-    drawn = [got(figures.learning_curves(made, looks)), got(figures.savings_curve(made, looks, "first"))]
+def test_a_strategy_looks_the_same_in_every_figure(made: Experiment, looks: dict[str, style.Look]) -> None:
+    drawn = [got(figures_curves.learning_curves(made, looks)), got(figures_curves.savings_curve(made, looks, "first"))]
     for figure in drawn:
         assert {name: colour for name, (_, _, colour) in lines(figure).items()}.items() <= {
             name: look.colour for name, look in looks.items()
         }.items()
-    taken = got(figures.selection_seconds(made, looks)).axes[0].lines
+    taken = got(seconds.selection_seconds(made, looks)).axes[0].lines
     assert [line.get_color() for line in taken] == [look.colour for look in looks.values() for _ in range(2)]
 
 
 def test_many_strategies_are_told_apart() -> None:
-    looks = figures.colours([f"strategy_{number}" for number in range(60)])
+    looks = style.colours([f"strategy_{number}" for number in range(60)])
     assert len(set(looks.values())) == 60
     assert len({(look.colour, look.dashes) for look in list(looks.values())[:32]}) == 32
-    assert list(figures.colours(["a", "b", "a"])) == ["a", "b"]
+    assert list(style.colours(["a", "b", "a"])) == ["a", "b"]
 
 
 # --- over experiments -----------------------------------------------------------------------
@@ -284,7 +288,7 @@ def test_penalties_are_added_over_experiments() -> None:
     one = experiment([constant("aa", [0, 0, 0]), constant("b", [0, 5, 5]), constant("cccc", [0, 0, 5])])
     two = experiment([constant("aa", [0, 5, 5]), constant("b", [0, 0, 0])], "two")
     single = experiment([curve("aa", [[1, 2, 3]], [0]), curve("b", [[7, 8, 9]], [0])], "single")
-    figure = got(figures.penalty_matrix([one, two, single]))
+    figure = got(ranking.penalty_matrix([one, two, single]))
     found = cells(figure)
     assert {place: found[place] for place in ((0, 1), (1, 0), (1, 2), (2, 0), (0, 2))} == {
         (0, 1): "1.00", (1, 0): "1.00", (1, 2): "0.50", (2, 0): "0.50", (0, 2): "0",
@@ -292,34 +296,34 @@ def test_penalties_are_added_over_experiments() -> None:
     assert [found[3, column] for column in range(3)] == ["0.75", "0.50", "0.25"]
     assert (0, 0) not in found
     assert any("by chance 0.025 in each experiment" in " ".join(text.split()) for text in texts(figure))
-    assert figures.penalty_matrix([single]) is None
+    assert ranking.penalty_matrix([single]) is None
 
 
 def test_two_seeds_are_no_penalty() -> None:
     """Margin beat random in the figure where the table said undecided."""
     two = experiment([curve("random", [[50, 60, 70], [50, 61, 72]]), curve("margin", [[50, 63, 73], [50, 64, 75]])])
-    assert figures.penalty_matrix([two]) is None
+    assert ranking.penalty_matrix([two]) is None
 
 
 def test_rounds_before_any_selection_count_only_where_something_was_selected() -> None:
     curves = [constant("aa", [0, 5, 5]), constant("b", [0, 5, 0])]
-    assert cells(got(figures.penalty_matrix([experiment(curves)])))[0, 1] == "0.50"
+    assert cells(got(ranking.penalty_matrix([experiment(curves)])))[0, 1] == "0.50"
     no_start = replace(experiment(curves), schedule=Schedule(0, 1, 3, one_pass=True))
-    assert cells(got(figures.penalty_matrix([no_start])))[0, 1] == "0.33"
+    assert cells(got(ranking.penalty_matrix([no_start])))[0, 1] == "0.33"
 
 
 def test_what_does_not_pair_is_left_out_of_the_penalties() -> None:
     odd = constant("odd", [0, 9, 9], starts=("other",) * 5)
     one = experiment([odd, constant("aa", [0, 0, 0]), constant("b", [0, 5, 5])])
-    labels = [label.get_text() for label in got(figures.penalty_matrix([one])).axes[0].get_yticklabels()]
+    labels = [label.get_text() for label in got(ranking.penalty_matrix([one])).axes[0].get_yticklabels()]
     assert labels == ["aa  1", "b  2", "mean: how often it is beaten"]
-    assert figures.penalty_matrix([experiment([odd, constant("aa", [0, 0, 0])])]) is None
+    assert ranking.penalty_matrix([experiment([odd, constant("aa", [0, 0, 0])])]) is None
 
 
 def test_pairs_of_no_experiment_are_empty() -> None:
     one = experiment([constant("aa", [0, 0]), constant("b", [0, 0])])
     two = experiment([constant("aa", [0, 0]), constant("cccc", [0, 0])])
-    assert (1, 2) not in cells(got(figures.penalty_matrix([one, two])))
+    assert (1, 2) not in cells(got(ranking.penalty_matrix([one, two])))
 
 
 def on_other_data(name: str) -> Experiment:
@@ -333,27 +337,27 @@ def test_ranks_are_of_what_all_experiments_share() -> None:
     )
     two = on_other_data("two")
     empty = experiment([Curve("low", 0, 2, np.zeros((0, 3)), np.zeros((0, 3)), {})], "empty")
-    figure = got(figures.rank_diagram([one, two, empty]))
+    figure = got(ranking.rank_diagram([one, two, empty]))
     assert {"high  1.00 ", " 2.00  low"} <= set(texts(figure))
     assert "no test: it takes 5 data sets" in "".join(texts(figure))
-    many = got(figures.rank_diagram([one, *map(on_other_data, "abcd")]))
+    many = got(ranking.rank_diagram([one, *map(on_other_data, "abcd")]))
     assert any("critical difference 0.88" in text for text in texts(many))  # Demšar: 1.96 * sqrt(2 * 3 / (6 * 5))
-    same = got(figures.rank_diagram([one, *[replace(one, title=name) for name in "abcd"]]))  # five schedules of one
+    same = got(ranking.rank_diagram([one, *[replace(one, title=name) for name in "abcd"]]))  # five schedules of one
     assert not any("critical difference" in text for text in texts(same))
     assert any("over 1 data set, 5 experiments" in text for text in texts(same))
-    assert figures.rank_diagram([one, empty]) is None
-    assert figures.rank_diagram([one, experiment([curve("alone", [[1, 2, 3]], [0])])]) is None
-    assert figures.rank_diagram([]) is None
+    assert ranking.rank_diagram([one, empty]) is None
+    assert ranking.rank_diagram([one, experiment([curve("alone", [[1, 2, 3]], [0])])]) is None
+    assert ranking.rank_diagram([]) is None
 
 
 # --- what was bought ------------------------------------------------------------------------
 def test_overlap_is_jaccards_of_all_that_was_bought_so_far(made: Experiment) -> None:
     names = list(made.curves)
-    first, last = figures.overlaps(made, names, 1), figures.overlaps(made, names, 2)
+    first, last = selections.overlaps(made, names, 1), selections.overlaps(made, names, 2)
     assert first[0, 1] == pytest.approx((1 / 3 + 0) / 2)
     assert last[0, 1] == pytest.approx((3 / 5 + 0) / 2)  # seed 0 shares 2, 3 and 4 of 2, 3, 4, 5 and 6
     assert last[2, 1] == last[1, 2] == pytest.approx((1 / 7 + 1) / 2)
-    figure = got(figures.overlap(made))
+    figure = got(selections.overlap(made))
     assert [axes.get_title("left") for axes in figure.axes] == ["up to round 1", "up to round 2"]
     assert cells(figure)[1, 0] == "0.17"
     assert cells(figure, 1)[0, 1] == "0.30"
@@ -362,9 +366,9 @@ def test_overlap_is_jaccards_of_all_that_was_bought_so_far(made: Experiment) -> 
 def test_overlap_is_over_the_seeds_that_both_have(made: Experiment) -> None:
     short = [replace(one, records=one.records[:2]) if one.seed else one for one in made.runs]
     one = replace(made, runs=tuple(short))
-    assert figures.overlaps(one, ["first", "second"], 2)[0, 1] == pytest.approx(3 / 5)
-    assert figures.overlap(replace(made, runs=())) is None
-    assert figures.overlap(replace(made, runs=made.runs[:2])) is None
+    assert selections.overlaps(one, ["first", "second"], 2)[0, 1] == pytest.approx(3 / 5)
+    assert selections.overlap(replace(made, runs=())) is None
+    assert selections.overlap(replace(made, runs=made.runs[:2])) is None
 
 
 def heights(figure: Figure, panel: int) -> list[float]:
@@ -372,99 +376,99 @@ def heights(figure: Figure, panel: int) -> list[float]:
 
 
 def test_classes_are_counted_over_what_was_bought(made: Experiment) -> None:
-    figure = got(figures.bought_classes(made, gallery()))
+    figure = got(selections.bought_classes(made, gallery()))
     assert heights(figure, 0) == pytest.approx([25, 25, 50])  # 2 3 4 5 are of classes 2 0 1 2
     assert heights(figure, 1) == pytest.approx([50, 25, 25])  # 2 4 3 6
     assert figure.axes[0].get_title("left") == "first (4)"
-    boxes = got(figures.bought_classes(made, gallery(detection=True)))
+    boxes = got(selections.bought_classes(made, gallery(detection=True)))
     assert heights(boxes, 0) == pytest.approx([40, 20, 40])  # image 2 holds one more, of class 0
     assert boxes.axes[0].get_title("left") == "first (5)"
-    assert figures.bought_classes(replace(made, runs=()), gallery()) is None
+    assert selections.bought_classes(replace(made, runs=()), gallery()) is None
 
 
 def test_a_gallery_of_another_pool_is_refused(made: Experiment) -> None:
     with pytest.raises(ValueError, match="these pictures are of another pool: 5 images, without number 5"):
-        figures.bought_classes(made, replace(gallery(), labels_P=np.arange(5) % 3))
+        selections.bought_classes(made, replace(gallery(), labels_P=np.arange(5) % 3))
 
 
 @pytest.mark.parametrize(("paid", "unit"), [("boxes", "boxes"), ("images", "regions")])
 def test_several_labels_of_an_image_are_boxes_where_boxes_are_paid_for(made: Experiment, paid: str, unit: str) -> None:
     curves = {name: replace(curve, cost={paid: curve.cost["images"]}) for name, curve in made.curves.items()}
-    sizes = got(figures.bought_sizes(replace(made, curves=curves), gallery(detection=True)))
-    classes = got(figures.bought_classes(replace(made, curves=curves), gallery(detection=True)))
+    sizes = got(selections.bought_sizes(replace(made, curves=curves), gallery(detection=True)))
+    classes = got(selections.bought_classes(replace(made, curves=curves), gallery(detection=True)))
     assert sizes.get_supylabel() == classes.get_supylabel() == f"% of {unit}"
     assert f"sizes of the {unit} bought" in " ".join(texts(sizes))
     assert all(f"in brackets: how many {unit}" in " ".join(texts(figure)) for figure in (sizes, classes))
 
 
 def test_sizes_are_counted_over_what_was_bought(made: Experiment) -> None:
-    figure = got(figures.bought_sizes(made, gallery(detection=True)))
+    figure = got(selections.bought_sizes(made, gallery(detection=True)))
     edges = np.linspace(0, 20, 25)
     assert heights(figure, 0) == pytest.approx(20 * np.histogram([2, 3, 4, 5, 20], edges)[0])
-    assert figures.bought_sizes(made, gallery()) is None
+    assert selections.bought_sizes(made, gallery()) is None
 
 
 def test_the_map_marks_what_was_bought_by_round(made: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     at_N2 = np.arange(20.0).reshape(10, 2)
-    monkeypatch.setattr(figures, "embedded", lambda features: calls.append(len(features)) or at_N2)
-    figure = got(figures.pool_map(made, gallery()))
+    monkeypatch.setattr(selections, "embedded", lambda features: calls.append(len(features)) or at_N2)
+    figure = got(selections.pool_map(made, gallery()))
     assert calls == [10]
     pool, *rounds = (collection.get_offsets() for collection in figure.axes[1].collections)
     assert np.array_equal(pool, at_N2)
     assert [np.asarray(one).tolist() for one in rounds] == [at_N2[[7, 5]].tolist(), at_N2[[6, 3]].tolist()]
     few = replace(gallery(), shown_N=np.arange(4), features_ND=np.zeros((4, 2), np.float16))
-    assert figures.pool_map(made, few) is None
-    assert figures.pool_map(replace(made, runs=()), gallery()) is None
+    assert selections.pool_map(made, few) is None
+    assert selections.pool_map(replace(made, runs=()), gallery()) is None
 
 
 def test_the_embedding_repeats_itself() -> None:
     features = np.random.default_rng(2).standard_normal((60, 50))
-    assert np.array_equal(figures.embedded(features), figures.embedded(features))
-    assert figures.embedded(features[:5]).shape == (5, 2)
+    assert np.array_equal(selections.embedded(features), selections.embedded(features))
+    assert selections.embedded(features[:5]).shape == (5, 2)
 
 
 def test_a_contact_sheet_shows_the_first_images_of_each_round(made: Experiment) -> None:
-    figure = got(figures.contact_sheet(made, gallery(detection=True), "second", per_round=2))
+    figure = got(selections.contact_sheet(made, gallery(detection=True), "second", per_round=2))
     sheet = np.asarray(figure.axes[0].images[0].get_array())
     assert [[int(sheet[top, left, 0]) for left in (0, 7)] for top in (0, 9, 18)] == [[0, 1], [2, 4], [3, 6]]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["initial", "round 1", "round 2"]
     outlines = [path.vertices for one in figure.axes[0].collections for path in one.get_paths()]
     assert np.array_equal(outlines[0][[0, 2]], [[0.5, 10.5], [3.5, 13.5]])  # of image 2, in the second row
     assert len(outlines) == 2  # a light one below a coloured one
-    one = got(figures.contact_sheet(made, gallery(), "second", per_round=1))
+    one = got(selections.contact_sheet(made, gallery(), "second", per_round=1))
     column = np.asarray(one.axes[0].images[0].get_array())
     assert column.shape == (3 * 9 - 1, 6, 3)
     assert column[::9, 0, 0].tolist() == [0, 2, 3]
-    assert figures.contact_sheet(made, replace(gallery(), shown_N=np.arange(10) + 50), "second") is None
-    assert figures.contact_sheet(made, gallery(), "unknown") is None
+    assert selections.contact_sheet(made, replace(gallery(), shown_N=np.arange(10) + 50), "second") is None
+    assert selections.contact_sheet(made, gallery(), "unknown") is None
 
 
-def test_seconds_are_the_mean_over_the_rounds_that_select(made: Experiment, looks: dict[str, figures.Look]) -> None:
-    assert figures.seconds(made)["first"] == [15, 30]
-    figure = got(figures.selection_seconds(made, looks))
+def test_seconds_are_the_mean_over_the_rounds_that_select(made: Experiment, looks: dict[str, style.Look]) -> None:
+    assert seconds.seconds(made)["first"] == [15, 30]
+    figure = got(seconds.selection_seconds(made, looks))
     assert [list(np.asarray(line.get_xdata())) for line in figure.axes[0].lines[:2]] == [[15, 30], [22.5]]
     assert figure.axes[0].get_xscale() == "log"
-    assert figures.selection_seconds(replace(made, runs=()), looks) is None
+    assert seconds.selection_seconds(replace(made, runs=()), looks) is None
 
 
 # --- names ----------------------------------------------------------------------------------
 def test_hostile_names_are_shown_as_they_are(made: Experiment) -> None:
-    found = figures.everything([made, replace(made, title="two")], {"made": gallery()})
+    found = drawing.everything([made, replace(made, title="two")], {"made": gallery()})
     assert {"ranks", "made-savings", "made-pool"} <= set(found)
-    found["penalties"] = got(figures.penalty_matrix([experiment([constant(HOSTILE, [0, 1]), constant("b", [0, 0])])]))
+    found["penalties"] = got(ranking.penalty_matrix([experiment([constant(HOSTILE, [0, 1]), constant("b", [0, 0])])]))
     for stem, figure in found.items():
         of_another = "-bought-" in stem and "x_1" not in stem
         assert of_another or any(HOSTILE in text for text in texts(figure)), stem
         assert not any("$" in text.get_text() and text.get_parse_math() for text in figure.findobj(Text)), stem
 
 
-def test_names_are_text_in_an_svg(made: Experiment, looks: dict[str, figures.Look], tmp_path: Path) -> None:
-    figure = got(figures.selection_seconds(made, looks))
-    svg = figures.save(figure, tmp_path / "stem")[1]
+def test_names_are_text_in_an_svg(made: Experiment, looks: dict[str, style.Look], tmp_path: Path) -> None:
+    figure = got(seconds.selection_seconds(made, looks))
+    svg = style.save(figure, tmp_path / "stem")[1]
     shown = {node.text for node in ElementTree.parse(svg).iter() if node.tag.endswith("}text")}
     assert {HOSTILE, "first", "10", "100"} <= shown
-    classes = figures.save(got(figures.bought_classes(made, gallery())), tmp_path / "classes")[1].read_text()
+    classes = style.save(got(selections.bought_classes(made, gallery())), tmp_path / "classes")[1].read_text()
     assert "$dog$" in classes
     assert "&lt;cow&gt;" in classes
 
@@ -479,7 +483,7 @@ def test_a_broken_name_keeps_its_characters(name: str) -> None:
 def test_long_legends_neither_cover_the_plot_nor_leave_the_figure() -> None:
     names = [LONG, "W" * 150, "_begins", *(f"strategy_{number}" for number in range(25))]
     one = experiment([curve(name, SCORES["first"]) for name in names], "title " * 30)
-    figure = got(figures.learning_curves(one, figures.colours(names), "images"))
+    figure = got(figures_curves.learning_curves(one, style.colours(names), "images"))
     legend, plot = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
     assert [text.get_text().replace("\n", "") for text in figure.legends[0].get_texts()] == names
     assert legend.x0 >= plot.x1
@@ -493,7 +497,7 @@ def test_long_legends_neither_cover_the_plot_nor_leave_the_figure() -> None:
 def test_names_of_ranks_stay_in_the_figure() -> None:
     names = ["W" * 150, LONG, "a", "b", "c"]
     every = [experiment([curve(name, [[place, 2, 3]], [0]) for place, name in enumerate(names)], t) for t in "ab"]
-    figure = got(figures.rank_diagram(every))
+    figure = got(ranking.rank_diagram(every))
     for text in [*figure.axes[0].texts, *figure.texts]:
         box = text.get_window_extent()
         assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
@@ -501,9 +505,9 @@ def test_names_of_ranks_stay_in_the_figure() -> None:
 
 
 # --- files ----------------------------------------------------------------------------------
-def test_a_figure_is_saved_to_the_same_bytes(made: Experiment, looks: dict[str, figures.Look], tmp_path: Path) -> None:
-    drawn = [got(figures.learning_curves(made, looks)) for _ in range(2)]
-    saved = [figures.save(one, tmp_path / str(place) / "stem") for place, one in enumerate([drawn[0], *drawn])]
+def test_a_figure_is_saved_to_the_same_bytes(made: Experiment, looks: dict[str, style.Look], tmp_path: Path) -> None:
+    drawn = [got(figures_curves.learning_curves(made, looks)) for _ in range(2)]
+    saved = [style.save(one, tmp_path / str(place) / "stem") for place, one in enumerate([drawn[0], *drawn])]
     assert [path.name for path in saved[0]] == ["stem.png", "stem.svg", "stem.pdf"]
     for path, again, anew in zip(*saved, strict=True):
         assert path.read_bytes() == again.read_bytes() == anew.read_bytes(), path.suffix
@@ -552,22 +556,22 @@ def test_what_is_no_gallery_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_everything_names_its_figures(made: Experiment) -> None:
-    found = figures.everything([made], {"made": gallery(detection=True)})
+    found = drawing.everything([made], {"made": gallery(detection=True)})
     assert list(found) == [
         "made-curves-images", "made-savings", "made-overlap", "made-seconds", "made-classes", "made-sizes", "made-pool",
         "made-bought-first", "made-bought-second", "made-bought-_b__x_1_____q_-148442dc",
     ]  # fmt: skip
     many = experiment([constant("aa", [0, 1, 1]), constant("b", [0, 0, 0])])
-    assert "penalties" in figures.everything([many], {})
+    assert "penalties" in drawing.everything([many], {})
 
 
 def test_a_strategy_looks_the_same_whatever_else_is_drawn() -> None:
     alone, many = (
-        figures.colours(["isal"]),
-        figures.colours(["mine", "random", "isal", "isal[k=2]", "coreset[metric=cosine]"]),
+        style.colours(["isal"]),
+        style.colours(["mine", "random", "isal", "isal[k=2]", "coreset[metric=cosine]"]),
     )
     assert alone["isal"] == many["isal"]
-    assert many["coreset[metric=cosine]"] == figures.colours(["coreset"])["coreset"]  # no plain one beside it
+    assert many["coreset[metric=cosine]"] == style.colours(["coreset"])["coreset"]  # no plain one beside it
     assert many["isal[k=2]"] != many["isal"]
     assert len(set(many.values())) == 5
-    assert figures.colours(["isal[k=2]", "isal"])["isal"] == alone["isal"]  # whichever comes first
+    assert style.colours(["isal[k=2]", "isal"])["isal"] == alone["isal"]  # whichever comes first

@@ -23,8 +23,8 @@ from _writer import CELL, HEADER, without
 from matplotlib.figure import Figure
 from test_faults import check_stated, table
 
-from benchmark.analysis import figures
 from benchmark.analysis.curves import SOURCES, known_sources
+from benchmark.analysis.figures import style
 from benchmark.plugins import discovery
 from benchmark.records.record import Measured, Record
 from benchmark.records.store import WRITTEN, Store
@@ -282,13 +282,13 @@ def test_a_figure_that_does_not_fit_leaves_the_old_one_and_is_named(tmp_path: Pa
     figure = Figure()
     figure.add_subplot()
     stem = tmp_path / "figures" / "curves"
-    paths = figures.save(figure, stem)
+    paths = style.save(figure, stem)
     old, before = [path.read_bytes() for path in paths], resource.getrlimit(resource.RLIMIT_FSIZE)
     figure.axes[0].plot([1, 2])
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))  # a write stops there, as on a full disk
     try:
         with pytest.raises(Unwritable, match=r"figures/curves.png cannot be written: File too large"):
-            figures.save(figure, stem)
+            style.save(figure, stem)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.read_bytes() for path in paths] == old

@@ -39,9 +39,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from benchmark import config
-from benchmark.analysis import figures
 from benchmark.analysis.curves import read
-from benchmark.analysis.figures import Gallery
+from benchmark.analysis.figures import drawing
+from benchmark.analysis.figures.gallery import Gallery
 from benchmark.api import Machine
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
@@ -744,7 +744,7 @@ def test_a_thousand_odd_galleries(home: Path) -> None:
         gallery = Gallery.read(path)
         counts.add("right")
         if counts.counted["right"] % 20 == 1:
-            assert figures.shown(made, gallery)
+            assert drawing.shown(made, gallery)
         if counts.counted["right"] % DRAWN == 1:
             command(home, "report")
 

@@ -27,7 +27,7 @@ from _curves import PLAIN, recorded
 from torchvision.datasets import CIFAR10
 from typer.testing import CliRunner
 
-from benchmark.analysis.figures import Gallery
+from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.options import Question, ask
 from benchmark.api import Machine
 from benchmark.cli.commands import app

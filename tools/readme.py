@@ -73,15 +73,15 @@ IMAGE = re.compile(r"!\[[^]]*\]\(docs/figures/(?P<folder>\w+)/(?P<stem>[\w.=+-]+
 
 def draw(page: str, home: Path, into: Path) -> list[Path]:
     """Draws the figures that a page shows into FOLDER/STEM.svg below `into`. ValueError where there is no such one."""
-    from benchmark.analysis import figures  # matplotlib takes a second to import
+    from benchmark.analysis.figures import drawing, style  # matplotlib takes a second to import
 
     into.mkdir(parents=True, exist_ok=True)
     paths = []
     for folder, stem in IMAGE.findall(page):
-        drawn = figures.everything(read(str(home / "results" / "reference" / folder)), {})
+        drawn = drawing.everything(read(str(home / "results" / "reference" / folder)), {})
         if stem not in drawn:
             raise ValueError(f"{folder} has no figure {stem}, only {', '.join(drawn)}")
-        paths += figures.save(drawn[stem], into / folder / stem, ["svg"])
+        paths += style.save(drawn[stem], into / folder / stem, ["svg"])
     return paths
 
 

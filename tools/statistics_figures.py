@@ -13,7 +13,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from benchmark.analysis.figures import FAINT, INK, MARKERS, PALETTE, beside, blank, entitle, heat, key, styled, ticks
+from benchmark.analysis.figures.style import (
+    FAINT,
+    INK,
+    MARKERS,
+    PALETTE,
+    beside,
+    blank,
+    entitle,
+    heat,
+    key,
+    styled,
+    ticks,
+)
 from benchmark.text.words import plural
 
 Results = dict[str, Any]

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmark.analysis import figures, stats
+from benchmark.analysis import stats
+from benchmark.analysis.figures import style as figures_style
 from benchmark.analysis.savings import ROUGH
 from benchmark.seeds import seed
 from benchmark.system import files
@@ -101,7 +102,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
     for name, picture in FIGURES.items():
         figure = picture(results[name])
         assert figure is not None
-        paths += figures.save(figure, folder / name, ["svg"])
+        paths += figures_style.save(figure, folder / name, ["svg"])
     return paths
 
 

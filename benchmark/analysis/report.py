@@ -19,9 +19,11 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmark.analysis import audit, comparisons, figures
+from benchmark.analysis import audit, comparisons
 from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
+from benchmark.analysis.figures import drawing, style
+from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.tables import Entry, Table, places, shown, table
 from benchmark.analysis.verify import VERDICTS, Verdict, shown_gaps
 from benchmark.records.anonymous import command as without_folders
@@ -82,10 +84,10 @@ def write(
     told: what `told` returns, and `level` of the intervals. task: what the page is limited to; then it is
     report-TASK.html, with its figures in figures-TASK: a part never takes the place of the whole.
     """
-    drawn = figures.everything(experiments, galleries(experiments))
+    drawn = drawing.everything(experiments, galleries(experiments))
     pictures = {}
     for name, figure in drawn.items():
-        paths = figures.save(figure, folder / figures_folder(task) / name)
+        paths = style.save(figure, folder / figures_folder(task) / name)
         pictures[name] = embedded(paths)
     names = [slug(one.title) for one in experiments]
     sections = [
@@ -190,10 +192,10 @@ def embedded(paths: Sequence[Path]) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(read(path)).decode()}"
 
 
-def galleries(experiments: Sequence[Experiment]) -> dict[str, figures.Gallery]:
+def galleries(experiments: Sequence[Experiment]) -> dict[str, Gallery]:
     """The galleries that stand beside the records."""
     paths = {one.title: one.runs[0].folder / "gallery" / f"{slug(one.title)}.npz" for one in experiments if one.runs}
-    return {title: figures.Gallery.read(path) for title, path in paths.items() if path.exists()}
+    return {title: Gallery.read(path) for title, path in paths.items() if path.exists()}
 
 
 def section(

@@ -56,14 +56,14 @@ def components(experiment: Experiment, asked: Question) -> list[Components]:
 
 def draw(made: Sequence[Components], folder: Path) -> None:
     """figures/NAME-variance-MEASURE.png, .svg and .pdf of one experiment."""
-    from benchmark.analysis import figures  # matplotlib takes a second to import
-    from benchmark.analysis.variance_figure import variance_components
+    from benchmark.analysis.figures import style  # matplotlib takes a second to import
+    from benchmark.analysis.figures.variance import variance_components
 
-    looks = figures.colours(one.strategy for one in made)
+    looks = style.colours(one.strategy for one in made)
     for measure in MEASURES:
         figure = variance_components([one for one in made if one.measure == measure], looks)
         if figure is not None:
-            figures.save(figure, folder / "figures" / f"{slug(made[0].experiment)}-variance-{measure}")
+            style.save(figure, folder / "figures" / f"{slug(made[0].experiment)}-variance-{measure}")
 
 
 def without_nan(row: dict[str, object]) -> dict[str, object]:

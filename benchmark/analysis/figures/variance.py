@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmark.analysis.figures import INK, Look, Looks, blank, entitle, extent, pitch, styled
+from benchmark.analysis.figures.style import INK, Look, Looks, blank, entitle, extent, pitch, styled
 from benchmark.analysis.tables import PLACES
 from benchmark.analysis.variance import COMPONENTS, Components
 from benchmark.text.words import broken, plural
