@@ -229,8 +229,10 @@ def read(
     if not wanted:
         raise ValueError("tasks=[]: nothing to run")
     for name, entry in wanted.items():
-        if entry is None and chosen.tasks is not None:
-            wanted[name], remark = completed(Spec.read("task", name), chosen, num_pool, recorded.get(name, {}))
+        if chosen.tasks is not None and name not in chosen.experiments:
+            task, remark = Spec.read("task", name), taken_over(name, entry, chosen)
+            if entry is None:
+                wanted[name], remark = completed(task, chosen, num_pool, recorded.get(name, {}))
             remarks += [remark] * bool(remark)
     experiments = tuple(experiment(name, entry, chosen) for name, entry in wanted.items())
     return Grid(chosen.grid, experiments, tuple(remarks))
@@ -240,9 +242,8 @@ def picked(text: object, chosen: Settings) -> list[tuple[str, Any]]:
     """The grid's experiment of that name, or else all on the task of that name. The task with other parameters takes
     the place of the first experiment on a task of its name. Of any other task the grid says nothing: None."""
     name, given = quoted.parse(text)
-    known = chosen.experiments.items()
-    alike = [(key, entry) for key, entry in known if quoted.parse(entry["task"])[0] == name]
-    found = [pair for pair in known if pair[0] == name] or alike
+    alike = on_task(name, chosen)
+    found = [pair for pair in chosen.experiments.items() if pair[0] == name] or alike
     if found and not given:
         return found
     tasks = registry.REGISTRY["task"]
@@ -250,6 +251,34 @@ def picked(text: object, chosen: Settings) -> list[tuple[str, Any]]:
         told = unknown(name, [*chosen.experiments, *tasks])
         raise ValueError(f"tasks={text}: no task, and no experiment of grid={chosen.grid}, is called {told}")
     return [(Spec.read("task", text).label, {**alike[0][1], "task": text} if alike else None)]
+
+
+def on_task(name: str, chosen: Settings) -> list[tuple[str, Any]]:
+    """The grid's experiments on the task of that name, whatever its parameters."""
+    return [pair for pair in chosen.experiments.items() if quoted.parse(pair[1]["task"])[0] == name]
+
+
+def taken_over(label: str, entry: Mapping[str, Any] | None, chosen: Settings) -> str:
+    """A line that tells what a task with other parameters takes over from an experiment of the grid, "" for nothing."""
+    if entry is None:
+        return ""
+    source, original = on_task(quoted.parse(label)[0], chosen)[0]
+    values = {key: value for key, value in entry.items() if key in ENTRY and key != "task"}
+    taken = {key: value for key, value in values.items() if getattr(chosen, key) is None}
+    whose = f"the grid's experiment {source} on {Spec.read('task', original['task']).label}"
+    remark = f"{label} is not in grid={chosen.grid}; what you did not set is that of {whose}: {typed(taken)}"
+    return remark if taken else ""
+
+
+def typed(entry: Mapping[str, Any]) -> str:
+    """Settings of an experiment, as they are typed."""
+    labels = {"strategies": lambda item: Spec.read("strategy", item).label}
+    return " ".join(
+        f"{key}=[{','.join(map(labels.get(key, str), value))}]"
+        if isinstance(value, list)
+        else f"{key}={quoted.plain(value)}"
+        for key, value in entry.items()
+    )
 
 
 def completed(
@@ -271,10 +300,7 @@ def completed(
     entry = {"strategies": [one.label for one in strategies], "seeds": defaults.seeds, **schedule, **given}
     unset = {key: value for key, value in entry.items() if key not in given}
     source = f" (a pool of {pool:,} images)" if pool else f" (as in {chosen.out})" if recorded else ""
-    words = " ".join(
-        f"{key}=[{','.join(value)}]" if key == "strategies" else f"{key}={value}" for key, value in unset.items()
-    )
-    remark = f"{task.label} is not in grid={chosen.grid}; what you did not set: {words}{source}"
+    remark = f"{task.label} is not in grid={chosen.grid}; what you did not set: {typed(unset)}{source}"
     return {**entry, "task": task.label}, remark if unset else ""
 
 

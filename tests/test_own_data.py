@@ -1,5 +1,6 @@
 """A task that the grid does not have gets strategies that it serves and a schedule by the size of its pool."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -160,6 +161,58 @@ def test_what_is_wrong_with_words_is_said_before_images_are_read(words: list[str
 
 def test_the_grid_of_another_name_gives_the_same() -> None:
     assert grid("grid=scenes", "tasks=[tiny_imagenet]").experiments == grid("tasks=[tiny_imagenet]").experiments
+
+
+NEU = "voc[backbone=small,channels=32,epochs=30,lr=0.02,max_size=256,min_size=96,precision=float32,root=neu_det]"
+LENT = "what you did not set is that of the grid's experiment"
+
+
+@pytest.mark.parametrize(
+    ("words", "source", "taken"),
+    [
+        (
+            ["tasks=[digits[epochs=1]]"],
+            f"digits[epochs=1] is not in grid=quick; {LENT} digits on digits",
+            "initial=50 budget=50 rounds=5 validation=100 seeds=10 strategies=[random,entropy,margin,bald,coreset,"
+            "badge,isal,learning_loss,geal[encoder=patch_pca,k=5]]",
+        ),
+        (
+            ["grid=neu_det", "tasks=[voc[root=mine]]", "strategies=[random]", "seeds=2"],
+            f"voc[root=mine] is not in grid=neu_det; {LENT} neu_det on {NEU}",
+            "initial=150 budget=75 rounds=3 validation=100",
+        ),
+        (
+            ["grid=paper", "tasks=[coco[root=mine]]", "seeds=1", "strategies=[random]"],
+            f"coco[root=mine] is not in grid=paper; {LENT} coco_fcos on coco[published=true]",
+            "until=map 0.22 +- 0.003",
+        ),
+    ],
+)
+def test_what_another_task_of_the_grid_lends_is_told(words: list[str], source: str, taken: str) -> None:
+    [remark] = grid(*words, pool=None).remarks
+    assert remark.startswith(source)
+    assert taken in remark
+
+
+ALL_SET = ["initial=5", "budget=6", "rounds=2", "validation=0", "strategies=[margin]", "seeds=1"]
+
+
+@pytest.mark.parametrize(
+    "words", [["tasks=[digits]"], ["grid=scenes", "tasks=[scenes]"], ["tasks=[digits[epochs=1]]", *ALL_SET]]
+)
+def test_nothing_is_told_where_nothing_is_lent(words: list[str]) -> None:
+    assert grid(*words, pool=None).remarks == ()
+
+
+def test_strategies_that_a_grid_writes_as_mappings_are_told_as_they_are_typed() -> None:
+    strategies = [{"coreset": {"metric": "cosine"}}, "random"]
+    sizes = {"initial": 5, "budget": 5, "rounds": 2}
+    entry = {"task": {"digits": {"epochs": 2}}, "strategies": strategies, "seeds": [3], **sizes}
+    chosen = dataclasses.replace(config.settings(["tasks=[digits[epochs=1]]"]), experiments={"one": entry})
+    assert config.read(chosen).remarks == (
+        f"digits[epochs=1] is not in grid=quick; {LENT} one on digits[epochs=2]: "
+        "strategies=[coreset[metric=cosine],random] seeds=[3] initial=5 budget=5 rounds=2",
+    )
 
 
 # --- as people type it ------------------------------------------------------------------------
