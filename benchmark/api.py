@@ -546,22 +546,25 @@ def register_task(
     published: Any = None,
     lacks: Callable[..., Collection[str]] | None = None,
     reveals: Callable[..., str] | None = None,
+    check: Callable[..., object] | None = None,
 ) -> Callable[[TaskF], TaskF]:
     """Registers a task under its factory's name: `factory(machine, recipe, *, own parameters) -> Task`.
 
     The factory's return annotation is a class: its methods are the task's capabilities.
     default, published: recipes, frozen dataclasses whose fields become parameters of the task;
         `published=true` starts from the second. A factory without recipes takes `machine` alone. A recipe may have
-        `check(machine)`, which raises ValueError for what is wrong before any data are read: files of weights; and
         `for_cpu()`, which gives the settings of a fit that CPUs do in minutes, {} where they are set.
     lacks: from the task's parameters, the capabilities that those take away.
     reveals: from the task's parameters, in words, what labels shaped the pool before they were paid for ("" for none):
         such rows carry a dagger.
+    check: called as `check(machine, recipe)` before the task reads its data; raises ValueError where a file of weights
+        does not fit.
     """
 
     def decorate(function: TaskF) -> TaskF:
         recipes = {False: default, True: published}
-        add(Plugin("task", function.__name__, function, version, recipes=recipes, lacks=lacks, reveals=reveals))
+        name = function.__name__
+        add(Plugin("task", name, function, version, (), None, recipes, lacks, reveals, check_weights=check))
         return function
 
     return decorate

@@ -15,6 +15,7 @@ from benchmark.vision.data.image_checks import say, together
 from benchmark.vision.data.image_files import Exif, is_image
 from benchmark.vision.data.label_maps import IGNORED, Masks, Shrunk, Split
 from benchmark.vision.data.regular_files import shown
+from benchmark.vision.segmentation.networks import check_weights
 from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, lacks
 from benchmark.vision.segmentation.task import Segmentation
 
@@ -28,7 +29,7 @@ IMAGE = "_leftImg8bit.png"
 SITE = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com"
 
 
-@register_task(version=1, default=SegmenterRecipe(), published=PUBLISHED, lacks=lacks)
+@register_task(version=1, default=SegmenterRecipe(), published=PUBLISHED, lacks=lacks, check=check_weights)
 def cityscapes(
     machine: Machine, recipe: SegmenterRecipe, *, root: str = "cityscapes", size: int | None = None, exif: Exif = "turn"
 ) -> Segmentation:

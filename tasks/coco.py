@@ -13,6 +13,7 @@ from benchmark.vision.data.coco_json import places as coco_places
 from benchmark.vision.data.image_checks import together
 from benchmark.vision.data.image_files import Exif
 from benchmark.vision.data.layouts import advice
+from benchmark.vision.detection.detectors import check_weights
 from benchmark.vision.detection.recipe import PUBLISHED_FCOS_COCO, DetectorRecipe, lacks
 from benchmark.vision.detection.task import Detection
 
@@ -20,7 +21,14 @@ SITE = "http://images.cocodataset.org"
 ARCHIVES = f"{SITE}/zips/train2017.zip, {SITE}/zips/val2017.zip and {SITE}/annotations/annotations_trainval2017.zip"
 
 
-@register_task(version=1, default=DetectorRecipe(), published=PUBLISHED_FCOS_COCO, lacks=lacks, reveals=reveals)
+@register_task(
+    version=1,
+    default=DetectorRecipe(),
+    published=PUBLISHED_FCOS_COCO,
+    lacks=lacks,
+    check=check_weights,
+    reveals=reveals,
+)
 def coco(
     machine: Machine,
     recipe: DetectorRecipe,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification.task import Classifier, Recipe, Split, lacks
+from benchmark.vision.classification.task import Classifier, Recipe, Split, check_weights, lacks
 from benchmark.vision.data.handwritten import handwritten
 
 NUM_TEST = 500
@@ -22,7 +22,7 @@ DEFAULT = Recipe(
 )
 
 
-@register_task(version=1, default=DEFAULT, lacks=lacks)
+@register_task(version=1, default=DEFAULT, lacks=lacks, check=check_weights)
 def digits(machine: Machine, recipe: Recipe) -> Classifier:
     """1,797 grey images of 8x8 pixels, 10 classes: a pool of 1,297, a test set of 500 (50 a class)."""
     values_NHW, labels_N = handwritten()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, lacks
+from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, check_weights, lacks
 from benchmark.vision.classification.training import derived
 from benchmark.vision.data.image_checks import say, together
 from benchmark.vision.data.image_files import EXTENSIONS, Exif, hidden, is_image
@@ -25,7 +25,9 @@ TRAINS, TESTS = ("train", "training"), ("test", "testing", "val", "valid", "vali
 NUM_NAMED = 8  # entries of a folder that a message names
 
 
-@register_task(version=1, default=Recipe(), published=replace(PUBLISHED, normalise="pool"), lacks=lacks)
+@register_task(
+    version=1, default=Recipe(), published=replace(PUBLISHED, normalise="pool"), lacks=lacks, check=check_weights
+)
 def image_folder(
     machine: Machine,
     recipe: Recipe,

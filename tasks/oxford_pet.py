@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification.task import Classifier, Recipe, Split, lacks
+from benchmark.vision.classification.task import Classifier, Recipe, Split, check_weights, lacks
 from benchmark.vision.data.annotations import text_of
 from benchmark.vision.data.download import fetched
 from benchmark.vision.data.image_checks import together
@@ -30,7 +30,7 @@ DEFAULT = Recipe(
 )
 
 
-@register_task(version=1, default=DEFAULT, lacks=lacks)
+@register_task(version=1, default=DEFAULT, lacks=lacks, check=check_weights)
 def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224, exif: Exif = "turn") -> Classifier:
     """3,680 + 3,669 photographs (trainval, test) of cats and dogs, 37 breeds; downloaded into the data folder (811 MB).
 

@@ -11,6 +11,7 @@ import torch
 from benchmark.api import Machine, register_task
 from benchmark.vision.data.label_maps import Split, Stack
 from benchmark.vision.data.scenes import Canvases, Drawing, Source, drawings, sources
+from benchmark.vision.segmentation.networks import check_weights
 from benchmark.vision.segmentation.recipe import SMALL, SegmenterRecipe, lacks
 from benchmark.vision.segmentation.task import Segmentation
 
@@ -30,7 +31,7 @@ DEFAULT = SegmenterRecipe(
 )
 
 
-@register_task(version=1, default=DEFAULT, lacks=lacks)
+@register_task(version=1, default=DEFAULT, lacks=lacks, check=check_weights)
 def scene_masks(machine: Machine, recipe: SegmenterRecipe) -> Segmentation:
     """The grey canvases of `scenes`, 64x64 pixels with up to four digits of 14 to 28 pixels, with a label map each: a
     pool of 800, a test set of 200 drawn from other handwritten digits. 11 classes: pixels of a digit's ink are of its

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from benchmark.api import Machine, register_task
 from benchmark.vision.data.annotations import Split, Truth
 from benchmark.vision.data.scenes import MOST, NUM_POOL, NUM_TEST, SIDE, SIZES, Canvases, Source, drawings, sources
+from benchmark.vision.detection.detectors import check_weights
 from benchmark.vision.detection.recipe import SMALL, DetectorRecipe, lacks
 from benchmark.vision.detection.task import Detection
 
@@ -25,7 +26,7 @@ DEFAULT = DetectorRecipe(
 )
 
 
-@register_task(version=1, default=DEFAULT, lacks=lacks)
+@register_task(version=1, default=DEFAULT, lacks=lacks, check=check_weights)
 def scenes(machine: Machine, recipe: DetectorRecipe) -> Detection:
     """Grey canvases of 64x64 pixels with up to four digits of 14 to 28 pixels, 10 classes: a pool of 800, a test set
     of 200 drawn from other handwritten digits. One canvas in ten is empty. `map` is AP at IoU 0.50."""

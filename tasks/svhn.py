@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, lacks
+from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, check_weights, lacks
 from benchmark.vision.data.download import house_numbers
 
 
@@ -14,6 +14,7 @@ from benchmark.vision.data.download import house_numbers
     default=Recipe(flip=False),
     published=replace(PUBLISHED, normalise="cifar100"),
     lacks=lacks,
+    check=check_weights,
 )
 def svhn(machine: Machine, recipe: Recipe) -> Classifier:
     """73,257 + 26,032 colour images of 32x32 pixels, 10 digits; downloaded into the data folder (246 MB).

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, lacks
+from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, check_weights, lacks
 from benchmark.vision.data.download import house_numbers
 
 DISTORTED = replace(PUBLISHED, normalise="cifar100")
 
 
-@register_task(version=1, default=DISTORTED, lacks=lacks)
+@register_task(version=1, default=DISTORTED, lacks=lacks, check=check_weights)
 def svhn_as_published(machine: Machine, recipe: Recipe) -> Classifier:
     """SVHN whose bytes, stored as H x W x 3, are read as 3 x H x W: a third of the rows a channel, colours interleaved.
 

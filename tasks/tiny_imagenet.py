@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification.task import Classifier, Recipe, Split, lacks
+from benchmark.vision.classification.task import Classifier, Recipe, Split, check_weights, lacks
 from benchmark.vision.data.annotations import text_of
 from benchmark.vision.data.image_checks import together
 from benchmark.vision.data.image_files import Exif, listed
@@ -17,7 +17,7 @@ URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 LINE = re.compile(r"(\w+\.JPEG)\t(n\d+)(\t\d+){4}")  # image, class, a box
 
 
-@register_task(version=1, default=Recipe(pad=8), lacks=lacks)
+@register_task(version=1, default=Recipe(pad=8), lacks=lacks, check=check_weights)
 def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> Classifier:
     """100,000 + 10,000 (train, val) colour images of 64x64 pixels, 200 classes; kept in memory (1.4 GB).
 

@@ -19,11 +19,14 @@ from benchmark.vision.data.pascal_voc import (
     pascal_voc,
     year_folder,
 )
+from benchmark.vision.detection.detectors import check_weights
 from benchmark.vision.detection.recipe import PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
 from benchmark.vision.detection.task import Detection
 
 
-@register_task(version=1, default=DetectorRecipe(), published=PUBLISHED_FCOS_VOC, lacks=lacks, reveals=reveals)
+@register_task(
+    version=1, default=DetectorRecipe(), published=PUBLISHED_FCOS_VOC, lacks=lacks, check=check_weights, reveals=reveals
+)
 def voc(
     machine: Machine,
     recipe: DetectorRecipe,

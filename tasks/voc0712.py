@@ -7,11 +7,12 @@ from pathlib import Path
 from benchmark.api import Machine, register_task
 from benchmark.vision.data.image_files import Exif
 from benchmark.vision.data.pascal_voc import archives, located, pascal_voc, year_folder
+from benchmark.vision.detection.detectors import check_weights
 from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, lacks
 from benchmark.vision.detection.task import Detection
 
 
-@register_task(version=1, default=DetectorRecipe(), published=PUBLISHED_SSD300, lacks=lacks)
+@register_task(version=1, default=DetectorRecipe(), published=PUBLISHED_SSD300, lacks=lacks, check=check_weights)
 def voc0712(
     machine: Machine, recipe: DetectorRecipe, *, root: str = ".", difficult: bool = False, exif: Exif = "turn"
 ) -> Detection:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Optional
@@ -26,6 +27,11 @@ def {name}(view: View, budget: int, rng: Generator) -> Indices:
 
 
 Old = Optional[int]  # noqa: UP045 - as plug-ins may still write it
+
+
+@dataclass(frozen=True)
+class Setting:
+    depth: int = 1
 
 
 @pytest.fixture(autouse=True)
@@ -183,3 +189,23 @@ def test_finding_plug_ins_imports_no_library_that_only_some_use() -> None:
     code = "import sys; from benchmark.plugins import discovery; discovery.discover()"
     code += f"; print(*(set({slow}) & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == []
+
+
+def test_a_task_checks_its_recipe_before_it_is_built() -> None:
+    calls = list[object]()
+
+    def task(machine: str, recipe: Setting) -> str:
+        calls.append("built")
+        return machine
+
+    made = Plugin("task", "task", task, 1, recipes={False: Setting()}, check_weights=lambda *given: calls.append(given))
+    made.build("here", made.bind({"depth": 3}))
+    assert calls == [("here", Setting(3)), "built"]
+
+
+def test_a_check_without_a_recipe_to_look_at_is_an_error() -> None:
+    def task(machine: str) -> str:
+        return machine
+
+    with pytest.raises(ValueError, match=r"check= looks at a recipe: give the task one, default="):
+        Plugin("task", "task", task, 1, check_weights=print).check()

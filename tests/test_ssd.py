@@ -28,11 +28,12 @@ from benchmark.strategies.learning_loss import LossPrediction
 from benchmark.tasks import scenes
 from benchmark.vision.data.annotations import Split, Truth
 from benchmark.vision.detection.detector import Batch, Detections, Pixels
+from benchmark.vision.detection.detectors import builder
 from benchmark.vision.detection.inputs import Placing
 from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, lacks
 from benchmark.vision.detection.ssd import MANY, Ssd, likeliest
 from benchmark.vision.detection.ssd_augment import varied
-from benchmark.vision.detection.task import Detection, builder
+from benchmark.vision.detection.task import Detection
 from benchmark.vision.detection.training import rate
 
 discovery.discover()

@@ -129,7 +129,7 @@ def test_only_what_can_be_set_is_suggested(tmp_path: Path) -> None:
     for label, says in suggestions.items():
         spec = Spec.read("task", label)
         with pytest.raises(ValueError, match=f"the file fits torchvision's {says}$"):
-            spec.plugin.recipe(spec.values).check(Machine(CPU, tmp_path))
+            spec.plugin.build(Machine(CPU, tmp_path), spec.values)
 
 
 def test_a_network_without_its_last_layer_is_recognised() -> None:

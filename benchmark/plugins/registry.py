@@ -142,6 +142,8 @@ class Plugin:
         for name, value in {**functions, "check": self.check_weights}.items():
             if value is not None and not callable(value):
                 raise ValueError(f"{where}: {name}={brief(value)}: must be a function")
+        if self.kind == "task" and self.check_weights is not None and self.recipes.get(False) is None:
+            raise ValueError(f"{where}: check= looks at a recipe: give the task one, default=")
 
     def needed(self, values: Mapping[str, Any]) -> frozenset[str]:
         """The needs under these (bound) parameters. ValueError where they are no names."""
@@ -195,8 +197,8 @@ class Plugin:
         recipe = self.recipe(values)
         if recipe is None:
             return self.function(machine, *given, **rest)
-        if hasattr(recipe, "check"):
-            recipe.check(machine)  # before a task reads its data, which may take minutes
+        if self.check_weights is not None:
+            self.check_weights(machine, recipe)  # before a task reads its data, which may take minutes
         fields = {f.name for f in dataclasses.fields(recipe)}
         return self.function(machine, recipe, **{n: v for n, v in rest.items() if n not in fields})
 

@@ -7,11 +7,12 @@ from sklearn.datasets import load_digits
 
 from benchmark.api import Machine, register_task
 from benchmark.tasks import scenes
+from benchmark.vision.detection.detectors import check_weights
 from benchmark.vision.detection.recipe import DetectorRecipe, lacks
 from benchmark.vision.detection.task import Detection
 
 
-@register_task(version=1, default=dataclasses.replace(scenes.DEFAULT, epochs=1), lacks=lacks)
+@register_task(version=1, default=dataclasses.replace(scenes.DEFAULT, epochs=1), lacks=lacks, check=check_weights)
 def few_scenes(machine: Machine, recipe: DetectorRecipe) -> Detection:
     """150 + 20 canvases."""
     data = load_digits()

@@ -78,14 +78,6 @@ class Recipe:
             raise ValueError(f"model={PROBE}: takes the features of a frozen encoder, set encoder=")
         sound(self, self._ranges(), self._ineffective(source))
 
-    def check(self, machine: Machine) -> None:
-        """Raises ValueError where the weights cannot be had or do not fit the network."""
-        if self.encoder is not None:
-            check_encoder(self.encoder, machine)
-        elif self.weights != "none":
-            with seeded(0):
-                body(self.model, self.width, weights_file(machine, self.weights) or self.weights)
-
     def for_cpu(self) -> dict[str, Any]:
         """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""
         small = {"width": 16, "epochs": 20, "batch_size": 32, "warmup": 0.2, "precision": "float32"}
@@ -143,6 +135,19 @@ def lacks(**values: Any) -> set[str]:
     recipe = chosen(Recipe, values)
     missing = {"sample": recipe.dropout == 0, "companion": recipe.compile or recipe.model == PROBE}
     return {capability for capability, lacking in missing.items() if lacking}
+
+
+def check_weights(machine: Machine, recipe: Recipe) -> None:
+    """What every classification task registers as its `check`.
+
+    Raises:
+        ValueError: The weights cannot be had, or do not fit the network or the encoder.
+    """
+    if recipe.encoder is not None:
+        check_encoder(recipe.encoder, machine)
+    elif recipe.weights != "none":
+        with seeded(0):
+            body(recipe.model, recipe.width, weights_file(machine, recipe.weights) or recipe.weights)
 
 
 def chosen(kind: type[AnyRecipe], values: Mapping[str, Any]) -> AnyRecipe:

@@ -34,7 +34,7 @@ from benchmark.api import (
     seeded,
 )
 from benchmark.vision.classification.augment import Normaliser, of_features
-from benchmark.vision.classification.recipe import PUBLISHED, Recipe, lacks
+from benchmark.vision.classification.recipe import PUBLISHED, Recipe, check_weights, lacks
 from benchmark.vision.classification.training import (
     Labelled,
     derived,
@@ -381,4 +381,4 @@ def digest(*parts: object) -> str:
     return total.hexdigest()
 
 
-__all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "lacks"]
+__all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "check_weights", "lacks"]

@@ -6,9 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from benchmark.api import Machine, seeded
 from benchmark.vision.classification.recipe import chosen, sound
-from benchmark.vision.weights import weights_file
 
 SMALL = "small"  # our own backbone, for canvases of 64 pixels
 BACKBONE = "resnet50"  # the default
@@ -80,15 +78,6 @@ class DetectorRecipe:
             raise ValueError(
                 f"weights=none: the backbone starts from random numbers, so all of it must be trained: set {change}"
             )
-
-    def check(self, machine: Machine) -> None:
-        """Raises ValueError where the backbone's weights cannot be had or do not fit it."""
-        from benchmark.vision.detection.task import builder  # which imports this file
-
-        path = weights_file(machine, self.weights)
-        if self.weights != "none" and self.backbone != SMALL:
-            with seeded(0):
-                builder(self.model)(self, 2, path)
 
     def for_cpu(self) -> dict[str, Any]:
         """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""

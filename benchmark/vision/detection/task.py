@@ -41,8 +41,9 @@ from benchmark.vision.data.annotations import Split, Truth, check_boxes, scans_o
 from benchmark.vision.data.sources import reported
 from benchmark.vision.detection.average_precision import Found, coco_scores, voc_map
 from benchmark.vision.detection.detector import Batch, Detections, Detector, Seen
+from benchmark.vision.detection.detectors import builder
 from benchmark.vision.detection.inputs import Noise, Placed, Placing, stream
-from benchmark.vision.detection.recipe import MMDET, SSD, DetectorRecipe
+from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.detection.training import Step, train
 from benchmark.vision.detection.views import Back, Changed, restored
 from benchmark.vision.encoding.encodings import Encodings, Read
@@ -400,21 +401,6 @@ class Everything:
         counts = self.image_P[sure_P].bincount(minlength=self.num_images).tolist()
         parts = zip(self.corners_P4[sure_P].split(counts), self.label_P[sure_P].split(counts), strict=True)
         return [Boxes(corners_M4, labels_M) for corners_M4, labels_M in parts]
-
-
-def builder(model: str) -> Callable[..., Detector]:
-    """What builds a detector of that name. mmdet is imported only where it is asked for."""
-    if model.startswith(MMDET):
-        from benchmark.vision.detection import mmdet_detectors
-
-        return mmdet_detectors.build
-    if model == SSD:
-        from benchmark.vision.detection import ssd
-
-        return ssd.Ssd
-    from benchmark.vision.detection import torchvision_detectors
-
-    return torchvision_detectors.build
 
 
 def dropped(values: Tensor, share: float, seed: int) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.api import Companion
+from benchmark.api import Companion, Machine, seeded
 from benchmark.vision.networks import full
 from benchmark.vision.segmentation.recipe import SMALL, SegmenterRecipe, known
-from benchmark.vision.weights import load
+from benchmark.vision.weights import load, weights_file
 
 
 class Segmenter(nn.Module):
@@ -61,6 +61,18 @@ def build(recipe: SegmenterRecipe, num_classes: int, weights: Path | None) -> Se
         return Segmenter(Small(), Small.WIDTH, num_classes, recipe).eval()
     body = from_torchvision(recipe, weights)
     return Segmenter(body, body.num_features, num_classes, recipe).eval()
+
+
+def check_weights(machine: Machine, recipe: SegmenterRecipe) -> None:
+    """What every segmentation task registers as its `check`.
+
+    Raises:
+        ValueError: The backbone's weights cannot be had, or do not fit it.
+    """
+    path = weights_file(machine, recipe.weights)
+    if recipe.weights != "none" and recipe.model != SMALL:
+        with seeded(0):
+            from_torchvision(recipe, path)
 
 
 # --- by name --------------------------------------------------------------------------------------

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmark.api import Machine, seeded
 from benchmark.vision.classification.recipe import chosen, sound
-from benchmark.vision.weights import weights_file
 
 SMALL = "small"  # our own network, for canvases of 64 pixels
 DEEPLAB = "deeplabv3_resnet50"  # the default
@@ -43,15 +41,6 @@ class SegmenterRecipe:
 
     def __post_init__(self) -> None:
         sound(self, self._ranges(), self._ineffective())
-
-    def check(self, machine: Machine) -> None:
-        """Raises ValueError where the backbone's weights cannot be had or do not fit it."""
-        from benchmark.vision.segmentation.networks import from_torchvision  # which imports this file
-
-        path = weights_file(machine, self.weights)
-        if self.weights != "none" and self.model != SMALL:
-            with seeded(0):
-                from_torchvision(self, path)
 
     def for_cpu(self) -> dict[str, Any]:
         """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""
