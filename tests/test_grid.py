@@ -109,9 +109,14 @@ def test_the_key_holds_all_that_moves_numbers() -> None:
     assert cells("tasks=[digits]", "seeds=1", "strategies=[coreset]", "device=cpu", "out=elsewhere")[0].key == base.key
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in REFERENCE.iterdir()))
+GRIDS = {path.name: [f"grid={path.name}"] for path in sorted(REFERENCE.iterdir())}
+SETS = ["tasks=[digits]", "strategies=[random,margin,coreset,badge]", "seeds=30"]
+GRIDS["variance"] = ["grid=quick", *SETS]  # with runs beside that vary training or selection
+
+
+@pytest.mark.parametrize("name", GRIDS)
 def test_committed_records_are_those_of_their_grid(name: str) -> None:
-    made = {cell.path: cell for cell in cells(f"grid={name}")}
+    made = {cell.path: cell for cell in cells(*GRIDS[name])}
     headers = {path: Store(REFERENCE / name).records(path)[0] for path in made}
     kept = {path: header for path, header in headers.items() if header is not None}
     assert {path: one.cell["schedule"] for path, one in kept.items()} == {

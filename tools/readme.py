@@ -1,7 +1,7 @@
 """Numbers in a page come from committed records: `python -m tools.readme README.md` renders them.
 
 With it go the page's figures: an image `docs/figures/FOLDER/STEM.svg` is that figure of `results/reference/FOLDER`.
-A block begins with `<!-- table: FOLDER EXPERIMENT -->`, with `<!-- verdicts: FOLDER EXPERIMENT -->`, or with
+A block begins with `<!-- KIND: FOLDER EXPERIMENT -->`, where KIND is table, verdicts or variance, or with
 `<!-- savings: WORDS; WORDS ... -->` in words of the command `savings`, and ends with `<!-- end -->`; what stands
 between is replaced.
 """
@@ -13,19 +13,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark.analysis import comparisons
+from benchmark.analysis import comparisons, variance
 from benchmark.analysis.curves import read
 from benchmark.analysis.options import SAVINGS, ask
 from benchmark.analysis.tables import markdown, tables
 from benchmark.system import files
 from benchmark.text.escaping import markdown as escaped_markdown
 
-BLOCK = re.compile(r"(<!-- (?P<kind>table|verdicts|savings): (?P<told>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+HOME = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(
+    r"(<!-- (?P<kind>table|verdicts|variance|savings): (?P<told>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def rendered(page: str, home: Path) -> str:
     """The page with every block filled from the records below `home`. ValueError where an experiment is missing."""
-    kinds = {"table": block, "verdicts": verdicts, "savings": claims}
+    kinds = {"table": block, "verdicts": verdicts, "variance": components, "savings": claims}
     return BLOCK.sub(lambda match: f"{match[1]}{kinds[match['kind']](match['told'], home)}{match[4]}", page)
 
 
@@ -47,6 +50,22 @@ def verdicts(told: str, home: Path) -> str:
             price = options.price(experiment)
             answers, _ = comparisons.against(experiment, experiment.reference, price, options.level, options.seed)
             return "".join(f"* {escaped_markdown(answer.sentence)}\n" for answer in answers)
+    raise ValueError(f"{folder} has no experiment {name} to compare in")
+
+
+def components(told: str, home: Path) -> str:
+    """What makes the areas of one experiment differ, and how to spend runs."""
+    folder, name = told.split()
+    options = ask([f"out={home / folder}"])
+    for experiment in read(str(home / folder)):
+        if experiment.title == name and experiment.reference is not None:
+            price = options.price(experiment)
+            parts = variance.variances(experiment, experiment.reference, price, options.level, options.seed)
+            areas = [part for part in parts if part.measure == "area"]
+            rows = [list(row.values()) for row in variance.rows(areas)]
+            lines = [list(variance.rows(areas)[0]), ["---"] * 2 + ["---:"] * (len(rows[0]) - 2), *rows]
+            table = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+            return f"{table}\n{variance.advice(areas)}.\n"
     raise ValueError(f"{folder} has no experiment {name} to compare in")
 
 
@@ -87,5 +106,5 @@ def draw(page: str, home: Path, into: Path) -> list[Path]:
 
 if __name__ == "__main__":
     for page in map(Path, sys.argv[1:]):
-        files.replace(page, rendered(page.read_text(encoding="utf-8"), page.parent))
-        draw(page.read_text(encoding="utf-8"), page.parent, page.parent / "docs" / "figures")
+        files.replace(page, rendered(page.read_text(encoding="utf-8"), HOME))
+        draw(page.read_text(encoding="utf-8"), HOME, HOME / "docs" / "figures")
