@@ -62,9 +62,9 @@ def components(told: str, home: Path) -> str:
             price = options.price(experiment)
             parts = variance.variances(experiment, experiment.reference, price, options.level, options.seed)
             areas = [part for part in parts if part.measure == "area"]
-            rows = [list(row.values()) for row in variance.rows(areas)]
+            rows = [[str(cell) for cell in row.values()] for row in variance.rows(areas)]
             lines = [list(variance.rows(areas)[0]), ["---"] * 2 + ["---:"] * (len(rows[0]) - 2), *rows]
-            table = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+            table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
             return f"{table}\n{variance.advice(areas)}.\n"
     raise ValueError(f"{folder} has no experiment {name} to compare in")
 
