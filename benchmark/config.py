@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,98 +23,16 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment, Grid
 from benchmark.experiment.own_data import Defaults
 from benchmark.experiment.schedule import Schedule
+from benchmark.experiment.settings import Settings, taken_by
 from benchmark.experiment.spec import Spec
 from benchmark.experiment.variants import ORDINARY, STAGGERED
 from benchmark.plugins import registry
-from benchmark.plugins.places import CONFIGS, check_literal, expanded
+from benchmark.plugins.places import CONFIGS, expanded
 from benchmark.plugins.places import grids as names
 from benchmark.plugins.registry import checked
+from benchmark.plugins.settings import read_settings
 from benchmark.text import quoted
 from benchmark.text.words import first_sentence, unknown
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a user may set; the defaults stand in configs/config.yaml. None: as the grid says."""
-
-    grid: str
-    experiments: dict[str, Any]
-    tasks: list[Any] | None
-    strategies: list[Any] | None
-    seeds: int | list[Any] | str | None
-    level: float
-    max_seeds: int
-    reference: str | None
-    sets: int | None
-    initial: int | None
-    budget: int | None
-    rounds: int | None
-    validation: int | None
-    budget_in: str | None
-    until: str | None
-    one_pass: bool | None
-    device: str
-    threads: int | None
-    workers: int
-    data: str | None
-    out: str
-    plugins: str | None
-    cache_gb: float
-    launcher: Literal["local", "ray"]
-    ray_address: str | None
-    gpus_per_cell: float | None
-    cpus_per_cell: int | None
-    select_timeout: float | None
-    deterministic: bool
-    rerun_changed: bool
-    anonymous: bool
-    mix_versions: bool
-    dry_run: bool
-    gpu_hours: float | None
-    check_on: str
-    tracking: Literal["none", "wandb"]
-    format: Literal["text", "json"]
-
-    def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads={self.threads}: must be at least 1")
-        if self.workers < 0:
-            raise ValueError(f"workers={self.workers}: must be at least 0")
-        if self.cache_gb < 0:
-            raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")
-        if self.rerun_changed and self.dry_run:
-            raise ValueError("rerun_changed=true moves records, dry_run=true changes nothing: give one of them")
-        if self.anonymous and self.tracking != "none":
-            raise ValueError(f"tracking={self.tracking} tells user and host: it does not go with anonymous=true")
-        for name in ("select_timeout", "gpu_hours"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"{name}={value}: must be over 0")
-        if self.sets is not None and self.sets < 2:
-            raise ValueError(f"sets={self.sets}: at least 2, of one set nobody knows how sets differ; 30 tell it well")
-        if self.sets is not None and self.seeds is not None:
-            raise ValueError(f"seeds={self.seeds}: has no effect with sets={self.sets}, whose seeds count from 0")
-        self.check_launcher()
-
-    def check_launcher(self) -> None:
-        """ValueError for settings of Ray that do not fit, or that the launcher or the device leaves without effect."""
-        for name in ("ray_address", "gpus_per_cell", "cpus_per_cell"):
-            if self.launcher == "local" and (value := getattr(self, name)) is not None:
-                raise ValueError(f"{name}={value}: has no effect with launcher=local: set launcher=ray")
-        if self.cpus_per_cell is not None and self.cpus_per_cell < 1:
-            raise ValueError(f"cpus_per_cell={self.cpus_per_cell}: must be at least 1")
-        if self.gpus_per_cell is not None and not 0 < self.gpus_per_cell <= 1:
-            raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: must be over 0 and at most 1")
-        if self.gpus_per_cell is not None and self.device == "cpu":
-            raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: has no effect with device=cpu")
-        if self.launcher == "ray" and self.device.startswith("cuda:"):
-            raise ValueError(f"device={self.device}: Ray chooses which GPU: device=cuda")
-
-    @property
-    def num_threads(self) -> int | None:
-        """CPU threads of a process that trains; Ray's workers have one a CPU of theirs, and where results must repeat
-        exactly it is as many here. None: PyTorch's choice."""
-        counted = self.launcher == "ray" or self.deterministic
-        return (self.cpus_per_cell or 1) if self.threads is None and counted else self.threads
 
 
 def purpose(name: str) -> str:
@@ -127,27 +42,22 @@ def purpose(name: str) -> str:
     return first_sentence("\n".join(line.lstrip("# ") for line in comment))
 
 
-def known_settings() -> list[dict[str, object]]:
-    """What may be set, a row each, as configs/config.yaml says it."""
-    text = (CONFIGS / "config.yaml").read_text(encoding="utf-8")
-    lines = filter(None, map(SETTING.fullmatch, text.splitlines()))
-    return [{"name": "grid", "default": "quick", "what": "one of `list grids`"}, *(line.groupdict() for line in lines)]
+def settings(words: Sequence[str], verb: str = "") -> Settings:
+    """Settings from `key=value` words.
 
+    Args:
+        words: as they were typed.
+        verb: the command that takes them; "": all settings are taken.
 
-SETTING = re.compile(r"(?P<name>\w+): +(?P<default>\S.*?) +# (?P<what>.*)")  # a line of configs/config.yaml
-
-
-def settings(words: Sequence[str]) -> Settings:
-    """Settings from `key=value` words; ValueError, in one line, for what does not fit."""
-    given = dict(split(word) for word in words)
+    Raises:
+        ValueError: something does not fit; in one line.
+    """
     fields = typing.get_type_hints(Settings)
-    for key in given:
-        if key not in fields or key == "experiments":
-            raise ValueError(f"no setting is called {unknown(key, fields.keys() - {'experiments'})}")
+    given = read_settings(words, taken_by(verb))
     name = given.get("grid", "quick")
     if name not in names():
         raise ValueError(f"no grid is called {unknown(name, names())}")
-    values = {**composed(name), **{key: value_of(key, text, fields[key]) for key, text in given.items()}, "grid": name}
+    values = {**composed(name), **given, "grid": name}
     values["out"] = values["out"] or f"results/{name}"
     for key in FOLDERS_OF_USERS:
         values[key] = values[key] and expanded(str(values[key]), f"{key}={values[key]}")
@@ -155,40 +65,6 @@ def settings(words: Sequence[str]) -> Settings:
 
 
 FOLDERS_OF_USERS = ("data", "out", "plugins")  # the settings that name one folder each
-
-
-def split(word: str) -> tuple[str, str]:
-    """`key=value` as a pair."""
-    key, equals, value = check_literal(word).partition("=")
-    if not equals:
-        raise ValueError(f"{word!r} is not key=value; a value with spaces or brackets goes into quotes: 'key=value'")
-    return key, value
-
-
-def value_of(key: str, text: str, kind: Any) -> Any:
-    """What a user wrote for a setting: text as it is, since folders may be called anything; names of plug-ins and seeds
-    as a list."""
-    if text == "null":
-        return None
-    if key in ("tasks", "strategies", "seeds"):
-        try:
-            parts = quoted.items(text)
-        except ValueError as error:
-            raise ValueError(f"{key}={error}") from error
-        if key == "seeds" and not text.startswith("["):
-            return text if text == AUTO else quoted.scalar(text)
-        if key == "seeds":
-            return [quoted.scalar(part) for part in parts]
-        return [mapping(part) if part.startswith("{") else part for part in parts]
-    return checked(f"{key}={text}", text, kind)
-
-
-def mapping(text: str) -> Any:
-    """`{isal: {k: 2}}` in Hydra's grammar. ValueError where it is not in it."""
-    try:
-        return OverridesParser.create().parse_override(f"x={text}").value()
-    except HydraException as error:
-        raise ValueError(f"{text} is not a mapping {{name: {{key: value}}}}: write name[key=value] instead") from error
 
 
 def composed(name: str) -> dict[str, Any]:

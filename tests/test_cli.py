@@ -18,6 +18,7 @@ from benchmark import config
 from benchmark.cli.commands import main
 from benchmark.conformance.checks import check
 from benchmark.experiment import spec
+from benchmark.experiment.settings import Settings
 from benchmark.plugins import discovery
 from benchmark.runner import launch
 from benchmark.runner import machine as run_machine
@@ -108,7 +109,7 @@ def test_every_setting_is_listed_with_its_default_and_meaning(
     with pytest.raises(SystemExit):
         main()
     rows = json.loads(capsys.readouterr().out)
-    fields = [field.name for field in dataclasses.fields(config.Settings) if field.name != "experiments"]
+    fields = [field.name for field in dataclasses.fields(Settings) if field.name != "experiments"]
     assert [row["name"] for row in rows] == sorted(fields, key=[row["name"] for row in rows].index)
     assert all(row["what"] and row["default"] for row in rows)
 

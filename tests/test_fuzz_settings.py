@@ -14,6 +14,7 @@ from benchmark import config
 from benchmark.experiment.schedule import Schedule, band
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
+from benchmark.plugins.settings import read_value
 from benchmark.text import quoted
 
 
@@ -97,8 +98,8 @@ def test_any_text_has_a_spelling_wherever_a_label_stands(root: str, other: str |
     label = plugin.label({key: exact(value) for key, value in values.items()})
     assert plugin.bind(quoted.parse(label)[1]) == values
     assert plugin.label(quoted.parse(f" {label}\t")[1]) == label
-    assert config.value_of("tasks", f"[a,{label} , b[c=1]]", list) == ["a", label, "b[c=1]"]
-    assert config.value_of("tasks", label, list) == [label]
+    assert read_value("tasks", f"[a,{label} , b[c=1]]", list) == ["a", label, "b[c=1]"]
+    assert read_value("tasks", label, list) == [label]
     outer = plugin.label({"like": exact(label), "other": exact(root)})
     assert plugin.bind(quoted.parse(outer)[1]) == values | {"free": 0, "root": "x", "like": label, "other": root}
 

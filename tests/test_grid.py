@@ -225,7 +225,7 @@ def test_every_grid_expands(name: str) -> None:
         (["tasks=[]"], "nothing to run"),
         (["strategies=[random"], "strategies=[random: a bracket is not closed"),
         (["fast"], "is not key=value"),
-        (["experiments=3"], "no setting is called 'experiments'"),
+        (["experiments=3"], "no setting of this command is called 'experiments'"),
         (["validation=0", "strategies=[isal]"], "set validation=N"),
         (
             ["tasks=[digits[dropout=0.0]]", "strategies=[bald]"],
@@ -261,7 +261,7 @@ def test_every_grid_expands(name: str) -> None:
         (["strategies=[{isal:{k}}}]"], "a } closes nothing"),
         (
             ["strategies=[{isal:{:}}]"],
-            "{isal:{:}} is not a mapping {name: {key: value}}: write name",
+            "{:} is not a mapping {name: {key: value}}: write name",
         ),
         (
             ["tasks=[scenes]", "strategies=[localization_tightness]"],

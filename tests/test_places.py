@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmark import config
-from benchmark.analysis.options import PUBLISHED, Question, located
+from benchmark.analysis.options import PUBLISHED, AnalysisOptions, located
 from benchmark.api import Machine
 from benchmark.cli import commands
 from benchmark.plugins import registry
@@ -91,10 +91,10 @@ def test_the_home_folder_in_every_setting(here: Path) -> None:
     home = str(here.parent / "home")
     chosen = config.settings(["data=~/d", "out=~/o", "plugins=~"])
     assert (chosen.data, chosen.out, chosen.plugins) == (f"{home}/d", f"{home}/o", home)
-    assert Question(out="~/o").places == [f"{home}/o"]
-    assert Question(records="~/a,~/b,c~").places == [f"{home}/a", f"{home}/b", "c~"]
-    assert Question(against="~/a").compared_with == [f"{home}/a"]
-    assert Question(to="~/t").folder == Path(home, "t")
+    assert AnalysisOptions(out="~/o").places == [f"{home}/o"]
+    assert AnalysisOptions(records="~/a,~/b,c~").places == [f"{home}/a", f"{home}/b", "c~"]
+    assert AnalysisOptions(against="~/a").compared_with == [f"{home}/a"]
+    assert AnalysisOptions(to="~/t").folder == Path(home, "t")
     machine = Machine(torch.device("cpu"), Path("/data"))
     assert machine.located("~/pets") == Path(home, "pets")
     assert machine.located("pets~") == Path("/data/pets~")
@@ -123,11 +123,11 @@ def test_an_unknown_home_is_one_line(setting: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_an_unknown_home_is_one_line_where_records_are_read_too() -> None:
-    for ask in (Question(out="~nobody-here"), Question(records="~nobody-here/a")):
+    for ask in (AnalysisOptions(out="~nobody-here"), AnalysisOptions(records="~nobody-here/a")):
         with pytest.raises(ValueError, match="there is no user nobody-here"):
             _ = ask.places
     with pytest.raises(ValueError, match="there is no user nobody-here"):
-        _ = Question(to="~nobody-here").folder
+        _ = AnalysisOptions(to="~nobody-here").folder
     with pytest.raises(ValueError, match="there is no user nobody-here"):
         Machine(torch.device("cpu")).located("~nobody-here/pets")
     assert expanded("~", "x=~") != "~"

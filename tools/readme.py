@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmark.analysis import comparisons, variance
 from benchmark.analysis.curves import read
-from benchmark.analysis.options import SAVINGS, ask
+from benchmark.analysis.options import parse_options
 from benchmark.analysis.tables import markdown, tables
 from benchmark.system import files
 from benchmark.text.escaping import markdown as escaped_markdown
@@ -44,7 +44,7 @@ def block(told: str, home: Path) -> str:
 def verdicts(told: str, home: Path) -> str:
     """What becomes of each comparison of one experiment with its reference: a sentence each."""
     folder, name = told.split()
-    options = ask([f"out={home / folder}"])
+    options = parse_options([f"out={home / folder}"], "tables")
     for experiment in read(str(home / folder)):
         if experiment.title == name and experiment.reference is not None:
             price = options.price(experiment)
@@ -73,7 +73,7 @@ def claims(told: str, home: Path) -> str:
     """Savings, a row each."""
     lines = ["| task | strategy | against | at | saved | % |", "| --- | --- | --- | --- | ---: | ---: |"]
     for words in told.split(";"):
-        asked = ask(words.split(), *SAVINGS)
+        asked = parse_options(words.split(), "savings")
         asked = (
             replace(asked, records=str(home / asked.records))
             if asked.records

@@ -1,20 +1,19 @@
-"""What an analysis command is asked, in `key=value` words. Imports neither torch nor hydra."""
+"""The settings of the commands that read records. Imports neither torch nor hydra."""
 
 from __future__ import annotations
 
 import os
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from benchmark.analysis.curves import Experiment, chosen, read, sizes
 from benchmark.analysis.savings import Price, Rule, Saving, generator, own_rule, pairs_of, savings
-from benchmark.plugins.places import check_literal, expanded, folders, grids, nameable
-from benchmark.plugins.registry import checked
+from benchmark.analysis.settings import AnalysisSettings, taken_by
+from benchmark.plugins.places import expanded, folders, grids, nameable
+from benchmark.plugins.settings import read_settings
 from benchmark.records.anonymous import redacted
-from benchmark.text.quoted import split
+from benchmark.text import quoted
 from benchmark.text.words import unknown
 
 PUBLISHED = next(  # beside the installed package, or in a checkout
@@ -23,43 +22,11 @@ PUBLISHED = next(  # beside the installed package, or in a checkout
     if (folder := home / "published").is_dir()
 )
 MANY_CELLS = 2_000
-RECORDS = ("grid", "out", "records", "task")  # keys of every command: what is asked about
-SAVINGS = ("strategy", "against", "at", "cost", "seconds_per_image", "seconds_per_box", "level", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """What may be asked; each command takes RECORDS and the keys that it names."""
-
-    grid: str = "quick"
-    out: str = ""  # the results folder; results/GRID
-    records: str = ""  # instead of it: results folders, CSV files and folders of them, see places.folders; `published`
-    task: str = ""  # one experiment or task; all
-    strategy: str = ""  # one or more, separated by commas; all
-    against: str = ""  # strategies, or records to compare with: `published`
-    reference: str = ""  # what `variance` compares with; the experiment's own
-    at: str = ""  # see savings.Rule; the experiment's own
-    cost: Literal["", "images", "boxes", "time"] = ""  # boxes where they are counted
-    seconds_per_image: float = 7.8  # looking an image through for what is missed (Su et al., 2012, median)
-    seconds_per_box: float = 34.5  # drawing a box and checking it (the same: 25.5 + 9.0)
-    level: float = 0.95  # of intervals and tests
-    seed: int = 0  # of the bootstrap and of drawn sign flips
-    to: str = ""  # the folder that is written to; with `records` nothing is written without it
-    format: Literal["text", "json"] = "text"
-    anonymous: bool = False  # what is written tells no folder, user, host or commit
-
-    def __post_init__(self) -> None:
-        if not 0 < self.level < 1:
-            raise ValueError(f"level={self.level}: must be between 0 and 1")
-        for name in ("seconds_per_image", "seconds_per_box"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
-        if self.cost == "time" and not self.seconds_per_image + self.seconds_per_box:
-            raise ValueError("cost=time: seconds_per_image and seconds_per_box are both 0")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: must be at least 0")
-        if self.records and self.out:
-            raise ValueError("records= and out= name the same thing: give one of them")
+class AnalysisOptions(AnalysisSettings):
+    """The settings of a command that reads records, and what they choose."""
 
     @property
     def places(self) -> list[str]:
@@ -141,21 +108,9 @@ def nameless(experiments: Sequence[Experiment]) -> list[Experiment]:
     return renamed
 
 
-def ask(words: Sequence[str], *more: str) -> Question:
-    """A question from words; `more`: the keys that the command takes besides RECORDS. ValueError in one line."""
-    kinds = typing.get_type_hints(Question)
-    keys = (*RECORDS, *more)
-    given = {}
-    for word in words:
-        key, equals, value = check_literal(word).partition("=")
-        if not equals:
-            raise ValueError(
-                f"{word!r} is not key=value; a value with spaces or brackets goes into quotes: 'key=value'"
-            )
-        if key not in keys:
-            raise ValueError(f"no setting of this command is called {unknown(key, keys)}")
-        given[key] = checked(word, value, kinds[key])
-    return Question(**given)
+def parse_options(words: Sequence[str], verb: str) -> AnalysisOptions:
+    """Settings from the words of a command. ValueError, in one line, for what does not fit."""
+    return AnalysisOptions(**read_settings(words, taken_by(verb)))
 
 
 def located(records: str, key: str) -> list[str]:
@@ -166,4 +121,4 @@ def located(records: str, key: str) -> list[str]:
 
 def labels(text: str) -> list[str]:
     """Strategy labels separated by commas outside brackets."""
-    return [part.strip() for part in split(text) if part.strip()]
+    return [part.strip() for part in quoted.split(text) if part.strip()]

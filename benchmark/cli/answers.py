@@ -20,11 +20,12 @@ from threadpoolctl import threadpool_limits
 
 from benchmark.analysis import audit, comparisons, curves, explain, seconds, tables, verify
 from benchmark.analysis.curves import Experiment, read
-from benchmark.analysis.options import MANY_CELLS, PUBLISHED, SAVINGS, Question, ask
+from benchmark.analysis.options import MANY_CELLS, PUBLISHED, AnalysisOptions, parse_options
 from benchmark.analysis.savings import Saving, pairs_of
 from benchmark.analysis.sequential import summary
 from benchmark.analysis.verify import Verdict
 from benchmark.cli.device_answers import show_devices
+from benchmark.cli.help import Command
 from benchmark.cli.terminal import paragraphs, print_table, say, show
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.variants import ORDINARY
@@ -38,9 +39,7 @@ from benchmark.text.words import plural, unknown
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[key=value ...]", help="settings, as `grid=quick`, `out=DIR`, `records=PATH`; the README lists them"
-    ),
+    typer.Argument(metavar="[key=value ...]", help="settings, as `grid=quick` or `records=PATH`; see below"),
 ]
 Row = dict[str, object]
 Part = TypeVar("Part")
@@ -50,12 +49,12 @@ Result = TypeVar("Result")
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     for name, command in COMMANDS.items():
-        app.command(name=name)(command)
+        app.command(name=name, cls=Command)(command)
 
 
 def status(words: Words = None) -> None:
     """Show how many cells of a results folder are done, failed or missing, and about how many hours are left."""
-    asked = ask(words or [], "format")
+    asked = parse_options(words or [], "status")
     known = [(store, one) for store in map(Store, asked.places) for one in store.manifest()["experiments"]]
     wanted = [(store, one) for store, one in known if asked.task in ("", one["name"], one["task"])]
     if not wanted:
@@ -135,10 +134,10 @@ def own(one: Measured) -> float:
 
 def tabled(words: Words = None) -> None:
     """Print and write tables and paired comparisons; against=published puts papers' numbers beside ours."""
-    show_tables(ask(words or [], "against", "level", "seed", "to", "format", "anonymous"))
+    show_tables(parse_options(words or [], "tables"))
 
 
-def show_tables(asked: Question) -> None:
+def show_tables(asked: AnalysisOptions) -> None:
     """Writes the tables into the results folder or where `to` says, and prints them."""
     made = [one for part in in_parts(partial(answered, asked), asked.parts()) for one in part]
     for one in made:
@@ -190,7 +189,7 @@ def in_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Resu
         return list(pool.map(work, parts))
 
 
-def answered(asked: Question, only: str) -> list[Answered]:
+def answered(asked: AnalysisOptions, only: str) -> list[Answered]:
     """The tables and comparisons of all experiments, or of one."""
     experiments, papers = asked.experiments(only), verify.papers(asked.compared_with)
     found = []
@@ -208,7 +207,7 @@ def answered(asked: Question, only: str) -> list[Answered]:
     return found
 
 
-def to_first(experiment: Experiment, asked: Question) -> tuple[list[comparisons.Comparison], list[str]]:
+def to_first(experiment: Experiment, asked: AnalysisOptions) -> tuple[list[comparisons.Comparison], list[str]]:
     """Every strategy against the reference, where runs are told apart; and who does not pair."""
     first = experiment.reference
     if first is None or not experiment.curves[first].seeds:
@@ -219,7 +218,7 @@ def to_first(experiment: Experiment, asked: Question) -> tuple[list[comparisons.
 
 def saved(words: Words = None) -> None:
     """Show what a strategy saves: strategy=A against=B at=final|curve|SCORE|band:LOW,HIGH cost=images|boxes|time."""
-    asked = ask(words or [], *SAVINGS, "format")
+    asked = parse_options(words or [], "savings")
     experiments = asked.experiments()
     rows, refused = asked.savings_of(experiments)
     if asked.format == "json":
@@ -288,8 +287,7 @@ def compared(
     """Compare strategy A with strategy B, seed by seed: the answer in five lines for each task."""
     if first == second or "=" in re.sub(r"\[.*\]", "", first + second):
         raise ValueError(f"compare takes two strategies, as in `compare A B`, not {first} and {second}")
-    keys = ("cost", "seconds_per_image", "seconds_per_box", "level", "seed", "format")
-    asked = ask(words or [], *keys)
+    asked = parse_options(words or [], "compare")
     made, refused, experiments = list[comparisons.Comparison](), list[str](), asked.experiments()
     for one, a, b in pairs_of(experiments, [first], [second]):
         try:
@@ -312,7 +310,7 @@ def compared(
 
 def timed(words: Words = None) -> None:
     """Show what each strategy took, in seconds: training, choosing, computing encodings, scoring."""
-    asked = ask(words or [], "format")
+    asked = parse_options(words or [], "seconds")
     experiments = asked.experiments()
     rows = [row for one in experiments for row in seconds.rows(one)]
     if not rows:
@@ -325,7 +323,7 @@ def explained(
     cell: Annotated[str, typer.Argument(metavar="CELL", help="its path, or TASK/STRATEGY/seed-N")], words: Words = None
 ) -> None:
     """Show what lies behind one cell: its command, seeds, purchases, costs, scores and versions."""
-    experiment, run = explain.find(ask(words or []).experiments(), cell)
+    experiment, run = explain.find(parse_options(words or [], "explain").experiments(), cell)
     for line in explain.lines(experiment, run):
         if line.startswith("command "):  # to be copied as it is
             typer.echo(line)
@@ -339,7 +337,7 @@ def verified(words: Words = None) -> None:
     if words and words[0] == "devices":
         show_devices(words[1:])
         return
-    asked = ask(words or [], "against", "level", "format")
+    asked = parse_options(words or [], "verify")
     experiments = asked.experiments()
     faults = [fault for one in experiments for fault in audit.audit(one)]
     papers = verify.papers(asked.compared_with)
@@ -378,7 +376,7 @@ def reported(words: Words = None) -> None:
     """Write an HTML page with tables, comparisons, audit and figures, which opens offline; figures as files besides."""
     from benchmark.analysis import report  # matplotlib takes a second to import
 
-    asked = ask(words or [], "against", "level", "seed", "to", "anonymous")
+    asked = parse_options(words or [], "report")
     if asked.folder is None:
         raise ValueError(f"records={asked.records}: add to=FOLDER: the page and its figures are written there")
     experiments = asked.experiments()

@@ -22,17 +22,20 @@ import typer
 import typer.core
 
 from benchmark import config
-from benchmark.analysis.options import Question, ask
-from benchmark.cli import answers
+from benchmark.analysis.options import AnalysisOptions, parse_options
+from benchmark.cli import answers, completion
 from benchmark.cli.display import shown
+from benchmark.cli.help import Command
+from benchmark.cli.help import version as show_version
 from benchmark.cli.terminal import err, say, show, spare_the_screen
-from benchmark.config import Settings
 from benchmark.experiment import cell as experiment_cell
 from benchmark.experiment import grid as grids
 from benchmark.experiment import spec as experiment_spec
+from benchmark.experiment.settings import Settings, known_settings
 from benchmark.plugins import discovery, registry
 from benchmark.plugins.places import grids as list_grids
 from benchmark.plugins.places import written
+from benchmark.plugins.settings import Setting
 from benchmark.records import anonymous
 from benchmark.records.provenance import provenance
 from benchmark.records.store import Store
@@ -62,37 +65,46 @@ class Commands(typer.core.TyperGroup):
 app = typer.Typer(
     cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
 )
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=show_version)
+    ] = False,
+) -> None:
+    """Takes what stands before the command."""
+
+
 END_SECONDS = 60.0  # that threads and clean-up have after a command is through
-Words = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings; `list settings` shows them")
-]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings; see below")]
 
 
-@app.command()
+@app.command(cls=Command)
 def run(words: Words = None) -> None:
     """Run what is missing of a grid of tasks, strategies and seeds, then print and write its tables."""
-    chosen = config.settings(words or [])
+    chosen = config.settings(words or [], "run")
     if chosen.sets is not None:
         raise ValueError(f"sets={chosen.sets}: has no effect here: `variance sets=N`, or seeds=N")
-    carry_out(chosen, words or [], partial(answers.show_tables, Question(out=chosen.out, format=chosen.format)))
+    carry_out(chosen, words or [], partial(answers.show_tables, AnalysisOptions(out=chosen.out, format=chosen.format)))
 
 
-@app.command()
+@app.command(cls=Command)
 def variance(words: Words = None) -> None:
     """Show how much initial sets, training and selection make runs differ; sets=30 first runs what that takes."""
     from benchmark.cli import variance_answers
 
     given = words or []
     if not any(word.startswith("sets=") for word in given):
-        variance_answers.show_variance(ask(given, *variance_answers.KEYS))
+        variance_answers.show_variance(parse_options(given, "variance"))
         return
-    chosen = config.settings(given)
+    chosen = config.settings(given, "variance")
     counted = "what a training does not repeat would count as selection"
     if not chosen.deterministic and any(word.startswith("deterministic=") for word in given):
         raise ValueError(f"deterministic=false: {counted}: leave it away")
     if not chosen.deterministic:
         say(f"deterministic=true is set: {counted}")
-    asked = Question(
+    asked = AnalysisOptions(
         out=chosen.out, format=chosen.format, level=chosen.level, reference=chosen.reference or "",
         anonymous=chosen.anonymous,
     )  # fmt: skip
@@ -337,18 +349,18 @@ def described(experiment: grids.Experiment) -> dict[str, object]:
     return {"name": experiment.name, "task": experiment.task.label, "schedule": schedule, **auto, "cells": cells}
 
 
-@app.command(name="list")
+@app.command(name="list", cls=Command)
 def list_(
     what: Annotated[str, typer.Argument(metavar="KIND", help="one of the six above")], words: Words = None
 ) -> None:
     """List strategies, tasks, encoders, grids, settings or published curves."""
-    chosen = config.settings(words or [])
+    chosen = config.settings(words or [], "list")
     kinds: dict[str, Callable[[], list[dict[str, object]]]] = {
         "strategies": lambda: registered("strategy", chosen),
         "tasks": lambda: registered("task", chosen),
         "encoders": lambda: registered("encoder", chosen),
         "grids": lambda: [{"name": name, "what": config.purpose(name)} for name in list_grids()],
-        "settings": config.known_settings,
+        "settings": lambda: [setting_row(one) for one in known_settings()],
         "published": answers.published,
     }
     if what not in kinds:
@@ -357,6 +369,11 @@ def list_(
         show("", kinds[what](), chosen.format, ["source", "cite"])
     else:
         show(what, kinds[what](), chosen.format)
+
+
+def setting_row(one: Setting) -> dict[str, object]:
+    """A setting in a row: name, type, default and what it means."""
+    return {"name": one.name, "type": one.type, "default": one.default, "what": one.meaning}
 
 
 def registered(kind: str, chosen: Settings) -> list[dict[str, object]]:
@@ -375,7 +392,7 @@ def told(plugin: registry.Plugin) -> dict[str, object]:
     return {"name": plugin.name, "version": plugin.version, "what": what, "parameters": " ".join(given)}
 
 
-@app.command()
+@app.command(cls=Command)
 def new(
     kind: Annotated[str, typer.Argument(metavar="strategy", help="the word `strategy`")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="what it is to be called")],
@@ -386,7 +403,7 @@ def new(
 
     if kind != "strategy":
         raise ValueError(f"new {kind}: only `new strategy NAME` is known")
-    chosen = config.settings(words or [])
+    chosen = config.settings(words or [], "new")
     discovery.discover(chosen.plugins if chosen.plugins and Path(chosen.plugins).is_dir() else None)
     code, test = new_strategy(name, chosen.plugins, chosen.check_on)
     more = [f"plugins={written(Path(chosen.plugins))}"] if chosen.plugins else []
@@ -397,14 +414,14 @@ def new(
     typer.echo(f"  {shell([*command, 'run', *words, *more])}")
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a strategy or a task")], words: Words = None
 ) -> None:
     """Check that a strategy or a task keeps the rules that all must keep, and say what it breaks."""
     from benchmark.conformance import checks
 
-    chosen = config.settings(words or [])
+    chosen = config.settings(words or [], "check")
     with err.status("loading PyTorch and the plug-ins"):
         discovery.discover(chosen.plugins)
     kind = "task" if quoted.parse(name)[0] in registry.REGISTRY["task"] else "strategy"
@@ -447,6 +464,9 @@ def ended_in_time() -> Iterator[None]:
 
 def command() -> None:
     """The command line as a program of its own."""
+    if instruction := os.environ.get(completion.VARIABLE):
+        completion.answer(instruction)
+        return
     with ended_in_time():
         main()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmark.analysis.comparisons import shown
 from benchmark.analysis.curves import Experiment, chosen, read
 from benchmark.analysis.devices import DeviceGap, DeviceVerdict, device_verdict, interval, verdict
-from benchmark.analysis.options import Question, ask
+from benchmark.analysis.options import AnalysisOptions, parse_options
 from benchmark.analysis.tables import places
 from benchmark.cli.terminal import paragraphs, show
 from benchmark.text.words import unknown
@@ -21,7 +21,7 @@ sets: initial sets that were run on both; lines with `minus`: what it changes in
 def show_devices(words: Sequence[str]) -> None:
     """Prints what the device changes, and a sentence for each experiment that two folders share. ValueError where
     there are not two folders, or they share none."""
-    asked = ask(words, "reference", "level", "format")
+    asked = parse_options(words, "verify devices")
     if len(asked.places) != 2:
         raise ValueError("verify devices compares two folders, one for each device: records=A,B")
     first, second = ({one.title: one for one in chosen(read([place]), asked.task)} for place in asked.places)
@@ -38,7 +38,7 @@ def show_devices(words: Sequence[str]) -> None:
     paragraphs([one.sentence for one in found])
 
 
-def reference(experiment: Experiment, asked: Question) -> str:
+def reference(experiment: Experiment, asked: AnalysisOptions) -> str:
     """What others are compared with. ValueError where it is not there."""
     if asked.reference and asked.reference not in experiment.curves:
         raise ValueError(f"{experiment.title} has no strategy {unknown(asked.reference, experiment.curves)}")

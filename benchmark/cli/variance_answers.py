@@ -7,16 +7,15 @@ from pathlib import Path
 
 from benchmark.analysis import variance
 from benchmark.analysis.curves import Experiment
-from benchmark.analysis.options import Question
+from benchmark.analysis.options import AnalysisOptions
 from benchmark.analysis.variance import MEASURES, Components
 from benchmark.cli.terminal import paragraphs, say, show
 from benchmark.text.words import slug, unknown
 
-KEYS = ("reference", "level", "seed", "to", "format", "anonymous")  # of a question without `sets`
 NONE = "no set has its three runs, which vary training and selection alone: add sets=30, which runs them"
 
 
-def show_variance(asked: Question) -> None:
+def show_variance(asked: AnalysisOptions) -> None:
     """Prints the components of each experiment, and writes tables and figures where tables go. ValueError where no
     experiment has them."""
     experiments = [one for one in asked.experiments() if one.variants]
@@ -46,7 +45,7 @@ def show_variance(asked: Question) -> None:
     say(told if asked.folder is None else f"tables written to {asked.folder / 'tables' / 'variance'}")
 
 
-def components(experiment: Experiment, asked: Question) -> list[Components]:
+def components(experiment: Experiment, asked: AnalysisOptions) -> list[Components]:
     """The components of an experiment. ValueError where it lacks the reference."""
     against = asked.reference or experiment.reference or ""
     if asked.reference and against not in experiment.curves:

@@ -21,9 +21,9 @@ import torch
 from ray.exceptions import OutOfMemoryError, RayError
 
 from benchmark.api import Machine, Task
-from benchmark.config import Settings
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Misfit, Schedule
+from benchmark.experiment.settings import Settings
 from benchmark.experiment.spec import Spec
 from benchmark.experiment.variants import Variant
 from benchmark.plugins import discovery

@@ -82,6 +82,17 @@ def items(text: str) -> list[str]:
     return [unquoted(part.strip()) for part in parts if part.strip()]
 
 
+def mapping(text: str) -> dict[str, Any]:
+    """`{isal: {k: 2}}` as {"isal": {"k": "2"}}. ValueError where it is none, or as `split`."""
+    found, closes = dict[str, Any](), text.endswith("}")
+    for item in filter(str.strip, split(text[1:-1])):
+        key, colon, value = (part.strip() for part in item.partition(":"))
+        if not (closes and colon and unquoted(key)):
+            raise ValueError(f"{text} is not a mapping {{name: {{key: value}}}}: write name[key=value] instead")
+        found[unquoted(key)] = mapping(value) if value.startswith("{") else unquoted(value)
+    return found
+
+
 def unquoted(text: str) -> str:
     """The text inside quotes; other text as it is. ValueError where something follows the quote."""
     if text[:1] not in tuple(QUOTES):

@@ -1,0 +1,127 @@
+"""What a user may set for a run: the settings, and what configs/config.yaml says of each. Imports no Hydra."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from benchmark.plugins.places import CONFIGS
+from benchmark.plugins.settings import Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a user may set; the defaults stand in configs/config.yaml. None: as the grid says."""
+
+    grid: str
+    experiments: dict[str, Any]
+    tasks: list[Any] | None
+    strategies: list[Any] | None
+    seeds: int | list[Any] | str | None
+    level: float
+    max_seeds: int
+    reference: str | None
+    sets: int | None
+    initial: int | None
+    budget: int | None
+    rounds: int | None
+    validation: int | None
+    budget_in: str | None
+    until: str | None
+    one_pass: bool | None
+    device: str
+    threads: int | None
+    workers: int
+    data: str | None
+    out: str
+    plugins: str | None
+    cache_gb: float
+    launcher: Literal["local", "ray"]
+    ray_address: str | None
+    gpus_per_cell: float | None
+    cpus_per_cell: int | None
+    select_timeout: float | None
+    deterministic: bool
+    rerun_changed: bool
+    anonymous: bool
+    mix_versions: bool
+    dry_run: bool
+    gpu_hours: float | None
+    check_on: str
+    tracking: Literal["none", "wandb"]
+    format: Literal["text", "json"]
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads}: must be at least 1")
+        if self.workers < 0:
+            raise ValueError(f"workers={self.workers}: must be at least 0")
+        if self.cache_gb < 0:
+            raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")
+        if self.rerun_changed and self.dry_run:
+            raise ValueError("rerun_changed=true moves records, dry_run=true changes nothing: give one of them")
+        if self.anonymous and self.tracking != "none":
+            raise ValueError(f"tracking={self.tracking} tells user and host: it does not go with anonymous=true")
+        for name in ("select_timeout", "gpu_hours"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name}={value}: must be over 0")
+        if self.sets is not None and self.sets < 2:
+            raise ValueError(f"sets={self.sets}: at least 2, of one set nobody knows how sets differ; 30 tell it well")
+        if self.sets is not None and self.seeds is not None:
+            raise ValueError(f"seeds={self.seeds}: has no effect with sets={self.sets}, whose seeds count from 0")
+        self.check_launcher()
+
+    def check_launcher(self) -> None:
+        """ValueError for settings of Ray that do not fit, or that the launcher or the device leaves without effect."""
+        for name in ("ray_address", "gpus_per_cell", "cpus_per_cell"):
+            if self.launcher == "local" and (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name}={value}: has no effect with launcher=local: set launcher=ray")
+        if self.cpus_per_cell is not None and self.cpus_per_cell < 1:
+            raise ValueError(f"cpus_per_cell={self.cpus_per_cell}: must be at least 1")
+        if self.gpus_per_cell is not None and not 0 < self.gpus_per_cell <= 1:
+            raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: must be over 0 and at most 1")
+        if self.gpus_per_cell is not None and self.device == "cpu":
+            raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: has no effect with device=cpu")
+        if self.launcher == "ray" and self.device.startswith("cuda:"):
+            raise ValueError(f"device={self.device}: Ray chooses which GPU: device=cuda")
+
+    @property
+    def num_threads(self) -> int | None:
+        """CPU threads of a process that trains; Ray's workers have one a CPU of theirs, and where results must repeat
+        exactly it is as many here. None: PyTorch's choice."""
+        counted = self.launcher == "ray" or self.deterministic
+        return (self.cpus_per_cell or 1) if self.threads is None and counted else self.threads
+
+
+SETTING = re.compile(r"(?P<name>\w+): +(?P<default>\S.*?) +# (?P<what>.*)")  # a line of configs/config.yaml
+TAKEN = {  # by commands that run nothing; the others take all but check_on
+    "list": ("plugins", "format"),
+    "new": ("plugins", "check_on"),
+    "check": (
+        "plugins", "check_on", "data", "device", "threads", "workers", "select_timeout", "deterministic", "format"
+    ),
+}  # fmt: skip
+
+
+def taken_by(verb: str = "") -> Mapping[str, Any]:
+    """The annotated types of the settings that a command takes, by name; "": of all there are."""
+    kinds = typing.get_type_hints(Settings) | {"out": str | None}
+    del kinds["experiments"]
+    names = TAKEN.get(verb) or [name for name in kinds if not verb or name != "check_on"]
+    return {name: kinds[name] for name in names}
+
+
+def known_settings(verb: str = "") -> list[Setting]:
+    """The settings that a command takes, or all, in the order and the words of configs/config.yaml."""
+    text = (CONFIGS / "config.yaml").read_text(encoding="utf-8")
+    lines = [match.groups() for match in map(SETTING.fullmatch, text.splitlines()) if match]
+    kinds = taken_by(verb)
+    rows = [("grid", "quick", "the grid of tasks, strategies and seeds: one of `list grids`"), *lines]
+    return [
+        Setting(name, kinds[name], "null" if default.startswith("$") else default, meaning)
+        for name, default, meaning in rows
+        if name in kinds and (name, verb) != ("sets", "run")
+    ]
