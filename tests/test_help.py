@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import typer
@@ -10,6 +11,9 @@ from typer.testing import CliRunner
 
 from benchmark.cli.commands import app, main
 from benchmark.cli.verbs import VERBS, settings_of
+from tools.readme import rendered
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_help_of_every_command_shows_each_of_its_settings_with_type_default_and_meaning(
@@ -62,3 +66,8 @@ def test_the_version_is_printed_without_torch() -> None:
 
 def test_completion_knows_every_command() -> None:
     assert sorted(typer.main.get_command(app).commands) == sorted(VERBS)  # type: ignore[attr-defined]
+
+
+def test_the_page_of_settings_is_rendered() -> None:
+    page = (ROOT / "docs" / "command_line.md").read_text()
+    assert rendered(page, ROOT) == page

@@ -2,8 +2,8 @@
 
 With it go the page's figures: an image `docs/figures/FOLDER/STEM.svg` is that figure of `results/reference/FOLDER`.
 A block begins with `<!-- KIND: FOLDER EXPERIMENT -->`, where KIND is table, verdicts or variance, or with
-`<!-- savings: WORDS; WORDS ... -->` in words of the command `savings`, and ends with `<!-- end -->`; what stands
-between is replaced.
+`<!-- savings: WORDS; WORDS ... -->` in words of the command `savings`, or with `<!-- settings: VERB -->`, and ends with
+`<!-- end -->`; what stands between is replaced.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from benchmark.analysis import comparisons, variance
 from benchmark.analysis.curves import read
 from benchmark.analysis.options import parse_options
 from benchmark.analysis.tables import markdown, tables
+from benchmark.cli.verbs import settings_of
 from benchmark.system import files
 from benchmark.text.escaping import markdown as escaped_markdown
 
 HOME = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(
-    r"(<!-- (?P<kind>table|verdicts|variance|savings): (?P<told>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL
-)
+KINDS = "table|verdicts|variance|savings|settings"
+BLOCK = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<told>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rendered(page: str, home: Path) -> str:
     """The page with every block filled from the records below `home`. ValueError where an experiment is missing."""
-    kinds = {"table": block, "verdicts": verdicts, "variance": components, "savings": claims}
+    kinds = {"table": block, "verdicts": verdicts, "variance": components, "savings": claims, "settings": settings}
     return BLOCK.sub(lambda match: f"{match[1]}{kinds[match['kind']](match['told'], home)}{match[4]}", page)
 
 
@@ -56,7 +56,7 @@ def verdicts(told: str, home: Path) -> str:
 def components(told: str, home: Path) -> str:
     """What makes the areas of one experiment differ, and how to spend runs."""
     folder, name = told.split()
-    options = ask([f"out={home / folder}"])
+    options = parse_options([f"out={home / folder}"], "variance")
     for experiment in read(str(home / folder)):
         if experiment.title == name and experiment.reference is not None:
             price = options.price(experiment)
@@ -87,6 +87,16 @@ def claims(told: str, home: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def settings(told: str, _: Path) -> str:
+    """The settings that a command takes, as `VERB --help` shows them."""
+    lines = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for one in settings_of(told):
+        cells = (one.name, one.type.replace("|", " or "), one.default)
+        code = [f"`{cell}`" if cell else "" for cell in (cells[0], cells[2])]
+        lines.append(f"| {code[0]} | {cells[1]} | {code[1]} | {one.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
 IMAGE = re.compile(r"!\[[^]]*\]\(docs/figures/(?P<folder>\w+)/(?P<stem>[\w.=+-]+)\.svg\)")
 
 
@@ -94,12 +104,12 @@ def draw(page: str, home: Path, into: Path) -> list[Path]:
     """Draws the figures that a page shows into FOLDER/STEM.svg below `into`. ValueError where there is no such one."""
     from benchmark.analysis.figures import drawing, style  # matplotlib takes a second to import
 
-    into.mkdir(parents=True, exist_ok=True)
     paths = []
     for folder, stem in IMAGE.findall(page):
         drawn = drawing.everything(read(str(home / "results" / "reference" / folder)), {})
         if stem not in drawn:
             raise ValueError(f"{folder} has no figure {stem}, only {', '.join(drawn)}")
+        into.mkdir(parents=True, exist_ok=True)
         paths += style.save(drawn[stem], into / folder / stem, ["svg"])
     return paths
 

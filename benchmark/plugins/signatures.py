@@ -110,7 +110,7 @@ def parameter(path: Path, annotation: ast.expr | None) -> Parameter:
     if text in NAMING or annotation is None:
         return Parameter(kind=NAMING.get(text, ""))
     where, node = definition(path, annotation)
-    return parameter(where, node.value) if isinstance(node, ast.Assign) else Parameter()
+    return parameter(where, node.value) if isinstance(node, ast.Assign | ast.AnnAssign) else Parameter()
 
 
 def definition(path: Path, name: ast.expr) -> tuple[Path, ast.stmt | None]:
