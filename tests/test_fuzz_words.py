@@ -12,7 +12,8 @@ from _fuzz import SIZES, TEXT, corpus, damaged, folder, judged, mutated
 from hypothesis import strategies as st
 
 from benchmark import config
-from benchmark.analysis.options import RECORDS, SAVINGS, ask
+from benchmark.analysis.options import parse_options
+from benchmark.analysis.settings import taken_by
 from benchmark.experiment.own_data import Defaults
 from benchmark.plugins import discovery
 from benchmark.plugins.places import CONFIGS
@@ -84,7 +85,8 @@ def defaults_judged(data: st.DataObject) -> str:
 
 def question_judged(data: st.DataObject) -> str:
     """Odd words of an analysis command."""
-    keys = [*RECORDS, *SAVINGS, "to", "format"]
+    verb = data.draw(st.sampled_from(["savings", "tables"]))
+    keys = list(taken_by(verb))
     pairs = data.draw(
         st.lists(st.tuples(st.sampled_from(keys), st.sampled_from(FOLDERS) | TEXT), max_size=3)
         | st.just([("records", "published"), ("task", "")])
@@ -92,8 +94,8 @@ def question_judged(data: st.DataObject) -> str:
     words = [f"{key}={value}" for key, value in pairs]
 
     def build() -> Any:
-        question = ask(words, *SAVINGS, "to", "format")
-        return question.experiments(), question.compared_with, question.folder
+        options = parse_options(words, verb)
+        return options.experiments(), options.compared_with, options.folder
 
     return judged(build, lambda found, lines: bool(found[0]), "")
 

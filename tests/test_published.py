@@ -11,7 +11,7 @@ from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
 from benchmark.analysis.curves import SCALES, apart, chosen, ours, published, read
-from benchmark.analysis.options import PUBLISHED, ask, labels
+from benchmark.analysis.options import PUBLISHED, labels, parse_options
 from benchmark.analysis.savings import Price, Rule, savings
 from benchmark.analysis.tables import grid_of, latex, markdown, table, tables, write
 from benchmark.analysis.verify import counterparts, own_label, verify
@@ -147,9 +147,9 @@ def test_where_there_is_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'cifar1' \(did you mean 'cifar10'\?\)"):
         chosen(PAPERS, "cifar1")
     with pytest.raises(ValueError, match="records= and out= name the same thing"):
-        ask(["records=a", "out=b"])
+        parse_options(["records=a", "out=b"], "tables")
     with pytest.raises(ValueError, match="level=2"):
-        ask(["level=2"], "level")
+        parse_options(["level=2"], "tables")
     with pytest.raises(ValueError, match="eval_al_2023_cifar10_2k is there twice"):
         read(f"{PUBLISHED},{PUBLISHED}")
     assert labels("a[p=1,q=b[k=1]],c , d[x=2]") == ["a[p=1,q=b[k=1]]", "c", "d[x=2]"]
