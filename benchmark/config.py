@@ -23,7 +23,7 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment, Grid
 from benchmark.experiment.own_data import Defaults
 from benchmark.experiment.schedule import Schedule
-from benchmark.experiment.settings import Settings, taken_by
+from benchmark.experiment.settings import Settings, known_settings, taken_by
 from benchmark.experiment.spec import Spec
 from benchmark.experiment.variants import ORDINARY, STAGGERED
 from benchmark.plugins import registry
@@ -141,9 +141,20 @@ def taken_over(label: str, entry: Mapping[str, Any] | None, chosen: Settings) ->
     source, original = on_task(quoted.parse(label)[0], chosen)[0]
     values = {key: value for key, value in entry.items() if key in ENTRY and key != "task"}
     taken = {key: value for key, value in values.items() if getattr(chosen, key) is None}
+    lent = typed(lent_by_grid(chosen) | taken)
     whose = f"the grid's experiment {source} on {Spec.read('task', original['task']).label}"
-    remark = f"{label} is not in grid={chosen.grid}; what you did not set is that of {whose}: {typed(taken)}"
+    remark = f"{label} is not in grid={chosen.grid}; what you did not set is that of {whose}: {lent}"
     return remark if taken else ""
+
+
+def lent_by_grid(chosen: Settings) -> dict[str, Any]:
+    """What a grid's file sets besides its experiments, as `workers=8` for its own tasks, and nobody changed."""
+    values, defaults = composed(chosen.grid), {one.name: one.default for one in known_settings()}
+    usual = {"experiments", "grid", *FOLDERS_OF_USERS}
+    set_there = {
+        key: value for key, value in values.items() if key not in usual and quoted.plain(value) != defaults[key]
+    }
+    return {key: value for key, value in set_there.items() if getattr(chosen, key) == value}
 
 
 def typed(entry: Mapping[str, Any]) -> str:
@@ -175,8 +186,9 @@ def completed(
         strategies = [one for one in strategies if Cell(task, one, Schedule(**schedule), 0).fits]
     entry = {"strategies": [one.label for one in strategies], "seeds": defaults.seeds, **schedule, **given}
     unset = {key: value for key, value in entry.items() if key not in given}
+    words = typed(lent_by_grid(chosen) | unset)
     source = f" (a pool of {pool:,} images)" if pool else f" (as in {chosen.out})" if recorded else ""
-    remark = f"{task.label} is not in grid={chosen.grid}; what you did not set: {typed(unset)}{source}"
+    remark = f"{task.label} is not in grid={chosen.grid}; what you did not set: {words}{source}"
     return {**entry, "task": task.label}, remark if unset else ""
 
 

@@ -66,7 +66,7 @@ def test_the_schedule_of_the_grid_is_not_inherited() -> None:
     assert made.experiments[0].schedule == Schedule(initial=20, budget=20, rounds=5, validation=0)
     assert made.remarks == (
         "image_folder[root=x] is not in grid=quick; what you did not set: "
-        "strategies=[random,entropy,margin,coreset,badge] seeds=3 initial=20 budget=20 rounds=5 validation=0 "
+        "threads=1 strategies=[random,entropy,margin,coreset,badge] seeds=3 initial=20 budget=20 rounds=5 validation=0 "
         "(a pool of 366 images)",
     )
 
@@ -179,12 +179,12 @@ LENT = "what you did not set is that of the grid's experiment"
         (
             ["grid=neu_det", "tasks=[voc[root=mine]]", "strategies=[random]", "seeds=2"],
             f"voc[root=mine] is not in grid=neu_det; {LENT} neu_det on {NEU}",
-            "initial=150 budget=75 rounds=3 validation=100",
+            "threads=1 initial=150 budget=75 rounds=3 validation=100",
         ),
         (
             ["grid=paper", "tasks=[coco[root=mine]]", "seeds=1", "strategies=[random]"],
             f"coco[root=mine] is not in grid=paper; {LENT} coco_fcos on coco[filter_empty=oracle,published=true]",
-            "until=map 0.22 +- 0.003",
+            "workers=8 initial=5000 budget=1000 rounds=20 until=map 0.22 +- 0.003",
         ),
     ],
 )
@@ -192,6 +192,12 @@ def test_what_another_task_of_the_grid_lends_is_told(words: list[str], source: s
     [remark] = grid(*words, pool=None).remarks
     assert remark.startswith(source)
     assert taken in remark
+
+
+def test_what_the_grid_sets_for_all_its_tasks_is_told_unless_it_is_set() -> None:
+    assert "workers=8" not in grid("grid=paper", "tasks=[coco[root=mine]]", "workers=2", pool=None).remarks[0]
+    assert "threads=1" in grid(f"tasks=[{FOLDER}]").remarks[0]
+    assert "threads=1" not in grid(f"tasks=[{FOLDER}]", "threads=4").remarks[0]
 
 
 ALL_SET = ["initial=5", "budget=6", "rounds=2", "validation=0", "strategies=[margin]", "seeds=1"]
@@ -211,7 +217,7 @@ def test_strategies_that_a_grid_writes_as_mappings_are_told_as_they_are_typed() 
     chosen = dataclasses.replace(config.settings(["tasks=[digits[epochs=1]]"]), experiments={"one": entry})
     assert config.read(chosen).remarks == (
         f"digits[epochs=1] is not in grid=quick; {LENT} one on digits[epochs=2]: "
-        "strategies=[coreset[metric=cosine],random] seeds=[3] initial=5 budget=5 rounds=2",
+        "threads=1 strategies=[coreset[metric=cosine],random] seeds=[3] initial=5 budget=5 rounds=2",
     )
 
 
@@ -241,7 +247,7 @@ def test_a_run_tells_what_nobody_set_and_the_next_command_goes_on(tmp_path: Path
     words = [f"plugins={FAULTY}", f"out={tmp_path}", "device=cpu", "seeds=1"]
     first = invoked("tasks=[shelf]", *words)
     assert first.exit_code == 0, first.output
-    line = "shelf is not in grid=quick; what you did not set: strategies=[random,entropy,margin] initial=10 budget=10"
+    line = "shelf is not in grid=quick; what you did not set: threads=1 strategies=[random,entropy,margin] initial=10"
     assert line in " ".join(first.stderr.split())
     again = invoked("tasks=[shelf]", *words, "strategies=[random]")
     assert again.exit_code == 0, again.output
