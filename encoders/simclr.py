@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Machine, Pool, register_encoder
-from benchmark.vision.encoding.self_supervised import Features, Frozen, Precision, Settings, trained
+from benchmark.vision.encoding.self_supervised import Features, Frozen, Settings, trained
+from benchmark.vision.training import Precision
 
 VERSION = 1
 

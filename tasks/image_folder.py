@@ -15,10 +15,10 @@ import numpy as np
 
 from benchmark.api import Machine, register_task
 from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, check_weights, lacks
-from benchmark.vision.classification.training import derived
 from benchmark.vision.data.image_checks import say, together
 from benchmark.vision.data.image_files import EXTENSIONS, Exif, hidden, is_image
 from benchmark.vision.data.regular_files import shown
+from benchmark.vision.fingerprints import derived
 
 LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg"
 TRAINS, TESTS = ("train", "training"), ("test", "testing", "val", "valid", "validation", "eval")  # usual names

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Machine
+from benchmark.vision import training
 from benchmark.vision.classification.augment import epoch
 from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, rates
-from benchmark.vision.classification.training import normalises_by_batch
 from benchmark.vision.networks import Network, build
+from benchmark.vision.training import normalises_by_batch
 
 QUICK = Recipe(model="small_cnn", epochs=2, batch_size=16, dropout=0.25)
 TINY = Recipe(width=4, epochs=2, batch_size=16, dropout=0.25)
@@ -262,6 +264,48 @@ def test_compiled_fits(machine: Machine) -> None:
 def test_compile_and_a_companion_are_refused(machine: Machine) -> None:
     with pytest.raises(ValueError, match="compile=true cannot train a companion"):
         task(machine, replace(QUICK, compile=True)).fit(np.arange(40), 0, Regress(0.5))
+
+
+@pytest.mark.parametrize("after", [1, 3, 6], ids=["in the first epoch", "between epochs", "after the last step"])
+def test_a_killed_fit_ends_in_the_same_bytes(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Its dropout and its batches go on where they were: both are one stream of random numbers."""
+    recipe, companion = replace(TINY, drop_last=True, precise_bn=True), Regress(0.5)
+    made = task(replace(machine, scratch=tmp_path), recipe)
+    whole = made.fit(np.arange(52), 0, companion)  # two epochs of three batches
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    write, steps = training.save, list[int]()
+
+    def dying(*given: Any) -> None:
+        write(*given)
+        steps.append(given[-1])
+        if len(steps) == after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save", dying)
+    with pytest.raises(KeyboardInterrupt):
+        made.fit(np.arange(52), 0, companion)
+    assert len(list(tmp_path.glob("*.checkpoint"))) == 1
+    torch.rand(3)
+    resumed = made.fit(np.arange(52), 0, companion)
+    assert steps == list(range(1, 7))
+    assert same(whole, resumed)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_fit_leaves_the_global_generator_alone(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = task(replace(machine, scratch=tmp_path))
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(training.tensor_files, "removed", lambda path: None)
+        made.fit(np.arange(40), 0)
+    before = torch.get_rng_state()
+    made.fit(np.arange(40), 0)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_fit_that_diverges_says_so(machine: Machine) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 
 from benchmark.vision.classification.augment import STATISTICS, Batch, Normaliser, cropped, epoch, moments, split
 from benchmark.vision.classification.task import PUBLISHED, Recipe, lacks
-from benchmark.vision.classification.training import Labelled, derived, optimiser, rate, refresh_statistics
+from benchmark.vision.classification.training import Labelled, optimiser, refresh_statistics, schedule
+from benchmark.vision.fingerprints import derived
 from benchmark.vision.networks import build
 
 CPU = torch.device("cpu")
@@ -48,13 +49,13 @@ def test_lacks_checks_the_recipe_and_names_sample_without_dropout() -> None:
 
 
 def test_published_schedule_drops_tenfold_after_160_of_200_epochs() -> None:
-    rates = [rate(PUBLISHED, (number + step) / 200) for number in range(200) for step in (0.01, 0.99)]
+    rates = [schedule(PUBLISHED).at((number + step) / 200) for number in range(200) for step in (0.01, 0.99)]
     assert rates == pytest.approx([0.1] * 320 + [0.01] * 80)
 
 
 def test_cosine_warms_up_and_ends_at_zero() -> None:
     recipe = Recipe(warmup=0.1, lr=0.4)
-    assert [rate(recipe, share) for share in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.2, 0.4, 0.2, 0])
+    assert [schedule(recipe).at(share) for share in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.2, 0.4, 0.2, 0])
 
 
 @pytest.mark.parametrize("num_images", [1, 127, 128, 129, 257, 1000])

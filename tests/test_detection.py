@@ -26,7 +26,6 @@ from benchmark.plugins import discovery
 from benchmark.strategies.learning_loss import LossPrediction
 from benchmark.tasks import scenes
 from benchmark.vision import training as vision_training
-from benchmark.vision.classification.training import normalises_by_batch
 from benchmark.vision.data.annotations import Split, Truth
 from benchmark.vision.detection import training as detection_training
 from benchmark.vision.detection.average_precision import Found
@@ -35,7 +34,8 @@ from benchmark.vision.detection.inputs import Noise, Placing, gaussian, stream
 from benchmark.vision.detection.recipe import PUBLISHED_FCOS_COCO, PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
 from benchmark.vision.detection.task import Detection
 from benchmark.vision.detection.torchvision_detectors import FasterRcnn, Fcos, build
-from benchmark.vision.detection.training import optimiser, plan, rate
+from benchmark.vision.detection.training import optimiser, plan, schedule
+from benchmark.vision.training import normalises_by_batch
 
 discovery.discover()
 CPU = Machine(torch.device("cpu"))
@@ -558,17 +558,19 @@ def test_the_plan_covers_each_epoch_once() -> None:
 
 def test_learning_rates_of_the_published_schedule() -> None:
     steps = 12 * 1000
-    at = [rate(PUBLISHED_FCOS_COCO, step, steps) for step in (0, 499, 500, 7999, 8000, 10999, 11000, 11999)]
+    at = [
+        schedule(PUBLISHED_FCOS_COCO, steps).at(step, steps) for step in (0, 499, 500, 7999, 8000, 10999, 11000, 11999)
+    ]
     assert at == pytest.approx([0.01 / 3, 0.01 / 3, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
     share = DetectorRecipe(warmup=0.25)
-    assert [rate(share, step, 100) for step in (0, 24, 25)] == pytest.approx(
+    assert [schedule(share, 100).at(step, 100) for step in (0, 24, 25)] == pytest.approx(
         [0.001, 0.01 * (0.1 + 0.9 * 24 / 25) * (1 + np.cos(0.24 * np.pi)) / 2, 0.01 * (1 + np.cos(0.25 * np.pi)) / 2]
     )
     linear = dataclasses.replace(PUBLISHED_FCOS_COCO, warmup_kind="linear", warmup_ratio=0.001)
-    assert rate(linear, 0, steps) == pytest.approx(0.00001)
-    assert rate(linear, 250, steps) == pytest.approx(0.01 * (0.001 + 0.999 / 2))
+    assert schedule(linear, steps).at(0, steps) == pytest.approx(0.00001)
+    assert schedule(linear, steps).at(250, steps) == pytest.approx(0.01 * (0.001 + 0.999 / 2))
     cosine = DetectorRecipe(warmup=0.0)
-    assert [rate(cosine, step, 10) for step in (0, 5)] == pytest.approx([0.01, 0.005])
+    assert [schedule(cosine, 10).at(step, 10) for step in (0, 5)] == pytest.approx([0.01, 0.005])
 
 
 def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:
@@ -720,7 +722,7 @@ def test_an_untrained_backbone_keeps_nothing() -> None:
 def test_published_recipes() -> None:
     assert (PUBLISHED_FCOS_COCO.clip, PUBLISHED_FCOS_VOC.clip) == (10.0, 8.0)
     assert dataclasses.replace(PUBLISHED_FCOS_VOC, clip=10.0) == PUBLISHED_FCOS_COCO
-    assert rate(PUBLISHED_FCOS_VOC, 0, 756) == pytest.approx(0.01 / 3)
+    assert schedule(PUBLISHED_FCOS_VOC, 756).at(0, 756) == pytest.approx(0.01 / 3)
     told = (PUBLISHED_FCOS_COCO.min_size, PUBLISHED_FCOS_COCO.max_size, PUBLISHED_FCOS_COCO.epochs)
     assert told == (800, 1333, 12)
 

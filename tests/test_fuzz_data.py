@@ -31,11 +31,12 @@ from benchmark.api import Machine
 from benchmark.tasks.coco import coco
 from benchmark.tasks.image_folder import image_folder
 from benchmark.tasks.voc import voc
-from benchmark.vision.classification.task import Recipe, digest
+from benchmark.vision.classification.task import Recipe
 from benchmark.vision.data import image_checks
 from benchmark.vision.data.annotations import check_boxes, scans_of
 from benchmark.vision.data.sources import reported
 from benchmark.vision.detection.recipe import DetectorRecipe
+from benchmark.vision.fingerprints import digest
 
 MACHINE = Machine(torch.device("cpu"))
 Box = tuple[str, float, float, float, float, int, bool]  # image, corners, class, ignored

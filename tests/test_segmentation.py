@@ -34,7 +34,7 @@ from benchmark.vision.segmentation import training as segmentation_training
 from benchmark.vision.segmentation.networks import Segmenter
 from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, lacks
 from benchmark.vision.segmentation.task import Segmentation, confusion, on_lattice, padded, stride
-from benchmark.vision.segmentation.training import augmented, cross_entropy, plan, rate
+from benchmark.vision.segmentation.training import augmented, cross_entropy, plan, schedule
 
 discovery.discover()
 CPU = Machine(torch.device("cpu"))
@@ -483,9 +483,9 @@ def test_every_epoch_has_every_image_and_draws_of_its_own() -> None:
 
 def test_the_learning_rate_falls() -> None:
     poly = dataclasses.replace(QUICK, lr=0.2, schedule="poly", power=0.9)
-    assert [rate(poly, share) for share in (0, 0.5, 1)] == pytest.approx([0.2, 0.2 * 0.5**0.9, 0])
+    assert [schedule(poly).at(share) for share in (0, 0.5, 1)] == pytest.approx([0.2, 0.2 * 0.5**0.9, 0])
     cosine = dataclasses.replace(QUICK, lr=0.2, schedule="cosine", power=SegmenterRecipe.power)
-    assert [rate(cosine, share) for share in (0, 0.5, 1)] == pytest.approx([0.2, 0.1, 0])
+    assert [schedule(cosine).at(share) for share in (0, 0.5, 1)] == pytest.approx([0.2, 0.1, 0])
 
 
 def test_a_fit_that_was_stopped_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -614,7 +614,7 @@ def test_a_faulty_recipe_is_one_line(changed: dict[str, Any], named: str) -> Non
 
 def test_the_published_recipe() -> None:
     assert round(PUBLISHED.epochs * 2975 / PUBLISHED.batch_size, -3) == 90_000
-    assert rate(PUBLISHED, 0.5) == pytest.approx(0.007 * 0.5**0.9)
+    assert schedule(PUBLISHED).at(0.5) == pytest.approx(0.007 * 0.5**0.9)
     assert (PUBLISHED.crop, PUBLISHED.scale_min, PUBLISHED.scale_max, PUBLISHED.flip) == (769, 0.5, 2.0, True)
 
 

@@ -34,7 +34,7 @@ from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, 
 from benchmark.vision.detection.ssd import MANY, Ssd, likeliest
 from benchmark.vision.detection.ssd_augment import varied
 from benchmark.vision.detection.task import Detection
-from benchmark.vision.detection.training import rate
+from benchmark.vision.detection.training import schedule
 
 discovery.discover()
 CPU = Machine(torch.device("cpu"))
@@ -465,7 +465,9 @@ def test_a_faulty_recipe_is_one_line(changed: dict[str, Any], named: str) -> Non
 
 def test_the_published_recipe() -> None:
     steps = 300 * 32  # on 1,000 images
-    at = [rate(PUBLISHED_SSD300, step, steps) for step in (0, 150, 300, 240 * 32 - 1, 240 * 32, steps - 1)]
+    at = [
+        schedule(PUBLISHED_SSD300, steps).at(step, steps) for step in (0, 150, 300, 240 * 32 - 1, 240 * 32, steps - 1)
+    ]
     assert at == pytest.approx([1e-6, 1e-3 * (0.001 + 0.999 / 2), 1e-3, 1e-3, 1e-4, 1e-4])
     told = (PUBLISHED_SSD300.batch_size, PUBLISHED_SSD300.weight_decay, PUBLISHED_SSD300.squash)
     assert told == (32, 5e-4, 300)

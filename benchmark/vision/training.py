@@ -1,4 +1,9 @@
-"""Training that a kill does not cost: the steps of a fit, with a checkpoint from which it ends in the same bytes."""
+"""The training engine of classifiers, detectors and segmenters: what a fit is, apart from its network and its images.
+
+Parameter groups (`parameter_groups`), learning rate (`Schedule`), precision (`in_precision`), companion
+(`with_companion`), the steps themselves with a check that the loss stays finite (`train_sgd`), and a checkpoint, from
+which a killed fit ends in the same bytes (`save`, `resume`).
+"""
 
 from __future__ import annotations
 
@@ -8,21 +13,133 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import activity, seeded, tensor_files
-from benchmark.vision.classification.training import derived, set_rate
+from benchmark.api import Companion, activity, seeded, tensor_files
+from benchmark.vision.fingerprints import derived
 
-CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most; one that takes less leaves no checkpoint
 DIGEST = 32  # bytes of the checksum that a checkpoint begins with
 FINITE_EVERY = 100  # steps after which losses are looked at: each look waits for the device
 
 
-class Numbered(Protocol):
+# --- what a recipe says ---------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The learning rate from the first step to the last: a warm-up, and how it falls.
+
+    How far training is counts in any unit, steps or shares of the whole; `warmup` and `drops` are in the same.
+
+    Args:
+        lr: The learning rate that the others multiply.
+        shape: cosine: falls to zero along half a cosine; poly: as (what is left) ** power; step: at `drops`.
+        power: Of poly.
+        drops: Where step multiplies the rate by `decay`, each time.
+        decay: Of step.
+        warmup: How long the warm-up takes; 0: there is none.
+        start: Share of the rate that the warm-up begins with.
+        rises: Whether the warm-up rises along a line from there to the whole, or stays until it is over.
+        apart: Whether the fall begins when the warm-up ends, which then rises from zero, or both run from the start.
+    """
+
+    lr: float
+    shape: Literal["cosine", "poly", "step"]
+    power: float = 1.0
+    drops: Sequence[float] = ()
+    decay: float = 0.1
+    warmup: float = 0.0
+    start: float = 0.0
+    rises: bool = True
+    apart: bool = False
+
+    def at(self, done: float, total: float = 1.0) -> float:
+        """The learning rate of a step before which `done` of `total` are over."""
+        if self.apart and done < self.warmup:
+            return self.lr * done / self.warmup
+        warm = 1.0
+        if done < self.warmup:
+            warm = self.start + (1 - self.start) * (done / self.warmup if self.rises else 0.0)
+        return self.lr * warm * self._fallen(done, total)
+
+    def _fallen(self, done: float, total: float) -> float:
+        """What is left of the rate."""
+        if self.shape == "step":
+            return float(self.decay ** sum(done >= drop for drop in self.drops))
+        begin = self.warmup if self.apart else 0
+        if self.shape == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (done - begin) / (total - begin)))
+        return float((1 - (done - begin) / (total - begin)) ** self.power)
+
+
+def parameter_groups(
+    network: nn.Module, is_special: Callable[[nn.Module, str, nn.Parameter], bool], **special: float
+) -> list[dict[str, Any]]:
+    """The parameters that are trained, in two groups for an optimiser.
+
+    Args:
+        network: Whose parameters; the companion's are among them.
+        is_special: From a layer and the name and the parameter in it, whether the parameter is of the second group.
+        special: Options of the second group: `weight_decay`, or `factor`, which multiplies its learning rate.
+    """
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], **special}]
+    owned = {
+        parameter: (layer, name)
+        for layer in reversed(list(network.modules()))  # one that two layers share is the first one's
+        for name, parameter in layer.named_parameters(recurse=False)
+    }
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            groups[is_special(*owned[parameter], parameter)]["params"].append(parameter)
+    return groups
+
+
+def in_precision(name: Precision, device: torch.device) -> torch.autocast:
+    """A block in the precision that a recipe says."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bfloat16")
+
+
+def with_companion(
+    loss: Tensor, module: nn.Module | None, companion: Companion | None, maps: Sequence[Tensor],
+    losses: Callable[[], Tensor], done: float, total: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """The loss of a batch, and what the companion adds to it.
+
+    Args:
+        loss: What the network is trained on.
+        module: What the companion made, as the network has it; None without a companion.
+        companion: What a strategy trains beside the model.
+        maps: The feature maps that the module reads. Its gradient reaches them until `companion.detach_after`.
+        losses: Gives (N,) losses of the images, which the companion is to predict; only called where there is one.
+        done, total: How far training is, in any unit.
+    """
+    if companion is None or module is None:
+        return loss
+    with torch.no_grad():
+        losses_N = losses().detach()
+    attached = done < companion.detach_after * total
+    output_N = module(maps if attached else [stage.detach() for stage in maps])
+    return loss + companion.loss(output_N, losses_N)
+
+
+def normalises_by_batch(network: nn.Module) -> bool:
+    """Whether a layer of the network, which is a fresh one, takes its statistics from the batch in training."""
+    network.train()
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training for layer in network.modules())
+
+
+def smallest_part(num_images: int, batch_size: int) -> int:
+    """Images in the smallest of the fewest equal batches, give or take one image, of at most `batch_size`."""
+    return num_images // -(-num_images // batch_size)
+
+
+# --- the steps ------------------------------------------------------------------------------------
+class Step(Protocol):
     """One step of training."""
 
     @property
@@ -31,51 +148,57 @@ class Numbered(Protocol):
 
     @property
     def which(self) -> Sequence[int]:
-        """Positions of its images in the labelled set."""
+        """Its images: positions in the labelled set, or in an order that is drawn when it is their turn."""
 
 
-Step = TypeVar("Step", bound=Numbered)
+AnyStep = TypeVar("AnyStep", bound=Step)
 Batch = TypeVar("Batch")
 
 
-def descend(
-    network: nn.Module, sgd: torch.optim.SGD, steps: Sequence[Step],
-    prepare: Callable[[list[Step]], Iterator[Batch]], *,
-    rate: Callable[[int], float], objective: Callable[[Batch, float], Tensor], diverged: Callable[[float], str],
-    epochs: int, seed: int, checkpoint: Path | None, clip: float = 0.0, parts: Sequence[Sequence[nn.Parameter]] = (),
+def train_sgd(
+    network: nn.Module, sgd: torch.optim.SGD, steps: Sequence[AnyStep],
+    prepare: Callable[[Sequence[AnyStep]], Iterator[Batch]], *,
+    rate: Callable[[int], float], objective: Callable[[Batch, int], Tensor], num_images: int, advice: str,
+    epochs: int, seed: int | None, checkpoint: Path | None, clip: float = 0.0,
 ) -> None:  # fmt: skip
-    """Trains `network` in place. ValueError where the loss is infinite or not a number, in the words of `diverged`.
+    """Trains a network in place, and leaves it in eval mode.
 
-    rate: the learning rate of a step; objective: the loss of a batch, after so large a share of training; parts: the
-    parameters whose gradients are clipped together. What is drawn is seeded by the step it is drawn for, so that a
-    checkpoint needs no state of any generator: weights, momenta and the number of steps are all of it.
+    Args:
+        network: On its device.
+        sgd: Its optimiser.
+        steps: All steps of the fit.
+        prepare: From the steps that are left, which are the last ones, the batch of each.
+        rate: The learning rate of a step, by its number.
+        objective: The loss of a batch in the step of a number.
+        num_images: In the labelled set.
+        advice: What to change where training diverges.
+        epochs: Passes over the labelled set, for people who watch.
+        seed: Seeds what is drawn in each step, by its number, so that a checkpoint needs no state of any generator.
+            None: what is drawn is one stream from the caller's seed, whose state the checkpoint keeps.
+        checkpoint: Where work in progress is saved every CHECKPOINT_SECONDS and looked for; None: nowhere.
+        clip: Largest norm of the network's gradient, and of the companion's, which would shrink the network's if both
+            were clipped together; 0: any.
+
+    Raises:
+        ValueError: The loss is infinite or not a number.
     """
-    left = list(steps[resume(checkpoint, network, sgd) :])
+    left = steps[resume(checkpoint, network, sgd, one_stream=seed is None) :]
     network.train()
     saved, losses = time.monotonic(), list[Tensor]()
-    num_images, num_left = (sum(len(step.which) for step in some) for some in (steps, left))
-    going = activity.tracked(
-        left,
-        "fitting",
-        "images",
-        num_images,
-        epochs=epochs,
-        done=num_images - num_left,
-        size=lambda step: len(step.which),
-    )
-    for step, batch in zip(going, prepare(left), strict=True):
+    parts = clipped_together(network) if clip else []
+    for step, batch in zip(progress(steps, left, epochs), prepare(left), strict=True):
         set_rate(sgd, rate(step.number))
-        with seeded(derived(seed, f"step {step.number}")):
-            loss = objective(batch, step.number / len(steps))
+        with contextlib.nullcontext() if seed is None else seeded(derived(seed, f"step {step.number}")):
+            loss = objective(batch, step.number)
         sgd.zero_grad()
         torch.autograd.backward(loss)
-        for part in parts if clip else ():
+        for part in parts:
             nn.utils.clip_grad_norm_(part, clip)
         sgd.step()
         losses.append(loss.detach())
-        if step is steps[-1] or len(losses) >= FINITE_EVERY:
+        if step is left[-1] or len(losses) >= FINITE_EVERY:
             if not math.isfinite(total := torch.stack(losses).sum().item()):
-                raise ValueError(diverged(total))
+                raise ValueError(f"the fit on {num_images} images diverged (loss {total}): {advice}")
             losses.clear()
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
             save(checkpoint, network, sgd, step.number + 1)
@@ -85,21 +208,43 @@ def descend(
         tensor_files.removed(checkpoint)
 
 
+def progress(steps: Sequence[AnyStep], left: Sequence[AnyStep], epochs: int) -> Iterator[AnyStep]:
+    """The steps that are left, one by one, each counted."""
+    total, num_left = (sum(len(step.which) for step in some) for some in (steps, left))
+    return activity.tracked(
+        left, "fitting", "images", total, epochs=epochs, done=total - num_left, size=lambda step: len(step.which)
+    )
+
+
+def set_rate(sgd: torch.optim.SGD, lr: float) -> None:
+    """Sets the learning rate of every parameter, times its group's `factor` where it has one."""
+    for group in sgd.param_groups:
+        group["lr"] = lr * group.get("factor", 1.0)
+
+
+def clipped_together(network: nn.Module) -> list[list[nn.Parameter]]:
+    """The network's own parameters, and the companion's."""
+    of_companion = {name: name.startswith("companion.") for name, _ in network.named_parameters()}
+    return [[p for name, p in network.named_parameters() if of_companion[name] == part] for part in (False, True)]
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
 def save(path: Path, network: nn.Module, sgd: torch.optim.SGD, step: int) -> None:
     """Writes a checkpoint whole or not at all; a full disk or memory costs the checkpoint, not the fit."""
     draft = path.with_suffix(".part")
     with contextlib.suppress(OSError, RuntimeError, MemoryError):
         tensor_files.make_folder(path)
         packed = io.BytesIO()
-        torch.save({"step": step, "weights": network.state_dict(), "momenta": sgd.state_dict()}, packed)
+        state = {"step": step, "weights": network.state_dict(), "momenta": sgd.state_dict()}
+        torch.save(state | {"generators": generators(network)}, packed)
         draft.unlink(missing_ok=True)  # not through a link that somebody laid there
         draft.write_bytes(digest(path, packed.getvalue()) + packed.getvalue())
         draft.replace(path)
     tensor_files.removed(draft)
 
 
-def resume(path: Path | None, network: nn.Module, sgd: torch.optim.SGD) -> int:
-    """Loads a checkpoint where there is one, and returns the steps that are done.
+def resume(path: Path | None, network: nn.Module, sgd: torch.optim.SGD, *, one_stream: bool = False) -> int:
+    """Loads a checkpoint where there is one, torch's generators with `one_stream`, and returns the steps that are done.
 
     A damaged one is removed, which is said, and nothing else is: memory that runs out or a disk that does not answer is
     raised, since the checkpoint is the work of hours.
@@ -112,7 +257,22 @@ def resume(path: Path | None, network: nn.Module, sgd: torch.optim.SGD) -> int:
         return 0
     network.load_state_dict(state["weights"])
     sgd.load_state_dict(state["momenta"])
+    if one_stream:
+        torch.set_rng_state(state["generators"][0])
+        for generator in state["generators"][1:]:
+            torch.cuda.set_rng_state(generator, device_of(network))
     return int(state["step"])
+
+
+def generators(network: nn.Module) -> list[Tensor]:
+    """The states of torch's generators that a step draws from."""
+    device = device_of(network)
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where its parameters are."""
+    return next(network.parameters()).device
 
 
 def stored(path: Path) -> dict[str, Any] | None:
@@ -135,8 +295,10 @@ def belongs(state: dict[str, Any], network: nn.Module, sgd: torch.optim.SGD) -> 
     try:
         shapes = {name: value.shape for name, value in state["weights"].items()}
         groups = [len(group["params"]) for group in state["momenta"]["param_groups"]]
+        drawn = [(one.dtype, one.shape) for one in state["generators"]]
         int(state["step"])
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
     same = shapes == {name: value.shape for name, value in network.state_dict().items()}
+    same = same and drawn == [(one.dtype, one.shape) for one in generators(network)]
     return same and groups == [len(group["params"]) for group in sgd.param_groups]

@@ -6,7 +6,6 @@ Shapes: N images, K channels (1 or 3), H x W pixels, C classes, D features.
 from __future__ import annotations
 
 import copy
-import hashlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,20 +34,15 @@ from benchmark.api import (
 )
 from benchmark.vision.classification.augment import Normaliser, of_features
 from benchmark.vision.classification.recipe import PUBLISHED, Recipe, check_weights, lacks
-from benchmark.vision.classification.training import (
-    Labelled,
-    derived,
-    normalises_by_batch,
-    precision,
-    smallest_part,
-    train,
-)
+from benchmark.vision.classification.training import Labelled, train
 from benchmark.vision.data.image_checks import Scan, loaded
 from benchmark.vision.data.image_files import Exif
 from benchmark.vision.data.sources import reported
 from benchmark.vision.directional import Layers
 from benchmark.vision.encoding.encodings import Encodings, InMemory
+from benchmark.vision.fingerprints import derived, digest
 from benchmark.vision.networks import Network, build, probe, suits_channels_last
+from benchmark.vision.training import in_precision, normalises_by_batch, smallest_part
 from benchmark.vision.weights import weights_file
 
 PIXELS_A_BATCH = 2**18  # 256 images of 32x32
@@ -97,7 +91,7 @@ class Classifier:
         self.num_pool, self.num_classes = len(pool.labels_N), num_classes
         self.classes = classes or [str(number) for number in range(num_classes)]
         self.batch_size = max(16, PIXELS_A_BATCH // (pool.images_NKHW.shape[2] * pool.images_NKHW.shape[3]))
-        self._recipe, self._device = recipe, machine.device
+        self._machine, self._recipe, self._device = machine, recipe, machine.device
         self._weights = weights_file(machine, recipe.weights) or recipe.weights
         self._images, self._labels = pool.on(machine.device)
         self._test_images, self._test_labels = test.on(machine.device)
@@ -130,8 +124,11 @@ class Classifier:
         network = self._network(seed, companion)
         which = torch.from_numpy(np.sort(labelled)).to(self._device)
         images = Labelled(self._images[which], self._labels[which], self._normaliser, self._channels_first)
+        parts = (self.fingerprint, repr(self._recipe), which.cpu().numpy(), seed, repr(companion), self._device.type)
+        scratch = self._machine.scratch
+        checkpoint = None if scratch is None else scratch / f"{digest(*parts, torch.__version__)[:32]}.checkpoint"
         with seeded(derived(seed, "dropout")):
-            train(network, images, self._recipe, companion, seed)
+            train(network, images, self._recipe, companion, seed, checkpoint)
         return network
 
     def score(self, model: nn.Module) -> dict[str, float]:
@@ -230,7 +227,7 @@ class Classifier:
         outputs = []
         for which in activity.tracked(self._batches(indices), "going through images", "batches"):
             with torch.no_grad():
-                with precision(self._recipe, self._device):
+                with in_precision(self._recipe.precision, self._device):
                     _, maps = network.features(self._prepared(self._images[which]))
                 outputs.append(network.companion(maps))
         return torch.cat(outputs)
@@ -275,7 +272,7 @@ class Classifier:
         """The derivatives of one batch; None where a layer was not called."""
         strength_N = network.head.weight.new_zeros(len(goals), requires_grad=True)
         with layers.probed(strength_N):
-            with precision(self._recipe, self._device):
+            with in_precision(self._recipe.precision, self._device):
                 features_ND, _ = network.features(images_N3HW)
             total = cross_entropy(network.logits(features_ND), goals).sum()
         return torch.autograd.grad(total, strength_N)[0] if layers.were_called else None
@@ -320,7 +317,7 @@ class Classifier:
         """(N, C) logits and (N, D) features, in the recipe's precision but for the last layer."""
         network, parts = own(model), []
         for which in activity.tracked(batches, "going through images", "batches"):
-            with precision(self._recipe, self._device):
+            with in_precision(self._recipe.precision, self._device):
                 parts.append(network.features(self._prepared(images_NKHW[which]))[0])
         features_ND = torch.cat(parts)
         return network.logits(features_ND), features_ND
@@ -367,18 +364,6 @@ def forward_mode(model: nn.Module, images_N3HW: Tensor, targets: Tensor, directi
             lambda weights: cross_entropy(functional_call(model, weights, (images_N3HW,)), targets), (at,), (along,)
         )[1]
     return slopes_N
-
-
-def digest(*parts: object) -> str:
-    """sha256 of arrays, with their shapes and types, of files and of strings."""
-    total = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            total.update(f"{part.dtype} {part.shape}".encode())
-            total.update(np.ascontiguousarray(part).data)
-        else:
-            total.update(part.read_bytes() if isinstance(part, Path) else str(part).encode(errors="surrogatepass"))
-    return total.hexdigest()
 
 
 __all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "check_weights", "lacks"]

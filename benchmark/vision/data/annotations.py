@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Boxes, Indices
-from benchmark.vision.classification.task import digest
-from benchmark.vision.classification.training import derived
 from benchmark.vision.data.image_checks import Scan, scanned
 from benchmark.vision.data.image_files import Exif, decoded, hidden
 from benchmark.vision.data.regular_files import content_of, shown
+from benchmark.vision.fingerprints import derived, digest
 
 FLAGS = {"": False, "none": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 LONGEST = 1000  # characters of a name

@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.vision.classification.task import digest
-from benchmark.vision.classification.training import derived
 from benchmark.vision.data.annotations import Files, Images, scans_of
 from benchmark.vision.data.image_checks import Scan
 from benchmark.vision.encoding.encodings import squashed
+from benchmark.vision.fingerprints import derived, digest
 
 IGNORED = 255
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.vision.classification.task import digest
 from benchmark.vision.data.handwritten import handwritten
+from benchmark.vision.fingerprints import digest
 
 NUM_POOL, NUM_TEST = 800, 200
 SIDE = 64  # pixels of a canvas

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Boxes, seeded
+from benchmark.vision.networks import full
+from benchmark.vision.training import Precision, in_precision
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ class Detector(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.low_precision = False  # whether `trunk` runs in bfloat16
+        self.precision: Precision = "float32"  # of `trunk`
         self.companion = None
 
     def trunk(self, images_N3HW: Tensor) -> list[Tensor]:
         """The feature maps (FPN levels), (N, channels[i], H_i, W_i) each, in float32 whatever they are computed in."""
-        with torch.autocast(images_N3HW.device.type, dtype=torch.bfloat16, enabled=self.low_precision):
+        with in_precision(self.precision, images_N3HW.device):
             maps = self.levels(images_N3HW)
-        return [level.to(torch.promote_types(level.dtype, torch.float32)) for level in maps]
+        return [full(level) for level in maps]
 
     @abstractmethod
     def levels(self, images_N3HW: Tensor) -> Sequence[Tensor]:

@@ -35,8 +35,6 @@ from benchmark.api import (
     activity,
     seeded,
 )
-from benchmark.vision.classification.task import digest
-from benchmark.vision.classification.training import derived, normalises_by_batch, smallest_part
 from benchmark.vision.data.annotations import Split, Truth, check_boxes, scans_of
 from benchmark.vision.data.sources import reported
 from benchmark.vision.detection.average_precision import Found, coco_scores, voc_map
@@ -47,7 +45,9 @@ from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.detection.training import Step, train
 from benchmark.vision.detection.views import Back, Changed, restored
 from benchmark.vision.encoding.encodings import Encodings, Read
+from benchmark.vision.fingerprints import derived, digest
 from benchmark.vision.networks import suits_channels_last
+from benchmark.vision.training import normalises_by_batch, smallest_part
 from benchmark.vision.weights import weights_file
 
 PIXELS_A_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 canvases of 64x64; on a GPU seven images of 800x1333
@@ -100,7 +100,7 @@ class Detection:
         scratch = self._machine.scratch
         checkpoint = None if scratch is None else scratch / f"{name}.checkpoint"
 
-        def prepare(steps: list[Step]) -> Iterator[tuple[Batch, list[Boxes]]]:
+        def prepare(steps: Sequence[Step]) -> Iterator[tuple[Batch, list[Boxes]]]:
             groups = [which[step.which].tolist() for step in steps]
             for step, group, images in zip(steps, groups, self._read(self._pool, groups), strict=True):
                 boxes = [self._pool.truth.of(one) for one in group]
@@ -285,7 +285,7 @@ class Detection:
         recipe = self._recipe
         with seeded(derived(seed, "network")):
             detector = builder(recipe.model)(recipe, self.num_classes, self._weights)
-        detector.low_precision = recipe.precision == "bfloat16"
+        detector.precision = recipe.precision
         if companion is not None:
             with seeded(derived(seed, "companion")):
                 detector.companion = companion.module(detector.channels)

@@ -5,20 +5,19 @@ Shapes: N images, K channels, H x W pixels.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.api import Boxes, Companion
-from benchmark.vision.classification.training import derived
 from benchmark.vision.detection.detector import Batch, Detector
 from benchmark.vision.detection.recipe import DetectorRecipe
-from benchmark.vision.training import descend
+from benchmark.vision.fingerprints import derived
+from benchmark.vision.training import Schedule, parameter_groups, train_sgd, with_companion
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Step:
     flips: list[bool]
 
 
-Prepare: TypeAlias = Callable[[list[Step]], Iterator[tuple[Batch, list[Boxes]]]]
+Prepare: TypeAlias = Callable[[Sequence[Step]], Iterator[tuple[Batch, list[Boxes]]]]
 
 
 def train(
@@ -39,19 +38,16 @@ def train(
 ) -> None:  # fmt: skip
     """Trains `detector` in place, its companion with it. ValueError where the loss is infinite or not a number.
 
-    Everything that is drawn is seeded by the epoch or the step it is drawn for: see `descend`.
+    Everything that is drawn is seeded by the epoch or the step it is drawn for: see `train_sgd`.
     """
     steps = plan(num_images, recipe, seed)
-    sgd, parts = optimiser(detector, recipe), apart(detector)
-    descend(
-        detector, sgd, steps, prepare,
-        rate=lambda number: rate(recipe, number, len(steps)),
-        objective=lambda pair, progress: objective(detector, *pair, companion, progress),
-        diverged=lambda total: (
-            f"the fit on {num_images} images diverged (loss {total}): lower lr={recipe.lr}, "
-            f"or raise warmup={recipe.warmup:g}"
-        ),
-        epochs=recipe.epochs, seed=seed, checkpoint=checkpoint, clip=recipe.clip, parts=parts,
+    falling = schedule(recipe, len(steps))
+    train_sgd(
+        detector, optimiser(detector, recipe), steps, prepare,
+        rate=lambda number: falling.at(number, len(steps)),
+        objective=lambda pair, number: objective(detector, *pair, companion, number / len(steps)),
+        num_images=num_images, advice=f"lower lr={recipe.lr}, or raise warmup={recipe.warmup:g}",
+        epochs=recipe.epochs, seed=seed, checkpoint=checkpoint, clip=recipe.clip,
     )  # fmt: skip
 
 
@@ -64,13 +60,9 @@ def objective(
     """
     maps = detector.trunk(batch.images_N3HW)
     loss = detector.loss(maps, batch, targets)
-    if companion is None or detector.companion is None:
-        return loss
-    with torch.no_grad():
-        losses_N = detector.image_losses(maps, batch, targets)
-    attached = progress < companion.detach_after
-    output_N = detector.companion(maps if attached else [level.detach() for level in maps])
-    return loss + companion.loss(output_N, losses_N)
+    return with_companion(
+        loss, detector.companion, companion, maps, lambda: detector.image_losses(maps, batch, targets), progress
+    )
 
 
 def plan(num_images: int, recipe: DetectorRecipe, seed: int) -> list[Step]:
@@ -88,31 +80,17 @@ def plan(num_images: int, recipe: DetectorRecipe, seed: int) -> list[Step]:
 def optimiser(detector: nn.Module, recipe: DetectorRecipe) -> torch.optim.SGD:
     """SGD; biases of convolutions and matrices have a learning rate of their own, and decay where the recipe says."""
     norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-    rest, biases = list[nn.Parameter](), list[nn.Parameter]()
-    for module in detector.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                (biases if name == "bias" and not isinstance(module, norms) else rest).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": rest, "factor": 1.0},
-        {"params": biases, "factor": recipe.bias_lr} | ({} if recipe.bias_decay else {"weight_decay": 0.0}),
-    ]
+    special = {"factor": recipe.bias_lr} | ({} if recipe.bias_decay else {"weight_decay": 0.0})
+    groups = parameter_groups(
+        detector, lambda layer, name, parameter: name == "bias" and not isinstance(layer, norms), **special
+    )
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
-def rate(recipe: DetectorRecipe, step: int, num_steps: int) -> float:
-    """The learning rate of a step: warm-up first, then by epoch (step) or by step (cosine)."""
-    warm, length = 1.0, recipe.warm(num_steps)
-    if step < length:
-        rise = step / length if recipe.warmup_kind == "linear" else 0.0
-        warm = recipe.warmup_ratio + (1 - recipe.warmup_ratio) * rise
-    if recipe.schedule == "cosine":
-        return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-    epoch = step * recipe.epochs // num_steps
-    return recipe.lr * warm * 0.1 ** sum(epoch >= one for one in recipe.drops)
-
-
-def apart(detector: Detector) -> list[list[nn.Parameter]]:
-    """The detector's parameters and the companion's: clipped together, the companion's would shrink the model's."""
-    own = [parameter for name, parameter in detector.named_parameters() if not name.startswith("companion.")]
-    return [own, [] if detector.companion is None else list(detector.companion.parameters())]
+def schedule(recipe: DetectorRecipe, num_steps: int) -> Schedule:
+    """The learning rate after a number of steps: it falls from the start, by epoch (step) or by step (cosine)."""
+    drops = [-(-epoch * num_steps // recipe.epochs) for epoch in recipe.drops]  # the first step of each
+    return Schedule(
+        lr=recipe.lr, shape=recipe.schedule, drops=drops, warmup=recipe.warm(num_steps), start=recipe.warmup_ratio,
+        rises=recipe.warmup_kind == "linear",
+    )  # fmt: skip

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.api import Augmentation
-from benchmark.vision.classification.training import derived
 from benchmark.vision.data.annotations import Images
 from benchmark.vision.detection.detector import Detections
+from benchmark.vision.fingerprints import derived
 
 Back: TypeAlias = Callable[[Detections, tuple[int, int]], Detections]  # of what is found, given height and width
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from benchmark.api import Encoding, Machine, Pool, activity, encoder_code, seeded, tensor_files, working_seconds
 from benchmark.vision.networks import PROBE, build, suits_channels_last
+from benchmark.vision.training import Precision, Schedule, in_precision
 
-Precision = Literal["float32", "bfloat16"]
 Heads = TypeVar("Heads", bound=nn.Module)
 Features = Callable[[Tensor], Tensor]  # from views in 0..1 to (N, D), the backbone's output
 
@@ -267,6 +267,7 @@ def train(
     num_batches = max(1, min(-(-num_images // settings.batch_size), num_images // 2))
     total, features = settings.epochs * num_batches, extractor(frozen, settings.precision)
     lr = settings.lr * num_images / num_batches / 256
+    schedule = Schedule(lr=lr, shape="cosine")
     sgd = optimiser(frozen.backbone, heads, lr, settings.weight_decay)
     frozen.backbone.train()
     heads.train()
@@ -277,7 +278,7 @@ def train(
         batches = zip(which_N.tensor_split(num_batches), drawn_2UN.tensor_split(num_batches, 2), strict=True)
         for step, (part_N, uniform_2UN) in enumerate(batches):
             progress = (epoch * num_batches + step) / total
-            sgd.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * progress))
+            sgd.param_groups[0]["lr"] = schedule.at(progress)
             first, second = (view(images_N3HW[part_N], one_UN, settings, generator) for one_UN in uniform_2UN)
             loss = heads(features, first, second)
             sgd.zero_grad()
@@ -303,7 +304,7 @@ def extractor(frozen: Frozen, precision: Precision) -> Features:
     frozen.backbone.to(memory_format=layout)  # type: ignore[call-overload]
 
     def features(views_N3HW: Tensor) -> Tensor:
-        with torch.autocast(views_N3HW.device.type, dtype=torch.bfloat16, enabled=short):
+        with in_precision(precision, views_N3HW.device):
             output_ND: Tensor = frozen.backbone(frozen.normalised(views_N3HW).contiguous(memory_format=layout))
         return output_ND.float()
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from benchmark.api import Companion, Machine, seeded
 from benchmark.vision.networks import full
 from benchmark.vision.segmentation.recipe import SMALL, SegmenterRecipe, known
+from benchmark.vision.training import in_precision
 from benchmark.vision.weights import load, weights_file
 
 
@@ -29,7 +30,7 @@ class Segmenter(nn.Module):
         self.dropout = nn.Dropout(recipe.dropout)
         self.head = nn.Conv2d(num_features, num_classes, 1)
         self.companion = None
-        self.low_precision = recipe.precision == "bfloat16"
+        self.precision = recipe.precision
 
     @torch.no_grad()
     def attach(self, companion: Companion) -> None:
@@ -40,7 +41,7 @@ class Segmenter(nn.Module):
     def features(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(N, D, h, w): the input of the last layer; and the stage maps, (N, K, ...) each. float32 also under
         autocast."""
-        with torch.autocast(images_N3HW.device.type, dtype=torch.bfloat16, enabled=self.low_precision):
+        with in_precision(self.precision, images_N3HW.device):
             features_NDhw, maps = self.body(images_N3HW)
         return full(features_NDhw), [full(stage) for stage in maps]
 

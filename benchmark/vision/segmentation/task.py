@@ -32,18 +32,18 @@ from benchmark.api import (
     activity,
     seeded,
 )
-from benchmark.vision.classification.task import digest
-from benchmark.vision.classification.training import derived, normalises_by_batch, smallest_part
 from benchmark.vision.data.annotations import scans_of
 from benchmark.vision.data.label_maps import IGNORED, Scrambled, Split, check_labels
 from benchmark.vision.data.sources import reported
 from benchmark.vision.detection.inputs import stream
 from benchmark.vision.directional import Layers
 from benchmark.vision.encoding.encodings import Encodings, Read
+from benchmark.vision.fingerprints import derived, digest
 from benchmark.vision.networks import suits_channels_last
 from benchmark.vision.segmentation.networks import Segmenter, build
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
 from benchmark.vision.segmentation.training import Batch, Step, augmented, cross_entropy, laid, normalised, train
+from benchmark.vision.training import normalises_by_batch, smallest_part
 from benchmark.vision.weights import weights_file
 
 PIXELS_A_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 canvases of 64x64; on a GPU four images of 1024x2048
@@ -100,7 +100,7 @@ class Segmentation:
         scratch = self._machine.scratch
         checkpoint = None if scratch is None else scratch / f"{digest(*parts)[:32]}.checkpoint"
 
-        def prepare(steps: list[Step]) -> Iterator[Batch]:
+        def prepare(steps: Sequence[Step]) -> Iterator[Batch]:
             groups = [which[step.which].tolist() for step in steps]
             for step, pairs in zip(steps, self._read(self._pool, groups), strict=True):
                 yield augmented(pairs, step.draws_N4, recipe, self._device)

@@ -5,7 +5,6 @@ Shapes: N images, C classes, H x W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,11 @@ from torch import Tensor
 
 from benchmark.api import Companion
 from benchmark.vision.classification.augment import STATISTICS
-from benchmark.vision.classification.training import derived
 from benchmark.vision.data.label_maps import IGNORED
+from benchmark.vision.fingerprints import derived
 from benchmark.vision.segmentation.networks import Segmenter
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
-from benchmark.vision.training import descend
+from benchmark.vision.training import Schedule, train_sgd, with_companion
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Batch:
     maps_NHW: Tensor  # uint8
 
 
-Prepare: TypeAlias = Callable[[list[Step]], Iterator[Batch]]
+Prepare: TypeAlias = Callable[[Sequence[Step]], Iterator[Batch]]
 
 
 def train(
@@ -50,17 +49,18 @@ def train(
 ) -> None:  # fmt: skip
     """Trains `network` in place, its companion with it. ValueError where the loss is infinite or not a number.
 
-    Everything that is drawn is seeded by the epoch or the step it is drawn for: see `descend`.
+    Everything that is drawn is seeded by the epoch or the step it is drawn for: see `train_sgd`.
     """
     steps = plan(num_images, recipe, seed)
     sgd = torch.optim.SGD(
         network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    descend(
+    falling = schedule(recipe)
+    train_sgd(
         network, sgd, steps, prepare,
-        rate=lambda number: rate(recipe, number / len(steps)),
-        objective=lambda batch, progress: objective(network, batch, companion, progress),
-        diverged=lambda total: f"the fit on {num_images} images diverged (loss {total}): lower lr={recipe.lr}",
+        rate=lambda number: falling.at(number / len(steps)),
+        objective=lambda batch, number: objective(network, batch, companion, number / len(steps)),
+        num_images=num_images, advice=f"lower lr={recipe.lr}",
         epochs=recipe.epochs, seed=seed, checkpoint=checkpoint,
     )  # fmt: skip
 
@@ -71,11 +71,7 @@ def objective(network: Segmenter, batch: Batch, companion: Companion | None, pro
     features_NDhw, maps = network.features(batch.images_N3HW)
     sum_N, num_N = cross_entropy(network.logits(features_NDhw, (height, width)), batch.maps_NHW)
     loss = sum_N.sum() / num_N.sum().clamp(min=1)
-    if companion is None or network.companion is None:
-        return loss
-    attached = progress < companion.detach_after
-    output_N = network.companion(maps if attached else [stage.detach() for stage in maps])
-    return loss + companion.loss(output_N, (sum_N / num_N.clamp(min=1)).detach())
+    return with_companion(loss, network.companion, companion, maps, lambda: sum_N / num_N.clamp(min=1), progress)
 
 
 def cross_entropy(logits_NCHW: Tensor, maps_NHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,11 +94,9 @@ def plan(num_images: int, recipe: SegmenterRecipe, seed: int) -> list[Step]:
     return steps
 
 
-def rate(recipe: SegmenterRecipe, progress: float) -> float:
-    """The learning rate after the share `progress` of training."""
-    if recipe.schedule == "cosine":
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
-    return float(recipe.lr * (1 - progress) ** recipe.power)
+def schedule(recipe: SegmenterRecipe) -> Schedule:
+    """The learning rate after a share of training."""
+    return Schedule(lr=recipe.lr, shape=recipe.schedule, power=recipe.power)
 
 
 # --- from stored images to batches ----------------------------------------------------------------
