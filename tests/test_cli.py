@@ -83,7 +83,8 @@ def test_a_failed_cell_exits_1_keeps_the_rest_and_shows(tmp_path: Path) -> None:
         (["tables", "outt=x"], "'outt' (did you mean 'out'?)"),
         (["list", "strategy"], "did you mean 'strategies'"),
         (["check", "entrpy"], "did you mean 'entropy'"),
-        (["new", "task", "mine"], "only `new strategy NAME`"),
+        (["new", "encoder", "mine"], "`new strategy NAME` and `new task NAME` are known"),
+        (["new", "task", "digits"], "there is a task digits already"),
         (["new", "strategy", "random"], "there is a strategy random already"),
         (["new", "strategy", "No-Name"], "is no name"),
         (["run", "plugins=nowhere"], "no such folder"),
@@ -161,6 +162,20 @@ def test_a_newcomers_strategy_reaches_the_table(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout
     words = ["strategies=[random,mine]", "seeds=1", "rounds=2", f"plugins={folder}", "out=out"]
     ran = benchmark("run", *SMALL, *words, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "mine" in ran.stdout
+    test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "test_mine.py")]
+    tested = subprocess.run(test, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT)
+    assert tested.returncode == 0, tested.stdout
+
+
+def test_a_newcomers_task_reaches_the_table(tmp_path: Path) -> None:
+    folder = tmp_path / "plugins"
+    made = benchmark("new", "task", "mine", f"plugins={folder}", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert len((folder / "mine.py").read_text().splitlines()) < 25
+    words = ["tasks=[mine]", "strategies=[random,margin]", "seeds=1", "initial=10", "budget=10", "rounds=2"]
+    ran = benchmark("run", *words, f"plugins={folder}", "out=out", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "mine" in ran.stdout
     test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "test_mine.py")]

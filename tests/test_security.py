@@ -37,7 +37,7 @@ from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.settings import Settings
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.plugins.scaffold import new_strategy
+from benchmark.plugins.scaffold import new_plugin
 from benchmark.tasks.cifar10 import cifar10
 from benchmark.text.words import slug
 from benchmark.vision.classification.recipe import Recipe
@@ -246,7 +246,7 @@ def test_an_experiment_never_leads_out_of_the_results(name: str) -> None:
 def test_a_new_strategy_is_written_into_its_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(ValueError, match="is no name for a strategy"):
-        new_strategy(name, str(tmp_path / "mine"), "digits")
+        new_plugin("strategy", name, str(tmp_path / "mine"), "digits")
     assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
 
 

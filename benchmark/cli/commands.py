@@ -394,23 +394,22 @@ def told(plugin: registry.Plugin) -> dict[str, object]:
 
 @app.command(cls=Command)
 def new(
-    kind: Annotated[str, typer.Argument(metavar="strategy", help="the word `strategy`")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="strategy or task")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="what it is to be called")],
     words: Words = None,
 ) -> None:
-    """Write the file of a new strategy, about ten lines, and its test."""
-    from benchmark.plugins.scaffold import new_strategy
+    """Write the file of a new strategy or task, about ten lines, and its test."""
+    from benchmark.plugins.scaffold import new_plugin
 
-    if kind != "strategy":
-        raise ValueError(f"new {kind}: only `new strategy NAME` is known")
     chosen = config.settings(words or [], "new")
     discovery.discover(chosen.plugins if chosen.plugins and Path(chosen.plugins).is_dir() else None)
-    code, test = new_strategy(name, chosen.plugins, chosen.check_on)
+    code, test = new_plugin(kind, name, chosen.plugins, chosen.check_on)
     more = [f"plugins={written(Path(chosen.plugins))}"] if chosen.plugins else []
     command = ["python", "-m", "benchmark"]
     typer.echo(visible(f"wrote {code} and {test}"))
     typer.echo(f"next: edit it, then\n  {shell([*command, 'check', name, *more])}")
-    words = [f"tasks=[{chosen.check_on}]", f"strategies=[random,{name}]"]
+    named = {"task": chosen.check_on, "strategy": "margin"} | {kind: name}
+    words = [f"tasks=[{named['task']}]", f"strategies=[random,{named['strategy']}]"]
     typer.echo(f"  {shell([*command, 'run', *words, *more])}")
 
 

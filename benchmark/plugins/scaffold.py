@@ -1,12 +1,13 @@
-"""`new strategy NAME`: a strategy of about ten lines and its test, ready to run."""
+"""`new strategy NAME` and `new task NAME`: about ten lines and a test, ready to run."""
 
 from __future__ import annotations
 
 import keyword
 import re
 from pathlib import Path
+from typing import Literal
 
-from benchmark.plugins.registry import REGISTRY
+from benchmark.plugins.registry import FOLDERS, REGISTRY
 from benchmark.system import files
 
 STRATEGY = '''"""{name}: say in one sentence what it chooses, and the paper."""
@@ -40,24 +41,69 @@ def test_{name}_conforms() -> None:
     assert failures(registry.get("strategy", "{name}"), Spec.read("task", "{on}"), machine) == []
 '''
 
+TASK = '''"""{name}: say in one sentence what its images are, and where they are from."""
 
-def new_strategy(name: str, folder: str | None, on: str) -> list[Path]:
-    """Writes NAME.py and test_NAME.py, into `folder` or into a checkout's strategies/ and tests/.
+import numpy as np
 
-    ValueError where the name cannot be one, is taken, or where there is no place to write.
+from benchmark.api import Machine, register_task
+from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, lacks
+
+SMALL = Recipe(model="small_cnn", epochs=10, batch_size=32, lr=0.05, flip=False, pad=0, precision="float32")
+
+
+@register_task(version=1, default=SMALL, lacks=lacks, check=check_weights)
+def {name}(machine: Machine, recipe: Recipe) -> Classifier:
+    """Noise of three shades, for now: put your own arrays and their classes in its place."""
+    rng = np.random.default_rng(0)
+    labels_N = rng.integers(0, 3, 400)
+    images_N3HW = rng.integers(0, 150, (400, 3, 8, 8), np.uint8) + (40 * labels_N[:, None, None, None]).astype(np.uint8)
+    pool, test = Split(images_N3HW[:300], labels_N[:300]), Split(images_N3HW[300:], labels_N[300:])
+    return Classifier(machine, recipe, pool, test, num_classes=3, classes=["dark", "grey", "light"])
+'''
+
+TEST_OF_TASK = '''"""{name} does what every task must, and what it alone promises."""
+
+import torch
+
+from benchmark.api import Machine
+from benchmark.conformance import failures
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery, registry
+
+
+def test_{name}_conforms() -> None:
+    discovery.discover({folder})
+    machine = Machine(torch.device("cpu"))
+    assert failures(registry.get("task", "{name}"), Spec.read("task", "{name}"), machine) == []
+'''
+TEXTS = {"strategy": (STRATEGY, TEST), "task": (TASK, TEST_OF_TASK)}
+
+
+def new_plugin(kind: Literal["strategy", "task"], name: str, folder: str | None, on: str) -> list[Path]:
+    """Writes a plug-in and its test.
+
+    Args:
+        kind: What it is.
+        name: What it is called, and its file.
+        folder: Where NAME.py and test_NAME.py go; None: into a checkout's strategies/ or tasks/, and tests/.
+        on: The task that the test of a strategy tries it on.
+
+    Raises:
+        ValueError: The name cannot be one, or is taken, or there is no place to write.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise ValueError(f"{name!r} is no name for a strategy: lower-case letters, digits and _")
+        raise ValueError(f"{name!r} is no name for a {kind}: lower-case letters, digits and _")
     if name.startswith("test_"):
         raise ValueError(f"{name}: files called test_* are taken for tests, not for plug-ins")
-    if name in REGISTRY["strategy"]:
-        raise ValueError(f"there is a strategy {name} already")
-    if folder is None and not Path("strategies/__init__.py").is_file():
+    if name in REGISTRY[kind]:
+        raise ValueError(f"there is a {kind} {name} already")
+    if folder is None and not Path(f"{FOLDERS[kind]}/__init__.py").is_file():
         raise ValueError("not in a checkout of al-benchmark: name a folder for your plug-ins, plugins=DIR")
-    code = Path(folder or "strategies") / f"{name}.py"
+    code = Path(folder or FOLDERS[kind]) / f"{name}.py"
     test = Path(folder or "tests") / f"test_{name}.py"
     where = "" if folder is None else repr(folder)
-    for path, text in ((code, STRATEGY.format(name=name)), (test, TEST.format(name=name, folder=where, on=on))):
+    texts = (text.format(name=name, folder=where, on=on) for text in TEXTS[kind])
+    for path, text in zip((code, test), texts, strict=True):
         if path.exists():
             raise ValueError(f"{path} is there already")
         files.replace(path, text)
