@@ -408,8 +408,9 @@ def new(
     command = ["python", "-m", "benchmark"]
     typer.echo(visible(f"wrote {code} and {test}"))
     typer.echo(f"next: edit it, then\n  {shell([*command, 'check', name, *more])}")
-    named = {"task": chosen.check_on, "strategy": "margin"} | {kind: name}
-    words = [f"tasks=[{named['task']}]", f"strategies=[random,{named['strategy']}]"]
+    words = [f"tasks=[{name}]"]
+    if kind == "strategy":
+        words = [f"tasks=[{chosen.check_on}]", f"strategies=[random,{name}]"]
     typer.echo(f"  {shell([*command, 'run', *words, *more])}")
 
 

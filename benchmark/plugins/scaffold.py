@@ -5,7 +5,6 @@ from __future__ import annotations
 import keyword
 import re
 from pathlib import Path
-from typing import Literal
 
 from benchmark.plugins.registry import FOLDERS, REGISTRY
 from benchmark.system import files
@@ -79,18 +78,20 @@ def test_{name}_conforms() -> None:
 TEXTS = {"strategy": (STRATEGY, TEST), "task": (TASK, TEST_OF_TASK)}
 
 
-def new_plugin(kind: Literal["strategy", "task"], name: str, folder: str | None, on: str) -> list[Path]:
+def new_plugin(kind: str, name: str, folder: str | None, on: str) -> list[Path]:
     """Writes a plug-in and its test.
 
     Args:
-        kind: What it is.
+        kind: strategy or task.
         name: What it is called, and its file.
         folder: Where NAME.py and test_NAME.py go; None: into a checkout's strategies/ or tasks/, and tests/.
         on: The task that the test of a strategy tries it on.
 
     Raises:
-        ValueError: The name cannot be one, or is taken, or there is no place to write.
+        ValueError: There is no such kind, the name cannot be one, or is taken, or there is no place to write.
     """
+    if kind not in TEXTS:
+        raise ValueError(f"new {kind}: `new strategy NAME` and `new task NAME` are known")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ValueError(f"{name!r} is no name for a {kind}: lower-case letters, digits and _")
     if name.startswith("test_"):

@@ -87,7 +87,7 @@ def parameter_groups(
         is_special: From a layer and the name and the parameter in it, whether the parameter is of the second group.
         special: Options of the second group: `weight_decay`, or `factor`, which multiplies its learning rate.
     """
-    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], **special}]
+    groups: list[dict[str, Any]] = [{"params": [], "factor": 1.0}, {"params": [], "factor": 1.0, **special}]
     owned = {
         parameter: (layer, name)
         for layer in reversed(list(network.modules()))  # one that two layers share is the first one's
