@@ -9,7 +9,7 @@ from _cells import bytes_of
 from _curves import recorded
 from msgspec import structs
 
-from benchmark.analysis.curves import read
+from benchmark.analysis.reading import read
 from benchmark.plugins import registry
 from benchmark.records.agreement import Agreement, Mixture
 from benchmark.records.record import Header, read_lines, seal

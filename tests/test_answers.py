@@ -15,8 +15,8 @@ from _curves import PLAIN, identity, recorded
 from typer.testing import CliRunner
 
 from benchmark import config
-from benchmark.analysis.curves import ours
 from benchmark.analysis.figures.gallery import Gallery
+from benchmark.analysis.reading import ours
 from benchmark.api import Machine
 from benchmark.cli import commands
 from benchmark.cli.commands import app, described

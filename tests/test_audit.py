@@ -13,8 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmark.analysis.audit import CHECKS, Fault, audit
-from benchmark.analysis.curves import Curve, Experiment, ours, published, read
+from benchmark.analysis.curves import Curve, Experiment
 from benchmark.analysis.options import PUBLISHED
+from benchmark.analysis.published import published
+from benchmark.analysis.reading import ours, read
 from benchmark.analysis.tables import latex, markdown, tables
 from benchmark.cli.commands import app
 from benchmark.plugins import discovery, registry

@@ -22,8 +22,8 @@ from rich.console import Console
 from test_figures import gallery
 from typer.testing import CliRunner
 
-from benchmark.analysis.curves import read
 from benchmark.analysis.figures import style
+from benchmark.analysis.reading import read
 from benchmark.cli import commands as cli_commands
 from benchmark.cli import progress, terminal
 from benchmark.cli.display import shown

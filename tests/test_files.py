@@ -23,13 +23,13 @@ from _writer import CELL, HEADER, without
 from matplotlib.figure import Figure
 from test_faults import check_stated, table
 
-from benchmark.analysis.curves import SOURCES, known_sources
 from benchmark.analysis.figures import style
+from benchmark.analysis.published import SOURCES, known_sources
 from benchmark.plugins import discovery
 from benchmark.records.record import Measured, Record
 from benchmark.records.store import WRITTEN, Store
 from benchmark.runner.fits import Fits, taken
-from benchmark.system import files, tensor_files
+from benchmark.system import files, locks, tensor_files
 from benchmark.system.files import Unwritable
 
 GRID = [
@@ -482,7 +482,7 @@ def test_a_disk_that_knows_no_locks_has_one_writer_all_the_same(how: str, tmp_pa
 
 def test_a_mark_of_another_host_is_refused_with_what_to_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", without("ENOTSUP"))
-    monkeypatch.setattr(files, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
     (tmp_path / ".writer").write_text("4242\nnode17\n123456\n")
     hours = time.time() - 3 * 3600
     os.utime(tmp_path / ".writer", (hours, hours))
@@ -507,7 +507,7 @@ def test_whatever_a_disk_without_locks_answers_a_mark_stands_for_one(
 
 def test_a_mark_that_was_not_written_to_its_end_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", without("ENOLCK"))
-    monkeypatch.setattr(files, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
     (tmp_path / ".writer").touch()
     store = Store(tmp_path)
     with store.lock():

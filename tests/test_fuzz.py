@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from benchmark.analysis import curves
+from benchmark.analysis import published, reading
 from benchmark.plugins import discovery
 from benchmark.records.record import CLOSING, OPENING, Header, Measured, Record, digest
 from benchmark.records.store import Store, Unwritable
@@ -219,7 +219,7 @@ def test_any_manifest_is_read_or_refused(path: list[Any], value: object) -> None
         store = written(home)
         (home / "grid.json").write_text(json.dumps(planted(MANIFEST, path, value)))
         refusal(store.manifest)
-        assert says_one_line(lambda: curves.read(str(home)))
+        assert says_one_line(lambda: reading.read(str(home)))
 
 
 @QUICK
@@ -248,16 +248,16 @@ def test_any_cells_of_a_csv_file_are_curves_or_one_line(changes: list[tuple[int,
     for row, column, text in changes:
         rows[row][column] = text
     with folder() as home:
-        (home / "a.csv").write_text(csv([list(curves.COLUMNS), *rows]))
-        assert says_one_line(lambda: curves.read(str(home)))
+        (home / "a.csv").write_text(csv([list(published.COLUMNS), *rows]))
+        assert says_one_line(lambda: reading.read(str(home)))
 
 
 @QUICK
 @given(st.binary(max_size=100), st.booleans())
 def test_any_bytes_for_a_csv_file_are_curves_or_one_line(junk: bytes, headed: bool) -> None:
     with folder() as home:
-        (home / "a.csv").write_bytes((",".join(curves.COLUMNS).encode() + b"\n" if headed else b"") + junk)
-        assert says_one_line(lambda: curves.read(str(home)))
+        (home / "a.csv").write_bytes((",".join(published.COLUMNS).encode() + b"\n" if headed else b"") + junk)
+        assert says_one_line(lambda: reading.read(str(home)))
 
 
 YAML = JSON.map(json.dumps).map(str.encode) | st.binary(max_size=60) | TEXT.map(str.encode)
@@ -269,6 +269,6 @@ YAML = JSON.map(json.dumps).map(str.encode) | st.binary(max_size=60) | TEXT.map(
 ))  # fmt: skip
 def test_any_sources_are_read_or_refused_in_one_line(content: bytes) -> None:
     with folder() as home:
-        (home / "a.csv").write_text(csv([list(curves.COLUMNS), *ROWS]))
+        (home / "a.csv").write_text(csv([list(published.COLUMNS), *ROWS]))
         (home / "sources.yaml").write_bytes(content)
-        assert says_one_line(lambda: [one.reference for one in curves.read(str(home))])
+        assert says_one_line(lambda: [one.reference for one in reading.read(str(home))])

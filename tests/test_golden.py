@@ -13,7 +13,7 @@ import torch
 from _cells import cell, run
 
 from benchmark.analysis import tables as tabling
-from benchmark.analysis.curves import ours
+from benchmark.analysis.reading import ours
 from benchmark.records.store import Store
 
 GOLDEN = Path(__file__).parent / "golden.md"

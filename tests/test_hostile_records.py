@@ -39,9 +39,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from benchmark import config
-from benchmark.analysis.curves import read
 from benchmark.analysis.figures import drawing
 from benchmark.analysis.figures.gallery import Gallery
+from benchmark.analysis.reading import read
 from benchmark.api import Machine
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec

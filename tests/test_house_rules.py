@@ -430,6 +430,9 @@ WRITERS = {
 }  # fmt: skip
 MAY_WRITE = {
     ("benchmark/system/files.py", ""): "writes everything else",
+    ("benchmark/system/locks.py", "Lock"): "opens the folder that is locked, and the file of the lock",
+    ("benchmark/system/locks.py", "lock_folder"): "the same",
+    ("benchmark/system/locks.py", "locked_file"): "the same",
     ("benchmark/runner/fits.py", "taken"): "locks of single fits, for which a disk that knows no locks is no error",
     ("benchmark/runner/fits.py", "release"): "the same",
     ("benchmark/system/streams.py", "tolerant"): "the null device, for a stream that is closed",

@@ -9,7 +9,7 @@ from _cells import FAULTY, bytes_of
 from typer.testing import CliRunner
 
 from benchmark import config
-from benchmark.analysis.curves import read
+from benchmark.analysis.reading import read
 from benchmark.cli.commands import app
 from benchmark.plugins import registry
 from benchmark.records.store import Store

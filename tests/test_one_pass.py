@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmark.analysis import audit
-from benchmark.analysis.curves import read
+from benchmark.analysis.reading import read
 from benchmark.analysis.tables import heads
 from benchmark.api import Machine
 from benchmark.cli import commands

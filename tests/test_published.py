@@ -10,8 +10,10 @@ import pytest
 from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
-from benchmark.analysis.curves import SCALES, apart, chosen, ours, published, read
+from benchmark.analysis.curves import SCALES, apart
 from benchmark.analysis.options import PUBLISHED, labels, parse_options
+from benchmark.analysis.published import published
+from benchmark.analysis.reading import chosen, ours, read
 from benchmark.analysis.savings import Price, Rule, savings
 from benchmark.analysis.tables import grid_of, latex, markdown, table, tables, write
 from benchmark.analysis.verify import counterparts, own_label, verify

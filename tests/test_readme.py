@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.analysis.curves import read
+from benchmark.analysis.reading import read
 from benchmark.analysis.tables import tables
 from benchmark.cli import commands
 from tools.readme import BLOCK, draw, rendered

@@ -8,10 +8,11 @@ import pytest
 from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
-from benchmark.analysis.comparisons import compare, lines
-from benchmark.analysis.comparisons import note as below
-from benchmark.analysis.curves import read
+from benchmark.analysis.comparison_tables import lines
+from benchmark.analysis.comparison_tables import note as below
+from benchmark.analysis.comparisons import compare
 from benchmark.analysis.options import PUBLISHED
+from benchmark.analysis.reading import read
 from benchmark.analysis.savings import Price, Rule, Saving, crossing, own_rule, pairs_of, savings
 from benchmark.analysis.stats import paired
 from benchmark.cli.commands import app

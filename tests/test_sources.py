@@ -10,7 +10,7 @@ from _cells import bytes_of
 from PIL import Image
 
 from benchmark.analysis import explain
-from benchmark.analysis.curves import read
+from benchmark.analysis.reading import read
 from benchmark.records.sources import Sources
 from benchmark.records.store import Store
 

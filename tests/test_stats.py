@@ -10,7 +10,8 @@ from _curves import curve, experiment
 from scipy import stats as scipy_stats
 
 from benchmark.analysis import stats
-from benchmark.analysis.comparisons import against, compare, lines, shown
+from benchmark.analysis.comparison_tables import lines, shown
+from benchmark.analysis.comparisons import against, compare
 from benchmark.analysis.savings import Price, Rule, crossing, savings
 from benchmark.analysis.stats import Interval, holm, paired, percentiles, sign_flip, student, weights
 from benchmark.experiment.schedule import Schedule

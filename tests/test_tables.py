@@ -14,7 +14,7 @@ import pytest
 from _curves import identity
 
 from benchmark.analysis import tables as tabling
-from benchmark.analysis.curves import ours
+from benchmark.analysis.reading import ours
 from benchmark.cli.terminal import print_table
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.record import Header, Measured, Record

@@ -16,7 +16,7 @@ import torch
 from _cells import FAULTY, bytes_of
 from typer.testing import CliRunner
 
-from benchmark.analysis import curves, variance
+from benchmark.analysis import reading, variance
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import Interval
 from benchmark.analysis.variance import Components, contributions, estimated, expected_errors
@@ -176,7 +176,7 @@ def test_what_ends_early_goes_on_to_the_same_bytes(three_sets: Path, tmp_path: P
 
 
 def test_scores_are_those_of_the_records(three_sets: Path) -> None:
-    [one] = curves.ours([Store(three_sets)])
+    [one] = reading.ours([Store(three_sets)])
     price = Price("boxes", 0, 0)
     own = variance.scores(one, "random", "", [0, 1], price)
     gaps = variance.scores(one, "scattered", "random", [0, 1], price)
@@ -224,7 +224,7 @@ def test_a_set_that_is_not_through_is_left_out(copied: Path) -> None:
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     said = typed("variance", f"out={copied}")
     assert "shelf: scattered: 1 set not finished, and left out" in said
-    found = variance.variances(curves.ours([Store(copied)])[0], "random", Price("images", 0, 0), 0.95, 0)
+    found = variance.variances(reading.ours([Store(copied)])[0], "random", Price("images", 0, 0), 0.95, 0)
     assert {(one.strategy, one.num_sets) for one in found} == {("random", 3), ("in_order", 3), ("scattered", 2)}
 
 
@@ -254,7 +254,7 @@ def test_a_forecast_counts_the_variants(tmp_path: Path) -> None:
 
 
 def test_rounding_that_would_count_as_selection_is_said(three_sets: Path) -> None:
-    [one] = curves.ours([Store(three_sets)])
+    [one] = reading.ours([Store(three_sets)])
     assert variance.unlike_starts(one, "random") == 0
     one.curves["random"].value_SR[0, 0] += 1e-9
     found = variance.variances(one, "random", Price("images", 0, 0), 0.95, 0)

@@ -15,7 +15,7 @@ from _cells import bytes_of, cell, run
 from msgspec import structs
 from typer.testing import CliRunner
 
-from benchmark.analysis import audit, curves, explain
+from benchmark.analysis import audit, explain, reading
 from benchmark.cli.commands import app, described
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment
@@ -106,7 +106,7 @@ def test_variants_change_no_byte_beside_them_and_no_answer(full: Store, tmp_path
     before, after = bytes_of(plain.folder), bytes_of(full.folder)
     assert len(after) == 3 * len(before)
     assert {path: after[path] for path in before} == before
-    [one], [other] = curves.ours([plain]), curves.ours([full])
+    [one], [other] = reading.ours([plain]), reading.ours([full])
     assert [run.path for run in one.runs] == [run.path for run in other.runs]
     for name, curve in one.curves.items():
         np.testing.assert_array_equal(curve.value_SR, other.curves[name].value_SR)
@@ -137,7 +137,7 @@ def test_a_manifest_takes_each_variant_once(full: Store, tmp_path: Path) -> None
 
 
 def test_the_audit_looks_at_variants_too(full: Store) -> None:
-    [sound] = curves.ours([full])
+    [sound] = reading.ours([full])
     assert not any(one.check in ("round 0 agrees", "within budget") for one in audit.audit(sound))
     [broken, *rest] = [run for run in sound.variants if run.strategy == "random"]
     twice = structs.replace(broken.records[1], bought=[*broken.records[1].bought[:4], broken.records[1].bought[0]])
@@ -153,11 +153,11 @@ def test_the_audit_looks_at_variants_too(full: Store) -> None:
 
 
 def test_one_cell_is_explained_by_its_own_seeds(full: Store) -> None:
-    experiment, found = explain.find(curves.ours([full]), "digits/random/seed-1-training-1-selection-2")
+    experiment, found = explain.find(reading.ours([full]), "digits/random/seed-1-training-1-selection-2")
     told = "\n".join(explain.lines(experiment, found))
     assert "seed 1, training 1, selection 2" in told
     assert "python -m benchmark variance grid=quick 'tasks=[digits]' 'strategies=[random]' sets=2" in told
     assert str(seed("fit", "digits", 1, 0, "training 1")) in told
     assert str(seed("select", "digits", 1, "random", 1, "selection 2")) in told
-    ordinary = explain.find(curves.ours([full]), "digits/random/seed-1")[1]
+    ordinary = explain.find(reading.ours([full]), "digits/random/seed-1")[1]
     assert "python -m benchmark run grid=quick" in "\n".join(explain.lines(experiment, ordinary))

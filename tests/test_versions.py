@@ -11,8 +11,9 @@ from _curves import recorded
 from msgspec.structs import asdict, replace
 
 from benchmark.analysis.audit import audit
-from benchmark.analysis.curves import Experiment, read
+from benchmark.analysis.curves import Experiment
 from benchmark.analysis.explain import lines
+from benchmark.analysis.reading import read
 from benchmark.analysis.tables import markdown, tables
 from benchmark.cli.answers import experiment_status
 from benchmark.records import versions

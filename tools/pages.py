@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.analysis.curves import Experiment, read
+from benchmark.analysis.curves import Experiment
+from benchmark.analysis.reading import read
 from benchmark.analysis.seconds import took as timed
 from benchmark.plugins import discovery, registry
 from benchmark.plugins.registry import Plugin

@@ -13,9 +13,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark.analysis import comparisons, variance
-from benchmark.analysis.curves import read
+from benchmark.analysis import comparison_tables, comparisons, variance
 from benchmark.analysis.options import parse_options
+from benchmark.analysis.reading import read
 from benchmark.analysis.tables import markdown, tables
 from benchmark.cli.verbs import settings_of
 from benchmark.system import files
@@ -80,8 +80,8 @@ def claims(told: str, home: Path) -> str:
             else replace(asked, out=str(home / asked.out))
         )
         for one in asked.savings()[0]:
-            saved = f"{comparisons.shown(one.saved, 0)} {one.unit}" if one.reached else one.words
-            percent = comparisons.shown(one.percent, 1) if one.reached else ""
+            saved = f"{comparison_tables.shown(one.saved, 0)} {one.unit}" if one.reached else one.words
+            percent = comparison_tables.shown(one.percent, 1) if one.reached else ""
             cells = (one.task, one.strategy, one.against, str(one.rule), saved, percent)
             lines.append(f"| {' | '.join(map(escaped_markdown, cells))} |")
     return "\n".join(lines) + "\n"

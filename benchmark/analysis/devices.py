@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark.analysis import comparisons, stats
-from benchmark.analysis.curves import Experiment, Floats, check_agreement
+from benchmark.analysis.curves import Experiment, Floats
 from benchmark.analysis.equivalence import INCONCLUSIVE, REPRODUCED, Gap, judge, runs_to_decide
+from benchmark.analysis.reading import check_agreement
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import FEWEST, Interval
 from benchmark.analysis.tables import MARGIN

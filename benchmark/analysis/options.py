@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmark.analysis.curves import Experiment, chosen, read, sizes
+from benchmark.analysis.curves import Experiment
+from benchmark.analysis.reading import chosen, read, sizes
 from benchmark.analysis.savings import Price, Rule, Saving, generator, own_rule, pairs_of, savings
 from benchmark.analysis.settings import AnalysisSettings, taken_by
 from benchmark.plugins.places import expanded, folders, grids, nameable

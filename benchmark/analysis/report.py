@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmark.analysis import audit, comparisons
+from benchmark.analysis import audit, comparison_tables
 from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.figures import drawing, style
@@ -209,8 +209,8 @@ def section(
         (name, " ".join((check.__doc__ or "").split()), [fault for fault in faults if fault.check == name])
         for name, check in audit.CHECKS.items()
     ]
-    rows = comparisons.rows(compared, places(made.metric))
-    against, note = (compared[0].against, comparisons.note(compared)) if compared else ("", "")
+    rows = comparison_tables.rows(compared, places(made.metric))
+    against, note = (compared[0].against, comparison_tables.note(compared)) if compared else ("", "")
     records, bought = list(files(experiment, folder, anchor, anonymous)), list(bought_files(experiment))
     sentences = [one.sentence for one in compared]
     rest = (rows, against, sentences, note, pictures, records, bought, anchor)

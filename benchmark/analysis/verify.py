@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.analysis.comparisons import shown
-from benchmark.analysis.curves import SCALES, Curve, Experiment, apart, best_score, read
+from benchmark.analysis.comparison_tables import shown
+from benchmark.analysis.curves import SCALES, Curve, Experiment, apart, best_score
 from benchmark.analysis.equivalence import Gap, judge
+from benchmark.analysis.reading import read
 from benchmark.analysis.stats import Interval
 from benchmark.analysis.tables import MARGIN, Entry, entries
 

@@ -18,9 +18,10 @@ import numpy as np
 import typer
 from threadpoolctl import threadpool_limits
 
-from benchmark.analysis import audit, comparisons, curves, explain, seconds, tables, verify
-from benchmark.analysis.curves import Experiment, read
+from benchmark.analysis import audit, comparison_tables, comparisons, explain, reading, seconds, tables, verify
+from benchmark.analysis.curves import Experiment
 from benchmark.analysis.options import MANY_CELLS, PUBLISHED, AnalysisOptions, parse_options
+from benchmark.analysis.reading import read
 from benchmark.analysis.savings import Saving, pairs_of
 from benchmark.analysis.sequential import summary
 from benchmark.analysis.verify import Verdict
@@ -110,7 +111,7 @@ def say_variants_of(experiments: Sequence[Experiment]) -> None:
 
 def look_status(store: Store, experiment: dict[str, object]) -> str:
     """Where an experiment of seeds=auto stands, and what its next look takes, in a line."""
-    [known] = curves.ours([store], str(experiment["name"]))
+    [known] = reading.ours([store], str(experiment["name"]))
     assert known.auto is not None and known.schedule is not None
     found = comparisons.looks(known, known.auto.reference)
     words = summary(known.title, known.auto.reference, found)
@@ -149,7 +150,7 @@ def show_tables(asked: AnalysisOptions) -> None:
             if asked.to:
                 asked.folder.mkdir(parents=True, exist_ok=True)
             tables.write([one.table for one in made], asked.folder / "tables", together=not asked.task)
-            comparisons.write({one.table.title: one.compared for one in made}, asked.folder / "tables")
+            comparison_tables.write({one.table.title: one.compared for one in made}, asked.folder / "tables")
     finally:
         print_answers(made, asked.format)
     told = "nothing is written: to=FOLDER writes these tables"
@@ -166,8 +167,8 @@ def print_answers(made: Sequence[Answered], style: str) -> None:
         if rows := one.compared:
             title = f"{one.table.title}: strategies minus {rows[0].against}, seed by seed"
             sentences = "\n".join(visible(row.sentence) for row in rows)
-            note = f"{sentences}\n\n{comparisons.note(rows)}"
-            show(title, comparisons.rows(rows, tables.places(one.table.metric)), note=note)
+            note = f"{sentences}\n\n{comparison_tables.note(rows)}"
+            show(title, comparison_tables.rows(rows, tables.places(one.table.metric)), note=note)
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,8 @@ def saving_line(one: Saving) -> Row:
     """A saving for people; columns: see SAVED."""
     paid, other = (f"{end:,.0f}" if math.isfinite(end) else "–" for end in (one.paid, one.other))
     own_mean, other_mean = (f"{area:.4g}" for area in one.areas)
-    saved, percent = (comparisons.shown(one.saved, 0), comparisons.shown(one.percent, 1)) if one.reached else ("", "")
+    ends = (comparison_tables.shown(one.saved, 0), comparison_tables.shown(one.percent, 1))
+    saved, percent = ends if one.reached else ("", "")
     return {
         "table": f"{one.experiment}: {one.unit} saved", "strategy": one.strategy, "against": one.against,
         "at": str(one.rule), "score": f"{one.target:.4g}", "paid": paid, "other paid": other, "saved": saved,
@@ -300,9 +302,9 @@ def compared(
         raise ValueError(refused[0] if refused else why)
     made = comparisons.corrected(made)
     if asked.format == "json":
-        typer.echo(comparisons.tidy(made).map(encodable).to_json(orient="records", indent=1))
+        typer.echo(comparison_tables.tidy(made).map(encodable).to_json(orient="records", indent=1))
     for done in made if asked.format == "text" else ():
-        paragraphs(comparisons.lines(done, tables.places(done.metric)), 2)
+        paragraphs(comparison_tables.lines(done, tables.places(done.metric)), 2)
     for line in refused:
         say(f"not compared: {line}")
     say_variants_of(experiments)

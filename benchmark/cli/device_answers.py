@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.analysis.comparisons import shown
-from benchmark.analysis.curves import Experiment, chosen, read
+from benchmark.analysis.comparison_tables import shown
+from benchmark.analysis.curves import Experiment
 from benchmark.analysis.devices import DeviceGap, DeviceVerdict, device_verdict, interval, verdict
 from benchmark.analysis.options import AnalysisOptions, parse_options
+from benchmark.analysis.reading import chosen, read
 from benchmark.analysis.tables import places
 from benchmark.cli.terminal import paragraphs, show
 from benchmark.text.words import unknown

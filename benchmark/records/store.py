@@ -45,7 +45,7 @@ from benchmark.records.record import (
     sound_lines,
 )
 from benchmark.records.sources import Sources
-from benchmark.system import files
+from benchmark.system import files, locks
 from benchmark.system.files import Unwritable
 from benchmark.text.escaping import visible_lines
 from benchmark.text.words import plural, slug
@@ -75,7 +75,7 @@ class Store:
         self.notify = notify  # is told, in a line, what is cut off a damaged file
         self.anonymous = anonymous  # what is written tells of nobody: see `benchmark.records.anonymous`
         self.described = set[tuple[str, str]]()  # labels and fingerprints of tasks whose files are written down
-        self.held: files.Lock | None = None  # while `lock` is entered
+        self.held: locks.Lock | None = None  # while `lock` is entered
         self.first = dict[str, bytes]()  # of cells in work: a digest of the first line of their records
         self.verified = set[tuple[Path, str, str]]()  # folders of cells that were all run on these data and weights
 
@@ -88,7 +88,7 @@ class Store:
                     f"out={self.folder}: {name} in it is a symbolic link, and nothing is written through links below a "
                     "results folder: put a folder in its place"
                 )
-        with files.lock(self.folder, self.notify) as self.held:
+        with locks.lock(self.folder, self.notify) as self.held:
             try:
                 yield
             finally:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmark.analysis import comparisons, curves
+from benchmark.analysis import comparisons, reading
 from benchmark.analysis.sequential import State, summary
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment, Grid
@@ -40,7 +40,7 @@ def recorded_states(experiment: Experiment, store: Store) -> Mapping[str, State]
     if experiment.auto is None or not any(one["name"] == experiment.name for one in store.experiments()):
         return {}
     try:
-        [known] = curves.ours([store], experiment.name)
+        [known] = reading.ours([store], experiment.name)
     except Mixture:  # which the run refuses, or moves aside
         return {}
     wanted = {spec.label for spec in experiment.strategies}

@@ -11,7 +11,7 @@ from msgspec import structs
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmark.analysis import comparisons, stats
-from benchmark.analysis.curves import read
+from benchmark.analysis.reading import read
 from benchmark.analysis.savings import Price
 from benchmark.analysis.tables import tables, write
 from benchmark.records.record import Header, Measured, Record, seal

@@ -1,0 +1,132 @@
+"""What a plug-in may leave changed in torch: how each part of it is read, and how it is put back."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any, cast
+
+import torch
+from torch.nn.modules import module as global_hooks
+
+ENTERED: list[Any] = []  # contexts that nobody leaves: torch has no other way to set the inference mode
+DEVICES = ("cpu", "cuda")
+HOOKS = [
+    getattr(global_hooks, name)
+    for name in dir(global_hooks)
+    if name.startswith("_global_") and isinstance(getattr(global_hooks, name), dict)
+]
+CUDNN, ONEDNN = cast(Any, torch.backends.cudnn), cast(Any, torch.backends.mkldnn)
+CUBLAS = cast(Any, torch.backends.cuda.matmul)
+PRECISE = [torch.backends, CUDNN, CUDNN.conv, CUDNN.rnn, CUBLAS, ONEDNN, ONEDNN.matmul, ONEDNN.conv, ONEDNN.rnn]
+SMALLEST = sys.float_info.min
+
+
+def set_inference_mode(on: bool) -> None:
+    """Turns the inference mode on or off."""
+    ENTERED.append(torch.inference_mode(on))
+    ENTERED[-1].__enter__()
+
+
+def autocast() -> tuple[Any, ...]:
+    """Mixed precision: on or off and in which dtype, by device; its cache, and how many contexts are open."""
+    torch.autocast_increment_nesting()
+    by_device = [(torch.is_autocast_enabled(one), torch.get_autocast_dtype(one)) for one in DEVICES]
+    return by_device, torch.is_autocast_cache_enabled(), torch.autocast_decrement_nesting()
+
+
+def set_autocast(state: tuple[Any, ...]) -> None:
+    """Puts mixed precision back. Contexts left open would have later ones use what they cast long ago."""
+    by_device, cache_enabled, num_open = state
+    for device, (on, dtype) in zip(DEVICES, by_device, strict=True):
+        torch.set_autocast_enabled(device, on)
+        torch.set_autocast_dtype(device, dtype)
+    torch.set_autocast_cache_enabled(cache_enabled)
+    while torch.autocast_increment_nesting() <= num_open:
+        pass
+    while torch.autocast_decrement_nesting() > num_open:
+        pass
+    torch.clear_autocast_cache()
+
+
+def set_device(device: torch.device) -> None:
+    """Puts the default device back, which is the CPU where none was set."""
+    torch.set_default_device(None if device == torch.device("cpu") else device)
+
+
+def deterministic() -> tuple[bool, bool, bool]:
+    """Whether only deterministic algorithms are taken, whether others only warn, and whether new memory is filled."""
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+    )
+
+
+def set_deterministic(state: tuple[bool, bool, bool]) -> None:
+    """Puts that back."""
+    torch.use_deterministic_algorithms(state[0], warn_only=state[1])
+    torch.utils.deterministic.fill_uninitialized_memory = state[2]  # type: ignore[attr-defined]
+
+
+def precision() -> tuple[Any, ...]:
+    """How exactly float32 is multiplied: torch's older switches and its newer ones, which it keeps apart."""
+    older: list[Any] = []
+    for read in (torch.get_float32_matmul_precision, lambda: CUDNN.allow_tf32):
+        try:
+            older.append(read())
+        except RuntimeError:  # the newer ones say something that the older ones cannot
+            older.append(None)
+    reduced = (CUBLAS.allow_fp16_reduced_precision_reduction, CUBLAS.allow_bf16_reduced_precision_reduction)
+    return older, reduced, [one.fp32_precision for one in PRECISE]
+
+
+def set_precision(state: tuple[Any, ...]) -> None:
+    """Puts that back: the older switches first, which move some of the newer ones."""
+    (of_matmul, allow_tf32), reduced, newer = state
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the older switches are old
+        if of_matmul is not None:
+            torch.set_float32_matmul_precision(of_matmul)
+        if allow_tf32 is not None:
+            CUDNN.allow_tf32 = allow_tf32
+    CUBLAS.allow_fp16_reduced_precision_reduction, CUBLAS.allow_bf16_reduced_precision_reduction = reduced
+    for one, value in zip(PRECISE, newer, strict=True):
+        one.fp32_precision = value
+
+
+def attention() -> list[bool]:
+    """Which implementations of attention may be taken."""
+    of = torch.backends.cuda
+    return [of.flash_sdp_enabled(), of.mem_efficient_sdp_enabled(), of.math_sdp_enabled(), of.cudnn_sdp_enabled()]
+
+
+def set_attention(state: list[bool]) -> None:
+    """Puts that back."""
+    of = torch.backends.cuda
+    setters = (of.enable_flash_sdp, of.enable_mem_efficient_sdp, of.enable_math_sdp, of.enable_cudnn_sdp)
+    for setter, on in zip(setters, state, strict=True):
+        setter(on)
+
+
+def anomalies() -> tuple[bool, bool]:
+    """Whether backward passes are searched for anomalies, and for NaN."""
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+
+
+def set_hooks(state: list[dict[Any, Any]]) -> None:
+    """Puts the hooks of all modules back."""
+    for hooks, before in zip(HOOKS, state, strict=True):
+        hooks.clear()
+        hooks.update(before)
+
+
+def current_gpu() -> int | None:
+    """The GPU that is current; None where none is in use."""
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+
+def set_gpu(number: int | None) -> None:
+    """Puts that back."""
+    if number is not None:
+        torch.cuda.set_device(number)
