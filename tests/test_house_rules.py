@@ -324,11 +324,11 @@ TORCH_SEEDS = re.compile(r"torch\.(random\.|cuda\.|cuda\.random\.|mps\.|default_
 MAY_SEED = {
     ("benchmark/system/process_state.py", "seeded"): "the one place that seeds torch, and gives the state back",
     (
-        "benchmark/conformance/checks.py",
+        "benchmark/conformance/strategy_checks.py",
         "leaves_global_randomness",
     ): "finds strategies that draw from global generators",
     ("benchmark/system/process_state.py", "own_randomness"): "keeps what a plug-in draws or seeds to itself",
-    ("benchmark/conformance/checks.py", "fingerprint"): "the same",
+    ("benchmark/conformance/strategy_checks.py", "fingerprint"): "the same",
 }
 
 

@@ -23,8 +23,9 @@ from benchmark.analysis.figures import style as figures_style
 from benchmark.analysis.savings import ROUGH
 from benchmark.seeds import seed
 from benchmark.system import files
-from tools import simulations
-from tools.simulations import SIMULATIONS, Results
+from tools import simulated_runs
+from tools.simulated_runs import Results
+from tools.simulations import SIMULATIONS
 from tools.statistics_figures import FIGURES
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +43,7 @@ def simulated(name: str, num: int | None = None) -> Results:
         num: how often it is repeated; as often as for the page where it is left out.
     """
     simulate, usual = SIMULATIONS[name]
-    return {"replicates": num or usual, "seed": seed(simulations.PAGE, name), **plain(simulate(num or usual))}
+    return {"replicates": num or usual, "seed": seed(simulated_runs.PAGE, name), **plain(simulate(num or usual))}
 
 
 def plain(value: Any) -> Any:

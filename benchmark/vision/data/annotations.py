@@ -5,11 +5,9 @@ Shapes: N images, B boxes of a split, M boxes of one image, H x W pixels.
 
 from __future__ import annotations
 
-import codecs
 import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +21,9 @@ from torch import Tensor
 from benchmark.api import Boxes, Indices
 from benchmark.vision.data.image_checks import Scan, scanned
 from benchmark.vision.data.image_files import Exif, decoded, hidden
-from benchmark.vision.data.regular_files import content_of, shown
+from benchmark.vision.data.regular_files import shown
 from benchmark.vision.fingerprints import derived, digest
 
-FLAGS = {"": False, "none": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
-LONGEST = 1000  # characters of a name
 SPLIT = "SPLIT"  # in a path: the name of a split
 LOG = logging.getLogger("al_benchmark")
 
@@ -103,7 +99,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Files:
-    """Images in files, decoded when asked for, and turned as their EXIF tags say: see `_image_files.upright`.
+    """Images in files, decoded when asked for, and turned as their EXIF tags say: see `image_files.upright`.
 
     Raises ValueError for a file that cannot be read, and for one that is not of the size that its annotation states:
     then the boxes are another image's.
@@ -332,70 +328,9 @@ def offsets(nums: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Indices:
     return np.concatenate([[0], np.cumsum(nums)], dtype=np.int64)
 
 
-def once(values: Sequence[Hashable], what: str) -> None:
-    """ValueError where a value is there twice; `what` says what they are, and the file that they are from."""
-    if len(set(values)) < len(values):
-        twice = next(value for value, num in Counter(values).items() if num > 1)
-        raise ValueError(f"{what} {shown(twice)} is there twice")
-
-
 def listed(folder: Path) -> list[str]:
     """The names in a folder, sorted, but for hidden ones; none where there is no such folder."""
     return sorted(name for name in os.listdir(folder) if not hidden(name)) if folder.is_dir() else []
-
-
-def flag(what: str, value: object) -> bool:
-    """A yes or no as tools write it: 1, "1", true, "True", 1.0, and so on; nothing is no. ValueError for others.
-
-    Args:
-        what: what the value is, and the file that it is from.
-        value: a number, text, a truth value or None.
-    """
-    text = "" if value is None else str(value).strip().lower() if isinstance(value, str | int | float) else "no flag"
-    if text not in FLAGS:
-        raise ValueError(f"{what} {brief(value)} is neither 0 nor 1")
-    return FLAGS[text]
-
-
-def name_of(what: str, value: object) -> str:
-    """A text or a number as a name. ValueError where it is neither, or nothing that could be written in a line.
-
-    Args:
-        what: what the value is, and the file that it is from.
-        value: as the file has it.
-    """
-    name = str(value) if type(value) in (str, int, float) else ""
-    if not name.strip() or not name.isprintable() or len(name) > LONGEST:
-        raise ValueError(f"{what} {brief(value)} is no name")
-    return name
-
-
-def brief(value: object) -> str:
-    """A value of a file as a message has it."""
-    try:
-        return f"{value!r:.60}"
-    except RecursionError:
-        return "that is nested so deeply"
-
-
-def text_of(path: Path) -> str:
-    """What a text file says: in UTF-8 with or without a byte-order mark, or in UTF-16 with one.
-
-    Raises:
-        ValueError: names a file that cannot be read, or that is in another encoding.
-    """
-    try:
-        content = content_of(path)
-        return content.decode("utf-16" if is_utf16(content) else "utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"{shown(path)} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error.reason} in byte {error.start}") from error
-
-
-def is_utf16(content: bytes) -> bool:
-    """Whether a file begins with the byte-order mark of UTF-16."""
-    return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def with_boxes(split: Split) -> Split:

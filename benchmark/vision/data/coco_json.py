@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.api import Indices
-from benchmark.vision.data.annotations import SPLIT, Files, LayoutError, Split, Truth, brief, flag, name_of, once
+from benchmark.vision.data.annotation_values import brief, flag, name_of, once
+from benchmark.vision.data.annotations import SPLIT, Files, LayoutError, Split, Truth
 from benchmark.vision.data.image_files import Exif
 from benchmark.vision.data.regular_files import content_of, shown
 

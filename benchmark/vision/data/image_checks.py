@@ -92,7 +92,7 @@ def scanned(paths: Sequence[Path], stated: Sequence[Size], exif: Exif, mask: boo
     Args:
         paths: N files.
         stated: (N,) width and height that the annotations state; 0: not stated.
-        exif, mask: see `_image_files.decoded`.
+        exif, mask: see `image_files.decoded`.
 
     Says in one line of the log how many images were turned.
 

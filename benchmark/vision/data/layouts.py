@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from benchmark.vision.data import coco_json, pascal_voc
+from benchmark.vision.data import coco_json, pascal_voc, voc_annotations
 from benchmark.vision.data.annotations import SPLIT, LayoutError
 from benchmark.vision.data.image_files import EXTENSIONS
 from benchmark.vision.data.regular_files import shown
@@ -121,7 +121,7 @@ def hindrance(folder: Path, found: Contents) -> str:
         for table in sorted(found.tables)[:1]:
             coco_json.parsed(folder / table)
         for inside, names in sorted(found.pages.items())[:1]:
-            pascal_voc.page(folder / inside / f"{min(names)}.xml")
+            voc_annotations.page(folder / inside / f"{min(names)}.xml")
     except ValueError as error:
         return f"; {error}"
     if found.pages or found.tables:

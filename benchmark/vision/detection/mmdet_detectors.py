@@ -21,7 +21,6 @@ image, R proposals, C classes, K = C + 1 with background last, D features.
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
 import re
 import warnings
@@ -38,6 +37,7 @@ from torch import Tensor, nn
 from benchmark.api import Boxes
 from benchmark.vision.detection.detector import Batch, Detections, Detector, Pixels, completed, recorded, training
 from benchmark.vision.detection.inputs import rounded
+from benchmark.vision.detection.mmdet_settings import PUBLISHED, Ineffective, adapted, pixels_of, refused, takes
 from benchmark.vision.detection.recipe import MMDET, DetectorRecipe
 from benchmark.vision.detection.torchvision_detectors import UNUSED
 from benchmark.vision.weights import load
@@ -70,11 +70,6 @@ with warnings.catch_warnings():
         from mmengine.structures import InstanceData
 
         torch.meshgrid(torch.zeros(1), torch.zeros(1))  # warns of a default that mmdet relies on, once a process
-
-PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {  # configuration, and what is changed in it
-    "fcos": ("fcos_r50-caffe_fpn_gn-head_1x_coco", {"model.bbox_head.norm_cfg": None}),
-    "faster_rcnn": ("faster-rcnn_r50_fpn_1x_coco", {}),
-}
 LAST = re.compile(r"_(cls|reg|centerness|iou|score|pred)$")  # names of a head's last layers
 SIDE = 320  # pixels of the image that a model is tried on
 TRIED = set(PUBLISHED)  # configurations known to be detectors: it can take a minute to find out
@@ -293,22 +288,6 @@ def build(recipe: DetectorRecipe, num_classes: int, weights: Path | None) -> Det
     return detector
 
 
-class Ineffective(ValueError):
-    """A setting that has no effect on this model."""
-
-
-@contextmanager
-def refused(model: str) -> Iterator[None]:
-    """Whatever goes wrong in a block is a model that is none for us, in one line."""
-    try:
-        yield
-    except Ineffective:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
-        raise ValueError(f"model={model}: is no detector that boxes alone can train ({reason})") from error
-
-
 def located(model: str, name: str) -> Path:
     """The file of a configuration, named with or without its folder. ValueError with the nearest names."""
     zoo = Path(mmdet.__file__).parent / ".mim" / "configs"
@@ -319,28 +298,6 @@ def located(model: str, name: str) -> Path:
     close = [f"{MMDET}{near}" for near in difflib.get_close_matches(wanted, [*PUBLISHED, *found], n=3)]
     near = f"did you mean {' or '.join(close)}?" if close else f"{len(paths)} are in {zoo}"
     raise ValueError(f"model={model}: mmdet has no such configuration ({near})")
-
-
-def adapted(node: Any, num_classes: int | None, pretrained: bool) -> Any:
-    """A model's settings for these classes, which an RPN has not; without weights to fetch unless `pretrained`."""
-    if isinstance(node, list | tuple):
-        return type(node)(adapted(one, num_classes, pretrained) for one in node)
-    if not isinstance(node, dict):
-        return "BN" if node in ("SyncBN", "MMSyncBN") else node
-    changed, without = {}, ("backbone", "neck", "rpn_head")
-    for key, value in node.items():
-        if pretrained or key != "init_cfg" or "Pretrained" not in str(value):
-            changed[key] = adapted(value, None if key in without else num_classes, pretrained)
-    if num_classes is not None and "num_classes" in changed:
-        changed["num_classes"] = num_classes
-    return changed
-
-
-def pixels_of(settings: dict[str, Any]) -> Pixels:
-    """What the library's own preprocessing, which expects blue first, does to a pixel."""
-    mean, deviation = (settings.get(name) or [other] * 3 for name, other in (("mean", 0.0), ("std", 1.0)))
-    turned = settings.get("bgr_to_rgb", False) or settings.get("rgb_to_bgr", False)
-    return Pixels(tuple(map(float, mean)), tuple(map(float, deviation)), bgr=not turned)  # type: ignore[arg-type]
 
 
 def freeze(backbone: dict[str, Any], recipe: DetectorRecipe) -> None:
@@ -355,15 +312,6 @@ def freeze(backbone: dict[str, Any], recipe: DetectorRecipe) -> None:
         backbone["frozen_stages"] = recipe.frozen_stages
     elif recipe.frozen_stages != DetectorRecipe.frozen_stages:
         raise Ineffective(f"frozen_stages={recipe.frozen_stages} has no effect with model={recipe.model}")
-
-
-def takes(maker: type | None, name: str) -> bool:
-    """Whether a class has that parameter, or passes it on to a parent that has."""
-    for one in getattr(maker, "__mro__", ()):
-        known = inspect.signature(one.__init__).parameters
-        if name in known or all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known.values()):
-            return name in known
-    return False
 
 
 def initialise(inner: Any, recipe: DetectorRecipe, weights: Path | None) -> None:

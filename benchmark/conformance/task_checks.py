@@ -1,0 +1,144 @@
+"""What every task must do."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark.api import Indices, Predictions
+from benchmark.conformance.trials import Fitted, left_behind
+from benchmark.runner import loop
+from benchmark.text.words import plural
+
+
+def fits_by_set_and_seed(fitted: Fitted) -> str | None:
+    """Fits that depend on more than the set and the seed, or not on the seed."""
+    task, model, labelled = fitted.prepared()
+    again, other = task.fit(labelled[::-1].copy(), 0), task.fit(labelled, 1)
+    if not same_weights(model, again):
+        return "two fits on the same set with the same seed differ (or the order of the set matters)"
+    return "the seed changes nothing" if same_weights(model, other) else None
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models are equal to the bit."""
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def loads_weights(fitted: Fitted) -> str | None:
+    """A score that changes when weights are stored and read back."""
+    task, model, _ = fitted.prepared()
+    twin = task.model()
+    twin.load_state_dict(model.state_dict())
+    return (
+        None if task.score(twin.eval()) == task.score(model) else "a model read back from its weights scores otherwise"
+    )
+
+
+def scores_its_metric(fitted: Fitted) -> str | None:
+    """A metric that is missing, or a score that is not finite."""
+    task, model, _ = fitted.prepared()
+    scores = task.score(model)
+    if task.metric not in scores:
+        return f"score() lacks its metric {task.metric}"
+    broken = [name for name, value in scores.items() if not np.isfinite(value)]
+    return f"not finite: {', '.join(broken)}" if broken else None
+
+
+def fits_and_scores_leave_process(fitted: Fitted) -> str | None:
+    """Gradients turned off, another default dtype, another folder, a thread that runs on, and the like."""
+    task, _, labelled = fitted.prepared()
+    return left_behind(lambda: task.score(task.fit(labelled, 0)))
+
+
+def costs_labels(fitted: Fitted) -> str | None:
+    """A wrong number of images, or boxes that do not add up over images."""
+    task, _, labelled = fitted.prepared()
+    cost = task.cost(labelled)
+    if (images := cost.get("images")) != len(labelled):
+        return f"{plural(len(labelled), 'image')} cost{'s' * (len(labelled) == 1)} {images} images"
+    singly = sum(loop.boxes_of(task, labelled)) if "boxes" in cost else 0
+    return None if singly == cost.get("boxes", 0) else f"{cost['boxes']:g} boxes together, {singly:g} image by image"
+
+
+def predicts_probabilities(fitted: Fitted) -> str | None:
+    """Predictions of the wrong number, outside 0..1, or on boxes that are none."""
+    task, model, _ = fitted.prepared()
+    if not hasattr(task, "predict"):
+        return None
+    seen = task.predict(model, np.arange(10))
+    counts_N = seen.image_P.bincount(minlength=10)
+    if seen.num_images != 10 or (seen.boxes_P4 is None and (len(counts_N) > 10 or not counts_N.all())):
+        return f"{seen.num_images} images and {len(seen.scores_PC)} predictions for 10 images"
+    if not len(seen.scores_PC):
+        return None  # a detector may find nothing
+    low, high = float(seen.scores_PC.min()), float(seen.scores_PC.max())
+    if not (low >= 0 and high <= 1 + 1e-5):
+        return f"scores between {low} and {high} are no probabilities"
+    sums_P = seen.scores_PC.sum(1)
+    if not torch.allclose(sums_P, torch.ones_like(sums_P), atol=1e-4):
+        return f"rows of scores sum to {float(sums_P.min()):.4g}..{float(sums_P.max()):.4g}, not to one"
+    return None if seen.boxes_P4 is None else boxes_wrong(seen, seen.boxes_P4)
+
+
+def boxes_wrong(seen: Predictions, boxes_P4: Tensor) -> str | None:
+    """Boxes of no image, not finite, or without an area."""
+    if not bool(((seen.image_P >= 0) & (seen.image_P < seen.num_images)).all()):
+        return f"image_P must be in 0..{seen.num_images - 1}: the images asked for, not positions in the pool"
+    if not bool(boxes_P4.isfinite().all()):
+        return "boxes that are not finite"
+    flat = int((boxes_P4[:, 2:] <= boxes_P4[:, :2]).any(1).sum())
+    return f"{flat} of {len(boxes_P4)} boxes are not x1 < x2, y1 < y2" if flat else None
+
+
+def directs_as_it_backpropagates(fitted: Fitted) -> str | None:
+    """Directional derivatives that differ from backpropagation's."""
+    task, model, labelled = fitted.prepared()
+    if not {"weights", "pseudo_labels", "directional"} <= {name for name, _ in inspect.getmembers(task)}:
+        return None
+    unseen = np.setdiff1d(np.arange(task.num_pool), labelled)[:16]  # fitted images have next to no gradient
+    pairs = list(directions(task, model, unseen))
+    tolerance = 1e-4 * max(abs(expected) for expected, _ in pairs)
+    wrong = [(expected, got) for expected, got in pairs if abs(expected - got) > tolerance]
+    return f"directional says {wrong[0][1]:.6g}, backpropagation {wrong[0][0]:.6g}" if wrong else None
+
+
+def directions(task: Any, model: nn.Module, indices: Indices) -> Iterator[tuple[float, float]]:
+    """Derivative of each image's loss along a direction: by backpropagation and by `directional`."""
+    weights = task.weights(model)
+    generator = torch.Generator().manual_seed(0)
+    along = {name: torch.randn(w.shape, generator=generator).to(w) for name, w in weights.items()}
+    targets = task.pseudo_labels(model, indices, 1, 0.1)
+    fast = task.directional(model, indices, targets, along)
+    for number, loss in enumerate(task.losses(model, indices, targets)):
+        slow = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
+        g, d = (torch.cat([one.double().flatten() for one in parts]) for parts in (slow, along.values()))
+        yield float(g @ d), float(fast[number])
+
+
+def scrambles_unpaid(fitted: Fitted) -> str | None:
+    """A scrambling that moves paid labels, or that spares the test set."""
+    task, model, labelled = fitted.prepared()
+    other = task.scrambled(labelled, 1)
+    if not same_weights(model, other.fit(labelled, 0)):
+        return "scrambled() moved a paid label: a fit on paid images changed"
+    same = task.score(model)[task.metric] == other.score(model)[task.metric]
+    return "scrambled() left the test labels as they were" if same else None
+
+
+TASK: list[tuple[str, Callable[[Any], str | None]]] = [
+    ("a fit depends on the set and the seed alone", fits_by_set_and_seed),
+    ("its weights can be stored and read back", loads_weights),
+    ("it scores its metric", scores_its_metric),
+    ("it leaves torch and the process as they were", fits_and_scores_leave_process),
+    ("it counts the images it charges for", costs_labels),
+    ("it predicts probabilities", predicts_probabilities),
+    ("directional derivatives agree with backpropagation", directs_as_it_backpropagates),
+    ("scrambled() moves unpaid labels and no others", scrambles_unpaid),
+]
