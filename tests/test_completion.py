@@ -58,6 +58,7 @@ def at(line: str) -> list[str]:
         ("run out=", []),  # the shell knows files
         ("list enc", ["encoders"]),
         ("list strategies for", ["format="]),
+        ("new ta", ["task"]),
         ("check digi", ["digits"]),
         ("check margin check_on=digi", ["check_on=digits"]),
         ("compare rando", ["random"]),

@@ -101,7 +101,7 @@ def starting(incomplete: str, names: Iterable[str]) -> list[str]:
 
 def arguments(verb: str, place: int, incomplete: str, given: dict[str, str]) -> list[str]:
     """What may stand in a place of a command's own arguments, settings aside."""
-    words = {("list", 0): LISTED, ("new", 0): ("strategy",), ("verify", 0): ("devices",)}
+    words = {("list", 0): LISTED, ("new", 0): ("strategy", "task"), ("verify", 0): ("devices",)}
     kinds = {("check", 0): ("strategy", "task"), ("compare", 0): ("strategy",), ("compare", 1): ("strategy",)}
     found = starting(incomplete, words.get((verb, place), ()))
     return found + [one for kind in kinds.get((verb, place), ()) for one in labels(kind, incomplete, given)]
