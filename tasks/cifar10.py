@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, check_weights, lacks
+from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, check_weights, lacks
 from benchmark.vision.data.download import cifar
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification.task import Classifier, Recipe, Split, check_weights, lacks
+from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, lacks
 from benchmark.vision.data.handwritten import handwritten
 
 NUM_TEST = 500

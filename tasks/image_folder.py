@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, check_weights, lacks
+from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, Split, check_weights, lacks
 from benchmark.vision.data.image_checks import say, together
 from benchmark.vision.data.image_files import EXTENSIONS, Exif, hidden, is_image
 from benchmark.vision.data.regular_files import shown

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification.task import Classifier, Recipe, Split, check_weights, lacks
+from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, lacks
 from benchmark.vision.data.annotation_values import text_of
 from benchmark.vision.data.download import fetched
 from benchmark.vision.data.image_checks import together

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, check_weights, lacks
+from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, Split, check_weights, lacks
 from benchmark.vision.data.download import house_numbers
 
 DISTORTED = replace(PUBLISHED, normalise="cifar100")

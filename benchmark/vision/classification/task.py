@@ -58,7 +58,7 @@ class Split:
 
     @classmethod
     def of_files(cls, paths: Sequence[Path], labels: Sequence[int], size: int, exif: Exif) -> Split:
-        """Images in files, squashed to `size` x `size` pixels in RGB; see `_image_checks.loaded`."""
+        """Images in files, squashed to `size` x `size` pixels in RGB; see `image_checks.loaded`."""
         images_N3HW, scans = loaded(paths, size, exif)
         return cls(images_N3HW, np.array(labels, np.int64), scans)
 
@@ -256,7 +256,7 @@ class Classifier:
         return cross_entropy(model(self._prepared(images[which])), labels[which] if targets is None else targets)
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
-        """(N,) derivatives of the losses along `direction`, the backbone in the recipe's precision: see `_directional`.
+        """(N,) derivatives of the losses along `direction`, the backbone in the recipe's precision: see `directional`.
 
         A network with weights outside plain convolutions and linear layers takes Jacobian-vector products, in float32.
         """

@@ -230,7 +230,7 @@ class Detection:
             yield replace(clean, scores_PC=torch.cat([clean.scores_PC[:0], *rows]))
 
     def augmented(self, model: nn.Module, indices: Indices, how: Augmentation, seed: int) -> Predictions:
-        """`predict` on changed images: see `_detection_views`."""
+        """`predict` on changed images: see `views`."""
         changed = Split(Changed(self._pool.images, how, seed), self._pool.truth)
         return self._everything(model, changed, indices, back=partial(restored, how)).predictions()
 
