@@ -27,10 +27,11 @@ from benchmark.strategies.learning_loss import LossPrediction
 from benchmark.tasks import scenes
 from benchmark.vision import training as vision_training
 from benchmark.vision.data.annotations import Split, Truth
+from benchmark.vision.data.reading import Noise, gaussian, stream
 from benchmark.vision.detection import training as detection_training
 from benchmark.vision.detection.average_precision import Found
 from benchmark.vision.detection.detector import Batch, Detections, Detector, Pixels, Suppression, completed, suppressed
-from benchmark.vision.detection.inputs import Noise, Placing, gaussian, stream
+from benchmark.vision.detection.inputs import Placing
 from benchmark.vision.detection.recipe import PUBLISHED_FCOS_COCO, PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
 from benchmark.vision.detection.task import Detection
 from benchmark.vision.detection.torchvision_detectors import FasterRcnn, Fcos, build

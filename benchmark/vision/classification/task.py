@@ -22,8 +22,6 @@ from benchmark.api import (
     Annotations,
     Companion,
     Direction,
-    EncoderName,
-    Encoding,
     Indices,
     Machine,
     Predictions,
@@ -42,7 +40,8 @@ from benchmark.vision.directional import Layers
 from benchmark.vision.encoding.encodings import Encodings, InMemory
 from benchmark.vision.fingerprints import derived, digest
 from benchmark.vision.networks import Network, build, probe, suits_channels_last
-from benchmark.vision.training import in_precision, normalises_by_batch, smallest_part
+from benchmark.vision.task import VisionTask, own
+from benchmark.vision.training import in_precision, normalises_by_batch
 from benchmark.vision.weights import weights_file
 
 PIXELS_A_BATCH = 2**18  # 256 images of 32x32
@@ -72,7 +71,7 @@ class Split:
         return images_NKHW.to(device), torch.from_numpy(self.labels_N).to(device)
 
 
-class Classifier:
+class Classifier(VisionTask[Network]):
     """A pool of images, a test set and a recipe. Its public methods are the task's capabilities.
 
     `predict`, `embed`, `score` and `directional` run in the recipe's precision; the last layer, the softmax and the
@@ -96,14 +95,14 @@ class Classifier:
         self._images, self._labels = pool.on(machine.device)
         self._test_images, self._test_labels = test.on(machine.device)
         self._memo: tuple[Callable[[], nn.Module | None], Indices, tuple[Tensor, Tensor]] | None = None
-        self._pool = InMemory(self._images)
-        self._encodings = Encodings(self._pool, self._pool, digest(pool.images_NKHW), machine)
+        self._pixels, self._views = self._images, InMemory(self._images)
+        self._encodings = Encodings(self._views, self._views, digest(pool.images_NKHW), machine)
         parts = [pool.images_NKHW, pool.labels_N, test.images_NKHW, test.labels_N, self._weights]
         self._normaliser = Normaliser.of(recipe.normalise, self._images)
         if recipe.encoder is not None:
             parts.append(identity(recipe.encoder, machine))
             both = digest(pool.images_NKHW, test.images_NKHW)
-            tests = Encodings(InMemory(self._test_images), self._pool, both, machine)
+            tests = Encodings(InMemory(self._test_images), self._views, both, machine)
             self._images, self._test_images = self._encodings.features(recipe.encoder), tests.features(recipe.encoder)
             self._recipe, self._normaliser = replace(recipe, flip=False, pad=0), of_features(self._images)
         network = self.model()  # whatever is wrong with it is said now
@@ -115,18 +114,12 @@ class Classifier:
         self._sources = reported(pool.scans, test.scans, root)
 
     # --- training and scoring --------------------------------------------------------------------
-    def model(self, companion: Companion | None = None) -> Network:
-        """An untrained network, its companion attached, in eval mode."""
-        return self._network(0, companion)
-
     def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Network:
         """A network trained on the set `labelled`. Raises ValueError where training diverges."""
         network = self._network(seed, companion)
         which = torch.from_numpy(np.sort(labelled)).to(self._device)
         images = Labelled(self._images[which], self._labels[which], self._normaliser, self._channels_first)
-        parts = (self.fingerprint, repr(self._recipe), which.cpu().numpy(), seed, repr(companion), self._device.type)
-        scratch = self._machine.scratch
-        checkpoint = None if scratch is None else scratch / f"{digest(*parts, torch.__version__)[:32]}.checkpoint"
+        checkpoint = self._checkpoint(np.sort(labelled), seed, companion)
         with seeded(derived(seed, "dropout")):
             train(network, images, self._recipe, companion, seed, checkpoint)
         return network
@@ -140,9 +133,8 @@ class Classifier:
 
     def smallest_batch(self, num_images: int) -> int | None:
         """Images in the smallest batch of a fit on so many; None without batch normalisation."""
-        size = self._recipe.batch_size
-        whole = size if self._recipe.drop_last else smallest_part(num_images, size)
-        return whole if self._by_batch else None
+        whole = self._recipe.batch_size if self._recipe.drop_last else None
+        return whole if whole and self._by_batch else super().smallest_batch(num_images)
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """One label an image."""
@@ -170,20 +162,12 @@ class Classifier:
 
     def pictures(self, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.float32]]]:
         """(N, H, W, 3) pool images of `side` pixels at most, and no boxes."""
-        images_NKHW = self._pool.images_NKHW[torch.from_numpy(indices).to(self._device)].float()
+        images_NKHW = self._pixels[torch.from_numpy(indices).to(self._device)].float()
         scale = min(1.0, side / max(images_NKHW.shape[2:]))
         if scale < 1:
             images_NKHW = F.interpolate(images_NKHW, scale_factor=scale, mode="area")
         images_N3HW = images_NKHW.round().to(torch.uint8).expand(-1, 3, -1, -1)
         return images_N3HW.permute(0, 2, 3, 1).cpu().numpy(), []
-
-    def source_files(self) -> dict[str, list[tuple[str, str]]]:
-        """Name and hash of pixels of each image of the pool and the test set; {} where they are in no files."""
-        return self._sources.files()
-
-    def data_remarks(self) -> list[str]:
-        """What is odd about the images: those that are there twice."""
-        return list(self._sources.remarks)
 
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:
@@ -197,7 +181,7 @@ class Classifier:
     def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
         """Monte Carlo dropout (Gal & Ghahramani, 2016) on the last layer's input; the rest of the network runs once."""
         _, features_ND = self._outputs(model, indices)
-        generator, network = torch.Generator().manual_seed(seed), own(model)
+        generator, network = torch.Generator().manual_seed(seed), own(model, Network)
         for _ in range(num_samples):
             kept_ND = torch.rand(features_ND.shape, generator=generator) >= network.dropout.p
             with torch.no_grad():
@@ -206,23 +190,15 @@ class Classifier:
 
     def classify(self, model: nn.Module, features_ND: Tensor) -> Tensor:
         """(N, C): the last layer's outputs, in float32."""
-        return own(model).logits(features_ND)
+        return own(model, Network).logits(features_ND)
 
     def labels(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,) classes."""
         return self._labels[torch.from_numpy(np.array(indices)).to(self._device)]
 
-    def images(self, model: nn.Module, indices: Indices, size: tuple[int, int]) -> Tensor:
-        """(N, 3, *size) uint8."""
-        return self._pool.images(indices, size)
-
-    def encode(self, model: nn.Module, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
-        """What a frozen encoder makes of them; the model plays no part."""
-        return self._encodings.encode(indices, encoder)
-
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,): the companion's output."""
-        network = own(model)
+        network = own(model, Network)
         assert network.companion is not None, "the model was fitted without a companion"
         outputs = []
         for which in activity.tracked(self._batches(indices), "going through images", "batches"):
@@ -260,11 +236,11 @@ class Classifier:
 
         A network with weights outside plain convolutions and linear layers takes Jacobian-vector products, in float32.
         """
-        layers, parts = Layers(own(model), direction), []
+        layers, parts = Layers(own(model, Network), direction), []
         batches = activity.tracked(self._batches(indices), "going through images", "batches")
         for which, goals in zip(batches, targets.split(self.batch_size), strict=True):
             images_N3HW = self._prepared(self._images[which])
-            slopes_N = self._probed(own(model), layers, images_N3HW, goals) if layers.are_known else None
+            slopes_N = self._probed(own(model, Network), layers, images_N3HW, goals) if layers.are_known else None
             parts.append(forward_mode(model, images_N3HW, goals, direction) if slopes_N is None else slopes_N)
         return torch.cat(parts)
 
@@ -315,19 +291,12 @@ class Classifier:
     @torch.no_grad()
     def _forward(self, model: nn.Module, images_NKHW: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """(N, C) logits and (N, D) features, in the recipe's precision but for the last layer."""
-        network, parts = own(model), []
+        network, parts = own(model, Network), []
         for which in activity.tracked(batches, "going through images", "batches"):
             with in_precision(self._recipe.precision, self._device):
                 parts.append(network.features(self._prepared(images_NKHW[which]))[0])
         features_ND = torch.cat(parts)
         return network.logits(features_ND), features_ND
-
-
-def own(model: nn.Module) -> Network:
-    """The model as the network that it is."""
-    assert isinstance(model, Network), "not a model of a classification task"
-    assert not model.training, "the model must be in eval mode"
-    return model
 
 
 def predictions(logits_NC: Tensor) -> Predictions:

@@ -1,72 +1,23 @@
-"""From stored images to a detector's batch and back: reading, resizing, mirroring, noise, normalisation, padding.
+"""From stored images to a detector's batch and back: resizing, mirroring, normalisation, padding.
 
 Shapes: N images, H x W pixels of the padded batch, M boxes of one image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from benchmark.api import Boxes
-from benchmark.vision.data.annotations import Images
 from benchmark.vision.detection.detector import Batch, Detections, Pixels
 from benchmark.vision.detection.recipe import DetectorRecipe
 
 MULTIPLE = 32  # a batch's height and width are multiples of it
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Gaussian noise on stored pixels."""
-
-    sigma: float  # its deviation, on the scale 0..255
-    seeds: Mapping[int, int]  # by image
-
-
-class Groups(Dataset[list[Tensor] | ValueError]):
-    """Images in groups."""
-
-    def __init__(self, images: Images, groups: Sequence[list[int]], noise: Noise | None = None) -> None:
-        self.images, self.groups, self.noise = images, groups, noise
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, number: int) -> list[Tensor] | ValueError:
-        """The images of one group, (3, H, W) each: uint8, or float32 with noise. Or what is wrong with one of them: an
-        error that is raised in another process loses its words."""
-        try:
-            images = [self.images[index] for index in self.groups[number]]
-        except ValueError as error:
-            return error
-        if self.noise is None:
-            return images
-        seeds = [self.noise.seeds[index] for index in self.groups[number]]
-        return [
-            image + gaussian(image.shape, self.noise.sigma, seed) for image, seed in zip(images, seeds, strict=True)
-        ]
-
-
-def stream(
-    images: Images, groups: Sequence[list[int]], num_workers: int, noise: Noise | None = None, pinned: bool = False
-) -> Iterator[list[Tensor]]:
-    """The images of each group, in order, read by `num_workers` processes, or by this one where that is 0."""
-    wanted = Groups(images, groups, noise)
-    read: Iterable[list[Tensor] | ValueError] = (wanted[number] for number in range(len(wanted)))
-    if num_workers and len(groups) >= 2 * num_workers:
-        generator = torch.Generator().manual_seed(0)  # nothing is drawn; without it the loader draws a global number
-        read = DataLoader(wanted, batch_size=None, num_workers=num_workers, generator=generator, pin_memory=pinned)
-    for group in read:
-        if isinstance(group, ValueError):
-            raise group
-        yield group
 
 
 @dataclass(frozen=True)
@@ -189,11 +140,6 @@ class Placing:
 def rounded(side: int) -> int:
     """The side of a batch that holds one of `side` pixels."""
     return -(-side // MULTIPLE) * MULTIPLE
-
-
-def gaussian(shape: torch.Size, sigma: float, seed: int) -> Tensor:
-    """Noise of deviation `sigma`, drawn on the CPU: the same on every device."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * sigma
 
 
 def factor(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import (
@@ -26,8 +25,6 @@ from benchmark.api import (
     Boxes,
     Companion,
     Direction,
-    EncoderName,
-    Encoding,
     Indices,
     Machine,
     Predictions,
@@ -36,25 +33,27 @@ from benchmark.api import (
     seeded,
 )
 from benchmark.vision.data.annotations import Split, Truth, check_boxes, scans_of
+from benchmark.vision.data.reading import Noise, stream
 from benchmark.vision.data.sources import reported
 from benchmark.vision.detection.average_precision import Found, coco_scores, voc_map
 from benchmark.vision.detection.detector import Batch, Detections, Detector, Seen
 from benchmark.vision.detection.detectors import builder
-from benchmark.vision.detection.inputs import Noise, Placed, Placing, stream
+from benchmark.vision.detection.inputs import Placed, Placing
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.detection.training import Step, train
 from benchmark.vision.detection.views import Back, Changed, restored
-from benchmark.vision.encoding.encodings import Encodings, Read
+from benchmark.vision.encoding.encodings import Encodings
 from benchmark.vision.fingerprints import derived, digest
 from benchmark.vision.networks import suits_channels_last
-from benchmark.vision.training import normalises_by_batch, smallest_part
+from benchmark.vision.task import VisionTask, own, thumbnails, views_of
+from benchmark.vision.training import normalises_by_batch
 from benchmark.vision.weights import weights_file
 
 PIXELS_A_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 canvases of 64x64; on a GPU seven images of 800x1333
 SCORES = {"50": "ap50", "50:95": "ap"}
 
 
-class Detection:
+class Detection(VisionTask[Detector]):
     """A pool of images with boxes, a test set and a recipe. Its public methods are the task's capabilities.
 
     `map`, its metric, is the mean average precision at the IoU that the task counts at, in 0..1. Boxes that are
@@ -81,24 +80,18 @@ class Detection:
         self._placing = Placing(self._recipe, detector.pixels, machine.device)
         self._num_pixels = PIXELS_A_BATCH[machine.device.type]
         self.batch_size = max(1, self._num_pixels // math.prod(self._placing.padded_size(pool.images[0])))
-        self._encodings = Encodings(self._pictures(), self._pictures(), pool.images.fingerprint, machine)
+        self._views = views_of(pool.images, machine)
+        self._encodings = Encodings(self._views, self._views, pool.images.fingerprint, machine)
         parts = [arrays(split.truth) for split in (pool, test)]
         self.fingerprint = digest(*parts[0], *parts[1], pool.images.fingerprint, test.images.fingerprint, self._weights)
         self._sources = reported(scans_of(pool.images), scans_of(test.images), root)
 
     # --- training and scoring --------------------------------------------------------------------
-    def model(self, companion: Companion | None = None) -> Detector:
-        """An untrained detector, its companion attached, in eval mode."""
-        return self._detector(0, companion)
-
     def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Detector:
         """A detector trained on the set `labelled`. Raises ValueError where training diverges."""
         which, self._memo = np.sort(labelled), None
-        detector = self._detector(seed, companion)
-        parts = (self.fingerprint, repr(self._recipe), which, seed, repr(companion), self._device.type)
-        name = digest(*parts, torch.__version__)[:32]
-        scratch = self._machine.scratch
-        checkpoint = None if scratch is None else scratch / f"{name}.checkpoint"
+        detector = self._network(seed, companion)
+        checkpoint = self._checkpoint(which, seed, companion)
 
         def prepare(steps: Sequence[Step]) -> Iterator[tuple[Batch, list[Boxes]]]:
             groups = [which[step.which].tolist() for step in steps]
@@ -121,10 +114,6 @@ class Detection:
         scores |= {"map": scores[self._map], "voc_map": voc_map(truth, found, self.num_classes)}
         counted = {"predicted": found.label_P, "test": truth.labels_B[~truth.ignored_B]}
         return scores | {f"num_{which}_classes": float(len(np.unique(labels))) for which, labels in counted.items()}
-
-    def smallest_batch(self, num_images: int) -> int | None:
-        """Images in the smallest batch of a fit on so many; None where no layer is normalised by batch."""
-        return smallest_part(num_images, self._recipe.batch_size) if self._by_batch else None
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """Images, and the boxes drawn on them, ignored ones too (as the published counts have them)."""
@@ -155,24 +144,9 @@ class Detection:
 
     def pictures(self, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.float32]]]:
         """(N, side, side, 3) pool images, shrunk to fit and padded with white, and (K, 4) boxes in their pixels."""
-        pictures_NHW3, boxes = np.full((len(indices), side, side, 3), 255, np.uint8), []
-        for number, index in enumerate(indices.tolist()):
-            image_3HW, truth = self._pool.images[index], self._pool.truth.of(index)
-            scale = min(1.0, side / max(image_3HW.shape[1:]))
-            size = [max(1, round(scale * length)) for length in image_3HW.shape[1:]]
-            small_3HW = F.interpolate(image_3HW[None].float(), size, mode="bilinear", antialias=True)[0]
-            small_HW3 = small_3HW.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-            pictures_NHW3[number, : size[0], : size[1]] = small_HW3
-            boxes.append((truth.corners_M4 * scale).numpy())
-        return pictures_NHW3, boxes
-
-    def source_files(self) -> dict[str, list[tuple[str, str]]]:
-        """Name and hash of pixels of each image of the pool and the test set; {} where they are in no files."""
-        return self._sources.files()
-
-    def data_remarks(self) -> list[str]:
-        """What is odd about the images: those that are there twice."""
-        return list(self._sources.remarks)
+        pictures_NHW3, scales = thumbnails(self._pool.images, indices, side)
+        pairs = zip(indices.tolist(), scales, strict=True)
+        return pictures_NHW3, [(self._pool.truth.of(index).corners_M4 * scale).numpy() for index, scale in pairs]
 
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:
@@ -186,27 +160,19 @@ class Detection:
 
     def proposals(self, model: nn.Module, indices: Indices) -> Predictions:
         """`predict`, with proposals. ValueError on a one-stage detector."""
-        if not own(model).two_stage:
+        if not own(model, Detector).two_stage:
             raise ValueError(f"model={self._recipe.model}: a one-stage detector has no proposals")
         return self._known(model, indices).predictions(proposals=True)
 
     @torch.no_grad()
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N, D): the inputs of the last layers, averaged over places and levels (FCOS) or proposals (Faster R-CNN)."""
-        detector = own(model)
+        detector = own(model, Detector)
         return torch.cat([detector.pooled(maps, batch).float() for maps, batch in self._mapped(detector, indices)])
 
     def labels(self, model: nn.Module, indices: Indices) -> list[Boxes]:
         """The boxes of each image that are not ignored."""
         return [self._pool.truth.of(index) for index in np.asarray(indices).tolist()]
-
-    def images(self, model: nn.Module, indices: Indices, size: tuple[int, int]) -> Tensor:
-        """(N, 3, *size) uint8."""
-        return self._pictures().images(indices, size)
-
-    def encode(self, model: nn.Module, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
-        """What a frozen encoder makes of them; the model plays no part."""
-        return self._encodings.encode(indices, encoder)
 
     @torch.no_grad()
     def box_features(self, model: nn.Module, indices: Indices) -> Tensor:
@@ -237,14 +203,14 @@ class Detection:
     @torch.no_grad()
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,): the companion's output on the feature maps."""
-        detector = own(model)
+        detector = own(model, Detector)
         assert detector.companion is not None, "the model was fitted without a companion"
         return torch.cat([detector.companion(maps) for maps, _ in self._mapped(detector, indices)])
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The last layers' weights, as ISAL takes them: FCOS classes, boxes, centerness; Faster R-CNN RPN classes, RPN
         boxes, classes, boxes. No biases."""
-        return own(model).last_weights()
+        return own(model, Detector).last_weights()
 
     def pseudo_labels(self, model: nn.Module, indices: Indices, k: int, min_score: float) -> list[Boxes]:
         """The boxes found with a score of at least `min_score`, as hard labels. ValueError unless k = 1."""
@@ -257,30 +223,20 @@ class Detection:
     ) -> Tensor:
         """(N,) losses, all parts of an image's summed, normalised by its own positives; differentiable in `weights`."""
         split = self._test if test else self._pool
-        detector = own(model)
+        detector = own(model, Detector)
         boxes = [split.truth.of(index) for index in indices] if targets is None else targets
         return torch.cat([detector(*pair) for pair in self._aimed(split, [np.asarray(indices).tolist()], boxes)])
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """(N,) derivatives of the losses along `direction`, exact and without a gradient of the backbone: see
         `Detector.slopes`. Costs about as much as the losses."""
-        detector = own(model)
+        detector = own(model, Detector)
         along = [direction[name] for name in detector.last_weights()]
         pairs = self._aimed(self._pool, self._groups(indices), targets)
         return torch.cat([detector.slopes(batch, goals, along) for batch, goals in pairs])
 
     # --- inside ----------------------------------------------------------------------------------
-    def _pictures(self) -> Read:
-        """The pool as encoders see it."""
-
-        def read(indices: list[int]) -> Iterator[Tensor]:
-            groups = [[index] for index in indices]
-            return (group[0] for group in stream(self._pool.images, groups, self._machine.workers))
-
-        height, width = self._pool.images[0].shape[1:]
-        return Read(self.num_pool, (height, width), read, self._device)
-
-    def _detector(self, seed: int, companion: Companion | None) -> Detector:
+    def _network(self, seed: int, companion: Companion | None) -> Detector:
         """A fresh detector; a companion does not change what it starts from."""
         recipe = self._recipe
         with seeded(derived(seed, "network")):
@@ -336,7 +292,7 @@ class Detection:
 
     def _watched(self, model: nn.Module, indices: Indices) -> Iterator[Seen]:
         """What is found on each of these pool images, and what the class layer saw of it."""
-        detector = own(model)
+        detector = own(model, Detector)
         for placed in self._placed(self._pool, self._groups(indices)):
             seen = detector.watch(detector.trunk(placed.batch.images_N3HW), placed.batch)
             yield from (replace(one, found=placed.stored(number, one.found)) for number, one in enumerate(seen))
@@ -346,7 +302,7 @@ class Detection:
         self, model: nn.Module, split: Split, indices: Indices, noise: Noise | None = None, back: Back | None = None
     ) -> Everything:
         """What is found on these images, and where it lies according to `back`."""
-        detector, found = own(model), list[Detections]()
+        detector, found = own(model, Detector), list[Detections]()
         for placed in self._placed(split, self._groups(indices), noise):
             for number, one in enumerate(detector.detect(detector.trunk(placed.batch.images_N3HW), placed.batch)):
                 stored = placed.stored(number, one)
@@ -407,13 +363,6 @@ def dropped(values: Tensor, share: float, seed: int) -> Tensor:
     """The values after dropout, whose mask is drawn on the CPU: the same on every device."""
     kept = torch.rand(values.shape, generator=torch.Generator().manual_seed(seed)) >= share
     return values * kept.to(values.device) / (1 - share)
-
-
-def own(model: nn.Module) -> Detector:
-    """The model as the detector that it is."""
-    assert isinstance(model, Detector), "not a model of a detection task"
-    assert not model.training, "the model must be in eval mode"
-    return model
 
 
 def exchanged(truth: Truth, paid: Indices, num_classes: int, rng: np.random.Generator) -> Truth:

@@ -23,8 +23,6 @@ from benchmark.api import (
     Annotations,
     Companion,
     Direction,
-    EncoderName,
-    Encoding,
     Indices,
     Machine,
     Predictions,
@@ -34,23 +32,24 @@ from benchmark.api import (
 )
 from benchmark.vision.data.annotations import scans_of
 from benchmark.vision.data.label_maps import IGNORED, Scrambled, Split, check_labels
+from benchmark.vision.data.reading import stream
 from benchmark.vision.data.sources import reported
-from benchmark.vision.detection.inputs import stream
 from benchmark.vision.directional import Layers
-from benchmark.vision.encoding.encodings import Encodings, Read
+from benchmark.vision.encoding.encodings import Encodings
 from benchmark.vision.fingerprints import derived, digest
 from benchmark.vision.networks import suits_channels_last
 from benchmark.vision.segmentation.networks import Segmenter, build
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
 from benchmark.vision.segmentation.training import Batch, Step, augmented, cross_entropy, laid, normalised, train
-from benchmark.vision.training import normalises_by_batch, smallest_part
+from benchmark.vision.task import VisionTask, own, thumbnails, views_of
+from benchmark.vision.training import normalises_by_batch
 from benchmark.vision.weights import weights_file
 
 PIXELS_A_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 canvases of 64x64; on a GPU four images of 1024x2048
 PLACES = 1024  # predictions an image, at most
 
 
-class Segmentation:
+class Segmentation(VisionTask[Segmenter]):
     """A pool of images with a label map each, a test set and a recipe. Its public methods are the task's capabilities.
 
     `miou`, its metric, is the mean over the classes that occur in the test set of their intersection over union, in per
@@ -81,24 +80,19 @@ class Segmentation:
         self._size = (pool.images[0].shape[1], pool.images[0].shape[2])
         self._num_pixels = PIXELS_A_BATCH[machine.device.type]
         self.batch_size = max(1, self._num_pixels // math.prod(self._size))
-        self._encodings = Encodings(self._pictures(), self._pictures(), pool.images.fingerprint, machine)
+        self._views = views_of(pool.images, machine)
+        self._encodings = Encodings(self._views, self._views, pool.images.fingerprint, machine)
         self.fingerprint = digest(pool.fingerprint, test.fingerprint, *classes, self._weights)
         self._sources = reported(scans_of(pool.images), scans_of(test.images), root)
 
     # --- training and scoring --------------------------------------------------------------------
-    def model(self, companion: Companion | None = None) -> Segmenter:
-        """An untrained network, its companion attached, in eval mode."""
-        return self._network(0, companion)
-
     def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Segmenter:
         """A network trained on the set `labelled`. Raises ValueError where training diverges."""
         which, recipe = np.sort(labelled), self._recipe
         if len(which) < 2 and recipe.model.startswith("deeplabv3"):
             raise ValueError(f"model={recipe.model}: cannot learn from one image: set initial=2 or more")
         network = self._network(seed, companion)
-        parts = (self.fingerprint, repr(recipe), which, seed, repr(companion), self._device.type, torch.__version__)
-        scratch = self._machine.scratch
-        checkpoint = None if scratch is None else scratch / f"{digest(*parts)[:32]}.checkpoint"
+        checkpoint = self._checkpoint(which, seed, companion)
 
         def prepare(steps: Sequence[Step]) -> Iterator[Batch]:
             groups = [which[step.which].tolist() for step in steps]
@@ -112,16 +106,12 @@ class Segmentation:
     def score(self, model: nn.Module) -> dict[str, float]:
         """miou, and pixel_accuracy, the share of labelled pixels that are right, both in per cent of the test set; how
         many classes are predicted there, and how many there are."""
-        num_classes, network = len(self.classes), own(model)
+        num_classes, network = len(self.classes), own(model, Segmenter)
         total_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=self._device)
         for pairs_N4HW in self._pairs(self._test, np.arange(self.num_test())):
             found_NHW = network(self._images(pairs_N4HW)).argmax(1)
             total_CC += confusion(found_NHW, pairs_N4HW[:, 3], num_classes)
         return scores(total_CC)
-
-    def smallest_batch(self, num_images: int) -> int | None:
-        """Images in the smallest batch of a fit on so many; None where no layer is normalised by batch."""
-        return smallest_part(num_images, self._recipe.batch_size) if self._by_batch else None
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """One label map an image."""
@@ -153,22 +143,7 @@ class Segmentation:
 
     def pictures(self, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.float32]]]:
         """(N, side, side, 3) pool images, shrunk to fit and padded with white, and no boxes."""
-        pictures_NHW3 = np.full((len(indices), side, side, 3), 255, np.uint8)
-        for row_HW3, index in zip(pictures_NHW3, indices.tolist(), strict=True):
-            image_3HW = self._pool.images[index]
-            scale = min(1.0, side / max(image_3HW.shape[1:]))
-            size = [max(1, round(scale * length)) for length in image_3HW.shape[1:]]
-            small_3HW = F.interpolate(image_3HW[None].float(), size, mode="bilinear", antialias=True)[0]
-            row_HW3[: size[0], : size[1]] = small_3HW.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-        return pictures_NHW3, []
-
-    def source_files(self) -> dict[str, list[tuple[str, str]]]:
-        """Name and hash of pixels of each image of the pool and the test set; {} where they are in no files."""
-        return self._sources.files()
-
-    def data_remarks(self) -> list[str]:
-        """What is odd about the images: those that are there twice."""
-        return list(self._sources.remarks)
+        return thumbnails(self._pool.images, indices, side)[0], []
 
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:
@@ -179,7 +154,7 @@ class Segmentation:
     def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
         """Monte Carlo dropout (Gal & Ghahramani, 2016) on the last layer's input; the rest of the network runs once,
         and all samples are held at once. The masks of an image are its own, whatever it is asked with."""
-        network, rows, begin = own(model), np.asarray(indices).tolist(), 0
+        network, rows, begin = own(model, Segmenter), np.asarray(indices).tolist(), 0
         drawn: list[list[Tensor]] = [[] for _ in range(num_samples)]
         for features_NDhw, size in self._features(network, self._pool, indices):
             seeds = [derived(seed, f"dropout {index}") for index in rows[begin : begin + len(features_NDhw)]]
@@ -194,24 +169,18 @@ class Segmentation:
     @torch.no_grad()
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N, D): the input of the last layer, averaged over places."""
-        return torch.cat([features.mean((2, 3)) for features, _ in self._features(own(model), self._pool, indices)])
+        return torch.cat(
+            [features.mean((2, 3)) for features, _ in self._features(own(model, Segmenter), self._pool, indices)]
+        )
 
     def labels(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N, h, w) uint8: the classes of the places of the lattice, 255 where ignored or outside a smaller image."""
         return padded([on_lattice(pairs_N4HW[:, 3]) for pairs_N4HW in self._pairs(self._pool, indices)])
 
-    def images(self, model: nn.Module, indices: Indices, size: tuple[int, int]) -> Tensor:
-        """(N, 3, *size) uint8."""
-        return self._pictures().images(indices, size)
-
-    def encode(self, model: nn.Module, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
-        """What a frozen encoder makes of them; the model plays no part."""
-        return self._encodings.encode(indices, encoder)
-
     @torch.no_grad()
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,): the companion's output on the stage maps."""
-        network = own(model)
+        network = own(model, Segmenter)
         assert network.companion is not None, "the model was fitted without a companion"
         outputs = [
             network.companion(network.features(self._images(pairs_N4HW))[1])
@@ -238,7 +207,7 @@ class Segmentation:
     ) -> Tensor:
         """(N,) mean cross-entropies over the labelled pixels of an image, 0 where it has none; differentiable in
         `weights`. `targets`: (N, h, w) classes of the places of the lattice, over which the mean is then."""
-        network, split, parts = own(model), self._test if test else self._pool, list[Tensor]()
+        network, split, parts = own(model, Segmenter), self._test if test else self._pool, list[Tensor]()
         for part, pairs_N4HW in self._numbered(split, indices):
             goals = None if targets is None else targets[part]
             parts.append(self._losses(network, pairs_N4HW, goals))
@@ -247,7 +216,7 @@ class Segmentation:
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """(N,) derivatives of the losses along `direction`, exact: the logits are linear in the last layer's weights,
         so their tangent is that of the layer with the direction for its weights; no gradient passes further back."""
-        network, parts = own(model), list[Tensor]()
+        network, parts = own(model, Segmenter), list[Tensor]()
         layers = Layers(network, direction)
         for part, pairs_N4HW in self._numbered(self._pool, indices):
             strength_N = network.head.weight.new_zeros(len(pairs_N4HW), requires_grad=True)
@@ -267,15 +236,6 @@ class Segmentation:
         if self._recipe.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.to(self._device).eval()
-
-    def _pictures(self) -> Read:
-        """The pool as encoders see it."""
-
-        def read(indices: list[int]) -> Iterator[Tensor]:
-            groups = [[index] for index in indices]
-            return (group[0] for group in stream(self._pool.images, groups, self._machine.workers))
-
-        return Read(self.num_pool, self._size, read, self._device)
 
     def _read(self, split: Split, groups: Sequence[list[int]]) -> Iterator[list[Tensor]]:
         """Each group of images with their label maps, read by the machine's workers."""
@@ -309,7 +269,7 @@ class Segmentation:
     @torch.no_grad()
     def _placed(self, model: nn.Module, indices: Indices) -> Iterator[Tensor]:
         """(N, C, h, w) logits of the lattice of pool images, batch by batch."""
-        network = own(model)
+        network = own(model, Segmenter)
         for features_NDhw, size in self._features(network, self._pool, indices):
             yield on_lattice(network.logits(features_NDhw, size))
 
@@ -324,13 +284,6 @@ class Segmentation:
             maps_NHW = targets_Nhw[:, : logits_NCHW.shape[2], : logits_NCHW.shape[3]]
         sum_N, num_N = cross_entropy(logits_NCHW, maps_NHW)
         return sum_N / num_N.clamp(min=1)
-
-
-def own(model: nn.Module) -> Segmenter:
-    """The model as the network that it is."""
-    assert isinstance(model, Segmenter), "not a model of a segmentation task"
-    assert not model.training, "the model must be in eval mode"
-    return model
 
 
 def stride(height: int, width: int) -> int:
