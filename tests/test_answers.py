@@ -18,8 +18,9 @@ from benchmark import config
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.reading import ours
 from benchmark.api import Machine
-from benchmark.cli import commands
-from benchmark.cli.commands import app, described
+from benchmark.cli.commands import app
+from benchmark.cli.progress import Terminal
+from benchmark.cli.terminal import err
 from benchmark.experiment.grid import Experiment
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
@@ -27,6 +28,7 @@ from benchmark.plugins import discovery
 from benchmark.records.record import Header, Measured, Record, seal
 from benchmark.records.store import Store
 from benchmark.runner import gallery, launch
+from benchmark.runner.carry_out import Built, Job, described, work
 from benchmark.runner.fits import Fits
 from benchmark.seeds import seed
 
@@ -243,7 +245,9 @@ def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
     chosen = config.settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
     made = config.read(chosen)
     left = launch.rounds_left(made.cells(), Store(tmp_path))
-    assert not commands.work(left, made, Store(tmp_path), chosen, commands.Built(chosen))
+    watcher = Terminal(err)
+    job = Job(chosen, made, made.cells(), Store(tmp_path), Built(chosen, watcher), watcher)
+    assert not work(job, left)
     assert built == ["digits[epochs=1]", "digits[epochs=2]"]
     assert capsys.readouterr().err.count("no room (MemoryError)") == 2 * fails
 

@@ -176,8 +176,8 @@ def harness_imports_no_plugin(files: Files) -> Found:
 
 # From the ground up: a room imports from those before it, and from itself.
 ROOMS = (
-    "text", "system", "seeds", "plugins", "api", "experiment", "records", "config", "vision", "analysis", "runner",
-    "conformance", "cli", "__main__",
+    "text", "system", "seeds", "plugins", "api", "experiment", "records", "config", "vision", "analysis", "results",
+    "runner", "conformance", "cli", "__main__",
 )  # fmt: skip
 LIBRARY = ("api", "vision")  # what the library for tasks may import
 

@@ -36,6 +36,25 @@ def test_the_working_folder_shadows_nothing(tmp_path: Path) -> None:
     assert "random" in {row["name"] for row in json.loads(done.stdout)}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "tasks=[digits[epochs=1]]", "strategies=[random]", "seeds=1", "rounds=1", "device=cpu", "out=out"),
+        ("list", "grids"),
+        ("new", "strategy", "mine_only", "plugins=mine"),
+        pytest.param(("check", "margin"), marks=pytest.mark.slow),
+    ],
+    ids=["run", "list", "new", "check"],
+)
+def test_no_command_takes_what_lies_in_the_working_folder(words: tuple[str, ...], tmp_path: Path) -> None:
+    fill(tmp_path, "tests", *OWN, "configs", "random")
+    (tmp_path / "configs" / "grid").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "configs" / "grid" / "quick.yaml").write_text("not: ours\n")
+    (tmp_path / "configs" / "config.yaml").write_text("not: ours\n")
+    done = run("-m", "benchmark", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_script_shadows_nothing_wherever_it_is_called(tmp_path: Path) -> None:
     """The script has its own folder first on the module path; here it is started so that there is none."""
     fill(tmp_path, "benchmark", *OWN)

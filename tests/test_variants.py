@@ -16,7 +16,7 @@ from msgspec import structs
 from typer.testing import CliRunner
 
 from benchmark.analysis import audit, explain, reading
-from benchmark.cli.commands import app, described
+from benchmark.cli.commands import app
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment
 from benchmark.experiment.variants import ORDINARY, STAGGERED, Variant
@@ -24,6 +24,7 @@ from benchmark.records import manifest
 from benchmark.records.record import fields, seal
 from benchmark.records.store import Store
 from benchmark.runner import loop
+from benchmark.runner.carry_out import described
 from benchmark.runner.launch import header_of
 from benchmark.seeds import seed
 

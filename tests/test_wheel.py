@@ -60,7 +60,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 def test_it_holds_the_packages_and_the_configs(installed: Installed) -> None:
     names = zipfile.ZipFile(installed.wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
-    assert tops == {"benchmark", "strategies", "tasks", "encoders", "al_benchmark-0.1.0.dist-info"}
+    assert tops == {"benchmark", "al_benchmark-0.1.0.dist-info"}
+    for folder in ("strategies", "tasks", "encoders"):
+        plugins = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(f"{folder}/**/*.py")}
+        assert plugins == {name.removeprefix("benchmark/") for name in names if name.startswith(f"benchmark/{folder}/")}
     configs = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*.yaml")}
     assert configs == {name.removeprefix("benchmark/") for name in names if name.startswith("benchmark/configs/")}
     assert "benchmark/configs/config.yaml" in names
@@ -69,8 +72,17 @@ def test_it_holds_the_packages_and_the_configs(installed: Installed) -> None:
     assert published == {Path(name).name for name in names if re.fullmatch(r"benchmark/published/[^/]+", name)}
 
 
+def test_only_benchmark_is_new_on_the_top_level(installed: Installed) -> None:
+    site = run(installed.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=installed.folder)
+    there = {path.name for path in Path(site.strip()).iterdir()} - {"dependencies.pth"}
+    assert {name for name in there if not name.startswith(("pip", "setuptools", "__pycache__"))} == {
+        "benchmark",
+        "al_benchmark-0.1.0.dist-info",
+    }
+
+
 def test_its_modules_are_its_own(installed: Installed) -> None:
-    names = "benchmark, strategies, tasks, encoders"
+    names = "benchmark, benchmark.strategies, benchmark.tasks, benchmark.encoders"
     code = f"import {names}; [print(m.__path__[0]) for m in ({names})]"
     paths = run(installed.python, "-c", code, cwd=installed.folder).splitlines()
     assert len(paths) == 4
@@ -82,6 +94,27 @@ def test_it_lists_strategies_and_grids(installed: Installed) -> None:
     assert "quick" in installed.benchmark("list", "grids")
     script = installed.python.with_name("al-benchmark")
     assert "quick" in run(script, "list", "grids", cwd=installed.folder)
+
+
+def test_what_lies_in_the_working_folder_changes_nothing(installed: Installed, tmp_path: Path) -> None:
+    """A user's tasks.py, strategies/, encoders/, configs/ and tests/, and files that are called as libraries are."""
+    for name in ("tasks.py", "random.py", "strategies/__init__.py", "encoders/__init__.py", "tests/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise RuntimeError('not ours')")
+    (tmp_path / "configs" / "grid").mkdir(parents=True)
+    for name in ("config", "grid/quick"):
+        (tmp_path / "configs" / f"{name}.yaml").write_text("not: ours\n")
+    small = ("tasks=[digits[epochs=1]]", "strategies=[random]", "seeds=1", "rounds=1", "device=cpu", "out=out")
+    plugins = f"plugins={tmp_path / 'mine'}"
+    script = installed.python.with_name("al-benchmark")
+    for command in ([installed.python, "-m", "benchmark"], [script]):
+        assert "digits" in run(*command, "list", "tasks", cwd=tmp_path)
+        assert "random" in run(*command, "run", *small, cwd=tmp_path)
+        assert "failed" not in run(*command, "check", "margin", cwd=tmp_path)
+    run(script, "new", "strategy", "mine_only", plugins, cwd=tmp_path)
+    assert "mine_only" in run(script, "list", "strategies", plugins, cwd=tmp_path)
+    code = "import benchmark; print(len(benchmark.load('out').frame()), len(benchmark.published().names))"
+    assert run(installed.python, "-c", code, cwd=tmp_path).split()[0] == "1"
 
 
 def test_it_runs_a_grid(installed: Installed) -> None:

@@ -361,3 +361,23 @@ def pairs_of(
         for b in against or one.curves
         if a != b and a in one.curves and b in one.curves and one.curves[a].num_runs and one.curves[b].num_runs
     ]
+
+
+def tidy(one: Saving) -> dict[str, object]:
+    """A saving as a row of numbers: they are in the cost's unit, null where there is none or it is not bounded."""
+    return {
+        "experiment": one.experiment, "task": one.task, "source": one.source, "strategy": one.strategy,
+        "against": one.against, "at": str(one.rule), "cost": one.price.kind, "unit": one.unit,
+        "seconds_per_image": one.price.per_image, "seconds_per_box": one.price.per_box, "target": known(one.target),
+        "paid": known(one.paid), "other": known(one.other), "saved": known(one.saved.value),
+        "low": known(one.saved.low), "high": known(one.saved.high), "percent": known(one.percent.value),
+        "percent_low": known(one.percent.low), "percent_high": known(one.percent.high), "pairs": one.num_pairs,
+        "area": known(one.areas[0]), "against_area": known(one.areas[1]), "reached": one.reached,
+        "num_reached": one.num_reached and one.num_reached[0],
+        "against_num_reached": one.num_reached and one.num_reached[1], "note": one.note,
+    }  # fmt: skip
+
+
+def known(value: float) -> float | None:
+    """A finite number, or None."""
+    return value if math.isfinite(value) else None

@@ -7,10 +7,8 @@ import multiprocessing
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, TypeVar
 
@@ -18,11 +16,13 @@ import numpy as np
 import typer
 from threadpoolctl import threadpool_limits
 
-from benchmark.analysis import audit, comparison_tables, comparisons, explain, reading, seconds, tables, verify
+from benchmark.analysis import (
+    answers, audit, comparison_tables, comparisons, explain, reading, savings, seconds, tables, verify,
+)  # fmt: skip
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.options import MANY_CELLS, PUBLISHED, AnalysisOptions, parse_options
 from benchmark.analysis.reading import read
-from benchmark.analysis.savings import Saving, pairs_of
+from benchmark.analysis.savings import Saving, known
 from benchmark.analysis.sequential import summary
 from benchmark.analysis.verify import Verdict
 from benchmark.cli.device_answers import show_devices
@@ -31,7 +31,6 @@ from benchmark.cli.terminal import paragraphs, print_table, say, show
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.variants import ORDINARY
 from benchmark.records import versions
-from benchmark.records.anonymous import redacted
 from benchmark.records.manifest import variant_of
 from benchmark.records.record import Measured
 from benchmark.records.store import Store
@@ -140,24 +139,20 @@ def tabled(words: Words = None) -> None:
 
 def show_tables(asked: AnalysisOptions) -> None:
     """Writes the tables into the results folder or where `to` says, and prints them."""
-    made = [one for part in in_parts(partial(answered, asked), asked.parts()) for one in part]
+    made = [one for part in in_parts(partial(answers.answered, asked), asked.parts()) for one in part]
     for one in made:
         for words in one.words:
             say(words)
     say_variants(sum(one.num_variants for one in made))
     try:  # written first: whoever reads the screen may be gone, and is shown them where no disk takes them
-        if asked.folder is not None:
-            if asked.to:
-                asked.folder.mkdir(parents=True, exist_ok=True)
-            tables.write([one.table for one in made], asked.folder / "tables", together=not asked.task)
-            comparison_tables.write({one.table.title: one.compared for one in made}, asked.folder / "tables")
+        answers.write(made, asked)
     finally:
         print_answers(made, asked.format)
     told = "nothing is written: to=FOLDER writes these tables"
     say(told if asked.folder is None else f"tables written to {asked.folder / 'tables'}")
 
 
-def print_answers(made: Sequence[Answered], style: str) -> None:
+def print_answers(made: Sequence[answers.Answered], style: str) -> None:
     """Prints tables, each with its comparisons below, as text or as JSON."""
     if style == "json":
         typer.echo(tables.as_json([one.table for one in made]))
@@ -171,16 +166,6 @@ def print_answers(made: Sequence[Answered], style: str) -> None:
             show(title, comparison_tables.rows(rows, tables.places(one.table.metric)), note=note)
 
 
-@dataclass(frozen=True)
-class Answered:
-    """What there is to show of one experiment."""
-
-    table: tables.Table
-    compared: list[comparisons.Comparison]
-    words: list[str]  # what else is to be said
-    num_variants: int = 0  # runs that only `variance` counts
-
-
 def in_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
     """What `work` makes of each part, side by side where there are several and this process may be forked."""
     if len(parts) == 1 or "torch" in sys.modules:  # after a run: threads and GPUs do not survive a fork
@@ -190,40 +175,13 @@ def in_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Resu
         return list(pool.map(work, parts))
 
 
-def answered(asked: AnalysisOptions, only: str) -> list[Answered]:
-    """The tables and comparisons of all experiments, or of one."""
-    experiments, papers = asked.experiments(only), verify.papers(asked.compared_with)
-    found = []
-    for experiment in experiments:
-        table = tables.table(experiment, verify.beside(experiment, papers))
-        compared, refused = to_first(experiment, asked)
-        scales = {verify.other_scale(experiment, one) for one in verify.counterparts(experiment, papers)} - {""}
-        words = [f"{experiment.title}: {scale}" for scale in sorted(scales)]
-        if papers and not table.beside:
-            words.append(f"{experiment.title}: none of the published curves is of this experiment")
-        if asked.anonymous:
-            faults = [replace(one, where=redacted(one.where), words=redacted(one.words)) for one in table.faults]
-            table = replace(table, faults=faults)
-        found.append(Answered(table, compared, words + refused, len(experiment.variants)))
-    return found
-
-
-def to_first(experiment: Experiment, asked: AnalysisOptions) -> tuple[list[comparisons.Comparison], list[str]]:
-    """Every strategy against the reference, where runs are told apart; and who does not pair."""
-    first = experiment.reference
-    if first is None or not experiment.curves[first].seeds:
-        return [], []
-    made, refused = comparisons.against(experiment, first, asked.price(experiment), asked.level, asked.seed)
-    return made, [f"{experiment.title}: not compared: {words}" for words in refused]
-
-
 def saved(words: Words = None) -> None:
     """Show what a strategy saves: strategy=A against=B at=final|curve|SCORE|band:LOW,HIGH cost=images|boxes|time."""
     asked = parse_options(words or [], "savings")
     experiments = asked.experiments()
     rows, refused = asked.savings_of(experiments)
     if asked.format == "json":
-        show("savings", [saving_row(row) for row in rows], "json")
+        show("savings", [savings.tidy(row) for row in rows], "json")
     else:
         price = f"\ncost: {asked.seconds_per_image:g} s an image, {asked.seconds_per_box:g} s a box" * (
             asked.cost == "time"
@@ -233,26 +191,6 @@ def saved(words: Words = None) -> None:
     for line in refused:
         say(f"not compared: {line}")
     say_variants_of(experiments)
-
-
-def saving_row(one: Saving) -> Row:
-    """A saving as JSON: numbers in the cost's unit, null where there is none or it is not bounded."""
-    return {
-        "experiment": one.experiment, "task": one.task, "source": one.source, "strategy": one.strategy,
-        "against": one.against, "at": str(one.rule), "cost": one.price.kind, "unit": one.unit,
-        "seconds_per_image": one.price.per_image, "seconds_per_box": one.price.per_box, "target": number(one.target),
-        "paid": number(one.paid), "other": number(one.other), "saved": number(one.saved.value),
-        "low": number(one.saved.low), "high": number(one.saved.high), "percent": number(one.percent.value),
-        "percent_low": number(one.percent.low), "percent_high": number(one.percent.high), "pairs": one.num_pairs,
-        "area": number(one.areas[0]), "against_area": number(one.areas[1]), "reached": one.reached,
-        "num_reached": one.num_reached and one.num_reached[0],
-        "against_num_reached": one.num_reached and one.num_reached[1], "note": one.note,
-    }  # fmt: skip
-
-
-def number(value: float) -> float | None:
-    """A finite number, or None."""
-    return value if math.isfinite(value) else None
 
 
 def saving_line(one: Saving) -> Row:
@@ -290,17 +228,8 @@ def compared(
     if first == second or "=" in re.sub(r"\[.*\]", "", first + second):
         raise ValueError(f"compare takes two strategies, as in `compare A B`, not {first} and {second}")
     asked = parse_options(words or [], "compare")
-    made, refused, experiments = list[comparisons.Comparison](), list[str](), asked.experiments()
-    for one, a, b in pairs_of(experiments, [first], [second]):
-        try:
-            answer = comparisons.compare(one, a, b, asked.price(one), asked.level, asked.seed)
-            made.append(replace(answer, state=comparisons.looks(one, b).get(a)))
-        except ValueError as error:
-            refused.append(str(error))
-    if not made:
-        why = f"no experiment of these records has rounds of both {first} and {second}"
-        raise ValueError(refused[0] if refused else why)
-    made = comparisons.corrected(made)
+    experiments = asked.experiments()
+    made, refused = answers.compared(experiments, first, second, asked)
     if asked.format == "json":
         typer.echo(comparison_tables.tidy(made).map(encodable).to_json(orient="records", indent=1))
     for done in made if asked.format == "text" else ():
@@ -376,7 +305,7 @@ def audited(one: Experiment, faults: Sequence[audit.Fault]) -> str:
 
 def reported(words: Words = None) -> None:
     """Write an HTML page with tables, comparisons, audit and figures, which opens offline; figures as files besides."""
-    from benchmark.analysis import report  # matplotlib takes a second to import
+    from benchmark.analysis.report import figures_folder  # matplotlib takes a second to import
 
     asked = parse_options(words or [], "report")
     if asked.folder is None:
@@ -384,22 +313,12 @@ def reported(words: Words = None) -> None:
     experiments = asked.experiments()
     if asked.to:
         asked.folder.mkdir(parents=True, exist_ok=True)
-    papers = verify.papers(asked.compared_with)
-    verdicts = verify.verify(experiments, papers, asked.level) if papers else []
-    compared = {one.title: to_first(one, asked) for one in experiments}
-    for words_of_one in (told for _, refused in compared.values() for told in refused):
-        say(words_of_one)
-    made = {title: rows for title, (rows, _) in compared.items()}
-    told = report.told(experiments, words or [], asked.anonymous) | {"level": asked.level}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        path = report.write(experiments, asked.folder, made, verdicts, told, asked.task)
-    texts = {str(one.message) for one in caught}
-    for text in sorted({report.BOXES if "missing from font" in text else text for text in texts}):
-        say(text)
+    path, remarks = answers.report(experiments, asked, asked.folder, words or [])
+    for line in remarks:
+        say(line)
     say_variants_of(experiments)
     typer.echo(visible(str(path)))
-    say(f"figures in {path.parent / report.figures_folder(asked.task)}")
+    say(f"figures in {path.parent / figures_folder(asked.task)}")
 
 
 def verdict_row(one: Verdict) -> Row:
@@ -409,8 +328,8 @@ def verdict_row(one: Verdict) -> Row:
         "source": one.source, "task": one.task, "strategy": one.strategy, "published": one.published,
         "seeds": one.num_runs, "verdict": one.verdict, "why": one.why, "level": one.level,
         "gaps": [
-            {"num_labelled": gap.num_labelled, "value": number(own.value), "low": number(own.low),
-             "high": number(own.high), "equal_spread_assumed": gap.their_std is None}
+            {"num_labelled": gap.num_labelled, "value": known(own.value), "low": known(own.low),
+             "high": known(own.high), "equal_spread_assumed": gap.their_std is None}
             for gap, own in gaps
         ],
     }  # fmt: skip

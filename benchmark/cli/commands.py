@@ -11,10 +11,10 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -28,15 +28,12 @@ from benchmark.cli.display import shown
 from benchmark.cli.help import Command
 from benchmark.cli.help import version as show_version
 from benchmark.cli.terminal import err, say, show, spare_the_screen
-from benchmark.experiment import cell as experiment_cell
-from benchmark.experiment import grid as grids
 from benchmark.experiment import spec as experiment_spec
 from benchmark.experiment.settings import Settings, known_settings
 from benchmark.plugins import discovery, registry
 from benchmark.plugins.places import grids as list_grids
 from benchmark.plugins.places import written
 from benchmark.plugins.settings import Setting
-from benchmark.records import anonymous
 from benchmark.records.provenance import provenance
 from benchmark.records.store import Store
 from benchmark.system import activity, remarks
@@ -44,10 +41,10 @@ from benchmark.system.files import Unwritable
 from benchmark.system.streams import outlasting_the_terminal, tolerate_closed_streams
 from benchmark.text import quoted
 from benchmark.text.escaping import shell, visible
-from benchmark.text.words import first_sentence, plural, unknown
+from benchmark.text.words import first_sentence, unknown
 
 if TYPE_CHECKING:
-    from benchmark.runner import launch
+    from benchmark.runner.carry_out import Job, Outcome
 from benchmark.runner.machine import prepared
 
 
@@ -121,119 +118,38 @@ def carry_out(chosen: Settings, words: Sequence[str], answer: Callable[[], None]
     """
     with err.status("loading PyTorch and the plug-ins"):
         discovery.discover(chosen.plugins)
-    store, built = Store(chosen.out, say, chosen.anonymous), Built(chosen)
-    grid = at_look(config.read(chosen, built.num_pool, store.schedules()), store)
-    for line in grid.remarks:
-        say(line)
-    cells = sound_cells(grid, chosen, built)
-    if chosen.anonymous:
-        anonymous.check(cells)
-    if chosen.dry_run:
-        estimate(grid, chosen, built)
-        return
-    from benchmark.runner import (  # import torch: only where something is trained, and after the words are sound
-        launch,
-        resume,
-    )
+    from benchmark.cli.progress import Terminal
+    from benchmark.runner import carry_out as runs  # imports torch: only where something is trained
 
-    asked = [described(experiment) for experiment in grid.experiments]
-    with outlasting_the_terminal(), store.lock():
-        if chosen.rerun_changed:
-            for line in launch.set_aside_changed(grid, store, built.tasks):
-                say(line)
-        left = launch.rounds_left(cells, store)
-        launch.check_versions(grid, store.joined(asked), store)
-        for line in resume.begin_anew(left, asked, store, mix=chosen.mix_versions):
-            say(line)
-        for line in launch.take_over([cell for cell in cells if left.get(cell, 0) < cell.schedule.rounds], store):
-            say(line)
-        for line in launch.edited(cells, store):
-            say(line)
-        store.ask(grid.name, asked, provenance("run" if chosen.sets is None else "variance", words))
+    job = runs.prepare(chosen, Terminal(err))
+    if chosen.dry_run:
+        estimate(job)
+        return
+    with outlasting_the_terminal():
         try:
-            failed = work(left, grid, store, chosen, built)
+            outcome = runs.execute(job, provenance("run" if chosen.sets is None else "variance", words), answer)
         except KeyboardInterrupt:
             say("interrupted: every finished round is recorded; the same command goes on from there")
             raise typer.Exit(1) from None
-        if failed and all(one.whole_task for one in failed) and len(failed) == len(cells):
-            raise ValueError("; ".join(dict.fromkeys(one.line for one in failed)))  # nothing could run
-        cells = at_look(grid, store).cells()
-        unfinished = launch.unfinished(cells, store)
-        answer()
-    conclude(failed, unfinished, len(cells), store)
+    conclude(outcome)
 
 
-def at_look(grid: grids.Grid, store: Store) -> grids.Grid:
-    """The grid; of seeds=auto with the seeds of the look that its records have come to."""
-    if not any(one.auto for one in grid.experiments):
-        return grid
-    from benchmark.runner import looks  # scipy takes a tenth of a second
-
-    return looks.extended(grid, store)
-
-
-def conclude(
-    failed: list[launch.Failure], unfinished: list[experiment_cell.Cell], num_cells: int, store: Store
-) -> None:
+def conclude(outcome: Outcome) -> None:
     """Says what failed and what is not recorded to its end. Exit 1 unless every cell is, whatever happened."""
-    from benchmark.runner import launch
-
-    for line in dict.fromkeys(one.line for one in failed):
-        say(f"failed: {line}")
-    if failed:
-        again = " and the same command tries them again, once the cause is mended"
-        kept = f"what is recorded stays{again * any(not launch.misfit(one) for one in failed)}"
-        say(f"{plural(len(failed), 'cell')} failed; tracebacks are in {store.folder / 'failures'}; {kept}")
-    if others := len(set(unfinished) - {one.cell for one in failed}):
-        are = "is" if others == 1 else "are"
-        say(f"{others} of {plural(num_cells, 'cell')} {are} not finished; the same command goes on from here")
-    if failed or unfinished:
+    for line in outcome.lines:
+        say(line)
+    if outcome.failed or outcome.unfinished:
         raise typer.Exit(1)
 
 
-class Built:
-    """The tasks of a run on its machine, made when the first is asked for: until then the words are checked."""
-
-    def __init__(self, chosen: Settings) -> None:
-        self.chosen = chosen
-
-    @cached_property
-    def tasks(self) -> launch.Tasks:
-        """The tasks."""
-        from benchmark.runner import launch
-
-        chosen = self.chosen if self.chosen.dry_run else of_driver(self.chosen)
-        return launch.Tasks(prepared(chosen, Path(chosen.out) / ".fits"))
-
-    def num_pool(self, spec: experiment_spec.Spec) -> int:
-        """Images in a task's pool. ValueError where the task cannot be had."""
-        with shown(err):
-            task = self.tasks(spec)
-        if isinstance(task, ValueError):
-            raise ValueError(f"{spec.label}: {task}") from task
-        if isinstance(task, Exception):
-            raise task
-        return task.num_pool
-
-
-def sound_cells(grid: grids.Grid, chosen: Settings, built: Built) -> list[experiment_cell.Cell]:
-    """The cells of a grid in the order of running. ValueError where a task cannot serve a strategy, or, said before
-    that, where a task that the command line describes cannot be had."""
-    try:
-        return grid.cells(tables_first=chosen.gpu_hours is not None)
-    except ValueError:
-        for one in grid.experiments:
-            if one.name not in chosen.experiments:
-                built.num_pool(one.task)
-        raise
-
-
-def estimate(grid: grids.Grid, chosen: Settings, built: Built) -> None:
+def estimate(job: Job) -> None:
     """Says what a run has to do and how long that takes. The fits of the pilot rounds are kept for it."""
     from benchmark.runner import forecast, launch, resume
+    from benchmark.runner.carry_out import described
     from benchmark.runner.fits import Fits
     from benchmark.runner.loop import device_name
 
+    chosen, grid, built = job.chosen, job.grid, job.built
     if chosen.ray_address is not None:
         raise ValueError("dry_run=true runs its pilot rounds here: leave ray_address away, on a machine like the nodes")
     store = Store(chosen.out)
@@ -256,97 +172,6 @@ def estimate(grid: grids.Grid, chosen: Settings, built: Built) -> None:
     if failed:
         say(f"no hours are known of: {', '.join(failed)}")
         raise typer.Exit(1)
-
-
-def work(
-    left: dict[experiment_cell.Cell, int], grid: grids.Grid, store: Store, chosen: Settings, built: Built
-) -> list[launch.Failure]:
-    """Runs what is missing, and returns what failed."""
-    from benchmark.cli import progress
-    from benchmark.runner import forecast, gallery, launch, tracking
-    from benchmark.runner.fits import Fits
-    from benchmark.runner.loop import device_name
-
-    scratch = store.folder / ".fits"
-    tasks = built.tasks
-    machine, where = tasks.machine, device_name(tasks.machine)
-    fits = Fits(scratch, chosen.cache_gb, where)
-    local = chosen.launcher == "local"
-    told_where = where if local else "Ray"
-    rest = f"{len(left)} to do, {plural(sum(left.values()), 'round')}, on {told_where}; records in {store.folder}"
-    say(f"{plural(len(grid.cells()), 'cell')}, {rest}")
-    if local:
-        launch.check_encoders(left, machine)
-
-    def run(cells: Sequence[experiment_cell.Cell]) -> Generator[launch.Event]:
-        return launch.local(cells, store, fits, tasks) if local else on_ray(list(cells), store, chosen)
-
-    ran = in_looks(grid, left, store, run) if any(one.auto for one in grid.experiments) else run(list(left))
-    events = launch.within(ran, chosen.gpu_hours, chosen.gpus_per_cell or 1.0, say)
-    events = tracking.mirrored(events, chosen.tracking, store.folder, say)
-
-    pictured = set[str]()
-
-    def pictures(*experiments: grids.Experiment) -> None:
-        missing = [one for one in experiments if one.name not in pictured]
-        pictured.update(one.name for one in missing)
-        for words in gallery.update(missing, store, fits, tasks):
-            say(words)
-
-    if local:  # Ray's workers would wait for the driver meanwhile
-        told_seeds = [one for one in grid.experiments if one.auto is None]
-        events = gallery.followed(events, told_seeds, left, pictures)
-    with shown(err) as display:
-        if machine.device.type == "cpu":
-            display.also = forecast.Forewarning(left, tasks, say)
-        failed = [event for event in progress.follow(events, left, display) if isinstance(event, launch.Failure)]
-        display.header = None
-        with activity.stage("drawing what was selected"):
-            pictures(*at_look(grid, store).experiments)
-    return failed
-
-
-def in_looks(
-    grid: grids.Grid,
-    left: dict[experiment_cell.Cell, int],
-    store: Store,
-    run: Callable[[Sequence[experiment_cell.Cell]], Generator[launch.Event]],
-) -> Generator[launch.Event]:
-    """`looks.look_after_look`, with the manifest kept up to date."""
-    from benchmark.runner import looks
-
-    def ask(experiments: Iterable[grids.Experiment]) -> None:
-        store.ask(grid.name, list(map(described, experiments)))
-
-    return looks.look_after_look(grid, left, store, run, ask, say)
-
-
-def on_ray(cells: list[experiment_cell.Cell], store: Store, chosen: Settings) -> Generator[launch.Event]:
-    """`ray_launch.remote`. ValueError where Ray is not installed."""
-    try:
-        from benchmark.runner import ray_launch
-    except ImportError as error:
-        raise ValueError("launcher=ray: not installed: pip install -e '.[ray]'") from error
-    return ray_launch.remote(cells, store, chosen)
-
-
-def of_driver(chosen: Settings) -> Settings:
-    """The settings of this process, which under Ray trains nothing and may be where no GPU is."""
-    return replace(chosen, device="auto") if chosen.launcher == "ray" and chosen.device == "cuda" else chosen
-
-
-def described(experiment: grids.Experiment) -> dict[str, object]:
-    """An experiment as the manifest keeps it."""
-    cells = [
-        {
-            "path": cell.path, "key": cell.key, "strategy": cell.strategy.label, "seed": cell.seed,
-            "dagger": list(cell.daggers), "companion": cell.companion, **cell.variant.told,
-        }
-        for cell in experiment.cells()
-    ]  # fmt: skip
-    schedule = experiment.schedule.identity()
-    auto = {"auto": experiment.auto.identity()} if experiment.auto else {}
-    return {"name": experiment.name, "task": experiment.task.label, "schedule": schedule, **auto, "cells": cells}
 
 
 @app.command(name="list", cls=Command)

@@ -4,15 +4,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from benchmark.cli.display import Display
+from benchmark.cli.display import Display, shown
+from benchmark.cli.terminal import say
 from benchmark.experiment.cell import Cell
+from benchmark.runner.carry_out import Watcher
 from benchmark.runner.launch import Event, Failure, Round
+from benchmark.system import activity
 from benchmark.system.activity import clock
 from benchmark.text.escaping import visible, visible_lines
+
+
+class Terminal(Watcher):
+    """Shows a run on a terminal, or in lines now and then where there is none."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.display = Display(console)
+
+    def say(self, line: str) -> None:
+        """Prints a remark."""
+        say(line)
+
+    @contextmanager
+    def stages(self, also: activity.Listener = activity.ignore) -> Iterator[None]:
+        """Shows what a block is doing; a live line is gone afterwards."""
+        with shown(self.console) as self.display:
+            self.display.also = also
+            yield
+
+    def follow(self, events: Iterable[Event], left: Mapping[Cell, int]) -> Iterator[Event]:
+        """Shows a bar, or a line a round, while events pass."""
+        yield from follow(events, left, self.display)
+        self.display.header = None
 
 
 def follow(events: Iterable[Event], left: Mapping[Cell, int], display: Display) -> Iterator[Event]:

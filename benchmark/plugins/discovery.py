@@ -35,7 +35,12 @@ LARGEST = 2**24  # bytes of a plug-in's file
 
 
 def discover(folder: str | Path | None = None) -> None:
-    """Imports every plug-in: the packages of FOLDERS, installed entry points, and the files of `folder`."""
+    """Imports every plug-in: the packages of FOLDERS, installed entry points, and the files of `folder`.
+
+    Raises:
+        ValueError: one does not import, or PyTorch is not installed.
+    """
+    require_torch()
     for package in FOLDERS.values():
         for path in sorted(folder_of(package).glob("[!._]*.py")):
             imported(path, partial(importlib.import_module, f"benchmark.{package}.{path.stem}"))
@@ -45,6 +50,15 @@ def discover(folder: str | Path | None = None) -> None:
         load_folder(Path(folder))
     for plugin in [plugin for known in REGISTRY.values() for plugin in known.values()]:
         plugin.check()
+
+
+def require_torch() -> None:
+    """ValueError where PyTorch, which plug-ins are written with, does not import: analysis does without."""
+    try:
+        importlib.import_module("torch")
+    except ImportError as error:
+        how = "pip install 'al-benchmark[train]'"
+        raise ValueError(f"strategies and tasks need PyTorch: {how} ({' '.join(str(error).split())})") from error
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 NAME = r"[A-Za-z]\w*"  # of a plug-in
@@ -119,3 +119,18 @@ def plain(value: Any) -> str:
         if value is None or value is True or value is False
         else str(value)
     )
+
+
+def joined(texts: Iterable[str]) -> str:
+    """`[a,"b,c"]`, which `items` reads again."""
+    return f"[{','.join(map(in_quotes, texts))}]"
+
+
+def in_quotes(text: str) -> str:
+    """A text in quotes, where it would not be read as it is without them."""
+    try:
+        plain_text = bool(text) and text == text.strip() and split(text) == [text] and unquoted(text) == text
+    except ValueError:
+        plain_text = False
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return text if plain_text else f'"{escaped}"'

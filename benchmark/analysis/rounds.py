@@ -1,0 +1,92 @@
+"""The tidy form of records and published curves: a row for each round of each run, as `rounds.csv` holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmark.analysis.curves import Curve, Experiment, Run
+from benchmark.analysis.savings import known
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, object]
+WORDS = ("experiment", "source", "task", "strategy", "metric")  # columns of text
+COLUMNS = (
+    "experiment",  # the title of its table
+    "source",  # the grid or the paper
+    "task",
+    "strategy",
+    "seed",  # nothing: a paper tells the mean of `num_runs` runs
+    "num_runs",  # behind the value: 1 of our own
+    "round",
+    "images",  # labelled images that the model was trained on
+    "boxes",  # paid for so far, where boxes are counted
+    "cost_images",  # images paid for so far, those that were set aside among them
+    "metric",
+    "value",
+    "std",  # over the runs, as a paper tells it
+    "seconds",  # of the round: the four below together
+    "fit_seconds",  # as if no trained model had been shared
+    "select_seconds",  # without what computing encodings took
+    "encode_seconds",
+    "score_seconds",
+)
+KINDS = ("fit", "select", "encode", "score")
+
+
+def rounds(experiment: Experiment) -> list[Row]:
+    """The rows of an experiment, in the columns of COLUMNS; None for what is not known."""
+    told = {"experiment": experiment.title, "source": experiment.source, "task": experiment.task}
+    rows = (row for run in experiment.runs for row in of_run(run, experiment.metric))
+    if not experiment.runs:
+        rows = (row for curve in experiment.curves.values() for row in of_paper(curve, experiment))
+    return [{name: {**told, **row}.get(name) for name in COLUMNS} for row in rows]
+
+
+def of_run(run: Run, metric: str) -> Iterator[Row]:
+    """The rounds of one of our runs."""
+    measured = {one.round: one.seconds for one in run.measured}
+    for record in run.records:
+        yield {
+            "strategy": run.strategy, "seed": run.seed, "num_runs": 1, "round": record.round,
+            "images": record.num_labelled, "boxes": record.cost.get("boxes"), "cost_images": record.cost.get("images"),
+            "metric": metric, "value": record.scores[metric], **seconds(measured.get(record.round)),
+        }  # fmt: skip
+
+
+def seconds(measured: Mapping[str, float] | None) -> Row:
+    """What a round took, together and by kind; {} where nobody measured it."""
+    if measured is None:
+        return {}
+    kinds = {f"{kind}_seconds": measured.get(kind, 0.0) for kind in KINDS}
+    return {"seconds": sum(kinds.values()), **kinds}
+
+
+def of_paper(curve: Curve, experiment: Experiment) -> Iterator[Row]:
+    """The rounds of a published curve: its means."""
+    for number, last in enumerate(experiment.rounds):
+        if np.isfinite(curve.value_SR[0, number]):
+            std = None if curve.std_R is None else known(curve.std_R[number])
+            yield {
+                "strategy": curve.strategy, "num_runs": curve.num_runs, "round": last,
+                "images": known(curve.num_labelled_SR[0, number]),
+                "metric": experiment.metric, "value": float(curve.value_SR[0, number]), "std": std,
+                **{column: known(curve.cost[kind][0, number]) for column, kind in COSTS.items() if kind in curve.cost},
+            }  # fmt: skip
+
+
+COSTS = {"boxes": "boxes", "cost_images": "images"}
+
+
+def frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """The rows as a table of pandas, NaN for what is not known."""
+    import pandas as pd  # takes a fifth of a second: no run needs it
+
+    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    for name in set(COLUMNS) - {*WORDS}:
+        table[name] = pd.to_numeric(table[name])
+    return table
