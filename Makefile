@@ -59,11 +59,11 @@ lock: $(READY) ## the locks anew, from pyproject.toml and constraints.txt
 	@$(LOCKING)/bin/pip install --quiet --disable-pip-version-check uv==0.13.8
 	@cp constraints.txt $(LOCKING) && cp pyproject.toml $(LOCKING)
 	@printf '%s\n' '[tool.uv]' "environments = $$ENVIRONMENTS" >>$(LOCKING)/pyproject.toml
-	@$(LOCK) pyproject.toml --extra test -o requirements.lock
+	@$(LOCK) pyproject.toml --extra train --extra test -o requirements.lock
 	@printf '%s\n' hatchling ninja setuptools wheel >$(LOCKING)/build.in
 	@$(LOCK) build.in -o requirements-build.lock
-	@$(LOCK) pyproject.toml --extra ray --extra wandb $(BESIDES) -o requirements-extras.lock
-	@$(LOCK) pyproject.toml --extra mmdet $(BESIDES) -o requirements-mmdet.lock
+	@$(LOCK) pyproject.toml --extra train --extra ray --extra wandb $(BESIDES) -o requirements-extras.lock
+	@$(LOCK) pyproject.toml --extra train --extra mmdet $(BESIDES) -o requirements-mmdet.lock
 	@echo pip-audit==2.10.1 >$(LOCKING)/audit.in
 	@$(LOCK) audit.in -o requirements-audit.lock
 	@cp $(LOCKING)/requirements*.lock .

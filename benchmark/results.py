@@ -16,8 +16,8 @@ from benchmark.analysis.curves import Experiment
 from benchmark.analysis.options import AnalysisOptions, located, nameless, parse_options
 from benchmark.analysis.reading import chosen, read
 from benchmark.analysis.settings import RECORDS, taken_by
-from benchmark.text.words import unknown
 from benchmark.text import quoted
+from benchmark.text.words import unknown
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -732,7 +733,7 @@ WITHOUT_TORCH = """
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision", "timm"):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm", "safetensors", "faster_coco_eval"):
             raise ImportError(f"no {name} here")
 sys.meta_path.insert(0, Block())
 """
@@ -748,6 +749,26 @@ def test_analysis_imports_without_torch() -> None:
     done = run(WITHOUT_TORCH + "".join(f"import {module}\n" for module in modules))
     assert done.returncode == 0, done.stderr
     assert "no torch here" in run(WITHOUT_TORCH + "import benchmark.api").stderr
+
+
+DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+
+def test_what_is_imported_is_declared() -> None:
+    """In pyproject.toml, as a dependency or in an extra, and nothing is declared that nothing imports."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [
+        *project["dependencies"],
+        *(one for name in extras if name not in ("docs", "test") for one in extras[name]),
+    ]
+    declared = {re.split("[^A-Za-z0-9_-]", one)[0].removeprefix("onedl-") for one in asked}
+    files = [file for file in product() if file.folder != "tools"]
+    names = {name.partition(".")[0] for file in files for _, name in imports(file)}
+    names -= {*sys.stdlib_module_names, *PRODUCT, "_typeshed"}
+    found = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in names}
+    declared -= {"mmcv"}  # mmdet imports it
+    assert found == {"mmdet" if name == "mmdetection" else name for name in declared}
 
 
 def test_plugins_stay_off_the_module_path() -> None:

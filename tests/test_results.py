@@ -86,7 +86,7 @@ def test_run_prints_nothing_and_its_remarks_are_logged(
     [
         ({"tasks": ["digit"]}, "no task, and no experiment of grid=quick, is called .*digit"),
         ({"grid": "quik"}, "no grid is called .*quik"),
-        ({"stragetis": ["random"]}, "no setting is called .*stragetis"),
+        ({"stragetis": ["random"]}, "is called .*stragetis"),
         ({"rounds": 0}, "rounds=0"),
         ({"strategies": [{"isal": {"k": 2}}]}, "give text, a number, or a list of them"),
         ({"format": "json"}, "format= has no effect in Python"),

@@ -368,9 +368,9 @@ def test_an_archive_of_another_is_not_unpacked(number: int, tmp_path: Path, monk
 LOCKS = sorted(path.name for path in ROOT.glob("requirements*.lock"))
 PIN = re.compile(r"([a-z0-9-]+)==(\S+)(?: ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
 EXTRAS = {
-    "requirements.lock": ["test"],
-    "requirements-extras.lock": ["ray", "wandb"],
-    "requirements-mmdet.lock": ["mmdet"],
+    "requirements.lock": ["train", "test"],
+    "requirements-extras.lock": ["train", "ray", "wandb"],
+    "requirements-mmdet.lock": ["train", "mmdet"],
 }
 OWN = {"requirements-audit.lock"}  # its tool is no part of the environment
 

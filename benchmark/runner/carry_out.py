@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from benchmark import config
-from benchmark.config import Settings
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment, Grid
+from benchmark.experiment.settings import Settings
 from benchmark.experiment.spec import Spec
 from benchmark.records import anonymous
 from benchmark.records.store import Store
