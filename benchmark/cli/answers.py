@@ -17,7 +17,16 @@ import typer
 from threadpoolctl import threadpool_limits
 
 from benchmark.analysis import (
-    answers, audit, comparison_tables, comparisons, explain, reading, savings, seconds, tables, verify,
+    answers,
+    audit,
+    comparison_tables,
+    comparisons,
+    explain,
+    reading,
+    savings,
+    seconds,
+    tables,
+    verify,
 )  # fmt: skip
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.options import MANY_CELLS, PUBLISHED, AnalysisOptions, parse_options
