@@ -268,7 +268,6 @@ MOST_LINES = 410
 MAY_BE_LONG = {
     "benchmark/api.py": "the contract is one file",
     "benchmark/runner/ray_launch.py": "to be halved",
-    "benchmark/vision/detection/task.py": "to be split",
 }
 
 
