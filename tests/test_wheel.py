@@ -113,6 +113,7 @@ def test_what_lies_in_the_working_folder_changes_nothing(installed: Installed, t
         assert "failed" not in run(*command, "check", "margin", cwd=tmp_path)
     run(script, "new", "strategy", "mine_only", plugins, cwd=tmp_path)
     assert "mine_only" in run(script, "list", "strategies", plugins, cwd=tmp_path)
+    (tmp_path / "random.py").unlink()  # `python -c` itself would take it for the library
     code = "import benchmark; print(len(benchmark.load('out').frame()), len(benchmark.published().names))"
     assert run(installed.python, "-c", code, cwd=tmp_path).split()[0] == "1"
 
