@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "published", "run"]
 
+if __name__ != "benchmark":  # the checkout is on the path of packages below, and holds this package once more
+    raise ImportError(f"{__name__}: import benchmark")
 if not (Path(__file__).parent / "strategies").is_dir():  # in a checkout the folders of plug-ins lie beside this one
     __path__.append(str(Path(__file__).resolve().parents[1]))
 

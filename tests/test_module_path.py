@@ -90,6 +90,17 @@ def test_a_copy_of_the_checkout_runs_its_own_code(tmp_path: Path) -> None:
     assert "only_here" in {row["name"] for row in json.loads(done.stdout)}
 
 
+def test_packages_can_be_walked_to_their_end() -> None:
+    """In a checkout the folder that holds `benchmark` is on its path: it must not be found in itself."""
+    code = (
+        "import benchmark, pkgutil; print(*(m.name for m in pkgutil.walk_packages(benchmark.__path__, 'benchmark.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=100)
+    names = done.stdout.split()
+    assert {"benchmark.strategies.isal", "benchmark.runner.loop"} <= set(names)
+    assert not [name for name in names if name.startswith("benchmark.benchmark.")]
+
+
 @pytest.mark.slow
 def test_workers_of_ray_take_no_module_of_the_working_folder(tmp_path: Path) -> None:
     pytest.importorskip("ray")
