@@ -54,7 +54,7 @@ class Results:
     def frame(self) -> pd.DataFrame:
         """The tidy form: a row for each round of each run, or for each mean that a paper prints.
 
-        It is what `run` and `tables` write to `tables/rounds.csv`. NaN stands for what is not known.
+        It is what `run` and `tables` write to `rounds.csv` beside the tables. NaN stands for what is not known.
 
         Returns:
             The columns `experiment`, `source` (grid or paper), `task`, `strategy`, `seed`, `num_runs` (behind the

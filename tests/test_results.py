@@ -52,12 +52,12 @@ def test_run_records_two_strategies_and_the_frame_is_the_csv_of_the_command_line
     assert list(frame.columns) == list(COLUMNS)
     assert len(frame) == 2 * 2 * 2
     assert not results.failures
-    pd.testing.assert_frame_equal(pd.read_csv(folder / "tables" / "rounds.csv"), frame)
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "rounds.csv"), frame)
     words = ["tasks=[digits[epochs=1]]", "strategies=[random,margin]", "seeds=2", "rounds=2", "device=cpu"]
     typed = tmp_path / "typed"
     assert command("run", *words, f"out={typed}")[0] == 0
     capsys.readouterr()
-    own, theirs = frame, pd.read_csv(typed / "tables" / "rounds.csv")
+    own, theirs = frame, pd.read_csv(typed / "rounds.csv")
     seconds = [name for name in COLUMNS if name.endswith("seconds")]
     pd.testing.assert_frame_equal(theirs.drop(columns=seconds), own.drop(columns=seconds))
     tables = [pd.read_csv(next(one.glob("tables/digits*.csv"))) for one in (folder, typed)]
@@ -206,7 +206,7 @@ def test_tables_write_the_frame_of_several_folders_and_of_papers_beside_runs(tmp
     for places in ((tmp_path / "a", tmp_path / "b"), ("published", tmp_path / "a")):
         to = tmp_path / f"to {places[0]!s:.1}"
         assert command("tables", f"records={','.join(map(str, places))}", f"to={to}")[0] == 0
-        pd.testing.assert_frame_equal(pd.read_csv(to / "tables" / "rounds.csv"), benchmark.load(*places).frame())
+        pd.testing.assert_frame_equal(pd.read_csv(to / "rounds.csv"), benchmark.load(*places).frame())
 
 
 # --- what is imported -------------------------------------------------------------------------

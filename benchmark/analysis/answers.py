@@ -61,7 +61,7 @@ def to_first(experiment: Experiment, asked: AnalysisOptions) -> tuple[list[Compa
 
 def write(answers: Sequence[Answered], asked: AnalysisOptions) -> None:
     """Writes tables, comparisons and, where these are all that there is of runs, rounds.csv into the folder of the
-    question, if it has one."""
+    question, if it has one. Equal runs have equal tables; rounds.csv holds seconds, so it lies beside them."""
     if asked.folder is None:
         return
     if asked.to:
@@ -72,9 +72,9 @@ def write(answers: Sequence[Answered], asked: AnalysisOptions) -> None:
     if not asked.task:  # a part never takes the place of the whole
         rows = [row for one in answers for row in one.rounds]
         if any(row["seed"] is not None for row in rows):  # what papers tell is all in their tables
-            files.replace(folder / "rounds.csv", tables.csv_of(rows), folder.parent)
+            files.replace(asked.folder / "rounds.csv", tables.csv_of(rows), asked.folder)
         else:
-            files.remove(folder / "rounds.csv", folder.parent)
+            files.remove(asked.folder / "rounds.csv", asked.folder)
 
 
 def compared(
