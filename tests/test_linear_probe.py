@@ -86,7 +86,7 @@ def test_the_test_images_are_seen_through_the_encoder_of_the_pool() -> None:
     features_NE = torch.cat([one.global_NE for one in task.encode(None, np.arange(task.num_pool), "patch_pca")])
     assert torch.equal(task._images[:, :, 0, 0], features_NE)
     images = built("digits")._test_images.expand(-1, 3, -1, -1)
-    tests_NE = patch_pca(CPU, InMemory(task._pool.images_NKHW))(images).global_NE
+    tests_NE = patch_pca(CPU, InMemory(task._views.images_NKHW))(images).global_NE
     assert torch.equal(task._test_images[:, :, 0, 0], tests_NE)
 
 

@@ -407,7 +407,7 @@ def test_another_process_trains_the_same(train: Callable[..., Frozen]) -> None:
 def accuracy(task: Any, label: str) -> float:
     """Of the nearest of 50 labelled images by the cosine of global features, in per cent; the mean of ten draws."""
     encode = registry.get("encoder", quoted.parse(label)[0])
-    made: Callable[[Tensor], Encoding] = encode.build(CPU, encode.bind(quoted.parse(label)[1]), task._pool)
+    made: Callable[[Tensor], Encoding] = encode.build(CPU, encode.bind(quoted.parse(label)[1]), task._views)
     pool, tests = (
         F.normalize(made(images.expand(-1, 3, -1, -1)).global_NE) for images in (task._images, task._test_images)
     )
@@ -500,7 +500,7 @@ def test_an_encoder_that_is_trained_is_a_strategys_encoder_like_any_other() -> N
     task = spec.plugin.build(CPU, spec.values)
     with torch.no_grad():
         [part] = task.encode(None, np.array([3, 1]), label)
-    own = simsiam(CPU, task._pool, batch_size=64, epochs=1, flip=False)(task._pool.images(np.array([3, 1]), (8, 8)))
+    own = simsiam(CPU, task._views, batch_size=64, epochs=1, flip=False)(task._views.images(np.array([3, 1]), (8, 8)))
     torch.testing.assert_close(part.global_NE, own.global_NE, atol=1e-4, rtol=1e-4)
 
 
