@@ -735,9 +735,9 @@ def resident_mb() -> float:
 
 
 def held_mb() -> float:
-    """What this process holds now: all that Python allocated, and every tensor."""
+    """What this process holds now: all that Python allocated, and every tensor (those of a compiler hold nothing)."""
     gc.collect()
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     storages = {tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return (tracemalloc.get_traced_memory()[0] + sum(storages.values())) / 2**20
 

@@ -104,13 +104,13 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """The answer for people who are no statisticians."""
-        pair, number = f"{self.strategy} {{}} {self.against}", len(self.pairs.seeds)
+        first, second, number = self.strategy, self.against, len(self.pairs.seeds)
         if self.verdict in ("better", "worse"):
             look = f", {self.why}" if self.state else ""
-            return f"{pair.format(f'is {self.verdict} than')}: {self.effect}, {seeds(number)}{look}"
+            return f"{first} is {self.verdict} than {second}: {self.effect}, {seeds(number)}{look}"
         if self.verdict == "equivalent":
-            return f"{pair.format('is as good as')} to within {self.margin:g}: {self.why}, {seeds(number)}"
-        return f"{pair.format('against')} is {self.verdict}: {self.why}"
+            return f"{first} is as good as {second} to within {self.margin:g}: {self.why}, {seeds(number)}"
+        return f"{first} against {second} is {self.verdict}: {self.why}"
 
     @property
     def effect(self) -> str:
