@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark.analysis import comparison_tables, comparisons, variance
+from benchmark.analysis.curves import Experiment
 from benchmark.analysis.options import parse_options
 from benchmark.analysis.reading import read
 from benchmark.analysis.tables import markdown, tables
@@ -41,32 +42,35 @@ def block(told: str, home: Path) -> str:
     raise ValueError(f"{folder} has no experiment {name}")
 
 
-def verdicts(told: str, home: Path) -> str:
-    """What becomes of each comparison of one experiment with its reference: a sentence each."""
+def compared_in(told: str, home: Path) -> tuple[Experiment, str]:
+    """An experiment of a folder, and the strategy that its others are compared with."""
     folder, name = told.split()
-    options = parse_options([f"out={home / folder}"], "tables")
     for experiment in read(str(home / folder)):
         if experiment.title == name and experiment.reference is not None:
-            price = options.price(experiment)
-            answers, _ = comparisons.against(experiment, experiment.reference, price, options.level, options.seed)
-            return "".join(f"* {escaped_markdown(answer.sentence)}\n" for answer in answers)
+            return experiment, experiment.reference
     raise ValueError(f"{folder} has no experiment {name} to compare in")
+
+
+def verdicts(told: str, home: Path) -> str:
+    """What becomes of each comparison of one experiment with its reference: a sentence each."""
+    experiment, reference = compared_in(told, home)
+    options = parse_options([], "tables")
+    price = options.price(experiment)
+    answers, _ = comparisons.against(experiment, reference, price, options.level, options.seed)
+    return "".join(f"* {escaped_markdown(answer.sentence)}\n" for answer in answers)
 
 
 def components(told: str, home: Path) -> str:
     """What makes the areas of one experiment differ, and how to spend runs."""
-    folder, name = told.split()
-    options = parse_options([f"out={home / folder}"], "variance")
-    for experiment in read(str(home / folder)):
-        if experiment.title == name and experiment.reference is not None:
-            price = options.price(experiment)
-            parts = variance.variances(experiment, experiment.reference, price, options.level, options.seed)
-            areas = [part for part in parts if part.measure == "area"]
-            rows = [[str(cell) for cell in row.values()] for row in variance.rows(areas)]
-            lines = [list(variance.rows(areas)[0]), ["---"] * 2 + ["---:"] * (len(rows[0]) - 2), *rows]
-            table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-            return f"{table}\n{variance.advice(areas)}.\n"
-    raise ValueError(f"{folder} has no experiment {name} to compare in")
+    experiment, reference = compared_in(told, home)
+    options = parse_options([], "variance")
+    parts = variance.variances(experiment, reference, options.price(experiment), options.level, options.seed)
+    areas = [part for part in parts if part.measure == "area"]
+    rows = variance.rows(areas)
+    cells = [[str(cell) for cell in row.values()] for row in rows]
+    lines = [list(rows[0]), ["---"] * 2 + ["---:"] * (len(rows[0]) - 2), *cells]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"{table}\n{variance.advice(areas)}.\n"
 
 
 def claims(told: str, home: Path) -> str:
