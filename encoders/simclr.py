@@ -37,21 +37,14 @@ def simclr(
 ) -> Frozen:
     """A network that learned to tell views of one image from views of others.
 
-    The defaults are those of TypiClust's and ProbCover's code for CIFAR-10, but for what is called ours. Patches are
-    the places of its last map of 2 x 2 or more, attention the norm of a patch's features, the global feature is the
-    input of its last layer.
-    model: the backbone, any that tasks take; null: small_cnn for images of fewer than 16 pixels a side (ours), else
-        resnet18. width: channels of the first of resnet18's four stages. size: pixels a side; null: images of at most
-        64 a side as they are, others squashed to 64 x 64 (ours).
+    The defaults are those of TypiClust's and ProbCover's code for CIFAR-10, but for what is called ours. What an
+    image's patches, their attention and its global feature are: `Frozen`.
     epochs, batch_size: of training; a batch has two views of each image. lr: at the start, a 256 images of a batch:
         theirs is 0.4 for 512. weight_decay: of all parameters.
     temperature: of the loss. dim: outputs of the head; its hidden layer is as wide as the features.
-    smallest: area of a crop, as a share of the image's. flip: mirror half of the views: not where left and right have a
-        meaning. colour: strength of jitter, on 0.8 of the views; 0: neither jitter nor grey (else 0.2 of the views).
-    precision: of the backbone in training (ours). seed: of weights, order and views, whatever a run's (ours).
-    Deviations from that code: the cosine ends at zero, not at a thousandth of lr; the views of a batch share the order
-    of their changes of colour, an epoch's batches are of equal size, the learning rate falls at every step, pixels are
-    normalised by the pool's moments (`Settings`). SimCLR's own has blur, LARS and more images in a batch.
+    All others: `Settings`, where what null stands for, precision and seed are ours.
+    Deviations from that code: those of `Settings`; the cosine ends at zero, not at a thousandth of lr. SimCLR's own has
+    blur, LARS and more images in a batch.
     """
     settings = Settings(
         encoder="simclr", version=VERSION, model=model, width=width, size=size, epochs=epochs, batch_size=batch_size,

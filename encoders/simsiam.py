@@ -39,21 +39,13 @@ def simsiam(
     """A network that learned to predict one view of an image from another.
 
     The defaults are the paper's for CIFAR-10 (appendix D), the views those of its appendix A without blur, as there,
-    but for what is called ours. Patches are the places of its last map of 2 x 2 or more, attention the norm of a
-    patch's features, the global feature is the input of its last layer.
-    model: the backbone, any that tasks take; null: small_cnn for images of fewer than 16 pixels a side (ours), else
-        resnet18. width: channels of the first of resnet18's four stages. size: pixels a side; null: images of at most
-        64 a side as they are, others squashed to 64 x 64 (ours).
+    but for what is called ours. What an image's patches, their attention and its global feature are: `Frozen`.
     epochs, batch_size: of training; a batch has two views of each image. lr: at the start, a 256 images of a batch;
         constant for the predictor (table 1c). weight_decay: of all parameters.
     layers: of the projector (on ImageNet 3). dim: its hidden units and its outputs; null: four times the features, 2048
         (the paper's) at most.
-    smallest: area of a crop, as a share of the image's. flip: mirror half of the views: not where left and right have a
-        meaning. colour: strength of jitter, on 0.8 of the views; 0: neither jitter nor grey (else 0.2 of the views).
-    precision: of the backbone in training (ours). seed: of weights, order and views, whatever a run's (ours).
-    Deviations: the last normalisations of residual blocks start as PyTorch has them, not at zero; the views of a batch
-    share the order of their changes of colour, an epoch's batches are of equal size, the learning rate falls at every
-    step, pixels are normalised by the pool's moments (`Settings`).
+    All others: `Settings`, where what null stands for, precision and seed are ours.
+    Deviations: those of `Settings`; the last normalisations of residual blocks start as PyTorch has them, not at zero.
     """
     settings = Settings(
         encoder="simsiam", version=VERSION, model=model, width=width, size=size, epochs=epochs, batch_size=batch_size,

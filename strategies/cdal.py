@@ -14,7 +14,8 @@ from torch import Tensor
 
 from benchmark.api import Indices, Predictions, View, register
 
-from .shared.ties import as_ranks, largest
+from .shared.kcenter import farthest_first
+from .shared.ties import as_ranks
 
 CHUNK = 2**24  # distances held at once
 LEAST = 1e-12  # weight of a prediction, in nats, so that certain ones count where there are no others
@@ -120,9 +121,6 @@ def farthest(mixed: Mixtures, num_labelled: int, budget: int, how: Literal["mean
     for part in torch.arange(num_labelled, device=device).split(max(1, CHUNK // mixed.num_images)):
         distance_N = torch.minimum(distance_N, mixed.nearest(part, how))
     distance_N[:num_labelled] = -torch.inf
-    picks: list[int] = []
-    while len(picks) < budget and distance_N.max() > -torch.inf:
-        picks.append(int(largest(distance_N, rank_N)))
-        distance_N = torch.minimum(distance_N, mixed.nearest(torch.tensor(picks[-1:], device=device), how))
-        distance_N[picks[-1]] = -torch.inf
-    return picks
+    num_picks = min(budget, int((distance_N > -torch.inf).sum()))
+    picks = farthest_first(distance_N, num_picks, rank_N, lambda pick_1: mixed.nearest(pick_1, how))
+    return list(picks.tolist())

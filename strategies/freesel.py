@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmark.api import EncoderName, Indices, View, register
 
-from .shared.kcenter import Groups, drawn
-from .shared.patterns import Metric, both, checked
+from .shared.kcenter import drawn
+from .shared.patterns import Candidates, Metric
 
 
 @register(needs={"encode"}, version=1)
@@ -41,11 +41,7 @@ def freesel(
     Cost: the encoder once an image, then a draw by the last known distances of all P patterns and at most one product
     of them with k new ones a pick; O(P D) in memory.
     """
-    checked("freesel", tau, k)
-    candidates, centres_PD = both(view, encoder, tau, k, metric)
-    first = int(rng.integers(len(candidates.image_P)))
+    own = Candidates.of(view, rng, "freesel", encoder, tau, k, metric)
     power = 2.0 if metric == "cosine" else 1.0  # of |a - b|^2, which is 2 (1 - cos) on unit vectors
-    groups = Groups.of(candidates.image_P)
-    picks = drawn(candidates.features_PD, centres_PD, budget, rng, power=power, groups=groups, first=first)
-    chosen: Indices = view.unlabelled[candidates.image_P[picks.to(candidates.image_P.device)].cpu().numpy()]
-    return chosen
+    picks = drawn(own.features_PD, own.centres_PD, budget, rng, power=power, groups=own.groups, first=own.first)
+    return own.images(picks)

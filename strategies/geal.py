@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmark.api import EncoderName, Indices, View, register
 
-from .shared.kcenter import Groups, greedy
-from .shared.patterns import Metric, both, checked
+from .shared.kcenter import greedy
+from .shared.patterns import Candidates, Metric
 from .shared.ties import as_ranks
 
 
@@ -41,11 +41,7 @@ def geal(
     Cost: the encoder once an image, then one product of all P patterns with k new ones a pick at most; O(P D) in
     memory.
     """
-    checked("geal", tau, k)
-    candidates, centres_PD = both(view, encoder, tau, k, metric)
-    first = int(rng.integers(len(candidates.image_P)))
-    groups = Groups.of(candidates.image_P)
-    rank_P = as_ranks(view.tie_ranks(view.unlabelled), candidates.image_P)[candidates.image_P]
-    picks = greedy(candidates.features_PD, centres_PD, budget, rank_P, groups=groups, first=first)
-    chosen: Indices = view.unlabelled[candidates.image_P[picks].cpu().numpy()]
-    return chosen
+    own = Candidates.of(view, rng, "geal", encoder, tau, k, metric)
+    rank_P = as_ranks(view.tie_ranks(view.unlabelled), own.image_P)[own.image_P]
+    picks = greedy(own.features_PD, own.centres_PD, budget, rank_P, groups=own.groups, first=own.first)
+    return own.images(picks)

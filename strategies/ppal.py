@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from benchmark.api import Boxes, Indices, Predictions, View, register
 
 from .shared.boxes import classes, corners, iou
-from .shared.ties import as_ranks, largest
+from .shared.kcenter import farthest_first
+from .shared.ties import as_ranks
 
 PAIRS = 2**24  # pairs of boxes held at once
 FARTHEST = 2.0  # the largest cosine distance
@@ -150,10 +151,7 @@ def k_medoids(distance_NN: Tensor, num: int, rng: np.random.Generator, rank_N: I
 
 def centres(distance_NN: Tensor, num: int, first: int, rank_N: Tensor) -> Indices:
     """(num,) distinct positions: `first`, then always the one farthest from the nearest so far."""
-    picks, distance_N = [first], distance_NN[first].clone()
+    distance_N = distance_NN[first].clone()
     distance_N[first] = -torch.inf
-    while len(picks) < num:
-        picks.append(int(largest(distance_N, rank_N)))
-        distance_N = torch.minimum(distance_N, distance_NN[picks[-1]])
-        distance_N[picks[-1]] = -torch.inf
-    return np.array(picks)
+    others = farthest_first(distance_N, num - 1, rank_N, lambda pick_1: distance_NN[pick_1][0])
+    return np.array([first, *others.tolist()])

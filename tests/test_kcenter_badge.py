@@ -16,7 +16,7 @@ from benchmark.api import Predictions
 from benchmark.strategies.badge import badge, seeding
 from benchmark.strategies.coreset import coreset
 from benchmark.strategies.shared import kcenter
-from benchmark.strategies.shared.kcenter import greedy, nearest
+from benchmark.strategies.shared.kcenter import farthest_first, greedy, nearest
 from tests._toy import Toy, look
 
 
@@ -220,3 +220,16 @@ def test_each_pick_of_a_large_pool_is_the_farthest_to_1e_5() -> None:
     for pick in greedy(points, points[:1], 500, torch.arange(20_000)):
         assert distance[pick] >= distance.max() * (1 - 1e-5)
         distance = torch.minimum(distance, torch.linalg.vector_norm(exact - exact[pick], dim=1))
+
+
+def test_farthest_first_takes_any_distance_and_leaves_out_what_is_closed() -> None:
+    place_N = torch.tensor([0.0, 1.0, 2.0, 5.0, 9.0])
+    distance_N = torch.full((5,), torch.inf)
+    distance_N[1] = -torch.inf  # closed
+
+    def distance_to(taken_K: torch.Tensor) -> torch.Tensor:
+        return (place_N - place_N[taken_K]).abs()
+
+    ranks = torch.tensor([4, 0, 3, 2, 1])
+    assert farthest_first(distance_N, 4, ranks, distance_to).tolist() == [4, 0, 3, 2]
+    assert farthest_first(distance_N, 0, ranks, distance_to).tolist() == []

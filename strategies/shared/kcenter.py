@@ -1,4 +1,4 @@
-"""Greedy k-center (Sener and Savarese, 2018, Algorithm 1).
+"""Greedy k-center (Sener and Savarese, 2018, Algorithm 1), and farthest-first picks by any distance.
 
 Shapes: N candidates, M centres, A active, D features, G groups of at most K candidates.
 """
@@ -6,6 +6,7 @@ Shapes: N candidates, M centres, A active, D features, G groups of at most K can
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import count
@@ -89,14 +90,39 @@ def eager(
     points_ND: Tensor, norms_N: Tensor, distance_N: Tensor, rank_N: Tensor, budget: int, groups: Groups | None = None
 ) -> Tensor:
     """(budget,) picks, every distance made exact after each."""
-    picks = []
-    for _ in range(budget):
-        pick_1 = largest(distance_N, rank_N)
-        picks.append(pick_1)
+
+    def distance_to(taken_K: Tensor) -> Tensor:
+        return nearest(points_ND, norms_N, points_ND.index_select(0, taken_K))
+
+    return farthest_first(distance_N, budget, rank_N, distance_to, groups)
+
+
+def farthest_first(
+    distance_N: Tensor,
+    budget: int,
+    rank_N: Tensor,
+    distance_to: Callable[[Tensor], Tensor],
+    groups: Groups | None = None,
+) -> Tensor:
+    """Picks the candidate that is farthest from all centres, makes it a centre, and so on; waits for no device.
+
+    Args:
+        distance_N: to the nearest centre; -inf for what cannot be picked.
+        budget: number of picks.
+        rank_N: of equals, the lowest rank is picked.
+        distance_to: from the positions of what was picked, (K,), the distance of each candidate to the nearest of them.
+        groups: a pick takes all candidates of its group with it; without, K is 1.
+
+    Returns:
+        (budget,): positions, in order.
+    """
+    picks = torch.empty(budget, dtype=torch.int64, device=distance_N.device)
+    for number in range(budget):
+        picks[number : number + 1] = pick_1 = largest(distance_N, rank_N)
         taken_K = groups.with_(pick_1) if groups else pick_1
-        distance_N = torch.minimum(distance_N, nearest(points_ND, norms_N, points_ND.index_select(0, taken_K)))
+        distance_N = torch.minimum(distance_N, distance_to(taken_K))
         distance_N.index_fill_(0, taken_K, -torch.inf)
-    return torch.cat(picks)
+    return picks
 
 
 def lazy(

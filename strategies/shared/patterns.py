@@ -9,11 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.api import EncoderName, Encoding, View
+from benchmark.api import EncoderName, Encoding, Indices, View
+
+from .kcenter import Groups
 
 Metric: TypeAlias = Literal["cosine", "euclidean"]
 MOST_STEPS = 100  # of k-means
@@ -27,13 +30,53 @@ class Patterns:
     image_P: Tensor  # 0..N-1, ascending
 
 
-def both(view: View, encoder: EncoderName, tau: float, k: int, metric: Metric) -> tuple[Patterns, Tensor]:
-    """The patterns of the unlabelled images, and those of the labelled ones: (0, D) without any. Logs how many."""
-    candidates = patterns(view.encode(view.unlabelled, encoder), tau, k, metric)
-    view.log(patterns=len(candidates.image_P) / len(view.unlabelled))
-    if not len(view.labelled):
-        return candidates, candidates.features_PD[:0]
-    return candidates, patterns(view.encode(view.labelled, encoder), tau, k, metric).features_PD
+@dataclass(frozen=True)
+class Candidates:
+    """The patterns of the unlabelled images, those of an image to be picked together, and what picks start from."""
+
+    unlabelled: Indices
+    features_PD: Tensor
+    image_P: Tensor  # positions in `unlabelled`, ascending
+    centres_PD: Tensor  # the patterns of the labelled images: (0, D) without any
+    first: int  # the pattern to start from where there are no centres, drawn at random
+
+    @classmethod
+    def of(
+        cls,
+        view: View,
+        rng: np.random.Generator,
+        name: str,
+        encoder: EncoderName,
+        tau: float,
+        k: int,
+        metric: Metric,
+    ) -> Candidates:
+        """Those of a view; logs their mean number an image.
+
+        Raises:
+            ValueError: The strategy of that name was given settings that leave no patterns.
+        """
+        if not 0 < tau <= 1:
+            raise ValueError(f"{name}[tau={tau}]: a share of attention, over 0 and at most 1")
+        if k < 1:
+            raise ValueError(f"{name}[k={k}]: must be 1 or more")
+        unlabelled = patterns(view.encode(view.unlabelled, encoder), tau, k, metric)
+        view.log(patterns=len(unlabelled.image_P) / len(view.unlabelled))
+        centres_PD = unlabelled.features_PD[:0]
+        if len(view.labelled):
+            centres_PD = patterns(view.encode(view.labelled, encoder), tau, k, metric).features_PD
+        first = int(rng.integers(len(unlabelled.image_P)))
+        return cls(view.unlabelled, unlabelled.features_PD, unlabelled.image_P, centres_PD, first)
+
+    @property
+    def groups(self) -> Groups:
+        """The patterns of each image."""
+        return Groups.of(self.image_P)
+
+    def images(self, picks: Tensor) -> Indices:
+        """The images, as indices in the pool, of these patterns."""
+        indices: Indices = self.unlabelled[self.image_P[picks.to(self.image_P.device)].cpu().numpy()]
+        return indices
 
 
 def patterns(encodings: Iterable[Encoding], tau: float, k: int, metric: Metric) -> Patterns:
@@ -104,11 +147,3 @@ def distances(patches_NTD: Tensor, centres_NKD: Tensor, there_NK: Tensor) -> Ten
     """(N, T, K): squared distances, but for |patch|^2; infinite to centres that there are not."""
     norms_NK = centres_NKD.square().sum(2).masked_fill(~there_NK, torch.inf)
     return torch.baddbmm(norms_NK[:, None], patches_NTD, centres_NKD.transpose(1, 2), alpha=-2)
-
-
-def checked(name: str, tau: float, k: int) -> None:
-    """ValueError for settings that leave no patterns."""
-    if not 0 < tau <= 1:
-        raise ValueError(f"{name}[tau={tau}]: a share of attention, over 0 and at most 1")
-    if k < 1:
-        raise ValueError(f"{name}[k={k}]: must be 1 or more")
