@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.vision.classification.augment import STATISTICS, Batch, Normaliser, cropped, epoch, moments, split
+from benchmark.vision.classification.augment import Batch, Normaliser, cropped, epoch, split
 from benchmark.vision.classification.task import PUBLISHED, Recipe, lacks
 from benchmark.vision.classification.training import Labelled, optimiser, refresh_statistics, schedule
 from benchmark.vision.fingerprints import derived
 from benchmark.vision.networks import build
+from benchmark.vision.pixels import STATISTICS, moments
 
 CPU = torch.device("cpu")
 
@@ -113,8 +114,8 @@ def test_padding_has_the_mean_colour_or_is_black() -> None:
 def test_statistics_are_those_of_the_pool_or_as_published() -> None:
     images = torch.randint(0, 256, (1500, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean_K, deviation_K = moments(images)
-    assert torch.allclose(mean_K.double(), images.double().mean((0, 2, 3)))
-    assert torch.allclose(deviation_K.double(), images.double().std((0, 2, 3), correction=0))
+    assert torch.allclose(mean_K, images.double().mean((0, 2, 3)))
+    assert torch.allclose(deviation_K, images.double().std((0, 2, 3), correction=0))
     assert moments(torch.zeros_like(images))[1].tolist() == [1, 1, 1]
     assert Normaliser.of("cifar10", images).mean_K11.flatten().tolist() == pytest.approx([125.3, 123.0, 113.9])
     assert STATISTICS["cifar100"][1] == (68.2, 65.4, 70.4)

@@ -41,11 +41,11 @@ from benchmark.vision.encoding.self_supervised import (
     cropped,
     extractor,
     last_map,
-    moments,
     optimiser,
     trained,
     view,
 )
+from benchmark.vision.pixels import moments
 
 discovery.discover()
 CPU = Machine(torch.device("cpu"))
@@ -233,10 +233,10 @@ def test_colour_and_mirroring_are_switched_off() -> None:
 def test_moments_are_those_of_the_pixels() -> None:
     images = photographs(1500)
     mean, deviation = moments(images)
-    values = images.numpy().astype(float) / 255
-    np.testing.assert_allclose(mean.flatten(), values.mean((0, 2, 3)), rtol=1e-6)
-    np.testing.assert_allclose(deviation.flatten(), values.std((0, 2, 3)), rtol=1e-5)
-    assert moments(torch.zeros(3, 3, 2, 2, dtype=torch.uint8))[1].flatten().tolist() == pytest.approx([1 / 255] * 3)
+    values = images.numpy().astype(float)
+    np.testing.assert_allclose(mean, values.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(deviation, values.std((0, 2, 3)), rtol=1e-9)
+    assert moments(torch.zeros(3, 3, 2, 2, dtype=torch.uint8))[1].tolist() == [1, 1, 1]
 
 
 # --- training ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ writes one). Nothing else of this project is needed but `benchmark.api`.
 * `encoding`: features of frozen networks, kept on disk, and training without labels: for encoders.
 * `training`: the engine that trains all three: optimiser, learning rate, companion, precision, checkpoints.
 * `networks`: networks by name: ours, torchvision's, timm's, pycls'. `weights`: files of weights.
+* `recipes`: how a recipe is read from a task's parameters and checked. `pixels`: ImageNet's and CIFAR's means.
 * `directional`: derivatives of losses along a direction of the weights, for strategies of influence.
 * `fingerprints`: hashes of data and settings, and seeds by name.
 

@@ -13,14 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.vision.classification.recipe import Recipe
-
-# Channel means and standard deviations on the scale 0..255, as published code states them
-# (pycls for the CIFARs, torchvision for ImageNet).
-STATISTICS = {
-    "cifar10": ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
-    "cifar100": ((129.3, 124.1, 112.4), (68.2, 65.4, 70.4)),
-    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-}
+from benchmark.vision.pixels import STATISTICS, moments
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,7 @@ class Normaliser:
     def of(cls, name: str, images_NKHW: Tensor) -> Normaliser:
         """The statistics called `name`; "pool": those of the images, without their labels."""
         if name == "pool":
-            mean_K, deviation_K = moments(images_NKHW)
+            mean_K, deviation_K = (values_K.float() for values_K in moments(images_NKHW))
         else:
             mean_K, deviation_K = torch.tensor(STATISTICS[name])
         device = images_NKHW.device
@@ -51,19 +44,6 @@ def of_features(features_NE11: Tensor) -> Normaliser:
     deviation_E, mean_E = torch.std_mean(features_NE11[:, :, 0, 0].double(), 0, correction=0)
     deviation_E = deviation_E.where(deviation_E > 0, 1.0)
     return Normaliser(mean_E.float().view(-1, 1, 1), deviation_E.float().view(-1, 1, 1))
-
-
-def moments(images_NKHW: Tensor) -> tuple[Tensor, Tensor]:
-    """(K,) mean and (K,) standard deviation (at least 1) of the pixels of each channel; exact sums of integers."""
-    sum_K = square_K = torch.zeros(images_NKHW.shape[1], dtype=torch.int64, device=images_NKHW.device)
-    for part_NKHW in images_NKHW.split(1024):
-        values_NKHW = part_NKHW.to(torch.int32)
-        sum_K = sum_K + values_NKHW.sum((0, 2, 3))
-        square_K = square_K + (values_NKHW * values_NKHW).sum((0, 2, 3))
-    count = images_NKHW.numel() // images_NKHW.shape[1]
-    mean_K = sum_K.cpu().double() / count
-    variance_K = square_K.cpu().double() / count - mean_K**2
-    return mean_K.float(), variance_K.clamp(min=1.0).sqrt().float()
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from inspect import signature
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from benchmark.api import EncoderName, Machine, check_encoder, seeded
 from benchmark.vision.networks import PROBE, body, resolve
+from benchmark.vision.recipes import check_recipe, recipe_of
 from benchmark.vision.weights import weights_file
-
-AnyRecipe = TypeVar("AnyRecipe")
-
-
-def sound(recipe: Any, ranges: Mapping[str, bool], ineffective: Iterable[tuple[tuple[str, ...], bool, str]]) -> None:
-    """ValueError names a field that is out of range, or one that is set without effect.
-
-    ranges: a field and what it must be, and whether it is. ineffective: fields, whether they are off, beside what.
-    """
-    for what, good in ranges.items():
-        if not good:
-            name = what.split()[0]
-            raise ValueError(f"{name}={getattr(recipe, name)}: must be {what.removeprefix(name).strip()}")
-    for names, off, why in ineffective:
-        changed = [name for name in names if getattr(recipe, name) != getattr(type(recipe), name)]
-        if off and changed:
-            raise ValueError(f"{changed[0]}={getattr(recipe, changed[0])} has no effect with {why}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +58,7 @@ class Recipe:
         source, _ = resolve(self.model)
         if self.model == PROBE and self.encoder is None:
             raise ValueError(f"model={PROBE}: takes the features of a frozen encoder, set encoder=")
-        sound(self, self._ranges(), self._ineffective(source))
+        check_recipe(self, self._ranges(), self._ineffective(source))
 
     def for_cpu(self) -> dict[str, Any]:
         """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""
@@ -132,7 +114,7 @@ PUBLISHED = Recipe(
 
 def lacks(**values: Any) -> set[str]:
     """The capabilities that a task's parameters take away. Raises Recipe's ValueError, before anything is loaded."""
-    recipe = chosen(Recipe, values)
+    recipe = recipe_of(Recipe, values)
     missing = {"sample": recipe.dropout == 0, "companion": recipe.compile or recipe.model == PROBE}
     return {capability for capability, lacking in missing.items() if lacking}
 
@@ -148,8 +130,3 @@ def check_weights(machine: Machine, recipe: Recipe) -> None:
     elif recipe.weights != "none":
         with seeded(0):
             body(recipe.model, recipe.width, weights_file(machine, recipe.weights) or recipe.weights)
-
-
-def chosen(kind: type[AnyRecipe], values: Mapping[str, Any]) -> AnyRecipe:
-    """The recipe of that kind among a task's parameters."""
-    return kind(**{name: values[name] for name in signature(kind).parameters})

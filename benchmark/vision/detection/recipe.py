@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from benchmark.vision.classification.recipe import chosen, sound
+from benchmark.vision.recipes import check_recipe, recipe_of
 
 SMALL = "small"  # our own backbone, for canvases of 64 pixels
 BACKBONE = "resnet50"  # the default
@@ -61,7 +61,7 @@ class DetectorRecipe:
     channels_last: bool = True
 
     def __post_init__(self) -> None:
-        sound(self, self._ranges(), self._ineffective())
+        check_recipe(self, self._ranges(), self._ineffective())
         if self.schedule == "step" and any(epoch >= self.epochs for epoch in self.drops):
             raise ValueError(f"milestones={self.milestones}: must come before the end, epochs={self.epochs}")
         if self.norm == "batch" and self.frozen_stages >= 0:
@@ -201,7 +201,7 @@ otherwise. Batches are of equal size, give or take one image.
 
 def lacks(**values: Any) -> set[str]:
     """The capabilities that a task's parameters take away. Raises the recipe's ValueError, before any data is read."""
-    recipe = chosen(DetectorRecipe, values)
+    recipe = recipe_of(DetectorRecipe, values)
     missing = {
         "proposals": "rcnn" not in recipe.model,
         "box_features": recipe.model not in WATCHED,

@@ -40,10 +40,11 @@ from benchmark.vision.detection.detector import (
     training,
 )
 from benchmark.vision.detection.recipe import SMALL, VGG, DetectorRecipe, known
+from benchmark.vision.pixels import STATISTICS
 from benchmark.vision.weights import load
 
 UNUSED = r"(fc|classifier)\.|.*\.num_batches_tracked$"  # names in a classifier's weights that no backbone needs
-IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+IMAGENET = Pixels(*STATISTICS["imagenet"])
 
 
 class Fcos(Detector):

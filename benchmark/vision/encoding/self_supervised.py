@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmark.api import Encoding, Machine, Pool, activity, encoder_code, seeded, tensor_files, working_seconds
 from benchmark.vision.networks import PROBE, build, suits_channels_last
+from benchmark.vision.pixels import moments
 from benchmark.vision.training import Precision, Schedule, in_precision
 
 Heads = TypeVar("Heads", bound=nn.Module)
@@ -143,7 +144,10 @@ def trained(machine: Machine, pool: Pool, settings: Settings, heads: partial[Hea
     backbone, stage = network.backbone, last_map(network.backbone, size)
     backbone.to(machine.device)
     images_N3HW = loaded(pool, size)
-    frozen = Frozen(size, backbone, stage, *moments(images_N3HW))
+    mean_311, deviation_311 = (
+        (values_3 / 255).float().view(3, 1, 1).to(images_N3HW.device) for values_3 in moments(images_N3HW)
+    )
+    frozen = Frozen(size, backbone, stage, mean_311, deviation_311)
     path = kept_at(machine, images_N3HW, settings, heads.keywords)
     with one_at_a_time(path), torch.enable_grad(), seeded(dropout):
         seconds, began = restored(backbone, path), working_seconds()
@@ -159,18 +163,6 @@ def loaded(pool: Pool, size: tuple[int, int]) -> Tensor:
     """(N, 3, H, W) uint8: the whole pool, on its device."""
     parts = np.array_split(np.arange(pool.num_images), -(-pool.num_images // 256))
     return torch.cat([pool.images(part, size) for part in parts])
-
-
-def moments(images_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-    """(3, 1, 1) mean and deviation (1 of 255 at least) by channel, on the scale 0..1; exact sums of integers."""
-    parts, count = images_N3HW.split(1024), images_N3HW.numel() // 3
-    sum_3, square_3 = (
-        torch.stack([(part.int() ** power).sum((0, 2, 3)) for part in parts]).sum(0).cpu().double() for power in (1, 2)
-    )
-    mean_3 = sum_3 / count
-    deviation_3 = (square_3 / count - mean_3**2).clamp(min=1).sqrt()
-    mean_311, deviation_311 = ((one / 255).float().view(3, 1, 1) for one in (mean_3, deviation_3))
-    return mean_311.to(images_N3HW.device), deviation_311.to(images_N3HW.device)
 
 
 # --- weights on disk ------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import WEIGHTS, Encoding, Machine, seeded
+from benchmark.vision.pixels import STATISTICS
 from benchmark.vision.weights import load
 
-MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's
 HEAD = r"(head|fc_norm|head_dist)\."  # what a classifier's weights have and an encoder has not
 
 
@@ -28,7 +28,7 @@ class Vit:
         self.size = (size, size)
         self.network = made(machine, model, weights, size).to(machine.device).eval().requires_grad_(False)
         self.mean_311, self.deviation_311 = (
-            torch.tensor(values, device=machine.device).view(3, 1, 1) for values in (MEAN, DEVIATION)
+            torch.tensor(values, device=machine.device).view(3, 1, 1) for values in STATISTICS["imagenet"]
         )
         try:  # what does not fit is said now
             self(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=machine.device))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmark.vision.classification.recipe import chosen, sound
+from benchmark.vision.recipes import check_recipe, recipe_of
 
 SMALL = "small"  # our own network, for canvases of 64 pixels
 DEEPLAB = "deeplabv3_resnet50"  # the default
@@ -40,7 +40,7 @@ class SegmenterRecipe:
     channels_last: bool = True
 
     def __post_init__(self) -> None:
-        sound(self, self._ranges(), self._ineffective())
+        check_recipe(self, self._ranges(), self._ineffective())
 
     def for_cpu(self) -> dict[str, Any]:
         """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""
@@ -107,4 +107,4 @@ paper trains at 16, and its rates of dilation are 12, 24 and 36.
 
 def lacks(**values: Any) -> set[str]:
     """The capabilities that a task's parameters take away. Raises the recipe's ValueError, before any data is read."""
-    return {"sample"} if chosen(SegmenterRecipe, values).dropout == 0 else set()
+    return {"sample"} if recipe_of(SegmenterRecipe, values).dropout == 0 else set()

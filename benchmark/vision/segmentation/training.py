@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.api import Companion
-from benchmark.vision.classification.augment import STATISTICS
 from benchmark.vision.data.label_maps import IGNORED
 from benchmark.vision.fingerprints import derived
+from benchmark.vision.pixels import STATISTICS
 from benchmark.vision.segmentation.networks import Segmenter
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
 from benchmark.vision.training import Schedule, train_sgd, with_companion

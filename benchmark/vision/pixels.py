@@ -1,0 +1,34 @@
+"""Channel means and standard deviations on the scale 0..255, as published code states them and as images have them.
+
+Shapes: N images, K channels (1 or 3), H x W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Channels: TypeAlias = tuple[float, float, float]
+
+# pycls states those of the CIFARs, torchvision that of ImageNet.
+STATISTICS: dict[str, tuple[Channels, Channels]] = {
+    "cifar10": ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
+    "cifar100": ((129.3, 124.1, 112.4), (68.2, 65.4, 70.4)),
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+}
+
+
+def moments(images_NKHW: Tensor) -> tuple[Tensor, Tensor]:
+    """(K,) mean and (K,) standard deviation (at least 1) of the bytes of each channel; float64 on the CPU, from exact
+    sums of integers."""
+    sum_K = square_K = torch.zeros(images_NKHW.shape[1], dtype=torch.int64, device=images_NKHW.device)
+    for part_NKHW in images_NKHW.split(1024):
+        values_NKHW = part_NKHW.to(torch.int32)
+        sum_K = sum_K + values_NKHW.sum((0, 2, 3))
+        square_K = square_K + (values_NKHW * values_NKHW).sum((0, 2, 3))
+    count = images_NKHW.numel() // images_NKHW.shape[1]
+    mean_K = sum_K.cpu().double() / count
+    variance_K = square_K.cpu().double() / count - mean_K**2
+    return mean_K, variance_K.clamp(min=1.0).sqrt()
