@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from _cells import FAULTY, bytes_of, cell, run
+from msgspec import structs
 
 from benchmark import config
 from benchmark.api import Machine
@@ -29,7 +30,8 @@ from benchmark.records.record import Header
 from benchmark.records.store import Store
 from benchmark.runner import launch
 from benchmark.runner.fits import Fits, locked
-from benchmark.runner.launch import Failure, Round, Started
+from benchmark.runner.launch import Failure, Round, Started, Tasks
+from benchmark.runner.ray_worker import Fault, Order, Worker
 from benchmark.system import remarks
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -250,49 +252,75 @@ def marked_with(mark: str) -> list[str]:
     return found
 
 
-def crew_of(cells: list[Cell], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A crew whose first worker is at the first cell; no Ray runs."""
+def pool_of(cells: list[Cell], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A pool whose first worker is at the first cell; no Ray runs."""
     ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     monkeypatch.setattr(ray_launch.ray, "kill", lambda actor: None)
-    crew = ray_launch.Crew(cells[1:], Store(folder), ray_launch.Share(1, 0), lambda share: None)
-    crew.hands.append(ray_launch.Hand(None, None, cells[0]))
-    return crew
+    pool = ray_launch.WorkerPool(cells[1:], Store(folder), ray_launch.Share(1, 0), lambda share: None)
+    pool.workers.append(ray_launch.WorkerHandle(None, None, cells[0]))
+    return pool
 
 
 def test_a_worker_killed_for_memory_is_tried_once_more_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = pytest.importorskip("ray.exceptions").OutOfMemoryError
-    crew = crew_of([cell("random")], tmp_path, monkeypatch)
-    assert list(crew.lose(crew.hands[0], memory("node is low on memory"))) == []
-    assert (crew.left, crew.starved, crew.hands) == ([], [cell("random")], [])
-    crew.alone, crew.hands = True, crew_of([cell("random")], tmp_path, monkeypatch).hands
-    [failure] = crew.lose(crew.hands[0], memory("node is low on memory"))
+    pool = pool_of([cell("random")], tmp_path, monkeypatch)
+    assert list(pool.handle_loss(pool.workers[0], memory("node is low on memory"))) == []
+    assert (pool.left, pool.out_of_memory, pool.workers) == ([], [cell("random")], [])
+    pool.alone, pool.workers = True, pool_of([cell("random")], tmp_path, monkeypatch).workers
+    [failure] = pool.handle_loss(pool.workers[0], memory("node is low on memory"))
     assert failure.line.endswith("OutOfMemoryError: node is low on memory")
-    assert crew.store.failure(cell("random").path) is not None
+    assert pool.store.failure(cell("random").path) is not None
 
 
 def test_a_lost_cell_comes_first_and_three_times_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = pytest.importorskip("ray.exceptions").ActorDiedError()
     cells = [cell("random"), cell("margin")]
-    crew = crew_of(cells, tmp_path, monkeypatch)
+    pool = pool_of(cells, tmp_path, monkeypatch)
     for _ in range(3):
-        assert list(crew.lose(crew.hands[0], lost)) == []
-        assert crew.left == cells
-        crew.left, crew.hands = cells[1:], crew_of(cells, tmp_path, monkeypatch).hands
-    [failure] = crew.lose(crew.hands[0], lost)
+        assert list(pool.handle_loss(pool.workers[0], lost)) == []
+        assert pool.left == cells
+        pool.left, pool.workers = cells[1:], pool_of(cells, tmp_path, monkeypatch).workers
+    [failure] = pool.handle_loss(pool.workers[0], lost)
     assert failure.cell == cells[0]
-    assert crew.left == cells[1:]
+    assert pool.left == cells[1:]
 
 
 def test_workers_that_never_start_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = pytest.importorskip("ray.exceptions").ActorDiedError()
-    crew = crew_of([cell("random")], tmp_path, monkeypatch)
+    pool = pool_of([cell("random")], tmp_path, monkeypatch)
     for _ in range(3):
-        crew.hands[0].cell = None
-        assert list(crew.lose(crew.hands[0], lost)) == []
-        crew.hands = crew_of([cell("random")], tmp_path, monkeypatch).hands
-    crew.hands[0].cell = None
+        pool.workers[0].cell = None
+        assert list(pool.handle_loss(pool.workers[0], lost)) == []
+        pool.workers = pool_of([cell("random")], tmp_path, monkeypatch).workers
+    pool.workers[0].cell = None
     with pytest.raises(ValueError, match=r"^launcher=ray: no worker starts: The actor died"):
-        list(crew.lose(crew.hands[0], lost))
+        list(pool.handle_loss(pool.workers[0], lost))
+
+
+def test_a_cell_whose_records_are_of_other_data_fails_and_its_worker_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is at the first round already."""
+    one = cell("random")
+    pool = pool_of([one], tmp_path, monkeypatch)
+    header = Header(one.key, one.identity(), "data", 100, "accuracy", [])
+    assert list(pool.record(pool.workers[0], header)) == []
+    [failure] = pool.record(pool.workers[0], structs.replace(header, data="other"))
+    assert failure.whole_task
+    assert "was written with other data" in failure.line
+    assert pool.workers == []
+
+
+def test_a_worker_goes_on_after_a_fault_unless_it_is_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [cell("random"), cell("margin")]
+    pool = pool_of(cells, tmp_path, monkeypatch)
+    fault = Fault("OddError", "odd", "trace", of_user=False, of_memory=False, whole_task=False)
+    [failure] = pool.handle_fault(pool.workers[0], fault)
+    assert (failure.cell, failure.line) == (cells[0], f"{cells[0].label}: OddError: odd")
+    assert [worker.cell for worker in pool.workers] == [None]
+    pool.workers[0].cell = cells[0]
+    assert list(pool.handle_fault(pool.workers[0], dataclasses.replace(fault, of_memory=True))) == []
+    assert (pool.workers, pool.out_of_memory) == ([], cells[:1])
 
 
 @pytest.mark.parametrize(
@@ -331,68 +359,63 @@ def test_a_worker_stays_with_its_task_and_off_fits_that_others_are_at() -> None:
 def test_a_cell_travels_to_a_worker_with_its_variant() -> None:
     ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     cells = [dataclasses.replace(cell(name), variant=one) for one in STAGGERED for name in ("random", "margin")]
-    assert [ray_launch.Order.of(one).cell() for one in cells] == cells
+    assert [Order.of(one).cell() for one in cells] == cells
     assert ray_launch.best(cells, "", {ray_launch.first_fit(cells[0])}) == 4  # whose first training nobody is at
 
 
 def test_a_worker_outlives_a_plug_in_that_exits(tmp_path: Path) -> None:
-    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
-    worker = ray_launch.Worker(dataclasses.asdict(config.settings([f"plugins={FAULTY}"])), str(tmp_path))
-    worker.machine = Machine(torch.device("cpu"))
+    worker = Worker(dataclasses.asdict(config.settings([f"plugins={FAULTY}"])), str(tmp_path))
+    worker.tasks = Tasks(Machine(torch.device("cpu")))
     for how, kind in (("exit", "SystemExit"), ("own", "OddError"), ("mute", "MuteError")):
-        order = ray_launch.Order.of(cell(f"ends[how={how}]", task="shelf"))
-        assert isinstance(worker.open(order), Header)
-        (first, _), fault = worker.rounds(order, [])
+        order = Order.of(cell(f"ends[how={how}]", task="shelf"))
+        header, (first, _), fault = worker.run(order, [])
+        assert isinstance(header, Header)
         assert (first.round, fault.kind, fault.whole_task) == (0, kind, False)
-    fault = worker.open(ray_launch.Order.of(cell("random", task="ending_task")))
+    [fault] = worker.run(Order.of(cell("random", task="ending_task")), [])
     assert (fault.kind, fault.words, fault.whole_task) == ("RuntimeError", "SystemExit: 0", True)
 
 
 def test_a_worker_puts_back_what_a_strategy_leaves_changed_and_sends_the_remark(tmp_path: Path) -> None:
-    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
-    worker = ray_launch.Worker(dataclasses.asdict(config.settings([f"plugins={FAULTY}"])), str(tmp_path))
-    worker.machine = Machine(torch.device("cpu"))
-    order = ray_launch.Order.of(cell("leaves", task="shelf", rounds=3))
-    worker.open(order)
+    worker = Worker(dataclasses.asdict(config.settings([f"plugins={FAULTY}"])), str(tmp_path))
+    worker.tasks = Tasks(Machine(torch.device("cpu")))
+    order = Order.of(cell("leaves", task="shelf", rounds=3))
     remarks.listen(worker.remarks.append)
     remarks.remark_once.cache_clear()
-    answers, results = list[Any](), worker.rounds(order, [])
+    answers, results = list[Any](), worker.run(order, [])
     with contextlib.suppress(StopIteration):
         while True:
             answers.append(results.send(None if not answers else 0))  # as Ray asks for them
-    assert [type(one) for one in answers] == [tuple, str, tuple, tuple]
-    assert answers[1].startswith("leaves leaves changed: gradients on or off;")
+    assert [type(one) for one in answers] == [Header, tuple, str, tuple, tuple]
+    assert answers[2].startswith("leaves leaves changed: gradients on or off;")
     assert torch.is_grad_enabled()
-    rounds = worker.rounds(order, [])
-    next(rounds)
+    rounds = worker.run(order, [])
+    next(rounds), next(rounds)
     rounds.close()
 
 
 def test_a_cell_travels_as_plain_data() -> None:
-    order = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError).Order
     one = cell("isal[depth=5,repeats=2]", rounds=5, task="digits[epochs=2]", budget_in="boxes", until="map 0.2 +- 0.1")
-    assert order.of(one).cell() == one
-    assert json.loads(json.dumps(dataclasses.asdict(order.of(one)))) == dataclasses.asdict(order.of(one))
+    assert Order.of(one).cell() == one
+    assert json.loads(json.dumps(dataclasses.asdict(Order.of(one)))) == dataclasses.asdict(Order.of(one))
     with pytest.raises(ValueError, match="other versions of these plug-ins"):
-        dataclasses.replace(order.of(one), key="0").cell()
+        dataclasses.replace(Order.of(one), key="0").cell()
 
 
 def worker_of(folder: Path, *words: str) -> Any:
     """A worker, without Ray, that shares the fits of `run` in this folder."""
-    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     chosen = config.settings(["launcher=ray", "device=cpu", f"out={folder / 'run'}", f"plugins={FAULTY}", *words])
-    return ray_launch.Worker(dataclasses.asdict(chosen), str(folder / "fits"))
+    return Worker(dataclasses.asdict(chosen), str(folder / "fits"))
 
 
 def test_a_worker_says_to_its_driver_that_a_fit_is_damaged(tmp_path: Path) -> None:
     worker = worker_of(tmp_path, "threads=1")
-    order = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError).Order.of(cell("random", rounds=2))
-    assert len(list(worker.rounds(order, []))) == 2
+    order = Order.of(cell("random", rounds=2))
+    assert len(list(worker.run(order, []))) == 3
     [damaged, _] = sorted((tmp_path / "fits").iterdir())
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-    told = list(worker.rounds(order, []))
+    told = list(worker.run(order, []))
     remarks.listen(print)  # the worker heard all of this process
-    assert sorted(type(part).__name__ for part in told) == ["str", "tuple", "tuple"]
+    assert sorted(type(part).__name__ for part in told) == ["Header", "str", "tuple", "tuple"]
     [line] = [part for part in told if isinstance(part, str)]
     assert line.startswith(f"{damaged} is damaged (its digest does not fit): it is removed")
 
@@ -400,15 +423,16 @@ def test_a_worker_says_to_its_driver_that_a_fit_is_damaged(tmp_path: Path) -> No
 def test_a_remark_that_several_workers_make_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    crew = crew_of([cell("random")], tmp_path, monkeypatch)
+    pool = pool_of([cell("random")], tmp_path, monkeypatch)
+    remarks.remark_once.cache_clear()
     monkeypatch.setattr("benchmark.runner.ray_launch.answer", lambda pending: "the cache cannot be written")
     for _ in range(2):
-        assert list(crew.hear(crew.hands[0])) == []
+        assert list(pool.handle_result(pool.workers[0])) == []
     assert caplog.messages == ["the cache cannot be written"]
 
 
 def test_a_worker_with_another_torch_runs_nothing_unless_versions_may_mix(tmp_path: Path) -> None:
-    order = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError).Order.of(cell("random"))
+    order = Order.of(cell("random"))
     other = dataclasses.replace(order, torch="1.0")
     with pytest.raises(ValueError, match=r"the worker has torch \d+\.\d+, not 1.0: install the same on every node"):
         worker_of(tmp_path).cell(other)
