@@ -31,7 +31,7 @@ from benchmark.text.words import plural
 Results = dict[str, Any]
 Rows = Sequence[dict[str, Any]]
 Points = Sequence[float] | npt.NDArray[Any]
-BLACK, BLUE, ORANGE, GREEN, RED = PALETTE[:5]
+_, BLUE, _, GREEN, RED = PALETTE[:5]
 ALPHA = 0.05
 WORDS = {  # verdicts and their colours
     "better": BLUE, "worse": RED, "equivalent": GREEN, "undecided": FAINT,

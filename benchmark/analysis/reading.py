@@ -149,6 +149,6 @@ def check_agreement(title: str, runs: Sequence[Run]) -> None:
     """Mixture where runs of one experiment do not agree on what all of them must share."""
     agreement = Agreement()
     for run in runs:
-        words = agreement.add(run.header, run.strategy, run.store.place(run.path)) if run.header is not None else ""
+        words = agreement.add(run.header, run.strategy, run.store.path(run.path)) if run.header is not None else ""
         if words:
             raise Mixture(f"{title} holds records that were made with other {words}: {REMEDY}")

@@ -119,7 +119,7 @@ class Stored:
 RECORDS, MEASURED = msgspec.json.Decoder(list[Record]), msgspec.json.Decoder(list[Measured])
 
 
-def first_header(path: str | Path) -> Header | None:
+def first_header(path: Path) -> Header | None:
     """The header in the first line of a file of records; None where there is none, or it is damaged. ValueError where
     it is another schema's or none of a cell."""
     try:
@@ -130,7 +130,7 @@ def first_header(path: str | Path) -> Header | None:
     return None if text is None else as_header(text, path)
 
 
-def as_header(text: bytes, path: str | Path) -> Header | None:
+def as_header(text: bytes, path: Path) -> Header | None:
     """The body of a first line as a Header; None where it is a round's. ValueError as `first_header`."""
     [line] = bodies([text], path)
     if "round" in line:
@@ -146,7 +146,7 @@ def as_header(text: bytes, path: str | Path) -> Header | None:
     return header
 
 
-def read_cell(path: str | Path) -> Stored:
+def read_cell(path: Path) -> Stored:
     """What a file of records holds, up to the first line that is torn, damaged or not the next round.
 
     Raises:
@@ -169,7 +169,7 @@ def read_cell(path: str | Path) -> Stored:
     return Stored(header, records, damage)
 
 
-def read_measured(path: str | Path) -> list[Measured]:
+def read_measured(path: Path) -> list[Measured]:
     """The measurements in a file up to the first line that is torn or damaged. ValueError as `read_cell`."""
     _, texts, _ = sound_lines(path)
     lines = decoded(texts, MEASURED)
@@ -187,7 +187,7 @@ def decoded(texts: Sequence[bytes], decoder: msgspec.json.Decoder[list[Line]]) -
     return lines if len(lines) == len(texts) else None
 
 
-def as_line(body: dict[str, Any], kind: type[Line], path: str | Path, number: int) -> Line:
+def as_line(body: dict[str, Any], kind: type[Line], path: Path, number: int) -> Line:
     """A parsed line as a Record or as Measured. ValueError names the line and the field."""
     try:
         return converted(body, kind)
@@ -233,7 +233,7 @@ def body_of(line: bytes) -> bytes | None:
     return text if line == OPENING + text + CLOSING % digest(text) else None
 
 
-def read_lines(path: str | Path, *, ordered: bool = True) -> tuple[list[dict[str, Any]], int, str]:
+def read_lines(path: Path, *, ordered: bool = True) -> tuple[list[dict[str, Any]], int, str]:
     """The sound lines of a file before the first that is torn, damaged or, in a file of records (`ordered`), not the
     next round, how many bytes they take, and which line that is: "" where there is none.
     ValueError where a sound line holds no mapping."""
@@ -244,7 +244,7 @@ def read_lines(path: str | Path, *, ordered: bool = True) -> tuple[list[dict[str
     return found, sum(map(len, lines[: len(found)])), damage
 
 
-def bodies(texts: Sequence[bytes], path: str | Path) -> list[dict[str, Any]]:
+def bodies(texts: Sequence[bytes], path: Path) -> list[dict[str, Any]]:
     """Bodies of lines, parsed. ValueError where one is no mapping."""
     try:
         found = json.loads(b"[%s]" % b",".join(texts))
@@ -255,7 +255,7 @@ def bodies(texts: Sequence[bytes], path: str | Path) -> list[dict[str, Any]]:
     return list(found)
 
 
-def sound_lines(path: str | Path) -> tuple[list[bytes], list[bytes], str]:
+def sound_lines(path: Path) -> tuple[list[bytes], list[bytes], str]:
     """The lines of a file, the bodies of those before the first that is torn or damaged, and which line that is."""
     try:
         lines = read(path, LARGEST_RECORDS).splitlines(keepends=True)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +70,7 @@ class Store:
     def __init__(
         self, folder: str | Path, notify: Callable[[str], None] = lambda words: None, anonymous: bool = False
     ) -> None:
-        self.folder, self.home = Path(folder), str(Path(folder))
+        self.folder = Path(folder)
         self.notify = notify  # is told, in a line, what is cut off a damaged file
         self.anonymous = anonymous  # what is written tells of nobody: see `benchmark.records.anonymous`
         self.described = set[tuple[str, str]]()  # labels and fingerprints of tasks whose files are written down
@@ -104,11 +103,7 @@ class Store:
     # --- records ------------------------------------------------------------------------------
     def path(self, cell: str, kind: str = "cells", ending: str = ".jsonl") -> Path:
         """The file of a cell's path."""
-        return Path(self.place(cell, kind, ending))
-
-    def place(self, cell: str, kind: str = "cells", ending: str = ".jsonl") -> str:
-        """The same as text, which takes a tenth of the time where 10,000 cells are read."""
-        return f"{self.home}/{kind}/{cell}{ending}"
+        return self.folder / f"{kind}/{cell}{ending}"
 
     def start(self, cell: str, header: Header) -> list[Record]:
         """The records there are of this cell; writes the header where there are none.
@@ -160,7 +155,7 @@ class Store:
 
     def copy(self, old: str, new: str, header: Header) -> None:
         """Copies what is recorded of a cell to another place, under another header. Raises Unwritable."""
-        (_, measured, _), (_, bodies, _) = sound_lines(self.place(old, "measured")), sound_lines(self.place(old))
+        (_, measured, _), (_, bodies, _) = sound_lines(self.path(old, "measured")), sound_lines(self.path(old))
         files.replace(self.path(new, "measured"), b"".join(map(sealed, measured)), self.folder)
         records = bodies[1 : 1 + len(self.records(old)[1])]
         files.replace(self.path(new), seal(fields(header)) + b"".join(map(sealed, records)), self.folder)
@@ -207,7 +202,7 @@ class Store:
 
     def read(self, cell: str) -> Stored:
         """What is stored of a cell. ValueError where it is another schema's, or odd."""
-        stored = read_cell(path := self.place(cell))
+        stored = read_cell(path := self.path(cell))
         if not stored.damage:
             return stored
         told = f"{path}: {stored.damage}: neither it nor what follows is used, and `run` does it again"
@@ -215,7 +210,7 @@ class Store:
 
     def header(self, cell: str) -> Header | None:
         """The header of a cell, without reading its records; None where there is none."""
-        return first_header(self.place(cell))
+        return first_header(self.path(cell))
 
     def records(self, cell: str) -> tuple[Header | None, list[Record]]:
         """Header and records of a cell, (None, []) where it has none."""
@@ -224,7 +219,7 @@ class Store:
 
     def measured(self, cell: str) -> list[Measured]:
         """Measurements of a cell, the last of each round."""
-        return list({one.round: one for one in read_measured(self.place(cell, "measured"))}.values())
+        return list({one.round: one for one in read_measured(self.path(cell, "measured"))}.values())
 
     def devices(self, cell: str) -> set[str]:
         """What a cell ran on."""
@@ -232,7 +227,7 @@ class Store:
 
     def codes(self, cell: str) -> set[str]:
         """The codes of a strategy that its rounds ran with; older ones, without a kind, are of its file alone."""
-        return {one.code for one in read_measured(self.place(cell, "measured")) if one.code.startswith("files-")}
+        return {one.code for one in read_measured(self.path(cell, "measured")) if one.code.startswith("files-")}
 
     def fail(self, cell: str, trace: str) -> None:
         """Keeps the traceback of a failed cell, as far as the disk lets it."""
@@ -242,8 +237,8 @@ class Store:
 
     def failure(self, cell: str) -> str | None:
         """The traceback of a failed cell."""
-        place = self.place(cell, "failures", ".txt")
-        return files.read(place).decode(errors="replace") if os.path.exists(place) else None
+        path = self.path(cell, "failures", ".txt")
+        return files.read(path).decode(errors="replace") if path.exists() else None
 
     def set_aside(self, experiment: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> Path:
         """Moves what is stored of some cells of an experiment into a results folder of their own, below this one, and
