@@ -43,7 +43,9 @@ def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: fl
     if not (features_ND.isfinite().all() and labelled_MD.isfinite().all()):
         raise ValueError("alfa_mix: the embeddings hold NaN or infinity")
     num_classes = view.classify(labelled_MD[:1]).shape[1]
-    anchors_AD = anchors(labelled_MD, view.labels(view.labelled), num_classes)
+    labels_M = view.labels(view.labelled)
+    assert isinstance(labels_M, Tensor), "a task with a classifier's last layer has one class an image"
+    anchors_AD = anchors(labelled_MD, labels_M, num_classes)
     least_N = torch.cat([least_cap(view, part_ND, anchors_AD) for part_ND in features_ND.split(ROWS)])
     for step in count(1):
         cap = min(step * alpha_cap, 1.0)

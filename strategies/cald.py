@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from benchmark.api import Augmentation, Boxes, Indices, Predictions, View, register
+from benchmark.api import Augmentation, Indices, Predictions, View, register
 
 from .shared.boxes import CHUNK, WithoutBoxes, best_match, by_image, classes, columns, lowest_known
 
@@ -110,7 +110,8 @@ def class_confidence(predictions: Predictions) -> Tensor:
 
 def labelled_classes(view: View, like_NC: Tensor) -> Tensor:
     """(C,): labelled boxes of each class an image."""
-    truth: list[Boxes] = view.labels(view.labelled)
+    truth = view.labels(view.labelled)
+    assert isinstance(truth, list), "a detector's labels are boxes"
     label_B = torch.cat([torch.empty(0, dtype=torch.int64), *(one.labels_M.cpu() for one in truth)])
     counts_C = label_B.bincount(minlength=like_NC.shape[1])
     return counts_C.to(like_NC) / max(1, len(truth))

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.api import EncoderName, Indices, View, register
+from benchmark.api import EncoderName, Indices, Need, View, register
 
 from .shared.kcenter import greedy
 from .shared.ties import as_ranks
 
 
-def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[str]:
+def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[Need]:
     """The model's embedding, or a frozen encoder's."""
     return frozenset({"encode" if encoder else "embed"})
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Indices, View, register
+from benchmark.api import Indices, Need, View, register
 
 
 class LossModule(nn.Module):
@@ -55,9 +55,9 @@ class LossPrediction:
 CLASSIFIERS_SUBSET = 10_000  # the paper's
 
 
-def needs(*, subset: int | None, **_: object) -> frozenset[str]:
+def needs(*, subset: int | None, **_: object) -> frozenset[Need]:
     """The companion, and predictions to tell a classifier by where the subset follows from that."""
-    return frozenset({"companion"} | ({"predict"} if subset is None else set()))
+    return frozenset({"companion", "predict"} if subset is None else {"companion"})
 
 
 def companion(*, detach_after: float, weight: float, margin: float, width: int, **_: object) -> LossPrediction:

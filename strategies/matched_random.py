@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.api import Companion, Indices, StrategyName, View, register, strategy
+from benchmark.api import Companion, Indices, Need, StrategyName, View, register, strategy
 
 from .shared.boxes import num_boxes
 
@@ -19,7 +19,7 @@ def other(like: str) -> tuple[Any, dict[str, Any]]:
     return plugin, values
 
 
-def needs(*, like: str, **_: object) -> frozenset[str]:
+def needs(*, like: str, **_: object) -> frozenset[Need]:
     """What the other strategy needs, and predictions to count boxes in."""
     plugin, values = other(like)
     return frozenset(plugin.needed(values) | {"predict"})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.api import Boxes, Indices, Predictions, View, register
+from benchmark.api import Indices, Predictions, View, register
 
 from .shared.boxes import classes, corners, iou
 from .shared.kcenter import farthest_first
@@ -76,7 +76,8 @@ def binary_entropy(p: Tensor) -> Tensor:
 def difficulty(view: View, xi: float) -> Tensor:
     """(C,): d_c = 1 - q_c; q_c is the mean of p^xi IoU^(1 - xi) over the labelled boxes of the class, each with the box
     found that maximises it, p being its probability of the class. 1 for a class without labelled boxes."""
-    truth: list[Boxes] = view.labels(view.labelled)
+    truth = view.labels(view.labelled)
+    assert isinstance(truth, list), "a detector's labels are boxes"
     found = view.predict(view.labelled)
     counts = found.image_P.bincount(minlength=found.num_images).tolist()
     boxes, scores = corners(found), found.scores_PC

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.api import EncoderName, Indices, View, register
+from benchmark.api import EncoderName, Indices, Need, View, register
 
 from .shared import features
 from .shared.features import MOST_EXACT, SIMCLR, kmeans, squared_distances, unit_features
 from .shared.ties import as_ranks, largest
 
 
-def needs(*, encoder: EncoderName | None, delta: float | None, **_: object) -> frozenset[str]:
+def needs(*, encoder: EncoderName | None, delta: float | None, **_: object) -> frozenset[Need]:
     """Features, and predictions to count classes in where the radius is chosen by clusters."""
     return features.needs(encoder=encoder) | ({"predict"} if delta is None else set())
 

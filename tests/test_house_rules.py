@@ -177,8 +177,8 @@ def harness_imports_no_plugin(files: Files) -> Found:
 
 # From the ground up: a room imports from those before it, and from itself.
 ROOMS = (
-    "text", "system", "seeds", "plugins", "api", "experiment", "records", "config", "vision", "analysis", "results",
-    "runner", "conformance", "cli", "__main__",
+    "text", "system", "seeds", "plugins", "contract", "api", "experiment", "records", "config", "vision", "analysis",
+    "results", "runner", "conformance", "cli", "__main__",
 )  # fmt: skip
 LIBRARY = ("api", "vision")  # what the library for tasks may import
 
@@ -265,9 +265,7 @@ def functions_are_short(files: Files) -> Found:
 
 
 MOST_LINES = 410
-MAY_BE_LONG = {
-    "benchmark/api.py": "the contract is one file",
-}
+MAY_BE_LONG: dict[str, str] = {}
 
 
 def files_are_short(files: Files) -> Found:
@@ -555,6 +553,7 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.runner.loop import run"),
     (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.runner import loop"),
     (plugins_import_the_contract_alone, "strategies/a.py", "import benchmark.api_of_others"),
+    (plugins_import_the_contract_alone, "tasks/a.py", "from benchmark.contract.data import Boxes"),
     (plugins_import_the_contract_alone, "strategies/a.py", "def f():\n    import strategies.entropy"),
     (plugins_import_the_contract_alone, "strategies/a.py", "from .entropy import entropy"),
     (plugins_import_the_contract_alone, "strategies/a.py", "from benchmark.vision import networks"),

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from benchmark import encoders, strategies
 from benchmark.api import Indices, Predictions, View
-from benchmark.plugins.registry import LABEL_NEEDS, REGISTRY, Plugin
+from benchmark.plugins.capabilities import LABEL_NEEDS
+from benchmark.plugins.registry import REGISTRY, Plugin
 from benchmark.strategies.bald import bald, mutual_information
 from benchmark.strategies.discriminative import Recipe, discriminative, discriminator, shares, surety, trained
 from benchmark.strategies.entropy import entropy

@@ -14,24 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+from benchmark.plugins.capabilities import CAPABILITIES, LABEL_NEEDS, capabilities_of
 from benchmark.plugins.source_code import digest
 from benchmark.text.escaping import visible
 from benchmark.text.quoted import NAME, Verbatim, parse, plain, scalar
 from benchmark.text.words import named, unknown
 
-# Needs that are no capability of a task: labels that a strategy reads beyond those it bought.
-LABEL_NEEDS = frozenset({"test_labels", "held_out"})
-MODEL_FREE = frozenset({"encode", "images"})  # capabilities that are of the images alone
-CAPABILITIES = {  # in words, where a task lacks what a strategy needs
-    "augmented": "predictions on changed images, as detectors give", "box_features": "features of boxes",
-    "classify": "the last layer of a classifier", "companion": "a module that is trained beside the model",
-    "directional": "derivatives of losses", "embed": "features of images", "encode": "images for an encoder",
-    "images": "the images themselves", "labels": "the labels of labelled images", "losses": "losses of images",
-    "perturbed": "predictions on noisy images, as detectors give", "predict": "predictions",
-    "proposals": "the proposals of a two-stage detector (model=faster_rcnn)",
-    "pseudo_labels": "labels from the model's own predictions",
-    "sample": "predictions with dropout left on (dropout=0.1 or so)", "weights": "the weights of the model",
-}  # fmt: skip
 REQUIRED = inspect.Parameter.empty
 EncoderName: TypeAlias = Annotated[str, "encoder"]  # of a parameter that names one: `dino`, `patch_pca[patch=4]`
 StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same: `isal[k=2]`
@@ -150,7 +138,13 @@ class Plugin:
         needs = self.declared("needs", values)
         if isinstance(needs, str) or not isinstance(needs, Iterable):
             raise ValueError(f"{source(self)}: needs of {self.name} gives {brief(needs)}: must be a set of names")
-        return frozenset(map(str, needs))
+        names = frozenset(map(str, needs))
+        for name in sorted(names - LABEL_NEEDS - CAPABILITIES.keys()):
+            words = unknown(name, [*CAPABILITIES, *LABEL_NEEDS])
+            raise ValueError(
+                f"{source(self)}: {self.name} needs what no task can give: no capability is called {words}"
+            )
+        return names
 
     def declared(self, what: Literal["needs", "companion", "lacks", "reveals"], values: Mapping[str, Any]) -> Any:
         """What it declares of itself under these (bound) parameters; None: nothing. ValueError, naming the file, where
@@ -186,10 +180,9 @@ class Plugin:
             return ""
 
     def capabilities(self, values: Mapping[str, Any]) -> frozenset[str]:
-        """A task's capabilities under these (bound) parameters: the public methods of what it returns."""
+        """A task's capabilities under these (bound) parameters: those of the class that it returns."""
         returned = typing.get_type_hints(self.function)["return"]
-        methods = {name for name, _ in inspect.getmembers(returned, inspect.isfunction) if not name.startswith("_")}
-        return frozenset(methods - set(self.declared("lacks", values) or ()))
+        return capabilities_of(returned) - set(self.declared("lacks", values) or ())
 
     def build(self, machine: Any, values: Mapping[str, Any], *given: Any) -> Any:
         """The task, or the encoder on the pool that is `given`, built for `machine` from bound parameters."""
@@ -257,11 +250,6 @@ def spelled(value: Any, kind: Any) -> str:
         pass
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def in_words(needs: Iterable[str]) -> str:
-    """Capabilities for people, each with the name that plug-ins know it by."""
-    return ", ".join(f"{CAPABILITIES[one]} ({one})" if one in CAPABILITIES else one for one in sorted(needs))
 
 
 def naming(kind: Any) -> str | None:

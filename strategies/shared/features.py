@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.api import EncoderName, Indices, View
+from benchmark.api import EncoderName, Indices, Need, View
 
 SIMCLR = "simclr"
 CHUNK = 2**24  # distances held at once
@@ -21,7 +21,7 @@ MOST_EXACT = 50  # clusters up to which the published codes on such features tak
 BATCH = 5000  # images of a mini-batch
 
 
-def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[str]:
+def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[Need]:
     """What the features ask of a task."""
     return frozenset({"embed"} if encoder is None else {"encode"})
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jvp, vmap
 
-from benchmark.api import Direction, Indices, Targets, View
+from benchmark.api import Direction, Indices, Need, Targets, View
 
 from .boxes import WithoutBoxes, lowest_known
 
@@ -26,10 +26,11 @@ ReferenceSet: TypeAlias = Literal["test", "held_out", "initial", "labelled"]
 Order: TypeAlias = Literal["random", "file", "newest", "published"]
 
 
-def needs(*, reference: str, **_: object) -> frozenset[str]:
+def needs(*, reference: str, **_: object) -> frozenset[Need]:
     """What influence asks of a task, and which labels beyond those bought."""
-    labels = {"test": {"test_labels"}, "held_out": {"held_out"}}.get(reference, set())
-    return frozenset({"losses", "directional", "pseudo_labels", "weights"} | labels)
+    labels: dict[str, Need] = {"test": "test_labels", "held_out": "held_out"}
+    own: frozenset[Need] = frozenset({"losses", "directional", "pseudo_labels", "weights"})
+    return own | {labels[reference]} if reference in labels else own
 
 
 def expected_targets(view: View, k: int, allow_degenerate: bool, min_score: float) -> Targets:
@@ -41,10 +42,10 @@ def expected_targets(view: View, k: int, allow_degenerate: bool, min_score: floa
     if k < 1:
         raise ValueError(f"k={k}: must be 1 or more")
     targets = view.pseudo_labels(view.unlabelled, k, min_score)
-    soft = isinstance(targets, Tensor) and targets.ndim == 2
-    if soft and k >= targets.shape[1] and not allow_degenerate:
+    num_classes = targets.shape[1] if isinstance(targets, Tensor) and targets.ndim == 2 else math.inf
+    if k >= num_classes and not allow_degenerate:
         raise ValueError(
-            f"k={k} on {targets.shape[1]} classes: the gradient's full expectation under the model's own probabilities "
+            f"k={k} on {num_classes} classes: the gradient's full expectation under the model's own probabilities "
             "is identically zero, and the ranking rounding noise; take a smaller k (allow_degenerate=true insists)"
         )
     return targets

@@ -229,13 +229,16 @@ class Classifier(VisionTask[Network]):
         """(N,) cross-entropies in float32, differentiable; `targets`: (N,) classes or (N, C) weights of classes."""
         images, labels = (self._test_images, self._test_labels) if test else (self._images, self._labels)
         which = torch.from_numpy(np.array(indices)).to(self._device)
-        return cross_entropy(model(self._prepared(images[which])), labels[which] if targets is None else targets)
+        goals = labels[which] if targets is None else targets
+        assert isinstance(goals, Tensor), "a classifier's targets are a tensor"
+        return cross_entropy(model(self._prepared(images[which])), goals)
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """(N,) derivatives of the losses along `direction`, the backbone in the recipe's precision: see `directional`.
 
         A network with weights outside plain convolutions and linear layers takes Jacobian-vector products, in float32.
         """
+        assert isinstance(targets, Tensor), "a classifier's targets are a tensor"
         layers, parts = Layers(own(model, Network), direction), []
         batches = activity.tracked(self._batches(indices), "going through images", "batches")
         for which, goals in zip(batches, targets.split(self.batch_size), strict=True):

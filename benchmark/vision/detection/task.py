@@ -225,11 +225,13 @@ class Detection(VisionTask[Detector]):
         split = self._test if test else self._pool
         detector = own(model, Detector)
         boxes = [split.truth.of(index) for index in indices] if targets is None else targets
+        assert isinstance(boxes, list), "a detector's targets are boxes"
         return torch.cat([detector(*pair) for pair in self._aimed(split, [np.asarray(indices).tolist()], boxes)])
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """(N,) derivatives of the losses along `direction`, exact and without a gradient of the backbone: see
         `Detector.slopes`. Costs about as much as the losses."""
+        assert isinstance(targets, list), "a detector's targets are boxes"
         detector = own(model, Detector)
         along = [direction[name] for name in detector.last_weights()]
         pairs = self._aimed(self._pool, self._groups(indices), targets)

@@ -208,6 +208,7 @@ class Segmentation(VisionTask[Segmenter]):
         """(N,) mean cross-entropies over the labelled pixels of an image, 0 where it has none; differentiable in
         `weights`. `targets`: (N, h, w) classes of the places of the lattice, over which the mean is then."""
         network, split, parts = own(model, Segmenter), self._test if test else self._pool, list[Tensor]()
+        assert targets is None or isinstance(targets, Tensor), "a segmenter's targets are a tensor"
         for part, pairs_N4HW in self._numbered(split, indices):
             goals = None if targets is None else targets[part]
             parts.append(self._losses(network, pairs_N4HW, goals))
@@ -216,6 +217,7 @@ class Segmentation(VisionTask[Segmenter]):
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """(N,) derivatives of the losses along `direction`, exact: the logits are linear in the last layer's weights,
         so their tangent is that of the layer with the direction for its weights; no gradient passes further back."""
+        assert isinstance(targets, Tensor), "a segmenter's targets are a tensor"
         network, parts = own(model, Segmenter), list[Tensor]()
         layers = Layers(network, direction)
         for part, pairs_N4HW in self._numbered(self._pool, indices):
