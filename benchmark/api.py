@@ -39,7 +39,8 @@ from benchmark.contract.data import (
 from benchmark.contract.machine import Machine
 from benchmark.contract.named import WEIGHTS, check_encoder, encoder, encoder_code, files, identity, strategy
 from benchmark.contract.registering import register, register_encoder, register_task
-from benchmark.contract.tasks import Batched, Companion, Encoder, FromFiles, Pool, Task
+from benchmark.contract.scores import ACCURACY, MEAN_AP, MEAN_IOU, Metric, Scores, by_class
+from benchmark.contract.tasks import Batched, BatchSizes, Companion, Encoder, FromFiles, Pool, Task
 from benchmark.contract.view import Reference, View
 from benchmark.plugins.capabilities import Need
 from benchmark.plugins.registry import EncoderName, StrategyName
@@ -48,11 +49,12 @@ from benchmark.system.process_state import seeded
 from benchmark.system.working_time import working_seconds
 
 __all__ = [
-    "WEIGHTS", "Annotations", "Augmentation", "Batched", "Boxes", "ClassifiesFeatures", "Companion", "CompanionRuns",
-    "ComputesLosses", "DescribesBoxes", "Differentiates", "Direction", "Embeds", "Encoder", "EncoderName", "Encodes",
-    "Encoding", "EncodingTime", "FromFiles", "How", "Indices", "LabelsItself", "Machine", "Need", "Pool", "Predictions",
-    "Predicts", "PredictsAugmented", "PredictsPerturbed", "Proposes", "Reference", "Samples", "ShowsImages",
-    "ShowsLabels", "ShowsWeights", "StrategyName", "Targets", "Task", "View", "activity", "check_encoder", "encoder",
-    "encoder_code", "files", "identity", "register", "register_encoder", "register_task", "seeded", "strategy",
-    "tensor_files", "working_seconds",
+    "ACCURACY", "MEAN_AP", "MEAN_IOU", "WEIGHTS", "Annotations", "Augmentation", "BatchSizes", "Batched", "Boxes",
+    "ClassifiesFeatures", "Companion", "CompanionRuns", "ComputesLosses", "DescribesBoxes", "Differentiates",
+    "Direction", "Embeds", "Encoder", "EncoderName", "Encodes", "Encoding", "EncodingTime", "FromFiles", "How",
+    "Indices", "LabelsItself", "Machine", "Metric", "Need", "Pool", "Predictions", "Predicts", "PredictsAugmented",
+    "PredictsPerturbed", "Proposes", "Reference", "Samples", "Scores", "ShowsImages", "ShowsLabels", "ShowsWeights",
+    "StrategyName", "Targets", "Task", "View", "activity", "by_class", "check_encoder", "encoder", "encoder_code",
+    "files", "identity", "register", "register_encoder", "register_task", "seeded", "strategy", "tensor_files",
+    "working_seconds",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment
+from benchmark.contract.scores import metric_of
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 
@@ -29,6 +30,7 @@ def experiment(*curves: Curve, **more: Any) -> Experiment:
     """An experiment of these curves."""
     rounds = tuple(range(max(one.value_SR.shape[1] for one in curves)))
     told = {"title": "made_up", "source": "made", "task": "made_up", "metric": "accuracy", "rounds": rounds} | more
+    told["metric"] = metric_of(told["metric"])
     return Experiment(curves={one.strategy: one for one in curves}, **told)
 
 

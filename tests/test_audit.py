@@ -160,10 +160,10 @@ def test_budgets_of_boxes_are_enough_each_round(tmp_path: Path) -> None:
     assert (fault.check, fault.words) == ("within budget", "round 1 has bought 9 boxes since round 0 of 10")
 
 
-def of_batches(store: Store, sizes: list[int | None]) -> list[str]:
-    """The faults where the fits of a cell had these smallest batches."""
+def of_batches(store: Store, sizes: list[int | None], intended: int | None = None) -> list[str]:
+    """The faults where the fits of a cell had these smallest batches, of a recipe with this size of batches."""
     for number, size in enumerate(sizes):
-        changed(store, number, smallest_batch=size)
+        changed(store, number, smallest_batch=size, batch_size=intended)
     return [fault.words for fault in found(store) if fault.check == "no tail batch"]
 
 
@@ -176,6 +176,14 @@ def test_a_tail_of_a_few_images_is_what_the_task_tells(tmp_path: Path) -> None:
     assert of_batches(small, [4, 3, 4]) == []  # one less than the recipe asks for
     plain = recorded(tmp_path / "plain", PLAIN)  # of a task whose recipe has no batch_size
     assert of_batches(plain, [4, 3, 8]) == ["round 1: a batch of 3 of 6 images"]
+
+
+def test_a_record_that_tells_the_recipes_batch_needs_no_recipe(tmp_path: Path) -> None:
+    """Of a task whose parameters call it otherwise, or say something else by that name."""
+    for name, parameters in (("none", None), ("other", {"batch_size": 4})):
+        store = recorded(tmp_path / name, PLAIN, parameters=parameters)
+        assert of_batches(store, [4, 3, 8], intended=4) == []
+        assert of_batches(store, [4, 3, 8], intended=6) == ["round 1: a batch of 3 of 6 images"]
 
 
 @pytest.mark.parametrize("parameters", [{"batch_size": 5}, {"batch_size": 5, "norm": "batch"}])

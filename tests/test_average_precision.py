@@ -65,7 +65,7 @@ def voc(reals: Sequence[Real], seen: Sequence[Seen], iou: float = 0.5, num_image
 
 
 def coco(reals: Sequence[Real], seen: Sequence[Seen], num_images: int = 4, num_classes: int = 3) -> dict[str, float]:
-    return coco_scores(truth_of(reals, num_images), found_of(seen), num_classes)
+    return coco_scores(truth_of(reals, num_images), found_of(seen), [str(label) for label in range(num_classes)])
 
 
 def box(x: float, y: float = 0, width: float = 10, height: float = 10) -> Corners:
@@ -330,7 +330,13 @@ def test_coco_is_what_cocos_own_code_counts(seed: int) -> None:
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-    assert list(coco_scores(truth, found, 4).values()) == pytest.approx(judge.stats[:3].tolist(), rel=1e-9)
+    scores = coco_scores(truth, found, ["a", "b", "c", "d"])
+    assert list(scores.values()) == pytest.approx(judge.stats[:3].tolist(), rel=1e-9)
+    assert scores.by_class.keys() == {"ap", "ap50"}
+    there = [name for number, name in enumerate("abcd") if number in truth.labels_B[~truth.ignored_B]]
+    for name, of_class in scores.by_class.items():
+        assert list(of_class) == there
+        assert np.mean(list(of_class.values())) == pytest.approx(scores[name])
 
 
 def test_the_three_scores_are_ap_ap50_and_ap75() -> None:

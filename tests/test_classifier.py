@@ -403,7 +403,7 @@ def test_the_smallest_batch_is_that_of_an_epoch(drop_last: bool) -> None:
     one = task(Machine(torch.device("cpu")), replace(QUICK, drop_last=drop_last))
     for num_images in (16, 17, 33, 60, 65):
         drawn = epoch(num_images, one._recipe, torch.Generator().manual_seed(0), torch.device("cpu"))
-        assert one.smallest_batch(num_images) == min(len(batch.which_N) for batch in drawn)
+        assert one.batch_sizes(num_images).smallest == min(len(batch.which_N) for batch in drawn)
 
 
 def test_batches_matter_where_a_layer_takes_its_statistics_from_them() -> None:
@@ -423,9 +423,12 @@ def test_balanced_accuracy_is_sklearns() -> None:
 
     rng = np.random.default_rng(0)
     true_N, found_N = rng.choice([0, 1, 3], 50, p=[0.7, 0.2, 0.1]), rng.choice([0, 1, 3], 50)
-    score = rates(torch.from_numpy(found_N), torch.from_numpy(true_N), 5)
+    score = rates(torch.from_numpy(found_N), torch.from_numpy(true_N), ["a", "b", "c", "d", "e"])
     assert score["balanced_accuracy"] == pytest.approx(100 * balanced_accuracy_score(true_N, found_N))
     assert (score["num_predicted_classes"], score["num_test_classes"]) == (3, 3)
+    right_N, named = found_N == true_N, {"a": 0, "b": 1, "d": 3}
+    expected = {name: 100 * right_N[true_N == number].mean() for name, number in named.items()}
+    assert score.by_class == {"accuracy": pytest.approx(expected)}
 
 
 def test_losses_are_true_labels_or_weighted_targets(fitted: tuple[Classifier, Network]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
-from benchmark.api import Boxes, Machine
+from benchmark.api import BatchSizes, Boxes, Machine
 from benchmark.conformance.checks import check
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
@@ -183,10 +183,10 @@ def test_the_smallest_batch_is_that_of_the_plan() -> None:
         backbone="resnet18", weights="none", norm="batch", frozen_stages=-1, min_size=64, max_size=96, batch_size=8
     )
     made = Detection(CPU, bare, split(4), split(2, seed=1), 10, "50")
-    assert made.smallest_batch(225) == 7  # 29 batches of 7 or 8
+    assert made.batch_sizes(225) == BatchSizes(7, 8)  # 29 batches of 7 or 8
     for num_images in (1, 8, 9, 225):
         steps = plan(num_images, dataclasses.replace(bare, epochs=1), 0)
-        assert made.smallest_batch(num_images) == min(len(step.which) for step in steps)
+        assert made.batch_sizes(num_images).smallest == min(len(step.which) for step in steps)
 
 
 def test_frozen_stages_stay_as_they_were() -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from benchmark.analysis import devices, equivalence
 from benchmark.analysis.devices import APART, MIXED, UNDECIDED, paired_gap, verdict
 from benchmark.cli.commands import app
+from benchmark.contract.scores import ACCURACY
 from benchmark.records.record import read_lines, seal
 from benchmark.seeds import seed
 
@@ -31,7 +32,7 @@ def share(truth: float, num_sets: int, word: str, num_gaps: int = 1, num: int = 
     rng = np.random.default_rng(seed("devices simulated", num_sets, num_gaps))
     found = (truth + rng.standard_normal((num, num_gaps, num_sets))).tolist()
     return float(
-        np.mean([verdict([paired_gap(np.array(one)) for one in gaps], "accuracy", 0.95) == word for gaps in found])
+        np.mean([verdict([paired_gap(np.array(one)) for one in gaps], ACCURACY, 0.95) == word for gaps in found])
     )
 
 
@@ -54,9 +55,9 @@ def test_more_sets_decide_more_often() -> None:
 
 def test_scores_that_are_the_same_may_be_mixed_and_a_constant_change_is_not_known() -> None:
     same, constant, one = (paired_gap(np.array(values)) for values in ([0.0, 0, 0], [0.5, 0.5, 0.5], [0.2]))
-    assert verdict([same], "accuracy", 0.95) == MIXED
-    assert verdict([same, constant], "accuracy", 0.95) == UNDECIDED
-    assert verdict([one], "accuracy", 0.95) == UNDECIDED
+    assert verdict([same], ACCURACY, 0.95) == MIXED
+    assert verdict([same, constant], ACCURACY, 0.95) == UNDECIDED
+    assert verdict([one], ACCURACY, 0.95) == UNDECIDED
 
 
 # --- from folders -----------------------------------------------------------------------------

@@ -355,8 +355,21 @@ def test_a_record_tells_the_smallest_batch_of_its_fit(tmp_path: Path) -> None:
     run([shelf], tmp_path)  # a task that tells nothing of its batches
     store = Store(tmp_path / "run")
     assert [record.smallest_batch for record in store.records(one.path)[1]] == [20, 25, 30]
+    assert len({record.batch_size for record in store.records(one.path)[1]} - {None}) == 1
     assert {record.smallest_batch for record in store.records(shelf.path)[1]} == {None}
-    assert b"smallest_batch" not in store.path(shelf.path).read_bytes()
+    assert b"batch" not in store.path(shelf.path).read_bytes()
+
+
+def test_a_record_tells_the_scores_of_single_classes(tmp_path: Path) -> None:
+    one, shelf = cell("random"), cell("random", task="shelf")
+    run([one, shelf], tmp_path)
+    store = Store(tmp_path / "run")
+    for record in store.records(one.path)[1]:
+        assert record.class_scores.keys() == {"accuracy"}
+        assert list(record.class_scores["accuracy"]) == list("0123456789")
+        of_class = list(record.class_scores["accuracy"].values())
+        assert np.mean(of_class) == pytest.approx(record.scores["balanced_accuracy"])
+    assert b"class_scores" not in store.path(shelf.path).read_bytes()  # a task that tells none
 
 
 def test_the_seconds_of_a_fit_hold_what_the_gpu_has_queued_and_nothing_from_before(

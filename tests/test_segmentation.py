@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from benchmark.api import Machine, View
+from benchmark.api import BatchSizes, Machine, View
 from benchmark.conformance.checks import check
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
@@ -116,7 +116,7 @@ def test_miou_is_what_counting_gives() -> None:
     rng = np.random.default_rng(0)
     true_NHW = torch.from_numpy(rng.choice([0, 1, 3, 255], (4, 9, 7)).astype(np.uint8))  # class 2 is not there
     found_NHW = torch.from_numpy(rng.integers(0, 4, (4, 9, 7)))
-    told = segmentation_task.scores(confusion(found_NHW, true_NHW, 4))
+    told = segmentation_task.scores(confusion(found_NHW, true_NHW, 4), "abcd")
     assert told["miou"] == pytest.approx(slow_miou(found_NHW.flatten().tolist(), true_NHW.flatten().tolist(), 4))
     known_NHW = true_NHW != 255
     right = (found_NHW == true_NHW)[known_NHW].double().mean().item()
@@ -129,30 +129,32 @@ def test_miou_by_hand() -> None:
         torch.tensor([[[0, 0, 1, 1, 1, 2, 0]]]),
         torch.tensor([[[0, 0, 0, 1, 255, 1, 255]]], dtype=torch.uint8),
     )
-    told = segmentation_task.scores(confusion(found, true, 3))
+    told = segmentation_task.scores(confusion(found, true, 3), "abc")
     assert told["miou"] == pytest.approx(100 * (2 / 3 + 1 / 3) / 2)
     assert told["pixel_accuracy"] == pytest.approx(100 * 3 / 5)
 
 
 def test_the_smallest_batch_is_that_of_the_plan() -> None:
     made = segmentation(dataclasses.replace(QUICK, batch_size=16))
-    assert made.smallest_batch(1043) == 15  # round 5 of grid=cityscapes: 66 batches of 15 or 16
+    assert made.batch_sizes(1043) == BatchSizes(15, 16)  # round 5 of grid=cityscapes: 66 batches of 15 or 16
     for num_images in (1, 3, 16, 17, 33, 1043):
         steps = plan(num_images, dataclasses.replace(QUICK, batch_size=16, epochs=1), 0)
-        assert made.smallest_batch(num_images) == min(len(step.which) for step in steps)
+        assert made.batch_sizes(num_images).smallest == min(len(step.which) for step in steps)
 
 
 def test_the_score_says_how_many_classes_are_predicted_and_how_many_there_are() -> None:
     true_NHW = torch.tensor([[[0, 0, 1, 3, 255]]], dtype=torch.uint8)
-    one = segmentation_task.scores(confusion(torch.tensor([[[0, 0, 0, 0, 3]]]), true_NHW, 4))  # 3 where nobody looks
+    found_NHW = torch.tensor([[[0, 0, 0, 0, 3]]])  # 3 where nobody looks
+    one = segmentation_task.scores(confusion(found_NHW, true_NHW, 4), "abcd")
     assert (one["num_predicted_classes"], one["num_test_classes"]) == (1, 3)
-    all_ = segmentation_task.scores(confusion(torch.tensor([[[0, 2, 1, 3, 3]]]), true_NHW, 4))
+    assert one.by_class == {"iou": {"a": 50.0, "b": 0.0, "d": 0.0}}  # no pixel of the test set is of c
+    all_ = segmentation_task.scores(confusion(torch.tensor([[[0, 2, 1, 3, 3]]]), true_NHW, 4), "abcd")
     assert (all_["num_predicted_classes"], all_["num_test_classes"]) == (4, 3)
 
 
 def test_a_test_set_without_labels_is_an_error() -> None:
     with pytest.raises(ValueError, match="no pixel of the test set is labelled"):
-        segmentation_task.scores(torch.zeros(3, 3, dtype=torch.int64))
+        segmentation_task.scores(torch.zeros(3, 3, dtype=torch.int64), "abc")
 
 
 def test_sets_without_a_labelled_pixel_are_refused_before_anything_is_trained() -> None:

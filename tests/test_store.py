@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from benchmark.contract.scores import ACCURACY, Metric, brief
 from benchmark.records.agreement import Mixture
 from benchmark.records.record import Header, Measured, Record, body_of, read_lines, seal
 from benchmark.records.store import Store
@@ -181,6 +182,31 @@ def test_nan_is_no_score(store: Store) -> None:
     with pytest.raises(ValueError, match="JSON"):
         store.append(CELL, structs.replace(record(3), scores={"accuracy": float("nan")}), measured(3))
     assert store.path(CELL).read_bytes() == before
+
+
+def test_a_record_keeps_the_scores_of_single_classes(store: Store) -> None:
+    of_class = {"iou": {"cat, or dog": 1 / 3, "ü": 0.0}}
+    before = store.path(CELL).read_bytes()
+    assert b"class_scores" not in before  # a task that tells none
+    store.append(CELL, structs.replace(record(3), class_scores=of_class), measured(3))
+    assert store.path(CELL).read_bytes().startswith(before)
+    assert [one.class_scores for one in store.records(CELL)[1]] == [{}, {}, {}, of_class]
+    with pytest.raises(ValueError, match="JSON"):
+        store.append(CELL, structs.replace(record(4), class_scores={"iou": {"cat": float("nan")}}), measured(4))
+
+
+def test_a_header_tells_of_its_metric_what_the_name_does_not(tmp_path: Path) -> None:
+    store, own = Store(tmp_path), Metric("error", "percent", higher_is_better=False, digits=1, margin=0.5)
+    for number, metric in enumerate((ACCURACY, own, Metric("nll"))):
+        store.start(f"a/b/{number}", structs.replace(HEADER, metric=brief(metric)))
+        header = store.header(f"a/b/{number}")
+        assert header is not None
+        assert header.measure == metric
+        text = store.path(f"a/b/{number}").read_text()
+        assert (f'"metric": "{metric}"' in text) == (metric is not own)  # as older releases wrote it
+    assert '"metric": {"digits": 1, "higher_is_better": false, "margin": 0.5, "name": "error", "unit": "percent"}' in (
+        store.path("a/b/1").read_text()
+    )
 
 
 def test_a_record_keeps_the_smallest_batch_which_is_a_number(store: Store) -> None:

@@ -16,6 +16,7 @@ from _curves import identity
 from benchmark.analysis import tables as tabling
 from benchmark.analysis.reading import ours
 from benchmark.cli.terminal import print_table
+from benchmark.contract.scores import ACCURACY
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
@@ -116,7 +117,7 @@ def test_csv_quotes_names_with_commas() -> None:
     entry = tabling.Entry(1.0, None, 1, 1, 0, 1, {"images": 3.0})
     name = "isal[k=2,order=file]"
     rows = {name: [entry]}
-    made = tabling.Table("t", "x", "digits", "accuracy", ["1"], (0,), rows, {name: []}, Schedule(1, 1, 1))
+    made = tabling.Table("t", "x", "digits", ACCURACY, ["1"], (0,), rows, {name: []}, Schedule(1, 1, 1))
     assert "Paid for held-out labels besides: isal[k=2,order=file] (2)." in made.note
     [row] = list(csv.DictReader(io.StringIO(tabling.tidy(made).to_csv(index=False))))
     assert row["strategy"] == "isal[k=2,order=file]"

@@ -21,6 +21,7 @@ from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import Interval
 from benchmark.analysis.variance import Components, contributions, estimated, expected_errors
 from benchmark.cli.commands import app
+from benchmark.contract.scores import ACCURACY
 from benchmark.experiment.variants import ORDINARY
 from benchmark.records.store import Store
 from benchmark.seeds import seed
@@ -61,9 +62,9 @@ def test_estimates_below_zero_are_reported_as_they_are() -> None:
     initial, training, selection = estimated(scores_N3, 0.95, np.random.default_rng(0))
     assert (training.value, selection.value) == (-1.5, 2.0)
     assert initial.value == pytest.approx(5 / 9 * 1.5 - 2 / 3)
-    [row] = variance.rows([Components("x", "accuracy", "a", "", "area", 5, (initial, training, selection), 0.95)])
+    [row] = variance.rows([Components("x", ACCURACY, "a", "", "area", 5, (initial, training, selection), 0.95)])
     assert row["training"] == "-1.5"
-    negative = Components("x", "accuracy", "a", "b", "area", 5, (Interval(-1, -2, 0), initial, selection), 0.95)
+    negative = Components("x", ACCURACY, "a", "b", "area", 5, (Interval(-1, -2, 0), initial, selection), 0.95)
     assert negative.expected(20, 1) <= negative.expected(5, 4)  # not better for an estimate below zero
 
 
@@ -99,7 +100,7 @@ def test_intervals_cover_the_truth(
 
 def test_new_initial_sets_are_the_best_use_of_runs() -> None:
     even = tuple(Interval(0.5, math.nan, math.nan) for _ in range(3))
-    one = Components("x", "accuracy", "margin", "random", "area", 30, even, 0.95)  # type: ignore[arg-type]
+    one = Components("x", ACCURACY, "margin", "random", "area", 30, even, 0.95)  # type: ignore[arg-type]
     assert one.expected(20, 1) == pytest.approx(0.075)
     assert one.expected(5, 4) == pytest.approx(0.15)
     words = variance.advice([one])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.api import Machine
+from benchmark.api import Machine, Scores
 from benchmark.plugins import discovery, registry
 from benchmark.tasks import scenes
 from benchmark.tasks.voc0712 import voc0712
@@ -117,7 +117,8 @@ def test_it_is_fitted_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert task.metric == "map"
     model = task.fit(np.array([4, 0, 3]), 0)
     assert set(task.score(model)) >= {"map", "ap", "ap50", "ap75", "voc_map"}
-    monkeypatch.setattr("benchmark.vision.detection.task.coco_scores", lambda *_: {"ap": 0.1, "ap50": 0.2, "ap75": 0.3})
+    scores = Scores({"ap": 0.1, "ap50": 0.2, "ap75": 0.3}, {})
+    monkeypatch.setattr("benchmark.vision.detection.task.coco_scores", lambda *_: scores)
     assert task.score(model)["map"] == 0.2
     found = task.predict(model, np.arange(5))
     assert found.boxes_P4 is not None

@@ -13,6 +13,7 @@ from numpy.random import Generator
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats
 from benchmark.analysis.savings import Price, Rule, Saving, savings
+from benchmark.contract.scores import ACCURACY
 from benchmark.seeds import seed
 
 Results = dict[str, Any]
@@ -41,7 +42,7 @@ def curve(name: str, value_SR: Floats, cost_R: Floats | None = None) -> Curve:
 def experiment(*curves: Curve) -> Experiment:
     """An experiment of these curves, scored by accuracy."""
     rounds = tuple(range(curves[0].value_SR.shape[1]))
-    return Experiment("simulated", "simulated", "simulated", "accuracy", rounds, {one.strategy: one for one in curves})
+    return Experiment("simulated", "simulated", "simulated", ACCURACY, rounds, {one.strategy: one for one in curves})
 
 
 def saving(first: Curve, second: Curve, rule: Rule, rng: Generator) -> Saving:

@@ -93,7 +93,7 @@ def comparable(runs: Sequence[Run]) -> Iterable[list[Run]]:
 def first_score(run: Run) -> float:
     """What round 0 of a run scores."""
     assert run.header is not None
-    return run.records[0].scores[run.header.metric]
+    return run.records[0].scores[run.header.measure.name]
 
 
 def published_starts(experiment: Experiment) -> Found:
@@ -212,8 +212,8 @@ def close(boxes: Sequence[Floats]) -> bool:
 
 def no_common_dip(experiment: Experiment) -> Found:
     """No label count at which every strategy (three at least) scores less than in the rounds before and after it, and
-    by more than chance: what all share comes from training, not from selection."""
-    for number in range(1, len(experiment.rounds) - 1):
+    by more than chance: what all share comes from training, not from selection. Asked of scores that rise."""
+    for number in range(1, len(experiment.rounds) - 1) if experiment.metric.higher_is_better else ():
         curves = [curve for curve in experiment.curves.values() if depths(curve, number)]
         dips = len(curves) >= 3 and all(dipped(curve, number) for curve in curves)
         if dips and np.mean(shared_depths(curves, number)) > depth_by_chance(experiment, curves, number):
@@ -274,12 +274,18 @@ def no_tail_batch(experiment: Experiment) -> Found:
     """No fit with a batch of a few images, far fewer than its recipe asks for, where layers take their statistics from
     the batch. Asked of the tasks that tell in what batches they train."""
     for run in experiment.all_runs:
-        told = parameters(run.header.cell, "task").get("batch_size") if run.header is not None else 0
-        size = told if isinstance(told, int) else math.inf
         for record in run.records:
-            smallest = record.smallest_batch
+            smallest, size = record.smallest_batch, intended_batch(run, record)
             if smallest is not None and smallest <= FEW_IMAGES and 2 * smallest <= size:
                 yield run.name, f"round {record.round}: a batch of {smallest} of {record.num_labelled} images"
+
+
+def intended_batch(run: Run, record: Record) -> float:
+    """Images in a batch as the recipe has them: as the record tells, older ones by a parameter of the task."""
+    if record.batch_size is not None or run.header is None:
+        return record.batch_size or 0
+    told = parameters(run.header.cell, "task").get("batch_size")
+    return told if isinstance(told, int) else math.inf
 
 
 def rounds_are_whole(experiment: Experiment) -> Found:
@@ -291,7 +297,9 @@ def rounds_are_whole(experiment: Experiment) -> Found:
 
 def fits_converged(experiment: Experiment) -> Found:
     """No score below a third of the cell's best so far, and none of round 0 below a third of the median seed's; but
-    where that is hardly a score itself."""
+    where that is hardly a score itself, or less is better."""
+    if not experiment.metric.higher_is_better:
+        return
     least = SOMETHING * scale(experiment)
     for curve in experiment.all_curves:
         median = float(np.nanmedian(curve.value_SR[:, 0])) if np.isfinite(curve.value_SR[:, 0]).any() else 0.0
@@ -310,7 +318,7 @@ def named(curve: Curve, row: int) -> str:
 
 def models_are_of_use(experiment: Experiment) -> Found:
     """No model that predicts one class for all of the test set, where that has more; no detector that finds no box, or
-    boxes of one class only; no run of several rounds that all score next to nothing."""
+    boxes of one class only; no run of several rounds that all score next to nothing, unless less is better."""
     for run in experiment.all_runs:
         counts = {record.round: num_classes(record) for record in run.records}
         for number, words in {0: "nothing is predicted", 1: "one class is predicted"}.items():
@@ -318,7 +326,7 @@ def models_are_of_use(experiment: Experiment) -> Found:
             if useless:
                 there = counts[useless[0]][1]
                 yield run.name, f"{words} for the whole test set, which has {there:g}, in {rounds_in_words(useless)}"
-    for curve in experiment.all_curves:
+    for curve in experiment.all_curves if experiment.metric.higher_is_better else ():
         for row, values_R in enumerate(curve.value_SR):
             there_R = values_R[np.isfinite(values_R)]
             if len(there_R) > 1 and there_R.max() < NOTHING * scale(experiment):

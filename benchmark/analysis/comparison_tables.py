@@ -74,7 +74,7 @@ def tidy_rows(made: Sequence[Comparison]) -> list[dict[str, object]]:
     """One row a comparison."""
     return [
         {
-            "task": one.task, "strategy": one.strategy, "against": one.against, "metric": one.metric,
+            "task": one.task, "strategy": one.strategy, "against": one.against, "metric": one.metric.name,
             "seeds": len(one.pairs.seeds), "final": one.final.value, "final_low": one.final.low,
             "final_high": one.final.high, "final_p": one.final_p, "own_area": one.areas[0],
             "other_area": one.areas[1], "area": one.area.value, "area_low": one.area.low,
@@ -101,8 +101,8 @@ def by_round(made: Sequence[Comparison]) -> list[dict[str, object]]:
     """One row a comparison and round: the mean paired difference and its interval."""
     return [
         {
-            "task": one.task, "strategy": one.strategy, "against": one.against, "metric": one.metric, "round": number,
-            "seeds": len(one.pairs.seeds), "difference": gap.value, "low": gap.low, "high": gap.high,
+            "task": one.task, "strategy": one.strategy, "against": one.against, "metric": one.metric.name,
+            "round": number, "seeds": len(one.pairs.seeds), "difference": gap.value, "low": gap.low, "high": gap.high,
             "level": one.level,
         }
         for one in made

@@ -17,8 +17,8 @@ from benchmark.analysis.curves import Curve, Experiment, Floats, mean
 from benchmark.analysis.savings import Price, Saving, generator, own_rule, savings
 from benchmark.analysis.sequential import State, states
 from benchmark.analysis.stats import Interval, Pairs, paired
-from benchmark.analysis.tables import MARGIN, seeds
-from benchmark.analysis.tables import places as places_of
+from benchmark.analysis.tables import seeds
+from benchmark.contract.scores import Metric
 from benchmark.seeds import seed
 
 
@@ -27,7 +27,7 @@ class Comparison:
     """One strategy against another on one experiment; differences are strategy minus other, in the score's unit."""
 
     task: str
-    metric: str
+    metric: Metric
     strategy: str
     against: str
     pairs: Pairs
@@ -63,13 +63,13 @@ class Comparison:
         if self.state is not None:
             return self.state.word
         if self.holm_p <= 1 - self.level:
-            return "better" if self.area.value > 0 else "worse"
+            return "better" if self.metric.sign * self.area.value > 0 else "worse"
         return "equivalent" if self.equivalent else "undecided"
 
     @property
     def margin(self) -> float:
         """How far apart two scores may be and still agree; NaN where that is not defined."""
-        return MARGIN.get(self.metric, math.nan)
+        return math.nan if self.metric.margin is None else self.metric.margin
 
     @property
     def equivalent(self) -> bool:
@@ -121,7 +121,8 @@ class Comparison:
             known = f"{sure} {low:.0f} to {high:.0f} %" * (math.isfinite(low) and math.isfinite(high))
             kind = {"images": "labels", "time": "seconds"}.get(paid.price.kind, paid.price.kind)
             return f"it needs {abs(paid.percent.value):.0f} % {'fewer' if sign > 0 else 'more'} {kind}{known}"
-        digits = places_of(self.metric)
+        digits = self.metric.digits
+        sign *= self.metric.sign
         low, high = sorted(sign * end for end in (self.area.low, self.area.high))
         height = f"{abs(self.area.value):.{digits}f} {'higher' if sign > 0 else 'lower'}"
         return f"its mean {self.metric} is {height}{sure} {low:.{digits}f} to {high:.{digits}f}"
@@ -252,7 +253,7 @@ def looks(experiment: Experiment, other: str) -> dict[str, State]:
     for name in experiment.curves:
         if name != other:
             try:
-                known[name] = differences(experiment, name, other, price)
+                known[name] = experiment.metric.sign * differences(experiment, name, other, price)
             except ValueError:  # why not, `compare` tells
                 apart[name] = State("not comparable", auto.looks[0])
     return apart | states(known, auto, len(apart))

@@ -15,6 +15,7 @@ from typing import TypeAlias, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.contract.scores import Metric
 from benchmark.experiment.auto_seeds import AutoSeeds
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.variants import ORDINARY, Variant
@@ -122,7 +123,7 @@ class Experiment:
     title: str
     source: str  # a grid or a paper
     task: str
-    metric: str
+    metric: Metric
     rounds: tuple[int, ...]  # what the R columns are
     curves: dict[str, Curve]  # by strategy, in the order asked for
     schedule: Schedule | None = None  # None: a paper's
@@ -237,7 +238,7 @@ def curve(cells: Sequence[Run], schedule: Schedule) -> Curve:
         assert run.header is not None
         records = run.records[: schedule.rounds]
         columns = [min(record.round, schedule.rounds - 1) for record in records]
-        value[row, columns] = [record.scores[run.header.metric] for record in records]
+        value[row, columns] = [record.scores[run.header.measure.name] for record in records]
         labelled[row, columns] = [record.num_labelled for record in records]
         for kind, paid_SR in cost.items():
             paid_SR[row, columns] = [record.cost.get(kind, np.nan) for record in records]

@@ -19,7 +19,7 @@ from benchmark.analysis.equivalence import INCONCLUSIVE, REPRODUCED, Gap, judge,
 from benchmark.analysis.reading import check_agreement
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import FEWEST, Interval
-from benchmark.analysis.tables import MARGIN
+from benchmark.contract.scores import Metric
 from benchmark.text.words import plural
 
 MIXED, APART, UNDECIDED = "may be mixed", "may not be mixed", "undecided"
@@ -50,7 +50,7 @@ class DeviceVerdict:
     """The answer on one experiment."""
 
     experiment: str
-    metric: str
+    metric: Metric
     devices: tuple[str, str]
     rows: list[DeviceGap]
     level: float
@@ -71,7 +71,7 @@ class DeviceVerdict:
     @property
     def why(self) -> str:
         """What the verdict rests on."""
-        gaps, margin = [gap for row in self.rows for gap in row.gaps], MARGIN[self.metric]
+        gaps, margin = [gap for row in self.rows for gap in row.gaps], margin_of(self.metric)
         number = plural(min(gap.num_runs for gap in gaps), "initial set")
         if not known(gaps):
             return f"all scores are the same, {number}"
@@ -93,11 +93,17 @@ def known(gaps: Sequence[Gap]) -> list[Gap]:
     return [gap for gap in gaps if gap.value or gap.std]
 
 
-def verdict(gaps: Sequence[Gap], metric: str, level: float) -> str:
+def verdict(gaps: Sequence[Gap], metric: Metric, level: float) -> str:
     """MIXED, APART or UNDECIDED of gaps that are judged together."""
     differing = known(gaps)
-    word = judge(differing, MARGIN[metric], level)[0] if differing else REPRODUCED
+    word = judge(differing, margin_of(metric), level)[0] if differing else REPRODUCED
     return {REPRODUCED: MIXED, INCONCLUSIVE: UNDECIDED}.get(word, APART)
+
+
+def margin_of(metric: Metric) -> float:
+    """How far apart two scores of it may be and still agree; there is no verdict on a metric that does not say so."""
+    assert metric.margin is not None
+    return metric.margin
 
 
 def reach(gaps: Sequence[Gap], level: float) -> float:
@@ -127,7 +133,7 @@ def device_verdict(first: Experiment, second: Experiment, against: str, price: P
         ValueError: the two are not the same cells on two devices, or the metric has no margin.
         Mixture: they were made with other versions, parameters or data.
     """
-    if first.metric not in MARGIN:
+    if first.metric.margin is None:
         raise ValueError(f"{first.title}: how close two scores must be is not defined for {first.metric}")
     for name in ("task", "schedule"):
         if (own := getattr(first, name)) != (other := getattr(second, name)):

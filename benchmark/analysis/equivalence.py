@@ -64,13 +64,14 @@ class Gap:
         return 1.0 if math.isnan(tail) else min(1.0, 2 * tail)
 
 
-def judge(gaps: Sequence[Gap], margin: float, level: float) -> tuple[str, str]:
+def judge(gaps: Sequence[Gap], margin: float, level: float, higher_is_better: bool = True) -> tuple[str, str]:
     """The verdict on what was measured at every number of labels, and why.
 
     Args:
         gaps: one a number of labels, at least one.
         margin: how far apart two scores may be and still agree, in the score's unit.
         level: 0.95: of 20 verdicts at most one is wrong.
+        higher_is_better: of the score.
 
     Returns:
         reproduced: the interval of level 2 `level` - 1 (90 % for 95 %) lies within the margin at every number of
@@ -85,8 +86,8 @@ def judge(gaps: Sequence[Gap], margin: float, level: float) -> tuple[str, str]:
     adjusted_R = holm(np.array([gap.p_beyond(margin) for gap in gaps]))
     beyond = [gap for gap, p in zip(gaps, adjusted_R, strict=True) if p <= 1 - level]
     if beyond:
-        above = {gap.value > 0 for gap in beyond}
-        words = BOTH if len(above) > 1 else STRONGER if above == {True} else WEAKER
+        better = {(gap.value > 0) == higher_is_better for gap in beyond}
+        words = BOTH if len(better) > 1 else STRONGER if better == {True} else WEAKER
         furthest = max(beyond, key=lambda gap: abs(gap.value))
         many = f" and at {plural(len(beyond) - 1, 'other number')} of labels" if len(beyond) > 1 else ""
         at = f"{furthest.value:+.3g} at {furthest.num_labelled:,.0f} labels{many}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment, Floats, Source
+from benchmark.contract.scores import metric_of
 from benchmark.experiment.cell import SAW_EVALUATION
 from benchmark.plugins.discovery import declares_companion
 from benchmark.system.files import read as read_file
@@ -83,7 +84,7 @@ def paper(source: str, task: str, rows: pd.DataFrame, told: Source, path: Path) 
     }
     curves = {name: replace(one, companion=declares_companion(ours.get(name, name))) for name, one in curves.items()}
     title = f"{source}_{task}".replace("-", "_")
-    return Experiment(title, source, task, str(rows["metric"].iloc[0]), rounds, curves, told=told)
+    return Experiment(title, source, task, metric_of(str(rows["metric"].iloc[0])), rounds, curves, told=told)
 
 
 def paper_curve(name: str, rows: pd.DataFrame, rounds: Sequence[int], dagger: str, path: Path) -> Curve:

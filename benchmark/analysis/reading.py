@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmark.analysis.curves import Experiment, Run, by_strategy
 from benchmark.analysis.published import published
+from benchmark.contract.scores import metric_of
 from benchmark.experiment.auto_seeds import AutoSeeds
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.variants import ORDINARY
@@ -18,6 +19,7 @@ from benchmark.plugins.discovery import declares_companion
 from benchmark.plugins.places import folders
 from benchmark.records.agreement import Agreement, Mixture
 from benchmark.records.manifest import variant_of
+from benchmark.records.record import agree
 from benchmark.records.store import Store
 from benchmark.text.words import unknown
 
@@ -110,10 +112,11 @@ def uncollected() -> Iterator[None]:
 def add(runs: dict[str, Run], new: Run) -> None:
     """Adds a run; the longer one where two folders hold the same. ValueError where they differ."""
     old = runs.setdefault(new.path, new)
-    if old is not new:
-        check_agreement(new.path, (old, new))
-    shared = min(len(old.records), len(new.records))
-    if (old.header and new.header and old.header != new.header) or old.records[:shared] != new.records[:shared]:
+    if old is new:
+        return
+    check_agreement(new.path, (old, new))
+    rounds_agree = all(map(agree, old.records, new.records))
+    if (old.header and new.header and old.header != new.header) or not rounds_agree:
         raise ValueError(f"{new.file} and {old.file} are the same cell with other settings, data or records")
     if len(new.records) > len(old.records):
         runs[new.path] = new
@@ -138,7 +141,7 @@ def experiment(asked: Mapping[str, Any], grid: str, runs: Sequence[Run]) -> Expe
     runs = [run for run in runs if run.variant == ORDINARY]
     schedule = Schedule.read(asked["schedule"])
     curves = by_strategy(runs, schedule)
-    metric = next((run.header.metric for run in runs if run.header is not None), "score")
+    metric = next((run.header.measure for run in runs if run.header is not None), metric_of("score"))
     rounds = tuple(range(schedule.rounds))
     auto = AutoSeeds.read(asked.get("auto"))
     own = curves, schedule, tuple(runs), variants, auto

@@ -24,7 +24,7 @@ from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.figures import drawing, style
 from benchmark.analysis.figures.gallery import Gallery
-from benchmark.analysis.tables import Entry, Table, places, shown, table
+from benchmark.analysis.tables import Entry, Table, shown, table
 from benchmark.analysis.verify import VERDICTS, Verdict, shown_gaps
 from benchmark.records.anonymous import command as without_folders
 from benchmark.records.anonymous import redacted
@@ -209,7 +209,7 @@ def section(
         (name, " ".join((check.__doc__ or "").split()), [fault for fault in faults if fault.check == name])
         for name, check in audit.CHECKS.items()
     ]
-    rows = comparison_tables.rows(compared, places(made.metric))
+    rows = comparison_tables.rows(compared, made.metric.digits)
     against, note = (compared[0].against, comparison_tables.note(compared)) if compared else ("", "")
     records, bought = list(files(experiment, folder, anchor, anonymous)), list(bought_files(experiment))
     sentences = [one.sentence for one in compared]
@@ -219,7 +219,7 @@ def section(
 
 def lines(made: Table, anchor: str) -> Iterator[Line]:
     """The rows of a table, each number with its place."""
-    digits = places(made.metric)
+    digits = made.metric.digits
     for number, (name, row) in enumerate(made.rows.items()):
         place = f"{anchor}-{number}"
         yield Line(name + "†" * bool(made.daggers[name]), [mean_of(entry, digits, place) for entry in row])

@@ -35,13 +35,20 @@ COLUMNS = (
     "encode_seconds",
     "score_seconds",
 )
+CLASS_COLUMNS = (
+    "experiment", "source", "task", "strategy", "seed", "round",
+    "images",  # labelled images that the model was trained on
+    "class",
+    "score",  # accuracy, iou, ap ...: what the task calls it
+    "value",
+)  # fmt: skip
 KINDS = ("fit", "select", "encode", "score")
 
 
 def rounds(experiment: Experiment) -> list[Row]:
     """The rows of an experiment, in the columns of COLUMNS; None for what is not known."""
     told = {"experiment": experiment.title, "source": experiment.source, "task": experiment.task}
-    rows = (row for run in experiment.runs for row in of_run(run, experiment.metric))
+    rows = (row for run in experiment.runs for row in of_run(run, experiment.metric.name))
     if not experiment.runs:
         rows = (row for curve in experiment.curves.values() for row in of_paper(curve, experiment))
     return [{name: {**told, **row}.get(name) for name in COLUMNS} for row in rows]
@@ -56,6 +63,18 @@ def of_run(run: Run, metric: str) -> Iterator[Row]:
             "images": record.num_labelled, "boxes": record.cost.get("boxes"), "cost_images": record.cost.get("images"),
             "metric": metric, "value": record.scores[metric], **seconds(measured.get(record.round)),
         }  # fmt: skip
+
+
+def class_scores(experiment: Experiment) -> Iterator[Row]:
+    """The scores of single classes, in the columns of CLASS_COLUMNS: of our runs, as far as their tasks tell them."""
+    told = {"experiment": experiment.title, "source": experiment.source, "task": experiment.task}
+    for run in experiment.runs:
+        for record in run.records:
+            of_round = {"round": record.round, "images": record.num_labelled}
+            for score, values in record.class_scores.items():
+                for name, value in values.items():
+                    row = {"strategy": run.strategy, "seed": run.seed, "class": name, "score": score, "value": value}
+                    yield {**told, **of_round, **row}
 
 
 def seconds(measured: Mapping[str, float] | None) -> Row:
@@ -74,7 +93,7 @@ def of_paper(curve: Curve, experiment: Experiment) -> Iterator[Row]:
             yield {
                 "strategy": curve.strategy, "num_runs": curve.num_runs, "round": last,
                 "images": known(curve.num_labelled_SR[0, number]),
-                "metric": experiment.metric, "value": float(curve.value_SR[0, number]), "std": std,
+                "metric": experiment.metric.name, "value": float(curve.value_SR[0, number]), "std": std,
                 **{column: known(curve.cost[kind][0, number]) for column, kind in COSTS.items() if kind in curve.cost},
             }  # fmt: skip
 

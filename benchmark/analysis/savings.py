@@ -184,7 +184,7 @@ def own_rule(experiment: Experiment) -> Rule:
     if experiment.schedule is None or not experiment.schedule.until:
         return Rule("final")
     metric, value, width = band(experiment.schedule.until)
-    if metric != experiment.metric:
+    if metric != experiment.metric.name:
         raise ValueError(f"{experiment.title} ends by {metric}, and is compared by {experiment.metric}")
     return Rule("band", float(value - width), float(value + width))
 
@@ -208,7 +208,10 @@ def savings(
         rows = ([0], [0])
     check_comparable(experiment, first, second, rule, price)
     weights_MS = weights(len(rows[0]), REPLICATES, rng)
-    sides = [Side(price.of(one)[keep], one.value_SR[keep]) for one, keep in zip((first, second), rows, strict=True)]
+    sign = experiment.metric.sign  # scores that fall are turned round, so that a curve reaches its target from below
+    sides = [
+        Side(price.of(one)[keep], sign * one.value_SR[keep]) for one, keep in zip((first, second), rows, strict=True)
+    ]
     num_pairs = len(rows[0]) if first.seeds else 0
     task = experiment.title if experiment.runs else experiment.task
     unknown = Interval(math.nan, math.nan, math.nan)
@@ -222,8 +225,8 @@ def savings(
         return [in_band(plain, sides, weights_MS, level)]
     mine, theirs = (side.means(weights_MS) for side in sides)
     return [
-        filled(plain, crossing(*mine, target_M), crossing(*theirs, target_M), float(target_M[0]), level)
-        for target_M in targets(rule, mine[1], theirs[1])
+        filled(plain, crossing(*mine, target_M), crossing(*theirs, target_M), sign * float(target_M[0]), level)
+        for target_M in targets(rule, mine[1], theirs[1], sign)
     ]
 
 
@@ -263,6 +266,8 @@ def check_comparable(experiment: Experiment, first: Curve, second: Curve, rule: 
     """ValueError where a rule or a price means nothing for these curves."""
     if apart(best_score([first]), best_score([second])):
         raise ValueError(f"{first.strategy} and {second.strategy} cannot be compared: {SCALES}")
+    if rule.kind == "band" and not experiment.metric.higher_is_better:
+        raise ValueError(f"at=band:LOW,HIGH is for scores that rise, and of {experiment.metric} less is better")
     if experiment.schedule is not None and experiment.schedule.until and rule.kind != "band":
         until = experiment.schedule.until
         raise ValueError(f"runs of {experiment.title} end by score ({until}): compare them at=band:LOW,HIGH")
@@ -275,10 +280,11 @@ def area(experiment: Experiment, curve: Curve, rows: Sequence[int]) -> float:
     return stats.area(np.array(experiment.rounds, np.float64), mean(curve.value_SR[rows]))
 
 
-def targets(rule: Rule, mine_MR: Floats, other_MR: Floats) -> list[Floats]:
-    """The targets of a rule, each (M,), from the replicates of both scores."""
+def targets(rule: Rule, mine_MR: Floats, other_MR: Floats, sign: int) -> list[Floats]:
+    """The targets of a rule, each (M,), from the replicates of both scores, which are turned round where `sign` is
+    -1."""
     if rule.kind == "value":
-        return [np.full(len(other_MR), rule.low)]
+        return [np.full(len(other_MR), sign * rule.low)]
     if rule.kind == "final":
         return [np.minimum(mine_MR[:, -1], other_MR[:, -1])]
     return list(other_MR.T)

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmark.analysis.audit import Fault, audit
 from benchmark.analysis.curves import Curve, Experiment, Floats
+from benchmark.contract.scores import Metric
 from benchmark.experiment.cell import SAW_EVALUATION
 from benchmark.experiment.schedule import Schedule
 from benchmark.records import versions
@@ -29,8 +30,6 @@ from benchmark.text.words import plural, slug
 if TYPE_CHECKING:
     import pandas as pd
 
-PLACES = {"map": 3, "ap": 3}  # decimals of the metrics that are a share in 0..1; 2 for those in per cent
-MARGIN = {"accuracy": 1.0, "map": 0.01, "ap": 0.01}  # how far apart two scores may be and still agree
 AUDIT_SHOWN = 3  # faults that a caption spells out
 INDENT = "  "  # of the lines below a strategy's own
 
@@ -79,7 +78,7 @@ class Table:
     title: str
     source: str
     task: str
-    metric: str
+    metric: Metric
     heads: list[str]  # what its rounds are called
     rounds: tuple[int, ...]  # and which they are
     rows: dict[str, list[Entry]]  # by strategy
@@ -231,7 +230,7 @@ def heads(schedule: Schedule) -> list[str]:
 
 def grid_of(made: Table) -> list[list[str]]:
     """Header and rows as text; where boxes are counted, two indented lines more a strategy: boxes, score per box."""
-    digits = places(made.metric)
+    digits = made.metric.digits
     lines = [["strategy", *made.heads]]
     for name, row in made.rows.items():
         lines.append([name + "†" * bool(made.daggers[name]), *(entry.text(digits) for entry in row)])
@@ -245,11 +244,6 @@ def grid_of(made: Table) -> list[list[str]]:
             lines.append([f"{INDENT}boxes", *(entry.printed.get("boxes") or shown(entry.boxes, 0) for entry in row)])
             lines.append([per_box, *(shown(entry.per_10k_boxes, 3) for entry in row)])
     return lines
-
-
-def places(metric: str) -> int:
-    """Decimals of a metric."""
-    return PLACES.get(metric, 2)
 
 
 def shown(value: float | None, places: int) -> str:
@@ -308,7 +302,7 @@ def tidy_rows(made: Table) -> list[dict[str, object]]:
         {
             "source": made.source, "task": made.title if made.schedule else made.task, "strategy": name,
             "num_runs": entry.n, "round": number, "num_labelled": entry.num_labelled,
-            "boxes": entry.printed.get("boxes") or entry.boxes, "metric": made.metric,
+            "boxes": entry.printed.get("boxes") or entry.boxes, "metric": made.metric.name,
             "value": entry.printed.get("value") or entry.mean,
             "std": entry.std, "num_wanted": entry.wanted, "num_failed": entry.failed,
             "cost_images": entry.cost.get("images"), "saw_evaluation_labels": SAW_EVALUATION in made.daggers[name],

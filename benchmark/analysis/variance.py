@@ -26,7 +26,8 @@ from benchmark.analysis import comparisons, stats
 from benchmark.analysis.curves import Curve, Experiment, Floats
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import Interval
-from benchmark.analysis.tables import PLACES, csv_of, latex_of, markdown_of
+from benchmark.analysis.tables import csv_of, latex_of, markdown_of
+from benchmark.contract.scores import Metric
 from benchmark.experiment.variants import ORDINARY, STAGGERED
 from benchmark.seeds import seed
 from benchmark.system import files
@@ -45,7 +46,7 @@ class Components:
     """Variances of one strategy's scores, or of its differences from another's, in the score's unit squared."""
 
     experiment: str
-    metric: str
+    metric: Metric
     strategy: str
     against: str  # the other; "" where the scores are its own
     measure: str  # of MEASURES: the mean score on the way, or the last one
@@ -252,7 +253,7 @@ def rows(found: Sequence[Components]) -> list[dict[str, object]]:
     """The components for people, a row each; columns: see `note`."""
     made = []
     for one in found:
-        scale = 1e4 if one.metric in PLACES else 1.0
+        scale = 1e4 if one.metric.is_share else 1.0
         parts = {name: scaled(part, scale) for name, part in zip(COMPONENTS, one.parts, strict=True)}
         means = {f"{sets} x {runs}": brief(scale * one.expected(sets, runs)) for sets, runs in DESIGNS}
         made.append({"of": of_what(one), "strategy": one.strategy, "sets": one.num_sets, **parts, **means})
@@ -273,7 +274,7 @@ def brief(value: float) -> str:
 def note(found: Sequence[Components]) -> str:
     """What the columns of `rows` are, a line each."""
     first, ((many, once), (few, often)) = found[0], DESIGNS
-    unit = f"hundredths of the {first.metric}" if first.metric in PLACES else f"points of {first.metric}"
+    unit = f"hundredths of the {first.metric}" if first.metric.is_share else f"points of {first.metric}"
     lines = {
         "of": "area: the mean score on the way, as comparisons take it; final: the score of the last round",
         "sets": "initial sets of which all three runs are through",
@@ -290,7 +291,7 @@ def tidy_rows(found: Sequence[Components]) -> list[dict[str, object]]:
     """One row a strategy, measure and component, in the score's unit squared."""
     return [
         {
-            "task": one.experiment, "strategy": one.strategy, "against": one.against, "metric": one.metric,
+            "task": one.experiment, "strategy": one.strategy, "against": one.against, "metric": one.metric.name,
             "measure": one.measure, "sets": one.num_sets, "component": name, "variance": part.value, "low": part.low,
             "high": part.high, "level": one.level,
         }

@@ -16,7 +16,7 @@ from benchmark.analysis.curves import SCALES, Curve, Experiment, apart, best_sco
 from benchmark.analysis.equivalence import Gap, judge
 from benchmark.analysis.reading import read
 from benchmark.analysis.stats import Interval
-from benchmark.analysis.tables import MARGIN, Entry, entries
+from benchmark.analysis.tables import Entry, entries
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,11 @@ def verdict(mine: Experiment, theirs: Experiment, label: str, level: float) -> V
     gaps = shared_gaps(mine.curves[name], theirs.curves[label]) if name is not None and num_runs else []
     if num_runs and not gaps:
         reasons.append("data: no number of labels in common")
-    word, why = (NOT, "; ".join(reasons)) if reasons else judge(gaps, MARGIN[mine.metric], level)
+    if reasons:
+        word, why = NOT, "; ".join(reasons)
+    else:
+        assert mine.metric.margin is not None  # see `differences`
+        word, why = judge(gaps, mine.metric.margin, level, mine.metric.higher_is_better)
     return Verdict(theirs.source, mine.title, name or label, label, num_runs, gaps, level, word, why)
 
 
@@ -146,9 +150,9 @@ def differences(mine: Experiment, theirs: Experiment, label: str, name: str | No
         yield f"data: ours {mine.task}, published {wanted}"
     elif mine.task != wanted:
         yield f"recipe: ours {mine.task}, published {wanted}"
-    if mine.metric not in MARGIN:
+    if mine.metric.margin is None:
         yield f"metric: how close two scores must be is not defined for {mine.metric}"
-    if mine.metric != theirs.metric:
+    if mine.metric.name != theirs.metric.name:
         yield f"metric: ours {mine.metric}, published {theirs.metric}"
     elif scale := other_scale(mine, theirs):
         yield scale

@@ -172,7 +172,7 @@ def print_answers(made: Sequence[answers.Answered], style: str) -> None:
             title = f"{one.table.title}: strategies minus {rows[0].against}, seed by seed"
             sentences = "\n".join(visible(row.sentence) for row in rows)
             note = f"{sentences}\n\n{comparison_tables.note(rows)}"
-            show(title, comparison_tables.rows(rows, tables.places(one.table.metric)), note=note)
+            show(title, comparison_tables.rows(rows, one.table.metric.digits), note=note)
 
 
 def in_parts(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
@@ -242,7 +242,7 @@ def compared(
     if asked.format == "json":
         typer.echo(comparison_tables.tidy(made).map(encodable).to_json(orient="records", indent=1))
     for done in made if asked.format == "text" else ():
-        paragraphs(comparison_tables.lines(done, tables.places(done.metric)), 2)
+        paragraphs(comparison_tables.lines(done, done.metric.digits), 2)
     for line in refused:
         say(f"not compared: {line}")
     say_variants_of(experiments)
@@ -358,7 +358,7 @@ def published() -> list[Row]:
     return [
         {
             "source": one.source, "task": one.task, "strategy": name, "runs": curve.num_runs,
-            "rounds": int(np.isfinite(curve.value_SR[0]).sum()), "metric": one.metric,
+            "rounds": int(np.isfinite(curve.value_SR[0]).sum()), "metric": one.metric.name,
             "first": curve.printed["value"][0], "last": next(filter(None, reversed(curve.printed["value"]))),
             "cite": one.told.get("cite", ""),
         }

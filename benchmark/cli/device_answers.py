@@ -9,7 +9,6 @@ from benchmark.analysis.curves import Experiment
 from benchmark.analysis.devices import DeviceGap, DeviceVerdict, device_verdict, interval, verdict
 from benchmark.analysis.options import AnalysisOptions, parse_options
 from benchmark.analysis.reading import chosen, read
-from benchmark.analysis.tables import places
 from benchmark.cli.terminal import paragraphs, show
 from benchmark.text.words import unknown
 
@@ -48,7 +47,7 @@ def reference(experiment: Experiment, asked: AnalysisOptions) -> str:
 
 def line(one: DeviceVerdict, row: DeviceGap) -> dict[str, object]:
     """A row for people; columns: see NOTE."""
-    digits = places(one.metric)
+    digits = one.metric.digits
     told = {
         name: shown(interval(gap, one.level), digits, "+") for name, gap in (("area", row.area), ("final", row.final))
     }

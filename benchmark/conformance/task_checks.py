@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmark.api import Indices, Predictions
 from benchmark.conformance.trials import Fitted, left_behind
+from benchmark.contract.scores import classes_of, metric_of
 from benchmark.runner import loop
 from benchmark.text.words import plural
 
@@ -45,9 +46,10 @@ def scores_its_metric(fitted: Fitted) -> str | None:
     """A metric that is missing, or a score that is not finite."""
     task, model, _ = fitted.prepared()
     scores = task.score(model)
-    if task.metric not in scores:
-        return f"score() lacks its metric {task.metric}"
-    broken = [name for name, value in scores.items() if not np.isfinite(value)]
+    if (name := metric_of(task.metric).name) not in scores:
+        return f"score() lacks its metric {name}"
+    single = {f"{name} of {of}": value for name, by in classes_of(scores).items() for of, value in by.items()}
+    broken = [name for name, value in (scores | single).items() if not np.isfinite(value)]
     return f"not finite: {', '.join(broken)}" if broken else None
 
 
@@ -128,7 +130,8 @@ def scrambles_unpaid(fitted: Fitted) -> str | None:
     other = task.scrambled(labelled, 1)
     if not same_weights(model, other.fit(labelled, 0)):
         return "scrambled() moved a paid label: a fit on paid images changed"
-    same = task.score(model)[task.metric] == other.score(model)[task.metric]
+    name = metric_of(task.metric).name
+    same = task.score(model)[name] == other.score(model)[name]
     return "scrambled() left the test labels as they were" if same else None
 
 

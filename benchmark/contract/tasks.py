@@ -6,11 +6,13 @@ Shapes: N images, P predictions, C classes, D features. `Indices` are positions 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from benchmark.contract.data import Encoding, Indices, Targets
+from benchmark.contract.scores import Metric
 
 
 class Pool(Protocol):
@@ -65,8 +67,11 @@ class Task(Protocol):
 
     num_pool: int
     batch_size: int  # images a call of `losses` takes comfortably
-    metric: str  # the score that tables read: "accuracy", "map", "ap", "miou"
     fingerprint: str  # a hash of the data: equal fingerprints, equal images and labels
+
+    @property
+    def metric(self) -> Metric | str:
+        """The score that tables read: a Metric, or the name of one that is known: "accuracy", "map", "ap", "miou"."""
 
     def model(self, companion: Companion | None = None) -> nn.Module:
         """An untrained model with the companion attached, ready to load a fit's weights."""
@@ -75,7 +80,7 @@ class Task(Protocol):
         """A model trained from scratch on the set `labelled` (its order must not matter), in eval mode."""
 
     def score(self, model: nn.Module) -> dict[str, float]:
-        """Scores on the test set, `metric` among them. Loop only.
+        """Scores on the test set, `metric` among them; `Scores` where it knows those of single classes too. Loop only.
 
         A task that has classes tells `num_predicted_classes` and `num_test_classes` too: how many the model predicts on
         the test set, and how many there are. By these the audit names a model that predicts one class, or no box.
@@ -99,12 +104,27 @@ class Task(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class BatchSizes:
+    """In what batches a fit goes through its images, where layers take statistics of a batch."""
+
+    smallest: int  # images in the smallest batch of this fit
+    intended: int  # images in a batch, as the recipe has them
+
+
 @runtime_checkable
 class Batched(Protocol):
-    """A task that tells in what batches it trains: its audit need not guess."""
+    """A task that tells in what batches it trains, so that an audit of its records need not know recipes."""
 
-    def smallest_batch(self, num_images: int) -> int | None:
-        """Images in the smallest batch of a fit on `num_images`; None where no layer takes statistics of its batch."""
+    def batch_sizes(self, num_images: int) -> BatchSizes | None:
+        """The sizes of the batches of a fit.
+
+        Args:
+            num_images: the fit is on so many.
+
+        Returns:
+            The sizes; None where no layer takes statistics of its batch.
+        """
 
 
 @runtime_checkable

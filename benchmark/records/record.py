@@ -16,6 +16,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 import msgspec
 from msgspec import Struct, structs
 
+from benchmark.contract.scores import Metric, metric_of
 from benchmark.system.files import LARGEST_RECORDS, opened, read
 from benchmark.system.typed import Amount, Count, Index, Name, Number, converted
 
@@ -43,6 +44,8 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     scores: dict[str, Number]  # on the test set
     diagnostics: dict[str, Number] = {}  # what the strategy logged when it chose `bought`
     smallest_batch: Count | None = None  # see `api.Batched`; None: no layer depends on it, or it is not known
+    batch_size: Count | None = None  # images in a batch as the recipe has them; None as for `smallest_batch`
+    class_scores: dict[str, dict[str, Number]] = {}  # by score, then by class; {}: the task tells none
 
     def __post_init__(self) -> None:
         structs.force_setattr(self, "bought", Positions("q", self.bought))
@@ -52,6 +55,16 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
         if metric not in self.scores:
             return f"scores: no {metric}, the metric of its task"
         return "" if "images" in self.cost else "cost: no images"
+
+
+LATER = ("smallest_batch", "batch_size", "class_scores")  # what older releases did not tell
+
+
+def agree(first: Record, second: Record) -> bool:
+    """Whether two records say the same wherever both tell it."""
+    told = {name: getattr(first, name) for name in LATER if getattr(second, name) in (None, {})}
+    untold = {name: getattr(second, name) for name in LATER if getattr(first, name) in (None, {})}
+    return structs.replace(first, **untold) == structs.replace(second, **told)
 
 
 class Measured(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -92,10 +105,15 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True):
     cell: dict[str, Any]  # an Identity and what else its plug-ins are told apart by
     data: str  # fingerprint
     num_pool: Count
-    metric: Name
+    metric: Name | Metric  # its name, where that says everything: see `scores.brief`
     held_out: list[Index]  # the validation draw
     schema: int = SCHEMA
     weights: dict[str, dict[str, str]] = {}  # of encoders: parameter -> sha256 of its file
+
+    @property
+    def measure(self) -> Metric:
+        """The metric of its task."""
+        return metric_of(self.metric)
 
     def is_of(self, key: str, cell: Mapping[str, Any]) -> bool:
         """Whether a cell of this key and identity wrote it: parameters that both know have one value.
@@ -164,7 +182,7 @@ def read_cell(path: Path) -> Stored:
     if num_sound < len(records):
         records, damage = records[:num_sound], f"line {num_sound + 2} is out of place"
     for record in records:
-        if words := record.lacks(header.metric):
+        if words := record.lacks(header.measure.name):
             raise ValueError(f"{path}: round {record.round}: {words}")
     return Stored(header, records, damage)
 
@@ -198,11 +216,16 @@ def as_line(body: dict[str, Any], kind: type[Line], path: Path, number: int) -> 
 def fields(line: Struct) -> dict[str, Any]:
     """A line as its body. ValueError where it could not be read again."""
     named = structs.asdict(line)
-    for name in ("smallest_batch", "weights"):  # older lines have neither
+    for name in (*LATER, "weights"):  # older lines have none of them
         if named.get(name, True) in (None, {}):
             del named[name]
-    converted(json.loads(json.dumps(named, allow_nan=False, default=array.tolist)), type(line))
+    converted(json.loads(json.dumps(named, allow_nan=False, default=plain)), type(line))
     return named
+
+
+def plain(value: object) -> object:
+    """What JSON has for a value that it does not know: positions, a metric."""
+    return value.tolist() if isinstance(value, array) else msgspec.to_builtins(value)
 
 
 OPENING, CLOSING = b'{"body": ', b', "sha256": "%s"}\n'  # around a body and its checksum
@@ -215,7 +238,7 @@ def digest(text: bytes) -> bytes:
 
 def seal(body: Mapping[str, Any]) -> bytes:
     """A JSON line with its checksum, the same bytes for the same content. ValueError on NaN and infinity."""
-    return sealed(json.dumps(body, sort_keys=True, allow_nan=False, default=array.tolist).encode())
+    return sealed(json.dumps(body, sort_keys=True, allow_nan=False, default=plain).encode())
 
 
 def sealed(text: bytes) -> bytes:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from benchmark.api import Batched, Companion, EncodingTime, Indices, Machine, Task, View, files
+from benchmark.contract.scores import brief, classes_of, metric_of
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Misfit
 from benchmark.records.record import Header, Measured, Record
@@ -55,7 +56,8 @@ def start(cell: Cell, task: Task) -> Start:
 def header(cell: Cell, task: Task, machine: Machine) -> Header:
     """The first line of the cell's records."""
     held_out, told = start(cell, task).held_out.tolist(), weights(cell, machine)
-    return Header(cell.key, cell.identity(), task.fingerprint, task.num_pool, task.metric, held_out, weights=told)
+    metric = brief(metric_of(task.metric))
+    return Header(cell.key, cell.identity(), task.fingerprint, task.num_pool, metric, held_out, weights=told)
 
 
 def weights(cell: Cell, machine: Machine) -> dict[str, dict[str, str]]:
@@ -98,9 +100,10 @@ def run(
         if weights(cell, machine) != read:
             raise ValueError("an encoder's file of weights was exchanged meanwhile: this round is not recorded")
         record = Record(
-            number, len(labelled), bought.tolist(), cost, scores, diagnostics, smallest_batch(task, len(labelled))
-        )
-        if words := record.lacks(task.metric):
+            number, len(labelled), bought.tolist(), cost, dict(scores), diagnostics,
+            **batches(task, len(labelled)), class_scores=classes_of(scores),
+        )  # fmt: skip
+        if words := record.lacks(metric_of(task.metric).name):
             raise ValueError(f"{cell.task.label}: {words}")
         where = device_name(machine)
         yield record, Measured(number, seconds, fitted.shared, peak_mb(machine), where, versions(), code)
@@ -274,9 +277,10 @@ def paid(cell: Cell, begin: Start, labelled: Indices) -> Indices:
     return np.concatenate([labelled, begin.held_out]) if reads else labelled
 
 
-def smallest_batch(task: Task, num_images: int) -> int | None:
-    """Images in the smallest batch of a fit on so many, where the task says it."""
-    return task.smallest_batch(num_images) if isinstance(task, Batched) else None
+def batches(task: Task, num_images: int) -> dict[str, int]:
+    """Images in the smallest batch of a fit on so many, and in one as the recipe has it, where the task tells them."""
+    sizes = task.batch_sizes(num_images) if isinstance(task, Batched) else None
+    return {} if sizes is None else {"smallest_batch": sizes.smallest, "batch_size": sizes.intended}
 
 
 class Clock:

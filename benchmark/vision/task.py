@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.api import Companion, EncoderName, Encoding, Indices, Machine, Pool
+from benchmark.api import BatchSizes, Companion, EncoderName, Encoding, Indices, Machine, Pool
 from benchmark.vision.data.annotations import Images
 from benchmark.vision.data.reading import stream
 from benchmark.vision.data.sources import Sources
@@ -44,9 +44,10 @@ class VisionTask(ABC, Generic[Net]):
         """An untrained network, its companion attached, in eval mode."""
         return self._network(0, companion)
 
-    def smallest_batch(self, num_images: int) -> int | None:
-        """Images in the smallest batch of a fit on so many; None where no layer is normalised by batch."""
-        return smallest_part(num_images, self._recipe.batch_size) if self._by_batch else None
+    def batch_sizes(self, num_images: int) -> BatchSizes | None:
+        """The sizes of the batches of a fit on so many images; None where no layer is normalised by batch."""
+        intended = self._recipe.batch_size
+        return BatchSizes(smallest_part(num_images, intended), intended) if self._by_batch else None
 
     def source_files(self) -> dict[str, list[tuple[str, str]]]:
         """Name and hash of pixels of each image of the pool and the test set; {} where they are in no files."""

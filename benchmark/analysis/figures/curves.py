@@ -53,7 +53,7 @@ def learning_curves(experiment: Experiment, looks: Looks, axis: str = "images") 
     lines = [draw_curve(axes, curve, looks[curve.strategy], axis, sheer(labels)) for curve in curves]
     drawn = [np.asarray(line.get_ydata()) for line in lines]
     limits(axes, np.concatenate([*drawn, *(curve.value_SR[dotted(curve, axis)] for curve in curves)]))
-    axes.set(xlabel=f"{axis} paid for", ylabel=visible(experiment.metric))
+    axes.set(xlabel=f"{axis} paid for", ylabel=visible(experiment.metric.name))
     banded = any(np.isfinite(band(curve)).any() for curve in curves)
     barred = any(curve.std_R is not None for curve in curves)
     entitle(

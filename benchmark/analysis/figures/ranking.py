@@ -37,7 +37,7 @@ def penalty_matrix(experiments: Sequence[Experiment]) -> Figure | None:
     Of experiments whose runs are told apart, stats.RANKED or more a strategy; strategies that do not pair are left out.
     A pair that no experiment has is empty. Below, the mean of each column. None: no experiment has two such strategies.
     """
-    groups = [(group, num_shared(one)) for one in experiments if len(group := pairing(one)) > 1]
+    groups = [(one, group) for one in experiments if len(group := pairing(one)) > 1]
     names, wins_AA = added(groups)
     if not np.isfinite(wins_AA[~np.eye(len(names), dtype=bool)]).any():
         return None
@@ -83,13 +83,15 @@ def pairs(first: Curve, second: Curve) -> bool:
     return True
 
 
-def added(groups: Sequence[tuple[Sequence[Curve], int]]) -> tuple[list[str], Floats]:
-    """Names and (A, A) penalties, summed over groups, each with its shared rounds; NaN where no group has the pair."""
-    names = list(dict.fromkeys(curve.strategy for group, _ in groups for curve in group))
+def added(groups: Sequence[tuple[Experiment, Sequence[Curve]]]) -> tuple[list[str], Floats]:
+    """Names and (A, A) penalties, summed over experiments, each with those of its curves that pair; NaN where none has
+    the pair."""
+    names = list(dict.fromkeys(curve.strategy for _, group in groups for curve in group))
     total_AA = np.full((len(names), len(names)), np.nan)
-    for group, shared in groups:
+    for one, group in groups:
         places = [names.index(curve.strategy) for curve in group]
-        cells, wins_AA = np.ix_(places, places), stats.penalties(group, shared)
+        cells, higher_AA = np.ix_(places, places), stats.penalties(group, num_shared(one))
+        wins_AA = higher_AA if one.metric.higher_is_better else higher_AA.T
         total_AA[cells] = np.where(np.isnan(wins_AA), total_AA[cells], np.nan_to_num(total_AA[cells]) + wins_AA)
     return names, total_AA
 
@@ -137,20 +139,21 @@ def halves(found: stats.Ranks) -> tuple[dict[str, float], dict[str, float]]:
 
 def mean_areas(experiment: Experiment) -> dict[str, float]:
     """The mean area over the runs by strategy, of those whose runs are all finished and have all rounds. Over the
-    rounds, or, as verdicts are, over the range of cost that all have where rounds cost unequally; {}: there is none."""
+    rounds, or, as verdicts are, over the range of cost that all have where rounds cost unequally; turned round where
+    less is better. {}: there is none."""
     whole = {
         name: curve
         for name, curve in experiment.curves.items()
         if curve.num_runs == curve.wanted and not curve.unfinished and np.isfinite(curve.value_SR).all()
     }
-    kind = "boxes" if experiment.counts_boxes else "images"
+    kind, sign = "boxes" if experiment.counts_boxes else "images", experiment.metric.sign
     paid = [mean(curve.cost[kind]) for curve in whole.values() if kind in curve.cost]
     if len(experiment.rounds) < 2 or all(np.array_equal(cost_R, paid[0], equal_nan=True) for cost_R in paid):
         rounds_R = np.array(experiment.rounds, np.float64)
-        return {name: stats.area(rounds_R, curve.mean_R) for name, curve in whole.items()}
+        return {name: sign * stats.area(rounds_R, curve.mean_R) for name, curve in whole.items()}
     try:
         areas_A, *_ = stats.areas_at_equal_cost(np.stack(paid), np.stack([curve.mean_R for curve in whole.values()]))
-        return dict(zip(whole, areas_A.tolist(), strict=True))
+        return dict(zip(whole, (sign * areas_A).tolist(), strict=True))
     except ValueError:  # no range, or one counts no boxes
         return {}
 

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmark.analysis.figures.style import INK, Look, Looks, blank, entitle, extent, pitch, styled
-from benchmark.analysis.tables import PLACES
 from benchmark.analysis.variance import COMPONENTS, Components
 from benchmark.text.words import broken, plural
 
@@ -34,7 +33,7 @@ def variance_components(found: Sequence[Components], looks: Looks) -> Figure | N
     for part, (axes, name) in enumerate(zip(grid, COMPONENTS, strict=True)):
         draw_component(axes, found, part, [looks[one.strategy] for one in found])
         axes.set_title(name)
-    first, unit = found[0], "hundredths" if found[0].metric in PLACES else "points"
+    first, unit = found[0], "hundredths" if found[0].metric.is_share else "points"
     grid[0].set_yticks(range(len(labels)), labels)
     grid[0].set_ylim(len(labels) - 0.5, -0.5)
     grid[1].set_xlabel(f"variance, in squared {unit} of {first.metric}")
@@ -48,7 +47,7 @@ def variance_components(found: Sequence[Components], looks: Looks) -> Figure | N
 
 def draw_component(axes: Axes, found: Sequence[Components], part: int, looks: Sequence[Look]) -> None:
     """One component of all rows."""
-    scale = 1e4 if found[0].metric in PLACES else 1.0
+    scale = 1e4 if found[0].metric.is_share else 1.0
     for place, (one, look) in enumerate(zip(found, looks, strict=True)):
         ends = scale * np.array([one.parts[part].low, one.parts[part].high])
         axes.plot(ends, [place, place], color=look.colour, linewidth=1.4)

@@ -19,14 +19,18 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from benchmark.api import (
+    ACCURACY,
     Annotations,
+    BatchSizes,
     Companion,
     Direction,
     Indices,
     Machine,
     Predictions,
+    Scores,
     Targets,
     activity,
+    by_class,
     identity,
     seeded,
 )
@@ -78,7 +82,7 @@ class Classifier(VisionTask[Network]):
     losses always in float32. A model given to it is one of its own, in eval mode, and does not change.
     """
 
-    metric = "accuracy"
+    metric = ACCURACY
 
     def __init__(
         self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int, classes: Sequence[str] = (),
@@ -124,17 +128,19 @@ class Classifier(VisionTask[Network]):
             train(network, images, self._recipe, companion, seed, checkpoint)
         return network
 
-    def score(self, model: nn.Module) -> dict[str, float]:
-        """accuracy: per cent of the test set; balanced_accuracy: the mean of each class's own; nll: the mean negative
-        log likelihood, in nats; how many classes are predicted, and how many there are."""
+    def score(self, model: nn.Module) -> Scores:
+        """accuracy: per cent of the test set, and of the images of each class; balanced_accuracy: the mean over the
+        classes; nll: the mean negative log likelihood, in nats; how many classes are predicted, and how many there
+        are."""
         logits_NC, _ = self._forward(model, self._test_images, self._batches(np.arange(self.num_test())))
         nll = F.cross_entropy(logits_NC, self._test_labels)
-        return {**rates(logits_NC.argmax(1), self._test_labels, self.num_classes), "nll": nll.item()}
+        found = rates(logits_NC.argmax(1), self._test_labels, self.classes)
+        return Scores({**found, "nll": nll.item()}, found.by_class)
 
-    def smallest_batch(self, num_images: int) -> int | None:
-        """Images in the smallest batch of a fit on so many; None without batch normalisation."""
-        whole = self._recipe.batch_size if self._recipe.drop_last else None
-        return whole if whole and self._by_batch else super().smallest_batch(num_images)
+    def batch_sizes(self, num_images: int) -> BatchSizes | None:
+        """The sizes of the batches of a fit on so many images; None without batch normalisation."""
+        sizes = super().batch_sizes(num_images)
+        return replace(sizes, smallest=sizes.intended) if sizes and self._recipe.drop_last else sizes
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """One label an image."""
@@ -308,18 +314,21 @@ def predictions(logits_NC: Tensor) -> Predictions:
     return Predictions(logits_NC.softmax(1), image_N, len(logits_NC))
 
 
-def rates(found_N: Tensor, true_N: Tensor, num_classes: int) -> dict[str, float]:
+def rates(found_N: Tensor, true_N: Tensor, classes: Sequence[str]) -> Scores:
     """What share of the images and, on average, of each class that is there is found to be what it is, in per cent; and
     how many classes are found, and how many are there."""
     right_N = found_N == true_N
-    num_C = true_N.bincount(minlength=num_classes)
-    right_C, there_C = true_N[right_N].bincount(minlength=num_classes), num_C > 0
-    return {
+    num_C = true_N.bincount(minlength=len(classes))
+    right_C, there_C = true_N[right_N].bincount(minlength=len(classes)), num_C > 0
+    pairs = zip(right_C.tolist(), num_C.tolist(), strict=True)
+    values = {
         "accuracy": 100.0 * (right_N.sum().item() / len(true_N)),
         "balanced_accuracy": 100.0 * (right_C[there_C].double() / num_C[there_C]).mean().item(),
         "num_predicted_classes": float(len(found_N.unique())),
         "num_test_classes": float(there_C.sum().item()),
     }
+    of_class = by_class(classes, (100.0 * right / num if num else None for right, num in pairs))
+    return Scores(values, {"accuracy": of_class})
 
 
 def cross_entropy(logits_NC: Tensor, targets: Tensor) -> Tensor:

@@ -5,11 +5,13 @@ Shapes: N images, P predictions, B true boxes, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.api import Scores, by_class
 from benchmark.vision.data.annotations import Truth
 
 Floats = npt.NDArray[np.float64]
@@ -26,8 +28,9 @@ class Found:
     corners_P4: Floats
 
 
-def coco_scores(truth: Truth, found: Found, num_classes: int) -> dict[str, float]:
+def coco_scores(truth: Truth, found: Found, classes: Sequence[str]) -> Scores:
     """`ap` over IoU 0.50:0.95, `ap50` and `ap75`, in 0..1, by faster-coco-eval; of a class, 100 detections an image.
+    `ap` and `ap50` are known of each class too, and are the means of that.
 
     Boxes that are ignored are crowds to it. Classes without a true box do not count; with none at all, all are 0.
     """
@@ -35,13 +38,24 @@ def coco_scores(truth: Truth, found: Found, num_classes: int) -> dict[str, float
 
     names = ("ap", "ap50", "ap75")
     if not len(found.image_P) or truth.ignored_B.all():
-        return dict.fromkeys(names, 0.0)
-    counted = COCO(as_coco(truth, num_classes))
+        there = set(truth.labels_B[~truth.ignored_B].tolist())
+        none = by_class(classes, (0.0 if number in there else None for number in range(len(classes))))
+        return Scores(dict.fromkeys(names, 0.0), {"ap": none, "ap50": none})
+    counted = COCO(as_coco(truth, len(classes)))
     judge = COCOeval_faster(counted, counted.loadRes(as_results(found)), iouType="bbox")
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
-    return {name: max(0.0, float(value)) for name, value in zip(names, judge.stats[:3], strict=True)}
+    scores = {name: max(0.0, float(value)) for name, value in zip(names, judge.stats[:3], strict=True)}
+    precision_TRC = judge.eval["precision"][..., 0, -1]  # T IoUs, R recalls; of boxes of any size, 100 an image
+    parts = {"ap": precision_TRC, "ap50": precision_TRC[:1]}
+    return Scores(scores, {name: by_class(classes, mean_precisions(part)) for name, part in parts.items()})
+
+
+def mean_precisions(precision_TRC: Floats) -> Iterator[float | None]:
+    """The mean precision of each class; None where it has no true box, which is told by -1."""
+    for precision_TR in np.moveaxis(precision_TRC, -1, 0):
+        yield float(precision_TR.mean()) if (precision_TR > -1).any() else None
 
 
 def as_coco(truth: Truth, num_classes: int) -> dict[str, object]:

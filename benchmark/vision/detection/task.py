@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.api import (
+    MEAN_AP,
     Annotations,
     Augmentation,
     Boxes,
@@ -28,6 +29,7 @@ from benchmark.api import (
     Indices,
     Machine,
     Predictions,
+    Scores,
     Targets,
     activity,
     seeded,
@@ -60,7 +62,7 @@ class Detection(VisionTask[Detector]):
     ignored (crowds, and difficult ones where the task says so) are not trained on, but drawn and so paid for.
     """
 
-    metric = "map"
+    metric = MEAN_AP
 
     def __init__(
         self, machine: Machine, recipe: DetectorRecipe, pool: Split, test: Split, num_classes: int,
@@ -105,15 +107,16 @@ class Detection(VisionTask[Detector]):
         train(detector, len(which), prepare, self._recipe, companion, derived(seed, "training"), checkpoint)
         return detector
 
-    def score(self, model: nn.Module) -> dict[str, float]:
+    def score(self, model: nn.Module) -> Scores:
         """Shares of one: map, COCO's ap (IoU 0.50:0.95), ap50 and ap75, and PASCAL VOC's voc_map (IoU 0.50); how many
-        classes the boxes found are of (0: none is found), and those that are there."""
+        classes the boxes found are of (0: none is found), and those that are there. ap and ap50 of each class."""
         self._memo = None
         truth, found = self._test.truth, self._everything(model, self._test, np.arange(self.num_test())).found()
-        scores = coco_scores(truth, found, self.num_classes)
+        scores = coco_scores(truth, found, self.classes)
         scores |= {"map": scores[self._map], "voc_map": voc_map(truth, found, self.num_classes)}
         counted = {"predicted": found.label_P, "test": truth.labels_B[~truth.ignored_B]}
-        return scores | {f"num_{which}_classes": float(len(np.unique(labels))) for which, labels in counted.items()}
+        scores |= {f"num_{which}_classes": float(len(np.unique(labels))) for which, labels in counted.items()}
+        return scores
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """Images, and the boxes drawn on them, ignored ones too (as the published counts have them)."""

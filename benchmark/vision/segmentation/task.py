@@ -20,14 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import (
+    MEAN_IOU,
     Annotations,
     Companion,
     Direction,
     Indices,
     Machine,
     Predictions,
+    Scores,
     Targets,
     activity,
+    by_class,
     seeded,
 )
 from benchmark.vision.data.annotations import scans_of
@@ -61,7 +64,7 @@ class Segmentation(VisionTask[Segmenter]):
     by rows of the image, so memory grows with the pool and not with its pixels. Images may differ in size.
     """
 
-    metric = "miou"
+    metric = MEAN_IOU
 
     def __init__(
         self, machine: Machine, recipe: SegmenterRecipe, pool: Split, test: Split, classes: Sequence[str],
@@ -103,15 +106,15 @@ class Segmentation(VisionTask[Segmenter]):
         return network
 
     @torch.no_grad()
-    def score(self, model: nn.Module) -> dict[str, float]:
+    def score(self, model: nn.Module) -> Scores:
         """miou, and pixel_accuracy, the share of labelled pixels that are right, both in per cent of the test set; how
-        many classes are predicted there, and how many there are."""
+        many classes are predicted there, and how many there are. `iou` of each class."""
         num_classes, network = len(self.classes), own(model, Segmenter)
         total_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=self._device)
         for pairs_N4HW in self._pairs(self._test, np.arange(self.num_test())):
             found_NHW = network(self._images(pairs_N4HW)).argmax(1)
             total_CC += confusion(found_NHW, pairs_N4HW[:, 3], num_classes)
-        return scores(total_CC)
+        return scores(total_CC, self.classes)
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """One label map an image."""
@@ -326,18 +329,20 @@ def confusion(found_NHW: Tensor, maps_NHW: Tensor, num_classes: int) -> Tensor:
     return pair_P.bincount(minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def scores(confusion_CC: Tensor) -> dict[str, float]:
-    """miou and pixel_accuracy in per cent, and how many classes are predicted and there. ValueError where no pixel is
-    labelled."""
+def scores(confusion_CC: Tensor, classes: Sequence[str]) -> Scores:
+    """miou and pixel_accuracy in per cent, and how many classes are predicted and there; iou of each class. ValueError
+    where no pixel is labelled."""
     counts_CC = confusion_CC.double()
     right_C, true_C, found_C = counts_CC.diagonal(), counts_CC.sum(1), counts_CC.sum(0)
     there_C = true_C > 0
     if not there_C.any():
         raise ValueError("no pixel of the test set is labelled: there is nothing to score")
     iou_C = right_C[there_C] / (true_C + found_C - right_C)[there_C]
-    return {
+    named = [name for name, there in zip(classes, there_C.tolist(), strict=True) if there]
+    values = {
         "miou": 100.0 * iou_C.mean().item(),
         "pixel_accuracy": 100.0 * (right_C.sum() / true_C.sum()).item(),
         "num_predicted_classes": float((found_C > 0).sum().item()),
         "num_test_classes": float(there_C.sum().item()),
     }
+    return Scores(values, {"iou": by_class(named, (100.0 * iou_C).tolist())})
