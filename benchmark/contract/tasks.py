@@ -62,7 +62,7 @@ class Task(Protocol):
     """A pool, a training recipe, a metric and a cost. Equal arguments give equal results.
 
     Its other methods are capabilities, each optional: a task states one by having the method.
-    View documents them; a task's take `model` first. A task that reads files may be `FromFiles` too.
+    `benchmark.contract.capabilities` says what each takes and gives. A task that reads files may be `FromFiles` too.
     """
 
     num_pool: int
