@@ -46,7 +46,7 @@ from benchmark.api import Machine
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.records.record import Measured, Record, fields
+from benchmark.records.record import Measured, Record, fields, plain
 from benchmark.records.store import Store
 from benchmark.runner import launch
 
@@ -604,7 +604,7 @@ def test_a_thousand_odd_files_of_records(sound: Path, home: Path, kind: str) -> 
         assert len(found) == len(lines) or stored.damage, lines  # no line is lost without a word
         for one, line in zip(found, lines, strict=False):
             written = read_back(text_of(line))
-            assert OPTIONAL | read_back(json.dumps(fields(one), default=list)) == OPTIONAL | written
+            assert OPTIONAL | read_back(json.dumps(fields(one), default=plain)) == OPTIONAL | written
 
     check()
     restored(sound, home)
