@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.api import Machine, Scores
+from benchmark.api import MEAN_AP, Machine, Scores
 from benchmark.plugins import discovery, registry
 from benchmark.tasks import scenes
 from benchmark.tasks.voc0712 import voc0712
@@ -114,7 +114,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 def test_it_is_fitted_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task: Detection = read(kit(tmp_path))
-    assert task.metric == "map"
+    assert task.metric == MEAN_AP
     model = task.fit(np.array([4, 0, 3]), 0)
     assert set(task.score(model)) >= {"map", "ap", "ap50", "ap75", "voc_map"}
     scores = Scores({"ap": 0.1, "ap50": 0.2, "ap75": 0.3}, {})
