@@ -23,6 +23,7 @@ from benchmark.analysis.figures import curves as figures_curves
 from benchmark.analysis.figures import drawing, ranking, seconds, selections, style
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.stats import student
+from benchmark.contract.scores import ACCURACY
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
@@ -90,7 +91,7 @@ def curve(strategy: str, value: Sequence[Sequence[float]], seeds: Sequence[int] 
 
 
 def experiment(curves: Sequence[Curve], title: str = "made", runs: Sequence[Run] = ()) -> Experiment:
-    return Experiment(title, "grid", "task", "accuracy", (0, 1, 2), {c.strategy: c for c in curves}, runs=tuple(runs))
+    return Experiment(title, "grid", "task", ACCURACY, (0, 1, 2), {c.strategy: c for c in curves}, runs=tuple(runs))
 
 
 @pytest.fixture
