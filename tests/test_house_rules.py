@@ -265,14 +265,13 @@ def functions_are_short(files: Files) -> Found:
 
 
 MOST_LINES = 410
-MAY_BE_LONG: dict[str, str] = {}
 
 
 def files_are_short(files: Files) -> Found:
     """A file has at most about 400 lines: a longer one is split along what happens in it."""
     for file in files:
         lines = len(file.text.splitlines())
-        if lines > MOST_LINES and file.path not in MAY_BE_LONG:
+        if lines > MOST_LINES:
             yield f"{file.path} has {lines} lines"
 
 
@@ -532,7 +531,6 @@ EXCEPTIONS: list[tuple[Rule, dict[Any, str], Any]] = [
     for rule, known in (
         (no_global_randomness, MAY_SEED),
         (one_module_writes, MAY_WRITE),
-        (files_are_short, MAY_BE_LONG),
     )
     for place in known
 ]
