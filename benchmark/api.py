@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from benchmark.contract.capabilities import (
     ClassifiesFeatures,
-    CompanionRuns,
     ComputesLosses,
     DescribesBoxes,
     Differentiates,
     Embeds,
     Encodes,
-    LabelsItself,
+    GivesPseudoLabels,
     Predicts,
     PredictsAugmented,
     PredictsPerturbed,
     Proposes,
+    RunsCompanion,
     Samples,
     ShowsImages,
     ShowsLabels,
@@ -36,11 +36,19 @@ from benchmark.contract.data import (
     Predictions,
     Targets,
 )
+from benchmark.contract.lookup import (
+    WEIGHT_SUFFIXES,
+    build_encoder,
+    check_encoder_weights,
+    encoder_code_hash,
+    encoder_identity,
+    find_strategy,
+    hash_weight_files,
+)
 from benchmark.contract.machine import Machine
-from benchmark.contract.named import WEIGHTS, check_encoder, encoder, encoder_code, files, identity, strategy
 from benchmark.contract.registering import register, register_encoder, register_task
-from benchmark.contract.scores import ACCURACY, MEAN_AP, MEAN_IOU, Metric, Scores, by_class
-from benchmark.contract.tasks import Batched, BatchSizes, Companion, Encoder, FromFiles, Pool, Task
+from benchmark.contract.scores import ACCURACY, MEAN_AP, MEAN_IOU, Metric, Scores, scores_by_class
+from benchmark.contract.tasks import BatchSizes, Companion, Encoder, FromFiles, Pool, ReportsBatchSizes, Task
 from benchmark.contract.view import Reference, View
 from benchmark.plugins.capabilities import Need
 from benchmark.plugins.registry import EncoderName, StrategyName
@@ -49,12 +57,63 @@ from benchmark.system.process_state import seeded
 from benchmark.system.working_time import working_seconds
 
 __all__ = [
-    "ACCURACY", "MEAN_AP", "MEAN_IOU", "WEIGHTS", "Annotations", "Augmentation", "BatchSizes", "Batched", "Boxes",
-    "ClassifiesFeatures", "Companion", "CompanionRuns", "ComputesLosses", "DescribesBoxes", "Differentiates",
-    "Direction", "Embeds", "Encoder", "EncoderName", "Encodes", "Encoding", "EncodingTime", "FromFiles", "How",
-    "Indices", "LabelsItself", "Machine", "Metric", "Need", "Pool", "Predictions", "Predicts", "PredictsAugmented",
-    "PredictsPerturbed", "Proposes", "Reference", "Samples", "Scores", "ShowsImages", "ShowsLabels", "ShowsWeights",
-    "StrategyName", "Targets", "Task", "View", "activity", "by_class", "check_encoder", "encoder", "encoder_code",
-    "files", "identity", "register", "register_encoder", "register_task", "seeded", "strategy", "tensor_files",
+    "ACCURACY",
+    "MEAN_AP",
+    "MEAN_IOU",
+    "WEIGHT_SUFFIXES",
+    "Annotations",
+    "Augmentation",
+    "BatchSizes",
+    "Boxes",
+    "ClassifiesFeatures",
+    "Companion",
+    "ComputesLosses",
+    "DescribesBoxes",
+    "Differentiates",
+    "Direction",
+    "Embeds",
+    "Encoder",
+    "EncoderName",
+    "Encodes",
+    "Encoding",
+    "EncodingTime",
+    "FromFiles",
+    "GivesPseudoLabels",
+    "How",
+    "Indices",
+    "Machine",
+    "Metric",
+    "Need",
+    "Pool",
+    "Predictions",
+    "Predicts",
+    "PredictsAugmented",
+    "PredictsPerturbed",
+    "Proposes",
+    "Reference",
+    "ReportsBatchSizes",
+    "RunsCompanion",
+    "Samples",
+    "Scores",
+    "ShowsImages",
+    "ShowsLabels",
+    "ShowsWeights",
+    "StrategyName",
+    "Targets",
+    "Task",
+    "View",
+    "activity",
+    "build_encoder",
+    "check_encoder_weights",
+    "encoder_code_hash",
+    "encoder_identity",
+    "find_strategy",
+    "hash_weight_files",
+    "register",
+    "register_encoder",
+    "register_task",
+    "scores_by_class",
+    "seeded",
+    "tensor_files",
     "working_seconds",
 ]  # fmt: skip

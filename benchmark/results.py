@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Literal
 
 from benchmark.analysis import answers, audit, comparison_tables, rounds, savings, tables
 from benchmark.analysis.curves import Experiment
-from benchmark.analysis.options import AnalysisOptions, located, nameless, parse_options
-from benchmark.analysis.reading import chosen, read
-from benchmark.analysis.settings import RECORDS, taken_by
-from benchmark.text import quoted
-from benchmark.text.words import unknown
+from benchmark.analysis.options import AnalysisOptions, anonymize, parse_options, resolve_paths
+from benchmark.analysis.reading import read_experiments, select_experiments
+from benchmark.analysis.settings import RECORD_SETTINGS, setting_types
+from benchmark.text import notation
+from benchmark.text.words import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-ANSWERS = "frame(), class_scores(), table(), savings(), compare(), audit(), plot(), report()"
+METHODS = "frame(), class_scores(), table(), savings(), compare(), audit(), plot(), report()"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Results:
     """
 
     experiments: tuple[Experiment, ...]
-    places: tuple[str, ...] = ()
+    record_paths: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
 
     @property
@@ -45,13 +45,13 @@ class Results:
         """What the experiments are called."""
         return [one.title for one in self.experiments]
 
-    def only(self, experiment: str | None) -> list[Experiment]:
+    def select(self, experiment: str | None) -> list[Experiment]:
         """The experiments of a name or on a task; None: all.
 
         Raises:
             ValueError: there is none.
         """
-        return chosen(self.experiments, experiment or "")
+        return select_experiments(self.experiments, experiment or "")
 
     def frame(self) -> pd.DataFrame:
         """The tidy form: a row for each round of each run, or for each mean that a paper prints.
@@ -65,7 +65,7 @@ class Results:
             it), `seconds` of the round and of its parts, `fit_seconds`, `select_seconds`, `encode_seconds` and
             `score_seconds`.
         """
-        return rounds.frame(row for one in self.experiments for row in rounds.rounds(one))
+        return rounds.to_data_frame(row for one in self.experiments for row in rounds.round_rows(one))
 
     def class_scores(self, experiment: str | None = None) -> pd.DataFrame:
         """The scores of single classes: a row for each class, score and round of each run.
@@ -81,7 +81,7 @@ class Results:
         """
         import pandas as pd  # takes a fifth of a second
 
-        rows = (row for one in self.only(experiment) for row in rounds.class_scores(one))
+        rows = (row for one in self.select(experiment) for row in rounds.class_score_rows(one))
         return pd.DataFrame(rows, columns=list(rounds.CLASS_COLUMNS))
 
     def table(self, experiment: str | None = None) -> pd.DataFrame:
@@ -92,7 +92,9 @@ class Results:
         """
         import pandas as pd  # takes a fifth of a second
 
-        table = pd.concat([tables.tidy(tables.table(one)) for one in self.only(experiment)], ignore_index=True)
+        table = pd.concat(
+            [tables.tidy_frame(tables.build_table(one)) for one in self.select(experiment)], ignore_index=True
+        )
         for name in ("value", "boxes", "std", "num_labelled", "cost_images"):
             table[name] = pd.to_numeric(table[name])
         return table
@@ -118,10 +120,10 @@ class Results:
         """
         import pandas as pd
 
-        asked = options_of("savings", {"strategy": strategy, "against": against, "at": at, **options})
-        found, refused = asked.savings_of(self.experiments)
-        warn_of([f"not compared: {line}" for line in refused])
-        return pd.DataFrame([savings.tidy(one) for one in found])
+        asked = build_options("savings", {"strategy": strategy, "against": against, "at": at, **options})
+        found, refused = asked.compute_savings_of(self.experiments)
+        warn_each([f"not compared: {line}" for line in refused])
+        return pd.DataFrame([savings.tidy_row(one) for one in found])
 
     def compare(self, first: str, second: str, **options: object) -> pd.DataFrame:
         """Strategy `first` minus `second`, seed by seed: a row for each experiment that has both.
@@ -139,16 +141,16 @@ class Results:
         """
         if first == second:
             raise ValueError(f"compare takes two strategies, not {first} twice")
-        found, refused = answers.compared(self.experiments, first, second, options_of("compare", options))
-        warn_of([f"not compared: {line}" for line in refused])
-        return comparison_tables.tidy(found)
+        found, refused = answers.compare_strategies(self.experiments, first, second, build_options("compare", options))
+        warn_each([f"not compared: {line}" for line in refused])
+        return comparison_tables.tidy_frame(found)
 
     def audit(self) -> pd.DataFrame:
         """Faults of the records, as `verify` lists them: `experiment`, `check`, `where`, `what`; no row: no fault."""
         import pandas as pd
 
-        faults = [fault for one in self.experiments for fault in audit.audit(one)]
-        rows = [(one.experiment, one.check, one.where, one.words) for one in faults]
+        faults = [fault for one in self.experiments for fault in audit.find_faults(one)]
+        rows = [(one.experiment, one.check, one.where, one.message) for one in faults]
         return pd.DataFrame(rows, columns=["experiment", "check", "where", "what"])
 
     def plot(self, experiment: str | None = None, *, axis: Literal["images", "boxes"] = "images") -> Figure:
@@ -162,12 +164,14 @@ class Results:
             ValueError: there are several experiments, or none that counts this cost.
         """
         from benchmark.analysis.figures.curves import learning_curves  # matplotlib takes a second to import
-        from benchmark.analysis.figures.style import colours
+        from benchmark.analysis.figures.style import strategy_styles
 
-        found = self.only(experiment)
+        found = self.select(experiment)
         if len(found) > 1:
             raise ValueError(f"plot takes one experiment: {' or '.join(one.title for one in found)}")
-        figure = learning_curves(found[0], colours(name for one in self.experiments for name in one.curves), axis)
+        figure = learning_curves(
+            found[0], strategy_styles(name for one in self.experiments for name in one.curves), axis
+        )
         if figure is None:
             raise ValueError(f"{found[0].title}: there is nothing to draw over {axis}")
         return figure
@@ -184,33 +188,33 @@ class Results:
         Returns:
             The path of the page.
         """
-        words = [f"records={quoted.joined(self.places)}", f"to={to}"]
-        asked = options_of("report", {"against": against, "level": level, "to": str(to), "anonymous": anonymous})
-        assert asked.folder is not None
-        asked.folder.mkdir(parents=True, exist_ok=True)
-        experiments = nameless(self.experiments) if anonymous else self.experiments
-        page, remarks = answers.report(experiments, asked, asked.folder, words)
-        warn_of(remarks)
+        words = [f"records={notation.format_list(self.record_paths)}", f"to={to}"]
+        asked = build_options("report", {"against": against, "level": level, "to": str(to), "anonymous": anonymous})
+        assert asked.output_folder is not None
+        asked.output_folder.mkdir(parents=True, exist_ok=True)
+        experiments = anonymize(self.experiments) if anonymous else self.experiments
+        page, remarks = answers.write_report(experiments, asked, asked.output_folder, words)
+        warn_each(remarks)
         return page
 
     def __str__(self) -> str:
-        return "\n".join(tables.markdown(tables.table(one)) for one in self.experiments)
+        return "\n".join(tables.to_markdown(tables.build_table(one)) for one in self.experiments)
 
     def __repr__(self) -> str:
-        return f"Results of {', '.join(self.names)}: {ANSWERS}"
+        return f"Results of {', '.join(self.names)}: {METHODS}"
 
 
-def options_of(verb: str, options: dict[str, object]) -> AnalysisOptions:
+def build_options(verb: str, options: dict[str, object]) -> AnalysisOptions:
     """The options of a command, but for those that name records. ValueError where one is not known or does not fit."""
-    known = [name for name in taken_by(verb) if name not in (*RECORDS, "format")]
+    known = [name for name in setting_types(verb) if name not in (*RECORD_SETTINGS, "format")]
     for name in options:
         if name not in known:
-            raise ValueError(f"no option of {verb} is called {unknown(name, known)}")
-    words = [f"{name}={quoted.plain(value)}" for name, value in options.items() if value not in ("", None)]
+            raise ValueError(f"no option of {verb} is called {did_you_mean(name, known)}")
+    words = [f"{name}={notation.format_value(value)}" for name, value in options.items() if value not in ("", None)]
     return parse_options(words, verb)
 
 
-def warn_of(lines: Sequence[str]) -> None:
+def warn_each(lines: Sequence[str]) -> None:
     """Warns of what could not be answered."""
     for line in lines:
         warnings.warn(line, stacklevel=3)
@@ -229,5 +233,5 @@ def load(*records: str | Path, task: str = "") -> Results:
     """
     if not records:
         raise ValueError('load takes the folder of a run or a CSV file: load("results/quick")')
-    places = [place for one in records for place in located(str(one), "records")]
-    return Results(tuple(chosen(read(places), task)), tuple(places))
+    places = [place for one in records for place in resolve_paths(str(one), "records")]
+    return Results(tuple(select_experiments(read_experiments(places), task)), tuple(places))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from benchmark.api import Machine, Pool, register_encoder
-from benchmark.vision.encoding.vit import DINO, Vit, check
+from benchmark.vision.encoding.vit import DINO, Vit, check_weights
 
 
-@register_encoder(version=1, check=check)
+@register_encoder(version=1, check=check_weights)
 def dino(machine: Machine, pool: Pool, *, weights: str = "default") -> Vit:
     """The encoder of GEAL and FreeSel: 196 patches of 384 features, attention of 6 heads, images at 224 x 224 pixels.
 

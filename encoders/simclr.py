@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Machine, Pool, register_encoder
-from benchmark.vision.encoding.self_supervised import Features, Frozen, Settings, trained
+from benchmark.vision.encoding.self_supervised import Features, FrozenBackbone, Settings, train_encoder
 from benchmark.vision.training import Precision
 
 VERSION = 1
@@ -34,7 +34,7 @@ def simclr(
     colour: float = 0.5,
     precision: Precision = "bfloat16",
     seed: int = 0,
-) -> Frozen:
+) -> FrozenBackbone:
     """A network that learned to tell views of one image from views of others.
 
     The defaults are those of TypiClust's and ProbCover's code for CIFAR-10, but for what is called ours. What an
@@ -51,10 +51,10 @@ def simclr(
         lr=lr, weight_decay=weight_decay, smallest=smallest, flip=flip, colour=colour, precision=precision, seed=seed,
     )  # fmt: skip
     settings.check(temperature=(temperature, temperature > 0, "positive"), dim=(dim, dim >= 1, "at least 1"))
-    return trained(machine, pool, settings, partial(SimClr, temperature=temperature, dim=dim))
+    return train_encoder(machine, pool, settings, partial(SimClrHead, temperature=temperature, dim=dim))
 
 
-class SimClr(nn.Module):
+class SimClrHead(nn.Module):
     """The head, for a backbone of so many features."""
 
     def __init__(self, num_features: int, temperature: float, dim: int) -> None:

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Machine, Pool, register_encoder
-from benchmark.vision.encoding.self_supervised import Features, Frozen, Settings, trained
+from benchmark.vision.encoding.self_supervised import Features, FrozenBackbone, Settings, train_encoder
 from benchmark.vision.training import Precision
 
 VERSION = 1
-MOST = 2048  # outputs, where their number is not given
+MAX_DIM = 2048  # outputs, where their number is not given
 BOTTLENECK = 4  # the predictor's hidden layer is so many times narrower than its output
 
 
@@ -35,7 +35,7 @@ def simsiam(
     colour: float = 0.5,
     precision: Precision = "bfloat16",
     seed: int = 0,
-) -> Frozen:
+) -> FrozenBackbone:
     """A network that learned to predict one view of an image from another.
 
     The defaults are the paper's for CIFAR-10 (appendix D), the views those of its appendix A without blur, as there,
@@ -52,15 +52,15 @@ def simsiam(
         lr=lr, weight_decay=weight_decay, smallest=smallest, flip=flip, colour=colour, precision=precision, seed=seed,
     )  # fmt: skip
     settings.check(layers=(layers, layers >= 1, "at least 1"), dim=(dim or 0, dim is None or dim >= 4, "at least 4"))
-    return trained(machine, pool, settings, partial(SimSiam, layers=layers, dim=dim))
+    return train_encoder(machine, pool, settings, partial(SimSiamHeads, layers=layers, dim=dim))
 
 
-class SimSiam(nn.Module):
+class SimSiamHeads(nn.Module):
     """Projector and predictor, for a backbone of so many features."""
 
     def __init__(self, num_features: int, layers: int, dim: int | None) -> None:
         super().__init__()
-        dim = dim or min(MOST, 4 * num_features)
+        dim = dim or min(MAX_DIM, 4 * num_features)
         narrow = dim // BOTTLENECK
         hidden = [part for number in range(layers - 1) for part in hidden_layer(dim if number else num_features, dim)]
         last = nn.Linear(dim if hidden else num_features, dim, bias=False)

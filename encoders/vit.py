@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from benchmark.api import Machine, Pool, register_encoder
-from benchmark.vision.encoding.vit import Vit, check
+from benchmark.vision.encoding.vit import Vit, check_weights
 
 
-@register_encoder(version=1, check=check)
+@register_encoder(version=1, check=check_weights)
 def vit(machine: Machine, pool: Pool, *, model: str, weights: str = "default", size: int = 224) -> Vit:
     """A frozen transformer: its patches, what its class token attends to, and that token.
 

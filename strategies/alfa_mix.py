@@ -17,7 +17,7 @@ from benchmark.api import Indices, View, register
 
 from .shared.features import kmeans
 
-ROWS = 2**14  # images at once
+CHUNK = 2**14  # images at once
 
 
 @register(needs={"embed", "labels", "classify"}, version=2)
@@ -46,7 +46,7 @@ def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: fl
     labels_M = view.labels(view.labelled)
     assert isinstance(labels_M, Tensor), "a task with a classifier's last layer has one class an image"
     anchors_AD = anchors(labelled_MD, labels_M, num_classes)
-    least_N = torch.cat([least_cap(view, part_ND, anchors_AD) for part_ND in features_ND.split(ROWS)])
+    least_N = torch.cat([least_cap(view, part_ND, anchors_AD) for part_ND in features_ND.split(CHUNK)])
     for step in count(1):
         cap = min(step * alpha_cap, 1.0)
         candidates_M = (least_N < cap).nonzero().squeeze(1)
@@ -80,7 +80,7 @@ def least_cap(view: View, features_ND: Tensor, anchors_AD: Tensor) -> Tensor:
         logits_NC = view.classify(features_ND)
     label_N1 = logits_NC.argmax(1, keepdim=True)
     gap_NC = logits_NC.gather(1, label_N1) - logits_NC
-    direction_ND = F.normalize(ascent(view, features_ND, label_N1))
+    direction_ND = F.normalize(ascent_direction(view, features_ND, label_N1))
     least_N = torch.full_like(gap_NC[:, 0], torch.inf)
     for anchor_D in anchors_AD:
         way_ND = anchor_D - features_ND
@@ -92,7 +92,7 @@ def least_cap(view: View, features_ND: Tensor, anchors_AD: Tensor) -> Tensor:
     return least_N
 
 
-def ascent(view: View, features_ND: Tensor, label_N1: Tensor) -> Tensor:
+def ascent_direction(view: View, features_ND: Tensor, label_N1: Tensor) -> Tensor:
     """(N, D): a multiple above 0 of the cross entropy's gradient for these labels, that does not vanish for sure ones.
 
     That of log sum_{c != y} exp(logit_c - logit_y), of which the cross entropy is a function that grows.

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from benchmark.api import Indices, View, register
 
-from .shared.ties import as_ranks, largest
+from .shared.ties import argmax_by_rank, ranks_as_tensor
 
 
 @register(needs={"predict", "embed"}, version=1)
@@ -26,11 +26,11 @@ def badge(view: View, budget: int, rng: np.random.Generator) -> Indices:
         raise ValueError("badge needs one prediction an image: a classifier, not a detector or a segmenter")
     p_NC = predictions.scores_PC
     residual_NC = F.one_hot(p_NC.argmax(1), p_NC.shape[1]) - p_NC
-    rank_N = as_ranks(view.tie_ranks(view.unlabelled), p_NC)
-    return view.unlabelled[seeding(residual_NC, view.embed(view.unlabelled), budget, rng, rank_N)]
+    rank_N = ranks_as_tensor(view.tie_ranks(view.unlabelled), p_NC)
+    return view.unlabelled[kmeans_plus_plus(residual_NC, view.embed(view.unlabelled), budget, rng, rank_N)]
 
 
-def seeding(
+def kmeans_plus_plus(
     residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: np.random.Generator, rank_N: Tensor
 ) -> Indices:
     """Positions of `budget` rows of the outer products g = a (x) h: the largest (of equals that of the lowest
@@ -42,18 +42,18 @@ def seeding(
     norms_N = residual_NC.square().sum(1) * embedding_ND.square().sum(1)
     if not norms_N.isfinite().all():
         raise ValueError("badge: the predictions or embeddings hold NaN or infinity")
-    picks = [int(largest(norms_N, rank_N))]
+    picks = [int(argmax_by_rank(norms_N, rank_N))]
     nearest_N = torch.full_like(norms_N, torch.inf)
     while len(picks) < budget:
         last = picks[-1]
         overlap_N = (residual_NC @ residual_NC[last]) * (embedding_ND @ embedding_ND[last])
         nearest_N = torch.minimum(nearest_N, (norms_N + norms_N[last] - 2 * overlap_N).clamp_(min=0))
         nearest_N[last] = 0
-        picks.append(draw(nearest_N, picks, rng))
+        picks.append(draw_by_weight(nearest_N, picks, rng))
     return np.array(picks)
 
 
-def draw(weights_N: Tensor, picks: list[int], rng: np.random.Generator) -> int:
+def draw_by_weight(weights_N: Tensor, picks: list[int], rng: np.random.Generator) -> int:
     """A position with probability proportional to its weight; any but `picks` where all weights are 0."""
     weights = weights_N.double().cpu().numpy()
     if not weights.any():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmark.api import How, Indices, View, register
 
-MANY = 500  # images sampled at once where an image has many predictions
+IMAGES_AT_ONCE = 500  # images sampled at once where an image has many predictions
 
 
 @register(needs={"sample"}, version=1)
@@ -37,7 +37,7 @@ def bald(view: View, budget: int, rng: np.random.Generator, *, num_samples: int 
     seed, images = int(rng.integers(2**63)), view.unlabelled
     if next(view.sample(images[:1], 1, seed)).one_each:
         return view.highest(disagreement(view, images, num_samples, seed, how), budget)
-    parts = np.array_split(images, -(-len(images) // MANY))
+    parts = np.array_split(images, -(-len(images) // IMAGES_AT_ONCE))
     return view.highest(torch.cat([disagreement(view, part, num_samples, seed, how) for part in parts]), budget)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmark.api import Indices, View, register
 
-from .shared.boxes import num_boxes
+from .shared.boxes import count_boxes
 
 
 @register(needs={"predict"}, version=2)
@@ -29,6 +29,6 @@ def box_count(
     min_score: the least confidence of a box that counts (ours).
     Deviations: none, as there is no paper to deviate from. Cost: a forward pass an unlabelled image.
     """
-    count_N = num_boxes(view.predict(view.unlabelled), min_score)
+    count_N = count_boxes(view.predict(view.unlabelled), min_score)
     pick = view.lowest if order == "fewest" else view.highest
     return pick(torch.from_numpy(count_N), budget)

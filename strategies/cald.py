@@ -14,9 +14,17 @@ from torch import Tensor
 
 from benchmark.api import Augmentation, Indices, Predictions, View, register
 
-from .shared.boxes import CHUNK, WithoutBoxes, best_match, by_image, classes, columns, lowest_known
+from .shared.boxes import (
+    CHUNK,
+    WithoutBoxes,
+    best_match,
+    box_classes,
+    boxes_by_image,
+    lowest_then_random,
+    rank_in_image,
+)
 
-CONSISTENT = 1.3  # what IoU and likeness of a useful box add up to; both are 1 where nothing changes, so 2
+BASE_POINT = 1.3  # what IoU and likeness of a useful box add up to; both are 1 where nothing changes, so 2
 
 
 @register(needs={"predict", "augmented", "labels"}, version=2)
@@ -49,9 +57,11 @@ def cald(
     value_N, classes_NC, has_N = consistency(view, rng)
     num = min(int(candidates * budget), len(value_N))
     known_N = has_N | (without_boxes == "score")
-    shortlist = lowest_known(view, value_N, known_N, num, rng)
+    shortlist = lowest_then_random(view, value_N, known_N, num, rng)
     at = np.searchsorted(view.unlabelled, shortlist)
-    rarity = divergence(labelled_classes(view, classes_NC).softmax(0), classes_NC[at].softmax(1)).cpu().numpy()
+    rarity = (
+        js_divergence(labelled_class_frequency(view, classes_NC).softmax(0), classes_NC[at].softmax(1)).cpu().numpy()
+    )
     rarity[~has_N[at]] = np.inf if without_boxes == "score" else -np.inf
     view.log(consistency=value_N.sum().item() / max(1, has_N.sum()), share_without_boxes=(~has_N).mean())
     picks: Indices = shortlist[np.argsort(-rarity, kind="stable")[:budget]]
@@ -66,33 +76,33 @@ def consistency(view: View, rng: np.random.Generator) -> tuple[Tensor, Tensor, n
     total_N, total_NC = torch.zeros_like(has_N, dtype=torch.float32), class_confidence(clean)
     for how in changes:
         other = view.augmented(view.unlabelled, how, int(rng.integers(2**63)))
-        total_N = total_N + least(clean, other)
+        total_N = total_N + least_consistency(clean, other)
         total_NC = total_NC + class_confidence(other)
     return total_N / len(changes), total_NC / (1 + len(changes)), has_N.cpu().numpy()
 
 
-def least(clean: Predictions, other: Predictions) -> Tensor:
+def least_consistency(clean: Predictions, other: Predictions) -> Tensor:
     """(N,): the least m of an image's boxes; 0 without boxes, and where the other has none."""
-    iou_NA, match_NA = best_match(by_image(clean), by_image(other))
+    iou_NA, match_NA = best_match(boxes_by_image(clean), boxes_by_image(other))
     counts_N = other.image_P.bincount(minlength=other.num_images)
     matched_P = (counts_N > 0)[clean.image_P]
-    image_S, column_S = clean.image_P[matched_P], columns(clean.image_P, clean.num_images)[matched_P]
+    image_S, column_S = clean.image_P[matched_P], rank_in_image(clean.image_P, clean.num_images)[matched_P]
     first_S = (counts_N.cumsum(0) - counts_N)[image_S]
     row_S = other.image_P.argsort(stable=True)[first_S + match_NA[image_S, column_S]]
     pairs = zip(matched_P.nonzero()[:, 0].split(CHUNK), row_S.split(CHUNK), strict=True)
-    likeness_S = torch.cat([likeness(clean, mine, other, theirs) for mine, theirs in pairs])
+    likeness_S = torch.cat([score_consistency(clean, mine, other, theirs) for mine, theirs in pairs])
     m_P = torch.zeros_like(clean.confidence_P)
-    m_P[matched_P] = (iou_NA[image_S, column_S] + likeness_S - CONSISTENT).abs()
+    m_P[matched_P] = (iou_NA[image_S, column_S] + likeness_S - BASE_POINT).abs()
     return -clean.per_image(-m_P, "max")
 
 
-def likeness(one: Predictions, mine_S: Tensor, other: Predictions, theirs_S: Tensor) -> Tensor:
+def score_consistency(one: Predictions, mine_S: Tensor, other: Predictions, theirs_S: Tensor) -> Tensor:
     """(S,): (1 - JS) (P + P') / 2 of pairs of rows."""
-    alike_S = 1 - divergence(one.scores_PC[mine_S], other.scores_PC[theirs_S])
+    alike_S = 1 - js_divergence(one.scores_PC[mine_S], other.scores_PC[theirs_S])
     return alike_S * (one.confidence_P[mine_S] + other.confidence_P[theirs_S]) / 2
 
 
-def divergence(p_C: Tensor, q_C: Tensor) -> Tensor:
+def js_divergence(p_C: Tensor, q_C: Tensor) -> Tensor:
     """Jensen-Shannon divergence of distributions along the last axis, broadcast: 0 for equal ones, at most log 2."""
     mean_C = (p_C + q_C) / 2
     entropy, entropies = torch.special.entr(mean_C).sum(-1), torch.special.entr(p_C).sum(-1)
@@ -103,12 +113,12 @@ def divergence(p_C: Tensor, q_C: Tensor) -> Tensor:
 def class_confidence(predictions: Predictions) -> Tensor:
     """(N, C): the largest confidence of an image's boxes of each class, 0 for none."""
     num_classes = predictions.scores_PC.shape[1] - 1
-    cell_P = predictions.image_P * num_classes + classes(predictions)
+    cell_P = predictions.image_P * num_classes + box_classes(predictions)
     out = predictions.scores_PC.new_zeros(predictions.num_images * num_classes)
     return out.scatter_reduce(0, cell_P, predictions.confidence_P, "amax").view(-1, num_classes)
 
 
-def labelled_classes(view: View, like_NC: Tensor) -> Tensor:
+def labelled_class_frequency(view: View, like_NC: Tensor) -> Tensor:
     """(C,): labelled boxes of each class an image."""
     truth = view.labels(view.labelled)
     assert isinstance(truth, list), "a detector's labels are boxes"

@@ -15,10 +15,10 @@ from torch import Tensor
 from benchmark.api import Indices, Predictions, View, register
 
 from .shared.kcenter import farthest_first
-from .shared.ties import as_ranks
+from .shared.ties import ranks_as_tensor
 
 CHUNK = 2**24  # distances held at once
-LEAST = 1e-12  # weight of a prediction, in nats, so that certain ones count where there are no others
+MIN_WEIGHT = 1e-12  # weight of a prediction, in nats, so that certain ones count where there are no others
 
 
 @register(needs={"predict"}, version=2)
@@ -47,8 +47,8 @@ def cdal(
     """
     num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
     predictions = view.predict(images)
-    rank_N = as_ranks(view.tie_ranks(images), predictions.scores_PC)
-    picks = farthest(mixtures(predictions, by_class), num_labelled, budget, how, rank_N)
+    rank_N = ranks_as_tensor(view.tie_ranks(images), predictions.scores_PC)
+    picks = pick_farthest(build_mixtures(predictions, by_class), num_labelled, budget, how, rank_N)
     others = np.setdiff1d(np.arange(num_labelled, predictions.num_images), picks)
     drawn = rng.choice(others, budget - len(picks), replace=False)
     chosen: Indices = view.unlabelled[np.concatenate([np.array(picks, np.int64), drawn]) - num_labelled]
@@ -81,7 +81,7 @@ class Mixtures:
         across = self.p_RC[rows] @ self.log_RC[others].T + self.log_RC[rows] @ self.p_RC[others].T
         return (alone - across).clamp_(min=0) / 2
 
-    def nearest(self, centres_M: Tensor, how: Literal["mean", "sum"]) -> Tensor:
+    def distance_to_nearest(self, centres_M: Tensor, how: Literal["mean", "sum"]) -> Tensor:
         """(N,): distance to the nearest of these images; infinite to those that no class is shared with."""
         column_N = torch.full((self.num_images,), -1, device=self.p_RC.device)
         column_N[centres_M] = torch.arange(len(centres_M), device=self.p_RC.device)
@@ -98,7 +98,7 @@ class Mixtures:
         return distance_NM.where(shared_NM > 0, torch.inf).amin(1)
 
 
-def mixtures(predictions: Predictions, by_class: bool) -> Mixtures:
+def build_mixtures(predictions: Predictions, by_class: bool) -> Mixtures:
     """The mixtures of each image; images without predictions have none."""
     p_PC, num_images = predictions.scores_PC, predictions.num_images
     if not p_PC.isfinite().all():
@@ -107,20 +107,22 @@ def mixtures(predictions: Predictions, by_class: bool) -> Mixtures:
     if predictions.one_each or not by_class:
         label_P = torch.zeros_like(label_P)
     key_R, row_P = (label_P * num_images + predictions.image_P).unique(return_inverse=True)
-    weight_P = torch.special.entr(p_PC).sum(1).clamp(min=LEAST)
+    weight_P = torch.special.entr(p_PC).sum(1).clamp(min=MIN_WEIGHT)
     total_RC = p_PC.new_zeros(len(key_R), p_PC.shape[1]).index_add_(0, row_P, weight_P[:, None] * p_PC)
     return Mixtures(total_RC / total_RC.sum(1, keepdim=True), key_R // num_images, key_R % num_images, num_images)
 
 
-def farthest(mixed: Mixtures, num_labelled: int, budget: int, how: Literal["mean", "sum"], rank_N: Tensor) -> list[int]:
+def pick_farthest(
+    mixed: Mixtures, num_labelled: int, budget: int, how: Literal["mean", "sum"], rank_N: Tensor
+) -> list[int]:
     """Positions of the picks, each the farthest from all centres so far, of equals that of the lowest rank; fewer than
     the budget where fewer unlabelled images have predictions. O(R C) a pick."""
     device = mixed.p_RC.device
     distance_N = torch.full((mixed.num_images,), -torch.inf, dtype=mixed.p_RC.dtype, device=device)
     distance_N[mixed.image_R] = torch.inf
     for part in torch.arange(num_labelled, device=device).split(max(1, CHUNK // mixed.num_images)):
-        distance_N = torch.minimum(distance_N, mixed.nearest(part, how))
+        distance_N = torch.minimum(distance_N, mixed.distance_to_nearest(part, how))
     distance_N[:num_labelled] = -torch.inf
     num_picks = min(budget, int((distance_N > -torch.inf).sum()))
-    picks = farthest_first(distance_N, num_picks, rank_N, lambda pick_1: mixed.nearest(pick_1, how))
+    picks = farthest_first(distance_N, num_picks, rank_N, lambda pick_1: mixed.distance_to_nearest(pick_1, how))
     return list(picks.tolist())

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from benchmark.api import EncoderName, Indices, Need, View, register
 
-from .shared.kcenter import greedy
-from .shared.ties import as_ranks
+from .shared.kcenter import k_center_greedy
+from .shared.ties import ranks_as_tensor
 
 
 def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[Need]:
@@ -42,16 +42,18 @@ def coreset(
     memory, and in time for each labelled image and each pick. On a CPU a pick looks at the farthest candidates alone
     while that is exact.
     """
-    centres_MD, candidates_ND = (features(view, which, encoder) for which in (view.labelled, view.unlabelled))
+    centres_MD, candidates_ND = (image_features(view, which, encoder) for which in (view.labelled, view.unlabelled))
     if metric == "cosine":
         centres_MD, candidates_ND = F.normalize(centres_MD), F.normalize(candidates_ND)
     first = 0 if len(centres_MD) else int(rng.integers(len(candidates_ND)))
-    rank_N = as_ranks(view.tie_ranks(view.unlabelled), candidates_ND)
-    picks: Indices = view.unlabelled[greedy(candidates_ND, centres_MD, budget, rank_N, first=first).cpu().numpy()]
+    rank_N = ranks_as_tensor(view.tie_ranks(view.unlabelled), candidates_ND)
+    picks: Indices = view.unlabelled[
+        k_center_greedy(candidates_ND, centres_MD, budget, rank_N, first=first).cpu().numpy()
+    ]
     return picks
 
 
-def features(view: View, indices: Indices, encoder: EncoderName | None) -> Tensor:
+def image_features(view: View, indices: Indices, encoder: EncoderName | None) -> Tensor:
     """(N, D): of the model, or of an encoder."""
     if encoder is None:
         return view.embed(indices)

@@ -64,14 +64,16 @@ def discriminative(
     features_ND = view.embed(np.concatenate([view.labelled, view.unlabelled]))
     known_N = np.arange(len(features_ND)) < num_labelled
     picks, lasted, accuracies = [], [], []
-    for size in shares(budget, num_queries):
+    for size in split_budget(budget, num_queries):
         inside, outside = np.flatnonzero(known_N), np.flatnonzero(~known_N)
         least = size if within == "subset" else 1
         shown = rng.choice(outside, min(len(outside), max(unlabelled_ratio * len(inside), least)), replace=False)
-        net, epoch, accuracy = trained(features_ND[inside], features_ND[shown], recipe, int(rng.integers(2**63)))
+        net, epoch, accuracy = train_discriminator(
+            features_ND[inside], features_ND[shown], recipe, int(rng.integers(2**63))
+        )
         offered = shown if within == "subset" else outside
         score_N = torch.full_like(features_ND[:, 0], -torch.inf)
-        score_N[offered] = surety(net, features_ND[offered])
+        score_N[offered] = unlabelled_logit(net, features_ND[offered])
         picks.append(view.highest(score_N[num_labelled:], size))
         lasted.append(epoch)
         accuracies.append(accuracy)
@@ -80,12 +82,12 @@ def discriminative(
     return np.concatenate(picks)
 
 
-def shares(budget: int, num_queries: int) -> list[int]:
+def split_budget(budget: int, num_queries: int) -> list[int]:
     """The budget in num_queries parts that differ by one at most; fewer parts where it is smaller than that."""
     return [len(part) for part in np.array_split(np.arange(budget), min(num_queries, budget))]
 
 
-def discriminator(num_features: int, width: int) -> nn.Sequential:
+def build_discriminator(num_features: int, width: int) -> nn.Sequential:
     """D -> width x 3 -> 2 with ReLU, at most 20 wide below 30 features; Glorot-uniform weights and zero biases."""
     width = width if num_features >= 30 else min(width, 20)
     layers: list[nn.Module] = []
@@ -97,7 +99,9 @@ def discriminator(num_features: int, width: int) -> nn.Sequential:
     return net
 
 
-def trained(labelled_MD: Tensor, unlabelled_MD: Tensor, recipe: Recipe, seed: int) -> tuple[nn.Sequential, int, float]:
+def train_discriminator(
+    labelled_MD: Tensor, unlabelled_MD: Tensor, recipe: Recipe, seed: int
+) -> tuple[nn.Sequential, int, float]:
     """A discriminator, the epochs it took and its accuracy in the last one.
 
     Adam until stop_accuracy is passed, counted as Keras does: over the batches of an epoch while it trains.
@@ -105,7 +109,7 @@ def trained(labelled_MD: Tensor, unlabelled_MD: Tensor, recipe: Recipe, seed: in
     inputs_MD = torch.cat([labelled_MD, unlabelled_MD])
     label_M = (torch.arange(len(inputs_MD), device=inputs_MD.device) >= len(labelled_MD)).long()
     with seeded(seed):
-        net = discriminator(inputs_MD.shape[1], recipe.width).to(inputs_MD)
+        net = build_discriminator(inputs_MD.shape[1], recipe.width).to(inputs_MD)
     shuffle = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(net.parameters(), lr=recipe.lr, eps=1e-7, fused=True)
     weight_2 = len(label_M) / (2 * label_M.bincount().to(inputs_MD)) if recipe.balanced else None
@@ -124,7 +128,7 @@ def trained(labelled_MD: Tensor, unlabelled_MD: Tensor, recipe: Recipe, seed: in
 
 
 @torch.no_grad()
-def surety(net: nn.Sequential, features_ND: Tensor) -> Tensor:
+def unlabelled_logit(net: nn.Sequential, features_ND: Tensor) -> Tensor:
     """(N,): the logit of being unlabelled."""
     logits_N2 = torch.cat([net(part) for part in torch.split(features_ND, 2**16)])
     return logits_N2[:, UNLABELLED] - logits_N2[:, LABELLED]

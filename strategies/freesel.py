@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmark.api import EncoderName, Indices, View, register
 
-from .shared.kcenter import drawn
-from .shared.patterns import Candidates, Metric
+from .shared.kcenter import draw_by_distance
+from .shared.patterns import PatternCandidates, PatternMetric
 
 
 @register(needs={"encode"}, version=1)
@@ -22,7 +22,7 @@ def freesel(
     encoder: EncoderName = "dino",
     tau: float = 0.5,
     k: int = 5,
-    metric: Metric = "cosine",
+    metric: PatternMetric = "cosine",
 ) -> Indices:
     """As `geal`, but the next pattern is drawn, with probability proportional to d^2, where that takes the farthest.
 
@@ -41,7 +41,9 @@ def freesel(
     Cost: the encoder once an image, then a draw by the last known distances of all P patterns and at most one product
     of them with k new ones a pick; O(P D) in memory.
     """
-    own = Candidates.of(view, rng, "freesel", encoder, tau, k, metric)
+    own = PatternCandidates.from_view(view, rng, "freesel", encoder, tau, k, metric)
     power = 2.0 if metric == "cosine" else 1.0  # of |a - b|^2, which is 2 (1 - cos) on unit vectors
-    picks = drawn(own.features_PD, own.centres_PD, budget, rng, power=power, groups=own.groups, first=own.first)
+    picks = draw_by_distance(
+        own.features_PD, own.centres_PD, budget, rng, power=power, groups=own.groups, first=own.first_pick
+    )
     return own.images(picks)

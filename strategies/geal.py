@@ -9,9 +9,9 @@ import numpy as np
 
 from benchmark.api import EncoderName, Indices, View, register
 
-from .shared.kcenter import greedy
-from .shared.patterns import Candidates, Metric
-from .shared.ties import as_ranks
+from .shared.kcenter import k_center_greedy
+from .shared.patterns import PatternCandidates, PatternMetric
+from .shared.ties import ranks_as_tensor
 
 
 @register(needs={"encode"}, version=2)
@@ -23,7 +23,7 @@ def geal(
     encoder: EncoderName = "dino",
     tau: float = 0.5,
     k: int = 25,
-    metric: Metric = "cosine",
+    metric: PatternMetric = "cosine",
 ) -> Indices:
     """Again and again the image with the pattern that is farthest from all patterns of the images chosen so far.
 
@@ -41,7 +41,7 @@ def geal(
     Cost: the encoder once an image, then one product of all P patterns with k new ones a pick at most; O(P D) in
     memory.
     """
-    own = Candidates.of(view, rng, "geal", encoder, tau, k, metric)
-    rank_P = as_ranks(view.tie_ranks(view.unlabelled), own.image_P)[own.image_P]
-    picks = greedy(own.features_PD, own.centres_PD, budget, rank_P, groups=own.groups, first=own.first)
+    own = PatternCandidates.from_view(view, rng, "geal", encoder, tau, k, metric)
+    rank_P = ranks_as_tensor(view.tie_ranks(view.unlabelled), own.image_P)[own.image_P]
+    picks = k_center_greedy(own.features_PD, own.centres_PD, budget, rank_P, groups=own.groups, first=own.first_pick)
     return own.images(picks)

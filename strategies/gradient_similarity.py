@@ -7,7 +7,7 @@ import numpy as np
 from benchmark.api import Indices, View, register
 
 from .shared.boxes import WithoutBoxes
-from .shared.influence import ReferenceSet, expected_targets, most_helpful, needs, reference_gradient
+from .shared.influence import ReferenceSet, expected_targets, needs, reference_gradient, select_most_helpful
 
 
 @register(needs=needs, version=2)
@@ -43,4 +43,4 @@ def gradient_similarity(
     four forward passes; a few times the weights in memory.
     """
     targets = expected_targets(view, k, allow_degenerate, min_score)
-    return most_helpful(view, budget, targets, reference_gradient(view, reference), without_boxes, rng)
+    return select_most_helpful(view, budget, targets, reference_gradient(view, reference), without_boxes, rng)

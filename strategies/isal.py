@@ -16,13 +16,13 @@ from .shared.influence import (
     draw_chains,
     expected_targets,
     inverse_hessian_product,
-    most_helpful,
     needs,
     reference_gradient,
-    scale_by_name,
+    scales_by_name,
+    select_most_helpful,
 )
 
-MOST_TOGETHER = 16  # chains on a GPU: each of them passes the images of all
+MAX_BATCHED_CHAINS = 16  # chains on a GPU: each of them passes the images of all
 
 
 @register(needs=needs, version=2)
@@ -65,12 +65,12 @@ def isal(
     """
     if damping < 0:
         raise ValueError(f"isal[damping={damping}]: must be at least 0")
-    scales = scale_by_name(view, scale, block_scales)
+    scales = scales_by_name(view, scale, block_scales)
     chains = draw_chains(view.purchases, depth, repeats, order, rng)
     targets = expected_targets(view, k, allow_degenerate, min_score)
     v = reference_gradient(view, reference)
-    together = not isinstance(targets, list) and next(iter(v.values())).is_cuda and len(chains) <= MOST_TOGETHER
-    s = inverse_hessian_product(view, v, chains, damping=damping, scale=scales, together=together)
+    together = not isinstance(targets, list) and next(iter(v.values())).is_cuda and len(chains) <= MAX_BATCHED_CHAINS
+    s = inverse_hessian_product(view, v, chains, damping=damping, scale=scales, batched=together)
     norm_s, norm_v = math.sqrt(dot(s, s)), math.sqrt(dot(v, v))
     view.log(cosine=dot(s, v) / norm_s / norm_v, ridge=damping * min(scales.values()), gain=norm_s / norm_v)
-    return most_helpful(view, budget, targets, s, without_boxes, rng)
+    return select_most_helpful(view, budget, targets, s, without_boxes, rng)

@@ -52,7 +52,7 @@ class LossPrediction:
         return self.weight * (self.margin - sign * gap).relu().sum() / max(pairs, 1)
 
 
-CLASSIFIERS_SUBSET = 10_000  # the paper's
+CLASSIFIER_SUBSET = 10_000  # the paper's
 
 
 def needs(*, subset: int | None, **_: object) -> frozenset[Need]:
@@ -93,7 +93,7 @@ def learning_loss(
     """
     num = len(view.unlabelled)
     if subset is None:
-        subset = CLASSIFIERS_SUBSET if view.predict(view.unlabelled[:1]).one_each else num
+        subset = CLASSIFIER_SUBSET if view.predict(view.unlabelled[:1]).one_each else num
     if budget > subset:
         raise ValueError(f"learning_loss[subset={subset}]: smaller than the budget, {budget}: take that or more")
     drawn = np.sort(rng.choice(num, min(subset, num), replace=False))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from benchmark.api import Indices, View, register
 
-from .shared.boxes import WithoutBoxes, best_iou, by_image, corners, lowest_known, padded
+from .shared.boxes import WithoutBoxes, best_iou, box_corners, boxes_by_image, lowest_then_random, pad_by_image
 
-LEVELS = (8.0, 16.0, 24.0, 32.0, 40.0, 48.0)  # deviations of the noise on pixels of 0..255
+NOISE_SIGMAS = (8.0, 16.0, 24.0, 32.0, 40.0, 48.0)  # deviations of the noise on pixels of 0..255
 
 
 @register(needs={"predict", "perturbed"}, version=2)
@@ -45,15 +45,15 @@ def localization_stability(
     clean = view.predict(view.unlabelled)
     surest_P, order_P = clean.score_P.sort(descending=True, stable=True)
     image_P, num = clean.image_P[order_P], clean.num_images
-    confidence_NA = padded(surest_P, image_P, num)[:, :max_boxes]
-    doubt_N = padded(1 - surest_P, image_P, num)[:, :max_boxes].amax(1)
-    boxes_NA4 = padded(corners(clean)[order_P], image_P, num)[:, :max_boxes]
+    confidence_NA = pad_by_image(surest_P, image_P, num)[:, :max_boxes]
+    doubt_N = pad_by_image(1 - surest_P, image_P, num)[:, :max_boxes].amax(1)
+    boxes_NA4 = pad_by_image(box_corners(clean)[order_P], image_P, num)[:, :max_boxes]
     del clean  # class scores are the largest thing here
     weighted_N = (confidence_NA * stability(view, boxes_NA4, rng)).sum(1)
     stability_N = weighted_N / confidence_NA.sum(1).clamp(min=torch.finfo().tiny)
     has_N = image_P.bincount(minlength=num).bool().cpu().numpy()
     value_N = stability_N - doubt_N if certainty else stability_N
-    picks = lowest_known(view, value_N, has_N | (without_boxes == "score"), budget, rng)
+    picks = lowest_then_random(view, value_N, has_N | (without_boxes == "score"), budget, rng)
     view.log(stability=stability_N.sum().item() / max(1, has_N.sum()), share_without_boxes=(~has_N).mean())
     return picks
 
@@ -64,7 +64,7 @@ def stability(view: View, boxes_NA4: Tensor, rng: np.random.Generator) -> Tensor
     One level's predictions at a time, of which only the boxes are kept.
     """
     total_NA = torch.zeros_like(boxes_NA4[..., 0])
-    for sigma in LEVELS:
-        noisy_NB4 = by_image(view.perturbed(view.unlabelled, sigma, int(rng.integers(2**63))))
+    for sigma in NOISE_SIGMAS:
+        noisy_NB4 = boxes_by_image(view.perturbed(view.unlabelled, sigma, int(rng.integers(2**63))))
         total_NA += best_iou(boxes_NA4, noisy_NB4)
-    return total_NA / len(LEVELS)
+    return total_NA / len(NOISE_SIGMAS)

@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmark.api import Indices, View, register
 
-from .shared.boxes import corners, iou
+from .shared.boxes import box_corners, iou
 
 
 @register(needs={"proposals"}, version=2)
@@ -21,6 +21,6 @@ def localization_tightness(view: View, budget: int, rng: np.random.Generator) ->
     """
     predictions = view.proposals(view.unlabelled)
     assert predictions.proposals_P4 is not None, "a task with `proposals` returns them"
-    tightness_P = iou(corners(predictions).double(), predictions.proposals_P4.double())
+    tightness_P = iou(box_corners(predictions).double(), predictions.proposals_P4.double())
     disagreement_P = 1 - (tightness_P + predictions.confidence_P.double() - 1).abs()
     return view.highest(predictions.per_image(disagreement_P, "max"), budget)

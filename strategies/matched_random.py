@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.api import Companion, Indices, Need, StrategyName, View, register, strategy
+from benchmark.api import Companion, Indices, Need, StrategyName, View, find_strategy, register
 
-from .shared.boxes import num_boxes
+from .shared.boxes import count_boxes
 
 
-def other(like: str) -> tuple[Any, dict[str, Any]]:
+def matched_strategy(like: str) -> tuple[Any, dict[str, Any]]:
     """The strategy to match, with its parameters."""
-    plugin, values = strategy(like)
+    plugin, values = find_strategy(like)
     if plugin.name == matched_random.__name__:
         raise ValueError(f"matched_random[like={like}]: name a strategy that chooses by itself")
     return plugin, values
@@ -21,13 +21,13 @@ def other(like: str) -> tuple[Any, dict[str, Any]]:
 
 def needs(*, like: str, **_: object) -> frozenset[Need]:
     """What the other strategy needs, and predictions to count boxes in."""
-    plugin, values = other(like)
+    plugin, values = matched_strategy(like)
     return frozenset(plugin.needed(values) | {"predict"})
 
 
 def companion(*, like: str, **_: object) -> Companion | None:
     """The other strategy's companion, so that it chooses with the model that it would have trained."""
-    plugin, values = other(like)
+    plugin, values = matched_strategy(like)
     built: Companion | None = plugin.companion(**values) if plugin.companion else None
     return built
 
@@ -49,7 +49,7 @@ def matched_random(
     image.
     """
     chosen = view.choice_of(like, budget, rng)
-    count_N = num_boxes(view.predict(view.unlabelled), min_score)
+    count_N = count_boxes(view.predict(view.unlabelled), min_score)
     wanted = np.unique(count_N[np.searchsorted(view.unlabelled, chosen)], return_counts=True)
     drawn = [rng.choice(view.unlabelled[count_N == c], size, replace=False) for c, size in zip(*wanted, strict=True)]
     picks: Indices = rng.permutation(np.concatenate(drawn))

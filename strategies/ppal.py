@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from benchmark.api import Indices, Predictions, View, register
 
-from .shared.boxes import classes, corners, iou
+from .shared.boxes import box_classes, box_corners, iou
 from .shared.kcenter import farthest_first
-from .shared.ties import as_ranks
+from .shared.ties import ranks_as_tensor
 
-PAIRS = 2**24  # pairs of boxes held at once
-FARTHEST = 2.0  # the largest cosine distance
-ITERATIONS = 100  # of k-medoids, at most
+CHUNK = 2**24  # pairs of boxes held at once
+MAX_DISTANCE = 2.0  # the largest cosine distance
+MAX_ITERATIONS = 100  # of k-medoids, at most
 
 
 @register(needs={"predict", "box_features", "labels"}, version=2)
@@ -56,14 +56,14 @@ def ppal(
         if not good:
             what = {"delta": "at least 1", "alpha": "over 0", "xi": "in [0, 1)"}[name]
             raise ValueError(f"ppal[{name}={value:g}]: must be {what}")
-    difficulty_C = difficulty(view, xi)
+    difficulty_C = class_difficulty(view, xi)
     view.log(difficulty=difficulty_C.mean().item())
     weight_C = 1 + alpha * beta * torch.logaddexp((1 - difficulty_C).log(), difficulty_C.log() + 1 / alpha)
     found = view.predict(view.unlabelled)
-    uncertainty_P = weight_C[classes(found)] * binary_entropy(found.confidence_P) * (found.confidence_P > min_score)
+    uncertainty_P = weight_C[box_classes(found)] * binary_entropy(found.confidence_P) * (found.confidence_P > min_score)
     candidates = np.sort(view.highest(found.per_image(uncertainty_P, "sum"), int(delta * budget)))
     del found
-    distance_NN = distances(view.predict(candidates), view.box_features(candidates), min_score)
+    distance_NN = image_distances(view.predict(candidates), view.box_features(candidates), min_score)
     return candidates[k_medoids(distance_NN, budget, rng, view.tie_ranks(candidates))]
 
 
@@ -73,14 +73,14 @@ def binary_entropy(p: Tensor) -> Tensor:
     return entropy
 
 
-def difficulty(view: View, xi: float) -> Tensor:
+def class_difficulty(view: View, xi: float) -> Tensor:
     """(C,): d_c = 1 - q_c; q_c is the mean of p^xi IoU^(1 - xi) over the labelled boxes of the class, each with the box
     found that maximises it, p being its probability of the class. 1 for a class without labelled boxes."""
     truth = view.labels(view.labelled)
     assert isinstance(truth, list), "a detector's labels are boxes"
     found = view.predict(view.labelled)
     counts = found.image_P.bincount(minlength=found.num_images).tolist()
-    boxes, scores = corners(found), found.scores_PC
+    boxes, scores = box_corners(found), found.scores_PC
     best = [boxes.new_zeros(0)]
     for one, row_A in zip(truth, found.image_P.argsort(stable=True).split(counts), strict=True):
         overlap_MA = iou(one.corners_M4.to(boxes)[:, None], boxes[row_A])
@@ -92,7 +92,7 @@ def difficulty(view: View, xi: float) -> Tensor:
     return (1 - sum_C / label_B.bincount(minlength=num_classes).clamp(min=1)).to(scores)
 
 
-def distances(predictions: Predictions, features_PD: Tensor, min_score: float) -> Tensor:
+def image_distances(predictions: Predictions, features_PD: Tensor, min_score: float) -> Tensor:
     """(N, N): how unlike two images are, in 0..2, symmetric.
 
     From one to another: the mean over its boxes, weighted by confidence, of the cosine distance to the nearest box of
@@ -104,27 +104,27 @@ def distances(predictions: Predictions, features_PD: Tensor, min_score: float) -
     num, sure_P = predictions.num_images, predictions.confidence_P > min_score
     order_P = predictions.image_P.argsort(stable=True)
     order_P = order_P[sure_P[order_P]]
-    label_P, image_P = classes(predictions)[order_P], predictions.image_P[order_P]
+    label_P, image_P = box_classes(predictions)[order_P], predictions.image_P[order_P]
     score_P, unit_PD = predictions.confidence_P[order_P], F.normalize(features_PD[order_P], dim=1)
     near_NN = score_P.new_zeros(num, num)
     for label in label_P.unique():
         mine = (label_P == label).nonzero()[:, 0]
-        add_nearness(near_NN, image_P[mine], score_P[mine], unit_PD[mine])
+        add_similarity(near_NN, image_P[mine], score_P[mine], unit_PD[mine])
     total_N = predictions.per_image(predictions.confidence_P * sure_P, "sum")
-    one_way_NN = FARTHEST - near_NN / total_N.clamp(min=torch.finfo().tiny)[:, None]
+    one_way_NN = MAX_DISTANCE - near_NN / total_N.clamp(min=torch.finfo().tiny)[:, None]
     one_way_NN[(total_N[:, None] + total_N) == 0] = 0
     return ((one_way_NN + one_way_NN.T) / 2).clamp(min=0).fill_diagonal_(0)
 
 
-def add_nearness(near_NN: Tensor, image_B: Tensor, score_B: Tensor, unit_BD: Tensor) -> None:
+def add_similarity(near_NN: Tensor, image_B: Tensor, score_B: Tensor, unit_BD: Tensor) -> None:
     """Adds to each pair of images the score of the one's boxes times 2 less their distance to the other's nearest, for
     the boxes of one class, image by image."""
     images_J, there_B = image_B.unique_consecutive(return_inverse=True)
-    for row_R in torch.arange(len(image_B), device=image_B.device).split(max(1, PAIRS // len(image_B))):
+    for row_R in torch.arange(len(image_B), device=image_B.device).split(max(1, CHUNK // len(image_B))):
         cosine_BR = unit_BD @ unit_BD[row_R].T
         empty_JR = cosine_BR.new_full((len(images_J), len(row_R)), -torch.inf)
         best_JR = empty_JR.scatter_reduce(0, there_B[:, None].expand_as(cosine_BR), cosine_BR, "amax")
-        gain_RJ = (score_B[row_R] * (FARTHEST - 1 + best_JR)).T
+        gain_RJ = (score_B[row_R] * (MAX_DISTANCE - 1 + best_JR)).T
         images, counts = image_B[row_R].unique_consecutive(return_counts=True)
         near_NN[images[:, None], images_J] += torch.segment_reduce(gain_RJ, "sum", lengths=counts, axis=0)
 
@@ -136,8 +136,8 @@ def k_medoids(distance_NN: Tensor, num: int, rng: np.random.Generator, rank_N: I
     equals, the one of the lowest rank.
     """
     first, numbers = int(rng.integers(len(distance_NN))), np.arange(num)
-    medoids = centres(distance_NN, num, first, as_ranks(rank_N, distance_NN))
-    for _ in range(ITERATIONS):
+    medoids = initial_medoids(distance_NN, num, first, ranks_as_tensor(rank_N, distance_NN))
+    for _ in range(MAX_ITERATIONS):
         nearest_N = distance_NN[:, medoids].argmin(1).cpu().numpy()
         nearest_N[medoids] = numbers
         cluster_N = torch.from_numpy(nearest_N).to(distance_NN.device)
@@ -150,7 +150,7 @@ def k_medoids(distance_NN: Tensor, num: int, rng: np.random.Generator, rank_N: I
     return medoids
 
 
-def centres(distance_NN: Tensor, num: int, first: int, rank_N: Tensor) -> Indices:
+def initial_medoids(distance_NN: Tensor, num: int, first: int, rank_N: Tensor) -> Indices:
     """(num,) distinct positions: `first`, then always the one farthest from the nearest so far."""
     distance_N = distance_NN[first].clone()
     distance_N[first] = -torch.inf

@@ -14,8 +14,8 @@ from torch import Tensor
 from benchmark.api import EncoderName, Indices, Need, View, register
 
 from .shared import features
-from .shared.features import MOST_EXACT, SIMCLR, kmeans, squared_distances, unit_features
-from .shared.ties import as_ranks, largest
+from .shared.features import MAX_EXACT_CLUSTERS, SIMCLR, kmeans, squared_distances, unit_features
+from .shared.ties import argmax_by_rank, ranks_as_tensor
 
 
 def needs(*, encoder: EncoderName | None, delta: float | None, **_: object) -> frozenset[Need]:
@@ -53,11 +53,11 @@ def probcover(
         raise ValueError(f"probcover[delta={delta},purity={purity}]: delta above 0, purity above 0 and at most 1")
     num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
     points_NE = unit_features(view, encoder, images)
-    squared = squared_radius(points_NE, num_classes(view), purity, rng) if delta is None else delta**2
-    covered_N = within(points_NE, points_NE[:num_labelled], squared) > 0
+    squared = squared_radius(points_NE, count_classes(view), purity, rng) if delta is None else delta**2
+    covered_N = count_within(points_NE, points_NE[:num_labelled], squared) > 0
     covered_N[:num_labelled] = True
     was_covered = covered_N.double().mean().item()
-    rank_N = as_ranks(view.tie_ranks(images), points_NE)
+    rank_N = ranks_as_tensor(view.tie_ranks(images), points_NE)
     picks = cover(points_NE, covered_N, num_labelled, squared, budget, rank_N)
     view.log(delta=math.sqrt(squared), was_covered=was_covered, coverage=covered_N.double().mean().item())
     others = np.setdiff1d(np.arange(num_labelled, len(points_NE)), picks)
@@ -76,21 +76,21 @@ def cover(
     of what it covers, whose distances are computed again then: every image is covered once, so that all picks
     together take at most as many distances as the first degrees did, N^2, and memory stays at CHUNK.
     """
-    degree_N = within(points_NE, points_NE[~covered_N], squared)
+    degree_N = count_within(points_NE, points_NE[~covered_N], squared)
     degree_N[:num_labelled] = -len(points_NE)
     picks: list[int] = []
     while len(picks) < budget and not covered_N.all():
-        pick = int(largest(degree_N, rank_N))
-        new_N = (within(points_NE, points_NE[pick : pick + 1], squared) > 0) & ~covered_N
+        pick = int(argmax_by_rank(degree_N, rank_N))
+        new_N = (count_within(points_NE, points_NE[pick : pick + 1], squared) > 0) & ~covered_N
         new_N[pick] = ~covered_N[pick]
         covered_N |= new_N
-        degree_N -= within(points_NE, points_NE[new_N], squared)
+        degree_N -= count_within(points_NE, points_NE[new_N], squared)
         degree_N[pick] = -len(points_NE)
         picks.append(pick)
     return picks
 
 
-def within(points_NE: Tensor, others_ME: Tensor, squared: float) -> Tensor:
+def count_within(points_NE: Tensor, others_ME: Tensor, squared: float) -> Tensor:
     """(N,): how many of the others are nearer to each point than the radius, given squared; some at a time."""
     count_N = torch.zeros(len(points_NE), dtype=torch.int64, device=points_NE.device)
     for part in others_ME.split(max(1, features.CHUNK // len(points_NE))):
@@ -98,7 +98,7 @@ def within(points_NE: Tensor, others_ME: Tensor, squared: float) -> Tensor:
     return count_N
 
 
-def num_classes(view: View) -> int:
+def count_classes(view: View) -> int:
     """Number of classes that the model tells apart; a detector's background is none."""
     one = view.predict(view.unlabelled[:1])
     return one.scores_PC.shape[1] - (one.boxes_P4 is not None)
@@ -109,7 +109,7 @@ def squared_radius(points_NE: Tensor, num: int, purity: float, rng: np.random.Ge
 
     A ball is pure up to the distance to the nearest point of another cluster: the radius is a quantile of those.
     """
-    cluster, _ = kmeans(points_NE, min(num, len(points_NE)), rng, minibatch=num > MOST_EXACT)
+    cluster, _ = kmeans(points_NE, min(num, len(points_NE)), rng, minibatch=num > MAX_EXACT_CLUSTERS)
     cluster_N = torch.from_numpy(cluster).to(points_NE.device)
     nearest_N = torch.full((len(points_NE),), torch.inf, dtype=points_NE.dtype, device=points_NE.device)
     step = max(1, features.CHUNK // len(points_NE))

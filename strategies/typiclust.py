@@ -15,10 +15,10 @@ from torch import Tensor
 from benchmark.api import EncoderName, Indices, View, register
 
 from .shared import features
-from .shared.features import MOST_EXACT, SIMCLR, kmeans, needs, squared_distances, unit_features
-from .shared.ties import as_ranks, largest
+from .shared.features import MAX_EXACT_CLUSTERS, SIMCLR, kmeans, needs, squared_distances, unit_features
+from .shared.ties import argmax_by_rank, ranks_as_tensor
 
-SMALL = 5  # images; clusters of so few wait until the others are empty
+SMALL_CLUSTER = 5  # images; clusters of so few wait until the others are empty
 
 
 @register(needs=needs, version=2)
@@ -51,13 +51,13 @@ def typiclust(
         raise ValueError(f"typiclust[{told}]: both start at 1")
     num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
     points_NE = unit_features(view, encoder, images)
-    rank_N = as_ranks(view.tie_ranks(images), points_NE)
+    rank_N = ranks_as_tensor(view.tie_ranks(images), points_NE)
     num = min(num_labelled + budget, max_clusters, len(points_NE))
-    cluster_N, _ = kmeans(points_NE, num, rng, minibatch=num > MOST_EXACT)
+    cluster_N, _ = kmeans(points_NE, num, rng, minibatch=num > MAX_EXACT_CLUSTERS)
     with_labels = len(np.unique(cluster_N[:num_labelled]))
     view.log(clusters=num, without_labels=len(np.unique(cluster_N)) - with_labels)
     large, small = members_by_turn(cluster_N, num_labelled)
-    turns = chain(*(take_turns(points_NE, lists, num_neighbours, rank_N) for lists in (large, small)))
+    turns = chain(*(pick_in_turns(points_NE, lists, num_neighbours, rank_N) for lists in (large, small)))
     picks: Indices = view.unlabelled[np.fromiter(islice(turns, budget), np.int64) - num_labelled]
     return picks
 
@@ -69,11 +69,11 @@ def members_by_turn(cluster_N: Indices, num_labelled: int) -> tuple[list[list[in
     rest_N = cluster_N.copy()
     rest_N[:num_labelled] = -1
     members = {cluster: np.flatnonzero(rest_N == cluster).tolist() for cluster in order_K}
-    large = [members[cluster] for cluster in order_K if size_K[cluster] > SMALL]
-    return large, [members[cluster] for cluster in order_K if size_K[cluster] <= SMALL]
+    large = [members[cluster] for cluster in order_K if size_K[cluster] > SMALL_CLUSTER]
+    return large, [members[cluster] for cluster in order_K if size_K[cluster] <= SMALL_CLUSTER]
 
 
-def take_turns(points_NE: Tensor, lists: Sequence[list[int]], num_neighbours: int, rank_N: Tensor) -> Iterator[int]:
+def pick_in_turns(points_NE: Tensor, lists: Sequence[list[int]], num_neighbours: int, rank_N: Tensor) -> Iterator[int]:
     """The most typical of each list, list after list and again, until all are empty; empties them."""
     while any(lists):
         for members in filter(None, lists):
@@ -90,4 +90,4 @@ def most_typical(points_ME: Tensor, num_neighbours: int, rank_M: Tensor) -> int:
         squared = squared_distances(points_ME[rows], points_ME)
         squared[torch.arange(len(rows), device=rows.device), rows] = torch.inf
         means.append(squared.topk(min(num_neighbours, num // 2), largest=False).values.mean(1))
-    return int(largest(-torch.cat(means), rank_M))
+    return int(argmax_by_rank(-torch.cat(means), rank_M))

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from benchmark.api import Indices, View, register, seeded
 
-DEEPEST = 4  # convolutions that halve the image
+MAX_DEPTH = 4  # convolutions that halve the image
 VAE_STEPS = 2  # for each step of the discriminator
-SCORED = 1024  # images scored at once
+SCORING_BATCH = 1024  # images scored at once
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def vaal(
     images_N3SS = view.images(np.concatenate([view.labelled, view.unlabelled]), (size, size))
     num_steps = max(1, epochs * len(images_N3SS) // batch_size)
     recipe = Recipe(num_steps, batch_size, lr, beta, adversary, latent, width, flip)
-    logit_N = scores(images_N3SS, *trained(images_N3SS, num_labelled, recipe, int(rng.integers(2**63))))
+    logit_N = labelled_logits(images_N3SS, *train(images_N3SS, num_labelled, recipe, int(rng.integers(2**63))))
     chosen = view.lowest(logit_N[num_labelled:], budget)
     parts = logit_N.sigmoid().tensor_split([num_labelled])
     view.log(**{name: part.mean().item() for name, part in zip(("labelled", "unlabelled"), parts, strict=True)})
@@ -89,7 +89,7 @@ class Autoencoder(nn.Module):
     def __init__(self, size: int, width: int, latent: int) -> None:
         super().__init__()
         depth = 1
-        while depth < DEEPEST and size % 2 ** (depth + 1) == 0 and size >= 2 ** (depth + 2):
+        while depth < MAX_DEPTH and size % 2 ** (depth + 1) == 0 and size >= 2 ** (depth + 2):
             depth += 1
         channels, side = [width * 2**number for number in range(depth)], size // 2**depth
         layers: list[nn.Module] = []
@@ -103,7 +103,7 @@ class Autoencoder(nn.Module):
             layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
         self.decoder = nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 1))
         for module in (self.encoder, self.decoder):
-            kaiming(module)
+            init_kaiming(module)
 
     def forward(self, pixels_N3SS: Tensor) -> tuple[Tensor, Tensor]:
         """(N, Z) means and logarithms of variances."""
@@ -111,13 +111,13 @@ class Autoencoder(nn.Module):
         return self.mean(features), self.log_variance(features)
 
 
-def discriminator(latent: int) -> nn.Sequential:
+def build_discriminator(latent: int) -> nn.Sequential:
     """Z -> 512 -> 512 -> 1 with ReLU: the logit of being labelled."""
     net = nn.Sequential(nn.Linear(latent, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 1))
-    return kaiming(net)
+    return init_kaiming(net)
 
 
-def kaiming(net: nn.Sequential) -> nn.Sequential:
+def init_kaiming(net: nn.Sequential) -> nn.Sequential:
     """The same net with convolutions and linear layers drawn after He et al. (2015), their biases 0."""
     for module in net:
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -127,26 +127,26 @@ def kaiming(net: nn.Sequential) -> nn.Sequential:
     return net
 
 
-def trained(images_N3SS: Tensor, num_labelled: int, recipe: Recipe, seed: int) -> tuple[Autoencoder, nn.Sequential]:
+def train(images_N3SS: Tensor, num_labelled: int, recipe: Recipe, seed: int) -> tuple[Autoencoder, nn.Sequential]:
     """Autoencoder and discriminator after num_steps of the latter; both sets go through them apart."""
     with seeded(seed):
         net = Autoencoder(images_N3SS.shape[2], recipe.width, recipe.latent).to(images_N3SS.device)
-        judge = discriminator(recipe.latent).to(images_N3SS.device)
+        judge = build_discriminator(recipe.latent).to(images_N3SS.device)
     generator = torch.Generator().manual_seed(seed)
     sets = [batches(part, recipe, generator) for part in images_N3SS.tensor_split([num_labelled])]
     net_step, judge_step = (torch.optim.Adam(one.parameters(), lr=recipe.lr) for one in (net, judge))
     for _ in range(recipe.num_steps):
         for _ in range(VAE_STEPS):
             pair = [next(one) for one in sets]
-            losses, means = zip(*(rebuilt(net, pixels, recipe.beta, generator) for pixels in pair), strict=True)
-            descend(net_step, sum(losses) + recipe.adversary * verdict(judge, means, (1.0, 1.0)))
+            losses, means = zip(*(vae_loss(net, pixels, recipe.beta, generator) for pixels in pair), strict=True)
+            take_step(net_step, sum(losses) + recipe.adversary * discriminator_loss(judge, means, (1.0, 1.0)))
         with torch.no_grad():
             means = tuple(net(pixels)[0] for pixels in pair)
-        descend(judge_step, verdict(judge, means, (1.0, 0.0)))
+        take_step(judge_step, discriminator_loss(judge, means, (1.0, 0.0)))
     return net, judge
 
 
-def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+def take_step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
     """One step."""
     optimiser.zero_grad()
     torch.autograd.backward(loss)
@@ -157,19 +157,19 @@ def batches(images_N3SS: Tensor, recipe: Recipe, generator: torch.Generator) -> 
     """Shuffled batches of pixels on the scale -1..1 without end, each image once an epoch, half of them mirrored."""
     while True:
         for part in torch.randperm(len(images_N3SS), generator=generator).split(recipe.batch_size):
-            pixels = scaled(images_N3SS[part.to(images_N3SS.device)])
+            pixels = scale_pixels(images_N3SS[part.to(images_N3SS.device)])
             if recipe.flip:
                 mirrored = (torch.rand(len(part), generator=generator) < 0.5).to(pixels.device)
                 pixels = pixels.flip(3).where(mirrored[:, None, None, None], pixels)
             yield pixels
 
 
-def scaled(images_N3SS: Tensor) -> Tensor:
+def scale_pixels(images_N3SS: Tensor) -> Tensor:
     """Pixels from 0..255 to -1..1."""
     return images_N3SS / 127.5 - 1
 
 
-def rebuilt(net: Autoencoder, pixels_N3SS: Tensor, beta: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def vae_loss(net: Autoencoder, pixels_N3SS: Tensor, beta: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The loss of a batch, mean squared error + beta times the sum of divergences, and its (N, Z) means."""
     mean_NZ, log_variance_NZ = net(pixels_N3SS)
     noise_NZ = torch.randn(mean_NZ.shape, generator=generator).to(mean_NZ.device)
@@ -178,15 +178,15 @@ def rebuilt(net: Autoencoder, pixels_N3SS: Tensor, beta: float, generator: torch
     return F.mse_loss(decoded, pixels_N3SS) + beta * divergence, mean_NZ
 
 
-def verdict(judge: nn.Sequential, means: tuple[Tensor, ...], told: tuple[float, float]) -> Tensor:
+def discriminator_loss(judge: nn.Sequential, means: tuple[Tensor, ...], targets: tuple[float, float]) -> Tensor:
     """The cross entropies of the discriminator, labelled and unlabelled, where it is told that they are labelled."""
     logits = [judge(mean_NZ) for mean_NZ in means]
-    parts = [F.binary_cross_entropy_with_logits(x, torch.full_like(x, y)) for x, y in zip(logits, told, strict=True)]
+    parts = [F.binary_cross_entropy_with_logits(x, torch.full_like(x, y)) for x, y in zip(logits, targets, strict=True)]
     return torch.stack(parts).sum()
 
 
 @torch.no_grad()
-def scores(images_N3SS: Tensor, net: Autoencoder, judge: nn.Sequential) -> Tensor:
+def labelled_logits(images_N3SS: Tensor, net: Autoencoder, judge: nn.Sequential) -> Tensor:
     """(N,): the logit of being labelled, in eval mode."""
     net.eval()
-    return torch.cat([judge(net(scaled(part))[0]) for part in images_N3SS.split(SCORED)]).squeeze(1)
+    return torch.cat([judge(net(scale_pixels(part))[0]) for part in images_N3SS.split(SCORING_BATCH)]).squeeze(1)

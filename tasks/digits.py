@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, lacks
-from benchmark.vision.data.handwritten import handwritten
+from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, missing_capabilities
+from benchmark.vision.data.handwritten import read_digits
 
 NUM_TEST = 500
 DEFAULT = Recipe(
@@ -22,10 +22,10 @@ DEFAULT = Recipe(
 )
 
 
-@register_task(version=1, default=DEFAULT, lacks=lacks, check=check_weights)
+@register_task(version=1, default=DEFAULT, missing_capabilities=missing_capabilities, check=check_weights)
 def digits(machine: Machine, recipe: Recipe) -> Classifier:
     """1,797 grey images of 8x8 pixels, 10 classes: a pool of 1,297, a test set of 500 (50 a class)."""
-    values_NHW, labels_N = handwritten()
+    values_NHW, labels_N = read_digits()
     images_N1HW = np.round(values_NHW[:, None] * (255 / 16)).astype(np.uint8)
     order_N = np.random.default_rng(0).permutation(len(labels_N))
     rank_N = np.zeros_like(order_N)  # of each image among those of its class, in a fixed random order

@@ -14,19 +14,26 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, Split, check_weights, lacks
-from benchmark.vision.data.image_checks import say, together
-from benchmark.vision.data.image_files import EXTENSIONS, Exif, hidden, is_image
-from benchmark.vision.data.regular_files import shown
-from benchmark.vision.fingerprints import derived
+from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, Split, check_weights, missing_capabilities
+from benchmark.vision.data.image_checks import read_all, warn_once
+from benchmark.vision.data.image_files import EXTENSIONS, Exif, is_hidden_name, is_image
+from benchmark.vision.data.regular_files import printable
+from benchmark.vision.fingerprints import derive_seed
 
 LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg"
-TRAINS, TESTS = ("train", "training"), ("test", "testing", "val", "valid", "validation", "eval")  # usual names
-NUM_NAMED = 8  # entries of a folder that a message names
+TRAIN_NAMES, TEST_NAMES = (
+    ("train", "training"),
+    ("test", "testing", "val", "valid", "validation", "eval"),
+)  # usual names
+MAX_LISTED = 8  # entries of a folder that a message names
 
 
 @register_task(
-    version=1, default=Recipe(), published=replace(PUBLISHED, normalise="pool"), lacks=lacks, check=check_weights
+    version=1,
+    default=Recipe(),
+    published=replace(PUBLISHED, normalise="pool"),
+    missing_capabilities=missing_capabilities,
+    check=check_weights,
 )
 def image_folder(
     machine: Machine,
@@ -55,59 +62,61 @@ def image_folder(
         raise ValueError(f"size={size}: must be at least 1")
     if split is not None and not 0 < split < 1:
         raise ValueError(f"split={split:g}: must be between 0 and 1, the share of images to test on")
-    folder = machine.located(root)
+    folder = machine.resolve_path(root)
     if split is None:
-        pool, tests, classes = stored(folder, train, test, size, exif)
+        pool, tests, classes = read_split_folders(folder, train, test, size, exif)
     else:
-        pool, tests, classes = drawn(folder, train, test, split, size, exif)
+        pool, tests, classes = draw_test_set(folder, train, test, split, size, exif)
     return Classifier(machine, recipe, pool, tests, num_classes=len(classes), classes=classes, root=folder)
 
 
-def stored(folder: Path, train: str, test: str, size: int, exif: Exif) -> tuple[Split, Split, list[str]]:
+def read_split_folders(folder: Path, train: str, test: str, size: int, exif: Exif) -> tuple[Split, Split, list[str]]:
     """The pool and the test set, which are folders of their own, and the classes."""
     homes = [folder / name for name in (train, test)]
     if not all(home.is_dir() for home in homes):
-        raise ValueError(looked_for(folder, train, test))
-    pool, others = map(class_names, homes)
+        raise ValueError(describe_missing(folder, train, test))
+    pool, others = map(list_classes, homes)
     if differing := sorted({*pool} ^ {*others}):
         there, missing = (train, test) if differing[0] in pool else (test, train)
-        raise ValueError(f"{folder}: the class {shown(differing[0])} is in {there}/ but not in {missing}/")
-    first, second = together(*(partial(split, home, pool, size, exif) for home in homes))
+        raise ValueError(f"{folder}: the class {printable(differing[0])} is in {there}/ but not in {missing}/")
+    first, second = read_all(*(partial(read_split, home, pool, size, exif) for home in homes))
     return first, second, pool
 
 
-def drawn(folder: Path, train: str, test: str, share: float, size: int, exif: Exif) -> tuple[Split, Split, list[str]]:
+def draw_test_set(
+    folder: Path, train: str, test: str, share: float, size: int, exif: Exif
+) -> tuple[Split, Split, list[str]]:
     """The pool, the test set, which is a share of each class's images, and the classes."""
     home = folder / train if (folder / train).is_dir() else folder
     if not home.is_dir():
-        raise ValueError(looked_for(folder, train, test))
+        raise ValueError(describe_missing(folder, train, test))
     if home != folder and (folder / test).is_dir():
-        say(f"split={share:g}: the test set is drawn from {home}; {folder / test} is not looked into")
-    classes = class_names(home)
-    whole, rng = split(home, classes, size, exif), np.random.default_rng(derived(0, "split"))
+        warn_once(f"split={share:g}: the test set is drawn from {home}; {folder / test} is not looked into")
+    classes = list_classes(home)
+    whole, rng = read_split(home, classes, size, exif), np.random.default_rng(derive_seed(0, "split"))
     tested_N = np.zeros(len(whole.labels_N), bool)
     for label, name in enumerate(classes):
         which = rng.permutation(np.flatnonzero(whole.labels_N == label))
         if len(which) < 2:
-            raise ValueError(f"{shown(home / name)} has one image: split={share:g} needs two, one to test on")
+            raise ValueError(f"{printable(home / name)} has one image: split={share:g} needs two, one to test on")
         tested_N[which[: min(len(which) - 1, max(1, round(share * len(which))))]] = True
-    return whole.kept(np.flatnonzero(~tested_N)), whole.kept(np.flatnonzero(tested_N)), classes
+    return whole.select(np.flatnonzero(~tested_N)), whole.select(np.flatnonzero(tested_N)), classes
 
 
-def looked_for(folder: Path, train: str, test: str) -> str:
+def describe_missing(folder: Path, train: str, test: str) -> str:
     """What is missing where, what is there, and what to type instead."""
     if not folder.is_dir():
         return f"no such folder: {folder} (wanted: {LAYOUT})"
-    folders, others = names_in(folder)
+    folders, others = list_entries(folder)
     missing = " and ".join(f"no {name}/" for name in (train, test) if not (folder / name).is_dir())
-    there = [shown(f"{name}/") for name in folders[:NUM_NAMED]] + ["..."] * (len(folders) > NUM_NAMED)
-    there += [*map(shown, others[:1])] + [f"{len(others) - 1:,} more"] * (len(others) > 1)
+    there = [printable(f"{name}/") for name in folders[:MAX_LISTED]] + ["..."] * (len(folders) > MAX_LISTED)
+    there += [*map(printable, others[:1])] + [f"{len(others) - 1:,} more"] * (len(others) > 1)
     usual = [
         f"{key}={match}"
-        for key, name, words in (("train", train, TRAINS), ("test", test, TESTS))
+        for key, name, words in (("train", train, TRAIN_NAMES), ("test", test, TEST_NAMES))
         if not (folder / name).is_dir() and (match := next((f for w in words for f in folders if f.lower() == w), ""))
     ]
-    inside = [f"root={shown(folder / name)}" for name in folders if (folder / name / train).is_dir()]
+    inside = [f"root={printable(folder / name)}" for name in folders if (folder / name / train).is_dir()]
     advice = " ".join(inside[:1] or usual) or "train= and test= to the names of their folders"
     return (
         f"{folder} has {missing} (wanted: {LAYOUT}), but {', '.join(there) or 'nothing'}: set {advice}, "
@@ -115,37 +124,41 @@ def looked_for(folder: Path, train: str, test: str) -> str:
     )
 
 
-def names_in(folder: Path) -> tuple[list[str], list[str]]:
+def list_entries(folder: Path) -> tuple[list[str], list[str]]:
     """The names of the folders and of the files in a folder, sorted, but for hidden ones."""
-    entries = sorted((entry for entry in os.scandir(folder) if not hidden(entry.name)), key=lambda entry: entry.name)
+    entries = sorted(
+        (entry for entry in os.scandir(folder) if not is_hidden_name(entry.name)), key=lambda entry: entry.name
+    )
     parts = [[entry.name for entry in entries if os.path.isdir(entry) == wanted] for wanted in (True, False)]
     return parts[0], parts[1]
 
 
-def class_names(home: Path) -> list[str]:
+def list_classes(home: Path) -> list[str]:
     """The folders of classes, sorted. ValueError unless there are two at least."""
-    names, _ = names_in(home)
+    names, _ = list_entries(home)
     if len(names) < 2:
         raise ValueError(f"{home}: {len(names)} class folders; a task needs two")
     return names
 
 
-def split(home: Path, classes: Sequence[str], size: int, exif: Exif = "turn") -> Split:
+def read_split(home: Path, classes: Sequence[str], size: int, exif: Exif = "turn") -> Split:
     """Every image of every class, and its class's number."""
-    found = [images_in(home / name) for name in classes]
+    found = [list_class_files(home / name) for name in classes]
     if passed := [path for _, others in found for path in others]:
-        say(f"{home}: files that are no images and are passed over: {len(passed):,} ({shown(passed[0].name)})")
-    if loose := [name for name in names_in(home)[1] if is_image(name)]:
-        say(f"{home}: images in no class's folder, which are left out: {len(loose):,} ({shown(loose[0])})")
+        warn_once(
+            f"{home}: files that are no images and are passed over: {len(passed):,} ({printable(passed[0].name)})"
+        )
+    if loose := [name for name in list_entries(home)[1] if is_image(name)]:
+        warn_once(f"{home}: images in no class's folder, which are left out: {len(loose):,} ({printable(loose[0])})")
     for name, (images, _) in zip(classes, found, strict=True):
         if not images:
-            raise ValueError(f"{shown(home / name)}: no images ({', '.join(sorted(EXTENSIONS))})")
+            raise ValueError(f"{printable(home / name)}: no images ({', '.join(sorted(EXTENSIONS))})")
     paths = [path for images, _ in found for path in images]
     labels = [label for label, (images, _) in enumerate(found) for _ in images]
-    return Split.of_files(paths, labels, size, exif)
+    return Split.from_files(paths, labels, size, exif)
 
 
-def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
+def list_class_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The images of a class and its other files, those of folders inside it too, in the order of torchvision's
     ImageFolder: folder by folder, by name. Hidden ones are neither."""
     images, others, visited = list[Path](), list[Path](), set[str]()
@@ -154,13 +167,13 @@ def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
             inside.clear()
             continue
         visited.add(real)
-        inside[:] = [name for name in inside if not hidden(name)]
+        inside[:] = [name for name in inside if not is_hidden_name(name)]
         for name in names:
-            if not hidden(name):
+            if not is_hidden_name(name):
                 (images if is_image(name) else others).append(Path(place, name))
-    return sorted(images, key=order), sorted(others, key=order)
+    return sorted(images, key=sort_key), sorted(others, key=sort_key)
 
 
-def order(path: Path) -> tuple[str, str]:
+def sort_key(path: Path) -> tuple[str, str]:
     """By folder, then by name."""
     return str(path.parent), path.name

@@ -9,15 +9,17 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, lacks
-from benchmark.vision.data.annotation_values import text_of
-from benchmark.vision.data.download import fetched
-from benchmark.vision.data.image_checks import together
+from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, missing_capabilities
+from benchmark.vision.data.annotation_values import read_text
+from benchmark.vision.data.download import load_or_download
+from benchmark.vision.data.image_checks import read_all
 from benchmark.vision.data.image_files import Exif
 
 FOLDER = "oxford-iiit-pet"  # torchvision's name for it
 URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz and annotations.tar.gz"
-LINE = re.compile(r"((\w+)_\d+) (\d{1,9}) [12] \d+")  # image, breed; its number; cat or dog, its number among those
+LINE_PATTERN = re.compile(
+    r"((\w+)_\d+) (\d{1,9}) [12] \d+"
+)  # image, breed; its number; cat or dog, its number among those
 DEFAULT = Recipe(
     model="torchvision:resnet50",
     weights="default",
@@ -30,7 +32,7 @@ DEFAULT = Recipe(
 )
 
 
-@register_task(version=1, default=DEFAULT, lacks=lacks, check=check_weights)
+@register_task(version=1, default=DEFAULT, missing_capabilities=missing_capabilities, check=check_weights)
 def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224, exif: Exif = "turn") -> Classifier:
     """3,680 + 3,669 photographs (trainval, test) of cats and dogs, 37 breeds; downloaded into the data folder (811 MB).
 
@@ -42,18 +44,18 @@ def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224, exif: Exif 
     """
     if size < 1:
         raise ValueError(f"oxford_pet[size={size}]: must be at least 1")
-    folder = found(machine)
-    pool, test = (listed(folder, part) for part in ("trainval", "test"))
+    folder = prepare_folder(machine)
+    pool, test = (read_list(folder, part) for part in ("trainval", "test"))
     classes, others = (dict(sorted((one.label, one.breed) for one in part)) for part in (pool, test))
     if classes != others or list(classes) != list(range(1, len(classes) + 1)):
         raise ValueError(f"{folder / 'annotations'}: trainval.txt and test.txt must have the same classes, 1, 2, ...")
     names = list(classes.values())
-    photographs, tests = together(*(partial(split, part, size, exif) for part in (pool, test)))
+    photographs, tests = read_all(*(partial(load_split, part, size, exif) for part in (pool, test)))
     return Classifier(machine, recipe, photographs, tests, num_classes=len(names), classes=names, root=folder)
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListEntry:
     """An image, the number of its class (from 1 on) and that class's name."""
 
     path: Path
@@ -61,33 +63,33 @@ class Listed:
     breed: str
 
 
-def split(images: Sequence[Listed], size: int, exif: Exif) -> Split:
+def load_split(entries: Sequence[ListEntry], size: int, exif: Exif) -> Split:
     """The images themselves, and their classes from 0 on."""
-    return Split.of_files([one.path for one in images], [one.label - 1 for one in images], size, exif)
+    return Split.from_files([one.path for one in entries], [one.label - 1 for one in entries], size, exif)
 
 
-def found(machine: Machine) -> Path:
+def prepare_folder(machine: Machine) -> Path:
     """The data set's folder, downloaded and unpacked first where it is not there."""
     from torchvision.datasets import OxfordIIITPet  # torchvision takes a second: only where it is used
 
-    data = machine.located(".")
+    data = machine.resolve_path(".")
     folder = data / FOLDER
     if not all((folder / part).is_dir() for part in ("images", "annotations")):
-        fetched(partial(OxfordIIITPet, data), folder, URL)
+        load_or_download(partial(OxfordIIITPet, data), folder, URL)
     return folder
 
 
-def listed(folder: Path, part: str) -> list[Listed]:
+def read_list(folder: Path, split_name: str) -> list[ListEntry]:
     """What annotations/PART.txt lists."""
-    path, images = folder / "annotations" / f"{part}.txt", []
+    path, images = folder / "annotations" / f"{split_name}.txt", []
     if not path.is_file():
         raise ValueError(f"no such file: {path}: delete {path.parent} to have it anew")
-    for number, line in enumerate(text_of(path).splitlines(), 1):
-        match = LINE.fullmatch(line.strip())
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        match = LINE_PATTERN.fullmatch(line.strip())
         if match is None:
             raise ValueError(f"{path}:{number}: {line!r:.60} is not BREED_NUMBER CLASS SPECIES NUMBER")
         image = folder / "images" / f"{match[1]}.jpg"
         if not image.is_file():
             raise ValueError(f"no such file: {image}, which {path.name} lists: delete {image.parent} to have it anew")
-        images.append(Listed(image, int(match[3]), match[2]))
+        images.append(ListEntry(image, int(match[3]), match[2]))
     return images

@@ -8,10 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.data.annotations import Split, Truth
-from benchmark.vision.data.scenes import MOST, NUM_POOL, NUM_TEST, SIDE, SIZES, Canvases, Source, drawings, sources
+from benchmark.vision.data.annotations import GroundTruth, Split
+from benchmark.vision.data.scenes import (
+    CANVAS_SIDE,
+    DIGIT_SIZES,
+    MAX_DIGITS,
+    NUM_POOL,
+    NUM_TEST,
+    Canvases,
+    DigitSource,
+    digit_sources,
+    draw_scenes,
+)
 from benchmark.vision.detection.detectors import check_weights
-from benchmark.vision.detection.recipe import SMALL, DetectorRecipe, lacks
+from benchmark.vision.detection.recipe import SMALL, DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.task import Detection
 
 DEFAULT = DetectorRecipe(
@@ -26,32 +36,43 @@ DEFAULT = DetectorRecipe(
 )
 
 
-@register_task(version=1, default=DEFAULT, lacks=lacks, check=check_weights)
+@register_task(version=1, default=DEFAULT, missing_capabilities=missing_capabilities, check=check_weights)
 def scenes(machine: Machine, recipe: DetectorRecipe) -> Detection:
     """Grey canvases of 64x64 pixels with up to four digits of 14 to 28 pixels, 10 classes: a pool of 800, a test set
     of 200 drawn from other handwritten digits. One canvas in ten is empty. `map` is AP at IoU 0.50."""
-    pool, test = drawn()
+    pool, test = build_splits()
     return Detection(machine, recipe, pool, test, num_classes=10, map_at="50")
 
 
 @cache
-def drawn() -> tuple[Split, Split]:
+def build_splits() -> tuple[Split, Split]:
     """Pool and test set, the same on every machine."""
-    first, second = (canvases(*source) for source in sources())
+    first, second = (build_split(*source) for source in digit_sources())
     return first, second
 
 
-def canvases(
+def build_split(
     glyphs_NHW: npt.NDArray[np.float32], labels_N: npt.NDArray[np.int64], number: int, rng: np.random.Generator
 ) -> Split:
     """`number` canvases with digits among these."""
-    made = list(drawings(Source(glyphs_NHW, labels_N, number, rng)))
+    made = list(draw_scenes(DigitSource(glyphs_NHW, labels_N, number, rng)))
     flat = [digit for drawing in made for digit in drawing.digits]
     first_N1 = np.concatenate([[0], np.cumsum([len(drawing.digits) for drawing in made])]).astype(np.int64)
     corners_B4 = np.array([digit.corners for digit in flat], np.float32).reshape(-1, 4)
     labels_B = np.array([digit.label for digit in flat], np.int64)
-    truth = Truth(corners_B4, labels_B, np.zeros(len(flat), bool), first_N1)
-    return Split(Canvases.grey([drawing.image_HW for drawing in made]), truth)
+    truth = GroundTruth(corners_B4, labels_B, np.zeros(len(flat), bool), first_N1)
+    return Split(Canvases.from_grey([drawing.image_HW for drawing in made]), truth)
 
 
-__all__ = ["DEFAULT", "MOST", "NUM_POOL", "NUM_TEST", "SIDE", "SIZES", "Canvases", "canvases", "drawn", "scenes"]
+__all__ = [
+    "CANVAS_SIDE",
+    "DEFAULT",
+    "DIGIT_SIZES",
+    "MAX_DIGITS",
+    "NUM_POOL",
+    "NUM_TEST",
+    "Canvases",
+    "build_split",
+    "build_splits",
+    "scenes",
+]

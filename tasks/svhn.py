@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, check_weights, lacks
-from benchmark.vision.data.download import house_numbers
+from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, check_weights, missing_capabilities
+from benchmark.vision.data.download import load_svhn
 
 
 @register_task(
     version=1,
     default=Recipe(flip=False),
     published=replace(PUBLISHED, normalise="cifar100"),
-    lacks=lacks,
+    missing_capabilities=missing_capabilities,
     check=check_weights,
 )
 def svhn(machine: Machine, recipe: Recipe) -> Classifier:
@@ -22,4 +22,4 @@ def svhn(machine: Machine, recipe: Recipe) -> Classifier:
     Digits are not mirrored; `published=true` mirrors them, as the published code does, but its images are whole:
     `svhn_as_published` has the published distortion.
     """
-    return Classifier(machine, recipe, *house_numbers(machine), num_classes=10)
+    return Classifier(machine, recipe, *load_svhn(machine), num_classes=10)

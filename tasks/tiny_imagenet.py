@@ -7,17 +7,17 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, lacks
-from benchmark.vision.data.annotation_values import text_of
-from benchmark.vision.data.image_checks import together
-from benchmark.vision.data.image_files import Exif, listed
+from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, missing_capabilities
+from benchmark.vision.data.annotation_values import read_text
+from benchmark.vision.data.image_checks import read_all
+from benchmark.vision.data.image_files import Exif, list_images
 
 FOLDER, SIZE = "tiny-imagenet-200", 64
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-LINE = re.compile(r"(\w+\.JPEG)\t(n\d+)(\t\d+){4}")  # image, class, a box
+LINE_PATTERN = re.compile(r"(\w+\.JPEG)\t(n\d+)(\t\d+){4}")  # image, class, a box
 
 
-@register_task(version=1, default=Recipe(pad=8), lacks=lacks, check=check_weights)
+@register_task(version=1, default=Recipe(pad=8), missing_capabilities=missing_capabilities, check=check_weights)
 def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> Classifier:
     """100,000 + 10,000 (train, val) colour images of 64x64 pixels, 200 classes; kept in memory (1.4 GB).
 
@@ -28,31 +28,31 @@ def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> C
     exif: turn turns photographs as their EXIF tags say; ignore leaves them as they are stored.
     Raises ValueError for missing files, for a line and for images that cannot be read.
     """
-    folder = machine.located(FOLDER)
+    folder = machine.resolve_path(FOLDER)
     for part in (folder / "train", folder / "val" / "images"):
         if not part.is_dir():
             raise ValueError(f"no such folder: {part}: unpack {URL} in {folder.parent}")
     classes = sorted(path.name for path in (folder / "train").iterdir() if re.fullmatch(r"n\d+", path.name))
     if len(classes) < 2:
         raise ValueError(f"{folder / 'train'}: {len(classes)} class folders; a task needs two")
-    lists = training(folder / "train", classes), validation(folder / "val", classes)
-    pool, test = together(*(partial(Split.of_files, *part, SIZE, exif) for part in lists))
+    lists = list_training(folder / "train", classes), list_validation(folder / "val", classes)
+    pool, test = read_all(*(partial(Split.from_files, *part, SIZE, exif) for part in lists))
     return Classifier(machine, recipe, pool, test, num_classes=len(classes), classes=classes, root=folder)
 
 
-def training(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
+def list_training(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
     """The images of train/ and their classes, class by class."""
-    files = [listed(folder / name / "images") for name in classes]
+    files = [list_images(folder / name / "images") for name in classes]
     return [path for part in files for path in part], [label for label, part in enumerate(files) for _ in part]
 
 
-def validation(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
+def list_validation(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
     """The images of val/ and their classes, in the order of its list."""
     path, images, labels = folder / "val_annotations.txt", [], []
     if not path.is_file():
         raise ValueError(f"no such file: {path}: it is in {URL}")
-    for number, line in enumerate(text_of(path).splitlines(), 1):
-        match = LINE.fullmatch(line.strip())
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        match = LINE_PATTERN.fullmatch(line.strip())
         if match is None or match[2] not in classes:
             raise ValueError(f"{path}:{number}: {line!r:.60} is not FILE, a folder of train/ and a box, with tabs")
         images.append(folder / "images" / match[1])

@@ -6,26 +6,37 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.data.annotations import SPLIT, LayoutError, check_apart, reveals, with_boxes
+from benchmark.vision.data.annotations import (
+    SPLIT_PLACEHOLDER,
+    LayoutError,
+    check_disjoint,
+    drop_empty_images,
+    label_leakage,
+)
 from benchmark.vision.data.image_files import Exif
-from benchmark.vision.data.layouts import advice
+from benchmark.vision.data.layouts import suggest_parameters
 from benchmark.vision.data.pascal_voc import (
     ANNOTATIONS,
     IMAGES,
     LISTS,
     Layout,
-    archives,
-    located,
-    pascal_voc,
-    year_folder,
+    archive_urls,
+    find_year_folder,
+    read_pascal_voc,
+    resolve_root,
 )
 from benchmark.vision.detection.detectors import check_weights
-from benchmark.vision.detection.recipe import PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
+from benchmark.vision.detection.recipe import PUBLISHED_FCOS_VOC, DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.task import Detection
 
 
 @register_task(
-    version=1, default=DetectorRecipe(), published=PUBLISHED_FCOS_VOC, lacks=lacks, check=check_weights, reveals=reveals
+    version=1,
+    default=DetectorRecipe(),
+    published=PUBLISHED_FCOS_VOC,
+    missing_capabilities=missing_capabilities,
+    check=check_weights,
+    label_leakage=label_leakage,
 )
 def voc(
     machine: Machine,
@@ -64,23 +75,23 @@ def voc(
     """
     if first_pixel not in (None, 0, 1):
         raise ValueError(f"first_pixel={first_pixel}: must be 0, 1 or null")
-    layout, given = Layout(images, annotations, lists), located(machine, root, year)
-    folder = year_folder(given, year, layout) or given
+    layout, given = Layout(images, annotations, lists), resolve_root(machine, root, year)
+    folder = find_year_folder(given, year, layout) or given
     try:
-        pool, tests, names = pascal_voc(
+        pool, tests, names = read_pascal_voc(
             folder, train, test, difficult=difficult, layout=layout, share=split, first_pixel=first_pixel, exif=exif
         )
     except LayoutError as error:
-        raise ValueError(f"{error}. {advice(given, root, otherwise(given, root, year))}") from None
-    if SPLIT in annotations:
-        check_apart(pool, tests)
+        raise ValueError(f"{error}. {suggest_parameters(given, root, fallback_advice(given, root, year))}") from None
+    if SPLIT_PLACEHOLDER in annotations:
+        check_disjoint(pool, tests)
     if filter_empty == "oracle":
-        pool = with_boxes(pool)
+        pool = drop_empty_images(pool)
     return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names, root=folder)
 
 
-def otherwise(folder: Path, root: str, year: int | None) -> str:
+def fallback_advice(folder: Path, root: str, year: int | None) -> str:
     """What to do where nothing is there: to get PASCAL VOC, unless the user has named a folder."""
     if root == ".":
-        return f"for PASCAL VOC itself, unpack {archives(year)} in {folder}"
+        return f"for PASCAL VOC itself, unpack {archive_urls(year)} in {folder}"
     return "set root=, images=, annotations=, lists=, train= and test= to what there is, and split=0.2 without lists"

@@ -6,13 +6,19 @@ from pathlib import Path
 
 from benchmark.api import Machine, register_task
 from benchmark.vision.data.image_files import Exif
-from benchmark.vision.data.pascal_voc import archives, located, pascal_voc, year_folder
+from benchmark.vision.data.pascal_voc import archive_urls, find_year_folder, read_pascal_voc, resolve_root
 from benchmark.vision.detection.detectors import check_weights
-from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, lacks
+from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.task import Detection
 
 
-@register_task(version=1, default=DetectorRecipe(), published=PUBLISHED_SSD300, lacks=lacks, check=check_weights)
+@register_task(
+    version=1,
+    default=DetectorRecipe(),
+    published=PUBLISHED_SSD300,
+    missing_capabilities=missing_capabilities,
+    check=check_weights,
+)
 def voc0712(
     machine: Machine, recipe: DetectorRecipe, *, root: str = ".", difficult: bool = False, exif: Exif = "turn"
 ) -> Detection:
@@ -25,19 +31,19 @@ def voc0712(
     exif: turn turns photographs as their EXIF tags say, but where an annotation states the size of the stored pixels
         alone; ignore leaves all as they are stored.
     """
-    first, second = (folder_of(machine, root, year) for year in (2007, 2012))
-    pool, tests, names = pascal_voc(
-        first, "trainval", "test", difficult=difficult, first_pixel=1, exif=exif, more=[second]
+    first, second = (resolve_year_folder(machine, root, year) for year in (2007, 2012))
+    pool, tests, names = read_pascal_voc(
+        first, "trainval", "test", difficult=difficult, first_pixel=1, exif=exif, extra_folders=[second]
     )
-    home = machine.located(root)
+    home = machine.resolve_path(root)
     return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names, root=home)
 
 
-def folder_of(machine: Machine, root: str, year: int) -> Path:
+def resolve_year_folder(machine: Machine, root: str, year: int) -> Path:
     """The folder of a year's data. ValueError says how to get it."""
-    folder = located(machine, root, year)
-    if (found := year_folder(folder, year)) is None:
+    folder = resolve_root(machine, root, year)
+    if (found := find_year_folder(folder, year)) is None:
         raise ValueError(
-            f"{folder} has no VOC{year}, no VOCdevkit/VOC{year}: unpack {archives(year)} there, or set root="
+            f"{folder} has no VOC{year}, no VOCdevkit/VOC{year}: unpack {archive_urls(year)} there, or set root="
         )
     return found

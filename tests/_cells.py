@@ -12,8 +12,8 @@ from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.records.store import Store
 from benchmark.runner import launch
-from benchmark.runner.fits import Fits
-from benchmark.runner.launch import Failure, Round, Started
+from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.launch import CellStarted, Failure, Round
 
 FAULTY = Path(__file__).parent / "plugins"
 TINY = "digits[epochs=2]"
@@ -29,9 +29,9 @@ def cell(strategy: str, rounds: int = 3, seed: int = 0, task: str = TINY, **sche
 def run(cells: list[Cell], folder: Path, cache_gb: float = 1.0) -> list[Round | Failure]:
     """Runs cells into `folder`/run and says what happened."""
     machine = Machine(torch.device("cpu"))
-    fits = Fits(folder / "fits", cache_gb, "cpu")
-    events = launch.local(cells, Store(folder / "run"), fits, launch.Tasks(machine))
-    return [event for event in events if not isinstance(event, Started)]
+    fits = FitCache(folder / "fits", cache_gb, "cpu")
+    events = launch.run_locally(cells, Store(folder / "run"), fits, launch.TaskLoader(machine))
+    return [event for event in events if not isinstance(event, CellStarted)]
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:

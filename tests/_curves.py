@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment
-from benchmark.contract.scores import metric_of
+from benchmark.contract.scores import resolve_metric
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 
@@ -23,14 +23,14 @@ def curve(name: str, values: Any, cost: Any = None, seeds: Sequence[int] | None 
     num = more.pop("num_runs", len(value_SR))
     costs = {"images": cost_SR} | ({} if kind == "images" else {kind: cost_SR})
     ended = (0,) * value_SR.shape[1]
-    return Curve(name, num, num, value_SR, cost_SR, costs, known, starts, ended_R=ended, **more)
+    return Curve(name, num, num, value_SR, cost_SR, costs, known, starts, num_ended_R=ended, **more)
 
 
 def experiment(*curves: Curve, **more: Any) -> Experiment:
     """An experiment of these curves."""
     rounds = tuple(range(max(one.value_SR.shape[1] for one in curves)))
     told = {"title": "made_up", "source": "made", "task": "made_up", "metric": "accuracy", "rounds": rounds} | more
-    told["metric"] = metric_of(told["metric"])
+    told["metric"] = resolve_metric(told["metric"])
     return Experiment(curves={one.strategy: one for one in curves}, **told)
 
 
@@ -68,13 +68,13 @@ def recorded(
         for strategy, seeds in scores.items()
         for seed in seeds
     ]  # fmt: skip
-    store.ask("made", [{"name": name, "task": "digits", "schedule": SCHEDULE | schedule, "cells": cells}])
+    store.update_manifest("made", [{"name": name, "task": "digits", "schedule": SCHEDULE | schedule, "cells": cells}])
     for number, (strategy, seeds) in enumerate(scores.items()):
         for seed, values in seeds.items():
             cell = f"made/{strategy}/seed-{seed}"
             if not values:
                 continue
-            store.start(
+            store.start_cell(
                 cell,
                 Header(f"{strategy} {seed}", identity(strategy, seed, parameters), "data", 100, "accuracy", HELD_OUT),
             )

@@ -71,7 +71,9 @@ TEXT = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=6).map(
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 500) | st.just(10**400) | st.floats() | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*config.ENTRY, "isal", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*config.EXPERIMENT_FIELDS, "isal", "x"]), inner)
+    ),
     max_leaves=8,
 )
 ODD_TEXTS = [
@@ -266,9 +268,9 @@ def watched() -> Iterator[list[str]]:
     def late(*_: object) -> None:
         raise Hang(f"no end after {SECONDS} s")
 
-    from benchmark.vision.data.image_checks import say
+    from benchmark.vision.data.image_checks import warn_once
 
-    say.cache_clear()
+    warn_once.cache_clear()
     handler, log, before = Lines(), logging.getLogger("al_benchmark"), state()
     log.addHandler(handler)
     old = signal.signal(signal.SIGALRM, late)

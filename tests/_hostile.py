@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from benchmark.cli.commands import app
-from benchmark.records.record import sealed
-from benchmark.records.store import Store, Unwritable
+from benchmark.records.record import add_checksum
+from benchmark.records.store import Store, StoreWriteError
 
 SCORES = {
     "random": {0: [50.0, 60.0, 65.0], 1: [52.0, 61.0, 67.0]},
@@ -49,7 +49,7 @@ def bodies(path: Path) -> list[Any]:
 
 def put(path: Path, lines: list[Any]) -> None:
     """Writes lines with the right checksums around anything: only who means it does."""
-    path.write_bytes(b"".join(sealed(text_of(line).encode()) for line in lines))
+    path.write_bytes(b"".join(add_checksum(text_of(line).encode()) for line in lines))
 
 
 class Raw(str):
@@ -155,7 +155,7 @@ def command(folder: Path, verb: str, *words: str) -> tuple[str, str]:
     if isinstance(error, SystemExit):
         assert (verb, done.exit_code) == ("verify", 1), done.output
         return "named", done.output
-    assert isinstance(error, ValueError | OSError | Unwritable), f"{verb}: {error!r}"
+    assert isinstance(error, ValueError | OSError | StoreWriteError), f"{verb}: {error!r}"
     assert not isinstance(error, UnicodeError), f"{verb}: {error!r}"
     words = " ".join(str(error).split())
     assert words, f"{verb}: {error!r} says nothing"

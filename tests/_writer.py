@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
-from benchmark.system.files import Unwritable
+from benchmark.system.files import StoreWriteError
 
 CELL = "digits/5+5x1/random/seed-0"
 PARTS = {"task": "digits", "strategy": "random"}
@@ -43,14 +43,14 @@ def main(folder: str, how: str) -> None:
     store = Store(folder, lambda words: print(f"notified: {words}", flush=True))
     try:
         with store.lock():
-            number = len(store.start(CELL, HEADER))
+            number = len(store.start_cell(CELL, HEADER))
             print(f"locked, {number} rounds", flush=True)
             for _ in sys.stdin:
                 record = Record(number, 5, [1, os.getpid()], {"images": 5.0}, {"accuracy": 0.5})
                 store.append(CELL, record, Measured(number, {"fit": 1.0}, False, 10.0, "cpu", {}))
                 number += 1
                 print("written", flush=True)
-    except (ValueError, Unwritable) as error:
+    except (ValueError, StoreWriteError) as error:
         print(f"error: {error}", flush=True)
         sys.exit(2)
 

@@ -44,8 +44,8 @@ def lines_of(console: Console) -> list[str]:
 
 def test_stages_are_reported_at_their_start_as_they_advance_and_at_their_end(now: list[float]) -> None:
     reports = list[str]()
-    with activity.reported_to(lambda stage: reports.append(stage.line())):
-        for _ in activity.tracked(range(400), "reading images"):
+    with activity.report_to(lambda stage: reports.append(stage.status_line())):
+        for _ in activity.track(range(400), "reading images"):
             now[0] += 0.01
     assert reports[0] == "reading images: 0 of 400 images"
     assert reports[-1] == ""  # nothing is being done any more
@@ -55,25 +55,25 @@ def test_stages_are_reported_at_their_start_as_they_advance_and_at_their_end(now
 
 def test_a_fit_tells_its_epoch_its_pace_and_the_time_left(now: list[float]) -> None:
     with activity.stage("fitting", 200 * 1000, "images", epochs=200) as fit:
-        assert fit.line() == "fitting: epoch 1 of 200"
+        assert fit.status_line() == "fitting: epoch 1 of 200"
         now[0] += 10
         fit.advance(50_500)
-        assert fit.line() == "fitting: epoch 51 of 200, 5,050 images/s, 0:00:29 left"
+        assert fit.status_line() == "fitting: epoch 51 of 200, 5,050 images/s, 0:00:29 left"
         fit.advance(149_500)
-        assert fit.line().startswith("fitting: epoch 200 of 200")
+        assert fit.status_line().startswith("fitting: epoch 200 of 200")
 
 
 def test_a_fit_that_goes_on_tells_the_pace_of_what_it_does_itself(now: list[float]) -> None:
     with activity.stage("fitting", 100, "images", epochs=10, done=50) as fit:
         now[0] += 10
         fit.advance(5)
-        assert fit.line() == "fitting: epoch 6 of 10, 0.5 images/s, 0:01:30 left"
+        assert fit.status_line() == "fitting: epoch 6 of 10, 0.5 images/s, 0:01:30 left"
 
 
 def test_a_stage_inside_another_names_both_and_the_outer_one_comes_back(now: list[float]) -> None:
     reports = list[str]()
     with (
-        activity.reported_to(lambda stage: reports.append(stage.line())),
+        activity.report_to(lambda stage: reports.append(stage.status_line())),
         activity.stage("selecting"),
         activity.stage("embedding", 10),
     ):
@@ -83,18 +83,18 @@ def test_a_stage_inside_another_names_both_and_the_outer_one_comes_back(now: lis
 
 def test_nobody_listens_unless_asked_and_not_in_other_threads() -> None:
     reports = list[Stage]()
-    with activity.reported_to(reports.append):
-        other = threading.Thread(target=lambda: list(activity.tracked(range(3), "reading")))
+    with activity.report_to(reports.append):
+        other = threading.Thread(target=lambda: list(activity.track(range(3), "reading")))
         other.start()
         other.join()
-    assert list(activity.tracked(range(3), "reading")) == [0, 1, 2]
+    assert list(activity.track(range(3), "reading")) == [0, 1, 2]
     assert reports == []
 
 
 def test_plain_lines_are_few(now: list[float]) -> None:
     console = Console(file=io.StringIO())
     shown = display.Display(console)
-    with activity.reported_to(shown):
+    with activity.report_to(shown):
         for _ in range(30):  # rounds within 60 seconds
             with activity.stage("fitting", 10, "images", epochs=2) as fit:
                 now[0] += 1
@@ -111,7 +111,7 @@ def test_plain_lines_are_few(now: list[float]) -> None:
 def test_a_long_stage_that_reports_nothing_is_told_again(now: list[float]) -> None:
     console = Console(file=io.StringIO())
     shown = display.Display(console)
-    with activity.reported_to(shown), activity.stage("selecting"):
+    with activity.report_to(shown), activity.stage("selecting"):
         for _ in range(100):
             shown.tick()
             now[0] += 1
@@ -120,7 +120,7 @@ def test_a_long_stage_that_reports_nothing_is_told_again(now: list[float]) -> No
 
 def test_a_pipe_gets_its_first_line_within_a_second_or_two() -> None:
     console = Console(file=io.StringIO())
-    with display.shown(console), activity.stage("reading images", 10):
+    with display.show_activity(console), activity.stage("reading images", 10):
         ended = time.monotonic() + 5
         while not lines_of(console) and time.monotonic() < ended:
             time.sleep(0.05)
@@ -129,7 +129,7 @@ def test_a_pipe_gets_its_first_line_within_a_second_or_two() -> None:
 
 def test_a_terminal_has_one_live_line_that_is_erased() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=30, legacy_windows=False, _environ={})
-    with display.shown(console) as shown, activity.stage("reading a great many images from a disk", 10):
+    with display.show_activity(console) as shown, activity.stage("reading a great many images from a disk", 10):
         frame = Console(file=io.StringIO(), width=30)
         frame.print(shown)
         (line,) = lines_of(frame)
@@ -144,7 +144,7 @@ def test_a_terminal_has_one_live_line_that_is_erased() -> None:
 def reports_of(work: Callable[[], object]) -> dict[str, list[Stage]]:
     """The reports by words, each as it was at that time."""
     reports = defaultdict[str, list[Stage]](list)
-    with activity.reported_to(lambda stage: reports[stage.words].append(copy.copy(stage))):
+    with activity.report_to(lambda stage: reports[stage.full_name].append(copy.copy(stage))):
         work()
     return reports
 
@@ -168,15 +168,15 @@ def test_fits_report_their_epochs(name: str, monkeypatch: pytest.MonkeyPatch) ->
     task = built(name)
     fits = reports_of(lambda: task.fit(np.arange(20), 0))["fitting"]
     assert {(stage.total, stage.epochs, stage.unit) for stage in fits} == {(60, 3, "images")}
-    assert (fits[0].done, fits[-1].done) == (0, 60)
-    assert [stage.done for stage in fits] == sorted(stage.done for stage in fits)
+    assert (fits[0].num_done, fits[-1].num_done) == (0, 60)
+    assert [stage.num_done for stage in fits] == sorted(stage.num_done for stage in fits)
 
 
 @pytest.mark.parametrize("name", ["digits", "scenes", "scene_masks"])
 def test_predictions_report_what_they_go_through(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmark.vision.classification.task.PIXELS_A_BATCH", 2**12)
-    monkeypatch.setattr("benchmark.vision.detection.task.PIXELS_A_BATCH", {"cpu": 2**14})
-    monkeypatch.setattr("benchmark.vision.segmentation.task.PIXELS_A_BATCH", {"cpu": 2**14})
+    monkeypatch.setattr("benchmark.vision.classification.task.PIXELS_PER_BATCH", 2**12)
+    monkeypatch.setattr("benchmark.vision.detection.task.PIXELS_PER_BATCH", {"cpu": 2**14})
+    monkeypatch.setattr("benchmark.vision.segmentation.task.PIXELS_PER_BATCH", {"cpu": 2**14})
     task = built(name)
     model = task.model()
     for work in (lambda: task.predict(model, np.arange(150)), lambda: task.score(model)):
@@ -194,7 +194,7 @@ def test_reading_images_is_counted_within_loading(tmp_path: Path) -> None:
     spec = Spec.read("task", "image_folder[root=birds,size=8,model=small_cnn]")
     discovery.discover()
     machine = Machine(torch.device("cpu"), tmp_path)
-    reports = reports_of(lambda: launch.build(spec, machine))
+    reports = reports_of(lambda: launch.build_task(spec, machine))
     reading = reports[f"loading {spec.label}: reading images"]
     assert {stage.total for stage in reading} == {12}
 

@@ -9,10 +9,10 @@ from _cells import bytes_of
 from _curves import recorded
 from msgspec import structs
 
-from benchmark.analysis.reading import read
+from benchmark.analysis.reading import read_experiments
 from benchmark.plugins import registry
-from benchmark.records.agreement import Agreement, Mixture
-from benchmark.records.record import Header, read_lines, seal
+from benchmark.records.agreement import Agreement, MixedRecordsError
+from benchmark.records.record import Header, encode_line, read_lines
 from benchmark.records.store import Store
 
 Command = Callable[..., tuple[int, str]]
@@ -63,7 +63,7 @@ def test_changed_records_move_aside_and_the_baselines_stay(run: Command, command
     after, aside = bytes_of(tmp_path / "run"), bytes_of(tmp_path / "run" / "set_aside" / "1")
     assert {name: before[name] for name in before if "/mine/" in name} == aside
     assert {name: before[name] for name in before if "/random/" in name}.items() < after.items()
-    assert [len(read(str(tmp_path / "run" / part))[0].runs) for part in (".", "set_aside/1")] == [3, 2]
+    assert [len(read_experiments(str(tmp_path / "run" / part))[0].runs) for part in (".", "set_aside/1")] == [3, 2]
     assert command("tables", f"out={tmp_path / 'run' / 'set_aside' / '1'}")[0] == 0
     both = f"records={tmp_path / 'run'},{tmp_path / 'run' / 'set_aside' / '1'}"
     code, said = command("tables", both)
@@ -131,7 +131,7 @@ def test_every_command_refuses_a_mixture_by_name(
 def rewrite(path: Path, header: Header) -> None:
     """Gives a file of records another header."""
     lines, *_ = read_lines(path)
-    path.write_bytes(b"".join(map(seal, (structs.asdict(header), *lines[1:]))))
+    path.write_bytes(b"".join(map(encode_line, (structs.asdict(header), *lines[1:]))))
 
 
 def test_what_only_one_of_two_records_tells_is_no_difference() -> None:
@@ -147,7 +147,7 @@ def test_what_only_one_of_two_records_tells_is_no_difference() -> None:
 def test_the_papers_curves_and_the_committed_records_are_whole() -> None:
     home = Path(__file__).parent.parent / "results"
     for folder in ["published", *(f"reference/{path.parent.name}" for path in home.glob("reference/*/grid.json"))]:
-        assert read(str(home / folder))
+        assert read_experiments(str(home / folder))
 
 
 def test_two_folders_with_the_same_cell_of_other_data_are_refused(tmp_path: Path) -> None:
@@ -155,5 +155,5 @@ def test_two_folders_with_the_same_cell_of_other_data_are_refused(tmp_path: Path
         recorded(tmp_path / name, {"random": {0: [50.0, 60.0]}})
     path = Store(tmp_path / "b").path("made/random/seed-0")
     rewrite(path, Header("random 0", identity().cell, "other", 100, "accuracy", [98, 99]))
-    with pytest.raises(Mixture, match=r"other data: other in .*b/cells.*, data in .*a/cells"):
-        read(f"{tmp_path}/a,{tmp_path}/b")
+    with pytest.raises(MixedRecordsError, match=r"other data: other in .*b/cells.*, data in .*a/cells"):
+        read_experiments(f"{tmp_path}/a,{tmp_path}/b")

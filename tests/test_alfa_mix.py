@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmark.api import Indices, View
 from benchmark.strategies import alfa_mix as module
-from benchmark.strategies.alfa_mix import alfa_mix, anchors, ascent, least_cap, nearest_to_centres
+from benchmark.strategies.alfa_mix import alfa_mix, anchors, ascent_direction, least_cap, nearest_to_centres
 
 RNG = np.random.default_rng
 D, C = 6, 4
@@ -165,7 +165,7 @@ def test_ascent_is_the_direction_of_the_cross_entropys_gradient_and_does_not_van
         view = Head(sharpness=sharpness).view(LABELLED)
         at = view.embed(view.unlabelled).requires_grad_()
         label_N = view.classify(at).argmax(1)
-        upward_ND = ascent(view, at, label_N[:, None])
+        upward_ND = ascent_direction(view, at, label_N[:, None])
         assert (upward_ND.norm(dim=1) > 0.1).all()
         [gradient_ND] = torch.autograd.grad(F.cross_entropy(view.classify(at), label_N, reduction="sum"), at)
         moved = gradient_ND.norm(dim=1) > 1e-9
@@ -182,7 +182,7 @@ def test_anchors_are_class_means_and_the_mean_of_all_for_a_class_without() -> No
 def test_rows_at_a_time_are_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     view = Head().view(LABELLED)
     whole = alfa_mix(view, 5, RNG(0))
-    monkeypatch.setattr(module, "ROWS", 7)
+    monkeypatch.setattr(module, "CHUNK", 7)
     np.testing.assert_array_equal(whole, alfa_mix(view, 5, RNG(0)))
 
 

@@ -19,9 +19,17 @@ from benchmark.api import Machine
 from benchmark.plugins import registry
 from benchmark.tasks.coco import coco
 from benchmark.tasks.voc import voc
-from benchmark.vision.data.annotations import Files, Split, Truth, check_boxes, reveals, usable, with_boxes
-from benchmark.vision.data.coco_json import coco_json
-from benchmark.vision.data.pascal_voc import pascal_voc
+from benchmark.vision.data.annotations import (
+    GroundTruth,
+    ImageFiles,
+    Split,
+    check_has_boxes,
+    clean_boxes,
+    drop_empty_images,
+    label_leakage,
+)
+from benchmark.vision.data.coco_json import read_coco_json
+from benchmark.vision.data.pascal_voc import read_pascal_voc
 from benchmark.vision.detection.recipe import DetectorRecipe
 
 CPU = torch.device("cpu")
@@ -54,49 +62,49 @@ def given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- boxes -----------------------------------------------------------------------------------------
-def some_truth(num_images: int = 40) -> Truth:
+def some_truth(num_images: int = 40) -> GroundTruth:
     """About three boxes an image, in any order; a quarter ignored, some images empty, the last one too."""
     rng = np.random.default_rng(0)
     image_B = rng.integers(0, num_images - 1, 3 * num_images)
     corners_B4 = rng.random((len(image_B), 4), np.float32)
     labels_B, ignored_B = rng.integers(0, 5, len(image_B)), rng.random(len(image_B)) < 0.25
-    truth = Truth.grouped(image_B, corners_B4, labels_B, ignored_B, num_images)
+    truth = GroundTruth.from_boxes(image_B, corners_B4, labels_B, ignored_B, num_images)
     for number in range(num_images):
         seen = (image_B == number) & ~ignored_B
-        assert np.array_equal(truth.of(number).corners_M4, corners_B4[seen])
-        assert np.array_equal(truth.of(number).labels_M, labels_B[seen])
+        assert np.array_equal(truth.boxes_of(number).corners_M4, corners_B4[seen])
+        assert np.array_equal(truth.boxes_of(number).labels_M, labels_B[seen])
     return truth
 
 
 def test_boxes_of_images_against_a_plain_loop() -> None:
     truth = some_truth()
-    boxes = truth.of(0)
+    boxes = truth.boxes_of(0)
     assert (len(truth), boxes.corners_M4.dtype, boxes.labels_M.dtype) == (40, torch.float32, torch.int64)
-    assert (len(truth.of(39)), truth.of(39).corners_M4.shape) == (0, (0, 4))
+    assert (len(truth.boxes_of(39)), truth.boxes_of(39).corners_M4.shape) == (0, (0, 4))
     for indices in (np.arange(40), np.array([7, 3, 39, 7]), np.array([], np.int64)):
-        chosen = truth.kept(indices)
+        chosen = truth.select(indices)
         assert len(chosen) == len(indices)
-        assert truth.num_boxes_N[indices].tolist() == [len(truth.of(i)) for i in indices]
+        assert truth.num_boxes_N[indices].tolist() == [len(truth.boxes_of(i)) for i in indices]
         assert chosen.num_boxes_N.tolist() == truth.num_boxes_N[indices].tolist()
-        drawn = sum(truth.first_N1[i + 1] - truth.first_N1[i] for i in indices)
-        assert truth.num_drawn(indices) == chosen.num_drawn(np.arange(len(indices))) == drawn
+        drawn = sum(truth.offsets_N1[i + 1] - truth.offsets_N1[i] for i in indices)
+        assert truth.num_annotated_boxes(indices) == chosen.num_annotated_boxes(np.arange(len(indices))) == drawn
         for place, number in enumerate(indices):
-            rows, want = (slice(t.first_N1[i], t.first_N1[i + 1]) for t, i in ((chosen, place), (truth, number)))
+            rows, want = (slice(t.offsets_N1[i], t.offsets_N1[i + 1]) for t, i in ((chosen, place), (truth, number)))
             assert np.array_equal(chosen.corners_B4[rows], truth.corners_B4[want])
             assert np.array_equal(chosen.labels_B[rows], truth.labels_B[want])
             assert np.array_equal(chosen.ignored_B[rows], truth.ignored_B[want])
 
 
-def blank(sizes: list[list[int]]) -> Files:
+def blank(sizes: list[list[int]]) -> ImageFiles:
     """Files that nobody opens."""
-    return Files(Path("there"), [f"{number}.jpg" for number in range(len(sizes))], np.array(sizes))
+    return ImageFiles(Path("there"), [f"{number}.jpg" for number in range(len(sizes))], np.array(sizes))
 
 
-def truth(corners: list[list[float]]) -> Truth:
+def truth(corners: list[list[float]]) -> GroundTruth:
     """Boxes of one image."""
     corners_B4 = np.array(corners, np.float32).reshape(-1, 4)
     num = len(corners_B4)
-    return Truth(corners_B4, np.arange(num), np.zeros(num, bool), np.array([0, num]))
+    return GroundTruth(corners_B4, np.arange(num), np.zeros(num, bool), np.array([0, num]))
 
 
 def test_boxes_are_clipped_to_their_own_image_and_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -105,24 +113,24 @@ def test_boxes_are_clipped_to_their_own_image_and_counted(caplog: pytest.LogCapt
         np.float32,
     )
     files = blank([[10, 8], [2, 2], [9, 9]])
-    boxes = Truth(corners_B4, np.arange(7), np.arange(7) == 1, np.array([0, 3, 3, 7]))
-    found = usable(boxes, files, Path("a.json"))
+    boxes = GroundTruth(corners_B4, np.arange(7), np.arange(7) == 1, np.array([0, 3, 3, 7]))
+    found = clean_boxes(boxes, files, Path("a.json"))
     assert found.corners_B4.tolist() == [[0, 2, 5, 6], [1, 1, 9, 8], [4, 0, 9, 9]]
     assert (found.labels_B.tolist(), found.ignored_B.tolist()) == ([0, 1, 5], [False, True, False])
-    assert found.first_N1.tolist() == [0, 2, 2, 3]
+    assert found.offsets_N1.tolist() == [0, 2, 2, 3]
     assert caplog.messages == [
         "a.json: of 7 boxes 2 clipped to their image (the first in 0.jpg), 3 without area dropped (the first in 0.jpg),"
         " 1 with exchanged sides dropped (the first in 2.jpg)"
     ]
     assert caplog.records[0].name == "al_benchmark"
-    usable(found, files, Path("a.json"))
+    clean_boxes(found, files, Path("a.json"))
     assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize("first_pixel", [0, 1])
 def test_no_box_is_widened_whatever_pixels_count_from(first_pixel: int, caplog: pytest.LogCaptureFixture) -> None:
     boxes = truth([[5, 5, 5, 5], [5, 5, 5, 9], [9, 5, 5, 9], [5.2, 5, 5.6, 9], [2, 3, 4, 5]])
-    found = usable(boxes, blank([[20, 20]]), Path("a"), first_pixel)
+    found = clean_boxes(boxes, blank([[20, 20]]), Path("a"), first_pixel)
     one = first_pixel
     assert (
         found.corners_B4.tolist() == truth([[5.2 - one, 5 - one, 5.6, 9], [2 - one, 3 - one, 4, 5]]).corners_B4.tolist()
@@ -133,22 +141,22 @@ def test_no_box_is_widened_whatever_pixels_count_from(first_pixel: int, caplog: 
 
 def test_shares_of_an_image_are_no_pixels() -> None:
     with refused("a.json: all boxes lie between 0 and 1: they must be in pixels, not in shares of the image"):
-        usable(truth([[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]]), blank([[20, 20]]), Path("a.json"))
+        clean_boxes(truth([[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]]), blank([[20, 20]]), Path("a.json"))
 
 
 def test_sets_without_a_box_that_counts_are_refused() -> None:
     full, none = truth([[1, 1, 3, 3]]), truth([])
-    crowd = Truth(full.corners_B4, full.labels_B, np.array([True]), full.first_N1)
+    crowd = GroundTruth(full.corners_B4, full.labels_B, np.array([True]), full.offsets_N1)
     good, empty, ignored = (Split(blank([[9, 9]]), boxes) for boxes in (full, none, crowd))
-    check_boxes(good, good)
+    check_has_boxes(good, good)
     with refused("none of the 1 images of the test set has a box: there is nothing to score"):
-        check_boxes(good, empty)
+        check_has_boxes(good, empty)
     with refused(
         "none of the 1 images of the test set has a box that counts (1 are ignored): there is nothing to score"
     ):
-        check_boxes(good, ignored)
+        check_has_boxes(good, ignored)
     with refused("none of the 1 images of the pool has a box: there is nothing to learn from"):
-        check_boxes(empty, good)
+        check_has_boxes(empty, good)
 
 
 # --- files -----------------------------------------------------------------------------------------
@@ -167,15 +175,15 @@ def test_files_are_decoded_as_they_are_stored(tmp_path: Path) -> None:
         image.save(tmp_path / "b.png", exif=exif)
         image.convert("L").save(tmp_path / "c.png")
         want = np.array(image)
-    files = Files(tmp_path, ["c.png", "b.png", "a.png"], np.array([[0, 0], [40, 30], [0, 7]])).checked()
+    files = ImageFiles(tmp_path, ["c.png", "b.png", "a.png"], np.array([[0, 0], [40, 30], [0, 7]])).with_scans()
     assert files.sizes_N2.tolist() == [[40, 30]] * 3
     assert (files[0].shape, files[0].dtype) == ((3, 30, 40), torch.uint8)
     assert np.array_equal(files[1].permute(1, 2, 0), want)
     assert torch.equal(files[1], files[2])
     assert torch.equal(files[0][0], files[0][2])
-    chosen = files.kept(np.array([2]))
+    chosen = files.select(np.array([2]))
     assert (len(chosen), chosen.paths) == (1, [tmp_path / "a.png"])
-    assert chosen.fingerprint != files.fingerprint == files.checked().fingerprint
+    assert chosen.fingerprint != files.fingerprint == files.with_scans().fingerprint
 
 
 def test_files_that_will_not_do(tmp_path: Path) -> None:
@@ -185,7 +193,7 @@ def test_files_that_will_not_do(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("JFIF?")
     sizes_N2 = np.array([[40, 30], [40, 30], [41, 30]])
     files, messages = (
-        Files(tmp_path, ["half.jpg", "text.jpg", "sub/other.jpg"], sizes_N2),
+        ImageFiles(tmp_path, ["half.jpg", "text.jpg", "sub/other.jpg"], sizes_N2),
         [
             f"{tmp_path}/half.jpg cannot be read as an image: image file is truncated",
             f"{tmp_path}/text.jpg cannot be read as an image",
@@ -196,12 +204,12 @@ def test_files_that_will_not_do(tmp_path: Path) -> None:
         with refused(message):
             files[number]
     with refused("3 of 3 images cannot be used: ") as error:
-        files.checked()
+        files.with_scans()
     assert all(message in str(error.value) for message in messages)
     with refused(f"2 of 3 images cannot be used: {tmp_path}/no.jpg is missing; {tmp_path}/none/good.jpg is missing ("):
-        Files(tmp_path, ["good.jpg", "no.jpg", "none/good.jpg"], sizes_N2).checked()
+        ImageFiles(tmp_path, ["good.jpg", "no.jpg", "none/good.jpg"], sizes_N2).with_scans()
     with refused(f"{tmp_path}/text.jpg cannot be read as an image"):
-        Files(tmp_path, ["good.jpg", "text.jpg", "sub/other.jpg"], 0 * sizes_N2).checked()
+        ImageFiles(tmp_path, ["good.jpg", "text.jpg", "sub/other.jpg"], 0 * sizes_N2).with_scans()
 
 
 # --- PASCAL VOC ------------------------------------------------------------------------------------
@@ -238,16 +246,16 @@ def voc_folder(root: Path) -> Path:
 @pytest.mark.parametrize("difficult", [True, False])
 def test_voc_as_it_is_written(difficult: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = voc_folder(tmp_path)
-    pool, test, names = pascal_voc(root, "train", "val", difficult=difficult, first_pixel=1)
+    pool, test, names = read_pascal_voc(root, "train", "val", difficult=difficult, first_pixel=1)
     assert names == ["cat", "cow", "dog"]
-    assert isinstance(pool.images, Files)
+    assert isinstance(pool.images, ImageFiles)
     assert pool.images.names == ["b.jpg", "a.jpg", "c.png"]
     assert pool.images.sizes_N2.tolist() == [[40, 30]] * 3
     assert pool.truth.corners_B4.tolist() == [[0, 0, 40, 30], [4.5, 5, 20, 21], [0, 2, 40, 30]]
-    assert (pool.truth.labels_B.tolist(), pool.truth.first_N1.tolist()) == ([2, 0, 0], [0, 2, 2, 3])
+    assert (pool.truth.labels_B.tolist(), pool.truth.offsets_N1.tolist()) == ([2, 0, 0], [0, 2, 2, 3])
     assert pool.truth.ignored_B.tolist() == [False, not difficult, False]
     assert pool.truth.num_boxes_N[:3].sum() == 2 + difficult
-    assert test.truth.of(0).corners_M4.tolist() == [[1, 2, 4, 5]]
+    assert test.truth.boxes_of(0).corners_M4.tolist() == [[1, 2, 4, 5]]
     source = root / "ImageSets" / "Main" / "train.txt"
     assert caplog.messages == [
         f"{source}: of 4 boxes 1 clipped to their image (the first in c.png), 1 with exchanged sides dropped (the first"
@@ -262,8 +270,8 @@ def test_the_image_is_read_whatever_lies_beside_it(other: str, ending: str, tmp_
     (root / "JPEGImages" / "b.jpg").unlink()
     picture(root / "JPEGImages" / f"b{ending}")
     (root / "JPEGImages" / other).write_bytes(b"no image") if other != f"b{ending}" else None
-    pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
-    assert isinstance(pool.images, Files)
+    pool, _, _ = read_pascal_voc(root, "train", "val", difficult=True)
+    assert isinstance(pool.images, ImageFiles)
     assert pool.images.names[0] == f"b{ending}"
 
 
@@ -272,11 +280,11 @@ def test_two_images_of_one_annotation_are_refused_unless_it_names_one(other: str
     root = voc_folder(tmp_path)
     picture(root / "JPEGImages" / other, value=9)
     with refused(f"{root}/Annotations/b.xml does not say which one it is of: move the other one away"):
-        pascal_voc(root, "train", "val", difficult=True)
+        read_pascal_voc(root, "train", "val", difficult=True)
     for name in (other, "b.jpg"):
         (root / "Annotations" / "b.xml").write_text(f"<annotation><filename>{name}</filename>{PAGES['b']}</annotation>")
-        pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
-        assert isinstance(pool.images, Files)
+        pool, _, _ = read_pascal_voc(root, "train", "val", difficult=True)
+        assert isinstance(pool.images, ImageFiles)
         assert pool.images.names[0] == name
 
 
@@ -284,13 +292,13 @@ def test_corners_count_from_0_where_a_box_says_so(tmp_path: Path, caplog: pytest
     root = voc_folder(tmp_path)
     (root / "Annotations" / "c.xml").write_text("<annotation></annotation>")
     dog = [[1, 1, 40, 30], [5.5, 6, 20, 21]]
-    pool, test, _ = pascal_voc(root, "train", "val", difficult=True)
+    pool, test, _ = read_pascal_voc(root, "train", "val", difficult=True)
     assert pool.truth.corners_B4.tolist() == [[x - 1, y - 1, right, low] for x, y, right, low in dog]
     assert caplog.messages == []
     rewrite(
         root / "Annotations" / "d.xml", "<xmin>2<", "<xmin>0.2<"
     )  # one box of the test set tells it of the pool too
-    pool, test, _ = pascal_voc(root, "train", "val", difficult=True)
+    pool, test, _ = read_pascal_voc(root, "train", "val", difficult=True)
     assert pool.truth.corners_B4.tolist() == dog
     assert test.truth.corners_B4.tolist() == np.array([[0.2, 3, 4, 5]], np.float32).tolist()
     assert caplog.messages == [
@@ -298,7 +306,7 @@ def test_corners_count_from_0_where_a_box_says_so(tmp_path: Path, caplog: pytest
         " from 0; first_pixel=1 is for corners that count from 1, as PASCAL VOC's do"
     ]
     for first_pixel in (0, 1):
-        pool, _, _ = pascal_voc(root, "train", "val", difficult=True, first_pixel=first_pixel)
+        pool, _, _ = read_pascal_voc(root, "train", "val", difficult=True, first_pixel=first_pixel)
         assert pool.truth.corners_B4[1].tolist() == [5.5 - first_pixel, 6 - first_pixel, 20, 21]
     assert "count from" not in "".join(caplog.messages[1:])
     with refused("first_pixel=2: must be 0, 1 or null"):
@@ -309,7 +317,7 @@ def test_a_box_beyond_the_edge_does_not_tell_what_corners_count_from(tmp_path: P
     root = voc_folder(tmp_path)
     (root / "Annotations" / "c.xml").write_text("<annotation></annotation>")
     rewrite(root / "Annotations" / "d.xml", "<xmin>2<", "<xmin>-2<")
-    pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
+    pool, _, _ = read_pascal_voc(root, "train", "val", difficult=True)
     assert pool.truth.corners_B4[0].tolist() == [0, 0, 40, 30]
 
 
@@ -320,16 +328,16 @@ FLAGS = [("1", True), ("0", False), ("True", True), ("false", False), ("1.0", Tr
 def test_voc_flags_as_tools_write_them(flag: str, ignored: bool, tmp_path: Path) -> None:
     root = voc_folder(tmp_path)
     rewrite(root / "Annotations" / "b.xml", "<difficult>1<", f"<difficult>{flag}<")
-    pool, _, _ = pascal_voc(root, "train", "val", difficult=False)
+    pool, _, _ = read_pascal_voc(root, "train", "val", difficult=False)
     assert pool.truth.ignored_B.tolist()[:2] == [False, ignored]
 
 
 def test_a_voc_flag_that_is_none_counts_where_it_is_asked_for(tmp_path: Path) -> None:
     root = voc_folder(tmp_path)
     rewrite(root / "Annotations" / "b.xml", "<difficult>1<", "<difficult>a bit<")
-    pascal_voc(root, "train", "val", difficult=True)
+    read_pascal_voc(root, "train", "val", difficult=True)
     with refused(f"{root}/Annotations/b.xml: <difficult> of a 'cat' 'a bit' is neither 0 nor 1"):
-        pascal_voc(root, "train", "val", difficult=False)
+        read_pascal_voc(root, "train", "val", difficult=False)
 
 
 LISTS = {
@@ -347,8 +355,8 @@ LISTS = {
 def test_lists_as_tools_write_them(form: str, tmp_path: Path) -> None:
     root = voc_folder(tmp_path)
     (root / "ImageSets" / "Main" / "train.txt").write_bytes(LISTS[form])
-    pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
-    assert isinstance(pool.images, Files)
+    pool, _, _ = read_pascal_voc(root, "train", "val", difficult=True)
+    assert isinstance(pool.images, ImageFiles)
     assert pool.images.names == ["b.jpg", "a.jpg", "c.png"]
 
 
@@ -358,8 +366,8 @@ def test_a_name_with_spaces_and_a_full_stop(tmp_path: Path) -> None:
         (root / folder / old).rename(root / folder / new)
     for line in ("b 0 v1.2 1", "b 0 v1.2 1 -1", "b 0 v1.2 1.jpg"):
         (root / "ImageSets" / "Main" / "train.txt").write_text(f"{line}\na\nc")
-        pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
-        assert isinstance(pool.images, Files)
+        pool, _, _ = read_pascal_voc(root, "train", "val", difficult=True)
+        assert isinstance(pool.images, ImageFiles)
         assert pool.images.names == ["b 0 v1.2 1.jpg", "a.jpg", "c.png"]
 
 
@@ -369,7 +377,7 @@ def test_lines_that_are_there_twice_are_taken_once_with_a_warning(
     root = voc_folder(tmp_path)
     path = root / "ImageSets" / "Main" / "train.txt"
     path.write_text("b\na\nc\nb\nb.jpg\n")
-    pool, _, _ = pascal_voc(root, "train", "val", difficult=True)
+    pool, _, _ = read_pascal_voc(root, "train", "val", difficult=True)
     assert len(pool.images) == 3
     assert caplog.messages[0] == f"{path}: 2 of 5 lines name an image again, b for one: each is taken once"
 
@@ -387,12 +395,12 @@ XMLS: dict[str, Callable[[str], bytes]] = {
 @pytest.mark.parametrize("form", XMLS)
 def test_annotations_as_tools_write_them(form: str, tmp_path: Path) -> None:
     root = voc_folder(tmp_path)
-    want, _, _ = pascal_voc(root, "train", "val", difficult=True)
+    want, _, _ = read_pascal_voc(root, "train", "val", difficult=True)
     for path in (root / "Annotations").iterdir():
         path.write_bytes(XMLS[form](path.read_text()))
-    pool, _, names = pascal_voc(root, "train", "val", difficult=True)
+    pool, _, names = read_pascal_voc(root, "train", "val", difficult=True)
     assert (names, pool.truth.corners_B4.tolist()) == (["cat", "cow", "dog"], want.truth.corners_B4.tolist())
-    assert isinstance(pool.images, Files)
+    assert isinstance(pool.images, ImageFiles)
     assert pool.images.sizes_N2.tolist() == [[40, 30]] * 3
 
 
@@ -456,7 +464,7 @@ def test_voc_that_will_not_do(break_it: Callable[[Path], object], message: str, 
     root = voc_folder(tmp_path)
     break_it(root)
     with refused(message.format(r=root)):
-        pascal_voc(root, "train", "val", difficult=True)
+        read_pascal_voc(root, "train", "val", difficult=True)
 
 
 def test_all_annotations_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
@@ -465,7 +473,7 @@ def test_all_annotations_that_cannot_be_read_are_named_at_once(tmp_path: Path) -
     for name in "cd":
         (root / "Annotations" / f"{name}.xml").write_text("<annotation>")
     with refused("3 of 4 images cannot be used: ") as error:
-        pascal_voc(root, "train", "val", difficult=True)
+        read_pascal_voc(root, "train", "val", difficult=True)
     for text in ("b.xml cannot be read: No such file", "c.xml is not XML: no element", "d.xml is not XML: no el"):
         assert text in str(error.value)
 
@@ -474,7 +482,7 @@ def test_sides_that_are_not_finite_are_dropped(tmp_path: Path, caplog: pytest.Lo
     root = voc_folder(tmp_path)
     rewrite(root / "Annotations" / "d.xml", ">4</xmax", ">nan</xmax")
     rewrite(root / "Annotations" / "b.xml", ">30</ymax", ">1e99</ymax")
-    pool, test, _ = pascal_voc(root, "train", "val", difficult=True, first_pixel=1)
+    pool, test, _ = read_pascal_voc(root, "train", "val", difficult=True, first_pixel=1)
     assert (len(pool.truth.labels_B), len(test.truth.labels_B)) == (2, 0)
     assert (
         "train.txt: of 4 boxes 1 clipped to their image (the first in c.png), 1 without area dr" in caplog.messages[0]
@@ -549,13 +557,13 @@ def coco_folder(root: Path, split: str, content: Any) -> tuple[Path, Path]:
 
 def test_coco_as_it_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, folder = coco_folder(tmp_path, "val2017", coco_content())
-    split, names = coco_json(path, folder)
+    split, names = read_coco_json(path, folder)
     assert names == ["person", "car", "brush"]
-    assert isinstance(split.images, Files)
+    assert isinstance(split.images, ImageFiles)
     assert split.images.names == ["000020.png", "000139.png", "000900.png"]
     assert split.images.sizes_N2.tolist() == [[40, 30]] * 3
     assert split.truth.corners_B4.tolist() == [[30, 20, 40, 30], [1, 2, 11.5, 22], [0, 0, 40, 30]]
-    assert (split.truth.labels_B.tolist(), split.truth.first_N1.tolist()) == ([1, 2, 0], [0, 1, 1, 3])
+    assert (split.truth.labels_B.tolist(), split.truth.offsets_N1.tolist()) == ([1, 2, 0], [0, 1, 1, 3])
     assert split.truth.ignored_B.tolist() == [False, False, True]
     assert caplog.messages == [
         f"{path}: of 4 boxes 1 clipped to their image (the first in 000020.png), 1 without area dropped (the first in"
@@ -564,14 +572,14 @@ def test_coco_as_it_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     content = coco_content()
     content["images"].reverse()
     content["categories"].reverse()
-    again, others = coco_json(*coco_folder(tmp_path, "val2017", content))
+    again, others = read_coco_json(*coco_folder(tmp_path, "val2017", content))
     assert others == names
     assert again.images.fingerprint == split.images.fingerprint
     assert np.array_equal(again.truth.corners_B4, split.truth.corners_B4)
 
 
 def test_coco_without_any_box(tmp_path: Path) -> None:
-    split, _ = coco_json(*coco_folder(tmp_path, "val2017", coco_content() | {"annotations": []}))
+    split, _ = read_coco_json(*coco_folder(tmp_path, "val2017", coco_content() | {"annotations": []}))
     assert (len(split.truth), split.truth.num_boxes_N[:3].sum(), split.truth.corners_B4.shape) == (3, 0, (0, 4))
 
 
@@ -627,12 +635,12 @@ def changed(key: str, place: int, **values: Any) -> dict[str, Any]:
 def test_coco_that_will_not_do(content: Any, message: str, tmp_path: Path) -> None:
     path, folder = coco_folder(tmp_path, "val2017", content)
     with refused(message.format(path=path, folder=folder)):
-        coco_json(path, folder)
+        read_coco_json(path, folder)
 
 
 def test_coco_flags_as_tools_write_them(tmp_path: Path) -> None:
     for flag, ignored in (*FLAGS, (1, True), (0, False), (True, True), (False, False), (1.0, True), (None, False)):
-        split, _ = coco_json(*coco_folder(tmp_path, "val2017", changed("annotations", 1, iscrowd=flag)))
+        split, _ = read_coco_json(*coco_folder(tmp_path, "val2017", changed("annotations", 1, iscrowd=flag)))
         assert split.truth.ignored_B.tolist() == [ignored, False, True], flag
 
 
@@ -647,13 +655,13 @@ def everywhere(change: Callable[[Any], Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("ids", [str, float, "{}.png".format, "{:03d}".format], ids=["text", "float", "names", "zeros"])
 def test_coco_ids_as_tools_write_them(ids: Callable[[Any], Any], tmp_path: Path) -> None:
-    want, _ = coco_json(*coco_folder(tmp_path, "val2017", coco_content()))
-    split, names = coco_json(*coco_folder(tmp_path, "val2017", everywhere(ids)))
-    assert isinstance(split.images, Files)
-    assert isinstance(want.images, Files)
+    want, _ = read_coco_json(*coco_folder(tmp_path, "val2017", coco_content()))
+    split, names = read_coco_json(*coco_folder(tmp_path, "val2017", everywhere(ids)))
+    assert isinstance(split.images, ImageFiles)
+    assert isinstance(want.images, ImageFiles)
     assert set(names) == {"person", "car", "brush"}
     for number, name in enumerate(split.images.names):
-        there, other = split.truth.of(number), want.truth.of(want.images.names.index(name))
+        there, other = split.truth.boxes_of(number), want.truth.boxes_of(want.images.names.index(name))
         assert torch.equal(there.corners_M4, other.corners_M4)
     if ids(1) != "1.png":
         assert split.images.names == want.images.names
@@ -663,7 +671,7 @@ def test_a_coco_id_of_text_that_is_none(tmp_path: Path) -> None:
     content = everywhere(lambda number: f"{number}.png")
     content["annotations"][1]["image_id"] = "5.png"
     with refused("an annotation's image_id 5.png is the id of no image"):
-        coco_json(*coco_folder(tmp_path, "val2017", content))
+        read_coco_json(*coco_folder(tmp_path, "val2017", content))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
@@ -671,7 +679,7 @@ def test_coco_encodings(encoding: str, tmp_path: Path) -> None:
     path, folder = coco_folder(tmp_path, "val2017", {})
     content = changed("categories", 0, name="Bürste")
     path.write_bytes(json.dumps(content, ensure_ascii=False, indent=1).replace("\n", "\r\n").encode(encoding))
-    assert coco_json(path, folder)[1] == ["person", "car", "Bürste"]
+    assert read_coco_json(path, folder)[1] == ["person", "car", "Bürste"]
 
 
 def test_coco_with_little_in_it(tmp_path: Path) -> None:
@@ -686,8 +694,8 @@ def test_coco_with_little_in_it(tmp_path: Path) -> None:
     del content["annotations"][1]["iscrowd"]
     path, folder = coco_folder(tmp_path, "val2017", content)
     picture(folder / "sub" / "000900.png")
-    split, _ = coco_json(path, folder)
-    assert isinstance(split.images, Files)
+    split, _ = read_coco_json(path, folder)
+    assert isinstance(split.images, ImageFiles)
     assert split.images.names == ["000020.png", "000139.png", "sub/000900.png"]
     assert split.truth.ignored_B.tolist() == [False, False, True]
 
@@ -695,11 +703,11 @@ def test_coco_with_little_in_it(tmp_path: Path) -> None:
 def test_files_that_are_not_json(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with refused(f"{path} cannot be read: No such file"):
-        coco_json(path, tmp_path)
+        read_coco_json(path, tmp_path)
     for content in (b"", b'{"images": [', b"\xff\xfe\x00", b"[" * 200_000):
         path.write_bytes(content)
         with refused(f"{path} is not JSON"):
-            coco_json(path, tmp_path)
+            read_coco_json(path, tmp_path)
 
 
 def coco_sets(root: Path) -> None:
@@ -751,7 +759,7 @@ def test_any_value_anywhere_in_a_coco_file_is_read_or_refused_in_one_line(tmp_pa
                 inner = inner[key]
             inner[way[-1]] = value
             path.write_text(json.dumps(content))
-            assert "\n" not in refusal(partial(coco_json, path, folder)), (way, value)
+            assert "\n" not in refusal(partial(read_coco_json, path, folder)), (way, value)
 
 
 def test_any_bytes_in_the_files_of_voc_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
@@ -763,7 +771,11 @@ def test_any_bytes_in_the_files_of_voc_are_read_or_refused_in_one_line(tmp_path:
         content = path.read_bytes()
         place, length = int(rng.integers(len(content))), int(rng.integers(4))
         path.write_bytes(content[:place] + piece + content[place + length :])
-        assert "\n" not in refusal(partial(pascal_voc, root, "train", "val", difficult=False)), (path, place, piece)
+        assert "\n" not in refusal(partial(read_pascal_voc, root, "train", "val", difficult=False)), (
+            path,
+            place,
+            piece,
+        )
         path.write_bytes(content)
 
 
@@ -830,7 +842,7 @@ def test_images_without_boxes_can_be_taken_out(tmp_path: Path) -> None:
     voc_folder(tmp_path)
     task: Any = voc(data, RECIPE, filter_empty="oracle", difficult=False)
     assert task.pool.images.names == ["b.jpg", "c.png"]
-    assert task.pool.truth.first_N1.tolist() == [0, 2, 3]
+    assert task.pool.truth.offsets_N1.tolist() == [0, 2, 3]
     coco_sets(tmp_path / "coco")
     task = coco(data, RECIPE, filter_empty="oracle")
     assert task.pool.images.names == ["000020.png", "000900.png"]
@@ -838,18 +850,20 @@ def test_images_without_boxes_can_be_taken_out(tmp_path: Path) -> None:
 
 
 def test_images_with_ignored_boxes_alone_count_as_empty(tmp_path: Path) -> None:
-    truth = Truth(np.zeros((2, 4), np.float32), np.zeros(2, np.int64), np.array([True, True]), np.array([0, 1, 2]))
-    files = Files(tmp_path, ["a.jpg", "b.jpg"], np.ones((2, 2), np.int64))
+    truth = GroundTruth(
+        np.zeros((2, 4), np.float32), np.zeros(2, np.int64), np.array([True, True]), np.array([0, 1, 2])
+    )
+    files = ImageFiles(tmp_path, ["a.jpg", "b.jpg"], np.ones((2, 2), np.int64))
     with refused(f"{tmp_path}: filter_empty=oracle leaves no image, for none has boxes"):
-        with_boxes(Split(files, truth))
+        drop_empty_images(Split(files, truth))
 
 
 @pytest.mark.parametrize("name", ["voc", "coco"])
 def test_what_the_tasks_tell_of_themselves(name: str) -> None:
     plugin = registry.get("task", name)
-    assert plugin.reveals is reveals
-    assert plugin.reveals(**plugin.bind({})) == ""
-    told = plugin.reveals(**plugin.bind({"filter_empty": "oracle"}))
+    assert plugin.label_leakage is label_leakage
+    assert plugin.label_leakage(**plugin.bind({})) == ""
+    told = plugin.label_leakage(**plugin.bind({"filter_empty": "oracle"}))
     assert told == "images without boxes were taken out of the pool by looking at their labels"
     with pytest.raises(ValueError, match="must be one of none, oracle"):
         plugin.bind({"filter_empty": "yes"})

@@ -19,8 +19,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmark.cli.commands import app
-from benchmark.config import read as grid_of
-from benchmark.config import settings
+from benchmark.config import build_grid as grid_of
+from benchmark.config import compose_settings
 from benchmark.experiment.spec import Spec
 from benchmark.plugins.discovery import discover
 from benchmark.plugins.registry import REGISTRY
@@ -71,10 +71,10 @@ def benchmark(home: Path, *words: str) -> Result:
             patch.setenv(name, value)
         patch.chdir(home)
         patch.setattr("socket.gethostname", lambda: HOST)
-        for known in (anonymous.names, anonymous.folders):
+        for known in (anonymous.machine_names, anonymous.machine_folders):
             known.cache_clear()
         done = CliRunner().invoke(app, list(words))
-    for known in (anonymous.names, anonymous.folders):
+    for known in (anonymous.machine_names, anonymous.machine_folders):
         known.cache_clear()
     return done
 
@@ -155,18 +155,18 @@ def test_a_parameter_that_tells_a_folder_is_refused(root: str) -> None:
     discover()
     entry = {"task": {"image_folder": {"root": root}}, "strategies": ["random"], "seeds": 1}
     sizes = {"initial": 5, "budget": 5, "rounds": 2}
-    cells = grid_of(replace(settings([]), experiments={"x": entry | sizes})).cells()
+    cells = grid_of(replace(compose_settings([]), experiments={"x": entry | sizes})).cells()
     with pytest.raises(
         ValueError, match=r"^anonymous=true: image_folder\[root=.*\] would stand in the records: [^\n]*$"
     ):
-        anonymous.check(cells)
+        anonymous.check_parameters(cells)
     task = Spec.read("task", {"image_folder": {"root": "birds"}})
-    anonymous.check([replace(cell, task=task) for cell in cells])
+    anonymous.check_parameters([replace(cell, task=task) for cell in cells])
 
 
 def test_wandb_tells_user_and_host() -> None:
     with pytest.raises(ValueError, match="tracking=wandb tells user and host"):
-        settings(["tracking=wandb", "anonymous=true"])
+        compose_settings(["tracking=wandb", "anonymous=true"])
 
 
 @pytest.mark.parametrize(
@@ -182,23 +182,21 @@ def test_wandb_tells_user_and_host() -> None:
     ],
 )
 def test_of_a_path_the_last_part_is_left(text: str, kept: str) -> None:
-    assert anonymous.redacted(text) == kept
-    assert anonymous.redacted(kept) == kept
+    assert anonymous.redact(text) == kept
+    assert anonymous.redact(kept) == kept
 
 
 def test_names_of_user_and_host_are_left_out_where_they_are_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "zoe")
     monkeypatch.setattr("socket.gethostname", lambda: "quillbox.lab.example")
-    anonymous.names.cache_clear()
+    anonymous.machine_names.cache_clear()
     try:
-        assert (
-            anonymous.redacted("zoe's on quillbox.lab.example, quillbox: zoetrope") == "USER's on HOST, HOST: zoetrope"
-        )
+        assert anonymous.redact("zoe's on quillbox.lab.example, quillbox: zoetrope") == "USER's on HOST, HOST: zoetrope"
         monkeypatch.setenv("LOGNAME", "root")
-        anonymous.names.cache_clear()
-        assert anonymous.redacted("root=birds") == "root=birds"
+        anonymous.machine_names.cache_clear()
+        assert anonymous.redact("root=birds") == "root=birds"
     finally:
-        anonymous.names.cache_clear()
+        anonymous.machine_names.cache_clear()
 
 
 def telling(tmp_path: Path) -> Store:
@@ -210,7 +208,7 @@ def telling(tmp_path: Path) -> Store:
     command = f"python -m benchmark run 'tasks=[{label}]' data=/home/zoe/sets out=../zoe"
     manifest["runs"] = [{"command": command, "version": "1", "commit": "abc123"}]
     (store.folder / "grid.json").write_text(json.dumps(manifest))
-    store.keep_sources(
+    store.save_sources(
         label, Sources("data", {"pool": [["/home/zoe/0.png", "0"]] * 100, "test": []}, ["FAULT: /home/zoe/odd"])
     )
     return store
@@ -235,12 +233,14 @@ def test_tables_and_report_of_a_folder_that_tells(tmp_path: Path) -> None:
 def test_a_run_takes_out_what_its_manifest_told(tmp_path: Path) -> None:
     store = telling(tmp_path)
     known = store.manifest()["experiments"]
-    Store(store.folder, anonymous=True).ask("made", known, {"command": "x out=/a/b", "version": "1", "commit": "c"})
+    Store(store.folder, anonymous=True).update_manifest(
+        "made", known, {"command": "x out=/a/b", "version": "1", "commit": "c"}
+    )
     runs = store.manifest()["runs"]
     assert [run["commit"] for run in runs] == ["", ""]
     assert runs[0]["command"].endswith("'tasks=[digits[weights=w.pth]]' data=DATA out=OUT")
     assert runs[1]["command"] == "x out=OUT"
-    Store(store.folder, anonymous=True).keep_sources(
+    Store(store.folder, anonymous=True).save_sources(
         "t", Sources("d", {"pool": [("/home/zoe/0.png", "0")]}, ["/home/zoe/odd"])
     )
     assert "zoe" not in store.sources_path("t").read_text()

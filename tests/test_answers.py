@@ -16,20 +16,20 @@ from typer.testing import CliRunner
 
 from benchmark import config
 from benchmark.analysis.figures.gallery import Gallery
-from benchmark.analysis.reading import ours
+from benchmark.analysis.reading import read_stores
 from benchmark.api import Machine
 from benchmark.cli.commands import app
-from benchmark.cli.progress import Terminal
+from benchmark.cli.progress import TerminalWatcher
 from benchmark.cli.terminal import err
 from benchmark.experiment.grid import Experiment
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.records.record import Header, Measured, Record, seal
+from benchmark.records.record import Header, Measured, Record, encode_line
 from benchmark.records.store import Store
 from benchmark.runner import gallery, launch
-from benchmark.runner.carry_out import Built, Job, described, work
-from benchmark.runner.fits import Fits
+from benchmark.runner.carry_out import Job, LazyTasks, manifest_entry, run_missing_rounds
+from benchmark.runner.fit_cache import FitCache
 from benchmark.seeds import seed
 
 
@@ -116,7 +116,7 @@ def test_compare_says_what_was_paid_and_when_nothing_differs(tmp_path: Path) -> 
         path = store.path(f"made/twin/seed-{number}")
         header, *rounds = [json.loads(line)["body"] for line in path.read_bytes().splitlines()]
         dearer = [one | {"cost": {"images": one["cost"]["images"] + 2}} for one in rounds]
-        path.write_bytes(b"".join(seal(one) for one in (header, *dearer)))
+        path.write_bytes(b"".join(encode_line(one) for one in (header, *dearer)))
     lines = told("compare", "twin", "mine", f"out={store.folder}").splitlines()
     assert lines[1].startswith("accuracy at 8 images (paid: 10 and 8 images): +0.00")
 
@@ -145,12 +145,12 @@ def test_a_flipped_record_is_named_not_used_and_run_again(tmp_path: Path) -> Non
     store = Store(tmp_path / "run")
     path = store.path(one.path)
     path.write_bytes(path.read_bytes().replace(b'"round": 1', b'"round": 3'))
-    store.ask("made", [described(experiment(one.strategy.label))])
+    store.update_manifest("made", [manifest_entry(experiment(one.strategy.label))])
     text = told("verify", f"out={store.folder}", code=1)
     assert "line 3 is damaged" in re.sub(r"\s+", " ", re.sub("[│┃]", " ", text))
-    assert ours([store])[0].curves["margin"].value_SR.shape == (1, 3)
-    assert np.isfinite(ours([store])[0].curves["margin"].value_SR).sum() == 1
-    assert launch.rounds_left([one], store) == {one: 2}
+    assert read_stores([store])[0].curves["margin"].value_SR.shape == (1, 3)
+    assert np.isfinite(read_stores([store])[0].curves["margin"].value_SR).sum() == 1
+    assert launch.count_rounds_left([one], store) == {one: 2}
     run([one], tmp_path)
     assert bytes_of(tmp_path / "run") == whole
 
@@ -165,9 +165,9 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
     cells = [cell("margin", rounds=3), cell("random", rounds=3)]
     run(cells, tmp_path)
     store, machine = Store(tmp_path / "run"), Machine(torch.device("cpu"))
-    fits = Fits(tmp_path / "fits", 1.0, "cpu")
+    fits = FitCache(tmp_path / "fits", 1.0, "cpu")
     asked = [experiment("margin", "random")]
-    assert list(gallery.update(asked, store, fits, launch.Tasks(machine))) == []
+    assert list(gallery.update_galleries(asked, store, fits, launch.TaskLoader(machine))) == []
     path = store.folder / "gallery" / "small.npz"
     found = Gallery.read(path)
     bought = {index for one in cells for record in store.records(one.path)[1] for index in record.bought[:8]}
@@ -175,59 +175,59 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
     assert found.thumbs_NHW3.shape == (len(found.shown_N), 8, 8, 3)
     assert found.features_ND.shape[0] == len(found.shown_N)
     assert found.features_ND.shape[1] > 1
-    task = launch.build(asked[0].task, machine)
+    task = launch.build_task(asked[0].task, machine)
     np.testing.assert_array_equal(found.labels_P, task._labels.numpy())  # type: ignore[union-attr]
     before = path.stat()
     for file in store.folder.rglob("*.jsonl"):
         os.utime(file)  # newer than the gallery, with the same content
-    assert list(gallery.update(asked, store, fits, launch.Tasks(machine))) == []
+    assert list(gallery.update_galleries(asked, store, fits, launch.TaskLoader(machine))) == []
     assert path.stat().st_ino == before.st_ino
 
 
 @pytest.mark.parametrize("age", [-1000, 1000])
 def test_pictures_are_made_anew_of_other_records_whatever_their_time(age: int, tmp_path: Path) -> None:
     run([cell("random")], tmp_path)
-    store, fits = Store(tmp_path / "run"), Fits(tmp_path / "fits", 1.0, "cpu")
-    asked, tasks = [experiment("random")], launch.Tasks(Machine(torch.device("cpu")))
+    store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
+    asked, tasks = [experiment("random")], launch.TaskLoader(Machine(torch.device("cpu")))
     path, records = store.folder / "gallery" / "small.npz", store.path(cell("random").path)
     whole = records.read_bytes()
     records.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
-    assert list(gallery.update(asked, store, fits, tasks)) == []
+    assert list(gallery.update_galleries(asked, store, fits, tasks)) == []
     before = path.stat()
     records.write_bytes(whole)  # restored from a backup, or of a clock that jumped
     os.utime(records, (before.st_mtime + age, before.st_mtime + age))
-    assert list(gallery.update(asked, store, fits, tasks)) == []
+    assert list(gallery.update_galleries(asked, store, fits, tasks)) == []
     assert path.stat().st_ino != before.st_ino
     assert set(store.records(cell("random").path)[1][-1].bought[:8]) <= set(Gallery.read(path).shown_N.tolist())
 
 
 def test_pictures_are_made_when_an_experiment_ends_from_the_task_that_is_built(tmp_path: Path) -> None:
-    store, fits = Store(tmp_path / "run"), Fits(tmp_path / "fits", 1.0, "cpu")
-    tasks = launch.Tasks(Machine(torch.device("cpu"), scratch=tmp_path))
+    store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
+    tasks = launch.TaskLoader(Machine(torch.device("cpu"), scratch=tmp_path))
     second = replace(experiment("random"), name="second", seeds=(1,))
     asked = [replace(experiment("random", "margin"), name="first"), second]
     cells = [cell for one in asked for cell in one.cells()]
     told = list[tuple[str, int, int]]()  # experiment, events so far, the built task
 
     def ended(one: Experiment) -> None:
-        told.append((one.name, len(seen), id(tasks.built[one.task.label])))
-        assert list(gallery.update([one], store, fits, tasks)) == []
+        told.append((one.name, len(seen), id(tasks.by_label[one.task.label])))
+        assert list(gallery.update_galleries([one], store, fits, tasks)) == []
 
     seen = list[launch.Event]()
-    for event in gallery.followed(launch.local(cells, store, fits, tasks), asked, cells, ended):
+    for event in gallery.call_when_finished(launch.run_locally(cells, store, fits, tasks), asked, cells, ended):
         seen.append(event)
     assert [type(event).__name__ for event in seen] == ["Started", *["Round"] * 3] * 3
-    [built] = tasks.built.values()
+    [built] = tasks.by_label.values()
     assert told == [("first", 8, id(built)), ("second", 12, id(built))]
     assert {path.stem for path in (store.folder / "gallery").iterdir()} == {"first", "second"}
-    assert list(gallery.followed([], asked, [], ended)) == []  # nothing was left to do: nothing ends
+    assert list(gallery.call_when_finished([], asked, [], ended)) == []  # nothing was left to do: nothing ends
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
     fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    built, build, arrays = list[str](), launch.build, gallery.arrays
+    built, build, arrays = list[str](), launch.build_task, gallery.gallery_arrays
 
     def counted(spec: Spec, machine: Machine) -> Any:
         built.append(spec.label)
@@ -238,22 +238,22 @@ def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
             raise MemoryError("no room")
         return arrays(*given)
 
-    monkeypatch.setattr(launch, "build", counted)
-    monkeypatch.setattr(gallery, "arrays", faulty)
+    monkeypatch.setattr(launch, "build_task", counted)
+    monkeypatch.setattr(gallery, "gallery_arrays", faulty)
     discovery.discover(None)
     tasks = "tasks=[digits[epochs=1],digits[epochs=2]]"
-    chosen = config.settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
-    made = config.read(chosen)
-    left = launch.rounds_left(made.cells(), Store(tmp_path))
-    watcher = Terminal(err)
-    job = Job(chosen, made, made.cells(), Store(tmp_path), Built(chosen, watcher), watcher)
-    assert not work(job, left)
+    chosen = config.compose_settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
+    made = config.build_grid(chosen)
+    left = launch.count_rounds_left(made.cells(), Store(tmp_path))
+    watcher = TerminalWatcher(err)
+    job = Job(chosen, made, made.cells(), Store(tmp_path), LazyTasks(chosen, watcher), watcher)
+    assert not run_missing_rounds(job, left)
     assert built == ["digits[epochs=1]", "digits[epochs=2]"]
     assert capsys.readouterr().err.count("no room (MemoryError)") == 2 * fails
 
 
 def test_boxes_are_drawn_in_the_pixels_of_the_picture(tmp_path: Path) -> None:
-    task = launch.build(Spec.read("task", "scenes"), Machine(torch.device("cpu")))
+    task = launch.build_task(Spec.read("task", "scenes"), Machine(torch.device("cpu")))
     indices = np.array([3, 0, 700])
     pictures_NHW3, boxes = task.pictures(indices, 32)  # type: ignore[union-attr]
     assert pictures_NHW3.shape == (3, 32, 32, 3)
@@ -270,12 +270,12 @@ def test_boxes_are_drawn_in_the_pixels_of_the_picture(tmp_path: Path) -> None:
 
 def test_a_gallery_that_cannot_be_made_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run([cell("random", rounds=2)], tmp_path)
-    monkeypatch.setattr(gallery, "arrays", lambda *_: 1 / 0)
-    store, fits = Store(tmp_path / "run"), Fits(tmp_path / "fits", 1.0, "cpu")
+    monkeypatch.setattr(gallery, "gallery_arrays", lambda *_: 1 / 0)
+    store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
     asked = Experiment(
         "small", Spec.read("task", "digits[epochs=2]"), Schedule(20, 5, 2, 10), (Spec.read("strategy", "random"),), (0,)
     )
-    [line] = gallery.update([asked], store, fits, launch.Tasks(Machine(torch.device("cpu"))))
+    [line] = gallery.update_galleries([asked], store, fits, launch.TaskLoader(Machine(torch.device("cpu"))))
     assert line == "small: no images in the report: division by zero (ZeroDivisionError)"
     assert not (store.folder / "gallery").exists()
 
@@ -283,18 +283,20 @@ def test_a_gallery_that_cannot_be_made_is_a_line(tmp_path: Path, monkeypatch: py
 def test_features_come_from_the_cache_alone(tmp_path: Path) -> None:
     run([cell("random", rounds=2)], tmp_path, cache_gb=0)
     one = cell("random", rounds=2)
-    task = launch.build(one.task, Machine(torch.device("cpu")))
-    found = gallery.features(task, [one], Fits(tmp_path / "fits", 0, "cpu"), np.arange(4))  # type: ignore[arg-type]
+    task = launch.build_task(one.task, Machine(torch.device("cpu")))
+    found = gallery.gallery_features(task, [one], FitCache(tmp_path / "fits", 0, "cpu"), np.arange(4))  # type: ignore[arg-type]
     assert found.shape == (4, 0)
 
 
 def test_the_first_of_each_purchase_are_shown_whatever_the_pool() -> None:
     bought = [np.arange(5_000, 5_400), np.arange(60_000, 60_030)]
-    shown = gallery.chosen(bought, 100_000, 0)
-    assert set(range(5_000, 5_000 + gallery.FIRST)) | set(range(60_000, 60_000 + gallery.FIRST)) <= set(shown.tolist())
-    assert len(np.unique(shown)) == len(shown) <= gallery.NUM_SHOWN + 2 * gallery.FIRST
+    shown = gallery.choose_images(bought, 100_000, 0)
+    assert set(range(5_000, 5_000 + gallery.NUM_FIRST)) | set(range(60_000, 60_000 + gallery.NUM_FIRST)) <= set(
+        shown.tolist()
+    )
+    assert len(np.unique(shown)) == len(shown) <= gallery.NUM_SHOWN + 2 * gallery.NUM_FIRST
     assert (np.diff(shown) > 0).all()
-    np.testing.assert_array_equal(shown, gallery.chosen(bought, 100_000, 0))
+    np.testing.assert_array_equal(shown, gallery.choose_images(bought, 100_000, 0))
 
 
 # --- seconds ----------------------------------------------------------------------------------
@@ -305,10 +307,10 @@ def test_seconds_are_summed_over_rounds_and_an_encoder_counts_once(tmp_path: Pat
         {"path": f"made/slow/seed-{n}", "key": str(n), "strategy": "slow", "seed": n, "dagger": [], "companion": False}
         for n in (0, 1)
     ]
-    store.ask("made", [{"name": "made", "task": "digits", "schedule": schedule, "cells": cells}])
+    store.update_manifest("made", [{"name": "made", "task": "digits", "schedule": schedule, "cells": cells}])
     for number, one in enumerate(cells):
         path = str(one["path"])
-        store.start(path, Header(str(number), identity("random"), "data", 100, "accuracy", []))
+        store.start_cell(path, Header(str(number), identity("random"), "data", 100, "accuracy", []))
         for place in (0, 1):
             record = Record(
                 place,

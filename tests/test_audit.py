@@ -12,15 +12,15 @@ from msgspec import structs
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmark.analysis.audit import CHECKS, Fault, audit
+from benchmark.analysis.audit import CHECKS, Fault, find_faults
 from benchmark.analysis.curves import Curve, Experiment
-from benchmark.analysis.options import PUBLISHED
-from benchmark.analysis.published import published
-from benchmark.analysis.reading import ours, read
-from benchmark.analysis.tables import latex, markdown, tables
+from benchmark.analysis.options import PUBLISHED_FOLDER
+from benchmark.analysis.published import read_curve_file
+from benchmark.analysis.reading import read_experiments, read_stores
+from benchmark.analysis.tables import build_tables, to_latex, to_markdown
 from benchmark.cli.commands import app
 from benchmark.plugins import discovery, registry
-from benchmark.records.record import Record, read_lines, seal
+from benchmark.records.record import Record, encode_line, read_lines
 from benchmark.records.sources import Sources
 from benchmark.records.store import Store
 
@@ -29,16 +29,16 @@ CELL = "made/mine/seed-1"
 
 
 def found(store: Store) -> list[Fault]:
-    [made] = ours([store])
-    return audit(made)
+    [made] = read_stores([store])
+    return find_faults(made)
 
 
 def changed(store: Store, number: int, cell: str = CELL, **fields: object) -> None:
     """Writes a round of a cell again, soundly sealed."""
     path = store.path(cell)
-    lines = [seal(body) for body in read_lines(path)[0]]
+    lines = [encode_line(body) for body in read_lines(path)[0]]
     body = structs.asdict(store.records(cell)[1][number]) | fields
-    lines[number + 1] = seal(body)
+    lines[number + 1] = encode_line(body)
     path.write_bytes(b"".join(lines))
 
 
@@ -48,8 +48,8 @@ def test_clean_records_pass(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in HOME.glob("results/reference/*/grid.json")))
 def test_committed_runs_pass(folder: str) -> None:
-    for made in read(str(HOME / "results" / "reference" / folder)):
-        assert audit(made) == []
+    for made in read_experiments(str(HOME / "results" / "reference" / folder)):
+        assert find_faults(made) == []
 
 
 def cut_short(store: Store) -> None:
@@ -110,11 +110,11 @@ def test_a_planted_fault_is_caught(tmp_path: Path, check: str, words: str, plant
     store = recorded(tmp_path, PLAIN)
     plant(store)
     faults = [fault for fault in found(store) if fault.check == check]
-    assert any(words in fault.words for fault in faults), found(store)
+    assert any(words in fault.message for fault in faults), found(store)
     assert {fault.where for fault in faults} == {"mine seed 1"}
-    [made] = tables(ours([store]))
-    assert f"AUDIT FAILED: {found(store)[0].check}" in markdown(made)
-    assert "AUDIT FAILED" in latex(made)
+    [made] = build_tables(read_stores([store]))
+    assert f"AUDIT FAILED: {found(store)[0].check}" in to_markdown(made)
+    assert "AUDIT FAILED" in to_latex(made)
     done = CliRunner().invoke(app, ["verify", f"out={store.folder}"])
     assert done.exit_code == 1
     assert check in done.stdout
@@ -126,7 +126,7 @@ def test_held_out_labels_are_charged_in_every_round_or_in_none(tmp_path: Path) -
         changed(store, number, cost={"images": paid})
     assert found(store) == []
     changed(store, 2, cost={"images": 8.0})
-    assert [fault.words for fault in found(store)] == ["round 2 is charged 8 images for 8 bought"]
+    assert [fault.message for fault in found(store)] == ["round 2 is charged 8 images for 8 bought"]
 
 
 def test_a_companion_may_differ_in_round_0_but_not_in_its_images(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_companion_may_differ_in_round_0_but_not_in_its_images(tmp_path: Path)
 def test_a_dip_that_all_share(tmp_path: Path) -> None:
     dipping = {name: {seed: [50.0 + seed, 45.0, 60.0] for seed in seeds} for name, seeds in PLAIN.items()}
     [fault] = found(recorded(tmp_path, dipping))
-    assert (fault.check, fault.where, fault.words) == ("no common dip", "6 images", "all 3 strategies dip")
+    assert (fault.check, fault.where, fault.message) == ("no common dip", "6 images", "all 3 strategies dip")
     two = {name: dipping[name] for name in ("random", "mine")}
     assert found(recorded(tmp_path / "two", two)) == []  # chance enough
 
@@ -157,14 +157,14 @@ def test_a_dip_is_one_of_runs_that_have_the_rounds(tmp_path: Path) -> None:
 def test_budgets_of_boxes_are_enough_each_round(tmp_path: Path) -> None:
     store = recorded(tmp_path, {"mine": {0: [50.0, 60.0, 70.0]}}, boxes=[10, 19, 35], budget_in="boxes", budget=10)
     [fault] = found(store)
-    assert (fault.check, fault.words) == ("within budget", "round 1 has bought 9 boxes since round 0 of 10")
+    assert (fault.check, fault.message) == ("within budget", "round 1 has bought 9 boxes since round 0 of 10")
 
 
 def of_batches(store: Store, sizes: list[int | None], intended: int | None = None) -> list[str]:
     """The faults where the fits of a cell had these smallest batches, of a recipe with this size of batches."""
     for number, size in enumerate(sizes):
         changed(store, number, smallest_batch=size, batch_size=intended)
-    return [fault.words for fault in found(store) if fault.check == "no tail batch"]
+    return [fault.message for fault in found(store) if fault.check == "no tail batch"]
 
 
 def test_a_tail_of_a_few_images_is_what_the_task_tells(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def of_classes(store: Store, pairs: list[tuple[int, int]]) -> list[str]:
             store, number,
             scores={**scores, "num_predicted_classes": float(predicted), "num_test_classes": float(there)},
         )  # fmt: skip
-    return [fault.words for fault in found(store) if fault.check == "models are of use"]
+    return [fault.message for fault in found(store) if fault.check == "models are of use"]
 
 
 def test_models_that_predict_one_class_are_named_with_their_rounds(tmp_path: Path) -> None:
@@ -230,24 +230,24 @@ def test_a_run_whose_models_say_the_largest_class_fails_its_audit(tmp_path: Path
     sizes = ["initial=20", "budget=20", "rounds=2", "seeds=1", "validation=0", "threads=1"]
     done = CliRunner().invoke(app, ["run", *told, *sizes])
     assert done.exit_code == 0, done.output
-    [one] = ours([Store(tmp_path / "run")])
+    [one] = read_stores([Store(tmp_path / "run")])
     scores = one.runs[0].records[1].scores
     assert (scores["accuracy"], scores["balanced_accuracy"]) == (75.0, 25.0)
-    [fault] = audit(one)
+    [fault] = find_faults(one)
     told = "random seed 0: one class is predicted for the whole test set, which has 4, in round"
     assert str(fault) in (f"{told} 1", f"{told}s 0, 1")
 
 
 def test_what_is_wrong_with_the_data_is_a_fault(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN)
-    store.keep_sources("digits", Sources("data", {}, ["2 images of the pool are there before, equal to the pixel"]))
+    store.save_sources("digits", Sources("data", {}, ["2 images of the pool are there before, equal to the pixel"]))
     assert found(store) == []
     wrong = "FAULT: 3 of 20 test images are in the pool too, equal to the pixel"
-    store.keep_sources("digits", Sources("data", {}, [wrong]))
+    store.save_sources("digits", Sources("data", {}, [wrong]))
     [fault] = found(store)
     assert (fault.check, str(fault)) == ("data are sound", f"the data: {wrong.removeprefix('FAULT: ')}")
-    [made] = tables(ours([store]))
-    assert "AUDIT FAILED: data are sound: the data: 3 of 20 test images" in markdown(made)
+    [made] = build_tables(read_stores([store]))
+    assert "AUDIT FAILED: data are sound: the data: 3 of 20 test images" in to_markdown(made)
     done = CliRunner().invoke(app, ["verify", f"out={store.folder}"])
     assert done.exit_code == 1
 
@@ -267,8 +267,8 @@ def test_a_run_that_is_tested_on_its_pool_fails_its_audit(tmp_path: Path) -> Non
     sizes = ["initial=20", "budget=20", "rounds=1", "seeds=1", "validation=0", "threads=1"]
     done = CliRunner().invoke(app, ["run", *told, *sizes])
     assert done.exit_code == 0, done.output
-    [one] = ours([Store(tmp_path / "run")])
-    faults = [str(fault) for fault in audit(one) if fault.check == "data are sound"]
+    [one] = read_stores([Store(tmp_path / "run")])
+    faults = [str(fault) for fault in find_faults(one) if fault.check == "data are sound"]
     assert len(faults) == 1
     assert faults[0].startswith("the data: ")
     assert "in the pool too" in faults[0]
@@ -287,7 +287,7 @@ def test_scores_of_next_to_nothing_are_named_and_not_called_unconverged(tmp_path
     tiny = {name: {0: [4e-7, 1e-7, 1e-9]} for name in PLAIN}
     faults = found(recorded(tmp_path, tiny))
     assert {fault.check for fault in faults} == {"models are of use"}
-    assert "no round scores more than 4e-07: next to nothing" in faults[0].words
+    assert "no round scores more than 4e-07: next to nothing" in faults[0].message
     weak = {name: {0: [0.02, 0.005, 0.03]} for name in PLAIN}  # a detector's first rounds
     assert found(recorded(tmp_path / "weak", weak)) == []
     fallen = {name: {0: [0.2, 0.005, 0.3]} for name in PLAIN}
@@ -317,7 +317,7 @@ def test_a_papers_dip_is_deeper_than_its_spread() -> None:
         curves = [
             curve(name, [[90.0, 89.7, 90.0, 91.0]], seeds=(), num_runs=3, std_R=np.full(4, std)) for name in "abc"
         ]
-        assert [fault.check for fault in audit(experiment(*curves))] == checks
+        assert [fault.check for fault in find_faults(experiment(*curves))] == checks
 
 
 def test_other_devices_may_round_otherwise(tmp_path: Path) -> None:
@@ -329,22 +329,24 @@ def test_other_devices_may_round_otherwise(tmp_path: Path) -> None:
     for device, checks in {
         "NVIDIA H100": [], "cpu (AVX2, 1 threads)": [], "NVIDIA H100, deterministic": [], "cpu": ["round 0 agrees"],
     }.items():  # fmt: skip
-        path.write_bytes(b"".join(seal(body | {"device": device}) for body in bodies))
+        path.write_bytes(b"".join(encode_line(body | {"device": device}) for body in bodies))
         assert [fault.check for fault in found(store)] == checks, device
     for other in ("random", "other"):  # all on one GPU: exact only where its results are
         path = store.path(f"made/{other}/seed-1", "measured")
         bodies = read_lines(path, ordered=False)[0]
         for one in (path, store.path(CELL, "measured")):
-            one.write_bytes(b"".join(seal(body | {"device": "NVIDIA H100, deterministic"}) for body in bodies))
+            one.write_bytes(b"".join(encode_line(body | {"device": "NVIDIA H100, deterministic"}) for body in bodies))
     assert [fault.check for fault in found(store)] == ["round 0 agrees"]
 
 
 def test_how_far_apart_rounds_are_is_a_papers_choice() -> None:
     doubling = [1000, 2000, 4000, 8000]
     same = [curve(name, [[1.0, 2, 3, 4]], doubling, seeds=(), num_runs=5) for name in "abc"]
-    assert audit(experiment(*same)) == []
+    assert find_faults(experiment(*same)) == []
     other = curve("d", [[1.0, 2, 3, 4]], [1000, 2000, 4001, 8500], seeds=(), num_runs=5)
-    assert [str(fault) for fault in audit(experiment(*same, other))] == ["d: round 3 has 8,500 images, of others 8,000"]
+    assert [str(fault) for fault in find_faults(experiment(*same, other))] == [
+        "d: round 3 has 8,500 images, of others 8,000"
+    ]
 
 
 def test_images_may_differ_where_boxes_are_what_is_paid() -> None:
@@ -353,8 +355,8 @@ def test_images_may_differ_where_boxes_are_what_is_paid() -> None:
         return dataclasses.replace(one, cost=one.cost | {"boxes": np.array([boxes])})
 
     first = bought("a", [100, 200, 300], [1000, 2000, 3000])
-    assert audit(experiment(first, bought("b", [100, 150, 190], [1000, 2010, 3020]))) == []
-    faults = audit(experiment(first, bought("b", [100, 150, 190], [1000, 2500, 3900])))
+    assert find_faults(experiment(first, bought("b", [100, 150, 190], [1000, 2010, 3020]))) == []
+    faults = find_faults(experiment(first, bought("b", [100, 150, 190], [1000, 2500, 3900])))
     assert [str(fault) for fault in faults] == [
         "b: round 1 has 150 images, of others 200", "b: round 2 has 190 images, of others 300",
     ]  # fmt: skip
@@ -364,9 +366,9 @@ def test_selection_that_saw_evaluation_labels_is_a_fault_and_a_dagger(tmp_path: 
     told = "selection saw evaluation labels"
     store = recorded(tmp_path, PLAIN, daggers={"mine": [told]})
     [fault] = found(store)
-    assert (fault.check, fault.where, fault.words) == ("selection was blind", "mine", told)
-    [made] = tables(ours([store]))
-    assert "mine†" in markdown(made)
+    assert (fault.check, fault.where, fault.message) == ("selection was blind", "mine", told)
+    [made] = build_tables(read_stores([store]))
+    assert "mine†" in to_markdown(made)
     assert f"† {told}." in made.note
     assert "AUDIT FAILED" not in made.note  # the dagger says it already
 
@@ -374,23 +376,28 @@ def test_selection_that_saw_evaluation_labels_is_a_fault_and_a_dagger(tmp_path: 
 def test_published_curves_are_audited_too() -> None:
     faults = {
         f"{one.title}: {fault.check}: {fault}"
-        for one in read(str(PUBLISHED))
-        for fault in audit(one)
+        for one in read_experiments(str(PUBLISHED_FOLDER))
+        for fault in find_faults(one)
         if fault.check != "selection was blind"
     }
     assert faults == {
         "isal_2021_coco_faster_rcnn: round 0 agrees: localization_stability: 0.173333 in round 0, "
         "where others score 0.172333"
     }
-    blind = {one.title for one in read(str(PUBLISHED)) for fault in audit(one) if fault.check == "selection was blind"}
+    blind = {
+        one.title
+        for one in read_experiments(str(PUBLISHED_FOLDER))
+        for fault in find_faults(one)
+        if fault.check == "selection was blind"
+    }
     assert {"isal_2021_cifar10", "isal_2021_table1_cifar10"} <= blind
 
 
 def test_tables_of_published_curves_say_audit_failed_where_it_did() -> None:
-    made = tables(read(str(PUBLISHED)))
+    made = build_tables(read_experiments(str(PUBLISHED_FOLDER)))
     passing = ["isal_2021_cifar10", "isal_2021_cifar100", "isal_2021_svhn_as_published", "isal_2021_cifar10_large"]
     assert {*passing, "eval_al_2023_cifar10_2k", "eval_al_2023_cifar100_2k"} <= {one.title for one in made}
-    failed = [one.title for one in made if "AUDIT FAILED" in markdown(one)]
+    failed = [one.title for one in made if "AUDIT FAILED" in to_markdown(one)]
     assert failed == ["isal_2021_coco_faster_rcnn"]
 
 
@@ -417,8 +424,8 @@ def test_round_0_of_a_paper(tmp_path: Path, rows: list[str], words: str) -> None
     text = "".join(f"paper,cifar10,{','.join(one[:-2])},0,1000,accuracy,{one[-2]},{one[-1]}\n" for one in lines)
     (tmp_path / "paper.csv").write_text(HEAD + text)
     (tmp_path / "sources.yaml").write_text("paper: {strategies: {theirs: learning_loss}}")
-    [one] = published(tmp_path / "paper.csv")
-    assert [str(fault) for fault in audit(one)] == ([words] if words else [])
+    [one] = read_curve_file(tmp_path / "paper.csv")
+    assert [str(fault) for fault in find_faults(one)] == ([words] if words else [])
 
 
 def test_who_declares_a_companion_is_read_without_importing_it() -> None:
@@ -467,5 +474,5 @@ def test_a_clean_run_exits_0_and_says_how_many_checks(tmp_path: Path) -> None:
 def test_an_experiment_without_records_has_no_faults() -> None:
     empty = experiment(curve("a", np.empty((0, 3)), seeds=()))
     assert isinstance(empty, Experiment)
-    assert audit(empty) == []
+    assert find_faults(empty) == []
     assert Record(0, 1, [1], {"images": 1.0}, {}).diagnostics == {}

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from benchmark.vision.data.annotations import Truth
+from benchmark.vision.data.annotations import GroundTruth
 from benchmark.vision.detection.average_precision import (
-    Found,
-    area,
-    as_coco,
-    as_results,
+    DetectionArrays,
+    box_ious,
     class_ap,
     coco_scores,
-    overlaps,
+    precision_recall_area,
+    to_coco_dataset,
+    to_coco_results,
     voc_map,
 )
 
@@ -48,16 +48,18 @@ class Seen(NamedTuple):
     corners: Corners
 
 
-def truth_of(reals: Sequence[Real], num_images: int) -> Truth:
+def truth_of(reals: Sequence[Real], num_images: int) -> GroundTruth:
     image_B, labels_B = (np.array([real[column] for real in reals], np.int64) for column in (0, 1))
     corners_B4 = np.array([real.corners for real in reals], np.float32).reshape(-1, 4)
-    return Truth.grouped(image_B, corners_B4, labels_B, np.array([real.ignored for real in reals], bool), num_images)
+    return GroundTruth.from_boxes(
+        image_B, corners_B4, labels_B, np.array([real.ignored for real in reals], bool), num_images
+    )
 
 
-def found_of(seen: Sequence[Seen]) -> Found:
+def found_of(seen: Sequence[Seen]) -> DetectionArrays:
     image_P, label_P = (np.array([one[column] for one in seen], np.int64) for column in (0, 1))
     corners_P4 = np.array([one.corners for one in seen], np.float64).reshape(-1, 4)
-    return Found(image_P, label_P, np.array([one.confidence for one in seen], np.float64), corners_P4)
+    return DetectionArrays(image_P, label_P, np.array([one.confidence for one in seen], np.float64), corners_P4)
 
 
 def voc(reals: Sequence[Real], seen: Sequence[Seen], iou: float = 0.5, num_images: int = 4) -> float:
@@ -211,10 +213,10 @@ def test_voc_of_two_true_boxes_and_three_detections_by_hand() -> None:
 
 def test_precision_is_the_best_at_that_recall_or_more() -> None:
     """Wrong, right, right: precision 1/2 at the first hit counts as the 2/3 of the second."""
-    assert area(np.array([False, True, True]), 2) == pytest.approx(2 / 3)
-    assert area(np.array([False, True, True]), 4) == pytest.approx(2 / 3 / 2)
-    assert area(np.array([True, False, True, False]), 2) == pytest.approx((1 + 2 / 3) / 2)
-    assert area(np.array([False, False]), 1) == 0
+    assert precision_recall_area(np.array([False, True, True]), 2) == pytest.approx(2 / 3)
+    assert precision_recall_area(np.array([False, True, True]), 4) == pytest.approx(2 / 3 / 2)
+    assert precision_recall_area(np.array([True, False, True, False]), 2) == pytest.approx((1 + 2 / 3) / 2)
+    assert precision_recall_area(np.array([False, False]), 1) == 0
 
 
 def test_a_true_box_found_twice_is_right_once() -> None:
@@ -293,8 +295,8 @@ def test_equal_confidences_keep_their_order() -> None:
 
 def test_overlaps_are_shares_of_the_union() -> None:
     others = np.array([box(0), box(5), box(10), box(2, 2, 5, 5), box(3, width=0)], np.float32)
-    assert overlaps(np.array(box(0)), others) == pytest.approx([1, 50 / 150, 0, 25 / 100, 0])
-    assert overlaps(np.array(box(3, width=0)), others) == pytest.approx([0] * 5)
+    assert box_ious(np.array(box(0)), others) == pytest.approx([1, 50 / 150, 0, 25 / 100, 0])
+    assert box_ious(np.array(box(3, width=0)), others) == pytest.approx([0] * 5)
 
 
 @pytest.mark.parametrize("iou", [0.3, 0.5, 0.8])
@@ -324,9 +326,9 @@ def test_coco_is_what_cocos_own_code_counts(seed: int) -> None:
     truth, found = truth_of(reals, 14), found_of(seen)
     with contextlib.redirect_stdout(io.StringIO()):
         original = coco_of()
-        original.dataset = as_coco(truth, 4)
+        original.dataset = to_coco_dataset(truth, 4)
         original.createIndex()
-        judge = judge_of(original, original.loadRes(as_results(found)), "bbox")
+        judge = judge_of(original, original.loadRes(to_coco_results(found)), "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()

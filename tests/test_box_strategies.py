@@ -20,9 +20,16 @@ from benchmark.api import Augmentation, Boxes, Indices, Predictions, View
 from benchmark.strategies import bald as bald_module
 from benchmark.strategies import ppal as ppal_module
 from benchmark.strategies.bald import bald, mutual_information
-from benchmark.strategies.cald import cald, class_confidence, divergence, labelled_classes, least
-from benchmark.strategies.ppal import binary_entropy, centres, difficulty, distances, k_medoids, ppal
-from benchmark.strategies.shared.boxes import best_match, classes, columns, padded
+from benchmark.strategies.cald import cald, class_confidence, js_divergence, labelled_class_frequency, least_consistency
+from benchmark.strategies.ppal import (
+    binary_entropy,
+    class_difficulty,
+    image_distances,
+    initial_medoids,
+    k_medoids,
+    ppal,
+)
+from benchmark.strategies.shared.boxes import best_match, box_classes, pad_by_image, rank_in_image
 from tests._toy import Toy, look
 
 RNG = np.random.default_rng
@@ -101,7 +108,7 @@ def test_the_best_match_is_the_first_of_the_best() -> None:
     one, other = some(40, 5, 0), some(30, 5, 1)
     assert one.boxes_P4 is not None
     assert other.boxes_P4 is not None
-    here, there = padded(one.boxes_P4, one.image_P, 5), padded(other.boxes_P4, other.image_P, 5)
+    here, there = pad_by_image(one.boxes_P4, one.image_P, 5), pad_by_image(other.boxes_P4, other.image_P, 5)
     iou_NA, match_NA = best_match(here, there)
     for image in range(5):
         best = box_iou(here[image], there[image]).nan_to_num(0)
@@ -111,8 +118,8 @@ def test_the_best_match_is_the_first_of_the_best() -> None:
 
 
 def test_columns_count_within_an_image() -> None:
-    assert columns(torch.tensor([2, 0, 2, 2, 0, 1]), 4).tolist() == [0, 0, 1, 2, 1, 0]
-    assert columns(torch.zeros(0, dtype=torch.int64), 2).tolist() == []
+    assert rank_in_image(torch.tensor([2, 0, 2, 2, 0, 1]), 4).tolist() == [0, 0, 1, 2, 1, 0]
+    assert rank_in_image(torch.zeros(0, dtype=torch.int64), 2).tolist() == []
 
 
 # --- bald -------------------------------------------------------------------------------------------
@@ -139,7 +146,7 @@ def test_bald_asks_for_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
     task = disagreeing(num_images=11, number=50)
     whole = bald(task.view("sample"), 11, RNG(4), num_samples=5)
     assert [asked for asked, _ in task.asked] == ["1 images", "11 images"]
-    monkeypatch.setattr(bald_module, "MANY", 4)
+    monkeypatch.setattr(bald_module, "IMAGES_AT_ONCE", 4)
     task.asked.clear()
     np.testing.assert_array_equal(bald(task.view("sample"), 11, RNG(4), num_samples=5), whole)
     assert [asked for asked, _ in task.asked] == ["1 images", "4 images", "4 images", "3 images"]
@@ -150,7 +157,7 @@ def test_bald_asks_for_all_images_of_a_classifier(monkeypatch: pytest.MonkeyPatc
     """Its samples are drawn for all of them together."""
     view = look(Toy(), {"sample"})
     whole = bald(view, 40, RNG(0), num_samples=3)
-    monkeypatch.setattr(bald_module, "MANY", 4)
+    monkeypatch.setattr(bald_module, "IMAGES_AT_ONCE", 4)
     np.testing.assert_array_equal(bald(view, 40, RNG(0), num_samples=3), whole)
 
 
@@ -165,10 +172,10 @@ def test_bald_puts_images_without_boxes_last() -> None:
 def test_divergence_is_jensens_and_shannons() -> None:
     p, q = some(20, 1, 0).scores_PC, some(20, 1, 1).scores_PC
     expected = [jensenshannon(a, b) ** 2 for a, b in zip(p.double(), q.double(), strict=True)]
-    torch.testing.assert_close(divergence(p, q).double(), torch.tensor(expected), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(js_divergence(p, q).double(), torch.tensor(expected), rtol=1e-4, atol=1e-6)
     one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
-    assert divergence(one, other).item() == pytest.approx(math.log(2))
-    assert divergence(p, p).tolist() == [0.0] * 20
+    assert js_divergence(one, other).item() == pytest.approx(math.log(2))
+    assert js_divergence(p, p).tolist() == [0.0] * 20
 
 
 def test_consistency_by_hand() -> None:
@@ -179,11 +186,11 @@ def test_consistency_by_hand() -> None:
     js = jensenshannon([0.8, 0.1, 0.1], [0.1, 0.8, 0.1]) ** 2
     second = abs(0.5 + (1 - js) * 0.8 - 1.3)
     assert 0 < second < 0.6
-    assert least(clean, other).tolist() == pytest.approx([second, 0.0, 0.0])
+    assert least_consistency(clean, other).tolist() == pytest.approx([second, 0.0, 0.0])
     apart = found([(0, (0.6, 0.2), (60, 60, 70, 70))], 3)  # the best of none: IoU 0
     js = [jensenshannon(one, [0.6, 0.2, 0.2]) ** 2 for one in ([0.9, 0.05, 0.05], [0.8, 0.1, 0.1])]
     each = [abs((1 - js[0]) * 0.75 - 1.3), abs((1 - js[1]) * 0.7 - 1.3)]
-    assert least(clean, apart)[0].item() == pytest.approx(min(each))
+    assert least_consistency(clean, apart)[0].item() == pytest.approx(min(each))
 
 
 def slow_least(clean: Predictions, other: Predictions) -> list[float]:
@@ -212,7 +219,7 @@ def test_consistency_is_its_slow_twin() -> None:
         other.boxes_P4[other.image_P > 2],  # type: ignore[index]
     )  # fmt: skip
     for one in (other, fewer):
-        assert least(clean, one).tolist() == pytest.approx(slow_least(clean, one), rel=1e-4, abs=1e-5)
+        assert least_consistency(clean, one).tolist() == pytest.approx(slow_least(clean, one), rel=1e-4, abs=1e-5)
 
 
 def test_class_confidence_is_the_largest_of_each_class() -> None:
@@ -232,7 +239,7 @@ def consistent(num_images: int = 14) -> Told:
 
 def test_labelled_classes_are_counted_an_image() -> None:
     task = Told(some(5, 2, 0), [boxes(0, 2, 0), boxes(0), boxes()])
-    assert labelled_classes(task.view("labels"), torch.zeros(2, 4)).tolist() == pytest.approx([1, 0, 1 / 3, 0])
+    assert labelled_class_frequency(task.view("labels"), torch.zeros(2, 4)).tolist() == pytest.approx([1, 0, 1 / 3, 0])
 
 
 def slow_cald(task: Told, budget: int, candidates: float, *, score: bool) -> list[int]:
@@ -304,8 +311,8 @@ def test_difficulty_by_hand() -> None:
     task = Told(some(5, 2, 0), truth, on_labelled=on_labelled)
     best = max(0.5**0.6, 0.9**0.6 * 0.5**0.4)
     expected = [1 - best / 2, 1 - 0.2**0.6, 1.0]
-    assert difficulty(task.view("predict", "labels"), 0.6).tolist() == pytest.approx(expected)
-    by_place = difficulty(task.view("predict", "labels"), 0.0).tolist()
+    assert class_difficulty(task.view("predict", "labels"), 0.6).tolist() == pytest.approx(expected)
+    by_place = class_difficulty(task.view("predict", "labels"), 0.0).tolist()
     assert by_place == pytest.approx([0.5, 0.0, 1.0])
 
 
@@ -347,7 +354,7 @@ def test_weights_of_classes_matter() -> None:
 # --- ppal: diversity -----------------------------------------------------------------------------------
 def slow_distance(seen: Predictions, features: Tensor, min_score: float, one: int, other: int) -> float:
     """From one image to another, box by box."""
-    sure, labels = seen.confidence_P > min_score, classes(seen)
+    sure, labels = seen.confidence_P > min_score, box_classes(seen)
     mine, theirs = (((seen.image_P == image) & sure).nonzero()[:, 0].tolist() for image in (one, other))
     if not mine:
         return 2.0 if theirs else 0.0
@@ -364,7 +371,7 @@ def slow_distance(seen: Predictions, features: Tensor, min_score: float, one: in
 @pytest.mark.parametrize("pairs", [2**24, 7, 40])
 def test_distances_are_their_slow_twin(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With images without boxes, and with boxes that play no part."""
-    monkeypatch.setattr(ppal_module, "PAIRS", pairs)
+    monkeypatch.setattr(ppal_module, "CHUNK", pairs)
     seen = some(40, 14, 7)
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
     assert 0 < (seen.confidence_P <= 0.5).sum() < 30
@@ -375,7 +382,7 @@ def test_distances_are_their_slow_twin(pairs: int, monkeypatch: pytest.MonkeyPat
             expected[one, other] = 0 if one == other else sum(both) / 2
     assert (expected == 2).any()
     assert (expected.sum(1) > 0).all()
-    found_NN = distances(seen, features, 0.5)
+    found_NN = image_distances(seen, features, 0.5)
     torch.testing.assert_close(found_NN, expected, rtol=1e-4, atol=1e-5)
     assert found_NN.diagonal().tolist() == [0.0] * 14  # to the bit
 
@@ -388,16 +395,16 @@ def test_distances_by_hand() -> None:
     there, back = (0.8 * 1 + 0.4 * 2) / 1.2, 1.0
     both = (there + back) / 2
     expected = [[0, both, 2, 2], [both, 0, 2, 2], [2, 2, 0, 0], [2, 2, 0, 0]]
-    torch.testing.assert_close(distances(seen, features, 0.05), torch.tensor(expected, dtype=torch.float32))
+    torch.testing.assert_close(image_distances(seen, features, 0.05), torch.tensor(expected, dtype=torch.float32))
     with pytest.raises(ValueError, match="NaN or infinity"):
-        distances(seen, features * torch.nan, 0.05)
+        image_distances(seen, features * torch.nan, 0.05)
 
 
 def test_centres_are_far_apart() -> None:
     line = torch.tensor([0.0, 1.0, 2.0, 9.0, 10.0, 5.0])
     distance = (line[:, None] - line).abs()
-    assert centres(distance, 4, 1, torch.arange(6)).tolist() == [1, 4, 5, 0]
-    assert centres(torch.zeros(5, 5), 5, 3, torch.tensor([4, 0, 3, 1, 2])).tolist() == [3, 1, 4, 2, 0]
+    assert initial_medoids(distance, 4, 1, torch.arange(6)).tolist() == [1, 4, 5, 0]
+    assert initial_medoids(torch.zeros(5, 5), 5, 3, torch.tensor([4, 0, 3, 1, 2])).tolist() == [3, 1, 4, 2, 0]
 
 
 def slow_medoids(distance: Tensor, num: int, first: int, rank: list[int]) -> list[int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmark.api import Indices, Predictions, View
 from benchmark.strategies import cdal as module
-from benchmark.strategies.cdal import cdal, farthest, mixtures
+from benchmark.strategies.cdal import build_mixtures, cdal, pick_farthest
 
 RNG = np.random.default_rng
 Kind = Literal["classifier", "detector", "segmenter"]
@@ -121,7 +121,7 @@ def rows(*rows_PC: tuple[float, ...]) -> Tensor:
 
 def test_distances_by_hand() -> None:
     """(1/2, 1/2) and (1/4, 3/4): (1/4 log 2 - 1/4 log(2/3)) / 2 = log(3) / 8; each is its own only mixture."""
-    mixed = mixtures(Predictions(rows((0.5, 0.5), (0.25, 0.75)), torch.arange(2), 2), by_class=True)
+    mixed = build_mixtures(Predictions(rows((0.5, 0.5), (0.25, 0.75)), torch.arange(2), 2), by_class=True)
     distance_2 = mixed.nearest(torch.tensor([0]), "mean")
     torch.testing.assert_close(distance_2, torch.tensor([0, math.log(3) / 8]).double())
 
@@ -132,22 +132,22 @@ def test_mixtures_by_hand() -> None:
     seen = Predictions(
         rows((0.5, 0.5, 0.0), (0.1, 0.2, 0.7), (0.5, 0.25, 0.25)), torch.tensor([1, 1, 1]), 3, torch.zeros(3, 4)
     )
-    mixed = mixtures(seen, by_class=True)
+    mixed = build_mixtures(seen, by_class=True)
     assert (mixed.class_R.tolist(), mixed.image_R.tolist()) == ([0, 1], [1, 1])
     torch.testing.assert_close(mixed.p_RC, rows((0.5, 0.35, 0.15), (0.1, 0.2, 0.7)))
-    assert mixtures(seen, by_class=False).class_R.tolist() == [0]
+    assert build_mixtures(seen, by_class=False).class_R.tolist() == [0]
 
 
 def test_certain_predictions_count_alike_where_there_are_no_others() -> None:
     image_P, boxes_P4 = torch.tensor([0, 0, 1, 1]), torch.zeros(4, 4)
     seen = Predictions(rows((1, 0, 0), (0, 0, 1), (1, 0, 0), (0.4, 0.3, 0.3)), image_P, 2, boxes_P4)
-    mixed = mixtures(seen, by_class=False)
+    mixed = build_mixtures(seen, by_class=False)
     torch.testing.assert_close(mixed.p_RC, rows((0.5, 0, 0.5), (0.4, 0.3, 0.3)))
 
 
 def test_zeros_are_the_least_above() -> None:
     """(1, 0) and (0, 1) are -log(tiny) apart, not NaN, and farther than any other pair."""
-    mixed = mixtures(Predictions(rows((1, 0), (0, 1), (1 - 1e-12, 1e-12)), torch.arange(3), 3), by_class=True)
+    mixed = build_mixtures(Predictions(rows((1, 0), (0, 1), (1 - 1e-12, 1e-12)), torch.arange(3), 3), by_class=True)
     distance_3 = mixed.nearest(torch.tensor([0]), "mean")
     assert distance_3.tolist()[:2] == [0, pytest.approx(-math.log(TINY))]
     assert 0 < distance_3[2] < 1
@@ -173,12 +173,14 @@ def test_without_any_prediction_all_is_random() -> None:
 
 @pytest.mark.parametrize("kind", ["classifier", "detector", "segmenter"])
 def test_labelled_images_in_chunks_are_those_at_once(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    mixed = mixtures(predictions(kind), by_class=True)
-    whole = farthest(mixed, 12, 20, "mean", torch.arange(40))
+    mixed = build_mixtures(predictions(kind), by_class=True)
+    whole = pick_farthest(mixed, 12, 20, "mean", torch.arange(40))
     sizes, nearest = [], module.Mixtures.nearest
-    monkeypatch.setattr(module.Mixtures, "nearest", lambda *given: sizes.append(len(given[1])) or nearest(*given))
+    monkeypatch.setattr(
+        module.Mixtures, "distance_to_nearest", lambda *given: sizes.append(len(given[1])) or nearest(*given)
+    )
     monkeypatch.setattr(module, "CHUNK", 200)
-    assert farthest(mixed, 12, 20, "mean", torch.arange(40)) == whole
+    assert pick_farthest(mixed, 12, 20, "mean", torch.arange(40)) == whole
     assert sizes == [5, 5, 2] + [1] * len(whole)
 
 
@@ -186,9 +188,9 @@ def test_single_precision_is_close() -> None:
     seen = predictions("detector")
     single = Predictions(seen.scores_PC.float(), seen.image_P, seen.num_images, seen.boxes_P4)
     centres = torch.arange(10)
-    exact, close = (mixtures(one, by_class=True).nearest(centres, "sum") for one in (seen, single))
+    exact, close = (build_mixtures(one, by_class=True).nearest(centres, "sum") for one in (seen, single))
     torch.testing.assert_close(close.double(), exact, atol=1e-5, rtol=1e-5)
-    own_N = mixtures(single, by_class=True).nearest(torch.arange(40), "sum")
+    own_N = build_mixtures(single, by_class=True).nearest(torch.arange(40), "sum")
     own_N = own_N[own_N.isfinite()]
     assert (own_N >= 0).all()
     assert (own_N < 1e-5).all()

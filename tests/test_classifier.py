@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from benchmark.api import Machine
 from benchmark.vision import training
-from benchmark.vision.classification.augment import epoch
-from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, rates
-from benchmark.vision.networks import Network, build
-from benchmark.vision.training import normalises_by_batch
+from benchmark.vision.classification.augment import draw_epoch
+from benchmark.vision.classification.task import PUBLISHED, Classifier, Recipe, Split, accuracy_scores
+from benchmark.vision.networks import Network, build_network
+from benchmark.vision.training import uses_batch_statistics
 
 QUICK = Recipe(model="small_cnn", epochs=2, batch_size=16, dropout=0.25)
 TINY = Recipe(width=4, epochs=2, batch_size=16, dropout=0.25)
@@ -81,19 +81,19 @@ class Regress:
 
 # --- networks --------------------------------------------------------------------------------------
 def test_resnet18_has_the_published_size_and_stages() -> None:
-    network = build("resnet18", 10, (32, 32), 64, "none", 0.0)
+    network = build_network("resnet18", 10, (32, 32), 64, "none", 0.0)
     assert sum(p.numel() for p in network.parameters()) == 11_173_962
     assert sum(p.numel() for p in network.parameters() if p.ndim != 1) == 11_164_352
     seen: list[int] = []
-    network.attach(Spy(seen), (32, 32))
+    network.attach_companion(Spy(seen), (32, 32))
     _, maps = network.features(torch.zeros(2, 3, 32, 32))
     assert [tuple(stage.shape) for stage in maps] == [(2, 64, 32, 32), (2, 128, 16, 16), (2, 256, 8, 8), (2, 512, 4, 4)]
     assert seen == [64, 128, 256, 512]
 
 
 def test_stage_maps_are_the_outputs_of_the_four_layers() -> None:
-    network = build("resnet18", 10, (32, 32), 8, "none", 0.0)
-    network.attach(Regress(0.0), (32, 32))
+    network = build_network("resnet18", 10, (32, 32), 8, "none", 0.0)
+    network.attach_companion(Regress(0.0), (32, 32))
     batch = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     outputs: list[Tensor] = []
     for stage in range(1, 5):
@@ -106,7 +106,7 @@ def test_stage_maps_are_the_outputs_of_the_four_layers() -> None:
 def test_a_size_that_comes_again_gives_its_last_map() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(2), nn.Upsample(scale_factor=2), nn.Flatten())
     network = Network(backbone, 256, 2, 0.0)
-    network.attach(Regress(0.0), (8, 8))
+    network.attach_companion(Regress(0.0), (8, 8))
     features_ND, maps = network.features(torch.rand(2, 3, 8, 8))
     assert [stage.shape[2] for stage in maps] == [4, 8]
     assert torch.equal(maps[1].flatten(1), features_ND)
@@ -141,9 +141,9 @@ class Spy:
 def test_networks_by_name(model: str, size: int, num_features: int, channels: list[int]) -> None:
     if model.startswith("timm"):
         pytest.importorskip("timm")
-    network = build(model, 7, (size, size), 64, "none", 0.1)
+    network = build_network(model, 7, (size, size), 64, "none", 0.1)
     seen: list[int] = []
-    network.attach(Spy(seen), (size, size))
+    network.attach_companion(Spy(seen), (size, size))
     features_ND, maps = network.features(torch.zeros(2, 3, size, size))
     assert features_ND.shape == (2, num_features)
     assert network.logits(features_ND).shape == (2, 7)
@@ -151,9 +151,9 @@ def test_networks_by_name(model: str, size: int, num_features: int, channels: li
 
 
 def test_maps_with_channels_last_are_no_stage_maps() -> None:
-    network = build("swin_t", 10, (32, 32), 64, "none", 0.0)
+    network = build_network("swin_t", 10, (32, 32), 64, "none", 0.0)
     seen: list[int] = []
-    network.attach(Spy(seen), (32, 32))
+    network.attach_companion(Spy(seen), (32, 32))
     assert seen == [96]  # of its convolution alone
 
 
@@ -163,14 +163,14 @@ def test_maps_with_channels_last_are_no_stage_maps() -> None:
 )
 def test_networks_that_do_not_fit(model: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build(model, 10, (32, 32), 64, "none", 0.0)
+        build_network(model, 10, (32, 32), 64, "none", 0.0)
 
 
 def test_regnets_of_pycls_have_the_published_sizes() -> None:
     pytest.importorskip("pycls.models.regnet")
     sizes = {"X-200MF": 2.7, "X-400MF": 5.2, "Y-200MF": 3.2, "Y-800MF": 6.3}  # millions, in pycls's model zoo
     for name, millions in sizes.items():
-        network = build(f"pycls:RegNet{name}", 1000, (224, 224), 64, "none", 0.0)
+        network = build_network(f"pycls:RegNet{name}", 1000, (224, 224), 64, "none", 0.0)
         assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
@@ -276,7 +276,7 @@ def test_a_killed_fit_ends_in_the_same_bytes(
     whole = made.fit(np.arange(52), 0, companion)  # two epochs of three batches
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
-    write, steps = training.save, list[int]()
+    write, steps = training.save_checkpoint, list[int]()
 
     def dying(*given: Any) -> None:
         write(*given)
@@ -284,7 +284,7 @@ def test_a_killed_fit_ends_in_the_same_bytes(
         if len(steps) == after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "save", dying)
+    monkeypatch.setattr(training, "save_checkpoint", dying)
     with pytest.raises(KeyboardInterrupt):
         made.fit(np.arange(52), 0, companion)
     assert len(list(tmp_path.glob("*.checkpoint"))) == 1
@@ -402,8 +402,8 @@ def test_a_model_of_one_class_is_told_by_its_score() -> None:
 def test_the_smallest_batch_is_that_of_an_epoch(drop_last: bool) -> None:
     one = task(Machine(torch.device("cpu")), replace(QUICK, drop_last=drop_last))
     for num_images in (16, 17, 33, 60, 65):
-        drawn = epoch(num_images, one._recipe, torch.Generator().manual_seed(0), torch.device("cpu"))
-        assert one.batch_sizes(num_images).smallest == min(len(batch.which_N) for batch in drawn)
+        drawn = draw_epoch(num_images, one._recipe, torch.Generator().manual_seed(0), torch.device("cpu"))
+        assert one.batch_sizes(num_images).smallest == min(len(batch.positions_N) for batch in drawn)
 
 
 def test_batches_matter_where_a_layer_takes_its_statistics_from_them() -> None:
@@ -413,9 +413,9 @@ def test_batches_matter_where_a_layer_takes_its_statistics_from_them() -> None:
         def train(self, mode: bool = True) -> Still:
             return super().train(False)
 
-    assert normalises_by_batch(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval())
-    assert not normalises_by_batch(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)))
-    assert not normalises_by_batch(nn.Sequential(nn.Conv2d(3, 4, 1), Still(4)))
+    assert uses_batch_statistics(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval())
+    assert not uses_batch_statistics(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)))
+    assert not uses_batch_statistics(nn.Sequential(nn.Conv2d(3, 4, 1), Still(4)))
 
 
 def test_balanced_accuracy_is_sklearns() -> None:
@@ -423,7 +423,7 @@ def test_balanced_accuracy_is_sklearns() -> None:
 
     rng = np.random.default_rng(0)
     true_N, found_N = rng.choice([0, 1, 3], 50, p=[0.7, 0.2, 0.1]), rng.choice([0, 1, 3], 50)
-    score = rates(torch.from_numpy(found_N), torch.from_numpy(true_N), ["a", "b", "c", "d", "e"])
+    score = accuracy_scores(torch.from_numpy(found_N), torch.from_numpy(true_N), ["a", "b", "c", "d", "e"])
     assert score["balanced_accuracy"] == pytest.approx(100 * balanced_accuracy_score(true_N, found_N))
     assert (score["num_predicted_classes"], score["num_test_classes"]) == (3, 3)
     right_N, named = found_N == true_N, {"a": 0, "b": 1, "d": 3}

@@ -11,12 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.vision.classification.augment import Batch, Normaliser, cropped, epoch, split
-from benchmark.vision.classification.task import PUBLISHED, Recipe, lacks
-from benchmark.vision.classification.training import Labelled, optimiser, refresh_statistics, schedule
-from benchmark.vision.fingerprints import derived
-from benchmark.vision.networks import build
-from benchmark.vision.pixels import STATISTICS, moments
+from benchmark.vision.classification.augment import Batch, Normaliser, crop_and_flip, draw_epoch, split_batches
+from benchmark.vision.classification.task import PUBLISHED, Recipe, missing_capabilities
+from benchmark.vision.classification.training import (
+    LabelledSet,
+    build_optimiser,
+    learning_rate_schedule,
+    refresh_statistics,
+)
+from benchmark.vision.fingerprints import derive_seed
+from benchmark.vision.networks import build_network
+from benchmark.vision.pixels import CHANNEL_STATISTICS, channel_moments
 
 CPU = torch.device("cpu")
 
@@ -43,25 +48,31 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, object], mes
 
 def test_lacks_checks_the_recipe_and_names_sample_without_dropout() -> None:
     values = {**vars(Recipe()), "published": False, "root": "a folder"}
-    assert lacks(**values) == {"sample"}
-    assert lacks(**{**values, "dropout": 0.2}) == set()
+    assert missing_capabilities(**values) == {"sample"}
+    assert missing_capabilities(**{**values, "dropout": 0.2}) == set()
     with pytest.raises(ValueError, match="lr=-1"):
-        lacks(**{**values, "lr": -1.0})
+        missing_capabilities(**{**values, "lr": -1.0})
 
 
 def test_published_schedule_drops_tenfold_after_160_of_200_epochs() -> None:
-    rates = [schedule(PUBLISHED).at((number + step) / 200) for number in range(200) for step in (0.01, 0.99)]
+    rates = [
+        learning_rate_schedule(PUBLISHED).rate_at((number + step) / 200)
+        for number in range(200)
+        for step in (0.01, 0.99)
+    ]
     assert rates == pytest.approx([0.1] * 320 + [0.01] * 80)
 
 
 def test_cosine_warms_up_and_ends_at_zero() -> None:
     recipe = Recipe(warmup=0.1, lr=0.4)
-    assert [schedule(recipe).at(share) for share in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.2, 0.4, 0.2, 0])
+    assert [learning_rate_schedule(recipe).rate_at(share) for share in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx(
+        [0, 0.2, 0.4, 0.2, 0]
+    )
 
 
 @pytest.mark.parametrize("num_images", [1, 127, 128, 129, 257, 1000])
 def test_batches_never_leave_a_tail(num_images: int) -> None:
-    sizes = [len(part) for part in split(torch.arange(num_images), Recipe())]
+    sizes = [len(part) for part in split_batches(torch.arange(num_images), Recipe())]
     assert sum(sizes) == num_images
     assert max(sizes) <= 128
     assert max(sizes) - min(sizes) <= 1
@@ -69,11 +80,11 @@ def test_batches_never_leave_a_tail(num_images: int) -> None:
 
 
 def test_drop_last_drops_the_tail() -> None:
-    assert [len(part) for part in split(torch.arange(1000), PUBLISHED)] == [128] * 7
+    assert [len(part) for part in split_batches(torch.arange(1000), PUBLISHED)] == [128] * 7
 
 
 def draws(recipe: Recipe, num_images: int = 4000) -> list[Batch]:
-    return list(epoch(num_images, recipe, torch.Generator().manual_seed(1), CPU))
+    return list(draw_epoch(num_images, recipe, torch.Generator().manual_seed(1), CPU))
 
 
 def test_published_crop_never_starts_at_8_and_ours_does() -> None:
@@ -87,7 +98,7 @@ def test_published_crop_never_starts_at_8_and_ours_does() -> None:
 
 def test_an_epoch_holds_every_image_once_and_mirrors_half() -> None:
     batches = draws(Recipe())
-    assert sorted(torch.cat([batch.which_N for batch in batches]).tolist()) == list(range(4000))
+    assert sorted(torch.cat([batch.positions_N for batch in batches]).tolist()) == list(range(4000))
     assert 0.45 < torch.cat([batch.flip_N for batch in batches]).double().mean() < 0.55
     assert not torch.cat([batch.flip_N for batch in draws(Recipe(flip=False))]).any()
 
@@ -96,7 +107,7 @@ def test_crop_mirrors_the_padded_image_first() -> None:
     image_HW = torch.arange(1.0, 7.0).view(2, 3)
     padded = torch.nn.functional.pad(image_HW, (1, 1, 1, 1)).expand(3, 1, 4, 5)
     offset_N2, flip_N = torch.tensor([[1, 1], [0, 2], [1, 0]]), torch.tensor([False, False, True])
-    got = cropped(padded, offset_N2, flip_N, pad=1)[:, 0]
+    got = crop_and_flip(padded, offset_N2, flip_N, pad=1)[:, 0]
     assert got.tolist() == [[[1, 2, 3], [4, 5, 6]], [[0, 0, 0], [2, 3, 0]], [[0, 3, 2], [0, 6, 5]]]
 
 
@@ -105,7 +116,7 @@ def test_padding_has_the_mean_colour_or_is_black() -> None:
     normaliser = Normaliser(torch.full((1, 1, 1), 100.0), torch.full((1, 1, 1), 50.0))
     batch = Batch(torch.tensor([0]), torch.tensor([[0, 0]]), torch.tensor([False]))
     for colour, value in (("mean", 0.0), ("black", -2.0)):
-        got = batch.augmented(images_N1HW, normaliser, Recipe(pad=1, pad_colour=colour))
+        got = batch.augment(images_N1HW, normaliser, Recipe(pad=1, pad_colour=colour))
         assert got.shape == (1, 3, 4, 4)
         assert got[0, 0, 0].tolist() == [value] * 4
         assert got[0, 2, 1:, 1:].unique().tolist() == [2.0]
@@ -113,16 +124,16 @@ def test_padding_has_the_mean_colour_or_is_black() -> None:
 
 def test_statistics_are_those_of_the_pool_or_as_published() -> None:
     images = torch.randint(0, 256, (1500, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    mean_K, deviation_K = moments(images)
+    mean_K, deviation_K = channel_moments(images)
     assert torch.allclose(mean_K, images.double().mean((0, 2, 3)))
     assert torch.allclose(deviation_K, images.double().std((0, 2, 3), correction=0))
-    assert moments(torch.zeros_like(images))[1].tolist() == [1, 1, 1]
-    assert Normaliser.of("cifar10", images).mean_K11.flatten().tolist() == pytest.approx([125.3, 123.0, 113.9])
-    assert STATISTICS["cifar100"][1] == (68.2, 65.4, 70.4)
+    assert channel_moments(torch.zeros_like(images))[1].tolist() == [1, 1, 1]
+    assert Normaliser.from_name("cifar10", images).mean_K11.flatten().tolist() == pytest.approx([125.3, 123.0, 113.9])
+    assert CHANNEL_STATISTICS["cifar100"][1] == (68.2, 65.4, 70.4)
 
 
 def test_precise_statistics_are_the_mean_over_64_batches() -> None:
-    network = build("small_cnn", 3, (8, 8), 64, "none", 0.0).train()
+    network = build_network("small_cnn", 3, (8, 8), 64, "none", 0.0).train()
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(6, 3, 8, 8, generator=generator) for _ in range(70)]
     refresh_statistics(network, iter(batches), Recipe(model="small_cnn", precision="float32"))
@@ -134,8 +145,8 @@ def test_precise_statistics_are_the_mean_over_64_batches() -> None:
 
 
 def test_weight_decay_leaves_out_normalisation_and_biases_unless_told() -> None:
-    network = build("small_cnn", 3, (8, 8), 64, "none", 0.0)
-    ours, published = (optimiser(network, replace(recipe, model="small_cnn")) for recipe in (Recipe(), PUBLISHED))
+    network = build_network("small_cnn", 3, (8, 8), 64, "none", 0.0)
+    ours, published = (build_optimiser(network, replace(recipe, model="small_cnn")) for recipe in (Recipe(), PUBLISHED))
     decays = {id(p): group["weight_decay"] for group in ours.param_groups for p in group["params"]}
     assert {decays[id(p)] for p in network.parameters() if p.ndim > 1} == {5e-4}
     assert {decays[id(p)] for p in network.parameters() if p.ndim == 1} == {0.0}
@@ -144,14 +155,14 @@ def test_weight_decay_leaves_out_normalisation_and_biases_unless_told() -> None:
 
 
 def test_seeds_are_derived_by_name() -> None:
-    assert len({derived(seed, name) for seed in range(3) for name in ("network", "batches", "dropout")}) == 9
-    assert derived(1, "batches") == derived(1, "batches")
+    assert len({derive_seed(seed, name) for seed in range(3) for name in ("network", "batches", "dropout")}) == 9
+    assert derive_seed(1, "batches") == derive_seed(1, "batches")
 
 
 def test_grey_images_are_repeated() -> None:
     grey = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
-    labelled = Labelled(grey, torch.arange(5), Normaliser.of("pool", grey))
+    labelled = LabelledSet(grey, torch.arange(5), Normaliser.from_name("pool", grey))
     batch = Batch(torch.arange(5), torch.zeros(5, 2, dtype=torch.int64), torch.zeros(5, dtype=torch.bool))
-    images_N3HW, labels_N = labelled.batch(batch, Recipe(pad=0))
+    images_N3HW, labels_N = labelled.prepare_batch(batch, Recipe(pad=0))
     assert torch.equal(images_N3HW[:, 0], images_N3HW[:, 2])
     assert labels_N.tolist() == [0, 1, 2, 3, 4]

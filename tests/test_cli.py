@@ -16,7 +16,7 @@ from _cells import FAULTY, bytes_of
 
 from benchmark import config
 from benchmark.cli.commands import main
-from benchmark.conformance.checks import check
+from benchmark.conformance.checks import run_checks
 from benchmark.experiment import spec
 from benchmark.experiment.settings import Settings
 from benchmark.plugins import discovery
@@ -199,8 +199,8 @@ def test_a_grid_in_boxes_that_ends_by_score_is_done_when_it_has_ended(
     words = [*BOXES, "until=map 0.5 +- 0.01", "strategies=[random,in_order]", "seeds=2", f"plugins={FAULTY}"]
     monkeypatch.chdir(tmp_path)
     given_tasks = []
-    local = launch.local
-    monkeypatch.setattr(launch, "local", lambda *given: given_tasks.append(given[-1]) or local(*given))
+    local = launch.run_locally
+    monkeypatch.setattr(launch, "run_locally", lambda *given: given_tasks.append(given[-1]) or local(*given))
     for verb in ("run", "run", "status", "tables"):
         told = [*words, "workers=3"] if verb == "run" else []
         monkeypatch.setattr(sys, "argv", ["benchmark", verb, *told, "out=out", "format=json"])
@@ -222,7 +222,7 @@ def test_a_grid_in_boxes_that_ends_by_score_is_done_when_it_has_ended(
 
 
 def test_check_keeps_no_fits_in_work() -> None:
-    machine = run_machine.prepared(config.settings(["device=cpu"]))
+    machine = run_machine.prepare_machine(config.compose_settings(["device=cpu"]))
     assert (machine.scratch, machine.workers) == (None, 0)
 
 
@@ -241,10 +241,12 @@ def test_check_says_what_is_wrong_with_boxes(flaw: str, title: str, words: str) 
     discovery.discover(FAULTY)
     one = spec.Spec.read("task", f"shelf[flaw={flaw}]")
     found = [
-        finding for finding in check(one, one, run_machine.prepared(config.settings(["device=cpu"]))) if finding.words
+        finding
+        for finding in run_checks(one, one, run_machine.prepare_machine(config.compose_settings(["device=cpu"])))
+        if finding.message
     ]
     assert [finding.check for finding in found] == [title] * bool(words)
-    assert all(words in finding.words for finding in found)
+    assert all(words in finding.message for finding in found)
 
 
 @pytest.mark.slow

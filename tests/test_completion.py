@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cli.completion import SCRIPTS, suggestions, typed
+from benchmark.cli.completion import SCRIPTS, split_command_line, suggest
 from benchmark.plugins import discovery, signatures
-from benchmark.plugins.registry import REGISTRY, naming
+from benchmark.plugins.registry import REGISTRY, named_plugin_kind
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 def at(line: str) -> list[str]:
     """What is suggested at the end of a line."""
-    return suggestions(*typed(f"al-benchmark {line}"))
+    return suggest(*split_command_line(f"al-benchmark {line}"))
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_signatures_tell_what_the_registry_does() -> None:
             name for name, one in plugins.items() if one.function.__module__.startswith("benchmark.")
         }
         for name, path in files.items():
-            known, declared = plugins[name].parameters(), signatures.parameters(path, name)
+            known, declared = plugins[name].parameters(), signatures.read_parameters(path, name)
             assert declared.keys() == known.keys(), name
-            assert {key: one.kind for key, one in declared.items()} == {
-                key: naming(of) or "" for key, (of, _) in known.items()
+            assert {key: one.plugin_kind for key, one in declared.items()} == {
+                key: named_plugin_kind(of) or "" for key, (of, _) in known.items()
             }
 
 

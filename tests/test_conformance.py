@@ -5,13 +5,13 @@ import torch
 from _cells import FAULTY
 
 from benchmark.api import Machine
-from benchmark.conformance.checks import check, failures
+from benchmark.conformance.checks import failures, run_checks
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
 
 discovery.discover()
 OWN = sorted(
-    name for name, one in registry.REGISTRY["strategy"].items() if registry.source(one).parent.name == "strategies"
+    name for name, one in registry.REGISTRY["strategy"].items() if registry.source_file(one).parent.name == "strategies"
 )
 CPU = Machine(torch.device("cpu"))
 LIGHTER = {
@@ -43,8 +43,8 @@ def test_every_strategy_conforms(name: str) -> None:
 
 def conforms(name: str, on: str) -> None:
     discovery.discover(FAULTY)
-    findings = check(Spec.read("strategy", LIGHTER.get(name, name)), Spec.read("task", on), CPU)
-    assert {one.check: one.words for one in findings if one.words} == {}
+    findings = run_checks(Spec.read("strategy", LIGHTER.get(name, name)), Spec.read("task", on), CPU)
+    assert {one.check: one.message for one in findings if one.message} == {}
 
 
 @pytest.mark.slow
@@ -67,8 +67,8 @@ def test_strategies_conform_on_ssd(name: str) -> None:
 
 def test_a_strategy_with_a_dagger_reads_no_pool_label_either() -> None:
     spec = Spec.read("strategy", "isal[depth=10,reference=test,repeats=2]")
-    findings = check(spec, Spec.read("task", "digits[epochs=3]"), CPU)
-    assert [one.words for one in findings if one.words] == []
+    findings = run_checks(spec, Spec.read("task", "digits[epochs=3]"), CPU)
+    assert [one.message for one in findings if one.message] == []
 
 
 def test_digits_conforms() -> None:
@@ -93,6 +93,6 @@ def test_digits_conforms() -> None:
 )
 def test_the_kit_says_what_is_wrong(name: str, check_: str, words: str) -> None:
     discovery.discover(FAULTY)
-    findings = check(Spec.read("strategy", name), Spec.read("task", "digits[epochs=3]"), CPU)
+    findings = run_checks(Spec.read("strategy", name), Spec.read("task", "digits[epochs=3]"), CPU)
     [finding] = [one for one in findings if one.check == check_]
-    assert words in finding.words
+    assert words in finding.message

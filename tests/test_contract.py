@@ -87,7 +87,7 @@ def test_a_need_that_nothing_gives_is_named(needs: Collection[Any]) -> None:
         ValueError,
         match=r"wishful needs what no task can give: no capability is called 'predcit' .did you mean 'predict'",
     ):
-        plugin.needed({})
+        plugin.resolve_needs({})
 
 
 def test_the_contract_has_one_name() -> None:

@@ -20,23 +20,36 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from benchmark.api import BatchSizes, Boxes, Machine
-from benchmark.conformance.checks import check
+from benchmark.conformance.checks import run_checks
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.strategies.learning_loss import LossPrediction
 from benchmark.tasks import scenes
 from benchmark.vision import training as vision_training
-from benchmark.vision.data.annotations import Split, Truth
-from benchmark.vision.data.reading import Noise, gaussian, stream
+from benchmark.vision.data.annotations import GroundTruth, Split
+from benchmark.vision.data.reading import Noise, gaussian_noise, read_groups
 from benchmark.vision.detection import training as detection_training
-from benchmark.vision.detection.average_precision import Found
-from benchmark.vision.detection.detector import Batch, Detections, Detector, Pixels, Suppression, completed, suppressed
-from benchmark.vision.detection.inputs import Placing
-from benchmark.vision.detection.recipe import PUBLISHED_FCOS_COCO, PUBLISHED_FCOS_VOC, DetectorRecipe, lacks
+from benchmark.vision.detection.average_precision import DetectionArrays
+from benchmark.vision.detection.detector import (
+    Batch,
+    Detections,
+    Detector,
+    PixelFormat,
+    Suppression,
+    add_background,
+    suppress,
+)
+from benchmark.vision.detection.inputs import BatchBuilder
+from benchmark.vision.detection.recipe import (
+    PUBLISHED_FCOS_COCO,
+    PUBLISHED_FCOS_VOC,
+    DetectorRecipe,
+    missing_capabilities,
+)
 from benchmark.vision.detection.task import Detection
-from benchmark.vision.detection.torchvision_detectors import FasterRcnn, Fcos, build
-from benchmark.vision.detection.training import optimiser, plan, schedule
-from benchmark.vision.training import normalises_by_batch
+from benchmark.vision.detection.torchvision_detectors import FasterRcnn, Fcos, build_detector
+from benchmark.vision.detection.training import build_optimiser, learning_rate_schedule, plan_steps
+from benchmark.vision.training import uses_batch_statistics
 
 discovery.discover()
 CPU = Machine(torch.device("cpu"))
@@ -48,7 +61,7 @@ def split(number: int, side: int = 64, seed: int = 0) -> Split:
     """Canvases with digits."""
     rng = np.random.default_rng(seed)
     glyphs, labels = rng.random((20, 8, 8)).astype(np.float32), np.arange(20) % 10
-    return scenes.canvases(glyphs, labels, number, rng)
+    return scenes.build_split(glyphs, labels, number, rng)
 
 
 def recipe(model: str, **changed: Any) -> DetectorRecipe:
@@ -57,9 +70,9 @@ def recipe(model: str, **changed: Any) -> DetectorRecipe:
 
 def test_a_test_set_without_boxes_is_refused() -> None:
     full = split(4)
-    empty = Split(full.images, full.truth.kept(np.array([], np.int64)))
+    empty = Split(full.images, full.truth.select(np.array([], np.int64)))
     empty = Split(
-        full.images, Truth(empty.truth.corners_B4, empty.truth.labels_B, empty.truth.ignored_B, np.zeros(5, int))
+        full.images, GroundTruth(empty.truth.corners_B4, empty.truth.labels_B, empty.truth.ignored_B, np.zeros(5, int))
     )
     with pytest.raises(
         ValueError, match=r"^none of the 4 images of the test set has a box: there is nothing to score$"
@@ -90,10 +103,10 @@ def through_everything(task: Detection, model: Detector, indices: np.ndarray, ta
 
     In one batch, as `directional` takes them: another batch rounds otherwise, which may flip a tie between proposals.
     """
-    [placed] = task._placed(task._pool, [indices.tolist()])
-    maps = model.trunk(placed.batch.images_N3HW)
+    [placed] = task._read_batches(task._pool, [indices.tolist()])
+    maps = model.feature_maps(placed.batch.images_N3HW)
     assert all(level.requires_grad for level in maps)
-    return model.image_losses(maps, placed.batch, placed.targets(targets))
+    return model.image_losses(maps, placed.batch, placed.to_batch_pixels(targets))
 
 
 def slowly(task: Detection, model: Detector, indices: np.ndarray, targets: list[Boxes]) -> list[float]:
@@ -130,7 +143,9 @@ def test_the_loss_of_an_image_is_its_own(task: Detection, fitted: Detector) -> N
     together = task.losses(fitted, indices)
     alone = torch.cat([task.losses(fitted, indices[i : i + 1]) for i in range(len(indices))])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(together, task.losses(fitted, indices, [task._pool.truth.of(int(i)) for i in indices]))
+    torch.testing.assert_close(
+        together, task.losses(fitted, indices, [task._pool.truth.boxes_of(int(i)) for i in indices])
+    )
 
 
 def test_losses_differentiate_twice(task: Detection, fitted: Detector) -> None:
@@ -173,7 +188,7 @@ def test_other_backbones_learn_detect_and_direct(backbone: str, model: str) -> N
     classes = {"num_predicted_classes", "num_test_classes"}
     assert set(made.score(model_)) == {"map", "ap", "ap50", "ap75", "voc_map", *classes}
     indices = np.arange(8, 10)
-    targets = [made._pool.truth.of(int(i)) for i in indices]
+    targets = [made._pool.truth.boxes_of(int(i)) for i in indices]
     fast = made.directional(model_, indices, targets, direction(made, model_))
     assert fast.tolist() == pytest.approx(slowly(made, model_, indices, targets), rel=1e-3)
 
@@ -185,21 +200,21 @@ def test_the_smallest_batch_is_that_of_the_plan() -> None:
     made = Detection(CPU, bare, split(4), split(2, seed=1), 10, "50")
     assert made.batch_sizes(225) == BatchSizes(7, 8)  # 29 batches of 7 or 8
     for num_images in (1, 8, 9, 225):
-        steps = plan(num_images, dataclasses.replace(bare, epochs=1), 0)
-        assert made.batch_sizes(num_images).smallest == min(len(step.which) for step in steps)
+        steps = plan_steps(num_images, dataclasses.replace(bare, epochs=1), 0)
+        assert made.batch_sizes(num_images).smallest == min(len(step.positions) for step in steps)
 
 
 def test_frozen_stages_stay_as_they_were() -> None:
-    kept = build(recipe("fcos"), 10, None)
+    kept = build_detector(recipe("fcos"), 10, None)
     assert all(parameter.requires_grad for parameter in kept.parameters())
     for stages, expected in ((-1, 0), (0, 1), (1, 5), (2, 10)):
         bare = DetectorRecipe(weights="default", backbone="resnet18", frozen_stages=stages)
         with pytest.MonkeyPatch.context() as patch:
             real = torch.hub.load_state_dict_from_url
             patch.setattr("torchvision.models.get_model", lambda name, weights, **more: untrained(name, **more))
-            made = build(bare, 3, None)
+            made = build_detector(bare, 3, None)
         assert real is torch.hub.load_state_dict_from_url
-        assert not normalises_by_batch(made)
+        assert not uses_batch_statistics(made)
         still = [name for name, p in made.inner.backbone.body.named_parameters() if not p.requires_grad]
         assert len(still) == expected, still
 
@@ -212,9 +227,9 @@ def untrained(name: str, **more: Any) -> torch.nn.Module:
 
 # --- what is found --------------------------------------------------------------------------------
 def on_maps(task: Detection, model: Detector, indices: list[int]) -> tuple[list[Tensor], Batch]:
-    [placed] = task._placed(task._pool, [indices])
+    [placed] = task._read_batches(task._pool, [indices])
     with torch.no_grad():
-        return model.trunk(placed.batch.images_N3HW), placed.batch
+        return model.feature_maps(placed.batch.images_N3HW), placed.batch
 
 
 def test_detections_are_torchvisions(task: Detection, fitted: Detector) -> None:
@@ -253,11 +268,11 @@ def test_fcos_tells_the_score_of_its_paper_beside_the_root(task: Detection, fitt
         return
     expected = []
     for index in indices:
-        maps, batch = next(task._mapped(fitted, np.array([index])))
+        maps, batch = next(task._feature_maps(fitted, np.array([index])))
         outputs, _, _ = fitted._outputs(maps, batch)
         products_AC = outputs["cls_logits"][0].sigmoid() * outputs["bbox_ctrness"][0].sigmoid()
         [one] = fitted.detect(maps, batch)
-        expected.append(completed(products_AC)[one.candidates_M, :-1].amax(1))
+        expected.append(add_background(products_AC)[one.candidates_M, :-1].amax(1))
     assert len(torch.cat(expected)) > 20
     torch.testing.assert_close(predictions.score_P, torch.cat(expected))
     assert (predictions.score_P <= predictions.confidence_P + 1e-6).all()
@@ -267,10 +282,10 @@ def test_rows_sum_to_one_and_hold_the_score(task: Detection, fitted: Detector) -
     found = task.predict(fitted, np.arange(24, 40))
     torch.testing.assert_close(found.scores_PC.sum(1), torch.ones(len(found.image_P)))
     assert found.scores_PC.shape[1] == 11
-    everything = task._known(fitted, np.arange(24, 40))
+    everything = task._cached_detections(fitted, np.arange(24, 40))
     own = everything.scores_PK.gather(1, everything.label_P[:, None])[:, 0]
     assert (own <= everything.confidence_P + 1e-5).all()
-    if fitted.two_stage:
+    if fitted.is_two_stage:
         torch.testing.assert_close(own, everything.confidence_P)
 
 
@@ -296,28 +311,28 @@ def test_suppression_by_hand() -> None:
     """Two boxes of a class overlap by more than a half: the surer stays. Another class's box is not touched."""
     corners_A4 = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 9], [20, 20, 20, 30], [5, 5, 40, 40]])
     scores_AC = torch.tensor([[0.9, 0.0], [0.6, 0.04], [0.0, 0.5], [0.8, 0.8], [0.0, 0.3]])
-    rows_AK = completed(scores_AC)
-    found = suppressed(scores_AC, corners_A4, (32, 30), Suppression(), rows_AK, proposals_A4=corners_A4 + 1)
+    rows_AK = add_background(scores_AC)
+    found = suppress(scores_AC, corners_A4, (32, 30), Suppression(), rows_AK, proposals_A4=corners_A4 + 1)
     assert found.labels_M.tolist() == [0, 1, 1]
     assert found.corners_M4.tolist() == [[0, 0, 10, 10], [0, 0, 10, 9], [5, 5, 30, 32]]  # clipped to 30 x 32
     assert found.confidence_M.tolist() == pytest.approx([0.9, 0.5, 0.3])
     assert found.proposals_M4 is not None
     assert found.proposals_M4.tolist() == (corners_A4 + 1)[[0, 2, 4]].tolist()
     torch.testing.assert_close(found.scores_MK, rows_AK[[0, 2, 4]])
-    few = suppressed(scores_AC, corners_A4, (32, 30), Suppression(num_boxes=2), rows_AK)
+    few = suppress(scores_AC, corners_A4, (32, 30), Suppression(num_boxes=2), rows_AK)
     assert few.labels_M.tolist() == [0, 1]
-    thin = suppressed(scores_AC, corners_A4, (32, 30), Suppression(num_candidates=1), rows_AK, levels=[2, 3])
+    thin = suppress(scores_AC, corners_A4, (32, 30), Suppression(num_candidates=1), rows_AK, levels=[2, 3])
     assert thin.confidence_M.tolist() == pytest.approx([0.9])  # of the second level only the box without area is left
 
 
 def test_completed_rows() -> None:
-    rows = completed(torch.tensor([[0.2, 0.3], [0.9, 0.6], [0.0, 0.0]]))
+    rows = add_background(torch.tensor([[0.2, 0.3], [0.9, 0.6], [0.0, 0.0]]))
     torch.testing.assert_close(rows, torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0], [0.0, 0.0, 1.0]]))
 
 
 def test_embeddings_are_the_inputs_of_the_last_layers(task: Detection, fitted: Detector) -> None:
     embedded = task.embed(fitted, np.arange(6))
-    assert embedded.shape == (6, 128 if fitted.two_stage else 64)
+    assert embedded.shape == (6, 128 if fitted.is_two_stage else 64)
     maps, batch = on_maps(task, fitted, [3])
     layers = fitted.last_layers()
     heard: dict[Any, list[Tensor]] = {layer: [] for layer in layers}
@@ -340,11 +355,11 @@ class Stored(list[Tensor]):
 
 
 # --- input ----------------------------------------------------------------------------------------
-PIXELS = Pixels((10.0, 20.0, 30.0), (1.0, 2.0, 4.0))
+PIXELS = PixelFormat((10.0, 20.0, 30.0), (1.0, 2.0, 4.0))
 
 
-def placing(bgr: bool = False, **changed: Any) -> Placing:
-    return Placing(recipe("fcos", **changed), dataclasses.replace(PIXELS, bgr=bgr), torch.device("cpu"))
+def placing(bgr: bool = False, **changed: Any) -> BatchBuilder:
+    return BatchBuilder(recipe("fcos", **changed), dataclasses.replace(PIXELS, bgr=bgr), torch.device("cpu"))
 
 
 def test_images_are_resized_normalised_and_padded() -> None:
@@ -370,7 +385,7 @@ def test_boxes_follow_their_image_and_come_back() -> None:
     image[:, 10:20, 20:60] = 255
     boxes = Boxes(torch.tensor([[20.0, 10.0, 60.0, 20.0]]), torch.tensor([3]))
     placed = placing(min_size=100, max_size=400)([image, image], [0, 0], [False, True])
-    plain, mirrored = placed.targets([boxes, boxes])
+    plain, mirrored = placed.to_batch_pixels([boxes, boxes])
     assert plain.corners_M4.tolist() == [[40, 20, 120, 40]]
     assert mirrored.corners_M4.tolist() == [[80, 20, 160, 40]]
     for number, one in enumerate((plain, mirrored)):
@@ -379,7 +394,7 @@ def test_boxes_follow_their_image_and_come_back() -> None:
         assert bright[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].all()
         assert bright.sum() <= (y2 - y1) * (x2 - x1)
     found = Detections(plain.corners_M4, plain.labels_M, torch.ones(1), torch.ones(1, 2), plain.corners_M4)
-    back = placed.stored(0, found)
+    back = placed.to_image_pixels(0, found)
     assert back.corners_M4.tolist() == boxes.corners_M4.tolist()
     assert back.proposals_M4 is not None
     assert back.proposals_M4.tolist() == boxes.corners_M4.tolist()
@@ -388,14 +403,14 @@ def test_boxes_follow_their_image_and_come_back() -> None:
 def test_noise_belongs_to_the_image_and_the_level() -> None:
     images = [torch.full((3, 64, 64), 128, dtype=torch.uint8)] * 3
     noise = Noise(8.0, {0: 6, 1: 5, 2: 5})
-    [[first, second], [third]] = stream(Stored(images), [[0, 1], [2]], 0, noise)
+    [[first, second], [third]] = read_groups(Stored(images), [[0, 1], [2]], 0, noise)
     assert torch.equal(second, third)
     assert not torch.equal(first, second)
     assert (second - 128).std().item() == pytest.approx(8.0, rel=0.1)
     assert abs((second - 128).mean().item()) < 0.5
-    [[louder]] = stream(Stored(images), [[1]], 0, Noise(48.0, {1: 5}))
+    [[louder]] = read_groups(Stored(images), [[1]], 0, Noise(48.0, {1: 5}))
     torch.testing.assert_close((louder - 128) / 48, (second - 128) / 8)
-    assert gaussian(torch.Size([2, 3]), 0.0, 1).abs().sum() == 0
+    assert gaussian_noise(torch.Size([2, 3]), 0.0, 1).abs().sum() == 0
 
 
 def test_noise_moves_predictions_and_repeats(task: Detection, fitted: Detector) -> None:
@@ -415,7 +430,7 @@ def test_noise_moves_predictions_and_repeats(task: Detection, fitted: Detector) 
 def test_workers_change_nothing() -> None:
     images, groups = split(12).images, [[0, 1], [5], [3, 4], [7, 2], [11]]
     state = torch.get_rng_state()
-    plain, read = (list(stream(images, groups, workers)) for workers in (0, 2))
+    plain, read = (list(read_groups(images, groups, workers)) for workers in (0, 2))
     assert torch.equal(state, torch.get_rng_state())
     for one, other in zip(plain, read, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -432,16 +447,16 @@ class Broken(Stored):
 def test_an_unreadable_image_is_one_line_whoever_reads_it(workers: int) -> None:
     images = Broken([torch.zeros(3, 8, 8, dtype=torch.uint8)] * 6)
     with pytest.raises(ValueError, match=r"^3\.jpg cannot be read$"):
-        list(stream(images, [[0], [1], [2], [3], [4], [5]], workers))
+        list(read_groups(images, [[0], [1], [2], [3], [4], [5]], workers))
 
 
 def test_images_of_one_padded_size_make_a_run() -> None:
     sizes = [(60, 50), (64, 33), (64, 70), (64, 64), (10, 10), (20, 20), (32, 1)]
     images = [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]
-    parts = placing().runs(images, 64 * 64 * 8)
+    parts = placing().split_by_size(images, 64 * 64 * 8)
     assert [(part.start, part.stop) for part in parts] == [(0, 2), (2, 3), (3, 4), (4, 7)]
-    assert [part.stop - part.start for part in placing().runs(images, 1)] == [1] * 7
-    assert [part.stop - part.start for part in placing().runs(images[4:], 2 * 32 * 32)] == [2, 1]
+    assert [part.stop - part.start for part in placing().split_by_size(images, 1)] == [1] * 7
+    assert [part.stop - part.start for part in placing().split_by_size(images[4:], 2 * 32 * 32)] == [2, 1]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -454,13 +469,13 @@ def test_an_image_is_the_same_beside_larger_ones(model: str) -> None:
     assert len({tuple(image.shape) for image in images}) == 8
     made = Detection(CPU, recipe(model, epochs=3), Split(images, scenes_.truth), split(4, seed=1), 10, "50")
     fitted, indices = made.fit(np.arange(8), 0), np.arange(8)
-    truth, along = [scenes_.truth.of(i) for i in range(8)], None
+    truth, along = [scenes_.truth.boxes_of(i) for i in range(8)], None
     along = direction(made, fitted)
     for what in (
         lambda part: made.losses(fitted, part),
         lambda part: made.embed(fitted, part),
         lambda part: made.directional(fitted, part, [truth[i] for i in part], along),
-        lambda part: made._everything(fitted, made._pool, part).confidence_P,
+        lambda part: made._detect_all(fitted, made._pool, part).confidence_P,
     ):
         together, alone = what(indices), torch.cat([what(indices[i : i + 1]) for i in range(8)])
         torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
@@ -489,7 +504,7 @@ def test_a_killed_fit_ends_in_the_same_bytes(
     whole = made.fit(np.arange(16), 0, companion)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(vision_training, "CHECKPOINT_SECONDS", 0.0)
-    step, count = vision_training.save, []
+    step, count = vision_training.save_checkpoint, []
 
     def dying(*given: Any) -> None:
         step(*given)
@@ -497,11 +512,11 @@ def test_a_killed_fit_ends_in_the_same_bytes(
         if len(count) == 3:
             raise Killed
 
-    monkeypatch.setattr(vision_training, "save", dying)
+    monkeypatch.setattr(vision_training, "save_checkpoint", dying)
     with pytest.raises(Killed):
         made.fit(np.arange(16), 0, companion)
     [left] = tmp_path.glob("*.checkpoint")
-    monkeypatch.setattr(vision_training, "save", step)
+    monkeypatch.setattr(vision_training, "save_checkpoint", step)
     taken: list[int] = []
     objective = detection_training.objective
     monkeypatch.setattr(detection_training, "objective", lambda *given: taken.append(1) or objective(*given))
@@ -547,36 +562,37 @@ def test_the_companion_learns_and_leaves_the_model_alone_where_detached(task: De
 
 
 def test_the_plan_covers_each_epoch_once() -> None:
-    steps = plan(21, recipe("fcos", epochs=2, batch_size=8, flip=True), seed=3)
+    steps = plan_steps(21, recipe("fcos", epochs=2, batch_size=8, flip=True), seed=3)
     assert [step.number for step in steps] == list(range(6))
-    assert [len(step.which) for step in steps] == [7] * 6
-    first, second = ([one for step in steps[i : i + 3] for one in step.which] for i in (0, 3))
+    assert [len(step.positions) for step in steps] == [7] * 6
+    first, second = ([one for step in steps[i : i + 3] for one in step.positions] for i in (0, 3))
     assert sorted(first) == sorted(second) == list(range(21))
     assert first != second
     assert 0 < sum(flip for step in steps for flip in step.flips) < 42
-    assert not any(flip for step in plan(21, recipe("fcos", flip=False), 3) for flip in step.flips)
+    assert not any(flip for step in plan_steps(21, recipe("fcos", flip=False), 3) for flip in step.flips)
 
 
 def test_learning_rates_of_the_published_schedule() -> None:
     steps = 12 * 1000
     at = [
-        schedule(PUBLISHED_FCOS_COCO, steps).at(step, steps) for step in (0, 499, 500, 7999, 8000, 10999, 11000, 11999)
+        learning_rate_schedule(PUBLISHED_FCOS_COCO, steps).rate_at(step, steps)
+        for step in (0, 499, 500, 7999, 8000, 10999, 11000, 11999)
     ]
     assert at == pytest.approx([0.01 / 3, 0.01 / 3, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
     share = DetectorRecipe(warmup=0.25)
-    assert [schedule(share, 100).at(step, 100) for step in (0, 24, 25)] == pytest.approx(
+    assert [learning_rate_schedule(share, 100).rate_at(step, 100) for step in (0, 24, 25)] == pytest.approx(
         [0.001, 0.01 * (0.1 + 0.9 * 24 / 25) * (1 + np.cos(0.24 * np.pi)) / 2, 0.01 * (1 + np.cos(0.25 * np.pi)) / 2]
     )
     linear = dataclasses.replace(PUBLISHED_FCOS_COCO, warmup_kind="linear", warmup_ratio=0.001)
-    assert schedule(linear, steps).at(0, steps) == pytest.approx(0.00001)
-    assert schedule(linear, steps).at(250, steps) == pytest.approx(0.01 * (0.001 + 0.999 / 2))
+    assert learning_rate_schedule(linear, steps).rate_at(0, steps) == pytest.approx(0.00001)
+    assert learning_rate_schedule(linear, steps).rate_at(250, steps) == pytest.approx(0.01 * (0.001 + 0.999 / 2))
     cosine = DetectorRecipe(warmup=0.0)
-    assert [schedule(cosine, 10).at(step, 10) for step in (0, 5)] == pytest.approx([0.01, 0.005])
+    assert [learning_rate_schedule(cosine, 10).rate_at(step, 10) for step in (0, 5)] == pytest.approx([0.01, 0.005])
 
 
 def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:
-    detector = build(recipe("fcos", bias_lr=2.0, weight_decay=1e-4), 10, None)
-    sgd = optimiser(detector, recipe("fcos", bias_lr=2.0, weight_decay=1e-4))
+    detector = build_detector(recipe("fcos", bias_lr=2.0, weight_decay=1e-4), 10, None)
+    sgd = build_optimiser(detector, recipe("fcos", bias_lr=2.0, weight_decay=1e-4))
     rest, biases = sgd.param_groups
     assert (rest["factor"], biases["factor"], biases["weight_decay"]) == (1.0, 2.0, 0.0)
     names = {id(p): name for name, p in detector.named_parameters()}
@@ -618,7 +634,7 @@ def test_a_warm_up_without_end_is_one_line() -> None:
 
 def test_images_without_boxes_train() -> None:
     last = np.array([[4, 4, 30, 30]], np.float32)
-    sparse = Truth(last, np.zeros(1, np.int64), np.zeros(1, bool), np.array([0] * 7 + [1]))
+    sparse = GroundTruth(last, np.zeros(1, np.int64), np.zeros(1, bool), np.array([0] * 7 + [1]))
     for model in MODELS:
         made = Detection(CPU, recipe(model), Split(split(7).images, sparse), split(4, seed=1), 10, "50")
         fitted = made.fit(np.arange(6), 0)
@@ -631,8 +647,8 @@ def test_images_without_boxes_train() -> None:
 @pytest.mark.parametrize("label", ["few_scenes", pytest.param("few_scenes[model=faster_rcnn]", marks=pytest.mark.slow)])
 def test_a_detection_task_conforms(label: str) -> None:
     discovery.discover(FAULTY)
-    findings = check(Spec.read("task", label), Spec.read("task", "digits"), CPU)
-    assert [f"{one.check}: {one.words}" for one in findings if one.words] == []
+    findings = run_checks(Spec.read("task", label), Spec.read("task", "digits"), CPU)
+    assert [f"{one.check}: {one.message}" for one in findings if one.message] == []
 
 
 def test_ignored_boxes_are_paid_for_but_not_learnt(task: Detection) -> None:
@@ -641,7 +657,7 @@ def test_ignored_boxes_are_paid_for_but_not_learnt(task: Detection) -> None:
     truth = dataclasses.replace(pool.truth, ignored_B=ignored_B)
     made = Detection(CPU, recipe("fcos"), Split(pool.images, truth), split(4, seed=1), 10, "50")
     assert made.cost(np.arange(10))["boxes"] == len(ignored_B)
-    assert sum(len(truth.of(i)) for i in range(10)) == (~ignored_B).sum()
+    assert sum(len(truth.boxes_of(i)) for i in range(10)) == (~ignored_B).sum()
 
 
 def test_map_is_counted_where_the_task_says(task: Detection, fitted: Detector) -> None:
@@ -658,15 +674,17 @@ def test_the_score_says_how_many_classes_are_found_and_how_many_there_are(
     assert 1 < task.score(fitted)["num_predicted_classes"] <= 10
     for labels, num in (([], 0), ([4], 1), ([4, 4], 1), ([4, 7], 2)):
         boxes_P4 = np.tile([1.0, 1.0, 9.0, 9.0], (len(labels), 1))
-        found = Found(np.zeros(len(labels), np.int64), np.array(labels, np.int64), np.ones(len(labels)), boxes_P4)
-        monkeypatch.setattr("benchmark.vision.detection.task.Everything.found", lambda _, found=found: found)
+        found = DetectionArrays(
+            np.zeros(len(labels), np.int64), np.array(labels, np.int64), np.ones(len(labels)), boxes_P4
+        )
+        monkeypatch.setattr("benchmark.vision.detection.task.DetectionSet.to_arrays", lambda _, found=found: found)
         scores = task.score(fitted)
         assert (scores["num_predicted_classes"], scores["num_test_classes"]) == (num, num_there)
 
 
 def test_pseudo_labels_are_the_sure_boxes(task: Detection, fitted: Detector) -> None:
     indices = np.arange(24, 40)
-    everything = task._known(fitted, indices)
+    everything = task._cached_detections(fitted, indices)
     for least in (0.1, 0.3):
         boxes = task.pseudo_labels(fitted, indices, 1, least)
         assert len(boxes) == 16
@@ -681,7 +699,7 @@ def test_pseudo_labels_are_the_sure_boxes(task: Detection, fitted: Detector) -> 
 def test_scrambling_exchanges_the_boxes_of_unpaid_images(task: Detection) -> None:
     paid = np.array([1, 5, 6])
     other = task.scrambled(paid, 3)
-    counts = [[len(one._pool.truth.of(i)) for i in range(40)] for one in (task, other)]
+    counts = [[len(one._pool.truth.boxes_of(i)) for i in range(40)] for one in (task, other)]
     assert [counts[0][i] for i in paid] == [counts[1][i] for i in paid]
     assert counts[0] != counts[1]
     assert sorted(counts[0]) == sorted(counts[1])
@@ -723,18 +741,18 @@ def test_an_untrained_backbone_keeps_nothing() -> None:
 def test_published_recipes() -> None:
     assert (PUBLISHED_FCOS_COCO.clip, PUBLISHED_FCOS_VOC.clip) == (10.0, 8.0)
     assert dataclasses.replace(PUBLISHED_FCOS_VOC, clip=10.0) == PUBLISHED_FCOS_COCO
-    assert schedule(PUBLISHED_FCOS_VOC, 756).at(0, 756) == pytest.approx(0.01 / 3)
+    assert learning_rate_schedule(PUBLISHED_FCOS_VOC, 756).rate_at(0, 756) == pytest.approx(0.01 / 3)
     told = (PUBLISHED_FCOS_COCO.min_size, PUBLISHED_FCOS_COCO.max_size, PUBLISHED_FCOS_COCO.epochs)
     assert told == (800, 1333, 12)
 
 
 def test_one_stage_detectors_lack_proposals() -> None:
     values = dataclasses.asdict(DetectorRecipe())
-    assert lacks(**values) == {"proposals", "sample"}
-    assert lacks(**{**values, "dropout": 0.1}) == {"proposals"}
-    assert lacks(**{**values, "model": "faster_rcnn", "convs": None}) == {"sample"}
+    assert missing_capabilities(**values) == {"proposals", "sample"}
+    assert missing_capabilities(**{**values, "dropout": 0.1}) == {"proposals"}
+    assert missing_capabilities(**{**values, "model": "faster_rcnn", "convs": None}) == {"sample"}
     for model in ("mmdet:faster_rcnn", "mmdet:cascade-rcnn_r50_fpn_1x_coco"):
-        assert lacks(**{**values, "model": model, "convs": None}) == {"box_features", "sample"}
+        assert missing_capabilities(**{**values, "model": model, "convs": None}) == {"box_features", "sample"}
 
 
 def test_backbone_weights_come_from_a_file(tmp_path: Path) -> None:
@@ -754,25 +772,25 @@ def test_backbone_weights_come_from_a_file(tmp_path: Path) -> None:
 
 # --- scenes ---------------------------------------------------------------------------------------
 def test_scenes_are_what_they_say() -> None:
-    pool, test = scenes.drawn()
+    pool, test = scenes.build_splits()
     assert (len(pool.truth), len(test.truth)) == (scenes.NUM_POOL, scenes.NUM_TEST)
     for part in (pool, test):
-        counts = np.diff(part.truth.first_N1)
-        assert counts.max() == scenes.MOST
+        counts = np.diff(part.truth.offsets_N1)
+        assert counts.max() == scenes.MAX_DIGITS
         assert 0.05 < (counts == 0).mean() < 0.2
         corners = part.truth.corners_B4
         assert corners.min() >= 0
-        assert corners.max() <= scenes.SIDE
+        assert corners.max() <= scenes.CANVAS_SIDE
         sides = corners[:, 2:] - corners[:, :2]
         assert sides.min() >= 3
-        assert sides.max() <= scenes.SIZES[1]
+        assert sides.max() <= scenes.DIGIT_SIZES[1]
         assert len(np.unique(part.truth.labels_B)) == 10
     assert pool.images[0].shape == (3, 64, 64)
     assert pool.images[0].dtype == torch.uint8
 
 
 def test_scenes_boxes_hold_the_ink() -> None:
-    pool, _ = scenes.drawn()
+    pool, _ = scenes.build_splits()
     for number in range(50):
         image, boxes = pool.images[number][0].float(), pool.truth.of(number)
         outside = torch.ones(64, 64, dtype=torch.bool)
@@ -784,14 +802,14 @@ def test_scenes_boxes_hold_the_ink() -> None:
 
 def test_scenes_draw_pool_and_test_from_different_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[bytes]] = []
-    draw = scenes.canvases
+    draw = scenes.build_split
 
     def noting(glyphs: Any, *rest: Any) -> Split:
         seen.append({glyph.tobytes() for glyph in glyphs})
         return draw(glyphs, *rest)
 
-    monkeypatch.setattr(scenes, "canvases", noting)
-    scenes.drawn.__wrapped__()
+    monkeypatch.setattr(scenes, "build_split", noting)
+    scenes.build_splits.__wrapped__()
     assert len(seen) == 2
     assert len(seen[0] & seen[1]) <= 1  # scikit-learn's digits hold a few copies
 

@@ -21,11 +21,11 @@ from benchmark.plugins.registry import get
 from benchmark.strategies.box_count import box_count
 from benchmark.strategies.gradient_similarity import gradient_similarity
 from benchmark.strategies.isal import isal
-from benchmark.strategies.localization_stability import LEVELS, localization_stability
+from benchmark.strategies.localization_stability import NOISE_SIGMAS, localization_stability
 from benchmark.strategies.localization_tightness import localization_tightness
 from benchmark.strategies.matched_random import matched_random
 from benchmark.strategies.shared import boxes as shared_boxes
-from benchmark.strategies.shared.boxes import best_iou, iou, lowest_known, num_boxes, padded
+from benchmark.strategies.shared.boxes import best_iou, count_boxes, iou, lowest_then_random, pad_by_image
 from benchmark.strategies.shared.influence import expected_targets, reference_gradient
 from tests._toy import Toy, look
 from tests._toy_detector import ToyDetector
@@ -87,9 +87,9 @@ def test_iou_is_torchvisions_and_zero_without_area() -> None:
 
 def test_padded_keeps_the_order_within_an_image() -> None:
     values, image = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([2, 0, 2, 0, 2])
-    assert padded(values, image, 4).tolist() == [[2, 4, 0], [0, 0, 0], [1, 3, 5], [0, 0, 0]]
-    assert padded(values[:0], image[:0], 2).tolist() == [[0], [0]]
-    assert padded(torch.zeros(0, 4), image[:0], 2).shape == (2, 1, 4)
+    assert pad_by_image(values, image, 4).tolist() == [[2, 4, 0], [0, 0, 0], [1, 3, 5], [0, 0, 0]]
+    assert pad_by_image(values[:0], image[:0], 2).tolist() == [[0], [0]]
+    assert pad_by_image(torch.zeros(0, 4), image[:0], 2).shape == (2, 1, 4)
 
 
 @pytest.mark.parametrize("chunk", [1, 500, 2**20])
@@ -99,25 +99,25 @@ def test_best_iou_is_the_largest_in_the_same_image(chunk: int, monkeypatch: pyte
     (boxes, image_P), (others, image_Q) = random_boxes(60, 12, 0), random_boxes(25, 12, 1)
     assert len(image_Q.unique()) < 12
     pairs = box_iou(boxes, others).masked_fill(image_P[:, None] != image_Q, 0)
-    best_NA = best_iou(padded(boxes, image_P, 12), padded(others, image_Q, 12))
-    torch.testing.assert_close(best_NA, padded(pairs.amax(1), image_P, 12))
+    best_NA = best_iou(pad_by_image(boxes, image_P, 12), pad_by_image(others, image_Q, 12))
+    torch.testing.assert_close(best_NA, pad_by_image(pairs.amax(1), image_P, 12))
 
 
 def test_boxes_are_counted_from_the_least_confidence() -> None:
     sees = found({0: [(0.3, 0, 0, 1, 1), (0.29, 0, 0, 1, 1)], 2: [(0.9, 0, 0, 1, 1), (0.31, 0, 0, 1, 1)]}, 4)
-    assert num_boxes(sees, 0.3).tolist() == [1, 0, 2, 0]
-    assert num_boxes(sees, 0.0).tolist() == [2, 0, 2, 0]
-    assert num_boxes(Predictions(sees.scores_PC, torch.arange(4), 4), 0.99).tolist() == [1, 1, 1, 1]
+    assert count_boxes(sees, 0.3).tolist() == [1, 0, 2, 0]
+    assert count_boxes(sees, 0.0).tolist() == [2, 0, 2, 0]
+    assert count_boxes(Predictions(sees.scores_PC, torch.arange(4), 4), 0.99).tolist() == [1, 1, 1, 1]
     with pytest.raises(ValueError, match="1 of 4 confidences are NaN"):
-        num_boxes(found({0: [(torch.nan, 0, 0, 1, 1), (0.5,) * 5], 1: [(0.5,) * 5] * 2}, 2), 0.3)
+        count_boxes(found({0: [(torch.nan, 0, 0, 1, 1), (0.5,) * 5], 1: [(0.5,) * 5] * 2}, 2), 0.3)
 
 
 def test_images_without_a_value_come_last_and_at_random() -> None:
     view = Staged(found({}, 6)).view()
     known = np.array([True, False, False, True, False, False])
     values = torch.tensor([2.0, -5.0, torch.nan, 1.0, 0.0, -torch.inf])
-    assert lowest_known(view, values, known, 2, RNG(0)).tolist() == [40, 10]
-    drawn = [lowest_known(view, values, known, 4, RNG(seed)) for seed in range(200)]
+    assert lowest_then_random(view, values, known, 2, RNG(0)).tolist() == [40, 10]
+    drawn = [lowest_then_random(view, values, known, 4, RNG(seed)) for seed in range(200)]
     assert all(chosen[:2].tolist() == [40, 10] and len(set(chosen.tolist())) == 4 for chosen in drawn)
     counts = Counter(index for chosen in drawn for index in chosen[2:].tolist())
     assert counts.keys() == {20, 30, 50, 60}
@@ -201,7 +201,7 @@ def test_stability_of_images_without_boxes() -> None:
 def test_stability_against_a_loop_over_boxes() -> None:
     view = toy_view()
     clean, rng = view.predict(view.unlabelled), RNG(5)
-    noisy = [view.perturbed(view.unlabelled, sigma, int(rng.integers(2**63))) for sigma in LEVELS]
+    noisy = [view.perturbed(view.unlabelled, sigma, int(rng.integers(2**63))) for sigma in NOISE_SIGMAS]
     scores = {}
     for number in clean.image_P.unique().tolist():
         at = clean.image_P == number
@@ -270,8 +270,8 @@ LIKE = "isal[depth=3,repeats=2,damping=0.1,scale=20]"
 @pytest.mark.parametrize("budget", [1, 7, 40])
 def test_matched_random_follows_any_strategy(like: str, budget: int) -> None:
     values = {"like": like, "min_score": 0.5}
-    view = toy_view(get("strategy", "matched_random").needed(values))
-    counts = dict(zip(view.unlabelled, num_boxes(view.predict(view.unlabelled), 0.5), strict=True))
+    view = toy_view(get("strategy", "matched_random").resolve_needs(values))
+    counts = dict(zip(view.unlabelled, count_boxes(view.predict(view.unlabelled), 0.5), strict=True))
     choice = view.choice_of(like, budget, RNG(3))
     drawn = matched_random(view, budget, RNG(3), like=like, min_score=0.5)
     assert Counter(counts[index] for index in choice) == Counter(counts[index] for index in drawn)
@@ -283,8 +283,10 @@ def test_matched_random_follows_any_strategy(like: str, budget: int) -> None:
 
 def test_matched_random_needs_and_trains_what_the_other_does() -> None:
     plugin = get("strategy", "matched_random")
-    needed = {like: plugin.needed(plugin.bind({"like": like})) for like in ("isal[reference=test]", "learning_loss")}
-    assert needed["isal[reference=test]"] == get("strategy", "isal").needed({"reference": "test"}) | {"predict"}
+    needed = {
+        like: plugin.resolve_needs(plugin.bind({"like": like})) for like in ("isal[reference=test]", "learning_loss")
+    }
+    assert needed["isal[reference=test]"] == get("strategy", "isal").resolve_needs({"reference": "test"}) | {"predict"}
     assert needed["learning_loss"] == {"companion", "predict"}
     other = get("strategy", "learning_loss")
     assert plugin.companion is not None
@@ -292,7 +294,9 @@ def test_matched_random_needs_and_trains_what_the_other_does() -> None:
     built = plugin.companion(**plugin.bind({"like": "learning_loss[width=7]"}))
     assert built == other.companion(**other.bind({"width": 7}))
     assert plugin.companion(**plugin.bind({})) is None
-    assert plugin.needed(plugin.bind({})) == get("strategy", "isal").needed({"reference": "held_out"}) | {"predict"}
+    assert plugin.resolve_needs(plugin.bind({})) == get("strategy", "isal").resolve_needs({"reference": "held_out"}) | {
+        "predict"
+    }
 
 
 @pytest.mark.parametrize(
@@ -305,7 +309,7 @@ def test_matched_random_needs_and_trains_what_the_other_does() -> None:
 )
 def test_matched_random_refuses_what_it_cannot_follow(like: str, says: str) -> None:
     plugin = get("strategy", "matched_random")
-    for ask in (plugin.needed, lambda values: plugin.companion(**values)):  # type: ignore[misc]
+    for ask in (plugin.resolve_needs, lambda values: plugin.companion(**values)):  # type: ignore[misc]
         with pytest.raises(ValueError, match=says):
             ask({"like": like})
 

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from benchmark.api import Augmentation, Machine, Predictions
 from benchmark.tasks import scenes
 from benchmark.vision.data.annotations import Split
-from benchmark.vision.detection.detector import Batch, Detections, Detector, completed, dropout_before
-from benchmark.vision.detection.recipe import DetectorRecipe, lacks
-from benchmark.vision.detection.task import Detection, dropped
-from benchmark.vision.detection.torchvision_detectors import IMAGENET, FasterRcnn, Fcos, around
-from benchmark.vision.detection.views import CUT, Changed, cut_out, restored, turned_back
+from benchmark.vision.detection.detector import Batch, Detections, Detector, add_background, add_dropout_before
+from benchmark.vision.detection.recipe import DetectorRecipe, missing_capabilities
+from benchmark.vision.detection.task import Detection, apply_dropout
+from benchmark.vision.detection.torchvision_detectors import IMAGENET, FasterRcnn, Fcos, windows_around
+from benchmark.vision.detection.views import CUTOUT_SHARES, AugmentedImages, cut_out, map_back, rotate_boxes_back
 
 CPU = Machine(torch.device("cpu"))
 MODELS = ("fcos", "faster_rcnn")
@@ -34,7 +34,7 @@ INDICES = np.arange(20, 30)
 def split(number: int, seed: int = 0) -> Split:
     """Canvases with digits."""
     glyphs = np.random.default_rng(seed).random((20, 8, 8)).astype(np.float32)
-    return scenes.canvases(glyphs, np.arange(20) % 10, number, np.random.default_rng(seed))
+    return scenes.build_split(glyphs, np.arange(20) % 10, number, np.random.default_rng(seed))
 
 
 def made(model: str, **changed: Any) -> Detection:
@@ -66,7 +66,7 @@ def found(*corners: tuple[float, ...]) -> Detections:
 
 def back(how: Augmentation, *corners: tuple[float, ...]) -> list[list[float]]:
     """On an image 100 wide and 50 high."""
-    return restored(how, found(*corners), (50, 100)).corners_M4.tolist()
+    return map_back(how, found(*corners), (50, 100)).corners_M4.tolist()
 
 
 def test_a_mirrored_box_comes_back_exactly() -> None:
@@ -81,7 +81,7 @@ def test_a_shrunk_box_grows_and_is_clipped() -> None:
     """A canvas 50 high and 100 wide holds an image of 40 x 80; what lies right of it or below is no place in it."""
     assert back("shrink", (8.0, 4.0, 40.0, 36.0)) == [[10.0, 5.0, 50.0, 45.0]]
     assert back("shrink", (8.0, 4.0, 96.0, 48.0), (81.0, 0.0, 99.0, 9.0)) == [[10.0, 5.0, 100.0, 50.0]]
-    left = restored("shrink", found((81.0, 0.0, 99.0, 9.0), (0.0, 0.0, 8.0, 8.0)), (50, 100))
+    left = map_back("shrink", found((81.0, 0.0, 99.0, 9.0), (0.0, 0.0, 8.0, 8.0)), (50, 100))
     assert (left.labels_M.tolist(), len(left.scores_MK), left.proposals_M4) == ([1], 1, None)
 
 
@@ -90,7 +90,7 @@ def test_a_turned_box_becomes_the_upright_one_around_it() -> None:
     grown = 5 * (math.cos(math.radians(5)) + math.sin(math.radians(5)))
     expected = [50 - grown, 25 - grown, 50 + grown, 25 + grown]
     assert back("rotate", (45.0, 20.0, 55.0, 30.0))[0] == pytest.approx(expected, abs=1e-4)
-    point = turned_back(torch.tensor([[90.0, 25.0, 90.0, 25.0]]), (50, 100))[0]  # 40 right of the centre
+    point = rotate_boxes_back(torch.tensor([[90.0, 25.0, 90.0, 25.0]]), (50, 100))[0]  # 40 right of the centre
     expected = [50 + 40 * math.cos(math.radians(5)), 25 - 40 * math.sin(math.radians(5))] * 2
     assert point.tolist() == pytest.approx(expected, abs=1e-4)
     upper, lower = back("rotate", (0.0, 0.0, 20.0, 20.0), (0.0, 30.0, 20.0, 50.0))
@@ -107,9 +107,9 @@ class Stored(list[Tensor]):
 class Bright(Detector):
     """Finds the one rectangle that is brighter than half."""
 
-    pixels, channels, two_stage = IMAGENET, [3], False
+    pixel_format, channels, is_two_stage = IMAGENET, [3], False
 
-    def levels(self, images_N3HW: Tensor) -> Sequence[Tensor]:
+    def backbone_maps(self, images_N3HW: Tensor) -> Sequence[Tensor]:
         return [images_N3HW]
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
@@ -123,7 +123,7 @@ class Bright(Detector):
         ys, xs = (bright_HW.any(axis).nonzero()[:, 0] for axis in (1, 0))
         corners = torch.tensor([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]]).float()
         return Detections(
-            corners, torch.zeros(1, dtype=torch.int64), torch.ones(1), completed(torch.full((1, 10), 0.05))
+            corners, torch.zeros(1, dtype=torch.int64), torch.ones(1), add_background(torch.full((1, 10), 0.05))
         )
 
 
@@ -163,7 +163,7 @@ def test_what_is_found_in_a_changed_image_lies_where_it_was(changed: dict[str, A
 
 def test_pixels_of_changed_images() -> None:
     image = torch.arange(48 * 96, dtype=torch.float32).remainder(200).to(torch.uint8).view(1, 48, 96).repeat(3, 1, 1)
-    seen = {how: Changed(Stored([image]), how, 0)[0] for how in get_args(Augmentation)}
+    seen = {how: AugmentedImages(Stored([image]), how, 0)[0] for how in get_args(Augmentation)}
     assert all(one.shape == image.shape for one in seen.values())
     assert torch.equal(seen["flip"][:, :, 0], image[:, :, -1])
     colour = image.float().mean((1, 2))
@@ -178,7 +178,7 @@ def test_turning_is_clockwise() -> None:
     """A dot right of the centre moves down."""
     image = torch.zeros(3, 51, 101, dtype=torch.uint8)
     image[:, 25, 90] = 255
-    turned = Changed(Stored([image]), "rotate", 0)[0][0]
+    turned = AugmentedImages(Stored([image]), "rotate", 0)[0][0]
     y, x = divmod(int(turned.argmax()), 101)
     assert (y, x) == (25 + round(40 * math.sin(math.radians(5))), 50 + round(40 * math.cos(math.radians(5))))
 
@@ -194,19 +194,19 @@ def test_two_patches_are_cut_out_by_seed_and_image() -> None:
     assert not changed[:160, 5:].any()
 
     def cut(seed: int, number: int) -> Tensor:
-        return Changed(Stored([image] * 3), "cutout", seed)[number]
+        return AugmentedImages(Stored([image] * 3), "cutout", seed)[number]
 
     assert torch.equal(cut(1, 2), cut(1, 2))
     assert not torch.equal(cut(1, 2), cut(2, 2))
     assert not torch.equal(cut(1, 2), cut(1, 1))
     shares = [(cut(seed, 0) != image).any(0).double().mean().item() for seed in range(50)]
-    assert 0.9 * CUT[0] ** 2 < min(shares) < max(shares) < 2 * CUT[1] ** 2
+    assert 0.9 * CUTOUT_SHARES[0] ** 2 < min(shares) < max(shares) < 2 * CUTOUT_SHARES[1] ** 2
     assert image.equal(torch.arange(200 * 100).remainder(251).to(torch.uint8).view(1, 200, 100).repeat(3, 1, 1))
 
 
 def test_an_unknown_view_is_named() -> None:
     with pytest.raises(ValueError, match=r"^augmentation 'zoom': use flip, cutout, shrink, rotate$"):
-        Changed(Stored([lit()]), "zoom", 0)  # type: ignore[arg-type]
+        AugmentedImages(Stored([lit()]), "zoom", 0)  # type: ignore[arg-type]
 
 
 def test_a_detector_finds_other_boxes_in_every_view(task: Detection, fitted: Detector) -> None:
@@ -225,16 +225,16 @@ def test_windows_around_places_by_unfolding() -> None:
     levels = [torch.randn(5, height, width) for height, width in ((4, 7), (2, 3), (1, 1))]
     unfolded = torch.cat([F.unfold(level[None], 3, padding=1)[0].T.view(-1, 5, 3, 3) for level in levels])
     place_M = torch.tensor([34, 3, 0, 27, 28, 3, 33, 13])
-    assert torch.equal(around(levels, place_M), unfolded[place_M])
-    assert around(levels, place_M[:0]).shape == (0, 5, 3, 3)
+    assert torch.equal(windows_around(levels, place_M), unfolded[place_M])
+    assert windows_around(levels, place_M[:0]).shape == (0, 5, 3, 3)
 
 
 def by_hand(task: Detection, model: Detector, index: int) -> Tensor:
     """(M, D) features of an image's boxes: each candidate is decoded by itself, and a box is matched to the one whose
     own, clipped, it is."""
-    [placed] = task._placed(task._pool, [[index]])
+    [placed] = task._read_batches(task._pool, [[index]])
     with torch.no_grad():
-        maps = model.trunk(placed.batch.images_N3HW)
+        maps = model.feature_maps(placed.batch.images_N3HW)
         [one] = model.detect(maps, placed.batch)
         inner: Any = model.inner
         if isinstance(model, Fcos):
@@ -259,25 +259,25 @@ def test_box_features_are_those_of_predicted_boxes(task: Detection, fitted: Dete
     assert predicted.image_P.unique().numel() > 5
     expected = torch.cat([by_hand(task, fitted, index) for index in INDICES])
     torch.testing.assert_close(features_PD, expected, rtol=1e-4, atol=1e-5)
-    each = [one.features_MD for one in task._watched(fitted, INDICES)]
+    each = [one.features_MD for one in task._detect_with_features(fitted, INDICES)]
     assert all(one.untyped_storage().nbytes() == one.numel() * 4 for one in each)  # no windows kept alive
 
 
 def test_what_the_class_layer_saw_gives_the_scores(task: Detection, fitted: Detector) -> None:
-    predicted, watched = task.predict(fitted, INDICES), list(task._watched(fitted, INDICES))
+    predicted, watched = task.predict(fitted, INDICES), list(task._detect_with_features(fitted, INDICES))
     with torch.no_grad():
-        rows_PK = torch.cat([one.rows(one.inputs_MDSS) for one in watched])
+        rows_PK = torch.cat([one.classify(one.inputs_MDSS) for one in watched])
     torch.testing.assert_close(rows_PK, predicted.scores_PC, rtol=1e-4, atol=1e-5)
-    corners_P4 = torch.cat([one.found.corners_M4 for one in watched])
+    corners_P4 = torch.cat([one.detections.corners_M4 for one in watched])
     assert predicted.boxes_P4 is not None
     torch.testing.assert_close(corners_P4, predicted.boxes_P4)
     assert (predicted.scores_PC[:, -1] > 0.05).double().mean() > 0.5
-    assert watched[0].inputs_MDSS.shape[2:] == ((1, 1) if fitted.two_stage else (3, 3))
+    assert watched[0].inputs_MDSS.shape[2:] == ((1, 1) if fitted.is_two_stage else (3, 3))
 
 
 def test_detectors_without_a_view_of_their_class_layer_say_so() -> None:
     with pytest.raises(ValueError, match="Bright: what its class layer sees of a box is not known"):
-        Bright().watch([], Batch(torch.zeros(0, 3, 8, 8), [], []))
+        Bright().detect_with_features([], Batch(torch.zeros(0, 3, 8, 8), [], []))
 
 
 # --- dropout ----------------------------------------------------------------------------------------
@@ -325,11 +325,11 @@ def test_samples_are_dropout_before_the_class_layer(task: Detection, fitted: Det
     noisy, one = copy.deepcopy(fitted), busiest(task, fitted)[None]
     layer = noisy.last_layers()[0 if isinstance(noisy, Fcos) else 2]
     ours_TPK = torch.stack([sample.scores_PC for sample in samples(task, fitted, one, 400)])
-    [placed] = task._placed(task._pool, [one.tolist()])
+    [placed] = task._read_batches(task._pool, [one.tolist()])
     theirs = []
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        maps = noisy.trunk(placed.batch.images_N3HW)
+        maps = noisy.feature_maps(placed.batch.images_N3HW)
         [clean] = noisy.detect(maps, placed.batch)
         layer.training = True
         for _ in range(400):
@@ -346,14 +346,14 @@ def all_rows(model: Detector, maps: list[Tensor], batch: Batch) -> Tensor:
     inner: Any = model.inner
     if isinstance(model, Fcos):
         outputs, _, _ = model._outputs(maps, batch)
-        return completed((outputs["cls_logits"][0].sigmoid() * outputs["bbox_ctrness"][0].sigmoid()).sqrt())
+        return add_background((outputs["cls_logits"][0].sigmoid() * outputs["bbox_ctrness"][0].sigmoid()).sqrt())
     assert isinstance(model, FasterRcnn)
     _, features = model._proposed(maps, batch)
     return inner.roi_heads.box_predictor(features)[0].softmax(1).roll(-1, 1)
 
 
 def test_dropped_values_keep_their_mean() -> None:
-    values = dropped(torch.full((200, 200), 3.0), 0.25, 0)
+    values = apply_dropout(torch.full((200, 200), 3.0), 0.25, 0)
     assert values.unique().tolist() == [0.0, 4.0]
     assert values.mean().item() == pytest.approx(3.0, rel=0.02)
 
@@ -376,7 +376,7 @@ def test_dropout_is_trained_with_and_off_in_prediction(model: str) -> None:
 def test_dropout_before_a_layer_by_hand() -> None:
     layer = torch.nn.Linear(1001, 1, bias=False)
     torch.nn.init.ones_(layer.weight)
-    dropout_before(layer, 0.5)
+    add_dropout_before(layer, 0.5)
     values = torch.ones(1, 1001)
     assert layer.eval()(values).item() == 1001
     with torch.random.fork_rng():
@@ -388,10 +388,10 @@ def test_dropout_before_a_layer_by_hand() -> None:
 
 def test_recipes_say_where_dropout_is_and_what_is_lacking() -> None:
     plain = dataclasses.asdict(DetectorRecipe())
-    assert lacks(**plain) == {"proposals", "sample"}
-    assert lacks(**{**plain, "dropout": 0.2}) == {"proposals"}
-    assert lacks(**{**plain, "dropout": 0.2, "model": "faster_rcnn"}) == set()
-    assert lacks(**{**plain, "model": "mmdet:fcos"}) == {"proposals", "sample", "box_features"}
+    assert missing_capabilities(**plain) == {"proposals", "sample"}
+    assert missing_capabilities(**{**plain, "dropout": 0.2}) == {"proposals"}
+    assert missing_capabilities(**{**plain, "dropout": 0.2, "model": "faster_rcnn"}) == set()
+    assert missing_capabilities(**{**plain, "model": "mmdet:fcos"}) == {"proposals", "sample", "box_features"}
     with pytest.raises(ValueError, match=r"dropout=1.0: must be in \[0, 1\)"):
         DetectorRecipe(dropout=1.0)
     with pytest.raises(ValueError, match=r"dropout=0.2 has no effect with model=mmdet:fcos"):

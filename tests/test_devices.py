@@ -12,10 +12,10 @@ from _curves import recorded
 from typer.testing import CliRunner
 
 from benchmark.analysis import devices, equivalence
-from benchmark.analysis.devices import APART, MIXED, UNDECIDED, paired_gap, verdict
+from benchmark.analysis.devices import MIXABLE, NOT_MIXABLE, UNDECIDED, judge_gaps, paired_gap
 from benchmark.cli.commands import app
 from benchmark.contract.scores import ACCURACY
-from benchmark.records.record import read_lines, seal
+from benchmark.records.record import encode_line, read_lines
 from benchmark.seeds import seed
 
 GPU = "NVIDIA H100, deterministic"
@@ -24,7 +24,7 @@ GPU = "NVIDIA H100, deterministic"
 @pytest.fixture
 def _no_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many sets would decide takes longer to say than the verdict, which it has no part in."""
-    monkeypatch.setattr(equivalence, "forecast", lambda *_: "")
+    monkeypatch.setattr(equivalence, "describe_forecast", lambda *_: "")
 
 
 def share(truth: float, num_sets: int, word: str, num_gaps: int = 1, num: int = 8_000) -> float:
@@ -32,32 +32,32 @@ def share(truth: float, num_sets: int, word: str, num_gaps: int = 1, num: int = 
     rng = np.random.default_rng(seed("devices simulated", num_sets, num_gaps))
     found = (truth + rng.standard_normal((num, num_gaps, num_sets))).tolist()
     return float(
-        np.mean([verdict([paired_gap(np.array(one)) for one in gaps], ACCURACY, 0.95) == word for gaps in found])
+        np.mean([judge_gaps([paired_gap(np.array(one)) for one in gaps], ACCURACY, 0.95) == word for gaps in found])
     )
 
 
 @pytest.mark.usefixtures("_no_forecast")
 @pytest.mark.parametrize("num_sets", [3, 5, 10, 20])
 def test_a_change_as_large_as_the_margin_is_rarely_called_mixable(num_sets: int) -> None:
-    assert share(1.0, num_sets, MIXED) <= 0.055
-    assert share(-1.0, num_sets, MIXED) <= 0.055
-    assert share(1.0, num_sets, APART, num_gaps=4) <= 0.055
+    assert share(1.0, num_sets, MIXABLE) <= 0.055
+    assert share(-1.0, num_sets, MIXABLE) <= 0.055
+    assert share(1.0, num_sets, NOT_MIXABLE, num_gaps=4) <= 0.055
 
 
 @pytest.mark.usefixtures("_no_forecast")
 def test_more_sets_decide_more_often() -> None:
-    mixed = [share(0.0, number, MIXED) for number in (5, 10, 20)]
+    mixed = [share(0.0, number, MIXABLE) for number in (5, 10, 20)]
     assert mixed[0] < mixed[1] < mixed[2]
     assert mixed[2] >= 0.98
-    assert share(2.0, 20, APART) >= 0.95
-    assert share(0.0, 10, APART) <= 0.01
+    assert share(2.0, 20, NOT_MIXABLE) >= 0.95
+    assert share(0.0, 10, NOT_MIXABLE) <= 0.01
 
 
 def test_scores_that_are_the_same_may_be_mixed_and_a_constant_change_is_not_known() -> None:
     same, constant, one = (paired_gap(np.array(values)) for values in ([0.0, 0, 0], [0.5, 0.5, 0.5], [0.2]))
-    assert verdict([same], ACCURACY, 0.95) == MIXED
-    assert verdict([same, constant], ACCURACY, 0.95) == UNDECIDED
-    assert verdict([one], ACCURACY, 0.95) == UNDECIDED
+    assert judge_gaps([same], ACCURACY, 0.95) == MIXABLE
+    assert judge_gaps([same, constant], ACCURACY, 0.95) == UNDECIDED
+    assert judge_gaps([one], ACCURACY, 0.95) == UNDECIDED
 
 
 # --- from folders -----------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def folders(
         store = recorded(home / folder, scores, **told)  # type: ignore[arg-type]
         for path in (store.folder / "measured").rglob("*.jsonl"):
             bodies = read_lines(path, ordered=False)[0]
-            path.write_bytes(b"".join(seal(body | {"device": device}) for body in bodies))
+            path.write_bytes(b"".join(encode_line(body | {"device": device}) for body in bodies))
     return f"records={home / 'a'},{home / 'b'}"
 
 
@@ -146,7 +146,7 @@ def test_other_parameters_versions_schedules_or_one_device_are_refused(tmp_path:
     assert "schedule" in asked(folders(tmp_path / "3", changes, budget=3), code=2)
     words = folders(tmp_path / "4", changes)
     [path] = (tmp_path / "4" / "b" / "measured").rglob("seed-1.jsonl")
-    path.write_bytes(b"".join(seal(body | {"device": "cpu"}) for body in read_lines(path, ordered=False)[0]))
+    path.write_bytes(b"".join(encode_line(body | {"device": "cpu"}) for body in read_lines(path, ordered=False)[0]))
     assert f"made_up ran on {GPU} and on cpu: give a folder for each device" in asked(words, code=2)
 
 
@@ -155,4 +155,4 @@ def test_a_metric_without_a_margin_is_refused() -> None:
 
     one = experiment(curve("random", [[1.0, 2.0]]), metric="nll")
     with pytest.raises(ValueError, match="not defined for nll"):
-        devices.device_verdict(one, one, "random", devices.Price("images"), 0.95)
+        devices.compare_devices(one, one, "random", devices.Price("images"), 0.95)

@@ -15,7 +15,7 @@ from test_kept_work import KINDS, linear
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.api import Machine
 from benchmark.plugins.registry import Plugin
-from benchmark.runner import fits, gallery
+from benchmark.runner import fit_cache, gallery
 from benchmark.runner.launch import Round
 from benchmark.system import remarks, tensor_files
 from benchmark.system.digests import digest
@@ -25,10 +25,10 @@ from benchmark.vision.encoding import encodings
 @pytest.fixture(autouse=True)
 def nothing_was_said() -> Iterator[None]:
     """No file was read, and no line was said, before a test."""
-    for known in (remarks.remark_once, tensor_files.is_sound_still):
+    for known in (remarks.remark_once, tensor_files.is_sound_version):
         known.cache_clear()
     yield
-    for known in (remarks.remark_once, tensor_files.is_sound_still):
+    for known in (remarks.remark_once, tensor_files.is_sound_version):
         known.cache_clear()
 
 
@@ -58,7 +58,7 @@ def test_no_flipped_bit_goes_unseen(kind: str, tmp_path: Path, caplog: pytest.Lo
     places = {*rng.integers(0, len(whole), 120).tolist(), len(whole) - 1, 8, 9}
     for place in places:
         path.write_bytes(flipped(whole, place, int(rng.integers(8))))
-        tensor_files.is_sound_still.cache_clear()
+        tensor_files.is_sound_version.cache_clear()
         assert load(path) is None, place
         assert not path.exists()
     damaged = [line for line in caplog.messages if line.startswith(f"{path} is damaged (")]
@@ -93,7 +93,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "torn": lambda path: os.truncate(path, 150),
     "one byte more": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     "another fit's": lambda path: (
-        fits.save(path.with_name("other.safetensors"), linear(), 1.5)
+        fit_cache.save_model(path.with_name("other.safetensors"), linear(), 1.5)
         and path.with_name("other.safetensors").rename(path)
     ),
     "seconds that are no number": other_seconds,
@@ -229,11 +229,11 @@ def test_a_shard_is_read_whole_once_and_again_when_it_changes(tmp_path: Path, mo
     path, reads, read = stored("encodings", tmp_path), list[Path](), tensor_files.read
     monkeypatch.setattr(tensor_files, "read", lambda path, name: reads.append(path) or read(path, name))
     for which in ([0, 3], [5], list(range(20))):
-        assert encodings.stored(path, torch.tensor(which)) is not None
+        assert encodings.load_shard(path, torch.tensor(which)) is not None
     assert len(reads) == 1
     path.write_bytes(flipped(path.read_bytes(), -1, 0))
     os.utime(path, ns=(1, 1))
-    assert encodings.stored(path, torch.tensor([0])) is None
+    assert encodings.load_shard(path, torch.tensor([0])) is None
     assert len(reads) == 2
 
 
@@ -241,7 +241,7 @@ def test_a_link_in_the_place_of_a_draft_is_not_followed(tmp_path: Path) -> None:
     (precious := tmp_path / "precious").write_text("work of years")
     path = tmp_path / "key.safetensors"
     path.with_name(f"key.{os.getpid()}.draft").symlink_to(precious)
-    fits.save(path, linear(), 1.5)
+    fit_cache.save_model(path, linear(), 1.5)
     assert precious.read_text() == "work of years"
     assert KINDS["fit"][1](path) is not None
     assert not path.is_symlink()
@@ -253,7 +253,7 @@ def test_a_task_or_companion_that_was_edited_does_not_find_its_old_fits(
 ) -> None:
     for number, shared in enumerate((False, True, False)):
         if number == 2:
-            monkeypatch.setattr(Plugin, "code", lambda plugin: f"files-of-{plugin.name}-edited")
+            monkeypatch.setattr(Plugin, "code_hash", lambda plugin: f"files-of-{plugin.name}-edited")
         for path in (tmp_path / "run").rglob("seed-0.jsonl"):
             path.unlink()
         [event] = run([cell(strategy, rounds=1)], tmp_path)
@@ -264,14 +264,17 @@ def test_a_task_or_companion_that_was_edited_does_not_find_its_old_fits(
 def test_an_encoder_that_was_edited_does_not_find_its_old_encodings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine, pool = Machine(torch.device("cpu"), scratch=tmp_path), encodings.InMemory(torch.zeros(2, 1, 8, 8).byte())
+    machine, pool = (
+        Machine(torch.device("cpu"), scratch=tmp_path),
+        encodings.InMemoryPool(torch.zeros(2, 1, 8, 8).byte()),
+    )
 
     def folder() -> str:
-        return encodings.Encodings(pool, pool, "pool", machine).encoder("patch_pca").name
+        return encodings.Encodings(pool, pool, "pool", machine).get_encoder("patch_pca").folder_name
 
     before = folder()
     assert folder() == before
-    monkeypatch.setattr(Plugin, "code", lambda plugin: "files-edited")
+    monkeypatch.setattr(Plugin, "code_hash", lambda plugin: "files-edited")
     assert folder() != before
 
 
@@ -312,7 +315,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 def test_a_gallery_is_read_where_its_digest_fits(tmp_path: Path) -> None:
     path = tmp_path / "gallery" / "small.npz"
-    gallery.write(path, arrays())
+    gallery.write_npz(path, arrays())
     assert Gallery.read(path).labels_P.tolist() == [0, 1, 1]
     path.rename(tmp_path / "other.npz")
     with pytest.raises(ValueError, match=r"other.npz is damaged: its digest does not fit"):
@@ -326,14 +329,14 @@ def test_a_gallery_is_read_where_its_digest_fits(tmp_path: Path) -> None:
 
 def test_a_damaged_gallery_is_drawn_again(tmp_path: Path) -> None:
     path = tmp_path / "gallery" / "small.npz"
-    gallery.write(path, arrays(), "records")
-    assert gallery.made_from(path) == "records"
+    gallery.write_npz(path, arrays(), "records")
+    assert gallery.read_records_digest(path) == "records"
     with np.load(path) as file:
         content = dict(file)
     np.savez(path, **content | {"labels_P": np.array([1, 1, 1])})
-    assert gallery.made_from(path) is None
+    assert gallery.read_records_digest(path) is None
     np.savez(path, **content | {"digest": np.array("")})
-    assert gallery.made_from(path) is None
+    assert gallery.read_records_digest(path) is None
 
 
 def test_a_gallery_of_an_older_release_is_read(tmp_path: Path) -> None:
@@ -344,10 +347,10 @@ def test_a_gallery_of_an_older_release_is_read(tmp_path: Path) -> None:
 # --- how lines reach the user -----------------------------------------------------------------------
 def test_the_last_who_listens_hears(caplog: pytest.LogCaptureFixture) -> None:
     first, second = list[str](), list[str]()
-    remarks.listen(first.append)
-    remarks.listen(second.append)
+    remarks.send_remarks_to(first.append)
+    remarks.send_remarks_to(second.append)
     remarks.remark("100 % of it")
     remarks.remark_once("once")
     remarks.remark_once("once")
     assert (first, second) == ([], ["100 % of it", "once"])
-    remarks.listen(lambda line: None)
+    remarks.send_remarks_to(lambda line: None)

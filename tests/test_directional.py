@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from benchmark.api import Machine
 from benchmark.tasks.digits import DEFAULT, digits
-from benchmark.vision.classification.task import Classifier, forward_mode
-from benchmark.vision.directional import Layers
+from benchmark.vision.classification.task import Classifier, jvp_derivatives
+from benchmark.vision.directional import DirectionLayers
 from benchmark.vision.networks import Network
 
 
@@ -110,7 +110,7 @@ def test_every_network_has_the_derivatives_of_a_jacobian_vector_product(one: Cla
     images_N3HW = task._prepared(task._images[:50])
     got_N, want_N = (
         task.directional(model, indices, targets, direction),
-        forward_mode(model, images_N3HW, targets, direction),
+        jvp_derivatives(model, images_N3HW, targets, direction),
     )
     assert want_N.std() > 0.1
     torch.testing.assert_close(got_N, want_N, rtol=1e-4, atol=1e-5 * want_N.abs().max().item())
@@ -120,10 +120,10 @@ def test_layers_of_a_kind_of_their_own_are_told_from_plain_ones() -> None:
     known = {}
     for kind in ("plain", "aside", "folded", "twice", "kind of its own"):
         model = network(kind)
-        layers = Layers(model, {name: p for name, p in model.named_parameters() if p.ndim > 1})
-        with layers.probed(torch.zeros(2, requires_grad=True)):
+        layers = DirectionLayers(model, {name: p for name, p in model.named_parameters() if p.ndim > 1})
+        with layers.inject_tangents(torch.zeros(2, requires_grad=True)):
             model(torch.rand(2, 3, 16, 16))
-        known[kind] = layers.are_known, layers.were_called
+        known[kind] = layers.are_supported, layers.were_all_called
     assert known == {
         "plain": (True, True),
         "aside": (True, False),
@@ -136,8 +136,8 @@ def test_layers_of_a_kind_of_their_own_are_told_from_plain_ones() -> None:
 def test_a_probe_changes_no_output_and_is_gone_afterwards() -> None:
     model, images_N3HW = network("plain"), torch.rand(4, 3, 16, 16)
     before = model(images_N3HW)
-    layers = Layers(model, {"head.weight": torch.ones_like(model.head.weight)})
-    with layers.probed(torch.zeros(4, requires_grad=True)):
+    layers = DirectionLayers(model, {"head.weight": torch.ones_like(model.head.weight)})
+    with layers.inject_tangents(torch.zeros(4, requires_grad=True)):
         assert torch.equal(model(images_N3HW), before)
     assert not any(module._forward_hooks for module in model.modules())
 

@@ -18,10 +18,10 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from benchmark.api import Encoding, Indices, Machine
-from benchmark.encoders.patch_pca import patch_pca, patches
+from benchmark.encoders.patch_pca import extract_patches, patch_pca
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.vision.encoding.encodings import SHARD, Encodings, InMemory, Read, squashed
+from benchmark.vision.encoding.encodings import SHARD_SIZE, Encodings, InMemoryPool, StreamedPool, resize_images
 from benchmark.vision.encoding.vit import Vit, class_attention
 from tests._cells import cell, run
 
@@ -38,16 +38,16 @@ def photographs(number: int = 40, side: int = 12) -> Tensor:
 # --- patch_pca ------------------------------------------------------------------------------
 def test_patches_are_cut_by_rows() -> None:
     images = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
-    assert (patches(images, 2) * 255).round().tolist() == [
+    assert (extract_patches(images, 2) * 255).round().tolist() == [
         [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
     ]
-    assert patches(torch.zeros(1, 3, 5, 7, dtype=torch.uint8), 2).shape == (1, 6, 12)
+    assert extract_patches(torch.zeros(1, 3, 5, 7, dtype=torch.uint8), 2).shape == (1, 6, 12)
 
 
 def test_patch_pca_is_scikit_learns_whitened_pca() -> None:
     images = photographs()
-    made = patch_pca(CPU, InMemory(images), patch=3, dims=5)(images)
-    rows_PV = patches(images, 3).flatten(0, 1).double().numpy()
+    made = patch_pca(CPU, InMemoryPool(images), patch=3, dims=5)(images)
+    rows_PV = extract_patches(images, 3).flatten(0, 1).double().numpy()
     twin = PCA(5, whiten=True, svd_solver="full").fit(rows_PV)
     expected = twin.transform(rows_PV) * (len(rows_PV) / (len(rows_PV) - 1)) ** 0.5  # theirs divides by P - 1
     mine = made.patches_NTD.flatten(0, 1).numpy()
@@ -59,14 +59,16 @@ def test_the_saliency_of_patch_pca_is_the_variance_of_pixels() -> None:
     images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     images[0, :, :2, :2] = torch.tensor([[0, 200], [0, 200]], dtype=torch.uint8)
     images[0, :, 2:, 2:] = torch.tensor([[0, 100], [0, 100]], dtype=torch.uint8)
-    made = patch_pca(CPU, InMemory(images), patch=2)(images)
+    made = patch_pca(CPU, InMemoryPool(images), patch=2)(images)
     torch.testing.assert_close(made.attention_NT, torch.tensor([[0.8, 0, 0, 0.2], [0.25] * 4]))
     assert made.patches_NTD.shape == (2, 4, 1)  # grey images of one pattern: one direction has all the variance
     assert made.global_NE.shape == (2, 16)
 
 
 def test_a_pool_of_one_colour_has_one_component_which_is_nothing() -> None:
-    made = patch_pca(CPU, InMemory(torch.full((3, 1, 8, 8), 7, dtype=torch.uint8)))(torch.full((2, 3, 8, 8), 7).byte())
+    made = patch_pca(CPU, InMemoryPool(torch.full((3, 1, 8, 8), 7, dtype=torch.uint8)))(
+        torch.full((2, 3, 8, 8), 7).byte()
+    )
     assert made.patches_NTD.shape == (2, 16, 1)
     assert not made.global_NE.any()
 
@@ -80,7 +82,7 @@ def test_a_size_that_a_transformer_cannot_take_is_said_in_one_line() -> None:
 @pytest.mark.parametrize("given", [{"patch": 0}, {"patch": 13}, {"dims": 0}])
 def test_patch_pca_refuses_patches_that_are_none(given: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"patch_pca\[patch="):
-        patch_pca(CPU, InMemory(photographs()), **given)
+        patch_pca(CPU, InMemoryPool(photographs()), **given)
 
 
 # --- transformers ---------------------------------------------------------------------------
@@ -95,7 +97,7 @@ def test_dino_tells_196_patches_and_attention_of_six_heads() -> None:
     assert seen == "dino[weights=none]"
     dino = Vit(CPU, "vit_small_patch16_224.dino", "none", 224)
     assert dino.network.blocks[-1].attn.num_heads == 6
-    made = dino(squashed(photographs(2), (224, 224)))
+    made = dino(resize_images(photographs(2), (224, 224)))
     assert (made.patches_NTD.shape, made.attention_NT.shape, made.global_NE.shape) == (
         (2, 196, 384),
         (2, 196),
@@ -106,7 +108,7 @@ def test_dino_tells_196_patches_and_attention_of_six_heads() -> None:
 
 def test_a_transformers_features_are_those_of_its_layers(tiny: Vit) -> None:
     """By running its blocks one by one."""
-    images = squashed(photographs(3), (64, 64))
+    images = resize_images(photographs(3), (64, 64))
     made, network = tiny(images), tiny.network
     pixels = images.float().sub(torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1))
     tokens = network.patch_embed(pixels / torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1))
@@ -130,7 +132,7 @@ def test_a_transformers_features_are_those_of_its_layers(tiny: Vit) -> None:
 
 def test_a_file_of_weights_takes_the_same_way(tiny: Vit, tmp_path: Path) -> None:
     """A backbone's state dict, as the authors of DINO publish theirs, in both formats; a head in it is left out."""
-    images = squashed(photographs(2), (64, 64))
+    images = resize_images(photographs(2), (64, 64))
     state = {name: value + 0.01 for name, value in tiny.network.state_dict().items()}
     torch.save(state | {"head.weight": torch.zeros(5, 192)}, tmp_path / "own.pth")
     save_file(state, tmp_path / "own.safetensors")
@@ -165,7 +167,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 # --- kept on disk ---------------------------------------------------------------------------
 def encodings(machine: Machine, images: Tensor, name: str = "data") -> Encodings:
-    pool = InMemory(images)
+    pool = InMemoryPool(images)
     return Encodings(pool, pool, name, machine)
 
 
@@ -175,7 +177,7 @@ def joined(parts: Iterator[Encoding]) -> list[Tensor]:
 
 
 def test_any_order_of_images_gets_the_rows_of_the_pool(tmp_path: Path) -> None:
-    images = photographs(2 * SHARD + 30, 8)
+    images = photographs(2 * SHARD_SIZE + 30, 8)
     machine = replace(CPU, scratch=tmp_path)
     order = np.random.default_rng(0).permutation(len(images))[:400]
     whole = joined(encodings(CPU, images).encode(np.arange(len(images)), "patch_pca"))
@@ -240,11 +242,11 @@ def test_weights_that_are_exchanged_are_read_anew_or_refused(tmp_path: Path) -> 
         os.utime(tmp_path / "own.safetensors", ns=(1, 1))  # of the same size and time, as `cp -p` makes them
         made.append(joined(shards.encode(np.arange(3), label))[2])
     assert not torch.equal(*made)
-    built = shards.encoder(label)
+    built = shards.get_encoder(label)
     built.encoder = None
     keep(network, 0.2, tmp_path / "own.safetensors")
     with pytest.raises(ValueError, match="its file of weights was exchanged while it was read"):
-        built.on(InMemory(images), machine)
+        built.build(InMemoryPool(images), machine)
 
 
 def test_images_of_any_size_are_squashed() -> None:
@@ -253,10 +255,10 @@ def test_images_of_any_size_are_squashed() -> None:
     def read(indices: list[int]) -> Iterator[Tensor]:
         return (stored[index] for index in indices)
 
-    pool = Read(4, (10, 20), read, CPU.device)
+    pool = StreamedPool(4, (10, 20), read, CPU.device)
     assert [int(one.max()) for one in pool.images(np.array([2, 0]), (6, 5))] == [2, 0]
     assert pool.images(np.array([], np.int64), (6, 5)).shape == (0, 3, 6, 5)
-    grey = InMemory(torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2))
+    grey = InMemoryPool(torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2))
     assert grey.images(np.array([1]), (2, 2))[0, 2].tolist() == [[4, 5], [6, 7]]
 
 
@@ -266,9 +268,9 @@ def test_the_seconds_of_training_an_encoder_outlive_the_process_that_did_it(tmp_
     label = "simsiam[batch_size=10,dim=8,epochs=3]"
     first, other = (encodings(machine, images, name) for name in ("pool", "tests"))
     made, again = (sum(part.seconds for part in one.encode(np.arange(20), label)) for one in (first, other))
-    trained = first.encoder(label).encoder.seconds  # type: ignore[union-attr]
+    trained = first.get_encoder(label).encoder.seconds  # type: ignore[union-attr]
     assert trained > 0
-    assert other.encoder(label).encoder.seconds == trained  # type: ignore[union-attr]
+    assert other.get_encoder(label).encoder.seconds == trained  # type: ignore[union-attr]
     assert min(made, again) >= trained
 
 
@@ -278,8 +280,8 @@ def test_what_was_made_before_takes_no_seconds_now(on_disk: bool, tmp_path: Path
     shards = encodings(machine, photographs(20, 8), "pool")
     [made] = shards.encode(np.arange(12), "patch_pca")
     [again] = shards.encode(np.arange(6), "patch_pca")
-    assert made.now >= made.seconds > 0
-    assert (again.now, again.seconds) == (0, pytest.approx(made.seconds / 2))
+    assert made.seconds_now >= made.seconds > 0
+    assert (again.seconds_now, again.seconds) == (0, pytest.approx(made.seconds / 2))
 
 
 # --- in a run -------------------------------------------------------------------------------
@@ -296,14 +298,14 @@ def test_the_seconds_of_an_encoding_are_told_once_made_and_again_from_the_cache(
 
 def test_what_makes_an_encoding_is_no_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that goes on only while a shard is made."""
-    made, clock = Encodings.made, [0.0]
+    made, clock = Encodings.encode_shard, [0.0]
 
     def slow(self: Encodings, *given: Any) -> Encoding:
         shard = made(self, *given)
         clock[0] += 1
         return replace(shard, seconds=1.0)
 
-    monkeypatch.setattr(Encodings, "made", slow)
+    monkeypatch.setattr(Encodings, "encode_shard", slow)
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     events = run([cell("geal[encoder=patch_pca,k=3]", rounds=2, seed=seed) for seed in (0, 1)], tmp_path)
     seconds = [event.measured.seconds for event in events if event.record.round]  # type: ignore[union-attr]

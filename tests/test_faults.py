@@ -35,9 +35,9 @@ from benchmark.api import Machine
 from benchmark.cli.commands import main
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import discovery, registry
-from benchmark.records.store import Store, Unwritable
+from benchmark.records.store import Store, StoreWriteError
 from benchmark.runner import launch, loop
-from benchmark.runner.fits import Fits
+from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.launch import Failure, Round
 
 ROOT = Path(__file__).parent.parent
@@ -457,7 +457,7 @@ def check_repaired(path: Path, content: bytes, sound: bytes, harm: str, folder: 
     events = run([shelved()], folder)
     assert [event.record.round for event in events if isinstance(event, Round)] == [*range(max(num_sound - 1, 0), 5)]
     assert path.read_bytes() == before
-    assert [one.round for one in store.measured(shelved().path)] == [0, 1, 2, 3, 4]
+    assert [one.round for one in store.measurements(shelved().path)] == [0, 1, 2, 3, 4]
 
 
 def test_a_record_file_that_was_truncated_anywhere_is_completed(recorded: Path, tmp_path: Path) -> None:
@@ -482,7 +482,7 @@ def test_a_line_that_does_not_fit_is_taken_back(recorded: Path, tmp_path: Path, 
     shutil.rmtree(tmp_path / "run")
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))  # a write stops there, as on a full disk
     try:
-        with pytest.raises(Unwritable, match=table()["disk full in the middle of a run"].said):
+        with pytest.raises(StoreWriteError, match=table()["disk full in the middle of a run"].said):
             run([shelved()], tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -509,7 +509,7 @@ def test_what_another_process_appends_during_a_run_is_named_and_run_again(
     whole = recorded.read_bytes()
     recorded.unlink()
     one, store, machine = shelved(), Store(tmp_path / "run"), Machine(loop.torch.device("cpu"))
-    for event in launch.local([one], store, Fits(tmp_path / "fits", 1.0, "cpu"), launch.Tasks(machine)):
+    for event in launch.run_locally([one], store, FitCache(tmp_path / "fits", 1.0, "cpu"), launch.TaskLoader(machine)):
         if isinstance(event, Round) and event.record.round == 2:
             lines = recorded.read_bytes().splitlines(keepends=True)
             junk = {"half a line": lines[3][:99], "the last line again": lines[3], "another header": lines[0]}
@@ -519,7 +519,7 @@ def test_what_another_process_appends_during_a_run_is_named_and_run_again(
     found = store.read(one.path)
     assert [record.round for record in found.records] == [0, 1, 2]
     assert re.search(r"line 5 is (damaged|out of place)", found.damage)
-    assert not one.schedule.finished(found.records)
+    assert not one.schedule.is_finished(found.records)
     assert [event.record.round for event in run([one], tmp_path) if isinstance(event, Round)] == [3, 4]
     assert recorded.read_bytes() == whole
 
@@ -537,7 +537,7 @@ def test_damaged_measurements_cost_no_record_and_no_later_measurement(
     assert store.records(shelved().path)[1][-1].round == 1
     run([shelved()], tmp_path)
     assert recorded.read_bytes() == whole
-    assert {2, 3, 4} <= {one.round for one in store.measured(shelved().path)}
+    assert {2, 3, 4} <= {one.round for one in store.measurements(shelved().path)}
 
 
 # --- two runs ---------------------------------------------------------------------------------
@@ -684,7 +684,7 @@ def test_a_pilot_and_a_gallery_that_would_end_the_run_are_a_line_each(
     def end(*_: object) -> None:
         raise SystemExit(0)
 
-    monkeypatch.setattr("benchmark.runner.gallery.picture", end)
+    monkeypatch.setattr("benchmark.runner.gallery.write_gallery", end)
     code, told = typed("strategies=[random]", "seeds=1")
     assert (code, "no images in the report: 0 (SystemExit)" in told) == (0, True), told
 
@@ -698,8 +698,8 @@ def test_exit_0_means_that_every_round_is_in_the_records(
     tmp_path: Path, typed: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in (5, 2):  # events go missing between the launcher and the command
-        local = launch.local
-        monkeypatch.setattr(launch, "local", lambda *given: itertools.islice(local(*given), number))  # noqa: B023
+        local = launch.run_locally
+        monkeypatch.setattr(launch, "run_locally", lambda *given: itertools.islice(local(*given), number))  # noqa: B023
         code, told = typed("strategies=[random]", "seeds=3")
         monkeypatch.undo()
         check_stated("rounds are missing at the end", code, told)
@@ -757,12 +757,12 @@ def test_failed_cells_hold_no_memory(tmp_path: Path) -> None:
 def test_cells_that_are_done_hold_no_memory(tmp_path: Path) -> None:
     names, held = ("coreset", "isal[depth=2,repeats=1]"), []
     cells = [cell(name, rounds=2, seed=number) for number in range(20) for name in names]
-    fits, tasks = Fits(tmp_path / "fits", 1.0, "cpu"), launch.Tasks(Machine(torch.device("cpu")))
+    fits, tasks = FitCache(tmp_path / "fits", 1.0, "cpu"), launch.TaskLoader(Machine(torch.device("cpu")))
     tracemalloc.start()
     try:
-        for event in launch.local(cells, Store(tmp_path / "run"), fits, tasks):
+        for event in launch.run_locally(cells, Store(tmp_path / "run"), fits, tasks):
             assert not isinstance(event, Failure)
-            if isinstance(event, Round) and event.ends:
+            if isinstance(event, Round) and event.is_last:
                 held.append(held_mb())
     finally:
         tracemalloc.stop()
@@ -780,8 +780,10 @@ def test_clocks_that_jump_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         scale = 10**9 if name == "time_ns" else 1
         monkeypatch.setattr(time, name, lambda scale=scale: scale * (now + year * next(jumps)))
     store, events = Store(tmp_path / "jumped" / "run"), list[Any]()
-    fits = Fits(tmp_path / "jumped" / "fits", 1e-6, "cpu")  # room for two fits: the oldest go, whatever their time says
-    for event in launch.local(cells, store, fits, launch.Tasks(Machine(loop.torch.device("cpu")))):
+    fits = FitCache(
+        tmp_path / "jumped" / "fits", 1e-6, "cpu"
+    )  # room for two fits: the oldest go, whatever their time says
+    for event in launch.run_locally(cells, store, fits, launch.TaskLoader(Machine(loop.torch.device("cpu")))):
         events.append(event)
         for path in (tmp_path / "jumped").rglob("*.*"):
             os.utime(path, (time.time(), time.time()))

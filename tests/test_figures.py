@@ -22,7 +22,7 @@ from benchmark.analysis.curves import Curve, Experiment, Run
 from benchmark.analysis.figures import curves as figures_curves
 from benchmark.analysis.figures import drawing, ranking, seconds, selections, style
 from benchmark.analysis.figures.gallery import Gallery
-from benchmark.analysis.stats import student
+from benchmark.analysis.stats import student_interval
 from benchmark.contract.scores import ACCURACY
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.record import Header, Measured, Record
@@ -37,7 +37,7 @@ def test_ranks_are_over_the_price_where_rounds_cost_unequally(charged: float) ->
     """As verdicts are: what is charged besides moves a curve to the right, past one that is lower round by round."""
     high, low = curve("high", [[10.0, 20, 30]], [0]), curve("low", [[9.0, 19, 29]], [0])
     high = replace(high, cost={"images": high.cost["images"] + charged})
-    first = {name for name, rank in ranking.halves(ranked([high, low]))[0].items() if rank == 1}
+    first = {name for name, rank in ranking.split_ranks(ranked([high, low]))[0].items() if rank == 1}
     assert first == {"low" if charged else "high"}
     far = replace(high, cost={"images": high.cost["images"] + 1000})
     assert ranking.mean_areas(experiment([far, low])) == {}
@@ -47,7 +47,7 @@ def test_ranks_are_over_the_price_where_rounds_cost_unequally(charged: float) ->
 
 def ranked(curves: Sequence[Curve]) -> stats.Ranks:
     areas = ranking.mean_areas(experiment(curves))
-    return stats.ranks(list(areas), np.array([list(areas.values())] * 2), ["one", "two"])
+    return stats.rank_strategies(list(areas), np.array([list(areas.values())] * 2), ["one", "two"])
 
 
 LONG = "long[" + ",".join(f"parameter_{number}=0.{number}" for number in range(12)) + "]"
@@ -101,8 +101,8 @@ def made() -> Experiment:
 
 
 @pytest.fixture
-def looks(made: Experiment) -> dict[str, style.Look]:
-    return style.colours(made.curves)
+def looks(made: Experiment) -> dict[str, style.StrategyStyle]:
+    return style.strategy_styles(made.curves)
 
 
 def arrays(detection: bool = False) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def cells(figure: Figure, panel: int = 0) -> dict[tuple[int, int], str]:
 
 
 # --- curves and savings ---------------------------------------------------------------------
-def test_a_curve_is_the_mean_cost_and_score(looks: dict[str, style.Look]) -> None:
+def test_a_curve_is_the_mean_cost_and_score(looks: dict[str, style.StrategyStyle]) -> None:
     one = experiment([curve("first", SCORES["first"], boxes=True), curve("second", SCORES["second"])])
     images, boxes = (got(figures_curves.learning_curves(one, looks, axis)) for axis in ("images", "boxes"))
     assert lines(images)["first"][:2] == ([5, 7, 9], [51, 62, 70.5])
@@ -163,8 +163,8 @@ def test_a_curve_is_the_mean_cost_and_score(looks: dict[str, style.Look]) -> Non
 
 
 def test_the_band_is_students() -> None:
-    found = figures_curves.band(curve("first", [[50, 60, np.nan], *([52, 64, 3] for _ in range(4))]))
-    expected = student(np.array([60.0, 64.0, 64.0, 64.0, 64.0]))
+    found = figures_curves.interval_band(curve("first", [[50, 60, np.nan], *([52, 64, 3] for _ in range(4))]))
+    expected = student_interval(np.array([60.0, 64.0, 64.0, 64.0, 64.0]))
     assert found[:, 1] == pytest.approx([expected.low, expected.high])
     assert np.isnan(found[:, 2]).all()  # of four runs
 
@@ -173,7 +173,7 @@ def test_the_band_is_students() -> None:
 def test_few_runs_are_dots_and_no_band(num_runs: int) -> None:
     values = [[50.0 + seed, 60.0 + 3 * seed] for seed in range(num_runs)]
     figure = got(
-        figures_curves.learning_curves(experiment([curve("first", values)]), style.colours(["first"]), "images")
+        figures_curves.learning_curves(experiment([curve("first", values)]), style.strategy_styles(["first"]), "images")
     )
     [dots] = [line for line in figure.axes[0].lines if line.get_marker() == "."]
     few = 1 < num_runs < 5
@@ -192,7 +192,7 @@ def test_savings_of_few_pairs_have_no_band(num_runs: int) -> None:
     values = [[50.0 + seed, 60.0 + 3 * seed, 70.0 + 2 * seed] for seed in range(num_runs)]
     better = [[value + 2 for value in row] for row in values]
     one = experiment([curve(name, rows, range(num_runs)) for name, rows in (("first", values), ("second", better))])
-    figure = got(figures_curves.savings_curve(one, style.colours(["first", "second"]), "first"))
+    figure = got(figures_curves.savings_curve(one, style.strategy_styles(["first", "second"]), "first"))
     assert bool(figure.axes[0].collections) == (num_runs == 5)
     notes = " ".join(" ".join(texts(figure)).split())
     assert ("too few runs for intervals" in notes) == (num_runs == 2)
@@ -208,7 +208,7 @@ def test_long_class_names_are_shortened_and_leave_the_bars_room(num_classes: int
     figure = got(selections.bought_classes(made, replace(known, classes_C=many)))
     labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
     assert len(set(labels)) == num_classes
-    assert all(len(label) <= selections.CLASS_NAME for label in labels)
+    assert all(len(label) <= selections.MAX_CLASS_NAME for label in labels)
     assert labels[-1] == r"caf\xe9"
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[-1].get_xticklabels()]
@@ -218,7 +218,7 @@ def test_long_class_names_are_shortened_and_leave_the_bars_room(num_classes: int
 
 def test_bars_are_what_a_paper_tells() -> None:
     paper = curve("first", [[50, 60, 70]], seeds=(), std_R=np.array([1.0, np.nan, 2.0]), num_runs=5)
-    figure = got(figures_curves.learning_curves(experiment([paper]), style.colours(["first"]), "images"))
+    figure = got(figures_curves.learning_curves(experiment([paper]), style.strategy_styles(["first"]), "images"))
     (bars,) = figure.axes[0].containers
     segments = [np.asarray(segment) for segment in bars.lines[2][0].get_segments()]
     assert [one[:, 1].tolist() for one in segments if one.size] == [[49, 51], [68, 72]]
@@ -231,7 +231,7 @@ def test_rounds_that_are_not_there_are_left_out() -> None:
     none = np.zeros((0, 3))
     empty = Curve("empty", 0, 2, none, none, {"images": none})
     one = experiment([uneven, short, empty])
-    found = drawing.everything(
+    found = drawing.draw_figures(
         [one, experiment([empty, replace(empty, strategy="b")], "none"), experiment([], "no")], {}
     )
     drawn = lines(found["made-curves-images"])
@@ -241,7 +241,7 @@ def test_rounds_that_are_not_there_are_left_out() -> None:
     assert not [stem for stem in found if stem.startswith("no")]
 
 
-def test_savings_are_per_cent_of_what_the_other_pays(made: Experiment, looks: dict[str, style.Look]) -> None:
+def test_savings_are_per_cent_of_what_the_other_pays(made: Experiment, looks: dict[str, style.StrategyStyle]) -> None:
     drawn = lines(got(figures_curves.savings_curve(made, looks, "first")))
     targets, percent, colour = drawn["second"]
     assert targets == [51, 62, 70.5]
@@ -252,7 +252,7 @@ def test_savings_are_per_cent_of_what_the_other_pays(made: Experiment, looks: di
     assert list(drawn) == ["second", HOSTILE]
 
 
-def test_scores_out_of_reach_are_no_savings(looks: dict[str, style.Look]) -> None:
+def test_scores_out_of_reach_are_no_savings(looks: dict[str, style.StrategyStyle]) -> None:
     low = curve("second", [[50, 51, 52], [50, 51, 52]])
     one = experiment([curve("first", [[50, 51, 80], [50, 51, 80]]), low])
     assert lines(got(figures_curves.savings_curve(one, looks, "first")))["second"][0] == [50, 51]
@@ -261,7 +261,7 @@ def test_scores_out_of_reach_are_no_savings(looks: dict[str, style.Look]) -> Non
 
 
 # --- looks ----------------------------------------------------------------------------------
-def test_a_strategy_looks_the_same_in_every_figure(made: Experiment, looks: dict[str, style.Look]) -> None:
+def test_a_strategy_looks_the_same_in_every_figure(made: Experiment, looks: dict[str, style.StrategyStyle]) -> None:
     drawn = [got(figures_curves.learning_curves(made, looks)), got(figures_curves.savings_curve(made, looks, "first"))]
     for figure in drawn:
         assert {name: colour for name, (_, _, colour) in lines(figure).items()}.items() <= {
@@ -272,10 +272,10 @@ def test_a_strategy_looks_the_same_in_every_figure(made: Experiment, looks: dict
 
 
 def test_many_strategies_are_told_apart() -> None:
-    looks = style.colours([f"strategy_{number}" for number in range(60)])
+    looks = style.strategy_styles([f"strategy_{number}" for number in range(60)])
     assert len(set(looks.values())) == 60
     assert len({(look.colour, look.dashes) for look in list(looks.values())[:32]}) == 32
-    assert list(style.colours(["a", "b", "a"])) == ["a", "b"]
+    assert list(style.strategy_styles(["a", "b", "a"])) == ["a", "b"]
 
 
 # --- over experiments -----------------------------------------------------------------------
@@ -354,11 +354,11 @@ def test_ranks_are_of_what_all_experiments_share() -> None:
 # --- what was bought ------------------------------------------------------------------------
 def test_overlap_is_jaccards_of_all_that_was_bought_so_far(made: Experiment) -> None:
     names = list(made.curves)
-    first, last = selections.overlaps(made, names, 1), selections.overlaps(made, names, 2)
+    first, last = selections.jaccard_overlaps(made, names, 1), selections.jaccard_overlaps(made, names, 2)
     assert first[0, 1] == pytest.approx((1 / 3 + 0) / 2)
     assert last[0, 1] == pytest.approx((3 / 5 + 0) / 2)  # seed 0 shares 2, 3 and 4 of 2, 3, 4, 5 and 6
     assert last[2, 1] == last[1, 2] == pytest.approx((1 / 7 + 1) / 2)
-    figure = got(selections.overlap(made))
+    figure = got(selections.overlap_heat_maps(made))
     assert [axes.get_title("left") for axes in figure.axes] == ["up to round 1", "up to round 2"]
     assert cells(figure)[1, 0] == "0.17"
     assert cells(figure, 1)[0, 1] == "0.30"
@@ -367,9 +367,9 @@ def test_overlap_is_jaccards_of_all_that_was_bought_so_far(made: Experiment) -> 
 def test_overlap_is_over_the_seeds_that_both_have(made: Experiment) -> None:
     short = [replace(one, records=one.records[:2]) if one.seed else one for one in made.runs]
     one = replace(made, runs=tuple(short))
-    assert selections.overlaps(one, ["first", "second"], 2)[0, 1] == pytest.approx(3 / 5)
-    assert selections.overlap(replace(made, runs=())) is None
-    assert selections.overlap(replace(made, runs=made.runs[:2])) is None
+    assert selections.jaccard_overlaps(one, ["first", "second"], 2)[0, 1] == pytest.approx(3 / 5)
+    assert selections.overlap_heat_maps(replace(made, runs=())) is None
+    assert selections.overlap_heat_maps(replace(made, runs=made.runs[:2])) is None
 
 
 def heights(figure: Figure, panel: int) -> list[float]:
@@ -445,8 +445,10 @@ def test_a_contact_sheet_shows_the_first_images_of_each_round(made: Experiment) 
     assert selections.contact_sheet(made, gallery(), "unknown") is None
 
 
-def test_seconds_are_the_mean_over_the_rounds_that_select(made: Experiment, looks: dict[str, style.Look]) -> None:
-    assert seconds.seconds(made)["first"] == [15, 30]
+def test_seconds_are_the_mean_over_the_rounds_that_select(
+    made: Experiment, looks: dict[str, style.StrategyStyle]
+) -> None:
+    assert seconds.mean_selection_seconds(made)["first"] == [15, 30]
     figure = got(seconds.selection_seconds(made, looks))
     assert [list(np.asarray(line.get_xdata())) for line in figure.axes[0].lines[:2]] == [[15, 30], [22.5]]
     assert figure.axes[0].get_xscale() == "log"
@@ -455,7 +457,7 @@ def test_seconds_are_the_mean_over_the_rounds_that_select(made: Experiment, look
 
 # --- names ----------------------------------------------------------------------------------
 def test_hostile_names_are_shown_as_they_are(made: Experiment) -> None:
-    found = drawing.everything([made, replace(made, title="two")], {"made": gallery()})
+    found = drawing.draw_figures([made, replace(made, title="two")], {"made": gallery()})
     assert {"ranks", "made-savings", "made-pool"} <= set(found)
     found["penalties"] = got(ranking.penalty_matrix([experiment([constant(HOSTILE, [0, 1]), constant("b", [0, 0])])]))
     for stem, figure in found.items():
@@ -464,27 +466,27 @@ def test_hostile_names_are_shown_as_they_are(made: Experiment) -> None:
         assert not any("$" in text.get_text() and text.get_parse_math() for text in figure.findobj(Text)), stem
 
 
-def test_names_are_text_in_an_svg(made: Experiment, looks: dict[str, style.Look], tmp_path: Path) -> None:
+def test_names_are_text_in_an_svg(made: Experiment, looks: dict[str, style.StrategyStyle], tmp_path: Path) -> None:
     figure = got(seconds.selection_seconds(made, looks))
-    svg = style.save(figure, tmp_path / "stem")[1]
+    svg = style.save_figure(figure, tmp_path / "stem")[1]
     shown = {node.text for node in ElementTree.parse(svg).iter() if node.tag.endswith("}text")}
     assert {HOSTILE, "first", "10", "100"} <= shown
-    classes = style.save(got(selections.bought_classes(made, gallery())), tmp_path / "classes")[1].read_text()
+    classes = style.save_figure(got(selections.bought_classes(made, gallery())), tmp_path / "classes")[1].read_text()
     assert "$dog$" in classes
     assert "&lt;cow&gt;" in classes
 
 
 @pytest.mark.parametrize("name", [LONG, "_begins", "x" * 150, "a" * 40, "", "one two"])
 def test_a_broken_name_keeps_its_characters(name: str) -> None:
-    parts = words.broken(name).split("\n")
+    parts = words.wrap_name(name).split("\n")
     assert "".join(parts) == name
-    assert all(len(part) <= words.WIDTH for part in parts)
+    assert all(len(part) <= words.LINE_WIDTH for part in parts)
 
 
 def test_long_legends_neither_cover_the_plot_nor_leave_the_figure() -> None:
     names = [LONG, "W" * 150, "_begins", *(f"strategy_{number}" for number in range(25))]
     one = experiment([curve(name, SCORES["first"]) for name in names], "title " * 30)
-    figure = got(figures_curves.learning_curves(one, style.colours(names), "images"))
+    figure = got(figures_curves.learning_curves(one, style.strategy_styles(names), "images"))
     legend, plot = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
     assert [text.get_text().replace("\n", "") for text in figure.legends[0].get_texts()] == names
     assert legend.x0 >= plot.x1
@@ -506,9 +508,11 @@ def test_names_of_ranks_stay_in_the_figure() -> None:
 
 
 # --- files ----------------------------------------------------------------------------------
-def test_a_figure_is_saved_to_the_same_bytes(made: Experiment, looks: dict[str, style.Look], tmp_path: Path) -> None:
+def test_a_figure_is_saved_to_the_same_bytes(
+    made: Experiment, looks: dict[str, style.StrategyStyle], tmp_path: Path
+) -> None:
     drawn = [got(figures_curves.learning_curves(made, looks)) for _ in range(2)]
-    saved = [style.save(one, tmp_path / str(place) / "stem") for place, one in enumerate([drawn[0], *drawn])]
+    saved = [style.save_figure(one, tmp_path / str(place) / "stem") for place, one in enumerate([drawn[0], *drawn])]
     assert [path.name for path in saved[0]] == ["stem.png", "stem.svg", "stem.pdf"]
     for path, again, anew in zip(*saved, strict=True):
         assert path.read_bytes() == again.read_bytes() == anew.read_bytes(), path.suffix
@@ -557,22 +561,22 @@ def test_what_is_no_gallery_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_everything_names_its_figures(made: Experiment) -> None:
-    found = drawing.everything([made], {"made": gallery(detection=True)})
+    found = drawing.draw_figures([made], {"made": gallery(detection=True)})
     assert list(found) == [
         "made-curves-images", "made-savings", "made-overlap", "made-seconds", "made-classes", "made-sizes", "made-pool",
         "made-bought-first", "made-bought-second", "made-bought-_b__x_1_____q_-148442dc",
     ]  # fmt: skip
     many = experiment([constant("aa", [0, 1, 1]), constant("b", [0, 0, 0])])
-    assert "penalties" in drawing.everything([many], {})
+    assert "penalties" in drawing.draw_figures([many], {})
 
 
 def test_a_strategy_looks_the_same_whatever_else_is_drawn() -> None:
     alone, many = (
-        style.colours(["isal"]),
-        style.colours(["mine", "random", "isal", "isal[k=2]", "coreset[metric=cosine]"]),
+        style.strategy_styles(["isal"]),
+        style.strategy_styles(["mine", "random", "isal", "isal[k=2]", "coreset[metric=cosine]"]),
     )
     assert alone["isal"] == many["isal"]
-    assert many["coreset[metric=cosine]"] == style.colours(["coreset"])["coreset"]  # no plain one beside it
+    assert many["coreset[metric=cosine]"] == style.strategy_styles(["coreset"])["coreset"]  # no plain one beside it
     assert many["isal[k=2]"] != many["isal"]
     assert len(set(many.values())) == 5
-    assert style.colours(["isal[k=2]", "isal"])["isal"] == alone["isal"]  # whichever comes first
+    assert style.strategy_styles(["isal[k=2]", "isal"])["isal"] == alone["isal"]  # whichever comes first

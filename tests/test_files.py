@@ -24,13 +24,13 @@ from matplotlib.figure import Figure
 from test_faults import check_stated, table
 
 from benchmark.analysis.figures import style
-from benchmark.analysis.published import SOURCES, known_sources
+from benchmark.analysis.published import SOURCES_FILE, read_sources
 from benchmark.plugins import discovery
 from benchmark.records.record import Measured, Record
-from benchmark.records.store import WRITTEN, Store
-from benchmark.runner.fits import Fits, taken
+from benchmark.records.store import WRITTEN_FOLDERS, Store
+from benchmark.runner.fit_cache import FitCache, acquire_lock
 from benchmark.system import files, locks, tensor_files
-from benchmark.system.files import Unwritable
+from benchmark.system.files import StoreWriteError
 
 GRID = [
     "tasks=[shelf]", "strategies=[random]", "seeds=1", "rounds=3", "initial=20", "budget=5", "validation=10",
@@ -54,7 +54,7 @@ def measured(number: int) -> Measured:
 
 def grown(store: Store, rounds: int) -> Store:
     """The store with some rounds of a cell."""
-    store.start(CELL, HEADER)
+    store.start_cell(CELL, HEADER)
     for number in range(rounds):
         store.append(CELL, record(number), measured(number))
     return store
@@ -72,7 +72,7 @@ def outside(tmp_path: Path) -> Path:
 
 
 CELL_OF_SHELF = "shelf/20+5x2v10/random/seed-0.jsonl"
-FOLDERS = [*WRITTEN, "cells/shelf", "measured/shelf/20+5x2v10", "cells/shelf/20+5x2v10/random"]
+FOLDERS = [*WRITTEN_FOLDERS, "cells/shelf", "measured/shelf/20+5x2v10", "cells/shelf/20+5x2v10/random"]
 FILES = [".lock", f"cells/{CELL_OF_SHELF}", f"measured/{CELL_OF_SHELF}"]
 
 
@@ -114,7 +114,7 @@ def test_a_draft_that_is_a_link_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / f".grid.json.{os.getpid()}").symlink_to(tmp_path / "precious")
-    files.replace(tmp_path / "run" / "grid.json", "{}", tmp_path / "run")
+    files.write_atomically(tmp_path / "run" / "grid.json", "{}", tmp_path / "run")
     assert (tmp_path / "precious").read_text() == "precious"
     assert content_of(tmp_path / "run") == {"grid.json": b"{}"}
 
@@ -122,7 +122,7 @@ def test_a_draft_that_is_a_link_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        lambda path, root: files.replace(path, "x", root),
+        lambda path, root: files.write_atomically(path, "x", root),
         lambda path, root: files.append(path, b"x\n", root, create=True),
         lambda path, root: files.truncate(path, 0, root),
         lambda path, root: files.remove(path, root),
@@ -137,7 +137,7 @@ def test_nothing_is_done_in_a_folder_that_is_a_link(write: Callable[[Path, Path]
     (root / "mine").write_text("mine")
     (root / "linked").symlink_to(outside)
     before = content_of(outside)
-    with pytest.raises(Unwritable, match="it is a symbolic link"):
+    with pytest.raises(StoreWriteError, match="it is a symbolic link"):
         write(root / "linked" / "precious", root)
     assert content_of(outside) == before
 
@@ -178,10 +178,10 @@ def test_the_cache_of_fits_follows_no_link_and_makes_no_results_folder_anew(outs
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".fits").symlink_to(outside)
     before = content_of(outside)
-    assert Fits(tmp_path / "run" / ".fits", 1e-9, "cpu").cache_bytes == 0
+    assert FitCache(tmp_path / "run" / ".fits", 1e-9, "cpu").cache_bytes == 0
     path = tmp_path / "run" / ".fits" / "encodings" / "a" / "0.safetensors"
     tensor_files.write(path, "a", {"x": torch.zeros(3)}, 1.0)
-    assert taken(path.with_suffix(".lock"), fcntl.LOCK_EX) is None
+    assert acquire_lock(path.with_suffix(".lock"), fcntl.LOCK_EX) is None
     assert content_of(outside) == before
     (tmp_path / "run" / ".fits").unlink()
     tensor_files.write(path, "a", {"x": torch.zeros(3)}, 1.0)
@@ -195,9 +195,9 @@ def test_the_cache_of_fits_follows_no_link_and_makes_no_results_folder_anew(outs
 def test_an_odd_lock_of_a_fit_is_no_lock_and_nobody_waits(kind: str, tmp_path: Path) -> None:
     lock = tmp_path / "key.lock"
     for _ in odd(kind, lock):
-        assert taken(lock, fcntl.LOCK_EX) is None
+        assert acquire_lock(lock, fcntl.LOCK_EX) is None
     if kind == "pipe":
-        Fits(tmp_path, 1.0, "cpu")
+        FitCache(tmp_path, 1.0, "cpu")
 
 
 # --- what is no file --------------------------------------------------------------------------
@@ -227,9 +227,9 @@ def test_what_is_no_file_is_named_and_never_waited_for(kind: str, tmp_path: Path
     path = tmp_path / "file"
     for _ in odd(kind, path):
         with pytest.raises(ValueError, match=f"file is a {kind.removeprefix('linked ')}, not a file"):
-            files.read(path)
+            files.read_file(path)
         if kind != "folder":
-            with pytest.raises(Unwritable, match=f"it is a ({kind}|symbolic link), not a file"):
+            with pytest.raises(StoreWriteError, match=f"it is a ({kind}|symbolic link), not a file"):
                 files.append(path, b"x", tmp_path)
 
 
@@ -259,9 +259,9 @@ def test_a_run_or_a_table_of_what_is_no_file_is_one_line(
 def test_published_curves_that_are_no_file_are_named(tmp_path: Path, command: Command) -> None:
     for _ in odd("pipe", tmp_path / "curves.csv"):
         check_stated("something else in the place of a file", *command("tables", f"records={tmp_path}"))
-    for _ in odd("pipe", tmp_path / SOURCES):
-        with pytest.raises(ValueError, match=f"{SOURCES} is a pipe, not a file"):
-            known_sources(tmp_path / SOURCES)
+    for _ in odd("pipe", tmp_path / SOURCES_FILE):
+        with pytest.raises(ValueError, match=f"{SOURCES_FILE} is a pipe, not a file"):
+            read_sources(tmp_path / SOURCES_FILE)
 
 
 def test_a_sparse_file_is_refused_by_its_size(tmp_path: Path, command: Command) -> None:
@@ -269,7 +269,7 @@ def test_a_sparse_file_is_refused_by_its_size(tmp_path: Path, command: Command) 
     for path in (store.path(CELL), store.path(CELL, "measured"), store.folder / "grid.json"):
         with open(path, "ab") as handle:
             handle.truncate(2**40)
-    for read in (store.records, store.header, store.measured, store.devices, store.codes):
+    for read in (store.records, store.header, store.measurements, store.devices, store.codes):
         with pytest.raises(ValueError, match=r"seed-0\.jsonl has 1,048,576 MB: such a file has 256 at most"):
             read(CELL)
     with pytest.raises(ValueError, match=r"grid\.json has 1,048,576 MB"):
@@ -282,13 +282,13 @@ def test_a_figure_that_does_not_fit_leaves_the_old_one_and_is_named(tmp_path: Pa
     figure = Figure()
     figure.add_subplot()
     stem = tmp_path / "figures" / "curves"
-    paths = style.save(figure, stem)
+    paths = style.save_figure(figure, stem)
     old, before = [path.read_bytes() for path in paths], resource.getrlimit(resource.RLIMIT_FSIZE)
     figure.axes[0].plot([1, 2])
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))  # a write stops there, as on a full disk
     try:
-        with pytest.raises(Unwritable, match=r"figures/curves.png cannot be written: File too large"):
-            style.save(figure, stem)
+        with pytest.raises(StoreWriteError, match=r"figures/curves.png cannot be written: File too large"):
+            style.save_figure(figure, stem)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.read_bytes() for path in paths] == old
@@ -356,7 +356,7 @@ def test_a_folder_that_changes_is_noticed_before_a_record_is_appended(
         grown(store, 2)
         harm(store)
         before = content_of(tmp_path)
-        with pytest.raises(Unwritable, match=HARMS[harm]):
+        with pytest.raises(StoreWriteError, match=HARMS[harm]):
             store.append(CELL, record(2), measured(2))
     after = {name: content for name, content in content_of(tmp_path).items() if "measured" not in name}
     assert after == {name: content for name, content in before.items() if "measured" not in name}
@@ -482,7 +482,7 @@ def test_a_disk_that_knows_no_locks_has_one_writer_all_the_same(how: str, tmp_pa
 
 def test_a_mark_of_another_host_is_refused_with_what_to_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", without("ENOTSUP"))
-    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "MARK_TIMEOUT", 0.2)
     (tmp_path / ".writer").write_text("4242\nnode17\n123456\n")
     hours = time.time() - 3 * 3600
     os.utime(tmp_path / ".writer", (hours, hours))
@@ -507,7 +507,7 @@ def test_whatever_a_disk_without_locks_answers_a_mark_stands_for_one(
 
 def test_a_mark_that_was_not_written_to_its_end_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", without("ENOLCK"))
-    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "MARK_TIMEOUT", 0.2)
     (tmp_path / ".writer").touch()
     store = Store(tmp_path)
     with store.lock():

@@ -13,7 +13,7 @@ from benchmark.api import Machine
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.runner.forecast import Forewarning, small_recipe
+from benchmark.runner.forecast import LongRunWarner, cpu_task_label
 from benchmark.system import activity
 from benchmark.system.activity import Stage
 
@@ -26,7 +26,7 @@ def lines_after(
     """What is said after a fit that has gone through so many images in that time."""
     lines = list[str]()
     tasks: Any = SimpleNamespace(built={cells[0].task.label: None})
-    listener = Forewarning({one: one.schedule.rounds for one in cells}, tasks, lines.append)
+    listener = LongRunWarner({one: one.schedule.rounds for one in cells}, tasks, lines.append)
     now = [100.0]
     monkeypatch.setattr(activity.time, "monotonic", lambda: now[0])
     fit = Stage(listener, "fitting", 10**9, "images", epochs)
@@ -76,14 +76,14 @@ def test_a_short_run_and_a_short_fit_say_nothing(monkeypatch: pytest.MonkeyPatch
 )
 def test_the_recipe_for_cpus_keeps_the_data_and_is_sound(task: str, fits: str | None) -> None:
     discovery.discover()
-    label = small_recipe(Spec.read("task", task))
+    label = cpu_task_label(Spec.read("task", task))
     if fits is None:
         assert label == ""
         return
     assert re.search(rf"\[{fits}", label), label
     spec = Spec.read("task", label)
     assert spec.plugin.recipe(spec.values) is not None  # no setting is refused beside another
-    assert small_recipe(spec) == ""
+    assert cpu_task_label(spec) == ""
 
 
 def test_purchases_by_the_box_are_at_least_the_initial_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,4 +98,4 @@ def test_purchases_by_the_box_are_at_least_the_initial_images(monkeypatch: pytes
 
 def test_a_task_without_a_recipe_has_none_for_cpus() -> None:
     discovery.discover()
-    assert small_recipe(cell("random", task="shelf").task) == ""
+    assert cpu_task_label(cell("random", task="shelf").task) == ""

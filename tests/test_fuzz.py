@@ -19,8 +19,8 @@ from msgspec import structs
 
 from benchmark.analysis import published, reading
 from benchmark.plugins import discovery
-from benchmark.records.record import CLOSING, OPENING, Header, Measured, Record, digest
-from benchmark.records.store import Store, Unwritable
+from benchmark.records.record import LINE_END, LINE_START, Header, Measured, Record, checksum
+from benchmark.records.store import Store, StoreWriteError
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,7 +53,7 @@ def written(home: Path) -> Store:
     """Two cells of four rounds."""
     store = Store(home)
     for seed, cell in enumerate((CELL, OTHER)):
-        store.start(cell, header(seed))
+        store.start_cell(cell, header(seed))
         for number in range(4):
             store.append(cell, record(number, seed), measured(number))
     return store
@@ -84,10 +84,10 @@ def placed(home: Path, records: bytes, times: bytes | None = None) -> Store:
 
 def every_reader(store: Store) -> None:
     """Calls what reads a cell: only ValueError and Unwritable may come out of each, and only sound records."""
-    for reader in (store.read, store.records, store.measured, lambda cell: store.start(cell, header(0))):
-        with contextlib.suppress(ValueError, Unwritable):
+    for reader in (store.read, store.records, store.measurements, lambda cell: store.start_cell(cell, header(0))):
+        with contextlib.suppress(ValueError, StoreWriteError):
             reader(CELL)
-    with contextlib.suppress(ValueError, Unwritable):
+    with contextlib.suppress(ValueError, StoreWriteError):
         assert all(math.isfinite(one) for found in store.records(CELL)[1] for one in found.scores.values())
 
 
@@ -120,7 +120,7 @@ def test_a_run_goes_on_behind_the_sound_lines(size: int, junk: bytes) -> None:
     with folder() as home:
         store = placed(home, WHOLE[:size] + junk)
         path = store.path(CELL)
-        kept = store.start(CELL, header(0))
+        kept = store.start_cell(CELL, header(0))
         assert kept == RECORDS[: len(kept)]
         assert path.read_bytes() == (WHOLE[:sound] or LINES[0])
         for number in range(len(kept), 4):
@@ -141,10 +141,10 @@ def test_a_run_goes_on_from_the_lines_in_their_order(order: list[int]) -> None:
     with folder() as home:
         store = placed(home, b"".join(LINES[number] for number in order))
         if not order or sound:
-            assert store.start(CELL, header(0)) == RECORDS[: max(0, sound - 1)]
+            assert store.start_cell(CELL, header(0)) == RECORDS[: max(0, sound - 1)]
             assert store.path(CELL).read_bytes() == (b"".join(LINES[:sound]) or LINES[0])
         else:
-            assert says_one_line(lambda: store.start(CELL, header(0)))
+            assert says_one_line(lambda: store.start_cell(CELL, header(0)))
 
 
 @QUICK
@@ -153,7 +153,7 @@ def test_another_cells_file_is_refused(copied: int, own: int) -> None:
     with folder() as home:
         store = placed(home, b"".join(FOREIGN[:copied] + LINES[1 : 1 + own]))
         with pytest.raises(ValueError, match="written with other settings"):
-            store.start(CELL, header(0))
+            store.start_cell(CELL, header(0))
 
 
 JUNK = st.binary(max_size=300) | st.sampled_from([*LINES, *FOREIGN, *TIMES]) | JSON.map(lambda body: sealed(body))
@@ -163,7 +163,7 @@ FILES = st.lists(JUNK, max_size=6).map(b"".join)
 def sealed(body: object) -> bytes:
     """A line with the right checksum around any JSON: only who means it writes one."""
     text = json.dumps(body, default=list).encode()
-    return OPENING + text + CLOSING % digest(text)
+    return LINE_START + text + LINE_END % checksum(text)
 
 
 @QUICK
@@ -219,7 +219,7 @@ def test_any_manifest_is_read_or_refused(path: list[Any], value: object) -> None
         store = written(home)
         (home / "grid.json").write_text(json.dumps(planted(MANIFEST, path, value)))
         refusal(store.manifest)
-        assert says_one_line(lambda: reading.read(str(home)))
+        assert says_one_line(lambda: reading.read_experiments(str(home)))
 
 
 @QUICK
@@ -248,16 +248,16 @@ def test_any_cells_of_a_csv_file_are_curves_or_one_line(changes: list[tuple[int,
     for row, column, text in changes:
         rows[row][column] = text
     with folder() as home:
-        (home / "a.csv").write_text(csv([list(published.COLUMNS), *rows]))
-        assert says_one_line(lambda: reading.read(str(home)))
+        (home / "a.csv").write_text(csv([list(published.REQUIRED_COLUMNS), *rows]))
+        assert says_one_line(lambda: reading.read_experiments(str(home)))
 
 
 @QUICK
 @given(st.binary(max_size=100), st.booleans())
 def test_any_bytes_for_a_csv_file_are_curves_or_one_line(junk: bytes, headed: bool) -> None:
     with folder() as home:
-        (home / "a.csv").write_bytes((",".join(published.COLUMNS).encode() + b"\n" if headed else b"") + junk)
-        assert says_one_line(lambda: reading.read(str(home)))
+        (home / "a.csv").write_bytes((",".join(published.REQUIRED_COLUMNS).encode() + b"\n" if headed else b"") + junk)
+        assert says_one_line(lambda: reading.read_experiments(str(home)))
 
 
 YAML = JSON.map(json.dumps).map(str.encode) | st.binary(max_size=60) | TEXT.map(str.encode)
@@ -269,6 +269,6 @@ YAML = JSON.map(json.dumps).map(str.encode) | st.binary(max_size=60) | TEXT.map(
 ))  # fmt: skip
 def test_any_sources_are_read_or_refused_in_one_line(content: bytes) -> None:
     with folder() as home:
-        (home / "a.csv").write_text(csv([list(published.COLUMNS), *ROWS]))
+        (home / "a.csv").write_text(csv([list(published.REQUIRED_COLUMNS), *ROWS]))
         (home / "sources.yaml").write_bytes(content)
-        assert says_one_line(lambda: [one.reference for one in reading.read(str(home))])
+        assert says_one_line(lambda: [one.reference for one in reading.read_experiments(str(home))])

@@ -33,8 +33,8 @@ from benchmark.tasks.image_folder import image_folder
 from benchmark.tasks.voc import voc
 from benchmark.vision.classification.task import Recipe
 from benchmark.vision.data import image_checks
-from benchmark.vision.data.annotations import check_boxes, scans_of
-from benchmark.vision.data.sources import reported
+from benchmark.vision.data.annotations import check_has_boxes, image_scans
+from benchmark.vision.data.sources import report_sources
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.fingerprints import digest
 
@@ -50,8 +50,8 @@ def harness() -> Iterator[None]:
         used = int(handle.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 2**30, limits[1]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_checks, "recalled", lambda keys: {})
-        patch.setattr(image_checks, "remember", lambda scans: None)
+        patch.setattr(image_checks, "load_scans", lambda keys: {})
+        patch.setattr(image_checks, "save_scans", lambda scans: None)
         for task in ("voc", "coco"):
             patch.setattr(f"benchmark.tasks.{task}.Detection", Given)
         patch.setattr("benchmark.tasks.image_folder.Classifier", Classes)
@@ -66,16 +66,16 @@ class Given:
         self, machine: Machine, recipe: Any, pool: Any, test: Any, num_classes: int, classes: list[str], root: Path,
         map_at: str = "",
     ) -> None:  # fmt: skip
-        check_boxes(pool, test)
+        check_has_boxes(pool, test)
         self.pool, self.test, self.classes = pool, test, list(classes)
         self.fingerprint = pool.images.fingerprint + test.images.fingerprint
-        self.remarks = reported(scans_of(pool.images), scans_of(test.images), root).remarks
+        self.remarks = report_sources(image_scans(pool.images), image_scans(test.images), root).remarks
         assert num_classes == len(classes)
 
     def boxes(self) -> list[Box]:
         """All boxes of the pool."""
         truth, names = self.pool.truth, self.pool.images.names
-        image_B = np.repeat(np.arange(len(names)), np.diff(truth.first_N1))
+        image_B = np.repeat(np.arange(len(names)), np.diff(truth.offsets_N1))
         rows = zip(image_B, truth.corners_B4, truth.labels_B, truth.ignored_B, strict=True)
         return [(names[i], *map(float, box), int(label), bool(ignored)) for i, box, label, ignored in rows]
 
@@ -369,7 +369,7 @@ class Classes:
     ) -> None:  # fmt: skip
         self.pool, self.test, self.classes = pool, test, list(classes)
         self.fingerprint = digest(pool.images_NKHW, pool.labels_N, *classes)
-        self.remarks = reported(pool.scans, test.scans, root).remarks
+        self.remarks = report_sources(pool.scans, test.scans, root).remarks
 
     def images(self) -> Counter[tuple[str, str]]:
         """Class and file of every image of the pool and the test set."""

@@ -22,8 +22,8 @@ from benchmark.tasks.oxford_pet import oxford_pet
 from benchmark.tasks.tiny_imagenet import tiny_imagenet
 from benchmark.vision.classification.task import Recipe
 from benchmark.vision.data import image_checks, label_maps, layouts
-from benchmark.vision.data.annotations import scans_of
-from benchmark.vision.data.sources import reported
+from benchmark.vision.data.annotations import image_scans
+from benchmark.vision.data.sources import report_sources
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
 
 CPU = torch.device("cpu")
@@ -35,10 +35,10 @@ class Kept:
     def __init__(self, machine: Machine, recipe: Any, pool: Any, test: Any, *classes: Any, **more: Any) -> None:
         self.pool, self.test = pool, test
         if isinstance(pool, label_maps.Split):
-            label_maps.check_labels(pool, test)
+            label_maps.check_has_labels(pool, test)
             self.fingerprint = pool.fingerprint + test.fingerprint
-        scans = [split.scans if hasattr(split, "scans") else scans_of(split.images) for split in (pool, test)]
-        reported(*scans, more.get("root"))
+        scans = [split.scans if hasattr(split, "scans") else image_scans(split.images) for split in (pool, test)]
+        report_sources(*scans, more.get("root"))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -46,8 +46,8 @@ def harness() -> Iterator[None]:
     """Tasks without a network, and nothing remembered of images."""
     discovery.discover()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_checks, "recalled", lambda keys: {})
-        patch.setattr(image_checks, "remember", lambda scans: None)
+        patch.setattr(image_checks, "load_scans", lambda keys: {})
+        patch.setattr(image_checks, "save_scans", lambda scans: None)
         for name in ("cityscapes.Segmentation", "oxford_pet.Classifier", "tiny_imagenet.Classifier"):
             patch.setattr(f"benchmark.tasks.{name}", Kept)
         yield
@@ -225,7 +225,7 @@ def layout_judged(data: st.DataObject) -> str:
             assert not suggested or Spec.read("task", suggested).plugin
             return bool(suggested)
 
-        return judged(partial(layouts.advice, root, str(root), "do something else"), check, root)
+        return judged(partial(layouts.suggest_parameters, root, str(root), "do something else"), check, root)
 
 
 @SIZES

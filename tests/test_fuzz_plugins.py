@@ -18,7 +18,7 @@ from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.plugins import registry as plugins_registry
 from benchmark.plugins.registry import FOLDERS, REGISTRY, Plugin
-from benchmark.text import quoted
+from benchmark.text import notation
 
 STRATEGY = """
 from typing import Any, Literal
@@ -127,7 +127,7 @@ def registry() -> Iterator[None]:
             REGISTRY[kind].update(found)
         sys.path[:] = path
         for name in set(sys.modules) - modules:
-            if name in ("mine", "other") or name.startswith(plugins_registry.IN_FOLDER):
+            if name in ("mine", "other") or name.startswith(plugins_registry.USER_MODULE_PREFIX):
                 del sys.modules[name]
 
 
@@ -163,15 +163,15 @@ def asked(root: Path) -> list[Plugin]:
         spec = Spec.read(plugin.kind, plugin.name)
         assert spec.label == plugin.name
         assert set(spec.needs) is not None
-        assert isinstance(spec.code, str)
-        spec.identity(told=True)
+        assert isinstance(spec.code_hash, str)
+        spec.identity(only_non_defaults=True)
         if plugin.kind == "task":
             plugin.capabilities(spec.values)
             plugin.recipe(spec.values)
         elif plugin.companion is not None:
-            plugin.declared("companion", spec.values)
+            plugin.resolve_declaration("companion", spec.values)
         [
-            quoted.plain(default)
+            notation.format_value(default)
             for _, default in plugin.parameters().values()
             if default is not plugins_registry.REQUIRED
         ]
@@ -190,7 +190,7 @@ def plugin_judged(data: st.DataObject) -> str:
         files = [path for path in root.glob("[!._]*.py")]
 
         def check(found: list[Plugin], lines: list[str]) -> bool:
-            homes = {os.path.realpath(plugins_registry.source(plugin)) for plugin in found}
+            homes = {os.path.realpath(plugins_registry.source_file(plugin)) for plugin in found}
             others = [path for path in files if os.path.realpath(path) not in homes]
             assert len([line for line in lines if "registers no strategy" in line]) >= len(others)
             return not lines

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from benchmark import config
-from benchmark.experiment.schedule import Schedule, band
+from benchmark.experiment.schedule import Schedule, parse_band
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
 from benchmark.plugins.settings import read_value
-from benchmark.text import quoted
+from benchmark.text import notation
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -32,7 +32,7 @@ WORD = st.builds("{}={}".format, st.sampled_from(KEYS) | TEXT, TEXT) | TEXT
 @SLOW
 @given(st.lists(WORD, max_size=3))
 def test_any_words_make_a_grid_or_one_line(words: list[str]) -> None:
-    assert says_one_line(lambda: config.read(config.settings(words)).cells())
+    assert says_one_line(lambda: config.build_grid(config.compose_settings(words)).cells())
 
 
 @SLOW
@@ -40,7 +40,7 @@ def test_any_words_make_a_grid_or_one_line(words: list[str]) -> None:
 @example("seeds", "1" * 12)
 @given(st.sampled_from(["tasks", "strategies", "seeds", "until", "budget_in", "rounds", "initial", "validation"]), TEXT)
 def test_any_value_of_a_setting_makes_a_grid_or_one_line(key: str, value: str) -> None:
-    assert says_one_line(lambda: config.read(config.settings([f"{key}={value}"])).cells())
+    assert says_one_line(lambda: config.build_grid(config.compose_settings([f"{key}={value}"])).cells())
 
 
 ENTRY = {"task": "digits", "strategies": ["random"], "seeds": 1, "initial": 5, "budget": 5, "rounds": 1}
@@ -48,20 +48,20 @@ ENTRY = {"task": "digits", "strategies": ["random"], "seeds": 1, "initial": 5, "
 
 @QUICK
 @example("seeds", 10**12)
-@given(st.sampled_from(list(config.ENTRY)), JSON)
+@given(st.sampled_from(list(config.EXPERIMENT_FIELDS)), JSON)
 def test_any_value_in_a_grid_file_makes_a_grid_or_one_line(key: str, value: object) -> None:
     chosen = dataclasses.replace(DEFAULTS, experiments={"x": ENTRY | {key: value}})
-    assert says_one_line(lambda: config.read(chosen).cells())
+    assert says_one_line(lambda: config.build_grid(chosen).cells())
 
 
 @QUICK
 @given(JSON)
 def test_any_label_is_parsed_or_refused_in_one_line(value: object) -> None:
-    assert says_one_line(lambda: quoted.parse(value))
+    assert says_one_line(lambda: notation.parse_label(value))
     assert says_one_line(lambda: Spec.read("strategy", value))
 
 
-DEFAULTS = config.settings([])
+DEFAULTS = config.compose_settings([])
 NAMED = st.text("abcdefghij_", min_size=1, max_size=8).map("a{}".format)
 BARE = st.text("abcXYZ0129._-+/é ", max_size=8).map(str.strip)
 
@@ -70,7 +70,7 @@ BARE = st.text("abcXYZ0129._-+/é ", max_size=8).map(str.strip)
 @given(NAMED, st.dictionaries(NAMED, BARE, max_size=4))
 def test_a_label_is_read_back(name: str, values: dict[str, str]) -> None:
     inside = ",".join(f"{key}={value}" for key, value in values.items())
-    assert quoted.parse(f" {name}[{inside}] ") == (name, values)
+    assert notation.parse_label(f" {name}[{inside}] ") == (name, values)
 
 
 def named(*, root: str = "x", other: str | None = None, free: Any = 0, like: str = "") -> None:
@@ -79,7 +79,7 @@ def named(*, root: str = "x", other: str | None = None, free: Any = 0, like: str
 
 def exact(value: Any) -> Any:
     """Text that is not read as anything else, as `bind` reads what stands in no quotes."""
-    return quoted.Verbatim(value) if isinstance(value, str) else value
+    return notation.QuotedText(value) if isinstance(value, str) else value
 
 
 ODD = (
@@ -96,12 +96,17 @@ def test_any_text_has_a_spelling_wherever_a_label_stands(root: str, other: str |
     plugin = registry.Plugin("task", "named", named, 1)
     values = {"root": root, "other": other, "free": free, "like": ""}
     label = plugin.label({key: exact(value) for key, value in values.items()})
-    assert plugin.bind(quoted.parse(label)[1]) == values
-    assert plugin.label(quoted.parse(f" {label}\t")[1]) == label
+    assert plugin.bind(notation.parse_label(label)[1]) == values
+    assert plugin.label(notation.parse_label(f" {label}\t")[1]) == label
     assert read_value("tasks", f"[a,{label} , b[c=1]]", list) == ["a", label, "b[c=1]"]
     assert read_value("tasks", label, list) == [label]
     outer = plugin.label({"like": exact(label), "other": exact(root)})
-    assert plugin.bind(quoted.parse(outer)[1]) == values | {"free": 0, "root": "x", "like": label, "other": root}
+    assert plugin.bind(notation.parse_label(outer)[1]) == values | {
+        "free": 0,
+        "root": "x",
+        "like": label,
+        "other": root,
+    }
 
 
 VALUES = {
@@ -150,8 +155,8 @@ def test_a_schedule_is_one_line_or_reads_back_and_names_a_folder(
 @QUICK
 @given(UNTIL)
 def test_a_band_is_read_or_refused_in_one_line(until: str) -> None:
-    words = refusal(lambda: band(until))
+    words = refusal(lambda: parse_band(until))
     assert words is None or "\n" not in words
     if words is None:
-        metric, value, width = band(until)
-        assert band(f"{metric} {value:f} +- {width:f}") == (metric, value, width)
+        metric, value, width = parse_band(until)
+        assert parse_band(f"{metric} {value:f} +- {width:f}") == (metric, value, width)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from benchmark.vision.weights import load
+from benchmark.vision.weights import load_weights
 
 CHANGES = [
     "none", "drop", "rename", "shape", "dtype", "nan", "inf", "empty", "expanded", "sparse", "meta", "odd", "more",
@@ -118,7 +118,7 @@ def weights_judged(data: st.DataObject) -> str:
 
         def build() -> nn.Module:
             try:
-                load(target, path, "2[.]")
+                load_weights(target, path, "2[.]")
             finally:
                 assert not trap.exists(), "code in the file ran"
             return target

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from benchmark import config
 from benchmark.analysis.options import parse_options
-from benchmark.analysis.settings import taken_by
-from benchmark.experiment.own_data import Defaults
+from benchmark.analysis.settings import setting_types
+from benchmark.experiment.own_data import OwnDataDefaults
 from benchmark.plugins import discovery
-from benchmark.plugins.places import CONFIGS
-from benchmark.plugins.places import grids as names
+from benchmark.plugins.paths import CONFIGS
+from benchmark.plugins.paths import grid_names as names
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -65,7 +65,9 @@ FOLDERS = [
 def words_judged(data: st.DataObject) -> str:
     """Odd words of a run."""
     words = data.draw(st.lists(WORD | LIKELY, min_size=1, max_size=3))
-    return judged(lambda: config.read(config.settings(words)).cells(), lambda cells, lines: bool(cells), "")
+    return judged(
+        lambda: config.build_grid(config.compose_settings(words)).cells(), lambda cells, lines: bool(cells), ""
+    )
 
 
 def defaults_judged(data: st.DataObject) -> str:
@@ -75,18 +77,18 @@ def defaults_judged(data: st.DataObject) -> str:
         text = yaml.safe_dump(mutated(data, OWN)) if data.draw(st.integers(0, 3)) else data.draw(st.sampled_from(YAMLS))
         path.write_bytes(damaged(data, text.encode("utf-8", "surrogatepass")))
 
-        def check(defaults: Defaults, lines: list[str]) -> bool:
-            assert set(defaults.served(frozenset({"classify"}))) <= set(defaults.strategies)
-            assert all(size >= 0 for pool in (1, 10, 10**6) for size in defaults.sizes(pool, {}, 0).values())
+        def check(defaults: OwnDataDefaults, lines: list[str]) -> bool:
+            assert set(defaults.strategies_for(frozenset({"classify"}))) <= set(defaults.strategies)
+            assert all(size >= 0 for pool in (1, 10, 10**6) for size in defaults.schedule_sizes(pool, {}, 0).values())
             return True
 
-        return judged(lambda: Defaults.read(path), check, path)
+        return judged(lambda: OwnDataDefaults.read(path), check, path)
 
 
 def question_judged(data: st.DataObject) -> str:
     """Odd words of an analysis command."""
     verb = data.draw(st.sampled_from(["savings", "tables"]))
-    keys = list(taken_by(verb))
+    keys = list(setting_types(verb))
     pairs = data.draw(
         st.lists(st.tuples(st.sampled_from(keys), st.sampled_from(FOLDERS) | TEXT), max_size=3)
         | st.just([("records", "published"), ("task", "")])
@@ -95,15 +97,15 @@ def question_judged(data: st.DataObject) -> str:
 
     def build() -> Any:
         options = parse_options(words, verb)
-        return options.experiments(), options.compared_with, options.folder
+        return options.read_experiments(), options.published_paths, options.output_folder
 
     return judged(build, lambda found, lines: bool(found[0]), "")
 
 
 @SIZES
 def test_words_of_a_run_are_cells_or_one_line(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {name: config.composed(name) for name in names()}  # Hydra's composition depends on the name alone
-    monkeypatch.setattr(config, "composed", lambda name: copy.deepcopy(kept[name]))
+    kept = {name: config.compose_grid(name) for name in names()}  # Hydra's composition depends on the name alone
+    monkeypatch.setattr(config, "compose_grid", lambda name: copy.deepcopy(kept[name]))
     corpus("words of a run", number, words_judged)
 
 

@@ -13,7 +13,7 @@ import torch
 from _cells import cell, run
 
 from benchmark.analysis import tables as tabling
-from benchmark.analysis.reading import ours
+from benchmark.analysis.reading import read_stores
 from benchmark.records.store import Store
 
 GOLDEN = Path(__file__).parent / "golden.md"
@@ -47,15 +47,15 @@ def table(folder: Path) -> str:
     rows = [
         {
             "path": c.path, "key": c.key, "strategy": c.strategy.label, "seed": 0, "dagger": list(c.daggers),
-            "companion": c.companion,
+            "companion": c.has_companion,
         }
         for c in cells
     ]  # fmt: skip
     schedule = {"initial": 20, "budget": 10, "rounds": 3, "validation": 10}
-    store.ask("golden", [{"name": "golden", "task": "digits", "schedule": schedule, "cells": rows}])
-    [made] = tabling.tables(ours([store]))
+    store.update_manifest("golden", [{"name": "golden", "task": "digits", "schedule": schedule, "cells": rows}])
+    [made] = tabling.build_tables(read_stores([store]))
     picks = [f"{e.cell.strategy.label} {e.record.round}: {list(e.record.bought[:5])}" for e in events]  # type: ignore[union-attr]
-    return "\n".join([tabling.markdown(made), *picks, ""])
+    return "\n".join([tabling.to_markdown(made), *picks, ""])
 
 
 def test_the_golden_table_is_byte_identical(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 from _cells import FAULTY, cell
 
 from benchmark import config
-from benchmark.analysis.stats import least_runs
+from benchmark.analysis.stats import min_runs_to_reject
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
-from benchmark.plugins import discovery, places, registry
+from benchmark.plugins import discovery, paths, registry
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.text import words as text_words
@@ -27,7 +27,7 @@ def discovered() -> None:
 
 
 def cells(*words: str) -> list[Cell]:
-    return config.read(config.settings(words)).cells()
+    return config.build_grid(config.compose_settings(words)).cells()
 
 
 def test_all_holds_every_strategy_that_comes_with_the_package_and_every_kind_of_task() -> None:
@@ -43,7 +43,7 @@ def test_quick_is_the_default_and_can_give_verdicts() -> None:
     digits = cells("tasks=[digits]")
     names = {cell.strategy.name for cell in digits}
     assert names == {"random", "entropy", "margin", "bald", "coreset", "badge", "isal", "learning_loss", "geal"}
-    assert len({cell.seed for cell in digits}) >= least_runs(0.95, len(names) - 1)
+    assert len({cell.seed for cell in digits}) >= min_runs_to_reject(0.95, len(names) - 1)
     assert {cell.task.label for cell in cells()} == {"digits", "scenes", "scenes[model=faster_rcnn]"}
 
 
@@ -153,23 +153,23 @@ def test_how_a_schedule_counts_and_ends_is_in_the_key_and_the_path() -> None:
 def test_a_cell_ends_in_the_band_or_past_it(score: float, reached: bool) -> None:
     schedule = Schedule(5, 5, 3, until=UNTIL)
     records = [Record(number, 5, [], {}, {"map": value}) for number, value in enumerate([0.1, score])]
-    assert schedule.reached({"map": score}) == schedule.finished(records) == reached
-    assert not Schedule(5, 5, 3).finished(records)
-    assert Schedule(5, 5, 2, until="map 1 +- 0").finished(records)
-    assert not schedule.finished([])
+    assert schedule.reaches_target({"map": score}) == schedule.is_finished(records) == reached
+    assert not Schedule(5, 5, 3).is_finished(records)
+    assert Schedule(5, 5, 2, until="map 1 +- 0").is_finished(records)
+    assert not schedule.is_finished([])
 
 
 def test_a_band_of_a_score_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match=r"until=map 0\.22 \+- 0\.003: there is no score map, there are: acc, loss"):
-        Schedule(5, 5, 3, until=UNTIL).reached({"loss": 1.0, "acc": 0.5})
+        Schedule(5, 5, 3, until=UNTIL).reaches_target({"loss": 1.0, "acc": 0.5})
 
 
 def test_of_a_budget_of_boxes_only_the_start_is_known() -> None:
-    Schedule(30, 10**6, 10, 20, budget_in="boxes").check_fits(50)
+    Schedule(30, 10**6, 10, 20, budget_in="boxes").check_pool_size(50)
     with pytest.raises(ValueError, match=r"buys 50 labels of a pool of 49: lower initial= or validation=$"):
-        Schedule(30, 1, 10, 20, budget_in="boxes").check_fits(49)
+        Schedule(30, 1, 10, 20, budget_in="boxes").check_pool_size(49)
     with pytest.raises(ValueError, match=r"buys 59 labels of a pool of 58: lower rounds=, budget=, initial="):
-        Schedule(30, 1, 10, 20).check_fits(58)
+        Schedule(30, 1, 10, 20).check_pool_size(58)
 
 
 def test_daggers_say_in_words_what_was_seen() -> None:
@@ -182,7 +182,7 @@ def test_daggers_say_in_words_what_was_seen() -> None:
 
 
 def test_experiments_share_their_cells() -> None:
-    grid = config.read(config.settings(["grid=paper"]))
+    grid = config.build_grid(config.compose_settings(["grid=paper"]))
     k, reference = (next(e for e in grid.experiments if e.name == f"ablation_{name}") for name in ("k", "reference"))
     shared = {cell.path for cell in k.cells()} & {cell.path for cell in reference.cells()}
     assert len(shared) == 5  # ISAL as published, five seeds
@@ -190,11 +190,11 @@ def test_experiments_share_their_cells() -> None:
 
 
 def test_tasks_selects_experiments_of_the_grid() -> None:
-    grid = config.read(config.settings(["grid=paper", "tasks=[cifar100,svhn]"]))
+    grid = config.build_grid(config.compose_settings(["grid=paper", "tasks=[cifar100,svhn]"]))
     assert [e.name for e in grid.experiments] == ["cifar100", "svhn"]
 
 
-@pytest.mark.parametrize("name", places.grids())
+@pytest.mark.parametrize("name", paths.grid_names())
 def test_every_grid_expands(name: str) -> None:
     assert cells(f"grid={name}")
 
@@ -292,8 +292,8 @@ def test_different_labels_have_different_folders() -> None:
 
 def test_folders_may_be_called_anything() -> None:
     for name in ("it's here", "a=b", "dir\\", "${x}", "[a"):
-        assert config.settings([f"out={name}", f"data={name}"]).out == name
-    assert config.settings(["data=null"]).data is None
+        assert config.compose_settings([f"out={name}", f"data={name}"]).out == name
+    assert config.compose_settings(["data=null"]).data is None
 
 
 def test_one_name_needs_no_brackets() -> None:
@@ -321,18 +321,18 @@ SOUND = {"task": "digits", "strategies": ["random"], "seeds": 1, "initial": 5, "
     ],
 )
 def test_a_faulty_grid_file_is_named(entry: dict[str, object], named: str) -> None:
-    chosen = dataclasses.replace(config.settings([]), experiments={"x": entry})
+    chosen = dataclasses.replace(config.compose_settings([]), experiments={"x": entry})
     with pytest.raises(ValueError, match=r"grid=quick: x") as caught:
-        config.read(chosen)
+        config.build_grid(chosen)
     assert named in str(caught.value)
 
 
 def test_a_grid_file_may_count_boxes_and_end_by_score_and_the_command_line_has_the_last_word() -> None:
     entry = SOUND | {"budget_in": "boxes", "until": UNTIL}
-    chosen = dataclasses.replace(config.settings([]), experiments={"x": entry})
-    [made] = config.read(chosen).experiments
+    chosen = dataclasses.replace(config.compose_settings([]), experiments={"x": entry})
+    [made] = config.build_grid(chosen).experiments
     assert made.schedule == Schedule(5, 5, 1, 0, "boxes", UNTIL)
-    [plain] = config.read(dataclasses.replace(chosen, budget_in="images", until="")).experiments
+    [plain] = config.build_grid(dataclasses.replace(chosen, budget_in="images", until="")).experiments
     assert plain.schedule == Schedule(5, 5, 1)
 
 
@@ -361,5 +361,9 @@ def test_versions_of_what_a_strategy_names_are_in_its_key(monkeypatch: pytest.Mo
 
 def test_names_nest_on_the_command_line() -> None:
     label = "matched_random[like=geal[encoder=patch_pca[patch=4]]]"
-    [one] = config.read(config.settings([f"strategies=[{label}]", "tasks=[digits]"])).experiments[0].strategies
+    [one] = (
+        config.build_grid(config.compose_settings([f"strategies=[{label}]", "tasks=[digits]"]))
+        .experiments[0]
+        .strategies
+    )
     assert one.label == label

@@ -14,7 +14,7 @@ from benchmark import config
 from benchmark.api import Indices
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment
-from benchmark.plugins import discovery, places
+from benchmark.plugins import discovery, paths
 from benchmark.runner import loop
 from tests._stand_in import BLOCKS, Kind, StandIn
 
@@ -38,7 +38,7 @@ def pool(experiment: Experiment) -> tuple[Kind, int]:
 
 def num_bought(cell: Cell) -> int:
     """In one choice."""
-    return cell.schedule.budget * (cell.schedule.num_purchases if cell.schedule.one_pass else 1)
+    return cell.schedule.budget * (cell.schedule.num_acquisitions if cell.schedule.one_pass else 1)
 
 
 def is_slow(experiment: Experiment, cell: Cell) -> bool:
@@ -54,8 +54,8 @@ def is_slow(experiment: Experiment, cell: Cell) -> bool:
 def cells() -> Iterator[Any]:
     """Each of the grids' cells once, by what a choice depends on here."""
     seen = set()
-    for name in places.grids():
-        for experiment in config.read(config.settings([f"grid={name}"])).experiments:
+    for name in paths.grid_names():
+        for experiment in config.build_grid(config.compose_settings([f"grid={name}"])).experiments:
             for strategy in experiment.strategies:
                 if strategy.name in NETWORKS_OF_THEIR_OWN:
                     strategy = replace(strategy, values=strategy.values | {"epochs": 1})
@@ -73,13 +73,13 @@ def choose(experiment: Experiment, cell: Cell) -> Indices:
     kind, num_pool = pool(experiment)
     two_stages = "faster_rcnn" in str(cell.task.values.get("model"))
     task = cast(Any, StandIn(kind, num_pool, num_blocks=BLOCKS["two stages" if two_stages else kind]))
-    begin = loop.start(cell, task)
-    view = loop.view(cell, task, begin, task.model(), [begin.initial] if cell.schedule.initial else [])
-    return loop.asked(cell, view, 1, num_bought(cell))
+    begin = loop.draw_initial(cell, task)
+    view = loop.build_view(cell, task, begin, task.model(), [begin.initial] if cell.schedule.initial else [])
+    return loop.query_strategy(cell, view, 1, num_bought(cell))
 
 
 @pytest.mark.parametrize(("experiment", "cell"), list(cells()))
 def test_every_cell_of_every_grid_chooses_at_its_size(experiment: Experiment, cell: Cell) -> None:
-    cell.check()
+    cell.check_needs()
     picks = choose(experiment, cell)
     assert len(np.unique(picks)) == num_bought(cell)

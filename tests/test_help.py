@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from benchmark.cli.commands import app, main
 from benchmark.cli.verbs import VERBS, settings_of
-from tools.readme import rendered
+from tools.readme import render_page
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,4 +70,4 @@ def test_completion_knows_every_command() -> None:
 
 def test_the_page_of_settings_is_rendered() -> None:
     page = (ROOT / "docs" / "command_line.md").read_text()
-    assert rendered(page, ROOT) == page
+    assert render_page(page, ROOT) == page

@@ -41,12 +41,12 @@ from hypothesis import strategies as st
 from benchmark import config
 from benchmark.analysis.figures import drawing
 from benchmark.analysis.figures.gallery import Gallery
-from benchmark.analysis.reading import read
+from benchmark.analysis.reading import read_experiments
 from benchmark.api import Machine
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.records.record import Measured, Record, fields, plain
+from benchmark.records.record import Measured, Record, line_fields, to_json_value
 from benchmark.records.store import Store
 from benchmark.runner import launch
 
@@ -113,7 +113,7 @@ def test_an_odd_round_is_refused_by_file_line_and_field(store: Store, field: str
     assert words in told
     assert "line 3 " in told or "round 1: " in told
     with pytest.raises(ValueError, match=r"line 3 |round 1: "):  # a run neither goes on behind it nor cuts it off
-        store.start(CELL, store.header(CELL) or pytest.fail("no header"))
+        store.start_cell(CELL, store.header(CELL) or pytest.fail("no header"))
     assert path.read_bytes() == before
 
 
@@ -137,7 +137,7 @@ def test_images_outside_the_pool_are_named_by_the_audit_and_nothing_goes_on_from
     assert "1 image not in the pool" in command(store.folder, "tables")[1]
     assert command(store.folder, "explain")[0] == "right"
     with pytest.raises(ValueError, match="round 1: bought: an image that is not in the pool"):
-        store.start(CELL, store.header(CELL) or pytest.fail("no header"))
+        store.start_cell(CELL, store.header(CELL) or pytest.fail("no header"))
 
 
 PLUG_IN = {"name": "x", "version": 1, "parameters": {}}
@@ -235,7 +235,7 @@ def test_a_round_without_its_metric_or_its_cost_is_not_recorded(
         monkeypatch.setattr(task, lacking, lambda given: {"other": 1.0})
         return task
 
-    monkeypatch.setattr(launch, "build", build)
+    monkeypatch.setattr(launch, "build_task", build)
     [failure] = run([cell("random")], tmp_path)
     assert isinstance(failure, launch.Failure)
     assert words in failure.line
@@ -347,7 +347,7 @@ def test_what_else_a_manifest_tells_stays_in_it(store: Store) -> None:
     manifest = json.loads(path.read_text())
     manifest["colour"] = entry(manifest)["colour"] = "red"
     path.write_text(json.dumps(manifest))
-    store.ask("made", [])
+    store.update_manifest("made", [])
     again = json.loads(path.read_text())
     assert entry(again)["colour"] == "red"
 
@@ -356,7 +356,7 @@ def test_what_else_a_manifest_tells_stays_in_it(store: Store) -> None:
 def test_what_a_manifest_could_not_hold_is_refused_when_it_is_typed(words: str) -> None:
     discovery.discover()
     with pytest.raises(ValueError, match=words.partition("=")[0]):
-        config.read(config.settings([words]))
+        config.build_grid(config.compose_settings([words]))
 
 
 @pytest.mark.parametrize("rounds", [10_000, 3])
@@ -414,7 +414,7 @@ def test_odd_numbers_of_a_published_curve_are_refused_by_column(tmp_path: Path, 
     path = tmp_path / "curves.csv"
     path.write_text(f"{HEAD}\n{row}\n")
     with pytest.raises(ValueError, match=f"{path}: ") as told:
-        read(str(path))
+        read_experiments(str(path))
     assert words in str(told.value)
 
 
@@ -437,7 +437,7 @@ def test_odd_sources_of_published_curves_are_refused_by_field(tmp_path: Path, te
     (tmp_path / "curves.csv").write_text(f"{HEAD}\nx,t,a,3,0,100,,map,0.5,\n")
     (tmp_path / "sources.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"sources\.yaml: ") as told:
-        read(str(tmp_path))
+        read_experiments(str(tmp_path))
     assert words in str(told.value)
 
 
@@ -594,9 +594,9 @@ def test_a_thousand_odd_files_of_records(sound: Path, home: Path, kind: str) -> 
     def check(lines: Any) -> None:
         store = Store(home)
         put(store.path(CELL, kind), lines)
-        if not judged(counts, home) or refusal(lambda: store.measured(CELL)):
+        if not judged(counts, home) or refusal(lambda: store.measurements(CELL)):
             return
-        stored, found = store.read(CELL), list[Any](store.measured(CELL))
+        stored, found = store.read(CELL), list[Any](store.measurements(CELL))
         if kind == "cells":
             found = [one for one in (stored.header, *stored.records) if one]
         else:
@@ -604,7 +604,7 @@ def test_a_thousand_odd_files_of_records(sound: Path, home: Path, kind: str) -> 
         assert len(found) == len(lines) or stored.damage, lines  # no line is lost without a word
         for one, line in zip(found, lines, strict=False):
             written = read_back(text_of(line))
-            assert OPTIONAL | read_back(json.dumps(fields(one), default=plain)) == OPTIONAL | written
+            assert OPTIONAL | read_back(json.dumps(line_fields(one), default=to_json_value)) == OPTIONAL | written
 
     check()
     restored(sound, home)
@@ -624,7 +624,9 @@ def test_a_thousand_odd_manifests(sound: Path, home: Path) -> None:
             return
         found = Store(home).manifest()
         assert [len(one["cells"]) for one in found["experiments"]] == [len(e["cells"]) for e in manifest["experiments"]]
-        assert sum(len(one.runs) for one in read(str(home))) == sum(len(e["cells"]) for e in manifest["experiments"])
+        assert sum(len(one.runs) for one in read_experiments(str(home))) == sum(
+            len(e["cells"]) for e in manifest["experiments"]
+        )
 
     check()
     restored(sound, home)
@@ -645,7 +647,7 @@ def test_a_thousand_odd_files_of_images(sound: Path, home: Path) -> None:
             found = Store(home).sources("digits")
             assert found is not None
             written = read_back(text_of(content))
-            assert read_back(found.text()) == {name: written[name] for name in ("data", "files", "remarks")}
+            assert read_back(found.to_json()) == {name: written[name] for name in ("data", "files", "remarks")}
 
     check()
     restored(sound, home)
@@ -695,7 +697,7 @@ def test_a_thousand_odd_published_curves(home: Path, tmp_path: Path) -> None:
         command(home, ("verify", "tables")[place % 2], f"out={home}", f"against={tmp_path}")
         if word == "refused":
             return
-        found = read(str(tmp_path))
+        found = read_experiments(str(tmp_path))
         there = sum(int(np.isfinite(curve.value_SR).sum()) for one in found for curve in one.curves.values())
         assert there == sum(row[8] != "" for row in rows)  # no row is lost
 
@@ -733,7 +735,7 @@ def mangled(whole: dict[str, Any]) -> st.SearchStrategy[tuple[dict[str, Any], di
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_thousand_odd_galleries(home: Path) -> None:
     counts, path = Counts("galleries"), home / "gallery" / "made_up.npz"
-    [made] = read(str(home))
+    [made] = read_experiments(str(home))
 
     @THOUSAND
     @given(mangled(arrays()), st.none() | st.tuples(st.integers(0, 10**6), st.binary(max_size=4)))
@@ -752,7 +754,7 @@ def test_a_thousand_odd_galleries(home: Path) -> None:
         gallery = Gallery.read(path)
         counts.add("right")
         if counts.counted["right"] % 20 == 1:
-            assert drawing.shown(made, gallery)
+            assert drawing.draw_gallery_figures(made, gallery)
         if counts.counted["right"] % DRAWN == 1:
             command(home, "report")
 

@@ -446,8 +446,11 @@ MAY_WRITE = {
     ("benchmark/system/locks.py", "Lock"): "opens the folder that is locked, and the file of the lock",
     ("benchmark/system/locks.py", "lock_folder"): "the same",
     ("benchmark/system/locks.py", "locked_file"): "the same",
-    ("benchmark/runner/fits.py", "taken"): "locks of single fits, for which a disk that knows no locks is no error",
-    ("benchmark/runner/fits.py", "release"): "the same",
+    (
+        "benchmark/runner/fit_cache.py",
+        "taken",
+    ): "locks of single fits, for which a disk that knows no locks is no error",
+    ("benchmark/runner/fit_cache.py", "release"): "the same",
     ("benchmark/system/streams.py", "tolerant"): "the null device, for a stream that is closed",
     ("benchmark/system/streams.py", "tolerate_closed_streams"): "the same",
     ("benchmark/runner/loop.py", "forget_peak"): "tells Linux to count the peak of memory anew",
@@ -636,7 +639,7 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (one_module_writes, "benchmark/a.py", "import os\nos.open('a', os.O_WRONLY)"),
     (
         one_module_writes,
-        "benchmark/runner/fits.py",
+        "benchmark/runner/fit_cache.py",
         "import fcntl\ndef other(file):\n    fcntl.flock(file, 2)",
     ),
     (no_paths_of_one_machine, "README.md", "see /work/shared/data"),

@@ -26,10 +26,10 @@ from benchmark.tasks.tiny_imagenet import tiny_imagenet
 from benchmark.tasks.voc import voc
 from benchmark.vision.classification.task import Recipe
 from benchmark.vision.data import image_checks
-from benchmark.vision.data.annotations import Files
-from benchmark.vision.data.image_checks import SIDE, BadImages, Scan, scanned, together
-from benchmark.vision.data.image_files import UNSTATED, Exif, decoded, hidden, is_image
-from benchmark.vision.data.sources import CONTRAST, NEAR, Sources
+from benchmark.vision.data.annotations import ImageFiles
+from benchmark.vision.data.image_checks import THUMBNAIL_SIDE, BadImagesError, ImageScan, read_all, scan_images
+from benchmark.vision.data.image_files import UNKNOWN_SIZE, Exif, decode_image, is_hidden_name, is_image
+from benchmark.vision.data.sources import MAX_NEAR_DISTANCE, MIN_CONTRAST, Sources
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
 
@@ -42,7 +42,7 @@ SMALL = DetectorRecipe(backbone="small", channels=32, min_size=0, epochs=1, prec
 def remembers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache folder of the test's own, and no line that was said before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    image_checks.say.cache_clear()
+    image_checks.warn_once.cache_clear()
 
 
 def noise(seed: int, width: int = 40, height: int = 30) -> Image.Image:
@@ -74,11 +74,11 @@ def test_photographs_are_turned_as_they_are_shown(ending: str, orientation: int,
     exif[ExifTags.Base.Orientation] = orientation
     raw.save(path, exif=exif, **options)
     shown = array(ImageOps.exif_transpose(Image.open(path)))
-    image, turn = decoded(path)
+    image, turn = decode_image(path)
     assert np.array_equal(array(image), shown)
     assert turn == ("" if orientation == 1 else "turned")
     assert np.array_equal(shown, array(raw)) == (orientation == 1)
-    image, turn = decoded(path, exif="ignore")
+    image, turn = decode_image(path, exif="ignore")
     assert np.array_equal(array(image), array(raw))
     assert turn == ("" if orientation == 1 else "stored")
 
@@ -86,7 +86,7 @@ def test_photographs_are_turned_as_they_are_shown(ending: str, orientation: int,
 @pytest.mark.parametrize(
     ("size", "orientation", "stated", "turn"),
     [
-        ((40, 30), 6, UNSTATED, "turned"),
+        ((40, 30), 6, UNKNOWN_SIZE, "turned"),
         ((40, 30), 6, (30, 40), "turned"),
         ((40, 30), 6, (40, 30), "stored"),
         ((40, 30), 3, (40, 30), "turned"),  # half a turn leaves the size: in doubt
@@ -101,7 +101,7 @@ def test_stated_sizes_decide_in_doubt(
 ) -> None:
     raw = noise(0, *size)
     shown = stored(tmp_path / "a.png", raw, orientation)
-    image, found = decoded(tmp_path / "a.png", stated)
+    image, found = decode_image(tmp_path / "a.png", stated)
     assert found == turn
     assert np.array_equal(array(image), array(raw if turn == "stored" else shown))
 
@@ -109,14 +109,14 @@ def test_stated_sizes_decide_in_doubt(
 def test_a_size_that_fits_neither_way_is_refused(tmp_path: Path) -> None:
     stored(tmp_path / "a.png", noise(0), 6)
     with pytest.raises(ValueError, match=r"a.png has 30 x 40 pixels, but its annotation is of an image of 41 x 30"):
-        decoded(tmp_path / "a.png", (41, 30))
+        decode_image(tmp_path / "a.png", (41, 30))
     with pytest.raises(ValueError, match=r"a.png has 40 x 30 pixels, but its annotation is of an image of 30 x 40"):
-        decoded(tmp_path / "a.png", (30, 40), "ignore")
+        decode_image(tmp_path / "a.png", (30, 40), "ignore")
 
 
 def test_broken_tags_leave_the_pixels_alone(tmp_path: Path) -> None:
     noise(0).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\0\1nonsense")
-    image, turn = decoded(tmp_path / "a.png")
+    image, turn = decode_image(tmp_path / "a.png")
     assert (np.array_equal(array(image), array(noise(0))), turn) == (True, "")
 
 
@@ -302,15 +302,15 @@ def test_no_half_image_is_read(ending: str, share: float, tmp_path: Path) -> Non
     noise(0).save(path)
     cut(path, share)
     with pytest.raises(ValueError, match=r"^.*a\.\w+ cannot be read as an image"):
-        decoded(path)
+        decode_image(path)
 
 
 def test_many_bad_images_are_counted(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(1200)]
     for path in paths[:3]:
         noise(0).save(path)
-    with pytest.raises(BadImages) as error:
-        scanned(paths, [UNSTATED] * len(paths), "turn")
+    with pytest.raises(BadImagesError) as error:
+        scan_images(paths, [UNKNOWN_SIZE] * len(paths), "turn")
     start, end = f"1,197 of 1,200 images cannot be used: {paths[3]} is missing; ", "; and 1,194 more (mend or replace"
     assert str(error.value).startswith(start)
     assert end in str(error.value)
@@ -318,11 +318,11 @@ def test_many_bad_images_are_counted(tmp_path: Path) -> None:
 
 def test_readers_are_asked_all_before_one_error_is_raised() -> None:
     def bad(names: str) -> None:
-        raise BadImages([f"{name} is bad" for name in names], 5)
+        raise BadImagesError([f"{name} is bad" for name in names], 5)
 
-    with pytest.raises(BadImages, match=r"^3 of 10 images cannot be used: a is bad; b is bad; c is bad \("):
-        together(lambda: bad("ab"), lambda: None, lambda: bad("c"))
-    assert together(lambda: 1, lambda: 2) == [1, 2]
+    with pytest.raises(BadImagesError, match=r"^3 of 10 images cannot be used: a is bad; b is bad; c is bad \("):
+        read_all(lambda: bad("ab"), lambda: None, lambda: bad("c"))
+    assert read_all(lambda: 1, lambda: 2) == [1, 2]
 
 
 # --- what is remembered --------------------------------------------------------------------------------
@@ -333,41 +333,41 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     def counted(path: Path, *rest: Any, **more: Any) -> Any:
         names.append(path.name)
-        return decoded(path, *rest, **more)
+        return decode_image(path, *rest, **more)
 
-    monkeypatch.setattr(image_checks, "decoded", counted)
+    monkeypatch.setattr(image_checks, "decode_image", counted)
     return names
 
 
-def some_files(folder: Path, number: int = 4) -> Files:
+def some_files(folder: Path, number: int = 4) -> ImageFiles:
     folder.mkdir(exist_ok=True)
     for place in range(number):
         noise(place).save(folder / f"{place}.png")
-    return Files(folder, [f"{place}.png" for place in range(number)], np.zeros((number, 2), np.int64))
+    return ImageFiles(folder, [f"{place}.png" for place in range(number)], np.zeros((number, 2), np.int64))
 
 
 def test_files_are_read_again_when_they_have_changed(tmp_path: Path, reads: list[str]) -> None:
     files = some_files(tmp_path / "a")
-    first = files.checked()
+    first = files.with_scans()
     assert sorted(reads) == files.names
-    assert (files.checked().known, len(reads)) == (first.known, 4)
+    assert (files.with_scans().cached_scans, len(reads)) == (first.cached_scans, 4)
     noise(9).save(tmp_path / "a" / "2.png")
     os.utime(tmp_path / "a" / "2.png", ns=(1, 1))
-    assert files.checked().fingerprint != first.fingerprint
+    assert files.with_scans().fingerprint != first.fingerprint
     assert reads[4:] == ["2.png"]
-    changed = Files(files.folder, files.names, files.sizes_N2, exif="ignore")
-    assert len(changed.checked().known) == len(reads[5:]) == 4, "another way of reading is another scan"
+    changed = ImageFiles(files.folder, files.names, files.sizes_N2, exif="ignore")
+    assert len(changed.with_scans().cached_scans) == len(reads[5:]) == 4, "another way of reading is another scan"
 
 
 def test_files_of_the_same_size_and_time_are_read_again(tmp_path: Path, reads: list[str]) -> None:
     for place in range(2):
         noise(place).save(tmp_path / f"{place}.bmp")
-    files = Files(tmp_path, ["0.bmp", "1.bmp"], np.zeros((2, 2), np.int64))
-    first, before = files.checked(), (tmp_path / "1.bmp").stat()
+    files = ImageFiles(tmp_path, ["0.bmp", "1.bmp"], np.zeros((2, 2), np.int64))
+    first, before = files.with_scans(), (tmp_path / "1.bmp").stat()
     noise(9).save(tmp_path / "1.bmp")
     os.utime(tmp_path / "1.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))  # as `cp -p` and rsync do
     assert (tmp_path / "1.bmp").stat().st_size == before.st_size
-    assert files.checked().fingerprint != first.fingerprint
+    assert files.with_scans().fingerprint != first.fingerprint
     assert reads[2:] == ["1.bmp"]
 
 
@@ -377,10 +377,10 @@ def test_bad_images_are_not_remembered_but_good_ones_are(tmp_path: Path, reads: 
     cut(files.folder / "1.png")
     for _ in range(2):
         with pytest.raises(ValueError, match=r"1.png cannot be read"):
-            files.checked()
+            files.with_scans()
     assert reads[4:] == ["1.png"]
     (files.folder / "1.png").write_bytes(whole)
-    assert files.checked().fingerprint == some_files(tmp_path / "b").checked().fingerprint
+    assert files.with_scans().fingerprint == some_files(tmp_path / "b").with_scans().fingerprint
 
 
 @pytest.mark.parametrize("harm", ["unwritable", "file", "damaged", "locked"])
@@ -396,7 +396,7 @@ def test_a_cache_folder_that_cannot_be_used_is_no_error(
     elif harm == "file":
         (home / "al-benchmark").write_text("no folder")
     else:
-        files.checked()
+        files.with_scans()
         [table] = (home / "al-benchmark").iterdir()
         if harm == "damaged":
             table.write_bytes(b"no table" * 1000)
@@ -404,7 +404,7 @@ def test_a_cache_folder_that_cannot_be_used_is_no_error(
             monkeypatch.setattr(sqlite3, "connect", denied)
         reads.clear()
     for _ in range(2):
-        assert len(files.checked().known) == 4
+        assert len(files.with_scans().cached_scans) == 4
     assert len(reads) == (4 if harm == "damaged" else 8), "a damaged one is begun anew"
 
 
@@ -418,24 +418,24 @@ def denied(*args: object, **more: object) -> None:
 )
 def test_a_row_that_was_changed_is_not_believed(change: str, tmp_path: Path, reads: list[str]) -> None:
     files = some_files(tmp_path / "a")
-    fingerprint = files.checked().fingerprint
+    fingerprint = files.with_scans().fingerprint
     reads.clear()
     [table] = (tmp_path / "cache" / "al-benchmark").iterdir()
     with contextlib.closing(sqlite3.connect(table)) as rows, rows:
         rows.execute(f"UPDATE scans SET {change} WHERE path LIKE '%2.png'")
-    assert files.checked().fingerprint == fingerprint
-    assert files.checked().fingerprint == fingerprint
+    assert files.with_scans().fingerprint == fingerprint
+    assert files.with_scans().fingerprint == fingerprint
     assert reads == ["2.png"]
 
 
 def test_the_cache_folder_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    some_files(tmp_path / "a").checked()
-    assert [path.name for path in (tmp_path / ".cache" / "al-benchmark").iterdir()] == [image_checks.FILE]
+    some_files(tmp_path / "a").with_scans()
+    assert [path.name for path in (tmp_path / ".cache" / "al-benchmark").iterdir()] == [image_checks.CACHE_FILE]
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where nobody's home is known
     monkeypatch.chdir(tmp_path / "a")
-    files = some_files(tmp_path / "a").checked()
+    files = some_files(tmp_path / "a").with_scans()
     assert [path.name for path in sorted((tmp_path / "a").iterdir())] == files.names
 
 
@@ -446,20 +446,20 @@ def test_a_fingerprint_is_of_pixels_alone(tmp_path: Path) -> None:
         path = second.folder / f"{place}.png"
         noise(place).save(path, compress_level=0)
         path.rename(second.folder / f"photograph-{place}.png")
-    second = Files(second.folder, [f"photograph-{place}.png" for place in range(4)], np.full((4, 2), (40, 30)))
-    assert first.fingerprint == second.fingerprint == second.checked().fingerprint
+    second = ImageFiles(second.folder, [f"photograph-{place}.png" for place in range(4)], np.full((4, 2), (40, 30)))
+    assert first.fingerprint == second.fingerprint == second.with_scans().fingerprint
     pixels = array(noise(3)).copy()
     pixels[0, 0, 0] ^= 1
     Image.fromarray(pixels).save(first.folder / "3.png")
-    assert first.checked().fingerprint != second.fingerprint
-    assert first.kept(np.array([0, 1])).fingerprint == second.kept(np.array([0, 1])).fingerprint
+    assert first.with_scans().fingerprint != second.fingerprint
+    assert first.select(np.array([0, 1])).fingerprint == second.select(np.array([0, 1])).fingerprint
 
 
 def test_shapes_are_part_of_it(tmp_path: Path) -> None:
     for name, size in (("a.png", (20, 10)), ("b.png", (10, 20))):
         Image.new("RGB", size).save(tmp_path / name)
-    one, other = scanned([tmp_path / "a.png", tmp_path / "b.png"], [UNSTATED] * 2, "turn")
-    assert one.pixels != other.pixels
+    one, other = scan_images([tmp_path / "a.png", tmp_path / "b.png"], [UNKNOWN_SIZE] * 2, "turn")
+    assert one.pixel_hash != other.pixel_hash
 
 
 # --- what tasks tell -----------------------------------------------------------------------------------
@@ -522,7 +522,7 @@ def test_images_that_are_nearly_equal_are_said(tmp_path: Path) -> None:
     smooth(1).save(tmp_path / "test_b.jpg", quality=60)
     smooth(3).save(tmp_path / "test_d.jpg")
     pool, test = (sorted(tmp_path.glob(pattern)) for pattern in ("[!t]*.png", "test_*.jpg"))
-    sources = Sources(*(scanned(paths, [UNSTATED] * len(paths), "turn") for paths in (pool, test)))
+    sources = Sources(*(scan_images(paths, [UNKNOWN_SIZE] * len(paths), "turn") for paths in (pool, test)))
     assert sources.remarks == [
         "test images that nearly equal one of the pool: 1 (test_b.jpg and b.png)",
         "images of the pool that nearly equal another: 2 (a_smaller.png and a.png)",
@@ -531,11 +531,11 @@ def test_images_that_are_nearly_equal_are_said(tmp_path: Path) -> None:
 
 def test_near_duplicates_of_many_images_take_seconds() -> None:
     rng = np.random.default_rng(0)
-    thumbs_ND = rng.integers(0, 256, (24_000, SIDE**2)).astype(np.int64)
-    thumbs_ND[20_000:20_100] = (thumbs_ND[:100] + rng.integers(-1, 2, (100, SIDE**2))).clip(0, 255)
+    thumbs_ND = rng.integers(0, 256, (24_000, THUMBNAIL_SIDE**2)).astype(np.int64)
+    thumbs_ND[20_000:20_100] = (thumbs_ND[:100] + rng.integers(-1, 2, (100, THUMBNAIL_SIDE**2))).clip(0, 255)
     thumbs_ND[5_000:9_000] = thumbs_ND[5_000]  # the frames of a film
     scans = [
-        Scan(Path(f"{number}.png"), 64, 64, "", f"{number:032x}", bytes(row))
+        ImageScan(Path(f"{number}.png"), 64, 64, "", f"{number:032x}", bytes(row))
         for number, row in enumerate(thumbs_ND.astype(np.uint8))
     ]
     start = time.process_time()
@@ -545,7 +545,7 @@ def test_near_duplicates_of_many_images_take_seconds() -> None:
         "test images that nearly equal one of the pool: 100",
         "images of the pool that nearly equal another: 4,000",
     ]
-    assert NEAR < CONTRAST
+    assert MAX_NEAR_DISTANCE < MIN_CONTRAST
 
 
 # --- image folders -------------------------------------------------------------------------------------
@@ -592,7 +592,7 @@ def test_what_systems_leave_in_folders_is_passed_over(tmp_path: Path, caplog: py
 
 @pytest.mark.parametrize(("name", "is_hidden"), [(".DS_Store", 1), ("._a.png", 1), ("Thumbs.db", 1), ("a.png", 0)])
 def test_hidden_names(name: str, is_hidden: bool) -> None:
-    assert hidden(name) == is_hidden
+    assert is_hidden_name(name) == is_hidden
     assert is_image(name) == (not is_hidden)
 
 

@@ -22,8 +22,8 @@ from benchmark.plugins import discovery, registry
 from benchmark.tasks.oxford_pet import oxford_pet
 from benchmark.tasks.tiny_imagenet import tiny_imagenet
 from benchmark.vision.classification.task import Recipe
-from benchmark.vision.data.annotations import Files
-from benchmark.vision.data.image_files import decoded
+from benchmark.vision.data.annotations import ImageFiles
+from benchmark.vision.data.image_files import decode_image
 
 CPU = torch.device("cpu")
 QUICK = Recipe(model="small_cnn", epochs=1)
@@ -293,6 +293,6 @@ def test_more_than_eight_bits_are_refused_rather_than_lost(tmp_path: Path) -> No
     Image.fromarray(np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)).save(path)
     words = "deep.png cannot be read as an image: it is of mode I;16, more than 8 bits"
     with pytest.raises(ValueError, match=words):
-        decoded(path)
+        decode_image(path)
     with pytest.raises(ValueError, match=words):
-        Files(tmp_path, ["deep.png"], np.array([[16, 16]]))[0]
+        ImageFiles(tmp_path, ["deep.png"], np.array([[16, 16]]))[0]

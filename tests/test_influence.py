@@ -21,10 +21,10 @@ from benchmark.strategies.shared.influence import (
     draw_chains,
     expected_targets,
     inverse_hessian_product,
-    most_helpful,
     needs,
     reference_gradient,
-    scale_by_name,
+    scales_by_name,
+    select_most_helpful,
 )
 from benchmark.tasks.digits import DEFAULT, digits
 from tests._toy import Toy, look
@@ -65,7 +65,7 @@ def test_influence_is_the_dot_product_of_gradients(k: int) -> None:
     explicit = explicit_gradients(view, targets) @ flat(s.values())
     torch.testing.assert_close(view.directional(view.unlabelled, targets, s), explicit)
     smallest = view.unlabelled[np.argsort(-explicit.numpy(), kind="stable")[:9]]
-    np.testing.assert_array_equal(most_helpful(view, 9, targets, s, "last", RNG(0)), smallest)
+    np.testing.assert_array_equal(select_most_helpful(view, 9, targets, s, "last", RNG(0)), smallest)
     assert view.diagnostics == {"share_negative": pytest.approx((explicit > 0).double().mean().item())}
 
 
@@ -138,7 +138,7 @@ def test_needs_follow_the_reference() -> None:
     for name in ("isal", "gradient_similarity"):
         plugin = get("strategy", name)
         for reference, labels in extra.items():
-            assert plugin.needed(plugin.bind({"reference": reference})) == common | labels
+            assert plugin.resolve_needs(plugin.bind({"reference": reference})) == common | labels
 
 
 def explicit_hessian(view: View) -> Tensor:
@@ -157,7 +157,7 @@ def test_lissa_reaches_the_explicit_damped_inverse() -> None:
     hessian = explicit_hessian(view)
     assert hessian.abs().max() > 0.01
     chains = draw_chains(view.purchases, 120, 2, "random", RNG(0))
-    s = inverse_hessian_product(view, v, chains, damping=damping, scale=scale_by_name(view, scale, ""))
+    s = inverse_hessian_product(view, v, chains, damping=damping, scale=scales_by_name(view, scale, ""))
     ridge = damping * scale * torch.eye(len(hessian), dtype=torch.float64)
     explicit = scale * torch.linalg.solve(hessian + ridge, flat(v.values()))
     torch.testing.assert_close(flat(s.values()), explicit, rtol=1e-8, atol=1e-8)
@@ -169,7 +169,7 @@ def test_lissa_with_block_scales_reaches_the_explicit_inverse() -> None:
     with seeded(0):
         view = toy_view(num_labelled=1, model=Toy(6, torch.float64).model().eval())
     v, damping = random_direction(view), 0.25
-    scale = scale_by_name(view, 1.0, "40/15/2.5e1")
+    scale = scales_by_name(view, 1.0, "40/15/2.5e1")
     assert list(scale.items()) == [("first.weight", 40.0), ("second.weight", 15.0), ("head.weight", 25.0)]
     chains = draw_chains(view.purchases, 300, 1, "random", RNG(0))
     s = inverse_hessian_product(view, v, chains, damping=damping, scale=scale)
@@ -216,7 +216,7 @@ def test_lissa_is_the_recursion_averaged_over_chains() -> None:
         for index in chain:
             h = flat(v.values()) + 0.9 * h - product(index, h) / 30
         ends.append(h)
-    s = inverse_hessian_product(view, v, chains, damping=0.1, scale=scale_by_name(view, 30.0, ""))
+    s = inverse_hessian_product(view, v, chains, damping=0.1, scale=scales_by_name(view, 30.0, ""))
     torch.testing.assert_close(flat(s.values()), (ends[0] + ends[1]) / 2)
 
 
@@ -274,7 +274,7 @@ def test_isal_deals_its_purchases_out() -> None:
     chosen = isal(view, 6, RNG(4), depth=50, damping=0.1, scale=20.0, order="published")
     chains = np.concatenate(view.purchases[::-1]).reshape(3, 4).T
     v = reference_gradient(view, "held_out")
-    s = inverse_hessian_product(view, v, chains, damping=0.1, scale=scale_by_name(view, 20.0, ""))
+    s = inverse_hessian_product(view, v, chains, damping=0.1, scale=scales_by_name(view, 20.0, ""))
     influence = -explicit_gradients(view, guesses(view)) @ flat(s.values())
     np.testing.assert_array_equal(chosen, view.unlabelled[np.argsort(influence.numpy(), kind="stable")[:6]])
     assert view.diagnostics["gain"] == pytest.approx((flat(s.values()).norm() / flat(v.values()).norm()).item())
@@ -297,7 +297,7 @@ def test_isal_takes_the_smallest_influence_and_logs_what_it_did() -> None:
     chosen = isal(view, 6, RNG(4), depth=5, repeats=2, damping=0.1, scale=1.0)
     v = reference_gradient(view, "held_out")
     chains = draw_chains(view.purchases, 5, 2, "random", RNG(4))
-    s = inverse_hessian_product(view, v, chains, damping=0.1, scale=scale_by_name(view, 1.0, ""))
+    s = inverse_hessian_product(view, v, chains, damping=0.1, scale=scales_by_name(view, 1.0, ""))
     influence = -explicit_gradients(view, guesses(view)) @ flat(s.values())
     np.testing.assert_array_equal(chosen, view.unlabelled[np.argsort(influence.numpy(), kind="stable")[:6]])
     log = dict(view.diagnostics)
@@ -352,7 +352,7 @@ def test_all_chains_at_once_give_what_they_give_in_turn(kind: str, machine: Mach
         )
     v = reference_gradient(view, "held_out")
     chains = draw_chains(view.purchases, 3, 4, "random", RNG(0))
-    settings = {"damping": 0.1, "scale": scale_by_name(view, 50.0, "")}
+    settings = {"damping": 0.1, "scale": scales_by_name(view, 50.0, "")}
     in_turn, at_once = (
         inverse_hessian_product(view, v, chains, **settings, together=together)  # type: ignore[arg-type]
         for together in (False, True)

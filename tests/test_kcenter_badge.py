@@ -13,10 +13,10 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from benchmark.api import Predictions
-from benchmark.strategies.badge import badge, seeding
+from benchmark.strategies.badge import badge, kmeans_plus_plus
 from benchmark.strategies.coreset import coreset
 from benchmark.strategies.shared import kcenter
-from benchmark.strategies.shared.kcenter import farthest_first, greedy, nearest
+from benchmark.strategies.shared.kcenter import farthest_first, k_center_greedy, squared_distance_to_nearest
 from tests._toy import Toy, look
 
 
@@ -26,9 +26,9 @@ def greedy_twin(
     """Picks and the covering radius after each, from a full matrix of distances."""
     centres, radii = list(centres), []
     for _ in range(budget):
-        nearest = distances_NN[:, centres].min(1)
-        nearest[centres] = -1
-        centres.append(int(nearest.argmax()))
+        squared_distance_to_nearest = distances_NN[:, centres].min(1)
+        squared_distance_to_nearest[centres] = -1
+        centres.append(int(squared_distance_to_nearest.argmax()))
         radii.append(distances_NN[:, centres].min(1).max())
     return centres[-budget:], radii
 
@@ -52,7 +52,7 @@ def test_metrics_differ() -> None:
 
 def test_greedy_covers_and_its_radius_never_grows() -> None:
     points = torch.randn(200, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    picks = greedy(points[20:], points[:20], 60, torch.arange(180)).tolist()
+    picks = k_center_greedy(points[20:], points[:20], 60, torch.arange(180)).tolist()
     distances = cdist(points[20:], points.numpy())
     radii = [distances[:, [*range(20), *(20 + p for p in picks[:n])]].min(1).max() for n in range(61)]
     twin, twin_radii = greedy_twin(cdist(points, points), list(range(20)), 60)
@@ -63,32 +63,32 @@ def test_greedy_covers_and_its_radius_never_grows() -> None:
 
 def test_greedy_in_chunks_is_greedy_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     points = torch.randn(50, 3, generator=torch.Generator().manual_seed(2))
-    whole = greedy(points[:40], points[40:], 10, torch.arange(40))
+    whole = k_center_greedy(points[:40], points[40:], 10, torch.arange(40))
     monkeypatch.setattr(kcenter, "CHUNK", 80)  # two centres at a time
-    assert torch.equal(whole, greedy(points[:40], points[40:], 10, torch.arange(40)))
+    assert torch.equal(whole, k_center_greedy(points[:40], points[40:], 10, torch.arange(40)))
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_greedy_never_picks_twice_from_a_pool_of_duplicates(offset: float) -> None:
     """Three distinct points eight times each, one of them also a centre; far from the origin, where squares cancel."""
     corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]) + offset
-    picks = greedy(corners.repeat(8, 1), corners[:1], 24, torch.arange(24)).tolist()
+    picks = k_center_greedy(corners.repeat(8, 1), corners[:1], 24, torch.arange(24)).tolist()
     assert picks[:2] == [2, 1]
     assert sorted(picks) == list(range(24))
 
 
 def test_squared_distances_are_not_negative() -> None:
     points = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) + 100
-    distances = nearest(points, points.square().sum(1), points)
+    distances = squared_distance_to_nearest(points, points.square().sum(1), points)
     assert distances.min() == 0
     assert distances.max() < 0.1  # of squares of 80 000
 
 
-@pytest.mark.parametrize("run", [kcenter.eager, kcenter.lazy])
+@pytest.mark.parametrize("run", [kcenter.pick_exactly, kcenter.pick_lazily])
 @pytest.mark.parametrize("active", [1, 2, 1024])
 def test_greedy_ties_go_by_rank(run: Any, active: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The corners of a square around the centre, then its copies, which are at 0."""
-    monkeypatch.setattr(kcenter, "ACTIVE", active)
+    monkeypatch.setattr(kcenter, "NUM_ACTIVE", active)
     square = torch.tensor([[1.0, 1], [-1, 1], [1, -1], [-1, -1]]).repeat(2, 1)
     for rank in ([0, 1, 2, 3, 4, 5, 6, 7], [7, 3, 5, 1, 0, 2, 6, 4]):
         picks = run(square, square.square().sum(1), torch.full((8,), 2.0), torch.tensor(rank), 8).tolist()
@@ -140,7 +140,10 @@ def degenerate(kind: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("kind", ["certain", "duplicates"])
 def test_badge_picks_distinct_images_where_no_distance_is_left(kind: str) -> None:
     residual_NC, embedding_ND = degenerate(kind)
-    picks = [seeding(residual_NC, embedding_ND, 30, np.random.default_rng(seed), torch.arange(30)) for seed in range(2)]
+    picks = [
+        kmeans_plus_plus(residual_NC, embedding_ND, 30, np.random.default_rng(seed), torch.arange(30))
+        for seed in range(2)
+    ]
     assert sorted(picks[0].tolist()) == list(range(30))
     assert picks[0].tolist() != picks[1].tolist()
 
@@ -149,7 +152,7 @@ def test_badge_draws_in_proportion_to_squared_distance() -> None:
     """Gradients 0, 1, 2 and 4 on a line: 4 first, then 0, 1, 2 with weights 16, 9, 4."""
     line = torch.tensor([[0.0], [1], [2], [4]])
     rng = np.random.default_rng(0)
-    seconds = [seeding(line, torch.ones(4, 1), 2, rng, torch.arange(4)) for _ in range(3000)]
+    seconds = [kmeans_plus_plus(line, torch.ones(4, 1), 2, rng, torch.arange(4)) for _ in range(3000)]
     assert all(first == 3 for first, _ in seconds)
     counts = np.bincount([second for _, second in seconds], minlength=4) / 3000
     np.testing.assert_allclose(counts, [16 / 29, 9 / 29, 4 / 29, 0], atol=0.03)
@@ -184,13 +187,13 @@ def cloud(kind: str, num: int = 400) -> Tensor:
 @pytest.mark.parametrize("active", [1, 2, 7, 64, 400])
 @pytest.mark.parametrize("kind", ["cloud", "clusters", "grid", "duplicates"])
 def test_lazy_picks_are_the_eager_ones(kind: str, active: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kcenter, "ACTIVE", active)
+    monkeypatch.setattr(kcenter, "NUM_ACTIVE", active)
     points = cloud(kind)
     centred = points[5:] - points[5:].mean(0)
     norms = centred.square().sum(1)
-    begin = nearest(centred, norms, points[:5] - points[5:].mean(0))
-    eager = kcenter.eager(centred, norms, begin.clone(), torch.arange(395), 120)
-    lazy = greedy(points[5:], points[:5], 120, torch.arange(395))
+    begin = squared_distance_to_nearest(centred, norms, points[:5] - points[5:].mean(0))
+    eager = kcenter.pick_exactly(centred, norms, begin.clone(), torch.arange(395), 120)
+    lazy = k_center_greedy(points[5:], points[:5], 120, torch.arange(395))
     if kind in ("cloud", "clusters"):
         assert torch.equal(lazy, eager)
     else:  # rounding may order equals otherwise: each pick must be one of the farthest
@@ -198,17 +201,19 @@ def test_lazy_picks_are_the_eager_ones(kind: str, active: int, monkeypatch: pyte
         distance = begin.clone()
         for pick in lazy:
             assert distance[pick] >= distance.max() - 1e-9
-            distance = torch.minimum(distance, nearest(centred, norms, centred[pick : pick + 1]))
+            distance = torch.minimum(distance, squared_distance_to_nearest(centred, norms, centred[pick : pick + 1]))
             distance[pick] = -torch.inf
 
 
 def test_lazy_makes_few_distances_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
-    exact = kcenter.nearest
-    monkeypatch.setattr(kcenter, "nearest", lambda p, n, c: counted.append(len(p) * len(c)) or exact(p, n, c))
-    monkeypatch.setattr(kcenter, "ACTIVE", 64)
+    exact = kcenter.squared_distance_to_nearest
+    monkeypatch.setattr(
+        kcenter, "squared_distance_to_nearest", lambda p, n, c: counted.append(len(p) * len(c)) or exact(p, n, c)
+    )
+    monkeypatch.setattr(kcenter, "NUM_ACTIVE", 64)
     points = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
-    greedy(points, points[:1], 200, torch.arange(20_000))
+    k_center_greedy(points, points[:1], 200, torch.arange(20_000))
     assert sum(counted) < 20_000 * 200 / 2
 
 
@@ -217,7 +222,7 @@ def test_each_pick_of_a_large_pool_is_the_farthest_to_1e_5() -> None:
     points = torch.randn(20_000, 512, generator=torch.Generator().manual_seed(0))
     exact = points.double()
     distance = torch.cdist(exact, exact[:1])[:, 0]
-    for pick in greedy(points, points[:1], 500, torch.arange(20_000)):
+    for pick in k_center_greedy(points, points[:1], 500, torch.arange(20_000)):
         assert distance[pick] >= distance.max() * (1 - 1e-5)
         distance = torch.minimum(distance, torch.linalg.vector_norm(exact - exact[pick], dim=1))
 

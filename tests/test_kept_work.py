@@ -13,7 +13,7 @@ from _cells import cell, run
 from torch import nn
 
 from benchmark.api import Encoding
-from benchmark.runner import fits
+from benchmark.runner import fit_cache
 from benchmark.runner.launch import Failure, Round
 from benchmark.system import tensor_files
 from benchmark.vision import training
@@ -50,20 +50,20 @@ class Stand:
 
 # --- a place each where it can happen: what to break, and what reads the file ---------------------------
 def load_fit(path: Path) -> object:
-    return fits.load(path, Stand(), None)  # type: ignore[arg-type]
+    return fit_cache.load_model(path, Stand(), None)  # type: ignore[arg-type]
 
 
 def load_checkpoint(path: Path) -> object:
     model = linear()
-    return training.resume(path, model, sgd_of(model)) or None
+    return training.load_checkpoint(path, model, sgd_of(model)) or None
 
 
 def load_encodings(path: Path) -> object:
-    return encodings.stored(path, torch.arange(2))  # a few of many: put together
+    return encodings.load_shard(path, torch.arange(2))  # a few of many: put together
 
 
 def load_encoder(path: Path) -> object:
-    return self_supervised.restored(linear(), path)
+    return self_supervised.restore_weights(linear(), path)
 
 
 def sgd_of(model: nn.Module) -> torch.optim.SGD:
@@ -75,20 +75,20 @@ def sgd_of(model: nn.Module) -> torch.optim.SGD:
 
 
 def save_fit(path: Path, model: nn.Module | None = None) -> None:
-    fits.save(path, model or linear(), 1.5)
+    fit_cache.save_model(path, model or linear(), 1.5)
 
 
 def save_encoder(path: Path, model: nn.Module | None = None) -> None:
-    self_supervised.save(model or linear(), path, 1.5)
+    self_supervised.save_weights(model or linear(), path, 1.5)
 
 
 def save_checkpoint(path: Path) -> None:
     model = linear()
-    training.save(path, model, sgd_of(model), 7)
+    training.save_checkpoint(path, model, sgd_of(model), 7)
 
 
 def save_encodings(path: Path) -> None:
-    encodings.save(path, Encoding(torch.ones(20, 1, 2), torch.ones(20, 1), torch.ones(20, 2), seconds=1.5))
+    encodings.save_shard(path, Encoding(torch.ones(20, 1, 2), torch.ones(20, 1), torch.ones(20, 2), seconds=1.5))
 
 
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
@@ -155,7 +155,7 @@ def test_a_file_of_another_network_is_not_used(kind: str, tmp_path: Path) -> Non
     path, other = tmp_path / "work.safetensors", nn.Linear(3, 2)
     if kind == "checkpoint":
         sgd = torch.optim.SGD(other.parameters(), 0.1)
-        training.save(path, other, sgd, 7)
+        training.save_checkpoint(path, other, sgd, 7)
     elif kind == "encodings":
         save_fit(path, other)
     else:

@@ -16,7 +16,7 @@ from PIL import Image
 from benchmark.api import Machine
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.vision.data.annotations import Files, Split, Truth, divided
+from benchmark.vision.data.annotations import GroundTruth, ImageFiles, Split, pool_test_split
 from benchmark.vision.detection.task import Detection
 
 discovery.discover()
@@ -296,39 +296,41 @@ def whole(num: int, labels: Callable[[int], int] = lambda number: 0, ending: str
         np.array([labels(number) for number in range(num)]),
     )
     corners_B4 = np.tile(np.array([[1, 1, 9, 9]], np.float32), (num, 1))
-    truth = Truth(corners_B4, labels_B, np.zeros(num, bool), np.arange(num + 1))
-    return Split(Files(Path("there"), names, np.full((num, 2), 20)), truth)
+    truth = GroundTruth(corners_B4, labels_B, np.zeros(num, bool), np.arange(num + 1))
+    return Split(ImageFiles(Path("there"), names, np.full((num, 2), 20)), truth)
 
 
 def names(split: Split) -> list[str]:
-    assert isinstance(split.images, Files)
+    assert isinstance(split.images, ImageFiles)
     return list(split.images.names)
 
 
 def test_a_share_is_drawn_by_name_and_stays_when_files_are_added() -> None:
-    pool, test = divided(whole(1000), 0.2)
+    pool, test = pool_test_split(whole(1000), 0.2)
     assert 160 < len(names(test)) < 240
     assert sorted([*names(pool), *names(test)], key=lambda name: int(name[:-4])) == [f"{n}.jpg" for n in range(1000)]
-    more, more_tests = divided(whole(1500), 0.2)
+    more, more_tests = pool_test_split(whole(1500), 0.2)
     assert set(names(test)) < set(names(more_tests))
     assert set(names(pool)) < set(names(more))
-    assert [name[:-4] for name in names(divided(whole(1000, ending=".png"), 0.2)[1])] == [n[:-4] for n in names(test)]
+    assert [name[:-4] for name in names(pool_test_split(whole(1000, ending=".png"), 0.2)[1])] == [
+        n[:-4] for n in names(test)
+    ]
     assert len(pool.truth) == len(names(pool))
 
 
 def test_a_class_is_never_in_the_test_set_alone(caplog: pytest.LogCaptureFixture) -> None:
-    _, test = divided(whole(50), 0.2)
+    _, test = pool_test_split(whole(50), 0.2)
     rare = int(names(test)[0][:-4])
-    pool, test = divided(whole(50, lambda number: int(number == rare)), 0.2)
+    pool, test = pool_test_split(whole(50, lambda number: int(number == rare)), 0.2)
     assert f"{rare}.jpg" in names(pool)
     assert test.truth.labels_B.tolist() == [0] * len(names(test))
     assert caplog.messages == ["split=0.2: 1 images stay in the pool, as others of their classes are not in it"]
 
 
 def test_shares_that_will_not_do() -> None:
-    assert len(names(divided(whole(2), 0.01)[1])) == 1
+    assert len(names(pool_test_split(whole(2), 0.01)[1])) == 1
     for share in (0.0, 1.0, -0.5, 2.0):
         with pytest.raises(ValueError, match=rf"\Asplit={share}: must be the share of the images to test"):
-            divided(whole(9), share)
+            pool_test_split(whole(9), share)
     with pytest.raises(ValueError, match=r"split=0.5: 1 images are too few for a pool and a test set"):
-        divided(whole(1), 0.5)
+        pool_test_split(whole(1), 0.5)

@@ -22,9 +22,9 @@ from benchmark.plugins import discovery, registry
 from benchmark.records.record import Measured, Record
 from benchmark.records.store import Store
 from benchmark.runner import forecast, launch, loop
-from benchmark.runner.fits import Fits
-from benchmark.runner.launch import Event, Failure, Round, Started
-from benchmark.runner.time_limit import limited
+from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.launch import CellStarted, Event, Failure, Round
+from benchmark.runner.time_limit import time_limit
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", "rounds=3"]
 
@@ -39,9 +39,11 @@ def command(*words: object, code: int = 0) -> None:
 
 # --- select_timeout ---------------------------------------------------------------------------
 def test_a_strategy_that_hangs_fails_alone_and_is_named(tmp_path: Path) -> None:
-    store, tasks = Store(tmp_path), launch.Tasks(Machine(torch.device("cpu"), select_timeout=0.3))
+    store, tasks = Store(tmp_path), launch.TaskLoader(Machine(torch.device("cpu"), select_timeout=0.3))
     began = time.monotonic()
-    events = list(launch.local([cell("hangs"), cell("random")], store, Fits(tmp_path / "fits", 1, "cpu"), tasks))
+    events = list(
+        launch.run_locally([cell("hangs"), cell("random")], store, FitCache(tmp_path / "fits", 1, "cpu"), tasks)
+    )
     assert time.monotonic() - began < 30
     (failure,) = (event for event in events if isinstance(event, Failure))
     assert failure.line.endswith(" hangs seed 0: TimeoutError: select_timeout=0.3: hangs did not choose within 0.3 s")
@@ -51,7 +53,7 @@ def test_a_strategy_that_hangs_fails_alone_and_is_named(tmp_path: Path) -> None:
 
 def test_a_block_that_swallows_the_alarm_hears_it_again() -> None:
     def deaf() -> None:
-        with limited(0.1, "deaf"):
+        with time_limit(0.1, "deaf"):
             try:
                 time.sleep(5)
             except TimeoutError:
@@ -67,11 +69,11 @@ def test_the_alarm_is_off_after_the_block_and_who_had_it_has_it_again() -> None:
 
     before = signal.signal(signal.SIGALRM, own)
     try:
-        with limited(0.05, "quick"):
+        with time_limit(0.05, "quick"):
             pass
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
         assert signal.getsignal(signal.SIGALRM) is own
-        with limited(None, "free"):
+        with time_limit(None, "free"):
             assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     finally:
         signal.signal(signal.SIGALRM, before)
@@ -94,7 +96,7 @@ def hours(told: list[Told], gpu_hours: float | None, share: float = 1.0) -> tupl
                 now += 3600 * since
                 one = CELLS[strategy, seed]
                 if number == -1:
-                    yield Started(one)
+                    yield CellStarted(one)
                 elif number == -2:
                     yield launch.Failure(one, ValueError("no"), whole_task=False)
                 else:
@@ -102,7 +104,7 @@ def hours(told: list[Told], gpu_hours: float | None, share: float = 1.0) -> tupl
         finally:
             closed = True
 
-    found = list(launch.within(events(), gpu_hours, share, said.append, lambda: now))
+    found = list(launch.stop_after_gpu_hours(events(), gpu_hours, share, said.append, lambda: now))
     return len(found), closed, said
 
 
@@ -151,12 +153,12 @@ def test_a_run_of_a_few_seconds_stops_and_goes_on_where_it_stopped(
 
 def test_under_a_budget_all_tables_get_their_first_seed_before_any_gets_a_second() -> None:
     discovery.discover(None)
-    chosen = config.settings(["grid=quick", "strategies=[random,margin]"])
-    grid = config.read(chosen)
-    order = [(one.task.label, one.seed) for one in grid.cells(tables_first=True)]
+    chosen = config.compose_settings(["grid=quick", "strategies=[random,margin]"])
+    grid = config.build_grid(chosen)
+    order = [(one.task.label, one.seed) for one in grid.cells(by_seed=True)]
     assert [seed for _, seed in order] == sorted(seed for _, seed in order)
     assert {task for task, seed in order if seed == 0} == {one.task.label for one in grid.experiments}
-    assert sorted(one.path for one in grid.cells()) == sorted(one.path for one in grid.cells(tables_first=True))
+    assert sorted(one.path for one in grid.cells()) == sorted(one.path for one in grid.cells(by_seed=True))
     plain = [one.task.label for one in grid.cells()]
     assert [task for number, task in enumerate(plain) if task != plain[number - 1]] == [
         e.task.label for e in grid.experiments
@@ -167,7 +169,7 @@ def test_under_a_budget_all_tables_get_their_first_seed_before_any_gets_a_second
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
 def test_a_limit_is_a_positive_number(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=rf"{name}=.*must be (over 0|a number or null)"):
-        config.settings([f"{name}={value}"])
+        config.compose_settings([f"{name}={value}"])
 
 
 # --- dry_run ----------------------------------------------------------------------------------
@@ -248,29 +250,29 @@ def test_an_edited_strategy_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert ("was edited since" in err) == bool(told)
     (tmp_path / "edited.py").unlink()
     gone = registry.REGISTRY["strategy"].pop("edited")
-    assert (gone.code(), dataclasses.replace(gone, needs=()).code()) == (gone.code(), "")
+    assert (gone.code_hash(), dataclasses.replace(gone, needs=()).code_hash()) == (gone.code_hash(), "")
     assert "written with other versions of the strategy: 1 in the file, 2 in this run" in err
 
 
 def test_a_forecast_of_a_run_that_began_reads_its_pace_off_the_records(tmp_path: Path) -> None:
     run([cell("margin", rounds=3, seed=0)], tmp_path)
     store = Store(tmp_path / "run")
-    took = store.measured(cell("margin").path)
-    pace = forecast.recorded([cell("margin", seed=0), cell("margin", seed=1)], store)
+    took = store.measurements(cell("margin").path)
+    pace = forecast.recorded_pace([cell("margin", seed=0), cell("margin", seed=1)], store)
     assert pace is not None
     assert pace.fit == pytest.approx(sum(one.seconds["fit"] for one in took) / (20 + 25 + 30))
     assert pace.select == pytest.approx(sum(one.seconds["select"] for one in took) / 2)
-    assert pace.bought == 5
-    assert forecast.recorded([cell("margin", seed=1)], store) is None
+    assert pace.images_per_round == 5
+    assert forecast.recorded_pace([cell("margin", seed=1)], store) is None
 
 
 def test_a_forecast_multiplies_its_pace_by_what_is_left() -> None:
-    pace, shared = forecast.Pace(fit=36.0, score=3.6, select=7.2, bought=5.0), set[object]()
+    pace, shared = forecast.Pace(fit=36.0, score=3.6, select=7.2, images_per_round=5.0), set[object]()
     discovery.discover(FAULTY)
-    chosen = config.settings([*SMALL, "strategies=[margin]", "seeds=2"])
-    (experiment,) = config.read(chosen).experiments
+    chosen = config.compose_settings([*SMALL, "strategies=[margin]", "seeds=2"])
+    (experiment,) = config.build_grid(chosen).experiments
     first, second = experiment.cells()
-    row = forecast.row(experiment, {first: 3, second: 1}, pace, shared)
+    row = forecast.build_row(experiment, {first: 3, second: 1}, pace, shared)
     assert (row.num_cells, row.num_rounds, row.num_fits) == (2, 4, 4)
     assert row.fit == pytest.approx(0.01 * (20 + 25 + 30 + 30))
     assert (row.score, row.select) == (pytest.approx(0.001 * 4), pytest.approx(0.002 * 3))
@@ -278,9 +280,9 @@ def test_a_forecast_multiplies_its_pace_by_what_is_left() -> None:
 
 # --- deterministic ----------------------------------------------------------------------------
 def test_a_repeatable_run_has_a_thread_a_cell_here_as_on_ray() -> None:
-    assert config.settings(["grid=cifar10", "deterministic=true"]).num_threads == 1
-    assert config.settings(["grid=cifar10", "deterministic=true", "threads=2"]).num_threads == 2
-    assert config.settings(["grid=cifar10"]).num_threads is None
+    assert config.compose_settings(["grid=cifar10", "deterministic=true"]).num_threads == 1
+    assert config.compose_settings(["grid=cifar10", "deterministic=true", "threads=2"]).num_threads == 2
+    assert config.compose_settings(["grid=cifar10"]).num_threads is None
 
 
 def test_a_repeatable_run_says_so_in_its_records_and_shares_no_fit_with_another(tmp_path: Path) -> None:
@@ -290,14 +292,14 @@ def test_a_repeatable_run_says_so_in_its_records_and_shares_no_fit_with_another(
     try:
         command(*words, f"out={tmp_path}")
         plain = bytes_of(tmp_path)
-        told = [json.dumps(Store(tmp_path).measured(name.removesuffix(".jsonl"))[0].device) for name in plain]
+        told = [json.dumps(Store(tmp_path).measurements(name.removesuffix(".jsonl"))[0].device) for name in plain]
         shutil.rmtree(tmp_path / "cells")
         command(*words, f"out={tmp_path}", "deterministic=true")
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(before)
         torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-    (measured,) = (Store(tmp_path).measured(name.removesuffix(".jsonl")) for name in bytes_of(tmp_path))
+    (measured,) = (Store(tmp_path).measurements(name.removesuffix(".jsonl")) for name in bytes_of(tmp_path))
     assert {json.dumps(one.device) for one in measured} == {told[0].replace(")", ", deterministic)")}
     assert not any(one.shared_fit for one in measured)
     assert len(list((tmp_path / ".fits").glob("*.safetensors"))) == 6
@@ -308,11 +310,11 @@ def test_the_versions_of_a_gpu_are_recorded(monkeypatch: pytest.MonkeyPatch, tmp
     tool.write_text("#!/bin/sh\necho 570.86.15\necho 570.86.15\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert loop.driver() == "570.86.15"
+    assert loop.gpu_driver_version() == "570.86.15"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
-    found = loop.versions.__wrapped__()
+    found = loop.library_versions.__wrapped__()
     assert found["driver"] == "570.86.15"
     assert {"torch", "torchvision", "numpy", "scikit-learn", "python", "cuda", "cudnn"} < found.keys()
     tool.unlink()
-    assert loop.driver() == ""
+    assert loop.gpu_driver_version() == ""

@@ -18,7 +18,7 @@ from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
 from benchmark.strategies.isal import isal
-from benchmark.vision.encoding.encodings import InMemory
+from benchmark.vision.encoding.encodings import InMemoryPool
 from tests._cells import cell, run
 
 discovery.discover()
@@ -86,7 +86,7 @@ def test_the_test_images_are_seen_through_the_encoder_of_the_pool() -> None:
     features_NE = torch.cat([one.global_NE for one in task.encode(None, np.arange(task.num_pool), "patch_pca")])
     assert torch.equal(task._images[:, :, 0, 0], features_NE)
     images = built("digits")._test_images.expand(-1, 3, -1, -1)
-    tests_NE = patch_pca(CPU, InMemory(task._views.images_NKHW))(images).global_NE
+    tests_NE = patch_pca(CPU, InMemoryPool(task._encoder_pool.images_NKHW))(images).global_NE
     assert torch.equal(task._test_images[:, :, 0, 0], tests_NE)
 
 
@@ -101,9 +101,9 @@ def test_the_test_images_are_seen_through_the_encoder_of_the_pool() -> None:
 )
 def test_what_does_not_fit_is_said_with_the_grid(label: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Cell(Spec.read("task", label), Spec.read("strategy", "random"), Schedule(10, 5, 2), 0).check()
+        Cell(Spec.read("task", label), Spec.read("strategy", "random"), Schedule(10, 5, 2), 0).check_needs()
 
 
 def test_learning_loss_has_nothing_to_read_there() -> None:
     with pytest.raises(ValueError, match="learning_loss needs a module that is trained beside the model"):
-        Cell(Spec.read("task", PROBE), Spec.read("strategy", "learning_loss"), Schedule(10, 5, 2), 0).check()
+        Cell(Spec.read("task", PROBE), Spec.read("strategy", "learning_loss"), Schedule(10, 5, 2), 0).check_needs()

@@ -21,10 +21,10 @@ from benchmark.cli import progress
 from benchmark.cli.display import Display
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import registry
-from benchmark.records.store import Store, Unwritable
+from benchmark.records.store import Store, StoreWriteError
 from benchmark.runner import launch, loop
-from benchmark.runner.fits import Fits
-from benchmark.runner.launch import Failure, Round, rounds_left
+from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.launch import Failure, Round, count_rounds_left
 from benchmark.seeds import seed
 from benchmark.vision.encoding.vit import Vit
 
@@ -140,13 +140,13 @@ def test_the_cache_is_looked_through_each_time_a_fiftieth_of_it_was_filled(
 ) -> None:
     run([cell("random")], tmp_path / "first")
     size = sum(value.nbytes for value in load_file(next((tmp_path / "first" / "fits").iterdir())).values())
-    looked, trim = [], Fits.trim
+    looked, trim = [], FitCache.trim
 
-    def spy(fits: Fits, keep: Path) -> None:
+    def spy(fits: FitCache, keep: Path) -> None:
         looked.append(len(list(fits.folder.glob("*.safetensors"))))
         trim(fits, keep)
 
-    monkeypatch.setattr(Fits, "trim", spy)
+    monkeypatch.setattr(FitCache, "trim", spy)
     run([cell("random", rounds=7)], tmp_path, cache_gb=125 * size / 1e9)  # 2.5 fits are a fiftieth
     assert looked == [1, 4, 7]
 
@@ -172,7 +172,7 @@ def test_a_faulty_strategy_fails_alone_and_is_named(tmp_path: Path, name: str, w
     assert name in failure.line
     assert len(rounds([event for event in events if event.cell.strategy.name == "random"])) == 3
     store = Store(tmp_path / "run")
-    assert "Traceback" in (store.failure(failure.cell.path) or "")
+    assert "Traceback" in (store.read_failure(failure.cell.path) or "")
     assert len(store.records(failure.cell.path)[1]) == 1  # round 0 stays
 
 
@@ -186,8 +186,8 @@ def test_a_budget_larger_than_the_pool_is_refused_before_any_fit(tmp_path: Path)
 def test_select_sees_neither_labelled_nor_held_out_images(tmp_path: Path) -> None:
     one = cell("random")
     task = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
-    begin = loop.start(one, task)
-    seen = loop.view(one, task, begin, task.model(), [begin.initial])
+    begin = loop.draw_initial(one, task)
+    seen = loop.build_view(one, task, begin, task.model(), [begin.initial])
     parts = [seen.labelled, seen.unlabelled, begin.held_out]
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(task.num_pool))
 
@@ -195,7 +195,9 @@ def test_select_sees_neither_labelled_nor_held_out_images(tmp_path: Path) -> Non
 def test_no_strategy_moves_the_sets_that_it_is_checked_against(tmp_path: Path) -> None:
     one = cell("random")
     task = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
-    seen = loop.view(one, task, loop.start(one, task), task.model(), [loop.start(one, task).initial])
+    seen = loop.build_view(
+        one, task, loop.draw_initial(one, task), task.model(), [loop.draw_initial(one, task).initial]
+    )
     before = seen.unlabelled
     seen.unlabelled[:] = 0
     assert np.array_equal(seen.unlabelled, before)
@@ -205,8 +207,8 @@ def test_no_strategy_moves_the_sets_that_it_is_checked_against(tmp_path: Path) -
 
 def test_without_a_cache_each_round_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fits = []
-    fit = loop.fit
-    monkeypatch.setattr(loop, "fit", lambda *given: fits.append(given[-1]) or fit(*given))
+    fit = loop.fit_round
+    monkeypatch.setattr(loop, "fit_round", lambda *given: fits.append(given[-1]) or fit(*given))
     run([cell("random", rounds=3)], tmp_path, cache_gb=0)
     assert fits == [0, 1, 2]
 
@@ -218,7 +220,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_there_is(tmp_path: Path, monkey
     run([cell("random", rounds=1, seed=1)], tmp_path)
     before = bytes_of(tmp_path / "run")
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(Unwritable, match="No space left on device; nothing recorded before is lost"):
+    with pytest.raises(StoreWriteError, match="No space left on device; nothing recorded before is lost"):
         run([cell("random"), cell("margin")], tmp_path)
     after = bytes_of(tmp_path / "run")
     assert {path: after[path] for path in before} == before
@@ -226,8 +228,8 @@ def test_a_full_disk_ends_the_run_and_keeps_what_there_is(tmp_path: Path, monkey
 
 def test_two_data_sets_never_share_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run([cell("random", rounds=1)], tmp_path)
-    header = loop.header
-    monkeypatch.setattr(loop, "header", lambda *given: structs.replace(header(*given), data="other"))
+    header = loop.build_header
+    monkeypatch.setattr(loop, "build_header", lambda *given: structs.replace(header(*given), data="other"))
     [failure] = run([cell("margin", rounds=1)], tmp_path)
     assert isinstance(failure, Failure)
     assert "was written with other data" in failure.line
@@ -252,9 +254,9 @@ def test_a_round_is_not_recorded_where_the_weights_were_exchanged_before_it(tmp_
     save_file(network.state_dict(), path := tmp_path / "own.safetensors")
     like = f"geal[k=3,encoder=vit[model=vit_tiny_patch16_224,size=32,weights={path}]]"
     one, machine = cell(f"matched_random[like={like}]"), Machine(torch.device("cpu"))
-    task = launch.build(one.task, machine)
-    assert list(loop.header(one, task, machine).weights) == [like.removeprefix("geal[k=3,encoder=")[:-1]]
-    rounds = loop.run(one, task, Fits(tmp_path / "fits", 1, "cpu"), machine)
+    task = launch.build_task(one.task, machine)
+    assert list(loop.build_header(one, task, machine).weights) == [like.removeprefix("geal[k=3,encoder=")[:-1]]
+    rounds = loop.run(one, task, FitCache(tmp_path / "fits", 1, "cpu"), machine)
     assert next(rounds)[0].round == 0
     save_file({name: value + 0.1 for name, value in network.state_dict().items()}, path)
     with pytest.raises(ValueError, match="weights was exchanged meanwhile: this round is not recorded"):
@@ -263,10 +265,10 @@ def test_a_round_is_not_recorded_where_the_weights_were_exchanged_before_it(tmp_
 
 def test_a_fit_is_named_by_the_version_of_whose_companion_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     one = cell("matched_random[like=learning_loss]", task="digits")
-    _, before = loop.companion_of(one)
+    _, before = loop.companion_and_owner(one)
     plugin = registry.get("strategy", "learning_loss")
     monkeypatch.setitem(registry.REGISTRY["strategy"], "learning_loss", dataclasses.replace(plugin, version=99))
-    assert loop.companion_of(one)[1] != before
+    assert loop.companion_and_owner(one)[1] != before
 
 
 # --- budgets in boxes -----------------------------------------------------------------------
@@ -284,7 +286,7 @@ def test_a_budget_of_boxes_is_met_by_less_than_one_image_and_the_excess_is_not_c
     tmp_path: Path, name: str, budget: int
 ) -> None:
     one = boxes(name, budget=budget)
-    task, begin = shelf(one), loop.start(one, shelf(one))
+    task, begin = shelf(one), loop.draw_initial(one, shelf(one))
     records = [event.record for event in rounds(run([one], tmp_path))]
     left = [image for image in range(200) if image not in {*begin.initial.tolist(), *begin.held_out.tolist()}]
     bought: list[int] = []
@@ -306,7 +308,7 @@ def test_a_budget_of_boxes_is_met_by_less_than_one_image_and_the_excess_is_not_c
 
 def test_images_without_boxes_make_it_ask_again_for_twice_as_many_with_the_same_seed(tmp_path: Path) -> None:
     one = boxes("in_order", "shelf[empty=70]", rounds=2, budget=20)
-    task, begin = shelf(one), loop.start(one, shelf(one))
+    task, begin = shelf(one), loop.draw_initial(one, shelf(one))
     first = math.ceil(20 * 20 / sum(task.boxes_N[begin.initial]))
     _, record = (event.record for event in rounds(run([one], tmp_path)))
     asked = int(record.diagnostics["asked"])
@@ -388,51 +390,51 @@ def test_the_seconds_of_a_fit_hold_what_the_gpu_has_queued_and_nothing_from_befo
             queued.append(7.0)
             return super().fit(labelled, seed, companion)
 
-    monkeypatch.setattr("benchmark.runner.fits.working_seconds", lambda: now[0])
-    monkeypatch.setattr("benchmark.runner.fits.torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("benchmark.runner.fits.torch.cuda.synchronize", wait)
-    fits = Fits(tmp_path, 0, "cpu")
-    assert fits.trained(tmp_path / "none", Queueing(), np.arange(9), 0, None).seconds == 8.0  # type: ignore[arg-type]
+    monkeypatch.setattr("benchmark.runner.fit_cache.working_seconds", lambda: now[0])
+    monkeypatch.setattr("benchmark.runner.fit_cache.torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("benchmark.runner.fit_cache.torch.cuda.synchronize", wait)
+    fits = FitCache(tmp_path, 0, "cpu")
+    assert fits.train(tmp_path / "none", Queueing(), np.arange(9), 0, None).seconds == 8.0  # type: ignore[arg-type]
 
 
 def test_the_peak_of_a_round_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each round forgets what was the most before it, then measures."""
     since = list[str]()
-    monkeypatch.setattr(loop, "forget_peak", lambda machine: since.append("forget"))
-    monkeypatch.setattr(loop, "peak_mb", lambda machine: since.append("measure") or len(since))
+    monkeypatch.setattr(loop, "reset_peak_memory", lambda machine: since.append("forget"))
+    monkeypatch.setattr(loop, "peak_memory_mb", lambda machine: since.append("measure") or len(since))
     run([cell("random", seed=seed) for seed in (0, 1)], tmp_path)
     assert since == ["forget", "measure"] * 6
 
 
-@pytest.mark.skipif(not loop.PROCESS.is_dir(), reason="only Linux forgets the peak of a process")
+@pytest.mark.skipif(not loop.PROC_SELF.is_dir(), reason="only Linux forgets the peak of a process")
 def test_memory_that_was_freed_before_is_not_in_the_peak() -> None:
     machine = Machine(torch.device("cpu"))
-    loop.forget_peak(machine)
-    before = loop.peak_mb(machine)
+    loop.reset_peak_memory(machine)
+    before = loop.peak_memory_mb(machine)
     held = np.ones(40_000_000)  # 320 MB
-    assert loop.peak_mb(machine) > before + 300
+    assert loop.peak_memory_mb(machine) > before + 300
     del held
-    assert loop.peak_mb(machine) > before + 300
-    loop.forget_peak(machine)
-    assert loop.peak_mb(machine) < before + 100
+    assert loop.peak_memory_mb(machine) > before + 300
+    loop.reset_peak_memory(machine)
+    assert loop.peak_memory_mb(machine) < before + 100
 
 
 def test_the_peak_of_a_gpu_is_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
     most, machine = {"cuda:1": 5e9}, Machine(torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: most.update({str(device): 2e9}))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: most[str(device)])
-    assert loop.peak_mb(machine) == 5000
-    loop.forget_peak(machine)
-    assert loop.peak_mb(machine) == 2000
+    assert loop.peak_memory_mb(machine) == 5000
+    loop.reset_peak_memory(machine)
+    assert loop.peak_memory_mb(machine) == 2000
 
 
 def test_where_the_system_forgets_no_peak_it_is_that_of_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "PROCESS", tmp_path / "none")
+    monkeypatch.setattr(loop, "PROC_SELF", tmp_path / "none")
     machine = Machine(torch.device("cpu"))
-    loop.forget_peak(machine)
-    assert loop.peak_mb(machine) > 10
+    loop.reset_peak_memory(machine)
+    assert loop.peak_memory_mb(machine) > 10
 
 
 # --- endings by score: map = n / (n + 50) is 0.286, 0.333, 0.375, 0.412, 0.444 --------------
@@ -449,11 +451,11 @@ def test_where_the_system_forgets_no_peak_it_is_that_of_the_process(
 )
 def test_a_cell_ends_with_the_first_round_in_the_band_or_past_it(tmp_path: Path, until: str, num_rounds: int) -> None:
     one = cell("random", task="shelf", rounds=5, until=until)
-    assert rounds_left([one], Store(tmp_path / "run")) == {one: 5}
+    assert count_rounds_left([one], Store(tmp_path / "run")) == {one: 5}
     events = rounds(run([one], tmp_path))
     assert len(events) == num_rounds
-    assert sum(event.spared for event in events) == 5 - num_rounds
-    assert rounds_left([one], Store(tmp_path / "run")) == {}
+    assert sum(event.num_skipped_rounds for event in events) == 5 - num_rounds
+    assert count_rounds_left([one], Store(tmp_path / "run")) == {}
     assert run([one], tmp_path) == []
 
 
@@ -464,16 +466,16 @@ def test_a_band_of_a_score_that_the_task_lacks_fails_at_once_and_records_nothing
     assert failure.line.endswith("until=acc 0.5 +- 0.1: there is no score acc, there are: map")
     store = Store(tmp_path / "run")
     assert store.records(one.path)[1] == []
-    assert store.failure(one.path)
-    assert not one.schedule.finished(store.records(one.path)[1])
+    assert store.read_failure(one.path)
+    assert not one.schedule.is_finished(store.records(one.path)[1])
 
 
 def test_a_cell_that_has_ended_has_not_failed(tmp_path: Path) -> None:
     one = cell("random", task="shelf", rounds=5, until="map 0.33 +- 0.005")
     run([one], tmp_path)
     store = Store(tmp_path / "run")
-    store.fail(one.path, "Traceback")
-    assert one.schedule.finished(store.records(one.path)[1])
+    store.save_failure(one.path, "Traceback")
+    assert one.schedule.is_finished(store.records(one.path)[1])
 
 
 @pytest.mark.parametrize("name", ["random", "in_order"])
@@ -493,7 +495,7 @@ def test_resumed_under_boxes_and_until_is_byte_identical(tmp_path: Path, name: s
 
 
 def test_a_companion_may_be_none(tmp_path: Path) -> None:
-    assert loop.companion_of(cell("in_order")) == (None, "")
+    assert loop.companion_and_owner(cell("in_order")) == (None, "")
     events = rounds(run([cell(name, task="shelf", rounds=1) for name in ("random", "in_order")], tmp_path))
     assert [event.measured.shared_fit for event in events] == [False, True]
 
@@ -501,7 +503,7 @@ def test_a_companion_may_be_none(tmp_path: Path) -> None:
 def test_the_progress_bar_drops_the_rounds_that_an_ending_spares(tmp_path: Path) -> None:
     one, other = (cell("random", task="shelf", rounds=5, until=f"map {value} +- 0.005") for value in (0.33, 0.9))
     shown = io.StringIO()
-    list(progress.follow(run([one, other], tmp_path), {one: 5, other: 5}, Display(Console(file=shown))))
+    list(progress.show_progress(run([one, other], tmp_path), {one: 5, other: 5}, Display(Console(file=shown))))
     counts = re.findall(r"^\[(\d+/\d+)\]", shown.getvalue(), re.MULTILINE)
     assert counts == ["1/10", "2/7", "3/7", "4/7", "5/7", "6/7", "7/7"]
 
@@ -509,7 +511,7 @@ def test_the_progress_bar_drops_the_rounds_that_an_ending_spares(tmp_path: Path)
 def test_a_line_of_a_round_has_its_scores_but_no_counts_of_classes(tmp_path: Path) -> None:
     shown = io.StringIO()
     events = run([cell("random", rounds=1)], tmp_path)
-    list(progress.follow(events, {}, Display(Console(file=shown))))
+    list(progress.show_progress(events, {}, Display(Console(file=shown))))
     assert {"num_predicted_classes", "balanced_accuracy"} <= set(rounds(events)[0].record.scores)
     assert "balanced_accuracy" in shown.getvalue()
     assert "num_" not in shown.getvalue()

@@ -18,13 +18,13 @@ from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.equivalence import STRONGER, WEAKER, Gap, judge
 from benchmark.analysis.figures import ranking
-from benchmark.analysis.reading import read
+from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.rounds import CLASS_COLUMNS
-from benchmark.api import ACCURACY, MEAN_AP, Metric, Scores, by_class
+from benchmark.api import ACCURACY, MEAN_AP, Metric, Scores, scores_by_class
 from benchmark.conformance.task_checks import scores_its_metric
-from benchmark.contract.scores import KNOWN, classes_of, metric_of
+from benchmark.contract.scores import KNOWN_METRICS, class_scores, resolve_metric
 from benchmark.experiment.auto_seeds import AutoSeeds
-from benchmark.records.record import seal
+from benchmark.records.record import encode_line
 from benchmark.records.store import Store
 
 ERROR = Metric("error", "percent", higher_is_better=False, digits=1, margin=0.5)
@@ -34,7 +34,7 @@ RISING = {"good": [[50.0, 70, 80], [52, 71, 82], [51, 72, 84]], "poor": [[50.0, 
 
 def of_metric(metric: Metric, turned: bool) -> list[Comparison]:
     """Good against poor in accuracies, or in the errors that these leave."""
-    return comparisons.against(rates(metric, turned), "poor", PRICE, 0.95, 0)[0]
+    return comparisons.compare_all(rates(metric, turned), "poor", PRICE, 0.95, 0)[0]
 
 
 def rates(metric: Metric, turned: bool) -> Experiment:
@@ -46,11 +46,11 @@ def rates(metric: Metric, turned: bool) -> Experiment:
 
 
 def test_the_known_metrics_are_those_that_records_and_curves_name() -> None:
-    assert KNOWN.keys() == {"accuracy", "map", "ap", "miou"}
-    assert metric_of("accuracy") is ACCURACY
-    assert metric_of(ERROR) is ERROR
-    assert metric_of("nobody knows") == Metric("nobody knows", "", True, 2, None)
-    assert {one.metric for one in benchmark.published().experiments} <= set(KNOWN.values())
+    assert KNOWN_METRICS.keys() == {"accuracy", "map", "ap", "miou"}
+    assert resolve_metric("accuracy") is ACCURACY
+    assert resolve_metric(ERROR) is ERROR
+    assert resolve_metric("nobody knows") == Metric("nobody knows", "", True, 2, None)
+    assert {one.metric for one in benchmark.published().experiments} <= set(KNOWN_METRICS.values())
 
 
 def test_what_a_header_tells_reaches_table_and_verdict(tmp_path: Path) -> None:
@@ -58,12 +58,12 @@ def test_what_a_header_tells_reaches_table_and_verdict(tmp_path: Path) -> None:
     for path in tmp_path.rglob("cells/**/*.jsonl"):
         header, *lines = path.read_bytes().splitlines(keepends=True)
         fields = json.loads(header)["body"] | {"metric": {"name": "accuracy", "digits": 0, "margin": 9.0}}
-        path.write_bytes(b"".join([seal(fields), *lines]))
-    [one] = read(str(store.folder))
+        path.write_bytes(b"".join([encode_line(fields), *lines]))
+    [one] = read_experiments(str(store.folder))
     assert one.metric == Metric("accuracy", digits=0, margin=9.0)
-    assert "| 51 ± 1 |" in tables.markdown(tables.table(one))
-    assert tables.tidy_rows(tables.table(one))[0]["metric"] == "accuracy"
-    assert {made.margin for made in comparisons.against(one, "random", PRICE, 0.95, 0)[0]} == {9.0}
+    assert "| 51 ± 1 |" in tables.to_markdown(tables.build_table(one))
+    assert tables.tidy_rows(tables.build_table(one))[0]["metric"] == "accuracy"
+    assert {made.margin for made in comparisons.compare_all(one, "random", PRICE, 0.95, 0)[0]} == {9.0}
 
 
 def test_less_is_better_where_the_metric_says_so() -> None:
@@ -72,7 +72,7 @@ def test_less_is_better_where_the_metric_says_so() -> None:
     assert [one.verdict for one in better] == ["better", "better"]
     assert rising.saving is not None
     assert falling.saving is not None
-    assert falling.saving.paid == pytest.approx(rising.saving.paid)
+    assert falling.saving.strategy_cost == pytest.approx(rising.saving.strategy_cost)
     assert falling.saving.percent.value == pytest.approx(rising.saving.percent.value)
     assert falling.saving.target == pytest.approx(100 - rising.saving.target)
     words = replace(falling, holm_p=0.001, saving=None).sentence
@@ -87,10 +87,10 @@ def test_looks_and_figures_know_which_way_is_better(metric: Metric, turned: bool
     scores = {name: level + rng.normal(0, 0.1, (20, 3)) for name, level in (("good", 80.0), ("poor", 70.0))}
     curves = [curve(name, (100 - rows if turned else rows).tolist()) for name, rows in scores.items()]
     one = experiment(*curves, metric=metric, auto=AutoSeeds("poor", 0.95, 20))
-    assert comparisons.looks(one, "poor")["good"].word == "better"
+    assert comparisons.compare_sequentially(one, "poor")["good"].status == "better"
     areas = ranking.mean_areas(one)
     assert areas["good"] > areas["poor"]
-    names, wins_AA = ranking.added([(one, curves)])
+    names, wins_AA = ranking.sum_penalties([(one, curves)])
     assert names == ["good", "poor"]
     assert wins_AA[0, 1] == 1 > wins_AA[1, 0]
 
@@ -104,23 +104,25 @@ def test_stronger_is_less_of_an_error() -> None:
 def test_bands_are_refused_and_the_audit_asks_nothing_of_scores_that_fall() -> None:
     one = rates(ERROR, True)
     with pytest.raises(ValueError, match="of error less is better"):
-        savings.savings(one, "good", "poor", savings.Rule("band", 20.0, 22.0), PRICE, np.random.default_rng(0))
+        savings.compute_savings(
+            one, "good", "poor", savings.TargetRule("band", 20.0, 22.0), PRICE, np.random.default_rng(0)
+        )
     fallen = experiment(curve("good", [[60.0, 10.0, 0.0]]), metric=ERROR)
-    assert not [fault for fault in audit.audit(fallen) if fault.check == "fits converged"]
-    assert [fault for fault in audit.audit(replace(fallen, metric=ACCURACY)) if fault.check == "fits converged"]
+    assert not [fault for fault in audit.find_faults(fallen) if fault.check == "fits converged"]
+    assert [fault for fault in audit.find_faults(replace(fallen, metric=ACCURACY)) if fault.check == "fits converged"]
 
 
 def test_a_metric_without_a_margin_has_no_verdict() -> None:
     one = experiment(curve("a", [[70.0], [70.1], [70.0]], [100]), metric=Metric("error"))
-    assert "metric: how close two scores must be is not defined for error" in verify.differences(one, one, "a", "a")
+    assert "metric: how close two scores must be is not defined for error" in verify.mismatches(one, one, "a", "a")
 
 
 def test_scores_are_a_dict_with_those_of_classes_beside() -> None:
     scores = Scores({"map": 0.5}, {"ap": {"cat": 0.5}})
     assert scores == {"map": 0.5}
-    assert classes_of(scores) == {"ap": {"cat": 0.5}}
-    assert classes_of({"map": 0.5}) == {}
-    assert by_class(["cat", "dog", "cat"], [1.0, None, 3.0]) == {"cat (0)": 1.0, "cat (2)": 3.0}
+    assert class_scores(scores) == {"ap": {"cat": 0.5}}
+    assert class_scores({"map": 0.5}) == {}
+    assert scores_by_class(["cat", "dog", "cat"], [1.0, None, 3.0]) == {"cat (0)": 1.0, "cat (2)": 3.0}
     assert MEAN_AP.is_share
 
 
@@ -132,8 +134,8 @@ def test_the_scores_of_single_classes_as_a_frame(tmp_path: Path) -> None:
     assert header is not None
     new = Store(tmp_path / "new")
     recorded(new.folder, {"mine": {0: []}})
-    new.start(cell, header)
-    for record, measured in zip(records, store.measured(cell), strict=True):
+    new.start_cell(cell, header)
+    for record, measured in zip(records, store.measurements(cell), strict=True):
         of_class = {"accuracy": {"cat": record.scores["accuracy"] + 1, "dog": 40.0}}
         new.append(cell, structs.replace(record, class_scores=of_class), measured)
     frame = benchmark.load(new.folder).class_scores("made_up")
@@ -148,9 +150,9 @@ def test_the_scores_of_single_classes_as_a_frame(tmp_path: Path) -> None:
         assert benchmark.load(*folders).frame().equals(old)
     other = Store(tmp_path / "other")
     recorded(other.folder, {"mine": {0: []}})
-    other.start(cell, header)
+    other.start_cell(cell, header)
     wrong = structs.replace(records[0], class_scores={"accuracy": {"cat": 1.0}})
-    other.append(cell, wrong, store.measured(cell)[0])
+    other.append(cell, wrong, store.measurements(cell)[0])
     assert len(benchmark.load(store.folder, other.folder).frame()) == len(old)
     with pytest.raises(ValueError, match="are the same cell with other settings, data or records"):
         benchmark.load(new.folder, other.folder)

@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from benchmark.api import Boxes, Machine, seeded, strategy
+from benchmark.api import Boxes, Machine, find_strategy, seeded
 from benchmark.plugins import discovery
 from benchmark.tasks.scenes import Canvases
-from benchmark.vision.data.annotations import Split, Truth
+from benchmark.vision.data.annotations import GroundTruth, Split
 from benchmark.vision.detection.detector import Batch, Detector
-from benchmark.vision.detection.inputs import Placing
+from benchmark.vision.detection.inputs import BatchBuilder
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.detection.task import Detection
-from benchmark.vision.detection.training import optimiser
+from benchmark.vision.detection.training import build_optimiser
 
 pytestmark = pytest.mark.mmdet
 
@@ -48,10 +48,10 @@ EMPTY = Boxes(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
 
 def made(name: str, file: Path | None = None, **changes: Any) -> Any:
     """A detector of mmdet in eval mode."""
-    from benchmark.vision.detection.mmdet_detectors import build
+    from benchmark.vision.detection.mmdet_detectors import build_detector
 
     with seeded(0):
-        return build(replace(RECIPE, model=f"mmdet:{name}", **changes), C, file).eval()
+        return build_detector(replace(RECIPE, model=f"mmdet:{name}", **changes), C, file).eval()
 
 
 def sure(detector: Any) -> Any:
@@ -59,7 +59,7 @@ def sure(detector: Any) -> Any:
     with torch.no_grad(), seeded(1):
         for layer in detector.last_layers():
             layer.weight.normal_(std=0.02)
-        if not detector.two_stage:
+        if not detector.is_two_stage:
             detector.last_layers()[0].bias.fill_(-1.0)
     return detector
 
@@ -105,9 +105,9 @@ def settings(loss: Any, *names: str) -> tuple[Any, ...]:
 def test_fcos_is_the_published_one() -> None:
     detector = made("fcos")
     inner, head = detector.inner, detector.inner.bbox_head
-    assert detector.pixels.mean == pytest.approx((102.9801, 115.9465, 122.7717))
-    assert detector.pixels.deviation == (1, 1, 1)
-    assert detector.pixels.bgr
+    assert detector.pixel_format.mean == pytest.approx((102.9801, 115.9465, 122.7717))
+    assert detector.pixel_format.deviation == (1, 1, 1)
+    assert detector.pixel_format.bgr
     assert (inner.backbone.depth, inner.backbone.style, inner.backbone.norm_eval) == (50, "caffe", True)
     assert inner.backbone.layer2[0].conv1.stride == (2, 2)
     norms = [one for one in inner.backbone.modules() if isinstance(one, nn.BatchNorm2d)]
@@ -135,9 +135,9 @@ def test_fcos_is_the_published_one() -> None:
 def test_faster_rcnn_is_the_published_one() -> None:
     detector = made("faster_rcnn")
     inner, head = detector.inner, detector.inner.roi_head.bbox_head
-    assert detector.pixels.mean == pytest.approx((123.675, 116.28, 103.53))
-    assert detector.pixels.deviation == pytest.approx((58.395, 57.12, 57.375))
-    assert not detector.pixels.bgr
+    assert detector.pixel_format.mean == pytest.approx((123.675, 116.28, 103.53))
+    assert detector.pixel_format.deviation == pytest.approx((58.395, 57.12, 57.375))
+    assert not detector.pixel_format.bgr
     assert (inner.backbone.depth, inner.backbone.style, inner.backbone.norm_eval) == (50, "pytorch", True)
     assert frozen(inner.backbone) == ["conv1", "layer1"]
     assert inner.backbone.layer2[0].bn1.weight.requires_grad
@@ -236,11 +236,11 @@ def test_a_name_that_is_none_for_us(name: str, says: str) -> None:
 
 
 def test_the_head_of_a_published_one_is_not_tried_but_others_are_once() -> None:
-    from benchmark.vision.detection.mmdet_detectors import TRIED
+    from benchmark.vision.detection.mmdet_detectors import VERIFIED_CONFIGS
 
     made(SMALLEST)
-    assert {*PUBLISHED, SMALLEST} <= TRIED
-    assert "rpn_r50_fpn_1x_coco" not in TRIED
+    assert {*PUBLISHED, SMALLEST} <= VERIFIED_CONFIGS
+    assert "rpn_r50_fpn_1x_coco" not in VERIFIED_CONFIGS
 
 
 def test_a_name_with_its_folder() -> None:
@@ -265,15 +265,15 @@ def test_settings_without_effect() -> None:
 # --- the library's numbers ------------------------------------------------------------------------
 @torch.no_grad()
 def test_detections_are_the_librarys(detector: Any) -> None:
-    from benchmark.vision.detection.mmdet_detectors import samples
+    from benchmark.vision.detection.mmdet_detectors import data_samples
 
     given = batch()
-    head = detector.inner.roi_head if detector.two_stage else detector.inner.bbox_head
+    head = detector.inner.roi_head if detector.is_two_stage else detector.inner.bbox_head
     before = copy.deepcopy(head.test_cfg)
-    if not detector.two_stage:
+    if not detector.is_two_stage:
         head.test_cfg.nms_pre = 100  # fewer than there are: picked by class score before centerness comes in
-    expected = detector.inner.predict(given.images_N3HW, samples(given), rescale=False)
-    found = detector.detect(detector.trunk(given.images_N3HW), given)
+    expected = detector.inner.predict(given.images_N3HW, data_samples(given), rescale=False)
+    found = detector.detect(detector.feature_maps(given.images_N3HW), given)
     head.test_cfg = before
     for one, sample in zip(found, expected, strict=True):
         theirs = sample.pred_instances
@@ -289,8 +289,10 @@ def test_detections_are_the_librarys(detector: Any) -> None:
         height, width = sample.img_shape
         assert (one.corners_M4 >= 0).all()
         assert (one.corners_M4 <= torch.tensor([width, height, width, height])).all()
-    if detector.two_stage:
-        proposals = detector.inner.rpn_head.predict(tuple(detector.trunk(given.images_N3HW)), samples(given))
+    if detector.is_two_stage:
+        proposals = detector.inner.rpn_head.predict(
+            tuple(detector.feature_maps(given.images_N3HW)), data_samples(given)
+        )
         for one, proposed in zip(found, proposals, strict=True):
             at_MR = (one.proposals_M4[:, None] == proposed.bboxes).all(2)
             assert at_MR.any(1).all()
@@ -300,11 +302,11 @@ def test_detections_are_the_librarys(detector: Any) -> None:
 
 def check_refined(detector: Any, given: Batch, one: Any) -> float:
     """How far a box is from where the head puts its proposal: in pixels, at worst."""
-    number = next(i for i, found in enumerate(detector.detect(detector.trunk(given.images_N3HW), given))
+    number = next(i for i, found in enumerate(detector.detect(detector.feature_maps(given.images_N3HW), given))
                   if torch.equal(found.corners_M4, one.corners_M4))  # fmt: skip
     head = detector.inner.roi_head
     rois = torch.cat([torch.full((len(one.labels_M), 1), float(number)), one.proposals_M4], 1)
-    out = head._bbox_forward(tuple(detector.trunk(given.images_N3HW)), rois)
+    out = head._bbox_forward(tuple(detector.feature_maps(given.images_N3HW)), rois)
     deltas_MC4 = out["bbox_pred"].view(-1, C, 4)[torch.arange(len(rois)), one.labels_M]
     boxes_M4 = head.bbox_head.bbox_coder.decode(one.proposals_M4, deltas_MC4, max_shape=given.sizes[number])
     torch.testing.assert_close(out["cls_score"].softmax(1), one.scores_MK, atol=1e-4, rtol=1e-3)
@@ -314,7 +316,7 @@ def check_refined(detector: Any, given: Batch, one: Any) -> float:
 @torch.no_grad()
 def test_a_softmax_head_has_its_own_background() -> None:
     detector, given = made(SOFTMAX), Batch(torch.randn(1, 3, 320, 320), [(320, 320)], [0])
-    [found] = detector.detect(detector.trunk(given.images_N3HW), given)
+    [found] = detector.detect(detector.feature_maps(given.images_N3HW), given)
     assert len(found.labels_M) > 5
     torch.testing.assert_close(found.scores_MK.sum(1), torch.ones(len(found.labels_M)))
     torch.testing.assert_close(found.scores_MK.gather(1, found.labels_M[:, None])[:, 0], found.confidence_M)
@@ -325,9 +327,9 @@ def test_a_softmax_head_has_its_own_background() -> None:
 @torch.no_grad()
 def test_features_are_the_inputs_of_the_last_layers(published: Any) -> None:
     given = batch()
-    maps, head = published.trunk(given.images_N3HW), published.inner
-    pooled_ND = published.pooled(maps, given)
-    if published.two_stage:
+    maps, head = published.feature_maps(given.images_N3HW), published.inner
+    pooled_ND = published.pooled_features(maps, given)
+    if published.is_two_stage:
         assert pooled_ND.shape == (2, 1024)
         assert (pooled_ND >= 0).all()
     else:
@@ -336,17 +338,17 @@ def test_features_are_the_inputs_of_the_last_layers(published: Any) -> None:
                    for tower in (head.bbox_head.cls_convs, head.bbox_head.reg_convs)]  # fmt: skip
         expected = torch.cat([torch.stack(levels).mean(0) for levels in outputs], 1)
         torch.testing.assert_close(pooled_ND, expected)
-    one = published.pooled([level[1:] for level in maps], given.only(1))
+    one = published.pooled_features([level[1:] for level in maps], given.select_image(1))
     torch.testing.assert_close(pooled_ND[1:], one, rtol=1e-3, atol=1e-5)
 
 
 @torch.no_grad()
 def test_channels_last_changes_nothing() -> None:
     given, plain = batch(), sure(made("faster_rcnn", channels_last=False))
-    found = plain.detect(plain.trunk(given.images_N3HW), given)
+    found = plain.detect(plain.feature_maps(given.images_N3HW), given)
     plain.to(memory_format=torch.channels_last)
     last = given.images_N3HW.contiguous(memory_format=torch.channels_last)
-    other = plain.detect(plain.trunk(last), Batch(last, given.sizes, given.seeds))
+    other = plain.detect(plain.feature_maps(last), Batch(last, given.sizes, given.seeds))
     for one, two in zip(found, other, strict=True):
         torch.testing.assert_close(one.confidence_M[:20], two.confidence_M[:20], rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="give channels_last=false, ModulatedDeformConv2dPack of mmcv"):
@@ -356,11 +358,11 @@ def test_channels_last_changes_nothing() -> None:
 # --- losses ---------------------------------------------------------------------------------------
 def own_loss(detector: Any, given: Batch, targets: Sequence[Boxes], number: int) -> Tensor:
     """The library's loss of one image, its backbone computed anew and differentiable."""
-    from benchmark.vision.detection.mmdet_detectors import samples
+    from benchmark.vision.detection.mmdet_detectors import data_samples
 
-    one = given.only(number)
+    one = given.select_image(number)
     with seeded(given.seeds[number]):
-        losses = detector.inner.loss(one.images_N3HW, samples(one, [targets[number]]))
+        losses = detector.inner.loss(one.images_N3HW, data_samples(one, [targets[number]]))
     parts = [value if isinstance(value, list) else [value] for name, value in losses.items() if "loss" in name]
     return torch.stack([value for part in parts for value in part]).sum()
 
@@ -370,7 +372,7 @@ def test_losses_are_of_each_image_alone(detector: Any) -> None:
     state = torch.random.get_rng_state()
     for targets in (BOXES, [BOXES[0], EMPTY], [EMPTY, EMPTY]):
         losses_N = detector(given, targets)
-        alone = [detector(given.only(number), [targets[number]])[0] for number in range(2)]
+        alone = [detector(given.select_image(number), [targets[number]])[0] for number in range(2)]
         theirs = [own_loss(detector, given, targets, number) for number in range(2)]
         torch.testing.assert_close(losses_N, torch.stack(alone), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(losses_N, torch.stack(theirs), rtol=1e-4, atol=1e-5)
@@ -393,7 +395,7 @@ def test_directional_derivatives_are_exact(detector: Any) -> None:
 
 def test_hessian_products_are_those_of_finite_differences(detector: Any) -> None:
     given, names = batch(), list(detector.last_weights())
-    name = names[2] if detector.two_stage else names[0]  # the class layer
+    name = names[2] if detector.is_two_stage else names[0]  # the class layer
     weight, way = detector.last_weights()[name], random_direction(detector)[name]
 
     def gradient(at: Tensor, create_graph: bool = False) -> Tensor:
@@ -425,7 +427,7 @@ def test_the_focal_loss_never_takes_the_compiled_operator(monkeypatch: pytest.Mo
 
 def test_training_lowers_the_loss(published: Any) -> None:
     detector = copy.deepcopy(published)
-    sgd, losses = optimiser(detector, replace(RECIPE, model="mmdet:fcos")), []
+    sgd, losses = build_optimiser(detector, replace(RECIPE, model="mmdet:fcos")), []
     for group in sgd.param_groups:
         group["lr"] = 2e-3
     detector.train()
@@ -433,7 +435,7 @@ def test_training_lowers_the_loss(published: Any) -> None:
     for _ in range(4):
         given = batch()
         with seeded(5):
-            loss = detector.loss(detector.trunk(given.images_N3HW), given, BOXES)
+            loss = detector.loss(detector.feature_maps(given.images_N3HW), given, BOXES)
         sgd.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
@@ -454,7 +456,9 @@ def split(number: int, seed: int) -> Split:
         image[:, y1:y2, x1:x2] += 120
     first_N1 = np.minimum(np.arange(number + 1), number - 1)
     labels = rng.integers(0, C, number - 1)
-    return Split(Canvases(torch.from_numpy(images_N3HW)), Truth(corners, labels, np.zeros(number - 1, bool), first_N1))
+    return Split(
+        Canvases(torch.from_numpy(images_N3HW)), GroundTruth(corners, labels, np.zeros(number - 1, bool), first_N1)
+    )
 
 
 @pytest.fixture(scope="module", params=PUBLISHED)
@@ -478,12 +482,12 @@ LABELS = [
 @pytest.mark.parametrize("label", LABELS)
 def test_strategies_choose(task: Detection, fitted: Any, label: str) -> None:
     discovery.discover()
-    plugin, values = strategy(label)
-    if "proposals" in plugin.needed(values) and not fitted.two_stage:
+    plugin, values = find_strategy(label)
+    if "proposals" in plugin.resolve_needs(values) and not fitted.is_two_stage:
         pytest.skip("one-stage")
     companion = plugin.companion(**values) if plugin.companion else None
     model = fitted if companion is None else task.fit(np.arange(2), 0, companion)
-    view = look(task, plugin.needed(values), companion, num_labelled=4, model=model)
+    view = look(task, plugin.resolve_needs(values), companion, num_labelled=4, model=model)
     chosen = plugin.function(view, 2, np.random.default_rng(0), **values)
     assert len(set(chosen.tolist()) & set(view.unlabelled.tolist())) == 2
 
@@ -503,9 +507,9 @@ def test_scores_and_pixels(task: Detection, fitted: Any) -> None:
     assert set(task.score(fitted)) >= {"map", "ap", "ap50"}
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     image[0] = 255  # red
-    placed = Placing(RECIPE, fitted.pixels, torch.device("cpu"))([image], [0])
-    red = placed.batch.images_N3HW[0, 2 if fitted.pixels.bgr else 0].mean().item()
-    assert red == pytest.approx(255 - 122.7717 if fitted.pixels.bgr else (255 - 123.675) / 58.395, rel=1e-4)
+    placed = BatchBuilder(RECIPE, fitted.pixel_format, torch.device("cpu"))([image], [0])
+    red = placed.batch.images_N3HW[0, 2 if fitted.pixel_format.bgr else 0].mean().item()
+    assert red == pytest.approx(255 - 122.7717 if fitted.pixel_format.bgr else (255 - 123.675) / 58.395, rel=1e-4)
 
 
 def test_a_backbone_that_starts_from_nothing_trains_its_norms() -> None:

@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmark.experiment.own_data import Defaults
+from benchmark.experiment.own_data import OwnDataDefaults
 from benchmark.plugins import discovery
-from benchmark.tasks.image_folder import stored
+from benchmark.tasks.image_folder import read_split_folders
 from benchmark.vision.data import image_checks
 from benchmark.vision.data.annotations import Split
-from benchmark.vision.data.coco_json import coco_json
-from benchmark.vision.data.image_files import decoded
-from benchmark.vision.data.pascal_voc import Layout, pascal_voc
-from benchmark.vision.weights import load
+from benchmark.vision.data.coco_json import read_coco_json
+from benchmark.vision.data.image_files import decode_image
+from benchmark.vision.data.pascal_voc import Layout, read_pascal_voc
+from benchmark.vision.weights import load_weights
 
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>6</xmax><ymax>7</ymax></bndbox>"
 
@@ -30,7 +30,7 @@ BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>6</xmax><ymax>7</ymax></bndbox>
 @pytest.fixture(autouse=True)
 def anew() -> None:
     """Lines are said again."""
-    image_checks.say.cache_clear()
+    image_checks.warn_once.cache_clear()
 
 
 def refused(message: str) -> Any:
@@ -56,14 +56,14 @@ def voc_files(root: Path) -> Path:
 
 def voc(root: Path) -> tuple[Split, Split, list[str]]:
     """All of them, a share for tests."""
-    return pascal_voc(root, "train", "val", difficult=True, layout=Layout(), share=0.5)
+    return read_pascal_voc(root, "train", "val", difficult=True, layout=Layout(), share=0.5)
 
 
 def coco(root: Path, text: str) -> tuple[Split, list[str]]:
     """An image in COCO's format."""
     picture(root / "images" / "0.png")
     (root / "a.json").write_text(text)
-    return coco_json(root / "a.json", root / "images")
+    return read_coco_json(root / "a.json", root / "images")
 
 
 COCO = json.dumps(
@@ -104,13 +104,13 @@ def test_what_never_ends_is_refused_at_once(harm: Callable[[Path], None], tmp_pa
     coco(tmp_path / "coco", COCO)
     harm(tmp_path / "coco" / "a.json")
     with refused(r"a\.json cannot be read"):
-        coco_json(tmp_path / "coco" / "a.json", tmp_path / "coco" / "images")
+        read_coco_json(tmp_path / "coco" / "a.json", tmp_path / "coco" / "images")
     weights = tmp_path / "w.pth"
     torch.save({}, weights)
     if harm is not sparse:
         harm(weights)
     with refused(r"w\.pth: cannot be read|w\.pth: must hold"):
-        load(nn.Linear(1, 1), weights, "x")
+        load_weights(nn.Linear(1, 1), weights, "x")
     plug_in = tmp_path / "plug" / "mine.py"
     plug_in.parent.mkdir()
     plug_in.write_text("")
@@ -177,7 +177,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         ("train/cat/0.png", "train/dog/0.png", "train/9.png", "test/cat/1.png", "test/dog/1.png")
     ):
         picture(tmp_path / name, number)
-    stored(tmp_path, "train", "test", 8, "turn")
+    read_split_folders(tmp_path, "train", "test", 8, "turn")
     assert "images in no class's folder, which are left out: 1 (9.png)" in caplog.text
 
 
@@ -187,7 +187,7 @@ def test_a_list_leads_nowhere_else(tmp_path: Path) -> None:
     for name, text in (("train", "0\n../x"), ("val", "1\n")):
         (root / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
     with refused(r"\.\./x leads out of the folder of the annotations"):
-        pascal_voc(root, "train", "val", difficult=True)
+        read_pascal_voc(root, "train", "val", difficult=True)
 
 
 def test_a_png_with_broken_pixels_is_not_read_by_half(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_png_with_broken_pixels_is_not_read_by_half(tmp_path: Path) -> None:
     content[content.index(b"IEND") - 20] ^= 1  # in the pixels, which have a checksum
     path.write_bytes(content)
     with refused(r"0\.png cannot be read as an image"):
-        decoded(path)
+        decode_image(path)
 
 
 @pytest.mark.parametrize("ending", ["gif", "tif", "webp", "png"])
@@ -208,19 +208,19 @@ def test_the_first_of_several_frames_is_read_and_that_is_said(
     first, *others = (Image.new("RGB", (8, 8), (value, 0, 0)) for value in (0, 100, 200))
     first.save(path, save_all=True, append_images=others)
     for _ in range(2):  # what is remembered of it is not, so that it is said again
-        image_checks.say.cache_clear()
+        image_checks.warn_once.cache_clear()
         caplog.clear()
-        [scan] = image_checks.scanned([path], [(0, 0)], "turn")
+        [scan] = image_checks.scan_images([path], [(0, 0)], "turn")
         assert (scan.width, scan.height) == (8, 8)
         assert "files that hold several images, of which the first alone is read: 1" in caplog.text
-    assert np.asarray(decoded(path)[0]).max() < 20
+    assert np.asarray(decode_image(path)[0]).max() < 20
 
 
 def test_names_that_are_not_utf_8_are_read(tmp_path: Path) -> None:
     for name in ("a\udcff.png", "b.png"):
         picture(tmp_path / name, len(name))
     for _ in range(2):  # anew, and where the other one is remembered
-        scans = image_checks.scanned([tmp_path / "a\udcff.png", tmp_path / "b.png"], [(8, 8)] * 2, "turn")
+        scans = image_checks.scan_images([tmp_path / "a\udcff.png", tmp_path / "b.png"], [(8, 8)] * 2, "turn")
         assert [scan.path.name for scan in scans] == ["a\udcff.png", "b.png"]
 
 
@@ -235,7 +235,7 @@ def test_names_that_are_not_utf_8_are_read(tmp_path: Path) -> None:
 def test_weights_that_are_no_numbers_are_refused(value: torch.Tensor, tmp_path: Path) -> None:
     torch.save({"weight": value, "bias": torch.zeros(1)}, tmp_path / "w.pth")
     with refused(r"w\.pth: weight holds what are no finite real numbers"):
-        load(nn.Linear(1, 1), tmp_path / "w.pth", "x")
+        load_weights(nn.Linear(1, 1), tmp_path / "w.pth", "x")
 
 
 @pytest.mark.parametrize(
@@ -244,4 +244,4 @@ def test_weights_that_are_no_numbers_are_refused(value: torch.Tensor, tmp_path: 
 def test_defaults_that_lack_something_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "own_data.yaml").write_text(text)
     with refused(r"own_data\.yaml"):
-        Defaults.read(tmp_path / "own_data.yaml")
+        OwnDataDefaults.read(tmp_path / "own_data.yaml")

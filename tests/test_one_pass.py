@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from benchmark.analysis import audit
-from benchmark.analysis.reading import read
-from benchmark.analysis.tables import heads
+from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.tables import round_headers
 from benchmark.api import Machine
 from benchmark.cli import commands
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.store import Store
 from benchmark.runner import launch, loop
-from benchmark.runner.fits import Fits
+from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.launch import Round
 from benchmark.seeds import seed
 from tests._cells import bytes_of, cell, run
@@ -39,11 +39,11 @@ def test_all_is_chosen_at_once_by_the_model_of_round_0_and_bought_in_order(strat
     one = cell(strategy, rounds=4, one_pass=True)
     made = records(run([one], tmp_path))
     assert [len(record.bought) for record in made] == [20, 5, 5, 5]
-    task = launch.build(one.task, CPU)
-    fits, begin = Fits(tmp_path / "other", 0, "cpu"), loop.start(one, task)
-    model = loop.fit(one, task, fits, begin.initial, 0).model
+    task = launch.build_task(one.task, CPU)
+    fits, begin = FitCache(tmp_path / "other", 0, "cpu"), loop.draw_initial(one, task)
+    model = loop.fit_round(one, task, fits, begin.initial, 0).model
     rng = np.random.default_rng(seed("select", "digits", 0, one.strategy.label, 1))
-    view = loop.view(one, task, begin, model, [begin.initial])
+    view = loop.build_view(one, task, begin, model, [begin.initial])
     whole = one.strategy.plugin.function(view, 15, rng, **one.strategy.values)
     assert [index for record in made[1:] for index in record.bought] == whole.tolist()
 
@@ -61,7 +61,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_same_bytes(schedule: dict[str, 
     run([one], tmp_path / "whole")
     for stop in (1, 2, 3):
         home = tmp_path / f"stopped {stop}"
-        rounds = launch.run_cell(one, Store(home / "run"), Fits(home / "fits", 1, "cpu"), launch.Tasks(CPU))
+        rounds = launch.run_cell(one, Store(home / "run"), FitCache(home / "fits", 1, "cpu"), launch.TaskLoader(CPU))
         for _ in range(stop):
             next(rounds)
         rounds.close()
@@ -73,7 +73,7 @@ def test_a_choice_that_comes_out_otherwise_buys_nothing_twice(tmp_path: Path, mo
     """As on a device that rounds otherwise: the second process draws another order."""
     one = cell("random", rounds=4, one_pass=True, budget=300)
     store = Store(tmp_path / "run")
-    rounds = launch.run_cell(one, store, Fits(tmp_path / "fits", 1, "cpu"), launch.Tasks(CPU))
+    rounds = launch.run_cell(one, store, FitCache(tmp_path / "fits", 1, "cpu"), launch.TaskLoader(CPU))
     for _ in range(3):
         next(rounds)
     rounds.close()
@@ -113,18 +113,18 @@ def test_schedules_that_make_no_sense_are_refused(settings: dict[str, Any], word
 def test_a_strategy_that_asks_the_model_needs_a_first_label() -> None:
     asked: Cell = cell("entropy", one_pass=True, **COLD)
     with pytest.raises(ValueError, match=r"initial=0: entropy asks a model for predictions \(predict\)"):
-        asked.check()
+        asked.check_needs()
 
 
 def test_a_schedule_tells_how_it_is() -> None:
     warm = Schedule(10, 5, 3, one_pass=True)
     cold = Schedule(0, 5, 3, validation=2, one_pass=True)
     assert (warm.label, cold.label) == ("10+5x2_one_pass", "0+5x3v2_one_pass")
-    assert heads(warm) == ["10", "15", "20"]
-    assert heads(cold) == ["5", "10", "15"]
+    assert round_headers(warm) == ["10", "15", "20"]
+    assert round_headers(cold) == ["5", "10", "15"]
     assert "one_pass" not in Schedule(10, 5, 3).identity()
     with pytest.raises(ValueError, match="buys 17 labels of a pool of 16"):
-        cold.check_fits(16)
+        cold.check_pool_size(16)
 
 
 def test_the_analysis_takes_a_start_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,9 +134,9 @@ def test_the_analysis_takes_a_start_without_labels(tmp_path: Path, capsys: pytes
         "one_pass=true", "budget=10", "rounds=3", "seeds=2", "validation=0", f"out={tmp_path}",
     ]  # fmt: skip
     commands.app(["run", *words], standalone_mode=False)
-    [experiment] = read(str(tmp_path))
-    assert audit.audit(experiment) == []
-    assert len({run.start for run in experiment.runs}) == 1
+    [experiment] = read_experiments(str(tmp_path))
+    assert audit.find_faults(experiment) == []
+    assert len({run.start_fingerprint for run in experiment.runs}) == 1
     assert experiment.num_labelled_R.tolist() == [10, 20, 30]
     capsys.readouterr()
     commands.app(["run", *words[:-1], "dry_run=true", f"out={tmp_path}/dry"], standalone_mode=False)

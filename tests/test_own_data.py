@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from benchmark import config
 from benchmark.cli import commands
 from benchmark.experiment.grid import Grid
-from benchmark.experiment.own_data import SIZES, Defaults
+from benchmark.experiment.own_data import SIZES, OwnDataDefaults
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.plugins.places import CONFIGS
+from benchmark.plugins.paths import CONFIGS
 
-DEFAULTS = Defaults.read(CONFIGS / "own_data.yaml")
+DEFAULTS = OwnDataDefaults.read(CONFIGS / "own_data.yaml")
 FOLDER = "image_folder[root=x]"
 
 
@@ -35,7 +35,7 @@ def grid(*words: str, pool: int | None = 366, recorded: Any = None) -> Grid:
         assert pool is not None
         return pool
 
-    return config.read(config.settings(words), num_pool, recorded or {})
+    return config.build_grid(config.compose_settings(words), num_pool, recorded or {})
 
 
 def names(made: Grid) -> list[str]:
@@ -88,17 +88,17 @@ def test_the_schedule_of_the_grid_is_not_inherited() -> None:
 def test_a_schedule_by_the_size_of_the_pool(pool: int, step: int, rounds: int) -> None:
     schedule = grid(f"tasks=[{FOLDER}]", pool=pool).experiments[0].schedule
     assert (schedule.initial, schedule.budget, schedule.rounds, schedule.validation) == (step, step, rounds, 0)
-    schedule.check_fits(pool)
+    schedule.check_pool_size(pool)
 
 
 def test_it_fits_every_pool_and_keeps_what_is_given() -> None:
     draw = random.Random(0)
     for pool in [*range(1, 300), *(draw.randrange(300, 10**6) for _ in range(100))]:
         given = {name: draw.randrange(1, pool + 1) for name in SIZES[:3] if draw.random() < 0.4}
-        sizes = DEFAULTS.sizes(pool, given, 0)
+        sizes = DEFAULTS.schedule_sizes(pool, given, 0)
         assert given.items() <= sizes.items()
         if not given or given.keys() == {"initial"} or given == {"budget": sizes["initial"]}:
-            Schedule(**sizes).check_fits(pool)
+            Schedule(**sizes).check_pool_size(pool)
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_strategies_that_a_grid_writes_as_mappings_are_told_as_they_are_typed() 
     strategies = [{"coreset": {"metric": "cosine"}}, "random"]
     sizes = {"initial": 5, "budget": 5, "rounds": 2}
     entry = {"task": {"digits": {"epochs": 2}}, "strategies": strategies, "seeds": [3], **sizes}
-    chosen = dataclasses.replace(config.settings(["tasks=[digits[epochs=1]]"]), experiments={"one": entry})
-    assert config.read(chosen).remarks == (
+    chosen = dataclasses.replace(config.compose_settings(["tasks=[digits[epochs=1]]"]), experiments={"one": entry})
+    assert config.build_grid(chosen).remarks == (
         f"digits[epochs=1] is not in grid=quick; {LENT} one on digits[epochs=2]: "
         "threads=1 strategies=[coreset[metric=cosine],random] seeds=[3] initial=5 budget=5 rounds=2",
     )

@@ -11,18 +11,18 @@ import pytest
 from benchmark.api import EncoderName, Indices, View
 from benchmark.plugins import discovery, registry
 from benchmark.plugins.registry import Plugin
-from benchmark.text.quoted import plain
+from benchmark.text.notation import format_value
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.detection.recipe import DetectorRecipe
 from tools import pages
 
 HOME = Path(__file__).parent.parent
 discovery.discover()
-OWN = [one for one in registry.REGISTRY["strategy"].values() if registry.source(one).parent == HOME / "strategies"]
+OWN = [one for one in registry.REGISTRY["strategy"].values() if registry.source_file(one).parent == HOME / "strategies"]
 
 
 def test_the_committed_pages_are_those_of_the_docstrings_and_records() -> None:
-    made = pages.pages(HOME)
+    made = pages.render_pages(HOME)
     committed = {path.name: path.read_text() for path in (HOME / "docs" / "strategies").glob("*.md")}
     assert made == committed
     assert set(committed) == {"README.md", *(f"{path.stem}.md" for path in (HOME / "strategies").glob("[!_]*.py"))}
@@ -30,7 +30,7 @@ def test_the_committed_pages_are_those_of_the_docstrings_and_records() -> None:
 
 @pytest.mark.parametrize("plugin", OWN, ids=lambda one: one.name)
 def test_a_page_says_paper_parameters_deviations_cost_and_a_measured_row(plugin: Plugin) -> None:
-    parts = pages.sections(plugin)
+    parts = pages.docstring_sections(plugin)
     told = {name for part in parts for name in part.split(", ")}
     assert set(plugin.parameters()) - told == set()
     assert {"what", "deviations", "cost"} <= told
@@ -54,7 +54,7 @@ def made_up(
 
 def test_a_docstring_falls_into_its_parts() -> None:
     plugin = Plugin("strategy", "made_up", made_up, 1, needs={"encode"})
-    assert pages.sections(plugin) == {
+    assert pages.docstring_sections(plugin) == {
         "what": "What it does; see depth: not a part, since it ends no sentence.",
         "logs": "`found`.",
         "depth, share": "Two at once (the paper's: 3 and 0.5).",
@@ -62,7 +62,7 @@ def test_a_docstring_falls_into_its_parts() -> None:
         "cost": "One pass.",
         "deviations": "None of note, or one.",
     }
-    page = pages.page(plugin, [])
+    page = pages.strategy_page(plugin, [])
     assert "| `depth` | `3` | Two at once (the paper's: 3 and 0.5). |" in page
     assert "| `share` | must be given | Two at once" in page
     assert "**Asks the task for:** `encode`. **Version** 1." in page
@@ -80,4 +80,4 @@ def test_the_recipes_page_tells_the_defaults(heading: str, recipe: object) -> No
     assert len(told) > 20
     for name, text in told.items():
         value, word = getattr(recipe, name), re.split(r"[ :]", text)[0]
-        assert (float(word) == value) if type(value) in (int, float) else (word == plain(value)), name
+        assert (float(word) == value) if type(value) in (int, float) else (word == format_value(value)), name

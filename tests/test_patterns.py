@@ -18,8 +18,8 @@ from benchmark.strategies.coreset import coreset
 from benchmark.strategies.freesel import freesel
 from benchmark.strategies.geal import geal
 from benchmark.strategies.shared import kcenter
-from benchmark.strategies.shared.kcenter import Groups, Lazy, drawn, eager, greedy
-from benchmark.strategies.shared.patterns import attended, clustered, patterns
+from benchmark.strategies.shared.kcenter import Groups, LazyDistances, draw_by_distance, k_center_greedy, pick_exactly
+from benchmark.strategies.shared.patterns import cluster_patches, extract_patterns, most_attended
 from tests._toy import Toy, look
 
 
@@ -57,14 +57,14 @@ class Encoded(Toy):
 def test_the_most_attended_patches_that_hold_tau(tau: float, kept: list[bool]) -> None:
     """By hand, in halves of halves so that sums are exact."""
     attention_NT = torch.tensor([[0.1875, 0.5, 0.0625, 0.25]], dtype=torch.float64)
-    assert attended(attention_NT, tau).tolist() == [kept]
+    assert most_attended(attention_NT, tau).tolist() == [kept]
 
 
 def test_the_filter_is_its_brute_force_twin() -> None:
     """The smallest number of most attended patches whose attention sums to tau."""
     attention_NT = torch.rand(200, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     attention_NT /= attention_NT.sum(1, keepdim=True)
-    for row_T, kept_T in zip(attention_NT.numpy(), attended(attention_NT, 0.6).numpy(), strict=True):
+    for row_T, kept_T in zip(attention_NT.numpy(), most_attended(attention_NT, 0.6).numpy(), strict=True):
         order = np.argsort(-row_T)
         number = next(n for n in range(1, 10) if row_T[order[:n]].sum() >= 0.6)
         assert set(np.flatnonzero(kept_T)) == set(order[:number])
@@ -92,7 +92,7 @@ def test_clusters_are_those_of_scikit_learn_image_by_image(k: int) -> None:
     kept_NT[0] = False
     kept_NT[0, 3] = True  # one patch
     kept_NT[1] = True
-    centres_NKD, there_NK = clustered(patches_NTD, kept_NT, attention_NT, k)
+    centres_NKD, there_NK = cluster_patches(patches_NTD, kept_NT, attention_NT, k)
     for number in range(40):
         kept_T = kept_NT[number].numpy()
         twin = lloyd(patches_NTD[number].numpy()[kept_T], attention_NT[number].numpy()[kept_T], k)
@@ -103,17 +103,17 @@ def test_clusters_are_those_of_scikit_learn_image_by_image(k: int) -> None:
 def test_one_cluster_is_the_mean_and_copies_of_a_patch_stay_apart() -> None:
     patches_NTD = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [4.0, 3.0]], [[1.0, 1.0]] * 3])
     kept_NT, attention_NT = torch.ones(2, 3, dtype=torch.bool), torch.full((2, 3), 1 / 3)
-    centres_NKD, there_NK = clustered(patches_NTD, kept_NT, attention_NT, 1)
+    centres_NKD, there_NK = cluster_patches(patches_NTD, kept_NT, attention_NT, 1)
     assert centres_NKD.tolist() == [[[2.0, 1.0]], [[1.0, 1.0]]]
-    centres_NKD, there_NK = clustered(patches_NTD, kept_NT, attention_NT, 2)
+    centres_NKD, there_NK = cluster_patches(patches_NTD, kept_NT, attention_NT, 2)
     assert centres_NKD[1].tolist() == [[1.0, 1.0], [1.0, 1.0]]
     assert there_NK.all()
 
 
 def test_an_image_has_the_same_patterns_in_any_company() -> None:
     task = Encoded()
-    whole = patterns(task.encode(None, np.arange(60), ""), 0.6, 3, "cosine")
-    alone = patterns(task.encode(None, np.array([7, 8, 9]), ""), 0.6, 3, "cosine")
+    whole = extract_patterns(task.encode(None, np.arange(60), ""), 0.6, 3, "cosine")
+    alone = extract_patterns(task.encode(None, np.array([7, 8, 9]), ""), 0.6, 3, "cosine")
     assert torch.equal(alone.features_PD[alone.image_P == 1], whole.features_PD[whole.image_P == 8])
     norms_P = whole.features_PD.norm(dim=1)
     assert torch.allclose(norms_P, torch.ones_like(norms_P))
@@ -123,7 +123,10 @@ def test_an_image_has_the_same_patterns_in_any_company() -> None:
 def geal_twin(view: View, task: Encoded, budget: int, tau: float, k: int, metric: Any) -> list[int]:
     """Image by image from full matrices of distances."""
     every = [*view.labelled.tolist(), *view.unlabelled.tolist()]
-    rows = {i: patterns(task.encode(None, np.array([i]), ""), tau, k, "euclidean").features_PD.numpy() for i in every}
+    rows = {
+        i: extract_patterns(task.encode(None, np.array([i]), ""), tau, k, "euclidean").features_PD.numpy()
+        for i in every
+    }
     chosen = view.labelled.tolist()
     for _ in range(budget):
         centres = np.concatenate([rows[i] for i in chosen])
@@ -140,7 +143,7 @@ def test_geal_is_its_brute_force_twin(metric: Any, k: int) -> None:
     view = look(task, {"encode"})
     chosen = geal(view, 25, np.random.default_rng(0), encoder="any", tau=0.7, k=k, metric=metric)
     assert chosen.tolist() == geal_twin(view, task, 25, 0.7, k, metric)
-    assert view.encoding.making == 6.0  # three parts of labelled and three of unlabelled images
+    assert view.encoding_time.seconds == 6.0  # three parts of labelled and three of unlabelled images
 
 
 def test_geal_by_hand_takes_all_patterns_of_an_image_with_it() -> None:
@@ -149,23 +152,23 @@ def test_geal_by_hand_takes_all_patterns_of_an_image_with_it() -> None:
     groups = Groups.of(torch.tensor([0, 0, 1, 2]))
     assert groups.members_GK.tolist() == [[0, 1], [2, 2], [3, 3]]
     rank_P = torch.arange(4)
-    picks = greedy(points_PD, torch.tensor([[0.0]]), 3, rank_P, groups=groups)
+    picks = k_center_greedy(points_PD, torch.tensor([[0.0]]), 3, rank_P, groups=groups)
     assert picks.tolist() == [0, 2, 3]
     alone = Groups.of(torch.tensor([0, 1, 2, 3]))
-    assert greedy(points_PD, torch.tensor([[0.0]]), 4, rank_P, groups=alone).tolist() == [0, 2, 1, 3]
+    assert k_center_greedy(points_PD, torch.tensor([[0.0]]), 4, rank_P, groups=alone).tolist() == [0, 2, 1, 3]
 
 
 @pytest.mark.parametrize("budget", [3, 60, 150])
 def test_lazy_groups_are_eager_groups(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kcenter, "ACTIVE", 16)
+    monkeypatch.setattr(kcenter, "NUM_ACTIVE", 16)
     generator = torch.Generator().manual_seed(budget)
     points_ND = torch.randn(600, 5, generator=generator, dtype=torch.float64)
     groups = Groups.of(torch.arange(600) // 4)
     norms_N, far_N = points_ND.square().sum(1), torch.full((600,), 1e6, dtype=torch.float64)
     rank_N = torch.randperm(150, generator=generator)[torch.arange(600) // 4]
-    expected = eager(points_ND, norms_N, far_N.clone(), rank_N, budget, groups)
+    expected = pick_exactly(points_ND, norms_N, far_N.clone(), rank_N, budget, groups)
     assert rank_N[expected[0]] == 0  # all are as far at first
-    assert torch.equal(Lazy(points_ND, norms_N, far_N.clone(), budget, groups).run(rank_N), expected)
+    assert torch.equal(LazyDistances(points_ND, norms_N, far_N.clone(), budget, groups).run(rank_N), expected)
     assert len(set((expected // 4).tolist())) == budget
 
 
@@ -199,7 +202,8 @@ def test_draws_have_the_probabilities_of_exact_distances(power: float) -> None:
         expected_N += first_N[one] / first_N.sum() * nearest_N / nearest_N.sum()
     rng, number = np.random.default_rng(0), 4_000
     seconds = Counter(
-        int(drawn(points_ND, centres_MD, 2, rng, power=power, groups=groups, first=0)[1]) for _ in range(number)
+        int(draw_by_distance(points_ND, centres_MD, 2, rng, power=power, groups=groups, first=0)[1])
+        for _ in range(number)
     )
     counted_N = np.array([seconds[one] for one in range(5)]) / number
     np.testing.assert_allclose(counted_N, expected_N.numpy(), atol=4 * 0.5 / number**0.5)
@@ -208,7 +212,7 @@ def test_draws_have_the_probabilities_of_exact_distances(power: float) -> None:
 def test_draws_never_repeat_an_image_even_among_copies() -> None:
     points_ND = torch.zeros(12, 2, dtype=torch.float64)
     groups = Groups.of(torch.arange(12) // 2)
-    picks = drawn(points_ND, points_ND[:1], 6, np.random.default_rng(0), power=2.0, groups=groups, first=0)
+    picks = draw_by_distance(points_ND, points_ND[:1], 6, np.random.default_rng(0), power=2.0, groups=groups, first=0)
     assert sorted((picks // 2).tolist()) == list(range(6))
 
 

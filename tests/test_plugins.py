@@ -12,8 +12,8 @@ from typing import Optional
 import pytest
 
 from benchmark.plugins import discovery, registry
-from benchmark.plugins.registry import REGISTRY, Plugin, checked
-from benchmark.text.quoted import parse
+from benchmark.plugins.registry import REGISTRY, Plugin, convert_value
+from benchmark.text.notation import parse_label
 
 CODE = """
 from numpy.random import Generator
@@ -136,13 +136,13 @@ def test_a_file_that_does_not_import_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_labels_are_read(text: object, name: str, given: dict[str, object]) -> None:
-    assert parse(text) == (name, given)
+    assert parse_label(text) == (name, given)
 
 
 @pytest.mark.parametrize("text", ["", "a[", "a[b]", "a]b[", 3, None, ["a"], {"a": 1, "b": 2}, "a b"])
 def test_what_is_no_label_is_said(text: object) -> None:
     with pytest.raises(ValueError, match=r"is not"):
-        parse(text)
+        parse_label(text)
 
 
 def test_labels_read_back() -> None:
@@ -153,14 +153,14 @@ def test_labels_read_back() -> None:
     given = {"lr": 1e-5, "name": "2024", "on": False, "most": None, "old": 4}
     label = made.label(given)
     assert label == "f[lr=1e-05,most=null,name=2024,old=4,on=false]"
-    assert made.bind(parse(label)[1]) == given
+    assert made.bind(parse_label(label)[1]) == given
 
 
 def test_an_int_passes_for_a_float_and_nothing_else_for_another() -> None:
-    assert checked("x", 1, float) == 1.0
+    assert convert_value("x", 1, float) == 1.0
     for value, kind in ((1.0, int), (True, int), (True, float), ("one", int), ("1.5", int), (None, str)):
         with pytest.raises(ValueError, match=r"must be (a|true)"):
-            checked("x", value, kind)
+            convert_value("x", value, kind)
 
 
 @pytest.mark.parametrize(

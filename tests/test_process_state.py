@@ -17,13 +17,13 @@ import torch
 from _cells import FAULTY, bytes_of, cell, run
 
 from benchmark.api import Machine
-from benchmark.conformance.checks import check
+from benchmark.conformance.checks import run_checks
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
 from benchmark.runner.launch import Failure, Round
-from benchmark.runner.time_limit import limited
+from benchmark.runner.time_limit import time_limit
 from benchmark.system import process_state, remarks
-from benchmark.system.process_state import contained, restore, snapshot
+from benchmark.system.process_state import isolate_plugin, restore, snapshot
 
 discovery.discover(FAULTY)
 CHANGES = sys.modules[registry.get("strategy", "leaves").function.__module__].CHANGES
@@ -42,14 +42,14 @@ def state() -> Iterator[None]:
 def remarks_of(act: Callable[[], object]) -> list[str]:
     """What is remarked meanwhile."""
     lines = list[str]()
-    remarks.listen(lines.append)
+    remarks.send_remarks_to(lines.append)
     act()
     return lines
 
 
 def call(change: Callable[[], object], seed: int = 0) -> None:
     """Does it in a block of its own."""
-    with contained("it", seed):
+    with isolate_plugin("it", seed):
         change()
 
 
@@ -81,7 +81,7 @@ def test_state_is_put_back_where_the_block_is_ended() -> None:
         while True:
             time.sleep(0.01)
 
-    with pytest.raises(TimeoutError, match="did not choose"), contained("it", 0), limited(0.05, "it"):
+    with pytest.raises(TimeoutError, match="did not choose"), isolate_plugin("it", 0), time_limit(0.05, "it"):
         hang()
     assert snapshot() == before
     with pytest.raises(SystemExit):
@@ -265,12 +265,14 @@ TITLE = "it leaves torch and the process as they were"
 )
 def test_check_names_what_a_strategy_leaves_changed(name: str, words: str) -> None:
     before = snapshot()
-    findings = check(Spec.read("strategy", name), Spec.read("task", "shelf"), Machine(torch.device("cpu")))
+    findings = run_checks(Spec.read("strategy", name), Spec.read("task", "shelf"), Machine(torch.device("cpu")))
     [finding] = [one for one in findings if one.check == TITLE]
-    assert finding.words.startswith(words)
-    assert bool(finding.words) == bool(words)
+    assert finding.message.startswith(words)
+    assert bool(finding.message) == bool(words)
     assert snapshot() == before
-    assert not [one for one in findings if one.check == "it returns `budget` distinct unlabelled images" and one.words]
+    assert not [
+        one for one in findings if one.check == "it returns `budget` distinct unlabelled images" and one.message
+    ]
 
 
 def test_check_names_what_a_task_leaves_changed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,8 +280,8 @@ def test_check_names_what_a_task_leaves_changed(monkeypatch: pytest.MonkeyPatch)
     score = kind.score
     monkeypatch.setattr(kind, "score", lambda *given: warnings.simplefilter("ignore") or score(*given))
     spec = Spec.read("task", "shelf")
-    [finding] = [one for one in check(spec, spec, Machine(torch.device("cpu"))) if one.check == TITLE]
-    assert finding.words.startswith("it leaves changed: warnings:")
+    [finding] = [one for one in run_checks(spec, spec, Machine(torch.device("cpu"))) if one.check == TITLE]
+    assert finding.message.startswith("it leaves changed: warnings:")
 
 
 def test_containing_a_call_costs_less_than_a_millisecond() -> None:

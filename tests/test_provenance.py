@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.records import provenance
-from benchmark.records.provenance import CODE, commit, wheel_commit
+from benchmark.records.provenance import CODE_FOLDERS, checkout_commit, installed_commit
 
 ROOT = Path(__file__).parents[1]
 AS_SOMEBODY = ["-c", "user.email=a@b", "-c", "user.name=x", "-c", "commit.gpgsign=false"]
@@ -37,25 +37,25 @@ def checkout(tmp_path: Path) -> tuple[Path, str]:
 
 def test_the_commit_of_a_checkout(checkout: tuple[Path, str]) -> None:
     folder, number = checkout
-    assert commit(folder) == number
+    assert checkout_commit(folder) == number
     (folder / "README.md").write_text("other words\n")
     (folder / "notes.txt").write_text("no code\n")
-    assert commit(folder) == number, "no code was changed"
+    assert checkout_commit(folder) == number, "no code was changed"
     (folder / "strategies" / "mine.py").write_text("first = 2\n")
-    assert commit(folder) == f"{number} and changes"
+    assert checkout_commit(folder) == f"{number} and changes"
 
 
 def test_untracked_plugins_are_changes(checkout: tuple[Path, str]) -> None:
     folder, number = checkout
     (folder / "strategies" / "new.py").write_text("second = 1\n")
-    assert commit(folder) == f"{number} and changes"
+    assert checkout_commit(folder) == f"{number} and changes"
 
 
 def test_a_repository_around_an_installation_is_not_its_own(checkout: tuple[Path, str]) -> None:
     folder, _ = checkout
     (installation := folder / "venv" / "site-packages" / "benchmark").mkdir(parents=True)
-    assert commit(installation.parent) == ""
-    assert commit(folder / "strategies") == ""
+    assert checkout_commit(installation.parent) == ""
+    assert checkout_commit(folder / "strategies") == ""
 
 
 @pytest.mark.parametrize("name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE"])
@@ -66,16 +66,16 @@ def test_the_environment_leads_git_nowhere_else(
     repository(other := tmp_path / "other")
     (tmp_path / "nothing").mkdir()
     monkeypatch.setenv(name, str(other / ".git" / "index" if name == "GIT_INDEX_FILE" else other / ".git"))
-    assert commit(folder) == number
-    assert commit(tmp_path / "nothing") == ""
-    assert commit(other / "strategies") == ""
+    assert checkout_commit(folder) == number
+    assert checkout_commit(tmp_path / "nothing") == ""
+    assert checkout_commit(other / "strategies") == ""
 
 
 def test_a_worktree_and_a_folder_behind_a_link_are_checkouts(checkout: tuple[Path, str], tmp_path: Path) -> None:
     folder, number = checkout
     run_git(folder, "worktree", "add", "-q", str(tmp_path / "tree"))
     (tmp_path / "link").symlink_to(folder)
-    assert commit(tmp_path / "tree") == commit(tmp_path / "link") == number
+    assert checkout_commit(tmp_path / "tree") == checkout_commit(tmp_path / "link") == number
 
 
 def test_git_starts_no_program_and_writes_nothing(checkout: tuple[Path, str], tmp_path: Path) -> None:
@@ -88,17 +88,17 @@ def test_git_starts_no_program_and_writes_nothing(checkout: tuple[Path, str], tm
     hook.chmod(0o755)
     index = (folder / ".git" / "index").stat().st_mtime_ns
     os.utime(folder / "strategies" / "mine.py", (1, 1))  # git would note that its content is the same
-    assert commit(folder) == number
+    assert checkout_commit(folder) == number
     assert not (tmp_path / "started").exists()
     assert (folder / ".git" / "index").stat().st_mtime_ns == index
 
 
 def test_without_git_or_a_commit_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_git(tmp_path, "init", "-q")
-    assert commit(tmp_path) == ""
-    assert commit(tmp_path / "missing") == ""
+    assert checkout_commit(tmp_path) == ""
+    assert checkout_commit(tmp_path / "missing") == ""
     monkeypatch.setenv("PATH", "")
-    assert commit(ROOT) == ""
+    assert checkout_commit(ROOT) == ""
 
 
 def test_a_git_that_hangs_costs_no_run(checkout: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_a_git_that_hangs_costs_no_run(checkout: tuple[Path, str], monkeypatch: 
         raise subprocess.TimeoutExpired("git", timeout)
 
     monkeypatch.setattr(provenance.subprocess, "check_output", hangs)
-    assert commit(checkout[0]) == ""
+    assert checkout_commit(checkout[0]) == ""
 
 
 class Installed:
@@ -138,10 +138,10 @@ def test_the_commit_of_a_wheel_is_what_pip_recorded(
     told: str | None, number: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provenance, "distribution", lambda name: Installed(tmp_path, told))
-    assert wheel_commit(tmp_path) == number
-    assert wheel_commit(tmp_path / "other") == "", "another installation than the one that runs"
+    assert installed_commit(tmp_path) == number
+    assert installed_commit(tmp_path / "other") == "", "another installation than the one that runs"
 
 
 def test_code_is_what_a_checkout_has() -> None:
-    assert all((ROOT / name).is_dir() for name in CODE)
+    assert all((ROOT / name).is_dir() for name in CODE_FOLDERS)
     assert ROOT.resolve() == provenance.ROOT

@@ -10,12 +10,12 @@ import pytest
 from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
-from benchmark.analysis.curves import SCALES, apart
-from benchmark.analysis.options import PUBLISHED, labels, parse_options
-from benchmark.analysis.published import published
-from benchmark.analysis.reading import chosen, ours, read
-from benchmark.analysis.savings import Price, Rule, savings
-from benchmark.analysis.tables import grid_of, latex, markdown, table, tables, write
+from benchmark.analysis.curves import SCALE_MISMATCH, scales_differ
+from benchmark.analysis.options import PUBLISHED_FOLDER, parse_options, split_labels
+from benchmark.analysis.published import read_curve_file
+from benchmark.analysis.reading import read_experiments, read_stores, select_experiments
+from benchmark.analysis.savings import Price, TargetRule, compute_savings
+from benchmark.analysis.tables import build_table, build_tables, text_rows, to_latex, to_markdown, write_tables
 from benchmark.analysis.verify import counterparts, own_label, verify
 from benchmark.cli.commands import app
 
@@ -32,8 +32,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-PAPERS = read(str(PUBLISHED))
-EVERYTHING = [row for path in sorted(PUBLISHED.glob("*.csv")) for row in rows_of(path)]
+PAPERS = read_experiments(str(PUBLISHED_FOLDER))
+EVERYTHING = [row for path in sorted(PUBLISHED_FOLDER.glob("*.csv")) for row in rows_of(path)]
 
 
 def test_the_supplement_is_there() -> None:
@@ -43,8 +43,8 @@ def test_the_supplement_is_there() -> None:
 
 
 def test_every_cell_comes_back_digit_by_digit(tmp_path: Path) -> None:
-    made = tables(PAPERS)
-    write(made, tmp_path)
+    made = build_tables(PAPERS)
+    write_tables(made, tmp_path)
     back = [row for path in sorted(tmp_path.glob("*.csv")) for row in rows_of(path)]
     told = {(row["source"], row["task"], row["strategy"], row["round"]): row for row in back if row["value"]}
     assert len(told) == len(EVERYTHING)
@@ -58,8 +58,8 @@ def test_every_cell_comes_back_digit_by_digit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["md", "tex"])
 def test_every_cell_stands_in_the_printed_table(tmp_path: Path, ending: str) -> None:
-    for made in tables(PAPERS):
-        text = markdown(made) if ending == "md" else latex(made)
+    for made in build_tables(PAPERS):
+        text = to_markdown(made) if ending == "md" else to_latex(made)
         lines = [re.split(r" \| | ?(?<!\\)& ?", line.strip("| \\")) for line in text.splitlines()]
         own = [row for row in EVERYTHING if (row["source"], row["task"]) == (made.source, made.task)]
         rounds = sorted({int(row["round"]) for row in own})
@@ -77,7 +77,7 @@ def test_every_cell_stands_in_the_printed_table(tmp_path: Path, ending: str) -> 
 
 
 def test_committed_tables_are_what_the_command_writes(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["tables", f"records={PUBLISHED}", f"to={tmp_path}"])
+    done = CliRunner().invoke(app, ["tables", f"records={PUBLISHED_FOLDER}", f"to={tmp_path}"])
     assert done.exit_code == 0, done.output
     committed = HOME / "results" / "published" / "tables"
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(p.name for p in committed.iterdir())
@@ -87,8 +87,8 @@ def test_committed_tables_are_what_the_command_writes(tmp_path: Path) -> None:
 
 def test_latex_parses(tmp_path: Path) -> None:
     """Braces and environments close, and every row has the columns that the tabular declares."""
-    for made in tables(PAPERS):
-        text = latex(made)
+    for made in build_tables(PAPERS):
+        text = to_latex(made)
         plain = re.sub(r"\\[{}\\]", "", text)
         depth = 0
         for mark in plain:
@@ -102,7 +102,7 @@ def test_latex_parses(tmp_path: Path) -> None:
         [columns] = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
         body = text.partition(r"\toprule")[2].partition(r"\bottomrule")[0]
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert len(rows) == len(grid_of(made))
+        assert len(rows) == len(text_rows(made))
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}
         assert not re.search(r"(?<!\\)[_%#]", text)
 
@@ -138,38 +138,38 @@ def test_a_file_that_does_not_fit_is_one_line(tmp_path: Path, text: str, words: 
     path = tmp_path / "curves.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=re.escape(words)) as told:
-        published(path)
+        read_curve_file(path)
     assert str(path) in str(told.value)
     assert "\n" not in str(told.value)
 
 
 def test_where_there_is_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no results: neither a run nor CSV files"):
-        read(str(tmp_path))
+        read_experiments(str(tmp_path))
     with pytest.raises(ValueError, match=r"'cifar1' \(did you mean 'cifar10'\?\)"):
-        chosen(PAPERS, "cifar1")
+        select_experiments(PAPERS, "cifar1")
     with pytest.raises(ValueError, match="records= and out= name the same thing"):
         parse_options(["records=a", "out=b"], "tables")
     with pytest.raises(ValueError, match="level=2"):
         parse_options(["level=2"], "tables")
     with pytest.raises(ValueError, match="eval_al_2023_cifar10_2k is there twice"):
-        read(f"{PUBLISHED},{PUBLISHED}")
-    assert labels("a[p=1,q=b[k=1]],c , d[x=2]") == ["a[p=1,q=b[k=1]]", "c", "d[x=2]"]
+        read_experiments(f"{PUBLISHED_FOLDER},{PUBLISHED_FOLDER}")
+    assert split_labels("a[p=1,q=b[k=1]],c , d[x=2]") == ["a[p=1,q=b[k=1]]", "c", "d[x=2]"]
 
 
 def test_two_folders_are_put_together_or_refused(tmp_path: Path) -> None:
     one = recorded(tmp_path / "one", {"random": PLAIN["random"]})
     two = recorded(tmp_path / "two", {"mine": PLAIN["mine"]})
-    [made] = read(f"{one.folder},{two.folder}")
+    [made] = read_experiments(f"{one.folder},{two.folder}")
     assert list(made.curves) == ["random", "mine"]
-    assert read(f"{one.folder},{one.folder}")[0].curves["random"].num_runs == 3
+    assert read_experiments(f"{one.folder},{one.folder}")[0].curves["random"].num_runs == 3
     other = recorded(tmp_path / "other", {"random": {0: [1.0, 2.0, 3.0]}})
     with pytest.raises(ValueError, match="are the same cell with other settings, data or records"):
-        read(f"{one.folder},{other.folder}")
+        read_experiments(f"{one.folder},{other.folder}")
     manifest = two.folder / "grid.json"
     manifest.write_text(manifest.read_text().replace('"task": "digits"', '"task": "digits[epochs=3]"'))
     with pytest.raises(ValueError, match=r"with task digits\[epochs=3\], elsewhere digits: not the same experiment"):
-        read(f"{one.folder},{two.folder}")
+        read_experiments(f"{one.folder},{two.folder}")
 
 
 # --- verdicts ---------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ CLOSE = {"mine": {s: [50.0 + s / 10, 60.0 - s / 10, 70.0 + s / 10] for s in rang
 )
 def test_verdicts(tmp_path: Path, shift: float, spread: str, verdict: str) -> None:
     path = paper(tmp_path, [50.1 + shift, 59.9 + shift, 70.1 + shift], std=spread)
-    [one] = verify(ours([recorded(tmp_path / "run", CLOSE)]), read(str(path)))
+    [one] = verify(read_stores([recorded(tmp_path / "run", CLOSE)]), read_experiments(str(path)))
     assert one.verdict == verdict
     assert [gap.value for gap in one.gaps] == pytest.approx([-shift, -shift, -shift], abs=0.11)
     assert ("assumes equal spread" in one.why) == (not spread)
@@ -203,11 +203,11 @@ def test_shares_are_not_compared_with_per_cent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], values: list[float], told: bool
 ) -> None:
     path, mine = paper(tmp_path, values), recorded(tmp_path / "run", CLOSE)
-    [one] = verify(ours([mine]), read(str(path)))
-    assert (SCALES in one.why) == told
+    [one] = verify(read_stores([mine]), read_experiments(str(path)))
+    assert (SCALE_MISMATCH in one.why) == told
     done = CliRunner().invoke(app, ["tables", f"out={mine.folder}", f"against={path}", f"to={tmp_path / 'to'}"])
     assert done.exit_code == 0, done.exception
-    assert (f"made_up: scores: ours reach 70.2, published {max(values):.3g}: {SCALES}" in done.stderr) == told
+    assert (f"made_up: scores: ours reach 70.2, published {max(values):.3g}: {SCALE_MISMATCH}" in done.stderr) == told
 
 
 def test_savings_of_shares_against_per_cent_are_refused() -> None:
@@ -216,14 +216,14 @@ def test_savings_of_shares_against_per_cent_are_refused() -> None:
     )
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="a and b cannot be compared: one is in shares"):
-        savings(experiment(shares, per_cent), "a", "b", Rule("final"), Price("images"), rng)
-    assert not apart(0.9, 1.2)  # a poor model beside a poor one
-    assert not apart(np.nan, 70.0)
+        compute_savings(experiment(shares, per_cent), "a", "b", TargetRule("final"), Price("images"), rng)
+    assert not scales_differ(0.9, 1.2)  # a poor model beside a poor one
+    assert not scales_differ(np.nan, 70.0)
 
 
 def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
     path = paper(tmp_path, [50.0, 60.0, 70.0])
-    mine = ours([recorded(tmp_path / "run", CLOSE)])
+    mine = read_stores([recorded(tmp_path / "run", CLOSE)])
     sources = tmp_path / "sources.yaml"
     for told, why in [
         ("p: {recipes: {made_up: 'digits[epochs=9]'}}", "recipe: ours digits, published digits[epochs=9]"),
@@ -232,18 +232,20 @@ def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
         ("p: {recipes: {made_up: digits}, strategies: {mine: gone}}", "strategy: ours has none that is called mine"),
     ]:
         sources.write_text(told + "\n")
-        [one] = verify(mine, read(str(path)))
+        [one] = verify(mine, read_experiments(str(path)))
         assert (one.verdict, one.why) == ("not comparable", why)
     sources.write_text("p: {recipes: {made_up: digits}}\n")
-    [one] = verify(ours([recorded(tmp_path / "single", {"mine": {0: [50.0, 60.0, 70.0]}})]), read(str(path)))
+    [one] = verify(
+        read_stores([recorded(tmp_path / "single", {"mine": {0: [50.0, 60.0, 70.0]}})]), read_experiments(str(path))
+    )
     assert (one.verdict, one.why) == ("inconclusive", "it takes 3 runs of ours that differ, there is 1")
     far = path.read_text().replace(",4,", ",4000,").replace(",6,", ",6000,").replace(",8,", ",8000,")
     path.write_text(far)
-    [one] = verify(mine, read(str(path)))
+    [one] = verify(mine, read_experiments(str(path)))
     assert one.why == "data: no number of labels in common"
     path.write_text(far.replace("made_up", "elsewhere"))
     with pytest.raises(ValueError, match="nothing published belongs to made_up; there are curves of elsewhere"):
-        verify(mine, read(str(path)))
+        verify(mine, read_experiments(str(path)))
 
 
 def test_the_error_of_a_published_mean_counts() -> None:
@@ -251,7 +253,7 @@ def test_the_error_of_a_published_mean_counts() -> None:
     mine = experiment(curve("a", [[70.0], [70.0], [70.0]], [100]), title="t", runs=(object(),))
     [one] = verify([mine], [theirs])
     [gap] = one.gaps
-    assert (gap.error, gap.freedom) == (1.0, 3.0)  # 2 / sqrt(4); ours do not differ at all
+    assert (gap.standard_error, gap.degrees_of_freedom) == (1.0, 3.0)  # 2 / sqrt(4); ours do not differ at all
     assert one.interval(gap).high == pytest.approx(2.3534, abs=1e-3)  # Student's quantile, 90 % of 3 degrees
 
 
@@ -278,21 +280,21 @@ def test_grids_that_repeat_a_paper_have_every_strategy_of_it() -> None:
 
     discovery.discover()
     papers = [one for one in PAPERS if one.source.startswith("isal-2021")]
-    experiments = {one.name: one for one in config.read(config.settings(["grid=paper"])).experiments}
+    experiments = {one.name: one for one in config.build_grid(config.compose_settings(["grid=paper"])).experiments}
     for theirs in papers:
-        name = str(theirs.told.get("experiments", {}).get(theirs.task, theirs.task))
+        name = str(theirs.source_info.get("experiments", {}).get(theirs.task, theirs.task))
         mine = experiments[name]
         known = {spec.label: curve(spec.label, [[1.0]]) for spec in mine.strategies}
         assert all(own_label(theirs, label, known) for label in theirs.curves), theirs.title
-        assert theirs.told["recipes"][theirs.task] == mine.task.label
+        assert theirs.source_info["recipes"][theirs.task] == mine.task.label
 
 
 def test_side_by_side(tmp_path: Path) -> None:
-    from benchmark.analysis.verify import beside
+    from benchmark.analysis.verify import published_entries
 
     path = paper(tmp_path, [50.0, 61.0])
-    [mine] = ours([recorded(tmp_path / "run", CLOSE)])
-    rows = grid_of(table(mine, beside(mine, read(str(path)))))
+    [mine] = read_stores([recorded(tmp_path / "run", CLOSE)])
+    rows = text_rows(build_table(mine, published_entries(mine, read_experiments(str(path)))))
     assert [row[0] for row in rows] == ["strategy", "mine", "  p", "  difference"]
     assert rows[2][1:] == ["50.0", "61.0", "–"]
     assert rows[3][1:] == ["+0.10", "-1.10", ""]

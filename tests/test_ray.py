@@ -29,9 +29,9 @@ from benchmark.plugins import discovery, registry
 from benchmark.records.record import Header
 from benchmark.records.store import Store
 from benchmark.runner import launch
-from benchmark.runner.fits import Fits, locked
-from benchmark.runner.launch import Failure, Round, Started, Tasks
-from benchmark.runner.ray_worker import Fault, Order, Worker
+from benchmark.runner.fit_cache import FitCache, fit_lock
+from benchmark.runner.launch import CellStarted, Failure, Round, TaskLoader
+from benchmark.runner.ray_worker import SerializedCell, Worker, WorkerFailure
 from benchmark.system import remarks
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -96,7 +96,7 @@ def mishap(view, budget, rng, *, what: str = "none", at: int = 0):
 )
 def test_settings_that_do_not_fit_are_one_line(words: list[str], named: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
-        config.settings(words)
+        config.compose_settings(words)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -112,7 +112,7 @@ def test_settings_that_do_not_fit_are_one_line(words: list[str], named: str) -> 
     ],
 )
 def test_a_worker_has_a_thread_a_cpu_unless_told_otherwise(words: list[str], threads: int | None) -> None:
-    assert config.settings(["grid=cifar10", *words]).num_threads == threads
+    assert config.compose_settings(["grid=cifar10", *words]).num_threads == threads
 
 
 def test_without_ray_it_is_one_line(
@@ -158,7 +158,7 @@ def test_two_that_ask_for_the_same_fit_train_it_once(tmp_path: Path, cache_gb: f
     task, found = Slow(one), list[Any]()
 
     def ask() -> None:
-        fits = Fits(tmp_path, cache_gb, "cpu")
+        fits = FitCache(tmp_path, cache_gb, "cpu")
         found.append(fits.fit(task, one.task, np.arange(20), 7, None, ""))  # type: ignore[arg-type]
 
     together([ask, ask])
@@ -171,27 +171,27 @@ def test_two_that_ask_for_the_same_fit_train_it_once(tmp_path: Path, cache_gb: f
 def test_a_fit_whose_holder_was_killed_is_free_and_its_draft_goes(tmp_path: Path) -> None:
     path = tmp_path / "key.safetensors"
     code = (
-        "import os, sys, time; from pathlib import Path; from benchmark.runner.fits import locked\n"
+        "import os, sys, time; from pathlib import Path; from benchmark.runner.fit_cache import locked\n"
         "with locked(Path(sys.argv[1])):\n"
         "    Path(sys.argv[1]).with_name(f'key.{os.getpid()}.draft').touch(); print(flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, path], env=ENVIRONMENT, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
-    Fits(tmp_path, 1.0, "cpu")
+    FitCache(tmp_path, 1.0, "cpu")
     assert {one.suffix for one in tmp_path.iterdir()} == {".draft", ".lock"}  # in use
     holder.kill()
     holder.communicate()
-    with locked(path):
+    with fit_lock(path):
         pass
     (tmp_path / "other.lock").touch()
-    Fits(tmp_path, 1.0, "cpu")
+    FitCache(tmp_path, 1.0, "cpu")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fit_is_free_once_it_is_trained_whatever_was_forked_meanwhile(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys, threading, time; from pathlib import Path; from benchmark.runner.fits import locked\n"
+        "import os, signal, sys, threading, time; from pathlib import Path; from benchmark.runner.fit_cache import locked\n"
         "path = Path(sys.argv[1])\n"
         "def wait():\n"
         "    with locked(path): pass\n"
@@ -208,7 +208,7 @@ def test_a_fit_is_free_once_it_is_trained_whatever_was_forked_meanwhile(tmp_path
 
 def test_a_folder_that_takes_no_lock_keeps_nobody_waiting(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with locked(tmp_path / "file" / "key.safetensors"):
+    with fit_lock(tmp_path / "file" / "key.safetensors"):
         pass
 
 
@@ -233,8 +233,8 @@ def on_ray(cells: list[Cell], folder: Path, plugins_in: Path = FAULTY, *words: s
     from benchmark.runner import ray_launch
 
     out = folder / "run"
-    chosen = config.settings(["launcher=ray", "device=cpu", f"out={out}", f"plugins={plugins_in}", *words])
-    return list(ray_launch.remote(cells, Store(out), chosen))
+    chosen = config.compose_settings(["launcher=ray", "device=cpu", f"out={out}", f"plugins={plugins_in}", *words])
+    return list(ray_launch.run_on_ray(cells, Store(out), chosen))
 
 
 def rounds(events: list[Any]) -> list[Round]:
@@ -314,7 +314,7 @@ def test_a_cell_whose_records_are_of_other_data_fails_and_its_worker_goes(
 def test_a_worker_goes_on_after_a_fault_unless_it_is_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [cell("random"), cell("margin")]
     pool = pool_of(cells, tmp_path, monkeypatch)
-    fault = Fault("OddError", "odd", "trace", of_user=False, of_memory=False, whole_task=False)
+    fault = WorkerFailure("OddError", "odd", "trace", is_value_error=False, is_out_of_memory=False, whole_task=False)
     [failure] = pool.handle_fault(pool.workers[0], fault)
     assert (failure.cell, failure.line) == (cells[0], f"{cells[0].label}: OddError: odd")
     assert [worker.cell for worker in pool.workers] == [None]
@@ -359,27 +359,27 @@ def test_a_worker_stays_with_its_task_and_off_fits_that_others_are_at() -> None:
 def test_a_cell_travels_to_a_worker_with_its_variant() -> None:
     ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     cells = [dataclasses.replace(cell(name), variant=one) for one in STAGGERED for name in ("random", "margin")]
-    assert [Order.of(one).cell() for one in cells] == cells
+    assert [SerializedCell.from_cell(one).to_cell() for one in cells] == cells
     assert ray_launch.best(cells, "", {ray_launch.first_fit(cells[0])}) == 4  # whose first training nobody is at
 
 
 def test_a_worker_outlives_a_plug_in_that_exits(tmp_path: Path) -> None:
-    worker = Worker(dataclasses.asdict(config.settings([f"plugins={FAULTY}"])), str(tmp_path))
-    worker.tasks = Tasks(Machine(torch.device("cpu")))
+    worker = Worker(dataclasses.asdict(config.compose_settings([f"plugins={FAULTY}"])), str(tmp_path))
+    worker.tasks = TaskLoader(Machine(torch.device("cpu")))
     for how, kind in (("exit", "SystemExit"), ("own", "OddError"), ("mute", "MuteError")):
-        order = Order.of(cell(f"ends[how={how}]", task="shelf"))
+        order = SerializedCell.from_cell(cell(f"ends[how={how}]", task="shelf"))
         header, (first, _), fault = worker.run(order, [])
         assert isinstance(header, Header)
-        assert (first.round, fault.kind, fault.whole_task) == (0, kind, False)
-    [fault] = worker.run(Order.of(cell("random", task="ending_task")), [])
-    assert (fault.kind, fault.words, fault.whole_task) == ("RuntimeError", "SystemExit: 0", True)
+        assert (first.round, fault.type_name, fault.whole_task) == (0, kind, False)
+    [fault] = worker.run(SerializedCell.from_cell(cell("random", task="ending_task")), [])
+    assert (fault.type_name, fault.text, fault.whole_task) == ("RuntimeError", "SystemExit: 0", True)
 
 
 def test_a_worker_puts_back_what_a_strategy_leaves_changed_and_sends_the_remark(tmp_path: Path) -> None:
-    worker = Worker(dataclasses.asdict(config.settings([f"plugins={FAULTY}"])), str(tmp_path))
-    worker.tasks = Tasks(Machine(torch.device("cpu")))
-    order = Order.of(cell("leaves", task="shelf", rounds=3))
-    remarks.listen(worker.remarks.append)
+    worker = Worker(dataclasses.asdict(config.compose_settings([f"plugins={FAULTY}"])), str(tmp_path))
+    worker.tasks = TaskLoader(Machine(torch.device("cpu")))
+    order = SerializedCell.from_cell(cell("leaves", task="shelf", rounds=3))
+    remarks.send_remarks_to(worker.remarks.append)
     remarks.remark_once.cache_clear()
     answers, results = list[Any](), worker.run(order, [])
     with contextlib.suppress(StopIteration):
@@ -395,26 +395,30 @@ def test_a_worker_puts_back_what_a_strategy_leaves_changed_and_sends_the_remark(
 
 def test_a_cell_travels_as_plain_data() -> None:
     one = cell("isal[depth=5,repeats=2]", rounds=5, task="digits[epochs=2]", budget_in="boxes", until="map 0.2 +- 0.1")
-    assert Order.of(one).cell() == one
-    assert json.loads(json.dumps(dataclasses.asdict(Order.of(one)))) == dataclasses.asdict(Order.of(one))
+    assert SerializedCell.from_cell(one).to_cell() == one
+    assert json.loads(json.dumps(dataclasses.asdict(SerializedCell.from_cell(one)))) == dataclasses.asdict(
+        SerializedCell.from_cell(one)
+    )
     with pytest.raises(ValueError, match="other versions of these plug-ins"):
-        dataclasses.replace(Order.of(one), key="0").cell()
+        dataclasses.replace(SerializedCell.from_cell(one), key="0").to_cell()
 
 
 def worker_of(folder: Path, *words: str) -> Any:
     """A worker, without Ray, that shares the fits of `run` in this folder."""
-    chosen = config.settings(["launcher=ray", "device=cpu", f"out={folder / 'run'}", f"plugins={FAULTY}", *words])
+    chosen = config.compose_settings(
+        ["launcher=ray", "device=cpu", f"out={folder / 'run'}", f"plugins={FAULTY}", *words]
+    )
     return Worker(dataclasses.asdict(chosen), str(folder / "fits"))
 
 
 def test_a_worker_says_to_its_driver_that_a_fit_is_damaged(tmp_path: Path) -> None:
     worker = worker_of(tmp_path, "threads=1")
-    order = Order.of(cell("random", rounds=2))
+    order = SerializedCell.from_cell(cell("random", rounds=2))
     assert len(list(worker.run(order, []))) == 3
     [damaged, _] = sorted((tmp_path / "fits").iterdir())
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     told = list(worker.run(order, []))
-    remarks.listen(print)  # the worker heard all of this process
+    remarks.send_remarks_to(print)  # the worker heard all of this process
     assert sorted(type(part).__name__ for part in told) == ["Header", "str", "tuple", "tuple"]
     [line] = [part for part in told if isinstance(part, str)]
     assert line.startswith(f"{damaged} is damaged (its digest does not fit): it is removed")
@@ -425,19 +429,19 @@ def test_a_remark_that_several_workers_make_is_said_once(
 ) -> None:
     pool = pool_of([cell("random")], tmp_path, monkeypatch)
     remarks.remark_once.cache_clear()
-    monkeypatch.setattr("benchmark.runner.ray_launch.answer", lambda pending: "the cache cannot be written")
+    monkeypatch.setattr("benchmark.runner.ray_launch.fetch_answer", lambda pending: "the cache cannot be written")
     for _ in range(2):
         assert list(pool.handle_result(pool.workers[0])) == []
     assert caplog.messages == ["the cache cannot be written"]
 
 
 def test_a_worker_with_another_torch_runs_nothing_unless_versions_may_mix(tmp_path: Path) -> None:
-    order = Order.of(cell("random"))
+    order = SerializedCell.from_cell(cell("random"))
     other = dataclasses.replace(order, torch="1.0")
     with pytest.raises(ValueError, match=r"the worker has torch \d+\.\d+, not 1.0: install the same on every node"):
         worker_of(tmp_path).cell(other)
     assert worker_of(tmp_path, "mix_versions=true").cell(other) == cell("random")
-    remarks.listen(print)
+    remarks.send_remarks_to(print)
 
 
 ray_test = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings
@@ -452,7 +456,7 @@ class TestOnRay:
         run(cells, tmp_path / "here")
         events = on_ray(cells, tmp_path / "ray")
         assert bytes_of(tmp_path / "ray" / "run") == bytes_of(tmp_path / "here" / "run")
-        assert {event.cell for event in events if isinstance(event, Started)} == set(cells)
+        assert {event.cell for event in events if isinstance(event, CellStarted)} == set(cells)
         assert len(rounds(events)) == 23
         shared = {event.cell: event.measured.shared_fit for event in rounds(events) if event.record.round == 0}
         assert [sum(shared[one] for one in cells[i : i + 2]) for i in (0, 3)] == [1, 1]
@@ -471,7 +475,7 @@ class TestOnRay:
         assert failures["nan"].line.endswith("nan seed 0: 1 of 1267 scores are NaN")
         assert sum(isinstance(event, Round) and event.cell.strategy.name == "random" for event in events) == 3
         store = Store(tmp_path / "run")
-        assert "Traceback" in (store.failure(failures["crash"].cell.path) or "")
+        assert "Traceback" in (store.read_failure(failures["crash"].cell.path) or "")
         assert len(store.records(failures["crash"].cell.path)[1]) == 1  # round 0 stays
 
     def test_a_task_that_cannot_be_had_fails_with_all_of_its_cells(self, tmp_path: Path) -> None:
@@ -492,7 +496,7 @@ class TestOnRay:
         killed, starved = failed.values()
         assert "ActorDiedError: The actor died unexpectedly" in killed
         assert "OutOfMemoryError: CUDA out of memory" in starved
-        num_started = [sum(isinstance(e, Started) and e.cell == one for e in events) for one in cells]
+        num_started = [sum(isinstance(e, CellStarted) and e.cell == one for e in events) for one in cells]
         assert num_started == [2, 2, 4, 2]
         for one, num_rounds in zip(cells, [4, 4, 2, 2], strict=True):
             done = [e.record.round for e in events if isinstance(e, Round) and e.cell == one]
@@ -516,7 +520,10 @@ class TestOnRay:
         try:
             other = cluster.add_node(num_cpus=1)
             words = ["launcher=ray", "device=cpu", f"out={tmp_path / 'ray'}", f"ray_address={cluster.address}"]
-            events, seen = ray_launch.remote(cells, Store(tmp_path / "ray"), config.settings(words)), list[Any]()
+            events, seen = (
+                ray_launch.run_on_ray(cells, Store(tmp_path / "ray"), config.compose_settings(words)),
+                list[Any](),
+            )
             for event in events:
                 seen.append(event)
                 counts = Counter(one.cell for one in rounds(seen))
@@ -526,7 +533,7 @@ class TestOnRay:
         finally:
             cluster.shutdown()
         assert len(rounds(seen)) == 48
-        assert sum(isinstance(event, Started) for event in seen) == 5
+        assert sum(isinstance(event, CellStarted) for event in seen) == 5
         run(cells, tmp_path / "here")
         assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "here" / "run")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.analysis.reading import read
-from benchmark.analysis.tables import tables
+from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.tables import build_tables
 from benchmark.cli import commands
-from tools.readme import BLOCK, draw, rendered
+from tools.readme import BLOCK, draw_page_figures, render_page
 
 HOME = Path(__file__).parent.parent
 README = HOME / "README.md"
@@ -19,21 +19,21 @@ README = HOME / "README.md"
 def test_its_tables_are_those_of_the_records(page: str, blocks: int) -> None:
     text = (HOME / page).read_text()
     assert len(list(BLOCK.finditer(text))) >= blocks
-    assert rendered(text, HOME) == text
+    assert render_page(text, HOME) == text
 
 
 def test_a_changed_number_is_noticed() -> None:
     text = README.read_text()
     tampered = re.sub(r"(\| random \| )\d", r"\g<1>0", text)
     assert tampered != text
-    assert rendered(tampered, HOME) == text
+    assert render_page(tampered, HOME) == text
 
 
 def test_its_figures_are_drawn_from_the_records(tmp_path: Path) -> None:
     for line in (HOME / "constraints.txt").read_text().splitlines():
         if line.startswith("matplotlib==") and line != f"matplotlib=={version('matplotlib')}":
             pytest.skip(f"drawn by {line}")
-    paths = draw(README.read_text(), HOME, tmp_path)
+    paths = draw_page_figures(README.read_text(), HOME, tmp_path)
     assert paths
     for path in paths:
         assert path.read_bytes() == (HOME / "docs" / "figures" / path.relative_to(tmp_path)).read_bytes()
@@ -55,6 +55,6 @@ def test_its_verbs_and_make_targets_exist() -> None:
     "folder", sorted(path.parent for path in HOME.glob("results/reference/*/grid.json")), ids=lambda p: p.name
 )
 def test_committed_records_are_whole(folder: Path) -> None:
-    for made in tables(read(str(folder))):
+    for made in build_tables(read_experiments(str(folder))):
         for name, row in made.rows.items():
-            assert all(entry.n == entry.wanted and not entry.failed for entry in row), name
+            assert all(entry.num_runs == entry.num_planned and not entry.num_failed for entry in row), name

@@ -14,9 +14,9 @@ from _curves import PLAIN, recorded
 from typer.testing import CliRunner
 
 from benchmark.analysis.audit import CHECKS
-from benchmark.analysis.report import BOXES, CAPTIONS, breakable
-from benchmark.analysis.verify import VERDICTS
-from benchmark.cli.answers import SAVED
+from benchmark.analysis.report import CAPTIONS, MISSING_GLYPHS_NOTE, add_line_breaks
+from benchmark.analysis.verify import VERDICTS_NOTE
+from benchmark.cli.analysis_commands import SAVINGS_NOTE
 from benchmark.cli.commands import app
 from benchmark.records.store import Store
 
@@ -94,9 +94,9 @@ def test_characters_that_the_font_lacks_are_one_line(tmp_path: Path, monkeypatch
         return tmp_path / "report.html"
 
     store = recorded(tmp_path, PLAIN)
-    monkeypatch.setattr("benchmark.analysis.report.write", written)
+    monkeypatch.setattr("benchmark.analysis.report.write_report", written)
     done = CliRunner().invoke(app, ["report", f"out={store.folder}"])
-    assert done.stderr.splitlines()[:2] == [BOXES, "something else"]
+    assert done.stderr.splitlines()[:2] == [MISSING_GLYPHS_NOTE, "something else"]
 
 
 def test_intervals_are_not_broken(made: Path) -> None:
@@ -106,7 +106,7 @@ def test_intervals_are_not_broken(made: Path) -> None:
 
 
 def test_names_break_behind_commas_brackets_and_underscores() -> None:
-    assert breakable("a[b=1,c_d=<x>]") == "a[<wbr>b=1,<wbr>c_<wbr>d=&lt;x&gt;]"
+    assert add_line_breaks("a[b=1,c_d=<x>]") == "a[<wbr>b=1,<wbr>c_<wbr>d=&lt;x&gt;]"
 
 
 def test_a_figure_says_what_is_to_be_seen(made: Path) -> None:
@@ -127,8 +127,8 @@ def test_captions_tell_how_many_tests_and_intervals_they_hold_for(made: Path) ->
     page = " ".join(Page(made.read_text(encoding="utf-8")).text.split())
     assert "of this table alone: it gives the verdict" in page
     assert "[ ]: intervals, each for itself: not corrected for how many there are" in page
-    assert "not corrected for how many there are" in SAVED
-    assert "corrected (Holm) for the rounds of this curve alone" in VERDICTS
+    assert "not corrected for how many there are" in SAVINGS_NOTE
+    assert "corrected (Holm) for the rounds of this curve alone" in VERDICTS_NOTE
 
 
 def test_each_number_leads_to_its_records(made: Path) -> None:

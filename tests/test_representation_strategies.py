@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmark.api import EncoderName, Encoding, Indices, Predictions, View
 from benchmark.strategies import probcover, typiclust
-from benchmark.strategies.probcover import num_classes, squared_radius
+from benchmark.strategies.probcover import count_classes, squared_radius
 from benchmark.strategies.shared import features
 from benchmark.strategies.shared.features import kmeans, squared_distances, unit_features
 from benchmark.strategies.typiclust import most_typical
@@ -378,8 +378,8 @@ def test_classes_are_counted_in_predictions() -> None:
         def predict(self, model: object, indices: Indices) -> Predictions:
             return Predictions(torch.zeros(0, 7), torch.zeros(0, dtype=torch.int64), 1, torch.zeros(0, 4))
 
-    assert num_classes(Fixed(clouds(), classes=9).view([0])) == 9
-    assert num_classes(Detector(clouds()).view([0])) == 6
+    assert count_classes(Fixed(clouds(), classes=9).view([0])) == 9
+    assert count_classes(Detector(clouds()).view([0])) == 6
 
 
 @pytest.mark.parametrize(("given", "words"), [({"delta": 0.0}, "delta=0.0"), ({"purity": 0.0}, "purity=0.0")])

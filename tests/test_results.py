@@ -19,8 +19,8 @@ from test_house_rules import ROOT, WITHOUT_TORCH
 import benchmark
 from benchmark.analysis.rounds import COLUMNS
 from benchmark.results import Results
-from benchmark.runner.from_python import words_of
-from benchmark.text import quoted
+from benchmark.runner.from_python import format_settings
+from benchmark.text import notation
 
 CIFAR = "isal_2021_cifar10"
 Command = Callable[..., tuple[int, str]]
@@ -118,12 +118,12 @@ def test_a_cell_that_fails_is_a_warning_and_stands_in_the_results(tmp_path: Path
     "text", ["random", "isal[k=2,order=file]", "a,b", "", " x", 'x"y', "'x", "tiny[root=a b]", "x]", "back\\slash"]
 )
 def test_lists_are_words_that_are_read_again(text: str) -> None:
-    assert quoted.items(quoted.joined([text, "last"])) == [text, "last"]
+    assert notation.parse_list(notation.format_list([text, "last"])) == [text, "last"]
 
 
 def test_settings_are_words() -> None:
     given = {"tasks": ["a[b=c,d]", "e,f"], "seeds": [3, 7], "deterministic": True, "out": Path("x"), "data": None}
-    assert words_of(given) == ['tasks=[a[b=c,d],"e,f"]', "seeds=[3,7]", "deterministic=true", "out=x"]
+    assert format_settings(given) == ['tasks=[a[b=c,d],"e,f"]', "seeds=[3,7]", "deterministic=true", "out=x"]
 
 
 # --- what results answer ----------------------------------------------------------------------

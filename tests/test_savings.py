@@ -8,13 +8,21 @@ import pytest
 from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
-from benchmark.analysis.comparison_tables import lines
-from benchmark.analysis.comparison_tables import note as below
+from benchmark.analysis.comparison_tables import describe_comparison
+from benchmark.analysis.comparison_tables import explain_columns as below
 from benchmark.analysis.comparisons import compare
-from benchmark.analysis.options import PUBLISHED
-from benchmark.analysis.reading import read
-from benchmark.analysis.savings import Price, Rule, Saving, crossing, own_rule, pairs_of, savings
-from benchmark.analysis.stats import paired
+from benchmark.analysis.options import PUBLISHED_FOLDER
+from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.savings import (
+    Price,
+    Saving,
+    TargetRule,
+    compute_savings,
+    crossing_cost,
+    default_rule,
+    strategy_pairs,
+)
+from benchmark.analysis.stats import pair_runs
 from benchmark.cli.commands import app
 from benchmark.experiment.schedule import Schedule
 
@@ -38,57 +46,58 @@ def test_crossing_is_where_the_running_maximum_gets_there(number: int) -> None:
     x = np.cumsum(rng.uniform(1, 10, 8))
     y = rng.normal(np.linspace(0, 3, 8), 1)  # not monotone
     for target in (y.min() - 1, *y, y.mean(), y.max() + 1):
-        [found] = crossing(x[None], y[None], np.array([target]))
+        [found] = crossing_cost(x[None], y[None], np.array([target]))
         expected = first_crossing(list(x), list(y), float(target))
         assert found == pytest.approx(expected, abs=(x[-1] - x[0]) / 1e5)
 
 
 def test_a_dip_does_not_count() -> None:
     x, y = np.array([[0.0, 1, 2, 3]]), np.array([[0.0, 5, 3, 8]])
-    assert crossing(x, y, np.array([4.0])) == [0.8]
-    assert crossing(x, y, np.array([5.0])) == [1.0]
-    assert crossing(x, y, np.array([6.5])) == [2.5]
+    assert crossing_cost(x, y, np.array([4.0])) == [0.8]
+    assert crossing_cost(x, y, np.array([5.0])) == [1.0]
+    assert crossing_cost(x, y, np.array([6.5])) == [2.5]
 
 
 def only(*curves: object, rule: str = "final", price: Price = IMAGES) -> Saving:
-    [one] = savings(experiment(*curves), "a", "b", Rule.read(rule), price, np.random.default_rng(0))
+    [one] = compute_savings(experiment(*curves), "a", "b", TargetRule.read(rule), price, np.random.default_rng(0))
     return one
 
 
 def test_savings_by_hand() -> None:
     a, b = curve("a", [[10.0, 30, 50]]), curve("b", [[10.0, 20, 40]])
     final = only(a, b)
-    assert (final.target, final.paid, final.other) == (40, 2500, 3000)
-    assert (final.saved.value, final.percent.value) == (500, pytest.approx(100 / 6))
-    assert final.reached
+    assert (final.target, final.strategy_cost, final.against_cost) == (40, 2500, 3000)
+    assert (final.amount.value, final.percent.value) == (500, pytest.approx(100 / 6))
+    assert final.is_reached
     value = only(a, b, rule="15")
-    assert (value.paid, value.other) == (1250, 1500)
+    assert (value.strategy_cost, value.against_cost) == (1250, 1500)
     band = only(a, b, rule="band:18,22")
-    assert (band.paid, band.other) == (2000, 2000)  # the first rounds of 18 or more
+    assert (band.strategy_cost, band.against_cost) == (2000, 2000)  # the first rounds of 18 or more
     weaker = only(curve("a", [[10.0, 20, 30]]), b)  # at its own final score, which both reach
-    assert (weaker.target, weaker.paid, weaker.other, weaker.saved.value) == (30, 3000, 2500, -500)
+    assert (weaker.target, weaker.strategy_cost, weaker.against_cost, weaker.amount.value) == (30, 3000, 2500, -500)
     late = only(curve("a", [[10.0, 20, 30]]), b, rule="40")
-    assert not late.reached
-    assert late.words == "not reached: a has not reached it within 3,000 images"
-    assert math.isnan(late.saved.value)
+    assert not late.is_reached
+    assert late.not_reached_note == "not reached: a has not reached it within 3,000 images"
+    assert math.isnan(late.amount.value)
     both = only(a, b, rule="90")
     assert (
-        both.words == "not reached: a has not reached it within 3,000 images; b has not reached it within 3,000 images"
+        both.not_reached_note
+        == "not reached: a has not reached it within 3,000 images; b has not reached it within 3,000 images"
     )
 
 
 def test_the_curve_rule_gives_every_score_of_the_other() -> None:
     a, b = curve("a", [[10.0, 30, 50]]), curve("b", [[10.0, 20, 40]])
-    found = savings(experiment(a, b), "a", "b", Rule("curve"), IMAGES, RNG)
+    found = compute_savings(experiment(a, b), "a", "b", TargetRule("curve"), IMAGES, RNG)
     assert [one.target for one in found] == [10, 20, 40]
-    assert [one.saved.value for one in found] == [0, 500, 500]
+    assert [one.amount.value for one in found] == [0, 500, 500]
 
 
 def test_time_is_images_and_boxes() -> None:
     a = curve("a", [[10.0, 20]], [10, 20], kind="boxes")
     b = curve("b", [[10.0, 20]], [10, 40], kind="boxes")
     one = only(a, b, price=Price("time", per_image=2, per_box=3))
-    assert (one.paid, one.other) == (20 * 5, 40 * 5)
+    assert (one.strategy_cost, one.against_cost) == (20 * 5, 40 * 5)
     with pytest.raises(ValueError, match=r"cost=boxes: a counts no boxes, only images"):
         only(curve("a", [[1.0]]), curve("b", [[1.0]]), price=Price("boxes"))
 
@@ -98,26 +107,26 @@ def test_intervals_come_from_pairs_and_end_where_nothing_is_known() -> None:
     shifted = np.roll(base, -1, axis=1) * [1, 1, 1, np.nan] + 0.0
     shifted[:, 3] = base[:, 3] + 10
     one = only(curve("a", shifted), curve("b", base))  # the seeds' effect is in both: nothing varies
-    assert one.saved.value == pytest.approx(1000)
-    assert np.isnan([one.saved.low, one.saved.high]).all()  # which is no interval of 95 %
+    assert one.amount.value == pytest.approx(1000)
+    assert np.isnan([one.amount.low, one.amount.high]).all()  # which is no interval of 95 %
     single = only(curve("a", shifted[:1]), curve("b", base[:1]))
-    assert single.reached
-    assert math.isnan(single.saved.low)
+    assert single.is_reached
+    assert math.isnan(single.amount.low)
     noisy = np.random.default_rng(1).normal(0, 6, base.shape)
     wide = only(curve("a", base + noisy), curve("b", base), rule="38")
-    assert wide.reached
-    assert wide.saved.low == -math.inf  # some replicates never get there
-    assert wide.percent.high <= 100 * (1 - 1000 / wide.other) + 100 * 3000 / wide.other
-    assert wide.saved.high <= 3000  # nobody pays less than for round 0, nor more than all
+    assert wide.is_reached
+    assert wide.amount.low == -math.inf  # some replicates never get there
+    assert wide.percent.high <= 100 * (1 - 1000 / wide.against_cost) + 100 * 3000 / wide.against_cost
+    assert wide.amount.high <= 3000  # nobody pays less than for round 0, nor more than all
 
 
 def test_rules_are_read_or_refused() -> None:
-    assert Rule.read("band:0.217,0.223") == Rule("band", 0.217, 0.223)
-    assert Rule.read("0.42") == Rule("value", 0.42, 0.42)
-    assert [str(Rule.read(text)) for text in ("final", "0.42", "band:1,2")] == ["final", "0.42", "band:1,2"]
+    assert TargetRule.read("band:0.217,0.223") == TargetRule("band", 0.217, 0.223)
+    assert TargetRule.read("0.42") == TargetRule("value", 0.42, 0.42)
+    assert [str(TargetRule.read(text)) for text in ("final", "0.42", "band:1,2")] == ["final", "0.42", "band:1,2"]
     for text in ("", "last", "band:1", "band:2,1", "nan", "inf", "1,2", "band:1,inf"):
         with pytest.raises(ValueError, match="use final, curve, a score, or band:LOW,HIGH"):
-            Rule.read(text)
+            TargetRule.read(text)
 
 
 # --- the paper's claims (its abstract and section 4), each with the rule that gives it ---------
@@ -140,7 +149,7 @@ CLAIMS = [  # task, against, at, percent by the rule, percent in the paper
 @pytest.mark.parametrize(("task", "against", "at", "percent", "claimed"), CLAIMS)
 def test_claims_of_the_paper(task: str, against: str, at: str, percent: float, claimed: float) -> None:
     words = [f"task={task}", "strategy=isal", f"against={against}", f"at={at}", "format=json"]
-    done = CliRunner().invoke(app, ["savings", f"records={PUBLISHED}", *words])
+    done = CliRunner().invoke(app, ["savings", f"records={PUBLISHED_FOLDER}", *words])
     assert done.exit_code == 0, done.output
     [row] = [row for row in json.loads(done.stdout) if row["source"] == "isal-2021"]
     assert (row["task"], row["strategy"], row["against"]) == (task, "isal", against)
@@ -152,18 +161,22 @@ def test_claims_of_the_paper(task: str, against: str, at: str, percent: float, c
 
 
 def test_the_share_of_all_boxes_that_large_coco_takes() -> None:
-    [made] = [one for one in read(str(PUBLISHED)) if one.title == "isal_2021_coco_large_fcos"]
-    [one] = savings(made, "isal", "coreset", Rule.read("0.34"), Price("boxes"), RNG)
-    assert 100 * one.paid / made.curves["isal"].cost["boxes"][0, -1] == pytest.approx(60.75, abs=0.01)  # said: 60.7
+    [made] = [one for one in read_experiments(str(PUBLISHED_FOLDER)) if one.title == "isal_2021_coco_large_fcos"]
+    [one] = compute_savings(made, "isal", "coreset", TargetRule.read("0.34"), Price("boxes"), RNG)
+    assert 100 * one.strategy_cost / made.curves["isal"].cost["boxes"][0, -1] == pytest.approx(
+        60.75, abs=0.01
+    )  # said: 60.7
 
 
 def test_every_pair_of_published_curves_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    done = CliRunner().invoke(app, ["savings", f"records={PUBLISHED}", "format=json"])
+    done = CliRunner().invoke(app, ["savings", f"records={PUBLISHED_FOLDER}", "format=json"])
     rows = json.loads(done.stdout)
-    assert len(rows) == len(pairs_of(read(str(PUBLISHED)), [], []))
+    assert len(rows) == len(strategy_pairs(read_experiments(str(PUBLISHED_FOLDER)), [], []))
     assert {"task", "strategy", "against", "target", "saved", "percent", "low", "high", "reached"} <= set(rows[0])
     assert all(row["reached"] and row["saved"] is not None for row in rows)  # at the smaller of both final scores
-    done = CliRunner().invoke(app, ["savings", f"records={PUBLISHED}", "at=curve", "strategy=random", "format=json"])
+    done = CliRunner().invoke(
+        app, ["savings", f"records={PUBLISHED_FOLDER}", "at=curve", "strategy=random", "format=json"]
+    )
     assert any(not row["reached"] and row["saved"] is None for row in json.loads(done.stdout))
 
 
@@ -192,14 +205,14 @@ def test_claims_at_final_are_those_at_the_others_final(
     task: str, against: str, at: str, percent: float, claimed: float
 ) -> None:
     """Where ISAL ends above the other, the smaller of both final scores is the other's, so that these claims stand."""
-    [made] = [one for one in read(str(PUBLISHED)) if one.title == f"isal_2021_{task}"]
-    [smaller] = savings(made, "isal", against, Rule("final"), IMAGES, RNG)
+    [made] = [one for one in read_experiments(str(PUBLISHED_FOLDER)) if one.title == f"isal_2021_{task}"]
+    [smaller] = compute_savings(made, "isal", against, TargetRule("final"), IMAGES, RNG)
     theirs = float(made.curves[against].value_SR[0, -1])
-    [at_theirs] = savings(made, "isal", against, Rule("value", theirs, theirs), IMAGES, RNG)
+    [at_theirs] = compute_savings(made, "isal", against, TargetRule("value", theirs, theirs), IMAGES, RNG)
     assert smaller.target == theirs
     assert smaller.percent.value == at_theirs.percent.value == pytest.approx(percent, abs=0.01)
-    [turned] = savings(made, against, "isal", Rule("final"), IMAGES, RNG)  # told from the other side
-    assert turned.saved.value == -smaller.saved.value
+    [turned] = compute_savings(made, against, "isal", TargetRule("final"), IMAGES, RNG)  # told from the other side
+    assert turned.amount.value == -smaller.amount.value
 
 
 # --- simulated truth --------------------------------------------------------------------------
@@ -217,8 +230,8 @@ def test_equal_strategies_save_nothing_at_the_smaller_final_score(num_runs: int)
     rng, found = np.random.default_rng(num_runs), []
     for _ in range(600):
         one = only(*(curve(name, simulated(num_runs, rng), COSTS) for name in ("a", "b")))
-        assert one.reached
-        found.append(one.saved)
+        assert one.is_reached
+        found.append(one.amount)
     mean, covered = np.mean([one.value for one in found]), np.mean([one.low <= 0 <= one.high for one in found])
     print(num_runs, "seeds: saved", round(float(mean)), "of 10,000, coverage", covered)
     assert abs(mean) <= 50 + 3 * np.std([one.value for one in found]) / np.sqrt(len(found))
@@ -235,7 +248,7 @@ def test_intervals_in_a_band_cover_the_truth(num_runs: int, spread: float) -> No
     for _ in range(400):
         a, b = (curve(name, banded(num_runs, better, spread, rng), COSTS) for name, better in (("a", 1.5), ("b", 0.0)))
         one = only(a, b, rule="band:70,72")
-        covered.append(one.saved.low <= truth <= one.saved.high)
+        covered.append(one.amount.low <= truth <= one.amount.high)
     print(num_runs, "seeds, spread", spread, "coverage", np.mean(covered))
     assert np.mean(covered) >= 0.92
 
@@ -256,10 +269,10 @@ def test_a_run_that_never_reaches_the_band_counts_with_what_it_paid() -> None:
     a = curve("a", [[10.0, 25, 30, 31], [11, 20, 25, 31], [10, 15, 18, 19], [10, 25, 30, 31], [10, 25, 30, 33]])
     b = curve("b", [[10.0, 15, 20, 30]] * 4 + [[10.0, 12, 13, 14]])
     one = only(a, b, rule="band:24,32")
-    assert (one.paid, one.other) == ((2000 + 3000 + 4000 + 2000 + 2000) / 5, 4000)
+    assert (one.strategy_cost, one.against_cost) == ((2000 + 3000 + 4000 + 2000 + 2000) / 5, 4000)
     assert one.num_reached == (4, 4)
     assert one.note == "a: 4 of 5 runs reach it; b: 4 of 5 runs reach it"
-    assert one.saved.low < one.saved.value == 1400 < one.saved.high
+    assert one.amount.low < one.amount.value == 1400 < one.amount.high
 
 
 def test_prices_in_a_band_differ_by_rounding_at_least() -> None:
@@ -267,8 +280,8 @@ def test_prices_in_a_band_differ_by_rounding_at_least() -> None:
     a, b = (curve(name, [scores] * 5) for name, scores in (("a", [10.0, 25, 30, 31]), ("b", [10.0, 15, 25, 31])))
     one = only(a, b, rule="band:24,32")
     half = 2.7764 * 1000 / np.sqrt(12) / np.sqrt(5)  # Student's quantile of four degrees, a round costs 1,000
-    assert one.saved.value == 1000
-    assert (one.saved.low, one.saved.high) == pytest.approx((1000 - half, 1000 + half), rel=0.1)
+    assert one.amount.value == 1000
+    assert (one.amount.low, one.amount.high) == pytest.approx((1000 - half, 1000 + half), rel=0.1)
 
 
 # --- runs that are not whole, and schedules that end by score ---------------------------------
@@ -278,13 +291,13 @@ def test_unfinished_runs_are_left_out_by_name() -> None:
     better, cut = base + np.array([0, 5, 5]), frozenset({2})
     a, b = curve("a", better, unfinished=cut), curve("b", base, unfinished=cut)
     one = only(a, b)
-    assert (one.num_pairs, one.target, one.other) == (2, 31, 3000)
-    assert one.paid == pytest.approx(2000 + 1000 * (31 - 26) / 10)
-    pairs = paired(a, b)
+    assert (one.num_pairs, one.target, one.against_cost) == (2, 31, 3000)
+    assert one.strategy_cost == pytest.approx(2000 + 1000 * (31 - 26) / 10)
+    pairs = pair_runs(a, b)
     assert pairs.seeds == (0, 1)
-    assert pairs.alone == ("a seed 2 (unfinished)", "b seed 2 (unfinished)")
+    assert pairs.unpaired_runs == ("a seed 2 (unfinished)", "b seed 2 (unfinished)")
     with pytest.raises(ValueError, match="no common seed has finished"):
-        paired(a, curve("c", base, unfinished=frozenset({0, 1, 2})))
+        pair_runs(a, curve("c", base, unfinished=frozenset({0, 1, 2})))
 
 
 UNTIL = Schedule(1000, 1000, 4, until="accuracy 30 +- 2")
@@ -294,24 +307,24 @@ def test_runs_that_end_by_score_are_compared_by_their_band() -> None:
     a = curve("a", [[10.0, 29, np.nan, np.nan], [12, 20, 31, np.nan], [11, 20, 31, np.nan]])
     b = curve("b", [[10.0, 15, 29, np.nan], [12, 14, 20, 30], [11, 29, 30, np.nan]])
     made = experiment(a, b, schedule=UNTIL)
-    assert own_rule(made) == Rule("band", 28, 32)
-    [one] = savings(made, "a", "b", own_rule(made), IMAGES, np.random.default_rng(0))
-    assert (one.paid, one.other) == pytest.approx(((2000 + 3000 + 3000) / 3, (3000 + 4000 + 2000) / 3))
-    assert one.saved.value == pytest.approx(1000 / 3)
+    assert default_rule(made) == TargetRule("band", 28, 32)
+    [one] = compute_savings(made, "a", "b", default_rule(made), IMAGES, np.random.default_rng(0))
+    assert (one.strategy_cost, one.against_cost) == pytest.approx(((2000 + 3000 + 3000) / 3, (3000 + 4000 + 2000) / 3))
+    assert one.amount.value == pytest.approx(1000 / 3)
     for text in ("final", "20", "curve"):
         with pytest.raises(ValueError, match="end by score"):
-            savings(made, "a", "b", Rule.read(text), IMAGES, RNG)
-    told = lines(compare(made, "a", "b", IMAGES, 0.95, 0), 2)
+            compute_savings(made, "a", "b", TargetRule.read(text), IMAGES, RNG)
+    told = describe_comparison(compare(made, "a", "b", IMAGES, 0.95, 0), 2)
     assert told[1].startswith("accuracy at 2,000 images, the last that all have: ")
     assert told[3] == "in band:28,32: saves 333 images, 11.1 %"  # three seeds have no interval
     never = experiment(curve("a", [[10.0, 11, 12, 13]] * 3), b, schedule=UNTIL)
-    [late] = savings(never, "a", "b", own_rule(never), IMAGES, np.random.default_rng(0))
-    assert late.words == "not reached: a has not reached it within 4,000 images"
+    [late] = compute_savings(never, "a", "b", default_rule(never), IMAGES, np.random.default_rng(0))
+    assert late.not_reached_note == "not reached: a has not reached it within 4,000 images"
 
 
 def test_what_is_reached_in_round_0_is_told_as_such() -> None:
     one = only(curve("a", [[50.0, 60]]), curve("b", [[40.0, 45]]))
-    assert one.note == f"already in round 0: a; one seed: no interval; {one.few_rounds}"
+    assert one.note == f"already in round 0: a; one seed: no interval; {one.few_rounds_note}"
 
 
 def test_savings_between_few_rounds_are_told_to_be_rough() -> None:
@@ -323,12 +336,15 @@ def test_savings_between_few_rounds_are_told_to_be_rough() -> None:
         assert (few in one.note) == (not rule.startswith("band"))
     noisy_SR = base_SR + 1 + rng.normal(0, 0.1, base_SR.shape)
     compared = compare(experiment(curve("a", noisy_SR), curve("b", base_SR)), "a", "b", IMAGES, 0.95, 0)
-    assert lines(compared, 2)[3].endswith(f"; {few}")
+    assert describe_comparison(compared, 2)[3].endswith(f"; {few}")
     assert few in below([compared])
     more_SR = np.concatenate([base_SR, base_SR[:, -1:] + 1], 1)
     enough = compare(experiment(curve("a", more_SR + 1), curve("b", more_SR)), "a", "b", IMAGES, 0.95, 0)
     assert (
-        "rough" not in lines(enough, 2)[3] + below([enough]) + only(curve("a", more_SR + 1), curve("b", more_SR)).note
+        "rough"
+        not in describe_comparison(enough, 2)[3]
+        + below([enough])
+        + only(curve("a", more_SR + 1), curve("b", more_SR)).note
     )
 
 

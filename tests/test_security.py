@@ -31,19 +31,19 @@ from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.options import AnalysisOptions, parse_options
 from benchmark.api import Machine
 from benchmark.cli.commands import app
-from benchmark.config import read as grid_of
-from benchmark.config import settings
+from benchmark.config import build_grid as grid_of
+from benchmark.config import compose_settings
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.settings import Settings
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.plugins.scaffold import new_plugin
+from benchmark.plugins.scaffold import write_plugin
 from benchmark.tasks.cifar10 import cifar10
 from benchmark.text.words import slug
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.detection.recipe import DetectorRecipe
-from benchmark.vision.detection.torchvision_detectors import build
-from benchmark.vision.training import resume
+from benchmark.vision.detection.torchvision_detectors import build_detector
+from benchmark.vision.training import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -197,14 +197,14 @@ def test_a_detectors_weights_run_nothing(tmp_path: Path, write: Callable[[Path],
         ValueError,
         match=UNREADABLE,
     ):
-        build(DetectorRecipe(backbone="resnet18", weights=str(path), channels=32), 3, path)
+        build_detector(DetectorRecipe(backbone="resnet18", weights=str(path), channels=32), 3, path)
     assert not (tmp_path / "hacked").exists()
 
 
 @pytest.mark.parametrize("write", FILES)
 def test_a_checkpoint_runs_nothing(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     model = torch.nn.Linear(1, 1)
-    assert resume(write(tmp_path), model, torch.optim.SGD(model.parameters(), 0.1)) == 0
+    assert load_checkpoint(write(tmp_path), model, torch.optim.SGD(model.parameters(), 0.1)) == 0
     assert not (tmp_path / "hacked").exists()
 
 
@@ -228,7 +228,7 @@ def test_a_parameter_never_leads_out_of_the_results(name: str, tmp_path: Path) -
     discovery.discover()
     entry = {"task": {"image_folder": {"root": name}}, "strategies": ["random"], "seeds": 1}
     sizes = {"initial": 5, "budget": 5, "rounds": 2}
-    [cell] = grid_of(replace(settings([]), experiments={"x": entry | sizes})).cells()
+    [cell] = grid_of(replace(compose_settings([]), experiments={"x": entry | sizes})).cells()
     path = Path(os.path.normpath(tmp_path / "cells" / f"{cell.path}.jsonl"))
     assert path.relative_to(tmp_path / "cells").parts == (*cell.path.split("/")[:-1], "seed-0.jsonl")
     assert len(path.relative_to(tmp_path / "cells").parts) == 4
@@ -246,7 +246,7 @@ def test_an_experiment_never_leads_out_of_the_results(name: str) -> None:
 def test_a_new_strategy_is_written_into_its_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(ValueError, match="is no name for a strategy"):
-        new_plugin("strategy", name, str(tmp_path / "mine"), "digits")
+        write_plugin("strategy", name, str(tmp_path / "mine"), "digits")
     assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
 
 
@@ -272,7 +272,7 @@ def test_nothing_is_looked_up_in_what_a_user_types(text: str, monkeypatch: pytes
     monkeypatch.setenv("SECRET", "s3cr3t")
     for name in (*(one.name for one in fields(Settings)), "nonsense"):
         with pytest.raises(ValueError, match="nothing is looked up in what you type") as caught:
-            settings([f"{name}={text}"])
+            compose_settings([f"{name}={text}"])
         assert "s3cr3t" not in str(caught.value)
     for name in (*(one.name for one in fields(AnalysisOptions)), "nonsense"):
         with pytest.raises(ValueError, match="nothing is looked up in what you type"):
@@ -284,7 +284,7 @@ def test_what_a_user_types_stays_as_it_is(text: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SECRET", "s3cr3t")
     discovery.discover()
     words = [f"tasks=[image_folder[root={text}]]", "strategies=[random]", "seeds=1", f"out={text}", f"data={text}"]
-    chosen = settings([*words, "initial=5", "budget=5", "rounds=2"])
+    chosen = compose_settings([*words, "initial=5", "budget=5", "rounds=2"])
     assert (chosen.out, chosen.data) == (text, text)
     [cell] = grid_of(chosen).cells()
     assert cell.identity()["task"]["parameters"]["root"] == text
@@ -293,7 +293,7 @@ def test_what_a_user_types_stays_as_it_is(text: str, monkeypatch: pytest.MonkeyP
 def test_what_plugins_and_the_environment_say_is_not_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "s3cr3t")
     monkeypatch.setenv("AL_BENCHMARK_DATA", "${oc.env:SECRET}")
-    assert settings([]).data == "${oc.env:SECRET}"
+    assert compose_settings([]).data == "${oc.env:SECRET}"
     values = {"root": "${oc.env:SECRET}"}
     assert Spec.read("task", {"image_folder": values}).values["root"] == "${oc.env:SECRET}"
 

@@ -19,22 +19,22 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.api import BatchSizes, Machine, View
-from benchmark.conformance.checks import check
+from benchmark.conformance.checks import run_checks
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.runner import gallery
 from benchmark.strategies.learning_loss import LossPrediction
-from benchmark.strategies.shared.influence import products_in_turn, products_together
+from benchmark.strategies.shared.influence import hessian_products_batched, hessian_products_one_by_one
 from benchmark.tasks import cityscapes, scene_masks, scenes
 from benchmark.vision import training as vision_training
-from benchmark.vision.data.label_maps import Scrambled, Shrunk, Split, Stack
-from benchmark.vision.data.scenes import Canvases, Source
+from benchmark.vision.data.label_maps import DownscaledImages, InMemoryMaps, ScrambledMaps, Split
+from benchmark.vision.data.scenes import Canvases, DigitSource
 from benchmark.vision.segmentation import task as segmentation_task
 from benchmark.vision.segmentation import training as segmentation_training
 from benchmark.vision.segmentation.networks import Segmenter
-from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, lacks
-from benchmark.vision.segmentation.task import Segmentation, confusion, on_lattice, padded, stride
-from benchmark.vision.segmentation.training import augmented, cross_entropy, plan, schedule
+from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, missing_capabilities
+from benchmark.vision.segmentation.task import Segmentation, confusion_matrix, lattice_stride, pad_maps, take_lattice
+from benchmark.vision.segmentation.training import augment_batch, cross_entropy, learning_rate_schedule, plan_steps
 
 discovery.discover()
 CPU = Machine(torch.device("cpu"))
@@ -45,10 +45,10 @@ def split(number: int, seed: int = 0) -> Split:
     """Canvases with digits, a corner of each not labelled."""
     rng = np.random.default_rng(seed)
     glyphs = rng.random((20, 8, 8)).astype(np.float32)
-    made = scene_masks.masked(Source(glyphs, np.arange(20) % 10, number, rng))
+    made = scene_masks.build_split(DigitSource(glyphs, np.arange(20) % 10, number, rng))
     maps_NHW = made.maps.maps_NHW.clone()  # type: ignore[attr-defined]
     maps_NHW[:, :8, :9] = 255
-    return Split(made.images, Stack(maps_NHW))
+    return Split(made.images, InMemoryMaps(maps_NHW))
 
 
 def segmentation(recipe: SegmenterRecipe = QUICK, **changed: Any) -> Segmentation:
@@ -69,7 +69,7 @@ def fitted(task: Segmentation) -> Segmenter:
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lattice of 11 x 11 places on canvases of 64 pixels: every sixth pixel."""
-    monkeypatch.setattr(segmentation_task, "PLACES", 130)
+    monkeypatch.setattr(segmentation_task, "MAX_PLACES", 130)
 
 
 class Uneven:
@@ -116,7 +116,7 @@ def test_miou_is_what_counting_gives() -> None:
     rng = np.random.default_rng(0)
     true_NHW = torch.from_numpy(rng.choice([0, 1, 3, 255], (4, 9, 7)).astype(np.uint8))  # class 2 is not there
     found_NHW = torch.from_numpy(rng.integers(0, 4, (4, 9, 7)))
-    told = segmentation_task.scores(confusion(found_NHW, true_NHW, 4), "abcd")
+    told = segmentation_task.segmentation_scores(confusion_matrix(found_NHW, true_NHW, 4), "abcd")
     assert told["miou"] == pytest.approx(slow_miou(found_NHW.flatten().tolist(), true_NHW.flatten().tolist(), 4))
     known_NHW = true_NHW != 255
     right = (found_NHW == true_NHW)[known_NHW].double().mean().item()
@@ -129,7 +129,7 @@ def test_miou_by_hand() -> None:
         torch.tensor([[[0, 0, 1, 1, 1, 2, 0]]]),
         torch.tensor([[[0, 0, 0, 1, 255, 1, 255]]], dtype=torch.uint8),
     )
-    told = segmentation_task.scores(confusion(found, true, 3), "abc")
+    told = segmentation_task.segmentation_scores(confusion_matrix(found, true, 3), "abc")
     assert told["miou"] == pytest.approx(100 * (2 / 3 + 1 / 3) / 2)
     assert told["pixel_accuracy"] == pytest.approx(100 * 3 / 5)
 
@@ -138,28 +138,30 @@ def test_the_smallest_batch_is_that_of_the_plan() -> None:
     made = segmentation(dataclasses.replace(QUICK, batch_size=16))
     assert made.batch_sizes(1043) == BatchSizes(15, 16)  # round 5 of grid=cityscapes: 66 batches of 15 or 16
     for num_images in (1, 3, 16, 17, 33, 1043):
-        steps = plan(num_images, dataclasses.replace(QUICK, batch_size=16, epochs=1), 0)
-        assert made.batch_sizes(num_images).smallest == min(len(step.which) for step in steps)
+        steps = plan_steps(num_images, dataclasses.replace(QUICK, batch_size=16, epochs=1), 0)
+        assert made.batch_sizes(num_images).smallest == min(len(step.positions) for step in steps)
 
 
 def test_the_score_says_how_many_classes_are_predicted_and_how_many_there_are() -> None:
     true_NHW = torch.tensor([[[0, 0, 1, 3, 255]]], dtype=torch.uint8)
     found_NHW = torch.tensor([[[0, 0, 0, 0, 3]]])  # 3 where nobody looks
-    one = segmentation_task.scores(confusion(found_NHW, true_NHW, 4), "abcd")
+    one = segmentation_task.segmentation_scores(confusion_matrix(found_NHW, true_NHW, 4), "abcd")
     assert (one["num_predicted_classes"], one["num_test_classes"]) == (1, 3)
     assert one.by_class == {"iou": {"a": 50.0, "b": 0.0, "d": 0.0}}  # no pixel of the test set is of c
-    all_ = segmentation_task.scores(confusion(torch.tensor([[[0, 2, 1, 3, 3]]]), true_NHW, 4), "abcd")
+    all_ = segmentation_task.segmentation_scores(
+        confusion_matrix(torch.tensor([[[0, 2, 1, 3, 3]]]), true_NHW, 4), "abcd"
+    )
     assert (all_["num_predicted_classes"], all_["num_test_classes"]) == (4, 3)
 
 
 def test_a_test_set_without_labels_is_an_error() -> None:
     with pytest.raises(ValueError, match="no pixel of the test set is labelled"):
-        segmentation_task.scores(torch.zeros(3, 3, dtype=torch.int64), "abc")
+        segmentation_task.segmentation_scores(torch.zeros(3, 3, dtype=torch.int64), "abc")
 
 
 def test_sets_without_a_labelled_pixel_are_refused_before_anything_is_trained() -> None:
     full = split(3)
-    empty = Split(full.images, Stack(torch.full_like(full.maps[0], 255).repeat(3, 1, 1)))
+    empty = Split(full.images, InMemoryMaps(torch.full_like(full.maps[0], 255).repeat(3, 1, 1)))
     with pytest.raises(ValueError, match=r"^no pixel of the test set is labelled: there is nothing to score$"):
         Segmentation(CPU, QUICK, full, empty, scene_masks.CLASSES)
     with pytest.raises(ValueError, match=r"^no pixel of the pool is labelled: there is nothing to learn from$"):
@@ -183,14 +185,14 @@ def test_score_is_that_of_the_upsampled_maps(task: Segmentation, fitted: Segment
 # --- the lattice ----------------------------------------------------------------------------------
 def test_the_lattice_is_the_finest_that_is_small_enough() -> None:
     for size in [(64, 64), (1024, 2048), (1, 1), (1, 5000), (33, 32), (32, 32), (500, 375)]:
-        step = stride(*size)
+        step = lattice_stride(*size)
         nums = [math.prod(len(range(min(s, n) // 2, n, s)) for n in size) for s in range(1, step + 1)]
-        assert nums[-1] <= segmentation_task.PLACES
-        assert all(num > segmentation_task.PLACES for num in nums[:-1])
-        assert on_lattice(torch.zeros(2, *size)).shape[1:].numel() == nums[-1] > 0
-    assert stride(32, 32) == 1
+        assert nums[-1] <= segmentation_task.MAX_PLACES
+        assert all(num > segmentation_task.MAX_PLACES for num in nums[:-1])
+        assert take_lattice(torch.zeros(2, *size)).shape[1:].numel() == nums[-1] > 0
+    assert lattice_stride(32, 32) == 1
     values = torch.arange(64 * 64).view(64, 64)
-    assert on_lattice(values)[1, 2] == (1 + 2) * 64 + 1 + 2 * 2
+    assert take_lattice(values)[1, 2] == (1 + 2) * 64 + 1 + 2 * 2
 
 
 @pytest.mark.usefixtures("coarse")
@@ -200,7 +202,7 @@ def test_predictions_are_the_softmax_of_places(task: Segmentation, fitted: Segme
     assert (seen.num_images, seen.scores_PC.shape, seen.boxes_P4) == (3, (3 * 11 * 11, 11), None)
     assert seen.image_P.tolist() == [i for i in range(3) for _ in range(121)]
     with torch.no_grad():
-        logits = fitted(task._images(torch.stack([task._pool[i] for i in indices.tolist()])))
+        logits = fitted(task._normalise_images(torch.stack([task._pool[i] for i in indices.tolist()])))
     slow = [logits[n, :, y, x].softmax(0) for n in range(3) for y in range(3, 64, 6) for x in range(3, 64, 6)]
     torch.testing.assert_close(seen.scores_PC, torch.stack(slow))
     entropy_P = torch.special.entr(seen.scores_PC).sum(1)
@@ -231,7 +233,7 @@ def test_images_may_differ_in_size() -> None:
     torch.testing.assert_close(together.scores_PC, torch.cat([one.scores_PC for one in apart]))
     assert together.image_P.bincount().tolist() == [len(one.scores_PC) for one in apart]
     maps = made.pseudo_labels(model, indices, 1)
-    height, width = on_lattice(pool[3][3]).shape
+    height, width = take_lattice(pool[3][3]).shape
     assert maps[3, :height, :width].max() < 3
     assert (maps[3, height:] == 255).all()
     assert (maps[3, :, width:] == 255).all()
@@ -253,7 +255,7 @@ def by_backpropagation(losses_N: Tensor, model: Segmenter, along: dict[str, Tens
 def test_the_loss_is_the_mean_over_labelled_pixels(task: Segmentation, fitted: Segmenter) -> None:
     indices = np.array([7, 30])
     with torch.no_grad():
-        logits_NCHW = fitted(task._images(torch.stack([task._pool[i] for i in indices.tolist()])))
+        logits_NCHW = fitted(task._normalise_images(torch.stack([task._pool[i] for i in indices.tolist()])))
     slow = []
     for logits_CHW, index in zip(logits_NCHW, indices.tolist(), strict=True):
         true_HW = task._pool[index][3]
@@ -316,8 +318,8 @@ def test_both_ways_to_multiply_by_the_hessian_agree(task: Segmentation, fitted: 
     needs = {"weights", "losses"}
     view = View(task, fitted, indices, unlabelled, num_initial=3, held_out=np.empty(0, np.int64), needs=needs)  # type: ignore[arg-type]
     hs = [{"head.weight": torch.randn_like(fitted.head.weight)} for _ in indices]
-    slow = list(products_in_turn(view, indices, view.weights(), hs))
-    fast = products_together(view, indices, view.weights(), hs)
+    slow = list(hessian_products_one_by_one(view, indices, view.weights(), hs))
+    fast = hessian_products_batched(view, indices, view.weights(), hs)
     for one, other in zip(slow, fast, strict=True):
         assert one["head.weight"].abs().max() > 1e-4
         torch.testing.assert_close(other["head.weight"], one["head.weight"], rtol=1e-3, atol=1e-6)
@@ -363,7 +365,7 @@ def test_samples_of_an_image_are_its_own() -> None:
 def test_large_images_behind_a_small_one_come_in_small_batches() -> None:
     made = segmentation(QUICK)
     made._num_pixels = 3 * 64 * 64
-    assert max(len(pairs) for pairs in made._pairs(made._pool, np.arange(10))) == 3
+    assert max(len(pairs) for pairs in made._read_pairs(made._pool, np.arange(10))) == 3
 
 
 def test_deeplab_says_that_one_image_teaches_it_nothing() -> None:
@@ -374,8 +376,8 @@ def test_deeplab_says_that_one_image_teaches_it_nothing() -> None:
 
 def test_dropout_decides_about_samples() -> None:
     values = dataclasses.asdict(QUICK)
-    assert lacks(**values) == {"sample"}
-    assert lacks(**{**values, "dropout": 0.1}) == set()
+    assert missing_capabilities(**values) == {"sample"}
+    assert missing_capabilities(**{**values, "dropout": 0.1}) == set()
 
 
 def test_a_companion_is_trained_and_read_on_the_stage_maps() -> None:
@@ -404,7 +406,7 @@ def test_annotations_and_pictures_make_a_gallery(task: Segmentation) -> None:
     for number in range(task.num_pool):
         map_HW = task._pool[number][3]
         assert areas[number].round().tolist() == [(map_HW == c).sum().item() for c in range(11)]
-    assert gallery.labels(told, task.num_pool)["classes_C"].tolist() == list(scene_masks.CLASSES)
+    assert gallery.label_arrays(told, task.num_pool)["classes_C"].tolist() == list(scene_masks.CLASSES)
     pictures, boxes = task.pictures(np.array([3, 9]), 32)
     assert (pictures.shape, boxes) == ((2, 32, 32, 3), [])
     assert abs(float(pictures[1].mean()) - float(task._pool.images[9].float().mean())) < 2
@@ -412,13 +414,13 @@ def test_annotations_and_pictures_make_a_gallery(task: Segmentation) -> None:
 
 def test_scrambling_draws_what_is_not_paid() -> None:
     maps = split(6).maps
-    other = Scrambled(maps, frozenset({1, 4}), 11, 0)
+    other = ScrambledMaps(maps, frozenset({1, 4}), 11, 0)
     for number in range(6):
         same = torch.equal(maps[number], other[number])
         assert same == (number in (1, 4))
     assert torch.equal(other[0], other[0])
     assert other[0].flatten().bincount().tolist() == pytest.approx([64 * 64 / 11] * 11, rel=0.25)
-    assert other.fingerprint != Scrambled(maps, frozenset({1, 4}), 11, 1).fingerprint
+    assert other.fingerprint != ScrambledMaps(maps, frozenset({1, 4}), 11, 1).fingerprint
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -429,7 +431,7 @@ def test_a_batch_is_cropped_mirrored_and_padded_alike() -> None:
     pairs = [torch.stack([one, one, one, one]) for one in maps]
     recipe = dataclasses.replace(QUICK, crop=32, flip=True)
     draws = torch.tensor([[0.4, 0.0, 0.0, 0.999], [0.6, 0.0, 0.5, 0.0], [0.1, 0.0, 0.999, 0.0]])
-    batch = augmented(pairs, draws, recipe, torch.device("cpu"))
+    batch = augment_batch(pairs, draws, recipe, torch.device("cpu"))
     assert (batch.images_N3HW.shape, batch.maps_NHW.shape) == ((3, 3, 32, 32), (3, 32, 32))
     padding = batch.maps_NHW == 255
     red = (batch.images_N3HW[:, 0] * 58.395 + 123.675).round()
@@ -444,7 +446,7 @@ def test_a_batch_is_cropped_mirrored_and_padded_alike() -> None:
 def test_whole_images_are_padded_to_the_largest() -> None:
     pairs = [torch.zeros(4, 10, 12, dtype=torch.uint8), torch.zeros(4, 8, 20, dtype=torch.uint8)]
     recipe = dataclasses.replace(QUICK, crop=0)
-    batch = augmented(pairs, torch.full((2, 4), 0.9), recipe, torch.device("cpu"))
+    batch = augment_batch(pairs, torch.full((2, 4), 0.9), recipe, torch.device("cpu"))
     assert (batch.maps_NHW == 0).sum((1, 2)).tolist() == [120, 160]
     assert batch.maps_NHW.shape == (2, 10, 20)
 
@@ -454,7 +456,7 @@ def test_images_are_resized_with_their_maps(draw: float, size: int) -> None:
     pair = torch.zeros(4, 40, 40, dtype=torch.uint8)
     pair[:, :, 20:] = 200
     recipe = dataclasses.replace(QUICK, crop=0, scale_min=0.5, scale_max=2.0)
-    batch = augmented([pair], torch.tensor([[0.9, draw, 0.0, 0.0]]), recipe, torch.device("cpu"))
+    batch = augment_batch([pair], torch.tensor([[0.9, draw, 0.0, 0.0]]), recipe, torch.device("cpu"))
     assert batch.maps_NHW.shape == (1, size, size)
     assert batch.maps_NHW.unique().tolist() == [0, 200]
     light = batch.images_N3HW[0, 0] * 58.395 + 123.675
@@ -466,28 +468,30 @@ def test_images_are_resized_with_their_maps(draw: float, size: int) -> None:
 def test_a_map_is_resized_about_the_centres_of_its_pixels() -> None:
     pair = torch.from_numpy(np.random.default_rng(0).integers(0, 9, (4, 24, 36), dtype=np.uint8))
     recipe = dataclasses.replace(QUICK, crop=0, scale_min=1 / 3, scale_max=1 / 3)
-    batch = augmented([pair], torch.full((1, 4), 0.9), recipe, torch.device("cpu"))
+    batch = augment_batch([pair], torch.full((1, 4), 0.9), recipe, torch.device("cpu"))
     assert torch.equal(batch.maps_NHW[0], pair[3, 1::3, 1::3])
 
 
 def test_every_epoch_has_every_image_and_draws_of_its_own() -> None:
     recipe = dataclasses.replace(QUICK, epochs=3, batch_size=4)
-    steps = plan(10, recipe, 5)
+    steps = plan_steps(10, recipe, 5)
     assert [step.number for step in steps] == list(range(9))
-    assert sorted(len(step.which) for step in steps[:3]) == [3, 3, 4]
-    orders = [[i for step in steps[n : n + 3] for i in step.which] for n in (0, 3, 6)]
+    assert sorted(len(step.positions) for step in steps[:3]) == [3, 3, 4]
+    orders = [[i for step in steps[n : n + 3] for i in step.positions] for n in (0, 3, 6)]
     assert [sorted(order) for order in orders] == [list(range(10))] * 3
     assert orders[0] != orders[1]
     draws = torch.cat([step.draws_N4 for step in steps])
     assert len(draws.unique(dim=0)) == 30
-    assert not torch.equal(plan(10, recipe, 6)[0].draws_N4, steps[0].draws_N4)
+    assert not torch.equal(plan_steps(10, recipe, 6)[0].draws_N4, steps[0].draws_N4)
 
 
 def test_the_learning_rate_falls() -> None:
     poly = dataclasses.replace(QUICK, lr=0.2, schedule="poly", power=0.9)
-    assert [schedule(poly).at(share) for share in (0, 0.5, 1)] == pytest.approx([0.2, 0.2 * 0.5**0.9, 0])
+    assert [learning_rate_schedule(poly).rate_at(share) for share in (0, 0.5, 1)] == pytest.approx(
+        [0.2, 0.2 * 0.5**0.9, 0]
+    )
     cosine = dataclasses.replace(QUICK, lr=0.2, schedule="cosine", power=SegmenterRecipe.power)
-    assert [schedule(cosine).at(share) for share in (0, 0.5, 1)] == pytest.approx([0.2, 0.1, 0])
+    assert [learning_rate_schedule(cosine).rate_at(share) for share in (0, 0.5, 1)] == pytest.approx([0.2, 0.1, 0])
 
 
 def test_a_fit_that_was_stopped_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -519,7 +523,7 @@ def test_a_fit_that_diverges_says_so(task: Segmentation) -> None:
 
 def test_ignored_pixels_teach_nothing(task: Segmentation, fitted: Segmenter) -> None:
     """The corner that nobody labelled has no part in the gradient of a step, all else has."""
-    batch = augmented([task._pool[0]], torch.zeros(1, 4), QUICK, torch.device("cpu"))
+    batch = augment_batch([task._pool[0]], torch.zeros(1, 4), QUICK, torch.device("cpu"))
     logits = fitted(batch.images_N3HW)
     (slope,) = torch.autograd.grad(cross_entropy(logits, batch.maps_NHW)[0].sum(), logits)
     labelled = slope[0].abs().sum(0) > 0
@@ -616,14 +620,14 @@ def test_a_faulty_recipe_is_one_line(changed: dict[str, Any], named: str) -> Non
 
 def test_the_published_recipe() -> None:
     assert round(PUBLISHED.epochs * 2975 / PUBLISHED.batch_size, -3) == 90_000
-    assert schedule(PUBLISHED).at(0.5) == pytest.approx(0.007 * 0.5**0.9)
+    assert learning_rate_schedule(PUBLISHED).rate_at(0.5) == pytest.approx(0.007 * 0.5**0.9)
     assert (PUBLISHED.crop, PUBLISHED.scale_min, PUBLISHED.scale_max, PUBLISHED.flip) == (769, 0.5, 2.0, True)
 
 
 # --- scene_masks ----------------------------------------------------------------------------------
 def test_scene_masks_are_the_scenes_with_their_ink() -> None:
     """The images of `scenes`; in each box its class and nothing else, outside of all nothing."""
-    for masks, boxes in zip(scene_masks.drawn(), scenes.drawn(), strict=True):
+    for masks, boxes in zip(scene_masks.build_splits(), scenes.build_splits(), strict=True):
         assert masks.images.fingerprint == boxes.images.fingerprint
         for number in range(60):
             map_HW, truth = masks[number][3], boxes.truth.of(number)
@@ -639,7 +643,7 @@ def test_scene_masks_are_the_scenes_with_their_ink() -> None:
 
 
 def test_pool_and_test_set_are_as_large_as_they_say() -> None:
-    pool, test = scene_masks.drawn()
+    pool, test = scene_masks.build_splits()
     assert (len(pool), len(test)) == (800, 200)
     counts = torch.stack([pool[number][3] for number in range(800)]).flatten().bincount()
     assert len(counts) == 11
@@ -648,8 +652,8 @@ def test_pool_and_test_set_are_as_large_as_they_say() -> None:
 
 @pytest.mark.slow
 def test_scene_masks_conforms() -> None:
-    findings = check(Spec.read("task", "scene_masks[epochs=4]"), Spec.read("task", "digits"), CPU)
-    assert [f"{one.check}: {one.words}" for one in findings if one.words] == []
+    findings = run_checks(Spec.read("task", "scene_masks[epochs=4]"), Spec.read("task", "digits"), CPU)
+    assert [f"{one.check}: {one.message}" for one in findings if one.message] == []
 
 
 @pytest.mark.slow
@@ -670,8 +674,8 @@ def test_more_labels_teach_scene_masks_more() -> None:
     ],
 )  # fmt: skip
 def test_strategies_that_know_nothing_of_masks_conform(label: str) -> None:
-    findings = check(Spec.read("strategy", label), Spec.read("task", "scene_masks[epochs=2]"), CPU)
-    assert [f"{one.check}: {one.words}" for one in findings if one.words] == []
+    findings = run_checks(Spec.read("strategy", label), Spec.read("task", "scene_masks[epochs=2]"), CPU)
+    assert [f"{one.check}: {one.message}" for one in findings if one.message] == []
 
 
 # --- Cityscapes -----------------------------------------------------------------------------------
@@ -759,8 +763,10 @@ def test_cityscapes_are_shrunk(root: Path) -> None:
     torch.testing.assert_close(pair_4HW[:3].float().mean((1, 2)), mean, rtol=0, atol=2)
     assert small.fingerprint != whole.fingerprint
     images = Canvases(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
-    assert Shrunk(images, 64)[0] is images.images_N3HW[0] or torch.equal(Shrunk(images, 64)[0], images[0])
-    assert Shrunk(images, 100)[0].shape == (3, 64, 64)
+    assert DownscaledImages(images, 64)[0] is images.images_N3HW[0] or torch.equal(
+        DownscaledImages(images, 64)[0], images[0]
+    )
+    assert DownscaledImages(images, 100)[0].shape == (3, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -812,6 +818,6 @@ def test_cityscapes_without_a_folder_say_where_to_get_them(tmp_path: Path) -> No
 
 
 def test_padding_is_ignored() -> None:
-    made = padded([torch.zeros(2, 3, 4, dtype=torch.uint8), torch.ones(1, 5, 2, dtype=torch.uint8)])
+    made = pad_maps([torch.zeros(2, 3, 4, dtype=torch.uint8), torch.ones(1, 5, 2, dtype=torch.uint8)])
     assert made.shape == (3, 5, 4)
     assert [(made[n] == 255).sum().item() for n in range(3)] == [8, 8, 10]

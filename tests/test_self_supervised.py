@@ -22,30 +22,30 @@ import torchvision.transforms.v2.functional as TF
 from torch import Tensor, nn
 
 from benchmark.api import Encoding, Machine, seeded
-from benchmark.encoders.simclr import SimClr, nt_xent, simclr
-from benchmark.encoders.simsiam import SimSiam, negative_cosine, simsiam
+from benchmark.encoders.simclr import SimClrHead, nt_xent, simclr
+from benchmark.encoders.simsiam import SimSiamHeads, negative_cosine, simsiam
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
 from benchmark.system import tensor_files
-from benchmark.text import quoted
+from benchmark.text import notation
 from benchmark.vision.encoding import self_supervised
-from benchmark.vision.encoding.encodings import InMemory
+from benchmark.vision.encoding.encodings import InMemoryPool
 from benchmark.vision.encoding.self_supervised import (
-    ASPECT,
-    CHANGES,
-    JITTER,
+    COLOUR_CHANGES,
+    JITTER_STRENGTHS,
+    MAX_LOG_ASPECT,
     NUM_DRAWS,
-    Frozen,
+    FrozenBackbone,
     Settings,
-    boxes,
-    cropped,
-    extractor,
-    last_map,
-    optimiser,
-    trained,
-    view,
+    build_extractor,
+    build_optimiser,
+    crop_boxes,
+    crop_images,
+    find_last_map,
+    random_view,
+    train_encoder,
 )
-from benchmark.vision.pixels import moments
+from benchmark.vision.pixels import channel_moments
 
 discovery.discover()
 CPU = Machine(torch.device("cpu"))
@@ -76,7 +76,7 @@ def test_no_gradient_reaches_a_target() -> None:
     """The gradient of SimSiam's loss is that of eq. 4 with the projections of the other view as mere numbers."""
     images = torch.randn(2, 12, 6, generator=numbers())
     with seeded(0):
-        backbone, heads = nn.Linear(6, 5), SimSiam(5, 2, 8)
+        backbone, heads = nn.Linear(6, 5), SimSiamHeads(5, 2, 8)
     heads(backbone, *images).backward()
     found = torch.cat([one.grad.flatten() for one in (*backbone.parameters(), *heads.parameters())])
 
@@ -97,13 +97,13 @@ def test_no_gradient_reaches_a_target() -> None:
 @pytest.mark.parametrize(("layers", "sizes"), [(1, [(8, 5)]), (2, [(8, 5), (8, 8)]), (3, [(8, 5), (8, 8), (8, 8)])])
 def test_simsiams_heads(layers: int, sizes: list[tuple[int, int]]) -> None:
     """The projector ends in a normalisation without weights, the predictor has a bottleneck and ends without one."""
-    heads = SimSiam(5, layers, 8)
+    heads = SimSiamHeads(5, layers, 8)
     assert [tuple(one.weight.shape) for one in heads.projector if isinstance(one, nn.Linear)] == sizes
     assert isinstance(heads.projector[-1], nn.BatchNorm1d)
     assert heads.projector[-1].weight is None
     assert [type(one).__name__ for one in heads.predictor] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
     assert (heads.predictor[0].out_features, heads.predictor[3].out_features) == (2, 8)
-    widths = [SimSiam(number, 2, None).predictor[3].out_features for number in (64, 512, 2048)]
+    widths = [SimSiamHeads(number, 2, None).predictor[3].out_features for number in (64, 512, 2048)]
     assert widths == [256, 2048, 2048]
 
 
@@ -130,8 +130,8 @@ def test_simclr_sees_both_views_in_one_batch_and_simsiam_one_at_a_time() -> None
         seen.append(len(views))
         return views
 
-    SimClr(5, 0.1, 3)(features, *images)
-    SimSiam(5, 2, 8)(features, *images)
+    SimClrHead(5, 0.1, 3)(features, *images)
+    SimSiamHeads(5, 2, 8)(features, *images)
     assert seen == [12, 6, 6]
 
 
@@ -146,13 +146,13 @@ def test_boxes_by_hand() -> None:
         (0.0, 1.0, 0.5, 0.5),  # wide: sqrt(60 * 3/4) x sqrt(60 * 4/3); 6 and 12 places are left
         (0.0, 0.0, 0.5, 0.5),  # high
     ]
-    found = boxes(torch.tensor(draws).T, (12, 20), 0.25)
+    found = crop_boxes(torch.tensor(draws).T, (12, 20), 0.25)
     assert found.tolist() == [[0, 0, 12, 15], [0, 0, 8, 8], [4, 12, 8, 8], [3, 6, 7, 9], [2, 7, 9, 7]]
 
 
 def test_boxes_stay_inside_and_have_the_areas_asked_for() -> None:
     size, smallest = (40, 60), 0.2
-    found = boxes(torch.rand(4, 4000, generator=numbers()), size, smallest)
+    found = crop_boxes(torch.rand(4, 4000, generator=numbers()), size, smallest)
     y, x, height, width = found.T
     assert (found[:, :2] >= 0).all()
     assert (y + height).max() == 40
@@ -163,9 +163,9 @@ def test_boxes_stay_inside_and_have_the_areas_asked_for() -> None:
     assert share.min() > smallest - 0.02
     assert share.mean().item() == pytest.approx(0.35, abs=0.01)
     aspect = (width / height)[small].log()
-    assert aspect.abs().max() < ASPECT + 0.1
+    assert aspect.abs().max() < MAX_LOG_ASPECT + 0.1
     assert aspect.mean().item() == pytest.approx(0, abs=0.01)
-    assert aspect.std().item() == pytest.approx(ASPECT / 3**0.5, rel=0.03)
+    assert aspect.std().item() == pytest.approx(MAX_LOG_ASPECT / 3**0.5, rel=0.03)
 
 
 def one_crop(image: Tensor, box: list[float], flip: bool) -> Tensor:
@@ -178,8 +178,8 @@ def one_crop(image: Tensor, box: list[float], flip: bool) -> Tensor:
 @pytest.mark.parametrize("size", [(8, 8), (12, 20), (1, 5)])
 def test_crops_beside_one_image_at_a_time(size: tuple[int, int]) -> None:
     images = torch.rand(50, 3, *size, generator=numbers())
-    found, flip = boxes(torch.rand(4, 50, generator=numbers(1)), size, 0.1), torch.arange(50) % 2 == 0
-    made = cropped(images, found, flip)
+    found, flip = crop_boxes(torch.rand(4, 50, generator=numbers(1)), size, 0.1), torch.arange(50) % 2 == 0
+    made = crop_images(images, found, flip)
     for image, box, mirrored, mine in zip(images, found.tolist(), flip.tolist(), made, strict=True):
         torch.testing.assert_close(mine, one_crop(image, box, mirrored), atol=2e-5, rtol=0)
 
@@ -196,25 +196,25 @@ TWINS: list[Callable[[Tensor, float], Tensor]] = [
 def test_changes_of_colour_beside_torchvisions(number: int) -> None:
     images, by = torch.rand(40, 3, 5, 6, generator=numbers()), torch.linspace(-0.5, 0.5, 40)
     images[0], images[1, 1:], images[2, :, 0] = 0.5, 0, torch.tensor([[1.0], [1.0], [0.0]])  # grey, red, yellow
-    made = CHANGES[number](images, by.view(-1, 1, 1, 1))
+    made = COLOUR_CHANGES[number](images, by.view(-1, 1, 1, 1))
     for image, how, mine in zip(images, by.tolist(), made, strict=True):
         torch.testing.assert_close(mine, TWINS[number](image, how), atol=1e-5, rtol=0)
-    torch.testing.assert_close(CHANGES[number](images, torch.zeros(40, 1, 1, 1)), images, atol=1e-6, rtol=0)
+    torch.testing.assert_close(COLOUR_CHANGES[number](images, torch.zeros(40, 1, 1, 1)), images, atol=1e-6, rtol=0)
 
 
 def test_a_view_beside_one_image_at_a_time() -> None:
     """Every draw in its place: crop, mirrored, jittered or not, four strengths in one order, grey."""
     images = photographs(60, 10)
     uniform = torch.rand(NUM_DRAWS, 60, generator=numbers())
-    made = view(images, uniform, SETTINGS, numbers(5))
+    made = random_view(images, uniform, SETTINGS, numbers(5))
     order = torch.randperm(4, generator=numbers(5)).tolist()
-    found = boxes(uniform[:4], (10, 10), SETTINGS.smallest)
+    found = crop_boxes(uniform[:4], (10, 10), SETTINGS.smallest)
     num_jittered = num_grey = 0
     for number, image in enumerate(images):
         mirrored, jittered, is_grey = uniform[4, number] < 0.5, uniform[5, number] < 0.8, uniform[10, number] < 0.2
         twin = one_crop(image / 255, found[number].tolist(), bool(mirrored))
         for change in order if jittered else []:
-            by = (2 * uniform[6 + change, number] - 1).item() * 0.5 * JITTER[change]
+            by = (2 * uniform[6 + change, number] - 1).item() * 0.5 * JITTER_STRENGTHS[change]
             twin = TWINS[change](twin, by)
         twin = TF.rgb_to_grayscale(twin, 3) if is_grey else twin
         torch.testing.assert_close(made[number], twin, atol=5e-5, rtol=0)
@@ -225,18 +225,18 @@ def test_a_view_beside_one_image_at_a_time() -> None:
 
 def test_colour_and_mirroring_are_switched_off() -> None:
     images, uniform = photographs(20, 10), torch.rand(NUM_DRAWS, 20, generator=numbers())
-    made = view(images, uniform, replace(SETTINGS, flip=False, colour=0.0), numbers())
-    whole = cropped(images / 255, boxes(uniform[:4], (10, 10), 0.3), torch.zeros(20, dtype=torch.bool))
+    made = random_view(images, uniform, replace(SETTINGS, flip=False, colour=0.0), numbers())
+    whole = crop_images(images / 255, crop_boxes(uniform[:4], (10, 10), 0.3), torch.zeros(20, dtype=torch.bool))
     torch.testing.assert_close(made, whole, atol=1e-6, rtol=0)
 
 
 def test_moments_are_those_of_the_pixels() -> None:
     images = photographs(1500)
-    mean, deviation = moments(images)
+    mean, deviation = channel_moments(images)
     values = images.numpy().astype(float)
     np.testing.assert_allclose(mean, values.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(deviation, values.std((0, 2, 3)), rtol=1e-9)
-    assert moments(torch.zeros(3, 3, 2, 2, dtype=torch.uint8))[1].tolist() == [1, 1, 1]
+    assert channel_moments(torch.zeros(3, 3, 2, 2, dtype=torch.uint8))[1].tolist() == [1, 1, 1]
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def witnessed(pool: Tensor, monkeypatch: pytest.MonkeyPatch, **given: Any) -> tu
         step(self)
 
     monkeypatch.setattr(torch.optim.SGD, "step", watched)
-    trained(CPU, InMemory(pool), replace(SETTINGS, **given), partial(lambda number: witness))
+    train_encoder(CPU, InMemoryPool(pool), replace(SETTINGS, **given), partial(lambda number: witness))
     return witness, rates
 
 
@@ -305,25 +305,27 @@ def test_the_rate_falls_along_a_cosine_but_for_the_predictor(monkeypatch: pytest
 def test_precision_is_the_backbones_alone(precision: Any, inside: torch.dtype) -> None:
     network, one, seen = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), torch.ones(3, 1, 1), []
     network[0].register_forward_hook(lambda module, given, output: seen.append(output.dtype))
-    features = extractor(Frozen((4, 4), network, network[0], one, one), precision)
+    features = build_extractor(FrozenBackbone((4, 4), network, network[0], one, one), precision)
     assert features(torch.rand(2, 3, 4, 4)).dtype == torch.float32
     assert seen == [inside]
 
 
 def test_everything_is_trained_and_the_predictor_is_what_keeps_its_rate() -> None:
-    backbone, heads = nn.Linear(3, 5), SimSiam(5, 2, 8)
-    falling, steady = (set(map(id, group["params"])) for group in optimiser(backbone, heads, 0.1, 0.2).param_groups)
+    backbone, heads = nn.Linear(3, 5), SimSiamHeads(5, 2, 8)
+    falling, steady = (
+        set(map(id, group["params"])) for group in build_optimiser(backbone, heads, 0.1, 0.2).param_groups
+    )
     assert steady == set(map(id, heads.predictor.parameters()))
     assert falling == set(map(id, [*backbone.parameters(), *heads.projector.parameters()]))
 
 
 @pytest.mark.parametrize("train", [simsiam, simclr])
-def test_equal_arguments_give_equal_weights_and_disturb_no_generator(train: Callable[..., Frozen]) -> None:
+def test_equal_arguments_give_equal_weights_and_disturb_no_generator(train: Callable[..., FrozenBackbone]) -> None:
     images = photographs(40)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
-    one, again = (train(CPU, InMemory(images), **BRIEF)(images) for _ in range(2))
+    one, again = (train(CPU, InMemoryPool(images), **BRIEF)(images) for _ in range(2))
     with torch.no_grad():  # as where a strategy asks for encodings
-        without = train(CPU, InMemory(images), **BRIEF)(images)
+        without = train(CPU, InMemoryPool(images), **BRIEF)(images)
     for other in (again, without):
         assert torch.equal(one.patches_NTD, other.patches_NTD)
         assert torch.equal(one.global_NE, other.global_NE)
@@ -331,12 +333,14 @@ def test_equal_arguments_give_equal_weights_and_disturb_no_generator(train: Call
     assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())  # noqa: NPY002
     changed: list[dict[str, Any]] = [{"seed": 1}, {"epochs": 3}, {"flip": False}, {"smallest": 0.5}, {"colour": 1.0}]
     for given in [*changed, {"precision": "bfloat16"}, {"lr": 0.5}, {"weight_decay": 0.1}]:
-        assert not torch.equal(one.global_NE, train(CPU, InMemory(images), **BRIEF | given)(images).global_NE), given
+        assert not torch.equal(one.global_NE, train(CPU, InMemoryPool(images), **BRIEF | given)(images).global_NE), (
+            given
+        )
 
 
 @pytest.mark.parametrize("train", [simsiam, simclr])
 def test_weights_are_trained_once_and_kept(
-    train: Callable[..., Frozen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., FrozenBackbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is read back tells of images to the bit what was trained, and what is trained without a folder."""
     images, machine, given = photographs(40), replace(CPU, scratch=tmp_path), BRIEF | {"precision": "bfloat16"}
@@ -344,7 +348,7 @@ def test_weights_are_trained_once_and_kept(
     monkeypatch.setattr(self_supervised, "train", lambda *given: (calls.append(1), through(*given)))
 
     def made(where: Machine = machine, pool: Tensor = images, **more: Any) -> Tensor:
-        return train(where, InMemory(pool), **given | more)(images).patches_NTD
+        return train(where, InMemoryPool(pool), **given | more)(images).patches_NTD
 
     first, without = made(), made(CPU)
     assert len(calls) == 2
@@ -365,8 +369,8 @@ def test_weights_are_trained_once_and_kept(
 def test_a_version_has_weights_of_its_own(tmp_path: Path) -> None:
     machine = replace(CPU, scratch=tmp_path)
     for version, temperature in ((1, 0.1), (2, 0.1), (1, 0.2)):
-        heads = partial(SimClr, temperature=temperature, dim=3)
-        trained(machine, InMemory(photographs(4)), replace(SETTINGS, version=version), heads)
+        heads = partial(SimClrHead, temperature=temperature, dim=3)
+        train_encoder(machine, InMemoryPool(photographs(4)), replace(SETTINGS, version=version), heads)
     assert len([*tmp_path.glob("encoders/*.safetensors")]) == 3
 
 
@@ -376,7 +380,7 @@ def test_a_full_disk_loses_the_weights_and_not_the_run(tmp_path: Path, monkeypat
         raise OSError("no space left on device")
 
     monkeypatch.setattr(tensor_files, "save_file", full)
-    made = simclr(replace(CPU, scratch=tmp_path), InMemory(photographs(4)), **BRIEF)
+    made = simclr(replace(CPU, scratch=tmp_path), InMemoryPool(photographs(4)), **BRIEF)
     assert made.size == (8, 8)
     assert [path.suffix for path in tmp_path.glob("encoders/*")] == [".lock"]
 
@@ -394,9 +398,9 @@ print(hashlib.sha256(made.patches_NTD.numpy().tobytes() + made.global_NE.numpy()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [simsiam, simclr])
-def test_another_process_trains_the_same(train: Callable[..., Frozen]) -> None:
+def test_another_process_trains_the_same(train: Callable[..., FrozenBackbone]) -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8))
-    made = train(CPU, InMemory(images), epochs=2, batch_size=16)(images)
+    made = train(CPU, InMemoryPool(images), epochs=2, batch_size=16)(images)
     mine = hashlib.sha256(made.patches_NTD.numpy().tobytes() + made.global_NE.numpy().tobytes()).hexdigest()
     script = f"import torch; torch.set_num_threads({torch.get_num_threads()})\n{SCRIPT.format(name=train.__name__)}"
     root = Path(__file__).parent.parent
@@ -406,8 +410,10 @@ def test_another_process_trains_the_same(train: Callable[..., Frozen]) -> None:
 
 def accuracy(task: Any, label: str) -> float:
     """Of the nearest of 50 labelled images by the cosine of global features, in per cent; the mean of ten draws."""
-    encode = registry.get("encoder", quoted.parse(label)[0])
-    made: Callable[[Tensor], Encoding] = encode.build(CPU, encode.bind(quoted.parse(label)[1]), task._views)
+    encode = registry.get("encoder", notation.parse_label(label)[0])
+    made: Callable[[Tensor], Encoding] = encode.build(
+        CPU, encode.bind(notation.parse_label(label)[1]), task._encoder_pool
+    )
     pool, tests = (
         F.normalize(made(images.expand(-1, 3, -1, -1)).global_NE) for images in (task._images, task._test_images)
     )
@@ -448,9 +454,9 @@ def test_features_of_digits_become_those_of_their_classes(label: str, least: flo
 def test_the_last_map_are_the_patches(side: int, given: dict[str, Any], num_patches: int, num_features: int) -> None:
     """In networks that average over it, its mean is the global feature."""
     images = photographs(4, side)
-    encoder = simclr(CPU, InMemory(images), **{"epochs": 1, "precision": "float32", **given})
+    encoder = simclr(CPU, InMemoryPool(images), **{"epochs": 1, "precision": "float32", **given})
     assert encoder.size == ((side, side) if side <= 64 else (given.get("size", 64),) * 2)
-    made = encoder(InMemory(images).images(np.arange(4), encoder.size))
+    made = encoder(InMemoryPool(images).images(np.arange(4), encoder.size))
     assert made.patches_NTD.shape == (4, num_patches, num_features)
     torch.testing.assert_close(made.attention_NT.sum(1), torch.ones(4))
     lengths = np.linalg.norm(made.patches_NTD.numpy(), axis=2)
@@ -465,14 +471,14 @@ def test_patches_are_told_by_rows() -> None:
     images = torch.arange(24, dtype=torch.uint8).view(1, 3, 2, 4)
     network = nn.Sequential(nn.Identity(), nn.Flatten())
     one = torch.ones(3, 1, 1)
-    made = Frozen((2, 4), network, network[0], 0 * one, one / 255)(images)
+    made = FrozenBackbone((2, 4), network, network[0], 0 * one, one / 255)(images)
     assert made.patches_NTD[0].round().tolist() == [[at, at + 8, at + 16] for at in range(8)]
 
 
 def test_images_without_features_have_even_attention() -> None:
     network = nn.Sequential(nn.Threshold(1e9, 0.0), nn.Flatten())
     one = torch.ones(3, 1, 1)
-    made = Frozen((2, 4), network, network[0], one, one)(photographs(3, 8)[:, :, :2, :4])
+    made = FrozenBackbone((2, 4), network, network[0], one, one)(photographs(3, 8)[:, :, :2, :4])
     assert made.attention_NT.tolist() == [[1 / 8] * 8] * 3
 
 
@@ -486,10 +492,10 @@ def test_the_last_map_is_the_last_of_the_images_shape() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 5, 1), nn.MaxPool2d(2), nn.Conv2d(5, 7, 1), Turned(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
-    assert last_map(network, (8, 12)) is network[2]
+    assert find_last_map(network, (8, 12)) is network[2]
     assert not any(module._forward_hooks for module in network.modules())
     with pytest.raises(ValueError, match="no map of 2x2 places or more for images of 8x8 pixels"):
-        last_map(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), (8, 8))
+        find_last_map(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), (8, 8))
 
 
 def test_an_encoder_that_is_trained_is_a_strategys_encoder_like_any_other() -> None:
@@ -500,7 +506,9 @@ def test_an_encoder_that_is_trained_is_a_strategys_encoder_like_any_other() -> N
     task = spec.plugin.build(CPU, spec.values)
     with torch.no_grad():
         [part] = task.encode(None, np.array([3, 1]), label)
-    own = simsiam(CPU, task._views, batch_size=64, epochs=1, flip=False)(task._views.images(np.array([3, 1]), (8, 8)))
+    own = simsiam(CPU, task._encoder_pool, batch_size=64, epochs=1, flip=False)(
+        task._encoder_pool.images(np.array([3, 1]), (8, 8))
+    )
     torch.testing.assert_close(part.global_NE, own.global_NE, atol=1e-4, rtol=1e-4)
 
 
@@ -524,12 +532,12 @@ RANGES = {"width": 0, "size": 1, "epochs": 0, "batch_size": 1, "lr": -1.0, "weig
         (simclr, {"lr": 1e30, "epochs": 3}, r"simclr\[lr=1e\+30\]: training diverged .*: lower lr"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line(train: Callable[..., Frozen], given: dict[str, Any], words: str) -> None:
+def test_mistakes_are_one_line(train: Callable[..., FrozenBackbone], given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=f"^{words}") as error:
-        train(CPU, InMemory(photographs(9)), **{"epochs": 1, **given})
+        train(CPU, InMemoryPool(photographs(9)), **{"epochs": 1, **given})
     assert "\n" not in str(error.value)
 
 
 def test_one_image_is_no_pool() -> None:
     with pytest.raises(ValueError, match=r"^simsiam: a pool of 1 images is nothing"):
-        simsiam(CPU, InMemory(photographs(1)))
+        simsiam(CPU, InMemoryPool(photographs(1)))

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from benchmark.analysis import sequential
-from benchmark.analysis.sequential import State, conditional_power, rejected_at, sign_vectors, states
-from benchmark.analysis.stats import holm, sign_flip
+from benchmark.analysis.sequential import (
+    SequentialState,
+    conditional_power,
+    first_rejecting_look,
+    sequential_states,
+    sign_vectors,
+)
+from benchmark.analysis.stats import holm, sign_flip_test
 from benchmark.experiment.auto_seeds import AutoSeeds
 
 AUTO = AutoSeeds("random", 0.95, 30)
@@ -67,7 +73,7 @@ def test_the_rule_is_its_slow_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     auto, rng, found = AutoSeeds("r", 0.95, 12), np.random.default_rng(0), []
     for number in range(120):
         differences = rng.normal(number % 4 / 4, 1, 12).round(number % 3)  # ties, and zeros
-        found.append(rejected_at(differences, 0.1, auto))
+        found.append(first_rejecting_look(differences, 0.1, auto))
         assert found[-1] == twin(differences, 0.1, auto, vectors)
     assert {None, 8, 10, 12} <= set(found)
 
@@ -93,8 +99,8 @@ def share_rejected(sizes: Floats, alpha: float, monkeypatch: pytest.MonkeyPatch)
     every = np.array(list(itertools.product([1.0, -1.0], repeat=number)))
     monkeypatch.setattr(sequential, "sign_vectors", lambda num_seeds: every)
     auto = AutoSeeds("r", 1 - alpha, number)
-    rejected = [rejected_at(sizes * signs, alpha, auto) is not None for signs in every[: len(every) // 2]]
-    assert rejected_at(-sizes, alpha, auto) == rejected_at(sizes, alpha, auto)
+    rejected = [first_rejecting_look(sizes * signs, alpha, auto) is not None for signs in every[: len(every) // 2]]
+    assert first_rejecting_look(-sizes, alpha, auto) == first_rejecting_look(sizes, alpha, auto)
     return float(np.mean(rejected))
 
 
@@ -118,21 +124,24 @@ def test_no_more_than_alpha_is_rejected_over_all_signs_of_fourteen(kind: str, mo
 def test_states_by_hand() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, 30)
-    found = states({"far": 5 + noise, "same": noise - noise.mean(), "fewer": noise[:5]}, AUTO)
-    assert found["far"] == State("open", 8)  # a look takes the seeds of all that are open
-    found = states({"far": 5 + noise, "same": noise - noise[:10].mean()}, AUTO)
-    assert found == {"far": State("better", 10), "same": State("given up", 10)}  # at 8 one of two cannot be decided
-    assert states({"far": -5 - noise}, AUTO) == {"far": State("worse", 8)}
-    assert states({"none": np.empty(0)}, AUTO) == {"none": State("open", 8)}
+    found = sequential_states({"far": 5 + noise, "same": noise - noise.mean(), "fewer": noise[:5]}, AUTO)
+    assert found["far"] == SequentialState("open", 8)  # a look takes the seeds of all that are open
+    found = sequential_states({"far": 5 + noise, "same": noise - noise[:10].mean()}, AUTO)
+    assert found == {
+        "far": SequentialState("better", 10),
+        "same": SequentialState("given up", 10),
+    }  # at 8 one of two cannot be decided
+    assert sequential_states({"far": -5 - noise}, AUTO) == {"far": SequentialState("worse", 8)}
+    assert sequential_states({"none": np.empty(0)}, AUTO) == {"none": SequentialState("open", 8)}
 
 
 def test_what_was_said_at_a_look_stays_when_more_seeds_run() -> None:
     rng = np.random.default_rng(3)
     whole = {f"s{place}": rng.normal(place / 4, 1, 30) for place in range(5)}
-    last: dict[str, State] = {}
+    last: dict[str, SequentialState] = {}
     for number in range(31):
-        found = states({name: values[:number] for name, values in whole.items()}, AUTO)
-        said = {name: state for name, state in found.items() if state.word != "open"}
+        found = sequential_states({name: values[:number] for name, values in whole.items()}, AUTO)
+        said = {name: state for name, state in found.items() if state.status != "open"}
         assert last.items() <= said.items()
         last = said
     assert len(last) == 5
@@ -156,8 +165,8 @@ def test_conditional_power_is_that_of_simulated_futures() -> None:
 def test_one_comparison(difference: float, rejected: float, num_seeds: float) -> None:
     """Shares and seeds that an independent program found for this rule."""
     rng = np.random.default_rng(int(100 * difference))
-    found = [states({"a": rng.normal(difference, 1, 30)}, AUTO)["a"] for _ in range(2_000)]
-    share = np.mean([one.word in ("better", "worse") for one in found])
+    found = [sequential_states({"a": rng.normal(difference, 1, 30)}, AUTO)["a"] for _ in range(2_000)]
+    share = np.mean([one.status in ("better", "worse") for one in found])
     mean = np.mean([one.num_seeds for one in found])
     print(f"difference {difference}: rejected {share:.3f}, {mean:.1f} seeds")
     assert share == pytest.approx(rejected, abs=3 * math.sqrt(rejected * (1 - rejected) / 2_000) + 0.003)
@@ -170,8 +179,8 @@ def test_nine_comparisons_keep_the_family_wise_error() -> None:
     for _ in range(cases):
         reference = rng.normal(0, 1, 30)
         whole = {f"s{place}": rng.normal(0, 1, 30) - reference for place in range(9)}
-        found = states(whole, AUTO)
-        wrong += any(one.word in ("better", "worse") for one in found.values())
+        found = sequential_states(whole, AUTO)
+        wrong += any(one.status in ("better", "worse") for one in found.values())
         num_runs.append(sum(one.num_seeds for one in found.values()) + max(one.num_seeds for one in found.values()))
     print(f"nine equal strategies: family-wise error {wrong / cases:.3f}, {np.mean(num_runs):.0f} runs instead of 300")
     assert wrong / cases <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / cases)
@@ -186,9 +195,9 @@ def test_nine_comparisons_of_which_some_differ_find_as_much_with_fewer_runs() ->
     num_runs = np.zeros(cases)
     for case in range(cases):
         gaps_KN = truth[:, None] + (rng.normal(size=(9, 30)) - rng.normal(size=30)) / math.sqrt(2)
-        said = states({str(place): gaps_N for place, gaps_N in enumerate(gaps_KN)}, AUTO)
-        found_MK[case] = [said[str(place)].word == "better" for place in range(9)]
-        fixed_MK[case] = holm(sign_flip(gaps_KN[:, :20], rng)) <= 0.05
+        said = sequential_states({str(place): gaps_N for place, gaps_N in enumerate(gaps_KN)}, AUTO)
+        found_MK[case] = [said[str(place)].status == "better" for place in range(9)]
+        fixed_MK[case] = holm(sign_flip_test(gaps_KN[:, :20], rng)) <= 0.05
         num_runs[case] = sum(one.num_seeds for one in said.values()) + max(one.num_seeds for one in said.values())
     power, fixed = (
         {size: one_MK[:, truth == size].mean() for size in (0.5, 0.8, 1.2)} for one_MK in (found_MK, fixed_MK)

@@ -10,8 +10,8 @@ from _cells import cell, run
 
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
-from benchmark.plugins.source_code import digest
-from benchmark.records.record import read_lines, seal
+from benchmark.plugins.source_code import hash_code
+from benchmark.records.record import encode_line, read_lines
 from benchmark.records.store import Store
 from benchmark.runner import launch
 
@@ -35,7 +35,7 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Callable
     for name, text in FILES.items():
         (folder / name).write_text(text.format(*STYLES[style]))
     module = "plug_mine" if style == "sibling" else "own.mine"
-    return folder, lambda: digest(folder / "mine.py", module, style == "sibling")
+    return folder, lambda: hash_code(folder / "mine.py", module, style == "sibling")
 
 
 @pytest.mark.parametrize("name", ["mine.py", "_shared.py", "_deep.py", "_late.py"])
@@ -62,10 +62,10 @@ def test_words_and_files_that_it_does_not_import_are_no_edit(home: tuple[Path, C
 def test_files_that_import_each_other_or_nothing_that_is_there_have_a_code(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text("import two, gone\nfrom . import three\nfrom .. import four\n")
     (tmp_path / "two.py").write_text("import one\n")
-    assert digest(tmp_path / "one.py", "plug_one", in_folder=True).startswith("files-")
+    assert hash_code(tmp_path / "one.py", "plug_one", in_user_folder=True).startswith("files-")
     (tmp_path / "two.py").write_text("import (\n")
     with pytest.raises(SyntaxError):
-        digest(tmp_path / "one.py", "plug_one", in_folder=True)
+        hash_code(tmp_path / "one.py", "plug_one", in_user_folder=True)
 
 
 def test_ours_take_in_the_maths_that_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_ours_take_in_the_maths_that_they_share(monkeypatch: pytest.MonkeyPatch)
     for name, files in {"isal": {"isal.py", "influence.py"}, "coreset": {"coreset.py", "kcenter.py"}}.items():
         seen.clear()
         plugin = registry.get("strategy", name)
-        assert digest(registry.source(plugin), plugin.function.__module__, in_folder=False)
+        assert hash_code(registry.source_file(plugin), plugin.function.__module__, in_user_folder=False)
         assert files <= seen
         assert "api.py" not in seen
 
@@ -103,25 +103,25 @@ def test_an_edited_helper_of_a_users_strategy_is_said(shared: Path, tmp_path: Pa
     one = cell("helped", rounds=2, task="shelf")
     run([one], tmp_path)
     store = Store(tmp_path / "run")
-    assert list(launch.edited([one], store)) == []
+    assert list(launch.edited_code_remarks([one], store)) == []
     shared.write_text("def first(places, budget):\n    return places[-budget:]\n")
     registry.REGISTRY["strategy"].pop("helped")
     discovery.discover(tmp_path)
-    [said] = launch.edited([cell("helped", rounds=2, task="shelf")], store)
+    [said] = launch.edited_code_remarks([cell("helped", rounds=2, task="shelf")], store)
     assert said.startswith("helped, or what it imports, was edited since 1 of its cells were recorded")
 
 
 def test_the_code_of_what_is_named_counts(shared: Path, tmp_path: Path) -> None:
     plain, named = (Spec.read("strategy", text) for text in ("random", "matched_random[like=helped]"))
-    assert plain.code == plain.plugin.code()
-    before = named.code
+    assert plain.code_hash == plain.plugin.code_hash()
+    before = named.code_hash
     assert re.fullmatch("files-[0-9a-f]{16}", before)
     shared.write_text("def first(places, budget):\n    return places[-budget:]\n")
     registry.REGISTRY["strategy"].pop("helped")
     discovery.discover(tmp_path)
     again = Spec.read("strategy", "matched_random[like=helped]")
-    assert again.plugin.code() == named.plugin.code()
-    assert again.code != before
+    assert again.plugin.code_hash() == named.plugin.code_hash()
+    assert again.code_hash != before
 
 
 def test_a_code_of_the_older_rule_raises_no_alarm(shared: Path, tmp_path: Path) -> None:
@@ -130,6 +130,6 @@ def test_a_code_of_the_older_rule_raises_no_alarm(shared: Path, tmp_path: Path) 
     store = Store(tmp_path / "run")
     path = store.path(one.path, "measured")
     [line], *_ = read_lines(path, ordered=False)
-    path.write_bytes(seal(line | {"code": "0123456789abcdef"}))
+    path.write_bytes(encode_line(line | {"code": "0123456789abcdef"}))
     assert store.codes(one.path) == set()
-    assert list(launch.edited([one], store)) == []
+    assert list(launch.edited_code_remarks([one], store)) == []

@@ -10,7 +10,7 @@ from _cells import bytes_of
 from PIL import Image
 
 from benchmark.analysis import explain
-from benchmark.analysis.reading import read
+from benchmark.analysis.reading import read_experiments
 from benchmark.records.sources import Sources
 from benchmark.records.store import Store
 
@@ -52,10 +52,10 @@ def test_a_run_writes_down_the_files_and_the_analysis_names_them(
     found = json.loads(path.read_text())
     assert sorted(found) == ["data", "files", "remarks"]
     assert [name for name, _ in found["files"]["test"]] == [f"test/{'ab'[n % 2]}/{n}.png" for n in (12, 14, 13, 15)]
-    [experiment] = read(str(tmp_path / "run"))
+    [experiment] = read_experiments(str(tmp_path / "run"))
     names = experiment.file_names(experiment.runs[0])
     assert names == [f"train/{'ab'[n % 2]}/{n:02}.png" for n in (*range(0, 12, 2), *range(1, 12, 2))]
-    told = list(explain.lines(experiment, experiment.runs[0]))
+    told = list(explain.describe_run(experiment, experiment.runs[0]))
     first = experiment.runs[0].records[0].bought
     assert f"          files  {' '.join(names[index] for index in first)}" in told
     before = path.stat().st_mtime_ns
@@ -95,7 +95,7 @@ def test_a_changed_file_is_named_and_its_records_are_not_lost(run: Command, tmp_
     now, then = (store.sources(TASK) for store in stores)
     assert now is not None
     assert then is not None
-    assert then.changes(now) == words
+    assert then.describe_changes(now) == words
 
 
 def test_what_was_set_aside_is_not_taken_over_by_more_rounds(run: Command, tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_what_was_set_aside_is_not_taken_over_by_more_rounds(run: Command, tmp_p
     assert "2 cells of other versions, data or weights" in said
     assert "2 to do, 6 rounds" in said
     assert {name.split("/")[1] for name in bytes_of(tmp_path / "run" / "set_aside" / "1")} == {"4+3x2"}
-    assert len(read(str(tmp_path / "run" / "set_aside" / "1"))[0].runs) == 2
-    assert len(read(str(tmp_path / "run"))[0].runs) == 2
+    assert len(read_experiments(str(tmp_path / "run" / "set_aside" / "1"))[0].runs) == 2
+    assert len(read_experiments(str(tmp_path / "run"))[0].runs) == 2
 
 
 def test_what_is_recorded_is_not_told_by_images_of_today(run: Command, tmp_path: Path) -> None:
@@ -128,8 +128,11 @@ def test_what_changed_is_told_in_a_line() -> None:
     def sources(*names: str) -> Sources:
         return Sources("d", {"pool": [(name, name) for name in names], "test": []})
 
-    assert sources("a").changes(sources("a")) == "no image changed: labels, their order or what is read of them did"
-    told = sources("a").changes(sources(*"bcdef"))
+    assert (
+        sources("a").describe_changes(sources("a"))
+        == "no image changed: labels, their order or what is read of them did"
+    )
+    told = sources("a").describe_changes(sources(*"bcdef"))
     assert told == "b is new, c is new, d is new, 3 more"
 
 

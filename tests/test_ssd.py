@@ -21,20 +21,20 @@ from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import box_iou
 
 from benchmark.api import Boxes, Machine
-from benchmark.conformance.checks import check
+from benchmark.conformance.checks import run_checks
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.strategies.learning_loss import LossPrediction
 from benchmark.tasks import scenes
-from benchmark.vision.data.annotations import Split, Truth
-from benchmark.vision.detection.detector import Batch, Detections, Pixels
-from benchmark.vision.detection.detectors import builder
-from benchmark.vision.detection.inputs import Placing
-from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, lacks
-from benchmark.vision.detection.ssd import MANY, Ssd, likeliest
-from benchmark.vision.detection.ssd_augment import varied
+from benchmark.vision.data.annotations import GroundTruth, Split
+from benchmark.vision.detection.detector import Batch, Detections, PixelFormat
+from benchmark.vision.detection.detectors import detector_builder
+from benchmark.vision.detection.inputs import BatchBuilder
+from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, missing_capabilities
+from benchmark.vision.detection.ssd import FULL_SUPPRESSION, Ssd, keep_likeliest
+from benchmark.vision.detection.ssd_augment import augment_ssd
 from benchmark.vision.detection.task import Detection
-from benchmark.vision.detection.training import schedule
+from benchmark.vision.detection.training import learning_rate_schedule
 
 discovery.discover()
 CPU = Machine(torch.device("cpu"))
@@ -45,7 +45,7 @@ def split(number: int, seed: int = 0) -> Split:
     """Canvases with glyphs of noise."""
     rng = np.random.default_rng(seed)
     glyphs, labels = rng.random((20, 8, 8)).astype(np.float32), np.arange(20) % 10
-    return scenes.canvases(glyphs, labels, number, rng)
+    return scenes.build_split(glyphs, labels, number, rng)
 
 
 def made(number: int = 40, recipe: DetectorRecipe = SMALL) -> Detection:
@@ -77,17 +77,17 @@ def direction(task: Detection, model: Ssd) -> dict[str, Tensor]:
 
 
 def maps_of(task: Detection, model: Ssd, indices: list[int]) -> tuple[list[Tensor], Batch]:
-    [placed] = task._placed(task._pool, [indices])
+    [placed] = task._read_batches(task._pool, [indices])
     with torch.no_grad():
-        return model.trunk(placed.batch.images_N3HW), placed.batch
+        return model.feature_maps(placed.batch.images_N3HW), placed.batch
 
 
 # --- the network ----------------------------------------------------------------------------------
 def test_ssd300_is_of_the_published_size(large: Ssd) -> None:
     assert sum(parameter.numel() for parameter in large.parameters()) == 26_285_486  # as mmdet counts it for VOC
     with torch.no_grad():
-        maps = large.trunk(torch.zeros(1, 3, 300, 300))
-        embedded = large.pooled(maps, Batch(torch.zeros(1, 3, 300, 300), [(300, 300)], [0]))
+        maps = large.feature_maps(torch.zeros(1, 3, 300, 300))
+        embedded = large.pooled_features(maps, Batch(torch.zeros(1, 3, 300, 300), [(300, 300)], [0]))
     assert [level.shape[1] for level in maps] == large.channels
     assert [level.shape[2:].numel() for level in maps] == [38 * 38, 19 * 19, 100, 25, 9, 1]
     assert embedded.shape == (1, 2816)
@@ -100,8 +100,8 @@ def test_ssd300_is_torchvisions_from_stored_pixels_to_the_loss(large: Ssd) -> No
     image = torch.randint(0, 256, (3, 20, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     image = F.interpolate(image[None].float(), (200, 400), mode="bilinear")[0].byte()
     boxes = Boxes(torch.tensor([[40.0, 20, 200, 180], [300, 0, 400, 50]]), torch.tensor([3, 19]))
-    placed = Placing(PUBLISHED_SSD300, large.pixels, torch.device("cpu"))([image], [0])
-    [ours] = large(placed.batch, placed.targets([boxes]))
+    placed = BatchBuilder(PUBLISHED_SSD300, large.pixel_format, torch.device("cpu"))([image], [0])
+    [ours] = large(placed.batch, placed.to_batch_pixels([boxes]))
     theirs = copy.deepcopy(large.inner).train()
     mean, deviation = [0.48235, 0.45882, 0.40784], [1 / 255] * 3
     theirs.transform = GeneralizedRCNNTransform(300, 300, mean, deviation, size_divisible=1, fixed_size=(300, 300))
@@ -122,7 +122,7 @@ def test_stages_of_vgg16_are_frozen_from_the_first_on(monkeypatch: pytest.Monkey
     asked: list[Any] = []
     monkeypatch.setattr("torchvision.models.get_model", lambda *given, **more: asked.append((given, more)) or Light())
     for stages, expected in ((-1, 0), (0, 4), (1, 8), (2, 14), (3, 20), (4, 26)):
-        model: Any = builder("ssd300")(dataclasses.replace(PUBLISHED_SSD300, frozen_stages=stages), 3, None)
+        model: Any = detector_builder("ssd300")(dataclasses.replace(PUBLISHED_SSD300, frozen_stages=stages), 3, None)
         still = [name for name, one in model.named_parameters() if not one.requires_grad]
         assert len(still) == expected, still
         assert all("inner.backbone." in name for name in still)
@@ -134,7 +134,7 @@ def test_weights_of_vgg16_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_
     torch.save({**source.state_dict(), "classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg16.pth")
     monkeypatch.setattr("torchvision.models.get_model", lambda *given, weights: Light() if weights is None else None)
     recipe = dataclasses.replace(PUBLISHED_SSD300, weights="vgg16.pth")
-    inner: Any = builder("ssd300")(recipe, 3, tmp_path / "vgg16.pth").inner  # type: ignore[attr-defined]
+    inner: Any = detector_builder("ssd300")(recipe, 3, tmp_path / "vgg16.pth").inner  # type: ignore[attr-defined]
     torch.testing.assert_close(inner.backbone.features[0].weight, source.features[0].weight)
     torch.testing.assert_close(inner.backbone.extra[0][1].weight, source.features[24].weight)
 
@@ -173,7 +173,7 @@ def by_hand(model: Ssd, maps: list[Tensor], batch: Batch, targets: list[Boxes]) 
 
 def test_the_loss_by_hand(task: Detection, fitted: Ssd) -> None:
     maps, batch = maps_of(task, fitted, [2, 3, 4])
-    targets = [task._pool.truth.of(number) for number in (2, 3, 4)]
+    targets = [task._pool.truth.boxes_of(number) for number in (2, 3, 4)]
     assert sum(map(len, targets)) == 4
     with torch.no_grad():
         together = fitted.loss(maps, batch, targets).item()
@@ -181,12 +181,12 @@ def test_the_loss_by_hand(task: Detection, fitted: Ssd) -> None:
     assert together == pytest.approx(by_hand(fitted, maps, batch, targets), rel=1e-4)
     for number, alone in enumerate(each):
         one = [level[number : number + 1] for level in maps]
-        assert alone == pytest.approx(by_hand(fitted, one, batch.only(number), [targets[number]]), rel=1e-4)
+        assert alone == pytest.approx(by_hand(fitted, one, batch.select_image(number), [targets[number]]), rel=1e-4)
 
 
 def test_an_image_without_boxes_costs_and_teaches_nothing(task: Detection, fitted: Ssd) -> None:
     none = Boxes(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
-    some = task._pool.truth.of(2)
+    some = task._pool.truth.boxes_of(2)
     assert len(some)
     indices, along = np.array([2, 3]), direction(task, fitted)
     losses = task.losses(fitted, indices, [some, none])
@@ -196,7 +196,7 @@ def test_an_image_without_boxes_costs_and_teaches_nothing(task: Detection, fitte
     assert slopes[0] != 0
     assert slopes[1] == 0
     last = np.array([[4, 4, 30, 30]], np.float32)
-    sparse = Truth(last, np.zeros(1, np.int64), np.zeros(1, bool), np.array([0] * 7 + [1]))
+    sparse = GroundTruth(last, np.zeros(1, np.int64), np.zeros(1, bool), np.array([0] * 7 + [1]))
     bare = Detection(CPU, dataclasses.replace(SMALL, epochs=1), Split(split(7).images, sparse), split(4), 10, "50")
     model = bare.fit(np.arange(6), 0)
     assert bare.losses(model, np.arange(6)).tolist() == [0.0] * 6
@@ -215,11 +215,11 @@ def test_directional_is_the_gradient_through_the_whole_model(task: Detection, fi
     targets, along = task.pseudo_labels(fitted, indices, 1, 0.05), direction(task, fitted)
     assert sum(map(len, targets)) > len(indices)
     fast = task.directional(fitted, indices, targets, along)
-    [placed] = task._placed(task._pool, [indices.tolist()])
-    maps = fitted.trunk(placed.batch.images_N3HW)
+    [placed] = task._read_batches(task._pool, [indices.tolist()])
+    maps = fitted.feature_maps(placed.batch.images_N3HW)
     assert all(level.requires_grad for level in maps)
     weights, slow = task.weights(fitted), []
-    for loss in fitted.image_losses(maps, placed.batch, placed.targets(targets)):
+    for loss in fitted.image_losses(maps, placed.batch, placed.to_batch_pixels(targets)):
         gradients = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
         slow.append(sum((g * along[name]).sum().item() for name, g in zip(weights, gradients, strict=True)))
     assert fast.tolist() == pytest.approx(slow, rel=1e-3)
@@ -239,8 +239,8 @@ def test_blocks_are_classes_then_boxes_from_the_finest_map_on(task: Detection, f
 def torchvisions(model: Ssd, maps: list[Tensor], batch: Batch) -> list[dict[str, Tensor]]:
     """What torchvision makes of these maps, but for boxes without area, which it keeps."""
     inner: Any = model.inner
-    rule = model.rule
-    inner.score_thresh, inner.nms_thresh = rule.min_score, rule.nms
+    rule = model.suppression
+    inner.score_thresh, inner.nms_thresh = rule.min_score, rule.iou_threshold
     inner.topk_candidates, inner.detections_per_img = rule.num_candidates, rule.num_boxes
     outputs, defaults = model._outputs(maps, batch)
     found = inner.postprocess_detections(outputs, defaults, batch.sizes)
@@ -261,8 +261,8 @@ def assert_same(ours: list[Detections], theirs: list[dict[str, Tensor]]) -> None
 def test_detections_are_torchvisions(task: Detection, fitted: Ssd) -> None:
     model = copy.deepcopy(fitted)
     maps, batch = maps_of(task, model, list(range(24, 32)))
-    for rule in (model.rule, MANY, dataclasses.replace(MANY, num_candidates=3)):
-        model.rule = rule
+    for rule in (model.suppression, FULL_SUPPRESSION, dataclasses.replace(FULL_SUPPRESSION, num_candidates=3)):
+        model.suppression = rule
         found = model.detect(maps, batch)
         assert sum(len(one.labels_M) for one in found) > 20
         assert_same(found, torchvisions(model, maps, batch))
@@ -276,19 +276,19 @@ def test_detections_of_ssd300_are_torchvisions(large: Ssd) -> None:
     """
     images = torch.rand(1, 3, 300, 300, generator=torch.Generator().manual_seed(0)) * 255 - 110
     batch = Batch(images, [(300, 300)], [0])
-    maps, model = [level.double() for level in large.trunk(images)], copy.deepcopy(large).double()
+    maps, model = [level.double() for level in large.feature_maps(images)], copy.deepcopy(large).double()
     for layer in model.inner.head.classification_head.module_list:
         layer.weight /= 8
     assert len(model.detect(maps, batch)[0].labels_M) == 200
-    model.rule = dataclasses.replace(MANY, num_boxes=10_000)
+    model.suppression = dataclasses.replace(FULL_SUPPRESSION, num_boxes=10_000)
     assert len(model.detect(maps, batch)[0].labels_M) > 1000
     assert_same(model.detect(maps, batch), torchvisions(model, maps, batch))
 
 
 def test_the_likeliest_of_each_class() -> None:
     scores_AC = torch.tensor([[0.1, 0.9], [0.3, 0.2], [0.2, 0.5]])
-    assert likeliest(scores_AC, 2).tolist() == torch.tensor([[0, 0.9], [0.3, 0], [0.2, 0.5]]).tolist()
-    assert torch.equal(likeliest(scores_AC, 5), scores_AC)
+    assert keep_likeliest(scores_AC, 2).tolist() == torch.tensor([[0, 0.9], [0.3, 0], [0.2, 0.5]]).tolist()
+    assert torch.equal(keep_likeliest(scores_AC, 5), scores_AC)
 
 
 def test_embeddings_are_the_inputs_of_the_last_layers(task: Detection, fitted: Ssd) -> None:
@@ -304,9 +304,9 @@ def test_embeddings_are_the_inputs_of_the_last_layers(task: Detection, fitted: S
 
 
 # --- the square input -----------------------------------------------------------------------------
-def square(**changed: Any) -> Placing:
+def square(**changed: Any) -> BatchBuilder:
     recipe = dataclasses.replace(SMALL, squash=50, **changed)
-    return Placing(recipe, Pixels((10.0, 20.0, 30.0), (1.0, 2.0, 4.0)), torch.device("cpu"))
+    return BatchBuilder(recipe, PixelFormat((10.0, 20.0, 30.0), (1.0, 2.0, 4.0)), torch.device("cpu"))
 
 
 def test_squashed_images_are_square_and_not_padded() -> None:
@@ -317,7 +317,7 @@ def test_squashed_images_are_square_and_not_padded() -> None:
     expected = torch.tensor([20.0, 5.0, 0.0]).view(3, 1, 1).expand(2, 3, 50, 50)
     torch.testing.assert_close(placed.batch.images_N3HW, expected, rtol=1e-4, atol=1e-4)
     assert square().padded_size(wide) == (50, 50)
-    assert square().runs([wide, tall, wide], 2 * 50**2) == [slice(0, 2), slice(2, 3)]
+    assert square().split_by_size([wide, tall, wide], 2 * 50**2) == [slice(0, 2), slice(2, 3)]
 
 
 def test_boxes_are_squashed_with_their_image_and_come_back() -> None:
@@ -325,7 +325,7 @@ def test_boxes_are_squashed_with_their_image_and_come_back() -> None:
     image[:, 6:12, 20:60] = 255
     boxes = Boxes(torch.tensor([[20.0, 6.0, 60.0, 12.0]]), torch.tensor([3]))
     placed = square()([image, image], [0, 0], [False, True])
-    plain, mirrored = placed.targets([boxes, boxes])
+    plain, mirrored = placed.to_batch_pixels([boxes, boxes])
     torch.testing.assert_close(plain.corners_M4, torch.tensor([[10.0, 10, 30, 20]]))
     torch.testing.assert_close(mirrored.corners_M4, torch.tensor([[20.0, 10, 40, 20]]))
     for number, (left, right) in enumerate(((10, 30), (20, 40))):
@@ -333,7 +333,7 @@ def test_boxes_are_squashed_with_their_image_and_come_back() -> None:
         assert bright[11:19, left + 1 : right - 1].all()
         assert bright.sum() <= 12 * 22
     found = Detections(plain.corners_M4, plain.labels_M, torch.ones(1), torch.ones(1, 2))
-    torch.testing.assert_close(placed.stored(0, found).corners_M4, boxes.corners_M4)
+    torch.testing.assert_close(placed.to_image_pixels(0, found).corners_M4, boxes.corners_M4)
 
 
 # --- augmentations --------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def test_boxes_follow_their_image_through_zooming_out_and_crops() -> None:
     image, boxes = marked()
     counts, sizes = [], []
     for seed in range(60):
-        seen, left = varied(image, boxes, seed, (0.0, 0.0, 0.0))
+        seen, left = augment_ssd(image, boxes, seed, (0.0, 0.0, 0.0))
         counts.append(len(left))
         sizes.append(seen.shape[1] * seen.shape[2])
         inside = torch.zeros(seen.shape[1:], dtype=torch.bool)
@@ -367,19 +367,19 @@ def test_boxes_follow_their_image_through_zooming_out_and_crops() -> None:
 
 def test_colours_change_and_the_canvas_is_filled() -> None:
     image, boxes = marked()
-    corners = [varied(image, boxes, seed, (200.0, 10.0, 90.0))[0] for seed in range(30)]
+    corners = [augment_ssd(image, boxes, seed, (200.0, 10.0, 90.0))[0] for seed in range(30)]
     assert any(one[:, 0, 0].tolist() == [200, 10, 90] for one in corners)
     assert len({tuple(one.flatten(1).float().mean(1).tolist()) for one in corners}) > 20
     tinted = torch.tensor([250, 120, 30], dtype=torch.uint8).view(3, 1, 1).expand(3, 40, 40)
     none = Boxes(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
-    colours = {tuple(varied(tinted, none, seed, (0.0, 0.0, 0.0))[0].amax((1, 2)).tolist()) for seed in range(20)}
+    colours = {tuple(augment_ssd(tinted, none, seed, (0.0, 0.0, 0.0))[0].amax((1, 2)).tolist()) for seed in range(20)}
     assert len(colours) > 10
 
 
 def test_what_is_drawn_is_the_seeds_alone() -> None:
     image, boxes = marked()
     before = torch.get_rng_state()
-    one, other, third = (varied(image, boxes, seed, (0.0, 0.0, 0.0)) for seed in (5, 5, 6))
+    one, other, third = (augment_ssd(image, boxes, seed, (0.0, 0.0, 0.0)) for seed in (5, 5, 6))
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(one[0], other[0])
     assert torch.equal(one[1].corners_M4, other[1].corners_M4)
@@ -390,7 +390,7 @@ def test_what_is_drawn_is_the_seeds_alone() -> None:
 def test_images_without_boxes_are_not_cropped() -> None:
     image, none = marked()[0], Boxes(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
     for seed in range(20):
-        seen, left = varied(image, none, seed, (0.0, 0.0, 0.0))
+        seen, left = augment_ssd(image, none, seed, (0.0, 0.0, 0.0))
         assert seen.shape[1] >= 60
         assert seen.shape[2] >= 90
         assert (len(left), left.corners_M4.shape) == (0, (0, 4))
@@ -398,14 +398,14 @@ def test_images_without_boxes_are_not_cropped() -> None:
 
 def test_fits_are_varied_where_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
-    real = varied
+    real = augment_ssd
 
     def noting(image: Tensor, boxes: Boxes, seed: int, fill: Any) -> tuple[Tensor, Boxes]:
         assert fill == (123.0, 117.0, 104.0)
         seeds.append(seed)
         return real(image, boxes, seed, fill)
 
-    monkeypatch.setattr("benchmark.vision.detection.ssd_augment.varied", noting)
+    monkeypatch.setattr("benchmark.vision.detection.ssd_augment.augment_ssd", noting)
     recipe = dataclasses.replace(SMALL, epochs=2, squash=64, batch_size=4)
     plain = made(10, recipe).fit(np.arange(8), 0).state_dict()
     assert not seeds
@@ -419,7 +419,7 @@ def test_fits_are_varied_where_the_recipe_says(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_fit_learns_the_boxes_that_a_crop_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     left, seen = Boxes(torch.tensor([[8.0, 8, 32, 20]]), torch.tensor([3])), list[Boxes]()
-    monkeypatch.setattr("benchmark.vision.detection.ssd_augment.varied", lambda image, *_: (image[:, :32], left))
+    monkeypatch.setattr("benchmark.vision.detection.ssd_augment.augment_ssd", lambda image, *_: (image[:, :32], left))
     loss = Ssd.loss
 
     def noting(self: Ssd, maps: list[Tensor], batch: Batch, targets: list[Boxes]) -> Tensor:
@@ -466,12 +466,13 @@ def test_a_faulty_recipe_is_one_line(changed: dict[str, Any], named: str) -> Non
 def test_the_published_recipe() -> None:
     steps = 300 * 32  # on 1,000 images
     at = [
-        schedule(PUBLISHED_SSD300, steps).at(step, steps) for step in (0, 150, 300, 240 * 32 - 1, 240 * 32, steps - 1)
+        learning_rate_schedule(PUBLISHED_SSD300, steps).rate_at(step, steps)
+        for step in (0, 150, 300, 240 * 32 - 1, 240 * 32, steps - 1)
     ]
     assert at == pytest.approx([1e-6, 1e-3 * (0.001 + 0.999 / 2), 1e-3, 1e-3, 1e-4, 1e-4])
     told = (PUBLISHED_SSD300.batch_size, PUBLISHED_SSD300.weight_decay, PUBLISHED_SSD300.squash)
     assert told == (32, 5e-4, 300)
-    assert "proposals" in lacks(**dataclasses.asdict(PUBLISHED_SSD300))
+    assert "proposals" in missing_capabilities(**dataclasses.asdict(PUBLISHED_SSD300))
 
 
 # --- the task -------------------------------------------------------------------------------------
@@ -488,8 +489,8 @@ def test_a_companion_learns_beside_it(task: Detection) -> None:
 @pytest.mark.slow
 def test_a_task_with_ssd_conforms() -> None:
     discovery.discover(FAULTY)
-    findings = check(Spec.read("task", "few_scenes[epochs=4,model=ssd300]"), Spec.read("task", "digits"), CPU)
-    assert [f"{one.check}: {one.words}" for one in findings if one.words] == []
+    findings = run_checks(Spec.read("task", "few_scenes[epochs=4,model=ssd300]"), Spec.read("task", "digits"), CPU)
+    assert [f"{one.check}: {one.message}" for one in findings if one.message] == []
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from benchmark.seeds import seed
 from tools import statistics_page
 from tools.simulations import SIMULATIONS
 from tools.statistics_figures import FIGURES
-from tools.statistics_page import PAGE, PICTURES, RESULTS, plain, rendered, simulated, table
+from tools.statistics_page import PAGE, PICTURES, RESULTS, markdown_table, render_page, run_simulation, to_json_numbers
 
 FOUND = json.loads(RESULTS.read_text(encoding="utf-8"))
 SECTIONS = {  # by rule: its section, and a word of the product's that it explains
@@ -36,14 +36,14 @@ def section(title: str) -> str:
 
 
 def test_the_page_is_what_the_simulations_gave() -> None:
-    assert rendered(FOUND) == PAGE.read_text(encoding="utf-8")
+    assert render_page(FOUND) == PAGE.read_text(encoding="utf-8")
 
 
 def test_a_number_of_the_page_is_a_number_of_the_file() -> None:
     other = json.loads(json.dumps(FOUND))
     other["spread"]["rows"][0]["disjoint"] = 0.987
-    assert "| 0.987 |" in rendered(other)
-    assert "| 0.987 |" not in rendered(FOUND)
+    assert "| 0.987 |" in render_page(other)
+    assert "| 0.987 |" not in render_page(FOUND)
 
 
 @pytest.mark.parametrize("name", SIMULATIONS)
@@ -69,8 +69,8 @@ def test_no_rule_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", ["holm", "spread"])
 def test_a_simulation_gives_the_same_numbers_again(name: str) -> None:
-    assert simulated(name, 40) == simulated(name, 40)
-    assert simulated(name, 40)["rows"] != simulated(name, 50)["rows"]
+    assert run_simulation(name, 40) == run_simulation(name, 40)
+    assert run_simulation(name, 40)["rows"] != run_simulation(name, 50)["rows"]
 
 
 def test_page_and_pictures_are_drawn_from_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,10 +86,10 @@ def test_page_and_pictures_are_drawn_from_the_same_numbers(tmp_path: Path, monke
 
 
 def test_tables_and_numbers_by_hand() -> None:
-    assert table([{"a": 1, "b": 0.25}, {"a": 2, "b": None}], "n=a:d", "share=b:.2f") == (
+    assert markdown_table([{"a": 1, "b": 0.25}, {"a": 2, "b": None}], "n=a:d", "share=b:.2f") == (
         "| n | share |\n| ---: | ---: |\n| 1 | 0.25 |\n| 2 | – |"
     )
-    assert plain({"a": [1.23456789, float("nan")]}) == {"a": [1.2346, None]}
+    assert to_json_numbers({"a": [1.23456789, float("nan")]}) == {"a": [1.2346, None]}
 
 
 # --- what the page promises -------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_rules_keep_their_promises() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_every_simulation_gives_what_is_committed(name: str) -> None:
-    compare(simulated(name), FOUND[name])
+    compare(run_simulation(name), FOUND[name])
 
 
 def compare(found: Any, committed: Any) -> None:

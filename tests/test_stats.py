@@ -10,10 +10,18 @@ from _curves import curve, experiment
 from scipy import stats as scipy_stats
 
 from benchmark.analysis import stats
-from benchmark.analysis.comparison_tables import lines, shown
-from benchmark.analysis.comparisons import against, compare
-from benchmark.analysis.savings import Price, Rule, crossing, savings
-from benchmark.analysis.stats import Interval, holm, paired, percentiles, sign_flip, student, weights
+from benchmark.analysis.comparison_tables import describe_comparison, format_interval
+from benchmark.analysis.comparisons import compare, compare_all
+from benchmark.analysis.savings import Price, TargetRule, compute_savings, crossing_cost
+from benchmark.analysis.stats import (
+    Interval,
+    bootstrap_weights,
+    holm,
+    pair_runs,
+    percentile_interval,
+    sign_flip_test,
+    student_interval,
+)
 from benchmark.experiment.schedule import Schedule
 
 IMAGES = Price("images")
@@ -25,22 +33,22 @@ NUM_SIMULATED = 1500  # of a share of 0.95: a standard error of 0.0056
 def test_sign_flip_is_the_share_of_all_flips(num: int) -> None:
     rng = np.random.default_rng(num)
     gaps_KS = rng.normal(0.5, 1, (4, num))
-    for gaps_S, p in zip(gaps_KS, sign_flip(gaps_KS, rng), strict=True):
+    for gaps_S, p in zip(gaps_KS, sign_flip_test(gaps_KS, rng), strict=True):
         flips = [abs(np.dot(flip, gaps_S)) for flip in itertools.product([-1, 1], repeat=num)]
         assert p == pytest.approx(np.mean(np.array(flips) >= abs(gaps_S.sum()) - 1e-9))
 
 
 def test_sign_flips_of_many_runs_are_drawn_and_close_to_exact() -> None:
     rng = np.random.default_rng(0)
-    gaps_S = rng.normal(0.35, 1, stats.EXACT + 2)
+    gaps_S = rng.normal(0.35, 1, stats.MAX_EXACT_RUNS + 2)
     bits = np.arange(2 ** len(gaps_S))[:, None] >> np.arange(len(gaps_S)) & 1
     exact = (np.abs((1 - 2 * bits) @ gaps_S) >= abs(gaps_S.sum()) - 1e-9).mean()
-    [p] = sign_flip(gaps_S[None], rng)
-    assert p == pytest.approx(exact, abs=4 * math.sqrt(exact / stats.FLIPS))
+    [p] = sign_flip_test(gaps_S[None], rng)
+    assert p == pytest.approx(exact, abs=4 * math.sqrt(exact / stats.NUM_FLIPS))
 
 
 def test_sign_flip_of_equal_runs_is_no_evidence() -> None:
-    assert sign_flip(np.zeros((1, 5)), np.random.default_rng(0)) == 1.0
+    assert sign_flip_test(np.zeros((1, 5)), np.random.default_rng(0)) == 1.0
 
 
 def test_holm_by_hand() -> None:
@@ -52,34 +60,34 @@ def test_holm_by_hand() -> None:
 
 def test_student_is_scipys() -> None:
     values = np.array([1.0, 2.5, 0.5, 3.0])
-    found = student(values, 0.9)
+    found = student_interval(values, 0.9)
     low, high = scipy_stats.t.interval(0.9, 3, values.mean(), scipy_stats.sem(values))
     assert (found.value, found.low, found.high) == pytest.approx((1.75, low, high))
     for few in (values[:1], values[:2], np.array([0.6, 0.6]), np.array([0.6, 0.6, 0.6])):
-        assert math.isnan(student(few).low)
-        assert math.isnan(student(few).high)
-    assert student(np.array([0.6, 0.6, 0.6])).value == pytest.approx(0.6)
+        assert math.isnan(student_interval(few).low)
+        assert math.isnan(student_interval(few).high)
+    assert student_interval(np.array([0.6, 0.6, 0.6])).value == pytest.approx(0.6)
 
 
 def test_detectable_difference_is_found_with_that_power() -> None:
     rng = np.random.default_rng(1)
     for num, comparisons in ((6, 1), (8, 1), (9, 5)):
-        gaps = rng.normal(stats.detectable(num, 0.95, comparisons), 1, (20_000, num))
-        p = sign_flip(gaps, rng)
+        gaps = rng.normal(stats.detectable_difference(num, 0.95, comparisons), 1, (20_000, num))
+        p = sign_flip_test(gaps, rng)
         assert (p <= 0.05 / comparisons + 1e-9).mean() == pytest.approx(0.8, abs=0.03)
-    gaps = rng.normal(stats.detectable(14), 1, (20_000, 14))
+    gaps = rng.normal(stats.detectable_difference(14), 1, (20_000, 14))
     assert (scipy_stats.ttest_1samp(gaps, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.02)
-    assert stats.detectable(14) == pytest.approx(stats.detectable(10), rel=0.25)
-    assert [stats.detectable(num) for num in (1, 3, 5)] == [math.inf] * 3  # they never give p < 0.05
-    assert stats.detectable(6, 0.95, 2) == math.inf
+    assert stats.detectable_difference(14) == pytest.approx(stats.detectable_difference(10), rel=0.25)
+    assert [stats.detectable_difference(num) for num in (1, 3, 5)] == [math.inf] * 3  # they never give p < 0.05
+    assert stats.detectable_difference(6, 0.95, 2) == math.inf
 
 
 def test_weights_replicate_students_interval_and_keep_pairs() -> None:
     rng = np.random.default_rng(2)
     values = np.array([1.0, 2.5, 0.5, 3.0, 2.0])
-    weights_MS = weights(5, 40_000, rng)
+    weights_MS = bootstrap_weights(5, 40_000, rng)
     np.testing.assert_allclose(weights_MS.sum(1), 1)
-    found, exact = percentiles(weights_MS @ values, 0.95), student(values)
+    found, exact = percentile_interval(weights_MS @ values, 0.95), student_interval(values)
     assert (found.value, found.low, found.high) == pytest.approx((exact.value, exact.low, exact.high), abs=0.03)
     shift = weights_MS @ (values + 7) - weights_MS @ values  # what is paired does not vary at all
     np.testing.assert_allclose(shift, 7)
@@ -87,28 +95,30 @@ def test_weights_replicate_students_interval_and_keep_pairs() -> None:
 
 def test_percentiles_reach_infinity_and_skip_what_is_unknown() -> None:
     values = np.array([5.0, *range(100), *[np.inf] * 10, np.nan])
-    found = percentiles(values, 0.9)
+    found = percentile_interval(values, 0.9)
     assert (found.value, found.high) == (5.0, math.inf)
     assert found.low == pytest.approx(5, abs=1)
-    assert math.isnan(percentiles(np.array([3.0]), 0.95).low)
+    assert math.isnan(percentile_interval(np.array([3.0]), 0.95).low)
 
 
 def test_area_is_the_mean_height() -> None:
-    assert stats.area(np.array([0.0, 1, 3]), np.array([0.0, 2, 2])) == pytest.approx((1 + 4) / 3)
-    assert stats.area(np.array([0.0, 1, 3]), np.array([4.0, np.nan, 2])) == pytest.approx(3)
-    assert stats.area(np.array([5.0]), np.array([7.0])) == 7
-    assert math.isnan(stats.area(np.array([1.0, 2]), np.array([np.nan, np.nan])))
+    assert stats.normalized_area(np.array([0.0, 1, 3]), np.array([0.0, 2, 2])) == pytest.approx((1 + 4) / 3)
+    assert stats.normalized_area(np.array([0.0, 1, 3]), np.array([4.0, np.nan, 2])) == pytest.approx(3)
+    assert stats.normalized_area(np.array([5.0]), np.array([7.0])) == 7
+    assert math.isnan(stats.normalized_area(np.array([1.0, 2]), np.array([np.nan, np.nan])))
 
 
 def test_penalties_by_hand() -> None:
     base = np.arange(5)[:, None] + np.array([50.0, 60, 70])
     noise = np.array([0.01, -0.01, 0, 0.02, -0.02])[:, None] * [0, 1, 500]
     gap = np.array([0, 1, 1])
-    wins = stats.penalties([curve("a", base), curve("b", base + gap + noise)])
+    wins = stats.penalty_matrix([curve("a", base), curve("b", base + gap + noise)])
     # round 0 is shared, round 1 a clear gap of 1, round 2 a gap of 1 within 7.9 x t / sqrt(5)
     np.testing.assert_allclose(wins, [[0, 0], [1 / 2, 0]])
     np.testing.assert_allclose(
-        stats.penalties([curve("a", base), curve("b", base + [1, 1, 1] + noise + noise[:, [1, 0, 0]])], num_shared=0),
+        stats.penalty_matrix(
+            [curve("a", base), curve("b", base + [1, 1, 1] + noise + noise[:, [1, 0, 0]])], num_shared=0
+        ),
         [[0, 0], [2 / 3, 0]],
     )
 
@@ -118,29 +128,31 @@ def test_penalties_take_five_pairs_that_differ() -> None:
     better = base + 3 + np.array([[0.1], [0.2], [0.0], [-0.1], [0.3]])
     for num_pairs, expected in ((5, 1.0), (4, np.nan), (2, np.nan), (1, np.nan)):
         pair = [curve("a", better[:num_pairs]), curve("b", base)]
-        np.testing.assert_array_equal(stats.penalties(pair), [[0, expected], [expected * 0, 0]])
+        np.testing.assert_array_equal(stats.penalty_matrix(pair), [[0, expected], [expected * 0, 0]])
     alone = [curve("a", better[:, :1]), curve("b", base[:, :1])]  # nothing but the round that both share
-    np.testing.assert_array_equal(stats.penalties(alone), [[0, np.nan], [np.nan, 0]])
-    np.testing.assert_array_equal(stats.penalties([curve("a", base + 3), curve("b", base)]), np.zeros((2, 2)))
+    np.testing.assert_array_equal(stats.penalty_matrix(alone), [[0, np.nan], [np.nan, 0]])
+    np.testing.assert_array_equal(stats.penalty_matrix([curve("a", base + 3), curve("b", base)]), np.zeros((2, 2)))
 
 
 def test_chance_gives_a_fortieth_of_the_rounds() -> None:
     rng = np.random.default_rng(0)
     pair = [curve(name, rng.normal(size=(5, 20_001))) for name in "ab"]
-    wins = stats.penalties(pair)
+    wins = stats.penalty_matrix(pair)
     assert wins[0, 1] == pytest.approx(0.025, abs=0.005)
     assert wins[1, 0] == pytest.approx(0.025, abs=0.005)
 
 
 def test_ranks_and_their_critical_difference() -> None:
     scores = np.array([[3.0, 2, 1], [3, 2, 1], [3, 1, 2], [2, 2, 1], [3, 2, 1]])
-    found = stats.ranks(["a", "b", "c"], scores, list("vwxyz"))
+    found = stats.rank_strategies(["a", "b", "c"], scores, list("vwxyz"))
     np.testing.assert_allclose(found.mean_A, [(4 + 1.5) / 5, (2 + 2 + 3 + 1.5 + 2) / 5, (3 + 3 + 2 + 3 + 3) / 5])
-    assert found.critical == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 5)), abs=2e-3)  # Demšar's table: q.05, k = 3
+    assert found.critical_difference == pytest.approx(
+        2.343 * math.sqrt(3 * 4 / (6 * 5)), abs=2e-3
+    )  # Demšar's table: q.05, k = 3
     assert found.p == pytest.approx(scipy_stats.friedmanchisquare(*scores.T).pvalue)
-    few = stats.ranks(["a", "b", "c"], scores, list("vwxyy"))
+    few = stats.rank_strategies(["a", "b", "c"], scores, list("vwxyy"))
     assert few.num_data_sets == 4
-    assert math.isnan(few.critical)
+    assert math.isnan(few.critical_difference)
     np.testing.assert_allclose(few.mean_A, [(1 + 1 + 1 + 1) / 4, (2 + 2 + 3 + 2) / 4, (3 + 3 + 2 + 3) / 4])
 
 
@@ -153,8 +165,8 @@ def test_schedules_of_one_data_set_do_not_make_equal_strategies_differ(num_sets:
     for _ in range(1_000):
         own_DA = rng.normal(size=(num_sets, 5))
         scores_TA = np.repeat(own_DA, num_schedules, 0) + rng.normal(0, 0.1, (num_sets * num_schedules, 5))
-        ranks = stats.ranks(list("abcde"), scores_TA, data_sets)
-        found.append(np.ptp(ranks.mean_A) > ranks.critical)
+        ranks = stats.rank_strategies(list("abcde"), scores_TA, data_sets)
+        found.append(np.ptp(ranks.mean_A) > ranks.critical_difference)
     print(num_sets, "x", num_schedules, "family-wise error", np.mean(found))
     assert np.mean(found) <= 0.06
 
@@ -162,15 +174,15 @@ def test_schedules_of_one_data_set_do_not_make_equal_strategies_differ(num_sets:
 def test_pairing_is_by_seed_and_start_never_by_order() -> None:
     a = curve("a", [[1.0], [2], [3]], seeds=(0, 1, 2))
     b = curve("b", [[30.0], [10], [20]], seeds=(2, 0, 5))
-    pairs = paired(a, b)
-    assert (pairs.seeds, pairs.first, pairs.second) == ((0, 2), [0, 2], [1, 0])
-    assert pairs.alone == ("a seed 1", "b seed 5")
+    pairs = pair_runs(a, b)
+    assert (pairs.seeds, pairs.first_rows, pairs.second_rows) == ((0, 2), [0, 2], [1, 0])
+    assert pairs.unpaired_runs == ("a seed 1", "b seed 5")
     with pytest.raises(ValueError, match=r"a and c do not pair at seed 1: they started from other data"):
-        paired(a, curve("c", [[1.0], [2]], seeds=(0, 1), starts=("start 0", "elsewhere")))
+        pair_runs(a, curve("c", [[1.0], [2]], seeds=(0, 1), starts=("start 0", "elsewhere")))
     with pytest.raises(ValueError, match="no common seed"):
-        paired(a, curve("d", [[1.0]], seeds=(9,)))
+        pair_runs(a, curve("d", [[1.0]], seeds=(9,)))
     with pytest.raises(ValueError, match="of its 5 runs only the mean is known"):
-        paired(a, curve("e", [[1.0]], seeds=(), num_runs=5))
+        pair_runs(a, curve("e", [[1.0]], seeds=(), num_runs=5))
 
 
 def test_a_comparison_in_five_lines() -> None:
@@ -179,38 +191,42 @@ def test_a_comparison_in_five_lines() -> None:
     made = experiment(curve("a", base + [0, 3, 3] + rng.normal(0, 0.1, (6, 3)) * [0, 1, 1]), curve("b", base))
     one = compare(made, "a", "b", IMAGES, 0.95, 0)
     assert one.verdict == "better"
-    assert one.final.value == pytest.approx(3, abs=0.2)
-    assert one.area.value == pytest.approx(2.25, abs=0.1)  # 0 3 3: (1.5 + 3) / 2
-    assert list(one.rounds) == [0, 1, 2]
-    assert one.rounds[0].value == 0
-    assert one.rounds[2] == one.final == student(made.curves["a"].value_SR[:, 2] - base[:, 2])
-    assert one.areas[0] - one.areas[1] == pytest.approx(one.area.value)
-    assert one.areas[1] == pytest.approx(stats.area(np.arange(3.0), base.mean(0)))
+    assert one.final_difference.value == pytest.approx(3, abs=0.2)
+    assert one.area_difference.value == pytest.approx(2.25, abs=0.1)  # 0 3 3: (1.5 + 3) / 2
+    assert list(one.round_differences) == [0, 1, 2]
+    assert one.round_differences[0].value == 0
+    assert (
+        one.round_differences[2]
+        == one.final_difference
+        == student_interval(made.curves["a"].value_SR[:, 2] - base[:, 2])
+    )
+    assert one.areas[0] - one.areas[1] == pytest.approx(one.area_difference.value)
+    assert one.areas[1] == pytest.approx(stats.normalized_area(np.arange(3.0), base.mean(0)))
     assert one.area_p == one.holm_p == 2 / 2**6
-    told = lines(one, 2)
+    told = describe_comparison(one, 2)
     assert len(told) == 5
     assert told[0] == "a minus b on made_up: 6 seeds, paired"
     assert told[4].startswith("a is better than b: it needs ")
     assert told[4].endswith(", 6 seeds")
     few = compare(experiment(curve("a", base[:3] + 3), curve("b", base[:3])), "a", "b", IMAGES, 0.95, 0)
     assert few.verdict == "undecided"
-    assert lines(few, 2)[4] == "a against b is undecided: 3 seeds can decide nothing: it takes 6 seeds"
+    assert describe_comparison(few, 2)[4] == "a against b is undecided: 3 seeds can decide nothing: it takes 6 seeds"
     two = compare(experiment(curve("a", base[:2] + 0.6), curve("b", base[:2])), "a", "b", IMAGES, 0.95, 0)
-    assert lines(two, 2)[0] == "a minus b on made_up: 2 seeds, paired"
-    assert lines(two, 2)[1].endswith(": +0.60, p = 0.5 (sign flips)")
-    assert lines(two, 2)[3].startswith("at accuracy 75.")
-    assert "[" not in lines(two, 2)[3]
+    assert describe_comparison(two, 2)[0] == "a minus b on made_up: 2 seeds, paired"
+    assert describe_comparison(two, 2)[1].endswith(": +0.60, p = 0.5 (sign flips)")
+    assert describe_comparison(two, 2)[3].startswith("at accuracy 75.")
+    assert "[" not in describe_comparison(two, 2)[3]
     assert two.verdict == "undecided"
     single = compare(experiment(curve("a", base[:1] + 3), curve("b", base[:1])), "a", "b", IMAGES, 0.95, 0)
-    assert math.isnan(single.final.low)
-    assert lines(single, 2)[4] == "a against b is undecided: 1 seed can decide nothing: it takes 6 seeds"
+    assert math.isnan(single.final_difference.low)
+    assert describe_comparison(single, 2)[4] == "a against b is undecided: 1 seed can decide nothing: it takes 6 seeds"
 
 
 def test_a_table_corrects_over_all_comparisons_and_names_who_does_not_pair() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal([60, 70], 1, (6, 2))
     stranger = curve("stranger", base, starts=tuple("elsewhere" for _ in range(6)))
-    made, refused = against(
+    made, refused = compare_all(
         experiment(curve("b", base), curve("x", base + 1), curve("y", base - 1), stranger), "b", IMAGES, 0.95, 0
     )
     assert [one.strategy for one in made] == ["x", "y"]
@@ -230,28 +246,28 @@ def simulated(rng: np.random.Generator, num_seeds: int, truth: dict[str, np.ndar
     return {name: mean + shared + rng.normal(0, 0.5, (num_seeds, len(X))) for name, mean in truth.items()}
 
 
-def share_that_covers(rule: Rule, truth: float, num_seeds: int) -> float:
+def share_that_covers(rule: TargetRule, truth: float, num_seeds: int) -> float:
     rng, covered = np.random.default_rng(num_seeds), 0
     for _ in range(NUM_SIMULATED):
         curves = simulated(rng, num_seeds)
         made = experiment(*(curve(name, values, X) for name, values in curves.items()))
-        [one] = savings(made, "a", "b", rule, IMAGES, rng)
-        covered += one.saved.low <= truth <= one.saved.high
+        [one] = compute_savings(made, "a", "b", rule, IMAGES, rng)
+        covered += one.amount.low <= truth <= one.amount.high
     return covered / NUM_SIMULATED
 
 
 def saved_in_truth(target: float) -> float:
-    a, b = (float(crossing(X[None], TRUTH[name][None], np.array([target]))[0]) for name in "ab")
+    a, b = (float(crossing_cost(X[None], TRUTH[name][None], np.array([target]))[0]) for name in "ab")
     return b - a
 
 
 @pytest.mark.parametrize("num_seeds", [5, 10])
 def test_intervals_of_savings_cover_the_truth(num_seeds: int) -> None:
-    assert 0.93 <= share_that_covers(Rule("value", 85.0), saved_in_truth(85.0), num_seeds) <= 0.97
+    assert 0.93 <= share_that_covers(TargetRule("value", 85.0), saved_in_truth(85.0), num_seeds) <= 0.97
 
 
 def test_intervals_of_savings_at_the_final_score_cover_the_truth() -> None:
-    assert 0.93 <= share_that_covers(Rule("final"), saved_in_truth(TRUTH["b"][-1]), 5) <= 0.97
+    assert 0.93 <= share_that_covers(TargetRule("final"), saved_in_truth(TRUTH["b"][-1]), 5) <= 0.97
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5, 10])
@@ -260,7 +276,7 @@ def test_intervals_of_paired_differences_cover_the_truth(num_seeds: int) -> None
     curves = simulated(rng, num_seeds * 4000)
     gaps = (curves["a"] - curves["b"])[:, 4].reshape(4000, num_seeds)
     truth = TRUTH["a"][4] - TRUTH["b"][4]
-    found = [student(row) for row in gaps]
+    found = [student_interval(row) for row in gaps]
     assert 0.93 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.97
 
 
@@ -281,7 +297,7 @@ def test_the_permutation_test_keeps_its_level_and_holm_the_family_wise_error() -
     for _ in range(num_families):
         curves = simulated(rng, num, null)
         gaps = np.stack([(curves[f"s{i}"] - curves["b"]).mean(1) for i in range(5)])
-        p = sign_flip(gaps, rng)
+        p = sign_flip_test(gaps, rng)
         wrong += int(p[0] <= 0.05)
         families += bool((holm(p) <= 0.05).any())
     exact = math.floor(0.05 * 2 ** (num - 1)) / 2 ** (num - 1)  # its level: a multiple of 2 / 2^8
@@ -305,10 +321,10 @@ def test_undecidable_comparisons_say_how_many_seeds_it_takes() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal([60, 70], 1, (6, 2))
     others = [curve(f"s{i}", base + 20 + rng.normal(0, 0.1, base.shape)) for i in range(5)]
-    made, _ = against(experiment(curve("b", base), *others), "b", IMAGES, 0.95, 0)
+    made, _ = compare_all(experiment(curve("b", base), *others), "b", IMAGES, 0.95, 0)
     assert [one.verdict for one in made] == ["undecided"] * 5  # 5 x 2 / 2^6 = 0.16
-    assert made[0].detectable == math.inf
-    assert made[0].why == (
+    assert made[0].detectable_difference == math.inf
+    assert made[0].reason == (
         "6 seeds can decide nothing in 5 comparisons: it takes 8 seeds, "
         "and they would find a difference of 1 in 4 of 5 cases"
     )
@@ -320,9 +336,9 @@ def test_images_of_many_boxes_do_not_count_where_boxes_are_the_price() -> None:
     b = replace(b, cost=b.cost | {"images": 4 * b.cost["images"]})
     schedule = Schedule(10, 10, 3, budget_in="boxes")
     one = compare(experiment(a, b, schedule=schedule), "a", "b", Price("boxes"), 0.95, 0)
-    assert one.area.value == 0
-    assert one.at == "round 2"
-    assert one.over == "all rounds"
+    assert one.area_difference.value == 0
+    assert one.last_round == "round 2"
+    assert one.area_over == "all rounds"
 
 
 # --- unequal prices ---------------------------------------------------------------------------
@@ -334,13 +350,13 @@ def test_areas_at_equal_price_by_hand() -> None:
     base = np.array([[10.0, 20, 30, 40]]) + np.arange(6)[:, None]
     a, b = curve("a", base, [2000.0, 3000, 4000, 5000]), curve("b", base, [1000.0, 2000, 3000, 4000])
     one = compare(experiment(a, b), "a", "b", IMAGES, 0.95, 0)
-    assert one.over == "2,000 to 4,000 images"
-    assert one.area.value == pytest.approx(-10)
-    assert one.by_round is not None
-    assert one.by_round.value == 0
+    assert one.area_over == "2,000 to 4,000 images"
+    assert one.area_difference.value == pytest.approx(-10)
+    assert one.all_rounds_difference is not None
+    assert one.all_rounds_difference.value == 0
     assert one.verdict == "worse"
-    assert lines(one, 1)[2] == "mean accuracy over 2,000 to 4,000 images: -10.0, p = 0.0312"
-    assert lines(one, 1)[3] == "over all rounds, whatever was paid for them: +0.0, p = 1"
+    assert describe_comparison(one, 1)[2] == "mean accuracy over 2,000 to 4,000 images: -10.0, p = 0.0312"
+    assert describe_comparison(one, 1)[3] == "over all rounds, whatever was paid for them: +0.0, p = 1"
     with pytest.raises(ValueError, match="a and b have no range of images in common"):
         compare(experiment(replace(a, cost={"images": 10 * a.cost["images"]}), b), "a", "b", IMAGES, 0.95, 0)
 
@@ -361,9 +377,9 @@ def test_verdicts_at_equal_price_are_unbiased(charged: float, wide: float) -> No
             for name, learned, cost in (("a", wide * X, paid), ("b", X, X))
         )
         one = compare(experiment(a, b), "a", "b", IMAGES, 0.95, 0)
-        assert one.by_round is not None
-        found.append(one.area.value)
-        by_round.append(one.by_round.value)
+        assert one.all_rounds_difference is not None
+        found.append(one.area_difference.value)
+        by_round.append(one.all_rounds_difference.value)
     wanted, error = float(np.trapezoid(truth["a"] - truth["b"], fine) / (high - low)), np.std(found) / np.sqrt(300)
     print(
         f"truth {wanted:.3f}, at equal price {np.mean(found):.3f} +- {error:.3f}, over rounds {np.mean(by_round):.3f}"
@@ -384,7 +400,7 @@ def test_as_many_seeds_as_told_find_the_difference_in_four_of_five_cases() -> No
         number = stats.runs_to_find(difference, 0.95, family)
         assert number is not None
         rng = np.random.default_rng(number)
-        p = sign_flip(rng.normal(difference, 1, (2_000, number)), rng)
+        p = sign_flip_test(rng.normal(difference, 1, (2_000, number)), rng)
         power = float((p <= 0.05 / family).mean())
         print(number, "seeds: power", power, "at", difference, "in one of", family)
         assert 0.72 <= power <= 0.9
@@ -401,12 +417,12 @@ def test_power_grows_with_seeds_however_large_the_difference(difference: float) 
     """Against Student's noncentral distribution of `stats`: the special function has NaN where next to nothing is."""
     for num_seeds in range(11, 40):
         alpha, steps = 0.05 / 9, 2.0 ** (num_seeds - 1)
-        told, share = stats.power_of(num_seeds, alpha)(difference), math.floor(alpha * steps) / steps
+        told, share = stats.power_function(num_seeds, alpha)(difference), math.floor(alpha * steps) / steps
         bound = scipy_stats.t.isf(share / 2, num_seeds - 1)
         assert told == pytest.approx(
             scipy_stats.nct.sf(bound, num_seeds - 1, difference * math.sqrt(num_seeds)), abs=1e-4
         )
-    assert stats.runs_to_find(8.0, 0.95, 200) == stats.least_runs(0.95, 200)
+    assert stats.runs_to_find(8.0, 0.95, 200) == stats.min_runs_to_reject(0.95, 200)
 
 
 def test_about_equal_is_told_from_undecided() -> None:
@@ -415,9 +431,9 @@ def test_about_equal_is_told_from_undecided() -> None:
     near, far = (curve("a", base + rng.normal(0, spread, base.shape)) for spread in (0.2, 3.0))
     one, other = (compare(experiment(a, curve("b", base)), "a", "b", IMAGES, 0.95, 0) for a in (near, far))
     assert one.verdict == "equivalent"
-    assert one.why.startswith("the 90 % interval lies within ± 1")
+    assert one.reason.startswith("the 90 % interval lies within ± 1")
     assert other.verdict == "undecided"
-    assert "6 seeds find a difference of 3.2 in 4 of 5 cases; about 28 would find a difference of 1" in other.why
+    assert "6 seeds find a difference of 3.2 in 4 of 5 cases; about 28 would find a difference of 1" in other.reason
 
 
 def test_verdicts_are_sentences() -> None:
@@ -439,7 +455,7 @@ def test_verdicts_are_sentences() -> None:
     assert lower.saving is not None
     same = compare(experiment(curve("a", base + rng.normal(0, 0.1, (8, 3))), b), "a", "b", IMAGES, 0.95, 0)
     assert same.sentence.startswith("a is as good as b to within 1: the 90 % interval lies within ± 1, 8 seeds")
-    unsure = replace(same, area=replace(same.area, value=5.0))
+    unsure = replace(same, area=replace(same.area_difference, value=5.0))
     assert unsure.verdict == "undecided"
     for verdict in (better, same, unsure):  # a label may hold anything
         named = replace(verdict, strategy="\\input{x}", against="{}")
@@ -448,6 +464,6 @@ def test_verdicts_are_sentences() -> None:
 
 
 def test_zero_has_no_sign_of_its_own() -> None:
-    assert shown(Interval(-1e-6, math.nan, math.nan), 3, "+") == "+0.000"
-    assert shown(Interval(-0.2, -1.0, 3.0), 0) == "0 [-1, 3]"
-    assert shown(Interval(0.6, 0.6, 0.6), 2, "+") == "+0.60"
+    assert format_interval(Interval(-1e-6, math.nan, math.nan), 3, "+") == "+0.000"
+    assert format_interval(Interval(-0.2, -1.0, 3.0), 0) == "0 [-1, 3]"
+    assert format_interval(Interval(0.6, 0.6, 0.6), 2, "+") == "+0.60"

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from benchmark.contract.scores import ACCURACY, Metric, brief
-from benchmark.records.agreement import Mixture
-from benchmark.records.record import Header, Measured, Record, body_of, read_lines, seal
+from benchmark.contract.scores import ACCURACY, Metric, shorten_metric
+from benchmark.records.agreement import MixedRecordsError
+from benchmark.records.record import Header, Measured, Record, encode_line, read_lines, verify_line
 from benchmark.records.store import Store
 
 HEADER = Header("k1", identity("random"), "data1", 100, "accuracy", [7])
@@ -33,7 +33,7 @@ def measured(number: int) -> Measured:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "run")
-    store.start(CELL, HEADER)
+    store.start_cell(CELL, HEADER)
     for number in range(3):
         store.append(CELL, record(number), measured(number))
     return store
@@ -43,7 +43,7 @@ def test_reads_what_it_wrote_to_the_last_bit(store: Store) -> None:
     header, records = store.records(CELL)
     assert header == HEADER
     assert records == [record(0), record(1), record(2)]
-    assert [one.round for one in store.measured(CELL)] == [0, 1, 2]
+    assert [one.round for one in store.measurements(CELL)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 30])
@@ -52,7 +52,7 @@ def test_a_torn_last_line_is_cut_off_and_written_again(store: Store, cut: int) -
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     assert len(store.records(CELL)[1]) == 2
-    assert len(store.start(CELL, HEADER)) == 2
+    assert len(store.start_cell(CELL, HEADER)) == 2
     store.append(CELL, record(2), measured(2))
     assert path.read_bytes() == whole
 
@@ -66,7 +66,7 @@ def test_a_flipped_bit_is_named_and_not_used(store: Store) -> None:
     assert found.records == [record(0)]
     assert "line 3 is damaged" in found.damage
     assert str(path) in found.damage
-    assert len(store.start(CELL, HEADER)) == 1  # and a run goes on from there
+    assert len(store.start_cell(CELL, HEADER)) == 1  # and a run goes on from there
     assert path.read_bytes() == b"".join(lines[:2])
     assert not store.read(CELL).damage
 
@@ -77,7 +77,7 @@ def in_crlf(path: Path) -> None:
 
 
 def test_lines_that_end_in_crlf_are_read_and_written_on(store: Store) -> None:
-    store.ask("quick", [experiment()])
+    store.update_manifest("quick", [experiment()])
     for path in (store.path(CELL), store.path(CELL, "measured"), store.folder / "grid.json"):
         in_crlf(path)
     before, notices = store.path(CELL).read_bytes(), list[str]()
@@ -85,9 +85,11 @@ def test_lines_that_end_in_crlf_are_read_and_written_on(store: Store) -> None:
     assert again.read(CELL).damage == ""
     assert again.header(CELL) == HEADER
     assert again.manifest()["experiments"][0]["name"] == "digits"
-    assert len(again.start(CELL, HEADER)) == 3
+    assert len(again.start_cell(CELL, HEADER)) == 3
     again.append(CELL, record(3), measured(3))
-    assert [one.round for one in again.records(CELL)[1]] == [one.round for one in again.measured(CELL)] == [0, 1, 2, 3]
+    assert (
+        [one.round for one in again.records(CELL)[1]] == [one.round for one in again.measurements(CELL)] == [0, 1, 2, 3]
+    )
     assert store.path(CELL).read_bytes().startswith(before)
     assert notices == []
 
@@ -105,7 +107,7 @@ def test_git_leaves_the_bytes_of_records_as_they_are() -> None:
 def test_a_torn_last_line_is_cut_off_and_said(store: Store, kind: str) -> None:
     path, notices = store.path(CELL, kind), list[str]()
     path.write_bytes(path.read_bytes()[:-5])
-    Store(store.folder, notices.append).start(CELL, HEADER)
+    Store(store.folder, notices.append).start_cell(CELL, HEADER)
     [said] = notices
     assert said == f"{path}: line {4 if kind == 'cells' else 3} is torn and is cut off"
     assert list(path.parent.iterdir()) == [path]
@@ -130,7 +132,7 @@ def test_what_else_is_cut_off_a_file_is_kept_beside_it_and_said(
     damaged = spoil(path.read_bytes())
     for number in (1, 2):
         path.write_bytes(damaged)
-        Store(store.folder, notices.append).start(CELL, HEADER)
+        Store(store.folder, notices.append).start_cell(CELL, HEADER)
         copy = path.with_name(f"{path.name}.damaged-{number}")
         assert notices[number - 1].startswith(f"{path}: line ")
         assert notices[number - 1].endswith(f"the file as it was is kept as {copy.name}")
@@ -142,8 +144,8 @@ def test_what_else_is_cut_off_a_file_is_kept_beside_it_and_said(
 def test_another_cells_file_is_neither_cut_nor_copied(store: Store) -> None:
     path = store.path(CELL)
     path.write_bytes(damaged := path.read_bytes()[:-5])
-    with pytest.raises(Mixture, match="settings or plug-in versions"):
-        store.start(CELL, structs.replace(HEADER, key="other"))
+    with pytest.raises(MixedRecordsError, match="settings or plug-in versions"):
+        store.start_cell(CELL, structs.replace(HEADER, key="other"))
     assert path.read_bytes() == damaged
 
 
@@ -153,26 +155,26 @@ def test_records_of_other_settings_or_data_are_refused(store: Store) -> None:
     words = ("settings or plug-in versions", "other data", "files of an encoder's weights")
     for other, told in zip(others, words, strict=True):
         with pytest.raises(ValueError, match=f"was written with .*{told}"):
-            store.start(CELL, structs.replace(HEADER, **other))
+            store.start_cell(CELL, structs.replace(HEADER, **other))
     assert len(store.records(CELL)[1]) == 3
 
 
 def test_an_experiment_is_of_one_file_of_weights_and_of_one_data_set(tmp_path: Path) -> None:
     store, (one, two) = Store(tmp_path), ({"dino": {"weights": told}} for told in ("this", "that"))
-    store.start("task/plan/geal/seed-0", structs.replace(HEADER, weights=one))
+    store.start_cell("task/plan/geal/seed-0", structs.replace(HEADER, weights=one))
     for cell in ("geal/seed-1", "coreset/seed-0"):
         with pytest.raises(ValueError, match=r"seed-0.jsonl was written with other files of weights of dino"):
-            store.start(f"task/plan/{cell}", structs.replace(HEADER, weights=two))
+            store.start_cell(f"task/plan/{cell}", structs.replace(HEADER, weights=two))
     for weights in (one, {"vit": {"weights": "that"}}, {}):
         with pytest.raises(ValueError, match=r"was written with other data"):
-            store.start("task/plan/freesel/seed-0", structs.replace(HEADER, data="other", weights=weights))
-        assert not store.start(f"task/plan/{len(str(weights))}/seed-1", structs.replace(HEADER, weights=weights))
-    assert not store.start("task/plan/vaal/seed-1", HEADER)
+            store.start_cell("task/plan/freesel/seed-0", structs.replace(HEADER, data="other", weights=weights))
+        assert not store.start_cell(f"task/plan/{len(str(weights))}/seed-1", structs.replace(HEADER, weights=weights))
+    assert not store.start_cell("task/plan/vaal/seed-1", HEADER)
     assert b"weights" not in store.path("task/plan/vaal/seed-1").read_bytes()
 
 
 def test_another_schema_is_refused(store: Store) -> None:
-    store.path(CELL).write_bytes(seal(structs.asdict(HEADER) | {"schema": 99}))
+    store.path(CELL).write_bytes(encode_line(structs.asdict(HEADER) | {"schema": 99}))
     with pytest.raises(ValueError, match="schema 99"):
         store.records(CELL)
 
@@ -198,10 +200,10 @@ def test_a_record_keeps_the_scores_of_single_classes(store: Store) -> None:
 def test_a_header_tells_of_its_metric_what_the_name_does_not(tmp_path: Path) -> None:
     store, own = Store(tmp_path), Metric("error", "percent", higher_is_better=False, digits=1, margin=0.5)
     for number, metric in enumerate((ACCURACY, own, Metric("nll"))):
-        store.start(f"a/b/{number}", structs.replace(HEADER, metric=brief(metric)))
+        store.start_cell(f"a/b/{number}", structs.replace(HEADER, metric=shorten_metric(metric)))
         header = store.header(f"a/b/{number}")
         assert header is not None
-        assert header.measure == metric
+        assert header.task_metric == metric
         text = store.path(f"a/b/{number}").read_text()
         assert (f'"metric": "{metric}"' in text) == (metric is not own)  # as older releases wrote it
     assert '"metric": {"digits": 1, "higher_is_better": false, "margin": 0.5, "name": "error", "unit": "percent"}' in (
@@ -214,7 +216,7 @@ def test_a_record_keeps_the_smallest_batch_which_is_a_number(store: Store) -> No
     assert [one.smallest_batch for one in store.records(CELL)[1]] == [None, None, None, 7]
     body = structs.asdict(record(4)) | {"smallest_batch": "seven"}
     with open(store.path(CELL), "ab") as handle:
-        handle.write(seal(body))
+        handle.write(encode_line(body))
     with pytest.raises(ValueError, match="line 6 is no Record of schema 1: smallest_batch: expected"):
         store.records(CELL)
 
@@ -237,14 +239,16 @@ def experiment(**changes: object) -> dict[str, object]:
 
 def test_the_manifest_grows_but_never_changes(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.ask("quick", [experiment(schedule=SCHEDULE | {"initial": 5000})])  # a typo: nothing was recorded of it
-    store.ask("quick", [experiment()])
-    store.start(CELL, HEADER)
+    store.update_manifest(
+        "quick", [experiment(schedule=SCHEDULE | {"initial": 5000})]
+    )  # a typo: nothing was recorded of it
+    store.update_manifest("quick", [experiment()])
+    store.start_cell(CELL, HEADER)
     more = [{"path": "other", "key": "k2", "strategy": "mine", "seed": 0, "dagger": False}]
-    store.ask("quick", [experiment(cells=more)])
+    store.update_manifest("quick", [experiment(cells=more)])
     assert [cell["strategy"] for cell in store.manifest()["experiments"][0]["cells"]] == ["random", "mine"]
     with pytest.raises(ValueError, match="out=DIR"):
-        store.ask("quick", [experiment(schedule=SCHEDULE | {"initial": 6})])
+        store.update_manifest("quick", [experiment(schedule=SCHEDULE | {"initial": 6})])
 
 
 def test_no_results_is_said(tmp_path: Path) -> None:
@@ -254,27 +258,27 @@ def test_no_results_is_said(tmp_path: Path) -> None:
 
 @given(st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text()))
 def test_any_content_survives_sealing(body: dict[str, object]) -> None:
-    sealed = body_of(seal(body))
+    sealed = verify_line(encode_line(body))
     assert sealed is not None
     assert json.loads(sealed) == body
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_pass_for_a_record_by_chance(junk: bytes) -> None:
-    body = body_of(junk)
-    assert body is None or seal(json.loads(body)) == junk
+    body = verify_line(junk)
+    assert body is None or encode_line(json.loads(body)) == junk
 
 
 @given(st.integers(0, 400), st.integers(1, 255))
 def test_no_damage_goes_unseen(place: int, flip: int) -> None:
-    line = seal(structs.asdict(record(0)))
+    line = encode_line(structs.asdict(record(0)))
     place %= len(line)
     damaged = line[:place] + bytes([line[place] ^ flip]) + line[place + 1 :]
-    assert body_of(damaged) is None
+    assert verify_line(damaged) is None
 
 
 def test_sound_lines_before_a_torn_one(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_bytes(seal({"a": 1}) + b'{"body": {"a"')
-    assert read_lines(path) == ([{"a": 1}], len(seal({"a": 1})), "line 2 is torn")
+    path.write_bytes(encode_line({"a": 1}) + b'{"body": {"a"')
+    assert read_lines(path) == ([{"a": 1}], len(encode_line({"a": 1})), "line 2 is torn")
     assert json.loads(path.read_bytes().splitlines()[0])["body"] == {"a": 1}

@@ -16,7 +16,14 @@ from benchmark.api import Indices, Predictions, View
 from benchmark.plugins.capabilities import LABEL_NEEDS
 from benchmark.plugins.registry import REGISTRY, Plugin
 from benchmark.strategies.bald import bald, mutual_information
-from benchmark.strategies.discriminative import Recipe, discriminative, discriminator, shares, surety, trained
+from benchmark.strategies.discriminative import (
+    Recipe,
+    build_discriminator,
+    discriminative,
+    split_budget,
+    train_discriminator,
+    unlabelled_logit,
+)
 from benchmark.strategies.entropy import entropy
 from benchmark.strategies.learning_loss import LossPrediction, learning_loss
 from benchmark.strategies.least_confidence import least_confidence
@@ -35,7 +42,7 @@ FAST: dict[str, dict[str, Any]] = {
     "bald": {"num_samples": 3},
     "matched_random": {"like": "isal[depth=3,repeats=2]"},
 }
-SERVED = [n for n, p in PLUGINS.items() if all(hasattr(Toy, x) for x in p.needed(p.bind({})) - LABEL_NEEDS)]
+SERVED = [n for n, p in PLUGINS.items() if all(hasattr(Toy, x) for x in p.resolve_needs(p.bind({})) - LABEL_NEEDS)]
 
 
 def values_of(plugin: Plugin) -> dict[str, Any]:
@@ -44,7 +51,7 @@ def values_of(plugin: Plugin) -> dict[str, Any]:
 
 def round_of(plugin: Plugin, task: Toy) -> View:
     values = values_of(plugin)
-    return look(task, plugin.needed(values), plugin.companion(**values) if plugin.companion else None)
+    return look(task, plugin.resolve_needs(values), plugin.companion(**values) if plugin.companion else None)
 
 
 def choose(plugin: Plugin, task: Toy, budget: int = 7, seed: int = 0) -> Indices:
@@ -205,7 +212,7 @@ class Rising:
         return torch.from_numpy(indices).double()
 
     def view(self) -> View:
-        needs, none = PLUGINS["learning_loss"].needed(PLUGINS["learning_loss"].bind({})), np.empty(0, np.int64)
+        needs, none = PLUGINS["learning_loss"].resolve_needs(PLUGINS["learning_loss"].bind({})), np.empty(0, np.int64)
         return View(self, None, none, np.arange(12_000), num_initial=0, held_out=none, needs=needs)  # type: ignore[arg-type]
 
 
@@ -255,13 +262,13 @@ def discriminative_twin(view: View, budget: int, num_queries: int, ratio: int, w
     """Query by query: the surest of the draw, or of all that is left, joins the labelled side."""
     rng, inside, picks = np.random.default_rng(seed), view.labelled.tolist(), list[int]()
     recipe = Recipe(FEW["width"], FEW["epochs"], FEW["lr"], FEW["batch_size"], 0.98, False)
-    for size in shares(budget, num_queries):
+    for size in split_budget(budget, num_queries):
         outside = [index for index in range(200) if index not in inside]
         shown = rng.choice(outside, min(len(outside), ratio * len(inside)), replace=False).tolist()
         x = view.embed(np.arange(200))
-        net, _, _ = trained(x[inside], x[shown], recipe, int(rng.integers(2**63)))
+        net, _, _ = train_discriminator(x[inside], x[shown], recipe, int(rng.integers(2**63)))
         offered = shown if within == "subset" else outside
-        sure = dict(zip(offered, surety(net, x[offered]).tolist(), strict=True))
+        sure = dict(zip(offered, unlabelled_logit(net, x[offered]).tolist(), strict=True))
         best = sorted(offered, key=lambda index: -sure[index])[:size]
         inside, picks = sorted([*inside, *best]), [*picks, *best]
     return picks
@@ -301,13 +308,13 @@ def test_discriminative_stops_when_it_separates_and_queries_join_the_labelled() 
 def test_discriminator_weighs_both_sides_alike_where_balanced(balanced: bool, odds: float) -> None:
     """On inputs that tell nothing, ten unlabelled to one labelled image, it learns the odds."""
     recipe = Recipe(width=8, epochs=150, lr=1e-2, batch_size=44, stop_accuracy=1.0, balanced=balanced)
-    net, _, _ = trained(torch.ones(4, 30), torch.ones(40, 30), recipe, seed=0)
-    assert surety(net, torch.ones(1, 30)).exp().item() == pytest.approx(odds, rel=0.1)
+    net, _, _ = train_discriminator(torch.ones(4, 30), torch.ones(40, 30), recipe, seed=0)
+    assert unlabelled_logit(net, torch.ones(1, 30)).exp().item() == pytest.approx(odds, rel=0.1)
 
 
 @pytest.mark.parametrize(("budget", "num_queries"), [(10, 3), (3, 10), (7, 7), (1, 1), (1000, 10)])
 def test_discriminative_spreads_the_budget(budget: int, num_queries: int) -> None:
-    sizes = shares(budget, num_queries)
+    sizes = split_budget(budget, num_queries)
     assert sum(sizes) == budget
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) >= 1
@@ -315,6 +322,8 @@ def test_discriminative_spreads_the_budget(budget: int, num_queries: int) -> Non
 
 
 def test_discriminator_is_narrow_on_few_features() -> None:
-    assert [layer.out_features for layer in discriminator(29, 256)[::2]] == [20, 20, 20, 2]
-    assert [layer.out_features for layer in discriminator(30, 256)[::2]] == [256, 256, 256, 2]
-    assert all(F.relu(-p).sum() == 0 for name, p in discriminator(30, 8).named_parameters() if name.endswith("bias"))
+    assert [layer.out_features for layer in build_discriminator(29, 256)[::2]] == [20, 20, 20, 2]
+    assert [layer.out_features for layer in build_discriminator(30, 256)[::2]] == [256, 256, 256, 2]
+    assert all(
+        F.relu(-p).sum() == 0 for name, p in build_discriminator(30, 8).named_parameters() if name.endswith("bias")
+    )

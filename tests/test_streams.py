@@ -19,7 +19,7 @@ import pytest
 from _cells import FAULTY, bytes_of
 from test_faults import check_stated
 
-from benchmark.system.streams import outlasting_the_terminal, tolerant
+from benchmark.system.streams import ignore_hangup, tolerant_stream
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "dumb"}
@@ -40,7 +40,7 @@ def text_to(number: int) -> io.TextIOWrapper:
 
 def test_what_cannot_be_written_is_dropped_and_the_rest_arrives() -> None:
     reader, writer = os.pipe()
-    stream = tolerant(text_to(writer))
+    stream = tolerant_stream(text_to(writer))
     print("one", file=stream)
     assert os.read(reader, 99) == b"one\n"
     os.close(reader)
@@ -54,7 +54,7 @@ def test_what_cannot_be_written_is_dropped_and_the_rest_arrives() -> None:
 
 def test_a_full_disk_takes_nothing_and_raises_nothing() -> None:
     number = os.open("/dev/full", os.O_WRONLY)
-    stream = tolerant(text_to(number))
+    stream = tolerant_stream(text_to(number))
     print("one", file=stream)
     stream.flush()
     os.close(number)
@@ -63,7 +63,7 @@ def test_a_full_disk_takes_nothing_and_raises_nothing() -> None:
 def test_a_pipe_that_does_not_block_gets_everything() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    stream, parts = tolerant(text_to(writer)), list[bytes]()
+    stream, parts = tolerant_stream(text_to(writer)), list[bytes]()
 
     def read() -> None:
         while part := os.read(reader, 4096):
@@ -82,10 +82,10 @@ def test_a_pipe_that_does_not_block_gets_everything() -> None:
 
 def test_streams_that_are_no_files_stay_and_closed_ones_are_silent() -> None:
     text = io.StringIO()
-    assert tolerant(text) is text
-    once = tolerant(text_to(2))
-    assert tolerant(once) is once
-    silent = tolerant(None)
+    assert tolerant_stream(text) is text
+    once = tolerant_stream(text_to(2))
+    assert tolerant_stream(once) is once
+    silent = tolerant_stream(None)
     print("x", file=silent)
     silent.close()
 
@@ -171,17 +171,17 @@ def test_a_run_goes_on_when_its_terminal_is_closed(tmp_path: Path, recorded: Pat
 
 def test_only_a_block_outlasts_the_terminal_and_who_decided_otherwise_is_obeyed() -> None:
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
-    with outlasting_the_terminal():
+    with ignore_hangup():
         os.kill(os.getpid(), signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     signal.signal(signal.SIGHUP, lambda *_: None)
     own = signal.getsignal(signal.SIGHUP)
-    with outlasting_the_terminal():
+    with ignore_hangup():
         assert signal.getsignal(signal.SIGHUP) is own
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def elsewhere() -> None:
-        with outlasting_the_terminal():
+        with ignore_hangup():
             raised.append(signal.getsignal(signal.SIGHUP))
 
     raised = list[object]()

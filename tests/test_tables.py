@@ -14,7 +14,7 @@ import pytest
 from _curves import identity
 
 from benchmark.analysis import tables as tabling
-from benchmark.analysis.reading import ours
+from benchmark.analysis.reading import read_stores
 from benchmark.cli.terminal import print_table
 from benchmark.contract.scores import ACCURACY
 from benchmark.experiment.schedule import Schedule
@@ -39,20 +39,20 @@ def store(tmp_path: Path) -> Store:
         for seed in (0, 1)
     ]
     schedule = {"initial": 10, "budget": 5, "rounds": 2, "validation": 0}
-    store.ask("made", [{"name": "made_up", "task": "digits", "schedule": schedule, "cells": cells}])
+    store.update_manifest("made", [{"name": "made_up", "task": "digits", "schedule": schedule, "cells": cells}])
     for cell in cells:
         for number, value in enumerate(SCORES[str(cell["strategy"])].get(int(str(cell["seed"])), [])):
             if number == 0:
-                store.start(str(cell["path"]), Header("k", identity("random"), "data", 100, "accuracy", []))
+                store.start_cell(str(cell["path"]), Header("k", identity("random"), "data", 100, "accuracy", []))
             record = Record(number, 10 + 5 * number, [], {"images": 10.0}, {"accuracy": value})
             store.append(str(cell["path"]), record, Measured(number, {}, False, 0, "cpu", {}))
-    store.fail("broken_one/seed-0", "Traceback")
+    store.save_failure("broken_one/seed-0", "Traceback")
     return store
 
 
 def test_methods_by_rounds_with_spread_and_what_lacks(store: Store) -> None:
-    [made] = tabling.tables(ours([store]))
-    assert tabling.grid_of(made) == [
+    [made] = tabling.build_tables(read_stores([store]))
+    assert tabling.text_rows(made) == [
         ["strategy", "10", "15"],
         ["random", "51.00 ± 1.41", "62.00 ± 2.83"],
         ["isal[reference=test]†", "51.00 ± 1.41", "70.00 (1/2)"],
@@ -63,10 +63,10 @@ def test_methods_by_rounds_with_spread_and_what_lacks(store: Store) -> None:
 
 
 def test_csv_reads_back_in_the_columns_of_published_curves(store: Store, tmp_path: Path) -> None:
-    [made] = tabling.tables(ours([store]))
-    paths = tabling.write([made], tmp_path)
+    [made] = tabling.build_tables(read_stores([store]))
+    paths = tabling.write_tables([made], tmp_path)
     assert [path.name for path in paths] == ["made_up.csv", "made_up.md", "made_up.tex"]
-    assert paths[0].read_text() == tabling.tidy(made).to_csv(index=False)  # the usual writer of such files
+    assert paths[0].read_text() == tabling.tidy_frame(made).to_csv(index=False)  # the usual writer of such files
     frame = pd.read_csv(paths[0])
     columns = ["source", "task", "strategy", "num_runs", "round", "num_labelled", "boxes", "metric", "value", "std"]
     assert list(frame.columns[:10]) == columns
@@ -76,7 +76,7 @@ def test_csv_reads_back_in_the_columns_of_published_curves(store: Store, tmp_pat
 
 
 def test_screens_explain_what_files_leave_out(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    [made] = tabling.tables(ours([store]))
+    [made] = tabling.build_tables(read_stores([store]))
     counts, spread = made.legend
     assert (
         spread
@@ -91,7 +91,7 @@ def test_screens_explain_what_files_leave_out(store: Store, tmp_path: Path, caps
     ]
     print_table(made)
     assert counts.split(":")[0] in capsys.readouterr().out
-    assert counts not in tabling.markdown(made) + tabling.latex(made)
+    assert counts not in tabling.to_markdown(made) + tabling.to_latex(made)
     uneven = dataclasses.replace(made, rows={"a": [tabling.Entry(1.0, None, 3, 3, 0, 1, {})]})
     assert uneven.legend == []
     uneven.rows["b"] = [tabling.Entry(1.0, None, 5, 5, 0, 1, {})]
@@ -99,8 +99,8 @@ def test_screens_explain_what_files_leave_out(store: Store, tmp_path: Path, caps
 
 
 def test_latex_is_balanced_and_escaped(store: Store) -> None:
-    [made] = tabling.tables(ours([store]))
-    text = tabling.latex(made)
+    [made] = tabling.build_tables(read_stores([store]))
+    text = tabling.to_latex(made)
     assert r"broken\_one & failed (0/2) & failed (0/2) \\" in text
     assert r"isal[reference=test]$^\dagger$ & 51.00 $\pm$ 1.41" in text
     assert text.count("{") == text.count("}")
@@ -108,7 +108,7 @@ def test_latex_is_balanced_and_escaped(store: Store) -> None:
 
 
 def test_json_holds_every_entry(store: Store) -> None:
-    rows = json.loads(tabling.as_json(tabling.tables(ours([store]))))
+    rows = json.loads(tabling.to_json(tabling.build_tables(read_stores([store]))))
     assert len(rows) == 8
     assert [row["value"] for row in rows if row["strategy"] == "coreset"] == [None, None]
 
@@ -119,7 +119,7 @@ def test_csv_quotes_names_with_commas() -> None:
     rows = {name: [entry]}
     made = tabling.Table("t", "x", "digits", ACCURACY, ["1"], (0,), rows, {name: []}, Schedule(1, 1, 1))
     assert "Paid for held-out labels besides: isal[k=2,order=file] (2)." in made.note
-    [row] = list(csv.DictReader(io.StringIO(tabling.tidy(made).to_csv(index=False))))
+    [row] = list(csv.DictReader(io.StringIO(tabling.tidy_frame(made).to_csv(index=False))))
     assert row["strategy"] == "isal[k=2,order=file]"
 
 
@@ -162,14 +162,14 @@ def test_daggers_are_told_in_words_and_the_csv_tells_of_evaluation_labels_alone(
     cells = [{"path": one, "key": "k", "strategy": one, "seed": 0, "dagger": told} for one, told in daggers.items()]
     store = Store(tmp_path)
     schedule = {"initial": 10, "budget": 5, "rounds": 1, "validation": 0}
-    store.ask("made", [{"name": "e", "task": "t", "schedule": schedule, "cells": cells}])
-    [made] = tabling.tables(ours([store]))
+    store.update_manifest("made", [{"name": "e", "task": "t", "schedule": schedule, "cells": cells}])
+    [made] = tabling.build_tables(read_stores([store]))
     assert made.daggers == daggers | {"old": [saw], "older": []}
-    assert [row[0] for row in tabling.grid_of(made)[1:]] == ["honest", "tested†", "cut†", "old†", "older", "both†"]
+    assert [row[0] for row in tabling.text_rows(made)[1:]] == ["honest", "tested†", "cut†", "old†", "older", "both†"]
     assert made.note.endswith(
         "columns: labelled images. † selection saw evaluation labels; the pool was cut by its boxes."
     )
-    frame = tabling.tidy(made)
+    frame = tabling.tidy_frame(made)
     assert dict(zip(frame.strategy, frame.saw_evaluation_labels, strict=True)) == {
         "honest": False, "tested": True, "cut": False, "old": True, "older": False, "both": True
     }  # fmt: skip
@@ -194,16 +194,16 @@ def detection(folder: Path, **more: object) -> tabling.Table:
         for number, name in enumerate(DETECTION)
         for seed in (0, 1)
     ]
-    store.ask("made", [{"name": "voc", "task": "voc2012", "schedule": schedule, "cells": cells}])
+    store.update_manifest("made", [{"name": "voc", "task": "voc2012", "schedule": schedule, "cells": cells}])
     for cell in cells:
         records = DETECTION[str(cell["strategy"])].get(int(str(cell["seed"])), [])
         for number, (images, boxes, score) in enumerate(records):
             if number == 0:
-                store.start(str(cell["path"]), Header("k", identity("random"), "data", 9000, "map", []))
+                store.start_cell(str(cell["path"]), Header("k", identity("random"), "data", 9000, "map", []))
             cost = {"images": float(images), "boxes": float(boxes)}
             record = Record(number, images, [], cost, {"map": score, "ap50": 2 * score})
             store.append(str(cell["path"]), record, Measured(number, {}, False, 0, "cpu", {}))
-    [made] = tabling.tables(ours([store]))
+    [made] = tabling.build_tables(read_stores([store]))
     assert "AUDIT FAILED" in made.note  # nothing was bought: these records are of tables alone
     return dataclasses.replace(made, faults=[])
 
@@ -226,20 +226,20 @@ def test_detection_has_three_lines_a_strategy(tmp_path: Path) -> None:
 
 Mean ± sample standard deviation over 2 seeds; columns: labelled images.
 """
-    assert tabling.markdown(detection(tmp_path)) == expected
+    assert tabling.to_markdown(detection(tmp_path)) == expected
 
 
 def test_rounds_that_no_seed_needs_are_dashes_and_means_over_fewer_seeds_say_so(tmp_path: Path) -> None:
     made = detection(tmp_path, until="map 0.22 +- 0.003")
-    assert [row for row in tabling.grid_of(made) if not row[0].startswith(" ")] == [
+    assert [row for row in tabling.text_rows(made) if not row[0].startswith(" ")] == [
         ["strategy", "500", "1,000", "1,500"],
         ["random", "0.025 ± 0.007", "0.220 ± 0.014", "0.250 (1/2)"],
         ["isal[k=2]", "0.025 ± 0.007", "0.230 ± 0.014", "–"],
         ["lost", "missing (0/2)", "missing (0/2)", "missing (0/2)"],
     ]
     assert made.note.endswith(" A seed ends with its first round in or past map 0.22 +- 0.003 (–: all have ended).")
-    assert [[entry.ended for entry in row] for row in made.rows.values()] == [[0, 0, 1], [0, 0, 2], [0, 0, 0]]
-    assert "missing (0/2)" in detection(tmp_path / "other", until="map 0.23 +- 0.003").rows["isal[k=2]"][2].text()
+    assert [[entry.num_ended for entry in row] for row in made.rows.values()] == [[0, 0, 1], [0, 0, 2], [0, 0, 0]]
+    assert "missing (0/2)" in detection(tmp_path / "other", until="map 0.23 +- 0.003").rows["isal[k=2]"][2].format()
 
 
 def test_latex_indents_the_lines_below_a_strategy(tmp_path: Path) -> None:
@@ -266,19 +266,19 @@ lost & missing (0/2) & missing (0/2) & missing (0/2) \\
 \end{table}
 """.replace(" \\\n", " ")
     made = detection(tmp_path, budget=1000, budget_in="boxes", until="map 0.22 +- 0.003")
-    assert tabling.latex(made) == expected
+    assert tabling.to_latex(made) == expected
 
 
 def test_csv_of_detection_has_boxes_and_the_images_that_were_bought(tmp_path: Path) -> None:
     columns = ["strategy", "round", "num_runs", "num_labelled", "boxes", "metric", "value", "per_10k_boxes"]
     frames = [detection(tmp_path / "images"), detection(tmp_path / "boxes", budget=1000, budget_in="boxes")]
-    by_image, by_box = (tabling.tidy(made)[columns].round(6).to_csv(index=False).splitlines() for made in frames)
+    by_image, by_box = (tabling.tidy_frame(made)[columns].round(6).to_csv(index=False).splitlines() for made in frames)
     assert by_image[2] == "random,1,2,1000,2650.0,map,0.22,0.830189"
     assert by_image[5] == "isal[k=2],1,2,1000,2500.0,map,0.23,0.92"
     assert by_image[6] == "isal[k=2],2,0,1500,,map,,"
     assert by_box[5] == "isal[k=2],1,2,750.0,2500.0,map,0.23,0.92"
     assert by_box[6] == "isal[k=2],2,0,,,map,,"
-    rows = json.loads(tabling.as_json(frames))
+    rows = json.loads(tabling.to_json(frames))
     assert [row["boxes"] for row in rows[:3]] == [1320, 2650, 4000]
 
 

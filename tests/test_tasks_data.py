@@ -25,9 +25,9 @@ from benchmark.tasks.cifar100 import cifar100
 from benchmark.tasks.digits import DEFAULT, digits
 from benchmark.tasks.image_folder import image_folder
 from benchmark.tasks.svhn import svhn
-from benchmark.tasks.svhn_as_published import distorted, svhn_as_published
+from benchmark.tasks.svhn_as_published import distort, svhn_as_published
 from benchmark.vision.classification.task import PUBLISHED, Recipe
-from benchmark.vision.data.handwritten import handwritten
+from benchmark.vision.data.handwritten import read_digits
 
 CPU = torch.device("cpu")
 QUICK = Recipe(model="small_cnn", epochs=1)
@@ -48,7 +48,7 @@ def test_digits_are_learned_quickly(machine: Machine) -> None:
 def test_the_handwritten_digits_are_those_of_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
-    data, (values_NHW, labels_N) = load_digits(), handwritten()
+    data, (values_NHW, labels_N) = load_digits(), read_digits()
     assert np.array_equal(values_NHW, data.images)
     assert np.array_equal(labels_N, data.target)
     assert (values_NHW.dtype, labels_N.dtype) == (np.int64, np.int64)
@@ -172,7 +172,7 @@ def test_svhn_and_its_published_distortion(tmp_path: Path, monkeypatch: pytest.M
 def test_distortion_on_a_tiny_image() -> None:
     red, green, blue = [[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9, 10], [11, 12]]
     images_N3HW = np.array([[red, green, blue]], np.uint8)
-    assert distorted(images_N3HW).tolist() == [[[[1, 5], [9, 2]], [[6, 10], [3, 7]], [[11, 4], [8, 12]]]]
+    assert distort(images_N3HW).tolist() == [[[[1, 5], [9, 2]], [[6, 10], [3, 7]], [[11, 4], [8, 12]]]]
 
 
 # --- image folders -----------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from benchmark.cli import terminal
 from benchmark.cli.commands import app
-from benchmark.cli.terminal import Column, blocks, laid_out, print_columns, show, wrapped
-from benchmark.text.escaping import visible
-from benchmark.text.words import first_sentence, plural, shortened, shorter
+from benchmark.cli.terminal import Column, lay_out, print_columns, print_rows, split_into_blocks, wrap_line
+from benchmark.text.escaping import make_visible
+from benchmark.text.words import first_sentence, plural, shorten, shorten_names
 
 LONG = "voc[backbone=resnet18,channels=32,epochs=3,max_size=128,min_size=128,root=steel,test=test,train=trainval]"
 WIDTHS = (40, 80, 120, 200)
@@ -100,10 +100,10 @@ def test_many_rounds_go_on_in_blocks_with_all_their_numbers(
 
 def test_deviations_go_below_their_means_where_that_makes_one_block() -> None:
     columns = [Column("strategy", ["random"], True), *(Column(str(n), ["84.87 ± 4.28"]) for n in range(5))]
-    [block] = laid_out(columns, 80)
+    [block] = lay_out(columns, 80)
     assert block[1][0].cells == ["84.87\n± 4.28"]
-    assert [len(one) for one in laid_out(columns, 200)] == [6]
-    assert laid_out(columns, 200)[0][1][0].cells == ["84.87 ± 4.28"]
+    assert [len(one) for one in lay_out(columns, 200)] == [6]
+    assert lay_out(columns, 200)[0][1][0].cells == ["84.87 ± 4.28"]
 
 
 def test_a_mean_above_its_deviation_is_not_shortened(
@@ -123,33 +123,35 @@ def test_columns_of_every_kind_keep_what_they_need() -> None:
     assert not Column("where", ["made/random/seed-0", LONG]).is_number
     assert not Column("strategy", ["2d", "3d"], True).is_number
     for width in WIDTHS:
-        for block in blocks([name, number, Column("why", ["because of a sentence that is long " * 3])], width):
+        for block in split_into_blocks(
+            [name, number, Column("why", ["because of a sentence that is long " * 3])], width
+        ):
             assert sum(taken + 3 for _, taken in block) + 1 <= width
             assert block[0][0] is name
-    sizes = dict(zip(["name", "number"], [taken for _, taken in blocks([name, number], 80)[0]], strict=True))
+    sizes = dict(zip(["name", "number"], [taken for _, taken in split_into_blocks([name, number], 80)[0]], strict=True))
     assert sizes == {"name": 53, "number": 20}
 
 
 def test_a_number_that_is_wider_than_the_window_wraps_between_its_words(capsys: pytest.CaptureFixture[str]) -> None:
     columns = [Column("strategy", [LONG], True), Column("saved", ["1,234,567 [-1,234,567, +1,234,567]"])]
-    for block in blocks(columns, 40):
+    for block in split_into_blocks(columns, 40):
         assert sum(taken + 3 for _, taken in block) + 1 <= 40
     print_columns("t", columns)
     assert "1,234,567" in capsys.readouterr().out
 
 
 def test_titles_and_notes_break_between_words() -> None:
-    assert wrapped("one two three", 8) == ["one two", "three"]
-    assert max(map(len, wrapped(f"{LONG}: map", 40))) <= 40
-    assert all(line.endswith((",", "[")) for line in wrapped(LONG, 40)[:-1])
-    assert wrapped("", 40) == [""]
-    assert wrapped("seed: of each run", 12, 2) == ["seed: of", "  each run"]
+    assert wrap_line("one two three", 8) == ["one two", "three"]
+    assert max(map(len, wrap_line(f"{LONG}: map", 40))) <= 40
+    assert all(line.endswith((",", "[")) for line in wrap_line(LONG, 40)[:-1])
+    assert wrap_line("", 40) == [""]
+    assert wrap_line("seed: of each run", 12, 2) == ["seed: of", "  each run"]
 
 
 def test_an_interval_stays_on_one_line() -> None:
     line = "at the end: saves 16 [-69, 54] images, 11.0 [-70.5, 31.7] % of them"
     for width in range(20, 70):
-        text = "\n".join(wrapped(line, width))
+        text = "\n".join(wrap_line(line, width))
         assert "16 [-69, 54]" in text
         assert "11.0 [-70.5, 31.7] %" in text
 
@@ -158,13 +160,13 @@ def test_small_numbers_are_short_and_sentences_that_nobody_wrote_take_no_column(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows: list[dict[str, object]] = [{"of": "a", "name": name, "hours": 4.5e-07, "why": ""} for name in ("x", "y")]
-    show("to do", rows, by=["of"], note="hours: so many")
+    print_rows("to do", rows, group_by=["of"], note="hours: so many")
     text = capsys.readouterr().out
     assert "a: to do" in text
     assert "< 0.001" in text
     assert "why" not in text
     assert "hours: so many" in text
-    show("to do", rows, "json")
+    print_rows("to do", rows, "json")
     assert json.loads(capsys.readouterr().out) == rows
 
 
@@ -184,10 +186,10 @@ def test_lists_tell_the_first_sentence(text: str, sentence: str) -> None:
 
 def test_names_that_would_look_alike_are_numbered() -> None:
     names = [f"a_name_that_is_long[k={k},and_ends_alike=true]" for k in (1, 2)]
-    assert shorter(names, 16) == ["a_name_…1…=true]", "a_name_…2…=true]"]
-    assert shorter([names[0]] * 2, 16) == ["a_name_t…e=true]"] * 2
-    assert shortened("猫" * 10, 9) == "猫猫…猫猫"
-    assert [cell_len(shortened(LONG, width)) for width in range(1, 40)] == list(range(1, 40))
+    assert shorten_names(names, 16) == ["a_name_…1…=true]", "a_name_…2…=true]"]
+    assert shorten_names([names[0]] * 2, 16) == ["a_name_t…e=true]"] * 2
+    assert shorten("猫" * 10, 9) == "猫猫…猫猫"
+    assert [cell_len(shorten(LONG, width)) for width in range(1, 40)] == list(range(1, 40))
 
 
 def test_counts_agree_with_their_nouns() -> None:
@@ -220,9 +222,9 @@ def test_a_screen_that_lacks_a_character_gets_another(encoding: str, tmp_path: P
 
 
 def test_names_that_are_no_text_can_be_shown() -> None:
-    assert visible("caf\udce9") == r"caf\xe9"
-    assert visible(os.fsdecode("猫".encode())) == "猫"
-    assert visible("\ud800") == r"\ud800"
+    assert make_visible("caf\udce9") == r"caf\xe9"
+    assert make_visible(os.fsdecode("猫".encode())) == "猫"
+    assert make_visible("\ud800") == r"\ud800"
 
 
 @pytest.fixture
@@ -260,4 +262,4 @@ def test_the_report_is_utf8_whatever_the_locale(latin: dict[str, str], tmp_path:
 
 def test_the_handler_leaves_what_it_cannot_mend() -> None:
     with pytest.raises(UnicodeDecodeError):
-        terminal.plain(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"))
+        terminal.replace_unencodable(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"))

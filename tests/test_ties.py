@@ -15,7 +15,7 @@ from benchmark.api import Indices, Machine, View
 from benchmark.plugins import discovery
 from benchmark.plugins.registry import REGISTRY, Plugin
 from benchmark.runner import launch, loop
-from benchmark.strategies.shared.ties import largest
+from benchmark.strategies.shared.ties import argmax_by_rank
 from tests._stand_in import Kind, StandIn
 
 discovery.discover()
@@ -41,7 +41,7 @@ def look(task: Any, needs: Any = (), tie_seed: int = 0, num_labelled: int = 10) 
 
 def choose(plugin: Plugin, task: StandIn, tie_seed: int, budget: int) -> tuple[View, Indices]:
     values = plugin.bind(OPTIONS.get(plugin.name, {}))
-    view = look(task, plugin.needed(values), tie_seed)
+    view = look(task, plugin.resolve_needs(values), tie_seed)
     return view, plugin.function(view, budget, RNG(tie_seed), **values)
 
 
@@ -77,18 +77,18 @@ def test_ranks_are_those_of_the_whole_round() -> None:
 
 def test_the_largest_of_equals_is_that_of_the_lowest_rank() -> None:
     values = torch.tensor([1.0, 7.0, -torch.inf, 7.0, 7.0])
-    assert largest(values, torch.tensor([0, 4, 1, 2, 3])).tolist() == [3]
-    assert largest(torch.full((3,), -torch.inf), torch.tensor([2, 0, 1])).tolist() == [1]
-    assert largest(torch.tensor([5, 9, 2]), torch.tensor([0, 2, 1])).tolist() == [1]
+    assert argmax_by_rank(values, torch.tensor([0, 4, 1, 2, 3])).tolist() == [3]
+    assert argmax_by_rank(torch.full((3,), -torch.inf), torch.tensor([2, 0, 1])).tolist() == [1]
+    assert argmax_by_rank(torch.tensor([5, 9, 2]), torch.tensor([0, 2, 1])).tolist() == [1]
 
 
 def test_the_order_is_drawn_for_each_round_of_each_cell() -> None:
     def ranks(strategy: str, seed: int, num_rounds: int) -> list[int]:
         one = cell(strategy, seed=seed)
-        task = launch.build(one.task, Machine(torch.device("cpu")))
-        begin = loop.start(cell("random"), task)
+        task = launch.build_task(one.task, Machine(torch.device("cpu")))
+        begin = loop.draw_initial(cell("random"), task)
         by_round = [begin.initial, *(np.flatnonzero(~np.isin(np.arange(40), begin.initial))[:2] for _ in range(1))]
-        view = loop.view(one, task, begin, task.model(), by_round[:num_rounds])
+        view = loop.build_view(one, task, begin, task.model(), by_round[:num_rounds])
         return view.tie_ranks(np.arange(40)[np.isin(np.arange(40), view.unlabelled)]).tolist()[:5]
 
     told = [("entropy", 0, 1), ("entropy", 0, 2), ("entropy", 1, 1), ("margin", 0, 1)]

@@ -9,7 +9,7 @@ import pytest
 from _cells import cell, run
 
 from benchmark.runner import tracking
-from benchmark.runner.launch import Event, Failure, Round, Started
+from benchmark.runner.launch import CellStarted, Event, Failure, Round
 
 
 class Fake(types.ModuleType):
@@ -49,13 +49,13 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     found: list[Event] = []
     for strategy in ("random", "margin", "crash"):
         one = cell(strategy, rounds=2)
-        found += [Started(one), *run([one], folder)]
+        found += [CellStarted(one), *run([one], folder)]
     return found
 
 
 def test_one_run_a_cell_grouped_by_task_and_strategy(fake: Fake, events: list[Event], tmp_path: Path) -> None:
     said: list[str] = []
-    assert list(tracking.mirrored(events, "wandb", tmp_path, said.append)) == events
+    assert list(tracking.mirror_events(events, "wandb", tmp_path, said.append)) == events
     assert said == []
     assert [one["job_type"] for one in fake.runs] == ["random", "margin", "crash"]
     assert {one["group"] for one in fake.runs} == {"digits[epochs=2]"}
@@ -72,7 +72,7 @@ def test_one_run_a_cell_grouped_by_task_and_strategy(fake: Fake, events: list[Ev
 
 def test_a_key_means_online(fake: Fake, events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "x")
-    list(tracking.mirrored(events, "wandb", tmp_path, print))
+    list(tracking.mirror_events(events, "wandb", tmp_path, print))
     assert {one["mode"] for one in fake.runs} == {"online"}
 
 
@@ -82,7 +82,7 @@ def test_a_failing_mirror_is_said_once_and_fails_nothing(
 ) -> None:
     fake.broken, fake.error = True, error
     said: list[str] = []
-    assert list(tracking.mirrored(events, "wandb", tmp_path, said.append)) == events
+    assert list(tracking.mirror_events(events, "wandb", tmp_path, said.append)) == events
     assert said == [f"tracking=wandb failed, the run goes on without it: {error.__name__}: no way out"]
 
 
@@ -95,7 +95,7 @@ def test_a_mirror_that_fails_at_its_end_fails_nothing(fake: Fake, events: list[E
 
     fake.init = refuse  # type: ignore[method-assign]
     said: list[str] = []
-    assert list(tracking.mirrored(events, "wandb", tmp_path, said.append)) == events
+    assert list(tracking.mirror_events(events, "wandb", tmp_path, said.append)) == events
     assert len(said) == 1
 
 
@@ -103,7 +103,7 @@ def test_cells_side_by_side_keep_their_runs(fake: Fake, events: list[Event], tmp
     """As several workers report: the rounds of two cells in turn."""
     cells = [[e for e in events if e.cell.strategy.label == name] for name in ("random", "margin")]
     mixed = [event for pair in zip(*cells, strict=True) for event in pair]
-    list(tracking.mirrored(mixed, "wandb", tmp_path, print))
+    list(tracking.mirror_events(mixed, "wandb", tmp_path, print))
     assert [one["job_type"] for one in fake.runs] == ["random", "margin"]
     assert [[step for step, _ in one["logged"]] for one in fake.runs] == [[0, 1], [0, 1]]
     assert [one["closed"] for one in fake.runs] == [0, 0]
@@ -112,8 +112,8 @@ def test_cells_side_by_side_keep_their_runs(fake: Fake, events: list[Event], tmp
 def test_without_wandb_it_is_one_line(events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[wandb\]'"):
-        list(tracking.mirrored(events, "wandb", tmp_path, print))
-    assert list(tracking.mirrored(events, "none", tmp_path, print)) == events
+        list(tracking.mirror_events(events, "wandb", tmp_path, print))
+    assert list(tracking.mirror_events(events, "none", tmp_path, print)) == events
     assert any(isinstance(event, Failure) for event in events)
 
 
@@ -123,6 +123,6 @@ def test_the_real_library_writes_offline(events: list[Event], tmp_path: Path, mo
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     said: list[str] = []
-    list(tracking.mirrored(events, "wandb", tmp_path, said.append))
+    list(tracking.mirror_events(events, "wandb", tmp_path, said.append))
     assert said == []
     assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 3

@@ -17,14 +17,14 @@ from benchmark.strategies.vaal import (
     Autoencoder,
     Recipe,
     batches,
-    discriminator,
-    kaiming,
-    rebuilt,
-    scaled,
-    scores,
-    trained,
+    build_discriminator,
+    discriminator_loss,
+    init_kaiming,
+    labelled_logits,
+    scale_pixels,
+    train,
     vaal,
-    verdict,
+    vae_loss,
 )
 
 RNG = np.random.default_rng
@@ -72,7 +72,7 @@ def test_shapes(size: int, channels: list[int], side: int) -> None:
 
 def test_the_defaults_are_the_published_networks() -> None:
     """Of CIFAR: convolutions of 128, 256, 512 and 1024, latent 32, and their numbers of parameters, summed by hand."""
-    net, judge = Autoencoder(32, width=128, latent=32), discriminator(32)
+    net, judge = Autoencoder(32, width=128, latent=32), build_discriminator(32)
     convolutions = 16 * (3 * 128 + 128 * 256 + 256 * 512 + 512 * 1024)
     encoder = convolutions + 2 * (128 + 256 + 512 + 1024)
     heads = 2 * (4096 * 32 + 32)
@@ -83,7 +83,7 @@ def test_the_defaults_are_the_published_networks() -> None:
 
 def test_weights_are_drawn_after_he() -> None:
     with seeded(0):
-        linear, convolution = kaiming(nn.Sequential(nn.Linear(400, 300), nn.Conv2d(30, 40, 4, bias=False)))
+        linear, convolution = init_kaiming(nn.Sequential(nn.Linear(400, 300), nn.Conv2d(30, 40, 4, bias=False)))
     assert linear.weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.02)
     assert convolution.weight.std().item() == pytest.approx((2 / (30 * 16)) ** 0.5, rel=0.02)
     assert not linear.bias.any()
@@ -96,7 +96,7 @@ def test_weights_are_drawn_after_he() -> None:
 def test_the_autoencoders_loss_by_hand() -> None:
     """The divergence from a standard normal is a sum over images and dimensions, the error a mean over all values."""
     net, pixels = Autoencoder(8, 4, 3), torch.rand(5, 3, 8, 8) * 2 - 1
-    loss, mean_NZ = rebuilt(net, pixels, 0.3, torch.Generator().manual_seed(4))
+    loss, mean_NZ = vae_loss(net, pixels, 0.3, torch.Generator().manual_seed(4))
     expected_NZ, log_variance_NZ = net(pixels)
     noise_NZ = torch.randn(5, 3, generator=torch.Generator().manual_seed(4))
     deviation_NZ = log_variance_NZ.exp().sqrt()
@@ -112,12 +112,14 @@ def test_the_verdict_by_hand() -> None:
     nn.init.ones_(judge[0].weight), nn.init.zeros_(judge[0].bias)
     means = (torch.tensor([[0.5], [1.0]]), torch.tensor([[-2.0]]))
     first, second = -torch.tensor([0.5, 1.0]).sigmoid().log().mean(), torch.tensor(-2.0).sigmoid()
-    torch.testing.assert_close(verdict(judge, means, (1.0, 0.0)), first - (1 - second).log())
-    torch.testing.assert_close(verdict(judge, means, (1.0, 1.0)), first - second.log())
+    torch.testing.assert_close(discriminator_loss(judge, means, (1.0, 0.0)), first - (1 - second).log())
+    torch.testing.assert_close(discriminator_loss(judge, means, (1.0, 1.0)), first - second.log())
 
 
 def test_pixels_are_scaled_to_minus_1_to_1() -> None:
-    torch.testing.assert_close(scaled(torch.tensor([0, 51, 255], dtype=torch.uint8)), torch.tensor([-1.0, -0.6, 1.0]))
+    torch.testing.assert_close(
+        scale_pixels(torch.tensor([0, 51, 255], dtype=torch.uint8)), torch.tensor([-1.0, -0.6, 1.0])
+    )
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -141,7 +143,7 @@ def test_batches_show_each_image_once_an_epoch(flip: bool) -> None:
 
 def test_each_step_trains_its_own_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of the autoencoder, on new batches, then one of the discriminator on the last of them."""
-    steps, shown, descend, forward = [], [], module.descend, Autoencoder.forward
+    steps, shown, descend, forward = [], [], module.take_step, Autoencoder.forward
 
     def spy(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
         before = [p.detach().clone() for group in optimiser.param_groups for p in group["params"]]
@@ -153,9 +155,9 @@ def test_each_step_trains_its_own_network(monkeypatch: pytest.MonkeyPatch) -> No
         shown.append(pixels)
         return forward(net, pixels)
 
-    monkeypatch.setattr(module, "descend", spy)
+    monkeypatch.setattr(module, "take_step", spy)
     monkeypatch.setattr(Autoencoder, "forward", seen)
-    net, judge = trained(Pictures().pixels, 20, recipe(num_steps=2), seed=0)
+    net, judge = train(Pictures().pixels, 20, recipe(num_steps=2), seed=0)
     sizes = [len(list(one.parameters())) for one in (net, judge)]
     assert steps == [(sizes[0], True), (sizes[0], True), (sizes[1], True)] * 2
     assert len(shown) == 12
@@ -166,16 +168,18 @@ def test_each_step_trains_its_own_network(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_autoencoder_learns_to_fool_a_fixed_discriminator(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a large weight of the adversary and no divergence, all images end where it says labelled."""
-    descend = module.descend
+    descend = module.take_step
 
     def unless_judge(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
         if len(optimiser.param_groups[0]["params"]) != 6:
             descend(optimiser, loss)
 
-    monkeypatch.setattr(module, "descend", unless_judge)
+    monkeypatch.setattr(module, "take_step", unless_judge)
     images = Pictures().pixels
     told = [
-        scores(images, *trained(images, 20, recipe(num_steps=40, beta=0.0, adversary=weight, lr=3e-3), 0)).sigmoid()
+        labelled_logits(
+            images, *train(images, 20, recipe(num_steps=40, beta=0.0, adversary=weight, lr=3e-3), 0)
+        ).sigmoid()
         for weight in (0.0, 10.0)
     ]
     assert (told[1] > 0.95).all()
@@ -184,13 +188,13 @@ def test_the_autoencoder_learns_to_fool_a_fixed_discriminator(monkeypatch: pytes
 
 def test_scores_are_those_of_eval_mode_image_by_image(monkeypatch: pytest.MonkeyPatch) -> None:
     images = Pictures().pixels
-    net, judge = trained(images, 20, recipe(), seed=0)
+    net, judge = train(images, 20, recipe(), seed=0)
     assert net.training
-    whole = scores(images, net, judge)
+    whole = labelled_logits(images, net, judge)
     assert not net.training
-    monkeypatch.setattr(module, "SCORED", 7)
-    torch.testing.assert_close(scores(images, net, judge), whole)
-    torch.testing.assert_close(scores(images[33:34], net, judge), whole[33:34])
+    monkeypatch.setattr(module, "SCORING_BATCH", 7)
+    torch.testing.assert_close(labelled_logits(images, net, judge), whole)
+    torch.testing.assert_close(labelled_logits(images[33:34], net, judge), whole[33:34])
 
 
 def test_vaal_buys_what_is_unlike_the_labelled_images() -> None:
@@ -208,7 +212,7 @@ def test_vaal_ranks_and_logs_what_it_trained() -> None:
     view = task.view(labelled)
     ordered = task.pixels[np.concatenate([labelled, view.unlabelled])]
     settings = recipe(num_steps=2 * 60 // 8, lr=5e-4)
-    logit_N = scores(ordered, *trained(ordered, 3, settings, int(RNG(1).integers(2**63))))
+    logit_N = labelled_logits(ordered, *train(ordered, 3, settings, int(RNG(1).integers(2**63))))
     chosen = vaal(view, 9, RNG(1), **FAST)
     np.testing.assert_array_equal(chosen, view.unlabelled[np.argsort(logit_N[3:].numpy(), kind="stable")[:9]])
     means = {"labelled": logit_N[:3].sigmoid().mean().item(), "unlabelled": logit_N[3:].sigmoid().mean().item()}
@@ -234,10 +238,10 @@ def test_epochs_are_of_all_images(
 
     def spy(images: Tensor, num_labelled: int, recipe: Recipe, seed: int) -> Any:
         told.append((len(images), num_labelled, recipe.num_steps))
-        return trained(images[:60], num_labelled, recipe_of_one_step, seed)
+        return train(images[:60], num_labelled, recipe_of_one_step, seed)
 
     recipe_of_one_step = recipe(num_steps=1)
-    monkeypatch.setattr(module, "trained", spy)
+    monkeypatch.setattr(module, "train", spy)
     vaal(Pictures(num_images).view([0, 1]), 2, RNG(0), **(FAST | {"epochs": epochs, "batch_size": batch_size}))
     assert told == [(num_images, 2, steps)]
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from benchmark.analysis import reading, variance
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import Interval
-from benchmark.analysis.variance import Components, contributions, estimated, expected_errors
+from benchmark.analysis.variance import VarianceComponents, contributions, estimate_components, expected_standard_errors
 from benchmark.cli.commands import app
 from benchmark.contract.scores import ACCURACY
 from benchmark.experiment.variants import ORDINARY
@@ -46,35 +46,37 @@ def test_true_components_are_recovered_within_their_standard_errors(num_sets: in
     found = contributions(simulated(num_sets, 10_000, (1, 1, 1), "recovered")).mean(1)
     np.testing.assert_allclose(found.mean(0), 1, atol=4 * max(errors) / math.sqrt(10_000))
     np.testing.assert_allclose(found.std(0), errors, rtol=0.04)
-    np.testing.assert_allclose(expected_errors((1, 1, 1), num_sets), errors, rtol=0.02)
+    np.testing.assert_allclose(expected_standard_errors((1, 1, 1), num_sets), errors, rtol=0.02)
 
 
 @pytest.mark.parametrize("parts", [(2.0, 0.5, 0.1), (0.0, 1.0, 3.0), (1.0, 0.0, 0.0)])
 def test_each_component_is_told_from_the_others(parts: tuple[float, float, float]) -> None:
     found = contributions(simulated(20, 10_000, parts, "apart")).mean(1)
-    errors = expected_errors(parts, 20)
+    errors = expected_standard_errors(parts, 20)
     np.testing.assert_allclose(found.mean(0), parts, atol=4 * errors.max() / math.sqrt(10_000))
     np.testing.assert_allclose(found.std(0), errors, rtol=0.04, atol=1e-9)
 
 
 def test_estimates_below_zero_are_reported_as_they_are() -> None:
     scores_N3 = np.array([[1.0, -1, 0], [-1, 1, 0], [1, -1, 0], [-1, 1, 0], [1, -1, 0.0]])
-    initial, training, selection = estimated(scores_N3, 0.95, np.random.default_rng(0))
+    initial, training, selection = estimate_components(scores_N3, 0.95, np.random.default_rng(0))
     assert (training.value, selection.value) == (-1.5, 2.0)
     assert initial.value == pytest.approx(5 / 9 * 1.5 - 2 / 3)
-    [row] = variance.rows([Components("x", ACCURACY, "a", "", "area", 5, (initial, training, selection), 0.95)])
+    [row] = variance.rows([VarianceComponents("x", ACCURACY, "a", "", "area", 5, (initial, training, selection), 0.95)])
     assert row["training"] == "-1.5"
-    negative = Components("x", ACCURACY, "a", "b", "area", 5, (Interval(-1, -2, 0), initial, selection), 0.95)
-    assert negative.expected(20, 1) <= negative.expected(5, 4)  # not better for an estimate below zero
+    negative = VarianceComponents("x", ACCURACY, "a", "b", "area", 5, (Interval(-1, -2, 0), initial, selection), 0.95)
+    assert negative.expected_variance(20, 1) <= negative.expected_variance(
+        5, 4
+    )  # not better for an estimate below zero
 
 
 def test_what_never_differs_and_few_sets_have_no_interval() -> None:
     rng = np.random.default_rng(1)
     scores_N3 = np.repeat(rng.standard_normal((8, 2)), [2, 1], axis=1)  # the first two runs are the same
-    parts = estimated(scores_N3, 0.95, rng)
+    parts = estimate_components(scores_N3, 0.95, rng)
     assert parts[2].value == 0
     assert [math.isnan(one.low) for one in parts] == [False, False, True]
-    assert all(math.isnan(one.low) for one in estimated(scores_N3[:4], 0.95, rng))
+    assert all(math.isnan(one.low) for one in estimate_components(scores_N3[:4], 0.95, rng))
 
 
 @pytest.mark.slow
@@ -87,7 +89,7 @@ def test_intervals_cover_the_truth(
     monkeypatch.setattr(variance, "REPLICATES", 1_000)
     rng, covered, plain = np.random.default_rng(seed("variance coverage", num_sets)), np.zeros(3), np.zeros(3)
     for scores_N3 in simulated(num_sets, 1_000, parts, "covered"):
-        found = estimated(scores_N3, 0.95, rng)
+        found = estimate_components(scores_N3, 0.95, rng)
         covered += [one.low <= truth <= one.high for one, truth in zip(found, parts, strict=True)]
         drawn_M3 = contributions(scores_N3[rng.integers(num_sets, size=(500, num_sets))]).mean(1)
         low_3, high_3 = np.quantile(drawn_M3, [0.025, 0.975], axis=0)  # what percentiles of estimates alone would say
@@ -100,9 +102,9 @@ def test_intervals_cover_the_truth(
 
 def test_new_initial_sets_are_the_best_use_of_runs() -> None:
     even = tuple(Interval(0.5, math.nan, math.nan) for _ in range(3))
-    one = Components("x", ACCURACY, "margin", "random", "area", 30, even, 0.95)  # type: ignore[arg-type]
-    assert one.expected(20, 1) == pytest.approx(0.075)
-    assert one.expected(5, 4) == pytest.approx(0.15)
+    one = VarianceComponents("x", ACCURACY, "margin", "random", "area", 30, even, 0.95)  # type: ignore[arg-type]
+    assert one.expected_variance(20, 1) == pytest.approx(0.075)
+    assert one.expected_variance(5, 4) == pytest.approx(0.15)
     words = variance.advice([one])
     assert "20 sets of 1 run know the mean difference of accuracy from random with a standard error of 0.27" in words
     assert "5 sets of 4 runs with one of 0.39" in words
@@ -110,7 +112,7 @@ def test_new_initial_sets_are_the_best_use_of_runs() -> None:
     for num_sets, num_runs in variance.DESIGNS:
         initial_MN1 = rng.standard_normal((20_000, num_sets, 1))
         means_M = (initial_MN1 + math.sqrt(2) * rng.standard_normal((20_000, num_sets, num_runs))).mean((1, 2))
-        assert means_M.var() == pytest.approx(2 * one.expected(num_sets, num_runs), rel=0.05)
+        assert means_M.var() == pytest.approx(2 * one.expected_variance(num_sets, num_runs), rel=0.05)
 
 
 # --- the command ------------------------------------------------------------------------------
@@ -177,17 +179,17 @@ def test_what_ends_early_goes_on_to_the_same_bytes(three_sets: Path, tmp_path: P
 
 
 def test_scores_are_those_of_the_records(three_sets: Path) -> None:
-    [one] = reading.ours([Store(three_sets)])
+    [one] = reading.read_stores([Store(three_sets)])
     price = Price("boxes", 0, 0)
-    own = variance.scores(one, "random", "", [0, 1], price)
-    gaps = variance.scores(one, "scattered", "random", [0, 1], price)
-    by_name = {(run.strategy, run.seed, run.variant.ending): run.records for run in one.all_runs}
+    own = variance.set_scores(one, "random", "", [0, 1], price)
+    gaps = variance.set_scores(one, "scattered", "random", [0, 1], price)
+    by_name = {(run.strategy, run.seed, run.variant.file_suffix): run.records for run in one.all_runs}
     for place, ending in enumerate(("", "-selection-1", "-training-1-selection-2")):
         for number in (0, 1):
             mine, other = (by_name[name, number, ending] for name in ("scattered", "random"))
             assert own["final"][number, place] == other[-1].scores["map"]
             assert gaps["final"][number, place] == mine[-1].scores["map"] - other[-1].scores["map"]
-    runs = [run for run in one.runs + one.variants if run.strategy == "random" and run.seed < 2]
+    runs = [run for run in one.runs + one.variant_runs if run.strategy == "random" and run.seed < 2]
     paid = {run.path: [record.cost["boxes"] for record in run.records] for run in runs}
     low, high = max(boxes[0] for boxes in paid.values()), min(boxes[-1] for boxes in paid.values())
     first = next(run for run in runs if run.seed == 0 and run.variant == ORDINARY)
@@ -225,7 +227,9 @@ def test_a_set_that_is_not_through_is_left_out(copied: Path) -> None:
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     said = typed("variance", f"out={copied}")
     assert "shelf: scattered: 1 set not finished, and left out" in said
-    found = variance.variances(reading.ours([Store(copied)])[0], "random", Price("images", 0, 0), 0.95, 0)
+    found = variance.strategy_components(
+        reading.read_stores([Store(copied)])[0], "random", Price("images", 0, 0), 0.95, 0
+    )
     assert {(one.strategy, one.num_sets) for one in found} == {("random", 3), ("in_order", 3), ("scattered", 2)}
 
 
@@ -255,10 +259,10 @@ def test_a_forecast_counts_the_variants(tmp_path: Path) -> None:
 
 
 def test_rounding_that_would_count_as_selection_is_said(three_sets: Path) -> None:
-    [one] = reading.ours([Store(three_sets)])
-    assert variance.unlike_starts(one, "random") == 0
+    [one] = reading.read_stores([Store(three_sets)])
+    assert variance.num_unequal_starts(one, "random") == 0
     one.curves["random"].value_SR[0, 0] += 1e-9
-    found = variance.variances(one, "random", Price("images", 0, 0), 0.95, 0)
+    found = variance.strategy_components(one, "random", Price("images", 0, 0), 0.95, 0)
     assert any(
         "round 0 of 1 set was not repeated by the same training" in line for line in variance.remarks(one, found)
     )

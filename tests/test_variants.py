@@ -21,11 +21,11 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment
 from benchmark.experiment.variants import ORDINARY, STAGGERED, Variant
 from benchmark.records import manifest
-from benchmark.records.record import fields, seal
+from benchmark.records.record import encode_line, line_fields
 from benchmark.records.store import Store
 from benchmark.runner import loop
-from benchmark.runner.carry_out import described
-from benchmark.runner.launch import header_of
+from benchmark.runner.carry_out import manifest_entry
+from benchmark.runner.launch import partial_header
 from benchmark.seeds import seed
 
 
@@ -40,7 +40,7 @@ def recorded(folder: Path, *strategies: str, variants: tuple[Variant, ...] = STA
     one = Experiment("digits", first.task, first.schedule, specs, tuple(range(seeds)), variants=variants)
     run(list(one.cells()), folder)
     store = Store(folder / "run")
-    store.ask("quick", [described(one)])
+    store.update_manifest("quick", [manifest_entry(one)])
     return store
 
 
@@ -63,12 +63,12 @@ def rounds(store: Store, one: Cell) -> list[Any]:
 )
 def test_the_ordinary_cell_is_what_it_was_to_the_byte(strategy: str, number: int, key: str, digest: str) -> None:
     one = whole(strategy, number=number)  # keys and headers as of before there were variants
-    header = structs.replace(header_of(one), metric="accuracy", data="1", num_pool=1)
+    header = structs.replace(partial_header(one), metric="accuracy", data="1", num_pool=1)
     assert one.key == key
-    assert hashlib.sha256(seal(fields(header))).hexdigest()[:16] == digest
+    assert hashlib.sha256(encode_line(line_fields(header))).hexdigest()[:16] == digest
     assert one.path.endswith(f"/seed-{number}")
     assert one.label.endswith(f" seed {number}")
-    assert loop.fit_names(one, 2)[0] == seed("fit", "digits", number, 2)
+    assert loop.fit_inputs(one, 2)[0] == seed("fit", "digits", number, 2)
     assert loop.selection_seed("select", one, 2) == seed("select", "digits", number, strategy, 2)
 
 
@@ -77,7 +77,7 @@ def test_a_variant_is_another_cell_whose_seeds_are_its_own() -> None:
     assert len({one.key for one in cells}) == len({one.path for one in cells}) == 3
     assert cells[2].path.endswith("/seed-0-training-1-selection-2")
     assert cells[1].label.endswith(" seed 0, selection 1")
-    fits = [loop.fit_names(one, 2)[0] for one in cells]
+    fits = [loop.fit_inputs(one, 2)[0] for one in cells]
     choices = [loop.selection_seed("select", one, 2) for one in cells]
     assert fits[0] == fits[1] != fits[2] == seed("fit", "digits", 0, 2, "training 1")
     assert len(set(choices)) == 3
@@ -107,11 +107,11 @@ def test_variants_change_no_byte_beside_them_and_no_answer(full: Store, tmp_path
     before, after = bytes_of(plain.folder), bytes_of(full.folder)
     assert len(after) == 3 * len(before)
     assert {path: after[path] for path in before} == before
-    [one], [other] = reading.ours([plain]), reading.ours([full])
+    [one], [other] = reading.read_stores([plain]), reading.read_stores([full])
     assert [run.path for run in one.runs] == [run.path for run in other.runs]
     for name, curve in one.curves.items():
         np.testing.assert_array_equal(curve.value_SR, other.curves[name].value_SR)
-    assert len(other.variants) == 8
+    assert len(other.variant_runs) == 8
     entries = {cell["path"]: cell for cell in full.manifest()["experiments"][0]["cells"]}
     assert all(entries[cell["path"]] == cell for cell in plain.manifest()["experiments"][0]["cells"])
     words = "8 runs that vary training or selection alone count for `variance` only"
@@ -128,8 +128,10 @@ def test_a_manifest_takes_each_variant_once(full: Store, tmp_path: Path) -> None
     path, content = store.folder / "grid.json", (store.folder / "grid.json").read_text()
     told = json.loads(content)
     [entry] = told["experiments"]
-    assert [manifest.variant_of(one) for one in entry["cells"][:6:2]] == list(STAGGERED)
-    store.ask("quick", [{**entry, "cells": entry["cells"][:1]}])  # as a later `run` of the ordinary cells asks
+    assert [manifest.cell_variant(one) for one in entry["cells"][:6:2]] == list(STAGGERED)
+    store.update_manifest(
+        "quick", [{**entry, "cells": entry["cells"][:1]}]
+    )  # as a later `run` of the ordinary cells asks
     assert len(store.manifest()["experiments"][0]["cells"]) == 12
     entry["cells"][4] |= {"training": 0, "selection": 1}
     path.write_text(json.dumps(told))
@@ -138,27 +140,27 @@ def test_a_manifest_takes_each_variant_once(full: Store, tmp_path: Path) -> None
 
 
 def test_the_audit_looks_at_variants_too(full: Store) -> None:
-    [sound] = reading.ours([full])
-    assert not any(one.check in ("round 0 agrees", "within budget") for one in audit.audit(sound))
-    [broken, *rest] = [run for run in sound.variants if run.strategy == "random"]
+    [sound] = reading.read_stores([full])
+    assert not any(one.check in ("round 0 agrees", "within budget") for one in audit.find_faults(sound))
+    [broken, *rest] = [run for run in sound.variant_runs if run.strategy == "random"]
     twice = structs.replace(broken.records[1], bought=[*broken.records[1].bought[:4], broken.records[1].bought[0]])
     start = structs.replace(rest[0].records[0], scores={"accuracy": 99.0})
     changed = replace(broken, records=[broken.records[0], twice, *broken.records[2:]])
     odd = replace(rest[0], records=[start, *rest[0].records[1:]])
-    faults = [str(one) for one in audit.audit(replace(sound, variants=(changed, odd, *rest[1:])))]
+    faults = [str(one) for one in audit.find_faults(replace(sound, variants=(changed, odd, *rest[1:])))]
     assert "random seed 0, selection 1: round 1 buys 1 image twice" in faults
     assert not any("where others score" in one for one in faults)  # training 1 has no other of its seed beside it
     same = replace(rest[0], variant=Variant(selection=2), records=[start, *rest[0].records[1:]])
-    faults = [str(one) for one in audit.audit(replace(sound, variants=(broken, same, *rest[1:])))]
+    faults = [str(one) for one in audit.find_faults(replace(sound, variants=(broken, same, *rest[1:])))]
     assert any(one.startswith("random seed 0, selection 2: 99 in round 0, where others score") for one in faults)
 
 
 def test_one_cell_is_explained_by_its_own_seeds(full: Store) -> None:
-    experiment, found = explain.find(reading.ours([full]), "digits/random/seed-1-training-1-selection-2")
-    told = "\n".join(explain.lines(experiment, found))
+    experiment, found = explain.find_run(reading.read_stores([full]), "digits/random/seed-1-training-1-selection-2")
+    told = "\n".join(explain.describe_run(experiment, found))
     assert "seed 1, training 1, selection 2" in told
     assert "python -m benchmark variance grid=quick 'tasks=[digits]' 'strategies=[random]' sets=2" in told
     assert str(seed("fit", "digits", 1, 0, "training 1")) in told
     assert str(seed("select", "digits", 1, "random", 1, "selection 2")) in told
-    ordinary = explain.find(reading.ours([full]), "digits/random/seed-1")[1]
-    assert "python -m benchmark run grid=quick" in "\n".join(explain.lines(experiment, ordinary))
+    ordinary = explain.find_run(reading.read_stores([full]), "digits/random/seed-1")[1]
+    assert "python -m benchmark run grid=quick" in "\n".join(explain.describe_run(experiment, ordinary))

@@ -10,14 +10,14 @@ from _cells import bytes_of, cell, run
 from _curves import recorded
 from msgspec.structs import asdict, replace
 
-from benchmark.analysis.audit import audit
+from benchmark.analysis.audit import find_faults
 from benchmark.analysis.curves import Experiment
-from benchmark.analysis.explain import lines
-from benchmark.analysis.reading import read
-from benchmark.analysis.tables import markdown, tables
-from benchmark.cli.answers import experiment_status
+from benchmark.analysis.explain import describe_run
+from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.tables import build_tables, to_markdown
+from benchmark.cli.analysis_commands import experiment_status
 from benchmark.records import versions
-from benchmark.records.record import seal
+from benchmark.records.record import encode_line
 from benchmark.records.store import Store
 from benchmark.runner import launch, loop, resume
 
@@ -38,7 +38,7 @@ def rewritten(
         bodies = [json.loads(line)["body"] for line in measured.read_bytes().splitlines()][:rounds]
         for body in bodies:
             body["versions"] |= old
-        measured.write_bytes(b"" if lost else b"".join(map(seal, bodies)))
+        measured.write_bytes(b"" if lost else b"".join(map(encode_line, bodies)))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def copy(folder: Path, name: str) -> Path:
 
 
 def test_another_minor_version_of_torch_begins_cells_anew(command: Command, begun: Path) -> None:
-    out, here = copy(begun, "old"), loop.versions()["torch"]
+    out, here = copy(begun, "old"), loop.library_versions()["torch"]
     rewritten(out, {"torch": "1.0"})
     old = bytes_of(out)
     [listed] = Store(out).experiments()
@@ -85,7 +85,7 @@ def test_another_minor_version_of_torch_begins_cells_anew(command: Command, begu
 
 
 def test_with_mix_versions_they_go_on_and_every_table_says_so(command: Command, begun: Path) -> None:
-    out, here = copy(begun, "old"), loop.versions()["torch"]
+    out, here = copy(begun, "old"), loop.library_versions()["torch"]
     rewritten(out, {"torch": "1.0"})
     _, said = command("run", *GRID, f"out={out}", "mix_versions=true")
     assert f"changed, torch 1.0 to {here}, and cells go on from older ones: random seed 0, margin seed 0" in said
@@ -97,14 +97,14 @@ def test_with_mix_versions_they_go_on_and_every_table_says_so(command: Command, 
     assert code == 1
     assert note in " ".join(said.split())
     assert f"random seed 0: made with torch 1.0, then {here}; the second from round 2 on" in [
-        str(fault) for fault in audit(read(str(out))[0])
+        str(fault) for fault in find_faults(read_experiments(str(out))[0])
     ]
-    assert note in markdown(tables(read(str(out)))[0])
+    assert note in to_markdown(build_tables(read_experiments(str(out)))[0])
 
 
 def test_other_libraries_go_on_and_are_told(command: Command, begun: Path) -> None:
     library = "numpy"
-    out, here = copy(begun, "old"), loop.versions()[library]
+    out, here = copy(begun, "old"), loop.library_versions()[library]
     rewritten(out, {library: "0.1"})
     _, said = command("run", *GRID, f"out={out}")
     assert f"changed, {library} 0.1 to {here}, and cells go on" in said
@@ -114,7 +114,7 @@ def test_other_libraries_go_on_and_are_told(command: Command, begun: Path) -> No
 
 
 def test_what_decides_no_number_is_not_told(command: Command, begun: Path) -> None:
-    out, python = copy(begun, "old"), versions.minor(versions.installed()["python"])
+    out, python = copy(begun, "old"), versions.minor_version(versions.installed_versions()["python"])
     rewritten(out, {"python": f"{python}.99", "driver": "1"})
     _, said = command("run", *GRID, f"out={out}")
     assert "versions" not in said
@@ -130,16 +130,16 @@ def test_rounds_whose_measurements_are_lost_tell_no_version(command: Command, be
 
 
 def test_finished_cells_stay_and_the_caption_tells(command: Command, begun: Path) -> None:
-    out, here = copy(begun, "old"), loop.versions()["torch"]
+    out, here = copy(begun, "old"), loop.library_versions()["torch"]
     rewritten(out, {"torch": "1.0"}, rounds=3, path="*/*/random/*")
     _, said = command("run", *GRID, f"out={out}")
     assert "versions of libraries changed" not in said
     assert "2 cells, 0 to do" in said
     assert f"(torch 1.0 and {here})" in caption(out)
-    [fault] = [fault for fault in audit(read(str(out))[0]) if fault.check == "one set of versions"]
+    [fault] = [fault for fault in find_faults(read_experiments(str(out))[0]) if fault.check == "one set of versions"]
     assert str(fault) == (
         "torch: cells were made with several minor versions: "
-        f"1.0 for 1 cell, as random seed 0, {versions.minor(here)} for 1 cell, as margin seed 0"
+        f"1.0 for 1 cell, as random seed 0, {versions.minor_version(here)} for 1 cell, as margin seed 0"
     )
 
 
@@ -159,21 +159,27 @@ def test_a_mixture_that_was_begun_before_is_no_other_torch_once_it_is_allowed(tm
     one = cell("random", rounds=4)
     run([cell("random", rounds=2)], tmp_path)
     run([one], tmp_path)
-    store, now = Store(tmp_path / "run"), loop.versions()
-    left = launch.rounds_left([one], store)
-    assert resume.changed(left, store, now) == {}
-    assert resume.changed({one: 0}, store, {**now, "cuda": "13.0"}) == {}, "a driver without a GPU tells no CUDA"
-    assert [*resume.changed({one: 0}, store, {**now, "numpy": "9.9"}).values()] == [{"numpy": [now["numpy"], "9.9"]}]
+    store, now = Store(tmp_path / "run"), loop.library_versions()
+    left = launch.count_rounds_left([one], store)
+    assert resume.find_version_changes(left, store, now) == {}
+    assert resume.find_version_changes({one: 0}, store, {**now, "cuda": "13.0"}) == {}, (
+        "a driver without a GPU tells no CUDA"
+    )
+    assert [*resume.find_version_changes({one: 0}, store, {**now, "numpy": "9.9"}).values()] == [
+        {"numpy": [now["numpy"], "9.9"]}
+    ]
 
 
 # --- in words ---------------------------------------------------------------------------------------
 def test_versions_that_differ() -> None:
     old, new = {"torch": "2.10.0", "numpy": "2.2.6", "python": "3.11.7"}, {"torch": "2.11.0", "numpy": "2.2.6"}
-    assert versions.changes([old, {"torch": "2.9.1"}], new) == {"torch": ["2.10.0", "2.9.1", "2.11.0"]}
-    assert versions.in_words({"torch": ["2.10.0", "2.9.1", "2.11.0"]}) == "torch 2.10.0 and 2.9.1 to 2.11.0"
-    assert versions.mixed([old, new, {}]) == {"torch": ["2.10.0", "2.11.0"]}
-    assert versions.note({}) == ""
-    assert "\n" not in versions.note({"torch": ["1\n2", "3"]}) + versions.in_words({"torch": ["1\n2", "3"]})
+    assert versions.find_changes([old, {"torch": "2.9.1"}], new) == {"torch": ["2.10.0", "2.9.1", "2.11.0"]}
+    assert versions.describe_changes({"torch": ["2.10.0", "2.9.1", "2.11.0"]}) == "torch 2.10.0 and 2.9.1 to 2.11.0"
+    assert versions.find_mixed_versions([old, new, {}]) == {"torch": ["2.10.0", "2.11.0"]}
+    assert versions.mixed_versions_note({}) == ""
+    assert "\n" not in versions.mixed_versions_note({"torch": ["1\n2", "3"]}) + versions.describe_changes(
+        {"torch": ["1\n2", "3"]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,8 +190,8 @@ def test_versions_that_differ() -> None:
     ],
 )  # fmt: skip
 def test_torchs_minor_version_decides(old: str, new: str, anew: bool) -> None:
-    assert versions.begins_anew(versions.changes([{"torch": old}], {"torch": new})) == anew
-    assert not versions.begins_anew(versions.changes([{"numpy": "1.0"}], {"numpy": "2.0", "torch": new}))
+    assert versions.needs_restart(versions.find_changes([{"torch": old}], {"torch": new})) == anew
+    assert not versions.needs_restart(versions.find_changes([{"numpy": "1.0"}], {"numpy": "2.0", "torch": new}))
 
 
 # --- tables and audit -------------------------------------------------------------------------------
@@ -195,21 +201,21 @@ def made(tmp_path: Path, by_cell: Mapping[str, Mapping[str, str]]) -> Experiment
     store = recorded(tmp_path, scores)
     for path in (tmp_path / "measured").rglob("*.jsonl"):
         told = [replace(one, versions=dict(found)) for part, found in by_cell.items() if part in str(path)
-                for one in store.measured(str(path.relative_to(tmp_path / "measured").with_suffix("")))]  # fmt: skip
-        path.write_bytes(b"".join(seal(asdict(one)) for one in told))
-    return read(str(tmp_path))[0]
+                for one in store.measurements(str(path.relative_to(tmp_path / "measured").with_suffix("")))]  # fmt: skip
+        path.write_bytes(b"".join(encode_line(asdict(one)) for one in told))
+    return read_experiments(str(tmp_path))[0]
 
 
 def test_other_versions_between_cells_are_told_and_are_no_fault(tmp_path: Path) -> None:
     first, second = {"torch": "2.11.0", "numpy": "2.1.0"}, {"torch": "2.11.1", "numpy": "2.2.0"}
     one = made(tmp_path, {"seed-0": first, "seed-1": second})
-    assert audit(one) == []
-    assert "libraries (torch 2.11.0 and 2.11.1, numpy 2.1.0 and 2.2.0)" in tables([one])[0].note
+    assert find_faults(one) == []
+    assert "libraries (torch 2.11.0 and 2.11.1, numpy 2.1.0 and 2.2.0)" in build_tables([one])[0].note
 
 
 def test_cells_of_two_minor_versions_of_torch_are_a_fault(tmp_path: Path) -> None:
     one = made(tmp_path, {"random": {"torch": "2.10.0"}, "mine": {"torch": "2.11.0"}})
-    assert [str(fault) for fault in audit(one)] == [
+    assert [str(fault) for fault in find_faults(one)] == [
         "torch: cells were made with several minor versions: 2.10 for 2 cells, as random seed 0, 2.11 for 1 cell, as "
         "mine seed 0"
     ]
@@ -217,8 +223,8 @@ def test_cells_of_two_minor_versions_of_torch_are_a_fault(tmp_path: Path) -> Non
 
 def test_one_set_of_versions_is_not_told(tmp_path: Path) -> None:
     one = made(tmp_path, {"seed-0": {"torch": "2.11.0", "python": "3.11.7"}, "seed-1": {"python": "3.11.9"}})
-    assert audit(one) == []
-    assert "versions" not in tables([one])[0].note
+    assert find_faults(one) == []
+    assert "versions" not in build_tables([one])[0].note
 
 
 def test_explain_tells_all_versions_of_a_cell(tmp_path: Path) -> None:
@@ -229,7 +235,7 @@ def test_explain_tells_all_versions_of_a_cell(tmp_path: Path) -> None:
     [path] = (tmp_path / "other" / "measured").rglob("*.jsonl")
     bodies = [json.loads(line)["body"] for line in path.read_bytes().splitlines()]
     bodies[0]["versions"] = {"torch": "2.10.0"}
-    path.write_bytes(b"".join(map(seal, bodies)))
-    [one] = read(str(store.folder))
-    found = [line for line in lines(one, one.runs[0]) if line.startswith("versions")]
+    path.write_bytes(b"".join(map(encode_line, bodies)))
+    [one] = read_experiments(str(store.folder))
+    found = [line for line in describe_run(one, one.runs[0]) if line.startswith("versions")]
     assert found == ["versions  torch 2.10.0; on cpu", "versions  numpy 2; on cpu"]

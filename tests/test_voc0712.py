@@ -16,7 +16,7 @@ from benchmark.api import MEAN_AP, Machine, Scores
 from benchmark.plugins import discovery, registry
 from benchmark.tasks import scenes
 from benchmark.tasks.voc0712 import voc0712
-from benchmark.vision.data.annotations import Files, Joined, Split, Truth, joined
+from benchmark.vision.data.annotations import ConcatenatedImages, GroundTruth, ImageFiles, Split, concatenate_splits
 from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe
 from benchmark.vision.detection.task import Detection
 
@@ -143,17 +143,18 @@ def test_joined_splits_against_a_plain_loop(tmp_path: Path) -> None:
             Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).save(tmp_path / str(part) / name)
         image_B = rng.integers(0, number, 6)
         labels_B, ignored_B = rng.integers(0, 5, 6), rng.random(6) < 0.3
-        truth = Truth.grouped(image_B, rng.random((6, 4), np.float32), labels_B, ignored_B, number)
-        splits.append(Split(Files(tmp_path / str(part), names, np.zeros((number, 2), np.int64)), truth))
-    whole = joined(splits)
+        truth = GroundTruth.from_boxes(image_B, rng.random((6, 4), np.float32), labels_B, ignored_B, number)
+        splits.append(Split(ImageFiles(tmp_path / str(part), names, np.zeros((number, 2), np.int64)), truth))
+    whole = concatenate_splits(splits)
     assert len(whole.images) == len(whole.truth) == 8
     pairs = [(split, number) for split in splits for number in range(len(split.truth))]
     for place, (split, number) in enumerate(pairs):
         assert torch.equal(whole.images[place], split.images[number])
-        assert torch.equal(whole.truth.of(place).corners_M4, split.truth.of(number).corners_M4)
-        assert torch.equal(whole.truth.of(place).labels_M, split.truth.of(number).labels_M)
-        assert whole.truth.num_drawn(np.array([place])) == split.truth.num_drawn(np.array([number]))
+        assert torch.equal(whole.truth.boxes_of(place).corners_M4, split.truth.of(number).corners_M4)
+        assert torch.equal(whole.truth.boxes_of(place).labels_M, split.truth.of(number).labels_M)
+        assert whole.truth.num_annotated_boxes(np.array([place])) == split.truth.num_annotated_boxes(np.array([number]))
     prints = {
-        Joined([split.images for split in some]).fingerprint for some in (splits, splits[::-1], splits[:2], splits[1:])
+        ConcatenatedImages([split.images for split in some]).fingerprint
+        for some in (splits, splits[::-1], splits[:2], splits[1:])
     }
     assert len(prints) == 4

@@ -15,7 +15,7 @@ from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.vision import weights
 from benchmark.vision.networks import resnet18, small_cnn
-from benchmark.vision.weights import load, read
+from benchmark.vision.weights import load_weights, read_state_dict
 
 CPU = torch.device("cpu")
 HEAD = r"fc\."
@@ -52,7 +52,7 @@ WRAPPED: dict[str, Callable[[State], Any]] = {
 def test_what_training_code_writes_is_read(tmp_path: Path, state: State, how: str, ending: str) -> None:
     path, network = tmp_path / f"w.{ending}", resnet18(4)
     torch.save(WRAPPED[how](state), path)
-    load(network, path, HEAD)
+    load_weights(network, path, HEAD)
     name = "layer4.1.conv2.weight"
     assert torch.equal(network.get_parameter(name), state[name])
     assert network.get_buffer("bn1.running_mean")[0] == 5
@@ -63,7 +63,7 @@ def test_safetensors_with_a_prefix(tmp_path: Path) -> None:
 
     source, network = small_cnn(), small_cnn()
     save_file(prefixed(source.state_dict(), "module."), tmp_path / "w.safetensors")
-    load(network, tmp_path / "w.safetensors", r"11\.")
+    load_weights(network, tmp_path / "w.safetensors", r"11\.")
     assert torch.equal(network.get_parameter("0.weight"), source.get_parameter("0.weight"))
 
 
@@ -80,7 +80,7 @@ def test_safetensors_with_a_prefix(tmp_path: Path) -> None:
 def test_what_holds_no_weights_is_said_to_hold(tmp_path: Path, content: Any, says: str) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=says) as caught:
-        read(tmp_path / "w.pth")
+        read_state_dict(tmp_path / "w.pth")
     assert "\n" not in str(caught.value)
 
 
@@ -90,13 +90,13 @@ def test_a_whole_model_is_named_and_how_to_save_its_weights(tmp_path: Path) -> N
         r"Python objects \(torchvision.models.resnet.BasicBlock, .*ResNet\); .* torch.save\(model.state_dict\(\), FILE"
     )
     with pytest.raises(ValueError, match=says):
-        read(tmp_path / "w.pth")
+        read_state_dict(tmp_path / "w.pth")
 
 
 def test_two_encoders_in_one_file_are_refused(tmp_path: Path, state: State) -> None:
     torch.save({"state_dict": prefixed(state, "encoder_q.") | prefixed(state, "encoder_k.")}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"several networks that fit \(encoder_q\., encoder_k\.\)"):
-        load(resnet18(4), tmp_path / "w.pth", HEAD)
+        load_weights(resnet18(4), tmp_path / "w.pth", HEAD)
 
 
 OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -113,7 +113,7 @@ def test_which_network_a_file_fits_is_said(tmp_path: Path, which: str, prefix: s
     make, says = OTHERS[which]
     torch.save({"state_dict": prefixed(make().state_dict(), prefix)}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="does not fit the model: .*" + says):
-        load(resnet18(4), tmp_path / "w.pth", HEAD, lambda name: f"model=torchvision:{name}")
+        load_weights(resnet18(4), tmp_path / "w.pth", HEAD, lambda name: f"model=torchvision:{name}")
 
 
 def test_only_what_can_be_set_is_suggested(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_only_what_can_be_set_is_suggested(tmp_path: Path) -> None:
 def test_a_network_without_its_last_layer_is_recognised() -> None:
     network = torchvision.models.resnet18()
     network.fc = nn.Identity()
-    assert weights.torchvision_network(network.state_dict()) == "resnet18"
+    assert weights.find_torchvision_network(network.state_dict()) == "resnet18"
 
 
 @pytest.mark.parametrize(

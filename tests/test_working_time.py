@@ -115,4 +115,4 @@ def test_a_run_that_was_stopped_in_a_selection_goes_on(tmp_path: Path) -> None:
         time.sleep(0.01)
     stopped(process.pid, 8)
     check_stated("process stopped (SIGSTOP, Ctrl-Z, a laptop's lid)", process.wait(60), (tmp_path / "log").read_text())
-    assert all(round_.seconds["select"] < 4 for round_ in store.measured(one))
+    assert all(round_.seconds["select"] < 4 for round_ in store.measurements(one))

@@ -12,70 +12,83 @@ from numpy.random import Generator
 
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Floats
-from benchmark.analysis.savings import Rule, crossing, savings
-from tools.simulated_runs import COSTS_R, IMAGES, Results, curve, experiment, generator, holds, noise, saving, score
+from benchmark.analysis.savings import TargetRule, compute_savings, crossing_cost
+from tools.simulated_runs import (
+    COSTS_R,
+    IMAGES,
+    SimulationResults,
+    covers,
+    make_curve,
+    make_experiment,
+    seed_noise,
+    simulated_saving,
+    simulation_generator,
+    true_score,
+)
 
 
-def rising(rng: Generator, num_seeds: int) -> Floats:
+def rising_scores(rng: Generator, num_seeds: int) -> Floats:
     """(S, R): runs of a strategy that still rises at the end."""
-    return 90 - 60 / np.sqrt(COSTS_R / 1000) + 0.5 * noise(rng, num_seeds, 1.2)
+    return 90 - 60 / np.sqrt(COSTS_R / 1000) + 0.5 * seed_noise(rng, num_seeds, 1.2)
 
 
-def savings_final(num: int) -> Results:
+def savings_final(num: int) -> SimulationResults:
     """Two equal strategies: what one saves at the smaller of both final scores, and at the other's."""
-    rng, rows = generator("savings_final"), []
+    rng, rows = simulation_generator("savings_final"), []
     for num_seeds in (3, 5, 10, 20):
         smaller, theirs = list[stats.Interval](), list[float]()
         for _ in range(num):
-            first, second = (curve(name, rising(rng, num_seeds)) for name in ("a", "b"))
-            smaller.append(saving(first, second, Rule("final"), rng).saved)
+            first, second = (make_curve(name, rising_scores(rng, num_seeds)) for name in ("a", "b"))
+            smaller.append(simulated_saving(first, second, TargetRule("final"), rng).amount)
             target = float(second.mean_R[-1])
-            theirs.append(saving(first, second, Rule("value", target, target), rng).saved.value)
+            theirs.append(simulated_saving(first, second, TargetRule("value", target, target), rng).amount.value)
         reported = [value for value in theirs if math.isfinite(value)]
         values = np.array([one.value for one in smaller])
         rows.append({
             "seeds": num_seeds, "saved": values.mean(), "error": values.std() / math.sqrt(num),
-            "covered": np.mean([holds(one, 0.0) for one in smaller]), "reported": np.isfinite(values).mean(),
+            "covered": np.mean([covers(one, 0.0) for one in smaller]), "reported": np.isfinite(values).mean(),
             "theirs": np.mean(reported), "theirs_reported": len(reported) / num,
         })  # fmt: skip
-    example = {"cost": COSTS_R, "first": score(COSTS_R), "second": score(COSTS_R, 4000)}
-    return {"rows": rows, "hard": [*on_a_plateau(num, rng), *beside_a_dip(num, rng)], "example": example}
+    example = {"cost": COSTS_R, "first": true_score(COSTS_R), "second": true_score(COSTS_R, 4000)}
+    return {"rows": rows, "hard": [*plateau_rows(num, rng), *dip_rows(num, rng)], "example": example}
 
 
-def on_a_plateau(num: int, rng: Generator) -> list[Results]:
+def plateau_rows(num: int, rng: Generator) -> list[SimulationResults]:
     """Two strategies that hardly rise at the end, one of them there sooner, at the smaller final score."""
     fast, slow = (90 - 40 * np.exp(-COSTS_R / rate) for rate in (1000, 2000))
-    return off("a plateau, one is there sooner", fast, slow, float(slow[-1]), Rule("final"), num, rng)
+    return bias_rows("a plateau, one is there sooner", fast, slow, float(slow[-1]), TargetRule("final"), num, rng)
 
 
-def beside_a_dip(num: int, rng: Generator) -> list[Results]:
+def dip_rows(num: int, rng: Generator) -> list[SimulationResults]:
     """One strategy falls by 3 after a peak, at a score just above that peak, and the other never does."""
-    steady = score(COSTS_R)
+    steady = true_score(COSTS_R)
     target = float(steady[4]) + 0.2
     dipping = steady - 3.0 * (COSTS_R == 6000)
-    return off("just above a peak, then a dip", dipping, steady, target, Rule("value", target, target), num, rng)
+    return bias_rows(
+        "just above a peak, then a dip", dipping, steady, target, TargetRule("value", target, target), num, rng
+    )
 
 
-def off(
-    case: str, mine_R: Floats, theirs_R: Floats, target: float, rule: Rule, num: int, rng: Generator
-) -> list[Results]:
+def bias_rows(
+    case: str, mine_R: Floats, theirs_R: Floats, target: float, rule: TargetRule, num: int, rng: Generator
+) -> list[SimulationResults]:
     """How far savings are off on average, and how often their intervals hold the truth, by number of seeds."""
-    [paid], [other] = (crossing(COSTS_R[None], one_R[None], np.array([target])) for one_R in (mine_R, theirs_R))
+    [paid], [other] = (crossing_cost(COSTS_R[None], one_R[None], np.array([target])) for one_R in (mine_R, theirs_R))
     rows, truth = [], float(other - paid)
     for num_seeds in (3, 5, 10):
         found = list[stats.Interval]()
         for _ in range(num):
-            first, second = (one_R + 0.5 * noise(rng, num_seeds, 1.0) for one_R in (mine_R, theirs_R))
-            found.append(saving(curve("a", first), curve("b", second), rule, rng).saved)
+            first, second = (one_R + 0.5 * seed_noise(rng, num_seeds, 1.0) for one_R in (mine_R, theirs_R))
+            found.append(simulated_saving(make_curve("a", first), make_curve("b", second), rule, rng).amount)
         values = np.array([one.value for one in found])
         rows.append({
             "case": case, "seeds": num_seeds, "truth": truth, "off": values[np.isfinite(values)].mean() - truth,
-            "covered": np.mean([holds(one, truth) for one in found]),
+            "covered": np.mean([covers(one, truth) for one in found]),
         })  # fmt: skip
     return rows
 
 
-def few_rounds(num: int) -> Results:
+def few_rounds(num: int) -> SimulationResults:
     """How far off a saving may be since curves are taken to be straight between rounds; nothing is random here.
 
     Args:
@@ -83,43 +96,47 @@ def few_rounds(num: int) -> Results:
     """
     rows, found = [], {}
     fine = np.linspace(1000, 10_000, 9_001, dtype=np.float64)
-    targets = np.linspace(score(fine[:1], 4000)[0], score(fine[-1:], 4000)[0], num + 2)[1:-1]
+    targets = np.linspace(true_score(fine[:1], 4000)[0], true_score(fine[-1:], 4000)[0], num + 2)[1:-1]
     for num_rounds in (4, 6, 8, 10, 20):
         coarse = np.linspace(1000, 10_000, num_rounds, dtype=np.float64)
-        errors = saved_at(coarse, targets) - saved_at(fine, targets)
+        errors = savings_at(coarse, targets) - savings_at(fine, targets)
         rows.append({"rounds": num_rounds, "largest": abs(errors).max(), "mean": abs(errors).mean()})
         found[str(num_rounds)] = errors[:: max(1, num // 80)]
     return {"rows": rows, "example": {"target": targets[:: max(1, num // 80)], "error": found}}
 
 
-def saved_at(cost_R: Floats, targets_M: Floats) -> Floats:
+def savings_at(cost_R: Floats, targets_M: Floats) -> Floats:
     """(M,): what a strategy that learns faster saves at these scores, both known at these costs."""
     mine, theirs = (
-        crossing(np.tile(cost_R, (len(targets_M), 1)), np.tile(score(cost_R, rate), (len(targets_M), 1)), targets_M)
+        crossing_cost(
+            np.tile(cost_R, (len(targets_M), 1)), np.tile(true_score(cost_R, rate), (len(targets_M), 1)), targets_M
+        )
         for rate in (3000, 4000)
     )
     return np.asarray(theirs - mine)
 
 
-def savings_curve(num: int) -> Results:
+def savings_curve(num: int) -> SimulationResults:
     """Intervals along a curve of savings: how often one holds the truth, and how often all do."""
-    rng, rows, example = generator("savings_curve"), [], Results()
-    mine, theirs = score(COSTS_R), score(COSTS_R, 4000)
-    truth_R = COSTS_R - crossing(np.tile(COSTS_R, (10, 1)), np.tile(mine, (10, 1)), theirs)
+    rng, rows, example = simulation_generator("savings_curve"), [], SimulationResults()
+    mine, theirs = true_score(COSTS_R), true_score(COSTS_R, 4000)
+    truth_R = COSTS_R - crossing_cost(np.tile(COSTS_R, (10, 1)), np.tile(mine, (10, 1)), theirs)
     for num_seeds in (5, 10, 20):
         covered = []
         for _ in range(num):
             shared = rng.normal(0, 1, (num_seeds, 1))
             first, second = (
-                curve(name, truth + shared + rng.normal(0, 0.5, (num_seeds, 10)))
+                make_curve(name, truth + shared + rng.normal(0, 0.5, (num_seeds, 10)))
                 for name, truth in (("a", mine), ("b", theirs))
             )
-            found = savings(experiment(first, second), "a", "b", Rule("curve"), IMAGES, rng)[1:]  # round 0 is shared
-            covered.append([holds(one.saved, truth) for one, truth in zip(found, truth_R[1:], strict=True)])
-            ends = {"low": [one.saved.low for one in found], "high": [one.saved.high for one in found]}
+            found = compute_savings(make_experiment(first, second), "a", "b", TargetRule("curve"), IMAGES, rng)[
+                1:
+            ]  # round 0 is shared
+            covered.append([covers(one.amount, truth) for one, truth in zip(found, truth_R[1:], strict=True)])
+            ends = {"low": [one.amount.low for one in found], "high": [one.amount.high for one in found]}
             if num_seeds == 10 and not all(covered[-1]) and not example:
                 example = ends | {
-                    "saved": [one.saved.value for one in found],
+                    "saved": [one.amount.value for one in found],
                     "truth": truth_R[1:],
                     "cost": COSTS_R[1:],
                 }
@@ -127,34 +144,40 @@ def savings_curve(num: int) -> Results:
     return {"rows": rows, "example": example}
 
 
-def savings_band(num: int) -> Results:
+def savings_band(num: int) -> SimulationResults:
     """Intervals of a saving in a band, where each run pays for whole rounds."""
-    rng, rows = generator("savings_band"), []
+    rng, rows = simulation_generator("savings_band"), []
     for deviation in (0.05, 0.6):
-        truth = price_of_band(0.0, deviation) - price_of_band(1.5, deviation)
+        truth = mean_band_price(0.0, deviation) - mean_band_price(1.5, deviation)
         for num_seeds in (3, 5, 10):
             found = list[stats.Interval]()
             for _ in range(num):
-                first, second = (banded(rng, num_seeds, better, deviation) for better in (1.5, 0.0))
-                found.append(saving(curve("a", first), curve("b", second), Rule("band", 70, 72), rng).saved)
+                first, second = (band_scores(rng, num_seeds, better, deviation) for better in (1.5, 0.0))
+                found.append(
+                    simulated_saving(
+                        make_curve("a", first), make_curve("b", second), TargetRule("band", 70, 72), rng
+                    ).amount
+                )
             given = [one for one in found if math.isfinite(one.low)]
-            covered = np.mean([holds(one, truth) for one in given]) if given else None
+            covered = np.mean([covers(one, truth) for one in given]) if given else None
             rows.append({
                 "deviation": deviation, "seeds": num_seeds, "truth": truth, "given": len(given) / num,
                 "saved": np.mean([one.value for one in found]), "covered": covered,
             })  # fmt: skip
-    late_SR = banded(rng, 5, 0.0, 1.2)
+    late_SR = band_scores(rng, 5, 0.0, 1.2)
     late_SR[2] -= 10  # a run that never gets there
-    one = saving(curve("a", banded(rng, 5, 1.5, 0.6)), curve("b", late_SR), Rule("band", 70, 72), rng)
-    return {"rows": rows, "example": {"cost": COSTS_R, "runs": late_SR, "paid": one.other, "note": one.note}}
+    one = simulated_saving(
+        make_curve("a", band_scores(rng, 5, 1.5, 0.6)), make_curve("b", late_SR), TargetRule("band", 70, 72), rng
+    )
+    return {"rows": rows, "example": {"cost": COSTS_R, "runs": late_SR, "paid": one.against_cost, "note": one.note}}
 
 
-def banded(rng: Generator, num_seeds: int, better: float, deviation: float) -> Floats:
+def band_scores(rng: Generator, num_seeds: int, better: float, deviation: float) -> Floats:
     """(S, R) scores around a curve that passes 70 between two rounds."""
-    return 90 + better - 42 / np.sqrt(COSTS_R / 1000) + deviation * noise(rng, num_seeds, 1.0)
+    return 90 + better - 42 / np.sqrt(COSTS_R / 1000) + deviation * seed_noise(rng, num_seeds, 1.0)
 
 
-def price_of_band(better: float, deviation: float) -> float:
+def mean_band_price(better: float, deviation: float) -> float:
     """The mean price of the first round of 70 or more, over many runs."""
-    value_SR = banded(generator("price_of_band"), 40_000, better, deviation)
+    value_SR = band_scores(simulation_generator("price_of_band"), 40_000, better, deviation)
     return float(COSTS_R[(value_SR >= 70).argmax(1)].mean())

@@ -17,51 +17,61 @@ from benchmark.analysis import stats
 from benchmark.analysis.comparisons import compare
 from benchmark.analysis.curves import Floats
 from benchmark.analysis.equivalence import REPRODUCED, Gap, judge
-from benchmark.analysis.sequential import DECIDED, states
-from benchmark.analysis.tables import entries, interval_factor
+from benchmark.analysis.sequential import DECIDED_STATUSES, sequential_states
+from benchmark.analysis.tables import build_row, interval_factor
 from benchmark.experiment.auto_seeds import LOOKS, AutoSeeds
-from tools.simulated_runs import COSTS_R, IMAGES, Results, curve, experiment, generator, holds, noise, score
+from tools.simulated_runs import (
+    COSTS_R,
+    IMAGES,
+    SimulationResults,
+    covers,
+    make_curve,
+    make_experiment,
+    seed_noise,
+    simulation_generator,
+    true_score,
+)
 from tools.simulated_savings import few_rounds, savings_band, savings_curve, savings_final
 
 MARGIN = 1.0  # of accuracy, see tables.MARGIN
 
 
 # --- differences ----------------------------------------------------------------------------
-def pairing(num: int) -> Results:
+def pairing(num: int) -> SimulationResults:
     """Intervals of a difference of 1.5 standard deviations, seeds paired and taken apart."""
-    rng, truth, rows = generator("pairing"), 1.5, []
+    rng, truth, rows = simulation_generator("pairing"), 1.5, []
     for num_seeds in (3, 5, 10):
         for correlation in (0.0, 0.4, 0.8):
-            first_MS, second_MS = correlated(rng, (num, num_seeds), correlation)
+            first_MS, second_MS = correlated_scores(rng, (num, num_seeds), correlation)
             first_MS += truth
-            paired = [stats.student(gaps_S) for gaps_S in first_MS - second_MS]
-            apart = [unpaired(*pair) for pair in zip(first_MS, second_MS, strict=True)]
+            paired = [stats.student_interval(gaps_S) for gaps_S in first_MS - second_MS]
+            apart = [welch_interval(*pair) for pair in zip(first_MS, second_MS, strict=True)]
             rows.append({
                 "seeds": num_seeds, "correlation": correlation,
-                "covered": np.mean([holds(one, truth) for one in paired]),
+                "covered": np.mean([covers(one, truth) for one in paired]),
                 "found": np.mean([one.low > 0 for one in paired]),
                 "found_unpaired": np.mean([one.low > 0 for one in apart]),
             })  # fmt: skip
-    first_MS, second_MS = correlated(rng, (1, 6), 0.9)
+    first_MS, second_MS = correlated_scores(rng, (1, 6), 0.9)
     return {"rows": rows, "example": {"first": 81.5 + first_MS[0], "second": 80 + second_MS[0]}}
 
 
-def correlated(rng: Generator, shape: tuple[int, int], correlation: float) -> tuple[Floats, Floats]:
+def correlated_scores(rng: Generator, shape: tuple[int, int], correlation: float) -> tuple[Floats, Floats]:
     """(M, S) scores of two strategies whose seeds go together."""
     shared_MS = math.sqrt(correlation) * rng.standard_normal(shape)
     first_MS, second_MS = (shared_MS + math.sqrt(1 - correlation) * rng.standard_normal(shape) for _ in range(2))
     return first_MS, second_MS
 
 
-def unpaired(first_S: Floats, second_S: Floats) -> stats.Interval:
+def welch_interval(first_S: Floats, second_S: Floats) -> stats.Interval:
     """Welch's interval of a difference."""
     (mine, my_std), (theirs, their_std) = ((one.mean(), one.std(ddof=1)) for one in (first_S, second_S))
     return Gap(0, float(mine - theirs), len(first_S), float(my_std), len(second_S), float(their_std)).interval(0.95)
 
 
-def sign_flips(num: int) -> Results:
+def sign_flips(num: int) -> SimulationResults:
     """How often p is at most 0.05 where differences are zero on average."""
-    rng = generator("sign_flips")
+    rng = simulation_generator("sign_flips")
     shapes: dict[str, Callable[[tuple[int, int]], Floats]] = {
         "symmetric: normal": rng.standard_normal,
         "symmetric: heavy tails (Student's, 2 degrees)": lambda shape: rng.standard_t(2, shape),
@@ -69,25 +79,29 @@ def sign_flips(num: int) -> Results:
         "skewed: lognormal": lambda shape: rng.lognormal(0, 1, shape) - math.exp(0.5),
     }
     rows = [
-        {"shape": name, "seeds": num_seeds, "rejected": np.mean(stats.sign_flip(draw((num, num_seeds)), rng) <= 0.05)}
+        {
+            "shape": name,
+            "seeds": num_seeds,
+            "rejected": np.mean(stats.sign_flip_test(draw((num, num_seeds)), rng) <= 0.05),
+        }
         for name, draw in shapes.items()
         for num_seeds in (5, 6, 8, 10, 12)
     ]
     gaps_S = np.array([0.9, 1.6, -0.3, 1.1, 0.4, 2.0])  # to be looked at, not simulated
-    means_F = stats.signs(6) @ gaps_S / 6
-    flips, p = np.sort(np.concatenate([means_F, -means_F])), stats.sign_flip(gaps_S[None], rng)[0]
+    means_F = stats.sign_patterns(6) @ gaps_S / 6
+    flips, p = np.sort(np.concatenate([means_F, -means_F])), stats.sign_flip_test(gaps_S[None], rng)[0]
     return {"rows": rows, "example": {"flips": flips, "mean": gaps_S.mean(), "p": p}}
 
 
-def seeds_needed(num: int) -> Results:
+def seeds_needed(num: int) -> SimulationResults:
     """The seeds that make a verdict possible, and those that find a difference in four of five cases."""
-    rng, rows = generator("seeds_needed"), []
+    rng, rows = simulation_generator("seeds_needed"), []
     for family in (1, 9):
         for difference in (1.0, 1.5, 2.0):
-            least, about = stats.least_runs(0.95, family), stats.runs_to_find(difference, 0.95, family)
+            least, about = stats.min_runs_to_reject(0.95, family), stats.runs_to_find(difference, 0.95, family)
             assert about is not None
             power = [
-                np.mean(stats.sign_flip(rng.normal(difference, 1, (num, number)), rng) <= 0.05 / family)
+                np.mean(stats.sign_flip_test(rng.normal(difference, 1, (num, number)), rng) <= 0.05 / family)
                 for number in (least, about)
             ]
             rows.append({
@@ -96,18 +110,18 @@ def seeds_needed(num: int) -> Results:
             })  # fmt: skip
     seeds = range(4, 21)
     power_of = {
-        str(difference): [stats.power_of(number, 0.05 / 9)(difference) for number in seeds]
+        str(difference): [stats.power_function(number, 0.05 / 9)(difference) for number in seeds]
         for difference in (1.0, 1.5, 2.0)
     }
     return {"rows": rows, "example": {"seeds": list(seeds), "power": power_of}}
 
 
-def holm(num: int) -> Results:
+def holm(num: int) -> SimulationResults:
     """A false verdict anywhere in a report of equal strategies: nine against a reference in each table, ten seeds."""
-    rng, plain_MT, corrected_MT = generator("holm"), np.zeros((num, 10), bool), np.zeros((num, 10), bool)
+    rng, plain_MT, corrected_MT = simulation_generator("holm"), np.zeros((num, 10), bool), np.zeros((num, 10), bool)
     for number in range(10):
         gaps_MAS = rng.standard_normal((num, 9, 10)) - rng.standard_normal((num, 1, 10))
-        p_MA = stats.sign_flip(gaps_MAS.reshape(-1, 10), rng).reshape(num, 9)
+        p_MA = stats.sign_flip_test(gaps_MAS.reshape(-1, 10), rng).reshape(num, 9)
         plain_MT[:, number] = (p_MA <= 0.05).any(1)
         corrected_MT[:, number] = [(stats.holm(p_A) <= 0.05).any() for p_A in p_MA]
     rows = [
@@ -118,13 +132,13 @@ def holm(num: int) -> Results:
     return {"rows": rows}
 
 
-def spread(num: int) -> Results:
+def spread(num: int) -> SimulationResults:
     """What "mean ± standard deviation" covers; two equal strategies, each round of a table one replicate."""
-    rng, rows, example = generator("spread"), [], Results()
+    rng, rows, example = simulation_generator("spread"), [], SimulationResults()
     for num_seeds in (3, 5, 10):
-        curves = [curve(name, rng.standard_normal((num_seeds, num))) for name in ("a", "b")]
+        curves = [make_curve(name, rng.standard_normal((num_seeds, num))) for name in ("a", "b")]
         first_M2, second_M2 = (
-            np.array([(entry.mean, entry.std) for entry in entries(one, experiment(*curves))], np.float64)
+            np.array([(entry.mean, entry.std) for entry in build_row(one, make_experiment(*curves))], np.float64)
             for one in curves
         )
         factor = interval_factor(num_seeds)
@@ -138,96 +152,102 @@ def spread(num: int) -> Results:
     return {"rows": rows, "example": example}
 
 
-def verdicts(num: int) -> Results:
+def verdicts(num: int) -> SimulationResults:
     """Verdicts on pairs of strategies whose differences spread by 1, with a margin of 1."""
-    rng, rows = generator("verdicts"), []
+    rng, rows = simulation_generator("verdicts"), []
     for difference in (0.0, 0.5, 1.0, 2.0):
         for num_seeds in (5, 10, 20):
             found = Counter[str]()
             for _ in range(num):
                 base_SR = np.array([60.0, 70, 75]) + rng.standard_normal((num_seeds, 1))
                 gaps_S1 = rng.normal(difference, 1, (num_seeds, 1))
-                pair = experiment(curve("a", base_SR + gaps_S1), curve("b", base_SR))
+                pair = make_experiment(make_curve("a", base_SR + gaps_S1), make_curve("b", base_SR))
                 found[compare(pair, "a", "b", IMAGES, 0.95, 0).verdict] += 1
             words = ("better", "worse", "equivalent", "undecided")
             rows.append({"difference": difference, "seeds": num_seeds} | {word: found[word] / num for word in words})
     return {"rows": rows}
 
 
-def price(num: int) -> Results:
+def price(num: int) -> SimulationResults:
     """Strategies that learn equally from equal images: one is charged 500 besides, or buys half as many again."""
-    rng, rows = generator("price"), []
+    rng, rows = simulation_generator("price"), []
     for charged, times in ((500.0, 1.0), (0.0, 1.5)):
         learned, paid = times * COSTS_R, times * COSTS_R + charged
         found_M, by_round_M = np.zeros(num), np.zeros(num)
         for number in range(num):
             first, second = (
-                curve(name, score(images_R) + noise(rng, 8, 0.5), cost_R)
+                make_curve(name, true_score(images_R) + seed_noise(rng, 8, 0.5), cost_R)
                 for name, images_R, cost_R in (("a", learned, paid), ("b", COSTS_R, COSTS_R))
             )
-            one = compare(experiment(first, second), "a", "b", IMAGES, 0.95, 0)
-            assert one.by_round is not None
-            found_M[number], by_round_M[number] = one.area.value, one.by_round.value
+            one = compare(make_experiment(first, second), "a", "b", IMAGES, 0.95, 0)
+            assert one.all_rounds_difference is not None
+            found_M[number], by_round_M[number] = one.area_difference.value, one.all_rounds_difference.value
         fine = np.linspace(max(paid[0], COSTS_R[0]), min(paid[-1], COSTS_R[-1]), 20_001)
-        gaps = np.interp(fine, paid, score(learned)) - np.interp(fine, COSTS_R, score(COSTS_R))
+        gaps = np.interp(fine, paid, true_score(learned)) - np.interp(fine, COSTS_R, true_score(COSTS_R))
         rows.append({
             "charged": charged, "times": times, "truth": np.trapezoid(gaps, fine) / (fine[-1] - fine[0]),
             "found": found_M.mean(), "error": found_M.std() / math.sqrt(num), "by_round": by_round_M.mean(),
         })  # fmt: skip
-    example = {"cost": COSTS_R, "first": score(COSTS_R), "paid": COSTS_R + 500}
+    example = {"cost": COSTS_R, "first": true_score(COSTS_R), "paid": COSTS_R + 500}
     return {"rows": rows, "example": example}
 
 
 # --- over experiments -----------------------------------------------------------------------
-CASES = ((3, 4, "experiments"), (3, 4, "data sets"), (5, 4, "data sets"), (10, 1, "data sets"))
+RANK_CASES = ((3, 4, "experiments"), (3, 4, "data sets"), (5, 4, "data sets"), (10, 1, "data sets"))
 
 
-def ranks(num: int) -> Results:
+def ranks(num: int) -> SimulationResults:
     """Five strategies that are equal over all data sets, each of which has an order of its own for its schedules."""
-    rng, rows = generator("ranks"), []
-    for num_sets, num_schedules, counted in CASES:
+    rng, rows = simulation_generator("ranks"), []
+    for num_sets, num_schedules, counted in RANK_CASES:
         names = [str(number) for number in range(num_sets) for _ in range(num_schedules)]
         if counted == "experiments":  # as if each were a data set of its own
             names = [str(number) for number in range(len(names))]
         wrong = 0
         for _ in range(num):
             own_DA = np.repeat(rng.normal(size=(num_sets, 5)), num_schedules, 0)
-            found = stats.ranks(list("abcde"), own_DA + rng.normal(0, 0.1, own_DA.shape), names)
-            wrong += bool(np.ptp(found.mean_A) > found.critical)
+            found = stats.rank_strategies(list("abcde"), own_DA + rng.normal(0, 0.1, own_DA.shape), names)
+            wrong += bool(np.ptp(found.mean_A) > found.critical_difference)
         told = {"data_sets": num_sets, "schedules": num_schedules, "counted": counted}
-        rows.append(told | {"wrong": wrong / num, "critical": found.critical})
+        rows.append(told | {"wrong": wrong / num, "critical": found.critical_difference})
     return {"rows": rows}
 
 
-def penalties(num: int) -> Results:
+def penalties(num: int) -> SimulationResults:
     """Rounds that one of two equal strategies wins, and pairs of which one wins any of nine; an example of four."""
-    rng, rows = generator("penalties"), []
+    rng, rows = simulation_generator("penalties"), []
     for num_seeds in (5, 10):
-        [first, second] = (curve(name, rng.standard_normal((num_seeds, 10 * num))) for name in ("a", "b"))
-        share = stats.penalties([first, second])[0, 1]
+        [first, second] = (make_curve(name, rng.standard_normal((num_seeds, 10 * num))) for name in ("a", "b"))
+        share = stats.penalty_matrix([first, second])[0, 1]
         any_of_nine = [
-            (stats.penalties([curve(name, rng.standard_normal((num_seeds, 10))) for name in ("a", "b")]) > 0).any()
+            (
+                stats.penalty_matrix([make_curve(name, rng.standard_normal((num_seeds, 10))) for name in ("a", "b")])
+                > 0
+            ).any()
             for _ in range(num)
         ]
         rows.append({"seeds": num_seeds, "share": share, "any": np.mean(any_of_nine)})
     better = {"equal 1": 0.0, "equal 2": 0.0, "equal 3": 0.0, "better by 3": 3.0}
-    curves = [curve(name, score(COSTS_R) + by * (COSTS_R > 1000) + noise(rng, 5, 0.5)) for name, by in better.items()]
-    return {"rows": rows, "example": {"names": list(better), "wins": stats.penalties(curves)}}
+    curves = [
+        make_curve(name, true_score(COSTS_R) + by * (COSTS_R > 1000) + seed_noise(rng, 5, 0.5))
+        for name, by in better.items()
+    ]
+    return {"rows": rows, "example": {"names": list(better), "wins": stats.penalty_matrix(curves)}}
 
 
 # --- against published curves, and seeds=auto -----------------------------------------------
-def verify(num: int) -> Results:
+def verify(num: int) -> SimulationResults:
     """Verdicts on a published curve of five runs at four numbers of labels, whose true gap from ours is known."""
-    rng, rows = generator("verify"), []
+    rng, rows = simulation_generator("verify"), []
     for truth, their_runs in ((MARGIN, 5), (0.1, 20), (2.0, 5)):
         for num_runs in (3, 5, 10, 20):
-            found = Counter(verdict(rng, truth, num_runs, their_runs) for _ in range(num))
+            found = Counter(simulate_verdict(rng, truth, num_runs, their_runs) for _ in range(num))
             known = {word: found[word] / num for word in ("weaker", "stronger", "inconclusive", REPRODUCED)}
             rows.append({"truth": truth, "their_runs": their_runs, "runs": num_runs} | known)
     return {"rows": rows}
 
 
-def verdict(rng: Generator, truth: float, num_runs: int, their_runs: int) -> str:
+def simulate_verdict(rng: Generator, truth: float, num_runs: int, their_runs: int) -> str:
     """The verdict on one simulated paper: runs spread by 1, half of which stays from round to round."""
     counts = 1 if truth == MARGIN else 4  # at the margin the hardest case: one number of labels
     mine_SR, theirs_SR = (
@@ -241,13 +261,13 @@ def verdict(rng: Generator, truth: float, num_runs: int, their_runs: int) -> str
     return judge(gaps, MARGIN, 0.95)[0]
 
 
-def seeds_auto(num: int) -> Results:
+def seeds_auto(num: int) -> SimulationResults:
     """One comparison under seeds=auto, and what it costs to look at p after every seed instead."""
-    rng, rows, auto = generator("seeds_auto"), [], AutoSeeds("random", 0.95, 30)
+    rng, rows, auto = simulation_generator("seeds_auto"), [], AutoSeeds("random", 0.95, 30)
     looks = np.zeros(len(LOOKS))
     for difference in (0.0, 0.5, 0.8, 1.2):
-        found = [states({"a": rng.normal(difference, 1, 30)}, auto)["a"] for _ in range(num)]
-        decided = [one.num_seeds for one in found if one.word in DECIDED]
+        found = [sequential_states({"a": rng.normal(difference, 1, 30)}, auto)["a"] for _ in range(num)]
+        decided = [one.num_seeds for one in found if one.status in DECIDED_STATUSES]
         rows.append({
             "difference": difference, "decided": len(decided) / num, "seeds": np.mean([one.num_seeds for one in found]),
         })  # fmt: skip
@@ -256,13 +276,13 @@ def seeds_auto(num: int) -> Results:
     peeked_M, peeking = np.zeros(num, bool), []
     gaps_MS = rng.standard_normal((num, 30))
     for number in range(6, 31):
-        peeked_M |= stats.sign_flip(gaps_MS[:, :number], rng) <= 0.05
+        peeked_M |= stats.sign_flip_test(gaps_MS[:, :number], rng) <= 0.05
         peeking.append(peeked_M.mean())
     example = {"seeds": list(range(6, 31)), "peeking": peeking, "looks": list(LOOKS), "auto": looks}
     return {"rows": rows, "example": example}
 
 
-SIMULATIONS: dict[str, tuple[Callable[[int], Results], int]] = {
+SIMULATIONS: dict[str, tuple[Callable[[int], SimulationResults], int]] = {
     "pairing": (pairing, 4_000),
     "sign_flips": (sign_flips, 4_000),
     "seeds_needed": (seeds_needed, 2_000),

@@ -18,32 +18,32 @@ from benchmark.analysis.figures.style import (
     INK,
     MARKERS,
     PALETTE,
-    beside,
-    blank,
-    entitle,
-    heat,
-    key,
-    styled,
-    ticks,
+    add_legend,
+    add_title,
+    blank_figure,
+    draw_heat_map,
+    label_heat_map,
+    legend_width,
+    with_style,
 )
 from benchmark.text.words import plural
 
-Results = dict[str, Any]
+SimulationResults = dict[str, Any]
 Rows = Sequence[dict[str, Any]]
 Points = Sequence[float] | npt.NDArray[Any]
 _, BLUE, _, GREEN, RED = PALETTE[:5]
 ALPHA = 0.05
-WORDS = {  # verdicts and their colours
+VERDICT_COLOURS = {  # verdicts and their colours
     "better": BLUE, "worse": RED, "equivalent": GREEN, "undecided": FAINT,
     "reproduced": GREEN, "stronger": BLUE, "weaker": RED, "inconclusive": FAINT,
 }  # fmt: skip
 
 
-def plots(
+def plot_row(
     titles: Sequence[str], labels: Sequence[str] = (), width: float = 3.2, **shared: Any
 ) -> tuple[Figure, list[Axes]]:
     """Plots side by side, a title each, with room for a legend of these labels on the right."""
-    figure = blank(max(5.2, width * len(titles)) + (beside(labels) if labels else 0), 3.1)
+    figure = blank_figure(max(5.2, width * len(titles)) + (legend_width(labels) if labels else 0), 3.1)
     grid = list(figure.subplots(1, len(titles), squeeze=False, **shared).flat)
     for axes, title in zip(grid, titles, strict=True):
         axes.set_title(title)
@@ -51,121 +51,128 @@ def plots(
     return figure, grid
 
 
-def rule_at(axes: Axes, value: float) -> None:
+def dashed_line(axes: Axes, value: float) -> None:
     """A dashed line at the height that is promised."""
     axes.axhline(value, color=INK, linewidth=0.9, linestyle="--")
 
 
-def series(axes: Axes, x: Points, y: Points, place: int, **more: Any) -> Line2D:
+def draw_series(axes: Axes, x: Points, y: Points, place: int, **more: Any) -> Line2D:
     """A line in the colour and with the marker of its place."""
     look = {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
     return axes.plot(x, y, **(look | more))[0]
 
 
-def finish(figure: Figure, handles: Sequence[Any], labels: Sequence[str], title: str, *notes: str) -> None:
+def add_legend_and_title(
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str], title: str, *notes: str
+) -> None:
     """A legend right of the plots, and a title beside it."""
-    key(figure, handles, labels)
-    entitle(figure, title, *notes, free=beside(labels))
+    add_legend(figure, handles, labels)
+    add_title(figure, title, *notes, free=legend_width(labels))
 
 
-def column(rows: Rows, name: str, **wanted: Any) -> list[Any]:
+def column_values(rows: Rows, name: str, **wanted: Any) -> list[Any]:
     """A column of the rows that have these values."""
     return [row[name] for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
-def values(rows: Rows, name: str) -> list[Any]:
+def unique_values(rows: Rows, name: str) -> list[Any]:
     """The different values of a column, in order."""
     return list(dict.fromkeys(row[name] for row in rows))
 
 
-@styled
-def pairing(found: Results) -> Figure:
+@with_style
+def pairing(results: SimulationResults) -> Figure:
     """Seeds of one comparison, and how often paired and unpaired intervals find a difference."""
-    rows, example = found["rows"], found["example"]
-    seeds = values(rows, "seeds")
+    rows, example = results["rows"], results["example"]
+    seeds = unique_values(rows, "seeds")
     labels = [f"{number} seeds, {kind}" for number in seeds for kind in ("paired", "not paired")]
-    figure, (left, right) = plots(["one comparison of six seeds", "how often a difference is found"], labels)
+    figure, (left, right) = plot_row(["one comparison of six seeds", "how often a difference is found"], labels)
     for first, second in zip(example["first"], example["second"], strict=True):
         left.plot([0, 1], [second, first], color=BLUE, marker="o", linewidth=1)
     left.set(xlim=(-0.3, 1.3), xticks=[0, 1], xticklabels=["strategy B", "strategy A"], ylabel="accuracy")
     handles = []
     for place, number in enumerate(seeds):
         for name, dashes in (("found", "-"), ("found_unpaired", ":")):
-            heights = column(rows, name, seeds=number)
-            handles.append(series(right, values(rows, "correlation"), heights, place, linestyle=dashes))
+            heights = column_values(rows, name, seeds=number)
+            handles.append(draw_series(right, unique_values(rows, "correlation"), heights, place, linestyle=dashes))
     right.set(xlabel="correlation of the two over seeds", ylabel="share of simulations", ylim=(0, 1.03))
-    finish(
+    add_legend_and_title(
         figure, handles, labels, "Pairs of equal seeds share their luck",
         "a line is a seed; true difference: 1.5 standard deviations",
     )  # fmt: skip
     return figure
 
 
-@styled
-def sign_flips(found: Results) -> Figure:
+@with_style
+def sign_flips(results: SimulationResults) -> Figure:
     """All sign flips of one comparison, and the error by the shape of differences."""
-    rows, example = found["rows"], found["example"]
-    labels = values(rows, "shape")
-    figure, (left, right) = plots(["all 64 sign flips of six differences", "false verdicts"], labels)
+    rows, example = results["rows"], results["example"]
+    labels = unique_values(rows, "shape")
+    figure, (left, right) = plot_row(["all 64 sign flips of six differences", "false verdicts"], labels)
     left.hist(example["flips"], 17, color=FAINT)
     for side in (-1, 1):
         left.axvline(side * example["mean"], color=RED, linewidth=1.6)
     left.set(xlabel="mean difference under a flip", ylabel="flips")
     handles = [
-        series(right, values(rows, "seeds"), column(rows, "rejected", shape=name), place)
+        draw_series(right, unique_values(rows, "seeds"), column_values(rows, "rejected", shape=name), place)
         for place, name in enumerate(labels)
     ]
-    rule_at(right, ALPHA)
+    dashed_line(right, ALPHA)
     right.set(xlabel="seeds", ylabel="share of simulations", ylim=(0, None))
     note = f"red: the mean that was seen, and its opposite; as far out or further: p = {example['p']:.3g}"
-    finish(figure, handles, labels, "Which sign flips give as large a mean?", note, "dashed: the promised 0.05")
+    add_legend_and_title(
+        figure, handles, labels, "Which sign flips give as large a mean?", note, "dashed: the promised 0.05"
+    )
     return figure
 
 
-@styled
-def seeds_needed(found: Results) -> Figure:
+@with_style
+def seeds_needed(results: SimulationResults) -> Figure:
     """Power over seeds, among nine comparisons."""
-    rows, example = [row for row in found["rows"] if row["comparisons"] == 9], found["example"]
+    rows, example = [row for row in results["rows"] if row["comparisons"] == 9], results["example"]
     labels = [f"difference {row['difference']:g}" for row in rows]
-    figure, [axes] = plots(["nine comparisons in a table"], labels)
+    figure, [axes] = plot_row(["nine comparisons in a table"], labels)
     handles = [
-        series(axes, example["seeds"], example["power"][str(row["difference"])], place, markersize=4)
+        draw_series(axes, example["seeds"], example["power"][str(row["difference"])], place, markersize=4)
         for place, row in enumerate(rows)
     ]
-    rule_at(axes, 0.8)
+    dashed_line(axes, 0.8)
     least = rows[0]["possible"]
     axes.axvspan(example["seeds"][0], least - 0.5, color="#eeeeee", linewidth=0)
     axes.text(least - 0.8, 0.93, "nothing can\nbe decided", ha="right", va="top", fontsize=8)
     axes.set(xlabel="seeds", ylabel="probability of a verdict", ylim=(0, 1.03), xlim=(example["seeds"][0], None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    finish(
+    add_legend_and_title(
         figure, handles, labels, "Possible is not yet probable",
         "difference: in units of its spread", "dashed: 4 of 5 cases",
     )  # fmt: skip
     return figure
 
 
-@styled
-def holm(found: Results) -> Figure:
+@with_style
+def holm(results: SimulationResults) -> Figure:
     """A false verdict anywhere in a report, by its number of tables."""
-    rows = found["rows"]
+    rows = results["rows"]
     labels = ["each test at 0.05", "Holm in each table"]
-    figure, [axes] = plots(["equal strategies: a false verdict anywhere"], labels)
-    tables = column(rows, "tables")
-    handles = [series(axes, tables, column(rows, name), place) for place, name in enumerate(("uncorrected", "holm"))]
-    rule_at(axes, ALPHA)
+    figure, [axes] = plot_row(["equal strategies: a false verdict anywhere"], labels)
+    tables = column_values(rows, "tables")
+    handles = [
+        draw_series(axes, tables, column_values(rows, name), place)
+        for place, name in enumerate(("uncorrected", "holm"))
+    ]
+    dashed_line(axes, ALPHA)
     axes.set(xlabel="tables in a report, of nine comparisons each", ylabel="share of reports", ylim=(0, 1.03))
     axes.set_xticks(tables)
-    finish(figure, handles, labels, "Many tests find something by chance", "dashed: 0.05")
+    add_legend_and_title(figure, handles, labels, "Many tests find something by chance", "dashed: 0.05")
     return figure
 
 
-@styled
-def spread(found: Results) -> Figure:
+@with_style
+def spread(results: SimulationResults) -> Figure:
     """Mean and spread of equal pairs, and how often they cover the mean."""
-    rows, example = found["rows"], found["example"]
+    rows, example = results["rows"], results["example"]
     labels = ["± standard deviation", "95 % interval"]
-    figure, (left, right) = plots(
+    figure, (left, right) = plot_row(
         ["24 pairs of equal strategies, 3 seeds each", "how often the true mean is covered"], labels
     )
     for place, pair in enumerate(zip(example["first"], example["second"], strict=True)):
@@ -175,43 +182,53 @@ def spread(found: Results) -> Figure:
                 place + shift, mean, std, fmt=".", color=RED if gap else "#767676", elinewidth=1, markersize=3
             )
     left.set(xlabel="pair", ylabel="mean ± standard deviation", xticks=[])
-    seeds = column(rows, "seeds")
-    handles = [series(right, seeds, column(rows, name), place) for place, name in enumerate(("covered", "interval"))]
-    rule_at(right, 0.95)
+    seeds = column_values(rows, "seeds")
+    handles = [
+        draw_series(right, seeds, column_values(rows, name), place)
+        for place, name in enumerate(("covered", "interval"))
+    ]
+    dashed_line(right, 0.95)
     right.set(xlabel="seeds", ylabel="share of simulations", ylim=(0.6, 1.02), xticks=seeds)
-    finish(
+    add_legend_and_title(
         figure, handles, labels, "Bars that do not overlap prove nothing",
         "red: disjoint bars, of strategies that are equal",
     )  # fmt: skip
     return figure
 
 
-@styled
-def price(found: Results) -> Figure:
+@with_style
+def price(results: SimulationResults) -> Figure:
     """Two equal strategies, one of which is charged 500 images besides, over rounds and over the price."""
-    example = found["example"]
+    example = results["example"]
     cost, paid, scores = (np.array(example[name]) for name in ("cost", "paid", "first"))
     labels = ["pays for its rounds", "pays 500 more"]
-    figure, (left, right) = plots(["over rounds: no difference", "over the price: it is behind"], labels, sharey=True)
-    handles = [series(left, range(10), scores, 0, linestyle="-"), series(left, range(10), scores, 4, linestyle="--")]
+    figure, (left, right) = plot_row(
+        ["over rounds: no difference", "over the price: it is behind"], labels, sharey=True
+    )
+    handles = [
+        draw_series(left, range(10), scores, 0, linestyle="-"),
+        draw_series(left, range(10), scores, 4, linestyle="--"),
+    ]
     left.set(xlabel="round", ylabel="accuracy")
     for place, x in ((0, cost), (4, paid)):
-        series(right, x, scores, place, linestyle="-" if place == 0 else "--")
+        draw_series(right, x, scores, place, linestyle="-" if place == 0 else "--")
     right.axvspan(paid[0], cost[-1], color=BLUE, alpha=0.08, linewidth=0)
     right.set(xlabel="images paid for", xticks=[2000, 6000, 10_000])
-    finish(figure, handles, labels, "The verdict is over the price", "shaded: the range of cost that both have")
+    add_legend_and_title(
+        figure, handles, labels, "The verdict is over the price", "shaded: the range of cost that both have"
+    )
     return figure
 
 
-@styled
-def savings_final(found: Results) -> Figure:
+@with_style
+def savings_final(results: SimulationResults) -> Figure:
     """What a saving is, and what equal strategies are said to save."""
-    rows, example = found["rows"], found["example"]
+    rows, example = results["rows"], results["example"]
     cost, first, second = (np.array(example[name]) for name in ("cost", "first", "second"))
     labels = ["at the smaller final score", "at the other's final score"]
-    figure, (left, right) = plots(["what is saved", "two equal strategies: saved on average"], labels)
+    figure, (left, right) = plot_row(["what is saved", "two equal strategies: saved on average"], labels)
     for place, (name, scores) in enumerate((("A", first), ("B", second))):
-        series(left, cost, scores, place, markersize=3)
+        draw_series(left, cost, scores, place, markersize=3)
         left.annotate(
             name, (cost[4], scores[4]), xytext=(-4, 8) if name == "A" else (6, -12), textcoords="offset points"
         )
@@ -220,67 +237,69 @@ def savings_final(found: Results) -> Figure:
         "", (at, second[-1]), (cost[-1], second[-1]), arrowprops={"arrowstyle": "->", "color": RED, "lw": 1.6}
     )
     left.set(xlabel="images paid for", ylabel="accuracy", xticks=[2000, 6000, 10_000])
-    seeds, errors = column(rows, "seeds"), column(rows, "error")
-    right.errorbar(seeds, column(rows, "saved"), 2 * np.array(errors), fmt="none", ecolor=PALETTE[1], capsize=3)
-    handles = [series(right, seeds, column(rows, name), place) for place, name in ((1, "saved"), (4, "theirs"))]
+    seeds, errors = column_values(rows, "seeds"), column_values(rows, "error")
+    right.errorbar(seeds, column_values(rows, "saved"), 2 * np.array(errors), fmt="none", ecolor=PALETTE[1], capsize=3)
+    handles = [
+        draw_series(right, seeds, column_values(rows, name), place) for place, name in ((1, "saved"), (4, "theirs"))
+    ]
     right.axhline(0, color=INK, linewidth=0.8)
     right.set(xlabel="seeds", ylabel="images, of 10,000", xticks=seeds)
-    finish(
+    add_legend_and_title(
         figure, handles, labels, "Savings are a horizontal distance",
         "arrow: from B to A at the smaller final one", "bars: two standard errors",
     )  # fmt: skip
     return figure
 
 
-@styled
-def few_rounds(found: Results) -> Figure:
+@with_style
+def few_rounds(results: SimulationResults) -> Figure:
     """How far a saving is off by the score at which it is taken, and the number of rounds."""
-    example = found["example"]
+    example = results["example"]
     shown = ("4", "6", "10")
     labels = [f"{number} rounds" for number in shown]
-    figure, [axes] = plots(["a smooth curve seen at few points"], labels)
+    figure, [axes] = plot_row(["a smooth curve seen at few points"], labels)
     handles = [
         axes.plot(example["target"], example["error"][number], color=PALETTE[place], linestyle=dashes)[0]
         for place, (number, dashes) in enumerate(zip(shown, ("-", "--", ":"), strict=True))
     ]
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set(xlabel="accuracy at which the two are compared", ylabel="error of the saving, images")
-    finish(
+    add_legend_and_title(
         figure, handles, labels, "Straight lines between few rounds",
         "both curves are known without noise, from 1,000 to 10,000 images",
     )  # fmt: skip
     return figure
 
 
-@styled
-def savings_curve(found: Results) -> Figure:
+@with_style
+def savings_curve(results: SimulationResults) -> Figure:
     """A curve of savings whose band misses the truth somewhere."""
-    example = found["example"]
+    example = results["example"]
     labels = ["saved, estimated", "saved, in truth"]
-    figure, [axes] = plots(["ten seeds, one simulation"], labels)
+    figure, [axes] = plot_row(["ten seeds, one simulation"], labels)
     cost = example["cost"]
     axes.fill_between(cost, example["low"], example["high"], color=BLUE, alpha=0.15, linewidth=0)
     handles = [
-        series(axes, cost, example["saved"], 1),
-        series(axes, cost, example["truth"], 4, linestyle="--", marker=""),
+        draw_series(axes, cost, example["saved"], 1),
+        draw_series(axes, cost, example["truth"], 4, linestyle="--", marker=""),
     ]
     for ends in zip(cost, example["low"], example["truth"], example["high"], strict=True):
         if not ends[1] <= ends[2] <= ends[3]:
             axes.plot([ends[0]], [ends[2]], "o", color=RED, fillstyle="none", markersize=11)
     axes.set(xlabel="what the other paid for the score, images", ylabel="images saved")
-    finish(
+    add_legend_and_title(
         figure, handles, labels, "An interval at each score, not for all at once",
         "shaded: 95 % intervals, pointwise", "ring: one that misses",
     )  # fmt: skip
     return figure
 
 
-@styled
-def savings_band(found: Results) -> Figure:
+@with_style
+def savings_band(results: SimulationResults) -> Figure:
     """Runs that enter a band in whole rounds, one of which never does."""
-    example = found["example"]
+    example = results["example"]
     labels = ["its first round in the band", "never there: all that it paid"]
-    figure, [axes] = plots(["five runs of one strategy"], labels)
+    figure, [axes] = plot_row(["five runs of one strategy"], labels)
     axes.axhspan(70, 72, color=GREEN, alpha=0.2, linewidth=0)
     for run in example["runs"]:
         hits = [place for place, value in enumerate(run) if value >= 70]
@@ -289,45 +308,49 @@ def savings_band(found: Results) -> Figure:
         axes.plot([example["cost"][at]], [run[at]], mark, color=colour, markersize=7)
     handles = [Line2D([], [], color=colour, marker=mark, linestyle="") for colour, mark in ((BLUE, "o"), (RED, "X"))]
     axes.set(xlabel="images paid for", ylabel="accuracy")
-    finish(figure, handles, labels, "In a band a run pays for whole rounds", "green: the band, from 70 to 72")
+    add_legend_and_title(
+        figure, handles, labels, "In a band a run pays for whole rounds", "green: the band, from 70 to 72"
+    )
     return figure
 
 
-def stacked(axes: Axes, rows: Rows, names: Sequence[str], over: str) -> None:
+def draw_stacked_bars(axes: Axes, rows: Rows, names: Sequence[str], over: str) -> None:
     """Shares of verdicts as bars, one on the other."""
     places, below = np.arange(len(rows)), np.zeros(len(rows))
     for name in names:
         heights = np.array([row[name] for row in rows], np.float64)
-        axes.bar(places, heights, 0.7, bottom=below, color=WORDS[name], edgecolor="white", linewidth=0.5)
+        axes.bar(places, heights, 0.7, bottom=below, color=VERDICT_COLOURS[name], edgecolor="white", linewidth=0.5)
         below += heights
     axes.set_xticks(places, [str(row[over]) for row in rows])
     axes.grid(False)
 
 
-@styled
-def verdicts(found: Results) -> Figure:
+@with_style
+def verdicts(results: SimulationResults) -> Figure:
     """Verdicts by true difference and seeds."""
     names = ("better", "worse", "equivalent", "undecided")
-    differences = values(found["rows"], "difference")
-    figure, grid = plots([f"difference {one:g}" for one in differences], names, 1.35, sharey=True)
+    differences = unique_values(results["rows"], "difference")
+    figure, grid = plot_row([f"difference {one:g}" for one in differences], names, 1.35, sharey=True)
     for axes, difference in zip(grid, differences, strict=True):
-        stacked(axes, [row for row in found["rows"] if row["difference"] == difference], names, "seeds")
+        draw_stacked_bars(axes, [row for row in results["rows"] if row["difference"] == difference], names, "seeds")
         axes.set_xlabel("seeds")
     grid[0].set_ylabel("share of verdicts")
-    finish(figure, patches(names), names, "Three answers, not two", "one comparison", "spread 1, margin 1")
+    add_legend_and_title(
+        figure, legend_patches(names), names, "Three answers, not two", "one comparison", "spread 1, margin 1"
+    )
     return figure
 
 
-def patches(names: Sequence[str]) -> list[Any]:
+def legend_patches(names: Sequence[str]) -> list[Any]:
     """What a legend shows of verdicts."""
-    return [Patch(color=WORDS[name]) for name in names]
+    return [Patch(color=VERDICT_COLOURS[name]) for name in names]
 
 
-@styled
-def ranks(found: Results) -> Figure:
+@with_style
+def ranks(results: SimulationResults) -> Figure:
     """False differences between equal strategies, by what counts as a case."""
-    rows = found["rows"][::-1]
-    figure, [axes] = plots(["equal strategies: some two are said to differ"], width=6.2)
+    rows = results["rows"][::-1]
+    figure, [axes] = plot_row(["equal strategies: some two are said to differ"], width=6.2)
     labels = [
         f"{row['data_sets']} data sets x {plural(row['schedules'], 'schedule')},\n{row['counted']} count"
         for row in rows
@@ -340,58 +363,60 @@ def ranks(found: Results) -> Figure:
     axes.axvline(ALPHA, color=INK, linewidth=0.9, linestyle="--")
     axes.set(xlabel="share of simulations", xlim=(0, 1))
     axes.grid(False, axis="y")
-    entitle(figure, "Schedules on one data set are no new evidence", "dashed: 0.05")
+    add_title(figure, "Schedules on one data set are no new evidence", "dashed: 0.05")
     return figure
 
 
-@styled
-def penalties(found: Results) -> Figure:
+@with_style
+def penalties(results: SimulationResults) -> Figure:
     """An example of a penalty matrix: three equal strategies and a better one."""
-    example = found["example"]
+    example = results["example"]
     wins = np.array(example["wins"], np.float64)
-    figure, [axes] = plots(["row beats column: share of nine rounds"])
-    heat(axes, np.where(np.eye(len(wins), dtype=bool), np.nan, wins), 1.0)
+    figure, [axes] = plot_row(["row beats column: share of nine rounds"])
+    draw_heat_map(axes, np.where(np.eye(len(wins), dtype=bool), np.nan, wins), 1.0)
     labels = [f"{name}  {number}" for number, name in enumerate(example["names"], start=1)]
-    ticks(axes, labels, len(wins))
+    label_heat_map(axes, labels, len(wins))
     axes.grid(False)
     axes.set_xlabel("loses")
-    entitle(figure, "Who beats whom, round by round", "five seeds; between equal ones a cell is 0.025 on average")
+    add_title(figure, "Who beats whom, round by round", "five seeds; between equal ones a cell is 0.025 on average")
     return figure
 
 
-@styled
-def verify(found: Results) -> Figure:
+@with_style
+def verify(results: SimulationResults) -> Figure:
     """Verdicts on published curves, by the true gap and our runs."""
-    rows, names = found["rows"], ("reproduced", "stronger", "weaker", "inconclusive")
-    truths = values(rows, "truth")
-    titles = [f"true gap {one:g}, they: {column(rows, 'their_runs', truth=one)[0]} runs" for one in truths]
-    figure, grid = plots(titles, names, 2.2, sharey=True)
+    rows, names = results["rows"], ("reproduced", "stronger", "weaker", "inconclusive")
+    truths = unique_values(rows, "truth")
+    titles = [f"true gap {one:g}, they: {column_values(rows, 'their_runs', truth=one)[0]} runs" for one in truths]
+    figure, grid = plot_row(titles, names, 2.2, sharey=True)
     for axes, truth in zip(grid, truths, strict=True):
-        stacked(axes, [row for row in rows if row["truth"] == truth], names, "runs")
+        draw_stacked_bars(axes, [row for row in rows if row["truth"] == truth], names, "runs")
         axes.set_xlabel("runs of ours")
-    rule_at(grid[0], ALPHA)
+    dashed_line(grid[0], ALPHA)
     grid[0].set_ylabel("share of verdicts")
-    finish(figure, patches(names), names, "Reproduced is shown, not assumed", "margin 1", "dashed: 0.05")
+    add_legend_and_title(
+        figure, legend_patches(names), names, "Reproduced is shown, not assumed", "margin 1", "dashed: 0.05"
+    )
     return figure
 
 
-@styled
-def seeds_auto(found: Results) -> Figure:
+@with_style
+def seeds_auto(results: SimulationResults) -> Figure:
     """False verdicts so far, by p after every seed and by the looks of seeds=auto."""
-    example = found["example"]
+    example = results["example"]
     labels = ["p ≤ 0.05 after every seed", "looks of seeds=auto"]
-    figure, [axes] = plots(["two equal strategies: decided so far"], labels)
+    figure, [axes] = plot_row(["two equal strategies: decided so far"], labels)
     handles = [
-        series(axes, example["seeds"], example["peeking"], 4, marker=""),
-        series(axes, example["looks"], example["auto"], 1, drawstyle="steps-post"),
+        draw_series(axes, example["seeds"], example["peeking"], 4, marker=""),
+        draw_series(axes, example["looks"], example["auto"], 1, drawstyle="steps-post"),
     ]
-    rule_at(axes, ALPHA)
+    dashed_line(axes, ALPHA)
     axes.set(xlabel="seeds", ylabel="share of simulations", ylim=(0, None))
-    finish(figure, handles, labels, "Looking often, without paying for it", "dashed: 0.05")
+    add_legend_and_title(figure, handles, labels, "Looking often, without paying for it", "dashed: 0.05")
     return figure
 
 
-FIGURES: dict[str, Callable[[Results], Figure | None]] = {
+FIGURES: dict[str, Callable[[SimulationResults], Figure | None]] = {
     "pairing": pairing, "sign_flips": sign_flips, "seeds_needed": seeds_needed, "holm": holm, "spread": spread,
     "price": price, "savings_final": savings_final, "few_rounds": few_rounds, "savings_curve": savings_curve,
     "savings_band": savings_band, "verdicts": verdicts, "ranks": ranks, "penalties": penalties, "verify": verify,

@@ -20,11 +20,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmark.analysis import stats
 from benchmark.analysis.figures import style as figures_style
-from benchmark.analysis.savings import ROUGH
+from benchmark.analysis.savings import MIN_PRECISE_ROUNDS
 from benchmark.seeds import seed
 from benchmark.system import files
 from tools import simulated_runs
-from tools.simulated_runs import Results
+from tools.simulated_runs import SimulationResults
 from tools.simulations import SIMULATIONS
 from tools.statistics_figures import FIGURES
 
@@ -35,7 +35,7 @@ RESULTS = PICTURES / "simulations.json"
 DIGITS = 5  # that are kept of a number
 
 
-def simulated(name: str, num: int | None = None) -> Results:
+def run_simulation(name: str, num: int | None = None) -> SimulationResults:
     """What the simulation of a rule gives.
 
     Args:
@@ -43,46 +43,50 @@ def simulated(name: str, num: int | None = None) -> Results:
         num: how often it is repeated; as often as for the page where it is left out.
     """
     simulate, usual = SIMULATIONS[name]
-    return {"replicates": num or usual, "seed": seed(simulated_runs.PAGE, name), **plain(simulate(num or usual))}
+    return {
+        "replicates": num or usual,
+        "seed": seed(simulated_runs.PAGE, name),
+        **to_json_numbers(simulate(num or usual)),
+    }
 
 
-def plain(value: Any) -> Any:
+def to_json_numbers(value: Any) -> Any:
     """Numbers as JSON has them, to DIGITS digits; None for those that there are not."""
     if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
+        return {name: to_json_numbers(part) for name, part in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [plain(part) for part in value]
+        return [to_json_numbers(part) for part in value]
     if isinstance(value, float | np.floating):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value
 
 
-def rendered(results: Results) -> str:
+def render_page(results: SimulationResults) -> str:
     """The page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    environment.filters |= {"share": share, "table": table, "row": row}
+    environment.filters |= {"share": format_share, "table": markdown_table, "row": matching_row}
     template = environment.get_template("statistics_page.md.jinja")
-    rules = {"exact": stats.EXACT, "flips": stats.FLIPS, "rough": ROUGH}
+    rules = {"exact": stats.MAX_EXACT_RUNS, "flips": stats.NUM_FLIPS, "rough": MIN_PRECISE_ROUNDS}
     return template.render(
         rules, found=results, replicates={name: f"{one['replicates']:,}" for name, one in results.items()}
     )
 
 
-def share(value: float) -> str:
+def format_share(value: float) -> str:
     """`0.046`: a probability."""
     return f"{value:.3f}"
 
 
-def row(rows: Sequence[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
+def matching_row(rows: Sequence[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
     """The row that has these values. ValueError where it is not just one."""
     [match] = [one for one in rows if all(one[name] == value for name, value in wanted.items())]
     return match
 
 
-def table(rows: Sequence[dict[str, Any]], *columns: str) -> str:
+def markdown_table(rows: Sequence[dict[str, Any]], *columns: str) -> str:
     """Rows as a table of markdown.
 
     Args:
@@ -96,26 +100,26 @@ def table(rows: Sequence[dict[str, Any]], *columns: str) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def draw(results: Results, folder: Path) -> list[Path]:
+def draw_figures(results: SimulationResults, folder: Path) -> list[Path]:
     """Draws every rule's picture into `folder` as NAME.svg."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, picture in FIGURES.items():
         figure = picture(results[name])
         assert figure is not None
-        paths += figures_style.save(figure, folder / name, ["svg"])
+        paths += figures_style.save_figure(figure, folder / name, ["svg"])
     return paths
 
 
 def main(words: Sequence[str]) -> None:
     """Writes the page and its pictures, simulating first unless `--render` is said."""
     if "--render" not in words:
-        results = {name: simulated(name) for name in SIMULATIONS}
+        results = {name: run_simulation(name) for name in SIMULATIONS}
         PICTURES.mkdir(parents=True, exist_ok=True)
-        files.replace(RESULTS, json.dumps(results, indent=1) + "\n", ROOT)
+        files.write_atomically(RESULTS, json.dumps(results, indent=1) + "\n", ROOT)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    draw(results, PICTURES)
-    files.replace(PAGE, rendered(results), ROOT)
+    draw_figures(results, PICTURES)
+    files.write_atomically(PAGE, render_page(results), ROOT)
 
 
 if __name__ == "__main__":

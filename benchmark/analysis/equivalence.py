@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
-from benchmark.analysis.stats import FEWEST, Interval, holm
+from benchmark.analysis.stats import MIN_RUNS, Interval, holm
 from benchmark.text.words import plural
 
-MOST_RUNS = 200  # of ours that a forecast considers
-POWER = 0.8  # with which the runs of a forecast decide
+MAX_FORECAST_RUNS = 200  # of ours that a forecast considers
+FORECAST_POWER = 0.8  # with which the runs of a forecast decide
 REPRODUCED, STRONGER, WEAKER = "reproduced", "stronger", "weaker"
-BOTH, INCONCLUSIVE = "stronger and weaker", "inconclusive"
+STRONGER_AND_WEAKER, INCONCLUSIVE = "stronger and weaker", "inconclusive"
 
 
 @dataclass(frozen=True)
@@ -31,36 +31,36 @@ class Gap:
     value: float
     num_runs: int  # of ours
     std: float  # of ours, NaN with one run
-    their_runs: int
-    their_std: float | None  # None: not published, and assumed to be as large as ours
+    num_other_runs: int
+    other_std: float | None  # None: not published, and assumed to be as large as ours
 
     @property
-    def error(self) -> float:
+    def standard_error(self) -> float:
         """Standard error of `value`; NaN where our runs are too few, or nothing is known to differ."""
-        theirs = self.std if self.their_std is None else self.their_std
-        error = math.sqrt(self.std**2 / self.num_runs + theirs**2 / self.their_runs)
-        return error if self.num_runs >= FEWEST and error else math.nan
+        theirs = self.std if self.other_std is None else self.other_std
+        error = math.sqrt(self.std**2 / self.num_runs + theirs**2 / self.num_other_runs)
+        return error if self.num_runs >= MIN_RUNS and error else math.nan
 
     @property
-    def freedom(self) -> float:
+    def degrees_of_freedom(self) -> float:
         """Degrees of freedom of `error`: Welch's and Satterthwaite's, or those of our runs where the spread is ours."""
-        if self.their_std is None or self.their_runs < 2:
+        if self.other_std is None or self.num_other_runs < 2:
             return self.num_runs - 1
-        own, theirs = self.std**2 / self.num_runs, self.their_std**2 / self.their_runs
-        return (own + theirs) ** 2 / (own**2 / (self.num_runs - 1) + theirs**2 / (self.their_runs - 1))
+        own, theirs = self.std**2 / self.num_runs, self.other_std**2 / self.num_other_runs
+        return (own + theirs) ** 2 / (own**2 / (self.num_runs - 1) + theirs**2 / (self.num_other_runs - 1))
 
-    def half(self, tail: float) -> float:
+    def half_width(self, tail: float) -> float:
         """How far the interval reaches whose upper tail has this probability."""
-        return -float(special.stdtrit(self.freedom, tail)) * self.error
+        return -float(special.stdtrit(self.degrees_of_freedom, tail)) * self.standard_error
 
     def interval(self, level: float) -> Interval:
         """The interval that holds the true gap in `level` of all cases."""
-        half = self.half((1 - level) / 2)
+        half = self.half_width((1 - level) / 2)
         return Interval(self.value, self.value - half, self.value + half)
 
     def p_beyond(self, margin: float) -> float:
         """The two-sided p-value of "the true gap is at most `margin`, or on the other side of zero"."""
-        tail = float(special.stdtr(self.freedom, (margin - abs(self.value)) / self.error))
+        tail = float(special.stdtr(self.degrees_of_freedom, (margin - abs(self.value)) / self.standard_error))
         return 1.0 if math.isnan(tail) else min(1.0, 2 * tail)
 
 
@@ -80,14 +80,14 @@ def judge(gaps: Sequence[Gap], margin: float, level: float, higher_is_better: bo
             correction over all of them.
         inconclusive: neither; `why` tells how many runs of ours would probably decide.
     """
-    if any(math.isnan(gap.error) for gap in gaps):
-        return INCONCLUSIVE, f"it takes {FEWEST} runs of ours that differ, there {are(gaps[0].num_runs)}"
-    assumed = "; assumes equal spread, none is published" if gaps[0].their_std is None else ""
+    if any(math.isnan(gap.standard_error) for gap in gaps):
+        return INCONCLUSIVE, f"it takes {MIN_RUNS} runs of ours that differ, there {is_or_are(gaps[0].num_runs)}"
+    assumed = "; assumes equal spread, none is published" if gaps[0].other_std is None else ""
     adjusted_R = holm(np.array([gap.p_beyond(margin) for gap in gaps]))
     beyond = [gap for gap, p in zip(gaps, adjusted_R, strict=True) if p <= 1 - level]
     if beyond:
         better = {(gap.value > 0) == higher_is_better for gap in beyond}
-        words = BOTH if len(better) > 1 else STRONGER if better == {True} else WEAKER
+        words = STRONGER_AND_WEAKER if len(better) > 1 else STRONGER if better == {True} else WEAKER
         furthest = max(beyond, key=lambda gap: abs(gap.value))
         many = f" and at {plural(len(beyond) - 1, 'other number')} of labels" if len(beyond) > 1 else ""
         at = f"{furthest.value:+.3g} at {furthest.num_labelled:,.0f} labels{many}"
@@ -96,30 +96,33 @@ def judge(gaps: Sequence[Gap], margin: float, level: float, higher_is_better: bo
     reach = max(max(-one.low, one.high) for one in intervals)
     if reach <= margin:
         return REPRODUCED, f"within ± {reach:.2g} at every number of labels{assumed}"
-    return INCONCLUSIVE, f"known to ± {reach:.2g}, the margin is ± {margin:g}: {forecast(gaps, margin, level)}{assumed}"
+    return (
+        INCONCLUSIVE,
+        f"known to ± {reach:.2g}, the margin is ± {margin:g}: {describe_forecast(gaps, margin, level)}{assumed}",
+    )
 
 
-def are(number: int) -> str:
+def is_or_are(number: int) -> str:
     """`is 1`, `are 2`."""
     return f"{'is' if number == 1 else 'are'} {number}"
 
 
-def forecast(gaps: Sequence[Gap], margin: float, level: float) -> str:
+def describe_forecast(gaps: Sequence[Gap], margin: float, level: float) -> str:
     """How many runs of ours would probably decide, if gaps and spreads are what they seem."""
     num_runs = runs_to_decide(gaps, margin, level)
     if num_runs is not None:
         return f"about {num_runs} runs of ours would decide"
-    return f"more runs of ours alone cannot decide, theirs {are(gaps[0].their_runs)}"
+    return f"more runs of ours alone cannot decide, theirs {is_or_are(gaps[0].num_other_runs)}"
 
 
 def runs_to_decide(gaps: Sequence[Gap], margin: float, level: float) -> int | None:
     """The fewest runs of ours that decide with probability POWER if gaps and spreads are what they seem; None where
     MOST_RUNS do not."""
-    miss = (1 - POWER) / 2  # to either side
-    for num_runs in range(max(FEWEST, gaps[0].num_runs + 1), MOST_RUNS + 1):
+    miss = (1 - FORECAST_POWER) / 2  # to either side
+    for num_runs in range(max(MIN_RUNS, gaps[0].num_runs + 1), MAX_FORECAST_RUNS + 1):
         later = [replace(gap, num_runs=num_runs) for gap in gaps]
-        agree = all(abs(gap.value) + gap.half(1 - level) + gap.half(miss) <= margin for gap in later)
+        agree = all(abs(gap.value) + gap.half_width(1 - level) + gap.half_width(miss) <= margin for gap in later)
         tail = (1 - level) / 2 / len(gaps)
-        if agree or any(abs(gap.value) - gap.half(tail) - gap.half(miss) >= margin for gap in later):
+        if agree or any(abs(gap.value) - gap.half_width(tail) - gap.half_width(miss) >= margin for gap in later):
             return num_runs
     return None

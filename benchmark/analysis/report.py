@@ -24,23 +24,23 @@ from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.figures import drawing, style
 from benchmark.analysis.figures.gallery import Gallery
-from benchmark.analysis.tables import Entry, Table, shown, table
-from benchmark.analysis.verify import VERDICTS, Verdict, shown_gaps
-from benchmark.records.anonymous import command as without_folders
-from benchmark.records.anonymous import redacted
-from benchmark.records.anonymous import run as without_names
-from benchmark.records.provenance import installed
+from benchmark.analysis.tables import Entry, Table, build_table, format_number
+from benchmark.analysis.verify import VERDICTS_NOTE, Verdict, format_gaps
+from benchmark.records.anonymous import redact
+from benchmark.records.anonymous import redact_command as without_folders
+from benchmark.records.anonymous import redact_run as without_names
+from benchmark.records.provenance import package_version
 from benchmark.records.store import Store
-from benchmark.system.files import read, replace
-from benchmark.text.escaping import pasted, shell, visible
+from benchmark.system.files import read_file, write_atomically
+from benchmark.text.escaping import make_visible, requote_command, shell_command
 from benchmark.text.words import slug
 
-FILES_NAMED = 8  # of a purchase, on the page
-LARGE = 400_000  # bytes of an SVG above which a page embeds the PNG instead
+MAX_FILES_LISTED = 8  # of a purchase, on the page
+LARGEST_SVG = 400_000  # bytes of an SVG above which a page embeds the PNG instead
 
 
 @dataclass(frozen=True)
-class Number:
+class LinkedNumber:
     """A number of a table and where its records are: the name of a place further down on the page."""
 
     text: str
@@ -49,11 +49,11 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """A row of a table; `main` is false for the lines below a strategy's own."""
 
     name: str
-    numbers: list[Number]
+    numbers: list[LinkedNumber]
     main: bool = True
 
 
@@ -63,7 +63,7 @@ class Section:
 
     experiment: Experiment
     table: Table
-    lines: list[Line]
+    lines: list[TableLine]
     checks: list[tuple[str, str, list[audit.Fault]]]  # check, what it asks, its faults
     comparisons: list[dict[str, object]]
     against: str
@@ -75,45 +75,53 @@ class Section:
     anchor: str
 
 
-def write(
-    experiments: Sequence[Experiment], folder: Path, compared: Mapping[str, Sequence[Comparison]],
-    verdicts: Sequence[Verdict], told: Mapping[str, Any], task: str = "",
+def write_report(
+    experiments: Sequence[Experiment], folder: Path, comparisons: Mapping[str, Sequence[Comparison]],
+    verdicts: Sequence[Verdict], provenance: Mapping[str, Any], task: str = "",
 ) -> Path:  # fmt: skip
     """Writes figures/*.png, .svg and .pdf and report.html into `folder`; returns the page's path.
 
     told: what `told` returns, and `level` of the intervals. task: what the page is limited to; then it is
     report-TASK.html, with its figures in figures-TASK: a part never takes the place of the whole.
     """
-    drawn = drawing.everything(experiments, galleries(experiments))
+    drawn = drawing.draw_figures(experiments, read_galleries(experiments))
     pictures = {}
     for name, figure in drawn.items():
-        paths = style.save(figure, folder / figures_folder(task) / name)
-        pictures[name] = embedded(paths)
+        paths = style.save_figure(figure, folder / figures_folder(task) / name)
+        pictures[name] = data_uri(paths)
     names = [slug(one.title) for one in experiments]
     sections = [
-        section(one, compared.get(one.title, ()), own(pictures, name, names), folder, told["anonymous"])
+        build_section(
+            one,
+            comparisons.get(one.title, ()),
+            experiment_figures(pictures, name, names),
+            folder,
+            provenance["anonymous"],
+        )
         for one, name in zip(experiments, names, strict=True)
     ]
     rest = [
-        (captioned(name), uri) for name, uri in pictures.items() if not any(name.startswith(f"{n}-") for n in names)
+        (figure_caption(name), uri)
+        for name, uri in pictures.items()
+        if not any(name.startswith(f"{n}-") for n in names)
     ]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=partial(text_of, anonymous=told["anonymous"]),
+        lstrip_blocks=True, finalize=partial(render_value, anonymous=provenance["anonymous"]),
     )  # fmt: skip
-    environment.filters["breakable"] = breakable
+    environment.filters["breakable"] = add_line_breaks
     page = environment.get_template("report.html").render(
         sections=sections,
         overall=rest,
         verdicts=verdicts,
-        told=told,
-        version=installed(),
-        shown_gaps=shown_gaps,
-        verdicts_note=VERDICTS,
-        wide=WIDE,
+        told=provenance,
+        version=package_version(),
+        shown_gaps=format_gaps,
+        verdicts_note=VERDICTS_NOTE,
+        wide=WIDE_CAPTIONS,
     )
     path = folder / (f"report-{slug(task)}.html" if task else "report.html")
-    replace(path, page, folder)
+    write_atomically(path, page, folder)
     return path
 
 
@@ -122,14 +130,14 @@ def figures_folder(task: str) -> str:
     return f"figures-{slug(task)}" if task else "figures"
 
 
-def own(pictures: Mapping[str, str], name: str, names: Sequence[str]) -> list[tuple[str, str]]:
+def experiment_figures(pictures: Mapping[str, str], name: str, names: Sequence[str]) -> list[tuple[str, str]]:
     """The figures of one experiment: captions and data. Its name may begin another's."""
     longer = [other for other in names if other.startswith(f"{name}-")]
     mine = [one for one in pictures if one.startswith(f"{name}-") and not any(one.startswith(f"{n}-") for n in longer)]
-    return [(captioned(one.removeprefix(f"{name}-")), pictures[one]) for one in mine]
+    return [(figure_caption(one.removeprefix(f"{name}-")), pictures[one]) for one in mine]
 
 
-def captioned(stem: str) -> str:
+def figure_caption(stem: str) -> str:
     """A figure's caption from the end of its file's name."""
     kind, _, of = stem.partition("-")
     return CAPTIONS.get(kind, stem) + (f" ({of})" if of else "")
@@ -157,8 +165,8 @@ CAPTIONS = {
     "bought": "The first images bought, a row for each round",
     "seconds": "Seconds that one choice takes: a mark for each run, a bar at their mean",
 }
-WIDE = {CAPTIONS["overlap"], CAPTIONS["penalties"]}  # figures that take the page's width
-BOXES = (
+WIDE_CAPTIONS = {CAPTIONS["overlap"], CAPTIONS["penalties"]}  # figures that take the page's width
+MISSING_GLYPHS_NOTE = (
     "figures: the font lacks characters of some names; PNG and PDF files show boxes instead, SVG files and the page "
     "the names"
 )
@@ -171,71 +179,76 @@ class Html(str):
         return self
 
 
-def text_of(value: object, anonymous: bool) -> object:
+def render_value(value: object, anonymous: bool) -> object:
     """What a template shows, as text in which everything is seen; HTML as it is."""
     if hasattr(value, "__html__"):
         return value
     text = str(value)
-    return visible(redacted(text) if anonymous and not text.startswith("data:image/") else text)
+    return make_visible(redact(text) if anonymous and not text.startswith("data:image/") else text)
 
 
-def breakable(name: str) -> Html:
+def add_line_breaks(name: str) -> Html:
     """A name that goes on in the next line behind a comma, a bracket or an underscore, where it has to."""
-    return Html(re.sub(r"([,_\[])(?=.)", r"\1<wbr>", escape(visible(name))))
+    return Html(re.sub(r"([,_\[])(?=.)", r"\1<wbr>", escape(make_visible(name))))
 
 
-def embedded(paths: Sequence[Path]) -> str:
+def data_uri(paths: Sequence[Path]) -> str:
     """A figure as a data URI: its SVG, or the PNG where that is large."""
     by_ending = {path.suffix: path for path in paths}
-    small = by_ending[".svg"].stat().st_size <= LARGE
+    small = by_ending[".svg"].stat().st_size <= LARGEST_SVG
     path, kind = (by_ending[".svg"], "svg+xml") if small else (by_ending[".png"], "png")
-    return f"data:image/{kind};base64,{base64.b64encode(read(path)).decode()}"
+    return f"data:image/{kind};base64,{base64.b64encode(read_file(path)).decode()}"
 
 
-def galleries(experiments: Sequence[Experiment]) -> dict[str, Gallery]:
+def read_galleries(experiments: Sequence[Experiment]) -> dict[str, Gallery]:
     """The galleries that stand beside the records."""
     paths = {one.title: one.runs[0].folder / "gallery" / f"{slug(one.title)}.npz" for one in experiments if one.runs}
     return {title: Gallery.read(path) for title, path in paths.items() if path.exists()}
 
 
-def section(
-    experiment: Experiment, compared: Sequence[Comparison], pictures: list[tuple[str, str]], folder: Path,
+def build_section(
+    experiment: Experiment, comparisons: Sequence[Comparison], pictures: list[tuple[str, str]], folder: Path,
     anonymous: bool,
 ) -> Section:  # fmt: skip
     """Everything that the page says of one experiment."""
-    made, anchor = table(experiment), slug(experiment.title)
-    faults = audit.audit(experiment)
+    made, anchor = build_table(experiment), slug(experiment.title)
+    faults = audit.find_faults(experiment)
     checks = [
         (name, " ".join((check.__doc__ or "").split()), [fault for fault in faults if fault.check == name])
         for name, check in audit.CHECKS.items()
     ]
-    rows = comparison_tables.rows(compared, made.metric.digits)
-    against, note = (compared[0].against, comparison_tables.note(compared)) if compared else ("", "")
-    records, bought = list(files(experiment, folder, anchor, anonymous)), list(bought_files(experiment))
-    sentences = [one.sentence for one in compared]
+    rows = comparison_tables.display_rows(comparisons, made.metric.digits)
+    against, note = (
+        (comparisons[0].against, comparison_tables.explain_columns(comparisons)) if comparisons else ("", "")
+    )
+    records, bought = list(record_links(experiment, folder, anchor, anonymous)), list(purchased_files(experiment))
+    sentences = [one.sentence for one in comparisons]
     rest = (rows, against, sentences, note, pictures, records, bought, anchor)
-    return Section(experiment, made, list(lines(made, anchor)), checks, *rest)
+    return Section(experiment, made, list(table_lines(made, anchor)), checks, *rest)
 
 
-def lines(made: Table, anchor: str) -> Iterator[Line]:
+def table_lines(table: Table, anchor: str) -> Iterator[TableLine]:
     """The rows of a table, each number with its place."""
-    digits = made.metric.digits
-    for number, (name, row) in enumerate(made.rows.items()):
+    digits = table.metric.digits
+    for number, (name, row) in enumerate(table.rows.items()):
         place = f"{anchor}-{number}"
-        yield Line(name + "†" * bool(made.daggers[name]), [mean_of(entry, digits, place) for entry in row])
-        if made.counts_boxes:
-            boxes = [Number(entry.printed.get("boxes") or shown(entry.boxes, 0), entry.boxes, place) for entry in row]
-            yield Line("boxes", boxes, False)
-            ratios = [Number(shown(entry.per_10k_boxes, 3), entry.per_10k_boxes, place) for entry in row]
-            yield Line(f"10k x {made.metric} / boxes", ratios, False)
+        yield TableLine(name + "†" * bool(table.daggers[name]), [linked_mean(entry, digits, place) for entry in row])
+        if table.counts_boxes:
+            boxes = [
+                LinkedNumber(entry.printed_digits.get("boxes") or format_number(entry.boxes, 0), entry.boxes, place)
+                for entry in row
+            ]
+            yield TableLine("boxes", boxes, False)
+            ratios = [LinkedNumber(format_number(entry.per_10k_boxes, 3), entry.per_10k_boxes, place) for entry in row]
+            yield TableLine(f"10k x {table.metric} / boxes", ratios, False)
 
 
-def mean_of(entry: Entry, digits: int, place: str) -> Number:
+def linked_mean(entry: Entry, digits: int, place: str) -> LinkedNumber:
     """An entry as a number that can be sorted by."""
-    return Number(entry.text(digits), entry.mean, place)
+    return LinkedNumber(entry.format(digits), entry.mean, place)
 
 
-def files(
+def record_links(
     experiment: Experiment, folder: Path, anchor: str, anonymous: bool
 ) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
     """The record files of each strategy, linked from the page; if it is anonymous, not where a link tells a folder."""
@@ -243,12 +256,12 @@ def files(
         runs = [run for run in experiment.runs if run.strategy == name]
         links = {run.seed: relpath(run.file, folder) for run in runs}
         if anonymous:
-            start = f"cells/{slug(redacted(experiment.task))}/"  # the folder of a label that tells none
+            start = f"cells/{slug(redact(experiment.task))}/"  # the folder of a label that tells none
             links = {seed: link for seed, link in links.items() if link.startswith(start) and f"/{slug(name)}/" in link}
         yield f"{anchor}-{number}", name, [(f"seed {seed}", quote(fsencode(link))) for seed, link in links.items()]
 
 
-def bought_files(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
+def purchased_files(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
     """Strategy and seed, and a line a round with the first files that it bought, for the lowest seed of each strategy;
     nothing where images are in no files."""
     runs = {run.strategy: run for run in sorted(experiment.runs, key=lambda run: -run.seed) if run.records}
@@ -257,33 +270,33 @@ def bought_files(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
         purchases = [(record.round, record.bought) for record in runs[name].records] if names else []
         rows = []
         for number, bought in purchases:
-            first = ", ".join(names[index] for index in bought[:FILES_NAMED] if index < len(names))
-            more = f" and {len(bought) - FILES_NAMED:,} more" if len(bought) > FILES_NAMED else ""
+            first = ", ".join(names[index] for index in bought[:MAX_FILES_LISTED] if index < len(names))
+            more = f" and {len(bought) - MAX_FILES_LISTED:,} more" if len(bought) > MAX_FILES_LISTED else ""
             rows.append(f"round {number}: {first}{more}")
         if rows:
             yield f"{name}, seed {runs[name].seed}", rows
 
 
-def told(experiments: Sequence[Experiment], words: Sequence[str], anonymous: bool) -> dict[str, Any]:
+def collect_provenance(experiments: Sequence[Experiment], arguments: Sequence[str], anonymous: bool) -> dict[str, Any]:
     """What is known of how the records and the page, by these words of a command, were made."""
     folders = dict.fromkeys(one.runs[0].folder for one in experiments if one.runs)
     runs = [run for folder in folders for run in Store(folder).manifest().get("runs", [])]
     runs = list(map(without_names, runs)) if anonymous else runs
-    own = without_folders(words) if anonymous else words
+    own = without_folders(arguments) if anonymous else arguments
     return {
         "grid": ", ".join(dict.fromkeys(one.source for one in experiments)),
-        "runs": [{**run, "command": pasted(run["command"])} for run in runs],
-        "command": shell(["python", "-m", "benchmark", "report", *own]),
-        "versions": {one.title: versions(one) for one in experiments},
+        "runs": [{**run, "command": requote_command(run["command"])} for run in runs],
+        "command": shell_command(["python", "-m", "benchmark", "report", *own]),
+        "versions": {one.title: recorded_versions(one) for one in experiments},
         "anonymous": anonymous,
     }
 
 
-def versions(experiment: Experiment) -> list[str]:
+def recorded_versions(experiment: Experiment) -> list[str]:
     """Devices and versions of libraries that an experiment's records were written with."""
     found = {
         f"{one.device}; {', '.join(f'{name} {number}' for name, number in sorted(one.versions.items()))}"
         for run in experiment.runs
-        for one in run.measured
+        for one in run.measurements
     }
     return sorted(found)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment, Run
-from benchmark.analysis.savings import known
+from benchmark.analysis.savings import finite_or_none
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, object]
-WORDS = ("experiment", "source", "task", "strategy", "metric")  # columns of text
+TEXT_COLUMNS = ("experiment", "source", "task", "strategy", "metric")  # columns of text
 COLUMNS = (
     "experiment",  # the title of its table
     "source",  # the grid or the paper
@@ -42,30 +42,30 @@ CLASS_COLUMNS = (
     "score",  # accuracy, iou, ap ...: what the task calls it
     "value",
 )  # fmt: skip
-KINDS = ("fit", "select", "encode", "score")
+TIMED_STEPS = ("fit", "select", "encode", "score")
 
 
-def rounds(experiment: Experiment) -> list[Row]:
+def round_rows(experiment: Experiment) -> list[Row]:
     """The rows of an experiment, in the columns of COLUMNS; None for what is not known."""
     told = {"experiment": experiment.title, "source": experiment.source, "task": experiment.task}
-    rows = (row for run in experiment.runs for row in of_run(run, experiment.metric.name))
+    rows = (row for run in experiment.runs for row in run_rows(run, experiment.metric.name))
     if not experiment.runs:
-        rows = (row for curve in experiment.curves.values() for row in of_paper(curve, experiment))
+        rows = (row for curve in experiment.curves.values() for row in published_rows(curve, experiment))
     return [{name: {**told, **row}.get(name) for name in COLUMNS} for row in rows]
 
 
-def of_run(run: Run, metric: str) -> Iterator[Row]:
+def run_rows(run: Run, metric: str) -> Iterator[Row]:
     """The rounds of one of our runs."""
-    measured = {one.round: one.seconds for one in run.measured}
+    measured = {one.round: one.seconds for one in run.measurements}
     for record in run.records:
         yield {
             "strategy": run.strategy, "seed": run.seed, "num_runs": 1, "round": record.round,
             "images": record.num_labelled, "boxes": record.cost.get("boxes"), "cost_images": record.cost.get("images"),
-            "metric": metric, "value": record.scores[metric], **seconds(measured.get(record.round)),
+            "metric": metric, "value": record.scores[metric], **seconds_columns(measured.get(record.round)),
         }  # fmt: skip
 
 
-def class_scores(experiment: Experiment) -> Iterator[Row]:
+def class_score_rows(experiment: Experiment) -> Iterator[Row]:
     """The scores of single classes, in the columns of CLASS_COLUMNS: of our runs, as far as their tasks tell them."""
     told = {"experiment": experiment.title, "source": experiment.source, "task": experiment.task}
     for run in experiment.runs:
@@ -77,35 +77,35 @@ def class_scores(experiment: Experiment) -> Iterator[Row]:
                     yield {**told, **of_round, **row}
 
 
-def seconds(measured: Mapping[str, float] | None) -> Row:
+def seconds_columns(seconds_by_step: Mapping[str, float] | None) -> Row:
     """What a round took, together and by kind; {} where nobody measured it."""
-    if measured is None:
+    if seconds_by_step is None:
         return {}
-    kinds = {f"{kind}_seconds": measured.get(kind, 0.0) for kind in KINDS}
+    kinds = {f"{kind}_seconds": seconds_by_step.get(kind, 0.0) for kind in TIMED_STEPS}
     return {"seconds": sum(kinds.values()), **kinds}
 
 
-def of_paper(curve: Curve, experiment: Experiment) -> Iterator[Row]:
+def published_rows(curve: Curve, experiment: Experiment) -> Iterator[Row]:
     """The rounds of a published curve: its means."""
     for number, last in enumerate(experiment.rounds):
         if np.isfinite(curve.value_SR[0, number]):
-            std = None if curve.std_R is None else known(curve.std_R[number])
+            std = None if curve.std_R is None else finite_or_none(curve.std_R[number])
             yield {
                 "strategy": curve.strategy, "num_runs": curve.num_runs, "round": last,
-                "images": known(curve.num_labelled_SR[0, number]),
+                "images": finite_or_none(curve.num_labelled_SR[0, number]),
                 "metric": experiment.metric.name, "value": float(curve.value_SR[0, number]), "std": std,
-                **{column: known(curve.cost[kind][0, number]) for column, kind in COSTS.items() if kind in curve.cost},
+                **{column: finite_or_none(curve.cost[kind][0, number]) for column, kind in COST_COLUMNS.items() if kind in curve.cost},
             }  # fmt: skip
 
 
-COSTS = {"boxes": "boxes", "cost_images": "images"}
+COST_COLUMNS = {"boxes": "boxes", "cost_images": "images"}
 
 
-def frame(rows: Iterable[Row]) -> pd.DataFrame:
+def to_data_frame(rows: Iterable[Row]) -> pd.DataFrame:
     """The rows as a table of pandas, NaN for what is not known."""
     import pandas as pd  # takes a fifth of a second: no run needs it
 
     table = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    for name in set(COLUMNS) - {*WORDS}:
+    for name in set(COLUMNS) - {*TEXT_COLUMNS}:
         table[name] = pd.to_numeric(table[name])
     return table

@@ -8,7 +8,7 @@ from benchmark.analysis.curves import Experiment, Run
 
 
 @dataclass(frozen=True)
-class Took:
+class MeanSeconds:
     """Seconds of one run of a strategy, all its rounds together: the mean over its seeds."""
 
     strategy: str
@@ -27,24 +27,24 @@ encode, once: a frozen encoder's training and features, once however many rounds
 score: evaluating on the test set"""
 
 
-def took(experiment: Experiment) -> list[Took]:
+def mean_seconds(experiment: Experiment) -> list[MeanSeconds]:
     """Of every strategy that has measured runs."""
     rows = []
     for name in experiment.curves:
-        runs = [run for run in experiment.runs if run.strategy == name and run.measured]
+        runs = [run for run in experiment.runs if run.strategy == name and run.measurements]
         if runs:
-            fit, select, score = (sum(map(total, runs, [kind] * len(runs))) / len(runs) for kind in KINDS)
-            made = [one.seconds.get("encode", 0.0) for run in runs for one in run.measured]
-            rows.append(Took(name, len(runs), fit, select, max(made), score))
+            fit, select, score = (sum(map(total_seconds, runs, [kind] * len(runs))) / len(runs) for kind in TIMED_STEPS)
+            made = [one.seconds.get("encode", 0.0) for run in runs for one in run.measurements]
+            rows.append(MeanSeconds(name, len(runs), fit, select, max(made), score))
     return rows
 
 
-KINDS = ("fit", "select", "score")
+TIMED_STEPS = ("fit", "select", "score")
 
 
-def total(run: Run, kind: str) -> float:
+def total_seconds(run: Run, step: str) -> float:
     """Seconds of one kind over the rounds of a run."""
-    return sum(one.seconds.get(kind, 0.0) for one in run.measured)
+    return sum(one.seconds.get(step, 0.0) for one in run.measurements)
 
 
 def rows(experiment: Experiment) -> list[dict[str, object]]:
@@ -55,5 +55,5 @@ def rows(experiment: Experiment) -> list[dict[str, object]]:
             "fit": round(one.fit, 2), "select": round(one.select, 3), "encode, once": round(one.encode, 2),
             "score": round(one.score, 2),
         }
-        for one in took(experiment)
+        for one in mean_seconds(experiment)
     ]  # fmt: skip

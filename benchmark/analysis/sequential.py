@@ -21,23 +21,23 @@ from benchmark.experiment.auto_seeds import AutoSeeds
 from benchmark.seeds import seed
 from benchmark.text.words import plural
 
-NUM_VECTORS = 20_000
-HOPELESS = 0.10  # conditional power below which a comparison is given up
-FEWEST_TO_GIVE_UP = 10  # seeds
-DECIDED = ("better", "worse")
+NUM_SIGN_VECTORS = 20_000
+GIVE_UP_POWER = 0.10  # conditional power below which a comparison is given up
+MIN_SEEDS_TO_GIVE_UP = 10  # seeds
+DECIDED_STATUSES = ("better", "worse")
 
 
 @cache
 def sign_vectors(num_seeds: int) -> Floats:
     """(V, N): signs of each seed's difference, the identity first; of more seeds they begin with those of fewer."""
     rngs = (np.random.default_rng(seed("sign flips", place)) for place in range(num_seeds))
-    columns = [rng.integers(0, 2, NUM_VECTORS) for rng in rngs]
+    columns = [rng.integers(0, 2, NUM_SIGN_VECTORS) for rng in rngs]
     signs_VN = 1.0 - 2.0 * np.stack(columns, 1)
     signs_VN[0] = 1.0
     return np.asarray(signs_VN)
 
 
-def rejected_at(differences_N: Floats, alpha: float, auto: AutoSeeds) -> int | None:
+def first_rejecting_look(differences_N: Floats, alpha: float, auto: AutoSeeds) -> int | None:
     """The look at which "the differences are symmetric about zero" is rejected.
 
     Args:
@@ -55,20 +55,20 @@ def rejected_at(differences_N: Floats, alpha: float, auto: AutoSeeds) -> int | N
             return None
         far_V = np.abs(signs_VN[:, :number] @ differences_N[:number])
         allowance = math.floor(alpha * number / auto.max_seeds * len(signs_VN) + 1e-9) - int((~left_V).sum())
-        bound = threshold(far_V[left_V], allowance)
+        bound = rejection_threshold(far_V[left_V], allowance)
         left_V &= far_V < bound
         if not left_V[0]:
             return number
     return None
 
 
-def threshold(far_V: Floats, allowance: int) -> float:
+def rejection_threshold(statistics_V: Floats, allowance: int) -> float:
     """From which value on the largest are at most as many as allowed; equal ones go together."""
-    if allowance <= 0 or not len(far_V):
+    if allowance <= 0 or not len(statistics_V):
         return math.inf
-    if allowance >= len(far_V):
+    if allowance >= len(statistics_V):
         return -math.inf
-    first_left = np.partition(far_V, len(far_V) - allowance - 1)[len(far_V) - allowance - 1]
+    first_left = np.partition(statistics_V, len(statistics_V) - allowance - 1)[len(statistics_V) - allowance - 1]
     return float(first_left * (1 + 1e-9) + 1e-12)
 
 
@@ -84,14 +84,16 @@ def conditional_power(differences_N: Floats, alpha: float, max_seeds: int) -> fl
 
 
 @dataclass(frozen=True)
-class State:
+class SequentialState:
     """Where the comparison of one strategy with the reference stands."""
 
-    word: str  # better, worse, given up, open, undecided (at the last look)
+    status: str  # better, worse, given up, open, undecided (at the last look)
     num_seeds: int  # at the look at which that was said; of an open one: seeds that the next look takes
 
 
-def states(differences: Mapping[str, Floats], auto: AutoSeeds, num_others: int = 0) -> dict[str, State]:
+def sequential_states(
+    differences: Mapping[str, Floats], auto: AutoSeeds, num_others: int = 0
+) -> dict[str, SequentialState]:
     """Where every comparison stands, look by look, with what has run.
 
     A strategy that is decided or given up takes no more seeds and stays in the family. Given up: no rejection is
@@ -105,46 +107,46 @@ def states(differences: Mapping[str, Floats], auto: AutoSeeds, num_others: int =
     Returns:
         A state for every strategy.
     """
-    alpha, family, found = 1 - auto.level, len(differences) + num_others, dict[str, State]()
+    alpha, family, found = 1 - auto.level, len(differences) + num_others, dict[str, SequentialState]()
     for number in auto.looks:
         still = [name for name in differences if name not in found]
         if any(len(differences[name]) < number for name in still):
-            return found | {name: State("open", number) for name in still}
+            return found | {name: SequentialState("open", number) for name in still}
         found |= rejections({name: differences[name][:number] for name in still}, family - num_decided(found), auto)
         for name in [name for name in still if name not in found]:
             so_far_N, share = differences[name][:number], alpha / (family - num_decided(found))
             if number == auto.max_seeds:
-                found[name] = State("undecided", number)
-            elif number >= FEWEST_TO_GIVE_UP and conditional_power(so_far_N, share, auto.max_seeds) < HOPELESS:
-                found[name] = State("given up", number)
+                found[name] = SequentialState("undecided", number)
+            elif number >= MIN_SEEDS_TO_GIVE_UP and conditional_power(so_far_N, share, auto.max_seeds) < GIVE_UP_POWER:
+                found[name] = SequentialState("given up", number)
     return found
 
 
-def rejections(differences: Mapping[str, Floats], family: int, auto: AutoSeeds) -> dict[str, State]:
+def rejections(differences: Mapping[str, Floats], family: int, auto: AutoSeeds) -> dict[str, SequentialState]:
     """What Holm's step-down rejects at one look of so many comparisons that are not rejected yet, these among them."""
-    new = dict[str, State]()
+    new = dict[str, SequentialState]()
     while rest := [name for name in differences if name not in new]:
         share = (1 - auto.level) / (family - len(new))
-        first = next((name for name in rest if rejected_at(differences[name], share, auto)), None)
+        first = next((name for name in rest if first_rejecting_look(differences[name], share, auto)), None)
         if first is None:
             break
         so_far_N = differences[first]
-        new[first] = State("better" if so_far_N.mean() > 0 else "worse", len(so_far_N))
+        new[first] = SequentialState("better" if so_far_N.mean() > 0 else "worse", len(so_far_N))
     return new
 
 
-def num_decided(found: Mapping[str, State]) -> int:
+def num_decided(states: Mapping[str, SequentialState]) -> int:
     """How many are rejected."""
-    return sum(state.word in DECIDED for state in found.values())
+    return sum(state.status in DECIDED_STATUSES for state in states.values())
 
 
-def summary(title: str, reference: str, found: Mapping[str, State]) -> str:
+def summarize_states(title: str, reference: str, states: Mapping[str, SequentialState]) -> str:
     """Where an experiment stands, in a line: `digits: better than random: margin (10 seeds); open, ...: badge`."""
     words = dict[str, list[str]]()
-    for name, state in found.items():
-        if state.word == "open":
+    for name, state in states.items():
+        if state.status == "open":
             words.setdefault(f"open, next look at {plural(state.num_seeds, 'seed')}", []).append(name)
         else:
-            kind = f"{state.word} than {reference}" if state.word in DECIDED else state.word
+            kind = f"{state.status} than {reference}" if state.status in DECIDED_STATUSES else state.status
             words.setdefault(kind, []).append(f"{name} ({plural(state.num_seeds, 'seed')})")
     return f"{title}: " + "; ".join(f"{kind}: {', '.join(names)}" for kind, names in words.items())

@@ -7,15 +7,15 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from benchmark.plugins.settings import Setting
-from benchmark.text import quoted
+from benchmark.text import notation
 
-RECORDS = ("grid", "out", "records", "task")  # settings of every command: whose records are read
-PRICE = ("cost", "seconds_per_image", "seconds_per_box")
-TAKEN = {  # by a command besides RECORDS
+RECORD_SETTINGS = ("grid", "out", "records", "task")  # settings of every command: whose records are read
+PRICE_SETTINGS = ("cost", "seconds_per_image", "seconds_per_box")
+COMMAND_SETTINGS = {  # by a command besides RECORDS
     "status": ("format",),
     "tables": ("against", "level", "seed", "to", "format", "anonymous"),
-    "savings": ("strategy", "against", "at", *PRICE, "level", "seed", "format"),
-    "compare": (*PRICE, "level", "seed", "format"),
+    "savings": ("strategy", "against", "at", *PRICE_SETTINGS, "level", "seed", "format"),
+    "compare": (*PRICE_SETTINGS, "level", "seed", "format"),
     "explain": (),
     "verify": ("against", "level", "format"),
     "verify devices": ("reference", "level", "format"),
@@ -64,20 +64,22 @@ class AnalysisSettings:
             raise ValueError("records= and out= name the same thing: give one of them")
 
 
-def taken_by(verb: str) -> dict[str, Any]:
+def setting_types(verb: str) -> dict[str, Any]:
     """The annotated types of the settings that a command takes, by name."""
     kinds = typing.get_type_hints(AnalysisSettings)
-    return {name: kinds[name] for name in (*RECORDS, *TAKEN[verb])}
+    return {name: kinds[name] for name in (*RECORD_SETTINGS, *COMMAND_SETTINGS[verb])}
 
 
 def known_settings(verb: str) -> list[Setting]:
     """The settings that a command takes, with their meanings."""
     kinds = typing.get_type_hints(AnalysisSettings, include_extras=True)
-    known = {one.name: Setting(one.name, *meant(kinds[one.name], one.default)) for one in fields(AnalysisSettings)}
-    return [known[name] for name in taken_by(verb)]
+    known = {
+        one.name: Setting(one.name, *describe_field(kinds[one.name], one.default)) for one in fields(AnalysisSettings)
+    }
+    return [known[name] for name in setting_types(verb)]
 
 
-def meant(annotation: Any, default: object) -> tuple[Any, str, str]:
+def describe_field(annotation: Any, default: object) -> tuple[Any, str, str]:
     """Type, default as it is typed, and meaning of a field."""
     kind, meaning = typing.get_args(annotation)
-    return kind, quoted.plain(default), meaning
+    return kind, notation.format_value(default), meaning

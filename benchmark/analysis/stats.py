@@ -18,12 +18,12 @@ from benchmark.analysis.curves import Curve, Floats
 from benchmark.seeds import seed
 from benchmark.text.words import plural
 
-EXACT = 16  # runs up to which every one of the 2^S sign flips is tried
-FLIPS, BLOCK = 20_000, 1_000  # drawn above that, so many at once: they stay in the processor's cache
-SIMULATED, SAMPLES = 10, 2_000  # runs up to which power is simulated, and samples of it
-MOST = 200  # runs that a forecast considers
-FEWEST = 3  # runs that an interval takes
-RANKED = 5  # pairs that a penalty takes
+MAX_EXACT_RUNS = 16  # runs up to which every one of the 2^S sign flips is tried
+NUM_FLIPS, FLIPS_PER_BLOCK = 20_000, 1_000  # drawn above that, so many at once: they stay in the processor's cache
+MAX_SIMULATED_RUNS, NUM_POWER_SAMPLES = 10, 2_000  # runs up to which power is simulated, and samples of it
+MAX_FORECAST_RUNS = 200  # runs that a forecast considers
+MIN_RUNS = 3  # runs that an interval takes
+MIN_PAIRS = 5  # pairs that a penalty takes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Interval:
     high: float
 
 
-def weights(num_runs: int, num_replicates: int, rng: Generator) -> Floats:
+def bootstrap_weights(num_runs: int, num_replicates: int, rng: Generator) -> Floats:
     """(M, S) weights of the runs in each replicate; those of the first are 1/S, and each row sums to 1.
 
     A multiplier bootstrap over runs: normal multipliers, over the root of a chi-square divided by its S - 1 degrees of
@@ -43,7 +43,7 @@ def weights(num_runs: int, num_replicates: int, rng: Generator) -> Floats:
     replacement is far from where runs are few: of three runs, it covers three quarters at most. Runs keep their
     weight in every curve, so that what is paired stays paired. Of fewer than FEWEST runs nothing is replicated: (1, S).
     """
-    if num_runs < FEWEST:
+    if num_runs < MIN_RUNS:
         return np.full((1, num_runs), 1 / max(num_runs, 1))
     weights_MS = np.empty((1 + num_replicates, num_runs))
     noise_MS = rng.standard_normal(out=weights_MS[1:])
@@ -55,7 +55,7 @@ def weights(num_runs: int, num_replicates: int, rng: Generator) -> Floats:
     return weights_MS
 
 
-def percentiles(values_M: Floats, level: float) -> Interval:
+def percentile_interval(values_M: Floats, level: float) -> Interval:
     """The interval of replicates, of which the first is the estimate itself; ends may be infinite, NaNs are left out.
 
     NaN as ends where there is nothing but the estimate, or all replicates are the same: see `student`.
@@ -68,30 +68,30 @@ def percentiles(values_M: Floats, level: float) -> Interval:
     return Interval(float(values_M[0]), float(low), float(high))
 
 
-def student(values_S: Floats, level: float = 0.95) -> Interval:
+def student_interval(values_S: Floats, level: float = 0.95) -> Interval:
     """Mean and Student's interval. Its ends are NaN with fewer than FEWEST runs, and where all score the same: then the
     scores come in steps too coarse to tell how sure their mean is."""
     value = float(values_S.mean())
-    if len(values_S) < FEWEST or np.ptp(values_S) == 0:
+    if len(values_S) < MIN_RUNS or np.ptp(values_S) == 0:
         return Interval(value, math.nan, math.nan)
-    half = quantile(len(values_S) - 1, (1 + level) / 2) * float(values_S.std(ddof=1)) / math.sqrt(len(values_S))
+    half = student_quantile(len(values_S) - 1, (1 + level) / 2) * float(values_S.std(ddof=1)) / math.sqrt(len(values_S))
     return Interval(value, value - half, value + half)
 
 
 @cache
-def quantile(freedom: int, share: float) -> float:
+def student_quantile(freedom: int, share: float) -> float:
     """Student's quantile."""
     return float(special.stdtrit(freedom, share))
 
 
 @cache
-def signs(num_runs: int) -> Floats:
+def sign_patterns(num_runs: int) -> Floats:
     """(2^(S-1), S): all choices of signs, up to one sign for all."""
     bits = np.arange(2 ** (num_runs - 1))[:, None] >> np.arange(num_runs) & 1
     return np.asarray(1.0 - 2.0 * bits)
 
 
-def sign_flip(differences_KS: Floats, rng: Generator) -> Floats:
+def sign_flip_test(differences_KS: Floats, rng: Generator) -> Floats:
     """(K,) two-sided p-values of "the paired differences are symmetric about 0": the share of sign flips whose mean is
     at least as far from 0 as the one found. Exact up to EXACT runs, from FLIPS draws above.
 
@@ -100,14 +100,14 @@ def sign_flip(differences_KS: Floats, rng: Generator) -> Floats:
     num_runs = differences_KS.shape[1]
     found_K1 = np.abs(differences_KS.sum(1, keepdims=True))
     least_K1 = found_K1 * (1 - 1e-9) - 1e-12
-    if num_runs <= EXACT:
-        return np.asarray((np.abs(differences_KS @ signs(num_runs).T) >= least_K1).mean(1))
+    if num_runs <= MAX_EXACT_RUNS:
+        return np.asarray((np.abs(differences_KS @ sign_patterns(num_runs).T) >= least_K1).mean(1))
     far_K = np.ones(len(differences_KS))  # the one found counts: never p = 0
-    for _ in range(FLIPS // BLOCK):
-        bits_N = np.unpackbits(np.frombuffer(rng.bytes(BLOCK * num_runs // 8), np.uint8))
-        sums_KF = np.abs(differences_KS @ (2.0 * bits_N - 1).reshape(num_runs, BLOCK))
+    for _ in range(NUM_FLIPS // FLIPS_PER_BLOCK):
+        bits_N = np.unpackbits(np.frombuffer(rng.bytes(FLIPS_PER_BLOCK * num_runs // 8), np.uint8))
+        sums_KF = np.abs(differences_KS @ (2.0 * bits_N - 1).reshape(num_runs, FLIPS_PER_BLOCK))
         far_K += (sums_KF >= least_K1).sum(1)
-    return np.asarray(far_K / (FLIPS + 1))
+    return np.asarray(far_K / (NUM_FLIPS + 1))
 
 
 def holm(p_K: Floats) -> Floats:
@@ -120,13 +120,13 @@ def holm(p_K: Floats) -> Floats:
 
 
 @cache
-def detectable(num_runs: int, level: float = 0.95, num_comparisons: int = 1, power: float = 0.8) -> float:
+def detectable_difference(num_runs: int, level: float = 0.95, num_comparisons: int = 1, power: float = 0.8) -> float:
     """The mean difference, in standard deviations of the paired differences, that the sign-flip test finds with this
     power when it is one of so many comparisons (Bonferroni's share of 1 - level); infinite where it never can."""
     alpha = (1 - level) / num_comparisons
     if num_runs < 2 or 2.0 ** (1 - num_runs) > alpha:
         return math.inf
-    found = power_of(num_runs, alpha)
+    found = power_function(num_runs, alpha)
     low, high = 0.0, 100.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -139,21 +139,21 @@ def runs_to_find(difference: float, level: float = 0.95, num_comparisons: int = 
     """About how many runs find a mean difference, in standard deviations of the paired differences, with this power,
     see `detectable`; None where MOST do not."""
     alpha = (1 - level) / num_comparisons
-    numbers = range(least_runs(level, num_comparisons), MOST + 1)
-    return next((number for number in numbers if power_of(number, alpha)(difference) >= power), None)
+    numbers = range(min_runs_to_reject(level, num_comparisons), MAX_FORECAST_RUNS + 1)
+    return next((number for number in numbers if power_function(number, alpha)(difference) >= power), None)
 
 
-def least_runs(level: float, num_comparisons: int) -> int:
+def min_runs_to_reject(level: float, num_comparisons: int) -> int:
     """The fewest runs with which the sign-flip test can reject anything in one of so many comparisons."""
     return math.ceil(1 + math.log2(num_comparisons / (1 - level)) - 1e-9)
 
 
-def power_of(num_runs: int, alpha: float) -> Callable[[float], float]:
+def power_function(num_runs: int, alpha: float) -> Callable[[float], float]:
     """The power of the sign-flip test at a difference, in standard deviations.
 
     By simulation up to SIMULATED runs, by the t-test, which it is close to there, above.
     """
-    if num_runs <= SIMULATED:
+    if num_runs <= MAX_SIMULATED_RUNS:
         return simulated_power(num_runs, alpha)
     steps = 2.0 ** (num_runs - 1)  # p is a multiple of 1 / steps
     return t_power(num_runs, math.floor(alpha * steps) / steps)
@@ -161,8 +161,8 @@ def power_of(num_runs: int, alpha: float) -> Callable[[float], float]:
 
 def simulated_power(num_runs: int, alpha: float) -> Callable[[float], float]:
     """The power of the sign-flip test at a difference, in standard deviations: the share of normal samples."""
-    noise_MS = np.random.default_rng(seed("power", num_runs)).standard_normal((SAMPLES, num_runs))
-    flipped_MF, sums_F = noise_MS @ signs(num_runs).T, signs(num_runs).sum(1)
+    noise_MS = np.random.default_rng(seed("power", num_runs)).standard_normal((NUM_POWER_SAMPLES, num_runs))
+    flipped_MF, sums_F = noise_MS @ sign_patterns(num_runs).T, sign_patterns(num_runs).sum(1)
 
     def found(difference: float) -> float:
         totals_MF = np.abs(flipped_MF + difference * sums_F)
@@ -173,7 +173,7 @@ def simulated_power(num_runs: int, alpha: float) -> Callable[[float], float]:
 
 def t_power(num_runs: int, alpha: float) -> Callable[[float], float]:
     """The power of the t-test at a difference, in standard deviations."""
-    freedom, bound = num_runs - 1, quantile(num_runs - 1, 1 - alpha / 2)
+    freedom, bound = num_runs - 1, student_quantile(num_runs - 1, 1 - alpha / 2)
 
     def found(difference: float) -> float:
         away = difference * math.sqrt(num_runs)
@@ -183,7 +183,7 @@ def t_power(num_runs: int, alpha: float) -> Callable[[float], float]:
     return found
 
 
-def area(x_R: Floats, y_R: Floats) -> float:
+def normalized_area(x_R: Floats, y_R: Floats) -> float:
     """Area under a learning curve divided by its length: its mean height, in the score's unit (trapezoids)."""
     there = np.isfinite(x_R) & np.isfinite(y_R)
     x, y = x_R[there], y_R[there]
@@ -211,7 +211,7 @@ def areas_at_equal_cost(costs_AR: Floats, values_AR: Floats) -> tuple[Floats, fl
     areas = []
     for cost_R, value_R in zip(costs_AR, values_AR, strict=True):
         at = np.union1d(cost_R[(low < cost_R) & (cost_R < high)], [low, high])
-        areas.append(area(at, np.interp(at, cost_R, value_R)))
+        areas.append(normalized_area(at, np.interp(at, cost_R, value_R)))
     return np.array(areas), low, high
 
 
@@ -220,12 +220,12 @@ class Pairs:
     """The rows of two curves that belong together: of seeds that both have finished."""
 
     seeds: tuple[int, ...]
-    first: list[int]
-    second: list[int]
-    alone: tuple[str, ...]  # runs without a finished partner
+    first_rows: list[int]
+    second_rows: list[int]
+    unpaired_runs: tuple[str, ...]  # runs without a finished partner
 
 
-def paired(first: Curve, second: Curve) -> Pairs:
+def pair_runs(first: Curve, second: Curve) -> Pairs:
     """Pairs runs by seed and start (data, initial set and held-out draw), never by their order.
 
     ValueError names the runs where a seed's two started differently, where there is no common seed, and curves whose
@@ -236,16 +236,16 @@ def paired(first: Curve, second: Curve) -> Pairs:
             runs = plural(curve.num_runs, "run")
             raise ValueError(f"{curve.strategy}: of its {runs} only the mean is known: nothing can be paired")
     common = [one for one in first.seeds if one in second.seeds]
-    seeds = tuple(one for one in common if one not in first.unfinished | second.unfinished)
+    seeds = tuple(one for one in common if one not in first.unfinished_seeds | second.unfinished_seeds)
     rows = [[curve.seeds.index(one) for one in seeds] for curve in (first, second)]
     for number, a, b in zip(seeds, *rows, strict=True):
-        if first.starts[a] != second.starts[b]:
+        if first.start_fingerprints[a] != second.start_fingerprints[b]:
             raise ValueError(
                 f"{first.strategy} and {second.strategy} do not pair at seed {number}: they started from other data, "
                 "initial sets or held-out draws"
             )
     alone = tuple(
-        f"{curve.strategy} seed {one}{' (unfinished)' * (one in curve.unfinished)}"
+        f"{curve.strategy} seed {one}{' (unfinished)' * (one in curve.unfinished_seeds)}"
         for curve in (first, second)
         for one in curve.seeds
         if one not in seeds
@@ -256,7 +256,7 @@ def paired(first: Curve, second: Curve) -> Pairs:
     return Pairs(seeds, rows[0], rows[1], alone)
 
 
-def penalties(curves: Sequence[Curve], num_shared: int = 1, level: float = 0.95) -> Floats:
+def penalty_matrix(curves: Sequence[Curve], num_shared: int = 1, level: float = 0.95) -> Floats:
     """(A, A): the share of rounds in which row beats column by a paired t-test at `level` (Ash et al., 2020: there of
     five runs, added up over experiments); (1 - level) / 2 by chance. NaN for a pair that shares fewer than RANKED runs
     or no such round.
@@ -267,12 +267,14 @@ def penalties(curves: Sequence[Curve], num_shared: int = 1, level: float = 0.95)
     np.fill_diagonal(wins_AA, 0.0)
     for i, first in enumerate(curves):
         for j, second in enumerate(curves[:i]):
-            pairs = paired(first, second)
-            gaps_SR = (first.value_SR[pairs.first] - second.value_SR[pairs.second])[:, num_shared:]
+            pairs = pair_runs(first, second)
+            gaps_SR = (first.value_SR[pairs.first_rows] - second.value_SR[pairs.second_rows])[:, num_shared:]
             gaps_SR = gaps_SR[:, np.isfinite(gaps_SR).all(0)]
-            if len(gaps_SR) < RANKED or not gaps_SR.shape[1]:
+            if len(gaps_SR) < MIN_PAIRS or not gaps_SR.shape[1]:
                 continue
-            half_R = quantile(len(gaps_SR) - 1, (1 + level) / 2) * gaps_SR.std(0, ddof=1) / math.sqrt(len(gaps_SR))
+            half_R = (
+                student_quantile(len(gaps_SR) - 1, (1 + level) / 2) * gaps_SR.std(0, ddof=1) / math.sqrt(len(gaps_SR))
+            )
             mean_R, differ_R = gaps_SR.mean(0), np.ptp(gaps_SR, 0) > 0  # as in `student`
             wins_AA[i, j] = ((mean_R > half_R) & differ_R).mean()
             wins_AA[j, i] = ((-mean_R > half_R) & differ_R).mean()
@@ -287,13 +289,15 @@ class Ranks:
     mean_A: Floats  # 1 is best
     num_data_sets: int
     p: float  # Friedman's test of "all are equal"; NaN with fewer than DATA_SETS data sets or three strategies
-    critical: float  # Nemenyi's critical difference at `level`; NaN with fewer than DATA_SETS data sets
+    critical_difference: float  # Nemenyi's critical difference at `level`; NaN with fewer than DATA_SETS data sets
 
 
-DATA_SETS = 5  # that a critical difference takes; ten are better
+MIN_DATA_SETS = 5  # that a critical difference takes; ten are better
 
 
-def ranks(strategies: Sequence[str], scores_TA: Floats, data_sets: Sequence[str], level: float = 0.95) -> Ranks:
+def rank_strategies(
+    strategies: Sequence[str], scores_TA: Floats, data_sets: Sequence[str], level: float = 0.95
+) -> Ranks:
     """Ranks of strategies over data sets, higher scores first, ties shared (Demšar, 2006).
 
     Experiments on one data set are no independent cases: their ranks are averaged, and the averages ranked.
@@ -310,7 +314,7 @@ def ranks(strategies: Sequence[str], scores_TA: Floats, data_sets: Sequence[str]
     means_DA = np.array([ranks_TA[places_T == one].mean(0) for one in dict.fromkeys(data_sets)])
     ranks_DA = stats.rankdata(means_DA.round(9), axis=1)
     num_sets, num = ranks_DA.shape
-    if num_sets < DATA_SETS:
+    if num_sets < MIN_DATA_SETS:
         return Ranks(tuple(strategies), ranks_DA.mean(0), num_sets, math.nan, math.nan)
     p = float(stats.friedmanchisquare(*ranks_DA.T).pvalue) if num > 2 else math.nan
     quantile_ = float(stats.studentized_range.ppf(level, num, np.inf)) / math.sqrt(2)

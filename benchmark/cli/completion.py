@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.cli.verbs import LISTED, VERBS, settings_of
-from benchmark.plugins.places import grids
-from benchmark.plugins.settings import Setting, alternatives
-from benchmark.plugins.signatures import experiments, parameters, plugin_files
+from benchmark.cli.verbs import LIST_KINDS, VERBS, settings_of
+from benchmark.plugins.paths import grid_names
+from benchmark.plugins.settings import Setting, union_members
+from benchmark.plugins.signatures import experiment_names, plugin_files, read_parameters
 
-VARIABLE = "_AL_BENCHMARK_COMPLETE"
-LABELS = {  # settings that name plug-ins, and of which kind
+COMPLETION_VARIABLE = "_AL_BENCHMARK_COMPLETE"
+PLUGIN_SETTINGS = {  # settings that name plug-ins, and of which kind
     "tasks": "task", "task": "task", "check_on": "task", "strategies": "strategy", "strategy": "strategy",
     "against": "strategy", "reference": "strategy",
 }  # fmt: skip
@@ -56,7 +56,7 @@ complete -c al-benchmark -a '(__al_benchmark)'
 
 
 @dataclass(frozen=True)
-class Place:
+class Cursor:
     """Where in a list of labels something is being typed."""
 
     start: int  # of the item in the text
@@ -64,7 +64,7 @@ class Place:
     owner: str = ""  # the plug-in whose parameters stand there; "" where plug-ins do
 
 
-def suggestions(words: Sequence[str], incomplete: str) -> list[str]:
+def suggest(words: Sequence[str], incomplete: str) -> list[str]:
     """What may stand in the place of the word that is being typed.
 
     Args:
@@ -75,18 +75,18 @@ def suggestions(words: Sequence[str], incomplete: str) -> list[str]:
         Whole words that begin with `incomplete`; none where the shell may suggest names of files.
     """
     if not words:
-        return starting(incomplete, [*VERBS, *["--help", "--version"] * incomplete.startswith("-")])
+        return with_prefix(incomplete, [*VERBS, *["--help", "--version"] * incomplete.startswith("-")])
     verb, *rest = words
     if verb not in VERBS or incomplete.startswith("-"):
-        return starting(incomplete, ["--help"])
+        return with_prefix(incomplete, ["--help"])
     given = dict(word.split("=", 1) for word in rest if is_setting(word))
     known = {one.name: one for one in settings_of(verb)}
     key, equals, text = incomplete.partition("=")
     if equals and key in known:
-        return [f"{key}={value}" for value in values(known[key], text, given)]
+        return [f"{key}={value}" for value in suggest_values(known[key], text, given)]
     place = sum(not is_setting(word) for word in rest)
-    settings = starting(incomplete, [f"{name}=" for name in known if name not in given])
-    return [*arguments(verb, place, incomplete, given), *settings]
+    settings = with_prefix(incomplete, [f"{name}=" for name in known if name not in given])
+    return [*suggest_arguments(verb, place, incomplete, given), *settings]
 
 
 def is_setting(word: str) -> bool:
@@ -94,38 +94,40 @@ def is_setting(word: str) -> bool:
     return re.match(r"\w+=", word) is not None
 
 
-def starting(incomplete: str, names: Iterable[str]) -> list[str]:
+def with_prefix(incomplete: str, names: Iterable[str]) -> list[str]:
     """The names that begin so."""
     return [name for name in names if name.startswith(incomplete)]
 
 
-def arguments(verb: str, place: int, incomplete: str, given: dict[str, str]) -> list[str]:
+def suggest_arguments(verb: str, position: int, incomplete: str, typed_settings: dict[str, str]) -> list[str]:
     """What may stand in a place of a command's own arguments, settings aside."""
-    words = {("list", 0): LISTED, ("new", 0): ("strategy", "task"), ("verify", 0): ("devices",)}
+    words = {("list", 0): LIST_KINDS, ("new", 0): ("strategy", "task"), ("verify", 0): ("devices",)}
     kinds = {("check", 0): ("strategy", "task"), ("compare", 0): ("strategy",), ("compare", 1): ("strategy",)}
-    found = starting(incomplete, words.get((verb, place), ()))
-    return found + [one for kind in kinds.get((verb, place), ()) for one in labels(kind, incomplete, given)]
+    found = with_prefix(incomplete, words.get((verb, position), ()))
+    return found + [
+        one for kind in kinds.get((verb, position), ()) for one in suggest_labels(kind, incomplete, typed_settings)
+    ]
 
 
-def values(setting: Setting, text: str, given: dict[str, str]) -> list[str]:
+def suggest_values(setting: Setting, text: str, typed_settings: dict[str, str]) -> list[str]:
     """What may stand behind `key=`."""
     if setting.name == "grid":
-        return starting(text, grids())
+        return with_prefix(text, grid_names())
     more = ["published"] if setting.name in ("records", "against") else []
     if setting.name in ("tasks", "task"):
-        more = experiments(given.get("grid", "quick"))
-    if setting.name in LABELS:
-        return labels(LABELS[setting.name], text, given, more)
-    return starting(text, [*more, *choices(setting.kind)])
+        more = experiment_names(typed_settings.get("grid", "quick"))
+    if setting.name in PLUGIN_SETTINGS:
+        return suggest_labels(PLUGIN_SETTINGS[setting.name], text, typed_settings, more)
+    return with_prefix(text, [*more, *annotated_choices(setting.annotation)])
 
 
-def choices(kind: Any) -> list[str]:
+def annotated_choices(annotation: Any) -> list[str]:
     """The values of a type that has few: a Literal's, and true and false."""
-    literals = [str(one) for part in alternatives(kind) for one in typing.get_args(part) if one]
-    return literals or ["true", "false"] * (bool in alternatives(kind))
+    literals = [str(one) for part in union_members(annotation) for one in typing.get_args(part) if one]
+    return literals or ["true", "false"] * (bool in union_members(annotation))
 
 
-def labels(kind: str, text: str, given: dict[str, str], more: Sequence[str] = ()) -> list[str]:
+def suggest_labels(kind: str, text: str, typed_settings: dict[str, str], extra_names: Sequence[str] = ()) -> list[str]:
     """Text with the name, parameter or value that is being typed at its end.
 
     Args:
@@ -134,58 +136,58 @@ def labels(kind: str, text: str, given: dict[str, str], more: Sequence[str] = ()
         given: the settings before it: the plug-ins of `plugins=DIR` are suggested too.
         more: names that may stand where a plug-in's may.
     """
-    folder = Path(given["plugins"]).expanduser() if "plugins" in given else None
-    place = innermost(kind, text, folder)
+    folder = Path(typed_settings["plugins"]).expanduser() if "plugins" in typed_settings else None
+    place = find_cursor(kind, text, folder)
     item = text[place.start :].lstrip()
     head = text.removesuffix(item)
     if not place.owner:
-        names = dict.fromkeys([*more, *plugin_files(place.kind, folder)])
-        return [head + name for name in starting(item, names)]
-    known = declared(place.kind, place.owner, folder)
+        names = dict.fromkeys([*extra_names, *plugin_files(place.kind, folder)])
+        return [head + name for name in with_prefix(item, names)]
+    known = plugin_parameters(place.kind, place.owner, folder)
     name, equals, value = item.partition("=")
     if not equals:
-        return [f"{head}{one}=" for one in starting(item, known)]
+        return [f"{head}{one}=" for one in with_prefix(item, known)]
     if name not in known:
         return []
     if known[name].kind:
-        return [f"{head}{name}={one}" for one in starting(value, plugin_files(known[name].kind, folder))]
-    return [f"{head}{name}={one}" for one in starting(value, known[name].choices)]
+        return [f"{head}{name}={one}" for one in with_prefix(value, plugin_files(known[name].kind, folder))]
+    return [f"{head}{name}={one}" for one in with_prefix(value, known[name].choices)]
 
 
-def innermost(kind: str, text: str, folder: Path | None) -> Place:
+def find_cursor(kind: str, text: str, folder: Path | None) -> Cursor:
     """Where the end of the text is: among plug-ins, or inside the brackets of one."""
-    places = [Place(0, kind)]
+    places = [Cursor(0, kind)]
     for index, character in enumerate(text):
         outer = places[-1]
         item = text[outer.start : index].strip()
         if character == "[":
             parameter, equals, name = item.rpartition("=")
-            known = declared(outer.kind, outer.owner, folder) if equals else {}
+            known = plugin_parameters(outer.kind, outer.owner, folder) if equals else {}
             inner = known[parameter].kind if parameter in known else outer.kind
-            places.append(Place(index + 1, inner, name))
+            places.append(Cursor(index + 1, inner, name))
         elif character == "]" and len(places) > 1:
             places.pop()
         elif character == ",":
-            places[-1] = Place(index + 1, places[-1].kind, places[-1].owner)
+            places[-1] = Cursor(index + 1, places[-1].kind, places[-1].owner)
     return places[-1]
 
 
-def declared(kind: str, name: str, folder: Path | None) -> dict[str, Any]:
+def plugin_parameters(kind: str, name: str, folder: Path | None) -> dict[str, Any]:
     """The parameters of a plug-in; none of one that nobody knows."""
     path = plugin_files(kind, folder).get(name) if kind else None
-    return dict(parameters(path, name)) if path else {}
+    return dict(read_parameters(path, name)) if path else {}
 
 
-def typed(line: str) -> tuple[list[str], str]:
+def split_command_line(line: str) -> tuple[list[str], str]:
     """The words before the one that is being typed, without the program's own, and that one, quotes taken off."""
     end = "\0"  # behind what is typed, so that a last space ends a word
-    words = next(filter(None, (split(line + end + quote) for quote in ("", "'", '"'))), [end])
+    words = next(filter(None, (split_words(line + end + quote) for quote in ("", "'", '"'))), [end])
     num_own = 3 if words[1:3] == ["-m", "benchmark"] else 1
     *before, last = words[num_own:] or [end]
     return before, last.removesuffix(end)
 
 
-def split(line: str) -> list[str]:
+def split_words(line: str) -> list[str]:
     """The words of a line; none where a quote is open."""
     try:
         return shlex.split(line)
@@ -193,7 +195,7 @@ def split(line: str) -> list[str]:
         return []
 
 
-def replacing(line: str, incomplete: str, breaks: str) -> int:
+def num_kept_characters(line: str, incomplete: str, breaks: str) -> int:
     """How many characters of a word bash leaves alone: it replaces what stands behind its last word break, unless the
     word is in quotes."""
     if not line.endswith(incomplete) or line[: len(line) - len(incomplete)].endswith(("'", '"')):
@@ -201,14 +203,14 @@ def replacing(line: str, incomplete: str, breaks: str) -> int:
     return 1 + max((incomplete.rfind(one) for one in breaks), default=-1)
 
 
-def answer(instruction: str) -> None:
+def answer_shell(instruction: str) -> None:
     """Prints what a shell asks for: `bash_source`, its script, or `bash_complete`, suggestions, one a line."""
     shell, _, what = instruction.partition("_")
     if what == "source" and shell in SCRIPTS:
         program = f"{shlex.quote(sys.executable)} -P -m benchmark"
-        sys.stdout.write(SCRIPTS[shell].replace("VARIABLE", VARIABLE).replace("PROGRAM", program))
+        sys.stdout.write(SCRIPTS[shell].replace("VARIABLE", COMPLETION_VARIABLE).replace("PROGRAM", program))
         return
     line = os.environ.get("COMP_LINE", "")
-    words, incomplete = typed(line)
-    left = replacing(line, incomplete, os.environ.get("BREAKS", "")) if shell == "bash" else 0
-    sys.stdout.writelines(f"{one[left:]}\n" for one in suggestions(words, incomplete))
+    words, incomplete = split_command_line(line)
+    left = num_kept_characters(line, incomplete, os.environ.get("BREAKS", "")) if shell == "bash" else 0
+    sys.stdout.writelines(f"{one[left:]}\n" for one in suggest(words, incomplete))

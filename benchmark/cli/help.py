@@ -14,17 +14,17 @@ from benchmark.cli.verbs import settings_of
 from benchmark.plugins.settings import Setting
 
 
-class Command(typer.core.TyperCommand):
+class CommandWithSettings(typer.core.TyperCommand):
     """A command whose help ends in its settings."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help."""
         super().format_help(ctx, formatter)
         assert self.name is not None
-        Console().print(panel(settings_of(self.name)))
+        Console().print(settings_panel(settings_of(self.name)))
 
 
-def panel(settings: list[Setting]) -> Panel:
+def settings_panel(settings: list[Setting]) -> Panel:
     """Settings in the look of typer's options."""
     table = Table.grid(padding=(0, 1), expand=True)
     for style in ("bold cyan", "yellow"):
@@ -36,10 +36,10 @@ def panel(settings: list[Setting]) -> Panel:
     return Panel(table, title="Settings, typed as key=value", title_align="left", border_style="dim")
 
 
-def version(wanted: bool) -> Any:
+def print_version(requested: bool) -> Any:
     """Prints the version and ends, where it is wanted."""
-    if wanted:
-        from benchmark.records.provenance import installed
+    if requested:
+        from benchmark.records.provenance import package_version
 
-        typer.echo(installed())
+        typer.echo(package_version())
         raise typer.Exit

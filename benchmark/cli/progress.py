@@ -10,17 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from benchmark.cli.display import Display, shown
+from benchmark.cli.display import Display, show_activity
 from benchmark.cli.terminal import say
 from benchmark.experiment.cell import Cell
 from benchmark.runner.carry_out import Watcher
 from benchmark.runner.launch import Event, Failure, Round
 from benchmark.system import activity
-from benchmark.system.activity import clock
-from benchmark.text.escaping import visible, visible_lines
+from benchmark.system.activity import format_duration
+from benchmark.text.escaping import make_lines_visible, make_visible
 
 
-class Terminal(Watcher):
+class TerminalWatcher(Watcher):
     """Shows a run on a terminal, or in lines now and then where there is none."""
 
     def __init__(self, console: Console) -> None:
@@ -32,52 +32,52 @@ class Terminal(Watcher):
         say(line)
 
     @contextmanager
-    def stages(self, also: activity.Listener = activity.ignore) -> Iterator[None]:
+    def show_stages(self, listener: activity.Listener = activity.ignore_stage) -> Iterator[None]:
         """Shows what a block is doing; a live line is gone afterwards."""
-        with shown(self.console) as self.display:
-            self.display.also = also
+        with show_activity(self.console) as self.display:
+            self.display.listener = listener
             yield
 
-    def follow(self, events: Iterable[Event], left: Mapping[Cell, int]) -> Iterator[Event]:
+    def show_events(self, events: Iterable[Event], rounds_left: Mapping[Cell, int]) -> Iterator[Event]:
         """Shows a bar, or a line a round, while events pass."""
-        yield from follow(events, left, self.display)
+        yield from show_progress(events, rounds_left, self.display)
         self.display.header = None
 
 
-def follow(events: Iterable[Event], left: Mapping[Cell, int], display: Display) -> Iterator[Event]:
+def show_progress(events: Iterable[Event], rounds_left: Mapping[Cell, int], display: Display) -> Iterator[Event]:
     """Passes events on and shows them: the grid's bar, the cell in work, rounds per hour, time left.
 
     left: rounds that each cell lacks; cells may join while it goes on.
     """
     cell = TextColumn("{task.description}", markup=False)
     console, bar = display.console, Progress(BarColumn(), MofNCompleteColumn(), cell)
-    shown = bar.add_task("starting", total=sum(left.values()))
+    shown = bar.add_task("starting", total=sum(rounds_left.values()))
     display.header = bar
     began, done, spared = time.monotonic(), 0, 0
     for event in events:
         if isinstance(event, Round):
-            done, spared = done + 1, spared + event.spared
-        total = sum(left.values()) - spared
-        pace = speed(done, total, time.monotonic() - began)
-        bar.update(shown, completed=done, total=total, description=f"{pace}  {visible(event.cell.label)}")
+            done, spared = done + 1, spared + event.num_skipped_rounds
+        total = sum(rounds_left.values()) - spared
+        pace = describe_pace(done, total, time.monotonic() - began)
+        bar.update(shown, completed=done, total=total, description=f"{pace}  {make_visible(event.cell.label)}")
         if isinstance(event, Failure) and not event.whole_task:
             words = f"failed: {event.line}" if isinstance(event.error, ValueError) else event.trace
-            console.print(Text(visible_lines(words), style="red"), soft_wrap=True)
+            console.print(Text(make_lines_visible(words), style="red"), soft_wrap=True)
         if isinstance(event, Round) and not display.live:
-            line = f"[{done}/{total}] {told(event)}  ({pace})"
-            console.print(Text(visible(line)), soft_wrap=True)
+            line = f"[{done}/{total}] {round_line(event)}  ({pace})"
+            console.print(Text(make_visible(line)), soft_wrap=True)
         yield event
 
 
-def told(event: Round) -> str:
+def round_line(event: Round) -> str:
     """A round in one line; how many classes there are is for the audit."""
     shown = [(name, value) for name, value in event.record.scores.items() if not name.startswith("num_")]
     scores = " ".join(f"{name} {value:.4g}" for name, value in shown)
     return f"{event.cell.task.label} {event.cell.name}: {event.record.num_labelled} labelled, {scores}"
 
 
-def speed(done: int, total: int, seconds: float) -> str:
+def describe_pace(done: int, total: int, seconds: float) -> str:
     """Rounds per hour and the time left at that pace."""
     if not done:
         return "0 rounds/h"
-    return f"{3600 * done / max(seconds, 1e-9):,.0f} rounds/h, {clock((total - done) * seconds / done)} left"
+    return f"{3600 * done / max(seconds, 1e-9):,.0f} rounds/h, {format_duration((total - done) * seconds / done)} left"

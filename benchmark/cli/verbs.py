@@ -6,7 +6,7 @@ from benchmark.analysis import settings as analysis_settings
 from benchmark.experiment.settings import known_settings
 from benchmark.plugins.settings import Setting
 
-LISTED = ("strategies", "tasks", "encoders", "grids", "settings", "published")  # what `list` lists
+LIST_KINDS = ("strategies", "tasks", "encoders", "grids", "settings", "published")  # what `list` lists
 VERBS = (
     "run", "variance", "list", "new", "check", "status", "tables", "savings", "compare", "explain", "verify", "report",
     "seconds",
@@ -15,7 +15,7 @@ VERBS = (
 
 def settings_of(verb: str) -> list[Setting]:
     """The settings that a command takes, in the order that help shows."""
-    analysis = analysis_settings.known_settings(verb) if verb in analysis_settings.TAKEN else []
+    analysis = analysis_settings.known_settings(verb) if verb in analysis_settings.COMMAND_SETTINGS else []
     if verb != "variance":
         return analysis or known_settings(verb)
     trained = known_settings(verb)  # with sets=N it runs a grid first

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.api import Machine
-from benchmark.conformance.strategy_checks import STRATEGY
-from benchmark.conformance.task_checks import TASK
-from benchmark.conformance.trials import Fitted, Trial
+from benchmark.conformance.strategy_checks import STRATEGY_CHECKS
+from benchmark.conformance.task_checks import TASK_CHECKS
+from benchmark.conformance.trials import FittedTask, StrategyTrial
 from benchmark.experiment.spec import Spec
-from benchmark.plugins.registry import Plugin, source
+from benchmark.plugins.registry import Plugin, source_file
 from benchmark.system.process_state import restore, snapshot
-from benchmark.text.words import named
+from benchmark.text.words import describe_error
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Finding:
     """One check of one plug-in: `words` is empty where it holds."""
 
     check: str
-    words: str
+    message: str
 
 
-def check(spec: Spec, on: Spec, machine: Machine) -> list[Finding]:
+def run_checks(spec: Spec, task_spec: Spec, machine: Machine) -> list[Finding]:
     """All findings on a strategy (tried on the task `on`) or on a task."""
-    checks = [*SHAPE, *(STRATEGY if spec.plugin.kind == "strategy" else TASK)]
-    subject = Trial(spec, on, machine) if spec.plugin.kind == "strategy" else Fitted(spec, machine)
-    return [Finding(title, found(rule, subject)) for title, rule in checks]
+    checks = [*DECLARATION_CHECKS, *(STRATEGY_CHECKS if spec.plugin.kind == "strategy" else TASK_CHECKS)]
+    subject = StrategyTrial(spec, task_spec, machine) if spec.plugin.kind == "strategy" else FittedTask(spec, machine)
+    return [Finding(title, run_check(rule, subject)) for title, rule in checks]
 
 
-def found(rule: Callable[[Any], str | None], subject: Any) -> str:
+def run_check(rule: Callable[[Any], str | None], subject: Any) -> str:
     """What a check says; an exception counts as a finding. What it leaves changed spoils no later check."""
     before = snapshot()
     try:
@@ -40,43 +40,43 @@ def found(rule: Callable[[Any], str | None], subject: Any) -> str:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return named(error)
+        return describe_error(error)
     finally:
         restore(before)
 
 
-def named_as_file(subject: Trial | Fitted) -> str | None:
+def has_its_files_name(subject: StrategyTrial | FittedTask) -> str | None:
     """The plug-in, its function and its file have one name."""
-    stem = source(subject.plugin).stem
+    stem = source_file(subject.plugin).stem
     return None if stem == subject.plugin.name else f"it is called {subject.plugin.name}, its file {stem}.py"
 
 
-def typed(subject: Trial | Fitted) -> str | None:
+def has_typed_parameters(subject: StrategyTrial | FittedTask) -> str | None:
     """Parameters without an annotation."""
     bare = [p.name for p in inspect.signature(subject.plugin.function).parameters.values() if p.annotation is p.empty]
     return f"no type on: {', '.join(bare)}" if bare else None
 
 
-def documented(subject: Trial | Fitted) -> str | None:
+def has_docstring(subject: StrategyTrial | FittedTask) -> str | None:
     """A missing docstring."""
     return None if inspect.getdoc(subject.plugin.function) else "no docstring: say the paper and what the numbers mean"
 
 
-def versioned(subject: Trial | Fitted) -> str | None:
+def has_whole_version(subject: StrategyTrial | FittedTask) -> str | None:
     """A version that is no whole number from 1."""
     version = subject.plugin.version
     return None if type(version) is int and version >= 1 else f"version={version}: a whole number from 1"
 
 
-SHAPE: list[tuple[str, Callable[[Any], str | None]]] = [
-    ("its name is its file's", named_as_file),
-    ("every parameter has a type", typed),
-    ("it has a docstring", documented),
-    ("its version is a number", versioned),
+DECLARATION_CHECKS: list[tuple[str, Callable[[Any], str | None]]] = [
+    ("its name is its file's", has_its_files_name),
+    ("every parameter has a type", has_typed_parameters),
+    ("it has a docstring", has_docstring),
+    ("its version is a number", has_whole_version),
 ]
 
 
-def failures(plugin: Plugin, on: Spec, machine: Machine) -> list[str]:
+def failures(plugin: Plugin, task_spec: Spec, machine: Machine) -> list[str]:
     """What failed, in words; empty where the plug-in conforms. For tests."""
-    results = check(Spec.read(plugin.kind, plugin.name), on, machine)
-    return [f"{one.check}: {one.words}" for one in results if one.words]
+    results = run_checks(Spec.read(plugin.kind, plugin.name), task_spec, machine)
+    return [f"{one.check}: {one.message}" for one in results if one.message]

@@ -12,46 +12,49 @@ import numpy as np
 from torch import nn
 
 from benchmark.api import Indices, Machine, Task, View
-from benchmark.conformance.shuffled import Shuffled
+from benchmark.conformance.shuffled_task import ShuffledTask
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
-from benchmark.plugins.registry import source
+from benchmark.plugins.registry import source_file
 from benchmark.runner import loop
-from benchmark.runner.fits import Fits
+from benchmark.runner.fit_cache import FitCache
 from benchmark.system.process_state import restore, snapshot
 
 
-class Trial:
+class StrategyTrial:
     """A strategy at round 1 of a small cell."""
 
-    def __init__(self, spec: Spec, on: Spec, machine: Machine) -> None:
+    def __init__(self, spec: Spec, task_spec: Spec, machine: Machine) -> None:
         self.spec, self.plugin = spec, spec.plugin
-        self.cell = Cell(on, spec, Schedule(initial=30, budget=10, rounds=2, validation=20), seed=0)
+        self.cell = Cell(task_spec, spec, Schedule(initial=30, budget=10, rounds=2, validation=20), seed=0)
         self.machine = machine
-        self.built: tuple[Task, nn.Module] | None = None
+        self.parts: tuple[Task, nn.Module] | None = None
 
     @property
     def task(self) -> Task:
         """The task, built once."""
-        return self.prepared()[0]
+        return self.prepare()[0]
 
-    def prepared(self) -> tuple[Task, nn.Module]:
+    def prepare(self) -> tuple[Task, nn.Module]:
         """The task and the model of round 0."""
-        if self.built is None:
-            self.cell.check()
+        if self.parts is None:
+            self.cell.check_needs()
             task = self.cell.task.plugin.build(self.machine, self.cell.task.values)
-            fits = Fits(folder=source(self.plugin).parent, cache_gb=0, device="check")
-            self.built = task, loop.fit(self.cell, task, fits, loop.start(self.cell, task).initial, 0).model
-        return self.built
+            fits = FitCache(folder=source_file(self.plugin).parent, cache_gb=0, device="check")
+            self.parts = (
+                task,
+                loop.fit_round(self.cell, task, fits, loop.draw_initial(self.cell, task).initial, 0).model,
+            )
+        return self.parts
 
     def view(self, task: Task | None = None, ties: int = 0) -> View:
         """A fresh view of round 0's model. ties: what the order among equals is drawn from."""
-        mine, model = self.prepared()
-        begin = loop.start(self.cell, mine)
-        if isinstance(task, Shuffled):
-            begin = loop.Start(task.place[begin.initial], np.sort(task.place[begin.held_out]))
-        return loop.view(replace(self.cell, seed=ties), task or mine, begin, model, [begin.initial])
+        mine, model = self.prepare()
+        begin = loop.draw_initial(self.cell, mine)
+        if isinstance(task, ShuffledTask):
+            begin = loop.InitialDraw(task.new_positions[begin.initial], np.sort(task.new_positions[begin.held_out]))
+        return loop.build_view(replace(self.cell, seed=ties), task or mine, begin, model, [begin.initial])
 
     def choose(self, budget: int = 10, seed: int = 0, task: Task | None = None, ties: int = 0) -> Indices:
         """What the strategy returns, checked as the loop checks it."""
@@ -60,35 +63,35 @@ class Trial:
     def choose_from(self, view: View, budget: int, seed: int) -> Indices:
         """The same, of a view."""
         chosen = self.plugin.function(view, budget, np.random.default_rng(seed), **self.spec.values)
-        return loop.checked_choice(self.spec.label, chosen, view, budget)
+        return loop.check_selection(self.spec.label, chosen, view, budget)
 
 
-class Fitted:
+class FittedTask:
     """A task with one fit on a few images."""
 
     def __init__(self, spec: Spec, machine: Machine) -> None:
         self.spec, self.plugin, self.machine = spec, spec.plugin, machine
-        self.built: tuple[Task, nn.Module, Indices] | None = None
+        self.parts: tuple[Task, nn.Module, Indices] | None = None
 
-    def prepared(self) -> tuple[Task, nn.Module, Indices]:
+    def prepare(self) -> tuple[Task, nn.Module, Indices]:
         """The task, a model and the images it was fitted on."""
-        if self.built is None:
+        if self.parts is None:
             task: Task = self.plugin.build(self.machine, self.spec.values)
             labelled = np.sort(np.random.default_rng(0).permutation(task.num_pool)[: min(200, task.num_pool // 2)])
-            self.built = task, task.fit(labelled, 0), labelled
-        return self.built
+            self.parts = task, task.fit(labelled, 0), labelled
+        return self.parts
 
 
-def left_behind(act: Callable[[], object]) -> str | None:
+def describe_side_effects(action: Callable[[], object]) -> str | None:
     """What a call leaves changed in torch or in the process, or running. Libraries that it needs are imported by now:
     they change things, too."""
-    before, running = snapshot(), workers()
-    act()
+    before, running = snapshot(), running_workers()
+    action()
     changed, _ = restore(before)
-    changed += [f"{one.name} still running" for one in workers() - running]
+    changed += [f"{one.name} still running" for one in running_workers() - running]
     return f"it leaves changed: {', '.join(changed)}: put back what you change, in a `finally`" if changed else None
 
 
-def workers() -> set[Any]:
+def running_workers() -> set[Any]:
     """The threads that keep the process from ending, and the processes that it started."""
     return {one for one in threading.enumerate() if not one.daemon} | set(multiprocessing.active_children())

@@ -215,7 +215,7 @@ class ShowsLabels(Protocol):
 
 
 @runtime_checkable
-class CompanionRuns(Protocol):
+class RunsCompanion(Protocol):
     """Need `companion`: the output of what a strategy trains beside the model."""
 
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
@@ -246,7 +246,7 @@ class ShowsWeights(Protocol):
 
 
 @runtime_checkable
-class LabelsItself(Protocol):
+class GivesPseudoLabels(Protocol):
     """Need `pseudo_labels`: labels from the model's own predictions."""
 
     def pseudo_labels(self, model: nn.Module, indices: Indices, k: int, min_score: float) -> Targets:

@@ -94,7 +94,9 @@ class Encoding:
     attention_NT: Tensor  # how much each patch matters; rows sum to one
     global_NE: Tensor  # E features of the image
     seconds: float = 0.0  # that making it took, whenever that was
-    now: float = 0.0  # seconds that went into making encodings when it was asked for; a task that tells none of what
+    seconds_now: float = (
+        0.0  # seconds that went into making encodings when it was asked for; a task that tells none of what
+    )
     # it makes has them counted in the selection too
 
     def __len__(self) -> int:
@@ -106,5 +108,5 @@ class Encoding:
 class EncodingTime:
     """Seconds that went into the encodings of a selection: a cache may have made them sooner."""
 
-    making: float = 0.0  # what making them took, whenever that was
-    now: float = 0.0  # what making encodings took in this selection
+    seconds: float = 0.0  # what making them took, whenever that was
+    seconds_now: float = 0.0  # what making encodings took in this selection

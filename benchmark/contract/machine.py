@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark.plugins.places import inside
+from benchmark.plugins.paths import resolve_data_path
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,6 @@ class Machine:
     workers: int = 0  # processes that read images, for tasks whose images do not fit in memory
     select_timeout: float | None = None  # seconds that a strategy may take for one choice
 
-    def located(self, path: str) -> Path:
+    def resolve_path(self, path: str) -> Path:
         """A path that the user gave: absolute, or inside the data folder. ValueError where there is none."""
-        return inside(path, self.data)
+        return resolve_data_path(path, self.data)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from benchmark.contract.data import Indices
 from benchmark.contract.tasks import Companion, Encoder, Task
 from benchmark.plugins.capabilities import Need
-from benchmark.plugins.registry import Plugin, add
+from benchmark.plugins.registry import Plugin, add_plugin
 
 StrategyF = TypeVar("StrategyF", bound=Callable[..., Indices])
 TaskF = TypeVar("TaskF", bound=Callable[..., Task])
@@ -30,7 +30,7 @@ def register(
     """
 
     def decorate(function: StrategyF) -> StrategyF:
-        add(Plugin("strategy", function.__name__, function, version, needs=needs, companion=companion))
+        add_plugin(Plugin("strategy", function.__name__, function, version, needs=needs, companion=companion))
         return function
 
     return decorate
@@ -41,8 +41,8 @@ def register_task(
     version: int,
     default: Any = None,
     published: Any = None,
-    lacks: Callable[..., Collection[str]] | None = None,
-    reveals: Callable[..., str] | None = None,
+    missing_capabilities: Callable[..., Collection[str]] | None = None,
+    label_leakage: Callable[..., str] | None = None,
     check: Callable[..., object] | None = None,
 ) -> Callable[[TaskF], TaskF]:
     """Registers a task under its factory's name: `factory(machine, recipe, *, own parameters) -> Task`.
@@ -61,7 +61,20 @@ def register_task(
     def decorate(function: TaskF) -> TaskF:
         recipes = {False: default, True: published}
         name = function.__name__
-        add(Plugin("task", name, function, version, (), None, recipes, lacks, reveals, check_weights=check))
+        add_plugin(
+            Plugin(
+                "task",
+                name,
+                function,
+                version,
+                (),
+                None,
+                recipes,
+                missing_capabilities,
+                label_leakage,
+                check_weights=check,
+            )
+        )
         return function
 
     return decorate
@@ -75,7 +88,7 @@ def register_encoder(*, version: int, check: Callable[..., object] | None = None
     """
 
     def decorate(function: EncoderF) -> EncoderF:
-        add(Plugin("encoder", function.__name__, function, version, check_weights=check))
+        add_plugin(Plugin("encoder", function.__name__, function, version, check_weights=check))
         return function
 
     return decorate

@@ -50,19 +50,19 @@ class Metric:
 ACCURACY = Metric("accuracy", PERCENT, margin=1.0)
 MEAN_AP = Metric("map", SHARE, digits=3, margin=0.01)
 MEAN_IOU = Metric("miou", PERCENT)
-KNOWN = {
+KNOWN_METRICS = {
     metric.name: metric for metric in (ACCURACY, MEAN_AP, MEAN_IOU, Metric("ap", SHARE, digits=3, margin=0.01))
 }  # by which records and published curves that only name their metric are read
 
 
-def metric_of(told: Metric | str) -> Metric:
+def resolve_metric(metric: Metric | str) -> Metric:
     """A metric, or the one that is known by this name: of others nothing is known but that higher is better."""
-    return told if isinstance(told, Metric) else KNOWN.get(told, Metric(told))
+    return metric if isinstance(metric, Metric) else KNOWN_METRICS.get(metric, Metric(metric))
 
 
-def brief(metric: Metric) -> Metric | str:
+def shorten_metric(metric: Metric) -> Metric | str:
     """The metric as records tell it: its name where that says everything."""
-    return metric.name if metric_of(metric.name) == metric else metric
+    return metric.name if resolve_metric(metric.name) == metric else metric
 
 
 class Scores(dict[str, float]):
@@ -78,12 +78,12 @@ class Scores(dict[str, float]):
         self.by_class = {name: dict(values) for name, values in by_class.items()}
 
 
-def classes_of(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def class_scores(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """The scores of single classes, by score and class; {} where a task tells none."""
     return scores.by_class if isinstance(scores, Scores) else {}
 
 
-def by_class(classes: Sequence[str], values: Iterable[float | None]) -> dict[str, float]:
+def scores_by_class(classes: Sequence[str], values: Iterable[float | None]) -> dict[str, float]:
     """Values of classes by their names; classes of one name are told apart by their numbers, `cat (3)`.
 
     Args:

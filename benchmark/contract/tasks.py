@@ -113,7 +113,7 @@ class BatchSizes:
 
 
 @runtime_checkable
-class Batched(Protocol):
+class ReportsBatchSizes(Protocol):
     """A task that tells in what batches it trains, so that an audit of its records need not know recipes."""
 
     def batch_sizes(self, num_images: int) -> BatchSizes | None:

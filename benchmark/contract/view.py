@@ -14,28 +14,28 @@ from torch import Tensor, nn
 
 from benchmark.contract.capabilities import (
     ClassifiesFeatures,
-    CompanionRuns,
     ComputesLosses,
     DescribesBoxes,
     Differentiates,
     Embeds,
     Encodes,
-    LabelsItself,
+    GivesPseudoLabels,
     Predicts,
     PredictsAugmented,
     PredictsPerturbed,
     Proposes,
+    RunsCompanion,
     Samples,
     ShowsImages,
     ShowsLabels,
     ShowsWeights,
 )
 from benchmark.contract.data import Augmentation, Direction, Encoding, EncodingTime, Indices, Predictions, Targets
-from benchmark.contract.named import strategy
+from benchmark.contract.lookup import find_strategy
 from benchmark.contract.tasks import Task
 from benchmark.plugins.registry import EncoderName
 
-UNPAID = "the labels of unlabelled images are not yours to read: buy them first"
+UNPAID_LABELS = "the labels of unlabelled images are not yours to read: buy them first"
 
 
 class Reference:
@@ -74,7 +74,7 @@ class View:
         self.model, self.num_initial = model, num_initial
         self.__sizes, self.__tie_seed = purchase_sizes or (num_initial, len(labelled) - num_initial), tie_seed
         self.diagnostics: dict[str, float] = {}
-        self.encoding = EncodingTime()
+        self.encoding_time = EncodingTime()
         self.__labelled, self.__unlabelled = labelled.copy(), unlabelled.copy()
         self.__task, self.__held_out, self.__needs = task, held_out, frozenset(needs)
         self.__visible = frozenset(labelled.tolist()) | frozenset(unlabelled.tolist())
@@ -168,15 +168,15 @@ class View:
         """The encodings of these images by a frozen encoder, in order, some images at a time."""
         task: Encodes = self.__task_for("encode")
         for part in task.encode(self.model, self.__seen(indices), encoder):
-            self.encoding.making += part.seconds
-            self.encoding.now += part.now
+            self.encoding_time.seconds += part.seconds
+            self.encoding_time.seconds_now += part.seconds_now
             yield part
 
     def labels(self, indices: Indices) -> Targets:
         """The true labels of labelled images: (N,) classes of a classifier, a list of `Boxes` of a detector, (N, h, w)
         classes of a segmenter."""
         if not np.isin(indices, self.__labelled).all():
-            raise PermissionError(UNPAID)
+            raise PermissionError(UNPAID_LABELS)
         task: ShowsLabels = self.__task_for("labels")
         return task.labels(self.model, self.__seen(indices))
 
@@ -193,7 +193,7 @@ class View:
 
     def companion(self, indices: Indices) -> Tensor:
         """(N,): the output of the strategy's own companion (its class is declared in `register`)."""
-        task: CompanionRuns = self.__task_for("companion")
+        task: RunsCompanion = self.__task_for("companion")
         return task.companion(self.model, self.__seen(indices))
 
     def weights(self) -> dict[str, nn.Parameter]:
@@ -205,13 +205,13 @@ class View:
         """Targets built from the model's own predictions. A classifier's: its best guess for k = 1, the k likeliest
         weighted by their probability, not renormalised, for k > 1. A detector's: the boxes it finds with a
         confidence of at least `min_score`."""
-        task: LabelsItself = self.__task_for("pseudo_labels")
+        task: GivesPseudoLabels = self.__task_for("pseudo_labels")
         return task.pseudo_labels(self.model, self.__seen(indices), k, min_score)
 
     def losses(self, indices: Indices, targets: Targets | None = None) -> Tensor:
         """(N,) losses, differentiable in `weights()`; true labels, of labelled images only, by default."""
         if targets is None and not np.isin(indices, self.__labelled).all():
-            raise PermissionError(UNPAID)
+            raise PermissionError(UNPAID_LABELS)
         task: ComputesLosses = self.__task_for("losses")
         return task.losses(self.model, self.__seen(indices), targets)
 
@@ -222,8 +222,8 @@ class View:
 
     def choice_of(self, label: str, budget: int, rng: np.random.Generator) -> Indices:
         """What another strategy would choose here: `isal[k=2]`. Its needs (`strategy` tells them) must be declared."""
-        plugin, values = strategy(label)
-        for need in plugin.needed(values):
+        plugin, values = find_strategy(label)
+        for need in plugin.resolve_needs(values):
             self.__task_for(need)
         chosen: Indices = plugin.function(self, budget, rng, **values)
         return chosen

@@ -43,6 +43,6 @@ class AutoSeeds:
         return asdict(self)
 
     @classmethod
-    def read(cls, told: Mapping[str, Any] | None) -> AutoSeeds | None:
+    def read(cls, fields: Mapping[str, Any] | None) -> AutoSeeds | None:
         """From a manifest; None where seeds were told. ValueError where it is none."""
-        return None if told is None else cls(**told)
+        return None if fields is None else cls(**fields)

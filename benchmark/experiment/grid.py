@@ -28,9 +28,9 @@ class Experiment:
 
     def cells(self) -> Iterator[Cell]:
         """Seed by seed, so that an early stop leaves whole comparisons."""
-        return (cell for _, cell in self.ranked())
+        return (cell for _, cell in self.ranked_cells())
 
-    def ranked(self) -> Iterator[tuple[int, Cell]]:
+    def ranked_cells(self) -> Iterator[tuple[int, Cell]]:
         """Its cells, each with the rank of its seed."""
         for (rank, number), variant in itertools.product(enumerate(self.seeds), self.variants):
             for strategy in self.strategies:
@@ -47,12 +47,12 @@ class Grid:
     experiments: tuple[Experiment, ...]
     remarks: tuple[str, ...] = ()  # what nobody set and the grid does not say, a line an experiment
 
-    def cells(self, tables_first: bool = False) -> list[Cell]:
+    def cells(self, by_seed: bool = False) -> list[Cell]:
         """Each cell once, also where experiments share it; checked, in the order of running: experiment by experiment,
         or the first seed of all of them, then the second."""
-        pairs = [pair for experiment in self.experiments for pair in experiment.ranked()]
-        ordered = sorted(pairs, key=lambda pair: pair[0]) if tables_first else pairs
+        pairs = [pair for experiment in self.experiments for pair in experiment.ranked_cells()]
+        ordered = sorted(pairs, key=lambda pair: pair[0]) if by_seed else pairs
         found = {cell.path: cell for _, cell in ordered}
         for cell in found.values():
-            cell.check()
+            cell.check_needs()
         return list(found.values())

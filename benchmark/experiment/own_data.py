@@ -13,7 +13,7 @@ SIZES = ("initial", "budget", "rounds", "validation")  # what is chosen by the s
 
 
 @dataclass(frozen=True)
-class Defaults:
+class OwnDataDefaults:
     """configs/own_data.yaml, which says what its fields mean."""
 
     strategies: dict[str, str | None]  # label -> a capability of the task that it takes besides
@@ -24,7 +24,7 @@ class Defaults:
     most: int
 
     @classmethod
-    def read(cls, path: Path) -> Defaults:
+    def read(cls, path: Path) -> OwnDataDefaults:
         """The defaults of a file. ValueError, naming it, where it does not hold each of them."""
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -42,16 +42,16 @@ class Defaults:
             raise ValueError(f"{path}: strategies must be labels, each with the name of a capability or nothing")
         return cls(**values)
 
-    def served(self, capabilities: frozenset[str]) -> list[str]:
+    def strategies_for(self, capabilities: frozenset[str]) -> list[str]:
         """The strategies for a task of these capabilities, what they need themselves aside."""
         return [label for label, wanted in self.strategies.items() if wanted is None or wanted in capabilities]
 
-    def step(self, num_pool: int) -> int:
+    def step_size(self, num_pool: int) -> int:
         """Images drawn at the start, and bought between two fits: a number of one significant digit, 1 or more."""
         wanted = int(min(max(self.share * num_pool, min(self.least, num_pool // 10)), self.most))
         return max(1, round(wanted, 1 - len(str(wanted))))
 
-    def sizes(self, num_pool: int, given: Mapping[str, Any], num_aside: int) -> dict[str, int]:
+    def schedule_sizes(self, num_pool: int, overrides: Mapping[str, Any], num_validation: int) -> dict[str, int]:
         """A schedule for a pool: the sizes that are given, and others beside them.
 
         Args:
@@ -59,12 +59,12 @@ class Defaults:
             given: the settings of a schedule that somebody chose.
             num_aside: labels that are set aside where `given` does not say.
         """
-        step, in_boxes = self.step(num_pool), given.get("budget_in") == "boxes"
-        initial = given.get("initial", step if in_boxes else given.get("budget", step))
-        budget = given.get("budget") or initial or step
-        validation = given.get("validation", num_aside)
+        step, in_boxes = self.step_size(num_pool), overrides.get("budget_in") == "boxes"
+        initial = overrides.get("initial", step if in_boxes else overrides.get("budget", step))
+        budget = overrides.get("budget") or initial or step
+        validation = overrides.get("validation", num_validation)
         affordable = self.rounds if in_boxes else max(0, num_pool - initial - validation) // abs(budget)
         rounds = min(self.rounds, affordable + (initial > 0))
         return {"initial": initial, "budget": budget, "rounds": max(1, rounds), "validation": validation} | {
-            name: given[name] for name in SIZES if name in given
+            name: overrides[name] for name in SIZES if name in overrides
         }

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmark.plugins.places import CONFIGS
+from benchmark.plugins.paths import CONFIGS
 from benchmark.plugins.settings import Setting
 
 
@@ -96,8 +96,8 @@ class Settings:
         return (self.cpus_per_cell or 1) if self.threads is None and counted else self.threads
 
 
-SETTING = re.compile(r"(?P<name>\w+): +(?P<default>\S.*?) +# (?P<what>.*)")  # a line of configs/config.yaml
-TAKEN = {  # by commands that run nothing; the others take all but check_on
+SETTING_LINE = re.compile(r"(?P<name>\w+): +(?P<default>\S.*?) +# (?P<what>.*)")  # a line of configs/config.yaml
+COMMAND_SETTINGS = {  # by commands that run nothing; the others take all but check_on
     "list": ("plugins", "format"),
     "new": ("plugins", "check_on"),
     "check": (
@@ -106,19 +106,19 @@ TAKEN = {  # by commands that run nothing; the others take all but check_on
 }  # fmt: skip
 
 
-def taken_by(verb: str = "") -> Mapping[str, Any]:
+def setting_types(verb: str = "") -> Mapping[str, Any]:
     """The annotated types of the settings that a command takes, by name; "": of all there are."""
     kinds = typing.get_type_hints(Settings) | {"out": str | None}
     del kinds["experiments"]
-    names = TAKEN.get(verb) or [name for name in kinds if not verb or name != "check_on"]
+    names = COMMAND_SETTINGS.get(verb) or [name for name in kinds if not verb or name != "check_on"]
     return {name: kinds[name] for name in names}
 
 
 def known_settings(verb: str = "") -> list[Setting]:
     """The settings that a command takes, or all, in the order and the words of configs/config.yaml."""
     text = (CONFIGS / "config.yaml").read_text(encoding="utf-8")
-    lines = [match.groups() for match in map(SETTING.fullmatch, text.splitlines()) if match]
-    kinds = taken_by(verb)
+    lines = [match.groups() for match in map(SETTING_LINE.fullmatch, text.splitlines()) if match]
+    kinds = setting_types(verb)
     rows = [("grid", "quick", "the grid of tasks, strategies and seeds: one of `list grids`"), *lines]
     return [
         Setting(name, kinds[name], "null" if default.startswith("$") else default, meaning)

@@ -23,27 +23,27 @@ class Variant:
     selection: int = 0
 
     @property
-    def told(self) -> dict[str, int]:
+    def non_defaults(self) -> dict[str, int]:
         """What is not 0: nothing of the ordinary one, so that its keys, headers and manifests stay what they were."""
         return {name: number for name, number in asdict(self).items() if number}
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Behind the seed's number: `, training 1, selection 2`."""
-        return "".join(f", {name} {number}" for name, number in self.told.items())
+        return "".join(f", {name} {number}" for name, number in self.non_defaults.items())
 
     @property
-    def ending(self) -> str:
+    def file_suffix(self) -> str:
         """Behind the seed's number in the name of a file: `-training-1-selection-2`."""
-        return "".join(f"-{name}-{number}" for name, number in self.told.items())
+        return "".join(f"-{name}-{number}" for name, number in self.non_defaults.items())
 
     @property
-    def training_names(self) -> list[str]:
+    def training_seed_names(self) -> list[str]:
         """What the names of a training's seed end in."""
         return [f"training {self.training}"] * bool(self.training)
 
     @property
-    def selection_names(self) -> list[str]:
+    def selection_seed_names(self) -> list[str]:
         """What the names of a selection's seed end in."""
         return [f"selection {self.selection}"] * bool(self.selection)
 

@@ -32,7 +32,7 @@ def capabilities_of(task: type) -> frozenset[str]:
     return frozenset(name for name in CAPABILITIES if inspect.isfunction(getattr(task, name, None)))
 
 
-def in_words(needs: Iterable[str]) -> str:
+def describe_needs(needs: Iterable[str]) -> str:
     """Capabilities for people, each with the name that plug-ins know it by."""
     words = {str(name): words for name, words in CAPABILITIES.items()}
     return ", ".join(f"{words[one]} ({one})" if one in words else one for one in sorted(needs))

@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.plugins.home import folder_of
-from benchmark.plugins.registry import FOLDERS, IN_FOLDER, REGISTRY
+from benchmark.plugins.registry import FOLDERS, REGISTRY, USER_MODULE_PREFIX
 from benchmark.seeds import seed
-from benchmark.system.files import opened
+from benchmark.system.files import open_file
 from benchmark.system.remarks import remark_once
-from benchmark.text.escaping import visible
-from benchmark.text.quoted import parse
-from benchmark.text.words import message
+from benchmark.text.escaping import make_visible
+from benchmark.text.notation import parse_label
+from benchmark.text.words import error_message
 
-LARGEST = 2**24  # bytes of a plug-in's file
+MAX_FILE_BYTES = 2**24  # bytes of a plug-in's file
 
 
 def discover(folder: str | Path | None = None) -> None:
@@ -43,9 +43,9 @@ def discover(folder: str | Path | None = None) -> None:
     require_torch()
     for package in FOLDERS.values():
         for path in sorted(folder_of(package).glob("[!._]*.py")):
-            imported(path, partial(importlib.import_module, f"benchmark.{package}.{path.stem}"))
+            import_plugin(path, partial(importlib.import_module, f"benchmark.{package}.{path.stem}"))
         for entry in entry_points(group=f"al_benchmark.{package}"):
-            contained_import(entry.value, entry.load)
+            import_isolated(entry.value, entry.load)
     if folder is not None:
         load_folder(Path(folder))
     for plugin in [plugin for known in REGISTRY.values() for plugin in known.values()]:
@@ -66,36 +66,36 @@ def declares_companion(label: str) -> bool:
     """Whether the strategy that a label names declares a companion, as its file says: importing it would take torch.
     False for a name that none of ours has."""
     try:
-        tree = ast.parse((folder_of(FOLDERS["strategy"]) / f"{parse(label)[0]}.py").read_bytes())
+        tree = ast.parse((folder_of(FOLDERS["strategy"]) / f"{parse_label(label)[0]}.py").read_bytes())
     except (OSError, SyntaxError, ValueError):
         return False
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "register"]
     return any(keyword.arg == "companion" for call in calls for keyword in call.keywords)
 
 
-def imported(what: object, load: Callable[[], Any]) -> Any:
+def import_plugin(name: object, load: Callable[[], Any]) -> Any:
     """What `load` returns; ValueError in one line where the code does not import."""
     try:
         return load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # `sys.exit()` at the end of a script, too
-        words = " ".join(message(error).split())
-        if isinstance(error, ValueError) and str(what) in words:
+        words = " ".join(error_message(error).split())
+        if isinstance(error, ValueError) and str(name) in words:
             raise ValueError(words) from error
         ours = isinstance(error, ModuleNotFoundError) and not set(FOLDERS.values()).isdisjoint(
             str(error.name).split(".")
         )
         hint = "; files of one folder import each other by their names alone, `from _maths import ...`" * ours
-        raise ValueError(f"{what} does not import: {type(error).__name__}: {words}{hint}") from error
+        raise ValueError(f"{name} does not import: {type(error).__name__}: {words}{hint}") from error
 
 
-def contained_import(what: object, load: Callable[[], Any]) -> None:
+def import_isolated(name: object, load: Callable[[], Any]) -> None:
     """The same, of code that is not ours: what it changes in torch or in the process is put back."""
-    from benchmark.system.process_state import contained  # our own plug-ins have loaded torch by now
+    from benchmark.system.process_state import isolate_plugin  # our own plug-ins have loaded torch by now
 
-    with contained(str(what), seed("global import", str(what)), importing=True):
-        imported(what, load)
+    with isolate_plugin(str(name), seed("global import", str(name)), importing=True):
+        import_plugin(name, load)
 
 
 def load_folder(folder: Path) -> None:
@@ -104,7 +104,7 @@ def load_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(f"plugins={folder}: no such folder")
     home = str(folder.resolve())
-    loaders = (ExtensionFileLoader, EXTENSION_SUFFIXES), (FreshLoader, SOURCE_SUFFIXES)
+    loaders = (ExtensionFileLoader, EXTENSION_SUFFIXES), (UncachedLoader, SOURCE_SUFFIXES)
     sys.path_importer_cache[home] = FileFinder(home, *loaders)
     if home not in sys.path:
         sys.path.append(home)  # so that its files may import each other; last, so that they shadow nothing
@@ -115,17 +115,17 @@ def load_folder(folder: Path) -> None:
     others = [path for path in sorted(folder.glob("[!._]*.py")) if module_name(path) not in known]
     for path in (path for path in others if not path.name.startswith("test_")):
         what = "registers no strategy, task or encoder (what they share is in files that begin with _)"
-        remark_once(f"{visible(str(path))} {what}")
+        remark_once(f"{make_visible(str(path))} {what}")
 
 
 def module_name(path: Path) -> str:
     """What a plug-in file of a user's folder is imported as."""
     folder = hashlib.sha256(os.fsencode(os.path.realpath(path.parent))).hexdigest()[:8]
     stem = path.stem if path.stem.isidentifier() else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    return f"{IN_FOLDER}{stem}_{folder}"
+    return f"{USER_MODULE_PREFIX}{stem}_{folder}"
 
 
-class FreshLoader(SourceFileLoader):
+class UncachedLoader(SourceFileLoader):
     """Compiles a module of a user's folder each time. Python itself goes by its time, in seconds, and size, so that of
     two versions saved within a second the first would run under the name of the second."""
 
@@ -137,18 +137,18 @@ class FreshLoader(SourceFileLoader):
 
 def load_file(path: Path) -> None:
     """Imports one plug-in file under a name of its own, so that it may be called `random`, in any number of folders."""
-    where, name = visible(str(path)), module_name(path)
-    if visible(path.name) != path.name:
+    where, name = make_visible(str(path)), module_name(path)
+    if make_visible(path.name) != path.name:
         raise ValueError(f"{where}: a plug-in's file needs a name of letters that can be shown: rename it")
     try:
-        with opened(path, LARGEST):
+        with open_file(path, MAX_FILE_BYTES):
             pass
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(visible(str(error))) from error
-    spec = importlib.util.spec_from_file_location(name, path, loader=FreshLoader(name, str(path)))
+        raise ValueError(make_visible(str(error))) from error
+    spec = importlib.util.spec_from_file_location(name, path, loader=UncachedLoader(name, str(path)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    contained_import(where, partial(spec.loader.exec_module, module))
+    import_isolated(where, partial(spec.loader.exec_module, module))

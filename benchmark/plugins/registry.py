@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from benchmark.plugins.capabilities import CAPABILITIES, LABEL_NEEDS, capabilities_of
-from benchmark.plugins.source_code import digest
-from benchmark.text.escaping import visible
-from benchmark.text.quoted import NAME, Verbatim, parse, plain, scalar
-from benchmark.text.words import named, unknown
+from benchmark.plugins.source_code import hash_code
+from benchmark.text.escaping import make_visible
+from benchmark.text.notation import PLUGIN_NAME, QuotedText, format_value, parse_label, parse_scalar
+from benchmark.text.words import describe_error, did_you_mean
 
 REQUIRED = inspect.Parameter.empty
 EncoderName: TypeAlias = Annotated[str, "encoder"]  # of a parameter that names one: `dino`, `patch_pca[patch=4]`
 StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same: `isal[k=2]`
-IN_FOLDER = "al_benchmark_plugin_"  # begins the names of modules of a user's folder
+USER_MODULE_PREFIX = "al_benchmark_plugin_"  # begins the names of modules of a user's folder
 FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}
 
 
@@ -38,8 +38,8 @@ class Plugin:
     needs: Collection[str] | Callable[..., Collection[str]] = ()
     companion: Callable[..., Any] | None = None
     recipes: Mapping[bool, Any] = field(default_factory=dict)
-    lacks: Callable[..., Collection[str]] | None = None
-    reveals: Callable[..., str] | None = None
+    missing_capabilities: Callable[..., Collection[str]] | None = None
+    label_leakage: Callable[..., str] | None = None
     check_weights: Callable[..., object] | None = None
 
     @cache  # noqa: B019  plug-ins live as long as the process
@@ -59,26 +59,26 @@ class Plugin:
             found["published"] = (bool, False)
         return types.MappingProxyType(found)
 
-    def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def bind(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter with its value, defaults filled in. ValueError names what does not fit."""
-        parameters = self.parameters(bool(given.get("published", False)))
-        for name in given:
+        parameters = self.parameters(bool(overrides.get("published", False)))
+        for name in overrides:
             if name not in parameters:
-                raise ValueError(f"{self.name} has no parameter {unknown(name, parameters)}")
-        values = {name: given.get(name, default) for name, (_, default) in parameters.items()}
+                raise ValueError(f"{self.name} has no parameter {did_you_mean(name, parameters)}")
+        values = {name: overrides.get(name, default) for name, (_, default) in parameters.items()}
         for name, value in values.items():
             if value is REQUIRED:
                 raise ValueError(f"{self.name}[{name}=...] must be given")
-            values[name] = checked(f"{self.name}[{name}={value}]", value, parameters[name][0])
+            values[name] = convert_value(f"{self.name}[{name}={value}]", value, parameters[name][0])
         return values
 
-    def label(self, given: Mapping[str, Any]) -> str:
+    def label(self, overrides: Mapping[str, Any]) -> str:
         """Name and parameters that differ from their default: `coreset[metric=cosine]`. One spelling a meaning."""
-        told, known = self.told(self.bind(given)), self.parameters(bool(given.get("published", False)))
-        inside = ",".join(f"{name}={spelled(told[name], known[name][0])}" for name in sorted(told))
+        told, known = self.non_defaults(self.bind(overrides)), self.parameters(bool(overrides.get("published", False)))
+        inside = ",".join(f"{name}={format_parameter(told[name], known[name][0])}" for name in sorted(told))
         return f"{self.name}[{inside}]" if inside else self.name
 
-    def told(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def non_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The (bound) parameters that differ from their default."""
         defaults = self.parameters(bool(values.get("published", False)))
         return {
@@ -87,69 +87,79 @@ class Plugin:
 
     def check(self) -> None:
         """ValueError, naming the file, where the plug-in is declared in a way that nothing can use."""
-        if not re.fullmatch(NAME, self.name):
-            raise ValueError(f"{source(self)}: {self.name!r} is no name of a plug-in: letters, digits and _")
+        if not re.fullmatch(PLUGIN_NAME, self.name):
+            raise ValueError(f"{source_file(self)}: {self.name!r} is no name of a plug-in: letters, digits and _")
         try:
             returned = typing.get_type_hints(self.function).get("return")
             for published in (False, True):
                 for name, (kind, default) in self.parameters(published).items():
                     self.check_default(name, kind, default)
         except NameError as error:
-            raise ValueError(f"{source(self)}: {self.name} has an annotation that is not imported: {error}") from error
+            raise ValueError(
+                f"{source_file(self)}: {self.name} has an annotation that is not imported: {error}"
+            ) from error
         except ValueError:
             raise
         except Exception as error:
-            words = " ".join(named(error).split())
-            raise ValueError(f"{source(self)}: {self.name} is declared so that it cannot be read: {words}") from error
+            words = " ".join(describe_error(error).split())
+            raise ValueError(
+                f"{source_file(self)}: {self.name} is declared so that it cannot be read: {words}"
+            ) from error
         if self.kind == "task" and not isinstance(returned, type):
-            raise ValueError(f"{source(self)}: {self.name} must be annotated with the class that it returns")
-        self.check_declared()
+            raise ValueError(f"{source_file(self)}: {self.name} must be annotated with the class that it returns")
+        self.check_declaration()
 
-    def check_default(self, name: str, kind: Any, default: Any) -> None:
+    def check_default(self, name: str, annotation: Any, default: Any) -> None:
         """ValueError where a parameter's default is none that a command line could give."""
         if default is REQUIRED:
             return
         if not isinstance(default, bool | int | float | str | list | tuple | dict | None):
-            raise ValueError(f"{source(self)}: {self.name}[{name}=...] has a default of type {type(default).__name__}")
+            raise ValueError(
+                f"{source_file(self)}: {self.name}[{name}=...] has a default of type {type(default).__name__}"
+            )
         try:
-            checked(f"{self.name}[{name}={default}]", default, kind)
+            convert_value(f"{self.name}[{name}={default}]", default, annotation)
         except ValueError as error:
-            raise ValueError(f"{source(self)}: {visible(str(error))}") from error
+            raise ValueError(f"{source_file(self)}: {make_visible(str(error))}") from error
 
-    def check_declared(self) -> None:
+    def check_declaration(self) -> None:
         """ValueError where what the decorator was given is of another type."""
-        where = source(self)
+        where = source_file(self)
         if type(self.version) is not int or self.version < 0:
-            raise ValueError(f"{where}: version={brief(self.version)}: must be a whole number, at least 0")
+            raise ValueError(f"{where}: version={short_repr(self.version)}: must be a whole number, at least 0")
         if isinstance(self.needs, str):
             raise ValueError(f"{where}: needs={self.needs!r}: a set of names, {{{self.needs!r}}}")
         is_names = isinstance(self.needs, Collection) and all(isinstance(need, str) for need in self.needs)
         if not (callable(self.needs) or is_names):
-            raise ValueError(f"{where}: needs={brief(self.needs)}: must be a set of names, or a function of them")
-        functions = {"companion": self.companion, "lacks": self.lacks, "reveals": self.reveals}
+            raise ValueError(f"{where}: needs={short_repr(self.needs)}: must be a set of names, or a function of them")
+        functions = {"companion": self.companion, "lacks": self.missing_capabilities, "reveals": self.label_leakage}
         for name, value in {**functions, "check": self.check_weights}.items():
             if value is not None and not callable(value):
-                raise ValueError(f"{where}: {name}={brief(value)}: must be a function")
+                raise ValueError(f"{where}: {name}={short_repr(value)}: must be a function")
         if self.kind == "task" and self.check_weights is not None and self.recipes.get(False) is None:
             raise ValueError(f"{where}: check= looks at a recipe: give the task one, default=")
 
-    def needed(self, values: Mapping[str, Any]) -> frozenset[str]:
+    def resolve_needs(self, values: Mapping[str, Any]) -> frozenset[str]:
         """The needs under these (bound) parameters. ValueError where they are no names."""
-        needs = self.declared("needs", values)
+        needs = self.resolve_declaration("needs", values)
         if isinstance(needs, str) or not isinstance(needs, Iterable):
-            raise ValueError(f"{source(self)}: needs of {self.name} gives {brief(needs)}: must be a set of names")
+            raise ValueError(
+                f"{source_file(self)}: needs of {self.name} gives {short_repr(needs)}: must be a set of names"
+            )
         names = frozenset(map(str, needs))
         for name in sorted(names - LABEL_NEEDS - CAPABILITIES.keys()):
-            words = unknown(name, [*CAPABILITIES, *LABEL_NEEDS])
+            words = did_you_mean(name, [*CAPABILITIES, *LABEL_NEEDS])
             raise ValueError(
-                f"{source(self)}: {self.name} needs what no task can give: no capability is called {words}"
+                f"{source_file(self)}: {self.name} needs what no task can give: no capability is called {words}"
             )
         return names
 
-    def declared(self, what: Literal["needs", "companion", "lacks", "reveals"], values: Mapping[str, Any]) -> Any:
+    def resolve_declaration(
+        self, name: Literal["needs", "companion", "lacks", "reveals"], values: Mapping[str, Any]
+    ) -> Any:
         """What it declares of itself under these (bound) parameters; None: nothing. ValueError, naming the file, where
         its own code for that fails."""
-        declaration = getattr(self, what)
+        declaration = getattr(self, name)
         if not callable(declaration):
             return declaration
         try:
@@ -157,39 +167,39 @@ class Plugin:
         except (ValueError, KeyboardInterrupt):
             raise
         except BaseException as error:
-            raise ValueError(f"{source(self)}: {what} of {self.name}: {named(error)}") from error
+            raise ValueError(f"{source_file(self)}: {name} of {self.name}: {describe_error(error)}") from error
 
-    def named(self, values: Mapping[str, Any]) -> Iterator[tuple[Plugin, str]]:
+    def nested_plugins(self, values: Mapping[str, Any]) -> Iterator[tuple[Plugin, str]]:
         """The encoders and strategies that these (bound) parameters name, with their labels, and those that theirs
         name."""
         for name, (kind, _) in self.parameters(bool(values.get("published", False))).items():
-            if (of := naming(kind)) is not None and (label := values[name]) is not None:
-                inner, given = parse(label)
+            if (of := named_plugin_kind(kind)) is not None and (label := values[name]) is not None:
+                inner, given = parse_label(label)
                 yield (plugin := get(of, inner)), label
-                yield from plugin.named(plugin.bind(given))
+                yield from plugin.nested_plugins(plugin.bind(given))
 
     @cache  # noqa: B019
-    def code(self) -> str:
+    def code_hash(self) -> str:
         """A hash of what its file does, and what that imports from its package or folder, comments and docstrings
         aside: it tells that a plug-in was edited where nobody raised its version. "" where there is no file, as in a
         notebook."""
         module = self.function.__module__
         try:
-            return digest(source(self), module, module.startswith(IN_FOLDER))
+            return hash_code(source_file(self), module, module.startswith(USER_MODULE_PREFIX))
         except (OSError, SyntaxError, TypeError, ValueError):
             return ""
 
     def capabilities(self, values: Mapping[str, Any]) -> frozenset[str]:
         """A task's capabilities under these (bound) parameters: those of the class that it returns."""
         returned = typing.get_type_hints(self.function)["return"]
-        return capabilities_of(returned) - set(self.declared("lacks", values) or ())
+        return capabilities_of(returned) - set(self.resolve_declaration("lacks", values) or ())
 
-    def build(self, machine: Any, values: Mapping[str, Any], *given: Any) -> Any:
+    def build(self, machine: Any, values: Mapping[str, Any], *inputs: Any) -> Any:
         """The task, or the encoder on the pool that is `given`, built for `machine` from bound parameters."""
         rest = {name: value for name, value in values.items() if name != "published"}
         recipe = self.recipe(values)
         if recipe is None:
-            return self.function(machine, *given, **rest)
+            return self.function(machine, *inputs, **rest)
         if self.check_weights is not None:
             self.check_weights(machine, recipe)  # before a task reads its data, which may take minutes
         fields = {f.name for f in dataclasses.fields(recipe)}
@@ -207,19 +217,21 @@ class Plugin:
 REGISTRY: dict[str, dict[str, Plugin]] = {kind: {} for kind in FOLDERS}
 
 
-def add(plugin: Plugin) -> None:
+def add_plugin(plugin: Plugin) -> None:
     """Puts a plug-in into the registry; two of one name from different files are an error."""
     try:
-        source(plugin)
+        source_file(plugin)
     except TypeError as error:
         raise ValueError(f"{plugin.name} is no {plugin.kind}: it is not written in Python") from error
     old = REGISTRY[plugin.kind].get(plugin.name)
-    if old is not None and source(old) != source(plugin):
-        raise ValueError(f"two {FOLDERS[plugin.kind]} are called {plugin.name}: {source(old)} and {source(plugin)}")
+    if old is not None and source_file(old) != source_file(plugin):
+        raise ValueError(
+            f"two {FOLDERS[plugin.kind]} are called {plugin.name}: {source_file(old)} and {source_file(plugin)}"
+        )
     REGISTRY[plugin.kind][plugin.name] = plugin
 
 
-def source(plugin: Plugin) -> Path:
+def source_file(plugin: Plugin) -> Path:
     """The file a plug-in is written in."""
     return Path(inspect.getfile(plugin.function)).resolve()
 
@@ -227,11 +239,11 @@ def source(plugin: Plugin) -> Path:
 def get(kind: str, name: str) -> Plugin:
     """The plug-in of that name; ValueError with the nearest name where there is none."""
     if name not in REGISTRY[kind]:
-        raise ValueError(f"no {kind} is called {unknown(name, REGISTRY[kind])}")
+        raise ValueError(f"no {kind} is called {did_you_mean(name, REGISTRY[kind])}")
     return REGISTRY[kind][name]
 
 
-def brief(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value in few characters, whatever becomes of asking for them."""
     try:
         return f"{value!r:.60}"
@@ -239,12 +251,14 @@ def brief(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-def spelled(value: Any, kind: Any) -> str:
+def format_parameter(value: Any, annotation: Any) -> str:
     """A parameter's value as users write it in `name[key=value]`: in quotes where it would be read as another."""
     if not isinstance(value, str):
-        return plain(value)
+        return format_value(value)
     try:
-        if parse(f"x[y={value}]") == ("x", {"y": value}) and (naming(kind) or checked("", value, kind) == value):
+        if parse_label(f"x[y={value}]") == ("x", {"y": value}) and (
+            named_plugin_kind(annotation) or convert_value("", value, annotation) == value
+        ):
             return value
     except ValueError:
         pass
@@ -252,42 +266,44 @@ def spelled(value: Any, kind: Any) -> str:
     return f'"{escaped}"'
 
 
-def naming(kind: Any) -> str | None:
+def named_plugin_kind(annotation: Any) -> str | None:
     """Which kind of plug-in a parameter of this type names: "encoder", "strategy" or None."""
-    told = (kind, *typing.get_args(kind))
+    told = (annotation, *typing.get_args(annotation))
     return "encoder" if EncoderName in told else "strategy" if StrategyName in told else None
 
 
-IN_WORDS = {
+TYPE_DESCRIPTIONS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list",
     dict: "a mapping", types.NoneType: "null",
 }  # fmt: skip
 
 
-def checked(what: str, value: Any, kind: Any) -> Any:
+def convert_value(context: str, value: Any, annotation: Any) -> Any:
     """`value` as the annotated type: an int passes for a float, text is read, a plug-in's name has one spelling a
     meaning. ValueError where it does not fit."""
-    what, options = visible(what), typing.get_args(kind)
-    if (named := naming(kind)) is not None and value not in ("null", None):
-        name, given = parse(value)
+    context, options = make_visible(context), typing.get_args(annotation)
+    if (named := named_plugin_kind(annotation)) is not None and value not in ("null", None):
+        name, given = parse_label(value)
         return get(named, name).label(given)
     if named is not None and types.NoneType not in options:
-        raise ValueError(f"{what}: must name {'an' if named == 'encoder' else 'a'} {named}")
-    if typing.get_origin(kind) is Literal:
+        raise ValueError(f"{context}: must name {'an' if named == 'encoder' else 'a'} {named}")
+    if typing.get_origin(annotation) is Literal:
         if value not in options:
-            raise ValueError(f"{what}: must be one of {', '.join(str(option) for option in options if option != '')}")
+            raise ValueError(
+                f"{context}: must be one of {', '.join(str(option) for option in options if option != '')}"
+            )
         return value
-    is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-    allowed = [typing.get_origin(option) or option for option in (options if is_union else (kind,))]
-    if isinstance(value, Verbatim) and not {str, Any}.isdisjoint(allowed):
+    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    allowed = [typing.get_origin(option) or option for option in (options if is_union else (annotation,))]
+    if isinstance(value, QuotedText) and not {str, Any}.isdisjoint(allowed):
         return str(value)
     if isinstance(value, str) and (str not in allowed or (value == "null" and types.NoneType in allowed)):
-        value = scalar(value)
+        value = parse_scalar(value)
     if isinstance(value, float) and not math.isfinite(value) and float in allowed:
-        raise ValueError(f"{what}: must be a finite number")
+        raise ValueError(f"{context}: must be a finite number")
     if Any in allowed or type(value) in allowed:
         return value
     if float in allowed and type(value) is int and abs(value) < 2**1023:
         return float(value)
-    words = (IN_WORDS.get(one) or getattr(one, "__name__", str(one)) for one in allowed)
-    raise ValueError(f"{what}: must be {' or '.join(words)}")
+    words = (TYPE_DESCRIPTIONS.get(one) or getattr(one, "__name__", str(one)) for one in allowed)
+    raise ValueError(f"{context}: must be {' or '.join(words)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmark.plugins.registry import FOLDERS, REGISTRY
 from benchmark.system import files
 
-STRATEGY = '''"""{name}: say in one sentence what it chooses, and the paper."""
+STRATEGY_TEMPLATE = '''"""{name}: say in one sentence what it chooses, and the paper."""
 
 from numpy.random import Generator
 
@@ -24,7 +24,7 @@ def {name}(view: View, budget: int, rng: Generator, *, how: How = "mean") -> Ind
     return view.highest(predictions.per_image(doubt_P, how), budget)
 '''
 
-TEST = '''"""{name} does what every strategy must, and what it alone promises."""
+STRATEGY_TEST_TEMPLATE = '''"""{name} does what every strategy must, and what it alone promises."""
 
 import torch
 
@@ -40,17 +40,17 @@ def test_{name}_conforms() -> None:
     assert failures(registry.get("strategy", "{name}"), Spec.read("task", "{on}"), machine) == []
 '''
 
-TASK = '''"""{name}: say in one sentence what its images are, and where they are from."""
+TASK_TEMPLATE = '''"""{name}: say in one sentence what its images are, and where they are from."""
 
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, lacks
+from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, missing_capabilities
 
 SMALL = Recipe(model="small_cnn", epochs=10, batch_size=32, lr=0.05, flip=False, pad=0, precision="float32")
 
 
-@register_task(version=1, default=SMALL, lacks=lacks, check=check_weights)
+@register_task(version=1, default=SMALL, missing_capabilities=missing_capabilities, check=check_weights)
 def {name}(machine: Machine, recipe: Recipe) -> Classifier:
     """Noise of three shades, for now: put your own arrays and their classes in its place."""
     rng = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def {name}(machine: Machine, recipe: Recipe) -> Classifier:
     return Classifier(machine, recipe, pool, test, num_classes=3, classes=["dark", "grey", "light"])
 '''
 
-TEST_OF_TASK = '''"""{name} does what every task must, and what it alone promises."""
+TASK_TEST_TEMPLATE = '''"""{name} does what every task must, and what it alone promises."""
 
 import torch
 
@@ -75,10 +75,10 @@ def test_{name}_conforms() -> None:
     machine = Machine(torch.device("cpu"))
     assert failures(registry.get("task", "{name}"), Spec.read("task", "{name}"), machine) == []
 '''
-TEXTS = {"strategy": (STRATEGY, TEST), "task": (TASK, TEST_OF_TASK)}
+TEMPLATES = {"strategy": (STRATEGY_TEMPLATE, STRATEGY_TEST_TEMPLATE), "task": (TASK_TEMPLATE, TASK_TEST_TEMPLATE)}
 
 
-def new_plugin(kind: str, name: str, folder: str | None, on: str) -> list[Path]:
+def write_plugin(kind: str, name: str, folder: str | None, check_on: str) -> list[Path]:
     """Writes a plug-in and its test.
 
     Args:
@@ -90,7 +90,7 @@ def new_plugin(kind: str, name: str, folder: str | None, on: str) -> list[Path]:
     Raises:
         ValueError: There is no such kind, the name cannot be one, or is taken, or there is no place to write.
     """
-    if kind not in TEXTS:
+    if kind not in TEMPLATES:
         raise ValueError(f"new {kind}: `new strategy NAME` and `new task NAME` are known")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ValueError(f"{name!r} is no name for a {kind}: lower-case letters, digits and _")
@@ -103,9 +103,9 @@ def new_plugin(kind: str, name: str, folder: str | None, on: str) -> list[Path]:
     code = Path(folder or FOLDERS[kind]) / f"{name}.py"
     test = Path(folder or "tests") / f"test_{name}.py"
     where = "" if folder is None else repr(folder)
-    texts = (text.format(name=name, folder=where, on=on) for text in TEXTS[kind])
+    texts = (text.format(name=name, folder=where, on=check_on) for text in TEMPLATES[kind])
     for path, text in zip((code, test), texts, strict=True):
         if path.exists():
             raise ValueError(f"{path} is there already")
-        files.replace(path, text)
+        files.write_atomically(path, text)
     return [code, test]

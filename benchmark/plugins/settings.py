@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmark.plugins.places import check_literal
-from benchmark.plugins.registry import checked
-from benchmark.text import quoted
-from benchmark.text.words import unknown
+from benchmark.plugins.paths import reject_resolvers
+from benchmark.plugins.registry import convert_value
+from benchmark.text import notation
+from benchmark.text.words import did_you_mean
 
-KINDS = {bool: "true|false", int: "integer", float: "number", str: "text", list: "list"}
+TYPE_NAMES = {bool: "true|false", int: "integer", float: "number", str: "text", list: "list"}
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Setting:
     """One setting, as help and `list settings` show it."""
 
     name: str
-    kind: Any  # its annotation
+    annotation: Any  # its annotation
     default: str  # as it is typed; "" where there is none
     meaning: str
 
@@ -31,19 +31,19 @@ class Setting:
         words = [
             "|".join(filter(None, map(str, typing.get_args(one))))
             if typing.get_origin(one) is Literal
-            else KINDS.get(typing.get_origin(one) or one, "")
-            for one in alternatives(self.kind)
+            else TYPE_NAMES.get(typing.get_origin(one) or one, "")
+            for one in union_members(self.annotation)
         ]
         return "|".join(filter(None, words))
 
 
-def alternatives(kind: Any) -> tuple[Any, ...]:
+def union_members(annotation: Any) -> tuple[Any, ...]:
     """The members of a union; any other annotation alone."""
-    is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-    return typing.get_args(kind) if is_union else (kind,)
+    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    return typing.get_args(annotation) if is_union else (annotation,)
 
 
-def read_settings(words: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+def read_settings(arguments: Sequence[str], annotations: Mapping[str, Any]) -> dict[str, Any]:
     """The values of `key=value` words.
 
     Args:
@@ -56,22 +56,22 @@ def read_settings(words: Sequence[str], known: Mapping[str, Any]) -> dict[str, A
     Raises:
         ValueError: a word is not key=value, its key is not known, or its value does not fit; in one line.
     """
-    pairs = [key_and_value(word) for word in words]
+    pairs = [split_key_value(word) for word in arguments]
     for key, _ in pairs:
-        if key not in known:
-            raise ValueError(f"no setting of this command is called {unknown(key, known)}")
-    return {key: read_value(key, text, known[key]) for key, text in pairs}
+        if key not in annotations:
+            raise ValueError(f"no setting of this command is called {did_you_mean(key, annotations)}")
+    return {key: read_value(key, text, annotations[key]) for key, text in pairs}
 
 
-def key_and_value(word: str) -> tuple[str, str]:
+def split_key_value(word: str) -> tuple[str, str]:
     """`key=value` as a pair. ValueError where it is none, or asks for a value from elsewhere."""
-    key, equals, value = check_literal(word).partition("=")
+    key, equals, value = reject_resolvers(word).partition("=")
     if not equals:
         raise ValueError(f"{word!r} is not key=value; a value with spaces or brackets goes into quotes: 'key=value'")
     return key, value
 
 
-def read_value(key: str, text: str, kind: Any) -> Any:
+def read_value(key: str, text: str, annotation: Any) -> Any:
     """The value of a setting: text as it is, since folders may be called anything, and lists item by item.
 
     Args:
@@ -83,15 +83,15 @@ def read_value(key: str, text: str, kind: Any) -> Any:
     Raises:
         ValueError: the text does not fit.
     """
-    options = alternatives(kind)
+    options = union_members(annotation)
     if text == "null" and types.NoneType in options:
         return None
     if list not in {typing.get_origin(one) or one for one in options}:
-        return checked(f"{key}={text}", text, kind)
+        return convert_value(f"{key}={text}", text, annotation)
     try:
-        parts = quoted.items(text)
+        parts = notation.parse_list(text)
     except ValueError as error:
         raise ValueError(f"{key}={error}") from error
     if int in options:
-        return [quoted.scalar(part) for part in parts] if text.startswith("[") else quoted.scalar(text)
-    return [quoted.mapping(part) if part.startswith("{") else part for part in parts]
+        return [notation.parse_scalar(part) for part in parts] if text.startswith("[") else notation.parse_scalar(text)
+    return [notation.parse_mapping(part) if part.startswith("{") else part for part in parts]

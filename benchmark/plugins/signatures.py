@@ -12,11 +12,11 @@ from pathlib import Path
 import yaml
 
 from benchmark.plugins.home import PACKAGE, folder_of
-from benchmark.plugins.places import CONFIGS
+from benchmark.plugins.paths import CONFIGS
 from benchmark.plugins.registry import FOLDERS
 
 DECORATORS = {"register": "strategy", "register_task": "task", "register_encoder": "encoder"}
-NAMING = {"EncoderName": "encoder", "StrategyName": "strategy"}
+PLUGIN_NAME_TYPES = {"EncoderName": "encoder", "StrategyName": "strategy"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -25,81 +25,81 @@ class Parameter:
     """What may be typed behind `name=`: one of `choices`, or the name of a plug-in of a kind."""
 
     choices: tuple[str, ...] = ()
-    kind: str = ""  # "encoder", "strategy", or "" where it names no plug-in
+    plugin_kind: str = ""  # "encoder", "strategy", or "" where it names no plug-in
 
 
 def plugin_files(kind: str, folder: Path | None = None) -> dict[str, Path]:
     """The file of each plug-in of a kind, by name: ours, and those of a user's folder."""
     ours = {path.stem: path for path in sorted(folder_of(FOLDERS[kind]).glob("[!._]*.py"))}
     theirs = sorted(folder.glob("[!._]*.py")) if folder else []
-    return ours | {name: path for path in theirs for name, of in registered(path) if of == kind}
+    return ours | {name: path for path in theirs for name, of in registered_plugins(path) if of == kind}
 
 
-def experiments(grid: str) -> list[str]:
+def experiment_names(grid: str) -> list[str]:
     """The names of a grid's experiments, and of those that it takes from other grids."""
     try:
         told = yaml.safe_load((CONFIGS / "grid" / f"{grid}.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return []
-    others = [name for other in told.get("defaults", ()) if isinstance(other, str) for name in experiments(other)]
+    others = [name for other in told.get("defaults", ()) if isinstance(other, str) for name in experiment_names(other)]
     return [*others, *(told.get("experiments") or ())]
 
 
-def registered(path: Path) -> Iterator[tuple[str, str]]:
+def registered_plugins(path: Path) -> Iterator[tuple[str, str]]:
     """Name and kind of every plug-in that a file registers."""
-    for node in syntax(path).body:
-        for call in decorators(node):
+    for node in parse_file(path).body:
+        for call in decorator_calls(node):
             if (called := ast.unparse(call.func).rpartition(".")[2]) in DECORATORS and isinstance(node, Function):
                 yield node.name, DECORATORS[called]
 
 
-def decorators(node: ast.stmt) -> list[ast.Call]:
+def decorator_calls(node: ast.stmt) -> list[ast.Call]:
     """The calls that decorate a function."""
     return [one for one in node.decorator_list if isinstance(one, ast.Call)] if isinstance(node, Function) else []
 
 
 @cache
-def syntax(path: Path) -> ast.Module:
+def parse_file(path: Path) -> ast.Module:
     """The syntax tree of a file; an empty one where it cannot be read."""
     with contextlib.suppress(OSError, SyntaxError, ValueError):
         return ast.parse(path.read_bytes())
     return ast.Module([], [])
 
 
-def parameters(path: Path, name: str) -> Mapping[str, Parameter]:
+def read_parameters(path: Path, name: str) -> Mapping[str, Parameter]:
     """The parameters of the plug-in of that name in a file: keyword-only, and of a task's recipe."""
     found: dict[str, Parameter] = {}
-    for node in syntax(path).body:
+    for node in parse_file(path).body:
         if isinstance(node, Function) and node.name == name:
-            found |= {one.arg: parameter(path, one.annotation) for one in node.args.kwonlyargs}
-            recipes = {word.arg: word.value for call in decorators(node) for word in call.keywords}
+            found |= {one.arg: read_parameter(path, one.annotation) for one in node.args.kwonlyargs}
+            recipes = {word.arg: word.value for call in decorator_calls(node) for word in call.keywords}
             if "default" in recipes:
-                found |= fields(path, recipes["default"])
+                found |= recipe_fields(path, recipes["default"])
             if "published" in recipes:
                 found["published"] = Parameter(("true", "false"))
     return found
 
 
-def fields(path: Path, value: ast.expr) -> dict[str, Parameter]:
+def recipe_fields(path: Path, value: ast.expr) -> dict[str, Parameter]:
     """The fields of the recipe that an expression builds: `Recipe(...)`, `replace(RECIPE, ...)` or a name of one."""
     if isinstance(value, ast.Call):
         is_replaced = ast.unparse(value.func).rpartition(".")[2] == "replace" and value.args
-        return fields(path, value.args[0] if is_replaced else value.func)
-    where, node = definition(path, value)
+        return recipe_fields(path, value.args[0] if is_replaced else value.func)
+    where, node = find_definition(path, value)
     if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-        return fields(where, node.value)
+        return recipe_fields(where, node.value)
     if not isinstance(node, ast.ClassDef):
         return {}
-    found = {name: one for base in node.bases for name, one in fields(where, base).items()}
+    found = {name: one for base in node.bases for name, one in recipe_fields(where, base).items()}
     annotated = [one for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)]
-    return found | {ast.unparse(one.target): parameter(where, one.annotation) for one in annotated}
+    return found | {ast.unparse(one.target): read_parameter(where, one.annotation) for one in annotated}
 
 
-def parameter(path: Path, annotation: ast.expr | None) -> Parameter:
+def read_parameter(path: Path, annotation: ast.expr | None) -> Parameter:
     """What a parameter of that annotation takes, names of types looked up in the file and in those it imports from."""
     if isinstance(annotation, ast.BinOp):
-        sides = [parameter(path, side) for side in (annotation.left, annotation.right)]
-        return Parameter(sides[0].choices + sides[1].choices, sides[0].kind or sides[1].kind)
+        sides = [read_parameter(path, side) for side in (annotation.left, annotation.right)]
+        return Parameter(sides[0].choices + sides[1].choices, sides[0].plugin_kind or sides[1].plugin_kind)
     text = ast.unparse(annotation) if annotation else ""
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).endswith("Literal"):
         inside = annotation.slice
@@ -107,26 +107,26 @@ def parameter(path: Path, annotation: ast.expr | None) -> Parameter:
         return Parameter(tuple(str(one.value) for one in options if isinstance(one, ast.Constant)))
     if text == "bool":
         return Parameter(("true", "false"))
-    if text in NAMING or annotation is None:
-        return Parameter(kind=NAMING.get(text, ""))
-    where, node = definition(path, annotation)
-    return parameter(where, node.value) if isinstance(node, ast.Assign | ast.AnnAssign) else Parameter()
+    if text in PLUGIN_NAME_TYPES or annotation is None:
+        return Parameter(plugin_kind=PLUGIN_NAME_TYPES.get(text, ""))
+    where, node = find_definition(path, annotation)
+    return read_parameter(where, node.value) if isinstance(node, ast.Assign | ast.AnnAssign) else Parameter()
 
 
-def definition(path: Path, name: ast.expr) -> tuple[Path, ast.stmt | None]:
+def find_definition(path: Path, name: ast.expr) -> tuple[Path, ast.stmt | None]:
     """Where a name that a file uses is defined: the file and the statement; None where that is not ours."""
     wanted = ast.unparse(name)
-    for node in syntax(path).body:
+    for node in parse_file(path).body:
         if isinstance(node, ast.ImportFrom):
             known = [alias.name for alias in node.names if (alias.asname or alias.name) == wanted]
             if known and (source := module_file(path, node)) is not None:
-                return definition(source, ast.Name(known[0]))
-        elif wanted in defined(node):
+                return find_definition(source, ast.Name(known[0]))
+        elif wanted in defined_names(node):
             return path, node
     return path, None
 
 
-def defined(node: ast.stmt) -> list[str]:
+def defined_names(node: ast.stmt) -> list[str]:
     """The names that a statement of a module defines."""
     if isinstance(node, ast.ClassDef | Function):
         return [node.name]
@@ -138,10 +138,14 @@ def module_file(path: Path, node: ast.ImportFrom) -> Path | None:
     """The file of a module of ours, or beside the file, that is imported from; None of any other."""
     parts = (node.module or "").split(".")
     if node.level:
-        return existing(path.parents[node.level - 1].joinpath(*parts))
-    return existing(PACKAGE.joinpath(*parts[1:])) if parts[0] == "benchmark" else existing(path.parent.joinpath(*parts))
+        return existing_file(path.parents[node.level - 1].joinpath(*parts))
+    return (
+        existing_file(PACKAGE.joinpath(*parts[1:]))
+        if parts[0] == "benchmark"
+        else existing_file(path.parent.joinpath(*parts))
+    )
 
 
-def existing(path: Path) -> Path | None:
+def existing_file(path: Path) -> Path | None:
     """The file of a module or a package; None where there is none."""
     return next((one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()), None)

@@ -11,24 +11,29 @@ from pathlib import Path
 
 from benchmark.plugins.home import folder_of
 
-FOREIGN = frozenset({"benchmark", *sys.stdlib_module_names})
-OURS = ("strategies", "tasks", "encoders", "vision")  # what a plug-in of ours may be made of, each in `benchmark`
+EXTERNAL_MODULES = frozenset({"benchmark", *sys.stdlib_module_names})
+PLUGIN_PACKAGES = (
+    "strategies",
+    "tasks",
+    "encoders",
+    "vision",
+)  # what a plug-in of ours may be made of, each in `benchmark`
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnModules:
     """Which modules are a plug-in's own: those of its package, or those that lie beside it in a folder of plug-ins."""
 
     folders: Mapping[str, Path]  # by the package that each holds; "": of modules that are imported by their name alone
 
     @classmethod
-    def of(cls, file: Path, module: str, in_folder: bool) -> Own:
+    def of(cls, file: Path, module: str, in_user_folder: bool) -> OwnModules:
         """Those of the plug-in in a file, imported under the name of a module."""
         top = module.partition(".")[0]
-        if in_folder:
+        if in_user_folder:
             return cls({"": file.parent})
         if top == "benchmark":
-            return cls({f"benchmark.{name}": folder_of(name) for name in OURS})
+            return cls({f"benchmark.{name}": folder_of(name) for name in PLUGIN_PACKAGES})
         depth = module.count(".") + (file.name == "__init__.py")
         return cls({top: file.parents[depth] / top})
 
@@ -37,12 +42,12 @@ class Own:
         for package, folder in self.folders.items():
             if module != package and not module.startswith(f"{package}." * bool(package)):
                 continue
-            if package or module.partition(".")[0] not in FOREIGN:
+            if package or module.partition(".")[0] not in EXTERNAL_MODULES:
                 path = folder.joinpath(*filter(None, module.removeprefix(package).split(".")))
                 return next(filter(Path.is_file, (path.with_name(f"{path.name}.py"), path / "__init__.py")), None)
         return None
 
-    def name(self, file: Path) -> str:
+    def module_name(self, file: Path) -> str:
         """The absolute module that a file of theirs is."""
         path = file.with_suffix("") if file.name != "__init__.py" else file.parent
         for package, folder in self.folders.items():
@@ -50,9 +55,9 @@ class Own:
                 return ".".join(filter(None, [package, *path.relative_to(folder).parts]))
         return path.name
 
-    def imported(self, file: Path, tree: ast.Module) -> Iterator[Path]:
+    def imported_files(self, file: Path, tree: ast.Module) -> Iterator[Path]:
         """The files of these modules that a file imports, anywhere in it."""
-        here = self.name(file).split(".")
+        here = self.module_name(file).split(".")
         package = here if file.name == "__init__.py" else here[:-1]
         for node in ast.walk(tree):
             names = list[str]()
@@ -65,7 +70,7 @@ class Own:
             yield from filter(None, map(self.find, filter(None, names)))
 
 
-def digest(file: Path, module: str, in_folder: bool) -> str:
+def hash_code(file: Path, module: str, in_user_folder: bool) -> str:
     """A hash of what a plug-in does, comments and docstrings aside.
 
     Args:
@@ -76,19 +81,19 @@ def digest(file: Path, module: str, in_folder: bool) -> str:
     Raises:
         OSError, SyntaxError: a file cannot be read, or parsed.
     """
-    own, waiting, codes = Own.of(file, module, in_folder), [file], dict[str, str]()
+    own, waiting, codes = OwnModules.of(file, module, in_user_folder), [file], dict[str, str]()
     while waiting:
         path = waiting.pop()
-        name = own.name(path)
+        name = own.module_name(path)
         if name not in codes:
             tree = ast.parse(path.read_bytes())
-            waiting += own.imported(path, tree)
-            codes[name] = bare(tree)
+            waiting += own.imported_files(path, tree)
+            codes[name] = strip_docstrings(tree)
     text = "\0".join(f"{name}\0{codes[name]}" for name in sorted(codes))
     return f"files-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def bare(tree: ast.Module) -> str:
+def strip_docstrings(tree: ast.Module) -> str:
     """Code without comments and docstrings."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(tree):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from benchmark.records.record import Header
-from benchmark.records.record import parameters
+from benchmark.records.record import plugin_parameters
 
-NAMED = ("encoders", "strategies", "tasks")  # what a plug-in's parameters may name, with its version
+PLUGIN_KINDS = ("encoders", "strategies", "tasks")  # what a plug-in's parameters may name, with its version
 
 
-class Mixture(ValueError):
+class MixedRecordsError(ValueError):
     """Records that must not stand in one table: they were made with other versions, parameters, data or weights."""
 
 
@@ -23,8 +23,8 @@ class Agreement:
     """What the records of one experiment say so far of what all of them must share."""
 
     def __init__(self) -> None:
-        self.known: dict[str, tuple[object, str]] = {}  # by what it is: its value, and who says so
-        self.last: dict[str, Header] = {}  # by strategy
+        self.known_facts: dict[str, tuple[object, str]] = {}  # by what it is: its value, and who says so
+        self.header_by_strategy: dict[str, Header] = {}  # by strategy
 
     def difference(self, header: Header, strategy: str, place: object) -> str:
         """What these records and earlier ones say differently, in words; "" where they agree.
@@ -34,11 +34,11 @@ class Agreement:
             strategy: the label of their row.
             place: where they are, for the words.
         """
-        old = self.last.get(strategy)
-        if old is not None and alike(old, header):  # nearly always, and cheap
+        old = self.header_by_strategy.get(strategy)
+        if old is not None and have_same_facts(old, header):  # nearly always, and cheap
             return ""
         for name, value in shared_facts(header, strategy):
-            known, other = self.known.get(name, (value, ""))
+            known, other = self.known_facts.get(name, (value, ""))
             if known != value:
                 return f"{name}: {value} in {place}, {known} in {other}"
         return ""
@@ -46,14 +46,14 @@ class Agreement:
     def add(self, header: Header, strategy: str, place: object) -> str:
         """The same; records that agree are kept in mind for those that follow."""
         words = self.difference(header, strategy, place)
-        if not words and strategy not in self.last:
-            self.last[strategy] = header
+        if not words and strategy not in self.header_by_strategy:
+            self.header_by_strategy[strategy] = header
             for name, value in shared_facts(header, strategy):
-                self.known.setdefault(name, (value, str(place)))
+                self.known_facts.setdefault(name, (value, str(place)))
         return words
 
 
-def alike(one: Header, other: Header) -> bool:
+def have_same_facts(one: Header, other: Header) -> bool:
     """Whether two headers of one strategy say the same of task, strategy, data and weights."""
     parts = all(one.cell.get(part) == other.cell.get(part) for part in ("task", "strategy"))
     return parts and (one.data, one.weights) == (other.data, other.weights)
@@ -70,9 +70,9 @@ def shared_facts(header: Header, strategy: str) -> Iterator[tuple[str, object]]:
         plugin = header.cell.get(part)
         if isinstance(plugin, dict):
             yield f"versions of {label}", plugin.get("version")
-            for name, value in parameters(header.cell, part).items():
+            for name, value in plugin_parameters(header.cell, part).items():
                 yield f"values of {name} of {label}", value
-            for kind in NAMED:
+            for kind in PLUGIN_KINDS:
                 inner = plugin.get(kind)
                 for name, version in inner.items() if isinstance(inner, dict) else ():
                     yield f"versions of {name}", version

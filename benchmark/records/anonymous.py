@@ -17,27 +17,39 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.plugins.home import HOME
+from benchmark.plugins.home import INSTALL_ROOT
 
 if TYPE_CHECKING:
     from benchmark.experiment.cell import Cell
 
-FOLDERS = {  # settings that tell a place, and what stands for it
+FOLDER_SETTINGS = {  # settings that tell a place, and what stands for it
     "data": "DATA", "out": "OUT", "to": "TO", "records": "RECORDS", "against": "AGAINST", "plugins": "PLUGINS",
     "ray_address": "ADDRESS",
 }  # fmt: skip
-COMMON = {"root", "user", "ubuntu", "admin", "runner", "docker", "localhost", "home", "test", "data", "work"}  # nobody
-INSIDE = r"[^\s/\"'`<>|:;,()\[\]{}=]+"  # of a path, between two slashes
-QUOTED = re.compile(r"""(["'])(?:~|[A-Za-z]:)?[/\\][^"'\n]*[/\\]([^"'/\\\n]*)\1""")
-ABSOLUTE = re.compile(rf"(?<![\w.~/:\\*-])(?:~[\w.-]*|[A-Za-z]:)?(?:/{INSIDE})*/({INSIDE})/?")
+COMMON_WORDS = {
+    "root",
+    "user",
+    "ubuntu",
+    "admin",
+    "runner",
+    "docker",
+    "localhost",
+    "home",
+    "test",
+    "data",
+    "work",
+}  # nobody
+PATH_PART = r"[^\s/\"'`<>|:;,()\[\]{}=]+"  # of a path, between two slashes
+QUOTED_PATH = re.compile(r"""(["'])(?:~|[A-Za-z]:)?[/\\][^"'\n]*[/\\]([^"'/\\\n]*)\1""")
+ABSOLUTE_PATH = re.compile(rf"(?<![\w.~/:\\*-])(?:~[\w.-]*|[A-Za-z]:)?(?:/{PATH_PART})*/({PATH_PART})/?")
 
 
 @cache
-def folders() -> list[tuple[str, str]]:
+def machine_folders() -> list[tuple[str, str]]:
     """Folders of this machine whose names may hold anything, and what stands for each; those inside others first."""
     paths = sysconfig.get_paths()
     known = {
-        str(HOME): "", paths["purelib"]: "site-packages", paths["stdlib"]: "python", sys.prefix: "python",
+        str(INSTALL_ROOT): "", paths["purelib"]: "site-packages", paths["stdlib"]: "python", sys.prefix: "python",
         os.getcwd(): "", os.path.expanduser("~"): "HOME", os.environ.get("AL_BENCHMARK_DATA") or "/": "DATA",
     }  # fmt: skip
     both = {place: name for path, name in known.items() for place in (path.rstrip("/"), os.path.realpath(path))}
@@ -45,7 +57,7 @@ def folders() -> list[tuple[str, str]]:
 
 
 @cache
-def names() -> list[tuple[str, str]]:
+def machine_names() -> list[tuple[str, str]]:
     """The names of this machine and of its user, and what stands for each; none that is a common word."""
     try:
         user = getpass.getuser()
@@ -54,60 +66,60 @@ def names() -> list[tuple[str, str]]:
     users = {user, os.environ.get("USER", ""), os.path.basename(os.path.expanduser("~"))}
     hosts = {socket.gethostname(), socket.gethostname().partition(".")[0], os.environ.get("HOSTNAME", "")}
     pairs = [(word, "USER") for word in users] + [(word, "HOST") for word in hosts]
-    known = [pair for pair in pairs if len(pair[0]) > 2 and pair[0].lower() not in COMMON]
+    known = [pair for pair in pairs if len(pair[0]) > 2 and pair[0].lower() not in COMMON_WORDS]
     return sorted(known, key=lambda pair: -len(pair[0]))
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """Text without folders of a machine, its name and its user's: of an absolute path the last part is left, of the
     project's own and of libraries' files where they are inside."""
-    for path, name in folders():
+    for path, name in machine_folders():
         text = re.sub(rf"{re.escape(path)}(?![\w.-])/?", f"{name}/" if name else "", text)
-    text = ABSOLUTE.sub(r"\1", QUOTED.sub(r"\1\2\1", text))
-    for word, name in names():
+    text = ABSOLUTE_PATH.sub(r"\1", QUOTED_PATH.sub(r"\1\2\1", text))
+    for word, name in machine_names():
         text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", name, text)
     return text
 
 
-def command(words: Sequence[str]) -> list[str]:
+def redact_command(words: Sequence[str]) -> list[str]:
     """The words of a command, with `data=DATA` in the place of a folder: they still say what was run."""
-    return [without_folder(word) for word in words]
+    return [redact_word(word) for word in words]
 
 
-def without_folder(word: str) -> str:
+def redact_word(word: str) -> str:
     """A word of a command."""
     key, equals, value = word.partition("=")
-    if key in FOLDERS and equals and value != "null" and (outside(value) or redacted(value) != value):
-        return f"{key}={FOLDERS[key]}"
-    return redacted(word)
+    if key in FOLDER_SETTINGS and equals and value != "null" and (names_outer_folders(value) or redact(value) != value):
+        return f"{key}={FOLDER_SETTINGS[key]}"
+    return redact(word)
 
 
-def run(known: Mapping[str, Any]) -> dict[str, str]:
+def redact_run(run: Mapping[str, Any]) -> dict[str, str]:
     """A run as a manifest keeps it: its command so, its version, and no commit, which names a repository."""
     try:
-        words = shlex.split(str(known.get("command", "")))
+        words = shlex.split(str(run.get("command", "")))
     except ValueError:
         words = []
-    return {"command": shlex.join(command(words)), "version": str(known.get("version", "")), "commit": ""}
+    return {"command": shlex.join(redact_command(words)), "version": str(run.get("version", "")), "commit": ""}
 
 
-def outside(path: str) -> bool:
+def names_outer_folders(path: str) -> bool:
     """Whether a path tells of folders that it is not in: `/a/b`, `~/b`, `../b`."""
     return path.startswith(("/", "~")) or os.pardir in Path(path).parts
 
 
-def check(cells: Iterable[Cell]) -> None:
+def check_parameters(cells: Iterable[Cell]) -> None:
     """ValueError where a parameter, which is a part of the records and of their folder's name, tells a folder."""
     for spec in {spec.label: spec for cell in cells for spec in (cell.task, cell.strategy)}.values():
-        for name, text in texts(spec.plugin.told(spec.values)):
-            if outside(text) or redacted(text) != text:
+        for name, text in text_values(spec.plugin.non_defaults(spec.values)):
+            if names_outer_folders(text) or redact(text) != text:
                 raise ValueError(
                     f"anonymous=true: {spec.name}[{name}={text}] would stand in the records: give the folder with "
                     f"data=DIR, which stands nowhere, and {name}= inside it"
                 )
 
 
-def texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def text_values(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The texts of parameters, with the names of these."""
     for name, value in values.items():
         for part in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]:

@@ -8,28 +8,28 @@ from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
 from benchmark.experiment.auto_seeds import AutoSeeds
-from benchmark.experiment.cell import SAW_EVALUATION
+from benchmark.experiment.cell import SAW_EVALUATION_LABELS
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.variants import Variant
 from benchmark.records.record import SCHEMA
-from benchmark.system.typed import Index, Name, converted, repeated
+from benchmark.system.typed import Index, Name, convert, first_duplicate
 
 
-def extends(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def only_adds_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether an experiment of a manifest has more rounds than it had, and else the same schedule; one pass never."""
     fewer, more = old["schedule"].get("rounds"), new["schedule"].get("rounds")
     counted = isinstance(fewer, int) and isinstance(more, int) and fewer < more
-    return counted and changes_rounds(old, new) and not old["schedule"].get("one_pass")
+    return counted and only_changes_rounds(old, new) and not old["schedule"].get("one_pass")
 
 
-def changes_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def only_changes_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether the schedule of an experiment differs in nothing but its rounds."""
     before, now = old["schedule"], new["schedule"]
     return before != now and {**before, "rounds": 0} == {**now, "rounds": 0}
 
 
-PART = r"(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,200}"  # a folder or a file, whose name has an ending besides
-PATH = re.compile(rf"{PART}(?:/{PART}){{0,9}}")  # of a cell
+PATH_PART = r"(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,200}"  # a folder or a file, whose name has an ending besides
+CELL_PATH = re.compile(rf"{PATH_PART}(?:/{PATH_PART}){{0,9}}")  # of a cell
 
 
 class CellEntry(TypedDict):
@@ -80,7 +80,7 @@ class Manifest(TypedDict):
     experiments: list[ExperimentEntry]
 
 
-def read(content: bytes, path: object) -> dict[str, Any]:
+def read_manifest(content: bytes, path: object) -> dict[str, Any]:
     """A Manifest, daggers as sentences, with what else its file tells.
 
     Args:
@@ -97,47 +97,47 @@ def read(content: bytes, path: object) -> dict[str, Any]:
     if isinstance(found, dict) and found.get("schema") != SCHEMA:
         raise ValueError(f"{path}: schema {found.get('schema')}, this version reads {SCHEMA}")
     try:
-        converted(found, Manifest)
-        if name := repeated(one["name"] for one in found["experiments"]):
+        convert(found, Manifest)
+        if name := first_duplicate(one["name"] for one in found["experiments"]):
             raise ValueError(f"experiments: {name} is there twice")
         for number, experiment in enumerate(found["experiments"]):
-            check_entry(experiment, f"experiments[{number}]")
+            check_experiment(experiment, f"experiments[{number}]")
     except ValueError as error:
         raise ValueError(f"{path} does not say what was asked for: {error}") from error
     return dict(found)
 
 
-def check_entry(experiment: ExperimentEntry, field: str) -> None:
+def check_experiment(experiment: ExperimentEntry, field: str) -> None:
     """ValueError where the schedule of an experiment is none, where a cell is there twice, or where a cell's path leads
     out of its folder; daggers become sentences."""
     Schedule.read(experiment["schedule"], f"{field}.schedule")
     AutoSeeds.read(experiment.get("auto"))
     cells = experiment["cells"]
-    if twice := repeated(cell["path"] for cell in cells) or repeated(map(run_of, cells)):
+    if twice := first_duplicate(cell["path"] for cell in cells) or first_duplicate(map(run_key, cells)):
         raise ValueError(f"{field}.cells: {twice} is there twice")
     for number, cell in enumerate(cells):
-        if not PATH.fullmatch(path := cell["path"]):
+        if not CELL_PATH.fullmatch(path := cell["path"]):
             leads = not set(path.split("/")).isdisjoint(("", ".", "..")) or "\0" in path
             why = "leads out of the folder" if leads else "is no path of a cell"
             raise ValueError(f"{field}.cells[{number}]: path={path[:200]!r} {why}")
-        cell["dagger"] = sentences(cell["dagger"])
+        cell["dagger"] = dagger_sentences(cell["dagger"])
 
 
-def variant_of(cell: Mapping[str, Any]) -> Variant:
+def cell_variant(cell: Mapping[str, Any]) -> Variant:
     """Which training and selection of its seed a cell of a manifest is."""
     return Variant(cell.get("training", 0), cell.get("selection", 0))
 
 
-def run_of(cell: Mapping[str, Any]) -> tuple[object, ...]:
+def run_key(cell: Mapping[str, Any]) -> tuple[object, ...]:
     """Which run of its experiment a cell of a manifest is: strategy, seed and variant."""
-    return cell["strategy"], cell["seed"], *variant_of(cell).told.items()
+    return cell["strategy"], cell["seed"], *cell_variant(cell).non_defaults.items()
 
 
-def sentences(dagger: bool | list[str]) -> list[str]:
+def dagger_sentences(dagger: bool | list[str]) -> list[str]:
     """A cell's daggers, a sentence each; older manifests say only whether the selection saw evaluation labels."""
-    return dagger if isinstance(dagger, list) else [SAW_EVALUATION] * dagger
+    return dagger if isinstance(dagger, list) else [SAW_EVALUATION_LABELS] * dagger
 
 
-def as_json(manifest: Mapping[str, Any]) -> str:
+def manifest_json(manifest: Mapping[str, Any]) -> str:
     """A manifest as its file holds it."""
     return json.dumps(manifest, indent=1) + "\n"

@@ -16,9 +16,9 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 import msgspec
 from msgspec import Struct, structs
 
-from benchmark.contract.scores import Metric, metric_of
-from benchmark.system.files import LARGEST_RECORDS, opened, read
-from benchmark.system.typed import Amount, Count, Index, Name, Number, converted
+from benchmark.contract.scores import Metric, resolve_metric
+from benchmark.system.files import MAX_RECORDS_BYTES, open_file, read_file
+from benchmark.system.typed import Amount, Count, Index, Name, Number, convert
 
 SCHEMA = 1
 Line = TypeVar("Line", bound=Struct)
@@ -50,20 +50,20 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     def __post_init__(self) -> None:
         structs.force_setattr(self, "bought", Positions("q", self.bought))
 
-    def lacks(self, metric: str) -> str:
+    def describe_missing(self, metric: str) -> str:
         """What every round must tell and this one does not, in words; "" where it is whole."""
         if metric not in self.scores:
             return f"scores: no {metric}, the metric of its task"
         return "" if "images" in self.cost else "cost: no images"
 
 
-LATER = ("smallest_batch", "batch_size", "class_scores")  # what older releases did not tell
+NEWER_FIELDS = ("smallest_batch", "batch_size", "class_scores")  # what older releases did not tell
 
 
-def agree(first: Record, second: Record) -> bool:
+def records_agree(first: Record, second: Record) -> bool:
     """Whether two records say the same wherever both tell it."""
-    told = {name: getattr(first, name) for name in LATER if getattr(second, name) in (None, {})}
-    untold = {name: getattr(second, name) for name in LATER if getattr(first, name) in (None, {})}
+    told = {name: getattr(first, name) for name in NEWER_FIELDS if getattr(second, name) in (None, {})}
+    untold = {name: getattr(second, name) for name in NEWER_FIELDS if getattr(first, name) in (None, {})}
     return structs.replace(first, **untold) == structs.replace(second, **told)
 
 
@@ -111,22 +111,22 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True):
     weights: dict[str, dict[str, str]] = {}  # of encoders: parameter -> sha256 of its file
 
     @property
-    def measure(self) -> Metric:
+    def task_metric(self) -> Metric:
         """The metric of its task."""
-        return metric_of(self.metric)
+        return resolve_metric(self.metric)
 
-    def is_of(self, key: str, cell: Mapping[str, Any]) -> bool:
+    def belongs_to(self, key: str, cell: Mapping[str, Any]) -> bool:
         """Whether a cell of this key and identity wrote it: parameters that both know have one value.
 
         They may differ under one key where somebody moved a default and forgot the version.
         """
-        pairs = [(parameters(self.cell, part), parameters(cell, part)) for part in ("task", "strategy")]
+        pairs = [(plugin_parameters(self.cell, part), plugin_parameters(cell, part)) for part in ("task", "strategy")]
         agree = all(old.get(name, value) == value for old, new in pairs for name, value in new.items())
         return self.key == key and agree
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredCell:
     """What is stored of one cell."""
 
     header: Header | None  # None: nothing
@@ -134,69 +134,69 @@ class Stored:
     damage: str  # what of the file is not used, and why; "" where all of it is sound
 
 
-RECORDS, MEASURED = msgspec.json.Decoder(list[Record]), msgspec.json.Decoder(list[Measured])
+RECORDS_DECODER, MEASURED_DECODER = msgspec.json.Decoder(list[Record]), msgspec.json.Decoder(list[Measured])
 
 
-def first_header(path: Path) -> Header | None:
+def read_header(path: Path) -> Header | None:
     """The header in the first line of a file of records; None where there is none, or it is damaged. ValueError where
     it is another schema's or none of a cell."""
     try:
-        with opened(path, LARGEST_RECORDS) as handle:
-            text = body_of(handle.readline())
+        with open_file(path, MAX_RECORDS_BYTES) as handle:
+            text = verify_line(handle.readline())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return None if text is None else as_header(text, path)
+    return None if text is None else parse_header(text, path)
 
 
-def as_header(text: bytes, path: Path) -> Header | None:
+def parse_header(text: bytes, path: Path) -> Header | None:
     """The body of a first line as a Header; None where it is a round's. ValueError as `first_header`."""
-    [line] = bodies([text], path)
+    [line] = parse_bodies([text], path)
     if "round" in line:
         return None
     if line.get("schema") != SCHEMA:
         raise ValueError(f"{path}: schema {line.get('schema')}, this version reads {SCHEMA}")
     try:
-        header = converted(line, Header)
-        converted(header.cell, Identity)
+        header = convert(line, Header)
+        convert(header.cell, Identity)
         json.dumps(header.cell, allow_nan=False)  # parameters are anything, but no infinite numbers
     except ValueError as error:
         raise ValueError(f"{path}: line 1 is no header of a cell: {error}") from error
     return header
 
 
-def read_cell(path: Path) -> Stored:
+def read_cell(path: Path) -> StoredCell:
     """What a file of records holds, up to the first line that is torn, damaged or not the next round.
 
     Raises:
         ValueError: a sound line is another schema's, or odd; the line and the field are named.
     """
-    _, texts, damage = sound_lines(path)
-    header = as_header(texts[0], path) if texts else None
+    _, texts, damage = read_sound_lines(path)
+    header = parse_header(texts[0], path) if texts else None
     if header is None:
-        return Stored(None, [], "line 1 is out of place" if texts else damage)
-    records = decoded(texts[1:], RECORDS)
+        return StoredCell(None, [], "line 1 is out of place" if texts else damage)
+    records = decode_bodies(texts[1:], RECORDS_DECODER)
     if records is None:  # the odd line may be behind one that is out of place
         lines, _, damage = read_lines(path)
-        records = [as_line(line, Record, path, number) for number, line in enumerate(lines[1:], 2)]
+        records = [parse_line(line, Record, path, number) for number, line in enumerate(lines[1:], 2)]
     num_sound = next((n for n, record in enumerate(records) if record.round != n), len(records))
     if num_sound < len(records):
         records, damage = records[:num_sound], f"line {num_sound + 2} is out of place"
     for record in records:
-        if words := record.lacks(header.measure.name):
+        if words := record.describe_missing(header.task_metric.name):
             raise ValueError(f"{path}: round {record.round}: {words}")
-    return Stored(header, records, damage)
+    return StoredCell(header, records, damage)
 
 
-def read_measured(path: Path) -> list[Measured]:
+def read_measurements(path: Path) -> list[Measured]:
     """The measurements in a file up to the first line that is torn or damaged. ValueError as `read_cell`."""
-    _, texts, _ = sound_lines(path)
-    lines = decoded(texts, MEASURED)
+    _, texts, _ = read_sound_lines(path)
+    lines = decode_bodies(texts, MEASURED_DECODER)
     if lines is None:
-        lines = [as_line(line, Measured, path, number) for number, line in enumerate(bodies(texts, path), 1)]
+        lines = [parse_line(line, Measured, path, number) for number, line in enumerate(parse_bodies(texts, path), 1)]
     return lines
 
 
-def decoded(texts: Sequence[bytes], decoder: msgspec.json.Decoder[list[Line]]) -> list[Line] | None:
+def decode_bodies(texts: Sequence[bytes], decoder: msgspec.json.Decoder[list[Line]]) -> list[Line] | None:
     """The bodies of lines as what they hold, in one go; None where one does not fit."""
     try:
         lines = decoder.decode(b"[%s]" % b",".join(texts))
@@ -205,69 +205,69 @@ def decoded(texts: Sequence[bytes], decoder: msgspec.json.Decoder[list[Line]]) -
     return lines if len(lines) == len(texts) else None
 
 
-def as_line(body: dict[str, Any], kind: type[Line], path: Path, number: int) -> Line:
+def parse_line(body: dict[str, Any], kind: type[Line], path: Path, number: int) -> Line:
     """A parsed line as a Record or as Measured. ValueError names the line and the field."""
     try:
-        return converted(body, kind)
+        return convert(body, kind)
     except ValueError as error:
         raise ValueError(f"{path}: line {number} is no {kind.__name__} of schema {SCHEMA}: {error}") from error
 
 
-def fields(line: Struct) -> dict[str, Any]:
+def line_fields(line: Struct) -> dict[str, Any]:
     """A line as its body. ValueError where it could not be read again."""
     named = structs.asdict(line)
-    for name in (*LATER, "weights"):  # older lines have none of them
+    for name in (*NEWER_FIELDS, "weights"):  # older lines have none of them
         if named.get(name, True) in (None, {}):
             del named[name]
-    converted(json.loads(json.dumps(named, allow_nan=False, default=plain)), type(line))
+    convert(json.loads(json.dumps(named, allow_nan=False, default=to_json_value)), type(line))
     return named
 
 
-def plain(value: object) -> object:
+def to_json_value(value: object) -> object:
     """What JSON has for a value that it does not know: positions, a metric."""
     return value.tolist() if isinstance(value, array) else msgspec.to_builtins(value)
 
 
-OPENING, CLOSING = b'{"body": ', b', "sha256": "%s"}\n'  # around a body and its checksum
+LINE_START, LINE_END = b'{"body": ', b', "sha256": "%s"}\n'  # around a body and its checksum
 
 
-def digest(text: bytes) -> bytes:
+def checksum(text: bytes) -> bytes:
     """The checksum of a line's body."""
     return hashlib.sha256(text).hexdigest()[:16].encode()
 
 
-def seal(body: Mapping[str, Any]) -> bytes:
+def encode_line(body: Mapping[str, Any]) -> bytes:
     """A JSON line with its checksum, the same bytes for the same content. ValueError on NaN and infinity."""
-    return sealed(json.dumps(body, sort_keys=True, allow_nan=False, default=plain).encode())
+    return add_checksum(json.dumps(body, sort_keys=True, allow_nan=False, default=to_json_value).encode())
 
 
-def sealed(text: bytes) -> bytes:
+def add_checksum(text: bytes) -> bytes:
     """A body as a line, with its checksum."""
-    return OPENING + text + CLOSING % digest(text)
+    return LINE_START + text + LINE_END % checksum(text)
 
 
-NUM_CLOSING = len(CLOSING % digest(b""))
+LINE_END_LENGTH = len(LINE_END % checksum(b""))
 
 
-def body_of(line: bytes) -> bytes | None:
+def verify_line(line: bytes) -> bytes | None:
     """The body of a line, None where it is torn or its checksum does not fit. It may end in CRLF."""
     line = line[:-2] + b"\n" if line.endswith(b"\r\n") else line
-    text = line[len(OPENING) : -NUM_CLOSING]
-    return text if line == OPENING + text + CLOSING % digest(text) else None
+    text = line[len(LINE_START) : -LINE_END_LENGTH]
+    return text if line == LINE_START + text + LINE_END % checksum(text) else None
 
 
 def read_lines(path: Path, *, ordered: bool = True) -> tuple[list[dict[str, Any]], int, str]:
     """The sound lines of a file before the first that is torn, damaged or, in a file of records (`ordered`), not the
     next round, how many bytes they take, and which line that is: "" where there is none.
     ValueError where a sound line holds no mapping."""
-    lines, texts, damage = sound_lines(path)
-    found = bodies(texts, path)
+    lines, texts, damage = read_sound_lines(path)
+    found = parse_bodies(texts, path)
     if ordered and (num_sound := num_in_order(found)) < len(found):
         found, damage = found[:num_sound], f"line {num_sound + 1} is out of place"
     return found, sum(map(len, lines[: len(found)])), damage
 
 
-def bodies(texts: Sequence[bytes], path: Path) -> list[dict[str, Any]]:
+def parse_bodies(texts: Sequence[bytes], path: Path) -> list[dict[str, Any]]:
     """Bodies of lines, parsed. ValueError where one is no mapping."""
     try:
         found = json.loads(b"[%s]" % b",".join(texts))
@@ -278,17 +278,17 @@ def bodies(texts: Sequence[bytes], path: Path) -> list[dict[str, Any]]:
     return list(found)
 
 
-def sound_lines(path: Path) -> tuple[list[bytes], list[bytes], str]:
+def read_sound_lines(path: Path) -> tuple[list[bytes], list[bytes], str]:
     """The lines of a file, the bodies of those before the first that is torn or damaged, and which line that is."""
     try:
-        lines = read(path, LARGEST_RECORDS).splitlines(keepends=True)
+        lines = read_file(path, MAX_RECORDS_BYTES).splitlines(keepends=True)
     except (FileNotFoundError, NotADirectoryError):
         return [], [], ""
     texts = list[bytes]()
     for line in lines:
-        text = body_of(line)
+        text = verify_line(line)
         if text is None:
-            whole = line.endswith(CLOSING[-1:])
+            whole = line.endswith(LINE_END[-1:])
             return lines, texts, f"line {len(texts) + 1} is {'damaged' if whole else 'torn'}"
         texts.append(text)
     return lines, texts, ""
@@ -299,7 +299,7 @@ def num_in_order(bodies: Sequence[Mapping[str, Any]]) -> int:
     return next((n for n, body in enumerate(bodies) if body.get("round", -1) != n - 1), len(bodies))
 
 
-def parameters(cell: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+def plugin_parameters(cell: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     """The parameters of a cell's task or strategy; none where they are not told."""
     plugin = cell.get(part)
     values = plugin.get("parameters") if isinstance(plugin, dict) else None

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from benchmark.system.typed import converted
+from benchmark.system.typed import convert
 
-SHOWN = 3  # files that a message names
+NUM_LISTED = 3  # files that a message names
 FAULT = "FAULT: "  # see `api.FromFiles.data_remarks`
 Files = Mapping[str, Sequence[Sequence[str]]]
 
@@ -39,12 +39,12 @@ class Sources:
         """The names of the images of a part, in the order of positions; [] where they are in no files."""
         return [name for name, _ in self.files.get(part, ())]
 
-    def with_names(self, change: Callable[[str], str]) -> Sources:
+    def rename_files(self, rename: Callable[[str], str]) -> Sources:
         """The same with the names of files, and remarks on them, as `change` writes them."""
-        files = {part: [(change(name), digest) for name, digest in pairs] for part, pairs in self.files.items()}
-        return Sources(self.data, files, list(map(change, self.remarks)))
+        files = {part: [(rename(name), digest) for name, digest in pairs] for part, pairs in self.files.items()}
+        return Sources(self.data, files, list(map(rename, self.remarks)))
 
-    def text(self) -> str:
+    def to_json(self) -> str:
         """The file's content."""
         return (
             json.dumps({"data": self.data, "files": self.files, "remarks": self.remarks}, separators=(",", ":")) + "\n"
@@ -54,20 +54,20 @@ class Sources:
     def read(cls, text: str, place: object) -> Sources:
         """The content again; ValueError, naming the place, where it is none."""
         try:
-            return cls(**converted(json.loads(text), Content))
+            return cls(**convert(json.loads(text), Content))
         except (RecursionError, ValueError) as error:
             told = f"{place} does not say which files the images are from"
             raise ValueError(f"{told} ({error}): remove it, and `run` writes it again") from error
 
-    def changes(self, new: Sources) -> str:
+    def describe_changes(self, new: Sources) -> str:
         """What of the images is no longer as it was, in words."""
-        words = [f"{name} {what}" for part in ("pool", "test") for name, what in self.changed(new, part)]
+        words = [f"{name} {what}" for part in ("pool", "test") for name, what in self.changed_files(new, part)]
         if not words:
             return "no image changed: labels, their order or what is read of them did"
-        more = [f"{len(words) - SHOWN} more"] * (len(words) > SHOWN)
-        return ", ".join([*words[:SHOWN], *more])
+        more = [f"{len(words) - NUM_LISTED} more"] * (len(words) > NUM_LISTED)
+        return ", ".join([*words[:NUM_LISTED], *more])
 
-    def changed(self, new: Sources, part: str) -> Iterator[tuple[str, str]]:
+    def changed_files(self, new: Sources, part: str) -> Iterator[tuple[str, str]]:
         """The files of a part that differ, and how."""
         old_hashes, new_hashes = ({name: digest for name, digest in one.files.get(part, ())} for one in (self, new))
         for name, digest in new_hashes.items():

@@ -13,9 +13,9 @@ from benchmark.analysis.options import AnalysisOptions
 from benchmark.plugins import discovery
 from benchmark.records.provenance import provenance
 from benchmark.results import Results
-from benchmark.text import quoted
+from benchmark.text import notation
 
-OF_THE_COMMAND_LINE = {  # settings that would do nothing here, and what to do instead
+COMMAND_LINE_ONLY = {  # settings that would do nothing here, and what to do instead
     "format": "the methods of the results return tables of pandas",
     "dry_run": "type `python -m benchmark run dry_run=true`",
     "check_on": "type `python -m benchmark check NAME`",
@@ -23,7 +23,7 @@ OF_THE_COMMAND_LINE = {  # settings that would do nothing here, and what to do i
 }
 
 
-def run(given: Mapping[str, object]) -> Results:
+def run(settings: Mapping[str, object]) -> Results:
     """Runs what is missing, writes the tables as the command `run` does, and reads what is recorded.
 
     Args:
@@ -32,32 +32,34 @@ def run(given: Mapping[str, object]) -> Results:
     Raises:
         ValueError: a setting does not fit, or nothing could run.
     """
-    words = words_of(given)
-    for name, instead in OF_THE_COMMAND_LINE.items():
-        if given.get(name) is not None:
+    words = format_settings(settings)
+    for name, instead in COMMAND_LINE_ONLY.items():
+        if settings.get(name) is not None:
             raise ValueError(f"{name}= has no effect in Python: {instead}")
-    chosen = config.settings(words, "run")
+    chosen = config.compose_settings(words, "run")
     discovery.discover(chosen.plugins)
     from benchmark.runner.carry_out import Watcher, execute, prepare  # imports torch
 
     asked = AnalysisOptions(out=chosen.out)
     outcome = execute(
-        prepare(chosen, Watcher()), provenance("run", words), lambda: answers.write(answers.answered(asked), asked)
+        prepare(chosen, Watcher()),
+        provenance("run", words),
+        lambda: answers.write_answers(answers.build_answers(asked), asked),
     )
-    if outcome.lines:
-        warnings.warn("; ".join(outcome.lines), stacklevel=3)
-    return Results(tuple(asked.experiments()), tuple(asked.places), tuple(outcome.lines))
+    if outcome.problems:
+        warnings.warn("; ".join(outcome.problems), stacklevel=3)
+    return Results(tuple(asked.read_experiments()), tuple(asked.record_paths), tuple(outcome.problems))
 
 
-def words_of(given: Mapping[str, object]) -> list[str]:
+def format_settings(settings: Mapping[str, object]) -> list[str]:
     """Settings as words of the command line, so that both are read, and recorded, alike."""
-    return [f"{name}={word(name, value)}" for name, value in given.items() if value is not None]
+    return [f"{name}={format_value(name, value)}" for name, value in settings.items() if value is not None]
 
 
-def word(name: str, value: object) -> str:
+def format_value(name: str, value: object) -> str:
     """The value of a setting as a user would type it. ValueError for what cannot be typed."""
     if isinstance(value, list | tuple):
-        return quoted.joined([word(name, item) for item in value])
+        return notation.format_list([format_value(name, item) for item in value])
     if not isinstance(value, str | Path | bool | int | float):
         raise ValueError(f"{name}={value!r}: give text, a number, or a list of them")
-    return fspath(value) if isinstance(value, Path) else quoted.plain(value)
+    return fspath(value) if isinstance(value, Path) else notation.format_value(value)

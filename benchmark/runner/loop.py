@@ -18,211 +18,233 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmark.api import Batched, Companion, EncodingTime, Indices, Machine, Task, View, files
-from benchmark.contract.scores import brief, classes_of, metric_of
+from benchmark.api import Companion, EncodingTime, Indices, Machine, ReportsBatchSizes, Task, View, hash_weight_files
+from benchmark.contract.scores import class_scores, resolve_metric, shorten_metric
 from benchmark.experiment.cell import Cell
-from benchmark.experiment.schedule import Misfit
+from benchmark.experiment.schedule import IncompatibleScheduleError
 from benchmark.records.record import Header, Measured, Record
-from benchmark.records.versions import installed
-from benchmark.runner.fits import Fit, Fits, settle
-from benchmark.runner.time_limit import limited
+from benchmark.records.versions import installed_versions
+from benchmark.runner.fit_cache import Fit, FitCache, wait_for_gpu
+from benchmark.runner.time_limit import time_limit
 from benchmark.seeds import seed
 from benchmark.system import activity
-from benchmark.system.process_state import contained
+from benchmark.system.process_state import isolate_plugin
 from benchmark.system.working_time import working_seconds
 from benchmark.text.words import plural
 
-PROCESS = Path("/proc/self")  # what Linux tells of this process
+PROC_SELF = Path("/proc/self")  # what Linux tells of this process
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialDraw:
     """What all strategies of a seed share before round 0."""
 
     initial: Indices
     held_out: Indices
 
 
-def start(cell: Cell, task: Task) -> Start:
+def draw_initial(cell: Cell, task: Task) -> InitialDraw:
     """The initial and the held-out draw, from the two ends of one permutation of the pool. Raises Misfit."""
-    cell.schedule.check_fits(task.num_pool)
+    cell.schedule.check_pool_size(task.num_pool)
     if cell.schedule.budget_in == "boxes" and "boxes" not in task.cost(np.arange(1)):
-        raise Misfit(f"budget_in=boxes: {cell.task.label} counts no boxes, only images: budget_in=images")
+        raise IncompatibleScheduleError(
+            f"budget_in=boxes: {cell.task.label} counts no boxes, only images: budget_in=images"
+        )
     order = np.random.default_rng(seed("initial", cell.task.name, cell.seed)).permutation(task.num_pool)
     cut = task.num_pool - cell.schedule.validation
-    return Start(order[: cell.schedule.initial], np.sort(order[cut:]))
+    return InitialDraw(order[: cell.schedule.initial], np.sort(order[cut:]))
 
 
-def header(cell: Cell, task: Task, machine: Machine) -> Header:
+def build_header(cell: Cell, task: Task, machine: Machine) -> Header:
     """The first line of the cell's records."""
-    held_out, told = start(cell, task).held_out.tolist(), weights(cell, machine)
-    metric = brief(metric_of(task.metric))
+    held_out, told = draw_initial(cell, task).held_out.tolist(), encoder_file_hashes(cell, machine)
+    metric = shorten_metric(resolve_metric(task.metric))
     return Header(cell.key, cell.identity(), task.fingerprint, task.num_pool, metric, held_out, weights=told)
 
 
-def weights(cell: Cell, machine: Machine) -> dict[str, dict[str, str]]:
+def encoder_file_hashes(cell: Cell, machine: Machine) -> dict[str, dict[str, str]]:
     """sha256 of the files of weights that the encoders of its strategy read, by the encoder and its parameter."""
-    named = [label for plugin, label in cell.strategy.named() if plugin.kind == "encoder"]
-    return {label: told for label in named if (told := files(label, machine))}
+    named = [label for plugin, label in cell.strategy.nested_plugins() if plugin.kind == "encoder"]
+    return {label: told for label in named if (told := hash_weight_files(label, machine))}
 
 
 def run(
-    cell: Cell, task: Task, fits: Fits, machine: Machine, past: Sequence[Record] = ()
+    cell: Cell, task: Task, fits: FitCache, machine: Machine, past: Sequence[Record] = ()
 ) -> Iterator[tuple[Record, Measured]]:
     """Yields the rounds that `past` lacks. Rounds of the past are replayed from the indices bought.
 
     The model of round n - 1 chooses what the model of round n is trained on; a one-pass schedule chooses once.
     """
-    if cell.schedule.finished(past):
+    if cell.schedule.is_finished(past):
         return
-    begin, read, code = start(cell, task), weights(cell, machine), cell.strategy.code
+    begin, read, code = draw_initial(cell, task), encoder_file_hashes(cell, machine), cell.strategy.code_hash
     by_round = [np.array(record.bought, np.int64) for record in past]
     labelled = np.concatenate([np.empty(0, np.int64), *by_round])
-    purchases = Purchases(cell, task, fits, begin, labelled[len(begin.initial) :])
-    fitted = fit(cell, task, fits, labelled, len(past) - 1) if past else None
+    purchases = Acquisition(cell, task, fits, begin, labelled[len(begin.initial) :])
+    fitted = fit_round(cell, task, fits, labelled, len(past) - 1) if past else None
     for number in range(len(past), cell.schedule.rounds):
         clock = Clock()
-        forget_peak(machine)
+        reset_peak_memory(machine)
         bought, diagnostics = begin.initial, dict[str, float]()
         if number or not cell.schedule.initial:
-            seen = purchases.view(fitted, by_round)
-            with choosing(cell, number), clock("select"), limited(machine.select_timeout, cell.strategy.label):
-                bought, diagnostics = purchases.made(seen, number)
-            clock.charge(seen.encoding)
+            seen = purchases.current_view(fitted, by_round)
+            with (
+                selection_stage(cell, number),
+                clock("select"),
+                time_limit(machine.select_timeout, cell.strategy.label),
+            ):
+                bought, diagnostics = purchases.select(seen, number)
+            clock.separate_encoding(seen.encoding_time)
         by_round.append(bought)
         labelled = np.concatenate(by_round)
-        fitted = fit(cell, task, fits, labelled, number)
-        with scoring(cell, number), clock("score"):
+        fitted = fit_round(cell, task, fits, labelled, number)
+        with scoring_stage(cell, number), clock("score"):
             scores = task.score(fitted.model)
-        ended = cell.schedule.reached(scores)
-        cost = task.cost(paid(cell, begin, labelled))
+        ended = cell.schedule.reaches_target(scores)
+        cost = task.cost(paid_images(cell, begin, labelled))
         seconds = {"fit": fitted.seconds, **clock.seconds}
-        if weights(cell, machine) != read:
+        if encoder_file_hashes(cell, machine) != read:
             raise ValueError("an encoder's file of weights was exchanged meanwhile: this round is not recorded")
         record = Record(
             number, len(labelled), bought.tolist(), cost, dict(scores), diagnostics,
-            **batches(task, len(labelled)), class_scores=classes_of(scores),
+            **batch_size_fields(task, len(labelled)), class_scores=class_scores(scores),
         )  # fmt: skip
-        if words := record.lacks(metric_of(task.metric).name):
+        if words := record.describe_missing(resolve_metric(task.metric).name):
             raise ValueError(f"{cell.task.label}: {words}")
         where = device_name(machine)
-        yield record, Measured(number, seconds, fitted.shared, peak_mb(machine), where, versions(), code)
+        yield (
+            record,
+            Measured(number, seconds, fitted.from_cache, peak_memory_mb(machine), where, library_versions(), code),
+        )
         if ended:
             return
 
 
 @contextmanager
-def choosing(cell: Cell, number: int) -> Iterator[None]:
+def selection_stage(cell: Cell, round_number: int) -> Iterator[None]:
     """The stage of the selection for round `number`, which leaves the process as it was."""
     strategy = cell.strategy.label
     with (
-        contained(strategy, selection_seed("global select", cell, number)),
+        isolate_plugin(strategy, selection_seed("global select", cell, round_number)),
         activity.stage(f"selecting with {strategy}"),
     ):
         yield
 
 
 @contextmanager
-def scoring(cell: Cell, number: int) -> Iterator[None]:
+def scoring_stage(cell: Cell, round_number: int) -> Iterator[None]:
     """The stage of the scoring of round `number`, which leaves the process as it was."""
-    own = seed("global score", cell.task.name, cell.seed, number, *cell.variant.training_names)
-    with contained(cell.task.label, own), activity.stage("scoring"):
+    own = seed("global score", cell.task.name, cell.seed, round_number, *cell.variant.training_seed_names)
+    with isolate_plugin(cell.task.label, own), activity.stage("scoring"):
         yield
 
 
-def fit(cell: Cell, task: Task, fits: Fits, labelled: Indices, number: int) -> Fit:
+def fit_round(cell: Cell, task: Task, fits: FitCache, labelled: Indices, round_number: int) -> Fit:
     """The model of round `number`: its seed leaves the strategy out, so equal labelled sets share it."""
-    names = fit_names(cell, number)
-    with contained(f"{cell.task.label} trained for {cell.strategy.label}" if names[1] else cell.task.label, names[0]):
+    names = fit_inputs(cell, round_number)
+    with isolate_plugin(
+        f"{cell.task.label} trained for {cell.strategy.label}" if names[1] else cell.task.label, names[0]
+    ):
         return fits.fit(task, cell.task, labelled, *names)
 
 
-def fit_names(cell: Cell, number: int) -> tuple[int, Companion | None, str]:
+def fit_inputs(cell: Cell, round_number: int) -> tuple[int, Companion | None, str]:
     """What names the fit of round `number` beside its labelled set: seed, companion and whose that is."""
-    return (seed("fit", cell.task.name, cell.seed, number, *cell.variant.training_names), *companion_of(cell))
+    return (
+        seed("fit", cell.task.name, cell.seed, round_number, *cell.variant.training_seed_names),
+        *companion_and_owner(cell),
+    )
 
 
-def companion_of(cell: Cell) -> tuple[Companion | None, str]:
+def companion_and_owner(cell: Cell) -> tuple[Companion | None, str]:
     """The strategy's companion and a name for it in the fit's key."""
     plugin = cell.strategy.plugin
-    companion = plugin.declared("companion", cell.strategy.values)
-    others = [(label, other.version) for other, label in cell.strategy.named()]
-    owner = f"{plugin.name} {plugin.version} {companion!r}{others or ''} {cell.strategy.code}"
+    companion = plugin.resolve_declaration("companion", cell.strategy.values)
+    others = [(label, other.version) for other, label in cell.strategy.nested_plugins()]
+    owner = f"{plugin.name} {plugin.version} {companion!r}{others or ''} {cell.strategy.code_hash}"
     return (None, "") if companion is None else (companion, owner)
 
 
-def view(cell: Cell, task: Task, begin: Start, model: torch.nn.Module, by_round: Sequence[Indices]) -> View:
+def build_view(
+    cell: Cell, task: Task, initial_draw: InitialDraw, model: torch.nn.Module, purchases: Sequence[Indices]
+) -> View:
     """What the strategy may see after rounds that bought these: neither labelled nor held out is `unlabelled`."""
-    labelled = np.concatenate([np.empty(0, np.int64), *by_round])
+    labelled = np.concatenate([np.empty(0, np.int64), *purchases])
     closed = np.zeros(task.num_pool, bool)
-    closed[labelled] = closed[begin.held_out] = True
-    needs = cell.strategy.plugin.needed(cell.strategy.values)
-    num_initial, held_out = cell.schedule.initial, begin.held_out
+    closed[labelled] = closed[initial_draw.held_out] = True
+    needs = cell.strategy.plugin.resolve_needs(cell.strategy.values)
+    num_initial, held_out = cell.schedule.initial, initial_draw.held_out
     unlabelled = np.flatnonzero(~closed)
     return View(
         task, model, labelled, unlabelled, num_initial=num_initial, held_out=held_out, needs=needs,
-        purchase_sizes=[len(bought) for bought in by_round],
-        tie_seed=selection_seed("ties", cell, len(by_round)),
+        purchase_sizes=[len(bought) for bought in purchases],
+        tie_seed=selection_seed("ties", cell, len(purchases)),
     )  # fmt: skip
 
 
-def selection_seed(what: str, cell: Cell, number: int) -> int:
+def selection_seed(purpose: str, cell: Cell, round_number: int) -> int:
     """The seed of what a strategy draws for round `number`."""
-    return seed(what, cell.task.name, cell.seed, cell.strategy.label, number, *cell.variant.selection_names)
+    return seed(
+        purpose, cell.task.name, cell.seed, cell.strategy.label, round_number, *cell.variant.selection_seed_names
+    )
 
 
 @dataclass
-class Purchases:
+class Acquisition:
     """What a cell buys; under a one-pass schedule all of it is chosen when it is first asked."""
 
     cell: Cell
     task: Task
-    fits: Fits
-    begin: Start
-    bought: Indices  # in the past, after the initial set
-    first: View | None = None
+    fits: FitCache
+    initial_draw: InitialDraw
+    recorded_purchases: Indices  # in the past, after the initial set
+    first_view: View | None = None
     plan: Indices | None = None
 
-    def view(self, fitted: Fit | None, by_round: Sequence[Indices]) -> View:
+    def current_view(self, fitted: Fit | None, purchases: Sequence[Indices]) -> View:
         """What the strategy sees: the last round, or the start in one pass; without labels an untrained model."""
         if not self.cell.schedule.one_pass:
             assert fitted is not None
-            return view(self.cell, self.task, self.begin, fitted.model, by_round)
-        if self.first is None:
-            initial = self.begin.initial
-            model = fit(self.cell, self.task, self.fits, initial, 0).model if len(initial) else self.task.model()
-            self.first = view(self.cell, self.task, self.begin, model.eval(), [initial] if len(initial) else [])
-        return self.first
+            return build_view(self.cell, self.task, self.initial_draw, fitted.model, purchases)
+        if self.first_view is None:
+            initial = self.initial_draw.initial
+            model = fit_round(self.cell, self.task, self.fits, initial, 0).model if len(initial) else self.task.model()
+            self.first_view = build_view(
+                self.cell, self.task, self.initial_draw, model.eval(), [initial] if len(initial) else []
+            )
+        return self.first_view
 
-    def made(self, seen: View, number: int) -> tuple[Indices, dict[str, float]]:
+    def select(self, view: View, round_number: int) -> tuple[Indices, dict[str, float]]:
         """What is bought for round `number`, and what the strategy logged when it chose that."""
         schedule = self.cell.schedule
         if not schedule.one_pass:
-            return select(self.cell, self.task, seen, number)
-        first = schedule.rounds - schedule.num_purchases
+            return select_images(self.cell, self.task, view, round_number)
+        first = schedule.rounds - schedule.num_acquisitions
         if self.plan is None:
-            plan = asked(self.cell, seen, first, schedule.budget * schedule.num_purchases)
-            rest = plan[~np.isin(plan, self.bought)]  # a device that rounds otherwise may choose otherwise now
-            self.plan = np.concatenate([self.bought, rest])[: len(plan)]
-        part = np.split(self.plan, schedule.num_purchases)[number - first]
-        return part, dict(seen.diagnostics) if number == first else {}
+            plan = query_strategy(self.cell, view, first, schedule.budget * schedule.num_acquisitions)
+            rest = plan[
+                ~np.isin(plan, self.recorded_purchases)
+            ]  # a device that rounds otherwise may choose otherwise now
+            self.plan = np.concatenate([self.recorded_purchases, rest])[: len(plan)]
+        part = np.split(self.plan, schedule.num_acquisitions)[round_number - first]
+        return part, dict(view.diagnostics) if round_number == first else {}
 
 
-def select(cell: Cell, task: Task, seen: View, number: int) -> tuple[Indices, dict[str, float]]:
+def select_images(cell: Cell, task: Task, view: View, round_number: int) -> tuple[Indices, dict[str, float]]:
     """The strategy's choice for round `number`, checked, and what it logged."""
     if cell.schedule.budget_in == "boxes":
-        return worth_boxes(cell, task, seen, number), seen.diagnostics
-    return asked(cell, seen, number, cell.schedule.budget), seen.diagnostics
+        return select_by_box_budget(cell, task, view, round_number), view.diagnostics
+    return query_strategy(cell, view, round_number, cell.schedule.budget), view.diagnostics
 
 
-def asked(cell: Cell, seen: View, number: int, num_images: int) -> Indices:
+def query_strategy(cell: Cell, view: View, round_number: int, num_images: int) -> Indices:
     """What the strategy chooses for round `number` where it may choose `num_images`, in its order."""
-    rng = np.random.default_rng(selection_seed("select", cell, number))
-    chosen = cell.strategy.plugin.function(seen, num_images, rng, **cell.strategy.values)
-    return checked_choice(cell.strategy.label, chosen, seen, num_images)
+    rng = np.random.default_rng(selection_seed("select", cell, round_number))
+    chosen = cell.strategy.plugin.function(view, num_images, rng, **cell.strategy.values)
+    return check_selection(cell.strategy.label, chosen, view, num_images)
 
 
-def worth_boxes(cell: Cell, task: Task, seen: View, number: int) -> Indices:
+def select_by_box_budget(cell: Cell, task: Task, view: View, round_number: int) -> Indices:
     """The images bought for round `number` under a budget of boxes: the strategy's, in its order, until the boxes
     bought since round 0 reach `number` budgets. An image is bought with all its boxes.
 
@@ -232,30 +254,30 @@ def worth_boxes(cell: Cell, task: Task, seen: View, number: int) -> Indices:
     not bought yet come next.
     All that is left is bought where the pool lacks the boxes, and nothing where earlier images brought enough.
     """
-    initial, later = np.split(seen.labelled, [cell.schedule.initial])
-    missing = number * cell.schedule.budget - task.cost(later)["boxes"]
-    num_left = len(seen.unlabelled)
+    initial, later = np.split(view.labelled, [cell.schedule.initial])
+    missing = round_number * cell.schedule.budget - task.cost(later)["boxes"]
+    num_left = len(view.unlabelled)
     known = later if len(later) else initial
     wanted = min(num_left, math.ceil(missing * len(known) / max(task.cost(known)["boxes"], 1)))
     bought: Indices = np.empty(0, np.int64)
     while wanted > 0:
-        chosen = asked(cell, seen, number, wanted)
+        chosen = query_strategy(cell, view, round_number, wanted)
         bought = np.concatenate([bought, chosen[~np.isin(chosen, bought)]])
-        enough = int(np.searchsorted(boxes_of(task, bought).cumsum(), missing)) + 1
+        enough = int(np.searchsorted(boxes_per_image(task, bought).cumsum(), missing)) + 1
         if enough <= len(bought) or wanted == num_left:
             return bought[:enough]
         wanted = min(num_left, 2 * wanted)
     return bought
 
 
-def boxes_of(task: Task, indices: Indices) -> npt.NDArray[np.float64]:
+def boxes_per_image(task: Task, indices: Indices) -> npt.NDArray[np.float64]:
     """(N,): the boxes that each image's label consists of."""
     return np.array([task.cost(indices[i : i + 1])["boxes"] for i in range(len(indices))], np.float64)
 
 
-def checked_choice(name: str, chosen: object, seen: View, budget: int) -> Indices:
+def check_selection(name: str, selection: object, view: View, budget: int) -> Indices:
     """The choice as indices. ValueError unless it is `budget` distinct unlabelled positions."""
-    array = np.asarray(chosen)
+    array = np.asarray(selection)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
             f"{name} returned {array.dtype} of shape {array.shape}: pool positions are one row of integers"
@@ -264,22 +286,22 @@ def checked_choice(name: str, chosen: object, seen: View, budget: int) -> Indice
         raise ValueError(f"{name} returned {plural(len(array), 'index', 'indices')} of a budget of {budget}")
     if len(np.unique(array)) != budget:
         raise ValueError(f"{name} returned {budget - len(np.unique(array))} duplicates")
-    if labelled := int(np.isin(array, seen.labelled).sum()):
+    if labelled := int(np.isin(array, view.labelled).sum()):
         raise ValueError(f"{name} returned {plural(labelled, 'index', 'indices')} already labelled")
-    if outside := int((~np.isin(array, seen.unlabelled)).sum()):
+    if outside := int((~np.isin(array, view.unlabelled)).sum()):
         raise ValueError(f"{name} returned {plural(outside, 'index', 'indices')} not in `unlabelled`")
     return array.astype(np.int64)
 
 
-def paid(cell: Cell, begin: Start, labelled: Indices) -> Indices:
+def paid_images(cell: Cell, initial_draw: InitialDraw, labelled: Indices) -> Indices:
     """All images whose labels this strategy has paid for."""
-    reads = "held_out" in cell.strategy.plugin.needed(cell.strategy.values)
-    return np.concatenate([labelled, begin.held_out]) if reads else labelled
+    reads = "held_out" in cell.strategy.plugin.resolve_needs(cell.strategy.values)
+    return np.concatenate([labelled, initial_draw.held_out]) if reads else labelled
 
 
-def batches(task: Task, num_images: int) -> dict[str, int]:
+def batch_size_fields(task: Task, num_images: int) -> dict[str, int]:
     """Images in the smallest batch of a fit on so many, and in one as the recipe has it, where the task tells them."""
-    sizes = task.batch_sizes(num_images) if isinstance(task, Batched) else None
+    sizes = task.batch_sizes(num_images) if isinstance(task, ReportsBatchSizes) else None
     return {} if sizes is None else {"smallest_batch": sizes.smallest, "batch_size": sizes.intended}
 
 
@@ -289,42 +311,42 @@ class Clock:
     def __init__(self) -> None:
         self.seconds = {"select": 0.0, "score": 0.0}
 
-    def charge(self, encoding: EncodingTime) -> None:
+    def separate_encoding(self, encoding_time: EncodingTime) -> None:
         """Tells `encode`, what the encodings that a selection used took whenever they were made, from `select`, which
         keeps what reading them takes."""
-        if encoding.making:
-            self.seconds["select"] = max(0.0, self.seconds["select"] - encoding.now)
-            self.seconds["encode"] = encoding.making
-            encoding.now = encoding.making = 0.0
+        if encoding_time.seconds:
+            self.seconds["select"] = max(0.0, self.seconds["select"] - encoding_time.seconds_now)
+            self.seconds["encode"] = encoding_time.seconds
+            encoding_time.seconds_now = encoding_time.seconds = 0.0
 
     def __call__(self, name: str) -> Clock:
         self.name = name
         return self
 
     def __enter__(self) -> None:
-        self.began = working_seconds()
+        self.start_time = working_seconds()
 
     def __exit__(self, *_: object) -> None:
-        settle()
-        self.seconds[self.name] = working_seconds() - self.began
+        wait_for_gpu()
+        self.seconds[self.name] = working_seconds() - self.start_time
 
 
-def forget_peak(machine: Machine) -> None:
+def reset_peak_memory(machine: Machine) -> None:
     """Lets `peak_mb` count from now on: what was freed before is none of a round's. Only Linux can do so for a process,
     elsewhere its peak is that since it began."""
     if machine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(machine.device)
     else:
         with contextlib.suppress(OSError):
-            (PROCESS / "clear_refs").write_text("5", encoding="utf-8")
+            (PROC_SELF / "clear_refs").write_text("5", encoding="utf-8")
 
 
-def peak_mb(machine: Machine) -> float:
+def peak_memory_mb(machine: Machine) -> float:
     """The most memory since `forget_peak`, on the GPU where the task is on one, of the process otherwise."""
     if machine.device.type == "cuda":
         return torch.cuda.max_memory_allocated(machine.device) / 1e6
     with contextlib.suppress(OSError):
-        if match := re.search(r"VmHWM:\s*(\d+) kB", (PROCESS / "status").read_text(encoding="utf-8")):
+        if match := re.search(r"VmHWM:\s*(\d+) kB", (PROC_SELF / "status").read_text(encoding="utf-8")):
             return int(match[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
@@ -338,15 +360,19 @@ def device_name(machine: Machine) -> str:
 
 
 @functools.cache
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """The versions that numbers may depend on; with a GPU those of its software too."""
     gpu = dict[str, str]()
     if torch.cuda.is_available():
-        gpu = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version()), "driver": driver()}
-    return {**installed(), **gpu}
+        gpu = {
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),
+            "driver": gpu_driver_version(),
+        }
+    return {**installed_versions(), **gpu}
 
 
-def driver() -> str:
+def gpu_driver_version() -> str:
     """The version of the GPU's driver, "" where its tool is not there."""
     words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from benchmark.api import Machine
 
 
-def prepared(chosen: Settings, scratch: Path | None = None) -> Machine:
+def prepare_machine(settings: Settings, scratch: Path | None = None) -> Machine:
     """The machine as these settings want it, its number of threads set; fits in work are kept in `scratch`."""
     import torch
 
     from benchmark.api import Machine
 
-    if chosen.num_threads is not None:
-        torch.set_num_threads(chosen.num_threads)
-    if chosen.deterministic:
-        repeatable()
-    data = Path(chosen.data) if chosen.data else None
-    return Machine(device(chosen.device), data, scratch, chosen.workers, chosen.select_timeout)
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    if settings.deterministic:
+        enable_determinism()
+    data = Path(settings.data) if settings.data else None
+    return Machine(find_device(settings.device), data, scratch, settings.workers, settings.select_timeout)
 
 
-def repeatable() -> None:
+def enable_determinism() -> None:
     """Has torch take the algorithms that give equal bits for equal inputs; one that has none raises where it is met."""
     import torch
 
@@ -39,7 +39,7 @@ def repeatable() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """The torch device of that name; `auto` is the first GPU where there is one."""
     import torch  # only where something is trained: tables and status do without
 

@@ -10,13 +10,15 @@ from benchmark.experiment.cell import Cell
 from benchmark.records import versions
 from benchmark.records.store import Store
 from benchmark.runner import loop
-from benchmark.runner.launch import shorter_cells
+from benchmark.runner.launch import find_shorter_cells
 
-NUM_NAMED = 3  # cells that a line names
-Changes = Mapping[Cell, Mapping[str, list[str]]]
+NUM_LISTED_CELLS = 3  # cells that a line names
+VersionChanges = Mapping[Cell, Mapping[str, list[str]]]
 
 
-def changed(left: Mapping[Cell, int], store: Store, now: versions.Versions) -> Changes:
+def find_version_changes(
+    rounds_left: Mapping[Cell, int], store: Store, current_versions: versions.Versions
+) -> VersionChanges:
     """The libraries whose versions are others now than those that the records of cells were made with, by cell.
 
     Args:
@@ -24,18 +26,25 @@ def changed(left: Mapping[Cell, int], store: Store, now: versions.Versions) -> C
         store: Where their records are; rounds whose measurements are lost tell no version.
         now: The versions of this run.
     """
-    begun = [cell for cell, rounds in left.items() if rounds < cell.schedule.rounds]
-    shorter, found = shorter_cells(begun, store), dict[Cell, Mapping[str, list[str]]]()
+    begun = [cell for cell, rounds in rounds_left.items() if rounds < cell.schedule.rounds]
+    shorter, found = find_shorter_cells(begun, store), dict[Cell, Mapping[str, list[str]]]()
     for cell in begun:
-        num_recorded = cell.schedule.rounds - left[cell]
-        measured = store.measured(shorter.get(cell, cell).path)
-        if changes := versions.changes((one.versions for one in measured if one.round < num_recorded), now):
+        num_recorded = cell.schedule.rounds - rounds_left[cell]
+        measured = store.measurements(shorter.get(cell, cell).path)
+        if changes := versions.find_changes(
+            (one.versions for one in measured if one.round < num_recorded), current_versions
+        ):
             found[cell] = changes
     return found
 
 
-def begin_anew(
-    left: dict[Cell, int], experiments: Sequence[Mapping[str, Any]], store: Store, *, mix: bool, move: bool = True
+def restart_changed_cells(
+    rounds_left: dict[Cell, int],
+    experiments: Sequence[Mapping[str, Any]],
+    store: Store,
+    *,
+    mix: bool,
+    move: bool = True,
 ) -> Iterator[str]:
     """Yields a line a task and change of versions: which cells go on, and which begin anew, since torch has another
     minor version. What is recorded of the latter moves into a results folder of its own.
@@ -47,25 +56,27 @@ def begin_anew(
         mix: Whether all go on.
         move: Whether records are moved; otherwise it is only told.
     """
-    changes = changed(left, store, loop.versions())
-    anew = [] if mix else [cell for cell, libraries in changes.items() if versions.begins_anew(libraries)]
+    changes = find_version_changes(rounds_left, store, loop.library_versions())
+    anew = [] if mix else [cell for cell, libraries in changes.items() if versions.needs_restart(libraries)]
     folders = set_aside(anew, experiments, store) if move else []
     moved = f"their records are now in {', '.join(folders)}; " if folders else ""
-    yield from lines(changes, anew, "so cells begin anew", f"{moved}mix_versions=true goes on from such records")
+    yield from describe_changes(
+        changes, anew, "so cells begin anew", f"{moved}mix_versions=true goes on from such records"
+    )
     rest = [cell for cell in changes if cell not in anew]
-    yield from lines(changes, rest, "and cells go on from older ones", "tables and `verify` tell so")
-    left |= {cell: cell.schedule.rounds for cell in anew}
+    yield from describe_changes(changes, rest, "and cells go on from older ones", "tables and `verify` tell so")
+    rounds_left |= {cell: cell.schedule.rounds for cell in anew}
 
 
-def lines(changes: Changes, cells: Sequence[Cell], what: str, besides: str) -> Iterator[str]:
+def describe_changes(changes: VersionChanges, cells: Sequence[Cell], outcome: str, remark: str) -> Iterator[str]:
     """What becomes of these cells."""
     groups = defaultdict[tuple[str, str], list[Cell]](list)
     for cell in cells:
-        groups[cell.task.label, versions.in_words(changes[cell])].append(cell)
+        groups[cell.task.label, versions.describe_changes(changes[cell])].append(cell)
     for (task, words), members in groups.items():
-        named = ", ".join(cell.name for cell in members[:NUM_NAMED])
-        more = f" and {len(members) - NUM_NAMED} more" if len(members) > NUM_NAMED else ""
-        yield f"{task}: versions of libraries changed, {words}, {what}: {named}{more} ({besides})"
+        named = ", ".join(cell.name for cell in members[:NUM_LISTED_CELLS])
+        more = f" and {len(members) - NUM_LISTED_CELLS} more" if len(members) > NUM_LISTED_CELLS else ""
+        yield f"{task}: versions of libraries changed, {words}, {outcome}: {named}{more} ({remark})"
 
 
 def set_aside(cells: Sequence[Cell], experiments: Sequence[Mapping[str, Any]], store: Store) -> list[str]:

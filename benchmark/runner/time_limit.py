@@ -9,11 +9,11 @@ from typing import Any
 
 from benchmark.system.working_time import working_seconds
 
-SOON = 0.001  # seconds: 0 would be never
+MIN_TIMER_SECONDS = 0.001  # seconds: 0 would be never
 
 
 @contextmanager
-def limited(seconds: float | None, name: str) -> Iterator[None]:
+def time_limit(seconds: float | None, name: str) -> Iterator[None]:
     """Raises TimeoutError in a block that takes longer; None: never. What passes while the process is stopped, by
     Ctrl-Z or SIGSTOP, does not count.
 
@@ -28,7 +28,7 @@ def limited(seconds: float | None, name: str) -> Iterator[None]:
     def ring(*_: Any) -> None:
         left = seconds - (working_seconds() - began)
         if left > 0:
-            signal.setitimer(signal.ITIMER_REAL, max(left, SOON), seconds)
+            signal.setitimer(signal.ITIMER_REAL, max(left, MIN_TIMER_SECONDS), seconds)
         else:
             raise TimeoutError(f"select_timeout={seconds:g}: {name} did not choose within {seconds:g} s")
 

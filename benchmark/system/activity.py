@@ -23,68 +23,70 @@ class Stage:
     """A piece of work under way, which may be part of another one."""
 
     listener: Listener
-    what: str  # "reading images"
+    name: str  # "reading images"
     total: int | None = None  # units in all; None: unknown
     unit: str = ""  # what is counted: "images"
     epochs: int = 0  # passes that make up the total, of work that repeats
-    done: int = 0
+    num_done: int = 0
     outer: Stage | None = None
-    began: float = field(default_factory=lambda: time.monotonic())
+    start_time: float = field(default_factory=lambda: time.monotonic())
 
     def __post_init__(self) -> None:
-        self.first, self.reported = self.done, self.began
+        self.num_done_before, self.report_time = self.num_done, self.start_time
 
     def advance(self, number: int = 1) -> None:
         """Counts so many units as done, and reports where the last report is a while ago."""
-        self.done += number
+        self.num_done += number
         now = time.monotonic()
-        if now - self.reported >= REPORT_SECONDS:
-            self.reported = now
+        if now - self.report_time >= REPORT_SECONDS:
+            self.report_time = now
             self.listener(self)
 
     @property
-    def words(self) -> str:
+    def full_name(self) -> str:
         """What is done, after what it is a part of: "selecting with badge: reading images"."""
-        outer = self.outer.words if self.outer is not None else ""
-        return f"{outer}: {self.what}" if outer else self.what
+        outer = self.outer.full_name if self.outer is not None else ""
+        return f"{outer}: {self.name}" if outer else self.name
 
-    def line(self) -> str:
+    def status_line(self) -> str:
         """The stage in one line: words, count, pace, time left."""
-        seconds = time.monotonic() - self.began if self.words else 0.0
+        seconds = time.monotonic() - self.start_time if self.full_name else 0.0
         if not self.total:
-            return f"{self.words} ({seconds:.0f} s)" if seconds >= 1 else self.words
+            return f"{self.full_name} ({seconds:.0f} s)" if seconds >= 1 else self.full_name
         unit = f" {self.unit}" if self.unit else ""
-        parts = [f"{self.done:,} of {self.total:,}{unit}"]
+        parts = [f"{self.num_done:,} of {self.total:,}{unit}"]
         if self.epochs:
-            parts = [f"epoch {min(self.done * self.epochs // self.total + 1, self.epochs):,} of {self.epochs:,}"]
-        pace = (self.done - self.first) / max(seconds, 1e-9)
+            parts = [f"epoch {min(self.num_done * self.epochs // self.total + 1, self.epochs):,} of {self.epochs:,}"]
+        pace = (self.num_done - self.num_done_before) / max(seconds, 1e-9)
         if pace and self.epochs:
             parts.append(f"{pace:,.0f}{unit}/s" if pace >= 10 else f"{pace:.2g}{unit}/s")
         if pace and seconds >= 1:
-            parts.append(f"{clock((self.total - self.done) / pace)} left")
-        return f"{self.words}: {', '.join(parts)}"
+            parts.append(f"{format_duration((self.total - self.num_done) / pace)} left")
+        return f"{self.full_name}: {', '.join(parts)}"
 
 
-def ignore(stage: Stage) -> None:
+def ignore_stage(stage: Stage) -> None:
     """Listens to nothing."""
 
 
-current: ContextVar[Stage] = ContextVar("stage", default=Stage(ignore, ""))  # noqa: B039  nobody changes it
+current_stage: ContextVar[Stage] = ContextVar("stage", default=Stage(ignore_stage, ""))  # noqa: B039  nobody changes it
 
 
 @contextmanager
-def reported_to(listener: Listener) -> Iterator[None]:
+def report_to(listener: Listener) -> Iterator[None]:
     """Has the stages of a block, in this thread, reported to `listener`: at their start, every 0.1 seconds at most as
     they advance, and the outer one again at their end."""
-    token = current.set(Stage(listener, ""))
+    token = current_stage.set(Stage(listener, ""))
     try:
         yield
     finally:
-        current.reset(token)
+        current_stage.reset(token)
 
 
 @contextmanager
-def stage(what: str, total: int | None = None, unit: str = "", *, epochs: int = 0, done: int = 0) -> Iterator[Stage]:
+def stage(
+    name: str, total: int | None = None, unit: str = "", *, epochs: int = 0, num_done: int = 0
+) -> Iterator[Stage]:
     """A block as one stage; `advance` of what it gives counts.
 
     Args:
@@ -94,19 +96,19 @@ def stage(what: str, total: int | None = None, unit: str = "", *, epochs: int = 
         epochs: Passes that make up the total, of work that repeats: then the pass is shown instead of the count.
         done: Units that an interrupted run has done before.
     """
-    outer = current.get()
-    inner = Stage(outer.listener, what, total, unit, epochs, done, outer)
-    token = current.set(inner)
+    outer = current_stage.get()
+    inner = Stage(outer.listener, name, total, unit, epochs, num_done, outer)
+    token = current_stage.set(inner)
     try:
         inner.listener(inner)
         yield inner
     finally:
-        current.reset(token)
+        current_stage.reset(token)
         outer.listener(outer)
 
 
-def tracked(
-    items: Iterable[T], what: str, unit: str = "images", total: int | None = None, *, epochs: int = 0, done: int = 0,
+def track(
+    items: Iterable[T], name: str, unit: str = "images", total: int | None = None, *, epochs: int = 0, num_done: int = 0,
     size: Callable[[T], int] = lambda item: 1,
 ) -> Iterator[T]:  # fmt: skip
     """Passes items on, each counted once the next is asked for.
@@ -124,8 +126,8 @@ def tracked(
     if total == 1:  # not worth a word, and some go through one image a thousand times
         yield from items
         return
-    outer = current.get()  # the new stage is not made current: a generator may be left halfway
-    inner = Stage(outer.listener, what, total, unit, epochs, done, outer)
+    outer = current_stage.get()  # the new stage is not made current: a generator may be left halfway
+    inner = Stage(outer.listener, name, total, unit, epochs, num_done, outer)
     inner.listener(inner)
     for item in items:
         yield item
@@ -133,7 +135,7 @@ def tracked(
     outer.listener(outer)
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as hours, minutes and seconds: 1:02:03."""
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

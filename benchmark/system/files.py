@@ -16,24 +16,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-SCRATCH = ".fits"  # in a results folder: fits, encodings and checkpoints
-LARGEST = 2**30  # bytes of a file that is read
-LARGEST_RECORDS = 2**28  # of a file of records or measurements: a hundred times those of a million images
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-KINDS = {
+SCRATCH_FOLDER = ".fits"  # in a results folder: fits, encodings and checkpoints
+MAX_FILE_BYTES = 2**30  # bytes of a file that is read
+MAX_RECORDS_BYTES = 2**28  # of a file of records or measurements: a hundred times those of a million images
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+SAFE_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+FILE_KINDS = {
     stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
 
 
-class Unwritable(Exception):
+class StoreWriteError(Exception):
     """The results folder takes no more records: the run ends, since no other cell could be recorded either."""
 
 
 # --- reading ----------------------------------------------------------------------------------
 @contextlib.contextmanager
-def opened(path: str | Path, limit: int = LARGEST) -> Iterator[BinaryIO]:
+def open_file(path: str | Path, limit: int = MAX_FILE_BYTES) -> Iterator[BinaryIO]:
     """A regular file, opened for reading.
 
     Args:
@@ -53,21 +53,21 @@ def opened(path: str | Path, limit: int = LARGEST) -> Iterator[BinaryIO]:
         yield handle
 
 
-def read(path: str | Path, limit: int = LARGEST) -> bytes:
+def read_file(path: str | Path, limit: int = MAX_FILE_BYTES) -> bytes:
     """The content of a regular file. Raises as `opened`."""
-    with opened(path, limit) as handle:
+    with open_file(path, limit) as handle:
         return handle.read()
 
 
-def check_regular(told: os.stat_result, path: str | Path) -> None:
+def check_regular(status: os.stat_result, path: str | Path) -> None:
     """ValueError where what the system tells is not of a regular file."""
-    if not stat.S_ISREG(told.st_mode):
-        raise ValueError(f"{path} is {KINDS.get(stat.S_IFMT(told.st_mode), 'something else')}, not a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is {FILE_KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file")
 
 
 # --- writing ----------------------------------------------------------------------------------
 @contextlib.contextmanager
-def folder_of(path: Path, root: Path | None, *, make: bool = False) -> Iterator[int]:
+def open_parent(path: Path, root: Path | None, *, make: bool = False) -> Iterator[int]:
     """The folder of a file, opened without following a link below `root`.
 
     Args:
@@ -81,41 +81,41 @@ def folder_of(path: Path, root: Path | None, *, make: bool = False) -> Iterator[
     if root is None and make:
         path.parent.mkdir(parents=True, exist_ok=True)
     place = root or path.parent
-    handle = os.open(place, FOLDER)
+    handle = os.open(place, FOLDER_FLAGS)
     try:
         for part in path.relative_to(place).parts[:-1]:
             place, outer = place / part, handle
-            handle = inner_folder(outer, place, make)
+            handle = open_inner_folder(outer, place, make)
             os.close(outer)
         yield handle
     finally:
         os.close(handle)
 
 
-def make_folder(path: Path) -> None:
+def make_parent(path: Path) -> None:
     """Makes the folder of a file that is only kept to save time: below a results folder where it lies in its `.fits`,
     which is not made anew where somebody moved it away. OSError as `folder_of`."""
-    scratch = next((one for one in path.parents if one.name == SCRATCH), None)
-    with folder_of(path, None if scratch is None else scratch.parent, make=True):
+    scratch = next((one for one in path.parents if one.name == SCRATCH_FOLDER), None)
+    with open_parent(path, None if scratch is None else scratch.parent, make=True):
         pass
 
 
-def open_lock(path: Path) -> BinaryIO:
+def open_lock_file(path: Path) -> BinaryIO:
     """A file to be locked, opened without changing it, in a folder as of `make_folder`. OSError where it cannot be."""
-    make_folder(path)
-    with folder_of(path, None) as folder:
+    make_parent(path)
+    with open_parent(path, None) as folder:
         return open(open_to_write(path, folder, os.O_RDWR | os.O_CREAT), "r+b")
 
 
-def inner_folder(outer: int, place: Path, make: bool) -> int:
+def open_inner_folder(outer: int, place: Path, make: bool) -> int:
     """Opens a folder, `place`, in an open one. OSError where it is missing, a link or a file."""
     try:
         with contextlib.suppress(FileNotFoundError):
-            return os.open(place.name, FOLDER | os.O_NOFOLLOW, dir_fd=outer)
+            return os.open(place.name, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=outer)
         if make:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(place.name, dir_fd=outer)
-        return os.open(place.name, FOLDER | os.O_NOFOLLOW, dir_fd=outer)
+        return os.open(place.name, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=outer)
     except OSError as error:
         told = "it is a symbolic link, through which nothing is written" if place.is_symlink() else error.strerror
         raise OSError(error.errno, told, str(place)) from error
@@ -125,7 +125,7 @@ def open_to_write(path: Path, folder: int, flags: int) -> int:
     """Opens a regular file in an open folder for writing. OSError where a link or anything else is in its place."""
     with contextlib.suppress(FileNotFoundError):
         check_writable(os.stat(path.name, dir_fd=folder, follow_symlinks=False), path)
-    handle = os.open(path.name, flags | SAFELY, 0o666, dir_fd=folder)
+    handle = os.open(path.name, flags | SAFE_FLAGS, 0o666, dir_fd=folder)
     try:
         check_writable(os.fstat(handle), path)
     except OSError:
@@ -134,15 +134,15 @@ def open_to_write(path: Path, folder: int, flags: int) -> int:
     return handle
 
 
-def check_writable(told: os.stat_result, path: Path) -> None:
+def check_writable(status: os.stat_result, path: Path) -> None:
     """OSError where what the system tells is not of a regular file."""
     try:
-        check_regular(told, "it")
+        check_regular(status, "it")
     except ValueError as error:
         raise OSError(errno.ELOOP, str(error), str(path)) from error
 
 
-def append(path: Path, line: bytes, root: Path, *, create: bool = False, first: bytes = b"") -> None:
+def append(path: Path, line: bytes, root: Path, *, create: bool = False, first_digest: bytes = b"") -> None:
     """Appends one line whole and syncs it; takes a part that did not fit on the disk back.
 
     Args:
@@ -156,20 +156,20 @@ def append(path: Path, line: bytes, root: Path, *, create: bool = False, first: 
         Unwritable: that cannot be, or the file is gone or another one.
     """
     try:
-        with folder_of(path, root, make=create) as folder, own_file(path, folder, create=create) as handle:
+        with open_parent(path, root, make=create) as folder, open_unshared(path, folder, create=create) as handle:
             with open(handle, "rb", closefd=False) as text:
-                is_other = first and first_line(text) != first
+                is_other = first_digest and first_line_digest(text) != first_digest
             if is_other:
                 raise OSError(errno.ESTALE, "it no longer begins with the line that this run found or wrote there")
             write_whole(handle, line)
     except FileNotFoundError as error:
-        raise Unwritable(f"{path} is gone: it was moved or deleted while the run wrote to it") from error
+        raise StoreWriteError(f"{path} is gone: it was moved or deleted while the run wrote to it") from error
     except OSError as error:
-        raise unwritable(path, error, "; nothing recorded before is lost") from error
+        raise write_error(path, error, "; nothing recorded before is lost") from error
 
 
 @contextlib.contextmanager
-def own_file(path: Path, folder: int, *, create: bool = False) -> Iterator[int]:
+def open_unshared(path: Path, folder: int, *, create: bool = False) -> Iterator[int]:
     """A file opened to be read and appended to, in an open folder; it becomes a file of its own where it has another
     name: what is appended is not for a backup made of hard links."""
     flags = os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0)
@@ -185,7 +185,7 @@ def own_file(path: Path, folder: int, *, create: bool = False) -> Iterator[int]:
         os.close(handle)
 
 
-def first_line(handle: BinaryIO) -> bytes:
+def first_line_digest(handle: BinaryIO) -> bytes:
     """A digest of the first line of an open file."""
     handle.seek(0)
     return hashlib.sha256(handle.readline()).digest()
@@ -203,7 +203,7 @@ def write_whole(handle: int, line: bytes) -> None:
         raise
 
 
-def replace(path: Path, content: str | bytes, root: Path | None = None) -> None:
+def write_atomically(path: Path, content: str | bytes, root: Path | None = None) -> None:
     """Writes a file so that readers see the old or the new one, never half of it. A link of its name is replaced, and
     what it leads to stays.
 
@@ -217,10 +217,10 @@ def replace(path: Path, content: str | bytes, root: Path | None = None) -> None:
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
-        with folder_of(path, root, make=True) as folder:
+        with open_parent(path, root, make=True) as folder:
             write_draft(path.name, data, folder)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise write_error(path, error) from error
 
 
 def write_draft(name: str, content: bytes, folder: int) -> None:
@@ -229,7 +229,7 @@ def write_draft(name: str, content: bytes, folder: int) -> None:
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(draft, dir_fd=folder)  # of a process that was killed
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE_FLAGS
         with open(os.open(draft, flags, 0o666, dir_fd=folder), "wb") as handle:
             handle.write(content)
             handle.flush()
@@ -244,33 +244,33 @@ def write_draft(name: str, content: bytes, folder: int) -> None:
 def truncate(path: Path, size: int, root: Path) -> None:
     """Cuts a file below `root` to its first `size` bytes. Raises Unwritable."""
     try:
-        with folder_of(path, root) as folder, own_file(path, folder) as handle:
+        with open_parent(path, root) as folder, open_unshared(path, folder) as handle:
             os.ftruncate(handle, size)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise write_error(path, error) from error
 
 
 def move(old: Path, new: Path, root: Path) -> None:
     """Moves a file below `root`, if it is there, to another place below it. Raises Unwritable."""
     try:
-        with contextlib.suppress(FileNotFoundError), folder_of(old, root) as source:
+        with contextlib.suppress(FileNotFoundError), open_parent(old, root) as source:
             os.stat(old.name, dir_fd=source, follow_symlinks=False)
-            with folder_of(new, root, make=True) as target:
+            with open_parent(new, root, make=True) as target:
                 os.rename(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
     except OSError as error:
-        raise Unwritable(f"{old} cannot be moved to {new}: {error.strerror}") from error
+        raise StoreWriteError(f"{old} cannot be moved to {new}: {error.strerror}") from error
 
 
 def remove(path: Path, root: Path) -> None:
     """Removes a file below `root`, if it is there. Raises Unwritable."""
     try:
-        with contextlib.suppress(FileNotFoundError), folder_of(path, root) as folder:
+        with contextlib.suppress(FileNotFoundError), open_parent(path, root) as folder:
             os.unlink(path.name, dir_fd=folder)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise write_error(path, error) from error
 
 
-def unwritable(path: Path, error: OSError, more: str = "") -> Unwritable:
+def write_error(path: Path, error: OSError, more: str = "") -> StoreWriteError:
     """What is said of a file that cannot be written: a folder above it is named where that is the reason."""
     place = error.filename if isinstance(error.filename, str) and os.sep in error.filename else path
-    return Unwritable(f"{place} cannot be written: {error.strerror}{more}")
+    return StoreWriteError(f"{place} cannot be written: {error.strerror}{more}")

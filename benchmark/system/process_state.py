@@ -31,15 +31,15 @@ from threadpoolctl import ThreadpoolController
 from benchmark.system.remarks import remark_once
 from benchmark.system.torch_state import (
     CUDNN,
-    HOOKS,
+    GLOBAL_HOOKS,
     ONEDNN,
-    SMALLEST,
-    anomalies,
-    attention,
-    autocast,
+    SMALLEST_NORMAL,
+    anomaly_checks,
+    attention_kernels,
+    autocast_state,
     current_gpu,
-    deterministic,
-    precision,
+    determinism_state,
+    float32_precision,
     set_attention,
     set_autocast,
     set_deterministic,
@@ -60,7 +60,7 @@ class Aspect:
     write: Callable[[Any], object]
 
 
-def attributes(name: str, owner: Any, *names: str) -> Aspect:
+def attribute_aspect(name: str, owner: Any, *names: str) -> Aspect:
     """Attributes of a module, read and put back together."""
 
     def write(values: Sequence[Any]) -> None:
@@ -72,15 +72,17 @@ def attributes(name: str, owner: Any, *names: str) -> Aspect:
 
 # --- threads ----------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
-class Threads:
+class ThreadCounts:
     """Numbers of threads by library. One that was loaded meanwhile makes no difference."""
 
-    numbers: dict[str, int]
+    by_library: dict[str, int]
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Threads):
+        if not isinstance(other, ThreadCounts):
             return NotImplemented
-        return all(self.numbers[name] == other.numbers[name] for name in self.numbers.keys() & other.numbers.keys())
+        return all(
+            self.by_library[name] == other.by_library[name] for name in self.by_library.keys() & other.by_library.keys()
+        )
 
 
 @cache
@@ -89,18 +91,18 @@ def thread_pools(num_modules: int) -> list[Any]:
     return list(ThreadpoolController().lib_controllers)
 
 
-def threads() -> Threads:
+def thread_counts() -> ThreadCounts:
     """The numbers of threads of torch and of the libraries beneath it and numpy."""
     numbers = {one.filepath: one.num_threads for one in thread_pools(len(sys.modules))}
-    return Threads(numbers | {"torch": torch.get_num_threads()})
+    return ThreadCounts(numbers | {"torch": torch.get_num_threads()})
 
 
-def set_threads(state: Threads) -> None:
+def set_threads(state: ThreadCounts) -> None:
     """Puts them back."""
-    torch.set_num_threads(state.numbers["torch"])
+    torch.set_num_threads(state.by_library["torch"])
     for pool in thread_pools(len(sys.modules)):
-        if pool.filepath in state.numbers:
-            pool.set_num_threads(state.numbers[pool.filepath])
+        if pool.filepath in state.by_library:
+            pool.set_num_threads(state.by_library[pool.filepath])
 
 
 # --- the process ------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CPU)
 
 
-def folder() -> str:
+def working_folder() -> str:
     """The working folder; "" where it is gone."""
     try:
         return os.getcwd()
@@ -137,7 +139,7 @@ def set_blocked(state: set[signal.Signals]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, state)
 
 
-def timers() -> list[bool]:
+def running_timers() -> list[bool]:
     """Which of the timers of this process run."""
     return [signal.getitimer(one)[0] > 0 for one in TIMERS]
 
@@ -167,12 +169,12 @@ def set_warnings(state: tuple[list[Any], Any]) -> None:
     warnings.filters[:], warnings.showwarning = state  # type: ignore[index]
 
 
-def logs() -> list[Any]:
+def logging_state() -> list[Any]:
     """Level and handlers of the root logger, and what is turned off everywhere."""
     return [logging.root.level, list(logging.root.handlers), logging.root.manager.disable]
 
 
-def set_logs(state: list[Any]) -> None:
+def set_logging_state(state: list[Any]) -> None:
     """Puts that back."""
     logging.root.setLevel(state[0])
     logging.root.handlers[:] = state[1]
@@ -187,39 +189,39 @@ def start_method() -> str | None:
 ASPECTS = [
     Aspect("inference mode", torch.is_inference_mode_enabled, set_inference_mode),
     Aspect("gradients on or off", torch.is_grad_enabled, torch.set_grad_enabled),
-    Aspect("mixed precision (autocast)", autocast, set_autocast),
+    Aspect("mixed precision (autocast)", autocast_state, set_autocast),
     Aspect("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
     Aspect("the default device", torch.get_default_device, set_device),
-    Aspect("deterministic algorithms", deterministic, set_deterministic),
-    attributes("the settings of cuDNN", CUDNN, "benchmark", "deterministic", "enabled"),
-    attributes("the settings of oneDNN", ONEDNN, "deterministic", "enabled"),
-    Aspect("the precision of float32", precision, set_precision),
-    Aspect("the implementations of attention", attention, set_attention),
-    Aspect("how tiny numbers are treated", lambda: SMALLEST / 2 == 0, torch.set_flush_denormal),
-    Aspect("the search for anomalies", anomalies, lambda state: torch.autograd.set_detect_anomaly(*state)),
-    Aspect("the hooks of all modules", lambda: [dict(one) for one in HOOKS], set_hooks),
+    Aspect("deterministic algorithms", determinism_state, set_deterministic),
+    attribute_aspect("the settings of cuDNN", CUDNN, "benchmark", "deterministic", "enabled"),
+    attribute_aspect("the settings of oneDNN", ONEDNN, "deterministic", "enabled"),
+    Aspect("the precision of float32", float32_precision, set_precision),
+    Aspect("the implementations of attention", attention_kernels, set_attention),
+    Aspect("how tiny numbers are treated", lambda: SMALLEST_NORMAL / 2 == 0, torch.set_flush_denormal),
+    Aspect("the search for anomalies", anomaly_checks, lambda state: torch.autograd.set_detect_anomaly(*state)),
+    Aspect("the hooks of all modules", lambda: [dict(one) for one in GLOBAL_HOOKS], set_hooks),
     Aspect("the current GPU", current_gpu, set_gpu),
     Aspect("how processes share tensors", shared.get_sharing_strategy, shared.set_sharing_strategy),
-    Aspect("numbers of threads", threads, set_threads),
+    Aspect("numbers of threads", thread_counts, set_threads),
     Aspect("numpy's treatment of errors", np.geterr, lambda state: np.seterr(**state)),
     Aspect("how numpy prints", np.get_printoptions, lambda state: np.set_printoptions(**state)),
-    Aspect("the working folder", folder, os.chdir),
+    Aspect("the working folder", working_folder, os.chdir),
     Aspect("the environment", lambda: dict(os.environ), set_environment),
     Aspect("handlers of signals", lambda: [signal.getsignal(one) for one in SIGNALS], set_signals),
     Aspect("signals that are blocked", lambda: signal.pthread_sigmask(signal.SIG_BLOCK, []), set_blocked),
-    Aspect("timers", timers, stop_timers),
+    Aspect("timers", running_timers, stop_timers),
     Aspect("the permissions of new files (umask)", umask, os.umask),
     Aspect("limits of memory, files or time", lambda: [resource.getrlimit(one) for one in LIMITS], set_limits),
     Aspect("warnings", lambda: (list(warnings.filters), warnings.showwarning), set_warnings),
-    Aspect("logging", logs, set_logs),
+    Aspect("logging", logging_state, set_logging_state),
     Aspect("the locale", lambda: locale.setlocale(locale.LC_ALL), lambda state: locale.setlocale(locale.LC_ALL, state)),
-    attributes("standard streams", sys, "stdin", "stdout", "stderr"),
-    attributes("what becomes of exceptions", sys, "excepthook"),
+    attribute_aspect("standard streams", sys, "stdin", "stdout", "stderr"),
+    attribute_aspect("what becomes of exceptions", sys, "excepthook"),
     Aspect("the limit of recursion", sys.getrecursionlimit, sys.setrecursionlimit),
     Aspect("the collection of garbage", gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
     Aspect("how processes are started", start_method, lambda name: multiprocessing.set_start_method(name, force=True)),
 ]
-OF_IMPORTS = {"the environment", "warnings", "logging"}  # what libraries change when they are imported
+CHANGED_BY_IMPORTS = {"the environment", "warnings", "logging"}  # what libraries change when they are imported
 
 
 # --- before and after a call ------------------------------------------------------------------
@@ -242,10 +244,10 @@ def restore(before: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         with suppress(Exception):
             one.write(before[one.name])
     stuck = [one.name for one in changed if one.read() != before[one.name]]
-    return [in_words(one.name, before[one.name], after) for one, after in changed.items()], stuck
+    return [describe_change(one.name, before[one.name], after) for one, after in changed.items()], stuck
 
 
-def in_words(name: str, before: Any, after: Any) -> str:
+def describe_change(name: str, before: Any, after: Any) -> str:
     """A part of the state that changed; of a mapping, which of its names."""
     if not isinstance(before, dict):
         return name
@@ -254,7 +256,7 @@ def in_words(name: str, before: Any, after: Any) -> str:
 
 
 @contextmanager
-def contained(who: str, seed: int, *, importing: bool = False) -> Iterator[None]:
+def isolate_plugin(owner: str, seed: int, *, importing: bool = False) -> Iterator[None]:
     """Runs a block of a plug-in's code, and puts back what it leaves changed in torch and in the process.
 
     The global generators of random, numpy and torch are seeded for the block, and given back as they were: a plug-in
@@ -267,22 +269,22 @@ def contained(who: str, seed: int, *, importing: bool = False) -> Iterator[None]
     """
     before, num_modules = snapshot(), len(sys.modules)
     if importing:
-        before = {name: value for name, value in before.items() if name not in OF_IMPORTS}
+        before = {name: value for name, value in before.items() if name not in CHANGED_BY_IMPORTS}
     try:
-        with own_randomness(seed), no_silent_end():
+        with temporary_seed(seed), exit_as_exception():
             yield
     finally:
         changed, stuck = restore(before)
         if len(sys.modules) != num_modules:
-            changed = [one for one in changed if one.partition(" (")[0] not in OF_IMPORTS]
+            changed = [one for one in changed if one.partition(" (")[0] not in CHANGED_BY_IMPORTS]
         if changed:
-            remark_once(f"{who} leaves changed: {', '.join(changed)}; it is put back, for the other cells' sake")
+            remark_once(f"{owner} leaves changed: {', '.join(changed)}; it is put back, for the other cells' sake")
         if stuck:
-            remark_once(f"{who}: cannot be put back: {', '.join(stuck)}: other cells may differ; run it alone")
+            remark_once(f"{owner}: cannot be put back: {', '.join(stuck)}: other cells may differ; run it alone")
 
 
 @contextmanager
-def no_silent_end() -> Iterator[None]:
+def exit_as_exception() -> Iterator[None]:
     """Has `os._exit` in a block raise SystemExit in this process, so that it is a failure of its cell: it would end the
     run with an exit code that may say that all is done. Processes that the block starts may end so."""
     end, own = os._exit, os.getpid()
@@ -300,7 +302,7 @@ def no_silent_end() -> Iterator[None]:
 
 
 @contextmanager
-def own_randomness(seed: int) -> Iterator[None]:
+def temporary_seed(seed: int) -> Iterator[None]:
     """Runs a block with the global generators of random, numpy and torch seeded, and gives them back as they were."""
     of_random, of_numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
     random.seed(seed)

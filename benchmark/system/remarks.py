@@ -10,7 +10,7 @@ from functools import cache
 LOG = logging.getLogger("al_benchmark")
 
 
-class Listener(logging.Handler):
+class RemarkHandler(logging.Handler):
     """Passes each line on."""
 
     def __init__(self, say: Callable[[str], object]) -> None:
@@ -22,12 +22,12 @@ class Listener(logging.Handler):
         self.say(record.getMessage())
 
 
-def listen(say: Callable[[str], object]) -> None:
+def send_remarks_to(say: Callable[[str], object]) -> None:
     """Has lines passed to `say` from now on, and to nobody who listened before."""
     for handler in [*LOG.handlers]:
-        if isinstance(handler, Listener):
+        if isinstance(handler, RemarkHandler):
             LOG.removeHandler(handler)
-    LOG.addHandler(Listener(say))
+    LOG.addHandler(RemarkHandler(say))
 
 
 def remark(line: str) -> None:

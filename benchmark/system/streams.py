@@ -52,7 +52,7 @@ class DroppingWriter(io.BufferedIOBase):
         return self.file.isatty()
 
 
-def tolerant(stream: TextIO | None) -> TextIO:
+def tolerant_stream(stream: TextIO | None) -> TextIO:
     """A standard stream that drops what cannot be written; one that is no file, as a notebook's, as it is."""
     if stream is None:  # it was closed before we were started
         return open(os.devnull, "w", encoding="utf-8")
@@ -78,11 +78,11 @@ def tolerate_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-    sys.stdout, sys.stderr = tolerant(sys.stdout), tolerant(sys.stderr)
+    sys.stdout, sys.stderr = tolerant_stream(sys.stdout), tolerant_stream(sys.stderr)
 
 
 @contextmanager
-def outlasting_the_terminal() -> Iterator[None]:
+def ignore_hangup() -> Iterator[None]:
     """Has a block go on when its terminal is closed or its connection is lost, as under nohup."""
     try:
         ours = signal.getsignal(signal.SIGHUP) == signal.SIG_DFL

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark.system.digests import digest
-from benchmark.system.files import make_folder as make_folder
+from benchmark.system.files import make_parent as make_parent
 from benchmark.system.remarks import remark, remark_once
 
-DAMAGED = (SafetensorError, KeyError, TypeError, IndexError, ValueError)  # what reading a damaged file raises
+DAMAGE_ERRORS = (SafetensorError, KeyError, TypeError, IndexError, ValueError)  # what reading a damaged file raises
 
 
 def tensor_digest(facts: object, tensors: Mapping[str, Tensor]) -> str:
@@ -43,7 +43,7 @@ def write(path: Path, name: str, tensors: Mapping[str, Tensor], seconds: float) 
     facts = {"seconds": str(seconds)}
     draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
     try:
-        make_folder(path)
+        make_parent(path)
         draft.unlink(missing_ok=True)  # not through a link that somebody laid there
         save_file(weights, draft, metadata=facts | {"digest": tensor_digest([name, facts], weights)})
         draft.replace(path)
@@ -54,7 +54,7 @@ def write(path: Path, name: str, tensors: Mapping[str, Tensor], seconds: float) 
         remark_once(f"{path.parent} cannot be written ({why}): what it would keep is computed whenever it is needed")
     except RuntimeError:  # tensors that share memory
         pass
-    removed(draft)
+    remove_file(draft)
 
 
 def read(path: Path, name: str) -> tuple[dict[str, Tensor], float] | None:
@@ -63,7 +63,7 @@ def read(path: Path, name: str) -> tuple[dict[str, Tensor], float] | None:
     A damaged file is removed, which is said, and nothing else is: memory that runs out or a disk that does not answer
     is raised, since the file may be the work of hours.
     """
-    if not readable(path):
+    if not is_readable(path):
         return None
     try:
         with safe_open(path, "pt") as handle:
@@ -74,7 +74,7 @@ def read(path: Path, name: str) -> tuple[dict[str, Tensor], float] | None:
             return weights, float(facts["seconds"])
     except FileNotFoundError:  # another process removed it meanwhile
         return None
-    except DAMAGED as error:
+    except DAMAGE_ERRORS as error:
         discard(path, str(error))
         return None
     if stated is None:
@@ -90,16 +90,16 @@ def is_sound(path: Path, name: str) -> bool:
         stat = path.stat()
     except OSError:
         return False
-    return is_sound_still(path, name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
+    return is_sound_version(path, name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
 
 
 @cache
-def is_sound_still(path: Path, name: str, *stat: int) -> bool:
+def is_sound_version(path: Path, name: str, *stat: int) -> bool:
     """`is_sound` of a file of this time, size and number."""
     return read(path, name) is not None
 
 
-def readable(path: Path) -> bool:
+def is_readable(path: Path) -> bool:
     """Whether there is a file that may be read; what else is in its place is said once."""
     try:
         if path.is_file():
@@ -116,7 +116,7 @@ def readable(path: Path) -> bool:
 
 def discard(path: Path, why: str) -> None:
     """Removes a file that cannot be used, and says so."""
-    left = removed(path)
+    left = remove_file(path)
     became = f"it cannot be removed ({left})" if left else "it is removed"
     say = remark_once if left else remark
     say(f"{path} is damaged ({' '.join(why.split())}): {became}, and what it held is computed anew")
@@ -125,10 +125,10 @@ def discard(path: Path, why: str) -> None:
 def discard_old(path: Path) -> None:
     """Removes a file without a digest, as older releases wrote them; said once a folder."""
     remark_once(f"{path.parent} holds files of an older release, without digests: what they hold is computed anew")
-    removed(path)
+    remove_file(path)
 
 
-def removed(path: Path) -> str:
+def remove_file(path: Path) -> str:
     """Removes a file, if it is there; why that is not possible, or ""."""
     try:
         path.unlink(missing_ok=True)

@@ -9,26 +9,36 @@ from typing import Any, cast
 import torch
 from torch.nn.modules import module as global_hooks
 
-ENTERED: list[Any] = []  # contexts that nobody leaves: torch has no other way to set the inference mode
+ENTERED_CONTEXTS: list[Any] = []  # contexts that nobody leaves: torch has no other way to set the inference mode
 DEVICES = ("cpu", "cuda")
-HOOKS = [
+GLOBAL_HOOKS = [
     getattr(global_hooks, name)
     for name in dir(global_hooks)
     if name.startswith("_global_") and isinstance(getattr(global_hooks, name), dict)
 ]
 CUDNN, ONEDNN = cast(Any, torch.backends.cudnn), cast(Any, torch.backends.mkldnn)
 CUBLAS = cast(Any, torch.backends.cuda.matmul)
-PRECISE = [torch.backends, CUDNN, CUDNN.conv, CUDNN.rnn, CUBLAS, ONEDNN, ONEDNN.matmul, ONEDNN.conv, ONEDNN.rnn]
-SMALLEST = sys.float_info.min
+PRECISION_BACKENDS = [
+    torch.backends,
+    CUDNN,
+    CUDNN.conv,
+    CUDNN.rnn,
+    CUBLAS,
+    ONEDNN,
+    ONEDNN.matmul,
+    ONEDNN.conv,
+    ONEDNN.rnn,
+]
+SMALLEST_NORMAL = sys.float_info.min
 
 
 def set_inference_mode(on: bool) -> None:
     """Turns the inference mode on or off."""
-    ENTERED.append(torch.inference_mode(on))
-    ENTERED[-1].__enter__()
+    ENTERED_CONTEXTS.append(torch.inference_mode(on))
+    ENTERED_CONTEXTS[-1].__enter__()
 
 
-def autocast() -> tuple[Any, ...]:
+def autocast_state() -> tuple[Any, ...]:
     """Mixed precision: on or off and in which dtype, by device; its cache, and how many contexts are open."""
     torch.autocast_increment_nesting()
     by_device = [(torch.is_autocast_enabled(one), torch.get_autocast_dtype(one)) for one in DEVICES]
@@ -54,7 +64,7 @@ def set_device(device: torch.device) -> None:
     torch.set_default_device(None if device == torch.device("cpu") else device)
 
 
-def deterministic() -> tuple[bool, bool, bool]:
+def determinism_state() -> tuple[bool, bool, bool]:
     """Whether only deterministic algorithms are taken, whether others only warn, and whether new memory is filled."""
     return (
         torch.are_deterministic_algorithms_enabled(),
@@ -69,7 +79,7 @@ def set_deterministic(state: tuple[bool, bool, bool]) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = state[2]  # type: ignore[attr-defined]
 
 
-def precision() -> tuple[Any, ...]:
+def float32_precision() -> tuple[Any, ...]:
     """How exactly float32 is multiplied: torch's older switches and its newer ones, which it keeps apart."""
     older: list[Any] = []
     for read in (torch.get_float32_matmul_precision, lambda: CUDNN.allow_tf32):
@@ -78,7 +88,7 @@ def precision() -> tuple[Any, ...]:
         except RuntimeError:  # the newer ones say something that the older ones cannot
             older.append(None)
     reduced = (CUBLAS.allow_fp16_reduced_precision_reduction, CUBLAS.allow_bf16_reduced_precision_reduction)
-    return older, reduced, [one.fp32_precision for one in PRECISE]
+    return older, reduced, [one.fp32_precision for one in PRECISION_BACKENDS]
 
 
 def set_precision(state: tuple[Any, ...]) -> None:
@@ -91,11 +101,11 @@ def set_precision(state: tuple[Any, ...]) -> None:
         if allow_tf32 is not None:
             CUDNN.allow_tf32 = allow_tf32
     CUBLAS.allow_fp16_reduced_precision_reduction, CUBLAS.allow_bf16_reduced_precision_reduction = reduced
-    for one, value in zip(PRECISE, newer, strict=True):
+    for one, value in zip(PRECISION_BACKENDS, newer, strict=True):
         one.fp32_precision = value
 
 
-def attention() -> list[bool]:
+def attention_kernels() -> list[bool]:
     """Which implementations of attention may be taken."""
     of = torch.backends.cuda
     return [of.flash_sdp_enabled(), of.mem_efficient_sdp_enabled(), of.math_sdp_enabled(), of.cudnn_sdp_enabled()]
@@ -109,14 +119,14 @@ def set_attention(state: list[bool]) -> None:
         setter(on)
 
 
-def anomalies() -> tuple[bool, bool]:
+def anomaly_checks() -> tuple[bool, bool]:
     """Whether backward passes are searched for anomalies, and for NaN."""
     return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
 
 def set_hooks(state: list[dict[Any, Any]]) -> None:
     """Puts the hooks of all modules back."""
-    for hooks, before in zip(HOOKS, state, strict=True):
+    for hooks, before in zip(GLOBAL_HOOKS, state, strict=True):
         hooks.clear()
         hooks.update(before)
 

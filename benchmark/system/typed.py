@@ -11,20 +11,20 @@ from msgspec import Meta
 
 Value = TypeVar("Value")
 
-LARGEST = 1e100  # of a number, so that sums and squares of several stay finite
-Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
-Amount = Annotated[float, Meta(ge=0, le=LARGEST)]
+MAX_NUMBER = 1e100  # of a number, so that sums and squares of several stay finite
+Number = Annotated[float, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+Amount = Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]  # as many as a float tells exactly
 Index = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, Meta(min_length=1)]
 
-KINDS = {  # msgspec's names of what JSON holds
+KIND_NAMES = {  # msgspec's names of what JSON holds
     "`int`": "a whole number", "`float`": "a number", "`str`": "text", "`bool`": "true or false", "`null`": "nothing",
     "`object`": "a mapping", "`array`": "a list",
 }  # fmt: skip
 
 
-def converted(value: object, kind: type[Value]) -> Value:
+def convert(value: object, kind: type[Value]) -> Value:
     """A value of JSON or YAML as a typed one.
 
     Args:
@@ -40,20 +40,20 @@ def converted(value: object, kind: type[Value]) -> Value:
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise ValueError(in_words(error)) from error
+        raise ValueError(describe_error(error)) from error
 
 
-def in_words(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error of msgspec in one line, the field first: `cells[3].seed: expected a whole number >= 0`."""
     text = " ".join(str(error).split())
     match = re.fullmatch(r"(.*) - at `(?:key in )?\$\.?(.*)`", text)
     words, field = (match[1], match[2]) if match else (text, "")
-    for name, plain in KINDS.items():
+    for name, plain in KIND_NAMES.items():
         words = words.replace(name, plain)
     return f"{field}: {words[:1].lower()}{words[1:]}" if field else words[:1].lower() + words[1:]
 
 
-def repeated(names: Iterator[Any]) -> object:
+def first_duplicate(names: Iterator[Any]) -> object:
     """The first of these that is there twice; None where all differ."""
     known = set[Any]()
     return next((name for name in names if name in known or known.add(name)), None)  # type: ignore[func-returns-value]

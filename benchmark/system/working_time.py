@@ -15,49 +15,55 @@ import threading
 import time
 from pathlib import Path
 
-PULSE = 0.25  # seconds between two looks
-LONGEST = 2.0  # seconds without a look, beyond what the process was busy, that are a stop
-BUSY = Path("/proc/self/schedstat")  # Linux: nanoseconds that the first thread ran, and that it waited for a processor
+CHECK_INTERVAL = 0.25  # seconds between two looks
+MIN_STOP_SECONDS = 2.0  # seconds without a look, beyond what the process was busy, that are a stop
+SCHEDSTAT = Path(
+    "/proc/self/schedstat"
+)  # Linux: nanoseconds that the first thread ran, and that it waited for a processor
 
 
 class WorkingTime:
     """Seconds of a monotonic clock, those apart in which this process was stopped."""
 
     def __init__(self) -> None:
-        self.stopped = 0.0
+        self.stopped_seconds = 0.0
         self.restart()
 
     def restart(self) -> None:
         """Begins to look anew: in a process that was forked no thread does."""
         self.lock = threading.RLock()  # a signal may arrive in `seconds`, and its handler call it
         self.thread: threading.Thread | None = None
-        self.last, self.busy = time.perf_counter(), busy()
+        self.last_check, self.last_busy = time.perf_counter(), busy_seconds()
 
     def seconds(self) -> float:
         """The time now. Only differences mean something."""
         if self.thread is None:
-            self.thread = threading.Thread(target=self.look, name="working time", daemon=True)
+            self.thread = threading.Thread(target=self.watch, name="working time", daemon=True)
             self.thread.start()
         with self.lock:
-            now, used = time.perf_counter(), busy()
-            missing = now - self.last - max(PULSE, *(new - old for new, old in zip(used, self.busy, strict=True)))
-            self.stopped += missing if missing > LONGEST else 0.0
-            self.last, self.busy = now, used
-            return now - self.stopped
+            now, used = time.perf_counter(), busy_seconds()
+            missing = (
+                now
+                - self.last_check
+                - max(CHECK_INTERVAL, *(new - old for new, old in zip(used, self.last_busy, strict=True)))
+            )
+            self.stopped_seconds += missing if missing > MIN_STOP_SECONDS else 0.0
+            self.last_check, self.last_busy = now, used
+            return now - self.stopped_seconds
 
-    def look(self) -> None:
+    def watch(self) -> None:
         """Looks for ever."""
         while True:
-            time.sleep(PULSE)
+            time.sleep(CHECK_INTERVAL)
             self.seconds()
 
 
-def busy() -> tuple[float, float]:
+def busy_seconds() -> tuple[float, float]:
     """Seconds that this process computed, and that its first thread did or waited for a processor; 0 for the latter
     where the system does not tell."""
     ran = waited = 0
     with contextlib.suppress(OSError, ValueError):
-        ran, waited, *_ = map(int, BUSY.read_bytes().split())
+        ran, waited, *_ = map(int, SCHEDSTAT.read_bytes().split())
     return time.process_time(), (ran + waited) / 1e9
 
 

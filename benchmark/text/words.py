@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-from benchmark.text.escaping import visible
+from benchmark.text.escaping import make_visible
 
 ELLIPSIS = "…"
-WIDTH = 40  # characters of a name before it goes on in the next line
+LINE_WIDTH = 40  # characters of a name before it goes on in the next line
 
 
-def plural(number: int, noun: str, several: str = "") -> str:
+def plural(number: int, noun: str, plural_noun: str = "") -> str:
     """A count with its noun.
 
     Args:
@@ -26,26 +26,26 @@ def plural(number: int, noun: str, several: str = "") -> str:
     Returns:
         `1 cell`, `2 cells`, `1,200 images`.
     """
-    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
+    return f"{number:,} {noun if number == 1 else plural_noun or f'{noun}s'}"
 
 
-def shortened(name: str, width: int, mark: str = ELLIPSIS) -> str:
+def shorten(name: str, width: int, ellipsis: str = ELLIPSIS) -> str:
     """A name in at most `width` columns of a terminal: what is too much is left out in the middle, where `mark` is."""
     if cell_len(name) <= width:
         return name
-    left = max(width - cell_len(mark), 0)
+    left = max(width - cell_len(ellipsis), 0)
     head, tail = set_cell_size(name, left - left // 2), set_cell_size(name[::-1], left // 2)[::-1]
-    return set_cell_size(head + mark + tail, width)
+    return set_cell_size(head + ellipsis + tail, width)
 
 
-def shorter(names: Sequence[str], width: int) -> list[str]:
+def shorten_names(names: Sequence[str], width: int) -> list[str]:
     """Names in at most `width` columns that differ where the whole ones do: those that would look alike carry the
     number of the name where the middle was."""
-    short = [shortened(name, width) for name in names]
+    short = [shorten(name, width) for name in names]
     different = list(dict.fromkeys(names))
     alike = {text for text in short if len({name for name, own in zip(names, short, strict=True) if own == text}) > 1}
     return [
-        shortened(name, width, f"{ELLIPSIS}{different.index(name) + 1}{ELLIPSIS}") if text in alike else text
+        shorten(name, width, f"{ELLIPSIS}{different.index(name) + 1}{ELLIPSIS}") if text in alike else text
         for name, text in zip(names, short, strict=True)
     ]
 
@@ -56,7 +56,7 @@ def first_sentence(text: str) -> str:
     return line[: match.end()] if (match := re.search(r"[a-z0-9)%\]`'\"]\.(?= [A-Z`(])", line)) else line
 
 
-def message(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """What an exception says, where it can say anything."""
     try:
         return str(error)
@@ -64,16 +64,16 @@ def message(error: BaseException) -> str:
         return f"(its message fails: {type(fault).__name__})"
 
 
-def named(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What an exception is called, and what it says."""
-    return f"{type(error).__name__}: {message(error)}"
+    return f"{type(error).__name__}: {error_message(error)}"
 
 
-def broken(name: str, width: int = WIDTH) -> str:
+def wrap_name(name: str, width: int = LINE_WIDTH) -> str:
     """A name in lines of at most `width` characters, broken behind a comma, bracket or space where there is one;
     what is no text is made visible, and nothing else is changed."""
     pattern = rf".{{1,{width}}}\Z|.{{1,{width - 1}}}[,\[ ]|.{{1,{width}}}"
-    return "\n".join(re.findall(pattern, visible(name), re.DOTALL))
+    return "\n".join(re.findall(pattern, make_visible(name), re.DOTALL))
 
 
 def slug(label: str) -> str:
@@ -85,8 +85,8 @@ def slug(label: str) -> str:
     return f"{plain}-{hexes[:8]}"
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """'covset' (did you mean 'coreset'?)"""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(known)) or 'none'}"
+    close = difflib.get_close_matches(name, list(candidates), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(candidates)) or 'none'}"
     return f"{name!r} ({hint})"

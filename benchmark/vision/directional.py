@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 
-class Layers:
+class DirectionLayers:
     """The layers whose weights a direction changes."""
 
     def __init__(self, model: nn.Module, direction: Mapping[str, Tensor]) -> None:
@@ -31,19 +31,19 @@ class Layers:
         users = {
             module: id(module.weight) for module in model.modules() if id(getattr(module, "weight", None)) in change
         }
-        self.change = {module: change[weight] for module, weight in users.items()}
+        self.tangents = {module: change[weight] for module, weight in users.items()}
         plain = all(type(module) in (nn.Conv2d, nn.Linear) for module in users)
-        self.are_known = plain and set(users.values()) == change.keys()
+        self.are_supported = plain and set(users.values()) == change.keys()
         self._called, self._folded = set[nn.Module](), False
 
     @property
-    def were_called(self) -> bool:
+    def were_all_called(self) -> bool:
         """Whether the last probed pass went through all of them, an image a row: a layer may be used without being
         called, or see an image in several rows (where those happen to be as many as there are images, it is missed)."""
-        return self._called == self.change.keys() and not self._folded
+        return self._called == self.tangents.keys() and not self._folded
 
     @contextmanager
-    def probed(self, strength_N: Tensor) -> Iterator[None]:
+    def inject_tangents(self, strength_N: Tensor) -> Iterator[None]:
         """In here each layer adds strength x (its product with the change), where strength is zero: no value differs,
         and the gradient of `strength_N` is the derivative along the direction."""
         self._called, self._folded = set(), False
@@ -54,17 +54,17 @@ class Layers:
                 self._folded = True
                 return output
             with torch.no_grad():
-                product = applied(module, inputs[0], self.change[module])
-            added: Tensor = Probe.apply(output, product, strength_N)  # type: ignore[no-untyped-call]
+                product = apply_weight(module, inputs[0], self.tangents[module])
+            added: Tensor = AddTangent.apply(output, product, strength_N)  # type: ignore[no-untyped-call]
             return added
 
         with ExitStack() as stack:
-            for module in self.change:
+            for module in self.tangents:
                 stack.callback(module.register_forward_hook(hook).remove)
             yield
 
 
-def applied(layer: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
+def apply_weight(layer: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
     """A layer's linear map with other weights."""
     if isinstance(layer, nn.Linear):
         return F.linear(inputs, weight)
@@ -73,7 +73,7 @@ def applied(layer: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
     return product
 
 
-class Probe(Function):
+class AddTangent(Function):
     """output + strength_N product, where strength is zero: the output as it is."""
 
     @staticmethod

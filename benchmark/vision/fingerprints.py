@@ -20,6 +20,6 @@ def digest(*parts: object) -> str:
     return total.hexdigest()
 
 
-def derived(seed: int, name: str) -> int:
+def derive_seed(seed: int, name: str) -> int:
     """A seed for each use of a fit's seed."""
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode(errors="surrogatepass")).digest()[:8], "big") >> 1

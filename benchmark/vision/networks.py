@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.api import Companion
-from benchmark.vision.weights import load
+from benchmark.vision.weights import load_weights
 
 PROBE = "linear_probe"  # a linear layer alone, on a frozen encoder's features
-DEFAULT = "resnet50"  # torchvision's that a task has by default: known without asking torchvision, which takes a second
+DEFAULT_NETWORK = (
+    "resnet50"  # torchvision's that a task has by default: known without asking torchvision, which takes a second
+)
 NUM_STAGES = 4  # stage maps that a companion sees
 
 
@@ -41,10 +43,10 @@ class Network(nn.Module):
         self.companion = None
         self._maps: dict[tuple[int, int], Tensor] = {}
 
-    def attach(self, companion: Companion, image_size: tuple[int, int]) -> None:
+    def attach_companion(self, companion: Companion, image_size: tuple[int, int]) -> None:
         """Gives the network a companion. ValueError where the backbone has no stage maps for it."""
         for module in self.backbone.modules():
-            module.register_forward_hook(partial(self._keep, image_size))
+            module.register_forward_hook(partial(self._keep_stage_map, image_size))
         with torch.no_grad():
             _, maps = self.features(torch.zeros(1, 3, *image_size))
         if not maps:
@@ -53,8 +55,8 @@ class Network(nn.Module):
 
     def features(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(N, D): the input of the last layer; and the stage maps, (N, K, H, W) each. float32 also under autocast."""
-        features_ND = full(self.backbone(images_N3HW))
-        maps = [full(self._maps[size]) for size in list(self._maps)[-NUM_STAGES:]]
+        features_ND = at_least_float32(self.backbone(images_N3HW))
+        maps = [at_least_float32(self._maps[size]) for size in list(self._maps)[-NUM_STAGES:]]
         self._maps.clear()
         return features_ND, maps
 
@@ -67,7 +69,7 @@ class Network(nn.Module):
         """(N, C): the logits."""
         return self.logits(self.features(images_N3HW)[0])
 
-    def _keep(self, image_size: tuple[int, int], module: nn.Module, inputs: Any, output: Any) -> None:
+    def _keep_stage_map(self, image_size: tuple[int, int], module: nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor) or output.ndim != 4:
             return
         height, width = size = (output.shape[2], output.shape[3])
@@ -87,19 +89,19 @@ def suits_channels_last(network: nn.Module, device: torch.device) -> bool:
     return device.type != "cpu" or not any(narrow)
 
 
-def full(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """At least float32."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def build(
+def build_network(
     model: str, num_classes: int, image_size: tuple[int, int], width: int, weights: str | Path, dropout: float
 ) -> Network:
     """A network with a fresh last layer. `weights`: none, default, or a file.
 
     Raises ValueError where the name is unknown, the weights do not fit, or the network does not take such images.
     """
-    backbone, num_features = body(model, width, weights)
+    backbone, num_features = build_backbone(model, width, weights)
     network = Network(backbone, num_features, num_classes, dropout).eval()
     try:
         with torch.no_grad():
@@ -110,30 +112,30 @@ def build(
     return network
 
 
-def body(model: str, width: int, weights: str | Path) -> tuple[nn.Module, int]:
+def build_backbone(model: str, width: int, weights: str | Path) -> tuple[nn.Module, int]:
     """The network without its last layer, with its weights, and the number of that layer's inputs. Raises ValueError
     where the name is unknown, and where the weights cannot be had or do not fit."""
-    source, name = resolve(model)
+    source, name = resolve_network(model)
     try:
-        made = MAKERS[source](name, width, weights == "default")
+        made = BUILDERS[source](name, width, weights == "default")
     except (OSError, RuntimeError) as error:
         raise ValueError(f"model={model}: its weights cannot be fetched ({error}): give weights=FILE") from error
-    return split(made, model, weights if isinstance(weights, Path) else None)
+    return remove_last_layer(made, model, weights if isinstance(weights, Path) else None)
 
 
-def probe(num_features: int, num_classes: int, dropout: float) -> Network:
+def build_probe(num_features: int, num_classes: int, dropout: float) -> Network:
     """A linear layer on features of (N, D, 1, 1)."""
     return Network(nn.Flatten(), num_features, num_classes, dropout).eval()
 
 
-def split(network: nn.Module, model: str, weights: Path | None) -> tuple[nn.Module, int]:
+def remove_last_layer(network: nn.Module, model: str, weights: Path | None) -> tuple[nn.Module, int]:
     """The network without its last linear layer, `weights` loaded, and the number of that layer's inputs."""
     linear = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError(f"model={model}: has no linear layer to replace")
     name, last = linear[-1]
     if weights is not None:
-        load(network, weights, rf"{re.escape(name)}\.", lambda other: f"model=torchvision:{other}")
+        load_weights(network, weights, rf"{re.escape(name)}\.", lambda other: f"model=torchvision:{other}")
     network.set_submodule(name, nn.Identity())
     return network, last.in_features
 
@@ -168,7 +170,7 @@ def small_cnn() -> nn.Module:
     )  # fmt: skip
 
 
-def ours(name: str, width: int, pretrained: bool) -> nn.Module:
+def from_this_module(name: str, width: int, pretrained: bool) -> nn.Module:
     """A network of this file."""
     return resnet18(width) if name == "resnet18" else small_cnn()
 
@@ -218,12 +220,12 @@ REGNETS = {
     "RegNetY-1.6GF": (27, 48, 20.71, 2.65, 24),
     "RegNetY-3.2GF": (21, 80, 42.63, 2.66, 24),
 }
-MAKERS: dict[str, Callable[[str, int, bool], nn.Module]] = {
-    "ours": ours, "torchvision": from_torchvision, "timm": from_timm, "pycls": from_pycls,
+BUILDERS: dict[str, Callable[[str, int, bool], nn.Module]] = {
+    "ours": from_this_module, "torchvision": from_torchvision, "timm": from_timm, "pycls": from_pycls,
 }  # fmt: skip
 
 
-def names(source: str) -> list[str]:
+def network_names(source: str) -> list[str]:
     """The networks of one source; none where it is not installed."""
     if source == "ours":
         return ["resnet18", "small_cnn", PROBE]
@@ -241,17 +243,19 @@ def names(source: str) -> list[str]:
     return list(timm.list_models())
 
 
-def resolve(model: str) -> tuple[str, str]:
+def resolve_network(model: str) -> tuple[str, str]:
     """(source, name): `resnet18` is ours, `torchvision:resnet18` theirs. ValueError with the nearest names."""
     prefix, _, name = model.rpartition(":")
-    if prefix == "torchvision" and name == DEFAULT:
+    if prefix == "torchvision" and name == DEFAULT_NETWORK:
         return prefix, name
-    for source in [prefix] if prefix in MAKERS else MAKERS:
-        if name in names(source) and prefix in ("", source):
+    for source in [prefix] if prefix in BUILDERS else BUILDERS:
+        if name in network_names(source) and prefix in ("", source):
             return source, name
     if prefix in ("timm", "pycls") and find_spec(prefix) is None:
         raise ValueError(f"model={model} needs {prefix}: pip install 'al-benchmark[{prefix}]'")
-    spelled = {n: n if source == "ours" else f"{source}:{n}" for source in reversed(MAKERS) for n in names(source)}
+    spelled = {
+        n: n if source == "ours" else f"{source}:{n}" for source in reversed(BUILDERS) for n in network_names(source)
+    }
     close = [spelled[n] for n in difflib.get_close_matches(name, spelled, n=3)]
     near = f"did you mean {' or '.join(close)}?" if close else "resnet18, small_cnn, torchvision:X, timm:X or pycls:X"
     raise ValueError(f"model={model}: no such network ({near})")

@@ -13,14 +13,14 @@ from torch import Tensor
 Channels: TypeAlias = tuple[float, float, float]
 
 # pycls states those of the CIFARs, torchvision that of ImageNet.
-STATISTICS: dict[str, tuple[Channels, Channels]] = {
+CHANNEL_STATISTICS: dict[str, tuple[Channels, Channels]] = {
     "cifar10": ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
     "cifar100": ((129.3, 124.1, 112.4), (68.2, 65.4, 70.4)),
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
 }
 
 
-def moments(images_NKHW: Tensor) -> tuple[Tensor, Tensor]:
+def channel_moments(images_NKHW: Tensor) -> tuple[Tensor, Tensor]:
     """(K,) mean and (K,) standard deviation (at least 1) of the bytes of each channel; float64 on the CPU, from exact
     sums of integers."""
     sum_K = square_K = torch.zeros(images_NKHW.shape[1], dtype=torch.int64, device=images_NKHW.device)

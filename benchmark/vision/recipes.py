@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 AnyRecipe = TypeVar("AnyRecipe")
 
 
-def recipe_of(kind: type[AnyRecipe], values: Mapping[str, Any]) -> AnyRecipe:
+def build_recipe(recipe_class: type[AnyRecipe], values: Mapping[str, Any]) -> AnyRecipe:
     """The recipe of that kind among a task's parameters."""
-    return kind(**{name: values[name] for name in signature(kind).parameters})
+    return recipe_class(**{name: values[name] for name in signature(recipe_class).parameters})
 
 
 def check_recipe(

@@ -21,17 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.api import Companion, activity, seeded, tensor_files
-from benchmark.vision.fingerprints import derived
+from benchmark.vision.fingerprints import derive_seed
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most; one that takes less leaves no checkpoint
-DIGEST = 32  # bytes of the checksum that a checkpoint begins with
-FINITE_EVERY = 100  # steps after which losses are looked at: each look waits for the device
+DIGEST_BYTES = 32  # bytes of the checksum that a checkpoint begins with
+STEPS_PER_LOSS_CHECK = 100  # steps after which losses are looked at: each look waits for the device
 
 
 # --- what a recipe says ---------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class LearningRateSchedule:
     """The learning rate from the first step to the last: a warm-up, and how it falls.
 
     How far training is counts in any unit, steps or shares of the whole; `warmup` and `drops` are in the same.
@@ -51,30 +51,30 @@ class Schedule:
     lr: float
     shape: Literal["cosine", "poly", "step"]
     power: float = 1.0
-    drops: Sequence[float] = ()
+    milestones: Sequence[float] = ()
     decay: float = 0.1
     warmup: float = 0.0
-    start: float = 0.0
-    rises: bool = True
-    apart: bool = False
+    warmup_start: float = 0.0
+    linear_warmup: bool = True
+    decay_after_warmup: bool = False
 
-    def at(self, done: float, total: float = 1.0) -> float:
+    def rate_at(self, progress: float, total: float = 1.0) -> float:
         """The learning rate of a step before which `done` of `total` are over."""
-        if self.apart and done < self.warmup:
-            return self.lr * done / self.warmup
+        if self.decay_after_warmup and progress < self.warmup:
+            return self.lr * progress / self.warmup
         warm = 1.0
-        if done < self.warmup:
-            warm = self.start + (1 - self.start) * (done / self.warmup if self.rises else 0.0)
-        return self.lr * warm * self._fallen(done, total)
+        if progress < self.warmup:
+            warm = self.warmup_start + (1 - self.warmup_start) * (progress / self.warmup if self.linear_warmup else 0.0)
+        return self.lr * warm * self._decay_factor(progress, total)
 
-    def _fallen(self, done: float, total: float) -> float:
+    def _decay_factor(self, progress: float, total: float) -> float:
         """What is left of the rate."""
         if self.shape == "step":
-            return float(self.decay ** sum(done >= drop for drop in self.drops))
-        begin = self.warmup if self.apart else 0
+            return float(self.decay ** sum(progress >= drop for drop in self.milestones))
+        begin = self.warmup if self.decay_after_warmup else 0
         if self.shape == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (done - begin) / (total - begin)))
-        return float((1 - (done - begin) / (total - begin)) ** self.power)
+            return 0.5 * (1 + math.cos(math.pi * (progress - begin) / (total - begin)))
+        return float((1 - (progress - begin) / (total - begin)) ** self.power)
 
 
 def parameter_groups(
@@ -99,14 +99,14 @@ def parameter_groups(
     return groups
 
 
-def in_precision(name: Precision, device: torch.device) -> torch.autocast:
+def in_precision(precision: Precision, device: torch.device) -> torch.autocast:
     """A block in the precision that a recipe says."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bfloat16")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def with_companion(
-    loss: Tensor, module: nn.Module | None, companion: Companion | None, maps: Sequence[Tensor],
-    losses: Callable[[], Tensor], done: float, total: float = 1.0,
+def add_companion_loss(
+    loss: Tensor, module: nn.Module | None, companion: Companion | None, feature_maps: Sequence[Tensor],
+    image_losses: Callable[[], Tensor], progress: float, total: float = 1.0,
 ) -> Tensor:  # fmt: skip
     """The loss of a batch, and what the companion adds to it.
 
@@ -121,19 +121,19 @@ def with_companion(
     if companion is None or module is None:
         return loss
     with torch.no_grad():
-        losses_N = losses().detach()
-    attached = done < companion.detach_after * total
-    output_N = module(maps if attached else [stage.detach() for stage in maps])
+        losses_N = image_losses().detach()
+    attached = progress < companion.detach_after * total
+    output_N = module(feature_maps if attached else [stage.detach() for stage in feature_maps])
     return loss + companion.loss(output_N, losses_N)
 
 
-def normalises_by_batch(network: nn.Module) -> bool:
+def uses_batch_statistics(network: nn.Module) -> bool:
     """Whether a layer of the network, which is a fresh one, takes its statistics from the batch in training."""
     network.train()
     return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training for layer in network.modules())
 
 
-def smallest_part(num_images: int, batch_size: int) -> int:
+def smallest_batch(num_images: int, batch_size: int) -> int:
     """Images in the smallest of the fewest equal batches, give or take one image, of at most `batch_size`."""
     return num_images // -(-num_images // batch_size)
 
@@ -147,7 +147,7 @@ class Step(Protocol):
         """From 0, over all epochs."""
 
     @property
-    def which(self) -> Sequence[int]:
+    def positions(self) -> Sequence[int]:
         """Its images: positions in the labelled set, or in an order that is drawn when it is their turn."""
 
 
@@ -158,7 +158,7 @@ Batch = TypeVar("Batch")
 def train_sgd(
     network: nn.Module, sgd: torch.optim.SGD, steps: Sequence[AnyStep],
     prepare: Callable[[Sequence[AnyStep]], Iterator[Batch]], *,
-    rate: Callable[[int], float], objective: Callable[[Batch, int], Tensor], num_images: int, advice: str,
+    learning_rate: Callable[[int], float], objective: Callable[[Batch, int], Tensor], num_images: int, advice: str,
     epochs: int, seed: int | None, checkpoint: Path | None, clip: float = 0.0,
 ) -> None:  # fmt: skip
     """Trains a network in place, and leaves it in eval mode.
@@ -182,13 +182,13 @@ def train_sgd(
     Raises:
         ValueError: The loss is infinite or not a number.
     """
-    left = steps[resume(checkpoint, network, sgd, one_stream=seed is None) :]
+    left = steps[load_checkpoint(checkpoint, network, sgd, one_stream=seed is None) :]
     network.train()
     saved, losses = time.monotonic(), list[Tensor]()
-    parts = clipped_together(network) if clip else []
-    for step, batch in zip(progress(steps, left, epochs), prepare(left), strict=True):
-        set_rate(sgd, rate(step.number))
-        with contextlib.nullcontext() if seed is None else seeded(derived(seed, f"step {step.number}")):
+    parts = clipping_groups(network) if clip else []
+    for step, batch in zip(track_progress(steps, left, epochs), prepare(left), strict=True):
+        set_learning_rate(sgd, learning_rate(step.number))
+        with contextlib.nullcontext() if seed is None else seeded(derive_seed(seed, f"step {step.number}")):
             loss = objective(batch, step.number)
         sgd.zero_grad()
         torch.autograd.backward(loss)
@@ -196,63 +196,69 @@ def train_sgd(
             nn.utils.clip_grad_norm_(part, clip)
         sgd.step()
         losses.append(loss.detach())
-        if step is left[-1] or len(losses) >= FINITE_EVERY:
+        if step is left[-1] or len(losses) >= STEPS_PER_LOSS_CHECK:
             if not math.isfinite(total := torch.stack(losses).sum().item()):
                 raise ValueError(f"the fit on {num_images} images diverged (loss {total}): {advice}")
             losses.clear()
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            save(checkpoint, network, sgd, step.number + 1)
+            save_checkpoint(checkpoint, network, sgd, step.number + 1)
             saved = time.monotonic()
     network.eval()
     if checkpoint is not None:
-        tensor_files.removed(checkpoint)
+        tensor_files.remove_file(checkpoint)
 
 
-def progress(steps: Sequence[AnyStep], left: Sequence[AnyStep], epochs: int) -> Iterator[AnyStep]:
+def track_progress(steps: Sequence[AnyStep], remaining: Sequence[AnyStep], epochs: int) -> Iterator[AnyStep]:
     """The steps that are left, one by one, each counted."""
-    total, num_left = (sum(len(step.which) for step in some) for some in (steps, left))
-    return activity.tracked(
-        left, "fitting", "images", total, epochs=epochs, done=total - num_left, size=lambda step: len(step.which)
+    total, num_left = (sum(len(step.positions) for step in some) for some in (steps, remaining))
+    return activity.track(
+        remaining,
+        "fitting",
+        "images",
+        total,
+        epochs=epochs,
+        num_done=total - num_left,
+        size=lambda step: len(step.positions),
     )
 
 
-def set_rate(sgd: torch.optim.SGD, lr: float) -> None:
+def set_learning_rate(sgd: torch.optim.SGD, lr: float) -> None:
     """Sets the learning rate of every parameter, times its group's `factor` where it has one."""
     for group in sgd.param_groups:
         group["lr"] = lr * group.get("factor", 1.0)
 
 
-def clipped_together(network: nn.Module) -> list[list[nn.Parameter]]:
+def clipping_groups(network: nn.Module) -> list[list[nn.Parameter]]:
     """The network's own parameters, and the companion's."""
     of_companion = {name: name.startswith("companion.") for name, _ in network.named_parameters()}
     return [[p for name, p in network.named_parameters() if of_companion[name] == part] for part in (False, True)]
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
-def save(path: Path, network: nn.Module, sgd: torch.optim.SGD, step: int) -> None:
+def save_checkpoint(path: Path, network: nn.Module, sgd: torch.optim.SGD, step: int) -> None:
     """Writes a checkpoint whole or not at all; a full disk or memory costs the checkpoint, not the fit."""
     draft = path.with_suffix(".part")
     with contextlib.suppress(OSError, RuntimeError, MemoryError):
-        tensor_files.make_folder(path)
+        tensor_files.make_parent(path)
         packed = io.BytesIO()
         state = {"step": step, "weights": network.state_dict(), "momenta": sgd.state_dict()}
-        torch.save(state | {"generators": generators(network)}, packed)
+        torch.save(state | {"generators": generator_states(network)}, packed)
         draft.unlink(missing_ok=True)  # not through a link that somebody laid there
-        draft.write_bytes(digest(path, packed.getvalue()) + packed.getvalue())
+        draft.write_bytes(checkpoint_digest(path, packed.getvalue()) + packed.getvalue())
         draft.replace(path)
-    tensor_files.removed(draft)
+    tensor_files.remove_file(draft)
 
 
-def resume(path: Path | None, network: nn.Module, sgd: torch.optim.SGD, *, one_stream: bool = False) -> int:
+def load_checkpoint(path: Path | None, network: nn.Module, sgd: torch.optim.SGD, *, one_stream: bool = False) -> int:
     """Loads a checkpoint where there is one, torch's generators with `one_stream`, and returns the steps that are done.
 
     A damaged one is removed, which is said, and nothing else is: memory that runs out or a disk that does not answer is
     raised, since the checkpoint is the work of hours.
     """
-    if path is None or not tensor_files.readable(path):
+    if path is None or not tensor_files.is_readable(path):
         return 0
-    state = stored(path)
-    if state is None or not belongs(state, network, sgd):
+    state = read_checkpoint(path)
+    if state is None or not checkpoint_fits(state, network, sgd):
         tensor_files.discard(path, "its digest does not fit" if state is None else "it is of another network")
         return 0
     network.load_state_dict(state["weights"])
@@ -264,7 +270,7 @@ def resume(path: Path | None, network: nn.Module, sgd: torch.optim.SGD, *, one_s
     return int(state["step"])
 
 
-def generators(network: nn.Module) -> list[Tensor]:
+def generator_states(network: nn.Module) -> list[Tensor]:
     """The states of torch's generators that a step draws from."""
     device = device_of(network)
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
@@ -275,22 +281,22 @@ def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
 
 
-def stored(path: Path) -> dict[str, Any] | None:
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
     """What a checkpoint holds; None where its digest does not fit what it holds and how it is called."""
     content = path.read_bytes()
-    stated, packed = content[:DIGEST], content[DIGEST:]
-    if digest(path, packed) != stated:
+    stated, packed = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if checkpoint_digest(path, packed) != stated:
         return None
     state = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
     return state if isinstance(state, dict) else None
 
 
-def digest(path: Path, packed: bytes) -> bytes:
+def checkpoint_digest(path: Path, packed: bytes) -> bytes:
     """SHA-256 of a checkpoint and of what its name tells: fit, seed, data, device."""
     return hashlib.sha256(path.stem.encode() + b"\0" + packed).digest()
 
 
-def belongs(state: dict[str, Any], network: nn.Module, sgd: torch.optim.SGD) -> bool:
+def checkpoint_fits(state: dict[str, Any], network: nn.Module, sgd: torch.optim.SGD) -> bool:
     """Whether a checkpoint is of this network and its optimiser."""
     try:
         shapes = {name: value.shape for name, value in state["weights"].items()}
@@ -300,5 +306,5 @@ def belongs(state: dict[str, Any], network: nn.Module, sgd: torch.optim.SGD) -> 
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
     same = shapes == {name: value.shape for name, value in network.state_dict().items()}
-    same = same and drawn == [(one.dtype, one.shape) for one in generators(network)]
+    same = same and drawn == [(one.dtype, one.shape) for one in generator_states(network)]
     return same and groups == [len(group["params"]) for group in sgd.param_groups]

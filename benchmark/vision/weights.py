@@ -12,24 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.api import Machine, activity
-from benchmark.vision.data.regular_files import check_regular, shown
+from benchmark.vision.data.regular_files import check_regular_file, printable
 
 # Under which names training code keeps the weights beside an optimiser's state, in the order they are looked for.
-NESTED = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation: no parameters
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")
+BATCH_NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation: no parameters
 
 
 def weights_file(machine: Machine, weights: str) -> Path | None:
     """The file that `weights=` names; None for `none` and `default`. ValueError where there is no such file."""
     if weights in ("none", "default"):
         return None
-    path = machine.located(weights)
+    path = machine.resolve_path(weights)
     if not path.is_file():
         raise ValueError(f"weights={weights}: no such file: {path}")
     return path
 
 
-def load(network: nn.Module, path: Path, besides: str, setting: Callable[[str], str] = lambda name: "") -> None:
+def load_weights(
+    network: nn.Module, path: Path, ignore: str, setting_for: Callable[[str], str] = lambda name: ""
+) -> None:
     """Loads a file of weights into a network.
 
     The names in the file may all begin with a prefix that the network's have not (`module.`, `backbone.`); what is
@@ -44,33 +46,35 @@ def load(network: nn.Module, path: Path, besides: str, setting: Callable[[str], 
     Raises:
         ValueError: The file cannot be read, or does not fit; says what it holds and which network that fits.
     """
-    state = read(path)
-    wanted = {name: value for name, value in network.state_dict().items() if not re.match(besides, name)}
+    state = read_state_dict(path)
+    wanted = {name: value for name, value in network.state_dict().items() if not re.match(ignore, name)}
     prefix = shared_prefix(path, state, wanted)
     state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    inside = {name: value for name, value in state.items() if not re.match(besides, name)}
+    inside = {name: value for name, value in state.items() if not re.match(ignore, name)}
     for name in sorted(inside.keys() | wanted.keys()):
         found, want = (str(tuple(part[name].shape)) if name in part else "nothing" for part in (inside, wanted))
         if found != want:
-            reason = f"{shown(name)} holds {found}, the model {want}"
-            raise ValueError(f"weights={path}: does not fit the model: {reason}; {content(state, setting)}")
-        if not is_plain(inside[name], wanted[name].dtype):
+            reason = f"{printable(name)} holds {found}, the model {want}"
+            raise ValueError(
+                f"weights={path}: does not fit the model: {reason}; {describe_content(state, setting_for)}"
+            )
+        if not is_finite_real(inside[name], wanted[name].dtype):
             raise ValueError(f"weights={path}: {name} holds what are no finite real numbers")
     network.load_state_dict(inside, strict=False)
 
 
-def is_plain(value: Tensor, dtype: torch.dtype) -> bool:
+def is_finite_real(value: Tensor, dtype: torch.dtype) -> bool:
     """Whether a tensor holds numbers that a network computes with, one for each place, once they are of its type."""
     if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
         return False
     return bool(value.to(dtype).isfinite().all())
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of one that torch.save wrote: a state dict, or a mapping that holds one
     under a usual name (`state_dict`, `model` ...). ValueError says what else it holds."""
     try:
-        check_regular(path)
+        check_regular_file(path)
     except OSError as error:
         raise ValueError(f"weights={path}: cannot be read: {error.strerror}") from error
     if path.suffix == ".safetensors":
@@ -85,21 +89,21 @@ def read(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # of old formats, which are read or refused all the same
             saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"weights={path}: cannot be read ({type(error).__name__}){objects(path)}") from error
-    parts = {"": saved} if is_state(saved) else {}
+        raise ValueError(f"weights={path}: cannot be read ({type(error).__name__}){describe_objects(path)}") from error
+    parts = {"": saved} if is_state_dict(saved) else {}
     if isinstance(saved, Mapping) and not parts:
-        parts = {str(name): part for name, part in saved.items() if is_state(part)}
-    names = [name for name in ("", *NESTED) if name in parts] or list(parts)
-    if not names or (names[0] not in ("", *NESTED) and len(names) > 1):
+        parts = {str(name): part for name, part in saved.items() if is_state_dict(part)}
+    names = [name for name in ("", *STATE_DICT_KEYS) if name in parts] or list(parts)
+    if not names or (names[0] not in ("", *STATE_DICT_KEYS) and len(names) > 1):
         has = ", ".join(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
         raise ValueError(
             f"weights={path}: must hold a state dict, a mapping of names to tensors, alone or as one of "
-            f"{', '.join(NESTED)}; it holds {shown(has[:200])}"
+            f"{', '.join(STATE_DICT_KEYS)}; it holds {printable(has[:200])}"
         )
     return dict(parts[names[0]])
 
 
-def is_state(value: object) -> bool:
+def is_state_dict(value: object) -> bool:
     """Whether this is a state dict: a mapping of names to tensors, one at least."""
     return (
         isinstance(value, Mapping)
@@ -108,7 +112,7 @@ def is_state(value: object) -> bool:
     )
 
 
-def objects(path: Path) -> str:
+def describe_objects(path: Path) -> str:
     """Which Python objects a file holds that is no mere state dict, and what to do, after a colon; "" where none can be
     told."""
     try:
@@ -117,10 +121,10 @@ def objects(path: Path) -> str:
         return ""
     own = [kind for kind in kinds if not kind.startswith(("torch.", "collections."))] or kinds
     advice = "only weights are read: torch.save(model.state_dict(), FILE)"
-    return f": it holds Python objects ({', '.join(map(shown, sorted(own)[:3]))}); {advice}" if own else ""
+    return f": it holds Python objects ({', '.join(map(printable, sorted(own)[:3]))}); {advice}" if own else ""
 
 
-def shared_prefix(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+def shared_prefix(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     """The prefix in a file of the names that a network has: "" or up to a full stop.
 
     Raises:
@@ -129,52 +133,52 @@ def shared_prefix(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, 
     hits = Counter[str]()
     for name in state:
         parts = name.split(".")
-        hits.update(".".join([*parts[:cut], ""]) for cut in range(len(parts)) if ".".join(parts[cut:]) in wanted)
+        hits.update(".".join([*parts[:cut], ""]) for cut in range(len(parts)) if ".".join(parts[cut:]) in expected)
     if not hits:  # another network altogether
         first, final = min(state, default=""), max(state, default="")  # which differ first where any two do
         shared = next((n for n, (a, b) in enumerate(zip(first, final, strict=False)) if a != b), 0)
         return first[: first.rfind(".", 0, shared) + 1]
-    whole = [prefix for prefix, number in hits.items() if number == len(wanted)]
+    whole = [prefix for prefix, number in hits.items() if number == len(expected)]
     if len(whole) > 1 and "" not in whole:
         raise ValueError(
-            f"weights={path}: holds several networks that fit ({', '.join(map(shown, whole))}): save one of them"
+            f"weights={path}: holds several networks that fit ({', '.join(map(printable, whole))}): save one of them"
         )
     return "" if "" in whole else max(hits, key=lambda prefix: hits[prefix])
 
 
-def content(state: Mapping[str, Tensor], setting: Callable[[str], str]) -> str:
+def describe_content(state: Mapping[str, Tensor], setting_for: Callable[[str], str]) -> str:
     """What a file holds, in words, and what to set to have the network that it fits."""
     stem = state.get("conv1.weight")
     if stem is not None and tuple(stem.shape[1:]) == (3, 3, 3) and "layer4.1.conv2.weight" in state:
         return f"the file fits this benchmark's own resnet18 of width {len(stem)}"
     with activity.stage("looking for the network that the weights fit"):
-        name = torchvision_network(state)
+        name = find_torchvision_network(state)
     if name is not None:
-        change = setting(name)
+        change = setting_for(name)
         return f"the file fits torchvision's {name}" + f": set {change}" * bool(change)
     numbers = sum(value.numel() for value in state.values())
-    first = ", ".join(map(shown, list(state)[:3]))
+    first = ", ".join(map(printable, list(state)[:3]))
     return f"the file holds {len(state)} tensors of {numbers / 1e6:.1f} million numbers: {first} ..."
 
 
-def torchvision_network(state: Mapping[str, Tensor]) -> str | None:
+def find_torchvision_network(state: Mapping[str, Tensor]) -> str | None:
     """The classifier of torchvision whose weights these are, whatever its classes or without a last layer; None where
     there is none."""
     import torchvision  # takes a second: only where it is used
 
-    total = sum(value.numel() for name, value in state.items() if not name.endswith(BUFFERS))
+    total = sum(value.numel() for name, value in state.items() if not name.endswith(BATCH_NORM_BUFFERS))
     for name in torchvision.models.list_models(module=torchvision.models):
         meta = torchvision.models.get_model_weights(name).DEFAULT.meta
         num_classes, missing = len(meta["categories"]), meta["num_params"] - total
         heads = {(num_classes - value.shape[0], value.shape[1]) for value in state.values() if value.ndim == 2}
         heads |= {(num_classes, value.shape[-1]) for value in state.values() if value.ndim}
         counts = {rows * (columns + 1) for rows, columns in heads}
-        if (missing == 0 or missing in counts) and alike(state, name):
+        if (missing == 0 or missing in counts) and matches_torchvision_network(state, name):
             return str(name)
     return None
 
 
-def alike(state: Mapping[str, Tensor], name: str) -> bool:
+def matches_torchvision_network(state: Mapping[str, Tensor], name: str) -> bool:
     """Whether these are the names and shapes of that network of torchvision, its last layer aside."""
     import torchvision
 
@@ -183,6 +187,6 @@ def alike(state: Mapping[str, Tensor], name: str) -> bool:
             network = torchvision.models.get_model(name, weights=None)
     except (RuntimeError, NotImplementedError):  # some cannot be made so: their number of weights has to do
         return True
-    shapes = {key: value.shape for key, value in network.state_dict().items() if not key.endswith(BUFFERS)}
-    others = {key: value.shape for key, value in state.items() if not key.endswith(BUFFERS)}
+    shapes = {key: value.shape for key, value in network.state_dict().items() if not key.endswith(BATCH_NORM_BUFFERS)}
+    others = {key: value.shape for key, value in state.items() if not key.endswith(BATCH_NORM_BUFFERS)}
     return len({key.rpartition(".")[0] for key, _ in shapes.items() ^ others.items()}) <= 1

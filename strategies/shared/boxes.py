@@ -14,18 +14,18 @@ from benchmark.api import Indices, Predictions, View
 WithoutBoxes: TypeAlias = Literal["last", "score"]  # bought only where the others are too few, or by a value
 
 CHUNK = 2**20  # pairs of boxes held at once
-TINY = 1e-30  # square pixels: the least union, so that boxes without area overlap with nothing
+MIN_UNION = 1e-30  # square pixels: the least union, so that boxes without area overlap with nothing
 
 
-def padded(values_P: Tensor, image_P: Tensor, num_images: int) -> Tensor:
+def pad_by_image(values_P: Tensor, image_P: Tensor, num_images: int) -> Tensor:
     """(N, A, ...): the values of each image in a row of its own, in their order, zeros behind them; A is at least 1."""
     most = max(1, int(image_P.bincount(minlength=num_images).max()))
     out_NA = values_P.new_zeros(num_images, most, *values_P.shape[1:])
-    out_NA[image_P, columns(image_P, num_images)] = values_P
+    out_NA[image_P, rank_in_image(image_P, num_images)] = values_P
     return out_NA
 
 
-def columns(image_P: Tensor, num_images: int) -> Tensor:
+def rank_in_image(image_P: Tensor, num_images: int) -> Tensor:
     """(P,): how many predictions of the same image lie before each."""
     counts_N = image_P.bincount(minlength=num_images)
     order_P = image_P.argsort(stable=True)
@@ -42,7 +42,7 @@ def iou(a_4: Tensor, b_4: Tensor) -> Tensor:
     height = (torch.minimum(bottom, bottom_b) - torch.maximum(top, top_b)).clamp_(min=0)
     overlap = width * height
     areas = (right - left) * (bottom - top) + (right_b - left_b) * (bottom_b - top_b)
-    return overlap / (areas - overlap).clamp_(min=TINY)
+    return overlap / (areas - overlap).clamp_(min=MIN_UNION)
 
 
 def best_iou(boxes_NA4: Tensor, others_NB4: Tensor) -> Tensor:
@@ -61,24 +61,24 @@ def best_match(boxes_NA4: Tensor, others_NB4: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
 
 
-def corners(predictions: Predictions) -> Tensor:
+def box_corners(predictions: Predictions) -> Tensor:
     """(P, 4): the boxes of a detector's predictions; ValueError where there are none."""
     if predictions.boxes_P4 is None:
         raise ValueError("predictions without boxes: this strategy needs a detector, not a classifier")
     return predictions.boxes_P4
 
 
-def classes(predictions: Predictions) -> Tensor:
+def box_classes(predictions: Predictions) -> Tensor:
     """(P,): the likeliest class of each box; background is none."""
     return predictions.scores_PC[:, :-1].argmax(1)
 
 
-def by_image(predictions: Predictions) -> Tensor:
+def boxes_by_image(predictions: Predictions) -> Tensor:
     """(N, A, 4): the boxes of each image, in their order."""
-    return padded(corners(predictions), predictions.image_P, predictions.num_images)
+    return pad_by_image(box_corners(predictions), predictions.image_P, predictions.num_images)
 
 
-def num_boxes(predictions: Predictions, min_score: float) -> Indices:
+def count_boxes(predictions: Predictions, min_score: float) -> Indices:
     """(N,): boxes of a confidence of at least min_score; a classifier's images count one each."""
     if num_nan := int(predictions.confidence_P.isnan().sum()):
         raise ValueError(f"{num_nan} of {len(predictions.confidence_P)} confidences are NaN")
@@ -89,11 +89,11 @@ def num_boxes(predictions: Predictions, min_score: float) -> Indices:
     return counts
 
 
-def lowest_known(
-    view: View, values_N: Tensor, known_N: npt.NDArray[np.bool_], budget: int, rng: np.random.Generator
+def lowest_then_random(
+    view: View, values_N: Tensor, has_value_N: npt.NDArray[np.bool_], budget: int, rng: np.random.Generator
 ) -> Indices:
     """The smallest values among the known ones; where those are too few, others at random behind them."""
-    values_N = values_N.where(torch.from_numpy(known_N).to(values_N.device), torch.inf)
-    first = view.lowest(values_N, min(budget, int(known_N.sum())))
-    rest = rng.choice(view.unlabelled[~known_N], budget - len(first), replace=False)
+    values_N = values_N.where(torch.from_numpy(has_value_N).to(values_N.device), torch.inf)
+    first = view.lowest(values_N, min(budget, int(has_value_N.sum())))
+    rest = rng.choice(view.unlabelled[~has_value_N], budget - len(first), replace=False)
     return np.concatenate([first, rest])

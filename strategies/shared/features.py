@@ -17,8 +17,10 @@ from benchmark.api import EncoderName, Indices, Need, View
 
 SIMCLR = "simclr"
 CHUNK = 2**24  # distances held at once
-MOST_EXACT = 50  # clusters up to which the published codes on such features take k-means, and mini-batches above
-BATCH = 5000  # images of a mini-batch
+MAX_EXACT_CLUSTERS = (
+    50  # clusters up to which the published codes on such features take k-means, and mini-batches above
+)
+MINIBATCH = 5000  # images of a mini-batch
 
 
 def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[Need]:
@@ -53,7 +55,7 @@ def kmeans(points_NE: Tensor, num: int, rng: np.random.Generator, *, minibatch: 
 
     seed = int(rng.integers(2**32))
     if minibatch:
-        model = MiniBatchKMeans(num, batch_size=BATCH, n_init=1, random_state=seed)
+        model = MiniBatchKMeans(num, batch_size=MINIBATCH, n_init=1, random_state=seed)
     else:
         model = KMeans(num, n_init=1, random_state=seed)
     with threadpool_limits(1), warnings.catch_warnings():

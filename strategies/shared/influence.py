@@ -20,7 +20,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from benchmark.api import Direction, Indices, Need, Targets, View
 
-from .boxes import WithoutBoxes, lowest_known
+from .boxes import WithoutBoxes, lowest_then_random
 
 ReferenceSet: TypeAlias = Literal["test", "held_out", "initial", "labelled"]
 Order: TypeAlias = Literal["random", "file", "newest", "published"]
@@ -63,12 +63,14 @@ def reference_gradient(view: View, reference: str) -> Direction:
     return total
 
 
-def gradients(scalar: Tensor, weights: dict[str, torch.nn.Parameter], again: bool = False) -> tuple[Tensor, ...]:
+def gradients(
+    scalar: Tensor, weights: dict[str, torch.nn.Parameter], differentiable: bool = False
+) -> tuple[Tensor, ...]:
     """The gradient of a scalar by weight, zeros where it has none; again: differentiable once more."""
-    return torch.autograd.grad(scalar, list(weights.values()), create_graph=again, materialize_grads=True)
+    return torch.autograd.grad(scalar, list(weights.values()), create_graph=differentiable, materialize_grads=True)
 
 
-def scale_by_name(view: View, scale: float, block_scales: str) -> dict[str, float]:
+def scales_by_name(view: View, scale: float, block_scales: str) -> dict[str, float]:
     """The scale of each weight tensor, by name: `scale`, or the numbers of `100/8000/5000`, in the tensors' order."""
     names = list(view.weights())
     try:
@@ -84,7 +86,7 @@ def scale_by_name(view: View, scale: float, block_scales: str) -> dict[str, floa
 
 
 def inverse_hessian_product(
-    view: View, v: Direction, chains: Indices, *, damping: float, scale: Mapping[str, float], together: bool = False
+    view: View, v: Direction, chains: Indices, *, damping: float, scale: Mapping[str, float], batched: bool = False
 ) -> Direction:
     """s: the mean over the chains of LiSSA's recursion (Agarwal et al., 2017; the paper's Algorithm 3).
 
@@ -97,7 +99,7 @@ def inverse_hessian_product(
     """
     weights = view.weights()
     hs = [dict(v) for _ in chains]
-    products = products_together if together else products_in_turn
+    products = hessian_products_batched if batched else hessian_products_one_by_one
     for indices in chains.T:
         for h, moved in zip(hs, products(view, indices, weights, hs), strict=True):
             for name, product in moved.items():
@@ -110,13 +112,13 @@ def inverse_hessian_product(
     return total
 
 
-def products_in_turn(
+def hessian_products_one_by_one(
     view: View, indices: Indices, weights: dict[str, torch.nn.Parameter], hs: Sequence[Direction]
 ) -> Iterator[Direction]:
     """The Hessian of each labelled image's loss, applied to its h: it is symmetric, so h weighs the gradient's
     gradient."""
     for index, h in zip(indices, hs, strict=True):
-        first = gradients(view.losses(np.array([index])).sum(), weights, again=True)
+        first = gradients(view.losses(np.array([index])).sum(), weights, differentiable=True)
         moving = [(gradient, h[name]) for name, gradient in zip(weights, first, strict=True) if gradient.requires_grad]
         if not moving:
             yield {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -126,11 +128,11 @@ def products_in_turn(
         yield dict(zip(weights, second, strict=True))
 
 
-def products_together(
+def hessian_products_batched(
     view: View, indices: Indices, weights: dict[str, torch.nn.Parameter], hs: Sequence[Direction]
 ) -> list[Direction]:
     """The same by forward over reverse differentiation, all images in one batch: more arithmetic, fewer calls."""
-    loss_of = Losses(view, indices)
+    loss_of = LossesModule(view, indices)
     at = {f"model.{name}": weight.detach() for name, weight in weights.items()}
 
     def product(only_R: Tensor, h: Direction) -> Direction:
@@ -147,7 +149,7 @@ def products_together(
     return [{name: moved[f"model.{name}"][number] for name in weights} for number in range(len(hs))]
 
 
-class Losses(torch.nn.Module):
+class LossesModule(torch.nn.Module):
     """The losses of labelled images as a module, so that its weights can be replaced."""
 
     def __init__(self, view: View, indices: Indices) -> None:
@@ -191,7 +193,7 @@ def dot(a: Direction, b: Direction) -> float:
     return sum((a[name] * b[name]).sum(dtype=torch.float64).item() for name in a)
 
 
-def most_helpful(
+def select_most_helpful(
     view: View,
     budget: int,
     targets: Targets,
@@ -211,4 +213,4 @@ def most_helpful(
         view.log(share_without_boxes=float((~has_N).mean()))
         known_N = has_N | (without_boxes == "score")
     view.log(share_negative=float(((helpful_N > 0).cpu().numpy() & known_N).mean()))
-    return lowest_known(view, -helpful_N, known_N, budget, rng)
+    return lowest_then_random(view, -helpful_N, known_N, budget, rng)

@@ -18,8 +18,8 @@ from benchmark.api import EncoderName, Encoding, Indices, View
 
 from .kcenter import Groups
 
-Metric: TypeAlias = Literal["cosine", "euclidean"]
-MOST_STEPS = 100  # of k-means
+PatternMetric: TypeAlias = Literal["cosine", "euclidean"]
+MAX_STEPS = 100  # of k-means
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class Patterns:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class PatternCandidates:
     """The patterns of the unlabelled images, those of an image to be picked together, and what picks start from."""
 
     unlabelled: Indices
     features_PD: Tensor
     image_P: Tensor  # positions in `unlabelled`, ascending
     centres_PD: Tensor  # the patterns of the labelled images: (0, D) without any
-    first: int  # the pattern to start from where there are no centres, drawn at random
+    first_pick: int  # the pattern to start from where there are no centres, drawn at random
 
     @classmethod
-    def of(
+    def from_view(
         cls,
         view: View,
         rng: np.random.Generator,
@@ -49,8 +49,8 @@ class Candidates:
         encoder: EncoderName,
         tau: float,
         k: int,
-        metric: Metric,
-    ) -> Candidates:
+        metric: PatternMetric,
+    ) -> PatternCandidates:
         """Those of a view; logs their mean number an image.
 
         Raises:
@@ -60,18 +60,18 @@ class Candidates:
             raise ValueError(f"{name}[tau={tau}]: a share of attention, over 0 and at most 1")
         if k < 1:
             raise ValueError(f"{name}[k={k}]: must be 1 or more")
-        unlabelled = patterns(view.encode(view.unlabelled, encoder), tau, k, metric)
+        unlabelled = extract_patterns(view.encode(view.unlabelled, encoder), tau, k, metric)
         view.log(patterns=len(unlabelled.image_P) / len(view.unlabelled))
         centres_PD = unlabelled.features_PD[:0]
         if len(view.labelled):
-            centres_PD = patterns(view.encode(view.labelled, encoder), tau, k, metric).features_PD
+            centres_PD = extract_patterns(view.encode(view.labelled, encoder), tau, k, metric).features_PD
         first = int(rng.integers(len(unlabelled.image_P)))
         return cls(view.unlabelled, unlabelled.features_PD, unlabelled.image_P, centres_PD, first)
 
     @property
     def groups(self) -> Groups:
         """The patterns of each image."""
-        return Groups.of(self.image_P)
+        return Groups.from_labels(self.image_P)
 
     def images(self, picks: Tensor) -> Indices:
         """The images, as indices in the pool, of these patterns."""
@@ -79,15 +79,15 @@ class Candidates:
         return indices
 
 
-def patterns(encodings: Iterable[Encoding], tau: float, k: int, metric: Metric) -> Patterns:
+def extract_patterns(encodings: Iterable[Encoding], tau: float, k: int, metric: PatternMetric) -> Patterns:
     """Those of all images: the centres of k-means on the patches that hold the share `tau` of an image's attention.
 
     metric: cosine scales them to unit length, so that |a - b|^2 = 2 (1 - cos).
     """
     features, images, begin = [], [], 0
     for one in encodings:
-        kept_NT = attended(one.attention_NT, tau)
-        centres_NKD, there_NK = clustered(one.patches_NTD, kept_NT, one.attention_NT, k)
+        kept_NT = most_attended(one.attention_NT, tau)
+        centres_NKD, there_NK = cluster_patches(one.patches_NTD, kept_NT, one.attention_NT, k)
         features.append(centres_NKD[there_NK])
         images.append(begin + there_NK.nonzero()[:, 0])
         begin += len(one)
@@ -95,7 +95,7 @@ def patterns(encodings: Iterable[Encoding], tau: float, k: int, metric: Metric) 
     return Patterns(F.normalize(features_PD) if metric == "cosine" else features_PD, torch.cat(images))
 
 
-def attended(attention_NT: Tensor, tau: float) -> Tensor:
+def most_attended(attention_NT: Tensor, tau: float) -> Tensor:
     """(N, T): the patches of an image with most attention, as few as hold the share `tau` of it; at least one.
 
     As published: those at which the cumulative sum, from the least attended on, is above 1 - tau.
@@ -106,7 +106,7 @@ def attended(attention_NT: Tensor, tau: float) -> Tensor:
     return torch.zeros_like(kept_NT).scatter(1, order_NT, kept_NT).to(attention_NT.device)
 
 
-def clustered(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def cluster_patches(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(N, K, D) centres of k-means inside each image, and (N, K) which of them there are: an image with k patches or
     fewer keeps them as they are.
 
@@ -114,11 +114,11 @@ def clustered(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int
     one farthest from those taken, so that an image has one result; a centre that loses its patches stays where it is.
     """
     k = min(k, int(kept_NT.sum(1).max()))
-    centres_NKD = spread(patches_NTD, kept_NT, attention_NT, k)
+    centres_NKD = spread_centres(patches_NTD, kept_NT, attention_NT, k)
     there_NK = torch.arange(k, device=kept_NT.device) < kept_NT.sum(1, keepdim=True)
     before_NT = torch.full_like(kept_NT, -1, dtype=torch.int64)
-    for _ in range(MOST_STEPS):
-        nearest_NT = distances(patches_NTD, centres_NKD, there_NK).argmin(2).masked_fill(~kept_NT, k)
+    for _ in range(MAX_STEPS):
+        nearest_NT = patch_distances(patches_NTD, centres_NKD, there_NK).argmin(2).masked_fill(~kept_NT, k)
         if torch.equal(nearest_NT, before_NT):
             break
         before_NT = nearest_NT
@@ -129,7 +129,7 @@ def clustered(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int
     return centres_NKD, there_NK
 
 
-def spread(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int) -> Tensor:
+def spread_centres(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int) -> Tensor:
     """(N, K, D): the most attended patch, then the farthest from those taken. Rows beyond an image's patches repeat."""
     rows_N = torch.arange(len(patches_NTD), device=patches_NTD.device)
     pick_N = attention_NT.where(kept_NT, -1.0).argmax(1)
@@ -143,7 +143,7 @@ def spread(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int) -
     return torch.stack(picked, 1)
 
 
-def distances(patches_NTD: Tensor, centres_NKD: Tensor, there_NK: Tensor) -> Tensor:
+def patch_distances(patches_NTD: Tensor, centres_NKD: Tensor, there_NK: Tensor) -> Tensor:
     """(N, T, K): squared distances, but for |patch|^2; infinite to centres that there are not."""
     norms_NK = centres_NKD.square().sum(2).masked_fill(~there_NK, torch.inf)
     return torch.baddbmm(norms_NK[:, None], patches_NTD, centres_NKD.transpose(1, 2), alpha=-2)

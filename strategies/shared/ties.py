@@ -7,14 +7,14 @@ from torch import Tensor
 
 from benchmark.api import Indices
 
-LAST = torch.iinfo(torch.int64).max
+WORST_RANK = torch.iinfo(torch.int64).max
 
 
-def largest(values_N: Tensor, rank_N: Tensor) -> Tensor:
+def argmax_by_rank(values_N: Tensor, rank_N: Tensor) -> Tensor:
     """(1,): the position of the largest value, of equal ones that of the lowest rank; waits for no device."""
-    return rank_N.where(values_N == values_N.amax(), LAST).argmin(0, keepdim=True)
+    return rank_N.where(values_N == values_N.amax(), WORST_RANK).argmin(0, keepdim=True)
 
 
-def as_ranks(ranks: Indices, beside: Tensor) -> Tensor:
+def ranks_as_tensor(ranks: Indices, like: Tensor) -> Tensor:
     """The ranks of `View.tie_ranks` where a tensor lies."""
-    return torch.from_numpy(ranks).to(beside.device)
+    return torch.from_numpy(ranks).to(like.device)

@@ -11,10 +11,10 @@ from msgspec import structs
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmark.analysis import comparisons, stats
-from benchmark.analysis.reading import read
+from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.savings import Price
-from benchmark.analysis.tables import tables, write
-from benchmark.records.record import Header, Measured, Record, seal
+from benchmark.analysis.tables import build_tables, write_tables
+from benchmark.records.record import Header, Measured, Record, encode_line
 from benchmark.records.store import Store
 
 EXPERIMENTS, STRATEGIES, SEEDS, ROUNDS = 20, 10, 5, 10
@@ -28,12 +28,12 @@ SIZES = (10, 20, 50)  # of the large folder: experiments, strategies, seeds
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store(tmp_path_factory.mktemp("large"))
     schedule = {"initial": BUDGET, "budget": BUDGET, "rounds": ROUNDS, "validation": 0}
-    store.ask(
+    store.update_manifest(
         "large", [{"name": f"e{e}", "task": "t", "schedule": schedule, "cells": cells(e)} for e in range(EXPERIMENTS)]
     )
     rng = np.random.default_rng(0)
     for cell in (cell for e in range(EXPERIMENTS) for cell in cells(e)):
-        store.start(str(cell["path"]), Header(str(cell["key"]), IDENTITY, "data", 5_000, "accuracy", []))
+        store.start_cell(str(cell["path"]), Header(str(cell["key"]), IDENTITY, "data", 5_000, "accuracy", []))
         order = np.concatenate([np.arange(BUDGET), BUDGET + rng.permutation(4_900)])
         for number in range(ROUNDS):
             bought = order[number * BUDGET : (number + 1) * BUDGET].tolist()
@@ -58,11 +58,11 @@ def cells(number: int, strategies: int = STRATEGIES, seeds: int = SEEDS) -> list
 @pytest.mark.benchmark(group="tables, comparisons and penalties of 10,000 records")
 def test_tables_and_statistics_of_10_000_records(benchmark: BenchmarkFixture, folder: Path, tmp_path: Path) -> None:
     def everything() -> int:
-        experiments = read(str(folder))
-        write(tables(experiments), tmp_path)
-        made = [comparisons.against(one, "s0", Price("images"), 0.95, 0)[0] for one in experiments]
+        experiments = read_experiments(str(folder))
+        write_tables(build_tables(experiments), tmp_path)
+        made = [comparisons.compare_all(one, "s0", Price("images"), 0.95, 0)[0] for one in experiments]
         for one in experiments:
-            stats.penalties(list(one.curves.values()))
+            stats.penalty_matrix(list(one.curves.values()))
         return sum(map(len, made))
 
     assert benchmark.pedantic(everything, rounds=1) == EXPERIMENTS * (STRATEGIES - 1)
@@ -74,7 +74,7 @@ def thousands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store(tmp_path_factory.mktemp("thousands"))
     schedule = {"initial": BUDGET, "budget": BUDGET, "rounds": ROUNDS, "validation": BUDGET}
     experiments = {f"e{e}": cells(e, *SIZES[1:]) for e in range(SIZES[0])}
-    store.ask(
+    store.update_manifest(
         "large", [{"name": e, "task": e, "schedule": schedule, "cells": inside} for e, inside in experiments.items()]
     )
     for cell in (cell for inside in experiments.values() for cell in inside):
@@ -102,9 +102,9 @@ def fill(store: Store, cell: str, key: str, seed: int) -> None:
     for kind, lines in {"cells": records, "measured": measured}.items():
         path = store.path(cell, kind)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"".join(map(seal, lines)))
+        path.write_bytes(b"".join(map(encode_line, lines)))
     if seed == 7:
-        store.fail(cell, "Traceback")
+        store.save_failure(cell, "Traceback")
 
 
 @pytest.mark.benchmark(group="commands on 10,000 cells of 10 rounds")

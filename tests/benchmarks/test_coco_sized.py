@@ -25,11 +25,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from benchmark.api import Boxes, Direction, Indices, Predictions, View, seeded, strategy
+from benchmark.api import Boxes, Direction, Indices, Predictions, View, find_strategy, seeded
 from benchmark.plugins import discovery
 from benchmark.vision.data import annotations as data_annotations
-from benchmark.vision.data.coco_json import coco_json
-from benchmark.vision.data.image_checks import Scan
+from benchmark.vision.data.coco_json import read_coco_json
+from benchmark.vision.data.image_checks import ImageScan
 
 N, D, K, NUM_BOXES, PICKS = 118_000, 512, 81, 7, 1_000
 LABELLED, HELD_OUT, UNLABELLED = np.split(np.arange(N), [1_000, 1_500])
@@ -148,19 +148,19 @@ def memory_mb(which: str) -> float:
 def loaded(path: Path) -> dict[str, int]:
     """Reads the file as if its images were there, of the sizes stated."""
 
-    def scans(paths: Sequence[Path], stated: Sequence[tuple[int, int]], *_: object) -> list[Scan]:
-        return [Scan(path, *size, "", "", b"") for path, size in zip(paths, stated, strict=True)]
+    def scans(paths: Sequence[Path], stated: Sequence[tuple[int, int]], *_: object) -> list[ImageScan]:
+        return [ImageScan(path, *size, "", "", b"") for path, size in zip(paths, stated, strict=True)]
 
     there = mock.patch("os.path.isfile", return_value=True)
-    with there, mock.patch.object(data_annotations, "scanned", scans):
-        split, names = coco_json(path, path.parent)
+    with there, mock.patch.object(data_annotations, "scan_images", scans):
+        split, names = read_coco_json(path, path.parent)
     return {"images": len(split.truth), "boxes": len(split.truth.labels_B), "classes": len(names)}
 
 
 def chosen(task: Detector, label: str) -> dict[str, int]:
     """Lets a strategy choose."""
-    plugin, values = strategy(label)
-    needs = plugin.needed(values)
+    plugin, values = find_strategy(label)
+    needs = plugin.resolve_needs(values)
     view = View(task, task.model(), LABELLED, UNLABELLED, num_initial=1_000, held_out=HELD_OUT, needs=needs)
     picks = plugin.function(view, PICKS, np.random.default_rng(0), **values)
     assert np.isin(picks, UNLABELLED).all()

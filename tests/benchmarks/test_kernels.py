@@ -19,9 +19,9 @@ from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
 from benchmark.api import Direction, Indices, Machine
-from benchmark.strategies.badge import seeding
-from benchmark.strategies.shared.kcenter import eager, greedy, nearest
-from benchmark.vision.classification.task import Classifier, Recipe, Split, forward_mode
+from benchmark.strategies.badge import kmeans_plus_plus
+from benchmark.strategies.shared.kcenter import k_center_greedy, pick_exactly, squared_distance_to_nearest
+from benchmark.vision.classification.task import Classifier, Recipe, Split, jvp_derivatives
 from benchmark.vision.networks import Network
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,7 +52,7 @@ def one_product_a_pick(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Te
     """k-center that reads every feature once a pick."""
     norms_N = points_ND.square().sum(1)
     rank_N = torch.arange(len(points_ND), device=points_ND.device)
-    return eager(points_ND, norms_N, nearest(points_ND, norms_N, centres_MD), rank_N, budget)
+    return pick_exactly(points_ND, norms_N, squared_distance_to_nearest(points_ND, norms_N, centres_MD), rank_N, budget)
 
 
 def usual_seeding(residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: np.random.Generator) -> list[int]:
@@ -69,7 +69,7 @@ def usual_seeding(residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: n
 
 def ours(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Tensor:
     """`greedy`, equals in their order."""
-    return greedy(points_ND, centres_MD, budget, torch.arange(len(points_ND)))
+    return k_center_greedy(points_ND, centres_MD, budget, torch.arange(len(points_ND)))
 
 
 WAYS = {
@@ -92,7 +92,7 @@ def test_k_center(benchmark: BenchmarkFixture, way: str) -> None:
 @pytest.mark.parametrize(("num", "width"), [(118_000, 512), (1_000_000, 384)])
 def test_large_k_center(benchmark: BenchmarkFixture, num: int, width: int) -> None:
     points_ND = torch.randn(num, width, generator=torch.Generator().manual_seed(0))
-    picks = benchmark.pedantic(greedy, (points_ND, points_ND[:1], 1_000, torch.arange(num)), rounds=1)
+    picks = benchmark.pedantic(k_center_greedy, (points_ND, points_ND[:1], 1_000, torch.arange(num)), rounds=1)
     assert len(set(picks.tolist())) == 1_000
 
 
@@ -103,7 +103,7 @@ BADGE = "BADGE, 20,000 images, 100 classes, 512 features, 1,000 picks"
 def test_badge(benchmark: BenchmarkFixture) -> None:
     benchmark.extra_info["more memory at its peak, MB"] = in_a_process_of_its_own("badge_peak")
     given = (*gradients_of_badge(), 1_000, np.random.default_rng(0), torch.arange(20_000))
-    picks = benchmark.pedantic(seeding, given, rounds=1)
+    picks = benchmark.pedantic(kmeans_plus_plus, given, rounds=1)
     assert len(set(picks)) == 1_000
 
 
@@ -130,7 +130,7 @@ def badge_peak() -> float:
     """MB by which BADGE raises this process's peak memory."""
     factors = gradients_of_badge()
     before = peak()
-    seeding(*factors, 100, np.random.default_rng(0), torch.arange(len(factors[0])))
+    kmeans_plus_plus(*factors, 100, np.random.default_rng(0), torch.arange(len(factors[0])))
     return peak() - before
 
 
@@ -158,7 +158,7 @@ def one_by_one(task: Classifier, model: Network, indices: Indices, targets: Tens
 def by_jacobian(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:
     """Influence by PyTorch's Jacobian-vector products, in float32."""
     for which, goals in zip(torch.from_numpy(indices).split(256), targets.split(256), strict=True):
-        forward_mode(model, task._prepared(task._images[which]), goals, s)
+        jvp_derivatives(model, task._prepared(task._images[which]), goals, s)
 
 
 def entropy_pass(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:

@@ -46,7 +46,7 @@ def seconds(store: Store) -> dict[str, float]:
     """Seconds of fit, score and select over all cells; a shared fit took none here."""
     cells = [cell["path"] for one in store.manifest()["experiments"] for cell in one["cells"]]
     total = Counter[str]()
-    for one in (one for cell in cells for one in store.measured(cell)):
+    for one in (one for cell in cells for one in store.measurements(cell)):
         total.update(own(one))
     return dict(total)
 
@@ -61,7 +61,7 @@ def own(one: Measured) -> dict[str, float]:
 DIGESTS = (
     "benchmark.system.tensor_files.tensor_digest",
     "benchmark.runner.gallery.digest",
-    "benchmark.vision.training.digest",
+    "benchmark.vision.training.checkpoint_digest",
 )
 
 

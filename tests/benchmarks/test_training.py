@@ -116,7 +116,7 @@ def repeatable(on: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)
     if on:
-        machine.repeatable()
+        machine.enable_determinism()
     try:
         yield
     finally:

@@ -79,12 +79,12 @@ class Shelf:
         return other
 
 
-def reveals(*, peeked: bool, **_: object) -> str:
+def label_leakage(*, peeked: bool, **_: object) -> str:
     """What `peeked` gives away."""
     return "the pool was cut by its boxes" if peeked else ""
 
 
-@register_task(version=1, reveals=reveals)
+@register_task(version=1, label_leakage=label_leakage)
 def shelf(
     machine: Machine, *, num_images: int = 200, empty: int = 0, peeked: bool = False, flaw: Flaw = "none"
 ) -> Shelf:

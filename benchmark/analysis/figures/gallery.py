@@ -24,9 +24,9 @@ from benchmark.text.words import plural
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 
-FARTHEST = 1e15  # of features and pixels, whose squares single precision holds
+LARGEST_VALUE = 1e15  # of features and pixels, whose squares single precision holds
 LARGEST_GALLERY, LONGEST_SIDE, MOST_CLASSES = 2 * 2**30, 512, 2**16  # bytes, pixels of a thumbnail, classes
-FORMS = {  # kinds of number and dimensions of a gallery's arrays
+ARRAY_FORMS = {  # kinds of number and dimensions of a gallery's arrays
     "labels_P": ("iu", 1), "box_image_M": ("iu", 1), "box_class_M": ("iu", 1), "box_side_M": ("f", 1),
     "shown_N": ("iu", 1), "thumbs_NHW3": ("u", 4), "features_ND": ("f", 2), "drawn_K5": ("f", 2), "classes_C": ("U", 1),
     "digest": ("U", 0),
@@ -51,7 +51,7 @@ class Gallery:
     def read(cls, path: str | Path) -> Gallery:
         """A gallery of a .npz file; ValueError, in one line, where it is none."""
         try:
-            with files.opened(path) as handle:
+            with files.open_file(path) as handle:
                 if not zipfile.is_zipfile(handle):
                     raise ValueError("no zip file")
                 handle.seek(0)
@@ -59,7 +59,7 @@ class Gallery:
                     check_forms(file.zip)
                     gallery = cls(**(arrays := {one.name: file[one.name] for one in fields(cls)}))
                     stated = str(file["digest"]) if "digest" in file else None  # None: of an older release
-        except UNREADABLE as error:
+        except READ_ERRORS as error:
             raise ValueError(f"{path} is no gallery: {' '.join(str(error).split())}") from error
         if fault := gallery.fault:
             raise ValueError(f"{path} is no gallery: {fault}")
@@ -79,29 +79,31 @@ class Gallery:
         if self.drawn_K5.size and (self.drawn_K5.shape[1] != 5 or not in_range(self.drawn_K5[:, 0], len(self.shown_N))):
             wrong.append("drawn_K5")
         for name in ("features_ND", "box_side_M", "drawn_K5"):
-            wrong += [name] * (not float(np.abs(getattr(self, name)).max(initial=0)) <= FARTHEST)  # nor where it is NaN
+            wrong += [name] * (
+                not float(np.abs(getattr(self, name)).max(initial=0)) <= LARGEST_VALUE
+            )  # nor where it is NaN
         return f"{', '.join(wrong)} has values that cannot be" if wrong else ""
 
     @property
-    def row(self) -> dict[int, int]:
+    def row_by_position(self) -> dict[int, int]:
         """The row of a pool position's thumbnail and features."""
         return {int(place): row for row, place in enumerate(self.shown_N)}
 
-    def classes(self, bought: Sequence[int]) -> Ints:
+    def classes_of(self, images: Sequence[int]) -> Ints:
         """Classes of these images, or of the boxes on them. ValueError where they are not of this pool."""
         if not len(self.labels_P):
-            return self.box_class_M[np.isin(self.box_image_M, bought)]
-        if max(bought, default=0) >= len(self.labels_P):
+            return self.box_class_M[np.isin(self.box_image_M, images)]
+        if max(images, default=0) >= len(self.labels_P):
             pool = plural(len(self.labels_P), "image")
-            raise ValueError(f"these pictures are of another pool: {pool}, without number {max(bought)}")
-        return self.labels_P[list(bought)]
+            raise ValueError(f"these pictures are of another pool: {pool}, without number {max(images)}")
+        return self.labels_P[list(images)]
 
 
-UNREADABLE = (
+READ_ERRORS = (
     OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError, RuntimeError, zipfile.BadZipFile,
     zlib.error, lzma.LZMAError,
 )  # fmt: skip  # RuntimeError: encrypted, or packed in a way that is not known
-HEADERS: dict[tuple[int, int], Any] = {
+HEADER_READERS: dict[tuple[int, int], Any] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
@@ -112,11 +114,11 @@ def check_forms(archive: zipfile.ZipFile) -> None:
     another size than its shape says."""
     if (total := sum(one.file_size for one in archive.infolist())) > LARGEST_GALLERY:
         raise ValueError(f"it would take {total / 2**30:,.0f} GiB, and {LARGEST_GALLERY / 2**30:.0f} at most")
-    for name, (kinds, dimensions) in FORMS.items():
+    for name, (kinds, dimensions) in ARRAY_FORMS.items():
         if name == "digest" and f"{name}.npy" not in archive.namelist():  # of an older release
             continue
         with archive.open(f"{name}.npy") as handle:
-            shape, _, dtype = HEADERS[np.lib.format.read_magic(handle)](handle)  # type: ignore[no-untyped-call]
+            shape, _, dtype = HEADER_READERS[np.lib.format.read_magic(handle)](handle)  # type: ignore[no-untyped-call]
             size = archive.getinfo(f"{name}.npy").file_size - handle.tell()
         told, number = f"{name} is {dtype} of shape {shape}", math.prod(shape)
         sides = dimensions < 4 or (all(0 < side <= LONGEST_SIDE for side in shape[1:3]) and shape[3:] == (3,))
@@ -129,6 +131,6 @@ def check_forms(archive: zipfile.ZipFile) -> None:
             raise ValueError(f"{told}: at most {MOST_CLASSES:,} classes")
 
 
-def in_range(values: npt.NDArray[Any], top: int) -> bool:
+def in_range(values: npt.NDArray[Any], bound: int) -> bool:
     """Whether all are at least 0 and below `top`."""
-    return bool(((values >= 0) & (values < top)).all())
+    return bool(((values >= 0) & (values < bound)).all())

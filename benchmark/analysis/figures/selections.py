@@ -19,51 +19,51 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
 
-from benchmark.analysis.curves import Experiment, Floats, Run, mean
+from benchmark.analysis.curves import Experiment, Floats, Run, mean_over_runs
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.figures.style import (
     BLUE,
     FAINT,
     INK,
     PALETTE,
-    blank,
-    entitle,
-    extent,
-    heat,
-    key,
-    numbered,
+    add_legend,
+    add_title,
+    blank_figure,
+    draw_heat_map,
+    label_heat_map,
+    numbered_names,
     panels,
-    pitch,
-    styled,
-    ticks,
+    row_pitch,
+    text_extent,
+    with_style,
 )
 from benchmark.seeds import seed
-from benchmark.text.escaping import visible
-from benchmark.text.words import shorter
+from benchmark.text.escaping import make_visible
+from benchmark.text.words import shorten_names
 
-HEAT = 4  # rounds that `overlap` shows
-NAMED = 20  # classes that are named
-CLASS_NAME = 24  # characters of a class's name at most
+MAX_HEAT_MAPS = 4  # rounds that `overlap` shows
+MAX_NAMED_CLASSES = 20  # classes that are named
+MAX_CLASS_NAME = 24  # characters of a class's name at most
 
 
-def later(run: Run, last: float = math.inf) -> list[int]:
+def selected_images(run: Run, last: float = math.inf) -> list[int]:
     """Pool positions bought after round 0, up to round `last`."""
     return [place for record in run.records if 0 < record.round <= last for place in record.bought]
 
 
-def first_runs(experiment: Experiment) -> dict[str, Run]:
+def lowest_seed_runs(experiment: Experiment) -> dict[str, Run]:
     """The run of the lowest seed that bought something after round 0, by strategy."""
     found: dict[str, Run] = {}
-    for run in sorted((run for run in experiment.runs if later(run)), key=lambda run: run.seed):
+    for run in sorted((run for run in experiment.runs if selected_images(run)), key=lambda run: run.seed):
         found.setdefault(run.strategy, run)
     return {name: found[name] for name in experiment.curves if name in found}
 
 
-def overlaps(experiment: Experiment, names: Sequence[str], last: int) -> Floats:
+def jaccard_overlaps(experiment: Experiment, names: Sequence[str], last: int) -> Floats:
     """(A, A): Jaccard's overlap of what was bought after round 0 up to round `last`, the mean over the seeds that both
     strategies have so far; NaN where there is none."""
     sets = {
-        (run.strategy, run.seed): set(later(run, last))
+        (run.strategy, run.seed): set(selected_images(run, last))
         for run in experiment.runs
         if any(record.round == last for record in run.records)
     }
@@ -73,33 +73,35 @@ def overlaps(experiment: Experiment, names: Sequence[str], last: int) -> Floats:
         one, other = (sets.get((names[column], seeds[place[0]]), set()) for column in place[1:])
         if one and other:
             values_SAA[place] = len(one & other) / len(one | other)
-    return mean(values_SAA.reshape(len(seeds), len(names) ** 2)).reshape(len(names), len(names))
+    return mean_over_runs(values_SAA.reshape(len(seeds), len(names) ** 2)).reshape(len(names), len(names))
 
 
-@styled
-def overlap(experiment: Experiment) -> Figure | None:
+@with_style
+def overlap_heat_maps(experiment: Experiment) -> Figure | None:
     """Jaccard's overlap between strategies of all that they bought after round 0, one heat map a round, the last four.
 
     None: fewer than two strategies bought something.
     """
-    names = list(first_runs(experiment))
+    names = list(lowest_seed_runs(experiment))
     if len(names) < 2:
         return None
-    rounds = sorted({record.round for run in experiment.runs for record in run.records if record.round})[-HEAT:]
+    rounds = sorted({record.round for run in experiment.runs for record in run.records if record.round})[
+        -MAX_HEAT_MAPS:
+    ]
     columns = min(2, len(rounds))
-    labels = numbered(names)
+    labels = numbered_names(names)
     rows = math.ceil(len(rounds) / columns)
-    wide, high = max(0.34 * len(names), 1.6), max(pitch(labels, 0.3) * len(names), 1.2)
-    figure = blank(extent(labels)[0] + columns * (wide + 0.2) + 0.5, rows * (high + 0.5) + 0.8)
+    wide, high = max(0.34 * len(names), 1.6), max(row_pitch(labels, 0.3) * len(names), 1.2)
+    figure = blank_figure(text_extent(labels)[0] + columns * (wide + 0.2) + 0.5, rows * (high + 0.5) + 0.8)
     grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axes, number in zip(grid, rounds, strict=False):
-        values_AA = overlaps(experiment, names, number)
-        heat(axes, np.where(np.eye(len(names), dtype=bool), np.nan, values_AA), 1.0)
+        values_AA = jaccard_overlaps(experiment, names, number)
+        draw_heat_map(axes, np.where(np.eye(len(names), dtype=bool), np.nan, values_AA), 1.0)
         axes.set_title(f"up to round {number}")
-        ticks(axes, labels, len(names))
+        label_heat_map(axes, labels, len(names))
     for axes in grid[len(rounds) :]:
         axes.set_axis_off()
-    entitle(
+    add_title(
         figure,
         f"{experiment.title}: overlap of what was bought",
         "images that both bought, of all that one of them bought (Jaccard)",
@@ -108,18 +110,18 @@ def overlap(experiment: Experiment) -> Figure | None:
     return figure
 
 
-def shares(counts: npt.NDArray[Any]) -> Floats:
+def percentages(counts: npt.NDArray[Any]) -> Floats:
     """In per cent of their sum; zero where that is zero."""
     return np.asarray(100 * counts / max(counts.sum(), 1))
 
 
-def bars(axes: Axes, edges: Floats, counts: npt.NDArray[Any], pool: npt.NDArray[Any]) -> None:
+def draw_histogram(axes: Axes, edges: Floats, counts: npt.NDArray[Any], pool: npt.NDArray[Any]) -> None:
     """A histogram in per cent, with the whole pool's as an outline."""
-    axes.bar(edges[:-1], shares(counts), np.diff(edges), align="edge", color=BLUE, alpha=0.75, linewidth=0)
-    axes.stairs(shares(pool), edges, color=INK, linewidth=0.9)
+    axes.bar(edges[:-1], percentages(counts), np.diff(edges), align="edge", color=BLUE, alpha=0.75, linewidth=0)
+    axes.stairs(percentages(pool), edges, color=INK, linewidth=0.9)
 
 
-@styled
+@with_style
 def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     """Shares of the classes in what each strategy bought after round 0 (lowest seed): of images, boxes or regions.
 
@@ -127,19 +129,19 @@ def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     """
     num_classes = len(gallery.classes_C)
     pool = gallery.labels_P if len(gallery.labels_P) else gallery.box_class_M
-    found = {name: gallery.classes(later(run)) for name, run in first_runs(experiment).items()}
+    found = {name: gallery.classes_of(selected_images(run)) for name, run in lowest_seed_runs(experiment).items()}
     if not found or not len(pool):
         return None
-    unit = "images" if len(gallery.labels_P) else parts(experiment)
+    unit = "images" if len(gallery.labels_P) else label_unit(experiment)
     titles = [f"{name} ({len(classes)})" for name, classes in found.items()]
     figure, grid = panels(titles, 3, 2.6, 1.35, sharex=True, sharey=True)
     edges = np.arange(num_classes + 1, dtype=np.float64) - 0.5
     for axes, classes in zip(grid, found.values(), strict=True):
         counts, whole = (np.bincount(one, minlength=num_classes) for one in (classes, pool))
-        bars(axes, edges, counts, whole)
+        draw_histogram(axes, edges, counts, whole)
     name_classes(figure, grid, gallery)
     figure.supylabel(f"% of {unit}", fontsize=9)
-    entitle(
+    add_title(
         figure,
         f"{experiment.title}: classes bought after round 0",
         f"runs of the lowest seed; in brackets: how many {unit}",
@@ -148,7 +150,7 @@ def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     return figure
 
 
-def parts(experiment: Experiment) -> str:
+def label_unit(experiment: Experiment) -> str:
     """What an image has several labels of: boxes, or regions, all pixels of a class in an image, which nobody counts
     when paying."""
     return "boxes" if experiment.counts_boxes else "regions"
@@ -157,18 +159,18 @@ def parts(experiment: Experiment) -> str:
 def name_classes(figure: Figure, grid: Sequence[Axes], gallery: Gallery) -> None:
     """Names the classes below the plots, shortened in the middle; where they are many they are numbered."""
     num_classes = len(gallery.classes_C)
-    if num_classes > NAMED:
+    if num_classes > MAX_NAMED_CLASSES:
         grid[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.supxlabel("number of the class, from 0, in the order of the data set", fontsize=9)
         return
-    names = shorter([visible(str(name)) for name in gallery.classes_C], CLASS_NAME)
+    names = shorten_names([make_visible(str(name)) for name in gallery.classes_C], MAX_CLASS_NAME)
     grid[0].set_xticks(range(num_classes), names)
-    figure.set_figheight(figure.get_figheight() + extent(names)[0] * math.ceil(len(grid) / 3))
+    figure.set_figheight(figure.get_figheight() + text_extent(names)[0] * math.ceil(len(grid) / 3))
     for axes in grid:
         axes.tick_params("x", labelrotation=90, labelsize=7, length=0)
 
 
-@styled
+@with_style
 def bought_sizes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     """Roots of the areas, in pixels, of the boxes or regions that each strategy bought after round 0 (lowest seed), in
     per cent.
@@ -176,8 +178,8 @@ def bought_sizes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     None: nothing was bought, or images have one label each.
     """
     sides = {
-        name: gallery.box_side_M[np.isin(gallery.box_image_M, later(run))]
-        for name, run in first_runs(experiment).items()
+        name: gallery.box_side_M[np.isin(gallery.box_image_M, selected_images(run))]
+        for name, run in lowest_seed_runs(experiment).items()
     }
     if not sides or not len(gallery.box_side_M):
         return None
@@ -186,12 +188,12 @@ def bought_sizes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     edges = np.histogram_bin_edges(gallery.box_side_M, 24).astype(np.float64)
     whole = np.histogram(gallery.box_side_M, edges)[0]
     for axes, side in zip(grid, sides.values(), strict=True):
-        bars(axes, edges, np.histogram(side, edges)[0], whole)
-    figure.supylabel(f"% of {parts(experiment)}", fontsize=9)
+        draw_histogram(axes, edges, np.histogram(side, edges)[0], whole)
+    figure.supylabel(f"% of {label_unit(experiment)}", fontsize=9)
     figure.supxlabel("root of the area (pixels)", fontsize=9)
-    entitle(
-        figure, f"{experiment.title}: sizes of the {parts(experiment)} bought after round 0",
-        f"runs of the lowest seed; in brackets: how many {parts(experiment)}", "outline: the whole pool",
+    add_title(
+        figure, f"{experiment.title}: sizes of the {label_unit(experiment)} bought after round 0",
+        f"runs of the lowest seed; in brackets: how many {label_unit(experiment)}", "outline: the whole pool",
     )  # fmt: skip
     return figure
 
@@ -205,14 +207,14 @@ def embedded(features_ND: npt.NDArray[Any]) -> Floats:
     return np.asarray(made, np.float64)
 
 
-@styled
+@with_style
 def pool_map(experiment: Experiment, gallery: Gallery) -> Figure | None:
     """The pool's features by t-SNE, and on it what each strategy bought after round 0 (lowest seed), by round: Figure 5
     of ISAL.
 
     None: nothing was bought, or the gallery has fewer than five images or two features.
     """
-    runs, row = first_runs(experiment), gallery.row
+    runs, row = lowest_seed_runs(experiment), gallery.row_by_position
     if not runs or len(gallery.features_ND) < 5 or gallery.features_ND.shape[1] < 2:
         return None
     at_N2 = embedded(gallery.features_ND)
@@ -229,8 +231,8 @@ def pool_map(experiment: Experiment, gallery: Gallery) -> Figure | None:
         axes.spines[:].set_visible(False)
     handles = [Line2D([], [], color=shade[one], marker="o", linestyle="") for one in rounds]
     figure.set_figwidth(figure.get_figwidth() + 1)
-    key(figure, handles, [f"round {one}" for one in rounds])
-    entitle(
+    add_legend(figure, handles, [f"round {one}" for one in rounds])
+    add_title(
         figure,
         f"{experiment.title}: what was bought",
         "t-SNE of round 0's features",
@@ -241,14 +243,14 @@ def pool_map(experiment: Experiment, gallery: Gallery) -> Figure | None:
     return figure
 
 
-@styled
+@with_style
 def contact_sheet(experiment: Experiment, gallery: Gallery, strategy: str, per_round: int = 8) -> Figure | None:
     """The first images that a strategy bought in each round (lowest seed) of those that have a thumbnail, one row a
     round, boxes drawn in: Figure 6 of ISAL.
 
     None: it bought nothing after round 0, or none of that has a thumbnail.
     """
-    run, row = first_runs(experiment).get(strategy), gallery.row
+    run, row = lowest_seed_runs(experiment).get(strategy), gallery.row_by_position
     bought = {one.round: [row[place] for place in one.bought if place in row][:per_round] for one in run.records} \
         if run else {}  # fmt: skip
     bought = {number: rows for number, rows in bought.items() if rows}
@@ -258,7 +260,7 @@ def contact_sheet(experiment: Experiment, gallery: Gallery, strategy: str, per_r
     gap = max(1, round(0.05 * wide))
     steps = (high + gap, wide + gap)
     sheet = np.full((len(bought) * steps[0] - gap, per_round * steps[1] - gap, 3), 255, np.uint8)
-    figure = blank(per_round * 0.9 + 0.9, len(bought) * 0.9 * high / wide + 0.8)
+    figure = blank_figure(per_round * 0.9 + 0.9, len(bought) * 0.9 * high / wide + 0.8)
     axes = figure.add_subplot()
     for line, rows in enumerate(bought.values()):
         for column, one in enumerate(rows):
@@ -271,7 +273,7 @@ def contact_sheet(experiment: Experiment, gallery: Gallery, strategy: str, per_r
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    entitle(figure, strategy, experiment.title, "the first images bought in each round", "run of the lowest seed")
+    add_title(figure, strategy, experiment.title, "the first images bought in each round", "run of the lowest seed")
     return figure
 
 

@@ -27,17 +27,17 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from benchmark.analysis.curves import Curve, Floats
-from benchmark.plugins.places import CONFIGS
+from benchmark.plugins.paths import CONFIGS
 from benchmark.system import files
-from benchmark.text.escaping import visible, visible_lines
-from benchmark.text.words import broken
+from benchmark.text.escaping import make_lines_visible, make_visible
+from benchmark.text.words import wrap_name
 
 PALETTE = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#767676")
 # Okabe and Ito's, which colour-blind people tell apart; grey for their yellow, which is lost on white
 MARKERS = "osD^vPX<>*hdp"
 DASHES = ("-", "--", ":", "-.")
 INK, FAINT, BLUE = "#222222", "#c4c4c4", "#0072B2"
-ROW = 0.16  # inches that a line of a name takes
+ROW_HEIGHT = 0.16  # inches that a line of a name takes
 
 STYLE: dict[Any, Any] = {
     "text.parse_math": False, "text.usetex": False, "text.color": INK, "axes.labelcolor": INK,
@@ -53,7 +53,7 @@ STYLE: dict[Any, Any] = {
 Drawing = ParamSpec("Drawing")
 
 
-def styled(draw: Callable[Drawing, Figure | None]) -> Callable[Drawing, Figure | None]:
+def with_style(draw: Callable[Drawing, Figure | None]) -> Callable[Drawing, Figure | None]:
     """`draw` in the common style, laid out once, so that every file of a figure places things alike; what it writes is
     text in which everything is seen."""
 
@@ -63,7 +63,7 @@ def styled(draw: Callable[Drawing, Figure | None]) -> Callable[Drawing, Figure |
             figure = draw(*args, **kwargs)
             if figure is not None:
                 for text in figure.findobj(Text):
-                    text.set_text(visible_lines(text.get_text()))
+                    text.set_text(make_lines_visible(text.get_text()))
                 figure.draw_without_rendering()
                 figure.set_layout_engine("none")
         return figure
@@ -73,7 +73,7 @@ def styled(draw: Callable[Drawing, Figure | None]) -> Callable[Drawing, Figure |
 
 # --- looks ----------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Look:
+class StrategyStyle:
     """How a strategy is drawn in every figure of a report."""
 
     colour: str
@@ -81,16 +81,16 @@ class Look:
     dashes: str
 
     @property
-    def line(self) -> dict[str, Any]:
+    def line_arguments(self) -> dict[str, Any]:
         """As matplotlib's arguments of a line."""
         told = {"color": self.colour, "marker": self.marker, "linestyle": self.dashes}
         return told | {"markeredgecolor": "white", "markeredgewidth": 0.5}
 
 
-Looks: TypeAlias = Mapping[str, Look]
+StrategyStyles: TypeAlias = Mapping[str, StrategyStyle]
 
 
-def colours(names: Iterable[str]) -> dict[str, Look]:
+def strategy_styles(names: Iterable[str]) -> dict[str, StrategyStyle]:
     """The look of each strategy: that of its place in configs/looks.yaml, where parameters do not count unless two
     differ by them alone; others come behind. Colours repeat after 8 with other dashes, markers after 13."""
     known = list(yaml.safe_load((CONFIGS / "looks.yaml").read_text(encoding="utf-8")))
@@ -100,16 +100,16 @@ def colours(names: Iterable[str]) -> dict[str, Look]:
         place = known.index(base) if base in known else len(known)
         free = (other for other in itertools.count(len(known)) if other not in places.values())
         places[name] = place if base in known and place not in places.values() else next(free)
-    return {name: look(places[name]) for name in each}
+    return {name: style_at(places[name]) for name in each}
 
 
-def look(place: int) -> Look:
+def style_at(place: int) -> StrategyStyle:
     """The look of a place."""
     dashes = DASHES[place // len(PALETTE) % len(DASHES)]
-    return Look(PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)], dashes)
+    return StrategyStyle(PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)], dashes)
 
 
-def extent(labels: Iterable[str]) -> tuple[float, float]:
+def text_extent(labels: Iterable[str]) -> tuple[float, float]:
     """Width and height in inches that these labels take in the legend's size, one below the other."""
     lines = [line for label in labels for line in label.split("\n")]
     font = get_font(findfont("DejaVu Sans"))
@@ -118,45 +118,45 @@ def extent(labels: Iterable[str]) -> tuple[float, float]:
     for line in lines:
         font.set_text(line)
         wide = max(wide, font.get_width_height()[0] / 64 / 72)
-    return wide, ROW * len(lines)
+    return wide, ROW_HEIGHT * len(lines)
 
 
-def pitch(labels: Iterable[str], least: float) -> float:
+def row_pitch(labels: Iterable[str], least: float) -> float:
     """The height in inches of evenly spaced rows in which each of these labels has room, at least `least`."""
-    return max(least, ROW * max(label.count("\n") + 1 for label in labels) + 0.06)
+    return max(least, ROW_HEIGHT * max(label.count("\n") + 1 for label in labels) + 0.06)
 
 
-def beside(labels: Iterable[str]) -> float:
+def legend_width(labels: Iterable[str]) -> float:
     """The width in inches of a legend of these labels."""
-    return extent(labels)[0] + 0.6
+    return text_extent(labels)[0] + 0.6
 
 
-def blank(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
     """An empty figure of that size in inches, which places its parts itself."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def entitle(figure: Figure, title: str, *notes: str, free: float = 0.0) -> None:
+def add_title(figure: Figure, title: str, *notes: str, free: float = 0.0) -> None:
     """A title over the figure, and notes below it, in lines that leave `free` inches on the right; the figure
     grows by what they take."""
     characters = max(24, int((figure.get_figwidth() - free) * 11))
-    lines = [broken(title, characters)]
-    lines += textwrap.wrap(visible("; ".join(filter(None, notes))), characters, break_on_hyphens=False)
+    lines = [wrap_name(title, characters)]
+    lines += textwrap.wrap(make_visible("; ".join(filter(None, notes))), characters, break_on_hyphens=False)
     figure.set_figheight(figure.get_figheight() + 0.19 * ("\n".join(lines).count("\n") - 1))
     figure.suptitle("\n".join(lines), x=0.012, ha="left", linespacing=1.3)
 
 
-def framed(labels: Sequence[str], width: float = 5.2, height: float = 3.6) -> tuple[Figure, Axes]:
+def single_plot(labels: Sequence[str], width: float = 5.2, height: float = 3.6) -> tuple[Figure, Axes]:
     """One plot of that size in inches, with room for a legend of these labels on its right."""
-    figure = blank(width + beside(labels), max(height, extent(labels)[1] + 1.0))
+    figure = blank_figure(width + legend_width(labels), max(height, text_extent(labels)[1] + 1.0))
     axes = figure.add_subplot()
     axes.grid(True)
     return figure, axes
 
 
-def key(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
+def add_legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
     """A legend right of the plots, never on them."""
     figure.legend(list(handles), list(labels), loc="outside right upper", alignment="left")
 
@@ -167,9 +167,9 @@ def panels(
     """Small plots of that size in inches, one a title."""
     columns = min(columns, len(titles))
     rows = math.ceil(len(titles) / columns)
-    titles = [broken(title, max(12, int(width * 14))) for title in titles]
+    titles = [wrap_name(title, max(12, int(width * 14))) for title in titles]
     lines = max(title.count("\n") for title in titles)
-    figure = blank(max(columns * width, 3.6), rows * (height + 0.15 * lines) + 0.8)
+    figure = blank_figure(max(columns * width, 3.6), rows * (height + 0.15 * lines) + 0.8)
     grid = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
     for axes, title in zip(grid, titles, strict=False):
         axes.set_title(title)
@@ -180,18 +180,18 @@ def panels(
     return figure, grid[: len(titles)]
 
 
-def marked(curve: Curve) -> str:
+def strategy_label(curve: Curve) -> str:
     """A strategy's label: its name, with a dagger where the tables have one."""
-    return broken(curve.strategy + "†" * bool(curve.daggers))
+    return wrap_name(curve.strategy + "†" * bool(curve.daggers))
 
 
-def daggers(curves: Iterable[Curve]) -> str:
+def dagger_note(curves: Iterable[Curve]) -> str:
     """What the daggers mean."""
     told = dict.fromkeys(dagger for curve in curves for dagger in curve.daggers)
     return f"† {', '.join(told)}" if told else ""
 
 
-def limits(axes: Axes, values: Floats) -> None:
+def limit_y_axis(axes: Axes, values: Floats) -> None:
     """Cuts bands off that reach further than a fifth of the lines' own range beyond them."""
     low, high = float(values.min()), float(values.max())
     room = (high - low) / 5 or max(abs(high) / 10, 1e-3)
@@ -199,12 +199,12 @@ def limits(axes: Axes, values: Floats) -> None:
     axes.set_ylim(max(bottom, low - room), min(top, high + room))
 
 
-def numbered(names: Sequence[str]) -> list[str]:
+def numbered_names(names: Sequence[str]) -> list[str]:
     """Names with their number, by which columns are told."""
-    return [f"{broken(name)}  {number}" for number, name in enumerate(names, start=1)]
+    return [f"{wrap_name(name)}  {number}" for number, name in enumerate(names, start=1)]
 
 
-def heat(axes: Axes, values: Floats, top: float) -> None:
+def draw_heat_map(axes: Axes, values: Floats, top: float) -> None:
     """A heat map with its numbers in the cells; empty where there is none."""
     axes.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
     axes.spines[:].set_visible(False)
@@ -216,14 +216,14 @@ def heat(axes: Axes, values: Floats, top: float) -> None:
             )
 
 
-def ticks(axes: Axes, rows: Sequence[str], num_columns: int) -> None:
+def label_heat_map(axes: Axes, rows: Sequence[str], num_columns: int) -> None:
     """Names at the rows of a heat map and numbers at its columns."""
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xticks(range(num_columns), [str(number) for number in range(1, num_columns + 1)])
     axes.tick_params(length=0)
 
 
-def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
+def save_figure(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
     """Writes STEM.png (150 dpi), STEM.svg and STEM.pdf, or those kinds of them: the same bytes for the same figure."""
     metadata: dict[str, dict[str, str | None]] = {
         "png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None},
@@ -233,5 +233,5 @@ def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "svg", "pdf"
         for path, kind in zip(paths, kinds, strict=True):
             content = io.BytesIO()
             figure.savefig(content, format=kind, dpi=150, metadata=metadata[kind])
-            files.replace(path, content.getvalue(), stem.parents[1])
+            files.write_atomically(path, content.getvalue(), stem.parents[1])
     return paths

@@ -4,7 +4,7 @@
 `training` the loss and its schedule, on the engine of `benchmark.vision.training`.
 """
 
-from benchmark.vision.classification.recipe import PUBLISHED, Recipe, check_weights, lacks
+from benchmark.vision.classification.recipe import PUBLISHED, Recipe, check_weights, missing_capabilities
 from benchmark.vision.classification.task import Classifier, Split
 
-__all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "check_weights", "lacks"]
+__all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "check_weights", "missing_capabilities"]

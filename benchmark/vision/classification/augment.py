@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.vision.classification.recipe import Recipe
-from benchmark.vision.pixels import STATISTICS, moments
+from benchmark.vision.pixels import CHANNEL_STATISTICS, channel_moments
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Normaliser:
     deviation_K11: Tensor
 
     @classmethod
-    def of(cls, name: str, images_NKHW: Tensor) -> Normaliser:
+    def from_name(cls, name: str, images_NKHW: Tensor) -> Normaliser:
         """The statistics called `name`; "pool": those of the images, without their labels."""
         if name == "pool":
-            mean_K, deviation_K = (values_K.float() for values_K in moments(images_NKHW))
+            mean_K, deviation_K = (values_K.float() for values_K in channel_moments(images_NKHW))
         else:
-            mean_K, deviation_K = torch.tensor(STATISTICS[name])
+            mean_K, deviation_K = torch.tensor(CHANNEL_STATISTICS[name])
         device = images_NKHW.device
         return cls(mean_K.view(-1, 1, 1).to(device), deviation_K.view(-1, 1, 1).to(device))
 
@@ -39,7 +39,7 @@ class Normaliser:
         return values_NKHW.expand(-1, 3, -1, -1) if values_NKHW.shape[1] == 1 else values_NKHW
 
 
-def of_features(features_NE11: Tensor) -> Normaliser:
+def feature_normaliser(features_NE11: Tensor) -> Normaliser:
     """To mean 0 and deviation 1, those without any as they are."""
     deviation_E, mean_E = torch.std_mean(features_NE11[:, :, 0, 0].double(), 0, correction=0)
     deviation_E = deviation_E.where(deviation_E > 0, 1.0)
@@ -50,20 +50,20 @@ def of_features(features_NE11: Tensor) -> Normaliser:
 class Batch:
     """The images of one training step and what is drawn for them."""
 
-    which_N: Tensor  # positions in the labelled set
+    positions_N: Tensor  # positions in the labelled set
     offset_N2: Tensor  # y, x of the crop in the padded image
     flip_N: Tensor
 
-    def augmented(self, images_NKHW: Tensor, normaliser: Normaliser, recipe: Recipe) -> Tensor:
+    def augment(self, images_NKHW: Tensor, normaliser: Normaliser, recipe: Recipe) -> Tensor:
         """(N, 3, H, W) float32: normalised, padded, mirrored, cropped."""
         around = (recipe.pad,) * 4
-        picked_NKHW = images_NKHW[self.which_N]
+        picked_NKHW = images_NKHW[self.positions_N]
         if recipe.pad_colour == "black":
-            return cropped(normaliser(F.pad(picked_NKHW, around)), self.offset_N2, self.flip_N, recipe.pad)
-        return cropped(F.pad(normaliser(picked_NKHW), around), self.offset_N2, self.flip_N, recipe.pad)
+            return crop_and_flip(normaliser(F.pad(picked_NKHW, around)), self.offset_N2, self.flip_N, recipe.pad)
+        return crop_and_flip(F.pad(normaliser(picked_NKHW), around), self.offset_N2, self.flip_N, recipe.pad)
 
 
-def cropped(padded_NKHW: Tensor, offset_N2: Tensor, flip_N: Tensor, pad: int) -> Tensor:
+def crop_and_flip(padded_NKHW: Tensor, offset_N2: Tensor, flip_N: Tensor, pad: int) -> Tensor:
     """The padded images, those of `flip_N` mirrored, then each cut to the size without padding at its offset."""
     num_images, _, height, width = padded_NKHW.shape
     device = padded_NKHW.device
@@ -74,17 +74,17 @@ def cropped(padded_NKHW: Tensor, offset_N2: Tensor, flip_N: Tensor, pad: int) ->
     return padded_NKHW[image_N11, :, rows_NH[:, :, None], columns_NW[:, None, :]].permute(0, 3, 1, 2)
 
 
-def epoch(num_images: int, recipe: Recipe, generator: torch.Generator, device: torch.device) -> Iterator[Batch]:
+def draw_epoch(num_images: int, recipe: Recipe, generator: torch.Generator, device: torch.device) -> Iterator[Batch]:
     """The batches of one epoch. All its random numbers are drawn at once, on the CPU: the same on every device."""
     order_N = torch.randperm(num_images, generator=generator)
     num_offsets = max(1, 2 * recipe.pad + recipe.full_crop)
     offset_N2 = torch.randint(num_offsets, (num_images, 2), generator=generator)
     flip_N = torch.rand(num_images, generator=generator) < (0.5 if recipe.flip else 0.0)
-    parts = (split(values.to(device), recipe) for values in (order_N, offset_N2, flip_N))
+    parts = (split_batches(values.to(device), recipe) for values in (order_N, offset_N2, flip_N))
     return map(Batch, *parts)
 
 
-def split(values_N: Tensor, recipe: Recipe) -> list[Tensor]:
+def split_batches(values_N: Tensor, recipe: Recipe) -> list[Tensor]:
     """An epoch in batches of at most `batch_size`: the tail dropped, or their sizes equal, give or take one."""
     num_images, size = len(values_N), recipe.batch_size
     if recipe.drop_last:

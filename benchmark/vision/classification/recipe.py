@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmark.api import EncoderName, Machine, check_encoder, seeded
-from benchmark.vision.networks import PROBE, body, resolve
-from benchmark.vision.recipes import check_recipe, recipe_of
+from benchmark.api import EncoderName, Machine, check_encoder_weights, seeded
+from benchmark.vision.networks import PROBE, build_backbone, resolve_network
+from benchmark.vision.recipes import build_recipe, check_recipe
 from benchmark.vision.weights import weights_file
 
 
@@ -55,7 +55,7 @@ class Recipe:
     compile: bool = False  # the training step, through torch.compile
 
     def __post_init__(self) -> None:
-        source, _ = resolve(self.model)
+        source, _ = resolve_network(self.model)
         if self.model == PROBE and self.encoder is None:
             raise ValueError(f"model={PROBE}: takes the features of a frozen encoder, set encoder=")
         check_recipe(self, self._ranges(), self._ineffective(source))
@@ -112,9 +112,9 @@ PUBLISHED = Recipe(
 """ISAL's classification recipe (Liu et al., 2021, section 4.1, and its code): the other fields are `Recipe`'s own."""
 
 
-def lacks(**values: Any) -> set[str]:
+def missing_capabilities(**values: Any) -> set[str]:
     """The capabilities that a task's parameters take away. Raises Recipe's ValueError, before anything is loaded."""
-    recipe = recipe_of(Recipe, values)
+    recipe = build_recipe(Recipe, values)
     missing = {"sample": recipe.dropout == 0, "companion": recipe.compile or recipe.model == PROBE}
     return {capability for capability, lacking in missing.items() if lacking}
 
@@ -126,7 +126,7 @@ def check_weights(machine: Machine, recipe: Recipe) -> None:
         ValueError: The weights cannot be had, or do not fit the network or the encoder.
     """
     if recipe.encoder is not None:
-        check_encoder(recipe.encoder, machine)
+        check_encoder_weights(recipe.encoder, machine)
     elif recipe.weights != "none":
         with seeded(0):
-            body(recipe.model, recipe.width, weights_file(machine, recipe.weights) or recipe.weights)
+            build_backbone(recipe.model, recipe.width, weights_file(machine, recipe.weights) or recipe.weights)

@@ -30,25 +30,25 @@ from benchmark.api import (
     Scores,
     Targets,
     activity,
-    by_class,
-    identity,
+    encoder_identity,
+    scores_by_class,
     seeded,
 )
-from benchmark.vision.classification.augment import Normaliser, of_features
-from benchmark.vision.classification.recipe import PUBLISHED, Recipe, check_weights, lacks
-from benchmark.vision.classification.training import Labelled, train
-from benchmark.vision.data.image_checks import Scan, loaded
+from benchmark.vision.classification.augment import Normaliser, feature_normaliser
+from benchmark.vision.classification.recipe import PUBLISHED, Recipe, check_weights, missing_capabilities
+from benchmark.vision.classification.training import LabelledSet, train_classifier
+from benchmark.vision.data.image_checks import ImageScan, load_images
 from benchmark.vision.data.image_files import Exif
-from benchmark.vision.data.sources import reported
-from benchmark.vision.directional import Layers
-from benchmark.vision.encoding.encodings import Encodings, InMemory
-from benchmark.vision.fingerprints import derived, digest
-from benchmark.vision.networks import Network, build, probe, suits_channels_last
-from benchmark.vision.task import VisionTask, own
-from benchmark.vision.training import in_precision, normalises_by_batch
+from benchmark.vision.data.sources import report_sources
+from benchmark.vision.directional import DirectionLayers
+from benchmark.vision.encoding.encodings import Encodings, InMemoryPool
+from benchmark.vision.fingerprints import derive_seed, digest
+from benchmark.vision.networks import Network, build_network, build_probe, suits_channels_last
+from benchmark.vision.task import VisionTask, cast_model
+from benchmark.vision.training import in_precision, uses_batch_statistics
 from benchmark.vision.weights import weights_file
 
-PIXELS_A_BATCH = 2**18  # 256 images of 32x32
+PIXELS_PER_BATCH = 2**18  # 256 images of 32x32
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,19 @@ class Split:
 
     images_NKHW: npt.NDArray[np.uint8]
     labels_N: npt.NDArray[np.int64]
-    scans: Sequence[Scan] = ()  # (N,) what is known of their files, where they are from some
+    scans: Sequence[ImageScan] = ()  # (N,) what is known of their files, where they are from some
 
     @classmethod
-    def of_files(cls, paths: Sequence[Path], labels: Sequence[int], size: int, exif: Exif) -> Split:
+    def from_files(cls, paths: Sequence[Path], labels: Sequence[int], size: int, exif: Exif) -> Split:
         """Images in files, squashed to `size` x `size` pixels in RGB; see `image_checks.loaded`."""
-        images_N3HW, scans = loaded(paths, size, exif)
+        images_N3HW, scans = load_images(paths, size, exif)
         return cls(images_N3HW, np.array(labels, np.int64), scans)
 
-    def kept(self, which: Indices) -> Split:
+    def select(self, indices: Indices) -> Split:
         """These images."""
-        return Split(self.images_NKHW[which], self.labels_N[which], [self.scans[i] for i in which.tolist()])
+        return Split(self.images_NKHW[indices], self.labels_N[indices], [self.scans[i] for i in indices.tolist()])
 
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def to_device(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Images and labels on a device."""
         images_NKHW = torch.from_numpy(np.ascontiguousarray(self.images_NKHW))
         return images_NKHW.to(device), torch.from_numpy(self.labels_N).to(device)
@@ -93,39 +93,39 @@ class Classifier(VisionTask[Network]):
                 raise ValueError(f"the {name} has no image: there is nothing to {purpose}")
         self.num_pool, self.num_classes = len(pool.labels_N), num_classes
         self.classes = classes or [str(number) for number in range(num_classes)]
-        self.batch_size = max(16, PIXELS_A_BATCH // (pool.images_NKHW.shape[2] * pool.images_NKHW.shape[3]))
+        self.batch_size = max(16, PIXELS_PER_BATCH // (pool.images_NKHW.shape[2] * pool.images_NKHW.shape[3]))
         self._machine, self._recipe, self._device = machine, recipe, machine.device
         self._weights = weights_file(machine, recipe.weights) or recipe.weights
-        self._images, self._labels = pool.on(machine.device)
-        self._test_images, self._test_labels = test.on(machine.device)
+        self._images, self._labels = pool.to_device(machine.device)
+        self._test_images, self._test_labels = test.to_device(machine.device)
         self._memo: tuple[Callable[[], nn.Module | None], Indices, tuple[Tensor, Tensor]] | None = None
-        self._pixels, self._views = self._images, InMemory(self._images)
-        self._encodings = Encodings(self._views, self._views, digest(pool.images_NKHW), machine)
+        self._pixels, self._encoder_pool = self._images, InMemoryPool(self._images)
+        self._encodings = Encodings(self._encoder_pool, self._encoder_pool, digest(pool.images_NKHW), machine)
         parts = [pool.images_NKHW, pool.labels_N, test.images_NKHW, test.labels_N, self._weights]
-        self._normaliser = Normaliser.of(recipe.normalise, self._images)
+        self._normaliser = Normaliser.from_name(recipe.normalise, self._images)
         if recipe.encoder is not None:
-            parts.append(identity(recipe.encoder, machine))
+            parts.append(encoder_identity(recipe.encoder, machine))
             both = digest(pool.images_NKHW, test.images_NKHW)
-            tests = Encodings(InMemory(self._test_images), self._views, both, machine)
+            tests = Encodings(InMemoryPool(self._test_images), self._encoder_pool, both, machine)
             self._images, self._test_images = self._encodings.features(recipe.encoder), tests.features(recipe.encoder)
-            self._recipe, self._normaliser = replace(recipe, flip=False, pad=0), of_features(self._images)
+            self._recipe, self._normaliser = replace(recipe, flip=False, pad=0), feature_normaliser(self._images)
         network = self.model()  # whatever is wrong with it is said now
-        self._by_batch = normalises_by_batch(network)
+        self._uses_batch_statistics = uses_batch_statistics(network)
         self._channels_first = not suits_channels_last(network, self._device)
         if self._channels_first:
             self._recipe = replace(self._recipe, channels_last=False)
         self.fingerprint = digest(*parts)
-        self._sources = reported(pool.scans, test.scans, root)
+        self._sources = report_sources(pool.scans, test.scans, root)
 
     # --- training and scoring --------------------------------------------------------------------
     def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Network:
         """A network trained on the set `labelled`. Raises ValueError where training diverges."""
-        network = self._network(seed, companion)
+        network = self._build_network(seed, companion)
         which = torch.from_numpy(np.sort(labelled)).to(self._device)
-        images = Labelled(self._images[which], self._labels[which], self._normaliser, self._channels_first)
-        checkpoint = self._checkpoint(np.sort(labelled), seed, companion)
-        with seeded(derived(seed, "dropout")):
-            train(network, images, self._recipe, companion, seed, checkpoint)
+        images = LabelledSet(self._images[which], self._labels[which], self._normaliser, self._channels_first)
+        checkpoint = self._checkpoint_path(np.sort(labelled), seed, companion)
+        with seeded(derive_seed(seed, "dropout")):
+            train_classifier(network, images, self._recipe, companion, seed, checkpoint)
         return network
 
     def score(self, model: nn.Module) -> Scores:
@@ -134,7 +134,7 @@ class Classifier(VisionTask[Network]):
         are."""
         logits_NC, _ = self._forward(model, self._test_images, self._batches(np.arange(self.num_test())))
         nll = F.cross_entropy(logits_NC, self._test_labels)
-        found = rates(logits_NC.argmax(1), self._test_labels, self.classes)
+        found = accuracy_scores(logits_NC.argmax(1), self._test_labels, self.classes)
         return Scores({**found, "nll": nll.item()}, found.by_class)
 
     def batch_sizes(self, num_images: int) -> BatchSizes | None:
@@ -178,7 +178,7 @@ class Classifier(VisionTask[Network]):
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:
         """(N, C) probabilities, one prediction an image."""
-        return predictions(self._outputs(model, indices)[0])
+        return to_predictions(self._outputs(model, indices)[0])
 
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N, D): the input of the last layer."""
@@ -187,16 +187,16 @@ class Classifier(VisionTask[Network]):
     def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
         """Monte Carlo dropout (Gal & Ghahramani, 2016) on the last layer's input; the rest of the network runs once."""
         _, features_ND = self._outputs(model, indices)
-        generator, network = torch.Generator().manual_seed(seed), own(model, Network)
+        generator, network = torch.Generator().manual_seed(seed), cast_model(model, Network)
         for _ in range(num_samples):
             kept_ND = torch.rand(features_ND.shape, generator=generator) >= network.dropout.p
             with torch.no_grad():
                 dropped_ND = features_ND * kept_ND.to(self._device) / (1 - network.dropout.p)
-                yield predictions(network.head(dropped_ND))
+                yield to_predictions(network.head(dropped_ND))
 
     def classify(self, model: nn.Module, features_ND: Tensor) -> Tensor:
         """(N, C): the last layer's outputs, in float32."""
-        return own(model, Network).logits(features_ND)
+        return cast_model(model, Network).logits(features_ND)
 
     def labels(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,) classes."""
@@ -204,10 +204,10 @@ class Classifier(VisionTask[Network]):
 
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,): the companion's output."""
-        network = own(model, Network)
+        network = cast_model(model, Network)
         assert network.companion is not None, "the model was fitted without a companion"
         outputs = []
-        for which in activity.tracked(self._batches(indices), "going through images", "batches"):
+        for which in activity.track(self._batches(indices), "going through images", "batches"):
             with torch.no_grad():
                 with in_precision(self._recipe.precision, self._device):
                     _, maps = network.features(self._prepared(self._images[which]))
@@ -245,38 +245,42 @@ class Classifier(VisionTask[Network]):
         A network with weights outside plain convolutions and linear layers takes Jacobian-vector products, in float32.
         """
         assert isinstance(targets, Tensor), "a classifier's targets are a tensor"
-        layers, parts = Layers(own(model, Network), direction), []
-        batches = activity.tracked(self._batches(indices), "going through images", "batches")
+        layers, parts = DirectionLayers(cast_model(model, Network), direction), []
+        batches = activity.track(self._batches(indices), "going through images", "batches")
         for which, goals in zip(batches, targets.split(self.batch_size), strict=True):
             images_N3HW = self._prepared(self._images[which])
-            slopes_N = self._probed(own(model, Network), layers, images_N3HW, goals) if layers.are_known else None
-            parts.append(forward_mode(model, images_N3HW, goals, direction) if slopes_N is None else slopes_N)
+            slopes_N = (
+                self._probed(cast_model(model, Network), layers, images_N3HW, goals) if layers.are_supported else None
+            )
+            parts.append(jvp_derivatives(model, images_N3HW, goals, direction) if slopes_N is None else slopes_N)
         return torch.cat(parts)
 
-    def _probed(self, network: Network, layers: Layers, images_N3HW: Tensor, goals: Tensor) -> Tensor | None:
+    def _probed(self, network: Network, layers: DirectionLayers, images_N3HW: Tensor, goals: Tensor) -> Tensor | None:
         """The derivatives of one batch; None where a layer was not called."""
         strength_N = network.head.weight.new_zeros(len(goals), requires_grad=True)
-        with layers.probed(strength_N):
+        with layers.inject_tangents(strength_N):
             with in_precision(self._recipe.precision, self._device):
                 features_ND, _ = network.features(images_N3HW)
             total = cross_entropy(network.logits(features_ND), goals).sum()
-        return torch.autograd.grad(total, strength_N)[0] if layers.were_called else None
+        return torch.autograd.grad(total, strength_N)[0] if layers.were_all_called else None
 
     # --- inside ----------------------------------------------------------------------------------
-    def _network(self, seed: int, companion: Companion | None) -> Network:
+    def _build_network(self, seed: int, companion: Companion | None) -> Network:
         """A fresh network; a companion does not change what it starts from."""
         image_size = (self._images.shape[2], self._images.shape[3])
         recipe = self._recipe
-        with seeded(derived(seed, "network")):
+        with seeded(derive_seed(seed, "network")):
             if recipe.encoder is not None:
-                network = probe(self._images.shape[1], self.num_classes, recipe.dropout)
+                network = build_probe(self._images.shape[1], self.num_classes, recipe.dropout)
             else:
-                network = build(recipe.model, self.num_classes, image_size, recipe.width, self._weights, recipe.dropout)
+                network = build_network(
+                    recipe.model, self.num_classes, image_size, recipe.width, self._weights, recipe.dropout
+                )
         if companion is not None and recipe.compile:
             raise ValueError("compile=true cannot train a companion (learning_loss): set compile=false")
         if companion is not None:
-            with seeded(derived(seed, "companion")):
-                network.attach(companion, image_size)
+            with seeded(derive_seed(seed, "companion")):
+                network.attach_companion(companion, image_size)
         network.to(memory_format=self._layout())  # type: ignore[call-overload]
         return network.to(self._device)
 
@@ -300,34 +304,34 @@ class Classifier(VisionTask[Network]):
     @torch.no_grad()
     def _forward(self, model: nn.Module, images_NKHW: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         """(N, C) logits and (N, D) features, in the recipe's precision but for the last layer."""
-        network, parts = own(model, Network), []
-        for which in activity.tracked(batches, "going through images", "batches"):
+        network, parts = cast_model(model, Network), []
+        for which in activity.track(batches, "going through images", "batches"):
             with in_precision(self._recipe.precision, self._device):
                 parts.append(network.features(self._prepared(images_NKHW[which]))[0])
         features_ND = torch.cat(parts)
         return network.logits(features_ND), features_ND
 
 
-def predictions(logits_NC: Tensor) -> Predictions:
+def to_predictions(logits_NC: Tensor) -> Predictions:
     """One prediction an image."""
     image_N = torch.arange(len(logits_NC), device=logits_NC.device)
     return Predictions(logits_NC.softmax(1), image_N, len(logits_NC))
 
 
-def rates(found_N: Tensor, true_N: Tensor, classes: Sequence[str]) -> Scores:
+def accuracy_scores(predicted_N: Tensor, true_N: Tensor, classes: Sequence[str]) -> Scores:
     """What share of the images and, on average, of each class that is there is found to be what it is, in per cent; and
     how many classes are found, and how many are there."""
-    right_N = found_N == true_N
+    right_N = predicted_N == true_N
     num_C = true_N.bincount(minlength=len(classes))
     right_C, there_C = true_N[right_N].bincount(minlength=len(classes)), num_C > 0
     pairs = zip(right_C.tolist(), num_C.tolist(), strict=True)
     values = {
         "accuracy": 100.0 * (right_N.sum().item() / len(true_N)),
         "balanced_accuracy": 100.0 * (right_C[there_C].double() / num_C[there_C]).mean().item(),
-        "num_predicted_classes": float(len(found_N.unique())),
+        "num_predicted_classes": float(len(predicted_N.unique())),
         "num_test_classes": float(there_C.sum().item()),
     }
-    of_class = by_class(classes, (100.0 * right / num if num else None for right, num in pairs))
+    of_class = scores_by_class(classes, (100.0 * right / num if num else None for right, num in pairs))
     return Scores(values, {"accuracy": of_class})
 
 
@@ -336,7 +340,7 @@ def cross_entropy(logits_NC: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits_NC, targets, reduction="none")
 
 
-def forward_mode(model: nn.Module, images_N3HW: Tensor, targets: Tensor, direction: Direction) -> Tensor:
+def jvp_derivatives(model: nn.Module, images_N3HW: Tensor, targets: Tensor, direction: Direction) -> Tensor:
     """(N,): the derivatives of the losses along `direction`, one Jacobian-vector product in float32."""
     at = {name: parameter.detach() for name, parameter in model.named_parameters() if name in direction}
     along = {name: direction[name] for name in at}
@@ -347,4 +351,4 @@ def forward_mode(model: nn.Module, images_N3HW: Tensor, targets: Tensor, directi
     return slopes_N
 
 
-__all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "check_weights", "lacks"]
+__all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "check_weights", "missing_capabilities"]

@@ -16,18 +16,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Companion
-from benchmark.vision.classification.augment import Batch, Normaliser, epoch, split
+from benchmark.vision.classification.augment import Batch, Normaliser, draw_epoch, split_batches
 from benchmark.vision.classification.recipe import Recipe
-from benchmark.vision.fingerprints import derived
+from benchmark.vision.fingerprints import derive_seed
 from benchmark.vision.networks import Network
-from benchmark.vision.training import Schedule, in_precision, parameter_groups, train_sgd, with_companion
+from benchmark.vision.training import (
+    LearningRateSchedule,
+    add_companion_loss,
+    in_precision,
+    parameter_groups,
+    train_sgd,
+)
 
-Features: TypeAlias = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
+ComputeFeatures: TypeAlias = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 PRECISE_BATCHES = 64  # batches that precise batch normalisation averages, at most
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledSet:
     """A labelled set on the device."""
 
     images_NKHW: Tensor  # uint8
@@ -35,10 +41,10 @@ class Labelled:
     normaliser: Normaliser
     channels_first: bool = False  # what cropping gives has channels last: whether that is changed
 
-    def batch(self, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    def prepare_batch(self, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
         """The augmented images and the labels of one step."""
-        images_N3HW = batch.augmented(self.images_NKHW, self.normaliser, recipe)
-        return images_N3HW.contiguous() if self.channels_first else images_N3HW, self.labels_N[batch.which_N]
+        images_N3HW = batch.augment(self.images_NKHW, self.normaliser, recipe)
+        return images_N3HW.contiguous() if self.channels_first else images_N3HW, self.labels_N[batch.positions_N]
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,11 @@ class Step:
     """A step of training; which images it takes is drawn when its epoch begins."""
 
     number: int  # from 0, over all epochs
-    which: range  # places in that order
+    positions: range  # places in that order
 
 
-def train(
-    network: Network, labelled: Labelled, recipe: Recipe, companion: Companion | None, seed: int,
+def train_classifier(
+    network: Network, labelled: LabelledSet, recipe: Recipe, companion: Companion | None, seed: int,
     checkpoint: Path | None = None,
 ) -> None:  # fmt: skip
     """Trains `network` in place, its companion with it: see `train_sgd`.
@@ -60,20 +66,20 @@ def train(
     num_images, device = len(labelled.labels_N), labelled.labels_N.device
     if num_images < (recipe.batch_size if recipe.drop_last else 1):
         raise ValueError(f"{num_images} labelled images make no batch of {recipe.batch_size}: drop_last drops them all")
-    generator = torch.Generator().manual_seed(derived(seed, "batches"))
-    features = compiled(network, device) if recipe.compile else network.features
-    per_epoch = [range(int(part[0]), int(part[-1]) + 1) for part in split(torch.arange(num_images), recipe)]
+    generator = torch.Generator().manual_seed(derive_seed(seed, "batches"))
+    features = compile_features(network, device) if recipe.compile else network.features
+    per_epoch = [range(int(part[0]), int(part[-1]) + 1) for part in split_batches(torch.arange(num_images), recipe)]
     steps = [Step(number, which) for number, which in enumerate(per_epoch * recipe.epochs)]
 
     def prepare(left: Sequence[Step]) -> Iterator[tuple[Tensor, Tensor]]:
-        epochs = (epoch(num_images, recipe, generator, device) for _ in range(recipe.epochs))
+        epochs = (draw_epoch(num_images, recipe, generator, device) for _ in range(recipe.epochs))
         batches = chain.from_iterable(epochs)
-        return (labelled.batch(batch, recipe) for batch in islice(batches, len(steps) - len(left), None))
+        return (labelled.prepare_batch(batch, recipe) for batch in islice(batches, len(steps) - len(left), None))
 
-    falling = schedule(recipe)
+    falling = learning_rate_schedule(recipe)
     train_sgd(
-        network, optimiser(network, recipe), steps, prepare,
-        rate=lambda number: falling.at(share(number, len(per_epoch), recipe.epochs)),
+        network, build_optimiser(network, recipe), steps, prepare,
+        learning_rate=lambda number: falling.rate_at(training_progress(number, len(per_epoch), recipe.epochs)),
         objective=lambda batch, number: objective(
             network, features, batch, recipe, companion, number // len(per_epoch)
         ),
@@ -81,12 +87,12 @@ def train(
         epochs=recipe.epochs, seed=None, checkpoint=checkpoint,
     )  # fmt: skip
     if recipe.precise_bn:
-        last = epoch(num_images, recipe, generator, device)
-        refresh_statistics(network, (labelled.batch(batch, recipe)[0] for batch in last), recipe)
+        last = draw_epoch(num_images, recipe, generator, device)
+        refresh_statistics(network, (labelled.prepare_batch(batch, recipe)[0] for batch in last), recipe)
 
 
 def objective(
-    network: Network, features: Features, batch: tuple[Tensor, Tensor], recipe: Recipe, companion: Companion | None,
+    network: Network, features: ComputeFeatures, batch: tuple[Tensor, Tensor], recipe: Recipe, companion: Companion | None,
     epoch: int,
 ) -> Tensor:  # fmt: skip
     """The mean cross-entropy of the batch, and what the companion adds to it."""
@@ -96,10 +102,12 @@ def objective(
     losses_N = F.cross_entropy(
         network.logits(features_ND), labels_N, reduction="none", label_smoothing=recipe.label_smoothing
     )
-    return with_companion(losses_N.mean(), network.companion, companion, maps, lambda: losses_N, epoch, recipe.epochs)
+    return add_companion_loss(
+        losses_N.mean(), network.companion, companion, maps, lambda: losses_N, epoch, recipe.epochs
+    )
 
 
-def compiled(network: Network, device: torch.device) -> Features:
+def compile_features(network: Network, device: torch.device) -> ComputeFeatures:
     """`network.features` through torch.compile, on a GPU as CUDA graphs: one launch a pass, not one an operation.
 
     One program for all batch sizes, so that what was compiled earlier in this process decides nothing.
@@ -131,7 +139,7 @@ def refresh_statistics(network: Network, batches: Iterator[Tensor], recipe: Reci
     network.eval()
 
 
-def optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+def build_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD over all parameters, the companion's too; matrices and kernels decay, the rest only with `decay_all`."""
     groups = parameter_groups(
         network, lambda layer, name, parameter: parameter.ndim <= 1 and not recipe.decay_all, weight_decay=0.0
@@ -145,12 +153,19 @@ def optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     )
 
 
-def schedule(recipe: Recipe) -> Schedule:
+def learning_rate_schedule(recipe: Recipe) -> LearningRateSchedule:
     """The learning rate after a share of training."""
     drops, decay = [recipe.milestone], recipe.decay
-    return Schedule(lr=recipe.lr, shape=recipe.schedule, drops=drops, decay=decay, warmup=recipe.warmup, apart=True)
+    return LearningRateSchedule(
+        lr=recipe.lr,
+        shape=recipe.schedule,
+        milestones=drops,
+        decay=decay,
+        warmup=recipe.warmup,
+        decay_after_warmup=True,
+    )
 
 
-def share(number: int, num_batches: int, epochs: int) -> float:
+def training_progress(number: int, num_batches: int, epochs: int) -> float:
     """The share of training that is over in the middle of a step."""
     return (number // num_batches + (number % num_batches + 0.5) / num_batches) / epochs

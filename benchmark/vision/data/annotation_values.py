@@ -7,20 +7,20 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
-from benchmark.vision.data.regular_files import content_of, shown
+from benchmark.vision.data.regular_files import printable, read_bytes
 
 FLAGS = {"": False, "none": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
-LONGEST = 1000  # characters of a name
+MAX_NAME_LENGTH = 1000  # characters of a name
 
 
-def once(values: Sequence[Hashable], what: str) -> None:
+def check_unique(values: Sequence[Hashable], description: str) -> None:
     """ValueError where a value is there twice; `what` says what they are, and the file that they are from."""
     if len(set(values)) < len(values):
         twice = next(value for value, num in Counter(values).items() if num > 1)
-        raise ValueError(f"{what} {shown(twice)} is there twice")
+        raise ValueError(f"{description} {printable(twice)} is there twice")
 
 
-def flag(what: str, value: object) -> bool:
+def parse_flag(description: str, value: object) -> bool:
     """A yes or no as tools write it: 1, "1", true, "True", 1.0, and so on; nothing is no. ValueError for others.
 
     Args:
@@ -29,11 +29,11 @@ def flag(what: str, value: object) -> bool:
     """
     text = "" if value is None else str(value).strip().lower() if isinstance(value, str | int | float) else "no flag"
     if text not in FLAGS:
-        raise ValueError(f"{what} {brief(value)} is neither 0 nor 1")
+        raise ValueError(f"{description} {short_repr(value)} is neither 0 nor 1")
     return FLAGS[text]
 
 
-def name_of(what: str, value: object) -> str:
+def parse_name(description: str, value: object) -> str:
     """A text or a number as a name. ValueError where it is neither, or nothing that could be written in a line.
 
     Args:
@@ -41,12 +41,12 @@ def name_of(what: str, value: object) -> str:
         value: as the file has it.
     """
     name = str(value) if type(value) in (str, int, float) else ""
-    if not name.strip() or not name.isprintable() or len(name) > LONGEST:
-        raise ValueError(f"{what} {brief(value)} is no name")
+    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME_LENGTH:
+        raise ValueError(f"{description} {short_repr(value)} is no name")
     return name
 
 
-def brief(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value of a file as a message has it."""
     try:
         return f"{value!r:.60}"
@@ -54,21 +54,21 @@ def brief(value: object) -> str:
         return "that is nested so deeply"
 
 
-def text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
     """What a text file says: in UTF-8 with or without a byte-order mark, or in UTF-16 with one.
 
     Raises:
         ValueError: names a file that cannot be read, or that is in another encoding.
     """
     try:
-        content = content_of(path)
-        return content.decode("utf-16" if is_utf16(content) else "utf-8-sig")
+        content = read_bytes(path)
+        return content.decode("utf-16" if has_utf16_mark(content) else "utf-8-sig")
     except OSError as error:
-        raise ValueError(f"{shown(path)} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{printable(path)} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8: {error.reason} in byte {error.start}") from error
 
 
-def is_utf16(content: bytes) -> bool:
+def has_utf16_mark(content: bytes) -> bool:
     """Whether a file begins with the byte-order mark of UTF-16."""
     return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

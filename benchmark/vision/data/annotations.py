@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Boxes, Indices
-from benchmark.vision.data.image_checks import Scan, scanned
-from benchmark.vision.data.image_files import Exif, decoded, hidden
-from benchmark.vision.data.regular_files import shown
-from benchmark.vision.fingerprints import derived, digest
+from benchmark.vision.data.image_checks import ImageScan, scan_images
+from benchmark.vision.data.image_files import Exif, decode_image, is_hidden_name
+from benchmark.vision.data.regular_files import printable
+from benchmark.vision.fingerprints import derive_seed, digest
 
-SPLIT = "SPLIT"  # in a path: the name of a split
+SPLIT_PLACEHOLDER = "SPLIT"  # in a path: the name of a split
 LOG = logging.getLogger("al_benchmark")
 
 
@@ -38,7 +38,7 @@ class Images(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
-    def __getitem__(self, number: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor:
         """(3, H, W) uint8, RGB. ValueError names an image that cannot be had."""
 
     @property
@@ -47,24 +47,24 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The boxes of N images, image by image. Ignored boxes (difficult, crowd) are not trained on, and a
     prediction on them is neither right nor wrong; somebody drew them, so they are paid for."""
 
     corners_B4: npt.NDArray[np.float32]  # x1, y1, x2, y2 in pixels of the stored image; a pixel is 1 wide
     labels_B: Indices  # classes 0..C-1
     ignored_B: npt.NDArray[np.bool_]
-    first_N1: Indices  # boxes of image i: first_N1[i]:first_N1[i + 1]
+    offsets_N1: Indices  # boxes of image i: first_N1[i]:first_N1[i + 1]
 
     @classmethod
-    def grouped(
+    def from_boxes(
         cls,
         image_B: Indices,
         corners_B4: npt.NDArray[np.float32],
         labels_B: Indices,
         ignored_B: npt.NDArray[np.bool_],
         num_images: int,
-    ) -> Truth:
+    ) -> GroundTruth:
         """Boxes in any order, `image_B` the image (0..N-1) of each; those of one image keep their order."""
         order_B = np.argsort(image_B, kind="stable")
         first_N1 = offsets(np.bincount(image_B, minlength=num_images))
@@ -72,33 +72,33 @@ class Truth:
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.first_N1) - 1
+        return len(self.offsets_N1) - 1
 
-    def of(self, number: int) -> Boxes:
+    def boxes_of(self, index: int) -> Boxes:
         """The boxes of one image that are not ignored."""
-        which = slice(self.first_N1[number], self.first_N1[number + 1])
+        which = slice(self.offsets_N1[index], self.offsets_N1[index + 1])
         seen_M = ~self.ignored_B[which]
         return Boxes(*(torch.from_numpy(rows_B[which][seen_M]) for rows_B in (self.corners_B4, self.labels_B)))
 
     @cached_property
     def num_boxes_N(self) -> Indices:
         """(N,): boxes that are not ignored, by image."""
-        return np.diff(offsets(~self.ignored_B)[self.first_N1])
+        return np.diff(offsets(~self.ignored_B)[self.offsets_N1])
 
-    def num_drawn(self, indices: Indices) -> int:
+    def num_annotated_boxes(self, indices: Indices) -> int:
         """Boxes of these images that somebody drew, ignored ones too."""
-        return int(np.diff(self.first_N1)[indices].sum())
+        return int(np.diff(self.offsets_N1)[indices].sum())
 
-    def kept(self, indices: Indices) -> Truth:
+    def select(self, indices: Indices) -> GroundTruth:
         """The boxes of these images, in this order."""
-        num_N = np.diff(self.first_N1)[indices]
+        num_N = np.diff(self.offsets_N1)[indices]
         first_N1 = offsets(num_N)
-        which_B = np.repeat(self.first_N1[indices] - first_N1[:-1], num_N) + np.arange(first_N1[-1])
-        return Truth(self.corners_B4[which_B], self.labels_B[which_B], self.ignored_B[which_B], first_N1)
+        which_B = np.repeat(self.offsets_N1[indices] - first_N1[:-1], num_N) + np.arange(first_N1[-1])
+        return GroundTruth(self.corners_B4[which_B], self.labels_B[which_B], self.ignored_B[which_B], first_N1)
 
 
 @dataclass(frozen=True)
-class Files:
+class ImageFiles:
     """Images in files, decoded when asked for, and turned as their EXIF tags say: see `image_files.upright`.
 
     Raises ValueError for a file that cannot be read, and for one that is not of the size that its annotation states:
@@ -109,49 +109,49 @@ class Files:
     names: Sequence[str]
     sizes_N2: Indices  # width and height in pixels, as the annotations state them; 0: not stated
     exif: Exif = "turn"
-    mask: bool = False  # whether the files are label maps
-    known: Sequence[Scan] = ()  # what `checked` has found
+    is_mask: bool = False  # whether the files are label maps
+    cached_scans: Sequence[ImageScan] = ()  # what `checked` has found
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.names)
 
-    def __getitem__(self, number: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor:
         """(3, H, W) uint8, RGB; (H, W) of a mask."""
-        width, height = self.sizes_N2[number].tolist()
-        image, _ = decoded(self.folder / self.names[number], (width, height), self.exif, self.mask)
+        width, height = self.sizes_N2[index].tolist()
+        image, _ = decode_image(self.folder / self.names[index], (width, height), self.exif, self.is_mask)
         pixels = torch.from_numpy(np.array(image))
-        return pixels if self.mask else pixels.permute(2, 0, 1).contiguous()
+        return pixels if self.is_mask else pixels.permute(2, 0, 1).contiguous()
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the images' pixels, whatever their files are called."""
-        return digest(*(scan.pixels for scan in self.scans()))
+        return digest(*(scan.pixel_hash for scan in self.scans()))
 
-    def scans(self) -> Sequence[Scan]:
+    def scans(self) -> Sequence[ImageScan]:
         """What is known of each image. Raises BadImages as `checked` does."""
-        return self.known if len(self.known) == len(self) else self.checked().known
+        return self.cached_scans if len(self.cached_scans) == len(self) else self.with_scans().cached_scans
 
     @property
     def paths(self) -> list[Path]:
         """The file of every image."""
         return [self.folder / name for name in self.names]
 
-    def kept(self, indices: Indices) -> Files:
+    def select(self, indices: Indices) -> ImageFiles:
         """These images, in this order."""
         which = indices.tolist()
-        known = [self.known[i] for i in which] if self.known else ()
-        return replace(self, names=[self.names[i] for i in which], sizes_N2=self.sizes_N2[indices], known=known)
+        known = [self.cached_scans[i] for i in which] if self.cached_scans else ()
+        return replace(self, names=[self.names[i] for i in which], sizes_N2=self.sizes_N2[indices], cached_scans=known)
 
-    def checked(self) -> Files:
+    def with_scans(self) -> ImageFiles:
         """The same, once every file was read whole: with the size of every image, as it is read.
 
         Raises BadImages for all files that are missing or cannot be read, and for all that are not of the size stated.
         """
         sizes = [(width, height) for width, height in self.sizes_N2.tolist()]
-        known = scanned(self.paths, sizes, self.exif, self.mask)
+        known = scan_images(self.paths, sizes, self.exif, self.is_mask)
         sizes_N2 = np.array([(scan.width, scan.height) for scan in known], np.int64).reshape(-1, 2)
-        return replace(self, sizes_N2=sizes_N2, known=known)
+        return replace(self, sizes_N2=sizes_N2, cached_scans=known)
 
 
 @dataclass(frozen=True)
@@ -159,70 +159,70 @@ class Split:
     """Labelled images: a pool or a test set."""
 
     images: Images
-    truth: Truth
+    truth: GroundTruth
 
     @classmethod
-    def of_files(cls, files: Files, truth: Truth, source: Path, first_pixel: int = 0) -> Split:
+    def from_files(cls, files: ImageFiles, truth: GroundTruth, source: Path, first_pixel: int = 0) -> Split:
         """What a reader has read, once the files are found to be there and the boxes went through `usable`.
 
         source: the file or folder that the boxes are from, to be named in messages.
         first_pixel: the number of the first pixel of a row, 0 or 1, in the corners of `truth`.
         """
-        files = files.checked()
-        return cls(files, usable(truth, files, source, first_pixel))
+        files = files.with_scans()
+        return cls(files, clean_boxes(truth, files, source, first_pixel))
 
 
 @dataclass(frozen=True)
-class Joined:
+class ConcatenatedImages:
     """The images of several folders, one after the other; a name may be in each of them."""
 
     parts: Sequence[Images]
 
     @cached_property
-    def first_P1(self) -> Indices:
+    def offsets_P1(self) -> Indices:
         """Where each part begins, and the end of the last one."""
         return offsets(np.array([len(part) for part in self.parts], np.int64))
 
     def __len__(self) -> int:
         """Number of images."""
-        return int(self.first_P1[-1])
+        return int(self.offsets_P1[-1])
 
-    def __getitem__(self, number: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor:
         """(3, H, W) uint8, RGB."""
-        part = int(np.searchsorted(self.first_P1, number, side="right")) - 1
-        return self.parts[part][number - int(self.first_P1[part])]
+        part = int(np.searchsorted(self.offsets_P1, index, side="right")) - 1
+        return self.parts[part][index - int(self.offsets_P1[part])]
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the parts' fingerprints."""
         return digest(*(part.fingerprint for part in self.parts))
 
-    def scans(self) -> Sequence[Scan]:
+    def scans(self) -> Sequence[ImageScan]:
         """What is known of each image that is in a file."""
-        return [scan for part in self.parts for scan in scans_of(part)]
+        return [scan for part in self.parts for scan in image_scans(part)]
 
 
-def scans_of(images: Images) -> Sequence[Scan]:
+def image_scans(images: Images) -> Sequence[ImageScan]:
     """What is known of the images' files; nothing where they are in none."""
-    scans: Callable[[], Sequence[Scan]] = getattr(images, "scans", tuple)
+    scans: Callable[[], Sequence[ImageScan]] = getattr(images, "scans", tuple)
     return scans()
 
 
-def joined(splits: Sequence[Split]) -> Split:
+def concatenate_splits(splits: Sequence[Split]) -> Split:
     """The images of these splits with their boxes, one split after the other."""
     truths = [split.truth for split in splits]
     return Split(
-        Joined([split.images for split in splits]),
-        Truth(
+        ConcatenatedImages([split.images for split in splits]),
+        GroundTruth(
             np.concatenate([truth.corners_B4 for truth in truths]),
             np.concatenate([truth.labels_B for truth in truths]),
             np.concatenate([truth.ignored_B for truth in truths]),
-            offsets(np.concatenate([np.diff(truth.first_N1) for truth in truths])),
+            offsets(np.concatenate([np.diff(truth.offsets_N1) for truth in truths])),
         ),
     )
 
 
-def usable(truth: Truth, files: Files, source: Path, first_pixel: int = 0) -> Truth:
+def clean_boxes(truth: GroundTruth, files: ImageFiles, source: Path, first_pixel: int = 0) -> GroundTruth:
     """The boxes of files in any format, clipped to their images; those without area are dropped, none is widened.
 
     A box has an area where its right side lies beyond its left one and its lower side beyond its upper one, as its
@@ -241,7 +241,7 @@ def usable(truth: Truth, files: Files, source: Path, first_pixel: int = 0) -> Tr
     """
     if len(truth.labels_B) and files.sizes_N2.min() > 1 and (np.abs(truth.corners_B4) <= 1).all():
         raise ValueError(f"{source}: all boxes lie between 0 and 1: they must be in pixels, not in shares of the image")
-    image_B = np.repeat(np.arange(len(files)), np.diff(truth.first_N1))
+    image_B = np.repeat(np.arange(len(files)), np.diff(truth.offsets_N1))
     whole_B4 = truth.corners_B4 - np.array([first_pixel, first_pixel, 0, 0], np.float32)
     corners_B4 = whole_B4.clip(0, np.tile(files.sizes_N2, 2)[image_B].astype(np.float32))
     finite_B = np.isfinite(truth.corners_B4).all(1)
@@ -254,13 +254,13 @@ def usable(truth: Truth, files: Files, source: Path, first_pixel: int = 0) -> Tr
         "thinner than a pixel kept": good_B & (corners_B4[:, 2:] - corners_B4[:, :2] < 1).any(1),
     }
     if counts := [
-        f"{which_B.sum()} {what} (the first in {shown(files.names[image_B[which_B][0]])})"
+        f"{which_B.sum()} {what} (the first in {printable(files.names[image_B[which_B][0]])})"
         for what, which_B in changes.items()
         if which_B.any()
     ]:
         LOG.warning("%s: of %d boxes %s", source, len(good_B), ", ".join(counts))
-    first_N1 = offsets(good_B)[truth.first_N1]
-    return Truth(corners_B4[good_B], truth.labels_B[good_B], truth.ignored_B[good_B], first_N1)
+    first_N1 = offsets(good_B)[truth.offsets_N1]
+    return GroundTruth(corners_B4[good_B], truth.labels_B[good_B], truth.ignored_B[good_B], first_N1)
 
 
 def has_area(corners_B4: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
@@ -269,21 +269,21 @@ def has_area(corners_B4: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     return has_area_B
 
 
-def check_boxes(pool: Split, test: Split) -> None:
+def check_has_boxes(pool: Split, test: Split) -> None:
     """ValueError where no image of the pool, or none of the test set, has a box that is not ignored."""
     for name, split, purpose in (("pool", pool, "learn from"), ("test set", test, "score")):
-        truth, where = split.truth, f"{split.images.folder}: " if isinstance(split.images, Files) else ""
+        truth, where = split.truth, f"{split.images.folder}: " if isinstance(split.images, ImageFiles) else ""
         if not truth.num_boxes_N.any():
             ignored = f" that counts ({len(truth.labels_B)} are ignored)" if len(truth.labels_B) else ""
             what = f"none of the {len(truth)} images of the {name} has a box{ignored}"
             raise ValueError(f"{where}{what}: there is nothing to {purpose}")
 
 
-def check_apart(pool: Split, test: Split) -> None:
+def check_disjoint(pool: Split, test: Split) -> None:
     """ValueError where a file is in the pool and in the test set, or where both are the same images by their names,
     sizes and boxes."""
     pool_files, test_files = pool.images, test.images
-    assert isinstance(pool_files, Files) and isinstance(test_files, Files), "not from a reader"
+    assert isinstance(pool_files, ImageFiles) and isinstance(test_files, ImageFiles), "not from a reader"
     ours, others = ({files.folder.resolve() / name for name in files.names} for files in (pool_files, test_files))
     if both := sorted(ours & others):
         raise ValueError(f"{both[0]} is in the pool and in the test set ({len(both)} of {len(others)} test images are)")
@@ -293,7 +293,7 @@ def check_apart(pool: Split, test: Split) -> None:
             (pool_files.names, test_files.names),
             (pool_files.sizes_N2, test_files.sizes_N2),
             (pool.truth.corners_B4, test.truth.corners_B4),
-            (pool.truth.first_N1, test.truth.first_N1),
+            (pool.truth.offsets_N1, test.truth.offsets_N1),
         )
     ]
     if all(same):
@@ -303,46 +303,48 @@ def check_apart(pool: Split, test: Split) -> None:
         )
 
 
-def divided(whole: Split, share: float) -> tuple[Split, Split]:
+def pool_test_split(whole: Split, share: float) -> tuple[Split, Split]:
     """A pool and a test set of about this share of the images, each drawn by its own name: images that are added later
     change nothing for the others. Images of a class that the pool would be without stay in the pool."""
     files, truth = whole.images, whole.truth
-    assert isinstance(files, Files), "not from a reader"
+    assert isinstance(files, ImageFiles), "not from a reader"
     if not 0 < share < 1:
         raise ValueError(f"split={share}: must be the share of the images to test on, between 0 and 1")
-    draws_N = np.array([derived(0, f"split {os.path.splitext(name)[0]}") / 2**63 for name in files.names])
+    draws_N = np.array([derive_seed(0, f"split {os.path.splitext(name)[0]}") / 2**63 for name in files.names])
     is_test_N = draws_N <= max(share, draws_N.min())  # at least one
-    image_B = np.repeat(np.arange(len(files)), np.diff(truth.first_N1))
+    image_B = np.repeat(np.arange(len(files)), np.diff(truth.offsets_N1))
     known_B = np.isin(truth.labels_B, truth.labels_B[~is_test_N[image_B]])
     if len(stay := np.unique(image_B[~known_B])):
         LOG.warning("split=%g: %d images stay in the pool, as others of their classes are not in it", share, len(stay))
         is_test_N[stay] = False
     if is_test_N.all() or not is_test_N.any():
         raise ValueError(f"{files.folder}: split={share}: {len(files)} images are too few for a pool and a test set")
-    pool, test = (Split(files.kept(which), truth.kept(which)) for which in map(np.flatnonzero, (~is_test_N, is_test_N)))
+    pool, test = (
+        Split(files.select(which), truth.select(which)) for which in map(np.flatnonzero, (~is_test_N, is_test_N))
+    )
     return pool, test
 
 
-def offsets(nums: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Indices:
+def offsets(lengths: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Indices:
     """Where each run begins, from the lengths of the runs; one more for the end."""
-    return np.concatenate([[0], np.cumsum(nums)], dtype=np.int64)
+    return np.concatenate([[0], np.cumsum(lengths)], dtype=np.int64)
 
 
-def listed(folder: Path) -> list[str]:
+def list_names(folder: Path) -> list[str]:
     """The names in a folder, sorted, but for hidden ones; none where there is no such folder."""
-    return sorted(name for name in os.listdir(folder) if not hidden(name)) if folder.is_dir() else []
+    return sorted(name for name in os.listdir(folder) if not is_hidden_name(name)) if folder.is_dir() else []
 
 
-def with_boxes(split: Split) -> Split:
+def drop_empty_images(split: Split) -> Split:
     """The images that have boxes which are not ignored: only one who knows the labels can tell."""
-    assert isinstance(split.images, Files), "not from a reader"
+    assert isinstance(split.images, ImageFiles), "not from a reader"
     which = np.flatnonzero(split.truth.num_boxes_N)
     if not len(which):
         raise ValueError(f"{split.images.folder}: filter_empty=oracle leaves no image, for none has boxes")
-    return Split(split.images.kept(which), split.truth.kept(which))
+    return Split(split.images.select(which), split.truth.select(which))
 
 
-def reveals(*, filter_empty: str, **_: object) -> str:
+def label_leakage(*, filter_empty: str, **_: object) -> str:
     """What labels shaped the pool before they were paid for; "" for none."""
     oracle = "images without boxes were taken out of the pool by looking at their labels"
     return oracle if filter_empty == "oracle" else ""

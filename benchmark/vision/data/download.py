@@ -14,29 +14,30 @@ from benchmark.api import Machine
 from benchmark.vision.classification.task import Split
 
 
-def cifar(machine: Machine, name: Literal["CIFAR10", "CIFAR100"]) -> tuple[Split, Split]:
+def load_cifar(machine: Machine, name: Literal["CIFAR10", "CIFAR100"]) -> tuple[Split, Split]:
     """Pool and test set of torchvision's class of that name. Raises ValueError where they cannot be had."""
     from torchvision import datasets  # torchvision takes a second: only where it is used
 
-    folder, kind = machine.located("."), getattr(datasets, name)
-    parts = [fetched(partial(kind, folder, train=train), folder, kind.url) for train in (True, False)]
+    folder, kind = machine.resolve_path("."), getattr(datasets, name)
+    parts = [load_or_download(partial(kind, folder, train=train), folder, kind.url) for train in (True, False)]
     pool, test = (Split(part.data.transpose(0, 3, 1, 2), np.array(part.targets)) for part in parts)
     return pool, test
 
 
-def house_numbers(machine: Machine) -> tuple[Split, Split]:
+def load_svhn(machine: Machine) -> tuple[Split, Split]:
     """Pool and test set of SVHN (not its extra set), class = digit. Raises ValueError where they cannot be had."""
     from torchvision.datasets import SVHN
 
-    folder = machine.located("svhn")
+    folder = machine.resolve_path("svhn")
     parts = [
-        fetched(partial(SVHN, folder, split=split), folder, SVHN.split_list[split][0]) for split in ("train", "test")
+        load_or_download(partial(SVHN, folder, split=split), folder, SVHN.split_list[split][0])
+        for split in ("train", "test")
     ]
     pool, test = (Split(part.data, part.labels) for part in parts)
     return pool, test
 
 
-def fetched(dataset: Callable[..., Any], folder: Path, url: str) -> Any:
+def load_or_download(dataset: Callable[..., Any], folder: Path, url: str) -> Any:
     """The data set, downloaded first where the folder does not hold it whole; one process at a time."""
     try:
         return dataset(download=False)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def handwritten() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def read_digits() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(1797, 8, 8) grey values 0..16, and (1797,) classes.
 
     Read from scikit-learn's own file: importing scikit-learn for it takes a second, and every run begins with that.

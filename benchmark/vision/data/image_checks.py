@@ -24,69 +24,71 @@ import PIL
 from PIL import Image
 
 from benchmark.api import activity, tensor_files
-from benchmark.vision.data.image_files import FRAMES, Exif, Size, Turn, decoded
-from benchmark.vision.data.regular_files import shown
+from benchmark.vision.data.image_files import FRAMES_KEY, Exif, Size, Turn, decode_image
+from benchmark.vision.data.regular_files import printable
 
-SIDE = 8  # pixels of a thumbnail
-NUM_NAMED = 3  # bad images that a message names
-FILE = "images-2.sqlite"  # its number changes with what a row means
-TABLE = (
+THUMBNAIL_SIDE = 8  # pixels of a thumbnail
+MAX_REPORTED = 3  # bad images that a message names
+CACHE_FILE = "images-2.sqlite"  # its number changes with what a row means
+CREATE_TABLE = (
     "CREATE TABLE IF NOT EXISTS scans (path TEXT, how TEXT, bytes INTEGER, changed INTEGER, width INTEGER, "
     "height INTEGER, turn TEXT, pixels TEXT, thumb BLOB, digest TEXT, PRIMARY KEY (path, how)) WITHOUT ROWID"
 )
-FIND = (
+SELECT_SCAN = (
     "SELECT width, height, turn, pixels, thumb, digest FROM scans "
     "WHERE path = ? AND how = ? AND bytes = ? AND changed = ?"
 )
-KEEP = "INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_SCAN = "INSERT OR REPLACE INTO scans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 Result = TypeVar("Result")
 
 
-class Scan(NamedTuple):
+class ImageScan(NamedTuple):
     """What is known of an image whose file was read."""
 
     path: Path
     width: int  # in pixels, as it is read
     height: int
     turn: Turn
-    pixels: str  # a hash of them
-    thumb: bytes  # SIDE x SIDE greys
+    pixel_hash: str  # a hash of them
+    thumbnail: bytes  # SIDE x SIDE greys
 
 
-class Key(NamedTuple):
+class ScanKey(NamedTuple):
     """What a scan is remembered by."""
 
     path: str
-    how: str  # it was read
-    bytes: int
-    changed: int  # nanoseconds since 1970: of the last change of whatever kind, a time that nobody can set
+    read_mode: str  # it was read
+    num_bytes: int
+    changed_ns: int  # nanoseconds since 1970: of the last change of whatever kind, a time that nobody can set
 
 
-class BadImages(ValueError):
+class BadImagesError(ValueError):
     """Images that cannot be used, in one line."""
 
     def __init__(self, messages: Sequence[str], total: int) -> None:
         self.messages, self.total = list(messages), total
-        more = f"; and {len(messages) - NUM_NAMED:,} more" if len(messages) > NUM_NAMED else ""
+        more = f"; and {len(messages) - MAX_REPORTED:,} more" if len(messages) > MAX_REPORTED else ""
         count = f"{len(messages):,} of {total:,} images cannot be used: " if len(messages) > 1 else ""
-        text = "; ".join(messages[:NUM_NAMED])
+        text = "; ".join(messages[:MAX_REPORTED])
         super().__init__(f"{count}{text}{more} (mend or replace them, or take them out of the data set)")
 
 
-def together(*readers: Callable[[], Result]) -> list[Result]:
+def read_all(*readers: Callable[[], Result]) -> list[Result]:
     """What each reader returns. BadImages names the bad images of all of them, of which it is raised once."""
-    results, bad = list[Result](), list[BadImages]()
+    results, bad = list[Result](), list[BadImagesError]()
     for read in readers:
         try:
             results.append(read())
-        except BadImages as error:
+        except BadImagesError as error:
             bad.append(error)
     if bad:
-        raise BadImages([line for error in bad for line in error.messages], sum(error.total for error in bad))
+        raise BadImagesError([line for error in bad for line in error.messages], sum(error.total for error in bad))
     return results
 
 
-def scanned(paths: Sequence[Path], stated: Sequence[Size], exif: Exif, mask: bool = False) -> list[Scan]:
+def scan_images(
+    paths: Sequence[Path], stated_sizes: Sequence[Size], exif: Exif, is_mask: bool = False
+) -> list[ImageScan]:
     """What is known of each file, read now where it has changed since it was.
 
     Args:
@@ -99,23 +101,26 @@ def scanned(paths: Sequence[Path], stated: Sequence[Size], exif: Exif, mask: boo
     Raises:
         BadImages: names all files that cannot be read whole, and all that are not of the size stated.
     """
-    kind = f"mask {PIL.__version__}" if mask else PIL.__version__  # another release may decode otherwise
-    keys = [key(path, f"{exif} {width}x{height} {kind}") for path, (width, height) in zip(paths, stated, strict=True)]
-    scans = recalled(keys)
+    kind = f"mask {PIL.__version__}" if is_mask else PIL.__version__  # another release may decode otherwise
+    keys = [
+        scan_key(path, f"{exif} {width}x{height} {kind}")
+        for path, (width, height) in zip(paths, stated_sizes, strict=True)
+    ]
+    scans = load_scans(keys)
     old = {number: scans[one] for number, one in enumerate(keys) if one is not None and one in scans}
-    new, several = dict[int, Scan](), set[int]()
+    new, several = dict[int, ImageScan](), set[int]()
 
     def scan(number: int) -> None:
-        image, turn = decoded(paths[number], stated[number], exif, mask)
-        new[number] = described(paths[number], image, np.asarray(image), turn)
-        if FRAMES in image.info:  # not remembered, so that it is said every time
+        image, turn = decode_image(paths[number], stated_sizes[number], exif, is_mask)
+        new[number] = describe_image(paths[number], image, np.asarray(image), turn)
+        if FRAMES_KEY in image.info:  # not remembered, so that it is said every time
             several.add(number)
 
     try:
-        parallel(scan, [number for number in range(len(paths)) if number not in old], len(paths))
+        map_parallel(scan, [number for number in range(len(paths)) if number not in old], len(paths))
     finally:
         sound = new.keys() - several
-        remember({one: new[number] for number, one in enumerate(keys) if one is not None and number in sound})
+        save_scans({one: new[number] for number, one in enumerate(keys) if one is not None and number in sound})
     every = old | new
     known = [every[number]._replace(path=path) for number, path in enumerate(paths)]
     report_turns(known)
@@ -123,42 +128,42 @@ def scanned(paths: Sequence[Path], stated: Sequence[Size], exif: Exif, mask: boo
     return known
 
 
-def loaded(paths: Sequence[Path], size: int, exif: Exif) -> tuple[npt.NDArray[np.uint8], list[Scan]]:
+def load_images(paths: Sequence[Path], size: int, exif: Exif) -> tuple[npt.NDArray[np.uint8], list[ImageScan]]:
     """(N, 3, size, size) RGB, resized where they are of another size (bilinear, antialiased), and the scans.
 
     Raises BadImages as `scanned` does. Nothing is remembered: the pixels are needed anyway.
     """
     images_N3HW, several = np.empty((len(paths), 3, size, size), np.uint8), list[Path]()
 
-    def load(number: int) -> Scan:
-        image, turn = decoded(paths[number], exif=exif)
+    def load(number: int) -> ImageScan:
+        image, turn = decode_image(paths[number], exif=exif)
         array = small = np.asarray(image)
         if image.size != (size, size):
             small = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
         images_N3HW[number] = small.transpose(2, 0, 1)
-        several.extend([paths[number]] * (FRAMES in image.info))
-        return described(paths[number], image, array, turn)
+        several.extend([paths[number]] * (FRAMES_KEY in image.info))
+        return describe_image(paths[number], image, array, turn)
 
-    scans = parallel(load, range(len(paths)), len(paths))
+    scans = map_parallel(load, range(len(paths)), len(paths))
     report_turns(scans)
     report_frames(several)
     return images_N3HW, scans
 
 
-def described(path: Path, image: Image.Image, array: npt.NDArray[np.uint8], turn: Turn) -> Scan:
+def describe_image(path: Path, image: Image.Image, array: npt.NDArray[np.uint8], turn: Turn) -> ImageScan:
     """What is known of an image, `array` as numpy has it."""
     pixels = hashlib.sha256(f"{array.shape}".encode())
     pixels.update(np.ascontiguousarray(array).data)
-    thumb = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
-    return Scan(path, *image.size, turn, pixels.hexdigest()[:32], thumb)
+    thumb = image.convert("L").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX).tobytes()
+    return ImageScan(path, *image.size, turn, pixels.hexdigest()[:32], thumb)
 
 
-def parallel(work: Callable[[int], Result], numbers: Sequence[int], total: int) -> list[Result]:
+def map_parallel(function: Callable[[int], Result], indices: Sequence[int], total: int) -> list[Result]:
     """What `work` returns for each number, on all cores. BadImages has all the ValueErrors that it raised."""
 
     def attempt(number: int) -> Result | ValueError:
         try:
-            return work(number)
+            return function(number)
         except ValueError as error:
             return error
 
@@ -166,79 +171,81 @@ def parallel(work: Callable[[int], Result], numbers: Sequence[int], total: int) 
     with warnings.catch_warnings(record=True) as odd:
         warnings.simplefilter("always")
         try:
-            results = list(activity.tracked(threads.map(attempt, numbers), "reading images", total=len(numbers)))
+            results = list(activity.track(threads.map(attempt, indices), "reading images", total=len(indices)))
         finally:
             threads.shutdown(cancel_futures=True)  # an interrupted run waits for the images in work alone
     if odd:
         first = " ".join(str(odd[0].message).split())
-        say(f"while {total:,} images were read, Pillow warned {len(odd):,} times, first: {first}")
+        warn_once(f"while {total:,} images were read, Pillow warned {len(odd):,} times, first: {first}")
     if bad := [str(one) for one in results if isinstance(one, ValueError)]:
-        raise BadImages(bad, total)
+        raise BadImagesError(bad, total)
     return [one for one in results if not isinstance(one, ValueError)]
 
 
-def report_turns(scans: Sequence[Scan]) -> None:
+def report_turns(scans: Sequence[ImageScan]) -> None:
     """Says in one line of the log how many images were turned as their EXIF tags say, if any have such tags."""
     turned, stored = (sum(scan.turn == turn for scan in scans) for turn in ("turned", "stored"))
     if turned or stored:
         where = os.path.commonpath([scan.path.parent for scan in scans])
         kept = f", {stored:,} left as stored (exif=ignore, or annotations state that size)" if stored else ""
-        say(f"{where}: images turned as their EXIF tags say: {turned:,} of {len(scans):,}{kept}")
+        warn_once(f"{where}: images turned as their EXIF tags say: {turned:,} of {len(scans):,}{kept}")
 
 
 def report_frames(paths: Sequence[Path]) -> None:
     """Says in one line of the log how many files hold several images, as animations do, if any."""
     if paths:
-        count = f"{len(paths):,} ({shown(min(paths))})"
-        say(f"files that hold several images, of which the first alone is read: {count}")
+        count = f"{len(paths):,} ({printable(min(paths))})"
+        warn_once(f"files that hold several images, of which the first alone is read: {count}")
 
 
 @cache
-def say(line: str) -> None:
+def warn_once(line: str) -> None:
     """Says a line once a process, however often a task is built."""
     logging.getLogger("al_benchmark").warning("%s", line)
 
 
 # --- what is remembered -----------------------------------------------------------------------------
-def key(path: Path, how: str) -> Key | None:
+def scan_key(path: Path, read_mode: str) -> ScanKey | None:
     """What the scan of a file is remembered by; None where there is no such file, or its name is not UTF-8."""
     try:
         stat, name = path.stat(), os.path.abspath(path)
         name.encode()
     except (OSError, ValueError):
         return None
-    return Key(name, how, stat.st_size, stat.st_ctime_ns)
+    return ScanKey(name, read_mode, stat.st_size, stat.st_ctime_ns)
 
 
-def recalled(keys: Sequence[Key | None]) -> dict[Key, Scan]:
+def load_scans(keys: Sequence[ScanKey | None]) -> dict[ScanKey, ImageScan]:
     """The scans that are remembered; none where the cache folder cannot be read."""
     try:
-        with closing(memory()) as rows:
-            pairs = ((one, rows.execute(FIND, one).fetchone()) for one in keys if one is not None)
+        with closing(open_cache()) as rows:
+            pairs = ((one, rows.execute(SELECT_SCAN, one).fetchone()) for one in keys if one is not None)
             there = ((one, row[:-1], row[-1]) for one, row in pairs if row is not None)
-            return {one: Scan(Path(one.path), *row) for one, row, stated in there if stated == digest(one, row)}
+            return {
+                one: ImageScan(Path(one.path), *row) for one, row, stated in there if stated == row_digest(one, row)
+            }
     except (OSError, sqlite3.OperationalError, ValueError):  # the last: names that are no text
         return {}
     except sqlite3.DatabaseError:
-        tensor_files.removed(home() / FILE)  # it is damaged, and images are read again
+        tensor_files.remove_file(cache_folder() / CACHE_FILE)  # it is damaged, and images are read again
         return {}
 
 
-def digest(key: Key, row: Sequence[object]) -> str:
+def row_digest(key: ScanKey, row: Sequence[object]) -> str:
     """A hash of a row: where it is damaged, its image is read again."""
     return hashlib.sha256(repr((*key, *row)).encode()).hexdigest()[:32]
 
 
-def remember(scans: dict[Key, Scan]) -> None:
+def save_scans(scans: dict[ScanKey, ImageScan]) -> None:
     """Keeps the scans, unless the cache folder cannot be written."""
     try:
-        with closing(memory()) as rows, rows:
-            rows.executemany(KEEP, [(*one, *scan[1:], digest(one, scan[1:])) for one, scan in scans.items()])
+        with closing(open_cache()) as rows, rows:
+            rows.executemany(INSERT_SCAN, [(*one, *scan[1:], row_digest(one, scan[1:])) for one, scan in scans.items()])
     except (OSError, sqlite3.Error, ValueError):
         pass
 
 
-def home() -> Path:
+def cache_folder() -> Path:
     """The user's cache folder for this package. OSError where nobody's home is known."""
     folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     if not os.path.isabs(folder):  # no folder called `~`
@@ -246,9 +253,9 @@ def home() -> Path:
     return Path(folder) / "al-benchmark"
 
 
-def memory() -> sqlite3.Connection:
+def open_cache() -> sqlite3.Connection:
     """The table of scans in the user's cache folder. Raises OSError or sqlite3.Error where there can be none."""
-    home().mkdir(parents=True, exist_ok=True)
-    rows = sqlite3.connect(home() / FILE)
-    rows.execute(TABLE)
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    rows = sqlite3.connect(cache_folder() / CACHE_FILE)
+    rows.execute(CREATE_TABLE)
     return rows

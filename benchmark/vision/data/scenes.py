@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.vision.data.handwritten import handwritten
+from benchmark.vision.data.handwritten import read_digits
 from benchmark.vision.fingerprints import digest
 
 NUM_POOL, NUM_TEST = 800, 200
-SIDE = 64  # pixels of a canvas
-SIZES = (14, 28)  # pixels of a digit's longer side, least and most
-MOST = 4  # digits on a canvas; some have none
+CANVAS_SIDE = 64  # pixels of a canvas
+DIGIT_SIZES = (14, 28)  # pixels of a digit's longer side, least and most
+MAX_DIGITS = 4  # digits on a canvas; some have none
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Canvases:
     def __len__(self) -> int:
         return len(self.images_N3HW)
 
-    def __getitem__(self, number: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor:
         """(3, 64, 64) uint8."""
-        return self.images_N3HW[number]
+        return self.images_N3HW[index]
 
     @property
     def fingerprint(self) -> str:
@@ -43,85 +43,85 @@ class Canvases:
         return digest(self.images_N3HW.numpy())
 
     @classmethod
-    def grey(cls, images: list[npt.NDArray[np.uint8]]) -> Canvases:
+    def from_grey(cls, images: list[npt.NDArray[np.uint8]]) -> Canvases:
         """From images of one channel, (64, 64) each."""
         return cls(torch.from_numpy(np.stack(images))[:, None].repeat(1, 3, 1, 1))
 
 
-class Source(NamedTuple):
+class DigitSource(NamedTuple):
     """What canvases are drawn from."""
 
     glyphs_NHW: npt.NDArray[np.float32]  # ink, 0..1
     labels_N: npt.NDArray[np.int64]
-    number: int  # of canvases
+    num_canvases: int  # of canvases
     rng: np.random.Generator
 
 
-class Drawn(NamedTuple):
+class PlacedDigit(NamedTuple):
     """One digit on a canvas."""
 
     corners: tuple[int, int, int, int]
     label: int
 
 
-class Drawing(NamedTuple):
+class Scene(NamedTuple):
     """One canvas."""
 
     image_HW: npt.NDArray[np.uint8]
     ink_HW: npt.NDArray[np.float32]  # of its digits, 0..1, without noise
-    digits: list[Drawn]
+    digits: list[PlacedDigit]
 
 
-def sources() -> list[Source]:
+def digit_sources() -> list[DigitSource]:
     """Of the pool and of the test set, which has other handwritten digits."""
-    values_NHW, labels_N = handwritten()
+    values_NHW, labels_N = read_digits()
     glyphs_NHW = values_NHW.astype(np.float32) * np.float32(1 / 16)
     order_N = np.random.default_rng(0).permutation(len(labels_N))
     parts = np.split(order_N, [int(0.75 * len(order_N))])
     pairs = zip(parts, (NUM_POOL, NUM_TEST), (1, 2), strict=True)
-    return [Source(glyphs_NHW[p], labels_N[p], n, np.random.default_rng(s)) for p, n, s in pairs]
+    return [DigitSource(glyphs_NHW[p], labels_N[p], n, np.random.default_rng(s)) for p, n, s in pairs]
 
 
-def drawings(source: Source) -> Iterator[Drawing]:
+def draw_scenes(source: DigitSource) -> Iterator[Scene]:
     """The canvases."""
     rng = source.rng
-    for _ in range(source.number):
-        wanted = int(rng.integers(1, MOST + 1)) if rng.random() >= 0.1 else 0
-        canvas, digits = np.zeros((SIDE, SIDE), np.float32), list[Drawn]()
+    for _ in range(source.num_canvases):
+        wanted = int(rng.integers(1, MAX_DIGITS + 1)) if rng.random() >= 0.1 else 0
+        canvas, digits = np.zeros((CANVAS_SIDE, CANVAS_SIDE), np.float32), list[PlacedDigit]()
         for _ in range(wanted):
-            place(canvas, digits, source)
+            place_digit(canvas, digits, source)
         light = canvas * rng.uniform(0.6, 1.0) + rng.normal(0.0, 0.05, canvas.shape)
-        yield Drawing(np.round(light.clip(0, 1) * 255).astype(np.uint8), canvas, digits)
+        yield Scene(np.round(light.clip(0, 1) * 255).astype(np.uint8), canvas, digits)
 
 
-def place(canvas: npt.NDArray[np.float32], digits: list[Drawn], source: Source) -> None:
+def place_digit(canvas: npt.NDArray[np.float32], digits: list[PlacedDigit], source: DigitSource) -> None:
     """Draws one more digit where it covers no other one; gives up after ten places."""
     rng = source.rng
-    which, size = int(rng.integers(len(source.labels_N))), int(rng.integers(SIZES[0], SIZES[1] + 1))
-    glyph = inked(scaled(source.glyphs_NHW[which], size))
+    which, size = int(rng.integers(len(source.labels_N))), int(rng.integers(DIGIT_SIZES[0], DIGIT_SIZES[1] + 1))
+    glyph = trim_margins(resize_glyph(source.glyphs_NHW[which], size))
     height, width = glyph.shape
     for _ in range(10):
-        y, x = int(rng.integers(0, SIDE - height + 1)), int(rng.integers(0, SIDE - width + 1))
+        y, x = int(rng.integers(0, CANVAS_SIDE - height + 1)), int(rng.integers(0, CANVAS_SIDE - width + 1))
         corners = (x, y, x + width, y + height)
-        if all(apart(corners, other.corners) for other in digits):
+        if all(are_disjoint(corners, other.corners) for other in digits):
             canvas[y : y + height, x : x + width] = glyph
-            digits.append(Drawn(corners, int(source.labels_N[which])))
+            digits.append(PlacedDigit(corners, int(source.labels_N[which])))
             return
 
 
-def scaled(glyph: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+def resize_glyph(glyph: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
     """A glyph at `size` x `size` pixels, bilinear."""
     values = F.interpolate(torch.from_numpy(glyph)[None, None], (size, size), mode="bilinear", align_corners=False)
     pixels: npt.NDArray[np.float32] = values[0, 0].numpy()
     return pixels
 
 
-def inked(glyph: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def trim_margins(glyph: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The glyph without its empty margins."""
     rows, columns = (np.flatnonzero((glyph > 0.2).any(axis)) for axis in (1, 0))
     return glyph[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def are_disjoint(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     """Whether two boxes do not meet."""
     return a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]

@@ -9,105 +9,113 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from benchmark.api import activity
-from benchmark.vision.data.annotation_values import flag, is_utf16, name_of
-from benchmark.vision.data.image_checks import BadImages
-from benchmark.vision.data.regular_files import content_of, shown
+from benchmark.vision.data.annotation_values import has_utf16_mark, parse_flag, parse_name
+from benchmark.vision.data.image_checks import BadImagesError
+from benchmark.vision.data.regular_files import printable, read_bytes
 
-HINTS = {"annotations": ": a CVAT file? Export it as Pascal VOC or COCO"}  # the root of other formats
-SIDES = ("xmin", "ymin", "xmax", "ymax")
-MOST = 2**26  # bytes of an annotation
+FORMAT_HINTS = {"annotations": ": a CVAT file? Export it as Pascal VOC or COCO"}  # the root of other formats
+CORNER_TAGS = ("xmin", "ymin", "xmax", "ymax")
+MAX_FILE_BYTES = 2**26  # bytes of an annotation
 
 
-class Marked(NamedTuple):
+class AnnotatedObject(NamedTuple):
     """One object of an image: its class's name, and its sides as the file has them."""
 
     name: str
-    sides: tuple[float, ...]  # pixels from 1, the last one included; or lengths from the image's edge
+    corners: tuple[float, ...]  # pixels from 1, the last one included; or lengths from the image's edge
     difficult: str  # 0, 1 or as tools write them
 
 
-class Page(NamedTuple):
+class AnnotationFile(NamedTuple):
     """One annotation file: the image it names, width and height in pixels (0: not stated), and the objects."""
 
     path: Path
-    image: str
+    image_name: str
     size: tuple[int, int]
-    objects: list[Marked]
+    objects: list[AnnotatedObject]
 
 
-def pages(paths: Sequence[Path]) -> list[Page]:
+def read_annotations(paths: Sequence[Path]) -> list[AnnotationFile]:
     """What each annotation file says. BadImages names all that cannot be read."""
-    found, bad = list[Page](), list[str]()
-    for path in activity.tracked(paths, "reading annotations"):
+    found, bad = list[AnnotationFile](), list[str]()
+    for path in activity.track(paths, "reading annotations"):
         try:
-            found.append(page(path))
+            found.append(read_annotation(path))
         except ValueError as error:
             bad.append(str(error))
     if bad:
-        raise BadImages(bad, len(paths))
+        raise BadImagesError(bad, len(paths))
     return found
 
 
-def page(path: Path) -> Page:
+def read_annotation(path: Path) -> AnnotationFile:
     """What one annotation file says."""
-    root = plain_xml(path)
+    root = read_xml(path)
     if root.tag != "annotation":
         raise ValueError(
-            f"{shown(path)}: its root is <{shown(root.tag)}>, not <annotation> of the VOC format"
-            f"{HINTS.get(root.tag, '')}"
+            f"{printable(path)}: its root is <{printable(root.tag)}>, not <annotation> of the VOC format"
+            f"{FORMAT_HINTS.get(root.tag, '')}"
         )
-    width, height = (whole_number(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
+    width, height = (parse_pixels(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
     size = (width, height) if width and height else (0, 0)
     nodes = root.findall("object")
-    objects = [marked(path, node) for node in nodes]
+    objects = [parse_object(path, node) for node in nodes]
     if extra := sum(1 for _ in root.iter("bndbox")) - sum(1 + len(node.findall("part/bndbox")) for node in nodes):
-        raise ValueError(f"{shown(path)}: {extra} of its <bndbox> are in no <object> of <annotation>")
-    return Page(path, root.findtext("filename", "").strip(), size, objects)
+        raise ValueError(f"{printable(path)}: {extra} of its <bndbox> are in no <object> of <annotation>")
+    return AnnotationFile(path, root.findtext("filename", "").strip(), size, objects)
 
 
-def whole_number(text: str) -> int:
+def parse_pixels(text: str) -> int:
     """The number of pixels that a text states: 640 and 640.0 are 640, all else is 0."""
     match = re.fullmatch(r"\s*(\d{1,9})(\.0*)?\s*", text)
     return int(match[1]) if match else 0
 
 
-def plain_xml(path: Path) -> ElementTree.Element:
+def read_xml(path: Path) -> ElementTree.Element:
     """The root of an XML file that defines no entities: those could make a small file a huge one."""
     try:
-        content = content_of(path, MOST)
-        xml = content.decode("utf-16") if is_utf16(content) else content
+        content = read_bytes(path, MAX_FILE_BYTES)
+        xml = content.decode("utf-16") if has_utf16_mark(content) else content
         plain = xml if isinstance(xml, str) else xml.decode("latin-1")
         if "<!DOCTYPE" not in plain and "\0" not in plain:
-            return without_namespaces(ElementTree.fromstring(xml))
+            return strip_namespaces(ElementTree.fromstring(xml))
     except OSError as error:
-        raise ValueError(f"{shown(path)} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{printable(path)} cannot be read: {error.strerror}") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f"{shown(path)} is not XML: {error}") from error
-    raise ValueError(f"{shown(path)}: an annotation must be XML in UTF-8, or UTF-16 with its mark, without a DOCTYPE")
+        raise ValueError(f"{printable(path)} is not XML: {error}") from error
+    raise ValueError(
+        f"{printable(path)}: an annotation must be XML in UTF-8, or UTF-16 with its mark, without a DOCTYPE"
+    )
 
 
-def without_namespaces(root: ElementTree.Element) -> ElementTree.Element:
+def strip_namespaces(root: ElementTree.Element) -> ElementTree.Element:
     """The same elements by their names alone."""
     for node in root.iter() if root.tag.startswith("{") else ():
         node.tag = node.tag.rpartition("}")[2]
     return root
 
 
-def marked(path: Path, node: ElementTree.Element) -> Marked:
+def parse_object(path: Path, node: ElementTree.Element) -> AnnotatedObject:
     """One <object>; its parts (head, hand, foot) are not read."""
-    for tag in ("name", "difficult", "bndbox", *(f"bndbox/{side}" for side in SIDES)):
+    for tag in ("name", "difficult", "bndbox", *(f"bndbox/{side}" for side in CORNER_TAGS)):
         if len(node.findall(tag)) > 1:
-            raise ValueError(f"{shown(path)}: an object has more than one {tag}")
+            raise ValueError(f"{printable(path)}: an object has more than one {tag}")
     name = node.findtext("name", "").strip()
     if not name:
-        raise ValueError(f"{shown(path)}: an object has no name")
+        raise ValueError(f"{printable(path)}: an object has no name")
     try:
-        sides = tuple(float(node.findtext(f"bndbox/{side}", "")) for side in SIDES)
+        sides = tuple(float(node.findtext(f"bndbox/{side}", "")) for side in CORNER_TAGS)
     except ValueError:
-        raise ValueError(f"{shown(path)}: a {name!r:.60} has no bndbox of four numbers ({', '.join(SIDES)})") from None
-    return Marked(name_of(f"{shown(path)}: an object's name", name), sides, node.findtext("difficult", ""))
+        raise ValueError(
+            f"{printable(path)}: a {name!r:.60} has no bndbox of four numbers ({', '.join(CORNER_TAGS)})"
+        ) from None
+    return AnnotatedObject(
+        parse_name(f"{printable(path)}: an object's name", name), sides, node.findtext("difficult", "")
+    )
 
 
-def is_difficult(page: Page, thing: Marked) -> bool:
+def is_difficult(annotation: AnnotationFile, annotated_object: AnnotatedObject) -> bool:
     """Whether an object is marked so."""
-    return flag(f"{shown(page.path)}: <difficult> of a {thing.name!r:.60}", thing.difficult)
+    return parse_flag(
+        f"{printable(annotation.path)}: <difficult> of a {annotated_object.name!r:.60}", annotated_object.difficult
+    )

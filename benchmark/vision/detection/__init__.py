@@ -5,9 +5,9 @@ one is whichever library built it (`torchvision_detectors`, `ssd`, `mmdet_detect
 get in, `average_precision` the metric, `training` the loss, on the engine of `benchmark.vision.training`.
 """
 
-from benchmark.vision.data.annotations import Split, Truth
+from benchmark.vision.data.annotations import GroundTruth, Split
 from benchmark.vision.detection.detectors import check_weights
-from benchmark.vision.detection.recipe import DetectorRecipe, lacks
+from benchmark.vision.detection.recipe import DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.task import Detection
 
-__all__ = ["Detection", "DetectorRecipe", "Split", "Truth", "check_weights", "lacks"]
+__all__ = ["Detection", "DetectorRecipe", "GroundTruth", "Split", "check_weights", "missing_capabilities"]

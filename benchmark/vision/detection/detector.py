@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Boxes, seeded
-from benchmark.vision.networks import full
+from benchmark.vision.networks import at_least_float32
 from benchmark.vision.training import Precision, in_precision
 
 
@@ -28,7 +28,7 @@ class Batch:
     sizes: list[tuple[int, int]]  # height, width of each without the padding
     seeds: list[int]  # of what is drawn for each: samples of anchors and of proposals
 
-    def only(self, number: int) -> Batch:
+    def select_image(self, number: int) -> Batch:
         """The batch of one of its images; the padding stays."""
         part = slice(number, number + 1)
         return Batch(self.images_N3HW[part], self.sizes[part], self.seeds[part])
@@ -46,19 +46,19 @@ class Detections:
     candidates_M: Tensor | None = None  # which of the image's candidates each is
     paper_scores_M: Tensor | None = None  # what the detector's paper ranks them by, where its library does otherwise
 
-    def only(self, which_M: Tensor) -> Detections:
+    def select(self, which_M: Tensor) -> Detections:
         """Those of a mask."""
         parts = {name: values[which_M] for name, values in vars(self).items() if values is not None}
         return replace(self, **parts)
 
 
 @dataclass(frozen=True)
-class Seen:
+class DetectionsWithFeatures:
     """What a detector finds in one image, and what its class layer saw there."""
 
-    found: Detections
+    detections: Detections
     inputs_MDSS: Tensor  # around the place of each box; S = 1 where the layer sees proposals
-    rows: Callable[[Tensor], Tensor]  # from inputs of that shape to `scores_MK`
+    classify: Callable[[Tensor], Tensor]  # from inputs of that shape to `scores_MK`
 
     @property
     def features_MD(self) -> Tensor:
@@ -68,7 +68,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelFormat:
     """What a detector wants of a pixel: (x - mean) / deviation by channel, on the scale 0..255."""
 
     mean: tuple[float, float, float]
@@ -81,7 +81,7 @@ class Suppression:
     """How candidates become detections."""
 
     min_score: float = 0.05  # of a box
-    nms: float = 0.5  # IoU above which the less sure of two boxes of a class goes
+    iou_threshold: float = 0.5  # IoU above which the less sure of two boxes of a class goes
     num_boxes: int = 100  # kept, an image
     num_candidates: int = 1000  # of a level, box and class together, that enter suppression
 
@@ -92,9 +92,9 @@ class Detector(nn.Module):
     Targets are in pixels of the batch. Nothing here changes a mode (train, eval) for good.
     """
 
-    pixels: Pixels
+    pixel_format: PixelFormat
     channels: list[int]  # of the feature maps
-    two_stage: bool
+    is_two_stage: bool
     companion: nn.Module | None
 
     def __init__(self) -> None:
@@ -102,14 +102,14 @@ class Detector(nn.Module):
         self.precision: Precision = "float32"  # of `trunk`
         self.companion = None
 
-    def trunk(self, images_N3HW: Tensor) -> list[Tensor]:
+    def feature_maps(self, images_N3HW: Tensor) -> list[Tensor]:
         """The feature maps (FPN levels), (N, channels[i], H_i, W_i) each, in float32 whatever they are computed in."""
         with in_precision(self.precision, images_N3HW.device):
-            maps = self.levels(images_N3HW)
-        return [full(level) for level in maps]
+            maps = self.backbone_maps(images_N3HW)
+        return [at_least_float32(level) for level in maps]
 
     @abstractmethod
-    def levels(self, images_N3HW: Tensor) -> Sequence[Tensor]:
+    def backbone_maps(self, images_N3HW: Tensor) -> Sequence[Tensor]:
         """The feature maps, as the library's backbone and neck compute them."""
 
     @abstractmethod
@@ -124,7 +124,7 @@ class Detector(nn.Module):
         """What it finds, after its library's suppression."""
 
     @abstractmethod
-    def pooled(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
+    def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
         """(N, D): the inputs of the last layers, averaged over places and levels, or over proposals."""
 
     @abstractmethod
@@ -132,7 +132,7 @@ class Detector(nn.Module):
         """The last layers, in the order of ISAL's blocks: FCOS classes, boxes, centerness; Faster R-CNN RPN classes,
         RPN boxes, classes, boxes."""
 
-    def watch(self, maps: Sequence[Tensor], batch: Batch) -> list[Seen]:
+    def detect_with_features(self, maps: Sequence[Tensor], batch: Batch) -> list[DetectionsWithFeatures]:
         """`detect`, and what the class layer saw of each box. ValueError where that is not known."""
         raise ValueError(f"{type(self).__name__}: what its class layer sees of a box is not known")
 
@@ -148,21 +148,21 @@ class Detector(nn.Module):
         Differentiable in what follows the feature maps.
         """
         with torch.no_grad():
-            maps = self.trunk(batch.images_N3HW)
+            maps = self.feature_maps(batch.images_N3HW)
         return self.image_losses(maps, batch, targets)
 
-    def slopes(self, batch: Batch, targets: Sequence[Boxes], along: Sequence[Tensor]) -> Tensor:
+    def directional_derivatives(self, batch: Batch, targets: Sequence[Boxes], direction: Sequence[Tensor]) -> Tensor:
         """(N,): the derivative of each image's loss along a direction of the last layers' weights, one tensor a layer.
 
         The last layers are linear in their weights: the tangent of an output z is that of the layer with `along` for
         its weights, and the derivative <dL/dz, tangent>. Exact, and no gradient passes further back than z.
         """
-        directions = dict(zip(self.last_layers(), along, strict=True))
+        directions = dict(zip(self.last_layers(), direction, strict=True))
         with torch.no_grad():
-            maps = self.trunk(batch.images_N3HW)
+            maps = self.feature_maps(batch.images_N3HW)
         losses, ends = list[Tensor](), list[int]()
-        with torch.enable_grad(), recorded(directions) as calls:
-            for loss in self.each_loss(maps, batch, targets):
+        with torch.enable_grad(), record_calls(directions) as calls:
+            for loss in self.iter_losses(maps, batch, targets):
                 losses.append(loss)
                 ends.append(len(calls))
             outputs = [call.output for call in calls]
@@ -172,19 +172,19 @@ class Detector(nn.Module):
 
     def image_losses(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
         """(N,): see `each_loss`."""
-        return torch.stack(list(self.each_loss(maps, batch, targets)))
+        return torch.stack(list(self.iter_losses(maps, batch, targets)))
 
-    def each_loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Iterator[Tensor]:
+    def iter_losses(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Iterator[Tensor]:
         """Image by image: normalised by its own positives, its samplers seeded by it; the padding is the batch's."""
         for number, target in enumerate(targets):
             one = [level[number : number + 1] for level in maps]
             with seeded(batch.seeds[number]):
-                loss = self.loss(one, batch.only(number), [target])
+                loss = self.loss(one, batch.select_image(number), [target])
             yield loss
 
 
 @dataclass(frozen=True)
-class Call:
+class LayerCall:
     """One call of a last layer."""
 
     layer: nn.Module
@@ -202,12 +202,12 @@ class Call:
 
 
 @contextmanager
-def recorded(layers: Iterable[nn.Module]) -> Iterator[list[Call]]:
+def record_calls(layers: Iterable[nn.Module]) -> Iterator[list[LayerCall]]:
     """Every call of these layers while a block runs, in order."""
-    calls: list[Call] = []
+    calls: list[LayerCall] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append(Call(layer, inputs[0], output))
+        calls.append(LayerCall(layer, inputs[0], output))
 
     handles = [layer.register_forward_hook(note) for layer in layers]
     try:
@@ -217,12 +217,12 @@ def recorded(layers: Iterable[nn.Module]) -> Iterator[list[Call]]:
             handle.remove()
 
 
-def suppressed(
+def suppress(
     scores_AC: Tensor,
     corners_ACx4: Tensor,
     size: tuple[int, int],
-    rule: Suppression,
-    rows_AK: Tensor,
+    suppression: Suppression,
+    distributions_AK: Tensor,
     *,
     levels: Sequence[int] = (),
     proposals_A4: Tensor | None = None,
@@ -235,22 +235,22 @@ def suppressed(
     """
     from torchvision.ops import batched_nms, clip_boxes_to_image  # torchvision takes a second: only where it is used
 
-    candidate_S, label_S = (scores_AC > rule.min_score).nonzero(as_tuple=True)
+    candidate_S, label_S = (scores_AC > suppression.min_score).nonzero(as_tuple=True)
     if levels:
-        best_S = thinned(scores_AC[candidate_S, label_S], candidate_S, levels, rule.num_candidates)
+        best_S = best_per_level(scores_AC[candidate_S, label_S], candidate_S, levels, suppression.num_candidates)
         candidate_S, label_S = candidate_S[best_S], label_S[best_S]
     picked_S4 = corners_ACx4[candidate_S] if corners_ACx4.ndim == 2 else corners_ACx4[candidate_S, label_S]
     corners_S4 = clip_boxes_to_image(picked_S4, size)
     large_S = ((corners_S4[:, 2:] - corners_S4[:, :2]) >= 1e-2).all(1)
     candidate_S, label_S, corners_S4 = candidate_S[large_S], label_S[large_S], corners_S4[large_S]
     score_S = scores_AC[candidate_S, label_S]
-    keep = batched_nms(corners_S4, score_S, label_S, rule.nms)[: rule.num_boxes]
+    keep = batched_nms(corners_S4, score_S, label_S, suppression.iou_threshold)[: suppression.num_boxes]
     picked = candidate_S[keep]
     found = None if proposals_A4 is None else proposals_A4[picked]
-    return Detections(corners_S4[keep], label_S[keep], score_S[keep], rows_AK[picked], found, picked)
+    return Detections(corners_S4[keep], label_S[keep], score_S[keep], distributions_AK[picked], found, picked)
 
 
-def dropout_before(layer: nn.Module, share: float) -> None:
+def add_dropout_before(layer: nn.Module, share: float) -> None:
     """What a layer is given passes through dropout whenever the layer is in training mode. Nothing where share = 0."""
 
     def drop(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -260,18 +260,18 @@ def dropout_before(layer: nn.Module, share: float) -> None:
         layer.register_forward_pre_hook(drop)
 
 
-def thinned(score_S: Tensor, candidate_S: Tensor, levels: Sequence[int], most: int) -> Tensor:
+def best_per_level(score_S: Tensor, candidate_S: Tensor, levels: Sequence[int], num_candidates: int) -> Tensor:
     """Positions of the `most` best of each level. `candidate_S` ascends, and levels are runs of candidates."""
     ends = torch.tensor(levels, device=candidate_S.device).cumsum(0)
     counts = torch.searchsorted(candidate_S, ends).diff(prepend=ends.new_zeros(1)).tolist()
     parts, begin = [], 0
     for count in counts:
-        parts.append(begin + score_S[begin : begin + count].topk(min(most, count)).indices)
+        parts.append(begin + score_S[begin : begin + count].topk(min(num_candidates, count)).indices)
         begin += count
     return torch.cat(parts)
 
 
-def completed(scores_AC: Tensor) -> Tensor:
+def add_background(scores_AC: Tensor) -> Tensor:
     """(A, C + 1): scores of a sigmoid head as a distribution, background taking what they leave over.
 
     Scores that sum to more than one are scaled to one, and leave nothing.
@@ -281,7 +281,7 @@ def completed(scores_AC: Tensor) -> Tensor:
 
 
 @contextmanager
-def training(*modules: nn.Module) -> Iterator[None]:
+def training_mode(*modules: nn.Module) -> Iterator[None]:
     """Sets the `training` flag of these modules, not of what is in them, for as long as a block runs."""
     before = [module.training for module in modules]
     for module in modules:

@@ -6,23 +6,23 @@ from collections.abc import Callable
 
 from benchmark.api import Machine, seeded
 from benchmark.vision.detection.detector import Detector
-from benchmark.vision.detection.recipe import MMDET, SMALL, SSD, DetectorRecipe
+from benchmark.vision.detection.recipe import MMDET_PREFIX, SMALL, SSD, DetectorRecipe
 from benchmark.vision.weights import weights_file
 
 
-def builder(model: str) -> Callable[..., Detector]:
+def detector_builder(model: str) -> Callable[..., Detector]:
     """What builds a detector of that name, from a recipe, the number of classes and a file of weights or None."""
-    if model.startswith(MMDET):
+    if model.startswith(MMDET_PREFIX):
         from benchmark.vision.detection import mmdet_detectors
 
-        return mmdet_detectors.build
+        return mmdet_detectors.build_detector
     if model == SSD:
         from benchmark.vision.detection import ssd
 
         return ssd.Ssd
     from benchmark.vision.detection import torchvision_detectors
 
-    return torchvision_detectors.build
+    return torchvision_detectors.build_detector
 
 
 def check_weights(machine: Machine, recipe: DetectorRecipe) -> None:
@@ -34,4 +34,4 @@ def check_weights(machine: Machine, recipe: DetectorRecipe) -> None:
     path = weights_file(machine, recipe.weights)
     if recipe.weights != "none" and recipe.backbone != SMALL:
         with seeded(0):
-            builder(recipe.model)(recipe, 2, path)
+            detector_builder(recipe.model)(recipe, 2, path)

@@ -14,25 +14,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.api import Boxes
-from benchmark.vision.detection.detector import Batch, Detections, Pixels
+from benchmark.vision.detection.detector import Batch, Detections, PixelFormat
 from benchmark.vision.detection.recipe import DetectorRecipe
 
-MULTIPLE = 32  # a batch's height and width are multiples of it
+SIDE_MULTIPLE = 32  # a batch's height and width are multiples of it
 
 
 @dataclass(frozen=True)
-class Placed:
+class ResizedBatch:
     """A batch, and how its images relate to the stored ones."""
 
     batch: Batch
-    factors: list[Tensor]  # (4,) each: x, y, x, y of the batch over those of the stored image
+    scales: list[Tensor]  # (4,) each: x, y, x, y of the batch over those of the stored image
     flips: Sequence[bool]
 
-    def targets(self, boxes: Sequence[Boxes]) -> list[Boxes]:
+    def to_batch_pixels(self, boxes: Sequence[Boxes]) -> list[Boxes]:
         """Boxes in pixels of the stored images, in those of the batch."""
         device = self.batch.images_N3HW.device
         placed = []
-        for one, factor, flip, (_, width) in zip(boxes, self.factors, self.flips, self.batch.sizes, strict=True):
+        for one, factor, flip, (_, width) in zip(boxes, self.scales, self.flips, self.batch.sizes, strict=True):
             corners_M4 = one.corners_M4.to(device) * factor.to(device)
             if flip:
                 x1, y1, x2, y2 = corners_M4.unbind(1)
@@ -40,71 +40,73 @@ class Placed:
             placed.append(Boxes(corners_M4, one.labels_M.to(device)))
         return placed
 
-    def stored_size(self, number: int) -> tuple[int, int]:
+    def image_size(self, number: int) -> tuple[int, int]:
         """Height and width of the stored image."""
-        (height, width), (x, y, _, _) = self.batch.sizes[number], self.factors[number].tolist()
+        (height, width), (x, y, _, _) = self.batch.sizes[number], self.scales[number].tolist()
         return round(height / y), round(width / x)
 
-    def stored(self, number: int, found: Detections) -> Detections:
+    def to_image_pixels(self, number: int, detections: Detections) -> Detections:
         """Detections in pixels of the stored image. Not for mirrored ones."""
-        factor = self.factors[number].to(found.corners_M4)
-        proposals = None if found.proposals_M4 is None else found.proposals_M4 / factor
-        return replace(found, corners_M4=found.corners_M4 / factor, proposals_M4=proposals)
+        factor = self.scales[number].to(detections.corners_M4)
+        proposals = None if detections.proposals_M4 is None else detections.proposals_M4 / factor
+        return replace(detections, corners_M4=detections.corners_M4 / factor, proposals_M4=proposals)
 
 
-class Placing:
+class BatchBuilder:
     """Makes batches as a recipe and a detector want them."""
 
-    def __init__(self, recipe: DetectorRecipe, pixels: Pixels, device: torch.device) -> None:
+    def __init__(self, recipe: DetectorRecipe, pixels: PixelFormat, device: torch.device) -> None:
         self.recipe, self.device, self.bgr = recipe, device, pixels.bgr
         self.mean, self.deviation = (
             torch.tensor(v, device=device).view(3, 1, 1) for v in (pixels.mean, pixels.deviation)
         )
 
-    def __call__(self, images: Sequence[Tensor], seeds: list[int], flips: Sequence[bool] | None = None) -> Placed:
+    def __call__(self, images: Sequence[Tensor], seeds: list[int], flips: Sequence[bool] | None = None) -> ResizedBatch:
         """The batch of these images: bilinear resizing, mirroring, padding."""
         flips = flips if flips is not None else [False] * len(images)
-        sizes = [self.size(image) for image in images]
+        sizes = [self.resized_size(image) for image in images]
         ready = []
         for number, image in enumerate(images):
             pixels = image.to(self.device, non_blocking=True).float()
             if pixels.shape[1:] != sizes[number]:
                 pixels = F.interpolate(pixels[None], sizes[number], mode="bilinear", align_corners=False)[0]
             ready.append(pixels.flip(2) if flips[number] else pixels)
-        factors = [factor(image, size) for image, size in zip(images, sizes, strict=True)]
-        return Placed(Batch(self.padded(ready), sizes, seeds), factors, flips)
+        factors = [scale_factors(image, size) for image, size in zip(images, sizes, strict=True)]
+        return ResizedBatch(Batch(self.stack_padded(ready), sizes, seeds), factors, flips)
 
-    def varied(
+    def augment(
         self, images: Sequence[Tensor], boxes: Sequence[Boxes], seeds: Sequence[int]
     ) -> tuple[list[Tensor], list[Boxes]]:
         """Images and boxes as the recipe varies them in training, each by its seed; they are placed afterwards."""
         if self.recipe.augment == "none":
             return list(images), list(boxes)
-        from benchmark.vision.detection.ssd_augment import varied  # torchvision takes a second: only where it is used
+        from benchmark.vision.detection.ssd_augment import (
+            augment_ssd,  # torchvision takes a second: only where it is used
+        )
 
         red, green, blue = (self.mean.flip(0) if self.bgr else self.mean).flatten().tolist()
         trios = zip(images, boxes, seeds, strict=True)
-        made = [varied(image.to(self.device), one, seed, (red, green, blue)) for image, one, seed in trios]
+        made = [augment_ssd(image.to(self.device), one, seed, (red, green, blue)) for image, one, seed in trios]
         return [image for image, _ in made], [one for _, one in made]
 
-    def padded(self, images: Sequence[Tensor]) -> Tensor:
+    def stack_padded(self, images: Sequence[Tensor]) -> Tensor:
         """(N, 3, H, W): normalised, zeros on the right and below."""
         height, width = (self.padded_side(max(image.shape[axis] for image in images)) for axis in (1, 2))
         if all(image.shape[1:] == (height, width) for image in images):
-            batch = self.normalised(torch.stack(list(images)))
+            batch = self.normalise(torch.stack(list(images)))
         else:
             batch = torch.zeros(len(images), 3, height, width, device=self.device)
             for row, image in zip(batch, images, strict=True):
-                row[:, : image.shape[1], : image.shape[2]] = self.normalised(image)
+                row[:, : image.shape[1], : image.shape[2]] = self.normalise(image)
         layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
         return batch.contiguous(memory_format=layout)
 
-    def normalised(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor) -> Tensor:
         """(..., 3, H, W): channels in the detector's order, less mean, over deviation."""
         ordered = images.flip(-3) if self.bgr else images
         return (ordered - self.mean) / self.deviation
 
-    def size(self, image: Tensor) -> tuple[int, int]:
+    def resized_size(self, image: Tensor) -> tuple[int, int]:
         """Height and width in the batch: squashed, or the shorter side at min_size, but the longer at most at
         max_size."""
         if self.recipe.squash:
@@ -117,14 +119,14 @@ class Placing:
 
     def padded_size(self, image: Tensor) -> tuple[int, int]:
         """`size`, and the padding of a batch of this image alone."""
-        height, width = map(self.padded_side, self.size(image))
+        height, width = map(self.padded_side, self.resized_size(image))
         return height, width
 
     def padded_side(self, side: int) -> int:
         """The side of a batch that holds one of `side` pixels; squashed images need no padding."""
-        return side if self.recipe.squash else rounded(side)
+        return side if self.recipe.squash else round_up_side(side)
 
-    def runs(self, images: Sequence[Tensor], num_pixels: int) -> list[slice]:
+    def split_by_size(self, images: Sequence[Tensor], num_pixels: int) -> list[slice]:
         """Parts of equal padded size, at most so many pixels each (one image at least).
 
         Padding is seen by a detector: in such a part every image is padded as it would be alone.
@@ -137,12 +139,12 @@ class Placing:
         return [slice(*pair) for pair in pairwise(ends)]
 
 
-def rounded(side: int) -> int:
+def round_up_side(side: int) -> int:
     """The side of a batch that holds one of `side` pixels."""
-    return -(-side // MULTIPLE) * MULTIPLE
+    return -(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE
 
 
-def factor(image: Tensor, size: tuple[int, int]) -> Tensor:
+def scale_factors(image: Tensor, size: tuple[int, int]) -> Tensor:
     """(4,): x, y, x, y of an image of `size` over those of the stored one."""
     y, x = size[0] / image.shape[1], size[1] / image.shape[2]
     return torch.tensor([x, y, x, y])

@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from benchmark.vision.recipes import check_recipe, recipe_of
+from benchmark.vision.recipes import build_recipe, check_recipe
 
 SMALL = "small"  # our own backbone, for canvases of 64 pixels
-BACKBONE = "resnet50"  # the default
-MMDET = "mmdet:"  # models whose name begins so are built by mmdet
+DEFAULT_BACKBONE = "resnet50"  # the default
+MMDET_PREFIX = "mmdet:"  # models whose name begins so are built by mmdet
 SSD, VGG, SSD_SIDE = "ssd300", "vgg16", 300  # SSD300, the backbone it is defined on, and the pixels a side it takes
-OURS = ("fcos", "faster_rcnn", SSD)
-WATCHED = ("fcos", "faster_rcnn")  # of which is known what their class layer sees of a box
+TORCHVISION_MODELS = ("fcos", "faster_rcnn", SSD)
+BOX_FEATURE_MODELS = ("fcos", "faster_rcnn")  # of which is known what their class layer sees of a box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class DetectorRecipe:
     """
 
     model: str = "fcos"  # fcos, faster_rcnn, ssd300 of torchvision, or mmdet:fcos, mmdet:faster_rcnn, mmdet:CONFIG
-    backbone: str = BACKBONE  # torchvision's: any of its ResNets and MobileNets, vgg16 for ssd300; or `small`
+    backbone: str = DEFAULT_BACKBONE  # torchvision's: any of its ResNets and MobileNets, vgg16 for ssd300; or `small`
     weights: str = "default"  # of the backbone: none, default (ImageNet), or a .safetensors/.pth file
     frozen_stages: int = 1  # stages of the backbone that are not trained, after the stem; -1: all is trained
     norm: Literal["frozen", "batch"] = "frozen"  # the backbone's batch normalisation: as it came, or trained
@@ -62,7 +62,7 @@ class DetectorRecipe:
 
     def __post_init__(self) -> None:
         check_recipe(self, self._ranges(), self._ineffective())
-        if self.schedule == "step" and any(epoch >= self.epochs for epoch in self.drops):
+        if self.schedule == "step" and any(epoch >= self.epochs for epoch in self.milestone_epochs):
             raise ValueError(f"milestones={self.milestones}: must come before the end, epochs={self.epochs}")
         if self.norm == "batch" and self.frozen_stages >= 0:
             raise ValueError(
@@ -72,7 +72,7 @@ class DetectorRecipe:
             raise ValueError(
                 "model=ssd300 takes images of one size: set squash=PIXELS, or min_size=0 where all have it"
             )
-        untrained = self.weights == "none" and self.model in OURS and self.backbone != SMALL
+        untrained = self.weights == "none" and self.model in TORCHVISION_MODELS and self.backbone != SMALL
         if untrained and ((self.norm == "frozen" and self.model != SSD) or self.frozen_stages >= 0):
             change = "frozen_stages=-1" if self.model == SSD else "norm=batch,frozen_stages=-1"
             raise ValueError(
@@ -90,11 +90,11 @@ class DetectorRecipe:
         return self.convs if self.convs is not None else 1 if self.backbone == SMALL else 4
 
     @property
-    def grouped(self) -> bool:
+    def has_group_norm(self) -> bool:
         """Whether towers are normalised by group."""
         return self.head_norm == "group" or (self.head_norm == "auto" and self.backbone == SMALL)
 
-    def warm(self, num_steps: int) -> int:
+    def num_warmup_steps(self, num_steps: int) -> int:
         """Steps of warm-up among so many. ValueError where nothing else is left."""
         steps = round(self.warmup * num_steps) if self.warmup < 1 else round(self.warmup)
         if steps >= num_steps:
@@ -104,17 +104,19 @@ class DetectorRecipe:
         return steps
 
     @property
-    def drops(self) -> list[int]:
+    def milestone_epochs(self) -> list[int]:
         """The epochs of `milestones`."""
         return [int(epoch) for epoch in self.milestones.split("/") if epoch]
 
     def _ranges(self) -> dict[str, bool]:
-        offered = self.model in OURS or (self.model.startswith(MMDET) and len(self.model) > len(MMDET))
+        offered = self.model in TORCHVISION_MODELS or (
+            self.model.startswith(MMDET_PREFIX) and len(self.model) > len(MMDET_PREFIX)
+        )
         ssd, others = self.model == SSD, "a ResNet or MobileNet of torchvision (resnet50, mobilenet_v3_large ...)"
         squashed = self.squash == SSD_SIDE or not ssd or self.backbone == SMALL
         return {
             "model fcos, faster_rcnn, ssd300, mmdet:fcos, mmdet:faster_rcnn or mmdet:CONFIG": offered,
-            f"backbone small, or {others}": ssd or known(self.backbone),
+            f"backbone small, or {others}": ssd or is_known_backbone(self.backbone),
             "backbone small or vgg16 with model=ssd300": not ssd or self.backbone in (SMALL, VGG),
             "frozen_stages from -1 to 4": -1 <= self.frozen_stages <= 4,
             "channels a positive multiple of 32": self.channels > 0 and self.channels % 32 == 0,
@@ -139,12 +141,12 @@ class DetectorRecipe:
 
     def _ineffective(self) -> list[tuple[tuple[str, ...], bool, str]]:
         """(settings, whether they have no effect, beside what)."""
-        theirs = self.model.startswith(MMDET)
+        theirs = self.model.startswith(MMDET_PREFIX)
         own = ("backbone", "norm", "channels")
         return [
             (own, theirs, f"model={self.model}: its configuration says it"),
             (("convs", "head_norm"), self.model != "fcos", f"model={self.model}"),
-            (("dropout",), self.model not in WATCHED, f"model={self.model}"),
+            (("dropout",), self.model not in BOX_FEATURE_MODELS, f"model={self.model}"),
             (("center_sampling",), self.model == SSD, f"model={self.model}"),
             (("weights", "frozen_stages", "norm"), self.backbone == SMALL, "backbone=small"),
             (("norm", "channels"), self.backbone == VGG, "backbone=vgg16"),
@@ -156,12 +158,12 @@ class DetectorRecipe:
         ]
 
 
-def known(backbone: str) -> bool:
+def is_known_backbone(backbone: str) -> bool:
     """Whether torchvision has a backbone of that name."""
-    return backbone in (SMALL, BACKBONE) or backbone in backbones()
+    return backbone in (SMALL, DEFAULT_BACKBONE) or backbone in backbone_names()
 
 
-def backbones() -> list[str]:
+def backbone_names() -> list[str]:
     """torchvision's ResNets (ResNeXts and wide ones too) and MobileNets."""
     import torchvision  # takes a second: only where it is used
 
@@ -199,12 +201,12 @@ otherwise. Batches are of equal size, give or take one image.
 """
 
 
-def lacks(**values: Any) -> set[str]:
+def missing_capabilities(**values: Any) -> set[str]:
     """The capabilities that a task's parameters take away. Raises the recipe's ValueError, before any data is read."""
-    recipe = recipe_of(DetectorRecipe, values)
+    recipe = build_recipe(DetectorRecipe, values)
     missing = {
         "proposals": "rcnn" not in recipe.model,
-        "box_features": recipe.model not in WATCHED,
+        "box_features": recipe.model not in BOX_FEATURE_MODELS,
         "sample": recipe.dropout == 0,
     }
     return {capability for capability, lacking in missing.items() if lacking}

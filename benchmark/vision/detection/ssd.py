@@ -18,11 +18,11 @@ from torchvision.models.detection.ssd import SSD, SSDHead, _vgg_extractor
 from torchvision.ops import box_iou
 
 from benchmark.api import Boxes
-from benchmark.vision.detection.detector import Batch, Detections, Detector, Pixels, Suppression, suppressed
+from benchmark.vision.detection.detector import Batch, Detections, Detector, PixelFormat, Suppression, suppress
 from benchmark.vision.detection.recipe import SMALL, SSD_SIDE, DetectorRecipe
-from benchmark.vision.detection.torchvision_detectors import Small, backbone, block, total
+from benchmark.vision.detection.torchvision_detectors import SmallBackbone, conv_block, load_backbone, sum_losses
 
-WIDTHS = [512, 1024, 512, 256, 256, 256]  # channels of the six source maps, conv4_3 to conv11_2
+MAP_CHANNELS = [512, 1024, 512, 256, 256, 256]  # channels of the six source maps, conv4_3 to conv11_2
 
 
 class Ssd(Detector):
@@ -35,18 +35,18 @@ class Ssd(Detector):
     for VOC begin at 0.1.
     """
 
-    two_stage, pixels = False, Pixels((123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
+    is_two_stage, pixel_format = False, PixelFormat((123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
 
     def __init__(self, recipe: DetectorRecipe, num_classes: int, weights: Path | None) -> None:
         super().__init__()
         small = recipe.backbone == SMALL
         body: nn.Module
         if small:
-            body, self.channels = Steps(recipe.channels), [*Small.WIDTHS, recipe.channels]
+            body, self.channels = SmallSsdBackbone(recipe.channels), [*SmallBackbone.WIDTHS, recipe.channels]
             boxes = DefaultBoxGenerator([[2]] * len(self.channels), scales=[0.18, 0.26, 0.36, 0.5, 0.7])
         else:
             trained = 4 - recipe.frozen_stages  # of five: torchvision counts from the last
-            body, self.channels = _vgg_extractor(backbone(recipe, weights), False, trained), WIDTHS
+            body, self.channels = _vgg_extractor(load_backbone(recipe, weights), False, trained), MAP_CHANNELS
             boxes = DefaultBoxGenerator(
                 [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
                 scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
@@ -54,9 +54,9 @@ class Ssd(Detector):
             )
         head = SSDHead(self.channels, boxes.num_anchors_per_location(), num_classes + 1)
         self.inner = SSD(body, boxes, (SSD_SIDE, SSD_SIDE), num_classes + 1, head=head)
-        self.rule = SOME if small else MANY
+        self.suppression = SMALL_SUPPRESSION if small else FULL_SUPPRESSION
 
-    def levels(self, images_N3HW: Tensor) -> Sequence[Tensor]:
+    def backbone_maps(self, images_N3HW: Tensor) -> Sequence[Tensor]:
         """The source maps: 38, 19, 10, 5, 3 and 1 places a side, or four of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
@@ -65,7 +65,7 @@ class Ssd(Detector):
         outputs, defaults = self._outputs(maps, batch)
         boxes = [{"boxes": one.corners_M4, "labels": one.labels_M + 1} for one in targets]  # 0 is background here
         matched = [self._matched(one, defaults_A4) for one, defaults_A4 in zip(targets, defaults, strict=True)]
-        return total(self.inner.compute_loss(boxes, outputs, defaults, matched))
+        return sum_losses(self.inner.compute_loss(boxes, outputs, defaults, matched))
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """A score is the class probability; of each class the likeliest candidates enter suppression."""
@@ -75,11 +75,11 @@ class Ssd(Detector):
         parts = zip(rows_NAK, outputs["bbox_regression"], defaults, batch.sizes, strict=True)
         for rows_AK, deltas_A4, defaults_A4, size in parts:
             corners_A4 = self.inner.box_coder.decode_single(deltas_A4, defaults_A4)
-            scores_AC = likeliest(rows_AK[:, :-1], self.rule.num_candidates)
-            found.append(suppressed(scores_AC, corners_A4, size, self.rule, rows_AK))
+            scores_AC = keep_likeliest(rows_AK[:, :-1], self.suppression.num_candidates)
+            found.append(suppress(scores_AC, corners_A4, size, self.suppression, rows_AK))
         return found
 
-    def pooled(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
+    def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
         """The source maps, averaged over places and joined, for they differ in width: D = 2816, or that of the small
         ones."""
         return torch.cat([level.mean((2, 3)) for level in maps], 1)
@@ -102,17 +102,19 @@ class Ssd(Detector):
         return matched_A
 
 
-MANY = Suppression(min_score=0.01, nms=0.45, num_boxes=200, num_candidates=400)  # candidates of a class
-SOME = replace(MANY, num_boxes=20, num_candidates=50)  # of the small one
+FULL_SUPPRESSION = Suppression(
+    min_score=0.01, iou_threshold=0.45, num_boxes=200, num_candidates=400
+)  # candidates of a class
+SMALL_SUPPRESSION = replace(FULL_SUPPRESSION, num_boxes=20, num_candidates=50)  # of the small one
 
 
-class Steps(nn.Module):
+class SmallSsdBackbone(nn.Module):
     """The small backbone's stages of stride 4, 8 and 16, and a last one of stride 32."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.body = Small()
-        self.extra = block(Small.WIDTHS[-1], channels, 2)
+        self.body = SmallBackbone()
+        self.extra = conv_block(SmallBackbone.WIDTHS[-1], channels, 2)
 
     def forward(self, images_N3HW: Tensor) -> OrderedDict[str, Tensor]:
         """The four maps by number."""
@@ -122,7 +124,7 @@ class Steps(nn.Module):
         return maps
 
 
-def likeliest(scores_AC: Tensor, most: int) -> Tensor:
+def keep_likeliest(scores_AC: Tensor, num_candidates: int) -> Tensor:
     """(A, C): the `most` best scores of each class, and 0 for the others."""
-    best_SC = scores_AC.topk(min(most, len(scores_AC)), dim=0).indices
+    best_SC = scores_AC.topk(min(num_candidates, len(scores_AC)), dim=0).indices
     return torch.zeros_like(scores_AC).scatter(0, best_SC, scores_AC.gather(0, best_SC))

@@ -29,43 +29,43 @@ from benchmark.api import Boxes
 from benchmark.vision.detection.detector import (
     Batch,
     Detections,
+    DetectionsWithFeatures,
     Detector,
-    Pixels,
-    Seen,
+    PixelFormat,
     Suppression,
-    completed,
-    dropout_before,
-    recorded,
-    suppressed,
-    training,
+    add_background,
+    add_dropout_before,
+    record_calls,
+    suppress,
+    training_mode,
 )
-from benchmark.vision.detection.recipe import SMALL, VGG, DetectorRecipe, known
-from benchmark.vision.pixels import STATISTICS
-from benchmark.vision.weights import load
+from benchmark.vision.detection.recipe import SMALL, VGG, DetectorRecipe, is_known_backbone
+from benchmark.vision.pixels import CHANNEL_STATISTICS
+from benchmark.vision.weights import load_weights
 
-UNUSED = r"(fc|classifier)\.|.*\.num_batches_tracked$"  # names in a classifier's weights that no backbone needs
-IMAGENET = Pixels(*STATISTICS["imagenet"])
+UNUSED_WEIGHTS = r"(fc|classifier)\.|.*\.num_batches_tracked$"  # names in a classifier's weights that no backbone needs
+IMAGENET = PixelFormat(*CHANNEL_STATISTICS["imagenet"])
 
 
 class Fcos(Detector):
     """torchvision's FCOS with its targets and losses: focal, generalised IoU, and centerness on the box tower."""
 
-    two_stage, pixels = False, IMAGENET
+    is_two_stage, pixel_format = False, IMAGENET
 
     def __init__(self, recipe: DetectorRecipe, num_classes: int, weights: Path | None) -> None:
         super().__init__()
         small = recipe.backbone == SMALL
         extra = LastLevelMaxPool() if small else LastLevelP6P7(recipe.channels, recipe.channels)
-        backbone = pyramid(recipe, weights, lowest=1 if small else 2, extra=extra)
+        backbone = build_pyramid(recipe, weights, lowest=1 if small else 2, extra=extra)
         sizes = (2, 4, 8, 16) if small else (8, 16, 32, 64, 128)
         points = AnchorGenerator(tuple((size,) for size in sizes), ((1.0,),) * len(sizes))
         radius = recipe.center_sampling or float("inf")
         self.inner = FCOS(backbone, num_classes, anchor_generator=points, center_sampling_radius=radius)
-        self.inner.head = towers(recipe, num_classes)
-        dropout_before(self.inner.head.classification_head.cls_logits, recipe.dropout)
-        self.rule, self.channels = FEW if small else Suppression(), [recipe.channels] * len(sizes)
+        self.inner.head = build_fcos_head(recipe, num_classes)
+        add_dropout_before(self.inner.head.classification_head.cls_logits, recipe.dropout)
+        self.suppression, self.channels = SMALL_SUPPRESSION if small else Suppression(), [recipe.channels] * len(sizes)
 
-    def levels(self, images_N3HW: Tensor) -> Sequence[Tensor]:
+    def backbone_maps(self, images_N3HW: Tensor) -> Sequence[Tensor]:
         """P3 to P7, or four levels of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
@@ -73,7 +73,7 @@ class Fcos(Detector):
         """The three losses, each divided by the positives of the batch."""
         outputs, anchors, counts = self._outputs(maps, batch)
         boxes = [{"boxes": one.corners_M4, "labels": one.labels_M} for one in targets]
-        return total(self.inner.compute_loss(boxes, outputs, anchors, counts))
+        return sum_losses(self.inner.compute_loss(boxes, outputs, anchors, counts))
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """A score is the root of class probability times centerness; the paper's is the product."""
@@ -82,32 +82,34 @@ class Fcos(Detector):
         corners_NA4 = self.inner.box_coder.decode(outputs["bbox_regression"], torch.stack(anchors))
         found = []
         for scores_AC, corners_A4, size in zip(scores_NAC, corners_NA4, batch.sizes, strict=True):
-            one = suppressed(scores_AC, corners_A4, size, self.rule, completed(scores_AC), levels=counts)
-            products_MK = completed(scores_AC[one.candidates_M].square())
+            one = suppress(scores_AC, corners_A4, size, self.suppression, add_background(scores_AC), levels=counts)
+            products_MK = add_background(scores_AC[one.candidates_M].square())
             found.append(replace(one, paper_scores_M=products_MK[:, :-1].amax(1)))
         return found
 
-    def watch(self, maps: Sequence[Tensor], batch: Batch) -> list[Seen]:
+    def detect_with_features(self, maps: Sequence[Tensor], batch: Batch) -> list[DetectionsWithFeatures]:
         """The class tower's output around each box's place, as the class layer's kernel covers it, and centerness."""
         classes, _, centerness = self.last_layers()
-        with recorded([classes, centerness]) as calls:
+        with record_calls([classes, centerness]) as calls:
             found = self.detect(maps, batch)
         towers = [call.input for call in calls if call.layer is classes]
         sure_NA1 = torch.cat([call.output.flatten(2).mT for call in calls if call.layer is centerness], 1).sigmoid()
         seen = []
         for number, one in enumerate(found):
             assert one.candidates_M is not None
-            inputs_MDSS = around([level[number] for level in towers], one.candidates_M)
-            seen.append(Seen(one, inputs_MDSS, partial(self._rows, sure_NA1[number, one.candidates_M])))
+            inputs_MDSS = windows_around([level[number] for level in towers], one.candidates_M)
+            seen.append(
+                DetectionsWithFeatures(one, inputs_MDSS, partial(self._rows, sure_NA1[number, one.candidates_M]))
+            )
         return seen
 
     def _rows(self, sure_M1: Tensor, inputs_MDSS: Tensor) -> Tensor:
         """As `detect` has them, from centerness and the class layer's inputs."""
         layer = self.inner.head.classification_head.cls_logits
         logits_MC = F.conv2d(inputs_MDSS, layer.weight, layer.bias).flatten(1)
-        return completed((logits_MC.sigmoid() * sure_M1).sqrt())
+        return add_background((logits_MC.sigmoid() * sure_M1).sqrt())
 
-    def pooled(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
+    def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
         """Both towers' outputs, averaged over places and then over levels: D = 2 channels."""
         kinds = (self.inner.head.classification_head.conv, self.inner.head.regression_head.conv)
         levels = [torch.cat([tower(level).mean((2, 3)) for tower in kinds], 1) for level in maps]
@@ -129,11 +131,11 @@ class Fcos(Detector):
 class FasterRcnn(Detector):
     """torchvision's Faster R-CNN with its samplers and losses; the small one proposes and samples less."""
 
-    two_stage, pixels = True, IMAGENET
+    is_two_stage, pixel_format = True, IMAGENET
 
     def __init__(self, recipe: DetectorRecipe, num_classes: int, weights: Path | None) -> None:
         super().__init__()
-        backbone = pyramid(recipe, weights, lowest=1, extra=LastLevelMaxPool())
+        backbone = build_pyramid(recipe, weights, lowest=1, extra=LastLevelMaxPool())
         small = recipe.backbone == SMALL
         sizes = (8, 16, 32, 64) if small else (32, 64, 128, 256, 512)
         boxes = AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
@@ -143,12 +145,12 @@ class FasterRcnn(Detector):
             backbone, rpn_anchor_generator=boxes, box_roi_pool=pool,
             box_head=TwoMLPHead(recipe.channels * side**2, size),
             box_predictor=FastRCNNPredictor(size, num_classes + 1),
-            **(LESS if small else {}),
+            **(SMALL_FASTER_RCNN if small else {}),
         )  # fmt: skip
-        dropout_before(self.inner.roi_heads.box_predictor.cls_score, recipe.dropout)
-        self.rule, self.channels = FEW if small else Suppression(), [recipe.channels] * len(sizes)
+        add_dropout_before(self.inner.roi_heads.box_predictor.cls_score, recipe.dropout)
+        self.suppression, self.channels = SMALL_SUPPRESSION if small else Suppression(), [recipe.channels] * len(sizes)
 
-    def levels(self, images_N3HW: Tensor) -> Sequence[Tensor]:
+    def backbone_maps(self, images_N3HW: Tensor) -> Sequence[Tensor]:
         """P2 to P6, or four levels of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
@@ -156,21 +158,23 @@ class FasterRcnn(Detector):
         """Objectness and boxes of the RPN, classes and boxes of the head, on sampled anchors and proposals."""
         boxes = [{"boxes": one.corners_M4, "labels": one.labels_M + 1} for one in targets]  # 0 is background here
         named = self._named(maps)
-        with training(self.inner.rpn, self.inner.roi_heads):
+        with training_mode(self.inner.rpn, self.inner.roi_heads):
             proposals, first = self.inner.rpn(ImageList(batch.images_N3HW, batch.sizes), named, boxes)
             _, second = self.inner.roi_heads(named, proposals, batch.sizes, boxes)
-        return total(first) + total(second)
+        return sum_losses(first) + sum_losses(second)
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """A score is the class probability; the box is the class's own."""
         return self._classified(*self._proposed(maps, batch), batch)
 
-    def watch(self, maps: Sequence[Tensor], batch: Batch) -> list[Seen]:
+    def detect_with_features(self, maps: Sequence[Tensor], batch: Batch) -> list[DetectionsWithFeatures]:
         """The box head's output of each box's proposal."""
         proposals, features_RD = self._proposed(maps, batch)
         found = self._classified(proposals, features_RD, batch)
         parts = zip(found, features_RD.split([len(one) for one in proposals]), strict=True)
-        return [Seen(one, part_AD[one.candidates_M, :, None, None], self._rows) for one, part_AD in parts]
+        return [
+            DetectionsWithFeatures(one, part_AD[one.candidates_M, :, None, None], self._rows) for one, part_AD in parts
+        ]
 
     def _rows(self, inputs_MDSS: Tensor) -> Tensor:
         """As `detect` has them, from the class layer's inputs: a softmax, background last."""
@@ -185,11 +189,11 @@ class FasterRcnn(Detector):
         counts = [len(one) for one in proposals]
         parts = zip(rows_RK.split(counts), corners_RK4[:, 1:].split(counts), batch.sizes, proposals, strict=True)
         return [
-            suppressed(rows_AK[:, :-1], corners_AC4, size, self.rule, rows_AK, proposals_A4=proposals_A4)
+            suppress(rows_AK[:, :-1], corners_AC4, size, self.suppression, rows_AK, proposals_A4=proposals_A4)
             for rows_AK, corners_AC4, size, proposals_A4 in parts
         ]
 
-    def pooled(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
+    def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
         """The box head's output, averaged over the proposals of each image."""
         proposals, features_RD = self._proposed(maps, batch)
         means = [part.mean(0) if len(part) else part.sum(0) for part in features_RD.split([len(p) for p in proposals])]
@@ -210,26 +214,26 @@ class FasterRcnn(Detector):
         return proposals, heads.box_head(heads.box_roi_pool(named, proposals, batch.sizes))
 
 
-FEW = Suppression(num_boxes=20, num_candidates=200)  # of the small detectors
-LESS = {  # proposals and samples an image of the small Faster R-CNN
+SMALL_SUPPRESSION = Suppression(num_boxes=20, num_candidates=200)  # of the small detectors
+SMALL_FASTER_RCNN = {  # proposals and samples an image of the small Faster R-CNN
     "rpn_pre_nms_top_n_train": 200, "rpn_post_nms_top_n_train": 60,
     "rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_test": 40,
     "rpn_batch_size_per_image": 64, "box_batch_size_per_image": 32,
 }  # fmt: skip
 
 
-def total(losses: dict[str, Tensor]) -> Tensor:
+def sum_losses(losses: dict[str, Tensor]) -> Tensor:
     """The sum of a library's losses."""
     return torch.stack(list(losses.values())).sum()
 
 
-def towers(recipe: DetectorRecipe, num_classes: int) -> FCOSHead:
+def build_fcos_head(recipe: DetectorRecipe, num_classes: int) -> FCOSHead:
     """FCOS's head with so many convolutions a tower, normalised or not.
 
     Distances start at one stride, as exp(0) has them in the paper: torchvision's ReLU starts at zero and may die.
     """
     head = FCOSHead(recipe.channels, 1, num_classes, num_convs=1)
-    norm: Callable[[int], nn.Module] = partial(nn.GroupNorm, recipe.channels // 8) if recipe.grouped else bare
+    norm: Callable[[int], nn.Module] = partial(nn.GroupNorm, recipe.channels // 8) if recipe.has_group_norm else no_norm
     head.classification_head = FCOSClassificationHead(
         recipe.channels, 1, num_classes, recipe.num_convs, norm_layer=norm
     )
@@ -238,7 +242,7 @@ def towers(recipe: DetectorRecipe, num_classes: int) -> FCOSHead:
     return head
 
 
-def around(levels: Sequence[Tensor], place_M: Tensor) -> Tensor:
+def windows_around(levels: Sequence[Tensor], place_M: Tensor) -> Tensor:
     """(M, D, 3, 3): the maps, (D, H_i, W_i) each, around places that are counted row by row and map by map; zeros
     beyond the edges."""
     out_MD33, begin = levels[0].new_empty(len(place_M), len(levels[0]), 3, 3), 0
@@ -252,48 +256,48 @@ def around(levels: Sequence[Tensor], place_M: Tensor) -> Tensor:
     return out_MD33
 
 
-def bare(channels: int) -> nn.Module:
+def no_norm(channels: int) -> nn.Module:
     """No normalisation."""
     return nn.Identity()
 
 
 # --- backbones ------------------------------------------------------------------------------------
-class Small(nn.Module):
+class SmallBackbone(nn.Module):
     """Seven convolutions for canvases of 64 pixels; stages of stride 4, 8 and 16, of WIDTHS channels."""
 
     WIDTHS = (48, 96, 128)
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = block(3, 24, 2)
-        self.layer1 = nn.Sequential(block(24, 48, 2), block(48, 48, 1))
-        self.layer2 = nn.Sequential(block(48, 96, 2), block(96, 96, 1))
-        self.layer3 = nn.Sequential(block(96, 128, 2), block(128, 128, 1))
+        self.stem = conv_block(3, 24, 2)
+        self.layer1 = nn.Sequential(conv_block(24, 48, 2), conv_block(48, 48, 1))
+        self.layer2 = nn.Sequential(conv_block(48, 96, 2), conv_block(96, 96, 1))
+        self.layer3 = nn.Sequential(conv_block(96, 128, 2), conv_block(128, 128, 1))
 
 
-def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+def conv_block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU."""
     conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-def pyramid(recipe: DetectorRecipe, weights: Path | None, *, lowest: int, extra: ExtraFPNBlock) -> nn.Module:
+def build_pyramid(recipe: DetectorRecipe, weights: Path | None, *, lowest: int, extra: ExtraFPNBlock) -> nn.Module:
     """A backbone under a pyramid of its stages from `lowest` (1: stride 4) on, early ones frozen as the recipe says."""
     if recipe.backbone == SMALL:
         names = {f"layer{stage}": str(stage - lowest) for stage in range(lowest, 4)}
-        return levelled(Small(), names, Small.WIDTHS[lowest - 1 :], recipe.channels, extra)
-    network = backbone(recipe, weights)
-    body, stages = staged(network)
+        return add_pyramid(SmallBackbone(), names, SmallBackbone.WIDTHS[lowest - 1 :], recipe.channels, extra)
+    network = load_backbone(recipe, weights)
+    body, stages = find_stages(network)
     for name, layer in body.named_children():
         layer.requires_grad_(recipe.frozen_stages < 0)
         if recipe.frozen_stages >= 0 and name == stages[recipe.frozen_stages]:
             break
     used = stages[lowest:]
     names = {name: str(number) for number, name in enumerate(used)}
-    return levelled(body, names, [width(body, name) for name in used], recipe.channels, extra)
+    return add_pyramid(body, names, [num_channels_after(body, name) for name in used], recipe.channels, extra)
 
 
-def levelled(
+def add_pyramid(
     body: nn.Module, names: dict[str, str], widths: Sequence[int], channels: int, extra: ExtraFPNBlock
 ) -> nn.Module:
     """The layers `names` of a backbone, of these widths, under a feature pyramid."""
@@ -301,7 +305,7 @@ def levelled(
     return network
 
 
-def backbone(recipe: DetectorRecipe, weights: Path | None) -> nn.Module:
+def load_backbone(recipe: DetectorRecipe, weights: Path | None) -> nn.Module:
     """A classifier of torchvision whose layers become a backbone, with its weights. ValueError where they lack."""
     plain = recipe.backbone == VGG  # without normalisation; its weights are of pixels of deviation 1
     pretrained = ("IMAGENET1K_FEATURES" if plain else "IMAGENET1K_V1") if recipe.weights == "default" else None
@@ -315,11 +319,16 @@ def backbone(recipe: DetectorRecipe, weights: Path | None) -> nn.Module:
             "weights=none"
         ) from error
     if weights is not None:
-        load(network, weights, UNUSED, lambda other: f"backbone={other}" if known(other) and not plain else "")
+        load_weights(
+            network,
+            weights,
+            UNUSED_WEIGHTS,
+            lambda other: f"backbone={other}" if is_known_backbone(other) and not plain else "",
+        )
     return network
 
 
-def staged(network: nn.Module) -> tuple[nn.Module, list[str]]:
+def find_stages(network: nn.Module) -> tuple[nn.Module, list[str]]:
     """The layers of a backbone, and the names of the last of its stem and of its stages of stride 4, 8, 16 and 32."""
     if hasattr(network, "layer4"):
         return network, ["maxpool", "layer1", "layer2", "layer3", "layer4"]
@@ -330,7 +339,7 @@ def staged(network: nn.Module) -> tuple[nn.Module, list[str]]:
 
 
 @torch.no_grad()
-def width(body: nn.Module, last: str) -> int:
+def num_channels_after(body: nn.Module, last: str) -> int:
     """Channels after the layer `last`."""
     values = torch.zeros(1, 3, 64, 64)
     before = body.training
@@ -343,6 +352,6 @@ def width(body: nn.Module, last: str) -> int:
     return values.shape[1]
 
 
-def build(recipe: DetectorRecipe, num_classes: int, weights: Path | None) -> Detector:
+def build_detector(recipe: DetectorRecipe, num_classes: int, weights: Path | None) -> Detector:
     """The detector of that name."""
     return {"fcos": Fcos, "faster_rcnn": FasterRcnn}[recipe.model](recipe, num_classes, weights)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from benchmark.api import Boxes, Companion
 from benchmark.vision.detection.detector import Batch, Detector
 from benchmark.vision.detection.recipe import DetectorRecipe
-from benchmark.vision.fingerprints import derived
-from benchmark.vision.training import Schedule, parameter_groups, train_sgd, with_companion
+from benchmark.vision.fingerprints import derive_seed
+from benchmark.vision.training import LearningRateSchedule, add_companion_loss, parameter_groups, train_sgd
 
 
 @dataclass(frozen=True)
@@ -25,26 +25,26 @@ class Step:
     """The images of one training step."""
 
     number: int  # from 0, over all epochs
-    which: list[int]  # positions in the labelled set
+    positions: list[int]  # positions in the labelled set
     flips: list[bool]
 
 
-Prepare: TypeAlias = Callable[[Sequence[Step]], Iterator[tuple[Batch, list[Boxes]]]]
+PrepareBatches: TypeAlias = Callable[[Sequence[Step]], Iterator[tuple[Batch, list[Boxes]]]]
 
 
-def train(
-    detector: Detector, num_images: int, prepare: Prepare, recipe: DetectorRecipe, companion: Companion | None,
+def train_detector(
+    detector: Detector, num_images: int, prepare: PrepareBatches, recipe: DetectorRecipe, companion: Companion | None,
     seed: int, checkpoint: Path | None,
 ) -> None:  # fmt: skip
     """Trains `detector` in place, its companion with it. ValueError where the loss is infinite or not a number.
 
     Everything that is drawn is seeded by the epoch or the step it is drawn for: see `train_sgd`.
     """
-    steps = plan(num_images, recipe, seed)
-    falling = schedule(recipe, len(steps))
+    steps = plan_steps(num_images, recipe, seed)
+    falling = learning_rate_schedule(recipe, len(steps))
     train_sgd(
-        detector, optimiser(detector, recipe), steps, prepare,
-        rate=lambda number: falling.at(number, len(steps)),
+        detector, build_optimiser(detector, recipe), steps, prepare,
+        learning_rate=lambda number: falling.rate_at(number, len(steps)),
         objective=lambda pair, number: objective(detector, *pair, companion, number / len(steps)),
         num_images=num_images, advice=f"lower lr={recipe.lr}, or raise warmup={recipe.warmup:g}",
         epochs=recipe.epochs, seed=seed, checkpoint=checkpoint, clip=recipe.clip,
@@ -58,18 +58,18 @@ def objective(
 
     A companion ranks the losses of single images, which are computed besides and carry no gradient.
     """
-    maps = detector.trunk(batch.images_N3HW)
+    maps = detector.feature_maps(batch.images_N3HW)
     loss = detector.loss(maps, batch, targets)
-    return with_companion(
+    return add_companion_loss(
         loss, detector.companion, companion, maps, lambda: detector.image_losses(maps, batch, targets), progress
     )
 
 
-def plan(num_images: int, recipe: DetectorRecipe, seed: int) -> list[Step]:
+def plan_steps(num_images: int, recipe: DetectorRecipe, seed: int) -> list[Step]:
     """Every step of a fit: each epoch a new order, in batches of equal size, give or take one image."""
     steps: list[Step] = []
     for epoch in range(recipe.epochs):
-        generator = torch.Generator().manual_seed(derived(seed, f"epoch {epoch}"))
+        generator = torch.Generator().manual_seed(derive_seed(seed, f"epoch {epoch}"))
         order = torch.randperm(num_images, generator=generator)
         flips = torch.rand(num_images, generator=generator) < (0.5 if recipe.flip else 0.0)
         for which in torch.arange(num_images).tensor_split(-(-num_images // recipe.batch_size)):
@@ -77,7 +77,7 @@ def plan(num_images: int, recipe: DetectorRecipe, seed: int) -> list[Step]:
     return steps
 
 
-def optimiser(detector: nn.Module, recipe: DetectorRecipe) -> torch.optim.SGD:
+def build_optimiser(detector: nn.Module, recipe: DetectorRecipe) -> torch.optim.SGD:
     """SGD; biases of convolutions and matrices have a learning rate of their own, and decay where the recipe says."""
     norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
     special = {"factor": recipe.bias_lr} | ({} if recipe.bias_decay else {"weight_decay": 0.0})
@@ -87,10 +87,10 @@ def optimiser(detector: nn.Module, recipe: DetectorRecipe) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
-def schedule(recipe: DetectorRecipe, num_steps: int) -> Schedule:
+def learning_rate_schedule(recipe: DetectorRecipe, num_steps: int) -> LearningRateSchedule:
     """The learning rate after a number of steps: it falls from the start, by epoch (step) or by step (cosine)."""
-    drops = [-(-epoch * num_steps // recipe.epochs) for epoch in recipe.drops]  # the first step of each
-    return Schedule(
-        lr=recipe.lr, shape=recipe.schedule, drops=drops, warmup=recipe.warm(num_steps), start=recipe.warmup_ratio,
-        rises=recipe.warmup_kind == "linear",
+    drops = [-(-epoch * num_steps // recipe.epochs) for epoch in recipe.milestone_epochs]  # the first step of each
+    return LearningRateSchedule(
+        lr=recipe.lr, shape=recipe.schedule, milestones=drops, warmup=recipe.num_warmup_steps(num_steps), warmup_start=recipe.warmup_ratio,
+        linear_warmup=recipe.warmup_kind == "linear",
     )  # fmt: skip

@@ -24,20 +24,20 @@ from benchmark.api import (
     Machine,
     Pool,
     activity,
-    encoder,
-    encoder_code,
-    identity,
+    build_encoder,
+    encoder_code_hash,
+    encoder_identity,
     tensor_files,
     working_seconds,
 )
 
-SHARD = 256  # images a file
-BATCH = 64  # images that an encoder sees at once
-TENSORS = tuple(one.name for one in fields(Encoding) if one.name not in ("seconds", "now"))
+SHARD_SIZE = 256  # images a file
+BATCH_SIZE = 64  # images that an encoder sees at once
+TENSOR_FIELDS = tuple(one.name for one in fields(Encoding) if one.name not in ("seconds", "now"))
 
 
 @dataclass(frozen=True)
-class InMemory:
+class InMemoryPool:
     """The pool of a task whose images are on the device."""
 
     images_NKHW: Tensor  # uint8
@@ -55,25 +55,27 @@ class InMemory:
     def images(self, indices: Indices, size: tuple[int, int]) -> Tensor:
         """(N, 3, *size) uint8."""
         picked = self.images_NKHW[torch.from_numpy(np.array(indices)).to(self.images_NKHW.device)]
-        return squashed(picked, size).expand(-1, 3, -1, -1)
+        return resize_images(picked, size).expand(-1, 3, -1, -1)
 
 
 @dataclass(frozen=True)
-class Read:
+class StreamedPool:
     """The pool of a task whose images are read when they are needed."""
 
     num_images: int
     size: tuple[int, int]  # of the first
-    read: Callable[[list[int]], Iterator[Tensor]]  # (3, H, W) uint8 each
+    read_images: Callable[[list[int]], Iterator[Tensor]]  # (3, H, W) uint8 each
     device: torch.device
 
     def images(self, indices: Indices, size: tuple[int, int]) -> Tensor:
         """(N, 3, *size) uint8."""
-        parts = [squashed(one[None].to(self.device), size) for one in self.read(np.asarray(indices).tolist())]
+        parts = [
+            resize_images(one[None].to(self.device), size) for one in self.read_images(np.asarray(indices).tolist())
+        ]
         return torch.cat([torch.empty(0, 3, *size, dtype=torch.uint8, device=self.device), *parts])
 
 
-def squashed(images_NKHW: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_images(images_NKHW: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, K, *size) uint8: bilinear, antialiased; as they are where they have that size."""
     if tuple(images_NKHW.shape[2:]) == tuple(size):
         return images_NKHW
@@ -94,125 +96,134 @@ class Encodings:
     pool: Pool
     fingerprint: str  # of both
     machine: Machine
-    built: dict[tuple[str, str], Built] = field(default_factory=dict)  # by label and identity
-    kept: dict[Path, Encoding] = field(default_factory=dict)
+    encoders: dict[tuple[str, str], LazyEncoder] = field(default_factory=dict)  # by label and identity
+    shards: dict[Path, Encoding] = field(default_factory=dict)
 
     def encode(self, indices: Indices, label: EncoderName) -> Iterator[Encoding]:
         """The encodings of these images, in order, at most SHARD at a time."""
-        for part in np.array_split(indices, range(SHARD, len(indices), SHARD)):
-            numbers, rows = np.divmod(part, SHARD)
+        for part in np.array_split(indices, range(SHARD_SIZE, len(indices), SHARD_SIZE)):
+            numbers, rows = np.divmod(part, SHARD_SIZE)
             shards = np.unique(numbers) if len(part) else np.zeros(1, np.int64)  # one encoding also of no image
-            found = [self.rows(int(number), rows[numbers == number], label) for number in shards]
+            found = [self.load_rows(int(number), rows[numbers == number], label) for number in shards]
             back = torch.from_numpy(np.argsort(np.argsort(numbers, kind="stable"), kind="stable"))
-            yield picked(joined(found), back.to(self.machine.device))
+            yield select_images(concatenate(found), back.to(self.machine.device))
 
     def features(self, label: EncoderName) -> Tensor:
         """(N, E, 1, 1): the features of every image of the split, as images of one pixel."""
         parts = [part.global_NE for part in self.encode(np.arange(self.images.num_images), label)]
         return torch.cat(parts)[:, :, None, None]
 
-    def rows(self, number: int, rows: Indices, label: EncoderName) -> Encoding:
+    def load_rows(self, number: int, rows: Indices, label: EncoderName) -> Encoding:
         """Some rows of a shard, which is made now where it is not there."""
-        built = self.encoder(label)
-        path = (self.machine.scratch or Path()) / "encodings" / built.name / f"{number}.safetensors"
+        built = self.get_encoder(label)
+        path = (self.machine.scratch or Path()) / "encodings" / built.folder_name / f"{number}.safetensors"
         which = torch.from_numpy(rows)
-        if path in self.kept:
-            return moved(picked(self.kept[path], which), self.machine.device)
-        known = None if self.machine.scratch is None else stored(path, which)
+        if path in self.shards:
+            return move_to(select_images(self.shards[path], which), self.machine.device)
+        known = None if self.machine.scratch is None else load_shard(path, which)
         if known is None:
             began = working_seconds()
-            shard = self.made(number, built)
+            shard = self.encode_shard(number, built)
             if self.machine.scratch is None:
-                self.kept[path] = shard
+                self.shards[path] = shard
             else:
-                save(path, shard)
-            known = replace(picked(shard, which), now=working_seconds() - began)
-        return moved(known, self.machine.device)
+                save_shard(path, shard)
+            known = replace(select_images(shard, which), seconds_now=working_seconds() - began)
+        return move_to(known, self.machine.device)
 
-    def encoder(self, label: EncoderName) -> Built:
+    def get_encoder(self, label: EncoderName) -> LazyEncoder:
         """The encoder of that name; it is trained when a shard needs it."""
-        told = identity(label, self.machine)
-        if (label, told) not in self.built:
-            parts = (label, told, encoder_code(label), self.fingerprint, torch.__version__, self.machine.device.type)
+        told = encoder_identity(label, self.machine)
+        if (label, told) not in self.encoders:
+            parts = (
+                label,
+                told,
+                encoder_code_hash(label),
+                self.fingerprint,
+                torch.__version__,
+                self.machine.device.type,
+            )
             name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-            self.built[label, told] = Built(label, told, name)
-        return self.built[label, told]
+            self.encoders[label, told] = LazyEncoder(label, told, name)
+        return self.encoders[label, told]
 
     @torch.no_grad()
-    def made(self, number: int, built: Built) -> Encoding:
+    def encode_shard(self, number: int, encoder: LazyEncoder) -> Encoding:
         """A shard, on the CPU, and the seconds of the work; its share of the encoder's training is in them."""
-        encode = built.on(self.pool, self.machine)
+        encode = encoder.build(self.pool, self.machine)
         began = working_seconds()
-        which = np.arange(number * SHARD, min((number + 1) * SHARD, self.images.num_images))
-        batches = np.array_split(which, -(-len(which) // BATCH))
-        done = activity.tracked(batches, f"encoding images with {built.label}", "batches")
+        which = np.arange(number * SHARD_SIZE, min((number + 1) * SHARD_SIZE, self.images.num_images))
+        batches = np.array_split(which, -(-len(which) // BATCH_SIZE))
+        done = activity.track(batches, f"encoding images with {encoder.label}", "batches")
         parts = [encode(self.images.images(part, encode.size)) for part in done]
-        shard = joined([Encoding(part.patches_NTD.half(), part.attention_NT, part.global_NE) for part in parts])
-        training = built.seconds * len(which) / self.pool.num_images
-        shard = moved(shard, torch.device("cpu"), whole=False)
+        shard = concatenate([Encoding(part.patches_NTD.half(), part.attention_NT, part.global_NE) for part in parts])
+        training = encoder.seconds * len(which) / self.pool.num_images
+        shard = move_to(shard, torch.device("cpu"), to_float32=False)
         return replace(shard, seconds=working_seconds() - began + training)
 
 
 @dataclass
-class Built:
+class LazyEncoder:
     """An encoder that is built when it is first used."""
 
     label: EncoderName
     identity: str
-    name: str  # of its folder
+    folder_name: str  # of its folder
     encoder: Encoder | None = None
     seconds: float = 0.0  # of building it, and of its training though that was earlier
 
-    def on(self, pool: Pool, machine: Machine) -> Encoder:
+    def build(self, pool: Pool, machine: Machine) -> Encoder:
         """The encoder. ValueError where its file of weights is no longer the one that `identity` tells."""
         if self.encoder is None:
             began = working_seconds()
-            made = encoder(self.label, pool, machine)
-            if identity(self.label, machine) != self.identity:
+            made = build_encoder(self.label, pool, machine)
+            if encoder_identity(self.label, machine) != self.identity:
                 raise ValueError(f"{self.label}: its file of weights was exchanged while it was read")
             self.encoder, self.seconds = made, max(working_seconds() - began, getattr(made, "seconds", 0.0))
         return self.encoder
 
 
-def picked(encoding: Encoding, which: Tensor) -> Encoding:
+def select_images(encoding: Encoding, which: Tensor) -> Encoding:
     """The encodings of these images; seconds of making them by their number."""
-    parts = {name: getattr(encoding, name)[which] for name in TENSORS}
-    return Encoding(**parts, seconds=encoding.seconds * len(which) / max(1, len(encoding)), now=encoding.now)
+    parts = {name: getattr(encoding, name)[which] for name in TENSOR_FIELDS}
+    return Encoding(
+        **parts, seconds=encoding.seconds * len(which) / max(1, len(encoding)), seconds_now=encoding.seconds_now
+    )
 
 
-def joined(encodings: Sequence[Encoding]) -> Encoding:
+def concatenate(encodings: Sequence[Encoding]) -> Encoding:
     """One after the other."""
-    parts = {name: torch.cat([getattr(one, name) for one in encodings]) for name in TENSORS}
-    seconds, now = sum(one.seconds for one in encodings), sum(one.now for one in encodings)
-    return Encoding(**parts, seconds=seconds, now=now)
+    parts = {name: torch.cat([getattr(one, name) for one in encodings]) for name in TENSOR_FIELDS}
+    seconds, now = sum(one.seconds for one in encodings), sum(one.seconds_now for one in encodings)
+    return Encoding(**parts, seconds=seconds, seconds_now=now)
 
 
-def moved(encoding: Encoding, device: torch.device, whole: bool = True) -> Encoding:
+def move_to(encoding: Encoding, device: torch.device, to_float32: bool = True) -> Encoding:
     """On a device; whole: in float32."""
-    parts = {name: getattr(encoding, name).to(device) for name in TENSORS}
-    return replace(encoding, **{name: one.float() if whole else one for name, one in parts.items()})
+    parts = {name: getattr(encoding, name).to(device) for name in TENSOR_FIELDS}
+    return replace(encoding, **{name: one.float() if to_float32 else one for name, one in parts.items()})
 
 
-def save(path: Path, shard: Encoding) -> None:
+def save_shard(path: Path, shard: Encoding) -> None:
     """Stores a shard, whole or not at all; a full disk loses the cache, not the run."""
-    tensor_files.write(path, full_name(path), {name: getattr(shard, name) for name in TENSORS}, shard.seconds)
+    tensor_files.write(path, shard_key(path), {name: getattr(shard, name) for name in TENSOR_FIELDS}, shard.seconds)
 
 
-def full_name(path: Path) -> str:
+def shard_key(path: Path) -> str:
     """What names a shard: the encoder and the images, and which of them."""
     return f"{path.parent.name}/{path.stem}"
 
 
-def stored(path: Path, which: Tensor) -> Encoding | None:
+def load_shard(path: Path, which: Tensor) -> Encoding | None:
     """Some rows of a stored shard; None where there is none that can be used.
 
     A damaged file is removed, and nothing else is: memory that runs out or a disk that does not answer is raised.
     """
-    if not tensor_files.is_sound(path, full_name(path)):
+    if not tensor_files.is_sound(path, shard_key(path)):
         return None
     try:
         with safe_open(path, "pt") as handle:
-            parts = {name: handle.get_slice(name) for name in TENSORS}
+            parts = {name: handle.get_slice(name) for name in TENSOR_FIELDS}
             num_images = parts["global_NE"].get_shape()[0]
             lengths = {one.get_shape()[0] for one in parts.values()}
             if lengths != {num_images} or num_images <= max(which.tolist(), default=0):
@@ -225,7 +236,7 @@ def stored(path: Path, which: Tensor) -> Encoding | None:
             seconds = float(handle.metadata()["seconds"])
     except FileNotFoundError:
         return None
-    except tensor_files.DAMAGED as error:
+    except tensor_files.DAMAGE_ERRORS as error:
         tensor_files.discard(path, str(error))
         return None
     return Encoding(rows["patches_NTD"], rows["attention_NT"], rows["global_NE"], seconds * len(which) / num_images)

@@ -21,23 +21,23 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
-from benchmark.api import Encoding, Machine, Pool, activity, encoder_code, seeded, tensor_files, working_seconds
-from benchmark.vision.networks import PROBE, build, suits_channels_last
-from benchmark.vision.pixels import moments
-from benchmark.vision.training import Precision, Schedule, in_precision
+from benchmark.api import Encoding, Machine, Pool, activity, encoder_code_hash, seeded, tensor_files, working_seconds
+from benchmark.vision.networks import PROBE, build_network, suits_channels_last
+from benchmark.vision.pixels import channel_moments
+from benchmark.vision.training import LearningRateSchedule, Precision, in_precision
 
 Heads = TypeVar("Heads", bound=nn.Module)
 Features = Callable[[Tensor], Tensor]  # from views in 0..1 to (N, D), the backbone's output
 
-LARGEST = 64  # pixels a side, where images are not of one small size
-SMALL = 16  # pixels a side, below which small_cnn is the network
-ASPECT = math.log(4 / 3)  # of a crop, at most, wide or high
-JITTERED, GREYED = 0.8, 0.2  # shares of views
-JITTER = (0.8, 0.8, 0.8, 0.2)  # of brightness, contrast, saturation and hue, at strength 1
+MAX_SIDE = 64  # pixels a side, where images are not of one small size
+MIN_RESNET_SIDE = 16  # pixels a side, below which small_cnn is the network
+MAX_LOG_ASPECT = math.log(4 / 3)  # of a crop, at most, wide or high
+JITTER_SHARE, GREY_SHARE = 0.8, 0.2  # shares of views
+JITTER_STRENGTHS = (0.8, 0.8, 0.8, 0.2)  # of brightness, contrast, saturation and hue, at strength 1
 NUM_DRAWS = 11  # uniform numbers a view: 4 for the crop, mirrored?, jittered?, 4 for the jitter, grey?
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue
 MOMENTUM = 0.9
-STEADY = "predictor."  # parameters of the heads whose learning rate is not decayed
+CONSTANT_LR_PREFIX = "predictor."  # parameters of the heads whose learning rate is not decayed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Settings:
     precision: Precision  # of the backbone in training
     seed: int  # of weights, order and views, whatever the seed of a run: one encoder serves a grid
 
-    def check(self, **more: tuple[float, bool, str]) -> None:
+    def check(self, **more_ranges: tuple[float, bool, str]) -> None:
         """ValueError names a value out of range; `more`: value, whether it is in range, and that range."""
         ranges = {
             "width": (self.width, self.width >= 1, "at least 1"),
@@ -76,21 +76,21 @@ class Settings:
             "smallest": (self.smallest, 0 < self.smallest <= 1, "in (0, 1]"),
             "colour": (self.colour, 0 <= self.colour <= 1, "in [0, 1]"),
             "seed": (self.seed, self.seed >= 0, "at least 0"),
-            **more,
+            **more_ranges,
         }
         for name, (value, good, words) in ranges.items():
             if not good:
                 raise ValueError(f"{self.encoder}[{name}={value}]: must be {words}")
 
-    def pixels(self, pool: Pool) -> tuple[int, int]:
+    def image_size(self, pool: Pool) -> tuple[int, int]:
         """Height and width of the images."""
         if self.size is not None:
             return self.size, self.size
-        return pool.size if max(pool.size) <= LARGEST else (LARGEST, LARGEST)
+        return pool.size if max(pool.size) <= MAX_SIDE else (MAX_SIDE, MAX_SIDE)
 
-    def network(self, pixels: tuple[int, int]) -> str:
+    def network_name(self, image_size: tuple[int, int]) -> str:
         """The network's name. ValueError where it is none, or `width` has no effect on it."""
-        model = self.model or ("small_cnn" if max(pixels) < SMALL else "resnet18")
+        model = self.model or ("small_cnn" if max(image_size) < MIN_RESNET_SIDE else "resnet18")
         if model == PROBE:
             raise ValueError(f"{self.encoder}[model={model}]: is no network of its own")
         if model != "resnet18" and self.width != 64:
@@ -99,12 +99,12 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenBackbone:
     """The encoder: a trained backbone in eval mode."""
 
     size: tuple[int, int]
     backbone: nn.Module
-    stage: nn.Module  # whose output is the map of patches
+    map_layer: nn.Module  # whose output is the map of patches
     mean_311: Tensor  # of the pool's pixels, on the scale 0..1
     deviation_311: Tensor
     seconds: float = 0.0  # that training took, whenever that was
@@ -113,19 +113,19 @@ class Frozen:
     def __call__(self, images_N3HW: Tensor) -> Encoding:
         """Patches: the places of the backbone's last map of 2 x 2 or more. Attention: the norm of a patch's features as
         a share of the image's; all are equal where all norms are zero. Global: the input of the last linear layer."""
-        with kept(self.stage) as maps:
-            features_ND = self.backbone(self.normalised(images_N3HW.float() / 255))
+        with record_outputs(self.map_layer) as maps:
+            features_ND = self.backbone(self.normalise(images_N3HW.float() / 255))
         patches_NTK = maps[-1].flatten(2).transpose(1, 2)
         norm_NT = patches_NTK.norm(dim=2)
         without_N1 = (norm_NT.sum(1, keepdim=True) == 0).float()
         return Encoding(patches_NTK, F.normalize(norm_NT + without_N1, p=1, dim=1), features_ND)
 
-    def normalised(self, views_N3HW: Tensor) -> Tensor:
+    def normalise(self, views_N3HW: Tensor) -> Tensor:
         """(N, 3, H, W): views in 0..1, by the pool's mean and deviation."""
         return (views_N3HW - self.mean_311) / self.deviation_311
 
 
-def trained(machine: Machine, pool: Pool, settings: Settings, heads: partial[Heads]) -> Frozen:
+def train_encoder(machine: Machine, pool: Pool, settings: Settings, heads: partial[Heads]) -> FrozenBackbone:
     """An encoder trained from scratch, or with the weights that equal arguments gave before, kept in `machine.scratch`.
 
     Equal arguments give equal weights on a device whose operations repeat themselves (`deterministic=true`); elsewhere
@@ -136,60 +136,62 @@ def trained(machine: Machine, pool: Pool, settings: Settings, heads: partial[Hea
     """
     if pool.num_images < 2:
         raise ValueError(f"{settings.encoder}: a pool of {pool.num_images} images is nothing to train on")
-    size = settings.pixels(pool)
+    size = settings.image_size(pool)
     weights, draws, dropout = (int(seed) for seed in np.random.default_rng(settings.seed).integers(2**63, size=3))
     with seeded(weights):
-        network = build(settings.network(size), 1, size, settings.width, "none", 0.0)
+        network = build_network(settings.network_name(size), 1, size, settings.width, "none", 0.0)
         module = heads(network.head.in_features).to(machine.device)
-    backbone, stage = network.backbone, last_map(network.backbone, size)
+    backbone, stage = network.backbone, find_last_map(network.backbone, size)
     backbone.to(machine.device)
-    images_N3HW = loaded(pool, size)
+    images_N3HW = load_pool(pool, size)
     mean_311, deviation_311 = (
-        (values_3 / 255).float().view(3, 1, 1).to(images_N3HW.device) for values_3 in moments(images_N3HW)
+        (values_3 / 255).float().view(3, 1, 1).to(images_N3HW.device) for values_3 in channel_moments(images_N3HW)
     )
-    frozen = Frozen(size, backbone, stage, mean_311, deviation_311)
-    path = kept_at(machine, images_N3HW, settings, heads.keywords)
-    with one_at_a_time(path), torch.enable_grad(), seeded(dropout):
-        seconds, began = restored(backbone, path), working_seconds()
+    frozen = FrozenBackbone(size, backbone, stage, mean_311, deviation_311)
+    path = weights_path(machine, images_N3HW, settings, heads.keywords)
+    with exclusive_lock(path), torch.enable_grad(), seeded(dropout):
+        seconds, began = restore_weights(backbone, path), working_seconds()
         if seconds is None:
             train(frozen, module, images_N3HW, settings, torch.Generator().manual_seed(draws))
             seconds = working_seconds() - began
-            save(backbone, path, seconds)
+            save_weights(backbone, path, seconds)
     backbone.eval().requires_grad_(False)
     return replace(frozen, seconds=seconds)
 
 
-def loaded(pool: Pool, size: tuple[int, int]) -> Tensor:
+def load_pool(pool: Pool, size: tuple[int, int]) -> Tensor:
     """(N, 3, H, W) uint8: the whole pool, on its device."""
     parts = np.array_split(np.arange(pool.num_images), -(-pool.num_images // 256))
     return torch.cat([pool.images(part, size) for part in parts])
 
 
 # --- weights on disk ------------------------------------------------------------------------------
-def kept_at(machine: Machine, images_N3HW: Tensor, settings: Settings, more: Mapping[str, Any]) -> Path | None:
+def weights_path(
+    machine: Machine, images_N3HW: Tensor, settings: Settings, head_parameters: Mapping[str, Any]
+) -> Path | None:
     """The file of the weights, named by all that decides them; None without a folder for it."""
     if machine.scratch is None:
         return None
     pixels = hashlib.sha256(images_N3HW.cpu().numpy().data).hexdigest()
-    code = encoder_code(settings.encoder)
-    words = f"{pixels} {settings} {code} {sorted(more.items())} {torch.__version__} {machine.device.type}"
+    code = encoder_code_hash(settings.encoder)
+    words = f"{pixels} {settings} {code} {sorted(head_parameters.items())} {torch.__version__} {machine.device.type}"
     return machine.scratch / "encoders" / f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.safetensors"
 
 
 @contextmanager
-def one_at_a_time(path: Path | None) -> Iterator[None]:
+def exclusive_lock(path: Path | None) -> Iterator[None]:
     """Runs a block while no other process runs it for this file."""
     if path is None:
         yield
         return
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, NotImplementedError):  # a disk that takes none: then two may train the same
-            tensor_files.make_folder(path)
+            tensor_files.make_parent(path)
             stack.enter_context(FileLock(path.with_suffix(".lock")))
         yield
 
 
-def restored(backbone: nn.Module, path: Path | None) -> float | None:
+def restore_weights(backbone: nn.Module, path: Path | None) -> float | None:
     """Loads the kept weights; the seconds that their training took, None where there are none that can be used.
 
     Memory that runs out or a disk that does not answer is raised: training anew would cost what is there.
@@ -205,7 +207,7 @@ def restored(backbone: nn.Module, path: Path | None) -> float | None:
     return seconds
 
 
-def save(backbone: nn.Module, path: Path | None, seconds: float) -> None:
+def save_weights(backbone: nn.Module, path: Path | None, seconds: float) -> None:
     """Keeps the weights, whole or not at all; a full disk loses them, not the run."""
     if path is not None:
         tensor_files.write(path, path.stem, backbone.state_dict(), seconds)
@@ -213,7 +215,7 @@ def save(backbone: nn.Module, path: Path | None, seconds: float) -> None:
 
 # --- the map of patches ---------------------------------------------------------------------------
 @contextmanager
-def kept(*modules: nn.Module) -> Iterator[list[Tensor]]:
+def record_outputs(*modules: nn.Module) -> Iterator[list[Tensor]]:
     """The outputs of these modules while the block runs, in order."""
     outputs: list[Tensor] = []
     handles = [one.register_forward_hook(lambda module, given, output: outputs.append(output)) for one in modules]
@@ -225,7 +227,7 @@ def kept(*modules: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def last_map(backbone: nn.Module, size: tuple[int, int]) -> nn.Module:
+def find_last_map(backbone: nn.Module, size: tuple[int, int]) -> nn.Module:
     """The module whose output is the last map (N, K, h, w) of the images' shape and of 2 x 2 places or more.
 
     ValueError where there is none.
@@ -249,7 +251,7 @@ def last_map(backbone: nn.Module, size: tuple[int, int]) -> nn.Module:
 
 # --- training -------------------------------------------------------------------------------------
 def train(
-    frozen: Frozen, heads: nn.Module, images_N3HW: Tensor, settings: Settings, generator: torch.Generator
+    frozen: FrozenBackbone, heads: nn.Module, images_N3HW: Tensor, settings: Settings, generator: torch.Generator
 ) -> None:
     """SGD on the loss of two views: the learning rate, `lr` a 256 images of a batch, falls along a cosine to zero.
 
@@ -257,21 +259,21 @@ def train(
     """
     num_images, device = len(images_N3HW), images_N3HW.device
     num_batches = max(1, min(-(-num_images // settings.batch_size), num_images // 2))
-    total, features = settings.epochs * num_batches, extractor(frozen, settings.precision)
+    total, features = settings.epochs * num_batches, build_extractor(frozen, settings.precision)
     lr = settings.lr * num_images / num_batches / 256
-    schedule = Schedule(lr=lr, shape="cosine")
-    sgd = optimiser(frozen.backbone, heads, lr, settings.weight_decay)
+    schedule = LearningRateSchedule(lr=lr, shape="cosine")
+    sgd = build_optimiser(frozen.backbone, heads, lr, settings.weight_decay)
     frozen.backbone.train()
     heads.train()
     loss = torch.zeros(())
-    for epoch in activity.tracked(range(settings.epochs), f"training {settings.encoder}", "epochs"):
+    for epoch in activity.track(range(settings.epochs), f"training {settings.encoder}", "epochs"):
         which_N = torch.randperm(num_images, generator=generator).to(device)
         drawn_2UN = torch.rand(2, NUM_DRAWS, num_images, generator=generator).to(device)
         batches = zip(which_N.tensor_split(num_batches), drawn_2UN.tensor_split(num_batches, 2), strict=True)
         for step, (part_N, uniform_2UN) in enumerate(batches):
             progress = (epoch * num_batches + step) / total
-            sgd.param_groups[0]["lr"] = schedule.at(progress)
-            first, second = (view(images_N3HW[part_N], one_UN, settings, generator) for one_UN in uniform_2UN)
+            sgd.param_groups[0]["lr"] = schedule.rate_at(progress)
+            first, second = (random_view(images_N3HW[part_N], one_UN, settings, generator) for one_UN in uniform_2UN)
             loss = heads(features, first, second)
             sgd.zero_grad()
             loss.backward()
@@ -281,14 +283,17 @@ def train(
         raise ValueError(f"{settings.encoder}[lr={settings.lr}]: training diverged (loss {loss.item()}): lower lr")
 
 
-def optimiser(backbone: nn.Module, heads: nn.Module, lr: float, weight_decay: float) -> torch.optim.SGD:
+def build_optimiser(backbone: nn.Module, heads: nn.Module, lr: float, weight_decay: float) -> torch.optim.SGD:
     """SGD with momentum, weight decay on everything; the second group is what keeps its learning rate."""
     named = [*backbone.named_parameters(), *heads.named_parameters()]
-    groups = [{"params": [one for name, one in named if name.startswith(STEADY) == steady]} for steady in (False, True)]
+    groups = [
+        {"params": [one for name, one in named if name.startswith(CONSTANT_LR_PREFIX) == steady]}
+        for steady in (False, True)
+    ]
     return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, weight_decay=weight_decay)
 
 
-def extractor(frozen: Frozen, precision: Precision) -> Features:
+def build_extractor(frozen: FrozenBackbone, precision: Precision) -> Features:
     """The backbone on normalised views; float32 out, whatever the precision inside."""
     short = precision == "bfloat16"
     last = short and suits_channels_last(frozen.backbone, next(frozen.backbone.parameters()).device)
@@ -297,29 +302,31 @@ def extractor(frozen: Frozen, precision: Precision) -> Features:
 
     def features(views_N3HW: Tensor) -> Tensor:
         with in_precision(precision, views_N3HW.device):
-            output_ND: Tensor = frozen.backbone(frozen.normalised(views_N3HW).contiguous(memory_format=layout))
+            output_ND: Tensor = frozen.backbone(frozen.normalise(views_N3HW).contiguous(memory_format=layout))
         return output_ND.float()
 
     return features
 
 
 # --- views ----------------------------------------------------------------------------------------
-def view(images_N3HW: Tensor, uniform_UN: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
+def random_view(images_N3HW: Tensor, uniform_UN: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
     """(N, 3, H, W) in 0..1: a random crop at the images' size, mirrored, its colours jittered, or grey.
 
     The four changes of colour come in one random order a call.
     """
-    boxes_N4 = boxes(uniform_UN[:4], (images_N3HW.shape[2], images_N3HW.shape[3]), settings.smallest)
-    views_N3HW = cropped(images_N3HW.float() / 255, boxes_N4, uniform_UN[4] < 0.5 * settings.flip)
+    boxes_N4 = crop_boxes(uniform_UN[:4], (images_N3HW.shape[2], images_N3HW.shape[3]), settings.smallest)
+    views_N3HW = crop_images(images_N3HW.float() / 255, boxes_N4, uniform_UN[4] < 0.5 * settings.flip)
     if not settings.colour:
         return views_N3HW
-    spread_4N = (2 * uniform_UN[6:10] - 1) * settings.colour * (uniform_UN[5] < JITTERED)
+    spread_4N = (2 * uniform_UN[6:10] - 1) * settings.colour * (uniform_UN[5] < JITTER_SHARE)
     for number in torch.randperm(4, generator=generator).tolist():
-        views_N3HW = CHANGES[number](views_N3HW, (spread_4N[number] * JITTER[number]).view(-1, 1, 1, 1))
-    return torch.where((uniform_UN[10] < GREYED).view(-1, 1, 1, 1), grey(views_N3HW), views_N3HW)
+        views_N3HW = COLOUR_CHANGES[number](
+            views_N3HW, (spread_4N[number] * JITTER_STRENGTHS[number]).view(-1, 1, 1, 1)
+        )
+    return torch.where((uniform_UN[10] < GREY_SHARE).view(-1, 1, 1, 1), to_grey(views_N3HW), views_N3HW)
 
 
-def boxes(uniform_4N: Tensor, size: tuple[int, int], smallest: float) -> Tensor:
+def crop_boxes(uniform_4N: Tensor, size: tuple[int, int], smallest: float) -> Tensor:
     """(N, 4): y, x, height and width of crops in whole pixels.
 
     Their area is uniform in smallest..1 of the image's, the logarithm of their aspect uniform; what is longer than the
@@ -327,53 +334,53 @@ def boxes(uniform_4N: Tensor, size: tuple[int, int], smallest: float) -> Tensor:
     """
     most_2 = torch.tensor(size, device=uniform_4N.device, dtype=uniform_4N.dtype)
     area_N = (smallest + (1 - smallest) * uniform_4N[0]) * most_2.prod()
-    aspect_N = ((2 * uniform_4N[1] - 1) * ASPECT).exp()
+    aspect_N = ((2 * uniform_4N[1] - 1) * MAX_LOG_ASPECT).exp()
     sides_N2 = torch.stack([(area_N / aspect_N).sqrt(), (area_N * aspect_N).sqrt()], 1).round().clamp(min=1)
     sides_N2 = sides_N2.minimum(most_2)
     corner_N2 = (uniform_4N[2:].T * (most_2 - sides_N2 + 1)).floor().minimum(most_2 - sides_N2)
     return torch.cat([corner_N2, sides_N2], 1)
 
 
-def cropped(images_N3HW: Tensor, boxes_N4: Tensor, flip_N: Tensor) -> Tensor:
+def crop_images(images_N3HW: Tensor, boxes_N4: Tensor, flip_N: Tensor) -> Tensor:
     """(N, 3, H, W): each crop at the size of the images (bilinear, no pixel from beyond the crop), some mirrored."""
     height, width = images_N3HW.shape[2:]
-    rows_NH = places(boxes_N4[:, 0], boxes_N4[:, 2], height)
-    columns_NW = places(boxes_N4[:, 1], boxes_N4[:, 3], width)
+    rows_NH = sample_positions(boxes_N4[:, 0], boxes_N4[:, 2], height)
+    columns_NW = sample_positions(boxes_N4[:, 1], boxes_N4[:, 3], width)
     columns_NW = torch.where(flip_N[:, None], columns_NW.flip(1), columns_NW)
     grid = torch.broadcast_tensors(columns_NW[:, None], rows_NH[:, :, None])
     return F.grid_sample(images_N3HW, torch.stack(grid, 3), padding_mode="border", align_corners=False)
 
 
-def places(start_N: Tensor, length_N: Tensor, num: int) -> Tensor:
+def sample_positions(start_N: Tensor, length_N: Tensor, num: int) -> Tensor:
     """(N, num): where `num` even steps from `start` on for `length` pixels read a side of `num` pixels, as -1..1."""
     steps_num = torch.arange(num, device=start_N.device) + 0.5
     inside_Nn = (steps_num * (length_N[:, None] / num) - 0.5).clamp(min=0).minimum(length_N[:, None] - 1)
     return (2 * (start_N[:, None] + inside_Nn) + 1) / num - 1
 
 
-def grey(images_N3HW: Tensor) -> Tensor:
+def to_grey(images_N3HW: Tensor) -> Tensor:
     """(N, 3, H, W): three times the luma."""
     luma_3 = torch.tensor(LUMA, device=images_N3HW.device, dtype=images_N3HW.dtype)
     return torch.einsum("nchw,c->nhw", images_N3HW, luma_3)[:, None].expand(-1, 3, -1, -1)
 
 
-def brighter(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
+def adjust_brightness(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
     """Away from black."""
     return (images_N3HW * (1 + by_N111)).clamp(0, 1)
 
 
-def contrasted(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
+def adjust_contrast(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
     """Away from the mean of the grey image."""
-    mean_N111 = grey(images_N3HW)[:, :1].mean((2, 3), keepdim=True)
+    mean_N111 = to_grey(images_N3HW)[:, :1].mean((2, 3), keepdim=True)
     return (images_N3HW + by_N111 * (images_N3HW - mean_N111)).clamp(0, 1)
 
 
-def saturated(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
+def adjust_saturation(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
     """Away from the grey image."""
-    return (images_N3HW + by_N111 * (images_N3HW - grey(images_N3HW))).clamp(0, 1)
+    return (images_N3HW + by_N111 * (images_N3HW - to_grey(images_N3HW))).clamp(0, 1)
 
 
-def turned(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
+def adjust_hue(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
     """The hue turned by a share of the full circle, value and chroma as they are."""
     red, green, blue = images_N3HW.unbind(1)
     value = images_N3HW.amax(1)
@@ -386,4 +393,4 @@ def turned(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
     return value[:, None] - chroma[:, None] * angle_N3HW.minimum(4 - angle_N3HW).clamp(0, 1)
 
 
-CHANGES = (brighter, contrasted, saturated, turned)
+COLOUR_CHANGES = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)

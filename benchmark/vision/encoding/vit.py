@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.api import WEIGHTS, Encoding, Machine, seeded
-from benchmark.vision.pixels import STATISTICS
-from benchmark.vision.weights import load
+from benchmark.api import WEIGHT_SUFFIXES, Encoding, Machine, seeded
+from benchmark.vision.pixels import CHANNEL_STATISTICS
+from benchmark.vision.weights import load_weights
 
-HEAD = r"(head|fc_norm|head_dist)\."  # what a classifier's weights have and an encoder has not
+HEAD_PATTERN = r"(head|fc_norm|head_dist)\."  # what a classifier's weights have and an encoder has not
 
 
 class Vit:
@@ -26,9 +26,9 @@ class Vit:
 
     def __init__(self, machine: Machine, model: str, weights: str, size: int) -> None:
         self.size = (size, size)
-        self.network = made(machine, model, weights, size).to(machine.device).eval().requires_grad_(False)
+        self.network = build_network(machine, model, weights, size).to(machine.device).eval().requires_grad_(False)
         self.mean_311, self.deviation_311 = (
-            torch.tensor(values, device=machine.device).view(3, 1, 1) for values in STATISTICS["imagenet"]
+            torch.tensor(values, device=machine.device).view(3, 1, 1) for values in CHANNEL_STATISTICS["imagenet"]
         )
         try:  # what does not fit is said now
             self(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=machine.device))
@@ -40,7 +40,7 @@ class Vit:
         """Patches: the last block but one, through the final normalisation. Attention: the last block's, from the class
         token to the patches, the mean over heads, scaled to a sum of one. Global: the class token at the end."""
         network, kept = self.network, dict[str, Tensor]()
-        with kept_outputs(network, kept):
+        with record_outputs(network, kept):
             tokens_NLD = network.forward_features((images_N3HW.float() - self.mean_311) / self.deviation_311)
         prefix = network.num_prefix_tokens
         patches_NTD = network.norm(kept["block"])[:, prefix:]
@@ -49,16 +49,16 @@ class Vit:
 
 
 @contextmanager
-def kept_outputs(network: nn.Module, kept: dict[str, Tensor]) -> Iterator[None]:
+def record_outputs(network: nn.Module, outputs: dict[str, Tensor]) -> Iterator[None]:
     """Keeps the output of the last block but one (`block`) and the input of the last block's attention (`input`)."""
     blocks = network.get_submodule("blocks")
     assert isinstance(blocks, nn.Sequential)
 
     def block(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kept["block"] = output
+        outputs["block"] = output
 
     def entering(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        kept["input"] = inputs[0]
+        outputs["input"] = inputs[0]
 
     attention = blocks[-1].get_submodule("attn")
     handles = [blocks[-2].register_forward_hook(block), attention.register_forward_pre_hook(entering)]
@@ -81,12 +81,12 @@ def class_attention(attention: Any, input_NLD: Tensor) -> Tensor:
 DINO = "vit_small_patch16_224.dino"
 
 
-def check(machine: Machine, *, weights: str, model: str = DINO, size: int = 224) -> None:
+def check_weights(machine: Machine, *, weights: str, model: str = DINO, size: int = 224) -> None:
     """Raises ValueError where the weights do not fit."""
-    made(machine, model, weights, size)
+    build_network(machine, model, weights, size)
 
 
-def made(machine: Machine, model: str, weights: str, size: int) -> Any:
+def build_network(machine: Machine, model: str, weights: str, size: int) -> Any:
     """A transformer of timm without its last layer. ValueError where its weights cannot be had or do not fit."""
     try:
         import timm
@@ -108,15 +108,15 @@ def made(machine: Machine, model: str, weights: str, size: int) -> Any:
     ):
         raise ValueError(f"model={model}: not a vision transformer with a class token that can be looked into")
     if weights not in ("default", "none"):
-        load(network, file(machine, weights), HEAD)
+        load_weights(network, weights_path(machine, weights), HEAD_PATTERN)
     return network
 
 
-def file(machine: Machine, weights: str) -> Path:
+def weights_path(machine: Machine, weights: str) -> Path:
     """The file of weights."""
-    path = machine.located(weights)
-    if path.suffix not in WEIGHTS:  # others would be kept by their name alone
-        raise ValueError(f"weights={weights}: must end in {', '.join(WEIGHTS)}, or be default or none")
+    path = machine.resolve_path(weights)
+    if path.suffix not in WEIGHT_SUFFIXES:  # others would be kept by their name alone
+        raise ValueError(f"weights={weights}: must end in {', '.join(WEIGHT_SUFFIXES)}, or be default or none")
     if not path.is_file():
         raise ValueError(f"weights={weights}: no such file: {path}; or weights=default, weights=none")
     return path

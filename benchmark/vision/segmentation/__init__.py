@@ -6,7 +6,7 @@ and what happens to images on their way in, on the engine of `benchmark.vision.t
 
 from benchmark.vision.data.label_maps import Split
 from benchmark.vision.segmentation.networks import check_weights
-from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, lacks
+from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, missing_capabilities
 from benchmark.vision.segmentation.task import Segmentation
 
-__all__ = ["PUBLISHED", "Segmentation", "SegmenterRecipe", "Split", "check_weights", "lacks"]
+__all__ = ["PUBLISHED", "Segmentation", "SegmenterRecipe", "Split", "check_weights", "missing_capabilities"]

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Companion, Machine, seeded
-from benchmark.vision.networks import full
-from benchmark.vision.segmentation.recipe import SMALL, SegmenterRecipe, known
+from benchmark.vision.networks import at_least_float32
+from benchmark.vision.segmentation.recipe import SMALL, SegmenterRecipe, is_known_network
 from benchmark.vision.training import in_precision
-from benchmark.vision.weights import load, weights_file
+from benchmark.vision.weights import load_weights, weights_file
 
 
 class Segmenter(nn.Module):
@@ -33,7 +33,7 @@ class Segmenter(nn.Module):
         self.precision = recipe.precision
 
     @torch.no_grad()
-    def attach(self, companion: Companion) -> None:
+    def attach_companion(self, companion: Companion) -> None:
         """Gives the network a companion."""
         _, maps = self.features(torch.zeros(1, 3, 64, 64))
         self.companion = companion.module([stage.shape[1] for stage in maps])
@@ -43,7 +43,7 @@ class Segmenter(nn.Module):
         autocast."""
         with in_precision(self.precision, images_N3HW.device):
             features_NDhw, maps = self.body(images_N3HW)
-        return full(features_NDhw), [full(stage) for stage in maps]
+        return at_least_float32(features_NDhw), [at_least_float32(stage) for stage in maps]
 
     def logits(self, features_NDhw: Tensor, size: tuple[int, int]) -> Tensor:
         """(N, C, H, W): linear in the last layer's weights, for bilinear upsampling is linear."""
@@ -55,11 +55,11 @@ class Segmenter(nn.Module):
         return self.logits(self.features(images_N3HW)[0], (height, width))
 
 
-def build(recipe: SegmenterRecipe, num_classes: int, weights: Path | None) -> Segmenter:
+def build_segmenter(recipe: SegmenterRecipe, num_classes: int, weights: Path | None) -> Segmenter:
     """The network of that name with a fresh last layer, in eval mode. ValueError where its weights lack or do not
     fit."""
     if recipe.model == SMALL:
-        return Segmenter(Small(), Small.WIDTH, num_classes, recipe).eval()
+        return Segmenter(SmallNetwork(), SmallNetwork.WIDTH, num_classes, recipe).eval()
     body = from_torchvision(recipe, weights)
     return Segmenter(body, body.num_features, num_classes, recipe).eval()
 
@@ -77,7 +77,7 @@ def check_weights(machine: Machine, recipe: SegmenterRecipe) -> None:
 
 
 # --- by name --------------------------------------------------------------------------------------
-class Small(nn.Module):
+class SmallNetwork(nn.Module):
     """Five convolutions down to stride 8, and up again to stride 2 with what was there on the way down."""
 
     WIDTHS = (16, 32, 96)
@@ -86,11 +86,11 @@ class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         first, second, third = self.WIDTHS
-        self.layer1 = block(3, first, 2)
-        self.layer2 = nn.Sequential(block(first, second, 2), block(second, second))
-        self.layer3 = nn.Sequential(block(second, third, 2), block(third, third))
+        self.layer1 = conv_block(3, first, 2)
+        self.layer2 = nn.Sequential(conv_block(first, second, 2), conv_block(second, second))
+        self.layer3 = nn.Sequential(conv_block(second, third, 2), conv_block(third, third))
         self.laterals = nn.ModuleList([nn.Conv2d(width, self.WIDTH, 1) for width in self.WIDTHS])
-        self.middle = block(self.WIDTH, self.WIDTH)
+        self.middle = conv_block(self.WIDTH, self.WIDTH)
         self.last = nn.Sequential(nn.BatchNorm2d(self.WIDTH), nn.ReLU(inplace=True))
 
     def forward(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -101,22 +101,22 @@ class Small(nn.Module):
         fine, coarse, coarsest = (
             lateral(stage) for lateral, stage in zip(self.laterals, (first, second, third), strict=True)
         )
-        middle = self.middle(coarse + enlarged(coarsest, coarse))
-        return self.last(fine + enlarged(middle, fine)), [first, second, third]
+        middle = self.middle(coarse + enlarge(coarsest, coarse))
+        return self.last(fine + enlarge(middle, fine)), [first, second, third]
 
 
-def enlarged(maps: Tensor, like: Tensor) -> Tensor:
+def enlarge(maps: Tensor, like: Tensor) -> Tensor:
     """Maps in the size of others, bilinear."""
     return F.interpolate(maps, like.shape[2:], mode="bilinear", align_corners=False)
 
 
-def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def conv_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU."""
     conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-class Dense(nn.Module):
+class TorchvisionBody(nn.Module):
     """A backbone and a head of torchvision without its last layer; the stages are those of its ResNets, or the layers
     of its MobileNet that halve a map and the last."""
 
@@ -138,11 +138,11 @@ class Dense(nn.Module):
         return self.head(maps[-1]), maps
 
 
-def from_torchvision(recipe: SegmenterRecipe, weights: Path | None) -> Dense:
+def from_torchvision(recipe: SegmenterRecipe, weights: Path | None) -> TorchvisionBody:
     """A network of torchvision. ValueError where the weights of its backbone cannot be had."""
     import torchvision  # takes a second: only where it is used
 
-    from benchmark.vision.detection.torchvision_detectors import UNUSED
+    from benchmark.vision.detection.torchvision_detectors import UNUSED_WEIGHTS
 
     pretrained = "IMAGENET1K_V1" if recipe.weights == "default" else None
     try:
@@ -154,9 +154,11 @@ def from_torchvision(recipe: SegmenterRecipe, weights: Path | None) -> Dense:
 
     def same_head(other: str) -> str:
         name = f"{recipe.model.partition('_')[0]}_{other}"
-        return f"model={name}" if known(name) else ""
+        return f"model={name}" if is_known_network(name) else ""
 
     if weights is not None:
         layered = hasattr(made.backbone, "layer4")
-        load(made.backbone if layered else nn.ModuleDict({"features": made.backbone}), weights, UNUSED, same_head)
-    return Dense(made.backbone, made.classifier)
+        load_weights(
+            made.backbone if layered else nn.ModuleDict({"features": made.backbone}), weights, UNUSED_WEIGHTS, same_head
+        )
+    return TorchvisionBody(made.backbone, made.classifier)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmark.vision.recipes import check_recipe, recipe_of
+from benchmark.vision.recipes import build_recipe, check_recipe
 
 SMALL = "small"  # our own network, for canvases of 64 pixels
-DEEPLAB = "deeplabv3_resnet50"  # the default
-PAPERS = "deeplabv3_resnet101"  # of the published recipe
+DEFAULT_MODEL = "deeplabv3_resnet50"  # the default
+PUBLISHED_MODEL = "deeplabv3_resnet101"  # of the published recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class SegmenterRecipe:
     value out of range and for a setting that has no effect beside the others.
     """
 
-    model: str = DEEPLAB  # any DeepLabV3 or FCN of torchvision, or `small`
+    model: str = DEFAULT_MODEL  # any DeepLabV3 or FCN of torchvision, or `small`
     weights: str = "default"  # of the backbone: none, default (ImageNet), or a .safetensors/.pth file
     dropout: float = 0.0  # before the last layer, beside what is in torchvision's heads
 
@@ -49,7 +49,7 @@ class SegmenterRecipe:
 
     def _ranges(self) -> dict[str, bool]:
         return {
-            "model small, or a DeepLabV3 or FCN of torchvision (deeplabv3_resnet50, fcn_resnet101 ...)": known(
+            "model small, or a DeepLabV3 or FCN of torchvision (deeplabv3_resnet50, fcn_resnet101 ...)": is_known_network(
                 self.model
             ),
             "dropout in [0, 1)": 0 <= self.dropout < 1,
@@ -74,12 +74,12 @@ class SegmenterRecipe:
         ]
 
 
-def known(model: str) -> bool:
+def is_known_network(model: str) -> bool:
     """Whether there is a network of that name."""
-    return model in (SMALL, DEEPLAB, PAPERS) or model in networks()
+    return model in (SMALL, DEFAULT_MODEL, PUBLISHED_MODEL) or model in network_names()
 
 
-def networks() -> list[str]:
+def network_names() -> list[str]:
     """torchvision's networks whose last layer is one convolution."""
     import torchvision  # takes a second: only where it is used
 
@@ -88,7 +88,7 @@ def networks() -> list[str]:
 
 
 PUBLISHED = SegmenterRecipe(
-    model=PAPERS,
+    model=PUBLISHED_MODEL,
     crop=769,
     epochs=484,
     batch_size=16,
@@ -105,6 +105,6 @@ paper trains at 16, and its rates of dilation are 12, 24 and 36.
 """
 
 
-def lacks(**values: Any) -> set[str]:
+def missing_capabilities(**values: Any) -> set[str]:
     """The capabilities that a task's parameters take away. Raises the recipe's ValueError, before any data is read."""
-    return {"sample"} if recipe_of(SegmenterRecipe, values).dropout == 0 else set()
+    return {"sample"} if build_recipe(SegmenterRecipe, values).dropout == 0 else set()

@@ -11,13 +11,13 @@ import numpy as np
 from benchmark.api import Indices, Task
 
 
-class Shuffled:
+class ShuffledTask:
     """A task that answers for position `place[i]` what another answers for position i, and else all that it does."""
 
     def __init__(self, task: Task, seed: int) -> None:
         self.__task = task
         self.__order = np.random.default_rng(seed).permutation(task.num_pool)
-        self.place: Indices = np.argsort(self.__order)
+        self.new_positions: Indices = np.argsort(self.__order)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.__task, name)

@@ -30,14 +30,14 @@ class Fit:
 
     model: nn.Module
     seconds: float
-    shared: bool
+    from_cache: bool
 
 
-NUM_LETTERS = 32  # of a fit's key
-UNSEEN = 0.02  # share of the cache that a process may fill before it looks again how full it is
+KEY_LENGTH = 32  # of a fit's key
+RECHECK_SHARE = 0.02  # share of the cache that a process may fill before it looks again how full it is
 
 
-class Fits:
+class FitCache:
     """A folder of weights (safetensors: nothing is ever unpickled), at most `cache_gb` large, oldest go first.
 
     Processes may share it: one trains a fit, the others wait for it. Each may go over its size by UNSEEN. A folder that
@@ -46,65 +46,76 @@ class Fits:
 
     def __init__(self, folder: Path, cache_gb: float, device: str) -> None:
         self.folder, self.cache_bytes, self.device = folder, int(cache_gb * 1e9), device
-        self.unseen = math.inf  # bytes stored since the folder was read
+        self.bytes_since_check = math.inf  # bytes stored since the folder was read
         if folder.is_symlink():  # what is old in a cache is removed: not in the folder of somebody else
             remark_once(f"{folder} is a symbolic link: what it would keep is computed whenever it is needed")
             self.cache_bytes = 0
         if self.cache_bytes:
             with contextlib.suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
-            self.clear()
+            self.remove_leftovers()
 
-    def fit(self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, owner: str) -> Fit:
+    def fit(
+        self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, companion_owner: str
+    ) -> Fit:
         """The model of this labelled set, from the cache or trained now. `owner`: whose companion it is.
 
         A model is always read back from its bytes, so that a shared one cannot differ from a fresh one.
         """
-        path = self.path(task, spec, labelled, seed, owner)
-        known = self.known(path, task, companion)
+        path = self.path(task, spec, labelled, seed, companion_owner)
+        known = self.lookup(path, task, companion)
         if known is not None or not self.cache_bytes:
-            return known or self.trained(path, task, labelled, seed, companion)
-        with locked(path):
-            return self.known(path, task, companion) or self.trained(path, task, labelled, seed, companion)
+            return known or self.train(path, task, labelled, seed, companion)
+        with fit_lock(path):
+            return self.lookup(path, task, companion) or self.train(path, task, labelled, seed, companion)
 
-    def trained(self, path: Path, task: Task, labelled: Indices, seed: int, companion: Companion | None) -> Fit:
+    def train(self, path: Path, task: Task, labelled: Indices, seed: int, companion: Companion | None) -> Fit:
         """The model of this labelled set, trained now and stored under `path`."""
-        settle()
+        wait_for_gpu()
         began = working_seconds()
         model = task.fit(np.sort(labelled), seed, companion)
-        settle()
+        wait_for_gpu()
         seconds = working_seconds() - began
         if self.cache_bytes:
-            self.unseen += save(path, model, seconds)
-            if self.unseen > UNSEEN * self.cache_bytes:
+            self.bytes_since_check += save_model(path, model, seconds)
+            if self.bytes_since_check > RECHECK_SHARE * self.cache_bytes:
                 self.trim(keep=path)
         twin = task.model(companion)
         twin.load_state_dict(model.state_dict())
-        return Fit(twin.eval(), seconds, shared=False)
+        return Fit(twin.eval(), seconds, from_cache=False)
 
-    def known(self, path: Path, task: Task, companion: Companion | None) -> Fit | None:
+    def lookup(self, path: Path, task: Task, companion: Companion | None) -> Fit | None:
         """The model under `path` from the cache; None where it is not there."""
-        stored = load(path, task, companion)
+        stored = load_model(path, task, companion)
         if stored is None:
             return None
         with contextlib.suppress(OSError):
             os.utime(path, follow_symlinks=False)  # used last
-        return Fit(stored[0], stored[1], shared=True)
+        return Fit(stored[0], stored[1], from_cache=True)
 
-    def path(self, task: Task, spec: Spec, labelled: Indices, seed: int, owner: str) -> Path:
+    def path(self, task: Task, spec: Spec, labelled: Indices, seed: int, companion_owner: str) -> Path:
         """The file of a fit."""
-        return self.folder / f"{self.key(task, spec, labelled, seed, owner)}.safetensors"
+        return self.folder / f"{self.key(task, spec, labelled, seed, companion_owner)}.safetensors"
 
-    def key(self, task: Task, spec: Spec, labelled: Indices, seed: int, owner: str) -> str:
+    def key(self, task: Task, spec: Spec, labelled: Indices, seed: int, companion_owner: str) -> str:
         """A hash of everything that decides the weights, the labelled images as a set."""
         images = np.sort(labelled).tolist()
-        names = [spec.identity(), spec.code, task.fingerprint, owner, images, seed, torch.__version__, self.device]
-        return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:NUM_LETTERS]
+        names = [
+            spec.identity(),
+            spec.code_hash,
+            task.fingerprint,
+            companion_owner,
+            images,
+            seed,
+            torch.__version__,
+            self.device,
+        ]
+        return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
 
     def trim(self, keep: Path) -> None:
         """Removes the fits that were used longest ago while the folder is over its size."""
-        self.unseen, found = 0.0, []
-        for path in self.folder.glob(f"{'[0-9a-f]' * NUM_LETTERS}.safetensors"):  # nobody else's files
+        self.bytes_since_check, found = 0.0, []
+        for path in self.folder.glob(f"{'[0-9a-f]' * KEY_LENGTH}.safetensors"):  # nobody else's files
             with contextlib.suppress(OSError):  # another process trims too
                 stat = path.stat()
                 found.append((stat.st_mtime, stat.st_size, path))
@@ -114,51 +125,51 @@ class Fits:
                 return
             if path != keep:
                 total -= size
-                tensor_files.removed(path)
+                tensor_files.remove_file(path)
 
-    def clear(self) -> None:
+    def remove_leftovers(self) -> None:
         """Removes what killed processes left behind, but nothing of a fit that is in work."""
         left = [*self.folder.glob("*.draft"), *self.folder.glob("*.lock")]
         for key in {path.name.partition(".")[0] for path in left}:
             lock = self.folder / f"{key}.lock"
-            handle = taken(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle = acquire_lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if handle is not None:
                 for draft in self.folder.glob(f"{key}.*draft"):
-                    tensor_files.removed(draft)
-                release(lock, handle)
+                    tensor_files.remove_file(draft)
+                release_lock(lock, handle)
 
 
-def settle() -> None:
+def wait_for_gpu() -> None:
     """Waits for what the GPU still has queued, so that a clock counts it where it belongs."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def fit_lock(path: Path) -> Iterator[None]:
     """Only one process at a time, or thread, is in here with the fit `path`; the system frees it where that one dies.
 
     On a disk that takes no lock nobody waits: then a fit may be trained twice.
     """
     lock = path.with_suffix(".lock")
     with activity.stage("waiting for another process that trains the same fit"):
-        handle = taken(lock, fcntl.LOCK_EX)
+        handle = acquire_lock(lock, fcntl.LOCK_EX)
     try:
         yield
     finally:
         if handle is not None:
-            release(lock, handle)
+            release_lock(lock, handle)
 
 
-def taken(lock: Path, how: int) -> BinaryIO | None:
+def acquire_lock(lock: Path, flags: int) -> BinaryIO | None:
     """The locked file; None where there can be none, or where `how` does not wait and another holds it."""
     while True:
         try:
-            handle = files.open_lock(lock)
+            handle = files.open_lock_file(lock)
         except OSError:
             return None
         try:
-            fcntl.flock(handle, how)
+            fcntl.flock(handle, flags)
         except OSError:
             handle.close()
             return None
@@ -167,7 +178,7 @@ def taken(lock: Path, how: int) -> BinaryIO | None:
         handle.close()  # its holder removed it when done: others lock a new one
 
 
-def release(lock: Path, handle: BinaryIO) -> None:
+def release_lock(lock: Path, handle: BinaryIO) -> None:
     """Removes a lock while it is held, then frees it."""
     with contextlib.suppress(OSError):
         lock.unlink(missing_ok=True)
@@ -175,7 +186,7 @@ def release(lock: Path, handle: BinaryIO) -> None:
     handle.close()
 
 
-def load(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module, float] | None:
+def load_model(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module, float] | None:
     """A stored model and its seconds; None where there is none that can be used, see `tensor_files.read`."""
     stored = tensor_files.read(path, path.stem)
     if stored is None:
@@ -189,13 +200,13 @@ def load(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module
     return model.eval(), seconds
 
 
-def same_shapes(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+def same_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
     """Whether two sets of weights have the same names, types and shapes."""
-    first, second = ({name: (value.dtype, value.shape) for name, value in some.items()} for some in (weights, wanted))
+    first, second = ({name: (value.dtype, value.shape) for name, value in some.items()} for some in (weights, expected))
     return first == second
 
 
-def save(path: Path, model: nn.Module, seconds: float) -> int:
+def save_model(path: Path, model: nn.Module, seconds: float) -> int:
     """Stores a model under `path`, see `tensor_files.write`. Its bytes, about."""
     weights = model.state_dict()
     tensor_files.write(path, path.stem, weights, seconds)

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 from benchmark.plugins.home import folder_of
-from benchmark.text.quoted import items
+from benchmark.text.notation import parse_list
 
 CONFIGS = folder_of("configs")
 
 
-def grids() -> list[str]:
+def grid_names() -> list[str]:
     """The grids that come with the package."""
     return sorted(path.stem for path in (CONFIGS / "grid").glob("[!.]*.yaml"))
 
@@ -20,7 +20,7 @@ def grids() -> list[str]:
 RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")  # of OmegaConf: `${oc.env:HOME}`, `${hydra:...}`
 
 
-def check_literal(word: str) -> str:
+def reject_resolvers(word: str) -> str:
     """A word as it was typed. ValueError where it asks for a value from elsewhere, which would end up in the records: a
     folder may be called `${x}`, but `${oc.env:SECRET}` is a slip."""
     if match := RESOLVER.search(word):
@@ -31,7 +31,7 @@ def check_literal(word: str) -> str:
     return word
 
 
-def expanded(path: str, setting: str) -> str:
+def expand_home(path: str, setting: str) -> str:
     """A path with the home folder in the place of `~` or `~user`.
 
     Args:
@@ -49,12 +49,12 @@ def expanded(path: str, setting: str) -> str:
     return whole
 
 
-def written(path: Path) -> str:
+def path_as_typed(path: Path) -> str:
     """A path as a setting takes it: `expanded` gives it back."""
     return f"./{path}" if str(path).startswith("~") else str(path)
 
 
-def folders(text: str, setting: str) -> list[str]:
+def parse_paths(text: str, setting: str) -> list[str]:
     """The paths of a setting that takes several, with `~` expanded.
 
     A path that exists as it is given is that path; else commas divide: `a,b`. Names that hold commas themselves go into
@@ -63,21 +63,21 @@ def folders(text: str, setting: str) -> list[str]:
     Raises:
         ValueError: a bracket or a quote is not closed, or `~` is not known.
     """
-    if os.path.exists(whole := expanded(text, setting)):
+    if os.path.exists(whole := expand_home(text, setting)):
         return [whole]
-    return [nameable(expanded(part, setting), setting) for part in items(text)]
+    return [check_name_length(expand_home(part, setting), setting) for part in parse_list(text)]
 
 
-def nameable(path: str, setting: str) -> str:
+def check_name_length(path: str, setting: str) -> str:
     """The path, where a file can be called so. ValueError for a name that is longer than any system takes."""
     if any(len(os.fsencode(part)) > 255 for part in path.encode(errors="replace").decode().split("/")):
         raise ValueError(f"{setting:.60}: a name of more than 255 bytes")
     return path
 
 
-def inside(path: str, folder: Path | None) -> Path:
+def resolve_data_path(path: str, folder: Path | None) -> Path:
     """A path that the user gave: absolute, or inside the data folder. ValueError where there is none."""
-    whole = Path(expanded(path, path))
+    whole = Path(expand_home(path, path))
     if folder is None and not whole.is_absolute():
         place = "set data=DIR or $AL_BENCHMARK_DATA"
         if path == ".":

@@ -11,63 +11,63 @@ from benchmark.contract.machine import Machine
 from benchmark.contract.tasks import Encoder, Pool
 from benchmark.plugins import registry
 from benchmark.plugins.registry import EncoderName, Plugin
-from benchmark.text import quoted
+from benchmark.text import notation
 
-WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")  # endings of files of weights
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")  # endings of files of weights
 
 
-def strategy(label: str) -> tuple[Plugin, dict[str, Any]]:
+def find_strategy(label: str) -> tuple[Plugin, dict[str, Any]]:
     """The strategy that a label names, with every parameter. ValueError names what does not fit."""
-    name, given = quoted.parse(label)
+    name, given = notation.parse_label(label)
     plugin = registry.get("strategy", name)
     return plugin, plugin.bind(given)
 
 
-def encoder(label: EncoderName, pool: Pool, machine: Machine) -> Encoder:
+def build_encoder(label: EncoderName, pool: Pool, machine: Machine) -> Encoder:
     """The encoder that a label names, built on a pool. ValueError names what does not fit."""
-    name, given = quoted.parse(label)
+    name, given = notation.parse_label(label)
     plugin = registry.get("encoder", name)
     built: Encoder = plugin.build(machine, plugin.bind(given), pool)
     return built
 
 
-def check_encoder(label: EncoderName, machine: Machine) -> None:
+def check_encoder_weights(label: EncoderName, machine: Machine) -> None:
     """Raises ValueError where a file of weights of the encoder that a label names is not there or does not fit."""
-    name, given = quoted.parse(label)
+    name, given = notation.parse_label(label)
     plugin = registry.get("encoder", name)
-    if files(label, machine) and plugin.check_weights is not None:
+    if hash_weight_files(label, machine) and plugin.check_weights is not None:
         plugin.check_weights(machine, **plugin.bind(given))
 
 
-def identity(label: EncoderName, machine: Machine) -> str:
+def encoder_identity(label: EncoderName, machine: Machine) -> str:
     """Everything that decides what an encoder makes of images, but for the pool it is built on, in words: files of
     weights by their content. ValueError where there is no such file."""
-    name, given = quoted.parse(label)
+    name, given = notation.parse_label(label)
     plugin = registry.get("encoder", name)
-    return f"{name} {plugin.version} {sorted((plugin.bind(given) | files(label, machine)).items())}"
+    return f"{name} {plugin.version} {sorted((plugin.bind(given) | hash_weight_files(label, machine)).items())}"
 
 
-def encoder_code(label: EncoderName) -> str:
+def encoder_code_hash(label: EncoderName) -> str:
     """A hash of what an encoder's file and those that it imports do: what it made before it was edited is not used."""
-    return registry.get("encoder", quoted.parse(label)[0]).code()
+    return registry.get("encoder", notation.parse_label(label)[0]).code_hash()
 
 
-def files(label: EncoderName, machine: Machine) -> dict[str, str]:
+def hash_weight_files(label: EncoderName, machine: Machine) -> dict[str, str]:
     """sha256 of the files of weights among an encoder's parameters. ValueError where there is no such file."""
-    name, given = quoted.parse(label)
+    name, given = notation.parse_label(label)
     found = {}
     for key, value in registry.get("encoder", name).bind(given).items():
-        if isinstance(value, str) and value.endswith(WEIGHTS):
-            path = machine.located(value)
+        if isinstance(value, str) and value.endswith(WEIGHT_SUFFIXES):
+            path = machine.resolve_path(value)
             if not path.is_file():
                 raise ValueError(f"{label}: no such file: {path}")
             told = path.stat()
-            found[key] = hashed(path, told.st_mtime_ns, told.st_ctime_ns, told.st_size, told.st_ino)
+            found[key] = hash_file(path, told.st_mtime_ns, told.st_ctime_ns, told.st_size, told.st_ino)
     return found
 
 
 @lru_cache(64)
-def hashed(path: Path, *_: int) -> str:
+def hash_file(path: Path, *_: int) -> str:
     """sha256 of a file, which is read again where what the system tells of it has changed: the time of that change,
     too, which nobody can set."""
     with open(path, "rb") as handle:
