@@ -25,7 +25,7 @@ quick: $(READY) ## run the default grid and print its tables: no download of dat
 	@$(RUN) benchmark run
 
 test: $(READY) ## fast tests
-	@$(RUN) pytest -q -m "not ($(SLOW))"
+	@$(RUN) pytest -q --numprocesses auto --dist loadfile -m "not ($(SLOW))"
 
 test-slow: $(READY) ## slow tests, and those of mmdet and of a GPU where there is one
 	@$(RUN) pytest -q -m "$(SLOW)"
