@@ -455,7 +455,7 @@ def test_verdicts_are_sentences() -> None:
     assert lower.saving is not None
     same = compare(experiment(curve("a", base + rng.normal(0, 0.1, (8, 3))), b), "a", "b", IMAGES, 0.95, 0)
     assert same.sentence.startswith("a is as good as b to within 1: the 90 % interval lies within ± 1, 8 seeds")
-    unsure = replace(same, area=replace(same.area_difference, value=5.0))
+    unsure = replace(same, area_difference=replace(same.area_difference, value=5.0))
     assert unsure.verdict == "undecided"
     for verdict in (better, same, unsure):  # a label may hold anything
         named = replace(verdict, strategy="\\input{x}", against="{}")
