@@ -87,7 +87,7 @@ def test_screens_explain_what_files_leave_out(store: Store, tmp_path: Path, caps
     boxes = detection(tmp_path / "boxes").legend
     assert boxes[:2] == [
         "boxes: labels paid so far, the mean over the runs",
-        "10k x map / boxes: ten thousand times the score, divided by them",
+        "10k x map / boxes: ten thousand times the score, divided by the boxes",
     ]
     print_table(made)
     assert counts.split(":")[0] in capsys.readouterr().out

@@ -93,7 +93,7 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The learning curves of one strategy: S single runs, or the one mean curve of a paper. NaN where a value lacks."""
+    """The learning curves of a strategy: S single runs, or the mean curve of a paper. NaN where a value is missing."""
 
     strategy: str
     num_runs: int  # runs behind the values: S, or the number that the paper averaged
