@@ -28,10 +28,10 @@ def curve(name: str, values: Any, cost: Any = None, seeds: Sequence[int] | None 
 
 def experiment(*curves: Curve, **more: Any) -> Experiment:
     """An experiment of these curves."""
-    rounds = tuple(range(max(one.value_SR.shape[1] for one in curves)))
-    told = {"title": "made_up", "source": "made", "task": "made_up", "metric": "accuracy", "rounds": rounds} | more
-    told["metric"] = resolve_metric(told["metric"])
-    return Experiment(curves={one.strategy: one for one in curves}, **told)
+    rounds = tuple(range(max(row.value_SR.shape[1] for row in curves)))
+    fields = {"title": "made_up", "source": "made", "task": "made_up", "metric": "accuracy", "rounds": rounds} | more
+    fields["metric"] = resolve_metric(fields["metric"])
+    return Experiment(curves={row.strategy: row for row in curves}, **fields)
 
 
 SCHEDULE = {"initial": 4, "budget": 2, "rounds": 3, "validation": 2}
@@ -79,8 +79,8 @@ def recorded(
                 Header(f"{strategy} {seed}", identity(strategy, seed, parameters), "data", 100, "accuracy", HELD_OUT),
             )
             for place, value in enumerate(values):
-                begin = 10 * seed if place == 0 else 50 + 2 * place + number
-                bought = list(range(begin, begin + (4 if place == 0 else 2)))
+                first = 10 * seed if place == 0 else 50 + 2 * place + number
+                bought = list(range(first, first + (4 if place == 0 else 2)))
                 bought = bought if place < 2 else [index + 20 for index in bought]
                 labelled = 4 + 2 * place
                 cost = {"images": float(labelled)} | ({"boxes": float(boxes[place])} if boxes else {})
