@@ -33,16 +33,16 @@ from benchmark.runner.fit_cache import FitCache
 from benchmark.seeds import seed
 
 
-def run_command(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result.stdout
+def told(*words: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == code, done.output + repr(done.exception)
+    return done.stdout
 
 
 # --- compare and explain ----------------------------------------------------------------------
 def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN)
-    lines = run_command("compare", "mine", "random", f"out={store.folder}").splitlines()
+    lines = told("compare", "mine", "random", f"out={store.folder}").splitlines()
     assert len(lines) == 5
     assert lines[0] == "mine minus random on made_up: 3 seeds, paired"
     assert lines[1].startswith("accuracy at 8 images: +4.00 [")
@@ -50,15 +50,15 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
         "mine against random is undecided: 3 seeds can decide nothing: it takes 6 seeds, "
         "and about 7 would find a difference of 1 in 4 of 5 cases"
     )
-    arguments = ("strategy=mine", "against=random", f"out={store.folder}")
-    [saving] = json.loads(run_command("savings", *arguments, "format=json"))
+    words = ("strategy=mine", "against=random", f"out={store.folder}")
+    [saving] = json.loads(told("savings", *words, "format=json"))
     assert f"saves {saving['saved']:.0f} [{saving['low']:.0f}, {saving['high']:.0f}] images" in lines[3]
-    [row] = json.loads(run_command("compare", "mine", "random", f"out={store.folder}", "format=json"))
+    [row] = json.loads(told("compare", "mine", "random", f"out={store.folder}", "format=json"))
     assert (row["strategy"], row["against"], row["verdict"], row["final"]) == ("mine", "random", "undecided", 4.0)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "line"),
+    ("words", "line"),
     [
         (["compare", "mien", "random"], "'mien' (did you mean 'mine'?)"),
         (["compare", "mine", "random", "task=digitz"], "did you mean 'digits'?"),
@@ -71,16 +71,16 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
         (["explain", "seed-0"], "several cells end in this"),
     ],
 )
-def test_what_is_not_there_is_one_line(tmp_path: Path, arguments: list[str], line: str) -> None:
+def test_what_is_not_there_is_one_line(tmp_path: Path, words: list[str], line: str) -> None:
     store = recorded(tmp_path, PLAIN)
-    result = CliRunner().invoke(app, [*arguments, f"out={store.folder}"])
-    assert line in str(result.exception)
+    done = CliRunner().invoke(app, [*words, f"out={store.folder}"])
+    assert line in str(done.exception)
 
 
 def test_explain_tells_command_seeds_indices_cost_and_versions(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN, parameters={"epochs": 3})
-    text = run_command("explain", "made_up/mine/seed-1", f"out={store.folder}")
-    assert text == run_command("explain", "made/mine/seed-1", f"out={store.folder}")
+    text = told("explain", "made_up/mine/seed-1", f"out={store.folder}")
+    assert text == told("explain", "made/mine/seed-1", f"out={store.folder}")
     command = (
         "run grid=made 'tasks=[made_up]' 'strategies=[mine]' 'seeds=[1]' initial=4 budget=2 rounds=3 validation=2 "
     )
@@ -88,7 +88,7 @@ def test_explain_tells_command_seeds_indices_cost_and_versions(tmp_path: Path) -
     for part in (command, "digits version 1 epochs=3", "numpy 2; on cpu", "6 labelled, paid 6 images; accuracy 63"):
         assert part in text
     assert "bought 53 54" in text
-    assert text == run_command("explain", str(store.path("made/mine/seed-1")), f"out={store.folder}")
+    assert text == told("explain", str(store.path("made/mine/seed-1")), f"out={store.folder}")
     assert f"seeds fit {seed('fit', 'digits', 1, 1)}, select {seed('select', 'digits', 1, 'mine', 1)}" in text
     assert "select 0.01 s" in text
 
@@ -99,25 +99,25 @@ def test_explain_repeats_what_the_machine_was_told(tmp_path: Path) -> None:
     lines = ("run threads=9", "run grid=made 'plugins=my plug' data=/d rounds=3 deterministic=true out=x")
     manifest["runs"] = [{"command": f"python -m benchmark {line}", "version": "1", "commit": ""} for line in lines]
     (store.folder / "grid.json").write_text(json.dumps(manifest))
-    line = run_command("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
+    line = told("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
     assert line.endswith(f"validation=2 out={store.folder} 'plugins=my plug' data=/d deterministic=true")
     for runs in ([{"command": "run 'data=x", "version": "1", "commit": ""}], []):  # as from somebody else's folder
         (store.folder / "grid.json").write_text(json.dumps(manifest | {"runs": runs}))
-        line = run_command("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
+        line = told("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
         assert line.endswith(f"validation=2 out={store.folder}")
 
 
 def test_compare_says_what_was_paid_and_when_nothing_differs(tmp_path: Path) -> None:
     store = recorded(tmp_path, {**PLAIN, "twin": PLAIN["mine"]})
-    lines = run_command("compare", "twin", "mine", f"out={store.folder}").splitlines()
+    lines = told("compare", "twin", "mine", f"out={store.folder}").splitlines()
     assert "paid" not in lines[1]
     assert lines[4] == "twin against mine is undecided: no difference in any of 3 seeds"
     for number in range(3):
         path = store.path(f"made/twin/seed-{number}")
         header, *rounds = [json.loads(line)["body"] for line in path.read_bytes().splitlines()]
-        dearer = [body | {"cost": {"images": body["cost"]["images"] + 2}} for body in rounds]
-        path.write_bytes(b"".join(encode_line(body) for body in (header, *dearer)))
-    lines = run_command("compare", "twin", "mine", f"out={store.folder}").splitlines()
+        dearer = [one | {"cost": {"images": one["cost"]["images"] + 2}} for one in rounds]
+        path.write_bytes(b"".join(encode_line(one) for one in (header, *dearer)))
+    lines = told("compare", "twin", "mine", f"out={store.folder}").splitlines()
     assert lines[1].startswith("accuracy at 8 images (paid: 10 and 8 images): +0.00")
 
 
@@ -127,37 +127,37 @@ def test_statistics_refuse_what_does_not_pair_and_go_on(tmp_path: Path) -> None:
     path.unlink()
     store.path("made/mine/seed-2").unlink()
     store.path("made/mine/seed-0").unlink()
-    result = CliRunner().invoke(app, ["tables", f"out={store.folder}"])
-    assert result.exit_code == 0
-    assert "missing (0/3)" in result.stdout  # no record, no comparison
+    done = CliRunner().invoke(app, ["tables", f"out={store.folder}"])
+    assert done.exit_code == 0
+    assert "missing (0/3)" in done.stdout  # no record, no comparison
     alone = recorded(tmp_path / "two", {**PLAIN, "mine": {7: [50.0, 60.0, 70.0]}})
-    result = CliRunner().invoke(app, ["tables", f"out={alone.folder}"])
-    assert "made_up: not compared: mine and random do not pair: no common seed" in result.stderr
+    done = CliRunner().invoke(app, ["tables", f"out={alone.folder}"])
+    assert "made_up: not compared: mine and random do not pair: no common seed" in done.stderr
     assert (alone.folder / "tables" / "comparisons" / "made_up.csv").read_text().count("\n") == 2
     assert (alone.folder / "tables" / "comparisons" / "made_up-rounds.csv").read_text().count("\n") == 4
 
 
 # --- damage -----------------------------------------------------------------------------------
 def test_a_flipped_record_is_named_not_used_and_run_again(tmp_path: Path) -> None:
-    margin = cell("margin", rounds=3)
-    run([margin], tmp_path)
+    one = cell("margin", rounds=3)
+    run([one], tmp_path)
     whole = bytes_of(tmp_path / "run")
     store = Store(tmp_path / "run")
-    path = store.path(margin.path)
+    path = store.path(one.path)
     path.write_bytes(path.read_bytes().replace(b'"round": 1', b'"round": 3'))
-    store.update_manifest("made", [manifest_entry(experiment(margin.strategy.label))])
-    text = run_command("verify", f"out={store.folder}", code=1)
+    store.update_manifest("made", [manifest_entry(experiment(one.strategy.label))])
+    text = told("verify", f"out={store.folder}", code=1)
     assert "line 3 is damaged" in re.sub(r"\s+", " ", re.sub("[│┃]", " ", text))
     assert read_stores([store])[0].curves["margin"].value_SR.shape == (1, 3)
     assert np.isfinite(read_stores([store])[0].curves["margin"].value_SR).sum() == 1
-    assert launch.count_rounds_left([margin], store) == {margin: 2}
-    run([margin], tmp_path)
+    assert launch.count_rounds_left([one], store) == {one: 2}
+    run([one], tmp_path)
     assert bytes_of(tmp_path / "run") == whole
 
 
 # --- the gallery ------------------------------------------------------------------------------
 def experiment(*strategies: str, task: str = "digits[epochs=2]") -> Experiment:
-    specs = tuple(Spec.read("strategy", label) for label in strategies)
+    specs = tuple(Spec.read("strategy", one) for one in strategies)
     return Experiment("small", Spec.read("task", task), Schedule(20, 5, 3, 10), specs, (0,))
 
 
@@ -166,21 +166,21 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
     run(cells, tmp_path)
     store, machine = Store(tmp_path / "run"), Machine(torch.device("cpu"))
     fits = FitCache(tmp_path / "fits", 1.0, "cpu")
-    experiments = [experiment("margin", "random")]
-    assert list(gallery.update_galleries(experiments, store, fits, launch.TaskLoader(machine))) == []
+    asked = [experiment("margin", "random")]
+    assert list(gallery.update_galleries(asked, store, fits, launch.TaskLoader(machine))) == []
     path = store.folder / "gallery" / "small.npz"
-    pictures = Gallery.read(path)
-    bought = {index for each in cells for record in store.records(each.path)[1] for index in record.bought[:8]}
-    assert bought <= set(pictures.shown_N.tolist())
-    assert pictures.thumbs_NHW3.shape == (len(pictures.shown_N), 8, 8, 3)
-    assert pictures.features_ND.shape[0] == len(pictures.shown_N)
-    assert pictures.features_ND.shape[1] > 1
-    task = launch.build_task(experiments[0].task, machine)
-    np.testing.assert_array_equal(pictures.labels_P, task._labels.numpy())  # type: ignore[union-attr]
+    found = Gallery.read(path)
+    bought = {index for one in cells for record in store.records(one.path)[1] for index in record.bought[:8]}
+    assert bought <= set(found.shown_N.tolist())
+    assert found.thumbs_NHW3.shape == (len(found.shown_N), 8, 8, 3)
+    assert found.features_ND.shape[0] == len(found.shown_N)
+    assert found.features_ND.shape[1] > 1
+    task = launch.build_task(asked[0].task, machine)
+    np.testing.assert_array_equal(found.labels_P, task._labels.numpy())  # type: ignore[union-attr]
     before = path.stat()
     for file in store.folder.rglob("*.jsonl"):
         os.utime(file)  # newer than the gallery, with the same content
-    assert list(gallery.update_galleries(experiments, store, fits, launch.TaskLoader(machine))) == []
+    assert list(gallery.update_galleries(asked, store, fits, launch.TaskLoader(machine))) == []
     assert path.stat().st_ino == before.st_ino
 
 
@@ -188,15 +188,15 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
 def test_pictures_are_made_anew_of_other_records_whatever_their_time(age: int, tmp_path: Path) -> None:
     run([cell("random")], tmp_path)
     store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
-    experiments, tasks = [experiment("random")], launch.TaskLoader(Machine(torch.device("cpu")))
+    asked, tasks = [experiment("random")], launch.TaskLoader(Machine(torch.device("cpu")))
     path, records = store.folder / "gallery" / "small.npz", store.path(cell("random").path)
     whole = records.read_bytes()
     records.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
-    assert list(gallery.update_galleries(experiments, store, fits, tasks)) == []
+    assert list(gallery.update_galleries(asked, store, fits, tasks)) == []
     before = path.stat()
     records.write_bytes(whole)  # restored from a backup, or of a clock that jumped
     os.utime(records, (before.st_mtime + age, before.st_mtime + age))
-    assert list(gallery.update_galleries(experiments, store, fits, tasks)) == []
+    assert list(gallery.update_galleries(asked, store, fits, tasks)) == []
     assert path.stat().st_ino != before.st_ino
     assert set(store.records(cell("random").path)[1][-1].bought[:8]) <= set(Gallery.read(path).shown_N.tolist())
 
@@ -205,22 +205,22 @@ def test_pictures_are_made_when_an_experiment_ends_from_the_task_that_is_built(t
     store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
     tasks = launch.TaskLoader(Machine(torch.device("cpu"), scratch=tmp_path))
     second = replace(experiment("random"), name="second", seeds=(1,))
-    experiments = [replace(experiment("random", "margin"), name="first"), second]
-    cells = [cell for item in experiments for cell in item.cells()]
-    ends = list[tuple[str, int, int]]()  # experiment, events so far, the built task
+    asked = [replace(experiment("random", "margin"), name="first"), second]
+    cells = [cell for one in asked for cell in one.cells()]
+    told = list[tuple[str, int, int]]()  # experiment, events so far, the built task
 
-    def ended(item: Experiment) -> None:
-        ends.append((item.name, len(events), id(tasks.by_label[item.task.label])))
-        assert list(gallery.update_galleries([item], store, fits, tasks)) == []
+    def ended(one: Experiment) -> None:
+        told.append((one.name, len(seen), id(tasks.by_label[one.task.label])))
+        assert list(gallery.update_galleries([one], store, fits, tasks)) == []
 
-    events = list[launch.Event]()
-    for event in gallery.call_when_finished(launch.run_locally(cells, store, fits, tasks), experiments, cells, ended):
-        events.append(event)
-    assert [type(event).__name__ for event in events] == ["Started", *["Round"] * 3] * 3
+    seen = list[launch.Event]()
+    for event in gallery.call_when_finished(launch.run_locally(cells, store, fits, tasks), asked, cells, ended):
+        seen.append(event)
+    assert [type(event).__name__ for event in seen] == ["Started", *["Round"] * 3] * 3
     [built] = tasks.by_label.values()
-    assert ends == [("first", 8, id(built)), ("second", 12, id(built))]
+    assert told == [("first", 8, id(built)), ("second", 12, id(built))]
     assert {path.stem for path in (store.folder / "gallery").iterdir()} == {"first", "second"}
-    assert list(gallery.call_when_finished([], experiments, [], ended)) == []  # nothing was left to do: nothing ends
+    assert list(gallery.call_when_finished([], asked, [], ended)) == []  # nothing was left to do: nothing ends
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -233,20 +233,20 @@ def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
         built.append(spec.label)
         return build(spec, machine)
 
-    def faulty(*arguments: Any) -> Any:
+    def faulty(*given: Any) -> Any:
         if fails:
             raise MemoryError("no room")
-        return arrays(*arguments)
+        return arrays(*given)
 
     monkeypatch.setattr(launch, "build_task", counted)
     monkeypatch.setattr(gallery, "gallery_arrays", faulty)
     discovery.discover(None)
     tasks = "tasks=[digits[epochs=1],digits[epochs=2]]"
-    settings = config.compose_settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
-    grid = config.build_grid(settings)
-    left = launch.count_rounds_left(grid.cells(), Store(tmp_path))
+    chosen = config.compose_settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
+    made = config.build_grid(chosen)
+    left = launch.count_rounds_left(made.cells(), Store(tmp_path))
     watcher = TerminalWatcher(err)
-    job = Job(settings, grid, grid.cells(), Store(tmp_path), LazyTasks(settings, watcher), watcher)
+    job = Job(chosen, made, made.cells(), Store(tmp_path), LazyTasks(chosen, watcher), watcher)
     assert not run_missing_rounds(job, left)
     assert built == ["digits[epochs=1]", "digits[epochs=2]"]
     assert capsys.readouterr().err.count("no room (MemoryError)") == 2 * fails
@@ -272,31 +272,31 @@ def test_a_gallery_that_cannot_be_made_is_a_line(tmp_path: Path, monkeypatch: py
     run([cell("random", rounds=2)], tmp_path)
     monkeypatch.setattr(gallery, "gallery_arrays", lambda *_: 1 / 0)
     store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
-    small = Experiment(
+    asked = Experiment(
         "small", Spec.read("task", "digits[epochs=2]"), Schedule(20, 5, 2, 10), (Spec.read("strategy", "random"),), (0,)
     )
-    [line] = gallery.update_galleries([small], store, fits, launch.TaskLoader(Machine(torch.device("cpu"))))
+    [line] = gallery.update_galleries([asked], store, fits, launch.TaskLoader(Machine(torch.device("cpu"))))
     assert line == "small: no images in the report: division by zero (ZeroDivisionError)"
     assert not (store.folder / "gallery").exists()
 
 
 def test_features_come_from_the_cache_alone(tmp_path: Path) -> None:
     run([cell("random", rounds=2)], tmp_path, cache_gb=0)
-    random = cell("random", rounds=2)
-    task = launch.build_task(random.task, Machine(torch.device("cpu")))
-    features = gallery.gallery_features(task, [random], FitCache(tmp_path / "fits", 0, "cpu"), np.arange(4))  # type: ignore[arg-type]
-    assert features.shape == (4, 0)
+    one = cell("random", rounds=2)
+    task = launch.build_task(one.task, Machine(torch.device("cpu")))
+    found = gallery.gallery_features(task, [one], FitCache(tmp_path / "fits", 0, "cpu"), np.arange(4))  # type: ignore[arg-type]
+    assert found.shape == (4, 0)
 
 
 def test_the_first_of_each_purchase_are_shown_whatever_the_pool() -> None:
     bought = [np.arange(5_000, 5_400), np.arange(60_000, 60_030)]
-    positions = gallery.choose_images(bought, 100_000, 0)
+    shown = gallery.choose_images(bought, 100_000, 0)
     assert set(range(5_000, 5_000 + gallery.NUM_FIRST)) | set(range(60_000, 60_000 + gallery.NUM_FIRST)) <= set(
-        positions.tolist()
+        shown.tolist()
     )
-    assert len(np.unique(positions)) == len(positions) <= gallery.NUM_SHOWN + 2 * gallery.NUM_FIRST
-    assert (np.diff(positions) > 0).all()
-    np.testing.assert_array_equal(positions, gallery.choose_images(bought, 100_000, 0))
+    assert len(np.unique(shown)) == len(shown) <= gallery.NUM_SHOWN + 2 * gallery.NUM_FIRST
+    assert (np.diff(shown) > 0).all()
+    np.testing.assert_array_equal(shown, gallery.choose_images(bought, 100_000, 0))
 
 
 # --- seconds ----------------------------------------------------------------------------------
@@ -308,8 +308,8 @@ def test_seconds_are_summed_over_rounds_and_an_encoder_counts_once(tmp_path: Pat
         for n in (0, 1)
     ]
     store.update_manifest("made", [{"name": "made", "task": "digits", "schedule": schedule, "cells": cells}])
-    for number, entry in enumerate(cells):
-        path = str(entry["path"])
+    for number, one in enumerate(cells):
+        path = str(one["path"])
         store.start_cell(path, Header(str(number), identity("random"), "data", 100, "accuracy", []))
         for place in (0, 1):
             record = Record(
@@ -323,14 +323,14 @@ def test_seconds_are_summed_over_rounds_and_an_encoder_counts_once(tmp_path: Pat
                 {"encode": 7.0 - number} if place else {}
             )
             store.append(path, record, Measured(place, took, place == 0, 10.0, "cpu", {}))
-    [row] = json.loads(run_command("seconds", f"out={tmp_path}", "format=json"))
+    [row] = json.loads(told("seconds", f"out={tmp_path}", "format=json"))
     assert row == {
         "experiment": "made", "strategy": "slow", "runs": 2,
         "fit": 5.0, "select": 1.0, "encode, once": 7.0, "score": 1.0,
     }  # fmt: skip
-    assert "slow" in run_command("seconds", f"out={tmp_path}")
+    assert "slow" in told("seconds", f"out={tmp_path}")
 
 
 def test_published_curves_have_no_seconds() -> None:
-    result = CliRunner().invoke(app, ["seconds", "records=published", "task=isal_2021_cifar10"])
-    assert "nothing is measured" in str(result.exception)
+    done = CliRunner().invoke(app, ["seconds", "records=published", "task=isal_2021_cifar10"])
+    assert "nothing is measured" in str(done.exception)
