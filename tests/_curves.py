@@ -13,7 +13,7 @@ from benchmark.records.store import Store
 
 
 def curve(name: str, values: Any, cost: Any = None, seeds: Sequence[int] | None = None, **more: Any) -> Curve:
-    """A curve of (S, R) values; cost: (R,) or (S, R) images, 1000, 2000 ... where not told."""
+    """A curve of (S, R) values; cost: (R,) or (S, R) images, by default 1000, 2000 ..."""
     value_SR = np.atleast_2d(np.array(values, float))
     paid = np.arange(1, value_SR.shape[1] + 1) * 1000.0 if cost is None else np.array(cost, float)
     cost_SR = np.broadcast_to(paid, value_SR.shape).copy()
@@ -39,7 +39,7 @@ HELD_OUT = [98, 99]
 
 
 def identity(strategy: str, seed: int = 0, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a header tells of its cell; parameters: the task's."""
+    """What the header of a run records of it; parameters: those of the task."""
     task = {"name": "digits", "version": 1, "parameters": dict(parameters or {})}
     return {"task": task, "strategy": {"name": strategy, "version": 1, "parameters": {}}, "seed": seed}
 
@@ -55,9 +55,9 @@ def recorded(
     boxes: Sequence[float] = (),
     **schedule: Any,
 ) -> Store:
-    """A results folder whose records replay: 4 + 2 images a round of a pool of 100, 2 held out.
+    """Writes a results folder that passes the audit: 4 + 2 images per round, of a pool of 100 with 2 held out.
 
-    scores: strategy -> seed -> accuracy a round.
+    scores: strategy -> seed -> accuracy in each round.
     """
     store = Store(folder)
     cells = [

@@ -195,7 +195,7 @@ def test_verdicts(tmp_path: Path, shift: float, spread: str, verdict: str) -> No
     assert ("assumes equal spread" in row.why) == (not spread)
     if spread:
         assert row.why.startswith("known to ± ")
-        assert row.why.endswith("the margin is ± 1: more runs of ours alone cannot decide, theirs are 5")
+        assert row.why.endswith("the margin is ± 1: more runs of ours cannot decide: the paper has 5 runs")
 
 
 @pytest.mark.parametrize(("values", "is_refused"), [([0.5, 0.6, 0.7], True), ([50.0, 60.0, 70.0], False)])
@@ -240,7 +240,7 @@ def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
     [row] = verify(
         read_stores([recorded(tmp_path / "single", {"mine": {0: [50.0, 60.0, 70.0]}})]), read_experiments(str(path))
     )
-    assert (row.verdict, row.why) == ("inconclusive", "it takes 3 runs of ours that differ, there is 1")
+    assert (row.verdict, row.why) == ("inconclusive", "it takes 3 runs of ours that differ; there is 1")
     far = path.read_text().replace(",4,", ",4000,").replace(",6,", ",6000,").replace(",8,", ",8000,")
     path.write_text(far)
     [row] = verify(mine, read_experiments(str(path)))

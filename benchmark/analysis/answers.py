@@ -29,7 +29,12 @@ class Answer:
 
 
 def build_answers(options: AnalysisOptions, title: str = "") -> list[Answer]:
-    """Builds the answers for the experiment of this title; for all experiments where the title is empty."""
+    """Builds the answers for the experiments that the options select.
+
+    Args:
+        options: the options of the command.
+        title: builds the answer for the experiment of this title only; for all where it is empty.
+    """
     published = verify.read_published(options.published_paths)
     return [build_answer(experiment, options, published) for experiment in options.read_experiments(title)]
 
@@ -92,6 +97,12 @@ def compare_strategies(
     experiments: Sequence[Experiment], first: str, second: str, options: AnalysisOptions
 ) -> tuple[list[Comparison], list[str]]:
     """Compares two strategies in every experiment that has both.
+
+    Args:
+        experiments: the experiments.
+        first: the label of the first strategy.
+        second: the label of the strategy that it is compared with.
+        options: cost, confidence level and seed.
 
     Returns:
         The comparisons, and a line for each experiment that is left out.

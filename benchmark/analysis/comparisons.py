@@ -262,7 +262,14 @@ def compute_saving(
 def compare_all(
     experiment: Experiment, against: str, price: Price, level: float, base_seed: int
 ) -> tuple[list[Comparison], list[str]]:
-    """Compares every other strategy with one, corrected together by Holm's method.
+    """Compares every other strategy with one; Holm's method corrects all of these comparisons together.
+
+    Args:
+        experiment: the experiment.
+        against: the label of the strategy that all others are compared with.
+        price: the cost that areas and savings are over.
+        level: the confidence level of intervals and verdicts.
+        base_seed: seeds all random draws, see `compare`.
 
     Returns:
         The comparisons, and a line for each strategy that cannot be compared.

@@ -85,7 +85,7 @@ def judge(gaps: Sequence[Gap], margin: float, level: float, higher_is_better: bo
         inconclusive: neither; the reason says how many runs of ours would probably decide.
     """
     if any(math.isnan(gap.standard_error) for gap in gaps):
-        return INCONCLUSIVE, f"it takes {MIN_RUNS} runs of ours that differ, there {is_or_are(gaps[0].num_runs)}"
+        return INCONCLUSIVE, f"it takes {MIN_RUNS} runs of ours that differ; there {is_or_are(gaps[0].num_runs)}"
     assumption = "; assumes equal spread, none is published" if gaps[0].other_std is None else ""
     adjusted_R = holm(np.array([gap.p_beyond(margin) for gap in gaps]))
     beyond = [gap for gap, p in zip(gaps, adjusted_R, strict=True) if p <= 1 - level]
@@ -114,7 +114,7 @@ def describe_forecast(gaps: Sequence[Gap], margin: float, level: float) -> str:
     num_runs = runs_to_decide(gaps, margin, level)
     if num_runs is not None:
         return f"about {num_runs} runs of ours would decide"
-    return f"more runs of ours alone cannot decide, theirs {is_or_are(gaps[0].num_other_runs)}"
+    return f"more runs of ours cannot decide: the paper has {plural(gaps[0].num_other_runs, 'run')}"
 
 
 def runs_to_decide(gaps: Sequence[Gap], margin: float, level: float) -> int | None:
