@@ -86,7 +86,7 @@ def test_looks_and_figures_know_which_way_is_better(metric: Metric, turned: bool
     rng = np.random.default_rng(0)
     scores = {name: level + rng.normal(0, 0.1, (20, 3)) for name, level in (("good", 80.0), ("poor", 70.0))}
     curves = [curve(name, (100 - rows if turned else rows).tolist()) for name, rows in scores.items()]
-    one = experiment(*curves, metric=metric, auto_seeds=AutoSeeds("poor", 0.95, 20))
+    one = experiment(*curves, metric=metric, auto=AutoSeeds("poor", 0.95, 20))
     assert comparisons.compare_sequentially(one, "poor")["good"].status == "better"
     areas = ranking.mean_areas(one)
     assert areas["good"] > areas["poor"]
