@@ -13,7 +13,7 @@ from benchmark.records.store import Store
 
 
 def curve(name: str, values: Any, cost: Any = None, seeds: Sequence[int] | None = None, **more: Any) -> Curve:
-    """A curve of (S, R) values; cost: (R,) or (S, R) images, 1000, 2000 ... where not told."""
+    """A curve of (S, R) values; cost: (R,) or (S, R) images, by default 1000, 2000 ..."""
     value_SR = np.atleast_2d(np.array(values, float))
     paid = np.arange(1, value_SR.shape[1] + 1) * 1000.0 if cost is None else np.array(cost, float)
     cost_SR = np.broadcast_to(paid, value_SR.shape).copy()
@@ -28,10 +28,10 @@ def curve(name: str, values: Any, cost: Any = None, seeds: Sequence[int] | None 
 
 def experiment(*curves: Curve, **more: Any) -> Experiment:
     """An experiment of these curves."""
-    rounds = tuple(range(max(one.value_SR.shape[1] for one in curves)))
-    told = {"title": "made_up", "source": "made", "task": "made_up", "metric": "accuracy", "rounds": rounds} | more
-    told["metric"] = resolve_metric(told["metric"])
-    return Experiment(curves={one.strategy: one for one in curves}, **told)
+    rounds = tuple(range(max(row.value_SR.shape[1] for row in curves)))
+    fields = {"title": "made_up", "source": "made", "task": "made_up", "metric": "accuracy", "rounds": rounds} | more
+    fields["metric"] = resolve_metric(fields["metric"])
+    return Experiment(curves={row.strategy: row for row in curves}, **fields)
 
 
 SCHEDULE = {"initial": 4, "budget": 2, "rounds": 3, "validation": 2}
@@ -39,7 +39,7 @@ HELD_OUT = [98, 99]
 
 
 def identity(strategy: str, seed: int = 0, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a header tells of its cell; parameters: the task's."""
+    """What the header of a run records of it; parameters: those of the task."""
     task = {"name": "digits", "version": 1, "parameters": dict(parameters or {})}
     return {"task": task, "strategy": {"name": strategy, "version": 1, "parameters": {}}, "seed": seed}
 
@@ -55,9 +55,9 @@ def recorded(
     boxes: Sequence[float] = (),
     **schedule: Any,
 ) -> Store:
-    """A results folder whose records replay: 4 + 2 images a round of a pool of 100, 2 held out.
+    """Writes a results folder that passes the audit: 4 + 2 images per round, of a pool of 100 with 2 held out.
 
-    scores: strategy -> seed -> accuracy a round.
+    scores: strategy -> seed -> accuracy in each round.
     """
     store = Store(folder)
     cells = [
@@ -79,8 +79,8 @@ def recorded(
                 Header(f"{strategy} {seed}", identity(strategy, seed, parameters), "data", 100, "accuracy", HELD_OUT),
             )
             for place, value in enumerate(values):
-                begin = 10 * seed if place == 0 else 50 + 2 * place + number
-                bought = list(range(begin, begin + (4 if place == 0 else 2)))
+                first = 10 * seed if place == 0 else 50 + 2 * place + number
+                bought = list(range(first, first + (4 if place == 0 else 2)))
                 bought = bought if place < 2 else [index + 20 for index in bought]
                 labelled = 4 + 2 * place
                 cost = {"images": float(labelled)} | ({"boxes": float(boxes[place])} if boxes else {})

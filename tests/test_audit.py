@@ -28,9 +28,9 @@ HOME = Path(__file__).parents[1]
 CELL = "made/mine/seed-1"
 
 
-def found(store: Store) -> list[Fault]:
-    [made] = read_stores([store])
-    return find_faults(made)
+def store_faults(store: Store) -> list[Fault]:
+    [results] = read_stores([store])
+    return find_faults(results)
 
 
 def changed(store: Store, number: int, cell: str = CELL, **fields: object) -> None:
@@ -43,13 +43,13 @@ def changed(store: Store, number: int, cell: str = CELL, **fields: object) -> No
 
 
 def test_clean_records_pass(tmp_path: Path) -> None:
-    assert found(recorded(tmp_path, PLAIN)) == []
+    assert store_faults(recorded(tmp_path, PLAIN)) == []
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in HOME.glob("results/reference/*/grid.json")))
 def test_committed_runs_pass(folder: str) -> None:
-    for made in read_experiments(str(HOME / "results" / "reference" / folder)):
-        assert find_faults(made) == []
+    for results in read_experiments(str(HOME / "results" / "reference" / folder)):
+        assert find_faults(results) == []
 
 
 def cut_short(store: Store) -> None:
@@ -105,58 +105,60 @@ FAULTS: list[tuple[str, str, Callable[[Store], None]]] = [
 ]
 
 
-@pytest.mark.parametrize(("check", "words", "plant"), FAULTS, ids=[words for _, words, _ in FAULTS])
-def test_a_planted_fault_is_caught(tmp_path: Path, check: str, words: str, plant: Callable[[Store], None]) -> None:
+@pytest.mark.parametrize(("check", "message", "plant"), FAULTS, ids=[message for _, message, _ in FAULTS])
+def test_a_planted_fault_is_caught(tmp_path: Path, check: str, message: str, plant: Callable[[Store], None]) -> None:
     store = recorded(tmp_path, PLAIN)
     plant(store)
-    faults = [fault for fault in found(store) if fault.check == check]
-    assert any(words in fault.message for fault in faults), found(store)
+    faults = [fault for fault in store_faults(store) if fault.check == check]
+    assert any(message in fault.message for fault in faults), store_faults(store)
     assert {fault.where for fault in faults} == {"mine seed 1"}
-    [made] = build_tables(read_stores([store]))
-    assert f"AUDIT FAILED: {found(store)[0].check}" in to_markdown(made)
-    assert "AUDIT FAILED" in to_latex(made)
-    done = CliRunner().invoke(app, ["verify", f"out={store.folder}"])
-    assert done.exit_code == 1
-    assert check in done.stdout
+    [table] = build_tables(read_stores([store]))
+    assert f"AUDIT FAILED: {store_faults(store)[0].check}" in to_markdown(table)
+    assert "AUDIT FAILED" in to_latex(table)
+    result = CliRunner().invoke(app, ["verify", f"out={store.folder}"])
+    assert result.exit_code == 1
+    assert check in result.stdout
 
 
 def test_held_out_labels_are_charged_in_every_round_or_in_none(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN)
     for number, paid in enumerate((6.0, 8.0, 10.0)):  # two more than bought: those that are held out
         changed(store, number, cost={"images": paid})
-    assert found(store) == []
+    assert store_faults(store) == []
     changed(store, 2, cost={"images": 8.0})
-    assert [fault.message for fault in found(store)] == ["round 2 is charged 8 images for 8 bought"]
+    assert [fault.message for fault in store_faults(store)] == ["round 2 is charged 8 images for 8 bought"]
 
 
 def test_a_companion_may_differ_in_round_0_but_not_in_its_images(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN, companions=["mine"])
     changed(store, 0, scores={"accuracy": 40.0})
-    assert found(store) == []
+    assert store_faults(store) == []
     changed(store, 0, bought=[1, 2, 3, 4])
-    assert [fault.check for fault in found(store)] == ["round 0 agrees"]
+    assert [fault.check for fault in store_faults(store)] == ["round 0 agrees"]
 
 
 def test_a_dip_that_all_share(tmp_path: Path) -> None:
     dipping = {name: {seed: [50.0 + seed, 45.0, 60.0] for seed in seeds} for name, seeds in PLAIN.items()}
-    [fault] = found(recorded(tmp_path, dipping))
+    [fault] = store_faults(recorded(tmp_path, dipping))
     assert (fault.check, fault.where, fault.message) == ("no common dip", "6 images", "all 3 strategies dip")
     two = {name: dipping[name] for name in ("random", "mine")}
-    assert found(recorded(tmp_path / "two", two)) == []  # chance enough
+    assert store_faults(recorded(tmp_path / "two", two)) == []  # chance enough
 
 
 def test_a_dip_is_one_of_runs_that_have_the_rounds(tmp_path: Path) -> None:
     dipping = {name: {seed: [50.0 + seed, 45.0, 60.0] for seed in seeds} for name, seeds in PLAIN.items()}
     store = recorded(tmp_path / "with", {**dipping, "late": {0: [], 1: []}})
-    assert [fault.check for fault in found(store)] == ["no common dip"]  # one that has not begun hides nothing
+    assert [fault.check for fault in store_faults(store)] == ["no common dip"]  # one that has not begun hides nothing
     ragged = {name: {0: [60.0 - 2, 70.0 - 2, 75.0], 1: [30.0, 35.0]} for name in PLAIN}
     ragged = {name: {0: [60.0], 1: [30.0, 35.0, 40.0]} for name in ragged}
-    assert not [fault for fault in found(recorded(tmp_path / "ragged", ragged)) if fault.check == "no common dip"]
+    assert not [
+        fault for fault in store_faults(recorded(tmp_path / "ragged", ragged)) if fault.check == "no common dip"
+    ]
 
 
 def test_budgets_of_boxes_are_enough_each_round(tmp_path: Path) -> None:
     store = recorded(tmp_path, {"mine": {0: [50.0, 60.0, 70.0]}}, boxes=[10, 19, 35], budget_in="boxes", budget=10)
-    [fault] = found(store)
+    [fault] = store_faults(store)
     assert (fault.check, fault.message) == ("within budget", "round 1 has bought 9 boxes since round 0 of 10")
 
 
@@ -164,7 +166,7 @@ def of_batches(store: Store, sizes: list[int | None], intended: int | None = Non
     """The faults where the fits of a cell had these smallest batches, of a recipe with this size of batches."""
     for number, size in enumerate(sizes):
         changed(store, number, smallest_batch=size, batch_size=intended)
-    return [fault.message for fault in found(store) if fault.check == "no tail batch"]
+    return [fault.message for fault in store_faults(store) if fault.check == "no tail batch"]
 
 
 def test_a_tail_of_a_few_images_is_what_the_task_tells(tmp_path: Path) -> None:
@@ -188,27 +190,27 @@ def test_a_record_that_tells_the_recipes_batch_needs_no_recipe(tmp_path: Path) -
 
 @pytest.mark.parametrize("parameters", [{"batch_size": 5}, {"batch_size": 5, "norm": "batch"}])
 def test_records_that_tell_no_batches_are_not_guessed_at(tmp_path: Path, parameters: dict[str, object]) -> None:
-    assert found(recorded(tmp_path, PLAIN, parameters=parameters)) == []
+    assert store_faults(recorded(tmp_path, PLAIN, parameters=parameters)) == []
 
 
 # --- models of no use -------------------------------------------------------------------------
 def of_classes(store: Store, pairs: list[tuple[int, int]]) -> list[str]:
     """The faults where the models of a cell predict so many classes of so many."""
-    for number, (predicted, there) in enumerate(pairs):
+    for number, (predicted, total) in enumerate(pairs):
         scores = store.records(CELL)[1][number].scores
         changed(
             store, number,
-            scores={**scores, "num_predicted_classes": float(predicted), "num_test_classes": float(there)},
+            scores={**scores, "num_predicted_classes": float(predicted), "num_test_classes": float(total)},
         )  # fmt: skip
-    return [fault.message for fault in found(store) if fault.check == "models are of use"]
+    return [fault.message for fault in store_faults(store) if fault.check == "models are of use"]
 
 
 def test_models_that_predict_one_class_are_named_with_their_rounds(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN)
-    told = "one class is predicted for the whole test set, which has 4, in"
-    assert of_classes(store, [(1, 4), (1, 4), (1, 4)]) == [f"{told} rounds 0 to 2"]
-    assert of_classes(store, [(1, 4), (2, 4), (4, 4)]) == [f"{told} round 0"]
-    assert of_classes(store, [(1, 4), (2, 4), (1, 4)]) == [f"{told} rounds 0, 2"]
+    message = "one class is predicted for the whole test set, which has 4, in"
+    assert of_classes(store, [(1, 4), (1, 4), (1, 4)]) == [f"{message} rounds 0 to 2"]
+    assert of_classes(store, [(1, 4), (2, 4), (4, 4)]) == [f"{message} round 0"]
+    assert of_classes(store, [(1, 4), (2, 4), (1, 4)]) == [f"{message} rounds 0, 2"]
     assert of_classes(store, [(0, 4), (4, 4), (4, 4)]) == [
         "nothing is predicted for the whole test set, which has 4, in round 0"
     ]
@@ -226,30 +228,30 @@ def test_a_run_whose_models_say_the_largest_class_fails_its_audit(tmp_path: Path
                 pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
     recipe = "root=noise,size=8,model=small_cnn,epochs=2,batch_size=16,lr=0.01"
-    told = [f"data={tmp_path}", f"out={tmp_path / 'run'}", f"tasks=[image_folder[{recipe}]]", "strategies=[random]"]
+    places = [f"data={tmp_path}", f"out={tmp_path / 'run'}", f"tasks=[image_folder[{recipe}]]", "strategies=[random]"]
     sizes = ["initial=20", "budget=20", "rounds=2", "seeds=1", "validation=0", "threads=1"]
-    done = CliRunner().invoke(app, ["run", *told, *sizes])
-    assert done.exit_code == 0, done.output
-    [one] = read_stores([Store(tmp_path / "run")])
-    scores = one.runs[0].records[1].scores
+    result = CliRunner().invoke(app, ["run", *places, *sizes])
+    assert result.exit_code == 0, result.output
+    [results] = read_stores([Store(tmp_path / "run")])
+    scores = results.runs[0].records[1].scores
     assert (scores["accuracy"], scores["balanced_accuracy"]) == (75.0, 25.0)
-    [fault] = find_faults(one)
-    told = "random seed 0: one class is predicted for the whole test set, which has 4, in round"
-    assert str(fault) in (f"{told} 1", f"{told}s 0, 1")
+    [fault] = find_faults(results)
+    message = "random seed 0: one class is predicted for the whole test set, which has 4, in round"
+    assert str(fault) in (f"{message} 1", f"{message}s 0, 1")
 
 
 def test_what_is_wrong_with_the_data_is_a_fault(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN)
     store.save_sources("digits", Sources("data", {}, ["2 images of the pool are there before, equal to the pixel"]))
-    assert found(store) == []
+    assert store_faults(store) == []
     wrong = "FAULT: 3 of 20 test images are in the pool too, equal to the pixel"
     store.save_sources("digits", Sources("data", {}, [wrong]))
-    [fault] = found(store)
+    [fault] = store_faults(store)
     assert (fault.check, str(fault)) == ("data are sound", f"the data: {wrong.removeprefix('FAULT: ')}")
-    [made] = build_tables(read_stores([store]))
-    assert "AUDIT FAILED: data are sound: the data: 3 of 20 test images" in to_markdown(made)
-    done = CliRunner().invoke(app, ["verify", f"out={store.folder}"])
-    assert done.exit_code == 1
+    [table] = build_tables(read_stores([store]))
+    assert "AUDIT FAILED: data are sound: the data: 3 of 20 test images" in to_markdown(table)
+    result = CliRunner().invoke(app, ["verify", f"out={store.folder}"])
+    assert result.exit_code == 1
 
 
 def test_a_run_that_is_tested_on_its_pool_fails_its_audit(tmp_path: Path) -> None:
@@ -263,12 +265,12 @@ def test_a_run_that_is_tested_on_its_pool_fails_its_audit(tmp_path: Path) -> Non
             for part in ("train", "test") if index < 3 else ("train",):
                 Image.fromarray(pixels).save(tmp_path / "twins" / part / f"class {label}" / f"{index}.png")
     recipe = "root=twins,size=8,model=small_cnn,epochs=1,batch_size=16"
-    told = [f"data={tmp_path}", f"out={tmp_path / 'run'}", f"tasks=[image_folder[{recipe}]]", "strategies=[random]"]
+    places = [f"data={tmp_path}", f"out={tmp_path / 'run'}", f"tasks=[image_folder[{recipe}]]", "strategies=[random]"]
     sizes = ["initial=20", "budget=20", "rounds=1", "seeds=1", "validation=0", "threads=1"]
-    done = CliRunner().invoke(app, ["run", *told, *sizes])
-    assert done.exit_code == 0, done.output
-    [one] = read_stores([Store(tmp_path / "run")])
-    faults = [str(fault) for fault in find_faults(one) if fault.check == "data are sound"]
+    result = CliRunner().invoke(app, ["run", *places, *sizes])
+    assert result.exit_code == 0, result.output
+    [results] = read_stores([Store(tmp_path / "run")])
+    faults = [str(fault) for fault in find_faults(results) if fault.check == "data are sound"]
     assert len(faults) == 1
     assert faults[0].startswith("the data: ")
     assert "in the pool too" in faults[0]
@@ -285,31 +287,31 @@ def test_a_task_of_one_class_is_predicted_as_one(tmp_path: Path) -> None:
 
 def test_scores_of_next_to_nothing_are_named_and_not_called_unconverged(tmp_path: Path) -> None:
     tiny = {name: {0: [4e-7, 1e-7, 1e-9]} for name in PLAIN}
-    faults = found(recorded(tmp_path, tiny))
+    faults = store_faults(recorded(tmp_path, tiny))
     assert {fault.check for fault in faults} == {"models are of use"}
     assert "no round scores more than 4e-07: next to nothing" in faults[0].message
     weak = {name: {0: [0.02, 0.005, 0.03]} for name in PLAIN}  # a detector's first rounds
-    assert found(recorded(tmp_path / "weak", weak)) == []
+    assert store_faults(recorded(tmp_path / "weak", weak)) == []
     fallen = {name: {0: [0.2, 0.005, 0.3]} for name in PLAIN}
-    assert "fits converged" in {fault.check for fault in found(recorded(tmp_path / "fallen", fallen))}
+    assert "fits converged" in {fault.check for fault in store_faults(recorded(tmp_path / "fallen", fallen))}
     begun = {name: {0: [0.0]} for name in PLAIN}
-    assert found(recorded(tmp_path / "begun", begun)) == []
+    assert store_faults(recorded(tmp_path / "begun", begun)) == []
 
 
 # --- what chance, devices and schedules explain --------------------------------------------------
 def test_a_common_dip_is_deeper_than_the_seeds_differ(tmp_path: Path) -> None:
     noisy = {name: {0: [50.0, 50.2, 51.0], 1: [50.0, 49.1, 51.0], 2: [50.0, 49.9, 51.0]} for name in PLAIN}
-    assert found(recorded(tmp_path / "noisy", noisy)) == []  # 0.8 below the middle, give or take 0.6
+    assert store_faults(recorded(tmp_path / "noisy", noisy)) == []  # 0.8 below the middle, give or take 0.6
     steady = {name: {seed: [50.0, 49.7 + seed / 50, 51.0] for seed in range(3)} for name in PLAIN}
-    assert [fault.check for fault in found(recorded(tmp_path / "steady", steady))] == ["no common dip"]
+    assert [fault.check for fault in store_faults(recorded(tmp_path / "steady", steady))] == ["no common dip"]
     for depth, checks in ((1.0, []), (5.0, ["no common dip"])):  # one seed tells no spread: two points are notable
         single = {name: {0: [50.0, 50.0 - depth, 50.0]} for name in PLAIN}
-        assert [fault.check for fault in found(recorded(tmp_path / f"single {depth}", single))] == checks
+        assert [fault.check for fault in store_faults(recorded(tmp_path / f"single {depth}", single))] == checks
 
 
 def test_a_fall_at_the_end_is_no_dip(tmp_path: Path) -> None:
     falling = {name: {seed: [50.0 + seed, 60.0 + seed, 59.0 + seed] for seed in range(3)} for name in PLAIN}
-    assert found(recorded(tmp_path, falling)) == []
+    assert store_faults(recorded(tmp_path, falling)) == []
 
 
 def test_a_papers_dip_is_deeper_than_its_spread() -> None:
@@ -323,20 +325,20 @@ def test_a_papers_dip_is_deeper_than_its_spread() -> None:
 def test_other_devices_may_round_otherwise(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN)
     changed(store, 0, scores={"accuracy": 52.5})
-    assert [fault.check for fault in found(store)] == ["round 0 agrees"]
+    assert [fault.check for fault in store_faults(store)] == ["round 0 agrees"]
     path = store.path(CELL, "measured")
     bodies = read_lines(path, ordered=False)[0]
     for device, checks in {
         "NVIDIA H100": [], "cpu (AVX2, 1 threads)": [], "NVIDIA H100, deterministic": [], "cpu": ["round 0 agrees"],
     }.items():  # fmt: skip
         path.write_bytes(b"".join(encode_line(body | {"device": device}) for body in bodies))
-        assert [fault.check for fault in found(store)] == checks, device
+        assert [fault.check for fault in store_faults(store)] == checks, device
     for other in ("random", "other"):  # all on one GPU: exact only where its results are
         path = store.path(f"made/{other}/seed-1", "measured")
         bodies = read_lines(path, ordered=False)[0]
-        for one in (path, store.path(CELL, "measured")):
-            one.write_bytes(b"".join(encode_line(body | {"device": "NVIDIA H100, deterministic"}) for body in bodies))
-    assert [fault.check for fault in found(store)] == ["round 0 agrees"]
+        for file in (path, store.path(CELL, "measured")):
+            file.write_bytes(b"".join(encode_line(body | {"device": "NVIDIA H100, deterministic"}) for body in bodies))
+    assert [fault.check for fault in store_faults(store)] == ["round 0 agrees"]
 
 
 def test_how_far_apart_rounds_are_is_a_papers_choice() -> None:
@@ -351,8 +353,8 @@ def test_how_far_apart_rounds_are_is_a_papers_choice() -> None:
 
 def test_images_may_differ_where_boxes_are_what_is_paid() -> None:
     def bought(name: str, images: list[float], boxes: list[float]) -> Curve:
-        one = curve(name, [[0.1, 0.2, 0.3]], images, seeds=(), num_runs=3)
-        return dataclasses.replace(one, cost=one.cost | {"boxes": np.array([boxes])})
+        images_only = curve(name, [[0.1, 0.2, 0.3]], images, seeds=(), num_runs=3)
+        return dataclasses.replace(images_only, cost=images_only.cost | {"boxes": np.array([boxes])})
 
     first = bought("a", [100, 200, 300], [1000, 2000, 3000])
     assert find_faults(experiment(first, bought("b", [100, 150, 190], [1000, 2010, 3020]))) == []
@@ -363,21 +365,21 @@ def test_images_may_differ_where_boxes_are_what_is_paid() -> None:
 
 
 def test_selection_that_saw_evaluation_labels_is_a_fault_and_a_dagger(tmp_path: Path) -> None:
-    told = "selection saw evaluation labels"
-    store = recorded(tmp_path, PLAIN, daggers={"mine": [told]})
-    [fault] = found(store)
-    assert (fault.check, fault.where, fault.message) == ("selection was blind", "mine", told)
-    [made] = build_tables(read_stores([store]))
-    assert "mine†" in to_markdown(made)
-    assert f"† {told}." in made.note
-    assert "AUDIT FAILED" not in made.note  # the dagger says it already
+    sentence = "selection saw evaluation labels"
+    store = recorded(tmp_path, PLAIN, daggers={"mine": [sentence]})
+    [fault] = store_faults(store)
+    assert (fault.check, fault.where, fault.message) == ("selection was blind", "mine", sentence)
+    [table] = build_tables(read_stores([store]))
+    assert "mine†" in to_markdown(table)
+    assert f"† {sentence}." in table.note
+    assert "AUDIT FAILED" not in table.note  # the dagger says it already
 
 
 def test_published_curves_are_audited_too() -> None:
     faults = {
-        f"{one.title}: {fault.check}: {fault}"
-        for one in read_experiments(str(PUBLISHED_FOLDER))
-        for fault in find_faults(one)
+        f"{paper.title}: {fault.check}: {fault}"
+        for paper in read_experiments(str(PUBLISHED_FOLDER))
+        for fault in find_faults(paper)
         if fault.check != "selection was blind"
     }
     assert faults == {
@@ -385,19 +387,19 @@ def test_published_curves_are_audited_too() -> None:
         "where others score 0.172333"
     }
     blind = {
-        one.title
-        for one in read_experiments(str(PUBLISHED_FOLDER))
-        for fault in find_faults(one)
+        paper.title
+        for paper in read_experiments(str(PUBLISHED_FOLDER))
+        for fault in find_faults(paper)
         if fault.check == "selection was blind"
     }
     assert {"isal_2021_cifar10", "isal_2021_table1_cifar10"} <= blind
 
 
 def test_tables_of_published_curves_say_audit_failed_where_it_did() -> None:
-    made = build_tables(read_experiments(str(PUBLISHED_FOLDER)))
+    tables = build_tables(read_experiments(str(PUBLISHED_FOLDER)))
     passing = ["isal_2021_cifar10", "isal_2021_cifar100", "isal_2021_svhn_as_published", "isal_2021_cifar10_large"]
-    assert {*passing, "eval_al_2023_cifar10_2k", "eval_al_2023_cifar100_2k"} <= {one.title for one in made}
-    failed = [one.title for one in made if "AUDIT FAILED" in to_markdown(one)]
+    assert {*passing, "eval_al_2023_cifar10_2k", "eval_al_2023_cifar100_2k"} <= {table.title for table in tables}
+    failed = [table.title for table in tables if "AUDIT FAILED" in to_markdown(table)]
     assert failed == ["isal_2021_coco_faster_rcnn"]
 
 
@@ -405,7 +407,7 @@ HEAD = "source,task,strategy,num_runs,round,num_labelled,metric,value,std\n"
 
 
 @pytest.mark.parametrize(
-    ("rows", "words"),
+    ("rows", "message"),
     [
         (["random,5,46.6,", "coreset,3,47.0,", "badge,3,47.0,"], ""),  # means over other runs
         (["random,3,46.6,", "coreset,3,47.0,", "badge,3,47.0,"], "random: 46.6 in round 0, where others score 47"),
@@ -419,13 +421,15 @@ HEAD = "source,task,strategy,num_runs,round,num_labelled,metric,value,std\n"
         (["random,3,45.5,", "coreset,3,45.5,", "no (name),3,60,"], "no (name): 60 in round 0, where others score 45.5"),
     ],
 )
-def test_round_0_of_a_paper(tmp_path: Path, rows: list[str], words: str) -> None:
+def test_round_0_of_a_paper(tmp_path: Path, rows: list[str], message: str) -> None:
     lines = [row.replace("'", '"').split(",") for row in rows]
-    text = "".join(f"paper,cifar10,{','.join(one[:-2])},0,1000,accuracy,{one[-2]},{one[-1]}\n" for one in lines)
+    text = "".join(
+        f"paper,cifar10,{','.join(fields[:-2])},0,1000,accuracy,{fields[-2]},{fields[-1]}\n" for fields in lines
+    )
     (tmp_path / "paper.csv").write_text(HEAD + text)
     (tmp_path / "sources.yaml").write_text("paper: {strategies: {theirs: learning_loss}}")
-    [one] = read_curve_file(tmp_path / "paper.csv")
-    assert [str(fault) for fault in find_faults(one)] == ([words] if words else [])
+    [paper] = read_curve_file(tmp_path / "paper.csv")
+    assert [str(fault) for fault in find_faults(paper)] == ([message] if message else [])
 
 
 def test_who_declares_a_companion_is_read_without_importing_it() -> None:
@@ -443,11 +447,11 @@ def test_a_manifest_that_tells_no_companion_has_it_from_the_strategy(tmp_path: P
     store = recorded(tmp_path, PLAIN | {"learning_loss": {0: [30.0, 64.0, 70.0]}})
     path = store.folder / "grid.json"
     manifest = json.loads(path.read_text())
-    assert [fault.check for fault in found(store)] == ["round 0 agrees"]  # as somebody told: not a companion
+    assert [fault.check for fault in store_faults(store)] == ["round 0 agrees"]  # as somebody told: not a companion
     for cell in manifest["experiments"][0]["cells"]:
         del cell["companion"]
     path.write_text(json.dumps(manifest))
-    assert found(store) == []
+    assert store_faults(store) == []
 
 
 def test_every_check_was_planted() -> None:
@@ -464,11 +468,11 @@ def test_every_check_was_planted() -> None:
 
 def test_a_clean_run_exits_0_and_says_how_many_checks(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN)
-    done = CliRunner().invoke(app, ["verify", f"out={store.folder}"])
-    assert done.exit_code == 0, done.output
-    assert f"made_up: {len(CHECKS)} of {len(CHECKS)} checks passed" in done.stderr
-    done = CliRunner().invoke(app, ["verify", f"out={store.folder}", "format=json"])
-    assert json.loads(done.stdout) == [{"faults": [], "verdicts": []}]
+    result = CliRunner().invoke(app, ["verify", f"out={store.folder}"])
+    assert result.exit_code == 0, result.output
+    assert f"made_up: {len(CHECKS)} of {len(CHECKS)} checks passed" in result.stderr
+    result = CliRunner().invoke(app, ["verify", f"out={store.folder}", "format=json"])
+    assert json.loads(result.stdout) == [{"faults": [], "verdicts": []}]
 
 
 def test_an_experiment_without_records_has_no_faults() -> None:

@@ -28,9 +28,9 @@ def gap(value: float, *, runs: int = 5, std: float = 0.5, their_runs: int = 5, t
 
 def test_an_interval_is_welchs() -> None:
     ours, theirs = np.array([70.1, 71.9, 70.4, 72.2]), np.array([69.0, 70.5, 69.9, 71.1, 68.2, 70.0])
-    wanted = scipy_stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.9)
-    mine = Gap(1000, ours.mean() - theirs.mean(), 4, ours.std(ddof=1), 6, theirs.std(ddof=1)).interval(0.9)
-    assert (mine.low, mine.high) == pytest.approx((wanted.low, wanted.high))
+    expected = scipy_stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.9)
+    interval = Gap(1000, ours.mean() - theirs.mean(), 4, ours.std(ddof=1), 6, theirs.std(ddof=1)).interval(0.9)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_p_beyond_a_margin_of_zero_is_that_of_the_t_test() -> None:
@@ -75,11 +75,11 @@ def test_what_is_not_published_is_said_to_be_assumed() -> None:
 def test_runs_that_would_decide() -> None:
     """The forecast's runs decide in about four of five simulated cases; where theirs are too few, none do."""
     assert runs_to_decide([gap(0.0, std=2.0, their_runs=2, their_std=2.0)], MARGIN, 0.95) is None
-    seen = gap(0.0, std=1.0, their_runs=100, their_std=1.0)
-    number = runs_to_decide([seen], MARGIN, 0.95)
+    observed = gap(0.0, std=1.0, their_runs=100, their_std=1.0)
+    number = runs_to_decide([observed], MARGIN, 0.95)
     assert number is not None
     assert 0.7 < shares(number, 0.0, their_runs=100, num_counts=1, cases=400)[REPRODUCED] < 0.97
-    assert judge([seen], 0.4, 0.95)[1].startswith("known to ± ")
+    assert judge([observed], 0.4, 0.95)[1].startswith("known to ± ")
 
 
 def shares(
@@ -87,7 +87,7 @@ def shares(
 ) -> Counter[str]:
     """How often each verdict is given, over simulated papers and runs; seeds go on from round to round."""
     rng = np.random.default_rng([num_runs, their_runs, num_counts, cases])
-    found = Counter[str]()
+    counts = Counter[str]()
     for _ in range(cases):
         mine_SR, theirs_SR = (
             rng.normal(0, 0.6, (runs, 1)) + rng.normal(0, 0.8, (runs, num_counts)) for runs in (num_runs, their_runs)
@@ -98,22 +98,22 @@ def shares(
                 their_runs, theirs_SR[:, r].std(ddof=1))
             for r in range(num_counts)
         ]  # fmt: skip
-        found[judge(gaps, MARGIN, 0.95)[0]] += 1
-    return Counter({word: number / cases for word, number in found.items()})
+        counts[judge(gaps, MARGIN, 0.95)[0]] += 1
+    return Counter({word: number / cases for word, number in counts.items()})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_runs", "their_spread"), [(3, 1.0), (5, 1.0), (10, 1.0), (20, 1.0), (10, 3.5)])
 def test_at_the_margin_reproduced_is_said_in_one_case_of_twenty_at_most(num_runs: int, their_spread: float) -> None:
-    found = shares(num_runs, MARGIN, num_counts=1, their_spread=their_spread, cases=2_000)
-    print(num_runs, their_spread, dict(found))
-    assert found[REPRODUCED] <= 0.055
-    assert found[STRONGER] + found[WEAKER] + found[STRONGER_AND_WEAKER] <= 0.055
+    frequencies = shares(num_runs, MARGIN, num_counts=1, their_spread=their_spread, cases=2_000)
+    print(num_runs, their_spread, dict(frequencies))
+    assert frequencies[REPRODUCED] <= 0.055
+    assert frequencies[STRONGER] + frequencies[WEAKER] + frequencies[STRONGER_AND_WEAKER] <= 0.055
 
 
 @pytest.mark.slow
 def test_more_runs_agree_more_often_where_the_truth_lies_inside() -> None:
-    found = [shares(num_runs, 0.1, their_runs=20, cases=500)[REPRODUCED] for num_runs in (3, 5, 10, 20)]
-    print("reproduced with 3, 5, 10, 20 runs:", found)
-    assert found == sorted(found)
-    assert found[-1] > found[0] + 0.2
+    frequencies = [shares(num_runs, 0.1, their_runs=20, cases=500)[REPRODUCED] for num_runs in (3, 5, 10, 20)]
+    print("reproduced with 3, 5, 10, 20 runs:", frequencies)
+    assert frequencies == sorted(frequencies)
+    assert frequencies[-1] > frequencies[0] + 0.2

@@ -37,31 +37,31 @@ EVERYTHING = [row for path in sorted(PUBLISHED_FOLDER.glob("*.csv")) for row in 
 
 
 def test_the_supplement_is_there() -> None:
-    titles = {one.title for one in PAPERS}
+    titles = {paper.title for paper in PAPERS}
     assert {f"isal_2021_{task}" for task in SUPPLEMENT} <= titles
     assert {f"isal_2021_table{number}_cifar10" for number in (1, 2, 3)} <= titles
 
 
 def test_every_cell_comes_back_digit_by_digit(tmp_path: Path) -> None:
-    made = build_tables(PAPERS)
-    write_tables(made, tmp_path)
-    back = [row for path in sorted(tmp_path.glob("*.csv")) for row in rows_of(path)]
-    told = {(row["source"], row["task"], row["strategy"], row["round"]): row for row in back if row["value"]}
-    assert len(told) == len(EVERYTHING)
+    tables = build_tables(PAPERS)
+    write_tables(tables, tmp_path)
+    rows = [row for path in sorted(tmp_path.glob("*.csv")) for row in rows_of(path)]
+    by_key = {(row["source"], row["task"], row["strategy"], row["round"]): row for row in rows if row["value"]}
+    assert len(by_key) == len(EVERYTHING)
     for row in EVERYTHING:
-        found = told[row["source"], row["task"], row["strategy"], row["round"]]
-        assert (found["value"], found["boxes"], found["metric"]) == (row["value"], row["boxes"], row["metric"])
-        assert float(found["num_labelled"]) == float(row["num_labelled"])
-        assert int(found["num_runs"]) == int(row["num_runs"])
-        assert (float(found["std"]) if found["std"] else None) == (float(row["std"]) if row["std"] else None)
+        written = by_key[row["source"], row["task"], row["strategy"], row["round"]]
+        assert (written["value"], written["boxes"], written["metric"]) == (row["value"], row["boxes"], row["metric"])
+        assert float(written["num_labelled"]) == float(row["num_labelled"])
+        assert int(written["num_runs"]) == int(row["num_runs"])
+        assert (float(written["std"]) if written["std"] else None) == (float(row["std"]) if row["std"] else None)
 
 
 @pytest.mark.parametrize("ending", ["md", "tex"])
 def test_every_cell_stands_in_the_printed_table(tmp_path: Path, ending: str) -> None:
-    for made in build_tables(PAPERS):
-        text = to_markdown(made) if ending == "md" else to_latex(made)
+    for table in build_tables(PAPERS):
+        text = to_markdown(table) if ending == "md" else to_latex(table)
         lines = [re.split(r" \| | ?(?<!\\)& ?", line.strip("| \\")) for line in text.splitlines()]
-        own = [row for row in EVERYTHING if (row["source"], row["task"]) == (made.source, made.task)]
+        own = [row for row in EVERYTHING if (row["source"], row["task"]) == (table.source, table.task)]
         rounds = sorted({int(row["round"]) for row in own})
         for strategy in dict.fromkeys(row["strategy"] for row in own):
             name = strategy.replace("_", r"\_") if ending == "tex" else strategy
@@ -77,8 +77,8 @@ def test_every_cell_stands_in_the_printed_table(tmp_path: Path, ending: str) -> 
 
 
 def test_committed_tables_are_what_the_command_writes(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["tables", f"records={PUBLISHED_FOLDER}", f"to={tmp_path}"])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(app, ["tables", f"records={PUBLISHED_FOLDER}", f"to={tmp_path}"])
+    assert result.exit_code == 0, result.output
     committed = HOME / "results" / "published" / "tables"
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(p.name for p in committed.iterdir())
     for path in committed.iterdir():
@@ -87,31 +87,31 @@ def test_committed_tables_are_what_the_command_writes(tmp_path: Path) -> None:
 
 def test_latex_parses(tmp_path: Path) -> None:
     """Braces and environments close, and every row has the columns that the tabular declares."""
-    for made in build_tables(PAPERS):
-        text = to_latex(made)
+    for table in build_tables(PAPERS):
+        text = to_latex(table)
         plain = re.sub(r"\\[{}\\]", "", text)
         depth = 0
         for mark in plain:
             depth += (mark == "{") - (mark == "}")
             assert depth >= 0
         assert depth == 0
-        opened = []
+        environments = []
         for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
-            opened.append(name) if kind == "begin" else opened.remove(name)
-        assert opened == []
+            environments.append(name) if kind == "begin" else environments.remove(name)
+        assert environments == []
         [columns] = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
         body = text.partition(r"\toprule")[2].partition(r"\bottomrule")[0]
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert len(rows) == len(text_rows(made))
+        assert len(rows) == len(text_rows(table))
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}
         assert not re.search(r"(?<!\\)[_%#]", text)
 
 
 def test_list_published() -> None:
-    done = CliRunner().invoke(app, ["list", "published", "format=json"])
-    assert done.exit_code == 0
-    assert '"source": "isal-2021"' in done.stdout
-    assert "ICCV 2021" in done.stdout
+    result = CliRunner().invoke(app, ["list", "published", "format=json"])
+    assert result.exit_code == 0
+    assert '"source": "isal-2021"' in result.stdout
+    assert "ICCV 2021" in result.stdout
 
 
 # --- bad input --------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ ROW = "x,cifar10,a,5,0,1000,,accuracy,50.0,"
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("a,b\n1,2\n", "it lacks the columns source, task, strategy"),
         (f"{HEAD}\n{ROW.replace('50.0', 'nan')}\n", "a: value nan is not finite"),
@@ -134,13 +134,13 @@ ROW = "x,cifar10,a,5,0,1000,,accuracy,50.0,"
         (f"{HEAD}\n{ROW.replace(',5,0,', ',five,0,')}\n", "five"),
     ],
 )
-def test_a_file_that_does_not_fit_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+def test_a_file_that_does_not_fit_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "curves.csv"
     path.write_text(text)
-    with pytest.raises(ValueError, match=re.escape(words)) as told:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
         read_curve_file(path)
-    assert str(path) in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_where_there_is_nothing_to_read(tmp_path: Path) -> None:
@@ -158,18 +158,18 @@ def test_where_there_is_nothing_to_read(tmp_path: Path) -> None:
 
 
 def test_two_folders_are_put_together_or_refused(tmp_path: Path) -> None:
-    one = recorded(tmp_path / "one", {"random": PLAIN["random"]})
-    two = recorded(tmp_path / "two", {"mine": PLAIN["mine"]})
-    [made] = read_experiments(f"{one.folder},{two.folder}")
-    assert list(made.curves) == ["random", "mine"]
-    assert read_experiments(f"{one.folder},{one.folder}")[0].curves["random"].num_runs == 3
+    first = recorded(tmp_path / "one", {"random": PLAIN["random"]})
+    second = recorded(tmp_path / "two", {"mine": PLAIN["mine"]})
+    [results] = read_experiments(f"{first.folder},{second.folder}")
+    assert list(results.curves) == ["random", "mine"]
+    assert read_experiments(f"{first.folder},{first.folder}")[0].curves["random"].num_runs == 3
     other = recorded(tmp_path / "other", {"random": {0: [1.0, 2.0, 3.0]}})
     with pytest.raises(ValueError, match="are the same cell with other settings, data or records"):
-        read_experiments(f"{one.folder},{other.folder}")
-    manifest = two.folder / "grid.json"
+        read_experiments(f"{first.folder},{other.folder}")
+    manifest = second.folder / "grid.json"
     manifest.write_text(manifest.read_text().replace('"task": "digits"', '"task": "digits[epochs=3]"'))
     with pytest.raises(ValueError, match=r"with task digits\[epochs=3\], elsewhere digits: not the same experiment"):
-        read_experiments(f"{one.folder},{two.folder}")
+        read_experiments(f"{first.folder},{second.folder}")
 
 
 # --- verdicts ---------------------------------------------------------------------------------
@@ -189,25 +189,27 @@ CLOSE = {"mine": {s: [50.0 + s / 10, 60.0 - s / 10, 70.0 + s / 10] for s in rang
 )
 def test_verdicts(tmp_path: Path, shift: float, spread: str, verdict: str) -> None:
     path = paper(tmp_path, [50.1 + shift, 59.9 + shift, 70.1 + shift], std=spread)
-    [one] = verify(read_stores([recorded(tmp_path / "run", CLOSE)]), read_experiments(str(path)))
-    assert one.verdict == verdict
-    assert [gap.value for gap in one.gaps] == pytest.approx([-shift, -shift, -shift], abs=0.11)
-    assert ("assumes equal spread" in one.why) == (not spread)
+    [row] = verify(read_stores([recorded(tmp_path / "run", CLOSE)]), read_experiments(str(path)))
+    assert row.verdict == verdict
+    assert [gap.value for gap in row.gaps] == pytest.approx([-shift, -shift, -shift], abs=0.11)
+    assert ("assumes equal spread" in row.why) == (not spread)
     if spread:
-        assert one.why.startswith("known to ± ")
-        assert one.why.endswith("the margin is ± 1: more runs of ours alone cannot decide, theirs are 5")
+        assert row.why.startswith("known to ± ")
+        assert row.why.endswith("the margin is ± 1: more runs of ours cannot decide: the paper has 5 runs")
 
 
-@pytest.mark.parametrize(("values", "told"), [([0.5, 0.6, 0.7], True), ([50.0, 60.0, 70.0], False)])
+@pytest.mark.parametrize(("values", "is_refused"), [([0.5, 0.6, 0.7], True), ([50.0, 60.0, 70.0], False)])
 def test_shares_are_not_compared_with_per_cent(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: list[float], told: bool
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: list[float], is_refused: bool
 ) -> None:
     path, mine = paper(tmp_path, values), recorded(tmp_path / "run", CLOSE)
-    [one] = verify(read_stores([mine]), read_experiments(str(path)))
-    assert (SCALE_MISMATCH in one.why) == told
-    done = CliRunner().invoke(app, ["tables", f"out={mine.folder}", f"against={path}", f"to={tmp_path / 'to'}"])
-    assert done.exit_code == 0, done.exception
-    assert (f"made_up: scores: ours reach 70.2, published {max(values):.3g}: {SCALE_MISMATCH}" in done.stderr) == told
+    [row] = verify(read_stores([mine]), read_experiments(str(path)))
+    assert (SCALE_MISMATCH in row.why) == is_refused
+    result = CliRunner().invoke(app, ["tables", f"out={mine.folder}", f"against={path}", f"to={tmp_path / 'to'}"])
+    assert result.exit_code == 0, result.exception
+    assert (
+        f"made_up: scores: ours reach 70.2, published {max(values):.3g}: {SCALE_MISMATCH}" in result.stderr
+    ) == is_refused
 
 
 def test_savings_of_shares_against_per_cent_are_refused() -> None:
@@ -225,24 +227,24 @@ def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
     path = paper(tmp_path, [50.0, 60.0, 70.0])
     mine = read_stores([recorded(tmp_path / "run", CLOSE)])
     sources = tmp_path / "sources.yaml"
-    for told, why in [
+    for text, why in [
         ("p: {recipes: {made_up: 'digits[epochs=9]'}}", "recipe: ours digits, published digits[epochs=9]"),
         ("p: {recipes: {made_up: cifar10}}", "data: ours digits, published cifar10"),
         ("p: {}", "recipe: not told of this source"),
         ("p: {recipes: {made_up: digits}, strategies: {mine: gone}}", "strategy: ours has none that is called mine"),
     ]:
-        sources.write_text(told + "\n")
-        [one] = verify(mine, read_experiments(str(path)))
-        assert (one.verdict, one.why) == ("not comparable", why)
+        sources.write_text(text + "\n")
+        [row] = verify(mine, read_experiments(str(path)))
+        assert (row.verdict, row.why) == ("not comparable", why)
     sources.write_text("p: {recipes: {made_up: digits}}\n")
-    [one] = verify(
+    [row] = verify(
         read_stores([recorded(tmp_path / "single", {"mine": {0: [50.0, 60.0, 70.0]}})]), read_experiments(str(path))
     )
-    assert (one.verdict, one.why) == ("inconclusive", "it takes 3 runs of ours that differ, there is 1")
+    assert (row.verdict, row.why) == ("inconclusive", "it takes 3 runs of ours that differ; there is 1")
     far = path.read_text().replace(",4,", ",4000,").replace(",6,", ",6000,").replace(",8,", ",8000,")
     path.write_text(far)
-    [one] = verify(mine, read_experiments(str(path)))
-    assert one.why == "data: no number of labels in common"
+    [row] = verify(mine, read_experiments(str(path)))
+    assert row.why == "data: no number of labels in common"
     path.write_text(far.replace("made_up", "elsewhere"))
     with pytest.raises(ValueError, match="nothing published belongs to made_up; there are curves of elsewhere"):
         verify(mine, read_experiments(str(path)))
@@ -251,10 +253,10 @@ def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
 def test_the_error_of_a_published_mean_counts() -> None:
     theirs = experiment(curve("a", [[70.0]], [100], seeds=(), num_runs=4, std_R=np.array([2.0])), task="t", title="p_t")
     mine = experiment(curve("a", [[70.0], [70.0], [70.0]], [100]), title="t", runs=(object(),))
-    [one] = verify([mine], [theirs])
-    [gap] = one.gaps
+    [row] = verify([mine], [theirs])
+    [gap] = row.gaps
     assert (gap.standard_error, gap.degrees_of_freedom) == (1.0, 3.0)  # 2 / sqrt(4); ours do not differ at all
-    assert one.interval(gap).high == pytest.approx(2.3534, abs=1e-3)  # Student's quantile, 90 % of 3 degrees
+    assert row.interval(gap).high == pytest.approx(2.3534, abs=1e-3)  # Student's quantile, 90 % of 3 degrees
 
 
 def test_ours_are_found_by_name_or_by_what_the_source_tells() -> None:
@@ -264,8 +266,8 @@ def test_ours_are_found_by_name_or_by_what_the_source_tells() -> None:
         "ablation_reference": ["isal-2021-table3"], "cifar10_jpeg": ["isal-2021"], "digits": [],
     }  # fmt: skip
     for title, sources in names.items():
-        assert [one.source for one in counterparts(experiment(curve("a", [[1.0]]), title=title), papers)] == sources
-    [isal] = [one for one in papers if one.title == "isal_2021_cifar10"]
+        assert [match.source for match in counterparts(experiment(curve("a", [[1.0]]), title=title), papers)] == sources
+    [isal] = [match for match in papers if match.title == "isal_2021_cifar10"]
     mine = {name: curve(name, [[1.0]]) for name in ("random", "isal[order=file,reference=test]")}
     assert own_label(isal, "random", mine) == "random"
     assert own_label(isal, "isal", mine) == "isal[order=file,reference=test]"
@@ -279,8 +281,8 @@ def test_grids_that_repeat_a_paper_have_every_strategy_of_it() -> None:
     from benchmark.plugins import discovery
 
     discovery.discover()
-    papers = [one for one in PAPERS if one.source.startswith("isal-2021")]
-    experiments = {one.name: one for one in config.build_grid(config.compose_settings(["grid=paper"])).experiments}
+    papers = [item for item in PAPERS if item.source.startswith("isal-2021")]
+    experiments = {item.name: item for item in config.build_grid(config.compose_settings(["grid=paper"])).experiments}
     for theirs in papers:
         name = str(theirs.source_info.get("experiments", {}).get(theirs.task, theirs.task))
         mine = experiments[name]
@@ -302,7 +304,7 @@ def test_side_by_side(tmp_path: Path) -> None:
 
 def test_a_metric_without_a_margin_is_no_reproduction() -> None:
     theirs = experiment(curve("a", [[70.0]], [100], seeds=(), num_runs=4), task="t", title="p_t", metric="miou")
-    theirs = replace(theirs, told={"recipes": {"t": "made_up"}})
+    theirs = replace(theirs, source_info={"recipes": {"t": "made_up"}})
     mine = experiment(curve("a", [[70.0], [70.1], [70.0]], [100]), title="t", runs=(object(),), metric="miou")
-    [one] = verify([mine], [theirs])
-    assert (one.verdict, one.why) == ("not comparable", "metric: how close two scores must be is not defined for miou")
+    [row] = verify([mine], [theirs])
+    assert (row.verdict, row.why) == ("not comparable", "metric: how close two scores must be is not defined for miou")

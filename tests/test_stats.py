@@ -60,9 +60,9 @@ def test_holm_by_hand() -> None:
 
 def test_student_is_scipys() -> None:
     values = np.array([1.0, 2.5, 0.5, 3.0])
-    found = student_interval(values, 0.9)
+    interval = student_interval(values, 0.9)
     low, high = scipy_stats.t.interval(0.9, 3, values.mean(), scipy_stats.sem(values))
-    assert (found.value, found.low, found.high) == pytest.approx((1.75, low, high))
+    assert (interval.value, interval.low, interval.high) == pytest.approx((1.75, low, high))
     for few in (values[:1], values[:2], np.array([0.6, 0.6]), np.array([0.6, 0.6, 0.6])):
         assert math.isnan(student_interval(few).low)
         assert math.isnan(student_interval(few).high)
@@ -87,17 +87,19 @@ def test_weights_replicate_students_interval_and_keep_pairs() -> None:
     values = np.array([1.0, 2.5, 0.5, 3.0, 2.0])
     weights_MS = bootstrap_weights(5, 40_000, rng)
     np.testing.assert_allclose(weights_MS.sum(1), 1)
-    found, exact = percentile_interval(weights_MS @ values, 0.95), student_interval(values)
-    assert (found.value, found.low, found.high) == pytest.approx((exact.value, exact.low, exact.high), abs=0.03)
+    replicated, exact = percentile_interval(weights_MS @ values, 0.95), student_interval(values)
+    assert (replicated.value, replicated.low, replicated.high) == pytest.approx(
+        (exact.value, exact.low, exact.high), abs=0.03
+    )
     shift = weights_MS @ (values + 7) - weights_MS @ values  # what is paired does not vary at all
     np.testing.assert_allclose(shift, 7)
 
 
 def test_percentiles_reach_infinity_and_skip_what_is_unknown() -> None:
     values = np.array([5.0, *range(100), *[np.inf] * 10, np.nan])
-    found = percentile_interval(values, 0.9)
-    assert (found.value, found.high) == (5.0, math.inf)
-    assert found.low == pytest.approx(5, abs=1)
+    interval = percentile_interval(values, 0.9)
+    assert (interval.value, interval.high) == (5.0, math.inf)
+    assert interval.low == pytest.approx(5, abs=1)
     assert math.isnan(percentile_interval(np.array([3.0]), 0.95).low)
 
 
@@ -144,12 +146,12 @@ def test_chance_gives_a_fortieth_of_the_rounds() -> None:
 
 def test_ranks_and_their_critical_difference() -> None:
     scores = np.array([[3.0, 2, 1], [3, 2, 1], [3, 1, 2], [2, 2, 1], [3, 2, 1]])
-    found = stats.rank_strategies(["a", "b", "c"], scores, list("vwxyz"))
-    np.testing.assert_allclose(found.mean_A, [(4 + 1.5) / 5, (2 + 2 + 3 + 1.5 + 2) / 5, (3 + 3 + 2 + 3 + 3) / 5])
-    assert found.critical_difference == pytest.approx(
+    ranks = stats.rank_strategies(["a", "b", "c"], scores, list("vwxyz"))
+    np.testing.assert_allclose(ranks.mean_A, [(4 + 1.5) / 5, (2 + 2 + 3 + 1.5 + 2) / 5, (3 + 3 + 2 + 3 + 3) / 5])
+    assert ranks.critical_difference == pytest.approx(
         2.343 * math.sqrt(3 * 4 / (6 * 5)), abs=2e-3
     )  # Demšar's table: q.05, k = 3
-    assert found.p == pytest.approx(scipy_stats.friedmanchisquare(*scores.T).pvalue)
+    assert ranks.p == pytest.approx(scipy_stats.friedmanchisquare(*scores.T).pvalue)
     few = stats.rank_strategies(["a", "b", "c"], scores, list("vwxyy"))
     assert few.num_data_sets == 4
     assert math.isnan(few.critical_difference)
@@ -160,15 +162,15 @@ def test_ranks_and_their_critical_difference() -> None:
 @pytest.mark.parametrize(("num_sets", "num_schedules"), [(3, 4), (5, 4), (10, 1)])
 def test_schedules_of_one_data_set_do_not_make_equal_strategies_differ(num_sets: int, num_schedules: int) -> None:
     """Strategies that are equal over all data sets, of which each has an order of its own that its schedules share."""
-    rng, found = np.random.default_rng(num_sets), []
+    rng, rejections = np.random.default_rng(num_sets), []
     data_sets = [str(number) for number in range(num_sets) for _ in range(num_schedules)]
     for _ in range(1_000):
         own_DA = rng.normal(size=(num_sets, 5))
         scores_TA = np.repeat(own_DA, num_schedules, 0) + rng.normal(0, 0.1, (num_sets * num_schedules, 5))
         ranks = stats.rank_strategies(list("abcde"), scores_TA, data_sets)
-        found.append(np.ptp(ranks.mean_A) > ranks.critical_difference)
-    print(num_sets, "x", num_schedules, "family-wise error", np.mean(found))
-    assert np.mean(found) <= 0.06
+        rejections.append(np.ptp(ranks.mean_A) > ranks.critical_difference)
+    print(num_sets, "x", num_schedules, "family-wise error", np.mean(rejections))
+    assert np.mean(rejections) <= 0.06
 
 
 def test_pairing_is_by_seed_and_start_never_by_order() -> None:
@@ -188,26 +190,26 @@ def test_pairing_is_by_seed_and_start_never_by_order() -> None:
 def test_a_comparison_in_five_lines() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal([60, 70, 75], 1, (6, 3))
-    made = experiment(curve("a", base + [0, 3, 3] + rng.normal(0, 0.1, (6, 3)) * [0, 1, 1]), curve("b", base))
-    one = compare(made, "a", "b", IMAGES, 0.95, 0)
-    assert one.verdict == "better"
-    assert one.final_difference.value == pytest.approx(3, abs=0.2)
-    assert one.area_difference.value == pytest.approx(2.25, abs=0.1)  # 0 3 3: (1.5 + 3) / 2
-    assert list(one.round_differences) == [0, 1, 2]
-    assert one.round_differences[0].value == 0
+    results = experiment(curve("a", base + [0, 3, 3] + rng.normal(0, 0.1, (6, 3)) * [0, 1, 1]), curve("b", base))
+    comparison = compare(results, "a", "b", IMAGES, 0.95, 0)
+    assert comparison.verdict == "better"
+    assert comparison.final_difference.value == pytest.approx(3, abs=0.2)
+    assert comparison.area_difference.value == pytest.approx(2.25, abs=0.1)  # 0 3 3: (1.5 + 3) / 2
+    assert list(comparison.round_differences) == [0, 1, 2]
+    assert comparison.round_differences[0].value == 0
     assert (
-        one.round_differences[2]
-        == one.final_difference
-        == student_interval(made.curves["a"].value_SR[:, 2] - base[:, 2])
+        comparison.round_differences[2]
+        == comparison.final_difference
+        == student_interval(results.curves["a"].value_SR[:, 2] - base[:, 2])
     )
-    assert one.areas[0] - one.areas[1] == pytest.approx(one.area_difference.value)
-    assert one.areas[1] == pytest.approx(stats.normalized_area(np.arange(3.0), base.mean(0)))
-    assert one.area_p == one.holm_p == 2 / 2**6
-    told = describe_comparison(one, 2)
-    assert len(told) == 5
-    assert told[0] == "a minus b on made_up: 6 seeds, paired"
-    assert told[4].startswith("a is better than b: it needs ")
-    assert told[4].endswith(", 6 seeds")
+    assert comparison.areas[0] - comparison.areas[1] == pytest.approx(comparison.area_difference.value)
+    assert comparison.areas[1] == pytest.approx(stats.normalized_area(np.arange(3.0), base.mean(0)))
+    assert comparison.area_p == comparison.holm_p == 2 / 2**6
+    lines = describe_comparison(comparison, 2)
+    assert len(lines) == 5
+    assert lines[0] == "a minus b on made_up: 6 seeds, paired"
+    assert lines[4].startswith("a is better than b: it needs ")
+    assert lines[4].endswith(", 6 seeds")
     few = compare(experiment(curve("a", base[:3] + 3), curve("b", base[:3])), "a", "b", IMAGES, 0.95, 0)
     assert few.verdict == "undecided"
     assert describe_comparison(few, 2)[4] == "a against b is undecided: 3 seeds can decide nothing: it takes 6 seeds"
@@ -226,13 +228,13 @@ def test_a_table_corrects_over_all_comparisons_and_names_who_does_not_pair() -> 
     rng = np.random.default_rng(0)
     base = rng.normal([60, 70], 1, (6, 2))
     stranger = curve("stranger", base, starts=tuple("elsewhere" for _ in range(6)))
-    made, refused = compare_all(
+    comparisons, refusals = compare_all(
         experiment(curve("b", base), curve("x", base + 1), curve("y", base - 1), stranger), "b", IMAGES, 0.95, 0
     )
-    assert [one.strategy for one in made] == ["x", "y"]
-    assert [one.holm_p for one in made] == [2 * one.area_p for one in made]
-    assert len(refused) == 1
-    assert "stranger and b do not pair at seed 0" in refused[0]
+    assert [row.strategy for row in comparisons] == ["x", "y"]
+    assert [row.holm_p for row in comparisons] == [2 * row.area_p for row in comparisons]
+    assert len(refusals) == 1
+    assert "stranger and b do not pair at seed 0" in refusals[0]
 
 
 # --- simulated curves with known truth --------------------------------------------------------
@@ -250,9 +252,9 @@ def share_that_covers(rule: TargetRule, truth: float, num_seeds: int) -> float:
     rng, covered = np.random.default_rng(num_seeds), 0
     for _ in range(NUM_SIMULATED):
         curves = simulated(rng, num_seeds)
-        made = experiment(*(curve(name, values, X) for name, values in curves.items()))
-        [one] = compute_savings(made, "a", "b", rule, IMAGES, rng)
-        covered += one.amount.low <= truth <= one.amount.high
+        results = experiment(*(curve(name, values, X) for name, values in curves.items()))
+        [saving] = compute_savings(results, "a", "b", rule, IMAGES, rng)
+        covered += saving.amount.low <= truth <= saving.amount.high
     return covered / NUM_SIMULATED
 
 
@@ -276,16 +278,16 @@ def test_intervals_of_paired_differences_cover_the_truth(num_seeds: int) -> None
     curves = simulated(rng, num_seeds * 4000)
     gaps = (curves["a"] - curves["b"])[:, 4].reshape(4000, num_seeds)
     truth = TRUTH["a"][4] - TRUTH["b"][4]
-    found = [student_interval(row) for row in gaps]
-    assert 0.93 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.97
+    intervals = [student_interval(row) for row in gaps]
+    assert 0.93 <= np.mean([interval.low <= truth <= interval.high for interval in intervals]) <= 0.97
 
 
 def test_resampling_five_runs_would_not_cover() -> None:
     """Why `weights` are not those of runs drawn with replacement."""
     rng = np.random.default_rng(0)
-    drawn = rng.multinomial(5, [0.2] * 5, 2000) / 5
+    weights = rng.multinomial(5, [0.2] * 5, 2000) / 5
     values = rng.normal(0, 1, (2000, 5))
-    ends = np.percentile(values @ drawn.T, [2.5, 97.5], axis=1)
+    ends = np.percentile(values @ weights.T, [2.5, 97.5], axis=1)
     assert np.mean((ends[0] <= 0) & (ends[1] >= 0)) < 0.88
 
 
@@ -307,24 +309,24 @@ def test_the_permutation_test_keeps_its_level_and_holm_the_family_wise_error() -
 
 def test_a_true_difference_is_found() -> None:
     rng = np.random.default_rng(4)
-    found = [compare_once(rng).verdict for _ in range(20)]
-    assert found.count("better") >= 18
+    verdicts = [compare_once(rng).verdict for _ in range(20)]
+    assert verdicts.count("better") >= 18
 
 
 def compare_once(rng: np.random.Generator):
     curves = simulated(rng, 8)
-    made = experiment(*(curve(name, values, X) for name, values in curves.items()))
-    return compare(made, "a", "b", IMAGES, 0.95, 0)
+    results = experiment(*(curve(name, values, X) for name, values in curves.items()))
+    return compare(results, "a", "b", IMAGES, 0.95, 0)
 
 
 def test_undecidable_comparisons_say_how_many_seeds_it_takes() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal([60, 70], 1, (6, 2))
     others = [curve(f"s{i}", base + 20 + rng.normal(0, 0.1, base.shape)) for i in range(5)]
-    made, _ = compare_all(experiment(curve("b", base), *others), "b", IMAGES, 0.95, 0)
-    assert [one.verdict for one in made] == ["undecided"] * 5  # 5 x 2 / 2^6 = 0.16
-    assert made[0].detectable_difference == math.inf
-    assert made[0].reason == (
+    comparisons, _ = compare_all(experiment(curve("b", base), *others), "b", IMAGES, 0.95, 0)
+    assert [row.verdict for row in comparisons] == ["undecided"] * 5  # 5 x 2 / 2^6 = 0.16
+    assert comparisons[0].detectable_difference == math.inf
+    assert comparisons[0].reason == (
         "6 seeds can decide nothing in 5 comparisons: it takes 8 seeds, "
         "and they would find a difference of 1 in 4 of 5 cases"
     )
@@ -335,10 +337,10 @@ def test_images_of_many_boxes_do_not_count_where_boxes_are_the_price() -> None:
     a, b = (curve(name, [[50.0, 60, 70]] * 2, [10.0, 20, 30], kind="boxes") for name in "ab")
     b = replace(b, cost=b.cost | {"images": 4 * b.cost["images"]})
     schedule = Schedule(10, 10, 3, budget_in="boxes")
-    one = compare(experiment(a, b, schedule=schedule), "a", "b", Price("boxes"), 0.95, 0)
-    assert one.area_difference.value == 0
-    assert one.last_round == "round 2"
-    assert one.area_over == "all rounds"
+    comparison = compare(experiment(a, b, schedule=schedule), "a", "b", Price("boxes"), 0.95, 0)
+    assert comparison.area_difference.value == 0
+    assert comparison.last_round == "round 2"
+    assert comparison.area_over == "all rounds"
 
 
 # --- unequal prices ---------------------------------------------------------------------------
@@ -349,14 +351,14 @@ def test_areas_at_equal_price_by_hand() -> None:
     """A charged set of 1,000 images moves a curve to the right; what it scores at equal price is compared."""
     base = np.array([[10.0, 20, 30, 40]]) + np.arange(6)[:, None]
     a, b = curve("a", base, [2000.0, 3000, 4000, 5000]), curve("b", base, [1000.0, 2000, 3000, 4000])
-    one = compare(experiment(a, b), "a", "b", IMAGES, 0.95, 0)
-    assert one.area_over == "2,000 to 4,000 images"
-    assert one.area_difference.value == pytest.approx(-10)
-    assert one.all_rounds_difference is not None
-    assert one.all_rounds_difference.value == 0
-    assert one.verdict == "worse"
-    assert describe_comparison(one, 1)[2] == "mean accuracy over 2,000 to 4,000 images: -10.0, p = 0.0312"
-    assert describe_comparison(one, 1)[3] == "over all rounds, whatever was paid for them: +0.0, p = 1"
+    comparison = compare(experiment(a, b), "a", "b", IMAGES, 0.95, 0)
+    assert comparison.area_over == "2,000 to 4,000 images"
+    assert comparison.area_difference.value == pytest.approx(-10)
+    assert comparison.all_rounds_difference is not None
+    assert comparison.all_rounds_difference.value == 0
+    assert comparison.verdict == "worse"
+    assert describe_comparison(comparison, 1)[2] == "mean accuracy over 2,000 to 4,000 images: -10.0, p = 0.0312"
+    assert describe_comparison(comparison, 1)[3] == "over all rounds, whatever was paid for them: +0.0, p = 1"
     with pytest.raises(ValueError, match="a and b have no range of images in common"):
         compare(experiment(replace(a, cost={"images": 10 * a.cost["images"]}), b), "a", "b", IMAGES, 0.95, 0)
 
@@ -366,7 +368,7 @@ def test_areas_at_equal_price_by_hand() -> None:
 def test_verdicts_at_equal_price_are_unbiased(charged: float, wide: float) -> None:
     """Equal images teach equally: what is charged besides makes a strategy worse, more boxes a round do not make it
     better."""
-    rng, found, by_round = np.random.default_rng(0), [], []
+    rng, differences, by_round = np.random.default_rng(0), [], []
     paid = wide * X + charged
     low, high = max(paid[0], X[0]), min(paid[-1], X[-1])
     fine = np.linspace(low, high, 20_001)
@@ -376,16 +378,15 @@ def test_verdicts_at_equal_price_are_unbiased(charged: float, wide: float) -> No
             curve(name, score(learned) + rng.normal(0, 1, (8, 1)) + rng.normal(0, 0.5, (8, len(X))), cost)
             for name, learned, cost in (("a", wide * X, paid), ("b", X, X))
         )
-        one = compare(experiment(a, b), "a", "b", IMAGES, 0.95, 0)
-        assert one.all_rounds_difference is not None
-        found.append(one.area_difference.value)
-        by_round.append(one.all_rounds_difference.value)
-    wanted, error = float(np.trapezoid(truth["a"] - truth["b"], fine) / (high - low)), np.std(found) / np.sqrt(300)
-    print(
-        f"truth {wanted:.3f}, at equal price {np.mean(found):.3f} +- {error:.3f}, over rounds {np.mean(by_round):.3f}"
-    )
-    assert abs(np.mean(found) - wanted) <= 3 * error
-    assert abs(np.mean(by_round) - wanted) > 10 * error  # what rounds alone say
+        comparison = compare(experiment(a, b), "a", "b", IMAGES, 0.95, 0)
+        assert comparison.all_rounds_difference is not None
+        differences.append(comparison.area_difference.value)
+        by_round.append(comparison.all_rounds_difference.value)
+    expected = float(np.trapezoid(truth["a"] - truth["b"], fine) / (high - low))
+    mean, error = np.mean(differences), np.std(differences) / np.sqrt(300)
+    print(f"truth {expected:.3f}, at equal price {mean:.3f} +- {error:.3f}, over rounds {np.mean(by_round):.3f}")
+    assert abs(mean - expected) <= 3 * error
+    assert abs(np.mean(by_round) - expected) > 10 * error  # what rounds alone say
 
 
 def score(images: np.ndarray) -> np.ndarray:
@@ -417,9 +418,9 @@ def test_power_grows_with_seeds_however_large_the_difference(difference: float) 
     """Against Student's noncentral distribution of `stats`: the special function has NaN where next to nothing is."""
     for num_seeds in range(11, 40):
         alpha, steps = 0.05 / 9, 2.0 ** (num_seeds - 1)
-        told, share = stats.power_function(num_seeds, alpha)(difference), math.floor(alpha * steps) / steps
+        power, share = stats.power_function(num_seeds, alpha)(difference), math.floor(alpha * steps) / steps
         bound = scipy_stats.t.isf(share / 2, num_seeds - 1)
-        assert told == pytest.approx(
+        assert power == pytest.approx(
             scipy_stats.nct.sf(bound, num_seeds - 1, difference * math.sqrt(num_seeds)), abs=1e-4
         )
     assert stats.runs_to_find(8.0, 0.95, 200) == stats.min_runs_to_reject(0.95, 200)
@@ -429,11 +430,11 @@ def test_about_equal_is_told_from_undecided() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal([60, 70, 75], 1, (6, 3))
     near, far = (curve("a", base + rng.normal(0, spread, base.shape)) for spread in (0.2, 3.0))
-    one, other = (compare(experiment(a, curve("b", base)), "a", "b", IMAGES, 0.95, 0) for a in (near, far))
-    assert one.verdict == "equivalent"
-    assert one.reason.startswith("the 90 % interval lies within ± 1")
-    assert other.verdict == "undecided"
-    assert "6 seeds find a difference of 3.2 in 4 of 5 cases; about 28 would find a difference of 1" in other.reason
+    equivalent, undecided = (compare(experiment(a, curve("b", base)), "a", "b", IMAGES, 0.95, 0) for a in (near, far))
+    assert equivalent.verdict == "equivalent"
+    assert equivalent.reason.startswith("the 90 % interval lies within ± 1")
+    assert undecided.verdict == "undecided"
+    assert "6 seeds find a difference of 3.2 in 4 of 5 cases; about 28 would find a difference of 1" in undecided.reason
 
 
 def test_verdicts_are_sentences() -> None:
@@ -455,7 +456,7 @@ def test_verdicts_are_sentences() -> None:
     assert lower.saving is not None
     same = compare(experiment(curve("a", base + rng.normal(0, 0.1, (8, 3))), b), "a", "b", IMAGES, 0.95, 0)
     assert same.sentence.startswith("a is as good as b to within 1: the 90 % interval lies within ± 1, 8 seeds")
-    unsure = replace(same, area=replace(same.area_difference, value=5.0))
+    unsure = replace(same, area_difference=replace(same.area_difference, value=5.0))
     assert unsure.verdict == "undecided"
     for verdict in (better, same, unsure):  # a label may hold anything
         named = replace(verdict, strategy="\\input{x}", against="{}")

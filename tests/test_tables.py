@@ -51,22 +51,22 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_methods_by_rounds_with_spread_and_what_lacks(store: Store) -> None:
-    [made] = tabling.build_tables(read_stores([store]))
-    assert tabling.text_rows(made) == [
+    [table] = tabling.build_tables(read_stores([store]))
+    assert tabling.text_rows(table) == [
         ["strategy", "10", "15"],
         ["random", "51.00 ± 1.41", "62.00 ± 2.83"],
         ["isal[reference=test]†", "51.00 ± 1.41", "70.00 (1/2)"],
         ["broken_one", "failed (0/2)", "failed (0/2)"],
         ["coreset", "missing (0/2)", "missing (0/2)"],
     ]
-    assert "† selection saw evaluation labels." in made.note
+    assert "† selection saw evaluation labels." in table.note
 
 
 def test_csv_reads_back_in_the_columns_of_published_curves(store: Store, tmp_path: Path) -> None:
-    [made] = tabling.build_tables(read_stores([store]))
-    paths = tabling.write_tables([made], tmp_path)
+    [table] = tabling.build_tables(read_stores([store]))
+    paths = tabling.write_tables([table], tmp_path)
     assert [path.name for path in paths] == ["made_up.csv", "made_up.md", "made_up.tex"]
-    assert paths[0].read_text() == tabling.tidy_frame(made).to_csv(index=False)  # the usual writer of such files
+    assert paths[0].read_text() == tabling.tidy_frame(table).to_csv(index=False)  # the usual writer of such files
     frame = pd.read_csv(paths[0])
     columns = ["source", "task", "strategy", "num_runs", "round", "num_labelled", "boxes", "metric", "value", "std"]
     assert list(frame.columns[:10]) == columns
@@ -76,8 +76,8 @@ def test_csv_reads_back_in_the_columns_of_published_curves(store: Store, tmp_pat
 
 
 def test_screens_explain_what_files_leave_out(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    [made] = tabling.build_tables(read_stores([store]))
-    counts, spread = made.legend
+    [table] = tabling.build_tables(read_stores([store]))
+    counts, spread = table.legend
     assert (
         spread
         == "±: how far single runs differ; the 95 % interval of their mean, in each round alone, is ± 8.98 times that "
@@ -87,20 +87,20 @@ def test_screens_explain_what_files_leave_out(store: Store, tmp_path: Path, caps
     boxes = detection(tmp_path / "boxes").legend
     assert boxes[:2] == [
         "boxes: labels paid so far, the mean over the runs",
-        "10k x map / boxes: ten thousand times the score, divided by them",
+        "10k x map / boxes: ten thousand times the score, divided by the boxes",
     ]
-    print_table(made)
+    print_table(table)
     assert counts.split(":")[0] in capsys.readouterr().out
-    assert counts not in tabling.to_markdown(made) + tabling.to_latex(made)
-    uneven = dataclasses.replace(made, rows={"a": [tabling.Entry(1.0, None, 3, 3, 0, 1, {})]})
+    assert counts not in tabling.to_markdown(table) + tabling.to_latex(table)
+    uneven = dataclasses.replace(table, rows={"a": [tabling.Entry(1.0, None, 3, 3, 0, 1, {})]})
     assert uneven.legend == []
     uneven.rows["b"] = [tabling.Entry(1.0, None, 5, 5, 0, 1, {})]
     assert uneven.legend == ["runs: a 3, b 5"]
 
 
 def test_latex_is_balanced_and_escaped(store: Store) -> None:
-    [made] = tabling.build_tables(read_stores([store]))
-    text = tabling.to_latex(made)
+    [table] = tabling.build_tables(read_stores([store]))
+    text = tabling.to_latex(table)
     assert r"broken\_one & failed (0/2) & failed (0/2) \\" in text
     assert r"isal[reference=test]$^\dagger$ & 51.00 $\pm$ 1.41" in text
     assert text.count("{") == text.count("}")
@@ -117,9 +117,9 @@ def test_csv_quotes_names_with_commas() -> None:
     entry = tabling.Entry(1.0, None, 1, 1, 0, 1, {"images": 3.0})
     name = "isal[k=2,order=file]"
     rows = {name: [entry]}
-    made = tabling.Table("t", "x", "digits", ACCURACY, ["1"], (0,), rows, {name: []}, Schedule(1, 1, 1))
-    assert "Paid for held-out labels besides: isal[k=2,order=file] (2)." in made.note
-    [row] = list(csv.DictReader(io.StringIO(tabling.tidy_frame(made).to_csv(index=False))))
+    table = tabling.Table("t", "x", "digits", ACCURACY, ["1"], (0,), rows, {name: []}, Schedule(1, 1, 1))
+    assert "Paid for held-out labels besides: isal[k=2,order=file] (2)." in table.note
+    [row] = list(csv.DictReader(io.StringIO(tabling.tidy_frame(table).to_csv(index=False))))
     assert row["strategy"] == "isal[k=2,order=file]"
 
 
@@ -136,7 +136,7 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("command", "shown"),
+    ("command", "text"),
     [
         ("tables", "62.00 ± 2.83"),
         ("savings strategy=isal[reference=test] against=random", "made_up"),
@@ -146,30 +146,33 @@ main()
     ],
     ids=lambda text: text.split()[0],
 )
-def test_needs_no_torch(store: Store, command: str, shown: str) -> None:
-    words = [*command.split(), f"out={store.folder}"]
+def test_needs_no_torch(store: Store, command: str, text: str) -> None:
+    arguments = [*command.split(), f"out={store.folder}"]
     environment = os.environ | {"COLUMNS": "160"}
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, encoding="utf-8", env=environment
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, encoding="utf-8", env=environment
     )
-    assert done.returncode == (1 if command == "verify" else 0), done.stderr
-    assert shown in done.stdout
+    assert result.returncode == (1 if command == "verify" else 0), result.stderr
+    assert text in result.stdout
 
 
 def test_daggers_are_told_in_words_and_the_csv_tells_of_evaluation_labels_alone(tmp_path: Path) -> None:
     saw, cut = "selection saw evaluation labels", "the pool was cut by its boxes"
     daggers = {"honest": [], "tested": [saw], "cut": [cut], "old": True, "older": False, "both": [saw, cut]}
-    cells = [{"path": one, "key": "k", "strategy": one, "seed": 0, "dagger": told} for one, told in daggers.items()]
+    cells = [
+        {"path": name, "key": "k", "strategy": name, "seed": 0, "dagger": sentences}
+        for name, sentences in daggers.items()
+    ]
     store = Store(tmp_path)
     schedule = {"initial": 10, "budget": 5, "rounds": 1, "validation": 0}
     store.update_manifest("made", [{"name": "e", "task": "t", "schedule": schedule, "cells": cells}])
-    [made] = tabling.build_tables(read_stores([store]))
-    assert made.daggers == daggers | {"old": [saw], "older": []}
-    assert [row[0] for row in tabling.text_rows(made)[1:]] == ["honest", "tested†", "cut†", "old†", "older", "both†"]
-    assert made.note.endswith(
+    [table] = tabling.build_tables(read_stores([store]))
+    assert table.daggers == daggers | {"old": [saw], "older": []}
+    assert [row[0] for row in tabling.text_rows(table)[1:]] == ["honest", "tested†", "cut†", "old†", "older", "both†"]
+    assert table.note.endswith(
         "columns: labelled images. † selection saw evaluation labels; the pool was cut by its boxes."
     )
-    frame = tabling.tidy_frame(made)
+    frame = tabling.tidy_frame(table)
     assert dict(zip(frame.strategy, frame.saw_evaluation_labels, strict=True)) == {
         "honest": False, "tested": True, "cut": False, "old": True, "older": False, "both": True
     }  # fmt: skip
@@ -203,9 +206,9 @@ def detection(folder: Path, **more: object) -> tabling.Table:
             cost = {"images": float(images), "boxes": float(boxes)}
             record = Record(number, images, [], cost, {"map": score, "ap50": 2 * score})
             store.append(str(cell["path"]), record, Measured(number, {}, False, 0, "cpu", {}))
-    [made] = tabling.build_tables(read_stores([store]))
-    assert "AUDIT FAILED" in made.note  # nothing was bought: these records are of tables alone
-    return dataclasses.replace(made, faults=[])
+    [table] = tabling.build_tables(read_stores([store]))
+    assert "AUDIT FAILED" in table.note  # nothing was bought: these records are of tables alone
+    return dataclasses.replace(table, faults=[])
 
 
 def test_detection_has_three_lines_a_strategy(tmp_path: Path) -> None:
@@ -230,15 +233,15 @@ Mean ± sample standard deviation over 2 seeds; columns: labelled images.
 
 
 def test_rounds_that_no_seed_needs_are_dashes_and_means_over_fewer_seeds_say_so(tmp_path: Path) -> None:
-    made = detection(tmp_path, until="map 0.22 +- 0.003")
-    assert [row for row in tabling.text_rows(made) if not row[0].startswith(" ")] == [
+    table = detection(tmp_path, until="map 0.22 +- 0.003")
+    assert [row for row in tabling.text_rows(table) if not row[0].startswith(" ")] == [
         ["strategy", "500", "1,000", "1,500"],
         ["random", "0.025 ± 0.007", "0.220 ± 0.014", "0.250 (1/2)"],
         ["isal[k=2]", "0.025 ± 0.007", "0.230 ± 0.014", "–"],
         ["lost", "missing (0/2)", "missing (0/2)", "missing (0/2)"],
     ]
-    assert made.note.endswith(" A seed ends with its first round in or past map 0.22 +- 0.003 (–: all have ended).")
-    assert [[entry.num_ended for entry in row] for row in made.rows.values()] == [[0, 0, 1], [0, 0, 2], [0, 0, 0]]
+    assert table.note.endswith(" A seed ends with its first round in or past map 0.22 +- 0.003 (–: all have ended).")
+    assert [[entry.num_ended for entry in row] for row in table.rows.values()] == [[0, 0, 1], [0, 0, 2], [0, 0, 0]]
     assert "missing (0/2)" in detection(tmp_path / "other", until="map 0.23 +- 0.003").rows["isal[k=2]"][2].format()
 
 
@@ -265,14 +268,16 @@ lost & missing (0/2) & missing (0/2) & missing (0/2) \\
 \end{tabular}
 \end{table}
 """.replace(" \\\n", " ")
-    made = detection(tmp_path, budget=1000, budget_in="boxes", until="map 0.22 +- 0.003")
-    assert tabling.to_latex(made) == expected
+    table = detection(tmp_path, budget=1000, budget_in="boxes", until="map 0.22 +- 0.003")
+    assert tabling.to_latex(table) == expected
 
 
 def test_csv_of_detection_has_boxes_and_the_images_that_were_bought(tmp_path: Path) -> None:
     columns = ["strategy", "round", "num_runs", "num_labelled", "boxes", "metric", "value", "per_10k_boxes"]
     frames = [detection(tmp_path / "images"), detection(tmp_path / "boxes", budget=1000, budget_in="boxes")]
-    by_image, by_box = (tabling.tidy_frame(made)[columns].round(6).to_csv(index=False).splitlines() for made in frames)
+    by_image, by_box = (
+        tabling.tidy_frame(table)[columns].round(6).to_csv(index=False).splitlines() for table in frames
+    )
     assert by_image[2] == "random,1,2,1000,2650.0,map,0.22,0.830189"
     assert by_image[5] == "isal[k=2],1,2,1000,2500.0,map,0.23,0.92"
     assert by_image[6] == "isal[k=2],2,0,1500,,map,,"

@@ -1,4 +1,4 @@
-"""What the command line and Python answer alike, from the same experiments and options."""
+"""Builds and writes the answers that the command line and the Python API share: tables, comparisons and the report."""
 
 from __future__ import annotations
 
@@ -19,111 +19,136 @@ from benchmark.system import files
 
 @dataclass(frozen=True)
 class Answer:
-    """What there is to show of one experiment."""
+    """Everything that the command `tables` shows and writes for one experiment."""
 
     table: tables.Table
     comparisons: list[Comparison]
-    remarks: list[str]  # what else is to be said
-    num_variant_runs: int = 0  # runs that only `variance` counts
-    round_rows: list[Row] = field(default_factory=list)  # see `rounds.rounds`
+    remarks: list[str]  # lines printed beside the table
+    num_variant_runs: int = 0  # runs that only the command `variance` uses
+    round_rows: list[Row] = field(default_factory=list)  # rows of rounds.csv
 
 
 def build_answers(options: AnalysisOptions, title: str = "") -> list[Answer]:
-    """The tables and comparisons of all experiments, or of one."""
-    papers = verify.read_published(options.published_paths)
-    return [build_answer(one, options, papers) for one in options.read_experiments(title)]
+    """Builds the answers for the experiments that the options select.
+
+    Args:
+        options: the options of the command.
+        title: builds the answer for the experiment of this title only; for all where it is empty.
+    """
+    published = verify.read_published(options.published_paths)
+    return [build_answer(experiment, options, published) for experiment in options.read_experiments(title)]
 
 
 def build_answer(experiment: Experiment, options: AnalysisOptions, published: Sequence[Experiment]) -> Answer:
-    """The table and the comparisons of an experiment, papers' numbers beside its own."""
+    """Builds the table, with published numbers beside ours, and the comparisons of one experiment."""
     table = tables.build_table(experiment, verify.published_entries(experiment, published))
-    compared, refused = compare_with_reference(experiment, options)
-    scales = {verify.scale_mismatch(experiment, one) for one in verify.counterparts(experiment, published)} - {""}
-    words = [f"{experiment.title}: {scale}" for scale in sorted(scales)]
+    against_reference, refusals = compare_with_reference(experiment, options)
+    scales = {verify.scale_mismatch(experiment, paper) for paper in verify.counterparts(experiment, published)} - {""}
+    remarks = [f"{experiment.title}: {scale}" for scale in sorted(scales)]
     if published and not table.published_rows:
-        words.append(f"{experiment.title}: none of the published curves is of this experiment")
+        remarks.append(f"{experiment.title}: none of the published curves is of this experiment")
     if options.anonymous:
-        faults = [replace(one, where=redact(one.where), message=redact(one.message)) for one in table.faults]
+        faults = [replace(fault, where=redact(fault.where), message=redact(fault.message)) for fault in table.faults]
         table = replace(table, faults=faults)
     task = redact(experiment.task) if options.anonymous else experiment.task
     rows = [{**row, "task": task} for row in round_rows(experiment)]
-    return Answer(table, compared, words + refused, len(experiment.variant_runs), rows)
+    return Answer(table, against_reference, remarks + refusals, len(experiment.variant_runs), rows)
 
 
 def compare_with_reference(experiment: Experiment, options: AnalysisOptions) -> tuple[list[Comparison], list[str]]:
-    """Every strategy against the reference, where runs are told apart; and who does not pair."""
-    first = experiment.reference
-    if first is None or not experiment.curves[first].seeds:
+    """Compares every strategy with the reference strategy.
+
+    Returns:
+        The comparisons, and a line for each strategy that cannot be paired with the reference. Both are empty where
+        the reference has no single runs, as in a paper that reports means only.
+    """
+    reference = experiment.reference
+    if reference is None or not experiment.curves[reference].seeds:
         return [], []
-    compared, refused = comparisons.compare_all(
-        experiment, first, options.price(experiment), options.level, options.seed
+    against_reference, refusals = comparisons.compare_all(
+        experiment, reference, options.price(experiment), options.level, options.seed
     )
-    return compared, [f"{experiment.title}: not compared: {words}" for words in refused]
+    return against_reference, [f"{experiment.title}: not compared: {reason}" for reason in refusals]
 
 
 def write_answers(answers: Sequence[Answer], options: AnalysisOptions) -> None:
-    """Writes tables, comparisons and, where these are all that there is of runs, rounds.csv into the folder of the
-    question, if it has one. Equal runs have equal tables; rounds.csv holds seconds, so it lies beside them."""
-    if options.output_folder is None:
+    """Writes tables, comparisons and rounds.csv into the output folder; writes nothing where there is none.
+
+    rounds.csv lies beside the folder `tables`: it holds seconds, which differ between equal runs, while their tables
+    are equal to the byte.
+    """
+    output_folder = options.output_folder
+    if output_folder is None:
         return
     if options.to:
-        options.output_folder.mkdir(parents=True, exist_ok=True)
-    folder = options.output_folder / "tables"
-    tables.write_tables([one.table for one in answers], folder, combine=not options.task)
-    comparison_tables.write_comparisons({one.table.title: one.comparisons for one in answers}, folder)
-    if not options.task:  # a part never takes the place of the whole
-        rows = [row for one in answers for row in one.round_rows]
-        if any(row["seed"] is not None for row in rows):  # what papers tell is all in their tables
-            files.write_atomically(options.output_folder / "rounds.csv", tables.to_csv(rows), options.output_folder)
+        output_folder.mkdir(parents=True, exist_ok=True)
+    folder = output_folder / "tables"
+    tables.write_tables([answer.table for answer in answers], folder, combine=not options.task)
+    comparison_tables.write_comparisons({answer.table.title: answer.comparisons for answer in answers}, folder)
+    if not options.task:  # an answer on one task must not replace the file of all tasks
+        rows = [row for answer in answers for row in answer.round_rows]
+        if any(row["seed"] is not None for row in rows):  # published means are in the tables already
+            files.write_atomically(output_folder / "rounds.csv", tables.to_csv(rows), output_folder)
         else:
-            files.remove(options.output_folder / "rounds.csv", options.output_folder)
+            files.remove(output_folder / "rounds.csv", output_folder)
 
 
 def compare_strategies(
     experiments: Sequence[Experiment], first: str, second: str, options: AnalysisOptions
 ) -> tuple[list[Comparison], list[str]]:
-    """Two strategies with each other in every experiment that has both, and what is not compared and why.
+    """Compares two strategies in every experiment that has both.
+
+    Args:
+        experiments: the experiments.
+        first: the label of the first strategy.
+        second: the label of the strategy that it is compared with.
+        options: cost, confidence level and seed.
+
+    Returns:
+        The comparisons, and a line for each experiment that is left out.
 
     Raises:
-        ValueError: nothing can be compared.
+        ValueError: no experiment can be compared.
     """
-    found, refused = list[Comparison](), list[str]()
-    for one, a, b in strategy_pairs(experiments, [first], [second]):
+    pairwise, refusals = list[Comparison](), list[str]()
+    for experiment, a, b in strategy_pairs(experiments, [first], [second]):
         try:
-            comparison = comparisons.compare(one, a, b, options.price(one), options.level, options.seed)
-            found.append(replace(comparison, sequential_state=comparisons.compare_sequentially(one, b).get(a)))
+            comparison = comparisons.compare(experiment, a, b, options.price(experiment), options.level, options.seed)
+            state = comparisons.compare_sequentially(experiment, b).get(a)
+            pairwise.append(replace(comparison, sequential_state=state))
         except ValueError as error:
-            refused.append(str(error))
-    if not found:
-        why = f"no experiment of these records has rounds of both {first} and {second}"
-        raise ValueError(refused[0] if refused else why)
-    return comparisons.apply_holm(found), refused
+            refusals.append(str(error))
+    if not pairwise:
+        message = f"no experiment of these records has rounds of both {first} and {second}"
+        raise ValueError(refusals[0] if refusals else message)
+    return comparisons.apply_holm(pairwise), refusals
 
 
 def write_report(
     experiments: Sequence[Experiment], options: AnalysisOptions, folder: Path, arguments: Sequence[str]
 ) -> tuple[Path, list[str]]:
-    """Writes the page and its figures into a folder.
+    """Writes the HTML report and its figures into a folder.
 
     Args:
-        experiments: what it shows.
-        asked: level, seed, papers, and whether it is anonymous.
-        folder: where it goes.
-        words: of the command that writes it again; the page shows it.
+        experiments: the experiments to report.
+        options: confidence level, seed, published records, and whether the report is anonymous.
+        folder: the folder of the report.
+        arguments: the `key=value` arguments of the command that writes the report again; the report shows them.
 
     Returns:
-        The path of the page, and what is to be said of it.
+        The path of the report, and lines to print.
     """
-    from benchmark.analysis import report as page  # matplotlib takes a second to import
+    from benchmark.analysis import report  # matplotlib takes a second to import
 
-    papers = verify.read_published(options.published_paths)
-    verdicts = verify.verify(experiments, papers, options.level) if papers else []
-    found = {one.title: compare_with_reference(one, options) for one in experiments}
-    remarks = [line for _, refused in found.values() for line in refused]
-    told = page.collect_provenance(experiments, arguments, options.anonymous) | {"level": options.level}
-    with warnings.catch_warnings(record=True) as caught:
+    published = verify.read_published(options.published_paths)
+    verdicts = verify.verify(experiments, published, options.level) if published else []
+    by_title = {experiment.title: compare_with_reference(experiment, options) for experiment in experiments}
+    remarks = [line for _, refusals in by_title.values() for line in refusals]
+    provenance = report.collect_provenance(experiments, arguments, options.anonymous) | {"level": options.level}
+    with warnings.catch_warnings(record=True) as caught_warnings:
         warnings.simplefilter("always")
-        compared = {title: rows for title, (rows, _) in found.items()}
-        path = page.write_report(experiments, folder, compared, verdicts, told, options.task)
-    texts = {str(one.message) for one in caught}
-    return path, remarks + sorted({page.MISSING_GLYPHS_NOTE if "missing from font" in text else text for text in texts})
+        comparisons_by_title = {title: rows for title, (rows, _) in by_title.items()}
+        path = report.write_report(experiments, folder, comparisons_by_title, verdicts, provenance, options.task)
+    texts = {str(warning.message) for warning in caught_warnings}
+    notes = {report.MISSING_GLYPHS_NOTE if "missing from font" in text else text for text in texts}
+    return path, remarks + sorted(notes)

@@ -1,6 +1,6 @@
-"""Paired comparisons of strategies: how far apart, how sure, and what it would take to know.
+"""Paired comparisons of strategies: how large the difference is, how certain it is, and how many seeds would decide.
 
-Shapes: S runs (pairs), K comparisons.
+Shapes: S pairs of runs, K p-values, R rounds, N seeds.
 """
 
 from __future__ import annotations
@@ -24,44 +24,48 @@ from benchmark.seeds import seed
 
 @dataclass(frozen=True)
 class Comparison:
-    """One strategy against another on one experiment; differences are strategy minus other, in the score's unit."""
+    """The paired comparison of one strategy with another on one experiment.
+
+    All differences are the strategy minus the other one, in the unit of the score.
+    """
 
     task: str
     metric: Metric
     strategy: str
     against: str
     pairs: Pairs
-    round_differences: dict[int, Interval]  # the difference in each round that all pairs have
-    last_round: str  # the last of them
-    final_difference: Interval  # difference there
-    final_p: float  # sign-flip test
-    area_over: (
-        str  # what areas are over: all rounds, or where these are not equally dear the range of cost that both have
-    )
-    areas: tuple[float, float]  # under the curves over that: the mean score on the way
-    area_difference: Interval  # their difference
+    round_differences: dict[int, Interval]  # the mean difference in each round that all pairs have
+    last_round: str  # the name of the last of these rounds
+    final_difference: Interval  # the mean difference in it
+    final_p: float  # p-value of the sign-flip test
+    area_over: str  # what areas are taken over: ALL_ROUNDS, or a range of cost where rounds cost unequally
+    areas: tuple[float, float]  # normalized areas under both curves: their mean scores over `area_over`
+    area_difference: Interval
     area_p: float
-    all_rounds_difference: Interval | None  # the difference of areas over all rounds, where that is not `area`
+    all_rounds_difference: Interval | None  # the difference of areas over all rounds, where `area_over` is a range
     all_rounds_p: float
-    holm_p: float  # of `area_p`, over all comparisons made together
-    family_size: int  # comparisons that are made together
-    saving: Saving | None  # at the smaller of both final scores, or in the schedule's band
+    holm_p: float  # `area_p`, corrected for all comparisons of the family
+    family_size: int  # comparisons that are corrected together
+    saving: Saving | None  # at the smaller of both final scores, or in the band of the schedule
     no_saving_reason: str  # why there is no saving
-    level: float
+    level: float  # confidence level of the intervals and the verdict
     difference_std: float  # standard deviation of the paired differences of areas
-    unequal_costs: dict[str, tuple[float, float]]  # labels paid up to the last round, where they differ: images, boxes
-    sequential_state: SequentialState | None = None  # where seeds=auto stands; None: seeds were told
+    unequal_costs: dict[str, tuple[float, float]]  # labels paid by both, by kind, where they differ
+    sequential_state: SequentialState | None = None  # the state of seeds=auto; None where seeds were fixed
 
     @property
     def detectable_difference(self) -> float:
-        """The difference of areas that as many pairs of this spread find in 4 of 5 cases; infinite: none."""
-        found = stats.detectable_difference(len(self.pairs.seeds), self.level, self.family_size)
-        return found * self.difference_std if math.isfinite(found) else math.inf
+        """The difference of areas that so many pairs of this spread detect with power 0.8; infinite where none."""
+        in_deviations = stats.detectable_difference(len(self.pairs.seeds), self.level, self.family_size)
+        return in_deviations * self.difference_std if math.isfinite(in_deviations) else math.inf
 
     @property
     def verdict(self) -> str:
-        """better or worse, by Holm's p of the areas; equivalent, where their difference surely lies within the metric's
-        margin; or undecided. Of seeds=auto what its looks say."""
+        """The verdict: better, worse, equivalent or undecided; with seeds=auto the status of the sequential test.
+
+        Better and worse follow from Holm's p-value of the areas; equivalent means that the difference of areas lies
+        within the metric's margin.
+        """
         if self.sequential_state is not None:
             return self.sequential_state.status
         if self.holm_p <= 1 - self.level:
@@ -70,72 +74,73 @@ class Comparison:
 
     @property
     def margin(self) -> float:
-        """How far apart two scores may be and still agree; NaN where that is not defined."""
+        """The largest difference of two equivalent scores; NaN where the metric declares none."""
         return math.nan if self.metric.margin is None else self.metric.margin
 
     @property
     def is_equivalent(self) -> bool:
-        """Whether the interval of twice the tail lies within the margin: two one-sided tests."""
-        number, width = len(self.pairs.seeds), self.area_difference.high - self.area_difference.value
-        half = (
-            width
-            * stats.student_quantile(number - 1, self.level)
-            / stats.student_quantile(number - 1, (1 + self.level) / 2)
-        )
-        return abs(self.area_difference.value) + half <= self.margin if number > 1 else False
+        """Whether two one-sided tests place the difference of areas within the margin."""
+        num_pairs, half_width = len(self.pairs.seeds), self.area_difference.high - self.area_difference.value
+        one_sided = stats.student_quantile(num_pairs - 1, self.level)
+        half = half_width * one_sided / stats.student_quantile(num_pairs - 1, (1 + self.level) / 2)
+        return abs(self.area_difference.value) + half <= self.margin if num_pairs > 1 else False
 
     @property
     def reason(self) -> str:
-        """Why it is equivalent or undecided; "" where it is better or worse; of seeds=auto at which look."""
+        """The reason of the verdicts equivalent and undecided, or the look of seeds=auto; empty for better and
+        worse."""
         if self.sequential_state is not None:
             return describe_state(self.sequential_state)
         if self.verdict == "equivalent":
             return f"the {100 * (2 * self.level - 1):g} % interval lies within ± {self.margin:g}"
         if self.verdict != "undecided":
             return ""
-        number = len(self.pairs.seeds)
-        if not self.difference_std and not self.area_difference.value and number > 1:
-            return f"no difference in any of {format_seeds(number)}"
-        least, wanted = stats.min_runs_to_reject(self.level, self.family_size), self.seeds_needed
-        if number < least:
+        num_seeds = len(self.pairs.seeds)
+        if not self.difference_std and not self.area_difference.value and num_seeds > 1:
+            return f"no difference in any of {format_seeds(num_seeds)}"
+        min_seeds, likely_seeds = stats.min_runs_to_reject(self.level, self.family_size), self.seeds_needed
+        if num_seeds < min_seeds:
             among = f" in {self.family_size} comparisons" if self.family_size > 1 else ""
-            told = f"{format_seeds(number)} can decide nothing{among}: it takes {format_seeds(least)}"
-            if wanted is None:
-                return told
-            would = f"and {'they' if wanted == least else f'about {wanted}'} would find a difference of {self.margin:g}"
-            return f"{told}, {would} in 4 of 5 cases"
-        more = f"; about {wanted} would find a difference of {self.margin:g}" if (wanted or 0) > number else ""
-        return f"{format_seeds(number)} find a difference of {self.detectable_difference:.2g} in 4 of 5 cases{more}"
+            too_few = f"{format_seeds(num_seeds)} can decide nothing{among}: it takes {format_seeds(min_seeds)}"
+            if likely_seeds is None:
+                return too_few
+            who = "they" if likely_seeds == min_seeds else f"about {likely_seeds}"
+            return f"{too_few}, and {who} would find a difference of {self.margin:g} in 4 of 5 cases"
+        difference = f"{format_seeds(num_seeds)} find a difference of {self.detectable_difference:.2g} in 4 of 5 cases"
+        if (likely_seeds or 0) <= num_seeds:
+            return difference
+        return f"{difference}; about {likely_seeds} would find a difference of {self.margin:g}"
 
     @property
     def sentence(self) -> str:
-        """The answer for people who are no statisticians."""
-        first, second, number = self.strategy, self.against, len(self.pairs.seeds)
+        """The result in one sentence, for readers who are no statisticians."""
+        first, second, num_seeds = self.strategy, self.against, format_seeds(len(self.pairs.seeds))
         if self.verdict in ("better", "worse"):
             look = f", {self.reason}" if self.sequential_state else ""
-            return f"{first} is {self.verdict} than {second}: {self.effect}, {format_seeds(number)}{look}"
+            return f"{first} is {self.verdict} than {second}: {self.effect}, {num_seeds}{look}"
         if self.verdict == "equivalent":
-            return f"{first} is as good as {second} to within {self.margin:g}: {self.reason}, {format_seeds(number)}"
+            return f"{first} is as good as {second} to within {self.margin:g}: {self.reason}, {num_seeds}"
         return f"{first} against {second} is {self.verdict}: {self.reason}"
 
     @property
     def effect(self) -> str:
-        """How much better or worse it is: in labels where that is known, else in the score."""
-        paid, sign, sure = self.saving, 1 if self.verdict == "better" else -1, f", {100 * self.level:g} % interval"
-        if paid is not None and paid.is_reached and sign * paid.percent.value > 0:
-            low, high = sorted(sign * end for end in (paid.percent.low, paid.percent.high))
-            known = f"{sure} {low:.0f} to {high:.0f} %" * (math.isfinite(low) and math.isfinite(high))
-            kind = {"images": "labels", "time": "seconds"}.get(paid.price.kind, paid.price.kind)
-            return f"it needs {abs(paid.percent.value):.0f} % {'fewer' if sign > 0 else 'more'} {kind}{known}"
+        """How much better or worse the strategy is: in labels where the saving is known, else in the score."""
+        saving, sign = self.saving, 1 if self.verdict == "better" else -1
+        interval = f", {100 * self.level:g} % interval"
+        if saving is not None and saving.is_reached and sign * saving.percent.value > 0:
+            low, high = sorted(sign * end for end in (saving.percent.low, saving.percent.high))
+            ends = f"{interval} {low:.0f} to {high:.0f} %" * (math.isfinite(low) and math.isfinite(high))
+            kind = {"images": "labels", "time": "seconds"}.get(saving.price.kind, saving.price.kind)
+            return f"it needs {abs(saving.percent.value):.0f} % {'fewer' if sign > 0 else 'more'} {kind}{ends}"
         digits = self.metric.digits
         sign *= self.metric.sign
         low, high = sorted(sign * end for end in (self.area_difference.low, self.area_difference.high))
         height = f"{abs(self.area_difference.value):.{digits}f} {'higher' if sign > 0 else 'lower'}"
-        return f"its mean {self.metric} is {height}{sure} {low:.{digits}f} to {high:.{digits}f}"
+        return f"its mean {self.metric} is {height}{interval} {low:.{digits}f} to {high:.{digits}f}"
 
     @property
     def seeds_needed(self) -> int | None:
-        """About how many seeds find a difference as large as the margin in 4 of 5 cases; None where it is not known."""
+        """About how many seeds detect a difference of the margin with power 0.8; None where that is not known."""
         if not self.difference_std or math.isnan(self.margin):
             return None
         return stats.runs_to_find(round(self.margin / self.difference_std, 2), self.level, self.family_size)
@@ -144,30 +149,43 @@ class Comparison:
 def compare(
     experiment: Experiment, strategy: str, against: str, price: Price, level: float, base_seed: int
 ) -> Comparison:
-    """The paired comparison of two strategies; `start` seeds what is drawn, together with their names.
+    """Compares two strategies seed by seed.
 
-    ValueError where they do not pair or share no round.
+    Args:
+        experiment: the experiment, with runs of both strategies.
+        strategy: the label of the first strategy.
+        against: the label of the strategy that it is compared with.
+        price: the cost that areas and savings are over.
+        level: the confidence level of intervals and the verdict.
+        base_seed: together with the names of experiment and strategies it seeds all random draws.
+
+    Raises:
+        ValueError: the runs cannot be paired, or have no round or no range of cost in common.
     """
     first, second = experiment.get_curve(strategy), experiment.get_curve(against)
     pairs = pair_runs(first, second)
     rng = np.random.default_rng(seed("compare", experiment.title, strategy, against, base_seed))
     gaps_SR = first.value_SR[pairs.first_rows] - second.value_SR[pairs.second_rows]
-    whole = np.flatnonzero(np.isfinite(gaps_SR).all(0))
-    if not len(whole):
+    complete = np.flatnonzero(np.isfinite(gaps_SR).all(0))
+    if not len(complete):
         raise ValueError(f"{experiment.title}: {strategy} and {against} have no round in common")
-    last = int(whole[-1])
-    over, (mine_S, theirs_S), by_round_S = paired_areas(experiment, first, second, pairs, price)
+    last = int(complete[-1])
+    area_over, (mine_S, theirs_S), all_rounds_S = paired_areas(experiment, first, second, pairs, price)
     area_S, final_S = mine_S - theirs_S, gaps_SR[:, last]
-    p_K = stats.sign_flip_test(np.stack([final_S, area_S, by_round_S]), rng)
-    saving, why_not = compute_saving(experiment, strategy, against, price, level, base_seed)
+    p_K = stats.sign_flip_test(np.stack([final_S, area_S, all_rounds_S]), rng)
+    saving, no_saving_reason = compute_saving(experiment, strategy, against, price, level, base_seed)
+    columns = {experiment.rounds[column]: stats.student_interval(gaps_SR[:, column], level) for column in complete}
     return Comparison(
-        experiment.title, experiment.metric, strategy, against, pairs,
-        {experiment.rounds[number]: stats.student_interval(gaps_SR[:, number], level) for number in whole},
-        name_last_round(experiment, first, last),
-        stats.student_interval(final_S, level), float(p_K[0]), over, (float(mine_S.mean()), float(theirs_S.mean())),
-        stats.student_interval(area_S, level), float(p_K[1]), None if over == ALL_ROUNDS else stats.student_interval(by_round_S, level),
-        float(p_K[2]), float(p_K[1]), 1, saving, why_not, level,
-        float(area_S.std(ddof=1)) if len(area_S) > 1 else 0.0, find_unequal_costs(first, second, last),
+        task=experiment.title, metric=experiment.metric, strategy=strategy, against=against, pairs=pairs,
+        round_differences=columns, last_round=name_last_round(experiment, first, last),
+        final_difference=stats.student_interval(final_S, level), final_p=float(p_K[0]), area_over=area_over,
+        areas=(float(mine_S.mean()), float(theirs_S.mean())), area_difference=stats.student_interval(area_S, level),
+        area_p=float(p_K[1]),
+        all_rounds_difference=None if area_over == ALL_ROUNDS else stats.student_interval(all_rounds_S, level),
+        all_rounds_p=float(p_K[2]), holm_p=float(p_K[1]), family_size=1, saving=saving,
+        no_saving_reason=no_saving_reason, level=level,
+        difference_std=float(area_S.std(ddof=1)) if len(area_S) > 1 else 0.0,
+        unequal_costs=find_unequal_costs(first, second, last),
     )  # fmt: skip
 
 
@@ -177,47 +195,52 @@ ALL_ROUNDS = "all rounds"
 def paired_areas(
     experiment: Experiment, first: Curve, second: Curve, pairs: Pairs, price: Price
 ) -> tuple[str, Floats, Floats]:
-    """The areas of paired runs: (2, S) over what the verdict is of, what that is, and (S,) differences over all rounds.
+    """Computes the normalized areas under the curves of paired runs.
 
-    Where rounds cost both runs of a pair the same, areas are over the rounds that both have; else over the range of
-    cost that both have: a strategy that is charged for a held-out set, or buys more boxes, would be compared at other
-    prices. No other pair decides what a pair's areas are, so that they stay what they are when more seeds run.
+    Where the rounds of a pair cost the same, its areas are over the rounds that both runs have; otherwise over the
+    range of cost that both have, so that a strategy that pays for a held-out set, or buys more boxes, is compared at
+    equal cost. The areas of a pair depend on no other pair: they stay the same when more seeds run.
+
+    Returns:
+        What the areas are over, in words; (2, S) the areas; and (S,) their differences over all rounds.
+
+    Raises:
+        ValueError: the runs of a pair have no range of cost in common.
     """
     costs = (price.cumulative_cost(first)[pairs.first_rows], price.cumulative_cost(second)[pairs.second_rows])
     values = (first.value_SR[pairs.first_rows], second.value_SR[pairs.second_rows])
-    over, by_round = list[tuple[float, float]](), list[Floats]()
+    ranges, all_rounds_S2 = list[tuple[float, float]](), list[Floats]()
     areas_S2 = list[Floats]()
-    for number, values_2R in enumerate(np.stack(values, 1)):
-        costs_2R, there = np.stack([cost_SR[number] for cost_SR in costs]), np.isfinite(values_2R).all(0)
-        rounds_R = np.array(experiment.rounds, np.float64)[there]
-        by_round.append(np.array([stats.normalized_area(rounds_R, value_R) for value_R in values_2R[:, there]]))
-        areas_S2.append(by_round[-1])
-        if there.sum() > 1 and not np.array_equal(*costs_2R[:, there]):
+    for row, values_2R in enumerate(np.stack(values, 1)):
+        costs_2R, is_shared_R = np.stack([cost_SR[row] for cost_SR in costs]), np.isfinite(values_2R).all(0)
+        rounds_R = np.array(experiment.rounds, np.float64)[is_shared_R]
+        areas = [stats.normalized_area(rounds_R, value_R) for value_R in values_2R[:, is_shared_R]]
+        all_rounds_S2.append(np.array(areas))
+        areas_S2.append(all_rounds_S2[-1])
+        if is_shared_R.sum() > 1 and not np.array_equal(*costs_2R[:, is_shared_R]):
             try:
-                areas_S2[-1], *ends = stats.areas_at_equal_cost(costs_2R[:, there], values_2R[:, there])
+                areas_S2[-1], *ends = stats.areas_at_equal_cost(costs_2R[:, is_shared_R], values_2R[:, is_shared_R])
             except ValueError as error:
                 names = f"{first.strategy} and {second.strategy}"
                 raise ValueError(f"{names} have no range of {price.kind} in common: {error}") from None
-            over.append((ends[0], ends[1]))
-    words = ALL_ROUNDS
-    if over:
-        (low, high), about = np.mean(over, 0), "about " * (len(set(over)) > 1)
-        words = f"{about}{low:,.0f} to {high:,.0f} {price.unit}"
-    return words, np.stack(areas_S2, 1), np.subtract(*np.stack(by_round, 1))
+            ranges.append((ends[0], ends[1]))
+    area_over = ALL_ROUNDS
+    if ranges:
+        (low, high), about = np.mean(ranges, 0), "about " * (len(set(ranges)) > 1)
+        area_over = f"{about}{low:,.0f} to {high:,.0f} {price.unit}"
+    return area_over, np.stack(areas_S2, 1), np.subtract(*np.stack(all_rounds_S2, 1))
 
 
 def find_unequal_costs(first: Curve, second: Curve, last_column: int) -> dict[str, tuple[float, float]]:
-    """The mean labels paid up to a round, of the kinds of which the two paid unequally many."""
-    both = {
-        kind: (mean_over_runs(first.cost[kind]), mean_over_runs(second.cost[kind]))
-        for kind in first.cost.keys() & second.cost.keys()
-    }
-    paid = {kind: (float(one[last_column]), float(other[last_column])) for kind, (one, other) in sorted(both.items())}
+    """Returns the mean labels that both strategies paid up to a round, by kind, where they paid unequally."""
+    kinds = sorted(first.cost.keys() & second.cost.keys())
+    mine_and_theirs = {kind: [mean_over_runs(curve.cost[kind]) for curve in (first, second)] for kind in kinds}
+    paid = {kind: (float(a[last_column]), float(b[last_column])) for kind, (a, b) in mine_and_theirs.items()}
     return {kind: pair for kind, pair in paid.items() if pair[0] != pair[1] and np.isfinite(pair).all()}
 
 
 def name_last_round(experiment: Experiment, curve: Curve, last_column: int) -> str:
-    """What the last round that all runs of a pair have is called."""
+    """Returns the name of the last round that all runs of a comparison have."""
     schedule = experiment.schedule
     if schedule is not None and schedule.budget_in == "boxes":
         return f"round {last_column}"
@@ -228,7 +251,7 @@ def name_last_round(experiment: Experiment, curve: Curve, last_column: int) -> s
 def compute_saving(
     experiment: Experiment, strategy: str, against: str, price: Price, level: float, base_seed: int
 ) -> tuple[Saving | None, str]:
-    """The saving by the experiment's own rule, or why there is none."""
+    """Computes the saving by the experiment's default rule; returns None and the reason where there is none."""
     rng = bootstrap_generator(experiment, strategy, against, base_seed)
     try:
         return compute_savings(experiment, strategy, against, default_rule(experiment), price, rng, level)[0], ""
@@ -239,42 +262,54 @@ def compute_saving(
 def compare_all(
     experiment: Experiment, against: str, price: Price, level: float, base_seed: int
 ) -> tuple[list[Comparison], list[str]]:
-    """Every other strategy against one, Holm's correction over all of them, and who is refused and why."""
-    made, refused = list[Comparison](), list[str]()
+    """Compares every other strategy with one; Holm's method corrects all of these comparisons together.
+
+    Args:
+        experiment: the experiment.
+        against: the label of the strategy that all others are compared with.
+        price: the cost that areas and savings are over.
+        level: the confidence level of intervals and verdicts.
+        base_seed: seeds all random draws, see `compare`.
+
+    Returns:
+        The comparisons, and a line for each strategy that cannot be compared.
+    """
+    comparisons, refusals = list[Comparison](), list[str]()
     for name, curve in experiment.curves.items():
         if name != against and curve.num_runs and experiment.get_curve(against).num_runs:
             try:
-                made.append(compare(experiment, name, against, price, level, base_seed))
+                comparisons.append(compare(experiment, name, against, price, level, base_seed))
             except ValueError as error:
-                refused.append(str(error))
-    looked = compare_sequentially(experiment, against)
-    return [replace(one, sequential_state=looked.get(one.strategy)) for one in apply_holm(made)], refused
+                refusals.append(str(error))
+    states = compare_sequentially(experiment, against)
+    return [replace(row, sequential_state=states.get(row.strategy)) for row in apply_holm(comparisons)], refusals
 
 
 def compare_sequentially(experiment: Experiment, against: str) -> dict[str, SequentialState]:
-    """Where each comparison with the reference stands under seeds=auto; {} where seeds were told, or `other` is not it.
+    """Returns the state of each comparison with the reference under seeds=auto, by strategy.
 
-    At the experiment's own price, whatever cost is asked for: what is decided stays so.
+    It is empty where seeds were fixed, or where `against` is not the reference. Areas are at the experiment's own
+    price, whatever cost the user asks for, so that a decision stays the same.
     """
     auto = experiment.auto_seeds
     if auto is None or against != auto.reference or against not in experiment.curves:
         return {}
     price = Price("boxes" if experiment.counts_boxes else "images")
-    known, apart = dict[str, Floats](), dict[str, SequentialState]()
+    differences, not_comparable = dict[str, Floats](), dict[str, SequentialState]()
     for name in experiment.curves:
         if name != against:
             try:
-                known[name] = experiment.metric.sign * area_differences(experiment, name, against, price)
-            except ValueError:  # why not, `compare` tells
-                apart[name] = SequentialState("not comparable", auto.looks[0])
-    return apart | sequential_states(known, auto, len(apart))
+                differences[name] = experiment.metric.sign * area_differences(experiment, name, against, price)
+            except ValueError:  # `compare` gives the reason
+                not_comparable[name] = SequentialState("not comparable", auto.looks[0])
+    return not_comparable | sequential_states(differences, auto, len(not_comparable))
 
 
 def area_differences(experiment: Experiment, strategy: str, against: str, price: Price) -> Floats:
-    """(N,): areas of a strategy minus those of another, of the seeds 0, 1 ... that both have finished."""
+    """(N,): the differences of areas, strategy minus the other, for the seeds 0, 1 ... that both have finished."""
     first, second = experiment.curves[strategy], experiment.curves[against]
-    ready = set(first.seeds) & set(second.seeds) - first.unfinished_seeds - second.unfinished_seeds
-    num_seeds = next(number for number in itertools.count() if number not in ready)
+    finished = set(first.seeds) & set(second.seeds) - first.unfinished_seeds - second.unfinished_seeds
+    num_seeds = next(number for number in itertools.count() if number not in finished)
     if not num_seeds:
         return np.empty(0)
     pairs = pair_runs(first, second)
@@ -284,18 +319,21 @@ def area_differences(experiment: Experiment, strategy: str, against: str, price:
 
 
 def describe_state(state: SequentialState) -> str:
-    """What a look says, for people."""
+    """Describes what a look of seeds=auto found."""
+    num_seeds = format_seeds(state.num_seeds)
     return {
-        "open": f"the next look is at {format_seeds(state.num_seeds)}",
+        "open": f"the next look is at {num_seeds}",
         "not comparable": "their prices have no range in common, or they started from other images",
-        "given up": f"at the look at {format_seeds(state.num_seeds)}: a verdict became unlikely, which does not mean equal",
-        "undecided": f"after {format_seeds(state.num_seeds)}, the most that were asked for",
-    }.get(state.status, f"at the look at {format_seeds(state.num_seeds)}")
+        "given up": f"at the look at {num_seeds}: a verdict became unlikely, which does not mean equal",
+        "undecided": f"after {num_seeds}, the most that were asked for",
+    }.get(state.status, f"at the look at {num_seeds}")
 
 
 def apply_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with Holm's p over all of them."""
-    adjusted_K = stats.holm(np.array([one.area_p for one in comparisons]))
+    """Returns the comparisons with p-values that Holm's method corrects over all of them."""
+    adjusted_K = stats.holm(np.array([comparison.area_p for comparison in comparisons]))
+    size = len(comparisons)
     return [
-        replace(one, holm_p=float(p), family_size=len(comparisons)) for one, p in zip(comparisons, adjusted_K, strict=True)
+        replace(comparison, holm_p=float(p), family_size=size)
+        for comparison, p in zip(comparisons, adjusted_K, strict=True)
     ]

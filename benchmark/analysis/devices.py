@@ -1,8 +1,8 @@
 """Whether records of two devices may stand in one table: the same cells, run on both, must score the same on average.
 
-A device is no draw from many but this one or that: what it changes is a mean, which each seed's two runs tell. Records
-may be mixed where that mean lies within the metric's margin, by two one-sided tests as in `equivalence`, for the scores
-of every strategy and for the differences between strategies. Shapes: N initial sets.
+A device is a fixed factor, not a random sample: it changes means by an amount that the two runs of each seed measure.
+Records may be mixed where this change lies within the metric's margin, by two one-sided tests as in `equivalence`, for
+the scores of every strategy and for the differences between strategies. Shapes: N initial sets.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ MIXABLE, NOT_MIXABLE, UNDECIDED = "may be mixed", "may not be mixed", "undecided
 
 @dataclass(frozen=True)
 class DeviceGap:
-    """What the second device changes in a strategy's mean score, or in its difference from another's."""
+    """What the second device changes in a strategy's mean score, or in its difference from another strategy."""
 
     strategy: str
-    against: str  # the other; "" for the scores themselves
-    area_gap: Gap  # of the mean score on the way
-    final_gap: Gap  # of the last score that both have
+    against: str  # the other strategy; empty for the scores themselves
+    area_gap: Gap  # in the mean score over the rounds
+    final_gap: Gap  # in the score of the last round that both have
 
     @property
     def name(self) -> str:
-        """`margin`, `margin minus random`."""
+        """The row's name: `margin`, or `margin minus random`."""
         return self.strategy + f" minus {self.against}" * bool(self.against)
 
     @property
     def gaps(self) -> tuple[Gap, Gap]:
-        """Both measures."""
+        """The gaps of both measures."""
         return self.area_gap, self.final_gap
 
 
 @dataclass(frozen=True)
 class DeviceVerdict:
-    """The answer on one experiment."""
+    """The verdict on whether two devices give the same results in one experiment."""
 
     experiment: str
     metric: Metric
@@ -57,12 +57,12 @@ class DeviceVerdict:
 
     @property
     def verdict(self) -> str:
-        """Over everything that was compared: MIXED, APART or UNDECIDED."""
+        """The verdict over all rows and both measures: MIXABLE, NOT_MIXABLE or UNDECIDED."""
         return judge_gaps([gap for row in self.rows for gap in row.gaps], self.metric, self.level)
 
     @property
     def sentence(self) -> str:
-        """The answer for people who are no statisticians."""
+        """The verdict in one sentence, for readers who are no statisticians."""
         both = f"records of {' and '.join(self.devices)}"
         if self.verdict == UNDECIDED:
             return f"{self.experiment}: whether {both} may be mixed is undecided: {self.reason}"
@@ -70,68 +70,71 @@ class DeviceVerdict:
 
     @property
     def reason(self) -> str:
-        """What the verdict rests on."""
+        """The numbers that the verdict rests on."""
         gaps, margin = [gap for row in self.rows for gap in row.gaps], require_margin(self.metric)
-        number = plural(min(gap.num_runs for gap in gaps), "initial set")
+        num_sets = plural(min(gap.num_runs for gap in gaps), "initial set")
         if not nonzero_gaps(gaps):
-            return f"all scores are the same, {number}"
+            return f"all scores are the same, {num_sets}"
         if self.verdict == NOT_MIXABLE:
-            value, name = max(((gap.value, row.name) for row in self.rows for gap in row.gaps), key=lambda p: abs(p[0]))
-            return f"the second changes {name} by {value:+.3g}, and the margin is ± {margin:g}; {number}"
+            changes = ((gap.value, row.name) for row in self.rows for gap in row.gaps)
+            value, name = max(changes, key=lambda change: abs(change[0]))
+            return f"the second changes {name} by {value:+.3g}, and the margin is ± {margin:g}; {num_sets}"
         if any(math.isnan(gap.standard_error) for gap in nonzero_gaps(gaps)):
-            return f"it takes {MIN_RUNS} initial sets that do not all change by the same; {number}"
-        inner = f"by {100 * (2 * self.level - 1):g} % intervals no mean changes by more than"
-        told = f"{inner} {interval_reach(gaps, self.level):.2g}, and the margin is ± {margin:g}; {number}"
+            return f"it takes {MIN_RUNS} initial sets that do not all change by the same; {num_sets}"
+        limit = f"by {100 * (2 * self.level - 1):g} % intervals no mean changes by more than"
+        within = f"{limit} {interval_reach(gaps, self.level):.2g}, and the margin is ± {margin:g}; {num_sets}"
         if self.verdict == MIXABLE:
-            return told
-        wanted = runs_to_decide(nonzero_gaps(gaps), margin, self.level)
-        return f"{told}, about {wanted} would decide" if wanted else f"{told}; more would hardly decide"
+            return within
+        needed = runs_to_decide(nonzero_gaps(gaps), margin, self.level)
+        return f"{within}, about {needed} would decide" if needed else f"{within}; more would hardly decide"
 
 
 def nonzero_gaps(gaps: Sequence[Gap]) -> list[Gap]:
-    """The gaps that are not known to be none: there some set's two runs differ."""
+    """Returns the gaps that are not exactly zero in every set."""
     return [gap for gap in gaps if gap.value or gap.std]
 
 
 def judge_gaps(gaps: Sequence[Gap], metric: Metric, level: float) -> str:
-    """MIXED, APART or UNDECIDED of gaps that are judged together."""
-    differing = nonzero_gaps(gaps)
-    word = judge(differing, require_margin(metric), level)[0] if differing else REPRODUCED
-    return {REPRODUCED: MIXABLE, INCONCLUSIVE: UNDECIDED}.get(word, NOT_MIXABLE)
+    """Judges gaps together: MIXABLE, NOT_MIXABLE or UNDECIDED."""
+    nonzero = nonzero_gaps(gaps)
+    verdict = judge(nonzero, require_margin(metric), level)[0] if nonzero else REPRODUCED
+    return {REPRODUCED: MIXABLE, INCONCLUSIVE: UNDECIDED}.get(verdict, NOT_MIXABLE)
 
 
 def require_margin(metric: Metric) -> float:
-    """How far apart two scores of it may be and still agree; there is no verdict on a metric that does not say so."""
+    """Returns the margin of a metric that has one: the largest difference of two equivalent scores."""
     assert metric.margin is not None
     return metric.margin
 
 
 def interval_reach(gaps: Sequence[Gap], level: float) -> float:
-    """How far from zero the intervals of twice the tail go."""
-    ends = [equivalence_interval(gap, level) for gap in nonzero_gaps(gaps)]
-    return max((end for one in ends for end in (-one.low, one.high)), default=0.0)
+    """Returns the largest distance from zero of the ends of the equivalence intervals."""
+    intervals = [equivalence_interval(gap, level) for gap in nonzero_gaps(gaps)]
+    return max((end for interval in intervals for end in (-interval.low, interval.high)), default=0.0)
 
 
 def equivalence_interval(gap: Gap, level: float) -> Interval:
-    """The interval of twice the tail of `level`: 90 % for 0.95; without ends where too few sets differ."""
+    """Returns the interval of a one-sided test at `level`: 90 % for 0.95.
+
+    Its ends are NaN where too few sets differ."""
     if math.isnan(gap.standard_error):
         return Interval(gap.value, math.nan, math.nan)
     return gap.interval(2 * level - 1)
 
 
 def compare_devices(first: Experiment, second: Experiment, against: str, price: Price, level: float) -> DeviceVerdict:
-    """What the device of the second changes.
+    """Judges what the device of the second experiment changes.
 
     Args:
-        first: an experiment of one device.
-        second: the same experiment, run on another.
+        first: an experiment on one device.
+        second: the same experiment, run on another device.
         against: the strategy that others are compared with.
-        price: what areas are over where rounds are not equally dear.
-        level: 0.95: of 20 verdicts at most one is wrong.
+        price: the cost that areas are over where rounds cost unequally.
+        level: the confidence level; with 0.95 at most one verdict of 20 is wrong.
 
     Raises:
         ValueError: the two are not the same cells on two devices, or the metric has no margin.
-        Mixture: they were made with other versions, parameters or data.
+        MixedRecordsError: they were made with other versions, parameters or data.
     """
     if first.metric.margin is None:
         raise ValueError(f"{first.title}: how close two scores must be is not defined for {first.metric}")
@@ -149,30 +152,36 @@ def compare_devices(first: Experiment, second: Experiment, against: str, price: 
 
 
 def find_device(experiment: Experiment) -> str:
-    """What an experiment ran on. ValueError where that is more than one device, or none."""
-    found = sorted({one.device for run in experiment.runs for one in run.measurements})
-    if len(found) != 1:
-        told = " and on ".join(found) or "no device that is told"
+    """Returns the device that an experiment ran on.
+
+    Raises:
+        ValueError: it ran on several devices, or none is recorded.
+    """
+    devices = sorted({row.device for run in experiment.runs for row in run.measurements})
+    if len(devices) != 1:
+        names = " and on ".join(devices) or "no device that is recorded"
         where = experiment.runs[0].folder if experiment.runs else experiment.source
-        raise ValueError(f"{where}: {experiment.title} ran on {told}: give a folder for each device")
-    return found[0]
+        raise ValueError(f"{where}: {experiment.title} ran on {names}: give a folder for each device")
+    return devices[0]
 
 
 def device_gaps(first: Experiment, second: Experiment, against: str, price: Price) -> Iterator[DeviceGap]:
-    """A row a strategy that both have, and one for its difference from another's."""
+    """Yields a row for each strategy that both devices have, and one for its difference from `against`."""
     changes = {name: device_changes(first, second, name, price) for name in first.curves if name in second.curves}
     changes = {name: by_seed for name, by_seed in changes.items() if by_seed}
     for other in dict.fromkeys(("", against)):
         for name, by_seed in changes.items():
             base = changes.get(other, {})
-            seeds = [one for one in by_seed if not other or one in base]
+            seeds = [seed for seed in by_seed if not other or seed in base]
             if name != other and seeds and (not other or base):
-                both_N2 = np.array([by_seed[one] - base[one] if other else by_seed[one] for one in seeds])
+                both_N2 = np.array([by_seed[seed] - base[seed] if other else by_seed[seed] for seed in seeds])
                 yield DeviceGap(name, other, paired_gap(both_N2[:, 0]), paired_gap(both_N2[:, 1]))
 
 
 def device_changes(first: Experiment, second: Experiment, strategy: str, price: Price) -> dict[int, Floats]:
-    """By seed what the second device changes in a strategy's area and final score; {} where no seed has both."""
+    """Returns by seed what the second device changes in a strategy's area and in its final score.
+
+    It is empty where no seed has finished on both devices."""
     ours, theirs = second.curves[strategy], first.curves[strategy]
     if not set(ours.seeds) & set(theirs.seeds) - ours.unfinished_seeds - theirs.unfinished_seeds:
         return {}
@@ -188,6 +197,6 @@ def device_changes(first: Experiment, second: Experiment, strategy: str, price: 
 
 
 def paired_gap(values_N: Floats) -> Gap:
-    """The mean of paired differences as a gap to a fixed number: all of the spread is theirs."""
+    """Returns the mean of paired differences as a gap from zero; the other side has no spread of its own."""
     std = float(values_N.std(ddof=1)) if len(values_N) > 1 else math.nan
     return Gap(math.nan, float(values_N.mean()), len(values_N), std, len(values_N), 0.0)

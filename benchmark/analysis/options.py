@@ -1,4 +1,4 @@
-"""The settings of the commands that read records. Imports neither torch nor hydra."""
+"""The options of the commands that read records, and what they select. Imports neither torch nor Hydra."""
 
 from __future__ import annotations
 
@@ -25,111 +25,136 @@ from benchmark.records.anonymous import redact
 from benchmark.text import notation
 from benchmark.text.words import did_you_mean
 
-PUBLISHED_FOLDER = next(  # beside the installed package, or in a checkout
+PUBLISHED_FOLDER = next(  # in the installed package, or in a checkout
     folder
     for home in (Path(__file__).parents[1], Path(__file__).parents[2] / "results")
     if (folder := home / "published").is_dir()
 )
-PARALLEL_MIN_CELLS = 2_000
+PARALLEL_MIN_CELLS = 2_000  # cells above which each experiment is read in a process of its own
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisOptions(AnalysisSettings):
-    """The settings of a command that reads records, and what they choose."""
+    """The settings of a command that reads records, with the paths, experiments and prices that they select."""
 
     @property
     def record_paths(self) -> list[str]:
-        """Where the records are: `out` is one folder, `records` any number of paths."""
+        """The paths of the records: one folder for `out` and `grid`, any number of paths for `records`."""
+        if self.records:
+            return resolve_paths(self.records, "records")
         out = self.out or f"results/{self.grid}"
-        if not (self.records or self.out or os.path.exists(out) or self.grid in grid_names()):
+        if not (self.out or os.path.exists(out) or self.grid in grid_names()):
             raise ValueError(f"no grid is called {did_you_mean(self.grid, grid_names())}")
-        return (
-            resolve_paths(self.records, "records")
-            if self.records
-            else [check_name_length(expand_home(out, f"out={out}"), f"out={out}")]
-        )
+        return [check_name_length(expand_home(out, f"out={out}"), f"out={out}")]
 
     @property
     def published_paths(self) -> list[str]:
-        """Where the curves of `against` are; none where there are none."""
+        """The paths of published curves that `against` names; empty where it is not set."""
         return resolve_paths(self.against, "against") if self.against else []
 
     @property
     def output_folder(self) -> Path | None:
-        """Where what is made of them goes: `to`, or the results folder that `out` or `grid` names. None: nowhere, since
-        what lies beside `records` may be somebody else's."""
+        """The folder that output is written to: `to`, or the results folder of `out` or `grid`.
+
+        It is None where only `records` is given: nothing is written beside records that may belong to somebody else.
+        """
         if self.to:
             return Path(expand_home(self.to, f"to={self.to}"))
         return None if self.records else Path(self.record_paths[0])
 
     def saving_rule(self, experiment: Experiment) -> TargetRule:
-        """The rule of `at`, or the experiment's own."""
+        """Returns the rule that `at` names, or the default rule of the experiment."""
         return TargetRule.read(self.at) if self.at else default_rule(experiment)
 
     def read_experiments(self, title: str = "") -> list[Experiment]:
-        """What is asked about; only: the experiment of that name. ValueError where there is nothing."""
+        """Reads the experiments that the settings select; only that of this title where one is given.
+
+        Raises:
+            ValueError: nothing is selected.
+        """
         experiments = select_experiments(read_experiments(self.record_paths, title), self.task)
         return anonymize(experiments) if self.anonymous else experiments
 
     def parallel_titles(self) -> list[str]:
-        """Names of experiments that are worth a process each: where they have thousands of cells. [""]: all in one."""
-        found = {} if self.task else count_cells(self.record_paths)
-        return list(found) if sum(found.values()) > PARALLEL_MIN_CELLS else [""]
+        """Returns the titles of experiments to read in one process each; [""], all in one, where they are small."""
+        num_cells = {} if self.task else count_cells(self.record_paths)
+        return list(num_cells) if sum(num_cells.values()) > PARALLEL_MIN_CELLS else [""]
 
     def compute_savings(self) -> tuple[list[Saving], list[str]]:
-        """What `strategy` saves against `against`, and which pairs are refused and why."""
+        """Computes what `strategy` saves compared with `against` in the experiments that the settings select.
+
+        Returns:
+            The savings, and a line for each pair of strategies that cannot be compared.
+
+        Raises:
+            ValueError: no pair can be compared.
+        """
         return self.compute_savings_of(self.read_experiments())
 
     def compute_savings_of(self, experiments: Sequence[Experiment]) -> tuple[list[Saving], list[str]]:
-        """The same, of these experiments."""
-        made, refused = list[Saving](), list[str]()
+        """Computes the same as `compute_savings` for these experiments."""
+        all_savings, refusals = list[Saving](), list[str]()
         if self.at:
             TargetRule.read(self.at)
-        for one, a, b in strategy_pairs(experiments, split_labels(self.strategy), split_labels(self.against)):
+        pairs = strategy_pairs(experiments, split_labels(self.strategy), split_labels(self.against))
+        for experiment, a, b in pairs:
             try:
-                rng = bootstrap_generator(one, a, b, self.seed)
-                made += compute_savings(one, a, b, self.saving_rule(one), self.price(one), rng, self.level)
+                rng = bootstrap_generator(experiment, a, b, self.seed)
+                rule, price = self.saving_rule(experiment), self.price(experiment)
+                all_savings += compute_savings(experiment, a, b, rule, price, rng, self.level)
             except ValueError as error:
-                refused.append(f"{one.title}: {error}")
-        if not made:
-            raise ValueError(refused[0] if refused else "these records hold no pair of strategies to compare")
-        return made, refused
+                refusals.append(f"{experiment.title}: {error}")
+        if not all_savings:
+            raise ValueError(refusals[0] if refusals else "these records hold no pair of strategies to compare")
+        return all_savings, refusals
 
     def price(self, experiment: Experiment) -> Price:
-        """The cost asked for, or the experiment's own."""
+        """Returns the price that `cost` names; else boxes where the experiment counts them, and images where not."""
         kind = self.cost or ("boxes" if experiment.counts_boxes else "images")
         return Price(kind, self.seconds_per_image, self.seconds_per_box)
 
 
 def anonymize(experiments: Sequence[Experiment]) -> list[Experiment]:
-    """Experiments under titles, and strategies under labels, that tell no folder. ValueError: two are alike then."""
+    """Removes folders from the titles of experiments and the labels of strategies.
+
+    Raises:
+        ValueError: two names become equal.
+    """
     renamed = [
         replace(
-            one, title=redact(one.title), source=redact(one.source),
-            curves={redact(name): replace(curve, strategy=redact(name)) for name, curve in one.curves.items()},
-            runs=tuple(replace(run, strategy=redact(run.strategy)) for run in one.runs),
-            variant_runs=tuple(replace(run, strategy=redact(run.strategy)) for run in one.variant_runs),
+            experiment, title=redact(experiment.title), source=redact(experiment.source),
+            curves={redact(name): replace(curve, strategy=redact(name)) for name, curve in experiment.curves.items()},
+            runs=tuple(replace(run, strategy=redact(run.strategy)) for run in experiment.runs),
+            variant_runs=tuple(replace(run, strategy=redact(run.strategy)) for run in experiment.variant_runs),
         )
-        for one in experiments
+        for experiment in experiments
     ]  # fmt: skip
-    titles = [one.title for one in renamed]
-    labels = [len(one.curves) for one in renamed]
-    if len({*titles}) < len(titles) or labels != [len(one.curves) for one in experiments]:
+    titles = [experiment.title for experiment in renamed]
+    num_labels = [len(experiment.curves) for experiment in renamed]
+    if len({*titles}) < len(titles) or num_labels != [len(experiment.curves) for experiment in experiments]:
         raise ValueError("anonymous=true: two names differ by their folders alone: write one at a time, with task=NAME")
     return renamed
 
 
 def parse_options(arguments: Sequence[str], verb: str) -> AnalysisOptions:
-    """Settings from the words of a command. ValueError, in one line, for what does not fit."""
+    """Parses the `key=value` arguments of a command.
+
+    Args:
+        arguments: the arguments as they were typed.
+        verb: the command.
+
+    Raises:
+        ValueError: an argument is no setting of the command, or has no valid value; the message is one line.
+    """
     return AnalysisOptions(**read_settings(arguments, setting_types(verb)))
 
 
 def resolve_paths(paths: str, setting: str) -> list[str]:
-    """The paths of a setting, with `published` as the folder of published curves, unless there is such a path."""
+    """Returns the paths of a setting; `published` is the folder of published curves where no such path exists."""
     parts = parse_paths(paths, f"{setting}={paths}")
     return [str(PUBLISHED_FOLDER) if part == "published" and not Path(part).exists() else part for part in parts]
 
 
 def split_labels(text: str) -> list[str]:
-    """Strategy labels separated by commas outside brackets."""
+    """Splits strategy labels at the commas outside brackets."""
     return [part.strip() for part in notation.split_commas(text) if part.strip()]

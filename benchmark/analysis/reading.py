@@ -1,4 +1,4 @@
-"""Reads experiments: the records of results folders, and what of them belongs together."""
+"""Reads experiments from results folders and CSV files, and joins the runs of one experiment from several folders."""
 
 from __future__ import annotations
 
@@ -23,37 +23,49 @@ from benchmark.records.record import records_agree
 from benchmark.records.store import Store
 from benchmark.text.words import did_you_mean
 
-REMEDY = "tabulate folders apart, or run what is outdated anew with `run ... rerun_changed=true`"
-GC_PAUSE_MIN_CELLS = 500  # cells above which the collector of cycles would take longer than reading them
+REMEDY = "analyse the folders one at a time, or run the outdated cells again with `run ... rerun_changed=true`"
+GC_PAUSE_MIN_CELLS = 500  # cells above which garbage collection would take longer than reading them
 
 
 def read_experiments(records: str | Sequence[str], title: str = "") -> list[Experiment]:
-    """The experiments of results folders, CSV files and folders of CSV files; only: that one.
+    """Reads experiments from results folders, CSV files and folders of CSV files.
 
-    records: paths, or a text as `places.folders` reads it.
+    Cells of equally named experiments in several folders are joined.
 
-    The cells of folders that hold an experiment of the same name are put together. ValueError where a path holds
-    nothing, or two hold the same cell with other settings.
+    Args:
+        records: paths, or a text of paths that `paths.parse_paths` parses.
+        title: reads only the experiment of this title from results folders; all where it is empty.
+
+    Raises:
+        ValueError: a path holds no records, or two paths hold the same cell with other settings.
     """
     stores, files = find_stores_and_files(records)
-    found = [*(read_stores(stores, title) if stores else ()), *(one for file in files for one in read_curve_file(file))]
-    twice = [title for title, count in Counter(one.title for one in found).items() if count > 1]
-    if twice:
-        told = records if isinstance(records, str) else ",".join(records)
-        raise ValueError(f"records={told}: {twice[0]} is there twice")
-    return found
+    experiments = read_stores(stores, title) if stores else []
+    experiments += [experiment for file in files for experiment in read_curve_file(file)]
+    counts = Counter(experiment.title for experiment in experiments)
+    if duplicates := [name for name, count in counts.items() if count > 1]:
+        paths = records if isinstance(records, str) else ",".join(records)
+        raise ValueError(f"records={paths}: {duplicates[0]} is there twice")
+    return experiments
 
 
 def count_cells(records: str | Sequence[str]) -> dict[str, int]:
-    """How many cells each experiment of results folders has; {} where there are CSV files too."""
+    """Counts the cells of each experiment in results folders; empty where there are CSV files, too."""
     stores, files = find_stores_and_files(records)
     manifests = [] if files else [store.manifest() for store in stores]
-    asked = [(one["name"], len(one["cells"])) for manifest in manifests for one in manifest["experiments"]]
-    return {name: sum(count for other, count in asked if other == name) for name, _ in asked}
+    counts = Counter[str]()
+    for manifest in manifests:
+        for entry in manifest["experiments"]:
+            counts[entry["name"]] += len(entry["cells"])
+    return dict(counts)
 
 
 def find_stores_and_files(records: str | Sequence[str]) -> tuple[list[Store], list[Path]]:
-    """The results folders and the CSV files that these paths are. ValueError where one holds neither."""
+    """Sorts paths into results folders and CSV files; a folder of CSV files counts as its files.
+
+    Raises:
+        ValueError: a path is neither.
+    """
     stores, files = list[Store](), list[Path]()
     for path in map(Path, parse_paths(records, records) if isinstance(records, str) else records):
         if (path / "grid.json").exists():
@@ -70,36 +82,50 @@ def find_stores_and_files(records: str | Sequence[str]) -> tuple[list[Store], li
 
 
 def select_experiments(experiments: Sequence[Experiment], task: str) -> list[Experiment]:
-    """Those of that title or on that task, with any parameters; all where `task` is empty. ValueError: none."""
-    found = [one for one in experiments if task in ("", one.title, one.task, one.task.partition("[")[0])]
-    if not found:
-        known = dict.fromkeys(name for one in experiments for name in (one.title, one.task))
+    """Selects experiments by title or task.
+
+    Args:
+        experiments: the experiments.
+        task: a title, or the name of a task with or without its parameters; empty for all.
+
+    Raises:
+        ValueError: there is no such experiment; the message names similar ones.
+    """
+    selected = [row for row in experiments if task in ("", row.title, row.task, row.task.partition("[")[0])]
+    if not selected:
+        known = dict.fromkeys(name for row in experiments for name in (row.title, row.task))
         raise ValueError(f"task={task}: these records have no {did_you_mean(task, known)}")
-    return found
+    return selected
 
 
 def read_stores(stores: Sequence[Store], title: str = "") -> list[Experiment]:
-    """The experiments of results folders, in the order in which they were asked for; only: that one."""
-    asked: dict[str, tuple[dict[str, Any], str, dict[str, Run]]] = {}
+    """Reads the experiments of results folders in the order of their manifests; only that of a title, if given.
+
+    Raises:
+        ValueError: two folders hold experiments of one name with other tasks, schedules or records.
+    """
+    by_name: dict[str, tuple[dict[str, Any], str, dict[str, Run]]] = {}
     for store in stores:
         manifest = store.manifest()
-        for new in (one for one in manifest["experiments"] if title in ("", one["name"])):
-            old, _, runs = asked.setdefault(new["name"], (new, manifest["grid"], {}))
+        for new in (entry for entry in manifest["experiments"] if title in ("", entry["name"])):
+            old, _, runs = by_name.setdefault(new["name"], (new, manifest["grid"], {}))
             for setting in ("task", "schedule"):
                 if old[setting] != new[setting]:
-                    told = f"{setting} {new[setting]}, elsewhere {old[setting]}"
-                    raise ValueError(f"{store.folder} holds {new['name']} with {told}: not the same experiment")
+                    difference = f"{setting} {new[setting]}, elsewhere {old[setting]}"
+                    raise ValueError(f"{store.folder} holds {new['name']} with {difference}: not the same experiment")
             with pause_garbage_collection() if len(new["cells"]) > GC_PAUSE_MIN_CELLS else contextlib.nullcontext():
                 for cell in new["cells"]:
                     add_run(runs, read_run(cell, store))
-    return [build_experiment(old, grid, list(runs.values())) for old, grid, runs in asked.values()]
+    return [build_experiment(entry, grid, list(runs.values())) for entry, grid, runs in by_name.values()]
 
 
 @contextlib.contextmanager
 def pause_garbage_collection() -> Iterator[None]:
-    """Without the collector of cycles, which else walks all that is read again and again, then and later, for none."""
+    """Pauses the collector of reference cycles, which would scan all new objects repeatedly and find none to free.
+
+    Afterwards these objects are frozen, so that later collections skip them."""
     was_on = gc.isenabled()
-    gc.collect()  # what is frozen below stays
+    gc.collect()  # garbage must not be frozen below
     gc.disable()
     try:
         yield
@@ -110,7 +136,11 @@ def pause_garbage_collection() -> Iterator[None]:
 
 
 def add_run(runs: dict[str, Run], new: Run) -> None:
-    """Adds a run; the longer one where two folders hold the same. ValueError where they differ."""
+    """Adds a run to `runs`; of two runs of one cell the one with more rounds stays.
+
+    Raises:
+        ValueError: the two differ in settings, data or records.
+    """
     old = runs.setdefault(new.path, new)
     if old is new:
         return
@@ -123,35 +153,47 @@ def add_run(runs: dict[str, Run], new: Run) -> None:
 
 
 def read_run(cell: Mapping[str, Any], store: Store) -> Run:
-    """The run of a cell of the manifest."""
-    path, found = cell["path"], store.read(cell["path"])
+    """Reads the run of a cell of the manifest.
+
+    Raises:
+        ValueError: the file of records is of another cell.
+    """
+    path, file = cell["path"], store.read(cell["path"])
     companion = cell.get("companion", declares_companion(cell["strategy"]))
-    if found.header is not None and found.header.key != cell["key"]:
+    if file.header is not None and file.header.key != cell["key"]:
         raise ValueError(f"{store.path(path)} is not the cell that grid.json asks for")
     return Run(
         path, cell["strategy"], cell["seed"], tuple(cell["dagger"]), bool(companion),
-        found.header, found.records, store.read_failure(path) is not None, found.damage, store, cell_variant(cell),
+        file.header, file.records, store.read_failure(path) is not None, file.damage, store, cell_variant(cell),
     )  # fmt: skip
 
 
 def build_experiment(entry: Mapping[str, Any], grid: str, runs: Sequence[Run]) -> Experiment:
-    """One experiment of a manifest with its runs. Mixture where they were made with other versions, data or weights."""
+    """Builds an experiment from its entry in the manifest and its runs.
+
+    Raises:
+        MixedRecordsError: runs were made with different versions, parameters, data or weights.
+    """
     check_agreement(entry["name"], runs)
-    variants = tuple(run for run in runs if run.variant != ORDINARY)
+    variant_runs = tuple(run for run in runs if run.variant != ORDINARY)
     runs = [run for run in runs if run.variant == ORDINARY]
     schedule = Schedule.read(entry["schedule"])
-    curves = curves_by_strategy(runs, schedule)
     metric = next((run.header.task_metric for run in runs if run.header is not None), resolve_metric("score"))
-    rounds = tuple(range(schedule.rounds))
-    auto = AutoSeeds.read(entry.get("auto"))
-    own = curves, schedule, tuple(runs), variants, auto
-    return Experiment(entry["name"], grid, entry["task"], metric, rounds, *own)
+    return Experiment(
+        entry["name"], grid, entry["task"], metric, tuple(range(schedule.rounds)), curves_by_strategy(runs, schedule),
+        schedule, tuple(runs), variant_runs, AutoSeeds.read(entry.get("auto")),
+    )  # fmt: skip
 
 
 def check_agreement(title: str, runs: Sequence[Run]) -> None:
-    """Mixture where runs of one experiment do not agree on what all of them must share."""
+    """Checks that runs of one experiment agree on what all of them must share.
+
+    Raises:
+        MixedRecordsError: they were made with different versions, parameters, data or weights.
+    """
     agreement = Agreement()
     for run in runs:
-        words = agreement.add(run.header, run.strategy, run.store.path(run.path)) if run.header is not None else ""
-        if words:
-            raise MixedRecordsError(f"{title} holds records that were made with other {words}: {REMEDY}")
+        if run.header is None:
+            continue
+        if difference := agreement.add(run.header, run.strategy, run.store.path(run.path)):
+            raise MixedRecordsError(f"{title} holds records that were made with other {difference}: {REMEDY}")
