@@ -1,4 +1,4 @@
-"""ALFA-Mix (Parvaneh et al., Active Learning by Feature Mixing, CVPR 2022).
+"""ALFA-Mix: diverse images whose predicted class flips when features are mixed (Parvaneh et al., 2022).
 
 Shapes: N images, M labelled ones or candidates, A anchors, C classes, D features.
 """
@@ -22,20 +22,34 @@ CHUNK = 2**14  # images at once
 
 @register(needs={"embed", "labels", "classify"}, version=2)
 def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: float = 0.03125) -> Indices:
-    """Diverse images among those whose predicted label flips when a little of the labelled features is mixed in.
+    """Selects diverse images whose predicted class flips when a little of the labelled images' features is mixed in.
 
-    An image's features z are mixed with the mean of each class's labelled ones, z* (of all, for a class without), by
-    the closed form for alpha under |alpha| <= cap / sqrt(D) (Eq. 5); candidates flip for any z*. The cap grows from 0
-    until there are more candidates than the budget, to 1 at most; k-means on their features at unit length gives one
-    each, the nearest to each centre.
-    alpha_cap: the step by which the cap grows (the authors' code: 1/32).
-    Logs `alpha_cap`, the last cap, and `candidates`.
-    Deviations: the closed form alone, where the authors' code can also find alpha by gradient steps; the last cap is 1,
-    where a step that does not divide 1 takes that code past it; k-means from one
-    start; where candidates or their distinct features are too few, others are drawn at random without replacement,
-    where that code may draw one twice. The caps are not tried one by one, with the same result: see `least_cap`.
-    Cost: a forward pass an image, labelled ones too; for A anchors, A + 2 products of the features with the last layer
-    and one gradient, O(A N C D); k-means of M candidates into `budget` clusters, O(M D) a cluster and step.
+    The features of an unlabelled image are mixed with an anchor: the mean features of one labelled class, or of all
+    labelled images where a class has no label yet. The mixing weight is the closed form of Eq. 5 under |alpha| <= cap /
+    sqrt(D). An image is a candidate if its predicted class flips for any anchor. The cap grows from 0 until there are
+    more candidates than the budget, to 1 at most. k-means then divides the candidates' features, at unit length, into
+    `budget` clusters, and the image nearest to each centre is selected.
+
+    Args:
+        alpha_cap: the step by which the cap grows, above 0 and at most 1 (1/32 in the authors' code).
+
+    Logs:
+        alpha_cap: the last cap.
+        candidates: the number of candidates under the last cap.
+
+    References:
+        Parvaneh et al., Active Learning by Feature Mixing, CVPR 2022.
+
+    Deviations:
+        Only the closed form of alpha, where the authors' code can also find alpha by gradient steps. The last cap is 1,
+        where a step that does not divide 1 takes that code past it. k-means has one start. Where there are too few
+        candidates, or too few distinct features among them, the rest is drawn at random without replacement, where that
+        code may draw an image twice. The caps are not tried one by one; the result is the same (see `least_cap`).
+
+    Cost:
+        One forward pass per image, labelled images included. For A anchors, A + 2 products of the features with the
+        last layer and one gradient, O(A N C D). k-means of M candidates into `budget` clusters, O(M D) per cluster and
+        step.
     """
     if not 0 < alpha_cap <= 1:
         raise ValueError(f"alfa_mix[alpha_cap={alpha_cap}]: above 0 and at most 1")
@@ -63,18 +77,18 @@ def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: fl
 
 
 def anchors(labelled_MD: Tensor, label_M: Tensor, num_classes: int) -> Tensor:
-    """(A, D): the mean features of each class that has labels; of all images too, where one has none."""
+    """Returns the anchors, (A, D): the mean features of each labelled class, and of all images if a class has none."""
     means = [labelled_MD[label_M == label].mean(0) for label in label_M.unique()]
     return torch.stack(means if len(means) == num_classes else [*means, labelled_MD.mean(0)])
 
 
 def least_cap(view: View, features_ND: Tensor, anchors_AD: Tensor) -> Tensor:
-    """(N,): the least cap above which the predicted label flips, for the anchor for which it is least; inf for none.
+    """Returns the smallest cap above which the predicted class of each image flips, (N,); inf where it never does.
 
-    With alpha of Eq. 5, z + alpha (z* - z) is z + cap u, where u = |z* - z| / sqrt(D) g / |g| and g is the gradient
-    of the loss for the predicted label; features that z and z* share stay, as there is nothing to mix. The last layer
-    is affine, so each logit is linear in the cap, and class c overtakes the predicted y where
-    cap = (logit_y - logit_c) / (slope_c - slope_y); it stays ahead above.
+    The minimum is over anchors. With alpha of Eq. 5, z + alpha (z* - z) equals z + cap u, where u = |z* - z| / sqrt(D)
+    g / |g| and g is the gradient of the loss for the predicted class. Features in which z and z* agree stay, because
+    there is nothing to mix. The last layer is affine, so each logit is linear in the cap. Class c overtakes the
+    predicted class y at cap = (logit_y - logit_c) / (slope_c - slope_y) and stays ahead above it.
     """
     with torch.no_grad():
         logits_NC = view.classify(features_ND)
@@ -93,9 +107,10 @@ def least_cap(view: View, features_ND: Tensor, anchors_AD: Tensor) -> Tensor:
 
 
 def ascent_direction(view: View, features_ND: Tensor, label_N1: Tensor) -> Tensor:
-    """(N, D): a multiple above 0 of the cross entropy's gradient for these labels, that does not vanish for sure ones.
+    """Returns a positive multiple of the cross entropy's gradient for these labels, (N, D).
 
-    That of log sum_{c != y} exp(logit_c - logit_y), of which the cross entropy is a function that grows.
+    It is the gradient of log sum_{c != y} exp(logit_c - logit_y), of which the cross entropy is an increasing function.
+    Unlike the cross entropy's own gradient it does not vanish for certain predictions.
     """
     at_ND = features_ND.detach().requires_grad_()
     logits_NC = view.classify(at_ND)
@@ -105,8 +120,10 @@ def ascent_direction(view: View, features_ND: Tensor, label_N1: Tensor) -> Tenso
 
 
 def nearest_to_centres(points_MD: Tensor, num: int, rng: np.random.Generator, rank_M: Indices) -> Indices:
-    """Positions of the points nearest to the centres of `num` clusters, of equals those of the lowest rank; fewer where
-    clusters are empty."""
+    """Returns the positions of the points nearest to the centres of `num` clusters, one per cluster that is not empty.
+
+    Of equally near points the one with the lowest rank is taken.
+    """
     cluster_M, centres_KD = kmeans(points_MD, num, rng)
     squared_M = (points_MD - centres_KD[torch.from_numpy(cluster_M).to(points_MD.device)]).square().sum(1)
     order_M = np.lexsort((rank_M, squared_M.cpu().numpy(), cluster_M))

@@ -1,6 +1,6 @@
-"""Contextual diversity (Agarwal, Arora, Anand and Arora, Contextual Diversity for Active Learning, ECCV 2020).
+"""Contextual diversity, CDAL-CS (Agarwal et al., 2020).
 
-Shapes: N images, M of them, P predictions, R mixtures of predictions, C columns of their scores.
+Shapes: N images, the labelled ones first; M centres; P predictions; R mixtures; C classes.
 """
 
 from __future__ import annotations
@@ -30,20 +30,32 @@ def cdal(
     by_class: bool = True,
     how: Literal["mean", "sum"] = "mean",
 ) -> Indices:
-    """Greedy k-center under contextual diversity, the labelled images as first centres (CDAL-CS).
+    """Selects images by greedy k-center under contextual diversity, with the labelled images as first centres.
 
-    An image is told by one mixture for each class predicted in it: the mean of the probability vectors of those
-    predictions, weighted by their entropies. The distance of two images is the symmetric divergence (KL(p|q) + KL(q|p))
-    / 2, in nats, of their mixtures for a class, over the classes that both have. One prediction an image, a
-    classifier's, is one mixture, whatever its class.
-    by_class: true is the paper's; false mixes all predictions of an image, as the authors' code does for detectors.
-    how: from classes to one number: `mean` as the authors' code, `sum` as the paper.
-    Deviations: images that share no class are not compared, and one that shares none with any centre comes first
-    (published code takes 0, which puts it last); those without predictions come last, at random; the first pick is the
-    farthest, where that code draws it although it knows the distances; a probability of 0 counts as the least above,
-    where that code leaves the class out; background is one more column, but no class.
-    Cost: a forward pass an image, labelled ones too; for R mixtures (as many as images on a classifier), O(R C) a
-    labelled image and a pick at most, in O(R C) memory.
+    An image is described by one mixture for each class predicted in it: the mean of the probability vectors of the
+    predictions of that class, weighted by their entropies. The distance of two images is the symmetric divergence
+    `(KL(p|q) + KL(q|p)) / 2`, in nats, between their mixtures for a class, over the classes that both have. A
+    classifier makes one prediction per image: that is one mixture, whatever the class.
+
+    Args:
+        by_class: true, the paper's, builds one mixture for each predicted class; false mixes all predictions of an
+            image, as the authors' code does for detectors.
+        how: how the divergences of the shared classes become one distance: `mean` as in the authors' code, `sum` as in
+            the paper.
+
+    References:
+        Agarwal, Arora, Anand and Arora, Contextual Diversity for Active Learning, ECCV 2020.
+
+    Deviations:
+        Images that share no class are not compared, and an image that shares no class with any centre comes first;
+        published code gives it distance 0, which puts it last. Images without predictions come last, in random order.
+        The first image is the farthest, where published code draws it at random although the distances are known. A
+        probability of 0 counts as the smallest positive number, where that code leaves the class out. Background is one
+        more column of the probabilities, but no class.
+
+    Cost:
+        One forward pass per image, labelled images included. With R mixtures (one per image on a classifier), at most
+        O(R C) time per labelled image and per selected image, and O(R C) memory.
     """
     num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
     predictions = view.predict(images)
@@ -57,7 +69,7 @@ def cdal(
 
 @dataclass
 class Mixtures:
-    """Mixtures of predictions, by class and then by image; at most one of both."""
+    """The mixtures of all images, sorted by class and then by image; an image has at most one for each class."""
 
     p_RC: Tensor
     class_R: Tensor
@@ -76,13 +88,16 @@ class Mixtures:
         self.rows = {label: slice(begin, end) for label, begin, end in bounds}
 
     def divergence(self, rows: slice, others: Tensor) -> Tensor:
-        """(rows, others): sum_c (p - q) (log p - log q) / 2 of mixtures, multiplied out into two products."""
+        """Returns the symmetric divergence between mixtures, (rows, others): sum_c (p - q) (log p - log q) / 2.
+
+        The product is multiplied out into two matrix products.
+        """
         alone = self.negentropy_R[rows][:, None] + self.negentropy_R[others]
         across = self.p_RC[rows] @ self.log_RC[others].T + self.log_RC[rows] @ self.p_RC[others].T
         return (alone - across).clamp_(min=0) / 2
 
     def distance_to_nearest(self, centres_M: Tensor, how: Literal["mean", "sum"]) -> Tensor:
-        """(N,): distance to the nearest of these images; infinite to those that no class is shared with."""
+        """Returns the distance of each image to the nearest of these centres, (N,); infinite without a shared class."""
         column_N = torch.full((self.num_images,), -1, device=self.p_RC.device)
         column_N[centres_M] = torch.arange(len(centres_M), device=self.p_RC.device)
         column_R = column_N[self.image_R]
@@ -99,7 +114,7 @@ class Mixtures:
 
 
 def build_mixtures(predictions: Predictions, by_class: bool) -> Mixtures:
-    """The mixtures of each image; images without predictions have none."""
+    """Returns the mixtures of each image; an image without predictions has none."""
     p_PC, num_images = predictions.scores_PC, predictions.num_images
     if not p_PC.isfinite().all():
         raise ValueError("cdal: the predictions hold NaN or infinity")
@@ -115,8 +130,11 @@ def build_mixtures(predictions: Predictions, by_class: bool) -> Mixtures:
 def pick_farthest(
     mixed: Mixtures, num_labelled: int, budget: int, how: Literal["mean", "sum"], rank_N: Tensor
 ) -> list[int]:
-    """Positions of the picks, each the farthest from all centres so far, of equals that of the lowest rank; fewer than
-    the budget where fewer unlabelled images have predictions. O(R C) a pick."""
+    """Returns the positions of the selected images, each the farthest from all centres so far.
+
+    Of equally far images the one with the lowest rank is taken. There are fewer than `budget` if fewer unlabelled
+    images have predictions. Each selected image costs at most O(R C) time.
+    """
     device = mixed.p_RC.device
     distance_N = torch.full((mixed.num_images,), -torch.inf, dtype=mixed.p_RC.dtype, device=device)
     distance_N[mixed.image_R] = torch.inf

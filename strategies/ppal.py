@@ -1,6 +1,6 @@
-"""Plug and play active learning for object detection (Yang, Huang and Crowley, CVPR 2024).
+"""PPAL: plug and play active learning for object detection (Yang, Huang and Crowley, 2024).
 
-Shapes: N images, P predictions, A predictions and M true boxes of one image, C classes, D features; of one class: B
+Shapes: N images, P predictions, A predictions and M true boxes of one image, C classes, D features. Of one class: B
 boxes, R of them at a time, in J images.
 """
 
@@ -34,23 +34,40 @@ def ppal(
     xi: float = 0.6,
     min_score: float = 0.05,
 ) -> Indices:
-    """Uncertain images on difficult classes, and of those the most diverse.
+    """Selects uncertain images with difficult classes, and from those a diverse set.
 
-    First (DCUS) the images with the largest sum over boxes of w_c H(s): H is the binary entropy of a box's confidence
-    s, c its class, w_c = 1 + alpha beta log(1 + (e^(1/alpha) - 1) d_c), in 1..1+beta, the weight of the class's
-    difficulty d_c (`difficulty`). Then (CCMS) k-medoids, k = budget, on the distances between images (`distances`),
-    from centres that are picked greedily, the first at random.
-    delta: how many the first step leaves, as a multiple of the budget (4: the authors'). alpha, beta: of w_c: it rises
-        by beta, and the smaller alpha, the sooner (0.3 and 0.2: the authors'). xi: of a labelled box's quality p^xi
-        IoU^(1 - xi), whose mean over a class is 1 - d_c (0.6: the authors'). min_score: boxes of such a confidence or
-        less play no part (0.05: the authors').
-    Logs `difficulty`, the mean d_c.
-    Deviations from the published code: d_c is measured after training, where that keeps a moving average of it while
-    training; no box is left out for its size or shape; a box's feature is what the class layer saw where the box was
-    found (`View.box_features`), where that reads the map at the centre of the box, and takes the k-th boxes of two
-    images to be equal; an image without boxes is as far as can be from those with some, where that has it at 0.
-    Cost: a forward pass an image, labelled ones too, and two more for each of n = delta * budget candidates; O(B^2 D)
-    for B boxes of one class in them; O(n^2) in memory, and in time for each of at most 100 steps of k-medoids.
+    Step 1 (DCUS) keeps the images with the largest sum of `w_c H(s)` over their boxes. H is the binary entropy of a
+    box's confidence s. `w_c = 1 + alpha beta log(1 + (e^(1/alpha) - 1) d_c)`, in 1..1+beta, is the weight of its class
+    c, which grows with the difficulty d_c of the class (see `class_difficulty`). Step 2 (CCMS) runs k-medoids with k =
+    budget on the distances between those images (see `image_distances`). The first medoids are chosen greedily,
+    starting from a random image.
+
+    Args:
+        delta: how many images step 1 keeps, as a multiple of the budget, at least 1 (4: the authors').
+        alpha: how fast the class weight rises with the difficulty, above 0; the smaller, the sooner (0.3: the
+            authors').
+        beta: by how much the class weight rises from no difficulty to full difficulty (0.2: the authors').
+        xi: the exponent in the quality p^xi IoU^(1 - xi) of a labelled box, in [0, 1); the difficulty of a class is 1
+            minus the mean quality of its boxes (0.6: the authors').
+        min_score: boxes with this confidence or less play no part (0.05: the authors').
+
+    Logs:
+        difficulty: the mean difficulty over classes.
+
+    References:
+        Yang, Huang and Crowley, Plug and Play Active Learning for Object Detection, CVPR 2024.
+
+    Deviations:
+        From the published code. The difficulty is measured after training, where that code keeps a moving average
+        during training. No box is left out for its size or shape. The feature of a box is the input of the
+        classification layer where the box was predicted (`View.box_features`), where that code reads the map at the
+        centre of the box and takes the k-th boxes of two images to be equal. An image without boxes is at the largest
+        distance from images with boxes, where that code puts it at distance 0.
+
+    Cost:
+        One forward pass per image, labelled images included, and two more for each of the n = delta * budget images
+        that step 1 keeps. O(B^2 D) time for B boxes of one class in those. O(n^2) memory, and O(n^2) time for each of
+        at most 100 iterations of k-medoids.
     """
     for name, value, good in (("delta", delta, delta >= 1), ("alpha", alpha, alpha > 0), ("xi", xi, 0 <= xi < 1)):
         if not good:
@@ -68,14 +85,17 @@ def ppal(
 
 
 def binary_entropy(p: Tensor) -> Tensor:
-    """H of a coin that falls heads with p, in nats."""
+    """Returns the entropy, in nats, of an event with probability p."""
     entropy: Tensor = torch.special.entr(p) + torch.special.entr(1 - p)
     return entropy
 
 
 def class_difficulty(view: View, xi: float) -> Tensor:
-    """(C,): d_c = 1 - q_c; q_c is the mean of p^xi IoU^(1 - xi) over the labelled boxes of the class, each with the box
-    found that maximises it, p being its probability of the class. 1 for a class without labelled boxes."""
+    """Returns the difficulty of each class, (C,): one minus the mean quality of its labelled boxes.
+
+    The quality of a labelled box is the largest p^xi IoU^(1 - xi) over the predicted boxes of its image, where p is the
+    predicted probability of its class. A class without labelled boxes has difficulty 1.
+    """
     truth = view.labels(view.labelled)
     assert isinstance(truth, list), "a detector's labels are boxes"
     found = view.predict(view.labelled)
@@ -93,11 +113,12 @@ def class_difficulty(view: View, xi: float) -> Tensor:
 
 
 def image_distances(predictions: Predictions, features_PD: Tensor, min_score: float) -> Tensor:
-    """(N, N): how unlike two images are, in 0..2, symmetric.
+    """Returns the distance of each pair of images, (N, N), in 0..2 and symmetric.
 
-    From one to another: the mean over its boxes, weighted by confidence, of the cosine distance to the nearest box of
-    the same class there, 2 where there is none; 2 for an image without boxes, 0 if both are. The mean of both ways.
-    Class by class and some boxes at a time: time grows with the squared number of boxes of a class, memory with N^2.
+    From one image to another: the mean over its boxes, weighted by confidence, of the cosine distance to the nearest
+    box of the same class in the other image, or 2 where there is none. An image without boxes is at distance 2, and at
+    distance 0 from another one without boxes. The result is the mean of both directions. Classes are treated one by one
+    and boxes in chunks: time grows with the squared number of boxes of a class, memory with N^2.
     """
     if not features_PD.isfinite().all():
         raise ValueError("ppal: the features of boxes hold NaN or infinity")
@@ -117,8 +138,11 @@ def image_distances(predictions: Predictions, features_PD: Tensor, min_score: fl
 
 
 def add_similarity(near_NN: Tensor, image_B: Tensor, score_B: Tensor, unit_BD: Tensor) -> None:
-    """Adds to each pair of images the score of the one's boxes times 2 less their distance to the other's nearest, for
-    the boxes of one class, image by image."""
+    """Adds to each pair of images what the boxes of one class contribute to their similarity; boxes are sorted by
+    image.
+
+    A box of the first image contributes its score times 2 minus its distance to the nearest box of the second.
+    """
     images_J, there_B = image_B.unique_consecutive(return_inverse=True)
     for row_R in torch.arange(len(image_B), device=image_B.device).split(max(1, CHUNK // len(image_B))):
         cosine_BR = unit_BD @ unit_BD[row_R].T
@@ -130,10 +154,10 @@ def add_similarity(near_NN: Tensor, image_B: Tensor, score_B: Tensor, unit_BD: T
 
 
 def k_medoids(distance_NN: Tensor, num: int, rng: np.random.Generator, rank_N: Indices) -> Indices:
-    """(num,) distinct positions, each the one of its cluster with the smallest sum of distances to the cluster.
+    """Returns `num` distinct positions, each with the smallest sum of distances to the members of its cluster.
 
-    Lloyd's alternation from `centres`, until nothing moves. A medoid stays in its own cluster, so none is empty; of
-    equals, the one of the lowest rank.
+    Lloyd's alternation starts from `initial_medoids` and runs until nothing moves. A medoid stays in its own cluster,
+    so no cluster is empty. Of equally good positions the one with the lowest rank is taken.
     """
     first, numbers = int(rng.integers(len(distance_NN))), np.arange(num)
     medoids = initial_medoids(distance_NN, num, first, ranks_as_tensor(rank_N, distance_NN))
@@ -151,7 +175,7 @@ def k_medoids(distance_NN: Tensor, num: int, rng: np.random.Generator, rank_N: I
 
 
 def initial_medoids(distance_NN: Tensor, num: int, first: int, rank_N: Tensor) -> Indices:
-    """(num,) distinct positions: `first`, then always the one farthest from the nearest so far."""
+    """Returns `num` distinct positions: `first`, then always the one farthest from those so far."""
     distance_N = distance_NN[first].clone()
     distance_N[first] = -torch.inf
     others = farthest_first(distance_N, num - 1, rank_N, lambda pick_1: distance_NN[pick_1][0])

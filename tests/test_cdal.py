@@ -122,7 +122,7 @@ def rows(*rows_PC: tuple[float, ...]) -> Tensor:
 def test_distances_by_hand() -> None:
     """(1/2, 1/2) and (1/4, 3/4): (1/4 log 2 - 1/4 log(2/3)) / 2 = log(3) / 8; each is its own only mixture."""
     mixed = build_mixtures(Predictions(rows((0.5, 0.5), (0.25, 0.75)), torch.arange(2), 2), by_class=True)
-    distance_2 = mixed.nearest(torch.tensor([0]), "mean")
+    distance_2 = mixed.distance_to_nearest(torch.tensor([0]), "mean")
     torch.testing.assert_close(distance_2, torch.tensor([0, math.log(3) / 8]).double())
 
 
@@ -148,7 +148,7 @@ def test_certain_predictions_count_alike_where_there_are_no_others() -> None:
 def test_zeros_are_the_least_above() -> None:
     """(1, 0) and (0, 1) are -log(tiny) apart, not NaN, and farther than any other pair."""
     mixed = build_mixtures(Predictions(rows((1, 0), (0, 1), (1 - 1e-12, 1e-12)), torch.arange(3), 3), by_class=True)
-    distance_3 = mixed.nearest(torch.tensor([0]), "mean")
+    distance_3 = mixed.distance_to_nearest(torch.tensor([0]), "mean")
     assert distance_3.tolist()[:2] == [0, pytest.approx(-math.log(TINY))]
     assert 0 < distance_3[2] < 1
 
@@ -175,7 +175,7 @@ def test_without_any_prediction_all_is_random() -> None:
 def test_labelled_images_in_chunks_are_those_at_once(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = build_mixtures(predictions(kind), by_class=True)
     whole = pick_farthest(mixed, 12, 20, "mean", torch.arange(40))
-    sizes, nearest = [], module.Mixtures.nearest
+    sizes, nearest = [], module.Mixtures.distance_to_nearest
     monkeypatch.setattr(
         module.Mixtures, "distance_to_nearest", lambda *given: sizes.append(len(given[1])) or nearest(*given)
     )
@@ -188,9 +188,9 @@ def test_single_precision_is_close() -> None:
     seen = predictions("detector")
     single = Predictions(seen.scores_PC.float(), seen.image_P, seen.num_images, seen.boxes_P4)
     centres = torch.arange(10)
-    exact, close = (build_mixtures(one, by_class=True).nearest(centres, "sum") for one in (seen, single))
+    exact, close = (build_mixtures(one, by_class=True).distance_to_nearest(centres, "sum") for one in (seen, single))
     torch.testing.assert_close(close.double(), exact, atol=1e-5, rtol=1e-5)
-    own_N = build_mixtures(single, by_class=True).nearest(torch.arange(40), "sum")
+    own_N = build_mixtures(single, by_class=True).distance_to_nearest(torch.arange(40), "sum")
     own_N = own_N[own_N.isfinite()]
     assert (own_N >= 0).all()
     assert (own_N < 1e-5).all()

@@ -354,7 +354,7 @@ def test_all_chains_at_once_give_what_they_give_in_turn(kind: str, machine: Mach
     chains = draw_chains(view.purchases, 3, 4, "random", RNG(0))
     settings = {"damping": 0.1, "scale": scales_by_name(view, 50.0, "")}
     in_turn, at_once = (
-        inverse_hessian_product(view, v, chains, **settings, together=together)  # type: ignore[arg-type]
+        inverse_hessian_product(view, v, chains, **settings, batched=together)  # type: ignore[arg-type]
         for together in (False, True)
     )
     assert dot(in_turn, in_turn) > 0

@@ -22,7 +22,7 @@ from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.rounds import CLASS_COLUMNS
 from benchmark.api import ACCURACY, MEAN_AP, Metric, Scores, scores_by_class
 from benchmark.conformance.task_checks import scores_its_metric
-from benchmark.contract.scores import KNOWN_METRICS, class_scores, resolve_metric
+from benchmark.contract.metrics import KNOWN_METRICS, class_scores, resolve_metric
 from benchmark.experiment.auto_seeds import AutoSeeds
 from benchmark.records.record import encode_line
 from benchmark.records.store import Store
@@ -86,7 +86,7 @@ def test_looks_and_figures_know_which_way_is_better(metric: Metric, turned: bool
     rng = np.random.default_rng(0)
     scores = {name: level + rng.normal(0, 0.1, (20, 3)) for name, level in (("good", 80.0), ("poor", 70.0))}
     curves = [curve(name, (100 - rows if turned else rows).tolist()) for name, rows in scores.items()]
-    one = experiment(*curves, metric=metric, auto=AutoSeeds("poor", 0.95, 20))
+    one = experiment(*curves, metric=metric, auto_seeds=AutoSeeds("poor", 0.95, 20))
     assert comparisons.compare_sequentially(one, "poor")["good"].status == "better"
     areas = ranking.mean_areas(one)
     assert areas["good"] > areas["poor"]
@@ -161,6 +161,6 @@ def test_the_scores_of_single_classes_as_a_frame(tmp_path: Path) -> None:
 def test_the_check_of_a_task_reads_the_scores_of_classes_too() -> None:
     scores = Scores({"accuracy": 50.0}, {"accuracy": {"cat": 50.0, "dog": float("nan")}})
     task = SimpleNamespace(metric=ACCURACY, score=lambda model: scores)
-    assert scores_its_metric(SimpleNamespace(prepared=lambda: (task, None, None))) == "not finite: accuracy of dog"  # type: ignore[arg-type]
+    assert scores_its_metric(SimpleNamespace(prepare=lambda: (task, None, None))) == "not finite: accuracy of dog"  # type: ignore[arg-type]
     task.metric = "nll"
-    assert scores_its_metric(SimpleNamespace(prepared=lambda: (task, None, None))) == "score() lacks its metric nll"  # type: ignore[arg-type]
+    assert scores_its_metric(SimpleNamespace(prepare=lambda: (task, None, None))) == "score() lacks its metric nll"  # type: ignore[arg-type]

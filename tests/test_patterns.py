@@ -149,12 +149,12 @@ def test_geal_is_its_brute_force_twin(metric: Any, k: int) -> None:
 def test_geal_by_hand_takes_all_patterns_of_an_image_with_it() -> None:
     """Images on a line, patterns at 0 | 10 and 1 | 6 | 9: 0 is labelled; 10's image brings 1 along, so 6 is next."""
     points_PD = torch.tensor([[10.0], [1.0], [6.0], [9.0]])
-    groups = Groups.of(torch.tensor([0, 0, 1, 2]))
+    groups = Groups.from_labels(torch.tensor([0, 0, 1, 2]))
     assert groups.members_GK.tolist() == [[0, 1], [2, 2], [3, 3]]
     rank_P = torch.arange(4)
     picks = k_center_greedy(points_PD, torch.tensor([[0.0]]), 3, rank_P, groups=groups)
     assert picks.tolist() == [0, 2, 3]
-    alone = Groups.of(torch.tensor([0, 1, 2, 3]))
+    alone = Groups.from_labels(torch.tensor([0, 1, 2, 3]))
     assert k_center_greedy(points_PD, torch.tensor([[0.0]]), 4, rank_P, groups=alone).tolist() == [0, 2, 1, 3]
 
 
@@ -163,12 +163,12 @@ def test_lazy_groups_are_eager_groups(budget: int, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(kcenter, "NUM_ACTIVE", 16)
     generator = torch.Generator().manual_seed(budget)
     points_ND = torch.randn(600, 5, generator=generator, dtype=torch.float64)
-    groups = Groups.of(torch.arange(600) // 4)
+    groups = Groups.from_labels(torch.arange(600) // 4)
     norms_N, far_N = points_ND.square().sum(1), torch.full((600,), 1e6, dtype=torch.float64)
     rank_N = torch.randperm(150, generator=generator)[torch.arange(600) // 4]
     expected = pick_exactly(points_ND, norms_N, far_N.clone(), rank_N, budget, groups)
     assert rank_N[expected[0]] == 0  # all are as far at first
-    assert torch.equal(LazyDistances(points_ND, norms_N, far_N.clone(), budget, groups).run(rank_N), expected)
+    assert torch.equal(LazyDistances(points_ND, norms_N, far_N.clone(), budget, groups).pick(rank_N), expected)
     assert len(set((expected // 4).tolist())) == budget
 
 
@@ -194,7 +194,7 @@ def test_coreset_on_an_encoder_takes_its_features_of_the_image() -> None:
 def test_draws_have_the_probabilities_of_exact_distances(power: float) -> None:
     """The second pick of two, counted over 4,000 draws, beside distance ** power summed over the first pick."""
     points_ND = torch.tensor([[0.0], [1.0], [3.0], [4.5], [8.0]], dtype=torch.float64)
-    centres_MD, groups = torch.tensor([[-1.0]], dtype=torch.float64), Groups.of(torch.arange(5))
+    centres_MD, groups = torch.tensor([[-1.0]], dtype=torch.float64), Groups.from_labels(torch.arange(5))
     first_N = ((points_ND[:, 0] + 1) ** 2) ** power
     expected_N = torch.zeros(5, dtype=torch.float64)
     for one in range(5):
@@ -211,7 +211,7 @@ def test_draws_have_the_probabilities_of_exact_distances(power: float) -> None:
 
 def test_draws_never_repeat_an_image_even_among_copies() -> None:
     points_ND = torch.zeros(12, 2, dtype=torch.float64)
-    groups = Groups.of(torch.arange(12) // 2)
+    groups = Groups.from_labels(torch.arange(12) // 2)
     picks = draw_by_distance(points_ND, points_ND[:1], 6, np.random.default_rng(0), power=2.0, groups=groups, first=0)
     assert sorted((picks // 2).tolist()) == list(range(6))
 

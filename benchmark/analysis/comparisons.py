@@ -18,7 +18,7 @@ from benchmark.analysis.savings import Price, Saving, bootstrap_generator, compu
 from benchmark.analysis.sequential import SequentialState, sequential_states
 from benchmark.analysis.stats import Interval, Pairs, pair_runs
 from benchmark.analysis.tables import format_seeds
-from benchmark.contract.scores import Metric
+from benchmark.contract.metrics import Metric
 from benchmark.seeds import seed
 
 
@@ -297,5 +297,6 @@ def apply_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons with Holm's p over all of them."""
     adjusted_K = stats.holm(np.array([one.area_p for one in comparisons]))
     return [
-        replace(one, holm_p=float(p), family_size=len(comparisons)) for one, p in zip(comparisons, adjusted_K, strict=True)
+        replace(one, holm_p=float(p), family_size=len(comparisons))
+        for one, p in zip(comparisons, adjusted_K, strict=True)
     ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment, Floats, SourceInfo
-from benchmark.contract.scores import resolve_metric
+from benchmark.contract.metrics import resolve_metric
 from benchmark.experiment.cell import SAW_EVALUATION_LABELS
 from benchmark.plugins.discovery import declares_companion
 from benchmark.system.files import read_file as read_file
@@ -98,7 +98,9 @@ def build_paper_experiment(
         )
         for name, found in rows.groupby("strategy", sort=False)
     }
-    curves = {name: replace(one, has_companion=declares_companion(ours.get(name, name))) for name, one in curves.items()}
+    curves = {
+        name: replace(one, has_companion=declares_companion(ours.get(name, name))) for name, one in curves.items()
+    }
     title = f"{source}_{task}".replace("-", "_")
     return Experiment(
         title, source, task, resolve_metric(str(rows["metric"].iloc[0])), rounds, curves, source_info=source_info

@@ -1,4 +1,4 @@
-"""A task with its pool in another order: a strategy must not care."""
+"""A task with its pool in another order, in which a strategy must select the same kind of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmark.api import Indices, Task
 
 
 class ShuffledTask:
-    """A task that answers for position `place[i]` what another answers for position i, and else all that it does."""
+    """A task whose image at position `new_positions[i]` is image i of another task."""
 
     def __init__(self, task: Task, seed: int) -> None:
         self.__task = task

@@ -1,4 +1,4 @@
-"""What every strategy must do."""
+"""The checks that every strategy must pass. A check returns a message if it fails, otherwise None."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from benchmark.runner import loop
 
 
 def keeps_to_budget(trial: StrategyTrial) -> str | None:
-    """The loop's own checks, for a small, a usual and a large budget."""
+    """Runs the loop's own checks of a selection for a small, a usual and a large budget."""
     for budget in (1, 10, 100):
         trial.choose(budget)
     return None
 
 
 def repeats_itself(trial: StrategyTrial) -> str | None:
-    """A memory between calls."""
+    """Finds a memory between calls: equal arguments must give equal selections."""
     first = trial.choose(seed=0)
     trial.choose(seed=1)
     return (
@@ -33,7 +33,7 @@ def repeats_itself(trial: StrategyTrial) -> str | None:
 
 
 def leaves_global_randomness(trial: StrategyTrial) -> str | None:
-    """Global generators drawn from, or depended on."""
+    """Finds a strategy that draws from global generators, or depends on their seeds."""
     trial.prepare()
     for number in (1, 2):
         random.seed(number), np.random.seed(number), torch.manual_seed(number)  # noqa: NPY002
@@ -47,7 +47,7 @@ def leaves_global_randomness(trial: StrategyTrial) -> str | None:
 
 
 def global_generator_state() -> tuple[object, bytes, bytes]:
-    """The state of the global generators."""
+    """Returns the state of the global generators of Python, numpy and torch."""
     numbers = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
     return (
         random.getstate(),
@@ -57,7 +57,7 @@ def global_generator_state() -> tuple[object, bytes, bytes]:
 
 
 def leaves_model(trial: StrategyTrial) -> str | None:
-    """Weights or the mode of the model changed."""
+    """Finds a strategy that changes the model's weights or its mode."""
     _, model = trial.prepare()
     before = copy.deepcopy(model.state_dict())
     trial.choose()
@@ -68,12 +68,12 @@ def leaves_model(trial: StrategyTrial) -> str | None:
 
 
 def leaves_process(trial: StrategyTrial) -> str | None:
-    """Gradients turned off, another default dtype, another folder, a thread that runs on, and the like."""
+    """Finds changes to the process: gradients turned off, another default dtype, another folder, a running thread."""
     return describe_side_effects(trial.choose)
 
 
 def reads_no_unpaid_labels(trial: StrategyTrial) -> str | None:
-    """Picks that move when unpaid labels and the test set's are scrambled."""
+    """Finds a selection that changes when labels that are not paid for are scrambled, the test set's included."""
     task, _ = trial.prepare()
     begin = loop.draw_initial(trial.cell, task)
     paid = loop.paid_images(trial.cell, begin, begin.initial)
@@ -85,7 +85,10 @@ def reads_no_unpaid_labels(trial: StrategyTrial) -> str | None:
 
 
 def tells_images_apart(trial: StrategyTrial) -> str | None:
-    """Scores that are all equal: two orders among equals then buy two sets that share what chance has them share."""
+    """Finds scores that are all equal.
+
+    Two orders among equals then give two selections that share about as many images as chance has them share.
+    """
     num = len(trial.view().unlabelled)
     budget = min(num // 2, MAX_BUDGET)
     one, other = (trial.choose(budget, ties=ties) for ties in (0, 1))
@@ -96,7 +99,7 @@ def tells_images_apart(trial: StrategyTrial) -> str | None:
 
 
 def follows_no_order(trial: StrategyTrial) -> str | None:
-    """Picks that lie in certain places of a pool, whichever images lie there."""
+    """Finds selections that lie at certain positions of a pool, whichever images are there."""
     places: list[Indices] = []
     shares = []
     for number in range(NUM_SHUFFLES):

@@ -1,4 +1,4 @@
-"""What every task must do."""
+"""The checks that every task must pass. A check returns a message if it fails, otherwise None."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from benchmark.api import Indices, Predictions
 from benchmark.conformance.trials import FittedTask, describe_side_effects
-from benchmark.contract.scores import class_scores, resolve_metric
+from benchmark.contract.metrics import class_scores, resolve_metric
 from benchmark.runner import loop
 from benchmark.text.words import plural
 
 
 def fit_depends_on_set_and_seed(fitted: FittedTask) -> str | None:
-    """Fits that depend on more than the set and the seed, or not on the seed."""
+    """Finds fits that depend on more than the labelled set and the seed, or not on the seed."""
     task, model, labelled = fitted.prepare()
     again, other = task.fit(labelled[::-1].copy(), 0), task.fit(labelled, 1)
     if not same_weights(model, again):
@@ -27,13 +27,13 @@ def fit_depends_on_set_and_seed(fitted: FittedTask) -> str | None:
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two models are equal to the bit."""
+    """Returns whether the weights of two models are equal to the bit."""
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
 def loads_weights(fitted: FittedTask) -> str | None:
-    """A score that changes when weights are stored and read back."""
+    """Finds a score that changes when weights are stored and read back."""
     task, model, _ = fitted.prepare()
     twin = task.model()
     twin.load_state_dict(model.state_dict())
@@ -43,7 +43,7 @@ def loads_weights(fitted: FittedTask) -> str | None:
 
 
 def scores_its_metric(fitted: FittedTask) -> str | None:
-    """A metric that is missing, or a score that is not finite."""
+    """Finds a missing metric, or a score that is not finite."""
     task, model, _ = fitted.prepare()
     scores = task.score(model)
     if (name := resolve_metric(task.metric).name) not in scores:
@@ -54,13 +54,13 @@ def scores_its_metric(fitted: FittedTask) -> str | None:
 
 
 def fits_and_scores_leave_process(fitted: FittedTask) -> str | None:
-    """Gradients turned off, another default dtype, another folder, a thread that runs on, and the like."""
+    """Finds changes to the process: gradients turned off, another default dtype, another folder, a running thread."""
     task, _, labelled = fitted.prepare()
     return describe_side_effects(lambda: task.score(task.fit(labelled, 0)))
 
 
 def counts_cost(fitted: FittedTask) -> str | None:
-    """A wrong number of images, or boxes that do not add up over images."""
+    """Finds a wrong number of images, or boxes that do not add up over images."""
     task, _, labelled = fitted.prepare()
     cost = task.cost(labelled)
     if (images := cost.get("images")) != len(labelled):
@@ -70,7 +70,7 @@ def counts_cost(fitted: FittedTask) -> str | None:
 
 
 def predicts_probabilities(fitted: FittedTask) -> str | None:
-    """Predictions of the wrong number, outside 0..1, or on boxes that are none."""
+    """Finds predictions of a wrong number, scores outside 0..1 or rows that do not sum to one, and invalid boxes."""
     task, model, _ = fitted.prepare()
     if not hasattr(task, "predict"):
         return None
@@ -90,7 +90,7 @@ def predicts_probabilities(fitted: FittedTask) -> str | None:
 
 
 def describe_bad_boxes(seen: Predictions, boxes_P4: Tensor) -> str | None:
-    """Boxes of no image, not finite, or without an area."""
+    """Returns a message on boxes that belong to no image, are not finite, or have no area; otherwise None."""
     if not bool(((seen.image_P >= 0) & (seen.image_P < seen.num_images)).all()):
         return f"image_P must be in 0..{seen.num_images - 1}: the images asked for, not positions in the pool"
     if not bool(boxes_P4.isfinite().all()):
@@ -100,7 +100,7 @@ def describe_bad_boxes(seen: Predictions, boxes_P4: Tensor) -> str | None:
 
 
 def directional_matches_backpropagation(fitted: FittedTask) -> str | None:
-    """Directional derivatives that differ from backpropagation's."""
+    """Finds directional derivatives that differ from those of backpropagation."""
     task, model, labelled = fitted.prepare()
     if not {"weights", "pseudo_labels", "directional"} <= {name for name, _ in inspect.getmembers(task)}:
         return None
@@ -112,7 +112,7 @@ def directional_matches_backpropagation(fitted: FittedTask) -> str | None:
 
 
 def derivative_pairs(task: Any, model: nn.Module, indices: Indices) -> Iterator[tuple[float, float]]:
-    """Derivative of each image's loss along a direction: by backpropagation and by `directional`."""
+    """Yields the derivative of each image's loss along one direction, by backpropagation and by `directional`."""
     weights = task.weights(model)
     generator = torch.Generator().manual_seed(0)
     along = {name: torch.randn(w.shape, generator=generator).to(w) for name, w in weights.items()}
@@ -125,7 +125,7 @@ def derivative_pairs(task: Any, model: nn.Module, indices: Indices) -> Iterator[
 
 
 def scrambles_unpaid(fitted: FittedTask) -> str | None:
-    """A scrambling that moves paid labels, or that spares the test set."""
+    """Finds a `scrambled` that changes labels that are paid for, or leaves those of the test set."""
     task, model, labelled = fitted.prepare()
     other = task.scrambled(labelled, 1)
     if not same_weights(model, other.fit(labelled, 0)):

@@ -1,4 +1,4 @@
-"""Strategies and encoders by the labels that name them, `isal[k=2]`, and an encoder's files of weights."""
+"""Finds strategies and encoders by their labels (`isal[k=2]`), and identifies an encoder's files of weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,33 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")  # endings of
 
 
 def find_strategy(label: str) -> tuple[Plugin, dict[str, Any]]:
-    """The strategy that a label names, with every parameter. ValueError names what does not fit."""
+    """Finds the strategy that a label names.
+
+    Args:
+        label: a name with parameters in brackets, `isal[k=2]`.
+
+    Returns:
+        The plug-in, and all its parameters by name.
+
+    Raises:
+        ValueError: there is no such strategy, or a parameter does not fit.
+    """
     name, given = notation.parse_label(label)
     plugin = registry.get("strategy", name)
     return plugin, plugin.bind(given)
 
 
 def build_encoder(label: EncoderName, pool: Pool, machine: Machine) -> Encoder:
-    """The encoder that a label names, built on a pool. ValueError names what does not fit."""
+    """Builds the encoder that a label names.
+
+    Args:
+        label: a name with parameters in brackets, `patch_pca[patch=4]`.
+        pool: the images that the encoder may be trained on.
+        machine: where it runs.
+
+    Raises:
+        ValueError: there is no such encoder, or a parameter does not fit.
+    """
     name, given = notation.parse_label(label)
     plugin = registry.get("encoder", name)
     built: Encoder = plugin.build(machine, plugin.bind(given), pool)
@@ -32,7 +51,15 @@ def build_encoder(label: EncoderName, pool: Pool, machine: Machine) -> Encoder:
 
 
 def check_encoder_weights(label: EncoderName, machine: Machine) -> None:
-    """Raises ValueError where a file of weights of the encoder that a label names is not there or does not fit."""
+    """Checks that the encoder's files of weights exist and fit, before images are read.
+
+    Args:
+        label: the encoder with its parameters.
+        machine: where relative paths are looked up.
+
+    Raises:
+        ValueError: a file of weights is missing or does not fit.
+    """
     name, given = notation.parse_label(label)
     plugin = registry.get("encoder", name)
     if hash_weight_files(label, machine) and plugin.check_weights is not None:
@@ -40,20 +67,39 @@ def check_encoder_weights(label: EncoderName, machine: Machine) -> None:
 
 
 def encoder_identity(label: EncoderName, machine: Machine) -> str:
-    """Everything that decides what an encoder makes of images, but for the pool it is built on, in words: files of
-    weights by their content. ValueError where there is no such file."""
+    """Returns a text that identifies an encoder's output: name, version, parameters, and files of weights by content.
+
+    Args:
+        label: the encoder with its parameters.
+        machine: where relative paths are looked up.
+
+    Raises:
+        ValueError: a file of weights is missing.
+    """
     name, given = notation.parse_label(label)
     plugin = registry.get("encoder", name)
     return f"{name} {plugin.version} {sorted((plugin.bind(given) | hash_weight_files(label, machine)).items())}"
 
 
 def encoder_code_hash(label: EncoderName) -> str:
-    """A hash of what an encoder's file and those that it imports do: what it made before it was edited is not used."""
+    """Returns a hash of the code of an encoder's file and its imports, so that output of edited code is not reused.
+
+    Args:
+        label: the encoder with its parameters.
+    """
     return registry.get("encoder", notation.parse_label(label)[0]).code_hash()
 
 
 def hash_weight_files(label: EncoderName, machine: Machine) -> dict[str, str]:
-    """sha256 of the files of weights among an encoder's parameters. ValueError where there is no such file."""
+    """Returns the sha256 of each file of weights among an encoder's parameters, by the parameter's name.
+
+    Args:
+        label: the encoder with its parameters.
+        machine: where relative paths are looked up.
+
+    Raises:
+        ValueError: a file of weights is missing.
+    """
     name, given = notation.parse_label(label)
     found = {}
     for key, value in registry.get("encoder", name).bind(given).items():
@@ -68,7 +114,10 @@ def hash_weight_files(label: EncoderName, machine: Machine) -> dict[str, str]:
 
 @lru_cache(64)
 def hash_file(path: Path, *_: int) -> str:
-    """sha256 of a file, which is read again where what the system tells of it has changed: the time of that change,
-    too, which nobody can set."""
+    """Returns the sha256 of a file.
+
+    The result is cached. The file is read again when the other arguments have changed: size, inode, and times of
+    change, one of which no program can set.
+    """
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -39,7 +39,7 @@ UNPAID_LABELS = "the labels of unlabelled images are not yours to read: buy them
 
 
 class Reference:
-    """A labelled set that a strategy may differentiate through, without seeing its labels."""
+    """A labelled set that a strategy may differentiate through without seeing its labels."""
 
     def __init__(self, task: Task, model: nn.Module, indices: Indices, test: bool) -> None:
         self._batch = lambda part: task.losses(model, part, test=test)
@@ -47,15 +47,26 @@ class Reference:
         self.num_images = len(indices)
 
     def losses(self) -> Iterator[Tensor]:
-        """Batches of (N,) losses on the true labels, each differentiable in the parameters."""
+        """Yields batches of (N,) losses on the true labels, each differentiable in the parameters."""
         return map(self._batch, self._parts)
 
 
 class View:
-    """All that a strategy sees of one round: the model, the two sets and the capabilities it declared.
+    """What a strategy sees of one round: the model, the labelled and unlabelled sets, and the capabilities it declared.
 
-    `labelled` is in the order of purchase, the `num_initial` random ones first; `unlabelled` ascends.
-    Labels of the pool and the test set are out of reach, and asking for one raises.
+    The true labels of unlabelled images and of the test set cannot be read: asking for one raises PermissionError.
+    Strategies use `model`, `num_initial` and the methods below; the harness builds the View.
+
+    Args:
+        task: the task whose capabilities the view passes on.
+        model: the model of the round, in eval mode.
+        labelled: positions of the labelled images, in the order of purchase; the initial random ones come first.
+        unlabelled: positions of the images that may be selected, ascending.
+        num_initial: number of initial random images.
+        held_out: positions of the labelled images that are set aside and not trained on.
+        needs: the capabilities and labels that the strategy declared.
+        purchase_sizes: number of images bought in each round; by default the initial set and all later purchases.
+        tie_seed: seed of the order among equal values.
     """
 
     def __init__(
@@ -87,19 +98,24 @@ class View:
 
     @property
     def unlabelled(self) -> Indices:
-        """A copy of the positions that may be bought, ascending."""
+        """A copy of the positions that may be selected, ascending."""
         return self.__unlabelled.copy()
 
     @property
     def purchases(self) -> list[Indices]:
-        """`labelled` round by round, the initial ones first."""
+        """The labelled positions round by round, the initial set first."""
         return np.split(self.labelled, np.cumsum(self.__sizes)[:-1])
 
     # --- what a strategy returns -------------------------------------------------------------
     def lowest(self, values_N: Tensor, budget: int) -> Indices:
-        """The `budget` unlabelled images with the smallest values (one each, in the order of `unlabelled`).
+        """Returns the unlabelled images with the smallest values; ties are broken by `tie_ranks`.
 
-        Ties go by `tie_ranks`. Raises ValueError on NaN or on a wrong number of values.
+        Args:
+            values_N: (N,) one value for each unlabelled image, in the order of `unlabelled`.
+            budget: number of images to return.
+
+        Raises:
+            ValueError: values are NaN, or their number is wrong.
         """
         values = values_N.detach().cpu().double().numpy()
         if values.shape != self.__unlabelled.shape:
@@ -110,19 +126,37 @@ class View:
         return chosen
 
     def highest(self, values_N: Tensor, budget: int) -> Indices:
-        """The `budget` unlabelled images with the largest values; see `lowest`."""
+        """Returns the unlabelled images with the largest values; see `lowest`.
+
+        Args:
+            values_N: (N,) one value for each unlabelled image, in the order of `unlabelled`.
+            budget: number of images to return.
+        """
         return self.lowest(-values_N, budget)
 
     def tie_ranks(self, indices: Indices) -> Indices:
-        """(N,): the ranks of images of the pool in a random order, the same throughout a round: of images that a
-        strategy finds equal, the one of the lowest rank comes first, so that the order of the pool decides nothing."""
+        """Returns ranks of images in a random order that is the same throughout a round, (N,).
+
+        Among images that a strategy finds equal, the one with the lowest rank comes first, so that the order of the
+        pool decides nothing.
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         if self.__tie_rank_N is None:
             num = 1 + max(self.__visible, default=-1)
             self.__tie_rank_N = np.random.default_rng(self.__tie_seed).permutation(num)
         return self.__tie_rank_N[indices]
 
     def log(self, **values: float) -> None:
-        """Puts numbers that explain the selection into the record of the round."""
+        """Adds numbers that explain the selection to the record of the round.
+
+        Args:
+            values: finite numbers by name.
+
+        Raises:
+            ValueError: a number is NaN or infinite.
+        """
         for name, value in values.items():
             if not math.isfinite(value):
                 raise ValueError(f"the diagnostic {name} is {value}: something diverged")
@@ -130,42 +164,80 @@ class View:
 
     # --- capabilities of the task, the model bound: see `capabilities` -------------------------
     def predict(self, indices: Indices) -> Predictions:
-        """Class probabilities (and boxes) of the model in eval mode, without augmentation."""
+        """Predicts class probabilities (and boxes) in eval mode, without augmentation.
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         task: Predicts = self.__task_for("predict")
         return task.predict(self.model, self.__seen(indices))
 
     def sample(self, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
-        """`num_samples` predictions of a stochastic model: dropout on, batch normalisation in eval mode."""
+        """Predicts several times with dropout left on and batch normalisation in eval mode.
+
+        Args:
+            indices: (N,) positions in the pool.
+            num_samples: number of predictions for each image.
+            seed: seed of the dropout masks.
+        """
         task: Samples = self.__task_for("sample")
         return task.sample(self.model, self.__seen(indices), num_samples, seed)
 
     def perturbed(self, indices: Indices, sigma: float, seed: int) -> Predictions:
-        """`predict` on images with Gaussian noise of deviation `sigma` on every pixel value (0..255, not clipped)."""
+        """Predicts on images with Gaussian noise.
+
+        Args:
+            indices: (N,) positions in the pool.
+            sigma: standard deviation of the noise on every pixel value (0 to 255, not clipped).
+            seed: seed of the noise.
+        """
         task: PredictsPerturbed = self.__task_for("perturbed")
         return task.perturbed(self.model, self.__seen(indices), sigma, seed)
 
     def proposals(self, indices: Indices) -> Predictions:
-        """`predict` of a two-stage detector, with the proposal behind each box in `proposals_P4`."""
+        """Predicts boxes together with the proposal behind each box, `proposals_P4`; for two-stage detectors.
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         task: Proposes = self.__task_for("proposals")
         return task.proposals(self.model, self.__seen(indices))
 
     def embed(self, indices: Indices) -> Tensor:
-        """(N, D) float32: the input of the last layer, averaged over places. Not to be changed in place."""
+        """Returns the input of the last layer, averaged over places: (N, D) float32, not to be changed in place.
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         task: Embeds = self.__task_for("embed")
         return task.embed(self.model, self.__seen(indices))
 
     def classify(self, features_ND: Tensor) -> Tensor:
-        """(N, C): the logits that a classifier's last layer gives for inputs of it, see `embed`; differentiable."""
+        """Applies the classifier's last layer to features; returns (N, C) logits, differentiable in the features.
+
+        Args:
+            features_ND: (N, D) features, like those that `embed` returns.
+        """
         task: ClassifiesFeatures = self.__task_for("classify")
         return task.classify(self.model, features_ND)
 
     def images(self, indices: Indices, size: tuple[int, int]) -> Tensor:
-        """(N, 3, *size) uint8: the images themselves, squashed to height and width `size`."""
+        """Returns the images themselves, resized without keeping their aspect ratio: (N, 3, *size) uint8.
+
+        Args:
+            indices: (N,) positions in the pool.
+            size: height and width in pixels.
+        """
         task: ShowsImages = self.__task_for("images")
         return task.images(self.model, self.__seen(indices), size)
 
     def encode(self, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
-        """The encodings of these images by a frozen encoder, in order, some images at a time."""
+        """Yields the encodings of images by a frozen encoder, in order, several images at a time.
+
+        Args:
+            indices: (N,) positions in the pool.
+            encoder: the encoder with its parameters: `dino`, `patch_pca[patch=4]`.
+        """
         task: Encodes = self.__task_for("encode")
         for part in task.encode(self.model, self.__seen(indices), encoder):
             self.encoding_time.seconds += part.seconds
@@ -173,55 +245,96 @@ class View:
             yield part
 
     def labels(self, indices: Indices) -> Targets:
-        """The true labels of labelled images: (N,) classes of a classifier, a list of `Boxes` of a detector, (N, h, w)
-        classes of a segmenter."""
+        """Returns the true labels of labelled images.
+
+        Of a classifier (N,) classes; of a detector a list of `Boxes`; of a segmenter (N, h, w) classes.
+
+        Args:
+            indices: (N,) positions of labelled images.
+        """
         if not np.isin(indices, self.__labelled).all():
             raise PermissionError(UNPAID_LABELS)
         task: ShowsLabels = self.__task_for("labels")
         return task.labels(self.model, self.__seen(indices))
 
     def augmented(self, indices: Indices, how: Augmentation, seed: int) -> Predictions:
-        """`predict` of a detector on changed images, its boxes in pixels of the images as they were: mirrored (`flip`),
-        with two patches cut out (`cutout`), at 0.8 of their size (`shrink`), turned by five degrees (`rotate`)."""
+        """Predicts on augmented images; the boxes of the detector are mapped back to the original images.
+
+        Args:
+            indices: (N,) positions in the pool.
+            how: `flip` mirrors the image, `cutout` cuts out two patches, `shrink` reduces it to 0.8 of its size,
+                `rotate` turns it by five degrees.
+            seed: seed of what is random in the augmentation.
+        """
         task: PredictsAugmented = self.__task_for("augmented")
         return task.augmented(self.model, self.__seen(indices), how, seed)
 
     def box_features(self, indices: Indices) -> Tensor:
-        """(P, D): for each box of `predict`, what a detector's classification layer saw where it found it."""
+        """Returns the input of a detector's classification layer for each box of `predict`, (P, D).
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         task: DescribesBoxes = self.__task_for("box_features")
         return task.box_features(self.model, self.__seen(indices))
 
     def companion(self, indices: Indices) -> Tensor:
-        """(N,): the output of the strategy's own companion (its class is declared in `register`)."""
+        """Returns the output of the strategy's own companion, (N,); `register` declares it.
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         task: RunsCompanion = self.__task_for("companion")
         return task.companion(self.model, self.__seen(indices))
 
     def weights(self) -> dict[str, nn.Parameter]:
-        """The parameters that influence is computed over, by name."""
+        """Returns the parameters that influence is computed over, by name."""
         task: ShowsWeights = self.__task_for("weights")
         return task.weights(self.model)
 
     def pseudo_labels(self, indices: Indices, k: int, min_score: float) -> Targets:
-        """Targets built from the model's own predictions. A classifier's: its best guess for k = 1, the k likeliest
-        weighted by their probability, not renormalised, for k > 1. A detector's: the boxes it finds with a
-        confidence of at least `min_score`."""
+        """Returns labels from the model's own predictions, as targets for `losses` and `directional`.
+
+        Args:
+            indices: (N,) positions in the pool.
+            k: the number of classes in a label. 1 gives the most likely class; more, for classifiers only, the k most
+                likely ones, weighted by their probabilities, which are not renormalised.
+            min_score: the smallest confidence (0 to 1) of a detector's boxes that become labels.
+        """
         task: GivesPseudoLabels = self.__task_for("pseudo_labels")
         return task.pseudo_labels(self.model, self.__seen(indices), k, min_score)
 
     def losses(self, indices: Indices, targets: Targets | None = None) -> Tensor:
-        """(N,) losses, differentiable in `weights()`; true labels, of labelled images only, by default."""
+        """Returns (N,) losses, differentiable in `weights()`.
+
+        Args:
+            indices: (N,) positions in the pool.
+            targets: the labels that losses are computed against; None for the true labels, of labelled images only.
+        """
         if targets is None and not np.isin(indices, self.__labelled).all():
             raise PermissionError(UNPAID_LABELS)
         task: ComputesLosses = self.__task_for("losses")
         return task.losses(self.model, self.__seen(indices), targets)
 
     def directional(self, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
-        """(N,): the derivative of each image's loss along `direction` in weight space."""
+        """Returns the derivative of each image's loss along a direction in weight space, (N,).
+
+        Args:
+            indices: (N,) positions in the pool.
+            targets: the labels that losses are computed against.
+            direction: one tensor for each parameter of `weights()`, by its name.
+        """
         task: Differentiates = self.__task_for("directional")
         return task.directional(self.model, self.__seen(indices), targets, direction)
 
     def choice_of(self, label: str, budget: int, rng: np.random.Generator) -> Indices:
-        """What another strategy would choose here: `isal[k=2]`. Its needs (`strategy` tells them) must be declared."""
+        """Returns what another strategy would select here; its needs must be declared (see `find_strategy`).
+
+        Args:
+            label: the other strategy with its parameters: `isal[k=2]`.
+            budget: number of images to select.
+            rng: the generator that it draws from.
+        """
         plugin, values = find_strategy(label)
         for need in plugin.resolve_needs(values):
             self.__task_for(need)
@@ -229,10 +342,15 @@ class View:
         return chosen
 
     def reference(self, which: str) -> Reference:
-        """A labelled set to differentiate through: `labelled`, `initial`, `held_out` or `test`.
+        """Returns a labelled set to differentiate through.
 
-        The last two must be declared (needs "held_out", "test_labels"): the first is charged for,
-        the second marks every row of every table with a dagger.
+        Args:
+            which: `labelled`, `initial`, `held_out` or `test`. The last two must be declared as needs, "held_out" and
+                "test_labels": the images of the first are charged for, the second marks every row of every table with a
+                dagger.
+
+        Raises:
+            ValueError: there is no such set.
         """
         if which == "test":
             self.__task_for("test_labels")
@@ -249,7 +367,7 @@ class View:
         return Reference(self.__task, self.model, parts[which], test=False)
 
     def __task_for(self, need: str) -> Any:
-        """The task, where the strategy declared the need."""
+        """Returns the task, if the strategy declared the need."""
         if need not in self.__needs:
             raise PermissionError(f"this strategy did not declare the need {need!r}: @register(needs={{{need!r}}})")
         return self.__task

@@ -1,8 +1,8 @@
 """Influence functions (Koh and Liang, 2017) as ISAL uses them (Liu et al., 2021, section 3).
 
-The influence of a candidate x with targets q on the reference loss is I = -s . G: G is the gradient of its loss
-and s = s_test the inverse Hessian applied to the reference gradient v. A negative I means that training on x
-lowers the reference loss. No candidate's gradient is built: s . G is one directional derivative of its loss.
+The influence of a candidate x with targets q on the reference loss is I = -s . G. G is the gradient of the candidate's
+loss, and s = s_test is the inverse Hessian applied to the reference gradient v. A negative I means that training on x
+lowers the reference loss. The gradient of a candidate is never built: s . G is a directional derivative of its loss.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ Order: TypeAlias = Literal["random", "file", "newest", "published"]
 
 
 def needs(*, reference: str, **_: object) -> frozenset[Need]:
-    """What influence asks of a task, and which labels beyond those bought."""
+    """Returns the capabilities that influence needs, and the need for labels of the reference set."""
     labels: dict[str, Need] = {"test": "test_labels", "held_out": "held_out"}
     own: frozenset[Need] = frozenset({"losses", "directional", "pseudo_labels", "weights"})
     return own | {labels[reference]} if reference in labels else own
 
 
 def expected_targets(view: View, k: int, allow_degenerate: bool, min_score: float) -> Targets:
-    """Pseudo labels of the unlabelled images: the expectation of the gradient over the k likeliest classes (Eq. 3).
+    """Returns pseudo labels of the unlabelled images whose gradient is the expectation over the k likeliest classes
+    (Eq. 3).
 
-    Refuses k = number of classes: E_{y~p}[grad log p(y)] = 0, so the ranking would be rounding noise.
-    A detector's are the boxes of a confidence of at least min_score, each as if it were labelled.
+    k equal to the number of classes is refused: E_{y~p}[grad log p(y)] = 0, so the ranking would be rounding noise. The
+    pseudo labels of a detector are its boxes with at least the confidence `min_score`.
     """
     if k < 1:
         raise ValueError(f"k={k}: must be 1 or more")
@@ -52,7 +53,7 @@ def expected_targets(view: View, k: int, allow_degenerate: bool, min_score: floa
 
 
 def reference_gradient(view: View, reference: str) -> Direction:
-    """v: the SUM over the reference images of the gradient of their loss on their true labels."""
+    """Returns v: the sum (not the mean) over the reference images of the gradients of their losses on true labels."""
     weights = view.weights()
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for losses_N in view.reference(reference).losses():
@@ -66,12 +67,16 @@ def reference_gradient(view: View, reference: str) -> Direction:
 def gradients(
     scalar: Tensor, weights: dict[str, torch.nn.Parameter], differentiable: bool = False
 ) -> tuple[Tensor, ...]:
-    """The gradient of a scalar by weight, zeros where it has none; again: differentiable once more."""
+    """Returns the gradient of a scalar for each weight, zeros where it has none.
+
+    `differentiable` lets the gradients be differentiated once more.
+    """
     return torch.autograd.grad(scalar, list(weights.values()), create_graph=differentiable, materialize_grads=True)
 
 
 def scales_by_name(view: View, scale: float, block_scales: str) -> dict[str, float]:
-    """The scale of each weight tensor, by name: `scale`, or the numbers of `100/8000/5000`, in the tensors' order."""
+    """Returns the scale of each weight tensor: `scale`, or the numbers of `block_scales` (100/8000/5000) in their
+    order."""
     names = list(view.weights())
     try:
         scales = [float(number) for number in block_scales.split("/")] if block_scales else [scale] * len(names)
@@ -88,14 +93,14 @@ def scales_by_name(view: View, scale: float, block_scales: str) -> dict[str, flo
 def inverse_hessian_product(
     view: View, v: Direction, chains: Indices, *, damping: float, scale: Mapping[str, float], batched: bool = False
 ) -> Direction:
-    """s: the mean over the chains of LiSSA's recursion (Agarwal et al., 2017; the paper's Algorithm 3).
+    """Returns s: the mean over chains of LiSSA's recursion (Agarwal et al., 2017; Algorithm 3 of the ISAL paper).
 
-    h_0 = v and h_j = v + (1 - damping) h_{j-1} - S^-1 H_j h_{j-1}, where H_j is the Hessian of the loss of one
-    labelled image, chains[repeat, j], and S the scale of each tensor. Its fixed point is (H + damping S)^-1 S v: the
-    result is not divided by S, which no ranking needs where S is one number; where it is not, blocks weigh by it, as
-    in the authors' code. Converges where the curvature of S^-1 H stays below 2 - damping. As in that code, a tensor
-    whose product holds NaN starts again from v, so a diverging chain shows in the gain, not as NaN.
-    together: the products of all chains in one call of each operation, for a device that waits for calls.
+    h_0 = v and h_j = v + (1 - damping) h_{j-1} - S^-1 H_j h_{j-1}. H_j is the Hessian of the loss of one labelled
+    image, chains[repeat, j], and S the scale of each tensor. The fixed point is (H + damping S)^-1 S v. The result is
+    not divided by S, as in the authors' code: with one scale no ranking changes, with several the blocks are weighted
+    by it. The recursion converges where the curvature of S^-1 H stays below 2 - damping. As in that code, a tensor
+    whose Hessian product holds NaN starts again from v, so a diverging chain shows in the gain and not as NaN.
+    `batched` computes the products of all chains in one call per operation, which is faster on a GPU.
     """
     weights = view.weights()
     hs = [dict(v) for _ in chains]
@@ -115,8 +120,7 @@ def inverse_hessian_product(
 def hessian_products_one_by_one(
     view: View, indices: Indices, weights: dict[str, torch.nn.Parameter], hs: Sequence[Direction]
 ) -> Iterator[Direction]:
-    """The Hessian of each labelled image's loss, applied to its h: it is symmetric, so h weighs the gradient's
-    gradient."""
+    """Yields the Hessian of each labelled image's loss applied to the h of its chain, by two backward passes each."""
     for index, h in zip(indices, hs, strict=True):
         first = gradients(view.losses(np.array([index])).sum(), weights, differentiable=True)
         moving = [(gradient, h[name]) for name, gradient in zip(weights, first, strict=True) if gradient.requires_grad]
@@ -131,7 +135,7 @@ def hessian_products_one_by_one(
 def hessian_products_batched(
     view: View, indices: Indices, weights: dict[str, torch.nn.Parameter], hs: Sequence[Direction]
 ) -> list[Direction]:
-    """The same by forward over reverse differentiation, all images in one batch: more arithmetic, fewer calls."""
+    """Returns the same products by forward-over-reverse differentiation of one batch: more arithmetic, fewer calls."""
     loss_of = LossesModule(view, indices)
     at = {f"model.{name}": weight.detach() for name, weight in weights.items()}
 
@@ -157,21 +161,21 @@ class LossesModule(torch.nn.Module):
         self.model, self._losses = view.model, partial(view.losses, indices)
 
     def forward(self) -> Tensor:
-        """(R,)."""
+        """Returns the losses, (R,)."""
         return self._losses()
 
 
 def draw_chains(
     purchases: Sequence[Indices], depth: int, repeats: int, order: Order, rng: np.random.Generator
 ) -> Indices:
-    """(repeats, depth): the labelled images of each chain, disjoint chains where there are enough of them.
+    """Returns the labelled images of each chain, (repeats, depth); chains are disjoint where there are enough images.
 
-    random: without replacement, and in a new order each time the labelled set is used up (the paper's text).
-    file: in order of purchase, so the first ones in every round, from the start when used up (the authors' code for
-        classification). newest: the same, backwards.
-    published: the authors' code for detection, which puts each purchase in front of the earlier ones, in its own order,
-        deals the images of that one after another to `repeats` processes, and filled up from its beginning where they
-        do not come out even, and passes over them once: chains shorter than depth where images are few.
+    `random` draws without replacement, and in a new order each time the labelled set is used up (the paper's text).
+    `file` takes images in the order of purchase, from the start again when used up, so each round begins with the same
+    images (the authors' code for classifiers); `newest` is the reverse order. `published` is the authors' code for
+    detectors: the latest purchase comes first, images are dealt in turn to `repeats` processes (some images twice where
+    they do not come out even), and each process reads its images once, so chains are shorter than `depth` where images
+    are few.
     """
     if min(depth, repeats) < 1:
         raise ValueError(f"depth={depth}, repeats={repeats}: both must be 1 or more")
@@ -189,7 +193,7 @@ def draw_chains(
 
 
 def dot(a: Direction, b: Direction) -> float:
-    """Inner product of two directions."""
+    """Returns the inner product of two directions."""
     return sum((a[name] * b[name]).sum(dtype=torch.float64).item() for name in a)
 
 
@@ -201,10 +205,10 @@ def select_most_helpful(
     without_boxes: WithoutBoxes,
     rng: np.random.Generator,
 ) -> Indices:
-    """The `budget` candidates of most negative influence, I = -direction . G; ranked by direction . G.
+    """Selects the `budget` candidates with the most negative influence, I = -direction . G.
 
-    without_boxes: a detector's images without a pseudo box have no value, and come in at random where too few others
-    are left (`last`, the authors' code), or have that of an image of background alone (`score`).
+    With `without_boxes=last` a detector's images without a pseudo box have no value and follow at random where too few
+    others are left (the authors' code). With `score` they have the influence of an image of background alone.
     """
     helpful_N = view.directional(view.unlabelled, targets, direction)
     known_N: npt.NDArray[np.bool_] = np.ones(len(view.unlabelled), dtype=np.bool_)

@@ -1,6 +1,6 @@
-"""An image as its most telling patterns: what GEAL and FreeSel compare images by.
+"""Images described by their most attended patterns, which GEAL and FreeSel compare.
 
-Shapes: N images, T patches, D features, K patterns of one image at most, P patterns of all images.
+Shapes: N images, T patches, D features, at most K patterns of one image, P patterns of all images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_STEPS = 100  # of k-means
 
 @dataclass(frozen=True)
 class Patterns:
-    """The patterns of some images."""
+    """The patterns of several images."""
 
     features_PD: Tensor
     image_P: Tensor  # 0..N-1, ascending
@@ -32,7 +32,7 @@ class Patterns:
 
 @dataclass(frozen=True)
 class PatternCandidates:
-    """The patterns of the unlabelled images, those of an image to be picked together, and what picks start from."""
+    """The patterns of the unlabelled images, which are selected image by image, and those of the labelled images."""
 
     unlabelled: Indices
     features_PD: Tensor
@@ -51,10 +51,10 @@ class PatternCandidates:
         k: int,
         metric: PatternMetric,
     ) -> PatternCandidates:
-        """Those of a view; logs their mean number an image.
+        """Extracts the patterns of a view's images; logs their mean number per unlabelled image.
 
         Raises:
-            ValueError: The strategy of that name was given settings that leave no patterns.
+            ValueError: a parameter of the strategy `name` leaves no patterns.
         """
         if not 0 < tau <= 1:
             raise ValueError(f"{name}[tau={tau}]: a share of attention, over 0 and at most 1")
@@ -70,19 +70,19 @@ class PatternCandidates:
 
     @property
     def groups(self) -> Groups:
-        """The patterns of each image."""
+        """The patterns of each image as a group."""
         return Groups.from_labels(self.image_P)
 
     def images(self, picks: Tensor) -> Indices:
-        """The images, as indices in the pool, of these patterns."""
+        """Returns the pool positions of the images of these patterns."""
         indices: Indices = self.unlabelled[self.image_P[picks.to(self.image_P.device)].cpu().numpy()]
         return indices
 
 
 def extract_patterns(encodings: Iterable[Encoding], tau: float, k: int, metric: PatternMetric) -> Patterns:
-    """Those of all images: the centres of k-means on the patches that hold the share `tau` of an image's attention.
+    """Returns the patterns of all images: centres of k-means on the patches that hold the share `tau` of the attention.
 
-    metric: cosine scales them to unit length, so that |a - b|^2 = 2 (1 - cos).
+    With `metric=cosine` they are scaled to unit length, so that |a - b|^2 = 2 (1 - cos).
     """
     features, images, begin = [], [], 0
     for one in encodings:
@@ -96,9 +96,10 @@ def extract_patterns(encodings: Iterable[Encoding], tau: float, k: int, metric: 
 
 
 def most_attended(attention_NT: Tensor, tau: float) -> Tensor:
-    """(N, T): the patches of an image with most attention, as few as hold the share `tau` of it; at least one.
+    """Returns which patches have most attention, (N, T): as few as hold the share `tau` of an image's attention.
 
-    As published: those at which the cumulative sum, from the least attended on, is above 1 - tau.
+    As published, those are the patches at which the cumulative sum, from the least attended patch on, is above 1 - tau.
+    An image keeps at least one patch.
     """
     values_NT, order_NT = attention_NT.cpu().double().sort(dim=1, stable=True)  # sums in one order on every device
     kept_NT = values_NT.cumsum(1) > 1 - tau
@@ -107,11 +108,11 @@ def most_attended(attention_NT: Tensor, tau: float) -> Tensor:
 
 
 def cluster_patches(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(N, K, D) centres of k-means inside each image, and (N, K) which of them there are: an image with k patches or
-    fewer keeps them as they are.
+    """Returns the centres of k-means inside each image, (N, K, D), and which of them exist, (N, K).
 
-    All images at once. Euclidean; the first centres are the patch with most attention and then, again and again, the
-    one farthest from those taken, so that an image has one result; a centre that loses its patches stays where it is.
+    An image with k patches or fewer keeps them as they are. All images are clustered at once, by Euclidean distance.
+    The first centres are the most attended patch and then always the patch farthest from those so far, so the result is
+    deterministic. A centre that loses all patches stays where it is.
     """
     k = min(k, int(kept_NT.sum(1).max()))
     centres_NKD = spread_centres(patches_NTD, kept_NT, attention_NT, k)
@@ -130,7 +131,10 @@ def cluster_patches(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, 
 
 
 def spread_centres(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k: int) -> Tensor:
-    """(N, K, D): the most attended patch, then the farthest from those taken. Rows beyond an image's patches repeat."""
+    """Returns the first centres, (N, K, D): the most attended patch, then always the farthest from those so far.
+
+    Rows beyond the number of an image's patches repeat patches.
+    """
     rows_N = torch.arange(len(patches_NTD), device=patches_NTD.device)
     pick_N = attention_NT.where(kept_NT, -1.0).argmax(1)
     picked, far_NT = [patches_NTD[rows_N, pick_N]], torch.full_like(attention_NT, torch.inf)
@@ -144,6 +148,6 @@ def spread_centres(patches_NTD: Tensor, kept_NT: Tensor, attention_NT: Tensor, k
 
 
 def patch_distances(patches_NTD: Tensor, centres_NKD: Tensor, there_NK: Tensor) -> Tensor:
-    """(N, T, K): squared distances, but for |patch|^2; infinite to centres that there are not."""
+    """Returns squared distances up to |patch|^2, (N, T, K); infinite to centres that do not exist."""
     norms_NK = centres_NKD.square().sum(2).masked_fill(~there_NK, torch.inf)
     return torch.baddbmm(norms_NK[:, None], patches_NTD, centres_NKD.transpose(1, 2), alpha=-2)
