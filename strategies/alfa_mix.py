@@ -52,18 +52,18 @@ def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: fl
         step.
     """
     if not 0 < alpha_cap <= 1:
-        raise ValueError(f"alfa_mix[alpha_cap={alpha_cap}]: above 0 and at most 1")
+        raise ValueError(f"alfa_mix[alpha_cap={alpha_cap}]: must be above 0 and at most 1")
     features_ND, labelled_MD = view.embed(view.unlabelled), view.embed(view.labelled)
     if not (features_ND.isfinite().all() and labelled_MD.isfinite().all()):
-        raise ValueError("alfa_mix: the embeddings hold NaN or infinity")
+        raise ValueError("alfa_mix: the features of the model hold NaN or infinity")
     num_classes = view.classify(labelled_MD[:1]).shape[1]
     labels_M = view.labels(view.labelled)
-    assert isinstance(labels_M, Tensor), "a task with a classifier's last layer has one class an image"
+    assert isinstance(labels_M, Tensor), "a task with a classifier's last layer has one class per image"
     anchors_AD = anchors(labelled_MD, labels_M, num_classes)
-    least_N = torch.cat([least_cap(view, part_ND, anchors_AD) for part_ND in features_ND.split(CHUNK)])
+    least_cap_N = torch.cat([least_cap(view, part_ND, anchors_AD) for part_ND in features_ND.split(CHUNK)])
     for step in count(1):
         cap = min(step * alpha_cap, 1.0)
-        candidates_M = (least_N < cap).nonzero().squeeze(1)
+        candidates_M = (least_cap_N < cap).nonzero().squeeze(1)
         if len(candidates_M) > budget or cap == 1:
             break
     view.log(alpha_cap=cap, candidates=len(candidates_M))
@@ -72,8 +72,10 @@ def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: fl
         rank_M = view.tie_ranks(view.unlabelled[picks])
         picks = picks[nearest_to_centres(F.normalize(features_ND[candidates_M]), budget, rng, rank_M)]
     others = np.setdiff1d(np.arange(len(features_ND)), picks)
-    chosen: Indices = view.unlabelled[np.concatenate([picks, rng.choice(others, budget - len(picks), replace=False)])]
-    return chosen
+    selection: Indices = view.unlabelled[
+        np.concatenate([picks, rng.choice(others, budget - len(picks), replace=False)])
+    ]
+    return selection
 
 
 def anchors(labelled_MD: Tensor, label_M: Tensor, num_classes: int) -> Tensor:
@@ -93,17 +95,22 @@ def least_cap(view: View, features_ND: Tensor, anchors_AD: Tensor) -> Tensor:
     with torch.no_grad():
         logits_NC = view.classify(features_ND)
     label_N1 = logits_NC.argmax(1, keepdim=True)
-    gap_NC = logits_NC.gather(1, label_N1) - logits_NC
+    lead_NC = logits_NC.gather(1, label_N1) - logits_NC
     direction_ND = F.normalize(ascent_direction(view, features_ND, label_N1))
-    least_N = torch.full_like(gap_NC[:, 0], torch.inf)
+    least_cap_N = torch.full_like(lead_NC[:, 0], torch.inf)
     for anchor_D in anchors_AD:
-        way_ND = anchor_D - features_ND
-        move_ND = direction_ND * (way_ND != 0) * way_ND.norm(dim=1, keepdim=True) / math.sqrt(way_ND.shape[1])
+        to_anchor_ND = anchor_D - features_ND
+        move_ND = (
+            direction_ND
+            * (to_anchor_ND != 0)
+            * to_anchor_ND.norm(dim=1, keepdim=True)
+            / math.sqrt(to_anchor_ND.shape[1])
+        )
         with torch.no_grad():
             slope_NC = view.classify(features_ND + move_ND) - logits_NC
         rise_NC = slope_NC - slope_NC.gather(1, label_N1)
-        least_N = torch.minimum(least_N, (gap_NC / rise_NC).where(rise_NC > 0, torch.inf).amin(1))
-    return least_N
+        least_cap_N = torch.minimum(least_cap_N, (lead_NC / rise_NC).where(rise_NC > 0, torch.inf).amin(1))
+    return least_cap_N
 
 
 def ascent_direction(view: View, features_ND: Tensor, label_N1: Tensor) -> Tensor:
@@ -112,10 +119,10 @@ def ascent_direction(view: View, features_ND: Tensor, label_N1: Tensor) -> Tenso
     It is the gradient of log sum_{c != y} exp(logit_c - logit_y), of which the cross entropy is an increasing function.
     Unlike the cross entropy's own gradient it does not vanish for certain predictions.
     """
-    at_ND = features_ND.detach().requires_grad_()
-    logits_NC = view.classify(at_ND)
+    point_ND = features_ND.detach().requires_grad_()
+    logits_NC = view.classify(point_ND)
     others_NC = logits_NC.scatter(1, label_N1, -torch.inf)
-    [gradient_ND] = torch.autograd.grad((others_NC.logsumexp(1) - logits_NC.gather(1, label_N1)[:, 0]).sum(), at_ND)
+    [gradient_ND] = torch.autograd.grad((others_NC.logsumexp(1) - logits_NC.gather(1, label_N1)[:, 0]).sum(), point_ND)
     return gradient_ND
 
 

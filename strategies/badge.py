@@ -24,7 +24,7 @@ def badge(view: View, budget: int, rng: np.random.Generator) -> Indices:
 
     References:
         Ash, Zhang, Krishnamurthy, Langford and Agarwal, Deep Batch Active Learning by Diverse, Uncertain Gradient Lower
-        Bounds, ICLR 2020.
+            Bounds, ICLR 2020.
 
     Deviations:
         The first image is the one with the largest gradient, as in the authors' code; k-means++ draws it at random. The
@@ -36,7 +36,7 @@ def badge(view: View, budget: int, rng: np.random.Generator) -> Indices:
     """
     predictions = view.predict(view.unlabelled)
     if not predictions.one_each:
-        raise ValueError("badge needs one prediction an image: a classifier, not a detector or a segmenter")
+        raise ValueError("badge needs one prediction per image: take a classifier, not a detector or a segmenter")
     p_NC = predictions.scores_PC
     residual_NC = F.one_hot(p_NC.argmax(1), p_NC.shape[1]) - p_NC
     rank_N = ranks_as_tensor(view.tie_ranks(view.unlabelled), p_NC)
@@ -57,7 +57,7 @@ def kmeans_plus_plus(
     """
     norms_N = residual_NC.square().sum(1) * embedding_ND.square().sum(1)
     if not norms_N.isfinite().all():
-        raise ValueError("badge: the predictions or embeddings hold NaN or infinity")
+        raise ValueError("badge: the predictions or features of the model hold NaN or infinity")
     picks = [int(argmax_by_rank(norms_N, rank_N))]
     nearest_N = torch.full_like(norms_N, torch.inf)
     while len(picks) < budget:

@@ -45,7 +45,7 @@ def bald(view: View, budget: int, rng: np.random.Generator, *, num_samples: int 
         samples, (P, C); where an image has many predictions, those of 500 images at a time.
     """
     if num_samples < 2:
-        raise ValueError(f"bald[num_samples={num_samples}]: one sample always agrees with itself, take 2 or more")
+        raise ValueError(f"bald[num_samples={num_samples}]: must be 2 or more, as one sample always agrees with itself")
     seed, images = int(rng.integers(2**63)), view.unlabelled
     if next(view.sample(images[:1], 1, seed)).one_each:
         return view.highest(disagreement(view, images, num_samples, seed, how), budget)
@@ -57,7 +57,7 @@ def disagreement(view: View, images: Indices, num_samples: int, seed: int, how: 
     """Returns the mutual information of each image, (N,)."""
     samples = view.sample(images, num_samples, seed)
     first = next(samples)
-    return first.per_image(mutual_information(one.scores_PC for one in chain([first], samples)), how)
+    return first.per_image(mutual_information(sample.scores_PC for sample in chain([first], samples)), how)
 
 
 def mutual_information(samples: Iterable[Tensor]) -> Tensor:

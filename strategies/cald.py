@@ -24,7 +24,7 @@ from .shared.boxes import (
     rank_in_image,
 )
 
-BASE_POINT = 1.3  # what IoU and likeness of a useful box add up to; both are 1 where nothing changes, so 2
+BASE_POINT = 1.3  # of IoU + (1 - JS) (P + P') / 2, which is 2 where an augmentation changes nothing
 
 
 @register(needs={"predict", "augmented", "labels"}, version=2)
@@ -67,16 +67,16 @@ def cald(
         with all boxes of each augmented image.
     """
     if candidates < 1:
-        raise ValueError(f"cald[candidates={candidates:g}]: as a multiple of the budget, at least 1")
+        raise ValueError(f"cald[candidates={candidates:g}]: must be at least 1, as a multiple of the budget")
     value_N, classes_NC, has_N = consistency(view, rng)
     num = min(int(candidates * budget), len(value_N))
     known_N = has_N | (without_boxes == "score")
     shortlist = lowest_then_random(view, value_N, known_N, num, rng)
-    at = np.searchsorted(view.unlabelled, shortlist)
+    rows = np.searchsorted(view.unlabelled, shortlist)
     rarity = (
-        js_divergence(labelled_class_frequency(view, classes_NC).softmax(0), classes_NC[at].softmax(1)).cpu().numpy()
+        js_divergence(labelled_class_frequency(view, classes_NC).softmax(0), classes_NC[rows].softmax(1)).cpu().numpy()
     )
-    rarity[~has_N[at]] = np.inf if without_boxes == "score" else -np.inf
+    rarity[~has_N[rows]] = np.inf if without_boxes == "score" else -np.inf
     view.log(consistency=value_N.sum().item() / max(1, has_N.sum()), share_without_boxes=(~has_N).mean())
     picks: Indices = shortlist[np.argsort(-rarity, kind="stable")[:budget]]
     return picks
@@ -89,57 +89,57 @@ def consistency(view: View, rng: np.random.Generator) -> tuple[Tensor, Tensor, n
     of a box of that class, averaged over the image and its augmentations. The predictions of one augmentation are held
     at a time.
     """
-    clean, changes = view.predict(view.unlabelled), get_args(Augmentation)
+    clean, augmentations = view.predict(view.unlabelled), get_args(Augmentation)
     has_N = clean.image_P.bincount(minlength=clean.num_images).bool()
     total_N, total_NC = torch.zeros_like(has_N, dtype=torch.float32), class_confidence(clean)
-    for how in changes:
-        other = view.augmented(view.unlabelled, how, int(rng.integers(2**63)))
-        total_N = total_N + least_consistency(clean, other)
-        total_NC = total_NC + class_confidence(other)
-    return total_N / len(changes), total_NC / (1 + len(changes)), has_N.cpu().numpy()
+    for how in augmentations:
+        augmented = view.augmented(view.unlabelled, how, int(rng.integers(2**63)))
+        total_N = total_N + least_consistency(clean, augmented)
+        total_NC = total_NC + class_confidence(augmented)
+    return total_N / len(augmentations), total_NC / (1 + len(augmentations)), has_N.cpu().numpy()
 
 
-def least_consistency(clean: Predictions, other: Predictions) -> Tensor:
+def least_consistency(clean: Predictions, augmented: Predictions) -> Tensor:
     """Returns the smallest m of each image's boxes, (N,); 0 where either prediction has no boxes."""
-    iou_NA, match_NA = best_match(boxes_by_image(clean), boxes_by_image(other))
-    counts_N = other.image_P.bincount(minlength=other.num_images)
+    iou_NA, match_NA = best_match(boxes_by_image(clean), boxes_by_image(augmented))
+    counts_N = augmented.image_P.bincount(minlength=augmented.num_images)
     matched_P = (counts_N > 0)[clean.image_P]
     image_S, column_S = clean.image_P[matched_P], rank_in_image(clean.image_P, clean.num_images)[matched_P]
     first_S = (counts_N.cumsum(0) - counts_N)[image_S]
-    row_S = other.image_P.argsort(stable=True)[first_S + match_NA[image_S, column_S]]
+    row_S = augmented.image_P.argsort(stable=True)[first_S + match_NA[image_S, column_S]]
     pairs = zip(matched_P.nonzero()[:, 0].split(CHUNK), row_S.split(CHUNK), strict=True)
-    likeness_S = torch.cat([score_consistency(clean, mine, other, theirs) for mine, theirs in pairs])
+    scores_S = torch.cat([score_consistency(clean, rows, augmented, matches) for rows, matches in pairs])
     m_P = torch.zeros_like(clean.confidence_P)
-    m_P[matched_P] = (iou_NA[image_S, column_S] + likeness_S - BASE_POINT).abs()
+    m_P[matched_P] = (iou_NA[image_S, column_S] + scores_S - BASE_POINT).abs()
     return -clean.per_image(-m_P, "max")
 
 
-def score_consistency(one: Predictions, mine_S: Tensor, other: Predictions, theirs_S: Tensor) -> Tensor:
+def score_consistency(clean: Predictions, row_S: Tensor, augmented: Predictions, match_S: Tensor) -> Tensor:
     """Returns (1 - JS) (P + P') / 2 for pairs of rows, (S,)."""
-    alike_S = 1 - js_divergence(one.scores_PC[mine_S], other.scores_PC[theirs_S])
-    return alike_S * (one.confidence_P[mine_S] + other.confidence_P[theirs_S]) / 2
+    similarity_S = 1 - js_divergence(clean.scores_PC[row_S], augmented.scores_PC[match_S])
+    return similarity_S * (clean.confidence_P[row_S] + augmented.confidence_P[match_S]) / 2
 
 
 def js_divergence(p_C: Tensor, q_C: Tensor) -> Tensor:
     """Returns the Jensen-Shannon divergence along the last axis, broadcast: from 0 (equal) to log 2."""
     mean_C = (p_C + q_C) / 2
-    entropy, entropies = torch.special.entr(mean_C).sum(-1), torch.special.entr(p_C).sum(-1)
-    divergence: Tensor = entropy - (entropies + torch.special.entr(q_C).sum(-1)) / 2
+    entropy_of_mean, entropy_of_p = torch.special.entr(mean_C).sum(-1), torch.special.entr(p_C).sum(-1)
+    divergence: Tensor = entropy_of_mean - (entropy_of_p + torch.special.entr(q_C).sum(-1)) / 2
     return divergence.clamp(min=0)
 
 
 def class_confidence(predictions: Predictions) -> Tensor:
     """Returns the largest confidence of an image's boxes of each class, (N, C); 0 for a class without boxes."""
     num_classes = predictions.scores_PC.shape[1] - 1
-    cell_P = predictions.image_P * num_classes + box_classes(predictions)
+    image_class_P = predictions.image_P * num_classes + box_classes(predictions)
     out = predictions.scores_PC.new_zeros(predictions.num_images * num_classes)
-    return out.scatter_reduce(0, cell_P, predictions.confidence_P, "amax").view(-1, num_classes)
+    return out.scatter_reduce(0, image_class_P, predictions.confidence_P, "amax").view(-1, num_classes)
 
 
 def labelled_class_frequency(view: View, like_NC: Tensor) -> Tensor:
     """Returns the labelled boxes of each class per labelled image, (C,)."""
-    truth = view.labels(view.labelled)
-    assert isinstance(truth, list), "a detector's labels are boxes"
-    label_B = torch.cat([torch.empty(0, dtype=torch.int64), *(one.labels_M.cpu() for one in truth)])
+    labels = view.labels(view.labelled)
+    assert isinstance(labels, list), "a detector's labels are boxes"
+    label_B = torch.cat([torch.empty(0, dtype=torch.int64), *(boxes.labels_M.cpu() for boxes in labels)])
     counts_C = label_B.bincount(minlength=like_NC.shape[1])
-    return counts_C.to(like_NC) / max(1, len(truth))
+    return counts_C.to(like_NC) / max(1, len(labels))

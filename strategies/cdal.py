@@ -18,7 +18,7 @@ from .shared.kcenter import farthest_first
 from .shared.ties import ranks_as_tensor
 
 CHUNK = 2**24  # distances held at once
-MIN_WEIGHT = 1e-12  # weight of a prediction, in nats, so that certain ones count where there are no others
+MIN_WEIGHT = 1e-12  # weight of a prediction, in nats, so that certain predictions count where there are no others
 
 
 @register(needs={"predict"}, version=2)
@@ -62,9 +62,9 @@ def cdal(
     rank_N = ranks_as_tensor(view.tie_ranks(images), predictions.scores_PC)
     picks = pick_farthest(build_mixtures(predictions, by_class), num_labelled, budget, how, rank_N)
     others = np.setdiff1d(np.arange(num_labelled, predictions.num_images), picks)
-    drawn = rng.choice(others, budget - len(picks), replace=False)
-    chosen: Indices = view.unlabelled[np.concatenate([np.array(picks, np.int64), drawn]) - num_labelled]
-    return chosen
+    random_picks = rng.choice(others, budget - len(picks), replace=False)
+    selection: Indices = view.unlabelled[np.concatenate([np.array(picks, np.int64), random_picks]) - num_labelled]
+    return selection
 
 
 @dataclass
@@ -85,16 +85,16 @@ class Mixtures:
         labels, counts = self.class_R.unique_consecutive(return_counts=True)
         ends = counts.cumsum(0)
         bounds = zip(labels.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True)
-        self.rows = {label: slice(begin, end) for label, begin, end in bounds}
+        self.rows = {label: slice(start, end) for label, start, end in bounds}
 
     def divergence(self, rows: slice, others: Tensor) -> Tensor:
         """Returns the symmetric divergence between mixtures, (rows, others): sum_c (p - q) (log p - log q) / 2.
 
         The product is multiplied out into two matrix products.
         """
-        alone = self.negentropy_R[rows][:, None] + self.negentropy_R[others]
-        across = self.p_RC[rows] @ self.log_RC[others].T + self.log_RC[rows] @ self.p_RC[others].T
-        return (alone - across).clamp_(min=0) / 2
+        own = self.negentropy_R[rows][:, None] + self.negentropy_R[others]
+        cross = self.p_RC[rows] @ self.log_RC[others].T + self.log_RC[rows] @ self.p_RC[others].T
+        return (own - cross).clamp_(min=0) / 2
 
     def distance_to_nearest(self, centres_M: Tensor, how: Literal["mean", "sum"]) -> Tensor:
         """Returns the distance of each image to the nearest of these centres, (N,); infinite without a shared class."""
@@ -103,12 +103,12 @@ class Mixtures:
         column_R = column_N[self.image_R]
         total_NM = self.p_RC.new_zeros(self.num_images, len(centres_M))
         shared_NM = torch.zeros_like(total_NM)
-        known = (column_R >= 0).nonzero().squeeze(1)
-        for label in self.class_R[known].unique().tolist():
-            others = known[self.class_R[known] == label]
-            at = (self.image_R[self.rows[label]][:, None], column_R[others])
-            total_NM[at] += self.divergence(self.rows[label], others)
-            shared_NM[at] += 1
+        is_centre = (column_R >= 0).nonzero().squeeze(1)
+        for label in self.class_R[is_centre].unique().tolist():
+            others = is_centre[self.class_R[is_centre] == label]
+            cells = (self.image_R[self.rows[label]][:, None], column_R[others])
+            total_NM[cells] += self.divergence(self.rows[label], others)
+            shared_NM[cells] += 1
         distance_NM = total_NM / shared_NM if how == "mean" else total_NM
         return distance_NM.where(shared_NM > 0, torch.inf).amin(1)
 

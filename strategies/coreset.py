@@ -48,7 +48,7 @@ def coreset(
 
     References:
         Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018, Algorithm
-        1.
+            1.
 
     Deviations:
         Only the greedy 2-approximation, not the paper's mixed integer programme that tolerates outliers.

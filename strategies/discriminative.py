@@ -84,27 +84,30 @@ def discriminative(
         unlabelled_ratio) M images, where M are labelled.
     """
     if min(num_queries, width, epochs, batch_size, unlabelled_ratio) < 1:
-        raise ValueError("discriminative: num_queries, width, epochs, batch_size and unlabelled_ratio start at 1")
+        raise ValueError(
+            "discriminative: num_queries, width, epochs, batch_size and unlabelled_ratio must be 1 or more"
+        )
     recipe = Recipe(width, epochs, lr, batch_size, stop_accuracy, balanced)
     num_labelled = len(view.labelled)
     features_ND = view.embed(np.concatenate([view.labelled, view.unlabelled]))
-    known_N = np.arange(len(features_ND)) < num_labelled
-    picks, lasted, accuracies = [], [], []
+    is_labelled_N = np.arange(len(features_ND)) < num_labelled
+    picks, num_epochs, accuracies = [], [], []
     for size in split_budget(budget, num_queries):
-        inside, outside = np.flatnonzero(known_N), np.flatnonzero(~known_N)
-        least = size if within == "subset" else 1
-        shown = rng.choice(outside, min(len(outside), max(unlabelled_ratio * len(inside), least)), replace=False)
+        labelled, unlabelled = np.flatnonzero(is_labelled_N), np.flatnonzero(~is_labelled_N)
+        smallest = size if within == "subset" else 1
+        num_drawn = min(len(unlabelled), max(unlabelled_ratio * len(labelled), smallest))
+        subset = rng.choice(unlabelled, num_drawn, replace=False)
         net, epoch, accuracy = train_discriminator(
-            features_ND[inside], features_ND[shown], recipe, int(rng.integers(2**63))
+            features_ND[labelled], features_ND[subset], recipe, int(rng.integers(2**63))
         )
-        offered = shown if within == "subset" else outside
+        candidates = subset if within == "subset" else unlabelled
         score_N = torch.full_like(features_ND[:, 0], -torch.inf)
-        score_N[offered] = unlabelled_logit(net, features_ND[offered])
+        score_N[candidates] = unlabelled_logit(net, features_ND[candidates])
         picks.append(view.highest(score_N[num_labelled:], size))
-        lasted.append(epoch)
+        num_epochs.append(epoch)
         accuracies.append(accuracy)
-        known_N[num_labelled + np.searchsorted(view.unlabelled, picks[-1])] = True
-    view.log(epochs=float(np.mean(lasted)), accuracy=float(np.mean(accuracies)))
+        is_labelled_N[num_labelled + np.searchsorted(view.unlabelled, picks[-1])] = True
+    view.log(epochs=float(np.mean(num_epochs)), accuracy=float(np.mean(accuracies)))
     return np.concatenate(picks)
 
 
@@ -145,15 +148,15 @@ def train_discriminator(
     weight_2 = len(label_M) / (2 * label_M.bincount().to(inputs_MD)) if recipe.balanced else None
     epoch, accuracy = 0, 0.0
     while epoch < recipe.epochs and accuracy <= recipe.stop_accuracy:
-        right = torch.zeros((), dtype=torch.int64, device=inputs_MD.device)
+        num_correct = torch.zeros((), dtype=torch.int64, device=inputs_MD.device)
         order_M = torch.randperm(len(label_M), generator=shuffle).to(inputs_MD.device)
         for batch in torch.split(order_M, recipe.batch_size):
             logits = net(inputs_MD[batch])
             optimiser.zero_grad()
             torch.autograd.backward(F.cross_entropy(logits, label_M[batch], weight_2))
             optimiser.step()
-            right += (logits.argmax(1) == label_M[batch]).sum()
-        epoch, accuracy = epoch + 1, right.item() / len(label_M)
+            num_correct += (logits.argmax(1) == label_M[batch]).sum()
+        epoch, accuracy = epoch + 1, num_correct.item() / len(label_M)
     return net, epoch, accuracy
 
 

@@ -54,9 +54,15 @@ def freesel(
         One pass of the encoder per image, once. Per selected image, a draw by the last known distances of all P
         patterns and at most one product of them with k new ones. O(P D) memory.
     """
-    own = PatternCandidates.from_view(view, rng, "freesel", encoder, tau, k, metric)
+    candidates = PatternCandidates.from_view(view, rng, "freesel", encoder, tau, k, metric)
     power = 2.0 if metric == "cosine" else 1.0  # of |a - b|^2, which is 2 (1 - cos) on unit vectors
     picks = draw_by_distance(
-        own.features_PD, own.centres_PD, budget, rng, power=power, groups=own.groups, first=own.first_pick
+        candidates.features_PD,
+        candidates.centres_PD,
+        budget,
+        rng,
+        power=power,
+        groups=candidates.groups,
+        first=candidates.first_pick,
     )
-    return own.images(picks)
+    return candidates.images(picks)

@@ -53,7 +53,14 @@ def geal(
         One pass of the encoder per image, once. Per selected image, at most one product of all P patterns with k new
         ones. O(P D) memory.
     """
-    own = PatternCandidates.from_view(view, rng, "geal", encoder, tau, k, metric)
-    rank_P = ranks_as_tensor(view.tie_ranks(view.unlabelled), own.image_P)[own.image_P]
-    picks = k_center_greedy(own.features_PD, own.centres_PD, budget, rank_P, groups=own.groups, first=own.first_pick)
-    return own.images(picks)
+    candidates = PatternCandidates.from_view(view, rng, "geal", encoder, tau, k, metric)
+    rank_P = ranks_as_tensor(view.tie_ranks(view.unlabelled), candidates.image_P)[candidates.image_P]
+    picks = k_center_greedy(
+        candidates.features_PD,
+        candidates.centres_PD,
+        budget,
+        rank_P,
+        groups=candidates.groups,
+        first=candidates.first_pick,
+    )
+    return candidates.images(picks)

@@ -22,7 +22,7 @@ from .shared.influence import (
     select_most_helpful,
 )
 
-MAX_BATCHED_CHAINS = 16  # chains on a GPU: each of them passes the images of all
+MAX_BATCHED_CHAINS = 16  # on a GPU; with more, the batched products cost too much arithmetic
 
 
 @register(needs=needs, version=2)
@@ -92,7 +92,7 @@ def isal(
         Liu et al., Influence Selection for Active Learning, ICCV 2021.
         Koh and Liang, Understanding Black-box Predictions via Influence Functions, ICML 2017.
         Agarwal, Bullins and Hazan, Second-Order Stochastic Optimization for Machine Learning in Linear Time, JMLR 2017
-        (LiSSA).
+            (LiSSA).
 
     Deviations:
         The authors' code takes `reference=test` for classifiers, `order=file` for classifiers and `order=published` for

@@ -25,7 +25,7 @@ class LossModule(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Returns the predicted losses, (N,), from maps of (N, channels[i], H_i, W_i)."""
-        features = [tap(one.mean((2, 3))).relu() for tap, one in zip(self.taps, maps, strict=True)]
+        features = [tap(stage.mean((2, 3))).relu() for tap, stage in zip(self.taps, maps, strict=True)]
         output_N: Tensor = self.last(torch.cat(features, 1)).squeeze(1)
         return output_N
 
@@ -56,7 +56,7 @@ class LossPrediction:
         return self.weight * (self.margin - sign * gap).relu().sum() / max(pairs, 1)
 
 
-CLASSIFIER_SUBSET = 10_000  # the paper's
+CLASSIFIER_SUBSET = 10_000  # the default of the paper
 
 
 def needs(*, subset: int | None, **_: object) -> frozenset[Need]:
@@ -112,9 +112,9 @@ def learning_loss(
     if subset is None:
         subset = CLASSIFIER_SUBSET if view.predict(view.unlabelled[:1]).one_each else num
     if budget > subset:
-        raise ValueError(f"learning_loss[subset={subset}]: smaller than the budget, {budget}: take that or more")
-    drawn = np.sort(rng.choice(num, min(subset, num), replace=False))
-    values = view.companion(view.unlabelled[drawn])
+        raise ValueError(f"learning_loss[subset={subset}]: must be at least the budget, {budget}")
+    subset_rows = np.sort(rng.choice(num, min(subset, num), replace=False))
+    values = view.companion(view.unlabelled[subset_rows])
     scores_N = values.new_full((num,), -torch.inf)
-    scores_N[torch.from_numpy(drawn).to(scores_N.device)] = values
+    scores_N[torch.from_numpy(subset_rows).to(scores_N.device)] = values
     return view.highest(scores_N, budget)

@@ -33,5 +33,5 @@ def least_confidence(view: View, budget: int, rng: np.random.Generator, *, how: 
         One forward pass per unlabelled image.
     """
     predictions = view.predict(view.unlabelled)
-    doubt_P = 1 - predictions.scores_PC.amax(1)
-    return view.highest(predictions.per_image(doubt_P, how), budget)
+    uncertainty_P = 1 - predictions.scores_PC.amax(1)
+    return view.highest(predictions.per_image(uncertainty_P, how), budget)

@@ -13,7 +13,7 @@ from benchmark.api import Indices, View, register
 
 from .shared.boxes import WithoutBoxes, best_iou, box_corners, boxes_by_image, lowest_then_random, pad_by_image
 
-NOISE_SIGMAS = (8.0, 16.0, 24.0, 32.0, 40.0, 48.0)  # deviations of the noise on pixels of 0..255
+NOISE_SIGMAS = (8.0, 16.0, 24.0, 32.0, 40.0, 48.0)  # standard deviations of the noise, on pixel values of 0 to 255
 
 
 @register(needs={"predict", "perturbed"}, version=2)
@@ -60,18 +60,18 @@ def localization_stability(
     if max_boxes is not None and max_boxes < 1:
         raise ValueError(f"localization_stability[max_boxes={max_boxes}]: must be 1 or more, or null for all")
     clean = view.predict(view.unlabelled)
-    surest_P, order_P = clean.score_P.sort(descending=True, stable=True)
+    sorted_score_P, order_P = clean.score_P.sort(descending=True, stable=True)
     image_P, num = clean.image_P[order_P], clean.num_images
-    confidence_NA = pad_by_image(surest_P, image_P, num)[:, :max_boxes]
-    doubt_N = pad_by_image(1 - surest_P, image_P, num)[:, :max_boxes].amax(1)
+    confidence_NA = pad_by_image(sorted_score_P, image_P, num)[:, :max_boxes]
+    uncertainty_N = pad_by_image(1 - sorted_score_P, image_P, num)[:, :max_boxes].amax(1)
     boxes_NA4 = pad_by_image(box_corners(clean)[order_P], image_P, num)[:, :max_boxes]
-    del clean  # class scores are the largest thing here
+    del clean  # frees the class scores, which take most memory
     weighted_N = (confidence_NA * stability(view, boxes_NA4, rng)).sum(1)
     stability_N = weighted_N / confidence_NA.sum(1).clamp(min=torch.finfo().tiny)
-    has_N = image_P.bincount(minlength=num).bool().cpu().numpy()
-    value_N = stability_N - doubt_N if certainty else stability_N
-    picks = lowest_then_random(view, value_N, has_N | (without_boxes == "score"), budget, rng)
-    view.log(stability=stability_N.sum().item() / max(1, has_N.sum()), share_without_boxes=(~has_N).mean())
+    has_boxes_N = image_P.bincount(minlength=num).bool().cpu().numpy()
+    value_N = stability_N - uncertainty_N if certainty else stability_N
+    picks = lowest_then_random(view, value_N, has_boxes_N | (without_boxes == "score"), budget, rng)
+    view.log(stability=stability_N.sum().item() / max(1, has_boxes_N.sum()), share_without_boxes=(~has_boxes_N).mean())
     return picks
 
 

@@ -15,7 +15,7 @@ def matched_strategy(like: str) -> tuple[Any, dict[str, Any]]:
     """Returns the strategy to match, with its parameters; raises ValueError if it is `matched_random` itself."""
     plugin, values = find_strategy(like)
     if plugin.name == matched_random.__name__:
-        raise ValueError(f"matched_random[like={like}]: name a strategy that chooses by itself")
+        raise ValueError(f"matched_random[like={like}]: must name another strategy than matched_random")
     return plugin, values
 
 
@@ -59,10 +59,10 @@ def matched_random(
     Cost:
         The cost of the matched strategy, and one forward pass per unlabelled image.
     """
-    chosen = view.choice_of(like, budget, rng)
+    matched = view.choice_of(like, budget, rng)
     count_N = count_boxes(view.predict(view.unlabelled), min_score)
-    wanted = np.unique(count_N[np.searchsorted(view.unlabelled, chosen)], return_counts=True)
-    drawn = [rng.choice(view.unlabelled[count_N == c], size, replace=False) for c, size in zip(*wanted, strict=True)]
-    picks: Indices = rng.permutation(np.concatenate(drawn))
-    view.log(overlap=float(np.isin(picks, chosen).mean()))
+    counts = np.unique(count_N[np.searchsorted(view.unlabelled, matched)], return_counts=True)
+    parts = [rng.choice(view.unlabelled[count_N == c], size, replace=False) for c, size in zip(*counts, strict=True)]
+    picks: Indices = rng.permutation(np.concatenate(parts))
+    view.log(overlap=float(np.isin(picks, matched).mean()))
     return picks

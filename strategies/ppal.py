@@ -69,17 +69,18 @@ def ppal(
         that step 1 keeps. O(B^2 D) time for B boxes of one class in those. O(n^2) memory, and O(n^2) time for each of
         at most 100 iterations of k-medoids.
     """
-    for name, value, good in (("delta", delta, delta >= 1), ("alpha", alpha, alpha > 0), ("xi", xi, 0 <= xi < 1)):
-        if not good:
-            what = {"delta": "at least 1", "alpha": "over 0", "xi": "in [0, 1)"}[name]
-            raise ValueError(f"ppal[{name}={value:g}]: must be {what}")
+    for name, value, is_valid in (("delta", delta, delta >= 1), ("alpha", alpha, alpha > 0), ("xi", xi, 0 <= xi < 1)):
+        if not is_valid:
+            valid = {"delta": "at least 1", "alpha": "above 0", "xi": "in [0, 1)"}[name]
+            raise ValueError(f"ppal[{name}={value:g}]: must be {valid}")
     difficulty_C = class_difficulty(view, xi)
     view.log(difficulty=difficulty_C.mean().item())
     weight_C = 1 + alpha * beta * torch.logaddexp((1 - difficulty_C).log(), difficulty_C.log() + 1 / alpha)
-    found = view.predict(view.unlabelled)
-    uncertainty_P = weight_C[box_classes(found)] * binary_entropy(found.confidence_P) * (found.confidence_P > min_score)
-    candidates = np.sort(view.highest(found.per_image(uncertainty_P, "sum"), int(delta * budget)))
-    del found
+    predictions = view.predict(view.unlabelled)
+    entropy_P = binary_entropy(predictions.confidence_P) * (predictions.confidence_P > min_score)
+    uncertainty_N = predictions.per_image(weight_C[box_classes(predictions)] * entropy_P, "sum")
+    candidates = np.sort(view.highest(uncertainty_N, int(delta * budget)))
+    del predictions
     distance_NN = image_distances(view.predict(candidates), view.box_features(candidates), min_score)
     return candidates[k_medoids(distance_NN, budget, rng, view.tie_ranks(candidates))]
 
@@ -96,19 +97,19 @@ def class_difficulty(view: View, xi: float) -> Tensor:
     The quality of a labelled box is the largest p^xi IoU^(1 - xi) over the predicted boxes of its image, where p is the
     predicted probability of its class. A class without labelled boxes has difficulty 1.
     """
-    truth = view.labels(view.labelled)
-    assert isinstance(truth, list), "a detector's labels are boxes"
-    found = view.predict(view.labelled)
-    counts = found.image_P.bincount(minlength=found.num_images).tolist()
-    boxes, scores = box_corners(found), found.scores_PC
-    best = [boxes.new_zeros(0)]
-    for one, row_A in zip(truth, found.image_P.argsort(stable=True).split(counts), strict=True):
-        overlap_MA = iou(one.corners_M4.to(boxes)[:, None], boxes[row_A])
-        quality_MA = scores[row_A][:, one.labels_M.to(row_A)].T ** xi * overlap_MA ** (1 - xi)
-        best.append(F.pad(quality_MA, (0, 1)).amax(1))
-    label_B = torch.cat([torch.zeros(0, dtype=torch.int64), *(one.labels_M.cpu() for one in truth)])
+    labels = view.labels(view.labelled)
+    assert isinstance(labels, list), "a detector's labels are boxes"
+    predictions = view.predict(view.labelled)
+    counts = predictions.image_P.bincount(minlength=predictions.num_images).tolist()
+    boxes, scores = box_corners(predictions), predictions.scores_PC
+    best_quality = [boxes.new_zeros(0)]
+    for true_boxes, row_A in zip(labels, predictions.image_P.argsort(stable=True).split(counts), strict=True):
+        overlap_MA = iou(true_boxes.corners_M4.to(boxes)[:, None], boxes[row_A])
+        quality_MA = scores[row_A][:, true_boxes.labels_M.to(row_A)].T ** xi * overlap_MA ** (1 - xi)
+        best_quality.append(F.pad(quality_MA, (0, 1)).amax(1))
+    label_B = torch.cat([torch.zeros(0, dtype=torch.int64), *(true_boxes.labels_M.cpu() for true_boxes in labels)])
     num_classes = scores.shape[1] - 1
-    sum_C = label_B.bincount(torch.cat(best).cpu().double(), minlength=num_classes)
+    sum_C = label_B.bincount(torch.cat(best_quality).cpu().double(), minlength=num_classes)
     return (1 - sum_C / label_B.bincount(minlength=num_classes).clamp(min=1)).to(scores)
 
 
@@ -127,30 +128,29 @@ def image_distances(predictions: Predictions, features_PD: Tensor, min_score: fl
     order_P = order_P[sure_P[order_P]]
     label_P, image_P = box_classes(predictions)[order_P], predictions.image_P[order_P]
     score_P, unit_PD = predictions.confidence_P[order_P], F.normalize(features_PD[order_P], dim=1)
-    near_NN = score_P.new_zeros(num, num)
+    similarity_NN = score_P.new_zeros(num, num)
     for label in label_P.unique():
-        mine = (label_P == label).nonzero()[:, 0]
-        add_similarity(near_NN, image_P[mine], score_P[mine], unit_PD[mine])
+        rows = (label_P == label).nonzero()[:, 0]
+        add_similarity(similarity_NN, image_P[rows], score_P[rows], unit_PD[rows])
     total_N = predictions.per_image(predictions.confidence_P * sure_P, "sum")
-    one_way_NN = MAX_DISTANCE - near_NN / total_N.clamp(min=torch.finfo().tiny)[:, None]
+    one_way_NN = MAX_DISTANCE - similarity_NN / total_N.clamp(min=torch.finfo().tiny)[:, None]
     one_way_NN[(total_N[:, None] + total_N) == 0] = 0
     return ((one_way_NN + one_way_NN.T) / 2).clamp(min=0).fill_diagonal_(0)
 
 
-def add_similarity(near_NN: Tensor, image_B: Tensor, score_B: Tensor, unit_BD: Tensor) -> None:
-    """Adds to each pair of images what the boxes of one class contribute to their similarity; boxes are sorted by
-    image.
+def add_similarity(similarity_NN: Tensor, image_B: Tensor, score_B: Tensor, unit_BD: Tensor) -> None:
+    """Adds the similarity that the boxes of one class, sorted by image, contribute to each pair of images.
 
     A box of the first image contributes its score times 2 minus its distance to the nearest box of the second.
     """
-    images_J, there_B = image_B.unique_consecutive(return_inverse=True)
+    images_J, group_B = image_B.unique_consecutive(return_inverse=True)
     for row_R in torch.arange(len(image_B), device=image_B.device).split(max(1, CHUNK // len(image_B))):
         cosine_BR = unit_BD @ unit_BD[row_R].T
         empty_JR = cosine_BR.new_full((len(images_J), len(row_R)), -torch.inf)
-        best_JR = empty_JR.scatter_reduce(0, there_B[:, None].expand_as(cosine_BR), cosine_BR, "amax")
+        best_JR = empty_JR.scatter_reduce(0, group_B[:, None].expand_as(cosine_BR), cosine_BR, "amax")
         gain_RJ = (score_B[row_R] * (MAX_DISTANCE - 1 + best_JR)).T
         images, counts = image_B[row_R].unique_consecutive(return_counts=True)
-        near_NN[images[:, None], images_J] += torch.segment_reduce(gain_RJ, "sum", lengths=counts, axis=0)
+        similarity_NN[images[:, None], images_J] += torch.segment_reduce(gain_RJ, "sum", lengths=counts, axis=0)
 
 
 def k_medoids(distance_NN: Tensor, num: int, rng: np.random.Generator, rank_N: Indices) -> Indices:
@@ -167,10 +167,10 @@ def k_medoids(distance_NN: Tensor, num: int, rng: np.random.Generator, rank_N: I
         cluster_N = torch.from_numpy(nearest_N).to(distance_NN.device)
         within_N = (distance_NN * (cluster_N[:, None] == cluster_N)).sum(1).cpu().numpy()
         order_N = np.lexsort((rank_N, within_N, nearest_N))
-        moved = order_N[np.searchsorted(nearest_N[order_N], numbers)]
-        if np.array_equal(moved, medoids):
+        new_medoids = order_N[np.searchsorted(nearest_N[order_N], numbers)]
+        if np.array_equal(new_medoids, medoids):
             break
-        medoids = moved
+        medoids = new_medoids
     return medoids
 
 

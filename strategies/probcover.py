@@ -66,7 +66,9 @@ def probcover(
         more, and k-means. 2^24 distances in memory.
     """
     if (delta is not None and delta <= 0) or not 0 < purity <= 1:
-        raise ValueError(f"probcover[delta={delta},purity={purity}]: delta above 0, purity above 0 and at most 1")
+        raise ValueError(
+            f"probcover[delta={delta},purity={purity}]: delta must be above 0, purity above 0 and at most 1"
+        )
     num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
     points_NE = unit_features(view, encoder, images)
     squared = squared_radius(points_NE, count_classes(view), purity, rng) if delta is None else delta**2
@@ -77,9 +79,9 @@ def probcover(
     picks = cover(points_NE, covered_N, num_labelled, squared, budget, rank_N)
     view.log(delta=math.sqrt(squared), was_covered=was_covered, coverage=covered_N.double().mean().item())
     others = np.setdiff1d(np.arange(num_labelled, len(points_NE)), picks)
-    drawn = rng.choice(others, budget - len(picks), replace=False)
-    chosen: Indices = view.unlabelled[np.concatenate([np.array(picks, np.int64), drawn]) - num_labelled]
-    return chosen
+    random_picks = rng.choice(others, budget - len(picks), replace=False)
+    selection: Indices = view.unlabelled[np.concatenate([np.array(picks, np.int64), random_picks]) - num_labelled]
+    return selection
 
 
 def cover(
@@ -116,8 +118,8 @@ def count_within(points_NE: Tensor, others_ME: Tensor, squared: float) -> Tensor
 
 def count_classes(view: View) -> int:
     """Returns the number of classes of the model, without a detector's background."""
-    one = view.predict(view.unlabelled[:1])
-    return one.scores_PC.shape[1] - (one.boxes_P4 is not None)
+    predictions = view.predict(view.unlabelled[:1])
+    return predictions.scores_PC.shape[1] - (predictions.boxes_P4 is not None)
 
 
 def squared_radius(points_NE: Tensor, num: int, purity: float, rng: np.random.Generator) -> float:
@@ -134,8 +136,10 @@ def squared_radius(points_NE: Tensor, num: int, purity: float, rng: np.random.Ge
         distance_NM = squared_distances(points_NE, part_ME)
         distance_NM[cluster_N[:, None] == cluster_M] = torch.inf
         nearest_N = torch.minimum(nearest_N, distance_NM.amin(1))
-    impure = len(nearest_N) - math.ceil(round(purity * len(nearest_N), 6))  # balls that may be
-    squared = nearest_N.sort().values[impure].item()
+    num_impure = len(nearest_N) - math.ceil(round(purity * len(nearest_N), 6))  # balls that may hold several clusters
+    squared = nearest_N.sort().values[num_impure].item()
     if not 0 < squared < math.inf:
-        raise ValueError(f"probcover[delta=null]: {num} clusters of these features tell no radius, give a delta")
+        raise ValueError(
+            f"probcover[delta=null]: {num} clusters of these features give no radius: set delta to a number"
+        )
     return squared

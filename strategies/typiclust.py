@@ -18,7 +18,7 @@ from .shared import features
 from .shared.features import MAX_EXACT_CLUSTERS, SIMCLR, kmeans, needs, squared_distances, unit_features
 from .shared.ties import argmax_by_rank, ranks_as_tensor
 
-SMALL_CLUSTER = 5  # images; clusters of so few wait until the others are empty
+SMALL_CLUSTER = 5  # images; smaller clusters wait until the others are empty
 
 
 @register(needs=needs, version=2)
@@ -50,7 +50,7 @@ def typiclust(
 
     References:
         Hacohen, Dekel and Weinshall, Active Learning on a Budget: Opposite Strategies Suit High and Low Budgets, ICML
-        2022.
+            2022.
 
     Deviations:
         k-means has one start and sees labelled and unlabelled images alone; the authors' code takes held-out images
@@ -62,8 +62,8 @@ def typiclust(
         of 5,000 above 50 clusters. O(M^2 E) per selected image.
     """
     if min(max_clusters, num_neighbours) < 1:
-        told = f"max_clusters={max_clusters},num_neighbours={num_neighbours}"
-        raise ValueError(f"typiclust[{told}]: both start at 1")
+        settings = f"max_clusters={max_clusters},num_neighbours={num_neighbours}"
+        raise ValueError(f"typiclust[{settings}]: both must be 1 or more")
     num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
     points_NE = unit_features(view, encoder, images)
     rank_N = ranks_as_tensor(view.tie_ranks(images), points_NE)
@@ -79,11 +79,14 @@ def typiclust(
 
 def members_by_turn(cluster_N: Indices, num_labelled: int) -> tuple[list[list[int]], list[list[int]]]:
     """Returns the unlabelled members of each large cluster, in the order of their turns, and of each small one."""
-    size_K, known_K = np.bincount(cluster_N), np.bincount(cluster_N[:num_labelled], minlength=cluster_N.max() + 1)
-    order_K = np.lexsort((-size_K, known_K))
-    rest_N = cluster_N.copy()
-    rest_N[:num_labelled] = -1
-    members = {cluster: np.flatnonzero(rest_N == cluster).tolist() for cluster in order_K}
+    size_K, num_labelled_K = (
+        np.bincount(cluster_N),
+        np.bincount(cluster_N[:num_labelled], minlength=cluster_N.max() + 1),
+    )
+    order_K = np.lexsort((-size_K, num_labelled_K))
+    unlabelled_cluster_N = cluster_N.copy()
+    unlabelled_cluster_N[:num_labelled] = -1
+    members = {cluster: np.flatnonzero(unlabelled_cluster_N == cluster).tolist() for cluster in order_K}
     large = [members[cluster] for cluster in order_K if size_K[cluster] > SMALL_CLUSTER]
     return large, [members[cluster] for cluster in order_K if size_K[cluster] <= SMALL_CLUSTER]
 

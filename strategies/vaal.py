@@ -87,18 +87,18 @@ def vaal(
         set: 4 epochs * N images pass forward and back through the autoencoder. This is slow on a CPU.
     """
     if min(epochs, batch_size, latent, width) < 1 or size < 4 or size % 2:
-        told = f"epochs={epochs},batch_size={batch_size},latent={latent},width={width},size={size}"
-        raise ValueError(f"vaal[{told}]: all start at 1, size is even and at least 4")
+        settings = f"epochs={epochs},batch_size={batch_size},latent={latent},width={width},size={size}"
+        raise ValueError(f"vaal[{settings}]: all must be 1 or more, and size an even number from 4")
     if not (num_labelled := len(view.labelled)):
-        raise ValueError("vaal tells labelled from unlabelled images: set initial=N")
+        raise ValueError("vaal learns to tell labelled from unlabelled images, but none is labelled: set initial=N")
     images_N3SS = view.images(np.concatenate([view.labelled, view.unlabelled]), (size, size))
     num_steps = max(1, epochs * len(images_N3SS) // batch_size)
     recipe = Recipe(num_steps, batch_size, lr, beta, adversary, latent, width, flip)
     logit_N = labelled_logits(images_N3SS, *train(images_N3SS, num_labelled, recipe, int(rng.integers(2**63))))
-    chosen = view.lowest(logit_N[num_labelled:], budget)
+    selection = view.lowest(logit_N[num_labelled:], budget)
     parts = logit_N.sigmoid().tensor_split([num_labelled])
     view.log(**{name: part.mean().item() for name, part in zip(("labelled", "unlabelled"), parts, strict=True)})
-    return chosen
+    return selection
 
 
 class Autoencoder(nn.Module):
@@ -149,23 +149,27 @@ def init_kaiming(net: nn.Sequential) -> nn.Sequential:
 
 
 def train(images_N3SS: Tensor, num_labelled: int, recipe: Recipe, seed: int) -> tuple[Autoencoder, nn.Sequential]:
-    """Trains autoencoder and discriminator for `num_steps` steps of the latter; labelled and unlabelled batches stay
-    apart."""
+    """Trains autoencoder and discriminator for `num_steps` steps of the latter.
+
+    Each step has one labelled and one unlabelled batch, which pass through the networks separately.
+    """
     with seeded(seed):
         net = Autoencoder(images_N3SS.shape[2], recipe.width, recipe.latent).to(images_N3SS.device)
-        judge = build_discriminator(recipe.latent).to(images_N3SS.device)
+        discriminator = build_discriminator(recipe.latent).to(images_N3SS.device)
     generator = torch.Generator().manual_seed(seed)
-    sets = [batches(part, recipe, generator) for part in images_N3SS.tensor_split([num_labelled])]
-    net_step, judge_step = (torch.optim.Adam(one.parameters(), lr=recipe.lr) for one in (net, judge))
+    streams = [batches(part, recipe, generator) for part in images_N3SS.tensor_split([num_labelled])]
+    net_adam, discriminator_adam = (
+        torch.optim.Adam(module.parameters(), lr=recipe.lr) for module in (net, discriminator)
+    )
     for _ in range(recipe.num_steps):
         for _ in range(VAE_STEPS):
-            pair = [next(one) for one in sets]
+            pair = [next(stream) for stream in streams]
             losses, means = zip(*(vae_loss(net, pixels, recipe.beta, generator) for pixels in pair), strict=True)
-            take_step(net_step, sum(losses) + recipe.adversary * discriminator_loss(judge, means, (1.0, 1.0)))
+            take_step(net_adam, sum(losses) + recipe.adversary * discriminator_loss(discriminator, means, (1.0, 1.0)))
         with torch.no_grad():
             means = tuple(net(pixels)[0] for pixels in pair)
-        take_step(judge_step, discriminator_loss(judge, means, (1.0, 0.0)))
-    return net, judge
+        take_step(discriminator_adam, discriminator_loss(discriminator, means, (1.0, 0.0)))
+    return net, discriminator
 
 
 def take_step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -192,27 +196,31 @@ def scale_pixels(images_N3SS: Tensor) -> Tensor:
 
 
 def vae_loss(net: Autoencoder, pixels_N3SS: Tensor, beta: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Returns the loss of a batch, mean squared error plus beta times the summed divergence, and the latent means, (N,
-    Z)."""
+    """Returns the loss of a batch and its latent means, (N, Z).
+
+    The loss is the mean squared error plus beta times the divergence from the prior, summed over the batch.
+    """
     mean_NZ, log_variance_NZ = net(pixels_N3SS)
     noise_NZ = torch.randn(mean_NZ.shape, generator=generator).to(mean_NZ.device)
-    decoded = net.decoder(mean_NZ + noise_NZ * (log_variance_NZ / 2).exp())
+    reconstruction = net.decoder(mean_NZ + noise_NZ * (log_variance_NZ / 2).exp())
     divergence = (mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ).sum() / 2
-    return F.mse_loss(decoded, pixels_N3SS) + beta * divergence, mean_NZ
+    return F.mse_loss(reconstruction, pixels_N3SS) + beta * divergence, mean_NZ
 
 
-def discriminator_loss(judge: nn.Sequential, means: tuple[Tensor, ...], targets: tuple[float, float]) -> Tensor:
+def discriminator_loss(discriminator: nn.Sequential, means: tuple[Tensor, ...], targets: tuple[float, float]) -> Tensor:
     """Returns the sum of the discriminator's cross entropies on the labelled and the unlabelled batch.
 
     Each batch has one target: 1 for labelled, 0 for unlabelled.
     """
-    logits = [judge(mean_NZ) for mean_NZ in means]
+    logits = [discriminator(mean_NZ) for mean_NZ in means]
     parts = [F.binary_cross_entropy_with_logits(x, torch.full_like(x, y)) for x, y in zip(logits, targets, strict=True)]
     return torch.stack(parts).sum()
 
 
 @torch.no_grad()
-def labelled_logits(images_N3SS: Tensor, net: Autoencoder, judge: nn.Sequential) -> Tensor:
+def labelled_logits(images_N3SS: Tensor, net: Autoencoder, discriminator: nn.Sequential) -> Tensor:
     """Returns the logit of being labelled, (N,), in eval mode."""
     net.eval()
-    return torch.cat([judge(net(scale_pixels(part))[0]) for part in images_N3SS.split(SCORING_BATCH)]).squeeze(1)
+    return torch.cat([discriminator(net(scale_pixels(part))[0]) for part in images_N3SS.split(SCORING_BATCH)]).squeeze(
+        1
+    )

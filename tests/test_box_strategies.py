@@ -297,7 +297,7 @@ def test_cald_on_images_without_boxes() -> None:
 
 
 def test_cald_refuses_fewer_candidates_than_it_buys() -> None:
-    with pytest.raises(ValueError, match=r"^cald\[candidates=0.9\]: as a multiple of the budget, at least 1$"):
+    with pytest.raises(ValueError, match=r"^cald\[candidates=0.9\]: must be at least 1, as a multiple of the budget$"):
         cald(consistent().view("predict", "augmented", "labels"), 2, RNG(0), candidates=0.9)
 
 

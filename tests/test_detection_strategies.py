@@ -302,7 +302,7 @@ def test_matched_random_needs_and_trains_what_the_other_does() -> None:
 @pytest.mark.parametrize(
     ("like", "says"),
     [
-        ("matched_random[like=random]", "chooses by itself"),
+        ("matched_random[like=random]", "must name another strategy"),
         ("isla", "did you mean 'isal'"),
         ("isal[kay=2]", "no parameter 'kay'"),
     ],

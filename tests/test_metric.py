@@ -163,4 +163,4 @@ def test_the_check_of_a_task_reads_the_scores_of_classes_too() -> None:
     task = SimpleNamespace(metric=ACCURACY, score=lambda model: scores)
     assert scores_its_metric(SimpleNamespace(prepare=lambda: (task, None, None))) == "not finite: accuracy of dog"  # type: ignore[arg-type]
     task.metric = "nll"
-    assert scores_its_metric(SimpleNamespace(prepare=lambda: (task, None, None))) == "score() lacks its metric nll"  # type: ignore[arg-type]
+    assert scores_its_metric(SimpleNamespace(prepare=lambda: (task, None, None))) == "score() does not return the metric nll"  # type: ignore[arg-type]

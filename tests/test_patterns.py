@@ -225,7 +225,7 @@ def test_freesel_draws_by_its_generator_alone() -> None:
 @pytest.mark.parametrize(
     ("strategy", "settings", "words"),
     [
-        (geal, {"tau": 0.0}, r"geal\[tau=0.0\]: a share of attention"),
+        (geal, {"tau": 0.0}, r"geal\[tau=0.0\]: must be above 0 and at most 1"),
         (geal, {"k": 0}, r"geal\[k=0\]: must be 1 or more"),
         (freesel, {"tau": 1.5}, r"freesel\[tau=1.5\]: a share"),
     ],

@@ -194,7 +194,7 @@ def test_learning_loss_takes_the_top_of_its_subset() -> None:
     drawn = view.unlabelled[np.random.default_rng(5).choice(40, 10, replace=False)]
     expected = sorted(drawn.tolist(), key=predicted.__getitem__, reverse=True)[:4]
     assert learning_loss(view, 4, np.random.default_rng(5), subset=10).tolist() == expected
-    with pytest.raises(ValueError, match=r"subset=3\]: smaller than the budget, 4: take that or more"):
+    with pytest.raises(ValueError, match=r"subset=3\]: must be at least the budget, 4"):
         learning_loss(view, 4, np.random.default_rng(5), subset=3)
 
 
@@ -223,7 +223,7 @@ def test_learning_loss_takes_the_whole_pool_of_a_detector_and_10_000_of_a_classi
     assert learning_loss(Rising(boxes=False).view(), 20, np.random.default_rng(5)).tolist() == best
     whole = learning_loss(Rising(boxes=True).view(), 11_828, np.random.default_rng(5))
     assert whole.tolist() == list(range(11_999, 171, -1))
-    with pytest.raises(ValueError, match=r"subset=10000\]: smaller than the budget, 10001"):
+    with pytest.raises(ValueError, match=r"subset=10000\]: must be at least the budget, 10001"):
         learning_loss(Rising(boxes=False).view(), 10_001, np.random.default_rng(5))
 
 

@@ -33,8 +33,10 @@ def run_checks(spec: Spec, task_spec: Spec, machine: Machine) -> list[Finding]:
 
 
 def run_check(rule: Callable[[Any], str | None], subject: Any) -> str:
-    """Returns the message of one check, "" if it passes; an exception is a message too. Restores what the check
-    changes."""
+    """Returns the message of one check, "" if it passes; an exception counts as a message.
+
+    What the check changes in the process is restored.
+    """
     before = snapshot()
     try:
         return rule(subject) or ""
@@ -54,19 +56,25 @@ def has_its_files_name(subject: StrategyTrial | FittedTask) -> str | None:
 
 def has_typed_parameters(subject: StrategyTrial | FittedTask) -> str | None:
     """Returns a message if parameters have no type."""
-    bare = [p.name for p in inspect.signature(subject.plugin.function).parameters.values() if p.annotation is p.empty]
-    return f"no type on: {', '.join(bare)}" if bare else None
+    untyped = [
+        p.name for p in inspect.signature(subject.plugin.function).parameters.values() if p.annotation is p.empty
+    ]
+    return f"no type on: {', '.join(untyped)}" if untyped else None
 
 
 def has_docstring(subject: StrategyTrial | FittedTask) -> str | None:
     """Returns a message if there is no docstring."""
-    return None if inspect.getdoc(subject.plugin.function) else "no docstring: say the paper and what the numbers mean"
+    return (
+        None
+        if inspect.getdoc(subject.plugin.function)
+        else "it has no docstring: name the paper, and explain the parameters"
+    )
 
 
 def has_whole_version(subject: StrategyTrial | FittedTask) -> str | None:
     """Returns a message if the version is no whole number from 1."""
     version = subject.plugin.version
-    return None if type(version) is int and version >= 1 else f"version={version}: a whole number from 1"
+    return None if type(version) is int and version >= 1 else f"version={version}: must be a whole number from 1"
 
 
 DECLARATION_CHECKS: list[tuple[str, Callable[[Any], str | None]]] = [
@@ -85,5 +93,5 @@ def failures(plugin: Plugin, task_spec: Spec, machine: Machine) -> list[str]:
         task_spec: the task that a strategy is tried on; not used for a task.
         machine: where it runs.
     """
-    results = run_checks(Spec.read(plugin.kind, plugin.name), task_spec, machine)
-    return [f"{one.check}: {one.message}" for one in results if one.message]
+    findings = run_checks(Spec.read(plugin.kind, plugin.name), task_spec, machine)
+    return [f"{finding.check}: {finding.message}" for finding in findings if finding.message]

@@ -28,7 +28,9 @@ def repeats_itself(trial: StrategyTrial) -> str | None:
     first = trial.choose(seed=0)
     trial.choose(seed=1)
     return (
-        None if np.array_equal(first, trial.choose(seed=0)) else "equal arguments gave different picks: it has a memory"
+        None
+        if np.array_equal(first, trial.choose(seed=0))
+        else "equal arguments gave different selections: it has a memory"
     )
 
 
@@ -38,12 +40,12 @@ def leaves_global_randomness(trial: StrategyTrial) -> str | None:
     for number in (1, 2):
         random.seed(number), np.random.seed(number), torch.manual_seed(number)  # noqa: NPY002
         before = global_generator_state()
-        picks = trial.choose()
+        selection = trial.choose()
         if global_generator_state() != before:
             return "it draws from a global generator: use `rng`, or `api.seeded` around library code"
         if number == 1:
-            first = picks
-    return None if np.array_equal(first, picks) else "its picks depend on a global seed: use `rng`"
+            first = selection
+    return None if np.array_equal(first, selection) else "its selection depends on a global seed: use `rng`"
 
 
 def global_generator_state() -> tuple[object, bytes, bytes]:
@@ -61,9 +63,9 @@ def leaves_model(trial: StrategyTrial) -> str | None:
     _, model = trial.prepare()
     before = copy.deepcopy(model.state_dict())
     trial.choose()
-    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
-    if moved:
-        return f"it changed the model: {', '.join(moved[:3])}"
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    if changed:
+        return f"it changed the model: {', '.join(changed[:3])}"
     return "it left the model in training mode" if model.training else None
 
 
@@ -75,13 +77,15 @@ def leaves_process(trial: StrategyTrial) -> str | None:
 def reads_no_unpaid_labels(trial: StrategyTrial) -> str | None:
     """Finds a selection that changes when labels that are not paid for are scrambled, the test set's included."""
     task, _ = trial.prepare()
-    begin = loop.draw_initial(trial.cell, task)
-    paid = loop.paid_images(trial.cell, begin, begin.initial)
-    # a strategy may read the test set's labels where it says so, others never
+    initial_draw = loop.draw_initial(trial.cell, task)
+    paid = loop.paid_images(trial.cell, initial_draw, initial_draw.initial)
+    # only a strategy that declares it may read the labels of the test set
     test = "test_labels" not in trial.plugin.resolve_needs(trial.spec.values)
     others = [task.scrambled(paid, seed, test=test) for seed in (1, 2)]
     same = all(np.array_equal(trial.choose(), trial.choose(task=other)) for other in others)
-    return None if same else "its picks moved when unpaid labels were scrambled: it reads labels that it did not buy"
+    return (
+        None if same else "its selection changed when unpaid labels were scrambled: it reads labels that it did not buy"
+    )
 
 
 def tells_images_apart(trial: StrategyTrial) -> str | None:
@@ -91,32 +95,35 @@ def tells_images_apart(trial: StrategyTrial) -> str | None:
     """
     num = len(trial.view().unlabelled)
     budget = min(num // 2, MAX_BUDGET)
-    one, other = (trial.choose(budget, ties=ties) for ties in (0, 1))
-    share, chance = len(np.intersect1d(one, other)) / budget, budget / num
+    first, second = (trial.choose(budget, ties=ties) for ties in (0, 1))
+    share, chance = len(np.intersect1d(first, second)) / budget, budget / num
     if share > chance + (1 - chance) / 5:
         return None
-    return f"its scores are all equal, or nearly so, on {trial.cell.task.label}: the order among equals decides"
+    return f"its scores are all equal, or nearly so, on {trial.cell.task.label}: the random order of ties decides"
 
 
 def follows_no_order(trial: StrategyTrial) -> str | None:
     """Finds selections that lie at certain positions of a pool, whichever images are there."""
-    places: list[Indices] = []
-    shares = []
+    selections: list[Indices] = []
+    positions = []
     for number in range(NUM_SHUFFLES):
         view = trial.view(cast(Any, ShuffledTask(trial.task, number)), ties=number)
-        places.append(trial.choose_from(view, SMALL_BUDGET, number))
-        shares.append(np.searchsorted(view.unlabelled, places[-1]) / (len(view.unlabelled) - 1))
-    middle, common = float(np.mean(shares)), set(places[0].tolist()).intersection(*(one.tolist() for one in places))
+        selections.append(trial.choose_from(view, SMALL_BUDGET, number))
+        positions.append(np.searchsorted(view.unlabelled, selections[-1]) / (len(view.unlabelled) - 1))
+    middle, common = (
+        float(np.mean(positions)),
+        set(selections[0].tolist()).intersection(*map(np.ndarray.tolist, selections)),
+    )
     if abs(middle - 0.5) > 5 / np.sqrt(12 * NUM_SHUFFLES * SMALL_BUDGET):  # five standard deviations
         where = "the front" if middle < 0.5 else "the back"
     elif len(common) >= SMALL_BUDGET / 4:
         where = "certain places"
     else:
         return None
-    return f"it picks from {where} of the pool, however that is shuffled: break ties by view.lowest or view.tie_ranks"
+    return f"it selects from {where} of the pool, however that is shuffled: break ties by view.lowest or view.tie_ranks"
 
 
-MAX_BUDGET = 500  # images, so that large pools are checked in time
+MAX_BUDGET = 500  # images, so that checks on large pools stay fast
 NUM_SHUFFLES, SMALL_BUDGET = 3, 20
 
 STRATEGY_CHECKS: list[tuple[str, Callable[[Any], str | None]]] = [

@@ -50,11 +50,15 @@ class StrategyTrial:
 
     def view(self, task: Task | None = None, ties: int = 0) -> View:
         """Returns a new view of the model of round 0; `ties` seeds the order among equals."""
-        mine, model = self.prepare()
-        begin = loop.draw_initial(self.cell, mine)
+        own_task, model = self.prepare()
+        initial_draw = loop.draw_initial(self.cell, own_task)
         if isinstance(task, ShuffledTask):
-            begin = loop.InitialDraw(task.new_positions[begin.initial], np.sort(task.new_positions[begin.held_out]))
-        return loop.build_view(replace(self.cell, seed=ties), task or mine, begin, model, [begin.initial])
+            initial_draw = loop.InitialDraw(
+                task.new_positions[initial_draw.initial], np.sort(task.new_positions[initial_draw.held_out])
+            )
+        return loop.build_view(
+            replace(self.cell, seed=ties), task or own_task, initial_draw, model, [initial_draw.initial]
+        )
 
     def choose(self, budget: int = 10, seed: int = 0, task: Task | None = None, ties: int = 0) -> Indices:
         """Returns the strategy's selection, checked as the loop checks it."""
@@ -62,8 +66,8 @@ class StrategyTrial:
 
     def choose_from(self, view: View, budget: int, seed: int) -> Indices:
         """Returns the strategy's selection from this view, checked as the loop checks it."""
-        chosen = self.plugin.function(view, budget, np.random.default_rng(seed), **self.spec.values)
-        return loop.check_selection(self.spec.label, chosen, view, budget)
+        selection = self.plugin.function(view, budget, np.random.default_rng(seed), **self.spec.values)
+        return loop.check_selection(self.spec.label, selection, view, budget)
 
 
 class FittedTask:
@@ -90,10 +94,10 @@ def describe_side_effects(action: Callable[[], object]) -> str | None:
     before, running = snapshot(), running_workers()
     action()
     changed, _ = restore(before)
-    changed += [f"{one.name} still running" for one in running_workers() - running]
-    return f"it leaves changed: {', '.join(changed)}: put back what you change, in a `finally`" if changed else None
+    changed += [f"{worker.name} still running" for worker in running_workers() - running]
+    return f"it leaves changed: {', '.join(changed)}: restore what you change, in a `finally`" if changed else None
 
 
 def running_workers() -> set[Any]:
     """Returns the threads that keep the process from ending, and the processes that it started."""
-    return {one for one in threading.enumerate() if not one.daemon} | set(multiprocessing.active_children())
+    return {thread for thread in threading.enumerate() if not thread.daemon} | set(multiprocessing.active_children())

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 Indices: TypeAlias = npt.NDArray[np.int64]
-How: TypeAlias = Literal["sum", "mean", "max"]  # from an image's predictions to one number
-Augmentation: TypeAlias = Literal["flip", "cutout", "shrink", "rotate"]  # a detector's views of an image, see View
-Direction: TypeAlias = dict[str, Tensor]  # a tangent of the weights, by parameter name
+How: TypeAlias = Literal["sum", "mean", "max"]  # how the values of an image's predictions become one
+Augmentation: TypeAlias = Literal["flip", "cutout", "shrink", "rotate"]  # see View.augmented
+Direction: TypeAlias = dict[str, Tensor]  # a direction in weight space: a tensor for each parameter
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Boxes:
         labels_M: (M,) classes 0..C-1.
     """
 
-    corners_M4: Tensor  # x1, y1, x2, y2 in pixels of the stored image
-    labels_M: Tensor  # classes 0..C-1
+    corners_M4: Tensor
+    labels_M: Tensor
 
     def __len__(self) -> int:
         """Number of boxes."""
         return len(self.labels_M)
 
 
-# What losses are computed against. Of a classifier: (N,) classes or (N, C) weights of them; of a segmenter: (N, h, w)
-# classes; of a detector: the boxes of each image.
+# The labels that losses are computed against. Classifier: (N,) classes, or (N, C) weights of the classes; segmenter:
+# (N, h, w) classes; detector: the boxes of each image.
 Targets: TypeAlias = Tensor | list[Boxes]
 
 
@@ -53,9 +53,9 @@ class Annotations:
     """
 
     classes: Sequence[str]
-    image_L: Indices  # the image of each label
-    class_L: Indices  # its class, 0..C-1
-    side_L: npt.NDArray[np.float32] | None = None  # the root of each box's area in pixels; None: labels of images
+    image_L: Indices
+    class_L: Indices
+    side_L: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ class Predictions:
             one.
     """
 
-    scores_PC: Tensor  # class probabilities
-    image_P: Tensor  # the image (0..N-1) of each prediction
+    scores_PC: Tensor
+    image_P: Tensor
     num_images: int
-    boxes_P4: Tensor | None = None  # x1, y1, x2, y2 in pixels of the stored image
-    proposals_P4: Tensor | None = None  # the proposal that each box was refined from (two-stage detectors)
-    paper_score_P: Tensor | None = None  # of each box, as the detector's paper has it, where `scores_PC` are another's
+    boxes_P4: Tensor | None = None
+    proposals_P4: Tensor | None = None
+    paper_score_P: Tensor | None = None
 
     @property
     def confidence_P(self) -> Tensor:
@@ -130,13 +130,10 @@ class Encoding:
     """
 
     patches_NTD: Tensor
-    attention_NT: Tensor  # how much each patch matters; rows sum to one
-    global_NE: Tensor  # E features of the image
-    seconds: float = 0.0  # that making it took, whenever that was
-    seconds_now: float = (
-        0.0  # seconds that went into making encodings when it was asked for; a task that tells none of what
-    )
-    # it makes has them counted in the selection too
+    attention_NT: Tensor
+    global_NE: Tensor
+    seconds: float = 0.0
+    seconds_now: float = 0.0
 
     def __len__(self) -> int:
         """Number of images."""
@@ -152,5 +149,5 @@ class EncodingTime:
         seconds_now: seconds of that which were spent during this selection.
     """
 
-    seconds: float = 0.0  # what making them took, whenever that was
-    seconds_now: float = 0.0  # what making encodings took in this selection
+    seconds: float = 0.0
+    seconds_now: float = 0.0

@@ -13,7 +13,7 @@ from benchmark.plugins import registry
 from benchmark.plugins.registry import EncoderName, Plugin
 from benchmark.text import notation
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")  # endings of files of weights
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")  # of files of weights
 
 
 def find_strategy(label: str) -> tuple[Plugin, dict[str, Any]]:
@@ -28,9 +28,9 @@ def find_strategy(label: str) -> tuple[Plugin, dict[str, Any]]:
     Raises:
         ValueError: there is no such strategy, or a parameter does not fit.
     """
-    name, given = notation.parse_label(label)
+    name, parameters = notation.parse_label(label)
     plugin = registry.get("strategy", name)
-    return plugin, plugin.bind(given)
+    return plugin, plugin.bind(parameters)
 
 
 def build_encoder(label: EncoderName, pool: Pool, machine: Machine) -> Encoder:
@@ -44,9 +44,9 @@ def build_encoder(label: EncoderName, pool: Pool, machine: Machine) -> Encoder:
     Raises:
         ValueError: there is no such encoder, or a parameter does not fit.
     """
-    name, given = notation.parse_label(label)
+    name, parameters = notation.parse_label(label)
     plugin = registry.get("encoder", name)
-    built: Encoder = plugin.build(machine, plugin.bind(given), pool)
+    built: Encoder = plugin.build(machine, plugin.bind(parameters), pool)
     return built
 
 
@@ -60,10 +60,10 @@ def check_encoder_weights(label: EncoderName, machine: Machine) -> None:
     Raises:
         ValueError: a file of weights is missing or does not fit.
     """
-    name, given = notation.parse_label(label)
+    name, parameters = notation.parse_label(label)
     plugin = registry.get("encoder", name)
     if hash_weight_files(label, machine) and plugin.check_weights is not None:
-        plugin.check_weights(machine, **plugin.bind(given))
+        plugin.check_weights(machine, **plugin.bind(parameters))
 
 
 def encoder_identity(label: EncoderName, machine: Machine) -> str:
@@ -76,9 +76,9 @@ def encoder_identity(label: EncoderName, machine: Machine) -> str:
     Raises:
         ValueError: a file of weights is missing.
     """
-    name, given = notation.parse_label(label)
+    name, parameters = notation.parse_label(label)
     plugin = registry.get("encoder", name)
-    return f"{name} {plugin.version} {sorted((plugin.bind(given) | hash_weight_files(label, machine)).items())}"
+    return f"{name} {plugin.version} {sorted((plugin.bind(parameters) | hash_weight_files(label, machine)).items())}"
 
 
 def encoder_code_hash(label: EncoderName) -> str:
@@ -100,16 +100,16 @@ def hash_weight_files(label: EncoderName, machine: Machine) -> dict[str, str]:
     Raises:
         ValueError: a file of weights is missing.
     """
-    name, given = notation.parse_label(label)
-    found = {}
-    for key, value in registry.get("encoder", name).bind(given).items():
+    name, parameters = notation.parse_label(label)
+    hashes = {}
+    for key, value in registry.get("encoder", name).bind(parameters).items():
         if isinstance(value, str) and value.endswith(WEIGHT_SUFFIXES):
             path = machine.resolve_path(value)
             if not path.is_file():
                 raise ValueError(f"{label}: no such file: {path}")
-            told = path.stat()
-            found[key] = hash_file(path, told.st_mtime_ns, told.st_ctime_ns, told.st_size, told.st_ino)
-    return found
+            stat = path.stat()
+            hashes[key] = hash_file(path, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
+    return hashes
 
 
 @lru_cache(64)

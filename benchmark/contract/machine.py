@@ -23,10 +23,10 @@ class Machine:
     """
 
     device: torch.device
-    data: Path | None = None  # folder of the data sets, for tasks that read files
-    scratch: Path | None = None  # folder for checkpoints of fits in work; None: keep none
-    workers: int = 0  # processes that read images, for tasks whose images do not fit in memory
-    select_timeout: float | None = None  # seconds that a strategy may take for one choice
+    data: Path | None = None
+    scratch: Path | None = None
+    workers: int = 0
+    select_timeout: float | None = None
 
     def resolve_path(self, path: str) -> Path:
         """Returns a path that the user gave, absolute or inside the data folder.

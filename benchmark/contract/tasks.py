@@ -68,8 +68,8 @@ class Task(Protocol):
     """
 
     num_pool: int
-    batch_size: int  # images a call of `losses` takes comfortably
-    fingerprint: str  # a hash of the data: equal fingerprints, equal images and labels
+    batch_size: int
+    fingerprint: str
 
     @property
     def metric(self) -> Metric | str:
@@ -145,8 +145,8 @@ class BatchSizes:
         intended: number of images in a batch of the recipe.
     """
 
-    smallest: int  # images in the smallest batch of this fit
-    intended: int  # images in a batch, as the recipe has them
+    smallest: int
+    intended: int
 
 
 @runtime_checkable

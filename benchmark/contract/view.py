@@ -35,7 +35,7 @@ from benchmark.contract.lookup import find_strategy
 from benchmark.contract.tasks import Task
 from benchmark.plugins.registry import EncoderName
 
-UNPAID_LABELS = "the labels of unlabelled images are not yours to read: buy them first"
+UNPAID_LABELS = "a strategy must not read labels of unlabelled images: they are not paid for"
 
 
 class Reference:
@@ -83,13 +83,13 @@ class View:
         tie_seed: int = 0,
     ) -> None:
         self.model, self.num_initial = model, num_initial
-        self.__sizes, self.__tie_seed = purchase_sizes or (num_initial, len(labelled) - num_initial), tie_seed
+        self.__purchase_sizes, self.__tie_seed = purchase_sizes or (num_initial, len(labelled) - num_initial), tie_seed
         self.diagnostics: dict[str, float] = {}
         self.encoding_time = EncodingTime()
         self.__labelled, self.__unlabelled = labelled.copy(), unlabelled.copy()
         self.__task, self.__held_out, self.__needs = task, held_out, frozenset(needs)
         self.__visible = frozenset(labelled.tolist()) | frozenset(unlabelled.tolist())
-        self.__tie_rank_N: Indices | None = None  # drawn where it is wanted
+        self.__tie_rank_N: Indices | None = None  # drawn on first use
 
     @property
     def labelled(self) -> Indices:
@@ -104,7 +104,7 @@ class View:
     @property
     def purchases(self) -> list[Indices]:
         """The labelled positions round by round, the initial set first."""
-        return np.split(self.labelled, np.cumsum(self.__sizes)[:-1])
+        return np.split(self.labelled, np.cumsum(self.__purchase_sizes)[:-1])
 
     # --- what a strategy returns -------------------------------------------------------------
     def lowest(self, values_N: Tensor, budget: int) -> Indices:
@@ -119,11 +119,13 @@ class View:
         """
         values = values_N.detach().cpu().double().numpy()
         if values.shape != self.__unlabelled.shape:
-            raise ValueError(f"{values.shape} scores for {len(self.__unlabelled)} unlabelled images")
+            raise ValueError(
+                f"scores of shape {values.shape} for {len(self.__unlabelled)} unlabelled images, not one each"
+            )
         if num_nan := int(np.isnan(values).sum()):
             raise ValueError(f"{num_nan} of {len(values)} scores are NaN")
-        chosen: Indices = self.__unlabelled[np.lexsort((self.tie_ranks(self.__unlabelled), values))[:budget]]
-        return chosen
+        lowest: Indices = self.__unlabelled[np.lexsort((self.tie_ranks(self.__unlabelled), values))[:budget]]
+        return lowest
 
     def highest(self, values_N: Tensor, budget: int) -> Indices:
         """Returns the unlabelled images with the largest values; see `lowest`.
@@ -159,10 +161,10 @@ class View:
         """
         for name, value in values.items():
             if not math.isfinite(value):
-                raise ValueError(f"the diagnostic {name} is {value}: something diverged")
+                raise ValueError(f"view.log({name}={value}): must be a finite number")
             self.diagnostics[name] = float(value)
 
-    # --- capabilities of the task, the model bound: see `capabilities` -------------------------
+    # --- capabilities of the task, with the model bound: see `capabilities` --------------------
     def predict(self, indices: Indices) -> Predictions:
         """Predicts class probabilities (and boxes) in eval mode, without augmentation.
 
@@ -170,7 +172,7 @@ class View:
             indices: (N,) positions in the pool.
         """
         task: Predicts = self.__task_for("predict")
-        return task.predict(self.model, self.__seen(indices))
+        return task.predict(self.model, self.__check_visible(indices))
 
     def sample(self, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
         """Predicts several times with dropout left on and batch normalisation in eval mode.
@@ -181,7 +183,7 @@ class View:
             seed: seed of the dropout masks.
         """
         task: Samples = self.__task_for("sample")
-        return task.sample(self.model, self.__seen(indices), num_samples, seed)
+        return task.sample(self.model, self.__check_visible(indices), num_samples, seed)
 
     def perturbed(self, indices: Indices, sigma: float, seed: int) -> Predictions:
         """Predicts on images with Gaussian noise.
@@ -192,7 +194,7 @@ class View:
             seed: seed of the noise.
         """
         task: PredictsPerturbed = self.__task_for("perturbed")
-        return task.perturbed(self.model, self.__seen(indices), sigma, seed)
+        return task.perturbed(self.model, self.__check_visible(indices), sigma, seed)
 
     def proposals(self, indices: Indices) -> Predictions:
         """Predicts boxes together with the proposal behind each box, `proposals_P4`; for two-stage detectors.
@@ -201,7 +203,7 @@ class View:
             indices: (N,) positions in the pool.
         """
         task: Proposes = self.__task_for("proposals")
-        return task.proposals(self.model, self.__seen(indices))
+        return task.proposals(self.model, self.__check_visible(indices))
 
     def embed(self, indices: Indices) -> Tensor:
         """Returns the input of the last layer, averaged over places: (N, D) float32, not to be changed in place.
@@ -210,7 +212,7 @@ class View:
             indices: (N,) positions in the pool.
         """
         task: Embeds = self.__task_for("embed")
-        return task.embed(self.model, self.__seen(indices))
+        return task.embed(self.model, self.__check_visible(indices))
 
     def classify(self, features_ND: Tensor) -> Tensor:
         """Applies the classifier's last layer to features; returns (N, C) logits, differentiable in the features.
@@ -229,7 +231,7 @@ class View:
             size: height and width in pixels.
         """
         task: ShowsImages = self.__task_for("images")
-        return task.images(self.model, self.__seen(indices), size)
+        return task.images(self.model, self.__check_visible(indices), size)
 
     def encode(self, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
         """Yields the encodings of images by a frozen encoder, in order, several images at a time.
@@ -239,7 +241,7 @@ class View:
             encoder: the encoder with its parameters: `dino`, `patch_pca[patch=4]`.
         """
         task: Encodes = self.__task_for("encode")
-        for part in task.encode(self.model, self.__seen(indices), encoder):
+        for part in task.encode(self.model, self.__check_visible(indices), encoder):
             self.encoding_time.seconds += part.seconds
             self.encoding_time.seconds_now += part.seconds_now
             yield part
@@ -255,7 +257,7 @@ class View:
         if not np.isin(indices, self.__labelled).all():
             raise PermissionError(UNPAID_LABELS)
         task: ShowsLabels = self.__task_for("labels")
-        return task.labels(self.model, self.__seen(indices))
+        return task.labels(self.model, self.__check_visible(indices))
 
     def augmented(self, indices: Indices, how: Augmentation, seed: int) -> Predictions:
         """Predicts on augmented images; the boxes of the detector are mapped back to the original images.
@@ -267,7 +269,7 @@ class View:
             seed: seed of what is random in the augmentation.
         """
         task: PredictsAugmented = self.__task_for("augmented")
-        return task.augmented(self.model, self.__seen(indices), how, seed)
+        return task.augmented(self.model, self.__check_visible(indices), how, seed)
 
     def box_features(self, indices: Indices) -> Tensor:
         """Returns the input of a detector's classification layer for each box of `predict`, (P, D).
@@ -276,7 +278,7 @@ class View:
             indices: (N,) positions in the pool.
         """
         task: DescribesBoxes = self.__task_for("box_features")
-        return task.box_features(self.model, self.__seen(indices))
+        return task.box_features(self.model, self.__check_visible(indices))
 
     def companion(self, indices: Indices) -> Tensor:
         """Returns the output of the strategy's own companion, (N,); `register` declares it.
@@ -285,7 +287,7 @@ class View:
             indices: (N,) positions in the pool.
         """
         task: RunsCompanion = self.__task_for("companion")
-        return task.companion(self.model, self.__seen(indices))
+        return task.companion(self.model, self.__check_visible(indices))
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Returns the parameters that influence is computed over, by name."""
@@ -302,7 +304,7 @@ class View:
             min_score: the smallest confidence (0 to 1) of a detector's boxes that become labels.
         """
         task: GivesPseudoLabels = self.__task_for("pseudo_labels")
-        return task.pseudo_labels(self.model, self.__seen(indices), k, min_score)
+        return task.pseudo_labels(self.model, self.__check_visible(indices), k, min_score)
 
     def losses(self, indices: Indices, targets: Targets | None = None) -> Tensor:
         """Returns (N,) losses, differentiable in `weights()`.
@@ -314,7 +316,7 @@ class View:
         if targets is None and not np.isin(indices, self.__labelled).all():
             raise PermissionError(UNPAID_LABELS)
         task: ComputesLosses = self.__task_for("losses")
-        return task.losses(self.model, self.__seen(indices), targets)
+        return task.losses(self.model, self.__check_visible(indices), targets)
 
     def directional(self, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """Returns the derivative of each image's loss along a direction in weight space, (N,).
@@ -325,7 +327,7 @@ class View:
             direction: one tensor for each parameter of `weights()`, by its name.
         """
         task: Differentiates = self.__task_for("directional")
-        return task.directional(self.model, self.__seen(indices), targets, direction)
+        return task.directional(self.model, self.__check_visible(indices), targets, direction)
 
     def choice_of(self, label: str, budget: int, rng: np.random.Generator) -> Indices:
         """Returns what another strategy would select here; its needs must be declared (see `find_strategy`).
@@ -338,8 +340,8 @@ class View:
         plugin, values = find_strategy(label)
         for need in plugin.resolve_needs(values):
             self.__task_for(need)
-        chosen: Indices = plugin.function(self, budget, rng, **values)
-        return chosen
+        selection: Indices = plugin.function(self, budget, rng, **values)
+        return selection
 
     def reference(self, which: str) -> Reference:
         """Returns a labelled set to differentiate through.
@@ -363,16 +365,20 @@ class View:
             "labelled": self.__labelled,
         }
         if which not in parts:
-            raise ValueError(f"reference={which}: use {', '.join(sorted([*parts, 'test']))}")
+            raise ValueError(f"reference={which}: must be one of {', '.join(sorted([*parts, 'test']))}")
         return Reference(self.__task, self.model, parts[which], test=False)
 
     def __task_for(self, need: str) -> Any:
         """Returns the task, if the strategy declared the need."""
         if need not in self.__needs:
-            raise PermissionError(f"this strategy did not declare the need {need!r}: @register(needs={{{need!r}}})")
+            raise PermissionError(
+                f"this strategy did not declare the need {need!r}: write @register(needs={{{need!r}}})"
+            )
         return self.__task
 
-    def __seen(self, indices: Indices) -> Indices:
+    def __check_visible(self, indices: Indices) -> Indices:
         if not self.__visible.issuperset(np.asarray(indices).tolist()):
-            raise PermissionError("an index outside labelled and unlabelled: test or validation images are not yours")
+            raise PermissionError(
+                "an index is neither in `labelled` nor in `unlabelled`: validation images cannot be read"
+            )
         return np.asarray(indices, dtype=np.int64)

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from benchmark.api import Indices, Predictions, View
 
-WithoutBoxes: TypeAlias = Literal["last", "score"]  # bought only where the others are too few, or by a value
+WithoutBoxes: TypeAlias = Literal["last", "score"]  # selected only where others are too few, or by a value of their own
 
-CHUNK = 2**20  # pairs of boxes held at once
-MIN_UNION = 1e-30  # square pixels: the least union, so that boxes without area overlap with nothing
+CHUNK = 2**20  # pairs of boxes in memory at once
+MIN_UNION = 1e-30  # square pixels; the smallest union, so that boxes without area overlap with nothing
 
 
 def pad_by_image(values_P: Tensor, image_P: Tensor, num_images: int) -> Tensor:
     """Returns the values of each image in a row of its own, (N, A, ...), in order, padded with zeros; A >= 1."""
-    most = max(1, int(image_P.bincount(minlength=num_images).max()))
-    out_NA = values_P.new_zeros(num_images, most, *values_P.shape[1:])
+    num_columns = max(1, int(image_P.bincount(minlength=num_images).max()))
+    out_NA = values_P.new_zeros(num_images, num_columns, *values_P.shape[1:])
     out_NA[image_P, rank_in_image(image_P, num_images)] = values_P
     return out_NA
 
@@ -61,14 +61,14 @@ def best_match(boxes_NA4: Tensor, others_NB4: Tensor) -> tuple[Tensor, Tensor]:
     """
     step = max(1, CHUNK // (boxes_NA4.shape[1] * others_NB4.shape[1]))
     parts = zip(boxes_NA4.split(step), others_NB4.split(step), strict=True)
-    found = [iou(boxes[:, :, None], others[:, None]).max(2) for boxes, others in parts]
-    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
+    matches = [iou(boxes[:, :, None], others[:, None]).max(2) for boxes, others in parts]
+    return torch.cat([match.values for match in matches]), torch.cat([match.indices for match in matches])
 
 
 def box_corners(predictions: Predictions) -> Tensor:
     """Returns the boxes of a detector's predictions, (P, 4); raises ValueError for predictions without boxes."""
     if predictions.boxes_P4 is None:
-        raise ValueError("predictions without boxes: this strategy needs a detector, not a classifier")
+        raise ValueError("predictions without boxes: this strategy needs a detector, not a classifier or a segmenter")
     return predictions.boxes_P4
 
 
@@ -98,6 +98,6 @@ def lowest_then_random(
 ) -> Indices:
     """Selects the images with the smallest values; where too few have a value, random others follow."""
     values_N = values_N.where(torch.from_numpy(has_value_N).to(values_N.device), torch.inf)
-    first = view.lowest(values_N, min(budget, int(has_value_N.sum())))
-    rest = rng.choice(view.unlabelled[~has_value_N], budget - len(first), replace=False)
-    return np.concatenate([first, rest])
+    lowest = view.lowest(values_N, min(budget, int(has_value_N.sum())))
+    random_picks = rng.choice(view.unlabelled[~has_value_N], budget - len(lowest), replace=False)
+    return np.concatenate([lowest, random_picks])

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from benchmark.api import EncoderName, Indices, Need, View
 
 SIMCLR = "simclr"
-CHUNK = 2**24  # distances held at once
+CHUNK = 2**24  # distances in memory at once
 MAX_EXACT_CLUSTERS = (
-    50  # clusters up to which the published codes on such features take k-means, and mini-batches above
+    50  # published code on such features takes k-means up to this number of clusters, mini-batches above
 )
-MINIBATCH = 5000  # images of a mini-batch
+MINIBATCH = 5000  # images in a mini-batch
 
 
 def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[Need]:
@@ -51,7 +51,7 @@ def kmeans(points_NE: Tensor, num: int, rng: np.random.Generator, *, minibatch: 
     scikit-learn runs on one thread: several threads add in any order and would not give the same clusters twice. Where
     there are fewer than `num` distinct points, some clusters stay empty.
     """
-    from sklearn.cluster import KMeans, MiniBatchKMeans  # takes a second
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # the import takes a second
 
     seed = int(rng.integers(2**32))
     if minibatch:
@@ -59,6 +59,6 @@ def kmeans(points_NE: Tensor, num: int, rng: np.random.Generator, *, minibatch: 
     else:
         model = KMeans(num, n_init=1, random_state=seed)
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fewer distinct points than clusters
+        warnings.simplefilter("ignore")  # on fewer distinct points than clusters
         cluster_N = model.fit_predict(points_NE.cpu().numpy()).astype(np.int64)
     return cluster_N, torch.from_numpy(model.cluster_centers_).to(points_NE)

@@ -29,8 +29,8 @@ Order: TypeAlias = Literal["random", "file", "newest", "published"]
 def needs(*, reference: str, **_: object) -> frozenset[Need]:
     """Returns the capabilities that influence needs, and the need for labels of the reference set."""
     labels: dict[str, Need] = {"test": "test_labels", "held_out": "held_out"}
-    own: frozenset[Need] = frozenset({"losses", "directional", "pseudo_labels", "weights"})
-    return own | {labels[reference]} if reference in labels else own
+    always: frozenset[Need] = frozenset({"losses", "directional", "pseudo_labels", "weights"})
+    return always | {labels[reference]} if reference in labels else always
 
 
 def expected_targets(view: View, k: int, allow_degenerate: bool, min_score: float) -> Targets:
@@ -46,8 +46,8 @@ def expected_targets(view: View, k: int, allow_degenerate: bool, min_score: floa
     num_classes = targets.shape[1] if isinstance(targets, Tensor) and targets.ndim == 2 else math.inf
     if k >= num_classes and not allow_degenerate:
         raise ValueError(
-            f"k={k} on {num_classes} classes: the gradient's full expectation under the model's own probabilities "
-            "is identically zero, and the ranking rounding noise; take a smaller k (allow_degenerate=true insists)"
+            f"k={k} on {num_classes} classes: the expectation of the gradient over all classes is identically zero, so "
+            "the ranking would be rounding noise; take a smaller k, or set allow_degenerate=true"
         )
     return targets
 
@@ -60,7 +60,9 @@ def reference_gradient(view: View, reference: str) -> Direction:
         for name, gradient in zip(weights, gradients(losses_N.sum(), weights), strict=True):
             total[name] += gradient
     if not any(tensor.any() for tensor in total.values()):
-        raise ValueError(f"reference={reference}: its gradient is zero (no images set aside? all fitted exactly?)")
+        raise ValueError(
+            f"reference={reference}: its gradient is zero: it has no images (set validation=N), or all fit exactly"
+        )
     return total
 
 
@@ -83,8 +85,8 @@ def scales_by_name(view: View, scale: float, block_scales: str) -> dict[str, flo
     except ValueError:
         scales = []
     if len(scales) != len(names):
-        told = f"{len(names)} numbers with / between them, for {', '.join(names)}"
-        raise ValueError(f"isal[block_scales={block_scales}]: {told}")
+        expected = f"{len(names)} numbers with / between them, for {', '.join(names)}"
+        raise ValueError(f"isal[block_scales={block_scales}]: must be {expected}")
     if not all(0 < number < math.inf for number in scales):
         raise ValueError(f"isal: scale and block_scales must be finite and above 0, not {block_scales or scale}")
     return dict(zip(names, scales, strict=True))
@@ -106,8 +108,8 @@ def inverse_hessian_product(
     hs = [dict(v) for _ in chains]
     products = hessian_products_batched if batched else hessian_products_one_by_one
     for indices in chains.T:
-        for h, moved in zip(hs, products(view, indices, weights, hs), strict=True):
-            for name, product in moved.items():
+        for h, hessian_h in zip(hs, products(view, indices, weights, hs), strict=True):
+            for name, product in hessian_h.items():
                 step = torch.sub(v[name], product, alpha=1 / scale[name]).add_(h[name], alpha=1 - damping)
                 h[name] = torch.where(product.amax().isnan(), v[name], step)  # a maximum passes NaN on
     total = {name: torch.zeros_like(tensor) for name, tensor in v.items()}
@@ -123,11 +125,11 @@ def hessian_products_one_by_one(
     """Yields the Hessian of each labelled image's loss applied to the h of its chain, by two backward passes each."""
     for index, h in zip(indices, hs, strict=True):
         first = gradients(view.losses(np.array([index])).sum(), weights, differentiable=True)
-        moving = [(gradient, h[name]) for name, gradient in zip(weights, first, strict=True) if gradient.requires_grad]
-        if not moving:
+        pairs = [(gradient, h[name]) for name, gradient in zip(weights, first, strict=True) if gradient.requires_grad]
+        if not pairs:
             yield {name: torch.zeros_like(weight) for name, weight in weights.items()}
             continue
-        slopes, along = zip(*moving, strict=True)
+        slopes, along = zip(*pairs, strict=True)
         second = torch.autograd.grad(slopes, list(weights.values()), along, materialize_grads=True)
         yield dict(zip(weights, second, strict=True))
 
@@ -136,21 +138,21 @@ def hessian_products_batched(
     view: View, indices: Indices, weights: dict[str, torch.nn.Parameter], hs: Sequence[Direction]
 ) -> list[Direction]:
     """Returns the same products by forward-over-reverse differentiation of one batch: more arithmetic, fewer calls."""
-    loss_of = LossesModule(view, indices)
-    at = {f"model.{name}": weight.detach() for name, weight in weights.items()}
+    module = LossesModule(view, indices)
+    primals = {f"model.{name}": weight.detach() for name, weight in weights.items()}
 
     def product(only_R: Tensor, h: Direction) -> Direction:
         def loss(weights: Direction) -> Tensor:
-            masked: Tensor = functional_call(loss_of, weights, ()) @ only_R
+            masked: Tensor = functional_call(module, weights, ()) @ only_R
             return masked
 
-        moved: Direction = jvp(grad(loss), (at,), (h,))[1]
-        return moved
+        hessian_h: Direction = jvp(grad(loss), (primals,), (h,))[1]
+        return hessian_h
 
     stacked = {f"model.{name}": torch.stack([h[name] for h in hs]) for name in weights}
-    one_R = torch.eye(len(hs), device=next(iter(at.values())).device, dtype=next(iter(at.values())).dtype)
-    moved = vmap(product)(one_R, stacked)
-    return [{name: moved[f"model.{name}"][number] for name in weights} for number in range(len(hs))]
+    one_R = torch.eye(len(hs), device=next(iter(primals.values())).device, dtype=next(iter(primals.values())).dtype)
+    stacked_products = vmap(product)(one_R, stacked)
+    return [{name: stacked_products[f"model.{name}"][number] for name in weights} for number in range(len(hs))]
 
 
 class LossesModule(torch.nn.Module):
@@ -182,8 +184,8 @@ def draw_chains(
     labelled = np.concatenate(purchases)
     if order == "published":
         length = -(-len(labelled) // repeats)
-        dealt: Indices = np.resize(np.concatenate(purchases[::-1]), length * repeats).reshape(length, repeats)
-        return dealt.T[:, :depth]
+        by_process: Indices = np.resize(np.concatenate(purchases[::-1]), length * repeats).reshape(length, repeats)
+        return by_process.T[:, :depth]
     size = depth * repeats
     in_order = labelled[::-1] if order == "newest" else labelled
     num_passes = -(-size // len(labelled))
@@ -210,11 +212,11 @@ def select_most_helpful(
     With `without_boxes=last` a detector's images without a pseudo box have no value and follow at random where too few
     others are left (the authors' code). With `score` they have the influence of an image of background alone.
     """
-    helpful_N = view.directional(view.unlabelled, targets, direction)
-    known_N: npt.NDArray[np.bool_] = np.ones(len(view.unlabelled), dtype=np.bool_)
+    slope_N = view.directional(view.unlabelled, targets, direction)
+    has_value_N: npt.NDArray[np.bool_] = np.ones(len(view.unlabelled), dtype=np.bool_)
     if isinstance(targets, list):
-        has_N = np.array([len(boxes) > 0 for boxes in targets], dtype=np.bool_)
-        view.log(share_without_boxes=float((~has_N).mean()))
-        known_N = has_N | (without_boxes == "score")
-    view.log(share_negative=float(((helpful_N > 0).cpu().numpy() & known_N).mean()))
-    return lowest_then_random(view, -helpful_N, known_N, budget, rng)
+        has_boxes_N = np.array([len(boxes) > 0 for boxes in targets], dtype=np.bool_)
+        view.log(share_without_boxes=float((~has_boxes_N).mean()))
+        has_value_N = has_boxes_N | (without_boxes == "score")
+    view.log(share_negative=float(((slope_N > 0).cpu().numpy() & has_value_N).mean()))
+    return lowest_then_random(view, -slope_N, has_value_N, budget, rng)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .ties import argmax_by_rank
 
-CHUNK = 2**24  # distances held at once
-NUM_ACTIVE = 1024  # candidates that are kept exact while picks come from them
-MAX_REJECTIONS = 16  # draws from bounds in vain, after which they are made exact
+CHUNK = 2**24  # distances in memory at once
+NUM_ACTIVE = 1024  # candidates whose distances are exact while picks come from them
+MAX_REJECTIONS = 16  # draws by bounds that may fail before all distances are made exact
 
 
 def k_center_greedy(
@@ -43,9 +43,9 @@ def k_center_greedy(
         first: the first selected candidate where there are no centres.
     """
     assert budget <= len(candidates_ND)
-    begin = InitialDistances.measure(candidates_ND, centres_MD, first)
+    initial = InitialDistances.measure(candidates_ND, centres_MD, first)
     run = pick_exactly if candidates_ND.is_cuda else pick_lazily
-    return run(begin.points_ND, begin.norms_N, begin.distance_N, rank_N, budget, groups)
+    return run(initial.points_ND, initial.norms_N, initial.distance_N, rank_N, budget, groups)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class InitialDistances:
 
     points_ND: Tensor
     norms_N: Tensor
-    distance_N: Tensor  # squared, to the nearest centre; without centres the largest number, infinite for the first
+    distance_N: Tensor  # squared, to the nearest centre; without centres the largest float, infinite for the first pick
 
     @classmethod
     def measure(cls, candidates_ND: Tensor, centres_MD: Tensor, first: int) -> InitialDistances:
@@ -69,7 +69,7 @@ class InitialDistances:
             else norms_N
         )
         if not distance_N.isfinite().all():
-            raise ValueError("k-center: the embeddings hold NaN or infinity")
+            raise ValueError("k-center: the features hold NaN or infinity")
         if not parts:
             distance_N = torch.full_like(norms_N, torch.finfo(norms_N.dtype).max)
             distance_N[first] = torch.inf
@@ -80,16 +80,16 @@ class InitialDistances:
 class Groups:
     """Candidates that are selected together, such as those of one image."""
 
-    group_N: Tensor  # of each candidate
-    members_GK: Tensor  # the candidates of each group; where it has fewer than K, its first again
+    group_N: Tensor  # the group of each candidate
+    members_GK: Tensor  # the candidates of each group; a group of fewer than K repeats its first
 
     @classmethod
     def from_labels(cls, group_N: Tensor) -> Groups:
         """Builds the groups from the group of each candidate: ascending, 0..G-1, each with at least one candidate."""
         counts_G = group_N.bincount()
-        place_K = torch.arange(int(counts_G.max()), device=group_N.device)
+        column_K = torch.arange(int(counts_G.max()), device=group_N.device)
         first_G1 = (counts_G.cumsum(0) - counts_G)[:, None]
-        return cls(group_N, torch.where(place_K < counts_G[:, None], first_G1 + place_K, first_G1))
+        return cls(group_N, torch.where(column_K < counts_G[:, None], first_G1 + column_K, first_G1))
 
     def members_of(self, pick_1: Tensor) -> Tensor:
         """Returns the candidates in the group of a selected one, (K,)."""
@@ -152,8 +152,8 @@ def draw_by_distance(
     Centres and groups are those of `k_center_greedy`. Where all remaining candidates are at distance 0, any of them is
     drawn.
     """
-    begin = InitialDistances.measure(candidates_ND, centres_MD, first)
-    state = LazyDistances(begin.points_ND, begin.norms_N, begin.distance_N, budget, groups)
+    initial = InitialDistances.measure(candidates_ND, centres_MD, first)
+    state = LazyDistances(initial.points_ND, initial.norms_N, initial.distance_N, budget, groups)
     if not len(centres_MD):
         state.take(first)
         state.refresh(torch.arange(len(state.bound_N)))
@@ -179,17 +179,17 @@ class LazyDistances:
 
     points_ND: Tensor
     norms_N: Tensor
-    bound_N: Tensor  # squared distance to the nearest centre, not all that were taken counted; -inf for those
+    bound_N: Tensor  # squared distance to the nearest of the centres counted so far; -inf for taken candidates
     budget: int
     groups: Groups | None = None
-    num_taken: int = 0  # candidates taken so far
+    num_taken: int = 0  # candidates that are centres so far
     picks: list[int] = field(default_factory=list)
-    taken_indices: Tensor = field(init=False)  # they are centres now, in order; with groups more than picks
-    num_counted_N: Tensor = field(init=False)  # of these, how many each bound counts
+    taken_indices: Tensor = field(init=False)  # those candidates, in order; with groups they are more than the picks
+    num_counted_N: Tensor = field(init=False)  # how many of those each bound includes
 
     def __post_init__(self) -> None:
-        a_pick = self.groups.members_GK.shape[1] if self.groups else 1
-        self.taken_indices = torch.empty(self.budget * a_pick, dtype=torch.int64)
+        group_size = self.groups.members_GK.shape[1] if self.groups else 1
+        self.taken_indices = torch.empty(self.budget * group_size, dtype=torch.int64)
         self.num_counted_N = torch.zeros(len(self.points_ND), dtype=torch.int64)
 
     def pick(self, rank_N: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class LazyDistances:
                 active_A, others = self.split_by_bound()
             if self.bound_N[active_A].max().item() > others:
                 self.pick_from(active_A, others, rank_N)
-            else:  # more ties than active ones
+            else:  # more ties than active candidates
                 self.take(int(argmax_by_rank(self.bound_N, rank_N)))
         return torch.tensor(self.picks)
 
@@ -213,20 +213,20 @@ class LazyDistances:
         bound) ** power. Otherwise another one is drawn by the bounds as they are now. After MAX_REJECTIONS rejections
         all distances are made exact.
         """
-        for trial in count(1):
+        for attempt in count(1):
             weight_N = self.bound_N.cpu().clamp(min=0).double() ** power  # sums in one order on every device
             if not weight_N.any():
                 weight_N = (self.bound_N > -torch.inf).cpu().double()
             total_N = weight_N.cumsum(0)
-            place = torch.tensor(rng.random(), dtype=torch.float64) * total_N[-1]
-            one = int(torch.searchsorted(total_N, place, right=True).clamp(max=len(total_N) - 1))
-            bound = self.bound_N[one].item()
-            if not weight_N[one]:  # a sum that rounds
+            position = torch.tensor(rng.random(), dtype=torch.float64) * total_N[-1]
+            candidate = int(torch.searchsorted(total_N, position, right=True).clamp(max=len(total_N) - 1))
+            bound = self.bound_N[candidate].item()
+            if not weight_N[candidate]:  # the sum was rounded
                 continue
-            self.refresh(torch.tensor([one]) if trial % MAX_REJECTIONS else torch.arange(len(self.bound_N)))
-            distance = self.bound_N[one].item()
+            self.refresh(torch.tensor([candidate]) if attempt % MAX_REJECTIONS else torch.arange(len(self.bound_N)))
+            distance = self.bound_N[candidate].item()
             if bound == distance or rng.random() < (distance / bound) ** power:
-                return one
+                return candidate
         raise AssertionError
 
     def split_by_bound(self) -> tuple[Tensor, float]:
@@ -239,9 +239,9 @@ class LazyDistances:
     def refresh(self, which: Tensor) -> None:
         """Makes these bounds exact by the centres that they do not include yet."""
         first = int(self.num_counted_N[which].min())
-        lacking = self.taken_indices[first : self.num_taken]
-        for part in which.split(max(1, CHUNK // max(1, len(lacking)))) if len(lacking) else ():
-            exact = squared_distance_to_nearest(self.points_ND[part], self.norms_N[part], self.points_ND[lacking])
+        new_centres = self.taken_indices[first : self.num_taken]
+        for part in which.split(max(1, CHUNK // max(1, len(new_centres)))) if len(new_centres) else ():
+            exact = squared_distance_to_nearest(self.points_ND[part], self.norms_N[part], self.points_ND[new_centres])
             self.bound_N[part] = torch.minimum(self.bound_N[part], exact)
         self.num_counted_N[which] = self.num_taken
 
