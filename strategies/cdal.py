@@ -38,7 +38,7 @@ def cdal(
     classifier makes one prediction per image: that is one mixture, whatever the class.
 
     Args:
-        by_class: true, the paper's, builds one mixture for each predicted class; false mixes all predictions of an
+        by_class: `true`, the paper's, builds one mixture for each predicted class; `false` mixes all predictions of an
             image, as the authors' code does for detectors.
         how: how the divergences of the shared classes become one distance: `mean` as in the authors' code, `sum` as in
             the paper.

@@ -35,14 +35,14 @@ def coreset(
     """Selects the images that are farthest from all labelled images in feature space, by greedy k-center.
 
     The labelled images are the first centres; each selected image becomes a centre. The features are the input of the
-    last layer. A detector's features are averaged over places, one vector per image; how is up to the task (see
-    `View.embed`). The selection is deterministic.
+    last layer. A detector's features are averaged over places, one vector per image, by the task (see `View.embed`).
+    The selection is deterministic.
 
     Args:
         metric: the distance between features. `euclidean` is the paper's. `cosine`, 1 - cos, is a baseline in GEAL: on
             unit vectors |a - b|^2 = 2 (1 - cos), so the greedy rule is the same. A vector of zeros has no direction and
             is taken at squared distance 1 from all others.
-        encoder: the frozen encoder whose features of the whole image are used (baselines in GEAL), or null for the
+        encoder: the frozen encoder whose features of the whole image are used (baselines in GEAL), or `null` for the
             model's own features, as in the paper. With an encoder a run may start without labelled images; the first
             image is then drawn at random.
 

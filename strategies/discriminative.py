@@ -62,8 +62,8 @@ def discriminative(
         batch_size: images in a batch of the discriminator (1024: the authors' for 512 features).
         stop_accuracy: the training accuracy above which training stops (0.98: the authors').
         unlabelled_ratio: the number of unlabelled images drawn for each labelled one (10: the authors').
-        balanced: true gives the labelled and the unlabelled class equal total weight in the loss. The default is false,
-            because the class weights in the authors' code have no effect.
+        balanced: `true` gives the labelled and the unlabelled class equal total weight in the loss. The default is
+            `false`, because the class weights in the authors' code have no effect.
         within: where a query selects from: the unlabelled `subset` that it was trained on, as in the authors' and
             SuperAnnotate's code, or the whole `pool`.
 

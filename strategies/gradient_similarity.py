@@ -31,11 +31,12 @@ def gradient_similarity(
 
     Args:
         k: the number of most likely classes over which G is the expectation, with probabilities that are not
-            renormalised (1: the ISAL paper's).
-        reference: the labelled set whose gradient is v. `held_out` is the method section of the ISAL paper: labelled
-            images that are set aside and paid for. `test` is what its tables for classifiers take; it reads evaluation
-            labels. `initial` and `labelled` are sets that the model is trained on.
-        allow_degenerate: true lets k be the number of classes, where G is zero and the ranking is rounding noise;
+            renormalised. 1, the ISAL paper's, takes the most likely class as the label.
+        reference: the set whose gradient is v. `held_out`, as in the method section of the ISAL paper: labelled images
+            that are set aside, paid for and not trained on. `test`, as in its tables for classifiers: the test set,
+            whose labels are evaluation labels. `initial` and `labelled`: the initial or the whole labelled set, on
+            which the model is trained.
+        allow_degenerate: `true` lets k be the number of classes, where G is zero and the ranking is rounding noise;
             refused by default (this project's choice).
         min_score: the smallest confidence (0 to 1) of a detector's boxes that become pseudo labels (0.1 in the authors'
             code for ISAL).

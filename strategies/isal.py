@@ -43,7 +43,7 @@ def isal(
     min_score: float = 0.1,
     without_boxes: WithoutBoxes = "last",
 ) -> Indices:
-    """Selects the images whose expected gradient lowers the loss on a reference set most, by influence functions.
+    """Selects the images on which training should lower the loss of a reference set most, by influence functions.
 
     The influence of an image is `I = -s_test . G`, and the smallest are selected. G is the expected gradient of the
     image's loss under pseudo labels (Eq. 3). s_test is the inverse Hessian of the training loss applied to the
@@ -52,10 +52,11 @@ def isal(
 
     Args:
         k: the number of most likely classes over which G is the expectation, with probabilities that are not
-            renormalised (1: the paper's).
-        reference: the labelled set whose loss is to fall. `held_out` is the paper's method section: labelled images
-            that are set aside and paid for. `test` is what its tables for classifiers take; it reads evaluation labels.
-            `initial` and `labelled` are ISAL_v2 and ISAL_v3.
+            renormalised. 1, the paper's, takes the most likely class as the label.
+        reference: the set whose loss is to fall. `held_out`, as in the paper's method section: labelled images that are
+            set aside, paid for and not trained on. `test`, as in its tables for classifiers: the test set, whose labels
+            are evaluation labels. `initial` and `labelled`, the paper's variants ISAL_v2 and ISAL_v3: the initial or
+            the whole labelled set, on which the model is trained.
         damping: the damping of the recursion, at least 0 (0.01 in the authors' code). Damping times scale acts as a
             ridge on the Hessian.
         scale: the number that divides each Hessian product (1e4 in the authors' code for classifiers). Too small a
@@ -69,9 +70,9 @@ def isal(
             for detectors). The paper's text has at most 5,000 images in all chains for FCOS, 500 for Faster R-CNN.
         order: the order in which chains read labelled images. `random` is the paper's text. `file` starts with the
             images bought first, as the authors' code for classifiers does; `newest` with those bought last. `published`
-            is their code for detectors: one pass with the latest purchase first, dealt to the chains, which end when it
-            is used up.
-        allow_degenerate: true lets k be the number of classes, where G is zero and the ranking is rounding noise;
+            is their code for detectors: the labelled images, the latest purchase first, are dealt out to the chains in
+            turn, and each chain reads its images once.
+        allow_degenerate: `true` lets k be the number of classes, where G is zero and the ranking is rounding noise;
             refused by default (this project's choice).
         min_score: the smallest confidence (0 to 1) of a detector's boxes that become pseudo labels (0.1 in the authors'
             code).

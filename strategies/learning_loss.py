@@ -89,7 +89,7 @@ def learning_loss(
     drawn anew in each round.
 
     Args:
-        subset: the number of random unlabelled images whose loss is predicted. null takes 10,000 for a classifier, as
+        subset: the number of random unlabelled images whose loss is predicted. `null` takes 10,000 for a classifier, as
             in the paper, and all images for a detector or a segmenter, because ISAL's paper names no subset for them.
         detach_after: the share of training (0 to 1) after which the gradient of the module no longer reaches the model.
             0.6 is epoch 120 of 200, as published. At 0 it never does, as is usual for detectors.

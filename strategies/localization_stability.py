@@ -34,10 +34,10 @@ def localization_stability(
     the confidence of a box; for FCOS it is class probability times centerness, and not torchvision's square root of it.
 
     Args:
-        certainty: false ranks by S_I alone, which the paper calls LS. true ranks by LS+C, `S_I - max_j (1 - P_j)`, in
-            -1..1; the weight between both terms is 1. The paper has both, CALD's code only LS+C; false is this
+        certainty: `false` ranks by S_I alone, which the paper calls LS. `true` ranks by LS+C, `S_I - max_j (1 - P_j)`,
+            in -1..1; the weight between both terms is 1. The paper has both, CALD's code only LS+C; `false` is this
             project's choice.
-        max_boxes: how many boxes of the image without noise count, the most confident first; null counts all, as in
+        max_boxes: how many boxes of the image without noise count, the most confident first; `null` counts all, as in
             ISAL's code (30 in CALD's code).
         without_boxes: how images without predicted boxes are treated. `last` selects them at random where too few
             others are left, as in ISAL's code. `score` gives them S_I = 0, as in CALD's code, so that LS selects them

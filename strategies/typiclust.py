@@ -39,7 +39,7 @@ def typiclust(
     neighbours among the M members that are unlabelled and not selected yet.
 
     Args:
-        encoder: the frozen encoder whose features are used. The paper's are SimCLR's, trained on the pool. null takes
+        encoder: the frozen encoder whose features are used. The paper's are SimCLR's, trained on the pool. `null` takes
             the model's own features, which the paper does not study.
         max_clusters: the largest number of clusters (500: the paper's).
         num_neighbours: the largest number of neighbours that decide how typical an image is (20: the paper's).
@@ -99,8 +99,10 @@ def pick_in_turns(points_NE: Tensor, lists: Sequence[list[int]], num_neighbours:
 
 
 def most_typical(points_ME: Tensor, num_neighbours: int, rank_M: Tensor) -> int:
-    """Returns the position with the smallest mean squared distance to its nearest neighbours, of equals the lowest
-    rank."""
+    """Returns the position with the smallest mean squared distance to its nearest neighbours.
+
+    Of equal positions the one with the lowest rank is taken.
+    """
     num = len(points_ME)
     if num == 1:
         return 0

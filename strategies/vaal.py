@@ -68,7 +68,7 @@ def vaal(
         latent: the number of latent dimensions (32: the authors').
         width: the channels of the first of up to four convolutions; each further one doubles them (128: the authors').
         size: height and width that images are resized to; an even number, 4 or more (32: CIFAR's).
-        flip: true mirrors half of the images in training, as the authors do.
+        flip: `true` mirrors half of the images in training, as the authors do.
 
     Logs:
         labelled: the mean probability of being labelled that labelled images get.

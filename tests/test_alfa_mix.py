@@ -50,7 +50,7 @@ LABELLED = [70, 3, 12, 44, 21, 9, 60]
 
 def flipped(view: View, cap: float) -> list[bool]:
     """Whether each image's label flips for any anchor at this cap: one image, one class, one feature at a time."""
-    found = []
+    all_flips = []
     bought, label_M = view.embed(view.labelled), view.labels(view.labelled)
     means = [bought[label_M == c].mean(0) if (label_M == c).any() else bought.mean(0) for c in range(C)]
     for z in view.embed(view.unlabelled):
@@ -63,13 +63,13 @@ def flipped(view: View, cap: float) -> list[bool]:
             alpha = [reach * g[i] / (star[i] - z[i]) if star[i] != z[i] else 0.0 for i in range(D)]
             mixed = torch.stack([(1 - alpha[i]) * z[i] + alpha[i] * star[i] for i in range(D)])
             flips |= int(view.classify(mixed).argmax()) != label
-        found.append(flips)
-    return found
+        all_flips.append(flips)
+    return all_flips
 
 
 def least(view: View) -> Tensor:
-    told = anchors(view.embed(view.labelled), view.labels(view.labelled), C)
-    return least_cap(view, view.embed(view.unlabelled), told)
+    anchors_AD = anchors(view.embed(view.labelled), view.labels(view.labelled), C)
+    return least_cap(view, view.embed(view.unlabelled), anchors_AD)
 
 
 @pytest.mark.parametrize("cap", [0.03125, 0.125, 0.25, 0.5, 0.75, 1.0])
@@ -135,9 +135,9 @@ def test_where_candidates_are_too_few_others_are_random_and_distinct() -> None:
     candidates = set(view.unlabelled[np.flatnonzero(flipped(view, 1.0))].tolist())
     num = len(candidates)
     assert 0 < num < 40
-    drawn = [alfa_mix(view, num + 10, RNG(seed)).tolist() for seed in range(3)]
-    assert all(set(one[:num]) == candidates and len(set(one)) == num + 10 for one in drawn)
-    assert len({tuple(one[num:]) for one in drawn}) == 3
+    selections = [alfa_mix(view, num + 10, RNG(seed)).tolist() for seed in range(3)]
+    assert all(set(selection[:num]) == candidates and len(set(selection)) == num + 10 for selection in selections)
+    assert len({tuple(selection[num:]) for selection in selections}) == 3
     assert view.diagnostics == {"alpha_cap": 1.0, "candidates": num}
     assert set(alfa_mix(view, 73, RNG(0)).tolist()) == set(view.unlabelled.tolist())
 

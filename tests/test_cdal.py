@@ -20,7 +20,7 @@ Kind = Literal["classifier", "detector", "segmenter"]
 TINY = np.finfo(np.float64).tiny
 
 
-class Told:
+class FixedPredictions:
     """Predictions as told, of any of the images."""
 
     def __init__(self, whole: Predictions) -> None:
@@ -31,12 +31,12 @@ class Told:
         place_N = torch.full((self.whole.num_images,), -1)
         place_N[torch.from_numpy(indices)] = torch.arange(len(indices))
         image_P = place_N[self.whole.image_P]
-        kept = image_P >= 0
-        scores_PC, image_P = self.whole.scores_PC[kept], image_P[kept]
+        is_of_images_P = image_P >= 0
+        scores_PC, image_P = self.whole.scores_PC[is_of_images_P], image_P[is_of_images_P]
         if self.whole.one_each:
             order = image_P.argsort()
             scores_PC, image_P = scores_PC[order], image_P[order]
-        boxes = None if self.whole.boxes_P4 is None else self.whole.boxes_P4[kept]
+        boxes = None if self.whole.boxes_P4 is None else self.whole.boxes_P4[is_of_images_P]
         return Predictions(scores_PC, image_P, len(indices), boxes)
 
     def view(self, labelled: list[int]) -> View:
@@ -58,33 +58,39 @@ def predictions(kind: Kind, num_images: int = 40, classes: int = 6) -> Predictio
     return Predictions(p_PC, image_P, num_images, torch.zeros(len(image_P), 4) if kind == "detector" else None)
 
 
-def twin_mixtures(seen: Predictions, by_class: bool) -> list[dict[int, Any]]:
+def twin_mixtures(predictions: Predictions, by_class: bool) -> list[dict[int, Any]]:
     """For each image, class -> mixture."""
-    told: list[dict[int, Any]] = []
-    for image in range(seen.num_images):
+    mixtures: list[dict[int, Any]] = []
+    for image in range(predictions.num_images):
         groups: dict[int, list[Any]] = {}
-        for p in seen.scores_PC[seen.image_P == image].numpy():
-            label = int((p if seen.boxes_P4 is None else p[:-1]).argmax()) if by_class and not seen.one_each else 0
+        for p in predictions.scores_PC[predictions.image_P == image].numpy():
+            label = (
+                int((p if predictions.boxes_P4 is None else p[:-1]).argmax())
+                if by_class and not predictions.one_each
+                else 0
+            )
             groups.setdefault(label, []).append(p)
         weights = {label: [-(p * np.log(p)).sum() for p in rows] for label, rows in groups.items()}
-        told.append({label: np.average(rows, 0, weights[label]) for label, rows in groups.items()})
-    return told
+        mixtures.append({label: np.average(rows, 0, weights[label]) for label, rows in groups.items()})
+    return mixtures
 
 
-def twin_distance(one: dict[int, Any], other: dict[int, Any], how: str) -> float:
+def twin_distance(first: dict[int, Any], second: dict[int, Any], how: str) -> float:
     """Over the classes of both; infinite where there are none."""
-    both = [(rel_entr(one[c], other[c]).sum() + rel_entr(other[c], one[c]).sum()) / 2 for c in one if c in other]
+    both = [
+        (rel_entr(first[c], second[c]).sum() + rel_entr(second[c], first[c]).sum()) / 2 for c in first if c in second
+    ]
     return math.inf if not both else float(np.mean(both) if how == "mean" else np.sum(both))
 
 
-def twin_picks(told: list[dict[int, Any]], num_labelled: int, budget: int, how: str, rank: Indices) -> list[int]:
-    centres, picks = [told[i] for i in range(num_labelled) if told[i]], []
-    free = [i for i in range(num_labelled, len(told)) if told[i]]
+def twin_picks(mixtures: list[dict[int, Any]], num_labelled: int, budget: int, how: str, rank: Indices) -> list[int]:
+    centres, picks = [mixtures[i] for i in range(num_labelled) if mixtures[i]], []
+    free = [i for i in range(num_labelled, len(mixtures)) if mixtures[i]]
     while free and len(picks) < budget:
-        values = [min(twin_distance(told[i], centre, how) for centre in centres) for i in free]
+        values = [min(twin_distance(mixtures[i], centre, how) for centre in centres) for i in free]
         best = max(range(len(free)), key=lambda i: (values[i], -rank[free[i]]))
         picks.append(free.pop(best))
-        centres.append(told[picks[-1]])
+        centres.append(mixtures[picks[-1]])
     return picks
 
 
@@ -93,11 +99,11 @@ def twin_picks(told: list[dict[int, Any]], num_labelled: int, budget: int, how: 
 @pytest.mark.parametrize("how", ["mean", "sum"])
 def test_cdal_is_its_brute_force_twin(kind: Kind, by_class: bool, how: Literal["mean", "sum"]) -> None:
     """All that can be bought; images without predictions come last."""
-    task, labelled = Told(predictions(kind)), [17, 3, 30, 8, 9]
+    task, labelled = FixedPredictions(predictions(kind)), [17, 3, 30, 8, 9]
     view = task.view(labelled)
-    seen = task.predict(None, np.concatenate([labelled, view.unlabelled]))
+    all_predictions = task.predict(None, np.concatenate([labelled, view.unlabelled]))
     rank = view.tie_ranks(np.concatenate([labelled, view.unlabelled]))
-    twin = twin_picks(twin_mixtures(seen, by_class), 5, 35, how, rank)
+    twin = twin_picks(twin_mixtures(all_predictions, by_class), 5, 35, how, rank)
     chosen = cdal(view, 35, RNG(0), by_class=by_class, how=how)
     assert len(twin) == {"detector": 26}.get(kind, 35)
     assert chosen[: len(twin)].tolist() == view.unlabelled[np.array(twin) - 5].tolist()
@@ -106,12 +112,12 @@ def test_cdal_is_its_brute_force_twin(kind: Kind, by_class: bool, how: Literal["
 
 @pytest.mark.parametrize(("kind", "given"), [("detector", {"by_class": False}), ("segmenter", {"how": "sum"})])
 def test_parameters_matter(kind: Kind, given: dict[str, Any]) -> None:
-    view = Told(predictions(kind)).view([17, 3])
+    view = FixedPredictions(predictions(kind)).view([17, 3])
     assert cdal(view, 20, RNG(0)).tolist() != cdal(view, 20, RNG(0), **given).tolist()
 
 
 def test_a_classifiers_classes_do_not_part_its_images() -> None:
-    view = Told(predictions("classifier")).view([17, 3])
+    view = FixedPredictions(predictions("classifier")).view([17, 3])
     assert cdal(view, 20, RNG(0)).tolist() == cdal(view, 20, RNG(0), by_class=False).tolist()
 
 
@@ -129,19 +135,19 @@ def test_distances_by_hand() -> None:
 def test_mixtures_by_hand() -> None:
     """Two boxes of class 0 weigh log 2 and 1.5 log 2 (entropies of (1/2, 1/2, 0) and (1/2, 1/4, 1/4)), so 2/5 and 3/5;
     a third, of class 1 although background is likelier, stands alone."""
-    seen = Predictions(
+    class_predictions = Predictions(
         rows((0.5, 0.5, 0.0), (0.1, 0.2, 0.7), (0.5, 0.25, 0.25)), torch.tensor([1, 1, 1]), 3, torch.zeros(3, 4)
     )
-    mixed = build_mixtures(seen, by_class=True)
+    mixed = build_mixtures(class_predictions, by_class=True)
     assert (mixed.class_R.tolist(), mixed.image_R.tolist()) == ([0, 1], [1, 1])
     torch.testing.assert_close(mixed.p_RC, rows((0.5, 0.35, 0.15), (0.1, 0.2, 0.7)))
-    assert build_mixtures(seen, by_class=False).class_R.tolist() == [0]
+    assert build_mixtures(class_predictions, by_class=False).class_R.tolist() == [0]
 
 
 def test_certain_predictions_count_alike_where_there_are_no_others() -> None:
     image_P, boxes_P4 = torch.tensor([0, 0, 1, 1]), torch.zeros(4, 4)
-    seen = Predictions(rows((1, 0, 0), (0, 0, 1), (1, 0, 0), (0.4, 0.3, 0.3)), image_P, 2, boxes_P4)
-    mixed = build_mixtures(seen, by_class=False)
+    certain_predictions = Predictions(rows((1, 0, 0), (0, 0, 1), (1, 0, 0), (0.4, 0.3, 0.3)), image_P, 2, boxes_P4)
+    mixed = build_mixtures(certain_predictions, by_class=False)
     torch.testing.assert_close(mixed.p_RC, rows((0.5, 0, 0.5), (0.4, 0.3, 0.3)))
 
 
@@ -157,15 +163,17 @@ def test_images_that_share_no_class_with_any_centre_come_first_and_those_without
     """Image 0, labelled, has class 0; so has 1, far from it; 2 and 3 have class 1; 4, 5 and 6 have no boxes. After 2,
     image 3 is known, and nearer than 1."""
     scores_PC = rows((0.8, 0.1, 0.1), (0.4, 0.3, 0.3), (0.1, 0.8, 0.1), (0.1, 0.79, 0.11))
-    view = Told(Predictions(scores_PC, torch.arange(4), 7, torch.zeros(4, 4))).view([0])
-    drawn = [cdal(view, 6, RNG(seed)).tolist() for seed in range(6)]
-    assert all(one[:3] == [2, 1, 3] and sorted(one[3:]) == [4, 5, 6] for one in drawn)
-    assert len({tuple(one) for one in drawn}) > 1
+    view = FixedPredictions(Predictions(scores_PC, torch.arange(4), 7, torch.zeros(4, 4))).view([0])
+    selections = [cdal(view, 6, RNG(seed)).tolist() for seed in range(6)]
+    assert all(selection[:3] == [2, 1, 3] and sorted(selection[3:]) == [4, 5, 6] for selection in selections)
+    assert len({tuple(selection) for selection in selections}) > 1
     assert cdal(view, 2, RNG(0)).tolist() == [2, 1]
 
 
 def test_without_any_prediction_all_is_random() -> None:
-    view = Told(Predictions(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 9, torch.zeros(0, 4))).view([0])
+    view = FixedPredictions(
+        Predictions(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 9, torch.zeros(0, 4))
+    ).view([0])
     drawn = [cdal(view, 8, RNG(seed)).tolist() for seed in range(2)]
     assert drawn[0] != drawn[1]
     assert sorted(drawn[0]) == sorted(drawn[1]) == list(range(1, 9))
@@ -185,10 +193,12 @@ def test_labelled_images_in_chunks_are_those_at_once(kind: Kind, monkeypatch: py
 
 
 def test_single_precision_is_close() -> None:
-    seen = predictions("detector")
-    single = Predictions(seen.scores_PC.float(), seen.image_P, seen.num_images, seen.boxes_P4)
+    double = predictions("detector")
+    single = Predictions(double.scores_PC.float(), double.image_P, double.num_images, double.boxes_P4)
     centres = torch.arange(10)
-    exact, close = (build_mixtures(one, by_class=True).distance_to_nearest(centres, "sum") for one in (seen, single))
+    exact, close = (
+        build_mixtures(values, by_class=True).distance_to_nearest(centres, "sum") for values in (double, single)
+    )
     torch.testing.assert_close(close.double(), exact, atol=1e-5, rtol=1e-5)
     own_N = build_mixtures(single, by_class=True).distance_to_nearest(torch.arange(40), "sum")
     own_N = own_N[own_N.isfinite()]
@@ -197,7 +207,7 @@ def test_single_precision_is_close() -> None:
 
 
 def test_nan_is_refused() -> None:
-    seen = predictions("classifier")
-    seen.scores_PC[9, 1] = torch.nan
+    broken = predictions("classifier")
+    broken.scores_PC[9, 1] = torch.nan
     with pytest.raises(ValueError, match="NaN"):
-        cdal(Told(seen).view([0]), 3, RNG(0))
+        cdal(FixedPredictions(broken).view([0]), 3, RNG(0))

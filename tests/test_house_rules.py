@@ -54,14 +54,14 @@ class File:
     @cached_property
     def aliases(self) -> dict[str, str]:
         """What a name in this file stands for: {"np": "numpy", "rand": "numpy.random.rand"}."""
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
-                found |= {a.asname: a.name for a in node.names if a.asname}
-                found |= {top: top for top in (a.name.partition(".")[0] for a in node.names if not a.asname)}
+                names |= {a.asname: a.name for a in node.names if a.asname}
+                names |= {top: top for top in (a.name.partition(".")[0] for a in node.names if not a.asname)}
             elif isinstance(node, ast.ImportFrom):
-                found |= {a.asname or a.name: f"{self.origin(node)}.{a.name}" for a in node.names}
-        return found
+                names |= {a.asname or a.name: f"{self.origin(node)}.{a.name}" for a in node.names}
+        return names
 
     def origin(self, node: ast.ImportFrom) -> str:
         """The absolute module that `from ... import` names."""
@@ -163,7 +163,7 @@ def plugins_import_the_contract_alone(files: Files) -> Found:
             *["benchmark.vision"] * (file.folder != "strategies"),
         ]
         for line, name in imports(file) if file.folder in REGISTER else ():
-            if name.partition(".")[0] in PRODUCT and not any(f"{name}.".startswith(f"{one}.") for one in allowed):
+            if name.partition(".")[0] in PRODUCT and not any(f"{name}.".startswith(f"{module}.") for module in allowed):
                 yield f"{file.path}:{line} imports {name}"
 
 
@@ -278,7 +278,7 @@ def files_are_short(files: Files) -> Found:
 def one_plugin_a_file(files: Files) -> Found:
     """`strategies/NAME.py` registers NAME and nothing else, tasks alike; other modules register nothing."""
     for file in files:
-        found = [
+        decorated = [
             (
                 decorator.func.attr if isinstance(decorator.func, ast.Attribute) else ast.unparse(decorator.func),
                 node.name,
@@ -288,7 +288,7 @@ def one_plugin_a_file(files: Files) -> Found:
             for decorator in node.decorator_list
             if isinstance(decorator, ast.Call)
         ]
-        registered = [(how, name) for how, name in found if how in REGISTER.values()]
+        registered = [(how, name) for how, name in decorated if how in REGISTER.values()]
         expected = [(REGISTER[file.folder], file.stem)] if file.is_plugin else []
         if registered != expected:
             yield f"{file.path} registers {registered}, not {expected}"
@@ -307,7 +307,9 @@ def signatures_are_typed(files: Files) -> Found:
         for _, node in functions([file]):
             given = [*node.args.posonlyargs, *node.args.args][node in methods :]
             given += [*node.args.kwonlyargs, *filter(None, [node.args.vararg, node.args.kwarg])]
-            bare = [one.arg for one in given if one.annotation is None] + ["return"] * (node.returns is None)
+            bare = [parameter.arg for parameter in given if parameter.annotation is None] + ["return"] * (
+                node.returns is None
+            )
             if bare:
                 yield f"{file.path}:{node.lineno} {node.name} has no type on: {', '.join(bare)}"
 
@@ -416,7 +418,9 @@ def text_is_utf8(files: Files) -> Found:
     """Text that is read from files and programs, or written, says its encoding: that of the locale is anybody's."""
     for file in files:
         for node in ast.walk(file.tree):
-            if isinstance(node, ast.Call) and takes_locale(node, {one.arg: one.value for one in node.keywords}):
+            if isinstance(node, ast.Call) and takes_locale(
+                node, {keyword.arg: keyword.value for keyword in node.keywords}
+            ):
                 yield f"{file.path}:{node.lineno} {ast.unparse(node.func)} takes the locale's encoding"
 
 
@@ -448,8 +452,8 @@ MAY_WRITE = {
     ("benchmark/system/locks.py", "open_locked_file"): "the same",
     (
         "benchmark/runner/fit_cache.py",
-        "taken",
-    ): "locks of single fits, for which a disk that knows no locks is no error",
+        "acquire_lock",
+    ): "locks single fits; a file system without locks is no error there",
     ("benchmark/runner/fit_cache.py", "release_lock"): "the same",
     ("benchmark/system/streams.py", "tolerant_stream"): "the null device, for a stream that is closed",
     ("benchmark/system/streams.py", "tolerate_closed_streams"): "the same",
@@ -473,7 +477,7 @@ def one_module_writes(files: Files) -> Found:
 
 def writes(file: File, call: ast.Call) -> bool:
     """Whether a call opens, moves or locks a file for writing."""
-    name, given = ast.unparse(call.func), {one.arg: one.value for one in call.keywords}
+    name, given = ast.unparse(call.func), {keyword.arg: keyword.value for keyword in call.keywords}
     place = 1 if name == "open" else 0  # the mode of `open`, and of a path's `open`
     mode = call.args[place] if len(call.args) > place else given.get("mode")
     opened = name == "open" or name.endswith(".open")
@@ -520,13 +524,13 @@ SYNTAX_RULES: list[Rule] = [
 def test_the_code_keeps(rule: Rule) -> None:
     files = product()
     assert {file.folder for file in files} == set(PRODUCT)
-    found = list(rule(files))
-    assert not found, "\n".join([str(rule.__doc__), *found])
+    offences = list(rule(files))
+    assert not offences, "\n".join([str(rule.__doc__), *offences])
 
 
 def test_the_repository_keeps_no_paths_of_one_machine() -> None:
-    found = list(no_paths_of_one_machine(committed()))
-    assert not found, "\n".join(found)
+    offences = list(no_paths_of_one_machine(committed()))
+    assert not offences, "\n".join(offences)
 
 
 EXCEPTIONS: list[tuple[Rule, dict[Any, str], Any]] = [
@@ -754,17 +758,17 @@ def test_what_is_imported_is_declared() -> None:
     """In pyproject.toml, as a dependency or in an extra, and nothing is declared that nothing imports."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = [
+    requirements = [
         *project["dependencies"],
-        *(one for name in extras if name not in ("docs", "test") for one in extras[name]),
+        *(requirement for name in extras if name not in ("docs", "test") for requirement in extras[name]),
     ]
-    declared = {re.split("[^A-Za-z0-9_-]", one)[0].removeprefix("onedl-") for one in asked}
+    declared = {re.split("[^A-Za-z0-9_-]", requirement)[0].removeprefix("onedl-") for requirement in requirements}
     files = [file for file in product() if file.folder != "tools"]
     names = {name.partition(".")[0] for file in files for _, name in imports(file)}
     names -= {*sys.stdlib_module_names, *PRODUCT, "_typeshed"}
-    found = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in names}
+    imported = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in names}
     declared -= {"mmcv"}  # mmdet imports it
-    assert found == {"mmdet" if name == "mmdetection" else name for name in declared}
+    assert imported == {"mmdet" if name == "mmdetection" else name for name in declared}
 
 
 def test_plugins_stay_off_the_module_path() -> None:

@@ -75,7 +75,7 @@ def test_expectation_by_single_classes(k: int) -> None:
     view = toy_view()
     s, p_NC = random_direction(view), view.predict(view.unlabelled).scores_PC
     classes = [torch.eye(6, dtype=torch.float64)[[c]].expand(len(p_NC), 6) for c in range(6)]
-    influence_NC = torch.stack([view.directional(view.unlabelled, one, s) for one in classes], 1)
+    influence_NC = torch.stack([view.directional(view.unlabelled, targets, s) for targets in classes], 1)
     torch.testing.assert_close((p_NC * influence_NC).sum(1), torch.zeros(len(p_NC)).double(), atol=1e-10, rtol=0)
     top = p_NC.topk(k)
     weight = torch.ones_like(top.values) if k == 1 else top.values
@@ -192,9 +192,9 @@ def test_scales_that_are_not_above_zero_are_refused(wrong: dict[str, Any]) -> No
 
 def test_isal_with_equal_block_scales_is_isal_with_that_scale() -> None:
     view, few = toy_view(), {"depth": 5, "repeats": 2, "damping": 0.1}
-    one = isal(view, 6, RNG(4), scale=20.0, **cast(Any, few))
+    selection = isal(view, 6, RNG(4), scale=20.0, **cast(Any, few))
     log = dict(view.diagnostics)
-    np.testing.assert_array_equal(one, isal(view, 6, RNG(4), block_scales="20/20/20", **cast(Any, few)))
+    np.testing.assert_array_equal(selection, isal(view, 6, RNG(4), block_scales="20/20/20", **cast(Any, few)))
     assert view.diagnostics == log
     isal(view, 6, RNG(4), block_scales="20/5/20", **cast(Any, few))
     assert view.diagnostics["ridge"] == pytest.approx(0.5)
@@ -270,7 +270,10 @@ def test_published_chains_by_hand() -> None:
 def test_isal_deals_its_purchases_out() -> None:
     """From purchases of 6 and 6 images: chains of 3, where depth is 50."""
     view = toy_view()
-    assert [one.tolist() for one in view.purchases] == [view.labelled[:6].tolist(), view.labelled[6:].tolist()]
+    assert [purchase.tolist() for purchase in view.purchases] == [
+        view.labelled[:6].tolist(),
+        view.labelled[6:].tolist(),
+    ]
     chosen = isal(view, 6, RNG(4), depth=50, damping=0.1, scale=20.0, order="published")
     chains = np.concatenate(view.purchases[::-1]).reshape(3, 4).T
     v = reference_gradient(view, "held_out")

@@ -121,10 +121,10 @@ def test_badge_is_its_brute_force_twin() -> None:
 def test_badge_gradient_is_the_last_layers() -> None:
     """Up to sign, (e_yhat - p) outer h is what backpropagation gives for the pseudo label."""
     view = look(Toy(dtype=torch.float64), {"losses", "pseudo_labels", "predict", "embed"})
-    one = view.unlabelled[:1]
-    loss = view.losses(one, view.pseudo_labels(one, 1, 0.1)).sum()
+    image = view.unlabelled[:1]
+    loss = view.losses(image, view.pseudo_labels(image, 1, 0.1)).sum()
     [gradient_CD] = torch.autograd.grad(loss, [cast(Any, view.model).head.weight])
-    p_C, h_D = view.predict(one).scores_PC[0], view.embed(one)[0]
+    p_C, h_D = view.predict(image).scores_PC[0], view.embed(image)[0]
     residual_C = torch.eye(4, dtype=torch.float64)[p_C.argmax()] - p_C
     torch.testing.assert_close(-torch.outer(residual_C, h_D), gradient_CD)
 
@@ -191,14 +191,14 @@ def test_lazy_picks_are_the_eager_ones(kind: str, active: int, monkeypatch: pyte
     points = cloud(kind)
     centred = points[5:] - points[5:].mean(0)
     norms = centred.square().sum(1)
-    begin = squared_distance_to_nearest(centred, norms, points[:5] - points[5:].mean(0))
-    eager = kcenter.pick_exactly(centred, norms, begin.clone(), torch.arange(395), 120)
+    initial = squared_distance_to_nearest(centred, norms, points[:5] - points[5:].mean(0))
+    eager = kcenter.pick_exactly(centred, norms, initial.clone(), torch.arange(395), 120)
     lazy = k_center_greedy(points[5:], points[:5], 120, torch.arange(395))
     if kind in ("cloud", "clusters"):
         assert torch.equal(lazy, eager)
     else:  # rounding may order equals otherwise: each pick must be one of the farthest
         assert len(set(lazy.tolist())) == 120
-        distance = begin.clone()
+        distance = initial.clone()
         for pick in lazy:
             assert distance[pick] >= distance.max() - 1e-9
             distance = torch.minimum(distance, squared_distance_to_nearest(centred, norms, centred[pick : pick + 1]))

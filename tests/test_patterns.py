@@ -44,7 +44,7 @@ class Encoded(Toy):
 
 # --- the attention filter -------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("tau", "kept"),
+    ("tau", "expected"),
     [
         (0.3, [False, True, False, False]),
         (0.5, [False, True, False, False]),
@@ -54,10 +54,10 @@ class Encoded(Toy):
         (1.0, [True, True, True, True]),
     ],
 )
-def test_the_most_attended_patches_that_hold_tau(tau: float, kept: list[bool]) -> None:
+def test_the_most_attended_patches_that_hold_tau(tau: float, expected: list[bool]) -> None:
     """By hand, in halves of halves so that sums are exact."""
     attention_NT = torch.tensor([[0.1875, 0.5, 0.0625, 0.25]], dtype=torch.float64)
-    assert most_attended(attention_NT, tau).tolist() == [kept]
+    assert most_attended(attention_NT, tau).tolist() == [expected]
 
 
 def test_the_filter_is_its_brute_force_twin() -> None:
@@ -197,15 +197,15 @@ def test_draws_have_the_probabilities_of_exact_distances(power: float) -> None:
     centres_MD, groups = torch.tensor([[-1.0]], dtype=torch.float64), Groups.from_labels(torch.arange(5))
     first_N = ((points_ND[:, 0] + 1) ** 2) ** power
     expected_N = torch.zeros(5, dtype=torch.float64)
-    for one in range(5):
-        nearest_N = torch.minimum((points_ND[:, 0] + 1) ** 2, (points_ND[:, 0] - points_ND[one, 0]) ** 2) ** power
-        expected_N += first_N[one] / first_N.sum() * nearest_N / nearest_N.sum()
+    for first in range(5):
+        nearest_N = torch.minimum((points_ND[:, 0] + 1) ** 2, (points_ND[:, 0] - points_ND[first, 0]) ** 2) ** power
+        expected_N += first_N[first] / first_N.sum() * nearest_N / nearest_N.sum()
     rng, number = np.random.default_rng(0), 4_000
     seconds = Counter(
         int(draw_by_distance(points_ND, centres_MD, 2, rng, power=power, groups=groups, first=0)[1])
         for _ in range(number)
     )
-    counted_N = np.array([seconds[one] for one in range(5)]) / number
+    counted_N = np.array([seconds[first] for first in range(5)]) / number
     np.testing.assert_allclose(counted_N, expected_N.numpy(), atol=4 * 0.5 / number**0.5)
 
 
@@ -218,8 +218,8 @@ def test_draws_never_repeat_an_image_even_among_copies() -> None:
 
 def test_freesel_draws_by_its_generator_alone() -> None:
     view = look(Encoded(), {"encode"})
-    one, again, other = (freesel(view, 20, np.random.default_rng(s), encoder="any").tolist() for s in (0, 0, 1))
-    assert one == again != other
+    first, again, other = (freesel(view, 20, np.random.default_rng(s), encoder="any").tolist() for s in (0, 0, 1))
+    assert first == again != other
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_freesel_draws_by_its_generator_alone() -> None:
     [
         (geal, {"tau": 0.0}, r"geal\[tau=0.0\]: must be above 0 and at most 1"),
         (geal, {"k": 0}, r"geal\[k=0\]: must be 1 or more"),
-        (freesel, {"tau": 1.5}, r"freesel\[tau=1.5\]: a share"),
+        (freesel, {"tau": 1.5}, r"freesel\[tau=1.5\]: must be above 0"),
     ],
 )
 def test_settings_without_patterns_are_refused(strategy: Any, settings: dict[str, Any], words: str) -> None:

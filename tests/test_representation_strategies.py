@@ -31,13 +31,13 @@ class Fixed:
     """Features as told, as the model's own and as any encoder's; predictions over so many classes."""
 
     def __init__(self, features_NE: Tensor, classes: int = 4) -> None:
-        self.features_NE, self.classes, self.asked = features_NE, classes, []  # type: ignore[var-annotated]
+        self.features_NE, self.classes, self.encoders = features_NE, classes, []  # type: ignore[var-annotated]
 
     def embed(self, model: object, indices: Indices) -> Tensor:
         return self.features_NE[indices]
 
     def encode(self, model: object, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
-        self.asked.append(encoder)
+        self.encoders.append(encoder)
         for part in np.array_split(indices, 3):
             yield Encoding(torch.zeros(len(part), 1, 1), torch.ones(len(part), 1), -self.features_NE[part])
 
@@ -86,7 +86,7 @@ def test_features_are_of_unit_length_and_in_order() -> None:
     torch.testing.assert_close(own.norm(dim=1), torch.tensor([0.0, 1, 1, 1]).double())
     torch.testing.assert_close(own[1:], torch.from_numpy(unit(task.features_NE[which[1:]])))
     assert torch.equal(encoded, -own)
-    assert task.asked == [PCA]
+    assert task.encoders == [PCA]
 
 
 def test_distances_are_those_of_scipy_and_not_negative() -> None:
@@ -115,18 +115,18 @@ def test_clusters_follow_rng_alone(minibatch: bool) -> None:
 @pytest.mark.parametrize("minibatch", [False, True])
 def test_kmeans_runs_on_one_thread(minibatch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = MiniBatchKMeans if minibatch else KMeans
-    told, fit_predict = [], kind.fit_predict
+    num_threads, fit_predict = [], kind.fit_predict
 
     def spy(model: Any, points: Any) -> Any:
-        told.extend(pool["num_threads"] for pool in threadpool_info())
+        num_threads.extend(pool["num_threads"] for pool in threadpool_info())
         return fit_predict(model, points)
 
     monkeypatch.setattr(kind, "fit_predict", spy)
     with threadpool_limits(2):
         kmeans(clouds(), 6, RNG(0), minibatch=minibatch)
-        found = [pool for pool in threadpool_info() if pool.get("threading_layer") != "disabled"]  # as is OpenCV's
-        assert {pool["num_threads"] for pool in found} == {2}
-    assert set(told) == {1}
+        pools = [pool for pool in threadpool_info() if pool.get("threading_layer") != "disabled"]  # as is OpenCV's
+        assert {pool["num_threads"] for pool in pools} == {2}
+    assert set(num_threads) == {1}
 
 
 def test_kmeans_of_few_distinct_points_leaves_clusters_empty_without_a_warning() -> None:
@@ -149,7 +149,7 @@ def test_lengths_of_features_do_not_matter_and_the_encoder_does(module: Any) -> 
     short, long, task = Fixed(clouds(lengths=False)), Fixed(7 * clouds(lengths=False)), Fixed(clouds())
     assert choose(module, short.view([5, 2]), 20) == choose(module, long.view([5, 2]), 20)
     choose(module, task.view([5, 2]), 3, encoder=PCA)
-    assert task.asked == [PCA]
+    assert task.encoders == [PCA]
 
 
 # --- TypiClust --------------------------------------------------------------------------------
@@ -226,16 +226,16 @@ def test_typiclust_in_chunks_is_typiclust_at_once(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(("budget", "most", "clusters"), [(10, 500, 12), (48, 500, 50), (49, 500, 51), (70, 60, 60)])
 def test_typiclust_clusters(budget: int, most: int, clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One for each label there will be, max_clusters at most, by mini-batches where they are above 50."""
-    told = []
+    calls = []
 
     def spy(points: Tensor, num: int, rng: Any, *, minibatch: bool) -> Any:
-        told.append((len(points), num, minibatch))
+        calls.append((len(points), num, minibatch))
         return kmeans(points, num, rng, minibatch=minibatch)
 
     monkeypatch.setattr(typiclust, "kmeans", spy)
     chosen = choose(typiclust, Fixed(clouds()).view([5, 2]), budget, max_clusters=most)
     assert len(set(chosen)) == budget
-    assert told == [(120, clusters, clusters > 50)]
+    assert calls == [(120, clusters, clusters > 50)]
 
 
 @pytest.mark.parametrize("given", ["max_clusters", "num_neighbours"])
@@ -311,12 +311,12 @@ def test_an_image_covers_itself_at_any_radius() -> None:
 
 def test_after_full_coverage_the_rest_is_random() -> None:
     view = Fixed(clouds()).view([5])
-    drawn = [choose(probcover, view, 20, seed, delta=1.9) for seed in range(3)]
+    selections = [choose(probcover, view, 20, seed, delta=1.9) for seed in range(3)]
     known = len(probcover_twin(unit(clouds()[[5, *view.unlabelled]]), 1, 1.9, 20, np.arange(120))[0])
     assert 0 < known < 20
-    assert len({tuple(one[:known]) for one in drawn}) == 1
-    assert len({tuple(one[known:]) for one in drawn}) == 3
-    assert all(len(set(one)) == 20 for one in drawn)
+    assert len({tuple(selection[:known]) for selection in selections}) == 1
+    assert len({tuple(selection[known:]) for selection in selections}) == 3
+    assert all(len(set(selection)) == 20 for selection in selections)
     assert view.diagnostics["coverage"] == 1
 
 
@@ -390,7 +390,7 @@ def test_probcover_refuses(given: dict[str, float], words: str) -> None:
 
 @pytest.mark.parametrize("task", [Fixed(clouds(), classes=1), Fixed(on_circle(0, 0, 0, 0))])
 def test_probcover_refuses_one_cluster(task: Fixed) -> None:
-    with pytest.raises(ValueError, match="give a delta"):
+    with pytest.raises(ValueError, match="give no radius"):
         choose(probcover, task.view([0]), 2)
 
 

@@ -279,7 +279,7 @@ def test_discriminative_is_its_slow_twin(within: Any) -> None:
     """40 labelled images and one unlabelled for each: of the 160 unlabelled, a quarter and a little more is drawn."""
     view, options = Clusters().view(), {"unlabelled_ratio": 1, "num_queries": 3, "within": within}
     chosen = discriminative(view, 12, np.random.default_rng(3), **FEW, **options)
-    twins = {one: discriminative_twin(view, 12, 3, 1, one, 3) for one in ("subset", "pool")}
+    twins = {place: discriminative_twin(view, 12, 3, 1, place, 3) for place in ("subset", "pool")}
     assert chosen.tolist() == twins[within]
     assert twins["subset"] != twins["pool"]
 

@@ -84,17 +84,20 @@ def test_the_largest_of_equals_is_that_of_the_lowest_rank() -> None:
 
 def test_the_order_is_drawn_for_each_round_of_each_cell() -> None:
     def ranks(strategy: str, seed: int, num_rounds: int) -> list[int]:
-        one = cell(strategy, seed=seed)
-        task = launch.build_task(one.task, Machine(torch.device("cpu")))
-        begin = loop.draw_initial(cell("random"), task)
-        by_round = [begin.initial, *(np.flatnonzero(~np.isin(np.arange(40), begin.initial))[:2] for _ in range(1))]
-        view = loop.build_view(one, task, begin, task.model(), by_round[:num_rounds])
+        own_cell = cell(strategy, seed=seed)
+        task = launch.build_task(own_cell.task, Machine(torch.device("cpu")))
+        initial_draw = loop.draw_initial(cell("random"), task)
+        by_round = [
+            initial_draw.initial,
+            *(np.flatnonzero(~np.isin(np.arange(40), initial_draw.initial))[:2] for _ in range(1)),
+        ]
+        view = loop.build_view(own_cell, task, initial_draw, task.model(), by_round[:num_rounds])
         return view.tie_ranks(np.arange(40)[np.isin(np.arange(40), view.unlabelled)]).tolist()[:5]
 
-    told = [("entropy", 0, 1), ("entropy", 0, 2), ("entropy", 1, 1), ("margin", 0, 1)]
-    drawn = [ranks(*one) for one in told]
-    assert len({tuple(one) for one in drawn}) == 4
-    assert drawn == [ranks(*one) for one in told]
+    rounds = [("entropy", 0, 1), ("entropy", 0, 2), ("entropy", 1, 1), ("margin", 0, 1)]
+    drawn = [ranks(*row) for row in rounds]
+    assert len({tuple(row) for row in drawn}) == 4
+    assert drawn == [ranks(*row) for row in rounds]
 
 
 # --- every strategy ---------------------------------------------------------------------------
@@ -102,7 +105,7 @@ def cases() -> list[tuple[str, Kind]]:
     """Each strategy on what it is for."""
     for_all = [(name, kind) for name in sorted(PLUGINS) for kind in ("classifier", "detector")]
     left_out = {(name, "classifier") for name in BOXES_ALONE} | {(name, "detector") for name in CLASSES_ALONE}
-    return [one for one in for_all if one not in left_out]  # type: ignore[misc]
+    return [case for case in for_all if case not in left_out]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("name", "kind"), cases())

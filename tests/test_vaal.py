@@ -43,10 +43,10 @@ class Pictures:
         generator = torch.Generator().manual_seed(0)
         self.pixels = torch.randint(0, 60, (num, 3, 8, 8), generator=generator, dtype=torch.uint8)
         self.pixels[bright:] += 190
-        self.asked: list[tuple[int, int]] = []
+        self.sizes: list[tuple[int, int]] = []
 
     def images(self, model: object, indices: Indices, size: tuple[int, int]) -> Tensor:
-        self.asked.append(size)
+        self.sizes.append(size)
         return F.interpolate(self.pixels[indices].float(), size).to(torch.uint8)
 
     def view(self, labelled: list[int]) -> View:
@@ -133,9 +133,9 @@ def test_batches_show_each_image_once_an_epoch(flip: bool) -> None:
         parts = [next(stream) for _ in range(7)]
         assert [len(part) for part in parts] == [8] * 6 + [2]
         epochs.append(((torch.cat(parts) + 1) * 127.5).round().int())
-    left, right = (one[:, 0, 0, [0, -1]].sort(1).values.T for one in epochs)
-    assert all(torch.equal(one[0].sort().values, torch.arange(50).int()) for one in (left, right))
-    assert all(torch.equal(one[0] + 100, one[1]) for one in (left, right))
+    left, right = (values[:, 0, 0, [0, -1]].sort(1).values.T for values in epochs)
+    assert all(torch.equal(values[0].sort().values, torch.arange(50).int()) for values in (left, right))
+    assert all(torch.equal(values[0] + 100, values[1]) for values in (left, right))
     assert not torch.equal(left[0], right[0])
     mirrored = int((epochs[0][:, 0, 0, 0] >= 100).sum())
     assert 15 < mirrored < 35 if flip else mirrored == 0
@@ -151,14 +151,14 @@ def test_each_step_trains_its_own_network(monkeypatch: pytest.MonkeyPatch) -> No
         after = [p for group in optimiser.param_groups for p in group["params"]]
         steps.append((len(after), any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))))
 
-    def seen(net: Autoencoder, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def spy_forward(net: Autoencoder, pixels: Tensor) -> tuple[Tensor, Tensor]:
         shown.append(pixels)
         return forward(net, pixels)
 
     monkeypatch.setattr(module, "take_step", spy)
-    monkeypatch.setattr(Autoencoder, "forward", seen)
+    monkeypatch.setattr(Autoencoder, "forward", spy_forward)
     net, judge = train(Pictures().pixels, 20, recipe(num_steps=2), seed=0)
-    sizes = [len(list(one.parameters())) for one in (net, judge)]
+    sizes = [len(list(module.parameters())) for module in (net, judge)]
     assert steps == [(sizes[0], True), (sizes[0], True), (sizes[1], True)] * 2
     assert len(shown) == 12
     assert torch.equal(shown[2], shown[4]) and torch.equal(shown[3], shown[5])  # noqa: PT018
@@ -176,14 +176,14 @@ def test_the_autoencoder_learns_to_fool_a_fixed_discriminator(monkeypatch: pytes
 
     monkeypatch.setattr(module, "take_step", unless_judge)
     images = Pictures().pixels
-    told = [
+    probabilities = [
         labelled_logits(
             images, *train(images, 20, recipe(num_steps=40, beta=0.0, adversary=weight, lr=3e-3), 0)
         ).sigmoid()
         for weight in (0.0, 10.0)
     ]
-    assert (told[1] > 0.95).all()
-    assert told[0].mean() < told[1].mean() - 0.1
+    assert (probabilities[1] > 0.95).all()
+    assert probabilities[0].mean() < probabilities[1].mean() - 0.1
 
 
 def test_scores_are_those_of_eval_mode_image_by_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_vaal_buys_what_is_unlike_the_labelled_images() -> None:
     view = task.view([3, 8, 2, 30, 31])
     chosen = vaal(view, 20, RNG(0), **(FAST | {"epochs": 8, "adversary": 0.0, "beta": 1e-3}))
     assert set(chosen.tolist()) == set(range(40, 60))
-    assert task.asked == [(8, 8)]
+    assert task.sizes == [(8, 8)]
     assert view.diagnostics["labelled"] > view.diagnostics["unlabelled"]
 
 
@@ -234,16 +234,16 @@ def test_vaal_follows_rng_alone() -> None:
 def test_epochs_are_of_all_images(
     epochs: int, num_images: int, batch_size: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = []
+    calls = []
 
     def spy(images: Tensor, num_labelled: int, recipe: Recipe, seed: int) -> Any:
-        told.append((len(images), num_labelled, recipe.num_steps))
+        calls.append((len(images), num_labelled, recipe.num_steps))
         return train(images[:60], num_labelled, recipe_of_one_step, seed)
 
     recipe_of_one_step = recipe(num_steps=1)
     monkeypatch.setattr(module, "train", spy)
     vaal(Pictures(num_images).view([0, 1]), 2, RNG(0), **(FAST | {"epochs": epochs, "batch_size": batch_size}))
-    assert told == [(num_images, 2, steps)]
+    assert calls == [(num_images, 2, steps)]
 
 
 @pytest.mark.parametrize(
