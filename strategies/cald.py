@@ -31,7 +31,7 @@ BASE_POINT = 1.3  # of IoU + (1 - JS) (P + P') / 2, which is 2 where an augmenta
 def cald(
     view: View, budget: int, rng: np.random.Generator, *, candidates: float = 1.2, without_boxes: WithoutBoxes = "score"
 ) -> Indices:
-    """Selects the images whose predicted boxes change most under augmentation, and among those the rarest classes.
+    """Selects the images whose predicted boxes change most under augmentation, and of those the ones with rare classes.
 
     A box and its best match by IoU in the augmented image have the consistency `m = |IoU + (1 - JS) (P + P') / 2 -
     1.3|`. JS is the Jensen-Shannon divergence of their class probabilities (in nats; background is one more class), and
@@ -56,10 +56,10 @@ def cald(
         Yu et al., Consistency-based Active Learning for Object Detection, CVPR Workshops 2022.
 
     Deviations:
-        From the published code. Boxes are compared in pixels of the original image, where that code moves the clean
-        boxes (a rotated box grows on the way). Patches are cut out wherever they fall and have the mean colour, where
-        that code looks for places that cover a tenth of a box and fills them with black. The shrunk image lies on a
-        canvas of the original size, where its detector enlarges it again. All boxes count, where it takes 50 of more
+        Compared with the published code: boxes are compared in pixels of the original image, where that code moves the
+        clean boxes (a rotated box grows on the way). Patches are cut out wherever they fall and have the mean colour,
+        where that code looks for places that cover a tenth of a box and fills them with black. The shrunk image lies on
+        a canvas of the original size, where its detector enlarges it again. All boxes count, where it takes 50 of more
         than 40. The class of a box is its most likely one. All of COCO's images are candidates, where it draws 10,000.
 
     Cost:

@@ -46,7 +46,7 @@ def discriminative(
     balanced: bool = False,
     within: Literal["subset", "pool"] = "subset",
 ) -> Indices:
-    """Selects the images that a classifier of labelled against unlabelled images is surest are unlabelled.
+    """Selects the images that a discriminator of labelled and unlabelled images most confidently calls unlabelled.
 
     The budget is divided into several queries. Each query trains a new discriminator on all labelled images and a fresh
     random subset of the unlabelled ones. Its input is the input of the model's last layer, computed once and not

@@ -58,8 +58,8 @@ def ppal(
         Yang, Huang and Crowley, Plug and Play Active Learning for Object Detection, CVPR 2024.
 
     Deviations:
-        From the published code. The difficulty is measured after training, where that code keeps a moving average
-        during training. No box is left out for its size or shape. The feature of a box is the input of the
+        Compared with the published code: the difficulty is measured after training, where that code keeps a moving
+        average during training. No box is left out for its size or shape. The feature of a box is the input of the
         classification layer where the box was predicted (`View.box_features`), where that code reads the map at the
         centre of the box and takes the k-th boxes of two images to be equal. An image without boxes is at the largest
         distance from images with boxes, where that code puts it at distance 0.

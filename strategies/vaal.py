@@ -51,7 +51,7 @@ def vaal(
     size: int = 32,
     flip: bool = True,
 ) -> Indices:
-    """Selects the images whose latent code a discriminator is surest is of an unlabelled image.
+    """Selects the images that a discriminator on latent codes most confidently calls unlabelled.
 
     A variational autoencoder and a discriminator are trained from scratch on all images, resized to size x size pixels.
     The autoencoder learns to reconstruct images and to make all of them pass for labelled; the discriminator learns to

@@ -39,7 +39,14 @@ UNPAID_LABELS = "a strategy must not read labels of unlabelled images: they are 
 
 
 class Reference:
-    """A labelled set that a strategy may differentiate through without seeing its labels."""
+    """A labelled set that a strategy may differentiate through without seeing its labels.
+
+    Args:
+        task: the task that computes the losses.
+        model: the model of the round.
+        indices: positions of the labelled images in the pool, or in the test set.
+        test: whether the images are of the test set.
+    """
 
     def __init__(self, task: Task, model: nn.Module, indices: Indices, test: bool) -> None:
         self._batch = lambda part: task.losses(model, part, test=test)
