@@ -1,4 +1,4 @@
-"""BALD on boxes, CALD and PPAL: by hand and against slow twins.
+"""BALD on boxes, CALD and PPAL, by hand and against slow twins.
 
 Shapes: N images, P boxes of all, C classes, D features, T samples.
 """
@@ -38,7 +38,7 @@ CHANGES: tuple[Augmentation, ...] = ("flip", "cutout", "shrink", "rotate")
 
 
 def some(number: int, num_images: int, seed: int, num_classes: int = 3) -> Predictions:
-    """Random boxes of some of the images, in a mixed order."""
+    """Returns random boxes of some of the images, in a mixed order."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(number, 2, generator=generator) * 50
     boxes = torch.cat([corner, corner + torch.rand(number, 2, generator=generator) * 50 + 1], 1)
@@ -47,14 +47,15 @@ def some(number: int, num_images: int, seed: int, num_classes: int = 3) -> Predi
 
 
 def make_predictions(rows: list[tuple[int, tuple[float, ...], tuple[float, ...]]], num_images: int) -> Predictions:
-    """From image, class probabilities (background is what they leave) and box; the last row first."""
+    """Builds predictions from rows of image, class probabilities (background is the remainder) and box; the last row
+    first."""
     scores = torch.tensor([[*scores, 1 - sum(scores)] for _, scores, _ in rows[::-1]]).reshape(len(rows), -1)
     image, boxes = [image for image, _, _ in rows[::-1]], [box for _, _, box in rows[::-1]]
     return Predictions(scores, torch.tensor(image, dtype=torch.int64), num_images, torch.tensor(boxes).reshape(-1, 4))
 
 
 class ScriptedDetector:
-    """A task that answers as told, at any positions: image n of what is told is the n-th that is asked for."""
+    """A task with fixed outputs at any positions: its n-th image is the n-th of the positions in a call."""
 
     def __init__(self, clean: Predictions, truth: list[Boxes], **outputs: Any) -> None:
         self.clean, self.truth, self.outputs = clean, truth, outputs
@@ -80,7 +81,7 @@ class ScriptedDetector:
         return [self.truth[index - 1000] for index in indices]
 
     def view(self, *needs: str) -> View:
-        """Image n lies at position n; the labelled ones from 1000 on."""
+        """Returns a view in which image n is at position n, and labelled images from 1000 on."""
         labelled, unlabelled = 1000 + np.arange(len(self.truth)), np.arange(self.clean.num_images)
         none = np.empty(0, np.int64)
         return View(self, None, labelled, unlabelled, num_initial=0, held_out=none, needs=needs)  # type: ignore[arg-type]
@@ -91,7 +92,7 @@ def rows_of_images(whole: Predictions, indices: Indices) -> Tensor:
 
 
 def rows_of(whole: Predictions, indices: Indices) -> Predictions:
-    """The predictions on these images, which ascend."""
+    """Returns the predictions on these images, which ascend."""
     here = rows_of_images(whole, indices)
     image_P = torch.from_numpy(np.searchsorted(indices, whole.image_P[here].numpy()))
     assert whole.boxes_P4 is not None
@@ -99,7 +100,7 @@ def rows_of(whole: Predictions, indices: Indices) -> Predictions:
 
 
 def boxes(*labels: int, at: tuple[float, ...] = BOX) -> Boxes:
-    """Labels of one image, all at one place."""
+    """Returns labels of one image, all at one place."""
     return Boxes(torch.tensor([at] * len(labels)).reshape(-1, 4), torch.tensor(labels, dtype=torch.int64))
 
 
@@ -156,7 +157,7 @@ def test_bald_asks_for_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_bald_asks_for_all_images_of_a_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its samples are drawn for all of them together."""
+    """The samples of a classifier are drawn for all images together."""
     view = look(Toy(), {"sample"})
     whole = bald(view, 40, RNG(0), num_samples=3)
     monkeypatch.setattr(bald_module, "IMAGES_AT_ONCE", 4)
@@ -181,8 +182,9 @@ def test_the_divergence_is_that_of_scipy() -> None:
 
 
 def test_consistency_by_hand() -> None:
-    """Image 0: a box as it was, surely: |1 + (0.9 + 0.9) / 2 - 1.3| = 0.6; another at half its width, its classes
-    turned: IoU 0.5, JS of (0.8, 0.1, 0.1) and (0.1, 0.8, 0.1). Image 1: no box left. Image 2: none before."""
+    """Image 0 has a box that stays, with certainty: |1 + (0.9 + 0.9) / 2 - 1.3| = 0.6. Its other box has half the width
+    and other classes: IoU 0.5, JS of (0.8, 0.1, 0.1) and (0.1, 0.8, 0.1). Image 1 loses its box. Image 2 has none at
+    first."""
     clean = make_predictions([(0, (0.9, 0.05), BOX), (0, (0.8, 0.1), (20, 20, 40, 30)), (1, (0.9, 0.05), BOX)], 3)
     other = make_predictions([(0, (0.9, 0.05), BOX), (0, (0.1, 0.8), (20, 20, 30, 30)), (2, (0.9, 0.05), BOX)], 3)
     js = jensenshannon([0.8, 0.1, 0.1], [0.1, 0.8, 0.1]) ** 2
@@ -196,7 +198,7 @@ def test_consistency_by_hand() -> None:
 
 
 def slow_least(clean: Predictions, other: Predictions) -> list[float]:
-    """Box by box."""
+    """Computes the least consistency box by box."""
     out = []
     assert clean.boxes_P4 is not None
     assert other.boxes_P4 is not None
@@ -232,7 +234,7 @@ def test_class_confidence_is_the_largest_of_each_class() -> None:
 
 
 def consistent(num_images: int = 14) -> ScriptedDetector:
-    """Every image has a box at first, but 2 and 5."""
+    """Every image has a box at first, except 2 and 5."""
     clean = some(60, num_images, 0)
     with_boxes = (clean.image_P != 2) & (clean.image_P != 5)
     assert clean.boxes_P4 is not None
@@ -247,7 +249,7 @@ def test_labelled_classes_are_counted_an_image() -> None:
 
 
 def slow_cald(task: ScriptedDetector, budget: int, candidates: float, *, score: bool) -> list[int]:
-    """Image by image; those without boxes first with `score`, else left out."""
+    """Selects image by image; images without boxes come first with `score` and are left out otherwise."""
     parts = torch.tensor([slow_least(task.clean, task.outputs["changed"][how]) for how in CHANGES])
     value, views = parts.mean(0), [task.clean, *task.outputs["changed"].values()]
     empty = [image for image in range(task.clean.num_images) if image not in task.clean.image_P]
@@ -284,7 +286,7 @@ def test_cald_is_its_slow_twin(budget: int, candidates: float) -> None:
 
 
 def test_cald_on_images_without_boxes() -> None:
-    """`score` buys them first, `last` at random behind the others."""
+    """`score` selects them first, `last` at random behind the others."""
     task = consistent()
     empty = {image for image in range(14) if image not in task.clean.image_P}
     first = cald(task.view("predict", "augmented", "labels"), 14, RNG(0))
@@ -307,8 +309,8 @@ def test_cald_refuses_fewer_candidates_than_it_buys() -> None:
 
 # --- ppal: difficulty and uncertainty ------------------------------------------------------------------
 def test_difficulty_by_hand() -> None:
-    """Class 0: a box found with 0.5 at IoU 1 and with 0.9 at IoU 0.5, one not found (no box in its image); class 1:
-    found as class 0, with 0.2 at IoU 1; class 2 has no labels."""
+    """Class 0 has a box that is predicted with 0.5 at IoU 1 and with 0.9 at IoU 0.5, and one that is not predicted.
+    Class 1 has a box that is predicted as class 0, with 0.2 for class 1 at IoU 1. Class 2 has no labels."""
     half = (0.0, 0.0, 5.0, 10.0)
     on_labelled = make_predictions([(0, (0.5, 0.2, 0), BOX), (0, (0.9, 0.0, 0), half), (2, (0.9, 0, 0), BOX)], 3)
     truth = [boxes(0, 1), boxes(0), boxes()]
@@ -325,14 +327,14 @@ def test_binary_entropy_of_a_coin() -> None:
 
 
 def uncertain(**outputs: Any) -> ScriptedDetector:
-    """Three classes: 0 easy (found exactly and surely), 1 hard, 2 unlabelled."""
+    """Three classes: 0 is easy (predicted exactly and with certainty), 1 is hard, 2 is not labelled."""
     on_labelled = make_predictions([(0, (1.0, 0.0, 0), BOX)], 2)
     return ScriptedDetector(some(80, 16, 5), [boxes(0), boxes(1)], on_labelled=on_labelled, **outputs)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.2), (0.5, 8.0), (0.01, 1.0)])
 def test_ppal_takes_uncertain_images_of_difficult_classes(alpha: float, beta: float) -> None:
-    """With delta = 1 the first step decides alone."""
+    """With delta = 1 the first step alone decides."""
     task = uncertain(features=torch.randn(80, 4, generator=torch.Generator().manual_seed(0)))
     hard = 1 + alpha * beta * math.log(1 + math.expm1(1 / alpha))
     assert hard == pytest.approx(1 + beta)
@@ -357,7 +359,7 @@ def test_weights_of_classes_matter() -> None:
 
 # --- ppal: diversity -----------------------------------------------------------------------------------
 def slow_distance(predictions: Predictions, features: Tensor, min_score: float, first: int, second: int) -> float:
-    """From one image to another, box by box."""
+    """Computes the distance from the first image to the second, box by box."""
     sure, labels = predictions.confidence_P > min_score, box_classes(predictions)
     mine, theirs = (((predictions.image_P == image) & sure).nonzero()[:, 0].tolist() for image in (first, second))
     if not mine:
@@ -374,7 +376,7 @@ def slow_distance(predictions: Predictions, features: Tensor, min_score: float, 
 
 @pytest.mark.parametrize("pairs", [2**24, 7, 40])
 def test_distances_are_their_slow_twin(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With images without boxes, and with boxes that play no part."""
+    """Some images have no boxes, and some boxes play no part."""
     monkeypatch.setattr(ppal_module, "CHUNK", pairs)
     predictions = some(40, 14, 7)
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
@@ -392,8 +394,8 @@ def test_distances_are_their_slow_twin(pairs: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_distances_by_hand() -> None:
-    """Image 0: a box of class 0 (0.8, pointing east) and one of class 1 (0.4, north); image 1: class 0 (0.6, north);
-    images 2 and 3 none."""
+    """Image 0 has a box of class 0 (0.8, pointing east) and one of class 1 (0.4, north). Image 1 has one of class 0
+    (0.6, north). Images 2 and 3 have none."""
     predictions = make_predictions([(0, (0.8, 0.1), BOX), (0, (0.1, 0.4), BOX), (1, (0.6, 0.1), BOX)], 4)
     features = torch.tensor([[0.0, 3.0], [0.0, 2.0], [5.0, 0.0]])  # the last row first
     there, back = (0.8 * 1 + 0.4 * 2) / 1.2, 1.0
@@ -414,7 +416,7 @@ def test_centres_are_far_apart() -> None:
 
 
 def slow_medoids(distance: Tensor, num: int, first: int, rank: list[int]) -> list[int]:
-    """Every cluster by itself."""
+    """Computes each cluster by itself."""
     medoids = [first]
     while len(medoids) < num:
         rest = [point for point in range(len(distance)) if point not in medoids]
@@ -450,7 +452,8 @@ def test_k_medoids_move_off_their_centres_and_stay_apart_on_equal_points() -> No
 
 
 def test_ppal_spreads_over_kinds_of_images() -> None:
-    """Twelve images with one box each, all as uncertain; features point three ways: one image of each is bought."""
+    """Twelve equally uncertain images with one box each; features point in three directions, and one image of each is
+    selected."""
     predictions = make_predictions([(image, (0.5, 0.2, 0.1), BOX) for image in range(12)], 12)
     ways = torch.eye(3).repeat_interleave(4, 0)[torch.arange(12).flip(0)]  # the last row first
     task = ScriptedDetector(

@@ -1,4 +1,5 @@
-"""Contextual diversity against a twin that loops over pairs of images and their classes, and by hand."""
+"""Contextual diversity agrees with a twin that loops over pairs of images and their classes, and with hand
+calculations."""
 
 from __future__ import annotations
 
@@ -21,13 +22,13 @@ TINY = np.finfo(np.float64).tiny
 
 
 class FixedPredictions:
-    """Predictions as told, of any of the images."""
+    """A task with fixed predictions, in the order of the predictions and not of the indices."""
 
     def __init__(self, whole: Predictions) -> None:
         self.whole = whole
 
     def predict(self, model: object, indices: Indices) -> Predictions:
-        """In the order of the predictions, not of the images asked for."""
+        """Returns the predictions of these images in their stored order, not in the order of the indices."""
         place_N = torch.full((self.whole.num_images,), -1)
         place_N[torch.from_numpy(indices)] = torch.arange(len(indices))
         image_P = place_N[self.whole.image_P]
@@ -46,7 +47,8 @@ class FixedPredictions:
 
 
 def predictions(kind: Kind, num_images: int = 40, classes: int = 6) -> Predictions:
-    """In float64: one an image; 0 to 3 boxes an image, in a mixed order; or 12 places each. Image 4 has no boxes."""
+    """Predictions in float64: one per image, 0 to 3 boxes per image in mixed order, or 12 places each; image 4 has no
+    boxes."""
     generator = torch.Generator().manual_seed(7)
     counts = {"classifier": 1, "segmenter": 12}.get(kind)
     counts_N = torch.arange(num_images) % 4 if counts is None else torch.full((num_images,), counts)
@@ -59,7 +61,7 @@ def predictions(kind: Kind, num_images: int = 40, classes: int = 6) -> Predictio
 
 
 def twin_mixtures(predictions: Predictions, by_class: bool) -> list[dict[int, Any]]:
-    """For each image, class -> mixture."""
+    """Returns the mixture of each class of each image."""
     mixtures: list[dict[int, Any]] = []
     for image in range(predictions.num_images):
         groups: dict[int, list[Any]] = {}
@@ -76,7 +78,7 @@ def twin_mixtures(predictions: Predictions, by_class: bool) -> list[dict[int, An
 
 
 def twin_distance(first: dict[int, Any], second: dict[int, Any], how: str) -> float:
-    """Over the classes of both; infinite where there are none."""
+    """Returns the distance over the classes of both images; infinite if they share none."""
     both = [
         (rel_entr(first[c], second[c]).sum() + rel_entr(second[c], first[c]).sum()) / 2 for c in first if c in second
     ]
@@ -98,7 +100,7 @@ def twin_picks(mixtures: list[dict[int, Any]], num_labelled: int, budget: int, h
 @pytest.mark.parametrize("by_class", [True, False])
 @pytest.mark.parametrize("how", ["mean", "sum"])
 def test_cdal_is_its_brute_force_twin(kind: Kind, by_class: bool, how: Literal["mean", "sum"]) -> None:
-    """All that can be bought; images without predictions come last."""
+    """All unlabelled images are selected; images without predictions come last."""
     task, labelled = FixedPredictions(predictions(kind)), [17, 3, 30, 8, 9]
     view = task.view(labelled)
     all_predictions = task.predict(None, np.concatenate([labelled, view.unlabelled]))
@@ -126,15 +128,15 @@ def rows(*rows_PC: tuple[float, ...]) -> Tensor:
 
 
 def test_distances_by_hand() -> None:
-    """(1/2, 1/2) and (1/4, 3/4): (1/4 log 2 - 1/4 log(2/3)) / 2 = log(3) / 8; each is its own only mixture."""
+    """(1/2, 1/2) and (1/4, 3/4): (1/4 log 2 - 1/4 log(2/3)) / 2 = log(3) / 8; each image has one mixture."""
     mixed = build_mixtures(Predictions(rows((0.5, 0.5), (0.25, 0.75)), torch.arange(2), 2), by_class=True)
     distance_2 = mixed.distance_to_nearest(torch.tensor([0]), "mean")
     torch.testing.assert_close(distance_2, torch.tensor([0, math.log(3) / 8]).double())
 
 
 def test_mixtures_by_hand() -> None:
-    """Two boxes of class 0 weigh log 2 and 1.5 log 2 (entropies of (1/2, 1/2, 0) and (1/2, 1/4, 1/4)), so 2/5 and 3/5;
-    a third, of class 1 although background is likelier, stands alone."""
+    """Two boxes of class 0 have the entropies log 2 and 1.5 log 2, so the weights 2/5 and 3/5. A third box is of class
+    1, although background is more likely, and is a mixture of its own."""
     class_predictions = Predictions(
         rows((0.5, 0.5, 0.0), (0.1, 0.2, 0.7), (0.5, 0.25, 0.25)), torch.tensor([1, 1, 1]), 3, torch.zeros(3, 4)
     )
@@ -152,7 +154,7 @@ def test_certain_predictions_count_alike_where_there_are_no_others() -> None:
 
 
 def test_zeros_are_the_least_above() -> None:
-    """(1, 0) and (0, 1) are -log(tiny) apart, not NaN, and farther than any other pair."""
+    """(1, 0) and (0, 1) have the distance -log(tiny) and not NaN, which is larger than that of any other pair."""
     mixed = build_mixtures(Predictions(rows((1, 0), (0, 1), (1 - 1e-12, 1e-12)), torch.arange(3), 3), by_class=True)
     distance_3 = mixed.distance_to_nearest(torch.tensor([0]), "mean")
     assert distance_3.tolist()[:2] == [0, pytest.approx(-math.log(TINY))]
@@ -160,8 +162,8 @@ def test_zeros_are_the_least_above() -> None:
 
 
 def test_images_that_share_no_class_with_any_centre_come_first_and_those_without_boxes_last() -> None:
-    """Image 0, labelled, has class 0; so has 1, far from it; 2 and 3 have class 1; 4, 5 and 6 have no boxes. After 2,
-    image 3 is known, and nearer than 1."""
+    """Image 0 is labelled and has class 0, like image 1, which is far from it. Images 2 and 3 have class 1; images 4, 5
+    and 6 have no boxes. Once image 2 is selected, image 3 is nearer to a centre than image 1."""
     scores_PC = rows((0.8, 0.1, 0.1), (0.4, 0.3, 0.3), (0.1, 0.8, 0.1), (0.1, 0.79, 0.11))
     view = FixedPredictions(Predictions(scores_PC, torch.arange(4), 7, torch.zeros(4, 4))).view([0])
     selections = [cdal(view, 6, RNG(seed)).tolist() for seed in range(6)]

@@ -1,4 +1,4 @@
-"""Every plug-in conforms, and the kit catches those that do not."""
+"""Every plug-in passes the conformance checks, and the checks find faulty plug-ins."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A metric says how its values are treated: what tables, comparisons, savings, verdicts and figures make of one."""
+"""A metric decides how tables, comparisons, savings, verdicts and figures treat its values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RISING = {"good": [[50.0, 70, 80], [52, 71, 82], [51, 72, 84]], "poor": [[50.0, 
 
 
 def of_metric(metric: Metric, turned: bool) -> list[Comparison]:
-    """Good against poor in accuracies, or in the errors that these leave."""
+    """A good and a poor strategy, measured by accuracy or by the corresponding error."""
     return comparisons.compare_all(rates(metric, turned), "poor", PRICE, 0.95, 0)[0]
 
 

@@ -1,4 +1,5 @@
-"""GEAL and FreeSel by hand and beside brute force: the attention filter, clusters inside an image, the greedy order."""
+"""GEAL and FreeSel by hand and against brute force: the attention filter, clusters inside an image, the greedy
+order."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from tests._toy import Toy, look
 
 
 class Encoded(Toy):
-    """The toy task, whose encoder's answers are random and fixed."""
+    """The toy task with random but fixed encodings."""
 
     num_patches, num_features = 6, 3
 
@@ -55,7 +56,7 @@ class Encoded(Toy):
     ],
 )
 def test_the_most_attended_patches_that_hold_tau(tau: float, expected: list[bool]) -> None:
-    """By hand, in halves of halves so that sums are exact."""
+    """By hand; attentions are sums of powers of two, so that sums are exact."""
     attention_NT = torch.tensor([[0.1875, 0.5, 0.0625, 0.25]], dtype=torch.float64)
     assert most_attended(attention_NT, tau).tolist() == [expected]
 
@@ -72,7 +73,7 @@ def test_the_filter_is_its_brute_force_twin() -> None:
 
 # --- clusters -------------------------------------------------------------------------------
 def lloyd(rows_TD: npt.NDArray[np.float64], attention_T: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.float64]:
-    """k-means of scikit-learn on one image, from the most attended patch and the farthest from those taken."""
+    """Runs scikit-learn's k-means on one image, from the most attended patch and the farthest of the others."""
     if len(rows_TD) <= k:
         return rows_TD
     first = [int(attention_T.argmax())]
@@ -147,7 +148,7 @@ def test_geal_is_its_brute_force_twin(metric: Any, k: int) -> None:
 
 
 def test_geal_by_hand_takes_all_patterns_of_an_image_with_it() -> None:
-    """Images on a line, patterns at 0 | 10 and 1 | 6 | 9: 0 is labelled; 10's image brings 1 along, so 6 is next."""
+    """Images on a line with patterns 0 | 10 and 1 | 6 | 9; 0 is labelled. The image of 10 also has 1, so 6 is next."""
     points_PD = torch.tensor([[10.0], [1.0], [6.0], [9.0]])
     groups = Groups.from_labels(torch.tensor([0, 0, 1, 2]))
     assert groups.members_GK.tolist() == [[0, 1], [2, 2], [3, 3]]
@@ -192,7 +193,7 @@ def test_coreset_on_an_encoder_takes_its_features_of_the_image() -> None:
 # --- draws ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_draws_have_the_probabilities_of_exact_distances(power: float) -> None:
-    """The second pick of two, counted over 4,000 draws, beside distance ** power summed over the first pick."""
+    """The second image of two, counted over 4,000 draws, against distance ** power summed over the first image."""
     points_ND = torch.tensor([[0.0], [1.0], [3.0], [4.5], [8.0]], dtype=torch.float64)
     centres_MD, groups = torch.tensor([[-1.0]], dtype=torch.float64), Groups.from_labels(torch.arange(5))
     first_N = ((points_ND[:, 0] + 1) ** 2) ** power

@@ -1,5 +1,7 @@
-"""Images that a strategy finds equal are bought in an order that is drawn for each round of each cell: the order of the
-pool, which may be that of the classes, decides nothing."""
+"""Images that a strategy finds equal are selected in a random order, drawn for each round of each cell.
+
+The order of the pool, which may be that of the classes, decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ def choose(plugin: Plugin, task: StandIn, tie_seed: int, budget: int) -> tuple[V
 
 # --- View -------------------------------------------------------------------------------------
 def test_equal_scores_buy_a_random_part_of_the_pool() -> None:
-    """Each of 40 images about as often as any other, in either direction."""
+    """Each of 40 images is selected about equally often, by lowest and by highest."""
     task = StandIn("classifier", 60)
     for name in ("lowest", "highest"):
         views = [look(task, tie_seed=seed) for seed in range(400)]
@@ -67,7 +69,7 @@ def test_ranks_decide_between_equals_alone() -> None:
 
 
 def test_ranks_are_those_of_the_whole_round() -> None:
-    """Of labelled images too, and of some alone the same as of all; one permutation."""
+    """Ranks exist for labelled images too; a subset has the same ranks as in the whole; they are one permutation."""
     view = look(StandIn("classifier", 60), tie_seed=3)
     everything = np.concatenate([view.labelled, view.unlabelled])
     whole = dict(zip(everything.tolist(), view.tie_ranks(everything).tolist(), strict=True))
@@ -102,7 +104,7 @@ def test_the_order_is_drawn_for_each_round_of_each_cell() -> None:
 
 # --- every strategy ---------------------------------------------------------------------------
 def cases() -> list[tuple[str, Kind]]:
-    """Each strategy on what it is for."""
+    """Returns each strategy with a task that it is made for."""
     for_all = [(name, kind) for name in sorted(PLUGINS) for kind in ("classifier", "detector")]
     left_out = {(name, "classifier") for name in BOXES_ALONE} | {(name, "detector") for name in CLASSES_ALONE}
     return [case for case in for_all if case not in left_out]  # type: ignore[misc]
@@ -110,8 +112,8 @@ def cases() -> list[tuple[str, Kind]]:
 
 @pytest.mark.parametrize(("name", "kind"), cases())
 def test_where_all_images_are_equal_the_pools_order_decides_nothing(name: str, kind: Kind) -> None:
-    """The mean position of 12 choices of 8 of 80 images, on a scale from 0 to 1, is within four standard deviations of
-    the middle; the first 8 would be at 0.04."""
+    """The mean position of 12 selections of 8 of 80 images, on a scale from 0 to 1, is within four standard deviations
+    of the middle; the first 8 images would have 0.04."""
     task = StandIn(kind, 100, alike=True)
     places, sets = [], set()
     for seed in range(12):
