@@ -68,16 +68,16 @@ def cald(
     """
     if candidates < 1:
         raise ValueError(f"cald[candidates={candidates:g}]: must be at least 1, as a multiple of the budget")
-    value_N, classes_NC, has_N = consistency(view, rng)
+    value_N, classes_NC, has_boxes_N = consistency(view, rng)
     num = min(int(candidates * budget), len(value_N))
-    known_N = has_N | (without_boxes == "score")
-    shortlist = lowest_then_random(view, value_N, known_N, num, rng)
+    has_value_N = has_boxes_N | (without_boxes == "score")
+    shortlist = lowest_then_random(view, value_N, has_value_N, num, rng)
     rows = np.searchsorted(view.unlabelled, shortlist)
     rarity = (
         js_divergence(labelled_class_frequency(view, classes_NC).softmax(0), classes_NC[rows].softmax(1)).cpu().numpy()
     )
-    rarity[~has_N[rows]] = np.inf if without_boxes == "score" else -np.inf
-    view.log(consistency=value_N.sum().item() / max(1, has_N.sum()), share_without_boxes=(~has_N).mean())
+    rarity[~has_boxes_N[rows]] = np.inf if without_boxes == "score" else -np.inf
+    view.log(consistency=value_N.sum().item() / max(1, has_boxes_N.sum()), share_without_boxes=(~has_boxes_N).mean())
     picks: Indices = shortlist[np.argsort(-rarity, kind="stable")[:budget]]
     return picks
 
@@ -90,13 +90,13 @@ def consistency(view: View, rng: np.random.Generator) -> tuple[Tensor, Tensor, n
     at a time.
     """
     clean, augmentations = view.predict(view.unlabelled), get_args(Augmentation)
-    has_N = clean.image_P.bincount(minlength=clean.num_images).bool()
-    total_N, total_NC = torch.zeros_like(has_N, dtype=torch.float32), class_confidence(clean)
+    has_boxes_N = clean.image_P.bincount(minlength=clean.num_images).bool()
+    total_N, total_NC = torch.zeros_like(has_boxes_N, dtype=torch.float32), class_confidence(clean)
     for how in augmentations:
         augmented = view.augmented(view.unlabelled, how, int(rng.integers(2**63)))
         total_N = total_N + least_consistency(clean, augmented)
         total_NC = total_NC + class_confidence(augmented)
-    return total_N / len(augmentations), total_NC / (1 + len(augmentations)), has_N.cpu().numpy()
+    return total_N / len(augmentations), total_NC / (1 + len(augmentations)), has_boxes_N.cpu().numpy()
 
 
 def least_consistency(clean: Predictions, augmented: Predictions) -> Tensor:

@@ -25,7 +25,7 @@ def geal(
     k: int = 25,
     metric: PatternMetric = "cosine",
 ) -> Indices:
-    """Selects the image with the pattern that is farthest from all patterns of the images selected so far.
+    """Selects, one by one, the images with the pattern farthest from all patterns of the images selected so far.
 
     The patterns ("knowledge clusters") of an image are the centres of k-means on the patches that hold most of its
     attention. All patterns of a selected image become centres. No label and no task model plays a part, so one

@@ -118,7 +118,7 @@ def test_the_best_match_is_the_first_of_the_best() -> None:
     assert best_match(here, torch.zeros(5, 4, 4))[1].sum() == 0
 
 
-def test_columns_count_within_an_image() -> None:
+def test_ranks_count_within_an_image() -> None:
     assert rank_in_image(torch.tensor([2, 0, 2, 2, 0, 1]), 4).tolist() == [0, 0, 1, 2, 1, 0]
     assert rank_in_image(torch.zeros(0, dtype=torch.int64), 2).tolist() == []
 
@@ -408,7 +408,7 @@ def test_distances_by_hand() -> None:
         image_distances(predictions, features * torch.nan, 0.05)
 
 
-def test_centres_are_far_apart() -> None:
+def test_initial_medoids_are_far_apart() -> None:
     line = torch.tensor([0.0, 1.0, 2.0, 9.0, 10.0, 5.0])
     distance = (line[:, None] - line).abs()
     assert initial_medoids(distance, 4, 1, torch.arange(6)).tolist() == [1, 4, 5, 0]

@@ -86,7 +86,7 @@ def test_iou_is_torchvisions_and_zero_without_area() -> None:
     assert iou(torch.full((4,), torch.nan), a[0]).isnan()
 
 
-def test_padded_keeps_the_order_within_an_image() -> None:
+def test_padding_keeps_the_order_within_an_image() -> None:
     values, image = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([2, 0, 2, 0, 2])
     assert pad_by_image(values, image, 4).tolist() == [[2, 4, 0], [0, 0, 0], [1, 3, 5], [0, 0, 0]]
     assert pad_by_image(values[:0], image[:0], 2).tolist() == [[0], [0]]

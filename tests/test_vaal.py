@@ -108,7 +108,7 @@ def test_the_autoencoders_loss_by_hand() -> None:
     assert torch.equal(mean_NZ, expected_NZ)
 
 
-def test_the_verdict_by_hand() -> None:
+def test_the_discriminators_loss_by_hand() -> None:
     """For a logit x: -log D for the target labelled, -log(1 - D) otherwise; means of both sets are added."""
     judge = nn.Sequential(nn.Linear(1, 1))
     nn.init.ones_(judge[0].weight), nn.init.zeros_(judge[0].bias)
