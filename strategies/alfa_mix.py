@@ -17,7 +17,7 @@ from benchmark.api import Indices, View, register
 
 from .shared.features import kmeans
 
-CHUNK = 2**14  # images at once
+CHUNK = 2**14  # images in memory at once
 
 
 @register(needs={"embed", "labels", "classify"}, version=2)

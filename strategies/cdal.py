@@ -17,7 +17,7 @@ from benchmark.api import Indices, Predictions, View, register
 from .shared.kcenter import farthest_first
 from .shared.ties import ranks_as_tensor
 
-CHUNK = 2**24  # distances held at once
+CHUNK = 2**24  # distances in memory at once
 MIN_WEIGHT = 1e-12  # weight of a prediction, in nats, so that certain predictions count where there are no others
 
 
@@ -77,7 +77,7 @@ class Mixtures:
     num_images: int
     log_RC: Tensor = field(init=False)
     negentropy_R: Tensor = field(init=False)
-    rows: dict[int, slice] = field(init=False)  # of each class
+    rows: dict[int, slice] = field(init=False)  # the rows of each class
 
     def __post_init__(self) -> None:
         self.log_RC = self.p_RC.clamp(min=torch.finfo(self.p_RC.dtype).tiny).log()

@@ -17,7 +17,7 @@ from .shared.boxes import box_classes, box_corners, iou
 from .shared.kcenter import farthest_first
 from .shared.ties import ranks_as_tensor
 
-CHUNK = 2**24  # pairs of boxes held at once
+CHUNK = 2**24  # pairs of boxes in memory at once
 MAX_DISTANCE = 2.0  # the largest cosine distance
 MAX_ITERATIONS = 100  # of k-medoids, at most
 

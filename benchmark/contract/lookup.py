@@ -13,7 +13,7 @@ from benchmark.plugins import registry
 from benchmark.plugins.registry import EncoderName, Plugin
 from benchmark.text import notation
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")  # of files of weights
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")  # of files that hold weights
 
 
 def find_strategy(label: str) -> tuple[Plugin, dict[str, Any]]:

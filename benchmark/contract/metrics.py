@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from benchmark.system.typed import Amount, Name
 
-PERCENT, SHARE = "percent", "share"  # units: of 0 to 100, and of 0 to 1
+PERCENT, SHARE = "percent", "share"  # units of values in 0 to 100, and in 0 to 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ MEAN_AP = Metric("map", SHARE, digits=3, margin=0.01)
 MEAN_IOU = Metric("miou", PERCENT)
 KNOWN_METRICS = {
     metric.name: metric for metric in (ACCURACY, MEAN_AP, MEAN_IOU, Metric("ap", SHARE, digits=3, margin=0.01))
-}  # by which records and published curves that only name their metric are read
+}  # the metrics that records and published curves name
 
 
 def resolve_metric(metric: Metric | str) -> Metric:
