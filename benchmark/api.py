@@ -1,7 +1,7 @@
-"""The contract between the harness and its plug-ins: all that a strategy, a task or an encoder imports of it.
+"""The contract between the harness and its plug-ins: everything that a strategy, a task or an encoder imports from it.
 
-Its parts lie in `benchmark/contract/`: `tasks` says what a task must have, `capabilities` what it may offer to
-strategies, `data` what it hands out, `view` what a strategy sees, `registering` how plug-ins are declared.
+The parts are in `benchmark/contract/`: `tasks` says what a task must have, `capabilities` what it may offer to
+strategies, `data` which types are passed around, `view` what a strategy sees, `registering` how plug-ins are declared.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmark.contract.capabilities import (
     ShowsLabels,
     ShowsWeights,
 )
+from benchmark.contract.companion import Companion
 from benchmark.contract.data import (
     Annotations,
     Augmentation,
@@ -46,9 +47,9 @@ from benchmark.contract.lookup import (
     hash_weight_files,
 )
 from benchmark.contract.machine import Machine
+from benchmark.contract.metrics import ACCURACY, MEAN_AP, MEAN_IOU, Metric, Scores, scores_by_class
 from benchmark.contract.registering import register, register_encoder, register_task
-from benchmark.contract.scores import ACCURACY, MEAN_AP, MEAN_IOU, Metric, Scores, scores_by_class
-from benchmark.contract.tasks import BatchSizes, Companion, Encoder, FromFiles, Pool, ReportsBatchSizes, Task
+from benchmark.contract.tasks import BatchSizes, Encoder, FromFiles, Pool, ReportsBatchSizes, Task
 from benchmark.contract.view import Reference, View
 from benchmark.plugins.capabilities import Need
 from benchmark.plugins.registry import EncoderName, StrategyName

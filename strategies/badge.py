@@ -1,4 +1,7 @@
-"""BADGE (Ash et al., 2020): diverse and large gradients. Shapes: N images, C classes, D features."""
+"""BADGE: diverse images with large gradients (Ash et al., 2020).
+
+Shapes: N images, C classes, D features.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,26 @@ from .shared.ties import argmax_by_rank, ranks_as_tensor
 
 @register(needs={"predict", "embed"}, version=1)
 def badge(view: View, budget: int, rng: np.random.Generator) -> Indices:
-    """k-means++ seeding on the last layer's gradient for the pseudo label, (e_yhat - p) outer h (Algorithm 1).
+    """Selects images by k-means++ seeding on the gradients of the last layer for the predicted class.
 
-    The labelled images play no part.
-    Deviation: the first pick is the largest gradient, as in the authors' code, where k-means++ draws it at random. The
-    (N, C D) gradients are never built, with the same distances: see `seeding`.
-    Cost: a forward pass an unlabelled image, then O(N (C + D)) in time a pick, and as much memory once.
+    The gradient embedding of an image is `(e_yhat - p) outer h`: p are the class probabilities, e_yhat is the one-hot
+    predicted class, and h are the features that enter the last layer (Algorithm 1). Labelled images play no part.
+
+    References:
+        Ash, Zhang, Krishnamurthy, Langford and Agarwal, Deep Batch Active Learning by Diverse, Uncertain Gradient Lower
+            Bounds, ICLR 2020.
+
+    Deviations:
+        The first image is the one with the largest gradient, as in the authors' code; k-means++ draws it at random. The
+        (N, C D) gradients are never built; the distances are the same (see `kmeans_plus_plus`).
+
+    Cost:
+        One forward pass per unlabelled image, then O(N (C + D)) time per selected image, and O(N (C + D)) memory in
+        all.
     """
     predictions = view.predict(view.unlabelled)
     if not predictions.one_each:
-        raise ValueError("badge needs one prediction an image: a classifier, not a detector or a segmenter")
+        raise ValueError("badge needs one prediction per image: take a classifier, not a detector or a segmenter")
     p_NC = predictions.scores_PC
     residual_NC = F.one_hot(p_NC.argmax(1), p_NC.shape[1]) - p_NC
     rank_N = ranks_as_tensor(view.tie_ranks(view.unlabelled), p_NC)
@@ -33,15 +46,18 @@ def badge(view: View, budget: int, rng: np.random.Generator) -> Indices:
 def kmeans_plus_plus(
     residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: np.random.Generator, rank_N: Tensor
 ) -> Indices:
-    """Positions of `budget` rows of the outer products g = a (x) h: the largest (of equals that of the lowest
-    rank), then each with probability proportional to its squared distance to the nearest one picked.
+    """Returns positions of `budget` rows by k-means++ seeding on the outer products `g = a (x) h`.
 
-    |a (x) h - a' (x) h'|^2 = |a|^2 |h|^2 + |a'|^2 |h'|^2 - 2 (a.a') (h.h'), so a pick costs O(N (C + D)) in time
-    and memory. The difference is exact to about eps |g|^2: duplicates of a pick are at nearly, not always at, 0.
+    The first is the row with the largest `|g|`, of equal ones that of the lowest rank. Each further row is drawn with
+    probability proportional to its squared distance to the nearest row selected so far.
+
+    `|a (x) h - a' (x) h'|^2 = |a|^2 |h|^2 + |a'|^2 |h'|^2 - 2 (a.a') (h.h')`, so each selected row costs O(N (C + D))
+    time and memory. The difference has a rounding error of about eps |g|^2, so duplicates of a selected row are near
+    distance 0, not always at it.
     """
     norms_N = residual_NC.square().sum(1) * embedding_ND.square().sum(1)
     if not norms_N.isfinite().all():
-        raise ValueError("badge: the predictions or embeddings hold NaN or infinity")
+        raise ValueError("badge: the predictions or features of the model hold NaN or infinity")
     picks = [int(argmax_by_rank(norms_N, rank_N))]
     nearest_N = torch.full_like(norms_N, torch.inf)
     while len(picks) < budget:
@@ -54,7 +70,7 @@ def kmeans_plus_plus(
 
 
 def draw_by_weight(weights_N: Tensor, picks: list[int], rng: np.random.Generator) -> int:
-    """A position with probability proportional to its weight; any but `picks` where all weights are 0."""
+    """Draws a position with probability proportional to its weight; if all are 0, any position outside `picks`."""
     weights = weights_N.double().cpu().numpy()
     if not weights.any():
         weights = np.ones(len(weights))

@@ -1,4 +1,4 @@
-"""By the number of predicted boxes alone: a control for strategies that owe their savings in boxes to sparse images."""
+"""Selection by the number of predicted boxes: a control for strategies that save boxes by choosing sparse images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ def box_count(
     order: Literal["most", "fewest"] = "fewest",
     min_score: float = 0.3,
 ) -> Indices:
-    """The images with the fewest (or most) predicted boxes of a confidence of at least min_score; no paper's.
+    """Selects the images with the fewest (or the most) predicted boxes.
 
-    Equals are taken in random order. A classifier's images count one each, so this is random sampling there.
-    order: whether those with the `fewest` or the `most` boxes come first. `fewest` is ours: sparse images are what it
-        is a control for.
-    min_score: the least confidence of a box that counts (ours).
-    Deviations: none, as there is no paper to deviate from. Cost: a forward pass an unlabelled image.
+    This is a control and from no paper. Images with equally many boxes are taken in random order. Each image of a
+    classifier counts as one box, so the selection is uniformly random there.
+
+    Args:
+        order: which images come first, those with the `fewest` or with the `most` boxes. `fewest` is this project's
+            choice, because the control is about sparse images.
+        min_score: the smallest confidence (0 to 1) of a box that counts; 0.3 is this project's choice.
+
+    Deviations:
+        None, because there is no paper to deviate from.
+
+    Cost:
+        One forward pass per unlabelled image.
     """
     count_N = count_boxes(view.predict(view.unlabelled), min_score)
     pick = view.lowest if order == "fewest" else view.highest

@@ -1,6 +1,6 @@
-"""Contextual diversity (Agarwal, Arora, Anand and Arora, Contextual Diversity for Active Learning, ECCV 2020).
+"""Contextual diversity, CDAL-CS (Agarwal et al., 2020).
 
-Shapes: N images, M of them, P predictions, R mixtures of predictions, C columns of their scores.
+Shapes: N images, the labelled ones first; M centres; P predictions; R mixtures; C classes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from benchmark.api import Indices, Predictions, View, register
 from .shared.kcenter import farthest_first
 from .shared.ties import ranks_as_tensor
 
-CHUNK = 2**24  # distances held at once
-MIN_WEIGHT = 1e-12  # weight of a prediction, in nats, so that certain ones count where there are no others
+CHUNK = 2**24  # distances in memory at once
+MIN_WEIGHT = 1e-12  # weight of a prediction, in nats, so that certain predictions count where there are no others
 
 
 @register(needs={"predict"}, version=2)
@@ -30,34 +30,46 @@ def cdal(
     by_class: bool = True,
     how: Literal["mean", "sum"] = "mean",
 ) -> Indices:
-    """Greedy k-center under contextual diversity, the labelled images as first centres (CDAL-CS).
+    """Selects images by greedy k-center under contextual diversity, with the labelled images as first centres.
 
-    An image is told by one mixture for each class predicted in it: the mean of the probability vectors of those
-    predictions, weighted by their entropies. The distance of two images is the symmetric divergence (KL(p|q) + KL(q|p))
-    / 2, in nats, of their mixtures for a class, over the classes that both have. One prediction an image, a
-    classifier's, is one mixture, whatever its class.
-    by_class: true is the paper's; false mixes all predictions of an image, as the authors' code does for detectors.
-    how: from classes to one number: `mean` as the authors' code, `sum` as the paper.
-    Deviations: images that share no class are not compared, and one that shares none with any centre comes first
-    (published code takes 0, which puts it last); those without predictions come last, at random; the first pick is the
-    farthest, where that code draws it although it knows the distances; a probability of 0 counts as the least above,
-    where that code leaves the class out; background is one more column, but no class.
-    Cost: a forward pass an image, labelled ones too; for R mixtures (as many as images on a classifier), O(R C) a
-    labelled image and a pick at most, in O(R C) memory.
+    An image is described by one mixture for each class predicted in it: the mean of the probability vectors of the
+    predictions of that class, weighted by their entropies. The distance of two images is the symmetric divergence
+    `(KL(p|q) + KL(q|p)) / 2`, in nats, between their mixtures for a class, over the classes that both have. A
+    classifier makes one prediction per image: that is one mixture, whatever the class.
+
+    Args:
+        by_class: `true`, the paper's, builds one mixture for each predicted class; `false` mixes all predictions of an
+            image, as the authors' code does for detectors.
+        how: how the divergences of the shared classes become one distance: `mean` as in the authors' code, `sum` as in
+            the paper.
+
+    References:
+        Agarwal, Arora, Anand and Arora, Contextual Diversity for Active Learning, ECCV 2020.
+
+    Deviations:
+        Images that share no class are not compared, and an image that shares no class with any centre comes first;
+        published code gives it distance 0, which puts it last. Images without predictions come last, in random order.
+        The first image is the farthest, where published code draws it at random although the distances are known. A
+        probability of 0 counts as the smallest positive number, where that code leaves the class out. Background is one
+        more column of the probabilities, but no class.
+
+    Cost:
+        One forward pass per image, labelled images included. With R mixtures (one per image on a classifier), at most
+        O(R C) time per labelled image and per selected image, and O(R C) memory.
     """
     num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
     predictions = view.predict(images)
     rank_N = ranks_as_tensor(view.tie_ranks(images), predictions.scores_PC)
     picks = pick_farthest(build_mixtures(predictions, by_class), num_labelled, budget, how, rank_N)
     others = np.setdiff1d(np.arange(num_labelled, predictions.num_images), picks)
-    drawn = rng.choice(others, budget - len(picks), replace=False)
-    chosen: Indices = view.unlabelled[np.concatenate([np.array(picks, np.int64), drawn]) - num_labelled]
-    return chosen
+    random_picks = rng.choice(others, budget - len(picks), replace=False)
+    selection: Indices = view.unlabelled[np.concatenate([np.array(picks, np.int64), random_picks]) - num_labelled]
+    return selection
 
 
 @dataclass
 class Mixtures:
-    """Mixtures of predictions, by class and then by image; at most one of both."""
+    """The mixtures of all images, sorted by class and then by image; an image has at most one for each class."""
 
     p_RC: Tensor
     class_R: Tensor
@@ -65,7 +77,7 @@ class Mixtures:
     num_images: int
     log_RC: Tensor = field(init=False)
     negentropy_R: Tensor = field(init=False)
-    rows: dict[int, slice] = field(init=False)  # of each class
+    rows: dict[int, slice] = field(init=False)  # the rows of each class
 
     def __post_init__(self) -> None:
         self.log_RC = self.p_RC.clamp(min=torch.finfo(self.p_RC.dtype).tiny).log()
@@ -73,33 +85,36 @@ class Mixtures:
         labels, counts = self.class_R.unique_consecutive(return_counts=True)
         ends = counts.cumsum(0)
         bounds = zip(labels.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True)
-        self.rows = {label: slice(begin, end) for label, begin, end in bounds}
+        self.rows = {label: slice(start, end) for label, start, end in bounds}
 
     def divergence(self, rows: slice, others: Tensor) -> Tensor:
-        """(rows, others): sum_c (p - q) (log p - log q) / 2 of mixtures, multiplied out into two products."""
-        alone = self.negentropy_R[rows][:, None] + self.negentropy_R[others]
-        across = self.p_RC[rows] @ self.log_RC[others].T + self.log_RC[rows] @ self.p_RC[others].T
-        return (alone - across).clamp_(min=0) / 2
+        """Returns the symmetric divergence between mixtures, (rows, others): sum_c (p - q) (log p - log q) / 2.
+
+        The product is multiplied out into two matrix products.
+        """
+        own = self.negentropy_R[rows][:, None] + self.negentropy_R[others]
+        cross = self.p_RC[rows] @ self.log_RC[others].T + self.log_RC[rows] @ self.p_RC[others].T
+        return (own - cross).clamp_(min=0) / 2
 
     def distance_to_nearest(self, centres_M: Tensor, how: Literal["mean", "sum"]) -> Tensor:
-        """(N,): distance to the nearest of these images; infinite to those that no class is shared with."""
+        """Returns the distance of each image to the nearest of these centres, (N,); infinite without a shared class."""
         column_N = torch.full((self.num_images,), -1, device=self.p_RC.device)
         column_N[centres_M] = torch.arange(len(centres_M), device=self.p_RC.device)
         column_R = column_N[self.image_R]
         total_NM = self.p_RC.new_zeros(self.num_images, len(centres_M))
         shared_NM = torch.zeros_like(total_NM)
-        known = (column_R >= 0).nonzero().squeeze(1)
-        for label in self.class_R[known].unique().tolist():
-            others = known[self.class_R[known] == label]
-            at = (self.image_R[self.rows[label]][:, None], column_R[others])
-            total_NM[at] += self.divergence(self.rows[label], others)
-            shared_NM[at] += 1
+        is_centre = (column_R >= 0).nonzero().squeeze(1)
+        for label in self.class_R[is_centre].unique().tolist():
+            others = is_centre[self.class_R[is_centre] == label]
+            cells = (self.image_R[self.rows[label]][:, None], column_R[others])
+            total_NM[cells] += self.divergence(self.rows[label], others)
+            shared_NM[cells] += 1
         distance_NM = total_NM / shared_NM if how == "mean" else total_NM
         return distance_NM.where(shared_NM > 0, torch.inf).amin(1)
 
 
 def build_mixtures(predictions: Predictions, by_class: bool) -> Mixtures:
-    """The mixtures of each image; images without predictions have none."""
+    """Returns the mixtures of each image; an image without predictions has none."""
     p_PC, num_images = predictions.scores_PC, predictions.num_images
     if not p_PC.isfinite().all():
         raise ValueError("cdal: the predictions hold NaN or infinity")
@@ -115,8 +130,11 @@ def build_mixtures(predictions: Predictions, by_class: bool) -> Mixtures:
 def pick_farthest(
     mixed: Mixtures, num_labelled: int, budget: int, how: Literal["mean", "sum"], rank_N: Tensor
 ) -> list[int]:
-    """Positions of the picks, each the farthest from all centres so far, of equals that of the lowest rank; fewer than
-    the budget where fewer unlabelled images have predictions. O(R C) a pick."""
+    """Returns the positions of the selected images, each the farthest from all centres so far.
+
+    Of equally far images the one with the lowest rank is taken. There are fewer than `budget` if fewer unlabelled
+    images have predictions. Each selected image costs at most O(R C) time.
+    """
     device = mixed.p_RC.device
     distance_N = torch.full((mixed.num_images,), -torch.inf, dtype=mixed.p_RC.dtype, device=device)
     distance_N[mixed.image_R] = torch.inf

@@ -1,4 +1,7 @@
-"""Core-set selection (Sener and Savarese, 2018): cover the pool with balls around labelled images."""
+"""Core-set selection: greedy k-center (Sener and Savarese, 2018).
+
+Shapes: N images, D features.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from .shared.ties import ranks_as_tensor
 
 
 def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[Need]:
-    """The model's embedding, or a frozen encoder's."""
+    """Returns the need `embed` for the model's own features, or `encode` for those of a frozen encoder."""
     return frozenset({"encode" if encoder else "embed"})
 
 
@@ -29,18 +32,31 @@ def coreset(
     metric: Literal["euclidean", "cosine"] = "euclidean",
     encoder: EncoderName | None = None,
 ) -> Indices:
-    """Greedy k-center on the input of the last layer, the labelled images as first centres; deterministic.
+    """Selects the images that are farthest from all labelled images in feature space, by greedy k-center.
 
-    A detector's embedding is averaged over places, one vector an image: how is the task's (`View.embed`).
-    metric: `euclidean` as in the paper; `cosine` is 1 - cos (the baseline of GEAL): on unit vectors |a - b|^2 = 2 (1 -
-        cos), so the greedy rule is the same one. An all-zero embedding has no direction and is taken at squared
-        distance 1 from the others.
-    encoder: a frozen encoder's features of the whole image instead (GEAL's baselines); without labelled images the
-        first is random. Null: the model's, as in the paper.
-    Deviation: the greedy 2-approximation only, not the paper's mixed integer programme that tolerates outliers.
-    Cost: a forward pass an image, labelled ones too (or the encoder once); for N candidates of D features, O(N D) in
-    memory, and in time for each labelled image and each pick. On a CPU a pick looks at the farthest candidates alone
-    while that is exact.
+    The labelled images are the first centres; each selected image becomes a centre. The features are the input of the
+    last layer. A detector's features are averaged over places, one vector per image, by the task (see `View.embed`).
+    The selection is deterministic.
+
+    Args:
+        metric: the distance between features. `euclidean` is the paper's. `cosine`, 1 - cos, is a baseline in GEAL: on
+            unit vectors |a - b|^2 = 2 (1 - cos), so the greedy rule is the same. A vector of zeros has no direction and
+            is taken at squared distance 1 from all others.
+        encoder: the frozen encoder whose features of the whole image are used (baselines in GEAL), or `null` for the
+            model's own features, as in the paper. With an encoder a run may start without labelled images; the first
+            image is then drawn at random.
+
+    References:
+        Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018, Algorithm
+            1.
+
+    Deviations:
+        Only the greedy 2-approximation, not the paper's mixed integer programme that tolerates outliers.
+
+    Cost:
+        One forward pass per image, labelled images included (or one pass of the encoder, once). For N candidates with D
+        features, O(N D) memory, and O(N D) time per labelled image and per selected image. On a CPU a step looks at the
+        farthest candidates alone, as long as that is exact.
     """
     centres_MD, candidates_ND = (image_features(view, which, encoder) for which in (view.labelled, view.unlabelled))
     if metric == "cosine":
@@ -54,7 +70,7 @@ def coreset(
 
 
 def image_features(view: View, indices: Indices, encoder: EncoderName | None) -> Tensor:
-    """(N, D): of the model, or of an encoder."""
+    """Returns the features of images, (N, D): the model's own, or those of an encoder."""
     if encoder is None:
         return view.embed(indices)
     return torch.cat([part.global_NE for part in view.encode(indices, encoder)])

@@ -1,4 +1,7 @@
-"""Discriminative active learning, DAL (Gissin and Shalev-Shwartz, 2019). Shapes: N, M images, D features."""
+"""Discriminative active learning, DAL (Gissin and Shalev-Shwartz, 2019).
+
+Shapes: N, M images; D features.
+"""
 
 from __future__ import annotations
 
@@ -43,52 +46,81 @@ def discriminative(
     balanced: bool = False,
     within: Literal["subset", "pool"] = "subset",
 ) -> Indices:
-    """The images that a classifier of labelled against unlabelled is surest are unlabelled.
+    """Selects the images that a discriminator of labelled and unlabelled images most confidently calls unlabelled.
 
-    Each query trains a new one, on the input of the model's last layer (computed once, not standardised, as the authors
-    do): all labelled images against a fresh draw of unlabelled ones. Its picks are of that draw, and join the labelled.
-    num_queries: parts of the budget (10: SuperAnnotate's; the authors' code: 20 on learned features). width, epochs,
-        lr, batch_size: units a hidden layer, epochs at most, Adam's step and batch (the authors' for 512 features).
-        stop_accuracy: training stops above it (0.98: the authors'). unlabelled_ratio: unlabelled images drawn for each
-        labelled one (10: the authors'). balanced: weigh both sides alike; off, as the authors' weights do nothing.
-        within: picks are of the draw (`subset`, as in the authors' code and SuperAnnotate's) or of the whole `pool`.
-    Logs means over queries: `epochs`, and `accuracy` in the last one (below stop_accuracy: it ran out of epochs).
-    Deviations: 10 queries, not the authors' 20; ranks logits: no ties at p = 1. SuperAnnotate's script optimises the
-    backbone's parameters in place of the discriminator's: its published curve is that of an untrained discriminator.
-    Cost: a forward pass an image; a query is at most `epochs` passes of the net over (1 + unlabelled_ratio) M images.
+    The budget is divided into several queries. Each query trains a new discriminator on all labelled images and a fresh
+    random subset of the unlabelled ones. Its input is the input of the model's last layer, computed once and not
+    standardised, as in the authors' code. The selected images count as labelled in the next query; the model itself is
+    not trained in between.
+
+    Args:
+        num_queries: number of queries that share the budget (10 in SuperAnnotate's code; 20 on learned features in the
+            authors').
+        width: units in each of the three hidden layers (256: the authors'); at most 20 below 30 features.
+        epochs: the largest number of epochs of a discriminator (500: the authors' for 512 features).
+        lr: the learning rate of Adam (2e-4: the authors' for 512 features).
+        batch_size: images in a batch of the discriminator (1024: the authors' for 512 features).
+        stop_accuracy: the training accuracy above which training stops (0.98: the authors').
+        unlabelled_ratio: the number of unlabelled images drawn for each labelled one (10: the authors').
+        balanced: `true` gives the labelled and the unlabelled class equal total weight in the loss. The default is
+            `false`, because the class weights in the authors' code have no effect.
+        within: where a query selects from: the unlabelled `subset` that it was trained on, as in the authors' and
+            SuperAnnotate's code, or the whole `pool`.
+
+    Logs:
+        epochs: the mean number of epochs of a discriminator.
+        accuracy: the mean training accuracy in the last epoch; below `stop_accuracy` a discriminator ran out of epochs.
+
+    References:
+        Gissin and Shalev-Shwartz, Discriminative Active Learning, 2019.
+
+    Deviations:
+        10 queries, where the authors have 20. Images are ranked by logits, so that there are no ties at p = 1.
+        SuperAnnotate's script optimises the parameters of the backbone in place of the discriminator's: its published
+        curve is that of an untrained discriminator.
+
+    Cost:
+        One forward pass per image. Each query takes at most `epochs` passes of the discriminator over (1 +
+        unlabelled_ratio) M images, where M are labelled.
     """
     if min(num_queries, width, epochs, batch_size, unlabelled_ratio) < 1:
-        raise ValueError("discriminative: num_queries, width, epochs, batch_size and unlabelled_ratio start at 1")
+        raise ValueError(
+            "discriminative: num_queries, width, epochs, batch_size and unlabelled_ratio must be 1 or more"
+        )
     recipe = Recipe(width, epochs, lr, batch_size, stop_accuracy, balanced)
     num_labelled = len(view.labelled)
     features_ND = view.embed(np.concatenate([view.labelled, view.unlabelled]))
-    known_N = np.arange(len(features_ND)) < num_labelled
-    picks, lasted, accuracies = [], [], []
+    is_labelled_N = np.arange(len(features_ND)) < num_labelled
+    picks, num_epochs, accuracies = [], [], []
     for size in split_budget(budget, num_queries):
-        inside, outside = np.flatnonzero(known_N), np.flatnonzero(~known_N)
-        least = size if within == "subset" else 1
-        shown = rng.choice(outside, min(len(outside), max(unlabelled_ratio * len(inside), least)), replace=False)
+        labelled, unlabelled = np.flatnonzero(is_labelled_N), np.flatnonzero(~is_labelled_N)
+        smallest = size if within == "subset" else 1
+        num_drawn = min(len(unlabelled), max(unlabelled_ratio * len(labelled), smallest))
+        subset = rng.choice(unlabelled, num_drawn, replace=False)
         net, epoch, accuracy = train_discriminator(
-            features_ND[inside], features_ND[shown], recipe, int(rng.integers(2**63))
+            features_ND[labelled], features_ND[subset], recipe, int(rng.integers(2**63))
         )
-        offered = shown if within == "subset" else outside
+        candidates = subset if within == "subset" else unlabelled
         score_N = torch.full_like(features_ND[:, 0], -torch.inf)
-        score_N[offered] = unlabelled_logit(net, features_ND[offered])
+        score_N[candidates] = unlabelled_logit(net, features_ND[candidates])
         picks.append(view.highest(score_N[num_labelled:], size))
-        lasted.append(epoch)
+        num_epochs.append(epoch)
         accuracies.append(accuracy)
-        known_N[num_labelled + np.searchsorted(view.unlabelled, picks[-1])] = True
-    view.log(epochs=float(np.mean(lasted)), accuracy=float(np.mean(accuracies)))
+        is_labelled_N[num_labelled + np.searchsorted(view.unlabelled, picks[-1])] = True
+    view.log(epochs=float(np.mean(num_epochs)), accuracy=float(np.mean(accuracies)))
     return np.concatenate(picks)
 
 
 def split_budget(budget: int, num_queries: int) -> list[int]:
-    """The budget in num_queries parts that differ by one at most; fewer parts where it is smaller than that."""
+    """Divides the budget into `num_queries` parts that differ by at most one; fewer parts if the budget is smaller."""
     return [len(part) for part in np.array_split(np.arange(budget), min(num_queries, budget))]
 
 
 def build_discriminator(num_features: int, width: int) -> nn.Sequential:
-    """D -> width x 3 -> 2 with ReLU, at most 20 wide below 30 features; Glorot-uniform weights and zero biases."""
+    """Builds the network D -> width x 3 -> 2 with ReLU, at most 20 wide below 30 features.
+
+    Weights are Glorot-uniform, biases zero.
+    """
     width = width if num_features >= 30 else min(width, 20)
     layers: list[nn.Module] = []
     for inputs in (num_features, width, width):
@@ -102,9 +134,10 @@ def build_discriminator(num_features: int, width: int) -> nn.Sequential:
 def train_discriminator(
     labelled_MD: Tensor, unlabelled_MD: Tensor, recipe: Recipe, seed: int
 ) -> tuple[nn.Sequential, int, float]:
-    """A discriminator, the epochs it took and its accuracy in the last one.
+    """Trains a discriminator; returns it, the number of epochs and its accuracy in the last epoch.
 
-    Adam until stop_accuracy is passed, counted as Keras does: over the batches of an epoch while it trains.
+    Adam runs until the accuracy is above `stop_accuracy`. As in Keras, the accuracy is counted over the batches of an
+    epoch while the network trains.
     """
     inputs_MD = torch.cat([labelled_MD, unlabelled_MD])
     label_M = (torch.arange(len(inputs_MD), device=inputs_MD.device) >= len(labelled_MD)).long()
@@ -115,20 +148,20 @@ def train_discriminator(
     weight_2 = len(label_M) / (2 * label_M.bincount().to(inputs_MD)) if recipe.balanced else None
     epoch, accuracy = 0, 0.0
     while epoch < recipe.epochs and accuracy <= recipe.stop_accuracy:
-        right = torch.zeros((), dtype=torch.int64, device=inputs_MD.device)
+        num_correct = torch.zeros((), dtype=torch.int64, device=inputs_MD.device)
         order_M = torch.randperm(len(label_M), generator=shuffle).to(inputs_MD.device)
         for batch in torch.split(order_M, recipe.batch_size):
             logits = net(inputs_MD[batch])
             optimiser.zero_grad()
             torch.autograd.backward(F.cross_entropy(logits, label_M[batch], weight_2))
             optimiser.step()
-            right += (logits.argmax(1) == label_M[batch]).sum()
-        epoch, accuracy = epoch + 1, right.item() / len(label_M)
+            num_correct += (logits.argmax(1) == label_M[batch]).sum()
+        epoch, accuracy = epoch + 1, num_correct.item() / len(label_M)
     return net, epoch, accuracy
 
 
 @torch.no_grad()
 def unlabelled_logit(net: nn.Sequential, features_ND: Tensor) -> Tensor:
-    """(N,): the logit of being unlabelled."""
+    """Returns the logit of being unlabelled, (N,)."""
     logits_N2 = torch.cat([net(part) for part in torch.split(features_ND, 2**16)])
     return logits_N2[:, UNLABELLED] - logits_N2[:, LABELLED]

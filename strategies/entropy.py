@@ -1,4 +1,7 @@
-"""Entropy sampling (Settles, Active Learning Literature Survey, 2009, 3.1). Shapes: P predictions, C classes."""
+"""Entropy sampling (Settles, 2009).
+
+Shapes: P predictions, C classes.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,25 @@ from benchmark.api import How, Indices, View, register
 
 @register(needs={"predict"}, version=1)
 def entropy(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
-    """Largest entropy -sum_c p_c log p_c, in nats: 0 for a certain prediction, log C for a uniform one.
+    """Selects the images whose predicted class probabilities have the largest entropy.
 
-    how: from the predictions of a detector or a segmenter to one number an image. `mean` is ours: published detection
-        code takes the `max` over boxes (ISAL's) or the `sum` (PPAL's). An image without predictions counts as certain.
-    Deviations: 0 log 0 is 0, where published code returns NaN or adds 1e-10 to every p; on detectors background is one
-    more class, where published code often takes a binary entropy of the score.
-    Cost: a forward pass an unlabelled image.
+    The entropy `-sum_c p_c log p_c` is in nats: 0 for a certain prediction, log C for a uniform one. An image without
+    predictions counts as certain.
+
+    Args:
+        how: how the entropies of a detector's boxes, or of a segmenter's places, become one value per image: `sum`,
+            `mean` or `max`. `mean` is this project's choice; published detection code takes the `max` over boxes (ISAL)
+            or the `sum` (PPAL).
+
+    References:
+        Settles, Active Learning Literature Survey, 2009, section 3.1.
+
+    Deviations:
+        0 log 0 is 0, where published code returns NaN or adds 1e-10 to every probability. On detectors the background
+        is one more class, where published code often takes the binary entropy of the score.
+
+    Cost:
+        One forward pass per unlabelled image.
     """
     predictions = view.predict(view.unlabelled)
     entropy_P = torch.special.entr(predictions.scores_PC).sum(1)

@@ -1,4 +1,4 @@
-"""FreeSel (Xie et al., Towards Free Data Selection with General-Purpose Models, NeurIPS 2023): GEAL's successor.
+"""FreeSel: data selection by patterns of a frozen encoder, drawn at random by distance (Xie et al., 2023).
 
 Shapes: P patterns.
 """
@@ -24,26 +24,45 @@ def freesel(
     k: int = 5,
     metric: PatternMetric = "cosine",
 ) -> Indices:
-    """As `geal`, but the next pattern is drawn, with probability proportional to d^2, where that takes the farthest.
+    """Selects images by drawing patterns of a frozen encoder with probability proportional to their squared distance.
 
-    Patterns of an image: the centres of k-means on the patches that hold most of its attention; d: the distance of a
-    pattern to the nearest one of the images chosen so far. The image of the pattern drawn is chosen, and all its
-    patterns count as such from then on. No label and no task model plays a part. The labelled images are where it goes
-    on from; without any, it starts from a random one, as published.
-    encoder: whose patches and attention; DINO's ViT-S/16 is the paper's.
-    tau: share of the attention that the patches hold, 0.5 as in the authors' code.
-    k: patterns an image at most, 5 in the authors' code for VOC; theirs for CIFAR-10 takes one, the mean of the
-        patches.
-    metric: of patterns, d: 1 - cos, as published, or Euclidean.
-    Logs `patterns`, their mean number an image.
-    Deviations: k-means starts from spread patches, where published code draws them at random, so an image has one set
-    of patterns. Draws are exact, though few distances are computed: see `Lazy.draw`.
-    Cost: the encoder once an image, then a draw by the last known distances of all P patterns and at most one product
-    of them with k new ones a pick; O(P D) in memory.
+    FreeSel is the successor of GEAL, which takes the farthest pattern instead. The patterns of an image are the centres
+    of k-means on the patches that hold most of its attention. The distance of a pattern is that to the nearest pattern
+    of the images selected so far. The image of the drawn pattern is selected, and all its patterns count as selected.
+    No label and no task model plays a part. The labelled images are the first selected ones; without any, the first
+    image is random, as published.
+
+    Args:
+        encoder: the frozen encoder that gives patches and attention; DINO's ViT-S/16 is the paper's.
+        tau: the share of an image's attention that the kept patches hold, above 0 and at most 1 (0.5 in the authors'
+            code).
+        k: the largest number of patterns per image (5 in the authors' code for VOC; 1, the mean of the patches, in
+            theirs for CIFAR-10).
+        metric: the distance of patterns: `cosine`, 1 - cos, as published, or `euclidean`.
+
+    Logs:
+        patterns: the mean number of patterns per unlabelled image.
+
+    References:
+        Xie et al., Towards Free Data Selection with General-Purpose Models, NeurIPS 2023.
+
+    Deviations:
+        k-means starts from patches that are spread out, where published code draws them at random, so an image always
+        has the same patterns. Draws are exact although few distances are computed (see `LazyDistances.draw`).
+
+    Cost:
+        One pass of the encoder per image, once. Per selected image, a draw by the last known distances of all P
+        patterns and at most one product of them with k new ones. O(P D) memory.
     """
-    own = PatternCandidates.from_view(view, rng, "freesel", encoder, tau, k, metric)
+    candidates = PatternCandidates.from_view(view, rng, "freesel", encoder, tau, k, metric)
     power = 2.0 if metric == "cosine" else 1.0  # of |a - b|^2, which is 2 (1 - cos) on unit vectors
     picks = draw_by_distance(
-        own.features_PD, own.centres_PD, budget, rng, power=power, groups=own.groups, first=own.first_pick
+        candidates.features_PD,
+        candidates.centres_PD,
+        budget,
+        rng,
+        power=power,
+        groups=candidates.groups,
+        first=candidates.first_pick,
     )
-    return own.images(picks)
+    return candidates.images(picks)

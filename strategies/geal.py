@@ -1,4 +1,4 @@
-"""GEAL (Xie et al., Towards General and Efficient Active Learning, 2021): patterns of a frozen encoder, in one pass.
+"""GEAL: data selection by patterns of a frozen encoder, the farthest first (Xie et al., 2021).
 
 Shapes: P patterns, D features.
 """
@@ -25,23 +25,42 @@ def geal(
     k: int = 25,
     metric: PatternMetric = "cosine",
 ) -> Indices:
-    """Again and again the image with the pattern that is farthest from all patterns of the images chosen so far.
+    """Selects, one by one, the images with the pattern farthest from all patterns of the images selected so far.
 
-    Patterns ("knowledge clusters") of an image: the centres of k-means on the patches that hold most of its attention;
-    all of a chosen image's become centres. No label and no task model plays a part, so that one pass may choose for all
-    rounds (one_pass=true), as published. The labelled images are where it goes on from; without any, it starts from a
-    random one, as published.
-    encoder: whose patches and attention; DINO's ViT-S/16 is the paper's.
-    tau: share of the attention that the patches hold (0.5: the paper's; it ablates 0.4 and 0.6).
-    k: patterns an image at most (25: the paper's; it ablates 5 and 15).
-    metric: of patterns, 1 - cos (the paper's) or Euclidean, which it ablates.
-    Logs `patterns`, their mean number an image.
-    Deviations: k-means starts from spread patches, where published code draws them at random, so an image has one set
-    of patterns; `dino` squashes images bilinearly, where that code does so bicubically.
-    Cost: the encoder once an image, then one product of all P patterns with k new ones a pick at most; O(P D) in
-    memory.
+    The patterns ("knowledge clusters") of an image are the centres of k-means on the patches that hold most of its
+    attention. All patterns of a selected image become centres. No label and no task model plays a part, so one
+    selection may serve all rounds (`one_pass=true`), as published. The labelled images are the first selected ones;
+    without any, the first image is random, as published.
+
+    Args:
+        encoder: the frozen encoder that gives patches and attention; DINO's ViT-S/16 is the paper's.
+        tau: the share of an image's attention that the kept patches hold, above 0 and at most 1 (0.5: the paper's,
+            which also tries 0.4 and 0.6).
+        k: the largest number of patterns per image (25: the paper's, which also tries 5 and 15).
+        metric: the distance of patterns: `cosine`, 1 - cos, as in the paper, or `euclidean`, which it tries too.
+
+    Logs:
+        patterns: the mean number of patterns per unlabelled image.
+
+    References:
+        Xie et al., Towards General and Efficient Active Learning, 2021.
+
+    Deviations:
+        k-means starts from patches that are spread out, where published code draws them at random, so an image always
+        has the same patterns. The encoder `dino` resizes images bilinearly, where that code does so bicubically.
+
+    Cost:
+        One pass of the encoder per image, once. Per selected image, at most one product of all P patterns with k new
+        ones. O(P D) memory.
     """
-    own = PatternCandidates.from_view(view, rng, "geal", encoder, tau, k, metric)
-    rank_P = ranks_as_tensor(view.tie_ranks(view.unlabelled), own.image_P)[own.image_P]
-    picks = k_center_greedy(own.features_PD, own.centres_PD, budget, rank_P, groups=own.groups, first=own.first_pick)
-    return own.images(picks)
+    candidates = PatternCandidates.from_view(view, rng, "geal", encoder, tau, k, metric)
+    rank_P = ranks_as_tensor(view.tie_ranks(view.unlabelled), candidates.image_P)[candidates.image_P]
+    picks = k_center_greedy(
+        candidates.features_PD,
+        candidates.centres_PD,
+        budget,
+        rank_P,
+        groups=candidates.groups,
+        first=candidates.first_pick,
+    )
+    return candidates.images(picks)

@@ -1,4 +1,7 @@
-"""Learning loss (Yoo and Kweon, Learning Loss for Active Learning, CVPR 2019). Shapes: N images of a batch or pool."""
+"""Learning loss: images with the largest predicted loss (Yoo and Kweon, 2019).
+
+Shapes: N images of a batch or of the pool.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from benchmark.api import Indices, Need, View, register
 
 
 class LossModule(nn.Module):
-    """Predicts an image's loss from the model's stage maps (the paper's Figure 2)."""
+    """Predicts the loss of an image from the model's stage maps (Figure 2 of the paper)."""
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
@@ -21,15 +24,15 @@ class LossModule(nn.Module):
         self.last = nn.Linear(width * len(channels), 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """(N,): from maps of (N, channels[i], H_i, W_i)."""
-        features = [tap(one.mean((2, 3))).relu() for tap, one in zip(self.taps, maps, strict=True)]
+        """Returns the predicted losses, (N,), from maps of (N, channels[i], H_i, W_i)."""
+        features = [tap(stage.mean((2, 3))).relu() for tap, stage in zip(self.taps, maps, strict=True)]
         output_N: Tensor = self.last(torch.cat(features, 1)).squeeze(1)
         return output_N
 
 
 @dataclass(frozen=True)
 class LossPrediction:
-    """The companion: what `fit` trains beside the model."""
+    """The companion: trains a loss module beside the model."""
 
     detach_after: float
     weight: float
@@ -37,14 +40,15 @@ class LossPrediction:
     width: int
 
     def module(self, channels: Sequence[int]) -> nn.Module:
-        """A fresh loss module for stage maps of these channels."""
+        """Builds a new loss module for stage maps with these numbers of channels."""
         return LossModule(channels, self.width)
 
     def loss(self, output_N: Tensor, losses_N: Tensor) -> Tensor:
-        """The ranking loss (Eq. 2): image i is paired with N-1-i, the middle one of an odd batch left out.
+        """Returns the ranking loss (Eq. 2) of a batch, times `weight`.
 
-        Mean over pairs of max(0, margin - sign (output_i - output_j)), times weight; sign is 1 where
-        losses_i > losses_j, else -1: a tie counts as -1, as in published code.
+        Image i is paired with image N-1-i; the middle image of an odd batch is left out. The loss is the mean over
+        pairs of max(0, margin - sign (output_i - output_j)). The sign is 1 where losses_i > losses_j and -1 otherwise,
+        so a tie counts as -1, as in published code.
         """
         pairs = len(output_N) // 2
         gap, true_gap = (values[:pairs] - values.flip(0)[:pairs] for values in (output_N, losses_N))
@@ -52,16 +56,17 @@ class LossPrediction:
         return self.weight * (self.margin - sign * gap).relu().sum() / max(pairs, 1)
 
 
-CLASSIFIER_SUBSET = 10_000  # the paper's
+CLASSIFIER_SUBSET = 10_000  # the default of the paper
 
 
 def needs(*, subset: int | None, **_: object) -> frozenset[Need]:
-    """The companion, and predictions to tell a classifier by where the subset follows from that."""
+    """Returns the need `companion`, and `predict` where the default subset depends on whether the model is a
+    classifier."""
     return frozenset({"companion", "predict"} if subset is None else {"companion"})
 
 
 def companion(*, detach_after: float, weight: float, margin: float, width: int, **_: object) -> LossPrediction:
-    """The companion under the strategy's parameters; those of the query alone do not touch training."""
+    """Builds the companion; parameters that concern the selection alone do not change training."""
     return LossPrediction(detach_after, weight, margin, width)
 
 
@@ -77,27 +82,39 @@ def learning_loss(
     margin: float = 1.0,
     width: int = 128,
 ) -> Indices:
-    """Largest predicted loss within a random subset of the unlabelled images, drawn anew each round.
+    """Selects the images with the largest predicted loss from a random subset of the unlabelled images.
 
-    Outputs rank; they are no losses. Changes training, so its round 0 differs from other strategies'.
-    subset: images that the loss is predicted of; null: 10,000 of a classifier's (the paper's), all of a detector's or
-        a segmenter's, for which ISAL's paper names no subset.
-    detach_after: share of training after which the companion's gradient stops reaching the model; 0.6 is epoch 120 of
-        200 as published, 0 keeps the model free of it (usual for detectors).
-    weight, margin: lambda and xi of the paper, 1 and 1: the weight of the ranking loss, and the gap that it asks of the
-        outputs of two images.
-    width: features that each stage map is turned into (128 as published).
-    Deviation: model and module start afresh every round, where a widely used reproduction goes on from the last one;
-    the middle image of an odd batch has no pair.
-    Cost: a forward pass for each image of the subset; in training, a few small linear layers beside the model.
+    A small module is trained beside the model to rank images by their loss; its outputs are no losses themselves. The
+    module changes the training of the model, so scores in round 0 differ from those of other strategies. The subset is
+    drawn anew in each round.
+
+    Args:
+        subset: the number of random unlabelled images whose loss is predicted. `null` takes 10,000 for a classifier, as
+            in the paper, and all images for a detector or a segmenter, because ISAL's paper names no subset for them.
+        detach_after: the share of training (0 to 1) after which the gradient of the module no longer reaches the model.
+            0.6 is epoch 120 of 200, as published. At 0 it never does, as is usual for detectors.
+        weight: the weight of the ranking loss in the training loss, lambda in the paper (1: the paper's).
+        margin: the gap that the ranking loss asks for between the outputs of two images, xi in the paper (1: the
+            paper's).
+        width: the number of features that the module computes from each stage map (128: as published).
+
+    References:
+        Yoo and Kweon, Learning Loss for Active Learning, CVPR 2019.
+
+    Deviations:
+        Model and module are trained from scratch in every round, where a widely used reproduction continues from the
+        last round. The middle image of an odd batch has no pair.
+
+    Cost:
+        One forward pass per image of the subset. In training, a few small linear layers beside the model.
     """
     num = len(view.unlabelled)
     if subset is None:
         subset = CLASSIFIER_SUBSET if view.predict(view.unlabelled[:1]).one_each else num
     if budget > subset:
-        raise ValueError(f"learning_loss[subset={subset}]: smaller than the budget, {budget}: take that or more")
-    drawn = np.sort(rng.choice(num, min(subset, num), replace=False))
-    values = view.companion(view.unlabelled[drawn])
+        raise ValueError(f"learning_loss[subset={subset}]: must be at least the budget, {budget}")
+    subset_rows = np.sort(rng.choice(num, min(subset, num), replace=False))
+    values = view.companion(view.unlabelled[subset_rows])
     scores_N = values.new_full((num,), -torch.inf)
-    scores_N[torch.from_numpy(drawn).to(scores_N.device)] = values
+    scores_N[torch.from_numpy(subset_rows).to(scores_N.device)] = values
     return view.highest(scores_N, budget)

@@ -1,4 +1,7 @@
-"""Least confidence (Lewis and Gale, 1994; Culotta and McCallum, 2005). Shapes: P predictions, C classes."""
+"""Least confidence sampling (Lewis and Gale, 1994).
+
+Shapes: P predictions, C classes.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,26 @@ from benchmark.api import How, Indices, View, register
 
 @register(needs={"predict"}, version=1)
 def least_confidence(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
-    """Largest 1 - p_1, the model's own probability that its likeliest class is wrong.
+    """Selects the images whose most likely class has the smallest probability.
 
-    how: from the predictions of a detector or a segmenter to one number an image. `mean` is ours: ISAL's code takes the
-        `max` over boxes. An image without predictions counts as certain.
-    Deviation: on detectors background is one more class, so a box that is surely background is certain, where published
-    code ranks by the score of the box alone.
-    Cost: a forward pass an unlabelled image.
+    Images are ranked by `1 - p_1`, the model's own probability that its most likely class is wrong. An image without
+    predictions counts as certain.
+
+    Args:
+        how: how the values of a detector's boxes, or of a segmenter's places, become one value per image: `sum`, `mean`
+            or `max`. `mean` is this project's choice; ISAL's code takes the `max` over boxes.
+
+    References:
+        Lewis and Gale, A Sequential Algorithm for Training Text Classifiers, SIGIR 1994.
+        Culotta and McCallum, Reducing Labeling Effort for Structured Prediction Tasks, AAAI 2005.
+
+    Deviations:
+        On detectors the background is one more class, so a box that is almost surely background counts as certain.
+        Published code ranks by the score of the box alone.
+
+    Cost:
+        One forward pass per unlabelled image.
     """
     predictions = view.predict(view.unlabelled)
-    doubt_P = 1 - predictions.scores_PC.amax(1)
-    return view.highest(predictions.per_image(doubt_P, how), budget)
+    uncertainty_P = 1 - predictions.scores_PC.amax(1)
+    return view.highest(predictions.per_image(uncertainty_P, how), budget)

@@ -1,4 +1,4 @@
-"""Localization tightness (Kao et al., Localization-Aware Active Learning for Object Detection, ACCV 2018)."""
+"""Localization tightness: images with a box whose class and position disagree (Kao et al., 2018)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from .shared.boxes import box_corners, iou
 
 @register(needs={"proposals"}, version=2)
 def localization_tightness(view: View, budget: int, rng: np.random.Generator) -> Indices:
-    """The images with a box whose class and place disagree most: smallest J_I = min_j |T_j + P_j - 1|, in 0..1 (LT/C).
+    """Selects the images with a box for which the certainty of the class and of the position disagree most.
 
-    T of a box: its IoU with the proposal it was refined from, for two-stage detectors; P: its confidence. J is 0 for a
-    sure class in a loose box and for an unsure class in a tight one, 1 where both are sure or neither is. An image
-    without boxes has J_I = 1. Deterministic. In double precision, so that small J do not tie.
-    Deviation: the correct IoU, where CALD's code forgets to add a pixel in one of its areas.
-    Cost: a forward pass an unlabelled image, and one IoU a box.
+    The score is `J_I = min_j |T_j + P_j - 1|`, in 0..1, and the smallest are selected (LT/C in the paper). The
+    tightness T of a box is its IoU with the proposal it was refined from, so the strategy needs a two-stage detector. P
+    is its confidence. J is 0 for a certain class in a loose box and for an uncertain class in a tight one; it is 1
+    where both are certain or neither is. An image without boxes has J_I = 1. The selection is deterministic. It is
+    computed in double precision, so that small J do not tie.
+
+    References:
+        Kao et al., Localization-Aware Active Learning for Object Detection, ACCV 2018.
+
+    Deviations:
+        The IoU is correct, where CALD's code forgets to add a pixel in one of its areas.
+
+    Cost:
+        One forward pass per unlabelled image, and one IoU per box.
     """
     predictions = view.proposals(view.unlabelled)
     assert predictions.proposals_P4 is not None, "a task with `proposals` returns them"

@@ -1,4 +1,7 @@
-"""Margin sampling (Scheffer, Decomain and Wrobel, 2001). Shapes: P predictions, C classes."""
+"""Margin sampling (Scheffer, Decomain and Wrobel, 2001).
+
+Shapes: P predictions, C classes.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,25 @@ from benchmark.api import How, Indices, View, register
 
 @register(needs={"predict"}, version=1)
 def margin(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
-    """Smallest gap p_1 - p_2 between the two likeliest classes, ranked as 1 - gap: 1 for a draw, 0 for certainty.
+    """Selects the images with the smallest gap between the two largest class probabilities.
 
-    how: from the predictions of a detector or a segmenter to one number an image; `mean` is ours.
-    Deviations: ranking 1 - gap rather than the gap makes `max` the least certain box, and an image without predictions
-    certain; it changes nothing for a classifier. In double precision, because 1 - gap would round small gaps away. On
-    detectors background is one more class.
-    Cost: a forward pass an unlabelled image.
+    Images are ranked by `1 - (p_1 - p_2)`: 1 for a tie of two classes, 0 for a certain prediction. An image without
+    predictions counts as certain.
+
+    Args:
+        how: how the values of a detector's boxes, or of a segmenter's places, become one value per image: `sum`, `mean`
+            or `max`. `mean` is this project's choice.
+
+    References:
+        Scheffer, Decomain and Wrobel, Active Hidden Markov Models for Information Extraction, IDA 2001.
+
+    Deviations:
+        Images are ranked by 1 - gap instead of the gap, so that `max` takes the least certain box; on a classifier the
+        order is the same. The gap is computed in double precision, because 1 - gap would round small gaps away. On
+        detectors the background is one more class.
+
+    Cost:
+        One forward pass per unlabelled image.
     """
     predictions = view.predict(view.unlabelled)
     first_P, second_P = predictions.scores_PC.double().topk(2).values.T

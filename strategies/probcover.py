@@ -1,4 +1,4 @@
-"""ProbCover (Yehuda, Dekel, Hacohen and Weinshall, Active Learning Through a Covering Lens, NeurIPS 2022).
+"""ProbCover: maximal coverage of the pool by balls of one radius (Yehuda et al., 2022).
 
 Shapes: N images, the labelled ones first; M of them; E features.
 """
@@ -19,7 +19,7 @@ from .shared.ties import argmax_by_rank, ranks_as_tensor
 
 
 def needs(*, encoder: EncoderName | None, delta: float | None, **_: object) -> frozenset[Need]:
-    """Features, and predictions to count classes in where the radius is chosen by clusters."""
+    """Returns what the features need, and `predict` to count classes where the radius is derived from clusters."""
     return features.needs(encoder=encoder) | ({"predict"} if delta is None else set())
 
 
@@ -33,24 +33,42 @@ def probcover(
     delta: float | None = None,
     purity: float = 0.95,
 ) -> Indices:
-    """Greedy maximal coverage of the pool by balls of radius delta, on features of unit length.
+    """Selects images greedily so that balls of radius delta around labelled images cover most of the pool.
 
-    An image is covered when a labelled or picked one is nearer than delta; each pick covers the most images that are
-    not. When all are covered, the rest is drawn at random.
-    encoder: whose features; the paper's are SimCLR's, trained on the pool; null: those of the model, which the paper is
-        not about.
-    delta: on SimCLR's, the authors' is 0.75 for CIFAR-10; null: as in the paper, the largest radius at which at least
-        `purity` of the balls around images hold one pseudo label alone, those of k-means with as many clusters as the
-        model tells classes. The exact one, where the paper searches a grid.
-    purity: that share, where delta is null (0.95: the paper's).
-    Logs `delta`, and `coverage`: the share of images covered before and after the choice (`was_covered`).
-    Deviation: the authors' code drops the images of the last, partial block of its graph, and after full coverage picks
-    image 0 again and again. No graph is kept: see `cover`.
-    Cost: the encoder once an image, then the distances of N images at most twice over, O(N^2 E), with delta=null once
-    more and k-means; 2^24 distances in memory.
+    Features have unit length. An image is covered when a labelled or selected image is nearer than delta. Each step
+    selects the image whose ball covers most images that are not covered yet. When all are covered, the rest is drawn at
+    random.
+
+    Args:
+        encoder: the frozen encoder whose features are used. The paper's are SimCLR's, trained on the pool. `null` takes
+            the model's own features, which the paper does not study.
+        delta: the radius. On SimCLR's features the authors take 0.75 for CIFAR-10. `null` derives it as the paper does:
+            the largest radius at which the share `purity` of the balls around images hold a single pseudo label, by
+            k-means with as many clusters as the model has classes. The radius is exact, where the paper searches a
+            grid.
+        purity: the share of balls that must hold a single pseudo label where delta is `null`, above 0 and at most 1
+            (0.95: the paper's).
+
+    Logs:
+        delta: the radius.
+        was_covered: the share of images covered before the selection.
+        coverage: the share of images covered after the selection.
+
+    References:
+        Yehuda, Dekel, Hacohen and Weinshall, Active Learning Through a Covering Lens, NeurIPS 2022.
+
+    Deviations:
+        The authors' code drops the images of the last, partial block of its graph, and selects image 0 again and again
+        after full coverage. Here no graph is kept (see `cover`).
+
+    Cost:
+        One pass of the encoder per image, once. The distances of N images at most twice, O(N^2 E); with delta=null once
+        more, and k-means. 2^24 distances in memory.
     """
     if (delta is not None and delta <= 0) or not 0 < purity <= 1:
-        raise ValueError(f"probcover[delta={delta},purity={purity}]: delta above 0, purity above 0 and at most 1")
+        raise ValueError(
+            f"probcover[delta={delta},purity={purity}]: delta must be above 0, purity above 0 and at most 1"
+        )
     num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
     points_NE = unit_features(view, encoder, images)
     squared = squared_radius(points_NE, count_classes(view), purity, rng) if delta is None else delta**2
@@ -61,20 +79,20 @@ def probcover(
     picks = cover(points_NE, covered_N, num_labelled, squared, budget, rank_N)
     view.log(delta=math.sqrt(squared), was_covered=was_covered, coverage=covered_N.double().mean().item())
     others = np.setdiff1d(np.arange(num_labelled, len(points_NE)), picks)
-    drawn = rng.choice(others, budget - len(picks), replace=False)
-    chosen: Indices = view.unlabelled[np.concatenate([np.array(picks, np.int64), drawn]) - num_labelled]
-    return chosen
+    random_picks = rng.choice(others, budget - len(picks), replace=False)
+    selection: Indices = view.unlabelled[np.concatenate([np.array(picks, np.int64), random_picks]) - num_labelled]
+    return selection
 
 
 def cover(
     points_NE: Tensor, covered_N: Tensor, num_labelled: int, squared: float, budget: int, rank_N: Tensor
 ) -> list[int]:
-    """Picks until all are covered or the budget is spent, of equals that of the lowest rank. `covered_N` is kept up to
-    date.
+    """Returns the selected positions, until all images are covered or the budget is spent; updates `covered_N`.
 
-    The degree of an image is the number of images it would newly cover. A pick lowers the degrees of the neighbours
-    of what it covers, whose distances are computed again then: every image is covered once, so that all picks
-    together take at most as many distances as the first degrees did, N^2, and memory stays at CHUNK.
+    The degree of an image is the number of images it would newly cover; of equal degrees the lowest rank is taken. A
+    selected image lowers the degrees of the neighbours of what it covers, whose distances are computed again at that
+    time. Every image is covered once, so all steps together compute at most as many distances as the first degrees did,
+    N^2, and memory stays at CHUNK.
     """
     degree_N = count_within(points_NE, points_NE[~covered_N], squared)
     degree_N[:num_labelled] = -len(points_NE)
@@ -91,7 +109,7 @@ def cover(
 
 
 def count_within(points_NE: Tensor, others_ME: Tensor, squared: float) -> Tensor:
-    """(N,): how many of the others are nearer to each point than the radius, given squared; some at a time."""
+    """Returns how many of the others are nearer to each point than the radius (given squared), (N,)."""
     count_N = torch.zeros(len(points_NE), dtype=torch.int64, device=points_NE.device)
     for part in others_ME.split(max(1, features.CHUNK // len(points_NE))):
         count_N += (squared_distances(points_NE, part) < squared).sum(1)
@@ -99,15 +117,16 @@ def count_within(points_NE: Tensor, others_ME: Tensor, squared: float) -> Tensor
 
 
 def count_classes(view: View) -> int:
-    """Number of classes that the model tells apart; a detector's background is none."""
-    one = view.predict(view.unlabelled[:1])
-    return one.scores_PC.shape[1] - (one.boxes_P4 is not None)
+    """Returns the number of classes of the model, without a detector's background."""
+    predictions = view.predict(view.unlabelled[:1])
+    return predictions.scores_PC.shape[1] - (predictions.boxes_P4 is not None)
 
 
 def squared_radius(points_NE: Tensor, num: int, purity: float, rng: np.random.Generator) -> float:
-    """The largest radius, squared, at which `purity` of the balls around points hold points of one cluster alone.
+    """Returns the largest squared radius at which the share `purity` of the balls around points hold one cluster alone.
 
-    A ball is pure up to the distance to the nearest point of another cluster: the radius is a quantile of those.
+    A ball is pure up to the distance to the nearest point of another cluster, so the radius is a quantile of those
+    distances.
     """
     cluster, _ = kmeans(points_NE, min(num, len(points_NE)), rng, minibatch=num > MAX_EXACT_CLUSTERS)
     cluster_N = torch.from_numpy(cluster).to(points_NE.device)
@@ -117,8 +136,10 @@ def squared_radius(points_NE: Tensor, num: int, purity: float, rng: np.random.Ge
         distance_NM = squared_distances(points_NE, part_ME)
         distance_NM[cluster_N[:, None] == cluster_M] = torch.inf
         nearest_N = torch.minimum(nearest_N, distance_NM.amin(1))
-    impure = len(nearest_N) - math.ceil(round(purity * len(nearest_N), 6))  # balls that may be
-    squared = nearest_N.sort().values[impure].item()
+    num_impure = len(nearest_N) - math.ceil(round(purity * len(nearest_N), 6))  # balls that may hold several clusters
+    squared = nearest_N.sort().values[num_impure].item()
     if not 0 < squared < math.inf:
-        raise ValueError(f"probcover[delta=null]: {num} clusters of these features tell no radius, give a delta")
+        raise ValueError(
+            f"probcover[delta=null]: {num} clusters of these features give no radius: set delta to a number"
+        )
     return squared

@@ -1,4 +1,4 @@
-"""Uniform sampling: the baseline that every saving is counted against."""
+"""Uniform random sampling: the baseline that every saving is measured against."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from benchmark.api import Indices, View, register
 
 @register(version=1)
 def random(view: View, budget: int, rng: np.random.Generator) -> Indices:
-    """`budget` unlabelled images drawn without replacement, each as likely as any other.
+    """Selects unlabelled images uniformly at random, without replacement.
 
-    Deviation: published code often seeds the draw alike in every round; here each round has a seed of its own.
-    Cost: no forward pass; one shuffle of N positions.
+    Deviations:
+        Published code often reuses one seed for the draw of every round. Here each round has a seed of its own.
+
+    Cost:
+        No forward pass; one shuffle of the unlabelled positions.
     """
     drawn: Indices = rng.choice(view.unlabelled, budget, replace=False)
     return drawn

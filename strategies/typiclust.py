@@ -1,4 +1,4 @@
-"""TypiClust (Hacohen, Dekel and Weinshall, Active Learning on a Budget, ICML 2022).
+"""TypiClust: the most typical image of each cluster (Hacohen, Dekel and Weinshall, 2022).
 
 Shapes: N images, the labelled ones first; M members of a cluster; E features; K clusters.
 """
@@ -18,7 +18,7 @@ from .shared import features
 from .shared.features import MAX_EXACT_CLUSTERS, SIMCLR, kmeans, needs, squared_distances, unit_features
 from .shared.ties import argmax_by_rank, ranks_as_tensor
 
-SMALL_CLUSTER = 5  # images; clusters of so few wait until the others are empty
+SMALL_CLUSTER = 5  # images; smaller clusters wait until the others are empty
 
 
 @register(needs=needs, version=2)
@@ -31,24 +31,39 @@ def typiclust(
     max_clusters: int = 500,
     num_neighbours: int = 20,
 ) -> Indices:
-    """The most typical image of each of as many clusters as there will be labels, those without labels first.
+    """Selects the most typical image of each cluster, starting with clusters that have no labels.
 
-    All images, on features of unit length, in min(labelled + budget, max_clusters) clusters by k-means; in turn of
-    (labels fewest, images most), each cluster gives its most typical unlabelled image: least mean squared distance to
-    the min(num_neighbours, M // 2) nearest of its M unlabelled members not yet picked.
-    encoder: whose features; the paper's are SimCLR's, trained on the pool; null: those of the model, which the paper is
-        not about.
-    max_clusters, num_neighbours: clusters, and neighbours that make an image typical, at most (the paper's: 500, 20).
-    Logs `clusters`, and of them `without_labels`, before the choice.
-    Deviations: k-means from one start, on labelled and unlabelled images alone (the authors' code takes held-out ones
-    too); an empty cluster is passed over, where that code fails; clusters of at most 5 images, which it drops, give
-    when no other has any left.
-    Cost: the encoder once an image; k-means of N images into K clusters, O(N K E) a step, by mini-batches of 5000 above
-    50 clusters; O(M^2 E) a pick.
+    k-means divides all images, on features of unit length, into min(labelled + budget, max_clusters) clusters. Clusters
+    take turns, those with the fewest labels first and of those the largest first. In its turn a cluster gives its most
+    typical unlabelled image: the one with the smallest mean squared distance to its min(num_neighbours, M // 2) nearest
+    neighbours among the M members that are unlabelled and not selected yet.
+
+    Args:
+        encoder: the frozen encoder whose features are used. The paper's are SimCLR's, trained on the pool. `null` takes
+            the model's own features, which the paper does not study.
+        max_clusters: the largest number of clusters (500: the paper's).
+        num_neighbours: the largest number of neighbours that decide how typical an image is (20: the paper's).
+
+    Logs:
+        clusters: the number of clusters.
+        without_labels: the number of clusters without a labelled image before the selection.
+
+    References:
+        Hacohen, Dekel and Weinshall, Active Learning on a Budget: Opposite Strategies Suit High and Low Budgets, ICML
+            2022.
+
+    Deviations:
+        k-means has one start and sees labelled and unlabelled images alone; the authors' code takes held-out images
+        too. An empty cluster is skipped, where that code fails. Clusters of at most 5 images, which that code drops,
+        have their turn when no other cluster has images left.
+
+    Cost:
+        One pass of the encoder per image, once. k-means of N images into K clusters, O(N K E) per step, by mini-batches
+        of 5,000 above 50 clusters. O(M^2 E) per selected image.
     """
     if min(max_clusters, num_neighbours) < 1:
-        told = f"max_clusters={max_clusters},num_neighbours={num_neighbours}"
-        raise ValueError(f"typiclust[{told}]: both start at 1")
+        settings = f"max_clusters={max_clusters},num_neighbours={num_neighbours}"
+        raise ValueError(f"typiclust[{settings}]: both must be 1 or more")
     num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
     points_NE = unit_features(view, encoder, images)
     rank_N = ranks_as_tensor(view.tie_ranks(images), points_NE)
@@ -63,25 +78,31 @@ def typiclust(
 
 
 def members_by_turn(cluster_N: Indices, num_labelled: int) -> tuple[list[list[int]], list[list[int]]]:
-    """The unlabelled members of each large cluster, in the order of their turns, and those of each small one."""
-    size_K, known_K = np.bincount(cluster_N), np.bincount(cluster_N[:num_labelled], minlength=cluster_N.max() + 1)
-    order_K = np.lexsort((-size_K, known_K))
-    rest_N = cluster_N.copy()
-    rest_N[:num_labelled] = -1
-    members = {cluster: np.flatnonzero(rest_N == cluster).tolist() for cluster in order_K}
+    """Returns the unlabelled members of each large cluster, in the order of their turns, and of each small one."""
+    size_K, num_labelled_K = (
+        np.bincount(cluster_N),
+        np.bincount(cluster_N[:num_labelled], minlength=cluster_N.max() + 1),
+    )
+    order_K = np.lexsort((-size_K, num_labelled_K))
+    unlabelled_cluster_N = cluster_N.copy()
+    unlabelled_cluster_N[:num_labelled] = -1
+    members = {cluster: np.flatnonzero(unlabelled_cluster_N == cluster).tolist() for cluster in order_K}
     large = [members[cluster] for cluster in order_K if size_K[cluster] > SMALL_CLUSTER]
     return large, [members[cluster] for cluster in order_K if size_K[cluster] <= SMALL_CLUSTER]
 
 
 def pick_in_turns(points_NE: Tensor, lists: Sequence[list[int]], num_neighbours: int, rank_N: Tensor) -> Iterator[int]:
-    """The most typical of each list, list after list and again, until all are empty; empties them."""
+    """Yields the most typical member of each list in turn, until all lists are empty; empties them."""
     while any(lists):
         for members in filter(None, lists):
             yield members.pop(most_typical(points_NE[members], num_neighbours, rank_N[members]))
 
 
 def most_typical(points_ME: Tensor, num_neighbours: int, rank_M: Tensor) -> int:
-    """The position with the least mean squared distance to its nearest others, of equals that of the lowest rank."""
+    """Returns the position with the smallest mean squared distance to its nearest neighbours.
+
+    Of equal positions the one with the lowest rank is taken.
+    """
     num = len(points_ME)
     if num == 1:
         return 0

@@ -1,6 +1,6 @@
-"""Variational adversarial active learning, VAAL (Sinha, Ebrahimi and Darrell, ICCV 2019).
+"""VAAL: variational adversarial active learning (Sinha, Ebrahimi and Darrell, 2019).
 
-Shapes: N images of the pool or a batch, the labelled ones first; S pixels a side; Z latent dimensions.
+Shapes: N images of the pool or a batch, the labelled ones first; S pixels on a side; Z latent dimensions.
 """
 
 from __future__ import annotations
@@ -51,40 +51,61 @@ def vaal(
     size: int = 32,
     flip: bool = True,
 ) -> Indices:
-    """The images that a discriminator on the latent means of a variational autoencoder is surest are unlabelled.
+    """Selects the images that a discriminator on latent codes most confidently calls unlabelled.
 
-    Both are trained anew on the images, squashed to size x size pixels: the autoencoder to rebuild them and to pass all
-    for labelled, the discriminator to tell the two sets apart, in turn. The model plays no part.
-    epochs: over labelled and unlabelled images together (100: the authors', 39,062 steps for CIFAR). batch_size, lr:
-        images of each set a step, and the rate of both Adams (128 and 5e-4: the authors'). beta: of the divergence,
-        summed over the batch, where the squared error is a mean over pixels, as in the authors' code: at 1 it outweighs
-        the error by far. adversary: lambda_2, the weight of passing for labelled (1: the authors'). latent, width:
-        dimensions of the latent space, and channels of the first of up to four convolutions, doubled by each (32 and
-        128: the authors'). size: an even number, 4 or more (32: CIFAR's). flip: mirror half of the images in training,
-        as the authors do.
-    Logs `labelled` and `unlabelled`, the mean probability of being labelled that either set is given.
-    Deviations: trained when it chooses, where the authors' code trains it beside the model, which it does not touch;
-    images are scored as they are and in eval mode, where that code mirrors them at random in train mode.
-    Cost: in epochs * N / batch_size steps, each two of the autoencoder and one of the discriminator on a batch of
-    either set, 4 epochs * N images pass the autoencoder forward and back: slow on a CPU.
+    A variational autoencoder and a discriminator are trained from scratch on all images, resized to size x size pixels.
+    The autoencoder learns to reconstruct images and to make all of them pass for labelled; the discriminator learns to
+    tell the two sets apart by the latent means. They take turns. The task's model plays no part.
+
+    Args:
+        epochs: passes over labelled and unlabelled images together (100: the authors', 39,062 steps for CIFAR).
+        batch_size: images of each set in a step (128: the authors').
+        lr: the learning rate of both Adam optimisers (5e-4: the authors').
+        beta: the weight of the divergence from the prior (1: the authors'). As in their code the divergence is summed
+            over the batch and the squared error is a mean over pixels, so that at 1 it outweighs the error by far.
+        adversary: the weight of passing for labelled in the loss of the autoencoder, lambda_2 in the paper (1: the
+            authors').
+        latent: the number of latent dimensions (32: the authors').
+        width: the channels of the first of up to four convolutions; each further one doubles them (128: the authors').
+        size: height and width that images are resized to; an even number, 4 or more (32: CIFAR's).
+        flip: `true` mirrors half of the images in training, as the authors do.
+
+    Logs:
+        labelled: the mean probability of being labelled that labelled images get.
+        unlabelled: the mean probability of being labelled that unlabelled images get.
+
+    References:
+        Sinha, Ebrahimi and Darrell, Variational Adversarial Active Learning, ICCV 2019.
+
+    Deviations:
+        Both networks are trained when images are selected, where the authors' code trains them beside the model, which
+        they do not affect. Images are scored unchanged and in eval mode, where that code mirrors them at random in
+        train mode.
+
+    Cost:
+        epochs * N / batch_size steps, each two of the autoencoder and one of the discriminator on a batch of either
+        set: 4 epochs * N images pass forward and back through the autoencoder. This is slow on a CPU.
     """
     if min(epochs, batch_size, latent, width) < 1 or size < 4 or size % 2:
-        told = f"epochs={epochs},batch_size={batch_size},latent={latent},width={width},size={size}"
-        raise ValueError(f"vaal[{told}]: all start at 1, size is even and at least 4")
+        settings = f"epochs={epochs},batch_size={batch_size},latent={latent},width={width},size={size}"
+        raise ValueError(f"vaal[{settings}]: all must be 1 or more, and size an even number from 4")
     if not (num_labelled := len(view.labelled)):
-        raise ValueError("vaal tells labelled from unlabelled images: set initial=N")
+        raise ValueError("vaal learns to tell labelled from unlabelled images, but none is labelled: set initial=N")
     images_N3SS = view.images(np.concatenate([view.labelled, view.unlabelled]), (size, size))
     num_steps = max(1, epochs * len(images_N3SS) // batch_size)
     recipe = Recipe(num_steps, batch_size, lr, beta, adversary, latent, width, flip)
     logit_N = labelled_logits(images_N3SS, *train(images_N3SS, num_labelled, recipe, int(rng.integers(2**63))))
-    chosen = view.lowest(logit_N[num_labelled:], budget)
+    selection = view.lowest(logit_N[num_labelled:], budget)
     parts = logit_N.sigmoid().tensor_split([num_labelled])
     view.log(**{name: part.mean().item() for name, part in zip(("labelled", "unlabelled"), parts, strict=True)})
-    return chosen
+    return selection
 
 
 class Autoencoder(nn.Module):
-    """Up to four convolutions of stride 2, as long as the side stays even or at least 2, and their mirror image."""
+    """A variational autoencoder with up to four convolutions of stride 2, and their mirror image as decoder.
+
+    Each convolution halves the side, as long as that leaves a whole number of at least 2 pixels.
+    """
 
     def __init__(self, size: int, width: int, latent: int) -> None:
         super().__init__()
@@ -106,19 +127,19 @@ class Autoencoder(nn.Module):
             init_kaiming(module)
 
     def forward(self, pixels_N3SS: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, Z) means and logarithms of variances."""
+        """Returns the means and the log-variances of the latent codes, (N, Z) each."""
         features = self.encoder(pixels_N3SS)
         return self.mean(features), self.log_variance(features)
 
 
 def build_discriminator(latent: int) -> nn.Sequential:
-    """Z -> 512 -> 512 -> 1 with ReLU: the logit of being labelled."""
+    """Builds the network Z -> 512 -> 512 -> 1 with ReLU; its output is the logit of being labelled."""
     net = nn.Sequential(nn.Linear(latent, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 1))
     return init_kaiming(net)
 
 
 def init_kaiming(net: nn.Sequential) -> nn.Sequential:
-    """The same net with convolutions and linear layers drawn after He et al. (2015), their biases 0."""
+    """Initialises convolutions and linear layers after He et al. (2015), with biases 0; returns the network."""
     for module in net:
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
@@ -128,33 +149,38 @@ def init_kaiming(net: nn.Sequential) -> nn.Sequential:
 
 
 def train(images_N3SS: Tensor, num_labelled: int, recipe: Recipe, seed: int) -> tuple[Autoencoder, nn.Sequential]:
-    """Autoencoder and discriminator after num_steps of the latter; both sets go through them apart."""
+    """Trains autoencoder and discriminator for `num_steps` steps of the latter.
+
+    Each step has one labelled and one unlabelled batch, which pass through the networks separately.
+    """
     with seeded(seed):
         net = Autoencoder(images_N3SS.shape[2], recipe.width, recipe.latent).to(images_N3SS.device)
-        judge = build_discriminator(recipe.latent).to(images_N3SS.device)
+        discriminator = build_discriminator(recipe.latent).to(images_N3SS.device)
     generator = torch.Generator().manual_seed(seed)
-    sets = [batches(part, recipe, generator) for part in images_N3SS.tensor_split([num_labelled])]
-    net_step, judge_step = (torch.optim.Adam(one.parameters(), lr=recipe.lr) for one in (net, judge))
+    streams = [batches(part, recipe, generator) for part in images_N3SS.tensor_split([num_labelled])]
+    net_adam, discriminator_adam = (
+        torch.optim.Adam(module.parameters(), lr=recipe.lr) for module in (net, discriminator)
+    )
     for _ in range(recipe.num_steps):
         for _ in range(VAE_STEPS):
-            pair = [next(one) for one in sets]
+            pair = [next(stream) for stream in streams]
             losses, means = zip(*(vae_loss(net, pixels, recipe.beta, generator) for pixels in pair), strict=True)
-            take_step(net_step, sum(losses) + recipe.adversary * discriminator_loss(judge, means, (1.0, 1.0)))
+            take_step(net_adam, sum(losses) + recipe.adversary * discriminator_loss(discriminator, means, (1.0, 1.0)))
         with torch.no_grad():
             means = tuple(net(pixels)[0] for pixels in pair)
-        take_step(judge_step, discriminator_loss(judge, means, (1.0, 0.0)))
-    return net, judge
+        take_step(discriminator_adam, discriminator_loss(discriminator, means, (1.0, 0.0)))
+    return net, discriminator
 
 
 def take_step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step."""
+    """Takes one optimiser step on a loss."""
     optimiser.zero_grad()
     torch.autograd.backward(loss)
     optimiser.step()
 
 
 def batches(images_N3SS: Tensor, recipe: Recipe, generator: torch.Generator) -> Iterator[Tensor]:
-    """Shuffled batches of pixels on the scale -1..1 without end, each image once an epoch, half of them mirrored."""
+    """Yields shuffled batches of pixels in -1..1 without end, each image once per epoch, half of them mirrored."""
     while True:
         for part in torch.randperm(len(images_N3SS), generator=generator).split(recipe.batch_size):
             pixels = scale_pixels(images_N3SS[part.to(images_N3SS.device)])
@@ -165,28 +191,36 @@ def batches(images_N3SS: Tensor, recipe: Recipe, generator: torch.Generator) -> 
 
 
 def scale_pixels(images_N3SS: Tensor) -> Tensor:
-    """Pixels from 0..255 to -1..1."""
+    """Maps pixel values from 0..255 to -1..1."""
     return images_N3SS / 127.5 - 1
 
 
 def vae_loss(net: Autoencoder, pixels_N3SS: Tensor, beta: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The loss of a batch, mean squared error + beta times the sum of divergences, and its (N, Z) means."""
+    """Returns the loss of a batch and its latent means, (N, Z).
+
+    The loss is the mean squared error plus beta times the divergence from the prior, summed over the batch.
+    """
     mean_NZ, log_variance_NZ = net(pixels_N3SS)
     noise_NZ = torch.randn(mean_NZ.shape, generator=generator).to(mean_NZ.device)
-    decoded = net.decoder(mean_NZ + noise_NZ * (log_variance_NZ / 2).exp())
+    reconstruction = net.decoder(mean_NZ + noise_NZ * (log_variance_NZ / 2).exp())
     divergence = (mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ).sum() / 2
-    return F.mse_loss(decoded, pixels_N3SS) + beta * divergence, mean_NZ
+    return F.mse_loss(reconstruction, pixels_N3SS) + beta * divergence, mean_NZ
 
 
-def discriminator_loss(judge: nn.Sequential, means: tuple[Tensor, ...], targets: tuple[float, float]) -> Tensor:
-    """The cross entropies of the discriminator, labelled and unlabelled, where it is told that they are labelled."""
-    logits = [judge(mean_NZ) for mean_NZ in means]
+def discriminator_loss(discriminator: nn.Sequential, means: tuple[Tensor, ...], targets: tuple[float, float]) -> Tensor:
+    """Returns the sum of the discriminator's cross entropies on the labelled and the unlabelled batch.
+
+    Each batch has one target: 1 for labelled, 0 for unlabelled.
+    """
+    logits = [discriminator(mean_NZ) for mean_NZ in means]
     parts = [F.binary_cross_entropy_with_logits(x, torch.full_like(x, y)) for x, y in zip(logits, targets, strict=True)]
     return torch.stack(parts).sum()
 
 
 @torch.no_grad()
-def labelled_logits(images_N3SS: Tensor, net: Autoencoder, judge: nn.Sequential) -> Tensor:
-    """(N,): the logit of being labelled, in eval mode."""
+def labelled_logits(images_N3SS: Tensor, net: Autoencoder, discriminator: nn.Sequential) -> Tensor:
+    """Returns the logit of being labelled, (N,), in eval mode."""
     net.eval()
-    return torch.cat([judge(net(scale_pixels(part))[0]) for part in images_N3SS.split(SCORING_BATCH)]).squeeze(1)
+    return torch.cat([discriminator(net(scale_pixels(part))[0]) for part in images_N3SS.split(SCORING_BATCH)]).squeeze(
+        1
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment
-from benchmark.contract.scores import resolve_metric
+from benchmark.contract.metrics import resolve_metric
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 

@@ -127,15 +127,15 @@ class StandIn:
         return dict(model.named_parameters())
 
     def pseudo_labels(self, model: Layers, indices: Indices, k: int, min_score: float) -> Any:
-        found = self.predict(model, indices)
+        predictions = self.predict(model, indices)
         if self.kind == "classifier" and k > 1:
-            top = found.scores_PC.topk(k)
-            return torch.zeros_like(found.scores_PC).scatter(1, top.indices, top.values)
+            top = predictions.scores_PC.topk(k)
+            return torch.zeros_like(predictions.scores_PC).scatter(1, top.indices, top.values)
         if self.kind != "detector":
-            return found.scores_PC[:: PLACES[self.kind]].argmax(1)
-        assert found.boxes_P4 is not None
-        counts, label_P = self.num_boxes_N[indices].tolist(), found.scores_PC[:, :C].argmax(1)
-        return [Boxes(*one) for one in zip(found.boxes_P4.split(counts), label_P.split(counts), strict=True)]
+            return predictions.scores_PC[:: PLACES[self.kind]].argmax(1)
+        assert predictions.boxes_P4 is not None
+        counts, label_P = self.num_boxes_N[indices].tolist(), predictions.scores_PC[:, :C].argmax(1)
+        return [Boxes(*parts) for parts in zip(predictions.boxes_P4.split(counts), label_P.split(counts), strict=True)]
 
     def losses(self, model: Any, indices: Indices, targets: Any = None, *, test: bool = False) -> Tensor:
         """The cross entropy of the first block, of a detector with its first box or background, and the squares of
@@ -144,7 +144,7 @@ class StandIn:
         if targets is None:
             targets = self.label_N[indices]
         if isinstance(targets, list):
-            targets = torch.tensor([int(one.labels_M[0]) if len(one) else C for one in targets])
+            targets = torch.tensor([int(boxes.labels_M[0]) if len(boxes) else C for boxes in targets])
         classes = F.cross_entropy(outputs[:, 0, : self.num_columns], targets, reduction="none")
         return classes + outputs[:, 1:].square().mean(2).sum(1)
 

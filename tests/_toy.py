@@ -27,8 +27,8 @@ class ToyModel(nn.Module):
         self.companion: Any = None if companion is None else companion.module((8, 8))
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        one = F.softplus(self.first(images))
-        return [one, F.softplus(self.second(one))]
+        first_stage = F.softplus(self.first(images))
+        return [first_stage, F.softplus(self.second(first_stage))]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.dropout(self.stages(images)[-1].mean((2, 3))))
@@ -61,7 +61,7 @@ class Toy:
             losses = self.losses(model, np.sort(labelled))
             total = losses.mean()
             if companion is not None:
-                maps = [one.detach() for one in model.stages(self.images[np.sort(labelled)])]
+                maps = [stage.detach() for stage in model.stages(self.images[np.sort(labelled)])]
                 total = total + companion.loss(model.companion(maps), losses.detach())
             optimiser.zero_grad()
             total.backward()

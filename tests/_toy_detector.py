@@ -72,10 +72,10 @@ class ToyDetector:
         return dict(model.named_parameters())
 
     def pseudo_labels(self, model: ToyLayers, indices: Indices, k: int, min_score: float) -> list[Boxes]:
-        found = self.predict(model, indices)
-        sure_P = found.confidence_P >= min_score
-        each = [(found.image_P == number) & sure_P for number in range(len(indices))]
-        return [Boxes(found.boxes_P4[at] / 200, found.scores_PC[at, :C].argmax(1)) for at in each]
+        predictions = self.predict(model, indices)
+        sure_P = predictions.confidence_P >= min_score
+        each = [(predictions.image_P == number) & sure_P for number in range(len(indices))]
+        return [Boxes(predictions.boxes_P4[at] / 200, predictions.scores_PC[at, :C].argmax(1)) for at in each]
 
     def losses(self, model: Any, indices: Indices, targets: list[Boxes] | None = None, *, test: bool = False) -> Tensor:
         targets = [self.truth[index] for index in indices] if targets is None else targets

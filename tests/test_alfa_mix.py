@@ -1,4 +1,4 @@
-"""ALFA-Mix against a twin that tries every cap on every anchor, mixing feature by feature."""
+"""ALFA-Mix agrees with a twin that tries every cap on every anchor and mixes feature by feature."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ D, C = 6, 4
 
 
 class Head:
-    """A last layer on fixed features, in float64; some of them 0, as after a ReLU. Labels of three of four classes."""
+    """A last layer on fixed features in float64, some of which are 0 as after a ReLU; three of four classes have
+    labels."""
 
     def __init__(self, num: int = 80, sharpness: float = 1.0) -> None:
         generator = torch.Generator().manual_seed(3)
@@ -49,8 +50,8 @@ LABELLED = [70, 3, 12, 44, 21, 9, 60]
 
 
 def flipped(view: View, cap: float) -> list[bool]:
-    """Whether each image's label flips for any anchor at this cap: one image, one class, one feature at a time."""
-    found = []
+    """Returns whether each image's class flips for any anchor at this cap: one image, class and feature at a time."""
+    all_flips = []
     bought, label_M = view.embed(view.labelled), view.labels(view.labelled)
     means = [bought[label_M == c].mean(0) if (label_M == c).any() else bought.mean(0) for c in range(C)]
     for z in view.embed(view.unlabelled):
@@ -63,18 +64,18 @@ def flipped(view: View, cap: float) -> list[bool]:
             alpha = [reach * g[i] / (star[i] - z[i]) if star[i] != z[i] else 0.0 for i in range(D)]
             mixed = torch.stack([(1 - alpha[i]) * z[i] + alpha[i] * star[i] for i in range(D)])
             flips |= int(view.classify(mixed).argmax()) != label
-        found.append(flips)
-    return found
+        all_flips.append(flips)
+    return all_flips
 
 
 def least(view: View) -> Tensor:
-    told = anchors(view.embed(view.labelled), view.labels(view.labelled), C)
-    return least_cap(view, view.embed(view.unlabelled), told)
+    anchors_AD = anchors(view.embed(view.labelled), view.labels(view.labelled), C)
+    return least_cap(view, view.embed(view.unlabelled), anchors_AD)
 
 
 @pytest.mark.parametrize("cap", [0.03125, 0.125, 0.25, 0.5, 0.75, 1.0])
 def test_candidates_are_those_of_the_twin(cap: float) -> None:
-    """Some flip at each cap but the least, and not all do at 1; all that flip at a cap do at the larger ones."""
+    """Some flip at each cap but the smallest, not all flip at 1, and what flips at a cap flips at larger ones."""
     view = Head().view(LABELLED)
     twin = flipped(view, cap)
     assert (least(view) < cap).tolist() == twin
@@ -92,7 +93,8 @@ def test_the_least_cap_is_where_the_label_flips() -> None:
 
 @pytest.mark.parametrize("budget", [1, 5, 12])
 def test_alfa_mix_is_its_twin(budget: int) -> None:
-    """The cap rises until there are more candidates than the budget; k-means of the same seed, one of each cluster."""
+    """The cap rises until there are more candidates than the budget; k-means with the same seed selects one per
+    cluster."""
     view = Head().view(LABELLED)
     cap = next(0.03125 * n for n in range(1, 33) if sum(flipped(view, 0.03125 * n)) > budget)
     candidates = np.flatnonzero(flipped(view, cap))
@@ -114,7 +116,8 @@ def test_a_larger_step_takes_more_candidates() -> None:
 
 @pytest.mark.parametrize("step", [0.3, 0.1, 0.7, 1.0])
 def test_the_cap_ends_at_1_whatever_the_step(step: float) -> None:
-    """Steps of 0.3 are 0.3, 0.6, 0.9 and 1, not 1.2; ten of 0.1 are 1, not the next float below it and then 1.1."""
+    """Steps of 0.3 are 0.3, 0.6, 0.9 and 1, not 1.2. Ten steps of 0.1 end at 1, not at the float below it and then
+    1.1."""
     view = Head().view(LABELLED)
     alfa_mix(view, 73, RNG(0), alpha_cap=step)
     assert view.diagnostics == {"alpha_cap": 1.0, "candidates": sum(flipped(view, 1.0))}
@@ -128,22 +131,22 @@ def test_the_nearest_of_equals_goes_by_rank() -> None:
 
 
 def test_where_candidates_are_too_few_others_are_random_and_distinct() -> None:
-    """Most images are sure to be of class 0."""
+    """Most images are certain to be of class 0."""
     task = Head()
     task.bias[0] += 4
     view = task.view(LABELLED)
     candidates = set(view.unlabelled[np.flatnonzero(flipped(view, 1.0))].tolist())
     num = len(candidates)
     assert 0 < num < 40
-    drawn = [alfa_mix(view, num + 10, RNG(seed)).tolist() for seed in range(3)]
-    assert all(set(one[:num]) == candidates and len(set(one)) == num + 10 for one in drawn)
-    assert len({tuple(one[num:]) for one in drawn}) == 3
+    selections = [alfa_mix(view, num + 10, RNG(seed)).tolist() for seed in range(3)]
+    assert all(set(selection[:num]) == candidates and len(set(selection)) == num + 10 for selection in selections)
+    assert len({tuple(selection[num:]) for selection in selections}) == 3
     assert view.diagnostics == {"alpha_cap": 1.0, "candidates": num}
     assert set(alfa_mix(view, 73, RNG(0)).tolist()) == set(view.unlabelled.tolist())
 
 
 def test_one_of_each_distinct_point_then_others() -> None:
-    """Two distinct directions four times each, three clusters wanted: two picks, and one drawn."""
+    """Two distinct directions, four images each, and three clusters: two images from clusters and a random one."""
     points = torch.eye(2).repeat(4, 1)
     picks = nearest_to_centres(points, 3, RNG(0), np.arange(8))
     assert sorted(points[picks].argmax(1).tolist()) == [0, 1]
@@ -155,7 +158,7 @@ def test_one_of_each_distinct_point_then_others() -> None:
 
 
 def test_the_nearest_to_each_centre_by_hand() -> None:
-    """Means 1 and 101: the second and the last."""
+    """The means are 1 and 101; the nearest are the second and the last point."""
     points = torch.tensor([[0.0], [1.1], [1.9], [100.0], [103.0], [101.0]])
     assert sorted(nearest_to_centres(points, 2, RNG(0), np.arange(6)).tolist()) == [1, 5]
 

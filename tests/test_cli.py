@@ -232,8 +232,8 @@ def test_check_keeps_no_fits_in_work() -> None:
         ("cost", "it counts the images it charges for", "boxes together"),
         ("sums", "it predicts probabilities", "rows of scores sum to 0.95..0.95, not to one"),
         ("image", "it predicts probabilities", "image_P must be in 0..9"),
-        ("infinite", "it predicts probabilities", "boxes that are not finite"),
-        ("flat", "it predicts probabilities", " boxes are not x1 < x2, y1 < y2"),
+        ("infinite", "it predicts probabilities", "boxes are not finite"),
+        ("flat", "it predicts probabilities", " boxes have no area"),
         ("none", "", ""),
     ],
 )

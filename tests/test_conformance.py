@@ -1,4 +1,4 @@
-"""Every plug-in conforms, and the kit catches those that do not."""
+"""Every plug-in passes the conformance checks, and the checks find faulty plug-ins."""
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ from benchmark.plugins import discovery, registry
 
 discovery.discover()
 OWN = sorted(
-    name for name, one in registry.REGISTRY["strategy"].items() if registry.source_file(one).parent.name == "strategies"
+    name
+    for name, plugin in registry.REGISTRY["strategy"].items()
+    if registry.source_file(plugin).parent.name == "strategies"
 )
 CPU = Machine(torch.device("cpu"))
 LIGHTER = {
@@ -44,7 +46,7 @@ def test_every_strategy_conforms(name: str) -> None:
 def conforms(name: str, on: str) -> None:
     discovery.discover(FAULTY)
     findings = run_checks(Spec.read("strategy", LIGHTER.get(name, name)), Spec.read("task", on), CPU)
-    assert {one.check: one.message for one in findings if one.message} == {}
+    assert {finding.check: finding.message for finding in findings if finding.message} == {}
 
 
 @pytest.mark.slow
@@ -68,7 +70,7 @@ def test_strategies_conform_on_ssd(name: str) -> None:
 def test_a_strategy_with_a_dagger_reads_no_pool_label_either() -> None:
     spec = Spec.read("strategy", "isal[depth=10,reference=test,repeats=2]")
     findings = run_checks(spec, Spec.read("task", "digits[epochs=3]"), CPU)
-    assert [one.message for one in findings if one.message] == []
+    assert [finding.message for finding in findings if finding.message] == []
 
 
 def test_digits_conforms() -> None:
@@ -94,5 +96,5 @@ def test_digits_conforms() -> None:
 def test_the_kit_says_what_is_wrong(name: str, check_: str, words: str) -> None:
     discovery.discover(FAULTY)
     findings = run_checks(Spec.read("strategy", name), Spec.read("task", "digits[epochs=3]"), CPU)
-    [finding] = [one for one in findings if one.check == check_]
+    [finding] = [result for result in findings if result.check == check_]
     assert words in finding.message

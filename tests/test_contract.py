@@ -48,7 +48,7 @@ def test_each_capability_has_a_protocol_and_words() -> None:
 def test_a_view_hands_a_capability_on_with_the_model_bound(name: str) -> None:
     theirs, ours = (inspect.signature(getattr(kind, name)).parameters for kind in (PROTOCOLS[name], api.View))
     hidden = {"model", "test"}  # bound; of the loop alone
-    assert [one for one in theirs if one not in hidden] == list(ours)
+    assert [name for name in theirs if name not in hidden] == list(ours)
 
 
 @pytest.mark.parametrize("name", sorted(PROTOCOLS))
@@ -67,7 +67,7 @@ def test_a_task_of_the_library_keeps_the_signatures(kind: type) -> None:
     names = capabilities_of(kind)
     assert names == {name for name, protocol in PROTOCOLS.items() if issubclass(kind, protocol)} > {"predict", "losses"}
     for name in names:
-        ours, theirs = (inspect.signature(getattr(one, name)).parameters for one in (kind, PROTOCOLS[name]))
+        ours, theirs = (inspect.signature(getattr(owner, name)).parameters for owner in (kind, PROTOCOLS[name]))
         assert list(ours) == list(theirs), name
 
 

@@ -1,4 +1,4 @@
-"""What strategies do with boxes, by hand and against slow twins."""
+"""Strategies on boxes, by hand and against slow twins."""
 
 from __future__ import annotations
 
@@ -39,30 +39,31 @@ def toy_view(needs: Collection[str] = ALL) -> View:
     return look(ToyDetector(), needs)
 
 
-def found(boxes: dict[int, list[tuple[float, ...]]], num_images: int) -> Predictions:
-    """From image -> (confidence, x1, y1, x2, y2): one class besides background; the last image's boxes first."""
+def make_predictions(boxes: dict[int, list[tuple[float, ...]]], num_images: int) -> Predictions:
+    """Builds predictions from image -> (confidence, x1, y1, x2, y2), with one class; the last image's boxes come
+    first."""
     rows = torch.tensor([(image, *box) for image in sorted(boxes)[::-1] for box in boxes[image]]).reshape(-1, 6)
     scores_PC = torch.stack([rows[:, 1], 1 - rows[:, 1]], 1)
     return Predictions(scores_PC, rows[:, 0].long(), num_images, rows[:, 2:])
 
 
 class Staged:
-    """Predictions as told: clean ones, and those of every noise level (the first for all levels from its own on)."""
+    """A task with fixed predictions, clean ones and one for each level of noise (or the nearest lower level)."""
 
     def __init__(self, clean: Predictions, noisy: dict[float, Predictions] | None = None) -> None:
-        self.clean, self.noisy, self.asked = clean, noisy or {}, []  # type: ignore[var-annotated]
+        self.clean, self.noisy, self.calls = clean, noisy or {}, []  # type: ignore[var-annotated]
 
     def predict(self, model: object, indices: Indices) -> Predictions:
         return self.clean
 
     def perturbed(self, model: object, indices: Indices, sigma: float, seed: int) -> Predictions:
-        self.asked.append((sigma, seed))
+        self.calls.append((sigma, seed))
         return self.noisy[max(level for level in self.noisy if level <= sigma)]
 
     proposals = predict
 
     def view(self, tie_seed: int = 0) -> View:
-        """Image n lies at position 10 (n + 1)."""
+        """Returns a view in which image n is at position 10 (n + 1)."""
         unlabelled = 10 * np.arange(1, self.clean.num_images + 1)
         needs = {"predict", "perturbed", "proposals"}
         return View(self, None, NONE, unlabelled, num_initial=0, held_out=NONE, needs=needs, tie_seed=tie_seed)  # type: ignore[arg-type]
@@ -85,7 +86,7 @@ def test_iou_is_torchvisions_and_zero_without_area() -> None:
     assert iou(torch.full((4,), torch.nan), a[0]).isnan()
 
 
-def test_padded_keeps_the_order_within_an_image() -> None:
+def test_padding_keeps_the_order_within_an_image() -> None:
     values, image = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([2, 0, 2, 0, 2])
     assert pad_by_image(values, image, 4).tolist() == [[2, 4, 0], [0, 0, 0], [1, 3, 5], [0, 0, 0]]
     assert pad_by_image(values[:0], image[:0], 2).tolist() == [[0], [0]]
@@ -94,7 +95,7 @@ def test_padded_keeps_the_order_within_an_image() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 500, 2**20])
 def test_best_iou_is_the_largest_in_the_same_image(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against every pair of boxes of all images; 12 images of which some have no boxes, in blocks of 1, some, all."""
+    """Against every pair of boxes of 12 images, some without boxes, in blocks of one, some and all."""
     monkeypatch.setattr(shared_boxes, "CHUNK", chunk)
     (boxes, image_P), (others, image_Q) = random_boxes(60, 12, 0), random_boxes(25, 12, 1)
     assert len(image_Q.unique()) < 12
@@ -104,16 +105,16 @@ def test_best_iou_is_the_largest_in_the_same_image(chunk: int, monkeypatch: pyte
 
 
 def test_boxes_are_counted_from_the_least_confidence() -> None:
-    sees = found({0: [(0.3, 0, 0, 1, 1), (0.29, 0, 0, 1, 1)], 2: [(0.9, 0, 0, 1, 1), (0.31, 0, 0, 1, 1)]}, 4)
+    sees = make_predictions({0: [(0.3, 0, 0, 1, 1), (0.29, 0, 0, 1, 1)], 2: [(0.9, 0, 0, 1, 1), (0.31, 0, 0, 1, 1)]}, 4)
     assert count_boxes(sees, 0.3).tolist() == [1, 0, 2, 0]
     assert count_boxes(sees, 0.0).tolist() == [2, 0, 2, 0]
     assert count_boxes(Predictions(sees.scores_PC, torch.arange(4), 4), 0.99).tolist() == [1, 1, 1, 1]
     with pytest.raises(ValueError, match="1 of 4 confidences are NaN"):
-        count_boxes(found({0: [(torch.nan, 0, 0, 1, 1), (0.5,) * 5], 1: [(0.5,) * 5] * 2}, 2), 0.3)
+        count_boxes(make_predictions({0: [(torch.nan, 0, 0, 1, 1), (0.5,) * 5], 1: [(0.5,) * 5] * 2}, 2), 0.3)
 
 
 def test_images_without_a_value_come_last_and_at_random() -> None:
-    view = Staged(found({}, 6)).view()
+    view = Staged(make_predictions({}, 6)).view()
     known = np.array([True, False, False, True, False, False])
     values = torch.tensor([2.0, -5.0, torch.nan, 1.0, 0.0, -torch.inf])
     assert lowest_then_random(view, values, known, 2, RNG(0)).tolist() == [40, 10]
@@ -129,25 +130,27 @@ BOX = (0.0, 0.0, 10.0, 10.0)
 
 
 def test_stability_of_boxes_that_stay_is_one() -> None:
-    clean = found({0: [(0.9, *BOX), (0.4, 5, 5, 9, 9)], 1: [(0.2, *BOX)]}, 2)
+    clean = make_predictions({0: [(0.9, *BOX), (0.4, 5, 5, 9, 9)], 1: [(0.2, *BOX)]}, 2)
     task = Staged(clean, {0: clean})
     view = task.view()
     assert localization_stability(view, 2, RNG(0)).tolist() == [10, 20]
     assert view.diagnostics == {"stability": pytest.approx(1), "share_without_boxes": 0}
-    assert [sigma for sigma, _ in task.asked] == [8, 16, 24, 32, 40, 48]
-    assert len({seed for _, seed in task.asked}) == 6
+    assert [sigma for sigma, _ in task.calls] == [8, 16, 24, 32, 40, 48]
+    assert len({seed for _, seed in task.calls}) == 6
     again = Staged(clean, {0: clean})
     localization_stability(again.view(), 2, RNG(0))
-    assert again.asked == task.asked
+    assert again.calls == task.calls
 
 
 def test_stability_by_hand() -> None:
-    """Image 0: boxes of confidence 0.75 and 0.25. Below level 32 the first overlaps 50 of 150 with one box (1/3), and
-    25 of 175 with another that is not the nearest, the second meets its own (1); from 32 on both are lost, as image 1
-    holds the only box: (0.75 / 3 + 0.25) / 2 = 0.25. Image 1: 1/4 of the box below, all of it above: 0.625."""
-    clean = found({0: [(0.75, *BOX), (0.25, 50, 50, 60, 60)], 1: [(0.5, 0, 0, 4, 4)]}, 2)
-    low = found({0: [(0.9, 5, 5, 15, 15), (0.1, 5, 0, 15, 10), (0.2, 50, 50, 60, 60)], 1: [(0.5, 0, 0, 2, 2)]}, 2)
-    task = Staged(clean, {0: low, 32: found({1: [(0.5, 0, 0, 4, 4)]}, 2)})
+    """Image 0 has boxes of confidence 0.75 and 0.25. Below level 32 the first overlaps 50 of 150 with one box (1/3) and
+    25 of 175 with another; the second has its own (1). From level 32 on both are lost, because only image 1 has a box:
+    (0.75 / 3 + 0.25) / 2 = 0.25. Image 1 has 1/4 of its box below level 32 and all of it above: 0.625."""
+    clean = make_predictions({0: [(0.75, *BOX), (0.25, 50, 50, 60, 60)], 1: [(0.5, 0, 0, 4, 4)]}, 2)
+    low = make_predictions(
+        {0: [(0.9, 5, 5, 15, 15), (0.1, 5, 0, 15, 10), (0.2, 50, 50, 60, 60)], 1: [(0.5, 0, 0, 2, 2)]}, 2
+    )
+    task = Staged(clean, {0: low, 32: make_predictions({1: [(0.5, 0, 0, 4, 4)]}, 2)})
     view = task.view()
     assert localization_stability(view, 2, RNG(0)).tolist() == [10, 20]
     assert view.diagnostics["stability"] == pytest.approx((0.25 + 0.625) / 2)
@@ -157,10 +160,10 @@ def test_stability_by_hand() -> None:
 
 
 def test_boxes_weigh_by_the_score_of_the_detectors_paper() -> None:
-    """A stable box of confidence 0.8 and a lost one of 0.4, whose paper has their squares: 0.64 / 0.8, not 2 / 3; less
-    stable than an image of 0.75, and with LS+C by 1 - 0.16."""
-    clean = found({0: [(0.8, *BOX), (0.4, 50, 50, 60, 60)], 1: [(0.8, *BOX)]}, 2)
-    noisy = found({0: [(0.8, *BOX)], 1: [(0.8, 0, 0, 10, 7.5)]}, 2)
+    """A stable box has confidence 0.8 and a lost one 0.4; the paper's scores are their squares. 0.64 / 0.8 and not 2 /
+    3, which is less stable than an image at 0.75, and with LS+C by 1 - 0.16."""
+    clean = make_predictions({0: [(0.8, *BOX), (0.4, 50, 50, 60, 60)], 1: [(0.8, *BOX)]}, 2)
+    noisy = make_predictions({0: [(0.8, *BOX)], 1: [(0.8, 0, 0, 10, 7.5)]}, 2)
     papers = dataclasses.replace(clean, paper_score_P=clean.confidence_P.square())
     torch.testing.assert_close(papers.score_P, torch.tensor([0.64, 0.64, 0.16]))
     torch.testing.assert_close(clean.score_P, clean.confidence_P)
@@ -173,23 +176,23 @@ def test_boxes_weigh_by_the_score_of_the_detectors_paper() -> None:
 
 
 def test_stability_without_any_boxes_under_noise_is_zero() -> None:
-    view = Staged(found({0: [(0.9, *BOX)]}, 1), {0: found({}, 1)}).view()
+    view = Staged(make_predictions({0: [(0.9, *BOX)]}, 1), {0: make_predictions({}, 1)}).view()
     localization_stability(view, 1, RNG(0))
     assert view.diagnostics["stability"] == 0
 
 
 def test_certainty_is_taken_off_by_the_least_sure_box() -> None:
-    """Stable alike; 1 - P is largest in image 1, where `max_boxes=1` no longer sees it."""
-    clean = found({0: [(0.6, *BOX)], 1: [(0.9, *BOX), (0.3, 20, 20, 30, 30)], 2: [(0.8, *BOX)]}, 3)
+    """All are equally stable; 1 - P is largest in image 1, whose uncertain box `max_boxes=1` leaves out."""
+    clean = make_predictions({0: [(0.6, *BOX)], 1: [(0.9, *BOX), (0.3, 20, 20, 30, 30)], 2: [(0.8, *BOX)]}, 3)
     view = Staged(clean, {0: clean}).view()
     assert localization_stability(view, 3, RNG(0), certainty=True).tolist() == [20, 10, 30]
     assert localization_stability(view, 3, RNG(0), certainty=True, max_boxes=1).tolist() == [10, 30, 20]
 
 
 def test_stability_of_images_without_boxes() -> None:
-    """LS+C: image 0 is at 1 - 0.1, image 2 at 0 - 0.6; without boxes the score is 0, between them."""
-    clean = found({0: [(0.9, *BOX)], 2: [(0.4, *BOX)]}, 4)
-    view = Staged(clean, {0: found({0: [(0.9, *BOX)]}, 4)}).view()
+    """LS+C: image 0 has 1 - 0.1, image 2 has 0 - 0.6, and images without boxes have 0, in between."""
+    clean = make_predictions({0: [(0.9, *BOX)], 2: [(0.4, *BOX)]}, 4)
+    view = Staged(clean, {0: make_predictions({0: [(0.9, *BOX)]}, 4)}).view()
     options: dict[str, Any] = {"certainty": True, "without_boxes": "score"}
     assert localization_stability(view, 4, RNG(0), **options).tolist() == [30, 20, 40, 10]
     assert localization_stability(view, 2, RNG(0), without_boxes="last").tolist() == [30, 10]
@@ -214,20 +217,20 @@ def test_stability_against_a_loop_over_boxes() -> None:
 
 
 def test_stability_refuses_what_it_cannot_do() -> None:
-    clean = found({0: [(0.9, *BOX)]}, 1)
+    clean = make_predictions({0: [(0.9, *BOX)]}, 1)
     with pytest.raises(ValueError, match=r"max_boxes=0\]: must be 1 or more"):
         localization_stability(Staged(clean, {0: clean}).view(), 1, RNG(0), max_boxes=0)
     with pytest.raises(ValueError, match="needs a detector"):
         localization_stability(Staged(Predictions(clean.scores_PC, clean.image_P, 1)).view(), 1, RNG(0))
-    broken = found({0: [(0.9, torch.nan, 0, 1, 1)]}, 1)
+    broken = make_predictions({0: [(0.9, torch.nan, 0, 1, 1)]}, 1)
     with pytest.raises(ValueError, match="NaN"):
         localization_stability(Staged(clean, {0: broken}).view(), 1, RNG(0))
 
 
 def test_tightness_by_hand() -> None:
-    """T + P - 1: image 0: 1/3 + 0.9 - 1 = 0.233; image 1: 1 + 0.2 - 1 = 0.2, and a sure tight box at 1; image 2 none,
-    so 1; image 3: 0 + 0.05 - 1 = -0.95."""
-    clean = found({0: [(0.9, *BOX)], 1: [(1.0, *BOX), (0.2, *BOX)], 3: [(0.05, *BOX)]}, 4)
+    """T + P - 1: image 0 has 1/3 + 0.9 - 1 = 0.233; image 1 has 1 + 0.2 - 1 = 0.2, and a certain tight box at 1; image
+    2 has no box, so 1; image 3 has 0 + 0.05 - 1 = -0.95."""
+    clean = make_predictions({0: [(0.9, *BOX)], 1: [(1.0, *BOX), (0.2, *BOX)], 3: [(0.05, *BOX)]}, 4)
     shift = torch.tensor([90.0, 0, 0, 5])[:, None] * torch.tensor([1.0, 0, 1, 0])
     task = Staged(Predictions(clean.scores_PC, clean.image_P, 4, clean.boxes_P4, clean.boxes_P4 + shift))  # type: ignore[operator]
     assert localization_tightness(task.view(), 4, RNG(0)).tolist() == [20, 10, 40, 30]
@@ -235,7 +238,7 @@ def test_tightness_by_hand() -> None:
 
 # --- controls -------------------------------------------------------------------------------
 def counted(*counts: int) -> Staged:
-    return Staged(found({n: [(0.5, *BOX)] * c + [(0.1, *BOX)] for n, c in enumerate(counts)}, len(counts)))
+    return Staged(make_predictions({n: [(0.5, *BOX)] * c + [(0.1, *BOX)] for n, c in enumerate(counts)}, len(counts)))
 
 
 def test_box_count_takes_the_fewest_or_the_most_and_breaks_ties_at_random() -> None:
@@ -251,7 +254,7 @@ def test_box_count_takes_the_fewest_or_the_most_and_breaks_ties_at_random() -> N
 
 
 def test_matched_random_has_the_counts_of_the_choice_and_draws_evenly() -> None:
-    """box_count buys the image without boxes, the one with one, and one of the four with two."""
+    """box_count selects the image without boxes, the image with one, and one of the four images with two."""
     view = counted(2, 0, 1, 2, 2, 3, 2).view()
     drawn = [matched_random(view, 3, RNG(seed), like="box_count") for seed in range(400)]
     assert all(len(set(chosen.tolist())) == 3 for chosen in drawn)
@@ -302,7 +305,7 @@ def test_matched_random_needs_and_trains_what_the_other_does() -> None:
 @pytest.mark.parametrize(
     ("like", "says"),
     [
-        ("matched_random[like=random]", "chooses by itself"),
+        ("matched_random[like=random]", "must name another strategy"),
         ("isla", "did you mean 'isal'"),
         ("isal[kay=2]", "no parameter 'kay'"),
     ],
@@ -322,12 +325,12 @@ def test_matched_random_on_a_classifier_is_random() -> None:
 
 # --- influence ------------------------------------------------------------------------------
 def similarity(view: View, min_score: float = 0.1) -> tuple[list[bool], Tensor]:
-    """Whether each candidate has pseudo boxes, and v . G, one backward pass each."""
+    """Returns whether each candidate has pseudo boxes, and v . G by one backward pass each."""
     targets = expected_targets(view, 1, allow_degenerate=False, min_score=min_score)
     weights = list(view.weights().values())
     v = torch.cat([part.flatten() for part in reference_gradient(view, "held_out").values()])
     losses = view.losses(view.unlabelled, targets)
-    rows = [torch.autograd.grad(one, weights, retain_graph=True, materialize_grads=True) for one in losses]
+    rows = [torch.autograd.grad(loss, weights, retain_graph=True, materialize_grads=True) for loss in losses]
     return [len(boxes) > 0 for boxes in targets], torch.stack(
         [torch.cat([p.flatten() for p in row]) for row in rows]
     ) @ v
@@ -354,7 +357,8 @@ def test_influence_of_images_without_pseudo_boxes(min_score: float) -> None:
 
 
 def test_isal_on_a_detector_weighs_its_blocks() -> None:
-    """Next to no curvature: s is v over the damping, with any scales; with curvature the blocks' scales tell."""
+    """With almost no curvature s is v divided by the damping for any scales; with curvature the scales of the blocks
+    matter."""
     view = toy_view()
     options: dict[str, Any] = {"depth": 20, "repeats": 1, "order": "newest"}
     flat = isal(view, 10, RNG(0), block_scales="1e12/1e12", **options)
@@ -364,5 +368,5 @@ def test_isal_on_a_detector_weighs_its_blocks() -> None:
     assert view.diagnostics["ridge"] == pytest.approx(0.2)
     assert view.diagnostics["cosine"] < 0.999
     assert curved.tolist() != flat.tolist()
-    with pytest.raises(ValueError, match=r"block_scales=1/2/3\]: 2 numbers .* classes.weight, boxes.weight"):
+    with pytest.raises(ValueError, match=r"block_scales=1/2/3\]: must be 2 numbers .* classes.weight, boxes.weight"):
         isal(view, 10, RNG(0), block_scales="1/2/3", **options)

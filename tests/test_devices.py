@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from benchmark.analysis import devices, equivalence
 from benchmark.analysis.devices import MIXABLE, NOT_MIXABLE, UNDECIDED, judge_gaps, paired_gap
 from benchmark.cli.commands import app
-from benchmark.contract.scores import ACCURACY
+from benchmark.contract.metrics import ACCURACY
 from benchmark.records.record import encode_line, read_lines
 from benchmark.seeds import seed
 

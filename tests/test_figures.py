@@ -23,7 +23,7 @@ from benchmark.analysis.figures import curves as figures_curves
 from benchmark.analysis.figures import drawing, ranking, seconds, selections, style
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.stats import student_interval
-from benchmark.contract.scores import ACCURACY
+from benchmark.contract.metrics import ACCURACY
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store

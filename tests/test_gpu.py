@@ -65,7 +65,7 @@ def test_products_of_all_chains_at_once_are_those_in_turn() -> None:
     view = View(task, model, labelled, np.arange(60, 90), num_initial=50, held_out=np.arange(90, 120), needs=needs)
     v, chains = reference_gradient(view, "held_out"), np.arange(20).reshape(4, 5)
     in_turn, at_once = (
-        inverse_hessian_product(view, v, chains, damping=0.1, scale=dict.fromkeys(v, 100.0), together=together)
+        inverse_hessian_product(view, v, chains, damping=0.1, scale=dict.fromkeys(v, 100.0), batched=together)
         for together in (False, True)
     )
     for name, tensor in in_turn.items():

@@ -1,4 +1,4 @@
-"""The house rules of CONTRIBUTING.md that a syntax tree can hold, each with a proof that it can fail."""
+"""Checks the house rules of CONTRIBUTING.md on syntax trees; each rule has snippets that it must report."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PRODUCT = ("benchmark", "strategies", "tasks", "encoders", "tools")  # tools are not installed, and keep the rules
+PRODUCT = ("benchmark", "strategies", "tasks", "encoders", "tools")  # tools are not installed, but follow the rules
 REGISTER = {"strategies": "register", "tasks": "register_task", "encoders": "register_encoder"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
 class File:
-    """A file as the rules see it: its path from the repository's root, and its text."""
+    """A file with its path from the root of the repository, and its text."""
 
     path: str
     text: str
@@ -45,7 +45,7 @@ class File:
     @property
     def module(self) -> str:
         name = self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        return f"benchmark.{name}" if self.folder in REGISTER else name  # as they are imported
+        return f"benchmark.{name}" if self.folder in REGISTER else name  # the name under which it is imported
 
     @property
     def is_plugin(self) -> bool:
@@ -53,18 +53,18 @@ class File:
 
     @cached_property
     def aliases(self) -> dict[str, str]:
-        """What a name in this file stands for: {"np": "numpy", "rand": "numpy.random.rand"}."""
-        found: dict[str, str] = {}
+        """Returns what each imported name stands for: {"np": "numpy", "rand": "numpy.random.rand"}."""
+        names: dict[str, str] = {}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
-                found |= {a.asname: a.name for a in node.names if a.asname}
-                found |= {top: top for top in (a.name.partition(".")[0] for a in node.names if not a.asname)}
+                names |= {a.asname: a.name for a in node.names if a.asname}
+                names |= {top: top for top in (a.name.partition(".")[0] for a in node.names if not a.asname)}
             elif isinstance(node, ast.ImportFrom):
-                found |= {a.asname or a.name: f"{self.origin(node)}.{a.name}" for a in node.names}
-        return found
+                names |= {a.asname or a.name: f"{self.origin(node)}.{a.name}" for a in node.names}
+        return names
 
     def origin(self, node: ast.ImportFrom) -> str:
-        """The absolute module that `from ... import` names."""
+        """Returns the absolute name of the module of `from ... import`."""
         if not node.level:
             return node.module or ""
         up = node.level - (1 if self.path.endswith("__init__.py") else 0)
@@ -72,7 +72,7 @@ class File:
         return ".".join([*base[: len(base) - up], *filter(None, [node.module])])
 
     def name(self, node: ast.AST) -> str:
-        """`np.random.rand` as "numpy.random.rand"; "" for anything but an imported name and its attributes."""
+        """Returns "numpy.random.rand" for `np.random.rand`, "" for what is no imported name or its attribute."""
         if isinstance(node, ast.Attribute):
             inner = self.name(node.value)
             return inner and f"{inner}.{node.attr}"
@@ -80,18 +80,18 @@ class File:
 
 
 Files = Sequence[File]
-Found = Iterator[str]
-Rule = Callable[[Files], Found]
+Offences = Iterator[str]
+Rule = Callable[[Files], Offences]
 
 
 def product() -> list[File]:
-    """Every Python file that is installed, and the tools."""
+    """Returns every Python file that is installed, and the tools."""
     paths = sorted(path for folder in PRODUCT for path in (ROOT / folder).rglob("*.py"))
     return [File(path.relative_to(ROOT).as_posix(), path.read_text()) for path in paths]
 
 
 def committed() -> list[File]:
-    """Every text file that git has or would take, but tests."""
+    """Returns every text file that git tracks or would add, except tests."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True
     )
@@ -106,14 +106,14 @@ def committed() -> list[File]:
 
 
 def outermost(file: File) -> Iterator[tuple[str, ast.AST]]:
-    """Every node, with the name of the module's function or class that it stands in ("" for none)."""
+    """Yields every node with the name of the top-level function or class that contains it ("" for none)."""
     for statement in file.tree.body:
         name = statement.name if isinstance(statement, Function | ast.ClassDef) else ""
         yield from ((name, node) for node in ast.walk(statement))
 
 
 def functions(files: Files) -> Iterator[tuple[File, Function]]:
-    """Every function and method, nested ones too."""
+    """Yields every function and method, nested ones too."""
     for file in files:
         yield from ((file, node) for node in ast.walk(file.tree) if isinstance(node, Function))
 
@@ -132,7 +132,7 @@ TORCH = {"torch", "torchvision", "timm"}
 
 
 def imports(file: File, nodes: Iterator[ast.AST] | None = None) -> Iterator[tuple[int, str]]:
-    """Line and name of everything imported; `from a import b` counts as a.b."""
+    """Yields line and name of everything that is imported; `from a import b` counts as a.b."""
     for node in nodes or ast.walk(file.tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -145,7 +145,7 @@ def imports(file: File, nodes: Iterator[ast.AST] | None = None) -> Iterator[tupl
 
 
 def at_import(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that run when the file is imported."""
+    """Yields the nodes that run when the file is imported."""
     typing_only = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
     if not isinstance(node, Function | ast.Lambda) and not typing_only:
         yield node
@@ -153,9 +153,8 @@ def at_import(node: ast.AST) -> Iterator[ast.AST]:
             yield from at_import(child)
 
 
-def plugins_import_the_contract_alone(files: Files) -> Found:
-    """Plug-ins import `benchmark.api` from the harness, tasks and encoders `benchmark.vision` too; of each other they
-    import nothing but what lies in `shared/` of their folder."""
+def plugins_import_the_contract_alone(files: Files) -> Offences:
+    """Plug-ins import `benchmark.api`, tasks and encoders also `benchmark.vision`, and `shared/` of their folder."""
     for file in files:
         allowed = [
             "benchmark.api",
@@ -163,28 +162,28 @@ def plugins_import_the_contract_alone(files: Files) -> Found:
             *["benchmark.vision"] * (file.folder != "strategies"),
         ]
         for line, name in imports(file) if file.folder in REGISTER else ():
-            if name.partition(".")[0] in PRODUCT and not any(f"{name}.".startswith(f"{one}.") for one in allowed):
+            if name.partition(".")[0] in PRODUCT and not any(f"{name}.".startswith(f"{module}.") for module in allowed):
                 yield f"{file.path}:{line} imports {name}"
 
 
-def harness_imports_no_plugin(files: Files) -> Found:
-    """`benchmark/` imports no plug-in: they are found by folder."""
+def harness_imports_no_plugin(files: Files) -> Offences:
+    """`benchmark/` imports no plug-in; plug-ins are discovered by folder."""
     for file in files:
         for line, name in imports(file) if file.folder == "benchmark" else ():
             if not REGISTER.keys().isdisjoint(name.split(".")[:2]):
                 yield f"{file.path}:{line} imports {name}"
 
 
-# From the ground up: a room imports from those before it, and from itself.
+# In layers: a folder imports from itself and from those before it.
 ROOMS = (
     "text", "system", "seeds", "plugins", "contract", "api", "experiment", "records", "config", "vision", "analysis",
     "results", "runner", "conformance", "cli", "__main__",
 )  # fmt: skip
-LIBRARY = ("api", "vision")  # what the library for tasks may import
+LIBRARY = ("api", "vision")  # all that `benchmark.vision` may import
 
 
-def rooms_import_downwards(files: Files) -> Found:
-    """A room imports from the rooms below it alone, and `benchmark.vision` from the contract alone."""
+def rooms_import_downwards(files: Files) -> Offences:
+    """A folder of `benchmark/` imports only from lower layers, and `benchmark.vision` only from the contract."""
     for file in files:
         room = file.module.removeprefix("benchmark.").partition(".")[0]
         for line, name in imports(file) if file.folder == "benchmark" and room != "benchmark" else ():
@@ -194,8 +193,8 @@ def rooms_import_downwards(files: Files) -> Found:
                 yield f"{file.path}:{line} imports {name}"
 
 
-def no_import_cycles(files: Files) -> Found:
-    """No module imports one that imports it, within a function neither."""
+def no_import_cycles(files: Files) -> Offences:
+    """There is no import cycle, also none through imports within functions."""
     modules = {file.module for file in files}
     graph = {
         file.module: {
@@ -212,19 +211,19 @@ def no_import_cycles(files: Files) -> Found:
         yield " imports ".join(f"{name.replace('.', '/')}.py" for name in reversed(error.args[1]))
 
 
-def one_importer_a_library(files: Files) -> Found:
-    """hydra, wandb, ray and mmdet each have one file that knows them."""
+def one_importer_a_library(files: Files) -> Offences:
+    """hydra, wandb, ray and mmdet are imported by one file each."""
     for file in files:
         for line, name in imports(file):
             if ONLY.get(name.partition(".")[0], file.path) != file.path:
                 yield f"{file.path}:{line} imports {name}"
 
 
-def analysis_is_free_of_torch(files: Files) -> Found:
-    """Neither `benchmark/analysis/` nor what it loads of the harness imports torch."""
+def analysis_is_free_of_torch(files: Files) -> Offences:
+    """Neither `benchmark/analysis/` nor what it imports of the harness imports torch."""
     modules = {file.module: file for file in files}
     todo = [file for file in files if file.path.startswith("benchmark/analysis/")]
-    for file in todo:  # grows while it is read
+    for file in todo:  # the list grows in this loop
         inside = file.path.startswith("benchmark/analysis/")
         for line, name in imports(file, None if inside else at_import(file.tree)):
             if name.partition(".")[0] in TORCH:
@@ -234,9 +233,8 @@ def analysis_is_free_of_torch(files: Files) -> Found:
             todo += [module for module in above if module is not None and module not in todo]
 
 
-def harness_names_no_plugin(files: Files) -> Found:
-    """No string in `benchmark/` is the name of a strategy or a task, nor a list of names. The library for tasks may
-    know data sets and formats by theirs."""
+def harness_names_no_plugin(files: Files) -> Offences:
+    """No string in `benchmark/` is the name of a strategy or a task, or a list of names; `vision` may name formats."""
     names = {file.stem for file in files if file.is_plugin}
     for file in files:
         in_harness = file.folder == "benchmark" and not file.path.startswith("benchmark/vision/")
@@ -248,15 +246,15 @@ def harness_names_no_plugin(files: Files) -> Found:
 
 # --- size and shape -------------------------------------------------------------------------
 def num_body_lines(function: Function) -> int:
-    """Lines of the body without its docstring; 0 for a stub."""
+    """Returns the number of lines of the body without its docstring; 0 for a stub."""
     body = function.body[ast.get_docstring(function) is not None :]
     if not body or ast.unparse(body[0]) == "...":
         return 0
     return (body[-1].end_lineno or 0) - body[0].lineno + 1
 
 
-def functions_are_short(files: Files) -> Found:
-    """Bodies of at most 45 lines, and of at most 10 in the median; signature and docstring do not count."""
+def functions_are_short(files: Files) -> Offences:
+    """Bodies have at most 45 lines, in the median at most 10; signature and docstring do not count."""
     bodies = {f"{file.path}:{node.lineno} {node.name}": num_body_lines(node) for file, node in functions(files)}
     yield from (f"{name} takes {lines} lines" for name, lines in bodies.items() if lines > 45)
     bodies = {name: lines for name, lines in bodies.items() if lines}
@@ -267,18 +265,18 @@ def functions_are_short(files: Files) -> Found:
 MOST_LINES = 410
 
 
-def files_are_short(files: Files) -> Found:
-    """A file has at most about 400 lines: a longer one is split along what happens in it."""
+def files_are_short(files: Files) -> Offences:
+    """A file has at most about 400 lines; split a longer one by what its parts do."""
     for file in files:
         lines = len(file.text.splitlines())
         if lines > MOST_LINES:
             yield f"{file.path} has {lines} lines"
 
 
-def one_plugin_a_file(files: Files) -> Found:
-    """`strategies/NAME.py` registers NAME and nothing else, tasks alike; other modules register nothing."""
+def one_plugin_a_file(files: Files) -> Offences:
+    """`strategies/NAME.py` registers NAME and nothing else, like tasks and encoders; other modules register nothing."""
     for file in files:
-        found = [
+        decorated = [
             (
                 decorator.func.attr if isinstance(decorator.func, ast.Attribute) else ast.unparse(decorator.func),
                 node.name,
@@ -288,14 +286,14 @@ def one_plugin_a_file(files: Files) -> Found:
             for decorator in node.decorator_list
             if isinstance(decorator, ast.Call)
         ]
-        registered = [(how, name) for how, name in found if how in REGISTER.values()]
+        registered = [(how, name) for how, name in decorated if how in REGISTER.values()]
         expected = [(REGISTER[file.folder], file.stem)] if file.is_plugin else []
         if registered != expected:
             yield f"{file.path} registers {registered}, not {expected}"
 
 
-def signatures_are_typed(files: Files) -> Found:
-    """Every parameter and every return has a type."""
+def signatures_are_typed(files: Files) -> Offences:
+    """Every parameter and every return value has a type."""
     for file in files:
         methods = {
             node
@@ -307,46 +305,128 @@ def signatures_are_typed(files: Files) -> Found:
         for _, node in functions([file]):
             given = [*node.args.posonlyargs, *node.args.args][node in methods :]
             given += [*node.args.kwonlyargs, *filter(None, [node.args.vararg, node.args.kwarg])]
-            bare = [one.arg for one in given if one.annotation is None] + ["return"] * (node.returns is None)
+            bare = [parameter.arg for parameter in given if parameter.annotation is None] + ["return"] * (
+                node.returns is None
+            )
             if bare:
                 yield f"{file.path}:{node.lineno} {node.name} has no type on: {', '.join(bare)}"
 
 
-def public_names_have_docstrings(files: Files) -> Found:
-    """Public functions, classes and methods say what they are; nested functions and __dunder__ methods may not."""
+def public_names_have_docstrings(files: Files) -> Offences:
+    """Public functions, classes and methods have docstrings; nested functions and __dunder__ methods need none."""
     for file in files:
         todo = [node for node in file.tree.body if isinstance(node, Function | ast.ClassDef)]
-        for node in todo:  # grows by the methods of public classes
+        for node in todo:  # the methods of public classes are added in this loop
             if not node.name.startswith("_") and not ast.get_docstring(node):
                 yield f"{file.path}:{node.lineno} {node.name} has no docstring"
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 todo += [inner for inner in node.body if isinstance(inner, Function | ast.ClassDef)]
 
 
-def no_module_of_leftovers(files: Files) -> Found:
+def is_plugin_function(file: File, node: Function) -> bool:
+    """Returns whether a function is the one that a plug-in's file registers."""
+    return file.is_plugin and any(REGISTER[file.folder] in ast.unparse(name) for name in node.decorator_list)
+
+
+def exported_names(files: Files) -> set[tuple[str, str]]:
+    """Returns module and name of everything that `benchmark.api` exports."""
+    api = [node for file in files if file.path == "benchmark/api.py" for node in file.tree.body]
+    return {(node.module or "", name.name) for node in api if isinstance(node, ast.ImportFrom) for name in node.names}
+
+
+def public_nodes(files: Files) -> Iterator[tuple[File, Function | ast.ClassDef]]:
+    """Yields functions, classes and methods that users read: of `benchmark.api`, `benchmark.results` and plug-ins."""
+    exported = exported_names(files)
+    for file in files:
+        for node in file.tree.body:
+            if not isinstance(node, Function | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            is_plugin = isinstance(node, Function) and is_plugin_function(file, node)
+            if (file.module, node.name) in exported or is_plugin or file.path == "benchmark/results.py":
+                yield file, node
+                methods = node.body if isinstance(node, ast.ClassDef) else []
+                yield from ((file, inner) for inner in methods if isinstance(inner, Function) and inner.name[0] != "_")
+
+
+def parameters_of(file: File, node: Function | ast.ClassDef) -> list[str]:
+    """Returns the parameters that a docstring must explain.
+
+    Those are the fields of a dataclass, the arguments of a class, and the keyword-only parameters of a plug-in, whose
+    positional ones the contract explains.
+    """
+    if isinstance(node, ast.ClassDef):
+        inits = [inner for inner in node.body if isinstance(inner, Function) and inner.name == "__init__"]
+        fields = [inner for inner in node.body if isinstance(inner, ast.AnnAssign) and "dataclass" in decorators(node)]
+        names = [ast.unparse(field.target) for field in fields]
+        return [*names, *(name for init in inits for name in parameters_of(file, init))]
+    arguments = node.args
+    positional = [] if is_plugin_function(file, node) else [*arguments.posonlyargs, *arguments.args]
+    others = [*arguments.kwonlyargs, *filter(None, [arguments.vararg, arguments.kwarg])]
+    return [argument.arg for argument in [*positional, *others] if argument.arg not in ("self", "cls")]
+
+
+def decorators(node: ast.ClassDef) -> str:
+    """Returns the decorators of a class as text."""
+    return " ".join(map(ast.unparse, node.decorator_list))
+
+
+def public_parameters_are_documented(files: Files) -> Offences:
+    """Public docstrings explain each parameter in a line of its own under `Args:`."""
+    for file, node in public_nodes(files):
+        text = ast.get_docstring(node) or ""
+        for name in parameters_of(file, node):
+            if not name.startswith("_") and not re.search(f"^    {name}: ", text, re.MULTILINE):
+                yield f"{file.path}:{node.lineno} {node.name} does not explain {name}"
+
+
+VAGUE = {"told", "asked", "made", "begin", "found", "kept", "seen", "one"}
+
+
+def names_say_what_they_are(files: Files) -> Offences:
+    """Nothing is called told, asked, made, begin, found, kept, seen or one: a name says what the value is."""
+    for file in files:
+        for node in ast.walk(file.tree):
+            for name in VAGUE.intersection(defined_names(node)):
+                yield f"{file.path}:{getattr(node, 'lineno', 0)} names something {name!r}"
+
+
+def defined_names(node: ast.AST) -> list[str | None]:
+    """Returns the names that a node of the tree defines."""
+    if isinstance(node, Function | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
+        return [node.name]
+    if isinstance(node, ast.arg):
+        return [node.arg]
+    if isinstance(node, ast.alias):
+        return [node.asname]
+    if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return [node.id if isinstance(node, ast.Name) else node.attr]
+    return []
+
+
+def no_module_of_leftovers(files: Files) -> Offences:
     """No module or folder is called utils, base, manager or helper."""
     for file in files:
         words = set(re.split(r"[/_]", file.path.removesuffix(".py")))
         for word in words & {"util", "utils", "base", "manager", "managers", "helper", "helpers"}:
-            yield f"{file.path} is called {word}: say what it does"
+            yield f"{file.path} is called {word}: name it after what it does"
 
 
 # --- randomness, output, files --------------------------------------------------------------
 GENERATORS = {"default_rng", "Generator", "BitGenerator", "SeedSequence", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
 TORCH_SEEDS = re.compile(r"torch\.(random\.|cuda\.|cuda\.random\.|mps\.|default_generator\.)?(manual_)?seed(_all)?")
 MAY_SEED = {
-    ("benchmark/system/process_state.py", "seeded"): "the one place that seeds torch, and gives the state back",
+    ("benchmark/system/process_state.py", "seeded"): "the one place that seeds torch; it restores the state",
     (
         "benchmark/conformance/strategy_checks.py",
         "leaves_global_randomness",
-    ): "finds strategies that draw from global generators",
-    ("benchmark/system/process_state.py", "own_randomness"): "keeps what a plug-in draws or seeds to itself",
-    ("benchmark/conformance/strategy_checks.py", "fingerprint"): "the same",
+    ): "detects strategies that draw from global generators",
+    ("benchmark/system/process_state.py", "temporary_seed"): "isolates what a plug-in draws or seeds",
+    ("benchmark/conformance/strategy_checks.py", "global_generator_state"): "the same",
 }
 
 
-def no_global_randomness(files: Files) -> Found:
-    """No global generator of numpy, random or torch, and no generator without a seed."""
+def no_global_randomness(files: Files) -> Offences:
+    """Nothing uses a global generator of numpy, random or torch, or a generator without a seed."""
     for file in files:
         for function, node in outermost(file):
             name = file.name(node)
@@ -362,8 +442,8 @@ def no_global_randomness(files: Files) -> Found:
                     yield f"{file.path}:{node.lineno} draws a generator without a seed"
 
 
-def no_seed_arithmetic(files: Files) -> Found:
-    """Seeds come from names (`benchmark.seeds.seed`), never from `seed + i`, in which two uses may meet."""
+def no_seed_arithmetic(files: Files) -> Offences:
+    """Seeds come from names (`benchmark.seeds`), never from `seed + i`, which may give two uses the same seed."""
     for file in files:
         for node in ast.walk(file.tree):
             if isinstance(node, ast.BinOp):
@@ -382,8 +462,8 @@ def no_seed_arithmetic(files: Files) -> Found:
 MAY_PRINT = {"benchmark/cli/commands.py", "benchmark/cli/progress.py"}
 
 
-def only_the_command_line_prints(files: Files) -> Found:
-    """`print` belongs to benchmark/cli/commands.py and benchmark/cli/progress.py."""
+def only_the_command_line_prints(files: Files) -> Offences:
+    """Only benchmark/cli/commands.py and benchmark/cli/progress.py call `print`."""
     for file in files:
         for node in ast.walk(file.tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and file.path not in MAY_PRINT:
@@ -394,8 +474,8 @@ PICKLES = {"pickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "job
 UNSAFE = {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "pandas.read_pickle"}
 
 
-def files_run_no_code(files: Files) -> Found:
-    """Nothing that is read can run code: no pickle, `torch.load(weights_only=True)`, `yaml.safe_load`."""
+def files_run_no_code(files: Files) -> Offences:
+    """Nothing that is read can run code: no pickle, only `torch.load(weights_only=True)` and `yaml.safe_load`."""
     for file in files:
         for line, name in imports(file):
             if name.partition(".")[0] in PICKLES:
@@ -412,16 +492,18 @@ def files_run_no_code(files: Files) -> Found:
                     yield f"{file.path}:{node.lineno} calls {name} so that a file may run code"
 
 
-def text_is_utf8(files: Files) -> Found:
-    """Text that is read from files and programs, or written, says its encoding: that of the locale is anybody's."""
+def text_is_utf8(files: Files) -> Offences:
+    """Text is read and written with a given encoding, not with that of the locale."""
     for file in files:
         for node in ast.walk(file.tree):
-            if isinstance(node, ast.Call) and takes_locale(node, {one.arg: one.value for one in node.keywords}):
-                yield f"{file.path}:{node.lineno} {ast.unparse(node.func)} takes the locale's encoding"
+            if isinstance(node, ast.Call) and takes_locale(
+                node, {keyword.arg: keyword.value for keyword in node.keywords}
+            ):
+                yield f"{file.path}:{node.lineno} {ast.unparse(node.func)} uses the encoding of the locale"
 
 
 def takes_locale(call: ast.Call, given: dict[str | None, ast.expr]) -> bool:
-    """Whether a call reads or writes text in the encoding of the locale."""
+    """Returns whether a call reads or writes text in the encoding of the locale."""
     name = ast.unparse(call.func)
     if "encoding" in given:
         return False
@@ -443,27 +525,27 @@ WRITERS = {
 }  # fmt: skip
 MAY_WRITE = {
     ("benchmark/system/files.py", ""): "writes everything else",
-    ("benchmark/system/locks.py", "Lock"): "opens the folder that is locked, and the file of the lock",
-    ("benchmark/system/locks.py", "lock_folder"): "the same",
-    ("benchmark/system/locks.py", "locked_file"): "the same",
+    ("benchmark/system/locks.py", "FolderLock"): "opens the locked folder and the lock file",
+    ("benchmark/system/locks.py", "flock_folder"): "the same",
+    ("benchmark/system/locks.py", "open_locked_file"): "the same",
     (
         "benchmark/runner/fit_cache.py",
-        "taken",
-    ): "locks of single fits, for which a disk that knows no locks is no error",
-    ("benchmark/runner/fit_cache.py", "release"): "the same",
-    ("benchmark/system/streams.py", "tolerant"): "the null device, for a stream that is closed",
+        "acquire_lock",
+    ): "locks single fits; a file system without locks is no error there",
+    ("benchmark/runner/fit_cache.py", "release_lock"): "the same",
+    ("benchmark/system/streams.py", "tolerant_stream"): "opens the null device for a closed stream",
     ("benchmark/system/streams.py", "tolerate_closed_streams"): "the same",
-    ("benchmark/runner/loop.py", "forget_peak"): "tells Linux to count the peak of memory anew",
+    ("benchmark/runner/loop.py", "reset_peak_memory"): "resets the peak of memory that Linux counts",
     (
         "benchmark/system/tensor_files.py",
         "write",
-    ): "tensors, which safetensors writes itself, into a draft that is renamed",
-    ("benchmark/vision/training.py", "save"): "a draft that is renamed; packed in memory first",
+    ): "safetensors writes tensors itself, into a draft that is renamed",
+    ("benchmark/vision/training.py", "save_checkpoint"): "writes a draft that is renamed",
 }
 
 
-def one_module_writes(files: Files) -> Found:
-    """Files are opened for writing in benchmark/system/files.py alone: it follows no link and leaves no half of one."""
+def one_module_writes(files: Files) -> Offences:
+    """Only benchmark/system/files.py writes files: it follows no link and leaves no partial file."""
     for file in files:
         for function, node in outermost(file):
             allowed = {(file.path, function), (file.path, "")} & MAY_WRITE.keys()
@@ -472,8 +554,8 @@ def one_module_writes(files: Files) -> Found:
 
 
 def writes(file: File, call: ast.Call) -> bool:
-    """Whether a call opens, moves or locks a file for writing."""
-    name, given = ast.unparse(call.func), {one.arg: one.value for one in call.keywords}
+    """Returns whether a call opens, moves or locks a file for writing."""
+    name, given = ast.unparse(call.func), {keyword.arg: keyword.value for keyword in call.keywords}
     place = 1 if name == "open" else 0  # the mode of `open`, and of a path's `open`
     mode = call.args[place] if len(call.args) > place else given.get("mode")
     opened = name == "open" or name.endswith(".open")
@@ -485,8 +567,8 @@ def writes(file: File, call: ast.Call) -> bool:
 MACHINE_PATH = re.compile(r"(?<![\w.~}-])/(work|tmp|root|home|farm)(?=/|[\s\"'`),;:]|$)", re.MULTILINE)
 
 
-def no_paths_of_one_machine(files: Files) -> Found:
-    """No committed text names a folder of the machine that it was written on."""
+def no_paths_of_one_machine(files: Files) -> Offences:
+    """No committed text names a folder of a particular machine."""
     for file in files:
         for match in MACHINE_PATH.finditer(file.text):
             line = file.text.count("\n", 0, match.start()) + 1
@@ -506,6 +588,8 @@ SYNTAX_RULES: list[Rule] = [
     one_plugin_a_file,
     signatures_are_typed,
     public_names_have_docstrings,
+    public_parameters_are_documented,
+    names_say_what_they_are,
     no_module_of_leftovers,
     no_global_randomness,
     no_seed_arithmetic,
@@ -520,13 +604,21 @@ SYNTAX_RULES: list[Rule] = [
 def test_the_code_keeps(rule: Rule) -> None:
     files = product()
     assert {file.folder for file in files} == set(PRODUCT)
-    found = list(rule(files))
-    assert not found, "\n".join([str(rule.__doc__), *found])
+    offences = list(rule(files))
+    assert not offences, "\n".join([str(rule.__doc__), *offences])
+
+
+def test_names_of_tests_say_what_they_are() -> None:
+    paths = sorted((ROOT / "tests").rglob("*.py"))
+    offences = list(
+        names_say_what_they_are([File(path.relative_to(ROOT).as_posix(), path.read_text()) for path in paths])
+    )
+    assert not offences, "\n".join(offences)
 
 
 def test_the_repository_keeps_no_paths_of_one_machine() -> None:
-    found = list(no_paths_of_one_machine(committed()))
-    assert not found, "\n".join(found)
+    offences = list(no_paths_of_one_machine(committed()))
+    assert not offences, "\n".join(offences)
 
 
 EXCEPTIONS: list[tuple[Rule, dict[Any, str], Any]] = [
@@ -547,7 +639,7 @@ def test_every_exception_is_needed(
     assert list(rule(product()))
 
 
-# --- the rules can fail ---------------------------------------------------------------------
+# --- each rule reports these snippets, and lets others pass ---------------------------------
 LONG = "def f() -> int:\n" + "    x = 1\n" * 45 + "    return x\n"
 STUB = "def random() -> None:\n    '''A draw.'''\n"
 OFFENDING: list[tuple[Rule, str, str]] = [
@@ -599,6 +691,23 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (public_names_have_docstrings, "benchmark/a.py", "def f(): ..."),
     (public_names_have_docstrings, "benchmark/a.py", "class A: ..."),
     (public_names_have_docstrings, "benchmark/a.py", "class A:\n    '''Of.'''\n    def f(self): ..."),
+    (public_parameters_are_documented, "strategies/a.py", "@register(version=1)\ndef a(view, *, k): '''Of.'''"),
+    (public_parameters_are_documented, "tasks/a.py", "@register_task(version=1)\ndef a(machine, *, k): ..."),
+    (public_parameters_are_documented, "benchmark/results.py", "def f(x):\n    '''Of x.'''"),
+    (public_parameters_are_documented, "benchmark/results.py", "class A:\n    def f(self, x): ..."),
+    (public_parameters_are_documented, "benchmark/results.py", "class A:\n    def __init__(self, x): ..."),
+    (public_parameters_are_documented, "benchmark/results.py", "@dataclass\nclass A:\n    '''Of x.'''\n    x: int"),
+    (public_parameters_are_documented, "benchmark/contract/a.py", "def exported(x): ..."),
+    (names_say_what_they_are, "benchmark/a.py", "told = 1"),
+    (names_say_what_they_are, "benchmark/a.py", "def asked(): ..."),
+    (names_say_what_they_are, "benchmark/a.py", "class one: ..."),
+    (names_say_what_they_are, "benchmark/a.py", "def f(*, found=1): ..."),
+    (names_say_what_they_are, "benchmark/a.py", "x = [one for one in y]"),
+    (names_say_what_they_are, "benchmark/a.py", "self.kept = 1"),
+    (names_say_what_they_are, "benchmark/a.py", "class A:\n    seen: int"),
+    (names_say_what_they_are, "benchmark/a.py", "from a import b as made"),
+    (names_say_what_they_are, "benchmark/a.py", "try:\n    f()\nexcept ValueError as begin:\n    pass"),
+    (names_say_what_they_are, "benchmark/a.py", "match x:\n    case [one]:\n        pass"),
     (no_module_of_leftovers, "benchmark/utils.py", ""),
     (no_module_of_leftovers, "tasks/_image_helpers.py", ""),
     (no_module_of_leftovers, "benchmark/base/grid.py", ""),
@@ -664,6 +773,14 @@ HARMLESS: list[tuple[Rule, str, str]] = [
     (one_plugin_a_file, "strategies/a.py", "@register(version=1)\ndef a(): ...\n@cache\ndef b(): ..."),
     (signatures_are_typed, "benchmark/a.py", "class A:\n    def f(self, x: int) -> int: ..."),
     (public_names_have_docstrings, "benchmark/a.py", "class _A:\n    def f(self): ...\ndef _f(): ..."),
+    (
+        public_parameters_are_documented,
+        "strategies/a.py",
+        "@register(version=1)\ndef a(view, *, k):\n    '''Of.\\n\\n    Args:\\n        k: how many.\\n    '''",
+    ),
+    (public_parameters_are_documented, "benchmark/contract/a.py", "def of_the_house(x): ..."),
+    (public_parameters_are_documented, "benchmark/results.py", "def _f(x): ...\nclass A:\n    def _f(self, x): ..."),
+    (names_say_what_they_are, "benchmark/a.py", "f(found=1)\nx.kept\nasked_for = untold = ones = 1\n'told'"),
     (no_module_of_leftovers, "benchmark/baseline.py", ""),
     (
         no_global_randomness,
@@ -691,8 +808,12 @@ HARMLESS: list[tuple[Rule, str, str]] = [
 ]
 
 
+API = "from benchmark.contract.a import exported"
+
+
 def snippet(path: str, text: str) -> list[File]:
-    return [File(path, text), File("strategies/random.py", STUB), File("benchmark/b.py", "from benchmark import a")]
+    others = {"strategies/random.py": STUB, "benchmark/b.py": "from benchmark import a", "benchmark/api.py": API}
+    return [File(path, text), *(File(*other) for other in others.items() if other[0] != path)]
 
 
 @pytest.mark.parametrize(("rule", "path", "text"), OFFENDING)
@@ -724,7 +845,7 @@ def test_torch_is_found_behind_what_analysis_imports() -> None:
     assert list(analysis_is_free_of_torch(files)) == ["benchmark/runner/loop.py:4 imports torch"]
 
 
-# --- the same, run --------------------------------------------------------------------------
+# --- rules that need an interpreter ---------------------------------------------------------
 WITHOUT_TORCH = """
 import sys
 class Block:
@@ -736,7 +857,7 @@ sys.meta_path.insert(0, Block())
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    """Runs `code` in a fresh interpreter, in the repository."""
+    """Runs `code` in a new interpreter, in the root of the repository."""
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
@@ -751,20 +872,20 @@ DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "sklearn": "scikit-lear
 
 
 def test_what_is_imported_is_declared() -> None:
-    """In pyproject.toml, as a dependency or in an extra, and nothing is declared that nothing imports."""
+    """pyproject.toml declares exactly what is imported, as a dependency or in an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = [
+    requirements = [
         *project["dependencies"],
-        *(one for name in extras if name not in ("docs", "test") for one in extras[name]),
+        *(requirement for name in extras if name not in ("docs", "test") for requirement in extras[name]),
     ]
-    declared = {re.split("[^A-Za-z0-9_-]", one)[0].removeprefix("onedl-") for one in asked}
+    declared = {re.split("[^A-Za-z0-9_-]", requirement)[0].removeprefix("onedl-") for requirement in requirements}
     files = [file for file in product() if file.folder != "tools"]
     names = {name.partition(".")[0] for file in files for _, name in imports(file)}
     names -= {*sys.stdlib_module_names, *PRODUCT, "_typeshed"}
-    found = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in names}
+    imported = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in names}
     declared -= {"mmcv"}  # mmdet imports it
-    assert found == {"mmdet" if name == "mmdetection" else name for name in declared}
+    assert imported == {"mmdet" if name == "mmdetection" else name for name in declared}
 
 
 def test_plugins_stay_off_the_module_path() -> None:

@@ -1,4 +1,4 @@
-"""Influence is what per-image backpropagation and an explicit inverse Hessian say it is."""
+"""Influence agrees with per-image backpropagation and with an explicit inverse Hessian."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def flat(tensors: Any) -> Tensor:
 
 
 def explicit_gradients(view: View, targets: Tensor) -> Tensor:
-    """(N, parameters): gradients of the unlabelled images, one backward pass each."""
+    """Returns the gradients of the unlabelled images, (N, parameters), by one backward pass each."""
     weights = list(view.weights().values())
     losses = view.losses(view.unlabelled, targets)
     return torch.stack([flat(torch.autograd.grad(loss, weights, retain_graph=True)) for loss in losses])
@@ -71,11 +71,11 @@ def test_influence_is_the_dot_product_of_gradients(k: int) -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_expectation_by_single_classes(k: int) -> None:
-    """The k-influence is the sum over the k likeliest classes of p_c I_c (for k = 1 without the weight)."""
+    """The k-influence is the sum of p_c I_c over the k most likely classes (without the weight for k = 1)."""
     view = toy_view()
     s, p_NC = random_direction(view), view.predict(view.unlabelled).scores_PC
     classes = [torch.eye(6, dtype=torch.float64)[[c]].expand(len(p_NC), 6) for c in range(6)]
-    influence_NC = torch.stack([view.directional(view.unlabelled, one, s) for one in classes], 1)
+    influence_NC = torch.stack([view.directional(view.unlabelled, targets, s) for targets in classes], 1)
     torch.testing.assert_close((p_NC * influence_NC).sum(1), torch.zeros(len(p_NC)).double(), atol=1e-10, rtol=0)
     top = p_NC.topk(k)
     weight = torch.ones_like(top.values) if k == 1 else top.values
@@ -103,7 +103,7 @@ def test_the_degenerate_k_can_be_insisted_on_and_is_zero() -> None:
 
 
 def test_targets_that_are_no_class_scores_pass_any_k() -> None:
-    """Nothing in influence takes a task for a classifier: a detector's targets are its own business."""
+    """Targets of a detector are not checked against a number of classes."""
     boxes = [{"boxes": torch.zeros(2, 4)}]
     view = SimpleNamespace(unlabelled=np.arange(1), pseudo_labels=lambda indices, k, min_score: boxes)
     assert guesses(cast(View, view), 3) is boxes
@@ -111,7 +111,7 @@ def test_targets_that_are_no_class_scores_pass_any_k() -> None:
 
 @pytest.mark.parametrize(("which", "number"), [("test", 20), ("held_out", 8), ("initial", 6), ("labelled", 12)])
 def test_reference_gradient_is_the_sum_over_the_set(which: str, number: int) -> None:
-    """Over batches of 7, the last one short; on the true labels."""
+    """The set is read in batches of 7, of which the last is smaller, with true labels."""
     task = Toy(6, torch.float64)
     view = look(task, ALL)
     order = RNG(0).permutation(60)
@@ -142,7 +142,7 @@ def test_needs_follow_the_reference() -> None:
 
 
 def explicit_hessian(view: View) -> Tensor:
-    """Of the loss of the first labelled image, over the toy's weights."""
+    """Returns the Hessian of the loss of the first labelled image over the toy's weights."""
     weights = list(view.weights().values())
     gradient = flat(torch.autograd.grad(view.losses(view.labelled[:1]).sum(), weights, create_graph=True))
     each = torch.eye(len(gradient), dtype=gradient.dtype)
@@ -150,7 +150,7 @@ def explicit_hessian(view: View) -> Tensor:
 
 
 def test_lissa_reaches_the_explicit_damped_inverse() -> None:
-    """A single labelled image makes every step the same: the fixed point is scale (H + damping scale I)^-1 v."""
+    """With a single labelled image all steps are equal; the fixed point is scale (H + damping scale I)^-1 v."""
     with seeded(0):
         view = toy_view(num_labelled=1, model=Toy(6, torch.float64).model().eval())
     v, damping, scale = random_direction(view), 0.25, 40.0
@@ -165,7 +165,7 @@ def test_lissa_reaches_the_explicit_damped_inverse() -> None:
 
 
 def test_lissa_with_block_scales_reaches_the_explicit_inverse() -> None:
-    """The fixed point is (H + damping S)^-1 S v, one scale for each of the toy's three weight tensors."""
+    """The fixed point is (H + damping S)^-1 S v, with one scale for each of the toy's three weight tensors."""
     with seeded(0):
         view = toy_view(num_labelled=1, model=Toy(6, torch.float64).model().eval())
     v, damping = random_direction(view), 0.25
@@ -192,16 +192,16 @@ def test_scales_that_are_not_above_zero_are_refused(wrong: dict[str, Any]) -> No
 
 def test_isal_with_equal_block_scales_is_isal_with_that_scale() -> None:
     view, few = toy_view(), {"depth": 5, "repeats": 2, "damping": 0.1}
-    one = isal(view, 6, RNG(4), scale=20.0, **cast(Any, few))
+    selection = isal(view, 6, RNG(4), scale=20.0, **cast(Any, few))
     log = dict(view.diagnostics)
-    np.testing.assert_array_equal(one, isal(view, 6, RNG(4), block_scales="20/20/20", **cast(Any, few)))
+    np.testing.assert_array_equal(selection, isal(view, 6, RNG(4), block_scales="20/20/20", **cast(Any, few)))
     assert view.diagnostics == log
     isal(view, 6, RNG(4), block_scales="20/5/20", **cast(Any, few))
     assert view.diagnostics["ridge"] == pytest.approx(0.5)
 
 
 def test_lissa_is_the_recursion_averaged_over_chains() -> None:
-    """Two steps by hand, on other images in each chain."""
+    """Two steps by hand, with other images in each chain."""
     view = toy_view()
     v, weights = random_direction(view), list(view.weights().values())
     chains = view.labelled[:4].reshape(2, 2)
@@ -221,7 +221,8 @@ def test_lissa_is_the_recursion_averaged_over_chains() -> None:
 
 
 def test_lissa_restarts_a_tensor_that_turned_nan() -> None:
-    """a has curvature 1; so has b in image 0, but in image 1 it is NaN, and b starts again from v."""
+    """Tensor a has curvature 1. Tensor b has curvature 1 in image 0 and NaN in image 1, where it starts again from
+    v."""
     a, b = torch.nn.Parameter(torch.tensor([2.0])), torch.nn.Parameter(torch.tensor([0.0]))
 
     def losses(indices: Indices) -> Tensor:
@@ -245,8 +246,8 @@ def test_chains_by_order_of_purchase() -> None:
     ("sizes", "depth"), [((500,), 1000), ((7, 3, 4), 1000), ((7, 3, 4), 2), ((5, 1), 10), ((2,), 9)]
 )
 def test_published_chains_are_those_of_the_authors_sampler(sizes: tuple[int, ...], depth: int) -> None:
-    """Each purchase in front of the earlier ones; torch's sampler for processes, unshuffled, deals the images out, and
-    a process stops after `depth` of them or at the end."""
+    """Each purchase comes before the earlier ones. torch's unshuffled distributed sampler deals the images out to
+    processes, and a process stops after `depth` images or at the end."""
     purchases = np.split(RNG(0).permutation(1000)[: sum(sizes)], np.cumsum(sizes)[:-1])
     file: list[int] = []
     for bought in purchases:
@@ -257,8 +258,8 @@ def test_published_chains_are_those_of_the_authors_sampler(sizes: tuple[int, ...
 
 
 def test_published_chains_by_hand() -> None:
-    """500 labels give 4 chains of 125. Of 5 and then 2, in their own order, the second come first, and the first of
-    all goes round again to make the last chain as long."""
+    """500 labels give 4 chains of 125. Of purchases of 5 and 2 images, the second comes first; the first image is
+    repeated at the end, so that all chains are equally long."""
     assert draw_chains([np.arange(500)], 1000, 4, "published", RNG(0)).shape == (4, 125)
     purchases = [np.array([9, 3, 7, 1, 8]), np.array([20, 10])]
     dealt = [[20, 3], [10, 7], [9, 1]]
@@ -268,9 +269,12 @@ def test_published_chains_by_hand() -> None:
 
 
 def test_isal_deals_its_purchases_out() -> None:
-    """From purchases of 6 and 6 images: chains of 3, where depth is 50."""
+    """Two purchases of 6 images give chains of 3, although depth is 50."""
     view = toy_view()
-    assert [one.tolist() for one in view.purchases] == [view.labelled[:6].tolist(), view.labelled[6:].tolist()]
+    assert [purchase.tolist() for purchase in view.purchases] == [
+        view.labelled[:6].tolist(),
+        view.labelled[6:].tolist(),
+    ]
     chosen = isal(view, 6, RNG(4), depth=50, damping=0.1, scale=20.0, order="published")
     chains = np.concatenate(view.purchases[::-1]).reshape(3, 4).T
     v = reference_gradient(view, "held_out")
@@ -309,7 +313,7 @@ def test_isal_takes_the_smallest_influence_and_logs_what_it_did() -> None:
 
 
 def test_isal_without_curvature_is_gradient_similarity() -> None:
-    """At an infinite scale s is a multiple of v: (1 - (1 - damping)^(depth + 1)) / damping of it."""
+    """At an infinite scale s is a multiple of v, by (1 - (1 - damping)^(depth + 1)) / damping."""
     view = toy_view()
     chosen = isal(view, 10, RNG(0), damping=0.01, scale=1e12, depth=20, repeats=1)
     assert view.diagnostics["gain"] == pytest.approx((1 - 0.99**21) / 0.01)
@@ -354,7 +358,7 @@ def test_all_chains_at_once_give_what_they_give_in_turn(kind: str, machine: Mach
     chains = draw_chains(view.purchases, 3, 4, "random", RNG(0))
     settings = {"damping": 0.1, "scale": scales_by_name(view, 50.0, "")}
     in_turn, at_once = (
-        inverse_hessian_product(view, v, chains, **settings, together=together)  # type: ignore[arg-type]
+        inverse_hessian_product(view, v, chains, **settings, batched=together)  # type: ignore[arg-type]
         for together in (False, True)
     )
     assert dot(in_turn, in_turn) > 0

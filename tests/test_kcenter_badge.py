@@ -1,4 +1,4 @@
-"""Core-set and BADGE pick what a brute-force twin picks that builds the whole distance matrix or embedding."""
+"""Core-set and BADGE select what brute-force twins select that build all distances or gradient embeddings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests._toy import Toy, look
 def greedy_twin(
     distances_NN: npt.NDArray[np.float64], centres: list[int], budget: int
 ) -> tuple[list[int], list[float]]:
-    """Picks and the covering radius after each, from a full matrix of distances."""
+    """Returns the selection, and the covering radius after each step, from a full matrix of distances."""
     centres, radii = list(centres), []
     for _ in range(budget):
         squared_distance_to_nearest = distances_NN[:, centres].min(1)
@@ -70,7 +70,8 @@ def test_greedy_in_chunks_is_greedy_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_greedy_never_picks_twice_from_a_pool_of_duplicates(offset: float) -> None:
-    """Three distinct points eight times each, one of them also a centre; far from the origin, where squares cancel."""
+    """Three distinct points, eight copies each; one is also a centre. They are far from the origin, where squares
+    cancel."""
     corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]) + offset
     picks = k_center_greedy(corners.repeat(8, 1), corners[:1], 24, torch.arange(24)).tolist()
     assert picks[:2] == [2, 1]
@@ -87,7 +88,7 @@ def test_squared_distances_are_not_negative() -> None:
 @pytest.mark.parametrize("run", [kcenter.pick_exactly, kcenter.pick_lazily])
 @pytest.mark.parametrize("active", [1, 2, 1024])
 def test_greedy_ties_go_by_rank(run: Any, active: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The corners of a square around the centre, then its copies, which are at 0."""
+    """The corners of a square around the centre come first, then their copies, which are at distance 0."""
     monkeypatch.setattr(kcenter, "NUM_ACTIVE", active)
     square = torch.tensor([[1.0, 1], [-1, 1], [1, -1], [-1, -1]]).repeat(2, 1)
     for rank in ([0, 1, 2, 3, 4, 5, 6, 7], [7, 3, 5, 1, 0, 2, 6, 4]):
@@ -119,18 +120,18 @@ def test_badge_is_its_brute_force_twin() -> None:
 
 
 def test_badge_gradient_is_the_last_layers() -> None:
-    """Up to sign, (e_yhat - p) outer h is what backpropagation gives for the pseudo label."""
+    """(e_yhat - p) outer h is, up to its sign, the gradient from backpropagation for the pseudo label."""
     view = look(Toy(dtype=torch.float64), {"losses", "pseudo_labels", "predict", "embed"})
-    one = view.unlabelled[:1]
-    loss = view.losses(one, view.pseudo_labels(one, 1, 0.1)).sum()
+    image = view.unlabelled[:1]
+    loss = view.losses(image, view.pseudo_labels(image, 1, 0.1)).sum()
     [gradient_CD] = torch.autograd.grad(loss, [cast(Any, view.model).head.weight])
-    p_C, h_D = view.predict(one).scores_PC[0], view.embed(one)[0]
+    p_C, h_D = view.predict(image).scores_PC[0], view.embed(image)[0]
     residual_C = torch.eye(4, dtype=torch.float64)[p_C.argmax()] - p_C
     torch.testing.assert_close(-torch.outer(residual_C, h_D), gradient_CD)
 
 
 def degenerate(kind: str) -> tuple[Tensor, Tensor]:
-    """30 images: all certain (gradients exactly zero), or three distinct gradients ten times each."""
+    """30 images: all certain (gradients are exactly zero), or three distinct gradients, ten images each."""
     if kind == "certain":
         return torch.zeros(30, 4), torch.rand(30, 5)
     generator = torch.Generator().manual_seed(0)
@@ -149,7 +150,7 @@ def test_badge_picks_distinct_images_where_no_distance_is_left(kind: str) -> Non
 
 
 def test_badge_draws_in_proportion_to_squared_distance() -> None:
-    """Gradients 0, 1, 2 and 4 on a line: 4 first, then 0, 1, 2 with weights 16, 9, 4."""
+    """Gradients 0, 1, 2 and 4 on a line: 4 comes first, then 0, 1 and 2 have the weights 16, 9 and 4."""
     line = torch.tensor([[0.0], [1], [2], [4]])
     rng = np.random.default_rng(0)
     seconds = [kmeans_plus_plus(line, torch.ones(4, 1), 2, rng, torch.arange(4)) for _ in range(3000)]
@@ -169,7 +170,7 @@ def test_badge_refuses_a_detector() -> None:
 
 # --- lazy and eager k-center ------------------------------------------------------------------
 def cloud(kind: str, num: int = 400) -> Tensor:
-    """Points of float64: of one cloud, of clusters of unequal width, on a grid full of ties, or with duplicates."""
+    """Points in float64: one cloud, clusters of unequal width, a grid with many ties, or duplicates."""
     generator = torch.Generator().manual_seed(len(kind))
     points = torch.randn(num, 8, generator=generator, dtype=torch.float64)
     if kind == "clusters":
@@ -191,14 +192,14 @@ def test_lazy_picks_are_the_eager_ones(kind: str, active: int, monkeypatch: pyte
     points = cloud(kind)
     centred = points[5:] - points[5:].mean(0)
     norms = centred.square().sum(1)
-    begin = squared_distance_to_nearest(centred, norms, points[:5] - points[5:].mean(0))
-    eager = kcenter.pick_exactly(centred, norms, begin.clone(), torch.arange(395), 120)
+    initial = squared_distance_to_nearest(centred, norms, points[:5] - points[5:].mean(0))
+    eager = kcenter.pick_exactly(centred, norms, initial.clone(), torch.arange(395), 120)
     lazy = k_center_greedy(points[5:], points[:5], 120, torch.arange(395))
     if kind in ("cloud", "clusters"):
         assert torch.equal(lazy, eager)
     else:  # rounding may order equals otherwise: each pick must be one of the farthest
         assert len(set(lazy.tolist())) == 120
-        distance = begin.clone()
+        distance = initial.clone()
         for pick in lazy:
             assert distance[pick] >= distance.max() - 1e-9
             distance = torch.minimum(distance, squared_distance_to_nearest(centred, norms, centred[pick : pick + 1]))

@@ -162,7 +162,7 @@ def test_the_cache_is_looked_through_each_time_a_fiftieth_of_it_was_filled(
         ("nan", "1 of 1267 scores are NaN"),
         ("crash", "KeyError: 'a bug in a strategy'"),
         ("undeclared", "did not declare the need 'embed'"),
-        ("peek", "not yours to read"),
+        ("peek", "must not read labels of unlabelled images"),
     ],
 )
 def test_a_faulty_strategy_fails_alone_and_is_named(tmp_path: Path, name: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""A metric says how its values are treated: what tables, comparisons, savings, verdicts and figures make of one."""
+"""A metric decides how tables, comparisons, savings, verdicts and figures treat its values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.rounds import CLASS_COLUMNS
 from benchmark.api import ACCURACY, MEAN_AP, Metric, Scores, scores_by_class
 from benchmark.conformance.task_checks import scores_its_metric
-from benchmark.contract.scores import KNOWN_METRICS, class_scores, resolve_metric
+from benchmark.contract.metrics import KNOWN_METRICS, class_scores, resolve_metric
 from benchmark.experiment.auto_seeds import AutoSeeds
 from benchmark.records.record import encode_line
 from benchmark.records.store import Store
@@ -33,7 +34,7 @@ RISING = {"good": [[50.0, 70, 80], [52, 71, 82], [51, 72, 84]], "poor": [[50.0, 
 
 
 def of_metric(metric: Metric, turned: bool) -> list[Comparison]:
-    """Good against poor in accuracies, or in the errors that these leave."""
+    """A good and a poor strategy, measured by accuracy or by the corresponding error."""
     return comparisons.compare_all(rates(metric, turned), "poor", PRICE, 0.95, 0)[0]
 
 
@@ -50,7 +51,7 @@ def test_the_known_metrics_are_those_that_records_and_curves_name() -> None:
     assert resolve_metric("accuracy") is ACCURACY
     assert resolve_metric(ERROR) is ERROR
     assert resolve_metric("nobody knows") == Metric("nobody knows", "", True, 2, None)
-    assert {one.metric for one in benchmark.published().experiments} <= set(KNOWN_METRICS.values())
+    assert {curves.metric for curves in benchmark.published().experiments} <= set(KNOWN_METRICS.values())
 
 
 def test_what_a_header_tells_reaches_table_and_verdict(tmp_path: Path) -> None:
@@ -59,17 +60,17 @@ def test_what_a_header_tells_reaches_table_and_verdict(tmp_path: Path) -> None:
         header, *lines = path.read_bytes().splitlines(keepends=True)
         fields = json.loads(header)["body"] | {"metric": {"name": "accuracy", "digits": 0, "margin": 9.0}}
         path.write_bytes(b"".join([encode_line(fields), *lines]))
-    [one] = read_experiments(str(store.folder))
-    assert one.metric == Metric("accuracy", digits=0, margin=9.0)
-    assert "| 51 ± 1 |" in tables.to_markdown(tables.build_table(one))
-    assert tables.tidy_rows(tables.build_table(one))[0]["metric"] == "accuracy"
-    assert {made.margin for made in comparisons.compare_all(one, "random", PRICE, 0.95, 0)[0]} == {9.0}
+    [loaded] = read_experiments(str(store.folder))
+    assert loaded.metric == Metric("accuracy", digits=0, margin=9.0)
+    assert "| 51 ± 1 |" in tables.to_markdown(tables.build_table(loaded))
+    assert tables.tidy_rows(tables.build_table(loaded))[0]["metric"] == "accuracy"
+    assert {comparison.margin for comparison in comparisons.compare_all(loaded, "random", PRICE, 0.95, 0)[0]} == {9.0}
 
 
 def test_less_is_better_where_the_metric_says_so() -> None:
     [rising], [falling] = of_metric(ACCURACY, False), of_metric(ERROR, True)
     better = replace(falling, holm_p=0.001), replace(rising, holm_p=0.001)
-    assert [one.verdict for one in better] == ["better", "better"]
+    assert [comparison.verdict for comparison in better] == ["better", "better"]
     assert rising.saving is not None
     assert falling.saving is not None
     assert falling.saving.strategy_cost == pytest.approx(rising.saving.strategy_cost)
@@ -86,11 +87,11 @@ def test_looks_and_figures_know_which_way_is_better(metric: Metric, turned: bool
     rng = np.random.default_rng(0)
     scores = {name: level + rng.normal(0, 0.1, (20, 3)) for name, level in (("good", 80.0), ("poor", 70.0))}
     curves = [curve(name, (100 - rows if turned else rows).tolist()) for name, rows in scores.items()]
-    one = experiment(*curves, metric=metric, auto=AutoSeeds("poor", 0.95, 20))
-    assert comparisons.compare_sequentially(one, "poor")["good"].status == "better"
-    areas = ranking.mean_areas(one)
+    results = experiment(*curves, metric=metric, auto_seeds=AutoSeeds("poor", 0.95, 20))
+    assert comparisons.compare_sequentially(results, "poor")["good"].status == "better"
+    areas = ranking.mean_areas(results)
     assert areas["good"] > areas["poor"]
-    names, wins_AA = ranking.sum_penalties([(one, curves)])
+    names, wins_AA = ranking.sum_penalties([(results, curves)])
     assert names == ["good", "poor"]
     assert wins_AA[0, 1] == 1 > wins_AA[1, 0]
 
@@ -102,10 +103,10 @@ def test_stronger_is_less_of_an_error() -> None:
 
 
 def test_bands_are_refused_and_the_audit_asks_nothing_of_scores_that_fall() -> None:
-    one = rates(ERROR, True)
+    errors = rates(ERROR, True)
     with pytest.raises(ValueError, match="of error less is better"):
         savings.compute_savings(
-            one, "good", "poor", savings.TargetRule("band", 20.0, 22.0), PRICE, np.random.default_rng(0)
+            errors, "good", "poor", savings.TargetRule("band", 20.0, 22.0), PRICE, np.random.default_rng(0)
         )
     fallen = experiment(curve("good", [[60.0, 10.0, 0.0]]), metric=ERROR)
     assert not [fault for fault in audit.find_faults(fallen) if fault.check == "fits converged"]
@@ -113,8 +114,10 @@ def test_bands_are_refused_and_the_audit_asks_nothing_of_scores_that_fall() -> N
 
 
 def test_a_metric_without_a_margin_has_no_verdict() -> None:
-    one = experiment(curve("a", [[70.0], [70.1], [70.0]], [100]), metric=Metric("error"))
-    assert "metric: how close two scores must be is not defined for error" in verify.mismatches(one, one, "a", "a")
+    errors = experiment(curve("a", [[70.0], [70.1], [70.0]], [100]), metric=Metric("error"))
+    assert "metric: how close two scores must be is not defined for error" in verify.mismatches(
+        errors, errors, "a", "a"
+    )
 
 
 def test_scores_are_a_dict_with_those_of_classes_beside() -> None:
@@ -161,6 +164,7 @@ def test_the_scores_of_single_classes_as_a_frame(tmp_path: Path) -> None:
 def test_the_check_of_a_task_reads_the_scores_of_classes_too() -> None:
     scores = Scores({"accuracy": 50.0}, {"accuracy": {"cat": 50.0, "dog": float("nan")}})
     task = SimpleNamespace(metric=ACCURACY, score=lambda model: scores)
-    assert scores_its_metric(SimpleNamespace(prepared=lambda: (task, None, None))) == "not finite: accuracy of dog"  # type: ignore[arg-type]
+    assert scores_its_metric(SimpleNamespace(prepare=lambda: (task, None, None))) == "not finite: accuracy of dog"  # type: ignore[arg-type]
     task.metric = "nll"
-    assert scores_its_metric(SimpleNamespace(prepared=lambda: (task, None, None))) == "score() lacks its metric nll"  # type: ignore[arg-type]
+    fitted: Any = SimpleNamespace(prepare=lambda: (task, None, None))
+    assert scores_its_metric(fitted) == "score() does not return the metric nll"

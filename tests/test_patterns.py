@@ -1,4 +1,5 @@
-"""GEAL and FreeSel by hand and beside brute force: the attention filter, clusters inside an image, the greedy order."""
+"""GEAL and FreeSel by hand and against brute force: the attention filter, clusters inside an image, the greedy
+order."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from tests._toy import Toy, look
 
 
 class Encoded(Toy):
-    """The toy task, whose encoder's answers are random and fixed."""
+    """The toy task with random but fixed encodings."""
 
     num_patches, num_features = 6, 3
 
@@ -44,7 +45,7 @@ class Encoded(Toy):
 
 # --- the attention filter -------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("tau", "kept"),
+    ("tau", "expected"),
     [
         (0.3, [False, True, False, False]),
         (0.5, [False, True, False, False]),
@@ -54,10 +55,10 @@ class Encoded(Toy):
         (1.0, [True, True, True, True]),
     ],
 )
-def test_the_most_attended_patches_that_hold_tau(tau: float, kept: list[bool]) -> None:
-    """By hand, in halves of halves so that sums are exact."""
+def test_the_most_attended_patches_that_hold_tau(tau: float, expected: list[bool]) -> None:
+    """By hand; attentions are sums of powers of two, so that sums are exact."""
     attention_NT = torch.tensor([[0.1875, 0.5, 0.0625, 0.25]], dtype=torch.float64)
-    assert most_attended(attention_NT, tau).tolist() == [kept]
+    assert most_attended(attention_NT, tau).tolist() == [expected]
 
 
 def test_the_filter_is_its_brute_force_twin() -> None:
@@ -72,7 +73,7 @@ def test_the_filter_is_its_brute_force_twin() -> None:
 
 # --- clusters -------------------------------------------------------------------------------
 def lloyd(rows_TD: npt.NDArray[np.float64], attention_T: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.float64]:
-    """k-means of scikit-learn on one image, from the most attended patch and the farthest from those taken."""
+    """Runs scikit-learn's k-means on one image, from the most attended patch and the farthest of the others."""
     if len(rows_TD) <= k:
         return rows_TD
     first = [int(attention_T.argmax())]
@@ -147,14 +148,14 @@ def test_geal_is_its_brute_force_twin(metric: Any, k: int) -> None:
 
 
 def test_geal_by_hand_takes_all_patterns_of_an_image_with_it() -> None:
-    """Images on a line, patterns at 0 | 10 and 1 | 6 | 9: 0 is labelled; 10's image brings 1 along, so 6 is next."""
+    """Images on a line with patterns 0 | 10 and 1 | 6 | 9; 0 is labelled. The image of 10 also has 1, so 6 is next."""
     points_PD = torch.tensor([[10.0], [1.0], [6.0], [9.0]])
-    groups = Groups.of(torch.tensor([0, 0, 1, 2]))
+    groups = Groups.from_labels(torch.tensor([0, 0, 1, 2]))
     assert groups.members_GK.tolist() == [[0, 1], [2, 2], [3, 3]]
     rank_P = torch.arange(4)
     picks = k_center_greedy(points_PD, torch.tensor([[0.0]]), 3, rank_P, groups=groups)
     assert picks.tolist() == [0, 2, 3]
-    alone = Groups.of(torch.tensor([0, 1, 2, 3]))
+    alone = Groups.from_labels(torch.tensor([0, 1, 2, 3]))
     assert k_center_greedy(points_PD, torch.tensor([[0.0]]), 4, rank_P, groups=alone).tolist() == [0, 2, 1, 3]
 
 
@@ -163,12 +164,12 @@ def test_lazy_groups_are_eager_groups(budget: int, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(kcenter, "NUM_ACTIVE", 16)
     generator = torch.Generator().manual_seed(budget)
     points_ND = torch.randn(600, 5, generator=generator, dtype=torch.float64)
-    groups = Groups.of(torch.arange(600) // 4)
+    groups = Groups.from_labels(torch.arange(600) // 4)
     norms_N, far_N = points_ND.square().sum(1), torch.full((600,), 1e6, dtype=torch.float64)
     rank_N = torch.randperm(150, generator=generator)[torch.arange(600) // 4]
     expected = pick_exactly(points_ND, norms_N, far_N.clone(), rank_N, budget, groups)
     assert rank_N[expected[0]] == 0  # all are as far at first
-    assert torch.equal(LazyDistances(points_ND, norms_N, far_N.clone(), budget, groups).run(rank_N), expected)
+    assert torch.equal(LazyDistances(points_ND, norms_N, far_N.clone(), budget, groups).pick(rank_N), expected)
     assert len(set((expected // 4).tolist())) == budget
 
 
@@ -192,42 +193,42 @@ def test_coreset_on_an_encoder_takes_its_features_of_the_image() -> None:
 # --- draws ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_draws_have_the_probabilities_of_exact_distances(power: float) -> None:
-    """The second pick of two, counted over 4,000 draws, beside distance ** power summed over the first pick."""
+    """The second image of two, counted over 4,000 draws, against distance ** power summed over the first image."""
     points_ND = torch.tensor([[0.0], [1.0], [3.0], [4.5], [8.0]], dtype=torch.float64)
-    centres_MD, groups = torch.tensor([[-1.0]], dtype=torch.float64), Groups.of(torch.arange(5))
+    centres_MD, groups = torch.tensor([[-1.0]], dtype=torch.float64), Groups.from_labels(torch.arange(5))
     first_N = ((points_ND[:, 0] + 1) ** 2) ** power
     expected_N = torch.zeros(5, dtype=torch.float64)
-    for one in range(5):
-        nearest_N = torch.minimum((points_ND[:, 0] + 1) ** 2, (points_ND[:, 0] - points_ND[one, 0]) ** 2) ** power
-        expected_N += first_N[one] / first_N.sum() * nearest_N / nearest_N.sum()
+    for first in range(5):
+        nearest_N = torch.minimum((points_ND[:, 0] + 1) ** 2, (points_ND[:, 0] - points_ND[first, 0]) ** 2) ** power
+        expected_N += first_N[first] / first_N.sum() * nearest_N / nearest_N.sum()
     rng, number = np.random.default_rng(0), 4_000
     seconds = Counter(
         int(draw_by_distance(points_ND, centres_MD, 2, rng, power=power, groups=groups, first=0)[1])
         for _ in range(number)
     )
-    counted_N = np.array([seconds[one] for one in range(5)]) / number
+    counted_N = np.array([seconds[first] for first in range(5)]) / number
     np.testing.assert_allclose(counted_N, expected_N.numpy(), atol=4 * 0.5 / number**0.5)
 
 
 def test_draws_never_repeat_an_image_even_among_copies() -> None:
     points_ND = torch.zeros(12, 2, dtype=torch.float64)
-    groups = Groups.of(torch.arange(12) // 2)
+    groups = Groups.from_labels(torch.arange(12) // 2)
     picks = draw_by_distance(points_ND, points_ND[:1], 6, np.random.default_rng(0), power=2.0, groups=groups, first=0)
     assert sorted((picks // 2).tolist()) == list(range(6))
 
 
 def test_freesel_draws_by_its_generator_alone() -> None:
     view = look(Encoded(), {"encode"})
-    one, again, other = (freesel(view, 20, np.random.default_rng(s), encoder="any").tolist() for s in (0, 0, 1))
-    assert one == again != other
+    first, again, other = (freesel(view, 20, np.random.default_rng(s), encoder="any").tolist() for s in (0, 0, 1))
+    assert first == again != other
 
 
 @pytest.mark.parametrize(
     ("strategy", "settings", "words"),
     [
-        (geal, {"tau": 0.0}, r"geal\[tau=0.0\]: a share of attention"),
+        (geal, {"tau": 0.0}, r"geal\[tau=0.0\]: must be above 0 and at most 1"),
         (geal, {"k": 0}, r"geal\[k=0\]: must be 1 or more"),
-        (freesel, {"tau": 1.5}, r"freesel\[tau=1.5\]: a share"),
+        (freesel, {"tau": 1.5}, r"freesel\[tau=1.5\]: must be above 0"),
     ],
 )
 def test_settings_without_patterns_are_refused(strategy: Any, settings: dict[str, Any], words: str) -> None:

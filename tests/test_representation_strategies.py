@@ -1,4 +1,5 @@
-"""TypiClust and ProbCover pick what slow twins pick that build every distance; the features and clusters they share."""
+"""TypiClust and ProbCover select what slow twins select that build all distances; and their shared features and
+clusters."""
 
 from __future__ import annotations
 
@@ -28,16 +29,16 @@ Points = npt.NDArray[np.float64]
 
 
 class Fixed:
-    """Features as told, as the model's own and as any encoder's; predictions over so many classes."""
+    """A task with fixed features, both of the model and of any encoder, and predictions over several classes."""
 
     def __init__(self, features_NE: Tensor, classes: int = 4) -> None:
-        self.features_NE, self.classes, self.asked = features_NE, classes, []  # type: ignore[var-annotated]
+        self.features_NE, self.classes, self.encoders = features_NE, classes, []  # type: ignore[var-annotated]
 
     def embed(self, model: object, indices: Indices) -> Tensor:
         return self.features_NE[indices]
 
     def encode(self, model: object, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
-        self.asked.append(encoder)
+        self.encoders.append(encoder)
         for part in np.array_split(indices, 3):
             yield Encoding(torch.zeros(len(part), 1, 1), torch.ones(len(part), 1), -self.features_NE[part])
 
@@ -46,7 +47,7 @@ class Fixed:
         return Predictions(torch.full((num, self.classes), 1 / self.classes), torch.arange(num), num)
 
     def view(self, labelled: list[int]) -> View:
-        """The labelled in this order; all others may be bought."""
+        """Returns a view with these labelled images in this order; all others are unlabelled."""
         unlabelled = np.setdiff1d(np.arange(len(self.features_NE)), labelled)
         bought, none = np.array(labelled, np.int64), np.empty(0, np.int64)
         needs = {"embed", "encode", "predict"}
@@ -54,7 +55,7 @@ class Fixed:
 
 
 def clouds(num: int = 120, seed: int = 0, lengths: bool = True) -> Tensor:
-    """Points in float64 around eight directions of five dimensions, of any length."""
+    """Points in float64 around eight directions in five dimensions, with different lengths."""
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(8, 5, generator=generator).double()
     spread = torch.rand(num, 1, generator=generator).double()
@@ -86,7 +87,7 @@ def test_features_are_of_unit_length_and_in_order() -> None:
     torch.testing.assert_close(own.norm(dim=1), torch.tensor([0.0, 1, 1, 1]).double())
     torch.testing.assert_close(own[1:], torch.from_numpy(unit(task.features_NE[which[1:]])))
     assert torch.equal(encoded, -own)
-    assert task.asked == [PCA]
+    assert task.encoders == [PCA]
 
 
 def test_distances_are_those_of_scipy_and_not_negative() -> None:
@@ -115,18 +116,18 @@ def test_clusters_follow_rng_alone(minibatch: bool) -> None:
 @pytest.mark.parametrize("minibatch", [False, True])
 def test_kmeans_runs_on_one_thread(minibatch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = MiniBatchKMeans if minibatch else KMeans
-    told, fit_predict = [], kind.fit_predict
+    num_threads, fit_predict = [], kind.fit_predict
 
     def spy(model: Any, points: Any) -> Any:
-        told.extend(pool["num_threads"] for pool in threadpool_info())
+        num_threads.extend(pool["num_threads"] for pool in threadpool_info())
         return fit_predict(model, points)
 
     monkeypatch.setattr(kind, "fit_predict", spy)
     with threadpool_limits(2):
         kmeans(clouds(), 6, RNG(0), minibatch=minibatch)
-        found = [pool for pool in threadpool_info() if pool.get("threading_layer") != "disabled"]  # as is OpenCV's
-        assert {pool["num_threads"] for pool in found} == {2}
-    assert set(told) == {1}
+        pools = [pool for pool in threadpool_info() if pool.get("threading_layer") != "disabled"]  # as is OpenCV's
+        assert {pool["num_threads"] for pool in pools} == {2}
+    assert set(num_threads) == {1}
 
 
 def test_kmeans_of_few_distinct_points_leaves_clusters_empty_without_a_warning() -> None:
@@ -149,14 +150,14 @@ def test_lengths_of_features_do_not_matter_and_the_encoder_does(module: Any) -> 
     short, long, task = Fixed(clouds(lengths=False)), Fixed(7 * clouds(lengths=False)), Fixed(clouds())
     assert choose(module, short.view([5, 2]), 20) == choose(module, long.view([5, 2]), 20)
     choose(module, task.view([5, 2]), 3, encoder=PCA)
-    assert task.asked == [PCA]
+    assert task.encoders == [PCA]
 
 
 # --- TypiClust --------------------------------------------------------------------------------
 def typiclust_twin(
     points: Points, cluster: Indices, num_labelled: int, budget: int, neighbours: int, rank: Indices
 ) -> list[int]:
-    """Picks of points: clusters in a list that is gone through again and again, distances built anew for each pick."""
+    """Returns the selection: the list of clusters is repeated, and distances are built anew for each image."""
     free = set(range(num_labelled, len(points)))
     sizes = {c: sum(cluster == c) for c in sorted(set(cluster.tolist()))}
     known = {c: sum(cluster[:num_labelled] == c) for c in sizes}
@@ -182,7 +183,7 @@ def typiclust_twin(
 @pytest.mark.parametrize("neighbours", [3, 20])
 @pytest.mark.parametrize("budget", [1, 7, 40, 112])
 def test_typiclust_is_its_brute_force_twin(budget: int, neighbours: int) -> None:
-    """At a budget of 112 all images are bought: small clusters too, to the last member."""
+    """At a budget of 112 all images are selected, those of small clusters too."""
     task, labelled = Fixed(clouds()), [30, 2, 7, 100, 55, 56, 57, 3]
     view = task.view(labelled)
     ordered = np.concatenate([labelled, view.unlabelled])
@@ -197,7 +198,8 @@ def test_typiclust_is_its_brute_force_twin(budget: int, neighbours: int) -> None
 
 
 def test_the_most_typical_by_hand() -> None:
-    """Of 0, 1, 3, 7 and 8 on a line, with two neighbours: mean squares 5, 2.5, 6.5, 8.5 and 13; with one, 1 at 0."""
+    """0, 1, 3, 7 and 8 on a line: with two neighbours the mean squares are 5, 2.5, 6.5, 8.5 and 13; with one, 1 at
+    0."""
     line = torch.tensor([[0.0], [1.0], [3.0], [7.0], [8.0]])
     rank = torch.arange(5)
     assert most_typical(line, 20, rank) == 1
@@ -208,9 +210,9 @@ def test_the_most_typical_by_hand() -> None:
 
 
 def test_typiclust_turns_by_hand() -> None:
-    """Around 0 degrees 7 images, around 120 there are 8 of which one is labelled, around 240 there are 6: in this order
-    but for the labelled group, which is last. With two neighbours, the middle of the narrowest three is first of each;
-    then, around 0, the 2 has its neighbours at 2 and 8 degrees, the 10 at 6 and 8."""
+    """7 images lie around 0 degrees, 8 around 120 of which one is labelled, and 6 around 240. The clusters take turns
+    in that order, but the one with a label is last. With two neighbours, the middle of the narrowest three is the first
+    of each cluster. Then, around 0, image 2 has its neighbours at 2 and 8 degrees, image 10 at 6 and 8."""
     first, second, third = [0, 1, 2, 10, -10, 16, -16], [120, 121, 122, 129, 131, 133, 110, 100], [240, 241, 242, 250]
     view = Fixed(on_circle(*first, *second, *third, 260, 233)).view([8])
     chosen = choose(typiclust, view, 4, max_clusters=3, num_neighbours=2)
@@ -225,17 +227,17 @@ def test_typiclust_in_chunks_is_typiclust_at_once(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("budget", "most", "clusters"), [(10, 500, 12), (48, 500, 50), (49, 500, 51), (70, 60, 60)])
 def test_typiclust_clusters(budget: int, most: int, clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One for each label there will be, max_clusters at most, by mini-batches where they are above 50."""
-    told = []
+    """One cluster for each label that there will be, at most max_clusters, by mini-batches above 50."""
+    calls = []
 
     def spy(points: Tensor, num: int, rng: Any, *, minibatch: bool) -> Any:
-        told.append((len(points), num, minibatch))
+        calls.append((len(points), num, minibatch))
         return kmeans(points, num, rng, minibatch=minibatch)
 
     monkeypatch.setattr(typiclust, "kmeans", spy)
     chosen = choose(typiclust, Fixed(clouds()).view([5, 2]), budget, max_clusters=most)
     assert len(set(chosen)) == budget
-    assert told == [(120, clusters, clusters > 50)]
+    assert calls == [(120, clusters, clusters > 50)]
 
 
 @pytest.mark.parametrize("given", ["max_clusters", "num_neighbours"])
@@ -248,7 +250,7 @@ def test_typiclust_refuses(given: str) -> None:
 def probcover_twin(
     points: Points, num_labelled: int, delta: float, budget: int, rank: Indices
 ) -> tuple[list[int], list[float]]:
-    """Picks while something is uncovered, on sets of neighbours, and the coverage after each."""
+    """Returns the selection while an image is uncovered, by sets of neighbours, and the coverage after each step."""
     neighbours = [set(np.flatnonzero(row < delta).tolist()) for row in cdist(points, points)]
     covered: set[int] = set().union(*neighbours[:num_labelled])
     picks, shares = [], [len(covered) / len(points)]
@@ -264,7 +266,8 @@ def probcover_twin(
 @pytest.mark.parametrize("delta", [0.02, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("budget", [1, 10, 112])
 def test_probcover_is_its_brute_force_twin(budget: int, delta: float) -> None:
-    """Where the twin stops, all are covered, and the rest is random; at delta=0.02 every image covers itself alone."""
+    """Where the twin stops, all images are covered and the rest is random; at delta=0.02 an image covers itself
+    alone."""
     task, labelled = Fixed(clouds()), [30, 2, 7, 100, 55, 56, 57, 3]
     view = task.view(labelled)
     ordered = np.concatenate([labelled, view.unlabelled])
@@ -278,8 +281,9 @@ def test_probcover_is_its_brute_force_twin(budget: int, delta: float) -> None:
 
 
 def test_probcover_by_hand() -> None:
-    """Images at 0, 10, 20 .. degrees, a radius of 11: from 0 the best is 30, for 20, 30 and 40; from 180 the 10, for 0,
-    10 and 20, is as good as the 20 and the 30: ranks decide. Balls are open: at a radius of 2 opposites are apart."""
+    """Images at 0, 10, 20 ... degrees and a radius of 11. With 0 labelled, the best is 30, which covers 20, 30 and 40.
+    With 180 labelled, 10 covers 0, 10 and 20 and is as good as 20 and 30: ranks decide. Balls are open: at a radius of
+    2 opposite points do not cover each other."""
     points = on_circle(0, 10, 20, 30, 40, 100, 180)
     delta = 2 * math.sin(math.radians(5.5))
     assert choose(probcover, Fixed(points).view([0]), 3, delta=delta) == [3, 5, 6]
@@ -291,15 +295,15 @@ def test_probcover_by_hand() -> None:
 
 
 def test_probcover_buys_covered_images_that_cover_more() -> None:
-    """The last image is covered by the labelled one, 6 degrees off, and covers two that lie 6.5 off, away from it and
-    from each other; the radius is 7.2 degrees."""
+    """The last image is covered by the labelled one, 6 degrees away. It covers two images that are 6.5 degrees away, on
+    both sides. The radius is 7.2 degrees."""
     away, turn = torch.tensor([6.0, 6.5, 6.5, 0.0]).deg2rad(), torch.tensor([0.0, 120, -120, 0]).deg2rad()
     points = torch.stack([away.cos(), away.sin() * turn.cos(), away.sin() * turn.sin()], 1)
     assert choose(probcover, Fixed(points).view([0]), 1, delta=2 * math.sin(math.radians(3.6))) == [3]
 
 
 def test_an_image_covers_itself_at_any_radius() -> None:
-    """In single precision an image is not at 0 from itself, but farther than this radius."""
+    """In single precision the distance of an image to itself is not 0, but larger than this radius."""
     points = clouds().float()
     view = Fixed(points).view([*range(20)])
     chosen = choose(probcover, view, 70, delta=1e-6)
@@ -311,12 +315,12 @@ def test_an_image_covers_itself_at_any_radius() -> None:
 
 def test_after_full_coverage_the_rest_is_random() -> None:
     view = Fixed(clouds()).view([5])
-    drawn = [choose(probcover, view, 20, seed, delta=1.9) for seed in range(3)]
+    selections = [choose(probcover, view, 20, seed, delta=1.9) for seed in range(3)]
     known = len(probcover_twin(unit(clouds()[[5, *view.unlabelled]]), 1, 1.9, 20, np.arange(120))[0])
     assert 0 < known < 20
-    assert len({tuple(one[:known]) for one in drawn}) == 1
-    assert len({tuple(one[known:]) for one in drawn}) == 3
-    assert all(len(set(one)) == 20 for one in drawn)
+    assert len({tuple(selection[:known]) for selection in selections}) == 1
+    assert len({tuple(selection[known:]) for selection in selections}) == 3
+    assert all(len(set(selection)) == 20 for selection in selections)
     assert view.diagnostics["coverage"] == 1
 
 
@@ -327,7 +331,7 @@ def test_probcover_in_chunks_is_probcover_at_once(monkeypatch: pytest.MonkeyPatc
 
 
 def test_all_picks_take_few_distances(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice N^2, one row a pick and those of the labelled images; never more than CHUNK at once."""
+    """Twice N^2, one row per selected image and those of the labelled images; never more than CHUNK at once."""
     sizes = []
 
     def spy(points: Tensor, others: Tensor) -> Tensor:
@@ -344,7 +348,7 @@ def test_all_picks_take_few_distances(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("purity", [0.5, 0.9, 0.95, 1.0])
 @pytest.mark.parametrize("num", [120, 97])
 def test_the_radius_is_the_largest_that_is_pure_enough(num: int, purity: float) -> None:
-    """The share of pure balls falls below the purity just above the radius; balls on the whole matrix of distances."""
+    """The share of pure balls falls below the purity just above the radius; the twin has all distances."""
     points = unit(clouds(num))
     cluster, _ = kmeans(torch.from_numpy(points), 4, RNG(0))
     pairs, apart = cdist(points, points), cluster[:, None] != cluster
@@ -357,7 +361,8 @@ def test_the_radius_is_the_largest_that_is_pure_enough(num: int, purity: float) 
 
 
 def test_the_radius_by_hand() -> None:
-    """Two groups, 0, 10 and 20, and 90 and 120 degrees: their nearest of the other lie 90, 80, 70, 70, 100 away."""
+    """Two clusters, at 0, 10 and 20 and at 90 and 120 degrees: the nearest of the other are 90, 80, 70, 70 and 100
+    away."""
     points = on_circle(0, 10, 20, 90, 120)
     for purity, degrees in ((1.0, 70), (0.6, 80), (0.4, 90), (0.2, 100)):
         squared = squared_radius(points, 2, purity, RNG(0))
@@ -390,7 +395,7 @@ def test_probcover_refuses(given: dict[str, float], words: str) -> None:
 
 @pytest.mark.parametrize("task", [Fixed(clouds(), classes=1), Fixed(on_circle(0, 0, 0, 0))])
 def test_probcover_refuses_one_cluster(task: Fixed) -> None:
-    with pytest.raises(ValueError, match="give a delta"):
+    with pytest.raises(ValueError, match="give no radius"):
         choose(probcover, task.view([0]), 2)
 
 

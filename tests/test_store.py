@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from benchmark.contract.scores import ACCURACY, Metric, shorten_metric
+from benchmark.contract.metrics import ACCURACY, Metric, shorten_metric
 from benchmark.records.agreement import MixedRecordsError
 from benchmark.records.record import Header, Measured, Record, encode_line, read_lines, verify_line
 from benchmark.records.store import Store

@@ -1,4 +1,4 @@
-"""Every strategy keeps the contract on a toy, and the simple ones compute what their formula says."""
+"""Every strategy keeps the contract on a toy task, and the simple ones compute what their formulas say."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_random_is_seed_stable_and_disjoint_between_rounds() -> None:
 
 
 class Detector:
-    """Fixed predictions: image 0 has a sure and an unsure box, image 1 one between them, image 2 none."""
+    """Fixed predictions: image 0 has a certain and an uncertain box, image 1 one in between, image 2 none."""
 
     def predict(self, model: object, indices: Indices) -> Predictions:
         p_PC = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.4, 0.1], [0.0, 0.6, 0.4]])
@@ -135,7 +135,7 @@ def test_uncertainties_follow_their_formula() -> None:
 
 
 def test_margin_tells_small_gaps_apart() -> None:
-    """1 - gap in single precision would call these two a tie and take the first."""
+    """In single precision, 1 - gap would be equal for both images and the first would win."""
 
     class Close(Detector):
         def predict(self, model: object, indices: Indices) -> Predictions:
@@ -167,8 +167,8 @@ def test_bald_ranks_its_samples_and_takes_its_seed_from_rng() -> None:
 
 
 def test_learning_loss_hinge_by_hand() -> None:
-    """Pairs (0, 4) and (1, 3), the middle dropped: max(0, 1 - 1 * (0.5 - 0.2)) = 0.7; a tie counts as -1:
-    max(0, 1 + (2 - 0.25)) = 2.75; mean 1.725, times a weight of 2."""
+    """The pairs are (0, 4) and (1, 3); the middle is left out. max(0, 1 - 1 * (0.5 - 0.2)) = 0.7. A tie counts as -1:
+    max(0, 1 + (2 - 0.25)) = 2.75. The mean is 1.725, times a weight of 2."""
     output, losses = torch.tensor([0.5, 2.0, 9.0, 0.25, 0.2]), torch.tensor([3.0, 1.0, 7.0, 1.0, 2.0])
     companion = LossPrediction(detach_after=0.6, weight=2.0, margin=1.0, width=4)
     assert companion.loss(output, losses).item() == pytest.approx(3.45)
@@ -194,7 +194,7 @@ def test_learning_loss_takes_the_top_of_its_subset() -> None:
     drawn = view.unlabelled[np.random.default_rng(5).choice(40, 10, replace=False)]
     expected = sorted(drawn.tolist(), key=predicted.__getitem__, reverse=True)[:4]
     assert learning_loss(view, 4, np.random.default_rng(5), subset=10).tolist() == expected
-    with pytest.raises(ValueError, match=r"subset=3\]: smaller than the budget, 4: take that or more"):
+    with pytest.raises(ValueError, match=r"subset=3\]: must be at least the budget, 4"):
         learning_loss(view, 4, np.random.default_rng(5), subset=3)
 
 
@@ -217,13 +217,13 @@ class Rising:
 
 
 def test_learning_loss_takes_the_whole_pool_of_a_detector_and_10_000_of_a_classifiers() -> None:
-    """The classifier's are drawn as the twin draws them; of a detector all may be bought at once."""
+    """The classifier's subset is drawn like the twin's; of a detector's pool all images can be selected at once."""
     drawn = np.random.default_rng(5).choice(12_000, 10_000, replace=False)
     best = np.sort(drawn)[::-1][:20].tolist()
     assert learning_loss(Rising(boxes=False).view(), 20, np.random.default_rng(5)).tolist() == best
     whole = learning_loss(Rising(boxes=True).view(), 11_828, np.random.default_rng(5))
     assert whole.tolist() == list(range(11_999, 171, -1))
-    with pytest.raises(ValueError, match=r"subset=10000\]: smaller than the budget, 10001"):
+    with pytest.raises(ValueError, match=r"subset=10000\]: must be at least the budget, 10001"):
         learning_loss(Rising(boxes=False).view(), 10_001, np.random.default_rng(5))
 
 
@@ -234,7 +234,7 @@ def test_learning_loss_companion_holds_what_changes_training_and_no_more() -> No
 
 
 class Clusters:
-    """Embeddings around 0; of the unlabelled, those from position 150 on lie in a cluster away from all labelled."""
+    """Embeddings around 0; unlabelled images from position 150 on form a cluster far from all labelled ones."""
 
     def __init__(self) -> None:
         self.x = torch.randn(200, 40, generator=torch.Generator().manual_seed(0))
@@ -259,7 +259,7 @@ def test_discriminative_finds_the_cluster_without_labels() -> None:
 
 
 def discriminative_twin(view: View, budget: int, num_queries: int, ratio: int, within: str, seed: int) -> list[int]:
-    """Query by query: the surest of the draw, or of all that is left, joins the labelled side."""
+    """A slow twin: in each query the surest images of the subset, or of all unlabelled ones, join the labelled set."""
     rng, inside, picks = np.random.default_rng(seed), view.labelled.tolist(), list[int]()
     recipe = Recipe(FEW["width"], FEW["epochs"], FEW["lr"], FEW["batch_size"], 0.98, False)
     for size in split_budget(budget, num_queries):
@@ -276,10 +276,10 @@ def discriminative_twin(view: View, budget: int, num_queries: int, ratio: int, w
 
 @pytest.mark.parametrize("within", ["subset", "pool"])
 def test_discriminative_is_its_slow_twin(within: Any) -> None:
-    """40 labelled images and one unlabelled for each: of the 160 unlabelled, a quarter and a little more is drawn."""
+    """40 labelled images and a ratio of 1: a subset holds about a quarter of the 160 unlabelled images."""
     view, options = Clusters().view(), {"unlabelled_ratio": 1, "num_queries": 3, "within": within}
     chosen = discriminative(view, 12, np.random.default_rng(3), **FEW, **options)
-    twins = {one: discriminative_twin(view, 12, 3, 1, one, 3) for one in ("subset", "pool")}
+    twins = {place: discriminative_twin(view, 12, 3, 1, place, 3) for place in ("subset", "pool")}
     assert chosen.tolist() == twins[within]
     assert twins["subset"] != twins["pool"]
 
@@ -290,7 +290,7 @@ def test_discriminative_draws_as_many_as_it_buys_where_few_are_labelled() -> Non
 
 
 def test_discriminative_queries_take_notice_of_each_other() -> None:
-    """Once picks of the cluster are on the labelled side, later queries look elsewhere."""
+    """Once selected images of the cluster count as labelled, later queries select elsewhere."""
     chosen = discriminative(Clusters().view(), 30, np.random.default_rng(0), num_queries=10, **FEW)
     assert (chosen[:3] >= 150).all()
     assert (chosen >= 150).sum() < 25
@@ -306,7 +306,7 @@ def test_discriminative_stops_when_it_separates_and_queries_join_the_labelled() 
 
 @pytest.mark.parametrize(("balanced", "odds"), [(False, 10.0), (True, 1.0)])
 def test_discriminator_weighs_both_sides_alike_where_balanced(balanced: bool, odds: float) -> None:
-    """On inputs that tell nothing, ten unlabelled to one labelled image, it learns the odds."""
+    """On inputs without information, with ten unlabelled images per labelled one, it learns the class frequencies."""
     recipe = Recipe(width=8, epochs=150, lr=1e-2, batch_size=44, stop_accuracy=1.0, balanced=balanced)
     net, _, _ = train_discriminator(torch.ones(4, 30), torch.ones(40, 30), recipe, seed=0)
     assert unlabelled_logit(net, torch.ones(1, 30)).exp().item() == pytest.approx(odds, rel=0.1)

@@ -16,7 +16,7 @@ from _curves import identity
 from benchmark.analysis import tables as tabling
 from benchmark.analysis.reading import read_stores
 from benchmark.cli.terminal import print_table
-from benchmark.contract.scores import ACCURACY
+from benchmark.contract.metrics import ACCURACY
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store

@@ -1,5 +1,7 @@
-"""Images that a strategy finds equal are bought in an order that is drawn for each round of each cell: the order of the
-pool, which may be that of the classes, decides nothing."""
+"""Images that a strategy finds equal are selected in a random order, drawn for each round of each cell.
+
+The order of the pool, which may be that of the classes, decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ def choose(plugin: Plugin, task: StandIn, tie_seed: int, budget: int) -> tuple[V
 
 # --- View -------------------------------------------------------------------------------------
 def test_equal_scores_buy_a_random_part_of_the_pool() -> None:
-    """Each of 40 images about as often as any other, in either direction."""
+    """Each of 40 images is selected about equally often, by lowest and by highest."""
     task = StandIn("classifier", 60)
     for name in ("lowest", "highest"):
         views = [look(task, tie_seed=seed) for seed in range(400)]
@@ -67,7 +69,7 @@ def test_ranks_decide_between_equals_alone() -> None:
 
 
 def test_ranks_are_those_of_the_whole_round() -> None:
-    """Of labelled images too, and of some alone the same as of all; one permutation."""
+    """Ranks exist for labelled images too; a subset has the same ranks as in the whole; they are one permutation."""
     view = look(StandIn("classifier", 60), tie_seed=3)
     everything = np.concatenate([view.labelled, view.unlabelled])
     whole = dict(zip(everything.tolist(), view.tie_ranks(everything).tolist(), strict=True))
@@ -84,31 +86,34 @@ def test_the_largest_of_equals_is_that_of_the_lowest_rank() -> None:
 
 def test_the_order_is_drawn_for_each_round_of_each_cell() -> None:
     def ranks(strategy: str, seed: int, num_rounds: int) -> list[int]:
-        one = cell(strategy, seed=seed)
-        task = launch.build_task(one.task, Machine(torch.device("cpu")))
-        begin = loop.draw_initial(cell("random"), task)
-        by_round = [begin.initial, *(np.flatnonzero(~np.isin(np.arange(40), begin.initial))[:2] for _ in range(1))]
-        view = loop.build_view(one, task, begin, task.model(), by_round[:num_rounds])
+        own_cell = cell(strategy, seed=seed)
+        task = launch.build_task(own_cell.task, Machine(torch.device("cpu")))
+        initial_draw = loop.draw_initial(cell("random"), task)
+        by_round = [
+            initial_draw.initial,
+            *(np.flatnonzero(~np.isin(np.arange(40), initial_draw.initial))[:2] for _ in range(1)),
+        ]
+        view = loop.build_view(own_cell, task, initial_draw, task.model(), by_round[:num_rounds])
         return view.tie_ranks(np.arange(40)[np.isin(np.arange(40), view.unlabelled)]).tolist()[:5]
 
-    told = [("entropy", 0, 1), ("entropy", 0, 2), ("entropy", 1, 1), ("margin", 0, 1)]
-    drawn = [ranks(*one) for one in told]
-    assert len({tuple(one) for one in drawn}) == 4
-    assert drawn == [ranks(*one) for one in told]
+    rounds = [("entropy", 0, 1), ("entropy", 0, 2), ("entropy", 1, 1), ("margin", 0, 1)]
+    drawn = [ranks(*row) for row in rounds]
+    assert len({tuple(row) for row in drawn}) == 4
+    assert drawn == [ranks(*row) for row in rounds]
 
 
 # --- every strategy ---------------------------------------------------------------------------
 def cases() -> list[tuple[str, Kind]]:
-    """Each strategy on what it is for."""
+    """Returns each strategy with a task that it is made for."""
     for_all = [(name, kind) for name in sorted(PLUGINS) for kind in ("classifier", "detector")]
     left_out = {(name, "classifier") for name in BOXES_ALONE} | {(name, "detector") for name in CLASSES_ALONE}
-    return [one for one in for_all if one not in left_out]  # type: ignore[misc]
+    return [case for case in for_all if case not in left_out]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("name", "kind"), cases())
 def test_where_all_images_are_equal_the_pools_order_decides_nothing(name: str, kind: Kind) -> None:
-    """The mean position of 12 choices of 8 of 80 images, on a scale from 0 to 1, is within four standard deviations of
-    the middle; the first 8 would be at 0.04."""
+    """The mean position of 12 selections of 8 of 80 images, on a scale from 0 to 1, is within four standard deviations
+    of the middle; the first 8 images would have 0.04."""
     task = StandIn(kind, 100, alike=True)
     places, sets = [], set()
     for seed in range(12):

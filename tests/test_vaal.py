@@ -1,4 +1,4 @@
-"""VAAL: networks of the published shapes, losses by hand, who is trained by which step, and what it picks."""
+"""VAAL: networks of the published shapes, losses by hand, which step trains which network, and the selection."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def recipe(**more: Any) -> Recipe:
 
 
 class Pictures:
-    """Images of 8x8 pixels: dark ones, and from position `bright` on, bright ones; with a little noise."""
+    """Images of 8x8 pixels: dark ones, and from position `bright` on bright ones, with a little noise."""
 
     def __init__(self, num: int = 60, bright: int = 40) -> None:
         generator = torch.Generator().manual_seed(0)
         self.pixels = torch.randint(0, 60, (num, 3, 8, 8), generator=generator, dtype=torch.uint8)
         self.pixels[bright:] += 190
-        self.asked: list[tuple[int, int]] = []
+        self.sizes: list[tuple[int, int]] = []
 
     def images(self, model: object, indices: Indices, size: tuple[int, int]) -> Tensor:
-        self.asked.append(size)
+        self.sizes.append(size)
         return F.interpolate(self.pixels[indices].float(), size).to(torch.uint8)
 
     def view(self, labelled: list[int]) -> View:
@@ -60,7 +60,7 @@ class Pictures:
     [(4, [4], 2), (6, [4], 3), (8, [4, 8], 2), (28, [4, 8], 7), (32, [4, 8, 16, 32], 2), (64, [4, 8, 16, 32], 4)],
 )
 def test_shapes(size: int, channels: list[int], side: int) -> None:
-    """Halved until 2 pixels or an odd number are left, four times at most; the decoder starts at twice that."""
+    """Sides are halved until 2 pixels or an odd number remain, at most four times; the decoder starts at twice that."""
     net = Autoencoder(size, width=4, latent=3)
     mean_NZ, log_variance_NZ = net(torch.zeros(5, 3, size, size))
     assert mean_NZ.shape == log_variance_NZ.shape == (5, 3)
@@ -71,7 +71,8 @@ def test_shapes(size: int, channels: list[int], side: int) -> None:
 
 
 def test_the_defaults_are_the_published_networks() -> None:
-    """Of CIFAR: convolutions of 128, 256, 512 and 1024, latent 32, and their numbers of parameters, summed by hand."""
+    """For CIFAR: convolutions of 128, 256, 512 and 1024 channels and 32 latent dimensions; parameters are counted by
+    hand."""
     net, judge = Autoencoder(32, width=128, latent=32), build_discriminator(32)
     convolutions = 16 * (3 * 128 + 128 * 256 + 256 * 512 + 512 * 1024)
     encoder = convolutions + 2 * (128 + 256 + 512 + 1024)
@@ -94,7 +95,8 @@ def test_weights_are_drawn_after_he() -> None:
 
 
 def test_the_autoencoders_loss_by_hand() -> None:
-    """The divergence from a standard normal is a sum over images and dimensions, the error a mean over all values."""
+    """The divergence from a standard normal is summed over images and dimensions; the error is a mean over all
+    values."""
     net, pixels = Autoencoder(8, 4, 3), torch.rand(5, 3, 8, 8) * 2 - 1
     loss, mean_NZ = vae_loss(net, pixels, 0.3, torch.Generator().manual_seed(4))
     expected_NZ, log_variance_NZ = net(pixels)
@@ -106,8 +108,8 @@ def test_the_autoencoders_loss_by_hand() -> None:
     assert torch.equal(mean_NZ, expected_NZ)
 
 
-def test_the_verdict_by_hand() -> None:
-    """Logit x: -log D for what is told to be labelled, -log(1 - D) for what is not; means of either set, summed."""
+def test_the_discriminators_loss_by_hand() -> None:
+    """For a logit x: -log D for the target labelled, -log(1 - D) otherwise; means of both sets are added."""
     judge = nn.Sequential(nn.Linear(1, 1))
     nn.init.ones_(judge[0].weight), nn.init.zeros_(judge[0].bias)
     means = (torch.tensor([[0.5], [1.0]]), torch.tensor([[-2.0]]))
@@ -124,7 +126,7 @@ def test_pixels_are_scaled_to_minus_1_to_1() -> None:
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_batches_show_each_image_once_an_epoch(flip: bool) -> None:
-    """Image n has n in its left column and n + 100 in the right one; about half are mirrored, if at all."""
+    """Image n has n in its left column and n + 100 in the right one; about half of the images are mirrored, if any."""
     images = torch.zeros(50, 3, 4, 4, dtype=torch.uint8)
     images[..., 0], images[..., -1] = torch.arange(50)[:, None, None], 100 + torch.arange(50)[:, None, None]
     stream = batches(images, recipe(flip=flip), torch.Generator().manual_seed(0))
@@ -133,16 +135,16 @@ def test_batches_show_each_image_once_an_epoch(flip: bool) -> None:
         parts = [next(stream) for _ in range(7)]
         assert [len(part) for part in parts] == [8] * 6 + [2]
         epochs.append(((torch.cat(parts) + 1) * 127.5).round().int())
-    left, right = (one[:, 0, 0, [0, -1]].sort(1).values.T for one in epochs)
-    assert all(torch.equal(one[0].sort().values, torch.arange(50).int()) for one in (left, right))
-    assert all(torch.equal(one[0] + 100, one[1]) for one in (left, right))
+    left, right = (values[:, 0, 0, [0, -1]].sort(1).values.T for values in epochs)
+    assert all(torch.equal(values[0].sort().values, torch.arange(50).int()) for values in (left, right))
+    assert all(torch.equal(values[0] + 100, values[1]) for values in (left, right))
     assert not torch.equal(left[0], right[0])
     mirrored = int((epochs[0][:, 0, 0, 0] >= 100).sum())
     assert 15 < mirrored < 35 if flip else mirrored == 0
 
 
 def test_each_step_trains_its_own_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of the autoencoder, on new batches, then one of the discriminator on the last of them."""
+    """Two steps train the autoencoder on new batches; then one trains the discriminator on the last of them."""
     steps, shown, descend, forward = [], [], module.take_step, Autoencoder.forward
 
     def spy(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -151,14 +153,14 @@ def test_each_step_trains_its_own_network(monkeypatch: pytest.MonkeyPatch) -> No
         after = [p for group in optimiser.param_groups for p in group["params"]]
         steps.append((len(after), any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))))
 
-    def seen(net: Autoencoder, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def spy_forward(net: Autoencoder, pixels: Tensor) -> tuple[Tensor, Tensor]:
         shown.append(pixels)
         return forward(net, pixels)
 
     monkeypatch.setattr(module, "take_step", spy)
-    monkeypatch.setattr(Autoencoder, "forward", seen)
+    monkeypatch.setattr(Autoencoder, "forward", spy_forward)
     net, judge = train(Pictures().pixels, 20, recipe(num_steps=2), seed=0)
-    sizes = [len(list(one.parameters())) for one in (net, judge)]
+    sizes = [len(list(module.parameters())) for module in (net, judge)]
     assert steps == [(sizes[0], True), (sizes[0], True), (sizes[1], True)] * 2
     assert len(shown) == 12
     assert torch.equal(shown[2], shown[4]) and torch.equal(shown[3], shown[5])  # noqa: PT018
@@ -167,7 +169,7 @@ def test_each_step_trains_its_own_network(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_autoencoder_learns_to_fool_a_fixed_discriminator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a large weight of the adversary and no divergence, all images end where it says labelled."""
+    """With a large adversarial weight and no divergence, all images end where the discriminator says labelled."""
     descend = module.take_step
 
     def unless_judge(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -176,14 +178,14 @@ def test_the_autoencoder_learns_to_fool_a_fixed_discriminator(monkeypatch: pytes
 
     monkeypatch.setattr(module, "take_step", unless_judge)
     images = Pictures().pixels
-    told = [
+    probabilities = [
         labelled_logits(
             images, *train(images, 20, recipe(num_steps=40, beta=0.0, adversary=weight, lr=3e-3), 0)
         ).sigmoid()
         for weight in (0.0, 10.0)
     ]
-    assert (told[1] > 0.95).all()
-    assert told[0].mean() < told[1].mean() - 0.1
+    assert (probabilities[1] > 0.95).all()
+    assert probabilities[0].mean() < probabilities[1].mean() - 0.1
 
 
 def test_scores_are_those_of_eval_mode_image_by_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,12 +200,13 @@ def test_scores_are_those_of_eval_mode_image_by_image(monkeypatch: pytest.Monkey
 
 
 def test_vaal_buys_what_is_unlike_the_labelled_images() -> None:
-    """Dark images are labelled; of 35 dark and 20 bright ones the bright are bought. Without the fooling it is easy."""
+    """Dark images are labelled; of 35 dark and 20 bright unlabelled ones, bright ones are selected. Without the
+    adversarial term that is easy."""
     task = Pictures()
     view = task.view([3, 8, 2, 30, 31])
     chosen = vaal(view, 20, RNG(0), **(FAST | {"epochs": 8, "adversary": 0.0, "beta": 1e-3}))
     assert set(chosen.tolist()) == set(range(40, 60))
-    assert task.asked == [(8, 8)]
+    assert task.sizes == [(8, 8)]
     assert view.diagnostics["labelled"] > view.diagnostics["unlabelled"]
 
 
@@ -234,16 +237,16 @@ def test_vaal_follows_rng_alone() -> None:
 def test_epochs_are_of_all_images(
     epochs: int, num_images: int, batch_size: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = []
+    calls = []
 
     def spy(images: Tensor, num_labelled: int, recipe: Recipe, seed: int) -> Any:
-        told.append((len(images), num_labelled, recipe.num_steps))
+        calls.append((len(images), num_labelled, recipe.num_steps))
         return train(images[:60], num_labelled, recipe_of_one_step, seed)
 
     recipe_of_one_step = recipe(num_steps=1)
     monkeypatch.setattr(module, "train", spy)
     vaal(Pictures(num_images).view([0, 1]), 2, RNG(0), **(FAST | {"epochs": epochs, "batch_size": batch_size}))
-    assert told == [(num_images, 2, steps)]
+    assert calls == [(num_images, 2, steps)]
 
 
 @pytest.mark.parametrize(

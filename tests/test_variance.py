@@ -21,7 +21,7 @@ from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import Interval
 from benchmark.analysis.variance import VarianceComponents, contributions, estimate_components, expected_standard_errors
 from benchmark.cli.commands import app
-from benchmark.contract.scores import ACCURACY
+from benchmark.contract.metrics import ACCURACY
 from benchmark.experiment.variants import ORDINARY
 from benchmark.records.store import Store
 from benchmark.seeds import seed

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Floats
 from benchmark.analysis.savings import Price, Saving, TargetRule, compute_savings
-from benchmark.contract.scores import ACCURACY
+from benchmark.contract.metrics import ACCURACY
 from benchmark.seeds import seed
 
 SimulationResults = dict[str, Any]

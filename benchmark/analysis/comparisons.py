@@ -18,7 +18,7 @@ from benchmark.analysis.savings import Price, Saving, bootstrap_generator, compu
 from benchmark.analysis.sequential import SequentialState, sequential_states
 from benchmark.analysis.stats import Interval, Pairs, pair_runs
 from benchmark.analysis.tables import format_seeds
-from benchmark.contract.scores import Metric
+from benchmark.contract.metrics import Metric
 from benchmark.seeds import seed
 
 

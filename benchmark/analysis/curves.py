@@ -15,7 +15,7 @@ from typing import TypeAlias, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.contract.scores import Metric
+from benchmark.contract.metrics import Metric
 from benchmark.experiment.auto_seeds import AutoSeeds
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.variants import ORDINARY, Variant

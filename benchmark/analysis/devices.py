@@ -19,7 +19,7 @@ from benchmark.analysis.equivalence import INCONCLUSIVE, REPRODUCED, Gap, judge,
 from benchmark.analysis.reading import check_agreement
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import MIN_RUNS, Interval
-from benchmark.contract.scores import Metric
+from benchmark.contract.metrics import Metric
 from benchmark.text.words import plural
 
 MIXABLE, NOT_MIXABLE, UNDECIDED = "may be mixed", "may not be mixed", "undecided"

@@ -16,7 +16,7 @@ from benchmark.analysis.comparison_tables import format_interval
 from benchmark.analysis.curves import SCALE_MISMATCH, Curve, Experiment, best_score, scales_differ
 from benchmark.analysis.equivalence import Gap
 from benchmark.analysis.stats import Interval
-from benchmark.contract.scores import Metric
+from benchmark.contract.metrics import Metric
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.analysis.curves import Curve, Experiment, Floats, SourceInfo
-from benchmark.contract.scores import resolve_metric
+from benchmark.contract.metrics import resolve_metric
 from benchmark.experiment.cell import SAW_EVALUATION_LABELS
 from benchmark.plugins.discovery import declares_companion
 from benchmark.system.files import read_file

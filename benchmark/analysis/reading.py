@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmark.analysis.curves import Experiment, Run, curves_by_strategy
 from benchmark.analysis.published import read_curve_file
-from benchmark.contract.scores import resolve_metric
+from benchmark.contract.metrics import resolve_metric
 from benchmark.experiment.auto_seeds import AutoSeeds
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.variants import ORDINARY

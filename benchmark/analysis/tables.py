@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmark.analysis.audit import Fault, find_faults
 from benchmark.analysis.curves import Curve, Experiment, Floats
-from benchmark.contract.scores import Metric
+from benchmark.contract.metrics import Metric
 from benchmark.experiment.cell import SAW_EVALUATION_LABELS
 from benchmark.experiment.schedule import Schedule
 from benchmark.records import versions

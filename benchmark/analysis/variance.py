@@ -27,7 +27,7 @@ from benchmark.analysis.curves import Curve, Experiment, Floats
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import Interval
 from benchmark.analysis.tables import format_latex, format_markdown, to_csv
-from benchmark.contract.scores import Metric
+from benchmark.contract.metrics import Metric
 from benchmark.experiment.variants import ORDINARY, STAGGERED
 from benchmark.seeds import seed
 from benchmark.system import files

@@ -1,4 +1,4 @@
-"""What every plug-in must do, checked on one plug-in and said in words."""
+"""Checks a plug-in for what every plug-in must do, and says in words what fails."""
 
 from benchmark.conformance.checks import Finding, failures, run_checks
 

@@ -1,4 +1,4 @@
-"""A task with its pool in another order: a strategy must not care."""
+"""A task with its pool in another order, in which a strategy must select the same kind of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmark.api import Indices, Task
 
 
 class ShuffledTask:
-    """A task that answers for position `place[i]` what another answers for position i, and else all that it does."""
+    """A task whose image at position `new_positions[i]` is image i of another task."""
 
     def __init__(self, task: Task, seed: int) -> None:
         self.__task = task
@@ -21,10 +21,10 @@ class ShuffledTask:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.__task, name)
-        return partial(self.__answer, value) if callable(value) else value
+        return partial(self.__call_shuffled, value) if callable(value) else value
 
-    def __answer(self, method: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """Arrays are positions: in the pool, or in the test set, which lies as it does."""
-        if named.get("test"):
-            return method(*given, **named)
-        return method(*(self.__order[one] if isinstance(one, np.ndarray) else one for one in given), **named)
+    def __call_shuffled(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a method with positions of the original pool; the test set keeps its order."""
+        if kwargs.get("test"):
+            return method(*args, **kwargs)
+        return method(*(self.__order[arg] if isinstance(arg, np.ndarray) else arg for arg in args), **kwargs)

@@ -1,4 +1,4 @@
-"""A plug-in in use: a strategy at its first selection, a task with a fit, and what a call of them leaves behind."""
+"""Small set-ups in which plug-ins are checked: a strategy at its first selection, a task with one fit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StrategyTrial:
         return self.prepare()[0]
 
     def prepare(self) -> tuple[Task, nn.Module]:
-        """The task and the model of round 0."""
+        """Returns the task and the model of round 0, built once."""
         if self.parts is None:
             self.cell.check_needs()
             task = self.cell.task.plugin.build(self.machine, self.cell.task.values)
@@ -49,21 +49,25 @@ class StrategyTrial:
         return self.parts
 
     def view(self, task: Task | None = None, ties: int = 0) -> View:
-        """A fresh view of round 0's model. ties: what the order among equals is drawn from."""
-        mine, model = self.prepare()
-        begin = loop.draw_initial(self.cell, mine)
+        """Returns a new view of the model of round 0; `ties` seeds the order among equals."""
+        own_task, model = self.prepare()
+        initial_draw = loop.draw_initial(self.cell, own_task)
         if isinstance(task, ShuffledTask):
-            begin = loop.InitialDraw(task.new_positions[begin.initial], np.sort(task.new_positions[begin.held_out]))
-        return loop.build_view(replace(self.cell, seed=ties), task or mine, begin, model, [begin.initial])
+            initial_draw = loop.InitialDraw(
+                task.new_positions[initial_draw.initial], np.sort(task.new_positions[initial_draw.held_out])
+            )
+        return loop.build_view(
+            replace(self.cell, seed=ties), task or own_task, initial_draw, model, [initial_draw.initial]
+        )
 
     def choose(self, budget: int = 10, seed: int = 0, task: Task | None = None, ties: int = 0) -> Indices:
-        """What the strategy returns, checked as the loop checks it."""
+        """Returns the strategy's selection, checked as the loop checks it."""
         return self.choose_from(self.view(task, ties), budget, seed)
 
     def choose_from(self, view: View, budget: int, seed: int) -> Indices:
-        """The same, of a view."""
-        chosen = self.plugin.function(view, budget, np.random.default_rng(seed), **self.spec.values)
-        return loop.check_selection(self.spec.label, chosen, view, budget)
+        """Returns the strategy's selection from this view, checked as the loop checks it."""
+        selection = self.plugin.function(view, budget, np.random.default_rng(seed), **self.spec.values)
+        return loop.check_selection(self.spec.label, selection, view, budget)
 
 
 class FittedTask:
@@ -74,7 +78,7 @@ class FittedTask:
         self.parts: tuple[Task, nn.Module, Indices] | None = None
 
     def prepare(self) -> tuple[Task, nn.Module, Indices]:
-        """The task, a model and the images it was fitted on."""
+        """Returns the task, a model and the images it was fitted on."""
         if self.parts is None:
             task: Task = self.plugin.build(self.machine, self.spec.values)
             labelled = np.sort(np.random.default_rng(0).permutation(task.num_pool)[: min(200, task.num_pool // 2)])
@@ -83,15 +87,17 @@ class FittedTask:
 
 
 def describe_side_effects(action: Callable[[], object]) -> str | None:
-    """What a call leaves changed in torch or in the process, or running. Libraries that it needs are imported by now:
-    they change things, too."""
+    """Returns a message on what a call leaves changed in torch or the process, or still running; otherwise None.
+
+    The libraries that the call needs must be imported before, because their import changes the process too.
+    """
     before, running = snapshot(), running_workers()
     action()
     changed, _ = restore(before)
-    changed += [f"{one.name} still running" for one in running_workers() - running]
-    return f"it leaves changed: {', '.join(changed)}: put back what you change, in a `finally`" if changed else None
+    changed += [f"{worker.name} still running" for worker in running_workers() - running]
+    return f"it leaves changed: {', '.join(changed)}: restore what you change, in a `finally`" if changed else None
 
 
 def running_workers() -> set[Any]:
-    """The threads that keep the process from ending, and the processes that it started."""
-    return {one for one in threading.enumerate() if not one.daemon} | set(multiprocessing.active_children())
+    """Returns the threads that keep the process from ending, and the processes that it started."""
+    return {thread for thread in threading.enumerate() if not thread.daemon} | set(multiprocessing.active_children())

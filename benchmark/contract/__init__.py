@@ -1,1 +1,1 @@
-"""The contract between the harness and its plug-ins, in parts; plug-ins import it from `benchmark.api`."""
+"""The parts of the contract between the harness and its plug-ins; plug-ins import them from `benchmark.api`."""

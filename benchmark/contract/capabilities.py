@@ -1,10 +1,12 @@
-"""What a task can do for strategies: a protocol for each capability.
+"""What a task can do for strategies: one protocol for each capability.
 
-A task states a capability by having its method, and a strategy asks for it by the method's name: `needs={"predict"}`.
-The task's method takes the model first, one of the task's own, in eval mode; the strategy's, of a `View`, has it bound.
-A method that cannot serve the model or a parameter raises ValueError and says which would do.
+A task has a capability if it has the protocol's method. A strategy asks for it by the name of the method:
+`needs={"predict"}`. The method of a task takes the model first: one of the task's own, in eval mode. The method of a
+`View` has the model bound. A method that cannot serve a model or a parameter raises ValueError and says which one it
+can serve.
 
-Shapes: N images, P predictions, C classes, D features. `indices` are positions in the pool; rows are in their order.
+Shapes: N images, P predictions, C classes, D features. `indices` are positions in the pool; the rows of a result are in
+their order.
 """
 
 from __future__ import annotations
@@ -20,18 +22,18 @@ from benchmark.plugins.registry import EncoderName
 
 @runtime_checkable
 class Predicts(Protocol):
-    """Need `predict`: what the model predicts."""
+    """Need `predict`: the model's predictions."""
 
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:
-        """Class probabilities (and boxes) of the model in eval mode, without augmentation.
+        """Predicts class probabilities (and boxes) in eval mode, without augmentation.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
 
         Returns:
-            P predictions: one an image of a classifier, in the order of `indices`; any number of a detector; one a
-            place of a segmenter. Rows of probabilities sum to one.
+            P predictions: of a classifier one per image, in the order of `indices`; of a detector any number; of a
+            segmenter one per place. Rows of probabilities sum to one.
         """
 
 
@@ -40,16 +42,16 @@ class Samples(Protocol):
     """Need `sample`: predictions of a stochastic model (Monte Carlo dropout)."""
 
     def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
-        """Predictions with dropout left on and batch normalisation in eval mode.
+        """Predicts several times with dropout left on and batch normalisation in eval mode.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
-            num_samples: how many predictions of each image.
-            seed: of the masks. Those of an image do not depend on the other images.
+            num_samples: number of predictions for each image.
+            seed: seed of the dropout masks. The masks of an image do not depend on the other images.
 
         Returns:
-            `num_samples` times what `predict` returns, with equal rows.
+            `num_samples` results like those of `predict`, with equal rows.
         """
 
 
@@ -58,32 +60,32 @@ class PredictsPerturbed(Protocol):
     """Need `perturbed`: predictions on noisy images."""
 
     def perturbed(self, model: nn.Module, indices: Indices, sigma: float, seed: int) -> Predictions:
-        """`predict` on images with Gaussian noise.
+        """Predicts on images with Gaussian noise.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
             sigma: standard deviation of the noise on every pixel value (0 to 255, not clipped).
-            seed: of the noise.
+            seed: seed of the noise.
 
         Returns:
-            P predictions, as `predict` returns them.
+            P predictions, like those of `predict`.
         """
 
 
 @runtime_checkable
 class PredictsAugmented(Protocol):
-    """Need `augmented`: predictions of a detector on changed images."""
+    """Need `augmented`: a detector's predictions on augmented images."""
 
     def augmented(self, model: nn.Module, indices: Indices, how: Augmentation, seed: int) -> Predictions:
-        """`predict` on changed images, the boxes put back to where they are on the image as it was.
+        """Predicts on augmented images and maps the boxes back to the original images.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
-            how: `flip` mirrors, `cutout` cuts two patches out, `shrink` takes 0.8 of the size, `rotate` turns by five
-                degrees.
-            seed: of what is random in it.
+            how: `flip` mirrors the image, `cutout` cuts out two patches, `shrink` reduces it to 0.8 of its size,
+                `rotate` turns it by five degrees.
+            seed: seed of what is random in the augmentation.
 
         Returns:
             P predictions; boxes in pixels of the stored image.
@@ -95,10 +97,10 @@ class Proposes(Protocol):
     """Need `proposals`: the proposals of a two-stage detector."""
 
     def proposals(self, model: nn.Module, indices: Indices) -> Predictions:
-        """`predict` of a two-stage detector, with the proposal that each box was refined from.
+        """Predicts boxes together with the proposal that each box was refined from.
 
         Args:
-            model: the model of the round.
+            model: the model of the round, a two-stage detector.
             indices: (N,) positions in the pool.
 
         Returns:
@@ -114,14 +116,14 @@ class Embeds(Protocol):
     """Need `embed`: the model's features of images."""
 
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
-        """The input of the last layer, averaged over places where there are several.
+        """Returns the input of the last layer, averaged over places where there are several.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
 
         Returns:
-            (N, D) float32. The caller does not change it in place.
+            (N, D) float32. The caller must not change it in place.
         """
 
 
@@ -130,11 +132,11 @@ class ClassifiesFeatures(Protocol):
     """Need `classify`: the last layer of a classifier."""
 
     def classify(self, model: nn.Module, features_ND: Tensor) -> Tensor:
-        """The logits that the last layer gives for inputs of it.
+        """Applies the last layer to features.
 
         Args:
             model: the model of the round.
-            features_ND: (N, D), as `embed` returns them.
+            features_ND: (N, D) features, like those that `embed` returns.
 
         Returns:
             (N, C) logits, differentiable in `features_ND`.
@@ -146,26 +148,26 @@ class DescribesBoxes(Protocol):
     """Need `box_features`: a detector's features of its boxes."""
 
     def box_features(self, model: nn.Module, indices: Indices) -> Tensor:
-        """What the classification layer saw where it found each box.
+        """Returns the input of the classification layer at the place where each box was predicted.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
 
         Returns:
-            (P, D), a row for each box of `predict`.
+            (P, D) features, one row for each box of `predict`.
 
         Raises:
-            ValueError: the detector does not tell.
+            ValueError: the detector gives no such features.
         """
 
 
 @runtime_checkable
 class ShowsImages(Protocol):
-    """Need `images`: the images themselves. The model plays no part."""
+    """Need `images`: the images themselves; the model plays no part."""
 
     def images(self, model: nn.Module, indices: Indices, size: tuple[int, int]) -> Tensor:
-        """The images, squashed to one size.
+        """Returns the images, resized to one size without keeping their aspect ratio.
 
         Args:
             model: the model of the round.
@@ -179,50 +181,50 @@ class ShowsImages(Protocol):
 
 @runtime_checkable
 class Encodes(Protocol):
-    """Need `encode`: what a frozen encoder makes of images. The model plays no part."""
+    """Need `encode`: features of images from a frozen encoder; the model plays no part."""
 
     def encode(self, model: nn.Module, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
-        """The encodings of images by a frozen encoder.
+        """Encodes images by a frozen encoder.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
-            encoder: its label, `dino` or `patch_pca[patch=4]`.
+            encoder: the encoder with its parameters: `dino`, `patch_pca[patch=4]`.
 
         Returns:
-            The encodings in order, some images at a time.
+            The encodings in order, several images at a time.
 
         Raises:
-            ValueError: there is no such encoder, or none of its files of weights.
+            ValueError: there is no such encoder, or its file of weights is missing.
         """
 
 
 @runtime_checkable
 class ShowsLabels(Protocol):
-    """Need `labels`: the true labels of labelled images. A View hands out no others."""
+    """Need `labels`: the true labels of labelled images. A View gives no others."""
 
     def labels(self, model: nn.Module, indices: Indices) -> Tensor | list[Boxes]:
-        """True labels.
+        """Returns true labels.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
 
         Returns:
-            (N,) classes of a classifier, (N, h, w) classes of a segmenter's places (255: ignored), or the boxes of each
-            image of a detector.
+            Of a classifier (N,) classes; of a segmenter (N, h, w) classes of its places (255: ignored); of a detector
+            the boxes of each image.
         """
 
 
 @runtime_checkable
 class RunsCompanion(Protocol):
-    """Need `companion`: the output of what a strategy trains beside the model."""
+    """Need `companion`: the output of the module that a strategy trains beside the model."""
 
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
-        """The companion's output on the model's feature maps.
+        """Returns the companion's output on the model's feature maps.
 
         Args:
-            model: the model of the round, which was fitted with the companion.
+            model: the model of the round, which was trained with the companion.
             indices: (N,) positions in the pool.
 
         Returns:
@@ -235,13 +237,13 @@ class ShowsWeights(Protocol):
     """Need `weights`: the weights that influence is computed over."""
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """Parameters of the model.
+        """Returns parameters of the model.
 
         Args:
             model: the model of the round.
 
         Returns:
-            The parameters by name; most tasks give their last layers'.
+            The parameters by name; most tasks give those of the last layers.
         """
 
 
@@ -250,20 +252,20 @@ class GivesPseudoLabels(Protocol):
     """Need `pseudo_labels`: labels from the model's own predictions."""
 
     def pseudo_labels(self, model: nn.Module, indices: Indices, k: int, min_score: float) -> Targets:
-        """Labels as the model would give them.
+        """Returns labels as the model predicts them.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
-            k: how many classes a label has. 1: the likeliest; more: the k likeliest, weighted by their probability and
-                not renormalised, of classifiers only.
-            min_score: a detector's boxes of less confidence (0 to 1) are left out.
+            k: the number of classes in a label. 1 gives the most likely class; more, for classifiers only, the k most
+                likely ones, weighted by their probabilities, which are not renormalised.
+            min_score: the smallest confidence (0 to 1) of a detector's boxes that become labels.
 
         Returns:
-            Targets that `losses` and `directional` take.
+            Targets for `losses` and `directional`.
 
         Raises:
-            ValueError: the task has no such labels of several classes.
+            ValueError: the task has no labels of several classes.
         """
 
 
@@ -274,14 +276,14 @@ class ComputesLosses(Protocol):
     def losses(
         self, model: nn.Module, indices: Indices, targets: Targets | None = None, *, test: bool = False
     ) -> Tensor:
-        """The loss of each image.
+        """Returns the loss of each image.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool, or in the test set.
-            targets: what the losses are computed against; None: the true labels, which a View gives of labelled images
-                only.
-            test: the images are of the test set. No View passes it on.
+            targets: the labels that losses are computed against; None for the true labels, which a View gives for
+                labelled images only.
+            test: whether the images are of the test set. A View never passes it.
 
         Returns:
             (N,) losses, differentiable in `weights`.
@@ -290,17 +292,17 @@ class ComputesLosses(Protocol):
 
 @runtime_checkable
 class Differentiates(Protocol):
-    """Need `directional`: derivatives of losses along a direction in weight space, without a gradient an image."""
+    """Need `directional`: derivatives of losses along a direction in weight space, without one gradient per image."""
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
-        """The derivative of each image's loss along a direction.
+        """Returns the derivative of each image's loss along a direction.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
-            targets: what the losses are computed against.
-            direction: a tensor for each parameter of `weights`, by its name.
+            targets: the labels that losses are computed against.
+            direction: one tensor for each parameter of `weights`, by its name.
 
         Returns:
-            (N,) derivatives, as backpropagation gives them: d loss / d weights, times the direction.
+            (N,) derivatives, the same as d loss / d weights from backpropagation, times the direction.
         """

@@ -1,4 +1,4 @@
-"""What tasks, strategies and encoders hand each other.
+"""The data that tasks, strategies and encoders pass to each other.
 
 Shapes: N images, P predictions, C classes, D features. `Indices` are positions in the pool.
 """
@@ -14,71 +14,101 @@ import numpy.typing as npt
 from torch import Tensor
 
 Indices: TypeAlias = npt.NDArray[np.int64]
-How: TypeAlias = Literal["sum", "mean", "max"]  # from an image's predictions to one number
-Augmentation: TypeAlias = Literal["flip", "cutout", "shrink", "rotate"]  # a detector's views of an image, see View
-Direction: TypeAlias = dict[str, Tensor]  # a tangent of the weights, by parameter name
+How: TypeAlias = Literal["sum", "mean", "max"]  # how the values of an image's predictions become one
+Augmentation: TypeAlias = Literal["flip", "cutout", "shrink", "rotate"]  # see View.augmented
+Direction: TypeAlias = dict[str, Tensor]  # a direction in weight space: a tensor for each parameter
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """The boxes of one image: its labels, or pseudo labels."""
+    """The boxes of one image: its labels or pseudo labels.
 
-    corners_M4: Tensor  # x1, y1, x2, y2 in pixels of the stored image
-    labels_M: Tensor  # classes 0..C-1
+    Args:
+        corners_M4: (M, 4) x1, y1, x2, y2 in pixels of the stored image.
+        labels_M: (M,) classes 0..C-1.
+    """
+
+    corners_M4: Tensor
+    labels_M: Tensor
 
     def __len__(self) -> int:
         """Number of boxes."""
         return len(self.labels_M)
 
 
-# What losses are computed against. Of a classifier: (N,) classes or (N, C) weights of them; of a segmenter: (N, h, w)
-# classes; of a detector: the boxes of each image.
+# The labels that losses are computed against. Classifier: (N,) classes, or (N, C) weights of the classes; segmenter:
+# (N, h, w) classes; detector: the boxes of each image.
 Targets: TypeAlias = Tensor | list[Boxes]
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a pool is labelled with, for pictures of a run that is through. No View hands it out."""
+    """The labels of a whole pool, for figures of a run that is finished; no View gives them out.
+
+    Args:
+        classes: the names of the C classes.
+        image_L: (L,) the image of each label.
+        class_L: (L,) the class of each label, 0..C-1.
+        side_L: (L,) the square root of each box's area in pixels; None where labels are of whole images.
+    """
 
     classes: Sequence[str]
-    image_L: Indices  # the image of each label
-    class_L: Indices  # its class, 0..C-1
-    side_L: npt.NDArray[np.float32] | None = None  # the root of each box's area in pixels; None: labels of images
+    image_L: Indices
+    class_L: Indices
+    side_L: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """P predictions on N images: one an image for a classifier, any number for a detector, one a place for a
-    segmenter.
+    """P predictions on N images: one per image of a classifier, any number of a detector, one per place of a segmenter.
 
-    Rows of `scores_PC` sum to one. For a detector the last column is background: what a sigmoid head leaves over.
+    Args:
+        scores_PC: (P, C) class probabilities; rows sum to one. The last column of a detector is background: the
+            remainder to one for sigmoid heads.
+        image_P: (P,) the image of each prediction, 0..N-1.
+        num_images: N.
+        boxes_P4: (P, 4) x1, y1, x2, y2 in pixels of the stored image; None without boxes.
+        proposals_P4: (P, 4) the proposal that each box was refined from; None but for two-stage detectors.
+        paper_score_P: (P,) the score of each box as the detector's paper defines it, where `scores_PC` holds another
+            one.
     """
 
-    scores_PC: Tensor  # class probabilities
-    image_P: Tensor  # the image (0..N-1) of each prediction
+    scores_PC: Tensor
+    image_P: Tensor
     num_images: int
-    boxes_P4: Tensor | None = None  # x1, y1, x2, y2 in pixels of the stored image
-    proposals_P4: Tensor | None = None  # the proposal that each box was refined from (two-stage detectors)
-    paper_score_P: Tensor | None = None  # of each box, as the detector's paper has it, where `scores_PC` are another's
+    boxes_P4: Tensor | None = None
+    proposals_P4: Tensor | None = None
+    paper_score_P: Tensor | None = None
 
     @property
     def confidence_P(self) -> Tensor:
-        """(P,): the probability of the likeliest class; background is none."""
+        """The probability of the most likely class, (P,), background excluded."""
         return (self.scores_PC if self.boxes_P4 is None else self.scores_PC[:, :-1]).amax(1)
 
     @property
     def score_P(self) -> Tensor:
-        """(P,): what the detector's paper ranks boxes by: FCOS's class probability times centerness, of which its
-        library may take a root. The confidence of all others."""
+        """The score by which the detector's paper ranks boxes, (P,).
+
+        For FCOS that is class probability times centerness, of which its library may take a square root; for all other
+        models it is the confidence.
+        """
         return self.confidence_P if self.paper_score_P is None else self.paper_score_P
 
     @property
     def one_each(self) -> bool:
-        """Whether there is one prediction an image, in the order of the images: a classifier's."""
+        """Whether there is exactly one prediction per image, in the order of the images, as of a classifier."""
         return self.boxes_P4 is None and len(self.scores_PC) == self.num_images
 
     def per_image(self, values_P: Tensor, how: How = "mean") -> Tensor:
-        """(N,): one value an image; 0 for an image without predictions, so let 0 mean what such an image deserves."""
+        """Aggregates values of predictions to one value per image.
+
+        Args:
+            values_P: (P,) one value for each prediction.
+            how: the aggregation: `sum`, `mean` or `max`. It does not apply where there is one prediction per image.
+
+        Returns:
+            (N,) values; 0 for an image without predictions, so let 0 mean what such an image deserves.
+        """
         if self.one_each:
             return values_P
         reduce = {"sum": "sum", "mean": "mean", "max": "amax"}[how]
@@ -88,16 +118,22 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What a frozen encoder tells of N images: T patches of D features each, by rows of the image, and the whole."""
+    """The output of a frozen encoder for N images: features of T patches and of the whole image.
+
+    Args:
+        patches_NTD: (N, T, D) features of the patches, by rows of the image.
+        attention_NT: (N, T) how much each patch matters; rows sum to one.
+        global_NE: (N, E) features of the whole images.
+        seconds: seconds that it took to compute the encoding, whenever that was; a cache may have held it.
+        seconds_now: seconds of that which were spent when it was asked for now. If a task leaves it at 0, the time
+            counts as time of the selection too.
+    """
 
     patches_NTD: Tensor
-    attention_NT: Tensor  # how much each patch matters; rows sum to one
-    global_NE: Tensor  # E features of the image
-    seconds: float = 0.0  # that making it took, whenever that was
-    seconds_now: float = (
-        0.0  # seconds that went into making encodings when it was asked for; a task that tells none of what
-    )
-    # it makes has them counted in the selection too
+    attention_NT: Tensor
+    global_NE: Tensor
+    seconds: float = 0.0
+    seconds_now: float = 0.0
 
     def __len__(self) -> int:
         """Number of images."""
@@ -106,7 +142,12 @@ class Encoding:
 
 @dataclass
 class EncodingTime:
-    """Seconds that went into the encodings of a selection: a cache may have made them sooner."""
+    """Seconds spent on the encodings that a selection uses; a cache may hold them from earlier.
 
-    seconds: float = 0.0  # what making them took, whenever that was
-    seconds_now: float = 0.0  # what making encodings took in this selection
+    Args:
+        seconds: seconds that it took to compute them, whenever that was.
+        seconds_now: seconds of that which were spent during this selection.
+    """
+
+    seconds: float = 0.0
+    seconds_now: float = 0.0

@@ -1,4 +1,4 @@
-"""Where tasks and encoders run."""
+"""The machine that tasks and encoders run on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,29 @@ from benchmark.plugins.paths import resolve_data_path
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a task runs; nothing here may change a number on the same device."""
+    """Where a task runs; nothing here may change a number on the same device.
+
+    Args:
+        device: the device of models and tensors.
+        data: the folder of data sets, for tasks that read files; None without one.
+        scratch: the folder for checkpoints of unfinished fits; None to keep none.
+        workers: number of processes that read images, for tasks whose images do not fit in memory.
+        select_timeout: seconds that a strategy may take for one selection; None without a limit.
+    """
 
     device: torch.device
-    data: Path | None = None  # folder of the data sets, for tasks that read files
-    scratch: Path | None = None  # folder for checkpoints of fits in work; None: keep none
-    workers: int = 0  # processes that read images, for tasks whose images do not fit in memory
-    select_timeout: float | None = None  # seconds that a strategy may take for one choice
+    data: Path | None = None
+    scratch: Path | None = None
+    workers: int = 0
+    select_timeout: float | None = None
 
     def resolve_path(self, path: str) -> Path:
-        """A path that the user gave: absolute, or inside the data folder. ValueError where there is none."""
+        """Returns a path that the user gave, absolute or inside the data folder.
+
+        Args:
+            path: the path as the user typed it.
+
+        Raises:
+            ValueError: the path is relative and there is no data folder.
+        """
         return resolve_data_path(path, self.data)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
+from benchmark.contract.companion import Companion
 from benchmark.contract.data import Indices
-from benchmark.contract.tasks import Companion, Encoder, Task
+from benchmark.contract.tasks import Encoder, Task
 from benchmark.plugins.capabilities import Need
 from benchmark.plugins.registry import Plugin, add_plugin
 
@@ -21,12 +22,18 @@ def register(
     version: int,
     companion: Callable[..., Companion | None] | None = None,
 ) -> Callable[[StrategyF], StrategyF]:
-    """Registers a strategy under its function's name.
+    """Registers a strategy under the name of its function: `strategy(view, budget, rng, *, parameters) -> Indices`.
 
-    needs: capabilities of the task (and label needs) it uses; where they depend on its hyperparameters,
-        a function of those, called with keywords.
-    version: raised by hand when its numbers move.
-    companion: builds its Companion from its hyperparameters, called with keywords; None where those need none.
+    `view` is what the strategy sees of the round, `budget` the number of images to select, and `rng` the only source of
+    randomness. The strategy returns `budget` distinct positions from `view.unlabelled`, the most wanted first. Its own
+    parameters are keyword-only.
+
+    Args:
+        needs: the capabilities of the task that it uses, and the labels that it reads beyond those that are paid for.
+            Where they depend on its parameters: a function of those, called with keywords.
+        version: a whole number from 1, raised by hand when the strategy's numbers change.
+        companion: builds the Companion that is trained beside the model, called with the strategy's parameters as
+            keywords; may return None.
     """
 
     def decorate(function: StrategyF) -> StrategyF:
@@ -45,17 +52,22 @@ def register_task(
     label_leakage: Callable[..., str] | None = None,
     check: Callable[..., object] | None = None,
 ) -> Callable[[TaskF], TaskF]:
-    """Registers a task under its factory's name: `factory(machine, recipe, *, own parameters) -> Task`.
+    """Registers a task under the name of its factory: `factory(machine, recipe, *, parameters) -> Task`.
 
-    The factory's return annotation is a class: its methods are the task's capabilities.
-    default, published: recipes, frozen dataclasses whose fields become parameters of the task;
-        `published=true` starts from the second. A factory without recipes takes `machine` alone. A recipe may have
-        `for_cpu()`, which gives the settings of a fit that CPUs do in minutes, {} where they are set.
-    lacks: from the task's parameters, the capabilities that those take away.
-    reveals: from the task's parameters, in words, what labels shaped the pool before they were paid for ("" for none):
-        such rows carry a dagger.
-    check: called as `check(machine, recipe)` before the task reads its data; raises ValueError where a file of weights
-        does not fit.
+    `machine` says where the task runs, `recipe` how models are trained. The factory's return annotation must be a
+    class: its methods are the task's capabilities.
+
+    Args:
+        version: a whole number from 1, raised by hand when the task's numbers change.
+        default: the recipe, a frozen dataclass whose fields become parameters of the task. Without one the factory
+            takes `machine` alone. A recipe may have a method `for_cpu()` that returns the settings with which a CPU
+            trains a model in minutes, {} where they are set already.
+        published: a second recipe, the one of a paper, from which `published=true` starts.
+        missing_capabilities: from the task's parameters, the capabilities of its class that these parameters take away.
+        label_leakage: from the task's parameters, a text that says which labels shaped the pool before they were paid
+            for, "" for none. Rows of such a task carry a dagger in tables.
+        check: called as `check(machine, recipe)` before the task reads its data; raises ValueError where a file of
+            weights does not fit.
     """
 
     def decorate(function: TaskF) -> TaskF:
@@ -81,10 +93,14 @@ def register_task(
 
 
 def register_encoder(*, version: int, check: Callable[..., object] | None = None) -> Callable[[EncoderF], EncoderF]:
-    """Registers an encoder under its factory's name: `factory(machine, pool, *, own parameters) -> Encoder`.
+    """Registers an encoder under the name of its factory: `factory(machine, pool, *, parameters) -> Encoder`.
 
-    check: called as `check(machine, **own parameters)` before a task reads its images, where one of the parameters is a
-        file of weights; raises ValueError where it does not fit.
+    `machine` says where the encoder runs; `pool` holds the images that it may be trained on, without their labels.
+
+    Args:
+        version: a whole number from 1, raised by hand when the encoder's numbers change.
+        check: called as `check(machine, **parameters)` before a task reads its images, where one of the parameters is a
+            file of weights; raises ValueError where that file does not fit.
     """
 
     def decorate(function: EncoderF) -> EncoderF:

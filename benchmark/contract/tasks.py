@@ -5,18 +5,18 @@ Shapes: N images, P predictions, C classes, D features. `Indices` are positions 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from benchmark.contract.companion import Companion
 from benchmark.contract.data import Encoding, Indices, Targets
-from benchmark.contract.scores import Metric
+from benchmark.contract.metrics import Metric
 
 
 class Pool(Protocol):
-    """The images of a pool, without their labels: what an encoder may be trained on."""
+    """The images of a pool without their labels: what an encoder may be trained on."""
 
     @property
     def num_images(self) -> int:
@@ -24,70 +24,91 @@ class Pool(Protocol):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the first image: of all of them, where they are of one size."""
+        """Height and width of the first image, and of all images where they have one size."""
 
     def images(self, indices: Indices, size: tuple[int, int]) -> Tensor:
-        """(N, 3, *size) uint8 on the machine's device, squashed to `size` where they are of another (bilinear)."""
+        """Returns images as (N, 3, *size) uint8 on the machine's device.
+
+        Args:
+            indices: (N,) positions in the pool.
+            size: height and width in pixels; images of another size are resized bilinearly, without keeping their
+                aspect ratio.
+        """
 
 
 class Encoder(Protocol):
-    """A frozen network, or anything else that maps images to features. Equal images give equal features.
+    """A frozen network, or anything else that maps images to features; equal images give equal features.
 
-    One that keeps its weights may have `seconds`: what their training took.
+    An encoder that keeps its weights may have an attribute `seconds`: the seconds that their training took.
     """
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width that it wants its images in."""
+        """Height and width of the images that it takes."""
 
     def __call__(self, images_N3HW: Tensor) -> Encoding:
-        """The encoding of uint8 images of its size."""
+        """Returns the encoding of images.
 
-
-class Companion(Protocol):
-    """What a strategy trains beside the model. A frozen dataclass: its repr is part of the fit's identity."""
-
-    @property
-    def detach_after(self) -> float:
-        """Share of training after which the companion's gradient stops reaching the model (0 = never does)."""
-
-    def module(self, channels: Sequence[int]) -> nn.Module:
-        """A fresh module that maps the model's stage maps, (N, channels[i], H_i, W_i) each, to (N,)."""
-
-    def loss(self, output_N: Tensor, losses_N: Tensor) -> Tensor:
-        """The scalar added to the training loss; `losses_N`, the model's losses, carry no gradient."""
+        Args:
+            images_N3HW: (N, 3, H, W) uint8 images of its size.
+        """
 
 
 class Task(Protocol):
-    """A pool, a training recipe, a metric and a cost. Equal arguments give equal results.
+    """A pool, a training recipe, a metric and a cost; equal arguments give equal results.
 
-    Its other methods are capabilities, each optional: a task states one by having the method.
-    `benchmark.contract.capabilities` says what each takes and gives. A task that reads files may be `FromFiles` too.
+    The other methods of a task are capabilities, all optional: a task has one if it has the method.
+    `benchmark.contract.capabilities` says what each takes and returns. A task that reads files may be a `FromFiles`
+    too.
+
+    Args:
+        num_pool: number of images in the pool.
+        batch_size: number of images that one call of `losses` takes comfortably.
+        fingerprint: a hash of the data; equal fingerprints mean equal images and labels.
     """
 
     num_pool: int
-    batch_size: int  # images a call of `losses` takes comfortably
-    fingerprint: str  # a hash of the data: equal fingerprints, equal images and labels
+    batch_size: int
+    fingerprint: str
 
     @property
     def metric(self) -> Metric | str:
-        """The score that tables read: a Metric, or the name of one that is known: "accuracy", "map", "ap", "miou"."""
+        """The score that tables show: a Metric, or the name of a known one: "accuracy", "map", "ap", "miou"."""
 
     def model(self, companion: Companion | None = None) -> nn.Module:
-        """An untrained model with the companion attached, ready to load a fit's weights."""
+        """Builds an untrained model, ready to load the weights of a fit.
+
+        Args:
+            companion: what is trained beside the model and attached to it; None for nothing.
+        """
 
     def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> nn.Module:
-        """A model trained from scratch on the set `labelled` (its order must not matter), in eval mode."""
+        """Trains a model from scratch and returns it in eval mode.
+
+        Args:
+            labelled: (N,) positions of the labelled set; their order must not matter.
+            seed: seed of everything that is random in training.
+            companion: what is trained beside the model; None for nothing.
+        """
 
     def score(self, model: nn.Module) -> dict[str, float]:
-        """Scores on the test set, `metric` among them; `Scores` where it knows those of single classes too. Loop only.
+        """Returns scores on the test set, the metric among them; `Scores` where the task has scores of single classes
+        too.
 
-        A task that has classes tells `num_predicted_classes` and `num_test_classes` too: how many the model predicts on
-        the test set, and how many there are. By these the audit names a model that predicts one class, or no box.
+        Only the harness calls it. A task with classes adds `num_predicted_classes` and `num_test_classes`: the number
+        of classes that the model predicts on the test set, and the number that occurs there. From these the audit finds
+        a model that predicts one class only, or no box.
+
+        Args:
+            model: a model of the task, in eval mode.
         """
 
     def cost(self, indices: Indices) -> dict[str, float]:
-        """What the labels of these images cost: "images", and "boxes" for a detector. Loop only."""
+        """Returns the cost of labels: "images", and "boxes" for a detector. Only the harness calls it.
+
+        Args:
+            indices: (N,) positions of the images whose labels are paid for.
+        """
 
     def num_test(self) -> int:
         """Number of test images."""
@@ -95,51 +116,66 @@ class Task(Protocol):
     def losses(
         self, model: nn.Module, indices: Indices, targets: Targets | None = None, *, test: bool = False
     ) -> Tensor:
-        """(N,) losses, differentiable in the task's `weights`; true labels where `targets` is None."""
+        """Returns (N,) losses, differentiable in the task's `weights`.
+
+        Args:
+            model: a model of the task, in eval mode.
+            indices: (N,) positions in the pool, or in the test set.
+            targets: the labels that losses are computed against; None for the true labels.
+            test: whether the images are of the test set.
+        """
 
     def scrambled(self, paid: Indices, seed: int, *, test: bool = True) -> Task:
-        """The same task with every label but those of `paid` drawn at random, the test set's too with `test`.
+        """Returns the same task with labels that are not paid for drawn at random, for the test that a strategy reads
+        none.
 
-        For the leak test.
+        Args:
+            paid: positions of the images whose labels stay.
+            seed: seed of the random labels.
+            test: whether the labels of the test set are drawn at random too.
         """
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """In what batches a fit goes through its images, where layers take statistics of a batch."""
+    """The batches that a fit divides its images into, for models with layers that take statistics of a batch.
 
-    smallest: int  # images in the smallest batch of this fit
-    intended: int  # images in a batch, as the recipe has them
+    Args:
+        smallest: number of images in the smallest batch of this fit.
+        intended: number of images in a batch of the recipe.
+    """
+
+    smallest: int
+    intended: int
 
 
 @runtime_checkable
 class ReportsBatchSizes(Protocol):
-    """A task that tells in what batches it trains, so that an audit of its records need not know recipes."""
+    """A task that reports its batch sizes, so that an audit of its records need not know recipes."""
 
     def batch_sizes(self, num_images: int) -> BatchSizes | None:
-        """The sizes of the batches of a fit.
+        """Returns the batch sizes of a fit; None where no layer takes statistics of its batch.
 
         Args:
-            num_images: the fit is on so many.
-
-        Returns:
-            The sizes; None where no layer takes statistics of its batch.
+            num_images: number of images that the fit trains on.
         """
 
 
 @runtime_checkable
 class FromFiles(Protocol):
-    """What a task may have beside its capabilities, where its images are from files. No View hands it out."""
+    """What a task may have beside its capabilities if its images come from files; no View gives it out."""
 
     def source_files(self) -> dict[str, list[tuple[str, str]]]:
-        """What the images are, for messages and reports.
+        """Returns the files that the images come from, for messages and reports.
 
         Returns:
-            For "pool" and "test", in the order of positions, each image's file and a hash of its pixels as they are
-            read; the file is named by its path inside the data set's folder, with `/`. Empty where the images are in
-            no files.
+            For "pool" and "test", in the order of positions: each image's file, and a hash of its pixels as they are
+            read. A file is named by its path inside the data set's folder, with `/`. Empty where images are in no
+            files.
         """
 
     def data_remarks(self) -> list[str]:
-        """What is odd about the images, in sentences: those that are there twice. "FAULT: " begins what makes results
-        wrong: test images that are in the pool."""
+        """Returns sentences on unusual data, such as images that occur twice.
+
+        A sentence begins with "FAULT: " if results would be wrong: test images that are in the pool.
+        """

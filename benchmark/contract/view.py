@@ -35,11 +35,18 @@ from benchmark.contract.lookup import find_strategy
 from benchmark.contract.tasks import Task
 from benchmark.plugins.registry import EncoderName
 
-UNPAID_LABELS = "the labels of unlabelled images are not yours to read: buy them first"
+UNPAID_LABELS = "a strategy must not read labels of unlabelled images: they are not paid for"
 
 
 class Reference:
-    """A labelled set that a strategy may differentiate through, without seeing its labels."""
+    """A labelled set that a strategy may differentiate through without seeing its labels.
+
+    Args:
+        task: the task that computes the losses.
+        model: the model of the round.
+        indices: positions of the labelled images in the pool, or in the test set.
+        test: whether the images are of the test set.
+    """
 
     def __init__(self, task: Task, model: nn.Module, indices: Indices, test: bool) -> None:
         self._batch = lambda part: task.losses(model, part, test=test)
@@ -47,15 +54,26 @@ class Reference:
         self.num_images = len(indices)
 
     def losses(self) -> Iterator[Tensor]:
-        """Batches of (N,) losses on the true labels, each differentiable in the parameters."""
+        """Yields batches of (N,) losses on the true labels, each differentiable in the parameters."""
         return map(self._batch, self._parts)
 
 
 class View:
-    """All that a strategy sees of one round: the model, the two sets and the capabilities it declared.
+    """What a strategy sees of one round: the model, the labelled and unlabelled sets, and the capabilities it declared.
 
-    `labelled` is in the order of purchase, the `num_initial` random ones first; `unlabelled` ascends.
-    Labels of the pool and the test set are out of reach, and asking for one raises.
+    The true labels of unlabelled images and of the test set cannot be read: asking for one raises PermissionError.
+    Strategies use `model`, `num_initial` and the methods below; the harness builds the View.
+
+    Args:
+        task: the task whose capabilities the view passes on.
+        model: the model of the round, in eval mode.
+        labelled: positions of the labelled images, in the order of purchase; the initial random ones come first.
+        unlabelled: positions of the images that may be selected, ascending.
+        num_initial: number of initial random images.
+        held_out: positions of the labelled images that are set aside and not trained on.
+        needs: the capabilities and labels that the strategy declared.
+        purchase_sizes: number of images bought in each round; by default the initial set and all later purchases.
+        tie_seed: seed of the order among equal values.
     """
 
     def __init__(
@@ -72,13 +90,13 @@ class View:
         tie_seed: int = 0,
     ) -> None:
         self.model, self.num_initial = model, num_initial
-        self.__sizes, self.__tie_seed = purchase_sizes or (num_initial, len(labelled) - num_initial), tie_seed
+        self.__purchase_sizes, self.__tie_seed = purchase_sizes or (num_initial, len(labelled) - num_initial), tie_seed
         self.diagnostics: dict[str, float] = {}
         self.encoding_time = EncodingTime()
         self.__labelled, self.__unlabelled = labelled.copy(), unlabelled.copy()
         self.__task, self.__held_out, self.__needs = task, held_out, frozenset(needs)
         self.__visible = frozenset(labelled.tolist()) | frozenset(unlabelled.tolist())
-        self.__tie_rank_N: Indices | None = None  # drawn where it is wanted
+        self.__tie_rank_N: Indices | None = None  # drawn on first use
 
     @property
     def labelled(self) -> Indices:
@@ -87,152 +105,261 @@ class View:
 
     @property
     def unlabelled(self) -> Indices:
-        """A copy of the positions that may be bought, ascending."""
+        """A copy of the positions that may be selected, ascending."""
         return self.__unlabelled.copy()
 
     @property
     def purchases(self) -> list[Indices]:
-        """`labelled` round by round, the initial ones first."""
-        return np.split(self.labelled, np.cumsum(self.__sizes)[:-1])
+        """The labelled positions round by round, the initial set first."""
+        return np.split(self.labelled, np.cumsum(self.__purchase_sizes)[:-1])
 
     # --- what a strategy returns -------------------------------------------------------------
     def lowest(self, values_N: Tensor, budget: int) -> Indices:
-        """The `budget` unlabelled images with the smallest values (one each, in the order of `unlabelled`).
+        """Returns the unlabelled images with the smallest values; ties are broken by `tie_ranks`.
 
-        Ties go by `tie_ranks`. Raises ValueError on NaN or on a wrong number of values.
+        Args:
+            values_N: (N,) one value for each unlabelled image, in the order of `unlabelled`.
+            budget: number of images to return.
+
+        Raises:
+            ValueError: values are NaN, or their number is wrong.
         """
         values = values_N.detach().cpu().double().numpy()
         if values.shape != self.__unlabelled.shape:
-            raise ValueError(f"{values.shape} scores for {len(self.__unlabelled)} unlabelled images")
+            raise ValueError(
+                f"scores of shape {values.shape} for {len(self.__unlabelled)} unlabelled images, not one each"
+            )
         if num_nan := int(np.isnan(values).sum()):
             raise ValueError(f"{num_nan} of {len(values)} scores are NaN")
-        chosen: Indices = self.__unlabelled[np.lexsort((self.tie_ranks(self.__unlabelled), values))[:budget]]
-        return chosen
+        lowest: Indices = self.__unlabelled[np.lexsort((self.tie_ranks(self.__unlabelled), values))[:budget]]
+        return lowest
 
     def highest(self, values_N: Tensor, budget: int) -> Indices:
-        """The `budget` unlabelled images with the largest values; see `lowest`."""
+        """Returns the unlabelled images with the largest values; see `lowest`.
+
+        Args:
+            values_N: (N,) one value for each unlabelled image, in the order of `unlabelled`.
+            budget: number of images to return.
+        """
         return self.lowest(-values_N, budget)
 
     def tie_ranks(self, indices: Indices) -> Indices:
-        """(N,): the ranks of images of the pool in a random order, the same throughout a round: of images that a
-        strategy finds equal, the one of the lowest rank comes first, so that the order of the pool decides nothing."""
+        """Returns ranks of images in a random order that is the same throughout a round, (N,).
+
+        Among images that a strategy finds equal, the one with the lowest rank comes first, so that the order of the
+        pool decides nothing.
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         if self.__tie_rank_N is None:
             num = 1 + max(self.__visible, default=-1)
             self.__tie_rank_N = np.random.default_rng(self.__tie_seed).permutation(num)
         return self.__tie_rank_N[indices]
 
     def log(self, **values: float) -> None:
-        """Puts numbers that explain the selection into the record of the round."""
+        """Adds numbers that explain the selection to the record of the round.
+
+        Args:
+            values: finite numbers by name.
+
+        Raises:
+            ValueError: a number is NaN or infinite.
+        """
         for name, value in values.items():
             if not math.isfinite(value):
-                raise ValueError(f"the diagnostic {name} is {value}: something diverged")
+                raise ValueError(f"view.log({name}={value}): must be a finite number")
             self.diagnostics[name] = float(value)
 
-    # --- capabilities of the task, the model bound: see `capabilities` -------------------------
+    # --- capabilities of the task, with the model bound: see `capabilities` --------------------
     def predict(self, indices: Indices) -> Predictions:
-        """Class probabilities (and boxes) of the model in eval mode, without augmentation."""
+        """Predicts class probabilities (and boxes) in eval mode, without augmentation.
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         task: Predicts = self.__task_for("predict")
-        return task.predict(self.model, self.__seen(indices))
+        return task.predict(self.model, self.__check_visible(indices))
 
     def sample(self, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
-        """`num_samples` predictions of a stochastic model: dropout on, batch normalisation in eval mode."""
+        """Predicts several times with dropout left on and batch normalisation in eval mode.
+
+        Args:
+            indices: (N,) positions in the pool.
+            num_samples: number of predictions for each image.
+            seed: seed of the dropout masks.
+        """
         task: Samples = self.__task_for("sample")
-        return task.sample(self.model, self.__seen(indices), num_samples, seed)
+        return task.sample(self.model, self.__check_visible(indices), num_samples, seed)
 
     def perturbed(self, indices: Indices, sigma: float, seed: int) -> Predictions:
-        """`predict` on images with Gaussian noise of deviation `sigma` on every pixel value (0..255, not clipped)."""
+        """Predicts on images with Gaussian noise.
+
+        Args:
+            indices: (N,) positions in the pool.
+            sigma: standard deviation of the noise on every pixel value (0 to 255, not clipped).
+            seed: seed of the noise.
+        """
         task: PredictsPerturbed = self.__task_for("perturbed")
-        return task.perturbed(self.model, self.__seen(indices), sigma, seed)
+        return task.perturbed(self.model, self.__check_visible(indices), sigma, seed)
 
     def proposals(self, indices: Indices) -> Predictions:
-        """`predict` of a two-stage detector, with the proposal behind each box in `proposals_P4`."""
+        """Predicts boxes together with the proposal behind each box, `proposals_P4`; for two-stage detectors.
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         task: Proposes = self.__task_for("proposals")
-        return task.proposals(self.model, self.__seen(indices))
+        return task.proposals(self.model, self.__check_visible(indices))
 
     def embed(self, indices: Indices) -> Tensor:
-        """(N, D) float32: the input of the last layer, averaged over places. Not to be changed in place."""
+        """Returns the input of the last layer, averaged over places: (N, D) float32, not to be changed in place.
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         task: Embeds = self.__task_for("embed")
-        return task.embed(self.model, self.__seen(indices))
+        return task.embed(self.model, self.__check_visible(indices))
 
     def classify(self, features_ND: Tensor) -> Tensor:
-        """(N, C): the logits that a classifier's last layer gives for inputs of it, see `embed`; differentiable."""
+        """Applies the classifier's last layer to features; returns (N, C) logits, differentiable in the features.
+
+        Args:
+            features_ND: (N, D) features, like those that `embed` returns.
+        """
         task: ClassifiesFeatures = self.__task_for("classify")
         return task.classify(self.model, features_ND)
 
     def images(self, indices: Indices, size: tuple[int, int]) -> Tensor:
-        """(N, 3, *size) uint8: the images themselves, squashed to height and width `size`."""
+        """Returns the images themselves, resized without keeping their aspect ratio: (N, 3, *size) uint8.
+
+        Args:
+            indices: (N,) positions in the pool.
+            size: height and width in pixels.
+        """
         task: ShowsImages = self.__task_for("images")
-        return task.images(self.model, self.__seen(indices), size)
+        return task.images(self.model, self.__check_visible(indices), size)
 
     def encode(self, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
-        """The encodings of these images by a frozen encoder, in order, some images at a time."""
+        """Yields the encodings of images by a frozen encoder, in order, several images at a time.
+
+        Args:
+            indices: (N,) positions in the pool.
+            encoder: the encoder with its parameters: `dino`, `patch_pca[patch=4]`.
+        """
         task: Encodes = self.__task_for("encode")
-        for part in task.encode(self.model, self.__seen(indices), encoder):
+        for part in task.encode(self.model, self.__check_visible(indices), encoder):
             self.encoding_time.seconds += part.seconds
             self.encoding_time.seconds_now += part.seconds_now
             yield part
 
     def labels(self, indices: Indices) -> Targets:
-        """The true labels of labelled images: (N,) classes of a classifier, a list of `Boxes` of a detector, (N, h, w)
-        classes of a segmenter."""
+        """Returns the true labels of labelled images.
+
+        Of a classifier (N,) classes; of a detector a list of `Boxes`; of a segmenter (N, h, w) classes.
+
+        Args:
+            indices: (N,) positions of labelled images.
+        """
         if not np.isin(indices, self.__labelled).all():
             raise PermissionError(UNPAID_LABELS)
         task: ShowsLabels = self.__task_for("labels")
-        return task.labels(self.model, self.__seen(indices))
+        return task.labels(self.model, self.__check_visible(indices))
 
     def augmented(self, indices: Indices, how: Augmentation, seed: int) -> Predictions:
-        """`predict` of a detector on changed images, its boxes in pixels of the images as they were: mirrored (`flip`),
-        with two patches cut out (`cutout`), at 0.8 of their size (`shrink`), turned by five degrees (`rotate`)."""
+        """Predicts on augmented images; the boxes of the detector are mapped back to the original images.
+
+        Args:
+            indices: (N,) positions in the pool.
+            how: `flip` mirrors the image, `cutout` cuts out two patches, `shrink` reduces it to 0.8 of its size,
+                `rotate` turns it by five degrees.
+            seed: seed of what is random in the augmentation.
+        """
         task: PredictsAugmented = self.__task_for("augmented")
-        return task.augmented(self.model, self.__seen(indices), how, seed)
+        return task.augmented(self.model, self.__check_visible(indices), how, seed)
 
     def box_features(self, indices: Indices) -> Tensor:
-        """(P, D): for each box of `predict`, what a detector's classification layer saw where it found it."""
+        """Returns the input of a detector's classification layer for each box of `predict`, (P, D).
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         task: DescribesBoxes = self.__task_for("box_features")
-        return task.box_features(self.model, self.__seen(indices))
+        return task.box_features(self.model, self.__check_visible(indices))
 
     def companion(self, indices: Indices) -> Tensor:
-        """(N,): the output of the strategy's own companion (its class is declared in `register`)."""
+        """Returns the output of the strategy's own companion, (N,); `register` declares it.
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
         task: RunsCompanion = self.__task_for("companion")
-        return task.companion(self.model, self.__seen(indices))
+        return task.companion(self.model, self.__check_visible(indices))
 
     def weights(self) -> dict[str, nn.Parameter]:
-        """The parameters that influence is computed over, by name."""
+        """Returns the parameters that influence is computed over, by name."""
         task: ShowsWeights = self.__task_for("weights")
         return task.weights(self.model)
 
     def pseudo_labels(self, indices: Indices, k: int, min_score: float) -> Targets:
-        """Targets built from the model's own predictions. A classifier's: its best guess for k = 1, the k likeliest
-        weighted by their probability, not renormalised, for k > 1. A detector's: the boxes it finds with a
-        confidence of at least `min_score`."""
+        """Returns labels from the model's own predictions, as targets for `losses` and `directional`.
+
+        Args:
+            indices: (N,) positions in the pool.
+            k: the number of classes in a label. 1 gives the most likely class; more, for classifiers only, the k most
+                likely ones, weighted by their probabilities, which are not renormalised.
+            min_score: the smallest confidence (0 to 1) of a detector's boxes that become labels.
+        """
         task: GivesPseudoLabels = self.__task_for("pseudo_labels")
-        return task.pseudo_labels(self.model, self.__seen(indices), k, min_score)
+        return task.pseudo_labels(self.model, self.__check_visible(indices), k, min_score)
 
     def losses(self, indices: Indices, targets: Targets | None = None) -> Tensor:
-        """(N,) losses, differentiable in `weights()`; true labels, of labelled images only, by default."""
+        """Returns (N,) losses, differentiable in `weights()`.
+
+        Args:
+            indices: (N,) positions in the pool.
+            targets: the labels that losses are computed against; None for the true labels, of labelled images only.
+        """
         if targets is None and not np.isin(indices, self.__labelled).all():
             raise PermissionError(UNPAID_LABELS)
         task: ComputesLosses = self.__task_for("losses")
-        return task.losses(self.model, self.__seen(indices), targets)
+        return task.losses(self.model, self.__check_visible(indices), targets)
 
     def directional(self, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
-        """(N,): the derivative of each image's loss along `direction` in weight space."""
+        """Returns the derivative of each image's loss along a direction in weight space, (N,).
+
+        Args:
+            indices: (N,) positions in the pool.
+            targets: the labels that losses are computed against.
+            direction: one tensor for each parameter of `weights()`, by its name.
+        """
         task: Differentiates = self.__task_for("directional")
-        return task.directional(self.model, self.__seen(indices), targets, direction)
+        return task.directional(self.model, self.__check_visible(indices), targets, direction)
 
     def choice_of(self, label: str, budget: int, rng: np.random.Generator) -> Indices:
-        """What another strategy would choose here: `isal[k=2]`. Its needs (`strategy` tells them) must be declared."""
+        """Returns what another strategy would select here; its needs must be declared (see `find_strategy`).
+
+        Args:
+            label: the other strategy with its parameters: `isal[k=2]`.
+            budget: number of images to select.
+            rng: the generator that it draws from.
+        """
         plugin, values = find_strategy(label)
         for need in plugin.resolve_needs(values):
             self.__task_for(need)
-        chosen: Indices = plugin.function(self, budget, rng, **values)
-        return chosen
+        selection: Indices = plugin.function(self, budget, rng, **values)
+        return selection
 
     def reference(self, which: str) -> Reference:
-        """A labelled set to differentiate through: `labelled`, `initial`, `held_out` or `test`.
+        """Returns a labelled set to differentiate through.
 
-        The last two must be declared (needs "held_out", "test_labels"): the first is charged for,
-        the second marks every row of every table with a dagger.
+        Args:
+            which: `labelled`, `initial`, `held_out` or `test`. The last two must be declared as needs, "held_out" and
+                "test_labels": the images of the first are charged for, the second marks every row of every table with a
+                dagger.
+
+        Raises:
+            ValueError: there is no such set.
         """
         if which == "test":
             self.__task_for("test_labels")
@@ -245,16 +372,20 @@ class View:
             "labelled": self.__labelled,
         }
         if which not in parts:
-            raise ValueError(f"reference={which}: use {', '.join(sorted([*parts, 'test']))}")
+            raise ValueError(f"reference={which}: must be one of {', '.join(sorted([*parts, 'test']))}")
         return Reference(self.__task, self.model, parts[which], test=False)
 
     def __task_for(self, need: str) -> Any:
-        """The task, where the strategy declared the need."""
+        """Returns the task, if the strategy declared the need."""
         if need not in self.__needs:
-            raise PermissionError(f"this strategy did not declare the need {need!r}: @register(needs={{{need!r}}})")
+            raise PermissionError(
+                f"this strategy did not declare the need {need!r}: write @register(needs={{{need!r}}})"
+            )
         return self.__task
 
-    def __seen(self, indices: Indices) -> Indices:
+    def __check_visible(self, indices: Indices) -> Indices:
         if not self.__visible.issuperset(np.asarray(indices).tolist()):
-            raise PermissionError("an index outside labelled and unlabelled: test or validation images are not yours")
+            raise PermissionError(
+                "an index is neither in `labelled` nor in `unlabelled`: validation images cannot be read"
+            )
         return np.asarray(indices, dtype=np.int64)

@@ -16,7 +16,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 import msgspec
 from msgspec import Struct, structs
 
-from benchmark.contract.scores import Metric, resolve_metric
+from benchmark.contract.metrics import Metric, resolve_metric
 from benchmark.system.files import MAX_RECORDS_BYTES, open_file, read_file
 from benchmark.system.typed import Amount, Count, Index, Name, Number, convert
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from benchmark.api import Companion, EncodingTime, Indices, Machine, ReportsBatchSizes, Task, View, hash_weight_files
-from benchmark.contract.scores import class_scores, resolve_metric, shorten_metric
+from benchmark.contract.metrics import class_scores, resolve_metric, shorten_metric
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import IncompatibleScheduleError
 from benchmark.records.record import Header, Measured, Record

@@ -1,4 +1,7 @@
-"""What strategies share on detectors. Shapes: N images, P predictions, A or B boxes an image, padded with zeros."""
+"""What strategies for detectors share.
+
+Shapes: N images, P predictions, A or B boxes per image, padded with zeros.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,22 @@ from torch import Tensor
 
 from benchmark.api import Indices, Predictions, View
 
-WithoutBoxes: TypeAlias = Literal["last", "score"]  # bought only where the others are too few, or by a value
+WithoutBoxes: TypeAlias = Literal["last", "score"]  # selected only where others are too few, or by a value of their own
 
-CHUNK = 2**20  # pairs of boxes held at once
-MIN_UNION = 1e-30  # square pixels: the least union, so that boxes without area overlap with nothing
+CHUNK = 2**20  # pairs of boxes in memory at once
+MIN_UNION = 1e-30  # square pixels; the smallest union, so that boxes without area overlap with nothing
 
 
 def pad_by_image(values_P: Tensor, image_P: Tensor, num_images: int) -> Tensor:
-    """(N, A, ...): the values of each image in a row of its own, in their order, zeros behind them; A is at least 1."""
-    most = max(1, int(image_P.bincount(minlength=num_images).max()))
-    out_NA = values_P.new_zeros(num_images, most, *values_P.shape[1:])
+    """Returns the values of each image in a row of its own, (N, A, ...), in order, padded with zeros; A >= 1."""
+    num_columns = max(1, int(image_P.bincount(minlength=num_images).max()))
+    out_NA = values_P.new_zeros(num_images, num_columns, *values_P.shape[1:])
     out_NA[image_P, rank_in_image(image_P, num_images)] = values_P
     return out_NA
 
 
 def rank_in_image(image_P: Tensor, num_images: int) -> Tensor:
-    """(P,): how many predictions of the same image lie before each."""
+    """Returns how many predictions of the same image precede each prediction, (P,)."""
     counts_N = image_P.bincount(minlength=num_images)
     order_P = image_P.argsort(stable=True)
     rank_P = torch.arange(len(image_P), device=image_P.device)
@@ -36,7 +39,7 @@ def rank_in_image(image_P: Tensor, num_images: int) -> Tensor:
 
 
 def iou(a_4: Tensor, b_4: Tensor) -> Tensor:
-    """Intersection over union of boxes x1, y1, x2, y2, broadcast; 0 where neither has an area."""
+    """Returns the intersection over union of boxes x1, y1, x2, y2, broadcast; 0 where neither box has an area."""
     (left, top, right, bottom), (left_b, top_b, right_b, bottom_b) = a_4.unbind(-1), b_4.unbind(-1)
     width = (torch.minimum(right, right_b) - torch.maximum(left, left_b)).clamp_(min=0)
     height = (torch.minimum(bottom, bottom_b) - torch.maximum(top, top_b)).clamp_(min=0)
@@ -46,40 +49,41 @@ def iou(a_4: Tensor, b_4: Tensor) -> Tensor:
 
 
 def best_iou(boxes_NA4: Tensor, others_NB4: Tensor) -> Tensor:
-    """(N, A): the largest IoU of each box with any other of its image; 0 where there is none."""
+    """Returns the largest IoU of each box with any other box of its image, (N, A); 0 where there is none."""
     return best_match(boxes_NA4, others_NB4)[0]
 
 
 def best_match(boxes_NA4: Tensor, others_NB4: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, A) each: the largest IoU of each box with any other of its image, and which that is (the first of equals).
+    """Returns the largest IoU of each box with any other box of its image, and the position of that box, (N, A) each.
 
-    A few images at a time: time grows with N A B, memory with N (A + B).
+    Of equally good boxes the first is taken. A few images are treated at a time: time grows with N A B, memory with N
+    (A + B).
     """
     step = max(1, CHUNK // (boxes_NA4.shape[1] * others_NB4.shape[1]))
     parts = zip(boxes_NA4.split(step), others_NB4.split(step), strict=True)
-    found = [iou(boxes[:, :, None], others[:, None]).max(2) for boxes, others in parts]
-    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
+    matches = [iou(boxes[:, :, None], others[:, None]).max(2) for boxes, others in parts]
+    return torch.cat([match.values for match in matches]), torch.cat([match.indices for match in matches])
 
 
 def box_corners(predictions: Predictions) -> Tensor:
-    """(P, 4): the boxes of a detector's predictions; ValueError where there are none."""
+    """Returns the boxes of a detector's predictions, (P, 4); raises ValueError for predictions without boxes."""
     if predictions.boxes_P4 is None:
-        raise ValueError("predictions without boxes: this strategy needs a detector, not a classifier")
+        raise ValueError("predictions without boxes: this strategy needs a detector, not a classifier or a segmenter")
     return predictions.boxes_P4
 
 
 def box_classes(predictions: Predictions) -> Tensor:
-    """(P,): the likeliest class of each box; background is none."""
+    """Returns the most likely class of each box, (P,), background excluded."""
     return predictions.scores_PC[:, :-1].argmax(1)
 
 
 def boxes_by_image(predictions: Predictions) -> Tensor:
-    """(N, A, 4): the boxes of each image, in their order."""
+    """Returns the boxes of each image, (N, A, 4), in their order."""
     return pad_by_image(box_corners(predictions), predictions.image_P, predictions.num_images)
 
 
 def count_boxes(predictions: Predictions, min_score: float) -> Indices:
-    """(N,): boxes of a confidence of at least min_score; a classifier's images count one each."""
+    """Returns the number of boxes of each image with at least this confidence, (N,); 1 for a classifier."""
     if num_nan := int(predictions.confidence_P.isnan().sum()):
         raise ValueError(f"{num_nan} of {len(predictions.confidence_P)} confidences are NaN")
     if predictions.boxes_P4 is None:
@@ -92,8 +96,8 @@ def count_boxes(predictions: Predictions, min_score: float) -> Indices:
 def lowest_then_random(
     view: View, values_N: Tensor, has_value_N: npt.NDArray[np.bool_], budget: int, rng: np.random.Generator
 ) -> Indices:
-    """The smallest values among the known ones; where those are too few, others at random behind them."""
+    """Selects the images with the smallest values; where too few have a value, random others follow."""
     values_N = values_N.where(torch.from_numpy(has_value_N).to(values_N.device), torch.inf)
-    first = view.lowest(values_N, min(budget, int(has_value_N.sum())))
-    rest = rng.choice(view.unlabelled[~has_value_N], budget - len(first), replace=False)
-    return np.concatenate([first, rest])
+    lowest = view.lowest(values_N, min(budget, int(has_value_N.sum())))
+    random_picks = rng.choice(view.unlabelled[~has_value_N], budget - len(lowest), replace=False)
+    return np.concatenate([lowest, random_picks])

@@ -1,6 +1,6 @@
 """What strategies on fixed features share: features of unit length, distances, k-means.
 
-Shapes: N, M images, E features, K clusters.
+Shapes: N, M images; E features; K clusters.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch.nn import functional as F
 from benchmark.api import EncoderName, Indices, Need, View
 
 SIMCLR = "simclr"
-CHUNK = 2**24  # distances held at once
+CHUNK = 2**24  # distances in memory at once
 MAX_EXACT_CLUSTERS = (
-    50  # clusters up to which the published codes on such features take k-means, and mini-batches above
+    50  # published code on such features takes k-means up to this number of clusters, mini-batches above
 )
-MINIBATCH = 5000  # images of a mini-batch
+MINIBATCH = 5000  # images in a mini-batch
 
 
 def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[Need]:
-    """What the features ask of a task."""
+    """Returns the need of the features: `embed` for the model's own, `encode` for those of an encoder."""
     return frozenset({"embed"} if encoder is None else {"encode"})
 
 
 def unit_features(view: View, encoder: EncoderName | None, indices: Indices) -> Tensor:
-    """(N, E), of unit length or 0: an encoder's features of whole images; the model's own embedding without one."""
+    """Returns features of whole images, (N, E), of unit length or 0: an encoder's, or without one the model's own."""
     if encoder is None:
         features_NE = view.embed(indices)
     else:
@@ -40,18 +40,18 @@ def unit_features(view: View, encoder: EncoderName | None, indices: Indices) -> 
 
 
 def squared_distances(points_NE: Tensor, others_ME: Tensor) -> Tensor:
-    """(N, M): from norms and one product; on unit vectors exact to about 1e-6."""
+    """Returns the squared distances of all pairs, (N, M), exact to about 1e-6 on unit vectors."""
     lengths_N1, lengths_M = points_NE.square().sum(1, keepdim=True), others_ME.square().sum(1)
     return (lengths_N1 + lengths_M - 2 * points_NE @ others_ME.T).clamp_(min=0)
 
 
 def kmeans(points_NE: Tensor, num: int, rng: np.random.Generator, *, minibatch: bool = False) -> tuple[Indices, Tensor]:
-    """(N,): the cluster of each point, and (K, E) centres, by k-means from one k-means++ start.
+    """Returns the cluster of each point, (N,), and the centres, (K, E), by k-means from one k-means++ start.
 
-    scikit-learn's, on one thread: its threads add in any order, and so would not give the same clusters twice.
-    Of fewer than `num` distinct points, some clusters stay empty.
+    scikit-learn runs on one thread: several threads add in any order and would not give the same clusters twice. Where
+    there are fewer than `num` distinct points, some clusters stay empty.
     """
-    from sklearn.cluster import KMeans, MiniBatchKMeans  # takes a second
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # the import takes a second
 
     seed = int(rng.integers(2**32))
     if minibatch:
@@ -59,6 +59,6 @@ def kmeans(points_NE: Tensor, num: int, rng: np.random.Generator, *, minibatch: 
     else:
         model = KMeans(num, n_init=1, random_state=seed)
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fewer distinct points than clusters
+        warnings.simplefilter("ignore")  # on fewer distinct points than clusters
         cluster_N = model.fit_predict(points_NE.cpu().numpy()).astype(np.int64)
     return cluster_N, torch.from_numpy(model.cluster_centers_).to(points_NE)

@@ -1,8 +1,8 @@
 """Influence functions (Koh and Liang, 2017) as ISAL uses them (Liu et al., 2021, section 3).
 
-The influence of a candidate x with targets q on the reference loss is I = -s . G: G is the gradient of its loss
-and s = s_test the inverse Hessian applied to the reference gradient v. A negative I means that training on x
-lowers the reference loss. No candidate's gradient is built: s . G is one directional derivative of its loss.
+The influence of a candidate x with targets q on the reference loss is I = -s . G. G is the gradient of the candidate's
+loss, and s = s_test is the inverse Hessian applied to the reference gradient v. A negative I means that training on x
+lowers the reference loss. The gradient of a candidate is never built: s . G is a directional derivative of its loss.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ Order: TypeAlias = Literal["random", "file", "newest", "published"]
 
 
 def needs(*, reference: str, **_: object) -> frozenset[Need]:
-    """What influence asks of a task, and which labels beyond those bought."""
+    """Returns the capabilities that influence needs, and the need for labels of the reference set."""
     labels: dict[str, Need] = {"test": "test_labels", "held_out": "held_out"}
-    own: frozenset[Need] = frozenset({"losses", "directional", "pseudo_labels", "weights"})
-    return own | {labels[reference]} if reference in labels else own
+    always: frozenset[Need] = frozenset({"losses", "directional", "pseudo_labels", "weights"})
+    return always | {labels[reference]} if reference in labels else always
 
 
 def expected_targets(view: View, k: int, allow_degenerate: bool, min_score: float) -> Targets:
-    """Pseudo labels of the unlabelled images: the expectation of the gradient over the k likeliest classes (Eq. 3).
+    """Returns pseudo labels of the unlabelled images whose gradient is the expectation over the k likeliest classes
+    (Eq. 3).
 
-    Refuses k = number of classes: E_{y~p}[grad log p(y)] = 0, so the ranking would be rounding noise.
-    A detector's are the boxes of a confidence of at least min_score, each as if it were labelled.
+    k equal to the number of classes is refused: E_{y~p}[grad log p(y)] = 0, so the ranking would be rounding noise. The
+    pseudo labels of a detector are its boxes with at least the confidence `min_score`.
     """
     if k < 1:
         raise ValueError(f"k={k}: must be 1 or more")
@@ -45,41 +46,47 @@ def expected_targets(view: View, k: int, allow_degenerate: bool, min_score: floa
     num_classes = targets.shape[1] if isinstance(targets, Tensor) and targets.ndim == 2 else math.inf
     if k >= num_classes and not allow_degenerate:
         raise ValueError(
-            f"k={k} on {num_classes} classes: the gradient's full expectation under the model's own probabilities "
-            "is identically zero, and the ranking rounding noise; take a smaller k (allow_degenerate=true insists)"
+            f"k={k} on {num_classes} classes: the expectation of the gradient over all classes is identically zero, so "
+            "the ranking would be rounding noise; take a smaller k, or set allow_degenerate=true"
         )
     return targets
 
 
 def reference_gradient(view: View, reference: str) -> Direction:
-    """v: the SUM over the reference images of the gradient of their loss on their true labels."""
+    """Returns v: the sum (not the mean) over the reference images of the gradients of their losses on true labels."""
     weights = view.weights()
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for losses_N in view.reference(reference).losses():
         for name, gradient in zip(weights, gradients(losses_N.sum(), weights), strict=True):
             total[name] += gradient
     if not any(tensor.any() for tensor in total.values()):
-        raise ValueError(f"reference={reference}: its gradient is zero (no images set aside? all fitted exactly?)")
+        raise ValueError(
+            f"reference={reference}: its gradient is zero: it has no images (set validation=N), or all fit exactly"
+        )
     return total
 
 
 def gradients(
     scalar: Tensor, weights: dict[str, torch.nn.Parameter], differentiable: bool = False
 ) -> tuple[Tensor, ...]:
-    """The gradient of a scalar by weight, zeros where it has none; again: differentiable once more."""
+    """Returns the gradient of a scalar for each weight, zeros where it has none.
+
+    `differentiable` lets the gradients be differentiated once more.
+    """
     return torch.autograd.grad(scalar, list(weights.values()), create_graph=differentiable, materialize_grads=True)
 
 
 def scales_by_name(view: View, scale: float, block_scales: str) -> dict[str, float]:
-    """The scale of each weight tensor, by name: `scale`, or the numbers of `100/8000/5000`, in the tensors' order."""
+    """Returns the scale of each weight tensor: `scale`, or the numbers of `block_scales` (100/8000/5000) in their
+    order."""
     names = list(view.weights())
     try:
         scales = [float(number) for number in block_scales.split("/")] if block_scales else [scale] * len(names)
     except ValueError:
         scales = []
     if len(scales) != len(names):
-        told = f"{len(names)} numbers with / between them, for {', '.join(names)}"
-        raise ValueError(f"isal[block_scales={block_scales}]: {told}")
+        expected = f"{len(names)} numbers with / between them, for {', '.join(names)}"
+        raise ValueError(f"isal[block_scales={block_scales}]: must be {expected}")
     if not all(0 < number < math.inf for number in scales):
         raise ValueError(f"isal: scale and block_scales must be finite and above 0, not {block_scales or scale}")
     return dict(zip(names, scales, strict=True))
@@ -88,21 +95,21 @@ def scales_by_name(view: View, scale: float, block_scales: str) -> dict[str, flo
 def inverse_hessian_product(
     view: View, v: Direction, chains: Indices, *, damping: float, scale: Mapping[str, float], batched: bool = False
 ) -> Direction:
-    """s: the mean over the chains of LiSSA's recursion (Agarwal et al., 2017; the paper's Algorithm 3).
+    """Returns s: the mean over chains of LiSSA's recursion (Agarwal et al., 2017; Algorithm 3 of the ISAL paper).
 
-    h_0 = v and h_j = v + (1 - damping) h_{j-1} - S^-1 H_j h_{j-1}, where H_j is the Hessian of the loss of one
-    labelled image, chains[repeat, j], and S the scale of each tensor. Its fixed point is (H + damping S)^-1 S v: the
-    result is not divided by S, which no ranking needs where S is one number; where it is not, blocks weigh by it, as
-    in the authors' code. Converges where the curvature of S^-1 H stays below 2 - damping. As in that code, a tensor
-    whose product holds NaN starts again from v, so a diverging chain shows in the gain, not as NaN.
-    together: the products of all chains in one call of each operation, for a device that waits for calls.
+    h_0 = v and h_j = v + (1 - damping) h_{j-1} - S^-1 H_j h_{j-1}. H_j is the Hessian of the loss of one labelled
+    image, chains[repeat, j], and S the scale of each tensor. The fixed point is (H + damping S)^-1 S v. The result is
+    not divided by S, as in the authors' code: with one scale no ranking changes, with several the blocks are weighted
+    by it. The recursion converges where the curvature of S^-1 H stays below 2 - damping. As in that code, a tensor
+    whose Hessian product holds NaN starts again from v, so a diverging chain shows in the gain and not as NaN.
+    `batched` computes the products of all chains in one call per operation, which is faster on a GPU.
     """
     weights = view.weights()
     hs = [dict(v) for _ in chains]
     products = hessian_products_batched if batched else hessian_products_one_by_one
     for indices in chains.T:
-        for h, moved in zip(hs, products(view, indices, weights, hs), strict=True):
-            for name, product in moved.items():
+        for h, hessian_h in zip(hs, products(view, indices, weights, hs), strict=True):
+            for name, product in hessian_h.items():
                 step = torch.sub(v[name], product, alpha=1 / scale[name]).add_(h[name], alpha=1 - damping)
                 h[name] = torch.where(product.amax().isnan(), v[name], step)  # a maximum passes NaN on
     total = {name: torch.zeros_like(tensor) for name, tensor in v.items()}
@@ -115,15 +122,14 @@ def inverse_hessian_product(
 def hessian_products_one_by_one(
     view: View, indices: Indices, weights: dict[str, torch.nn.Parameter], hs: Sequence[Direction]
 ) -> Iterator[Direction]:
-    """The Hessian of each labelled image's loss, applied to its h: it is symmetric, so h weighs the gradient's
-    gradient."""
+    """Yields the Hessian of each labelled image's loss applied to the h of its chain, by two backward passes each."""
     for index, h in zip(indices, hs, strict=True):
         first = gradients(view.losses(np.array([index])).sum(), weights, differentiable=True)
-        moving = [(gradient, h[name]) for name, gradient in zip(weights, first, strict=True) if gradient.requires_grad]
-        if not moving:
+        pairs = [(gradient, h[name]) for name, gradient in zip(weights, first, strict=True) if gradient.requires_grad]
+        if not pairs:
             yield {name: torch.zeros_like(weight) for name, weight in weights.items()}
             continue
-        slopes, along = zip(*moving, strict=True)
+        slopes, along = zip(*pairs, strict=True)
         second = torch.autograd.grad(slopes, list(weights.values()), along, materialize_grads=True)
         yield dict(zip(weights, second, strict=True))
 
@@ -131,22 +137,22 @@ def hessian_products_one_by_one(
 def hessian_products_batched(
     view: View, indices: Indices, weights: dict[str, torch.nn.Parameter], hs: Sequence[Direction]
 ) -> list[Direction]:
-    """The same by forward over reverse differentiation, all images in one batch: more arithmetic, fewer calls."""
-    loss_of = LossesModule(view, indices)
-    at = {f"model.{name}": weight.detach() for name, weight in weights.items()}
+    """Returns the same products by forward-over-reverse differentiation of one batch: more arithmetic, fewer calls."""
+    module = LossesModule(view, indices)
+    primals = {f"model.{name}": weight.detach() for name, weight in weights.items()}
 
     def product(only_R: Tensor, h: Direction) -> Direction:
         def loss(weights: Direction) -> Tensor:
-            masked: Tensor = functional_call(loss_of, weights, ()) @ only_R
+            masked: Tensor = functional_call(module, weights, ()) @ only_R
             return masked
 
-        moved: Direction = jvp(grad(loss), (at,), (h,))[1]
-        return moved
+        hessian_h: Direction = jvp(grad(loss), (primals,), (h,))[1]
+        return hessian_h
 
     stacked = {f"model.{name}": torch.stack([h[name] for h in hs]) for name in weights}
-    one_R = torch.eye(len(hs), device=next(iter(at.values())).device, dtype=next(iter(at.values())).dtype)
-    moved = vmap(product)(one_R, stacked)
-    return [{name: moved[f"model.{name}"][number] for name in weights} for number in range(len(hs))]
+    one_R = torch.eye(len(hs), device=next(iter(primals.values())).device, dtype=next(iter(primals.values())).dtype)
+    stacked_products = vmap(product)(one_R, stacked)
+    return [{name: stacked_products[f"model.{name}"][number] for name in weights} for number in range(len(hs))]
 
 
 class LossesModule(torch.nn.Module):
@@ -157,29 +163,29 @@ class LossesModule(torch.nn.Module):
         self.model, self._losses = view.model, partial(view.losses, indices)
 
     def forward(self) -> Tensor:
-        """(R,)."""
+        """Returns the losses, (R,)."""
         return self._losses()
 
 
 def draw_chains(
     purchases: Sequence[Indices], depth: int, repeats: int, order: Order, rng: np.random.Generator
 ) -> Indices:
-    """(repeats, depth): the labelled images of each chain, disjoint chains where there are enough of them.
+    """Returns the labelled images of each chain, (repeats, depth); chains are disjoint where there are enough images.
 
-    random: without replacement, and in a new order each time the labelled set is used up (the paper's text).
-    file: in order of purchase, so the first ones in every round, from the start when used up (the authors' code for
-        classification). newest: the same, backwards.
-    published: the authors' code for detection, which puts each purchase in front of the earlier ones, in its own order,
-        deals the images of that one after another to `repeats` processes, and filled up from its beginning where they
-        do not come out even, and passes over them once: chains shorter than depth where images are few.
+    `random` draws without replacement, and in a new order each time the labelled set is used up (the paper's text).
+    `file` takes images in the order of purchase, from the start again when used up, so each round begins with the same
+    images (the authors' code for classifiers); `newest` is the reverse order. `published` is the authors' code for
+    detectors: the latest purchase comes first, images are dealt in turn to `repeats` processes (some images twice where
+    they do not come out even), and each process reads its images once, so chains are shorter than `depth` where images
+    are few.
     """
     if min(depth, repeats) < 1:
         raise ValueError(f"depth={depth}, repeats={repeats}: both must be 1 or more")
     labelled = np.concatenate(purchases)
     if order == "published":
         length = -(-len(labelled) // repeats)
-        dealt: Indices = np.resize(np.concatenate(purchases[::-1]), length * repeats).reshape(length, repeats)
-        return dealt.T[:, :depth]
+        by_process: Indices = np.resize(np.concatenate(purchases[::-1]), length * repeats).reshape(length, repeats)
+        return by_process.T[:, :depth]
     size = depth * repeats
     in_order = labelled[::-1] if order == "newest" else labelled
     num_passes = -(-size // len(labelled))
@@ -189,7 +195,7 @@ def draw_chains(
 
 
 def dot(a: Direction, b: Direction) -> float:
-    """Inner product of two directions."""
+    """Returns the inner product of two directions."""
     return sum((a[name] * b[name]).sum(dtype=torch.float64).item() for name in a)
 
 
@@ -201,16 +207,16 @@ def select_most_helpful(
     without_boxes: WithoutBoxes,
     rng: np.random.Generator,
 ) -> Indices:
-    """The `budget` candidates of most negative influence, I = -direction . G; ranked by direction . G.
+    """Selects the `budget` candidates with the most negative influence, I = -direction . G.
 
-    without_boxes: a detector's images without a pseudo box have no value, and come in at random where too few others
-    are left (`last`, the authors' code), or have that of an image of background alone (`score`).
+    With `without_boxes=last` a detector's images without a pseudo box have no value and follow at random where too few
+    others are left (the authors' code). With `score` they have the influence of an image of background alone.
     """
-    helpful_N = view.directional(view.unlabelled, targets, direction)
-    known_N: npt.NDArray[np.bool_] = np.ones(len(view.unlabelled), dtype=np.bool_)
+    slope_N = view.directional(view.unlabelled, targets, direction)
+    has_value_N: npt.NDArray[np.bool_] = np.ones(len(view.unlabelled), dtype=np.bool_)
     if isinstance(targets, list):
-        has_N = np.array([len(boxes) > 0 for boxes in targets], dtype=np.bool_)
-        view.log(share_without_boxes=float((~has_N).mean()))
-        known_N = has_N | (without_boxes == "score")
-    view.log(share_negative=float(((helpful_N > 0).cpu().numpy() & known_N).mean()))
-    return lowest_then_random(view, -helpful_N, known_N, budget, rng)
+        has_boxes_N = np.array([len(boxes) > 0 for boxes in targets], dtype=np.bool_)
+        view.log(share_without_boxes=float((~has_boxes_N).mean()))
+        has_value_N = has_boxes_N | (without_boxes == "score")
+    view.log(share_negative=float(((slope_N > 0).cpu().numpy() & has_value_N).mean()))
+    return lowest_then_random(view, -slope_N, has_value_N, budget, rng)

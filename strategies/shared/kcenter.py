@@ -1,6 +1,6 @@
-"""Greedy k-center (Sener and Savarese, 2018, Algorithm 1), and farthest-first picks by any distance.
+"""Greedy k-center (Sener and Savarese, 2018, Algorithm 1), and farthest-first selection by any distance.
 
-Shapes: N candidates, M centres, A active, D features, G groups of at most K candidates.
+Shapes: N candidates, M centres, A active candidates, D features, G groups of at most K candidates.
 """
 
 from __future__ import annotations
@@ -17,42 +17,48 @@ from torch import Tensor
 
 from .ties import argmax_by_rank
 
-CHUNK = 2**24  # distances held at once
-NUM_ACTIVE = 1024  # candidates that are kept exact while picks come from them
-MAX_REJECTIONS = 16  # draws from bounds in vain, after which they are made exact
+CHUNK = 2**24  # distances in memory at once
+NUM_ACTIVE = 1024  # candidates whose distances are exact while picks come from them
+MAX_REJECTIONS = 16  # draws by bounds that may fail before all distances are made exact
 
 
 def k_center_greedy(
     candidates_ND: Tensor, centres_MD: Tensor, budget: int, rank_N: Tensor, *,
     groups: Groups | None = None, first: int = 0,
 ) -> Tensor:  # fmt: skip
-    """(budget,): positions of the candidates picked, in order, each the farthest from all centres so far.
+    """Returns positions of `budget` candidates in order, each the farthest from all centres so far.
 
-    groups: a pick takes all candidates of its group with it, which become centres too. first: the first pick where
-        there are no centres.
-    Of equals, the one with the lowest rank. Exact, in O(N D) memory: on a GPU by one product a pick, with no wait for
-    the device until the end; on a CPU, where that is bound by reading N D numbers a pick, by `Lazy`.
-    Squared distances come from norms and one product; they are taken around the mean, which moves none of them
-    and shrinks their rounding. That leaves an error of about eps |x|^2, so near duplicates of a centre may not be
-    at exactly 0; a pick is put at -inf, and so is never picked again.
+    The result is exact and takes O(N D) memory. A GPU computes one product per selected candidate and is not waited for
+    until the end. A CPU, which is bound by reading N D numbers per candidate, uses `LazyDistances`. Squared distances
+    come from norms and one product. They are taken around the mean of the candidates, which moves no distance and makes
+    rounding errors smaller. An error of about eps |x|^2 remains, so near duplicates of a centre may not be at distance
+    0; a selected candidate is set to -inf and never selected again.
+
+    Args:
+        candidates_ND: features of the candidates.
+        centres_MD: features of the first centres; M may be 0.
+        budget: number of candidates to select, at most N.
+        rank_N: of equally far candidates the one with the lowest rank is selected.
+        groups: a selected candidate takes all candidates of its group with it, which become centres too.
+        first: the first selected candidate where there are no centres.
     """
     assert budget <= len(candidates_ND)
-    begin = InitialDistances.measure(candidates_ND, centres_MD, first)
+    initial = InitialDistances.measure(candidates_ND, centres_MD, first)
     run = pick_exactly if candidates_ND.is_cuda else pick_lazily
-    return run(begin.points_ND, begin.norms_N, begin.distance_N, rank_N, budget, groups)
+    return run(initial.points_ND, initial.norms_N, initial.distance_N, rank_N, budget, groups)
 
 
 @dataclass(frozen=True)
 class InitialDistances:
-    """Candidates around their mean, and how far they are from the centres."""
+    """The candidates around their mean, and their squared distances from the first centres."""
 
     points_ND: Tensor
     norms_N: Tensor
-    distance_N: Tensor  # squared, to the nearest centre; without centres the largest number, infinite for the first
+    distance_N: Tensor  # squared, to the nearest centre; without centres the largest float, infinite for the first pick
 
     @classmethod
     def measure(cls, candidates_ND: Tensor, centres_MD: Tensor, first: int) -> InitialDistances:
-        """ValueError where they hold NaN or infinity."""
+        """Measures the distances; raises ValueError for NaN or infinity in the features."""
         origin_D = candidates_ND.mean(0)
         points_ND = candidates_ND - origin_D
         norms_N = points_ND.square().sum(1)
@@ -63,7 +69,7 @@ class InitialDistances:
             else norms_N
         )
         if not distance_N.isfinite().all():
-            raise ValueError("k-center: the embeddings hold NaN or infinity")
+            raise ValueError("k-center: the features hold NaN or infinity")
         if not parts:
             distance_N = torch.full_like(norms_N, torch.finfo(norms_N.dtype).max)
             distance_N[first] = torch.inf
@@ -72,28 +78,28 @@ class InitialDistances:
 
 @dataclass(frozen=True)
 class Groups:
-    """Candidates that are picked together, as those of one image are."""
+    """Candidates that are selected together, such as those of one image."""
 
-    group_N: Tensor  # of each candidate
-    members_GK: Tensor  # the candidates of each group; where it has fewer than K, its first again
+    group_N: Tensor  # the group of each candidate
+    members_GK: Tensor  # the candidates of each group; a group of fewer than K repeats its first
 
     @classmethod
     def from_labels(cls, group_N: Tensor) -> Groups:
-        """From the group of each candidate, 0..G-1, ascending; each group has one at least."""
+        """Builds the groups from the group of each candidate: ascending, 0..G-1, each with at least one candidate."""
         counts_G = group_N.bincount()
-        place_K = torch.arange(int(counts_G.max()), device=group_N.device)
+        column_K = torch.arange(int(counts_G.max()), device=group_N.device)
         first_G1 = (counts_G.cumsum(0) - counts_G)[:, None]
-        return cls(group_N, torch.where(place_K < counts_G[:, None], first_G1 + place_K, first_G1))
+        return cls(group_N, torch.where(column_K < counts_G[:, None], first_G1 + column_K, first_G1))
 
     def members_of(self, pick_1: Tensor) -> Tensor:
-        """(K,): the candidates that one pick takes."""
+        """Returns the candidates in the group of a selected one, (K,)."""
         return self.members_GK[self.group_N[pick_1]].flatten()
 
 
 def pick_exactly(
     points_ND: Tensor, norms_N: Tensor, distance_N: Tensor, rank_N: Tensor, budget: int, groups: Groups | None = None
 ) -> Tensor:
-    """(budget,) picks, every distance made exact after each."""
+    """Returns `budget` positions and recomputes every distance after each of them."""
 
     def distance_to(taken_K: Tensor) -> Tensor:
         return squared_distance_to_nearest(points_ND, norms_N, points_ND.index_select(0, taken_K))
@@ -108,17 +114,18 @@ def farthest_first(
     distance_to: Callable[[Tensor], Tensor],
     groups: Groups | None = None,
 ) -> Tensor:
-    """Picks the candidate that is farthest from all centres, makes it a centre, and so on; waits for no device.
+    """Selects the candidate that is farthest from all centres, makes it a centre, and so on; waits for no device.
 
     Args:
-        distance_N: to the nearest centre; -inf for what cannot be picked.
-        budget: number of picks.
-        rank_N: of equals, the lowest rank is picked.
-        distance_to: from the positions of what was picked, (K,), the distance of each candidate to the nearest of them.
-        groups: a pick takes all candidates of its group with it; without, K is 1.
+        distance_N: distance of each candidate to the nearest centre; -inf for one that must not be selected.
+        budget: number of candidates to select.
+        rank_N: of equally far candidates the one with the lowest rank is selected.
+        distance_to: maps the positions of the new centres, (K,), to the distance of each candidate to the nearest of
+            them.
+        groups: a selected candidate takes all candidates of its group with it; K is 1 without groups.
 
     Returns:
-        (budget,): positions, in order.
+        (budget,) positions, in order.
     """
     picks = torch.empty(budget, dtype=torch.int64, device=distance_N.device)
     for number in range(budget):
@@ -132,7 +139,7 @@ def farthest_first(
 def pick_lazily(
     points_ND: Tensor, norms_N: Tensor, distance_N: Tensor, rank_N: Tensor, budget: int, groups: Groups | None = None
 ) -> Tensor:
-    """The same picks by `Lazy`."""
+    """Returns the same positions by `LazyDistances`."""
     return LazyDistances(points_ND, norms_N, distance_N, budget, groups).pick(rank_N)
 
 
@@ -140,12 +147,13 @@ def draw_by_distance(
     candidates_ND: Tensor, centres_MD: Tensor, budget: int, rng: np.random.Generator, *,
     power: float, groups: Groups, first: int,
 ) -> Tensor:  # fmt: skip
-    """(budget,): picks as of `greedy`, but each drawn with probability proportional to squared distance ** power.
+    """Returns positions of `budget` candidates, each drawn with probability proportional to squared distance ** power.
 
-    Where all that are left are at distance 0, any of them.
+    Centres and groups are those of `k_center_greedy`. Where all remaining candidates are at distance 0, any of them is
+    drawn.
     """
-    begin = InitialDistances.measure(candidates_ND, centres_MD, first)
-    state = LazyDistances(begin.points_ND, begin.norms_N, begin.distance_N, budget, groups)
+    initial = InitialDistances.measure(candidates_ND, centres_MD, first)
+    state = LazyDistances(initial.points_ND, initial.norms_N, initial.distance_N, budget, groups)
     if not len(centres_MD):
         state.take(first)
         state.refresh(torch.arange(len(state.bound_N)))
@@ -155,37 +163,37 @@ def draw_by_distance(
 
 
 def squared_distance_to_nearest(points_ND: Tensor, norms_N: Tensor, centres_MD: Tensor) -> Tensor:
-    """(N,): squared distance from each point to the nearest of the centres."""
+    """Returns the squared distance from each point to the nearest centre, (N,)."""
     relative_NM = torch.addmm(centres_MD.square().sum(1), points_ND, centres_MD.T, alpha=-2)
     return (relative_NM.amin(1) + norms_N).clamp_(min=0)
 
 
 @dataclass
 class LazyDistances:
-    """The same picks from distances that are made exact only where it matters.
+    """Selects by the same distances, which are made exact only where it matters.
 
-    Distances to the centres only shrink, so one that is out of date is an upper bound. The ACTIVE candidates with the
-    largest bounds are made exact, in one product; as long as the best of them is above all other bounds, it is the
-    farthest of all, and each pick costs A D instead of N D. When none is, everything is made exact at once.
+    Distances to the nearest centre only shrink, so an outdated distance is an upper bound. The NUM_ACTIVE candidates
+    with the largest bounds are made exact in one product. As long as the best of them is above all other bounds, it is
+    the farthest of all, and a step costs A D instead of N D. Otherwise all distances are made exact at once.
     """
 
     points_ND: Tensor
     norms_N: Tensor
-    bound_N: Tensor  # squared distance to the nearest centre, not all that were taken counted; -inf for those
+    bound_N: Tensor  # squared distance to the nearest of the centres counted so far; -inf for taken candidates
     budget: int
     groups: Groups | None = None
-    num_taken: int = 0  # candidates taken so far
+    num_taken: int = 0  # candidates that are centres so far
     picks: list[int] = field(default_factory=list)
-    taken_indices: Tensor = field(init=False)  # they are centres now, in order; with groups more than picks
-    num_counted_N: Tensor = field(init=False)  # of these, how many each bound counts
+    taken_indices: Tensor = field(init=False)  # those candidates, in order; with groups they are more than the picks
+    num_counted_N: Tensor = field(init=False)  # how many of those each bound includes
 
     def __post_init__(self) -> None:
-        a_pick = self.groups.members_GK.shape[1] if self.groups else 1
-        self.taken_indices = torch.empty(self.budget * a_pick, dtype=torch.int64)
+        group_size = self.groups.members_GK.shape[1] if self.groups else 1
+        self.taken_indices = torch.empty(self.budget * group_size, dtype=torch.int64)
         self.num_counted_N = torch.zeros(len(self.points_ND), dtype=torch.int64)
 
     def pick(self, rank_N: Tensor) -> Tensor:
-        """(budget,) picks; equals by rank."""
+        """Returns `budget` positions; of equally far candidates the one with the lowest rank is selected."""
         while len(self.picks) < self.budget:
             active_A, others = self.split_by_bound()
             self.refresh(active_A)
@@ -194,50 +202,51 @@ class LazyDistances:
                 active_A, others = self.split_by_bound()
             if self.bound_N[active_A].max().item() > others:
                 self.pick_from(active_A, others, rank_N)
-            else:  # more ties than active ones
+            else:  # more ties than active candidates
                 self.take(int(argmax_by_rank(self.bound_N, rank_N)))
         return torch.tensor(self.picks)
 
     def draw(self, rng: np.random.Generator, power: float) -> int:
-        """A candidate with probability proportional to its distance ** power, exact by rejection.
+        """Draws a candidate with probability proportional to its distance ** power, exactly, by rejection.
 
-        One is drawn by the bounds, its distance made exact and taken with probability (distance / bound) ** power; else
-        one is drawn by the bounds as they are now. After PATIENCE of those in vain all are made exact.
+        A candidate is drawn by its bound, its distance is made exact, and it is accepted with probability (distance /
+        bound) ** power. Otherwise another one is drawn by the bounds as they are now. After MAX_REJECTIONS rejections
+        all distances are made exact.
         """
-        for trial in count(1):
+        for attempt in count(1):
             weight_N = self.bound_N.cpu().clamp(min=0).double() ** power  # sums in one order on every device
             if not weight_N.any():
                 weight_N = (self.bound_N > -torch.inf).cpu().double()
             total_N = weight_N.cumsum(0)
-            place = torch.tensor(rng.random(), dtype=torch.float64) * total_N[-1]
-            one = int(torch.searchsorted(total_N, place, right=True).clamp(max=len(total_N) - 1))
-            bound = self.bound_N[one].item()
-            if not weight_N[one]:  # a sum that rounds
+            position = torch.tensor(rng.random(), dtype=torch.float64) * total_N[-1]
+            candidate = int(torch.searchsorted(total_N, position, right=True).clamp(max=len(total_N) - 1))
+            bound = self.bound_N[candidate].item()
+            if not weight_N[candidate]:  # the sum was rounded
                 continue
-            self.refresh(torch.tensor([one]) if trial % MAX_REJECTIONS else torch.arange(len(self.bound_N)))
-            distance = self.bound_N[one].item()
+            self.refresh(torch.tensor([candidate]) if attempt % MAX_REJECTIONS else torch.arange(len(self.bound_N)))
+            distance = self.bound_N[candidate].item()
             if bound == distance or rng.random() < (distance / bound) ** power:
-                return one
+                return candidate
         raise AssertionError
 
     def split_by_bound(self) -> tuple[Tensor, float]:
-        """The candidates with the largest bounds, ascending, and a bound of all others."""
+        """Returns the candidates with the largest bounds, ascending, and an upper bound of all others."""
         if len(self.bound_N) <= NUM_ACTIVE:
             return torch.arange(len(self.bound_N)), -math.inf
         values_A, active_A = self.bound_N.topk(NUM_ACTIVE)
         return active_A.sort().values, values_A[-1].item()
 
     def refresh(self, which: Tensor) -> None:
-        """Makes these bounds exact: counts what they lack."""
+        """Makes these bounds exact by the centres that they do not include yet."""
         first = int(self.num_counted_N[which].min())
-        lacking = self.taken_indices[first : self.num_taken]
-        for part in which.split(max(1, CHUNK // max(1, len(lacking)))) if len(lacking) else ():
-            exact = squared_distance_to_nearest(self.points_ND[part], self.norms_N[part], self.points_ND[lacking])
+        new_centres = self.taken_indices[first : self.num_taken]
+        for part in which.split(max(1, CHUNK // max(1, len(new_centres)))) if len(new_centres) else ():
+            exact = squared_distance_to_nearest(self.points_ND[part], self.norms_N[part], self.points_ND[new_centres])
             self.bound_N[part] = torch.minimum(self.bound_N[part], exact)
         self.num_counted_N[which] = self.num_taken
 
     def pick_from(self, active_A: Tensor, others: float, rank_N: Tensor) -> None:
-        """Picks from these, which are exact, while the best is above all others."""
+        """Selects from the active candidates, whose distances are exact, while the best is above all others."""
         points_AD, norms_A, bound_A = self.points_ND[active_A], self.norms_N[active_A], self.bound_N[active_A]
         rank_A = rank_N[active_A]
         while len(self.picks) < self.budget:
@@ -251,7 +260,7 @@ class LazyDistances:
         self.num_counted_N[active_A] = self.num_taken
 
     def take(self, pick: int) -> Tensor:
-        """Notes a pick; the (K,) candidates that it takes."""
+        """Records a selected candidate; returns the candidates of its group, (K,)."""
         pick_1 = torch.tensor([pick])
         taken_K = self.groups.members_of(pick_1) if self.groups else pick_1
         self.taken_indices[self.num_taken : self.num_taken + len(taken_K)] = taken_K

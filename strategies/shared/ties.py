@@ -1,4 +1,4 @@
-"""Of equal ones, which: everything that takes the largest one by itself, not by `View.lowest` or `View.highest`."""
+"""Order among equal values, for code that takes the largest value itself and not by `View.lowest` or `View.highest`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ WORST_RANK = torch.iinfo(torch.int64).max
 
 
 def argmax_by_rank(values_N: Tensor, rank_N: Tensor) -> Tensor:
-    """(1,): the position of the largest value, of equal ones that of the lowest rank; waits for no device."""
+    """Returns the position of the largest value, (1,), of equal ones that of the lowest rank; waits for no device."""
     return rank_N.where(values_N == values_N.amax(), WORST_RANK).argmin(0, keepdim=True)
 
 
 def ranks_as_tensor(ranks: Indices, like: Tensor) -> Tensor:
-    """The ranks of `View.tie_ranks` where a tensor lies."""
+    """Returns the ranks of `View.tie_ranks` as a tensor on the device of `like`."""
     return torch.from_numpy(ranks).to(like.device)

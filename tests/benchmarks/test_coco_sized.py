@@ -88,7 +88,7 @@ class Detector:
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
         return self.features_ND[indices]
 
-    def asked(self, indices: Indices) -> tuple[Tensor, Tensor]:
+    def rows_of(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """The rows of these images, and the place of each row's image among them."""
         place_N = torch.full((N,), -1)
         place_N[indices] = torch.arange(len(indices))
@@ -96,11 +96,11 @@ class Detector:
         return rows, place_N[self.image_P[rows]]
 
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:
-        rows, image_P = self.asked(indices)
+        rows, image_P = self.rows_of(indices)
         return Predictions(self.scores_PK[rows], image_P, len(indices), self.corners_P4[rows])
 
     def perturbed(self, model: nn.Module, indices: Indices, sigma: float, seed: int) -> Predictions:
-        rows, image_P = self.asked(indices)
+        rows, image_P = self.rows_of(indices)
         noise_P4 = torch.randn(len(rows), 4, generator=torch.Generator().manual_seed(seed))
         return Predictions(
             self.scores_PK[rows], image_P, len(indices), self.corners_P4[rows].add_(noise_P4, alpha=sigma / 8)
@@ -110,7 +110,7 @@ class Detector:
         return dict(model.named_parameters())
 
     def pseudo_labels(self, model: nn.Module, indices: Indices, k: int, min_score: float) -> list[Boxes]:
-        rows, image_P = self.asked(indices)
+        rows, image_P = self.rows_of(indices)
         sure_P = self.scores_PK[rows, self.label_P[rows]] >= min_score
         counts = image_P[sure_P].bincount(minlength=len(indices)).tolist()
         parts = (values_P[rows[sure_P]].split(counts) for values_P in (self.corners_P4, self.label_P))
@@ -170,10 +170,10 @@ def chosen(task: Detector, label: str) -> dict[str, int]:
 def measured(work: Callable[[], dict[str, int]]) -> dict[str, float]:
     """What the work says, how long it takes, and the most memory: in all, and beyond what was held before."""
     before, start, start_cpu = memory_mb("VmRSS"), time.perf_counter(), time.process_time()
-    told = work()
+    results = work()
     seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - start_cpu}
     peak = memory_mb("VmHWM")
-    return {**told, **seconds, "peak_mb": peak, "growth_mb": peak - before}
+    return {**results, **seconds, "peak_mb": peak, "growth_mb": peak - before}
 
 
 def main(what: str) -> None:

@@ -113,10 +113,12 @@ def test_materialised_badge(benchmark: BenchmarkFixture) -> None:
     factors = gradients_of_badge()
     began = time.perf_counter()
     usual_seeding(*factors, 1, np.random.default_rng(0))
-    one = time.perf_counter() - began
+    seconds_of_first = time.perf_counter() - began
     picks = benchmark.pedantic(usual_seeding, (*factors, 4, np.random.default_rng(0)), rounds=1)
     assert len(set(picks)) == 4
-    benchmark.extra_info["seconds for 1,000 picks, from 4"] = one + 999 * (benchmark.stats["min"] - one) / 3
+    benchmark.extra_info["seconds for 1,000 picks, from 4"] = (
+        seconds_of_first + 999 * (benchmark.stats["min"] - seconds_of_first) / 3
+    )
     benchmark.extra_info["gradients, MB"] = round(4 * factors[0].numel() * factors[1].shape[1] / 1e6)
 
 
@@ -142,8 +144,8 @@ def peak() -> float:
 
 def in_a_process_of_its_own(name: str) -> float:
     """What a function of this file returns where no earlier peak hides its own."""
-    told = subprocess.check_output([sys.executable, __file__, name], text=True)
-    return round(float(told), 1)
+    output = subprocess.check_output([sys.executable, __file__, name], text=True)
+    return round(float(output), 1)
 
 
 def one_by_one(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:

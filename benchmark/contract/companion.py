@@ -1,0 +1,31 @@
+"""What a strategy trains beside the model: the protocol of a companion. Shapes: N images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Companion(Protocol):
+    """What a strategy trains beside the model: a frozen dataclass, whose repr is part of the fit's identity."""
+
+    @property
+    def detach_after(self) -> float:
+        """The share of training after which the companion's gradient no longer reaches the model (0: it never does)."""
+
+    def module(self, channels: Sequence[int]) -> nn.Module:
+        """Builds a new module that maps the model's stage maps, (N, channels[i], H_i, W_i) each, to (N,).
+
+        Args:
+            channels: the number of channels of each stage map.
+        """
+
+    def loss(self, output_N: Tensor, losses_N: Tensor) -> Tensor:
+        """Returns the scalar that is added to the training loss.
+
+        Args:
+            output_N: (N,) the output of the module for a batch.
+            losses_N: (N,) the model's losses on that batch, without a gradient.
+        """
