@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmark.analysis import stats
 from benchmark.analysis.comparison_tables import format_interval
-from benchmark.analysis.curves import SCALE_MISMATCH, Curve, Experiment, best_score, scales_differ
+from benchmark.analysis.curves import SCALE_MISMATCH, Curve, Experiment, Floats, best_score, scales_differ
 from benchmark.analysis.equivalence import Gap
 from benchmark.analysis.stats import Interval
 from benchmark.contract.metrics import Metric
@@ -75,7 +75,7 @@ def compare_means(experiment: Experiment, strategy: str, against: str, level: fl
     )  # fmt: skip
 
 
-def counts(curve: Curve) -> stats.Floats:
+def counts(curve: Curve) -> Floats:
     """(R,): labelled images by round."""
     return curve.num_labelled_SR[0]
 
