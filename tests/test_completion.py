@@ -110,7 +110,7 @@ def test_signatures_tell_what_the_registry_does() -> None:
 
 def test_names_come_without_heavy_imports() -> None:
     code = "import sys; from benchmark.cli import completion\n"
-    code += "print(completion.suggestions(['run'], 'strategies=[coreset[met'))\n"
+    code += "print(completion.suggest(['run'], 'strategies=[coreset[met'))\n"
     code += "print({'torch', 'hydra', 'numpy', 'scipy', 'typer'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.stdout == "['strategies=[coreset[metric=']\nset()\n", done.stderr

@@ -253,4 +253,4 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "curves.png").stat().st_size
     assert (tmp_path / "page" / "report.html").is_file()
     public = [name for name, what in vars(Results).items() if callable(what) and not name.startswith("_")]
-    assert [name for name in public if name != "only" and f".{name}(" not in "".join(blocks)] == []
+    assert [name for name in public if name != "select" and f".{name}(" not in "".join(blocks)] == []

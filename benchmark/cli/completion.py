@@ -149,8 +149,8 @@ def suggest_labels(kind: str, text: str, typed_settings: dict[str, str], extra_n
         return [f"{head}{one}=" for one in with_prefix(item, known)]
     if name not in known:
         return []
-    if known[name].kind:
-        return [f"{head}{name}={one}" for one in with_prefix(value, plugin_files(known[name].kind, folder))]
+    if known[name].plugin_kind:
+        return [f"{head}{name}={one}" for one in with_prefix(value, plugin_files(known[name].plugin_kind, folder))]
     return [f"{head}{name}={one}" for one in with_prefix(value, known[name].choices)]
 
 
@@ -163,7 +163,7 @@ def find_cursor(kind: str, text: str, folder: Path | None) -> Cursor:
         if character == "[":
             parameter, equals, name = item.rpartition("=")
             known = plugin_parameters(outer.kind, outer.owner, folder) if equals else {}
-            inner = known[parameter].kind if parameter in known else outer.kind
+            inner = known[parameter].plugin_kind if parameter in known else outer.kind
             places.append(Cursor(index + 1, inner, name))
         elif character == "]" and len(places) > 1:
             places.pop()
