@@ -66,7 +66,7 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
         (["compare", "mine", "out=x"], "compare takes two strategies"),
         (["savings", "cost=time", "seconds_per_image=0", "seconds_per_box=0"], "are both 0"),
         (["verify", "against=results/reference/quick"], "is a run, not a published curve"),
-        (["status", "task=digitz"], "there is no 'digitz'"),
+        (["status", "task=digitz"], "no experiment is called 'digitz'"),
         (["explain", "made/mine/seed-9"], "did you mean"),
         (["explain", "seed-0"], "several cells end in this"),
     ],

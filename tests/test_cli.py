@@ -83,10 +83,10 @@ def test_a_failed_cell_exits_1_keeps_the_rest_and_shows(tmp_path: Path) -> None:
         (["tables", "outt=x"], "'outt' (did you mean 'out'?)"),
         (["list", "strategy"], "did you mean 'strategies'"),
         (["check", "entrpy"], "did you mean 'entropy'"),
-        (["new", "encoder", "mine"], "`new strategy NAME` and `new task NAME` are known"),
+        (["new", "encoder", "mine"], "type `new strategy NAME` or `new task NAME`"),
         (["new", "task", "digits"], "there is a task digits already"),
         (["new", "strategy", "random"], "there is a strategy random already"),
-        (["new", "strategy", "No-Name"], "is no name"),
+        (["new", "strategy", "No-Name"], "is not a valid name"),
         (["run", "plugins=nowhere"], "no such folder"),
     ],
 )

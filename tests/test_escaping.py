@@ -349,4 +349,4 @@ def test_consoles_are_given_text_alone() -> None:
         for call in re.findall(r"(?:out|err|console)\.print\((\w+)", path.read_text())
     ]
     assert {name for name, _ in calls} == {"terminal.py", "progress.py", "display.py"}
-    assert {call for _, call in calls} == {"Text", "shown"}
+    assert {call for _, call in calls} == {"Text", "table"}

@@ -231,7 +231,7 @@ def test_a_pilot_that_fails_is_said_and_the_rest_is_told(tmp_path: Path, capsys:
     registry.REGISTRY["strategy"].pop("faulty")
     err = capsys.readouterr().err
     assert "1 cell, 3 rounds" in err
-    assert "no hours are known of: digits[epochs=2] faulty" in err
+    assert "no hours could be estimated for: digits[epochs=2] faulty" in err
 
 
 def test_an_edited_strategy_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,7 +148,7 @@ def test_what_the_results_folder_holds_goes_on() -> None:
     [
         (["strategies=[entrpy]"], "did you mean 'entropy'"),
         (["budget=-5"], "budget=-5: must be at least 1"),
-        (["budget_in=boxes"], "budget_in=boxes: say how many boxes are bought between two fits: budget=N"),
+        (["budget_in=boxes"], "budget_in=boxes: set budget=N, the number of boxes bought between two trainings"),
         (["until=map"], "must be METRIC VALUE"),
         (["tasks=[image_folder[root=x,lr=-1]]"], "lr=-1.0: must be positive"),
     ],
@@ -164,7 +164,7 @@ def test_the_grid_of_another_name_gives_the_same() -> None:
 
 
 NEU = "voc[backbone=small,channels=32,epochs=30,lr=0.02,max_size=256,min_size=96,precision=float32,root=neu_det]"
-LENT = "what you did not set is that of the grid's experiment"
+LENT = "what you did not set is taken from the grid's experiment"
 
 
 @pytest.mark.parametrize(

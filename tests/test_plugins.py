@@ -167,7 +167,7 @@ def test_an_int_passes_for_a_float_and_nothing_else_for_another() -> None:
     ("old", "new", "words"),
     [
         ("from numpy.random import Generator", "from __future__ import annotations", "not imported: name 'Generator'"),
-        ("needs=()", "needs='predict'", "needs='predict': a set of names"),
+        ("needs=()", "needs='predict'", "needs='predict': must be a set of names"),
     ],
 )
 def test_what_nothing_can_use_is_named(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -207,5 +207,5 @@ def test_a_check_without_a_recipe_to_look_at_is_an_error() -> None:
     def task(machine: str) -> str:
         return machine
 
-    with pytest.raises(ValueError, match=r"check= looks at a recipe: give the task one, default="):
+    with pytest.raises(ValueError, match=r"check= needs a recipe to check: set default= to one"):
         Plugin("task", "task", task, 1, check_weights=print).check()

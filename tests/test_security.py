@@ -245,7 +245,7 @@ def test_an_experiment_never_leads_out_of_the_results(name: str) -> None:
 @pytest.mark.parametrize("name", [one for one in NAMES if one != "x" * 300])
 def test_a_new_strategy_is_written_into_its_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="is no name for a strategy"):
+    with pytest.raises(ValueError, match="is not a valid name for a strategy"):
         write_plugin("strategy", name, str(tmp_path / "mine"), "digits")
     assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
 
@@ -271,11 +271,11 @@ def test_nothing_is_looked_up_in_what_a_user_types(text: str, monkeypatch: pytes
     """It would end up in records and failures; only our own configs/config.yaml reads the environment."""
     monkeypatch.setenv("SECRET", "s3cr3t")
     for name in (*(one.name for one in fields(Settings)), "nonsense"):
-        with pytest.raises(ValueError, match="nothing is looked up in what you type") as caught:
+        with pytest.raises(ValueError, match="is not resolved in arguments") as caught:
             compose_settings([f"{name}={text}"])
         assert "s3cr3t" not in str(caught.value)
     for name in (*(one.name for one in fields(AnalysisOptions)), "nonsense"):
-        with pytest.raises(ValueError, match="nothing is looked up in what you type"):
+        with pytest.raises(ValueError, match="is not resolved in arguments"):
             parse_options([f"{name}={text}"], "savings")
 
 
