@@ -38,8 +38,8 @@ def grid(*words: str, pool: int | None = 366, recorded: Any = None) -> Grid:
     return config.build_grid(config.compose_settings(words), num_pool, recorded or {})
 
 
-def names(made: Grid) -> list[str]:
-    return [one.label for one in made.experiments[0].strategies]
+def names(built_grid: Grid) -> list[str]:
+    return [strategy.label for strategy in built_grid.experiments[0].strategies]
 
 
 @pytest.mark.parametrize(
@@ -55,16 +55,16 @@ def names(made: Grid) -> list[str]:
 )
 def test_strategies_that_the_task_serves(task: str, strategies: list[str]) -> None:
     """None of the grid's, and so nothing about `bald`, which nobody asked for."""
-    made = grid(f"tasks=[{task}]")
-    assert names(made) == strategies
-    assert made.cells()
-    assert f"strategies=[{','.join(strategies)}] seeds=3" in made.remarks[0]
+    built_grid = grid(f"tasks=[{task}]")
+    assert names(built_grid) == strategies
+    assert built_grid.cells()
+    assert f"strategies=[{','.join(strategies)}] seeds=3" in built_grid.remarks[0]
 
 
 def test_the_schedule_of_the_grid_is_not_inherited() -> None:
-    made = grid(f"tasks=[{FOLDER}]")
-    assert made.experiments[0].schedule == Schedule(initial=20, budget=20, rounds=5, validation=0)
-    assert made.remarks == (
+    built_grid = grid(f"tasks=[{FOLDER}]")
+    assert built_grid.experiments[0].schedule == Schedule(initial=20, budget=20, rounds=5, validation=0)
+    assert built_grid.remarks == (
         "image_folder[root=x] is not in grid=quick; what you did not set: "
         "threads=1 strategies=[random,entropy,margin,coreset,badge] seeds=3 initial=20 budget=20 rounds=5 validation=0 "
         "(a pool of 366 images)",
@@ -116,8 +116,8 @@ def test_it_fits_every_pool_and_keeps_what_is_given() -> None:
     ],
 )
 def test_what_is_given_stays(words: list[str], schedule: tuple[int, ...]) -> None:
-    made = grid(f"tasks=[{FOLDER}]", *words).experiments[0].schedule
-    assert (made.initial, made.budget, made.rounds, made.validation) == schedule
+    built_schedule = grid(f"tasks=[{FOLDER}]", *words).experiments[0].schedule
+    assert (built_schedule.initial, built_schedule.budget, built_schedule.rounds, built_schedule.validation) == schedule
 
 
 def test_without_a_label_only_strategies_that_ask_no_model_are_chosen() -> None:
@@ -126,9 +126,9 @@ def test_without_a_label_only_strategies_that_ask_no_model_are_chosen() -> None:
 
 def test_where_all_is_given_no_task_is_built_and_nothing_is_told() -> None:
     words = ["initial=5", "budget=6", "rounds=2", "validation=0", "strategies=[margin]", "seeds=1"]
-    made = grid(f"tasks=[{FOLDER}]", *words, pool=None)
-    assert made.experiments[0].schedule == Schedule(5, 6, 2)
-    assert (names(made), made.remarks) == (["margin"], ())
+    built_grid = grid(f"tasks=[{FOLDER}]", *words, pool=None)
+    assert built_grid.experiments[0].schedule == Schedule(5, 6, 2)
+    assert (names(built_grid), built_grid.remarks) == (["margin"], ())
 
 
 def test_what_the_results_folder_holds_goes_on() -> None:
