@@ -27,8 +27,7 @@ from benchmark.experiment.settings import Settings, known_settings, setting_type
 from benchmark.experiment.spec import Spec
 from benchmark.experiment.variants import ORDINARY, STAGGERED
 from benchmark.plugins import registry
-from benchmark.plugins.paths import CONFIGS, expand_home
-from benchmark.plugins.paths import grid_names as names
+from benchmark.plugins.paths import CONFIGS, expand_home, grid_names
 from benchmark.plugins.registry import convert_value
 from benchmark.plugins.settings import read_settings
 from benchmark.text import notation
@@ -55,8 +54,8 @@ def compose_settings(arguments: Sequence[str], verb: str = "") -> Settings:
     fields = typing.get_type_hints(Settings)
     typed_values = read_settings(arguments, setting_types(verb))
     name = typed_values.get("grid", "quick")
-    if name not in names():
-        raise ValueError(f"no grid is called {did_you_mean(name, names())}")
+    if name not in grid_names():
+        raise ValueError(f"no grid is called {did_you_mean(name, grid_names())}")
     values = {**compose_grid(name), **typed_values, "grid": name}
     values["out"] = values["out"] or f"results/{name}"
     for key in FOLDER_SETTINGS:

@@ -25,14 +25,12 @@ from benchmark import config
 from benchmark.analysis.options import AnalysisOptions, parse_options
 from benchmark.cli import analysis_commands, completion
 from benchmark.cli.display import show_activity
-from benchmark.cli.help import CommandWithSettings
-from benchmark.cli.help import print_version as show_version
+from benchmark.cli.help import CommandWithSettings, print_version
 from benchmark.cli.terminal import err, print_rows, say, tolerate_narrow_encodings
 from benchmark.experiment import spec as experiment_spec
 from benchmark.experiment.settings import Settings, known_settings
 from benchmark.plugins import discovery, registry
-from benchmark.plugins.paths import grid_names as list_grids
-from benchmark.plugins.paths import path_as_typed
+from benchmark.plugins.paths import grid_names, path_as_typed
 from benchmark.plugins.settings import Setting
 from benchmark.records.provenance import provenance
 from benchmark.records.store import Store
@@ -67,7 +65,7 @@ app = typer.Typer(
 @app.callback()
 def program_options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=show_version)
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=print_version)
     ] = False,
 ) -> None:
     """Handles the options before the command."""
@@ -199,7 +197,7 @@ def list_(
         "strategies": lambda: plugin_rows("strategy", settings),
         "tasks": lambda: plugin_rows("task", settings),
         "encoders": lambda: plugin_rows("encoder", settings),
-        "grids": lambda: [{"name": name, "what": config.grid_purpose(name)} for name in list_grids()],
+        "grids": lambda: [{"name": name, "what": config.grid_purpose(name)} for name in grid_names()],
         "settings": lambda: [setting_row(setting) for setting in known_settings()],
         "published": analysis_commands.published_rows,
     }

@@ -31,7 +31,20 @@ FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}
 
 @dataclass(frozen=True, eq=False)
 class Plugin:
-    """A registered strategy, task or encoder; see `register`, `register_task` and `register_encoder`."""
+    """A registered strategy, task or encoder; see `register`, `register_task` and `register_encoder`.
+
+    Attributes:
+        kind: strategy, task or encoder.
+        name: its name, which is that of its function.
+        function: the strategy, or the function that builds the task or encoder.
+        version: raised by hand when its numbers change.
+        needs: capabilities and labels that a strategy uses, or a function of its parameters that returns them.
+        companion: builds the companion of a strategy from its parameters.
+        recipes: the recipes of a task: the default one at False, the published one at True.
+        missing_capabilities: returns the capabilities that a task lacks under its parameters.
+        label_leakage: tells, from a task's parameters, which labels influence the pool without being paid for.
+        check_weights: checks files of weights before a task reads its data.
+    """
 
     kind: Literal["strategy", "task", "encoder"]
     name: str
@@ -93,10 +106,8 @@ class Plugin:
 
         Equal parameters give equal labels, however they were typed.
         """
-        values, parameters = (
-            self.non_defaults(self.bind(overrides)),
-            self.parameters(bool(overrides.get("published", False))),
-        )
+        values = self.non_defaults(self.bind(overrides))
+        parameters = self.parameters(bool(overrides.get("published", False)))
         inside = ",".join(f"{name}={format_parameter(values[name], parameters[name][0])}" for name in sorted(values))
         return f"{self.name}[{inside}]" if inside else self.name
 
@@ -114,8 +125,8 @@ class Plugin:
         try:
             returned = typing.get_type_hints(self.function).get("return")
             for published in (False, True):
-                for name, (kind, default) in self.parameters(published).items():
-                    self.check_default(name, kind, default)
+                for name, (annotation, default) in self.parameters(published).items():
+                    self.check_default(name, annotation, default)
         except NameError as error:
             raise ValueError(
                 f"{source_file(self)}: {self.name} has an annotation that is not imported: {error}"
@@ -195,10 +206,10 @@ class Plugin:
 
     def nested_plugins(self, values: Mapping[str, Any]) -> Iterator[tuple[Plugin, str]]:
         """The encoders and strategies that these bound parameters name, with their labels; recursively."""
-        for name, (kind, _) in self.parameters(bool(values.get("published", False))).items():
-            if (of := named_plugin_kind(kind)) is not None and (label := values[name]) is not None:
+        for name, (annotation, _) in self.parameters(bool(values.get("published", False))).items():
+            if (kind := named_plugin_kind(annotation)) is not None and (label := values[name]) is not None:
                 inner, overrides = parse_label(label)
-                yield (plugin := get(of, inner)), label
+                yield (plugin := get(kind, inner)), label
                 yield from plugin.nested_plugins(plugin.bind(overrides))
 
     @cache  # noqa: B019
