@@ -164,10 +164,8 @@ def show_estimate(job: Job) -> None:
     store = Store(settings.out)
     machine = lazy_tasks.tasks.machine
     fits = FitCache(store.folder / ".fits", settings.cache_gb, device_name(machine))
-    entries, rounds_left = (
-        [manifest_entry(experiment) for experiment in grid.experiments],
-        launch.count_rounds_left(grid.cells(), store),
-    )
+    entries = [manifest_entry(experiment) for experiment in grid.experiments]
+    rounds_left = launch.count_rounds_left(grid.cells(), store)
     launch.check_versions(grid, store.merge_experiments(entries), store)
     for line in resume.restart_changed_cells(rounds_left, entries, store, mix=settings.mix_versions, move=False):
         say(line)

@@ -174,25 +174,19 @@ def split_into_blocks(columns: Sequence[Column], width: int) -> list[list[tuple[
     The first column is repeated in every block, with the same width.
     """
     first, *rest = columns
-    min_widths = {
-        id(block_column): block_column.min_width(max(8, width // 5), max(16, width // 4)) for block_column in columns
-    }
+    min_widths = {id(column): column.min_width(max(8, width // 5), max(16, width // 4)) for column in columns}
     room = width - min_widths[id(first)] - COLUMN_PADDING - 1
     column_blocks = [[first]]
     for column in rest:
-        used = sum(min_widths[id(block_column)] + COLUMN_PADDING for block_column in column_blocks[-1][1:])
+        used = sum(min_widths[id(other)] + COLUMN_PADDING for other in column_blocks[-1][1:])
         if len(column_blocks[-1]) > 1 and used + min_widths[id(column)] + COLUMN_PADDING > room:
             column_blocks.append([first])
         column_blocks[-1].append(column)
-    sized_blocks = [
-        widen_columns(
-            block, [min(min_widths[id(block_column)], max(room - COLUMN_PADDING, 1)) for block_column in block], width
-        )
-        for block in column_blocks
+    least = [
+        [min(min_widths[id(column)], max(room - COLUMN_PADDING, 1)) for column in block] for block in column_blocks
     ]
-    name_width = min(
-        block[0][1] for block in sized_blocks
-    )  # so that names are shortened in the same way in every block
+    sized_blocks = [widen_columns(block, widths, width) for block, widths in zip(column_blocks, least, strict=True)]
+    name_width = min(block[0][1] for block in sized_blocks)  # names are shortened in the same way in every block
     return [[(first, name_width), *block[1:]] for block in sized_blocks]
 
 

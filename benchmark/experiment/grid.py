@@ -23,9 +23,7 @@ class Experiment:
     strategies: tuple[Spec, ...]
     seeds: tuple[int, ...]
     auto: AutoSeeds | None = None
-    num_seeds: Mapping[str, int] = field(
-        default_factory=dict, hash=False
-    )  # number of seeds by strategy, where it is smaller
+    num_seeds: Mapping[str, int] = field(default_factory=dict, hash=False)  # by strategy, where it is smaller
     variants: tuple[Variant, ...] = (ORDINARY,)  # run for each seed
 
     def cells(self) -> Iterator[Cell]:

@@ -67,9 +67,7 @@ class Schedule:
             raise ValueError("one_pass=true selects all images before their boxes are known: set budget_in=images")
         if self.until:
             metric, value, width = parse_band(self.until)
-            object.__setattr__(
-                self, "until", f"{metric} {value:f} +- {width:f}"
-            )  # canonical form, so that equal bands have equal keys
+            object.__setattr__(self, "until", f"{metric} {value:f} +- {width:f}")  # equal bands have equal keys
 
     @classmethod
     def read(cls, fields: Mapping[str, Any], context: str = "schedule") -> Schedule:

@@ -49,8 +49,5 @@ class Variant:
 
 
 ORDINARY = Variant()
-STAGGERED = (
-    ORDINARY,
-    Variant(selection=1),
-    Variant(training=1, selection=2),
-)  # the staggered nested design of `analysis.variance`
+# the staggered nested design of `analysis.variance`
+STAGGERED = (ORDINARY, Variant(selection=1), Variant(training=1, selection=2))

@@ -10,9 +10,7 @@ Capability: TypeAlias = Literal[
     "augmented", "box_features", "classify", "companion", "directional", "embed", "encode", "images", "labels",
     "losses", "perturbed", "predict", "proposals", "pseudo_labels", "sample", "weights",
 ]  # fmt: skip
-LabelNeed: TypeAlias = Literal[
-    "test_labels", "held_out"
-]  # labels that a strategy reads besides those of the labelled set
+LabelNeed: TypeAlias = Literal["test_labels", "held_out"]  # labels that are read besides those of the labelled set
 Need: TypeAlias = Capability | LabelNeed  # what a strategy declares that it uses
 
 CAPABILITIES: dict[Capability, str] = {  # descriptions, for messages where a task lacks what a strategy needs

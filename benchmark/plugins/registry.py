@@ -21,9 +21,7 @@ from benchmark.text.notation import PLUGIN_NAME, QuotedText, format_value, parse
 from benchmark.text.words import describe_error, did_you_mean
 
 REQUIRED = inspect.Parameter.empty
-EncoderName: TypeAlias = Annotated[
-    str, "encoder"
-]  # the type of a parameter that names one: `dino`, `patch_pca[patch=4]`
+EncoderName: TypeAlias = Annotated[str, "encoder"]  # type of a parameter that names one: `patch_pca[patch=4]`
 StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same for strategies: `isal[k=2]`
 USER_MODULE_PREFIX = "al_benchmark_plugin_"  # begins the module names of files in a user's folder
 FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}

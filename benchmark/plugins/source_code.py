@@ -12,12 +12,8 @@ from pathlib import Path
 from benchmark.plugins.home import folder_of
 
 EXTERNAL_MODULES = frozenset({"benchmark", *sys.stdlib_module_names})
-PLUGIN_PACKAGES = (
-    "strategies",
-    "tasks",
-    "encoders",
-    "vision",
-)  # packages of our plug-ins and of the code they are built from, each in `benchmark`
+# our plug-ins and the code that they are built from, each a package in `benchmark`
+PLUGIN_PACKAGES = ("strategies", "tasks", "encoders", "vision")
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,8 @@ def escape_latex(text: str) -> str:
     return "{}" * whole.startswith(("[", "*")) + whole.replace("\0", "{}")
 
 
-FORMULA = re.compile(
-    r"'*[=+\-@＝＋－＠]"
-)  # the beginning of a cell that a spreadsheet would compute, or that was escaped before
+# the beginning of a cell that a spreadsheet would compute, or that was escaped before
+FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")
 
 
 def escape_csv(value: object) -> object:
