@@ -1,7 +1,7 @@
-"""The contract between the benchmark and its plug-ins: everything that a strategy, a task or an encoder may import.
+"""The contract between the harness and its plug-ins: all that a strategy, a task or an encoder imports of it.
 
-It is defined in `benchmark/contract/`: `tasks` what a task must have, `capabilities` what it may offer to strategies,
-`data` the values it returns, `view` what a strategy sees, `registering` how plug-ins are declared.
+Its parts lie in `benchmark/contract/`: `tasks` says what a task must have, `capabilities` what it may offer to
+strategies, `data` what it hands out, `view` what a strategy sees, `registering` how plug-ins are declared.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def typed(*words: str, code: int = 0) -> str:
 
 def cells(folder: Path) -> dict[str, int]:
     """Cells by strategy, as the manifest lists them; each is recorded."""
-    [experiment] = json.loads((folder / "grid.json").read_text())["experiments"]
-    names = [cell["strategy"] for cell in experiment["cells"]]
+    [one] = json.loads((folder / "grid.json").read_text())["experiments"]
+    names = [cell["strategy"] for cell in one["cells"]]
     assert len(bytes_of(folder)) == len(names)
     return {name: names.count(name) for name in names}
 
@@ -44,13 +44,11 @@ def test_a_run_stops_when_all_is_decided_or_given_up(tmp_path: Path) -> None:
     looked = [line for line in said.splitlines() if line.startswith("shelf: ")]
     assert "open, next look at 10 seeds: " in looked[0]
     assert "open" not in looked[-1]
-    num_cells = cells(tmp_path)
-    assert num_cells["random"] == max(
-        num_cells["in_order"], num_cells["scattered"]
-    )  # the reference runs on while any is open
-    assert set(num_cells.values()) <= {8, 10, 12}
+    found = cells(tmp_path)
+    assert found["random"] == max(found["in_order"], found["scattered"])  # the reference runs on while any is open
+    assert set(found.values()) <= {8, 10, 12}
     said = typed("run", *SHELF, f"out={tmp_path}")
-    assert f"{sum(num_cells.values())} cells, 0 to do" in said
+    assert f"{sum(found.values())} cells, 0 to do" in said
 
 
 def test_tables_compare_and_status_show_the_look(tmp_path: Path) -> None:
@@ -87,7 +85,7 @@ def test_rules_do_not_change_once_one_has_looked(tmp_path: Path, word: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "told"),
     [
         (["strategies=[random]"], "there is only one strategy"),
         (["reference=isal"], "reference=isal: not among the strategies random, in_order, scattered"),
@@ -96,9 +94,9 @@ def test_rules_do_not_change_once_one_has_looked(tmp_path: Path, word: str) -> N
         (["seeds=often"], "seeds=often: "),
     ],
 )
-def test_what_does_not_fit_is_one_line(tmp_path: Path, words: list[str], message: str) -> None:
+def test_what_does_not_fit_is_one_line(tmp_path: Path, words: list[str], told: str) -> None:
     said = typed("run", *SHELF, f"out={tmp_path}", *words, code=2)
-    assert message in said
+    assert told in said
     assert not (tmp_path / "grid.json").exists()
 
 

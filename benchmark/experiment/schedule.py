@@ -64,7 +64,7 @@ class Schedule:
         if self.budget_in not in ("images", "boxes"):
             raise ValueError(f"budget_in={self.budget_in}: must be images or boxes")
         if self.one_pass and self.budget_in == "boxes":
-            raise ValueError("one_pass=true: all images are selected before their boxes are known: set budget_in=images")
+            raise ValueError("one_pass=true: all images are chosen before their boxes are known: set budget_in=images")
         if self.until:
             metric, value, width = parse_band(self.until)
             object.__setattr__(self, "until", f"{metric} {value:f} +- {width:f}")  # equal bands have equal keys
