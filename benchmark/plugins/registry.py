@@ -163,8 +163,11 @@ class Plugin:
         is_names = isinstance(self.needs, Collection) and all(isinstance(need, str) for need in self.needs)
         if not (callable(self.needs) or is_names):
             raise ValueError(f"{where}: needs={short_repr(self.needs)}: must be a set of names, or a function of them")
-        names = ("companion", "missing_capabilities", "label_leakage")
-        functions = {name: getattr(self, name) for name in names}
+        functions = {
+            "companion": self.companion,
+            "missing_capabilities": self.missing_capabilities,
+            "label_leakage": self.label_leakage,
+        }
         for name, value in {**functions, "check": self.check_weights}.items():
             if value is not None and not callable(value):
                 raise ValueError(f"{where}: {name}={short_repr(value)}: must be a function")
