@@ -84,7 +84,7 @@ class Results:
         """
         import pandas as pd  # takes a fifth of a second
 
-        rows = (row for selected in self.select(experiment) for row in rounds.class_score_rows(selected))
+        rows = (row for member in self.select(experiment) for row in rounds.class_score_rows(member))
         return pd.DataFrame(rows, columns=list(rounds.CLASS_COLUMNS))
 
     def table(self, experiment: str | None = None) -> pd.DataFrame:
@@ -96,7 +96,7 @@ class Results:
         import pandas as pd  # takes a fifth of a second
 
         table = pd.concat(
-            [tables.tidy_frame(tables.build_table(selected)) for selected in self.select(experiment)], ignore_index=True
+            [tables.tidy_frame(tables.build_table(member)) for member in self.select(experiment)], ignore_index=True
         )
         for name in ("value", "boxes", "std", "num_labelled", "cost_images"):
             table[name] = pd.to_numeric(table[name])
@@ -155,8 +155,8 @@ class Results:
         """Returns the faults that `verify` lists: `experiment`, `check`, `where`, `what`. No row means no fault."""
         import pandas as pd
 
-        faults = [fault for item in self.experiments for fault in audit.find_faults(item)]
-        rows = [(item.experiment, item.check, item.where, item.message) for item in faults]
+        faults = [fault for experiment in self.experiments for fault in audit.find_faults(experiment)]
+        rows = [(fault.experiment, fault.check, fault.where, fault.message) for fault in faults]
         return pd.DataFrame(rows, columns=["experiment", "check", "where", "what"])
 
     def plot(self, experiment: str | None = None, *, axis: Literal["images", "boxes"] = "images") -> Figure:
@@ -174,9 +174,9 @@ class Results:
 
         selected = self.select(experiment)
         if len(selected) > 1:
-            raise ValueError(f"plot takes one experiment: {' or '.join(item.title for item in selected)}")
+            raise ValueError(f"plot takes one experiment: {' or '.join(member.title for member in selected)}")
         figure = learning_curves(
-            selected[0], strategy_styles(name for item in self.experiments for name in item.curves), axis
+            selected[0], strategy_styles(name for member in self.experiments for name in member.curves), axis
         )
         if figure is None:
             raise ValueError(f"{selected[0].title}: there is nothing to draw over {axis}")

@@ -181,24 +181,24 @@ def verify_command(arguments: Arguments = None) -> None:
         return
     options = parse_options(arguments or [], "verify")
     experiments = options.read_experiments()
-    faults = [fault for item in experiments for fault in audit.find_faults(item)]
+    faults = [fault for experiment in experiments for fault in audit.find_faults(experiment)]
     papers = verify.read_published(options.published_paths)
     verdicts = verify.verify(experiments, papers, options.level) if papers else []
     rows: list[Row] = [
-        {"experiment": item.experiment, "check": item.check, "where": item.where, "what": item.message}
-        for item in faults
+        {"experiment": fault.experiment, "check": fault.check, "where": fault.where, "what": fault.message}
+        for fault in faults
     ]
     if options.format == "json":
-        print_rows("", [{"faults": rows, "verdicts": [verdict_json_row(item) for item in verdicts]}], "json")
+        print_rows("", [{"faults": rows, "verdicts": [verdict_json_row(verdict) for verdict in verdicts]}], "json")
     else:
-        for item in experiments:
-            say(f"{item.title}: {describe_audit(item, faults)}")
-            if note := versions.mixed_versions_note(item.mixed_versions):
-                say(f"{item.title}: {note}")
+        for experiment in experiments:
+            say(f"{experiment.title}: {describe_audit(experiment, faults)}")
+            if note := versions.mixed_versions_note(experiment.mixed_versions):
+                say(f"{experiment.title}: {note}")
         print_rows("faults", rows, group_by=["experiment"])
         print_rows(
             "ours minus published",
-            [verdict_text_row(item) for item in verdicts],
+            [verdict_text_row(verdict) for verdict in verdicts],
             group_by=["task", "source"],
             note=verify.VERDICTS_NOTE,
         )
