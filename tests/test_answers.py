@@ -333,4 +333,4 @@ def test_seconds_are_summed_over_rounds_and_an_encoder_counts_once(tmp_path: Pat
 
 def test_published_curves_have_no_seconds() -> None:
     done = CliRunner().invoke(app, ["seconds", "records=published", "task=isal_2021_cifar10"])
-    assert "nothing is measured" in str(done.exception)
+    assert "no seconds are recorded there" in str(done.exception)

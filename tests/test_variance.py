@@ -236,9 +236,9 @@ def test_a_set_that_is_not_through_is_left_out(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["variance", "sets=1"], "sets=1: at least 2"),
+        (["variance", "sets=1"], "sets=1: must be at least 2"),
         (["variance", "sets=3", "seeds=2"], "seeds=2: has no effect with sets=3"),
-        (["variance", "sets=3", "deterministic=false"], "deterministic=false: what a training does not repeat"),
+        (["variance", "sets=3", "deterministic=false"], "deterministic=false: `variance` trains deterministically"),
         (["variance", "sets=3", "reference=isal"], "shelf has no strategy 'isal'"),
         (["run", "sets=3"], "sets=3: has no effect here: type `variance sets=N`, or seeds=N"),
     ],
