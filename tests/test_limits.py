@@ -168,7 +168,7 @@ def test_under_a_budget_all_tables_get_their_first_seed_before_any_gets_a_second
 @pytest.mark.parametrize("name", ["select_timeout", "gpu_hours"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
 def test_a_limit_is_a_positive_number(name: str, value: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name}=.*must be (over 0|a number or null)"):
+    with pytest.raises(ValueError, match=rf"{name}=.*must be (greater than 0|a number or null)"):
         config.compose_settings([f"{name}={value}"])
 
 
