@@ -1,7 +1,7 @@
-"""Active-learning strategies, compared fairly.
+"""A benchmark of active-learning strategies.
 
-`run` carries out a grid, `load` reads records, `published` the curves of papers; what they return answers with tables,
-savings, comparisons, figures and a report. Importing this takes no time: what a call needs is imported by the call.
+`run` runs a grid, `load` reads records, and `published` reads the curves of papers. They return `Results`, with tables,
+savings, comparisons, figures and a report. Importing this package is fast: each call imports what it needs.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "published", "run"]
 
-if __name__ != "benchmark":  # the checkout is on the path of packages below, and holds this package once more
+if __name__ != "benchmark":  # `__path__` below makes a checkout findable as benchmark.benchmark too
     raise ImportError(f"{__name__}: import benchmark")
-if not (Path(__file__).parent / "strategies").is_dir():  # in a checkout the folders of plug-ins lie beside this one
+if not (Path(__file__).parent / "strategies").is_dir():  # a checkout: the folders of plug-ins lie beside this one
     __path__.append(str(Path(__file__).resolve().parents[1]))
 
 
@@ -31,42 +31,43 @@ def run(
     device: str | None = None,
     **settings: object,
 ) -> Results:
-    """Runs what is missing of a grid, and returns its records. The same call goes on where it was interrupted.
+    """Runs the missing cells of a grid and returns its records. The same call continues an interrupted run.
 
-    It is the command `run` with the same settings, records and tables in `out`; it prints nothing, and its remarks go
-    to the log `benchmark`. Cells that fail are a warning and stand in `Results.failures`; the others go on.
+    It equals the command `run` with the same settings, and writes the same records and tables to `out`. It prints
+    nothing; its remarks go to the log `benchmark`. A cell that fails is a warning and an entry of `Results.failures`;
+    the other cells are run.
 
     Args:
         grid: one of `list grids`.
-        tasks: experiments of the grid, or tasks with parameters: `["digits[epochs=1]"]`; None: the grid's.
-        strategies: the same of strategies: `["random", "isal[k=2]"]`.
-        seeds: 5 for the seeds 0 to 4, a list of them, or "auto".
+        tasks: experiments of the grid, or tasks with parameters, as `["digits[epochs=1]"]`; None: those of the grid.
+        strategies: strategies with parameters, as `["random", "isal[k=2]"]`; None: those of the grid.
+        seeds: 5 for the seeds 0 to 4, a list of seeds, or "auto"; None: those of the grid.
         out: the results folder; None: `results/GRID`.
         device: `auto`, `cpu`, `cuda` or `cuda:1`; None: `auto`.
-        settings: any other that `list settings` shows, such as `rounds=3` or `data="~/data"`.
+        settings: any other setting of `list settings`, as `rounds=3` or `data="~/data"`.
 
     Returns:
         Everything that is recorded in `out`.
 
     Raises:
-        ValueError: a setting is not known or does not fit, PyTorch is not installed, or nothing could run.
+        ValueError: a setting is unknown or does not fit, PyTorch is not installed, or nothing could run.
     """
     from benchmark.runner import from_python
 
-    named = {"tasks": tasks, "strategies": strategies, "seeds": seeds, "out": out, "device": device}
-    return from_python.run({"grid": grid, **named, **settings})
+    named_settings = {"tasks": tasks, "strategies": strategies, "seeds": seeds, "out": out, "device": device}
+    return from_python.run({"grid": grid, **named_settings, **settings})
 
 
 def load(*records: str | Path, task: str = "") -> Results:
-    """Records and published curves as they lie on disk. Needs no PyTorch.
+    """Reads records and published curves. Needs no PyTorch.
 
     Args:
-        records: results folders, CSV files with published curves, and folders of such files, side by side; records of
-            one grid in several folders join. `published`: the curves that come with the package.
-        task: one experiment or task; all.
+        records: results folders, CSV files with published curves, and folders of these; records of one grid in several
+            folders are merged. `published`: the curves that come with the package.
+        task: one experiment or task; "": all.
 
     Raises:
-        ValueError: there is nothing, or it does not go together.
+        ValueError: there are no records, or they cannot be merged.
     """
     from benchmark import results
 
@@ -74,7 +75,7 @@ def load(*records: str | Path, task: str = "") -> Results:
 
 
 def published() -> Results:
-    """The curves of papers that come with the package. Needs no PyTorch."""
+    """Reads the curves of papers that come with the package. Needs no PyTorch."""
     from benchmark import results
 
     return results.load("published")

@@ -1,15 +1,15 @@
-"""`python -m benchmark`."""
+"""The program `python -m benchmark`."""
 
 import os
 import sys
 
 INSTALL_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
-# Python puts the working folder first: a random.py or a wandb.py of the user's own would be taken for the library.
+# Python puts the working folder first on the path: a user's random.py or wandb.py there would shadow the library.
 if not sys.flags.safe_path and INSTALL_ROOT != os.getcwd() == sys.path[0]:
     sys.path.append(sys.path.pop(0))
 
-if instruction := os.environ.get("_AL_BENCHMARK_COMPLETE"):  # a shell waits
+if instruction := os.environ.get("_AL_BENCHMARK_COMPLETE"):  # a shell asks for completions
     from benchmark.cli.completion import answer_shell
 
     answer_shell(instruction)

@@ -1,6 +1,6 @@
-"""What `benchmark.run`, `load` and `published` return: records or published curves, and what they answer.
+"""The results that `benchmark.run`, `load` and `published` return: records or published curves, and their analysis.
 
-Each method gives the numbers that the command of the same name prints. Imports no torch.
+Each method computes the numbers that the command of the same name prints. Imports no torch.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Results:
 
     Args:
         experiments: what is compared with each other: a task under a schedule each.
-        places: the folders and CSV files that they were read from.
-        failures: a line for each cell that failed in the run that returned them, and for what is not finished.
+        record_paths: the folders and CSV files that they were read from.
+        failures: a line for each cell that failed in the run that returned them, and one for unfinished cells.
     """
 
     experiments: tuple[Experiment, ...]
@@ -42,58 +42,61 @@ class Results:
 
     @property
     def names(self) -> list[str]:
-        """What the experiments are called."""
-        return [one.title for one in self.experiments]
+        """The names of the experiments."""
+        return [experiment.title for experiment in self.experiments]
 
     def select(self, experiment: str | None) -> list[Experiment]:
-        """The experiments of a name or on a task; None: all.
+        """Selects experiments by name or by task.
+
+        Args:
+            experiment: the name of an experiment, or a task; None: all.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is no such experiment.
         """
         return select_experiments(self.experiments, experiment or "")
 
     def frame(self) -> pd.DataFrame:
-        """The tidy form: a row for each round of each run, or for each mean that a paper prints.
+        """Returns all scores in tidy form: a row for each round of each run, or for each mean that a paper prints.
 
-        It is what `run` and `tables` write to `rounds.csv` beside the tables. NaN stands for what is not known.
+        `run` and `tables` write the same rows to `rounds.csv` beside the tables. Unknown values are NaN.
 
         Returns:
-            The columns `experiment`, `source` (grid or paper), `task`, `strategy`, `seed`, `num_runs` (behind the
-            value: 1 of our own), `round`, `images` (labelled images trained on), `boxes` (paid for so far),
-            `cost_images` (images paid for so far, those set aside too), `metric`, `value`, `std` (as a paper prints
-            it), `seconds` of the round and of its parts, `fit_seconds`, `select_seconds`, `encode_seconds` and
+            The columns `experiment`, `source` (grid or paper), `task`, `strategy`, `seed`, `num_runs` (runs behind the
+            value: 1 of our own), `round`, `images` (labelled images trained on), `boxes` (boxes paid for so far),
+            `cost_images` (images paid for so far, including held-out ones), `metric`, `value`, `std` (as a paper
+            prints it), `seconds` of the round and of its parts, `fit_seconds`, `select_seconds`, `encode_seconds` and
             `score_seconds`.
         """
-        return rounds.to_data_frame(row for one in self.experiments for row in rounds.round_rows(one))
+        return rounds.to_data_frame(row for experiment in self.experiments for row in rounds.round_rows(experiment))
 
     def class_scores(self, experiment: str | None = None) -> pd.DataFrame:
-        """The scores of single classes: a row for each class, score and round of each run.
+        """Returns the scores of single classes: a row for each class, score and round of each run.
 
         Args:
-            experiment: its name, or a task; None: all, one below the other.
+            experiment: the name of an experiment, or a task; None: all, one below the other.
 
         Returns:
             The columns `experiment`, `source` (the grid), `task`, `strategy`, `seed`, `round`, `images` (labelled
             images trained on), `class`, `score` (`accuracy` of a classifier, `iou` of a segmenter, `ap` and `ap50` of a
-            detector) and `value`. Classes of which the test set has nothing have no rows, nor have papers, nor records
-            from before they held them.
+            detector) and `value`. There are no rows for classes that the test set lacks, for papers, and for records of
+            releases that did not record these scores.
         """
         import pandas as pd  # takes a fifth of a second
 
-        rows = (row for one in self.select(experiment) for row in rounds.class_score_rows(one))
+        rows = (row for member in self.select(experiment) for row in rounds.class_score_rows(member))
         return pd.DataFrame(rows, columns=list(rounds.CLASS_COLUMNS))
 
     def table(self, experiment: str | None = None) -> pd.DataFrame:
-        """Means and deviations over the seeds: a row for each strategy and round, as `tables/NAME.csv` holds them.
+        """Returns means and deviations over the seeds: a row for each strategy and round, as `tables/NAME.csv`.
 
         Args:
-            experiment: its name, or a task; None: all, one below the other.
+            experiment: the name of an experiment, or a task; None: all, one below the other.
         """
         import pandas as pd  # takes a fifth of a second
 
         table = pd.concat(
-            [tables.tidy_frame(tables.build_table(one)) for one in self.select(experiment)], ignore_index=True
+            [tables.tidy_frame(tables.build_table(member)) for member in self.select(experiment)], ignore_index=True
         )
         for name in ("value", "boxes", "std", "num_labelled", "cost_images"):
             table[name] = pd.to_numeric(table[name])
@@ -102,136 +105,139 @@ class Results:
     def savings(
         self, strategy: str = "", *, against: str = "", at: str | float = "", **options: object
     ) -> pd.DataFrame:
-        """What a strategy saves on the way to a score: a row for each pair of strategies and each experiment.
+        """Returns what a strategy saves until it reaches a score: a row for each pair of strategies and experiment.
 
         Args:
-            strategy: one or more labels, separated by commas; all.
-            against: the same, of those that it is compared with.
-            at: final (the smaller of both final scores), curve, a score, or band:LOW,HIGH; each experiment's own.
+            strategy: one or more labels, separated by commas; "": all.
+            against: the labels of the strategies to compare it with, in the same form.
+            at: where curves are compared: final (at the smaller of both final scores), curve, a score, or
+                band:LOW,HIGH; "": the default of each experiment.
             options: `cost` ("images", "boxes" or "time"), `seconds_per_image`, `seconds_per_box`, `level` of the
-                intervals and `seed` of the bootstrap, as the command takes them.
+                intervals and `seed` of the bootstrap, as in the command.
 
         Returns:
-            Columns as `savings format=json` prints them, in the cost's unit; a pair that cannot be compared is a
+            The columns that `savings format=json` prints, in units of the cost. A pair that cannot be compared is a
             warning.
 
         Raises:
-            ValueError: an option is not known, or no pair can be compared.
+            ValueError: an option is unknown, or no pair can be compared.
         """
         import pandas as pd
 
-        asked = build_options("savings", {"strategy": strategy, "against": against, "at": at, **options})
-        found, refused = asked.compute_savings_of(self.experiments)
+        analysis_options = build_options("savings", {"strategy": strategy, "against": against, "at": at, **options})
+        rows, refused = analysis_options.compute_savings_of(self.experiments)
         warn_each([f"not compared: {line}" for line in refused])
-        return pd.DataFrame([savings.tidy_row(one) for one in found])
+        return pd.DataFrame([savings.tidy_row(row) for row in rows])
 
     def compare(self, first: str, second: str, **options: object) -> pd.DataFrame:
-        """Strategy `first` minus `second`, seed by seed: a row for each experiment that has both.
+        """Returns strategy `first` minus `second`, paired by seed: a row for each experiment that has both.
 
         Args:
-            first: a label.
-            second: the label of the one that it is compared with.
-            options: `cost`, `seconds_per_image`, `seconds_per_box`, `level` and `seed`, as the command takes them.
+            first: the label of a strategy.
+            second: the label of the strategy to compare it with.
+            options: `cost`, `seconds_per_image`, `seconds_per_box`, `level` and `seed`, as in the command.
 
         Returns:
-            Columns as `compare A B format=json` prints them: differences with intervals and p-values, and the verdict.
+            The columns that `compare A B format=json` prints: differences with intervals and p-values, and the verdict.
 
         Raises:
-            ValueError: an option is not known, or no experiment can compare the two.
+            ValueError: an option is unknown, or no experiment has runs of both to compare.
         """
         if first == second:
             raise ValueError(f"compare takes two strategies, not {first} twice")
-        found, refused = answers.compare_strategies(self.experiments, first, second, build_options("compare", options))
+        comparisons, refused = answers.compare_strategies(
+            self.experiments, first, second, build_options("compare", options)
+        )
         warn_each([f"not compared: {line}" for line in refused])
-        return comparison_tables.tidy_frame(found)
+        return comparison_tables.tidy_frame(comparisons)
 
     def audit(self) -> pd.DataFrame:
-        """Faults of the records, as `verify` lists them: `experiment`, `check`, `where`, `what`; no row: no fault."""
+        """Returns the faults that `verify` lists: `experiment`, `check`, `where`, `what`. No row means no fault."""
         import pandas as pd
 
-        faults = [fault for one in self.experiments for fault in audit.find_faults(one)]
-        rows = [(one.experiment, one.check, one.where, one.message) for one in faults]
+        faults = [fault for experiment in self.experiments for fault in audit.find_faults(experiment)]
+        rows = [(fault.experiment, fault.check, fault.where, fault.message) for fault in faults]
         return pd.DataFrame(rows, columns=["experiment", "check", "where", "what"])
 
     def plot(self, experiment: str | None = None, *, axis: Literal["images", "boxes"] = "images") -> Figure:
-        """The learning curves of an experiment: mean scores over what was paid for, as the report draws them.
+        """Draws the learning curves of an experiment: mean scores against the cost, as in the report.
 
         Args:
-            experiment: its name, or its task; None where there is only one.
-            axis: what was paid for.
+            experiment: the name of an experiment, or its task; None if there is only one.
+            axis: the unit of the cost.
 
         Raises:
-            ValueError: there are several experiments, or none that counts this cost.
+            ValueError: there are several experiments, or this cost was not recorded.
         """
         from benchmark.analysis.figures.curves import learning_curves  # matplotlib takes a second to import
         from benchmark.analysis.figures.style import strategy_styles
 
-        found = self.select(experiment)
-        if len(found) > 1:
-            raise ValueError(f"plot takes one experiment: {' or '.join(one.title for one in found)}")
+        selected = self.select(experiment)
+        if len(selected) > 1:
+            raise ValueError(f"plot takes one experiment: {' or '.join(member.title for member in selected)}")
         figure = learning_curves(
-            found[0], strategy_styles(name for one in self.experiments for name in one.curves), axis
+            selected[0], strategy_styles(name for member in self.experiments for name in member.curves), axis
         )
         if figure is None:
-            raise ValueError(f"{found[0].title}: there is nothing to draw over {axis}")
+            raise ValueError(f"{selected[0].title}: there is nothing to draw over {axis}")
         return figure
 
     def report(self, to: str | Path, *, against: str = "", level: float = 0.95, anonymous: bool = False) -> Path:
-        """Writes an HTML page that opens offline: tables, comparisons, audit and figures; figures as files besides.
+        """Writes an HTML page with tables, comparisons, audit and figures, which opens offline; and figures as files.
 
         Args:
-            to: the folder of `report.html` and `figures/`; it is made where it is not there.
-            against: records of papers to put beside ours, `published`.
-            level: of intervals and tests.
-            anonymous: the page tells no folder, user, host or commit.
+            to: the folder of `report.html` and `figures/`; it is created if missing.
+            against: records of papers to compare with, as `published`; "": none.
+            level: confidence level of intervals and tests.
+            anonymous: leave out folders, user, host and commit.
 
         Returns:
             The path of the page.
         """
-        words = [f"records={notation.format_list(self.record_paths)}", f"to={to}"]
-        asked = build_options("report", {"against": against, "level": level, "to": str(to), "anonymous": anonymous})
-        assert asked.output_folder is not None
-        asked.output_folder.mkdir(parents=True, exist_ok=True)
+        arguments = [f"records={notation.format_list(self.record_paths)}", f"to={to}"]
+        options = build_options("report", {"against": against, "level": level, "to": str(to), "anonymous": anonymous})
+        assert options.output_folder is not None
+        options.output_folder.mkdir(parents=True, exist_ok=True)
         experiments = anonymize(self.experiments) if anonymous else self.experiments
-        page, remarks = answers.write_report(experiments, asked, asked.output_folder, words)
+        page, remarks = answers.write_report(experiments, options, options.output_folder, arguments)
         warn_each(remarks)
         return page
 
     def __str__(self) -> str:
-        return "\n".join(tables.to_markdown(tables.build_table(one)) for one in self.experiments)
+        return "\n".join(tables.to_markdown(tables.build_table(experiment)) for experiment in self.experiments)
 
     def __repr__(self) -> str:
         return f"Results of {', '.join(self.names)}: {METHODS}"
 
 
 def build_options(verb: str, options: dict[str, object]) -> AnalysisOptions:
-    """The options of a command, but for those that name records. ValueError where one is not known or does not fit."""
-    known = [name for name in setting_types(verb) if name not in (*RECORD_SETTINGS, "format")]
+    """Builds the options of a command from its arguments in Python. ValueError where one is unknown or does not fit."""
+    names = [name for name in setting_types(verb) if name not in (*RECORD_SETTINGS, "format")]
     for name in options:
-        if name not in known:
-            raise ValueError(f"no option of {verb} is called {did_you_mean(name, known)}")
-    words = [f"{name}={notation.format_value(value)}" for name, value in options.items() if value not in ("", None)]
-    return parse_options(words, verb)
+        if name not in names:
+            raise ValueError(f"no option of {verb} is called {did_you_mean(name, names)}")
+    arguments = [f"{name}={notation.format_value(value)}" for name, value in options.items() if value not in ("", None)]
+    return parse_options(arguments, verb)
 
 
 def warn_each(lines: Sequence[str]) -> None:
-    """Warns of what could not be answered."""
+    """Issues one warning for each line."""
     for line in lines:
         warnings.warn(line, stacklevel=3)
 
 
 def load(*records: str | Path, task: str = "") -> Results:
-    """Records and published curves as they lie on disk.
+    """Reads records and published curves.
 
     Args:
-        records: results folders, CSV files with published curves, and folders of them; runs of one grid in several
-            folders join, as with `records=A,B`. `published`: the curves that come with the package.
-        task: one experiment or task; all.
+        records: results folders, CSV files with published curves, and folders of these; runs of one grid in several
+            folders are merged, as with `records=A,B`. `published`: the curves that come with the package.
+        task: one experiment or task; "": all.
 
     Raises:
-        ValueError: there is nothing, or it does not go together.
+        ValueError: there are no records, or they cannot be merged.
     """
     if not records:
         raise ValueError('load takes the folder of a run or a CSV file: load("results/quick")')
-    places = [place for one in records for place in resolve_paths(str(one), "records")]
-    return Results(tuple(select_experiments(read_experiments(places), task)), tuple(places))
+    paths = [path for path in records for path in resolve_paths(str(path), "records")]
+    return Results(tuple(select_experiments(read_experiments(paths), task)), tuple(paths))

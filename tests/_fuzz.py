@@ -183,7 +183,9 @@ def befall(data: st.DataObject, root: Path, most: int = 1) -> list[str]:
         content = path.read_bytes()
         if fate in ("renamed", "copied"):
             name = data.draw(
-                st.sampled_from([path.stem + one for one in ENDINGS] + ["a\nb" + path.suffix, "\udcfe" + path.suffix])
+                st.sampled_from(
+                    [path.stem + ending for ending in ENDINGS] + ["a\nb" + path.suffix, "\udcfe" + path.suffix]
+                )
             )
             with contextlib.suppress(OSError):
                 path.with_name(name).write_bytes(content)
@@ -205,9 +207,9 @@ def put(path: Path, fate: str, content: bytes) -> None:
     elif fate in ("loop", "device", "outside"):
         path.symlink_to({"loop": path.name, "device": "/dev/zero", "outside": "/etc"}[fate])
     elif fate == "linked":
-        kept = path.with_name(f".{path.name}")
-        kept.write_bytes(content)
-        path.symlink_to(kept.name)
+        original = path.with_name(f".{path.name}")
+        original.write_bytes(content)
+        path.symlink_to(original.name)
     elif fate in ("empty", "sparse"):
         path.touch()
         with contextlib.suppress(OSError):
@@ -283,7 +285,7 @@ def watched() -> Iterator[list[str]]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
         log.removeHandler(handler)
-    assert not warned, [str(one.message) for one in warned]
+    assert not warned, [str(warning.message) for warning in warned]
     after = state()
     assert before == after, [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
     assert not any("\n" in line for line in handler.lines), handler.lines
@@ -325,6 +327,6 @@ def corpus(reader: str, number: int, judge: Callable[[st.DataObject], str]) -> N
         counts[judge(data)] += 1
 
     every()
-    print(f"{reader}: {counts.total()} inputs,", ", ".join(f"{counts[one]} {one}" for one in OUTCOMES))
+    print(f"{reader}: {counts.total()} inputs,", ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES))
     assert set(counts) <= set(OUTCOMES)
     assert counts.total() >= number

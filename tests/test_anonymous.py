@@ -165,7 +165,7 @@ def test_a_parameter_that_tells_a_folder_is_refused(root: str) -> None:
 
 
 def test_wandb_tells_user_and_host() -> None:
-    with pytest.raises(ValueError, match="tracking=wandb tells user and host"):
+    with pytest.raises(ValueError, match="tracking=wandb uploads the names of user and host"):
         compose_settings(["tracking=wandb", "anonymous=true"])
 
 

@@ -66,7 +66,7 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
         (["compare", "mine", "out=x"], "compare takes two strategies"),
         (["savings", "cost=time", "seconds_per_image=0", "seconds_per_box=0"], "are both 0"),
         (["verify", "against=results/reference/quick"], "is a run, not a published curve"),
-        (["status", "task=digitz"], "there is no 'digitz'"),
+        (["status", "task=digitz"], "no experiment is called 'digitz'"),
         (["explain", "made/mine/seed-9"], "did you mean"),
         (["explain", "seed-0"], "several cells end in this"),
     ],
@@ -333,4 +333,4 @@ def test_seconds_are_summed_over_rounds_and_an_encoder_counts_once(tmp_path: Pat
 
 def test_published_curves_have_no_seconds() -> None:
     done = CliRunner().invoke(app, ["seconds", "records=published", "task=isal_2021_cifar10"])
-    assert "nothing is measured" in str(done.exception)
+    assert "no seconds are recorded there" in str(done.exception)

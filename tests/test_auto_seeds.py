@@ -89,8 +89,8 @@ def test_rules_do_not_change_once_one_has_looked(tmp_path: Path, word: str) -> N
     [
         (["strategies=[random]"], "there is only one strategy"),
         (["reference=isal"], "reference=isal: not among the strategies random, in_order, scattered"),
-        (["level=0.05"], "0.95 keeps the error at 0.05"),
-        (["max_seeds=7"], "max_seeds=7: from 8"),
+        (["level=0.05"], "0.95 bounds the error at 0.05"),
+        (["max_seeds=7"], "max_seeds=7: must be from 8"),
         (["seeds=often"], "seeds=often: "),
     ],
 )

@@ -83,10 +83,10 @@ def test_a_failed_cell_exits_1_keeps_the_rest_and_shows(tmp_path: Path) -> None:
         (["tables", "outt=x"], "'outt' (did you mean 'out'?)"),
         (["list", "strategy"], "did you mean 'strategies'"),
         (["check", "entrpy"], "did you mean 'entropy'"),
-        (["new", "encoder", "mine"], "`new strategy NAME` and `new task NAME` are known"),
+        (["new", "encoder", "mine"], "type `new strategy NAME` or `new task NAME`"),
         (["new", "task", "digits"], "there is a task digits already"),
         (["new", "strategy", "random"], "there is a strategy random already"),
-        (["new", "strategy", "No-Name"], "is no name"),
+        (["new", "strategy", "No-Name"], "is not a valid name"),
         (["run", "plugins=nowhere"], "no such folder"),
     ],
 )
@@ -153,8 +153,8 @@ def test_a_read_only_or_full_disk_is_one_line(tmp_path: Path) -> None:
 
 def test_a_newcomers_strategy_reaches_the_table(tmp_path: Path) -> None:
     folder = tmp_path / "plugins"
-    made = benchmark("new", "strategy", "mine", f"plugins={folder}", cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
+    created = benchmark("new", "strategy", "mine", f"plugins={folder}", cwd=tmp_path)
+    assert created.returncode == 0, created.stderr
     code = folder / "mine.py"
     assert len(code.read_text().splitlines()) < 20
     code.write_text(code.read_text().replace("view.highest(predictions", "view.lowest(predictions"))
@@ -171,8 +171,8 @@ def test_a_newcomers_strategy_reaches_the_table(tmp_path: Path) -> None:
 
 def test_a_newcomers_task_reaches_the_table(tmp_path: Path) -> None:
     folder = tmp_path / "plugins"
-    made = benchmark("new", "task", "mine", f"plugins={folder}", cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
+    created = benchmark("new", "task", "mine", f"plugins={folder}", cwd=tmp_path)
+    assert created.returncode == 0, created.stderr
     assert len((folder / "mine.py").read_text().splitlines()) < 25
     words = ["tasks=[mine]", "strategies=[random,margin]", "seeds=1", "initial=10", "budget=10", "rounds=2"]
     ran = benchmark("run", *words, f"plugins={folder}", "out=out", cwd=tmp_path)
@@ -202,15 +202,15 @@ def test_a_grid_in_boxes_that_ends_by_score_is_done_when_it_has_ended(
     local = launch.run_locally
     monkeypatch.setattr(launch, "run_locally", lambda *given: given_tasks.append(given[-1]) or local(*given))
     for verb in ("run", "run", "status", "tables"):
-        told = [*words, "workers=3"] if verb == "run" else []
-        monkeypatch.setattr(sys, "argv", ["benchmark", verb, *told, "out=out", "format=json"])
+        settings = [*words, "workers=3"] if verb == "run" else []
+        monkeypatch.setattr(sys, "argv", ["benchmark", verb, *settings, "out=out", "format=json"])
         with pytest.raises(SystemExit) as caught:
             main()
         assert not caught.value.code
     out, err = capsys.readouterr()
     assert "4 cells, 4 to do, 24 rounds" in err
     assert "4 cells, 0 to do, 0 rounds" in err
-    assert [(one.machine.scratch, one.machine.workers) for one in given_tasks] == [(Path("out/.fits"), 3)] * 2
+    assert [(tasks.machine.scratch, tasks.machine.workers) for tasks in given_tasks] == [(Path("out/.fits"), 3)] * 2
     [status] = json.loads(out[out.index('[\n {\n  "experiment"') :].partition("\n]")[0] + "\n]")
     assert (status["done"], status["failed"], status["missing"], status["hours left"]) == (4, 0, 0, 0.0)
     num_done, total = status["rounds"].split("/")
@@ -239,14 +239,14 @@ def test_check_keeps_no_fits_in_work() -> None:
 )
 def test_check_says_what_is_wrong_with_boxes(flaw: str, title: str, words: str) -> None:
     discovery.discover(FAULTY)
-    one = spec.Spec.read("task", f"shelf[flaw={flaw}]")
-    found = [
+    task = spec.Spec.read("task", f"shelf[flaw={flaw}]")
+    failures = [
         finding
-        for finding in run_checks(one, one, run_machine.prepare_machine(config.compose_settings(["device=cpu"])))
+        for finding in run_checks(task, task, run_machine.prepare_machine(config.compose_settings(["device=cpu"])))
         if finding.message
     ]
-    assert [finding.check for finding in found] == [title] * bool(words)
-    assert all(words in finding.message for finding in found)
+    assert [finding.check for finding in failures] == [title] * bool(words)
+    assert all(words in finding.message for finding in failures)
 
 
 @pytest.mark.slow
@@ -264,7 +264,8 @@ def test_sigkill_three_times_at_random_and_nothing_differs(tmp_path: Path) -> No
     whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
     assert bytes_of(whole) == bytes_of(killed)
     tables = [
-        {path.relative_to(one): path.read_bytes() for path in (one / "tables").rglob("*.*")} for one in (whole, killed)
+        {path.relative_to(folder): path.read_bytes() for path in (folder / "tables").rglob("*.*")}
+        for folder in (whole, killed)
     ]
     assert tables[0] == tables[1]
     assert len(tables[0]) == 6  # csv, md, tex, all of them together, the comparisons, those round by round

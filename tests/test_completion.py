@@ -77,8 +77,8 @@ def test_what_is_suggested(line: str, expected: list[str]) -> None:
 
 
 def test_after_a_comma_every_strategy_may_stand() -> None:
-    found = at("run strategies=[coreset[metric=cosine],")
-    assert {"strategies=[coreset[metric=cosine],margin", "strategies=[coreset[metric=cosine],geal"} <= set(found)
+    suggestions = at("run strategies=[coreset[metric=cosine],")
+    assert {"strategies=[coreset[metric=cosine],margin", "strategies=[coreset[metric=cosine],geal"} <= set(suggestions)
 
 
 def test_plugins_of_a_users_folder_are_suggested(tmp_path: Path) -> None:
@@ -98,19 +98,19 @@ def test_signatures_tell_what_the_registry_does() -> None:
     for kind, plugins in REGISTRY.items():
         files = signatures.plugin_files(kind)
         assert files.keys() == {
-            name for name, one in plugins.items() if one.function.__module__.startswith("benchmark.")
+            name for name, plugin in plugins.items() if plugin.function.__module__.startswith("benchmark.")
         }
         for name, path in files.items():
             known, declared = plugins[name].parameters(), signatures.read_parameters(path, name)
             assert declared.keys() == known.keys(), name
-            assert {key: one.plugin_kind for key, one in declared.items()} == {
+            assert {key: parameter.plugin_kind for key, parameter in declared.items()} == {
                 key: named_plugin_kind(of) or "" for key, (of, _) in known.items()
             }
 
 
 def test_names_come_without_heavy_imports() -> None:
     code = "import sys; from benchmark.cli import completion\n"
-    code += "print(completion.suggestions(['run'], 'strategies=[coreset[met'))\n"
+    code += "print(completion.suggest(['run'], 'strategies=[coreset[met'))\n"
     code += "print({'torch', 'hydra', 'numpy', 'scipy', 'typer'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.stdout == "['strategies=[coreset[metric=']\nset()\n", done.stderr
@@ -126,8 +126,8 @@ def completed_by_bash(line: str, breaks: str) -> list[str]:
         _al_benchmark
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    told = ENVIRONMENT | {"_AL_BENCHMARK_COMPLETE": "bash_source"}
-    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env=told)
+    environment = ENVIRONMENT | {"_AL_BENCHMARK_COMPLETE": "bash_source"}
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env=environment)
     assert "-F _al_benchmark al-benchmark" in done.stderr
     return done.stdout.splitlines()
 
@@ -142,9 +142,9 @@ def test_bash_completes_a_line() -> None:
 
 @pytest.mark.parametrize("shell", SCRIPTS)
 def test_each_shell_is_given_a_script(shell: str) -> None:
-    told = ENVIRONMENT | {"_AL_BENCHMARK_COMPLETE": f"{shell}_source"}
-    script = subprocess.run([sys.executable, "-m", "benchmark"], capture_output=True, text=True, env=told).stdout
+    environment = ENVIRONMENT | {"_AL_BENCHMARK_COMPLETE": f"{shell}_source"}
+    script = subprocess.run([sys.executable, "-m", "benchmark"], capture_output=True, text=True, env=environment).stdout
     assert f"_AL_BENCHMARK_COMPLETE={shell}_complete {shlex.quote(sys.executable)}" in script
-    told |= {"_AL_BENCHMARK_COMPLETE": f"{shell}_complete", "COMP_LINE": "al-benchmark run grid=neu"}
-    done = subprocess.run([sys.executable, "-m", "benchmark"], capture_output=True, text=True, env=told)
+    environment |= {"_AL_BENCHMARK_COMPLETE": f"{shell}_complete", "COMP_LINE": "al-benchmark run grid=neu"}
+    done = subprocess.run([sys.executable, "-m", "benchmark"], capture_output=True, text=True, env=environment)
     assert done.stdout == "grid=neu_det\n"

@@ -85,7 +85,7 @@ def test_a_need_that_nothing_gives_is_named(needs: Collection[Any]) -> None:
     plugin = Plugin("strategy", "wishful", wishful, 1, needs=needs)
     with pytest.raises(
         ValueError,
-        match=r"wishful needs what no task can give: no capability is called 'predcit' .did you mean 'predict'",
+        match=r"wishful has an unknown need: no capability is called 'predcit' .did you mean 'predict'",
     ):
         plugin.resolve_needs({})
 

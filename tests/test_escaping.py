@@ -165,16 +165,16 @@ def evil(text: str) -> str:
 def spoil_records(bodies: list[dict[str, Any]]) -> None:
     bodies[0]["metric"] = evil("accuracy")
     bodies[0]["cell"]["task"]["parameters"] = {evil("a"): evil("b")}
-    for one in bodies[1:]:
-        one["scores"] = {evil("accuracy"): one["scores"]["accuracy"]}
-        one["diagnostics"] = {evil("logged"): 1.0}
-        one["cost"] |= {evil("coffee"): 1.0}
+    for body in bodies[1:]:
+        body["scores"] = {evil("accuracy"): body["scores"]["accuracy"]}
+        body["diagnostics"] = {evil("logged"): 1.0}
+        body["cost"] |= {evil("coffee"): 1.0}
 
 
 def spoil_measured(bodies: list[dict[str, Any]]) -> None:
-    for one in bodies:
-        one |= {"device": evil("cpu"), "versions": {evil("numpy"): evil("2")}}
-        one["seconds"] |= {evil("nap"): 1.0}
+    for body in bodies:
+        body |= {"device": evil("cpu"), "versions": {evil("numpy"): evil("2")}}
+        body["seconds"] |= {evil("nap"): 1.0}
 
 
 def spoil_manifest(path: Path) -> None:
@@ -349,4 +349,4 @@ def test_consoles_are_given_text_alone() -> None:
         for call in re.findall(r"(?:out|err|console)\.print\((\w+)", path.read_text())
     ]
     assert {name for name, _ in calls} == {"terminal.py", "progress.py", "display.py"}
-    assert {call for _, call in calls} == {"Text", "shown"}
+    assert {call for _, call in calls} == {"Text", "table"}

@@ -118,13 +118,13 @@ def discovered() -> None:
 @contextlib.contextmanager
 def registry() -> Iterator[None]:
     """Puts back what a folder of plug-ins leaves behind."""
-    known, path, modules = {kind: dict(found) for kind, found in REGISTRY.items()}, list(sys.path), set(sys.modules)
+    known, path, modules = {kind: dict(plugins) for kind, plugins in REGISTRY.items()}, list(sys.path), set(sys.modules)
     try:
         yield
     finally:
-        for kind, found in known.items():
+        for kind, plugins in known.items():
             REGISTRY[kind].clear()
-            REGISTRY[kind].update(found)
+            REGISTRY[kind].update(plugins)
         sys.path[:] = path
         for name in set(sys.modules) - modules:
             if name in ("mine", "other") or name.startswith(plugins_registry.USER_MODULE_PREFIX):
@@ -149,17 +149,17 @@ def source(data: st.DataObject) -> str:
     return (STRATEGY if what == "strategy" else TASK).format(**values)
 
 
-def asked(root: Path) -> list[Plugin]:
+def query_plugins(root: Path) -> list[Plugin]:
     """Finds the plug-ins of a folder and asks each all that `list` and a grid ask."""
-    known, path = {plugin for found in REGISTRY.values() for plugin in found.values()}, list(sys.path)
+    known, path = {plugin for new_plugins in REGISTRY.values() for plugin in new_plugins.values()}, list(sys.path)
     try:
         discovery.load_folder(root)
     finally:
         sys.path[:] = path  # that it grows is meant
-    found = [plugin for kind in REGISTRY.values() for plugin in kind.values() if plugin not in known]
-    for plugin in found:
+    new_plugins = [plugin for kind in REGISTRY.values() for plugin in kind.values() if plugin not in known]
+    for plugin in new_plugins:
         plugin.check()
-    for plugin in found:
+    for plugin in new_plugins:
         spec = Spec.read(plugin.kind, plugin.name)
         assert spec.label == plugin.name
         assert set(spec.needs) is not None
@@ -175,7 +175,7 @@ def asked(root: Path) -> list[Plugin]:
             for _, default in plugin.parameters().values()
             if default is not plugins_registry.REQUIRED
         ]
-    return found
+    return new_plugins
 
 
 def plugin_judged(data: st.DataObject) -> str:
@@ -189,13 +189,15 @@ def plugin_judged(data: st.DataObject) -> str:
             befall(data, root)
         files = [path for path in root.glob("[!._]*.py")]
 
-        def check(found: list[Plugin], lines: list[str]) -> bool:
-            homes = {os.path.realpath(plugins_registry.source_file(plugin)) for plugin in found}
+        def check(plugins: list[Plugin], lines: list[str]) -> bool:
+            homes = {os.path.realpath(plugins_registry.source_file(plugin)) for plugin in plugins}
             others = [path for path in files if os.path.realpath(path) not in homes]
             assert len([line for line in lines if "registers no strategy" in line]) >= len(others)
             return not lines
 
-        return judged(partial(asked, root), check, root, os.path.realpath(root), *(f"{name}[" for name in CALLED))
+        return judged(
+            partial(query_plugins, root), check, root, os.path.realpath(root), *(f"{name}[" for name in CALLED)
+        )
 
 
 @SIZES

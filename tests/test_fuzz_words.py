@@ -16,8 +16,7 @@ from benchmark.analysis.options import parse_options
 from benchmark.analysis.settings import setting_types
 from benchmark.experiment.own_data import OwnDataDefaults
 from benchmark.plugins import discovery
-from benchmark.plugins.paths import CONFIGS
-from benchmark.plugins.paths import grid_names as names
+from benchmark.plugins.paths import CONFIGS, grid_names
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -99,13 +98,13 @@ def question_judged(data: st.DataObject) -> str:
         options = parse_options(words, verb)
         return options.read_experiments(), options.published_paths, options.output_folder
 
-    return judged(build, lambda found, lines: bool(found[0]), "")
+    return judged(build, lambda result, lines: bool(result[0]), "")
 
 
 @SIZES
 def test_words_of_a_run_are_cells_or_one_line(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {name: config.compose_grid(name) for name in names()}  # Hydra's composition depends on the name alone
-    monkeypatch.setattr(config, "compose_grid", lambda name: copy.deepcopy(kept[name]))
+    grids = {name: config.compose_grid(name) for name in grid_names()}  # Hydra's composition depends on the name alone
+    monkeypatch.setattr(config, "compose_grid", lambda name: copy.deepcopy(grids[name]))
     corpus("words of a run", number, words_judged)
 
 

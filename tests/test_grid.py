@@ -31,11 +31,11 @@ def cells(*words: str) -> list[Cell]:
 
 
 def test_all_holds_every_strategy_that_comes_with_the_package_and_every_kind_of_task() -> None:
-    made = cells("grid=all")
+    all_cells = cells("grid=all")
     own = {path.stem for path in (Path(__file__).parent.parent / "strategies").glob("[!_]*.py")}
-    assert {cell.strategy.name for cell in made} == own
-    assert {cell.task.name for cell in made} == {"digits", "scenes", "scene_masks"}
-    assert {cell.seed for cell in made} == {0, 1, 2}
+    assert {cell.strategy.name for cell in all_cells} == own
+    assert {cell.task.name for cell in all_cells} == {"digits", "scenes", "scene_masks"}
+    assert {cell.seed for cell in all_cells} == {0, 1, 2}
 
 
 def test_quick_is_the_default_and_can_give_verdicts() -> None:
@@ -65,9 +65,10 @@ def test_every_detection_strategy_is_in_scenes_on_both_detectors() -> None:
         "gradient_similarity",
     }
     both |= {"localization_stability", "box_count", "matched_random"}
-    made = cells("grid=scenes")
+    scene_cells = cells("grid=scenes")
     by_task = {
-        label: {c.strategy.name for c in made if c.task.label == label} for label in {c.task.label for c in made}
+        label: {c.strategy.name for c in scene_cells if c.task.label == label}
+        for label in {c.task.label for c in scene_cells}
     }
     assert by_task == {"scenes": both, "scenes[model=faster_rcnn]": both | {"localization_tightness"}}
 
@@ -78,16 +79,16 @@ def test_a_task_with_other_parameters_takes_the_place_of_its_like() -> None:
 
 
 def test_overrides_beat_the_grid() -> None:
-    made = cells(
+    digit_cells = cells(
         "tasks=[digits]", "strategies=[random,coreset[metric=cosine]]", "seeds=[4,7]", "rounds=2", "initial=10"
     )
-    assert [(cell.strategy.label, cell.seed) for cell in made] == [
+    assert [(cell.strategy.label, cell.seed) for cell in digit_cells] == [
         ("random", 4),
         ("coreset[metric=cosine]", 4),
         ("random", 7),
         ("coreset[metric=cosine]", 7),
     ]
-    assert made[0].schedule == Schedule(initial=10, budget=50, rounds=2, validation=100)
+    assert digit_cells[0].schedule == Schedule(initial=10, budget=50, rounds=2, validation=100)
 
 
 def test_one_meaning_has_one_spelling() -> None:
@@ -116,13 +117,13 @@ GRIDS["variance"] = ["grid=quick", *SETS]  # with runs beside that vary training
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_committed_records_are_those_of_their_grid(name: str) -> None:
-    made = {cell.path: cell for cell in cells(*GRIDS[name])}
-    headers = {path: Store(REFERENCE / name).records(path)[0] for path in made}
-    kept = {path: header for path, header in headers.items() if header is not None}
-    assert {path: one.cell["schedule"] for path, one in kept.items()} == {
-        path: one.schedule.identity() for path, one in made.items()
+    grid_cells = {cell.path: cell for cell in cells(*GRIDS[name])}
+    headers = {path: Store(REFERENCE / name).records(path)[0] for path in grid_cells}
+    recorded = {path: header for path, header in headers.items() if header is not None}
+    assert {path: item.cell["schedule"] for path, item in recorded.items()} == {
+        path: item.schedule.identity() for path, item in grid_cells.items()
     }
-    assert {path: one.key for path, one in kept.items()} == {path: one.key for path, one in made.items()}
+    assert {path: item.key for path, item in recorded.items()} == {path: item.key for path, item in grid_cells.items()}
 
 
 def test_a_schedule_tells_how_it_counts_and_ends_only_where_it_was_asked() -> None:
@@ -140,11 +141,11 @@ def test_a_schedule_tells_how_it_counts_and_ends_only_where_it_was_asked() -> No
 def test_how_a_schedule_counts_and_ends_is_in_the_key_and_the_path() -> None:
     words = ["seeds=1", "strategies=[random]"]
     more = [["until=map 0.22 +- 0.003"], ["until=map 0.22 +- 0.002"], ["budget_in=boxes"]]
-    made = [cells(*words)[0], *(cells(*words, *one)[0] for one in more)]
-    assert len({one.key for one in made}) == len({one.path for one in made}) == 4
+    variants = [cells(*words)[0], *(cells(*words, *item)[0] for item in more)]
+    assert len({item.key for item in variants}) == len({item.path for item in variants}) == 4
     same = cells(*words, "until=map  0.220 +-  0.0030", "budget_in=images")[0]
-    assert (same.key, same.path) == (made[1].key, made[1].path)
-    assert cells(*words, "until=null", "budget_in=null")[0].key == made[0].key
+    assert (same.key, same.path) == (variants[1].key, variants[1].path)
+    assert cells(*words, "until=null", "budget_in=null")[0].key == variants[0].key
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def test_every_grid_expands(name: str) -> None:
             ["tasks=[digits[compile=true]]", "strategies=[learning_loss]"],
             "learning_loss needs a module that is trained beside the model (companion): digits[compile=true]",
         ),
-        (["seeds=many"], "seeds=many: a number of seeds, a list of them, or auto"),
+        (["seeds=many"], "seeds=many: must be a number of seeds, a list of seeds, or auto"),
         (["seeds=[]"], "seeds=[]"),
         (["seeds=[-1]"], "seeds=[-1]"),
         (["rounds=0"], "rounds=0: must be at least 1"),
@@ -229,7 +230,7 @@ def test_every_grid_expands(name: str) -> None:
         (["validation=0", "strategies=[isal]"], "set validation=N"),
         (
             ["tasks=[digits[dropout=0.0]]", "strategies=[bald]"],
-            "(dropout=0.1 or so) (sample): digits[dropout=0.0] does not give that",
+            "(dropout=0.1 or so) (sample): digits[dropout=0.0] does not provide it",
         ),
         (["threads=0"], "threads=0: must be at least 1"),
         (["workers=-1"], "workers=-1: must be at least 0"),
@@ -249,23 +250,23 @@ def test_every_grid_expands(name: str) -> None:
         (["tasks=[image_folder]"], "image_folder[root=...] must be given"),
         (["tasks=[digits"], "tasks=[digits: a bracket is not closed: [digits]; text with commas, brackets or quotes"),
         (["tasks=[digits[epochs=2]"], "tasks=[digits[epochs=2]: a bracket is not closed: [digits[epochs=2]]"),
-        (["tasks=digits]"], "tasks=digits]: a ] closes nothing"),
+        (["tasks=digits]"], "tasks=digits]: the ] has no opening bracket"),
         (
             ["tasks=[image_folder[root=a,b]]"],
             "'b' is not key=value; text with commas, brackets or quotes goes into quotes",
         ),
         (["tasks=[image_folder[root='a]]"], "the quote ' is not closed; text with commas"),
-        (["tasks=[digits[epochs=2,epochs=3]]"], "epochs is there twice"),
+        (["tasks=[digits[epochs=2,epochs=3]]"], "epochs is given twice"),
         (["one_pass=yes"], "one_pass=yes: must be true or false or null"),
-        (["strategies=[{isal:{k:2]"], "a ] closes nothing"),
-        (["strategies=[{isal:{k}}}]"], "a } closes nothing"),
+        (["strategies=[{isal:{k:2]"], "the ] has no opening bracket"),
+        (["strategies=[{isal:{k}}}]"], "the } has no opening bracket"),
         (
             ["strategies=[{isal:{:}}]"],
             "{:} is not a mapping {name: {key: value}}: write name",
         ),
         (
             ["tasks=[scenes]", "strategies=[localization_tightness]"],
-            "(proposals): scenes does not give",
+            "(proposals): scenes does not provide it",
         ),
         (["grid", "quick"], "'grid' is not key=value; a value with spaces or brackets goes into quotes: 'key=value'"),
     ],
@@ -330,26 +331,26 @@ def test_a_faulty_grid_file_is_named(entry: dict[str, object], named: str) -> No
 def test_a_grid_file_may_count_boxes_and_end_by_score_and_the_command_line_has_the_last_word() -> None:
     entry = SOUND | {"budget_in": "boxes", "until": UNTIL}
     chosen = dataclasses.replace(config.compose_settings([]), experiments={"x": entry})
-    [made] = config.build_grid(chosen).experiments
-    assert made.schedule == Schedule(5, 5, 1, 0, "boxes", UNTIL)
+    [experiment] = config.build_grid(chosen).experiments
+    assert experiment.schedule == Schedule(5, 5, 1, 0, "boxes", UNTIL)
     [plain] = config.build_grid(dataclasses.replace(chosen, budget_in="images", until="")).experiments
     assert plain.schedule == Schedule(5, 5, 1)
 
 
 def test_a_strategy_inside_another_keeps_its_commas() -> None:
-    one, _ = cells("tasks=[scenes]", "seeds=1", "strategies=[matched_random[like=isal[k=1,depth=5],min_score=0.5]]")
-    assert one.strategy.values == {"like": "isal[depth=5]", "min_score": 0.5}  # k=1 is its default
+    first, _ = cells("tasks=[scenes]", "seeds=1", "strategies=[matched_random[like=isal[k=1,depth=5],min_score=0.5]]")
+    assert first.strategy.values == {"like": "isal[depth=5]", "min_score": 0.5}  # k=1 is its default
     two, _ = cells("tasks=[scenes]", "seeds=1", "strategies=[{matched_random: {like: 'isal[depth=5]'}}]")
     assert two.strategy.label == "matched_random[like=isal[depth=5]]"
 
 
 def test_versions_of_what_a_strategy_names_are_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     def key() -> str:
-        made, *_ = cells("tasks=[digits]", "strategies=[matched_random[like=geal[encoder=patch_pca]]]")
-        told = made.strategy.identity()
-        assert told["strategies"] == {"geal[encoder=patch_pca]": registry.get("strategy", "geal").version}
-        assert told["encoders"] == {"patch_pca": registry.get("encoder", "patch_pca").version}
-        return made.key
+        first, *_ = cells("tasks=[digits]", "strategies=[matched_random[like=geal[encoder=patch_pca]]]")
+        identity = first.strategy.identity()
+        assert identity["strategies"] == {"geal[encoder=patch_pca]": registry.get("strategy", "geal").version}
+        assert identity["encoders"] == {"patch_pca": registry.get("encoder", "patch_pca").version}
+        return first.key
 
     keys = [key()]
     for kind, name in (("strategy", "geal"), ("encoder", "patch_pca")):
@@ -361,9 +362,9 @@ def test_versions_of_what_a_strategy_names_are_in_its_key(monkeypatch: pytest.Mo
 
 def test_names_nest_on_the_command_line() -> None:
     label = "matched_random[like=geal[encoder=patch_pca[patch=4]]]"
-    [one] = (
+    [strategy] = (
         config.build_grid(config.compose_settings([f"strategies=[{label}]", "tasks=[digits]"]))
         .experiments[0]
         .strategies
     )
-    assert one.label == label
+    assert strategy.label == label

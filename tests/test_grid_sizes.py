@@ -53,7 +53,7 @@ def is_slow(experiment: Experiment, cell: Cell) -> bool:
 
 def cells() -> Iterator[Any]:
     """Each of the grids' cells once, by what a choice depends on here."""
-    seen = set()
+    keys = set()
     for name in paths.grid_names():
         for experiment in config.build_grid(config.compose_settings([f"grid={name}"])).experiments:
             for strategy in experiment.strategies:
@@ -61,8 +61,8 @@ def cells() -> Iterator[Any]:
                     strategy = replace(strategy, values=strategy.values | {"epochs": 1})
                 cell = Cell(experiment.task, strategy, experiment.schedule, 0)
                 key = (pool(experiment), experiment.schedule, strategy.label)
-                if key not in seen:
-                    seen.add(key)
+                if key not in keys:
+                    keys.add(key)
                     marks = [pytest.mark.slow] if is_slow(experiment, cell) else []
                     title = f"{name}-{experiment.name}-{strategy.label}"
                     yield pytest.param(experiment, cell, id=title, marks=marks)

@@ -28,10 +28,10 @@ def test_the_help_of_every_command_shows_each_of_its_settings_with_type_default_
         lines = [line for line in text.splitlines() if line.startswith("│")]
         assert all(len(line) == 80 for line in lines)
         words = " ".join(" ".join(line.strip("│ ").split()) for line in lines)
-        for one in settings_of(verb):
-            assert one.meaning
-            assert f"{one.name} {one.type} {one.meaning.split()[0]}" in words
-            assert f"[default: {one.default}]" in words or one.default in ("", "null")
+        for setting in settings_of(verb):
+            assert setting.meaning
+            assert f"{setting.name} {setting.type} {setting.meaning.split()[0]}" in words
+            assert f"[default: {setting.default}]" in words or setting.default in ("", "null")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_help_of_every_command_shows_each_of_its_settings_with_type_default_
     ],
 )
 def test_a_command_shows_and_takes_its_own_settings_alone(verb: str, takes: set[str], takes_not: set[str]) -> None:
-    known = {one.name for one in settings_of(verb)}
+    known = {setting.name for setting in settings_of(verb)}
     assert takes <= known
     assert known.isdisjoint(takes_not)
 

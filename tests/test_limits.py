@@ -168,7 +168,7 @@ def test_under_a_budget_all_tables_get_their_first_seed_before_any_gets_a_second
 @pytest.mark.parametrize("name", ["select_timeout", "gpu_hours"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
 def test_a_limit_is_a_positive_number(name: str, value: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name}=.*must be (over 0|a number or null)"):
+    with pytest.raises(ValueError, match=rf"{name}=.*must be (greater than 0|a number or null)"):
         config.compose_settings([f"{name}={value}"])
 
 
@@ -231,7 +231,7 @@ def test_a_pilot_that_fails_is_said_and_the_rest_is_told(tmp_path: Path, capsys:
     registry.REGISTRY["strategy"].pop("faulty")
     err = capsys.readouterr().err
     assert "1 cell, 3 rounds" in err
-    assert "no hours are known of: digits[epochs=2] faulty" in err
+    assert "no hours could be estimated for: digits[epochs=2] faulty" in err
 
 
 def test_an_edited_strategy_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

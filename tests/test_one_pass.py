@@ -112,7 +112,7 @@ def test_schedules_that_make_no_sense_are_refused(settings: dict[str, Any], word
 
 def test_a_strategy_that_asks_the_model_needs_a_first_label() -> None:
     asked: Cell = cell("entropy", one_pass=True, **COLD)
-    with pytest.raises(ValueError, match=r"initial=0: entropy asks a model for predictions \(predict\)"):
+    with pytest.raises(ValueError, match=r"initial=0: entropy uses a trained model: predictions \(predict\)"):
         asked.check_needs()
 
 

@@ -38,8 +38,8 @@ def grid(*words: str, pool: int | None = 366, recorded: Any = None) -> Grid:
     return config.build_grid(config.compose_settings(words), num_pool, recorded or {})
 
 
-def names(made: Grid) -> list[str]:
-    return [one.label for one in made.experiments[0].strategies]
+def names(built_grid: Grid) -> list[str]:
+    return [strategy.label for strategy in built_grid.experiments[0].strategies]
 
 
 @pytest.mark.parametrize(
@@ -55,16 +55,16 @@ def names(made: Grid) -> list[str]:
 )
 def test_strategies_that_the_task_serves(task: str, strategies: list[str]) -> None:
     """None of the grid's, and so nothing about `bald`, which nobody asked for."""
-    made = grid(f"tasks=[{task}]")
-    assert names(made) == strategies
-    assert made.cells()
-    assert f"strategies=[{','.join(strategies)}] seeds=3" in made.remarks[0]
+    built_grid = grid(f"tasks=[{task}]")
+    assert names(built_grid) == strategies
+    assert built_grid.cells()
+    assert f"strategies=[{','.join(strategies)}] seeds=3" in built_grid.remarks[0]
 
 
 def test_the_schedule_of_the_grid_is_not_inherited() -> None:
-    made = grid(f"tasks=[{FOLDER}]")
-    assert made.experiments[0].schedule == Schedule(initial=20, budget=20, rounds=5, validation=0)
-    assert made.remarks == (
+    built_grid = grid(f"tasks=[{FOLDER}]")
+    assert built_grid.experiments[0].schedule == Schedule(initial=20, budget=20, rounds=5, validation=0)
+    assert built_grid.remarks == (
         "image_folder[root=x] is not in grid=quick; what you did not set: "
         "threads=1 strategies=[random,entropy,margin,coreset,badge] seeds=3 initial=20 budget=20 rounds=5 validation=0 "
         "(a pool of 366 images)",
@@ -116,8 +116,8 @@ def test_it_fits_every_pool_and_keeps_what_is_given() -> None:
     ],
 )
 def test_what_is_given_stays(words: list[str], schedule: tuple[int, ...]) -> None:
-    made = grid(f"tasks=[{FOLDER}]", *words).experiments[0].schedule
-    assert (made.initial, made.budget, made.rounds, made.validation) == schedule
+    built_schedule = grid(f"tasks=[{FOLDER}]", *words).experiments[0].schedule
+    assert (built_schedule.initial, built_schedule.budget, built_schedule.rounds, built_schedule.validation) == schedule
 
 
 def test_without_a_label_only_strategies_that_ask_no_model_are_chosen() -> None:
@@ -126,9 +126,9 @@ def test_without_a_label_only_strategies_that_ask_no_model_are_chosen() -> None:
 
 def test_where_all_is_given_no_task_is_built_and_nothing_is_told() -> None:
     words = ["initial=5", "budget=6", "rounds=2", "validation=0", "strategies=[margin]", "seeds=1"]
-    made = grid(f"tasks=[{FOLDER}]", *words, pool=None)
-    assert made.experiments[0].schedule == Schedule(5, 6, 2)
-    assert (names(made), made.remarks) == (["margin"], ())
+    built_grid = grid(f"tasks=[{FOLDER}]", *words, pool=None)
+    assert built_grid.experiments[0].schedule == Schedule(5, 6, 2)
+    assert (names(built_grid), built_grid.remarks) == (["margin"], ())
 
 
 def test_what_the_results_folder_holds_goes_on() -> None:
@@ -148,7 +148,7 @@ def test_what_the_results_folder_holds_goes_on() -> None:
     [
         (["strategies=[entrpy]"], "did you mean 'entropy'"),
         (["budget=-5"], "budget=-5: must be at least 1"),
-        (["budget_in=boxes"], "budget_in=boxes: say how many boxes are bought between two fits: budget=N"),
+        (["budget_in=boxes"], "budget_in=boxes: set budget=N, the number of boxes bought between two trainings"),
         (["until=map"], "must be METRIC VALUE"),
         (["tasks=[image_folder[root=x,lr=-1]]"], "lr=-1.0: must be positive"),
     ],
@@ -164,7 +164,7 @@ def test_the_grid_of_another_name_gives_the_same() -> None:
 
 
 NEU = "voc[backbone=small,channels=32,epochs=30,lr=0.02,max_size=256,min_size=96,precision=float32,root=neu_det]"
-LENT = "what you did not set is that of the grid's experiment"
+LENT = "what you did not set is taken from the grid's experiment"
 
 
 @pytest.mark.parametrize(

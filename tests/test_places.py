@@ -24,7 +24,7 @@ ODD = ["a,b", "O'Brien", "with space", "[x]", "k=v", '"quoted"', "~x", "ü", "{y
 SMALL = ["seeds=1", "rounds=2", "initial=20", "budget=5", "validation=0"]
 
 
-def told(*words: str) -> str:
+def output_of(*words: str) -> str:
     done = CliRunner().invoke(commands.app, list(words))
     assert done.exit_code == 0, done.output + repr(done.exception)
     return done.stdout
@@ -48,23 +48,27 @@ def test_a_results_folder_may_be_called_anything(here: Path, name: str) -> None:
     words = ["tasks=[shelf]", *SMALL, f"plugins={FAULTY}", "device=cpu"]
     for other in ("a", "b"):  # what a name with a comma must not be taken for
         (here / other).mkdir()
-    told("run", *words, "strategies=[random]", f"out={given}")
+    output_of("run", *words, "strategies=[random]", f"out={given}")
     assert sorted(path.name for path in here.iterdir()) == sorted({name, "a", "b"})
     for verb in ("status", "tables", "seconds", "verify"):
-        assert told(verb, f"out={given}", "format=json") == told(verb, f"records={given}", "format=json") != "[]\n"
+        assert (
+            output_of(verb, f"out={given}", "format=json")
+            == output_of(verb, f"records={given}", "format=json")
+            != "[]\n"
+        )
 
 
 def test_out_is_never_a_list(here: Path) -> None:
     for folder, strategy in (("p", "random"), ("q", "in_order"), ("p,q", "random")):
-        told("run", "tasks=[shelf]", *SMALL, f"plugins={FAULTY}", f"strategies=[{strategy}]", f"out={folder}")
+        output_of("run", "tasks=[shelf]", *SMALL, f"plugins={FAULTY}", f"strategies=[{strategy}]", f"out={folder}")
     names = {
-        out: {row["strategy"] for row in json.loads(told("tables", f"out={out}", "format=json"))}
+        out: {row["strategy"] for row in json.loads(output_of("tables", f"out={out}", "format=json"))}
         for out in ("p,q", "q")
     }
     assert names == {"p,q": {"random"}, "q": {"in_order"}}
-    both = {row["strategy"] for row in json.loads(told("tables", "records=[p,q]", "format=json"))}
+    both = {row["strategy"] for row in json.loads(output_of("tables", "records=[p,q]", "format=json"))}
     assert both == {"random", "in_order"}
-    assert [row["cells"] for row in json.loads(told("status", "records=[p,q]", "format=json"))] == [1, 1]
+    assert [row["cells"] for row in json.loads(output_of("status", "records=[p,q]", "format=json"))] == [1, 1]
 
 
 # --- several ----------------------------------------------------------------------------------
@@ -153,8 +157,8 @@ def test_data_may_be_called_anything_and_explain_tells_the_command(here: Path, n
     inside = {"root": path_as_typed(Path(name)), "size": 8, "model": "small_cnn", "epochs": 1, "precision": "float32"}
     label = registry.get("task", "image_folder").label(inside)
     words = [*SMALL[:2], "initial=2", "budget=1", "validation=0", "device=cpu"]
-    told("run", f"tasks=[{label}]", "strategies=[random]", "data=data", f"out=./{name}_", *words)
-    lines = told("explain", f"{label}/random/seed-0", f"out=./{name}_")
+    output_of("run", f"tasks=[{label}]", "strategies=[random]", "data=data", f"out=./{name}_", *words)
+    lines = output_of("explain", f"{label}/random/seed-0", f"out=./{name}_")
     command = shlex.split(lines.splitlines()[1].partition("python -m benchmark ")[2])
     done = CliRunner().invoke(commands.app, command)
     assert done.exit_code == 0, done.output + repr(done.exception)

@@ -106,8 +106,8 @@ def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path: Path) -> Non
 def test_an_installed_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "somebodys_package.py").write_text(CODE.format(name="somebodys"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = EntryPoint("somebodys", "somebodys_package", "al_benchmark.strategies")
-    monkeypatch.setattr(discovery, "entry_points", lambda group: [found] if group == found.group else [])
+    entry_point = EntryPoint("somebodys", "somebodys_package", "al_benchmark.strategies")
+    monkeypatch.setattr(discovery, "entry_points", lambda group: [entry_point] if group == entry_point.group else [])
     discovery.discover()
     assert registry.get("strategy", "somebodys").function.__module__ == "somebodys_package"
 
@@ -149,11 +149,11 @@ def test_labels_read_back() -> None:
     def f(*, lr: float = 0.1, name: str = "x", on: bool = True, most: int | None = 3, old: Old = None) -> None:
         pass
 
-    made = Plugin("strategy", "f", f, 1)
+    plugin = Plugin("strategy", "f", f, 1)
     given = {"lr": 1e-5, "name": "2024", "on": False, "most": None, "old": 4}
-    label = made.label(given)
+    label = plugin.label(given)
     assert label == "f[lr=1e-05,most=null,name=2024,old=4,on=false]"
-    assert made.bind(parse_label(label)[1]) == given
+    assert plugin.bind(parse_label(label)[1]) == given
 
 
 def test_an_int_passes_for_a_float_and_nothing_else_for_another() -> None:
@@ -167,7 +167,7 @@ def test_an_int_passes_for_a_float_and_nothing_else_for_another() -> None:
     ("old", "new", "words"),
     [
         ("from numpy.random import Generator", "from __future__ import annotations", "not imported: name 'Generator'"),
-        ("needs=()", "needs='predict'", "needs='predict': a set of names"),
+        ("needs=()", "needs='predict'", "needs='predict': must be a set of names"),
     ],
 )
 def test_what_nothing_can_use_is_named(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -177,8 +177,8 @@ def test_what_nothing_can_use_is_named(tmp_path: Path, old: str, new: str, words
 
 
 def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = EntryPoint("x", "no_such_package_of_mine", "al_benchmark.tasks")
-    monkeypatch.setattr(discovery, "entry_points", lambda group: [found] if group == found.group else [])
+    entry_point = EntryPoint("x", "no_such_package_of_mine", "al_benchmark.tasks")
+    monkeypatch.setattr(discovery, "entry_points", lambda group: [entry_point] if group == entry_point.group else [])
     with pytest.raises(ValueError, match="no_such_package_of_mine does not import: ModuleNotFoundError"):
         discovery.discover()
 
@@ -198,8 +198,10 @@ def test_a_task_checks_its_recipe_before_it_is_built() -> None:
         calls.append("built")
         return machine
 
-    made = Plugin("task", "task", task, 1, recipes={False: Setting()}, check_weights=lambda *given: calls.append(given))
-    made.build("here", made.bind({"depth": 3}))
+    plugin = Plugin(
+        "task", "task", task, 1, recipes={False: Setting()}, check_weights=lambda *given: calls.append(given)
+    )
+    plugin.build("here", plugin.bind({"depth": 3}))
     assert calls == [("here", Setting(3)), "built"]
 
 
@@ -207,5 +209,5 @@ def test_a_check_without_a_recipe_to_look_at_is_an_error() -> None:
     def task(machine: str) -> str:
         return machine
 
-    with pytest.raises(ValueError, match=r"check= looks at a recipe: give the task one, default="):
+    with pytest.raises(ValueError, match=r"check= needs a recipe to check: set default= to one"):
         Plugin("task", "task", task, 1, check_weights=print).check()

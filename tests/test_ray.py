@@ -87,11 +87,11 @@ def mishap(view, budget, rng, *, what: str = "none", at: int = 0):
         (["ray_address=auto"], "ray_address=auto: has no effect with launcher=local: set launcher=ray"),
         (["launcher=ray", "cpus_per_cell=0"], "cpus_per_cell=0: must be at least 1"),
         (["launcher=ray", "cpus_per_cell=0.5"], "must be a whole number or null"),
-        (["launcher=ray", "gpus_per_cell=0"], "gpus_per_cell=0.0: must be over 0 and at most 1"),
-        (["launcher=ray", "gpus_per_cell=2"], "gpus_per_cell=2.0: must be over 0 and at most 1"),
+        (["launcher=ray", "gpus_per_cell=0"], "gpus_per_cell=0.0: must be greater than 0 and at most 1"),
+        (["launcher=ray", "gpus_per_cell=2"], "gpus_per_cell=2.0: must be greater than 0 and at most 1"),
         (["launcher=ray", "gpus_per_cell=nan"], "gpus_per_cell=nan"),
         (["launcher=ray", "gpus_per_cell=0.5", "device=cpu"], "gpus_per_cell=0.5: has no effect with device=cpu"),
-        (["launcher=ray", "device=cuda:1"], "device=cuda:1: Ray chooses which GPU: device=cuda"),
+        (["launcher=ray", "device=cuda:1"], "device=cuda:1: Ray chooses the GPU: set device=cuda"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(words: list[str], named: str) -> None:

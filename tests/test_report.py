@@ -127,7 +127,7 @@ def test_captions_tell_how_many_tests_and_intervals_they_hold_for(made: Path) ->
     page = " ".join(Page(made.read_text(encoding="utf-8")).text.split())
     assert "of this table alone: it gives the verdict" in page
     assert "[ ]: intervals, each for itself: not corrected for how many there are" in page
-    assert "not corrected for how many there are" in SAVINGS_NOTE
+    assert "not corrected for multiple comparisons" in SAVINGS_NOTE
     assert "corrected (Holm) for the rounds of this curve alone" in VERDICTS_NOTE
 
 

@@ -32,7 +32,7 @@ def python(code: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
+def recorded_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
     folder = tmp_path_factory.mktemp("made") / "out"
     return benchmark.run(out=folder, **SMALL), folder
 
@@ -45,9 +45,9 @@ def plain(tmp_path: Path) -> Path:
 
 # --- run --------------------------------------------------------------------------------------
 def test_run_records_two_strategies_and_the_frame_is_the_csv_of_the_command_line(
-    made: tuple[Results, Path], command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recorded_run: tuple[Results, Path], command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results, folder = made
+    results, folder = recorded_run
     frame = results.frame()
     assert list(frame.columns) == list(COLUMNS)
     assert len(frame) == 2 * 2 * 2
@@ -60,25 +60,25 @@ def test_run_records_two_strategies_and_the_frame_is_the_csv_of_the_command_line
     own, theirs = frame, pd.read_csv(typed / "rounds.csv")
     seconds = [name for name in COLUMNS if name.endswith("seconds")]
     pd.testing.assert_frame_equal(theirs.drop(columns=seconds), own.drop(columns=seconds))
-    tables = [pd.read_csv(next(one.glob("tables/digits*.csv"))) for one in (folder, typed)]
+    tables = [pd.read_csv(next(place.glob("tables/digits*.csv"))) for place in (folder, typed)]
     pd.testing.assert_frame_equal(*tables)
     pd.testing.assert_frame_equal(tables[0], results.table())
 
 
-def test_run_says_what_was_typed_instead(made: tuple[Results, Path]) -> None:
+def test_run_says_what_was_typed_instead(recorded_run: tuple[Results, Path]) -> None:
     """The manifest has the command that does the same."""
-    run = json.loads((made[1] / "grid.json").read_text())["runs"][-1]
+    run = json.loads((recorded_run[1] / "grid.json").read_text())["runs"][-1]
     assert "'tasks=[digits[epochs=1]]' 'strategies=[random,margin]' seeds=2" in run["command"]
 
 
 def test_run_prints_nothing_and_its_remarks_are_logged(
-    made: tuple[Results, Path], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    recorded_run: tuple[Results, Path], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with caplog.at_level(logging.INFO, "benchmark"):
-        again = benchmark.run(out=made[1], **SMALL)
+        again = benchmark.run(out=recorded_run[1], **SMALL)
     assert capfd.readouterr() == ("", "")
     assert "4 cells, 0 to do" in caplog.text
-    pd.testing.assert_frame_equal(again.frame(), made[0].frame())
+    pd.testing.assert_frame_equal(again.frame(), recorded_run[0].frame())
 
 
 @pytest.mark.parametrize(
@@ -253,4 +253,4 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "curves.png").stat().st_size
     assert (tmp_path / "page" / "report.html").is_file()
     public = [name for name, what in vars(Results).items() if callable(what) and not name.startswith("_")]
-    assert [name for name in public if name != "only" and f".{name}(" not in "".join(blocks)] == []
+    assert [name for name in public if name != "select" and f".{name}(" not in "".join(blocks)] == []

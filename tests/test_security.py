@@ -65,12 +65,12 @@ def name_of(node: ast.AST, imported: dict[str, str]) -> str:
 
 def imports(tree: ast.Module) -> dict[str, str]:
     """What the names in a file stand for."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
-            found |= {alias.asname or alias.name: f"{module}{alias.name}" for alias in node.names}
-    return found
+            names |= {alias.asname or alias.name: f"{module}{alias.name}" for alias in node.names}
+    return names
 
 
 def dangers(text: str) -> Iterator[str]:
@@ -94,9 +94,9 @@ def dangers(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("folder", ["benchmark", "strategies", "tasks"])
 def test_no_code_runs_or_unpacks_what_it_reads(folder: str) -> None:
-    found = [f"{path}:{words}" for path in (ROOT / folder).rglob("*.py") for words in dangers(path.read_text())]
+    findings = [f"{path}:{words}" for path in (ROOT / folder).rglob("*.py") for words in dangers(path.read_text())]
     assert any((ROOT / folder).rglob("*.py"))
-    assert not found, "\n".join(found)
+    assert not findings, "\n".join(findings)
 
 
 @pytest.mark.parametrize(
@@ -242,10 +242,10 @@ def test_an_experiment_never_leads_out_of_the_results(name: str) -> None:
     assert not slug(name).startswith(".")
 
 
-@pytest.mark.parametrize("name", [one for one in NAMES if one != "x" * 300])
+@pytest.mark.parametrize("name", [item for item in NAMES if item != "x" * 300])
 def test_a_new_strategy_is_written_into_its_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="is no name for a strategy"):
+    with pytest.raises(ValueError, match="is not a valid name for a strategy"):
         write_plugin("strategy", name, str(tmp_path / "mine"), "digits")
     assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
 
@@ -270,12 +270,12 @@ LOOKED_UP = [
 def test_nothing_is_looked_up_in_what_a_user_types(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would end up in records and failures; only our own configs/config.yaml reads the environment."""
     monkeypatch.setenv("SECRET", "s3cr3t")
-    for name in (*(one.name for one in fields(Settings)), "nonsense"):
-        with pytest.raises(ValueError, match="nothing is looked up in what you type") as caught:
+    for name in (*(item.name for item in fields(Settings)), "nonsense"):
+        with pytest.raises(ValueError, match="is not resolved in arguments") as caught:
             compose_settings([f"{name}={text}"])
         assert "s3cr3t" not in str(caught.value)
-    for name in (*(one.name for one in fields(AnalysisOptions)), "nonsense"):
-        with pytest.raises(ValueError, match="nothing is looked up in what you type"):
+    for name in (*(item.name for item in fields(AnalysisOptions)), "nonsense"):
+        with pytest.raises(ValueError, match="is not resolved in arguments"):
             parse_options([f"{name}={text}"], "savings")
 
 
@@ -391,11 +391,11 @@ def fixed() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_pin_has_a_hash_and_the_version_of_the_constraints(name: str) -> None:
-    found, known = pins((ROOT / name).read_text()), fixed()
-    assert found
-    differ = {one: (version, known.get(one)) for one, version in found.items() if known.get(one) != version}
+    pinned, known = pins((ROOT / name).read_text()), fixed()
+    assert pinned
+    differ = {item: (version, known.get(item)) for item, version in pinned.items() if known.get(item) != version}
     if name in OWN:
-        differ = {one: versions for one, versions in differ.items() if versions[1] is not None}
+        differ = {item: versions for item, versions in differ.items() if versions[1] is not None}
     assert not differ, "make lock"
 
 
@@ -403,13 +403,13 @@ def test_the_locks_hold_all_that_is_asked_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     first = pins((ROOT / "requirements.lock").read_text())
     for name, extras in EXTRAS.items():
-        asked = [
+        requirements = [
             *project["dependencies"],
-            *(one for extra in extras for one in project["optional-dependencies"][extra]),
+            *(item for extra in extras for item in project["optional-dependencies"][extra]),
         ]
-        names = {re.split(r"[^A-Za-z0-9._-]", one)[0].lower() for one in asked}
+        names = {re.split(r"[^A-Za-z0-9._-]", item)[0].lower() for item in requirements}
         assert names <= {*first, *pins((ROOT / name).read_text())}, "make lock"
-    assert {*fixed()} == {one for name in LOCKS if name not in OWN for one in pins((ROOT / name).read_text())}
+    assert {*fixed()} == {item for name in LOCKS if name not in OWN for item in pins((ROOT / name).read_text())}
 
 
 @pytest.mark.parametrize("line", ["a==1\n", "a>=1 \\\n    --hash=sha256:" + 64 * "0" + "\n", "--index-url https://x\n"])

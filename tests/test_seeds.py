@@ -12,7 +12,7 @@ def test_is_the_same_on_every_machine() -> None:
 
 def test_every_name_counts_and_so_does_their_order() -> None:
     names = [("fit", "digits", 0, 1), ("fit", "digits", 1, 0), ("fit", "digits", 0), ("fit", "digits", "0", 1)]
-    assert len({seed(*one) for one in names}) == len(names)
+    assert len({seed(*parts) for parts in names}) == len(names)
 
 
 def test_fits_a_generator() -> None:

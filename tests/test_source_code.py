@@ -70,19 +70,19 @@ def test_files_that_import_each_other_or_nothing_that_is_there_have_a_code(tmp_p
 
 def test_ours_take_in_the_maths_that_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
     discovery.discover()
-    read, seen = Path.read_bytes, set[str]()
+    read, names = Path.read_bytes, set[str]()
 
     def watched(path: Path) -> bytes:
-        seen.add(path.name)
+        names.add(path.name)
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", watched)
     for name, files in {"isal": {"isal.py", "influence.py"}, "coreset": {"coreset.py", "kcenter.py"}}.items():
-        seen.clear()
+        names.clear()
         plugin = registry.get("strategy", name)
         assert hash_code(registry.source_file(plugin), plugin.function.__module__, in_user_folder=False)
-        assert files <= seen
-        assert "api.py" not in seen
+        assert files <= names
+        assert "api.py" not in names
 
 
 @pytest.fixture
@@ -100,10 +100,10 @@ def shared(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_an_edited_helper_of_a_users_strategy_is_said(shared: Path, tmp_path: Path) -> None:
-    one = cell("helped", rounds=2, task="shelf")
-    run([one], tmp_path)
+    helped_cell = cell("helped", rounds=2, task="shelf")
+    run([helped_cell], tmp_path)
     store = Store(tmp_path / "run")
-    assert list(launch.edited_code_remarks([one], store)) == []
+    assert list(launch.edited_code_remarks([helped_cell], store)) == []
     shared.write_text("def first(places, budget):\n    return places[-budget:]\n")
     registry.REGISTRY["strategy"].pop("helped")
     discovery.discover(tmp_path)
@@ -125,11 +125,11 @@ def test_the_code_of_what_is_named_counts(shared: Path, tmp_path: Path) -> None:
 
 
 def test_a_code_of_the_older_rule_raises_no_alarm(shared: Path, tmp_path: Path) -> None:
-    one = cell("helped", rounds=1, task="shelf")
-    run([one], tmp_path)
+    helped_cell = cell("helped", rounds=1, task="shelf")
+    run([helped_cell], tmp_path)
     store = Store(tmp_path / "run")
-    path = store.path(one.path, "measured")
+    path = store.path(helped_cell.path, "measured")
     [line], *_ = read_lines(path, ordered=False)
     path.write_bytes(encode_line(line | {"code": "0123456789abcdef"}))
-    assert store.codes(one.path) == set()
-    assert list(launch.edited_code_remarks([one], store)) == []
+    assert store.codes(helped_cell.path) == set()
+    assert list(launch.edited_code_remarks([helped_cell], store)) == []

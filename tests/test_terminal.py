@@ -102,7 +102,7 @@ def test_deviations_go_below_their_means_where_that_makes_one_block() -> None:
     columns = [Column("strategy", ["random"], True), *(Column(str(n), ["84.87 ± 4.28"]) for n in range(5))]
     [block] = lay_out(columns, 80)
     assert block[1][0].cells == ["84.87\n± 4.28"]
-    assert [len(one) for one in lay_out(columns, 200)] == [6]
+    assert [len(block_columns) for block_columns in lay_out(columns, 200)] == [6]
     assert lay_out(columns, 200)[0][1][0].cells == ["84.87 ± 4.28"]
 
 
@@ -193,8 +193,8 @@ def test_names_that_would_look_alike_are_numbered() -> None:
 
 
 def test_counts_agree_with_their_nouns() -> None:
-    told = [plural(0, "cell"), plural(1, "cell"), plural(1200, "cell"), plural(2, "batch", "batches")]
-    assert told == ["0 cells", "1 cell", "1,200 cells", "2 batches"]
+    counts = [plural(0, "cell"), plural(1, "cell"), plural(1200, "cell"), plural(2, "batch", "batches")]
+    assert counts == ["0 cells", "1 cell", "1,200 cells", "2 batches"]
 
 
 def test_json_is_not_laid_out(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,8 +242,8 @@ def latin(tmp_path: Path) -> dict[str, str]:
 
 def test_files_are_utf8_whatever_the_locale(latin: dict[str, str], tmp_path: Path) -> None:
     probe = "import locale; print(locale.getencoding())"
-    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, env=os.environ | latin)
-    assert found.stdout.strip().upper() == b"ISO-8859-1"
+    probed = subprocess.run([sys.executable, "-c", probe], capture_output=True, env=os.environ | latin)
+    assert probed.stdout.strip().upper() == b"ISO-8859-1"
     folder = recorded(tmp_path / "run", PLAIN).folder
     done = command(folder, "tables", **latin)
     assert done.returncode == 0, done.stderr

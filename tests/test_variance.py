@@ -236,11 +236,11 @@ def test_a_set_that_is_not_through_is_left_out(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["variance", "sets=1"], "sets=1: at least 2"),
+        (["variance", "sets=1"], "sets=1: must be at least 2"),
         (["variance", "sets=3", "seeds=2"], "seeds=2: has no effect with sets=3"),
-        (["variance", "sets=3", "deterministic=false"], "deterministic=false: what a training does not repeat"),
+        (["variance", "sets=3", "deterministic=false"], "deterministic=false: `variance` trains deterministically"),
         (["variance", "sets=3", "reference=isal"], "shelf has no strategy 'isal'"),
-        (["run", "sets=3"], "sets=3: has no effect here: `variance sets=N`, or seeds=N"),
+        (["run", "sets=3"], "sets=3: has no effect here: type `variance sets=N`, or seeds=N"),
     ],
 )
 def test_what_does_not_fit_is_one_line(tmp_path: Path, words: list[str], told: str) -> None:

@@ -114,7 +114,7 @@ def test_variants_change_no_byte_beside_them_and_no_answer(full: Store, tmp_path
     assert len(other.variant_runs) == 8
     entries = {cell["path"]: cell for cell in full.manifest()["experiments"][0]["cells"]}
     assert all(entries[cell["path"]] == cell for cell in plain.manifest()["experiments"][0]["cells"])
-    words = "8 runs that vary training or selection alone count for `variance` only"
+    words = "8 runs that vary training or selection alone: left out here, used by `variance`"
     for verb in (["tables"], ["status"], ["verify"], ["savings"], ["compare", "margin", "random"], ["seconds"]):
         said = CliRunner().invoke(app, [*verb, f"out={full.folder}"])
         assert words in said.output, (verb, said.output)

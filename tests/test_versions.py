@@ -15,7 +15,7 @@ from benchmark.analysis.curves import Experiment
 from benchmark.analysis.explain import describe_run
 from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.tables import build_tables, to_markdown
-from benchmark.cli.analysis_commands import experiment_status
+from benchmark.cli.status_command import experiment_status
 from benchmark.records import versions
 from benchmark.records.record import encode_line
 from benchmark.records.store import Store
@@ -64,7 +64,7 @@ def test_another_minor_version_of_torch_begins_cells_anew(command: Command, begu
     old = bytes_of(out)
     [listed] = Store(out).experiments()
     assert experiment_status((Store(out), listed))["note"] == (
-        "`run` begins 2 cells anew: torch has another minor version"
+        "`run` restarts 2 cells: the minor version of torch has changed"
     )
     _, said = command("run", *GRID, f"out={out}", "dry_run=true")
     assert f"torch 1.0 to {here}, so cells begin anew: random seed 0, margin seed 0" in said

@@ -44,7 +44,7 @@ def test_what_is_read_with_records_is_left_as_it_is(
 
 def test_tables_of_records_say_how_they_are_written(tmp_path: Path) -> None:
     done = command("tables records=published task=isal_2021_voc2012_fcos")
-    assert "nothing is written: to=FOLDER writes these tables" in done.stderr
+    assert "no files are written: add to=FOLDER to write these tables" in done.stderr
     done = command("tables records=published task=isal_2021_voc2012_fcos", f"to={tmp_path / 'to'}")
     assert f"tables written to {tmp_path / 'to' / 'tables'}" in done.stderr
     assert "isal_2021_voc2012_fcos.md" in {path.name for path in (tmp_path / "to" / "tables").iterdir()}
@@ -54,7 +54,7 @@ def test_a_report_of_records_asks_where_it_may_be_written(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     done = command("report records=published")
     assert isinstance(done.exception, ValueError)
-    assert str(done.exception) == "records=published: add to=FOLDER: the page and its figures are written there"
+    assert str(done.exception) == "records=published: add to=FOLDER, the folder that the page and figures are written to"
     assert not list(tmp_path.iterdir())
 
 

@@ -1,7 +1,7 @@
-"""Active-learning strategies, compared fairly: run them, then ask for tables, savings, comparisons and a report.
+"""Compare active-learning strategies: run them, then print tables, savings, comparisons and a report.
 
-Begin with `run`: it takes minutes and needs no data. Exit status: 0 all is done and recorded, 1 something failed or is
-not finished, 2 a wrong command.
+Start with `run`: its default grid takes minutes and needs no download. Exit status: 0 everything is recorded, 1 a cell
+failed or is not finished, 2 a wrong command or setting.
 """
 
 from __future__ import annotations
@@ -25,14 +25,12 @@ from benchmark import config
 from benchmark.analysis.options import AnalysisOptions, parse_options
 from benchmark.cli import analysis_commands, completion
 from benchmark.cli.display import show_activity
-from benchmark.cli.help import CommandWithSettings
-from benchmark.cli.help import print_version as show_version
+from benchmark.cli.help import CommandWithSettings, print_version
 from benchmark.cli.terminal import err, print_rows, say, tolerate_narrow_encodings
 from benchmark.experiment import spec as experiment_spec
 from benchmark.experiment.settings import Settings, known_settings
 from benchmark.plugins import discovery, registry
-from benchmark.plugins.paths import grid_names as list_grids
-from benchmark.plugins.paths import path_as_typed
+from benchmark.plugins.paths import grid_names, path_as_typed
 from benchmark.plugins.settings import Setting
 from benchmark.records.provenance import provenance
 from benchmark.records.store import Store
@@ -49,10 +47,10 @@ from benchmark.runner.machine import prepare_machine
 
 
 class CommandGroup(typer.core.TyperGroup):
-    """The commands."""
+    """The group of all commands."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs one. A plug-in that exits where none is expected to run is a fault of its own, and never a success."""
+        """Runs a command. RuntimeError where a plug-in calls sys.exit, which must never look like success."""
         try:
             return super().invoke(ctx)
         except SystemExit as error:
@@ -67,58 +65,61 @@ app = typer.Typer(
 @app.callback()
 def program_options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=show_version)
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=print_version)
     ] = False,
 ) -> None:
-    """Takes what stands before the command."""
+    """Handles the options before the command."""
 
 
-SHUTDOWN_SECONDS = 60.0  # that threads and clean-up have after a command is through
-Words = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings; see below")]
+SHUTDOWN_SECONDS = 60.0  # time that threads and clean-up code have after a command has finished
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="settings; see below")]
 
 
 @app.command(cls=CommandWithSettings)
-def run(words: Words = None) -> None:
-    """Run what is missing of a grid of tasks, strategies and seeds, then print and write its tables."""
-    chosen = config.compose_settings(words or [], "run")
-    if chosen.sets is not None:
-        raise ValueError(f"sets={chosen.sets}: has no effect here: `variance sets=N`, or seeds=N")
+def run(arguments: Arguments = None) -> None:
+    """Run the missing cells of a grid of tasks, strategies and seeds, then print and write its tables."""
+    settings = config.compose_settings(arguments or [], "run")
+    if settings.sets is not None:
+        raise ValueError(f"sets={settings.sets}: has no effect here: type `variance sets=N`, or seeds=N")
     run_grid(
-        chosen,
-        words or [],
-        partial(analysis_commands.show_tables, AnalysisOptions(out=chosen.out, format=chosen.format)),
+        settings,
+        arguments or [],
+        partial(analysis_commands.show_tables, AnalysisOptions(out=settings.out, format=settings.format)),
     )
 
 
 @app.command(cls=CommandWithSettings)
-def variance(words: Words = None) -> None:
-    """Show how much initial sets, training and selection make runs differ; sets=30 first runs what that takes."""
+def variance(arguments: Arguments = None) -> None:
+    """Show how much variance is due to initial sets, training and selection; sets=30 first runs what that needs."""
     from benchmark.cli import variance_commands
 
-    given = words or []
-    if not any(word.startswith("sets=") for word in given):
-        variance_commands.show_variance(parse_options(given, "variance"))
+    texts = arguments or []
+    if not any(word.startswith("sets=") for word in texts):
+        variance_commands.show_variance(parse_options(texts, "variance"))
         return
-    chosen = config.compose_settings(given, "variance")
-    counted = "what a training does not repeat would count as selection"
-    if not chosen.deterministic and any(word.startswith("deterministic=") for word in given):
-        raise ValueError(f"deterministic=false: {counted}: leave it away")
-    if not chosen.deterministic:
-        say(f"deterministic=true is set: {counted}")
-    asked = AnalysisOptions(
-        out=chosen.out, format=chosen.format, level=chosen.level, reference=chosen.reference or "",
-        anonymous=chosen.anonymous,
+    settings = config.compose_settings(texts, "variance")
+    reason = "otherwise noise of the training would count as variance of the selection"
+    if not settings.deterministic and any(word.startswith("deterministic=") for word in texts):
+        raise ValueError(f"deterministic=false: `variance` trains deterministically, {reason}: remove this setting")
+    if not settings.deterministic:
+        say(f"deterministic=true is set: {reason}")
+    options = AnalysisOptions(
+        out=settings.out, format=settings.format, level=settings.level, reference=settings.reference or "",
+        anonymous=settings.anonymous,
     )  # fmt: skip
-    run_grid(replace(chosen, deterministic=True), given, partial(variance_commands.show_variance, asked))
+    run_grid(replace(settings, deterministic=True), texts, partial(variance_commands.show_variance, options))
 
 
 def run_grid(settings: Settings, arguments: Sequence[str], show_answer: Callable[[], None]) -> None:
-    """Runs what is missing of a grid, then gives the answer that it was run for.
+    """Runs the missing cells of a grid, then shows the tables that it was run for.
 
     Args:
-        chosen: the settings.
-        words: as they were typed, for the manifest.
-        answer: prints and writes what the records tell.
+        settings: the settings of the run.
+        arguments: the `key=value` arguments as typed; they are recorded in the manifest.
+        show_answer: prints and writes the tables of the records.
+
+    Raises:
+        typer.Exit: with status 1, where a cell failed or is not finished.
     """
     with err.status("loading PyTorch and the plug-ins"):
         discovery.discover(settings.plugins)
@@ -135,13 +136,13 @@ def run_grid(settings: Settings, arguments: Sequence[str], show_answer: Callable
                 job, provenance("run" if settings.sets is None else "variance", arguments), show_answer
             )
         except KeyboardInterrupt:
-            say("interrupted: every finished round is recorded; the same command goes on from there")
+            say("interrupted: every finished round is recorded; type the same command to continue")
             raise typer.Exit(1) from None
     exit_on_failure(outcome)
 
 
 def exit_on_failure(outcome: Outcome) -> None:
-    """Says what failed and what is not recorded to its end. Exit 1 unless every cell is, whatever happened."""
+    """Tells which cells failed or are unfinished, and exits with status 1 if there are any."""
     for line in outcome.problems:
         say(line)
     if outcome.failures or outcome.unfinished_cells:
@@ -149,121 +150,126 @@ def exit_on_failure(outcome: Outcome) -> None:
 
 
 def show_estimate(job: Job) -> None:
-    """Says what a run has to do and how long that takes. The fits of the pilot rounds are kept for it."""
+    """Prints how many trainings a run needs and how many hours they take. The fits of its pilot rounds are cached."""
     from benchmark.runner import forecast, launch, resume
     from benchmark.runner.carry_out import manifest_entry
     from benchmark.runner.fit_cache import FitCache
     from benchmark.runner.loop import device_name
 
-    chosen, grid, built = job.settings, job.grid, job.lazy_tasks
-    if chosen.ray_address is not None:
-        raise ValueError("dry_run=true runs its pilot rounds here: leave ray_address away, on a machine like the nodes")
-    store = Store(chosen.out)
-    machine = built.tasks.machine
-    fits = FitCache(store.folder / ".fits", chosen.cache_gb, device_name(machine))
-    asked, left = [manifest_entry(one) for one in grid.experiments], launch.count_rounds_left(grid.cells(), store)
-    launch.check_versions(grid, store.merge_experiments(asked), store)
-    for line in resume.restart_changed_cells(left, asked, store, mix=chosen.mix_versions, move=False):
+    settings, grid, lazy_tasks = job.settings, job.grid, job.lazy_tasks
+    if settings.ray_address is not None:
+        raise ValueError(
+            "dry_run=true trains on this machine: remove ray_address, and use a machine like the cluster's"
+        )
+    store = Store(settings.out)
+    machine = lazy_tasks.tasks.machine
+    fits = FitCache(store.folder / ".fits", settings.cache_gb, device_name(machine))
+    entries = [manifest_entry(experiment) for experiment in grid.experiments]
+    rounds_left = launch.count_rounds_left(grid.cells(), store)
+    launch.check_versions(grid, store.merge_experiments(entries), store)
+    for line in resume.restart_changed_cells(rounds_left, entries, store, mix=settings.mix_versions, move=False):
         say(line)
     launch.check_encoders(grid.cells(), machine)
     failed = list[str]()
     with show_activity(err) as display:
         if machine.device.type == "cpu":
-            display.listener = forecast.LongRunWarner(left, built.tasks, say)
-        rows = forecast.forecast_rows(grid, dict(left), store, fits, built.tasks, say, failed)
-    share = chosen.gpus_per_cell or 1.0
-    print_rows("to do", [row.table_row(share) for row in rows], chosen.format, ["experiment"], forecast.NOTE)
+            display.listener = forecast.LongRunWarner(rounds_left, lazy_tasks.tasks, say)
+        rows = forecast.forecast_rows(grid, dict(rounds_left), store, fits, lazy_tasks.tasks, say, failed)
+    gpu_share = settings.gpus_per_cell or 1.0
+    print_rows("to do", [row.table_row(gpu_share) for row in rows], settings.format, ["experiment"], forecast.NOTE)
     if rows or not failed:
-        say(forecast.summary(rows, share, device_name(machine)))
+        say(forecast.summary(rows, gpu_share, device_name(machine)))
     if failed:
-        say(f"no hours are known of: {', '.join(failed)}")
+        say(f"no hours could be estimated for: {', '.join(failed)}")
         raise typer.Exit(1)
 
 
 @app.command(name="list", cls=CommandWithSettings)
 def list_(
-    what: Annotated[str, typer.Argument(metavar="KIND", help="one of the six above")], words: Words = None
+    what: Annotated[str, typer.Argument(metavar="KIND", help="what to list: one of the six kinds above")],
+    arguments: Arguments = None,
 ) -> None:
     """List strategies, tasks, encoders, grids, settings or published curves."""
-    chosen = config.compose_settings(words or [], "list")
+    settings = config.compose_settings(arguments or [], "list")
     kinds: dict[str, Callable[[], list[dict[str, object]]]] = {
-        "strategies": lambda: plugin_rows("strategy", chosen),
-        "tasks": lambda: plugin_rows("task", chosen),
-        "encoders": lambda: plugin_rows("encoder", chosen),
-        "grids": lambda: [{"name": name, "what": config.grid_purpose(name)} for name in list_grids()],
-        "settings": lambda: [setting_row(one) for one in known_settings()],
+        "strategies": lambda: plugin_rows("strategy", settings),
+        "tasks": lambda: plugin_rows("task", settings),
+        "encoders": lambda: plugin_rows("encoder", settings),
+        "grids": lambda: [{"name": name, "what": config.grid_purpose(name)} for name in grid_names()],
+        "settings": lambda: [setting_row(setting) for setting in known_settings()],
         "published": analysis_commands.published_rows,
     }
     if what not in kinds:
         raise ValueError(f"cannot list {did_you_mean(what, kinds)}")
     if what == "published":
-        print_rows("", kinds[what](), chosen.format, ["source", "cite"])
+        print_rows("", kinds[what](), settings.format, ["source", "cite"])
     else:
-        print_rows(what, kinds[what](), chosen.format)
+        print_rows(what, kinds[what](), settings.format)
 
 
 def setting_row(setting: Setting) -> dict[str, object]:
-    """A setting in a row: name, type, default and what it means."""
+    """A setting as a row of `list settings`."""
     return {"name": setting.name, "type": setting.type, "default": setting.default, "what": setting.meaning}
 
 
 def plugin_rows(kind: str, settings: Settings) -> list[dict[str, object]]:
-    """All plug-ins of a kind, a row each."""
+    """The rows of all plug-ins of a kind, sorted by name."""
     discovery.discover(settings.plugins)
     return [plugin_row(plugin) for _, plugin in sorted(registry.REGISTRY[kind].items())]
 
 
 def plugin_row(plugin: registry.Plugin) -> dict[str, object]:
-    """A plug-in in a row: name, what it does, parameters with their defaults."""
+    """A plug-in as a row: name, version, first sentence of its docstring, parameters with their defaults."""
     what = first_sentence(plugin.function.__doc__ or "")
-    given = [
+    parameters = [
         name if default is registry.REQUIRED else f"{name}={notation.format_value(default)}"
         for name, (_, default) in plugin.parameters().items()
     ]
-    return {"name": plugin.name, "version": plugin.version, "what": what, "parameters": " ".join(given)}
+    return {"name": plugin.name, "version": plugin.version, "what": what, "parameters": " ".join(parameters)}
 
 
 @app.command(cls=CommandWithSettings)
 def new(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="strategy or task")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="what it is to be called")],
-    words: Words = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="its name, and the name of its file")],
+    arguments: Arguments = None,
 ) -> None:
-    """Write the file of a new strategy or task, about ten lines, and its test."""
+    """Write a template of a strategy or a task, about ten lines, and its test."""
     from benchmark.plugins.scaffold import write_plugin
 
-    chosen = config.compose_settings(words or [], "new")
-    discovery.discover(chosen.plugins if chosen.plugins and Path(chosen.plugins).is_dir() else None)
-    code, test = write_plugin(kind, name, chosen.plugins, chosen.check_on)
-    more = [f"plugins={path_as_typed(Path(chosen.plugins))}"] if chosen.plugins else []
+    settings = config.compose_settings(arguments or [], "new")
+    discovery.discover(settings.plugins if settings.plugins and Path(settings.plugins).is_dir() else None)
+    code, test = write_plugin(kind, name, settings.plugins, settings.check_on)
+    options = [f"plugins={path_as_typed(Path(settings.plugins))}"] if settings.plugins else []
     command = ["python", "-m", "benchmark"]
     typer.echo(make_visible(f"wrote {code} and {test}"))
-    typer.echo(f"next: edit it, then\n  {shell_command([*command, 'check', name, *more])}")
-    words = [f"tasks=[{name}]"]
+    typer.echo(f"next: edit it, then\n  {shell_command([*command, 'check', name, *options])}")
+    run_arguments = [f"tasks=[{name}]"]
     if kind == "strategy":
-        words = [f"tasks=[{chosen.check_on}]", f"strategies=[random,{name}]"]
-    typer.echo(f"  {shell_command([*command, 'run', *words, *more])}")
+        run_arguments = [f"tasks=[{settings.check_on}]", f"strategies=[random,{name}]"]
+    typer.echo(f"  {shell_command([*command, 'run', *run_arguments, *options])}")
 
 
 @app.command(cls=CommandWithSettings)
 def check(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="a strategy or a task")], words: Words = None
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a strategy or a task")], arguments: Arguments = None
 ) -> None:
-    """Check that a strategy or a task keeps the rules that all must keep, and say what it breaks."""
+    """Check that a strategy or a task follows the rules of the contract, and tell what it violates."""
     from benchmark.conformance import checks
 
-    chosen = config.compose_settings(words or [], "check")
+    settings = config.compose_settings(arguments or [], "check")
     with err.status("loading PyTorch and the plug-ins"):
-        discovery.discover(chosen.plugins)
+        discovery.discover(settings.plugins)
     kind = "task" if notation.parse_label(name)[0] in registry.REGISTRY["task"] else "strategy"
-    on = experiment_spec.Spec.read("task", chosen.check_on)
+    task = experiment_spec.Spec.read("task", settings.check_on)
     with show_activity(err), activity.stage(f"checking {name}"):
-        findings = checks.run_checks(experiment_spec.Spec.read(kind, name), on, prepare_machine(chosen))
+        findings = checks.run_checks(experiment_spec.Spec.read(kind, name), task, prepare_machine(settings))
     rows: list[dict[str, object]] = [
-        {"check": one.check, "result": "failed" if one.message else "ok", "why": one.message} for one in findings
+        {"check": finding.check, "result": "failed" if finding.message else "ok", "why": finding.message}
+        for finding in findings
     ]
-    print_rows(f"check {name}", rows, chosen.format)
-    if any(one.message for one in findings):
+    print_rows(f"check {name}", rows, settings.format)
+    if any(finding.message for finding in findings):
         raise typer.Exit(1)
 
 
@@ -271,16 +277,16 @@ analysis_commands.register_commands(app)
 
 
 def end_process(exit_code: int) -> NoReturn:
-    """Ends the process, whatever still runs in it."""
-    say(f"ended after {SHUTDOWN_SECONDS:.0f} s: threads or clean-up of a plug-in still ran")
+    """Ends the process, even where threads are still running."""
+    say(f"stopped {SHUTDOWN_SECONDS:.0f} s after the command had finished: a plug-in's threads or clean-up still ran")
     sys.stdout.flush()
     os._exit(exit_code)
 
 
 @contextmanager
 def limit_shutdown() -> Iterator[None]:
-    """Ends the process some time after a block, where threads that a plug-in left running would keep it for ever."""
-    code = 1  # of a traceback
+    """Ends the process SHUTDOWN_SECONDS after a block, where threads of a plug-in would keep it alive."""
+    code = 1  # the exit status of a traceback
     try:
         yield
         code = 0
@@ -294,7 +300,7 @@ def limit_shutdown() -> Iterator[None]:
 
 
 def command() -> None:
-    """The command line as a program of its own."""
+    """The entry point of `al-benchmark` and `python -m benchmark`."""
     if instruction := os.environ.get(completion.COMPLETION_VARIABLE):
         completion.answer_shell(instruction)
         return
@@ -303,8 +309,8 @@ def command() -> None:
 
 
 def main() -> None:
-    """Runs the command line; every user's error is one line."""
-    atexit.register(gc.freeze)  # what PyTorch's import left takes the interpreter half a second to collect at its end
+    """Runs the command line. An error that the user can mend is printed as one line, with exit status 2."""
+    atexit.register(gc.freeze)  # spares the interpreter half a second of collecting PyTorch's objects at its end
     tolerate_closed_streams()
     tolerate_narrow_encodings()
     remarks.send_remarks_to(say)

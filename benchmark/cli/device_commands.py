@@ -1,4 +1,4 @@
-"""The answers of `verify devices`: whether records of two devices may stand in one table."""
+"""The command `verify devices`: may records of two devices be mixed in one table?"""
 
 from __future__ import annotations
 
@@ -9,75 +9,82 @@ from benchmark.analysis.curves import Experiment
 from benchmark.analysis.devices import DeviceGap, DeviceVerdict, compare_devices, equivalence_interval, judge_gaps
 from benchmark.analysis.options import AnalysisOptions, parse_options
 from benchmark.analysis.reading import read_experiments, select_experiments
+from benchmark.analysis.savings import finite_or_none
 from benchmark.cli.terminal import print_paragraphs, print_rows
 from benchmark.text.words import did_you_mean
 
 DEVICES_NOTE = """\
-area: what the second device changes in the mean score on the way; final: in the last score
-[ ]: interval of twice the tail (90 % at level=0.95): what lies within the margin of the metric may be mixed
-sets: initial sets that were run on both; lines with `minus`: what it changes in a difference between strategies"""
+area: second device minus first, in the mean score over all rounds; final: in the score of the last round
+[ ]: interval of the equivalence test (90 % at level=0.95); records may be mixed if it lies within the metric's margin
+sets: initial sets that were run on both devices; lines with `minus`: the change of a difference between strategies"""
 
 
 def show_devices(arguments: Sequence[str]) -> None:
-    """Prints what the device changes, and a sentence for each experiment that two folders share. ValueError where
-    there are not two folders, or they share none."""
-    asked = parse_options(arguments, "verify devices")
-    if len(asked.record_paths) != 2:
+    """Prints the differences between two devices, and a verdict for each experiment that two folders share.
+
+    Raises:
+        ValueError: there are not two folders, or they share no experiment.
+    """
+    options = parse_options(arguments, "verify devices")
+    if len(options.record_paths) != 2:
         raise ValueError("verify devices compares two folders, one for each device: records=A,B")
     first, second = (
-        {one.title: one for one in select_experiments(read_experiments([place]), asked.task)}
-        for place in asked.record_paths
+        {experiment.title: experiment for experiment in select_experiments(read_experiments([place]), options.task)}
+        for place in options.record_paths
     )
     shared = [(first[title], second[title]) for title in first if title in second]
     if not shared:
-        raise ValueError(f"{' and '.join(asked.record_paths)} have no experiment in common")
-    found = [
-        compare_devices(*both, reference_label(both[0], asked), asked.price(both[0]), asked.level) for both in shared
+        raise ValueError(f"{' and '.join(options.record_paths)} have no experiment in common")
+    results = [
+        compare_devices(*both, reference_label(both[0], options), options.price(both[0]), options.level)
+        for both in shared
     ]
-    if asked.format == "json":
-        print_rows("", [json_row(one, row) for one in found for row in one.rows], "json")
+    if options.format == "json":
+        print_rows("", [json_row(result, row) for result in results for row in result.rows], "json")
         return
-    for one in found:
-        title = f"{one.experiment}: {one.devices[1]} minus {one.devices[0]}"
-        print_rows(title, [text_row(one, row) for row in one.rows], note=DEVICES_NOTE if one is found[-1] else "")
-    print_paragraphs([one.sentence for one in found])
+    for result in results:
+        title = f"{result.experiment}: {result.devices[1]} minus {result.devices[0]}"
+        print_rows(
+            title, [text_row(result, row) for row in result.rows], note=DEVICES_NOTE if result is results[-1] else ""
+        )
+    print_paragraphs([result.sentence for result in results])
 
 
 def reference_label(experiment: Experiment, options: AnalysisOptions) -> str:
-    """What others are compared with. ValueError where it is not there."""
+    """The label of the strategy that others are compared with. ValueError where it has no records."""
     if options.reference and options.reference not in experiment.curves:
         raise ValueError(f"{experiment.title} has no strategy {did_you_mean(options.reference, experiment.curves)}")
     return options.reference or experiment.reference or ""
 
 
 def text_row(result: DeviceVerdict, row: DeviceGap) -> dict[str, object]:
-    """A row for people; columns: see NOTE."""
+    """A row of the text table; DEVICES_NOTE explains the columns."""
     digits = result.metric.digits
-    told = {
+    intervals = {
         name: format_interval(equivalence_interval(gap, result.level), digits, "+")
         for name, gap in (("area", row.area_gap), ("final", row.final_gap))
     }
     return {
         "strategy": row.name,
         "sets": row.area_gap.num_runs,
-        **told,
+        **intervals,
         "verdict": judge_gaps(row.gaps, result.metric, result.level),
     }
 
 
 def json_row(result: DeviceVerdict, row: DeviceGap) -> dict[str, object]:
-    """A row for JSON."""
-    told: dict[str, object] = {}
+    """A row of the JSON output."""
+    intervals: dict[str, object] = {}
     for name, gap in (("area", row.area_gap), ("final", row.final_gap)):
         ends = equivalence_interval(gap, result.level)
-        told |= {name: gap.value, f"{name}_low": finite_or_none(ends.low), f"{name}_high": finite_or_none(ends.high)}
+        intervals |= {
+            name: gap.value,
+            f"{name}_low": finite_or_none(ends.low),
+            f"{name}_high": finite_or_none(ends.high),
+        }
     return {
-        "experiment": result.experiment, "devices": list(result.devices), "strategy": row.strategy, "against": row.against,
-        "sets": row.area_gap.num_runs, **told, "verdict": judge_gaps(row.gaps, result.metric, result.level),
+        "experiment": result.experiment, "devices": list(result.devices), "strategy": row.strategy,
+        "against": row.against, "sets": row.area_gap.num_runs, **intervals,
+        "verdict": judge_gaps(row.gaps, result.metric, result.level),
         "experiment_verdict": result.verdict, "level": result.level,
     }  # fmt: skip
-
-
-def finite_or_none(end: float) -> float | None:
-    """An end of an interval; None where there is none."""
-    return None if end != end else end

@@ -1,4 +1,4 @@
-"""Shows on standard error what is being done: a live line on a terminal, plain lines now and then elsewhere."""
+"""Shows the current stage of work on standard error: a live line on a terminal, occasional plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rich.text import Text
 from benchmark.system import activity
 from benchmark.text.escaping import make_visible
 
-LINE_SECONDS = 30.0  # between two plain lines of one kind of stage
+LINE_SECONDS = 30.0  # at least this long between two plain lines of one kind of stage
 
 
 class Display:
-    """What is being done, and above it whatever `header` is set to.
+    """The current stage of work, with `header` above it.
 
-    It is called with each report of a stage, and passes it on to `also`.
+    It is called with each report of a stage, and passes the report on to `listener`.
     """
 
     def __init__(self, console: Console) -> None:
@@ -32,15 +32,15 @@ class Display:
         self.stage: activity.Stage | None = None
         self.listener: activity.Listener = activity.ignore_stage
         self.spinner = Spinner("dots")
-        self.printed: dict[str, float] = {}  # when, by kind of stage
+        self.printed: dict[str, float] = {}  # time of the last plain line, by kind of stage
 
     def __call__(self, stage: activity.Stage) -> None:
-        """Takes a report: this is what is being done now."""
+        """Takes a report of the current stage."""
         self.stage = stage
         self.listener(stage)
 
     def tick(self) -> None:
-        """Prints a plain line of the stage under way where none of its kind was printed lately."""
+        """Prints a plain line of the current stage, unless one of its kind was printed in the last LINE_SECONDS."""
         stage, now = self.stage, time.monotonic()
         if stage is None or not stage.name:
             return
@@ -50,7 +50,7 @@ class Display:
             self.console.print(Text(make_visible(stage.status_line())), soft_wrap=True)
 
     def tick_until(self, stopped: threading.Event) -> None:
-        """Ticks every second."""
+        """Calls `tick` every second until `stopped` is set."""
         while not stopped.wait(1.0):
             self.tick()
 
@@ -68,7 +68,7 @@ class Display:
 
 @contextmanager
 def show_activity(console: Console) -> Iterator[Display]:
-    """Shows what a block is doing; a live line is gone afterwards."""
+    """Shows the stages of work of a block; a live line is removed afterwards."""
     display = Display(console)
     with activity.report_to(display):
         if display.live:

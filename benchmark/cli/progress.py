@@ -1,4 +1,4 @@
-"""Progress of a run: a bar where there is a terminal, a plain line a round where there is none."""
+"""Progress of a run: a bar on a terminal, otherwise one plain line for each round."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmark.text.escaping import make_lines_visible, make_visible
 
 
 class TerminalWatcher(Watcher):
-    """Shows a run on a terminal, or in lines now and then where there is none."""
+    """Shows a run on a terminal, or in plain lines where there is none."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -33,36 +33,39 @@ class TerminalWatcher(Watcher):
 
     @contextmanager
     def show_stages(self, listener: activity.Listener = activity.ignore_stage) -> Iterator[None]:
-        """Shows what a block is doing; a live line is gone afterwards."""
+        """Shows the stages of work of a block; a live line is removed afterwards."""
         with show_activity(self.console) as self.display:
             self.display.listener = listener
             yield
 
     def show_events(self, events: Iterable[Event], rounds_left: Mapping[Cell, int]) -> Iterator[Event]:
-        """Shows a bar, or a line a round, while events pass."""
+        """Passes events on, and shows a bar, or one line for each round."""
         yield from show_progress(events, rounds_left, self.display)
         self.display.header = None
 
 
 def show_progress(events: Iterable[Event], rounds_left: Mapping[Cell, int], display: Display) -> Iterator[Event]:
-    """Passes events on and shows them: the grid's bar, the cell in work, rounds per hour, time left.
+    """Passes events on, and shows the bar of the grid, the current cell, rounds per hour and the time left.
 
-    left: rounds that each cell lacks; cells may join while it goes on.
+    Args:
+        events: the events of the run.
+        rounds_left: the number of missing rounds of each cell; cells may be added while events pass.
+        display: where the bar is shown.
     """
     cell = TextColumn("{task.description}", markup=False)
     console, bar = display.console, Progress(BarColumn(), MofNCompleteColumn(), cell)
-    shown = bar.add_task("starting", total=sum(rounds_left.values()))
+    bar_task = bar.add_task("starting", total=sum(rounds_left.values()))
     display.header = bar
-    began, done, spared = time.monotonic(), 0, 0
+    start, done, skipped = time.monotonic(), 0, 0
     for event in events:
         if isinstance(event, Round):
-            done, spared = done + 1, spared + event.num_skipped_rounds
-        total = sum(rounds_left.values()) - spared
-        pace = describe_pace(done, total, time.monotonic() - began)
-        bar.update(shown, completed=done, total=total, description=f"{pace}  {make_visible(event.cell.label)}")
+            done, skipped = done + 1, skipped + event.num_skipped_rounds
+        total = sum(rounds_left.values()) - skipped
+        pace = describe_pace(done, total, time.monotonic() - start)
+        bar.update(bar_task, completed=done, total=total, description=f"{pace}  {make_visible(event.cell.label)}")
         if isinstance(event, Failure) and not event.whole_task:
-            words = f"failed: {event.line}" if isinstance(event.error, ValueError) else event.trace
-            console.print(Text(make_lines_visible(words), style="red"), soft_wrap=True)
+            text = f"failed: {event.line}" if isinstance(event.error, ValueError) else event.trace
+            console.print(Text(make_lines_visible(text), style="red"), soft_wrap=True)
         if isinstance(event, Round) and not display.live:
             line = f"[{done}/{total}] {round_line(event)}  ({pace})"
             console.print(Text(make_visible(line)), soft_wrap=True)
@@ -70,14 +73,14 @@ def show_progress(events: Iterable[Event], rounds_left: Mapping[Cell, int], disp
 
 
 def round_line(event: Round) -> str:
-    """A round in one line; how many classes there are is for the audit."""
-    shown = [(name, value) for name, value in event.record.scores.items() if not name.startswith("num_")]
-    scores = " ".join(f"{name} {value:.4g}" for name, value in shown)
+    """Describes a finished round in one line, without the scores `num_...`, which only the audit needs."""
+    values = [(name, value) for name, value in event.record.scores.items() if not name.startswith("num_")]
+    scores = " ".join(f"{name} {value:.4g}" for name, value in values)
     return f"{event.cell.task.label} {event.cell.name}: {event.record.num_labelled} labelled, {scores}"
 
 
 def describe_pace(done: int, total: int, seconds: float) -> str:
-    """Rounds per hour and the time left at that pace."""
+    """Rounds per hour, and the time left at that pace."""
     if not done:
         return "0 rounds/h"
     return f"{3600 * done / max(seconds, 1e-9):,.0f} rounds/h, {format_duration((total - done) * seconds / done)} left"

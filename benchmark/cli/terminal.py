@@ -1,9 +1,9 @@
-"""What people see at the terminal: tables and lines on standard output, words about the work on standard error.
+"""Terminal output: tables and lines on standard output, remarks on standard error.
 
-A table is as wide as the window (or COLUMNS; 80 columns where nobody knows). Where that is not enough names are
-shortened in the middle and stand whole below, sentences wrap between words, deviations go below their means, and what
-is then still too wide goes on in further blocks of columns, each with the names again. What would command a terminal is
-text here: see `benchmark.text.escaping`.
+A table is at most as wide as the window (or COLUMNS, or else 80 columns). A wider table is adapted in this order: names
+are shortened in the middle, and printed in full below; sentences wrap between words; deviations go below their means;
+the remaining columns go into further blocks, each of which repeats the names. Control characters are escaped: see
+`benchmark.text.escaping`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Literal
 import typer
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table as Shown
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from benchmark.analysis.tables import Table, text_rows
@@ -32,10 +32,10 @@ from benchmark.text.words import shorten, shorten_names, wrap_name
 out = Console()
 err = Console(stderr=True)
 
-SENTENCE_COLUMNS = {"what", "why", "note", "parameters"}  # columns whose cells wrap between words
-COLUMN_PADDING = 3  # columns of the terminal that a column takes besides its text
-NUMBER_START = re.compile(r"(< )?[-+−–]?[\d.∞]")  # how a cell that holds a number begins
-SHORT_TEXT_WIDTH = 16  # columns that `missing (10/10)` and the like take at most
+SENTENCE_COLUMNS = {"what", "why", "note", "parameters"}  # heads of the columns whose cells wrap between words
+COLUMN_PADDING = 3  # width of a column's border and padding, in characters
+NUMBER_START = re.compile(r"(< )?[-+−–]?[\d.∞]")  # the beginning of a cell that holds a number
+SHORT_TEXT_WIDTH = 16  # greatest width of texts in columns of numbers, as `missing (10/10)`
 
 
 @dataclass(frozen=True)
@@ -44,29 +44,34 @@ class Column:
 
     head: str
     cells: Sequence[str]
-    is_first: bool = False  # then its cells are names, whatever they look like
+    is_first: bool = False  # the first column holds names, even where they look like numbers
 
     @property
     def is_sentence(self) -> bool:
-        """Whether its cells are sentences."""
+        """Whether its cells are sentences, which wrap between words."""
         return self.head in SENTENCE_COLUMNS
 
     @property
     def is_number(self) -> bool:
-        """Whether its cells are numbers, or a word or two where there is none: they are never shortened."""
+        """Whether its cells are numbers or short texts beside numbers. They are never shortened."""
         numbers = [bool(NUMBER_START.match(cell)) for cell in self.cells]
         short = all(
-            there or cell_len(cell) <= SHORT_TEXT_WIDTH for there, cell in zip(numbers, self.cells, strict=True)
+            is_number or cell_len(cell) <= SHORT_TEXT_WIDTH for is_number, cell in zip(numbers, self.cells, strict=True)
         )
         return not (self.is_first or self.is_sentence) and any(numbers) and short
 
     @property
     def width(self) -> int:
-        """Of its longest line."""
+        """The width of its longest line."""
         return max(cell_len(line) for text in (self.head, *self.cells) for line in text.split("\n"))
 
     def min_width(self, name_width: int, sentence_width: int) -> int:
-        """The width below which it cannot be read: of a name, of a sentence, of its longest number."""
+        """The least width at which the column is readable.
+
+        Args:
+            name_width: the least width of names.
+            sentence_width: the least width of sentences.
+        """
         head = max(map(cell_len, self.head.split()), default=0)
         if self.is_number:
             return max(head, *(cell_len(line) for cell in self.cells for line in cell.split("\n")))
@@ -74,9 +79,11 @@ class Column:
 
 
 def print_table(table: Table) -> None:
-    """A table of results and what a reader must know of it."""
+    """Prints a table of results, with its note and its legend."""
     head, *rows = [[make_visible(cell) for cell in row] for row in text_rows(table)]
-    columns = [Column(*told, not place) for place, told in enumerate(zip(head, zip(*rows, strict=True), strict=True))]
+    columns = [
+        Column(*column, not index) for index, column in enumerate(zip(head, zip(*rows, strict=True), strict=True))
+    ]
     print_columns(f"{table.title}: {table.metric}", columns, "\n".join([table.note, *table.legend]))
 
 
@@ -87,14 +94,14 @@ def print_rows(
     group_by: Sequence[str] = (),
     note: str = "",
 ) -> None:
-    """Rows as tables, or as JSON.
+    """Prints rows as tables, or as JSON.
 
     Args:
-        title: what they are.
-        rows: their columns by name, the same in each.
-        style: text or json.
-        by: columns that are the same in each table and stand in its title.
-        note: what a reader must know of the columns; below the last table.
+        title: the title of the tables.
+        rows: values by column; all rows have the same columns.
+        output_format: text or json.
+        group_by: columns that split the rows into tables; their values stand in the titles.
+        note: an explanation of the columns, printed below the last table.
     """
     if output_format == "json":
         typer.echo(json.dumps(rows, indent=1, allow_nan=False))
@@ -109,36 +116,42 @@ def print_rows(
 
 
 def format_cell(value: object) -> str:
-    """A value in a cell: nothing for None, and no number that is longer than it tells."""
+    """Formats the value of a cell: an empty text for None, `< 0.001` for small positive numbers."""
     if isinstance(value, float) and 0 < abs(value) < 1e-3:
         return "< 0.001"
     return "" if value is None else make_visible(str(value))
 
 
 def print_columns(title: str, columns: Sequence[Column], note: str = "") -> None:
-    """A table in as many blocks as it takes, its title above, and below it the whole names and the note."""
-    short = dict[str, str]()
+    """Prints a title, a table in one or more blocks, the full forms of shortened names, and a note."""
+    abbreviations = dict[str, str]()
     print_paragraphs([title], style="bold")
     for block in lay_out(columns, out.width):
-        shown = Shown(header_style="bold")
+        table = RichTable(header_style="bold")
         for column, width in block:
             side: Literal["left", "right"] = "right" if column.is_number else "left"
-            shown.add_column(Text(column.head), justify=side, width=width, overflow="fold")
-        cells = [fit_cells(column, width, short) for column, width in block]
+            table.add_column(Text(column.head), justify=side, width=width, overflow="fold")
+        cells = [fit_cells(column, width, abbreviations) for column, width in block]
         for row in zip(*cells, strict=True):
-            shown.add_row(*map(Text, row))
-        out.print(shown)
-    print_paragraphs([f"{name} = {whole}" for name, whole in short.items()], 2)
+            table.add_row(*map(Text, row))
+        out.print(table)
+    print_paragraphs([f"{name} = {whole}" for name, whole in abbreviations.items()], 2)
     print_paragraphs([*note.split("\n"), ""] if note else [""], 2)
 
 
 def fit_cells(column: Column, width: int, abbreviations: dict[str, str]) -> list[str]:
-    """The cells of a column of that width; names that were shortened for it join `short`, with the whole ones."""
+    """Fits the cells of a column into a width, and adds names that it shortens to `abbreviations`.
+
+    Args:
+        column: the column.
+        width: its width in characters.
+        abbreviations: full names by shortened name.
+    """
     if column.is_sentence or column.is_number:
         words = {word for cell in column.cells for word in cell.split()}
-        cut = {word: shorten(word, width) for word in sorted(words) if cell_len(word) > width}
-        abbreviations.update({name: word for word, name in cut.items()})
-        return [re.sub(r"\S+", lambda match: cut.get(match[0], match[0]), cell) for cell in column.cells]
+        shortened_words = {word: shorten(word, width) for word in sorted(words) if cell_len(word) > width}
+        abbreviations.update({name: word for word, name in shortened_words.items()})
+        return [re.sub(r"\S+", lambda match: shortened_words.get(match[0], match[0]), cell) for cell in column.cells]
     cells = shorten_names(column.cells, width)
     abbreviations.update(
         {name.strip(): whole.strip() for name, whole in zip(cells, column.cells, strict=True) if name != whole}
@@ -147,63 +160,71 @@ def fit_cells(column: Column, width: int, abbreviations: dict[str, str]) -> list
 
 
 def lay_out(columns: Sequence[Column], width: int) -> list[list[tuple[Column, int]]]:
-    """Blocks of columns with their widths, none wider than `width`."""
-    found = split_into_blocks(columns, width)
-    if len(found) > 1:
-        folded = [replace(one, cells=[cell.replace(" ± ", "\n± ") for cell in one.cells]) for one in columns]
-        found = min(found, split_into_blocks(folded, width), key=lambda made: len(made) > 1)
-    return found
+    """Lays columns out in blocks of at most `width`; deviations go below their means where one block is enough then."""
+    best = split_into_blocks(columns, width)
+    if len(best) > 1:
+        folded = [replace(column, cells=[cell.replace(" ± ", "\n± ") for cell in column.cells]) for column in columns]
+        best = min(best, split_into_blocks(folded, width), key=lambda candidate: len(candidate) > 1)
+    return best
 
 
 def split_into_blocks(columns: Sequence[Column], width: int) -> list[list[tuple[Column, int]]]:
-    """The same, of columns as they are; the first column is in every block."""
+    """Splits columns into blocks of at most `width`, each column with its own width.
+
+    The first column is repeated in every block, with the same width.
+    """
     first, *rest = columns
-    least = {id(one): one.min_width(max(8, width // 5), max(16, width // 4)) for one in columns}
-    room = width - least[id(first)] - COLUMN_PADDING - 1
-    found = [[first]]
+    min_widths = {id(column): column.min_width(max(8, width // 5), max(16, width // 4)) for column in columns}
+    room = width - min_widths[id(first)] - COLUMN_PADDING - 1
+    column_blocks = [[first]]
     for column in rest:
-        taken = sum(least[id(one)] + COLUMN_PADDING for one in found[-1][1:])
-        if len(found[-1]) > 1 and taken + least[id(column)] + COLUMN_PADDING > room:
-            found.append([first])
-        found[-1].append(column)
-    made = [
-        widen_columns(block, [min(least[id(one)], max(room - COLUMN_PADDING, 1)) for one in block], width)
-        for block in found
+        used = sum(min_widths[id(other)] + COLUMN_PADDING for other in column_blocks[-1][1:])
+        if len(column_blocks[-1]) > 1 and used + min_widths[id(column)] + COLUMN_PADDING > room:
+            column_blocks.append([first])
+        column_blocks[-1].append(column)
+    least = [
+        [min(min_widths[id(column)], max(room - COLUMN_PADDING, 1)) for column in block] for block in column_blocks
     ]
-    names = min(block[0][1] for block in made)  # shortened alike in every block
-    return [[(first, names), *block[1:]] for block in made]
+    sized_blocks = [widen_columns(block, widths, width) for block, widths in zip(column_blocks, least, strict=True)]
+    name_width = min(block[0][1] for block in sized_blocks)  # names are shortened in the same way in every block
+    return [[(first, name_width), *block[1:]] for block in sized_blocks]
 
 
 def widen_columns(block: list[Column], widths: list[int], width: int) -> list[tuple[Column, int]]:
-    """The columns of a block; those that lack room are given what is left of `width`, names before sentences."""
+    """Distributes what is left of `width` among the columns of a block that are too narrow, sentences last."""
     for _ in range(width - sum(widths) - COLUMN_PADDING * len(widths) - 1):
-        lacking = [place for place, one in enumerate(block) if widths[place] < one.width]
-        if not lacking:
+        too_narrow = [index for index, column in enumerate(block) if widths[index] < column.width]
+        if not too_narrow:
             break
-        widths[min(lacking, key=lambda place: (block[place].is_sentence, widths[place]))] += 1
+        widths[min(too_narrow, key=lambda index: (block[index].is_sentence, widths[index]))] += 1
     return list(zip(block, widths, strict=True))
 
 
 def print_paragraphs(lines: Iterable[str], indent: int = 0, style: str = "") -> None:
-    """Lines that wrap between words in a window's width, what goes on below by `indent`; whole where there is none."""
+    """Prints lines, wrapped to the width of the window if there is one.
+
+    Args:
+        lines: the lines.
+        indent: spaces before the continuation of a line.
+        style: a style of rich.
+    """
     for line in map(make_visible, lines):
         for part in wrap_line(line, out.width, indent) if is_in_window() else [line]:
             out.print(Text(part, style=style), soft_wrap=True)
 
 
 def is_in_window() -> bool:
-    """Whether somebody reads along, if through a pager."""
+    """Whether the output goes to a window, possibly through a pager."""
     return "COLUMNS" in os.environ or any(map(os.isatty, range(3)))
 
 
-UNBREAKABLE_SPACES = (
-    r" (?=%)|(?<=,) (?=[-+−]?[\d.∞]+\])|(?<=\d) (?=\[[-+−\d.∞])"  # spaces of an interval and before per cent
-)
+# spaces inside `16 [-69, 54]` and before `%`, at which no line is broken
+UNBREAKABLE_SPACES = r" (?=%)|(?<=,) (?=[-+−]?[\d.∞]+\])|(?<=\d) (?=\[[-+−\d.∞])"
 NO_BREAK_SPACE = "\u00a0"
 
 
 def wrap_line(line: str, width: int, indent: int = 0) -> list[str]:
-    """A line in lines of at most `width`, broken between words; inside a name only where it is longer than that."""
+    """Breaks a line into lines of at most `width`, between words; inside a word only where the word is too long."""
     line = re.sub(UNBREAKABLE_SPACES, NO_BREAK_SPACE, line)
     parts = textwrap.wrap(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
     return [
@@ -212,38 +233,33 @@ def wrap_line(line: str, width: int, indent: int = 0) -> list[str]:
 
 
 def break_long_name(part: str, width: int, indent: int) -> list[str]:
-    """A line as it is, or, where it is one long name, broken behind commas and brackets."""
+    """Breaks a line that is one name of more than `width` after commas and brackets; other lines stay."""
     pieces = wrap_name(part.strip(), width - indent).split("\n")
     return [part] if cell_len(part) <= width else [" " * indent + piece for piece in pieces]
 
 
 def say(line: str) -> None:
-    """A line for the person at the terminal, apart from the output."""
-    err.print(Text(make_visible(line)), soft_wrap=True)  # text: no markup in it, and no :emoji:
+    """Prints a remark on standard error."""
+    err.print(Text(make_visible(line)), soft_wrap=True)  # Text: rich interprets neither markup nor :emoji: in it
 
 
-ASCII_REPLACEMENTS = {
-    "…": "~",
-    "–": "-",
-    "−": "-",
-    "†": "+",
-    "±": "+-",
-    "∞": "inf",
-}  # where a screen has no such character
+# for encodings that lack the character
+ASCII_REPLACEMENTS = {"…": "~", "–": "-", "−": "-", "†": "+", "±": "+-", "∞": "inf"}
 
 
 def replace_unencodable(error: UnicodeError) -> tuple[str, int]:
-    """What stands for characters that the screen's encoding lacks, as `codecs.register_error` wants it."""
+    """Replaces characters that the encoding of the output lacks: an error handler for `codecs.register_error`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(ASCII_REPLACEMENTS.get(one, "?") for one in error.object[error.start : error.end]), error.end
+    missing = error.object[error.start : error.end]
+    return "".join(ASCII_REPLACEMENTS.get(character, "?") for character in missing), error.end
 
 
 codecs.register_error("plain", replace_unencodable)
 
 
 def tolerate_narrow_encodings() -> None:
-    """Has standard output and standard error replace what their encoding lacks."""
+    """Makes standard output and standard error replace characters that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="plain")

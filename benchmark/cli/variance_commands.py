@@ -1,4 +1,4 @@
-"""The answers of `variance`: tables and figures of what makes runs differ, from records alone."""
+"""The command `variance` on existing records: tables and figures of the components of the variance between runs."""
 
 from __future__ import annotations
 
@@ -12,41 +12,47 @@ from benchmark.analysis.variance import MEASURES, VarianceComponents
 from benchmark.cli.terminal import print_paragraphs, print_rows, say
 from benchmark.text.words import did_you_mean, slug
 
-NO_COMPONENTS = "no set has its three runs, which vary training and selection alone: add sets=30, which runs them"
+NO_COMPONENTS = "no initial set has the three runs with varied training and selection: add sets=30, which runs them"
 
 
 def show_variance(options: AnalysisOptions) -> None:
-    """Prints the components of each experiment, and writes tables and figures where tables go. ValueError where no
-    experiment has them."""
-    experiments = [one for one in options.read_experiments() if one.variant_runs]
-    found = {one.title: compute_components(one, options) for one in experiments}
-    found = {title: made for title, made in found.items() if made}
-    if not found:
+    """Prints the variance components of each experiment, and writes tables and figures into the output folder.
+
+    Raises:
+        ValueError: no experiment has the runs that the components are estimated from.
+    """
+    experiments = [experiment for experiment in options.read_experiments() if experiment.variant_runs]
+    all_components = {experiment.title: compute_components(experiment, options) for experiment in experiments}
+    all_components = {title: components for title, components in all_components.items() if components}
+    if not all_components:
         raise ValueError(f"{', '.join(options.record_paths)}: {NO_COMPONENTS}")
     if options.output_folder is not None:
         if options.to:
             options.output_folder.mkdir(parents=True, exist_ok=True)
-        for made in found.values():
-            variance.write_tables(made, options.output_folder / "tables")
-            draw_components(made, options.output_folder)
-    everything = [one for made in found.values() for one in made]
+        for components in all_components.values():
+            variance.write_tables(components, options.output_folder / "tables")
+            draw_components(components, options.output_folder)
+    flat = [component for components in all_components.values() for component in components]
     if options.format == "json":
-        print_rows("", [replace_nan(row) for row in variance.tidy_rows(everything)], "json")
+        print_rows("", [replace_nan(row) for row in variance.tidy_rows(flat)], "json")
     else:
-        rows = [{"table": title, **row} for title, made in found.items() for row in variance.rows(made)]
+        rows = [
+            {"table": title, **row} for title, components in all_components.items() for row in variance.rows(components)
+        ]
         titled = [{**row, "table": f"{row['table']}: variance of the {row['of']}"} for row in rows]
-        bare = [{name: value for name, value in row.items() if name != "of"} for row in titled]
-        print_rows("", bare, group_by=["table"], note=variance.note(everything))
-        print_paragraphs(list(filter(None, map(variance.advice, found.values()))))
-    for one in experiments:
-        for line in variance.remarks(one, found[one.title]) if one.title in found else ():
-            say(line)
-    told = "nothing is written: to=FOLDER writes tables and figures"
-    say(told if options.output_folder is None else f"tables written to {options.output_folder / 'tables' / 'variance'}")
+        shown_rows = [{name: value for name, value in row.items() if name != "of"} for row in titled]
+        print_rows("", shown_rows, group_by=["table"], note=variance.note(flat))
+        print_paragraphs(list(filter(None, map(variance.advice, all_components.values()))))
+    for experiment in experiments:
+        if experiment.title in all_components:
+            for line in variance.remarks(experiment, all_components[experiment.title]):
+                say(line)
+    hint = "no files are written: add to=FOLDER to write tables and figures"
+    say(hint if options.output_folder is None else f"tables written to {options.output_folder / 'tables' / 'variance'}")
 
 
 def compute_components(experiment: Experiment, options: AnalysisOptions) -> list[VarianceComponents]:
-    """The components of an experiment. ValueError where it lacks the reference."""
+    """Estimates the variance components of an experiment. ValueError where the reference has no records."""
     against = options.reference or experiment.reference or ""
     if options.reference and against not in experiment.curves:
         raise ValueError(f"{experiment.title} has no strategy {did_you_mean(against, experiment.curves)}")
@@ -54,17 +60,17 @@ def compute_components(experiment: Experiment, options: AnalysisOptions) -> list
 
 
 def draw_components(components: Sequence[VarianceComponents], folder: Path) -> None:
-    """figures/NAME-variance-MEASURE.png, .svg and .pdf of one experiment."""
+    """Writes the figures of one experiment: figures/NAME-variance-MEASURE.png, .svg and .pdf."""
     from benchmark.analysis.figures import style  # matplotlib takes a second to import
     from benchmark.analysis.figures.variance import variance_components
 
-    looks = style.strategy_styles(one.strategy for one in components)
+    styles = style.strategy_styles(component.strategy for component in components)
     for measure in MEASURES:
-        figure = variance_components([one for one in components if one.measure == measure], looks)
+        figure = variance_components([component for component in components if component.measure == measure], styles)
         if figure is not None:
             style.save_figure(figure, folder / "figures" / f"{slug(components[0].experiment)}-variance-{measure}")
 
 
 def replace_nan(row: dict[str, object]) -> dict[str, object]:
-    """A row for JSON: null where an interval has no ends."""
+    """A row of the JSON output, with null in the place of NaN."""
     return {name: None if value != value else value for name, value in row.items()}

@@ -1,4 +1,4 @@
-"""The commands by name, and the settings that each takes. Imports neither typer nor what the commands need."""
+"""The names of the commands, and the settings of each. Imports neither typer nor the modules of the commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from benchmark.analysis import settings as analysis_settings
 from benchmark.experiment.settings import known_settings
 from benchmark.plugins.settings import Setting
 
-LIST_KINDS = ("strategies", "tasks", "encoders", "grids", "settings", "published")  # what `list` lists
+LIST_KINDS = ("strategies", "tasks", "encoders", "grids", "settings", "published")  # the kinds that `list` knows
 VERBS = (
     "run", "variance", "list", "new", "check", "status", "tables", "savings", "compare", "explain", "verify", "report",
     "seconds",
@@ -18,5 +18,8 @@ def settings_of(verb: str) -> list[Setting]:
     analysis = analysis_settings.known_settings(verb) if verb in analysis_settings.COMMAND_SETTINGS else []
     if verb != "variance":
         return analysis or known_settings(verb)
-    trained = known_settings(verb)  # with sets=N it runs a grid first
-    return [*trained, *(one for one in analysis if one.name not in {other.name for other in trained})]
+    run_settings = known_settings(verb)  # with sets=N, `variance` runs a grid first
+    return [
+        *run_settings,
+        *(setting for setting in analysis if setting.name not in {other.name for other in run_settings}),
+    ]

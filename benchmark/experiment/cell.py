@@ -1,4 +1,4 @@
-"""One run of the active-learning loop: what is run, under which label, key and path."""
+"""A cell: one run of the active-learning loop, with its label, key and path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmark.text.words import slug
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the active-learning loop. Whatever can change a number is in it, nothing else is."""
+    """One run of the active-learning loop. It holds everything that can change a number, and nothing else."""
 
     task: Spec
     strategy: Spec
@@ -26,16 +26,20 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """How people name it."""
+        """Its name in output, unique in a grid."""
         return f"{self.task.label} {self.schedule.label} {self.name}"
 
     @property
     def name(self) -> str:
-        """How people name it among the cells of its experiment."""
+        """Its name among the cells of its experiment: strategy, seed and variant."""
         return f"{self.strategy.label} seed {self.seed}{self.variant.description}"
 
     def identity(self, only_non_defaults: bool = False) -> dict[str, Any]:
-        """Task, strategy, schedule, seed and variant with both versions and every parameter, or with those `told`."""
+        """Task, strategy, schedule, seed and variant, with the versions of both plug-ins.
+
+        Args:
+            only_non_defaults: leave out parameters at their default value.
+        """
         return {
             "task": self.task.identity(only_non_defaults),
             "strategy": self.strategy.identity(only_non_defaults),
@@ -46,33 +50,33 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A hash of `identity`: no time, host or commit in it."""
+        """A hash of `identity` without parameters at their default. It depends on no time, host or commit."""
         return hashlib.sha256(json.dumps(self.identity(only_non_defaults=True), sort_keys=True).encode()).hexdigest()[
             :16
         ]
 
     @property
     def path(self) -> str:
-        """Where its files are, relative to the results' sub-folders, without an ending."""
+        """The path of its files inside the sub-folders of a results folder, without a suffix."""
         name = f"seed-{self.seed}{self.variant.file_suffix}"
         return "/".join((slug(self.task.label), self.schedule.label, slug(self.strategy.label), name))
 
     @property
     def has_companion(self) -> bool:
-        """Whether the strategy trains something beside the model, so that its round 0 is its own."""
+        """Whether the strategy trains a companion beside the model, so that even its round 0 is its own."""
         return self.strategy.plugin.resolve_declaration("companion", self.strategy.values) is not None
 
     @property
     def daggers(self) -> tuple[str, ...]:
-        """Why its rows carry a dagger, a sentence each: labels that shaped the selection without being paid for."""
+        """The reasons for a dagger at its rows, a sentence each: unpaid labels that influenced the selection."""
         reads_test = "test_labels" in self.strategy.needs
-        revealed = self.task.plugin.resolve_declaration("label_leakage", self.task.values)
-        return tuple(filter(None, (SAW_EVALUATION_LABELS if reads_test else "", revealed)))
+        leakage = self.task.plugin.resolve_declaration("label_leakage", self.task.values)
+        return tuple(filter(None, (SAW_EVALUATION_LABELS if reads_test else "", leakage)))
 
     @property
     def is_runnable(self) -> bool:
-        """Whether `check` passes."""
-        _ = self.strategy.needs, self.task.plugin.capabilities(self.task.values)  # an error of a plug-in is no answer
+        """Whether `check_needs` passes. Errors of the plug-ins themselves are raised."""
+        _ = self.strategy.needs, self.task.plugin.capabilities(self.task.values)  # raises errors of plug-ins
         try:
             self.check_needs()
         except ValueError:
@@ -80,20 +84,20 @@ class Cell:
         return True
 
     def check_needs(self) -> None:
-        """ValueError where the task lacks what the strategy needs."""
+        """ValueError where the task or the schedule does not provide what the strategy needs."""
         needs = self.strategy.needs
-        lacking = needs - LABEL_NEEDS - self.task.plugin.capabilities(self.task.values)
-        if lacking:
+        missing = needs - LABEL_NEEDS - self.task.plugin.capabilities(self.task.values)
+        if missing:
             raise ValueError(
-                f"{self.strategy.label} needs {describe_needs(lacking)}: {self.task.label} does not give that"
+                f"{self.strategy.label} needs {describe_needs(missing)}: {self.task.label} does not provide it"
             )
-        if not self.schedule.initial and (asked := needs - MODEL_FREE):
-            told = f"{self.strategy.label} asks a model for {describe_needs(asked)}"
-            raise ValueError(f"initial=0: {told}, and before the first label there is none: set initial=N")
+        if not self.schedule.initial and (model_needs := needs - MODEL_FREE):
+            reason = f"{self.strategy.label} uses a trained model: {describe_needs(model_needs)}"
+            raise ValueError(f"initial=0: {reason}. There is no model before the first labels: set initial=N")
         if "held_out" in needs and not self.schedule.validation:
             raise ValueError(
-                f"{self.strategy.label} reads labels that are set aside: set validation=N (N images, charged to it)"
+                f"{self.strategy.label} reads held-out labels: set validation=N (N images, which it pays for)"
             )
 
 
-SAW_EVALUATION_LABELS = "selection saw evaluation labels"  # the dagger of a strategy that reads the test set's labels
+SAW_EVALUATION_LABELS = "selection saw evaluation labels"  # the dagger of a strategy that reads labels of the test set

@@ -1,4 +1,4 @@
-"""Experiments and grids: which cells a run has, and in which order."""
+"""Experiments and grids: the cells of a run, and their order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmark.experiment.variants import ORDINARY, Variant
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table: a task under a schedule, strategies and seeds."""
+    """The experiment behind one table: a task under a schedule, with strategies and seeds."""
 
     name: str
     task: Spec
@@ -23,15 +23,15 @@ class Experiment:
     strategies: tuple[Spec, ...]
     seeds: tuple[int, ...]
     auto: AutoSeeds | None = None
-    num_seeds: Mapping[str, int] = field(default_factory=dict, hash=False)  # by strategy, where it takes fewer
-    variants: tuple[Variant, ...] = (ORDINARY,)  # of each seed
+    num_seeds: Mapping[str, int] = field(default_factory=dict, hash=False)  # by strategy, where it is smaller
+    variants: tuple[Variant, ...] = (ORDINARY,)  # run for each seed
 
     def cells(self) -> Iterator[Cell]:
-        """Seed by seed, so that an early stop leaves whole comparisons."""
+        """Yields its cells seed by seed, so that a run that stops early has whole comparisons."""
         return (cell for _, cell in self.ranked_cells())
 
     def ranked_cells(self) -> Iterator[tuple[int, Cell]]:
-        """Its cells, each with the rank of its seed."""
+        """Yields its cells, each with the position of its seed among the seeds."""
         for (rank, number), variant in itertools.product(enumerate(self.seeds), self.variants):
             for strategy in self.strategies:
                 if rank >= self.num_seeds.get(strategy.label, len(self.seeds)):
@@ -45,14 +45,17 @@ class Grid:
 
     name: str
     experiments: tuple[Experiment, ...]
-    remarks: tuple[str, ...] = ()  # what nobody set and the grid does not say, a line an experiment
+    remarks: tuple[str, ...] = ()  # settings that were filled in, one line for each experiment
 
     def cells(self, by_seed: bool = False) -> list[Cell]:
-        """Each cell once, also where experiments share it; checked, in the order of running: experiment by experiment,
-        or the first seed of all of them, then the second."""
+        """Lists the cells in the order of running, each once, even where experiments share it, and checks their needs.
+
+        Args:
+            by_seed: the first seed of all experiments goes before the second; otherwise experiment by experiment.
+        """
         pairs = [pair for experiment in self.experiments for pair in experiment.ranked_cells()]
         ordered = sorted(pairs, key=lambda pair: pair[0]) if by_seed else pairs
-        found = {cell.path: cell for _, cell in ordered}
-        for cell in found.values():
+        cells = {cell.path: cell for _, cell in ordered}
+        for cell in cells.values():
             cell.check_needs()
-        return list(found.values())
+        return list(cells.values())

@@ -1,4 +1,4 @@
-"""What a task that the grid does not have is run with: a set of strategies, and a schedule by the size of its pool."""
+"""Defaults for a task that the grid does not have: strategies, and a schedule according to the size of its pool."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, get_type_hints
 
 import yaml
 
-SIZES = ("initial", "budget", "rounds", "validation")  # what is chosen by the size of the pool
+SIZES = ("initial", "budget", "rounds", "validation")  # settings that are chosen according to the size of the pool
 
 
 @dataclass(frozen=True)
 class OwnDataDefaults:
-    """configs/own_data.yaml, which says what its fields mean."""
+    """The content of configs/own_data.yaml, which explains the fields."""
 
-    strategies: dict[str, str | None]  # label -> a capability of the task that it takes besides
+    strategies: dict[str, str | None]  # by label: a further capability that the task must have, or None
     seeds: int
     rounds: int
     share: float
@@ -25,7 +25,7 @@ class OwnDataDefaults:
 
     @classmethod
     def read(cls, path: Path) -> OwnDataDefaults:
-        """The defaults of a file. ValueError, naming it, where it does not hold each of them."""
+        """Reads the defaults from a file. ValueError, naming the file, where a field is missing or wrong."""
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -36,28 +36,33 @@ class OwnDataDefaults:
         for name, value in values.items():
             is_number = type(value) in (fields[name], int) and name != "strategies"
             if name != "strategies" and not (is_number and 0 < value < float("inf")):
-                raise ValueError(f"{path}: {name} must be a number over 0")
+                raise ValueError(f"{path}: {name} must be a number greater than 0")
         pairs = values["strategies"].items() if isinstance(values["strategies"], dict) else [()]
         if not all(pair and isinstance(pair[0], str) and isinstance(pair[1], str | None) for pair in pairs):
             raise ValueError(f"{path}: strategies must be labels, each with the name of a capability or nothing")
         return cls(**values)
 
     def strategies_for(self, capabilities: frozenset[str]) -> list[str]:
-        """The strategies for a task of these capabilities, what they need themselves aside."""
-        return [label for label, wanted in self.strategies.items() if wanted is None or wanted in capabilities]
+        """The labels of the default strategies for a task with these capabilities. Their own needs are not checked."""
+        return [
+            label for label, capability in self.strategies.items() if capability is None or capability in capabilities
+        ]
 
     def step_size(self, num_pool: int) -> int:
-        """Images drawn at the start, and bought between two fits: a number of one significant digit, 1 or more."""
-        wanted = int(min(max(self.share * num_pool, min(self.least, num_pool // 10)), self.most))
-        return max(1, round(wanted, 1 - len(str(wanted))))
+        """The number of images labelled at the start and between two trainings: one significant digit, at least 1."""
+        size = int(min(max(self.share * num_pool, min(self.least, num_pool // 10)), self.most))
+        return max(1, round(size, 1 - len(str(size))))
 
     def schedule_sizes(self, num_pool: int, overrides: Mapping[str, Any], num_validation: int) -> dict[str, int]:
-        """A schedule for a pool: the sizes that are given, and others beside them.
+        """Chooses the sizes of a schedule for a pool; sizes in `overrides` stay.
 
         Args:
-            num_pool: images in the pool.
-            given: the settings of a schedule that somebody chose.
-            num_aside: labels that are set aside where `given` does not say.
+            num_pool: number of images in the pool.
+            overrides: settings of the schedule that were set.
+            num_validation: number of held-out labels where `overrides` does not tell.
+
+        Returns:
+            Values of SIZES.
         """
         step, in_boxes = self.step_size(num_pool), overrides.get("budget_in") == "boxes"
         initial = overrides.get("initial", step if in_boxes else overrides.get("budget", step))

@@ -1,4 +1,4 @@
-"""What a user may set for a run: the settings, and what configs/config.yaml says of each. Imports no Hydra."""
+"""The settings of a run; configs/config.yaml holds their defaults and meanings. Imports no Hydra."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark.plugins.settings import Setting
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a user may set; the defaults stand in configs/config.yaml. None: as the grid says."""
+    """The settings of a run. None means: the value of the grid."""
 
     grid: str
     experiments: dict[str, Any]
@@ -64,40 +64,46 @@ class Settings:
         if self.rerun_changed and self.dry_run:
             raise ValueError("rerun_changed=true moves records, dry_run=true changes nothing: give one of them")
         if self.anonymous and self.tracking != "none":
-            raise ValueError(f"tracking={self.tracking} tells user and host: it does not go with anonymous=true")
+            raise ValueError(
+                f"tracking={self.tracking} uploads the names of user and host: it cannot be used with anonymous=true"
+            )
         for name in ("select_timeout", "gpu_hours"):
             if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"{name}={value}: must be over 0")
+                raise ValueError(f"{name}={value}: must be greater than 0")
         if self.sets is not None and self.sets < 2:
-            raise ValueError(f"sets={self.sets}: at least 2, of one set nobody knows how sets differ; 30 tell it well")
+            raise ValueError(
+                f"sets={self.sets}: must be at least 2, to see how initial sets differ; 30 are recommended"
+            )
         if self.sets is not None and self.seeds is not None:
             raise ValueError(f"seeds={self.seeds}: has no effect with sets={self.sets}, whose seeds count from 0")
         self.check_launcher()
 
     def check_launcher(self) -> None:
-        """ValueError for settings of Ray that do not fit, or that the launcher or the device leaves without effect."""
+        """ValueError for settings of Ray that do not fit, or that have no effect with the launcher or device."""
         for name in ("ray_address", "gpus_per_cell", "cpus_per_cell"):
             if self.launcher == "local" and (value := getattr(self, name)) is not None:
                 raise ValueError(f"{name}={value}: has no effect with launcher=local: set launcher=ray")
         if self.cpus_per_cell is not None and self.cpus_per_cell < 1:
             raise ValueError(f"cpus_per_cell={self.cpus_per_cell}: must be at least 1")
         if self.gpus_per_cell is not None and not 0 < self.gpus_per_cell <= 1:
-            raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: must be over 0 and at most 1")
+            raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: must be greater than 0 and at most 1")
         if self.gpus_per_cell is not None and self.device == "cpu":
             raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: has no effect with device=cpu")
         if self.launcher == "ray" and self.device.startswith("cuda:"):
-            raise ValueError(f"device={self.device}: Ray chooses which GPU: device=cuda")
+            raise ValueError(f"device={self.device}: Ray chooses the GPU: set device=cuda")
 
     @property
     def num_threads(self) -> int | None:
-        """CPU threads of a process that trains; Ray's workers have one a CPU of theirs, and where results must repeat
-        exactly it is as many here. None: PyTorch's choice."""
+        """CPU threads of a training process; None: PyTorch's choice.
+
+        On Ray, and with deterministic=true, it is cpus_per_cell (or 1) where `threads` is not set.
+        """
         counted = self.launcher == "ray" or self.deterministic
         return (self.cpus_per_cell or 1) if self.threads is None and counted else self.threads
 
 
 SETTING_LINE = re.compile(r"(?P<name>\w+): +(?P<default>\S.*?) +# (?P<what>.*)")  # a line of configs/config.yaml
-COMMAND_SETTINGS = {  # by commands that run nothing; the others take all but check_on
+COMMAND_SETTINGS = {  # of commands that train nothing; the others take all but check_on
     "list": ("plugins", "format"),
     "new": ("plugins", "check_on"),
     "check": (
@@ -107,7 +113,7 @@ COMMAND_SETTINGS = {  # by commands that run nothing; the others take all but ch
 
 
 def setting_types(verb: str = "") -> Mapping[str, Any]:
-    """The annotated types of the settings that a command takes, by name; "": of all there are."""
+    """The types of a command's settings, by name; of all settings where `verb` is ""."""
     kinds = typing.get_type_hints(Settings) | {"out": str | None}
     del kinds["experiments"]
     names = COMMAND_SETTINGS.get(verb) or [name for name in kinds if not verb or name != "check_on"]
@@ -115,7 +121,7 @@ def setting_types(verb: str = "") -> Mapping[str, Any]:
 
 
 def known_settings(verb: str = "") -> list[Setting]:
-    """The settings that a command takes, or all, in the order and the words of configs/config.yaml."""
+    """The settings of a command, or all, in the order and with the texts of configs/config.yaml."""
     text = (CONFIGS / "config.yaml").read_text(encoding="utf-8")
     lines = [match.groups() for match in map(SETTING_LINE.fullmatch, text.splitlines()) if match]
     kinds = setting_types(verb)

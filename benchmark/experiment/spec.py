@@ -18,14 +18,22 @@ class Spec:
 
     plugin: Plugin
     label: str
-    values: dict[str, Any] = field(compare=False)  # every parameter, defaults filled in; the label tells the same
+    values: dict[str, Any] = field(compare=False)  # every parameter with its value; the label is equivalent
 
     @classmethod
     def read(cls, kind: str, text: object) -> Spec:
-        """`coreset[metric=cosine]` or {"coreset": {"metric": "cosine"}}; ValueError names what does not fit."""
-        name, given = notation.parse_label(text)
+        """Reads `coreset[metric=cosine]` or {"coreset": {"metric": "cosine"}}.
+
+        Args:
+            kind: strategy, task or encoder.
+            text: the label or mapping.
+
+        Raises:
+            ValueError: there is no such plug-in, or a parameter does not fit.
+        """
+        name, overrides = notation.parse_label(text)
         plugin = registry.get(kind, name)
-        return cls(plugin, plugin.label(given), plugin.bind(given))
+        return cls(plugin, plugin.label(overrides), plugin.bind(overrides))
 
     @property
     def name(self) -> str:
@@ -34,7 +42,7 @@ class Spec:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What a strategy needs under its parameters."""
+        """The needs of a strategy with its parameters."""
         return self.plugin.resolve_needs(self.values)
 
     def nested_plugins(self) -> Iterator[tuple[Plugin, str]]:
@@ -43,15 +51,19 @@ class Spec:
 
     @property
     def code_hash(self) -> str:
-        """A hash of what it does, and the encoders and strategies that it names; see `Plugin.code`."""
+        """A hash of its code and of the encoders and strategies that it names; see `Plugin.code_hash`."""
         codes = [self.plugin.code_hash(), *(plugin.code_hash() for plugin, _ in self.nested_plugins())]
         return codes[0] if len(codes) == 1 else f"files-{hashlib.sha256(' '.join(codes).encode()).hexdigest()[:16]}"
 
     def identity(self, only_non_defaults: bool = False) -> dict[str, Any]:
-        """Everything about it that can change a number; told: of its parameters only those that are not at their
-        default, so that a parameter that a later release adds changes nothing. A default is moved with `version`."""
+        """Everything about it that can change a number.
+
+        Args:
+            only_non_defaults: leave out parameters at their default, so that a parameter that a later release adds
+                changes no key. When a default changes, `version` is raised.
+        """
         parameters = self.plugin.non_defaults(self.values) if only_non_defaults else self.values
-        known: dict[str, Any] = {"name": self.name, "version": self.plugin.version, "parameters": parameters}
+        fields: dict[str, Any] = {"name": self.name, "version": self.plugin.version, "parameters": parameters}
         for plugin, label in self.nested_plugins():
-            known.setdefault(FOLDERS[plugin.kind], {})[label] = plugin.version
-        return known
+            fields.setdefault(FOLDERS[plugin.kind], {})[label] = plugin.version
+        return fields

@@ -1,4 +1,4 @@
-"""What a task can do for strategies, by name. `benchmark.contract.capabilities` says what each is. Imports no torch."""
+"""The names of what a task can do for strategies. `benchmark.contract.capabilities` defines each. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Capability: TypeAlias = Literal[
     "augmented", "box_features", "classify", "companion", "directional", "embed", "encode", "images", "labels",
     "losses", "perturbed", "predict", "proposals", "pseudo_labels", "sample", "weights",
 ]  # fmt: skip
-LabelNeed: TypeAlias = Literal["test_labels", "held_out"]  # labels that a strategy reads beyond those it bought
-Need: TypeAlias = Capability | LabelNeed  # what a strategy declares
+LabelNeed: TypeAlias = Literal["test_labels", "held_out"]  # labels that are read besides those of the labelled set
+Need: TypeAlias = Capability | LabelNeed  # what a strategy declares that it uses
 
-CAPABILITIES: dict[Capability, str] = {  # in words, where a task lacks what a strategy needs
+CAPABILITIES: dict[Capability, str] = {  # descriptions, for messages where a task lacks what a strategy needs
     "augmented": "predictions on changed images, as detectors give", "box_features": "features of boxes",
     "classify": "the last layer of a classifier", "companion": "a module that is trained beside the model",
     "directional": "derivatives of losses", "embed": "features of images", "encode": "images for an encoder",
@@ -24,15 +24,15 @@ CAPABILITIES: dict[Capability, str] = {  # in words, where a task lacks what a s
     "sample": "predictions with dropout left on (dropout=0.1 or so)", "weights": "the weights of the model",
 }  # fmt: skip
 LABEL_NEEDS: frozenset[str] = frozenset(get_args(LabelNeed))
-MODEL_FREE: frozenset[str] = frozenset({"encode", "images"})  # capabilities that are of the images alone
+MODEL_FREE: frozenset[str] = frozenset({"encode", "images"})  # capabilities that use the images and no model
 
 
 def capabilities_of(task: type) -> frozenset[str]:
-    """The capabilities of a class of tasks: it states one by having the method."""
+    """The capabilities of a class of tasks: those whose method it has."""
     return frozenset(name for name in CAPABILITIES if inspect.isfunction(getattr(task, name, None)))
 
 
 def describe_needs(needs: Iterable[str]) -> str:
-    """Capabilities for people, each with the name that plug-ins know it by."""
+    """Describes capabilities, each with its name in parentheses."""
     words = {str(name): words for name, words in CAPABILITIES.items()}
-    return ", ".join(f"{words[one]} ({one})" if one in words else one for one in sorted(needs))
+    return ", ".join(f"{words[need]} ({need})" if need in words else need for need in sorted(needs))

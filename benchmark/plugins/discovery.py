@@ -1,4 +1,4 @@
-"""Where plug-ins are found: our folders, installed packages, and folders of users."""
+"""Imports plug-ins: from our folders, from installed packages and from folders of users."""
 
 from __future__ import annotations
 
@@ -31,14 +31,17 @@ from benchmark.text.escaping import make_visible
 from benchmark.text.notation import parse_label
 from benchmark.text.words import error_message
 
-MAX_FILE_BYTES = 2**24  # bytes of a plug-in's file
+MAX_FILE_BYTES = 2**24  # greatest size of a plug-in's file
 
 
 def discover(folder: str | Path | None = None) -> None:
-    """Imports every plug-in: the packages of FOLDERS, installed entry points, and the files of `folder`.
+    """Imports every plug-in: the packages of FOLDERS, installed entry points, and the files of a user's folder.
+
+    Args:
+        folder: the user's folder of plug-ins, if any.
 
     Raises:
-        ValueError: one does not import, or PyTorch is not installed.
+        ValueError: a plug-in cannot be imported or is declared wrongly, or PyTorch is not installed.
     """
     require_torch()
     for package in FOLDERS.values():
@@ -48,12 +51,12 @@ def discover(folder: str | Path | None = None) -> None:
             import_isolated(entry.value, entry.load)
     if folder is not None:
         load_folder(Path(folder))
-    for plugin in [plugin for known in REGISTRY.values() for plugin in known.values()]:
+    for plugin in [plugin for plugins in REGISTRY.values() for plugin in plugins.values()]:
         plugin.check()
 
 
 def require_torch() -> None:
-    """ValueError where PyTorch, which plug-ins are written with, does not import: analysis does without."""
+    """ValueError where PyTorch cannot be imported. Plug-ins need it; the analysis of records does not."""
     try:
         importlib.import_module("torch")
     except ImportError as error:
@@ -63,8 +66,10 @@ def require_torch() -> None:
 
 @cache
 def declares_companion(label: str) -> bool:
-    """Whether the strategy that a label names declares a companion, as its file says: importing it would take torch.
-    False for a name that none of ours has."""
+    """Whether the strategy of a label declares a companion, according to its source code.
+
+    The file is parsed and not imported, since that would need torch. False for strategies that are not ours.
+    """
     try:
         tree = ast.parse((folder_of(FOLDERS["strategy"]) / f"{parse_label(label)[0]}.py").read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -74,7 +79,12 @@ def declares_companion(label: str) -> bool:
 
 
 def import_plugin(name: object, load: Callable[[], Any]) -> Any:
-    """What `load` returns; ValueError in one line where the code does not import."""
+    """Calls `load` and returns its result. ValueError in one line where the code cannot be imported.
+
+    Args:
+        name: the file or module, for the message.
+        load: imports it.
+    """
     try:
         return load()
     except KeyboardInterrupt:
@@ -91,7 +101,7 @@ def import_plugin(name: object, load: Callable[[], Any]) -> Any:
 
 
 def import_isolated(name: object, load: Callable[[], Any]) -> None:
-    """The same, of code that is not ours: what it changes in torch or in the process is put back."""
+    """Imports code that is not ours, and restores what it changes in torch or in the process."""
     from benchmark.system.process_state import isolate_plugin  # our own plug-ins have loaded torch by now
 
     with isolate_plugin(str(name), seed("global import", str(name)), importing=True):
@@ -99,47 +109,52 @@ def import_isolated(name: object, load: Callable[[], Any]) -> None:
 
 
 def load_folder(folder: Path) -> None:
-    """Imports the .py files of a user's folder (files that start with _ or test_ are theirs). Says which of them hold
-    no plug-in."""
+    """Imports the .py files of a user's folder, except those that begin with _ or test_.
+
+    A remark names each imported file that registers no plug-in.
+    """
     if not folder.is_dir():
         raise ValueError(f"plugins={folder}: no such folder")
     home = str(folder.resolve())
     loaders = (ExtensionFileLoader, EXTENSION_SUFFIXES), (UncachedLoader, SOURCE_SUFFIXES)
     sys.path_importer_cache[home] = FileFinder(home, *loaders)
     if home not in sys.path:
-        sys.path.append(home)  # so that its files may import each other; last, so that they shadow nothing
+        sys.path.append(home)  # its files may import each other; last on the path, so that they shadow nothing
     for path in sorted(folder.glob("[!._]*.py")):
         if not path.name.startswith("test_"):
             load_file(path)
-    known = {plugin.function.__module__ for plugins in REGISTRY.values() for plugin in plugins.values()}
-    others = [path for path in sorted(folder.glob("[!._]*.py")) if module_name(path) not in known]
+    plugin_modules = {plugin.function.__module__ for plugins in REGISTRY.values() for plugin in plugins.values()}
+    others = [path for path in sorted(folder.glob("[!._]*.py")) if module_name(path) not in plugin_modules]
     for path in (path for path in others if not path.name.startswith("test_")):
-        what = "registers no strategy, task or encoder (what they share is in files that begin with _)"
+        what = "registers no strategy, task or encoder (begin the name of a shared module with _)"
         remark_once(f"{make_visible(str(path))} {what}")
 
 
 def module_name(path: Path) -> str:
-    """What a plug-in file of a user's folder is imported as."""
+    """The module name under which a plug-in file of a user's folder is imported."""
     folder = hashlib.sha256(os.fsencode(os.path.realpath(path.parent))).hexdigest()[:8]
     stem = path.stem if path.stem.isidentifier() else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     return f"{USER_MODULE_PREFIX}{stem}_{folder}"
 
 
 class UncachedLoader(SourceFileLoader):
-    """Compiles a module of a user's folder each time. Python itself goes by its time, in seconds, and size, so that of
-    two versions saved within a second the first would run under the name of the second."""
+    """Compiles a module of a user's folder anew each time.
+
+    Python's own cache compares modification times in whole seconds and sizes: a file that is edited within a second
+    would run in its old version.
+    """
 
     def get_code(self, fullname: str) -> types.CodeType:
-        """The code of the text that is there now."""
+        """Compiles the current text of the file."""
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
 
 
 def load_file(path: Path) -> None:
-    """Imports one plug-in file under a name of its own, so that it may be called `random`, in any number of folders."""
+    """Imports one plug-in file under a unique module name, so that the file may be called `random.py`, for example."""
     where, name = make_visible(str(path)), module_name(path)
     if make_visible(path.name) != path.name:
-        raise ValueError(f"{where}: a plug-in's file needs a name of letters that can be shown: rename it")
+        raise ValueError(f"{where}: the name of a plug-in's file must be printable: rename it")
     try:
         with open_file(path, MAX_FILE_BYTES):
             pass

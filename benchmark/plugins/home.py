@@ -1,4 +1,4 @@
-"""Where this code lies: a checkout, in which the folders of plug-ins are beside the package, or an installation."""
+"""The folders of this code: in a checkout, plug-ins lie beside the package; in an installation, inside it."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ INSTALL_ROOT = PACKAGE.parent  # the checkout, or site-packages
 
 
 def folder_of(name: str) -> Path:
-    """The folder of strategies, tasks, encoders or configs: inside the package, or beside it."""
+    """The folder called strategies, tasks, encoders or configs: inside the package, or beside it."""
     return next((folder for folder in (PACKAGE / name, INSTALL_ROOT / name) if folder.is_dir()), PACKAGE / name)

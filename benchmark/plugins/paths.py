@@ -1,4 +1,4 @@
-"""Names of folders and files as people write them: `~`, and several of them in one setting. Imports no torch."""
+"""Paths in settings: `~`, lists of paths, paths inside the data folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONFIGS = folder_of("configs")
 
 
 def grid_names() -> list[str]:
-    """The grids that come with the package."""
+    """The names of the grids that come with the package."""
     return sorted(path.stem for path in (CONFIGS / "grid").glob("[!.]*.yaml"))
 
 
@@ -21,25 +21,26 @@ RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")  # of OmegaConf: `${oc.env:HOME}`, `
 
 
 def reject_resolvers(word: str) -> str:
-    """A word as it was typed. ValueError where it asks for a value from elsewhere, which would end up in the records: a
-    folder may be called `${x}`, but `${oc.env:SECRET}` is a slip."""
+    """Returns an argument unchanged. ValueError where it holds a resolver of OmegaConf, as `${oc.env:SECRET}`.
+
+    Its value would end up in the records. A folder may be called `${x}`.
+    """
     if match := RESOLVER.search(word):
         raise ValueError(
-            f"{word}: nothing is looked up in what you type: write the value for {match[0]}...}}, or have your shell "
-            "put it there"
+            f"{word}: {match[0]}...}} is not resolved in arguments: write the value, or let your shell insert it"
         )
     return word
 
 
 def expand_home(path: str, setting: str) -> str:
-    """A path with the home folder in the place of `~` or `~user`.
+    """Replaces `~` or `~user` at the start of a path by the home folder.
 
     Args:
-        path: as it was given.
-        setting: what it is to be called in the message, `data=~/x`.
+        path: the path as typed.
+        setting: the setting for the message, as `data=~/x`.
 
     Raises:
-        ValueError: nobody is called so, or the home folder of the user is not known.
+        ValueError: there is no such user, or the home folder is not known.
     """
     whole = os.path.expanduser(path)
     if path.startswith("~") and whole == path:
@@ -50,18 +51,22 @@ def expand_home(path: str, setting: str) -> str:
 
 
 def path_as_typed(path: Path) -> str:
-    """A path as a setting takes it: `expanded` gives it back."""
+    """Writes a path as it is typed in a setting; `expand_home` reverses it."""
     return f"./{path}" if str(path).startswith("~") else str(path)
 
 
 def parse_paths(text: str, setting: str) -> list[str]:
-    """The paths of a setting that takes several, with `~` expanded.
+    """Parses the paths of a setting that takes several, and expands `~`.
 
-    A path that exists as it is given is that path; else commas divide: `a,b`. Names that hold commas themselves go into
-    quotes, in brackets: `[a,"b,c"]`.
+    A text that is an existing path is that one path. Otherwise commas separate paths: `a,b`. Names with commas are
+    quoted, in brackets: `[a,"b,c"]`.
+
+    Args:
+        text: the value of the setting.
+        setting: the setting for messages, as `records=a,b`.
 
     Raises:
-        ValueError: a bracket or a quote is not closed, or `~` is not known.
+        ValueError: a bracket or a quote is not closed, a home folder is not known, or a name is too long.
     """
     if os.path.exists(whole := expand_home(text, setting)):
         return [whole]
@@ -69,14 +74,18 @@ def parse_paths(text: str, setting: str) -> list[str]:
 
 
 def check_name_length(path: str, setting: str) -> str:
-    """The path, where a file can be called so. ValueError for a name that is longer than any system takes."""
+    """Returns a path unchanged. ValueError where a name in it is longer than file systems allow."""
     if any(len(os.fsencode(part)) > 255 for part in path.encode(errors="replace").decode().split("/")):
         raise ValueError(f"{setting:.60}: a name of more than 255 bytes")
     return path
 
 
 def resolve_data_path(path: str, folder: Path | None) -> Path:
-    """A path that the user gave: absolute, or inside the data folder. ValueError where there is none."""
+    """Resolves a user's path: an absolute one stays, another lies inside the data folder.
+
+    Raises:
+        ValueError: the path is relative, and the data folder is not set.
+    """
     whole = Path(expand_home(path, path))
     if folder is None and not whole.is_absolute():
         place = "set data=DIR or $AL_BENCHMARK_DATA"

@@ -1,4 +1,4 @@
-"""The plug-ins: what is registered, where it is found, and which parameters it takes."""
+"""The registry of plug-ins, and the parameters of each."""
 
 from __future__ import annotations
 
@@ -21,15 +21,28 @@ from benchmark.text.notation import PLUGIN_NAME, QuotedText, format_value, parse
 from benchmark.text.words import describe_error, did_you_mean
 
 REQUIRED = inspect.Parameter.empty
-EncoderName: TypeAlias = Annotated[str, "encoder"]  # of a parameter that names one: `dino`, `patch_pca[patch=4]`
-StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same: `isal[k=2]`
-USER_MODULE_PREFIX = "al_benchmark_plugin_"  # begins the names of modules of a user's folder
+EncoderName: TypeAlias = Annotated[str, "encoder"]  # type of a parameter that names one: `patch_pca[patch=4]`
+StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same for strategies: `isal[k=2]`
+USER_MODULE_PREFIX = "al_benchmark_plugin_"  # begins the module names of files in a user's folder
 FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}
 
 
 @dataclass(frozen=True, eq=False)
 class Plugin:
-    """One registered strategy, task or encoder. See `benchmark.api.register` and its siblings."""
+    """A registered strategy, task or encoder; see `register`, `register_task` and `register_encoder`.
+
+    Attributes:
+        kind: strategy, task or encoder.
+        name: its name, which is that of its function.
+        function: the strategy, or the function that builds the task or encoder.
+        version: raised by hand when its numbers change.
+        needs: capabilities and labels that a strategy uses, or a function of its parameters that returns them.
+        companion: builds the companion of a strategy from its parameters.
+        recipes: the recipes of a task: the default one at False, the published one at True.
+        missing_capabilities: returns the capabilities that a task lacks under its parameters.
+        label_leakage: tells, from a task's parameters, which labels influence the pool without being paid for.
+        check_weights: checks files of weights before a task reads its data.
+    """
 
     kind: Literal["strategy", "task", "encoder"]
     name: str
@@ -44,9 +57,13 @@ class Plugin:
 
     @cache  # noqa: B019  plug-ins live as long as the process
     def parameters(self, published: bool = False) -> Mapping[str, tuple[Any, Any]]:
-        """name -> (type, default) of every parameter a user may set."""
+        """The type and the default of every parameter that a user may set, by name.
+
+        Args:
+            published: take the defaults of the published recipe.
+        """
         hints = typing.get_type_hints(self.function, include_extras=True)
-        found = {
+        parameters = {
             p.name: (hints.get(p.name, Any), p.default)
             for p in inspect.signature(self.function).parameters.values()
             if p.kind is p.KEYWORD_ONLY
@@ -54,13 +71,23 @@ class Plugin:
         recipe = self.recipes.get(published)
         if recipe is not None:
             hints = typing.get_type_hints(type(recipe), include_extras=True)
-            found |= {f.name: (hints[f.name], getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
+            parameters |= {f.name: (hints[f.name], getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
         if self.recipes.get(True) is not None:
-            found["published"] = (bool, False)
-        return types.MappingProxyType(found)
+            parameters["published"] = (bool, False)
+        return types.MappingProxyType(parameters)
 
     def bind(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """Every parameter with its value, defaults filled in. ValueError names what does not fit."""
+        """Fills in the defaults and converts every value to its type.
+
+        Args:
+            overrides: values by parameter, as typed or of the right type.
+
+        Returns:
+            Every parameter with its value.
+
+        Raises:
+            ValueError: a parameter is unknown or missing, or a value does not fit its type.
+        """
         parameters = self.parameters(bool(overrides.get("published", False)))
         for name in overrides:
             if name not in parameters:
@@ -73,27 +100,31 @@ class Plugin:
         return values
 
     def label(self, overrides: Mapping[str, Any]) -> str:
-        """Name and parameters that differ from their default: `coreset[metric=cosine]`. One spelling a meaning."""
-        told, known = self.non_defaults(self.bind(overrides)), self.parameters(bool(overrides.get("published", False)))
-        inside = ",".join(f"{name}={format_parameter(told[name], known[name][0])}" for name in sorted(told))
+        """The label: name and parameters that differ from their default, as `coreset[metric=cosine]`.
+
+        Equal parameters give equal labels, however they were typed.
+        """
+        values = self.non_defaults(self.bind(overrides))
+        parameters = self.parameters(bool(overrides.get("published", False)))
+        inside = ",".join(f"{name}={format_parameter(values[name], parameters[name][0])}" for name in sorted(values))
         return f"{self.name}[{inside}]" if inside else self.name
 
     def non_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The (bound) parameters that differ from their default."""
+        """The parameters, of all that `bind` returned, that differ from their default."""
         defaults = self.parameters(bool(values.get("published", False)))
         return {
             n: v for n, v in values.items() if (n == "published" and v) or (n != "published" and v != defaults[n][1])
         }
 
     def check(self) -> None:
-        """ValueError, naming the file, where the plug-in is declared in a way that nothing can use."""
+        """ValueError, naming the file, where the plug-in's declaration is not valid."""
         if not re.fullmatch(PLUGIN_NAME, self.name):
-            raise ValueError(f"{source_file(self)}: {self.name!r} is no name of a plug-in: letters, digits and _")
+            raise ValueError(f"{source_file(self)}: {self.name!r} is not a valid name: use letters, digits and _")
         try:
             returned = typing.get_type_hints(self.function).get("return")
             for published in (False, True):
-                for name, (kind, default) in self.parameters(published).items():
-                    self.check_default(name, kind, default)
+                for name, (annotation, default) in self.parameters(published).items():
+                    self.check_default(name, annotation, default)
         except NameError as error:
             raise ValueError(
                 f"{source_file(self)}: {self.name} has an annotation that is not imported: {error}"
@@ -103,14 +134,14 @@ class Plugin:
         except Exception as error:
             words = " ".join(describe_error(error).split())
             raise ValueError(
-                f"{source_file(self)}: {self.name} is declared so that it cannot be read: {words}"
+                f"{source_file(self)}: {self.name} has a declaration that cannot be read: {words}"
             ) from error
         if self.kind == "task" and not isinstance(returned, type):
-            raise ValueError(f"{source_file(self)}: {self.name} must be annotated with the class that it returns")
+            raise ValueError(f"{source_file(self)}: {self.name} needs a return annotation: the class of the task")
         self.check_declaration()
 
     def check_default(self, name: str, annotation: Any, default: Any) -> None:
-        """ValueError where a parameter's default is none that a command line could give."""
+        """ValueError where a parameter's default is not a value that could be typed."""
         if default is REQUIRED:
             return
         if not isinstance(default, bool | int | float | str | list | tuple | dict | None):
@@ -123,12 +154,12 @@ class Plugin:
             raise ValueError(f"{source_file(self)}: {make_visible(str(error))}") from error
 
     def check_declaration(self) -> None:
-        """ValueError where what the decorator was given is of another type."""
+        """ValueError where an argument of the decorator has a wrong type."""
         where = source_file(self)
         if type(self.version) is not int or self.version < 0:
             raise ValueError(f"{where}: version={short_repr(self.version)}: must be a whole number, at least 0")
         if isinstance(self.needs, str):
-            raise ValueError(f"{where}: needs={self.needs!r}: a set of names, {{{self.needs!r}}}")
+            raise ValueError(f"{where}: needs={self.needs!r}: must be a set of names, as {{{self.needs!r}}}")
         is_names = isinstance(self.needs, Collection) and all(isinstance(need, str) for need in self.needs)
         if not (callable(self.needs) or is_names):
             raise ValueError(f"{where}: needs={short_repr(self.needs)}: must be a set of names, or a function of them")
@@ -141,10 +172,10 @@ class Plugin:
             if value is not None and not callable(value):
                 raise ValueError(f"{where}: {name}={short_repr(value)}: must be a function")
         if self.kind == "task" and self.check_weights is not None and self.recipes.get(False) is None:
-            raise ValueError(f"{where}: check= looks at a recipe: give the task one, default=")
+            raise ValueError(f"{where}: check= needs a recipe to check: set default= to one")
 
     def resolve_needs(self, values: Mapping[str, Any]) -> frozenset[str]:
-        """The needs under these (bound) parameters. ValueError where they are no names."""
+        """The needs under these bound parameters. ValueError where they are not names of capabilities or labels."""
         needs = self.resolve_declaration("needs", values)
         if isinstance(needs, str) or not isinstance(needs, Iterable):
             raise ValueError(
@@ -153,16 +184,17 @@ class Plugin:
         names = frozenset(map(str, needs))
         for name in sorted(names - LABEL_NEEDS - CAPABILITIES.keys()):
             words = did_you_mean(name, [*CAPABILITIES, *LABEL_NEEDS])
-            raise ValueError(
-                f"{source_file(self)}: {self.name} needs what no task can give: no capability is called {words}"
-            )
+            raise ValueError(f"{source_file(self)}: {self.name} has an unknown need: no capability is called {words}")
         return names
 
     def resolve_declaration(
         self, name: Literal["needs", "companion", "missing_capabilities", "label_leakage"], values: Mapping[str, Any]
     ) -> Any:
-        """What it declares of itself under these (bound) parameters; None: nothing. ValueError, naming the file, where
-        its own code for that fails."""
+        """The value of a declaration under these bound parameters; None where there is none.
+
+        Raises:
+            ValueError: the plug-in's own function for it fails; the message names the file.
+        """
         declaration = getattr(self, name)
         if not callable(declaration):
             return declaration
@@ -174,19 +206,20 @@ class Plugin:
             raise ValueError(f"{source_file(self)}: {name} of {self.name}: {describe_error(error)}") from error
 
     def nested_plugins(self, values: Mapping[str, Any]) -> Iterator[tuple[Plugin, str]]:
-        """The encoders and strategies that these (bound) parameters name, with their labels, and those that theirs
-        name."""
-        for name, (kind, _) in self.parameters(bool(values.get("published", False))).items():
-            if (of := named_plugin_kind(kind)) is not None and (label := values[name]) is not None:
-                inner, given = parse_label(label)
-                yield (plugin := get(of, inner)), label
-                yield from plugin.nested_plugins(plugin.bind(given))
+        """The encoders and strategies that these bound parameters name, with their labels; recursively."""
+        for name, (annotation, _) in self.parameters(bool(values.get("published", False))).items():
+            if (kind := named_plugin_kind(annotation)) is not None and (label := values[name]) is not None:
+                inner, overrides = parse_label(label)
+                yield (plugin := get(kind, inner)), label
+                yield from plugin.nested_plugins(plugin.bind(overrides))
 
     @cache  # noqa: B019
     def code_hash(self) -> str:
-        """A hash of what its file does, and what that imports from its package or folder, comments and docstrings
-        aside: it tells that a plug-in was edited where nobody raised its version. "" where there is no file, as in a
-        notebook."""
+        """A hash of its source code and of what that imports from its own package or folder.
+
+        Comments and docstrings do not count. It reveals that a plug-in was edited without raising its version. ""
+        where there is no file, as in a notebook.
+        """
         module = self.function.__module__
         try:
             return hash_code(source_file(self), module, module.startswith(USER_MODULE_PREFIX))
@@ -194,23 +227,29 @@ class Plugin:
             return ""
 
     def capabilities(self, values: Mapping[str, Any]) -> frozenset[str]:
-        """A task's capabilities under these (bound) parameters: those of the class that it returns."""
+        """A task's capabilities under these bound parameters: those of its class, without the missing ones."""
         returned = typing.get_type_hints(self.function)["return"]
         return capabilities_of(returned) - set(self.resolve_declaration("missing_capabilities", values) or ())
 
     def build(self, machine: Any, values: Mapping[str, Any], *inputs: Any) -> Any:
-        """The task, or the encoder on the pool that is `given`, built for `machine` from bound parameters."""
+        """Builds a task, or an encoder.
+
+        Args:
+            machine: where it runs.
+            values: all parameters, as `bind` returns them.
+            inputs: for an encoder, the pool.
+        """
         rest = {name: value for name, value in values.items() if name != "published"}
         recipe = self.recipe(values)
         if recipe is None:
             return self.function(machine, *inputs, **rest)
         if self.check_weights is not None:
-            self.check_weights(machine, recipe)  # before a task reads its data, which may take minutes
+            self.check_weights(machine, recipe)  # before the task reads its data, which may take minutes
         fields = {f.name for f in dataclasses.fields(recipe)}
         return self.function(machine, recipe, **{n: v for n, v in rest.items() if n not in fields})
 
     def recipe(self, values: Mapping[str, Any]) -> Any:
-        """A task's recipe with these (bound) parameters; None where it has none."""
+        """A task's recipe with these bound parameters; None where it has none."""
         recipe = self.recipes.get(bool(values.get("published", False)))
         if recipe is None:
             return None
@@ -222,11 +261,11 @@ REGISTRY: dict[str, dict[str, Plugin]] = {kind: {} for kind in FOLDERS}
 
 
 def add_plugin(plugin: Plugin) -> None:
-    """Puts a plug-in into the registry; two of one name from different files are an error."""
+    """Puts a plug-in into the registry. ValueError where another file has one of the same kind and name."""
     try:
         source_file(plugin)
     except TypeError as error:
-        raise ValueError(f"{plugin.name} is no {plugin.kind}: it is not written in Python") from error
+        raise ValueError(f"{plugin.name} cannot be a {plugin.kind}: it is not a Python function") from error
     old = REGISTRY[plugin.kind].get(plugin.name)
     if old is not None and source_file(old) != source_file(plugin):
         raise ValueError(
@@ -236,19 +275,19 @@ def add_plugin(plugin: Plugin) -> None:
 
 
 def source_file(plugin: Plugin) -> Path:
-    """The file a plug-in is written in."""
+    """The source file of a plug-in."""
     return Path(inspect.getfile(plugin.function)).resolve()
 
 
 def get(kind: str, name: str) -> Plugin:
-    """The plug-in of that name; ValueError with the nearest name where there is none."""
+    """The plug-in of that kind and name. ValueError, with the closest name, where there is none."""
     if name not in REGISTRY[kind]:
         raise ValueError(f"no {kind} is called {did_you_mean(name, REGISTRY[kind])}")
     return REGISTRY[kind][name]
 
 
 def short_repr(value: Any) -> str:
-    """A value in few characters, whatever becomes of asking for them."""
+    """At most 60 characters of a value's repr, even where `__repr__` fails."""
     try:
         return f"{value!r:.60}"
     except Exception:
@@ -256,7 +295,7 @@ def short_repr(value: Any) -> str:
 
 
 def format_parameter(value: Any, annotation: Any) -> str:
-    """A parameter's value as users write it in `name[key=value]`: in quotes where it would be read as another."""
+    """Writes a parameter's value for `name[key=value]`, in quotes where it would otherwise be read differently."""
     if not isinstance(value, str):
         return format_value(value)
     try:
@@ -271,9 +310,9 @@ def format_parameter(value: Any, annotation: Any) -> str:
 
 
 def named_plugin_kind(annotation: Any) -> str | None:
-    """Which kind of plug-in a parameter of this type names: "encoder", "strategy" or None."""
-    told = (annotation, *typing.get_args(annotation))
-    return "encoder" if EncoderName in told else "strategy" if StrategyName in told else None
+    """The kind of plug-in that a parameter of this type names: "encoder", "strategy" or None."""
+    members = (annotation, *typing.get_args(annotation))
+    return "encoder" if EncoderName in members else "strategy" if StrategyName in members else None
 
 
 TYPE_DESCRIPTIONS = {
@@ -283,14 +322,24 @@ TYPE_DESCRIPTIONS = {
 
 
 def convert_value(context: str, value: Any, annotation: Any) -> Any:
-    """`value` as the annotated type: an int passes for a float, text is read, a plug-in's name has one spelling a
-    meaning. ValueError where it does not fit."""
+    """Converts a value to an annotated type.
+
+    Text is parsed, an int becomes a float, and the name of a plug-in becomes its canonical label.
+
+    Args:
+        context: the setting or parameter with its value, for the message.
+        value: the value, as typed or of the right type.
+        annotation: the type.
+
+    Raises:
+        ValueError: the value does not fit.
+    """
     context, options = make_visible(context), typing.get_args(annotation)
-    if (named := named_plugin_kind(annotation)) is not None and value not in ("null", None):
-        name, given = parse_label(value)
-        return get(named, name).label(given)
-    if named is not None and types.NoneType not in options:
-        raise ValueError(f"{context}: must name {'an' if named == 'encoder' else 'a'} {named}")
+    if (plugin_kind := named_plugin_kind(annotation)) is not None and value not in ("null", None):
+        name, overrides = parse_label(value)
+        return get(plugin_kind, name).label(overrides)
+    if plugin_kind is not None and types.NoneType not in options:
+        raise ValueError(f"{context}: must name {'an' if plugin_kind == 'encoder' else 'a'} {plugin_kind}")
     if typing.get_origin(annotation) is Literal:
         if value not in options:
             raise ValueError(
@@ -309,5 +358,8 @@ def convert_value(context: str, value: Any, annotation: Any) -> Any:
         return value
     if float in allowed and type(value) is int and abs(value) < 2**1023:
         return float(value)
-    words = (TYPE_DESCRIPTIONS.get(one) or getattr(one, "__name__", str(one)) for one in allowed)
+    words = (
+        TYPE_DESCRIPTIONS.get(allowed_type) or getattr(allowed_type, "__name__", str(allowed_type))
+        for allowed_type in allowed
+    )
     raise ValueError(f"{context}: must be {' or '.join(words)}")

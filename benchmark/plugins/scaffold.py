@@ -1,4 +1,4 @@
-"""`new strategy NAME` and `new task NAME`: about ten lines and a test, ready to run."""
+"""The templates of `new strategy NAME` and `new task NAME`: about ten lines and a test, ready to run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmark.plugins.registry import FOLDERS, REGISTRY
 from benchmark.system import files
 
-STRATEGY_TEMPLATE = '''"""{name}: say in one sentence what it chooses, and the paper."""
+STRATEGY_TEMPLATE = '''"""{name}: say in one sentence what it selects, and cite the paper."""
 
 from numpy.random import Generator
 
@@ -18,13 +18,13 @@ from benchmark.api import How, Indices, View, register
 
 @register(needs={{"predict"}}, version=1)
 def {name}(view: View, budget: int, rng: Generator, *, how: How = "mean") -> Indices:
-    """The images whose likeliest class is least likely; `how` joins the boxes of an image."""
+    """Selects the images whose most likely class is least likely; `how` combines the boxes of an image."""
     predictions = view.predict(view.unlabelled)
-    doubt_P = 1 - predictions.scores_PC.amax(1)
-    return view.highest(predictions.per_image(doubt_P, how), budget)
+    uncertainty_P = 1 - predictions.scores_PC.amax(1)
+    return view.highest(predictions.per_image(uncertainty_P, how), budget)
 '''
 
-STRATEGY_TEST_TEMPLATE = '''"""{name} does what every strategy must, and what it alone promises."""
+STRATEGY_TEST_TEMPLATE = '''"""{name} follows the rules of all strategies, and does what it alone promises."""
 
 import torch
 
@@ -40,7 +40,7 @@ def test_{name}_conforms() -> None:
     assert failures(registry.get("strategy", "{name}"), Spec.read("task", "{on}"), machine) == []
 '''
 
-TASK_TEMPLATE = '''"""{name}: say in one sentence what its images are, and where they are from."""
+TASK_TEMPLATE = '''"""{name}: say in one sentence what its images are, and where they come from."""
 
 import numpy as np
 
@@ -52,7 +52,7 @@ SMALL = Recipe(model="small_cnn", epochs=10, batch_size=32, lr=0.05, flip=False,
 
 @register_task(version=1, default=SMALL, missing_capabilities=missing_capabilities, check=check_weights)
 def {name}(machine: Machine, recipe: Recipe) -> Classifier:
-    """Noise of three shades, for now: put your own arrays and their classes in its place."""
+    """Noise of three brightnesses: replace it by your own images and labels."""
     rng = np.random.default_rng(0)
     labels_N = rng.integers(0, 3, 400)
     images_N3HW = rng.integers(0, 150, (400, 3, 8, 8), np.uint8) + (40 * labels_N[:, None, None, None]).astype(np.uint8)
@@ -60,7 +60,7 @@ def {name}(machine: Machine, recipe: Recipe) -> Classifier:
     return Classifier(machine, recipe, pool, test, num_classes=3, classes=["dark", "grey", "light"])
 '''
 
-TASK_TEST_TEMPLATE = '''"""{name} does what every task must, and what it alone promises."""
+TASK_TEST_TEMPLATE = '''"""{name} follows the rules of all tasks, and does what it alone promises."""
 
 import torch
 
@@ -83,19 +83,22 @@ def write_plugin(kind: str, name: str, folder: str | None, check_on: str) -> lis
 
     Args:
         kind: strategy or task.
-        name: What it is called, and its file.
-        folder: Where NAME.py and test_NAME.py go; None: into a checkout's strategies/ or tasks/, and tests/.
-        on: The task that the test of a strategy tries it on.
+        name: the name of the plug-in, and of its file.
+        folder: the folder of NAME.py and test_NAME.py; None: strategies/ or tasks/, and tests/, of a checkout.
+        check_on: the task that the test of a strategy runs it on.
+
+    Returns:
+        The paths of the plug-in and of its test.
 
     Raises:
-        ValueError: There is no such kind, the name cannot be one, or is taken, or there is no place to write.
+        ValueError: the kind is unknown, the name is not valid or exists already, or there is no folder to write to.
     """
     if kind not in TEMPLATES:
-        raise ValueError(f"new {kind}: `new strategy NAME` and `new task NAME` are known")
+        raise ValueError(f"new {kind}: type `new strategy NAME` or `new task NAME`")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise ValueError(f"{name!r} is no name for a {kind}: lower-case letters, digits and _")
+        raise ValueError(f"{name!r} is not a valid name for a {kind}: use lower-case letters, digits and _")
     if name.startswith("test_"):
-        raise ValueError(f"{name}: files called test_* are taken for tests, not for plug-ins")
+        raise ValueError(f"{name}: a plug-in cannot be called test_*, since its file would be taken for a test")
     if name in REGISTRY[kind]:
         raise ValueError(f"there is a {kind} {name} already")
     if folder is None and not Path(f"{FOLDERS[kind]}/__init__.py").is_file():

@@ -1,4 +1,4 @@
-"""Settings as people type them, `key=value`: the one place that reads them, and what help tells of each."""
+"""Reads settings of the form `key=value`, and describes settings for help. Every command uses it."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ class Setting:
     """One setting, as help and `list settings` show it."""
 
     name: str
-    annotation: Any  # its annotation
-    default: str  # as it is typed; "" where there is none
+    annotation: Any  # its type
+    default: str  # as typed; "" where there is none
     meaning: str
 
     @property
     def type(self) -> str:
-        """Its type in a word, or what it may be: `integer`, `text|json`."""
+        """Its type in a word, or its possible values: `integer`, `text|json`."""
         words = [
-            "|".join(filter(None, map(str, typing.get_args(one))))
-            if typing.get_origin(one) is Literal
-            else TYPE_NAMES.get(typing.get_origin(one) or one, "")
-            for one in union_members(self.annotation)
+            "|".join(filter(None, map(str, typing.get_args(member))))
+            if typing.get_origin(member) is Literal
+            else TYPE_NAMES.get(typing.get_origin(member) or member, "")
+            for member in union_members(self.annotation)
         ]
         return "|".join(filter(None, words))
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; any other annotation alone."""
+    """The members of a union; for any other annotation, the annotation alone."""
     is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
     return typing.get_args(annotation) if is_union else (annotation,)
 
 
 def read_settings(arguments: Sequence[str], annotations: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `key=value` words.
+    """Reads `key=value` arguments.
 
     Args:
-        words: as they were typed; the last of two with one key counts.
-        known: the annotated type of each setting that there is, by name.
+        arguments: the arguments as typed; the last of several with one key counts.
+        annotations: the type of each known setting, by name.
 
     Returns:
-        A value of that type for each key that was typed.
+        A value of the annotated type for each key that was typed.
 
     Raises:
-        ValueError: a word is not key=value, its key is not known, or its value does not fit; in one line.
+        ValueError: an argument is not key=value, its key is unknown, or its value does not fit; in one line.
     """
     pairs = [split_key_value(word) for word in arguments]
     for key, _ in pairs:
@@ -64,7 +64,7 @@ def read_settings(arguments: Sequence[str], annotations: Mapping[str, Any]) -> d
 
 
 def split_key_value(word: str) -> tuple[str, str]:
-    """`key=value` as a pair. ValueError where it is none, or asks for a value from elsewhere."""
+    """Splits `key=value` into a pair. ValueError where there is no `=`, or a resolver as `${oc.env:X}`."""
     key, equals, value = reject_resolvers(word).partition("=")
     if not equals:
         raise ValueError(f"{word!r} is not key=value; a value with spaces or brackets goes into quotes: 'key=value'")
@@ -72,13 +72,13 @@ def split_key_value(word: str) -> tuple[str, str]:
 
 
 def read_value(key: str, text: str, annotation: Any) -> Any:
-    """The value of a setting: text as it is, since folders may be called anything, and lists item by item.
+    """Reads the value of a setting. Text is not parsed, since folders may have any name; lists are parsed.
 
     Args:
-        key: the setting.
-        text: what stood behind `key=`.
-        kind: the setting's annotation. What takes a list or an integer takes lists of numbers; what takes a list
-            alone takes names of plug-ins, `a,b[c=1]` or `{b: {c: 1}}`.
+        key: the name of the setting.
+        text: the value as typed.
+        annotation: the type of the setting. Settings that take an integer or a list take lists of numbers; settings
+            that take a list only take labels of plug-ins, `a,b[c=1]` or `{b: {c: 1}}`.
 
     Raises:
         ValueError: the text does not fit.
@@ -86,7 +86,7 @@ def read_value(key: str, text: str, annotation: Any) -> Any:
     options = union_members(annotation)
     if text == "null" and types.NoneType in options:
         return None
-    if list not in {typing.get_origin(one) or one for one in options}:
+    if list not in {typing.get_origin(option) or option for option in options}:
         return convert_value(f"{key}={text}", text, annotation)
     try:
         parts = notation.parse_list(text)

@@ -1,4 +1,4 @@
-"""Plug-ins as their files describe them, without importing one, which would take torch: names, parameters, choices."""
+"""Reads names, parameters and choices of plug-ins from their source files, since importing them would take torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Parameter:
-    """What may be typed behind `name=`: one of `choices`, or the name of a plug-in of a kind."""
+    """The possible values of a parameter: one of `choices`, or a plug-in of a kind. Both empty: anything."""
 
     choices: tuple[str, ...] = ()
     plugin_kind: str = ""  # "encoder", "strategy", or "" where it names no plug-in
@@ -36,17 +36,19 @@ def plugin_files(kind: str, folder: Path | None = None) -> dict[str, Path]:
 
 
 def experiment_names(grid: str) -> list[str]:
-    """The names of a grid's experiments, and of those that it takes from other grids."""
+    """The names of a grid's experiments, those of the grids that it includes first; none where it cannot be read."""
     try:
-        told = yaml.safe_load((CONFIGS / "grid" / f"{grid}.yaml").read_text(encoding="utf-8"))
+        grid_file = yaml.safe_load((CONFIGS / "grid" / f"{grid}.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return []
-    others = [name for other in told.get("defaults", ()) if isinstance(other, str) for name in experiment_names(other)]
-    return [*others, *(told.get("experiments") or ())]
+    others = [
+        name for other in grid_file.get("defaults", ()) if isinstance(other, str) for name in experiment_names(other)
+    ]
+    return [*others, *(grid_file.get("experiments") or ())]
 
 
 def registered_plugins(path: Path) -> Iterator[tuple[str, str]]:
-    """Name and kind of every plug-in that a file registers."""
+    """Yields the name and the kind of every plug-in that a file registers."""
     for node in parse_file(path).body:
         for call in decorator_calls(node):
             if (called := ast.unparse(call.func).rpartition(".")[2]) in DECORATORS and isinstance(node, Function):
@@ -54,34 +56,38 @@ def registered_plugins(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def decorator_calls(node: ast.stmt) -> list[ast.Call]:
-    """The calls that decorate a function."""
-    return [one for one in node.decorator_list if isinstance(one, ast.Call)] if isinstance(node, Function) else []
+    """The decorators of a function that are calls; none of another statement."""
+    return (
+        [decorator for decorator in node.decorator_list if isinstance(decorator, ast.Call)]
+        if isinstance(node, Function)
+        else []
+    )
 
 
 @cache
 def parse_file(path: Path) -> ast.Module:
-    """The syntax tree of a file; an empty one where it cannot be read."""
+    """Parses a file; an empty tree where it cannot be read or parsed."""
     with contextlib.suppress(OSError, SyntaxError, ValueError):
         return ast.parse(path.read_bytes())
     return ast.Module([], [])
 
 
 def read_parameters(path: Path, name: str) -> Mapping[str, Parameter]:
-    """The parameters of the plug-in of that name in a file: keyword-only, and of a task's recipe."""
-    found: dict[str, Parameter] = {}
+    """Reads the parameters of a plug-in: the keyword-only ones of its function, and the fields of a task's recipe."""
+    parameters: dict[str, Parameter] = {}
     for node in parse_file(path).body:
         if isinstance(node, Function) and node.name == name:
-            found |= {one.arg: read_parameter(path, one.annotation) for one in node.args.kwonlyargs}
+            parameters |= {argument.arg: read_parameter(path, argument.annotation) for argument in node.args.kwonlyargs}
             recipes = {word.arg: word.value for call in decorator_calls(node) for word in call.keywords}
             if "default" in recipes:
-                found |= recipe_fields(path, recipes["default"])
+                parameters |= recipe_fields(path, recipes["default"])
             if "published" in recipes:
-                found["published"] = Parameter(("true", "false"))
-    return found
+                parameters["published"] = Parameter(("true", "false"))
+    return parameters
 
 
 def recipe_fields(path: Path, value: ast.expr) -> dict[str, Parameter]:
-    """The fields of the recipe that an expression builds: `Recipe(...)`, `replace(RECIPE, ...)` or a name of one."""
+    """Reads the fields of the recipe that an expression builds: `Recipe(...)`, `replace(RECIPE, ...)` or a name."""
     if isinstance(value, ast.Call):
         is_replaced = ast.unparse(value.func).rpartition(".")[2] == "replace" and value.args
         return recipe_fields(path, value.args[0] if is_replaced else value.func)
@@ -90,13 +96,19 @@ def recipe_fields(path: Path, value: ast.expr) -> dict[str, Parameter]:
         return recipe_fields(where, node.value)
     if not isinstance(node, ast.ClassDef):
         return {}
-    found = {name: one for base in node.bases for name, one in recipe_fields(where, base).items()}
-    annotated = [one for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)]
-    return found | {ast.unparse(one.target): read_parameter(where, one.annotation) for one in annotated}
+    inherited = {name: statement for base in node.bases for name, statement in recipe_fields(where, base).items()}
+    annotated = [
+        statement
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    ]
+    return inherited | {
+        ast.unparse(statement.target): read_parameter(where, statement.annotation) for statement in annotated
+    }
 
 
 def read_parameter(path: Path, annotation: ast.expr | None) -> Parameter:
-    """What a parameter of that annotation takes, names of types looked up in the file and in those it imports from."""
+    """Reads the possible values of a parameter from its annotation; named types are looked up in their files."""
     if isinstance(annotation, ast.BinOp):
         sides = [read_parameter(path, side) for side in (annotation.left, annotation.right)]
         return Parameter(sides[0].choices + sides[1].choices, sides[0].plugin_kind or sides[1].plugin_kind)
@@ -104,7 +116,7 @@ def read_parameter(path: Path, annotation: ast.expr | None) -> Parameter:
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).endswith("Literal"):
         inside = annotation.slice
         options = inside.elts if isinstance(inside, ast.Tuple) else [inside]
-        return Parameter(tuple(str(one.value) for one in options if isinstance(one, ast.Constant)))
+        return Parameter(tuple(str(option.value) for option in options if isinstance(option, ast.Constant)))
     if text == "bool":
         return Parameter(("true", "false"))
     if text in PLUGIN_NAME_TYPES or annotation is None:
@@ -114,14 +126,14 @@ def read_parameter(path: Path, annotation: ast.expr | None) -> Parameter:
 
 
 def find_definition(path: Path, name: ast.expr) -> tuple[Path, ast.stmt | None]:
-    """Where a name that a file uses is defined: the file and the statement; None where that is not ours."""
-    wanted = ast.unparse(name)
+    """Finds the file and the statement that define a name used in a file; no statement where it is not ours."""
+    target = ast.unparse(name)
     for node in parse_file(path).body:
         if isinstance(node, ast.ImportFrom):
-            known = [alias.name for alias in node.names if (alias.asname or alias.name) == wanted]
-            if known and (source := module_file(path, node)) is not None:
-                return find_definition(source, ast.Name(known[0]))
-        elif wanted in defined_names(node):
+            imported_names = [alias.name for alias in node.names if (alias.asname or alias.name) == target]
+            if imported_names and (source := module_file(path, node)) is not None:
+                return find_definition(source, ast.Name(imported_names[0]))
+        elif target in defined_names(node):
             return path, node
     return path, None
 
@@ -135,7 +147,7 @@ def defined_names(node: ast.stmt) -> list[str]:
 
 
 def module_file(path: Path, node: ast.ImportFrom) -> Path | None:
-    """The file of a module of ours, or beside the file, that is imported from; None of any other."""
+    """The file that an import statement refers to: in our package, or beside the file; else None."""
     parts = (node.module or "").split(".")
     if node.level:
         return existing_file(path.parents[node.level - 1].joinpath(*parts))
@@ -147,5 +159,7 @@ def module_file(path: Path, node: ast.ImportFrom) -> Path | None:
 
 
 def existing_file(path: Path) -> Path | None:
-    """The file of a module or a package; None where there is none."""
-    return next((one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()), None)
+    """The file of a module or a package at a path without suffix; None where there is none."""
+    return next(
+        (candidate for candidate in (path.with_suffix(".py"), path / "__init__.py") if candidate.is_file()), None
+    )

@@ -1,4 +1,4 @@
-"""What the code of a plug-in is: its file, and what that imports from its own package or folder. Imports no torch."""
+"""Hashes the code of a plug-in: its file, and what that imports from its own package or folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from pathlib import Path
 from benchmark.plugins.home import folder_of
 
 EXTERNAL_MODULES = frozenset({"benchmark", *sys.stdlib_module_names})
-PLUGIN_PACKAGES = (
-    "strategies",
-    "tasks",
-    "encoders",
-    "vision",
-)  # what a plug-in of ours may be made of, each in `benchmark`
+# our plug-ins and the code that they are built from, each a package in `benchmark`
+PLUGIN_PACKAGES = ("strategies", "tasks", "encoders", "vision")
 
 
 @dataclass(frozen=True)
 class OwnModules:
-    """Which modules are a plug-in's own: those of its package, or those that lie beside it in a folder of plug-ins."""
+    """The modules that count as a plug-in's own code: those of its package, or those beside it in a user's folder."""
 
-    folders: Mapping[str, Path]  # by the package that each holds; "": of modules that are imported by their name alone
+    folders: Mapping[str, Path]  # by package; "" for modules that are imported by their bare name
 
     @classmethod
     def of(cls, file: Path, module: str, in_user_folder: bool) -> OwnModules:
-        """Those of the plug-in in a file, imported under the name of a module."""
+        """Finds the own modules of a plug-in.
+
+        Args:
+            file: the file of the plug-in.
+            module: the name under which it was imported.
+            in_user_folder: the file lies in a folder of plug-ins (`plugins=DIR`).
+        """
         top = module.partition(".")[0]
         if in_user_folder:
             return cls({"": file.parent})
@@ -38,7 +40,7 @@ class OwnModules:
         return cls({top: file.parents[depth] / top})
 
     def find(self, module: str) -> Path | None:
-        """The file of an absolute module; None where it is none of these."""
+        """The file of a module with an absolute name; None where it is not one of these."""
         for package, folder in self.folders.items():
             if module != package and not module.startswith(f"{package}." * bool(package)):
                 continue
@@ -48,7 +50,7 @@ class OwnModules:
         return None
 
     def module_name(self, file: Path) -> str:
-        """The absolute module that a file of theirs is."""
+        """The absolute name of the module in one of these files."""
         path = file.with_suffix("") if file.name != "__init__.py" else file.parent
         for package, folder in self.folders.items():
             if path.is_relative_to(folder):
@@ -56,7 +58,7 @@ class OwnModules:
         return path.name
 
     def imported_files(self, file: Path, tree: ast.Module) -> Iterator[Path]:
-        """The files of these modules that a file imports, anywhere in it."""
+        """Yields the files of these modules that a file imports, anywhere in it."""
         here = self.module_name(file).split(".")
         package = here if file.name == "__init__.py" else here[:-1]
         for node in ast.walk(tree):
@@ -71,15 +73,15 @@ class OwnModules:
 
 
 def hash_code(file: Path, module: str, in_user_folder: bool) -> str:
-    """A hash of what a plug-in does, comments and docstrings aside.
+    """A hash of a plug-in's code, without comments and docstrings.
 
     Args:
-        file: the plug-in's.
-        module: the name that it was imported under.
-        in_folder: it is of a folder of plug-ins (`plugins=DIR`), whose files may import each other.
+        file: the file of the plug-in.
+        module: the name under which it was imported.
+        in_user_folder: the file lies in a folder of plug-ins (`plugins=DIR`), whose files may import each other.
 
     Raises:
-        OSError, SyntaxError: a file cannot be read, or parsed.
+        OSError, SyntaxError: a file cannot be read or parsed.
     """
     own, waiting, codes = OwnModules.of(file, module, in_user_folder), [file], dict[str, str]()
     while waiting:
@@ -94,7 +96,7 @@ def hash_code(file: Path, module: str, in_user_folder: bool) -> str:
 
 
 def strip_docstrings(tree: ast.Module) -> str:
-    """Code without comments and docstrings."""
+    """Unparses a tree without comments and docstrings."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(tree):
         if isinstance(node, documented) and ast.get_docstring(node) is not None:

@@ -1,4 +1,4 @@
-"""A run that Python asks for: the settings of the command line, and nothing printed."""
+"""`benchmark.run`: a run from Python, with the settings of the command line. It prints nothing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from benchmark.records.provenance import provenance
 from benchmark.results import Results
 from benchmark.text import notation
 
-COMMAND_LINE_ONLY = {  # settings that would do nothing here, and what to do instead
-    "format": "the methods of the results return tables of pandas",
+COMMAND_LINE_ONLY = {  # settings without effect in Python, and what to use instead
+    "format": "the methods of the results return data frames of pandas",
     "dry_run": "type `python -m benchmark run dry_run=true`",
     "check_on": "type `python -m benchmark check NAME`",
     "sets": "type `python -m benchmark variance sets=N`",
@@ -24,40 +24,40 @@ COMMAND_LINE_ONLY = {  # settings that would do nothing here, and what to do ins
 
 
 def run(settings: Mapping[str, object]) -> Results:
-    """Runs what is missing, writes the tables as the command `run` does, and reads what is recorded.
+    """Runs the missing cells, writes the tables as the command `run` does, and returns all records of the folder.
 
     Args:
-        given: settings by name; None: not set.
+        settings: settings by name; None: not set.
 
     Raises:
         ValueError: a setting does not fit, or nothing could run.
     """
-    words = format_settings(settings)
+    arguments = format_settings(settings)
     for name, instead in COMMAND_LINE_ONLY.items():
         if settings.get(name) is not None:
             raise ValueError(f"{name}= has no effect in Python: {instead}")
-    chosen = config.compose_settings(words, "run")
-    discovery.discover(chosen.plugins)
+    run_settings = config.compose_settings(arguments, "run")
+    discovery.discover(run_settings.plugins)
     from benchmark.runner.carry_out import Watcher, execute, prepare  # imports torch
 
-    asked = AnalysisOptions(out=chosen.out)
+    options = AnalysisOptions(out=run_settings.out)
     outcome = execute(
-        prepare(chosen, Watcher()),
-        provenance("run", words),
-        lambda: answers.write_answers(answers.build_answers(asked), asked),
+        prepare(run_settings, Watcher()),
+        provenance("run", arguments),
+        lambda: answers.write_answers(answers.build_answers(options), options),
     )
     if outcome.problems:
         warnings.warn("; ".join(outcome.problems), stacklevel=3)
-    return Results(tuple(asked.read_experiments()), tuple(asked.record_paths), tuple(outcome.problems))
+    return Results(tuple(options.read_experiments()), tuple(options.record_paths), tuple(outcome.problems))
 
 
 def format_settings(settings: Mapping[str, object]) -> list[str]:
-    """Settings as words of the command line, so that both are read, and recorded, alike."""
+    """Writes settings as arguments of the command line, so that they are parsed and recorded in the same way."""
     return [f"{name}={format_value(name, value)}" for name, value in settings.items() if value is not None]
 
 
 def format_value(name: str, value: object) -> str:
-    """The value of a setting as a user would type it. ValueError for what cannot be typed."""
+    """Writes the value of a setting as it is typed. ValueError for values that cannot be typed."""
     if isinstance(value, list | tuple):
         return notation.format_list([format_value(name, item) for item in value])
     if not isinstance(value, str | Path | bool | int | float):

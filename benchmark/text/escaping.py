@@ -1,7 +1,8 @@
-"""Text of files and users where it is shown: for each medium one function, which leaves it text and nothing else.
+"""Escaping of text from files and users, one function for each output medium.
 
-Names, labels, paths, messages and whatever else is read from a folder or typed pass through here on their way to a
-terminal, a page, a figure or a table. HTML is escaped by jinja2 besides, SVG and PDF by matplotlib. Imports no torch.
+Every name, label, path and message that is read from a folder or typed by a user passes through one of these functions
+before it is shown on a terminal, a page, a figure or in a table. HTML is also escaped by jinja2, SVG and PDF by
+matplotlib. Imports no torch.
 """
 
 from __future__ import annotations
@@ -10,24 +11,24 @@ import re
 import shlex
 from collections.abc import Iterable
 
-# No text: control characters, what has no width, ends of lines, what turns the direction of writing, halves of pairs,
-# and what no XML may hold. The joiners of Persian and of emoji are text.
+# Control characters, characters without width, line separators, marks of the direction of writing, lone surrogates, and
+# characters that XML forbids. The joiners of Persian and of emoji are not among them.
 INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff\ufffe\uffff"
     "\U000e0000-\U000e007f]"
 )
-UNDECODABLE = re.compile("[\udc80-\udcff]+")  # of a file's name that the locale cannot read
+UNDECODABLE = re.compile("[\udc80-\udcff]+")  # bytes of a file name that the locale cannot decode
 
 
 def escape_code(match: re.Match[str]) -> str:
-    """A character as Python writes it: `\\x1b`, `\\n`, `\\u202e`."""
+    """The escape sequence of a character in Python: `\\x1b`, `\\n`, `\\u202e`."""
     return match[0].encode("unicode_escape").decode()
 
 
 def make_visible(text: str) -> str:
-    """Text in one line, in which everything is seen: `\\x1b`, `\\n` or `\\u202e` stands for what is no text.
+    """Replaces invisible characters by escape sequences, as `\\x1b`, `\\n` or `\\u202e`; the result is one line.
 
-    Bytes of a file's name that the locale cannot read are read as UTF-8; those that are not stand there as `\\xff`.
+    Bytes of a file name that the locale cannot decode are decoded as UTF-8, or else shown as `\\xff`.
     """
     whole = UNDECODABLE.sub(
         lambda match: match[0].encode(errors="surrogateescape").decode(errors="backslashreplace"), text
@@ -36,18 +37,20 @@ def make_visible(text: str) -> str:
 
 
 def make_lines_visible(text: str) -> str:
-    """The same, of text in several lines, such as a traceback: they stay lines."""
+    """Does the same for each line of a text, such as a traceback."""
     return "\n".join(map(make_visible, text.split("\n")))
 
 
 def shell_command(words: Iterable[str]) -> str:
-    """Words as a line that people paste into a shell: each is the same word there, and no character of it is hidden or
-    ends the line. What is no text is written as bash and zsh read it: `$'a\\nb'`."""
+    """Joins words into one line that can be pasted into a shell, where each is the same word again.
+
+    Invisible characters are written in the form that bash and zsh read, `$'a\\nb'`, so that nothing is hidden.
+    """
     return " ".join(shell_quote(word) for word in words)
 
 
 def shell_quote(word: str) -> str:
-    """A word of a shell's line."""
+    """Quotes one word of a shell's line."""
     if not INVISIBLE.search(word):
         return shlex.quote(word)
     whole = word.replace("\\", "\\\\").replace("'", "\\'")
@@ -55,7 +58,7 @@ def shell_quote(word: str) -> str:
 
 
 def shell_escape_code(match: re.Match[str]) -> str:
-    """A character as bash writes it: `\\x` is of bytes there."""
+    """The escape sequence of a character in bash, where `\\x` stands for a byte."""
     number = ord(match[0])
     if number < 0x80 or UNDECODABLE.match(match[0]):
         return f"\\x{number & 0xFF:02x}"
@@ -63,7 +66,7 @@ def shell_escape_code(match: re.Match[str]) -> str:
 
 
 def requote_command(command: str) -> str:
-    """A command that a folder tells, as `shell` writes its words: none of them is an operator of the shell."""
+    """Quotes the words of a command that was read from a folder again, so that it holds no operator of the shell."""
     try:
         return shell_command(shlex.split(command))
     except ValueError:  # a quote is not closed
@@ -72,16 +75,16 @@ def requote_command(command: str) -> str:
 
 MARKDOWN_MARKS = re.compile(
     r"[\\`*|<~$]"
-    r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it is a letter
+    r"|(?<![^\W_])_|_(?![^\W_])"  # within a word, _ has no meaning
     r"|&(?=#?\w+;)"
-    r"|\](?=[(\[:])"  # a link, a picture, the target of one
+    r"|\](?=[(\[:])"  # a link, an image, a link's target
     r"|:(?=//)|(?<=\bwww)\.",
     re.IGNORECASE,
 )
 
 
 def escape_markdown(text: str) -> str:
-    """Text for a cell or a paragraph of GitHub's Markdown: a backslash before what would be read as a mark."""
+    """Escapes text for a cell or a paragraph of GitHub's Markdown."""
     return MARKDOWN_MARKS.sub(r"\\\g<0>", make_visible(text))
 
 
@@ -93,17 +96,20 @@ LATEX_ESCAPES = {
 
 
 def escape_latex(text: str) -> str:
-    """Text for LaTeX. One that begins with a bracket or a star is no argument of the line's end before it."""
+    """Escapes text for LaTeX. `{}` goes before a leading `[` or `*`, which a preceding line break would take."""
     whole = "".join(LATEX_ESCAPES.get(character, character) for character in make_visible(text).replace("--", "-\0-"))
     return "{}" * whole.startswith(("[", "*")) + whole.replace("\0", "{}")
 
 
-FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")  # how a cell begins that a spreadsheet computes; and one that we escaped
+# the beginning of a cell that a spreadsheet would compute, or that was escaped before
+FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")
 
 
 def escape_csv(value: object) -> object:
-    """A cell of a CSV file: an apostrophe before text that a spreadsheet would compute, as OWASP has it; numbers, also
-    those that are text, stay as they are. `csv_read` gives the text again."""
+    """Escapes a cell of a CSV file: an apostrophe goes before text that a spreadsheet would compute (OWASP).
+
+    Numbers, also those in text, stay as they are. `unescape_csv` reverses it.
+    """
     if not isinstance(value, str):
         return value
     text = make_visible(value)
@@ -111,17 +117,17 @@ def escape_csv(value: object) -> object:
 
 
 def unescape_csv(text: str) -> str:
-    """A cell as it was before `csv_text`."""
+    """Reverses `escape_csv`."""
     return text[1:] if text[:1] == "'" and FORMULA.match(text) else text
 
 
 def escape_surrogates(value: object) -> object:
-    """A value for JSON: half a pair, which no encoding has, is written out in text."""
+    """Escapes lone surrogates in a text for JSON, since no encoding can write them; other values stay."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a number."""
+    """Whether `float` can read a text."""
     try:
         float(text)
     except ValueError:

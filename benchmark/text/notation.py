@@ -1,4 +1,4 @@
-"""Text as users write it: lists and parameters, with quotes around what holds commas or brackets."""
+"""The notation of labels, lists and values: `coreset[metric=cosine]`, `[a,"b,c"]`, `true`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-PLUGIN_NAME = r"[A-Za-z]\w*"  # of a plug-in
+PLUGIN_NAME = r"[A-Za-z]\w*"
 
 
 class QuotedText(str):
-    """Text that stood in quotes: it is that text, and never null."""
+    """A value that was written in quotes: it is text, even where it reads `null` or `3`."""
 
 
 QUOTES = "\"'"
@@ -22,10 +22,13 @@ QUOTING_HINT = 'text with commas, brackets or quotes goes into quotes, as in nam
 
 
 def parse_label(text: object) -> tuple[str, dict[str, Any]]:
-    """`coreset[metric=cosine]`, or {"coreset": {"metric": "cosine"}}, as (name, parameters).
+    """Parses `coreset[metric=cosine]` or {"coreset": {"metric": "cosine"}} into a name and parameters.
 
-    Values of the first form are text still: `checked` reads them by the parameter's type. In double or single quotes
-    they may hold anything, with a backslash before a quote of that kind and before a backslash.
+    Values of the first form remain text: `registry.convert_value` reads them by the parameter's type. In single or
+    double quotes they may hold anything; a backslash escapes the quote and the backslash.
+
+    Raises:
+        ValueError: the text has neither form.
     """
     if isinstance(text, Mapping) and len(text) == 1:
         [(name, values)] = text.items()
@@ -34,21 +37,27 @@ def parse_label(text: object) -> tuple[str, dict[str, Any]]:
     match = re.fullmatch(rf"\s*({PLUGIN_NAME})\s*(?:\[(.*)\])?\s*", text, re.DOTALL) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is not a name or name[key=value,...]")
-    given = dict[str, Any]()
+    parameters = dict[str, Any]()
     for item in filter(None, split_commas(match[2] or "")):
         key, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"{text}: {item!r} is not key=value; {QUOTING_HINT}")
-        if key.strip() in given:
-            raise ValueError(f"{text}: {key.strip()} is there twice")
-        given[key.strip()] = unquote(value.strip())
-    return match[1], given
+        if key.strip() in parameters:
+            raise ValueError(f"{text}: {key.strip()} is given twice")
+        parameters[key.strip()] = unquote(value.strip())
+    return match[1], parameters
 
 
 def split_commas(text: str) -> list[str]:
-    """The parts between commas, those inside brackets and quotes aside: `like=isal[k=2,order=file],min_score=0.5` has
-    two. A quote is one only where a value begins: `O'Brien` holds none. ValueError where one is not closed."""
-    parts, closing, quote, before = [""], "", "", ","  # closing: the brackets that are still to come
+    """Splits a text at its commas, except those inside brackets and quotes.
+
+    `like=isal[k=2,order=file],min_score=0.5` has two parts. Quotes count only at the beginning of a value: the
+    apostrophe in `O'Brien` is text.
+
+    Raises:
+        ValueError: a quote or a bracket is not closed, or a closing bracket has no opening one.
+    """
+    parts, closing, quote, before = [""], "", "", ","  # closing: the brackets that must still follow
     characters = iter(text)
     for character in characters:
         if character == "," and not closing and not quote:
@@ -64,7 +73,7 @@ def split_commas(text: str) -> list[str]:
             closing = BRACKETS[character] + closing
         elif character in BRACKETS.values():
             if character != closing[:1]:
-                raise ValueError(f"{text}: a {character} closes nothing; {QUOTING_HINT}")
+                raise ValueError(f"{text}: the {character} has no opening bracket; {QUOTING_HINT}")
             closing = closing[1:]
         before = before if character.isspace() else character
     if quote or closing:
@@ -74,7 +83,7 @@ def split_commas(text: str) -> list[str]:
 
 
 def parse_list(text: str) -> list[str]:
-    """The items of `[a,"b,c"]` or `a,b`, without the quotes around them. ValueError as `split`."""
+    """Parses `[a,"b,c"]` or `a,b` into its items, without their quotes. ValueError as in `split_commas`."""
     text = text.strip()
     parts = split_commas(text)
     if len(parts) == 1 and text[:1] == "[":
@@ -83,18 +92,18 @@ def parse_list(text: str) -> list[str]:
 
 
 def parse_mapping(text: str) -> dict[str, Any]:
-    """`{isal: {k: 2}}` as {"isal": {"k": "2"}}. ValueError where it is none, or as `split`."""
-    found, closes = dict[str, Any](), text.endswith("}")
+    """Parses `{isal: {k: 2}}` into {"isal": {"k": "2"}}. ValueError where it is not a mapping."""
+    values, closes = dict[str, Any](), text.endswith("}")
     for item in filter(str.strip, split_commas(text[1:-1])):
         key, colon, value = (part.strip() for part in item.partition(":"))
         if not (closes and colon and unquote(key)):
             raise ValueError(f"{text} is not a mapping {{name: {{key: value}}}}: write name[key=value] instead")
-        found[unquote(key)] = parse_mapping(value) if value.startswith("{") else unquote(value)
-    return found
+        values[unquote(key)] = parse_mapping(value) if value.startswith("{") else unquote(value)
+    return values
 
 
 def unquote(text: str) -> str:
-    """The text inside quotes; other text as it is. ValueError where something follows the quote."""
+    """Removes the quotes around a text; other text stays. ValueError where text follows the closing quote."""
     if text[:1] not in tuple(QUOTES):
         return text
     match = QUOTED_TEXT.fullmatch(text)
@@ -104,7 +113,7 @@ def unquote(text: str) -> str:
 
 
 def parse_scalar(text: str) -> Any:
-    """A parameter's value from text: true, false, null, a finite number (1e-3 too), or the text itself."""
+    """Reads a value from text: true, false, null, a finite number (also 1e-3), or else the text itself."""
     for kind in (int, float):
         with contextlib.suppress(ValueError, OverflowError):
             if math.isfinite(number := kind(text)):
@@ -113,7 +122,7 @@ def parse_scalar(text: str) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """A parameter's value as users write it."""
+    """Writes a value as users type it."""
     return (
         {True: "true", False: "false", None: "null"}[value]
         if value is None or value is True or value is False
@@ -122,12 +131,12 @@ def format_value(value: Any) -> str:
 
 
 def format_list(texts: Iterable[str]) -> str:
-    """`[a,"b,c"]`, which `items` reads again."""
+    """Writes a list, as `[a,"b,c"]`; `parse_list` reverses it."""
     return f"[{','.join(map(quote_if_needed, texts))}]"
 
 
 def quote_if_needed(text: str) -> str:
-    """A text in quotes, where it would not be read as it is without them."""
+    """Puts a text into quotes, unless it is read as the same text without them."""
     try:
         plain_text = bool(text) and text == text.strip() and split_commas(text) == [text] and unquote(text) == text
     except ValueError:

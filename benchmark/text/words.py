@@ -1,4 +1,4 @@
-"""Words and names as people read them: plurals, and names that are too long for their place."""
+"""Words and names in output: plurals, shortened names, folder names, messages of exceptions, suggestions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rich.cells import cell_len, set_cell_size
 from benchmark.text.escaping import make_visible
 
 ELLIPSIS = "…"
-LINE_WIDTH = 40  # characters of a name before it goes on in the next line
+LINE_WIDTH = 40  # greatest number of characters in a line of a wrapped name
 
 
 def plural(number: int, noun: str, plural_noun: str = "") -> str:
     """A count with its noun.
 
     Args:
-        number: how many.
-        noun: of one.
-        several: of more; with an s where it is left out.
+        number: the count.
+        noun: the noun in the singular.
+        plural_noun: the noun in the plural; `noun` with an s where it is left out.
 
     Returns:
         `1 cell`, `2 cells`, `1,200 images`.
@@ -30,7 +30,7 @@ def plural(number: int, noun: str, plural_noun: str = "") -> str:
 
 
 def shorten(name: str, width: int, ellipsis: str = ELLIPSIS) -> str:
-    """A name in at most `width` columns of a terminal: what is too much is left out in the middle, where `mark` is."""
+    """Shortens a name to `width` columns of a terminal: `ellipsis` replaces its middle."""
     if cell_len(name) <= width:
         return name
     left = max(width - cell_len(ellipsis), 0)
@@ -39,25 +39,29 @@ def shorten(name: str, width: int, ellipsis: str = ELLIPSIS) -> str:
 
 
 def shorten_names(names: Sequence[str], width: int) -> list[str]:
-    """Names in at most `width` columns that differ where the whole ones do: those that would look alike carry the
-    number of the name where the middle was."""
+    """Shortens names to `width` columns, and keeps different names different.
+
+    Where two shortened names would be equal, the number of the name replaces the middle.
+    """
     short = [shorten(name, width) for name in names]
     different = list(dict.fromkeys(names))
-    alike = {text for text in short if len({name for name, own in zip(names, short, strict=True) if own == text}) > 1}
+    ambiguous = {
+        text for text in short if len({name for name, own in zip(names, short, strict=True) if own == text}) > 1
+    }
     return [
-        shorten(name, width, f"{ELLIPSIS}{different.index(name) + 1}{ELLIPSIS}") if text in alike else text
+        shorten(name, width, f"{ELLIPSIS}{different.index(name) + 1}{ELLIPSIS}") if text in ambiguous else text
         for name, text in zip(names, short, strict=True)
     ]
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a text, on one line; all of it where none ends."""
+    """The first sentence of a text, on one line; the whole first paragraph where no sentence ends."""
     line = " ".join(text.split("\n\n")[0].split())
     return line[: match.end()] if (match := re.search(r"[a-z0-9)%\]`'\"]\.(?= [A-Z`(])", line)) else line
 
 
 def error_message(error: BaseException) -> str:
-    """What an exception says, where it can say anything."""
+    """The message of an exception, even where its `__str__` fails."""
     try:
         return str(error)
     except Exception as fault:
@@ -65,19 +69,21 @@ def error_message(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """What an exception is called, and what it says."""
+    """The type and the message of an exception."""
     return f"{type(error).__name__}: {error_message(error)}"
 
 
 def wrap_name(name: str, width: int = LINE_WIDTH) -> str:
-    """A name in lines of at most `width` characters, broken behind a comma, bracket or space where there is one;
-    what is no text is made visible, and nothing else is changed."""
+    """Breaks a name into lines of at most `width` characters, after a comma, bracket or space if possible.
+
+    Invisible characters are escaped; nothing else is changed.
+    """
     pattern = rf".{{1,{width}}}\Z|.{{1,{width - 1}}}[,\[ ]|.{{1,{width}}}"
     return "\n".join(re.findall(pattern, make_visible(name), re.DOTALL))
 
 
 def slug(label: str) -> str:
-    """A label as the name of a folder: never a path, and never another label's name."""
+    """Turns a label into the name of a folder. It holds no path separator, and differs from every other label's."""
     if len(label) <= 100 and (match := re.fullmatch(r"(\w+)(?:\[([\w.=,+-]+)\])?", label, re.ASCII)):
         return "-".join(filter(None, match.groups()))
     plain = re.sub(r"[^A-Za-z0-9_=,+]", "_", label)[:80]
@@ -86,7 +92,12 @@ def slug(label: str) -> str:
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """'covset' (did you mean 'coreset'?)"""
+    """Quotes an unknown name with the closest known one: `'covset' (did you mean 'coreset'?)`.
+
+    Args:
+        name: the unknown name.
+        candidates: the known names; all are listed where none is close.
+    """
     close = difflib.get_close_matches(name, list(candidates), n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(candidates)) or 'none'}"
     return f"{name!r} ({hint})"
