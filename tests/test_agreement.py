@@ -12,7 +12,8 @@ from msgspec import structs
 from benchmark.analysis.reading import read_experiments
 from benchmark.plugins import registry
 from benchmark.records.agreement import Agreement, MixedRecordsError
-from benchmark.records.record import Header, encode_line, read_lines
+from benchmark.records.json_lines import encode_line, read_lines
+from benchmark.records.record import Header
 from benchmark.records.store import Store
 
 Command = Callable[..., tuple[int, str]]

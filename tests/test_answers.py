@@ -25,7 +25,8 @@ from benchmark.experiment.grid import Experiment
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.records.record import Header, Measured, Record, encode_line
+from benchmark.records.json_lines import encode_line
+from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 from benchmark.runner import gallery, launch
 from benchmark.runner.carry_out import Job, LazyTasks, manifest_entry, run_missing_rounds

@@ -46,7 +46,8 @@ from benchmark.api import Machine
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.records.record import Measured, Record, line_fields, to_json_value
+from benchmark.records.json_lines import to_json_value
+from benchmark.records.record import Measured, Record, line_fields
 from benchmark.records.store import Store
 from benchmark.runner import launch
 

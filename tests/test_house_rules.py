@@ -340,7 +340,7 @@ MAY_SEED = {
         "benchmark/conformance/strategy_checks.py",
         "leaves_global_randomness",
     ): "finds strategies that draw from global generators",
-    ("benchmark/system/process_state.py", "own_randomness"): "keeps what a plug-in draws or seeds to itself",
+    ("benchmark/system/process_state.py", "temporary_seed"): "keeps what a plug-in draws or seeds to itself",
     ("benchmark/conformance/strategy_checks.py", "fingerprint"): "the same",
 }
 
@@ -443,17 +443,17 @@ WRITERS = {
 }  # fmt: skip
 MAY_WRITE = {
     ("benchmark/system/files.py", ""): "writes everything else",
-    ("benchmark/system/locks.py", "Lock"): "opens the folder that is locked, and the file of the lock",
-    ("benchmark/system/locks.py", "lock_folder"): "the same",
-    ("benchmark/system/locks.py", "locked_file"): "the same",
+    ("benchmark/system/locks.py", "FolderLock"): "opens the folder that is locked, and the file of the lock",
+    ("benchmark/system/locks.py", "flock_folder"): "the same",
+    ("benchmark/system/locks.py", "open_locked_file"): "the same",
     (
         "benchmark/runner/fit_cache.py",
         "taken",
     ): "locks of single fits, for which a disk that knows no locks is no error",
     ("benchmark/runner/fit_cache.py", "release"): "the same",
-    ("benchmark/system/streams.py", "tolerant"): "the null device, for a stream that is closed",
+    ("benchmark/system/streams.py", "tolerant_stream"): "the null device, for a stream that is closed",
     ("benchmark/system/streams.py", "tolerate_closed_streams"): "the same",
-    ("benchmark/runner/loop.py", "forget_peak"): "tells Linux to count the peak of memory anew",
+    ("benchmark/runner/measuring.py", "reset_peak_memory"): "tells Linux to count the peak of memory anew",
     (
         "benchmark/system/tensor_files.py",
         "write",

@@ -21,7 +21,7 @@ from benchmark.cli.commands import main
 from benchmark.plugins import discovery, registry
 from benchmark.records.record import Measured, Record
 from benchmark.records.store import Store
-from benchmark.runner import forecast, launch, loop
+from benchmark.runner import forecast, launch, measuring
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.launch import CellStarted, Event, Failure, Round
 from benchmark.runner.time_limit import time_limit
@@ -46,7 +46,7 @@ def test_a_strategy_that_hangs_fails_alone_and_is_named(tmp_path: Path) -> None:
     )
     assert time.monotonic() - began < 30
     (failure,) = (event for event in events if isinstance(event, Failure))
-    assert failure.line.endswith(" hangs seed 0: TimeoutError: select_timeout=0.3: hangs did not choose within 0.3 s")
+    assert failure.line.endswith(" hangs seed 0: TimeoutError: select_timeout=0.3: hangs did not select within 0.3 s")
     assert "time.sleep" in failure.trace  # where it hangs
     assert [len(store.records(cell(name).path)[1]) for name in ("hangs", "random")] == [1, 3]
 
@@ -310,11 +310,11 @@ def test_the_versions_of_a_gpu_are_recorded(monkeypatch: pytest.MonkeyPatch, tmp
     tool.write_text("#!/bin/sh\necho 570.86.15\necho 570.86.15\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert loop.gpu_driver_version() == "570.86.15"
+    assert measuring.gpu_driver_version() == "570.86.15"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
-    found = loop.library_versions.__wrapped__()
+    found = measuring.library_versions.__wrapped__()
     assert found["driver"] == "570.86.15"
     assert {"torch", "torchvision", "numpy", "scikit-learn", "python", "cuda", "cudnn"} < found.keys()
     tool.unlink()
-    assert loop.gpu_driver_version() == ""
+    assert measuring.gpu_driver_version() == ""

@@ -22,7 +22,7 @@ from benchmark.cli.display import Display
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import registry
 from benchmark.records.store import Store, StoreWriteError
-from benchmark.runner import launch, loop
+from benchmark.runner import acquisition, fit_cache, launch, loop, measuring
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.launch import Failure, Round, count_rounds_left
 from benchmark.seeds import seed
@@ -158,7 +158,7 @@ def test_the_cache_is_looked_through_each_time_a_fiftieth_of_it_was_filled(
         ("duplicates", "4 duplicates"),
         ("labelled", "5 indices already labelled"),
         ("out_of_range", "5 indices not in `unlabelled`"),
-        ("floats", "pool positions are one row of integers"),
+        ("floats", "it must return a row of integer pool positions"),
         ("nan", "1 of 1267 scores are NaN"),
         ("crash", "KeyError: 'a bug in a strategy'"),
         ("undeclared", "did not declare the need 'embed'"),
@@ -186,8 +186,8 @@ def test_a_budget_larger_than_the_pool_is_refused_before_any_fit(tmp_path: Path)
 def test_select_sees_neither_labelled_nor_held_out_images(tmp_path: Path) -> None:
     one = cell("random")
     task = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
-    begin = loop.draw_initial(one, task)
-    seen = loop.build_view(one, task, begin, task.model(), [begin.initial])
+    begin = acquisition.draw_initial(one, task)
+    seen = acquisition.build_view(one, task, begin, task.model(), [begin.initial])
     parts = [seen.labelled, seen.unlabelled, begin.held_out]
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(task.num_pool))
 
@@ -195,8 +195,8 @@ def test_select_sees_neither_labelled_nor_held_out_images(tmp_path: Path) -> Non
 def test_no_strategy_moves_the_sets_that_it_is_checked_against(tmp_path: Path) -> None:
     one = cell("random")
     task = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
-    seen = loop.build_view(
-        one, task, loop.draw_initial(one, task), task.model(), [loop.draw_initial(one, task).initial]
+    seen = acquisition.build_view(
+        one, task, acquisition.draw_initial(one, task), task.model(), [acquisition.draw_initial(one, task).initial]
     )
     before = seen.unlabelled
     seen.unlabelled[:] = 0
@@ -259,16 +259,16 @@ def test_a_round_is_not_recorded_where_the_weights_were_exchanged_before_it(tmp_
     rounds = loop.run(one, task, FitCache(tmp_path / "fits", 1, "cpu"), machine)
     assert next(rounds)[0].round == 0
     save_file({name: value + 0.1 for name, value in network.state_dict().items()}, path)
-    with pytest.raises(ValueError, match="weights was exchanged meanwhile: this round is not recorded"):
+    with pytest.raises(ValueError, match="weight file was replaced during the round: the round is not recorded"):
         next(rounds)
 
 
 def test_a_fit_is_named_by_the_version_of_whose_companion_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     one = cell("matched_random[like=learning_loss]", task="digits")
-    _, before = loop.companion_and_owner(one)
+    _, before = fit_cache.companion_and_owner(one)
     plugin = registry.get("strategy", "learning_loss")
     monkeypatch.setitem(registry.REGISTRY["strategy"], "learning_loss", dataclasses.replace(plugin, version=99))
-    assert loop.companion_and_owner(one)[1] != before
+    assert fit_cache.companion_and_owner(one)[1] != before
 
 
 # --- budgets in boxes -----------------------------------------------------------------------
@@ -286,7 +286,7 @@ def test_a_budget_of_boxes_is_met_by_less_than_one_image_and_the_excess_is_not_c
     tmp_path: Path, name: str, budget: int
 ) -> None:
     one = boxes(name, budget=budget)
-    task, begin = shelf(one), loop.draw_initial(one, shelf(one))
+    task, begin = shelf(one), acquisition.draw_initial(one, shelf(one))
     records = [event.record for event in rounds(run([one], tmp_path))]
     left = [image for image in range(200) if image not in {*begin.initial.tolist(), *begin.held_out.tolist()}]
     bought: list[int] = []
@@ -308,7 +308,7 @@ def test_a_budget_of_boxes_is_met_by_less_than_one_image_and_the_excess_is_not_c
 
 def test_images_without_boxes_make_it_ask_again_for_twice_as_many_with_the_same_seed(tmp_path: Path) -> None:
     one = boxes("in_order", "shelf[empty=70]", rounds=2, budget=20)
-    task, begin = shelf(one), loop.draw_initial(one, shelf(one))
+    task, begin = shelf(one), acquisition.draw_initial(one, shelf(one))
     first = math.ceil(20 * 20 / sum(task.boxes_N[begin.initial]))
     _, record = (event.record for event in rounds(run([one], tmp_path)))
     asked = int(record.diagnostics["asked"])
@@ -346,7 +346,7 @@ def test_a_choice_under_a_budget_of_boxes_is_checked_too(tmp_path: Path) -> None
 def test_a_task_that_counts_no_boxes_is_refused_before_any_fit(tmp_path: Path) -> None:
     [failure] = run([cell("random", budget_in="boxes")], tmp_path)
     assert isinstance(failure, Failure)
-    assert failure.line.endswith("budget_in=boxes: digits[epochs=2] counts no boxes, only images: budget_in=images")
+    assert failure.line.endswith("budget_in=boxes: digits[epochs=2] counts no boxes, only images: set budget_in=images")
     assert not list((tmp_path / "fits").iterdir())
 
 
@@ -406,35 +406,35 @@ def test_the_peak_of_a_round_is_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     assert since == ["forget", "measure"] * 6
 
 
-@pytest.mark.skipif(not loop.PROC_SELF.is_dir(), reason="only Linux forgets the peak of a process")
+@pytest.mark.skipif(not measuring.PROC_SELF.is_dir(), reason="only Linux forgets the peak of a process")
 def test_memory_that_was_freed_before_is_not_in_the_peak() -> None:
     machine = Machine(torch.device("cpu"))
-    loop.reset_peak_memory(machine)
-    before = loop.peak_memory_mb(machine)
+    measuring.reset_peak_memory(machine)
+    before = measuring.peak_memory_mb(machine)
     held = np.ones(40_000_000)  # 320 MB
-    assert loop.peak_memory_mb(machine) > before + 300
+    assert measuring.peak_memory_mb(machine) > before + 300
     del held
-    assert loop.peak_memory_mb(machine) > before + 300
-    loop.reset_peak_memory(machine)
-    assert loop.peak_memory_mb(machine) < before + 100
+    assert measuring.peak_memory_mb(machine) > before + 300
+    measuring.reset_peak_memory(machine)
+    assert measuring.peak_memory_mb(machine) < before + 100
 
 
 def test_the_peak_of_a_gpu_is_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
     most, machine = {"cuda:1": 5e9}, Machine(torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: most.update({str(device): 2e9}))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: most[str(device)])
-    assert loop.peak_memory_mb(machine) == 5000
-    loop.reset_peak_memory(machine)
-    assert loop.peak_memory_mb(machine) == 2000
+    assert measuring.peak_memory_mb(machine) == 5000
+    measuring.reset_peak_memory(machine)
+    assert measuring.peak_memory_mb(machine) == 2000
 
 
 def test_where_the_system_forgets_no_peak_it_is_that_of_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "PROC_SELF", tmp_path / "none")
+    monkeypatch.setattr(measuring, "PROC_SELF", tmp_path / "none")
     machine = Machine(torch.device("cpu"))
-    loop.reset_peak_memory(machine)
-    assert loop.peak_memory_mb(machine) > 10
+    measuring.reset_peak_memory(machine)
+    assert measuring.peak_memory_mb(machine) > 10
 
 
 # --- endings by score: map = n / (n + 50) is 0.286, 0.333, 0.375, 0.412, 0.444 --------------
@@ -495,7 +495,7 @@ def test_resumed_under_boxes_and_until_is_byte_identical(tmp_path: Path, name: s
 
 
 def test_a_companion_may_be_none(tmp_path: Path) -> None:
-    assert loop.companion_and_owner(cell("in_order")) == (None, "")
+    assert fit_cache.companion_and_owner(cell("in_order")) == (None, "")
     events = rounds(run([cell(name, task="shelf", rounds=1) for name in ("random", "in_order")], tmp_path))
     assert [event.measured.shared_fit for event in events] == [False, True]
 

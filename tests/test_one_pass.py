@@ -18,7 +18,7 @@ from benchmark.cli import commands
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.store import Store
-from benchmark.runner import launch, loop
+from benchmark.runner import acquisition, fit_cache, launch, loop
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.launch import Round
 from benchmark.seeds import seed
@@ -40,10 +40,10 @@ def test_all_is_chosen_at_once_by_the_model_of_round_0_and_bought_in_order(strat
     made = records(run([one], tmp_path))
     assert [len(record.bought) for record in made] == [20, 5, 5, 5]
     task = launch.build_task(one.task, CPU)
-    fits, begin = FitCache(tmp_path / "other", 0, "cpu"), loop.draw_initial(one, task)
-    model = loop.fit_round(one, task, fits, begin.initial, 0).model
+    fits, begin = FitCache(tmp_path / "other", 0, "cpu"), acquisition.draw_initial(one, task)
+    model = fit_cache.fit_round(one, task, fits, begin.initial, 0).model
     rng = np.random.default_rng(seed("select", "digits", 0, one.strategy.label, 1))
-    view = loop.build_view(one, task, begin, model, [begin.initial])
+    view = acquisition.build_view(one, task, begin, model, [begin.initial])
     whole = one.strategy.plugin.function(view, 15, rng, **one.strategy.values)
     assert [index for record in made[1:] for index in record.bought] == whole.tolist()
 

@@ -171,8 +171,8 @@ def test_two_that_ask_for_the_same_fit_train_it_once(tmp_path: Path, cache_gb: f
 def test_a_fit_whose_holder_was_killed_is_free_and_its_draft_goes(tmp_path: Path) -> None:
     path = tmp_path / "key.safetensors"
     code = (
-        "import os, sys, time; from pathlib import Path; from benchmark.runner.fit_cache import locked\n"
-        "with locked(Path(sys.argv[1])):\n"
+        "import os, sys, time; from pathlib import Path; from benchmark.runner.fit_cache import fit_lock\n"
+        "with fit_lock(Path(sys.argv[1])):\n"
         "    Path(sys.argv[1]).with_name(f'key.{os.getpid()}.draft').touch(); print(flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, path], env=ENVIRONMENT, stdout=subprocess.PIPE)
@@ -191,12 +191,13 @@ def test_a_fit_whose_holder_was_killed_is_free_and_its_draft_goes(tmp_path: Path
 
 def test_a_fit_is_free_once_it_is_trained_whatever_was_forked_meanwhile(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys, threading, time; from pathlib import Path; from benchmark.runner.fit_cache import locked\n"
+        "import os, signal, sys, threading, time\nfrom pathlib import Path\n"
+        "from benchmark.runner.fit_cache import fit_lock\n"
         "path = Path(sys.argv[1])\n"
         "def wait():\n"
-        "    with locked(path): pass\n"
+        "    with fit_lock(path): pass\n"
         "waiter = threading.Thread(target=wait, daemon=True)\n"
-        "with locked(path):\n"
+        "with fit_lock(path):\n"
         "    child = os.fork()\n"
         "    if not child: time.sleep(60); os._exit(0)\n"
         "    waiter.start(); time.sleep(0.3); assert waiter.is_alive()\n"
@@ -315,11 +316,11 @@ def test_a_worker_goes_on_after_a_fault_unless_it_is_of_memory(tmp_path: Path, m
     cells = [cell("random"), cell("margin")]
     pool = pool_of(cells, tmp_path, monkeypatch)
     fault = WorkerFailure("OddError", "odd", "trace", is_value_error=False, is_out_of_memory=False, whole_task=False)
-    [failure] = pool.handle_fault(pool.workers[0], fault)
+    [failure] = pool.handle_failure(pool.workers[0], fault)
     assert (failure.cell, failure.line) == (cells[0], f"{cells[0].label}: OddError: odd")
     assert [worker.cell for worker in pool.workers] == [None]
     pool.workers[0].cell = cells[0]
-    assert list(pool.handle_fault(pool.workers[0], dataclasses.replace(fault, of_memory=True))) == []
+    assert list(pool.handle_failure(pool.workers[0], dataclasses.replace(fault, of_memory=True))) == []
     assert (pool.workers, pool.out_of_memory) == ([], cells[:1])
 
 
@@ -540,7 +541,7 @@ class TestOnRay:
     def test_a_strategy_that_hangs_fails_alone(self, tmp_path: Path) -> None:
         events = on_ray([cell("hangs"), cell("random")], tmp_path, FAULTY, "select_timeout=1")
         [failure] = [event for event in events if isinstance(event, Failure)]
-        assert failure.line.endswith("TimeoutError: select_timeout=1: hangs did not choose within 1 s")
+        assert failure.line.endswith("TimeoutError: select_timeout=1: hangs did not select within 1 s")
         assert sum(isinstance(event, Round) for event in events) == 4  # round 0 of the one, three of the other
 
     def test_a_repeatable_run_is_the_same_with_one_worker_or_many(self, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_what_is_recorded_is_not_told_by_images_of_today(run: Command, tmp_path:
     photograph(tmp_path / "own" / "train" / "a" / "02.png", 99)
     code, said = run()
     assert code == 0  # all of it is recorded
-    assert "no images in the report: the records are of other data than there are now" in said
+    assert "no images in the report: the records were made with other data than there are now" in said
     assert sources.read_bytes() == before
     assert not (tmp_path / "run" / "gallery").exists()
 

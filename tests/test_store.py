@@ -14,7 +14,8 @@ from msgspec import structs
 
 from benchmark.contract.scores import ACCURACY, Metric, shorten_metric
 from benchmark.records.agreement import MixedRecordsError
-from benchmark.records.record import Header, Measured, Record, encode_line, read_lines, verify_line
+from benchmark.records.json_lines import encode_line, read_lines, verify_line
+from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 
 HEADER = Header("k1", identity("random"), "data1", 100, "accuracy", [7])

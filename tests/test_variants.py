@@ -21,9 +21,10 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment
 from benchmark.experiment.variants import ORDINARY, STAGGERED, Variant
 from benchmark.records import manifest
-from benchmark.records.record import encode_line, line_fields
+from benchmark.records.json_lines import encode_line
+from benchmark.records.record import line_fields
 from benchmark.records.store import Store
-from benchmark.runner import loop
+from benchmark.runner import acquisition, fit_cache
 from benchmark.runner.carry_out import manifest_entry
 from benchmark.runner.launch import partial_header
 from benchmark.seeds import seed
@@ -68,8 +69,8 @@ def test_the_ordinary_cell_is_what_it_was_to_the_byte(strategy: str, number: int
     assert hashlib.sha256(encode_line(line_fields(header))).hexdigest()[:16] == digest
     assert one.path.endswith(f"/seed-{number}")
     assert one.label.endswith(f" seed {number}")
-    assert loop.fit_inputs(one, 2)[0] == seed("fit", "digits", number, 2)
-    assert loop.selection_seed("select", one, 2) == seed("select", "digits", number, strategy, 2)
+    assert fit_cache.fit_inputs(one, 2)[0] == seed("fit", "digits", number, 2)
+    assert acquisition.selection_seed("select", one, 2) == seed("select", "digits", number, strategy, 2)
 
 
 def test_a_variant_is_another_cell_whose_seeds_are_its_own() -> None:
@@ -77,8 +78,8 @@ def test_a_variant_is_another_cell_whose_seeds_are_its_own() -> None:
     assert len({one.key for one in cells}) == len({one.path for one in cells}) == 3
     assert cells[2].path.endswith("/seed-0-training-1-selection-2")
     assert cells[1].label.endswith(" seed 0, selection 1")
-    fits = [loop.fit_inputs(one, 2)[0] for one in cells]
-    choices = [loop.selection_seed("select", one, 2) for one in cells]
+    fits = [fit_cache.fit_inputs(one, 2)[0] for one in cells]
+    choices = [acquisition.selection_seed("select", one, 2) for one in cells]
     assert fits[0] == fits[1] != fits[2] == seed("fit", "digits", 0, 2, "training 1")
     assert len(set(choices)) == 3
     assert choices[2] == seed("select", "digits", 0, "random", 2, "selection 2")

@@ -17,9 +17,9 @@ from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.tables import build_tables, to_markdown
 from benchmark.cli.analysis_commands import experiment_status
 from benchmark.records import versions
-from benchmark.records.record import encode_line
+from benchmark.records.json_lines import encode_line
 from benchmark.records.store import Store
-from benchmark.runner import launch, loop, resume
+from benchmark.runner import launch, measuring, resume
 
 Command = Callable[..., tuple[int, str]]
 GRID = [
@@ -59,7 +59,7 @@ def copy(folder: Path, name: str) -> Path:
 
 
 def test_another_minor_version_of_torch_begins_cells_anew(command: Command, begun: Path) -> None:
-    out, here = copy(begun, "old"), loop.library_versions()["torch"]
+    out, here = copy(begun, "old"), measuring.library_versions()["torch"]
     rewritten(out, {"torch": "1.0"})
     old = bytes_of(out)
     [listed] = Store(out).experiments()
@@ -67,13 +67,13 @@ def test_another_minor_version_of_torch_begins_cells_anew(command: Command, begu
         "`run` begins 2 cells anew: torch has another minor version"
     )
     _, said = command("run", *GRID, f"out={out}", "dry_run=true")
-    assert f"torch 1.0 to {here}, so cells begin anew: random seed 0, margin seed 0" in said
+    assert f"torch 1.0 to {here}, so cells start again: random seed 0, margin seed 0" in said
     assert "2 cells, 6 rounds" in said
     assert bytes_of(out) == old
     _, said = command("run", *GRID, f"out={out}")
     told = [line for line in said.splitlines() if "versions of libraries" in line]
     assert told == [
-        f"digits[epochs=1]: versions of libraries changed, torch 1.0 to {here}, so cells begin anew: random seed 0, "
+        f"digits[epochs=1]: versions of libraries changed, torch 1.0 to {here}, so cells start again: random seed 0, "
         f"margin seed 0 (their records are now in {out / 'set_aside' / '1'}; mix_versions=true goes on from such "
         "records)"
     ]
@@ -85,7 +85,7 @@ def test_another_minor_version_of_torch_begins_cells_anew(command: Command, begu
 
 
 def test_with_mix_versions_they_go_on_and_every_table_says_so(command: Command, begun: Path) -> None:
-    out, here = copy(begun, "old"), loop.library_versions()["torch"]
+    out, here = copy(begun, "old"), measuring.library_versions()["torch"]
     rewritten(out, {"torch": "1.0"})
     _, said = command("run", *GRID, f"out={out}", "mix_versions=true")
     assert f"changed, torch 1.0 to {here}, and cells go on from older ones: random seed 0, margin seed 0" in said
@@ -104,7 +104,7 @@ def test_with_mix_versions_they_go_on_and_every_table_says_so(command: Command, 
 
 def test_other_libraries_go_on_and_are_told(command: Command, begun: Path) -> None:
     library = "numpy"
-    out, here = copy(begun, "old"), loop.library_versions()[library]
+    out, here = copy(begun, "old"), measuring.library_versions()[library]
     rewritten(out, {library: "0.1"})
     _, said = command("run", *GRID, f"out={out}")
     assert f"changed, {library} 0.1 to {here}, and cells go on" in said
@@ -130,7 +130,7 @@ def test_rounds_whose_measurements_are_lost_tell_no_version(command: Command, be
 
 
 def test_finished_cells_stay_and_the_caption_tells(command: Command, begun: Path) -> None:
-    out, here = copy(begun, "old"), loop.library_versions()["torch"]
+    out, here = copy(begun, "old"), measuring.library_versions()["torch"]
     rewritten(out, {"torch": "1.0"}, rounds=3, path="*/*/random/*")
     _, said = command("run", *GRID, f"out={out}")
     assert "versions of libraries changed" not in said
@@ -147,7 +147,7 @@ def test_more_rounds_are_no_way_around_it(command: Command, begun: Path) -> None
     out, words = copy(begun, "old"), [word for word in GRID if "rounds" not in word]
     rewritten(out, {"torch": "1.0"}, rounds=3)
     _, said = command("run", *words, "rounds=4", f"out={out}")
-    assert "so cells begin anew: random seed 0, margin seed 0 (mix_versions" in said
+    assert "so cells start again: random seed 0, margin seed 0 (mix_versions" in said
     assert "go on from their records" not in said
     assert "2 cells, 2 to do, 8 rounds" in said
     _, said = command("run", *words, "rounds=5", f"out={out}")
@@ -159,7 +159,7 @@ def test_a_mixture_that_was_begun_before_is_no_other_torch_once_it_is_allowed(tm
     one = cell("random", rounds=4)
     run([cell("random", rounds=2)], tmp_path)
     run([one], tmp_path)
-    store, now = Store(tmp_path / "run"), loop.library_versions()
+    store, now = Store(tmp_path / "run"), measuring.library_versions()
     left = launch.count_rounds_left([one], store)
     assert resume.find_version_changes(left, store, now) == {}
     assert resume.find_version_changes({one: 0}, store, {**now, "cuda": "13.0"}) == {}, (

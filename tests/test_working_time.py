@@ -86,7 +86,7 @@ def test_a_limit_that_passed_while_the_process_was_stopped_is_set_anew() -> None
         stopped(process.pid, 4)
         *said, times = process.communicate(timeout=60)[0].splitlines()
     worked, wall = map(float, times.split())
-    assert said == ["select_timeout=2: mine did not choose within 2 s"]
+    assert said == ["select_timeout=2: mine did not select within 2 s"]
     assert wall > 5.5
     assert 1.9 < worked < wall - 3
 

@@ -153,7 +153,7 @@ def show_estimate(job: Job) -> None:
     from benchmark.runner import forecast, launch, resume
     from benchmark.runner.carry_out import manifest_entry
     from benchmark.runner.fit_cache import FitCache
-    from benchmark.runner.loop import device_name
+    from benchmark.runner.measuring import device_name
 
     chosen, grid, built = job.settings, job.grid, job.lazy_tasks
     if chosen.ray_address is not None:

@@ -13,7 +13,7 @@ import torch
 from benchmark.api import Indices
 from benchmark.conformance.shuffled_task import ShuffledTask
 from benchmark.conformance.trials import StrategyTrial, describe_side_effects
-from benchmark.runner import loop
+from benchmark.runner import acquisition
 
 
 def keeps_to_budget(trial: StrategyTrial) -> str | None:
@@ -75,8 +75,8 @@ def leaves_process(trial: StrategyTrial) -> str | None:
 def reads_no_unpaid_labels(trial: StrategyTrial) -> str | None:
     """Picks that move when unpaid labels and the test set's are scrambled."""
     task, _ = trial.prepare()
-    begin = loop.draw_initial(trial.cell, task)
-    paid = loop.paid_images(trial.cell, begin, begin.initial)
+    begin = acquisition.draw_initial(trial.cell, task)
+    paid = acquisition.paid_images(trial.cell, begin, begin.initial)
     # a strategy may read the test set's labels where it says so, others never
     test = "test_labels" not in trial.plugin.resolve_needs(trial.spec.values)
     others = [task.scrambled(paid, seed, test=test) for seed in (1, 2)]

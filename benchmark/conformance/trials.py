@@ -17,7 +17,7 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins.registry import source_file
-from benchmark.runner import loop
+from benchmark.runner import acquisition, fit_cache
 from benchmark.runner.fit_cache import FitCache
 from benchmark.system.process_state import restore, snapshot
 
@@ -44,17 +44,17 @@ class StrategyTrial:
             fits = FitCache(folder=source_file(self.plugin).parent, cache_gb=0, device="check")
             self.parts = (
                 task,
-                loop.fit_round(self.cell, task, fits, loop.draw_initial(self.cell, task).initial, 0).model,
+                fit_cache.fit_round(self.cell, task, fits, acquisition.draw_initial(self.cell, task).initial, 0).model,
             )
         return self.parts
 
     def view(self, task: Task | None = None, ties: int = 0) -> View:
         """A fresh view of round 0's model. ties: what the order among equals is drawn from."""
         mine, model = self.prepare()
-        begin = loop.draw_initial(self.cell, mine)
+        begin = acquisition.draw_initial(self.cell, mine)
         if isinstance(task, ShuffledTask):
-            begin = loop.InitialDraw(task.new_positions[begin.initial], np.sort(task.new_positions[begin.held_out]))
-        return loop.build_view(replace(self.cell, seed=ties), task or mine, begin, model, [begin.initial])
+            begin = acquisition.InitialDraw(task.new_positions[begin.initial], np.sort(task.new_positions[begin.held_out]))
+        return acquisition.build_view(replace(self.cell, seed=ties), task or mine, begin, model, [begin.initial])
 
     def choose(self, budget: int = 10, seed: int = 0, task: Task | None = None, ties: int = 0) -> Indices:
         """What the strategy returns, checked as the loop checks it."""
@@ -63,7 +63,7 @@ class StrategyTrial:
     def choose_from(self, view: View, budget: int, seed: int) -> Indices:
         """The same, of a view."""
         chosen = self.plugin.function(view, budget, np.random.default_rng(seed), **self.spec.values)
-        return loop.check_selection(self.spec.label, chosen, view, budget)
+        return acquisition.check_selection(self.spec.label, chosen, view, budget)
 
 
 class FittedTask:

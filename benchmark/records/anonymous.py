@@ -1,6 +1,6 @@
-"""What a results folder tells of whoever made it, left out for a review in which nobody is named: `anonymous=true`.
+"""Removes from results what identifies their author, for an anonymous review: `anonymous=true`.
 
-docs/privacy.md lists what a folder tells. Imports no torch.
+docs/privacy.md lists what a results folder reveals. Imports no torch.
 """
 
 from __future__ import annotations
@@ -46,19 +46,20 @@ ABSOLUTE_PATH = re.compile(rf"(?<![\w.~/:\\*-])(?:~[\w.-]*|[A-Za-z]:)?(?:/{PATH_
 
 @cache
 def machine_folders() -> list[tuple[str, str]]:
-    """Folders of this machine whose names may hold anything, and what stands for each; those inside others first."""
+    """Returns the folders of this machine whose names may identify someone, and the substitute of each; nested ones
+    first."""
     paths = sysconfig.get_paths()
-    known = {
+    names = {
         str(INSTALL_ROOT): "", paths["purelib"]: "site-packages", paths["stdlib"]: "python", sys.prefix: "python",
         os.getcwd(): "", os.path.expanduser("~"): "HOME", os.environ.get("AL_BENCHMARK_DATA") or "/": "DATA",
     }  # fmt: skip
-    both = {place: name for path, name in known.items() for place in (path.rstrip("/"), os.path.realpath(path))}
+    both = {place: name for path, name in names.items() for place in (path.rstrip("/"), os.path.realpath(path))}
     return sorted(((path, name) for path, name in both.items() if len(path) > 1), key=lambda pair: -len(pair[0]))
 
 
 @cache
 def machine_names() -> list[tuple[str, str]]:
-    """The names of this machine and of its user, and what stands for each; none that is a common word."""
+    """Returns the names of this machine and of its user, and the substitute of each, without common words."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -66,13 +67,15 @@ def machine_names() -> list[tuple[str, str]]:
     users = {user, os.environ.get("USER", ""), os.path.basename(os.path.expanduser("~"))}
     hosts = {socket.gethostname(), socket.gethostname().partition(".")[0], os.environ.get("HOSTNAME", "")}
     pairs = [(word, "USER") for word in users] + [(word, "HOST") for word in hosts]
-    known = [pair for pair in pairs if len(pair[0]) > 2 and pair[0].lower() not in COMMON_WORDS]
-    return sorted(known, key=lambda pair: -len(pair[0]))
+    uncommon = [pair for pair in pairs if len(pair[0]) > 2 and pair[0].lower() not in COMMON_WORDS]
+    return sorted(uncommon, key=lambda pair: -len(pair[0]))
 
 
 def redact(text: str) -> str:
-    """Text without folders of a machine, its name and its user's: of an absolute path the last part is left, of the
-    project's own and of libraries' files where they are inside."""
+    """Returns text without this machine's folders, its name and its user's name.
+
+    Of an absolute path the last part is kept; of files of the project and of libraries, the path inside them.
+    """
     for path, name in machine_folders():
         text = re.sub(rf"{re.escape(path)}(?![\w.-])/?", f"{name}/" if name else "", text)
     text = ABSOLUTE_PATH.sub(r"\1", QUOTED_PATH.sub(r"\1\2\1", text))
@@ -82,12 +85,12 @@ def redact(text: str) -> str:
 
 
 def redact_command(words: Sequence[str]) -> list[str]:
-    """The words of a command, with `data=DATA` in the place of a folder: they still say what was run."""
+    """Returns the words of a command with `data=DATA` in place of a folder: they still say what was run."""
     return [redact_word(word) for word in words]
 
 
 def redact_word(word: str) -> str:
-    """A word of a command."""
+    """Returns one word of a command without folders."""
     key, equals, value = word.partition("=")
     if key in FOLDER_SETTINGS and equals and value != "null" and (names_outer_folders(value) or redact(value) != value):
         return f"{key}={FOLDER_SETTINGS[key]}"
@@ -95,7 +98,7 @@ def redact_word(word: str) -> str:
 
 
 def redact_run(run: Mapping[str, Any]) -> dict[str, str]:
-    """A run as a manifest keeps it: its command so, its version, and no commit, which names a repository."""
+    """Returns a run of a manifest with its command redacted, its version, and no commit, since that names a repository."""
     try:
         words = shlex.split(str(run.get("command", "")))
     except ValueError:
@@ -104,12 +107,13 @@ def redact_run(run: Mapping[str, Any]) -> dict[str, str]:
 
 
 def names_outer_folders(path: str) -> bool:
-    """Whether a path tells of folders that it is not in: `/a/b`, `~/b`, `../b`."""
+    """Whether a path names folders outside the working folder: `/a/b`, `~/b`, `../b`."""
     return path.startswith(("/", "~")) or os.pardir in Path(path).parts
 
 
 def check_parameters(cells: Iterable[Cell]) -> None:
-    """ValueError where a parameter, which is a part of the records and of their folder's name, tells a folder."""
+    """Raises ValueError where a parameter names a folder: parameters are part of the records and of their folder's
+    name."""
     for spec in {spec.label: spec for cell in cells for spec in (cell.task, cell.strategy)}.values():
         for name, text in text_values(spec.plugin.non_defaults(spec.values)):
             if names_outer_folders(text) or redact(text) != text:
@@ -120,7 +124,7 @@ def check_parameters(cells: Iterable[Cell]) -> None:
 
 
 def text_values(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The texts of parameters, with the names of these."""
+    """Yields the texts in parameters, with the parameter's name."""
     for name, value in values.items():
         for part in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]:
             if isinstance(part, str):

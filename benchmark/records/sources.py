@@ -1,4 +1,4 @@
-"""The files that the images of an experiment are from, kept beside its records: `data/TASK.json`. Imports no torch."""
+"""The files that a task's images come from, stored beside its records: `data/TASK.json`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Content(TypedDict):
 
 @dataclass(frozen=True)
 class Sources:
-    """What a task said about its images when its records were written."""
+    """What a task reported about its images when its records were written."""
 
     data: str  # the fingerprint of the task then
     files: Files  # "pool" and "test": name and hash of pixels of each image, in the order of positions
@@ -36,31 +36,31 @@ class Sources:
         return [remark.removeprefix(FAULT) for remark in self.remarks if remark.startswith(FAULT)]
 
     def names(self, part: str) -> list[str]:
-        """The names of the images of a part, in the order of positions; [] where they are in no files."""
+        """Returns the file names of a part's images, in the order of positions; [] where they come from no files."""
         return [name for name, _ in self.files.get(part, ())]
 
     def rename_files(self, rename: Callable[[str], str]) -> Sources:
-        """The same with the names of files, and remarks on them, as `change` writes them."""
+        """Returns the same with `rename` applied to the names of files and to remarks."""
         files = {part: [(rename(name), digest) for name, digest in pairs] for part, pairs in self.files.items()}
         return Sources(self.data, files, list(map(rename, self.remarks)))
 
     def to_json(self) -> str:
-        """The file's content."""
+        """Returns the content of the file."""
         return (
             json.dumps({"data": self.data, "files": self.files, "remarks": self.remarks}, separators=(",", ":")) + "\n"
         )
 
     @classmethod
     def read(cls, text: str, place: object) -> Sources:
-        """The content again; ValueError, naming the place, where it is none."""
+        """Parses the content of the file. ValueError, which names the place, where it is invalid."""
         try:
             return cls(**convert(json.loads(text), Content))
         except (RecursionError, ValueError) as error:
-            told = f"{place} does not say which files the images are from"
-            raise ValueError(f"{told} ({error}): remove it, and `run` writes it again") from error
+            problem = f"{place} does not say which files the images are from"
+            raise ValueError(f"{problem} ({error}): remove it, and `run` writes it again") from error
 
     def describe_changes(self, new: Sources) -> str:
-        """What of the images is no longer as it was, in words."""
+        """Describes what has changed in the images."""
         words = [f"{name} {what}" for part in ("pool", "test") for name, what in self.changed_files(new, part)]
         if not words:
             return "no image changed: labels, their order or what is read of them did"
@@ -68,8 +68,10 @@ class Sources:
         return ", ".join([*words[:NUM_LISTED], *more])
 
     def changed_files(self, new: Sources, part: str) -> Iterator[tuple[str, str]]:
-        """The files of a part that differ, and how."""
-        old_hashes, new_hashes = ({name: digest for name, digest in one.files.get(part, ())} for one in (self, new))
+        """Yields the files of a part that differ, and how."""
+        old_hashes, new_hashes = (
+            {name: digest for name, digest in sources.files.get(part, ())} for sources in (self, new)
+        )
         for name, digest in new_hashes.items():
             if name not in old_hashes:
                 yield name, "is new"

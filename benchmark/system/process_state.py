@@ -1,8 +1,8 @@
-"""What a plug-in may leave changed in torch or in the process, put back as it was after every call of one.
+"""The state of torch and of the process that a plug-in may change, restored after each call of a plug-in.
 
-A strategy that turns gradients off, takes another default dtype or changes the folder would otherwise change the cells
-that come after it. What nobody can put back (a function of a library replaced by another, a thread left running) is
-not looked after here.
+Otherwise a strategy that turns gradients off, sets another default dtype or changes the working folder would change the
+cells that follow. What cannot be restored (a function of a library that was replaced, a thread that still runs) is not
+covered.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from benchmark.system.torch_state import (
 
 @dataclass(frozen=True)
 class Aspect:
-    """A part of the state: its name for people, how it is read, and how it is put back."""
+    """A part of the state: its name for people, how it is read, and how it is restored."""
 
     name: str
     read: Callable[[], Any]  # equal values mean that nothing was changed
@@ -61,7 +61,7 @@ class Aspect:
 
 
 def attribute_aspect(name: str, owner: Any, *names: str) -> Aspect:
-    """Attributes of a module, read and put back together."""
+    """Returns an aspect of several attributes of a module."""
 
     def write(values: Sequence[Any]) -> None:
         for attribute, value in zip(names, values, strict=True):
@@ -73,7 +73,7 @@ def attribute_aspect(name: str, owner: Any, *names: str) -> Aspect:
 # --- threads ----------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class ThreadCounts:
-    """Numbers of threads by library. One that was loaded meanwhile makes no difference."""
+    """The number of threads by library; libraries that only one of two counts knows do not make them differ."""
 
     by_library: dict[str, int]
 
@@ -87,18 +87,18 @@ class ThreadCounts:
 
 @cache
 def thread_pools(num_modules: int) -> list[Any]:
-    """Controllers of the threads of BLAS and OpenMP libraries; found anew where modules were imported since."""
+    """Returns the controllers of BLAS and OpenMP threads; searched again when modules were imported since."""
     return list(ThreadpoolController().lib_controllers)
 
 
 def thread_counts() -> ThreadCounts:
-    """The numbers of threads of torch and of the libraries beneath it and numpy."""
-    numbers = {one.filepath: one.num_threads for one in thread_pools(len(sys.modules))}
+    """Returns the number of threads of torch, of the libraries below it, and of numpy's."""
+    numbers = {pool.filepath: pool.num_threads for pool in thread_pools(len(sys.modules))}
     return ThreadCounts(numbers | {"torch": torch.get_num_threads()})
 
 
 def set_threads(state: ThreadCounts) -> None:
-    """Puts them back."""
+    """Restores the numbers of threads."""
     torch.set_num_threads(state.by_library["torch"])
     for pool in thread_pools(len(sys.modules)):
         if pool.filepath in state.by_library:
@@ -113,7 +113,7 @@ LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_NOFILE, reso
 
 
 def working_folder() -> str:
-    """The working folder; "" where it is gone."""
+    """Returns the working folder; "" where it was deleted."""
     try:
         return os.getcwd()
     except OSError:
@@ -121,68 +121,68 @@ def working_folder() -> str:
 
 
 def set_environment(state: Mapping[str, str]) -> None:
-    """Puts the environment back."""
+    """Restores the environment."""
     for name in set(os.environ) - set(state):
         del os.environ[name]
     os.environ.update(state)
 
 
 def set_signals(handlers: list[Any]) -> None:
-    """Puts the handlers of signals back."""
+    """Restores the signal handlers."""
     for number, handler in zip(SIGNALS, handlers, strict=True):
         if signal.getsignal(number) != handler:
             signal.signal(number, handler)
 
 
 def set_blocked(state: set[signal.Signals]) -> None:
-    """Blocks these signals, and no other."""
+    """Blocks these signals, and no others."""
     signal.pthread_sigmask(signal.SIG_SETMASK, state)
 
 
 def running_timers() -> list[bool]:
-    """Which of the timers of this process run."""
-    return [signal.getitimer(one)[0] > 0 for one in TIMERS]
+    """Returns which timers of this process are running."""
+    return [signal.getitimer(timer)[0] > 0 for timer in TIMERS]
 
 
 def stop_timers(state: list[bool]) -> None:
-    """Stops those that did not run."""
+    """Stops the timers that were not running."""
     for timer, ran in zip(TIMERS, state, strict=True):
         if not ran:
             signal.setitimer(timer, 0)
 
 
 def umask() -> int:
-    """The permissions that new files lack: they can only be read by setting them."""
+    """Returns the permissions that new files lack; they can be read only by setting them."""
     os.umask(before := os.umask(0o077))
     return before
 
 
 def set_limits(state: list[tuple[int, int]]) -> None:
-    """Puts the limits of memory, files and time back."""
+    """Restores the limits of memory, files and time."""
     for limit, values in zip(LIMITS, state, strict=True):
         resource.setrlimit(limit, values)
 
 
 def set_warnings(state: tuple[list[Any], Any]) -> None:
-    """Puts the filters of warnings back, and what shows them."""
+    """Restores the filters of warnings and the function that shows them."""
     warnings.resetwarnings()  # so that they are looked through anew
     warnings.filters[:], warnings.showwarning = state  # type: ignore[index]
 
 
 def logging_state() -> list[Any]:
-    """Level and handlers of the root logger, and what is turned off everywhere."""
+    """Returns level and handlers of the root logger, and the level that is disabled everywhere."""
     return [logging.root.level, list(logging.root.handlers), logging.root.manager.disable]
 
 
 def set_logging_state(state: list[Any]) -> None:
-    """Puts that back."""
+    """Restores the logging state."""
     logging.root.setLevel(state[0])
     logging.root.handlers[:] = state[1]
     logging.disable(state[2])
 
 
 def start_method() -> str | None:
-    """How the processes of multiprocessing are started; None where nobody has decided."""
+    """Returns how multiprocessing starts processes; None where nothing was set."""
     return multiprocessing.get_start_method(allow_none=True)
 
 
@@ -226,29 +226,31 @@ CHANGED_BY_IMPORTS = {"the environment", "warnings", "logging"}  # what librarie
 
 # --- before and after a call ------------------------------------------------------------------
 def snapshot() -> dict[str, Any]:
-    """The state by the name of each of its parts."""
-    return {one.name: one.read() for one in ASPECTS}
+    """Returns the state by the name of each aspect."""
+    return {aspect.name: aspect.read() for aspect in ASPECTS}
 
 
 def restore(before: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Puts the state back.
+    """Restores the state.
 
     Args:
-        before: What `snapshot` gave, or a part of it.
+        before: the result of `snapshot`, or a part of it.
 
     Returns:
-        What had changed, and what of it still has: that nobody can put back. Both in words.
+        What had changed, and what of that could not be restored; both as texts.
     """
-    changed = {one: after for one in ASPECTS if one.name in before and (after := one.read()) != before[one.name]}
-    for one in changed:
+    changed = {
+        aspect: after for aspect in ASPECTS if aspect.name in before and (after := aspect.read()) != before[aspect.name]
+    }
+    for aspect in changed:
         with suppress(Exception):
-            one.write(before[one.name])
-    stuck = [one.name for one in changed if one.read() != before[one.name]]
-    return [describe_change(one.name, before[one.name], after) for one, after in changed.items()], stuck
+            aspect.write(before[aspect.name])
+    stuck = [aspect.name for aspect in changed if aspect.read() != before[aspect.name]]
+    return [describe_change(aspect.name, before[aspect.name], after) for aspect, after in changed.items()], stuck
 
 
 def describe_change(name: str, before: Any, after: Any) -> str:
-    """A part of the state that changed; of a mapping, which of its names."""
+    """Returns the name of an aspect that changed; for a mapping, with the keys that changed."""
     if not isinstance(before, dict):
         return name
     names = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
@@ -257,15 +259,15 @@ def describe_change(name: str, before: Any, after: Any) -> str:
 
 @contextmanager
 def isolate_plugin(owner: str, seed: int, *, importing: bool = False) -> Iterator[None]:
-    """Runs a block of a plug-in's code, and puts back what it leaves changed in torch and in the process.
+    """Runs a block of a plug-in's code, and restores what it changes in torch and in the process.
 
-    The global generators of random, numpy and torch are seeded for the block, and given back as they were: a plug-in
-    that draws from them, or seeds them, changes nothing outside, and repeats itself.
+    The global random generators of random, numpy and torch are seeded for the block and restored afterwards: a plug-in
+    that draws from them, or seeds them, changes nothing outside and repeats itself.
 
     Args:
-        who: Whose code it is: what it leaves changed is said, once for each wording.
-        seed: Of the global generators.
-        importing: Whether the block imports a plug-in: then the environment, warnings and logging stay as it sets them.
+        owner: whose code it is, for the remark on what it changed; each remark is made once.
+        seed: the seed of the global generators.
+        importing: whether the block imports a plug-in: the environment, warnings and logging then stay as it sets them.
     """
     before, num_modules = snapshot(), len(sys.modules)
     if importing:
@@ -276,7 +278,7 @@ def isolate_plugin(owner: str, seed: int, *, importing: bool = False) -> Iterato
     finally:
         changed, stuck = restore(before)
         if len(sys.modules) != num_modules:
-            changed = [one for one in changed if one.partition(" (")[0] not in CHANGED_BY_IMPORTS]
+            changed = [text for text in changed if text.partition(" (")[0] not in CHANGED_BY_IMPORTS]
         if changed:
             remark_once(f"{owner} leaves changed: {', '.join(changed)}; it is put back, for the other cells' sake")
         if stuck:
@@ -285,8 +287,11 @@ def isolate_plugin(owner: str, seed: int, *, importing: bool = False) -> Iterato
 
 @contextmanager
 def exit_as_exception() -> Iterator[None]:
-    """Has `os._exit` in a block raise SystemExit in this process, so that it is a failure of its cell: it would end the
-    run with an exit code that may say that all is done. Processes that the block starts may end so."""
+    """Makes `os._exit` in a block raise SystemExit in this process, so that it is a failure of the cell.
+
+    Otherwise it would end the run, perhaps with an exit code that reports success. Processes that the block starts may
+    call it.
+    """
     end, own = os._exit, os.getpid()
 
     def raise_here(status: int) -> None:
@@ -303,7 +308,7 @@ def exit_as_exception() -> Iterator[None]:
 
 @contextmanager
 def temporary_seed(seed: int) -> Iterator[None]:
-    """Runs a block with the global generators of random, numpy and torch seeded, and gives them back as they were."""
+    """Seeds the global generators of random, numpy and torch for a block, and restores them."""
     of_random, of_numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -317,9 +322,12 @@ def temporary_seed(seed: int) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Runs a block with torch's global generators seeded, and gives the caller's state back.
+    """Seeds torch's global generators for a block, and restores the caller's state.
 
-    For library code that takes no generator (module initialisers, dropout).
+    For library code that takes no generator: initial weights of modules, dropout.
+
+    Args:
+        seed: the seed.
     """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     # `torch.manual_seed` formats a traceback for each device that is not started: slow where detectors seed each image

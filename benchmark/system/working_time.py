@@ -1,10 +1,10 @@
-"""A clock that stands still while this process is stopped: by SIGSTOP, Ctrl-Z or a debugger.
+"""A clock that stands still while this process is stopped by SIGSTOP, Ctrl-Z or a debugger.
 
-The system's monotonic clock does not count a machine that sleeps, but counts a process that is stopped; the processor
-time that a process used says nothing of one that waits for a GPU or sleeps. So a thread looks at the clocks four times
-a second. Where it could not for over LONGEST, and the process neither computed nor waited for a processor meanwhile,
-the process was stopped. A call into compiled code that does neither and lets no other thread run for so long would be
-taken for a stop, too.
+The system's monotonic clock does not count the time in which the machine sleeps, but it counts the time in which a
+process is stopped; the processor time of a process does not count waiting for a GPU. Therefore a thread checks the
+clocks four times a second. If it could not run for over MIN_STOP_SECONDS, and the process neither computed nor waited
+for a processor meanwhile, the process was stopped. A call into compiled code that does neither, and lets no other
+thread run for so long, would count as a stop, too.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ SCHEDSTAT = Path(
 
 
 class WorkingTime:
-    """Seconds of a monotonic clock, those apart in which this process was stopped."""
+    """A monotonic clock in seconds, without the time in which this process was stopped."""
 
     def __init__(self) -> None:
         self.stopped_seconds = 0.0
         self.restart()
 
     def restart(self) -> None:
-        """Begins to look anew: in a process that was forked no thread does."""
+        """Starts checking again: a forked process has no thread that does."""
         self.lock = threading.RLock()  # a signal may arrive in `seconds`, and its handler call it
         self.thread: threading.Thread | None = None
         self.last_check, self.last_busy = time.perf_counter(), busy_seconds()
 
     def seconds(self) -> float:
-        """The time now. Only differences mean something."""
+        """Returns the current time; only differences are meaningful."""
         if self.thread is None:
             self.thread = threading.Thread(target=self.watch, name="working time", daemon=True)
             self.thread.start()
@@ -52,15 +52,17 @@ class WorkingTime:
             return now - self.stopped_seconds
 
     def watch(self) -> None:
-        """Looks for ever."""
+        """Checks the clocks for ever."""
         while True:
             time.sleep(CHECK_INTERVAL)
             self.seconds()
 
 
 def busy_seconds() -> tuple[float, float]:
-    """Seconds that this process computed, and that its first thread did or waited for a processor; 0 for the latter
-    where the system does not tell."""
+    """Returns seconds of this process's computing, and of its first thread's computing and waiting for a processor.
+
+    The latter is 0 where the system does not tell.
+    """
     ran = waited = 0
     with contextlib.suppress(OSError, ValueError):
         ran, waited, *_ = map(int, SCHEDSTAT.read_bytes().split())
@@ -72,5 +74,5 @@ os.register_at_fork(after_in_child=CLOCK.restart)
 
 
 def working_seconds() -> float:
-    """The time now by the clock of this process, which stands still while it is stopped."""
+    """Returns the time of this process's clock, which stands still while the process is stopped."""
     return CLOCK.seconds()
