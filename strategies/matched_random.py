@@ -22,7 +22,7 @@ def matched_strategy(like: str) -> tuple[Any, dict[str, Any]]:
 def needs(*, like: str, **_: object) -> frozenset[Need]:
     """What the other strategy needs, and predictions to count boxes in."""
     plugin, values = matched_strategy(like)
-    return frozenset(plugin.needed(values) | {"predict"})
+    return frozenset(plugin.resolve_needs(values) | {"predict"})
 
 
 def companion(*, like: str, **_: object) -> Companion | None:

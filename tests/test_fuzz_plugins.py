@@ -68,9 +68,9 @@ MORE_TASK = [
     "",
     "",
     "",
-    ", lacks=5",
-    ", lacks=lambda **k: 1 / 0",
-    ", reveals='x'",
+    ", missing_capabilities=5",
+    ", missing_capabilities=lambda **k: 1 / 0",
+    ", label_leakage='x'",
     ", published=Recipe()",
     ", published=3",
 ]

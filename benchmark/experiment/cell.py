@@ -66,7 +66,7 @@ class Cell:
     def daggers(self) -> tuple[str, ...]:
         """Why its rows carry a dagger, a sentence each: labels that shaped the selection without being paid for."""
         reads_test = "test_labels" in self.strategy.needs
-        revealed = self.task.plugin.resolve_declaration("reveals", self.task.values)
+        revealed = self.task.plugin.resolve_declaration("label_leakage", self.task.values)
         return tuple(filter(None, (SAW_EVALUATION_LABELS if reads_test else "", revealed)))
 
     @property

@@ -132,7 +132,11 @@ class Plugin:
         is_names = isinstance(self.needs, Collection) and all(isinstance(need, str) for need in self.needs)
         if not (callable(self.needs) or is_names):
             raise ValueError(f"{where}: needs={short_repr(self.needs)}: must be a set of names, or a function of them")
-        functions = {"companion": self.companion, "lacks": self.missing_capabilities, "reveals": self.label_leakage}
+        functions = {
+            "companion": self.companion,
+            "missing_capabilities": self.missing_capabilities,
+            "label_leakage": self.label_leakage,
+        }
         for name, value in {**functions, "check": self.check_weights}.items():
             if value is not None and not callable(value):
                 raise ValueError(f"{where}: {name}={short_repr(value)}: must be a function")
@@ -155,7 +159,7 @@ class Plugin:
         return names
 
     def resolve_declaration(
-        self, name: Literal["needs", "companion", "lacks", "reveals"], values: Mapping[str, Any]
+        self, name: Literal["needs", "companion", "missing_capabilities", "label_leakage"], values: Mapping[str, Any]
     ) -> Any:
         """What it declares of itself under these (bound) parameters; None: nothing. ValueError, naming the file, where
         its own code for that fails."""
@@ -192,7 +196,7 @@ class Plugin:
     def capabilities(self, values: Mapping[str, Any]) -> frozenset[str]:
         """A task's capabilities under these (bound) parameters: those of the class that it returns."""
         returned = typing.get_type_hints(self.function)["return"]
-        return capabilities_of(returned) - set(self.resolve_declaration("lacks", values) or ())
+        return capabilities_of(returned) - set(self.resolve_declaration("missing_capabilities", values) or ())
 
     def build(self, machine: Any, values: Mapping[str, Any], *inputs: Any) -> Any:
         """The task, or the encoder on the pool that is `given`, built for `machine` from bound parameters."""
