@@ -157,7 +157,7 @@ def test_a_parameter_that_tells_a_folder_is_refused(root: str) -> None:
     sizes = {"initial": 5, "budget": 5, "rounds": 2}
     cells = grid_of(replace(compose_settings([]), experiments={"x": entry | sizes})).cells()
     with pytest.raises(
-        ValueError, match=r"^anonymous=true: image_folder\[root=.*\] would stand in the records: [^\n]*$"
+        ValueError, match=r"^anonymous=true: image_folder\[root=.*\] would be in the records: [^\n]*$"
     ):
         anonymous.check_parameters(cells)
     task = Spec.read("task", {"image_folder": {"root": "birds"}})

@@ -118,12 +118,12 @@ def test_a_cell_trains_anew_what_is_damaged_and_says_so(
     assert bytes_of(tmp_path / "run") == before
     if "no metadata" in damage or "without" in damage:
         assert caplog.messages == [
-            f"{tmp_path / 'fits'} holds files of an older release, without digests: what they hold is computed anew"
+            f"{tmp_path / 'fits'} holds files of an older release, without digests: what they hold is computed again"
         ]
     else:
         starts = {line.partition(" (")[0] for line in caplog.messages}
         assert starts == {f"{path} is damaged" for path in caches}
-        assert all("): it is removed, and what it held is computed anew" in line for line in caplog.messages)
+        assert all("): it is removed, and what it held is computed again" in line for line in caplog.messages)
         assert len(caplog.messages) == 2
     caplog.clear()
     [*again] = run([cell("margin", rounds=1)], tmp_path)
@@ -205,7 +205,7 @@ def test_a_damaged_fit_that_cannot_be_removed_costs_its_training(
     assert path.read_bytes() == damaged
     assert caplog.messages == [
         f"{path} is damaged (its digest does not fit): it cannot be removed (Read-only file system), and what it held "
-        "is computed anew",
+        "is computed again",
         f"{path.parent} cannot be written (Read-only file system): what it would keep is computed whenever it is "
         "needed",
     ]

@@ -87,7 +87,7 @@ def test_no_link_below_a_results_folder_is_written_through(
     assert content_of(outside) == before
     assert code == 2
     [error] = [line for line in said.splitlines() if line.startswith("error: ")]
-    if "is no file of records" not in error:
+    if "is not a file of records" not in error:
         check_stated("symbolic link in the place of a folder or a file of records", code, said)
     assert place.partition("/")[0] in error
     assert link.is_symlink()
@@ -464,7 +464,7 @@ def test_a_disk_that_knows_no_locks_has_one_writer_all_the_same(how: str, tmp_pa
     second = Writer(tmp_path, how)
     wanted = rf"another run is writing there: process {first.process.pid} on \S+, for 0 min; .* {tmp_path}/.writer if"
     assert re.search(wanted, second.said), second.said
-    assert table()["second run where the disk knows no locks (some network folders)"].said.search(second.said)
+    assert table()["second run where the disk supports no locks (some network folders)"].said.search(second.said)
     assert second.end() == 2
     assert first.write() == "written"
     if how != "ENOLCK":

@@ -194,7 +194,7 @@ def test_odd_measurements_are_refused_by_file_line_and_field(
 ) -> None:
     path = spoil(store, field, value, "measured", 1)
     told = refused(store, "status", "tables", "explain", "seconds")
-    assert told.startswith(f"{path}: line 2 is no Measured of schema 1: ")
+    assert told.startswith(f"{path}: line 2 is not a Measured of schema 1: ")
     assert words in told
 
 
@@ -283,12 +283,12 @@ ODD_MANIFESTS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (setting(*SCHEDULE, "colour", to=1), "no setting of a schedule is called colour"),
     *((setting(*SCHEDULE, to=value), "schedule: ") for value in ({}, {"initial": 5}, None, [])),
     *((setting(*CELLS, 0, "seed", to=value), "cells[0].seed: ") for value in (-1, 10**30, True, 1.0, "0", None)),
-    *((setting(*CELLS, 0, "path", to=value), "is no path of a cell") for value in ("x" * 300, "\ud800", "a\nb", "é")),
+    *((setting(*CELLS, 0, "path", to=value), "is not the path of a cell") for value in ("x" * 300, "\ud800", "a\nb", "é")),
     *(
         (setting(*CELLS, 0, "path", to=value), "leads out of")
         for value in ("", ".", "..", "a//b", "/a", "a\0", "a/../b")
     ),
-    (setting(*CELLS, 0, "path", to="a/" * 20 + "a"), "is no path of a cell"),
+    (setting(*CELLS, 0, "path", to="a/" * 20 + "a"), "is not the path of a cell"),
     *((setting(*CELLS, 0, "dagger", to=value), "cells[0].dagger") for value in (1, "x", [1], None, {})),
     *((setting(*CELLS, 0, "companion", to=value), "cells[0].companion: ") for value in (1, "x", None)),
     *((setting(*CELLS, 0, name, to=value), f"{name}: ") for name in ("strategy", "key") for value in (1, None)),
@@ -297,9 +297,9 @@ ODD_MANIFESTS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     *((setting("experiments", to=value), "experiments") for value in ({}, [1], 1, "x", None)),
     *((setting("grid", to=value), "grid: ") for value in (1, None, [])),
     *((setting("schema", to=value), "schema") for value in (0, 2, "1", None, HUGE)),
-    (lambda m: m["experiments"].append(copy.deepcopy(entry(m))), "experiments: made_up is there twice"),
-    (lambda m: entry(m)["cells"].append(entry(m)["cells"][0]), "cells: made/random/seed-0 is there twice"),
-    (lambda m: entry(m)["cells"].append(entry(m)["cells"][0] | {"path": "x"}), "is there twice"),
+    (lambda m: m["experiments"].append(copy.deepcopy(entry(m))), "experiments: made_up is listed twice"),
+    (lambda m: entry(m)["cells"].append(entry(m)["cells"][0]), "cells: made/random/seed-0 is listed twice"),
+    (lambda m: entry(m)["cells"].append(entry(m)["cells"][0] | {"path": "x"}), "is listed twice"),
 ]
 
 
@@ -389,7 +389,7 @@ def test_odd_files_of_images_are_refused_by_field(store: Store, content: object,
     path = store.sources_path("digits")
     path.write_text(content if isinstance(content, Raw) else json.dumps(content))
     told = refused(store, "tables", "verify", "explain")
-    assert told.startswith(f"{path} does not say which files the images are from (")
+    assert told.startswith(f"{path} does not list the files that the images come from (")
     assert words in told
 
 

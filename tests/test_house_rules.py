@@ -449,7 +449,7 @@ MAY_WRITE = {
     (
         "benchmark/runner/fit_cache.py",
         "taken",
-    ): "locks of single fits, for which a disk that knows no locks is no error",
+    ): "locks of single fits, for which a disk that supports no locks is no error",
     ("benchmark/runner/fit_cache.py", "release"): "the same",
     ("benchmark/system/streams.py", "tolerant_stream"): "the null device, for a stream that is closed",
     ("benchmark/system/streams.py", "tolerate_closed_streams"): "the same",

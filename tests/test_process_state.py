@@ -58,14 +58,14 @@ def test_what_a_block_leaves_changed_is_put_back_and_said(name: str) -> None:
     before = snapshot()
     [line] = remarks_of(lambda: call(CHANGES[name]))
     assert line.startswith("it leaves changed: ")
-    assert line.endswith("; it is put back, for the other cells' sake")
+    assert line.endswith("; it is restored, so that other cells are the same")
     assert snapshot() == before
 
 
 def test_a_tidy_block_says_nothing_and_nothing_is_said_twice() -> None:
     assert remarks_of(lambda: call(lambda: None)) == []
     twice = remarks_of(lambda: [call(CHANGES["dtype"]) for _ in range(2)])
-    assert twice == ["it leaves changed: the default dtype; it is put back, for the other cells' sake"]
+    assert twice == ["it leaves changed: the default dtype; it is restored, so that other cells are the same"]
     [line] = remarks_of(lambda: call(CHANGES["environment"]))
     assert "the environment (AL_UNTIDY, OMP_NUM_THREADS);" in line
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_put_back_is_said(tmp_path: Path) -> None:
         (tmp_path / "gone").rmdir()
 
     lines = remarks_of(lambda: call(leave))
-    assert lines[1:] == ["it: cannot be put back: the working folder: other cells may differ; run it alone"]
+    assert lines[1:] == ["it: cannot be restored: the working folder: other cells may differ; run it alone"]
 
 
 def test_a_library_may_change_what_libraries_change_when_it_is_imported(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_run_says_it_once_a_strategy_and_records_everything(
     assert said.count("leaves leaves changed: gradients on or off; it is put back") == 1
     assert said.count("leaves[changed=folder] leaves changed: the working folder; it is put back") == 1
     assert said.count("leaves changed") == 2
-    assert "cannot be put back" not in said
+    assert "cannot be restored" not in said
     assert sum(content.count(b"\n") for content in bytes_of(tmp_path / "run").values()) == 6 * 5
 
 
@@ -206,7 +206,7 @@ def test_a_task_is_contained_too(tmp_path: Path, part: str, monkeypatch: pytest.
     monkeypatch.setattr(kind, method, untidy)
     before = snapshot()
     lines = remarks_of(lambda: run([one], tmp_path))
-    assert lines == ["shelf leaves changed: the default dtype; it is put back, for the other cells' sake"]
+    assert lines == ["shelf leaves changed: the default dtype; it is restored, so that other cells are the same"]
     assert snapshot() == before
 
 

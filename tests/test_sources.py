@@ -130,7 +130,7 @@ def test_what_changed_is_told_in_a_line() -> None:
 
     assert (
         sources("a").describe_changes(sources("a"))
-        == "no image changed: labels, their order or what is read of them did"
+        == "no image changed, but the labels, their order or what is read of them did"
     )
     told = sources("a").describe_changes(sources(*"bcdef"))
     assert told == "b is new, c is new, d is new, 3 more"
@@ -138,5 +138,5 @@ def test_what_changed_is_told_in_a_line() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"data": "d", "files": [], "remarks": []}', '{"data"'])
 def test_a_file_that_tells_no_sources_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match=r"x\.json does not say which files the images are from"):
+    with pytest.raises(ValueError, match=r"x\.json does not list the files that the images come from"):
         Sources.read(text, "x.json")

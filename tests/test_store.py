@@ -218,7 +218,7 @@ def test_a_record_keeps_the_smallest_batch_which_is_a_number(store: Store) -> No
     body = structs.asdict(record(4)) | {"smallest_batch": "seven"}
     with open(store.path(CELL), "ab") as handle:
         handle.write(encode_line(body))
-    with pytest.raises(ValueError, match="line 6 is no Record of schema 1: smallest_batch: expected"):
+    with pytest.raises(ValueError, match="line 6 is not a Record of schema 1: smallest_batch: expected"):
         store.records(CELL)
 
 

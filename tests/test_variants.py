@@ -136,7 +136,7 @@ def test_a_manifest_takes_each_variant_once(full: Store, tmp_path: Path) -> None
     assert len(store.manifest()["experiments"][0]["cells"]) == 12
     entry["cells"][4] |= {"training": 0, "selection": 1}
     path.write_text(json.dumps(told))
-    with pytest.raises(ValueError, match=r"\('random', 0, \('selection', 1\)\) is there twice"):
+    with pytest.raises(ValueError, match=r"\('random', 0, \('selection', 1\)\) is listed twice"):
         store.manifest()
 
 

@@ -23,8 +23,8 @@ class Agreement:
     """Collects the facts that all records of an experiment must share, and finds the first that differs."""
 
     def __init__(self) -> None:
-        self.known_facts: dict[str, tuple[object, str]] = {}  # by what it is: its value, and who says so
-        self.header_by_strategy: dict[str, Header] = {}  # by strategy
+        self.known_facts: dict[str, tuple[object, str]] = {}  # by name: the value, and where it was read
+        self.header_by_strategy: dict[str, Header] = {}
 
     def difference(self, header: Header, strategy: str, place: object) -> str:
         """Returns how these records differ from earlier ones, as a message; "" where they agree.
@@ -35,7 +35,7 @@ class Agreement:
             place: where the records are, for the message.
         """
         old = self.header_by_strategy.get(strategy)
-        if old is not None and have_same_facts(old, header):  # nearly always, and cheap
+        if old is not None and have_same_facts(old, header):  # the usual case, and fast
             return ""
         for name, value in shared_facts(header, strategy):
             known_value, other = self.known_facts.get(name, (value, ""))
@@ -45,18 +45,18 @@ class Agreement:
 
     def add(self, header: Header, strategy: str, place: object) -> str:
         """Does the same; records that agree are remembered for the comparison with later ones."""
-        words = self.difference(header, strategy, place)
-        if not words and strategy not in self.header_by_strategy:
+        difference = self.difference(header, strategy, place)
+        if not difference and strategy not in self.header_by_strategy:
             self.header_by_strategy[strategy] = header
             for name, value in shared_facts(header, strategy):
                 self.known_facts.setdefault(name, (value, str(place)))
-        return words
+        return difference
 
 
 def have_same_facts(first: Header, second: Header) -> bool:
     """Whether two headers of one strategy agree on task, strategy, data and weights."""
-    parts = all(first.cell.get(part) == second.cell.get(part) for part in ("task", "strategy"))
-    return parts and (first.data, first.weights) == (second.data, second.weights)
+    same_plugins = all(first.cell.get(part) == second.cell.get(part) for part in ("task", "strategy"))
+    return same_plugins and (first.data, first.weights) == (second.data, second.weights)
 
 
 def shared_facts(header: Header, strategy: str) -> Iterator[tuple[str, object]]:

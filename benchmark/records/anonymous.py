@@ -22,39 +22,31 @@ from benchmark.plugins.home import INSTALL_ROOT
 if TYPE_CHECKING:
     from benchmark.experiment.cell import Cell
 
-FOLDER_SETTINGS = {  # settings that tell a place, and what stands for it
+FOLDER_SETTINGS = {  # settings that name a place, and the substitute of each value
     "data": "DATA", "out": "OUT", "to": "TO", "records": "RECORDS", "against": "AGAINST", "plugins": "PLUGINS",
     "ray_address": "ADDRESS",
 }  # fmt: skip
-COMMON_WORDS = {
-    "root",
-    "user",
-    "ubuntu",
-    "admin",
-    "runner",
-    "docker",
-    "localhost",
-    "home",
-    "test",
-    "data",
-    "work",
-}  # nobody
-PATH_PART = r"[^\s/\"'`<>|:;,()\[\]{}=]+"  # of a path, between two slashes
+COMMON_WORDS = {  # names of users and machines that identify nobody
+    "root", "user", "ubuntu", "admin", "runner", "docker", "localhost", "home", "test", "data", "work",
+}  # fmt: skip
+PATH_PART = r"[^\s/\"'`<>|:;,()\[\]{}=]+"  # between two slashes of a path
 QUOTED_PATH = re.compile(r"""(["'])(?:~|[A-Za-z]:)?[/\\][^"'\n]*[/\\]([^"'/\\\n]*)\1""")
 ABSOLUTE_PATH = re.compile(rf"(?<![\w.~/:\\*-])(?:~[\w.-]*|[A-Za-z]:)?(?:/{PATH_PART})*/({PATH_PART})/?")
 
 
 @cache
 def machine_folders() -> list[tuple[str, str]]:
-    """Returns the folders of this machine whose names may identify someone, and the substitute of each; nested ones
-    first."""
+    """Returns folders whose names may identify someone, with the substitute of each; nested folders come first."""
     paths = sysconfig.get_paths()
-    names = {
+    substitutes = {
         str(INSTALL_ROOT): "", paths["purelib"]: "site-packages", paths["stdlib"]: "python", sys.prefix: "python",
         os.getcwd(): "", os.path.expanduser("~"): "HOME", os.environ.get("AL_BENCHMARK_DATA") or "/": "DATA",
     }  # fmt: skip
-    both = {place: name for path, name in names.items() for place in (path.rstrip("/"), os.path.realpath(path))}
-    return sorted(((path, name) for path, name in both.items() if len(path) > 1), key=lambda pair: -len(pair[0]))
+    with_real_paths = {
+        place: name for path, name in substitutes.items() for place in (path.rstrip("/"), os.path.realpath(path))
+    }
+    pairs = [(path, name) for path, name in with_real_paths.items() if len(path) > 1]
+    return sorted(pairs, key=lambda pair: -len(pair[0]))
 
 
 @cache
@@ -98,7 +90,7 @@ def redact_word(word: str) -> str:
 
 
 def redact_run(run: Mapping[str, Any]) -> dict[str, str]:
-    """Returns a run of a manifest with its command redacted, its version, and no commit, since that names a repository."""
+    """Returns a run of a manifest with a redacted command, its version, and no commit, which names a repository."""
     try:
         words = shlex.split(str(run.get("command", "")))
     except ValueError:
@@ -112,14 +104,13 @@ def names_outer_folders(path: str) -> bool:
 
 
 def check_parameters(cells: Iterable[Cell]) -> None:
-    """Raises ValueError where a parameter names a folder: parameters are part of the records and of their folder's
-    name."""
+    """Raises ValueError where a parameter names a folder, since parameters stand in the records and in their paths."""
     for spec in {spec.label: spec for cell in cells for spec in (cell.task, cell.strategy)}.values():
         for name, text in text_values(spec.plugin.non_defaults(spec.values)):
             if names_outer_folders(text) or redact(text) != text:
                 raise ValueError(
-                    f"anonymous=true: {spec.name}[{name}={text}] would stand in the records: give the folder with "
-                    f"data=DIR, which stands nowhere, and {name}= inside it"
+                    f"anonymous=true: {spec.name}[{name}={text}] would be in the records: give the folder with "
+                    f"data=DIR, which is not recorded, and {name}= inside it"
                 )
 
 

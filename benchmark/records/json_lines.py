@@ -70,8 +70,7 @@ def read_lines(path: Path, *, ordered: bool = True) -> tuple[list[dict[str, Any]
 
 
 def read_sound_lines(path: Path) -> tuple[list[bytes], list[bytes], str]:
-    """Returns the lines of a file, the bodies of those before the first torn or damaged one, and what is wrong with
-    that."""
+    """Returns a file's lines, the bodies of the lines before the first torn or damaged one, and what is wrong there."""
     try:
         lines = read_file(path, MAX_RECORDS_BYTES).splitlines(keepends=True)
     except (FileNotFoundError, NotADirectoryError):
@@ -80,8 +79,8 @@ def read_sound_lines(path: Path) -> tuple[list[bytes], list[bytes], str]:
     for line in lines:
         text = verify_line(line)
         if text is None:
-            whole = line.endswith(LINE_END[-1:])
-            return lines, texts, f"line {len(texts) + 1} is {'damaged' if whole else 'torn'}"
+            is_whole = line.endswith(LINE_END[-1:])
+            return lines, texts, f"line {len(texts) + 1} is {'damaged' if is_whole else 'torn'}"
         texts.append(text)
     return lines, texts, ""
 
@@ -91,13 +90,12 @@ def parse_bodies(texts: Sequence[bytes], path: Path) -> list[dict[str, Any]]:
     try:
         bodies = json.loads(b"[%s]" % b",".join(texts))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no file of records: {error}") from error
+        raise ValueError(f"{path} is not a file of records: {error}") from error
     if len(bodies) != len(texts) or not all(isinstance(body, dict) for body in bodies):
-        raise ValueError(f"{path} is no file of records: a line is no mapping")
+        raise ValueError(f"{path} is not a file of records: a line is not a mapping")
     return list(bodies)
 
 
 def num_in_order(bodies: Sequence[Mapping[str, Any]]) -> int:
-    """Returns how many lines are a header, round 0, round 1, ...; if another process wrote too, some rounds occur
-    twice."""
+    """Returns how many lines are a header, round 0, round 1, ...; where two processes wrote, rounds occur twice."""
     return next((n for n, body in enumerate(bodies) if body.get("round", -1) != n - 1), len(bodies))

@@ -16,10 +16,10 @@ from benchmark.system.typed import Index, Name, convert, first_duplicate
 
 
 def only_adds_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether an experiment of a manifest has more rounds than before and else the same schedule; never for one pass."""
-    fewer, more = old["schedule"].get("rounds"), new["schedule"].get("rounds")
-    counted = isinstance(fewer, int) and isinstance(more, int) and fewer < more
-    return counted and only_changes_rounds(old, new) and not old["schedule"].get("one_pass")
+    """Whether an experiment of a manifest has more rounds than before and else the same schedule, without one pass."""
+    before, now = old["schedule"].get("rounds"), new["schedule"].get("rounds")
+    has_more = isinstance(before, int) and isinstance(now, int) and before < now
+    return has_more and only_changes_rounds(old, new) and not old["schedule"].get("one_pass")
 
 
 def only_changes_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -28,8 +28,8 @@ def only_changes_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return before != now and {**before, "rounds": 0} == {**now, "rounds": 0}
 
 
-PATH_PART = r"(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,200}"  # a folder or a file, whose name has an ending besides
-CELL_PATH = re.compile(rf"{PATH_PART}(?:/{PATH_PART}){{0,9}}")  # of a cell
+PATH_PART = r"(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,200}"  # a folder, or a file without its ending
+CELL_PATH = re.compile(rf"{PATH_PART}(?:/{PATH_PART}){{0,9}}")
 
 
 class CellEntry(TypedDict):
@@ -39,7 +39,7 @@ class CellEntry(TypedDict):
     key: str
     strategy: Name
     seed: Index
-    dagger: bool | list[str]  # see `sentences`
+    dagger: bool | list[str]  # see `dagger_sentences`
     companion: NotRequired[bool]
     training: NotRequired[Index]  # see `variants.Variant`
     selection: NotRequired[Index]
@@ -93,17 +93,17 @@ def read_manifest(content: bytes, path: object) -> dict[str, Any]:
     try:
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} does not parse: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if isinstance(manifest, dict) and manifest.get("schema") != SCHEMA:
         raise ValueError(f"{path}: schema {manifest.get('schema')}, this version reads {SCHEMA}")
     try:
         convert(manifest, Manifest)
         if name := first_duplicate(entry["name"] for entry in manifest["experiments"]):
-            raise ValueError(f"experiments: {name} is there twice")
+            raise ValueError(f"experiments: {name} is listed twice")
         for number, experiment in enumerate(manifest["experiments"]):
             check_experiment(experiment, f"experiments[{number}]")
     except ValueError as error:
-        raise ValueError(f"{path} does not say what was asked for: {error}") from error
+        raise ValueError(f"{path} is not a valid manifest: {error}") from error
     return dict(manifest)
 
 
@@ -116,13 +116,13 @@ def check_experiment(experiment: ExperimentEntry, field: str) -> None:
     Schedule.read(experiment["schedule"], f"{field}.schedule")
     AutoSeeds.read(experiment.get("auto"))
     cells = experiment["cells"]
-    if twice := first_duplicate(cell["path"] for cell in cells) or first_duplicate(map(run_key, cells)):
-        raise ValueError(f"{field}.cells: {twice} is there twice")
+    if duplicate := first_duplicate(cell["path"] for cell in cells) or first_duplicate(map(run_key, cells)):
+        raise ValueError(f"{field}.cells: {duplicate} is listed twice")
     for number, cell in enumerate(cells):
         if not CELL_PATH.fullmatch(path := cell["path"]):
-            leads = not set(path.split("/")).isdisjoint(("", ".", "..")) or "\0" in path
-            why = "leads out of the folder" if leads else "is no path of a cell"
-            raise ValueError(f"{field}.cells[{number}]: path={path[:200]!r} {why}")
+            leads_out = not set(path.split("/")).isdisjoint(("", ".", "..")) or "\0" in path
+            problem = "leads out of the folder" if leads_out else "is not the path of a cell"
+            raise ValueError(f"{field}.cells[{number}]: path={path[:200]!r} {problem}")
         cell["dagger"] = dagger_sentences(cell["dagger"])
 
 

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, or the folder that packages are installed in
-CODE_FOLDERS = ("benchmark", "strategies", "tasks", "encoders", "configs")  # what of the checkout decides a run
-GIT_TIMEOUT = 20.0  # that git may take, as on a network's disk
-GIT_SETTINGS = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}")  # git starts no program
+CODE_FOLDERS = ("benchmark", "strategies", "tasks", "encoders", "configs")  # what can change a run's results
+GIT_TIMEOUT = 20.0  # seconds; git may be slow on a network disk
+GIT_SETTINGS = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}")  # keep git from starting programs
 
 
 def provenance(verb: str, words: Sequence[str]) -> dict[str, str]:
@@ -38,7 +38,7 @@ def checkout_commit(root: Path) -> str:
             return ""
         number = run_git(root, "rev-parse", "--verify", "HEAD")
         changed = run_git(root, "status", "--porcelain", "--untracked-files=all", "--", *CODE_FOLDERS)
-    except (OSError, ValueError, subprocess.SubprocessError):  # no git, no commit, or none that may be read
+    except (OSError, ValueError, subprocess.SubprocessError):  # no git, no commit, or an unreadable one
         return ""
     return number + " and changes" * bool(changed)
 

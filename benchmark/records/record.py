@@ -43,9 +43,9 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     cost: dict[str, Amount]  # labels paid so far, in images (and boxes); held-out ones too, if the strategy reads them
     scores: dict[str, Number]  # on the test set
     diagnostics: dict[str, Number] = {}  # what the strategy logged when it chose `bought`
-    smallest_batch: Count | None = None  # see `api.Batched`; None: no layer depends on it, or it is not known
-    batch_size: Count | None = None  # images in a batch as the recipe has them; None as for `smallest_batch`
-    class_scores: dict[str, dict[str, Number]] = {}  # by score, then by class; {}: the task tells none
+    smallest_batch: Count | None = None  # see `api.ReportsBatchSizes`; None: no layer depends on it, or unknown
+    batch_size: Count | None = None  # images in a batch, by the recipe; None as for `smallest_batch`
+    class_scores: dict[str, dict[str, Number]] = {}  # by score, then by class; {}: the task reports none
 
     def __post_init__(self) -> None:
         structs.force_setattr(self, "bought", Positions("q", self.bought))
@@ -57,7 +57,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
         return "" if "images" in self.cost else "cost: no images"
 
 
-NEWER_FIELDS = ("smallest_batch", "batch_size", "class_scores")  # what older releases did not tell
+NEWER_FIELDS = ("smallest_batch", "batch_size", "class_scores")  # older releases did not record them
 
 
 def records_agree(first: Record, second: Record) -> bool:
@@ -71,12 +71,12 @@ class Measured(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """What one round took; it differs between any two runs."""
 
     round: Count
-    seconds: dict[str, Amount]  # fit, score, select (0 for round 0); fit is the training's own, shared or not
+    seconds: dict[str, Amount]  # fit, score, select (0 in round 0); `fit` is that of the training, shared or not
     shared_fit: bool  # the fit came from the cache
-    peak_mb: Amount  # the most memory in the round, of the process or on the GPU; see `loop.forget_peak`
+    peak_mb: Amount  # peak memory of the round, of the process or on the GPU; see `measuring.peak_memory_mb`
     device: str
     versions: dict[str, str]
-    code: str = ""  # `Spec.code` of the strategy
+    code: str = ""  # `Spec.code_hash` of the strategy
 
 
 class PlugIn(TypedDict):
@@ -102,13 +102,13 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True):
     """The first line of a cell's records: which cell, and on which data."""
 
     key: str
-    cell: dict[str, Any]  # an Identity and what else its plug-ins are told apart by
-    data: str  # fingerprint
+    cell: dict[str, Any]  # an Identity, with everything else that identifies its plug-ins
+    data: str  # the task's fingerprint of its data
     num_pool: Count
-    metric: Name | Metric  # its name, where that says everything: see `scores.brief`
-    held_out: list[Index]  # the validation draw
+    metric: Name | Metric  # only the name of a metric that is known by it: see `shorten_metric`
+    held_out: list[Index]  # the validation set
     schema: int = SCHEMA
-    weights: dict[str, dict[str, str]] = {}  # of encoders: parameter -> sha256 of its file
+    weights: dict[str, dict[str, str]] = {}  # encoder -> parameter -> SHA-256 of the weight file
 
     @property
     def task_metric(self) -> Metric:
@@ -121,17 +121,17 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True):
         They may differ under one key where a default was changed without raising the version.
         """
         pairs = [(plugin_parameters(self.cell, part), plugin_parameters(cell, part)) for part in ("task", "strategy")]
-        agree = all(old.get(name, value) == value for old, new in pairs for name, value in new.items())
-        return self.key == key and agree
+        are_equal = all(old.get(name, value) == value for old, new in pairs for name, value in new.items())
+        return self.key == key and are_equal
 
 
 @dataclass(frozen=True)
 class StoredCell:
     """What is stored of one cell."""
 
-    header: Header | None  # None: nothing
+    header: Header | None  # None: nothing is stored
     records: list[Record]
-    damage: str  # what of the file is not used, and why; "" where all of it is sound
+    damage: str  # which part of the file is not used, and why; "" where the whole file is sound
 
 
 RECORDS_DECODER, MEASURED_DECODER = msgspec.json.Decoder(list[Record]), msgspec.json.Decoder(list[Measured])
@@ -161,9 +161,9 @@ def parse_header(text: bytes, path: Path) -> Header | None:
     try:
         header = convert(line, Header)
         convert(header.cell, Identity)
-        json.dumps(header.cell, allow_nan=False)  # parameters are anything, but no infinite numbers
+        json.dumps(header.cell, allow_nan=False)  # parameters may be anything but infinite numbers
     except ValueError as error:
-        raise ValueError(f"{path}: line 1 is no header of a cell: {error}") from error
+        raise ValueError(f"{path}: line 1 is not the header of a cell: {error}") from error
     return header
 
 
@@ -178,15 +178,15 @@ def read_cell(path: Path) -> StoredCell:
     if header is None:
         return StoredCell(None, [], "line 1 is out of place" if texts else damage)
     records = decode_bodies(texts[1:], RECORDS_DECODER)
-    if records is None:  # the odd line may be behind one that is out of place
+    if records is None:  # the invalid line may follow one that is out of place
         lines, _, damage = read_lines(path)
         records = [parse_line(line, Record, path, number) for number, line in enumerate(lines[1:], 2)]
     num_sound = next((n for n, record in enumerate(records) if record.round != n), len(records))
     if num_sound < len(records):
         records, damage = records[:num_sound], f"line {num_sound + 2} is out of place"
     for record in records:
-        if words := record.describe_missing(header.task_metric.name):
-            raise ValueError(f"{path}: round {record.round}: {words}")
+        if missing := record.describe_missing(header.task_metric.name):
+            raise ValueError(f"{path}: round {record.round}: {missing}")
     return StoredCell(header, records, damage)
 
 
@@ -213,17 +213,17 @@ def parse_line(body: dict[str, Any], kind: type[Line], path: Path, number: int) 
     try:
         return convert(body, kind)
     except ValueError as error:
-        raise ValueError(f"{path}: line {number} is no {kind.__name__} of schema {SCHEMA}: {error}") from error
+        raise ValueError(f"{path}: line {number} is not a {kind.__name__} of schema {SCHEMA}: {error}") from error
 
 
 def line_fields(line: Struct) -> dict[str, Any]:
     """Returns a record, header or measurement as the body of its line. ValueError where it could not be read again."""
-    named = structs.asdict(line)
-    for name in (*NEWER_FIELDS, "weights"):  # older lines have none of them
-        if named.get(name, True) in (None, {}):
-            del named[name]
-    convert(json.loads(json.dumps(named, allow_nan=False, default=to_json_value)), type(line))
-    return named
+    body = structs.asdict(line)
+    for name in (*NEWER_FIELDS, "weights"):  # left out where empty, as older releases write lines
+        if body.get(name, True) in (None, {}):
+            del body[name]
+    convert(json.loads(json.dumps(body, allow_nan=False, default=to_json_value)), type(line))
+    return body
 
 
 def plugin_parameters(cell: Mapping[str, Any], part: str) -> Mapping[str, Any]:

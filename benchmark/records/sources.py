@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from benchmark.system.typed import convert
 
-NUM_LISTED = 3  # files that a message names
+NUM_LISTED = 3  # files that a message lists
 FAULT = "FAULT: "  # see `api.FromFiles.data_remarks`
 Files = Mapping[str, Sequence[Sequence[str]]]
 
@@ -26,9 +26,9 @@ class Content(TypedDict):
 class Sources:
     """What a task reported about its images when its records were written."""
 
-    data: str  # the fingerprint of the task then
-    files: Files  # "pool" and "test": name and hash of pixels of each image, in the order of positions
-    remarks: list[str] = field(default_factory=list)  # what is odd; FAULT begins what makes results wrong
+    data: str  # the task's fingerprint of its data
+    files: Files  # of "pool" and "test": name and pixel hash of each image, in the order of positions
+    remarks: list[str] = field(default_factory=list)  # what is unusual; with FAULT in front: what makes results wrong
 
     @property
     def faults(self) -> list[str]:
@@ -46,9 +46,8 @@ class Sources:
 
     def to_json(self) -> str:
         """Returns the content of the file."""
-        return (
-            json.dumps({"data": self.data, "files": self.files, "remarks": self.remarks}, separators=(",", ":")) + "\n"
-        )
+        content = {"data": self.data, "files": self.files, "remarks": self.remarks}
+        return json.dumps(content, separators=(",", ":")) + "\n"
 
     @classmethod
     def read(cls, text: str, place: object) -> Sources:
@@ -56,16 +55,16 @@ class Sources:
         try:
             return cls(**convert(json.loads(text), Content))
         except (RecursionError, ValueError) as error:
-            problem = f"{place} does not say which files the images are from"
+            problem = f"{place} does not list the files that the images come from"
             raise ValueError(f"{problem} ({error}): remove it, and `run` writes it again") from error
 
     def describe_changes(self, new: Sources) -> str:
         """Describes what has changed in the images."""
-        words = [f"{name} {what}" for part in ("pool", "test") for name, what in self.changed_files(new, part)]
-        if not words:
-            return "no image changed: labels, their order or what is read of them did"
-        more = [f"{len(words) - NUM_LISTED} more"] * (len(words) > NUM_LISTED)
-        return ", ".join([*words[:NUM_LISTED], *more])
+        changes = [f"{name} {change}" for part in ("pool", "test") for name, change in self.changed_files(new, part)]
+        if not changes:
+            return "no image changed, but the labels, their order or what is read of them did"
+        more = [f"{len(changes) - NUM_LISTED} more"] * (len(changes) > NUM_LISTED)
+        return ", ".join([*changes[:NUM_LISTED], *more])
 
     def changed_files(self, new: Sources, part: str) -> Iterator[tuple[str, str]]:
         """Yields the files of a part that differ, and how."""

@@ -47,28 +47,19 @@ from benchmark.text.escaping import make_lines_visible
 from benchmark.text.words import plural, slug
 
 REMEDY = (
-    "choose another folder with out=DIR, or add rerun_changed=true, which moves such records aside and runs them anew"
+    "choose another folder with out=DIR, or add rerun_changed=true, which moves such records aside and runs them again"
 )
 
-# What is written below a results folder, and must be no link.
+# Folders below a results folder that are written to, and that must not be links.
 WRITTEN_FOLDERS = (
-    files.SCRATCH_FOLDER,
-    "cells",
-    "data",
-    "failures",
-    "figures",
-    "gallery",
-    "measured",
-    "set_aside",
-    "tables",
-    "wandb",
-)
+    files.SCRATCH_FOLDER, "cells", "data", "failures", "figures", "gallery", "measured", "set_aside", "tables", "wandb",
+)  # fmt: skip
 
 
 def describe_auto_seeds(auto: Mapping[str, Any] | None) -> str:
     """Returns how `seeds=auto` decides, as it is typed; or that seeds are given."""
     if auto is None:
-        return "seeds that are told"
+        return "given seeds"
     return " ".join(["seeds=auto", *(f"{name}={value}" for name, value in auto.items())])
 
 
@@ -79,19 +70,20 @@ class Store:
         self, folder: str | Path, notify: Callable[[str], None] = lambda words: None, anonymous: bool = False
     ) -> None:
         self.folder = Path(folder)
-        self.notify = notify  # is told, in a line, what is cut off a damaged file
-        self.anonymous = anonymous  # what is written tells of nobody: see `benchmark.records.anonymous`
-        self.saved_sources = set[tuple[str, str]]()  # labels and fingerprints of tasks whose files are written down
+        self.notify = notify  # shows a line to the user, when a damaged file is cut off
+        self.anonymous = anonymous  # whether nothing written may identify the author: see `records.anonymous`
+        self.saved_sources = set[tuple[str, str]]()  # label and fingerprint of tasks whose sources are written
         self.held_lock: locks.FolderLock | None = None  # while `lock` is entered
-        self.first_line_digests = dict[str, bytes]()  # of cells in work: a digest of the first line of their records
-        self.verified_folders = set[
-            tuple[Path, str, str]
-        ]()  # folders of cells that were all run on these data and weights
+        self.first_line_digests = dict[str, bytes]()  # of running cells: the digest of their header line
+        self.verified_folders = set[tuple[Path, str, str]]()  # folder, data and weights that its cells agree on
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Lets one process at a time write. ValueError where another run holds the folder, it cannot be written, or it
-        has links."""
+        """Locks the folder for a block, so that one process at a time writes.
+
+        Raises:
+            ValueError: another run holds the folder, it cannot be written, or a folder in it is a symbolic link.
+        """
         for name in WRITTEN_FOLDERS:
             if (self.folder / name).is_symlink():
                 raise ValueError(
@@ -105,8 +97,7 @@ class Store:
                 self.held_lock = None
 
     def check_folder(self) -> None:
-        """Makes the folder; inside `lock`, checks that it and the lock are still there. StoreWriteError where they are
-        not."""
+        """Makes the folder; inside `lock`, raises StoreWriteError where the folder or lock was moved or replaced."""
         if self.held_lock is not None:
             self.held_lock.check()
         else:
@@ -126,21 +117,21 @@ class Store:
         self.check_folder()
         self.check_header(cell, header)
         path, measured = self.path(cell), self.path(cell, "measured")
-        cell_content = read_cell(path)
-        if outside := [one.round for one in cell_content.records if max(one.bought, default=0) >= header.num_pool]:
-            raise ValueError(f"{path}: round {outside[0]}: bought: an image that is not in the pool")
+        stored_cell = read_cell(path)
+        for record in stored_cell.records:
+            if max(record.bought, default=0) >= header.num_pool:
+                raise ValueError(f"{path}: round {record.round}: bought: an image that is not in the pool")
         self.truncate_damage(path)
         self.truncate_damage(measured, ordered=False)
         files.append(measured, b"", self.folder, create=True)
-        if cell_content.header is None:
+        if stored_cell.header is None:
             files.append(path, encode_line(line_fields(header)), self.folder, create=True)
         with files.open_file(path) as handle:
             self.first_line_digests[cell] = files.first_line_digest(handle)
-        return cell_content.records
+        return stored_cell.records
 
     def check_header(self, cell: str, header: Header) -> None:
-        """Checks that this cell's records, and those of other cells of its task and schedule, were made as the header
-        says.
+        """Checks that the records of this cell and of other cells of its task and schedule agree with a header.
 
         Raises:
             MixedRecordsError: they have other settings, plug-in versions or data.
@@ -157,46 +148,43 @@ class Store:
 
         If more is cut off than a last line that was not completely written, a copy of the file is kept beside it.
         """
-        *_, sound, damage = read_lines(path, ordered=ordered)
+        *_, num_sound_bytes, damage = read_lines(path, ordered=ordered)
         if not damage:
             return
         remark = f"{path}: {damage} and is cut off"
         content = files.read_file(path, files.MAX_RECORDS_BYTES)
-        if len(rest := content[sound:].splitlines(keepends=True)) > 1 or rest[0][-1:] in b"\r\n":
-            copy = next(
-                candidate for n in itertools.count(1) if not (candidate := Path(f"{path}.damaged-{n}")).exists()
-            )
+        rest = content[num_sound_bytes:].splitlines(keepends=True)
+        if len(rest) > 1 or rest[0][-1:] in b"\r\n":
+            candidates = (Path(f"{path}.damaged-{number}") for number in itertools.count(1))
+            copy = next(candidate for candidate in candidates if not candidate.exists())
             try:
                 files.write_atomically(copy, content, self.folder)
             except StoreWriteError as error:
                 raise StoreWriteError(f"{error}; {path} stays as it is") from error
             remark += f", with {plural(len(rest) - 1, 'line')} behind it; the file as it was is kept as {copy.name}"
-        files.truncate(path, sound, self.folder)
+        files.truncate(path, num_sound_bytes, self.folder)
         self.notify(remark)
 
     def copy_cell(self, old: str, new: str, header: Header) -> None:
         """Copies the records of a cell to another path, with another header. Raises StoreWriteError."""
-        (_, measured, _), (_, bodies, _) = (
-            read_sound_lines(self.path(old, "measured")),
-            read_sound_lines(self.path(old)),
-        )
-        files.write_atomically(self.path(new, "measured"), b"".join(map(add_checksum, measured)), self.folder)
+        _, measurements, _ = read_sound_lines(self.path(old, "measured"))
+        _, bodies, _ = read_sound_lines(self.path(old))
+        files.write_atomically(self.path(new, "measured"), b"".join(map(add_checksum, measurements)), self.folder)
         records = bodies[1 : 1 + len(self.records(old)[1])]
-        files.write_atomically(
-            self.path(new), encode_line(line_fields(header)) + b"".join(map(add_checksum, records)), self.folder
-        )
+        content = encode_line(line_fields(header)) + b"".join(map(add_checksum, records))
+        files.write_atomically(self.path(new), content, self.folder)
 
     def check_own_records(self, path: Path, old: Header, new: Header) -> None:
-        """Raises MixedRecordsError where the records of a file are of another cell, other data or other weight files."""
+        """Raises MixedRecordsError where a file's records are of another cell, other data or other weight files."""
         agreement = Agreement()
         agreement.add(new, "the strategy", "this run")
-        words = agreement.difference(old, "the strategy", "the file")
-        if not words and not old.belongs_to(new.key, new.cell):
-            words = "settings or plug-in versions"
-        if not words and new.data and old.weights != new.weights:
-            words = "files of an encoder's weights"
-        if words:
-            raise MixedRecordsError(f"{path} was written with other {words}: {REMEDY}")
+        difference = agreement.difference(old, "the strategy", "the file")
+        if not difference and not old.belongs_to(new.key, new.cell):
+            difference = "settings or plug-in versions"
+        if not difference and new.data and old.weights != new.weights:
+            difference = "files of an encoder's weights"
+        if difference:
+            raise MixedRecordsError(f"{path} was written with other {difference}: {REMEDY}")
 
     def check_sibling_records(self, path: Path, header: Header) -> None:
         """Raises MixedRecordsError where another cell was run on other data or with other weight files of an encoder.
@@ -209,20 +197,17 @@ class Store:
             return
         agreement, facts = Agreement(), structs.replace(header, cell={})
         agreement.add(facts, "", "this run")
-        listed = {self.path(cell["path"]) for one in self.experiments() for cell in one["cells"]}
-        for sibling in sorted({*experiment.glob("*/*.jsonl"), *(one for one in listed if task in one.parents)}):
+        listed = {self.path(cell["path"]) for entry in self.experiments() for cell in entry["cells"]}
+        for sibling in sorted({*experiment.glob("*/*.jsonl"), *(file for file in listed if task in file.parents)}):
             old = read_header(sibling)
-            words = agreement.difference(structs.replace(old, cell={}), "", "the file") if old else ""
-            if words:
-                raise MixedRecordsError(f"{sibling} was written with other {words}: {REMEDY}")
+            difference = agreement.difference(structs.replace(old, cell={}), "", "the file") if old else ""
+            if difference:
+                raise MixedRecordsError(f"{sibling} was written with other {difference}: {REMEDY}")
         self.verified_folders.add(verified)
 
     def append(self, cell: str, record: Record, measured: Measured) -> None:
         """Appends one round; its measurements are written first, so that a record never lacks them."""
-        facts, times = (
-            encode_line(line_fields(record)),
-            encode_line(line_fields(measured)),
-        )  # what could not be read again is not written
+        facts, times = encode_line(line_fields(record)), encode_line(line_fields(measured))  # invalid: none is written
         self.check_folder()
         files.append(self.path(cell, "measured"), times, self.folder)
         files.append(self.path(cell), facts, self.folder, first_digest=self.first_line_digests.get(cell, b""))
@@ -230,11 +215,12 @@ class Store:
 
     def read(self, cell: str) -> StoredCell:
         """Returns what is stored of a cell. ValueError where it is of another schema or invalid."""
-        content = read_cell(path := self.path(cell))
-        if not content.damage:
-            return content
-        remark = f"{path}: {content.damage}: neither it nor what follows is used, and `run` does it again"
-        return replace(content, damage=remark)
+        path = self.path(cell)
+        stored_cell = read_cell(path)
+        if not stored_cell.damage:
+            return stored_cell
+        remark = f"{path}: {stored_cell.damage}: neither it nor what follows is used, and `run` does it again"
+        return replace(stored_cell, damage=remark)
 
     def header(self, cell: str) -> Header | None:
         """Returns the header of a cell without reading its records; None where there is none."""
@@ -242,25 +228,22 @@ class Store:
 
     def records(self, cell: str) -> tuple[Header | None, list[Record]]:
         """Returns the header and the records of a cell, (None, []) where it has none."""
-        content = self.read(cell)
-        return content.header, content.records
+        stored_cell = self.read(cell)
+        return stored_cell.header, stored_cell.records
 
     def measurements(self, cell: str) -> list[Measured]:
         """Returns the measurements of a cell, the last of each round."""
-        return list({measured.round: measured for measured in read_measurements(self.path(cell, "measured"))}.values())
+        measurements = read_measurements(self.path(cell, "measured"))
+        return list({measured.round: measured for measured in measurements}.values())
 
     def devices(self, cell: str) -> set[str]:
         """Returns the devices that a cell ran on."""
         return {measured.device for measured in self.measurements(cell)}
 
     def codes(self, cell: str) -> set[str]:
-        """Returns the code hashes of the strategy in a cell's rounds; old ones, without a prefix, are of one file only,
-        and left out."""
-        return {
-            measured.code
-            for measured in read_measurements(self.path(cell, "measured"))
-            if measured.code.startswith("files-")
-        }
+        """Returns the strategy's code hashes in a cell's rounds, without old ones that are of a single file."""
+        codes = {measured.code for measured in read_measurements(self.path(cell, "measured"))}
+        return {code for code in codes if code.startswith("files-")}
 
     def save_failure(self, cell: str, trace: str) -> None:
         """Stores the traceback of a failed cell, if the disk allows it."""
@@ -283,10 +266,10 @@ class Store:
         Raises:
             StoreWriteError: a file cannot be moved.
         """
-        homes = (self.folder / "set_aside" / str(number) for number in itertools.count(1))
-        aside = Store(next(home for home in homes if not home.exists()))
-        none = {"schema": SCHEMA, "grid": experiment["name"], "runs": [], "experiments": []}
-        manifest = self.manifest() if self.has_manifest else none
+        folders = (self.folder / "set_aside" / str(number) for number in itertools.count(1))
+        aside = Store(next(folder for folder in folders if not folder.exists()))
+        empty = {"schema": SCHEMA, "grid": experiment["name"], "runs": [], "experiments": []}
+        manifest = self.manifest() if self.has_manifest else empty
         paths = {cell["path"] for cell in cells}
         keys = {cell["path"]: header.key for cell in cells if (header := self.header(cell["path"]))}
         moved = [{**cell, "key": keys.get(cell["path"], cell["key"])} for cell in cells]
@@ -308,8 +291,7 @@ class Store:
         return self.folder / "data" / f"{slug(task)}.json"
 
     def sources(self, task: str) -> Sources | None:
-        """Returns where the images of a task come from; None where that is unknown. ValueError where the file is
-        invalid."""
+        """Returns where a task's images come from; None where that is unknown. ValueError where the file is invalid."""
         path = self.sources_path(task)
         return Sources.read(files.read_file(path).decode(errors="replace"), path) if path.exists() else None
 
@@ -318,7 +300,7 @@ class Store:
         written = sources.rename_files(redact) if self.anonymous else sources
         files.write_atomically(self.sources_path(task), written.to_json(), self.folder)
 
-    # --- what was asked for ---------------------------------------------------------------------
+    # --- the manifest ---------------------------------------------------------------------------
     @property
     def has_manifest(self) -> bool:
         """Whether anything was ever requested here."""
@@ -337,14 +319,13 @@ class Store:
         return {entry["name"]: entry["schedule"] for entry in entries if entry["name"] == entry["task"]}
 
     def experiments(self) -> list[dict[str, Any]]:
-        """Returns the experiments of the manifest; [] where nothing was ever requested here. ValueError as `manifest`."""
+        """Returns the experiments of the manifest; [] where there is none. ValueError as `manifest`."""
         return list(self.manifest()["experiments"]) if self.has_manifest else []
 
     def update_manifest(
         self, grid: str, experiments: Sequence[Mapping[str, Any]], run: Mapping[str, str] | None = None
     ) -> None:
-        """Adds experiments to the manifest; of an experiment that is there, cells may be added and rounds raised,
-        nothing else.
+        """Adds experiments to the manifest; an experiment that is there may gain cells and rounds, and nothing else.
 
         Args:
             grid: the name of the grid.
@@ -364,12 +345,14 @@ class Store:
     def unique_runs(self, runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Returns runs as the manifest lists them, each once."""
         runs = list(map(anonymous_run, runs)) if self.anonymous else list(runs)
-        return [run for place, run in enumerate(runs) if run not in runs[:place]]
+        return [run for position, run in enumerate(runs) if run not in runs[:position]]
 
     def merge_experiments(self, experiments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Returns the experiments of the manifest that have records, with these added. ValueError as `update_manifest`."""
+        """Returns the manifest's experiments that have records, with these added. ValueError as `update_manifest`."""
         merged: dict[str, Mapping[str, Any]] = {
-            e["name"]: e for e in self.experiments() if any(self.path(cell["path"]).exists() for cell in e["cells"])
+            entry["name"]: entry
+            for entry in self.experiments()
+            if any(self.path(cell["path"]).exists() for cell in entry["cells"])
         }
         for new in experiments:
             old = merged.get(new["name"], new)
@@ -382,8 +365,8 @@ class Store:
                     )
             if old is not new and "auto" in old and old["auto"] != new.get("auto"):
                 was, now = describe_auto_seeds(old["auto"]), describe_auto_seeds(new.get("auto"))
-                looked = f"{self.folder} holds {new['name']} with {was}, whose looks count, now {now}"
-                raise ValueError(f"{looked}: choose another folder with out=DIR")
+                conflict = f"{self.folder} holds {new['name']} with {was}, whose looks count, now {now}"
+                raise ValueError(f"{conflict}: choose another folder with out=DIR")
             cells = {run_key(cell): cell for cell in [*old["cells"], *new["cells"]]}
             merged[new["name"]] = {**new, "cells": list(cells.values())}
         return list(merged.values())

@@ -17,7 +17,7 @@ from benchmark.text.escaping import make_visible
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn")
 COMPARED_LIBRARIES = (*LIBRARIES, "cuda", "cudnn", "python")
-Versions: TypeAlias = Mapping[str, str]  # by library, as `Measured` has them
+Versions: TypeAlias = Mapping[str, str]  # by library, as in `Measured.versions`
 
 
 def installed_versions() -> dict[str, str]:
@@ -48,14 +48,17 @@ def find_mixed_versions(all_versions: Iterable[Versions]) -> dict[str, list[str]
         for name in COMPARED_LIBRARIES:
             if name in versions:
                 numbers[name].setdefault(compared_part(name, versions[name]))
-    return {name: list(all_of) for name, all_of in numbers.items() if len(all_of) > 1}
+    return {name: list(different) for name, different in numbers.items() if len(different) > 1}
 
 
 def find_changes(old: Iterable[Versions], new: Versions) -> dict[str, list[str]]:
     """Returns the libraries whose version has changed: the old versions, then the new one."""
-    mixture = find_mixed_versions([*old, new])
-    return {name: [number for number in all_of if number != compared_part(name, new[name])] + [compared_part(name, new[name])]
-            for name, all_of in mixture.items() if name in new}  # fmt: skip
+    changes = dict[str, list[str]]()
+    for name, numbers in find_mixed_versions([*old, new]).items():
+        if name in new:
+            current = compared_part(name, new[name])
+            changes[name] = [*(number for number in numbers if number != current), current]
+    return changes
 
 
 def describe_changes(changed: Mapping[str, list[str]]) -> str:
@@ -66,9 +69,8 @@ def describe_changes(changed: Mapping[str, list[str]]) -> str:
 
 def mixed_versions_note(mixture: Mapping[str, list[str]]) -> str:
     """Returns a table's remark that its records were made with several library versions; "" where they were not."""
-    text = make_visible(
-        ", ".join(f"{name} {', '.join(all_of[:-1])} and {all_of[-1]}" for name, all_of in mixture.items())
-    )
+    parts = [f"{name} {', '.join(numbers[:-1])} and {numbers[-1]}" for name, numbers in mixture.items()]
+    text = make_visible(", ".join(parts))
     return f"Made with several versions of libraries ({text}): numbers may differ between them." if text else ""
 
 

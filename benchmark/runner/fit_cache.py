@@ -186,7 +186,7 @@ def fit_lock(path: Path) -> Iterator[None]:
 
 
 def acquire_lock(lock: Path, flags: int) -> BinaryIO | None:
-    """Returns the locked file; None where it cannot be locked, or is held by another process and `flags` do not wait."""
+    """Returns the locked file; None where it cannot be locked, or another holds it and `flags` say not to wait."""
     while True:
         try:
             handle = files.open_lock_file(lock)

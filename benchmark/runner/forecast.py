@@ -215,7 +215,7 @@ class LongRunWarner:
 
 
 def cpu_task_label(spec: Spec) -> str:
-    """Returns the label of a task with its recipe's settings for CPUs; "" where it has none, or they are set already."""
+    """Returns the label of a task with its recipe's settings for CPUs; "" if it has none, or they are set already."""
     recipe = spec.plugin.recipe(spec.values)
     settings = recipe.for_cpu() if hasattr(recipe, "for_cpu") else {}
     other_values = {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def prepare_machine(settings: Settings, scratch: Path | None = None) -> Machine:
-    """Returns the machine that the settings describe, and sets its number of threads; `scratch` keeps fits in progress."""
+    """Returns the machine that the settings describe, with its number of threads set; `scratch` keeps checkpoints."""
     import torch
 
     from benchmark.api import Machine

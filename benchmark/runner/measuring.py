@@ -70,7 +70,7 @@ def reset_peak_memory(machine: Machine) -> None:
 
 
 def peak_memory_mb(machine: Machine) -> float:
-    """Returns the peak memory in MB since `reset_peak_memory`: on the GPU if the task runs there, else of the process."""
+    """Returns the peak memory in MB since `reset_peak_memory`: on the task's GPU, or of the process on a CPU."""
     if machine.device.type == "cuda":
         return torch.cuda.max_memory_allocated(machine.device) / 1e6
     with contextlib.suppress(OSError):

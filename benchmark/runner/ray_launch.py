@@ -97,7 +97,7 @@ class WorkerPool:
             yield from self.handle_result(next(worker for worker in self.workers if worker.pending == ready))
 
     def start_workers(self) -> None:
-        """Starts workers while cells and resources allow; one is started even if there is no room, and is waited for."""
+        """Starts workers while cells and resources allow; one is started even if it must wait for resources."""
         num_cells = len(self.waiting_cells) + sum(worker.cell is not None for worker in self.workers)
         for _ in range(len(self.workers), min(num_cells, max(1, worker_capacity(self.resources)))):
             actor = self.start_actor(self.resources)
@@ -282,7 +282,7 @@ def ray_connection(address: str | None) -> Iterator[None]:
 
 
 def worker_device(settings: Settings) -> str:
-    """Returns the workers' device; `auto` is a GPU where Ray has one. ValueError where Ray lacks the requested device."""
+    """Returns the workers' device; `auto` is a GPU if Ray has one. ValueError if Ray lacks the requested device."""
     has_gpu = any(node.get("GPU", 0) >= 1 for node in node_resources())
     if settings.device == "auto":
         return "cuda" if has_gpu else "cpu"

@@ -44,7 +44,7 @@ def import_wandb() -> Any:
 
 
 class WandbMirror:
-    """Writes cells as runs of Weights & Biases, grouped by task and typed by strategy; offline where no key is known."""
+    """Writes cells as runs of Weights & Biases, grouped by task and typed by strategy; offline without a key."""
 
     def __init__(self, wandb: Any, folder: Path, say: Callable[[str], None]) -> None:
         self.wandb, self.folder, self.say, self.has_failed = wandb, folder, say, False

@@ -24,9 +24,9 @@ class Stage:
 
     listener: Listener
     name: str  # "reading images"
-    total: int | None = None  # units in all; None: unknown
+    total: int | None = None  # number of units; None: unknown
     unit: str = ""  # what is counted: "images"
-    epochs: int = 0  # passes that make up the total, of work that repeats
+    epochs: int = 0  # passes that make up the total, of repeated work
     num_done: int = 0
     outer: Stage | None = None
     start_time: float = field(default_factory=lambda: time.monotonic())
@@ -57,11 +57,11 @@ class Stage:
         parts = [f"{self.num_done:,} of {self.total:,}{unit}"]
         if self.epochs:
             parts = [f"epoch {min(self.num_done * self.epochs // self.total + 1, self.epochs):,} of {self.epochs:,}"]
-        pace = (self.num_done - self.num_done_before) / max(seconds, 1e-9)
-        if pace and self.epochs:
-            parts.append(f"{pace:,.0f}{unit}/s" if pace >= 10 else f"{pace:.2g}{unit}/s")
-        if pace and seconds >= 1:
-            parts.append(f"{format_duration((self.total - self.num_done) / pace)} left")
+        per_second = (self.num_done - self.num_done_before) / max(seconds, 1e-9)
+        if per_second and self.epochs:
+            parts.append(f"{per_second:,.0f}{unit}/s" if per_second >= 10 else f"{per_second:.2g}{unit}/s")
+        if per_second and seconds >= 1:
+            parts.append(f"{format_duration((self.total - self.num_done) / per_second)} left")
         return f"{self.full_name}: {', '.join(parts)}"
 
 
@@ -110,8 +110,8 @@ def stage(
 
 
 def track(
-    items: Iterable[T], name: str, unit: str = "images", total: int | None = None, *, epochs: int = 0, num_done: int = 0,
-    size: Callable[[T], int] = lambda item: 1,
+    items: Iterable[T], name: str, unit: str = "images", total: int | None = None, *, epochs: int = 0,
+    num_done: int = 0, size: Callable[[T], int] = lambda item: 1,
 ) -> Iterator[T]:  # fmt: skip
     """Passes items on, and counts each when the next one is requested.
 
@@ -126,10 +126,10 @@ def track(
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if total == 1:  # not worth a word, and some go through one image a thousand times
+    if total == 1:  # not worth a report, and some callers read single images a thousand times
         yield from items
         return
-    outer = current_stage.get()  # the new stage is not made current: a generator may be left halfway
+    outer = current_stage.get()  # the new stage does not become current: a generator may be abandoned halfway
     inner = Stage(outer.listener, name, total, unit, epochs, num_done, outer)
     inner.listener(inner)
     for item in items:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 SCRATCH_FOLDER = ".fits"  # in a results folder: fits, encodings and checkpoints
-MAX_FILE_BYTES = 2**30  # bytes of a file that is read
-MAX_RECORDS_BYTES = 2**28  # of a file of records or measurements: a hundred times those of a million images
+MAX_FILE_BYTES = 2**30  # larger files are not read
+MAX_RECORDS_BYTES = 2**28  # a hundred times the records of a million images
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 SAFE_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 FILE_KINDS = {
@@ -45,7 +45,7 @@ def open_file(path: str | Path, limit: int = MAX_FILE_BYTES) -> Iterator[BinaryI
         ValueError: it is not a regular file, or is too large.
         OSError: as `open` raises it, FileNotFoundError among them.
     """
-    check_regular(os.stat(path), path)  # before it is opened, which may start something on a device
+    check_regular(os.stat(path), path)  # first: opening a device may start something
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
         status = os.fstat(handle.fileno())
         check_regular(status, path)
@@ -98,8 +98,7 @@ def open_parent(path: Path, root: Path | None, *, make: bool = False) -> Iterato
 def make_parent(path: Path) -> None:
     """Makes the folder of a file that only saves time. Raises OSError as `open_parent`.
 
-    A file in the `.fits` folder of a results folder lies below that: a results folder that was moved away is not made
-    again.
+    Where the file lies in the `.fits` of a results folder, a results folder that was moved away is not made again.
     """
     scratch = next((parent for parent in path.parents if parent.name == SCRATCH_FOLDER), None)
     with open_parent(path, None if scratch is None else scratch.parent, make=True):
@@ -238,14 +237,14 @@ def write_draft(name: str, content: bytes, folder: int) -> None:
     draft = f".{name}.{os.getpid()}"
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft, dir_fd=folder)  # of a process that was killed
+            os.unlink(draft, dir_fd=folder)  # left by a killed process
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE_FLAGS
         with open(os.open(draft, flags, 0o666, dir_fd=folder), "wb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
         os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:  # an interruption, too
+    except BaseException:  # includes an interruption
         with contextlib.suppress(OSError):
             os.unlink(draft, dir_fd=folder)
         raise

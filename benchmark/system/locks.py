@@ -21,8 +21,8 @@ NO_LOCK_ERRORS = {
     errno.EOPNOTSUPP,
     errno.ENOSYS,
     errno.EINVAL,
-}  # what a disk without flock says
-MARK_TIMEOUT = 3.0  # seconds until a mark that nobody wrote to its end is taken for one of a process that was killed
+}  # of a disk without flock
+MARK_TIMEOUT = 3.0  # seconds after which an empty mark is taken for that of a killed process
 
 
 class FolderLock:
@@ -45,8 +45,8 @@ class FolderLock:
         self.mark: SoftFileLock | None = None
         try:
             flock_folder(self.root)
-            self.file, locked = open_locked_file(self.path, self.root)
-            if not locked:
+            self.file, is_locked = open_locked_file(self.path, self.root)
+            if not is_locked:
                 self.mark = acquire_mark(folder, self.file, notify)
         except BaseException:
             self.close()
@@ -63,7 +63,7 @@ class FolderLock:
             raise StoreWriteError(f"{names} was deleted or replaced: another run may write there now, so this one ends")
 
     def close(self) -> None:
-        """Closes what is open; a forked process does so too, since a process that reads images may outlive its parent."""
+        """Closes the open files; forked processes do so too, since a reader of images may outlive its parent."""
         for handle in (self.file, self.root):
             with contextlib.suppress(OSError):
                 os.close(handle)
@@ -104,7 +104,7 @@ def flock_folder(root: int) -> None:
         fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # network folders lock files alone
+    except OSError:  # network file systems lock files only
         pass
 
 
@@ -126,7 +126,7 @@ def open_locked_file(path: Path, root: int) -> tuple[int, bool]:
             locked = False
         if is_same_file(handle, path):
             return handle, locked
-        os.close(handle)  # it was deleted meanwhile: others lock a new one
+        os.close(handle)  # it was deleted meanwhile, so others lock a new file
 
 
 def is_same_file(handle: int, path: Path) -> bool:
@@ -163,9 +163,7 @@ def acquire_mark(folder: Path, file: int, notify: Callable[[str], None]) -> Soft
         path.unlink(missing_ok=True)
         mark.acquire(timeout=0)
     if before:
-        notify(
-            f"{folder}: the run of {describe_process(before)} is gone, and what it had marked as its own is taken over"
-        )
+        notify(f"{folder}: the run of {describe_process(before)} has ended, and its lock is taken over")
     return mark
 
 
@@ -191,8 +189,8 @@ def describe_process(lines: list[str]) -> str:
 def describe_writer(path: Path, file: int) -> str:
     """Describes whose mark it is, for how long, and what to do if that run has ended."""
     with contextlib.suppress(OSError):
-        os.utime(file)  # the time of the disk, which may be another machine's
+        os.utime(file)  # sets the disk's time, which may be that of another machine
         minutes = (os.fstat(file).st_mtime - os.stat(path).st_mtime) / 60
         owner = f"{describe_process(read_mark(path) or [])}, for {minutes:,.0f} min"
-        return f"{owner}; this disk knows no locks, so remove {path} if that run is gone"
+        return f"{owner}; this disk supports no locks, so remove {path} if that run has ended"
     return "it ended just now: try again"

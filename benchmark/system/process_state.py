@@ -56,7 +56,7 @@ class Aspect:
     """A part of the state: its name for people, how it is read, and how it is restored."""
 
     name: str
-    read: Callable[[], Any]  # equal values mean that nothing was changed
+    read: Callable[[], Any]  # equal values mean that nothing has changed
     write: Callable[[Any], object]
 
 
@@ -80,9 +80,8 @@ class ThreadCounts:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ThreadCounts):
             return NotImplemented
-        return all(
-            self.by_library[name] == other.by_library[name] for name in self.by_library.keys() & other.by_library.keys()
-        )
+        libraries = self.by_library.keys() & other.by_library.keys()
+        return all(self.by_library[library] == other.by_library[library] for library in libraries)
 
 
 @cache
@@ -165,7 +164,7 @@ def set_limits(state: list[tuple[int, int]]) -> None:
 
 def set_warnings(state: tuple[list[Any], Any]) -> None:
     """Restores the filters of warnings and the function that shows them."""
-    warnings.resetwarnings()  # so that they are looked through anew
+    warnings.resetwarnings()  # makes Python apply the filters again
     warnings.filters[:], warnings.showwarning = state  # type: ignore[index]
 
 
@@ -199,7 +198,7 @@ ASPECTS = [
     Aspect("the implementations of attention", attention_kernels, set_attention),
     Aspect("how tiny numbers are treated", lambda: SMALLEST_NORMAL / 2 == 0, torch.set_flush_denormal),
     Aspect("the search for anomalies", anomaly_checks, lambda state: torch.autograd.set_detect_anomaly(*state)),
-    Aspect("the hooks of all modules", lambda: [dict(one) for one in GLOBAL_HOOKS], set_hooks),
+    Aspect("the hooks of all modules", lambda: [dict(hooks) for hooks in GLOBAL_HOOKS], set_hooks),
     Aspect("the current GPU", current_gpu, set_gpu),
     Aspect("how processes share tensors", shared.get_sharing_strategy, shared.set_sharing_strategy),
     Aspect("numbers of threads", thread_counts, set_threads),
@@ -207,11 +206,11 @@ ASPECTS = [
     Aspect("how numpy prints", np.get_printoptions, lambda state: np.set_printoptions(**state)),
     Aspect("the working folder", working_folder, os.chdir),
     Aspect("the environment", lambda: dict(os.environ), set_environment),
-    Aspect("handlers of signals", lambda: [signal.getsignal(one) for one in SIGNALS], set_signals),
+    Aspect("handlers of signals", lambda: [signal.getsignal(number) for number in SIGNALS], set_signals),
     Aspect("signals that are blocked", lambda: signal.pthread_sigmask(signal.SIG_BLOCK, []), set_blocked),
     Aspect("timers", running_timers, stop_timers),
     Aspect("the permissions of new files (umask)", umask, os.umask),
-    Aspect("limits of memory, files or time", lambda: [resource.getrlimit(one) for one in LIMITS], set_limits),
+    Aspect("limits of memory, files or time", lambda: [resource.getrlimit(limit) for limit in LIMITS], set_limits),
     Aspect("warnings", lambda: (list(warnings.filters), warnings.showwarning), set_warnings),
     Aspect("logging", logging_state, set_logging_state),
     Aspect("the locale", lambda: locale.setlocale(locale.LC_ALL), lambda state: locale.setlocale(locale.LC_ALL, state)),
@@ -221,7 +220,7 @@ ASPECTS = [
     Aspect("the collection of garbage", gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
     Aspect("how processes are started", start_method, lambda name: multiprocessing.set_start_method(name, force=True)),
 ]
-CHANGED_BY_IMPORTS = {"the environment", "warnings", "logging"}  # what libraries change when they are imported
+CHANGED_BY_IMPORTS = {"the environment", "warnings", "logging"}  # aspects that importing a library may change
 
 
 # --- before and after a call ------------------------------------------------------------------
@@ -239,14 +238,13 @@ def restore(before: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     Returns:
         What had changed, and what of that could not be restored; both as texts.
     """
-    changed = {
-        aspect: after for aspect in ASPECTS if aspect.name in before and (after := aspect.read()) != before[aspect.name]
-    }
-    for aspect in changed:
+    aspects = [aspect for aspect in ASPECTS if aspect.name in before]
+    changes = {aspect: after for aspect in aspects if (after := aspect.read()) != before[aspect.name]}
+    for aspect in changes:
         with suppress(Exception):
             aspect.write(before[aspect.name])
-    stuck = [aspect.name for aspect in changed if aspect.read() != before[aspect.name]]
-    return [describe_change(aspect.name, before[aspect.name], after) for aspect, after in changed.items()], stuck
+    remaining = [aspect.name for aspect in changes if aspect.read() != before[aspect.name]]
+    return [describe_change(aspect.name, before[aspect.name], after) for aspect, after in changes.items()], remaining
 
 
 def describe_change(name: str, before: Any, after: Any) -> str:
@@ -276,13 +274,15 @@ def isolate_plugin(owner: str, seed: int, *, importing: bool = False) -> Iterato
         with temporary_seed(seed), exit_as_exception():
             yield
     finally:
-        changed, stuck = restore(before)
+        changes, remaining = restore(before)
         if len(sys.modules) != num_modules:
-            changed = [text for text in changed if text.partition(" (")[0] not in CHANGED_BY_IMPORTS]
-        if changed:
-            remark_once(f"{owner} leaves changed: {', '.join(changed)}; it is put back, for the other cells' sake")
-        if stuck:
-            remark_once(f"{owner}: cannot be put back: {', '.join(stuck)}: other cells may differ; run it alone")
+            changes = [text for text in changes if text.partition(" (")[0] not in CHANGED_BY_IMPORTS]
+        if changes:
+            remark_once(
+                f"{owner} leaves changed: {', '.join(changes)}; it is restored, so that other cells are the same"
+            )
+        if remaining:
+            remark_once(f"{owner}: cannot be restored: {', '.join(remaining)}: other cells may differ; run it alone")
 
 
 @contextmanager
@@ -292,18 +292,18 @@ def exit_as_exception() -> Iterator[None]:
     Otherwise it would end the run, perhaps with an exit code that reports success. Processes that the block starts may
     call it.
     """
-    end, own = os._exit, os.getpid()
+    original_exit, own_pid = os._exit, os.getpid()
 
     def raise_here(status: int) -> None:
-        if os.getpid() != own:
-            end(status)
+        if os.getpid() != own_pid:
+            original_exit(status)
         raise SystemExit(status)
 
     os._exit = raise_here  # type: ignore[assignment]
     try:
         yield
     finally:
-        os._exit = end
+        os._exit = original_exit
 
 
 @contextmanager
@@ -330,7 +330,7 @@ def seeded(seed: int) -> Iterator[None]:
         seed: the seed.
     """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    # `torch.manual_seed` formats a traceback for each device that is not started: slow where detectors seed each image
+    # `torch.manual_seed` formats a traceback for each device that is not started: too slow to call for each image
     seed_all = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
     with torch.random.fork_rng(devices=devices):
         seed_all(seed)

@@ -32,7 +32,7 @@ class DroppingWriter(io.BufferedIOBase):
         try:
             while len(rest):
                 written = self.file.write(rest)
-                if written is None:  # a terminal that another program has set not to block
+                if written is None:  # another program has set the terminal not to block
                     select.select([], [self.file], [])
                 rest = rest[written or 0 :]
         except (OSError, ValueError):  # ValueError: the file is closed
@@ -53,11 +53,11 @@ class DroppingWriter(io.BufferedIOBase):
 
 
 def tolerant_stream(stream: TextIO | None) -> TextIO:
-    """Returns a standard stream that drops what cannot be written; a stream without a file, as in a notebook, as it is."""
-    if stream is None:  # it was closed before we were started
+    """Returns a standard stream that drops what cannot be written; a stream without a file (notebooks) as it is."""
+    if stream is None:  # it was closed before this process started
         return open(os.devnull, "w", encoding="utf-8")
     buffer = getattr(stream, "buffer", None)
-    file = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is nothing between
+    file = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer
     if not isinstance(file, io.FileIO) or not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
@@ -68,8 +68,7 @@ def tolerant_stream(stream: TextIO | None) -> TextIO:
 
 
 def tolerate_closed_streams() -> None:
-    """Makes standard output and error drop what cannot be written, and reopens closed standard streams on the null
-    device.
+    """Makes standard output and error drop what cannot be written, and opens the null device for closed streams.
 
     If a descriptor from 0 to 2 stayed free, the next opened file would get it, and with it what C libraries write to
     "standard error": into a file of records.
@@ -78,7 +77,7 @@ def tolerate_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     sys.stdout, sys.stderr = tolerant_stream(sys.stdout), tolerant_stream(sys.stderr)
 
 
@@ -86,13 +85,13 @@ def tolerate_closed_streams() -> None:
 def ignore_hangup() -> Iterator[None]:
     """Lets a block go on when its terminal is closed or its connection is lost, as under nohup."""
     try:
-        ours = signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
-        if ours:
+        is_default = signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        if is_default:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    except ValueError:  # not in the main thread: whoever runs us there decides
-        ours = False
+    except ValueError:  # outside the main thread signals are the caller's business
+        is_default = False
     try:
         yield
     finally:
-        if ours:
+        if is_default:
             signal.signal(signal.SIGHUP, signal.SIG_DFL)

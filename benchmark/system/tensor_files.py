@@ -31,8 +31,7 @@ def tensor_digest(facts: object, tensors: Mapping[str, Tensor]) -> str:
 
 
 def write(path: Path, name: str, tensors: Mapping[str, Tensor], seconds: float) -> None:
-    """Stores tensors completely or not at all; on a full or read-only disk the file is lost with a remark, and the run
-    goes on.
+    """Stores tensors completely or not at all; a full or read-only disk costs the file and a remark, not the run.
 
     Args:
         path: the file.
@@ -45,11 +44,11 @@ def write(path: Path, name: str, tensors: Mapping[str, Tensor], seconds: float) 
     draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
     try:
         make_parent(path)
-        draft.unlink(missing_ok=True)  # not through a link that somebody laid there
+        draft.unlink(missing_ok=True)  # a link in its place must not be followed
         save_file(weights, draft, metadata=facts | {"digest": tensor_digest([name, facts], weights)})
         draft.replace(path)
     except FileExistsError:
-        remark_once(f"{path.parent} is no folder: what it would keep is computed whenever it is needed")
+        remark_once(f"{path.parent} is not a folder: what it would keep is computed whenever it is needed")
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or " ".join(str(error).split())
         remark_once(f"{path.parent} cannot be written ({why}): what it would keep is computed whenever it is needed")
@@ -73,7 +72,7 @@ def read(path: Path, name: str) -> tuple[dict[str, Tensor], float] | None:
         stated = facts.pop("digest", None)
         if stated is not None and stated == tensor_digest([name, facts], weights):
             return weights, float(facts["seconds"])
-    except FileNotFoundError:  # another process removed it meanwhile
+    except FileNotFoundError:  # another process has removed it
         return None
     except DAMAGE_ERRORS as error:
         discard(path, str(error))
@@ -107,25 +106,25 @@ def is_readable(path: Path) -> bool:
             with path.open("rb"):
                 return True
         if os.path.lexists(path):
-            remark_once(f"{path} is no file: what it should hold is computed anew")
+            remark_once(f"{path} is not a file: what it should hold is computed again")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except PermissionError as error:
-        remark_once(f"{path} cannot be read: {error.strerror}: what it holds is computed anew")
+        remark_once(f"{path} cannot be read: {error.strerror}: what it holds is computed again")
     return False
 
 
 def discard(path: Path, why: str) -> None:
     """Removes a damaged file, and says so."""
     problem = remove_file(path)
-    became = f"it cannot be removed ({problem})" if problem else "it is removed"
+    result = f"it cannot be removed ({problem})" if problem else "it is removed"
     say = remark_once if problem else remark
-    say(f"{path} is damaged ({' '.join(why.split())}): {became}, and what it held is computed anew")
+    say(f"{path} is damaged ({' '.join(why.split())}): {result}, and what it held is computed again")
 
 
 def discard_old(path: Path) -> None:
     """Removes a file without a digest, as older releases wrote them; said once per folder."""
-    remark_once(f"{path.parent} holds files of an older release, without digests: what they hold is computed anew")
+    remark_once(f"{path.parent} holds files of an older release, without digests: what they hold is computed again")
     remove_file(path)
 
 

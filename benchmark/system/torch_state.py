@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch.nn.modules import module as global_hooks
 
-ENTERED_CONTEXTS: list[Any] = []  # contexts that nobody leaves: torch has no other way to set the inference mode
+ENTERED_CONTEXTS: list[Any] = []  # they are never left: torch has no other way to set the inference mode
 DEVICES = ("cpu", "cuda")
 GLOBAL_HOOKS = [
     getattr(global_hooks, name)
@@ -19,16 +19,8 @@ GLOBAL_HOOKS = [
 CUDNN, ONEDNN = cast(Any, torch.backends.cudnn), cast(Any, torch.backends.mkldnn)
 CUBLAS = cast(Any, torch.backends.cuda.matmul)
 PRECISION_BACKENDS = [
-    torch.backends,
-    CUDNN,
-    CUDNN.conv,
-    CUDNN.rnn,
-    CUBLAS,
-    ONEDNN,
-    ONEDNN.matmul,
-    ONEDNN.conv,
-    ONEDNN.rnn,
-]
+    torch.backends, CUDNN, CUDNN.conv, CUDNN.rnn, CUBLAS, ONEDNN, ONEDNN.matmul, ONEDNN.conv, ONEDNN.rnn,
+]  # fmt: skip
 SMALLEST_NORMAL = sys.float_info.min
 
 
@@ -65,8 +57,7 @@ def set_device(device: torch.device) -> None:
 
 
 def determinism_state() -> tuple[bool, bool, bool]:
-    """Returns whether only deterministic algorithms are used, whether others only warn, and whether new memory is
-    filled."""
+    """Returns whether only deterministic algorithms run, whether others only warn, and whether new memory is filled."""
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -81,12 +72,12 @@ def set_deterministic(state: tuple[bool, bool, bool]) -> None:
 
 
 def float32_precision() -> tuple[Any, ...]:
-    """Returns how exactly float32 is multiplied: torch's older switches and its newer ones, which it stores separately."""
+    """Returns how exactly float32 is multiplied, by torch's older switches and by its separate newer ones."""
     older: list[Any] = []
     for read in (torch.get_float32_matmul_precision, lambda: CUDNN.allow_tf32):
         try:
             older.append(read())
-        except RuntimeError:  # the newer ones say something that the older ones cannot
+        except RuntimeError:  # the newer switches have a value that the older ones cannot express
             older.append(None)
     reduced = (CUBLAS.allow_fp16_reduced_precision_reduction, CUBLAS.allow_bf16_reduced_precision_reduction)
     return older, reduced, [backend.fp32_precision for backend in PRECISION_BACKENDS]
@@ -96,7 +87,7 @@ def set_precision(state: tuple[Any, ...]) -> None:
     """Restores the precision: the older switches first, because they change some of the newer ones."""
     (of_matmul, allow_tf32), reduced, newer = state
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the older switches are old
+        warnings.simplefilter("ignore")  # that the older switches are deprecated
         if of_matmul is not None:
             torch.set_float32_matmul_precision(of_matmul)
         if allow_tf32 is not None:

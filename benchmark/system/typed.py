@@ -12,14 +12,14 @@ from msgspec import Meta
 
 Value = TypeVar("Value")
 
-MAX_NUMBER = 1e100  # of a number, so that sums and squares of several stay finite
+MAX_NUMBER = 1e100  # so that sums and squares of several numbers stay finite
 Number = Annotated[float, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Amount = Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]  # as many as a float tells exactly
+Count = Annotated[int, Meta(ge=0, le=2**53)]  # the integers that a float represents exactly
 Index = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, Meta(min_length=1)]
 
-KIND_NAMES = {  # msgspec's names of what JSON holds
+KIND_NAMES = {  # plain words for msgspec's names of JSON's types
     "`int`": "a whole number", "`float`": "a number", "`str`": "text", "`bool`": "true or false", "`null`": "nothing",
     "`object`": "a mapping", "`array`": "a list",
 }  # fmt: skip

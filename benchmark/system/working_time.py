@@ -15,11 +15,9 @@ import threading
 import time
 from pathlib import Path
 
-CHECK_INTERVAL = 0.25  # seconds between two looks
-MIN_STOP_SECONDS = 2.0  # seconds without a look, beyond what the process was busy, that are a stop
-SCHEDSTAT = Path(
-    "/proc/self/schedstat"
-)  # Linux: nanoseconds that the first thread ran, and that it waited for a processor
+CHECK_INTERVAL = 0.25  # seconds between two checks
+MIN_STOP_SECONDS = 2.0  # seconds without a check and without being busy that count as a stop
+SCHEDSTAT = Path("/proc/self/schedstat")  # on Linux: nanoseconds that the first thread ran, and waited for a processor
 
 
 class WorkingTime:
@@ -31,7 +29,7 @@ class WorkingTime:
 
     def restart(self) -> None:
         """Starts checking again: a forked process has no thread that does."""
-        self.lock = threading.RLock()  # a signal may arrive in `seconds`, and its handler call it
+        self.lock = threading.RLock()  # the handler of a signal that arrives in `seconds` may call it again
         self.thread: threading.Thread | None = None
         self.last_check, self.last_busy = time.perf_counter(), busy_seconds()
 
@@ -41,14 +39,11 @@ class WorkingTime:
             self.thread = threading.Thread(target=self.watch, name="working time", daemon=True)
             self.thread.start()
         with self.lock:
-            now, used = time.perf_counter(), busy_seconds()
-            missing = (
-                now
-                - self.last_check
-                - max(CHECK_INTERVAL, *(new - old for new, old in zip(used, self.last_busy, strict=True)))
-            )
+            now, busy = time.perf_counter(), busy_seconds()
+            busy_since = [new - old for new, old in zip(busy, self.last_busy, strict=True)]
+            missing = now - self.last_check - max(CHECK_INTERVAL, *busy_since)
             self.stopped_seconds += missing if missing > MIN_STOP_SECONDS else 0.0
-            self.last_check, self.last_busy = now, used
+            self.last_check, self.last_busy = now, busy
             return now - self.stopped_seconds
 
     def watch(self) -> None:
