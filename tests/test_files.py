@@ -486,7 +486,7 @@ def test_a_mark_of_another_host_is_refused_with_what_to_remove(tmp_path: Path, m
     (tmp_path / ".writer").write_text("4242\nnode17\n123456\n")
     hours = time.time() - 3 * 3600
     os.utime(tmp_path / ".writer", (hours, hours))
-    wanted = rf"writing there: process 4242 on node17, for 180 min; .* remove {tmp_path}/.writer if that run is gone"
+    wanted = rf"writing there: process 4242 on node17, for 180 min; .* remove {tmp_path}/.writer if that run has ended"
     with pytest.raises(ValueError, match=wanted), Store(tmp_path).lock():
         pass
     (tmp_path / ".writer").unlink()

@@ -283,7 +283,10 @@ ODD_MANIFESTS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (setting(*SCHEDULE, "colour", to=1), "no setting of a schedule is called colour"),
     *((setting(*SCHEDULE, to=value), "schedule: ") for value in ({}, {"initial": 5}, None, [])),
     *((setting(*CELLS, 0, "seed", to=value), "cells[0].seed: ") for value in (-1, 10**30, True, 1.0, "0", None)),
-    *((setting(*CELLS, 0, "path", to=value), "is not the path of a cell") for value in ("x" * 300, "\ud800", "a\nb", "é")),
+    *(
+        (setting(*CELLS, 0, "path", to=value), "is not the path of a cell")
+        for value in ("x" * 300, "\ud800", "a\nb", "é")
+    ),
     *(
         (setting(*CELLS, 0, "path", to=value), "leads out of")
         for value in ("", ".", "..", "a//b", "/a", "a\0", "a/../b")
