@@ -117,7 +117,7 @@ TEXTS = [
     "[red]x[/red]", "[/red]", "$x^2_$", "=cmd|'/C calc'!A0", "<script>alert(1)</script>", "a|b", "\\input{x}", "random",
     "random[", "mine[k=2]", "accuracy 50 +- 1", "acc 1 +- 2", "run 'x", "accuracy 9" + "9" * 400 + " +- 1", "\u202e",
 ]  # fmt: skip
-RAW = [Raw(one) for one in ("NaN", "-Infinity", "1e400", "-1e-400", "1" * 5000, "[" * 500 + "]" * 500, '"\\ud800"')]
+RAW = [Raw(text) for text in ("NaN", "-Infinity", "1e400", "-1e-400", "1" * 5000, "[" * 500 + "]" * 500, '"\\ud800"')]
 ODD = st.sampled_from([*NUMBERS, *TEXTS, *RAW, None, [], {}, [None], [[]], [{}], {"a": 1}, {"a": None}, ABSENT, ABSENT])
 ANY = (
     ODD | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12) | st.lists(st.integers(-3, 99), max_size=4)
@@ -146,10 +146,10 @@ def command(folder: Path, verb: str, *words: str) -> tuple[str, str]:
         `right`, `named` (a fault, exit 1) or `refused`, and the output or the one line of the refusal. AssertionError
         where it is anything else: a traceback, no word, or too long a wait.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     done = CliRunner().invoke(app, [verb, *VERBS[verb], *(words or [f"out={folder}"])])
-    took, error = time.monotonic() - began, done.exception
-    assert took < PATIENCE, f"{verb} took {took:.0f} s"
+    seconds, error = time.monotonic() - start_time, done.exception
+    assert seconds < PATIENCE, f"{verb} seconds {seconds:.0f} s"
     if done.exit_code == 0:
         return "right", done.output
     if isinstance(error, SystemExit):
@@ -164,9 +164,9 @@ def command(folder: Path, verb: str, *words: str) -> tuple[str, str]:
 
 def outcome(folder: Path, verbs: tuple[str, ...] = QUICK) -> tuple[str, str]:
     """The worst that the commands make of a folder, and what is said then."""
-    found = dict(sorted((command(folder, verb) for verb in verbs), reverse=True))
-    word = next(one for one in ("refused", "named", "right") if one in found)
-    return word, found[word]
+    outcomes = dict(sorted((command(folder, verb) for verb in verbs), reverse=True))
+    word = next(name for name in ("refused", "named", "right") if name in outcomes)
+    return word, outcomes[word]
 
 
 class Counts:
@@ -181,5 +181,5 @@ class Counts:
 
     def show(self) -> None:
         """Prints a line, which `pytest -s` shows."""
-        told = ", ".join(f"{number} {word}" for word, number in sorted(self.counted.items()))
-        print(f"\n{self.reader}: {self.counted.total()} odd inputs: {told}")
+        summary = ", ".join(f"{number} {word}" for word, number in sorted(self.counted.items()))
+        print(f"\n{self.reader}: {self.counted.total()} odd inputs: {summary}")

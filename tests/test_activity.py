@@ -121,8 +121,8 @@ def test_a_long_stage_that_reports_nothing_is_told_again(now: list[float]) -> No
 def test_a_pipe_gets_its_first_line_within_a_second_or_two() -> None:
     console = Console(file=io.StringIO())
     with display.show_activity(console), activity.stage("reading images", 10):
-        ended = time.monotonic() + 5
-        while not lines_of(console) and time.monotonic() < ended:
+        deadline = time.monotonic() + 5
+        while not lines_of(console) and time.monotonic() < deadline:
             time.sleep(0.05)
     assert lines_of(console) == ["reading images: 0 of 10"]
 

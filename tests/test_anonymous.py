@@ -71,11 +71,11 @@ def benchmark(home: Path, *words: str) -> Result:
             patch.setenv(name, value)
         patch.chdir(home)
         patch.setattr("socket.gethostname", lambda: HOST)
-        for known in (anonymous.machine_names, anonymous.machine_folders):
-            known.cache_clear()
+        for cached in (anonymous.machine_names, anonymous.machine_folders):
+            cached.cache_clear()
         done = CliRunner().invoke(app, list(words))
-    for known in (anonymous.machine_names, anonymous.machine_folders):
-        known.cache_clear()
+    for cached in (anonymous.machine_names, anonymous.machine_folders):
+        cached.cache_clear()
     return done
 
 
@@ -156,9 +156,7 @@ def test_a_parameter_that_tells_a_folder_is_refused(root: str) -> None:
     entry = {"task": {"image_folder": {"root": root}}, "strategies": ["random"], "seeds": 1}
     sizes = {"initial": 5, "budget": 5, "rounds": 2}
     cells = grid_of(replace(compose_settings([]), experiments={"x": entry | sizes})).cells()
-    with pytest.raises(
-        ValueError, match=r"^anonymous=true: image_folder\[root=.*\] would be in the records: [^\n]*$"
-    ):
+    with pytest.raises(ValueError, match=r"^anonymous=true: image_folder\[root=.*\] would be in the records: [^\n]*$"):
         anonymous.check_parameters(cells)
     task = Spec.read("task", {"image_folder": {"root": "birds"}})
     anonymous.check_parameters([replace(cell, task=task) for cell in cells])
@@ -181,9 +179,9 @@ def test_wandb_tells_user_and_host() -> None:
         ("https://example.org/a/b", "https://example.org/a/b"),
     ],
 )
-def test_of_a_path_the_last_part_is_left(text: str, kept: str) -> None:
-    assert anonymous.redact(text) == kept
-    assert anonymous.redact(kept) == kept
+def test_of_a_path_the_last_part_is_left(text: str, remainder: str) -> None:
+    assert anonymous.redact(text) == remainder
+    assert anonymous.redact(remainder) == remainder
 
 
 def test_names_of_user_and_host_are_left_out_where_they_are_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,9 +230,9 @@ def test_tables_and_report_of_a_folder_that_tells(tmp_path: Path) -> None:
 
 def test_a_run_takes_out_what_its_manifest_told(tmp_path: Path) -> None:
     store = telling(tmp_path)
-    known = store.manifest()["experiments"]
+    entries = store.manifest()["experiments"]
     Store(store.folder, anonymous=True).update_manifest(
-        "made", known, {"command": "x out=/a/b", "version": "1", "commit": "c"}
+        "made", entries, {"command": "x out=/a/b", "version": "1", "commit": "c"}
     )
     runs = store.manifest()["runs"]
     assert [run["commit"] for run in runs] == ["", ""]

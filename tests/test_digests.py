@@ -25,11 +25,11 @@ from benchmark.vision.encoding import encodings
 @pytest.fixture(autouse=True)
 def nothing_was_said() -> Iterator[None]:
     """No file was read, and no line was said, before a test."""
-    for known in (remarks.remark_once, tensor_files.is_sound_version):
-        known.cache_clear()
+    for cached in (remarks.remark_once, tensor_files.is_sound_version):
+        cached.cache_clear()
     yield
-    for known in (remarks.remark_once, tensor_files.is_sound_version):
-        known.cache_clear()
+    for cached in (remarks.remark_once, tensor_files.is_sound_version):
+        cached.cache_clear()
 
 
 def name_of(kind: str) -> str:

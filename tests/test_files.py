@@ -99,7 +99,7 @@ def test_a_link_in_the_place_of_a_file_that_is_written_whole_is_replaced(
 ) -> None:
     out = tmp_path / "run"
     assert command("run", *GRID, f"out={out}")[0] == 0
-    before, wanted = content_of(outside), (out / place).read_bytes()
+    before, expected = content_of(outside), (out / place).read_bytes()
     shutil.copy(out / place, outside / "copy")
     (out / place).unlink()
     (out / place).symlink_to(outside / ("copy" if place == "grid.json" else "precious"))
@@ -107,7 +107,7 @@ def test_a_link_in_the_place_of_a_file_that_is_written_whole_is_replaced(
     assert command("run", *GRID, f"out={out}")[0] == 0
     assert content_of(outside) == before
     assert not (out / place).is_symlink()
-    assert (out / place).read_bytes() == wanted
+    assert (out / place).read_bytes() == expected
 
 
 def test_a_draft_that_is_a_link_is_replaced(tmp_path: Path) -> None:
@@ -432,9 +432,9 @@ class Writer:
 
 def writers_of(folder: Path) -> list[int]:
     """Which processes wrote the rounds."""
-    stored = Store(folder).read(CELL)
-    assert stored.damage == ""
-    return [one.bought[1] for one in stored.records]
+    content = Store(folder).read(CELL)
+    assert content.damage == ""
+    return [record.bought[1] for record in content.records]
 
 
 @pytest.mark.parametrize("how", ["flock", "files"])
@@ -462,8 +462,8 @@ def test_a_disk_that_knows_no_locks_has_one_writer_all_the_same(how: str, tmp_pa
     assert first.said == "locked, 0 rounds"
     assert first.write() == "written"
     second = Writer(tmp_path, how)
-    wanted = rf"another run is writing there: process {first.process.pid} on \S+, for 0 min; .* {tmp_path}/.writer if"
-    assert re.search(wanted, second.said), second.said
+    expected = rf"another run is writing there: process {first.process.pid} on \S+, for 0 min; .* {tmp_path}/.writer if"
+    assert re.search(expected, second.said), second.said
     assert table()["second run where the disk supports no locks (some network folders)"].said.search(second.said)
     assert second.end() == 2
     assert first.write() == "written"
@@ -486,8 +486,10 @@ def test_a_mark_of_another_host_is_refused_with_what_to_remove(tmp_path: Path, m
     (tmp_path / ".writer").write_text("4242\nnode17\n123456\n")
     hours = time.time() - 3 * 3600
     os.utime(tmp_path / ".writer", (hours, hours))
-    wanted = rf"writing there: process 4242 on node17, for 180 min; .* remove {tmp_path}/.writer if that run has ended"
-    with pytest.raises(ValueError, match=wanted), Store(tmp_path).lock():
+    expected = (
+        rf"writing there: process 4242 on node17, for 180 min; .* remove {tmp_path}/.writer if that run has ended"
+    )
+    with pytest.raises(ValueError, match=expected), Store(tmp_path).lock():
         pass
     (tmp_path / ".writer").unlink()
     (tmp_path / ".writer").symlink_to(tmp_path / "elsewhere")

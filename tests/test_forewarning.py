@@ -26,7 +26,7 @@ def lines_after(
     """What is said after a fit that has gone through so many images in that time."""
     lines = list[str]()
     tasks: Any = SimpleNamespace(built={cells[0].task.label: None})
-    listener = LongRunWarner({one: one.schedule.rounds for one in cells}, tasks, lines.append)
+    listener = LongRunWarner({each: each.schedule.rounds for each in cells}, tasks, lines.append)
     now = [100.0]
     monkeypatch.setattr(activity.time, "monotonic", lambda: now[0])
     fit = Stage(listener, "fitting", 10**9, "images", epochs)

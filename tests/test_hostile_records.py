@@ -99,20 +99,20 @@ def spoil(store: Store, field: str, value: object, kind: str = "cells", number: 
 
 def refused(store: Store, *verbs: str) -> str:
     """What all commands, or these, say of a folder that each refuses."""
-    told = [command(store.folder, verb) for verb in verbs or QUICK]
-    assert {word for word, _ in told} == {"refused"}, told
-    assert all("\n" not in words for _, words in told)
-    return told[0][1]
+    errors = [command(store.folder, verb) for verb in verbs or QUICK]
+    assert {word for word, _ in errors} == {"refused"}, errors
+    assert all("\n" not in words for _, words in errors)
+    return errors[0][1]
 
 
 @pytest.mark.parametrize(("field", "value", "words"), ODD_ROUNDS, ids=range(len(ODD_ROUNDS)))
 def test_an_odd_round_is_refused_by_file_line_and_field(store: Store, field: str, value: object, words: str) -> None:
     path = spoil(store, field, value)
     before = path.read_bytes()
-    told = refused(store, "tables", "verify")
-    assert told.startswith(f"{path}: ")
-    assert words in told
-    assert "line 3 " in told or "round 1: " in told
+    error = refused(store, "tables", "verify")
+    assert error.startswith(f"{path}: ")
+    assert words in error
+    assert "line 3 " in error or "round 1: " in error
     with pytest.raises(ValueError, match=r"line 3 |round 1: "):  # a run neither goes on behind it nor cuts it off
         store.start_cell(CELL, store.header(CELL) or pytest.fail("no header"))
     assert path.read_bytes() == before
@@ -171,9 +171,9 @@ ODD_HEADERS: list[tuple[str, object, str]] = [
 @pytest.mark.parametrize(("field", "value", "words"), ODD_HEADERS, ids=range(len(ODD_HEADERS)))
 def test_an_odd_header_is_refused_by_file_and_field(store: Store, field: str, value: object, words: str) -> None:
     path = spoil(store, field, value, number=0)
-    told = refused(store, "tables", "explain")
-    assert told.startswith(f"{path}: ")
-    assert words in told
+    error = refused(store, "tables", "explain")
+    assert error.startswith(f"{path}: ")
+    assert words in error
 
 
 ODD_TIMES: list[tuple[str, object, str]] = [
@@ -193,9 +193,9 @@ def test_odd_measurements_are_refused_by_file_line_and_field(
     store: Store, field: str, value: object, words: str
 ) -> None:
     path = spoil(store, field, value, "measured", 1)
-    told = refused(store, "status", "tables", "explain", "seconds")
-    assert told.startswith(f"{path}: line 2 is not a Measured of schema 1: ")
-    assert words in told
+    error = refused(store, "status", "tables", "explain", "seconds")
+    assert error.startswith(f"{path}: line 2 is not a Measured of schema 1: ")
+    assert words in error
 
 
 @pytest.mark.parametrize("text", ["1", "null", '"x"', "[]", "{} , {}", "{", "[" * 5000, "9" * 5000])
@@ -233,7 +233,7 @@ def test_a_round_without_its_metric_or_its_cost_is_not_recorded(
 ) -> None:
     def build(spec: Spec, machine: Machine) -> Any:
         task = spec.plugin.build(machine, spec.values)
-        monkeypatch.setattr(task, lacking, lambda given: {"other": 1.0})
+        monkeypatch.setattr(task, lacking, lambda args: {"other": 1.0})
         return task
 
     monkeypatch.setattr(launch, "build_task", build)
@@ -246,8 +246,8 @@ def test_a_round_without_its_metric_or_its_cost_is_not_recorded(
 # --- the manifest -------------------------------------------------------------------------------
 def entry(manifest: dict[str, Any]) -> dict[str, Any]:
     """The experiment of a manifest."""
-    found: dict[str, Any] = manifest["experiments"][0]
-    return found
+    experiment: dict[str, Any] = manifest["experiments"][0]
+    return experiment
 
 
 def setting(*steps: str | int, to: object) -> Callable[[dict[str, Any]], None]:
@@ -314,9 +314,9 @@ def test_an_odd_manifest_is_refused_by_field(
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
-    told = refused(store, "status", "tables", "explain")
-    assert told.startswith(f"{path}")
-    assert words in told
+    error = refused(store, "status", "tables", "explain")
+    assert error.startswith(f"{path}")
+    assert words in error
 
 
 ODD_NAMES = [
@@ -391,9 +391,9 @@ PAIRS = {"pool": [["a", "b"]], "test": []}
 def test_odd_files_of_images_are_refused_by_field(store: Store, content: object, words: str) -> None:
     path = store.sources_path("digits")
     path.write_text(content if isinstance(content, Raw) else json.dumps(content))
-    told = refused(store, "tables", "verify", "explain")
-    assert told.startswith(f"{path} does not list the files that the images come from (")
-    assert words in told
+    error = refused(store, "tables", "verify", "explain")
+    assert error.startswith(f"{path} does not list the files that the images come from (")
+    assert words in error
 
 
 HEAD = "source,task,strategy,num_runs,round,num_labelled,boxes,metric,value,std"
@@ -417,9 +417,9 @@ HEAD = "source,task,strategy,num_runs,round,num_labelled,boxes,metric,value,std"
 def test_odd_numbers_of_a_published_curve_are_refused_by_column(tmp_path: Path, row: str, words: str) -> None:
     path = tmp_path / "curves.csv"
     path.write_text(f"{HEAD}\n{row}\n")
-    with pytest.raises(ValueError, match=f"{path}: ") as told:
+    with pytest.raises(ValueError, match=f"{path}: ") as caught:
         read_experiments(str(path))
-    assert words in str(told.value)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -440,9 +440,9 @@ def test_odd_numbers_of_a_published_curve_are_refused_by_column(tmp_path: Path, 
 def test_odd_sources_of_published_curves_are_refused_by_field(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "curves.csv").write_text(f"{HEAD}\nx,t,a,3,0,100,,map,0.5,\n")
     (tmp_path / "sources.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"sources\.yaml: ") as told:
+    with pytest.raises(ValueError, match=r"sources\.yaml: ") as caught:
         read_experiments(str(tmp_path))
-    assert words in str(told.value)
+    assert words in str(caught.value)
 
 
 # --- galleries ----------------------------------------------------------------------------------
@@ -464,8 +464,8 @@ def write(path: Path, content: dict[str, Any], headers: dict[str, dict[str, Any]
         for name, array in content.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
                 if form := (headers or {}).get(name):
-                    told = {"descr": "|u1", "fortran_order": False} | form
-                    np.lib.format.write_array_header_1_0(handle, told)
+                    header = {"descr": "|u1", "fortran_order": False} | form
+                    np.lib.format.write_array_header_1_0(handle, header)
                     handle.write(b"0")
                 else:
                     np.lib.format.write_array(handle, array)
@@ -493,10 +493,10 @@ def test_a_gallery_of_an_absurd_form_is_refused_before_it_takes_memory(
     tmp_path: Path, name: str, form: dict[str, Any]
 ) -> None:
     path = write(tmp_path / "x" / "gallery.npz", arrays(), {name: form})
-    with pytest.raises(ValueError, match=f"{path} is no gallery: ") as told:
+    with pytest.raises(ValueError, match=f"{path} is no gallery: ") as caught:
         Gallery.read(path)
-    assert name in str(told.value)
-    assert "\n" not in str(told.value)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -551,7 +551,7 @@ def odd(body: Any) -> st.SearchStrategy[Any]:
     spots = st.sampled_from(list(places(body)))
     changes = spots.flatmap(lambda place: st.tuples(st.just(place), near(body, place) | near(body, place) | ANY))
     many = st.lists(changes, min_size=1, max_size=2)
-    return many.map(lambda pairs: functools.reduce(lambda one, pair: planted(one, *pair), pairs, body))
+    return many.map(lambda pairs: functools.reduce(lambda value, pair: planted(value, *pair), pairs, body))
 
 
 def judged(counts: Counts, folder: Path) -> bool:
@@ -600,15 +600,15 @@ def test_a_thousand_odd_files_of_records(sound: Path, home: Path, kind: str) -> 
         put(store.path(CELL, kind), lines)
         if not judged(counts, home) or refusal(lambda: store.measurements(CELL)):
             return
-        stored, found = store.read(CELL), list[Any](store.measurements(CELL))
+        content, values = store.read(CELL), list[Any](store.measurements(CELL))
         if kind == "cells":
-            found = [one for one in (stored.header, *stored.records) if one]
+            values = [value for value in (content.header, *content.records) if value]
         else:
             lines = list({line["round"]: line for line in lines}.values())  # the last of each round
-        assert len(found) == len(lines) or stored.damage, lines  # no line is lost without a word
-        for one, line in zip(found, lines, strict=False):
+        assert len(values) == len(lines) or content.damage, lines  # no line is lost without a word
+        for value, line in zip(values, lines, strict=False):
             written = read_back(text_of(line))
-            assert OPTIONAL | read_back(json.dumps(line_fields(one), default=to_json_value)) == OPTIONAL | written
+            assert OPTIONAL | read_back(json.dumps(line_fields(value), default=to_json_value)) == OPTIONAL | written
 
     check()
     restored(sound, home)
@@ -626,9 +626,11 @@ def test_a_thousand_odd_manifests(sound: Path, home: Path) -> None:
         (home / "grid.json").write_text(text_of(manifest))
         if not judged(counts, home):
             return
-        found = Store(home).manifest()
-        assert [len(one["cells"]) for one in found["experiments"]] == [len(e["cells"]) for e in manifest["experiments"]]
-        assert sum(len(one.runs) for one in read_experiments(str(home))) == sum(
+        read_back = Store(home).manifest()
+        assert [len(experiment["cells"]) for experiment in read_back["experiments"]] == [
+            len(e["cells"]) for e in manifest["experiments"]
+        ]
+        assert sum(len(experiment.runs) for experiment in read_experiments(str(home))) == sum(
             len(e["cells"]) for e in manifest["experiments"]
         )
 
@@ -648,10 +650,10 @@ def test_a_thousand_odd_files_of_images(sound: Path, home: Path) -> None:
     def check(content: Any) -> None:
         path.write_text(text_of(content))
         if judged(counts, home):
-            found = Store(home).sources("digits")
-            assert found is not None
+            sources = Store(home).sources("digits")
+            assert sources is not None
             written = read_back(text_of(content))
-            assert read_back(found.to_json()) == {name: written[name] for name in ("data", "files", "remarks")}
+            assert read_back(sources.to_json()) == {name: written[name] for name in ("data", "files", "remarks")}
 
     check()
     restored(sound, home)
@@ -701,8 +703,10 @@ def test_a_thousand_odd_published_curves(home: Path, tmp_path: Path) -> None:
         command(home, ("verify", "tables")[place % 2], f"out={home}", f"against={tmp_path}")
         if word == "refused":
             return
-        found = read_experiments(str(tmp_path))
-        there = sum(int(np.isfinite(curve.value_SR).sum()) for one in found for curve in one.curves.values())
+        experiments = read_experiments(str(tmp_path))
+        there = sum(
+            int(np.isfinite(curve.value_SR).sum()) for experiment in experiments for curve in experiment.curves.values()
+        )
         assert there == sum(row[8] != "" for row in rows)  # no row is lost
 
     check()
@@ -716,8 +720,8 @@ def mangled(whole: dict[str, Any]) -> st.SearchStrategy[tuple[dict[str, Any], di
     kinds = st.sampled_from(["|u1", "<i8", "<f2", "<f4", "<f8", "<U3", "|O", "<c8", "|V0", "|S1", "<M8[s]", "|b1"])
     forms = st.fixed_dictionaries({"shape": st.lists(sizes, max_size=4).map(tuple), "descr": kinds})
     values = st.sampled_from([np.nan, np.inf, -1, 0, 1, 3, 101, 1e300, 2**62])
-    made = st.sampled_from(["u1", "i8", "f2", "f4", "f8", "U3", "b1"])
-    others = st.tuples(names, st.lists(st.integers(0, 9), max_size=4), made)
+    types = st.sampled_from(["u1", "i8", "f2", "f4", "f8", "U3", "b1"])
+    others = st.tuples(names, st.lists(st.integers(0, 9), max_size=4), types)
 
     def built(pairs: list[Any], spots: list[Any], lies: dict[str, Any]) -> tuple[Any, Any]:
         content = {name: array.copy() for name, array in whole.items()}
@@ -739,7 +743,7 @@ def mangled(whole: dict[str, Any]) -> st.SearchStrategy[tuple[dict[str, Any], di
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_thousand_odd_galleries(home: Path) -> None:
     counts, path = Counts("galleries"), home / "gallery" / "made_up.npz"
-    [made] = read_experiments(str(home))
+    [experiment] = read_experiments(str(home))
 
     @THOUSAND
     @given(mangled(arrays()), st.none() | st.tuples(st.integers(0, 10**6), st.binary(max_size=4)))
@@ -758,7 +762,7 @@ def test_a_thousand_odd_galleries(home: Path) -> None:
         gallery = Gallery.read(path)
         counts.add("right")
         if counts.counted["right"] % 20 == 1:
-            assert drawing.draw_gallery_figures(made, gallery)
+            assert drawing.draw_gallery_figures(experiment, gallery)
         if counts.counted["right"] % DRAWN == 1:
             command(home, "report")
 

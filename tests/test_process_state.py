@@ -142,15 +142,15 @@ def draw() -> tuple[float, float, float]:
 
 
 def test_global_generators_are_the_blocks_own() -> None:
-    drawn = list[tuple[float, float, float]]()
+    draws = list[tuple[float, float, float]]()
     CHANGES["seeds"]()
     expected = draw()
     CHANGES["seeds"]()
     for seed in (1, 1, 2):
-        call(lambda: drawn.append(draw()), seed)
+        call(lambda: draws.append(draw()), seed)
     call(CHANGES["seeds"])
     assert draw() == expected
-    assert drawn[0] == drawn[1] != drawn[2]
+    assert draws[0] == draws[1] != draws[2]
     assert remarks_of(lambda: call(draw)) == []
 
 
@@ -161,7 +161,7 @@ def test_a_strategy_that_draws_from_global_generators_repeats_itself_and_differs
     ]
     assert bought[0] == bought[1]
     assert bought[0][1] != bought[0][2] != bought[0][4]
-    assert len({tuple(one) for one in bought[0]}) == 6
+    assert len({tuple(purchase) for purchase in bought[0]}) == 6
 
 
 # --- runs -------------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ def test_cells_beside_a_strategy_that_leaves_everything_changed_are_as_without_i
     events = run([untidy, *others], tmp_path / "with")
     assert not [event.trace for event in events if isinstance(event, Failure)]
     without = bytes_of(tmp_path / "without" / "run")
-    found = bytes_of(tmp_path / "with" / "run")
-    assert {path: found[path] for path in without} == without
-    assert len(found) == 3
+    contents = bytes_of(tmp_path / "with" / "run")
+    assert {path: contents[path] for path in without} == without
+    assert len(contents) == 3
 
 
 def test_a_run_says_it_once_a_strategy_and_records_everything(
@@ -194,18 +194,18 @@ def test_a_run_says_it_once_a_strategy_and_records_everything(
 
 @pytest.mark.parametrize("part", ["build", "fit", "score"])
 def test_a_task_is_contained_too(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = cell("random", task="shelf")
+    one_cell = cell("random", task="shelf")
     kind = sys.modules[registry.get("task", "shelf").function.__module__].Shelf
     method = {"build": "__init__"}.get(part, part)
     original = getattr(kind, method)
 
-    def untidy(*given: object, **named: object) -> object:
+    def untidy(*args: object, **named: object) -> object:
         torch.set_default_dtype(torch.float64)
-        return original(*given, **named)
+        return original(*args, **named)
 
     monkeypatch.setattr(kind, method, untidy)
     before = snapshot()
-    lines = remarks_of(lambda: run([one], tmp_path))
+    lines = remarks_of(lambda: run([one_cell], tmp_path))
     assert lines == ["shelf leaves changed: the default dtype; it is restored, so that other cells are the same"]
     assert snapshot() == before
 
@@ -217,9 +217,9 @@ def test_other_questions_to_a_task_are_contained_too(
     kind = type(build_digits())
     original = getattr(kind, part)
 
-    def untidy(*given: object, **named: object) -> object:
+    def untidy(*args: object, **named: object) -> object:
         torch.set_default_dtype(torch.float64)
-        return original(*given, **named)
+        return original(*args, **named)
 
     monkeypatch.setattr(kind, part, untidy)
     grid = ["tasks=[digits[epochs=1]]", "strategies=[random]", "rounds=2", "initial=20", "budget=5", "seeds=1"]
@@ -266,28 +266,28 @@ TITLE = "it leaves torch and the process as they were"
 def test_check_names_what_a_strategy_leaves_changed(name: str, words: str) -> None:
     before = snapshot()
     findings = run_checks(Spec.read("strategy", name), Spec.read("task", "shelf"), Machine(torch.device("cpu")))
-    [finding] = [one for one in findings if one.check == TITLE]
+    [finding] = [each for each in findings if each.check == TITLE]
     assert finding.message.startswith(words)
     assert bool(finding.message) == bool(words)
     assert snapshot() == before
     assert not [
-        one for one in findings if one.check == "it returns `budget` distinct unlabelled images" and one.message
+        each for each in findings if each.check == "it returns `budget` distinct unlabelled images" and each.message
     ]
 
 
 def test_check_names_what_a_task_leaves_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = sys.modules[registry.get("task", "shelf").function.__module__].Shelf
     score = kind.score
-    monkeypatch.setattr(kind, "score", lambda *given: warnings.simplefilter("ignore") or score(*given))
+    monkeypatch.setattr(kind, "score", lambda *args: warnings.simplefilter("ignore") or score(*args))
     spec = Spec.read("task", "shelf")
-    [finding] = [one for one in run_checks(spec, spec, Machine(torch.device("cpu"))) if one.check == TITLE]
+    [finding] = [each for each in run_checks(spec, spec, Machine(torch.device("cpu"))) if each.check == TITLE]
     assert finding.message.startswith("it leaves changed: warnings:")
 
 
 def test_containing_a_call_costs_less_than_a_millisecond() -> None:
-    taken = list[float]()
+    durations = list[float]()
     for _ in range(50):
-        began = time.process_time()
+        start_time = time.process_time()
         call(lambda: None)
-        taken.append(time.process_time() - began)
-    assert sorted(taken)[25] < 1e-3
+        durations.append(time.process_time() - start_time)
+    assert sorted(durations)[25] < 1e-3

@@ -49,15 +49,15 @@ def test_a_run_writes_down_the_files_and_the_analysis_names_them(
 ) -> None:
     assert run()[0] == 0
     [path] = (tmp_path / "run" / "data").iterdir()
-    found = json.loads(path.read_text())
-    assert sorted(found) == ["data", "files", "remarks"]
-    assert [name for name, _ in found["files"]["test"]] == [f"test/{'ab'[n % 2]}/{n}.png" for n in (12, 14, 13, 15)]
+    content = json.loads(path.read_text())
+    assert sorted(content) == ["data", "files", "remarks"]
+    assert [name for name, _ in content["files"]["test"]] == [f"test/{'ab'[n % 2]}/{n}.png" for n in (12, 14, 13, 15)]
     [experiment] = read_experiments(str(tmp_path / "run"))
     names = experiment.file_names(experiment.runs[0])
     assert names == [f"train/{'ab'[n % 2]}/{n:02}.png" for n in (*range(0, 12, 2), *range(1, 12, 2))]
-    told = list(explain.describe_run(experiment, experiment.runs[0]))
+    lines = list(explain.describe_run(experiment, experiment.runs[0]))
     first = experiment.runs[0].records[0].bought
-    assert f"          files  {' '.join(names[index] for index in first)}" in told
+    assert f"          files  {' '.join(names[index] for index in first)}" in lines
     before = path.stat().st_mtime_ns
     assert run("seeds=2")[0] == 0
     assert path.stat().st_mtime_ns == before
@@ -132,8 +132,8 @@ def test_what_changed_is_told_in_a_line() -> None:
         sources("a").describe_changes(sources("a"))
         == "no image changed, but the labels, their order or what is read of them did"
     )
-    told = sources("a").describe_changes(sources(*"bcdef"))
-    assert told == "b is new, c is new, d is new, 3 more"
+    changes = sources("a").describe_changes(sources(*"bcdef"))
+    assert changes == "b is new, c is new, d is new, 3 more"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"data": "d", "files": [], "remarks": []}', '{"data"'])

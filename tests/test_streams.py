@@ -163,9 +163,9 @@ def test_a_run_goes_on_when_its_terminal_is_closed(tmp_path: Path, recorded: Pat
             assert process.poll() is None, shown.decode()
         os.close(master)  # the system sends SIGHUP
     check_stated("terminal closed or connection lost", process.returncode, "")
-    found = bytes_of(tmp_path / "run")
-    assert {path: found[path] for path in bytes_of(recorded)} == bytes_of(recorded)
-    assert len(found) == 3
+    contents = bytes_of(tmp_path / "run")
+    assert {path: contents[path] for path in bytes_of(recorded)} == bytes_of(recorded)
+    assert len(contents) == 3
     assert list((tmp_path / "run" / "tables").rglob("*.csv"))
 
 

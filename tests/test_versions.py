@@ -62,8 +62,8 @@ def test_another_minor_version_of_torch_begins_cells_anew(command: Command, begu
     out, here = copy(begun, "old"), measuring.library_versions()["torch"]
     rewritten(out, {"torch": "1.0"})
     old = bytes_of(out)
-    [listed] = Store(out).experiments()
-    assert experiment_status((Store(out), listed))["note"] == (
+    [experiment] = Store(out).experiments()
+    assert experiment_status((Store(out), experiment))["note"] == (
         "`run` begins 2 cells anew: torch has another minor version"
     )
     _, said = command("run", *GRID, f"out={out}", "dry_run=true")
@@ -71,8 +71,8 @@ def test_another_minor_version_of_torch_begins_cells_anew(command: Command, begu
     assert "2 cells, 6 rounds" in said
     assert bytes_of(out) == old
     _, said = command("run", *GRID, f"out={out}")
-    told = [line for line in said.splitlines() if "versions of libraries" in line]
-    assert told == [
+    remarks = [line for line in said.splitlines() if "versions of libraries" in line]
+    assert remarks == [
         f"digits[epochs=1]: versions of libraries changed, torch 1.0 to {here}, so cells start again: random seed 0, "
         f"margin seed 0 (their records are now in {out / 'set_aside' / '1'}; mix_versions=true goes on from such "
         "records)"
@@ -156,16 +156,16 @@ def test_more_rounds_are_no_way_around_it(command: Command, begun: Path) -> None
 
 
 def test_a_mixture_that_was_begun_before_is_no_other_torch_once_it_is_allowed(tmp_path: Path) -> None:
-    one = cell("random", rounds=4)
+    one_cell = cell("random", rounds=4)
     run([cell("random", rounds=2)], tmp_path)
-    run([one], tmp_path)
+    run([one_cell], tmp_path)
     store, now = Store(tmp_path / "run"), measuring.library_versions()
-    left = launch.count_rounds_left([one], store)
-    assert resume.find_version_changes(left, store, now) == {}
-    assert resume.find_version_changes({one: 0}, store, {**now, "cuda": "13.0"}) == {}, (
+    rounds_left = launch.count_rounds_left([one_cell], store)
+    assert resume.find_version_changes(rounds_left, store, now) == {}
+    assert resume.find_version_changes({one_cell: 0}, store, {**now, "cuda": "13.0"}) == {}, (
         "a driver without a GPU tells no CUDA"
     )
-    assert [*resume.find_version_changes({one: 0}, store, {**now, "numpy": "9.9"}).values()] == [
+    assert [*resume.find_version_changes({one_cell: 0}, store, {**now, "numpy": "9.9"}).values()] == [
         {"numpy": [now["numpy"], "9.9"]}
     ]
 
@@ -195,36 +195,43 @@ def test_torchs_minor_version_decides(old: str, new: str, anew: bool) -> None:
 
 
 # --- tables and audit -------------------------------------------------------------------------------
-def made(tmp_path: Path, by_cell: Mapping[str, Mapping[str, str]]) -> Experiment:
+def recorded_experiment(tmp_path: Path, by_cell: Mapping[str, Mapping[str, str]]) -> Experiment:
     """An experiment whose cells were made with these versions, by a part of their path."""
     scores = {"random": {0: [0.5, 0.6, 0.7], 1: [0.5, 0.6, 0.7]}, "mine": {0: [0.5, 0.6, 0.7]}}
     store = recorded(tmp_path, scores)
     for path in (tmp_path / "measured").rglob("*.jsonl"):
-        told = [replace(one, versions=dict(found)) for part, found in by_cell.items() if part in str(path)
-                for one in store.measurements(str(path.relative_to(tmp_path / "measured").with_suffix("")))]  # fmt: skip
-        path.write_bytes(b"".join(encode_line(asdict(one)) for one in told))
+        cell_path = str(path.relative_to(tmp_path / "measured").with_suffix(""))
+        measurements = [
+            replace(measured, versions=dict(versions_of_cell))
+            for part, versions_of_cell in by_cell.items()
+            if part in str(path)
+            for measured in store.measurements(cell_path)
+        ]
+        path.write_bytes(b"".join(encode_line(asdict(measured)) for measured in measurements))
     return read_experiments(str(tmp_path))[0]
 
 
 def test_other_versions_between_cells_are_told_and_are_no_fault(tmp_path: Path) -> None:
     first, second = {"torch": "2.11.0", "numpy": "2.1.0"}, {"torch": "2.11.1", "numpy": "2.2.0"}
-    one = made(tmp_path, {"seed-0": first, "seed-1": second})
-    assert find_faults(one) == []
-    assert "libraries (torch 2.11.0 and 2.11.1, numpy 2.1.0 and 2.2.0)" in build_tables([one])[0].note
+    experiment = recorded_experiment(tmp_path, {"seed-0": first, "seed-1": second})
+    assert find_faults(experiment) == []
+    assert "libraries (torch 2.11.0 and 2.11.1, numpy 2.1.0 and 2.2.0)" in build_tables([experiment])[0].note
 
 
 def test_cells_of_two_minor_versions_of_torch_are_a_fault(tmp_path: Path) -> None:
-    one = made(tmp_path, {"random": {"torch": "2.10.0"}, "mine": {"torch": "2.11.0"}})
-    assert [str(fault) for fault in find_faults(one)] == [
+    experiment = recorded_experiment(tmp_path, {"random": {"torch": "2.10.0"}, "mine": {"torch": "2.11.0"}})
+    assert [str(fault) for fault in find_faults(experiment)] == [
         "torch: cells were made with several minor versions: 2.10 for 2 cells, as random seed 0, 2.11 for 1 cell, as "
         "mine seed 0"
     ]
 
 
 def test_one_set_of_versions_is_not_told(tmp_path: Path) -> None:
-    one = made(tmp_path, {"seed-0": {"torch": "2.11.0", "python": "3.11.7"}, "seed-1": {"python": "3.11.9"}})
-    assert find_faults(one) == []
-    assert "versions" not in build_tables([one])[0].note
+    experiment = recorded_experiment(
+        tmp_path, {"seed-0": {"torch": "2.11.0", "python": "3.11.7"}, "seed-1": {"python": "3.11.9"}}
+    )
+    assert find_faults(experiment) == []
+    assert "versions" not in build_tables([experiment])[0].note
 
 
 def test_explain_tells_all_versions_of_a_cell(tmp_path: Path) -> None:
@@ -236,6 +243,6 @@ def test_explain_tells_all_versions_of_a_cell(tmp_path: Path) -> None:
     bodies = [json.loads(line)["body"] for line in path.read_bytes().splitlines()]
     bodies[0]["versions"] = {"torch": "2.10.0"}
     path.write_bytes(b"".join(map(encode_line, bodies)))
-    [one] = read_experiments(str(store.folder))
-    found = [line for line in describe_run(one, one.runs[0]) if line.startswith("versions")]
-    assert found == ["versions  torch 2.10.0; on cpu", "versions  numpy 2; on cpu"]
+    [experiment] = read_experiments(str(store.folder))
+    lines = [line for line in describe_run(experiment, experiment.runs[0]) if line.startswith("versions")]
+    assert lines == ["versions  torch 2.10.0; on cpu", "versions  numpy 2; on cpu"]

@@ -103,16 +103,16 @@ def test_a_run_that_was_stopped_in_a_selection_goes_on(tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "dozes.py").write_text(DOZES)
     shutil.copy(FAULTY / "shelf.py", tmp_path / "plugins")
-    one = "shelf/20+5x2v10/dozes/seed-0"
+    cell_path = "shelf/20+5x2v10/dozes/seed-0"
     words = ["tasks=[shelf]", "strategies=[dozes]", "seeds=1", "rounds=3", "initial=20", "budget=5", "validation=10"]
     command = [sys.executable, "-m", "benchmark", "run", *words, "device=cpu", "select_timeout=4"]
     command += [f"plugins={tmp_path / 'plugins'}", f"out={tmp_path / 'run'}"]
     store = Store(tmp_path / "run")
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log, process_group=0)
-    while len(store.read(one).records) < 1:
+    while len(store.read(cell_path).records) < 1:
         assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.01)
     stopped(process.pid, 8)
     check_stated("process stopped (SIGSTOP, Ctrl-Z, a laptop's lid)", process.wait(60), (tmp_path / "log").read_text())
-    assert all(round_.seconds["select"] < 4 for round_ in store.measurements(one))
+    assert all(round_.seconds["select"] < 4 for round_ in store.measurements(cell_path))
