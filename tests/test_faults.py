@@ -36,7 +36,7 @@ from benchmark.cli.commands import main
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import discovery, registry
 from benchmark.records.store import Store, StoreWriteError
-from benchmark.runner import launch, loop
+from benchmark.runner import launch
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.launch import Failure, Round
 
@@ -508,7 +508,7 @@ def test_what_another_process_appends_during_a_run_is_named_and_run_again(
 ) -> None:
     whole = recorded.read_bytes()
     recorded.unlink()
-    one_cell, store, machine = shelved(), Store(tmp_path / "run"), Machine(loop.torch.device("cpu"))
+    one_cell, store, machine = shelved(), Store(tmp_path / "run"), Machine(torch.device("cpu"))
     for event in launch.run_locally(
         [one_cell], store, FitCache(tmp_path / "fits", 1.0, "cpu"), launch.TaskLoader(machine)
     ):
@@ -785,7 +785,7 @@ def test_clocks_that_jump_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     fits = FitCache(
         tmp_path / "jumped" / "fits", 1e-6, "cpu"
     )  # room for two fits: the oldest go, whatever their time says
-    for event in launch.run_locally(cells, store, fits, launch.TaskLoader(Machine(loop.torch.device("cpu")))):
+    for event in launch.run_locally(cells, store, fits, launch.TaskLoader(Machine(torch.device("cpu")))):
         events.append(event)
         for path in (tmp_path / "jumped").rglob("*.*"):
             os.utime(path, (time.time(), time.time()))
