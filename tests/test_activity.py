@@ -64,7 +64,7 @@ def test_a_fit_tells_its_epoch_its_pace_and_the_time_left(now: list[float]) -> N
 
 
 def test_a_fit_that_goes_on_tells_the_pace_of_what_it_does_itself(now: list[float]) -> None:
-    with activity.stage("fitting", 100, "images", epochs=10, done=50) as fit:
+    with activity.stage("fitting", 100, "images", epochs=10, num_done=50) as fit:
         now[0] += 10
         fit.advance(5)
         assert fit.status_line() == "fitting: epoch 6 of 10, 0.5 images/s, 0:01:30 left"

@@ -473,7 +473,7 @@ def test_a_disk_that_knows_no_locks_has_one_writer_all_the_same(how: str, tmp_pa
         return
     first.kill()
     third = Writer(tmp_path, how)
-    assert re.search(rf"the run of process {first.process.pid} on \S+ is gone", third.said)
+    assert re.search(rf"the run of process {first.process.pid} on \S+ has ended", third.said)
     assert third.heard() == "locked, 2 rounds"
     (tmp_path / ".writer").unlink()
     assert ".writer was deleted or replaced" in third.write()

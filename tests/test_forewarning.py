@@ -25,7 +25,7 @@ def lines_after(
 ) -> list[str]:
     """What is said after a fit that has gone through so many images in that time."""
     lines = list[str]()
-    tasks: Any = SimpleNamespace(built={cells[0].task.label: None})
+    tasks: Any = SimpleNamespace(by_label={cells[0].task.label: None})
     listener = LongRunWarner({each: each.schedule.rounds for each in cells}, tasks, lines.append)
     now = [100.0]
     monkeypatch.setattr(activity.time, "monotonic", lambda: now[0])

@@ -448,9 +448,9 @@ MAY_WRITE = {
     ("benchmark/system/locks.py", "open_locked_file"): "the same",
     (
         "benchmark/runner/fit_cache.py",
-        "taken",
+        "acquire_lock",
     ): "locks of single fits, for which a disk that supports no locks is no error",
-    ("benchmark/runner/fit_cache.py", "release"): "the same",
+    ("benchmark/runner/fit_cache.py", "release_lock"): "the same",
     ("benchmark/system/streams.py", "tolerant_stream"): "the null device, for a stream that is closed",
     ("benchmark/system/streams.py", "tolerate_closed_streams"): "the same",
     ("benchmark/runner/measuring.py", "reset_peak_memory"): "tells Linux to count the peak of memory anew",

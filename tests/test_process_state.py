@@ -81,7 +81,7 @@ def test_state_is_put_back_where_the_block_is_ended() -> None:
         while True:
             time.sleep(0.01)
 
-    with pytest.raises(TimeoutError, match="did not choose"), isolate_plugin("it", 0), time_limit(0.05, "it"):
+    with pytest.raises(TimeoutError, match="did not select"), isolate_plugin("it", 0), time_limit(0.05, "it"):
         hang()
     assert snapshot() == before
     with pytest.raises(SystemExit):
@@ -185,8 +185,8 @@ def test_a_run_says_it_once_a_strategy_and_records_everything(
     words = [*grid, "strategies=[random,leaves,leaves[changed=folder]]", f"plugins={FAULTY}", f"out={tmp_path / 'run'}"]
     code, said = command("run", *words)
     assert code == 0, said
-    assert said.count("leaves leaves changed: gradients on or off; it is put back") == 1
-    assert said.count("leaves[changed=folder] leaves changed: the working folder; it is put back") == 1
+    assert said.count("leaves leaves changed: gradients on or off; it is restored") == 1
+    assert said.count("leaves[changed=folder] leaves changed: the working folder; it is restored") == 1
     assert said.count("leaves changed") == 2
     assert "cannot be restored" not in said
     assert sum(content.count(b"\n") for content in bytes_of(tmp_path / "run").values()) == 6 * 5
@@ -225,7 +225,7 @@ def test_other_questions_to_a_task_are_contained_too(
     grid = ["tasks=[digits[epochs=1]]", "strategies=[random]", "rounds=2", "initial=20", "budget=5", "seeds=1"]
     code, said = command("run", *grid, "device=cpu", f"out={tmp_path / 'run'}")
     assert code == 0, said
-    assert "digits[epochs=1] leaves changed: the default dtype; it is put back" in said
+    assert "digits[epochs=1] leaves changed: the default dtype; it is restored" in said
     assert torch.get_default_dtype() == torch.float32
 
 

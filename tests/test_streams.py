@@ -211,8 +211,8 @@ def test_a_failure_whose_text_is_no_text_is_said_and_nothing_else_fails(tmp_path
 ENDING = """
 import sys, threading, time
 from benchmark.cli import commands
-commands.END_SECONDS = 0.5
-with commands.ended_in_time():
+commands.SHUTDOWN_SECONDS = 0.5
+with commands.limit_shutdown():
     threading.Thread(target=time.sleep, args=(100,)).start()
     {}
 """

@@ -148,11 +148,11 @@ def test_the_audit_looks_at_variants_too(full: Store) -> None:
     start = structs.replace(rest[0].records[0], scores={"accuracy": 99.0})
     changed = replace(broken, records=[broken.records[0], twice, *broken.records[2:]])
     odd = replace(rest[0], records=[start, *rest[0].records[1:]])
-    faults = [str(fault) for fault in audit.find_faults(replace(sound, variants=(changed, odd, *rest[1:])))]
+    faults = [str(fault) for fault in audit.find_faults(replace(sound, variant_runs=(changed, odd, *rest[1:])))]
     assert "random seed 0, selection 1: round 1 buys 1 image twice" in faults
     assert not any("where others score" in fault for fault in faults)  # training 1 has no other of its seed beside it
     same = replace(rest[0], variant=Variant(selection=2), records=[start, *rest[0].records[1:]])
-    faults = [str(fault) for fault in audit.find_faults(replace(sound, variants=(broken, same, *rest[1:])))]
+    faults = [str(fault) for fault in audit.find_faults(replace(sound, variant_runs=(broken, same, *rest[1:])))]
     assert any(fault.startswith("random seed 0, selection 2: 99 in round 0, where others score") for fault in faults)
 
 

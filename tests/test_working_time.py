@@ -21,13 +21,13 @@ from benchmark.records.store import Store
 WORK = """
 import sys, time
 from benchmark.system import working_time
-from benchmark.runner.time_limit import limited
-working_time.LONGEST = 0.5
+from benchmark.runner.time_limit import time_limit
+working_time.MIN_STOP_SECONDS = 0.5
 how, limit = sys.argv[1], float(sys.argv[2])
-began, wall = working_time.working_seconds(), time.perf_counter()
+start_time, wall = working_time.working_seconds(), time.perf_counter()
 print("ready", flush=True)
 try:
-    with limited(limit, "mine"):
+    with time_limit(limit, "mine"):
         if how == "computes":
             sum(range(60_000_000))  # lets no other thread run
         elif how == "hangs":
@@ -37,7 +37,7 @@ try:
                 time.sleep(0.02)
 except TimeoutError as error:
     print(error)
-print(working_time.working_seconds() - began, time.perf_counter() - wall)
+print(working_time.working_seconds() - start_time, time.perf_counter() - wall)
 """
 
 
