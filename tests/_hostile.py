@@ -1,5 +1,5 @@
-"""What the tests of odd files in results folders share: a small folder, its files with something odd in them, and what
-every command makes of it."""
+"""What the tests of odd files in results folders share: a small folder, functions that put odd values into its files,
+and the judgement of what every command makes of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PATIENCE = 20.0  # seconds that a command may take on a busy machine
 
 
 def base(folder: Path) -> Store:
-    """Two strategies with two seeds of three rounds each, and where their images are from."""
+    """Returns a folder with two strategies, two seeds of three rounds each, and the sources of their images."""
     store = recorded(folder, SCORES)
     names = {part: [[f"{part}/{n}.png", f"{n:016x}"] for n in range(100)] for part in ("pool", "test")}
     path = store.sources_path("digits")
@@ -43,21 +43,21 @@ def base(folder: Path) -> Store:
 
 
 def bodies(path: Path) -> list[Any]:
-    """What the lines of a file say."""
+    """Returns the bodies of a file's lines."""
     return [json.loads(line)["body"] for line in path.read_bytes().splitlines()]
 
 
 def put(path: Path, lines: list[Any]) -> None:
-    """Writes lines with the right checksums around anything: only who means it does."""
+    """Writes lines with right checksums around anything."""
     path.write_bytes(b"".join(add_checksum(text_of(line).encode()) for line in lines))
 
 
 class Raw(str):
-    """JSON as it is to stand in a file, whether it is any or not."""
+    """A text that stands in a file as it is, whether it is JSON or not."""
 
 
 def text_of(value: Any) -> str:
-    """A value as JSON, with each Raw in it as it is."""
+    """Returns a value as JSON, with each Raw in it as it is."""
     raws = list[str]()
 
     def marked(one: Any) -> Any:
@@ -75,8 +75,10 @@ ABSENT = Raw("absent")  # stands for a key, or an item of a list, that is not th
 
 
 def planted(body: Any, place: tuple[Any, ...], value: object) -> Any:
-    """A copy of a value of JSON with another one at a place; without it where that is ABSENT; unchanged where
-    an earlier change took the place away."""
+    """Returns a copy of a JSON value with another value at a place.
+
+    Without the place where the new value is ABSENT; unchanged where an earlier change removed the place.
+    """
     copy = inner = copied(body)
     for step in place[:-1]:
         inner = inner[step] if has(inner, step) else None
@@ -89,19 +91,19 @@ def planted(body: Any, place: tuple[Any, ...], value: object) -> Any:
 
 
 def copied(body: Any) -> Any:
-    """A copy of a value of JSON, with each Raw as it is."""
+    """Returns a copy of a JSON value, with each Raw as it is."""
     if isinstance(body, dict):
         return {key: copied(inner) for key, inner in body.items()}
     return [copied(inner) for inner in body] if isinstance(body, list) else body
 
 
 def has(body: Any, step: Any) -> bool:
-    """Whether a value of JSON has this key or item."""
+    """Whether a JSON value has this key or item."""
     return step in body if isinstance(body, dict) else isinstance(body, list) and step in range(len(body))
 
 
 def places(body: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a value of JSON."""
+    """Yields every place in a JSON value."""
     pairs = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
     for key, inner in pairs:
         yield (*before, key)
@@ -125,7 +127,7 @@ ANY = (
 
 
 def near(body: Any, place: tuple[Any, ...]) -> st.SearchStrategy[Any]:
-    """Values of the kind that stands at a place, most of which a reader can take."""
+    """Returns values of the kind that stands at a place, most of which a reader accepts."""
     for step in place:
         body = body[step]
     if isinstance(body, bool):
@@ -140,11 +142,13 @@ def near(body: Any, place: tuple[Any, ...]) -> st.SearchStrategy[Any]:
 
 
 def command(folder: Path, verb: str, *words: str) -> tuple[str, str]:
-    """What a command makes of a results folder, or of what the words name, and what it says.
+    """Runs a command on a results folder, or on what its arguments name.
 
     Returns:
-        `right`, `named` (a fault, exit 1) or `refused`, and the output or the one line of the refusal. AssertionError
-        where it is anything else: a traceback, no word, or too long a wait.
+        `right`, `named` (a fault, exit 1) or `refused`, and the output or the one line of the refusal.
+
+    Raises:
+        AssertionError: anything else: a traceback, no output, or too long a wait.
     """
     start_time = time.monotonic()
     done = CliRunner().invoke(app, [verb, *VERBS[verb], *(words or [f"out={folder}"])])
@@ -163,7 +167,7 @@ def command(folder: Path, verb: str, *words: str) -> tuple[str, str]:
 
 
 def outcome(folder: Path, verbs: tuple[str, ...] = QUICK) -> tuple[str, str]:
-    """The worst that the commands make of a folder, and what is said then."""
+    """Returns the worst outcome of the commands on a folder, and its output."""
     outcomes = dict(sorted((command(folder, verb) for verb in verbs), reverse=True))
     word = next(name for name in ("refused", "named", "right") if name in outcomes)
     return word, outcomes[word]

@@ -142,7 +142,7 @@ def test_a_terminal_has_one_live_line_that_is_erased() -> None:
 
 # --- what reports ---------------------------------------------------------------------------------
 def reports_of(work: Callable[[], object]) -> dict[str, list[Stage]]:
-    """The reports by words, each as it was at that time."""
+    """Returns the reports by full name, each as it was at that time."""
     reports = defaultdict[str, list[Stage]](list)
     with activity.report_to(lambda stage: reports[stage.full_name].append(copy.copy(stage))):
         work()
@@ -227,7 +227,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 def on_a_terminal(command: list[str]) -> tuple[str, str]:
-    """What a command writes to standard output, and what it shows on the terminal that is its standard error."""
+    """Returns what a command writes to standard output, and what it shows on the terminal that is its standard error."""
     ours, theirs = pty.openpty()
     environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True) as process:

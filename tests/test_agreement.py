@@ -1,4 +1,4 @@
-"""Records of other versions, parameters, data or weights never meet in one table, and none of them is lost."""
+"""Records of other versions, parameters, data or weights never get into one table, and none of them is lost."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +82,7 @@ RANDOM = {"name": "random", "version": 1, "parameters": {}}
 
 
 def identity(**changes: Any) -> Header:
-    """A header of `geal`, which reads an encoder's file; changes: of its task, strategy, data or weights."""
+    """Returns a header of `geal`, which reads an encoder's file, with changes of its task, strategy, data or weights."""
     task = {"name": "digits", "version": 1, "parameters": {"lr": 0.1}} | changes.get("task", {})
     strategy = {"name": "geal", "version": 1, "parameters": {}, "encoders": {"dino": 1}} | changes.get("strategy", {})
     weights = {"dino": {"weights": changes.get("weights", "a" * 64)}}
@@ -106,7 +106,7 @@ VERBS = ("tables", "savings", "report", "verify", "seconds", "compare random gea
 @pytest.mark.parametrize(
     ("what", "verb"), [*((what, "tables") for what in DIFFERENT), *(("versions of geal", verb) for verb in VERBS[1:])]
 )
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("difference", [False, True])
 def test_every_command_refuses_a_mixture_by_name(
     tmp_path: Path, command: Command, what: str, verb: str, difference: bool
 ) -> None:

@@ -1,4 +1,4 @@
-"""With anonymous=true nothing that is written tells who ran it: no folder, no user, no host, no commit."""
+"""With anonymous=true nothing that is written reveals who ran it: no folder, user, host or commit."""
 
 import io
 import json
@@ -54,7 +54,7 @@ def images(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home folder with data, a plug-in and the results of a run of theirs, a cell of which failed."""
+    """A home folder with data, a plug-in and the results of a run in which a cell failed."""
     home = tmp_path_factory.mktemp("machine") / "home" / USER
     images(home / "sets of mine" / "birds")
     (home / "plug").mkdir()
@@ -65,7 +65,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def benchmark(home: Path, *words: str) -> Result:
-    """A command as somebody at home on that machine runs it."""
+    """Runs a command as the owner of that home folder."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"HOME": str(home), "USER": USER, "LOGNAME": USER, "HOSTNAME": HOST}.items():
             patch.setenv(name, value)
@@ -99,7 +99,7 @@ def folder(home: Path) -> Path:
 
 
 def parts(path: Path) -> Iterator[bytes]:
-    """What a file holds, and what is compressed in it."""
+    """Yields the content of a file, and of what is compressed in it."""
     content = path.read_bytes()
     yield content
     if zipfile.is_zipfile(path):
@@ -168,7 +168,7 @@ def test_wandb_tells_user_and_host() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "remainder"),
     [
         ('File "/opt/al/code/loop.py", line 3', 'File "loop.py", line 3'),
         ("image_folder[root=/home/zoe/birds]", "image_folder[root=birds]"),
@@ -198,7 +198,7 @@ def test_names_of_user_and_host_are_left_out_where_they_are_words(monkeypatch: p
 
 
 def telling(tmp_path: Path) -> Store:
-    """A results folder of somebody who ran it with their whole path and without anonymous=true."""
+    """A results folder of someone who ran it with full paths and without anonymous=true."""
     label = "digits[weights=/home/zoe/w.pth]"
     store = recorded(tmp_path / "zoe" / "run", PLAIN, name=label)
     manifest = json.loads((store.folder / "grid.json").read_text())

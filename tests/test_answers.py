@@ -1,4 +1,4 @@
-"""The commands that read records, as people call them, and the gallery that a run leaves for figures."""
+"""The commands that read records, and the gallery that a run leaves for figures."""
 
 import json
 import os
@@ -302,7 +302,7 @@ def test_the_first_of_each_purchase_are_shown_whatever_the_pool() -> None:
 
 # --- seconds ----------------------------------------------------------------------------------
 def test_seconds_are_summed_over_rounds_and_an_encoder_counts_once(tmp_path: Path) -> None:
-    """By hand: two runs of two rounds; what is shared counts as if it were not, encodings by the longest."""
+    """By hand: two runs of two rounds; shared fits count as if not shared, encodings by the longest."""
     store, schedule = Store(tmp_path), {"initial": 4, "budget": 2, "rounds": 2, "validation": 0}
     cells = [
         {"path": f"made/slow/seed-{n}", "key": str(n), "strategy": "slow", "seed": n, "dagger": [], "companion": False}

@@ -1,4 +1,4 @@
-"""What is kept on disk is used only where its digest fits what it holds and how it is called; what is not, is said."""
+"""A file on disk is used only if its digest fits its content and its name; a file that is not used is reported."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from benchmark.vision.encoding import encodings
 
 @pytest.fixture(autouse=True)
 def nothing_was_said() -> Iterator[None]:
-    """No file was read, and no line was said, before a test."""
+    """Forgets, before a test, which files were read and which remarks were made."""
     for cached in (remarks.remark_once, tensor_files.is_sound_version):
         cached.cache_clear()
     yield
@@ -33,12 +33,12 @@ def nothing_was_said() -> Iterator[None]:
 
 
 def name_of(kind: str) -> str:
-    """Where a file of a kind lies: encodings are named by their folder too."""
+    """Returns where a file of a kind lies; encodings are identified by their folder too."""
     return {"encodings": "encodings/abc/7.safetensors", "checkpoint": "key.checkpoint"}.get(kind, "key.safetensors")
 
 
 def stored(kind: str, folder: Path) -> Path:
-    """A file of a kind."""
+    """Writes a file of a kind."""
     path = folder / name_of(kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     KINDS[kind][0](path)
@@ -71,7 +71,7 @@ def test_no_flipped_bit_goes_unseen(kind: str, tmp_path: Path, caplog: pytest.Lo
 
 
 def swapped(content: bytes) -> bytes:
-    """Two bytes of the weights exchanged: the sum of all bytes stays."""
+    """Swaps two bytes of the weights, so that the sum of all bytes stays the same."""
     last = next(n for n in range(len(content) - 2, 0, -1) if content[n] != content[-1])
     return content[:last] + content[-1:] + content[last + 1 : -1] + content[last : last + 1]
 
@@ -132,7 +132,7 @@ def test_a_cell_trains_anew_what_is_damaged_and_says_so(
 
 
 def in_the_way(path: Path, what: str) -> None:
-    """Puts something where a cache should be."""
+    """Puts something else where a cache should be."""
     {"file": path.touch, "folder of a fit's name": path.mkdir, "fifo": lambda: os.mkfifo(path)}[what]()
 
 
@@ -173,12 +173,12 @@ def test_a_cache_that_cannot_be_written_is_said_once(
 
 
 def cell_of(strategy: str) -> str:
-    """The file of records of a strategy's cell."""
+    """Returns the file of records of a strategy's cell."""
     return f"cells/{cell(strategy).path}.jsonl"
 
 
 def deny(folder: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets nothing be written into a folder, as the system does it (tests may run as root, who may write anywhere)."""
+    """Makes a folder unwritable as the system would (tests may run as root, who may write anywhere)."""
     error = OSError(code, os.strerror(code))
 
     def save(tensors: object, path: Path, **more: object) -> None:
@@ -303,7 +303,7 @@ def test_types_shapes_and_names_are_part_of_a_digest() -> None:
 
 # --- galleries --------------------------------------------------------------------------------------
 def arrays() -> dict[str, np.ndarray]:
-    """A gallery of three images of a classification task."""
+    """Returns a gallery of three images of a classification task."""
     none = np.empty(0, np.int64)
     return {
         "labels_P": np.array([0, 1, 1]), "box_image_M": none, "box_class_M": none, "box_side_M": np.empty(0, "f4"),

@@ -1,6 +1,6 @@
 """What docs/faults.md states: kills, full and read-only disks, damage, a second run, strategies that hang, clocks.
 
-As a script this file is a server that forks runs: a start then takes a tenth of a second, not torch's four.
+As a script this file is a server that forks runs: a start then takes a tenth of a second instead of torch's four.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Stated:
 
 
 def table() -> dict[str, Stated]:
-    """The rows of docs/faults.md by fault."""
+    """Returns the rows of docs/faults.md by fault."""
     lines = (ROOT / "docs" / "faults.md").read_text().splitlines()
     rows = [[part.strip() for part in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
     by_fault = {}
@@ -79,7 +79,7 @@ def table() -> dict[str, Stated]:
 
 
 def check_stated(fault: str, code: int | None, stderr: str) -> None:
-    """The run ended as the table says, and a user's error took one line."""
+    """Checks that the run ended as the table says, and that a user's error took one line."""
     row = table()[fault]
     assert code == row.exit, stderr
     assert row.said.search(stderr), stderr
@@ -112,28 +112,28 @@ class Forks:
         assert self.heard() == "ready"
 
     def tell(self, **message: Any) -> None:
-        """Sends a line."""
+        """Sends a message."""
         assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(message).encode() + b"\n")
 
     def heard(self) -> str:
-        """The next line of the answer."""
+        """Returns the next line of the answer."""
         assert self.server.stdout is not None
         return self.server.stdout.readline().decode().strip()
 
     def start(self, *words: object, log: Path, room: int = 0) -> Forked:
-        """A run, its output in `log`; `room`: the bytes that it may allocate beside what is imported."""
+        """Starts a run with its output in `log`; `room`: the bytes that it may allocate beside what is imported."""
         self.tell(words=[str(word) for word in words], log=str(log), room=room)
         return Forked(self)
 
     def run(self, *words: object, log: Path, room: int = 0) -> tuple[int | None, str]:
-        """Exit code and output of a run that nobody disturbs."""
+        """Returns exit code and output of an undisturbed run."""
         process = self.start(*words, log=log, room=room)
         assert process.ended(120), log.read_text()
         return process.code, log.read_text()
 
     def shell(self, line: str) -> None:
-        """Runs a line where the server sees its disks."""
+        """Runs a command line where the server sees its disks."""
         enter = ["nsenter", "--preserve-credentials", "--user", "--mount", f"--target={self.server.pid}"]
         subprocess.run([*enter, "sh", "-c", line], check=True)
 
@@ -162,7 +162,7 @@ class Forked:
         return self.code is not None
 
     def kill(self, alone: bool = False) -> bool:
-        """SIGKILL to its group, or to it alone; whether that is what ended it."""
+        """Sends SIGKILL to its group, or only to it; whether that ended it."""
         with contextlib.suppress(ProcessLookupError):
             (os.kill if alone else os.killpg)(self.pid, signal.SIGKILL)
         assert self.ended(60)
@@ -180,7 +180,7 @@ class Fresh:
 
     @property
     def code(self) -> int | None:
-        """The exit code, None while it runs."""
+        """The exit code; None while it runs."""
         return self.process.returncode
 
     def ended(self, within: float) -> bool:
@@ -190,7 +190,7 @@ class Fresh:
         return self.code is not None
 
     def kill(self, alone: bool = False) -> bool:
-        """SIGKILL to its group, or to it alone; whether that is what ended it."""
+        """Sends SIGKILL to its group, or only to it; whether that ended it."""
         if not self.ended(0):
             (os.kill if alone else os.killpg)(self.pid, signal.SIGKILL)
         assert self.ended(60)
@@ -207,7 +207,7 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results folder of a run that nothing happened to."""
+    """Returns the results folder of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
     process = Fresh("run", *GRID, f"out={folder / 'run'}", log=folder / "log")
     assert process.ended(300)
@@ -217,18 +217,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def num_rounds(contents: dict[str, bytes]) -> int:
-    """The whole lines of record files, their headers aside."""
+    """Returns the number of whole lines in record files, without their headers."""
     return sum(max(content.count(b"\n") - 1, 0) for content in contents.values())
 
 
 def tables_of(folder: Path) -> dict[str, bytes]:
-    """The tables of a results folder."""
+    """Returns the tables of a results folder."""
     paths = sorted(path for path in (folder / "tables").rglob("[!.]*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """The size of every file below a folder."""
+    """Returns the size of every file below a folder."""
     by_path = {}
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):
@@ -237,7 +237,7 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 def moment(process: Forked | Fresh, folder: Path, rng: random.Random, longest: float) -> bool:
-    """Waits some seconds, or until 3 ms at most after something was written; False: the run ended first."""
+    """Waits some seconds, or until at most 3 ms after something was written; False if the run ended first."""
     if rng.random() < 0.5:
         return not process.ended(rng.uniform(0, longest))
     before, num_left = sizes(folder), rng.randrange(1, 20)
@@ -250,7 +250,7 @@ def moment(process: Forked | Fresh, folder: Path, rng: random.Random, longest: f
 
 
 def check_kept(before: dict[str, bytes], after: dict[str, bytes], whole: Path, stderr: str) -> None:
-    """Every record is there that was there or that was told, each file the start of what an undisturbed run writes."""
+    """Checks that no record is lost that was there or reported, and that each file begins an undisturbed run's file."""
     complete = bytes_of(whole)
     assert all(complete[path].startswith(content) for path, content in after.items())
     assert all(after[path].startswith(content) for path, content in before.items())
@@ -262,7 +262,7 @@ def check_kept(before: dict[str, bytes], after: dict[str, bytes], whole: Path, s
 
 @pytest.fixture(scope="module")
 def forks_without_locks() -> Iterator[Forks]:
-    """The server where no disk knows locks."""
+    """The server where no disk supports locks."""
     server = Forks(disk="no locks")
     yield server
     server.close()
@@ -313,7 +313,7 @@ def test_a_folder_is_free_at_once_when_a_driver_with_readers_of_images_was_kille
 
 
 def children(pid: int) -> dict[int, str]:
-    """The processes below this one, and what they call themselves."""
+    """Returns the processes below a process, with their command lines."""
     parents: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -363,7 +363,7 @@ def test_kills_of_ray_workers_and_drivers_cost_the_rounds_in_flight(tmp_path: Pa
 
 
 def is_of_ray(pid: int) -> bool:
-    """Whether this is a process that Ray started and that still runs."""
+    """Whether this is a running process that Ray started."""
     try:
         return b"ray" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -373,7 +373,7 @@ def is_of_ray(pid: int) -> bool:
 # --- disks and folders ------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def mounts() -> Iterator[Forks]:
-    """The server where disks may be mounted that nobody else sees and that end with it."""
+    """The server where disks may be mounted that only it sees, and that disappear with it."""
     before = ["unshare", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*before, "mount", "-t", "tmpfs", "x", "/mnt"]).returncode:
         pytest.skip("this system lets its users mount nothing")
@@ -435,19 +435,19 @@ def test_a_read_only_folder_is_one_line_and_is_read(tmp_path: Path, whole: Path,
 
 # --- damaged record files ---------------------------------------------------------------------
 def shelved() -> Cell:
-    """A cell of five rounds that takes milliseconds."""
+    """Returns a cell of five rounds that takes milliseconds."""
     return cell("random", task="shelf", rounds=5)
 
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
-    """The record file of a finished cell, which `run([shelved()], tmp_path)` writes."""
+    """Returns the record file of a finished cell, which `run([shelved()], tmp_path)` writes."""
     run([shelved()], tmp_path)
     return Store(tmp_path / "run").path(shelved().path)
 
 
 def check_repaired(path: Path, content: bytes, sound: bytes, harm: str, folder: Path) -> None:
-    """Of `content` the lines of `sound` are read, `harm` is told, and a run writes what was there before."""
+    """Checks a damaged file: `sound` is what is read of `content`, `harm` is reported, and a run restores the file."""
     before = path.read_bytes()
     path.write_bytes(content)
     store, num_sound = Store(folder / "run"), sound.count(b"\n")
@@ -565,7 +565,7 @@ def test_a_second_run_on_a_folder_is_refused_and_the_first_is_unharmed(
 def typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Runs a grid on a shelf, here, in OUT = tmp_path/run; exit code and what was said."""
+    """Runs a grid on the task shelf in this process, in OUT = tmp_path/run; returns exit code and output."""
 
     def ran(*words: str) -> tuple[int, str]:
         grid = ["tasks=[shelf]", "rounds=3", "initial=20", "budget=5", "validation=10", "device=cpu"]
@@ -579,7 +579,7 @@ def typed(
 
 
 def rounds_by_strategy(out: Path) -> dict[str, int]:
-    """Number of recorded rounds by strategy."""
+    """Returns the number of recorded rounds by strategy."""
     counts: dict[str, int] = {}
     for path, content in bytes_of(out).items():
         name = Path(path).parent.name
@@ -732,12 +732,12 @@ def test_a_strategy_that_hoards_memory_fails_alone(tmp_path: Path, forks: Forks)
 
 
 def resident_mb() -> float:
-    """The memory that this process takes now."""
+    """Returns the memory that this process takes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def held_mb() -> float:
-    """What this process holds now: all that Python allocated, and every tensor (those of a compiler hold nothing)."""
+    """Returns what this process holds: all that Python allocated, and every tensor (those of a compiler hold nothing)."""
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     storages = {tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
@@ -804,7 +804,7 @@ def test_nothing_here_reads_the_wall_clock() -> None:
 
 # --- the server -------------------------------------------------------------------------------
 def serve() -> None:
-    """Answers a line of words with the process id and, once it ended, the exit code of a run."""
+    """Answers each request with the process id and, when it has ended, the exit code of a run."""
     from benchmark.cli import progress  # noqa: F401  what a run imports
 
     discovery.discover(FAULTY)
@@ -821,7 +821,7 @@ def serve() -> None:
 
 
 def forked(words: list[str], log: str, room: int) -> NoReturn:
-    """The run of these words."""
+    """Runs these arguments in a fork."""
     os.setpgid(0, 0)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)

@@ -1,4 +1,4 @@
-"""What is written stays below the folder that a user named, whatever lies there; one process writes at a time."""
+"""Files are written only below the folder that the user named, whatever lies there; one process writes at a time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Command = Callable[..., tuple[int, str]]
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Returns the content of every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -53,7 +53,7 @@ def measured(number: int) -> Measured:
 
 
 def grown(store: Store, rounds: int) -> Store:
-    """The store with some rounds of a cell."""
+    """Returns the store with some rounds of a cell."""
     store.start_cell(CELL, HEADER)
     for number in range(rounds):
         store.append(CELL, record(number), measured(number))
@@ -63,7 +63,7 @@ def grown(store: Store, rounds: int) -> Store:
 # --- links ------------------------------------------------------------------------------------
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder of somebody else, with files of the names that a run writes."""
+    """A folder of someone else, with files of the names that a run writes."""
     folder = tmp_path / "outside"
     for name in ("precious", "shelf/20+5x2v10/random/seed-0.jsonl", "tables.md", "shelf.csv", "a.safetensors"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ def test_an_odd_lock_of_a_fit_is_no_lock_and_nobody_waits(kind: str, tmp_path: P
 
 # --- what is no file --------------------------------------------------------------------------
 def odd(kind: str, path: Path) -> Iterator[None]:
-    """Puts something in the place of a file."""
+    """Puts something that is not a file in the place of one."""
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         if kind == "pipe":
@@ -405,18 +405,18 @@ class Writer:
         self.said = self.heard()
 
     def heard(self) -> str:
-        """The next line that it says."""
+        """Returns the next line of its output."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().decode().strip()
 
     def write(self) -> str:
-        """Has it write a round; what it says."""
+        """Makes it write a round, and returns what it prints."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
         return self.heard()
 
     def end(self) -> int:
-        """Its exit code once it has nothing more to do."""
+        """Returns its exit code after it has finished."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         code = self.process.wait(30)
@@ -425,13 +425,13 @@ class Writer:
         return code
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Sends SIGKILL."""
         self.process.send_signal(signal.SIGKILL)
         self.end()
 
 
 def writers_of(folder: Path) -> list[int]:
-    """Which processes wrote the rounds."""
+    """Returns which process wrote each round."""
     content = Store(folder).read(CELL)
     assert content.damage == ""
     return [record.bought[1] for record in content.records]

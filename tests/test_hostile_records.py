@@ -1,5 +1,7 @@
-"""Records, measurements, manifests, sources, published curves and galleries that are soundly written and odd: every
-command gives the right answer, refuses in one line that names file and field, or names the damage."""
+"""Records, measurements, manifests, sources, published curves and galleries that are intact but have odd content.
+
+Every command gives the right answer, refuses in one line that names file and field, or names the damage.
+"""
 
 from __future__ import annotations
 
@@ -56,13 +58,13 @@ HUGE = 10**400
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder in which nothing is odd, not to be written to."""
+    """A results folder with correct content, only read."""
     return base(tmp_path_factory.mktemp("sound") / "run").folder
 
 
 @pytest.fixture
 def store(sound: Path, tmp_path: Path) -> Store:
-    """A copy of it."""
+    """A copy of the correct folder."""
     return Store(shutil.copytree(sound, tmp_path / "run"))
 
 
@@ -98,7 +100,7 @@ def spoil(store: Store, field: str, value: object, kind: str = "cells", number: 
 
 
 def refused(store: Store, *verbs: str) -> str:
-    """What all commands, or these, say of a folder that each refuses."""
+    """Returns the common error of all commands, or of these, on a folder that each must refuse."""
     errors = [command(store.folder, verb) for verb in verbs or QUICK]
     assert {word for word, _ in errors} == {"refused"}, errors
     assert all("\n" not in words for _, words in errors)
@@ -245,13 +247,13 @@ def test_a_round_without_its_metric_or_its_cost_is_not_recorded(
 
 # --- the manifest -------------------------------------------------------------------------------
 def entry(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The experiment of a manifest."""
+    """Returns the experiment of a manifest."""
     experiment: dict[str, Any] = manifest["experiments"][0]
     return experiment
 
 
 def setting(*steps: str | int, to: object) -> Callable[[dict[str, Any]], None]:
-    """Sets something of a manifest."""
+    """Returns a function that sets a value in a manifest."""
 
     def change(manifest: dict[str, Any]) -> None:
         inner: Any = manifest
@@ -447,7 +449,7 @@ def test_odd_sources_of_published_curves_are_refused_by_field(tmp_path: Path, te
 
 # --- galleries ----------------------------------------------------------------------------------
 def arrays(num: int = 4) -> dict[str, Any]:
-    """The arrays of a gallery of a pool of 100 in two classes."""
+    """Returns the arrays of a gallery of a pool of 100 images in two classes."""
     none = np.empty(0, np.int64)
     return {
         "labels_P": np.arange(100) % 2, "box_image_M": none, "box_class_M": none, "box_side_M": none.astype(np.float32),
@@ -458,7 +460,7 @@ def arrays(num: int = 4) -> dict[str, Any]:
 
 
 def write(path: Path, content: dict[str, Any], headers: dict[str, dict[str, Any]] | None = None) -> Path:
-    """A gallery in which some arrays are one byte that says to be an array of another form."""
+    """Writes a gallery in which some arrays are one byte whose header claims another shape."""
     path.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in content.items():
@@ -534,20 +536,20 @@ DRAWN = 100  # of so many inputs that are read, one goes through `report`, too
 
 @pytest.fixture(scope="module")
 def home(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of the sound folder, whose files the corpus writes again and again without waiting for the disk."""
+    """A copy of the correct folder, which the corpus overwrites again and again without waiting for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
         yield shutil.copytree(sound, tmp_path_factory.mktemp("corpus") / "run")
 
 
 def restored(sound: Path, home: Path) -> Store:
-    """The folder of the corpus as it was, without what commands wrote there."""
+    """Returns the folder of the corpus as it was, without what commands wrote there."""
     shutil.rmtree(home)
     return Store(shutil.copytree(sound, home))
 
 
 def odd(body: Any) -> st.SearchStrategy[Any]:
-    """A value of JSON with one or two others in it: of the same kind, or anything."""
+    """Returns a JSON value with one or two parts replaced, by values of the same kind or by anything."""
     spots = st.sampled_from(list(places(body)))
     changes = spots.flatmap(lambda place: st.tuples(st.just(place), near(body, place) | near(body, place) | ANY))
     many = st.lists(changes, min_size=1, max_size=2)
@@ -555,8 +557,10 @@ def odd(body: Any) -> st.SearchStrategy[Any]:
 
 
 def judged(counts: Counts, folder: Path) -> bool:
-    """Runs four of the commands, others each time, on a folder and counts what they make of it; what is read is drawn
-    now and then. Whether none refuses it."""
+    """Runs four of the commands, different ones each time, on a folder, and counts the outcomes.
+
+    What is read is also drawn now and then. Returns whether no command refuses the folder.
+    """
     first = counts.counted.total() % len(QUICK)
     word, _ = outcome(folder, (*QUICK, *QUICK)[first : first + 4])
     counts.add(word)
@@ -566,7 +570,7 @@ def judged(counts: Counts, folder: Path) -> bool:
 
 
 def lines_of(sound: Path, kind: str) -> list[Any]:
-    """What the lines of a cell's file say."""
+    """Returns the bodies of the lines of a cell's file."""
     return bodies(Store(sound).path(CELL, kind))
 
 
@@ -581,7 +585,7 @@ OPTIONAL = {
 
 
 def read_back(text: str) -> Any:
-    """JSON as a reader takes it, numbers as floats; None where it is none."""
+    """Returns JSON as a reader parses it, with numbers as floats; None where it is not JSON."""
     try:
         return json.loads(text, parse_int=float)
     except (ValueError, RecursionError):
@@ -679,7 +683,7 @@ ON_PAPERS = ("verify", "savings", "compare", "seconds", "status")
 
 
 def csv(rows: Sequence[Sequence[str]]) -> str:
-    """Rows with quotes around every field."""
+    """Returns rows with quotes around every field."""
     return "\n".join(",".join('"' + field.replace('"', '""') + '"' for field in row) for row in rows) + "\n"
 
 
@@ -714,7 +718,7 @@ def test_a_thousand_odd_published_curves(home: Path, tmp_path: Path) -> None:
 
 
 def mangled(whole: dict[str, Any]) -> st.SearchStrategy[tuple[dict[str, Any], dict[str, dict[str, Any]]]]:
-    """The arrays of a gallery with odd values, kinds or shapes, and what some of them say instead to be."""
+    """Returns the arrays of a gallery with odd values, types or shapes, and false headers for some of them."""
     names = st.sampled_from(list(whole))
     sizes = st.sampled_from([0, 1, 2, 4, 5, 8, 100, 2**31, 10**13, 10**30, -1])
     kinds = st.sampled_from(["|u1", "<i8", "<f2", "<f4", "<f8", "<U3", "|O", "<c8", "|V0", "|S1", "<M8[s]", "|b1"])

@@ -1,4 +1,4 @@
-"""Limits of time, the order of cells under one, forecasts, and runs that repeat to the bit."""
+"""Time limits, the order of cells under one, forecasts, and runs that repeat bit for bit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", 
 
 
 def command(*words: object, code: int = 0) -> None:
-    """The command line in this process, as if typed; code: the exit status."""
+    """Runs the command line in this process; code: the expected exit status."""
     sys.argv = ["benchmark", *map(str, words)]
     with pytest.raises(SystemExit) as caught:
         main()
@@ -86,7 +86,7 @@ Told = tuple[str, int, int, float]  # strategy, seed, round (-1: started, -2: fa
 
 
 def hours(schedule_of_events: list[Told], gpu_hours: float | None, share: float = 1.0) -> tuple[int, bool, list[str]]:
-    """How many events of a launcher come through under a budget, whether it was closed, and what was said."""
+    """Returns how many events pass under a budget, whether the launcher was closed, and what was said."""
     now, closed, said = 0.0, False, list[str]()
 
     def events() -> Generator[Event]:

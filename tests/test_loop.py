@@ -1,4 +1,4 @@
-"""The loop pays for what it uses, shares what it may, and repeats itself to the byte."""
+"""The loop counts every label that it uses as paid, shares fits where it may, and repeats itself byte for byte."""
 
 import dataclasses
 import io
@@ -382,7 +382,7 @@ def test_a_record_tells_the_scores_of_single_classes(tmp_path: Path) -> None:
 def test_the_seconds_of_a_fit_hold_what_the_gpu_has_queued_and_nothing_from_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A GPU with a queue: what is asked of it takes its time when somebody waits."""
+    """A fake GPU with a queue: queued work takes its time when somebody waits for it."""
     queued, now = [100.0], [0.0]
 
     def wait() -> None:
@@ -403,7 +403,7 @@ def test_the_seconds_of_a_fit_hold_what_the_gpu_has_queued_and_nothing_from_befo
 
 
 def test_the_peak_of_a_round_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each round forgets what was the most before it, then measures."""
+    """Each round resets the peak memory before it measures it."""
     since = list[str]()
     monkeypatch.setattr(loop, "reset_peak_memory", lambda machine: since.append("forget"))
     monkeypatch.setattr(loop, "peak_memory_mb", lambda machine: since.append("measure") or len(since))

@@ -1,4 +1,5 @@
-"""`rounds` may be raised where there are records: they go on, and the bytes are those of a run with as many at once."""
+"""`rounds` may be raised where there are records: cells go on, with the same bytes as a run with as many rounds at
+once."""
 
 import shutil
 from collections.abc import Callable
@@ -23,7 +24,7 @@ BOXES = ["tasks=[shelf]", "budget_in=boxes"]
 
 @pytest.fixture
 def run(command: Command, tmp_path: Path) -> Command:
-    """Runs GRID on a shelf, in a folder."""
+    """Runs GRID on the task shelf in a folder."""
 
     def ran(folder: str, rounds: int, *more: str) -> tuple[int, str]:
         words = [*GRID, *("tasks=[shelf]" for _ in [0] if not any(word.startswith("tasks") for word in more)), *more]

@@ -1,4 +1,4 @@
-"""One-pass schedules: everything is chosen at once and trained on at each budget, from some labels or from none."""
+"""One-pass schedules: everything is selected at once and trained on at each budget, from some labels or from none."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_all_is_chosen_at_once_by_the_model_of_round_0_and_bought_in_order(strat
 
 
 def test_it_differs_from_choosing_anew_each_round(tmp_path: Path) -> None:
-    """The first choice is the same but for its length; what follows is not, for a strategy that asks the model."""
+    """The first selections start alike; the later ones differ, for a strategy that asks the model."""
     once, anew = (
         records(run([cell("entropy", one_pass=one_pass_)], tmp_path / str(one_pass_))) for one_pass_ in (True, False)
     )
@@ -74,7 +74,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_same_bytes(schedule: dict[str, 
 
 
 def test_a_choice_that_comes_out_otherwise_buys_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a device that rounds otherwise: the second process draws another order."""
+    """As on a device that rounds differently: the second process draws another order."""
     one_cell = cell("random", rounds=4, one_pass=True, budget=300)
     store = Store(tmp_path / "run")
     rounds = launch.run_cell(one_cell, store, FitCache(tmp_path / "fits", 1, "cpu"), launch.TaskLoader(CPU))
@@ -132,7 +132,7 @@ def test_a_schedule_tells_how_it_is() -> None:
 
 
 def test_the_analysis_takes_a_start_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Runs of one seed are paired, their different first purchases are no fault, and a missing image is one."""
+    """Runs of one seed are paired; different first purchases are no fault, and a missing image is one."""
     words = [
         "grid=quick", "tasks=[digits[batch_size=8,epochs=15]]", f"strategies=[random,{GEAL}]", "initial=0",
         "one_pass=true", "budget=10", "rounds=3", "seeds=2", "validation=0", f"out={tmp_path}",

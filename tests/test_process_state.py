@@ -1,4 +1,4 @@
-"""What a plug-in leaves changed in torch or in the process is put back, said, and named by `check`."""
+"""What a plug-in changes in torch or in the process is restored, reported, and named by `check`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATES = [name for name in CHANGES if name != "seeds"]
 
 @pytest.fixture(autouse=True)
 def state() -> Iterator[None]:
-    """Spoils no other test, and nothing was remarked before."""
+    """Restores the state after a test, and forgets which remarks were made before it."""
     before = snapshot()
     remarks.remark_once.cache_clear()
     yield
@@ -40,7 +40,7 @@ def state() -> Iterator[None]:
 
 
 def remarks_of(act: Callable[[], object]) -> list[str]:
-    """What is remarked meanwhile."""
+    """Returns the remarks that are made in the block."""
     lines = list[str]()
     remarks.send_remarks_to(lines.append)
     act()
@@ -48,7 +48,7 @@ def remarks_of(act: Callable[[], object]) -> list[str]:
 
 
 def call(change: Callable[[], object], seed: int = 0) -> None:
-    """Does it in a block of its own."""
+    """Calls a function in a block of its own."""
     with isolate_plugin("it", seed):
         change()
 
@@ -137,7 +137,7 @@ def test_a_library_that_is_loaded_with_threads_of_its_own_is_no_change(monkeypat
 
 # --- global generators ------------------------------------------------------------------------
 def draw() -> tuple[float, float, float]:
-    """A number of each global generator."""
+    """Draws a number from each global generator."""
     return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
 
 
@@ -230,7 +230,7 @@ def test_other_questions_to_a_task_are_contained_too(
 
 
 def build_digits() -> object:
-    """The task."""
+    """Returns the task."""
     return registry.get("task", "digits").build(Machine(torch.device("cpu")), Spec.read("task", "digits").values)
 
 

@@ -1,4 +1,4 @@
-"""The commit that is recorded is that of the package's own checkout, whatever surrounds it or the environment names."""
+"""The recorded commit is that of the package's own checkout, whatever repository surrounds it or the environment names."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def run_git(folder: Path, *words: str) -> str:
 
 
 def repository(folder: Path) -> str:
-    """A checkout with a file of code and another; its commit."""
+    """A checkout with one file of code and one other file, and its commit."""
     (folder / "strategies").mkdir(parents=True)
     (folder / "strategies" / "mine.py").write_text("first = 1\n")
     (folder / "README.md").write_text("read me\n")
@@ -127,7 +127,7 @@ class Installed:
 
 
 @pytest.mark.parametrize(
-    ("told", "number"),
+    ("direct_url", "number"),
     [
         ('{"url": "https://example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "abc1"}}', "abc1"),
         ('{"url": "file:///x", "dir_info": {"editable": true}}', ""), ('{"vcs_info": null}', ""), ("[]", ""), ("{", ""),

@@ -1,4 +1,4 @@
-"""Cells on Ray: the same bytes as here, whatever happens to the workers; and what of it needs no Ray."""
+"""Cells on Ray: the same bytes as without it, whatever happens to the workers; and the parts that need no Ray."""
 
 import contextlib
 import dataclasses
@@ -128,7 +128,7 @@ def test_without_ray_it_is_one_line(
 
 
 class Slow:
-    """The task of a cell, which counts its fits and takes its time over them."""
+    """The task of a cell; it counts its fits and takes its time over them."""
 
     def __init__(self, of_cell: Cell) -> None:
         self.task: Any = of_cell.task.plugin.build(Machine(torch.device("cpu")), of_cell.task.values)
@@ -224,7 +224,7 @@ def mishaps(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def forgotten() -> Iterator[None]:
-    """Takes the plug-in of this test back out of the registry."""
+    """Removes the plug-in of this test from the registry."""
     yield
     registry.REGISTRY["strategy"].pop("mishap", None)
 
@@ -244,7 +244,7 @@ def rounds(events: list[Any]) -> list[Round]:
 
 
 def marked_with(mark: str) -> list[str]:
-    """The processes that have this mark in their environment."""
+    """Returns the processes that have this mark in their environment."""
     pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
@@ -254,7 +254,7 @@ def marked_with(mark: str) -> list[str]:
 
 
 def pool_of(cells: list[Cell], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A pool whose first worker is at the first cell; no Ray runs."""
+    """Returns a pool whose first worker runs the first cell; Ray is not started."""
     ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     monkeypatch.setattr(ray_launch.ray, "kill", lambda actor: None)
     pool = ray_launch.WorkerPool(cells[1:], Store(folder), ray_launch.WorkerResources(1, 0), lambda share: None)
@@ -301,7 +301,7 @@ def test_workers_that_never_start_end_the_run(tmp_path: Path, monkeypatch: pytes
 def test_a_cell_whose_records_are_of_other_data_fails_and_its_worker_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is at the first round already."""
+    """The worker is at the next round already."""
     one_cell = cell("random")
     pool = pool_of([one_cell], tmp_path, monkeypatch)
     header = Header(one_cell.key, one_cell.identity(), "data", 100, "accuracy", [])
@@ -409,7 +409,7 @@ def test_a_cell_travels_as_plain_data() -> None:
 
 
 def worker_of(folder: Path, *words: str) -> Any:
-    """A worker, without Ray, that shares the fits of `run` in this folder."""
+    """Returns a worker, without Ray, that shares the fits of `run` in this folder."""
     settings = config.compose_settings(
         ["launcher=ray", "device=cpu", f"out={folder / 'run'}", f"plugins={FAULTY}", *words]
     )

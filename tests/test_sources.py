@@ -1,4 +1,4 @@
-"""Which files images are from: kept beside records, named where one changed, told by explain and by the report."""
+"""The files that images come from: stored beside records, named when one changed, shown by explain and the report."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ WORDS = [
 
 
 def photograph(path: Path, number: int) -> None:
-    """An image that differs from those of other numbers."""
+    """Returns an image that differs from those of other numbers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(number).integers(0, 255, (8, 8, 3), np.uint8)).save(path)
 

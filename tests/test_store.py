@@ -1,4 +1,4 @@
-"""Records survive what happens to files, and damage is named."""
+"""Records survive what can happen to files, and damage is reported."""
 
 import json
 import subprocess
@@ -73,7 +73,7 @@ def test_a_flipped_bit_is_named_and_not_used(store: Store) -> None:
 
 
 def in_crlf(path: Path) -> None:
-    """What git's autocrlf and FTP in text mode make of a file."""
+    """Changes line ends as git's autocrlf and FTP's text mode do."""
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
 
 

@@ -1,4 +1,4 @@
-"""The mirror on Weights & Biases: one run a cell; what goes wrong there never fails a run."""
+"""The copy on Weights & Biases: one run per cell; an error there never fails a run."""
 
 import sys
 import types
@@ -13,7 +13,7 @@ from benchmark.runner.launch import CellStarted, Event, Failure, Round
 
 
 class Fake(types.ModuleType):
-    """What we use of wandb."""
+    """The part of wandb that is used."""
 
     def __init__(self, *, broken: bool = False) -> None:
         super().__init__("wandb")
@@ -100,7 +100,7 @@ def test_a_mirror_that_fails_at_its_end_fails_nothing(fake: Fake, events: list[E
 
 
 def test_cells_side_by_side_keep_their_runs(fake: Fake, events: list[Event], tmp_path: Path) -> None:
-    """As several workers report: the rounds of two cells in turn."""
+    """Rounds of two cells alternate, as several workers report them."""
     cells = [[e for e in events if e.cell.strategy.label == name] for name in ("random", "margin")]
     mixed = [event for pair in zip(*cells, strict=True) for event in pair]
     list(tracking.mirror_events(mixed, "wandb", tmp_path, print))

@@ -1,4 +1,4 @@
-"""Training and selection may vary alone; where they do not, every byte is what it was."""
+"""Training and selection may vary separately; where they do not vary, every byte stays the same."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def whole(strategy: str, variant: Variant = ORDINARY, number: int = 0) -> Cell:
 
 
 def recorded(folder: Path, *strategies: str, variants: tuple[Variant, ...] = STAGGERED, seeds: int = 2) -> Store:
-    """A results folder of small runs on digits, as a run leaves it."""
+    """Returns a results folder of small runs on digits, as a run leaves it."""
     first = cell(strategies[0])
     specs = tuple(cell(name).strategy for name in strategies)
     experiment = Experiment("digits", first.task, first.schedule, specs, tuple(range(seeds)), variants=variants)
@@ -47,7 +47,7 @@ def recorded(folder: Path, *strategies: str, variants: tuple[Variant, ...] = STA
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Two strategies, two seeds, three variants; read only."""
+    """Two strategies, two seeds, three variants; only read."""
     return recorded(tmp_path_factory.mktemp("full"), "random", "margin")
 
 

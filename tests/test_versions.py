@@ -1,4 +1,4 @@
-"""Versions of libraries: a mixture is told where it begins and in every table; another torch begins a cell anew."""
+"""Library versions: mixed versions are reported at the start and in every table; another torch restarts a cell."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ GRID = [
 def rewritten(
     folder: Path, old: Mapping[str, str], *, rounds: int = 2, path: str = "*/*/*/*", lost: bool = False
 ) -> None:
-    """Leaves the first rounds of cells, as if they had been made with other versions; lost: their measurements are."""
+    """Leaves the first rounds of cells, as if made with other versions; `lost` removes their measurements."""
     for records in folder.glob(f"cells/{path}.jsonl"):
         records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[: rounds + 1]))
     for measured in folder.glob(f"measured/{path}.jsonl"):
@@ -50,7 +50,7 @@ def begun(command: Command, tmp_path: Path) -> Path:
 
 
 def caption(out: Path) -> str:
-    """What the written tables say."""
+    """Returns the caption of the written tables."""
     return " ".join(path.read_text() for path in (out / "tables").glob("*.md"))
 
 
@@ -196,7 +196,7 @@ def test_torchs_minor_version_decides(old: str, new: str, anew: bool) -> None:
 
 # --- tables and audit -------------------------------------------------------------------------------
 def recorded_experiment(tmp_path: Path, by_cell: Mapping[str, Mapping[str, str]]) -> Experiment:
-    """An experiment whose cells were made with these versions, by a part of their path."""
+    """Returns an experiment whose cells were made with these versions, given by a part of their path."""
     scores = {"random": {0: [0.5, 0.6, 0.7], 1: [0.5, 0.6, 0.7]}, "mine": {0: [0.5, 0.6, 0.7]}}
     store = recorded(tmp_path, scores)
     for path in (tmp_path / "measured").rglob("*.jsonl"):

@@ -1,4 +1,4 @@
-"""Time in which a process is stopped counts neither as work nor for a limit."""
+"""Time in which a process is stopped counts neither as work nor towards a time limit."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def dozes(view, budget, rng):
 
 @contextmanager
 def worker(how: str, limit: float) -> Iterator[subprocess.Popen[str]]:
-    """A process that works under a limit, in a group of its own."""
+    """A process that works under a time limit, in a process group of its own."""
     command = [sys.executable, "-c", WORK, how, str(limit)]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         assert process.stdout is not None
@@ -64,7 +64,7 @@ def worker(how: str, limit: float) -> Iterator[subprocess.Popen[str]]:
 
 
 def stopped(process: int, seconds: float) -> None:
-    """Stops a process, and lets it go on after so long."""
+    """Stops a process, and continues it after some seconds."""
     time.sleep(0.3)
     os.kill(process, signal.SIGSTOP)
     time.sleep(seconds)
