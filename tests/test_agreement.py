@@ -106,11 +106,11 @@ VERBS = ("tables", "savings", "report", "verify", "seconds", "compare random gea
 @pytest.mark.parametrize(
     ("what", "verb"), [*((what, "tables") for what in DIFFERENT), *(("versions of geal", verb) for verb in VERBS[1:])]
 )
-@pytest.mark.parametrize("difference", [False, True])
+@pytest.mark.parametrize("two_folders", [False, True])
 def test_every_command_refuses_a_mixture_by_name(
-    tmp_path: Path, command: Command, what: str, verb: str, difference: bool
+    tmp_path: Path, command: Command, what: str, verb: str, two_folders: bool
 ) -> None:
-    folders = [tmp_path / "a", tmp_path / "b"] if difference else [tmp_path / "a"]
+    folders = [tmp_path / "a", tmp_path / "b"] if two_folders else [tmp_path / "a"]
     scores = {"random": {0: [50.0, 60.0], 1: [50.0, 61.0]}, "geal": {0: [50.0, 64.0], 1: [51.0, 65.0]}}
     for number, folder in enumerate(folders):
         part = {name: {number: seeds[number]} for name, seeds in scores.items()} if difference else scores
