@@ -113,7 +113,7 @@ def test_every_command_refuses_a_mixture_by_name(
     folders = [tmp_path / "a", tmp_path / "b"] if two_folders else [tmp_path / "a"]
     scores = {"random": {0: [50.0, 60.0], 1: [50.0, 61.0]}, "geal": {0: [50.0, 64.0], 1: [51.0, 65.0]}}
     for number, folder in enumerate(folders):
-        part = {name: {number: seeds[number]} for name, seeds in scores.items()} if difference else scores
+        part = {name: {number: seeds[number]} for name, seeds in scores.items()} if two_folders else scores
         store = recorded(folder, part)
         for path in folder.glob("cells/made/*/*.jsonl"):
             is_new = path.parent.name == "geal" and path.stem == "seed-1"
