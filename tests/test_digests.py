@@ -146,7 +146,7 @@ def test_what_is_no_file_costs_the_cache_alone(tmp_path: Path, caplog: pytest.Lo
             in_the_way(home / "fits" / name, what)
         assert all(isinstance(event, Round) for event in run([cell("random")], home))
         assert bytes_of(home / "run") == bytes_of(tmp_path / "run")
-        assert sum("is no file" in line for line in caplog.messages) == 3 * (number + 1)
+        assert sum("is not a file" in line for line in caplog.messages) == 3 * (number + 1)
     assert all(isinstance(event, Round) for event in run([cell("margin", rounds=1)], tmp_path / "1"))
 
 
