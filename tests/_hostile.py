@@ -60,15 +60,15 @@ def text_of(value: Any) -> str:
     """Returns a value as JSON, with each Raw in it as it is."""
     raws = list[str]()
 
-    def marked(one: Any) -> Any:
-        if isinstance(one, Raw):
-            raws.append(one)
+    def mark(part: Any) -> Any:
+        if isinstance(part, Raw):
+            raws.append(part)
             return f"raw{len(raws) - 1}raw"
-        if isinstance(one, dict):
-            return {key: marked(inner) for key, inner in one.items()}
-        return [marked(inner) for inner in one] if isinstance(one, list) else one
+        if isinstance(part, dict):
+            return {key: mark(inner) for key, inner in part.items()}
+        return [mark(inner) for inner in part] if isinstance(part, list) else part
 
-    return re.sub(r'"raw(\d+)raw"', lambda match: raws[int(match[1])], json.dumps(marked(value)))
+    return re.sub(r'"raw(\d+)raw"', lambda match: raws[int(match[1])], json.dumps(mark(value)))
 
 
 ABSENT = Raw("absent")  # stands for a key, or an item of a list, that is not there

@@ -227,7 +227,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 def on_a_terminal(command: list[str]) -> tuple[str, str]:
-    """Returns what a command writes to standard output, and what it shows on the terminal that is its standard error."""
+    """Returns what a command writes to standard output, and what it shows on its terminal (standard error)."""
     ours, theirs = pty.openpty()
     environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True) as process:

@@ -82,7 +82,7 @@ RANDOM = {"name": "random", "version": 1, "parameters": {}}
 
 
 def identity(**changes: Any) -> Header:
-    """Returns a header of `geal`, which reads an encoder's file, with changes of its task, strategy, data or weights."""
+    """Returns a header of `geal`, which reads an encoder, with changes of task, strategy, data or weights."""
     task = {"name": "digits", "version": 1, "parameters": {"lr": 0.1}} | changes.get("task", {})
     strategy = {"name": "geal", "version": 1, "parameters": {}, "encoders": {"dino": 1}} | changes.get("strategy", {})
     weights = {"dino": {"weights": changes.get("weights", "a" * 64)}}

@@ -737,7 +737,7 @@ def resident_mb() -> float:
 
 
 def held_mb() -> float:
-    """Returns what this process holds: all that Python allocated, and every tensor (those of a compiler hold nothing)."""
+    """Returns what this process holds: all that Python allocated, and every tensor (a compiler's hold nothing)."""
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     storages = {tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}

@@ -1,4 +1,4 @@
-"""Fits, checkpoints, encodings and encoders on disk: damaged files are not used; errors of memory or disk remove none."""
+"""Fits, checkpoints, encodings and encoders on disk: damaged files are not used; other errors remove none."""
 
 import errno
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The recorded commit is that of the package's own checkout, whatever repository surrounds it or the environment names."""
+"""The recorded commit is that of the package's own checkout, whatever surrounds it or the environment names."""
 
 import os
 import subprocess
