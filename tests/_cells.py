@@ -20,14 +20,14 @@ TINY = "digits[epochs=2]"
 
 
 def cell(strategy: str, rounds: int = 3, seed: int = 0, task: str = TINY, **schedule: Any) -> Cell:
-    """A cell of 20 + 5 labels a round, 10 held out."""
+    """Returns a cell of 20 + 5 labels per round, 10 held out."""
     discovery.discover(FAULTY)
     sizes = {"initial": 20, "budget": 5, "validation": 10} | schedule
     return Cell(Spec.read("task", task), Spec.read("strategy", strategy), Schedule(rounds=rounds, **sizes), seed)
 
 
 def run(cells: list[Cell], folder: Path, cache_gb: float = 1.0) -> list[Round | Failure]:
-    """Runs cells into `folder`/run and says what happened."""
+    """Runs cells into `folder`/run and returns what happened."""
     machine = Machine(torch.device("cpu"))
     fits = FitCache(folder / "fits", cache_gb, "cpu")
     events = launch.run_locally(cells, Store(folder / "run"), fits, launch.TaskLoader(machine))
@@ -35,6 +35,6 @@ def run(cells: list[Cell], folder: Path, cache_gb: float = 1.0) -> list[Round | 
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    """The record files below a results folder."""
+    """Returns the content of the record files below a results folder."""
     home = folder / "cells"
     return {str(path.relative_to(home)): path.read_bytes() for path in sorted(home.rglob("*.jsonl"))}

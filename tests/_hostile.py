@@ -1,5 +1,5 @@
-"""What the tests of odd files in results folders share: a small folder, its files with something odd in them, and what
-every command makes of it."""
+"""What the tests of odd files in results folders share: a small folder, functions that put odd values into its files,
+and the judgement of what every command makes of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from benchmark.cli.commands import app
-from benchmark.records.record import add_checksum
+from benchmark.records.json_lines import add_checksum
 from benchmark.records.store import Store, StoreWriteError
 
 SCORES = {
@@ -33,7 +33,7 @@ PATIENCE = 20.0  # seconds that a command may take on a busy machine
 
 
 def base(folder: Path) -> Store:
-    """Two strategies with two seeds of three rounds each, and where their images are from."""
+    """Returns a folder with two strategies, two seeds of three rounds each, and the sources of their images."""
     store = recorded(folder, SCORES)
     names = {part: [[f"{part}/{n}.png", f"{n:016x}"] for n in range(100)] for part in ("pool", "test")}
     path = store.sources_path("digits")
@@ -43,40 +43,42 @@ def base(folder: Path) -> Store:
 
 
 def bodies(path: Path) -> list[Any]:
-    """What the lines of a file say."""
+    """Returns the bodies of a file's lines."""
     return [json.loads(line)["body"] for line in path.read_bytes().splitlines()]
 
 
 def put(path: Path, lines: list[Any]) -> None:
-    """Writes lines with the right checksums around anything: only who means it does."""
+    """Writes lines with right checksums around anything."""
     path.write_bytes(b"".join(add_checksum(text_of(line).encode()) for line in lines))
 
 
 class Raw(str):
-    """JSON as it is to stand in a file, whether it is any or not."""
+    """A text that stands in a file as it is, whether it is JSON or not."""
 
 
 def text_of(value: Any) -> str:
-    """A value as JSON, with each Raw in it as it is."""
+    """Returns a value as JSON, with each Raw in it as it is."""
     raws = list[str]()
 
-    def marked(one: Any) -> Any:
-        if isinstance(one, Raw):
-            raws.append(one)
+    def mark(part: Any) -> Any:
+        if isinstance(part, Raw):
+            raws.append(part)
             return f"raw{len(raws) - 1}raw"
-        if isinstance(one, dict):
-            return {key: marked(inner) for key, inner in one.items()}
-        return [marked(inner) for inner in one] if isinstance(one, list) else one
+        if isinstance(part, dict):
+            return {key: mark(inner) for key, inner in part.items()}
+        return [mark(inner) for inner in part] if isinstance(part, list) else part
 
-    return re.sub(r'"raw(\d+)raw"', lambda match: raws[int(match[1])], json.dumps(marked(value)))
+    return re.sub(r'"raw(\d+)raw"', lambda match: raws[int(match[1])], json.dumps(mark(value)))
 
 
 ABSENT = Raw("absent")  # stands for a key, or an item of a list, that is not there
 
 
 def planted(body: Any, place: tuple[Any, ...], value: object) -> Any:
-    """A copy of a value of JSON with another one at a place; without it where that is ABSENT; unchanged where
-    an earlier change took the place away."""
+    """Returns a copy of a JSON value with another value at a place.
+
+    Without the place where the new value is ABSENT; unchanged where an earlier change removed the place.
+    """
     copy = inner = copied(body)
     for step in place[:-1]:
         inner = inner[step] if has(inner, step) else None
@@ -89,19 +91,19 @@ def planted(body: Any, place: tuple[Any, ...], value: object) -> Any:
 
 
 def copied(body: Any) -> Any:
-    """A copy of a value of JSON, with each Raw as it is."""
+    """Returns a copy of a JSON value, with each Raw as it is."""
     if isinstance(body, dict):
         return {key: copied(inner) for key, inner in body.items()}
     return [copied(inner) for inner in body] if isinstance(body, list) else body
 
 
 def has(body: Any, step: Any) -> bool:
-    """Whether a value of JSON has this key or item."""
+    """Whether a JSON value has this key or item."""
     return step in body if isinstance(body, dict) else isinstance(body, list) and step in range(len(body))
 
 
 def places(body: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a value of JSON."""
+    """Yields every place in a JSON value."""
     pairs = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
     for key, inner in pairs:
         yield (*before, key)
@@ -117,7 +119,7 @@ TEXTS = [
     "[red]x[/red]", "[/red]", "$x^2_$", "=cmd|'/C calc'!A0", "<script>alert(1)</script>", "a|b", "\\input{x}", "random",
     "random[", "mine[k=2]", "accuracy 50 +- 1", "acc 1 +- 2", "run 'x", "accuracy 9" + "9" * 400 + " +- 1", "\u202e",
 ]  # fmt: skip
-RAW = [Raw(one) for one in ("NaN", "-Infinity", "1e400", "-1e-400", "1" * 5000, "[" * 500 + "]" * 500, '"\\ud800"')]
+RAW = [Raw(text) for text in ("NaN", "-Infinity", "1e400", "-1e-400", "1" * 5000, "[" * 500 + "]" * 500, '"\\ud800"')]
 ODD = st.sampled_from([*NUMBERS, *TEXTS, *RAW, None, [], {}, [None], [[]], [{}], {"a": 1}, {"a": None}, ABSENT, ABSENT])
 ANY = (
     ODD | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12) | st.lists(st.integers(-3, 99), max_size=4)
@@ -125,7 +127,7 @@ ANY = (
 
 
 def near(body: Any, place: tuple[Any, ...]) -> st.SearchStrategy[Any]:
-    """Values of the kind that stands at a place, most of which a reader can take."""
+    """Returns values of the kind that stands at a place, most of which a reader accepts."""
     for step in place:
         body = body[step]
     if isinstance(body, bool):
@@ -140,16 +142,18 @@ def near(body: Any, place: tuple[Any, ...]) -> st.SearchStrategy[Any]:
 
 
 def command(folder: Path, verb: str, *words: str) -> tuple[str, str]:
-    """What a command makes of a results folder, or of what the words name, and what it says.
+    """Runs a command on a results folder, or on what its arguments name.
 
     Returns:
-        `right`, `named` (a fault, exit 1) or `refused`, and the output or the one line of the refusal. AssertionError
-        where it is anything else: a traceback, no word, or too long a wait.
+        `right`, `named` (a fault, exit 1) or `refused`, and the output or the one line of the refusal.
+
+    Raises:
+        AssertionError: anything else: a traceback, no output, or too long a wait.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     done = CliRunner().invoke(app, [verb, *VERBS[verb], *(words or [f"out={folder}"])])
-    took, error = time.monotonic() - began, done.exception
-    assert took < PATIENCE, f"{verb} took {took:.0f} s"
+    seconds, error = time.monotonic() - start_time, done.exception
+    assert seconds < PATIENCE, f"{verb} seconds {seconds:.0f} s"
     if done.exit_code == 0:
         return "right", done.output
     if isinstance(error, SystemExit):
@@ -163,10 +167,10 @@ def command(folder: Path, verb: str, *words: str) -> tuple[str, str]:
 
 
 def outcome(folder: Path, verbs: tuple[str, ...] = QUICK) -> tuple[str, str]:
-    """The worst that the commands make of a folder, and what is said then."""
-    found = dict(sorted((command(folder, verb) for verb in verbs), reverse=True))
-    word = next(one for one in ("refused", "named", "right") if one in found)
-    return word, found[word]
+    """Returns the worst outcome of the commands on a folder, and its output."""
+    outcomes = dict(sorted((command(folder, verb) for verb in verbs), reverse=True))
+    word = next(name for name in ("refused", "named", "right") if name in outcomes)
+    return word, outcomes[word]
 
 
 class Counts:
@@ -181,5 +185,5 @@ class Counts:
 
     def show(self) -> None:
         """Prints a line, which `pytest -s` shows."""
-        told = ", ".join(f"{number} {word}" for word, number in sorted(self.counted.items()))
-        print(f"\n{self.reader}: {self.counted.total()} odd inputs: {told}")
+        summary = ", ".join(f"{number} {word}" for word, number in sorted(self.counted.items()))
+        print(f"\n{self.reader}: {self.counted.total()} odd inputs: {summary}")

@@ -1,6 +1,7 @@
-"""A process that writes records as a run does, without PyTorch: `python _writer.py FOLDER HOW`, then a line a round.
+"""A process that writes records as a run does, without PyTorch: `python _writer.py FOLDER HOW`, then one line per
+round.
 
-HOW: `flock`, `files` (folders take no lock, as on NFS), or the name of an error that every lock brings.
+HOW: `flock`, `files` (folders cannot be locked, as on NFS), or the name of the error that every lock raises.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ FLOCK = fcntl.flock
 
 
 def without(how: str) -> Any:
-    """A flock as on a disk that knows none, or none of folders."""
+    """Returns an flock as on a disk that supports none, or none on folders."""
 
     def flock(handle: Any, operation: int) -> None:
         is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)

@@ -64,7 +64,7 @@ def test_a_fit_tells_its_epoch_its_pace_and_the_time_left(now: list[float]) -> N
 
 
 def test_a_fit_that_goes_on_tells_the_pace_of_what_it_does_itself(now: list[float]) -> None:
-    with activity.stage("fitting", 100, "images", epochs=10, done=50) as fit:
+    with activity.stage("fitting", 100, "images", epochs=10, num_done=50) as fit:
         now[0] += 10
         fit.advance(5)
         assert fit.status_line() == "fitting: epoch 6 of 10, 0.5 images/s, 0:01:30 left"
@@ -121,8 +121,8 @@ def test_a_long_stage_that_reports_nothing_is_told_again(now: list[float]) -> No
 def test_a_pipe_gets_its_first_line_within_a_second_or_two() -> None:
     console = Console(file=io.StringIO())
     with display.show_activity(console), activity.stage("reading images", 10):
-        ended = time.monotonic() + 5
-        while not lines_of(console) and time.monotonic() < ended:
+        deadline = time.monotonic() + 5
+        while not lines_of(console) and time.monotonic() < deadline:
             time.sleep(0.05)
     assert lines_of(console) == ["reading images: 0 of 10"]
 
@@ -142,7 +142,7 @@ def test_a_terminal_has_one_live_line_that_is_erased() -> None:
 
 # --- what reports ---------------------------------------------------------------------------------
 def reports_of(work: Callable[[], object]) -> dict[str, list[Stage]]:
-    """The reports by words, each as it was at that time."""
+    """Returns the reports by full name, each as it was at that time."""
     reports = defaultdict[str, list[Stage]](list)
     with activity.report_to(lambda stage: reports[stage.full_name].append(copy.copy(stage))):
         work()
@@ -227,7 +227,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 def on_a_terminal(command: list[str]) -> tuple[str, str]:
-    """What a command writes to standard output, and what it shows on the terminal that is its standard error."""
+    """Returns what a command writes to standard output, and what it shows on its terminal (standard error)."""
     ours, theirs = pty.openpty()
     environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True) as process:

@@ -1,4 +1,4 @@
-"""Records of other versions, parameters, data or weights never meet in one table, and none of them is lost."""
+"""Records of other versions, parameters, data or weights never get into one table, and none of them is lost."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,8 @@ from msgspec import structs
 from benchmark.analysis.reading import read_experiments
 from benchmark.plugins import registry
 from benchmark.records.agreement import Agreement, MixedRecordsError
-from benchmark.records.record import Header, encode_line, read_lines
+from benchmark.records.json_lines import encode_line, read_lines
+from benchmark.records.record import Header
 from benchmark.records.store import Store
 
 Command = Callable[..., tuple[int, str]]
@@ -81,7 +82,7 @@ RANDOM = {"name": "random", "version": 1, "parameters": {}}
 
 
 def identity(**changes: Any) -> Header:
-    """A header of `geal`, which reads an encoder's file; changes: of its task, strategy, data or weights."""
+    """Returns a header of `geal`, which reads an encoder, with changes of task, strategy, data or weights."""
     task = {"name": "digits", "version": 1, "parameters": {"lr": 0.1}} | changes.get("task", {})
     strategy = {"name": "geal", "version": 1, "parameters": {}, "encoders": {"dino": 1}} | changes.get("strategy", {})
     weights = {"dino": {"weights": changes.get("weights", "a" * 64)}}
@@ -105,14 +106,14 @@ VERBS = ("tables", "savings", "report", "verify", "seconds", "compare random gea
 @pytest.mark.parametrize(
     ("what", "verb"), [*((what, "tables") for what in DIFFERENT), *(("versions of geal", verb) for verb in VERBS[1:])]
 )
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("two_folders", [False, True])
 def test_every_command_refuses_a_mixture_by_name(
-    tmp_path: Path, command: Command, what: str, verb: str, apart: bool
+    tmp_path: Path, command: Command, what: str, verb: str, two_folders: bool
 ) -> None:
-    folders = [tmp_path / "a", tmp_path / "b"] if apart else [tmp_path / "a"]
+    folders = [tmp_path / "a", tmp_path / "b"] if two_folders else [tmp_path / "a"]
     scores = {"random": {0: [50.0, 60.0], 1: [50.0, 61.0]}, "geal": {0: [50.0, 64.0], 1: [51.0, 65.0]}}
     for number, folder in enumerate(folders):
-        part = {name: {number: seeds[number]} for name, seeds in scores.items()} if apart else scores
+        part = {name: {number: seeds[number]} for name, seeds in scores.items()} if two_folders else scores
         store = recorded(folder, part)
         for path in folder.glob("cells/made/*/*.jsonl"):
             is_new = path.parent.name == "geal" and path.stem == "seed-1"

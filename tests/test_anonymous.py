@@ -1,4 +1,4 @@
-"""With anonymous=true nothing that is written tells who ran it: no folder, no user, no host, no commit."""
+"""With anonymous=true nothing that is written reveals who ran it: no folder, user, host or commit."""
 
 import io
 import json
@@ -54,7 +54,7 @@ def images(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home folder with data, a plug-in and the results of a run of theirs, a cell of which failed."""
+    """A home folder with data, a plug-in and the results of a run in which a cell failed."""
     home = tmp_path_factory.mktemp("machine") / "home" / USER
     images(home / "sets of mine" / "birds")
     (home / "plug").mkdir()
@@ -65,17 +65,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def benchmark(home: Path, *words: str) -> Result:
-    """A command as somebody at home on that machine runs it."""
+    """Runs a command as the owner of that home folder."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"HOME": str(home), "USER": USER, "LOGNAME": USER, "HOSTNAME": HOST}.items():
             patch.setenv(name, value)
         patch.chdir(home)
         patch.setattr("socket.gethostname", lambda: HOST)
-        for known in (anonymous.machine_names, anonymous.machine_folders):
-            known.cache_clear()
+        for cached in (anonymous.machine_names, anonymous.machine_folders):
+            cached.cache_clear()
         done = CliRunner().invoke(app, list(words))
-    for known in (anonymous.machine_names, anonymous.machine_folders):
-        known.cache_clear()
+    for cached in (anonymous.machine_names, anonymous.machine_folders):
+        cached.cache_clear()
     return done
 
 
@@ -99,7 +99,7 @@ def folder(home: Path) -> Path:
 
 
 def parts(path: Path) -> Iterator[bytes]:
-    """What a file holds, and what is compressed in it."""
+    """Yields the content of a file, and of what is compressed in it."""
     content = path.read_bytes()
     yield content
     if zipfile.is_zipfile(path):
@@ -156,9 +156,7 @@ def test_a_parameter_that_tells_a_folder_is_refused(root: str) -> None:
     entry = {"task": {"image_folder": {"root": root}}, "strategies": ["random"], "seeds": 1}
     sizes = {"initial": 5, "budget": 5, "rounds": 2}
     cells = grid_of(replace(compose_settings([]), experiments={"x": entry | sizes})).cells()
-    with pytest.raises(
-        ValueError, match=r"^anonymous=true: image_folder\[root=.*\] would stand in the records: [^\n]*$"
-    ):
+    with pytest.raises(ValueError, match=r"^anonymous=true: image_folder\[root=.*\] would be in the records: [^\n]*$"):
         anonymous.check_parameters(cells)
     task = Spec.read("task", {"image_folder": {"root": "birds"}})
     anonymous.check_parameters([replace(cell, task=task) for cell in cells])
@@ -170,7 +168,7 @@ def test_wandb_tells_user_and_host() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "remainder"),
     [
         ('File "/opt/al/code/loop.py", line 3', 'File "loop.py", line 3'),
         ("image_folder[root=/home/zoe/birds]", "image_folder[root=birds]"),
@@ -181,9 +179,9 @@ def test_wandb_tells_user_and_host() -> None:
         ("https://example.org/a/b", "https://example.org/a/b"),
     ],
 )
-def test_of_a_path_the_last_part_is_left(text: str, kept: str) -> None:
-    assert anonymous.redact(text) == kept
-    assert anonymous.redact(kept) == kept
+def test_of_a_path_the_last_part_is_left(text: str, remainder: str) -> None:
+    assert anonymous.redact(text) == remainder
+    assert anonymous.redact(remainder) == remainder
 
 
 def test_names_of_user_and_host_are_left_out_where_they_are_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +198,7 @@ def test_names_of_user_and_host_are_left_out_where_they_are_words(monkeypatch: p
 
 
 def telling(tmp_path: Path) -> Store:
-    """A results folder of somebody who ran it with their whole path and without anonymous=true."""
+    """A results folder of someone who ran it with full paths and without anonymous=true."""
     label = "digits[weights=/home/zoe/w.pth]"
     store = recorded(tmp_path / "zoe" / "run", PLAIN, name=label)
     manifest = json.loads((store.folder / "grid.json").read_text())
@@ -232,9 +230,9 @@ def test_tables_and_report_of_a_folder_that_tells(tmp_path: Path) -> None:
 
 def test_a_run_takes_out_what_its_manifest_told(tmp_path: Path) -> None:
     store = telling(tmp_path)
-    known = store.manifest()["experiments"]
+    entries = store.manifest()["experiments"]
     Store(store.folder, anonymous=True).update_manifest(
-        "made", known, {"command": "x out=/a/b", "version": "1", "commit": "c"}
+        "made", entries, {"command": "x out=/a/b", "version": "1", "commit": "c"}
     )
     runs = store.manifest()["runs"]
     assert [run["commit"] for run in runs] == ["", ""]

@@ -1,4 +1,4 @@
-"""The commands that read records, as people call them, and the gallery that a run leaves for figures."""
+"""The commands that read records, and the gallery that a run leaves for figures."""
 
 import json
 import os
@@ -25,7 +25,8 @@ from benchmark.experiment.grid import Experiment
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.records.record import Header, Measured, Record, encode_line
+from benchmark.records.json_lines import encode_line
+from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 from benchmark.runner import gallery, launch
 from benchmark.runner.carry_out import Job, LazyTasks, manifest_entry, run_missing_rounds
@@ -33,7 +34,7 @@ from benchmark.runner.fit_cache import FitCache
 from benchmark.seeds import seed
 
 
-def told(*words: str, code: int = 0) -> str:
+def output_of(*words: str, code: int = 0) -> str:
     done = CliRunner().invoke(app, list(words))
     assert done.exit_code == code, done.output + repr(done.exception)
     return done.stdout
@@ -42,7 +43,7 @@ def told(*words: str, code: int = 0) -> str:
 # --- compare and explain ----------------------------------------------------------------------
 def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN)
-    lines = told("compare", "mine", "random", f"out={store.folder}").splitlines()
+    lines = output_of("compare", "mine", "random", f"out={store.folder}").splitlines()
     assert len(lines) == 5
     assert lines[0] == "mine minus random on made_up: 3 seeds, paired"
     assert lines[1].startswith("accuracy at 8 images: +4.00 [")
@@ -51,9 +52,9 @@ def test_compare_answers_in_five_lines(tmp_path: Path) -> None:
         "and about 7 would find a difference of 1 in 4 of 5 cases"
     )
     words = ("strategy=mine", "against=random", f"out={store.folder}")
-    [saving] = json.loads(told("savings", *words, "format=json"))
+    [saving] = json.loads(output_of("savings", *words, "format=json"))
     assert f"saves {saving['saved']:.0f} [{saving['low']:.0f}, {saving['high']:.0f}] images" in lines[3]
-    [row] = json.loads(told("compare", "mine", "random", f"out={store.folder}", "format=json"))
+    [row] = json.loads(output_of("compare", "mine", "random", f"out={store.folder}", "format=json"))
     assert (row["strategy"], row["against"], row["verdict"], row["final"]) == ("mine", "random", "undecided", 4.0)
 
 
@@ -79,8 +80,8 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, words: list[str], line: s
 
 def test_explain_tells_command_seeds_indices_cost_and_versions(tmp_path: Path) -> None:
     store = recorded(tmp_path, PLAIN, parameters={"epochs": 3})
-    text = told("explain", "made_up/mine/seed-1", f"out={store.folder}")
-    assert text == told("explain", "made/mine/seed-1", f"out={store.folder}")
+    text = output_of("explain", "made_up/mine/seed-1", f"out={store.folder}")
+    assert text == output_of("explain", "made/mine/seed-1", f"out={store.folder}")
     command = (
         "run grid=made 'tasks=[made_up]' 'strategies=[mine]' 'seeds=[1]' initial=4 budget=2 rounds=3 validation=2 "
     )
@@ -88,7 +89,7 @@ def test_explain_tells_command_seeds_indices_cost_and_versions(tmp_path: Path) -
     for part in (command, "digits version 1 epochs=3", "numpy 2; on cpu", "6 labelled, paid 6 images; accuracy 63"):
         assert part in text
     assert "bought 53 54" in text
-    assert text == told("explain", str(store.path("made/mine/seed-1")), f"out={store.folder}")
+    assert text == output_of("explain", str(store.path("made/mine/seed-1")), f"out={store.folder}")
     assert f"seeds fit {seed('fit', 'digits', 1, 1)}, select {seed('select', 'digits', 1, 'mine', 1)}" in text
     assert "select 0.01 s" in text
 
@@ -99,25 +100,25 @@ def test_explain_repeats_what_the_machine_was_told(tmp_path: Path) -> None:
     lines = ("run threads=9", "run grid=made 'plugins=my plug' data=/d rounds=3 deterministic=true out=x")
     manifest["runs"] = [{"command": f"python -m benchmark {line}", "version": "1", "commit": ""} for line in lines]
     (store.folder / "grid.json").write_text(json.dumps(manifest))
-    line = told("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
+    line = output_of("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
     assert line.endswith(f"validation=2 out={store.folder} 'plugins=my plug' data=/d deterministic=true")
     for runs in ([{"command": "run 'data=x", "version": "1", "commit": ""}], []):  # as from somebody else's folder
         (store.folder / "grid.json").write_text(json.dumps(manifest | {"runs": runs}))
-        line = told("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
+        line = output_of("explain", "made/mine/seed-1", f"out={store.folder}").splitlines()[1]
         assert line.endswith(f"validation=2 out={store.folder}")
 
 
 def test_compare_says_what_was_paid_and_when_nothing_differs(tmp_path: Path) -> None:
     store = recorded(tmp_path, {**PLAIN, "twin": PLAIN["mine"]})
-    lines = told("compare", "twin", "mine", f"out={store.folder}").splitlines()
+    lines = output_of("compare", "twin", "mine", f"out={store.folder}").splitlines()
     assert "paid" not in lines[1]
     assert lines[4] == "twin against mine is undecided: no difference in any of 3 seeds"
     for number in range(3):
         path = store.path(f"made/twin/seed-{number}")
         header, *rounds = [json.loads(line)["body"] for line in path.read_bytes().splitlines()]
-        dearer = [one | {"cost": {"images": one["cost"]["images"] + 2}} for one in rounds]
-        path.write_bytes(b"".join(encode_line(one) for one in (header, *dearer)))
-    lines = told("compare", "twin", "mine", f"out={store.folder}").splitlines()
+        dearer = [line | {"cost": {"images": line["cost"]["images"] + 2}} for line in rounds]
+        path.write_bytes(b"".join(encode_line(line) for line in (header, *dearer)))
+    lines = output_of("compare", "twin", "mine", f"out={store.folder}").splitlines()
     assert lines[1].startswith("accuracy at 8 images (paid: 10 and 8 images): +0.00")
 
 
@@ -139,25 +140,25 @@ def test_statistics_refuse_what_does_not_pair_and_go_on(tmp_path: Path) -> None:
 
 # --- damage -----------------------------------------------------------------------------------
 def test_a_flipped_record_is_named_not_used_and_run_again(tmp_path: Path) -> None:
-    one = cell("margin", rounds=3)
-    run([one], tmp_path)
+    margin_cell = cell("margin", rounds=3)
+    run([margin_cell], tmp_path)
     whole = bytes_of(tmp_path / "run")
     store = Store(tmp_path / "run")
-    path = store.path(one.path)
+    path = store.path(margin_cell.path)
     path.write_bytes(path.read_bytes().replace(b'"round": 1', b'"round": 3'))
-    store.update_manifest("made", [manifest_entry(experiment(one.strategy.label))])
-    text = told("verify", f"out={store.folder}", code=1)
+    store.update_manifest("made", [manifest_entry(experiment(margin_cell.strategy.label))])
+    text = output_of("verify", f"out={store.folder}", code=1)
     assert "line 3 is damaged" in re.sub(r"\s+", " ", re.sub("[│┃]", " ", text))
     assert read_stores([store])[0].curves["margin"].value_SR.shape == (1, 3)
     assert np.isfinite(read_stores([store])[0].curves["margin"].value_SR).sum() == 1
-    assert launch.count_rounds_left([one], store) == {one: 2}
-    run([one], tmp_path)
+    assert launch.count_rounds_left([margin_cell], store) == {margin_cell: 2}
+    run([margin_cell], tmp_path)
     assert bytes_of(tmp_path / "run") == whole
 
 
 # --- the gallery ------------------------------------------------------------------------------
 def experiment(*strategies: str, task: str = "digits[epochs=2]") -> Experiment:
-    specs = tuple(Spec.read("strategy", one) for one in strategies)
+    specs = tuple(Spec.read("strategy", text) for text in strategies)
     return Experiment("small", Spec.read("task", task), Schedule(20, 5, 3, 10), specs, (0,))
 
 
@@ -166,21 +167,21 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
     run(cells, tmp_path)
     store, machine = Store(tmp_path / "run"), Machine(torch.device("cpu"))
     fits = FitCache(tmp_path / "fits", 1.0, "cpu")
-    asked = [experiment("margin", "random")]
-    assert list(gallery.update_galleries(asked, store, fits, launch.TaskLoader(machine))) == []
+    experiments = [experiment("margin", "random")]
+    assert list(gallery.update_galleries(experiments, store, fits, launch.TaskLoader(machine))) == []
     path = store.folder / "gallery" / "small.npz"
-    found = Gallery.read(path)
-    bought = {index for one in cells for record in store.records(one.path)[1] for index in record.bought[:8]}
-    assert bought <= set(found.shown_N.tolist())
-    assert found.thumbs_NHW3.shape == (len(found.shown_N), 8, 8, 3)
-    assert found.features_ND.shape[0] == len(found.shown_N)
-    assert found.features_ND.shape[1] > 1
-    task = launch.build_task(asked[0].task, machine)
-    np.testing.assert_array_equal(found.labels_P, task._labels.numpy())  # type: ignore[union-attr]
+    stored_gallery = Gallery.read(path)
+    bought = {index for each in cells for record in store.records(each.path)[1] for index in record.bought[:8]}
+    assert bought <= set(stored_gallery.shown_N.tolist())
+    assert stored_gallery.thumbs_NHW3.shape == (len(stored_gallery.shown_N), 8, 8, 3)
+    assert stored_gallery.features_ND.shape[0] == len(stored_gallery.shown_N)
+    assert stored_gallery.features_ND.shape[1] > 1
+    task = launch.build_task(experiments[0].task, machine)
+    np.testing.assert_array_equal(stored_gallery.labels_P, task._labels.numpy())  # type: ignore[union-attr]
     before = path.stat()
     for file in store.folder.rglob("*.jsonl"):
         os.utime(file)  # newer than the gallery, with the same content
-    assert list(gallery.update_galleries(asked, store, fits, launch.TaskLoader(machine))) == []
+    assert list(gallery.update_galleries(experiments, store, fits, launch.TaskLoader(machine))) == []
     assert path.stat().st_ino == before.st_ino
 
 
@@ -188,15 +189,15 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
 def test_pictures_are_made_anew_of_other_records_whatever_their_time(age: int, tmp_path: Path) -> None:
     run([cell("random")], tmp_path)
     store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
-    asked, tasks = [experiment("random")], launch.TaskLoader(Machine(torch.device("cpu")))
+    experiments, tasks = [experiment("random")], launch.TaskLoader(Machine(torch.device("cpu")))
     path, records = store.folder / "gallery" / "small.npz", store.path(cell("random").path)
     whole = records.read_bytes()
     records.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
-    assert list(gallery.update_galleries(asked, store, fits, tasks)) == []
+    assert list(gallery.update_galleries(experiments, store, fits, tasks)) == []
     before = path.stat()
     records.write_bytes(whole)  # restored from a backup, or of a clock that jumped
     os.utime(records, (before.st_mtime + age, before.st_mtime + age))
-    assert list(gallery.update_galleries(asked, store, fits, tasks)) == []
+    assert list(gallery.update_galleries(experiments, store, fits, tasks)) == []
     assert path.stat().st_ino != before.st_ino
     assert set(store.records(cell("random").path)[1][-1].bought[:8]) <= set(Gallery.read(path).shown_N.tolist())
 
@@ -205,22 +206,22 @@ def test_pictures_are_made_when_an_experiment_ends_from_the_task_that_is_built(t
     store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
     tasks = launch.TaskLoader(Machine(torch.device("cpu"), scratch=tmp_path))
     second = replace(experiment("random"), name="second", seeds=(1,))
-    asked = [replace(experiment("random", "margin"), name="first"), second]
-    cells = [cell for one in asked for cell in one.cells()]
-    told = list[tuple[str, int, int]]()  # experiment, events so far, the built task
+    experiments = [replace(experiment("random", "margin"), name="first"), second]
+    cells = [cell for each in experiments for cell in each.cells()]
+    calls = list[tuple[str, int, int]]()  # experiment, events so far, the built task
 
-    def ended(one: Experiment) -> None:
-        told.append((one.name, len(seen), id(tasks.by_label[one.task.label])))
-        assert list(gallery.update_galleries([one], store, fits, tasks)) == []
+    def ended(each: Experiment) -> None:
+        calls.append((each.name, len(events_so_far), id(tasks.by_label[each.task.label])))
+        assert list(gallery.update_galleries([each], store, fits, tasks)) == []
 
-    seen = list[launch.Event]()
-    for event in gallery.call_when_finished(launch.run_locally(cells, store, fits, tasks), asked, cells, ended):
-        seen.append(event)
-    assert [type(event).__name__ for event in seen] == ["Started", *["Round"] * 3] * 3
+    events_so_far = list[launch.Event]()
+    for event in gallery.call_when_finished(launch.run_locally(cells, store, fits, tasks), experiments, cells, ended):
+        events_so_far.append(event)
+    assert [type(event).__name__ for event in events_so_far] == ["CellStarted", *["Round"] * 3] * 3
     [built] = tasks.by_label.values()
-    assert told == [("first", 8, id(built)), ("second", 12, id(built))]
+    assert calls == [("first", 8, id(built)), ("second", 12, id(built))]
     assert {path.stem for path in (store.folder / "gallery").iterdir()} == {"first", "second"}
-    assert list(gallery.call_when_finished([], asked, [], ended)) == []  # nothing was left to do: nothing ends
+    assert list(gallery.call_when_finished([], experiments, [], ended)) == []  # nothing was left to do: nothing ends
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -233,21 +234,21 @@ def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
         built.append(spec.label)
         return build(spec, machine)
 
-    def faulty(*given: Any) -> Any:
+    def faulty(*args: Any) -> Any:
         if fails:
             raise MemoryError("no room")
-        return arrays(*given)
+        return arrays(*args)
 
     monkeypatch.setattr(launch, "build_task", counted)
     monkeypatch.setattr(gallery, "gallery_arrays", faulty)
     discovery.discover(None)
     tasks = "tasks=[digits[epochs=1],digits[epochs=2]]"
-    chosen = config.compose_settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
-    made = config.build_grid(chosen)
-    left = launch.count_rounds_left(made.cells(), Store(tmp_path))
+    settings = config.compose_settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
+    grid = config.build_grid(settings)
+    rounds_left = launch.count_rounds_left(grid.cells(), Store(tmp_path))
     watcher = TerminalWatcher(err)
-    job = Job(chosen, made, made.cells(), Store(tmp_path), LazyTasks(chosen, watcher), watcher)
-    assert not run_missing_rounds(job, left)
+    job = Job(settings, grid, grid.cells(), Store(tmp_path), LazyTasks(settings, watcher), watcher)
+    assert not run_missing_rounds(job, rounds_left)
     assert built == ["digits[epochs=1]", "digits[epochs=2]"]
     assert capsys.readouterr().err.count("no room (MemoryError)") == 2 * fails
 
@@ -272,20 +273,20 @@ def test_a_gallery_that_cannot_be_made_is_a_line(tmp_path: Path, monkeypatch: py
     run([cell("random", rounds=2)], tmp_path)
     monkeypatch.setattr(gallery, "gallery_arrays", lambda *_: 1 / 0)
     store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
-    asked = Experiment(
+    empty = Experiment(
         "small", Spec.read("task", "digits[epochs=2]"), Schedule(20, 5, 2, 10), (Spec.read("strategy", "random"),), (0,)
     )
-    [line] = gallery.update_galleries([asked], store, fits, launch.TaskLoader(Machine(torch.device("cpu"))))
+    [line] = gallery.update_galleries([empty], store, fits, launch.TaskLoader(Machine(torch.device("cpu"))))
     assert line == "small: no images in the report: division by zero (ZeroDivisionError)"
     assert not (store.folder / "gallery").exists()
 
 
 def test_features_come_from_the_cache_alone(tmp_path: Path) -> None:
     run([cell("random", rounds=2)], tmp_path, cache_gb=0)
-    one = cell("random", rounds=2)
-    task = launch.build_task(one.task, Machine(torch.device("cpu")))
-    found = gallery.gallery_features(task, [one], FitCache(tmp_path / "fits", 0, "cpu"), np.arange(4))  # type: ignore[arg-type]
-    assert found.shape == (4, 0)
+    one_cell = cell("random", rounds=2)
+    task = launch.build_task(one_cell.task, Machine(torch.device("cpu")))
+    features = gallery.gallery_features(task, [one_cell], FitCache(tmp_path / "fits", 0, "cpu"), np.arange(4))  # type: ignore[arg-type]
+    assert features.shape == (4, 0)
 
 
 def test_the_first_of_each_purchase_are_shown_whatever_the_pool() -> None:
@@ -301,15 +302,15 @@ def test_the_first_of_each_purchase_are_shown_whatever_the_pool() -> None:
 
 # --- seconds ----------------------------------------------------------------------------------
 def test_seconds_are_summed_over_rounds_and_an_encoder_counts_once(tmp_path: Path) -> None:
-    """By hand: two runs of two rounds; what is shared counts as if it were not, encodings by the longest."""
+    """By hand: two runs of two rounds; shared fits count as if not shared, encodings by the longest."""
     store, schedule = Store(tmp_path), {"initial": 4, "budget": 2, "rounds": 2, "validation": 0}
     cells = [
         {"path": f"made/slow/seed-{n}", "key": str(n), "strategy": "slow", "seed": n, "dagger": [], "companion": False}
         for n in (0, 1)
     ]
     store.update_manifest("made", [{"name": "made", "task": "digits", "schedule": schedule, "cells": cells}])
-    for number, one in enumerate(cells):
-        path = str(one["path"])
+    for number, each in enumerate(cells):
+        path = str(each["path"])
         store.start_cell(path, Header(str(number), identity("random"), "data", 100, "accuracy", []))
         for place in (0, 1):
             record = Record(
@@ -319,16 +320,16 @@ def test_seconds_are_summed_over_rounds_and_an_encoder_counts_once(tmp_path: Pat
                 {"images": 4.0},
                 {"accuracy": 50.0},
             )
-            took = {"fit": 2.0 + number, "score": 0.5, "select": 1.0 * place} | (
+            seconds_of_round = {"fit": 2.0 + number, "score": 0.5, "select": 1.0 * place} | (
                 {"encode": 7.0 - number} if place else {}
             )
-            store.append(path, record, Measured(place, took, place == 0, 10.0, "cpu", {}))
-    [row] = json.loads(told("seconds", f"out={tmp_path}", "format=json"))
+            store.append(path, record, Measured(place, seconds_of_round, place == 0, 10.0, "cpu", {}))
+    [row] = json.loads(output_of("seconds", f"out={tmp_path}", "format=json"))
     assert row == {
         "experiment": "made", "strategy": "slow", "runs": 2,
         "fit": 5.0, "select": 1.0, "encode, once": 7.0, "score": 1.0,
     }  # fmt: skip
-    assert "slow" in told("seconds", f"out={tmp_path}")
+    assert "slow" in output_of("seconds", f"out={tmp_path}")
 
 
 def test_published_curves_have_no_seconds() -> None:

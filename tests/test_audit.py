@@ -20,7 +20,8 @@ from benchmark.analysis.reading import read_experiments, read_stores
 from benchmark.analysis.tables import build_tables, to_latex, to_markdown
 from benchmark.cli.commands import app
 from benchmark.plugins import discovery, registry
-from benchmark.records.record import Record, encode_line, read_lines
+from benchmark.records.json_lines import encode_line, read_lines
+from benchmark.records.record import Record
 from benchmark.records.sources import Sources
 from benchmark.records.store import Store
 

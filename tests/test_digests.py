@@ -1,4 +1,4 @@
-"""What is kept on disk is used only where its digest fits what it holds and how it is called; what is not, is said."""
+"""A file on disk is used only if its digest fits its content and its name; a file that is not used is reported."""
 
 import errno
 import os
@@ -24,21 +24,21 @@ from benchmark.vision.encoding import encodings
 
 @pytest.fixture(autouse=True)
 def nothing_was_said() -> Iterator[None]:
-    """No file was read, and no line was said, before a test."""
-    for known in (remarks.remark_once, tensor_files.is_sound_version):
-        known.cache_clear()
+    """Forgets, before a test, which files were read and which remarks were made."""
+    for cached in (remarks.remark_once, tensor_files.is_sound_version):
+        cached.cache_clear()
     yield
-    for known in (remarks.remark_once, tensor_files.is_sound_version):
-        known.cache_clear()
+    for cached in (remarks.remark_once, tensor_files.is_sound_version):
+        cached.cache_clear()
 
 
 def name_of(kind: str) -> str:
-    """Where a file of a kind lies: encodings are named by their folder too."""
+    """Returns where a file of a kind lies; encodings are identified by their folder too."""
     return {"encodings": "encodings/abc/7.safetensors", "checkpoint": "key.checkpoint"}.get(kind, "key.safetensors")
 
 
 def stored(kind: str, folder: Path) -> Path:
-    """A file of a kind."""
+    """Writes a file of a kind."""
     path = folder / name_of(kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     KINDS[kind][0](path)
@@ -71,7 +71,7 @@ def test_no_flipped_bit_goes_unseen(kind: str, tmp_path: Path, caplog: pytest.Lo
 
 
 def swapped(content: bytes) -> bytes:
-    """Two bytes of the weights exchanged: the sum of all bytes stays."""
+    """Swaps two bytes of the weights, so that the sum of all bytes stays the same."""
     last = next(n for n in range(len(content) - 2, 0, -1) if content[n] != content[-1])
     return content[:last] + content[-1:] + content[last + 1 : -1] + content[last : last + 1]
 
@@ -118,12 +118,12 @@ def test_a_cell_trains_anew_what_is_damaged_and_says_so(
     assert bytes_of(tmp_path / "run") == before
     if "no metadata" in damage or "without" in damage:
         assert caplog.messages == [
-            f"{tmp_path / 'fits'} holds files of an older release, without digests: what they hold is computed anew"
+            f"{tmp_path / 'fits'} holds files of an older release, without digests: what they hold is computed again"
         ]
     else:
         starts = {line.partition(" (")[0] for line in caplog.messages}
         assert starts == {f"{path} is damaged" for path in caches}
-        assert all("): it is removed, and what it held is computed anew" in line for line in caplog.messages)
+        assert all("): it is removed, and what it held is computed again" in line for line in caplog.messages)
         assert len(caplog.messages) == 2
     caplog.clear()
     [*again] = run([cell("margin", rounds=1)], tmp_path)
@@ -132,7 +132,7 @@ def test_a_cell_trains_anew_what_is_damaged_and_says_so(
 
 
 def in_the_way(path: Path, what: str) -> None:
-    """Puts something where a cache should be."""
+    """Puts something else where a cache should be."""
     {"file": path.touch, "folder of a fit's name": path.mkdir, "fifo": lambda: os.mkfifo(path)}[what]()
 
 
@@ -146,7 +146,7 @@ def test_what_is_no_file_costs_the_cache_alone(tmp_path: Path, caplog: pytest.Lo
             in_the_way(home / "fits" / name, what)
         assert all(isinstance(event, Round) for event in run([cell("random")], home))
         assert bytes_of(home / "run") == bytes_of(tmp_path / "run")
-        assert sum("is no file" in line for line in caplog.messages) == 3 * (number + 1)
+        assert sum("is not a file" in line for line in caplog.messages) == 3 * (number + 1)
     assert all(isinstance(event, Round) for event in run([cell("margin", rounds=1)], tmp_path / "1"))
 
 
@@ -173,12 +173,12 @@ def test_a_cache_that_cannot_be_written_is_said_once(
 
 
 def cell_of(strategy: str) -> str:
-    """The file of records of a strategy's cell."""
+    """Returns the file of records of a strategy's cell."""
     return f"cells/{cell(strategy).path}.jsonl"
 
 
 def deny(folder: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets nothing be written into a folder, as the system does it (tests may run as root, who may write anywhere)."""
+    """Makes a folder unwritable as the system would (tests may run as root, who may write anywhere)."""
     error = OSError(code, os.strerror(code))
 
     def save(tensors: object, path: Path, **more: object) -> None:
@@ -205,7 +205,7 @@ def test_a_damaged_fit_that_cannot_be_removed_costs_its_training(
     assert path.read_bytes() == damaged
     assert caplog.messages == [
         f"{path} is damaged (its digest does not fit): it cannot be removed (Read-only file system), and what it held "
-        "is computed anew",
+        "is computed again",
         f"{path.parent} cannot be written (Read-only file system): what it would keep is computed whenever it is "
         "needed",
     ]
@@ -303,7 +303,7 @@ def test_types_shapes_and_names_are_part_of_a_digest() -> None:
 
 # --- galleries --------------------------------------------------------------------------------------
 def arrays() -> dict[str, np.ndarray]:
-    """A gallery of three images of a classification task."""
+    """Returns a gallery of three images of a classification task."""
     none = np.empty(0, np.int64)
     return {
         "labels_P": np.array([0, 1, 1]), "box_image_M": none, "box_class_M": none, "box_side_M": np.empty(0, "f4"),

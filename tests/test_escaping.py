@@ -31,8 +31,9 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins.discovery import discover
+from benchmark.records.json_lines import encode_line
 from benchmark.records.sources import Sources
-from benchmark.records.store import Store, encode_line, slug
+from benchmark.records.store import Store, slug
 from benchmark.runner import launch
 from benchmark.runner.gallery import write_npz as write_gallery
 from benchmark.text.escaping import (

@@ -1,6 +1,6 @@
 """What docs/faults.md states: kills, full and read-only disks, damage, a second run, strategies that hang, clocks.
 
-As a script this file is a server that forks runs: a start then takes a tenth of a second, not torch's four.
+As a script this file is a server that forks runs: a start then takes a tenth of a second instead of torch's four.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from benchmark.cli.commands import main
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import discovery, registry
 from benchmark.records.store import Store, StoreWriteError
-from benchmark.runner import launch, loop
+from benchmark.runner import launch
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.launch import Failure, Round
 
@@ -67,25 +67,25 @@ class Stated:
 
 
 def table() -> dict[str, Stated]:
-    """The rows of docs/faults.md by fault."""
+    """Returns the rows of docs/faults.md by fault."""
     lines = (ROOT / "docs" / "faults.md").read_text().splitlines()
     rows = [[part.strip() for part in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
-    found = {}
+    by_fault = {}
     for fault, code, said, _, tests in rows:
         words = re.sub(r"\b[A-Z]+\b", ".+", re.escape(said.strip("`")))
-        found[fault] = Stated(int(code), re.compile(words), re.findall(r"`([^`]+)`", tests))
-    assert len(found) == len(rows)
-    return found
+        by_fault[fault] = Stated(int(code), re.compile(words), re.findall(r"`([^`]+)`", tests))
+    assert len(by_fault) == len(rows)
+    return by_fault
 
 
-def check_stated(fault: str, code: int | None, told: str) -> None:
-    """The run ended as the table says, and a user's error took one line."""
+def check_stated(fault: str, code: int | None, stderr: str) -> None:
+    """Checks that the run ended as the table says, and that a user's error took one line."""
     row = table()[fault]
-    assert code == row.exit, told
-    assert row.said.search(told), told
-    errors = [line for line in told.splitlines() if line.startswith("error: ")]
-    assert len(errors) == (code == 2), told
-    assert "Traceback" not in told or code == 1
+    assert code == row.exit, stderr
+    assert row.said.search(stderr), stderr
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == (code == 2), stderr
+    assert "Traceback" not in stderr or code == 1
 
 
 def test_the_table_names_tests_that_exist_and_every_test_here_is_in_it() -> None:
@@ -111,29 +111,29 @@ class Forks:
         )
         assert self.heard() == "ready"
 
-    def tell(self, **asked: Any) -> None:
-        """Sends a line."""
+    def tell(self, **message: Any) -> None:
+        """Sends a message."""
         assert self.server.stdin is not None
-        self.server.stdin.write(json.dumps(asked).encode() + b"\n")
+        self.server.stdin.write(json.dumps(message).encode() + b"\n")
 
     def heard(self) -> str:
-        """The next line of the answer."""
+        """Returns the next line of the answer."""
         assert self.server.stdout is not None
         return self.server.stdout.readline().decode().strip()
 
     def start(self, *words: object, log: Path, room: int = 0) -> Forked:
-        """A run, its output in `log`; `room`: the bytes that it may allocate beside what is imported."""
+        """Starts a run with its output in `log`; `room`: the bytes that it may allocate beside what is imported."""
         self.tell(words=[str(word) for word in words], log=str(log), room=room)
         return Forked(self)
 
     def run(self, *words: object, log: Path, room: int = 0) -> tuple[int | None, str]:
-        """Exit code and output of a run that nobody disturbs."""
-        one = self.start(*words, log=log, room=room)
-        assert one.ended(120), log.read_text()
-        return one.code, log.read_text()
+        """Returns exit code and output of an undisturbed run."""
+        process = self.start(*words, log=log, room=room)
+        assert process.ended(120), log.read_text()
+        return process.code, log.read_text()
 
     def shell(self, line: str) -> None:
-        """Runs a line where the server sees its disks."""
+        """Runs a command line where the server sees its disks."""
         enter = ["nsenter", "--preserve-credentials", "--user", "--mount", f"--target={self.server.pid}"]
         subprocess.run([*enter, "sh", "-c", line], check=True)
 
@@ -162,7 +162,7 @@ class Forked:
         return self.code is not None
 
     def kill(self, alone: bool = False) -> bool:
-        """SIGKILL to its group, or to it alone; whether that is what ended it."""
+        """Sends SIGKILL to its group, or only to it; whether that ended it."""
         with contextlib.suppress(ProcessLookupError):
             (os.kill if alone else os.killpg)(self.pid, signal.SIGKILL)
         assert self.ended(60)
@@ -180,7 +180,7 @@ class Fresh:
 
     @property
     def code(self) -> int | None:
-        """The exit code, None while it runs."""
+        """The exit code; None while it runs."""
         return self.process.returncode
 
     def ended(self, within: float) -> bool:
@@ -190,7 +190,7 @@ class Fresh:
         return self.code is not None
 
     def kill(self, alone: bool = False) -> bool:
-        """SIGKILL to its group, or to it alone; whether that is what ended it."""
+        """Sends SIGKILL to its group, or only to it; whether that ended it."""
         if not self.ended(0):
             (os.kill if alone else os.killpg)(self.pid, signal.SIGKILL)
         assert self.ended(60)
@@ -207,62 +207,62 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results folder of a run that nothing happened to."""
+    """Returns the results folder of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
-    one = Fresh("run", *GRID, f"out={folder / 'run'}", log=folder / "log")
-    assert one.ended(300)
-    assert one.code == 0, (folder / "log").read_text()
+    process = Fresh("run", *GRID, f"out={folder / 'run'}", log=folder / "log")
+    assert process.ended(300)
+    assert process.code == 0, (folder / "log").read_text()
     assert num_rounds(bytes_of(folder / "run")) == NUM_ROUNDS
     return folder / "run"
 
 
-def num_rounds(found: dict[str, bytes]) -> int:
-    """The whole lines of record files, their headers aside."""
-    return sum(max(content.count(b"\n") - 1, 0) for content in found.values())
+def num_rounds(contents: dict[str, bytes]) -> int:
+    """Returns the number of whole lines in record files, without their headers."""
+    return sum(max(content.count(b"\n") - 1, 0) for content in contents.values())
 
 
 def tables_of(folder: Path) -> dict[str, bytes]:
-    """The tables of a results folder."""
+    """Returns the tables of a results folder."""
     paths = sorted(path for path in (folder / "tables").rglob("[!.]*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """The size of every file below a folder."""
-    found = {}
+    """Returns the size of every file below a folder."""
+    by_path = {}
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):
-            found[str(path)] = path.stat().st_size
-    return found
+            by_path[str(path)] = path.stat().st_size
+    return by_path
 
 
-def moment(one: Forked | Fresh, folder: Path, rng: random.Random, longest: float) -> bool:
-    """Waits some seconds, or until 3 ms at most after something was written; False: the run ended first."""
+def moment(process: Forked | Fresh, folder: Path, rng: random.Random, longest: float) -> bool:
+    """Waits some seconds, or until at most 3 ms after something was written; False if the run ended first."""
     if rng.random() < 0.5:
-        return not one.ended(rng.uniform(0, longest))
+        return not process.ended(rng.uniform(0, longest))
     before, num_left = sizes(folder), rng.randrange(1, 20)
     while num_left:
-        if one.ended(0.001):
+        if process.ended(0.001):
             return False
         now = sizes(folder)
         before, num_left = now, num_left - (now != before)
-    return not one.ended(rng.uniform(0, 0.003))
+    return not process.ended(rng.uniform(0, 0.003))
 
 
-def check_kept(before: dict[str, bytes], after: dict[str, bytes], whole: Path, told: str) -> None:
-    """Every record is there that was there or that was told, each file the start of what an undisturbed run writes."""
+def check_kept(before: dict[str, bytes], after: dict[str, bytes], whole: Path, stderr: str) -> None:
+    """Checks that no record is lost that was there or reported, and that each file begins an undisturbed run's file."""
     complete = bytes_of(whole)
     assert all(complete[path].startswith(content) for path, content in after.items())
     assert all(after[path].startswith(content) for path, content in before.items())
-    num_told = len(re.findall(r"^\[\d+/\d+\] ", told, re.MULTILINE))
+    num_told = len(re.findall(r"^\[\d+/\d+\] ", stderr, re.MULTILINE))
     assert num_told <= num_rounds(after) - num_rounds(before) <= num_told + 1
-    for left in re.findall(r"^\d+ cells, \d+ to do, (\d+) rounds", told):
-        assert int(left) == NUM_ROUNDS - num_rounds(before)
+    for num_left in re.findall(r"^\d+ cells, \d+ to do, (\d+) rounds", stderr):
+        assert int(num_left) == NUM_ROUNDS - num_rounds(before)
 
 
 @pytest.fixture(scope="module")
 def forks_without_locks() -> Iterator[Forks]:
-    """The server where no disk knows locks."""
+    """The server where no disk supports locks."""
     server = Forks(disk="no locks")
     yield server
     server.close()
@@ -280,11 +280,11 @@ def test_a_hundred_kills_cost_the_rounds_in_flight_and_nothing_else(
         while code != 0:
             before, words = bytes_of(folder), ["run", *GRID, f"out={folder}"]
             is_fresh = num_kills < NUM_FRESH
-            one = Fresh(*words, log=log, disk=disk) if is_fresh else forks.start(*words, log=log)
-            if num_kills < NUM_KILLS[disk] and moment(one, folder, rng, longest=8 if is_fresh else 2):
-                num_kills += one.kill()
-            assert one.ended(120)
-            code = one.code
+            process = Fresh(*words, log=log, disk=disk) if is_fresh else forks.start(*words, log=log)
+            if num_kills < NUM_KILLS[disk] and moment(process, folder, rng, longest=8 if is_fresh else 2):
+                num_kills += process.kill()
+            assert process.ended(120)
+            code = process.code
             assert code in (0, -signal.SIGKILL), log.read_text()
             check_kept(before, bytes_of(folder), whole, log.read_text())
         assert bytes_of(folder) == bytes_of(whole)
@@ -305,25 +305,25 @@ def test_a_hundred_kills_cost_the_rounds_in_flight_and_nothing_else(
 def test_a_folder_is_free_at_once_when_a_driver_with_readers_of_images_was_killed(tmp_path: Path, forks: Forks) -> None:
     words = ["tasks=[few_scenes]", "strategies=[random]", "seeds=1", "rounds=1", "initial=60", "budget=5"]
     words = ["run", *words, "validation=0", "workers=2", "device=cpu", f"plugins={FAULTY}", f"out={tmp_path / 'run'}"]
-    one = forks.start(*words, log=tmp_path / "log")
-    while not any("benchmark" not in line for line in children(one.pid).values()):
-        assert not one.ended(0.01), (tmp_path / "log").read_text()
-    assert one.kill(alone=True)
+    process = forks.start(*words, log=tmp_path / "log")
+    while not any("benchmark" not in line for line in children(process.pid).values()):
+        assert not process.ended(0.01), (tmp_path / "log").read_text()
+    assert process.kill(alone=True)
     assert forks.run(*words, log=tmp_path / "log") == (0, (tmp_path / "log").read_text())
 
 
 def children(pid: int) -> dict[int, str]:
-    """The processes below this one, and what they call themselves."""
+    """Returns the processes below a process, with their command lines."""
     parents: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             parents.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
-    todo, found = list(parents.get(pid, [])), {}
+    todo, names = list(parents.get(pid, [])), {}
     for child in todo:  # grows while it is read
         todo += parents.get(child, [])
         with contextlib.suppress(OSError):
-            found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ").strip()
-    return found
+            names[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ").strip()
+    return names
 
 
 @pytest.mark.slow
@@ -334,20 +334,20 @@ def test_kills_of_ray_workers_and_drivers_cost_the_rounds_in_flight(tmp_path: Pa
         out, code = tmp_path / f"run-{number}", None
         while code != 0:
             before = bytes_of(out)
-            one = Fresh("run", *GRID, "launcher=ray", f"out={out}", log=log)
-            while not one.ended(rng.uniform(0.1, 1.5)):
-                found = children(one.pid)
-                everyone |= set(found)
-                hands = [pid for pid, name in found.items() if name.startswith("ray::Worker")]
+            process = Fresh("run", *GRID, "launcher=ray", f"out={out}", log=log)
+            while not process.ended(rng.uniform(0.1, 1.5)):
+                descendants = children(process.pid)
+                everyone |= set(descendants)
+                hands = [pid for pid, name in descendants.items() if name.startswith("ray::Worker")]
                 if not hands or killed.total() >= NUM_KILLS["ray"]:
                     continue
                 if killed["workers"] >= KILLS_A_DRIVER * (killed["drivers"] + 1):
-                    killed["drivers"] += one.kill(alone=True)
+                    killed["drivers"] += process.kill(alone=True)
                     continue
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(rng.choice(hands), signal.SIGKILL)
                     killed["workers"] += 1
-            code = one.code
+            code = process.code
             assert code in (0, 1, -signal.SIGKILL), log.read_text()
             check_kept(before, bytes_of(out), whole, log.read_text())
         assert bytes_of(out) == bytes_of(whole)
@@ -357,13 +357,13 @@ def test_kills_of_ray_workers_and_drivers_cost_the_rounds_in_flight(tmp_path: Pa
     print("killed:", f"{dict(killed)} in {number + 1} folders")
     assert killed["drivers"] >= NUM_KILLS["ray"] // (KILLS_A_DRIVER + 1)
     deadline = time.monotonic() + 120  # Ray notices in seconds; on a busy machine it took over 30
-    while left := [pid for pid in everyone if is_of_ray(pid)]:
-        assert time.monotonic() < deadline, left
+    while remaining := [pid for pid in everyone if is_of_ray(pid)]:
+        assert time.monotonic() < deadline, remaining
         time.sleep(0.2)
 
 
 def is_of_ray(pid: int) -> bool:
-    """Whether this is a process that Ray started and that still runs."""
+    """Whether this is a running process that Ray started."""
     try:
         return b"ray" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -373,7 +373,7 @@ def is_of_ray(pid: int) -> bool:
 # --- disks and folders ------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def mounts() -> Iterator[Forks]:
-    """The server where disks may be mounted that nobody else sees and that end with it."""
+    """The server where disks may be mounted that only it sees, and that disappear with it."""
     before = ["unshare", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*before, "mount", "-t", "tmpfs", "x", "/mnt"]).returncode:
         pytest.skip("this system lets its users mount nothing")
@@ -414,58 +414,58 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
 def test_a_read_only_folder_is_one_line_and_is_read(tmp_path: Path, whole: Path, mounts: Forks) -> None:
     disk, log, words = tmp_path / "disk", tmp_path / "log", ["run", *GRID, f"out={tmp_path / 'disk'}"]
     (disk / "measured").mkdir(parents=True)
-    one = mounts.start(*words, log=log)
+    process = mounts.start(*words, log=log)
     while num_rounds(bytes_of(disk)) < 3:
-        assert not one.ended(0.01), log.read_text()
+        assert not process.ended(0.01), log.read_text()
     mounts.shell(f"mount --bind {disk}/measured {disk}/measured; mount -o remount,ro,bind {disk}/measured")
-    assert one.ended(60)
-    check_stated("folder becomes read-only in the middle of a run", one.code, log.read_text())
+    assert process.ended(60)
+    check_stated("folder becomes read-only in the middle of a run", process.code, log.read_text())
     check_kept({}, bytes_of(disk), whole, log.read_text())
-    kept = bytes_of(disk)
+    before = bytes_of(disk)
     mounts.shell(f"umount {disk}/measured; mount --bind {disk} {disk}; mount -o remount,ro,bind {disk}")
     check_stated("folder is read-only", *mounts.run(*words, log=log))
     check_stated("folder is read-only, tables", *mounts.run("tables", f"out={disk}", log=log))
     check_stated("folder is read-only, status", *mounts.run("status", f"out={disk}", log=log))
-    assert f"{num_rounds(kept)}/{NUM_ROUNDS}" in log.read_text()
+    assert f"{num_rounds(before)}/{NUM_ROUNDS}" in log.read_text()
     mounts.shell(f"umount {disk}")
-    assert bytes_of(disk) == kept
+    assert bytes_of(disk) == before
     assert mounts.run(*words, log=log)[0] == 0
     assert bytes_of(disk) == bytes_of(whole)
 
 
 # --- damaged record files ---------------------------------------------------------------------
 def shelved() -> Cell:
-    """A cell of five rounds that takes milliseconds."""
+    """Returns a cell of five rounds that takes milliseconds."""
     return cell("random", task="shelf", rounds=5)
 
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
-    """The record file of a finished cell, which `run([shelved()], tmp_path)` writes."""
+    """Returns the record file of a finished cell, which `run([shelved()], tmp_path)` writes."""
     run([shelved()], tmp_path)
     return Store(tmp_path / "run").path(shelved().path)
 
 
 def check_repaired(path: Path, content: bytes, sound: bytes, harm: str, folder: Path) -> None:
-    """Of `content` the lines of `sound` are read, `harm` is told, and a run writes what was there before."""
+    """Checks a damaged file: `sound` is what is read of `content`, `harm` is reported, and a run restores the file."""
     before = path.read_bytes()
     path.write_bytes(content)
     store, num_sound = Store(folder / "run"), sound.count(b"\n")
-    found = store.read(shelved().path)
-    assert [one.round for one in found.records] == list(range(num_sound - 1))
-    assert re.search(f": line {num_sound + 1} is ({harm})" if harm else "^$", found.damage)
+    stored_cell = store.read(shelved().path)
+    assert [line.round for line in stored_cell.records] == list(range(num_sound - 1))
+    assert re.search(f": line {num_sound + 1} is ({harm})" if harm else "^$", stored_cell.damage)
     events = run([shelved()], folder)
     assert [event.record.round for event in events if isinstance(event, Round)] == [*range(max(num_sound - 1, 0), 5)]
     assert path.read_bytes() == before
-    assert [one.round for one in store.measurements(shelved().path)] == [0, 1, 2, 3, 4]
+    assert [line.round for line in store.measurements(shelved().path)] == [0, 1, 2, 3, 4]
 
 
 def test_a_record_file_that_was_truncated_anywhere_is_completed(recorded: Path, tmp_path: Path) -> None:
     whole, rng = recorded.read_bytes(), random.Random(0)
     for cut in [0, 1, *(rng.randrange(len(whole)) for _ in range(8)), len(whole) - 1]:
-        kept = whole[:cut]
-        sound = kept[: kept.rfind(b"\n") + 1]
-        check_repaired(recorded, kept, sound, "torn" if kept != sound else "", tmp_path)
+        rest = whole[:cut]
+        sound = rest[: rest.rfind(b"\n") + 1]
+        check_repaired(recorded, rest, sound, "torn" if rest != sound else "", tmp_path)
 
 
 def test_a_flipped_bit_costs_its_round_and_the_later_ones_which_are_run_again(recorded: Path, tmp_path: Path) -> None:
@@ -508,19 +508,21 @@ def test_what_another_process_appends_during_a_run_is_named_and_run_again(
 ) -> None:
     whole = recorded.read_bytes()
     recorded.unlink()
-    one, store, machine = shelved(), Store(tmp_path / "run"), Machine(loop.torch.device("cpu"))
-    for event in launch.run_locally([one], store, FitCache(tmp_path / "fits", 1.0, "cpu"), launch.TaskLoader(machine)):
+    one_cell, store, machine = shelved(), Store(tmp_path / "run"), Machine(torch.device("cpu"))
+    for event in launch.run_locally(
+        [one_cell], store, FitCache(tmp_path / "fits", 1.0, "cpu"), launch.TaskLoader(machine)
+    ):
         if isinstance(event, Round) and event.record.round == 2:
             lines = recorded.read_bytes().splitlines(keepends=True)
             junk = {"half a line": lines[3][:99], "the last line again": lines[3], "another header": lines[0]}
             other = subprocess.run(["dd", f"of={recorded}", "oflag=append", "conv=notrunc", "status=none"],
                                    input=junk.get(what, b"\xff\x00\n"))  # fmt: skip
             assert other.returncode == 0
-    found = store.read(one.path)
-    assert [record.round for record in found.records] == [0, 1, 2]
-    assert re.search(r"line 5 is (damaged|out of place)", found.damage)
-    assert not one.schedule.is_finished(found.records)
-    assert [event.record.round for event in run([one], tmp_path) if isinstance(event, Round)] == [3, 4]
+    content = store.read(one_cell.path)
+    assert [record.round for record in content.records] == [0, 1, 2]
+    assert re.search(r"line 5 is (damaged|out of place)", content.damage)
+    assert not one_cell.schedule.is_finished(content.records)
+    assert [event.record.round for event in run([one_cell], tmp_path) if isinstance(event, Round)] == [3, 4]
     assert recorded.read_bytes() == whole
 
 
@@ -537,7 +539,7 @@ def test_damaged_measurements_cost_no_record_and_no_later_measurement(
     assert store.records(shelved().path)[1][-1].round == 1
     run([shelved()], tmp_path)
     assert recorded.read_bytes() == whole
-    assert {2, 3, 4} <= {one.round for one in store.measurements(shelved().path)}
+    assert {2, 3, 4} <= {measured.round for measured in store.measurements(shelved().path)}
 
 
 # --- two runs ---------------------------------------------------------------------------------
@@ -563,12 +565,12 @@ def test_a_second_run_on_a_folder_is_refused_and_the_first_is_unharmed(
 def typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Runs a grid on a shelf, here, in OUT = tmp_path/run; exit code and what was said."""
+    """Runs a grid on the task shelf in this process, in OUT = tmp_path/run; returns exit code and output."""
 
     def ran(*words: str) -> tuple[int, str]:
         grid = ["tasks=[shelf]", "rounds=3", "initial=20", "budget=5", "validation=10", "device=cpu"]
-        told = ["run", *grid, *words, f"plugins={FAULTY}", f"out={tmp_path / 'run'}"]
-        monkeypatch.setattr(sys, "argv", ["benchmark", *told])
+        argv = ["run", *grid, *words, f"plugins={FAULTY}", f"out={tmp_path / 'run'}"]
+        monkeypatch.setattr(sys, "argv", ["benchmark", *argv])
         with pytest.raises(SystemExit) as caught:
             main()
         return int(caught.value.code or 0), capsys.readouterr().err
@@ -577,21 +579,21 @@ def typed(
 
 
 def rounds_by_strategy(out: Path) -> dict[str, int]:
-    """Number of recorded rounds by strategy."""
-    found: dict[str, int] = {}
+    """Returns the number of recorded rounds by strategy."""
+    counts: dict[str, int] = {}
     for path, content in bytes_of(out).items():
         name = Path(path).parent.name
-        found[name] = found.get(name, 0) + num_rounds({path: content})
-    return found
+        counts[name] = counts.get(name, 0) + num_rounds({path: content})
+    return counts
 
 
 def test_a_strategy_that_hangs_fails_alone(tmp_path: Path, typed: Callable[..., tuple[int, str]]) -> None:
-    began = time.monotonic()
-    code, told = typed("strategies=[hangs,random]", "seeds=2", "select_timeout=1")
-    check_stated("strategy hangs", code, told)
-    assert time.monotonic() - began < 15
+    start_time = time.monotonic()
+    code, output = typed("strategies=[hangs,random]", "seeds=2", "select_timeout=1")
+    check_stated("strategy hangs", code, output)
+    assert time.monotonic() - start_time < 15
     assert rounds_by_strategy(tmp_path / "run") == {"hangs": 2, "random": 6}
-    assert told.count("failed: shelf 20+5x2v10 hangs seed") >= 2
+    assert output.count("failed: shelf 20+5x2v10 hangs seed") >= 2
 
 
 @pytest.mark.parametrize(
@@ -612,19 +614,19 @@ def test_a_strategy_that_would_end_the_run_fails_alone(
     tmp_path: Path, typed: Callable[..., tuple[int, str]], how: str, words: str
 ) -> None:
     name = "ends" if how == "exit" else f"ends[how={how}]"  # a default is left out of names
-    code, told = typed(f"strategies=[ends[how={how}],random]", "seeds=1")
+    code, output = typed(f"strategies=[ends[how={how}],random]", "seeds=1")
     if words == "SystemExit: 0":
-        check_stated("plug-in ends the process", code, told)
+        check_stated("plug-in ends the process", code, output)
     assert code == 1
-    assert f"failed: shelf 20+5x2v10 {name} seed 0: {words}" in told
-    assert "1 cell failed" in told
+    assert f"failed: shelf 20+5x2v10 {name} seed 0: {words}" in output
+    assert "1 cell failed" in output
     assert rounds_by_strategy(tmp_path / "run") == {name.replace("[", "-").replace("]", ""): 1, "random": 3}
 
 
 def test_a_task_that_would_end_the_run_fails_alone(tmp_path: Path, typed: Callable[..., tuple[int, str]]) -> None:
-    code, told = typed("strategies=[random]", "seeds=1", "tasks=[ending_task,shelf]")
-    assert (code, told.count("Traceback")) == (1, 0)
-    assert "failed: ending_task: RuntimeError: SystemExit: 0" in told
+    code, output = typed("strategies=[random]", "seeds=1", "tasks=[ending_task,shelf]")
+    assert (code, output.count("Traceback")) == (1, 0)
+    assert "failed: ending_task: RuntimeError: SystemExit: 0" in output
     assert rounds_by_strategy(tmp_path / "run") == {"random": 3}
 
 
@@ -636,11 +638,11 @@ def test_a_file_that_ends_the_process_when_it_is_imported_is_one_line(
         folder.mkdir()
         (folder / "script.py").write_text(line)
         for verb in (["run", "tasks=[shelf]"], ["list", "strategies"], ["check", "random"]):
-            code, told = command(*verb, f"plugins={folder}", *[f"out={tmp_path / 'run'}"] * (verb[0] == "run"))
+            code, output = command(*verb, f"plugins={folder}", *[f"out={tmp_path / 'run'}"] * (verb[0] == "run"))
             if number < 2:
-                check_stated("plug-in file ends the process when it is imported", code, told)
+                check_stated("plug-in file ends the process when it is imported", code, output)
             assert code == 2
-            assert len(told.splitlines()) == 1
+            assert len(output.splitlines()) == 1
 
 
 DECLARES = """
@@ -667,26 +669,26 @@ def test_what_a_strategy_declares_of_itself_may_fail_in_one_line(
     (tmp_path / "declares.py").write_text(text)
     grid = ["tasks=[digits[epochs=1]]", "strategies=[declares,random]", "device=cpu", f"plugins={tmp_path}"]
     for more in ([], ["dry_run=true"]):
-        code, told = command("run", *grid, *more, f"out={tmp_path / 'run'}")
+        code, output = command("run", *grid, *more, f"out={tmp_path / 'run'}")
         registry.REGISTRY["strategy"].pop("declares")
         assert code == 2
-        assert told.splitlines()[-1].startswith("error: ")
-        assert ("odd" if "odd" in error else f"declares.py: {what} of declares: ") in told
+        assert output.splitlines()[-1].startswith("error: ")
+        assert ("odd" if "odd" in error else f"declares.py: {what} of declares: ") in output
 
 
 def test_a_pilot_and_a_gallery_that_would_end_the_run_are_a_line_each(
     tmp_path: Path, typed: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, told = typed("strategies=[ends,random]", "seeds=1", "dry_run=true")
-    assert (code, "pilot: shelf ends failed: SystemExit: 0" in told) == (1, True), told
-    assert "pilot: shelf random: " in told
+    code, output = typed("strategies=[ends,random]", "seeds=1", "dry_run=true")
+    assert (code, "pilot: shelf ends failed: SystemExit: 0" in output) == (1, True), output
+    assert "pilot: shelf random: " in output
 
     def end(*_: object) -> None:
         raise SystemExit(0)
 
     monkeypatch.setattr("benchmark.runner.gallery.write_gallery", end)
-    code, told = typed("strategies=[random]", "seeds=1")
-    assert (code, "no images in the report: 0 (SystemExit)" in told) == (0, True), told
+    code, output = typed("strategies=[random]", "seeds=1")
+    assert (code, "no images in the report: 0 (SystemExit)" in output) == (0, True), output
 
 
 def test_a_plug_in_that_interrupts_is_taken_for_ctrl_c(tmp_path: Path, typed: Callable[..., tuple[int, str]]) -> None:
@@ -699,10 +701,10 @@ def test_exit_0_means_that_every_round_is_in_the_records(
 ) -> None:
     for number in (5, 2):  # events go missing between the launcher and the command
         local = launch.run_locally
-        monkeypatch.setattr(launch, "run_locally", lambda *given: itertools.islice(local(*given), number))  # noqa: B023
-        code, told = typed("strategies=[random]", "seeds=3")
+        monkeypatch.setattr(launch, "run_locally", lambda *args: itertools.islice(local(*args), number))  # noqa: B023
+        code, output = typed("strategies=[random]", "seeds=3")
         monkeypatch.undo()
-        check_stated("rounds are missing at the end", code, told)
+        check_stated("rounds are missing at the end", code, output)
     assert typed("strategies=[random]", "seeds=3")[0] == 0
     for path in (tmp_path / "run").rglob("cells/**/seed-1.jsonl"):
         path.write_bytes(path.read_bytes()[:-40])
@@ -714,8 +716,8 @@ def test_exit_0_means_that_every_round_is_in_the_records(
 def test_a_plug_in_that_crashes_in_compiled_code_costs_the_round_in_flight(tmp_path: Path, forks: Forks) -> None:
     words = [*GRID[:1], "strategies=[random,ends_the_process,margin]", *GRID[2:], f"plugins={FAULTY}"]
     for _ in range(2):
-        code, told = forks.run("run", *words, f"out={tmp_path / 'run'}", log=tmp_path / "log")
-        check_stated("plug-in crashes in compiled code", code, told)
+        code, output = forks.run("run", *words, f"out={tmp_path / 'run'}", log=tmp_path / "log")
+        check_stated("plug-in crashes in compiled code", code, output)
     assert rounds_by_strategy(tmp_path / "run") == {"random": 5, "ends_the_process": 1}
 
 
@@ -724,18 +726,18 @@ def test_a_strategy_that_hoards_memory_fails_alone(tmp_path: Path, forks: Forks)
     small = [word for word in GRID if not word.startswith("strategies")]
     words = ["run", *small, "strategies=[hoards,random]", f"plugins={FAULTY}", f"out={tmp_path / 'run'}"]
     check_stated("strategy hoards memory", *forks.run(*words, log=tmp_path / "log", room=1000 * 2**20))
-    found = rounds_by_strategy(tmp_path / "run")
-    assert found["random"] == 10
-    assert 2 < found["hoards"] < 10
+    num_rounds_of = rounds_by_strategy(tmp_path / "run")
+    assert num_rounds_of["random"] == 10
+    assert 2 < num_rounds_of["hoards"] < 10
 
 
 def resident_mb() -> float:
-    """The memory that this process takes now."""
+    """Returns the memory that this process takes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def held_mb() -> float:
-    """What this process holds now: all that Python allocated, and every tensor (those of a compiler hold nothing)."""
+    """Returns what this process holds: all that Python allocated, and every tensor (a compiler's hold nothing)."""
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     storages = {tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
@@ -783,14 +785,14 @@ def test_clocks_that_jump_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     fits = FitCache(
         tmp_path / "jumped" / "fits", 1e-6, "cpu"
     )  # room for two fits: the oldest go, whatever their time says
-    for event in launch.run_locally(cells, store, fits, launch.TaskLoader(Machine(loop.torch.device("cpu")))):
+    for event in launch.run_locally(cells, store, fits, launch.TaskLoader(Machine(torch.device("cpu")))):
         events.append(event)
         for path in (tmp_path / "jumped").rglob("*.*"):
             os.utime(path, (time.time(), time.time()))
     assert bytes_of(store.folder) == bytes_of(tmp_path / "whole" / "run")
-    taken = [event.measured for event in events if isinstance(event, Round)]
-    assert len(taken) == 16
-    assert all(0 <= seconds < 60 for one in taken for seconds in one.seconds.values())
+    measurements = [event.measured for event in events if isinstance(event, Round)]
+    assert len(measurements) == 16
+    assert all(0 <= seconds < 60 for measured in measurements for seconds in measured.seconds.values())
 
 
 def test_nothing_here_reads_the_wall_clock() -> None:
@@ -802,16 +804,16 @@ def test_nothing_here_reads_the_wall_clock() -> None:
 
 # --- the server -------------------------------------------------------------------------------
 def serve() -> None:
-    """Answers a line of words with the process id and, once it ended, the exit code of a run."""
+    """Answers each request with the process id and, when it has ended, the exit code of a run."""
     from benchmark.cli import progress  # noqa: F401  what a run imports
 
     discovery.discover(FAULTY)
     print("ready", flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         child = os.fork()
         if not child:
-            forked(**asked)
+            forked(**request)
         with contextlib.suppress(PermissionError):
             os.setpgid(child, child)
         print(child, flush=True)
@@ -819,7 +821,7 @@ def serve() -> None:
 
 
 def forked(words: list[str], log: str, room: int) -> NoReturn:
-    """The run of these words."""
+    """Runs these arguments in a fork."""
     os.setpgid(0, 0)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
@@ -827,8 +829,8 @@ def forked(words: list[str], log: str, room: int) -> NoReturn:
     code = 1
     try:
         if room:
-            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (taken + room, taken + room))
+            num_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (num_bytes + room, num_bytes + room))
         sys.argv = ["benchmark", *words]
         main()
     except SystemExit as end:

@@ -1,4 +1,4 @@
-"""What is written stays below the folder that a user named, whatever lies there; one process writes at a time."""
+"""Files are written only below the folder that the user named, whatever lies there; one process writes at a time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Command = Callable[..., tuple[int, str]]
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Returns the content of every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -53,7 +53,7 @@ def measured(number: int) -> Measured:
 
 
 def grown(store: Store, rounds: int) -> Store:
-    """The store with some rounds of a cell."""
+    """Returns the store with some rounds of a cell."""
     store.start_cell(CELL, HEADER)
     for number in range(rounds):
         store.append(CELL, record(number), measured(number))
@@ -63,7 +63,7 @@ def grown(store: Store, rounds: int) -> Store:
 # --- links ------------------------------------------------------------------------------------
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder of somebody else, with files of the names that a run writes."""
+    """A folder of someone else, with files of the names that a run writes."""
     folder = tmp_path / "outside"
     for name in ("precious", "shelf/20+5x2v10/random/seed-0.jsonl", "tables.md", "shelf.csv", "a.safetensors"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def test_no_link_below_a_results_folder_is_written_through(
     assert content_of(outside) == before
     assert code == 2
     [error] = [line for line in said.splitlines() if line.startswith("error: ")]
-    if "is no file of records" not in error:
+    if "is not a file of records" not in error:
         check_stated("symbolic link in the place of a folder or a file of records", code, said)
     assert place.partition("/")[0] in error
     assert link.is_symlink()
@@ -99,7 +99,7 @@ def test_a_link_in_the_place_of_a_file_that_is_written_whole_is_replaced(
 ) -> None:
     out = tmp_path / "run"
     assert command("run", *GRID, f"out={out}")[0] == 0
-    before, wanted = content_of(outside), (out / place).read_bytes()
+    before, expected = content_of(outside), (out / place).read_bytes()
     shutil.copy(out / place, outside / "copy")
     (out / place).unlink()
     (out / place).symlink_to(outside / ("copy" if place == "grid.json" else "precious"))
@@ -107,7 +107,7 @@ def test_a_link_in_the_place_of_a_file_that_is_written_whole_is_replaced(
     assert command("run", *GRID, f"out={out}")[0] == 0
     assert content_of(outside) == before
     assert not (out / place).is_symlink()
-    assert (out / place).read_bytes() == wanted
+    assert (out / place).read_bytes() == expected
 
 
 def test_a_draft_that_is_a_link_is_replaced(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_an_odd_lock_of_a_fit_is_no_lock_and_nobody_waits(kind: str, tmp_path: P
 
 # --- what is no file --------------------------------------------------------------------------
 def odd(kind: str, path: Path) -> Iterator[None]:
-    """Puts something in the place of a file."""
+    """Puts something that is not a file in the place of one."""
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         if kind == "pipe":
@@ -405,18 +405,18 @@ class Writer:
         self.said = self.heard()
 
     def heard(self) -> str:
-        """The next line that it says."""
+        """Returns the next line of its output."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().decode().strip()
 
     def write(self) -> str:
-        """Has it write a round; what it says."""
+        """Makes it write a round, and returns what it prints."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
         return self.heard()
 
     def end(self) -> int:
-        """Its exit code once it has nothing more to do."""
+        """Returns its exit code after it has finished."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         code = self.process.wait(30)
@@ -425,16 +425,16 @@ class Writer:
         return code
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Sends SIGKILL."""
         self.process.send_signal(signal.SIGKILL)
         self.end()
 
 
 def writers_of(folder: Path) -> list[int]:
-    """Which processes wrote the rounds."""
-    stored = Store(folder).read(CELL)
-    assert stored.damage == ""
-    return [one.bought[1] for one in stored.records]
+    """Returns which process wrote each round."""
+    content = Store(folder).read(CELL)
+    assert content.damage == ""
+    return [record.bought[1] for record in content.records]
 
 
 @pytest.mark.parametrize("how", ["flock", "files"])
@@ -462,9 +462,9 @@ def test_a_disk_that_knows_no_locks_has_one_writer_all_the_same(how: str, tmp_pa
     assert first.said == "locked, 0 rounds"
     assert first.write() == "written"
     second = Writer(tmp_path, how)
-    wanted = rf"another run is writing there: process {first.process.pid} on \S+, for 0 min; .* {tmp_path}/.writer if"
-    assert re.search(wanted, second.said), second.said
-    assert table()["second run where the disk knows no locks (some network folders)"].said.search(second.said)
+    expected = rf"another run is writing there: process {first.process.pid} on \S+, for 0 min; .* {tmp_path}/.writer if"
+    assert re.search(expected, second.said), second.said
+    assert table()["second run where the disk supports no locks (some network folders)"].said.search(second.said)
     assert second.end() == 2
     assert first.write() == "written"
     if how != "ENOLCK":
@@ -473,7 +473,7 @@ def test_a_disk_that_knows_no_locks_has_one_writer_all_the_same(how: str, tmp_pa
         return
     first.kill()
     third = Writer(tmp_path, how)
-    assert re.search(rf"the run of process {first.process.pid} on \S+ is gone", third.said)
+    assert re.search(rf"the run of process {first.process.pid} on \S+ has ended", third.said)
     assert third.heard() == "locked, 2 rounds"
     (tmp_path / ".writer").unlink()
     assert ".writer was deleted or replaced" in third.write()
@@ -486,8 +486,10 @@ def test_a_mark_of_another_host_is_refused_with_what_to_remove(tmp_path: Path, m
     (tmp_path / ".writer").write_text("4242\nnode17\n123456\n")
     hours = time.time() - 3 * 3600
     os.utime(tmp_path / ".writer", (hours, hours))
-    wanted = rf"writing there: process 4242 on node17, for 180 min; .* remove {tmp_path}/.writer if that run is gone"
-    with pytest.raises(ValueError, match=wanted), Store(tmp_path).lock():
+    expected = (
+        rf"writing there: process 4242 on node17, for 180 min; .* remove {tmp_path}/.writer if that run has ended"
+    )
+    with pytest.raises(ValueError, match=expected), Store(tmp_path).lock():
         pass
     (tmp_path / ".writer").unlink()
     (tmp_path / ".writer").symlink_to(tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""On a CPU a run says what it takes before it took it, and which settings take less."""
+"""A run on a CPU says at its start how long it will take, and which settings take less time."""
 
 import re
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ CPU = Machine(torch.device("cpu"))
 def lines_after(
     cells: Sequence[Cell], seconds: float, images: int, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
-    """What is said after a fit that has gone through so many images in that time."""
+    """Returns what is said after a fit that has gone through so many images in that time."""
     lines = list[str]()
-    tasks: Any = SimpleNamespace(built={cells[0].task.label: None})
-    listener = LongRunWarner({one: one.schedule.rounds for one in cells}, tasks, lines.append)
+    tasks: Any = SimpleNamespace(by_label={cells[0].task.label: None})
+    listener = LongRunWarner({each: each.schedule.rounds for each in cells}, tasks, lines.append)
     now = [100.0]
     monkeypatch.setattr(activity.time, "monotonic", lambda: now[0])
     fit = Stage(listener, "fitting", 10**9, "images", epochs)

@@ -19,7 +19,8 @@ from msgspec import structs
 
 from benchmark.analysis import published, reading
 from benchmark.plugins import discovery
-from benchmark.records.record import LINE_END, LINE_START, Header, Measured, Record, checksum
+from benchmark.records.json_lines import LINE_END, LINE_START, checksum
+from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store, StoreWriteError
 
 

@@ -15,7 +15,7 @@ from benchmark.api import Indices
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment
 from benchmark.plugins import discovery, paths
-from benchmark.runner import loop
+from benchmark.runner import acquisition
 from tests._stand_in import BLOCKS, Kind, StandIn
 
 discovery.discover()
@@ -73,9 +73,9 @@ def choose(experiment: Experiment, cell: Cell) -> Indices:
     kind, num_pool = pool(experiment)
     two_stages = "faster_rcnn" in str(cell.task.values.get("model"))
     task = cast(Any, StandIn(kind, num_pool, num_blocks=BLOCKS["two stages" if two_stages else kind]))
-    begin = loop.draw_initial(cell, task)
-    view = loop.build_view(cell, task, begin, task.model(), [begin.initial] if cell.schedule.initial else [])
-    return loop.query_strategy(cell, view, 1, num_bought(cell))
+    begin = acquisition.draw_initial(cell, task)
+    view = acquisition.build_view(cell, task, begin, task.model(), [begin.initial] if cell.schedule.initial else [])
+    return acquisition.query_strategy(cell, view, 1, num_bought(cell))
 
 
 @pytest.mark.parametrize(("experiment", "cell"), list(cells()))

@@ -1,5 +1,7 @@
-"""Records, measurements, manifests, sources, published curves and galleries that are soundly written and odd: every
-command gives the right answer, refuses in one line that names file and field, or names the damage."""
+"""Records, measurements, manifests, sources, published curves and galleries that are intact but have odd content.
+
+Every command gives the right answer, refuses in one line that names file and field, or names the damage.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ from benchmark.api import Machine
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.records.record import Measured, Record, line_fields, to_json_value
+from benchmark.records.json_lines import to_json_value
+from benchmark.records.record import Measured, Record, line_fields
 from benchmark.records.store import Store
 from benchmark.runner import launch
 
@@ -55,13 +58,13 @@ HUGE = 10**400
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder in which nothing is odd, not to be written to."""
+    """A results folder with correct content, only read."""
     return base(tmp_path_factory.mktemp("sound") / "run").folder
 
 
 @pytest.fixture
 def store(sound: Path, tmp_path: Path) -> Store:
-    """A copy of it."""
+    """A copy of the correct folder."""
     return Store(shutil.copytree(sound, tmp_path / "run"))
 
 
@@ -97,21 +100,21 @@ def spoil(store: Store, field: str, value: object, kind: str = "cells", number: 
 
 
 def refused(store: Store, *verbs: str) -> str:
-    """What all commands, or these, say of a folder that each refuses."""
-    told = [command(store.folder, verb) for verb in verbs or QUICK]
-    assert {word for word, _ in told} == {"refused"}, told
-    assert all("\n" not in words for _, words in told)
-    return told[0][1]
+    """Returns the common error of all commands, or of these, on a folder that each must refuse."""
+    errors = [command(store.folder, verb) for verb in verbs or QUICK]
+    assert {word for word, _ in errors} == {"refused"}, errors
+    assert all("\n" not in words for _, words in errors)
+    return errors[0][1]
 
 
 @pytest.mark.parametrize(("field", "value", "words"), ODD_ROUNDS, ids=range(len(ODD_ROUNDS)))
 def test_an_odd_round_is_refused_by_file_line_and_field(store: Store, field: str, value: object, words: str) -> None:
     path = spoil(store, field, value)
     before = path.read_bytes()
-    told = refused(store, "tables", "verify")
-    assert told.startswith(f"{path}: ")
-    assert words in told
-    assert "line 3 " in told or "round 1: " in told
+    error = refused(store, "tables", "verify")
+    assert error.startswith(f"{path}: ")
+    assert words in error
+    assert "line 3 " in error or "round 1: " in error
     with pytest.raises(ValueError, match=r"line 3 |round 1: "):  # a run neither goes on behind it nor cuts it off
         store.start_cell(CELL, store.header(CELL) or pytest.fail("no header"))
     assert path.read_bytes() == before
@@ -170,9 +173,9 @@ ODD_HEADERS: list[tuple[str, object, str]] = [
 @pytest.mark.parametrize(("field", "value", "words"), ODD_HEADERS, ids=range(len(ODD_HEADERS)))
 def test_an_odd_header_is_refused_by_file_and_field(store: Store, field: str, value: object, words: str) -> None:
     path = spoil(store, field, value, number=0)
-    told = refused(store, "tables", "explain")
-    assert told.startswith(f"{path}: ")
-    assert words in told
+    error = refused(store, "tables", "explain")
+    assert error.startswith(f"{path}: ")
+    assert words in error
 
 
 ODD_TIMES: list[tuple[str, object, str]] = [
@@ -192,9 +195,9 @@ def test_odd_measurements_are_refused_by_file_line_and_field(
     store: Store, field: str, value: object, words: str
 ) -> None:
     path = spoil(store, field, value, "measured", 1)
-    told = refused(store, "status", "tables", "explain", "seconds")
-    assert told.startswith(f"{path}: line 2 is no Measured of schema 1: ")
-    assert words in told
+    error = refused(store, "status", "tables", "explain", "seconds")
+    assert error.startswith(f"{path}: line 2 is not a Measured of schema 1: ")
+    assert words in error
 
 
 @pytest.mark.parametrize("text", ["1", "null", '"x"', "[]", "{} , {}", "{", "[" * 5000, "9" * 5000])
@@ -232,7 +235,7 @@ def test_a_round_without_its_metric_or_its_cost_is_not_recorded(
 ) -> None:
     def build(spec: Spec, machine: Machine) -> Any:
         task = spec.plugin.build(machine, spec.values)
-        monkeypatch.setattr(task, lacking, lambda given: {"other": 1.0})
+        monkeypatch.setattr(task, lacking, lambda args: {"other": 1.0})
         return task
 
     monkeypatch.setattr(launch, "build_task", build)
@@ -244,13 +247,13 @@ def test_a_round_without_its_metric_or_its_cost_is_not_recorded(
 
 # --- the manifest -------------------------------------------------------------------------------
 def entry(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The experiment of a manifest."""
-    found: dict[str, Any] = manifest["experiments"][0]
-    return found
+    """Returns the experiment of a manifest."""
+    experiment: dict[str, Any] = manifest["experiments"][0]
+    return experiment
 
 
 def setting(*steps: str | int, to: object) -> Callable[[dict[str, Any]], None]:
-    """Sets something of a manifest."""
+    """Returns a function that sets a value in a manifest."""
 
     def change(manifest: dict[str, Any]) -> None:
         inner: Any = manifest
@@ -282,12 +285,15 @@ ODD_MANIFESTS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (setting(*SCHEDULE, "colour", to=1), "no setting of a schedule is called colour"),
     *((setting(*SCHEDULE, to=value), "schedule: ") for value in ({}, {"initial": 5}, None, [])),
     *((setting(*CELLS, 0, "seed", to=value), "cells[0].seed: ") for value in (-1, 10**30, True, 1.0, "0", None)),
-    *((setting(*CELLS, 0, "path", to=value), "is no path of a cell") for value in ("x" * 300, "\ud800", "a\nb", "é")),
+    *(
+        (setting(*CELLS, 0, "path", to=value), "is not the path of a cell")
+        for value in ("x" * 300, "\ud800", "a\nb", "é")
+    ),
     *(
         (setting(*CELLS, 0, "path", to=value), "leads out of")
         for value in ("", ".", "..", "a//b", "/a", "a\0", "a/../b")
     ),
-    (setting(*CELLS, 0, "path", to="a/" * 20 + "a"), "is no path of a cell"),
+    (setting(*CELLS, 0, "path", to="a/" * 20 + "a"), "is not the path of a cell"),
     *((setting(*CELLS, 0, "dagger", to=value), "cells[0].dagger") for value in (1, "x", [1], None, {})),
     *((setting(*CELLS, 0, "companion", to=value), "cells[0].companion: ") for value in (1, "x", None)),
     *((setting(*CELLS, 0, name, to=value), f"{name}: ") for name in ("strategy", "key") for value in (1, None)),
@@ -296,9 +302,9 @@ ODD_MANIFESTS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     *((setting("experiments", to=value), "experiments") for value in ({}, [1], 1, "x", None)),
     *((setting("grid", to=value), "grid: ") for value in (1, None, [])),
     *((setting("schema", to=value), "schema") for value in (0, 2, "1", None, HUGE)),
-    (lambda m: m["experiments"].append(copy.deepcopy(entry(m))), "experiments: made_up is there twice"),
-    (lambda m: entry(m)["cells"].append(entry(m)["cells"][0]), "cells: made/random/seed-0 is there twice"),
-    (lambda m: entry(m)["cells"].append(entry(m)["cells"][0] | {"path": "x"}), "is there twice"),
+    (lambda m: m["experiments"].append(copy.deepcopy(entry(m))), "experiments: made_up is listed twice"),
+    (lambda m: entry(m)["cells"].append(entry(m)["cells"][0]), "cells: made/random/seed-0 is listed twice"),
+    (lambda m: entry(m)["cells"].append(entry(m)["cells"][0] | {"path": "x"}), "is listed twice"),
 ]
 
 
@@ -310,9 +316,9 @@ def test_an_odd_manifest_is_refused_by_field(
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
-    told = refused(store, "status", "tables", "explain")
-    assert told.startswith(f"{path}")
-    assert words in told
+    error = refused(store, "status", "tables", "explain")
+    assert error.startswith(f"{path}")
+    assert words in error
 
 
 ODD_NAMES = [
@@ -387,9 +393,9 @@ PAIRS = {"pool": [["a", "b"]], "test": []}
 def test_odd_files_of_images_are_refused_by_field(store: Store, content: object, words: str) -> None:
     path = store.sources_path("digits")
     path.write_text(content if isinstance(content, Raw) else json.dumps(content))
-    told = refused(store, "tables", "verify", "explain")
-    assert told.startswith(f"{path} does not say which files the images are from (")
-    assert words in told
+    error = refused(store, "tables", "verify", "explain")
+    assert error.startswith(f"{path} does not list the files that the images come from (")
+    assert words in error
 
 
 HEAD = "source,task,strategy,num_runs,round,num_labelled,boxes,metric,value,std"
@@ -413,9 +419,9 @@ HEAD = "source,task,strategy,num_runs,round,num_labelled,boxes,metric,value,std"
 def test_odd_numbers_of_a_published_curve_are_refused_by_column(tmp_path: Path, row: str, words: str) -> None:
     path = tmp_path / "curves.csv"
     path.write_text(f"{HEAD}\n{row}\n")
-    with pytest.raises(ValueError, match=f"{path}: ") as told:
+    with pytest.raises(ValueError, match=f"{path}: ") as caught:
         read_experiments(str(path))
-    assert words in str(told.value)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -436,14 +442,14 @@ def test_odd_numbers_of_a_published_curve_are_refused_by_column(tmp_path: Path, 
 def test_odd_sources_of_published_curves_are_refused_by_field(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "curves.csv").write_text(f"{HEAD}\nx,t,a,3,0,100,,map,0.5,\n")
     (tmp_path / "sources.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"sources\.yaml: ") as told:
+    with pytest.raises(ValueError, match=r"sources\.yaml: ") as caught:
         read_experiments(str(tmp_path))
-    assert words in str(told.value)
+    assert words in str(caught.value)
 
 
 # --- galleries ----------------------------------------------------------------------------------
 def arrays(num: int = 4) -> dict[str, Any]:
-    """The arrays of a gallery of a pool of 100 in two classes."""
+    """Returns the arrays of a gallery of a pool of 100 images in two classes."""
     none = np.empty(0, np.int64)
     return {
         "labels_P": np.arange(100) % 2, "box_image_M": none, "box_class_M": none, "box_side_M": none.astype(np.float32),
@@ -454,14 +460,14 @@ def arrays(num: int = 4) -> dict[str, Any]:
 
 
 def write(path: Path, content: dict[str, Any], headers: dict[str, dict[str, Any]] | None = None) -> Path:
-    """A gallery in which some arrays are one byte that says to be an array of another form."""
+    """Writes a gallery in which some arrays are one byte whose header claims another shape."""
     path.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in content.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
                 if form := (headers or {}).get(name):
-                    told = {"descr": "|u1", "fortran_order": False} | form
-                    np.lib.format.write_array_header_1_0(handle, told)
+                    header = {"descr": "|u1", "fortran_order": False} | form
+                    np.lib.format.write_array_header_1_0(handle, header)
                     handle.write(b"0")
                 else:
                     np.lib.format.write_array(handle, array)
@@ -489,10 +495,10 @@ def test_a_gallery_of_an_absurd_form_is_refused_before_it_takes_memory(
     tmp_path: Path, name: str, form: dict[str, Any]
 ) -> None:
     path = write(tmp_path / "x" / "gallery.npz", arrays(), {name: form})
-    with pytest.raises(ValueError, match=f"{path} is no gallery: ") as told:
+    with pytest.raises(ValueError, match=f"{path} is no gallery: ") as caught:
         Gallery.read(path)
-    assert name in str(told.value)
-    assert "\n" not in str(told.value)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -530,29 +536,31 @@ DRAWN = 100  # of so many inputs that are read, one goes through `report`, too
 
 @pytest.fixture(scope="module")
 def home(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of the sound folder, whose files the corpus writes again and again without waiting for the disk."""
+    """A copy of the correct folder, which the corpus overwrites again and again without waiting for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
         yield shutil.copytree(sound, tmp_path_factory.mktemp("corpus") / "run")
 
 
 def restored(sound: Path, home: Path) -> Store:
-    """The folder of the corpus as it was, without what commands wrote there."""
+    """Returns the folder of the corpus as it was, without what commands wrote there."""
     shutil.rmtree(home)
     return Store(shutil.copytree(sound, home))
 
 
 def odd(body: Any) -> st.SearchStrategy[Any]:
-    """A value of JSON with one or two others in it: of the same kind, or anything."""
+    """Returns a JSON value with one or two parts replaced, by values of the same kind or by anything."""
     spots = st.sampled_from(list(places(body)))
     changes = spots.flatmap(lambda place: st.tuples(st.just(place), near(body, place) | near(body, place) | ANY))
     many = st.lists(changes, min_size=1, max_size=2)
-    return many.map(lambda pairs: functools.reduce(lambda one, pair: planted(one, *pair), pairs, body))
+    return many.map(lambda pairs: functools.reduce(lambda value, pair: planted(value, *pair), pairs, body))
 
 
 def judged(counts: Counts, folder: Path) -> bool:
-    """Runs four of the commands, others each time, on a folder and counts what they make of it; what is read is drawn
-    now and then. Whether none refuses it."""
+    """Runs four of the commands, different ones each time, on a folder, and counts the outcomes.
+
+    What is read is also drawn now and then. Returns whether no command refuses the folder.
+    """
     first = counts.counted.total() % len(QUICK)
     word, _ = outcome(folder, (*QUICK, *QUICK)[first : first + 4])
     counts.add(word)
@@ -562,7 +570,7 @@ def judged(counts: Counts, folder: Path) -> bool:
 
 
 def lines_of(sound: Path, kind: str) -> list[Any]:
-    """What the lines of a cell's file say."""
+    """Returns the bodies of the lines of a cell's file."""
     return bodies(Store(sound).path(CELL, kind))
 
 
@@ -577,7 +585,7 @@ OPTIONAL = {
 
 
 def read_back(text: str) -> Any:
-    """JSON as a reader takes it, numbers as floats; None where it is none."""
+    """Returns JSON as a reader parses it, with numbers as floats; None where it is not JSON."""
     try:
         return json.loads(text, parse_int=float)
     except (ValueError, RecursionError):
@@ -596,15 +604,15 @@ def test_a_thousand_odd_files_of_records(sound: Path, home: Path, kind: str) -> 
         put(store.path(CELL, kind), lines)
         if not judged(counts, home) or refusal(lambda: store.measurements(CELL)):
             return
-        stored, found = store.read(CELL), list[Any](store.measurements(CELL))
+        content, values = store.read(CELL), list[Any](store.measurements(CELL))
         if kind == "cells":
-            found = [one for one in (stored.header, *stored.records) if one]
+            values = [value for value in (content.header, *content.records) if value]
         else:
             lines = list({line["round"]: line for line in lines}.values())  # the last of each round
-        assert len(found) == len(lines) or stored.damage, lines  # no line is lost without a word
-        for one, line in zip(found, lines, strict=False):
+        assert len(values) == len(lines) or content.damage, lines  # no line is lost without a word
+        for value, line in zip(values, lines, strict=False):
             written = read_back(text_of(line))
-            assert OPTIONAL | read_back(json.dumps(line_fields(one), default=to_json_value)) == OPTIONAL | written
+            assert OPTIONAL | read_back(json.dumps(line_fields(value), default=to_json_value)) == OPTIONAL | written
 
     check()
     restored(sound, home)
@@ -622,9 +630,11 @@ def test_a_thousand_odd_manifests(sound: Path, home: Path) -> None:
         (home / "grid.json").write_text(text_of(manifest))
         if not judged(counts, home):
             return
-        found = Store(home).manifest()
-        assert [len(one["cells"]) for one in found["experiments"]] == [len(e["cells"]) for e in manifest["experiments"]]
-        assert sum(len(one.runs) for one in read_experiments(str(home))) == sum(
+        read_back = Store(home).manifest()
+        assert [len(experiment["cells"]) for experiment in read_back["experiments"]] == [
+            len(e["cells"]) for e in manifest["experiments"]
+        ]
+        assert sum(len(experiment.runs) for experiment in read_experiments(str(home))) == sum(
             len(e["cells"]) for e in manifest["experiments"]
         )
 
@@ -644,10 +654,10 @@ def test_a_thousand_odd_files_of_images(sound: Path, home: Path) -> None:
     def check(content: Any) -> None:
         path.write_text(text_of(content))
         if judged(counts, home):
-            found = Store(home).sources("digits")
-            assert found is not None
+            sources = Store(home).sources("digits")
+            assert sources is not None
             written = read_back(text_of(content))
-            assert read_back(found.to_json()) == {name: written[name] for name in ("data", "files", "remarks")}
+            assert read_back(sources.to_json()) == {name: written[name] for name in ("data", "files", "remarks")}
 
     check()
     restored(sound, home)
@@ -673,7 +683,7 @@ ON_PAPERS = ("verify", "savings", "compare", "seconds", "status")
 
 
 def csv(rows: Sequence[Sequence[str]]) -> str:
-    """Rows with quotes around every field."""
+    """Returns rows with quotes around every field."""
     return "\n".join(",".join('"' + field.replace('"', '""') + '"' for field in row) for row in rows) + "\n"
 
 
@@ -697,8 +707,10 @@ def test_a_thousand_odd_published_curves(home: Path, tmp_path: Path) -> None:
         command(home, ("verify", "tables")[place % 2], f"out={home}", f"against={tmp_path}")
         if word == "refused":
             return
-        found = read_experiments(str(tmp_path))
-        there = sum(int(np.isfinite(curve.value_SR).sum()) for one in found for curve in one.curves.values())
+        experiments = read_experiments(str(tmp_path))
+        there = sum(
+            int(np.isfinite(curve.value_SR).sum()) for experiment in experiments for curve in experiment.curves.values()
+        )
         assert there == sum(row[8] != "" for row in rows)  # no row is lost
 
     check()
@@ -706,14 +718,14 @@ def test_a_thousand_odd_published_curves(home: Path, tmp_path: Path) -> None:
 
 
 def mangled(whole: dict[str, Any]) -> st.SearchStrategy[tuple[dict[str, Any], dict[str, dict[str, Any]]]]:
-    """The arrays of a gallery with odd values, kinds or shapes, and what some of them say instead to be."""
+    """Returns the arrays of a gallery with odd values, types or shapes, and false headers for some of them."""
     names = st.sampled_from(list(whole))
     sizes = st.sampled_from([0, 1, 2, 4, 5, 8, 100, 2**31, 10**13, 10**30, -1])
     kinds = st.sampled_from(["|u1", "<i8", "<f2", "<f4", "<f8", "<U3", "|O", "<c8", "|V0", "|S1", "<M8[s]", "|b1"])
     forms = st.fixed_dictionaries({"shape": st.lists(sizes, max_size=4).map(tuple), "descr": kinds})
     values = st.sampled_from([np.nan, np.inf, -1, 0, 1, 3, 101, 1e300, 2**62])
-    made = st.sampled_from(["u1", "i8", "f2", "f4", "f8", "U3", "b1"])
-    others = st.tuples(names, st.lists(st.integers(0, 9), max_size=4), made)
+    types = st.sampled_from(["u1", "i8", "f2", "f4", "f8", "U3", "b1"])
+    others = st.tuples(names, st.lists(st.integers(0, 9), max_size=4), types)
 
     def built(pairs: list[Any], spots: list[Any], lies: dict[str, Any]) -> tuple[Any, Any]:
         content = {name: array.copy() for name, array in whole.items()}
@@ -735,7 +747,7 @@ def mangled(whole: dict[str, Any]) -> st.SearchStrategy[tuple[dict[str, Any], di
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_thousand_odd_galleries(home: Path) -> None:
     counts, path = Counts("galleries"), home / "gallery" / "made_up.npz"
-    [made] = read_experiments(str(home))
+    [experiment] = read_experiments(str(home))
 
     @THOUSAND
     @given(mangled(arrays()), st.none() | st.tuples(st.integers(0, 10**6), st.binary(max_size=4)))
@@ -754,7 +766,7 @@ def test_a_thousand_odd_galleries(home: Path) -> None:
         gallery = Gallery.read(path)
         counts.add("right")
         if counts.counted["right"] % 20 == 1:
-            assert drawing.draw_gallery_figures(made, gallery)
+            assert drawing.draw_gallery_figures(experiment, gallery)
         if counts.counted["right"] % DRAWN == 1:
             command(home, "report")
 

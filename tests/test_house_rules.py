@@ -535,7 +535,7 @@ MAY_WRITE = {
     ("benchmark/runner/fit_cache.py", "release_lock"): "the same",
     ("benchmark/system/streams.py", "tolerant_stream"): "opens the null device for a closed stream",
     ("benchmark/system/streams.py", "tolerate_closed_streams"): "the same",
-    ("benchmark/runner/loop.py", "reset_peak_memory"): "resets the peak of memory that Linux counts",
+    ("benchmark/runner/measuring.py", "reset_peak_memory"): "resets the peak of memory that Linux counts",
     (
         "benchmark/system/tensor_files.py",
         "write",

@@ -1,5 +1,4 @@
-"""Fits, checkpoints, encodings and encoders on disk: what is damaged is not used, trouble with memory or a disk costs
-none of them."""
+"""Fits, checkpoints, encodings and encoders on disk: damaged files are not used; other errors remove none."""
 
 import errno
 from collections.abc import Callable
@@ -28,7 +27,7 @@ TROUBLE: dict[str, Exception] = {
 
 
 def failing(error: Exception) -> Callable[..., NoReturn]:
-    """A function that raises this error."""
+    """Returns a function that raises this error."""
 
     def raises(*args: object, **options: object) -> NoReturn:
         raise error
@@ -37,12 +36,12 @@ def failing(error: Exception) -> Callable[..., NoReturn]:
 
 
 def linear() -> nn.Linear:
-    """A model with four numbers."""
+    """Returns a model with four numbers."""
     return nn.Linear(2, 2)
 
 
 class Stand:
-    """A task of one model."""
+    """A task with one model."""
 
     def model(self, companion: object = None) -> nn.Module:
         return linear()
@@ -67,7 +66,7 @@ def load_encoder(path: Path) -> object:
 
 
 def sgd_of(model: nn.Module) -> torch.optim.SGD:
-    """An optimiser with momenta."""
+    """Returns an optimiser with momenta."""
     sgd = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     model(torch.ones(1, 2)).sum().backward()
     sgd.step()

@@ -1,4 +1,4 @@
-"""Limits of time, the order of cells under one, forecasts, and runs that repeat to the bit."""
+"""Time limits, the order of cells under one, forecasts, and runs that repeat bit for bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmark.cli.commands import main
 from benchmark.plugins import discovery, registry
 from benchmark.records.record import Measured, Record
 from benchmark.records.store import Store
-from benchmark.runner import forecast, launch, loop
+from benchmark.runner import forecast, launch, measuring
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.launch import CellStarted, Event, Failure, Round
 from benchmark.runner.time_limit import time_limit
@@ -30,23 +30,23 @@ SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", 
 
 
 def command(*words: object, code: int = 0) -> None:
-    """The command line in this process, as if typed; code: the exit status."""
+    """Runs the command line in this process; code: the expected exit status."""
     sys.argv = ["benchmark", *map(str, words)]
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as caught:
         main()
-    assert ended.value.code == code
+    assert caught.value.code == code
 
 
 # --- select_timeout ---------------------------------------------------------------------------
 def test_a_strategy_that_hangs_fails_alone_and_is_named(tmp_path: Path) -> None:
     store, tasks = Store(tmp_path), launch.TaskLoader(Machine(torch.device("cpu"), select_timeout=0.3))
-    began = time.monotonic()
+    start_time = time.monotonic()
     events = list(
         launch.run_locally([cell("hangs"), cell("random")], store, FitCache(tmp_path / "fits", 1, "cpu"), tasks)
     )
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - start_time < 30
     (failure,) = (event for event in events if isinstance(event, Failure))
-    assert failure.line.endswith(" hangs seed 0: TimeoutError: select_timeout=0.3: hangs did not choose within 0.3 s")
+    assert failure.line.endswith(" hangs seed 0: TimeoutError: select_timeout=0.3: hangs did not select within 0.3 s")
     assert "time.sleep" in failure.trace  # where it hangs
     assert [len(store.records(cell(name).path)[1]) for name in ("hangs", "random")] == [1, 3]
 
@@ -85,27 +85,27 @@ CELLS = {(name, seed): cell(name, seed=seed, task=task) for name, task in TASKS.
 Told = tuple[str, int, int, float]  # strategy, seed, round (-1: started, -2: failed), hours since the last event
 
 
-def hours(told: list[Told], gpu_hours: float | None, share: float = 1.0) -> tuple[int, bool, list[str]]:
-    """How many events of a launcher come through under a budget, whether it was closed, and what was said."""
+def hours(schedule_of_events: list[Told], gpu_hours: float | None, share: float = 1.0) -> tuple[int, bool, list[str]]:
+    """Returns how many events pass under a budget, whether the launcher was closed, and what was said."""
     now, closed, said = 0.0, False, list[str]()
 
     def events() -> Generator[Event]:
         nonlocal now, closed
         try:
-            for strategy, seed, number, since in told:
+            for strategy, seed, number, since in schedule_of_events:
                 now += 3600 * since
-                one = CELLS[strategy, seed]
+                running = CELLS[strategy, seed]
                 if number == -1:
-                    yield CellStarted(one)
+                    yield CellStarted(running)
                 elif number == -2:
-                    yield launch.Failure(one, ValueError("no"), whole_task=False)
+                    yield launch.Failure(running, ValueError("no"), whole_task=False)
                 else:
-                    yield Round(one, Record(number, 1, [], {}, {}, {}), Measured(number, {}, False, 0, "", {}))
+                    yield Round(running, Record(number, 1, [], {}, {}, {}), Measured(number, {}, False, 0, "", {}))
         finally:
             closed = True
 
-    found = list(launch.stop_after_gpu_hours(events(), gpu_hours, share, said.append, lambda: now))
-    return len(found), closed, said
+    passed_events = list(launch.stop_after_gpu_hours(events(), gpu_hours, share, said.append, lambda: now))
+    return len(passed_events), closed, said
 
 
 ONE_CELL: list[Told] = [("margin", 0, -1, 0), ("margin", 0, 0, 1.0), ("margin", 0, 1, 1.0), ("margin", 0, 2, 1.0)]
@@ -142,10 +142,10 @@ def test_a_run_of_a_few_seconds_stops_and_goes_on_where_it_stopped(
 ) -> None:
     words = ["run", *SMALL, "strategies=[random,margin]", "seeds=1", "threads=1"]
     command(*words, f"out={tmp_path / 'a'}", "gpu_hours=1e-7", code=1)
-    told = capsys.readouterr()
-    assert "gpu_hours=1e-07:" in told.err
-    assert "2 of 2 cells are not finished; the same command goes on from here" in told.err
-    assert sum(len(one.splitlines()) for one in bytes_of(tmp_path / "a").values()) == 2  # a header and a round
+    output = capsys.readouterr()
+    assert "gpu_hours=1e-07:" in output.err
+    assert "2 of 2 cells are not finished; the same command goes on from here" in output.err
+    assert sum(len(content.splitlines()) for content in bytes_of(tmp_path / "a").values()) == 2  # a header and a round
     command(*words, f"out={tmp_path / 'a'}")
     command(*words, f"out={tmp_path / 'b'}")
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
@@ -153,13 +153,13 @@ def test_a_run_of_a_few_seconds_stops_and_goes_on_where_it_stopped(
 
 def test_under_a_budget_all_tables_get_their_first_seed_before_any_gets_a_second() -> None:
     discovery.discover(None)
-    chosen = config.compose_settings(["grid=quick", "strategies=[random,margin]"])
-    grid = config.build_grid(chosen)
-    order = [(one.task.label, one.seed) for one in grid.cells(by_seed=True)]
+    settings = config.compose_settings(["grid=quick", "strategies=[random,margin]"])
+    grid = config.build_grid(settings)
+    order = [(each.task.label, each.seed) for each in grid.cells(by_seed=True)]
     assert [seed for _, seed in order] == sorted(seed for _, seed in order)
-    assert {task for task, seed in order if seed == 0} == {one.task.label for one in grid.experiments}
-    assert sorted(one.path for one in grid.cells()) == sorted(one.path for one in grid.cells(by_seed=True))
-    plain = [one.task.label for one in grid.cells()]
+    assert {task for task, seed in order if seed == 0} == {experiment.task.label for experiment in grid.experiments}
+    assert sorted(each.path for each in grid.cells()) == sorted(each.path for each in grid.cells(by_seed=True))
+    plain = [each.task.label for each in grid.cells()]
     assert [task for number, task in enumerate(plain) if task != plain[number - 1]] == [
         e.task.label for e in grid.experiments
     ]
@@ -176,23 +176,23 @@ def test_a_limit_is_a_positive_number(name: str, value: str) -> None:
 def test_a_forecast_counts_what_a_run_then_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SMALL, "strategies=[random,margin,learning_loss]", "seeds=2", f"out={tmp_path}", "threads=1"]
     command("run", *words, "dry_run=true", "format=json")
-    told = capsys.readouterr()
-    rows = json.loads(told.out)
+    output = capsys.readouterr()
+    rows = json.loads(output.out)
     assert not bytes_of(tmp_path)
     assert [(row["strategy"], row["cells"], row["rounds"], row["fits"]) for row in rows] == [
         ("random", 2, 6, 6),
         ("margin", 2, 6, 4),  # the fits of round 0 are random's
         ("learning_loss", 2, 6, 6),  # its own: they train a companion
     ]
-    assert "6 cells, 18 rounds, 16 fits (2 of 18 fits are shared)" in told.err
-    kept = set((tmp_path / ".fits").glob("*.safetensors"))
-    assert len(kept) == 2  # of random and margin, and of learning_loss
+    assert "6 cells, 18 rounds, 16 fits (2 of 18 fits are shared)" in output.err
+    cached = set((tmp_path / ".fits").glob("*.safetensors"))
+    assert len(cached) == 2  # of random and margin, and of learning_loss
     command("run", *words)
     assert len(set((tmp_path / ".fits").glob("*.safetensors"))) == 16
     measured = [
-        one for path in sorted((tmp_path / "measured").rglob("*.jsonl")) for one in path.read_text().splitlines()
+        line for path in sorted((tmp_path / "measured").rglob("*.jsonl")) for line in path.read_text().splitlines()
     ]
-    assert sum('"shared_fit": false' in line for line in measured) == 16 - len(kept)
+    assert sum('"shared_fit": false' in line for line in measured) == 16 - len(cached)
     capsys.readouterr()
     command("run", *words, "dry_run=true")
     assert "0 cells, 0 rounds, 0 fits (nothing is left to do): 0 hours" in capsys.readouterr().err
@@ -205,10 +205,10 @@ def test_a_schedule_that_a_pool_is_too_small_for_is_one_line(
     words = [*SMALL, "strategies=[random,margin]", "seeds=2", f"out={tmp_path}", "threads=1", *dry]
     for much, says in (("initial=5000", "of a pool of 1297: lower"), ("budget_in=boxes", "counts no boxes")):
         command("run", *words, much, code=2)
-        told = capsys.readouterr()
-        assert says in told.err.splitlines()[-1]
-        assert told.err.count(says) == 1
-        assert not told.out
+        output = capsys.readouterr()
+        assert says in output.err.splitlines()[-1]
+        assert output.err.count(says) == 1
+        assert not output.out
     assert not bytes_of(tmp_path)
 
 
@@ -241,27 +241,27 @@ def test_an_edited_strategy_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
     code += "    return view.unlabelled[{}:][:budget]\n"
     says = "edited, or what it imports, was edited since 1 of its cells were recorded, but is still version 1"
     edits = [(1, "One.", 0, ""), (1, "Two.", 0, ""), (1, "Two.", 9, says), (2, "", 9, "")]
-    for version, words_of_it, begin, told in edits:
-        (tmp_path / "edited.py").write_text(code.format(version, words_of_it, begin))
+    for version, words_of_it, setup, is_said in edits:
+        (tmp_path / "edited.py").write_text(code.format(version, words_of_it, setup))
         registry.REGISTRY["strategy"].pop("edited", None)
         command("run", *words, code=2 * (version - 1))
         err = capsys.readouterr().err
-        assert told in err
-        assert ("was edited since" in err) == bool(told)
+        assert is_said in err
+        assert ("was edited since" in err) == bool(is_said)
     (tmp_path / "edited.py").unlink()
-    gone = registry.REGISTRY["strategy"].pop("edited")
-    assert (gone.code_hash(), dataclasses.replace(gone, needs=()).code_hash()) == (gone.code_hash(), "")
+    plugin = registry.REGISTRY["strategy"].pop("edited")
+    assert (plugin.code_hash(), dataclasses.replace(plugin, needs=()).code_hash()) == (plugin.code_hash(), "")
     assert "written with other versions of the strategy: 1 in the file, 2 in this run" in err
 
 
 def test_a_forecast_of_a_run_that_began_reads_its_pace_off_the_records(tmp_path: Path) -> None:
     run([cell("margin", rounds=3, seed=0)], tmp_path)
     store = Store(tmp_path / "run")
-    took = store.measurements(cell("margin").path)
+    measurements = store.measurements(cell("margin").path)
     pace = forecast.recorded_pace([cell("margin", seed=0), cell("margin", seed=1)], store)
     assert pace is not None
-    assert pace.fit == pytest.approx(sum(one.seconds["fit"] for one in took) / (20 + 25 + 30))
-    assert pace.select == pytest.approx(sum(one.seconds["select"] for one in took) / 2)
+    assert pace.fit == pytest.approx(sum(measured.seconds["fit"] for measured in measurements) / (20 + 25 + 30))
+    assert pace.select == pytest.approx(sum(measured.seconds["select"] for measured in measurements) / 2)
     assert pace.images_per_round == 5
     assert forecast.recorded_pace([cell("margin", seed=1)], store) is None
 
@@ -269,8 +269,8 @@ def test_a_forecast_of_a_run_that_began_reads_its_pace_off_the_records(tmp_path:
 def test_a_forecast_multiplies_its_pace_by_what_is_left() -> None:
     pace, shared = forecast.Pace(fit=36.0, score=3.6, select=7.2, images_per_round=5.0), set[object]()
     discovery.discover(FAULTY)
-    chosen = config.compose_settings([*SMALL, "strategies=[margin]", "seeds=2"])
-    (experiment,) = config.build_grid(chosen).experiments
+    settings = config.compose_settings([*SMALL, "strategies=[margin]", "seeds=2"])
+    (experiment,) = config.build_grid(settings).experiments
     first, second = experiment.cells()
     row = forecast.build_row(experiment, {first: 3, second: 1}, pace, shared)
     assert (row.num_cells, row.num_rounds, row.num_fits) == (2, 4, 4)
@@ -292,7 +292,7 @@ def test_a_repeatable_run_says_so_in_its_records_and_shares_no_fit_with_another(
     try:
         command(*words, f"out={tmp_path}")
         plain = bytes_of(tmp_path)
-        told = [json.dumps(Store(tmp_path).measurements(name.removesuffix(".jsonl"))[0].device) for name in plain]
+        devices = [json.dumps(Store(tmp_path).measurements(name.removesuffix(".jsonl"))[0].device) for name in plain]
         shutil.rmtree(tmp_path / "cells")
         command(*words, f"out={tmp_path}", "deterministic=true")
         assert torch.are_deterministic_algorithms_enabled()
@@ -300,8 +300,8 @@ def test_a_repeatable_run_says_so_in_its_records_and_shares_no_fit_with_another(
         torch.use_deterministic_algorithms(before)
         torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     (measured,) = (Store(tmp_path).measurements(name.removesuffix(".jsonl")) for name in bytes_of(tmp_path))
-    assert {json.dumps(one.device) for one in measured} == {told[0].replace(")", ", deterministic)")}
-    assert not any(one.shared_fit for one in measured)
+    assert {json.dumps(line.device) for line in measured} == {devices[0].replace(")", ", deterministic)")}
+    assert not any(line.shared_fit for line in measured)
     assert len(list((tmp_path / ".fits").glob("*.safetensors"))) == 6
 
 
@@ -310,11 +310,11 @@ def test_the_versions_of_a_gpu_are_recorded(monkeypatch: pytest.MonkeyPatch, tmp
     tool.write_text("#!/bin/sh\necho 570.86.15\necho 570.86.15\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert loop.gpu_driver_version() == "570.86.15"
+    assert measuring.gpu_driver_version() == "570.86.15"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
-    found = loop.library_versions.__wrapped__()
-    assert found["driver"] == "570.86.15"
-    assert {"torch", "torchvision", "numpy", "scikit-learn", "python", "cuda", "cudnn"} < found.keys()
+    recorded = measuring.library_versions.__wrapped__()
+    assert recorded["driver"] == "570.86.15"
+    assert {"torch", "torchvision", "numpy", "scikit-learn", "python", "cuda", "cudnn"} < recorded.keys()
     tool.unlink()
-    assert loop.gpu_driver_version() == ""
+    assert measuring.gpu_driver_version() == ""

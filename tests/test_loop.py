@@ -1,4 +1,4 @@
-"""The loop pays for what it uses, shares what it may, and repeats itself to the byte."""
+"""The loop counts every label that it uses as paid, shares fits where it may, and repeats itself byte for byte."""
 
 import dataclasses
 import io
@@ -22,7 +22,7 @@ from benchmark.cli.display import Display
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import registry
 from benchmark.records.store import Store, StoreWriteError
-from benchmark.runner import launch, loop
+from benchmark.runner import acquisition, fit_cache, launch, loop, measuring
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.launch import Failure, Round, count_rounds_left
 from benchmark.seeds import seed
@@ -42,7 +42,7 @@ def test_every_round_is_bought_paid_and_scored(tmp_path: Path) -> None:
     assert [first.num_labelled, second.num_labelled, third.num_labelled] == [20, 25, 30]
     assert [len(first.bought), len(second.bought), len(third.bought)] == [20, 5, 5]
     assert len({*first.bought, *second.bought, *third.bought}) == 30
-    assert [one.cost for one in (first, second, third)] == [{"images": 20}, {"images": 25}, {"images": 30}]
+    assert [record.cost for record in (first, second, third)] == [{"images": 20}, {"images": 25}, {"images": 30}]
     assert 0 <= first.scores["accuracy"] <= 100
 
 
@@ -68,7 +68,7 @@ def test_equal_labelled_sets_share_a_fit_whoever_bought_them(tmp_path: Path) -> 
 def test_seeds_differ_and_adding_one_moves_no_other(tmp_path: Path) -> None:
     alone = rounds(run([cell("random", seed=1)], tmp_path / "a"))
     both = rounds(run([cell("random", seed=0), cell("random", seed=1)], tmp_path / "b"))
-    assert [one.record for one in alone] == [one.record for one in both[3:]]
+    assert [event.record for event in alone] == [event.record for event in both[3:]]
     assert set(both[0].record.bought) != set(both[3].record.bought)
 
 
@@ -79,9 +79,9 @@ def test_held_out_labels_are_charged_to_those_who_read_them(tmp_path: Path) -> N
 
 
 def test_held_out_images_are_trained_on_by_none(tmp_path: Path) -> None:
-    one = cell("random", rounds=4, budget=400, initial=57, validation=40)
-    events = rounds(run([one], tmp_path))
-    header, _ = Store(tmp_path / "run").records(one.path)
+    one_cell = cell("random", rounds=4, budget=400, initial=57, validation=40)
+    events = rounds(run([one_cell], tmp_path))
+    header, _ = Store(tmp_path / "run").records(one_cell.path)
     assert header is not None
     bought = {number for event in events for number in event.record.bought}
     assert len(header.held_out) == 40
@@ -158,7 +158,7 @@ def test_the_cache_is_looked_through_each_time_a_fiftieth_of_it_was_filled(
         ("duplicates", "4 duplicates"),
         ("labelled", "5 indices already labelled"),
         ("out_of_range", "5 indices not in `unlabelled`"),
-        ("floats", "pool positions are one row of integers"),
+        ("floats", "it must return a row of integer pool positions"),
         ("nan", "1 of 1267 scores are NaN"),
         ("crash", "KeyError: 'a bug in a strategy'"),
         ("undeclared", "did not declare the need 'embed'"),
@@ -184,31 +184,35 @@ def test_a_budget_larger_than_the_pool_is_refused_before_any_fit(tmp_path: Path)
 
 
 def test_select_sees_neither_labelled_nor_held_out_images(tmp_path: Path) -> None:
-    one = cell("random")
-    task = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
-    begin = loop.draw_initial(one, task)
-    seen = loop.build_view(one, task, begin, task.model(), [begin.initial])
-    parts = [seen.labelled, seen.unlabelled, begin.held_out]
+    one_cell = cell("random")
+    task = one_cell.task.plugin.build(Machine(torch.device("cpu")), one_cell.task.values)
+    initial_draw = acquisition.draw_initial(one_cell, task)
+    view = acquisition.build_view(one_cell, task, initial_draw, task.model(), [initial_draw.initial])
+    parts = [view.labelled, view.unlabelled, initial_draw.held_out]
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(task.num_pool))
 
 
 def test_no_strategy_moves_the_sets_that_it_is_checked_against(tmp_path: Path) -> None:
-    one = cell("random")
-    task = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
-    seen = loop.build_view(
-        one, task, loop.draw_initial(one, task), task.model(), [loop.draw_initial(one, task).initial]
+    one_cell = cell("random")
+    task = one_cell.task.plugin.build(Machine(torch.device("cpu")), one_cell.task.values)
+    view = acquisition.build_view(
+        one_cell,
+        task,
+        acquisition.draw_initial(one_cell, task),
+        task.model(),
+        [acquisition.draw_initial(one_cell, task).initial],
     )
-    before = seen.unlabelled
-    seen.unlabelled[:] = 0
-    assert np.array_equal(seen.unlabelled, before)
+    before = view.unlabelled
+    view.unlabelled[:] = 0
+    assert np.array_equal(view.unlabelled, before)
     with pytest.raises(AttributeError):
-        seen.labelled = before  # type: ignore[misc]
+        view.labelled = before  # type: ignore[misc]
 
 
 def test_without_a_cache_each_round_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fits = []
     fit = loop.fit_round
-    monkeypatch.setattr(loop, "fit_round", lambda *given: fits.append(given[-1]) or fit(*given))
+    monkeypatch.setattr(loop, "fit_round", lambda *args: fits.append(args[-1]) or fit(*args))
     run([cell("random", rounds=3)], tmp_path, cache_gb=0)
     assert fits == [0, 1, 2]
 
@@ -229,7 +233,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_there_is(tmp_path: Path, monkey
 def test_two_data_sets_never_share_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run([cell("random", rounds=1)], tmp_path)
     header = loop.build_header
-    monkeypatch.setattr(loop, "build_header", lambda *given: structs.replace(header(*given), data="other"))
+    monkeypatch.setattr(loop, "build_header", lambda *args: structs.replace(header(*args), data="other"))
     [failure] = run([cell("margin", rounds=1)], tmp_path)
     assert isinstance(failure, Failure)
     assert "was written with other data" in failure.line
@@ -253,22 +257,22 @@ def test_a_round_is_not_recorded_where_the_weights_were_exchanged_before_it(tmp_
     network = Vit(Machine(torch.device("cpu")), "vit_tiny_patch16_224", "none", 32).network
     save_file(network.state_dict(), path := tmp_path / "own.safetensors")
     like = f"geal[k=3,encoder=vit[model=vit_tiny_patch16_224,size=32,weights={path}]]"
-    one, machine = cell(f"matched_random[like={like}]"), Machine(torch.device("cpu"))
-    task = launch.build_task(one.task, machine)
-    assert list(loop.build_header(one, task, machine).weights) == [like.removeprefix("geal[k=3,encoder=")[:-1]]
-    rounds = loop.run(one, task, FitCache(tmp_path / "fits", 1, "cpu"), machine)
+    one_cell, machine = cell(f"matched_random[like={like}]"), Machine(torch.device("cpu"))
+    task = launch.build_task(one_cell.task, machine)
+    assert list(loop.build_header(one_cell, task, machine).weights) == [like.removeprefix("geal[k=3,encoder=")[:-1]]
+    rounds = loop.run(one_cell, task, FitCache(tmp_path / "fits", 1, "cpu"), machine)
     assert next(rounds)[0].round == 0
     save_file({name: value + 0.1 for name, value in network.state_dict().items()}, path)
-    with pytest.raises(ValueError, match="weights was exchanged meanwhile: this round is not recorded"):
+    with pytest.raises(ValueError, match="weight file was replaced during the round: the round is not recorded"):
         next(rounds)
 
 
 def test_a_fit_is_named_by_the_version_of_whose_companion_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = cell("matched_random[like=learning_loss]", task="digits")
-    _, before = loop.companion_and_owner(one)
+    one_cell = cell("matched_random[like=learning_loss]", task="digits")
+    _, before = fit_cache.companion_and_owner(one_cell)
     plugin = registry.get("strategy", "learning_loss")
     monkeypatch.setitem(registry.REGISTRY["strategy"], "learning_loss", dataclasses.replace(plugin, version=99))
-    assert loop.companion_and_owner(one)[1] != before
+    assert fit_cache.companion_and_owner(one_cell)[1] != before
 
 
 # --- budgets in boxes -----------------------------------------------------------------------
@@ -276,8 +280,8 @@ def boxes(name: str, task: str = "shelf", **schedule: object) -> Cell:
     return cell(name, task=task, **({"rounds": 5, "budget": 40, "budget_in": "boxes"} | schedule))
 
 
-def shelf(one: Cell) -> Any:
-    return one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
+def shelf(one_cell: Cell) -> Any:
+    return one_cell.task.plugin.build(Machine(torch.device("cpu")), one_cell.task.values)
 
 
 @pytest.mark.parametrize("budget", [1, 3, 17, 40, 95])
@@ -285,35 +289,36 @@ def shelf(one: Cell) -> Any:
 def test_a_budget_of_boxes_is_met_by_less_than_one_image_and_the_excess_is_not_carried_on(
     tmp_path: Path, name: str, budget: int
 ) -> None:
-    one = boxes(name, budget=budget)
-    task, begin = shelf(one), loop.draw_initial(one, shelf(one))
-    records = [event.record for event in rounds(run([one], tmp_path))]
-    left = [image for image in range(200) if image not in {*begin.initial.tolist(), *begin.held_out.tolist()}]
+    one_cell = boxes(name, budget=budget)
+    task, initial_draw = shelf(one_cell), acquisition.draw_initial(one_cell, shelf(one_cell))
+    records = [event.record for event in rounds(run([one_cell], tmp_path))]
+    labelled = {*initial_draw.initial.tolist(), *initial_draw.held_out.tolist()}
+    unlabelled = [image for image in range(200) if image not in labelled]
     bought: list[int] = []
     for number, record in enumerate(records[1:], start=1):
-        taken = record.bought
+        expected = record.bought
         if name == "in_order":  # brute force: image by image
-            taken = []
-            while sum(task.boxes_N[bought + taken]) < number * budget:
-                taken.append(left.pop(0))
-        assert record.bought == taken
-        bought += taken
+            expected = []
+            while sum(task.boxes_N[bought + expected]) < number * budget:
+                expected.append(unlabelled.pop(0))
+        assert record.bought == expected
+        bought += expected
         assert sum(task.boxes_N[bought]) >= number * budget
-        assert not taken or sum(task.boxes_N[bought[:-1]]) < number * budget
-        paid = sum(task.boxes_N[begin.initial]) + sum(task.boxes_N[bought])
+        assert not bought or sum(task.boxes_N[bought[:-1]]) < number * budget
+        paid = sum(task.boxes_N[initial_draw.initial]) + sum(task.boxes_N[bought])
         assert record.cost == {"images": 20 + len(bought), "boxes": paid}
         assert record.num_labelled == 20 + len(bought)
     assert len(set(bought)) == len(bought)
 
 
 def test_images_without_boxes_make_it_ask_again_for_twice_as_many_with_the_same_seed(tmp_path: Path) -> None:
-    one = boxes("in_order", "shelf[empty=70]", rounds=2, budget=20)
-    task, begin = shelf(one), loop.draw_initial(one, shelf(one))
-    first = math.ceil(20 * 20 / sum(task.boxes_N[begin.initial]))
-    _, record = (event.record for event in rounds(run([one], tmp_path)))
-    asked = int(record.diagnostics["asked"])
-    assert asked in [first * 2**power for power in range(1, 10)]
-    assert asked / 2 < len(record.bought) <= asked
+    one_cell = boxes("in_order", "shelf[empty=70]", rounds=2, budget=20)
+    task, initial_draw = shelf(one_cell), acquisition.draw_initial(one_cell, shelf(one_cell))
+    first = math.ceil(20 * 20 / sum(task.boxes_N[initial_draw.initial]))
+    _, record = (event.record for event in rounds(run([one_cell], tmp_path)))
+    num_requested = int(record.diagnostics["asked"])
+    assert num_requested in [first * 2**power for power in range(1, 10)]
+    assert num_requested / 2 < len(record.bought) <= num_requested
     rng = np.random.default_rng(seed("select", "shelf", 0, "in_order", 1))
     assert record.diagnostics["drawn"] == rng.random()
 
@@ -326,8 +331,8 @@ def test_a_pool_that_lacks_the_boxes_is_used_up_and_then_nothing_is_bought(tmp_p
 
 
 def test_an_initial_set_without_boxes_is_enough_to_start_from(tmp_path: Path) -> None:
-    one = boxes("random", "shelf[empty=200]", rounds=2)
-    _, record = (event.record for event in rounds(run([one], tmp_path)))
+    one_cell = boxes("random", "shelf[empty=200]", rounds=2)
+    _, record = (event.record for event in rounds(run([one_cell], tmp_path)))
     assert record.num_labelled == 190
     assert record.cost == {"images": 190, "boxes": 0}
 
@@ -346,27 +351,27 @@ def test_a_choice_under_a_budget_of_boxes_is_checked_too(tmp_path: Path) -> None
 def test_a_task_that_counts_no_boxes_is_refused_before_any_fit(tmp_path: Path) -> None:
     [failure] = run([cell("random", budget_in="boxes")], tmp_path)
     assert isinstance(failure, Failure)
-    assert failure.line.endswith("budget_in=boxes: digits[epochs=2] counts no boxes, only images: budget_in=images")
+    assert failure.line.endswith("budget_in=boxes: digits[epochs=2] counts no boxes, only images: set budget_in=images")
     assert not list((tmp_path / "fits").iterdir())
 
 
 # --- what is measured ------------------------------------------------------------------------
 def test_a_record_tells_the_smallest_batch_of_its_fit(tmp_path: Path) -> None:
-    one, shelf = cell("random"), cell("random", task="shelf")
-    assert [event.record.smallest_batch for event in rounds(run([one], tmp_path))] == [20, 25, 30]
+    one_cell, shelf = cell("random"), cell("random", task="shelf")
+    assert [event.record.smallest_batch for event in rounds(run([one_cell], tmp_path))] == [20, 25, 30]
     run([shelf], tmp_path)  # a task that tells nothing of its batches
     store = Store(tmp_path / "run")
-    assert [record.smallest_batch for record in store.records(one.path)[1]] == [20, 25, 30]
-    assert len({record.batch_size for record in store.records(one.path)[1]} - {None}) == 1
+    assert [record.smallest_batch for record in store.records(one_cell.path)[1]] == [20, 25, 30]
+    assert len({record.batch_size for record in store.records(one_cell.path)[1]} - {None}) == 1
     assert {record.smallest_batch for record in store.records(shelf.path)[1]} == {None}
     assert b"batch" not in store.path(shelf.path).read_bytes()
 
 
 def test_a_record_tells_the_scores_of_single_classes(tmp_path: Path) -> None:
-    one, shelf = cell("random"), cell("random", task="shelf")
-    run([one, shelf], tmp_path)
+    one_cell, shelf = cell("random"), cell("random", task="shelf")
+    run([one_cell, shelf], tmp_path)
     store = Store(tmp_path / "run")
-    for record in store.records(one.path)[1]:
+    for record in store.records(one_cell.path)[1]:
         assert record.class_scores.keys() == {"accuracy"}
         assert list(record.class_scores["accuracy"]) == list("0123456789")
         of_class = list(record.class_scores["accuracy"].values())
@@ -377,7 +382,7 @@ def test_a_record_tells_the_scores_of_single_classes(tmp_path: Path) -> None:
 def test_the_seconds_of_a_fit_hold_what_the_gpu_has_queued_and_nothing_from_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A GPU with a queue: what is asked of it takes its time when somebody waits."""
+    """A fake GPU with a queue: queued work takes its time when somebody waits for it."""
     queued, now = [100.0], [0.0]
 
     def wait() -> None:
@@ -398,7 +403,7 @@ def test_the_seconds_of_a_fit_hold_what_the_gpu_has_queued_and_nothing_from_befo
 
 
 def test_the_peak_of_a_round_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each round forgets what was the most before it, then measures."""
+    """Each round resets the peak memory before it measures it."""
     since = list[str]()
     monkeypatch.setattr(loop, "reset_peak_memory", lambda machine: since.append("forget"))
     monkeypatch.setattr(loop, "peak_memory_mb", lambda machine: since.append("measure") or len(since))
@@ -406,35 +411,35 @@ def test_the_peak_of_a_round_is_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     assert since == ["forget", "measure"] * 6
 
 
-@pytest.mark.skipif(not loop.PROC_SELF.is_dir(), reason="only Linux forgets the peak of a process")
+@pytest.mark.skipif(not measuring.PROC_SELF.is_dir(), reason="only Linux forgets the peak of a process")
 def test_memory_that_was_freed_before_is_not_in_the_peak() -> None:
     machine = Machine(torch.device("cpu"))
-    loop.reset_peak_memory(machine)
-    before = loop.peak_memory_mb(machine)
+    measuring.reset_peak_memory(machine)
+    before = measuring.peak_memory_mb(machine)
     held = np.ones(40_000_000)  # 320 MB
-    assert loop.peak_memory_mb(machine) > before + 300
+    assert measuring.peak_memory_mb(machine) > before + 300
     del held
-    assert loop.peak_memory_mb(machine) > before + 300
-    loop.reset_peak_memory(machine)
-    assert loop.peak_memory_mb(machine) < before + 100
+    assert measuring.peak_memory_mb(machine) > before + 300
+    measuring.reset_peak_memory(machine)
+    assert measuring.peak_memory_mb(machine) < before + 100
 
 
 def test_the_peak_of_a_gpu_is_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
     most, machine = {"cuda:1": 5e9}, Machine(torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: most.update({str(device): 2e9}))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: most[str(device)])
-    assert loop.peak_memory_mb(machine) == 5000
-    loop.reset_peak_memory(machine)
-    assert loop.peak_memory_mb(machine) == 2000
+    assert measuring.peak_memory_mb(machine) == 5000
+    measuring.reset_peak_memory(machine)
+    assert measuring.peak_memory_mb(machine) == 2000
 
 
 def test_where_the_system_forgets_no_peak_it_is_that_of_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "PROC_SELF", tmp_path / "none")
+    monkeypatch.setattr(measuring, "PROC_SELF", tmp_path / "none")
     machine = Machine(torch.device("cpu"))
-    loop.reset_peak_memory(machine)
-    assert loop.peak_memory_mb(machine) > 10
+    measuring.reset_peak_memory(machine)
+    assert measuring.peak_memory_mb(machine) > 10
 
 
 # --- endings by score: map = n / (n + 50) is 0.286, 0.333, 0.375, 0.412, 0.444 --------------
@@ -450,38 +455,38 @@ def test_where_the_system_forgets_no_peak_it_is_that_of_the_process(
     ],
 )
 def test_a_cell_ends_with_the_first_round_in_the_band_or_past_it(tmp_path: Path, until: str, num_rounds: int) -> None:
-    one = cell("random", task="shelf", rounds=5, until=until)
-    assert count_rounds_left([one], Store(tmp_path / "run")) == {one: 5}
-    events = rounds(run([one], tmp_path))
+    one_cell = cell("random", task="shelf", rounds=5, until=until)
+    assert count_rounds_left([one_cell], Store(tmp_path / "run")) == {one_cell: 5}
+    events = rounds(run([one_cell], tmp_path))
     assert len(events) == num_rounds
     assert sum(event.num_skipped_rounds for event in events) == 5 - num_rounds
-    assert count_rounds_left([one], Store(tmp_path / "run")) == {}
-    assert run([one], tmp_path) == []
+    assert count_rounds_left([one_cell], Store(tmp_path / "run")) == {}
+    assert run([one_cell], tmp_path) == []
 
 
 def test_a_band_of_a_score_that_the_task_lacks_fails_at_once_and_records_nothing(tmp_path: Path) -> None:
-    one = cell("random", task="shelf", until="acc 0.5 +- 0.1")
-    [failure] = run([one], tmp_path)
+    one_cell = cell("random", task="shelf", until="acc 0.5 +- 0.1")
+    [failure] = run([one_cell], tmp_path)
     assert isinstance(failure, Failure)
     assert failure.line.endswith("until=acc 0.5 +- 0.1: there is no score acc, there are: map")
     store = Store(tmp_path / "run")
-    assert store.records(one.path)[1] == []
-    assert store.read_failure(one.path)
-    assert not one.schedule.is_finished(store.records(one.path)[1])
+    assert store.records(one_cell.path)[1] == []
+    assert store.read_failure(one_cell.path)
+    assert not one_cell.schedule.is_finished(store.records(one_cell.path)[1])
 
 
 def test_a_cell_that_has_ended_has_not_failed(tmp_path: Path) -> None:
-    one = cell("random", task="shelf", rounds=5, until="map 0.33 +- 0.005")
-    run([one], tmp_path)
+    one_cell = cell("random", task="shelf", rounds=5, until="map 0.33 +- 0.005")
+    run([one_cell], tmp_path)
     store = Store(tmp_path / "run")
-    store.save_failure(one.path, "Traceback")
-    assert one.schedule.is_finished(store.records(one.path)[1])
+    store.save_failure(one_cell.path, "Traceback")
+    assert one_cell.schedule.is_finished(store.records(one_cell.path)[1])
 
 
 @pytest.mark.parametrize("name", ["random", "in_order"])
 def test_resumed_under_boxes_and_until_is_byte_identical(tmp_path: Path, name: str) -> None:
-    one = boxes(name, rounds=9, until="map 0.6 +- 0.01")
-    run([one], tmp_path / "whole")
+    one_cell = boxes(name, rounds=9, until="map 0.6 +- 0.01")
+    run([one_cell], tmp_path / "whole")
     [(path, content)] = bytes_of(tmp_path / "whole" / "run").items()
     lines = content.splitlines(keepends=True)
     assert 4 < len(lines) < 10
@@ -490,20 +495,20 @@ def test_resumed_under_boxes_and_until_is_byte_identical(tmp_path: Path, name: s
         target = other / "run" / "cells" / path
         target.parent.mkdir(parents=True)
         target.write_bytes(b"".join(lines[:keep]) + lines[keep][:25])
-        run([one], other)
+        run([one_cell], other)
         assert bytes_of(other / "run") == {path: content}
 
 
 def test_a_companion_may_be_none(tmp_path: Path) -> None:
-    assert loop.companion_and_owner(cell("in_order")) == (None, "")
+    assert fit_cache.companion_and_owner(cell("in_order")) == (None, "")
     events = rounds(run([cell(name, task="shelf", rounds=1) for name in ("random", "in_order")], tmp_path))
     assert [event.measured.shared_fit for event in events] == [False, True]
 
 
 def test_the_progress_bar_drops_the_rounds_that_an_ending_spares(tmp_path: Path) -> None:
-    one, other = (cell("random", task="shelf", rounds=5, until=f"map {value} +- 0.005") for value in (0.33, 0.9))
+    first, other = (cell("random", task="shelf", rounds=5, until=f"map {value} +- 0.005") for value in (0.33, 0.9))
     shown = io.StringIO()
-    list(progress.show_progress(run([one, other], tmp_path), {one: 5, other: 5}, Display(Console(file=shown))))
+    list(progress.show_progress(run([first, other], tmp_path), {first: 5, other: 5}, Display(Console(file=shown))))
     counts = re.findall(r"^\[(\d+/\d+)\]", shown.getvalue(), re.MULTILINE)
     assert counts == ["1/10", "2/7", "3/7", "4/7", "5/7", "6/7", "7/7"]
 

@@ -25,7 +25,7 @@ from benchmark.api import ACCURACY, MEAN_AP, Metric, Scores, scores_by_class
 from benchmark.conformance.task_checks import scores_its_metric
 from benchmark.contract.metrics import KNOWN_METRICS, class_scores, resolve_metric
 from benchmark.experiment.auto_seeds import AutoSeeds
-from benchmark.records.record import encode_line
+from benchmark.records.json_lines import encode_line
 from benchmark.records.store import Store
 
 ERROR = Metric("error", "percent", higher_is_better=False, digits=1, margin=0.5)

@@ -1,4 +1,5 @@
-"""`rounds` may be raised where there are records: they go on, and the bytes are those of a run with as many at once."""
+"""`rounds` may be raised where there are records: cells go on, with the same bytes as a run with as many rounds at
+once."""
 
 import shutil
 from collections.abc import Callable
@@ -23,7 +24,7 @@ BOXES = ["tasks=[shelf]", "budget_in=boxes"]
 
 @pytest.fixture
 def run(command: Command, tmp_path: Path) -> Command:
-    """Runs GRID on a shelf, in a folder."""
+    """Runs GRID on the task shelf in a folder."""
 
     def ran(folder: str, rounds: int, *more: str) -> tuple[int, str]:
         words = [*GRID, *("tasks=[shelf]" for _ in [0] if not any(word.startswith("tasks") for word in more)), *more]
@@ -50,8 +51,8 @@ def test_more_rounds_are_those_of_a_run_with_as_many_at_once(run: Command, tmp_p
     assert {name: after[name] for name in before} == before  # nothing is taken away
     assert {name: text for name, text in after.items() if name not in before} == bytes_of(tmp_path / "whole")
     [experiment] = read_experiments(str(tmp_path / "grown"))
-    assert [len(one.records) for one in experiment.runs] == [4] * num
-    assert all(len(one.measurements) == 4 for one in experiment.runs)
+    assert [len(each.records) for each in experiment.runs] == [4] * num
+    assert all(len(each.measurements) == 4 for each in experiment.runs)
     assert f"{num} cells, 0 to do" in run("grown", 4, *more)[1]
 
 
@@ -68,14 +69,14 @@ def test_who_is_left_out_keeps_his_rounds_until_he_is_run_too(run: Command, tmp_
     assert run("run", 3, "strategies=[random]")[0] == 0
     [experiment] = read_experiments(str(tmp_path / "run"))
     assert {name: curve.num_runs for name, curve in experiment.curves.items()} == {"random": 2, "in_order": 2}
-    assert [len(one.records) for one in experiment.runs if one.strategy == "in_order"] == [2, 2]
+    assert [len(each.records) for each in experiment.runs if each.strategy == "in_order"] == [2, 2]
     assert experiment.curves["in_order"].unfinished_seeds == {0, 1}
     code, said = run("run", 3)
     assert code == 0
     assert "2 cells go on from their records of 20+5x1v10" in said
     [experiment] = read_experiments(str(tmp_path / "run"))
-    assert [len(one.records) for one in experiment.runs] == [3] * 4
-    assert all("20+5x2v10" in one.path for one in experiment.runs)
+    assert [len(each.records) for each in experiment.runs] == [3] * 4
+    assert all("20+5x2v10" in each.path for each in experiment.runs)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +95,8 @@ def test_what_is_not_more_of_the_same_is_refused(
 
 def test_records_of_another_version_are_not_taken_over(run: Command, tmp_path: Path) -> None:
     assert run("run", 2)[0] == 0
-    chosen = config.compose_settings(["tasks=[shelf]", *GRID, "rounds=4", f"plugins={FAULTY}"])
-    cells, store = config.build_grid(chosen).cells(), Store(tmp_path / "run")
+    settings = config.compose_settings(["tasks=[shelf]", *GRID, "rounds=4", f"plugins={FAULTY}"])
+    cells, store = config.build_grid(settings).cells(), Store(tmp_path / "run")
     assert len(launch.find_shorter_cells(cells, store)) == 4
     plugin = registry.get("strategy", "in_order")
     object.__setattr__(plugin, "version", 7)

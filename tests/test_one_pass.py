@@ -1,4 +1,4 @@
-"""One-pass schedules: everything is chosen at once and trained on at each budget, from some labels or from none."""
+"""One-pass schedules: everything is selected at once and trained on at each budget, from some labels or from none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmark.cli import commands
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.store import Store
-from benchmark.runner import launch, loop
+from benchmark.runner import acquisition, fit_cache, launch, loop
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.launch import Round
 from benchmark.seeds import seed
@@ -36,58 +36,62 @@ def records(events: list[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("strategy", ["random", "entropy", GEAL])
 def test_all_is_chosen_at_once_by_the_model_of_round_0_and_bought_in_order(strategy: str, tmp_path: Path) -> None:
-    one = cell(strategy, rounds=4, one_pass=True)
-    made = records(run([one], tmp_path))
-    assert [len(record.bought) for record in made] == [20, 5, 5, 5]
-    task = launch.build_task(one.task, CPU)
-    fits, begin = FitCache(tmp_path / "other", 0, "cpu"), loop.draw_initial(one, task)
-    model = loop.fit_round(one, task, fits, begin.initial, 0).model
-    rng = np.random.default_rng(seed("select", "digits", 0, one.strategy.label, 1))
-    view = loop.build_view(one, task, begin, model, [begin.initial])
-    whole = one.strategy.plugin.function(view, 15, rng, **one.strategy.values)
-    assert [index for record in made[1:] for index in record.bought] == whole.tolist()
+    one_cell = cell(strategy, rounds=4, one_pass=True)
+    recorded = records(run([one_cell], tmp_path))
+    assert [len(record.bought) for record in recorded] == [20, 5, 5, 5]
+    task = launch.build_task(one_cell.task, CPU)
+    fits, initial_draw = FitCache(tmp_path / "other", 0, "cpu"), acquisition.draw_initial(one_cell, task)
+    model = fit_cache.fit_round(one_cell, task, fits, initial_draw.initial, 0).model
+    rng = np.random.default_rng(seed("select", "digits", 0, one_cell.strategy.label, 1))
+    view = acquisition.build_view(one_cell, task, initial_draw, model, [initial_draw.initial])
+    whole = one_cell.strategy.plugin.function(view, 15, rng, **one_cell.strategy.values)
+    assert [index for record in recorded[1:] for index in record.bought] == whole.tolist()
 
 
 def test_it_differs_from_choosing_anew_each_round(tmp_path: Path) -> None:
-    """The first choice is the same but for its length; what follows is not, for a strategy that asks the model."""
-    once, anew = (records(run([cell("entropy", one_pass=one)], tmp_path / str(one))) for one in (True, False))
+    """The first selections start alike; the later ones differ, for a strategy that asks the model."""
+    once, anew = (
+        records(run([cell("entropy", one_pass=one_pass_)], tmp_path / str(one_pass_))) for one_pass_ in (True, False)
+    )
     assert once[1].bought == anew[1].bought
     assert once[2].bought != anew[2].bought
 
 
 @pytest.mark.parametrize("schedule", [{}, COLD])
 def test_a_run_that_is_broken_off_goes_on_to_the_same_bytes(schedule: dict[str, int], tmp_path: Path) -> None:
-    one = cell(GEAL, rounds=4, one_pass=True, **schedule)
-    run([one], tmp_path / "whole")
+    one_cell = cell(GEAL, rounds=4, one_pass=True, **schedule)
+    run([one_cell], tmp_path / "whole")
     for stop in (1, 2, 3):
         home = tmp_path / f"stopped {stop}"
-        rounds = launch.run_cell(one, Store(home / "run"), FitCache(home / "fits", 1, "cpu"), launch.TaskLoader(CPU))
+        rounds = launch.run_cell(
+            one_cell, Store(home / "run"), FitCache(home / "fits", 1, "cpu"), launch.TaskLoader(CPU)
+        )
         for _ in range(stop):
             next(rounds)
         rounds.close()
-        run([one], home, cache_gb=0)
+        run([one_cell], home, cache_gb=0)
         assert bytes_of(home / "run") == bytes_of(tmp_path / "whole" / "run")
 
 
 def test_a_choice_that_comes_out_otherwise_buys_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a device that rounds otherwise: the second process draws another order."""
-    one = cell("random", rounds=4, one_pass=True, budget=300)
+    """As on a device that rounds differently: the second process draws another order."""
+    one_cell = cell("random", rounds=4, one_pass=True, budget=300)
     store = Store(tmp_path / "run")
-    rounds = launch.run_cell(one, store, FitCache(tmp_path / "fits", 1, "cpu"), launch.TaskLoader(CPU))
+    rounds = launch.run_cell(one_cell, store, FitCache(tmp_path / "fits", 1, "cpu"), launch.TaskLoader(CPU))
     for _ in range(3):
         next(rounds)
     rounds.close()
     monkeypatch.setattr(loop, "seed", lambda *names: seed(*names) + (names[0] == "select"))
-    run([one], tmp_path)
-    bought = [index for record in store.records(one.path)[1] for index in record.bought]
+    run([one_cell], tmp_path)
+    bought = [index for record in store.records(one_cell.path)[1] for index in record.bought]
     assert len(bought) == len(set(bought)) == 920
 
 
 def test_without_labels_round_0_buys_too(tmp_path: Path) -> None:
     cells = [cell(name, one_pass=True, **COLD) for name in ("random", GEAL, "coreset[encoder=patch_pca]")]
-    made = records(run(cells, tmp_path))
-    assert [(record.num_labelled, len(record.bought)) for record in made] == [(10, 10), (20, 10), (30, 10)] * 3
-    starts = {tuple(record.bought) for record in made if record.round == 0}
+    recorded = records(run(cells, tmp_path))
+    assert [(record.num_labelled, len(record.bought)) for record in recorded] == [(10, 10), (20, 10), (30, 10)] * 3
+    starts = {tuple(record.bought) for record in recorded if record.round == 0}
     assert len(starts) == 3
 
 
@@ -111,9 +115,9 @@ def test_schedules_that_make_no_sense_are_refused(settings: dict[str, Any], word
 
 
 def test_a_strategy_that_asks_the_model_needs_a_first_label() -> None:
-    asked: Cell = cell("entropy", one_pass=True, **COLD)
+    entropy_cell: Cell = cell("entropy", one_pass=True, **COLD)
     with pytest.raises(ValueError, match=r"initial=0: entropy uses a trained model: predictions \(predict\)"):
-        asked.check_needs()
+        entropy_cell.check_needs()
 
 
 def test_a_schedule_tells_how_it_is() -> None:
@@ -128,7 +132,7 @@ def test_a_schedule_tells_how_it_is() -> None:
 
 
 def test_the_analysis_takes_a_start_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Runs of one seed are paired, their different first purchases are no fault, and a missing image is one."""
+    """Runs of one seed are paired; different first purchases are no fault, and a missing image is one."""
     words = [
         "grid=quick", "tasks=[digits[batch_size=8,epochs=15]]", f"strategies=[random,{GEAL}]", "initial=0",
         "one_pass=true", "budget=10", "rounds=3", "seeds=2", "validation=0", f"out={tmp_path}",

@@ -1,4 +1,4 @@
-"""What a plug-in leaves changed in torch or in the process is put back, said, and named by `check`."""
+"""What a plug-in changes in torch or in the process is restored, reported, and named by `check`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATES = [name for name in CHANGES if name != "seeds"]
 
 @pytest.fixture(autouse=True)
 def state() -> Iterator[None]:
-    """Spoils no other test, and nothing was remarked before."""
+    """Restores the state after a test, and forgets which remarks were made before it."""
     before = snapshot()
     remarks.remark_once.cache_clear()
     yield
@@ -40,7 +40,7 @@ def state() -> Iterator[None]:
 
 
 def remarks_of(act: Callable[[], object]) -> list[str]:
-    """What is remarked meanwhile."""
+    """Returns the remarks that are made in the block."""
     lines = list[str]()
     remarks.send_remarks_to(lines.append)
     act()
@@ -48,7 +48,7 @@ def remarks_of(act: Callable[[], object]) -> list[str]:
 
 
 def call(change: Callable[[], object], seed: int = 0) -> None:
-    """Does it in a block of its own."""
+    """Calls a function in a block of its own."""
     with isolate_plugin("it", seed):
         change()
 
@@ -58,14 +58,14 @@ def test_what_a_block_leaves_changed_is_put_back_and_said(name: str) -> None:
     before = snapshot()
     [line] = remarks_of(lambda: call(CHANGES[name]))
     assert line.startswith("it leaves changed: ")
-    assert line.endswith("; it is put back, for the other cells' sake")
+    assert line.endswith("; it is restored, so that other cells are the same")
     assert snapshot() == before
 
 
 def test_a_tidy_block_says_nothing_and_nothing_is_said_twice() -> None:
     assert remarks_of(lambda: call(lambda: None)) == []
     twice = remarks_of(lambda: [call(CHANGES["dtype"]) for _ in range(2)])
-    assert twice == ["it leaves changed: the default dtype; it is put back, for the other cells' sake"]
+    assert twice == ["it leaves changed: the default dtype; it is restored, so that other cells are the same"]
     [line] = remarks_of(lambda: call(CHANGES["environment"]))
     assert "the environment (AL_UNTIDY, OMP_NUM_THREADS);" in line
 
@@ -81,7 +81,7 @@ def test_state_is_put_back_where_the_block_is_ended() -> None:
         while True:
             time.sleep(0.01)
 
-    with pytest.raises(TimeoutError, match="did not choose"), isolate_plugin("it", 0), time_limit(0.05, "it"):
+    with pytest.raises(TimeoutError, match="did not select"), isolate_plugin("it", 0), time_limit(0.05, "it"):
         hang()
     assert snapshot() == before
     with pytest.raises(SystemExit):
@@ -109,7 +109,7 @@ def test_what_cannot_be_put_back_is_said(tmp_path: Path) -> None:
         (tmp_path / "gone").rmdir()
 
     lines = remarks_of(lambda: call(leave))
-    assert lines[1:] == ["it: cannot be put back: the working folder: other cells may differ; run it alone"]
+    assert lines[1:] == ["it: cannot be restored: the working folder: other cells may differ; run it alone"]
 
 
 def test_a_library_may_change_what_libraries_change_when_it_is_imported(tmp_path: Path) -> None:
@@ -137,20 +137,20 @@ def test_a_library_that_is_loaded_with_threads_of_its_own_is_no_change(monkeypat
 
 # --- global generators ------------------------------------------------------------------------
 def draw() -> tuple[float, float, float]:
-    """A number of each global generator."""
+    """Draws a number from each global generator."""
     return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
 
 
 def test_global_generators_are_the_blocks_own() -> None:
-    drawn = list[tuple[float, float, float]]()
+    draws = list[tuple[float, float, float]]()
     CHANGES["seeds"]()
     expected = draw()
     CHANGES["seeds"]()
     for seed in (1, 1, 2):
-        call(lambda: drawn.append(draw()), seed)
+        call(lambda: draws.append(draw()), seed)
     call(CHANGES["seeds"])
     assert draw() == expected
-    assert drawn[0] == drawn[1] != drawn[2]
+    assert draws[0] == draws[1] != draws[2]
     assert remarks_of(lambda: call(draw)) == []
 
 
@@ -161,7 +161,7 @@ def test_a_strategy_that_draws_from_global_generators_repeats_itself_and_differs
     ]
     assert bought[0] == bought[1]
     assert bought[0][1] != bought[0][2] != bought[0][4]
-    assert len({tuple(one) for one in bought[0]}) == 6
+    assert len({tuple(purchase) for purchase in bought[0]}) == 6
 
 
 # --- runs -------------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ def test_cells_beside_a_strategy_that_leaves_everything_changed_are_as_without_i
     events = run([untidy, *others], tmp_path / "with")
     assert not [event.trace for event in events if isinstance(event, Failure)]
     without = bytes_of(tmp_path / "without" / "run")
-    found = bytes_of(tmp_path / "with" / "run")
-    assert {path: found[path] for path in without} == without
-    assert len(found) == 3
+    contents = bytes_of(tmp_path / "with" / "run")
+    assert {path: contents[path] for path in without} == without
+    assert len(contents) == 3
 
 
 def test_a_run_says_it_once_a_strategy_and_records_everything(
@@ -185,28 +185,28 @@ def test_a_run_says_it_once_a_strategy_and_records_everything(
     words = [*grid, "strategies=[random,leaves,leaves[changed=folder]]", f"plugins={FAULTY}", f"out={tmp_path / 'run'}"]
     code, said = command("run", *words)
     assert code == 0, said
-    assert said.count("leaves leaves changed: gradients on or off; it is put back") == 1
-    assert said.count("leaves[changed=folder] leaves changed: the working folder; it is put back") == 1
+    assert said.count("leaves leaves changed: gradients on or off; it is restored") == 1
+    assert said.count("leaves[changed=folder] leaves changed: the working folder; it is restored") == 1
     assert said.count("leaves changed") == 2
-    assert "cannot be put back" not in said
+    assert "cannot be restored" not in said
     assert sum(content.count(b"\n") for content in bytes_of(tmp_path / "run").values()) == 6 * 5
 
 
 @pytest.mark.parametrize("part", ["build", "fit", "score"])
 def test_a_task_is_contained_too(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = cell("random", task="shelf")
+    one_cell = cell("random", task="shelf")
     kind = sys.modules[registry.get("task", "shelf").function.__module__].Shelf
     method = {"build": "__init__"}.get(part, part)
     original = getattr(kind, method)
 
-    def untidy(*given: object, **named: object) -> object:
+    def untidy(*args: object, **named: object) -> object:
         torch.set_default_dtype(torch.float64)
-        return original(*given, **named)
+        return original(*args, **named)
 
     monkeypatch.setattr(kind, method, untidy)
     before = snapshot()
-    lines = remarks_of(lambda: run([one], tmp_path))
-    assert lines == ["shelf leaves changed: the default dtype; it is put back, for the other cells' sake"]
+    lines = remarks_of(lambda: run([one_cell], tmp_path))
+    assert lines == ["shelf leaves changed: the default dtype; it is restored, so that other cells are the same"]
     assert snapshot() == before
 
 
@@ -217,20 +217,20 @@ def test_other_questions_to_a_task_are_contained_too(
     kind = type(build_digits())
     original = getattr(kind, part)
 
-    def untidy(*given: object, **named: object) -> object:
+    def untidy(*args: object, **named: object) -> object:
         torch.set_default_dtype(torch.float64)
-        return original(*given, **named)
+        return original(*args, **named)
 
     monkeypatch.setattr(kind, part, untidy)
     grid = ["tasks=[digits[epochs=1]]", "strategies=[random]", "rounds=2", "initial=20", "budget=5", "seeds=1"]
     code, said = command("run", *grid, "device=cpu", f"out={tmp_path / 'run'}")
     assert code == 0, said
-    assert "digits[epochs=1] leaves changed: the default dtype; it is put back" in said
+    assert "digits[epochs=1] leaves changed: the default dtype; it is restored" in said
     assert torch.get_default_dtype() == torch.float32
 
 
 def build_digits() -> object:
-    """The task."""
+    """Returns the task."""
     return registry.get("task", "digits").build(Machine(torch.device("cpu")), Spec.read("task", "digits").values)
 
 
@@ -266,28 +266,28 @@ TITLE = "it leaves torch and the process as they were"
 def test_check_names_what_a_strategy_leaves_changed(name: str, words: str) -> None:
     before = snapshot()
     findings = run_checks(Spec.read("strategy", name), Spec.read("task", "shelf"), Machine(torch.device("cpu")))
-    [finding] = [one for one in findings if one.check == TITLE]
+    [finding] = [each for each in findings if each.check == TITLE]
     assert finding.message.startswith(words)
     assert bool(finding.message) == bool(words)
     assert snapshot() == before
     assert not [
-        one for one in findings if one.check == "it returns `budget` distinct unlabelled images" and one.message
+        each for each in findings if each.check == "it returns `budget` distinct unlabelled images" and each.message
     ]
 
 
 def test_check_names_what_a_task_leaves_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = sys.modules[registry.get("task", "shelf").function.__module__].Shelf
     score = kind.score
-    monkeypatch.setattr(kind, "score", lambda *given: warnings.simplefilter("ignore") or score(*given))
+    monkeypatch.setattr(kind, "score", lambda *args: warnings.simplefilter("ignore") or score(*args))
     spec = Spec.read("task", "shelf")
-    [finding] = [one for one in run_checks(spec, spec, Machine(torch.device("cpu"))) if one.check == TITLE]
+    [finding] = [each for each in run_checks(spec, spec, Machine(torch.device("cpu"))) if each.check == TITLE]
     assert finding.message.startswith("it leaves changed: warnings:")
 
 
 def test_containing_a_call_costs_less_than_a_millisecond() -> None:
-    taken = list[float]()
+    durations = list[float]()
     for _ in range(50):
-        began = time.process_time()
+        start_time = time.process_time()
         call(lambda: None)
-        taken.append(time.process_time() - began)
-    assert sorted(taken)[25] < 1e-3
+        durations.append(time.process_time() - start_time)
+    assert sorted(durations)[25] < 1e-3

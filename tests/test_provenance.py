@@ -1,4 +1,4 @@
-"""The commit that is recorded is that of the package's own checkout, whatever surrounds it or the environment names."""
+"""The recorded commit is that of the package's own checkout, whatever surrounds it or the environment names."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def run_git(folder: Path, *words: str) -> str:
 
 
 def repository(folder: Path) -> str:
-    """A checkout with a file of code and another; its commit."""
+    """A checkout with one file of code and one other file, and its commit."""
     (folder / "strategies").mkdir(parents=True)
     (folder / "strategies" / "mine.py").write_text("first = 1\n")
     (folder / "README.md").write_text("read me\n")
@@ -112,14 +112,14 @@ def test_a_git_that_hangs_costs_no_run(checkout: tuple[Path, str], monkeypatch: 
 class Installed:
     """A distribution as pip leaves it."""
 
-    def __init__(self, folder: Path, told: str | None) -> None:
-        self.folder, self.told = folder, told
+    def __init__(self, folder: Path, direct_url: str | None) -> None:
+        self.folder, self.direct_url = folder, direct_url
 
     @property
     def files(self) -> list[Path]:
-        if self.told is None:
+        if self.direct_url is None:
             return []
-        (origin := self.folder / "direct_url.json").write_text(self.told, encoding="utf-8")
+        (origin := self.folder / "direct_url.json").write_text(self.direct_url, encoding="utf-8")
         return [self.folder / "RECORD", origin]
 
     def locate_file(self, name: str) -> Path:
@@ -127,7 +127,7 @@ class Installed:
 
 
 @pytest.mark.parametrize(
-    ("told", "number"),
+    ("direct_url", "number"),
     [
         ('{"url": "https://example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "abc1"}}', "abc1"),
         ('{"url": "file:///x", "dir_info": {"editable": true}}', ""), ('{"vcs_info": null}', ""), ("[]", ""), ("{", ""),
@@ -135,9 +135,9 @@ class Installed:
     ],
 )  # fmt: skip
 def test_the_commit_of_a_wheel_is_what_pip_recorded(
-    told: str | None, number: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    direct_url: str | None, number: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "distribution", lambda name: Installed(tmp_path, told))
+    monkeypatch.setattr(provenance, "distribution", lambda name: Installed(tmp_path, direct_url))
     assert installed_commit(tmp_path) == number
     assert installed_commit(tmp_path / "other") == "", "another installation than the one that runs"
 

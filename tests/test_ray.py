@@ -1,4 +1,4 @@
-"""Cells on Ray: the same bytes as here, whatever happens to the workers; and what of it needs no Ray."""
+"""Cells on Ray: the same bytes as without it, whatever happens to the workers; and the parts that need no Ray."""
 
 import contextlib
 import dataclasses
@@ -50,9 +50,9 @@ from benchmark.api import register
 
 def first_time(name):
     flag = Path(__file__).with_name(name)
-    seen = flag.exists()
+    is_there = flag.exists()
     flag.touch()
-    return not seen
+    return not is_there
 
 
 @register(version=1)
@@ -128,19 +128,19 @@ def test_without_ray_it_is_one_line(
 
 
 class Slow:
-    """The task of a cell, which counts its fits and takes its time over them."""
+    """The task of a cell; it counts its fits and takes its time over them."""
 
-    def __init__(self, one: Cell) -> None:
-        self.task: Any = one.task.plugin.build(Machine(torch.device("cpu")), one.task.values)
+    def __init__(self, of_cell: Cell) -> None:
+        self.task: Any = of_cell.task.plugin.build(Machine(torch.device("cpu")), of_cell.task.values)
         self.fits = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.task, name)
 
-    def fit(self, *given: Any) -> torch.nn.Module:
+    def fit(self, *args: Any) -> torch.nn.Module:
         self.fits += 1
         time.sleep(0.3)
-        model: torch.nn.Module = self.task.fit(*given)
+        model: torch.nn.Module = self.task.fit(*args)
         return model
 
 
@@ -154,32 +154,32 @@ def together(asks: list[Callable[[], object]]) -> None:
 
 @pytest.mark.parametrize(("cache_gb", "num_fits"), [(1.0, 1), (0.0, 2)])
 def test_two_that_ask_for_the_same_fit_train_it_once(tmp_path: Path, cache_gb: float, num_fits: int) -> None:
-    one = cell("random", task="shelf")
-    task, found = Slow(one), list[Any]()
+    one_cell = cell("random", task="shelf")
+    task, fitted = Slow(one_cell), list[Any]()
 
     def ask() -> None:
         fits = FitCache(tmp_path, cache_gb, "cpu")
-        found.append(fits.fit(task, one.task, np.arange(20), 7, None, ""))  # type: ignore[arg-type]
+        fitted.append(fits.fit(task, one_cell.task, np.arange(20), 7, None, ""))  # type: ignore[arg-type]
 
     together([ask, ask])
     assert task.fits == num_fits
-    assert sorted(fit.shared for fit in found) == [False, num_fits == 1]
-    assert torch.equal(found[0].model.weight, found[1].model.weight)
+    assert sorted(fit.from_cache for fit in fitted) == [False, num_fits == 1]
+    assert torch.equal(fitted[0].model.weight, fitted[1].model.weight)
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"] * (cache_gb > 0)
 
 
 def test_a_fit_whose_holder_was_killed_is_free_and_its_draft_goes(tmp_path: Path) -> None:
     path = tmp_path / "key.safetensors"
     code = (
-        "import os, sys, time; from pathlib import Path; from benchmark.runner.fit_cache import locked\n"
-        "with locked(Path(sys.argv[1])):\n"
+        "import os, sys, time; from pathlib import Path; from benchmark.runner.fit_cache import fit_lock\n"
+        "with fit_lock(Path(sys.argv[1])):\n"
         "    Path(sys.argv[1]).with_name(f'key.{os.getpid()}.draft').touch(); print(flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, path], env=ENVIRONMENT, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
     FitCache(tmp_path, 1.0, "cpu")
-    assert {one.suffix for one in tmp_path.iterdir()} == {".draft", ".lock"}  # in use
+    assert {file.suffix for file in tmp_path.iterdir()} == {".draft", ".lock"}  # in use
     holder.kill()
     holder.communicate()
     with fit_lock(path):
@@ -191,19 +191,20 @@ def test_a_fit_whose_holder_was_killed_is_free_and_its_draft_goes(tmp_path: Path
 
 def test_a_fit_is_free_once_it_is_trained_whatever_was_forked_meanwhile(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys, threading, time; from pathlib import Path; from benchmark.runner.fit_cache import locked\n"
+        "import os, signal, sys, threading, time\nfrom pathlib import Path\n"
+        "from benchmark.runner.fit_cache import fit_lock\n"
         "path = Path(sys.argv[1])\n"
         "def wait():\n"
-        "    with locked(path): pass\n"
+        "    with fit_lock(path): pass\n"
         "waiter = threading.Thread(target=wait, daemon=True)\n"
-        "with locked(path):\n"
+        "with fit_lock(path):\n"
         "    child = os.fork()\n"
         "    if not child: time.sleep(60); os._exit(0)\n"
         "    waiter.start(); time.sleep(0.3); assert waiter.is_alive()\n"
         "waiter.join(20); print(waiter.is_alive()); os.kill(child, signal.SIGKILL)"
     )
-    told = subprocess.run([sys.executable, "-c", code, tmp_path / "key"], env=ENVIRONMENT, capture_output=True)
-    assert told.stdout == b"False\n", told.stderr
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "key"], env=ENVIRONMENT, capture_output=True)
+    assert done.stdout == b"False\n", done.stderr
 
 
 def test_a_folder_that_takes_no_lock_keeps_nobody_waiting(tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def mishaps(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def forgotten() -> Iterator[None]:
-    """Takes the plug-in of this test back out of the registry."""
+    """Removes the plug-in of this test from the registry."""
     yield
     registry.REGISTRY["strategy"].pop("mishap", None)
 
@@ -233,8 +234,8 @@ def on_ray(cells: list[Cell], folder: Path, plugins_in: Path = FAULTY, *words: s
     from benchmark.runner import ray_launch
 
     out = folder / "run"
-    chosen = config.compose_settings(["launcher=ray", "device=cpu", f"out={out}", f"plugins={plugins_in}", *words])
-    return list(ray_launch.run_on_ray(cells, Store(out), chosen))
+    settings = config.compose_settings(["launcher=ray", "device=cpu", f"out={out}", f"plugins={plugins_in}", *words])
+    return list(ray_launch.run_on_ray(cells, Store(out), settings))
 
 
 def rounds(events: list[Any]) -> list[Round]:
@@ -243,20 +244,20 @@ def rounds(events: list[Any]) -> list[Round]:
 
 
 def marked_with(mark: str) -> list[str]:
-    """The processes that have this mark in their environment."""
-    found = []
+    """Returns the processes that have this mark in their environment."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if mark.encode() in path.read_bytes():
-                found.append((path.parent / "cmdline").read_text())
-    return found
+                pids.append((path.parent / "cmdline").read_text())
+    return pids
 
 
 def pool_of(cells: list[Cell], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A pool whose first worker is at the first cell; no Ray runs."""
+    """Returns a pool whose first worker runs the first cell; Ray is not started."""
     ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     monkeypatch.setattr(ray_launch.ray, "kill", lambda actor: None)
-    pool = ray_launch.WorkerPool(cells[1:], Store(folder), ray_launch.Share(1, 0), lambda share: None)
+    pool = ray_launch.WorkerPool(cells[1:], Store(folder), ray_launch.WorkerResources(1, 0), lambda share: None)
     pool.workers.append(ray_launch.WorkerHandle(None, None, cells[0]))
     return pool
 
@@ -265,11 +266,11 @@ def test_a_worker_killed_for_memory_is_tried_once_more_alone(tmp_path: Path, mon
     memory = pytest.importorskip("ray.exceptions").OutOfMemoryError
     pool = pool_of([cell("random")], tmp_path, monkeypatch)
     assert list(pool.handle_loss(pool.workers[0], memory("node is low on memory"))) == []
-    assert (pool.left, pool.out_of_memory, pool.workers) == ([], [cell("random")], [])
-    pool.alone, pool.workers = True, pool_of([cell("random")], tmp_path, monkeypatch).workers
+    assert (pool.waiting_cells, pool.out_of_memory_cells, pool.workers) == ([], [cell("random")], [])
+    pool.runs_alone, pool.workers = True, pool_of([cell("random")], tmp_path, monkeypatch).workers
     [failure] = pool.handle_loss(pool.workers[0], memory("node is low on memory"))
     assert failure.line.endswith("OutOfMemoryError: node is low on memory")
-    assert pool.store.failure(cell("random").path) is not None
+    assert pool.store.read_failure(cell("random").path) is not None
 
 
 def test_a_lost_cell_comes_first_and_three_times_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,11 +279,11 @@ def test_a_lost_cell_comes_first_and_three_times_at_most(tmp_path: Path, monkeyp
     pool = pool_of(cells, tmp_path, monkeypatch)
     for _ in range(3):
         assert list(pool.handle_loss(pool.workers[0], lost)) == []
-        assert pool.left == cells
-        pool.left, pool.workers = cells[1:], pool_of(cells, tmp_path, monkeypatch).workers
+        assert pool.waiting_cells == cells
+        pool.waiting_cells, pool.workers = cells[1:], pool_of(cells, tmp_path, monkeypatch).workers
     [failure] = pool.handle_loss(pool.workers[0], lost)
     assert failure.cell == cells[0]
-    assert pool.left == cells[1:]
+    assert pool.waiting_cells == cells[1:]
 
 
 def test_workers_that_never_start_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,12 +301,12 @@ def test_workers_that_never_start_end_the_run(tmp_path: Path, monkeypatch: pytes
 def test_a_cell_whose_records_are_of_other_data_fails_and_its_worker_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is at the first round already."""
-    one = cell("random")
-    pool = pool_of([one], tmp_path, monkeypatch)
-    header = Header(one.key, one.identity(), "data", 100, "accuracy", [])
-    assert list(pool.record(pool.workers[0], header)) == []
-    [failure] = pool.record(pool.workers[0], structs.replace(header, data="other"))
+    """The worker is at the next round already."""
+    one_cell = cell("random")
+    pool = pool_of([one_cell], tmp_path, monkeypatch)
+    header = Header(one_cell.key, one_cell.identity(), "data", 100, "accuracy", [])
+    assert list(pool.record_result(pool.workers[0], header)) == []
+    [failure] = pool.record_result(pool.workers[0], structs.replace(header, data="other"))
     assert failure.whole_task
     assert "was written with other data" in failure.line
     assert pool.workers == []
@@ -315,12 +316,12 @@ def test_a_worker_goes_on_after_a_fault_unless_it_is_of_memory(tmp_path: Path, m
     cells = [cell("random"), cell("margin")]
     pool = pool_of(cells, tmp_path, monkeypatch)
     fault = WorkerFailure("OddError", "odd", "trace", is_value_error=False, is_out_of_memory=False, whole_task=False)
-    [failure] = pool.handle_fault(pool.workers[0], fault)
+    [failure] = pool.handle_failure(pool.workers[0], fault)
     assert (failure.cell, failure.line) == (cells[0], f"{cells[0].label}: OddError: odd")
     assert [worker.cell for worker in pool.workers] == [None]
     pool.workers[0].cell = cells[0]
-    assert list(pool.handle_fault(pool.workers[0], dataclasses.replace(fault, of_memory=True))) == []
-    assert (pool.workers, pool.out_of_memory) == ([], cells[:1])
+    assert list(pool.handle_failure(pool.workers[0], dataclasses.replace(fault, is_out_of_memory=True))) == []
+    assert (pool.workers, pool.out_of_memory_cells) == ([], cells[:1])
 
 
 @pytest.mark.parametrize(
@@ -339,28 +340,30 @@ def test_a_worker_goes_on_after_a_fault_unless_it_is_of_memory(tmp_path: Path, m
 )
 def test_room_on_a_node(share: tuple[int, float], resources: dict[str, float], number: int) -> None:
     ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
-    assert ray_launch.Share(*share).fits_into(resources) == number
+    assert ray_launch.WorkerResources(*share).num_on_node(resources) == number
 
 
 def test_a_worker_stays_with_its_task_and_off_fits_that_others_are_at() -> None:
-    best = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError).best
-    left = [cell("margin"), cell("random", seed=1), cell("random", task="shelf")]
-    tiny, shelf = left[0].task.label, "shelf"
-    assert best(left, "", set()) == 0
-    assert best(left, "", {(tiny, 0, 0)}) == 1
-    assert best(left, tiny, {(tiny, 0, 0), (tiny, 1, 0)}) == 0
-    assert best(left, "", {(tiny, 0, 0), (tiny, 1, 0)}) == 2
-    assert best(left, shelf, set()) == 2
-    assert best(left[:2], shelf, set()) == 0
-    next_seed = [left[2], *(one for one in left[:2] if one.seed == 1), left[2]]
-    assert [best(next_seed, tiny, set(), in_order) for in_order in (False, True)] == [1, 0]
+    choose_cell = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError).choose_cell
+    waiting = [cell("margin"), cell("random", seed=1), cell("random", task="shelf")]
+    tiny, shelf = waiting[0].task.label, "shelf"
+    assert choose_cell(waiting, "", set()) == 0
+    assert choose_cell(waiting, "", {(tiny, 0, 0)}) == 1
+    assert choose_cell(waiting, tiny, {(tiny, 0, 0), (tiny, 1, 0)}) == 0
+    assert choose_cell(waiting, "", {(tiny, 0, 0), (tiny, 1, 0)}) == 2
+    assert choose_cell(waiting, shelf, set()) == 2
+    assert choose_cell(waiting[:2], shelf, set()) == 0
+    next_seed = [waiting[2], *(each for each in waiting[:2] if each.seed == 1), waiting[2]]
+    assert [choose_cell(next_seed, tiny, set(), in_order) for in_order in (False, True)] == [1, 0]
 
 
 def test_a_cell_travels_to_a_worker_with_its_variant() -> None:
     ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
-    cells = [dataclasses.replace(cell(name), variant=one) for one in STAGGERED for name in ("random", "margin")]
-    assert [SerializedCell.from_cell(one).to_cell() for one in cells] == cells
-    assert ray_launch.best(cells, "", {ray_launch.first_fit(cells[0])}) == 4  # whose first training nobody is at
+    cells = [dataclasses.replace(cell(name), variant=variant) for variant in STAGGERED for name in ("random", "margin")]
+    assert [SerializedCell.from_cell(each).to_cell() for each in cells] == cells
+    assert (
+        ray_launch.choose_cell(cells, "", {ray_launch.first_fit_key(cells[0])}) == 4
+    )  # whose first training nobody is at
 
 
 def test_a_worker_outlives_a_plug_in_that_exits(tmp_path: Path) -> None:
@@ -385,7 +388,7 @@ def test_a_worker_puts_back_what_a_strategy_leaves_changed_and_sends_the_remark(
     with contextlib.suppress(StopIteration):
         while True:
             answers.append(results.send(None if not answers else 0))  # as Ray asks for them
-    assert [type(one) for one in answers] == [Header, tuple, str, tuple, tuple]
+    assert [type(answer) for answer in answers] == [Header, tuple, str, tuple, tuple]
     assert answers[2].startswith("leaves leaves changed: gradients on or off;")
     assert torch.is_grad_enabled()
     rounds = worker.run(order, [])
@@ -394,21 +397,23 @@ def test_a_worker_puts_back_what_a_strategy_leaves_changed_and_sends_the_remark(
 
 
 def test_a_cell_travels_as_plain_data() -> None:
-    one = cell("isal[depth=5,repeats=2]", rounds=5, task="digits[epochs=2]", budget_in="boxes", until="map 0.2 +- 0.1")
-    assert SerializedCell.from_cell(one).to_cell() == one
-    assert json.loads(json.dumps(dataclasses.asdict(SerializedCell.from_cell(one)))) == dataclasses.asdict(
-        SerializedCell.from_cell(one)
+    one_cell = cell(
+        "isal[depth=5,repeats=2]", rounds=5, task="digits[epochs=2]", budget_in="boxes", until="map 0.2 +- 0.1"
+    )
+    assert SerializedCell.from_cell(one_cell).to_cell() == one_cell
+    assert json.loads(json.dumps(dataclasses.asdict(SerializedCell.from_cell(one_cell)))) == dataclasses.asdict(
+        SerializedCell.from_cell(one_cell)
     )
     with pytest.raises(ValueError, match="other versions of these plug-ins"):
-        dataclasses.replace(SerializedCell.from_cell(one), key="0").to_cell()
+        dataclasses.replace(SerializedCell.from_cell(one_cell), key="0").to_cell()
 
 
 def worker_of(folder: Path, *words: str) -> Any:
-    """A worker, without Ray, that shares the fits of `run` in this folder."""
-    chosen = config.compose_settings(
+    """Returns a worker, without Ray, that shares the fits of `run` in this folder."""
+    settings = config.compose_settings(
         ["launcher=ray", "device=cpu", f"out={folder / 'run'}", f"plugins={FAULTY}", *words]
     )
-    return Worker(dataclasses.asdict(chosen), str(folder / "fits"))
+    return Worker(dataclasses.asdict(settings), str(folder / "fits"))
 
 
 def test_a_worker_says_to_its_driver_that_a_fit_is_damaged(tmp_path: Path) -> None:
@@ -417,10 +422,10 @@ def test_a_worker_says_to_its_driver_that_a_fit_is_damaged(tmp_path: Path) -> No
     assert len(list(worker.run(order, []))) == 3
     [damaged, _] = sorted((tmp_path / "fits").iterdir())
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-    told = list(worker.run(order, []))
+    answers = list(worker.run(order, []))
     remarks.send_remarks_to(print)  # the worker heard all of this process
-    assert sorted(type(part).__name__ for part in told) == ["Header", "str", "tuple", "tuple"]
-    [line] = [part for part in told if isinstance(part, str)]
+    assert sorted(type(part).__name__ for part in answers) == ["Header", "str", "tuple", "tuple"]
+    [line] = [part for part in answers if isinstance(part, str)]
     assert line.startswith(f"{damaged} is damaged (its digest does not fit): it is removed")
 
 
@@ -439,8 +444,8 @@ def test_a_worker_with_another_torch_runs_nothing_unless_versions_may_mix(tmp_pa
     order = SerializedCell.from_cell(cell("random"))
     other = dataclasses.replace(order, torch="1.0")
     with pytest.raises(ValueError, match=r"the worker has torch \d+\.\d+, not 1.0: install the same on every node"):
-        worker_of(tmp_path).cell(other)
-    assert worker_of(tmp_path, "mix_versions=true").cell(other) == cell("random")
+        worker_of(tmp_path).read_cell(other)
+    assert worker_of(tmp_path, "mix_versions=true").read_cell(other) == cell("random")
     remarks.send_remarks_to(print)
 
 
@@ -459,7 +464,7 @@ class TestOnRay:
         assert {event.cell for event in events if isinstance(event, CellStarted)} == set(cells)
         assert len(rounds(events)) == 23
         shared = {event.cell: event.measured.shared_fit for event in rounds(events) if event.record.round == 0}
-        assert [sum(shared[one] for one in cells[i : i + 2]) for i in (0, 3)] == [1, 1]
+        assert [sum(shared[each] for each in cells[i : i + 2]) for i in (0, 3)] == [1, 1]
         assert {path.suffix for path in (tmp_path / "ray" / "run" / ".fits").iterdir()} == {".safetensors"}
 
     def test_two_cells_that_wait_for_the_same_fit_train_it_once(self, tmp_path: Path) -> None:
@@ -488,18 +493,18 @@ class TestOnRay:
     @pytest.mark.usefixtures("forgotten")
     def test_lost_and_starved_workers_cost_a_round_and_then_are_told(self, tmp_path: Path, mishaps: Path) -> None:
         discovery.discover(mishaps)
-        told = ["killed", "starved", "always_killed", "always_starved"]
-        cells = [cell(f"mishap[what={what},at=25]", rounds=4) for what in told]
+        names = ["killed", "starved", "always_killed", "always_starved"]
+        cells = [cell(f"mishap[what={what},at=25]", rounds=4) for what in names]
         events = on_ray(cells, tmp_path / "ray", mishaps)
         failed = {event.cell.strategy.label: event.line for event in events if isinstance(event, Failure)}
         assert [name.split("=")[-1] for name in failed] == ["always_killed]", "always_starved]"]
         killed, starved = failed.values()
         assert "ActorDiedError: The actor died unexpectedly" in killed
         assert "OutOfMemoryError: CUDA out of memory" in starved
-        num_started = [sum(isinstance(e, CellStarted) and e.cell == one for e in events) for one in cells]
+        num_started = [sum(isinstance(e, CellStarted) and e.cell == each for e in events) for each in cells]
         assert num_started == [2, 2, 4, 2]
-        for one, num_rounds in zip(cells, [4, 4, 2, 2], strict=True):
-            done = [e.record.round for e in events if isinstance(e, Round) and e.cell == one]
+        for each, num_rounds in zip(cells, [4, 4, 2, 2], strict=True):
+            done = [e.record.round for e in events if isinstance(e, Round) and e.cell == each]
             assert done == list(range(num_rounds))  # none twice: the round in flight alone was lost
         run(cells[:2], tmp_path / "here")  # the flags lie there: nothing happens now
         here = bytes_of(tmp_path / "here" / "run")
@@ -520,27 +525,27 @@ class TestOnRay:
         try:
             other = cluster.add_node(num_cpus=1)
             words = ["launcher=ray", "device=cpu", f"out={tmp_path / 'ray'}", f"ray_address={cluster.address}"]
-            events, seen = (
+            events, received = (
                 ray_launch.run_on_ray(cells, Store(tmp_path / "ray"), config.compose_settings(words)),
                 list[Any](),
             )
             for event in events:
-                seen.append(event)
-                counts = Counter(one.cell for one in rounds(seen))
+                received.append(event)
+                counts = Counter(event.cell for event in rounds(received))
                 if other is not None and sum(number < 12 for number in counts.values()) == 2:  # both in work
                     cluster.remove_node(other, allow_graceful=False)
                     other = None
         finally:
             cluster.shutdown()
-        assert len(rounds(seen)) == 48
-        assert sum(isinstance(event, CellStarted) for event in seen) == 5
+        assert len(rounds(received)) == 48
+        assert sum(isinstance(event, CellStarted) for event in received) == 5
         run(cells, tmp_path / "here")
         assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "here" / "run")
 
     def test_a_strategy_that_hangs_fails_alone(self, tmp_path: Path) -> None:
         events = on_ray([cell("hangs"), cell("random")], tmp_path, FAULTY, "select_timeout=1")
         [failure] = [event for event in events if isinstance(event, Failure)]
-        assert failure.line.endswith("TimeoutError: select_timeout=1: hangs did not choose within 1 s")
+        assert failure.line.endswith("TimeoutError: select_timeout=1: hangs did not select within 1 s")
         assert sum(isinstance(event, Round) for event in events) == 4  # round 0 of the one, three of the other
 
     def test_a_repeatable_run_is_the_same_with_one_worker_or_many(self, tmp_path: Path) -> None:
@@ -550,8 +555,8 @@ class TestOnRay:
         command, devices = [sys.executable, "-m", "benchmark", "run", *words], {}
         for launcher in ("local", "ray"):
             out = tmp_path / launcher
-            told = [*command, f"launcher={launcher}", f"out={out}"]
-            subprocess.run(told, env=ENVIRONMENT, check=True, capture_output=True)
+            argv = [*command, f"launcher={launcher}", f"out={out}"]
+            subprocess.run(argv, env=ENVIRONMENT, check=True, capture_output=True)
             cells = [name.removesuffix(".jsonl") for name in bytes_of(out)]
             devices[launcher] = set[str]().union(*map(Store(out).devices, cells))
         assert bytes_of(tmp_path / "local") == bytes_of(tmp_path / "ray")
@@ -577,11 +582,11 @@ class TestOnRay:
             assert process.wait() == 1, rest
         assert "interrupted: every finished round is recorded" in rest
         num_told = sum(line.startswith("[") for line in [*lines, *rest.splitlines()])
-        found = bytes_of(tmp_path / "ray").values()
-        assert 0 < num_told <= sum(content.count(b"\n") - 1 for content in found) < 48
-        began = time.monotonic()
-        while left := marked_with(str(tmp_path)):
-            assert time.monotonic() - began < 30, left
+        contents = bytes_of(tmp_path / "ray").values()
+        assert 0 < num_told <= sum(content.count(b"\n") - 1 for content in contents) < 48
+        start_time = time.monotonic()
+        while remaining := marked_with(str(tmp_path)):
+            assert time.monotonic() - start_time < 30, remaining
             time.sleep(0.2)
         subprocess.run(ray, env=ENVIRONMENT, check=True, capture_output=True)
         subprocess.run([*command, f"out={tmp_path / 'here'}"], env=ENVIRONMENT, check=True, capture_output=True)

@@ -11,7 +11,7 @@ from _cells import cell, run
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
 from benchmark.plugins.source_code import hash_code
-from benchmark.records.record import encode_line, read_lines
+from benchmark.records.json_lines import encode_line, read_lines
 from benchmark.records.store import Store
 from benchmark.runner import launch
 

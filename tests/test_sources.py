@@ -1,4 +1,4 @@
-"""Which files images are from: kept beside records, named where one changed, told by explain and by the report."""
+"""The files that images come from: stored beside records, named when one changed, shown by explain and the report."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ WORDS = [
 
 
 def photograph(path: Path, number: int) -> None:
-    """An image that differs from those of other numbers."""
+    """Returns an image that differs from those of other numbers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(number).integers(0, 255, (8, 8, 3), np.uint8)).save(path)
 
@@ -49,15 +49,15 @@ def test_a_run_writes_down_the_files_and_the_analysis_names_them(
 ) -> None:
     assert run()[0] == 0
     [path] = (tmp_path / "run" / "data").iterdir()
-    found = json.loads(path.read_text())
-    assert sorted(found) == ["data", "files", "remarks"]
-    assert [name for name, _ in found["files"]["test"]] == [f"test/{'ab'[n % 2]}/{n}.png" for n in (12, 14, 13, 15)]
+    content = json.loads(path.read_text())
+    assert sorted(content) == ["data", "files", "remarks"]
+    assert [name for name, _ in content["files"]["test"]] == [f"test/{'ab'[n % 2]}/{n}.png" for n in (12, 14, 13, 15)]
     [experiment] = read_experiments(str(tmp_path / "run"))
     names = experiment.file_names(experiment.runs[0])
     assert names == [f"train/{'ab'[n % 2]}/{n:02}.png" for n in (*range(0, 12, 2), *range(1, 12, 2))]
-    told = list(explain.describe_run(experiment, experiment.runs[0]))
+    lines = list(explain.describe_run(experiment, experiment.runs[0]))
     first = experiment.runs[0].records[0].bought
-    assert f"          files  {' '.join(names[index] for index in first)}" in told
+    assert f"          files  {' '.join(names[index] for index in first)}" in lines
     before = path.stat().st_mtime_ns
     assert run("seeds=2")[0] == 0
     assert path.stat().st_mtime_ns == before
@@ -119,7 +119,7 @@ def test_what_is_recorded_is_not_told_by_images_of_today(run: Command, tmp_path:
     photograph(tmp_path / "own" / "train" / "a" / "02.png", 99)
     code, said = run()
     assert code == 0  # all of it is recorded
-    assert "no images in the report: the records are of other data than there are now" in said
+    assert "no images in the report: the records were made with other data than there are now" in said
     assert sources.read_bytes() == before
     assert not (tmp_path / "run" / "gallery").exists()
 
@@ -130,13 +130,13 @@ def test_what_changed_is_told_in_a_line() -> None:
 
     assert (
         sources("a").describe_changes(sources("a"))
-        == "no image changed: labels, their order or what is read of them did"
+        == "no image changed, but the labels, their order or what is read of them did"
     )
-    told = sources("a").describe_changes(sources(*"bcdef"))
-    assert told == "b is new, c is new, d is new, 3 more"
+    changes = sources("a").describe_changes(sources(*"bcdef"))
+    assert changes == "b is new, c is new, d is new, 3 more"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"data": "d", "files": [], "remarks": []}', '{"data"'])
 def test_a_file_that_tells_no_sources_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match=r"x\.json does not say which files the images are from"):
+    with pytest.raises(ValueError, match=r"x\.json does not list the files that the images come from"):
         Sources.read(text, "x.json")

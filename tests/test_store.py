@@ -1,4 +1,4 @@
-"""Records survive what happens to files, and damage is named."""
+"""Records survive what can happen to files, and damage is reported."""
 
 import json
 import subprocess
@@ -14,7 +14,8 @@ from msgspec import structs
 
 from benchmark.contract.metrics import ACCURACY, Metric, shorten_metric
 from benchmark.records.agreement import MixedRecordsError
-from benchmark.records.record import Header, Measured, Record, encode_line, read_lines, verify_line
+from benchmark.records.json_lines import encode_line, read_lines, verify_line
+from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 
 HEADER = Header("k1", identity("random"), "data1", 100, "accuracy", [7])
@@ -43,7 +44,7 @@ def test_reads_what_it_wrote_to_the_last_bit(store: Store) -> None:
     header, records = store.records(CELL)
     assert header == HEADER
     assert records == [record(0), record(1), record(2)]
-    assert [one.round for one in store.measurements(CELL)] == [0, 1, 2]
+    assert [line.round for line in store.measurements(CELL)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 30])
@@ -62,17 +63,17 @@ def test_a_flipped_bit_is_named_and_not_used(store: Store) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     lines[2] = lines[2].replace(b'"num_labelled": 5', b'"num_labelled": 4')
     path.write_bytes(b"".join(lines))
-    found = store.read(CELL)
-    assert found.records == [record(0)]
-    assert "line 3 is damaged" in found.damage
-    assert str(path) in found.damage
+    content = store.read(CELL)
+    assert content.records == [record(0)]
+    assert "line 3 is damaged" in content.damage
+    assert str(path) in content.damage
     assert len(store.start_cell(CELL, HEADER)) == 1  # and a run goes on from there
     assert path.read_bytes() == b"".join(lines[:2])
     assert not store.read(CELL).damage
 
 
 def in_crlf(path: Path) -> None:
-    """What git's autocrlf and FTP in text mode make of a file."""
+    """Changes line ends as git's autocrlf and FTP's text mode do."""
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
 
 
@@ -88,7 +89,9 @@ def test_lines_that_end_in_crlf_are_read_and_written_on(store: Store) -> None:
     assert len(again.start_cell(CELL, HEADER)) == 3
     again.append(CELL, record(3), measured(3))
     assert (
-        [one.round for one in again.records(CELL)[1]] == [one.round for one in again.measurements(CELL)] == [0, 1, 2, 3]
+        [line.round for line in again.records(CELL)[1]]
+        == [line.round for line in again.measurements(CELL)]
+        == [0, 1, 2, 3]
     )
     assert store.path(CELL).read_bytes().startswith(before)
     assert notices == []
@@ -153,19 +156,19 @@ def test_records_of_other_settings_or_data_are_refused(store: Store) -> None:
     weights = {"dino": {"weights": "a hash"}}
     others: list[dict[str, Any]] = [{"key": "other"}, {"data": "other"}, {"weights": weights}]
     words = ("settings or plug-in versions", "other data", "files of an encoder's weights")
-    for other, told in zip(others, words, strict=True):
-        with pytest.raises(ValueError, match=f"was written with .*{told}"):
+    for other, message in zip(others, words, strict=True):
+        with pytest.raises(ValueError, match=f"was written with .*{message}"):
             store.start_cell(CELL, structs.replace(HEADER, **other))
     assert len(store.records(CELL)[1]) == 3
 
 
 def test_an_experiment_is_of_one_file_of_weights_and_of_one_data_set(tmp_path: Path) -> None:
-    store, (one, two) = Store(tmp_path), ({"dino": {"weights": told}} for told in ("this", "that"))
-    store.start_cell("task/plan/geal/seed-0", structs.replace(HEADER, weights=one))
+    store, (first, second) = Store(tmp_path), ({"dino": {"weights": digest}} for digest in ("this", "that"))
+    store.start_cell("task/plan/geal/seed-0", structs.replace(HEADER, weights=first))
     for cell in ("geal/seed-1", "coreset/seed-0"):
         with pytest.raises(ValueError, match=r"seed-0.jsonl was written with other files of weights of dino"):
-            store.start_cell(f"task/plan/{cell}", structs.replace(HEADER, weights=two))
-    for weights in (one, {"vit": {"weights": "that"}}, {}):
+            store.start_cell(f"task/plan/{cell}", structs.replace(HEADER, weights=second))
+    for weights in (first, {"vit": {"weights": "that"}}, {}):
         with pytest.raises(ValueError, match=r"was written with other data"):
             store.start_cell("task/plan/freesel/seed-0", structs.replace(HEADER, data="other", weights=weights))
         assert not store.start_cell(f"task/plan/{len(str(weights))}/seed-1", structs.replace(HEADER, weights=weights))
@@ -192,7 +195,7 @@ def test_a_record_keeps_the_scores_of_single_classes(store: Store) -> None:
     assert b"class_scores" not in before  # a task that tells none
     store.append(CELL, structs.replace(record(3), class_scores=of_class), measured(3))
     assert store.path(CELL).read_bytes().startswith(before)
-    assert [one.class_scores for one in store.records(CELL)[1]] == [{}, {}, {}, of_class]
+    assert [line.class_scores for line in store.records(CELL)[1]] == [{}, {}, {}, of_class]
     with pytest.raises(ValueError, match="JSON"):
         store.append(CELL, structs.replace(record(4), class_scores={"iou": {"cat": float("nan")}}), measured(4))
 
@@ -213,11 +216,11 @@ def test_a_header_tells_of_its_metric_what_the_name_does_not(tmp_path: Path) -> 
 
 def test_a_record_keeps_the_smallest_batch_which_is_a_number(store: Store) -> None:
     store.append(CELL, structs.replace(record(3), smallest_batch=7), measured(3))
-    assert [one.smallest_batch for one in store.records(CELL)[1]] == [None, None, None, 7]
+    assert [line.smallest_batch for line in store.records(CELL)[1]] == [None, None, None, 7]
     body = structs.asdict(record(4)) | {"smallest_batch": "seven"}
     with open(store.path(CELL), "ab") as handle:
         handle.write(encode_line(body))
-    with pytest.raises(ValueError, match="line 6 is no Record of schema 1: smallest_batch: expected"):
+    with pytest.raises(ValueError, match="line 6 is not a Record of schema 1: smallest_batch: expected"):
         store.records(CELL)
 
 

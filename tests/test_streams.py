@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or without a reader, terminals that are closed, names that are no text."""
+"""Standard streams that are closed, full or without a reader, terminals that are closed, names that are not text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ORIGINALS: list[io.TextIOWrapper] = []  # Python keeps those of the standard str
 
 
 def text_to(number: int) -> io.TextIOWrapper:
-    """Text for a file descriptor, as standard output is."""
+    """Returns a text stream on a file descriptor, like standard output."""
     file = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
     ORIGINALS.append(io.TextIOWrapper(file, encoding="utf-8", line_buffering=True))
     return ORIGINALS[-1]
@@ -101,7 +101,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
 # --- commands ---------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder, whose command had neither output nor input nor an error stream to write to."""
+    """Returns the folder of a run whose command had no standard output, input and error."""
     folder = tmp_path_factory.mktemp("streams") / "run"
     words = " ".join([f"'{word}'" for word in [*SHELF, "strategies=[random,in_order]", f"out={folder}"]])
     line = f"{sys.executable} -m benchmark {words} 0<&- 1>&- 2>&-"
@@ -163,9 +163,9 @@ def test_a_run_goes_on_when_its_terminal_is_closed(tmp_path: Path, recorded: Pat
             assert process.poll() is None, shown.decode()
         os.close(master)  # the system sends SIGHUP
     check_stated("terminal closed or connection lost", process.returncode, "")
-    found = bytes_of(tmp_path / "run")
-    assert {path: found[path] for path in bytes_of(recorded)} == bytes_of(recorded)
-    assert len(found) == 3
+    contents = bytes_of(tmp_path / "run")
+    assert {path: contents[path] for path in bytes_of(recorded)} == bytes_of(recorded)
+    assert len(contents) == 3
     assert list((tmp_path / "run" / "tables").rglob("*.csv"))
 
 
@@ -211,8 +211,8 @@ def test_a_failure_whose_text_is_no_text_is_said_and_nothing_else_fails(tmp_path
 ENDING = """
 import sys, threading, time
 from benchmark.cli import commands
-commands.END_SECONDS = 0.5
-with commands.ended_in_time():
+commands.SHUTDOWN_SECONDS = 0.5
+with commands.limit_shutdown():
     threading.Thread(target=time.sleep, args=(100,)).start()
     {}
 """

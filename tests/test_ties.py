@@ -16,7 +16,7 @@ from _cells import cell
 from benchmark.api import Indices, Machine, View
 from benchmark.plugins import discovery
 from benchmark.plugins.registry import REGISTRY, Plugin
-from benchmark.runner import launch, loop
+from benchmark.runner import acquisition, launch
 from benchmark.strategies.shared.ties import argmax_by_rank
 from tests._stand_in import Kind, StandIn
 
@@ -88,12 +88,12 @@ def test_the_order_is_drawn_for_each_round_of_each_cell() -> None:
     def ranks(strategy: str, seed: int, num_rounds: int) -> list[int]:
         own_cell = cell(strategy, seed=seed)
         task = launch.build_task(own_cell.task, Machine(torch.device("cpu")))
-        initial_draw = loop.draw_initial(cell("random"), task)
+        initial_draw = acquisition.draw_initial(cell("random"), task)
         by_round = [
             initial_draw.initial,
             *(np.flatnonzero(~np.isin(np.arange(40), initial_draw.initial))[:2] for _ in range(1)),
         ]
-        view = loop.build_view(own_cell, task, initial_draw, task.model(), by_round[:num_rounds])
+        view = acquisition.build_view(own_cell, task, initial_draw, task.model(), by_round[:num_rounds])
         return view.tie_ranks(np.arange(40)[np.isin(np.arange(40), view.unlabelled)]).tolist()[:5]
 
     rounds = [("entropy", 0, 1), ("entropy", 0, 2), ("entropy", 1, 1), ("margin", 0, 1)]

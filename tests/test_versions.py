@@ -1,4 +1,4 @@
-"""Versions of libraries: a mixture is told where it begins and in every table; another torch begins a cell anew."""
+"""Library versions: mixed versions are reported at the start and in every table; another torch restarts a cell."""
 
 import json
 import shutil
@@ -15,11 +15,11 @@ from benchmark.analysis.curves import Experiment
 from benchmark.analysis.explain import describe_run
 from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.tables import build_tables, to_markdown
-from benchmark.cli.status_command import experiment_status
+from benchmark.cli.analysis_commands import experiment_status
 from benchmark.records import versions
-from benchmark.records.record import encode_line
+from benchmark.records.json_lines import encode_line
 from benchmark.records.store import Store
-from benchmark.runner import launch, loop, resume
+from benchmark.runner import launch, measuring, resume
 
 Command = Callable[..., tuple[int, str]]
 GRID = [
@@ -31,7 +31,7 @@ GRID = [
 def rewritten(
     folder: Path, old: Mapping[str, str], *, rounds: int = 2, path: str = "*/*/*/*", lost: bool = False
 ) -> None:
-    """Leaves the first rounds of cells, as if they had been made with other versions; lost: their measurements are."""
+    """Leaves the first rounds of cells, as if made with other versions; `lost` removes their measurements."""
     for records in folder.glob(f"cells/{path}.jsonl"):
         records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[: rounds + 1]))
     for measured in folder.glob(f"measured/{path}.jsonl"):
@@ -50,7 +50,7 @@ def begun(command: Command, tmp_path: Path) -> Path:
 
 
 def caption(out: Path) -> str:
-    """What the written tables say."""
+    """Returns the caption of the written tables."""
     return " ".join(path.read_text() for path in (out / "tables").glob("*.md"))
 
 
@@ -59,21 +59,21 @@ def copy(folder: Path, name: str) -> Path:
 
 
 def test_another_minor_version_of_torch_begins_cells_anew(command: Command, begun: Path) -> None:
-    out, here = copy(begun, "old"), loop.library_versions()["torch"]
+    out, here = copy(begun, "old"), measuring.library_versions()["torch"]
     rewritten(out, {"torch": "1.0"})
     old = bytes_of(out)
-    [listed] = Store(out).experiments()
-    assert experiment_status((Store(out), listed))["note"] == (
+    [experiment] = Store(out).experiments()
+    assert experiment_status((Store(out), experiment))["note"] == (
         "`run` restarts 2 cells: the minor version of torch has changed"
     )
     _, said = command("run", *GRID, f"out={out}", "dry_run=true")
-    assert f"torch 1.0 to {here}, so cells begin anew: random seed 0, margin seed 0" in said
+    assert f"torch 1.0 to {here}, so cells start again: random seed 0, margin seed 0" in said
     assert "2 cells, 6 rounds" in said
     assert bytes_of(out) == old
     _, said = command("run", *GRID, f"out={out}")
-    told = [line for line in said.splitlines() if "versions of libraries" in line]
-    assert told == [
-        f"digits[epochs=1]: versions of libraries changed, torch 1.0 to {here}, so cells begin anew: random seed 0, "
+    remarks = [line for line in said.splitlines() if "versions of libraries" in line]
+    assert remarks == [
+        f"digits[epochs=1]: versions of libraries changed, torch 1.0 to {here}, so cells start again: random seed 0, "
         f"margin seed 0 (their records are now in {out / 'set_aside' / '1'}; mix_versions=true goes on from such "
         "records)"
     ]
@@ -85,7 +85,7 @@ def test_another_minor_version_of_torch_begins_cells_anew(command: Command, begu
 
 
 def test_with_mix_versions_they_go_on_and_every_table_says_so(command: Command, begun: Path) -> None:
-    out, here = copy(begun, "old"), loop.library_versions()["torch"]
+    out, here = copy(begun, "old"), measuring.library_versions()["torch"]
     rewritten(out, {"torch": "1.0"})
     _, said = command("run", *GRID, f"out={out}", "mix_versions=true")
     assert f"changed, torch 1.0 to {here}, and cells go on from older ones: random seed 0, margin seed 0" in said
@@ -104,7 +104,7 @@ def test_with_mix_versions_they_go_on_and_every_table_says_so(command: Command, 
 
 def test_other_libraries_go_on_and_are_told(command: Command, begun: Path) -> None:
     library = "numpy"
-    out, here = copy(begun, "old"), loop.library_versions()[library]
+    out, here = copy(begun, "old"), measuring.library_versions()[library]
     rewritten(out, {library: "0.1"})
     _, said = command("run", *GRID, f"out={out}")
     assert f"changed, {library} 0.1 to {here}, and cells go on" in said
@@ -130,7 +130,7 @@ def test_rounds_whose_measurements_are_lost_tell_no_version(command: Command, be
 
 
 def test_finished_cells_stay_and_the_caption_tells(command: Command, begun: Path) -> None:
-    out, here = copy(begun, "old"), loop.library_versions()["torch"]
+    out, here = copy(begun, "old"), measuring.library_versions()["torch"]
     rewritten(out, {"torch": "1.0"}, rounds=3, path="*/*/random/*")
     _, said = command("run", *GRID, f"out={out}")
     assert "versions of libraries changed" not in said
@@ -147,7 +147,7 @@ def test_more_rounds_are_no_way_around_it(command: Command, begun: Path) -> None
     out, words = copy(begun, "old"), [word for word in GRID if "rounds" not in word]
     rewritten(out, {"torch": "1.0"}, rounds=3)
     _, said = command("run", *words, "rounds=4", f"out={out}")
-    assert "so cells begin anew: random seed 0, margin seed 0 (mix_versions" in said
+    assert "so cells start again: random seed 0, margin seed 0 (mix_versions" in said
     assert "go on from their records" not in said
     assert "2 cells, 2 to do, 8 rounds" in said
     _, said = command("run", *words, "rounds=5", f"out={out}")
@@ -156,16 +156,16 @@ def test_more_rounds_are_no_way_around_it(command: Command, begun: Path) -> None
 
 
 def test_a_mixture_that_was_begun_before_is_no_other_torch_once_it_is_allowed(tmp_path: Path) -> None:
-    one = cell("random", rounds=4)
+    one_cell = cell("random", rounds=4)
     run([cell("random", rounds=2)], tmp_path)
-    run([one], tmp_path)
-    store, now = Store(tmp_path / "run"), loop.library_versions()
-    left = launch.count_rounds_left([one], store)
-    assert resume.find_version_changes(left, store, now) == {}
-    assert resume.find_version_changes({one: 0}, store, {**now, "cuda": "13.0"}) == {}, (
+    run([one_cell], tmp_path)
+    store, now = Store(tmp_path / "run"), measuring.library_versions()
+    rounds_left = launch.count_rounds_left([one_cell], store)
+    assert resume.find_version_changes(rounds_left, store, now) == {}
+    assert resume.find_version_changes({one_cell: 0}, store, {**now, "cuda": "13.0"}) == {}, (
         "a driver without a GPU tells no CUDA"
     )
-    assert [*resume.find_version_changes({one: 0}, store, {**now, "numpy": "9.9"}).values()] == [
+    assert [*resume.find_version_changes({one_cell: 0}, store, {**now, "numpy": "9.9"}).values()] == [
         {"numpy": [now["numpy"], "9.9"]}
     ]
 
@@ -195,36 +195,43 @@ def test_torchs_minor_version_decides(old: str, new: str, anew: bool) -> None:
 
 
 # --- tables and audit -------------------------------------------------------------------------------
-def made(tmp_path: Path, by_cell: Mapping[str, Mapping[str, str]]) -> Experiment:
-    """An experiment whose cells were made with these versions, by a part of their path."""
+def recorded_experiment(tmp_path: Path, by_cell: Mapping[str, Mapping[str, str]]) -> Experiment:
+    """Returns an experiment whose cells were made with these versions, given by a part of their path."""
     scores = {"random": {0: [0.5, 0.6, 0.7], 1: [0.5, 0.6, 0.7]}, "mine": {0: [0.5, 0.6, 0.7]}}
     store = recorded(tmp_path, scores)
     for path in (tmp_path / "measured").rglob("*.jsonl"):
-        told = [replace(one, versions=dict(found)) for part, found in by_cell.items() if part in str(path)
-                for one in store.measurements(str(path.relative_to(tmp_path / "measured").with_suffix("")))]  # fmt: skip
-        path.write_bytes(b"".join(encode_line(asdict(one)) for one in told))
+        cell_path = str(path.relative_to(tmp_path / "measured").with_suffix(""))
+        measurements = [
+            replace(measured, versions=dict(versions_of_cell))
+            for part, versions_of_cell in by_cell.items()
+            if part in str(path)
+            for measured in store.measurements(cell_path)
+        ]
+        path.write_bytes(b"".join(encode_line(asdict(measured)) for measured in measurements))
     return read_experiments(str(tmp_path))[0]
 
 
 def test_other_versions_between_cells_are_told_and_are_no_fault(tmp_path: Path) -> None:
     first, second = {"torch": "2.11.0", "numpy": "2.1.0"}, {"torch": "2.11.1", "numpy": "2.2.0"}
-    one = made(tmp_path, {"seed-0": first, "seed-1": second})
-    assert find_faults(one) == []
-    assert "libraries (torch 2.11.0 and 2.11.1, numpy 2.1.0 and 2.2.0)" in build_tables([one])[0].note
+    experiment = recorded_experiment(tmp_path, {"seed-0": first, "seed-1": second})
+    assert find_faults(experiment) == []
+    assert "libraries (torch 2.11.0 and 2.11.1, numpy 2.1.0 and 2.2.0)" in build_tables([experiment])[0].note
 
 
 def test_cells_of_two_minor_versions_of_torch_are_a_fault(tmp_path: Path) -> None:
-    one = made(tmp_path, {"random": {"torch": "2.10.0"}, "mine": {"torch": "2.11.0"}})
-    assert [str(fault) for fault in find_faults(one)] == [
+    experiment = recorded_experiment(tmp_path, {"random": {"torch": "2.10.0"}, "mine": {"torch": "2.11.0"}})
+    assert [str(fault) for fault in find_faults(experiment)] == [
         "torch: cells were made with several minor versions: 2.10 for 2 cells, as random seed 0, 2.11 for 1 cell, as "
         "mine seed 0"
     ]
 
 
 def test_one_set_of_versions_is_not_told(tmp_path: Path) -> None:
-    one = made(tmp_path, {"seed-0": {"torch": "2.11.0", "python": "3.11.7"}, "seed-1": {"python": "3.11.9"}})
-    assert find_faults(one) == []
-    assert "versions" not in build_tables([one])[0].note
+    experiment = recorded_experiment(
+        tmp_path, {"seed-0": {"torch": "2.11.0", "python": "3.11.7"}, "seed-1": {"python": "3.11.9"}}
+    )
+    assert find_faults(experiment) == []
+    assert "versions" not in build_tables([experiment])[0].note
 
 
 def test_explain_tells_all_versions_of_a_cell(tmp_path: Path) -> None:
@@ -236,6 +243,6 @@ def test_explain_tells_all_versions_of_a_cell(tmp_path: Path) -> None:
     bodies = [json.loads(line)["body"] for line in path.read_bytes().splitlines()]
     bodies[0]["versions"] = {"torch": "2.10.0"}
     path.write_bytes(b"".join(map(encode_line, bodies)))
-    [one] = read_experiments(str(store.folder))
-    found = [line for line in describe_run(one, one.runs[0]) if line.startswith("versions")]
-    assert found == ["versions  torch 2.10.0; on cpu", "versions  numpy 2; on cpu"]
+    [experiment] = read_experiments(str(store.folder))
+    lines = [line for line in describe_run(experiment, experiment.runs[0]) if line.startswith("versions")]
+    assert lines == ["versions  torch 2.10.0; on cpu", "versions  numpy 2; on cpu"]

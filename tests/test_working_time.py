@@ -1,4 +1,4 @@
-"""Time in which a process is stopped counts neither as work nor for a limit."""
+"""Time in which a process is stopped counts neither as work nor towards a time limit."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from benchmark.records.store import Store
 WORK = """
 import sys, time
 from benchmark.system import working_time
-from benchmark.runner.time_limit import limited
-working_time.LONGEST = 0.5
+from benchmark.runner.time_limit import time_limit
+working_time.MIN_STOP_SECONDS = 0.5
 how, limit = sys.argv[1], float(sys.argv[2])
-began, wall = working_time.working_seconds(), time.perf_counter()
+start_time, wall = working_time.working_seconds(), time.perf_counter()
 print("ready", flush=True)
 try:
-    with limited(limit, "mine"):
+    with time_limit(limit, "mine"):
         if how == "computes":
             sum(range(60_000_000))  # lets no other thread run
         elif how == "hangs":
@@ -37,7 +37,7 @@ try:
                 time.sleep(0.02)
 except TimeoutError as error:
     print(error)
-print(working_time.working_seconds() - began, time.perf_counter() - wall)
+print(working_time.working_seconds() - start_time, time.perf_counter() - wall)
 """
 
 
@@ -55,7 +55,7 @@ def dozes(view, budget, rng):
 
 @contextmanager
 def worker(how: str, limit: float) -> Iterator[subprocess.Popen[str]]:
-    """A process that works under a limit, in a group of its own."""
+    """A process that works under a time limit, in a process group of its own."""
     command = [sys.executable, "-c", WORK, how, str(limit)]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         assert process.stdout is not None
@@ -64,7 +64,7 @@ def worker(how: str, limit: float) -> Iterator[subprocess.Popen[str]]:
 
 
 def stopped(process: int, seconds: float) -> None:
-    """Stops a process, and lets it go on after so long."""
+    """Stops a process, and continues it after some seconds."""
     time.sleep(0.3)
     os.kill(process, signal.SIGSTOP)
     time.sleep(seconds)
@@ -86,7 +86,7 @@ def test_a_limit_that_passed_while_the_process_was_stopped_is_set_anew() -> None
         stopped(process.pid, 4)
         *said, times = process.communicate(timeout=60)[0].splitlines()
     worked, wall = map(float, times.split())
-    assert said == ["select_timeout=2: mine did not choose within 2 s"]
+    assert said == ["select_timeout=2: mine did not select within 2 s"]
     assert wall > 5.5
     assert 1.9 < worked < wall - 3
 
@@ -103,16 +103,16 @@ def test_a_run_that_was_stopped_in_a_selection_goes_on(tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "dozes.py").write_text(DOZES)
     shutil.copy(FAULTY / "shelf.py", tmp_path / "plugins")
-    one = "shelf/20+5x2v10/dozes/seed-0"
+    cell_path = "shelf/20+5x2v10/dozes/seed-0"
     words = ["tasks=[shelf]", "strategies=[dozes]", "seeds=1", "rounds=3", "initial=20", "budget=5", "validation=10"]
     command = [sys.executable, "-m", "benchmark", "run", *words, "device=cpu", "select_timeout=4"]
     command += [f"plugins={tmp_path / 'plugins'}", f"out={tmp_path / 'run'}"]
     store = Store(tmp_path / "run")
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log, process_group=0)
-    while len(store.read(one).records) < 1:
+    while len(store.read(cell_path).records) < 1:
         assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.01)
     stopped(process.pid, 8)
     check_stated("process stopped (SIGSTOP, Ctrl-Z, a laptop's lid)", process.wait(60), (tmp_path / "log").read_text())
-    assert all(round_.seconds["select"] < 4 for round_ in store.measurements(one))
+    assert all(round_.seconds["select"] < 4 for round_ in store.measurements(cell_path))

@@ -154,7 +154,7 @@ def show_estimate(job: Job) -> None:
     from benchmark.runner import forecast, launch, resume
     from benchmark.runner.carry_out import manifest_entry
     from benchmark.runner.fit_cache import FitCache
-    from benchmark.runner.loop import device_name
+    from benchmark.runner.measuring import device_name
 
     settings, grid, lazy_tasks = job.settings, job.grid, job.lazy_tasks
     if settings.ray_address is not None:

@@ -13,7 +13,7 @@ import torch
 from benchmark.api import Indices
 from benchmark.conformance.shuffled_task import ShuffledTask
 from benchmark.conformance.trials import StrategyTrial, describe_side_effects
-from benchmark.runner import loop
+from benchmark.runner import acquisition
 
 
 def keeps_to_budget(trial: StrategyTrial) -> str | None:
@@ -77,8 +77,8 @@ def leaves_process(trial: StrategyTrial) -> str | None:
 def reads_no_unpaid_labels(trial: StrategyTrial) -> str | None:
     """Finds a selection that changes when labels that are not paid for are scrambled, the test set's included."""
     task, _ = trial.prepare()
-    initial_draw = loop.draw_initial(trial.cell, task)
-    paid = loop.paid_images(trial.cell, initial_draw, initial_draw.initial)
+    initial_draw = acquisition.draw_initial(trial.cell, task)
+    paid = acquisition.paid_images(trial.cell, initial_draw, initial_draw.initial)
     # only a strategy that declares it may read the labels of the test set
     test = "test_labels" not in trial.plugin.resolve_needs(trial.spec.values)
     others = [task.scrambled(paid, seed, test=test) for seed in (1, 2)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmark.api import Indices, Predictions
 from benchmark.conformance.trials import FittedTask, describe_side_effects
 from benchmark.contract.metrics import class_scores, resolve_metric
-from benchmark.runner import loop
+from benchmark.runner import acquisition
 from benchmark.text.words import plural
 
 
@@ -67,7 +67,7 @@ def counts_cost(fitted: FittedTask) -> str | None:
     cost = task.cost(labelled)
     if (images := cost.get("images")) != len(labelled):
         return f"{plural(len(labelled), 'image')} cost{'s' * (len(labelled) == 1)} {images} images"
-    singly = sum(loop.boxes_per_image(task, labelled)) if "boxes" in cost else 0
+    singly = sum(acquisition.boxes_per_image(task, labelled)) if "boxes" in cost else 0
     return None if singly == cost.get("boxes", 0) else f"{cost['boxes']:g} boxes together, {singly:g} image by image"
 
 

@@ -17,7 +17,7 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins.registry import source_file
-from benchmark.runner import loop
+from benchmark.runner import acquisition, fit_cache
 from benchmark.runner.fit_cache import FitCache
 from benchmark.system.process_state import restore, snapshot
 
@@ -44,19 +44,19 @@ class StrategyTrial:
             fits = FitCache(folder=source_file(self.plugin).parent, cache_gb=0, device="check")
             self.parts = (
                 task,
-                loop.fit_round(self.cell, task, fits, loop.draw_initial(self.cell, task).initial, 0).model,
+                fit_cache.fit_round(self.cell, task, fits, acquisition.draw_initial(self.cell, task).initial, 0).model,
             )
         return self.parts
 
     def view(self, task: Task | None = None, ties: int = 0) -> View:
         """Returns a new view of the model of round 0; `ties` seeds the order among equals."""
         own_task, model = self.prepare()
-        initial_draw = loop.draw_initial(self.cell, own_task)
+        initial_draw = acquisition.draw_initial(self.cell, own_task)
         if isinstance(task, ShuffledTask):
-            initial_draw = loop.InitialDraw(
+            initial_draw = acquisition.InitialDraw(
                 task.new_positions[initial_draw.initial], np.sort(task.new_positions[initial_draw.held_out])
             )
-        return loop.build_view(
+        return acquisition.build_view(
             replace(self.cell, seed=ties), task or own_task, initial_draw, model, [initial_draw.initial]
         )
 
@@ -67,7 +67,7 @@ class StrategyTrial:
     def choose_from(self, view: View, budget: int, seed: int) -> Indices:
         """Returns the strategy's selection from this view, checked as the loop checks it."""
         selection = self.plugin.function(view, budget, np.random.default_rng(seed), **self.spec.values)
-        return loop.check_selection(self.spec.label, selection, view, budget)
+        return acquisition.check_selection(self.spec.label, selection, view, budget)
 
 
 class FittedTask:

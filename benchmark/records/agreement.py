@@ -1,4 +1,4 @@
-"""What the records of one experiment must agree on: versions and parameters of plug-ins, data, files of weights.
+"""What the records of one experiment must have in common: versions and parameters of plug-ins, data, weight files.
 
 Imports no torch.
 """
@@ -20,49 +20,49 @@ class MixedRecordsError(ValueError):
 
 
 class Agreement:
-    """What the records of one experiment say so far of what all of them must share."""
+    """Collects the facts that all records of an experiment must share, and finds the first that differs."""
 
     def __init__(self) -> None:
-        self.known_facts: dict[str, tuple[object, str]] = {}  # by what it is: its value, and who says so
-        self.header_by_strategy: dict[str, Header] = {}  # by strategy
+        self.known_facts: dict[str, tuple[object, str]] = {}  # by name: the value, and where it was read
+        self.header_by_strategy: dict[str, Header] = {}
 
     def difference(self, header: Header, strategy: str, place: object) -> str:
-        """What these records and earlier ones say differently, in words; "" where they agree.
+        """Returns how these records differ from earlier ones, as a message; "" where they agree.
 
         Args:
-            header: of the records.
-            strategy: the label of their row.
-            place: where they are, for the words.
+            header: the header of the records.
+            strategy: the label of their strategy.
+            place: where the records are, for the message.
         """
         old = self.header_by_strategy.get(strategy)
-        if old is not None and have_same_facts(old, header):  # nearly always, and cheap
+        if old is not None and have_same_facts(old, header):  # the usual case, and fast
             return ""
         for name, value in shared_facts(header, strategy):
-            known, other = self.known_facts.get(name, (value, ""))
-            if known != value:
-                return f"{name}: {value} in {place}, {known} in {other}"
+            known_value, other = self.known_facts.get(name, (value, ""))
+            if known_value != value:
+                return f"{name}: {value} in {place}, {known_value} in {other}"
         return ""
 
     def add(self, header: Header, strategy: str, place: object) -> str:
-        """The same; records that agree are kept in mind for those that follow."""
-        words = self.difference(header, strategy, place)
-        if not words and strategy not in self.header_by_strategy:
+        """Does the same; records that agree are remembered for the comparison with later ones."""
+        difference = self.difference(header, strategy, place)
+        if not difference and strategy not in self.header_by_strategy:
             self.header_by_strategy[strategy] = header
             for name, value in shared_facts(header, strategy):
                 self.known_facts.setdefault(name, (value, str(place)))
-        return words
+        return difference
 
 
-def have_same_facts(one: Header, other: Header) -> bool:
-    """Whether two headers of one strategy say the same of task, strategy, data and weights."""
-    parts = all(one.cell.get(part) == other.cell.get(part) for part in ("task", "strategy"))
-    return parts and (one.data, one.weights) == (other.data, other.weights)
+def have_same_facts(first: Header, second: Header) -> bool:
+    """Whether two headers of one strategy agree on task, strategy, data and weights."""
+    same_plugins = all(first.cell.get(part) == second.cell.get(part) for part in ("task", "strategy"))
+    return same_plugins and (first.data, first.weights) == (second.data, second.weights)
 
 
 def shared_facts(header: Header, strategy: str) -> Iterator[tuple[str, object]]:
-    """What must be the same wherever two records of an experiment tell it, by what it is.
+    """Yields the facts, by name, that must be equal wherever two records of an experiment state them.
 
-    A parameter that only one of them knows came with a later release, at a value that changes nothing.
+    A parameter that only one of them has was added by a later release, with a default that changes nothing.
     """
     if header.data:
         yield "data", header.data[:12]

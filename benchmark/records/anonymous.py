@@ -1,6 +1,6 @@
-"""What a results folder tells of whoever made it, left out for a review in which nobody is named: `anonymous=true`.
+"""Removes from results what identifies their author, for an anonymous review: `anonymous=true`.
 
-docs/privacy.md lists what a folder tells. Imports no torch.
+docs/privacy.md lists what a results folder reveals. Imports no torch.
 """
 
 from __future__ import annotations
@@ -22,43 +22,36 @@ from benchmark.plugins.home import INSTALL_ROOT
 if TYPE_CHECKING:
     from benchmark.experiment.cell import Cell
 
-FOLDER_SETTINGS = {  # settings that tell a place, and what stands for it
+FOLDER_SETTINGS = {  # settings that name a place, and the substitute of each value
     "data": "DATA", "out": "OUT", "to": "TO", "records": "RECORDS", "against": "AGAINST", "plugins": "PLUGINS",
     "ray_address": "ADDRESS",
 }  # fmt: skip
-COMMON_WORDS = {
-    "root",
-    "user",
-    "ubuntu",
-    "admin",
-    "runner",
-    "docker",
-    "localhost",
-    "home",
-    "test",
-    "data",
-    "work",
-}  # nobody
-PATH_PART = r"[^\s/\"'`<>|:;,()\[\]{}=]+"  # of a path, between two slashes
+COMMON_WORDS = {  # names of users and machines that identify nobody
+    "root", "user", "ubuntu", "admin", "runner", "docker", "localhost", "home", "test", "data", "work",
+}  # fmt: skip
+PATH_PART = r"[^\s/\"'`<>|:;,()\[\]{}=]+"  # between two slashes of a path
 QUOTED_PATH = re.compile(r"""(["'])(?:~|[A-Za-z]:)?[/\\][^"'\n]*[/\\]([^"'/\\\n]*)\1""")
 ABSOLUTE_PATH = re.compile(rf"(?<![\w.~/:\\*-])(?:~[\w.-]*|[A-Za-z]:)?(?:/{PATH_PART})*/({PATH_PART})/?")
 
 
 @cache
 def machine_folders() -> list[tuple[str, str]]:
-    """Folders of this machine whose names may hold anything, and what stands for each; those inside others first."""
+    """Returns folders whose names may identify someone, with the substitute of each; nested folders come first."""
     paths = sysconfig.get_paths()
-    known = {
+    substitutes = {
         str(INSTALL_ROOT): "", paths["purelib"]: "site-packages", paths["stdlib"]: "python", sys.prefix: "python",
         os.getcwd(): "", os.path.expanduser("~"): "HOME", os.environ.get("AL_BENCHMARK_DATA") or "/": "DATA",
     }  # fmt: skip
-    both = {place: name for path, name in known.items() for place in (path.rstrip("/"), os.path.realpath(path))}
-    return sorted(((path, name) for path, name in both.items() if len(path) > 1), key=lambda pair: -len(pair[0]))
+    with_real_paths = {
+        place: name for path, name in substitutes.items() for place in (path.rstrip("/"), os.path.realpath(path))
+    }
+    pairs = [(path, name) for path, name in with_real_paths.items() if len(path) > 1]
+    return sorted(pairs, key=lambda pair: -len(pair[0]))
 
 
 @cache
 def machine_names() -> list[tuple[str, str]]:
-    """The names of this machine and of its user, and what stands for each; none that is a common word."""
+    """Returns the names of this machine and of its user, and the substitute of each, without common words."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -66,13 +59,15 @@ def machine_names() -> list[tuple[str, str]]:
     users = {user, os.environ.get("USER", ""), os.path.basename(os.path.expanduser("~"))}
     hosts = {socket.gethostname(), socket.gethostname().partition(".")[0], os.environ.get("HOSTNAME", "")}
     pairs = [(word, "USER") for word in users] + [(word, "HOST") for word in hosts]
-    known = [pair for pair in pairs if len(pair[0]) > 2 and pair[0].lower() not in COMMON_WORDS]
-    return sorted(known, key=lambda pair: -len(pair[0]))
+    uncommon = [pair for pair in pairs if len(pair[0]) > 2 and pair[0].lower() not in COMMON_WORDS]
+    return sorted(uncommon, key=lambda pair: -len(pair[0]))
 
 
 def redact(text: str) -> str:
-    """Text without folders of a machine, its name and its user's: of an absolute path the last part is left, of the
-    project's own and of libraries' files where they are inside."""
+    """Returns text without this machine's folders, its name and its user's name.
+
+    Of an absolute path the last part is kept; of files of the project and of libraries, the path inside them.
+    """
     for path, name in machine_folders():
         text = re.sub(rf"{re.escape(path)}(?![\w.-])/?", f"{name}/" if name else "", text)
     text = ABSOLUTE_PATH.sub(r"\1", QUOTED_PATH.sub(r"\1\2\1", text))
@@ -82,12 +77,12 @@ def redact(text: str) -> str:
 
 
 def redact_command(words: Sequence[str]) -> list[str]:
-    """The words of a command, with `data=DATA` in the place of a folder: they still say what was run."""
+    """Returns the words of a command with `data=DATA` in place of a folder: they still say what was run."""
     return [redact_word(word) for word in words]
 
 
 def redact_word(word: str) -> str:
-    """A word of a command."""
+    """Returns one word of a command without folders."""
     key, equals, value = word.partition("=")
     if key in FOLDER_SETTINGS and equals and value != "null" and (names_outer_folders(value) or redact(value) != value):
         return f"{key}={FOLDER_SETTINGS[key]}"
@@ -95,7 +90,7 @@ def redact_word(word: str) -> str:
 
 
 def redact_run(run: Mapping[str, Any]) -> dict[str, str]:
-    """A run as a manifest keeps it: its command so, its version, and no commit, which names a repository."""
+    """Returns a run of a manifest with a redacted command, its version, and no commit, which names a repository."""
     try:
         words = shlex.split(str(run.get("command", "")))
     except ValueError:
@@ -104,23 +99,23 @@ def redact_run(run: Mapping[str, Any]) -> dict[str, str]:
 
 
 def names_outer_folders(path: str) -> bool:
-    """Whether a path tells of folders that it is not in: `/a/b`, `~/b`, `../b`."""
+    """Whether a path names folders outside the working folder: `/a/b`, `~/b`, `../b`."""
     return path.startswith(("/", "~")) or os.pardir in Path(path).parts
 
 
 def check_parameters(cells: Iterable[Cell]) -> None:
-    """ValueError where a parameter, which is a part of the records and of their folder's name, tells a folder."""
+    """Raises ValueError where a parameter names a folder, since parameters stand in the records and in their paths."""
     for spec in {spec.label: spec for cell in cells for spec in (cell.task, cell.strategy)}.values():
         for name, text in text_values(spec.plugin.non_defaults(spec.values)):
             if names_outer_folders(text) or redact(text) != text:
                 raise ValueError(
-                    f"anonymous=true: {spec.name}[{name}={text}] would stand in the records: give the folder with "
-                    f"data=DIR, which stands nowhere, and {name}= inside it"
+                    f"anonymous=true: {spec.name}[{name}={text}] would be in the records: give the folder with "
+                    f"data=DIR, which is not recorded, and {name}= inside it"
                 )
 
 
 def text_values(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The texts of parameters, with the names of these."""
+    """Yields the texts in parameters, with the parameter's name."""
     for name, value in values.items():
         for part in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]:
             if isinstance(part, str):

@@ -1,4 +1,4 @@
-"""The manifest of a results folder: what was asked for, experiments and their cells. Imports no torch."""
+"""The manifest of a results folder: the experiments that were requested and their cells. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from benchmark.system.typed import Index, Name, convert, first_duplicate
 
 
 def only_adds_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether an experiment of a manifest has more rounds than it had, and else the same schedule; one pass never."""
-    fewer, more = old["schedule"].get("rounds"), new["schedule"].get("rounds")
-    counted = isinstance(fewer, int) and isinstance(more, int) and fewer < more
-    return counted and only_changes_rounds(old, new) and not old["schedule"].get("one_pass")
+    """Whether an experiment of a manifest has more rounds than before and else the same schedule, without one pass."""
+    before, now = old["schedule"].get("rounds"), new["schedule"].get("rounds")
+    has_more = isinstance(before, int) and isinstance(now, int) and before < now
+    return has_more and only_changes_rounds(old, new) and not old["schedule"].get("one_pass")
 
 
 def only_changes_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether the schedule of an experiment differs in nothing but its rounds."""
+    """Whether the schedule of an experiment differs only in its rounds."""
     before, now = old["schedule"], new["schedule"]
     return before != now and {**before, "rounds": 0} == {**now, "rounds": 0}
 
 
-PATH_PART = r"(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,200}"  # a folder or a file, whose name has an ending besides
-CELL_PATH = re.compile(rf"{PATH_PART}(?:/{PATH_PART}){{0,9}}")  # of a cell
+PATH_PART = r"(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,200}"  # a folder, or a file without its ending
+CELL_PATH = re.compile(rf"{PATH_PART}(?:/{PATH_PART}){{0,9}}")
 
 
 class CellEntry(TypedDict):
-    """A cell as the manifest lists it; see `grid.Cell`."""
+    """A cell as the manifest lists it; see `experiment.cell.Cell`."""
 
     path: str
     key: str
     strategy: Name
     seed: Index
-    dagger: bool | list[str]  # see `sentences`
+    dagger: bool | list[str]  # see `dagger_sentences`
     companion: NotRequired[bool]
     training: NotRequired[Index]  # see `variants.Variant`
     selection: NotRequired[Index]
@@ -72,7 +72,7 @@ class Command(TypedDict):
 
 
 class Manifest(TypedDict):
-    """All that was asked for."""
+    """Everything that was requested."""
 
     schema: Literal[1]
     grid: Name
@@ -81,63 +81,66 @@ class Manifest(TypedDict):
 
 
 def read_manifest(content: bytes, path: object) -> dict[str, Any]:
-    """A Manifest, daggers as sentences, with what else its file tells.
+    """Parses and checks a manifest; daggers become sentences, and unknown fields are kept.
 
     Args:
-        content: of the file.
-        path: for the message.
+        content: the content of the file.
+        path: the file, for the message.
 
     Raises:
-        ValueError: it is none; in one line that names the field.
+        ValueError: it is not a manifest; the one-line message names the field.
     """
     try:
-        found = json.loads(content)
+        manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} does not parse: {error}") from error
-    if isinstance(found, dict) and found.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: schema {found.get('schema')}, this version reads {SCHEMA}")
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if isinstance(manifest, dict) and manifest.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: schema {manifest.get('schema')}, this version reads {SCHEMA}")
     try:
-        convert(found, Manifest)
-        if name := first_duplicate(one["name"] for one in found["experiments"]):
-            raise ValueError(f"experiments: {name} is there twice")
-        for number, experiment in enumerate(found["experiments"]):
+        convert(manifest, Manifest)
+        if name := first_duplicate(entry["name"] for entry in manifest["experiments"]):
+            raise ValueError(f"experiments: {name} is listed twice")
+        for number, experiment in enumerate(manifest["experiments"]):
             check_experiment(experiment, f"experiments[{number}]")
     except ValueError as error:
-        raise ValueError(f"{path} does not say what was asked for: {error}") from error
-    return dict(found)
+        raise ValueError(f"{path} is not a valid manifest: {error}") from error
+    return dict(manifest)
 
 
 def check_experiment(experiment: ExperimentEntry, field: str) -> None:
-    """ValueError where the schedule of an experiment is none, where a cell is there twice, or where a cell's path leads
-    out of its folder; daggers become sentences."""
+    """Checks an experiment of a manifest, and turns daggers into sentences.
+
+    Raises:
+        ValueError: the schedule is invalid, a cell is listed twice, or a cell's path leads out of the folder.
+    """
     Schedule.read(experiment["schedule"], f"{field}.schedule")
     AutoSeeds.read(experiment.get("auto"))
     cells = experiment["cells"]
-    if twice := first_duplicate(cell["path"] for cell in cells) or first_duplicate(map(run_key, cells)):
-        raise ValueError(f"{field}.cells: {twice} is there twice")
+    if duplicate := first_duplicate(cell["path"] for cell in cells) or first_duplicate(map(run_key, cells)):
+        raise ValueError(f"{field}.cells: {duplicate} is listed twice")
     for number, cell in enumerate(cells):
         if not CELL_PATH.fullmatch(path := cell["path"]):
-            leads = not set(path.split("/")).isdisjoint(("", ".", "..")) or "\0" in path
-            why = "leads out of the folder" if leads else "is no path of a cell"
-            raise ValueError(f"{field}.cells[{number}]: path={path[:200]!r} {why}")
+            leads_out = not set(path.split("/")).isdisjoint(("", ".", "..")) or "\0" in path
+            problem = "leads out of the folder" if leads_out else "is not the path of a cell"
+            raise ValueError(f"{field}.cells[{number}]: path={path[:200]!r} {problem}")
         cell["dagger"] = dagger_sentences(cell["dagger"])
 
 
 def cell_variant(cell: Mapping[str, Any]) -> Variant:
-    """Which training and selection of its seed a cell of a manifest is."""
+    """Returns which training and selection of its seed a cell of a manifest is."""
     return Variant(cell.get("training", 0), cell.get("selection", 0))
 
 
 def run_key(cell: Mapping[str, Any]) -> tuple[object, ...]:
-    """Which run of its experiment a cell of a manifest is: strategy, seed and variant."""
+    """Returns what identifies a cell of a manifest within its experiment: strategy, seed and variant."""
     return cell["strategy"], cell["seed"], *cell_variant(cell).non_defaults.items()
 
 
 def dagger_sentences(dagger: bool | list[str]) -> list[str]:
-    """A cell's daggers, a sentence each; older manifests say only whether the selection saw evaluation labels."""
+    """Returns a cell's daggers as sentences; older manifests state only whether the selection saw evaluation labels."""
     return dagger if isinstance(dagger, list) else [SAW_EVALUATION_LABELS] * dagger
 
 
 def manifest_json(manifest: Mapping[str, Any]) -> str:
-    """A manifest as its file holds it."""
+    """Returns the content of a manifest's file."""
     return json.dumps(manifest, indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""Fitted models by content: equal task, recipe, companion, labelled set and seed are trained once."""
+"""A cache of fitted models: equal task, recipe, companion, labelled set and seed are trained once."""
 
 from __future__ import annotations
 
@@ -18,36 +18,41 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.api import Companion, Indices, Task
+from benchmark.experiment.cell import Cell
 from benchmark.experiment.spec import Spec
+from benchmark.runner.measuring import wait_for_gpu
+from benchmark.seeds import seed
 from benchmark.system import activity, files, tensor_files
+from benchmark.system.process_state import isolate_plugin
 from benchmark.system.remarks import remark_once
 from benchmark.system.working_time import working_seconds
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted model, in eval mode, and the seconds its training took whenever that was."""
+    """A fitted model in eval mode, and the seconds that its training took, now or when it was stored."""
 
     model: nn.Module
     seconds: float
     from_cache: bool
 
 
-KEY_LENGTH = 32  # of a fit's key
-RECHECK_SHARE = 0.02  # share of the cache that a process may fill before it looks again how full it is
+KEY_LENGTH = 32  # hexadecimal digits of a fit's key
+RECHECK_SHARE = 0.02  # of the cache's size, that a process may add before it checks the folder's size again
 
 
 class FitCache:
-    """A folder of weights (safetensors: nothing is ever unpickled), at most `cache_gb` large, oldest go first.
+    """A folder of model weights of at most `cache_gb` gigabytes; the least recently used are removed first.
 
-    Processes may share it: one trains a fit, the others wait for it. Each may go over its size by UNSEEN. A folder that
-    cannot be written, or is none, costs the cache and nothing else.
+    Weights are stored as safetensors, so nothing is ever unpickled. Processes may share the folder: one trains a fit
+    while the others wait for it. Each process may exceed the limit by RECHECK_SHARE. A folder that cannot be written,
+    or is no folder, costs the cache and nothing else.
     """
 
     def __init__(self, folder: Path, cache_gb: float, device: str) -> None:
         self.folder, self.cache_bytes, self.device = folder, int(cache_gb * 1e9), device
-        self.bytes_since_check = math.inf  # bytes stored since the folder was read
-        if folder.is_symlink():  # what is old in a cache is removed: not in the folder of somebody else
+        self.bytes_since_check = math.inf  # bytes stored since the folder's size was checked
+        if folder.is_symlink():  # the cache removes old files, which may not happen in someone else's folder
             remark_once(f"{folder} is a symbolic link: what it would keep is computed whenever it is needed")
             self.cache_bytes = 0
         if self.cache_bytes:
@@ -58,24 +63,32 @@ class FitCache:
     def fit(
         self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, companion_owner: str
     ) -> Fit:
-        """The model of this labelled set, from the cache or trained now. `owner`: whose companion it is.
+        """Returns the model of a labelled set, from the cache or trained now.
 
-        A model is always read back from its bytes, so that a shared one cannot differ from a fresh one.
+        A model is always read back from its bytes, so that a shared model cannot differ from a fresh one.
+
+        Args:
+            task: the task that trains.
+            spec: the task with its parameters, for the key.
+            labelled: the labelled set; its order does not matter.
+            seed: the seed of the training.
+            companion: what is trained beside the model; None for nothing.
+            companion_owner: text that names the companion and its strategy in the key.
         """
         path = self.path(task, spec, labelled, seed, companion_owner)
-        known = self.lookup(path, task, companion)
-        if known is not None or not self.cache_bytes:
-            return known or self.train(path, task, labelled, seed, companion)
+        fit = self.lookup(path, task, companion)
+        if fit is not None or not self.cache_bytes:
+            return fit or self.train(path, task, labelled, seed, companion)
         with fit_lock(path):
             return self.lookup(path, task, companion) or self.train(path, task, labelled, seed, companion)
 
     def train(self, path: Path, task: Task, labelled: Indices, seed: int, companion: Companion | None) -> Fit:
-        """The model of this labelled set, trained now and stored under `path`."""
+        """Trains the model of a labelled set, and stores it under `path`."""
         wait_for_gpu()
-        began = working_seconds()
+        start_time = working_seconds()
         model = task.fit(np.sort(labelled), seed, companion)
         wait_for_gpu()
-        seconds = working_seconds() - began
+        seconds = working_seconds() - start_time
         if self.cache_bytes:
             self.bytes_since_check += save_model(path, model, seconds)
             if self.bytes_since_check > RECHECK_SHARE * self.cache_bytes:
@@ -85,42 +98,36 @@ class FitCache:
         return Fit(twin.eval(), seconds, from_cache=False)
 
     def lookup(self, path: Path, task: Task, companion: Companion | None) -> Fit | None:
-        """The model under `path` from the cache; None where it is not there."""
-        stored = load_model(path, task, companion)
-        if stored is None:
+        """Returns the model stored under `path`; None where there is none."""
+        model_and_seconds = load_model(path, task, companion)
+        if model_and_seconds is None:
             return None
         with contextlib.suppress(OSError):
             os.utime(path, follow_symlinks=False)  # used last
-        return Fit(stored[0], stored[1], from_cache=True)
+        return Fit(model_and_seconds[0], model_and_seconds[1], from_cache=True)
 
     def path(self, task: Task, spec: Spec, labelled: Indices, seed: int, companion_owner: str) -> Path:
-        """The file of a fit."""
+        """Returns the file of a fit."""
         return self.folder / f"{self.key(task, spec, labelled, seed, companion_owner)}.safetensors"
 
     def key(self, task: Task, spec: Spec, labelled: Indices, seed: int, companion_owner: str) -> str:
-        """A hash of everything that decides the weights, the labelled images as a set."""
+        """Returns a hash of everything that decides the weights; the labelled images count as a set."""
         images = np.sort(labelled).tolist()
-        names = [
-            spec.identity(),
-            spec.code_hash,
-            task.fingerprint,
-            companion_owner,
-            images,
-            seed,
-            torch.__version__,
+        facts = [
+            spec.identity(), spec.code_hash, task.fingerprint, companion_owner, images, seed, torch.__version__,
             self.device,
-        ]
-        return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
 
     def trim(self, keep: Path) -> None:
-        """Removes the fits that were used longest ago while the folder is over its size."""
-        self.bytes_since_check, found = 0.0, []
+        """Removes the least recently used fits, except `keep`, until the folder is within its size."""
+        self.bytes_since_check, entries = 0.0, []
         for path in self.folder.glob(f"{'[0-9a-f]' * KEY_LENGTH}.safetensors"):  # nobody else's files
             with contextlib.suppress(OSError):  # another process trims too
                 stat = path.stat()
-                found.append((stat.st_mtime, stat.st_size, path))
-        total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
+                entries.append((stat.st_mtime, stat.st_size, path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
             if total <= self.cache_bytes:
                 return
             if path != keep:
@@ -128,9 +135,9 @@ class FitCache:
                 tensor_files.remove_file(path)
 
     def remove_leftovers(self) -> None:
-        """Removes what killed processes left behind, but nothing of a fit that is in work."""
-        left = [*self.folder.glob("*.draft"), *self.folder.glob("*.lock")]
-        for key in {path.name.partition(".")[0] for path in left}:
+        """Removes drafts and locks of killed processes, but nothing of a fit that is being trained."""
+        leftovers = [*self.folder.glob("*.draft"), *self.folder.glob("*.lock")]
+        for key in {path.name.partition(".")[0] for path in leftovers}:
             lock = self.folder / f"{key}.lock"
             handle = acquire_lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if handle is not None:
@@ -139,17 +146,34 @@ class FitCache:
                 release_lock(lock, handle)
 
 
-def wait_for_gpu() -> None:
-    """Waits for what the GPU still has queued, so that a clock counts it where it belongs."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def fit_round(cell: Cell, task: Task, fits: FitCache, labelled: Indices, round_number: int) -> Fit:
+    """Returns the model of a round; its seed does not depend on the strategy, so equal labelled sets share a fit."""
+    fit_seed, companion, owner = fit_inputs(cell, round_number)
+    trainer = f"{cell.task.label} trained for {cell.strategy.label}" if companion else cell.task.label
+    with isolate_plugin(trainer, fit_seed):
+        return fits.fit(task, cell.task, labelled, fit_seed, companion, owner)
+
+
+def fit_inputs(cell: Cell, round_number: int) -> tuple[int, Companion | None, str]:
+    """Returns what decides the fit of a round beside the labelled set: seed, companion and the companion's owner."""
+    fit_seed = seed("fit", cell.task.name, cell.seed, round_number, *cell.variant.training_seed_names)
+    return (fit_seed, *companion_and_owner(cell))
+
+
+def companion_and_owner(cell: Cell) -> tuple[Companion | None, str]:
+    """Returns the strategy's companion and a text for the fit's key that names the strategy; (None, "") without one."""
+    plugin = cell.strategy.plugin
+    companion = plugin.resolve_declaration("companion", cell.strategy.values)
+    others = [(label, other.version) for other, label in cell.strategy.nested_plugins()]
+    owner = f"{plugin.name} {plugin.version} {companion!r}{others or ''} {cell.strategy.code_hash}"
+    return (None, "") if companion is None else (companion, owner)
 
 
 @contextlib.contextmanager
 def fit_lock(path: Path) -> Iterator[None]:
-    """Only one process at a time, or thread, is in here with the fit `path`; the system frees it where that one dies.
+    """Lets one process or thread at a time work on the fit `path`; the system frees the lock of a process that dies.
 
-    On a disk that takes no lock nobody waits: then a fit may be trained twice.
+    On a disk that supports no locks nobody waits, so a fit may be trained twice there.
     """
     lock = path.with_suffix(".lock")
     with activity.stage("waiting for another process that trains the same fit"):
@@ -162,7 +186,7 @@ def fit_lock(path: Path) -> Iterator[None]:
 
 
 def acquire_lock(lock: Path, flags: int) -> BinaryIO | None:
-    """The locked file; None where there can be none, or where `how` does not wait and another holds it."""
+    """Returns the locked file; None where it cannot be locked, or another holds it and `flags` say not to wait."""
     while True:
         try:
             handle = files.open_lock_file(lock)
@@ -179,7 +203,7 @@ def acquire_lock(lock: Path, flags: int) -> BinaryIO | None:
 
 
 def release_lock(lock: Path, handle: BinaryIO) -> None:
-    """Removes a lock while it is held, then frees it."""
+    """Removes a lock file while it is held, then frees it."""
     with contextlib.suppress(OSError):
         lock.unlink(missing_ok=True)
     fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough where a reader of images was forked meanwhile
@@ -187,11 +211,11 @@ def release_lock(lock: Path, handle: BinaryIO) -> None:
 
 
 def load_model(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module, float] | None:
-    """A stored model and its seconds; None where there is none that can be used, see `tensor_files.read`."""
-    stored = tensor_files.read(path, path.stem)
-    if stored is None:
+    """Returns a stored model and its training seconds; None where none can be used, see `tensor_files.read`."""
+    weights_and_seconds = tensor_files.read(path, path.stem)
+    if weights_and_seconds is None:
         return None
-    weights, seconds = stored
+    weights, seconds = weights_and_seconds
     model = task.model(companion)
     if not same_shapes(weights, model.state_dict()):
         tensor_files.discard(path, "it is of another network")
@@ -202,12 +226,14 @@ def load_model(path: Path, task: Task, companion: Companion | None) -> tuple[nn.
 
 def same_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
     """Whether two sets of weights have the same names, types and shapes."""
-    first, second = ({name: (value.dtype, value.shape) for name, value in some.items()} for some in (weights, expected))
+    first, second = (
+        {name: (value.dtype, value.shape) for name, value in tensors.items()} for tensors in (weights, expected)
+    )
     return first == second
 
 
 def save_model(path: Path, model: nn.Module, seconds: float) -> int:
-    """Stores a model under `path`, see `tensor_files.write`. Its bytes, about."""
+    """Stores a model under `path`, see `tensor_files.write`, and returns its approximate size in bytes."""
     weights = model.state_dict()
     tensor_files.write(path, path.stem, weights, seconds)
     return sum(value.nbytes for value in weights.values())

@@ -1,4 +1,4 @@
-"""What a run has to do and how long that will take: `run ... dry_run=true`."""
+"""How much is left to run and how long that will take: `run ... dry_run=true`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from benchmark.experiment.schedule import IncompatibleScheduleError
 from benchmark.experiment.spec import Spec
 from benchmark.records.store import Store
 from benchmark.runner import loop
-from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.acquisition import Acquisition, draw_initial, selection_stage
+from benchmark.runner.fit_cache import FitCache, companion_and_owner, fit_round
 from benchmark.runner.launch import TaskLoader, checked_header, find_shorter_cells
+from benchmark.runner.measuring import Clock
 from benchmark.runner.time_limit import time_limit
 from benchmark.system import activity
 from benchmark.text.words import describe_error, plural
@@ -25,65 +27,76 @@ from benchmark.text.words import describe_error, plural
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds, as measured: of a fit for each labelled image, of a scoring, of a selection; and images it buys."""
+    """How long a strategy takes, as measured."""
 
-    fit: float
-    score: float
-    select: float
-    images_per_round: float
+    fit: float  # seconds per labelled image
+    score: float  # seconds per round
+    select: float  # seconds per round
+    images_per_round: float  # that a selection buys
 
 
-PACE_SECONDS = 10.0  # of a fit, that its pace is taken from
-MIN_HOURS_TO_WARN = 1.0  # which a run says beforehand that it takes on a CPU
+PACE_SECONDS = 10.0  # how long a fit must have run before its pace is measured
+MIN_HOURS_TO_WARN = 1.0  # a run on a CPU that takes longer says so at its start
 UNKNOWN_PACE = Pace(math.nan, math.nan, math.nan, math.nan)
 
 
 NOTE = """\
-cells, rounds, fits: strategies with one seed, their rounds, and trainings that no other cell shares with them
-fit h, score h, select h: hours of training, of scoring on the test set, and of choosing"""
+cells, rounds, fits: runs of a strategy with one seed, their rounds, and their trainings that no other cell shares
+fit h, score h, select h: hours of training, of scoring on the test set, and of selecting"""
 
 
 @dataclass(frozen=True)
 class ForecastRow:
-    """What one strategy of an experiment has to do, at most: cells may end early."""
+    """What one strategy of an experiment has left to run, at most: cells may end early."""
 
     experiment: str
     strategy: str
     num_cells: int
     num_rounds: int
-    num_fits: int  # those that no other cell shares with it
-    fit: float  # hours of a device; NaN where the task cannot be had here
-    score: float
-    select: float
+    num_fits: int  # without those that a cell of an earlier row shares
+    fit: float  # hours of a whole device; NaN where the task cannot be built here
+    score: float  # hours, as `fit`
+    select: float  # hours, as `fit`
 
     def table_row(self, device_share: float) -> dict[str, object]:
-        """The row as a table shows it; share: the part of a device that a cell has."""
-        hours = {f"{what} h": rounded_hours(device_share * getattr(self, what)) for what in ("fit", "score", "select")}
+        """Returns the row of the table. `device_share`: the share of a device that a cell occupies."""
+        stages = ("fit", "score", "select")
+        hours = {f"{stage} h": rounded_hours(device_share * getattr(self, stage)) for stage in stages}
         counts = {"cells": self.num_cells, "rounds": self.num_rounds, "fits": self.num_fits}
         return {"experiment": self.experiment, "strategy": self.strategy, **counts, **hours}
 
 
 def rounded_hours(hours: float) -> float | None:
-    """Hours of three digits; None where they are not known."""
+    """Returns hours with three significant digits; None where they are unknown."""
     return None if math.isnan(hours) else float(f"{hours:.3g}")
 
 
 def forecast_rows(
-    grid: Grid, rounds_left: dict[Cell, int], store: Store, fits: FitCache, tasks: TaskLoader, say: Callable[[str], None],
-    failures: list[str],
+    grid: Grid, rounds_left: dict[Cell, int], store: Store, fits: FitCache, tasks: TaskLoader,
+    say: Callable[[str], None], failures: list[str],
 ) -> list[ForecastRow]:  # fmt: skip
-    """A row for each strategy that has cells to do, in the grid's order; those whose pilot fails join `failed`. Raises
-    Misfit. Where a task cannot be had, its rows tell no hours, and it joins `failed` too.
+    """Returns a row for each strategy with cells to run, in the grid's order.
 
-    The pace of a strategy is that of the rounds it has recorded; where there are none, of a pilot: the fit of round 0,
-    its scoring and one selection, whose fit the run then finds in the cache. A fit takes as long as it has images.
+    The pace of a strategy is that of its recorded rounds. If there are none, a pilot measures it: the fit of round 0,
+    its scoring and one selection; the run then finds this fit in the cache. The time of a fit is taken as proportional
+    to its number of images.
 
     Args:
-        left: The rounds that cells lack; emptied.
+        grid: the grid to run.
+        rounds_left: the rounds that each cell lacks; emptied.
+        store: the results folder.
+        fits: the cache for the pilot's fits.
+        tasks: the tasks.
+        say: shows a line to the user.
+        failures: names of strategies whose pilot failed, and of experiments whose task cannot be built, are added. The
+            rows of the latter have no hours.
+
+    Raises:
+        IncompatibleScheduleError: a schedule does not fit its task.
     """
-    shared = {first_fit_key(cell) for cell in grid.cells() if rounds_left.get(cell, 0) < cell.schedule.rounds}
-    given = rounds_left, shared, store, fits, tasks, say, failures
-    return [row for one in grid.experiments for row in experiment_rows(one, *given)]
+    counted_fits = {first_fit_key(cell) for cell in grid.cells() if rounds_left.get(cell, 0) < cell.schedule.rounds}
+    arguments = rounds_left, counted_fits, store, fits, tasks, say, failures
+    return [row for experiment in grid.experiments for row in experiment_rows(experiment, *arguments)]
 
 
 def experiment_rows(
@@ -96,17 +109,17 @@ def experiment_rows(
     say: Callable[[str], None],
     failures: list[str],
 ) -> Iterator[ForecastRow]:
-    """The rows of one experiment; its cells leave `left`, first fits that are counted join `shared`, and strategies
-    whose pilot failed join `failed`. Raises Misfit."""
+    """Yields the rows of one experiment.
+
+    Its cells are removed from `rounds_left`, first fits that are counted are added to `counted_fits`, and strategies
+    whose pilot failed to `failures`. Raises IncompatibleScheduleError.
+    """
     for strategy in experiment.strategies:
-        cells = {
-            cell: rounds_left.pop(cell)
-            for cell in experiment.cells()
-            if cell.strategy == strategy and cell in rounds_left
-        }
+        all_cells = [cell for cell in experiment.cells() if cell.strategy == strategy]
+        cells = {cell: rounds_left.pop(cell) for cell in all_cells if cell in rounds_left}
         if not cells:
             continue
-        pace = recorded_pace([cell for cell in experiment.cells() if cell.strategy == strategy], store)
+        pace = recorded_pace(all_cells, store)
         if pace is None:
             task = tasks(experiment.task)
             if isinstance(task, Exception):
@@ -124,13 +137,13 @@ def experiment_rows(
                 say(f"pilot: {experiment.name} {strategy.label} failed: {describe_error(error)}")
                 failures.append(f"{experiment.name} {strategy.label}")
                 continue
-            told = f"fit {1000 * pace.fit:.3g} ms an image, score {pace.score:.3g} s, select {pace.select:.3g} s"
-            say(f"pilot: {experiment.name} {strategy.label}: {told}")
+            seconds = f"fit {1000 * pace.fit:.3g} ms per image, score {pace.score:.3g} s, select {pace.select:.3g} s"
+            say(f"pilot: {experiment.name} {strategy.label}: {seconds}")
         yield build_row(experiment, cells, pace, counted_fits)
 
 
 def build_row(experiment: Experiment, cells: dict[Cell, int], pace: Pace, counted_fits: set[object]) -> ForecastRow:
-    """The rounds that these cells lack at that pace."""
+    """Returns the row for the rounds that these cells lack at a pace."""
     num_images, num_fits, num_selections = count_remaining_work(cells, pace.images_per_round, counted_fits)
     rounds, strategy = sum(cells.values()), next(iter(cells)).strategy.label
     hours = (pace.fit * num_images / 3600, pace.score * rounds / 3600, pace.select * num_selections / 3600)
@@ -140,24 +153,24 @@ def build_row(experiment: Experiment, cells: dict[Cell, int], pace: Pace, counte
 def count_remaining_work(
     cells: Mapping[Cell, int], images_per_round: float, counted_fits: set[object]
 ) -> tuple[float, int, int]:
-    """What is left to do of cells that lack so many rounds each.
+    """Counts what cells have left to do.
 
     Args:
-        cells: The rounds that each cell lacks.
-        bought: Images that a round buys.
-        shared: First fits that are counted elsewhere; those that are counted here join them.
+        cells: the number of rounds that each cell lacks.
+        images_per_round: images that a round buys.
+        counted_fits: first fits that are counted already; those that are counted here are added.
 
     Returns:
-        Labelled images summed over all fits, the number of fits, and the number of selections.
+        The labelled images summed over all fits, the number of fits, and the number of selections.
     """
     num_images, num_fits, num_selections = 0.0, 0, 0
     for cell, num_left in cells.items():
         for number in range(cell.schedule.rounds - num_left, cell.schedule.rounds):
             num_selections += number >= cell.schedule.rounds - cell.schedule.num_acquisitions
-            opens = number == 0 and cell.schedule.initial > 0
-            if opens and first_fit_key(cell) in counted_fits:
+            can_be_shared = number == 0 and cell.schedule.initial > 0
+            if can_be_shared and first_fit_key(cell) in counted_fits:
                 continue
-            counted_fits |= {first_fit_key(cell)} if opens else set()
+            counted_fits |= {first_fit_key(cell)} if can_be_shared else set()
             num_fits += 1
             num_images += cell.schedule.initial + (number + (not cell.schedule.initial)) * images_per_round
     return num_images, num_fits, num_selections
@@ -165,8 +178,8 @@ def count_remaining_work(
 
 @dataclass
 class LongRunWarner:
-    """Listens to the fits of a run on a CPU: says what the run is going to take there, once a task, and which settings
-    take less."""
+    """Listens to the fits of a run on a CPU; says once per task how long they will take if that is long, and which
+    settings take less time."""
 
     rounds_left: Mapping[Cell, int]  # rounds that each cell of the run lacks at its start
     tasks: TaskLoader
@@ -174,7 +187,7 @@ class LongRunWarner:
     handled_tasks: set[str] = field(default_factory=set)  # labels of tasks
 
     def __call__(self, stage: activity.Stage) -> None:
-        """Takes a report; the first of a fit that has run for a while tells its pace."""
+        """Receives a report; the first one of a fit that has run for PACE_SECONDS gives its pace."""
         seconds = time.monotonic() - stage.start_time
         if not stage.epochs or seconds < PACE_SECONDS or stage.num_done == stage.num_done_before:
             return
@@ -183,46 +196,48 @@ class LongRunWarner:
             self.warn_if_long(label, (stage.num_done - stage.num_done_before) / seconds, stage.epochs)
 
     def warn_if_long(self, label: str, images_per_second: float, epochs: int) -> None:
-        """Says how long the fits on a task take at so many images a second, if that is long."""
+        """Says how long the fits of a task take at `images_per_second`, if that is MIN_HOURS_TO_WARN or more."""
         cells = {cell: rounds for cell, rounds in self.rounds_left.items() if cell.task.label == label}
-        by_box = any(cell.schedule.budget_in == "boxes" for cell in cells)  # images a round are not known then
-        num_images, num_fits = 0.0, 0
-        shared = set[object]()
+        by_box = any(cell.schedule.budget_in == "boxes" for cell in cells)  # the images per round are unknown then
+        num_images, num_fits, counted_fits = 0.0, 0, set[object]()
         for cell, rounds in cells.items():
-            images, fits, _ = count_remaining_work({cell: rounds}, 0.0 if by_box else cell.schedule.budget, shared)
+            per_round = 0.0 if by_box else cell.schedule.budget
+            images, fits, _ = count_remaining_work({cell: rounds}, per_round, counted_fits)
             num_images, num_fits = num_images + images, num_fits + fits
         hours = num_images * epochs / images_per_second / 3600
         if hours < MIN_HOURS_TO_WARN:
             return
-        spec = next(iter(cells)).task
-        small = cpu_task_label(spec)
-        instead = f"; smaller, for a CPU: 'tasks=[{small}]'" if small else ""
-        how_many = f"{plural(num_fits, 'fit')} of {plural(epochs, 'epoch')}"
-        long = ("at least " if by_box else "about ") + (f"{hours:.1f}" if hours < 10 else f"{hours:,.0f}")
-        self.say(f"{label}: {how_many} take {long} hours on this CPU, at {images_per_second:,.3g} images/s{instead}")
+        small = cpu_task_label(next(iter(cells)).task)
+        hint = f"; smaller, for a CPU: 'tasks=[{small}]'" if small else ""
+        work = f"{plural(num_fits, 'fit')} of {plural(epochs, 'epoch')}"
+        time_text = ("at least " if by_box else "about ") + (f"{hours:.1f}" if hours < 10 else f"{hours:,.0f}")
+        self.say(f"{label}: {work} take {time_text} hours on this CPU, at {images_per_second:,.3g} images/s{hint}")
 
 
 def cpu_task_label(spec: Spec) -> str:
-    """The label of a task with the settings that its recipe has for CPUs; "" where there are none, or they are set."""
+    """Returns the label of a task with its recipe's settings for CPUs; "" if it has none, or they are set already."""
     recipe = spec.plugin.recipe(spec.values)
     settings = recipe.for_cpu() if hasattr(recipe, "for_cpu") else {}
-    kept = {name: value for name, value in spec.values.items() if name != "published" and not hasattr(recipe, name)}
-    return spec.plugin.label({**kept, **settings}) if settings else ""
+    other_values = {
+        name: value for name, value in spec.values.items() if name != "published" and not hasattr(recipe, name)
+    }
+    return spec.plugin.label({**other_values, **settings}) if settings else ""
 
 
 def first_fit_key(cell: Cell) -> object:
-    """What names the fit of round 0: equal ones are trained once."""
-    return cell.task.label, cell.seed, cell.variant.training, cell.schedule.initial, loop.companion_and_owner(cell)[1]
+    """Returns what identifies the fit of round 0: cells with equal keys share it."""
+    _, owner = companion_and_owner(cell)
+    return cell.task.label, cell.seed, cell.variant.training, cell.schedule.initial, owner
 
 
 def recorded_pace(cells: Sequence[Cell], store: Store) -> Pace | None:
-    """The pace of what is recorded; None where no selection is."""
+    """Returns the pace of the recorded rounds; None where no selection is recorded."""
     images, fit, score, select, bought = [], [], [], [], []
     shorter = find_shorter_cells(cells, store)
     for cell in (shorter.get(cell, cell) for cell in cells):
-        took = {one.round: one.seconds for one in store.measurements(cell.path)}
+        seconds_by_round = {measured.round: measured.seconds for measured in store.measurements(cell.path)}
         for record in store.records(cell.path)[1]:
-            if (seconds := took.get(record.round)) is None:  # its measurement was damaged
+            if (seconds := seconds_by_round.get(record.round)) is None:  # its measurement was damaged
                 continue
             images.append(record.num_labelled)
             fit.append(seconds["fit"])
@@ -230,39 +245,40 @@ def recorded_pace(cells: Sequence[Cell], store: Store) -> Pace | None:
             if record.round >= cell.schedule.rounds - cell.schedule.num_acquisitions:
                 select.append(seconds["select"])
                 bought.append(len(record.bought))
-    return Pace(sum(fit) / sum(images), *(float(np.mean(one)) for one in (score, select, bought))) if select else None
+    if not select:
+        return None
+    return Pace(sum(fit) / sum(images), *(float(np.mean(values)) for values in (score, select, bought)))
 
 
 def measure_pilot(cell: Cell, task: Task, fits: FitCache, machine: Machine) -> Pace:
-    """The pace of round 0 and of the choice after it."""
-    begin = loop.draw_initial(cell, task)
-    first = begin.initial if len(begin.initial) else np.arange(cell.schedule.budget)
-    fitted = loop.fit_round(cell, task, fits, first, 0)
-    clock, purchases = loop.Clock(), loop.Acquisition(cell, task, fits, begin, begin.initial[:0])
+    """Measures the pace of round 0 and of the selection after it."""
+    initial_draw = draw_initial(cell, task)
+    labelled = initial_draw.initial if len(initial_draw.initial) else np.arange(cell.schedule.budget)
+    fit = fit_round(cell, task, fits, labelled, 0)
+    clock, acquisition = Clock(), Acquisition(cell, task, fits, initial_draw, initial_draw.initial[:0])
     with loop.scoring_stage(cell, 0), clock("score"):
-        task.score(fitted.model)
+        task.score(fit.model)
     if cell.schedule.num_acquisitions:
-        seen = purchases.current_view(fitted, [begin.initial])
-        first_choice = cell.schedule.rounds - cell.schedule.num_acquisitions
-        with (
-            loop.selection_stage(cell, first_choice),
-            clock("select"),
-            time_limit(machine.select_timeout, cell.strategy.label),
-        ):
-            purchases.select(seen, first_choice)
-        clock.separate_encoding(seen.encoding_time)
-        clock.seconds.pop("encode", None)  # made now, and from the cache when it runs
+        view = acquisition.current_view(fit, [initial_draw.initial])
+        round_number = cell.schedule.rounds - cell.schedule.num_acquisitions
+        limit = time_limit(machine.select_timeout, cell.strategy.label)
+        with selection_stage(cell, round_number), clock("select"), limit:
+            acquisition.select(view, round_number)
+        clock.separate_encoding(view.encoding_time)
+        clock.seconds.pop("encode", None)  # encodings are computed now, and in the cache when the cell runs
         clock.seconds["select"] /= cell.schedule.num_acquisitions if cell.schedule.one_pass else 1
-    labels = task.cost(first)[cell.schedule.budget_in]
-    bought = cell.schedule.budget / max(labels, 1) * len(first)
-    return Pace(fitted.seconds / len(first), **clock.seconds, images_per_round=bought)
+    num_labels = task.cost(labelled)[cell.schedule.budget_in]
+    images_per_round = cell.schedule.budget / max(num_labels, 1) * len(labelled)
+    return Pace(fit.seconds / len(labelled), **clock.seconds, images_per_round=images_per_round)
 
 
 def summary(rows: Sequence[ForecastRow], device_share: float, device: str) -> str:
-    """All of it in one line."""
-    cells, rounds, num_fits = (sum(getattr(row, f"num_{what}") for row in rows) for what in ("cells", "rounds", "fits"))
+    """Returns the whole forecast in one line."""
+    counts = ("num_cells", "num_rounds", "num_fits")
+    cells, rounds, num_fits = (sum(getattr(row, count) for row in rows) for count in counts)
     timed = [row.fit + row.score + row.select for row in rows if not math.isnan(row.fit)]
     hours = f"{device_share * sum(timed):.3g} hours of {device}" if timed or not rows else "hours are not known"
-    rest = f", and those of {len(rows) - len(timed)} rows that are not known" if 0 < len(timed) < len(rows) else ""
-    spared = f"{rounds - num_fits} of {plural(rounds, 'fit')} are shared" if rounds else "nothing is left to do"
-    return f"{plural(cells, 'cell')}, {plural(rounds, 'round')}, {plural(num_fits, 'fit')} ({spared}): {hours}{rest}"
+    num_unknown = len(rows) - len(timed) if timed else 0
+    rest = f", without {plural(num_unknown, 'row')} whose hours are not known" if num_unknown else ""
+    shared = f"{rounds - num_fits} of {plural(rounds, 'fit')} are shared" if rounds else "nothing is left to do"
+    return f"{plural(cells, 'cell')}, {plural(rounds, 'round')}, {plural(num_fits, 'fit')} ({shared}): {hours}{rest}"

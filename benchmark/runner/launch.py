@@ -1,4 +1,4 @@
-"""Runs the cells of a grid on this machine, one after the other."""
+"""Runs the cells of a grid on this machine one after the other, and checks them against the records that exist."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from benchmark.text.words import describe_error, error_message, plural
 
 @dataclass(frozen=True)
 class CellStarted:
-    """A cell is in work."""
+    """Event: a cell was started."""
 
     cell: Cell
 
 
 @dataclass(frozen=True)
 class Round:
-    """A round was recorded."""
+    """Event: a round was recorded."""
 
     cell: Cell
     record: Record
@@ -46,24 +46,24 @@ class Round:
 
     @property
     def is_last(self) -> bool:
-        """Whether it is its cell's last."""
+        """Whether it is the last round of its cell."""
         schedule = self.cell.schedule
         return self.record.round == schedule.rounds - 1 or schedule.reaches_target(self.record.scores)
 
     @property
     def num_skipped_rounds(self) -> int:
-        """Number of rounds that the schedule allows and that an ending by score has just made needless."""
+        """The number of rounds that are not run because this one has reached the schedule's target score."""
         schedule = self.cell.schedule
         return schedule.rounds - 1 - self.record.round if schedule.reaches_target(self.record.scores) else 0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell failed; the others go on."""
+    """Event: a cell failed; the other cells go on."""
 
     cell: Cell
     error: BaseException
-    whole_task: bool  # the task cannot be had, or not under this schedule: none of such cells can run
+    whole_task: bool  # the task cannot be built, or does not fit the schedule: all such cells fail
 
     @property
     def line(self) -> str:
@@ -82,95 +82,106 @@ Event: TypeAlias = CellStarted | Round | Failure
 
 
 def has_incompatible_schedule(failure: Failure) -> bool:
-    """Whether the schedule does not fit the task, so that the same command cannot succeed."""
+    """Whether the cell failed because its schedule does not fit the task, so that the same command cannot succeed."""
     return isinstance(failure.error, IncompatibleScheduleError)
 
 
 def find_shorter_cells(cells: Sequence[Cell], store: Store) -> dict[Cell, Cell]:
-    """For each cell without records, the one of fewer rounds, and else the same, that has most of them.
+    """Returns, for cells without records, the longest recorded cell that differs from it only in having fewer rounds.
 
-    How many rounds a schedule has decides nothing in any of them, unless everything is chosen at once. Only what the
-    manifest lists counts: files that were taken over once are not taken over again.
+    The number of rounds of a schedule does not influence any single round, unless everything is selected at once. Only
+    cells that the manifest lists count: files that were taken over before are not taken over again.
     """
-    listed = {cell["path"] for one in store.experiments() for cell in one["cells"]}
-    known, found = dict[tuple[str, Schedule], list[Schedule]](), dict[Cell, Cell]()
+    listed_paths = {cell["path"] for experiment in store.experiments() for cell in experiment["cells"]}
+    recorded_schedules, shorter_cells = dict[tuple[str, Schedule], list[Schedule]](), dict[Cell, Cell]()
     for cell in cells:
-        task, schedule = cell.task.label, cell.schedule
-        if (task, schedule) not in known:
-            others = [replace(schedule, rounds=rounds) for rounds in range(schedule.rounds - 1, 0, -1)]
-            there = [one for one in others if store.path(replace(cell, schedule=one).path).parents[1].is_dir()]
-            known[task, schedule] = [] if schedule.one_pass else there
-        if known[task, schedule] and not store.path(cell.path).exists():
-            candidates = (replace(cell, schedule=one) for one in known[task, schedule])
-            pairs = ((one, store.header(one.path)) for one in candidates if one.path in listed)
-            fitting = (one for one, header in pairs if header and header.belongs_to(one.key, one.identity()))
-            if (longest := next(fitting, None)) is not None:
-                found[cell] = longest
-    return found
+        key = cell.task.label, cell.schedule
+        if key not in recorded_schedules:
+            lengths = [] if cell.schedule.one_pass else range(cell.schedule.rounds - 1, 0, -1)
+            shorter = [replace(cell, schedule=replace(cell.schedule, rounds=rounds)) for rounds in lengths]
+            recorded_schedules[key] = [
+                candidate.schedule for candidate in shorter if store.path(candidate.path).parents[1].is_dir()
+            ]
+        if recorded_schedules[key] and not store.path(cell.path).exists():
+            candidates = (replace(cell, schedule=schedule) for schedule in recorded_schedules[key])
+            pairs = ((shorter, store.header(shorter.path)) for shorter in candidates if shorter.path in listed_paths)
+            matches = (
+                shorter for shorter, header in pairs if header and header.belongs_to(shorter.key, shorter.identity())
+            )
+            if (longest := next(matches, None)) is not None:
+                shorter_cells[cell] = longest
+    return shorter_cells
 
 
 def copy_shorter_records(cells: Sequence[Cell], store: Store) -> Iterator[str]:
-    """Copies the records of fewer rounds to where cells go on from them, and yields a line for each schedule."""
-    taken = Counter[tuple[str, str]]()
+    """Copies records of cells with fewer rounds to where longer cells continue them; yields a line per schedule."""
+    num_cells = Counter[tuple[str, str]]()
     for cell, shorter in find_shorter_cells(cells, store).items():
         header = store.header(shorter.path)
         assert header is not None
-        schedule = {"schedule": cell.schedule.identity()}
-        store.copy_cell(
-            shorter.path, cell.path, structs.replace(header, key=cell.key, cell={**header.cell, **schedule})
-        )
-        taken[cell.task.label, shorter.schedule.label] += 1
-    for (task, schedule_label), number in taken.items():
+        identity = {**header.cell, "schedule": cell.schedule.identity()}
+        store.copy_cell(shorter.path, cell.path, structs.replace(header, key=cell.key, cell=identity))
+        num_cells[cell.task.label, shorter.schedule.label] += 1
+    for (task, schedule_label), number in num_cells.items():
         yield f"{task}: {number} cells go on from their records of {schedule_label}"
 
 
 def count_rounds_left(cells: Sequence[Cell], store: Store) -> dict[Cell, int]:
-    """Rounds that each unfinished cell lacks, at most. Mixture where a file holds the records of other settings."""
-    left, shorter = {}, find_shorter_cells(cells, store)
+    """Returns the number of rounds, at most, that each unfinished cell lacks.
+
+    Raises:
+        MixedRecordsError: a file holds the records of other settings.
+    """
+    rounds_left, shorter = {}, find_shorter_cells(cells, store)
     for cell in cells:
         header, records = store.records(shorter.get(cell, cell).path)
         if cell not in shorter and header is not None and not header.belongs_to(cell.key, cell.identity()):
             store.check_own_records(store.path(cell.path), header, partial_header(cell))
         if not cell.schedule.is_finished(records):
-            left[cell] = cell.schedule.rounds - len(records)
-    return left
+            rounds_left[cell] = cell.schedule.rounds - len(records)
+    return rounds_left
 
 
 def find_unfinished_cells(cells: Sequence[Cell], store: Store) -> list[Cell]:
-    """The cells that lack rounds in the records, whatever their run said."""
+    """Returns the cells whose records lack rounds, whatever their run reported."""
     return [cell for cell in cells if not cell.schedule.is_finished(store.records(cell.path)[1])]
 
 
 def partial_header(cell: Cell) -> Header:
-    """The header that a cell would write, without what only its task knows."""
+    """Returns the header that a cell would write, without the fields that only its task knows."""
     return Header(cell.key, cell.identity(), "", 0, "", [])
 
 
 def check_versions(grid: Grid, experiments: Sequence[Mapping[str, Any]], store: Store) -> None:
-    """Mixture where an experiment holds records of seeds or strategies that this run leaves alone, and that were made
-    with other versions or parameters than those it is about to make.
+    """Checks that what an experiment has recorded of other seeds and strategies agrees with this run.
 
     Args:
-        experiments: as the manifest holds them, with those of this run.
-        store: where the records are.
+        grid: the grid of this run.
+        experiments: the experiments of the manifest, with those of this run.
+        store: the results folder.
+
+    Raises:
+        MixedRecordsError: they were made with other versions or parameters of plug-ins.
     """
-    stored = {experiment["name"]: experiment["cells"] for experiment in experiments}
+    cells_by_experiment = {experiment["name"]: experiment["cells"] for experiment in experiments}
     for experiment in grid.experiments:
         agreement, cells = Agreement(), list(experiment.cells())
         for cell in cells[: len(experiment.strategies)]:  # the first seed
             agreement.add(partial_header(cell), cell.strategy.label, "this run")
-        own = {cell.path for cell in cells}
-        for other in stored[experiment.name]:
-            header = None if other["path"] in own else store.header(other["path"])
-            words = agreement.difference(header, other["strategy"], "the file") if header else ""
-            if words:
-                raise MixedRecordsError(f"{store.path(other['path'])} was written with other {words}: {REMEDY}")
+        own_paths = {cell.path for cell in cells}
+        for other in cells_by_experiment[experiment.name]:
+            header = None if other["path"] in own_paths else store.header(other["path"])
+            difference = agreement.difference(header, other["strategy"], "the file") if header else ""
+            if difference:
+                raise MixedRecordsError(f"{store.path(other['path'])} was written with other {difference}: {REMEDY}")
 
 
 def set_aside_changed(grid: Grid, store: Store, tasks: TaskLoader) -> Iterator[str]:
-    """Moves records that were made with other versions, parameters, data or files of weights than this run's into a
-    folder of their own, and yields a line where it did."""
-    stored = {one["name"]: one for one in store.experiments()}
+    """Moves records made with other versions, parameters, data or weight files into a folder of their own.
+
+    Yields a line for each experiment where it did.
+    """
+    old_experiments = {experiment["name"]: experiment for experiment in store.experiments()}
     for experiment in grid.experiments:
         task, agreement = tasks(experiment.task), Agreement()
         if isinstance(task, Exception):
@@ -178,44 +189,45 @@ def set_aside_changed(grid: Grid, store: Store, tasks: TaskLoader) -> Iterator[s
         cells = list(experiment.cells())[: len(experiment.strategies)]  # the first seed
         for cell in cells:
             agreement.add(loop.build_header(cell, task, tasks.machine), cell.strategy.label, "this run")
-        old = stored.get(experiment.name, {"cells": []})
-        known = [(cell, store.header(cell["path"])) for cell in old["cells"]]
-        changed = [cell for cell, header in known if header and agreement.difference(header, cell["strategy"], "")]
+        old = old_experiments.get(experiment.name, {"cells": []})
+        old_headers = [(cell, store.header(cell["path"])) for cell in old["cells"]]
+        changed = [
+            cell for cell, header in old_headers if header and agreement.difference(header, cell["strategy"], "")
+        ]
         if changed:
             folder = store.set_aside(old, changed)
-            count = plural(len(changed), "cell")
-            yield f"{experiment.name}: {count} of other versions, data or weights, now in {folder}"
+            num_cells = plural(len(changed), "cell")
+            yield f"{experiment.name}: {num_cells} of other versions, data or weights, now in {folder}"
 
 
 def edited_code_remarks(cells: Sequence[Cell], store: Store) -> Iterator[str]:
-    """A line a strategy whose code is no longer what its records were made with, though its version is."""
-    other, codes = Counter[Spec](), {spec: spec.code_hash for spec in {cell.strategy for cell in cells}}
+    """Yields a line for each strategy whose code was edited since its records were made, while its version stayed."""
+    num_edited, codes = Counter[Spec](), {spec: spec.code_hash for spec in {cell.strategy for cell in cells}}
     for cell in cells:
         if code := codes[cell.strategy]:
-            other[cell.strategy] += bool(store.codes(cell.path) - {code})
-    for spec, number in (+other).items():
-        told = f"{spec.label}, or what it imports, was edited since {number} of its cells were recorded"
-        kept = "their rounds stay; to run it anew, raise its version and add rerun_changed=true"
-        yield f"{told}, but is still version {spec.plugin.version}: {kept}"
+            num_edited[cell.strategy] += bool(store.codes(cell.path) - {code})
+    for spec, number in (+num_edited).items():
+        change = f"{spec.label}, or what it imports, was edited since {number} of its cells were recorded"
+        advice = "their rounds stay; to run it again, raise its version and add rerun_changed=true"
+        yield f"{change}, but is still version {spec.plugin.version}: {advice}"
 
 
 def check_encoders(cells: Iterable[Cell], machine: Machine) -> None:
-    """Raises ValueError where an encoder's file of weights is not there or does not fit, before images are read."""
-    for label in {
-        label for cell in cells for plugin, label in cell.strategy.nested_plugins() if plugin.kind == "encoder"
-    }:
+    """Raises ValueError where an encoder's weight file is missing or does not fit, before images are read."""
+    plugins = {plugin_and_label for cell in cells for plugin_and_label in cell.strategy.nested_plugins()}
+    for label in {label for plugin, label in plugins if plugin.kind == "encoder"}:
         check_encoder_weights(label, machine)
 
 
 class TaskLoader:
-    """The tasks on a machine, built when they are asked for, one in memory at a time."""
+    """Builds the tasks on a machine at first use, and keeps the last one in memory."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.by_label: dict[str, Task | Exception] = {}
 
     def __call__(self, spec: Spec) -> Task | Exception:
-        """The task, or why there is none; see `build`."""
+        """Returns the task, or the exception that its construction raised; see `build_task`."""
         if spec.label not in self.by_label:
             self.by_label.clear()
             self.by_label[spec.label] = build_task(spec, self.machine)
@@ -223,7 +235,7 @@ class TaskLoader:
 
 
 def run_locally(cells: Sequence[Cell], store: Store, fits: FitCache, tasks: TaskLoader) -> Generator[Event]:
-    """Runs the cells, records their rounds and yields what happened."""
+    """Runs the cells, records their rounds and yields what happens."""
     for cell in cells:
         yield CellStarted(cell)
         rounds = run_cell(cell, store, fits, tasks)
@@ -232,9 +244,13 @@ def run_locally(cells: Sequence[Cell], store: Store, fits: FitCache, tasks: Task
 
 
 def next_event(cell: Cell, rounds: Iterator[Round], store: Store, tasks: TaskLoader) -> Round | Failure | None:
-    """The next round of a cell, or why it failed; None once it is through. Raises Unwritable and KeyboardInterrupt.
+    """Returns the next round of a cell, or why it failed; None after its last round.
 
     A plug-in may raise anything: `sys.exit(0)` in a strategy is a failure of its cell and must not end the run.
+
+    Raises:
+        StoreWriteError: the results folder cannot be written.
+        KeyboardInterrupt: the user stops the run.
     """
     try:
         with isolate_plugin(cell.task.label, seed("global", cell.path)):
@@ -242,26 +258,24 @@ def next_event(cell: Cell, rounds: Iterator[Round], store: Store, tasks: TaskLoa
     except (StoreWriteError, KeyboardInterrupt):
         raise
     except BaseException as error:  # the one place where a cell's failure is caught
-        whole_task = isinstance(error, IncompatibleScheduleError | MixedRecordsError) or error is tasks.by_label.get(
-            cell.task.label
-        )
-        failure = Failure(cell, error, whole_task)
+        of_task = error is tasks.by_label.get(cell.task.label)
+        failure = Failure(cell, error, of_task or isinstance(error, IncompatibleScheduleError | MixedRecordsError))
         store.save_failure(cell.path, failure.trace)
         release_frames(error)
         return failure
 
 
 def release_frames(error: BaseException | None) -> None:
-    """Lets go of what a failed cell's frames hold: failures are kept until the run ends."""
-    seen = set[int]()  # causes may go in a circle
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    """Releases what the frames of a failed cell hold, since failures are kept until the run ends."""
+    visited = set[int]()  # causes may form a cycle
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
 
 def build_task(spec: Spec, machine: Machine) -> Task | Exception:
-    """The task, or why there is none: then all of its cells fail for that reason, and it is tried once."""
+    """Builds a task once; returns the exception if that fails, which then is the failure of all its cells."""
     try:
         with isolate_plugin(spec.label, seed("global build", spec.label)), activity.stage(f"loading {spec.label}"):
             task: Task = spec.plugin.build(machine, spec.values)
@@ -277,7 +291,7 @@ def build_task(spec: Spec, machine: Machine) -> Task | Exception:
 
 
 def run_cell(cell: Cell, store: Store, fits: FitCache, tasks: TaskLoader) -> Iterator[Round]:
-    """The rounds that the cell's records lack."""
+    """Runs the rounds that a cell's records lack, and records them."""
     task, machine = tasks(cell.task), tasks.machine
     if isinstance(task, Exception):
         raise task
@@ -289,8 +303,11 @@ def run_cell(cell: Cell, store: Store, fits: FitCache, tasks: TaskLoader) -> Ite
 
 
 def checked_header(cell: Cell, task: Task, store: Store, machine: Machine) -> Header:
-    """The header of a cell's records. Mixture, telling which files changed, where those that are there are of other
-    data."""
+    """Returns the header of a cell's records.
+
+    Raises:
+        MixedRecordsError: there are records of other data; the message names the files that changed.
+    """
     header, old = loop.build_header(cell, task, machine), None
     try:
         store.check_header(cell.path, header)
@@ -304,16 +321,16 @@ def checked_header(cell: Cell, task: Task, store: Store, machine: Machine) -> He
 
 
 def task_sources(task: Any) -> Sources:
-    """Which files a task's images are from, and what is odd about them."""
+    """Returns the files that a task's images come from, and remarks on them."""
     return Sources(task.fingerprint, task.source_files(), task.data_remarks())
 
 
 def save_sources(spec: Spec, task: Task, store: Store) -> None:
-    """Writes down which files a task's images are from, beside its records, where that is not there yet."""
-    known = (spec.label, task.fingerprint)
-    if known in store.saved_sources or not isinstance(task, FromFiles):
+    """Writes the list of a task's image files beside its records, unless the same list is there already."""
+    key = (spec.label, task.fingerprint)
+    if key in store.saved_sources or not isinstance(task, FromFiles):
         return
-    store.saved_sources.add(known)
+    store.saved_sources.add(key)
     old, new = store.sources(spec.label), task_sources(task)
     if (old is None or new.to_json() != old.to_json()) and (new.files or new.remarks):
         store.save_sources(spec.label, new)
@@ -326,25 +343,35 @@ def stop_after_gpu_hours(
     say: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Event]:
-    """Passes events on while the rounds in work are likely to end in time: each within the longest so far of its task.
+    """Passes events on while the running rounds are likely to end within the budget of GPU hours.
 
-    A cell in work spends the share of a device that it has. Rounds that are in work at the end are given up.
+    A round is expected to take as long as the longest so far of its task. A running cell uses `gpu_share` of a GPU.
+    Rounds that are running when the budget ends are abandoned.
+
+    Args:
+        events: what the launcher yields.
+        gpu_hours: the budget; None for no limit.
+        gpu_share: the share of a GPU that a cell occupies.
+        say: shows a line to the user.
+        clock: the time in seconds.
     """
     if gpu_hours is None:
         yield from events
         return
     budget, spent, now = 3600 * gpu_hours, 0.0, clock()
-    since, longest = dict[Cell, float](), defaultdict[str, float](float)  # when the round in work of each cell began
+    round_starts, longest = dict[Cell, float](), defaultdict[str, float](float)  # of running cells; by task
     for event in events:
-        spent, now = spent + gpu_share * len(since) * (clock() - now), clock()
+        spent, now = spent + gpu_share * len(round_starts) * (clock() - now), clock()
         cell, task = event.cell, event.cell.task.label
         if isinstance(event, Round):
-            longest[task] = max(longest[task], now - since[cell])
-        since[cell] = now
+            longest[task] = max(longest[task], now - round_starts[cell])
+        round_starts[cell] = now
         if isinstance(event, Failure) or (isinstance(event, Round) and event.is_last):
-            del since[cell]
-        ahead = sum(max(0.0, longest[one.task.label] - (now - begun)) for one, begun in since.items())
-        if since and spent + gpu_share * ahead > budget:
+            del round_starts[cell]
+        ahead = sum(
+            max(0.0, longest[running.task.label] - (now - start_time)) for running, start_time in round_starts.items()
+        )
+        if round_starts and spent + gpu_share * ahead > budget:
             if not isinstance(event, CellStarted):
                 yield event
             events.close()

@@ -1,4 +1,4 @@
-"""The looks of a run with `seeds=auto`: which seeds the next one takes, and the cells that it runs."""
+"""The interim looks of a run with `seeds=auto`: which seeds the next look needs, and the cells that it runs."""
 
 from __future__ import annotations
 
@@ -18,34 +18,38 @@ if TYPE_CHECKING:
 
 
 def extend_grid(grid: Grid, store: Store) -> Grid:
-    """The grid with the seeds that the next look of each experiment takes, as far as its records have come."""
-    return replace(grid, experiments=tuple(extend_experiment(one, store) for one in grid.experiments))
+    """Returns the grid with the seeds that the next look of each experiment needs, given its records."""
+    return replace(grid, experiments=tuple(extend_experiment(experiment, store) for experiment in grid.experiments))
 
 
 def extend_experiment(experiment: Experiment, store: Store) -> Experiment:
-    """An experiment with the seeds that its next look takes: of a strategy that is decided or given up those it has
-    had, of the reference as many as any has."""
+    """Returns an experiment with the seeds of its next look.
+
+    A strategy that is decided or given up keeps the seeds that it has; the reference gets as many as any other
+    strategy.
+    """
     auto = experiment.auto
     if auto is None:
         return experiment
-    found = recorded_states(experiment, store)
+    states = recorded_states(experiment, store)
     labels = [spec.label for spec in experiment.strategies]
-    num_seeds = {name: found[name].num_seeds if name in found else auto.looks[0] for name in labels}
+    num_seeds = {name: states[name].num_seeds if name in states else auto.looks[0] for name in labels}
     others = [number for name, number in num_seeds.items() if name != auto.reference]
     return replace(experiment, num_seeds={**num_seeds, auto.reference: max(others)})
 
 
 def recorded_states(experiment: Experiment, store: Store) -> Mapping[str, SequentialState]:
-    """Where the comparisons of an experiment stand, by its records; {} where there are none, or none that agree."""
-    if experiment.auto is None or not any(one["name"] == experiment.name for one in store.experiments()):
+    """Returns the state of an experiment's comparisons, by strategy; {} without records, or if they do not agree."""
+    if experiment.auto is None or not any(entry["name"] == experiment.name for entry in store.experiments()):
         return {}
     try:
-        [known] = reading.read_stores([store], experiment.name)
-    except MixedRecordsError:  # which the run refuses, or moves aside
+        [records] = reading.read_stores([store], experiment.name)
+    except MixedRecordsError:  # the run refuses such records, or moves them aside
         return {}
-    wanted = {spec.label for spec in experiment.strategies}
-    known = replace(known, auto_seeds=experiment.auto, curves={n: c for n, c in known.curves.items() if n in wanted})
-    return comparisons.compare_sequentially(known, experiment.auto.reference)
+    labels = {spec.label for spec in experiment.strategies}
+    curves = {label: curve for label, curve in records.curves.items() if label in labels}
+    records = replace(records, auto_seeds=experiment.auto, curves=curves)
+    return comparisons.compare_sequentially(records, experiment.auto.reference)
 
 
 def run_looks(
@@ -56,15 +60,15 @@ def run_looks(
     update_manifest: Callable[[Iterable[Experiment]], None],
     say: Callable[[str], None],
 ) -> Generator[Event]:
-    """Runs what is left of a look, and then of the next, until all is decided or given up, or seeds have failed.
+    """Runs the rest of a look and the following looks, until each comparison is decided or given up, or seeds fail.
 
     Args:
-        grid: with the seeds of the look that its records have come to.
-        left: rounds that each cell lacks; those of later looks are added.
-        store: where records are.
-        run: a launcher.
-        ask: puts the experiments of a look into the manifest.
-        say: is told, in a line an experiment, what a look has shown.
+        grid: with the seeds of the look that its records have reached.
+        rounds_left: the rounds that each cell lacks; cells of later looks are added.
+        store: the results folder.
+        run: the launcher.
+        update_manifest: puts the experiments of a look into the manifest.
+        say: shows a line to the user: for each experiment, what a look has shown.
     """
     from benchmark.runner.launch import count_rounds_left  # imports torch
 
@@ -73,8 +77,8 @@ def run_looks(
         yield from run(cells)
         for experiment in grid.experiments:
             if experiment.auto is not None:
-                found = recorded_states(experiment, store)
-                say(summarize_states(experiment.name, experiment.auto.reference, found))
+                states = recorded_states(experiment, store)
+                say(summarize_states(experiment.name, experiment.auto.reference, states))
         grid = extend_grid(grid, store)
         later = count_rounds_left(grid.cells(by_seed=True), store)
         cells = [cell for cell in later if cell not in rounds_left]

@@ -1,4 +1,4 @@
-"""The machine that a run is given: device, threads, determinism."""
+"""The machine of a run: device, number of threads, determinism."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def prepare_machine(settings: Settings, scratch: Path | None = None) -> Machine:
-    """The machine as these settings want it, its number of threads set; fits in work are kept in `scratch`."""
+    """Returns the machine that the settings describe, with its number of threads set; `scratch` keeps checkpoints."""
     import torch
 
     from benchmark.api import Machine
@@ -30,27 +30,27 @@ def prepare_machine(settings: Settings, scratch: Path | None = None) -> Machine:
 
 
 def enable_determinism() -> None:
-    """Has torch take the algorithms that give equal bits for equal inputs; one that has none raises where it is met."""
+    """Makes torch use algorithms that give equal bits for equal inputs; an operation that has none raises an error."""
     import torch
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads any
     torch.backends.cudnn.benchmark = False
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device of that name; `auto` is the first GPU where there is one."""
-    import torch  # only where something is trained: tables and status do without
+    """Returns the torch device of a name; `auto` is the first GPU if there is one. ValueError if it does not exist."""
+    import torch  # slow, and not needed for tables and status
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device={name}: use auto, cpu, cuda or cuda:N") from error
-    if found.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device={name}: use auto, cpu, cuda or cuda:N")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name}: PyTorch sees {plural(torch.cuda.device_count(), 'GPU')}")
-    return found
+    return device

@@ -1,4 +1,4 @@
-"""What happens in a worker of Ray: cells come as plain data, one after the other, rounds go back. Imports no Ray."""
+"""What runs in a worker of Ray: cells arrive as plain data, one after the other, and rounds go back. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmark.experiment.variants import Variant
 from benchmark.plugins import discovery
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.versions import minor_version
-from benchmark.runner import loop
+from benchmark.runner import loop, measuring
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.launch import TaskLoader
 from benchmark.runner.machine import prepare_machine
@@ -31,7 +31,7 @@ from benchmark.text.words import error_message
 
 @dataclass(frozen=True)
 class SerializedCell:
-    """A cell as plain data."""
+    """A cell as plain data, to be sent to a worker."""
 
     task: dict[str, dict[str, Any]]
     strategy: dict[str, dict[str, Any]]
@@ -39,17 +39,17 @@ class SerializedCell:
     seed: int
     variant: dict[str, int]
     key: str
-    torch: str  # the driver's minor version
+    torch: str  # its minor version on the driver
 
     @classmethod
     def from_cell(cls, cell: Cell) -> SerializedCell:
-        """A cell, ready to travel."""
+        """Converts a cell to plain data."""
         task, strategy = ({spec.name: spec.values} for spec in (cell.task, cell.strategy))
         schedule, variant = asdict(cell.schedule), asdict(cell.variant)
         return cls(task, strategy, schedule, cell.seed, variant, cell.key, minor_version(torch.__version__))
 
     def to_cell(self) -> Cell:
-        """The cell where it arrived. ValueError where the plug-ins there are others."""
+        """Converts plain data to the cell. ValueError where the worker has other versions of the plug-ins."""
         specs = Spec.read("task", self.task), Spec.read("strategy", self.strategy)
         cell = Cell(*specs, Schedule(**self.schedule), self.seed, Variant(**self.variant))
         if cell.key != self.key:
@@ -59,25 +59,26 @@ class SerializedCell:
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """Why a worker could not go on with a cell. Its exception stays there: not every one can travel."""
+    """Why a worker could not go on with a cell, as text, because not every exception can be sent."""
 
     type_name: str
     text: str
     trace: str
-    is_value_error: bool  # a ValueError
+    is_value_error: bool
     is_out_of_memory: bool
     whole_task: bool
 
     @classmethod
     def from_error(cls, error: BaseException, whole_task: bool = False) -> WorkerFailure:
-        """What there is to tell about an error."""
-        of_memory = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
-        trace, of_user = "".join(traceback.format_exception(error)), isinstance(error, ValueError)
-        return cls(type(error).__name__, error_message(error), trace, of_user, of_memory, whole_task)
+        """Describes an exception."""
+        trace = "".join(traceback.format_exception(error))
+        is_out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+        is_value_error = isinstance(error, ValueError)
+        return cls(type(error).__name__, error_message(error), trace, is_value_error, is_out_of_memory, whole_task)
 
     @property
     def error(self) -> Exception:
-        """The exception again: name, words and the worker's traceback."""
+        """An exception with the original's name, message and the worker's traceback."""
         kind: type[Exception] = type(self.type_name, (Exception,), {"__module__": "builtins"})
         error = ValueError(self.text) if self.is_value_error else kind(self.text)
         error.add_note(f"in a worker of Ray:\n{self.trace}")
@@ -88,18 +89,20 @@ Answer: TypeAlias = Header | tuple[Record, Measured] | WorkerFailure | str  # st
 
 
 class Worker:
-    """Runs cells, one after the other, and keeps the task that it built last."""
+    """Runs cells one after the other, and keeps the last task in memory."""
 
     def __init__(self, settings: dict[str, Any], scratch: str) -> None:
         self.settings, self.scratch = Settings(**settings), Path(scratch)
-        self.remarks = list[str]()  # that are to be sent to the driver
+        self.remarks = list[str]()  # to be sent to the driver
 
     def ready(self) -> None:
-        """Answers once the worker is there."""
+        """Returns when the worker runs."""
 
     def run(self, serialized_cell: SerializedCell, past: Sequence[Record]) -> Iterator[Answer]:
-        """The header of a cell, its task built, then the rounds that `past` lacks, each behind remarks on the work; a
-        fault is the last answer."""
+        """Yields the header of a cell once its task is built, then the rounds that `past` lacks; a failure comes last.
+
+        Remarks are sent before the answer that they belong to.
+        """
         answers = self.answers(serialized_cell, past)
         while True:
             answer = next_answer(answers)
@@ -110,14 +113,14 @@ class Worker:
             yield answer
 
     def answers(self, serialized_cell: SerializedCell, past: Sequence[Record]) -> Iterator[Answer]:
-        """The same without remarks; raises what a plug-in raises, but for a task that cannot be built."""
+        """Yields the same without remarks; raises what a plug-in raises, except for a task that cannot be built."""
         cell, machine = self.read_cell(serialized_cell), self.tasks.machine
         task = self.tasks(cell.task)
         if isinstance(task, Exception):
             yield WorkerFailure.from_error(task, whole_task=True)
             return
         yield loop.build_header(cell, task, machine)
-        fits = FitCache(self.scratch, self.settings.cache_gb, loop.device_name(machine))
+        fits = FitCache(self.scratch, self.settings.cache_gb, measuring.device_name(machine))
         rounds = loop.run(cell, task, fits, machine, past)
         while True:
             with isolate_plugin(cell.task.name, seed("global", cell.task.name)):
@@ -128,23 +131,24 @@ class Worker:
 
     @cached_property
     def tasks(self) -> TaskLoader:
-        """The tasks on this machine; plug-ins are found and threads set when it is first asked for."""
+        """The tasks on this machine; at first use, plug-ins are discovered and the number of threads is set."""
         remarks.send_remarks_to(self.remarks.append)
         discovery.discover(self.settings.plugins)
         return TaskLoader(prepare_machine(self.settings, self.scratch))
 
     def read_cell(self, serialized_cell: SerializedCell) -> Cell:
-        """The cell of an order."""
-        _ = self.tasks  # which finds the plug-ins
-        if serialized_cell.torch != (own := minor_version(torch.__version__)) and not self.settings.mix_versions:
-            raise ValueError(f"the worker has torch {own}, not {serialized_cell.torch}: install the same on every node")
+        """Returns the cell of a message. ValueError where torch has another minor version than on the driver."""
+        _ = self.tasks  # discovers the plug-ins
+        own_torch, driver_torch = minor_version(torch.__version__), serialized_cell.torch
+        if own_torch != driver_torch and not self.settings.mix_versions:
+            raise ValueError(f"the worker has torch {own_torch}, not {driver_torch}: install the same on every node")
         return serialized_cell.to_cell()
 
 
 def next_answer(answers: Iterator[Answer]) -> Answer | None:
-    """The next answer, or the fault that kept it from coming; None after the last.
+    """Returns the next answer, or the failure that prevented it; None after the last.
 
-    `sys.exit()` in a plug-in is such a fault too: Ray would take it for the worker's end.
+    `sys.exit()` in a plug-in is such a failure too: Ray would take it for the end of the worker.
     """
     try:
         return next(answers, None)

@@ -1,4 +1,4 @@
-"""An optional mirror of a run on Weights & Biases: one run a cell. It is never read back, and cannot fail a run."""
+"""An optional copy of a run on Weights & Biases, one run per cell. It is never read back, and cannot fail a run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from benchmark.text.words import describe_error
 
 
 def mirror_events(events: Iterable[Event], kind: str, folder: Path, say: Callable[[str], None]) -> Iterator[Event]:
-    """Passes events on, and mirrors them where `kind` is wandb. What goes wrong there is said once, and ends it.
+    """Passes events on, and copies them to Weights & Biases where `kind` is wandb. An error there is said once, and
+    ends the copy.
 
-    ValueError where wandb is asked for and not installed.
+    Raises:
+        ValueError: wandb is requested and not installed.
     """
     if kind == "none":
         yield from events
@@ -33,7 +35,7 @@ def mirror_events(events: Iterable[Event], kind: str, folder: Path, say: Callabl
 
 
 def import_wandb() -> Any:
-    """The library; ValueError where it is not installed."""
+    """Imports the library. ValueError where it is not installed."""
     try:
         import wandb
     except ImportError as error:
@@ -42,14 +44,14 @@ def import_wandb() -> Any:
 
 
 class WandbMirror:
-    """Writes cells as runs: grouped by task, typed by strategy. Offline where no key is known."""
+    """Writes cells as runs of Weights & Biases, grouped by task and typed by strategy; offline without a key."""
 
     def __init__(self, wandb: Any, folder: Path, say: Callable[[str], None]) -> None:
         self.wandb, self.folder, self.say, self.has_failed = wandb, folder, say, False
-        self.runs: dict[str, Any] = {}  # open ones, by the cell's key: cells may be in work side by side
+        self.runs: dict[str, Any] = {}  # open runs by the cell's key: several cells may run in parallel
 
     def call_safely(self, action: Callable[[], None]) -> None:
-        """Does what may fail; the first failure is said and ends the mirror."""
+        """Calls what may fail; the first failure is said and ends the copy."""
         if self.has_failed:
             return
         try:
@@ -64,12 +66,12 @@ class WandbMirror:
 
     @property
     def mode(self) -> str:
-        """online where wandb would find a key without asking for one."""
-        known = os.environ.get("WANDB_API_KEY") or self.wandb.api.api_key
-        return os.environ.get("WANDB_MODE") or ("online" if known else "offline")
+        """WANDB_MODE where it is set; else `online` where wandb finds a key without asking for it, else `offline`."""
+        has_key = os.environ.get("WANDB_API_KEY") or self.wandb.api.api_key
+        return os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
 
     def mirror_event(self, event: Event) -> None:
-        """Mirrors one event."""
+        """Copies one event."""
         cell = event.cell
         if cell.key not in self.runs:
             self.runs[cell.key] = self.start_run(cell)
@@ -79,14 +81,11 @@ class WandbMirror:
             row |= {f"seconds/{name}": value for name, value in measured.seconds.items()}
             row |= record.scores | record.diagnostics
             self.runs[cell.key].log({"labelled": record.num_labelled, **row}, step=record.round)
-        ended = isinstance(event, Round) and (
-            event.num_skipped_rounds or event.record.round == cell.schedule.rounds - 1
-        )
-        if ended or isinstance(event, Failure):
+        if isinstance(event, Failure) or (isinstance(event, Round) and event.is_last):
             self.runs.pop(cell.key).finish(exit_code=int(isinstance(event, Failure)))
 
     def start_run(self, cell: Cell) -> Any:
-        """A run for a cell; its id is the cell's key, so that a cell that goes on continues its run."""
+        """Starts a run for a cell; its id is the cell's key, so that a cell that is resumed continues its run."""
         return self.wandb.init(
             project="al-benchmark", id=cell.key, name=make_visible(cell.label), group=make_visible(cell.task.label),
             job_type=make_visible(cell.strategy.label),
@@ -95,6 +94,6 @@ class WandbMirror:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Ends the runs that are open."""
+        """Ends the open runs."""
         while self.runs:
             self.runs.popitem()[1].finish(exit_code=0)

@@ -1,6 +1,6 @@
-"""What is being done just now: readers of images, fits and selections report it, the command line shows it.
+"""What is being done just now: reading images, training and selecting report it, the command line shows it.
 
-Where nobody listens (Python, tests, Ray's workers) reports go nowhere and cost nothing that can be measured.
+Without a listener (in Python, tests and Ray's workers) reports go nowhere and cost no measurable time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Listener: TypeAlias = "Callable[[Stage], None]"
 
 @dataclass
 class Stage:
-    """A piece of work under way, which may be part of another one."""
+    """A piece of work in progress, possibly part of another one."""
 
     listener: Listener
     name: str  # "reading images"
-    total: int | None = None  # units in all; None: unknown
+    total: int | None = None  # number of units; None: unknown
     unit: str = ""  # what is counted: "images"
-    epochs: int = 0  # passes that make up the total, of work that repeats
+    epochs: int = 0  # passes that make up the total, of repeated work
     num_done: int = 0
     outer: Stage | None = None
     start_time: float = field(default_factory=lambda: time.monotonic())
@@ -35,7 +35,7 @@ class Stage:
         self.num_done_before, self.report_time = self.num_done, self.start_time
 
     def advance(self, number: int = 1) -> None:
-        """Counts so many units as done, and reports where the last report is a while ago."""
+        """Counts units as done, and reports if the last report was some time ago."""
         self.num_done += number
         now = time.monotonic()
         if now - self.report_time >= REPORT_SECONDS:
@@ -44,12 +44,12 @@ class Stage:
 
     @property
     def full_name(self) -> str:
-        """What is done, after what it is a part of: "selecting with badge: reading images"."""
+        """The name of the stage after that of the stage around it: "selecting with badge: reading images"."""
         outer = self.outer.full_name if self.outer is not None else ""
         return f"{outer}: {self.name}" if outer else self.name
 
     def status_line(self) -> str:
-        """The stage in one line: words, count, pace, time left."""
+        """Returns the stage in one line: name, count, speed, time left."""
         seconds = time.monotonic() - self.start_time if self.full_name else 0.0
         if not self.total:
             return f"{self.full_name} ({seconds:.0f} s)" if seconds >= 1 else self.full_name
@@ -57,16 +57,16 @@ class Stage:
         parts = [f"{self.num_done:,} of {self.total:,}{unit}"]
         if self.epochs:
             parts = [f"epoch {min(self.num_done * self.epochs // self.total + 1, self.epochs):,} of {self.epochs:,}"]
-        pace = (self.num_done - self.num_done_before) / max(seconds, 1e-9)
-        if pace and self.epochs:
-            parts.append(f"{pace:,.0f}{unit}/s" if pace >= 10 else f"{pace:.2g}{unit}/s")
-        if pace and seconds >= 1:
-            parts.append(f"{format_duration((self.total - self.num_done) / pace)} left")
+        per_second = (self.num_done - self.num_done_before) / max(seconds, 1e-9)
+        if per_second and self.epochs:
+            parts.append(f"{per_second:,.0f}{unit}/s" if per_second >= 10 else f"{per_second:.2g}{unit}/s")
+        if per_second and seconds >= 1:
+            parts.append(f"{format_duration((self.total - self.num_done) / per_second)} left")
         return f"{self.full_name}: {', '.join(parts)}"
 
 
 def ignore_stage(stage: Stage) -> None:
-    """Listens to nothing."""
+    """Ignores a report."""
 
 
 current_stage: ContextVar[Stage] = ContextVar("stage", default=Stage(ignore_stage, ""))  # noqa: B039  nobody changes it
@@ -74,8 +74,10 @@ current_stage: ContextVar[Stage] = ContextVar("stage", default=Stage(ignore_stag
 
 @contextmanager
 def report_to(listener: Listener) -> Iterator[None]:
-    """Has the stages of a block, in this thread, reported to `listener`: at their start, every 0.1 seconds at most as
-    they advance, and the outer one again at their end."""
+    """Reports the stages of a block, in this thread, to `listener`.
+
+    A stage is reported at its start and at most every 0.1 seconds as it advances; the stage around it again at its end.
+    """
     token = current_stage.set(Stage(listener, ""))
     try:
         yield
@@ -87,14 +89,14 @@ def report_to(listener: Listener) -> Iterator[None]:
 def stage(
     name: str, total: int | None = None, unit: str = "", *, epochs: int = 0, num_done: int = 0
 ) -> Iterator[Stage]:
-    """A block as one stage; `advance` of what it gives counts.
+    """Runs a block as one stage; call `advance` of the result to count units.
 
     Args:
-        what: What is done, in words that follow "the benchmark is": "reading images".
-        total: Units in all; None where nobody knows.
-        unit: What is counted: "images".
-        epochs: Passes that make up the total, of work that repeats: then the pass is shown instead of the count.
-        done: Units that an interrupted run has done before.
+        name: what is done, in words that follow "the benchmark is": "reading images".
+        total: the number of units; None if unknown.
+        unit: what is counted, in the plural: "images".
+        epochs: the number of passes that make up the total, of repeated work: the pass is shown instead of the count.
+        num_done: the units that an interrupted run has done before.
     """
     outer = current_stage.get()
     inner = Stage(outer.listener, name, total, unit, epochs, num_done, outer)
@@ -108,25 +110,26 @@ def stage(
 
 
 def track(
-    items: Iterable[T], name: str, unit: str = "images", total: int | None = None, *, epochs: int = 0, num_done: int = 0,
-    size: Callable[[T], int] = lambda item: 1,
+    items: Iterable[T], name: str, unit: str = "images", total: int | None = None, *, epochs: int = 0,
+    num_done: int = 0, size: Callable[[T], int] = lambda item: 1,
 ) -> Iterator[T]:  # fmt: skip
-    """Passes items on, each counted once the next is asked for.
+    """Passes items on, and counts each when the next one is requested.
 
     Args:
-        items: Anything to go through.
-        what: What is done with them: "reading images".
-        unit: What is counted, in the plural.
-        total: How many units there are; None: the number of items, where they have one.
-        epochs, done: As `stage` has them.
-        size: The units that an item counts for.
+        items: anything to iterate over.
+        name: what is done with them: "reading images".
+        unit: what is counted, in the plural.
+        total: the number of units; None for the number of items, if it is known.
+        epochs: as in `stage`.
+        num_done: as in `stage`.
+        size: the number of units that an item counts for.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if total == 1:  # not worth a word, and some go through one image a thousand times
+    if total == 1:  # not worth a report, and some callers read single images a thousand times
         yield from items
         return
-    outer = current_stage.get()  # the new stage is not made current: a generator may be left halfway
+    outer = current_stage.get()  # the new stage does not become current: a generator may be abandoned halfway
     inner = Stage(outer.listener, name, total, unit, epochs, num_done, outer)
     inner.listener(inner)
     for item in items:
@@ -136,6 +139,6 @@ def track(
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as hours, minutes and seconds: 1:02:03."""
+    """Returns seconds as hours, minutes and seconds: 1:02:03."""
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 
 def digest(facts: object, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
-    """SHA-256 of some facts and of arrays: their names, types, shapes and bytes.
+    """Returns the SHA-256 of some facts and of arrays: their names, types, shapes and bytes.
 
     Args:
-        facts: What JSON can hold: what the arrays are, and what is known of them.
-        arrays: By name, in any order.
+        facts: a JSON value: what the arrays are, and what is known of them.
+        arrays: the arrays by name, in any order.
     """
     pairs = sorted(arrays.items())
     forms = [(name, array.dtype.str, array.shape) for name, array in pairs]

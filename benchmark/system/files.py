@@ -1,8 +1,9 @@
-"""All that the project writes to disk goes through here, and all that it reads from a results folder.
+"""Safe reading and writing of files: the project writes only through this module, and reads results folders through it.
 
-A results folder may come from anybody. So nothing is written through a symbolic link below it: the folder that a user
-named (`root`) may be reached by links, what is in it may not. Links are followed for reading, where they lead to a
-regular file: people do link results together. A pipe, a device or a socket in the place of a file is named, not opened.
+A results folder may come from anyone. Nothing is therefore written through a symbolic link below it: the folder that
+the user named (`root`) may be reached by links, what is in it may not. Links are followed for reading if they lead to a
+regular file, since people do link results together. A pipe, a device or a socket in the place of a file is reported,
+not opened.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 SCRATCH_FOLDER = ".fits"  # in a results folder: fits, encodings and checkpoints
-MAX_FILE_BYTES = 2**30  # bytes of a file that is read
-MAX_RECORDS_BYTES = 2**28  # of a file of records or measurements: a hundred times those of a million images
+MAX_FILE_BYTES = 2**30  # larger files are not read
+MAX_RECORDS_BYTES = 2**28  # a hundred times the records of a million images
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 SAFE_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 FILE_KINDS = {
@@ -28,39 +29,41 @@ FILE_KINDS = {
 
 
 class StoreWriteError(Exception):
-    """The results folder takes no more records: the run ends, since no other cell could be recorded either."""
+    """The results folder cannot be written: the run ends, since no other cell could be recorded either."""
 
 
 # --- reading ----------------------------------------------------------------------------------
 @contextlib.contextmanager
 def open_file(path: str | Path, limit: int = MAX_FILE_BYTES) -> Iterator[BinaryIO]:
-    """A regular file, opened for reading.
+    """Opens a regular file for reading.
 
     Args:
         path: the file; links are followed.
-        limit: bytes that it may have.
+        limit: the size in bytes that it may have.
 
     Raises:
-        ValueError: it is no regular file, or a larger one.
+        ValueError: it is not a regular file, or is too large.
         OSError: as `open` raises it, FileNotFoundError among them.
     """
-    check_regular(os.stat(path), path)  # before it is opened, which may start something on a device
+    check_regular(os.stat(path), path)  # first: opening a device may start something
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
-        told = os.fstat(handle.fileno())
-        check_regular(told, path)
-        if told.st_size > limit:
-            raise ValueError(f"{path} has {told.st_size / 2**20:,.0f} MB: such a file has {limit / 2**20:,.0f} at most")
+        status = os.fstat(handle.fileno())
+        check_regular(status, path)
+        if status.st_size > limit:
+            raise ValueError(
+                f"{path} has {status.st_size / 2**20:,.0f} MB: such a file has {limit / 2**20:,.0f} at most"
+            )
         yield handle
 
 
 def read_file(path: str | Path, limit: int = MAX_FILE_BYTES) -> bytes:
-    """The content of a regular file. Raises as `opened`."""
+    """Returns the content of a regular file. Raises as `open_file`."""
     with open_file(path, limit) as handle:
         return handle.read()
 
 
 def check_regular(status: os.stat_result, path: str | Path) -> None:
-    """ValueError where what the system tells is not of a regular file."""
+    """Raises ValueError where a file's status is not that of a regular file."""
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path} is {FILE_KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file")
 
@@ -68,15 +71,15 @@ def check_regular(status: os.stat_result, path: str | Path) -> None:
 # --- writing ----------------------------------------------------------------------------------
 @contextlib.contextmanager
 def open_parent(path: Path, root: Path | None, *, make: bool = False) -> Iterator[int]:
-    """The folder of a file, opened without following a link below `root`.
+    """Opens the folder of a file without following a link below `root`.
 
     Args:
         path: the file, below `root`.
-        root: the folder that a user named; None: the folder of the file is.
-        make: make the folders that are missing, below `root` alone unless that is None.
+        root: the folder that the user named; None for the folder of the file.
+        make: whether missing folders are made: below `root` only, unless that is None.
 
     Raises:
-        OSError: a folder is missing, or a link or a file is in its place, which `filename` names.
+        OSError: a folder is missing, or a link or a file is in its place; `filename` names it.
     """
     if root is None and make:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,22 +96,24 @@ def open_parent(path: Path, root: Path | None, *, make: bool = False) -> Iterato
 
 
 def make_parent(path: Path) -> None:
-    """Makes the folder of a file that is only kept to save time: below a results folder where it lies in its `.fits`,
-    which is not made anew where somebody moved it away. OSError as `folder_of`."""
-    scratch = next((one for one in path.parents if one.name == SCRATCH_FOLDER), None)
+    """Makes the folder of a file that only saves time. Raises OSError as `open_parent`.
+
+    Where the file lies in the `.fits` of a results folder, a results folder that was moved away is not made again.
+    """
+    scratch = next((parent for parent in path.parents if parent.name == SCRATCH_FOLDER), None)
     with open_parent(path, None if scratch is None else scratch.parent, make=True):
         pass
 
 
 def open_lock_file(path: Path) -> BinaryIO:
-    """A file to be locked, opened without changing it, in a folder as of `make_folder`. OSError where it cannot be."""
+    """Opens a file to be locked, without changing it, in a folder as `make_parent` makes it. Raises OSError."""
     make_parent(path)
     with open_parent(path, None) as folder:
         return open(open_to_write(path, folder, os.O_RDWR | os.O_CREAT), "r+b")
 
 
 def open_inner_folder(outer: int, place: Path, make: bool) -> int:
-    """Opens a folder, `place`, in an open one. OSError where it is missing, a link or a file."""
+    """Opens a folder, `place`, in an open folder. OSError where it is missing, a link or a file."""
     try:
         with contextlib.suppress(FileNotFoundError):
             return os.open(place.name, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=outer)
@@ -117,8 +122,8 @@ def open_inner_folder(outer: int, place: Path, make: bool) -> int:
                 os.mkdir(place.name, dir_fd=outer)
         return os.open(place.name, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=outer)
     except OSError as error:
-        told = "it is a symbolic link, through which nothing is written" if place.is_symlink() else error.strerror
-        raise OSError(error.errno, told, str(place)) from error
+        problem = "it is a symbolic link, through which nothing is written" if place.is_symlink() else error.strerror
+        raise OSError(error.errno, problem, str(place)) from error
 
 
 def open_to_write(path: Path, folder: int, flags: int) -> int:
@@ -135,7 +140,7 @@ def open_to_write(path: Path, folder: int, flags: int) -> int:
 
 
 def check_writable(status: os.stat_result, path: Path) -> None:
-    """OSError where what the system tells is not of a regular file."""
+    """Raises OSError where a file's status is not that of a regular file."""
     try:
         check_regular(status, "it")
     except ValueError as error:
@@ -143,17 +148,17 @@ def check_writable(status: os.stat_result, path: Path) -> None:
 
 
 def append(path: Path, line: bytes, root: Path, *, create: bool = False, first_digest: bytes = b"") -> None:
-    """Appends one line whole and syncs it; takes a part that did not fit on the disk back.
+    """Appends one whole line and syncs it; a part of it that was written before the disk was full is removed again.
 
     Args:
         path: the file, below `root`.
-        line: with its end.
-        root: the folder that a user named.
-        create: make the file where there is none.
-        first: digest of the line that the file must begin with; b"": any.
+        line: the line with its end.
+        root: the folder that the user named.
+        create: whether the file is made if it is missing.
+        first_digest: the digest of the line that the file must begin with; b"" for any.
 
     Raises:
-        Unwritable: that cannot be, or the file is gone or another one.
+        StoreWriteError: the line cannot be written, or the file is missing or another one.
     """
     try:
         with open_parent(path, root, make=create) as folder, open_unshared(path, folder, create=create) as handle:
@@ -170,8 +175,11 @@ def append(path: Path, line: bytes, root: Path, *, create: bool = False, first_d
 
 @contextlib.contextmanager
 def open_unshared(path: Path, folder: int, *, create: bool = False) -> Iterator[int]:
-    """A file opened to be read and appended to, in an open folder; it becomes a file of its own where it has another
-    name: what is appended is not for a backup made of hard links."""
+    """Opens a file in an open folder for reading and appending.
+
+    If the file has another name too (a hard link, as backups use them), it is replaced by a copy first, so that the
+    other name keeps the old content.
+    """
     flags = os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0)
     handle = open_to_write(path, folder, flags)
     try:
@@ -186,13 +194,13 @@ def open_unshared(path: Path, folder: int, *, create: bool = False) -> Iterator[
 
 
 def first_line_digest(handle: BinaryIO) -> bytes:
-    """A digest of the first line of an open file."""
+    """Returns the digest of the first line of an open file."""
     handle.seek(0)
     return hashlib.sha256(handle.readline()).digest()
 
 
 def write_whole(handle: int, line: bytes) -> None:
-    """Writes a line at the end of an open file and syncs it; nothing of it stays where it does not fit (OSError)."""
+    """Appends a line to an open file and syncs it; if it does not fit, nothing of it stays. Raises OSError."""
     before = os.lseek(handle, 0, os.SEEK_END)
     try:
         if os.write(handle, line) != len(line):
@@ -204,16 +212,17 @@ def write_whole(handle: int, line: bytes) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes, root: Path | None = None) -> None:
-    """Writes a file so that readers see the old or the new one, never half of it. A link of its name is replaced, and
-    what it leads to stays.
+    """Writes a file so that readers see the old or the new content, never a part of it.
+
+    A symbolic link of this name is replaced; the file that it leads to stays as it is.
 
     Args:
         path: the file.
-        content: text is written as UTF-8, names that are no text with backslashes.
-        root: the folder that a user named; None: the folder of the file is, and it is made.
+        content: bytes or text; text is written as UTF-8, with backslashes for names that are not text.
+        root: the folder that the user named; None for the folder of the file, which is made.
 
     Raises:
-        Unwritable: that cannot be.
+        StoreWriteError: the file cannot be written.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
@@ -224,25 +233,25 @@ def write_atomically(path: Path, content: str | bytes, root: Path | None = None)
 
 
 def write_draft(name: str, content: bytes, folder: int) -> None:
-    """Writes a file in an open folder, under another name first."""
+    """Writes a file in an open folder, under a temporary name first."""
     draft = f".{name}.{os.getpid()}"
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft, dir_fd=folder)  # of a process that was killed
+            os.unlink(draft, dir_fd=folder)  # left by a killed process
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE_FLAGS
         with open(os.open(draft, flags, 0o666, dir_fd=folder), "wb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
         os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:  # an interruption, too
+    except BaseException:  # includes an interruption
         with contextlib.suppress(OSError):
             os.unlink(draft, dir_fd=folder)
         raise
 
 
 def truncate(path: Path, size: int, root: Path) -> None:
-    """Cuts a file below `root` to its first `size` bytes. Raises Unwritable."""
+    """Cuts a file below `root` to its first `size` bytes. Raises StoreWriteError."""
     try:
         with open_parent(path, root) as folder, open_unshared(path, folder) as handle:
             os.ftruncate(handle, size)
@@ -251,7 +260,7 @@ def truncate(path: Path, size: int, root: Path) -> None:
 
 
 def move(old: Path, new: Path, root: Path) -> None:
-    """Moves a file below `root`, if it is there, to another place below it. Raises Unwritable."""
+    """Moves a file below `root`, if it exists, to another place below it. Raises StoreWriteError."""
     try:
         with contextlib.suppress(FileNotFoundError), open_parent(old, root) as source:
             os.stat(old.name, dir_fd=source, follow_symlinks=False)
@@ -262,7 +271,7 @@ def move(old: Path, new: Path, root: Path) -> None:
 
 
 def remove(path: Path, root: Path) -> None:
-    """Removes a file below `root`, if it is there. Raises Unwritable."""
+    """Removes a file below `root`, if it exists. Raises StoreWriteError."""
     try:
         with contextlib.suppress(FileNotFoundError), open_parent(path, root) as folder:
             os.unlink(path.name, dir_fd=folder)
@@ -271,6 +280,6 @@ def remove(path: Path, root: Path) -> None:
 
 
 def write_error(path: Path, error: OSError, more: str = "") -> StoreWriteError:
-    """What is said of a file that cannot be written: a folder above it is named where that is the reason."""
+    """Returns the error for a file that cannot be written; it names the folder above if that is the reason."""
     place = error.filename if isinstance(error.filename, str) and os.sep in error.filename else path
     return StoreWriteError(f"{place} cannot be written: {error.strerror}{more}")

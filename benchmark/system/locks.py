@@ -1,4 +1,4 @@
-"""One writer at a time: the lock of a results folder, also on disks that know no locks."""
+"""One writer at a time: the lock of a results folder, also on disks that do not support locks."""
 
 from __future__ import annotations
 
@@ -21,34 +21,39 @@ NO_LOCK_ERRORS = {
     errno.EOPNOTSUPP,
     errno.ENOSYS,
     errno.EINVAL,
-}  # what a disk without flock says
-MARK_TIMEOUT = 3.0  # seconds until a mark that nobody wrote to its end is taken for one of a process that was killed
+}  # of a disk without flock
+MARK_TIMEOUT = 3.0  # seconds after which an empty mark is taken for that of a killed process
 
 
 class FolderLock:
-    """The right to write into a results folder, which one process has at a time.
+    """The exclusive right of one process to write into a results folder.
 
-    The folder itself is locked, which nobody can undo, and a file in it, since network folders lock files alone.
-    Where the disk knows no locks, a mark with host and process stands for them.
+    Two locks are taken: on the folder itself, which cannot be deleted, and on a file in it, since network file systems
+    lock files only. Where the disk supports no locks, a mark file with host and process replaces them.
     """
 
     def __init__(self, folder: Path, notify: Callable[[str], None]) -> None:
-        """Takes it. BlockingIOError where another process of this machine has it; ValueError where another's mark is
-        there; OSError where it cannot be taken."""
+        """Takes the lock.
+
+        Raises:
+            BlockingIOError: another process of this machine holds it.
+            ValueError: the mark of another process is there.
+            OSError: it cannot be taken.
+        """
         self.folder, self.path = folder, folder / ".lock"
         self.root, self.file = os.open(folder, FOLDER_FLAGS), -1
         self.mark: SoftFileLock | None = None
         try:
             flock_folder(self.root)
-            self.file, locked = open_locked_file(self.path, self.root)
-            if not locked:
+            self.file, is_locked = open_locked_file(self.path, self.root)
+            if not is_locked:
                 self.mark = acquire_mark(folder, self.file, notify)
         except BaseException:
             self.close()
             raise
 
     def check(self) -> None:
-        """Unwritable where this process has it no more: the folder was moved or replaced, or the lock was."""
+        """Raises StoreWriteError where this process lost the lock: the folder or the lock was moved or replaced."""
         if not is_same_file(self.root, self.folder):
             raise StoreWriteError(
                 f"{self.folder} was moved, deleted or replaced while this run wrote to it: the run ends"
@@ -58,7 +63,7 @@ class FolderLock:
             raise StoreWriteError(f"{names} was deleted or replaced: another run may write there now, so this one ends")
 
     def close(self) -> None:
-        """Closes what is open; for a forked process, too, since a reader of images may outlive its parent."""
+        """Closes the open files; forked processes do so too, since a reader of images may outlive its parent."""
         for handle in (self.file, self.root):
             with contextlib.suppress(OSError):
                 os.close(handle)
@@ -67,11 +72,11 @@ class FolderLock:
 
 @contextlib.contextmanager
 def lock(folder: Path, notify: Callable[[str], None] = lambda words: None) -> Iterator[FolderLock]:
-    """One writer at a time.
+    """Locks a results folder for a block.
 
     Args:
-        folder: the results folder, which is made where there is none.
-        notify: is told, in a line, of a mark that a killed run left and that is taken over.
+        folder: the results folder, which is made if it is missing.
+        notify: shows a line to the user, when the mark of a killed run is taken over.
 
     Raises:
         ValueError: another run holds the folder, or it cannot be written or locked.
@@ -94,18 +99,22 @@ def lock(folder: Path, notify: Callable[[str], None] = lambda words: None) -> It
 
 
 def flock_folder(root: int) -> None:
-    """Locks an open folder where the disk can do that. BlockingIOError where another process has it locked."""
+    """Locks an open folder if the disk can do that. BlockingIOError where another process holds the lock."""
     try:
         fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # network folders lock files alone
+    except OSError:  # network file systems lock files only
         pass
 
 
 def open_locked_file(path: Path, root: int) -> tuple[int, bool]:
-    """A file that is locked, open, and whether the disk knows locks. BlockingIOError where another process has it
-    locked, OSError where it cannot be opened or locked."""
+    """Returns a lock file, open and locked, and whether the disk supports locks.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+        OSError: the file cannot be opened or locked.
+    """
     while True:
         handle, locked = open_to_write(path, root, os.O_RDWR | os.O_CREAT), True
         try:
@@ -117,25 +126,28 @@ def open_locked_file(path: Path, root: int) -> tuple[int, bool]:
             locked = False
         if is_same_file(handle, path):
             return handle, locked
-        os.close(handle)  # it was deleted meanwhile: others lock a new one
+        os.close(handle)  # it was deleted meanwhile, so others lock a new file
 
 
 def is_same_file(handle: int, path: Path) -> bool:
-    """Whether a path leads to what is open under this handle."""
+    """Whether a path leads to the file that is open under this descriptor."""
     try:
-        told, wanted = os.stat(path), os.fstat(handle)
+        path_status, open_status = os.stat(path), os.fstat(handle)
     except OSError:
         return False
-    return (told.st_dev, told.st_ino) == (wanted.st_dev, wanted.st_ino)
+    return (path_status.st_dev, path_status.st_ino) == (open_status.st_dev, open_status.st_ino)
 
 
 def acquire_mark(folder: Path, file: int, notify: Callable[[str], None]) -> SoftFileLock:
-    """The mark of this process in a folder whose disk knows no locks. ValueError where another run's is there.
+    """Takes the mark of this process in a folder whose disk supports no locks.
 
     Args:
         folder: the results folder.
-        file: a file in it, open for writing, which tells the time of the disk.
-        notify: is told whose mark was taken over.
+        file: a file in it, open for writing, which gives the time of the disk.
+        notify: shows a line to the user, when the mark of a killed run is taken over.
+
+    Raises:
+        ValueError: the mark of another run is there.
     """
     from filelock import SoftFileLock, Timeout
 
@@ -151,14 +163,12 @@ def acquire_mark(folder: Path, file: int, notify: Callable[[str], None]) -> Soft
         path.unlink(missing_ok=True)
         mark.acquire(timeout=0)
     if before:
-        notify(
-            f"{folder}: the run of {describe_process(before)} is gone, and what it had marked as its own is taken over"
-        )
+        notify(f"{folder}: the run of {describe_process(before)} has ended, and its lock is taken over")
     return mark
 
 
 def read_mark(path: Path) -> list[str] | None:
-    """The lines of a mark: process and host; None where there is none."""
+    """Returns the lines of a mark, process and host; None where there is none."""
     try:
         return read_file(path, 2**12).decode(errors="replace").splitlines()
     except OSError:
@@ -166,21 +176,21 @@ def read_mark(path: Path) -> list[str] | None:
 
 
 def is_empty_mark(path: Path, before: list[str] | None) -> bool:
-    """Whether a mark holds nothing, as it did some seconds ago: whoever made it was killed before he wrote it."""
+    """Whether a mark is empty and was so some seconds ago: its process was killed before it wrote it."""
     return before == [] and read_mark(path) == []
 
 
 def describe_process(lines: list[str]) -> str:
-    """The process and the host that a mark names."""
+    """Returns the process and the host that a mark names."""
     number, host = [*lines, "", ""][:2]
     return f"process {number or '?'} on {host or '?'}"
 
 
 def describe_writer(path: Path, file: int) -> str:
-    """Whose mark it is, for how long, and what to do where that run is gone."""
+    """Describes whose mark it is, for how long, and what to do if that run has ended."""
     with contextlib.suppress(OSError):
-        os.utime(file)  # the time of the disk, which may be another machine's
+        os.utime(file)  # sets the disk's time, which may be that of another machine
         minutes = (os.fstat(file).st_mtime - os.stat(path).st_mtime) / 60
-        told = f"{describe_process(read_mark(path) or [])}, for {minutes:,.0f} min"
-        return f"{told}; this disk knows no locks, so remove {path} if that run is gone"
+        owner = f"{describe_process(read_mark(path) or [])}, for {minutes:,.0f} min"
+        return f"{owner}; this disk supports no locks, so remove {path} if that run has ended"
     return "it ended just now: try again"

@@ -1,8 +1,8 @@
-"""What a plug-in may leave changed in torch or in the process, put back as it was after every call of one.
+"""The state of torch and of the process that a plug-in may change, restored after each call of a plug-in.
 
-A strategy that turns gradients off, takes another default dtype or changes the folder would otherwise change the cells
-that come after it. What nobody can put back (a function of a library replaced by another, a thread left running) is
-not looked after here.
+Otherwise a strategy that turns gradients off, sets another default dtype or changes the working folder would change the
+cells that follow. What cannot be restored (a function of a library that was replaced, a thread that still runs) is not
+covered.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ from benchmark.system.torch_state import (
 
 @dataclass(frozen=True)
 class Aspect:
-    """A part of the state: its name for people, how it is read, and how it is put back."""
+    """A part of the state: its name for people, how it is read, and how it is restored."""
 
     name: str
-    read: Callable[[], Any]  # equal values mean that nothing was changed
+    read: Callable[[], Any]  # equal values mean that nothing has changed
     write: Callable[[Any], object]
 
 
 def attribute_aspect(name: str, owner: Any, *names: str) -> Aspect:
-    """Attributes of a module, read and put back together."""
+    """Returns an aspect of several attributes of a module."""
 
     def write(values: Sequence[Any]) -> None:
         for attribute, value in zip(names, values, strict=True):
@@ -73,32 +73,31 @@ def attribute_aspect(name: str, owner: Any, *names: str) -> Aspect:
 # --- threads ----------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class ThreadCounts:
-    """Numbers of threads by library. One that was loaded meanwhile makes no difference."""
+    """The number of threads by library; libraries that only one of two counts knows do not make them differ."""
 
     by_library: dict[str, int]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ThreadCounts):
             return NotImplemented
-        return all(
-            self.by_library[name] == other.by_library[name] for name in self.by_library.keys() & other.by_library.keys()
-        )
+        libraries = self.by_library.keys() & other.by_library.keys()
+        return all(self.by_library[library] == other.by_library[library] for library in libraries)
 
 
 @cache
 def thread_pools(num_modules: int) -> list[Any]:
-    """Controllers of the threads of BLAS and OpenMP libraries; found anew where modules were imported since."""
+    """Returns the controllers of BLAS and OpenMP threads; searched again when modules were imported since."""
     return list(ThreadpoolController().lib_controllers)
 
 
 def thread_counts() -> ThreadCounts:
-    """The numbers of threads of torch and of the libraries beneath it and numpy."""
-    numbers = {one.filepath: one.num_threads for one in thread_pools(len(sys.modules))}
+    """Returns the number of threads of torch, of the libraries below it, and of numpy's."""
+    numbers = {pool.filepath: pool.num_threads for pool in thread_pools(len(sys.modules))}
     return ThreadCounts(numbers | {"torch": torch.get_num_threads()})
 
 
 def set_threads(state: ThreadCounts) -> None:
-    """Puts them back."""
+    """Restores the numbers of threads."""
     torch.set_num_threads(state.by_library["torch"])
     for pool in thread_pools(len(sys.modules)):
         if pool.filepath in state.by_library:
@@ -113,7 +112,7 @@ LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_NOFILE, reso
 
 
 def working_folder() -> str:
-    """The working folder; "" where it is gone."""
+    """Returns the working folder; "" where it was deleted."""
     try:
         return os.getcwd()
     except OSError:
@@ -121,68 +120,68 @@ def working_folder() -> str:
 
 
 def set_environment(state: Mapping[str, str]) -> None:
-    """Puts the environment back."""
+    """Restores the environment."""
     for name in set(os.environ) - set(state):
         del os.environ[name]
     os.environ.update(state)
 
 
 def set_signals(handlers: list[Any]) -> None:
-    """Puts the handlers of signals back."""
+    """Restores the signal handlers."""
     for number, handler in zip(SIGNALS, handlers, strict=True):
         if signal.getsignal(number) != handler:
             signal.signal(number, handler)
 
 
 def set_blocked(state: set[signal.Signals]) -> None:
-    """Blocks these signals, and no other."""
+    """Blocks these signals, and no others."""
     signal.pthread_sigmask(signal.SIG_SETMASK, state)
 
 
 def running_timers() -> list[bool]:
-    """Which of the timers of this process run."""
-    return [signal.getitimer(one)[0] > 0 for one in TIMERS]
+    """Returns which timers of this process are running."""
+    return [signal.getitimer(timer)[0] > 0 for timer in TIMERS]
 
 
 def stop_timers(state: list[bool]) -> None:
-    """Stops those that did not run."""
+    """Stops the timers that were not running."""
     for timer, ran in zip(TIMERS, state, strict=True):
         if not ran:
             signal.setitimer(timer, 0)
 
 
 def umask() -> int:
-    """The permissions that new files lack: they can only be read by setting them."""
+    """Returns the permissions that new files lack; they can be read only by setting them."""
     os.umask(before := os.umask(0o077))
     return before
 
 
 def set_limits(state: list[tuple[int, int]]) -> None:
-    """Puts the limits of memory, files and time back."""
+    """Restores the limits of memory, files and time."""
     for limit, values in zip(LIMITS, state, strict=True):
         resource.setrlimit(limit, values)
 
 
 def set_warnings(state: tuple[list[Any], Any]) -> None:
-    """Puts the filters of warnings back, and what shows them."""
-    warnings.resetwarnings()  # so that they are looked through anew
+    """Restores the filters of warnings and the function that shows them."""
+    warnings.resetwarnings()  # makes Python apply the filters again
     warnings.filters[:], warnings.showwarning = state  # type: ignore[index]
 
 
 def logging_state() -> list[Any]:
-    """Level and handlers of the root logger, and what is turned off everywhere."""
+    """Returns level and handlers of the root logger, and the level that is disabled everywhere."""
     return [logging.root.level, list(logging.root.handlers), logging.root.manager.disable]
 
 
 def set_logging_state(state: list[Any]) -> None:
-    """Puts that back."""
+    """Restores the logging state."""
     logging.root.setLevel(state[0])
     logging.root.handlers[:] = state[1]
     logging.disable(state[2])
 
 
 def start_method() -> str | None:
-    """How the processes of multiprocessing are started; None where nobody has decided."""
+    """Returns how multiprocessing starts processes; None where nothing was set."""
     return multiprocessing.get_start_method(allow_none=True)
 
 
@@ -199,7 +198,7 @@ ASPECTS = [
     Aspect("the implementations of attention", attention_kernels, set_attention),
     Aspect("how tiny numbers are treated", lambda: SMALLEST_NORMAL / 2 == 0, torch.set_flush_denormal),
     Aspect("the search for anomalies", anomaly_checks, lambda state: torch.autograd.set_detect_anomaly(*state)),
-    Aspect("the hooks of all modules", lambda: [dict(one) for one in GLOBAL_HOOKS], set_hooks),
+    Aspect("the hooks of all modules", lambda: [dict(hooks) for hooks in GLOBAL_HOOKS], set_hooks),
     Aspect("the current GPU", current_gpu, set_gpu),
     Aspect("how processes share tensors", shared.get_sharing_strategy, shared.set_sharing_strategy),
     Aspect("numbers of threads", thread_counts, set_threads),
@@ -207,11 +206,11 @@ ASPECTS = [
     Aspect("how numpy prints", np.get_printoptions, lambda state: np.set_printoptions(**state)),
     Aspect("the working folder", working_folder, os.chdir),
     Aspect("the environment", lambda: dict(os.environ), set_environment),
-    Aspect("handlers of signals", lambda: [signal.getsignal(one) for one in SIGNALS], set_signals),
+    Aspect("handlers of signals", lambda: [signal.getsignal(number) for number in SIGNALS], set_signals),
     Aspect("signals that are blocked", lambda: signal.pthread_sigmask(signal.SIG_BLOCK, []), set_blocked),
     Aspect("timers", running_timers, stop_timers),
     Aspect("the permissions of new files (umask)", umask, os.umask),
-    Aspect("limits of memory, files or time", lambda: [resource.getrlimit(one) for one in LIMITS], set_limits),
+    Aspect("limits of memory, files or time", lambda: [resource.getrlimit(limit) for limit in LIMITS], set_limits),
     Aspect("warnings", lambda: (list(warnings.filters), warnings.showwarning), set_warnings),
     Aspect("logging", logging_state, set_logging_state),
     Aspect("the locale", lambda: locale.setlocale(locale.LC_ALL), lambda state: locale.setlocale(locale.LC_ALL, state)),
@@ -221,34 +220,35 @@ ASPECTS = [
     Aspect("the collection of garbage", gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
     Aspect("how processes are started", start_method, lambda name: multiprocessing.set_start_method(name, force=True)),
 ]
-CHANGED_BY_IMPORTS = {"the environment", "warnings", "logging"}  # what libraries change when they are imported
+CHANGED_BY_IMPORTS = {"the environment", "warnings", "logging"}  # aspects that importing a library may change
 
 
 # --- before and after a call ------------------------------------------------------------------
 def snapshot() -> dict[str, Any]:
-    """The state by the name of each of its parts."""
-    return {one.name: one.read() for one in ASPECTS}
+    """Returns the state by the name of each aspect."""
+    return {aspect.name: aspect.read() for aspect in ASPECTS}
 
 
 def restore(before: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Puts the state back.
+    """Restores the state.
 
     Args:
-        before: What `snapshot` gave, or a part of it.
+        before: the result of `snapshot`, or a part of it.
 
     Returns:
-        What had changed, and what of it still has: that nobody can put back. Both in words.
+        What had changed, and what of that could not be restored; both as texts.
     """
-    changed = {one: after for one in ASPECTS if one.name in before and (after := one.read()) != before[one.name]}
-    for one in changed:
+    aspects = [aspect for aspect in ASPECTS if aspect.name in before]
+    changes = {aspect: after for aspect in aspects if (after := aspect.read()) != before[aspect.name]}
+    for aspect in changes:
         with suppress(Exception):
-            one.write(before[one.name])
-    stuck = [one.name for one in changed if one.read() != before[one.name]]
-    return [describe_change(one.name, before[one.name], after) for one, after in changed.items()], stuck
+            aspect.write(before[aspect.name])
+    remaining = [aspect.name for aspect in changes if aspect.read() != before[aspect.name]]
+    return [describe_change(aspect.name, before[aspect.name], after) for aspect, after in changes.items()], remaining
 
 
 def describe_change(name: str, before: Any, after: Any) -> str:
-    """A part of the state that changed; of a mapping, which of its names."""
+    """Returns the name of an aspect that changed; for a mapping, with the keys that changed."""
     if not isinstance(before, dict):
         return name
     names = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
@@ -257,15 +257,15 @@ def describe_change(name: str, before: Any, after: Any) -> str:
 
 @contextmanager
 def isolate_plugin(owner: str, seed: int, *, importing: bool = False) -> Iterator[None]:
-    """Runs a block of a plug-in's code, and puts back what it leaves changed in torch and in the process.
+    """Runs a block of a plug-in's code, and restores what it changes in torch and in the process.
 
-    The global generators of random, numpy and torch are seeded for the block, and given back as they were: a plug-in
-    that draws from them, or seeds them, changes nothing outside, and repeats itself.
+    The global random generators of random, numpy and torch are seeded for the block and restored afterwards: a plug-in
+    that draws from them, or seeds them, changes nothing outside and repeats itself.
 
     Args:
-        who: Whose code it is: what it leaves changed is said, once for each wording.
-        seed: Of the global generators.
-        importing: Whether the block imports a plug-in: then the environment, warnings and logging stay as it sets them.
+        owner: whose code it is, for the remark on what it changed; each remark is made once.
+        seed: the seed of the global generators.
+        importing: whether the block imports a plug-in: the environment, warnings and logging then stay as it sets them.
     """
     before, num_modules = snapshot(), len(sys.modules)
     if importing:
@@ -274,36 +274,41 @@ def isolate_plugin(owner: str, seed: int, *, importing: bool = False) -> Iterato
         with temporary_seed(seed), exit_as_exception():
             yield
     finally:
-        changed, stuck = restore(before)
+        changes, remaining = restore(before)
         if len(sys.modules) != num_modules:
-            changed = [one for one in changed if one.partition(" (")[0] not in CHANGED_BY_IMPORTS]
-        if changed:
-            remark_once(f"{owner} leaves changed: {', '.join(changed)}; it is put back, for the other cells' sake")
-        if stuck:
-            remark_once(f"{owner}: cannot be put back: {', '.join(stuck)}: other cells may differ; run it alone")
+            changes = [text for text in changes if text.partition(" (")[0] not in CHANGED_BY_IMPORTS]
+        if changes:
+            remark_once(
+                f"{owner} leaves changed: {', '.join(changes)}; it is restored, so that other cells are the same"
+            )
+        if remaining:
+            remark_once(f"{owner}: cannot be restored: {', '.join(remaining)}: other cells may differ; run it alone")
 
 
 @contextmanager
 def exit_as_exception() -> Iterator[None]:
-    """Has `os._exit` in a block raise SystemExit in this process, so that it is a failure of its cell: it would end the
-    run with an exit code that may say that all is done. Processes that the block starts may end so."""
-    end, own = os._exit, os.getpid()
+    """Makes `os._exit` in a block raise SystemExit in this process, so that it is a failure of the cell.
+
+    Otherwise it would end the run, perhaps with an exit code that reports success. Processes that the block starts may
+    call it.
+    """
+    original_exit, own_pid = os._exit, os.getpid()
 
     def raise_here(status: int) -> None:
-        if os.getpid() != own:
-            end(status)
+        if os.getpid() != own_pid:
+            original_exit(status)
         raise SystemExit(status)
 
     os._exit = raise_here  # type: ignore[assignment]
     try:
         yield
     finally:
-        os._exit = end
+        os._exit = original_exit
 
 
 @contextmanager
 def temporary_seed(seed: int) -> Iterator[None]:
-    """Runs a block with the global generators of random, numpy and torch seeded, and gives them back as they were."""
+    """Seeds the global generators of random, numpy and torch for a block, and restores them."""
     of_random, of_numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -317,12 +322,15 @@ def temporary_seed(seed: int) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Runs a block with torch's global generators seeded, and gives the caller's state back.
+    """Seeds torch's global generators for a block, and restores the caller's state.
 
-    For library code that takes no generator (module initialisers, dropout).
+    For library code that takes no generator: initial weights of modules, dropout.
+
+    Args:
+        seed: the seed.
     """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    # `torch.manual_seed` formats a traceback for each device that is not started: slow where detectors seed each image
+    # `torch.manual_seed` formats a traceback for each device that is not started: too slow to call for each image
     seed_all = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
     with torch.random.fork_rng(devices=devices):
         seed_all(seed)

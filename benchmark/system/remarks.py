@@ -1,5 +1,5 @@
-"""Lines for the person who runs this, from wherever work is done: the command line prints them, Ray's workers send them
-to their driver, and in a notebook `logging` shows them."""
+"""Lines for the user from anywhere in the code: the command line prints them, Ray's workers send them to their driver,
+and in a notebook `logging` shows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOG = logging.getLogger("al_benchmark")
 
 
 class RemarkHandler(logging.Handler):
-    """Passes each line on."""
+    """A logging handler that passes each line to a function."""
 
     def __init__(self, say: Callable[[str], object]) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class RemarkHandler(logging.Handler):
 
 
 def send_remarks_to(say: Callable[[str], object]) -> None:
-    """Has lines passed to `say` from now on, and to nobody who listened before."""
+    """Passes all further remarks to `say`, and to no earlier function."""
     for handler in [*LOG.handlers]:
         if isinstance(handler, RemarkHandler):
             LOG.removeHandler(handler)
@@ -31,11 +31,11 @@ def send_remarks_to(say: Callable[[str], object]) -> None:
 
 
 def remark(line: str) -> None:
-    """Says a line."""
+    """Shows a line to the user."""
     LOG.warning("%s", line)
 
 
 @cache
 def remark_once(line: str) -> None:
-    """Says a line, once a process."""
+    """Shows a line to the user, once per process."""
     remark(line)

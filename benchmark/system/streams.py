@@ -1,4 +1,4 @@
-"""Standard streams that cannot end a run: what nobody can read any more is dropped, and the work goes on."""
+"""Standard streams that cannot end a run: output that nobody can read any more is dropped, and the work goes on."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class DroppingWriter(io.BufferedIOBase):
-    """Writes bytes to a file that may be gone: a pipe without a reader, a full disk, a terminal that was closed.
+    """Writes bytes to a file that may disappear: a pipe without a reader, a full disk, a closed terminal.
 
-    What cannot be written is dropped, and nothing is raised. Nothing is kept back either, so that nothing is left to
-    fail when the interpreter ends.
+    What cannot be written is dropped, and nothing is raised. Nothing is buffered, so nothing can fail when the
+    interpreter ends.
     """
 
     def __init__(self, file: io.FileIO) -> None:
         self.file = file
 
     def write(self, data: ReadableBuffer) -> int:
-        """Writes all of the bytes, or drops the rest."""
+        """Writes all bytes, or drops the rest."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         try:
             while len(rest):
                 written = self.file.write(rest)
-                if written is None:  # a terminal that another program has set not to block
+                if written is None:  # another program has set the terminal not to block
                     select.select([], [self.file], [])
                 rest = rest[written or 0 :]
         except (OSError, ValueError):  # ValueError: the file is closed
@@ -40,11 +40,11 @@ class DroppingWriter(io.BufferedIOBase):
         return size
 
     def writable(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def fileno(self) -> int:
-        """The file's descriptor."""
+        """Returns the file's descriptor."""
         return self.file.fileno()
 
     def isatty(self) -> bool:
@@ -53,11 +53,11 @@ class DroppingWriter(io.BufferedIOBase):
 
 
 def tolerant_stream(stream: TextIO | None) -> TextIO:
-    """A standard stream that drops what cannot be written; one that is no file, as a notebook's, as it is."""
-    if stream is None:  # it was closed before we were started
+    """Returns a standard stream that drops what cannot be written; a stream without a file (notebooks) as it is."""
+    if stream is None:  # it was closed before this process started
         return open(os.devnull, "w", encoding="utf-8")
     buffer = getattr(stream, "buffer", None)
-    file = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is nothing between
+    file = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer
     if not isinstance(file, io.FileIO) or not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
@@ -68,30 +68,30 @@ def tolerant_stream(stream: TextIO | None) -> TextIO:
 
 
 def tolerate_closed_streams() -> None:
-    """Has standard output and error drop what cannot be written, and takes the places of those that are closed.
+    """Makes standard output and error drop what cannot be written, and opens the null device for closed streams.
 
-    Were a place left free, the next file that is opened would get it, and with it what a library writes to "standard
-    error" in C: into a file of records.
+    If a descriptor from 0 to 2 stayed free, the next opened file would get it, and with it what C libraries write to
+    "standard error": into a file of records.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     sys.stdout, sys.stderr = tolerant_stream(sys.stdout), tolerant_stream(sys.stderr)
 
 
 @contextmanager
 def ignore_hangup() -> Iterator[None]:
-    """Has a block go on when its terminal is closed or its connection is lost, as under nohup."""
+    """Lets a block go on when its terminal is closed or its connection is lost, as under nohup."""
     try:
-        ours = signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
-        if ours:
+        is_default = signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        if is_default:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    except ValueError:  # not in the main thread: whoever runs us there decides
-        ours = False
+    except ValueError:  # outside the main thread signals are the caller's business
+        is_default = False
     try:
         yield
     finally:
-        if ours:
+        if is_default:
             signal.signal(signal.SIGHUP, signal.SIG_DFL)

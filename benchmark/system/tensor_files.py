@@ -1,7 +1,7 @@
-"""Files of tensors that were computed once and are read again (safetensors: nothing is ever unpickled).
+"""Files of tensors that are computed once and read again, as safetensors: nothing is ever unpickled.
 
-They are written whole or not at all, and used only where a digest says that they hold what was written under this name.
-What cannot be read or written costs time, never a number and never a cell.
+A file is written completely or not at all, and used only if a digest confirms that it holds what was written under this
+name. What cannot be read or written costs time, but changes no number and fails no cell.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ DAMAGE_ERRORS = (SafetensorError, KeyError, TypeError, IndexError, ValueError)  
 
 
 def tensor_digest(facts: object, tensors: Mapping[str, Tensor]) -> str:
-    """`digests.digest` of some facts and of tensors on the CPU, of whatever type."""
+    """Returns `digests.digest` of some facts and of tensors of any type on the CPU."""
     forms = sorted((name, str(value.dtype), list(value.shape)) for name, value in tensors.items())
     bytes_of = {name: value.contiguous().reshape(-1).view(torch.uint8).numpy() for name, value in tensors.items()}
     return digest([facts, forms], bytes_of)
 
 
 def write(path: Path, name: str, tensors: Mapping[str, Tensor], seconds: float) -> None:
-    """Stores tensors whole or not at all; a full or read-only disk loses the file, which is said once, not the run.
+    """Stores tensors completely or not at all; a full or read-only disk costs the file and a remark, not the run.
 
     Args:
-        path: Of the file.
-        name: What the tensors are: under another name they are not read.
-        tensors: By their own names.
-        seconds: That computing them took.
+        path: the file.
+        name: what the tensors are; under another name they are not read.
+        tensors: the tensors by their own names.
+        seconds: how long computing them took.
     """
     weights = {own: value.detach().cpu().contiguous() for own, value in tensors.items()}
     facts = {"seconds": str(seconds)}
     draft = path.with_name(f"{path.stem}.{os.getpid()}.draft")
     try:
         make_parent(path)
-        draft.unlink(missing_ok=True)  # not through a link that somebody laid there
+        draft.unlink(missing_ok=True)  # a link in its place must not be followed
         save_file(weights, draft, metadata=facts | {"digest": tensor_digest([name, facts], weights)})
         draft.replace(path)
     except FileExistsError:
-        remark_once(f"{path.parent} is no folder: what it would keep is computed whenever it is needed")
+        remark_once(f"{path.parent} is not a folder: what it would keep is computed whenever it is needed")
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or " ".join(str(error).split())
         remark_once(f"{path.parent} cannot be written ({why}): what it would keep is computed whenever it is needed")
@@ -58,10 +58,10 @@ def write(path: Path, name: str, tensors: Mapping[str, Tensor], seconds: float) 
 
 
 def read(path: Path, name: str) -> tuple[dict[str, Tensor], float] | None:
-    """The tensors and seconds that `write` stored under this name; None where there are none that can be used.
+    """Returns the tensors and seconds that `write` stored under this name; None where none can be used.
 
-    A damaged file is removed, which is said, and nothing else is: memory that runs out or a disk that does not answer
-    is raised, since the file may be the work of hours.
+    A damaged file is removed with a remark. Other errors, such as too little memory or a disk that does not answer, are
+    raised and remove nothing, since the file may be the work of hours.
     """
     if not is_readable(path):
         return None
@@ -72,7 +72,7 @@ def read(path: Path, name: str) -> tuple[dict[str, Tensor], float] | None:
         stated = facts.pop("digest", None)
         if stated is not None and stated == tensor_digest([name, facts], weights):
             return weights, float(facts["seconds"])
-    except FileNotFoundError:  # another process removed it meanwhile
+    except FileNotFoundError:  # another process has removed it
         return None
     except DAMAGE_ERRORS as error:
         discard(path, str(error))
@@ -85,7 +85,7 @@ def read(path: Path, name: str) -> tuple[dict[str, Tensor], float] | None:
 
 
 def is_sound(path: Path, name: str) -> bool:
-    """Whether `read` would return something; a file that has not changed since is read once a process."""
+    """Whether `read` would return something; an unchanged file is read once per process."""
     try:
         stat = path.stat()
     except OSError:
@@ -95,41 +95,41 @@ def is_sound(path: Path, name: str) -> bool:
 
 @cache
 def is_sound_version(path: Path, name: str, *stat: int) -> bool:
-    """`is_sound` of a file of this time, size and number."""
+    """`is_sound` of a file with this time, size and inode."""
     return read(path, name) is not None
 
 
 def is_readable(path: Path) -> bool:
-    """Whether there is a file that may be read; what else is in its place is said once."""
+    """Whether a file is there and may be read; anything else in its place is reported once."""
     try:
         if path.is_file():
             with path.open("rb"):
                 return True
         if os.path.lexists(path):
-            remark_once(f"{path} is no file: what it should hold is computed anew")
+            remark_once(f"{path} is not a file: what it should hold is computed again")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except PermissionError as error:
-        remark_once(f"{path} cannot be read: {error.strerror}: what it holds is computed anew")
+        remark_once(f"{path} cannot be read: {error.strerror}: what it holds is computed again")
     return False
 
 
 def discard(path: Path, why: str) -> None:
-    """Removes a file that cannot be used, and says so."""
-    left = remove_file(path)
-    became = f"it cannot be removed ({left})" if left else "it is removed"
-    say = remark_once if left else remark
-    say(f"{path} is damaged ({' '.join(why.split())}): {became}, and what it held is computed anew")
+    """Removes a damaged file, and says so."""
+    problem = remove_file(path)
+    result = f"it cannot be removed ({problem})" if problem else "it is removed"
+    say = remark_once if problem else remark
+    say(f"{path} is damaged ({' '.join(why.split())}): {result}, and what it held is computed again")
 
 
 def discard_old(path: Path) -> None:
-    """Removes a file without a digest, as older releases wrote them; said once a folder."""
-    remark_once(f"{path.parent} holds files of an older release, without digests: what they hold is computed anew")
+    """Removes a file without a digest, as older releases wrote them; said once per folder."""
+    remark_once(f"{path.parent} holds files of an older release, without digests: what they hold is computed again")
     remove_file(path)
 
 
 def remove_file(path: Path) -> str:
-    """Removes a file, if it is there; why that is not possible, or ""."""
+    """Removes a file if it exists; returns why that failed, or ""."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

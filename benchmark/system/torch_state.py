@@ -1,4 +1,4 @@
-"""What a plug-in may leave changed in torch: how each part of it is read, and how it is put back."""
+"""The state of torch that a plug-in may change: how each part of it is read and restored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch.nn.modules import module as global_hooks
 
-ENTERED_CONTEXTS: list[Any] = []  # contexts that nobody leaves: torch has no other way to set the inference mode
+ENTERED_CONTEXTS: list[Any] = []  # they are never left: torch has no other way to set the inference mode
 DEVICES = ("cpu", "cuda")
 GLOBAL_HOOKS = [
     getattr(global_hooks, name)
@@ -19,16 +19,8 @@ GLOBAL_HOOKS = [
 CUDNN, ONEDNN = cast(Any, torch.backends.cudnn), cast(Any, torch.backends.mkldnn)
 CUBLAS = cast(Any, torch.backends.cuda.matmul)
 PRECISION_BACKENDS = [
-    torch.backends,
-    CUDNN,
-    CUDNN.conv,
-    CUDNN.rnn,
-    CUBLAS,
-    ONEDNN,
-    ONEDNN.matmul,
-    ONEDNN.conv,
-    ONEDNN.rnn,
-]
+    torch.backends, CUDNN, CUDNN.conv, CUDNN.rnn, CUBLAS, ONEDNN, ONEDNN.matmul, ONEDNN.conv, ONEDNN.rnn,
+]  # fmt: skip
 SMALLEST_NORMAL = sys.float_info.min
 
 
@@ -39,14 +31,14 @@ def set_inference_mode(on: bool) -> None:
 
 
 def autocast_state() -> tuple[Any, ...]:
-    """Mixed precision: on or off and in which dtype, by device; its cache, and how many contexts are open."""
+    """Returns mixed precision by device (on or off, dtype), its cache, and the number of open contexts."""
     torch.autocast_increment_nesting()
-    by_device = [(torch.is_autocast_enabled(one), torch.get_autocast_dtype(one)) for one in DEVICES]
+    by_device = [(torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in DEVICES]
     return by_device, torch.is_autocast_cache_enabled(), torch.autocast_decrement_nesting()
 
 
 def set_autocast(state: tuple[Any, ...]) -> None:
-    """Puts mixed precision back. Contexts left open would have later ones use what they cast long ago."""
+    """Restores mixed precision. With contexts left open, later ones would use values that were cast long ago."""
     by_device, cache_enabled, num_open = state
     for device, (on, dtype) in zip(DEVICES, by_device, strict=True):
         torch.set_autocast_enabled(device, on)
@@ -60,12 +52,12 @@ def set_autocast(state: tuple[Any, ...]) -> None:
 
 
 def set_device(device: torch.device) -> None:
-    """Puts the default device back, which is the CPU where none was set."""
+    """Restores the default device, which is the CPU where none was set."""
     torch.set_default_device(None if device == torch.device("cpu") else device)
 
 
 def determinism_state() -> tuple[bool, bool, bool]:
-    """Whether only deterministic algorithms are taken, whether others only warn, and whether new memory is filled."""
+    """Returns whether only deterministic algorithms run, whether others only warn, and whether new memory is filled."""
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -74,45 +66,45 @@ def determinism_state() -> tuple[bool, bool, bool]:
 
 
 def set_deterministic(state: tuple[bool, bool, bool]) -> None:
-    """Puts that back."""
+    """Restores the determinism state."""
     torch.use_deterministic_algorithms(state[0], warn_only=state[1])
     torch.utils.deterministic.fill_uninitialized_memory = state[2]  # type: ignore[attr-defined]
 
 
 def float32_precision() -> tuple[Any, ...]:
-    """How exactly float32 is multiplied: torch's older switches and its newer ones, which it keeps apart."""
+    """Returns how exactly float32 is multiplied, by torch's older switches and by its separate newer ones."""
     older: list[Any] = []
     for read in (torch.get_float32_matmul_precision, lambda: CUDNN.allow_tf32):
         try:
             older.append(read())
-        except RuntimeError:  # the newer ones say something that the older ones cannot
+        except RuntimeError:  # the newer switches have a value that the older ones cannot express
             older.append(None)
     reduced = (CUBLAS.allow_fp16_reduced_precision_reduction, CUBLAS.allow_bf16_reduced_precision_reduction)
-    return older, reduced, [one.fp32_precision for one in PRECISION_BACKENDS]
+    return older, reduced, [backend.fp32_precision for backend in PRECISION_BACKENDS]
 
 
 def set_precision(state: tuple[Any, ...]) -> None:
-    """Puts that back: the older switches first, which move some of the newer ones."""
+    """Restores the precision: the older switches first, because they change some of the newer ones."""
     (of_matmul, allow_tf32), reduced, newer = state
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the older switches are old
+        warnings.simplefilter("ignore")  # that the older switches are deprecated
         if of_matmul is not None:
             torch.set_float32_matmul_precision(of_matmul)
         if allow_tf32 is not None:
             CUDNN.allow_tf32 = allow_tf32
     CUBLAS.allow_fp16_reduced_precision_reduction, CUBLAS.allow_bf16_reduced_precision_reduction = reduced
-    for one, value in zip(PRECISION_BACKENDS, newer, strict=True):
-        one.fp32_precision = value
+    for backend, value in zip(PRECISION_BACKENDS, newer, strict=True):
+        backend.fp32_precision = value
 
 
 def attention_kernels() -> list[bool]:
-    """Which implementations of attention may be taken."""
+    """Returns which implementations of attention are enabled."""
     of = torch.backends.cuda
     return [of.flash_sdp_enabled(), of.mem_efficient_sdp_enabled(), of.math_sdp_enabled(), of.cudnn_sdp_enabled()]
 
 
 def set_attention(state: list[bool]) -> None:
-    """Puts that back."""
+    """Restores the implementations of attention."""
     of = torch.backends.cuda
     setters = (of.enable_flash_sdp, of.enable_mem_efficient_sdp, of.enable_math_sdp, of.enable_cudnn_sdp)
     for setter, on in zip(setters, state, strict=True):
@@ -120,23 +112,23 @@ def set_attention(state: list[bool]) -> None:
 
 
 def anomaly_checks() -> tuple[bool, bool]:
-    """Whether backward passes are searched for anomalies, and for NaN."""
+    """Returns whether backward passes are checked for anomalies, and for NaN."""
     return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
 
 def set_hooks(state: list[dict[Any, Any]]) -> None:
-    """Puts the hooks of all modules back."""
+    """Restores the hooks of all modules."""
     for hooks, before in zip(GLOBAL_HOOKS, state, strict=True):
         hooks.clear()
         hooks.update(before)
 
 
 def current_gpu() -> int | None:
-    """The GPU that is current; None where none is in use."""
+    """Returns the current GPU; None where none is in use."""
     return torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
 
 def set_gpu(number: int | None) -> None:
-    """Puts that back."""
+    """Restores the current GPU."""
     if number is not None:
         torch.cuda.set_device(number)

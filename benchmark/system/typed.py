@@ -1,4 +1,5 @@
-"""What comes in from files as typed values, checked once: nothing behind it checks them again. Imports no torch."""
+"""Converts values from files to types and checks them once; the code behind need not check them again. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -11,31 +12,31 @@ from msgspec import Meta
 
 Value = TypeVar("Value")
 
-MAX_NUMBER = 1e100  # of a number, so that sums and squares of several stay finite
+MAX_NUMBER = 1e100  # so that sums and squares of several numbers stay finite
 Number = Annotated[float, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Amount = Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]  # as many as a float tells exactly
+Count = Annotated[int, Meta(ge=0, le=2**53)]  # the integers that a float represents exactly
 Index = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, Meta(min_length=1)]
 
-KIND_NAMES = {  # msgspec's names of what JSON holds
+KIND_NAMES = {  # plain words for msgspec's names of JSON's types
     "`int`": "a whole number", "`float`": "a number", "`str`": "text", "`bool`": "true or false", "`null`": "nothing",
     "`object`": "a mapping", "`array`": "a list",
 }  # fmt: skip
 
 
 def convert(value: object, kind: type[Value]) -> Value:
-    """A value of JSON or YAML as a typed one.
+    """Converts a value of JSON or YAML to a type.
 
     Args:
-        value: as the file holds it.
-        kind: what it must be: a structure, a mapping or a list with constraints.
+        value: the value that the file holds.
+        kind: the type: a structure, a mapping or a list with constraints.
 
     Returns:
         The value, made of new containers.
 
     Raises:
-        ValueError: it is none; in one line that names the field.
+        ValueError: it does not fit; the one-line message names the field.
     """
     try:
         return msgspec.convert(value, kind)
@@ -44,7 +45,7 @@ def convert(value: object, kind: type[Value]) -> Value:
 
 
 def describe_error(error: Exception) -> str:
-    """An error of msgspec in one line, the field first: `cells[3].seed: expected a whole number >= 0`."""
+    """Returns an error of msgspec in one line, the field first: `cells[3].seed: expected a whole number >= 0`."""
     text = " ".join(str(error).split())
     match = re.fullmatch(r"(.*) - at `(?:key in )?\$\.?(.*)`", text)
     words, field = (match[1], match[2]) if match else (text, "")
@@ -54,6 +55,6 @@ def describe_error(error: Exception) -> str:
 
 
 def first_duplicate(names: Iterator[Any]) -> object:
-    """The first of these that is there twice; None where all differ."""
-    known = set[Any]()
-    return next((name for name in names if name in known or known.add(name)), None)  # type: ignore[func-returns-value]
+    """Returns the first value that occurs twice; None where all differ."""
+    earlier = set[Any]()
+    return next((name for name in names if name in earlier or earlier.add(name)), None)  # type: ignore[func-returns-value]

@@ -14,7 +14,8 @@ from benchmark.analysis import comparisons, stats
 from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.savings import Price
 from benchmark.analysis.tables import build_tables, write_tables
-from benchmark.records.record import Header, Measured, Record, encode_line
+from benchmark.records.json_lines import encode_line
+from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 
 EXPERIMENTS, STRATEGIES, SEEDS, ROUNDS = 20, 10, 5, 10
