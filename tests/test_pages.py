@@ -28,13 +28,12 @@ def test_the_committed_pages_are_those_of_the_docstrings_and_records() -> None:
     assert set(committed) == {"README.md", *(f"{path.stem}.md" for path in (HOME / "strategies").glob("[!_]*.py"))}
 
 
-@pytest.mark.parametrize("plugin", OWN, ids=lambda one: one.name)
+@pytest.mark.parametrize("plugin", OWN, ids=lambda plugin: plugin.name)
 def test_a_page_says_paper_parameters_deviations_cost_and_a_measured_row(plugin: Plugin) -> None:
-    parts = pages.docstring_sections(plugin)
-    told = {name for part in parts for name in part.split(", ")}
-    assert set(plugin.parameters()) - told == set()
-    assert {"what", "deviations", "cost"} <= told
-    assert all(len(words) > 3 for words in parts.values())
+    sections = pages.docstring_sections(plugin)
+    assert set(plugin.parameters()) == set(pages.split_entries(sections.get("Args", "")))
+    assert {"", "Deviations", "Cost"} <= set(sections) <= {"", *pages.SECTIONS}
+    assert all(len(text) > 3 for text in sections.values())
     text = (HOME / "docs" / "strategies" / f"{plugin.name}.md").read_text()
     assert "## Measured" in text
     assert f"`{plugin.name}" in text.partition("## Measured")[2]
@@ -43,28 +42,57 @@ def test_a_page_says_paper_parameters_deviations_cost_and_a_measured_row(plugin:
 def made_up(
     view: View, budget: int, rng: np.random.Generator, *, depth: int = 3, encoder: EncoderName = "dino", share: float
 ) -> Indices:
-    """What it does; see depth: not a part, since it ends no sentence. Logs `found`.
+    """Selects what it selects.
 
-    depth, share: two at once (the paper's: 3 and 0.5). encoder: whose
-        features. Cost: one pass. Deviations: none of note,
-    or one.
+    Depth: a word with a colon
+    begins no section within a line.
+
+    It has a second paragraph.
+
+    Args:
+        depth: how deep (3: the paper's); a note:
+            with a colon in it.
+        encoder: whose features.
+        share: a share | of what.
+
+    References:
+        Somebody, 2020.
+        Somebody else,
+            2021.
+
+    Deviations:
+        None of note,
+        or one.
+
+    Cost:
+        One pass.
+
+    Logs:
+        depth_used: how deep it went.
     """
     raise NotImplementedError
 
 
-def test_a_docstring_falls_into_its_parts() -> None:
+def test_a_docstring_falls_into_its_sections() -> None:
     plugin = Plugin("strategy", "made_up", made_up, 1, needs={"encode"})
-    assert pages.docstring_sections(plugin) == {
-        "what": "What it does; see depth: not a part, since it ends no sentence.",
-        "logs": "`found`.",
-        "depth, share": "Two at once (the paper's: 3 and 0.5).",
+    sections = pages.docstring_sections(plugin)
+    assert list(sections) == ["", *pages.SECTIONS]
+    assert sections[""] == (
+        "Selects what it selects.\n\nDepth: a word with a colon begins no section within a line.\n\n"
+        "It has a second paragraph."
+    )
+    assert pages.split_entries(sections["Args"]) == {
+        "depth": "How deep (3: the paper's); a note: with a colon in it.",
         "encoder": "Whose features.",
-        "cost": "One pass.",
-        "deviations": "None of note, or one.",
+        "share": "A share | of what.",
     }
     page = pages.strategy_page(plugin, [])
-    assert "| `depth` | `3` | Two at once (the paper's: 3 and 0.5). |" in page
-    assert "| `share` | must be given | Two at once" in page
+    assert "| `depth` | `3` | How deep (3: the paper's); a note: with a colon in it. |" in page
+    assert "| `share` | must be given | A share \\| of what. |" in page
+    assert "## References\n\n* Somebody, 2020.\n* Somebody else, 2021.\n" in page
+    assert "## Deviations\n\nNone of note, or one.\n" in page
+    assert "## Cost\n\nOne pass.\n" in page
+    assert "## Recorded diagnostics\n\n* `depth_used`: How deep it went.\n" in page
     assert "**Asks the task for:** `encode`. **Version** 1." in page
     assert "## Measured" not in page
 

@@ -289,7 +289,7 @@ def test_unfinished_runs_are_left_out_by_name() -> None:
     """A seed with round 0 alone must not cut the others down to round 0."""
     base = np.array([[10.0, 20, 30], [12, 22, 32], [11, np.nan, np.nan]])
     better, cut = base + np.array([0, 5, 5]), frozenset({2})
-    a, b = curve("a", better, unfinished=cut), curve("b", base, unfinished=cut)
+    a, b = curve("a", better, unfinished_seeds=cut), curve("b", base, unfinished_seeds=cut)
     one = only(a, b)
     assert (one.num_pairs, one.target, one.against_cost) == (2, 31, 3000)
     assert one.strategy_cost == pytest.approx(2000 + 1000 * (31 - 26) / 10)
@@ -297,7 +297,7 @@ def test_unfinished_runs_are_left_out_by_name() -> None:
     assert pairs.seeds == (0, 1)
     assert pairs.unpaired_runs == ("a seed 2 (unfinished)", "b seed 2 (unfinished)")
     with pytest.raises(ValueError, match="no common seed has finished"):
-        pair_runs(a, curve("c", base, unfinished=frozenset({0, 1, 2})))
+        pair_runs(a, curve("c", base, unfinished_seeds=frozenset({0, 1, 2})))
 
 
 UNTIL = Schedule(1000, 1000, 4, until="accuracy 30 +- 2")

@@ -114,7 +114,7 @@ def settings_block(argument: str, _: Path) -> str:
 IMAGE = re.compile(r"!\[[^]]*\]\(docs/figures/(?P<folder>\w+)/(?P<stem>[\w.=+-]+)\.svg\)")
 
 
-def draw_page_figures(page: str, home: Path, folder: Path) -> list[Path]:
+def draw_page_figures(page: str, home: Path, output: Path) -> list[Path]:
     """Draws the figures that a page shows into FOLDER/STEM.svg below `into`. ValueError where there is no such one."""
     from benchmark.analysis.figures import drawing, style  # matplotlib takes a second to import
 
@@ -123,8 +123,8 @@ def draw_page_figures(page: str, home: Path, folder: Path) -> list[Path]:
         drawn = drawing.draw_figures(read_experiments(str(home / "results" / "reference" / folder)), {})
         if stem not in drawn:
             raise ValueError(f"{folder} has no figure {stem}, only {', '.join(drawn)}")
-        folder.mkdir(parents=True, exist_ok=True)
-        paths += style.save_figure(drawn[stem], folder / folder / stem, ["svg"])
+        output.mkdir(parents=True, exist_ok=True)
+        paths += style.save_figure(drawn[stem], output / folder / stem, ["svg"])
     return paths
 
 
