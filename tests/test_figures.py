@@ -74,7 +74,7 @@ def run(strategy: str, seed: int, bought: Sequence[list[int]]) -> Run:
     ]
     header = Header("k", identity("random"), "data", 10, "accuracy", [])
     made = Run(f"{strategy}/{seed}", strategy, seed, (), False, header, records, False, "", Store("none"))
-    made.__dict__["measured"] = measured  # as if read
+    made.__dict__["measurements"] = measured  # as if read
     return made
 
 
@@ -256,7 +256,7 @@ def test_scores_out_of_reach_are_no_savings(looks: dict[str, style.StrategyStyle
     low = curve("second", [[50, 51, 52], [50, 51, 52]])
     one = experiment([curve("first", [[50, 51, 80], [50, 51, 80]]), low])
     assert lines(got(figures_curves.savings_curve(one, looks, "first")))["second"][0] == [50, 51]
-    apart = replace(low, starts=("other", "other"))
+    apart = replace(low, start_fingerprints=("other", "other"))
     assert figures_curves.savings_curve(experiment([one.curves["first"], apart]), looks, "first") is None
 
 
@@ -314,7 +314,7 @@ def test_rounds_before_any_selection_count_only_where_something_was_selected() -
 
 
 def test_what_does_not_pair_is_left_out_of_the_penalties() -> None:
-    odd = constant("odd", [0, 9, 9], starts=("other",) * 5)
+    odd = constant("odd", [0, 9, 9], start_fingerprints=("other",) * 5)
     one = experiment([odd, constant("aa", [0, 0, 0]), constant("b", [0, 5, 5])])
     labels = [label.get_text() for label in got(ranking.penalty_matrix([one])).axes[0].get_yticklabels()]
     assert labels == ["aa  1", "b  2", "mean: how often it is beaten"]

@@ -228,7 +228,7 @@ def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
     for told, why in [
         ("p: {recipes: {made_up: 'digits[epochs=9]'}}", "recipe: ours digits, published digits[epochs=9]"),
         ("p: {recipes: {made_up: cifar10}}", "data: ours digits, published cifar10"),
-        ("p: {}", "recipe: not told of this source"),
+        ("p: {}", "recipe: not known for this source"),
         ("p: {recipes: {made_up: digits}, strategies: {mine: gone}}", "strategy: ours has none that is called mine"),
     ]:
         sources.write_text(told + "\n")
@@ -302,7 +302,7 @@ def test_side_by_side(tmp_path: Path) -> None:
 
 def test_a_metric_without_a_margin_is_no_reproduction() -> None:
     theirs = experiment(curve("a", [[70.0]], [100], seeds=(), num_runs=4), task="t", title="p_t", metric="miou")
-    theirs = replace(theirs, told={"recipes": {"t": "made_up"}})
+    theirs = replace(theirs, source_info={"recipes": {"t": "made_up"}})
     mine = experiment(curve("a", [[70.0], [70.1], [70.0]], [100]), title="t", runs=(object(),), metric="miou")
     [one] = verify([mine], [theirs])
     assert (one.verdict, one.why) == ("not comparable", "metric: how close two scores must be is not defined for miou")

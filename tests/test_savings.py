@@ -8,6 +8,7 @@ import pytest
 from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
+from benchmark.analysis.annotation_cost import crossing_cost
 from benchmark.analysis.comparison_tables import describe_comparison
 from benchmark.analysis.comparison_tables import explain_columns as below
 from benchmark.analysis.comparisons import compare
@@ -18,7 +19,6 @@ from benchmark.analysis.savings import (
     Saving,
     TargetRule,
     compute_savings,
-    crossing_cost,
     default_rule,
     strategy_pairs,
 )

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.random import Generator
 
 from benchmark.analysis import stats
+from benchmark.analysis.annotation_cost import crossing_cost
 from benchmark.analysis.curves import Floats
-from benchmark.analysis.savings import TargetRule, compute_savings, crossing_cost
+from benchmark.analysis.savings import TargetRule, compute_savings
 from tools.simulated_runs import (
     COSTS_R,
     IMAGES,
