@@ -388,7 +388,7 @@ def test_classes_are_counted_over_what_was_bought(made: Experiment) -> None:
 
 
 def test_a_gallery_of_another_pool_is_refused(made: Experiment) -> None:
-    with pytest.raises(ValueError, match="these pictures are of another pool: 5 images, without number 5"):
+    with pytest.raises(ValueError, match="the gallery is of another pool: 5 images, without number 5"):
         selections.bought_classes(made, replace(gallery(), labels_P=np.arange(5) % 3))
 
 
@@ -412,7 +412,7 @@ def test_sizes_are_counted_over_what_was_bought(made: Experiment) -> None:
 def test_the_map_marks_what_was_bought_by_round(made: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     at_N2 = np.arange(20.0).reshape(10, 2)
-    monkeypatch.setattr(selections, "embedded", lambda features: calls.append(len(features)) or at_N2)
+    monkeypatch.setattr(selections, "tsne_positions", lambda features: calls.append(len(features)) or at_N2)
     figure = got(selections.pool_map(made, gallery()))
     assert calls == [10]
     pool, *rounds = (collection.get_offsets() for collection in figure.axes[1].collections)
@@ -425,8 +425,8 @@ def test_the_map_marks_what_was_bought_by_round(made: Experiment, monkeypatch: p
 
 def test_the_embedding_repeats_itself() -> None:
     features = np.random.default_rng(2).standard_normal((60, 50))
-    assert np.array_equal(selections.embedded(features), selections.embedded(features))
-    assert selections.embedded(features[:5]).shape == (5, 2)
+    assert np.array_equal(selections.tsne_positions(features), selections.tsne_positions(features))
+    assert selections.tsne_positions(features[:5]).shape == (5, 2)
 
 
 def test_a_contact_sheet_shows_the_first_images_of_each_round(made: Experiment) -> None:

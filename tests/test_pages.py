@@ -93,7 +93,7 @@ def test_a_docstring_falls_into_its_sections() -> None:
     assert "## Deviations\n\nNone of note, or one.\n" in page
     assert "## Cost\n\nOne pass.\n" in page
     assert "## Recorded diagnostics\n\n* `depth_used`: How deep it went.\n" in page
-    assert "**Asks the task for:** `encode`. **Version** 1." in page
+    assert "**Needs from the task:** `encode`. **Version** 1." in page
     assert "## Measured" not in page
 
 

@@ -53,7 +53,7 @@ def contents_page(plugins: list[Plugin]) -> str:
         f"| [{plugin.name}]({plugin.name}.md) | {paper_sentence(plugin)} | {needed_capabilities(plugin)} |"
         for plugin in plugins
     ]
-    head = ["# Strategies", "", "| strategy | source | what it asks the task for |", "| --- | --- | --- |"]
+    head = ["# Strategies", "", "| strategy | source | capabilities that it needs |", "| --- | --- | --- |"]
     origin = "Rendered from the docstrings and from `results/reference/all` by `python -m tools.pages docs/strategies`."
     return "\n".join([*head, *rows, "", origin, ""])
 
@@ -62,9 +62,9 @@ def strategy_page(plugin: Plugin, experiments: list[Experiment]) -> str:
     """The page of one strategy."""
     sections = docstring_sections(plugin)
     lines = [f"# {plugin.name}", "", paper_sentence(plugin), "", sections[""], ""]
-    lines += [f"**Asks the task for:** {needed_capabilities(plugin)}. **Version** {plugin.version}.", ""]
+    lines += [f"**Needs from the task:** {needed_capabilities(plugin)}. **Version** {plugin.version}.", ""]
     if companion := plugin.companion and plugin.companion(**default_parameters(plugin)):
-        lines += [f"**Trains beside the model:** `{type(companion).__name__}`.", ""]
+        lines += [f"**Trains a companion:** `{type(companion).__name__}`.", ""]
     lines += parameter_table(plugin, split_entries(sections.get("Args", "")))
     if "References" in sections:
         references = split_indented(sections["References"])
@@ -125,7 +125,7 @@ def parameter_table(plugin: Plugin, meanings: dict[str, str]) -> list[str]:
         value = "must be given" if default is registry.REQUIRED else f"`{format_value(default)}`"
         meaning = meanings.get(name, "").replace("|", "\\|")
         rows.append(f"| `{name}` | {'none' if default == '' else value} | {meaning} |")
-    head = ["## Hyperparameters", "", "| name | default | what it is, and whose value |", "| --- | --- | --- |"]
+    head = ["## Hyperparameters", "", "| name | default | meaning |", "| --- | --- | --- |"]
     return [*head, *rows, ""] if rows else []
 
 
@@ -135,7 +135,8 @@ def measured_section(plugin: Plugin, experiments: list[Experiment]) -> list[str]
     if not rows:
         return []
     head = [
-        "## Measured", "", "| experiment | as | labels | score | beside | seconds a selection | of an encoder, once |",
+        "## Measured", "",
+        "| experiment | strategy | labels | score | first strategy | seconds per selection | encoder seconds, once |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     origin = f"Mean ± sample standard deviation over seeds, from `{RECORDS}`: few labels on small data, on a CPU."

@@ -304,9 +304,8 @@ def collect_provenance(experiments: Sequence[Experiment], arguments: Sequence[st
 
 def recorded_versions(experiment: Experiment) -> list[str]:
     """The devices and library versions that an experiment's records were written with, a line each."""
-    lines = {
-        f"{round_.device}; {', '.join(f'{name} {version}' for name, version in sorted(round_.versions.items()))}"
-        for run in experiment.runs
-        for round_ in run.measurements
-    }
+    lines = set[str]()
+    for measurement in (measurement for run in experiment.runs for measurement in run.measurements):
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(measurement.versions.items()))
+        lines.add(f"{measurement.device}; {versions}")
     return sorted(lines)

@@ -57,7 +57,7 @@ def round_rows(experiment: Experiment) -> list[Row]:
 
 def run_rows(run: Run, metric: str) -> Iterator[Row]:
     """The rows of one recorded run."""
-    seconds = {measured.round: measured.seconds for measured in run.measurements}
+    seconds = {measurement.round: measurement.seconds for measurement in run.measurements}
     for record in run.records:
         yield {
             "strategy": run.strategy, "seed": run.seed, "num_runs": 1, "round": record.round,

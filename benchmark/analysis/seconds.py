@@ -35,14 +35,14 @@ def mean_seconds(experiment: Experiment) -> list[MeanSeconds]:
         runs = [run for run in experiment.runs if run.strategy == strategy and run.measurements]
         if runs:
             fit, select, score = (sum(total_seconds(run, step) for run in runs) / len(runs) for step in TIMED_STEPS)
-            encode = max(measured.seconds.get("encode", 0.0) for run in runs for measured in run.measurements)
+            encode = max(measurement.seconds.get("encode", 0.0) for run in runs for measurement in run.measurements)
             means.append(MeanSeconds(strategy, len(runs), fit, select, encode, score))
     return means
 
 
 def total_seconds(run: Run, step: str) -> float:
     """The seconds of one step, summed over the rounds of a run."""
-    return sum(measured.seconds.get(step, 0.0) for measured in run.measurements)
+    return sum(measurement.seconds.get(step, 0.0) for measurement in run.measurements)
 
 
 def rows(experiment: Experiment) -> list[dict[str, object]]:
