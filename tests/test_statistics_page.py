@@ -17,13 +17,13 @@ from tools.statistics_page import PAGE, PICTURES, RESULTS, markdown_table, rende
 
 FOUND = json.loads(RESULTS.read_text(encoding="utf-8"))
 SECTIONS = {  # by rule: its section, and a word of the product's that it explains
-    "pairing": ("Pairs", "stats.student"), "sign_flips": ("Sign flips", "stats.sign_flip"),
+    "pairing": ("Pairs", "stats.student_interval"), "sign_flips": ("Sign flips", "stats.sign_flip_test"),
     "seeds_needed": ("How many seeds", "stats.runs_to_find"), "holm": ("Many tests", "of this table alone"),
     "spread": ("Mean and spread", "sample standard deviation over n seeds"), "price": ("Equal price", "range of cost"),
     "savings_final": ("Savings", "smaller of both final scores"), "few_rounds": ("Few rounds", "linear"),
     "savings_curve": ("Savings along the curve", "pointwise"), "savings_band": ("Savings in a band", "Fewer than five"),
     "verdicts": ("Better, equivalent, undecided", "Undecided"), "ranks": ("Ranks", "From five data sets on"),
-    "penalties": ("The penalty matrix", "stats.penalties"), "verify": ("Reproduced", "inconclusive"),
+    "penalties": ("The penalty matrix", "stats.penalty_matrix"), "verify": ("Reproduced", "inconclusive"),
     "seeds_auto": ("seeds=auto", "auto_seeds.md"),
 }  # fmt: skip
 
