@@ -1,4 +1,4 @@
-"""A page a strategy: rendered again it is the committed one, and it leaves nothing unsaid."""
+"""The page of every strategy: rendered again, it equals the committed one, and it leaves nothing out."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ from tools import pages
 
 HOME = Path(__file__).parent.parent
 discovery.discover()
-OWN = [one for one in registry.REGISTRY["strategy"].values() if registry.source_file(one).parent == HOME / "strategies"]
+STRATEGIES = [
+    plugin
+    for plugin in registry.REGISTRY["strategy"].values()
+    if registry.source_file(plugin).parent == HOME / "strategies"
+]
 
 
 def test_the_committed_pages_are_those_of_the_docstrings_and_records() -> None:
-    made = pages.render_pages(HOME)
+    page_texts = pages.render_pages(HOME)
     committed = {path.name: path.read_text() for path in (HOME / "docs" / "strategies").glob("*.md")}
-    assert made == committed
+    assert page_texts == committed
     assert set(committed) == {"README.md", *(f"{path.stem}.md" for path in (HOME / "strategies").glob("[!_]*.py"))}
 
 
-@pytest.mark.parametrize("plugin", OWN, ids=lambda plugin: plugin.name)
+@pytest.mark.parametrize("plugin", STRATEGIES, ids=lambda plugin: plugin.name)
 def test_a_page_says_paper_parameters_deviations_cost_and_a_measured_row(plugin: Plugin) -> None:
     sections = pages.docstring_sections(plugin)
     assert set(plugin.parameters()) == set(pages.split_entries(sections.get("Args", "")))
@@ -102,10 +106,10 @@ def test_the_recipes_page_tells_the_defaults(heading: str, recipe: object) -> No
     """`name`, `other` | value, value | ...: what is told behind a value, after a space or a colon, is prose."""
     page = (HOME / "docs" / "recipes.md").read_text().split(f"# Recipes: how the {heading} are trained")[1]
     rows = [line.split(" | ") for line in page.split("| parameter |")[1].split("\n\n")[0].splitlines()[2:]]
-    told = dict[str, str]()
+    stated = dict[str, str]()
     for names, values, *_ in rows:
-        told |= dict(zip(re.findall(r"`(\w+)`", names), values.split(", "), strict=True))
-    assert len(told) > 20
-    for name, text in told.items():
+        stated |= dict(zip(re.findall(r"`(\w+)`", names), values.split(", "), strict=True))
+    assert len(stated) > 20
+    for name, text in stated.items():
         value, word = getattr(recipe, name), re.split(r"[ :]", text)[0]
         assert (float(word) == value) if type(value) in (int, float) else (word == format_value(value)), name

@@ -55,6 +55,6 @@ def test_its_verbs_and_make_targets_exist() -> None:
     "folder", sorted(path.parent for path in HOME.glob("results/reference/*/grid.json")), ids=lambda p: p.name
 )
 def test_committed_records_are_whole(folder: Path) -> None:
-    for made in build_tables(read_experiments(str(folder))):
-        for name, row in made.rows.items():
+    for table in build_tables(read_experiments(str(folder))):
+        for name, row in table.rows.items():
             assert all(entry.num_runs == entry.num_planned and not entry.num_failed for entry in row), name

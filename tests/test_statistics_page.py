@@ -15,7 +15,7 @@ from tools.simulations import SIMULATIONS
 from tools.statistics_figures import FIGURES
 from tools.statistics_page import PAGE, PICTURES, RESULTS, markdown_table, render_page, run_simulation, to_json_numbers
 
-FOUND = json.loads(RESULTS.read_text(encoding="utf-8"))
+COMMITTED = json.loads(RESULTS.read_text(encoding="utf-8"))
 SECTIONS = {  # by rule: its section, and a word of the product's that it explains
     "pairing": ("Pairs", "stats.student_interval"), "sign_flips": ("Sign flips", "stats.sign_flip_test"),
     "seeds_needed": ("How many seeds", "stats.runs_to_find"), "holm": ("Many tests", "of this table alone"),
@@ -31,19 +31,19 @@ SECTIONS = {  # by rule: its section, and a word of the product's that it explai
 def section(title: str) -> str:
     """A section of the page, in one line."""
     page = PAGE.read_text(encoding="utf-8")
-    [found] = [part for part in page.split("\n## ")[1:] if part.partition("\n")[0] == title]
-    return " ".join(found.split())
+    [text] = [part for part in page.split("\n## ")[1:] if part.partition("\n")[0] == title]
+    return " ".join(text.split())
 
 
 def test_the_page_is_what_the_simulations_gave() -> None:
-    assert render_page(FOUND) == PAGE.read_text(encoding="utf-8")
+    assert render_page(COMMITTED) == PAGE.read_text(encoding="utf-8")
 
 
 def test_a_number_of_the_page_is_a_number_of_the_file() -> None:
-    other = json.loads(json.dumps(FOUND))
+    other = json.loads(json.dumps(COMMITTED))
     other["spread"]["rows"][0]["disjoint"] = 0.987
     assert "| 0.987 |" in render_page(other)
-    assert "| 0.987 |" not in render_page(FOUND)
+    assert "| 0.987 |" not in render_page(COMMITTED)
 
 
 @pytest.mark.parametrize("name", SIMULATIONS)
@@ -53,12 +53,12 @@ def test_every_rule_has_its_section_its_picture_and_its_simulation(name: str) ->
     for part in ("**Question.**", "**Rule.**", "**Simulation.**", "**Limits.**", words):
         assert part in text
     assert f"(figures/statistics/{name}.svg)" in text
-    assert f"{FOUND[name]['replicates']:,}" in text
-    assert FOUND[name]["seed"] == seed("docs/statistics.md", name)
+    assert f"{COMMITTED[name]['replicates']:,}" in text
+    assert COMMITTED[name]["seed"] == seed("docs/statistics.md", name)
 
 
 def test_no_rule_is_left_out() -> None:
-    assert list(SECTIONS) == list(SIMULATIONS) == list(FIGURES) == list(FOUND)
+    assert list(SECTIONS) == list(SIMULATIONS) == list(FIGURES) == list(COMMITTED)
     assert {path.stem for path in PICTURES.glob("*.svg")} == set(FIGURES)
     page = PAGE.read_text(encoding="utf-8")
     titles = re.findall(r"^## (.+)$", page, re.MULTILINE)
@@ -79,9 +79,9 @@ def test_page_and_pictures_are_drawn_from_the_same_numbers(tmp_path: Path, monke
     monkeypatch.setattr(statistics_page, "PICTURES", tmp_path / "pictures")
     statistics_page.main(["--render"])
     assert (tmp_path / "page.md").read_bytes() == PAGE.read_bytes()
-    drawn = sorted((tmp_path / "pictures").iterdir())
-    assert [path.name for path in drawn] == sorted(f"{name}.svg" for name in FIGURES)
-    for path in drawn:
+    paths = sorted((tmp_path / "pictures").iterdir())
+    assert [path.name for path in paths] == sorted(f"{name}.svg" for name in FIGURES)
+    for path in paths:
         assert path.read_bytes() == (PICTURES / path.name).read_bytes(), path.name
 
 
@@ -93,8 +93,8 @@ def test_tables_and_numbers_by_hand() -> None:
 
 
 # --- what the page promises -------------------------------------------------------------------
-def rows(name: str, **wanted: Any) -> list[dict[str, Any]]:
-    return [row for row in FOUND[name]["rows"] if all(row[key] == value for key, value in wanted.items())]
+def rows(name: str, **conditions: Any) -> list[dict[str, Any]]:
+    return [row for row in COMMITTED[name]["rows"] if all(row[key] == value for key, value in conditions.items())]
 
 
 def test_rules_keep_their_promises() -> None:
@@ -121,17 +121,17 @@ def test_rules_keep_their_promises() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_every_simulation_gives_what_is_committed(name: str) -> None:
-    compare(run_simulation(name), FOUND[name])
+    assert_close(run_simulation(name), COMMITTED[name])
 
 
-def compare(found: Any, committed: Any) -> None:
+def assert_close(result: Any, committed: Any) -> None:
     """Numbers may differ by what another processor's rounding does to a share of simulations."""
-    if isinstance(found, dict):
-        assert list(found) == list(committed)
-        found, committed = list(found.values()), list(committed.values())
-    if isinstance(found, list):
-        assert len(found) == len(committed)
-        for one, other in zip(found, committed, strict=True):
-            compare(one, other)
+    if isinstance(result, dict):
+        assert list(result) == list(committed)
+        result, committed = list(result.values()), list(committed.values())
+    if isinstance(result, list):
+        assert len(result) == len(committed)
+        for value, other in zip(result, committed, strict=True):
+            assert_close(value, other)
     else:
-        assert found == (pytest.approx(committed, rel=2e-3, abs=2e-3) if isinstance(committed, float) else committed)
+        assert result == (pytest.approx(committed, rel=2e-3, abs=2e-3) if isinstance(committed, float) else committed)

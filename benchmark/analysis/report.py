@@ -274,9 +274,9 @@ def purchased_files(experiment: Experiment) -> Iterator[tuple[str, list[str]]]:
         names = experiment.file_names(runs[strategy]) if strategy in runs else []
         lines = []
         for record in runs[strategy].records if names else []:
-            listed = ", ".join(names[index] for index in record.bought[:MAX_FILES_LISTED] if index < len(names))
+            file_names = ", ".join(names[index] for index in record.bought[:MAX_FILES_LISTED] if index < len(names))
             num_more = len(record.bought) - MAX_FILES_LISTED
-            lines.append(f"round {record.round}: {listed}" + (f" and {num_more:,} more" if num_more > 0 else ""))
+            lines.append(f"round {record.round}: {file_names}" + (f" and {num_more:,} more" if num_more > 0 else ""))
         if lines:
             yield f"{strategy}, seed {runs[strategy].seed}", lines
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HOME = Path(__file__).parents[2] / "results" / "benchmarks"
-KEPT, PAGE = HOME / "benchmarks.json", HOME / "README.md"
+SUMMARY, PAGE = HOME / "benchmarks.json", HOME / "README.md"
 OPENING = """# Benchmarks
 
 Rendered from `benchmarks.json`, which `make bench` writes; the code is in `tests/benchmarks/`. Rows of a table were
@@ -23,19 +23,19 @@ multiplied.
 """
 
 
-def taken(raw: dict[str, Any]) -> dict[str, Any]:
+def summarize_groups(raw: dict[str, Any]) -> dict[str, Any]:
     """The groups of a run: of each row the least seconds and what was noted, of the machine what matters."""
     info = raw["machine_info"]
     machine = {"processor": info["cpu"]["brand_raw"], "cores": info["cpu"]["count"], "python": info["python_version"]}
     groups: dict[str, Any] = {}
-    for one in raw["benchmarks"]:
-        group = groups.setdefault(one["group"], {**machine, "commit": raw["commit_info"]["id"][:12], "rows": []})
-        name = one["param"] or one["name"].removeprefix("test_").replace("_", " ")
-        group["rows"].append({"name": name, "seconds": one["stats"]["min"], **one["extra_info"]})
+    for benchmark in raw["benchmarks"]:
+        group = groups.setdefault(benchmark["group"], {**machine, "commit": raw["commit_info"]["id"][:12], "rows": []})
+        name = benchmark["param"] or benchmark["name"].removeprefix("test_").replace("_", " ")
+        group["rows"].append({"name": name, "seconds": benchmark["stats"]["min"], **benchmark["extra_info"]})
     return groups
 
 
-def rendered(groups: dict[str, Any]) -> str:
+def render_page(groups: dict[str, Any]) -> str:
     """The page."""
     return OPENING + "".join(section(name, group) for name, group in sorted(groups.items()))
 
@@ -47,8 +47,8 @@ def section(name: str, group: dict[str, Any]) -> str:
     lines = [["", "seconds", "times", *notes]]
     for row in rows:
         times = seconds(row) / seconds(rows[0])
-        told = f"{seconds(row):.3g}" + " (from 4)" * (MULTIPLIED in row)
-        lines.append([row["name"], told, f"{times:.3g}", *(str(row.get(note, "")) for note in notes)])
+        words = f"{seconds(row):.3g}" + " (from 4)" * (MULTIPLIED in row)
+        lines.append([row["name"], words, f"{times:.3g}", *(str(row.get(note, "")) for note in notes)])
     lines.insert(1, ["---"] * len(lines[0]))
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     where = f"{group['processor']}, {group['cores']} cores, Python {group['python']}, commit {group['commit']}"
@@ -65,12 +65,12 @@ def seconds(row: dict[str, Any]) -> float:
 
 def main() -> None:
     """Takes a run over, where one is given, and writes the page."""
-    groups = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    groups = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
     for path in sys.argv[1:]:
-        groups |= taken(json.loads(Path(path).read_text()))
+        groups |= summarize_groups(json.loads(Path(path).read_text()))
     HOME.mkdir(parents=True, exist_ok=True)
-    KEPT.write_text(json.dumps(groups, indent=1) + "\n")
-    PAGE.write_text(rendered(groups))
+    SUMMARY.write_text(json.dumps(groups, indent=1) + "\n")
+    PAGE.write_text(render_page(groups))
 
 
 if __name__ == "__main__":

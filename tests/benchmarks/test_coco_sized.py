@@ -88,7 +88,7 @@ class Detector:
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
         return self.features_ND[indices]
 
-    def asked(self, indices: Indices) -> tuple[Tensor, Tensor]:
+    def rows_of(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """The rows of these images, and the place of each row's image among them."""
         place_N = torch.full((N,), -1)
         place_N[indices] = torch.arange(len(indices))
@@ -96,11 +96,11 @@ class Detector:
         return rows, place_N[self.image_P[rows]]
 
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:
-        rows, image_P = self.asked(indices)
+        rows, image_P = self.rows_of(indices)
         return Predictions(self.scores_PK[rows], image_P, len(indices), self.corners_P4[rows])
 
     def perturbed(self, model: nn.Module, indices: Indices, sigma: float, seed: int) -> Predictions:
-        rows, image_P = self.asked(indices)
+        rows, image_P = self.rows_of(indices)
         noise_P4 = torch.randn(len(rows), 4, generator=torch.Generator().manual_seed(seed))
         return Predictions(
             self.scores_PK[rows], image_P, len(indices), self.corners_P4[rows].add_(noise_P4, alpha=sigma / 8)
@@ -110,7 +110,7 @@ class Detector:
         return dict(model.named_parameters())
 
     def pseudo_labels(self, model: nn.Module, indices: Indices, k: int, min_score: float) -> list[Boxes]:
-        rows, image_P = self.asked(indices)
+        rows, image_P = self.rows_of(indices)
         sure_P = self.scores_PK[rows, self.label_P[rows]] >= min_score
         counts = image_P[sure_P].bincount(minlength=len(indices)).tolist()
         parts = (values_P[rows[sure_P]].split(counts) for values_P in (self.corners_P4, self.label_P))
@@ -145,7 +145,7 @@ def memory_mb(which: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def loaded(path: Path) -> dict[str, int]:
+def load_annotations(path: Path) -> dict[str, int]:
     """Reads the file as if its images were there, of the sizes stated."""
 
     def scans(paths: Sequence[Path], stated: Sequence[tuple[int, int]], *_: object) -> list[ImageScan]:
@@ -157,7 +157,7 @@ def loaded(path: Path) -> dict[str, int]:
     return {"images": len(split.truth), "boxes": len(split.truth.labels_B), "classes": len(names)}
 
 
-def chosen(task: Detector, label: str) -> dict[str, int]:
+def select(task: Detector, label: str) -> dict[str, int]:
     """Lets a strategy choose."""
     plugin, values = find_strategy(label)
     needs = plugin.resolve_needs(values)
@@ -167,27 +167,27 @@ def chosen(task: Detector, label: str) -> dict[str, int]:
     return {"picks": len(set(picks.tolist()))}
 
 
-def measured(work: Callable[[], dict[str, int]]) -> dict[str, float]:
+def measure(work: Callable[[], dict[str, int]]) -> dict[str, float]:
     """What the work says, how long it takes, and the most memory: in all, and beyond what was held before."""
     before, start, start_cpu = memory_mb("VmRSS"), time.perf_counter(), time.process_time()
-    told = work()
+    counts = work()
     seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - start_cpu}
     peak = memory_mb("VmHWM")
-    return {**told, **seconds, "peak_mb": peak, "growth_mb": peak - before}
+    return {**counts, **seconds, "peak_mb": peak, "growth_mb": peak - before}
 
 
 def main(what: str) -> None:
     if Path(what).is_file():
-        figures = measured(lambda: loaded(Path(what)))
+        figures = measure(lambda: load_annotations(Path(what)))
     else:
         discovery.discover()
         task = Detector()
-        figures = measured(lambda: chosen(task, what))
+        figures = measure(lambda: select(task, what))
     print(json.dumps(figures))
 
 
 # --- the benchmarks -------------------------------------------------------------------------------
-def in_a_fresh_process(benchmark: BenchmarkFixture, what: str) -> dict[str, Any]:
+def run_in_fresh_process(benchmark: BenchmarkFixture, what: str) -> dict[str, Any]:
     """The figures of `main`, which are written down beside the row."""
 
     def run() -> str:
@@ -210,7 +210,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.benchmark(group="COCO-sized: 118,000 images")
 def test_reading_the_annotations(benchmark: BenchmarkFixture, path: Path) -> None:
-    figures = in_a_fresh_process(benchmark, str(path))
+    figures = run_in_fresh_process(benchmark, str(path))
     assert (figures["images"], figures["boxes"], figures["classes"]) == (N, N * NUM_BOXES, K - 1)
     assert figures["growth_mb"] < 650  # 430 measured; 820 where outlines are kept, and those of COCO are longer
 
@@ -218,7 +218,7 @@ def test_reading_the_annotations(benchmark: BenchmarkFixture, path: Path) -> Non
 @pytest.mark.benchmark(group="COCO-sized: 118,000 images")
 @pytest.mark.parametrize("label", ["coreset", "isal[depth=10,repeats=2]", "localization_stability"])
 def test_choosing_a_thousand(benchmark: BenchmarkFixture, label: str) -> None:
-    figures = in_a_fresh_process(benchmark, label)
+    figures = run_in_fresh_process(benchmark, label)
     assert figures["picks"] == PICKS
     assert figures["peak_mb"] < 8_000
 

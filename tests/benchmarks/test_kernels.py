@@ -101,9 +101,9 @@ BADGE = "BADGE, 20,000 images, 100 classes, 512 features, 1,000 picks"
 
 @pytest.mark.benchmark(group=BADGE)
 def test_badge(benchmark: BenchmarkFixture) -> None:
-    benchmark.extra_info["more memory at its peak, MB"] = in_a_process_of_its_own("badge_peak")
-    given = (*gradients_of_badge(), 1_000, np.random.default_rng(0), torch.arange(20_000))
-    picks = benchmark.pedantic(kmeans_plus_plus, given, rounds=1)
+    benchmark.extra_info["more memory at its peak, MB"] = run_in_fresh_process("badge_peak")
+    arguments = (*gradients_of_badge(), 1_000, np.random.default_rng(0), torch.arange(20_000))
+    picks = benchmark.pedantic(kmeans_plus_plus, arguments, rounds=1)
     assert len(set(picks)) == 1_000
 
 
@@ -111,12 +111,14 @@ def test_badge(benchmark: BenchmarkFixture) -> None:
 def test_materialised_badge(benchmark: BenchmarkFixture) -> None:
     """Its 1,000 picks would take hours: from the price of one more of three."""
     factors = gradients_of_badge()
-    began = time.perf_counter()
+    start = time.perf_counter()
     usual_seeding(*factors, 1, np.random.default_rng(0))
-    one = time.perf_counter() - began
+    seconds_of_one = time.perf_counter() - start
     picks = benchmark.pedantic(usual_seeding, (*factors, 4, np.random.default_rng(0)), rounds=1)
     assert len(set(picks)) == 4
-    benchmark.extra_info["seconds for 1,000 picks, from 4"] = one + 999 * (benchmark.stats["min"] - one) / 3
+    benchmark.extra_info["seconds for 1,000 picks, from 4"] = (
+        seconds_of_one + 999 * (benchmark.stats["min"] - seconds_of_one) / 3
+    )
     benchmark.extra_info["gradients, MB"] = round(4 * factors[0].numel() * factors[1].shape[1] / 1e6)
 
 
@@ -140,10 +142,10 @@ def peak() -> float:
     return int(line.split()[1]) / 1e3
 
 
-def in_a_process_of_its_own(name: str) -> float:
+def run_in_fresh_process(name: str) -> float:
     """What a function of this file returns where no earlier peak hides its own."""
-    told = subprocess.check_output([sys.executable, __file__, name], text=True)
-    return round(float(told), 1)
+    output = subprocess.check_output([sys.executable, __file__, name], text=True)
+    return round(float(output), 1)
 
 
 def one_by_one(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:

@@ -63,8 +63,8 @@ def task(recipe: Recipe) -> Classifier:
 
 def ours(recipe: Recipe) -> Callable[[], object]:
     """An epoch of a task's fit."""
-    one = task(recipe)
-    return lambda: one.fit(np.arange(N), 0)
+    model_task = task(recipe)
+    return lambda: model_task.fit(np.arange(N), 0)
 
 
 def usual(num_workers: int) -> Callable[[], object]:

@@ -100,13 +100,13 @@ def strategy_styles(names: Iterable[str]) -> dict[str, StrategyStyle]:
     parameters alone get different styles; strategies that are not listed come after the list. Colours repeat after 8
     with other dashes, markers after 13.
     """
-    listed = list(yaml.safe_load((CONFIGS / "strategy_styles.yaml").read_text(encoding="utf-8")))
+    known_names = list(yaml.safe_load((CONFIGS / "strategy_styles.yaml").read_text(encoding="utf-8")))
     positions, labels = dict[str, int](), list(dict.fromkeys(names))
     for label in sorted(labels, key=lambda label: "[" in label):  # labels without parameters first
         name = label.partition("[")[0]
-        position = listed.index(name) if name in listed else len(listed)
-        free = (number for number in itertools.count(len(listed)) if number not in positions.values())
-        positions[label] = position if name in listed and position not in positions.values() else next(free)
+        position = known_names.index(name) if name in known_names else len(known_names)
+        free = (number for number in itertools.count(len(known_names)) if number not in positions.values())
+        positions[label] = position if name in known_names and position not in positions.values() else next(free)
     return {label: style_at(positions[label]) for label in labels}
 
 
