@@ -1,4 +1,4 @@
-"""`seeds=auto`: a run goes on until its comparisons are decided or given up, whatever interrupts it."""
+"""`seeds=auto`: a run continues until its comparisons are decided or given up, even after interruptions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHELF = [
 
 
 def invoke(*words: str, code: int = 0) -> str:
-    """What a command says."""
+    """Runs a command and returns its output."""
     result = CliRunner().invoke(app, [*words])
     refused = code == 2 and isinstance(result.exception, ValueError)
     assert result.exit_code == code or refused, (result.output, result.exception)
@@ -32,7 +32,7 @@ def invoke(*words: str, code: int = 0) -> str:
 
 
 def cells(folder: Path) -> dict[str, int]:
-    """Cells by strategy, as the manifest lists them; each is recorded."""
+    """The number of cells by strategy in the manifest; all of them are recorded."""
     [experiment] = json.loads((folder / "grid.json").read_text())["experiments"]
     names = [cell["strategy"] for cell in experiment["cells"]]
     assert len(bytes_of(folder)) == len(names)
@@ -47,7 +47,7 @@ def test_a_run_stops_when_all_is_decided_or_given_up(tmp_path: Path) -> None:
     num_cells = cells(tmp_path)
     assert num_cells["random"] == max(
         num_cells["in_order"], num_cells["scattered"]
-    )  # the reference runs on while any is open
+    )  # the reference has as many seeds as any other strategy
     assert set(num_cells.values()) <= {8, 10, 12}
     output = invoke("run", *SHELF, f"out={tmp_path}")
     assert f"{sum(num_cells.values())} cells, 0 to do" in output
@@ -66,7 +66,7 @@ def test_tables_compare_and_status_show_the_look(tmp_path: Path) -> None:
     assert any(row.endswith(f",{word},{number}") for row in rows)
 
 
-def test_what_ends_early_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_an_interrupted_run_continues_to_the_same_bytes(tmp_path: Path) -> None:
     invoke("run", *SHELF, f"out={tmp_path / 'whole'}")
     for _ in range(3):
         invoke("run", *SHELF, f"out={tmp_path / 'parts'}", "gpu_hours=1e-7", code=1)
@@ -78,7 +78,7 @@ def test_what_ends_early_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["max_seeds=20", "level=0.9", "reference=in_order", "seeds=12"])
-def test_rules_do_not_change_once_one_has_looked(tmp_path: Path, word: str) -> None:
+def test_rules_do_not_change_after_the_first_look(tmp_path: Path, word: str) -> None:
     invoke("run", *SHELF, f"out={tmp_path}")
     before = bytes_of(tmp_path)
     output = invoke("run", *SHELF, f"out={tmp_path}", word, code=2)
@@ -96,14 +96,14 @@ def test_rules_do_not_change_once_one_has_looked(tmp_path: Path, word: str) -> N
         (["seeds=often"], "seeds=often: "),
     ],
 )
-def test_what_does_not_fit_is_one_line(tmp_path: Path, words: list[str], message: str) -> None:
+def test_wrong_settings_are_refused_in_one_line(tmp_path: Path, words: list[str], message: str) -> None:
     output = invoke("run", *SHELF, f"out={tmp_path}", *words, code=2)
     assert message in output
     assert not (tmp_path / "grid.json").exists()
 
 
-def test_what_cannot_be_compared_is_said_and_takes_no_more_seeds(tmp_path: Path) -> None:
-    output = invoke("run", *SHELF, f"out={tmp_path}", "strategies=[random,box_count]")  # it pays for no box at all
+def test_strategies_that_are_not_comparable_take_no_more_seeds(tmp_path: Path) -> None:
+    output = invoke("run", *SHELF, f"out={tmp_path}", "strategies=[random,box_count]")  # box_count pays for no box
     assert "not comparable: box_count (8 seeds)" in output
     assert cells(tmp_path) == {"random": 8, "box_count": 8}
 
@@ -116,7 +116,7 @@ def test_a_cell_that_fails_leaves_its_comparison_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ray_comes_to_the_same_bytes(tmp_path: Path) -> None:
+def test_ray_writes_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     command = [sys.executable, "-m", "benchmark", "run", *SHELF]
     for launcher in ("local", "ray"):

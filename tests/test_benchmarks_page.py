@@ -1,4 +1,4 @@
-"""The page of measurements is what its figures give, and says which machine they are of."""
+"""The page of benchmarks is rendered from its JSON file, and names the machine of each measurement."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ RAW = {
 }  # fmt: skip
 
 
-def test_the_committed_page_is_what_its_figures_give() -> None:
+def test_the_committed_page_is_rendered_from_its_json_file() -> None:
     assert page.render_page(json.loads(page.SUMMARY.read_text())) == page.PAGE.read_text()
 
 

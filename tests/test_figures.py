@@ -1,4 +1,4 @@
-"""Figures show the numbers that were recorded, each name as it is, and the same bytes every time."""
+"""Figures show the recorded numbers, write names literally, and are saved to the same bytes every time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HOSTILE = '<b>$x_1$ & "q"'
 
 @pytest.mark.parametrize("charged", [0, 3])
 def test_ranks_are_over_the_price_where_rounds_cost_unequally(charged: float) -> None:
-    """As verdicts are: what is charged besides moves a curve to the right, past one that is lower round by round."""
+    """As in the verdicts: an additional cost moves a curve to the right, past one that is lower in every round."""
     high, low = curve("high", [[10.0, 20, 30]], [0]), curve("low", [[9.0, 19, 29]], [0])
     high = replace(high, cost={"images": high.cost["images"] + charged})
     first = {name for name, rank in ranking.split_ranks(rank_curves([high, low]))[0].items() if rank == 1}
@@ -74,7 +74,7 @@ def run(strategy: str, seed: int, bought: Sequence[list[int]]) -> Run:
     ]
     header = Header("k", identity("random"), "data", 10, "accuracy", [])
     result = Run(f"{strategy}/{seed}", strategy, seed, (), False, header, records, False, "", Store("none"))
-    result.__dict__["measurements"] = measurements  # as if read
+    result.__dict__["measurements"] = measurements  # as if it had been read from disk
     return result
 
 
@@ -106,7 +106,7 @@ def styles(example: Experiment) -> dict[str, style.StrategyStyle]:
 
 
 def arrays(detection: bool = False) -> dict[str, Any]:
-    """A gallery of ten images of three classes; 0 1 2 0 1 2 ... as labels, or one box an image, and two on image 2."""
+    """Arrays of a gallery of ten images: labels 0 1 2 0 1 2 ..., or one box per image, with a second one on image 2."""
     rng = np.random.default_rng(1)
     none, some = np.zeros(0, np.int64), np.arange(10)
     return {
@@ -216,7 +216,7 @@ def test_long_class_names_are_shortened_and_leave_the_bars_room(num_classes: int
     assert figure.axes[0].get_window_extent().height / figure.dpi > 0.9
 
 
-def test_bars_are_what_a_paper_tells() -> None:
+def test_bars_are_published_standard_deviations() -> None:
     paper = curve("first", [[50, 60, 70]], seeds=(), std_R=np.array([1.0, np.nan, 2.0]), num_runs=5)
     figure = got(figures_curves.learning_curves(experiment([paper]), style.strategy_styles(["first"]), "images"))
     (bars,) = figure.axes[0].containers
@@ -225,7 +225,7 @@ def test_bars_are_what_a_paper_tells() -> None:
     assert any("mean of 5 runs; bars: standard deviation" in text for text in texts(figure))
 
 
-def test_rounds_that_are_not_there_are_left_out() -> None:
+def test_missing_rounds_are_left_out() -> None:
     short = curve("short", [[50, np.nan, np.nan]], seeds=[0])
     uneven = curve("uneven", [[50, 60, 70], [52, np.nan, np.nan]])
     none = np.zeros((0, 3))
@@ -262,7 +262,7 @@ def test_scores_out_of_reach_are_no_savings(styles: dict[str, style.StrategyStyl
     assert figures_curves.savings_curve(experiment([unequal.curves["first"], other_start]), styles, "first") is None
 
 
-# --- looks ----------------------------------------------------------------------------------
+# --- styles ---------------------------------------------------------------------------------
 def test_a_strategy_looks_the_same_in_every_figure(example: Experiment, styles: dict[str, style.StrategyStyle]) -> None:
     figures = [
         got(figures_curves.learning_curves(example, styles)),
@@ -276,7 +276,7 @@ def test_a_strategy_looks_the_same_in_every_figure(example: Experiment, styles: 
     assert [line.get_color() for line in dots] == [style.colour for style in styles.values() for _ in range(2)]
 
 
-def test_many_strategies_are_told_apart() -> None:
+def test_many_strategies_have_different_styles() -> None:
     styles = style.strategy_styles([f"strategy_{number}" for number in range(60)])
     assert len(set(styles.values())) == 60
     assert len({(style.colour, style.dashes) for style in list(styles.values())[:32]}) == 32
@@ -308,7 +308,7 @@ def test_penalties_are_added_over_experiments() -> None:
 
 
 def test_two_seeds_are_no_penalty() -> None:
-    """Margin beat random in the figure where the table said undecided."""
+    """The figure once showed that margin beats random where the table said undecided."""
     two = experiment([curve("random", [[50, 60, 70], [50, 61, 72]]), curve("margin", [[50, 63, 73], [50, 64, 75]])])
     assert ranking.penalty_matrix([two]) is None
 
@@ -320,7 +320,7 @@ def test_rounds_before_any_selection_count_only_where_something_was_selected() -
     assert cells(got(ranking.penalty_matrix([no_start])))[0, 1] == "0.33"
 
 
-def test_what_does_not_pair_is_left_out_of_the_penalties() -> None:
+def test_strategies_that_do_not_pair_are_left_out_of_the_penalties() -> None:
     odd = constant("odd", [0, 9, 9], start_fingerprints=("other",) * 5)
     three_curves = experiment([odd, constant("aa", [0, 0, 0]), constant("b", [0, 5, 5])])
     labels = [label.get_text() for label in got(ranking.penalty_matrix([three_curves])).axes[0].get_yticklabels()]
@@ -350,7 +350,7 @@ def test_ranks_are_of_what_all_experiments_share() -> None:
     assert "no test: it takes 5 data sets" in "".join(texts(figure))
     many = got(ranking.rank_diagram([first, *map(on_other_data, "abcd")]))
     assert any("critical difference 0.88" in text for text in texts(many))  # Demšar: 1.96 * sqrt(2 * 3 / (6 * 5))
-    same = got(ranking.rank_diagram([first, *[replace(first, title=name) for name in "abcd"]]))  # five schedules of one
+    same = got(ranking.rank_diagram([first, *[replace(first, title=name) for name in "abcd"]]))  # on one data set
     assert not any("critical difference" in text for text in texts(same))
     assert any("over 1 data set, 5 experiments" in text for text in texts(same))
     assert ranking.rank_diagram([first, empty]) is None
@@ -434,7 +434,7 @@ def test_the_map_marks_what_was_bought_by_round(example: Experiment, monkeypatch
     assert selections.pool_map(replace(example, runs=()), gallery()) is None
 
 
-def test_the_embedding_repeats_itself() -> None:
+def test_tsne_positions_are_repeatable() -> None:
     features = np.random.default_rng(2).standard_normal((60, 50))
     assert np.array_equal(selections.tsne_positions(features), selections.tsne_positions(features))
     assert selections.tsne_positions(features[:5]).shape == (5, 2)
@@ -447,7 +447,7 @@ def test_a_contact_sheet_shows_the_first_images_of_each_round(example: Experimen
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["initial", "round 1", "round 2"]
     outlines = [path.vertices for single in figure.axes[0].collections for path in single.get_paths()]
     assert np.array_equal(outlines[0][[0, 2]], [[0.5, 10.5], [3.5, 13.5]])  # of image 2, in the second row
-    assert len(outlines) == 2  # a light one below a coloured one
+    assert len(outlines) == 2  # a white outline below a coloured one
     single = got(selections.contact_sheet(example, gallery(), "second", per_round=1))
     column = np.asarray(single.axes[0].images[0].get_array())
     assert column.shape == (3 * 9 - 1, 6, 3)
@@ -539,8 +539,8 @@ def test_a_gallery_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert loaded.fault == ""
 
 
-def others(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Files that are no gallery, and what is said of them."""
+def broken_galleries(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Error messages and the files that cause them."""
     broken: dict[str, dict[str, Any]] = {
         "classes_C is object": {"classes_C": np.zeros((1, 2))},
         "differ in length": {"shown_N": np.arange(3)},
@@ -565,8 +565,8 @@ def others(folder: Path) -> Iterator[tuple[str, Path]]:
     yield from (("is no gallery", folder / name) for name in ("text.npz", "missing.npz"))
 
 
-def test_what_is_no_gallery_is_refused_in_one_line(tmp_path: Path) -> None:
-    for message, path in others(tmp_path):
+def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    for message, path in broken_galleries(tmp_path):
         with pytest.raises(ValueError, match=re.escape(message)) as error:
             Gallery.read(path)
         assert f"{path} is no gallery: " in str(error.value)
@@ -589,7 +589,7 @@ def test_a_strategy_looks_the_same_whatever_else_is_drawn() -> None:
         style.strategy_styles(["mine", "random", "isal", "isal[k=2]", "coreset[metric=cosine]"]),
     )
     assert alone["isal"] == many["isal"]
-    assert many["coreset[metric=cosine]"] == style.strategy_styles(["coreset"])["coreset"]  # no plain one beside it
+    assert many["coreset[metric=cosine]"] == style.strategy_styles(["coreset"])["coreset"]  # alone
     assert many["isal[k=2]"] != many["isal"]
     assert len(set(many.values())) == 5
     assert style.strategy_styles(["isal[k=2]", "isal"])["isal"] == alone["isal"]  # whichever comes first

@@ -1,4 +1,4 @@
-"""The report: one file that needs nothing, says what was found, escapes what it is told, and opens in a browser."""
+"""The report is one file without dependencies: it shows all results, escapes all names, and opens in a browser."""
 
 import html
 import json
@@ -56,7 +56,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report(recorded(tmp_path_factory.mktemp("report"), PLAIN))
 
 
-def test_it_holds_everything_and_loads_nothing(page_path: Path) -> None:
+def test_the_page_loads_nothing_from_elsewhere(page_path: Path) -> None:
     page = Page(page_path.read_text())
     assert "default-src 'none'" in (page.all("meta")[2]["content"] or "")
     assert page.all("link") == []
@@ -68,7 +68,7 @@ def test_it_holds_everything_and_loads_nothing(page_path: Path) -> None:
     assert not outside.search(re.sub(r"data:image[^\"]*", "data:", page_path.read_text()))
 
 
-def test_it_shows_tables_audit_comparisons_and_how_it_was_made(page_path: Path) -> None:
+def test_the_page_shows_tables_audit_comparisons_and_provenance(page_path: Path) -> None:
     text = " ".join(Page(page_path.read_text()).text.split())
     for words in (
         "70.00 ± 1.00",
@@ -86,7 +86,7 @@ def test_it_shows_tables_audit_comparisons_and_how_it_was_made(page_path: Path) 
     assert "numpy 2" in text
 
 
-def test_characters_that_the_font_lacks_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_about_missing_glyphs_become_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def warn_of_glyphs(*_: object) -> Path:
         for number in (29399, 29483):
             warnings.warn(f"Glyph {number} missing from font(s) DejaVu Sans.", stacklevel=1)
@@ -109,14 +109,14 @@ def test_names_break_behind_commas_brackets_and_underscores() -> None:
     assert add_line_breaks("a[b=1,c_d=<x>]") == "a[<wbr>b=1,<wbr>c_<wbr>d=&lt;x&gt;]"
 
 
-def test_a_figure_says_what_is_to_be_seen(page_path: Path) -> None:
+def test_captions_explain_the_marks_of_a_figure(page_path: Path) -> None:
     captions = Page(page_path.read_text(encoding="utf-8")).text
     for words in ("Shaded: 95 % interval of the mean", "dots: single runs", "a mark for each run"):
         assert words in captions
 
 
-def test_captions_tell_how_many_tests_and_intervals_they_hold_for(page_path: Path) -> None:
-    """Wherever an interval, a band or a test is shown: for itself alone, or corrected, and over what."""
+def test_captions_say_whether_tests_and_intervals_are_corrected(page_path: Path) -> None:
+    """Every interval, band and test says whether it is corrected for multiple comparisons, and over what."""
     for name, words in {
         "curves": "of each round alone: not corrected for their number",
         "savings": "pointwise: of each score alone, not corrected for their number",
@@ -183,7 +183,7 @@ def test_published_curves_have_a_report_too(tmp_path: Path) -> None:
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_opens_in_a_browser_offline_without_an_error(page_path: Path, tmp_path: Path, scheme: str) -> None:
-    """A probe appended to a copy sorts the table and writes what it sees into the title."""
+    """A script appended to a copy of the page sorts the table and writes its observations into the title."""
     probe = """<script>
 const seen = { errors: [], background: getComputedStyle(document.body).backgroundColor };
 addEventListener("error", (event) => seen.errors.push(event.message));
@@ -212,5 +212,5 @@ document.title = "seen " + JSON.stringify(seen);
     assert observed["errors"] == []
     assert observed["images"]
     assert observed["order"] == ["mine", "other", "random"]  # 70 66.3 66: by the last round, best first
-    assert observed["overflow"] <= 0  # nothing sticks out at the width of a telephone
+    assert observed["overflow"] <= 0  # nothing is wider than the screen of a phone
     assert observed["background"] == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(21, 23, 26)")

@@ -1,4 +1,4 @@
-"""Savings against hand cases and a brute-force twin; the paper's claims from its own tables."""
+"""Savings equal cases computed by hand and by brute force, and the paper's claims from its own tables."""
 
 import json
 import math
@@ -31,7 +31,7 @@ IMAGES = Price("images")
 
 
 def first_crossing(x: list[float], y: list[float], target: float) -> float:
-    """The twin: walks along the running maximum in small steps."""
+    """Brute force: evaluates the running maximum in small steps."""
     best = np.maximum.accumulate(y)
     if best[0] >= target:
         return x[0]
@@ -41,7 +41,7 @@ def first_crossing(x: list[float], y: list[float], target: float) -> float:
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_crossing_is_where_the_running_maximum_gets_there(number: int) -> None:
+def test_the_crossing_cost_is_where_the_running_maximum_reaches_the_target(number: int) -> None:
     rng = np.random.default_rng(number)
     x = np.cumsum(rng.uniform(1, 10, 8))
     y = rng.normal(np.linspace(0, 3, 8), 1)  # not monotone
@@ -106,16 +106,16 @@ def test_intervals_come_from_pairs_and_end_where_nothing_is_known() -> None:
     base = np.array([[10.0, 20, 30, 40], [12, 22, 32, 42], [11, 21, 31, 41]])
     shifted = np.roll(base, -1, axis=1) * [1, 1, 1, np.nan] + 0.0
     shifted[:, 3] = base[:, 3] + 10
-    saving = only_saving(curve("a", shifted), curve("b", base))  # the seeds' effect is in both: nothing varies
+    saving = only_saving(curve("a", shifted), curve("b", base))  # both share the effect of the seed
     assert saving.amount.value == pytest.approx(1000)
-    assert np.isnan([saving.amount.low, saving.amount.high]).all()  # which is no interval of 95 %
+    assert np.isnan([saving.amount.low, saving.amount.high]).all()  # so there is no interval
     single = only_saving(curve("a", shifted[:1]), curve("b", base[:1]))
     assert single.is_reached
     assert math.isnan(single.amount.low)
     noisy = np.random.default_rng(1).normal(0, 6, base.shape)
     wide = only_saving(curve("a", base + noisy), curve("b", base), rule="38")
     assert wide.is_reached
-    assert wide.amount.low == -math.inf  # some replicates never get there
+    assert wide.amount.low == -math.inf  # some replicates never reach the target
     assert wide.percent.high <= 100 * (1 - 1000 / wide.against_cost) + 100 * 3000 / wide.against_cost
     assert wide.amount.high <= 3000  # nobody pays less than for round 0, nor more than all
 
@@ -167,10 +167,10 @@ def test_the_share_of_all_boxes_that_large_coco_takes() -> None:
     [saving] = compute_savings(coco, "isal", "coreset", TargetRule.read("0.34"), Price("boxes"), RNG)
     assert 100 * saving.strategy_cost / coco.curves["isal"].cost["boxes"][0, -1] == pytest.approx(
         60.75, abs=0.01
-    )  # said: 60.7
+    )  # the paper says 60.7
 
 
-def test_every_pair_of_published_curves_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_pair_of_published_curves_has_a_saving(capsys: pytest.CaptureFixture[str]) -> None:
     result = CliRunner().invoke(app, ["savings", f"records={PUBLISHED_FOLDER}", "format=json"])
     rows = json.loads(result.stdout)
     assert len(rows) == len(strategy_pairs(read_experiments(str(PUBLISHED_FOLDER)), [], []))
@@ -194,7 +194,7 @@ def test_unknown_names_and_curves_that_do_not_meet_are_one_line(tmp_path: object
         assert message in str(result.exception), words
 
 
-def test_one_seed_is_told_as_such(tmp_path) -> None:
+def test_one_seed_has_no_interval(tmp_path) -> None:
     store = recorded(tmp_path, {name: {0: seeds[0]} for name, seeds in PLAIN.items()})
     result = CliRunner().invoke(app, ["savings", f"out={store.folder}", "strategy=mine", "against=random"])
     assert "one seed: no interval" in result.stdout
@@ -208,7 +208,7 @@ def test_one_seed_is_told_as_such(tmp_path) -> None:
 def test_claims_at_final_are_those_at_the_others_final(
     task: str, against: str, at: str, percent: float, claimed: float
 ) -> None:
-    """Where ISAL ends above the other, the smaller of both final scores is the other's, so that these claims stand."""
+    """Where ISAL ends above the other strategy, the smaller of both final scores is the other's."""
     [published] = [
         candidate for candidate in read_experiments(str(PUBLISHED_FOLDER)) if candidate.title == f"isal_2021_{task}"
     ]
@@ -217,7 +217,7 @@ def test_claims_at_final_are_those_at_the_others_final(
     [at_theirs] = compute_savings(published, "isal", against, TargetRule("value", theirs, theirs), IMAGES, RNG)
     assert smaller.target == theirs
     assert smaller.percent.value == at_theirs.percent.value == pytest.approx(percent, abs=0.01)
-    [turned] = compute_savings(published, against, "isal", TargetRule("final"), IMAGES, RNG)  # told from the other side
+    [turned] = compute_savings(published, against, "isal", TargetRule("final"), IMAGES, RNG)  # with the roles exchanged
     assert turned.amount.value == -smaller.amount.value
 
 
@@ -226,7 +226,7 @@ COSTS = np.arange(1, 11) * 1000.0
 
 
 def simulate_scores(num_runs: int, rng: np.random.Generator) -> np.ndarray:
-    """(S, R) scores of runs of one strategy: a concave curve that still rises, seeds that go on from round to round."""
+    """(S, R): scores of one strategy, on a concave curve that still rises, with an effect of each seed."""
     return 90 - 60 / np.sqrt(COSTS / 1000) + rng.normal(0, 0.5, (num_runs, 1)) + rng.normal(0, 0.6, (num_runs, 10))
 
 
@@ -251,7 +251,7 @@ def test_equal_strategies_save_nothing_at_the_smaller_final_score(num_runs: int)
 @pytest.mark.parametrize("num_runs", [5, 10])
 @pytest.mark.parametrize("spread", [0.05, 0.6])
 def test_intervals_in_a_band_cover_the_truth(num_runs: int, spread: float) -> None:
-    """Two strategies of known mean price of the band, which each run reaches in a whole round."""
+    """The true mean costs of the band are known; each run pays for whole rounds."""
     rng, truth = np.random.default_rng(num_runs), mean_band_price(0.0, spread) - mean_band_price(1.5, spread)
     covered = []
     for _ in range(400):
@@ -265,7 +265,7 @@ def test_intervals_in_a_band_cover_the_truth(num_runs: int, spread: float) -> No
 
 
 def band_scores(num_runs: int, better: float, spread: float, rng: np.random.Generator) -> np.ndarray:
-    """(S, R) scores around a curve that passes 70 between two rounds."""
+    """(S, R): scores around a curve that passes 70 between two rounds."""
     noise_SR = rng.normal(0, spread, (num_runs, 1)) + rng.normal(0, spread, (num_runs, 10))
     return 90 + better - 42 / np.sqrt(COSTS / 1000) + noise_SR
 
@@ -287,7 +287,7 @@ def test_a_run_that_never_reaches_the_band_counts_with_what_it_paid() -> None:
 
 
 def test_prices_in_a_band_differ_by_rounding_at_least() -> None:
-    """Five runs that all pay the same on each side: how sure their difference is, is what rounding lets be known."""
+    """All runs of a strategy pay the same: the interval of the saving is that of rounding to whole rounds."""
     a, b = (curve(name, [scores] * 5) for name, scores in (("a", [10.0, 25, 30, 31]), ("b", [10.0, 15, 25, 31])))
     saving = only_saving(a, b, rule="band:24,32")
     half = 2.7764 * 1000 / np.sqrt(12) / np.sqrt(5)  # Student's quantile of four degrees, a round costs 1,000
@@ -297,7 +297,7 @@ def test_prices_in_a_band_differ_by_rounding_at_least() -> None:
 
 # --- runs that are not whole, and schedules that end by score ---------------------------------
 def test_unfinished_runs_are_left_out_by_name() -> None:
-    """A seed with round 0 alone must not cut the others down to round 0."""
+    """A seed that has only round 0 must not restrict the other seeds to round 0."""
     base = np.array([[10.0, 20, 30], [12, 22, 32], [11, np.nan, np.nan]])
     better, cut = base + np.array([0, 5, 5]), frozenset({2})
     a, b = curve("a", better, unfinished_seeds=cut), curve("b", base, unfinished_seeds=cut)
@@ -335,13 +335,13 @@ def test_runs_that_end_by_score_are_compared_by_their_band() -> None:
     assert late.not_reached_note == "not reached: a has not reached it within 4,000 images"
 
 
-def test_what_is_reached_in_round_0_is_told_as_such() -> None:
+def test_a_target_reached_in_round_0_is_noted() -> None:
     saving = only_saving(curve("a", [[50.0, 60]]), curve("b", [[40.0, 45]]))
     assert saving.note == f"already in round 0: a; one seed: no interval; {saving.few_rounds_note}"
 
 
-def test_savings_between_few_rounds_are_told_to_be_rough() -> None:
-    """In the answer, in the line of a comparison and below the table; not in a band, whose prices are whole rounds."""
+def test_savings_between_few_rounds_are_marked_as_rough() -> None:
+    """The note is in the saving, in the comparison and below the table; costs of a band are whole rounds."""
     rng, few = np.random.default_rng(0), "5 rounds: prices are linear between them, so what is saved is rough"
     base_SR = np.array([60.0, 70, 75, 78, 80]) + rng.normal(0, 0.3, (6, 5))
     for rule in ("final", "74", "band:74,80"):

@@ -1,4 +1,4 @@
-"""docs/statistics.md says what its simulations gave, and these give it again."""
+"""docs/statistics.md shows the results of its simulations, and these are repeatable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tools.statistics_figures import FIGURES
 from tools.statistics_page import PAGE, PICTURES, RESULTS, markdown_table, render_page, run_simulation, to_json_numbers
 
 COMMITTED = json.loads(RESULTS.read_text(encoding="utf-8"))
-SECTIONS = {  # by rule: its section, and a word of the product's that it explains
+SECTIONS = {  # by rule: its section, and words of the harness that the section explains
     "pairing": ("Pairs", "stats.student_interval"), "sign_flips": ("Sign flips", "stats.sign_flip_test"),
     "seeds_needed": ("How many seeds", "stats.runs_to_find"), "holm": ("Many tests", "of this table alone"),
     "spread": ("Mean and spread", "sample standard deviation over n seeds"), "price": ("Equal price", "range of cost"),
@@ -35,7 +35,7 @@ def section(title: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_page_is_what_the_simulations_gave() -> None:
+def test_the_page_is_rendered_from_the_simulations() -> None:
     assert render_page(COMMITTED) == PAGE.read_text(encoding="utf-8")
 
 
@@ -47,7 +47,7 @@ def test_a_number_of_the_page_is_a_number_of_the_file() -> None:
 
 
 @pytest.mark.parametrize("name", SIMULATIONS)
-def test_every_rule_has_its_section_its_picture_and_its_simulation(name: str) -> None:
+def test_every_rule_has_a_section_a_figure_and_a_simulation(name: str) -> None:
     title, words = SECTIONS[name]
     text = section(title)
     for part in ("**Question.**", "**Rule.**", "**Simulation.**", "**Limits.**", words):
@@ -98,7 +98,7 @@ def rows(name: str, **conditions: Any) -> list[dict[str, Any]]:
 
 
 def test_rules_keep_their_promises() -> None:
-    """As the page tells them, with room for three standard errors of the simulation."""
+    """The claims of the page hold, up to three standard errors of the simulation."""
     assert all(0.93 <= row["covered"] <= 0.97 for row in rows("pairing"))
     assert all(row["rejected"] <= 0.06 for row in rows("sign_flips") if row["shape"].startswith("symmetric"))
     assert all(row["rejected"] > 0.06 for row in rows("sign_flips", seeds=10) if row["shape"].startswith("skewed"))
@@ -120,12 +120,12 @@ def test_rules_keep_their_promises() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIMULATIONS)
-def test_every_simulation_gives_what_is_committed(name: str) -> None:
+def test_every_simulation_repeats_the_committed_results(name: str) -> None:
     assert_close(run_simulation(name), COMMITTED[name])
 
 
 def assert_close(result: Any, committed: Any) -> None:
-    """Numbers may differ by what another processor's rounding does to a share of simulations."""
+    """Asserts that results are equal, up to the effect of another processor's rounding."""
     if isinstance(result, dict):
         assert list(result) == list(committed)
         result, committed = list(result.values()), list(committed.values())

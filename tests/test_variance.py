@@ -1,4 +1,4 @@
-"""What makes runs differ: simulated truths come back, and `variance` runs what it needs and nothing twice."""
+"""Variance components: true values are recovered, and `variance` runs the cells it needs, each of them once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHELF = [
 
 
 def simulate_scores(num_sets: int, num: int, parts: tuple[float, float, float], name: str) -> np.ndarray:
-    """(num, N, 3): what experiments with these true variances would score."""
+    """(num, N, 3): scores of simulated experiments with these true variances."""
     rng = np.random.default_rng(seed("variance simulated", name, num_sets))
     initial, training, selection = np.sqrt(parts)
     training_N2 = training * rng.standard_normal((num, num_sets, 2))
@@ -50,7 +50,7 @@ def test_true_components_are_recovered_within_their_standard_errors(num_sets: in
 
 
 @pytest.mark.parametrize("parts", [(2.0, 0.5, 0.1), (0.0, 1.0, 3.0), (1.0, 0.0, 0.0)])
-def test_each_component_is_told_from_the_others(parts: tuple[float, float, float]) -> None:
+def test_components_are_separated_from_each_other(parts: tuple[float, float, float]) -> None:
     estimates = contributions(simulate_scores(20, 10_000, parts, "apart")).mean(1)
     errors = expected_standard_errors(parts, 20)
     np.testing.assert_allclose(estimates.mean(0), parts, atol=4 * errors.max() / math.sqrt(10_000))
@@ -67,10 +67,10 @@ def test_estimates_below_zero_are_reported_as_they_are() -> None:
     negative = VarianceComponents("x", ACCURACY, "a", "b", "area", 5, (Interval(-1, -2, 0), initial, selection), 0.95)
     assert negative.expected_variance(20, 1) <= negative.expected_variance(
         5, 4
-    )  # not better for an estimate below zero
+    )  # a negative estimate does not change that
 
 
-def test_what_never_differs_and_few_sets_have_no_interval() -> None:
+def test_constant_components_and_few_sets_have_no_interval() -> None:
     rng = np.random.default_rng(1)
     scores_N3 = np.repeat(rng.standard_normal((8, 2)), [2, 1], axis=1)  # the first two runs are the same
     parts = estimate_components(scores_N3, 0.95, rng)
@@ -92,7 +92,7 @@ def test_intervals_cover_the_truth(
         estimates = estimate_components(scores_N3, 0.95, rng)
         covered += [estimate.low <= truth <= estimate.high for estimate, truth in zip(estimates, parts, strict=True)]
         drawn_M3 = contributions(scores_N3[rng.integers(num_sets, size=(500, num_sets))]).mean(1)
-        low_3, high_3 = np.quantile(drawn_M3, [0.025, 0.975], axis=0)  # what percentiles of estimates alone would say
+        low_3, high_3 = np.quantile(drawn_M3, [0.025, 0.975], axis=0)  # the plain percentile interval, for comparison
         plain += (low_3 <= parts) & (parts <= high_3)
     print(num_sets, parts, covered / 1_000, plain / 1_000)
     assert plain.mean() < covered.mean()
@@ -108,7 +108,7 @@ def test_new_initial_sets_are_the_best_use_of_runs() -> None:
     words = variance.advice([components])
     assert "20 sets of 1 run know the mean difference of accuracy from random with a standard error of 0.27" in words
     assert "5 sets of 4 runs with one of 0.39" in words
-    rng = np.random.default_rng(seed("variance designs"))  # and so it is where runs are spent that way
+    rng = np.random.default_rng(seed("variance designs"))  # a simulation of both designs confirms it
     for num_sets, num_runs in variance.DESIGNS:
         initial_MN1 = rng.standard_normal((20_000, num_sets, 1))
         means_M = (initial_MN1 + math.sqrt(2) * rng.standard_normal((20_000, num_sets, num_runs))).mean((1, 2))
@@ -118,7 +118,7 @@ def test_new_initial_sets_are_the_best_use_of_runs() -> None:
 # --- the command ------------------------------------------------------------------------------
 @pytest.fixture
 def _restored_settings() -> Iterator[None]:
-    """Puts back what deterministic=true sets in this process."""
+    """Restores the settings of this process that deterministic=true changes."""
     before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     yield
     torch.use_deterministic_algorithms(before)
@@ -130,7 +130,7 @@ pytestmark = pytest.mark.usefixtures("_restored_settings")
 
 
 def invoke(*words: str, code: int = 0) -> str:
-    """What a command says."""
+    """Runs a command and returns its output."""
     result = CliRunner().invoke(app, [*words])
     refused = code == 2 and isinstance(result.exception, ValueError)
     assert result.exit_code == code or refused, (result.output, result.exception)
@@ -139,7 +139,7 @@ def invoke(*words: str, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def three_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three strategies, three sets; read only, see `copied`."""
+    """A results folder with three strategies and three sets; tests that change it take `sets_copy`."""
     folder = tmp_path_factory.mktemp("sets")
     invoke("variance", *SHELF, "sets=3", f"out={folder}")
     return folder
@@ -147,7 +147,7 @@ def three_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sets_copy(three_sets: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """A copy of `three_sets` that a test may change."""
     return Path(shutil.copytree(three_sets, tmp_path / "copy"))
 
 
@@ -160,7 +160,7 @@ def test_ordinary_records_count_and_only_the_rest_is_run(tmp_path: Path) -> None
     assert "3 initial sets are few" in output
     after = bytes_of(tmp_path)
     assert {path: after[path] for path in before} == before
-    assert len(after) == 30  # a strategy that is not asked for keeps its three
+    assert len(after) == 30  # the strategy that is not in the command keeps its three runs
     output = invoke("variance", *SHELF, "sets=3", f"out={tmp_path}", "deterministic=true")
     assert "27 cells, 0 to do" in output
     assert "deterministic=true is set" not in output
@@ -169,7 +169,7 @@ def test_ordinary_records_count_and_only_the_rest_is_run(tmp_path: Path) -> None
     assert commands == ["run", "variance", "variance", "run"]
 
 
-def test_what_ends_early_goes_on_to_the_same_bytes(three_sets: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_continues_to_the_same_bytes(three_sets: Path, tmp_path: Path) -> None:
     for _ in range(2):
         invoke("variance", *SHELF, "sets=3", f"out={tmp_path}", "gpu_hours=1e-7", code=1)
     invoke("variance", *SHELF, "sets=3", f"out={tmp_path}")
@@ -193,7 +193,7 @@ def test_scores_are_those_of_the_records(three_sets: Path) -> None:
     paid = {run.path: [record.cost["boxes"] for record in run.records] for run in runs}
     low, high = max(boxes[0] for boxes in paid.values()), min(boxes[-1] for boxes in paid.values())
     first = next(run for run in runs if run.seed == 0 and run.variant == ORDINARY)
-    at = np.linspace(low, high, 20_001)  # areas are over what all runs of a strategy have paid for
+    at = np.linspace(low, high, 20_001)  # areas are over the range of cost that all runs of a strategy have
     heights = np.interp(at, paid[first.path], [record.scores["map"] for record in first.records])
     assert own["area"][0, 0] == pytest.approx(heights.mean(), abs=1e-5)
     assert gaps["area"].shape == (2, 3)
@@ -216,13 +216,13 @@ def test_tables_and_figures_are_written(sets_copy: Path) -> None:
     }  # fmt: skip
     tidy_rows = json.loads(CliRunner().invoke(app, ["variance", f"out={sets_copy}", "format=json"]).stdout)
     assert {row["component"] for row in tidy_rows} == {"initial set", "training", "selection"}
-    assert any(row["low"] is None for row in tidy_rows)  # what never differs
+    assert any(row["low"] is None for row in tidy_rows)  # components that are always 0 have no interval
     other = invoke("variance", f"records={sets_copy}", "reference=scattered", f"to={sets_copy / 'else'}")
     assert "minus scattered" in other
     assert (sets_copy / "else" / "tables" / "variance" / "shelf.csv").exists()
 
 
-def test_a_set_that_is_not_through_is_left_out(sets_copy: Path) -> None:
+def test_an_incomplete_set_is_left_out(sets_copy: Path) -> None:
     [path] = (sets_copy / "cells").rglob("scattered/seed-2-selection-1.jsonl")
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     output = invoke("variance", f"out={sets_copy}")
@@ -247,12 +247,12 @@ def test_a_set_that_is_not_through_is_left_out(sets_copy: Path) -> None:
         (["run", "sets=3"], "sets=3: has no effect here: `variance sets=N`, or seeds=N"),
     ],
 )
-def test_what_does_not_fit_is_one_line(tmp_path: Path, words: list[str], message: str) -> None:
+def test_wrong_settings_are_refused_in_one_line(tmp_path: Path, words: list[str], message: str) -> None:
     output = invoke(words[0], *SHELF, *words[1:], f"out={tmp_path}", code=2)
     assert message in output
 
 
-def test_records_without_variants_are_told_what_to_type(tmp_path: Path) -> None:
+def test_records_without_variants_say_what_to_type(tmp_path: Path) -> None:
     invoke("run", *SHELF, "seeds=2", f"out={tmp_path}")
     assert "add sets=30, which runs them" in invoke("variance", f"out={tmp_path}", code=2)
 
@@ -262,7 +262,7 @@ def test_a_forecast_counts_the_variants(tmp_path: Path) -> None:
     assert "18 cells, 54 rounds, 40 fits (14 of 54 fits are shared)" in output.replace("\n", " ")
 
 
-def test_rounding_that_would_count_as_selection_is_said(three_sets: Path) -> None:
+def test_rounding_that_counts_as_selection_is_a_remark(three_sets: Path) -> None:
     [shelf] = reading.read_stores([Store(three_sets)])
     assert variance.num_unequal_starts(shelf, "random") == 0
     shelf.curves["random"].value_SR[0, 0] += 1e-9
@@ -273,7 +273,7 @@ def test_rounding_that_would_count_as_selection_is_said(three_sets: Path) -> Non
 
 
 @pytest.mark.slow
-def test_ray_comes_to_the_same_bytes(tmp_path: Path) -> None:
+def test_ray_writes_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     command = [sys.executable, "-m", "benchmark", "variance", *SHELF, "sets=2"]
     for launcher in ("local", "ray"):

@@ -1,9 +1,9 @@
-"""results/benchmarks: what `make bench` measured, a group at a time, and the page made from it.
+"""Keeps the measurements of `make bench` in results/benchmarks, and renders their page.
 
-    python tests/benchmarks/page.py RAW.json     takes the groups of one run of pytest-benchmark over
-    python tests/benchmarks/page.py              writes the page again
+    python tests/benchmarks/page.py RAW.json     adds the groups of one run of pytest-benchmark
+    python tests/benchmarks/page.py              renders the page again
 
-Rows of a group were timed in one run, on one machine; a group that is measured again replaces the old one.
+All rows of a group were timed in one run on one machine; a new measurement of a group replaces the old one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ multiplied.
 
 
 def summarize_groups(raw: dict[str, Any]) -> dict[str, Any]:
-    """The groups of a run: of each row the least seconds and what was noted, of the machine what matters."""
+    """The groups of a run: the minimum seconds and the notes of each row, and the machine."""
     info = raw["machine_info"]
     machine = {"processor": info["cpu"]["brand_raw"], "cores": info["cpu"]["count"], "python": info["python_version"]}
     groups: dict[str, Any] = {}
@@ -36,12 +36,12 @@ def summarize_groups(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def render_page(groups: dict[str, Any]) -> str:
-    """The page."""
+    """Renders the page."""
     return OPENING + "".join(section(name, group) for name, group in sorted(groups.items()))
 
 
 def section(name: str, group: dict[str, Any]) -> str:
-    """A group as a table."""
+    """Renders a group as a table."""
     rows = group["rows"]
     notes = list(dict.fromkeys(key for row in rows for key in row if key not in ("name", "seconds", MULTIPLIED)))
     lines = [["", "seconds", "times", *notes]]
@@ -59,12 +59,12 @@ MULTIPLIED = "seconds for 1,000 picks, from 4"
 
 
 def seconds(row: dict[str, Any]) -> float:
-    """What the whole job takes."""
+    """The seconds of the whole job, extrapolated where only a part was measured."""
     return float(row.get(MULTIPLIED, row["seconds"]))
 
 
 def main() -> None:
-    """Takes a run over, where one is given, and writes the page."""
+    """Adds the runs that are named in the arguments, and writes the page."""
     groups = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
     for path in sys.argv[1:]:
         groups |= summarize_groups(json.loads(Path(path).read_text()))

@@ -1,5 +1,5 @@
-"""Tables and statistics of a grid of 10,000 records: 20 experiments x 10 strategies x 5 seeds x 10 rounds; and whole
-commands on 10,000 cells: 10 experiments x 20 strategies x 50 seeds, 10 rounds each."""
+"""Times tables and statistics of 10,000 records (20 experiments x 10 strategies x 5 seeds x 10 rounds), and whole
+commands on 10,000 cells (10 experiments x 20 strategies x 50 seeds, 10 rounds each)."""
 
 import subprocess
 import sys
@@ -85,7 +85,7 @@ def thousands(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill(store: Store, cell: str, key: str, seed: int) -> None:
-    """Writes a cell as `Store.append` does, but without a sync a line; one seed lacks rounds and failed."""
+    """Writes a cell as `Store.append` does, without syncing every line; one seed is incomplete and has failed."""
     start, rng = np.random.default_rng(seed), np.random.default_rng(list(cell.encode()))
     initial, held_out, first = *np.split(start.permutation(2 * BUDGET), 2), float(start.normal(50, 3))
     order = np.concatenate([initial, 2 * BUDGET + rng.permutation(50_000)[: BUDGET * (ROUNDS - 1)]]).tolist()

@@ -1,4 +1,4 @@
-"""What the harness itself takes: all of the quick grid's time but that of fitting, scoring and selecting."""
+"""Times the overhead of the harness: all time of the quick grid except fitting, scoring and selecting."""
 
 import importlib
 import subprocess
@@ -23,7 +23,7 @@ START = (
 
 @pytest.mark.benchmark(group="overhead of the quick grid")
 def test_overhead_of_the_quick_grid(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    """`start`: of the interpreter, and the import of PyTorch, torchvision and scikit-learn, once a command."""
+    """`start`: starting the interpreter and importing PyTorch, torchvision and scikit-learn, once per command."""
 
     def run_seconds(*words: str) -> float:
         begin_time = time.perf_counter()
@@ -43,7 +43,7 @@ def test_overhead_of_the_quick_grid(benchmark: BenchmarkFixture, tmp_path: Path)
 
 
 def seconds(store: Store) -> dict[str, float]:
-    """Seconds of fit, score and select over all cells; a shared fit took none here."""
+    """The seconds of fit, score and select over all cells; a shared fit counts for the cell that trained it."""
     cells = [cell["path"] for experiment in store.manifest()["experiments"] for cell in experiment["cells"]]
     total = Counter[str]()
     for experiment in (experiment for cell in cells for experiment in store.measurements(cell)):
@@ -52,7 +52,7 @@ def seconds(store: Store) -> dict[str, float]:
 
 
 def own_seconds(measurement: Measured) -> dict[str, float]:
-    """Encodings are left to `rest`: what they took is told again by every round that reads them."""
+    """The seconds that a round took itself, without encodings: every round that uses them lists them again."""
     return {
         name: seconds
         for name, seconds in measurement.seconds.items()
@@ -71,7 +71,7 @@ DIGESTS = (
 def test_digests_of_the_quick_grid(
     benchmark: BenchmarkFixture, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What computing and comparing the digests of all that is kept takes, beside the fits and beside the whole run."""
+    """The time for computing and comparing digests, as a share of the fits and of the whole run."""
     seconds_by_name, calls = Counter[str](), Counter[str]()
 
     def time_calls(name: str) -> None:
