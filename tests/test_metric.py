@@ -86,7 +86,7 @@ def test_looks_and_figures_know_which_way_is_better(metric: Metric, turned: bool
     rng = np.random.default_rng(0)
     scores = {name: level + rng.normal(0, 0.1, (20, 3)) for name, level in (("good", 80.0), ("poor", 70.0))}
     curves = [curve(name, (100 - rows if turned else rows).tolist()) for name, rows in scores.items()]
-    one = experiment(*curves, metric=metric, auto_seeds=AutoSeeds("poor", 0.95, 20))
+    one = experiment(*curves, metric=metric, auto=AutoSeeds("poor", 0.95, 20))
     assert comparisons.compare_sequentially(one, "poor")["good"].status == "better"
     areas = ranking.mean_areas(one)
     assert areas["good"] > areas["poor"]
@@ -103,7 +103,7 @@ def test_stronger_is_less_of_an_error() -> None:
 
 def test_bands_are_refused_and_the_audit_asks_nothing_of_scores_that_fall() -> None:
     one = rates(ERROR, True)
-    with pytest.raises(ValueError, match="where higher is better, not error"):
+    with pytest.raises(ValueError, match="of error less is better"):
         savings.compute_savings(
             one, "good", "poor", savings.TargetRule("band", 20.0, 22.0), PRICE, np.random.default_rng(0)
         )

@@ -301,7 +301,7 @@ def check_comparable(experiment: Experiment, first: Curve, second: Curve, rule: 
     if scales_differ(best_score([first]), best_score([second])):
         raise ValueError(f"{first.strategy} and {second.strategy} cannot be compared: {SCALE_MISMATCH}")
     if rule.kind == "band" and not experiment.metric.higher_is_better:
-        raise ValueError(f"at=band:LOW,HIGH takes a metric where higher is better, not {experiment.metric}")
+        raise ValueError(f"at=band:LOW,HIGH takes a metric where more is better: of {experiment.metric} less is better")
     if experiment.schedule is not None and experiment.schedule.until and rule.kind != "band":
         until = experiment.schedule.until
         raise ValueError(f"runs of {experiment.title} end by score ({until}): compare them at=band:LOW,HIGH")
