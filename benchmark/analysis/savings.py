@@ -245,7 +245,7 @@ def compute_savings(
         pairs = pair_runs(first, second)
         rows = (pairs.first_rows, pairs.second_rows)
     elif first.seeds or second.seeds:
-        raise ValueError(f"{strategy} and {against} do not pair: of one of them only the mean is known")
+        raise ValueError(f"{strategy} and {against} do not pair: for one of them only the mean is known")
     else:
         rows = ([0], [0])
     check_comparable(experiment, first, second, rule, price)
