@@ -1,4 +1,4 @@
-"""`seeds=auto`: a run goes on until its comparisons are decided or given up, whatever interrupts it."""
+"""`seeds=auto`: a run continues until its comparisons are decided or given up, even after interruptions."""
 
 from __future__ import annotations
 
@@ -23,39 +23,41 @@ SHELF = [
 ]  # fmt: skip
 
 
-def typed(*words: str, code: int = 0) -> str:
-    """What a command says."""
-    done = CliRunner().invoke(app, [*words])
-    refused = code == 2 and isinstance(done.exception, ValueError)
-    assert done.exit_code == code or refused, (done.output, done.exception)
-    return done.output + (str(done.exception) if code == 2 else "")
+def invoke(*words: str, code: int = 0) -> str:
+    """Runs a command and returns its output."""
+    result = CliRunner().invoke(app, [*words])
+    refused = code == 2 and isinstance(result.exception, ValueError)
+    assert result.exit_code == code or refused, (result.output, result.exception)
+    return result.output + (str(result.exception) if code == 2 else "")
 
 
 def cells(folder: Path) -> dict[str, int]:
-    """Cells by strategy, as the manifest lists them; each is recorded."""
-    [one] = json.loads((folder / "grid.json").read_text())["experiments"]
-    names = [cell["strategy"] for cell in one["cells"]]
+    """The number of cells by strategy in the manifest; all of them are recorded."""
+    [experiment] = json.loads((folder / "grid.json").read_text())["experiments"]
+    names = [cell["strategy"] for cell in experiment["cells"]]
     assert len(bytes_of(folder)) == len(names)
     return {name: names.count(name) for name in names}
 
 
 def test_a_run_stops_when_all_is_decided_or_given_up(tmp_path: Path) -> None:
-    said = typed("run", *SHELF, f"out={tmp_path}")
-    looked = [line for line in said.splitlines() if line.startswith("shelf: ")]
-    assert "open, next look at 10 seeds: " in looked[0]
-    assert "open" not in looked[-1]
-    found = cells(tmp_path)
-    assert found["random"] == max(found["in_order"], found["scattered"])  # the reference runs on while any is open
-    assert set(found.values()) <= {8, 10, 12}
-    said = typed("run", *SHELF, f"out={tmp_path}")
-    assert f"{sum(found.values())} cells, 0 to do" in said
+    output = invoke("run", *SHELF, f"out={tmp_path}")
+    look_lines = [line for line in output.splitlines() if line.startswith("shelf: ")]
+    assert "open, next look at 10 seeds: " in look_lines[0]
+    assert "open" not in look_lines[-1]
+    num_cells = cells(tmp_path)
+    assert num_cells["random"] == max(
+        num_cells["in_order"], num_cells["scattered"]
+    )  # the reference has as many seeds as any other strategy
+    assert set(num_cells.values()) <= {8, 10, 12}
+    output = invoke("run", *SHELF, f"out={tmp_path}")
+    assert f"{sum(num_cells.values())} cells, 0 to do" in output
 
 
 def test_tables_compare_and_status_show_the_look(tmp_path: Path) -> None:
-    typed("run", *SHELF, f"out={tmp_path}")
-    status = next(line for line in typed("status", f"out={tmp_path}").splitlines() if line.startswith("shelf: "))
+    invoke("run", *SHELF, f"out={tmp_path}")
+    status = next(line for line in invoke("status", f"out={tmp_path}").splitlines() if line.startswith("shelf: "))
     [word, number] = re.findall(r"(better|worse|given up|undecided)[^:]*: scattered \((\d+) seeds\)", status)[0]
-    answer = typed("compare", "scattered", "random", f"out={tmp_path}").splitlines()[-1]
+    answer = invoke("compare", "scattered", "random", f"out={tmp_path}").splitlines()[-1]
     assert re.match(rf"scattered (is {word} than|against) random", answer)
     assert word in answer
     assert f"{number} seeds" in answer
@@ -64,28 +66,28 @@ def test_tables_compare_and_status_show_the_look(tmp_path: Path) -> None:
     assert any(row.endswith(f",{word},{number}") for row in rows)
 
 
-def test_what_ends_early_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    typed("run", *SHELF, f"out={tmp_path / 'whole'}")
+def test_an_interrupted_run_continues_to_the_same_bytes(tmp_path: Path) -> None:
+    invoke("run", *SHELF, f"out={tmp_path / 'whole'}")
     for _ in range(3):
-        typed("run", *SHELF, f"out={tmp_path / 'parts'}", "gpu_hours=1e-7", code=1)
-    status = typed("status", f"out={tmp_path / 'parts'}")
+        invoke("run", *SHELF, f"out={tmp_path / 'parts'}", "gpu_hours=1e-7", code=1)
+    status = invoke("status", f"out={tmp_path / 'parts'}")
     assert re.search(r"open, next look at 8 seeds: .*; it takes \d+ runs", status)
-    typed("run", *SHELF, f"out={tmp_path / 'parts'}")
+    invoke("run", *SHELF, f"out={tmp_path / 'parts'}")
     assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "parts")
     assert cells(tmp_path / "whole") == cells(tmp_path / "parts")
 
 
 @pytest.mark.parametrize("word", ["max_seeds=20", "level=0.9", "reference=in_order", "seeds=12"])
-def test_rules_do_not_change_once_one_has_looked(tmp_path: Path, word: str) -> None:
-    typed("run", *SHELF, f"out={tmp_path}")
+def test_rules_do_not_change_after_the_first_look(tmp_path: Path, word: str) -> None:
+    invoke("run", *SHELF, f"out={tmp_path}")
     before = bytes_of(tmp_path)
-    said = typed("run", *SHELF, f"out={tmp_path}", word, code=2)
-    assert "whose looks count, now" in said
+    output = invoke("run", *SHELF, f"out={tmp_path}", word, code=2)
+    assert "whose looks count, now" in output
     assert bytes_of(tmp_path) == before
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["strategies=[random]"], "there is only one strategy"),
         (["reference=isal"], "reference=isal: not among the strategies random, in_order, scattered"),
@@ -94,27 +96,27 @@ def test_rules_do_not_change_once_one_has_looked(tmp_path: Path, word: str) -> N
         (["seeds=often"], "seeds=often: "),
     ],
 )
-def test_what_does_not_fit_is_one_line(tmp_path: Path, words: list[str], told: str) -> None:
-    said = typed("run", *SHELF, f"out={tmp_path}", *words, code=2)
-    assert told in said
+def test_wrong_settings_are_refused_in_one_line(tmp_path: Path, words: list[str], message: str) -> None:
+    output = invoke("run", *SHELF, f"out={tmp_path}", *words, code=2)
+    assert message in output
     assert not (tmp_path / "grid.json").exists()
 
 
-def test_what_cannot_be_compared_is_said_and_takes_no_more_seeds(tmp_path: Path) -> None:
-    said = typed("run", *SHELF, f"out={tmp_path}", "strategies=[random,box_count]")  # it pays for no box at all
-    assert "not comparable: box_count (8 seeds)" in said
+def test_strategies_that_are_not_comparable_take_no_more_seeds(tmp_path: Path) -> None:
+    output = invoke("run", *SHELF, f"out={tmp_path}", "strategies=[random,box_count]")  # box_count pays for no box
+    assert "not comparable: box_count (8 seeds)" in output
     assert cells(tmp_path) == {"random": 8, "box_count": 8}
 
 
 def test_a_cell_that_fails_leaves_its_comparison_open(tmp_path: Path) -> None:
     words = [*SHELF, f"out={tmp_path}", "strategies=[random,crash]"]
-    said = typed("run", *words, code=1)
-    assert "open, next look at 8 seeds: crash" in said
-    assert "failed: shelf" in said
+    output = invoke("run", *words, code=1)
+    assert "open, next look at 8 seeds: crash" in output
+    assert "failed: shelf" in output
 
 
 @pytest.mark.slow
-def test_ray_comes_to_the_same_bytes(tmp_path: Path) -> None:
+def test_ray_writes_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     command = [sys.executable, "-m", "benchmark", "run", *SHELF]
     for launcher in ("local", "ray"):
@@ -128,15 +130,15 @@ def test_a_run_on_digits_stops_by_itself_killed_or_not(tmp_path: Path) -> None:
         "tasks=[digits[epochs=10]]", "strategies=[random,margin]", "seeds=auto", "initial=20", "budget=20", "rounds=3",
         "validation=0", "device=cpu", "threads=1",
     ]  # fmt: skip
-    command, drawn = [sys.executable, "-m", "benchmark", "run", *words], random.Random(0)
+    command, rng = [sys.executable, "-m", "benchmark", "run", *words], random.Random(0)
     for _ in range(4):
         process = subprocess.Popen([*command, f"out={tmp_path / 'killed'}"], stderr=subprocess.DEVNULL)
-        time.sleep(drawn.uniform(4, 10))
+        time.sleep(rng.uniform(4, 10))
         process.send_signal(signal.SIGKILL)
         process.wait()
     for name in ("killed", "whole"):
-        done = subprocess.run([*command, f"out={tmp_path / name}"], capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0
-    print(done.stderr.splitlines()[-1])
+        result = subprocess.run([*command, f"out={tmp_path / name}"], capture_output=True, text=True, timeout=900)
+        assert result.returncode == 0
+    print(result.stderr.splitlines()[-1])
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
     assert cells(tmp_path / "killed") == cells(tmp_path / "whole")

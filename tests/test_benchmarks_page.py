@@ -1,4 +1,4 @@
-"""The page of measurements is what its figures give, and says which machine they are of."""
+"""The page of benchmarks is rendered from its JSON file, and names the machine of each measurement."""
 
 import json
 import sys
@@ -23,29 +23,29 @@ RAW = {
 }  # fmt: skip
 
 
-def test_the_committed_page_is_what_its_figures_give() -> None:
-    assert page.rendered(json.loads(page.KEPT.read_text())) == page.PAGE.read_text()
+def test_the_committed_page_is_rendered_from_its_json_file() -> None:
+    assert page.render_page(json.loads(page.SUMMARY.read_text())) == page.PAGE.read_text()
 
 
 def test_rows_are_compared_with_the_first_of_their_group() -> None:
-    told = page.rendered(page.taken(RAW))
-    assert "| ours | 2 | 1 | 3 |" in told
-    assert "| usual | 5 | 2.5 |  |" in told
-    assert "| other way | 100 (from 4) | 50 |  |" in told
-    assert "Processor, 2 cores, Python 3.11.7, commit 0123456789ab" in told
-    assert "secret-host" not in json.dumps(page.taken(RAW))
+    text = page.render_page(page.summarize_groups(RAW))
+    assert "| ours | 2 | 1 | 3 |" in text
+    assert "| usual | 5 | 2.5 |  |" in text
+    assert "| other way | 100 (from 4) | 50 |  |" in text
+    assert "Processor, 2 cores, Python 3.11.7, commit 0123456789ab" in text
+    assert "secret-host" not in json.dumps(page.summarize_groups(RAW))
 
 
 def test_a_group_that_is_measured_again_replaces_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "HOME", tmp_path)
-    monkeypatch.setattr(page, "KEPT", tmp_path / "benchmarks.json")
+    monkeypatch.setattr(page, "SUMMARY", tmp_path / "benchmarks.json")
     monkeypatch.setattr(page, "PAGE", tmp_path / "README.md")
-    (tmp_path / "benchmarks.json").write_text(json.dumps({"g": {"rows": []}, "other": page.taken(RAW)["g"]}))
+    (tmp_path / "benchmarks.json").write_text(json.dumps({"g": {"rows": []}, "other": page.summarize_groups(RAW)["g"]}))
     (tmp_path / "raw.json").write_text(json.dumps(RAW))
     monkeypatch.setattr(sys, "argv", ["page.py", str(tmp_path / "raw.json")])
     page.main()
     assert json.loads((tmp_path / "benchmarks.json").read_text()) == {
-        "g": page.taken(RAW)["g"],
-        "other": page.taken(RAW)["g"],
+        "g": page.summarize_groups(RAW)["g"],
+        "other": page.summarize_groups(RAW)["g"],
     }
     assert (tmp_path / "README.md").read_text().count("## ") == 2

@@ -1,4 +1,4 @@
-"""Figures show the numbers that were recorded, each name as it is, and the same bytes every time."""
+"""Figures show the recorded numbers, write names literally, and are saved to the same bytes every time."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ HOSTILE = '<b>$x_1$ & "q"'
 
 @pytest.mark.parametrize("charged", [0, 3])
 def test_ranks_are_over_the_price_where_rounds_cost_unequally(charged: float) -> None:
-    """As verdicts are: what is charged besides moves a curve to the right, past one that is lower round by round."""
+    """As in the verdicts: an additional cost moves a curve to the right, past one that is lower in every round."""
     high, low = curve("high", [[10.0, 20, 30]], [0]), curve("low", [[9.0, 19, 29]], [0])
     high = replace(high, cost={"images": high.cost["images"] + charged})
-    first = {name for name, rank in ranking.split_ranks(ranked([high, low]))[0].items() if rank == 1}
+    first = {name for name, rank in ranking.split_ranks(rank_curves([high, low]))[0].items() if rank == 1}
     assert first == {"low" if charged else "high"}
     far = replace(high, cost={"images": high.cost["images"] + 1000})
     assert ranking.mean_areas(experiment([far, low])) == {}
@@ -45,7 +45,7 @@ def test_ranks_are_over_the_price_where_rounds_cost_unequally(charged: float) ->
     assert ranking.mean_areas(alone) == {"high": 1.0}
 
 
-def ranked(curves: Sequence[Curve]) -> stats.Ranks:
+def rank_curves(curves: Sequence[Curve]) -> stats.Ranks:
     areas = ranking.mean_areas(experiment(curves))
     return stats.rank_strategies(list(areas), np.array([list(areas.values())] * 2), ["one", "two"])
 
@@ -68,14 +68,14 @@ def run(strategy: str, seed: int, bought: Sequence[list[int]]) -> Run:
         Record(number, 2 * number + 2, new, {"images": 2.0 * number + 5}, {"accuracy": 50.0})
         for number, new in enumerate(bought)
     ]
-    measured = [
+    measurements = [
         Measured(number, {"fit": 1.0, "select": 10.0 * number * (seed + 1)}, False, 1.0, "cpu", {})
         for number in range(len(bought))
     ]
     header = Header("k", identity("random"), "data", 10, "accuracy", [])
-    made = Run(f"{strategy}/{seed}", strategy, seed, (), False, header, records, False, "", Store("none"))
-    made.__dict__["measured"] = measured  # as if read
-    return made
+    result = Run(f"{strategy}/{seed}", strategy, seed, (), False, header, records, False, "", Store("none"))
+    result.__dict__["measurements"] = measurements  # as if it had been read from disk
+    return result
 
 
 def curve(strategy: str, value: Sequence[Sequence[float]], seeds: Sequence[int] = (0, 1), **more: Any) -> Curve:
@@ -83,11 +83,11 @@ def curve(strategy: str, value: Sequence[Sequence[float]], seeds: Sequence[int] 
     rounds = np.arange(value_SR.shape[1]) + np.zeros_like(value_SR)
     there = np.where(np.isfinite(value_SR), 1, np.nan)
     cost = {"images": (rounds * 2 + 5) * there, "boxes": (rounds * 7 + np.arange(len(value))[:, None]) * there}
-    made = Curve(
+    result = Curve(
         strategy, len(value), len(value), value_SR, rounds * there, {"images": cost["images"]}, tuple(seeds),
         ("same",) * len(seeds),
     )  # fmt: skip
-    return replace(made, **({"cost": cost} if more.pop("boxes", False) else {}), **more)
+    return replace(result, **({"cost": cost} if more.pop("boxes", False) else {}), **more)
 
 
 def experiment(curves: Sequence[Curve], title: str = "made", runs: Sequence[Run] = ()) -> Experiment:
@@ -95,18 +95,18 @@ def experiment(curves: Sequence[Curve], title: str = "made", runs: Sequence[Run]
 
 
 @pytest.fixture
-def made() -> Experiment:
+def example() -> Experiment:
     runs = [run(name, seed, bought) for name, by_seed in BOUGHT.items() for seed, bought in by_seed.items()]
     return experiment([curve(name, value) for name, value in SCORES.items()], runs=runs)
 
 
 @pytest.fixture
-def looks(made: Experiment) -> dict[str, style.StrategyStyle]:
-    return style.strategy_styles(made.curves)
+def styles(example: Experiment) -> dict[str, style.StrategyStyle]:
+    return style.strategy_styles(example.curves)
 
 
 def arrays(detection: bool = False) -> dict[str, Any]:
-    """A gallery of ten images of three classes; 0 1 2 0 1 2 ... as labels, or one box an image, and two on image 2."""
+    """Arrays of a gallery of ten images: labels 0 1 2 0 1 2 ..., or one box per image, with a second one on image 2."""
     rng = np.random.default_rng(1)
     none, some = np.zeros(0, np.int64), np.arange(10)
     return {
@@ -127,7 +127,7 @@ def gallery(detection: bool = False) -> Gallery:
 
 
 def texts(figure: Figure) -> list[str]:
-    return [str(one.get_text()) for one in figure.findobj(Text) if isinstance(one, Text)]
+    return [str(text.get_text()) for text in figure.findobj(Text) if isinstance(text, Text)]
 
 
 def got(figure: Figure | None) -> Figure:
@@ -138,8 +138,8 @@ def got(figure: Figure | None) -> Figure:
 def lines(figure: Figure) -> dict[str, tuple[list[float], list[float], str]]:
     """x, y and colour of the lines that the legend names."""
     names = [text.get_text().replace("\n", "") for text in figure.legends[0].get_texts()]
-    drawn = [line for line in figure.axes[0].lines if line.get_marker() in style.MARKERS]
-    data = [(list(np.asarray(a.get_xdata())), list(np.asarray(a.get_ydata())), str(a.get_color())) for a in drawn]
+    curves = [line for line in figure.axes[0].lines if line.get_marker() in style.MARKERS]
+    data = [(list(np.asarray(a.get_xdata())), list(np.asarray(a.get_ydata())), str(a.get_color())) for a in curves]
     return dict(zip(names, data, strict=True))
 
 
@@ -152,9 +152,9 @@ def cells(figure: Figure, panel: int = 0) -> dict[tuple[int, int], str]:
 
 
 # --- curves and savings ---------------------------------------------------------------------
-def test_a_curve_is_the_mean_cost_and_score(looks: dict[str, style.StrategyStyle]) -> None:
-    one = experiment([curve("first", SCORES["first"], boxes=True), curve("second", SCORES["second"])])
-    images, boxes = (got(figures_curves.learning_curves(one, looks, axis)) for axis in ("images", "boxes"))
+def test_a_curve_is_the_mean_cost_and_score(styles: dict[str, style.StrategyStyle]) -> None:
+    two_curves = experiment([curve("first", SCORES["first"], boxes=True), curve("second", SCORES["second"])])
+    images, boxes = (got(figures_curves.learning_curves(two_curves, styles, axis)) for axis in ("images", "boxes"))
     assert lines(images)["first"][:2] == ([5, 7, 9], [51, 62, 70.5])
     assert lines(images)["second"][:2] == ([5, 7, 9], [51, 67, 76])
     assert list(lines(boxes)) == ["first"]
@@ -163,10 +163,10 @@ def test_a_curve_is_the_mean_cost_and_score(looks: dict[str, style.StrategyStyle
 
 
 def test_the_band_is_students() -> None:
-    found = figures_curves.interval_band(curve("first", [[50, 60, np.nan], *([52, 64, 3] for _ in range(4))]))
+    band = figures_curves.interval_band(curve("first", [[50, 60, np.nan], *([52, 64, 3] for _ in range(4))]))
     expected = student_interval(np.array([60.0, 64.0, 64.0, 64.0, 64.0]))
-    assert found[:, 1] == pytest.approx([expected.low, expected.high])
-    assert np.isnan(found[:, 2]).all()  # of four runs
+    assert band[:, 1] == pytest.approx([expected.low, expected.high])
+    assert np.isnan(band[:, 2]).all()  # of four runs
 
 
 @pytest.mark.parametrize("num_runs", [1, 2, 4, 5])
@@ -191,8 +191,8 @@ def test_few_runs_are_dots_and_no_band(num_runs: int) -> None:
 def test_savings_of_few_pairs_have_no_band(num_runs: int) -> None:
     values = [[50.0 + seed, 60.0 + 3 * seed, 70.0 + 2 * seed] for seed in range(num_runs)]
     better = [[value + 2 for value in row] for row in values]
-    one = experiment([curve(name, rows, range(num_runs)) for name, rows in (("first", values), ("second", better))])
-    figure = got(figures_curves.savings_curve(one, style.strategy_styles(["first", "second"]), "first"))
+    pair = experiment([curve(name, rows, range(num_runs)) for name, rows in (("first", values), ("second", better))])
+    figure = got(figures_curves.savings_curve(pair, style.strategy_styles(["first", "second"]), "first"))
     assert bool(figure.axes[0].collections) == (num_runs == 5)
     notes = " ".join(" ".join(texts(figure)).split())
     assert ("too few runs for intervals" in notes) == (num_runs == 2)
@@ -201,80 +201,85 @@ def test_savings_of_few_pairs_have_no_band(num_runs: int) -> None:
 
 
 @pytest.mark.parametrize("num_classes", [8, 20])
-def test_long_class_names_are_shortened_and_leave_the_bars_room(num_classes: int, made: Experiment) -> None:
+def test_long_class_names_are_shortened_and_leave_the_bars_room(num_classes: int, example: Experiment) -> None:
     names = [f"{number:05}_Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae_terrestris" for number in range(99)]
     known = gallery()
     many = np.array([*names[:num_classes], "caf\udce9"], np.str_)[-num_classes:]
-    figure = got(selections.bought_classes(made, replace(known, classes_C=many)))
+    figure = got(selections.bought_classes(example, replace(known, classes_C=many)))
     labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
     assert len(set(labels)) == num_classes
     assert all(len(label) <= selections.MAX_CLASS_NAME for label in labels)
     assert labels[-1] == r"caf\xe9"
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[-1].get_xticklabels()]
-    assert all(one.x1 <= other.x0 + 1 for one, other in itertools.pairwise(boxes))
+    assert all(left.x1 <= right.x0 + 1 for left, right in itertools.pairwise(boxes))
     assert figure.axes[0].get_window_extent().height / figure.dpi > 0.9
 
 
-def test_bars_are_what_a_paper_tells() -> None:
+def test_bars_are_published_standard_deviations() -> None:
     paper = curve("first", [[50, 60, 70]], seeds=(), std_R=np.array([1.0, np.nan, 2.0]), num_runs=5)
     figure = got(figures_curves.learning_curves(experiment([paper]), style.strategy_styles(["first"]), "images"))
     (bars,) = figure.axes[0].containers
     segments = [np.asarray(segment) for segment in bars.lines[2][0].get_segments()]
-    assert [one[:, 1].tolist() for one in segments if one.size] == [[49, 51], [68, 72]]
+    assert [segment[:, 1].tolist() for segment in segments if segment.size] == [[49, 51], [68, 72]]
     assert any("mean of 5 runs; bars: standard deviation" in text for text in texts(figure))
 
 
-def test_rounds_that_are_not_there_are_left_out() -> None:
+def test_missing_rounds_are_left_out() -> None:
     short = curve("short", [[50, np.nan, np.nan]], seeds=[0])
     uneven = curve("uneven", [[50, 60, 70], [52, np.nan, np.nan]])
     none = np.zeros((0, 3))
     empty = Curve("empty", 0, 2, none, none, {"images": none})
-    one = experiment([uneven, short, empty])
-    found = drawing.draw_figures(
-        [one, experiment([empty, replace(empty, strategy="b")], "none"), experiment([], "no")], {}
+    incomplete = experiment([uneven, short, empty])
+    figures = drawing.draw_figures(
+        [incomplete, experiment([empty, replace(empty, strategy="b")], "none"), experiment([], "no")], {}
     )
-    drawn = lines(found["made-curves-images"])
-    assert drawn["uneven"][:2] == ([5, 7, 9], [51, 60, 70])
-    assert drawn["short"][:2] == ([5], [50])
-    assert "empty" not in drawn
-    assert not [stem for stem in found if stem.startswith("no")]
+    curves = lines(figures["made-curves-images"])
+    assert curves["uneven"][:2] == ([5, 7, 9], [51, 60, 70])
+    assert curves["short"][:2] == ([5], [50])
+    assert "empty" not in curves
+    assert not [stem for stem in figures if stem.startswith("no")]
 
 
-def test_savings_are_per_cent_of_what_the_other_pays(made: Experiment, looks: dict[str, style.StrategyStyle]) -> None:
-    drawn = lines(got(figures_curves.savings_curve(made, looks, "first")))
-    targets, percent, colour = drawn["second"]
+def test_savings_are_per_cent_of_what_the_other_pays(
+    example: Experiment, styles: dict[str, style.StrategyStyle]
+) -> None:
+    curves = lines(got(figures_curves.savings_curve(example, styles, "first")))
+    targets, percent, colour = curves["second"]
     assert targets == [51, 62, 70.5]
     at = 5 + 2 * (62 - 51) / (67 - 51)  # where its mean curve reaches 62
     last = 7 + 2 * (70.5 - 67) / (76 - 67)
     assert percent == pytest.approx([0, 100 * (7 - at) / 7, 100 * (9 - last) / 9])
-    assert colour == looks["second"].colour
-    assert list(drawn) == ["second", HOSTILE]
+    assert colour == styles["second"].colour
+    assert list(curves) == ["second", HOSTILE]
 
 
-def test_scores_out_of_reach_are_no_savings(looks: dict[str, style.StrategyStyle]) -> None:
+def test_scores_out_of_reach_are_no_savings(styles: dict[str, style.StrategyStyle]) -> None:
     low = curve("second", [[50, 51, 52], [50, 51, 52]])
-    one = experiment([curve("first", [[50, 51, 80], [50, 51, 80]]), low])
-    assert lines(got(figures_curves.savings_curve(one, looks, "first")))["second"][0] == [50, 51]
-    apart = replace(low, starts=("other", "other"))
-    assert figures_curves.savings_curve(experiment([one.curves["first"], apart]), looks, "first") is None
+    unequal = experiment([curve("first", [[50, 51, 80], [50, 51, 80]]), low])
+    assert lines(got(figures_curves.savings_curve(unequal, styles, "first")))["second"][0] == [50, 51]
+    other_start = replace(low, start_fingerprints=("other", "other"))
+    assert figures_curves.savings_curve(experiment([unequal.curves["first"], other_start]), styles, "first") is None
 
 
-# --- looks ----------------------------------------------------------------------------------
-def test_a_strategy_looks_the_same_in_every_figure(made: Experiment, looks: dict[str, style.StrategyStyle]) -> None:
-    drawn = [got(figures_curves.learning_curves(made, looks)), got(figures_curves.savings_curve(made, looks, "first"))]
-    for figure in drawn:
+# --- styles ---------------------------------------------------------------------------------
+def test_a_strategy_looks_the_same_in_every_figure(example: Experiment, styles: dict[str, style.StrategyStyle]) -> None:
+    figures = [
+        got(figures_curves.learning_curves(example, styles)),
+        got(figures_curves.savings_curve(example, styles, "first")),
+    ]
+    for figure in figures:
         assert {name: colour for name, (_, _, colour) in lines(figure).items()}.items() <= {
-            name: look.colour for name, look in looks.items()
+            name: style.colour for name, style in styles.items()
         }.items()
-    taken = got(seconds.selection_seconds(made, looks)).axes[0].lines
-    assert [line.get_color() for line in taken] == [look.colour for look in looks.values() for _ in range(2)]
+    dots = got(seconds.selection_seconds(example, styles)).axes[0].lines
+    assert [line.get_color() for line in dots] == [style.colour for style in styles.values() for _ in range(2)]
 
 
-def test_many_strategies_are_told_apart() -> None:
-    looks = style.strategy_styles([f"strategy_{number}" for number in range(60)])
-    assert len(set(looks.values())) == 60
-    assert len({(look.colour, look.dashes) for look in list(looks.values())[:32]}) == 32
+def test_many_strategies_have_different_styles() -> None:
+    styles = style.strategy_styles([f"strategy_{number}" for number in range(60)])
+    assert len(set(styles.values())) == 60
+    assert len({(style.colour, style.dashes) for style in list(styles.values())[:32]}) == 32
     assert list(style.strategy_styles(["a", "b", "a"])) == ["a", "b"]
 
 
@@ -282,26 +287,28 @@ def test_many_strategies_are_told_apart() -> None:
 def constant(name: str, gap: Sequence[float], **more: Any) -> Curve:
     """Five runs that lie `gap` above 50 to 70 by round, with next to no noise."""
     noise = [1e-6 * len(name) * sign for sign in (1, -1, 1, -1, 1)]
-    return curve(name, [[50 + 5 * seed + one + noise[seed] for one in gap] for seed in range(5)], range(5), **more)
+    return curve(
+        name, [[50 + 5 * seed + height + noise[seed] for height in gap] for seed in range(5)], range(5), **more
+    )
 
 
 def test_penalties_are_added_over_experiments() -> None:
-    one = experiment([constant("aa", [0, 0, 0]), constant("b", [0, 5, 5]), constant("cccc", [0, 0, 5])])
-    two = experiment([constant("aa", [0, 5, 5]), constant("b", [0, 0, 0])], "two")
+    first = experiment([constant("aa", [0, 0, 0]), constant("b", [0, 5, 5]), constant("cccc", [0, 0, 5])])
+    second = experiment([constant("aa", [0, 5, 5]), constant("b", [0, 0, 0])], "two")
     single = experiment([curve("aa", [[1, 2, 3]], [0]), curve("b", [[7, 8, 9]], [0])], "single")
-    figure = got(ranking.penalty_matrix([one, two, single]))
-    found = cells(figure)
-    assert {place: found[place] for place in ((0, 1), (1, 0), (1, 2), (2, 0), (0, 2))} == {
+    figure = got(ranking.penalty_matrix([first, second, single]))
+    values = cells(figure)
+    assert {place: values[place] for place in ((0, 1), (1, 0), (1, 2), (2, 0), (0, 2))} == {
         (0, 1): "1.00", (1, 0): "1.00", (1, 2): "0.50", (2, 0): "0.50", (0, 2): "0",
     }  # fmt: skip
-    assert [found[3, column] for column in range(3)] == ["0.75", "0.50", "0.25"]
-    assert (0, 0) not in found
+    assert [values[3, column] for column in range(3)] == ["0.75", "0.50", "0.25"]
+    assert (0, 0) not in values
     assert any("by chance 0.025 in each experiment" in " ".join(text.split()) for text in texts(figure))
     assert ranking.penalty_matrix([single]) is None
 
 
 def test_two_seeds_are_no_penalty() -> None:
-    """Margin beat random in the figure where the table said undecided."""
+    """The figure once showed that margin beats random where the table said undecided."""
     two = experiment([curve("random", [[50, 60, 70], [50, 61, 72]]), curve("margin", [[50, 63, 73], [50, 64, 75]])])
     assert ranking.penalty_matrix([two]) is None
 
@@ -313,165 +320,169 @@ def test_rounds_before_any_selection_count_only_where_something_was_selected() -
     assert cells(got(ranking.penalty_matrix([no_start])))[0, 1] == "0.33"
 
 
-def test_what_does_not_pair_is_left_out_of_the_penalties() -> None:
-    odd = constant("odd", [0, 9, 9], starts=("other",) * 5)
-    one = experiment([odd, constant("aa", [0, 0, 0]), constant("b", [0, 5, 5])])
-    labels = [label.get_text() for label in got(ranking.penalty_matrix([one])).axes[0].get_yticklabels()]
+def test_strategies_that_do_not_pair_are_left_out_of_the_penalties() -> None:
+    odd = constant("odd", [0, 9, 9], start_fingerprints=("other",) * 5)
+    three_curves = experiment([odd, constant("aa", [0, 0, 0]), constant("b", [0, 5, 5])])
+    labels = [label.get_text() for label in got(ranking.penalty_matrix([three_curves])).axes[0].get_yticklabels()]
     assert labels == ["aa  1", "b  2", "mean: how often it is beaten"]
     assert ranking.penalty_matrix([experiment([odd, constant("aa", [0, 0, 0])])]) is None
 
 
 def test_pairs_of_no_experiment_are_empty() -> None:
-    one = experiment([constant("aa", [0, 0]), constant("b", [0, 0])])
-    two = experiment([constant("aa", [0, 0]), constant("cccc", [0, 0])])
-    assert (1, 2) not in cells(got(ranking.penalty_matrix([one, two])))
+    first = experiment([constant("aa", [0, 0]), constant("b", [0, 0])])
+    second = experiment([constant("aa", [0, 0]), constant("cccc", [0, 0])])
+    assert (1, 2) not in cells(got(ranking.penalty_matrix([first, second])))
 
 
 def on_other_data(name: str) -> Experiment:
-    made = experiment([curve("low", [[5, 6, 7]], [0]), curve("high", [[6, 7, 8]], [0])], name)
-    return replace(made, task=name)
+    result = experiment([curve("low", [[5, 6, 7]], [0]), curve("high", [[6, 7, 8]], [0])], name)
+    return replace(result, task=name)
 
 
 def test_ranks_are_of_what_all_experiments_share() -> None:
-    one = experiment(
+    first = experiment(
         [curve("low", [[1, 2, 3]], [0]), curve("high", [[2, 3, 4]], [0]), curve("alone", [[9, 9, 9]], [0])]
     )
-    two = on_other_data("two")
+    second = on_other_data("two")
     empty = experiment([Curve("low", 0, 2, np.zeros((0, 3)), np.zeros((0, 3)), {})], "empty")
-    figure = got(ranking.rank_diagram([one, two, empty]))
+    figure = got(ranking.rank_diagram([first, second, empty]))
     assert {"high  1.00 ", " 2.00  low"} <= set(texts(figure))
     assert "no test: it takes 5 data sets" in "".join(texts(figure))
-    many = got(ranking.rank_diagram([one, *map(on_other_data, "abcd")]))
+    many = got(ranking.rank_diagram([first, *map(on_other_data, "abcd")]))
     assert any("critical difference 0.88" in text for text in texts(many))  # Demšar: 1.96 * sqrt(2 * 3 / (6 * 5))
-    same = got(ranking.rank_diagram([one, *[replace(one, title=name) for name in "abcd"]]))  # five schedules of one
+    same = got(ranking.rank_diagram([first, *[replace(first, title=name) for name in "abcd"]]))  # on one data set
     assert not any("critical difference" in text for text in texts(same))
     assert any("over 1 data set, 5 experiments" in text for text in texts(same))
-    assert ranking.rank_diagram([one, empty]) is None
-    assert ranking.rank_diagram([one, experiment([curve("alone", [[1, 2, 3]], [0])])]) is None
+    assert ranking.rank_diagram([first, empty]) is None
+    assert ranking.rank_diagram([first, experiment([curve("alone", [[1, 2, 3]], [0])])]) is None
     assert ranking.rank_diagram([]) is None
 
 
 # --- what was bought ------------------------------------------------------------------------
-def test_overlap_is_jaccards_of_all_that_was_bought_so_far(made: Experiment) -> None:
-    names = list(made.curves)
-    first, last = selections.jaccard_overlaps(made, names, 1), selections.jaccard_overlaps(made, names, 2)
+def test_overlap_is_jaccards_of_all_that_was_bought_so_far(example: Experiment) -> None:
+    names = list(example.curves)
+    first, last = selections.jaccard_overlaps(example, names, 1), selections.jaccard_overlaps(example, names, 2)
     assert first[0, 1] == pytest.approx((1 / 3 + 0) / 2)
     assert last[0, 1] == pytest.approx((3 / 5 + 0) / 2)  # seed 0 shares 2, 3 and 4 of 2, 3, 4, 5 and 6
     assert last[2, 1] == last[1, 2] == pytest.approx((1 / 7 + 1) / 2)
-    figure = got(selections.overlap_heat_maps(made))
+    figure = got(selections.overlap_heat_maps(example))
     assert [axes.get_title("left") for axes in figure.axes] == ["up to round 1", "up to round 2"]
     assert cells(figure)[1, 0] == "0.17"
     assert cells(figure, 1)[0, 1] == "0.30"
 
 
-def test_overlap_is_over_the_seeds_that_both_have(made: Experiment) -> None:
-    short = [replace(one, records=one.records[:2]) if one.seed else one for one in made.runs]
-    one = replace(made, runs=tuple(short))
-    assert selections.jaccard_overlaps(one, ["first", "second"], 2)[0, 1] == pytest.approx(3 / 5)
-    assert selections.overlap_heat_maps(replace(made, runs=())) is None
-    assert selections.overlap_heat_maps(replace(made, runs=made.runs[:2])) is None
+def test_overlap_is_over_the_seeds_that_both_have(example: Experiment) -> None:
+    short = [
+        replace(shortened, records=shortened.records[:2]) if shortened.seed else shortened for shortened in example.runs
+    ]
+    shortened = replace(example, runs=tuple(short))
+    assert selections.jaccard_overlaps(shortened, ["first", "second"], 2)[0, 1] == pytest.approx(3 / 5)
+    assert selections.overlap_heat_maps(replace(example, runs=())) is None
+    assert selections.overlap_heat_maps(replace(example, runs=example.runs[:2])) is None
 
 
 def heights(figure: Figure, panel: int) -> list[float]:
     return [patch.get_height() for patch in figure.axes[panel].containers[0]]
 
 
-def test_classes_are_counted_over_what_was_bought(made: Experiment) -> None:
-    figure = got(selections.bought_classes(made, gallery()))
+def test_classes_are_counted_over_what_was_bought(example: Experiment) -> None:
+    figure = got(selections.bought_classes(example, gallery()))
     assert heights(figure, 0) == pytest.approx([25, 25, 50])  # 2 3 4 5 are of classes 2 0 1 2
     assert heights(figure, 1) == pytest.approx([50, 25, 25])  # 2 4 3 6
     assert figure.axes[0].get_title("left") == "first (4)"
-    boxes = got(selections.bought_classes(made, gallery(detection=True)))
+    boxes = got(selections.bought_classes(example, gallery(detection=True)))
     assert heights(boxes, 0) == pytest.approx([40, 20, 40])  # image 2 holds one more, of class 0
     assert boxes.axes[0].get_title("left") == "first (5)"
-    assert selections.bought_classes(replace(made, runs=()), gallery()) is None
+    assert selections.bought_classes(replace(example, runs=()), gallery()) is None
 
 
-def test_a_gallery_of_another_pool_is_refused(made: Experiment) -> None:
-    with pytest.raises(ValueError, match="these pictures are of another pool: 5 images, without number 5"):
-        selections.bought_classes(made, replace(gallery(), labels_P=np.arange(5) % 3))
+def test_a_gallery_of_another_pool_is_refused(example: Experiment) -> None:
+    with pytest.raises(ValueError, match="the gallery is of another pool: 5 images, without number 5"):
+        selections.bought_classes(example, replace(gallery(), labels_P=np.arange(5) % 3))
 
 
 @pytest.mark.parametrize(("paid", "unit"), [("boxes", "boxes"), ("images", "regions")])
-def test_several_labels_of_an_image_are_boxes_where_boxes_are_paid_for(made: Experiment, paid: str, unit: str) -> None:
-    curves = {name: replace(curve, cost={paid: curve.cost["images"]}) for name, curve in made.curves.items()}
-    sizes = got(selections.bought_sizes(replace(made, curves=curves), gallery(detection=True)))
-    classes = got(selections.bought_classes(replace(made, curves=curves), gallery(detection=True)))
+def test_several_labels_of_an_image_are_boxes_where_boxes_are_paid_for(
+    example: Experiment, paid: str, unit: str
+) -> None:
+    curves = {name: replace(curve, cost={paid: curve.cost["images"]}) for name, curve in example.curves.items()}
+    sizes = got(selections.bought_sizes(replace(example, curves=curves), gallery(detection=True)))
+    classes = got(selections.bought_classes(replace(example, curves=curves), gallery(detection=True)))
     assert sizes.get_supylabel() == classes.get_supylabel() == f"% of {unit}"
     assert f"sizes of the {unit} bought" in " ".join(texts(sizes))
     assert all(f"in brackets: how many {unit}" in " ".join(texts(figure)) for figure in (sizes, classes))
 
 
-def test_sizes_are_counted_over_what_was_bought(made: Experiment) -> None:
-    figure = got(selections.bought_sizes(made, gallery(detection=True)))
+def test_sizes_are_counted_over_what_was_bought(example: Experiment) -> None:
+    figure = got(selections.bought_sizes(example, gallery(detection=True)))
     edges = np.linspace(0, 20, 25)
     assert heights(figure, 0) == pytest.approx(20 * np.histogram([2, 3, 4, 5, 20], edges)[0])
-    assert selections.bought_sizes(made, gallery()) is None
+    assert selections.bought_sizes(example, gallery()) is None
 
 
-def test_the_map_marks_what_was_bought_by_round(made: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_map_marks_what_was_bought_by_round(example: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     at_N2 = np.arange(20.0).reshape(10, 2)
-    monkeypatch.setattr(selections, "embedded", lambda features: calls.append(len(features)) or at_N2)
-    figure = got(selections.pool_map(made, gallery()))
+    monkeypatch.setattr(selections, "tsne_positions", lambda features: calls.append(len(features)) or at_N2)
+    figure = got(selections.pool_map(example, gallery()))
     assert calls == [10]
     pool, *rounds = (collection.get_offsets() for collection in figure.axes[1].collections)
     assert np.array_equal(pool, at_N2)
-    assert [np.asarray(one).tolist() for one in rounds] == [at_N2[[7, 5]].tolist(), at_N2[[6, 3]].tolist()]
+    assert [np.asarray(offsets).tolist() for offsets in rounds] == [at_N2[[7, 5]].tolist(), at_N2[[6, 3]].tolist()]
     few = replace(gallery(), shown_N=np.arange(4), features_ND=np.zeros((4, 2), np.float16))
-    assert selections.pool_map(made, few) is None
-    assert selections.pool_map(replace(made, runs=()), gallery()) is None
+    assert selections.pool_map(example, few) is None
+    assert selections.pool_map(replace(example, runs=()), gallery()) is None
 
 
-def test_the_embedding_repeats_itself() -> None:
+def test_tsne_positions_are_repeatable() -> None:
     features = np.random.default_rng(2).standard_normal((60, 50))
-    assert np.array_equal(selections.embedded(features), selections.embedded(features))
-    assert selections.embedded(features[:5]).shape == (5, 2)
+    assert np.array_equal(selections.tsne_positions(features), selections.tsne_positions(features))
+    assert selections.tsne_positions(features[:5]).shape == (5, 2)
 
 
-def test_a_contact_sheet_shows_the_first_images_of_each_round(made: Experiment) -> None:
-    figure = got(selections.contact_sheet(made, gallery(detection=True), "second", per_round=2))
+def test_a_contact_sheet_shows_the_first_images_of_each_round(example: Experiment) -> None:
+    figure = got(selections.contact_sheet(example, gallery(detection=True), "second", per_round=2))
     sheet = np.asarray(figure.axes[0].images[0].get_array())
     assert [[int(sheet[top, left, 0]) for left in (0, 7)] for top in (0, 9, 18)] == [[0, 1], [2, 4], [3, 6]]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["initial", "round 1", "round 2"]
-    outlines = [path.vertices for one in figure.axes[0].collections for path in one.get_paths()]
+    outlines = [path.vertices for single in figure.axes[0].collections for path in single.get_paths()]
     assert np.array_equal(outlines[0][[0, 2]], [[0.5, 10.5], [3.5, 13.5]])  # of image 2, in the second row
-    assert len(outlines) == 2  # a light one below a coloured one
-    one = got(selections.contact_sheet(made, gallery(), "second", per_round=1))
-    column = np.asarray(one.axes[0].images[0].get_array())
+    assert len(outlines) == 2  # a white outline below a coloured one
+    single = got(selections.contact_sheet(example, gallery(), "second", per_round=1))
+    column = np.asarray(single.axes[0].images[0].get_array())
     assert column.shape == (3 * 9 - 1, 6, 3)
     assert column[::9, 0, 0].tolist() == [0, 2, 3]
-    assert selections.contact_sheet(made, replace(gallery(), shown_N=np.arange(10) + 50), "second") is None
-    assert selections.contact_sheet(made, gallery(), "unknown") is None
+    assert selections.contact_sheet(example, replace(gallery(), shown_N=np.arange(10) + 50), "second") is None
+    assert selections.contact_sheet(example, gallery(), "unknown") is None
 
 
 def test_seconds_are_the_mean_over_the_rounds_that_select(
-    made: Experiment, looks: dict[str, style.StrategyStyle]
+    example: Experiment, styles: dict[str, style.StrategyStyle]
 ) -> None:
-    assert seconds.mean_selection_seconds(made)["first"] == [15, 30]
-    figure = got(seconds.selection_seconds(made, looks))
+    assert seconds.mean_selection_seconds(example)["first"] == [15, 30]
+    figure = got(seconds.selection_seconds(example, styles))
     assert [list(np.asarray(line.get_xdata())) for line in figure.axes[0].lines[:2]] == [[15, 30], [22.5]]
     assert figure.axes[0].get_xscale() == "log"
-    assert seconds.selection_seconds(replace(made, runs=()), looks) is None
+    assert seconds.selection_seconds(replace(example, runs=()), styles) is None
 
 
 # --- names ----------------------------------------------------------------------------------
-def test_hostile_names_are_shown_as_they_are(made: Experiment) -> None:
-    found = drawing.draw_figures([made, replace(made, title="two")], {"made": gallery()})
-    assert {"ranks", "made-savings", "made-pool"} <= set(found)
-    found["penalties"] = got(ranking.penalty_matrix([experiment([constant(HOSTILE, [0, 1]), constant("b", [0, 0])])]))
-    for stem, figure in found.items():
+def test_hostile_names_are_shown_as_they_are(example: Experiment) -> None:
+    figures = drawing.draw_figures([example, replace(example, title="two")], {"made": gallery()})
+    assert {"ranks", "made-savings", "made-pool"} <= set(figures)
+    figures["penalties"] = got(ranking.penalty_matrix([experiment([constant(HOSTILE, [0, 1]), constant("b", [0, 0])])]))
+    for stem, figure in figures.items():
         of_another = "-bought-" in stem and "x_1" not in stem
         assert of_another or any(HOSTILE in text for text in texts(figure)), stem
         assert not any("$" in text.get_text() and text.get_parse_math() for text in figure.findobj(Text)), stem
 
 
-def test_names_are_text_in_an_svg(made: Experiment, looks: dict[str, style.StrategyStyle], tmp_path: Path) -> None:
-    figure = got(seconds.selection_seconds(made, looks))
+def test_names_are_text_in_an_svg(example: Experiment, styles: dict[str, style.StrategyStyle], tmp_path: Path) -> None:
+    figure = got(seconds.selection_seconds(example, styles))
     svg = style.save_figure(figure, tmp_path / "stem")[1]
-    shown = {node.text for node in ElementTree.parse(svg).iter() if node.tag.endswith("}text")}
-    assert {HOSTILE, "first", "10", "100"} <= shown
-    classes = style.save_figure(got(selections.bought_classes(made, gallery())), tmp_path / "classes")[1].read_text()
+    svg_texts = {node.text for node in ElementTree.parse(svg).iter() if node.tag.endswith("}text")}
+    assert {HOSTILE, "first", "10", "100"} <= svg_texts
+    classes = style.save_figure(got(selections.bought_classes(example, gallery())), tmp_path / "classes")[1].read_text()
     assert "$dog$" in classes
     assert "&lt;cow&gt;" in classes
 
@@ -485,14 +496,14 @@ def test_a_broken_name_keeps_its_characters(name: str) -> None:
 
 def test_long_legends_neither_cover_the_plot_nor_leave_the_figure() -> None:
     names = [LONG, "W" * 150, "_begins", *(f"strategy_{number}" for number in range(25))]
-    one = experiment([curve(name, SCORES["first"]) for name in names], "title " * 30)
-    figure = got(figures_curves.learning_curves(one, style.strategy_styles(names), "images"))
+    crowded = experiment([curve(name, SCORES["first"]) for name in names], "title " * 30)
+    figure = got(figures_curves.learning_curves(crowded, style.strategy_styles(names), "images"))
     legend, plot = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
     assert [text.get_text().replace("\n", "") for text in figure.legends[0].get_texts()] == names
     assert legend.x0 >= plot.x1
     assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
     assert figure.bbox.y0 <= legend.y0 < legend.y1 <= figure.bbox.y1
-    title = next(one for one in figure.findobj(Text) if str(one.get_text()).startswith("title"))
+    title = next(crowded for crowded in figure.findobj(Text) if str(crowded.get_text()).startswith("title"))
     assert title.get_window_extent().x1 <= legend.x0
     assert plot.width > 300
 
@@ -509,10 +520,12 @@ def test_names_of_ranks_stay_in_the_figure() -> None:
 
 # --- files ----------------------------------------------------------------------------------
 def test_a_figure_is_saved_to_the_same_bytes(
-    made: Experiment, looks: dict[str, style.StrategyStyle], tmp_path: Path
+    example: Experiment, styles: dict[str, style.StrategyStyle], tmp_path: Path
 ) -> None:
-    drawn = [got(figures_curves.learning_curves(made, looks)) for _ in range(2)]
-    saved = [style.save_figure(one, tmp_path / str(place) / "stem") for place, one in enumerate([drawn[0], *drawn])]
+    figures = [got(figures_curves.learning_curves(example, styles)) for _ in range(2)]
+    saved = [
+        style.save_figure(figure, tmp_path / str(place) / "stem") for place, figure in enumerate([figures[0], *figures])
+    ]
     assert [path.name for path in saved[0]] == ["stem.png", "stem.svg", "stem.pdf"]
     for path, again, anew in zip(*saved, strict=True):
         assert path.read_bytes() == again.read_bytes() == anew.read_bytes(), path.suffix
@@ -521,13 +534,13 @@ def test_a_figure_is_saved_to_the_same_bytes(
 
 def test_a_gallery_is_read_as_it_was_written(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **arrays(detection=True))
-    found = Gallery.read(tmp_path / "a.npz")
-    assert np.array_equal(found.box_side_M, arrays(detection=True)["box_side_M"])
-    assert found.fault == ""
+    loaded = Gallery.read(tmp_path / "a.npz")
+    assert np.array_equal(loaded.box_side_M, arrays(detection=True)["box_side_M"])
+    assert loaded.fault == ""
 
 
-def others(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Files that are no gallery, and what is said of them."""
+def broken_galleries(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Error messages and the files that cause them."""
     broken: dict[str, dict[str, Any]] = {
         "classes_C is object": {"classes_C": np.zeros((1, 2))},
         "differ in length": {"shown_N": np.arange(3)},
@@ -536,9 +549,9 @@ def others(folder: Path) -> Iterator[tuple[str, Path]]:
         "features_ND has values": {"features_ND": np.full((10, 4), np.inf, np.float16)},
         "thumbs_NHW3 is": {"thumbs_NHW3": np.zeros((10, 8, 6), np.uint8)},
     }
-    for number, (told, wrong) in enumerate(broken.items()):
+    for number, (message, wrong) in enumerate(broken.items()):
         np.savez(folder / f"{number}.npz", **arrays() | wrong)
-        yield told.replace("object", "float64"), folder / f"{number}.npz"
+        yield message.replace("object", "float64"), folder / f"{number}.npz"
     np.savez(folder / "lacks.npz", labels_P=np.arange(3))
     yield "box_image_M", folder / "lacks.npz"
     np.savez(folder / "objects.npz", **arrays() | {"classes_C": np.array(["a", None])})
@@ -552,17 +565,17 @@ def others(folder: Path) -> Iterator[tuple[str, Path]]:
     yield from (("is no gallery", folder / name) for name in ("text.npz", "missing.npz"))
 
 
-def test_what_is_no_gallery_is_refused_in_one_line(tmp_path: Path) -> None:
-    for told, path in others(tmp_path):
-        with pytest.raises(ValueError, match=re.escape(told)) as error:
+def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    for message, path in broken_galleries(tmp_path):
+        with pytest.raises(ValueError, match=re.escape(message)) as error:
             Gallery.read(path)
         assert f"{path} is no gallery: " in str(error.value)
         assert "\n" not in str(error.value)
 
 
-def test_everything_names_its_figures(made: Experiment) -> None:
-    found = drawing.draw_figures([made], {"made": gallery(detection=True)})
-    assert list(found) == [
+def test_everything_names_its_figures(example: Experiment) -> None:
+    figures = drawing.draw_figures([example], {"made": gallery(detection=True)})
+    assert list(figures) == [
         "made-curves-images", "made-savings", "made-overlap", "made-seconds", "made-classes", "made-sizes", "made-pool",
         "made-bought-first", "made-bought-second", "made-bought-_b__x_1_____q_-148442dc",
     ]  # fmt: skip
@@ -576,7 +589,7 @@ def test_a_strategy_looks_the_same_whatever_else_is_drawn() -> None:
         style.strategy_styles(["mine", "random", "isal", "isal[k=2]", "coreset[metric=cosine]"]),
     )
     assert alone["isal"] == many["isal"]
-    assert many["coreset[metric=cosine]"] == style.strategy_styles(["coreset"])["coreset"]  # no plain one beside it
+    assert many["coreset[metric=cosine]"] == style.strategy_styles(["coreset"])["coreset"]  # alone
     assert many["isal[k=2]"] != many["isal"]
     assert len(set(many.values())) == 5
     assert style.strategy_styles(["isal[k=2]", "isal"])["isal"] == alone["isal"]  # whichever comes first

@@ -1,4 +1,4 @@
-"""A page a strategy: rendered again it is the committed one, and it leaves nothing unsaid."""
+"""The page of every strategy: rendered again, it equals the committed one, and it leaves nothing out."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ from tools import pages
 
 HOME = Path(__file__).parent.parent
 discovery.discover()
-OWN = [one for one in registry.REGISTRY["strategy"].values() if registry.source_file(one).parent == HOME / "strategies"]
+STRATEGIES = [
+    plugin
+    for plugin in registry.REGISTRY["strategy"].values()
+    if registry.source_file(plugin).parent == HOME / "strategies"
+]
 
 
 def test_the_committed_pages_are_those_of_the_docstrings_and_records() -> None:
-    made = pages.render_pages(HOME)
+    page_texts = pages.render_pages(HOME)
     committed = {path.name: path.read_text() for path in (HOME / "docs" / "strategies").glob("*.md")}
-    assert made == committed
+    assert page_texts == committed
     assert set(committed) == {"README.md", *(f"{path.stem}.md" for path in (HOME / "strategies").glob("[!_]*.py"))}
 
 
-@pytest.mark.parametrize("plugin", OWN, ids=lambda one: one.name)
+@pytest.mark.parametrize("plugin", STRATEGIES, ids=lambda plugin: plugin.name)
 def test_a_page_says_paper_parameters_deviations_cost_and_a_measured_row(plugin: Plugin) -> None:
-    parts = pages.docstring_sections(plugin)
-    told = {name for part in parts for name in part.split(", ")}
-    assert set(plugin.parameters()) - told == set()
-    assert {"what", "deviations", "cost"} <= told
-    assert all(len(words) > 3 for words in parts.values())
+    sections = pages.docstring_sections(plugin)
+    assert set(plugin.parameters()) == set(pages.split_entries(sections.get("Args", "")))
+    assert {"", "Deviations", "Cost"} <= set(sections) <= {"", *pages.SECTIONS}
+    assert all(len(text) > 3 for text in sections.values())
     text = (HOME / "docs" / "strategies" / f"{plugin.name}.md").read_text()
     assert "## Measured" in text
     assert f"`{plugin.name}" in text.partition("## Measured")[2]
@@ -43,29 +46,58 @@ def test_a_page_says_paper_parameters_deviations_cost_and_a_measured_row(plugin:
 def made_up(
     view: View, budget: int, rng: np.random.Generator, *, depth: int = 3, encoder: EncoderName = "dino", share: float
 ) -> Indices:
-    """What it does; see depth: not a part, since it ends no sentence. Logs `found`.
+    """Selects what it selects.
 
-    depth, share: two at once (the paper's: 3 and 0.5). encoder: whose
-        features. Cost: one pass. Deviations: none of note,
-    or one.
+    Depth: a word with a colon
+    begins no section within a line.
+
+    It has a second paragraph.
+
+    Args:
+        depth: how deep (3: the paper's); a note:
+            with a colon in it.
+        encoder: whose features.
+        share: a share | of what.
+
+    References:
+        Somebody, 2020.
+        Somebody else,
+            2021.
+
+    Deviations:
+        None of note,
+        or one.
+
+    Cost:
+        One pass.
+
+    Logs:
+        depth_used: how deep it went.
     """
     raise NotImplementedError
 
 
-def test_a_docstring_falls_into_its_parts() -> None:
+def test_a_docstring_falls_into_its_sections() -> None:
     plugin = Plugin("strategy", "made_up", made_up, 1, needs={"encode"})
-    assert pages.docstring_sections(plugin) == {
-        "what": "What it does; see depth: not a part, since it ends no sentence.",
-        "logs": "`found`.",
-        "depth, share": "Two at once (the paper's: 3 and 0.5).",
+    sections = pages.docstring_sections(plugin)
+    assert list(sections) == ["", *pages.SECTIONS]
+    assert sections[""] == (
+        "Selects what it selects.\n\nDepth: a word with a colon begins no section within a line.\n\n"
+        "It has a second paragraph."
+    )
+    assert pages.split_entries(sections["Args"]) == {
+        "depth": "How deep (3: the paper's); a note: with a colon in it.",
         "encoder": "Whose features.",
-        "cost": "One pass.",
-        "deviations": "None of note, or one.",
+        "share": "A share | of what.",
     }
     page = pages.strategy_page(plugin, [])
-    assert "| `depth` | `3` | Two at once (the paper's: 3 and 0.5). |" in page
-    assert "| `share` | must be given | Two at once" in page
-    assert "**Asks the task for:** `encode`. **Version** 1." in page
+    assert "| `depth` | `3` | How deep (3: the paper's); a note: with a colon in it. |" in page
+    assert "| `share` | must be given | A share \\| of what. |" in page
+    assert "## References\n\n* Somebody, 2020.\n* Somebody else, 2021.\n" in page
+    assert "## Deviations\n\nNone of note, or one.\n" in page
+    assert "## Cost\n\nOne pass.\n" in page
+    assert "## Recorded diagnostics\n\n* `depth_used`: How deep it went.\n" in page
+    assert "**Needs from the task:** `encode`. **Version** 1." in page
     assert "## Measured" not in page
 
 
@@ -74,10 +106,10 @@ def test_the_recipes_page_tells_the_defaults(heading: str, recipe: object) -> No
     """`name`, `other` | value, value | ...: what is told behind a value, after a space or a colon, is prose."""
     page = (HOME / "docs" / "recipes.md").read_text().split(f"# Recipes: how the {heading} are trained")[1]
     rows = [line.split(" | ") for line in page.split("| parameter |")[1].split("\n\n")[0].splitlines()[2:]]
-    told = dict[str, str]()
+    stated = dict[str, str]()
     for names, values, *_ in rows:
-        told |= dict(zip(re.findall(r"`(\w+)`", names), values.split(", "), strict=True))
-    assert len(told) > 20
-    for name, text in told.items():
+        stated |= dict(zip(re.findall(r"`(\w+)`", names), values.split(", "), strict=True))
+    assert len(stated) > 20
+    for name, text in stated.items():
         value, word = getattr(recipe, name), re.split(r"[ :]", text)[0]
         assert (float(word) == value) if type(value) in (int, float) else (word == format_value(value)), name

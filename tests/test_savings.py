@@ -1,4 +1,4 @@
-"""Savings against hand cases and a brute-force twin; the paper's claims from its own tables."""
+"""Savings equal cases computed by hand and by brute force, and the paper's claims from its own tables."""
 
 import json
 import math
@@ -8,6 +8,7 @@ import pytest
 from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
+from benchmark.analysis.annotation_cost import crossing_cost
 from benchmark.analysis.comparison_tables import describe_comparison
 from benchmark.analysis.comparison_tables import explain_columns as below
 from benchmark.analysis.comparisons import compare
@@ -18,7 +19,6 @@ from benchmark.analysis.savings import (
     Saving,
     TargetRule,
     compute_savings,
-    crossing_cost,
     default_rule,
     strategy_pairs,
 )
@@ -31,7 +31,7 @@ IMAGES = Price("images")
 
 
 def first_crossing(x: list[float], y: list[float], target: float) -> float:
-    """The twin: walks along the running maximum in small steps."""
+    """Brute force: evaluates the running maximum in small steps."""
     best = np.maximum.accumulate(y)
     if best[0] >= target:
         return x[0]
@@ -41,14 +41,14 @@ def first_crossing(x: list[float], y: list[float], target: float) -> float:
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_crossing_is_where_the_running_maximum_gets_there(number: int) -> None:
+def test_the_crossing_cost_is_where_the_running_maximum_reaches_the_target(number: int) -> None:
     rng = np.random.default_rng(number)
     x = np.cumsum(rng.uniform(1, 10, 8))
     y = rng.normal(np.linspace(0, 3, 8), 1)  # not monotone
     for target in (y.min() - 1, *y, y.mean(), y.max() + 1):
-        [found] = crossing_cost(x[None], y[None], np.array([target]))
+        [cost] = crossing_cost(x[None], y[None], np.array([target]))
         expected = first_crossing(list(x), list(y), float(target))
-        assert found == pytest.approx(expected, abs=(x[-1] - x[0]) / 1e5)
+        assert cost == pytest.approx(expected, abs=(x[-1] - x[0]) / 1e5)
 
 
 def test_a_dip_does_not_count() -> None:
@@ -58,28 +58,28 @@ def test_a_dip_does_not_count() -> None:
     assert crossing_cost(x, y, np.array([6.5])) == [2.5]
 
 
-def only(*curves: object, rule: str = "final", price: Price = IMAGES) -> Saving:
-    [one] = compute_savings(experiment(*curves), "a", "b", TargetRule.read(rule), price, np.random.default_rng(0))
-    return one
+def only_saving(*curves: object, rule: str = "final", price: Price = IMAGES) -> Saving:
+    [saving] = compute_savings(experiment(*curves), "a", "b", TargetRule.read(rule), price, np.random.default_rng(0))
+    return saving
 
 
 def test_savings_by_hand() -> None:
     a, b = curve("a", [[10.0, 30, 50]]), curve("b", [[10.0, 20, 40]])
-    final = only(a, b)
+    final = only_saving(a, b)
     assert (final.target, final.strategy_cost, final.against_cost) == (40, 2500, 3000)
     assert (final.amount.value, final.percent.value) == (500, pytest.approx(100 / 6))
     assert final.is_reached
-    value = only(a, b, rule="15")
+    value = only_saving(a, b, rule="15")
     assert (value.strategy_cost, value.against_cost) == (1250, 1500)
-    band = only(a, b, rule="band:18,22")
+    band = only_saving(a, b, rule="band:18,22")
     assert (band.strategy_cost, band.against_cost) == (2000, 2000)  # the first rounds of 18 or more
-    weaker = only(curve("a", [[10.0, 20, 30]]), b)  # at its own final score, which both reach
+    weaker = only_saving(curve("a", [[10.0, 20, 30]]), b)  # at its own final score, which both reach
     assert (weaker.target, weaker.strategy_cost, weaker.against_cost, weaker.amount.value) == (30, 3000, 2500, -500)
-    late = only(curve("a", [[10.0, 20, 30]]), b, rule="40")
+    late = only_saving(curve("a", [[10.0, 20, 30]]), b, rule="40")
     assert not late.is_reached
     assert late.not_reached_note == "not reached: a has not reached it within 3,000 images"
     assert math.isnan(late.amount.value)
-    both = only(a, b, rule="90")
+    both = only_saving(a, b, rule="90")
     assert (
         both.not_reached_note
         == "not reached: a has not reached it within 3,000 images; b has not reached it within 3,000 images"
@@ -88,34 +88,34 @@ def test_savings_by_hand() -> None:
 
 def test_the_curve_rule_gives_every_score_of_the_other() -> None:
     a, b = curve("a", [[10.0, 30, 50]]), curve("b", [[10.0, 20, 40]])
-    found = compute_savings(experiment(a, b), "a", "b", TargetRule("curve"), IMAGES, RNG)
-    assert [one.target for one in found] == [10, 20, 40]
-    assert [one.amount.value for one in found] == [0, 500, 500]
+    points = compute_savings(experiment(a, b), "a", "b", TargetRule("curve"), IMAGES, RNG)
+    assert [point.target for point in points] == [10, 20, 40]
+    assert [point.amount.value for point in points] == [0, 500, 500]
 
 
 def test_time_is_images_and_boxes() -> None:
     a = curve("a", [[10.0, 20]], [10, 20], kind="boxes")
     b = curve("b", [[10.0, 20]], [10, 40], kind="boxes")
-    one = only(a, b, price=Price("time", per_image=2, per_box=3))
-    assert (one.strategy_cost, one.against_cost) == (20 * 5, 40 * 5)
+    saving = only_saving(a, b, price=Price("time", per_image=2, per_box=3))
+    assert (saving.strategy_cost, saving.against_cost) == (20 * 5, 40 * 5)
     with pytest.raises(ValueError, match=r"cost=boxes: a counts no boxes, only images"):
-        only(curve("a", [[1.0]]), curve("b", [[1.0]]), price=Price("boxes"))
+        only_saving(curve("a", [[1.0]]), curve("b", [[1.0]]), price=Price("boxes"))
 
 
 def test_intervals_come_from_pairs_and_end_where_nothing_is_known() -> None:
     base = np.array([[10.0, 20, 30, 40], [12, 22, 32, 42], [11, 21, 31, 41]])
     shifted = np.roll(base, -1, axis=1) * [1, 1, 1, np.nan] + 0.0
     shifted[:, 3] = base[:, 3] + 10
-    one = only(curve("a", shifted), curve("b", base))  # the seeds' effect is in both: nothing varies
-    assert one.amount.value == pytest.approx(1000)
-    assert np.isnan([one.amount.low, one.amount.high]).all()  # which is no interval of 95 %
-    single = only(curve("a", shifted[:1]), curve("b", base[:1]))
+    saving = only_saving(curve("a", shifted), curve("b", base))  # both share the effect of the seed
+    assert saving.amount.value == pytest.approx(1000)
+    assert np.isnan([saving.amount.low, saving.amount.high]).all()  # so there is no interval
+    single = only_saving(curve("a", shifted[:1]), curve("b", base[:1]))
     assert single.is_reached
     assert math.isnan(single.amount.low)
     noisy = np.random.default_rng(1).normal(0, 6, base.shape)
-    wide = only(curve("a", base + noisy), curve("b", base), rule="38")
+    wide = only_saving(curve("a", base + noisy), curve("b", base), rule="38")
     assert wide.is_reached
-    assert wide.amount.low == -math.inf  # some replicates never get there
+    assert wide.amount.low == -math.inf  # some replicates never reach the target
     assert wide.percent.high <= 100 * (1 - 1000 / wide.against_cost) + 100 * 3000 / wide.against_cost
     assert wide.amount.high <= 3000  # nobody pays less than for round 0, nor more than all
 
@@ -149,9 +149,9 @@ CLAIMS = [  # task, against, at, percent by the rule, percent in the paper
 @pytest.mark.parametrize(("task", "against", "at", "percent", "claimed"), CLAIMS)
 def test_claims_of_the_paper(task: str, against: str, at: str, percent: float, claimed: float) -> None:
     words = [f"task={task}", "strategy=isal", f"against={against}", f"at={at}", "format=json"]
-    done = CliRunner().invoke(app, ["savings", f"records={PUBLISHED_FOLDER}", *words])
-    assert done.exit_code == 0, done.output
-    [row] = [row for row in json.loads(done.stdout) if row["source"] == "isal-2021"]
+    result = CliRunner().invoke(app, ["savings", f"records={PUBLISHED_FOLDER}", *words])
+    assert result.exit_code == 0, result.output
+    [row] = [row for row in json.loads(result.stdout) if row["source"] == "isal-2021"]
     assert (row["task"], row["strategy"], row["against"]) == (task, "isal", against)
     assert row["reached"]
     assert row["percent"] == pytest.approx(percent, abs=0.01)
@@ -161,57 +161,63 @@ def test_claims_of_the_paper(task: str, against: str, at: str, percent: float, c
 
 
 def test_the_share_of_all_boxes_that_large_coco_takes() -> None:
-    [made] = [one for one in read_experiments(str(PUBLISHED_FOLDER)) if one.title == "isal_2021_coco_large_fcos"]
-    [one] = compute_savings(made, "isal", "coreset", TargetRule.read("0.34"), Price("boxes"), RNG)
-    assert 100 * one.strategy_cost / made.curves["isal"].cost["boxes"][0, -1] == pytest.approx(
+    [coco] = [
+        saving for saving in read_experiments(str(PUBLISHED_FOLDER)) if saving.title == "isal_2021_coco_large_fcos"
+    ]
+    [saving] = compute_savings(coco, "isal", "coreset", TargetRule.read("0.34"), Price("boxes"), RNG)
+    assert 100 * saving.strategy_cost / coco.curves["isal"].cost["boxes"][0, -1] == pytest.approx(
         60.75, abs=0.01
-    )  # said: 60.7
+    )  # the paper says 60.7
 
 
-def test_every_pair_of_published_curves_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    done = CliRunner().invoke(app, ["savings", f"records={PUBLISHED_FOLDER}", "format=json"])
-    rows = json.loads(done.stdout)
+def test_every_pair_of_published_curves_has_a_saving(capsys: pytest.CaptureFixture[str]) -> None:
+    result = CliRunner().invoke(app, ["savings", f"records={PUBLISHED_FOLDER}", "format=json"])
+    rows = json.loads(result.stdout)
     assert len(rows) == len(strategy_pairs(read_experiments(str(PUBLISHED_FOLDER)), [], []))
     assert {"task", "strategy", "against", "target", "saved", "percent", "low", "high", "reached"} <= set(rows[0])
     assert all(row["reached"] and row["saved"] is not None for row in rows)  # at the smaller of both final scores
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, ["savings", f"records={PUBLISHED_FOLDER}", "at=curve", "strategy=random", "format=json"]
     )
-    assert any(not row["reached"] and row["saved"] is None for row in json.loads(done.stdout))
+    assert any(not row["reached"] and row["saved"] is None for row in json.loads(result.stdout))
 
 
 def test_unknown_names_and_curves_that_do_not_meet_are_one_line(tmp_path: object) -> None:
-    for words, told in [
+    for words, message in [
         (["strategy=isall"], "'isall' (did you mean 'isal'?)"),
         (["task=cifar11"], "'cifar11' (did you mean 'cifar10'?)"),
         (["at=best"], "use final, curve, a score, or band:LOW,HIGH"),
         (["seeds=3"], "no setting of this command is called 'seeds'"),
         (["cost=money"], "must be one of"),
     ]:
-        done = CliRunner().invoke(app, ["savings", "records=published", *words])
-        assert told in str(done.exception), words
+        result = CliRunner().invoke(app, ["savings", "records=published", *words])
+        assert message in str(result.exception), words
 
 
-def test_one_seed_is_told_as_such(tmp_path) -> None:
+def test_one_seed_has_no_interval(tmp_path) -> None:
     store = recorded(tmp_path, {name: {0: seeds[0]} for name, seeds in PLAIN.items()})
-    done = CliRunner().invoke(app, ["savings", f"out={store.folder}", "strategy=mine", "against=random"])
-    assert "one seed: no interval" in done.stdout
-    done = CliRunner().invoke(app, ["savings", f"out={store.folder}", "strategy=mine", "format=json"])
-    assert {row["low"] for row in json.loads(done.stdout)} == {None}
+    result = CliRunner().invoke(app, ["savings", f"out={store.folder}", "strategy=mine", "against=random"])
+    assert "one seed: no interval" in result.stdout
+    result = CliRunner().invoke(app, ["savings", f"out={store.folder}", "strategy=mine", "format=json"])
+    assert {row["low"] for row in json.loads(result.stdout)} == {None}
 
 
-@pytest.mark.parametrize(("task", "against", "at", "percent", "claimed"), [one for one in CLAIMS if one[2] == "final"])
+@pytest.mark.parametrize(
+    ("task", "against", "at", "percent", "claimed"), [candidate for candidate in CLAIMS if candidate[2] == "final"]
+)
 def test_claims_at_final_are_those_at_the_others_final(
     task: str, against: str, at: str, percent: float, claimed: float
 ) -> None:
-    """Where ISAL ends above the other, the smaller of both final scores is the other's, so that these claims stand."""
-    [made] = [one for one in read_experiments(str(PUBLISHED_FOLDER)) if one.title == f"isal_2021_{task}"]
-    [smaller] = compute_savings(made, "isal", against, TargetRule("final"), IMAGES, RNG)
-    theirs = float(made.curves[against].value_SR[0, -1])
-    [at_theirs] = compute_savings(made, "isal", against, TargetRule("value", theirs, theirs), IMAGES, RNG)
+    """Where ISAL ends above the other strategy, the smaller of both final scores is the other's."""
+    [published] = [
+        candidate for candidate in read_experiments(str(PUBLISHED_FOLDER)) if candidate.title == f"isal_2021_{task}"
+    ]
+    [smaller] = compute_savings(published, "isal", against, TargetRule("final"), IMAGES, RNG)
+    theirs = float(published.curves[against].value_SR[0, -1])
+    [at_theirs] = compute_savings(published, "isal", against, TargetRule("value", theirs, theirs), IMAGES, RNG)
     assert smaller.target == theirs
     assert smaller.percent.value == at_theirs.percent.value == pytest.approx(percent, abs=0.01)
-    [turned] = compute_savings(made, against, "isal", TargetRule("final"), IMAGES, RNG)  # told from the other side
+    [turned] = compute_savings(published, against, "isal", TargetRule("final"), IMAGES, RNG)  # with the roles exchanged
     assert turned.amount.value == -smaller.amount.value
 
 
@@ -219,22 +225,25 @@ def test_claims_at_final_are_those_at_the_others_final(
 COSTS = np.arange(1, 11) * 1000.0
 
 
-def simulated(num_runs: int, rng: np.random.Generator) -> np.ndarray:
-    """(S, R) scores of runs of one strategy: a concave curve that still rises, seeds that go on from round to round."""
+def simulate_scores(num_runs: int, rng: np.random.Generator) -> np.ndarray:
+    """(S, R): scores of one strategy, on a concave curve that still rises, with an effect of each seed."""
     return 90 - 60 / np.sqrt(COSTS / 1000) + rng.normal(0, 0.5, (num_runs, 1)) + rng.normal(0, 0.6, (num_runs, 10))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_runs", [3, 5, 10, 20])
 def test_equal_strategies_save_nothing_at_the_smaller_final_score(num_runs: int) -> None:
-    rng, found = np.random.default_rng(num_runs), []
+    rng, amounts = np.random.default_rng(num_runs), []
     for _ in range(600):
-        one = only(*(curve(name, simulated(num_runs, rng), COSTS) for name in ("a", "b")))
-        assert one.is_reached
-        found.append(one.amount)
-    mean, covered = np.mean([one.value for one in found]), np.mean([one.low <= 0 <= one.high for one in found])
+        saving = only_saving(*(curve(name, simulate_scores(num_runs, rng), COSTS) for name in ("a", "b")))
+        assert saving.is_reached
+        amounts.append(saving.amount)
+    mean, covered = (
+        np.mean([saving.value for saving in amounts]),
+        np.mean([saving.low <= 0 <= saving.high for saving in amounts]),
+    )
     print(num_runs, "seeds: saved", round(float(mean)), "of 10,000, coverage", covered)
-    assert abs(mean) <= 50 + 3 * np.std([one.value for one in found]) / np.sqrt(len(found))
+    assert abs(mean) <= 50 + 3 * np.std([saving.value for saving in amounts]) / np.sqrt(len(amounts))
     assert covered >= 0.94
 
 
@@ -242,62 +251,64 @@ def test_equal_strategies_save_nothing_at_the_smaller_final_score(num_runs: int)
 @pytest.mark.parametrize("num_runs", [5, 10])
 @pytest.mark.parametrize("spread", [0.05, 0.6])
 def test_intervals_in_a_band_cover_the_truth(num_runs: int, spread: float) -> None:
-    """Two strategies of known mean price of the band, which each run reaches in a whole round."""
-    rng, truth = np.random.default_rng(num_runs), price_of_band(0.0, spread) - price_of_band(1.5, spread)
+    """The true mean costs of the band are known; each run pays for whole rounds."""
+    rng, truth = np.random.default_rng(num_runs), mean_band_price(0.0, spread) - mean_band_price(1.5, spread)
     covered = []
     for _ in range(400):
-        a, b = (curve(name, banded(num_runs, better, spread, rng), COSTS) for name, better in (("a", 1.5), ("b", 0.0)))
-        one = only(a, b, rule="band:70,72")
-        covered.append(one.amount.low <= truth <= one.amount.high)
+        a, b = (
+            curve(name, band_scores(num_runs, better, spread, rng), COSTS) for name, better in (("a", 1.5), ("b", 0.0))
+        )
+        saving = only_saving(a, b, rule="band:70,72")
+        covered.append(saving.amount.low <= truth <= saving.amount.high)
     print(num_runs, "seeds, spread", spread, "coverage", np.mean(covered))
     assert np.mean(covered) >= 0.92
 
 
-def banded(num_runs: int, better: float, spread: float, rng: np.random.Generator) -> np.ndarray:
-    """(S, R) scores around a curve that passes 70 between two rounds."""
+def band_scores(num_runs: int, better: float, spread: float, rng: np.random.Generator) -> np.ndarray:
+    """(S, R): scores around a curve that passes 70 between two rounds."""
     noise_SR = rng.normal(0, spread, (num_runs, 1)) + rng.normal(0, spread, (num_runs, 10))
     return 90 + better - 42 / np.sqrt(COSTS / 1000) + noise_SR
 
 
-def price_of_band(better: float, spread: float) -> float:
+def mean_band_price(better: float, spread: float) -> float:
     """The mean price of the first round of 70 or more, over many runs."""
-    values_SR = banded(40_000, better, spread, np.random.default_rng(0))
+    values_SR = band_scores(40_000, better, spread, np.random.default_rng(0))
     return float(COSTS[(values_SR >= 70).argmax(1)].mean())
 
 
 def test_a_run_that_never_reaches_the_band_counts_with_what_it_paid() -> None:
     a = curve("a", [[10.0, 25, 30, 31], [11, 20, 25, 31], [10, 15, 18, 19], [10, 25, 30, 31], [10, 25, 30, 33]])
     b = curve("b", [[10.0, 15, 20, 30]] * 4 + [[10.0, 12, 13, 14]])
-    one = only(a, b, rule="band:24,32")
-    assert (one.strategy_cost, one.against_cost) == ((2000 + 3000 + 4000 + 2000 + 2000) / 5, 4000)
-    assert one.num_reached == (4, 4)
-    assert one.note == "a: 4 of 5 runs reach it; b: 4 of 5 runs reach it"
-    assert one.amount.low < one.amount.value == 1400 < one.amount.high
+    saving = only_saving(a, b, rule="band:24,32")
+    assert (saving.strategy_cost, saving.against_cost) == ((2000 + 3000 + 4000 + 2000 + 2000) / 5, 4000)
+    assert saving.num_reached == (4, 4)
+    assert saving.note == "a: 4 of 5 runs reach it; b: 4 of 5 runs reach it"
+    assert saving.amount.low < saving.amount.value == 1400 < saving.amount.high
 
 
 def test_prices_in_a_band_differ_by_rounding_at_least() -> None:
-    """Five runs that all pay the same on each side: how sure their difference is, is what rounding lets be known."""
+    """All runs of a strategy pay the same: the interval of the saving is that of rounding to whole rounds."""
     a, b = (curve(name, [scores] * 5) for name, scores in (("a", [10.0, 25, 30, 31]), ("b", [10.0, 15, 25, 31])))
-    one = only(a, b, rule="band:24,32")
+    saving = only_saving(a, b, rule="band:24,32")
     half = 2.7764 * 1000 / np.sqrt(12) / np.sqrt(5)  # Student's quantile of four degrees, a round costs 1,000
-    assert one.amount.value == 1000
-    assert (one.amount.low, one.amount.high) == pytest.approx((1000 - half, 1000 + half), rel=0.1)
+    assert saving.amount.value == 1000
+    assert (saving.amount.low, saving.amount.high) == pytest.approx((1000 - half, 1000 + half), rel=0.1)
 
 
 # --- runs that are not whole, and schedules that end by score ---------------------------------
 def test_unfinished_runs_are_left_out_by_name() -> None:
-    """A seed with round 0 alone must not cut the others down to round 0."""
+    """A seed that has only round 0 must not restrict the other seeds to round 0."""
     base = np.array([[10.0, 20, 30], [12, 22, 32], [11, np.nan, np.nan]])
     better, cut = base + np.array([0, 5, 5]), frozenset({2})
-    a, b = curve("a", better, unfinished=cut), curve("b", base, unfinished=cut)
-    one = only(a, b)
-    assert (one.num_pairs, one.target, one.against_cost) == (2, 31, 3000)
-    assert one.strategy_cost == pytest.approx(2000 + 1000 * (31 - 26) / 10)
+    a, b = curve("a", better, unfinished_seeds=cut), curve("b", base, unfinished_seeds=cut)
+    saving = only_saving(a, b)
+    assert (saving.num_pairs, saving.target, saving.against_cost) == (2, 31, 3000)
+    assert saving.strategy_cost == pytest.approx(2000 + 1000 * (31 - 26) / 10)
     pairs = pair_runs(a, b)
     assert pairs.seeds == (0, 1)
     assert pairs.unpaired_runs == ("a seed 2 (unfinished)", "b seed 2 (unfinished)")
     with pytest.raises(ValueError, match="no common seed has finished"):
-        pair_runs(a, curve("c", base, unfinished=frozenset({0, 1, 2})))
+        pair_runs(a, curve("c", base, unfinished_seeds=frozenset({0, 1, 2})))
 
 
 UNTIL = Schedule(1000, 1000, 4, until="accuracy 30 +- 2")
@@ -306,53 +317,55 @@ UNTIL = Schedule(1000, 1000, 4, until="accuracy 30 +- 2")
 def test_runs_that_end_by_score_are_compared_by_their_band() -> None:
     a = curve("a", [[10.0, 29, np.nan, np.nan], [12, 20, 31, np.nan], [11, 20, 31, np.nan]])
     b = curve("b", [[10.0, 15, 29, np.nan], [12, 14, 20, 30], [11, 29, 30, np.nan]])
-    made = experiment(a, b, schedule=UNTIL)
-    assert default_rule(made) == TargetRule("band", 28, 32)
-    [one] = compute_savings(made, "a", "b", default_rule(made), IMAGES, np.random.default_rng(0))
-    assert (one.strategy_cost, one.against_cost) == pytest.approx(((2000 + 3000 + 3000) / 3, (3000 + 4000 + 2000) / 3))
-    assert one.amount.value == pytest.approx(1000 / 3)
+    until_30 = experiment(a, b, schedule=UNTIL)
+    assert default_rule(until_30) == TargetRule("band", 28, 32)
+    [saving] = compute_savings(until_30, "a", "b", default_rule(until_30), IMAGES, np.random.default_rng(0))
+    assert (saving.strategy_cost, saving.against_cost) == pytest.approx(
+        ((2000 + 3000 + 3000) / 3, (3000 + 4000 + 2000) / 3)
+    )
+    assert saving.amount.value == pytest.approx(1000 / 3)
     for text in ("final", "20", "curve"):
         with pytest.raises(ValueError, match="end by score"):
-            compute_savings(made, "a", "b", TargetRule.read(text), IMAGES, RNG)
-    told = describe_comparison(compare(made, "a", "b", IMAGES, 0.95, 0), 2)
-    assert told[1].startswith("accuracy at 2,000 images, the last that all have: ")
-    assert told[3] == "in band:28,32: saves 333 images, 11.1 %"  # three seeds have no interval
+            compute_savings(until_30, "a", "b", TargetRule.read(text), IMAGES, RNG)
+    lines = describe_comparison(compare(until_30, "a", "b", IMAGES, 0.95, 0), 2)
+    assert lines[1].startswith("accuracy at 2,000 images, the last that all have: ")
+    assert lines[3] == "in band:28,32: saves 333 images, 11.1 %"  # three seeds have no interval
     never = experiment(curve("a", [[10.0, 11, 12, 13]] * 3), b, schedule=UNTIL)
     [late] = compute_savings(never, "a", "b", default_rule(never), IMAGES, np.random.default_rng(0))
     assert late.not_reached_note == "not reached: a has not reached it within 4,000 images"
 
 
-def test_what_is_reached_in_round_0_is_told_as_such() -> None:
-    one = only(curve("a", [[50.0, 60]]), curve("b", [[40.0, 45]]))
-    assert one.note == f"already in round 0: a; one seed: no interval; {one.few_rounds_note}"
+def test_a_target_reached_in_round_0_is_noted() -> None:
+    saving = only_saving(curve("a", [[50.0, 60]]), curve("b", [[40.0, 45]]))
+    assert saving.note == f"already in round 0: a; one seed: no interval; {saving.few_rounds_note}"
 
 
-def test_savings_between_few_rounds_are_told_to_be_rough() -> None:
-    """In the answer, in the line of a comparison and below the table; not in a band, whose prices are whole rounds."""
+def test_savings_between_few_rounds_are_marked_as_rough() -> None:
+    """The note is in the saving, in the comparison and below the table; costs of a band are whole rounds."""
     rng, few = np.random.default_rng(0), "5 rounds: prices are linear between them, so what is saved is rough"
     base_SR = np.array([60.0, 70, 75, 78, 80]) + rng.normal(0, 0.3, (6, 5))
     for rule in ("final", "74", "band:74,80"):
-        one = only(curve("a", base_SR + 1), curve("b", base_SR), rule=rule)
-        assert (few in one.note) == (not rule.startswith("band"))
+        saving = only_saving(curve("a", base_SR + 1), curve("b", base_SR), rule=rule)
+        assert (few in saving.note) == (not rule.startswith("band"))
     noisy_SR = base_SR + 1 + rng.normal(0, 0.1, base_SR.shape)
-    compared = compare(experiment(curve("a", noisy_SR), curve("b", base_SR)), "a", "b", IMAGES, 0.95, 0)
-    assert describe_comparison(compared, 2)[3].endswith(f"; {few}")
-    assert few in below([compared])
+    comparison = compare(experiment(curve("a", noisy_SR), curve("b", base_SR)), "a", "b", IMAGES, 0.95, 0)
+    assert describe_comparison(comparison, 2)[3].endswith(f"; {few}")
+    assert few in below([comparison])
     more_SR = np.concatenate([base_SR, base_SR[:, -1:] + 1], 1)
     enough = compare(experiment(curve("a", more_SR + 1), curve("b", more_SR)), "a", "b", IMAGES, 0.95, 0)
     assert (
         "rough"
         not in describe_comparison(enough, 2)[3]
         + below([enough])
-        + only(curve("a", more_SR + 1), curve("b", more_SR)).note
+        + only_saving(curve("a", more_SR + 1), curve("b", more_SR)).note
     )
 
 
 def test_time_needs_boxes_of_both() -> None:
     with pytest.raises(ValueError, match="only one of a and b counts boxes"):
-        only(curve("a", [[1.0, 2]], kind="boxes"), curve("b", [[1.0, 2]]), price=Price("time", 1, 1))
+        only_saving(curve("a", [[1.0, 2]], kind="boxes"), curve("b", [[1.0, 2]]), price=Price("time", 1, 1))
 
 
 def test_areas_stand_beside_savings() -> None:
-    one = only(curve("a", [[10.0, 30, 50]]), curve("b", [[10.0, 20, 40]]))
-    assert one.areas == (30, 22.5)
+    saving = only_saving(curve("a", [[10.0, 30, 50]]), curve("b", [[10.0, 20, 40]]))
+    assert saving.areas == (30, 22.5)

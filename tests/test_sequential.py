@@ -1,4 +1,4 @@
-"""Looks at growing numbers of seeds keep the error of one test: by enumeration, by a slow twin and by simulation."""
+"""Tests at growing numbers of seeds keep the error rate of one test: by enumeration, brute force and simulation."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_looks() -> None:
 @pytest.mark.parametrize(
     ("level", "max_seeds", "words"), [(0.05, 30, "0.95 keeps"), (1, 30, "level=1"), (0.95, 7, "=7")]
 )
-def test_what_does_not_fit_is_one_line(level: float, max_seeds: int, words: str) -> None:
+def test_wrong_settings_are_refused_in_one_line(level: float, max_seeds: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         AutoSeeds("random", level, max_seeds)
 
 
 def test_signs_of_more_seeds_begin_with_those_of_fewer() -> None:
-    """So that a look never changes when later ones are added."""
+    """Therefore the result of a look does not change when more seeds are allowed."""
     few, many = sign_vectors(10), sign_vectors(30)
     assert (many[:, :10] == few).all()
     assert (many[0] == 1).all()
@@ -47,39 +47,41 @@ def test_signs_of_more_seeds_begin_with_those_of_fewer() -> None:
     assert abs(many[1:].mean()) < 0.005
 
 
-def twin(differences: Floats, alpha: float, auto: AutoSeeds, vectors: Floats) -> int | None:
-    """The rule in slow words: at each look the vectors that are left are ordered, and the furthest are taken while the
-    allowance lasts, equal ones together or not at all."""
+def slow_first_rejecting_look(differences: Floats, alpha: float, auto: AutoSeeds, vectors: Floats) -> int | None:
+    """A slow implementation of the rule: at each look it sorts the remaining sign vectors and removes the most extreme
+    ones while the allowance lasts; equal ones are removed together or not at all."""
     left = list(range(len(vectors)))
     for number in auto.looks:
         if number > len(differences):
             return None
-        far = {one: round(abs(float(vectors[one, :number] @ differences[:number])), 9) for one in left}
+        far = {vector: round(abs(float(vectors[vector, :number] @ differences[:number])), 9) for vector in left}
         allowance = math.floor(alpha * number / auto.max_seeds * len(vectors) + 1e-9) - (len(vectors) - len(left))
-        for _, group in itertools.groupby(sorted(left, key=lambda one: -far[one]), key=lambda one: far[one]):
+        for _, group in itertools.groupby(
+            sorted(left, key=lambda vector: -far[vector]), key=lambda vector: far[vector]
+        ):
             members = list(group)
             if len(members) > allowance:
                 break
             allowance -= len(members)
-            left = [one for one in left if one not in set(members)]
+            left = [vector for vector in left if vector not in set(members)]
         if 0 not in left:
             return number
     return None
 
 
-def test_the_rule_is_its_slow_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rule_equals_its_slow_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = sign_vectors(12)[:400]
     monkeypatch.setattr(sequential, "sign_vectors", lambda num_seeds: vectors)
-    auto, rng, found = AutoSeeds("r", 0.95, 12), np.random.default_rng(0), []
+    auto, rng, looks = AutoSeeds("r", 0.95, 12), np.random.default_rng(0), []
     for number in range(120):
         differences = rng.normal(number % 4 / 4, 1, 12).round(number % 3)  # ties, and zeros
-        found.append(first_rejecting_look(differences, 0.1, auto))
-        assert found[-1] == twin(differences, 0.1, auto, vectors)
-    assert {None, 8, 10, 12} <= set(found)
+        looks.append(first_rejecting_look(differences, 0.1, auto))
+        assert looks[-1] == slow_first_rejecting_look(differences, 0.1, auto, vectors)
+    assert {None, 8, 10, 12} <= set(looks)
 
 
 def sizes_of(kind: str, number: int) -> Floats:
-    """How far differences are from zero."""
+    """Absolute differences of this kind."""
     rng = np.random.default_rng(1)
     sizes = {
         "normal": rng.normal(size=number),
@@ -93,8 +95,9 @@ def sizes_of(kind: str, number: int) -> Floats:
 
 
 def share_rejected(sizes: Floats, alpha: float, monkeypatch: pytest.MonkeyPatch) -> float:
-    """The share of all choices of signs that the product's rule rejects: symmetric about zero by construction, nothing
-    simulated. A choice and its opposite are rejected together, so that half of them are tried."""
+    """The share of all choices of signs that the rule rejects; they are symmetric about zero by construction.
+
+    A choice and its opposite are rejected together, so half of the choices are enough."""
     number = len(sizes)
     every = np.array(list(itertools.product([1.0, -1.0], repeat=number)))
     monkeypatch.setattr(sequential, "sign_vectors", lambda num_seeds: every)
@@ -108,7 +111,7 @@ def share_rejected(sizes: Floats, alpha: float, monkeypatch: pytest.MonkeyPatch)
 def test_no_more_than_alpha_is_rejected_over_all_signs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     share = share_rejected(sizes_of(kind, 10), 0.1, monkeypatch)
     assert share <= 0.1
-    assert kind == "ties" or share > 0.08  # nearly all of it is spent
+    assert kind == "ties" or share > 0.08  # nearly all of alpha is spent
 
 
 @pytest.mark.slow
@@ -124,10 +127,10 @@ def test_no_more_than_alpha_is_rejected_over_all_signs_of_fourteen(kind: str, mo
 def test_states_by_hand() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, 30)
-    found = sequential_states({"far": 5 + noise, "same": noise - noise.mean(), "fewer": noise[:5]}, AUTO)
-    assert found["far"] == SequentialState("open", 8)  # a look takes the seeds of all that are open
-    found = sequential_states({"far": 5 + noise, "same": noise - noise[:10].mean()}, AUTO)
-    assert found == {
+    states = sequential_states({"far": 5 + noise, "same": noise - noise.mean(), "fewer": noise[:5]}, AUTO)
+    assert states["far"] == SequentialState("open", 8)  # a look waits for the seeds of all open comparisons
+    states = sequential_states({"far": 5 + noise, "same": noise - noise[:10].mean()}, AUTO)
+    assert states == {
         "far": SequentialState("better", 10),
         "same": SequentialState("given up", 10),
     }  # at 8 one of two cannot be decided
@@ -135,15 +138,15 @@ def test_states_by_hand() -> None:
     assert sequential_states({"none": np.empty(0)}, AUTO) == {"none": SequentialState("open", 8)}
 
 
-def test_what_was_said_at_a_look_stays_when_more_seeds_run() -> None:
+def test_a_status_does_not_change_when_more_seeds_run() -> None:
     rng = np.random.default_rng(3)
     whole = {f"s{place}": rng.normal(place / 4, 1, 30) for place in range(5)}
     last: dict[str, SequentialState] = {}
     for number in range(31):
-        found = sequential_states({name: values[:number] for name, values in whole.items()}, AUTO)
-        said = {name: state for name, state in found.items() if state.status != "open"}
-        assert last.items() <= said.items()
-        last = said
+        states = sequential_states({name: values[:number] for name, values in whole.items()}, AUTO)
+        settled = {name: state for name, state in states.items() if state.status != "open"}
+        assert last.items() <= settled.items()
+        last = settled
     assert len(last) == 5
 
 
@@ -163,11 +166,11 @@ def test_conditional_power_is_that_of_simulated_futures() -> None:
     [(0.0, 0.050, 15.4), (0.5, 0.61, 19.4), (0.8, 0.957, 15.0), (1.2, 0.999, 10.6)],
 )
 def test_one_comparison(difference: float, rejected: float, num_seeds: float) -> None:
-    """Shares and seeds that an independent program found for this rule."""
+    """The expected values are from an independent implementation of this rule."""
     rng = np.random.default_rng(int(100 * difference))
-    found = [sequential_states({"a": rng.normal(difference, 1, 30)}, AUTO)["a"] for _ in range(2_000)]
-    share = np.mean([one.status in ("better", "worse") for one in found])
-    mean = np.mean([one.num_seeds for one in found])
+    states = [sequential_states({"a": rng.normal(difference, 1, 30)}, AUTO)["a"] for _ in range(2_000)]
+    share = np.mean([state.status in ("better", "worse") for state in states])
+    mean = np.mean([state.num_seeds for state in states])
     print(f"difference {difference}: rejected {share:.3f}, {mean:.1f} seeds")
     assert share == pytest.approx(rejected, abs=3 * math.sqrt(rejected * (1 - rejected) / 2_000) + 0.003)
     assert mean == pytest.approx(num_seeds, abs=0.6)
@@ -179,9 +182,11 @@ def test_nine_comparisons_keep_the_family_wise_error() -> None:
     for _ in range(cases):
         reference = rng.normal(0, 1, 30)
         whole = {f"s{place}": rng.normal(0, 1, 30) - reference for place in range(9)}
-        found = sequential_states(whole, AUTO)
-        wrong += any(one.status in ("better", "worse") for one in found.values())
-        num_runs.append(sum(one.num_seeds for one in found.values()) + max(one.num_seeds for one in found.values()))
+        states = sequential_states(whole, AUTO)
+        wrong += any(state.status in ("better", "worse") for state in states.values())
+        num_runs.append(
+            sum(state.num_seeds for state in states.values()) + max(state.num_seeds for state in states.values())
+        )
     print(f"nine equal strategies: family-wise error {wrong / cases:.3f}, {np.mean(num_runs):.0f} runs instead of 300")
     assert wrong / cases <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / cases)
     assert 110 < np.mean(num_runs) < 155
@@ -189,18 +194,20 @@ def test_nine_comparisons_keep_the_family_wise_error() -> None:
 
 @pytest.mark.slow
 def test_nine_comparisons_of_which_some_differ_find_as_much_with_fewer_runs() -> None:
-    """Against twenty seeds of every strategy, with Holm's correction: 200 runs."""
+    """Compared with twenty seeds of every strategy and Holm's correction, which takes 200 runs."""
     rng, truth, cases = np.random.default_rng(11), np.array([0.0] * 3 + [0.5] * 2 + [0.8] * 2 + [1.2] * 2), 300
-    found_MK, fixed_MK = np.zeros((cases, 9), bool), np.zeros((cases, 9), bool)
+    sequential_MK, fixed_MK = np.zeros((cases, 9), bool), np.zeros((cases, 9), bool)
     num_runs = np.zeros(cases)
     for case in range(cases):
         gaps_KN = truth[:, None] + (rng.normal(size=(9, 30)) - rng.normal(size=30)) / math.sqrt(2)
-        said = sequential_states({str(place): gaps_N for place, gaps_N in enumerate(gaps_KN)}, AUTO)
-        found_MK[case] = [said[str(place)].status == "better" for place in range(9)]
+        states = sequential_states({str(place): gaps_N for place, gaps_N in enumerate(gaps_KN)}, AUTO)
+        sequential_MK[case] = [states[str(place)].status == "better" for place in range(9)]
         fixed_MK[case] = holm(sign_flip_test(gaps_KN[:, :20], rng)) <= 0.05
-        num_runs[case] = sum(one.num_seeds for one in said.values()) + max(one.num_seeds for one in said.values())
+        num_runs[case] = sum(state.num_seeds for state in states.values()) + max(
+            state.num_seeds for state in states.values()
+        )
     power, fixed = (
-        {size: one_MK[:, truth == size].mean() for size in (0.5, 0.8, 1.2)} for one_MK in (found_MK, fixed_MK)
+        {size: one_MK[:, truth == size].mean() for size in (0.5, 0.8, 1.2)} for one_MK in (sequential_MK, fixed_MK)
     )
     print(f"power {power} with {num_runs.mean():.0f} runs, {fixed} with 200")
     assert num_runs.mean() < 180

@@ -1,4 +1,4 @@
-"""docs/statistics.md says what its simulations gave, and these give it again."""
+"""docs/statistics.md shows the results of its simulations, and these are repeatable."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tools.simulations import SIMULATIONS
 from tools.statistics_figures import FIGURES
 from tools.statistics_page import PAGE, PICTURES, RESULTS, markdown_table, render_page, run_simulation, to_json_numbers
 
-FOUND = json.loads(RESULTS.read_text(encoding="utf-8"))
-SECTIONS = {  # by rule: its section, and a word of the product's that it explains
-    "pairing": ("Pairs", "stats.student"), "sign_flips": ("Sign flips", "stats.sign_flip"),
+COMMITTED = json.loads(RESULTS.read_text(encoding="utf-8"))
+SECTIONS = {  # by rule: its section, and words of the harness that the section explains
+    "pairing": ("Pairs", "stats.student_interval"), "sign_flips": ("Sign flips", "stats.sign_flip_test"),
     "seeds_needed": ("How many seeds", "stats.runs_to_find"), "holm": ("Many tests", "of this table alone"),
     "spread": ("Mean and spread", "sample standard deviation over n seeds"), "price": ("Equal price", "range of cost"),
     "savings_final": ("Savings", "smaller of both final scores"), "few_rounds": ("Few rounds", "linear"),
     "savings_curve": ("Savings along the curve", "pointwise"), "savings_band": ("Savings in a band", "Fewer than five"),
     "verdicts": ("Better, equivalent, undecided", "Undecided"), "ranks": ("Ranks", "From five data sets on"),
-    "penalties": ("The penalty matrix", "stats.penalties"), "verify": ("Reproduced", "inconclusive"),
+    "penalties": ("The penalty matrix", "stats.penalty_matrix"), "verify": ("Reproduced", "inconclusive"),
     "seeds_auto": ("seeds=auto", "auto_seeds.md"),
 }  # fmt: skip
 
@@ -31,34 +31,34 @@ SECTIONS = {  # by rule: its section, and a word of the product's that it explai
 def section(title: str) -> str:
     """A section of the page, in one line."""
     page = PAGE.read_text(encoding="utf-8")
-    [found] = [part for part in page.split("\n## ")[1:] if part.partition("\n")[0] == title]
-    return " ".join(found.split())
+    [text] = [part for part in page.split("\n## ")[1:] if part.partition("\n")[0] == title]
+    return " ".join(text.split())
 
 
-def test_the_page_is_what_the_simulations_gave() -> None:
-    assert render_page(FOUND) == PAGE.read_text(encoding="utf-8")
+def test_the_page_is_rendered_from_the_simulations() -> None:
+    assert render_page(COMMITTED) == PAGE.read_text(encoding="utf-8")
 
 
 def test_a_number_of_the_page_is_a_number_of_the_file() -> None:
-    other = json.loads(json.dumps(FOUND))
+    other = json.loads(json.dumps(COMMITTED))
     other["spread"]["rows"][0]["disjoint"] = 0.987
     assert "| 0.987 |" in render_page(other)
-    assert "| 0.987 |" not in render_page(FOUND)
+    assert "| 0.987 |" not in render_page(COMMITTED)
 
 
 @pytest.mark.parametrize("name", SIMULATIONS)
-def test_every_rule_has_its_section_its_picture_and_its_simulation(name: str) -> None:
+def test_every_rule_has_a_section_a_figure_and_a_simulation(name: str) -> None:
     title, words = SECTIONS[name]
     text = section(title)
     for part in ("**Question.**", "**Rule.**", "**Simulation.**", "**Limits.**", words):
         assert part in text
     assert f"(figures/statistics/{name}.svg)" in text
-    assert f"{FOUND[name]['replicates']:,}" in text
-    assert FOUND[name]["seed"] == seed("docs/statistics.md", name)
+    assert f"{COMMITTED[name]['replicates']:,}" in text
+    assert COMMITTED[name]["seed"] == seed("docs/statistics.md", name)
 
 
 def test_no_rule_is_left_out() -> None:
-    assert list(SECTIONS) == list(SIMULATIONS) == list(FIGURES) == list(FOUND)
+    assert list(SECTIONS) == list(SIMULATIONS) == list(FIGURES) == list(COMMITTED)
     assert {path.stem for path in PICTURES.glob("*.svg")} == set(FIGURES)
     page = PAGE.read_text(encoding="utf-8")
     titles = re.findall(r"^## (.+)$", page, re.MULTILINE)
@@ -79,9 +79,9 @@ def test_page_and_pictures_are_drawn_from_the_same_numbers(tmp_path: Path, monke
     monkeypatch.setattr(statistics_page, "PICTURES", tmp_path / "pictures")
     statistics_page.main(["--render"])
     assert (tmp_path / "page.md").read_bytes() == PAGE.read_bytes()
-    drawn = sorted((tmp_path / "pictures").iterdir())
-    assert [path.name for path in drawn] == sorted(f"{name}.svg" for name in FIGURES)
-    for path in drawn:
+    paths = sorted((tmp_path / "pictures").iterdir())
+    assert [path.name for path in paths] == sorted(f"{name}.svg" for name in FIGURES)
+    for path in paths:
         assert path.read_bytes() == (PICTURES / path.name).read_bytes(), path.name
 
 
@@ -93,12 +93,12 @@ def test_tables_and_numbers_by_hand() -> None:
 
 
 # --- what the page promises -------------------------------------------------------------------
-def rows(name: str, **wanted: Any) -> list[dict[str, Any]]:
-    return [row for row in FOUND[name]["rows"] if all(row[key] == value for key, value in wanted.items())]
+def rows(name: str, **conditions: Any) -> list[dict[str, Any]]:
+    return [row for row in COMMITTED[name]["rows"] if all(row[key] == value for key, value in conditions.items())]
 
 
 def test_rules_keep_their_promises() -> None:
-    """As the page tells them, with room for three standard errors of the simulation."""
+    """The claims of the page hold, up to three standard errors of the simulation."""
     assert all(0.93 <= row["covered"] <= 0.97 for row in rows("pairing"))
     assert all(row["rejected"] <= 0.06 for row in rows("sign_flips") if row["shape"].startswith("symmetric"))
     assert all(row["rejected"] > 0.06 for row in rows("sign_flips", seeds=10) if row["shape"].startswith("skewed"))
@@ -120,18 +120,18 @@ def test_rules_keep_their_promises() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIMULATIONS)
-def test_every_simulation_gives_what_is_committed(name: str) -> None:
-    compare(run_simulation(name), FOUND[name])
+def test_every_simulation_repeats_the_committed_results(name: str) -> None:
+    assert_close(run_simulation(name), COMMITTED[name])
 
 
-def compare(found: Any, committed: Any) -> None:
-    """Numbers may differ by what another processor's rounding does to a share of simulations."""
-    if isinstance(found, dict):
-        assert list(found) == list(committed)
-        found, committed = list(found.values()), list(committed.values())
-    if isinstance(found, list):
-        assert len(found) == len(committed)
-        for one, other in zip(found, committed, strict=True):
-            compare(one, other)
+def assert_close(result: Any, committed: Any) -> None:
+    """Asserts that results are equal, up to the effect of another processor's rounding."""
+    if isinstance(result, dict):
+        assert list(result) == list(committed)
+        result, committed = list(result.values()), list(committed.values())
+    if isinstance(result, list):
+        assert len(result) == len(committed)
+        for value, other in zip(result, committed, strict=True):
+            assert_close(value, other)
     else:
-        assert found == (pytest.approx(committed, rel=2e-3, abs=2e-3) if isinstance(committed, float) else committed)
+        assert result == (pytest.approx(committed, rel=2e-3, abs=2e-3) if isinstance(committed, float) else committed)

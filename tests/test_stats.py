@@ -10,9 +10,10 @@ from _curves import curve, experiment
 from scipy import stats as scipy_stats
 
 from benchmark.analysis import stats
+from benchmark.analysis.annotation_cost import crossing_cost
 from benchmark.analysis.comparison_tables import describe_comparison, format_interval
 from benchmark.analysis.comparisons import compare, compare_all
-from benchmark.analysis.savings import Price, TargetRule, compute_savings, crossing_cost
+from benchmark.analysis.savings import Price, TargetRule, compute_savings
 from benchmark.analysis.stats import (
     Interval,
     bootstrap_weights,

@@ -1,1 +1,1 @@
-"""What writes pages of this repository; no part of what is installed."""
+"""Programs that render pages of this repository from records and docstrings; they are not installed."""

@@ -1,9 +1,11 @@
-"""Numbers in a page come from committed records: `python -m tools.readme README.md` renders them.
+"""Renders the blocks of numbers in a page from committed records, and the page's figures.
 
-With it go the page's figures: an image `docs/figures/FOLDER/STEM.svg` is that figure of `results/reference/FOLDER`.
+    python -m tools.readme README.md docs/variance.md docs/command_line.md
+
 A block begins with `<!-- KIND: FOLDER EXPERIMENT -->`, where KIND is table, verdicts or variance, or with
-`<!-- savings: WORDS; WORDS ... -->` in words of the command `savings`, or with `<!-- settings: VERB -->`, and ends with
-`<!-- end -->`; what stands between is replaced.
+`<!-- savings: SETTINGS; SETTINGS ... -->` (settings of the command `savings`), or with `<!-- settings: VERB -->`. It
+ends with `<!-- end -->`, and the text between is replaced. An image `docs/figures/FOLDER/STEM.svg` in a page is that
+figure of `results/reference/FOLDER`.
 """
 
 from __future__ import annotations
@@ -24,41 +26,46 @@ from benchmark.text.escaping import escape_markdown as escaped_markdown
 
 HOME = Path(__file__).resolve().parents[1]
 KINDS = "table|verdicts|variance|savings|settings"
-BLOCK = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<told>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<argument>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+IMAGE = re.compile(r"!\[[^]]*\]\(docs/figures/(?P<folder>\w+)/(?P<stem>[\w.=+-]+)\.svg\)")
 
 
 def render_page(page: str, home: Path) -> str:
-    """The page with every block filled from the records below `home`. ValueError where an experiment is missing."""
-    kinds = {
+    """Fills every block of a page from the records below `home`.
+
+    Raises:
+        ValueError: an experiment is missing.
+    """
+    render_block = {
         "table": table_block,
         "verdicts": verdicts_block,
         "variance": variance_block,
         "savings": savings_block,
         "settings": settings_block,
     }
-    return BLOCK.sub(lambda match: f"{match[1]}{kinds[match['kind']](match['told'], home)}{match[4]}", page)
+    return BLOCK.sub(lambda match: f"{match[1]}{render_block[match['kind']](match['argument'], home)}{match[4]}", page)
 
 
 def table_block(argument: str, home: Path) -> str:
-    """One experiment's table without its heading."""
+    """The table of one experiment without its heading."""
     folder, name = argument.split()
-    for made in build_tables(read_experiments(str(home / folder))):
-        if made.title == name:
-            return to_markdown(made).split("\n\n", 1)[1]
+    for table in build_tables(read_experiments(str(home / folder))):
+        if table.title == name:
+            return to_markdown(table).split("\n\n", 1)[1]
     raise ValueError(f"{folder} has no experiment {name}")
 
 
 def experiment_with_reference(argument: str, home: Path) -> tuple[Experiment, str]:
-    """An experiment of a folder, and the strategy that its others are compared with."""
+    """Reads an experiment of a folder, and the label of its reference strategy."""
     folder, name = argument.split()
     for experiment in read_experiments(str(home / folder)):
         if experiment.title == name and experiment.reference is not None:
             return experiment, experiment.reference
-    raise ValueError(f"{folder} has no experiment {name} to compare in")
+    raise ValueError(f"{folder} has no experiment {name} with a reference strategy")
 
 
 def verdicts_block(argument: str, home: Path) -> str:
-    """What becomes of each comparison of one experiment with its reference: a sentence each."""
+    """The verdicts of one experiment: a sentence for each comparison with the reference."""
     experiment, reference = experiment_with_reference(argument, home)
     options = parse_options([], "tables")
     price = options.price(experiment)
@@ -67,11 +74,12 @@ def verdicts_block(argument: str, home: Path) -> str:
 
 
 def variance_block(argument: str, home: Path) -> str:
-    """What makes the areas of one experiment differ, and how to spend runs."""
+    """The variance components of one experiment's areas, and the advice on spending runs."""
     experiment, reference = experiment_with_reference(argument, home)
     options = parse_options([], "variance")
-    parts = variance.strategy_components(experiment, reference, options.price(experiment), options.level, options.seed)
-    areas = [part for part in parts if part.measure == "area"]
+    price = options.price(experiment)
+    components = variance.strategy_components(experiment, reference, price, options.level, options.seed)
+    areas = [component for component in components if component.measure == "area"]
     rows = variance.rows(areas)
     cells = [[str(cell) for cell in row.values()] for row in rows]
     lines = [list(rows[0]), ["---"] * 2 + ["---:"] * (len(rows[0]) - 2), *cells]
@@ -80,51 +88,48 @@ def variance_block(argument: str, home: Path) -> str:
 
 
 def savings_block(argument: str, home: Path) -> str:
-    """Savings, a row each."""
+    """A table of savings."""
     lines = ["| task | strategy | against | at | saved | % |", "| --- | --- | --- | --- | ---: | ---: |"]
-    for words in argument.split(";"):
-        asked = parse_options(words.split(), "savings")
-        asked = (
-            replace(asked, records=str(home / asked.records))
-            if asked.records
-            else replace(asked, out=str(home / asked.out))
-        )
-        for one in asked.compute_savings()[0]:
-            saved = (
-                f"{comparison_tables.format_interval(one.amount, 0)} {one.unit}"
-                if one.is_reached
-                else one.not_reached_note
-            )
-            percent = comparison_tables.format_interval(one.percent, 1) if one.is_reached else ""
-            cells = (one.task, one.strategy, one.against, str(one.rule), saved, percent)
+    for settings in argument.split(";"):
+        options = parse_options(settings.split(), "savings")
+        if options.records:
+            options = replace(options, records=str(home / options.records))
+        else:
+            options = replace(options, out=str(home / options.out))
+        for saving in options.compute_savings()[0]:
+            amount, percent = saving.not_reached_note, ""
+            if saving.is_reached:
+                amount = f"{comparison_tables.format_interval(saving.amount, 0)} {saving.unit}"
+                percent = comparison_tables.format_interval(saving.percent, 1)
+            cells = (saving.task, saving.strategy, saving.against, str(saving.rule), amount, percent)
             lines.append(f"| {' | '.join(map(escaped_markdown, cells))} |")
     return "\n".join(lines) + "\n"
 
 
 def settings_block(argument: str, _: Path) -> str:
-    """The settings that a command takes, as `VERB --help` shows them."""
+    """The table of the settings of a command, as `VERB --help` shows them."""
     lines = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for one in settings_of(argument):
-        cells = (one.name, one.type.replace("|", " or "), one.default)
-        code = [f"`{cell}`" if cell else "" for cell in (cells[0], cells[2])]
-        lines.append(f"| {code[0]} | {cells[1]} | {code[1]} | {one.meaning} |")
+    for setting in settings_of(argument):
+        name, default = (f"`{text}`" if text else "" for text in (setting.name, setting.default))
+        lines.append(f"| {name} | {setting.type.replace('|', ' or ')} | {default} | {setting.meaning} |")
     return "\n".join(lines) + "\n"
 
 
-IMAGE = re.compile(r"!\[[^]]*\]\(docs/figures/(?P<folder>\w+)/(?P<stem>[\w.=+-]+)\.svg\)")
+def draw_page_figures(page: str, home: Path, output: Path) -> list[Path]:
+    """Draws the figures of a page as FOLDER/STEM.svg below `output`.
 
-
-def draw_page_figures(page: str, home: Path, folder: Path) -> list[Path]:
-    """Draws the figures that a page shows into FOLDER/STEM.svg below `into`. ValueError where there is no such one."""
+    Raises:
+        ValueError: the records give no such figure.
+    """
     from benchmark.analysis.figures import drawing, style  # matplotlib takes a second to import
 
     paths = []
     for folder, stem in IMAGE.findall(page):
-        drawn = drawing.draw_figures(read_experiments(str(home / "results" / "reference" / folder)), {})
-        if stem not in drawn:
-            raise ValueError(f"{folder} has no figure {stem}, only {', '.join(drawn)}")
-        folder.mkdir(parents=True, exist_ok=True)
-        paths += style.save_figure(drawn[stem], folder / folder / stem, ["svg"])
+        figures = drawing.draw_figures(read_experiments(str(home / "results" / "reference" / folder)), {})
+        if stem not in figures:
+            raise ValueError(f"{folder} has no figure {stem}, only {', '.join(figures)}")
+        output.mkdir(parents=True, exist_ok=True)
+        paths += style.save_figure(figures[stem], output / folder / stem, ["svg"])
     return paths
 
 

@@ -1,6 +1,7 @@
-"""What every statistical rule does where the truth is known, by the project's own functions, for docs/statistics.md.
+"""Simulations of every statistical rule with known true values, through the harness's own functions.
 
-A simulation takes how often to repeat itself and gives plain numbers: `rows` of a table, and an `example` to draw.
+They are the numbers of docs/statistics.md. A simulation takes the number of replicates, and returns `rows` of a table
+and an `example` to draw.
 Shapes: M replicates, S runs (seeds), R rounds, A strategies.
 """
 
@@ -33,44 +34,44 @@ from tools.simulated_runs import (
 )
 from tools.simulated_savings import few_rounds, savings_band, savings_curve, savings_final
 
-MARGIN = 1.0  # of accuracy, see tables.MARGIN
+MARGIN = 1.0  # of accuracy: scores that differ by no more count as equal
 
 
 # --- differences ----------------------------------------------------------------------------
 def pairing(num: int) -> SimulationResults:
-    """Intervals of a difference of 1.5 standard deviations, seeds paired and taken apart."""
+    """Simulates intervals of a difference of 1.5 standard deviations, with paired and with unpaired seeds."""
     rng, truth, rows = simulation_generator("pairing"), 1.5, []
     for num_seeds in (3, 5, 10):
         for correlation in (0.0, 0.4, 0.8):
             first_MS, second_MS = correlated_scores(rng, (num, num_seeds), correlation)
             first_MS += truth
-            paired = [stats.student_interval(gaps_S) for gaps_S in first_MS - second_MS]
-            apart = [welch_interval(*pair) for pair in zip(first_MS, second_MS, strict=True)]
+            paired_intervals = [stats.student_interval(gaps_S) for gaps_S in first_MS - second_MS]
+            unpaired_intervals = [welch_interval(*pair) for pair in zip(first_MS, second_MS, strict=True)]
             rows.append({
                 "seeds": num_seeds, "correlation": correlation,
-                "covered": np.mean([covers(one, truth) for one in paired]),
-                "found": np.mean([one.low > 0 for one in paired]),
-                "found_unpaired": np.mean([one.low > 0 for one in apart]),
+                "covered": np.mean([covers(interval, truth) for interval in paired_intervals]),
+                "found": np.mean([interval.low > 0 for interval in paired_intervals]),
+                "found_unpaired": np.mean([interval.low > 0 for interval in unpaired_intervals]),
             })  # fmt: skip
     first_MS, second_MS = correlated_scores(rng, (1, 6), 0.9)
     return {"rows": rows, "example": {"first": 81.5 + first_MS[0], "second": 80 + second_MS[0]}}
 
 
 def correlated_scores(rng: Generator, shape: tuple[int, int], correlation: float) -> tuple[Floats, Floats]:
-    """(M, S) scores of two strategies whose seeds go together."""
+    """(M, S): scores of two strategies that are correlated over the seeds."""
     shared_MS = math.sqrt(correlation) * rng.standard_normal(shape)
     first_MS, second_MS = (shared_MS + math.sqrt(1 - correlation) * rng.standard_normal(shape) for _ in range(2))
     return first_MS, second_MS
 
 
 def welch_interval(first_S: Floats, second_S: Floats) -> stats.Interval:
-    """Welch's interval of a difference."""
-    (mine, my_std), (theirs, their_std) = ((one.mean(), one.std(ddof=1)) for one in (first_S, second_S))
+    """Welch's interval of the difference of two means."""
+    (mine, my_std), (theirs, their_std) = ((scores_S.mean(), scores_S.std(ddof=1)) for scores_S in (first_S, second_S))
     return Gap(0, float(mine - theirs), len(first_S), float(my_std), len(second_S), float(their_std)).interval(0.95)
 
 
 def sign_flips(num: int) -> SimulationResults:
-    """How often p is at most 0.05 where differences are zero on average."""
+    """Simulates how often p is at most 0.05 when the mean difference is zero."""
     rng = simulation_generator("sign_flips")
     shapes: dict[str, Callable[[tuple[int, int]], Floats]] = {
         "symmetric: normal": rng.standard_normal,
@@ -87,14 +88,14 @@ def sign_flips(num: int) -> SimulationResults:
         for name, draw in shapes.items()
         for num_seeds in (5, 6, 8, 10, 12)
     ]
-    gaps_S = np.array([0.9, 1.6, -0.3, 1.1, 0.4, 2.0])  # to be looked at, not simulated
+    gaps_S = np.array([0.9, 1.6, -0.3, 1.1, 0.4, 2.0])  # an example to draw
     means_F = stats.sign_patterns(6) @ gaps_S / 6
     flips, p = np.sort(np.concatenate([means_F, -means_F])), stats.sign_flip_test(gaps_S[None], rng)[0]
     return {"rows": rows, "example": {"flips": flips, "mean": gaps_S.mean(), "p": p}}
 
 
 def seeds_needed(num: int) -> SimulationResults:
-    """The seeds that make a verdict possible, and those that find a difference in four of five cases."""
+    """The seeds that make a verdict possible, those with power 0.8 by the forecast, and their simulated power."""
     rng, rows = simulation_generator("seeds_needed"), []
     for family in (1, 9):
         for difference in (1.0, 1.5, 2.0):
@@ -117,7 +118,7 @@ def seeds_needed(num: int) -> SimulationResults:
 
 
 def holm(num: int) -> SimulationResults:
-    """A false verdict anywhere in a report of equal strategies: nine against a reference in each table, ten seeds."""
+    """Simulates false verdicts in a report of equal strategies: nine and a reference in each table, ten seeds."""
     rng, plain_MT, corrected_MT = simulation_generator("holm"), np.zeros((num, 10), bool), np.zeros((num, 10), bool)
     for number in range(10):
         gaps_MAS = rng.standard_normal((num, 9, 10)) - rng.standard_normal((num, 1, 10))
@@ -133,13 +134,13 @@ def holm(num: int) -> SimulationResults:
 
 
 def spread(num: int) -> SimulationResults:
-    """What "mean ± standard deviation" covers; two equal strategies, each round of a table one replicate."""
+    """Simulates what "mean ± standard deviation" covers; each round of two equal strategies is one replicate."""
     rng, rows, example = simulation_generator("spread"), [], SimulationResults()
     for num_seeds in (3, 5, 10):
         curves = [make_curve(name, rng.standard_normal((num_seeds, num))) for name in ("a", "b")]
         first_M2, second_M2 = (
-            np.array([(entry.mean, entry.std) for entry in build_row(one, make_experiment(*curves))], np.float64)
-            for one in curves
+            np.array([(entry.mean, entry.std) for entry in build_row(curve, make_experiment(*curves))], np.float64)
+            for curve in curves
         )
         factor = interval_factor(num_seeds)
         rows.append({
@@ -153,40 +154,42 @@ def spread(num: int) -> SimulationResults:
 
 
 def verdicts(num: int) -> SimulationResults:
-    """Verdicts on pairs of strategies whose differences spread by 1, with a margin of 1."""
+    """Simulates verdicts on pairs of strategies, with a standard deviation and a margin of 1."""
     rng, rows = simulation_generator("verdicts"), []
     for difference in (0.0, 0.5, 1.0, 2.0):
         for num_seeds in (5, 10, 20):
-            found = Counter[str]()
+            counts = Counter[str]()
             for _ in range(num):
                 base_SR = np.array([60.0, 70, 75]) + rng.standard_normal((num_seeds, 1))
                 gaps_S1 = rng.normal(difference, 1, (num_seeds, 1))
                 pair = make_experiment(make_curve("a", base_SR + gaps_S1), make_curve("b", base_SR))
-                found[compare(pair, "a", "b", IMAGES, 0.95, 0).verdict] += 1
+                counts[compare(pair, "a", "b", IMAGES, 0.95, 0).verdict] += 1
             words = ("better", "worse", "equivalent", "undecided")
-            rows.append({"difference": difference, "seeds": num_seeds} | {word: found[word] / num for word in words})
+            rows.append({"difference": difference, "seeds": num_seeds} | {word: counts[word] / num for word in words})
     return {"rows": rows}
 
 
 def price(num: int) -> SimulationResults:
-    """Strategies that learn equally from equal images: one is charged 500 besides, or buys half as many again."""
+    """Simulates strategies that learn equally from equal images, while one pays 500 more or buys half as many more."""
     rng, rows = simulation_generator("price"), []
     for charged, times in ((500.0, 1.0), (0.0, 1.5)):
-        learned, paid = times * COSTS_R, times * COSTS_R + charged
-        found_M, by_round_M = np.zeros(num), np.zeros(num)
+        num_images_R, charged_R = times * COSTS_R, times * COSTS_R + charged
+        at_equal_cost_M, by_round_M = np.zeros(num), np.zeros(num)
         for number in range(num):
             first, second = (
                 make_curve(name, true_score(images_R) + seed_noise(rng, 8, 0.5), cost_R)
-                for name, images_R, cost_R in (("a", learned, paid), ("b", COSTS_R, COSTS_R))
+                for name, images_R, cost_R in (("a", num_images_R, charged_R), ("b", COSTS_R, COSTS_R))
             )
-            one = compare(make_experiment(first, second), "a", "b", IMAGES, 0.95, 0)
-            assert one.all_rounds_difference is not None
-            found_M[number], by_round_M[number] = one.area_difference.value, one.all_rounds_difference.value
-        fine = np.linspace(max(paid[0], COSTS_R[0]), min(paid[-1], COSTS_R[-1]), 20_001)
-        gaps = np.interp(fine, paid, true_score(learned)) - np.interp(fine, COSTS_R, true_score(COSTS_R))
+            comparison = compare(make_experiment(first, second), "a", "b", IMAGES, 0.95, 0)
+            assert comparison.all_rounds_difference is not None
+            at_equal_cost_M[number] = comparison.area_difference.value
+            by_round_M[number] = comparison.all_rounds_difference.value
+        fine = np.linspace(max(charged_R[0], COSTS_R[0]), min(charged_R[-1], COSTS_R[-1]), 20_001)
+        gaps = np.interp(fine, charged_R, true_score(num_images_R)) - np.interp(fine, COSTS_R, true_score(COSTS_R))
         rows.append({
             "charged": charged, "times": times, "truth": np.trapezoid(gaps, fine) / (fine[-1] - fine[0]),
-            "found": found_M.mean(), "error": found_M.std() / math.sqrt(num), "by_round": by_round_M.mean(),
+            "found": at_equal_cost_M.mean(), "error": at_equal_cost_M.std() / math.sqrt(num),
+            "by_round": by_round_M.mean(),
         })  # fmt: skip
     example = {"cost": COSTS_R, "first": true_score(COSTS_R), "paid": COSTS_R + 500}
     return {"rows": rows, "example": example}
@@ -197,35 +200,32 @@ RANK_CASES = ((3, 4, "experiments"), (3, 4, "data sets"), (5, 4, "data sets"), (
 
 
 def ranks(num: int) -> SimulationResults:
-    """Five strategies that are equal over all data sets, each of which has an order of its own for its schedules."""
+    """Simulates ranks of five strategies that are equal over all data sets; each data set has its own true order."""
     rng, rows = simulation_generator("ranks"), []
     for num_sets, num_schedules, counted in RANK_CASES:
         names = [str(number) for number in range(num_sets) for _ in range(num_schedules)]
-        if counted == "experiments":  # as if each were a data set of its own
+        if counted == "experiments":  # each experiment counts as a data set
             names = [str(number) for number in range(len(names))]
         wrong = 0
         for _ in range(num):
-            own_DA = np.repeat(rng.normal(size=(num_sets, 5)), num_schedules, 0)
-            found = stats.rank_strategies(list("abcde"), own_DA + rng.normal(0, 0.1, own_DA.shape), names)
-            wrong += bool(np.ptp(found.mean_A) > found.critical_difference)
-        told = {"data_sets": num_sets, "schedules": num_schedules, "counted": counted}
-        rows.append(told | {"wrong": wrong / num, "critical": found.critical_difference})
+            scores_DA = np.repeat(rng.normal(size=(num_sets, 5)), num_schedules, 0)
+            ranking = stats.rank_strategies(list("abcde"), scores_DA + rng.normal(0, 0.1, scores_DA.shape), names)
+            wrong += bool(np.ptp(ranking.mean_A) > ranking.critical_difference)
+        case = {"data_sets": num_sets, "schedules": num_schedules, "counted": counted}
+        rows.append(case | {"wrong": wrong / num, "critical": ranking.critical_difference})
     return {"rows": rows}
 
 
 def penalties(num: int) -> SimulationResults:
-    """Rounds that one of two equal strategies wins, and pairs of which one wins any of nine; an example of four."""
+    """Simulates the rounds that one of two equal strategies wins; the example is a matrix of four strategies."""
     rng, rows = simulation_generator("penalties"), []
     for num_seeds in (5, 10):
         [first, second] = (make_curve(name, rng.standard_normal((num_seeds, 10 * num))) for name in ("a", "b"))
         share = stats.penalty_matrix([first, second])[0, 1]
-        any_of_nine = [
-            (
-                stats.penalty_matrix([make_curve(name, rng.standard_normal((num_seeds, 10))) for name in ("a", "b")])
-                > 0
-            ).any()
-            for _ in range(num)
-        ]
+        any_of_nine = []
+        for _ in range(num):
+            pair = [make_curve(name, rng.standard_normal((num_seeds, 10))) for name in ("a", "b")]
+            any_of_nine.append((stats.penalty_matrix(pair) > 0).any())
         rows.append({"seeds": num_seeds, "share": share, "any": np.mean(any_of_nine)})
     better = {"equal 1": 0.0, "equal 2": 0.0, "equal 3": 0.0, "better by 3": 3.0}
     curves = [
@@ -237,21 +237,21 @@ def penalties(num: int) -> SimulationResults:
 
 # --- against published curves, and seeds=auto -----------------------------------------------
 def verify(num: int) -> SimulationResults:
-    """Verdicts on a published curve of five runs at four numbers of labels, whose true gap from ours is known."""
+    """Simulates verdicts on published curves whose true gap from ours is known."""
     rng, rows = simulation_generator("verify"), []
     for truth, their_runs in ((MARGIN, 5), (0.1, 20), (2.0, 5)):
         for num_runs in (3, 5, 10, 20):
-            found = Counter(simulate_verdict(rng, truth, num_runs, their_runs) for _ in range(num))
-            known = {word: found[word] / num for word in ("weaker", "stronger", "inconclusive", REPRODUCED)}
-            rows.append({"truth": truth, "their_runs": their_runs, "runs": num_runs} | known)
+            counts = Counter(simulate_verdict(rng, truth, num_runs, their_runs) for _ in range(num))
+            shares = {word: counts[word] / num for word in ("weaker", "stronger", "inconclusive", REPRODUCED)}
+            rows.append({"truth": truth, "their_runs": their_runs, "runs": num_runs} | shares)
     return {"rows": rows}
 
 
 def simulate_verdict(rng: Generator, truth: float, num_runs: int, their_runs: int) -> str:
-    """The verdict on one simulated paper: runs spread by 1, half of which stays from round to round."""
-    counts = 1 if truth == MARGIN else 4  # at the margin the hardest case: one number of labels
+    """The verdict on one simulated paper; runs have a standard deviation of 1, partly shared between rounds."""
+    num_counts = 1 if truth == MARGIN else 4  # numbers of labels; at the margin, one is the hardest case
     mine_SR, theirs_SR = (
-        rng.normal(0, 0.6, (number, 1)) + rng.normal(0, 0.8, (number, counts)) for number in (num_runs, their_runs)
+        rng.normal(0, 0.6, (number, 1)) + rng.normal(0, 0.8, (number, num_counts)) for number in (num_runs, their_runs)
     )
     gaps = [
         Gap(1000.0 * place, truth + mine_S.mean() - theirs_S.mean(), num_runs, mine_S.std(ddof=1), their_runs,
@@ -262,22 +262,23 @@ def simulate_verdict(rng: Generator, truth: float, num_runs: int, their_runs: in
 
 
 def seeds_auto(num: int) -> SimulationResults:
-    """One comparison under seeds=auto, and what it costs to look at p after every seed instead."""
+    """Simulates one comparison under seeds=auto, and the false verdicts of testing after every seed instead."""
     rng, rows, auto = simulation_generator("seeds_auto"), [], AutoSeeds("random", 0.95, 30)
     looks = np.zeros(len(LOOKS))
     for difference in (0.0, 0.5, 0.8, 1.2):
-        found = [sequential_states({"a": rng.normal(difference, 1, 30)}, auto)["a"] for _ in range(num)]
-        decided = [one.num_seeds for one in found if one.status in DECIDED_STATUSES]
+        states = [sequential_states({"a": rng.normal(difference, 1, 30)}, auto)["a"] for _ in range(num)]
+        decided_at = [state.num_seeds for state in states if state.status in DECIDED_STATUSES]
         rows.append({
-            "difference": difference, "decided": len(decided) / num, "seeds": np.mean([one.num_seeds for one in found]),
+            "difference": difference, "decided": len(decided_at) / num,
+            "seeds": np.mean([state.num_seeds for state in states]),
         })  # fmt: skip
         if not difference:
-            looks += [sum(number <= look for number in decided) / num for look in LOOKS]
-    peeked_M, peeking = np.zeros(num, bool), []
+            looks += [sum(number <= look for number in decided_at) / num for look in LOOKS]
+    rejected_M, peeking = np.zeros(num, bool), []
     gaps_MS = rng.standard_normal((num, 30))
     for number in range(6, 31):
-        peeked_M |= stats.sign_flip_test(gaps_MS[:, :number], rng) <= 0.05
-        peeking.append(peeked_M.mean())
+        rejected_M |= stats.sign_flip_test(gaps_MS[:, :number], rng) <= 0.05
+        peeking.append(rejected_M.mean())
     example = {"seeds": list(range(6, 31)), "peeking": peeking, "looks": list(LOOKS), "auto": looks}
     return {"rows": rows, "example": example}
 
@@ -298,4 +299,4 @@ SIMULATIONS: dict[str, tuple[Callable[[int], SimulationResults], int]] = {
     "penalties": (penalties, 2_000),
     "verify": (verify, 500),
     "seeds_auto": (seeds_auto, 1_000),
-}  # by rule: the simulation, and how often it is repeated
+}  # by rule: the simulation and its number of replicates

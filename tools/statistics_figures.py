@@ -1,88 +1,44 @@
-"""The pictures of docs/statistics.md, from what the simulations gave, in the style of every other figure."""
+"""The figures of docs/statistics.md, drawn from the results of the simulations in the common style."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from benchmark.analysis.figures.style import (
     FAINT,
     INK,
-    MARKERS,
     PALETTE,
-    add_legend,
     add_title,
-    blank_figure,
     draw_heat_map,
     label_heat_map,
-    legend_width,
     with_style,
 )
 from benchmark.text.words import plural
-
-SimulationResults = dict[str, Any]
-Rows = Sequence[dict[str, Any]]
-Points = Sequence[float] | npt.NDArray[Any]
-_, BLUE, _, GREEN, RED = PALETTE[:5]
-ALPHA = 0.05
-VERDICT_COLOURS = {  # verdicts and their colours
-    "better": BLUE, "worse": RED, "equivalent": GREEN, "undecided": FAINT,
-    "reproduced": GREEN, "stronger": BLUE, "weaker": RED, "inconclusive": FAINT,
-}  # fmt: skip
-
-
-def plot_row(
-    titles: Sequence[str], labels: Sequence[str] = (), width: float = 3.2, **shared: Any
-) -> tuple[Figure, list[Axes]]:
-    """Plots side by side, a title each, with room for a legend of these labels on the right."""
-    figure = blank_figure(max(5.2, width * len(titles)) + (legend_width(labels) if labels else 0), 3.1)
-    grid = list(figure.subplots(1, len(titles), squeeze=False, **shared).flat)
-    for axes, title in zip(grid, titles, strict=True):
-        axes.set_title(title)
-        axes.grid(True)
-    return figure, grid
-
-
-def dashed_line(axes: Axes, value: float) -> None:
-    """A dashed line at the height that is promised."""
-    axes.axhline(value, color=INK, linewidth=0.9, linestyle="--")
-
-
-def draw_series(axes: Axes, x: Points, y: Points, place: int, **more: Any) -> Line2D:
-    """A line in the colour and with the marker of its place."""
-    look = {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
-    return axes.plot(x, y, **(look | more))[0]
-
-
-def add_legend_and_title(
-    figure: Figure, handles: Sequence[Any], labels: Sequence[str], title: str, *notes: str
-) -> None:
-    """A legend right of the plots, and a title beside it."""
-    add_legend(figure, handles, labels)
-    add_title(figure, title, *notes, free=legend_width(labels))
-
-
-def column_values(rows: Rows, name: str, **wanted: Any) -> list[Any]:
-    """A column of the rows that have these values."""
-    return [row[name] for row in rows if all(row[key] == value for key, value in wanted.items())]
-
-
-def unique_values(rows: Rows, name: str) -> list[Any]:
-    """The different values of a column, in order."""
-    return list(dict.fromkeys(row[name] for row in rows))
+from tools.simulated_runs import SimulationResults
+from tools.statistics_plots import (
+    ALPHA,
+    BLUE,
+    GREEN,
+    RED,
+    add_legend_and_title,
+    column_values,
+    dashed_line,
+    draw_series,
+    draw_stacked_bars,
+    legend_patches,
+    plot_row,
+    unique_values,
+)
 
 
 @with_style
 def pairing(results: SimulationResults) -> Figure:
-    """Seeds of one comparison, and how often paired and unpaired intervals find a difference."""
+    """Draws the seeds of one comparison, and how often paired and unpaired intervals find a difference."""
     rows, example = results["rows"], results["example"]
     seeds = unique_values(rows, "seeds")
     labels = [f"{number} seeds, {kind}" for number in seeds for kind in ("paired", "not paired")]
@@ -105,7 +61,7 @@ def pairing(results: SimulationResults) -> Figure:
 
 @with_style
 def sign_flips(results: SimulationResults) -> Figure:
-    """All sign flips of one comparison, and the error by the shape of differences."""
+    """Draws all sign flips of one comparison, and the error rate by the distribution of the differences."""
     rows, example = results["rows"], results["example"]
     labels = unique_values(rows, "shape")
     figure, (left, right) = plot_row(["all 64 sign flips of six differences", "false verdicts"], labels)
@@ -128,7 +84,7 @@ def sign_flips(results: SimulationResults) -> Figure:
 
 @with_style
 def seeds_needed(results: SimulationResults) -> Figure:
-    """Power over seeds, among nine comparisons."""
+    """Draws the power over the number of seeds, among nine comparisons."""
     rows, example = [row for row in results["rows"] if row["comparisons"] == 9], results["example"]
     labels = [f"difference {row['difference']:g}" for row in rows]
     figure, [axes] = plot_row(["nine comparisons in a table"], labels)
@@ -151,7 +107,7 @@ def seeds_needed(results: SimulationResults) -> Figure:
 
 @with_style
 def holm(results: SimulationResults) -> Figure:
-    """A false verdict anywhere in a report, by its number of tables."""
+    """Draws the probability of a false verdict in a report, by its number of tables."""
     rows = results["rows"]
     labels = ["each test at 0.05", "Holm in each table"]
     figure, [axes] = plot_row(["equal strategies: a false verdict anywhere"], labels)
@@ -169,7 +125,7 @@ def holm(results: SimulationResults) -> Figure:
 
 @with_style
 def spread(results: SimulationResults) -> Figure:
-    """Mean and spread of equal pairs, and how often they cover the mean."""
+    """Draws mean and spread of equal pairs, and how often bars and intervals cover the mean."""
     rows, example = results["rows"], results["example"]
     labels = ["± standard deviation", "95 % interval"]
     figure, (left, right) = plot_row(
@@ -198,9 +154,9 @@ def spread(results: SimulationResults) -> Figure:
 
 @with_style
 def price(results: SimulationResults) -> Figure:
-    """Two equal strategies, one of which is charged 500 images besides, over rounds and over the price."""
+    """Draws two equal strategies, one of which pays 500 images more, over the rounds and over the cost."""
     example = results["example"]
-    cost, paid, scores = (np.array(example[name]) for name in ("cost", "paid", "first"))
+    cost, shifted_cost, scores = (np.array(example[name]) for name in ("cost", "paid", "first"))
     labels = ["pays for its rounds", "pays 500 more"]
     figure, (left, right) = plot_row(
         ["over rounds: no difference", "over the price: it is behind"], labels, sharey=True
@@ -210,9 +166,9 @@ def price(results: SimulationResults) -> Figure:
         draw_series(left, range(10), scores, 4, linestyle="--"),
     ]
     left.set(xlabel="round", ylabel="accuracy")
-    for place, x in ((0, cost), (4, paid)):
+    for place, x in ((0, cost), (4, shifted_cost)):
         draw_series(right, x, scores, place, linestyle="-" if place == 0 else "--")
-    right.axvspan(paid[0], cost[-1], color=BLUE, alpha=0.08, linewidth=0)
+    right.axvspan(shifted_cost[0], cost[-1], color=BLUE, alpha=0.08, linewidth=0)
     right.set(xlabel="images paid for", xticks=[2000, 6000, 10_000])
     add_legend_and_title(
         figure, handles, labels, "The verdict is over the price", "shaded: the range of cost that both have"
@@ -222,7 +178,7 @@ def price(results: SimulationResults) -> Figure:
 
 @with_style
 def savings_final(results: SimulationResults) -> Figure:
-    """What a saving is, and what equal strategies are said to save."""
+    """Draws what a saving is, and the mean saving of equal strategies."""
     rows, example = results["rows"], results["example"]
     cost, first, second = (np.array(example[name]) for name in ("cost", "first", "second"))
     labels = ["at the smaller final score", "at the other's final score"]
@@ -253,14 +209,14 @@ def savings_final(results: SimulationResults) -> Figure:
 
 @with_style
 def few_rounds(results: SimulationResults) -> Figure:
-    """How far a saving is off by the score at which it is taken, and the number of rounds."""
+    """Draws the error of a saving over the target score, by the number of rounds."""
     example = results["example"]
-    shown = ("4", "6", "10")
-    labels = [f"{number} rounds" for number in shown]
+    numbers = ("4", "6", "10")
+    labels = [f"{number} rounds" for number in numbers]
     figure, [axes] = plot_row(["a smooth curve seen at few points"], labels)
     handles = [
         axes.plot(example["target"], example["error"][number], color=PALETTE[place], linestyle=dashes)[0]
-        for place, (number, dashes) in enumerate(zip(shown, ("-", "--", ":"), strict=True))
+        for place, (number, dashes) in enumerate(zip(numbers, ("-", "--", ":"), strict=True))
     ]
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set(xlabel="accuracy at which the two are compared", ylabel="error of the saving, images")
@@ -273,7 +229,7 @@ def few_rounds(results: SimulationResults) -> Figure:
 
 @with_style
 def savings_curve(results: SimulationResults) -> Figure:
-    """A curve of savings whose band misses the truth somewhere."""
+    """Draws a curve of savings whose band misses the true value at some score."""
     example = results["example"]
     labels = ["saved, estimated", "saved, in truth"]
     figure, [axes] = plot_row(["ten seeds, one simulation"], labels)
@@ -296,7 +252,7 @@ def savings_curve(results: SimulationResults) -> Figure:
 
 @with_style
 def savings_band(results: SimulationResults) -> Figure:
-    """Runs that enter a band in whole rounds, one of which never does."""
+    """Draws runs that reach a band in whole rounds, and one that never reaches it."""
     example = results["example"]
     labels = ["its first round in the band", "never there: all that it paid"]
     figure, [axes] = plot_row(["five runs of one strategy"], labels)
@@ -314,23 +270,12 @@ def savings_band(results: SimulationResults) -> Figure:
     return figure
 
 
-def draw_stacked_bars(axes: Axes, rows: Rows, names: Sequence[str], over: str) -> None:
-    """Shares of verdicts as bars, one on the other."""
-    places, below = np.arange(len(rows)), np.zeros(len(rows))
-    for name in names:
-        heights = np.array([row[name] for row in rows], np.float64)
-        axes.bar(places, heights, 0.7, bottom=below, color=VERDICT_COLOURS[name], edgecolor="white", linewidth=0.5)
-        below += heights
-    axes.set_xticks(places, [str(row[over]) for row in rows])
-    axes.grid(False)
-
-
 @with_style
 def verdicts(results: SimulationResults) -> Figure:
-    """Verdicts by true difference and seeds."""
+    """Draws the shares of verdicts by true difference and number of seeds."""
     names = ("better", "worse", "equivalent", "undecided")
     differences = unique_values(results["rows"], "difference")
-    figure, grid = plot_row([f"difference {one:g}" for one in differences], names, 1.35, sharey=True)
+    figure, grid = plot_row([f"difference {difference:g}" for difference in differences], names, 1.35, sharey=True)
     for axes, difference in zip(grid, differences, strict=True):
         draw_stacked_bars(axes, [row for row in results["rows"] if row["difference"] == difference], names, "seeds")
         axes.set_xlabel("seeds")
@@ -341,14 +286,9 @@ def verdicts(results: SimulationResults) -> Figure:
     return figure
 
 
-def legend_patches(names: Sequence[str]) -> list[Any]:
-    """What a legend shows of verdicts."""
-    return [Patch(color=VERDICT_COLOURS[name]) for name in names]
-
-
 @with_style
 def ranks(results: SimulationResults) -> Figure:
-    """False differences between equal strategies, by what counts as a case."""
+    """Draws how often equal strategies are said to differ, by what counts as a case."""
     rows = results["rows"][::-1]
     figure, [axes] = plot_row(["equal strategies: some two are said to differ"], width=6.2)
     labels = [
@@ -369,7 +309,7 @@ def ranks(results: SimulationResults) -> Figure:
 
 @with_style
 def penalties(results: SimulationResults) -> Figure:
-    """An example of a penalty matrix: three equal strategies and a better one."""
+    """Draws a penalty matrix of three equal strategies and a better one."""
     example = results["example"]
     wins = np.array(example["wins"], np.float64)
     figure, [axes] = plot_row(["row beats column: share of nine rounds"])
@@ -384,10 +324,10 @@ def penalties(results: SimulationResults) -> Figure:
 
 @with_style
 def verify(results: SimulationResults) -> Figure:
-    """Verdicts on published curves, by the true gap and our runs."""
+    """Draws the shares of verdicts on published curves, by the true gap and the number of our runs."""
     rows, names = results["rows"], ("reproduced", "stronger", "weaker", "inconclusive")
     truths = unique_values(rows, "truth")
-    titles = [f"true gap {one:g}, they: {column_values(rows, 'their_runs', truth=one)[0]} runs" for one in truths]
+    titles = [f"true gap {truth:g}, they: {column_values(rows, 'their_runs', truth=truth)[0]} runs" for truth in truths]
     figure, grid = plot_row(titles, names, 2.2, sharey=True)
     for axes, truth in zip(grid, truths, strict=True):
         draw_stacked_bars(axes, [row for row in rows if row["truth"] == truth], names, "runs")
@@ -402,7 +342,7 @@ def verify(results: SimulationResults) -> Figure:
 
 @with_style
 def seeds_auto(results: SimulationResults) -> Figure:
-    """False verdicts so far, by p after every seed and by the looks of seeds=auto."""
+    """Draws false verdicts over the number of seeds: testing after every seed, and the looks of seeds=auto."""
     example = results["example"]
     labels = ["p ≤ 0.05 after every seed", "looks of seeds=auto"]
     figure, [axes] = plot_row(["two equal strategies: decided so far"], labels)

@@ -1,9 +1,9 @@
-"""docs/statistics.md: every statistical rule with a picture and what a simulation of a known truth gives.
+"""Renders docs/statistics.md: every statistical rule with a figure and a simulation whose true values are known.
 
-    python -m tools.statistics_page             simulates anew (minutes), draws and renders
+    python -m tools.statistics_page             simulates (minutes), draws and renders
     python -m tools.statistics_page --render    draws and renders from docs/figures/statistics/simulations.json
 
-The words are in statistics_page.md.jinja; each number on the page is from that file, so that none is typed by hand.
+The text is in statistics_page.md.jinja; every number on the page comes from the JSON file.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "statistics.md"
 PICTURES = ROOT / "docs" / "figures" / "statistics"
 RESULTS = PICTURES / "simulations.json"
-DIGITS = 5  # that are kept of a number
+DIGITS = 5  # significant digits of a number in the JSON file
 
 
 def run_simulation(name: str, num: int | None = None) -> SimulationResults:
-    """What the simulation of a rule gives.
+    """Runs the simulation of a rule.
 
     Args:
-        name: of SIMULATIONS.
-        num: how often it is repeated; as often as for the page where it is left out.
+        name: a key of SIMULATIONS.
+        num: the number of replicates; None: as many as for the page.
     """
-    simulate, usual = SIMULATIONS[name]
+    simulate, default_num = SIMULATIONS[name]
     return {
-        "replicates": num or usual,
+        "replicates": num or default_num,
         "seed": seed(simulated_runs.PAGE, name),
-        **to_json_numbers(simulate(num or usual)),
+        **to_json_numbers(simulate(num or default_num)),
     }
 
 
 def to_json_numbers(value: Any) -> Any:
-    """Numbers as JSON has them, to DIGITS digits; None for those that there are not."""
+    """Converts numbers to JSON's types with DIGITS digits; None where a number is not finite."""
     if isinstance(value, dict):
         return {name: to_json_numbers(part) for name, part in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -62,7 +62,7 @@ def to_json_numbers(value: Any) -> Any:
 
 
 def render_page(results: SimulationResults) -> str:
-    """The page."""
+    """Renders the text of the page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
@@ -71,49 +71,49 @@ def render_page(results: SimulationResults) -> str:
     template = environment.get_template("statistics_page.md.jinja")
     rules = {"exact": stats.MAX_EXACT_RUNS, "flips": stats.NUM_FLIPS, "rough": MIN_PRECISE_ROUNDS}
     return template.render(
-        rules, found=results, replicates={name: f"{one['replicates']:,}" for name, one in results.items()}
+        rules, results=results, replicates={name: f"{result['replicates']:,}" for name, result in results.items()}
     )
 
 
 def format_share(value: float) -> str:
-    """`0.046`: a probability."""
+    """A probability with three digits: `0.046`."""
     return f"{value:.3f}"
 
 
-def matching_row(rows: Sequence[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
-    """The row that has these values. ValueError where it is not just one."""
-    [match] = [one for one in rows if all(one[name] == value for name, value in wanted.items())]
+def matching_row(rows: Sequence[dict[str, Any]], **values: Any) -> dict[str, Any]:
+    """The only row that has these values. Raises ValueError if there is not exactly one."""
+    [match] = [row for row in rows if all(row[name] == value for name, value in values.items())]
     return match
 
 
 def markdown_table(rows: Sequence[dict[str, Any]], *columns: str) -> str:
-    """Rows as a table of markdown.
+    """Renders rows as a markdown table.
 
     Args:
         rows: numbers by name.
-        columns: `title=name:format`; a number that there is not is a dash.
+        columns: `title=name:format` each; a missing number is a dash.
     """
-    parts = [(title, *name.partition(":")[::2]) for title, _, name in (one.partition("=") for one in columns)]
+    parts = [(title, *name.partition(":")[::2]) for title, _, name in (column.partition("=") for column in columns)]
     lines = [[title for title, _, _ in parts], ["---:"] * len(parts)]
-    for one in rows:
-        lines.append(["–" if one[name] is None else format(one[name], style) for _, name, style in parts])
+    for row in rows:
+        lines.append(["–" if row[name] is None else format(row[name], style) for _, name, style in parts])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def draw_figures(results: SimulationResults, folder: Path) -> list[Path]:
-    """Draws every rule's picture into `folder` as NAME.svg."""
+    """Draws the figure of every rule as NAME.svg in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, picture in FIGURES.items():
-        figure = picture(results[name])
+    for name, draw in FIGURES.items():
+        figure = draw(results[name])
         assert figure is not None
         paths += figures_style.save_figure(figure, folder / name, ["svg"])
     return paths
 
 
-def main(words: Sequence[str]) -> None:
-    """Writes the page and its pictures, simulating first unless `--render` is said."""
-    if "--render" not in words:
+def main(arguments: Sequence[str]) -> None:
+    """Writes the page and its figures; simulates first unless the arguments contain `--render`."""
+    if "--render" not in arguments:
         results = {name: run_simulation(name) for name in SIMULATIONS}
         PICTURES.mkdir(parents=True, exist_ok=True)
         files.write_atomically(RESULTS, json.dumps(results, indent=1) + "\n", ROOT)

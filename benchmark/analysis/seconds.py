@@ -1,4 +1,4 @@
-"""What training and choosing took: GEAL's claim, for one, is of minutes of choosing beside days."""
+"""The seconds that training, selecting and scoring take, by strategy."""
 
 from __future__ import annotations
 
@@ -9,51 +9,49 @@ from benchmark.analysis.curves import Experiment, Run
 
 @dataclass(frozen=True)
 class MeanSeconds:
-    """Seconds of one run of a strategy, all its rounds together: the mean over its seeds."""
+    """Seconds of one run of a strategy, summed over its rounds: the mean over the strategy's seeds."""
 
     strategy: str
     num_runs: int
-    fit: float  # as if nobody had shared a fit with it
-    select: float  # without what making encodings took
-    encode: float  # of a frozen encoder and its training: once, however many rounds and runs use it
+    fit: float  # as if each run had trained all its models itself
+    select: float  # without computing encodings
+    encode: float  # a frozen encoder's training and features: once, however many rounds and runs use them
     score: float
 
 
 NOTE = """\
-seconds of all rounds of a run together, mean over the runs (one with each seed)
+seconds of all rounds of a run together, mean over the runs (one for each seed)
 fit: training, as if no trained model had been shared
-select: choosing, without what computing encodings took
+select: selecting, without the time for computing encodings
 encode, once: a frozen encoder's training and features, once however many rounds and runs use them
 score: evaluating on the test set"""
-
-
-def mean_seconds(experiment: Experiment) -> list[MeanSeconds]:
-    """Of every strategy that has measured runs."""
-    rows = []
-    for name in experiment.curves:
-        runs = [run for run in experiment.runs if run.strategy == name and run.measurements]
-        if runs:
-            fit, select, score = (sum(map(total_seconds, runs, [kind] * len(runs))) / len(runs) for kind in TIMED_STEPS)
-            made = [one.seconds.get("encode", 0.0) for run in runs for one in run.measurements]
-            rows.append(MeanSeconds(name, len(runs), fit, select, max(made), score))
-    return rows
-
-
 TIMED_STEPS = ("fit", "select", "score")
 
 
+def mean_seconds(experiment: Experiment) -> list[MeanSeconds]:
+    """The mean seconds of every strategy that has measured runs."""
+    means = []
+    for strategy in experiment.curves:
+        runs = [run for run in experiment.runs if run.strategy == strategy and run.measurements]
+        if runs:
+            fit, select, score = (sum(total_seconds(run, step) for run in runs) / len(runs) for step in TIMED_STEPS)
+            encode = max(measurement.seconds.get("encode", 0.0) for run in runs for measurement in run.measurements)
+            means.append(MeanSeconds(strategy, len(runs), fit, select, encode, score))
+    return means
+
+
 def total_seconds(run: Run, step: str) -> float:
-    """Seconds of one kind over the rounds of a run."""
-    return sum(one.seconds.get(step, 0.0) for one in run.measurements)
+    """The seconds of one step, summed over the rounds of a run."""
+    return sum(measurement.seconds.get(step, 0.0) for measurement in run.measurements)
 
 
 def rows(experiment: Experiment) -> list[dict[str, object]]:
-    """For a table."""
+    """The rows of the table that `seconds` prints; NOTE explains the columns."""
     return [
         {
-            "experiment": experiment.title, "strategy": one.strategy, "runs": one.num_runs,
-            "fit": round(one.fit, 2), "select": round(one.select, 3), "encode, once": round(one.encode, 2),
-            "score": round(one.score, 2),
+            "experiment": experiment.title, "strategy": mean.strategy, "runs": mean.num_runs,
+            "fit": round(mean.fit, 2), "select": round(mean.select, 3), "encode, once": round(mean.encode, 2),
+            "score": round(mean.score, 2),
         }
-        for one in mean_seconds(experiment)
+        for mean in mean_seconds(experiment)
     ]  # fmt: skip

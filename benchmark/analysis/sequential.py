@@ -1,9 +1,11 @@
-"""When enough seeds have run: looks at growing numbers of seeds that keep the error of a single test.
+"""The sequential test of `seeds=auto`: tests at growing numbers of seeds, with the error rate of a single test.
 
-Looking at p after every seed and stopping at 0.05 is wrong in one case of five. Here every look spends a share of the
-error: cumulative alpha n / N of N seeds, by sign flips that no earlier look has rejected, so that a difference that
-is symmetric about zero is called one with probability alpha at most, however the differences are distributed. Holm's
-step-down over the strategies is taken of all of them at every look. Shapes: V vectors of signs, N seeds, K strategies.
+Testing after every seed and stopping at p <= 0.05 is wrong in one case of five. Here every look (interim analysis)
+spends a share of the error: after n of N seeds, at most alpha n / N is spent in all. The test flips the signs of the
+paired differences; a look considers only the sign vectors that no earlier look has rejected. A difference that is
+symmetric about zero is therefore called a difference with probability alpha at most, whatever the distribution of the
+differences. Every look applies Holm's step-down correction over all strategies.
+Shapes: V sign vectors, N seeds, K strategies.
 """
 
 from __future__ import annotations
@@ -22,15 +24,18 @@ from benchmark.seeds import seed
 from benchmark.text.words import plural
 
 NUM_SIGN_VECTORS = 20_000
-GIVE_UP_POWER = 0.10  # conditional power below which a comparison is given up
-MIN_SEEDS_TO_GIVE_UP = 10  # seeds
+GIVE_UP_POWER = 0.10  # a comparison is given up when its conditional power falls below
+MIN_SEEDS_TO_GIVE_UP = 10
 DECIDED_STATUSES = ("better", "worse")
 
 
 @cache
 def sign_vectors(num_seeds: int) -> Floats:
-    """(V, N): signs of each seed's difference, the identity first; of more seeds they begin with those of fewer."""
-    rngs = (np.random.default_rng(seed("sign flips", place)) for place in range(num_seeds))
+    """(V, N): random signs of each seed's difference; the first vector is all ones.
+
+    The columns of fewer seeds are the first columns of more seeds.
+    """
+    rngs = (np.random.default_rng(seed("sign flips", column)) for column in range(num_seeds))
     columns = [rng.integers(0, 2, NUM_SIGN_VECTORS) for rng in rngs]
     signs_VN = 1.0 - 2.0 * np.stack(columns, 1)
     signs_VN[0] = 1.0
@@ -38,115 +43,126 @@ def sign_vectors(num_seeds: int) -> Floats:
 
 
 def first_rejecting_look(differences_N: Floats, alpha: float, auto: AutoSeeds) -> int | None:
-    """The look at which "the differences are symmetric about zero" is rejected.
+    """The first look that rejects the hypothesis "the differences are symmetric about zero".
 
     Args:
-        differences_N: of the seeds that have run, in order.
-        alpha: the error over all looks together.
-        auto: when one looks.
+        differences_N: the paired differences of the finished seeds, in order.
+        alpha: the error rate of all looks together.
+        auto: the numbers of seeds at which to look.
 
     Returns:
-        The number of seeds at that look; None where no look so far rejects.
+        The number of seeds at that look; None if no look so far rejects.
     """
     signs_VN = sign_vectors(auto.max_seeds)
-    left_V = np.ones(len(signs_VN), bool)
-    for number in auto.looks:
-        if number > len(differences_N):
+    remaining_V = np.ones(len(signs_VN), bool)
+    for num_seeds in auto.looks:
+        if num_seeds > len(differences_N):
             return None
-        far_V = np.abs(signs_VN[:, :number] @ differences_N[:number])
-        allowance = math.floor(alpha * number / auto.max_seeds * len(signs_VN) + 1e-9) - int((~left_V).sum())
-        bound = rejection_threshold(far_V[left_V], allowance)
-        left_V &= far_V < bound
-        if not left_V[0]:
-            return number
+        statistics_V = np.abs(signs_VN[:, :num_seeds] @ differences_N[:num_seeds])
+        spendable = math.floor(alpha * num_seeds / auto.max_seeds * len(signs_VN) + 1e-9)
+        threshold = rejection_threshold(statistics_V[remaining_V], spendable - int((~remaining_V).sum()))
+        remaining_V &= statistics_V < threshold
+        if not remaining_V[0]:
+            return num_seeds
     return None
 
 
 def rejection_threshold(statistics_V: Floats, allowance: int) -> float:
-    """From which value on the largest are at most as many as allowed; equal ones go together."""
+    """The smallest threshold that at most `allowance` statistics reach; equal statistics count together."""
     if allowance <= 0 or not len(statistics_V):
         return math.inf
     if allowance >= len(statistics_V):
         return -math.inf
-    first_left = np.partition(statistics_V, len(statistics_V) - allowance - 1)[len(statistics_V) - allowance - 1]
-    return float(first_left * (1 + 1e-9) + 1e-12)
+    index = len(statistics_V) - allowance - 1
+    return float(np.partition(statistics_V, index)[index] * (1 + 1e-9) + 1e-12)
 
 
 def conditional_power(differences_N: Floats, alpha: float, max_seeds: int) -> float:
-    """The probability of a rejection at `max_seeds` if the differences go on as they are; the normal approximation."""
-    number, spread = len(differences_N), float(differences_N.std(ddof=1))
-    if number == max_seeds or not spread:
+    """The probability of a rejection at `max_seeds` if the current mean and spread continue (normal approximation)."""
+    num_seeds, std = len(differences_N), float(differences_N.std(ddof=1))
+    if num_seeds == max_seeds or not std:
         return 1.0
-    share = number / max_seeds
-    z = abs(float(differences_N.mean())) / spread * math.sqrt(number)
-    bound = float(special.ndtri(1 - alpha / 2))
-    return float(special.ndtr((z / math.sqrt(share) - bound) / math.sqrt(1 - share)))
+    fraction = num_seeds / max_seeds
+    z = abs(float(differences_N.mean())) / std * math.sqrt(num_seeds)
+    critical = float(special.ndtri(1 - alpha / 2))
+    return float(special.ndtr((z / math.sqrt(fraction) - critical) / math.sqrt(1 - fraction)))
 
 
 @dataclass(frozen=True)
 class SequentialState:
-    """Where the comparison of one strategy with the reference stands."""
+    """The state of the comparison of one strategy with the reference."""
 
-    status: str  # better, worse, given up, open, undecided (at the last look)
-    num_seeds: int  # at the look at which that was said; of an open one: seeds that the next look takes
+    status: str  # better, worse, given up, open, or undecided after the last look
+    num_seeds: int  # at the look that set the status; for an open comparison: at the next look
 
 
 def sequential_states(
     differences: Mapping[str, Floats], auto: AutoSeeds, num_others: int = 0
 ) -> dict[str, SequentialState]:
-    """Where every comparison stands, look by look, with what has run.
+    """The state of every comparison, look by look, given the finished seeds.
 
-    A strategy that is decided or given up takes no more seeds and stays in the family. Given up: no rejection is
-    likely; that binds nobody, and never means that two are equal.
+    A comparison that is decided or given up takes no more seeds, and stays in the family of Holm's correction. A
+    comparison is given up when a rejection has become unlikely; this never means that the two are equal.
 
     Args:
-        differences: by strategy: of the seeds that both it and the reference have finished, in order.
-        auto: when one looks, and at which level.
-        num_others: strategies that count in the family besides.
+        differences: by strategy, the paired differences of the seeds that both it and the reference have finished, in
+            order.
+        auto: the numbers of seeds at which to look, and the confidence level.
+        num_others: further strategies that count in the family.
 
     Returns:
-        A state for every strategy.
+        The state of every strategy.
     """
-    alpha, family, found = 1 - auto.level, len(differences) + num_others, dict[str, SequentialState]()
-    for number in auto.looks:
-        still = [name for name in differences if name not in found]
-        if any(len(differences[name]) < number for name in still):
-            return found | {name: SequentialState("open", number) for name in still}
-        found |= rejections({name: differences[name][:number] for name in still}, family - num_decided(found), auto)
-        for name in [name for name in still if name not in found]:
-            so_far_N, share = differences[name][:number], alpha / (family - num_decided(found))
-            if number == auto.max_seeds:
-                found[name] = SequentialState("undecided", number)
-            elif number >= MIN_SEEDS_TO_GIVE_UP and conditional_power(so_far_N, share, auto.max_seeds) < GIVE_UP_POWER:
-                found[name] = SequentialState("given up", number)
-    return found
+    alpha, family_size = 1 - auto.level, len(differences) + num_others
+    states = dict[str, SequentialState]()
+    for num_seeds in auto.looks:
+        undecided = [name for name in differences if name not in states]
+        if any(len(differences[name]) < num_seeds for name in undecided):
+            return states | {name: SequentialState("open", num_seeds) for name in undecided}
+        current = {name: differences[name][:num_seeds] for name in undecided}
+        states |= rejections(current, family_size - num_decided(states), auto)
+        for name in [name for name in undecided if name not in states]:
+            share = alpha / (family_size - num_decided(states))
+            if num_seeds == auto.max_seeds:
+                states[name] = SequentialState("undecided", num_seeds)
+            elif num_seeds >= MIN_SEEDS_TO_GIVE_UP and (
+                conditional_power(current[name], share, auto.max_seeds) < GIVE_UP_POWER
+            ):
+                states[name] = SequentialState("given up", num_seeds)
+    return states
 
 
-def rejections(differences: Mapping[str, Floats], family: int, auto: AutoSeeds) -> dict[str, SequentialState]:
-    """What Holm's step-down rejects at one look of so many comparisons that are not rejected yet, these among them."""
-    new = dict[str, SequentialState]()
-    while rest := [name for name in differences if name not in new]:
-        share = (1 - auto.level) / (family - len(new))
-        first = next((name for name in rest if first_rejecting_look(differences[name], share, auto)), None)
-        if first is None:
+def rejections(differences: Mapping[str, Floats], family_size: int, auto: AutoSeeds) -> dict[str, SequentialState]:
+    """The comparisons that Holm's step-down procedure rejects at one look.
+
+    Args:
+        differences: the paired differences up to this look, by strategy.
+        family_size: comparisons that no earlier look has rejected, these among them.
+        auto: the numbers of seeds at which to look, and the confidence level.
+    """
+    rejected = dict[str, SequentialState]()
+    while rest := [name for name in differences if name not in rejected]:
+        share = (1 - auto.level) / (family_size - len(rejected))
+        name = next((name for name in rest if first_rejecting_look(differences[name], share, auto)), None)
+        if name is None:
             break
-        so_far_N = differences[first]
-        new[first] = SequentialState("better" if so_far_N.mean() > 0 else "worse", len(so_far_N))
-    return new
+        status = "better" if differences[name].mean() > 0 else "worse"
+        rejected[name] = SequentialState(status, len(differences[name]))
+    return rejected
 
 
 def num_decided(states: Mapping[str, SequentialState]) -> int:
-    """How many are rejected."""
+    """The number of comparisons that are decided: better or worse."""
     return sum(state.status in DECIDED_STATUSES for state in states.values())
 
 
 def summarize_states(title: str, reference: str, states: Mapping[str, SequentialState]) -> str:
-    """Where an experiment stands, in a line: `digits: better than random: margin (10 seeds); open, ...: badge`."""
-    words = dict[str, list[str]]()
+    """The states of an experiment in a line: `digits: better than random: margin (10 seeds); open, ...: badge`."""
+    groups = dict[str, list[str]]()
     for name, state in states.items():
         if state.status == "open":
-            words.setdefault(f"open, next look at {plural(state.num_seeds, 'seed')}", []).append(name)
+            groups.setdefault(f"open, next look at {plural(state.num_seeds, 'seed')}", []).append(name)
         else:
-            kind = f"{state.status} than {reference}" if state.status in DECIDED_STATUSES else state.status
-            words.setdefault(kind, []).append(f"{name} ({plural(state.num_seeds, 'seed')})")
-    return f"{title}: " + "; ".join(f"{kind}: {', '.join(names)}" for kind, names in words.items())
+            words = f"{state.status} than {reference}" if state.status in DECIDED_STATUSES else state.status
+            groups.setdefault(words, []).append(f"{name} ({plural(state.num_seeds, 'seed')})")
+    return f"{title}: " + "; ".join(f"{words}: {', '.join(names)}" for words, names in groups.items())

@@ -1,5 +1,5 @@
-"""Tables and statistics of a grid of 10,000 records: 20 experiments x 10 strategies x 5 seeds x 10 rounds; and whole
-commands on 10,000 cells: 10 experiments x 20 strategies x 50 seeds, 10 rounds each."""
+"""Times tables and statistics of 10,000 records (20 experiments x 10 strategies x 5 seeds x 10 rounds), and whole
+commands on 10,000 cells (10 experiments x 20 strategies x 50 seeds, 10 rounds each)."""
 
 import subprocess
 import sys
@@ -58,15 +58,17 @@ def cells(number: int, strategies: int = STRATEGIES, seeds: int = SEEDS) -> list
 
 @pytest.mark.benchmark(group="tables, comparisons and penalties of 10,000 records")
 def test_tables_and_statistics_of_10_000_records(benchmark: BenchmarkFixture, folder: Path, tmp_path: Path) -> None:
-    def everything() -> int:
+    def analyse() -> int:
         experiments = read_experiments(str(folder))
         write_tables(build_tables(experiments), tmp_path)
-        made = [comparisons.compare_all(one, "s0", Price("images"), 0.95, 0)[0] for one in experiments]
-        for one in experiments:
-            stats.penalty_matrix(list(one.curves.values()))
-        return sum(map(len, made))
+        comparison_lists = [
+            comparisons.compare_all(experiment, "s0", Price("images"), 0.95, 0)[0] for experiment in experiments
+        ]
+        for experiment in experiments:
+            stats.penalty_matrix(list(experiment.curves.values()))
+        return sum(map(len, comparison_lists))
 
-    assert benchmark.pedantic(everything, rounds=1) == EXPERIMENTS * (STRATEGIES - 1)
+    assert benchmark.pedantic(analyse, rounds=1) == EXPERIMENTS * (STRATEGIES - 1)
     benchmark.extra_info["records"] = EXPERIMENTS * STRATEGIES * SEEDS * ROUNDS
 
 
@@ -84,11 +86,11 @@ def thousands(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill(store: Store, cell: str, key: str, seed: int) -> None:
-    """Writes a cell as `Store.append` does, but without a sync a line; one seed lacks rounds and failed."""
+    """Writes a cell as `Store.append` does, without syncing every line; one seed is incomplete and has failed."""
     start, rng = np.random.default_rng(seed), np.random.default_rng(list(cell.encode()))
-    begin, held_out, first = *np.split(start.permutation(2 * BUDGET), 2), float(start.normal(50, 3))
-    order = np.concatenate([begin, 2 * BUDGET + rng.permutation(50_000)[: BUDGET * (ROUNDS - 1)]]).tolist()
-    records, measured = (
+    initial, held_out, first = *np.split(start.permutation(2 * BUDGET), 2), float(start.normal(50, 3))
+    order = np.concatenate([initial, 2 * BUDGET + rng.permutation(50_000)[: BUDGET * (ROUNDS - 1)]]).tolist()
+    records, measurements = (
         [structs.asdict(Header(key, IDENTITY | {"seed": seed}, "data", 60_000, "accuracy", held_out.tolist()))],
         [],
     )
@@ -99,8 +101,8 @@ def fill(store: Store, cell: str, key: str, seed: int) -> None:
             structs.asdict(Record(number, labelled, bought, {"images": float(labelled)}, {"accuracy": score}))
         )
         seconds = {"fit": float(rng.random()), "score": 0.1, "select": 0.1}
-        measured.append(structs.asdict(Measured(number, seconds, False, 1.0, "cpu", {"numpy": "2", "torch": "2"})))
-    for kind, lines in {"cells": records, "measured": measured}.items():
+        measurements.append(structs.asdict(Measured(number, seconds, False, 1.0, "cpu", {"numpy": "2", "torch": "2"})))
+    for kind, lines in {"cells": records, "measured": measurements}.items():
         path = store.path(cell, kind)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"".join(map(encode_line, lines)))
@@ -112,7 +114,7 @@ def fill(store: Store, cell: str, key: str, seed: int) -> None:
 @pytest.mark.parametrize("command", ["status", "tables"])
 def test_commands_on_10_000_cells(benchmark: BenchmarkFixture, thousands: Path, command: str) -> None:
     words = [sys.executable, "-m", "benchmark", command, f"out={thousands}"]
-    done = benchmark.pedantic(lambda: subprocess.run(words, check=True, capture_output=True, text=True), rounds=1)
+    result = benchmark.pedantic(lambda: subprocess.run(words, check=True, capture_output=True, text=True), rounds=1)
     benchmark.extra_info["cells"] = SIZES[0] * SIZES[1] * SIZES[2]
-    assert "e4" in done.stdout
-    assert "AUDIT FAILED" not in done.stdout
+    assert "e4" in result.stdout
+    assert "AUDIT FAILED" not in result.stdout

@@ -1,8 +1,8 @@
-"""A dry run of COCO's size, without images and without a detector: reading the file, and choosing 1,000 of 118,000.
+"""Times reading annotations of COCO's size, and selecting 1,000 of 118,000 images, without images or a detector.
 
-Each measurement is this file run as a program in a process of its own, which prints its figures as JSON; the rows of
-pytest-benchmark include that process's start, `seconds` in its extra_info do not. Peaks are of the process's memory
-alone (VmHWM): ru_maxrss begins at the peak of whoever started it.
+Each measurement runs this file as a program in a new process, which prints its numbers as JSON. The times of
+pytest-benchmark include the start of that process; `seconds` in its extra_info do not. Peak memory is VmHWM, because
+ru_maxrss begins at the peak of the parent process.
 
 Shapes: N images, M boxes of one image, P predictions, K = 81 classes with background last, D features.
 """
@@ -35,7 +35,7 @@ N, D, K, NUM_BOXES, PICKS = 118_000, 512, 81, 7, 1_000
 LABELLED, HELD_OUT, UNLABELLED = np.split(np.arange(N), [1_000, 1_500])
 STATUS = Path("/proc/self/status")
 
-pytestmark = pytest.mark.skipif(not STATUS.exists(), reason="reads a process's peak memory as Linux tells it")
+pytestmark = pytest.mark.skipif(not STATUS.exists(), reason="needs /proc/self/status, which Linux has")
 
 
 # --- the stand-ins --------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def outline(x: int, y: int) -> str:
 
 
 def instances() -> Iterator[str]:
-    """The text of a file as COCO's instances_train2017.json, with shorter outlines."""
+    """The text of a file like COCO's instances_train2017.json, with shorter outlines."""
     images = (f'{{"id":{n},"file_name":"{name}","width":640,"height":480}}' for n, name in enumerate(image_names()))
     marks = (
         f'{{"id":{n},"image_id":{n % N},"category_id":{n % (K - 1)},"iscrowd":0,"area":{40.5 * (30 + n % 99)},'
@@ -63,9 +63,9 @@ def instances() -> Iterator[str]:
 
 
 class Detector:
-    """What a detector would have found, drawn once: 30 boxes an image in the mean, at most 100; no image is there.
+    """A task with random predictions instead of a detector: 30 boxes per image on average, at most 100.
 
-    Its losses are a linear model's: the mean cross entropy over an image's boxes.
+    It has no images. Its losses are a linear model's: the mean cross entropy over an image's boxes.
     """
 
     metric, batch_size, fingerprint, num_pool = "map", 500, "of COCO's size", N
@@ -89,7 +89,7 @@ class Detector:
         return self.features_ND[indices]
 
     def rows_of(self, indices: Indices) -> tuple[Tensor, Tensor]:
-        """The rows of these images, and the place of each row's image among them."""
+        """The rows of these images' predictions, and the position of each row's image in `indices`."""
         place_N = torch.full((N,), -1)
         place_N[indices] = torch.arange(len(indices))
         rows = (place_N[self.image_P] >= 0).nonzero()[:, 0]
@@ -140,13 +140,13 @@ class Detector:
 
 # --- the program ----------------------------------------------------------------------------------
 def memory_mb(which: str) -> float:
-    """What this process holds of memory (VmRSS), and the most that it has held (VmHWM)."""
+    """The memory of this process in MB: now (VmRSS) or at its peak (VmHWM)."""
     [line] = [line for line in STATUS.read_text().splitlines() if line.startswith(which)]
     return int(line.split()[1]) / 1024
 
 
-def loaded(path: Path) -> dict[str, int]:
-    """Reads the file as if its images were there, of the sizes stated."""
+def load_annotations(path: Path) -> dict[str, int]:
+    """Reads the annotations as if the images existed, with the sizes that the file states."""
 
     def scans(paths: Sequence[Path], stated: Sequence[tuple[int, int]], *_: object) -> list[ImageScan]:
         return [ImageScan(path, *size, "", "", b"") for path, size in zip(paths, stated, strict=True)]
@@ -157,8 +157,8 @@ def loaded(path: Path) -> dict[str, int]:
     return {"images": len(split.truth), "boxes": len(split.truth.labels_B), "classes": len(names)}
 
 
-def chosen(task: Detector, label: str) -> dict[str, int]:
-    """Lets a strategy choose."""
+def select(task: Detector, label: str) -> dict[str, int]:
+    """Runs the selection of a strategy."""
     plugin, values = find_strategy(label)
     needs = plugin.resolve_needs(values)
     view = View(task, task.model(), LABELLED, UNLABELLED, num_initial=1_000, held_out=HELD_OUT, needs=needs)
@@ -167,28 +167,28 @@ def chosen(task: Detector, label: str) -> dict[str, int]:
     return {"picks": len(set(picks.tolist()))}
 
 
-def measured(work: Callable[[], dict[str, int]]) -> dict[str, float]:
-    """What the work says, how long it takes, and the most memory: in all, and beyond what was held before."""
+def measure(work: Callable[[], dict[str, int]]) -> dict[str, float]:
+    """The results of the work, its seconds, and its peak memory: in total, and beyond the memory before it."""
     before, start, start_cpu = memory_mb("VmRSS"), time.perf_counter(), time.process_time()
-    results = work()
+    counts = work()
     seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - start_cpu}
     peak = memory_mb("VmHWM")
-    return {**results, **seconds, "peak_mb": peak, "growth_mb": peak - before}
+    return {**counts, **seconds, "peak_mb": peak, "growth_mb": peak - before}
 
 
 def main(what: str) -> None:
     if Path(what).is_file():
-        figures = measured(lambda: loaded(Path(what)))
+        figures = measure(lambda: load_annotations(Path(what)))
     else:
         discovery.discover()
         task = Detector()
-        figures = measured(lambda: chosen(task, what))
+        figures = measure(lambda: select(task, what))
     print(json.dumps(figures))
 
 
 # --- the benchmarks -------------------------------------------------------------------------------
-def in_a_fresh_process(benchmark: BenchmarkFixture, what: str) -> dict[str, Any]:
-    """The figures of `main`, which are written down beside the row."""
+def run_in_fresh_process(benchmark: BenchmarkFixture, what: str) -> dict[str, Any]:
+    """Runs `main` in a new process and adds its numbers to the benchmark's row."""
 
     def run() -> str:
         return subprocess.run([sys.executable, __file__, what], check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -200,7 +200,7 @@ def in_a_fresh_process(benchmark: BenchmarkFixture, what: str) -> dict[str, Any]
 
 @pytest.fixture(scope="session")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The file, about 140 MB."""
+    """The annotation file, about 140 MB."""
     path = tmp_path_factory.mktemp("coco") / "instances.json"
     with path.open("w") as file:
         file.writelines(instances())
@@ -210,15 +210,15 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.benchmark(group="COCO-sized: 118,000 images")
 def test_reading_the_annotations(benchmark: BenchmarkFixture, path: Path) -> None:
-    figures = in_a_fresh_process(benchmark, str(path))
+    figures = run_in_fresh_process(benchmark, str(path))
     assert (figures["images"], figures["boxes"], figures["classes"]) == (N, N * NUM_BOXES, K - 1)
-    assert figures["growth_mb"] < 650  # 430 measured; 820 where outlines are kept, and those of COCO are longer
+    assert figures["growth_mb"] < 650  # measured: 430; 820 with outlines in memory, and COCO's are longer
 
 
 @pytest.mark.benchmark(group="COCO-sized: 118,000 images")
 @pytest.mark.parametrize("label", ["coreset", "isal[depth=10,repeats=2]", "localization_stability"])
 def test_choosing_a_thousand(benchmark: BenchmarkFixture, label: str) -> None:
-    figures = in_a_fresh_process(benchmark, label)
+    figures = run_in_fresh_process(benchmark, label)
     assert figures["picks"] == PICKS
     assert figures["peak_mb"] < 8_000
 

@@ -1,4 +1,4 @@
-"""The hot paths beside the usual ways to write them, in one run: `make bench`. Compare the rows of a group.
+"""Times the hot paths and their usual implementations in one run: `make bench`. Compare the rows of a group.
 
 Shapes: N images, D features, C classes.
 """
@@ -29,7 +29,7 @@ NUM_INFLUENCE = 10_240 if DEVICE.type == "cuda" else 256
 
 
 def usual_greedy(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Tensor:
-    """k-center with `torch.cdist`, a stack, a minimum and an argmax a pick."""
+    """k-center with `torch.cdist`, a stack, a minimum and an argmax per pick."""
     distance_N = torch.cdist(points_ND, centres_MD).amin(1)
     picks: list[int] = []
     for _ in range(budget):
@@ -49,7 +49,7 @@ def usual_pairwise(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Tensor
 
 
 def one_product_a_pick(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Tensor:
-    """k-center that reads every feature once a pick."""
+    """k-center that reads every feature once per pick."""
     norms_N = points_ND.square().sum(1)
     rank_N = torch.arange(len(points_ND), device=points_ND.device)
     return pick_exactly(points_ND, norms_N, squared_distance_to_nearest(points_ND, norms_N, centres_MD), rank_N, budget)
@@ -68,7 +68,7 @@ def usual_seeding(residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: n
 
 
 def ours(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Tensor:
-    """`greedy`, equals in their order."""
+    """`greedy`; ties are broken by position."""
     return k_center_greedy(points_ND, centres_MD, budget, torch.arange(len(points_ND)))
 
 
@@ -101,23 +101,23 @@ BADGE = "BADGE, 20,000 images, 100 classes, 512 features, 1,000 picks"
 
 @pytest.mark.benchmark(group=BADGE)
 def test_badge(benchmark: BenchmarkFixture) -> None:
-    benchmark.extra_info["more memory at its peak, MB"] = in_a_process_of_its_own("badge_peak")
-    given = (*gradients_of_badge(), 1_000, np.random.default_rng(0), torch.arange(20_000))
-    picks = benchmark.pedantic(kmeans_plus_plus, given, rounds=1)
+    benchmark.extra_info["more memory at its peak, MB"] = run_in_fresh_process("badge_peak")
+    arguments = (*gradients_of_badge(), 1_000, np.random.default_rng(0), torch.arange(20_000))
+    picks = benchmark.pedantic(kmeans_plus_plus, arguments, rounds=1)
     assert len(set(picks)) == 1_000
 
 
 @pytest.mark.benchmark(group=BADGE)
 def test_materialised_badge(benchmark: BenchmarkFixture) -> None:
-    """Its 1,000 picks would take hours: from the price of one more of three."""
+    """1,000 picks would take hours: the time is extrapolated from 4 picks."""
     factors = gradients_of_badge()
-    began = time.perf_counter()
+    start = time.perf_counter()
     usual_seeding(*factors, 1, np.random.default_rng(0))
-    seconds_of_first = time.perf_counter() - began
+    seconds_of_one = time.perf_counter() - start
     picks = benchmark.pedantic(usual_seeding, (*factors, 4, np.random.default_rng(0)), rounds=1)
     assert len(set(picks)) == 4
     benchmark.extra_info["seconds for 1,000 picks, from 4"] = (
-        seconds_of_first + 999 * (benchmark.stats["min"] - seconds_of_first) / 3
+        seconds_of_one + 999 * (benchmark.stats["min"] - seconds_of_one) / 3
     )
     benchmark.extra_info["gradients, MB"] = round(4 * factors[0].numel() * factors[1].shape[1] / 1e6)
 
@@ -129,7 +129,7 @@ def gradients_of_badge() -> tuple[Tensor, Tensor]:
 
 
 def badge_peak() -> float:
-    """MB by which BADGE raises this process's peak memory."""
+    """The MB by which BADGE raises the peak memory of this process."""
     factors = gradients_of_badge()
     before = peak()
     kmeans_plus_plus(*factors, 100, np.random.default_rng(0), torch.arange(len(factors[0])))
@@ -137,19 +137,19 @@ def badge_peak() -> float:
 
 
 def peak() -> float:
-    """This process's peak memory in MB; ru_maxrss would begin at the peak of whoever started it."""
+    """The peak memory of this process in MB; ru_maxrss would begin at the peak of the parent process."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1e3
 
 
-def in_a_process_of_its_own(name: str) -> float:
-    """What a function of this file returns where no earlier peak hides its own."""
+def run_in_fresh_process(name: str) -> float:
+    """The result of a function of this file in a new process, whose memory peak is its own."""
     output = subprocess.check_output([sys.executable, __file__, name], text=True)
     return round(float(output), 1)
 
 
 def one_by_one(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:
-    """Influence as ISAL's code computes it: a backward pass an image."""
+    """Influence as ISAL's code computes it: a backward pass per image."""
     weights = task.weights(model)
     for number in range(len(indices)):
         loss = task.losses(model, indices[number : number + 1], targets[number : number + 1]).sum()
@@ -164,7 +164,7 @@ def by_jacobian(task: Classifier, model: Network, indices: Indices, targets: Ten
 
 
 def entropy_pass(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:
-    """What entropy needs: the predictions."""
+    """The predictions alone, which entropy needs."""
     task._memo = None
     task.predict(model, indices)
 

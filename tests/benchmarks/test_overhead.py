@@ -1,4 +1,4 @@
-"""What the harness itself takes: all of the quick grid's time but that of fitting, scoring and selecting."""
+"""Times the overhead of the harness: all time of the quick grid except fitting, scoring and selecting."""
 
 import importlib
 import subprocess
@@ -23,19 +23,19 @@ START = (
 
 @pytest.mark.benchmark(group="overhead of the quick grid")
 def test_overhead_of_the_quick_grid(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    """`start`: of the interpreter, and the import of PyTorch, torchvision and scikit-learn, once a command."""
+    """`start`: starting the interpreter and importing PyTorch, torchvision and scikit-learn, once per command."""
 
-    def took(*words: str) -> float:
-        began = time.perf_counter()
+    def run_seconds(*words: str) -> float:
+        begin_time = time.perf_counter()
         subprocess.run([sys.executable, *words], check=True, capture_output=True)
-        return time.perf_counter() - began
+        return time.perf_counter() - begin_time
 
-    start = min(took("-c", START) for _ in range(3))
-    wall = benchmark.pedantic(took, ("-m", "benchmark", "run", f"out={tmp_path}"), rounds=1)
+    start = min(run_seconds("-c", START) for _ in range(3))
+    wall = benchmark.pedantic(run_seconds, ("-m", "benchmark", "run", f"out={tmp_path}"), rounds=1)
     spent = seconds(Store(tmp_path))
     rest = wall - sum(spent.values())
-    told = {**spent, "start": start, "rest": rest - start}
-    benchmark.extra_info.update({f"{name}, s": round(value, 1) for name, value in told.items()})
+    parts = {**spent, "start": start, "rest": rest - start}
+    benchmark.extra_info.update({f"{name}, s": round(value, 1) for name, value in parts.items()})
     benchmark.extra_info["rest, %"] = round(100 * (rest - start) / wall, 1)
     benchmark.extra_info["start and rest, %"] = round(100 * rest / wall, 1)
     assert set(spent) == {"fit", "score", "select"}
@@ -43,18 +43,20 @@ def test_overhead_of_the_quick_grid(benchmark: BenchmarkFixture, tmp_path: Path)
 
 
 def seconds(store: Store) -> dict[str, float]:
-    """Seconds of fit, score and select over all cells; a shared fit took none here."""
-    cells = [cell["path"] for one in store.manifest()["experiments"] for cell in one["cells"]]
+    """The seconds of fit, score and select over all cells; a shared fit counts for the cell that trained it."""
+    cells = [cell["path"] for experiment in store.manifest()["experiments"] for cell in experiment["cells"]]
     total = Counter[str]()
-    for one in (one for cell in cells for one in store.measurements(cell)):
-        total.update(own(one))
+    for experiment in (experiment for cell in cells for experiment in store.measurements(cell)):
+        total.update(own_seconds(experiment))
     return dict(total)
 
 
-def own(one: Measured) -> dict[str, float]:
-    """Encodings are left to `rest`: what they took is told again by every round that reads them."""
+def own_seconds(measurement: Measured) -> dict[str, float]:
+    """The seconds that a round took itself, without encodings: every round that uses them lists them again."""
     return {
-        name: took for name, took in one.seconds.items() if name != "encode" and not (name == "fit" and one.shared_fit)
+        name: seconds
+        for name, seconds in measurement.seconds.items()
+        if name != "encode" and not (name == "fit" and measurement.shared_fit)
     }
 
 
@@ -69,29 +71,29 @@ DIGESTS = (
 def test_digests_of_the_quick_grid(
     benchmark: BenchmarkFixture, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What computing and comparing the digests of all that is kept takes, beside the fits and beside the whole run."""
-    took, calls = Counter[str](), Counter[str]()
+    """The time for computing and comparing digests, as a share of the fits and of the whole run."""
+    seconds_by_name, calls = Counter[str](), Counter[str]()
 
-    def timed(name: str) -> None:
+    def time_calls(name: str) -> None:
         module, _, function = name.rpartition(".")
         plain = getattr(importlib.import_module(module), function)
 
-        def measured(*given: object) -> object:
-            began = time.perf_counter()
-            result = plain(*given)
-            took[name] += time.perf_counter() - began
+        def timed_call(*arguments: object) -> object:
+            start = time.perf_counter()
+            result = plain(*arguments)
+            seconds_by_name[name] += time.perf_counter() - start
             calls[name] += 1
             return result
 
-        monkeypatch.setattr(name, measured)
+        monkeypatch.setattr(name, timed_call)
 
     for name in DIGESTS:
-        timed(name)
-    began = time.perf_counter()
-    code, said = benchmark.pedantic(command, ("run", f"out={tmp_path}"), rounds=1)
-    wall, fits = time.perf_counter() - began, seconds(Store(tmp_path))["fit"]
-    assert code == 0, said
-    total = sum(took.values())
+        time_calls(name)
+    start = time.perf_counter()
+    code, output = benchmark.pedantic(command, ("run", f"out={tmp_path}"), rounds=1)
+    wall, fits = time.perf_counter() - start, seconds(Store(tmp_path))["fit"]
+    assert code == 0, output
+    total = sum(seconds_by_name.values())
     benchmark.extra_info.update({
         "digests": sum(calls.values()), "digests, s": round(total, 3),
         "of fits, %": round(100 * total / fits, 2), "of the run, %": round(100 * total / wall, 2),

@@ -1,4 +1,4 @@
-"""Training beside the loop that everybody writes, and what exact repeatability costs; on a GPU where there is one.
+"""Times training compared with the usual loop, and with deterministic=true; on a GPU if there is one.
 
 Shapes: N images, H x W pixels.
 """
@@ -29,7 +29,7 @@ RECIPE = Recipe(epochs=1, batch_size=128)
 
 
 class Photographs(Dataset[tuple[torch.Tensor, int]]):
-    """Images one by one, as torchvision's CIFAR10 hands them out."""
+    """Yields images one by one, as torchvision's CIFAR10 does."""
 
     def __init__(self, images_NHW3: npt.NDArray[np.uint8], labels_N: npt.NDArray[np.int64]) -> None:
         self.images_NHW3, self.labels_N = images_NHW3, labels_N
@@ -56,19 +56,19 @@ def data() -> Split:
 
 
 def task(recipe: Recipe) -> Classifier:
-    """They as a task, on the device."""
+    """A task on N random images, on the device."""
     split = data()
     return Classifier(Machine(DEVICE), recipe, split, Split(split.images_NKHW[:2], split.labels_N[:2]), num_classes=10)
 
 
 def ours(recipe: Recipe) -> Callable[[], object]:
     """An epoch of a task's fit."""
-    one = task(recipe)
-    return lambda: one.fit(np.arange(N), 0)
+    model_task = task(recipe)
+    return lambda: model_task.fit(np.arange(N), 0)
 
 
 def usual(num_workers: int) -> Callable[[], object]:
-    """An epoch of the usual loop: a DataLoader, a transform an image, float32, the loss read at every step."""
+    """An epoch of the usual loop: a DataLoader, transforms per image, float32, and the loss read at every step."""
     split = data()
     photographs = Photographs(split.images_NKHW.transpose(0, 2, 3, 1), split.labels_N)
     network = task(replace(RECIPE, channels_last=False, precision="float32")).model().train()
@@ -89,7 +89,7 @@ def usual(num_workers: int) -> Callable[[], object]:
 
 
 def full() -> Callable[[], object]:
-    """Ours in the usual loop's precision and layout."""
+    """An epoch of ours in the precision and memory layout of the usual loop."""
     return ours(replace(RECIPE, precision="float32", channels_last=False))
 
 
@@ -112,7 +112,7 @@ def test_training(benchmark: BenchmarkFixture, way: str) -> None:
 
 @contextmanager
 def repeatable(on: bool) -> Iterator[None]:
-    """Runs a block as `deterministic=true` does."""
+    """Runs a block with or without `deterministic=true`."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)
     if on:

@@ -1,4 +1,4 @@
-"""Every figure that the records can give, by the name of its file."""
+"""Draws all figures that the data of a results folder suffice for."""
 
 from __future__ import annotations
 
@@ -23,31 +23,39 @@ from benchmark.text.words import slug
 
 
 def draw_figures(experiments: Sequence[Experiment], galleries: Mapping[str, Gallery]) -> dict[str, Figure]:
-    """Every figure that the data can give, by file stem; galleries by title of the experiment.
+    """Draws all figures of these experiments. Savings are against the reference of each experiment.
 
-    Savings are against the reference of each experiment. ValueError where a gallery is of another pool.
+    Args:
+        experiments: recorded or published.
+        galleries: the images of the pools, by title of the experiment.
+
+    Returns:
+        The figures by the stem of their files.
+
+    Raises:
+        ValueError: a gallery is of another pool.
     """
-    looks = strategy_styles(name for one in experiments for name in one.curves)
-    found: dict[str, Figure | None] = {}
-    for one in experiments:
-        stem = slug(one.title)
-        found |= {f"{stem}-curves-{axis}": learning_curves(one, looks, axis) for axis in ("images", "boxes")}
-        found[f"{stem}-savings"] = savings_curve(one, looks, one.reference) if one.reference else None
-        found[f"{stem}-overlap"] = overlap_heat_maps(one)
-        found[f"{stem}-seconds"] = selection_seconds(one, looks)
-        if one.title in galleries:
-            found |= {
-                f"{stem}-{name}": figure for name, figure in draw_gallery_figures(one, galleries[one.title]).items()
-            }
-    found |= {"penalties": penalty_matrix(experiments), "ranks": rank_diagram(experiments)}
-    return {stem: figure for stem, figure in found.items() if figure is not None}
+    styles = strategy_styles(name for experiment in experiments for name in experiment.curves)
+    figures: dict[str, Figure | None] = {}
+    for experiment in experiments:
+        stem = slug(experiment.title)
+        figures |= {f"{stem}-curves-{axis}": learning_curves(experiment, styles, axis) for axis in ("images", "boxes")}
+        if experiment.reference:
+            figures[f"{stem}-savings"] = savings_curve(experiment, styles, experiment.reference)
+        figures[f"{stem}-overlap"] = overlap_heat_maps(experiment)
+        figures[f"{stem}-seconds"] = selection_seconds(experiment, styles)
+        if gallery := galleries.get(experiment.title):
+            of_gallery = draw_gallery_figures(experiment, gallery)
+            figures |= {f"{stem}-{name}": figure for name, figure in of_gallery.items()}
+    figures |= {"penalties": penalty_matrix(experiments), "ranks": rank_diagram(experiments)}
+    return {stem: figure for stem, figure in figures.items() if figure is not None}
 
 
 def draw_gallery_figures(experiment: Experiment, gallery: Gallery) -> dict[str, Figure | None]:
-    """The figures that need a gallery."""
-    made = {
+    """Draws the figures of what was bought, by the last part of their stems."""
+    figures = {
         "classes": bought_classes(experiment, gallery),
         "sizes": bought_sizes(experiment, gallery),
         "pool": pool_map(experiment, gallery),
     }
-    return made | {f"bought-{slug(name)}": contact_sheet(experiment, gallery, name) for name in experiment.curves}
+    return figures | {f"bought-{slug(name)}": contact_sheet(experiment, gallery, name) for name in experiment.curves}

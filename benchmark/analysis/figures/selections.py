@@ -1,12 +1,12 @@
-"""What strategies bought: how much they share, of which classes and sizes, where in the pool, and how it looks.
+"""Figures of what strategies bought: overlap, classes, sizes, positions in the pool, and the images themselves.
 
-Shapes: A strategies, S runs (seeds), N images shown, K boxes on one.
+Shapes: A strategies, S runs (seeds), N images with a thumbnail, K boxes on one image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -41,58 +41,64 @@ from benchmark.seeds import seed
 from benchmark.text.escaping import make_visible
 from benchmark.text.words import shorten_names
 
-MAX_HEAT_MAPS = 4  # rounds that `overlap` shows
-MAX_NAMED_CLASSES = 20  # classes that are named
-MAX_CLASS_NAME = 24  # characters of a class's name at most
+MAX_HEAT_MAPS = 4  # the last rounds, in the figure of overlaps
+MAX_NAMED_CLASSES = 20  # more classes are numbered
+MAX_CLASS_NAME = 24  # characters
 
 
 def selected_images(run: Run, last: float = math.inf) -> list[int]:
-    """Pool positions bought after round 0, up to round `last`."""
-    return [place for record in run.records if 0 < record.round <= last for place in record.bought]
+    """The pool positions that a run bought after round 0, up to round `last`."""
+    return [position for record in run.records if 0 < record.round <= last for position in record.bought]
 
 
 def lowest_seed_runs(experiment: Experiment) -> dict[str, Run]:
-    """The run of the lowest seed that bought something after round 0, by strategy."""
-    found: dict[str, Run] = {}
+    """By strategy, the run of the lowest seed that bought something after round 0."""
+    runs: dict[str, Run] = {}
     for run in sorted((run for run in experiment.runs if selected_images(run)), key=lambda run: run.seed):
-        found.setdefault(run.strategy, run)
-    return {name: found[name] for name in experiment.curves if name in found}
+        runs.setdefault(run.strategy, run)
+    return {name: runs[name] for name in experiment.curves if name in runs}
+
+
+def selection_rounds(runs: Iterable[Run]) -> list[int]:
+    """The rounds after round 0 that at least one of these runs has."""
+    return sorted({record.round for run in runs for record in run.records if record.round})
 
 
 def jaccard_overlaps(experiment: Experiment, names: Sequence[str], last: int) -> Floats:
-    """(A, A): Jaccard's overlap of what was bought after round 0 up to round `last`, the mean over the seeds that both
-    strategies have so far; NaN where there is none."""
-    sets = {
+    """(A, A): Jaccard's overlap of what two strategies bought after round 0 and up to round `last`.
+
+    It is the mean over the seeds whose runs of both strategies have that round; NaN if there is no such seed.
+    """
+    images = {
         (run.strategy, run.seed): set(selected_images(run, last))
         for run in experiment.runs
         if any(record.round == last for record in run.records)
     }
-    seeds = sorted({one for _, one in sets})
+    seeds = sorted({number for _, number in images})
     values_SAA = np.full((len(seeds), len(names), len(names)), np.nan)
-    for place in np.ndindex(*values_SAA.shape):
-        one, other = (sets.get((names[column], seeds[place[0]]), set()) for column in place[1:])
-        if one and other:
-            values_SAA[place] = len(one & other) / len(one | other)
+    for index in np.ndindex(*values_SAA.shape):
+        first, second = (images.get((names[column], seeds[index[0]]), set()) for column in index[1:])
+        if first and second:
+            values_SAA[index] = len(first & second) / len(first | second)
     return mean_over_runs(values_SAA.reshape(len(seeds), len(names) ** 2)).reshape(len(names), len(names))
 
 
 @with_style
 def overlap_heat_maps(experiment: Experiment) -> Figure | None:
-    """Jaccard's overlap between strategies of all that they bought after round 0, one heat map a round, the last four.
+    """Draws Jaccard's overlap between all that strategies bought after round 0: a heat map for each of the last rounds.
 
-    None: fewer than two strategies bought something.
+    Returns:
+        The figure; None if fewer than two strategies bought something.
     """
     names = list(lowest_seed_runs(experiment))
     if len(names) < 2:
         return None
-    rounds = sorted({record.round for run in experiment.runs for record in run.records if record.round})[
-        -MAX_HEAT_MAPS:
-    ]
+    rounds = selection_rounds(experiment.runs)[-MAX_HEAT_MAPS:]
     columns = min(2, len(rounds))
     labels = numbered_names(names)
     rows = math.ceil(len(rounds) / columns)
-    wide, high = max(0.34 * len(names), 1.6), max(row_pitch(labels, 0.3) * len(names), 1.2)
-    figure = blank_figure(text_extent(labels)[0] + columns * (wide + 0.2) + 0.5, rows * (high + 0.5) + 0.8)
+    width, height = max(0.34 * len(names), 1.6), max(row_pitch(labels, 0.3) * len(names), 1.2)
+    figure = blank_figure(text_extent(labels)[0] + columns * (width + 0.2) + 0.5, rows * (height + 0.5) + 0.8)
     grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axes, number in zip(grid, rounds, strict=False):
         values_AA = jaccard_overlaps(experiment, names, number)
@@ -111,34 +117,37 @@ def overlap_heat_maps(experiment: Experiment) -> Figure | None:
 
 
 def percentages(counts: npt.NDArray[Any]) -> Floats:
-    """In per cent of their sum; zero where that is zero."""
+    """Counts in per cent of their sum; zeros if the sum is zero."""
     return np.asarray(100 * counts / max(counts.sum(), 1))
 
 
 def draw_histogram(axes: Axes, edges: Floats, counts: npt.NDArray[Any], pool: npt.NDArray[Any]) -> None:
-    """A histogram in per cent, with the whole pool's as an outline."""
+    """Draws a histogram in per cent, and that of the whole pool as an outline."""
     axes.bar(edges[:-1], percentages(counts), np.diff(edges), align="edge", color=BLUE, alpha=0.75, linewidth=0)
     axes.stairs(percentages(pool), edges, color=INK, linewidth=0.9)
 
 
 @with_style
 def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
-    """Shares of the classes in what each strategy bought after round 0 (lowest seed): of images, boxes or regions.
+    """Draws the shares of the classes in what each strategy bought after round 0, in its run of the lowest seed.
 
-    None: nothing was bought, or the gallery has no classes.
+    What is counted are images, boxes or regions.
+
+    Returns:
+        The figure; None if nothing was bought, or the gallery has no classes.
     """
     num_classes = len(gallery.classes_C)
     pool = gallery.labels_P if len(gallery.labels_P) else gallery.box_class_M
-    found = {name: gallery.classes_of(selected_images(run)) for name, run in lowest_seed_runs(experiment).items()}
-    if not found or not len(pool):
+    classes = {name: gallery.classes_of(selected_images(run)) for name, run in lowest_seed_runs(experiment).items()}
+    if not classes or not len(pool):
         return None
     unit = "images" if len(gallery.labels_P) else label_unit(experiment)
-    titles = [f"{name} ({len(classes)})" for name, classes in found.items()]
+    titles = [f"{name} ({len(labels)})" for name, labels in classes.items()]
     figure, grid = panels(titles, 3, 2.6, 1.35, sharex=True, sharey=True)
     edges = np.arange(num_classes + 1, dtype=np.float64) - 0.5
-    for axes, classes in zip(grid, found.values(), strict=True):
-        counts, whole = (np.bincount(one, minlength=num_classes) for one in (classes, pool))
-        draw_histogram(axes, edges, counts, whole)
+    pool_counts = np.bincount(pool, minlength=num_classes)
+    for axes, labels in zip(grid, classes.values(), strict=True):
+        draw_histogram(axes, edges, np.bincount(labels, minlength=num_classes), pool_counts)
     name_classes(figure, grid, gallery)
     figure.supylabel(f"% of {unit}", fontsize=9)
     add_title(
@@ -151,13 +160,15 @@ def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
 
 
 def label_unit(experiment: Experiment) -> str:
-    """What an image has several labels of: boxes, or regions, all pixels of a class in an image, which nobody counts
-    when paying."""
+    """The unit of which an image has several: boxes, or regions, where boxes are not paid for.
+
+    A region is all pixels of one class in an image.
+    """
     return "boxes" if experiment.counts_boxes else "regions"
 
 
 def name_classes(figure: Figure, grid: Sequence[Axes], gallery: Gallery) -> None:
-    """Names the classes below the plots, shortened in the middle; where they are many they are numbered."""
+    """Writes the names of the classes below the plots; many classes are numbered instead."""
     num_classes = len(gallery.classes_C)
     if num_classes > MAX_NAMED_CLASSES:
         grid[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -172,71 +183,73 @@ def name_classes(figure: Figure, grid: Sequence[Axes], gallery: Gallery) -> None
 
 @with_style
 def bought_sizes(experiment: Experiment, gallery: Gallery) -> Figure | None:
-    """Roots of the areas, in pixels, of the boxes or regions that each strategy bought after round 0 (lowest seed), in
-    per cent.
+    """Draws the sizes of the boxes or regions that each strategy bought after round 0, in its run of the lowest seed.
 
-    None: nothing was bought, or images have one label each.
+    A size is the square root of the area in pixels; a bar is a share in per cent.
+
+    Returns:
+        The figure; None if nothing was bought, or images have one label each.
     """
-    sides = {
+    sizes = {
         name: gallery.box_side_M[np.isin(gallery.box_image_M, selected_images(run))]
         for name, run in lowest_seed_runs(experiment).items()
     }
-    if not sides or not len(gallery.box_side_M):
+    if not sizes or not len(gallery.box_side_M):
         return None
-    figure, grid = panels([f"{name} ({len(side)})" for name, side in sides.items()], 3, 2.6, 1.35, sharex=True,
-                          sharey=True)  # fmt: skip
+    titles, unit = [f"{name} ({len(values)})" for name, values in sizes.items()], label_unit(experiment)
+    figure, grid = panels(titles, 3, 2.6, 1.35, sharex=True, sharey=True)
     edges = np.histogram_bin_edges(gallery.box_side_M, 24).astype(np.float64)
-    whole = np.histogram(gallery.box_side_M, edges)[0]
-    for axes, side in zip(grid, sides.values(), strict=True):
-        draw_histogram(axes, edges, np.histogram(side, edges)[0], whole)
-    figure.supylabel(f"% of {label_unit(experiment)}", fontsize=9)
+    pool_counts = np.histogram(gallery.box_side_M, edges)[0]
+    for axes, values in zip(grid, sizes.values(), strict=True):
+        draw_histogram(axes, edges, np.histogram(values, edges)[0], pool_counts)
+    figure.supylabel(f"% of {unit}", fontsize=9)
     figure.supxlabel("root of the area (pixels)", fontsize=9)
     add_title(
-        figure, f"{experiment.title}: sizes of the {label_unit(experiment)} bought after round 0",
-        f"runs of the lowest seed; in brackets: how many {label_unit(experiment)}", "outline: the whole pool",
+        figure, f"{experiment.title}: sizes of the {unit} bought after round 0",
+        f"runs of the lowest seed; in brackets: how many {unit}", "outline: the whole pool",
     )  # fmt: skip
     return figure
 
 
-def embedded(features_ND: npt.NDArray[Any]) -> Floats:
-    """(N, 2): t-SNE of the features, the same for the same features."""
+def tsne_positions(features_ND: npt.NDArray[Any]) -> Floats:
+    """(N, 2): positions by t-SNE; the same features always have the same positions."""
     perplexity = min(30.0, (len(features_ND) - 1) / 3)
-    made = TSNE(perplexity=perplexity, random_state=seed("figures", "t-SNE") % 2**32).fit_transform(
-        features_ND.astype(np.float32)
-    )
-    return np.asarray(made, np.float64)
+    tsne = TSNE(perplexity=perplexity, random_state=seed("figures", "t-SNE") % 2**32)
+    return np.asarray(tsne.fit_transform(features_ND.astype(np.float32)), np.float64)
 
 
 @with_style
 def pool_map(experiment: Experiment, gallery: Gallery) -> Figure | None:
-    """The pool's features by t-SNE, and on it what each strategy bought after round 0 (lowest seed), by round: Figure 5
-    of ISAL.
+    """Draws the pool by t-SNE of its features, and in colour what each strategy bought by round (Figure 5 of ISAL).
 
-    None: nothing was bought, or the gallery has fewer than five images or two features.
+    It shows the purchases after round 0 of each strategy's run of the lowest seed.
+
+    Returns:
+        The figure; None if nothing was bought, or the gallery has fewer than five images or two features.
     """
-    runs, row = lowest_seed_runs(experiment), gallery.row_by_position
+    runs, row_by_position = lowest_seed_runs(experiment), gallery.row_by_position
     if not runs or len(gallery.features_ND) < 5 or gallery.features_ND.shape[1] < 2:
         return None
-    at_N2 = embedded(gallery.features_ND)
-    rounds = sorted({record.round for run in runs.values() for record in run.records if record.round})
-    shade = dict(zip(rounds, matplotlib.colormaps["plasma"](np.linspace(0, 0.85, len(rounds))), strict=True))
+    xy_N2 = tsne_positions(gallery.features_ND)
+    rounds = selection_rounds(runs.values())
+    colours = dict(zip(rounds, matplotlib.colormaps["plasma"](np.linspace(0, 0.85, len(rounds))), strict=True))
     figure, grid = panels(list(runs), 4, 2.2, 2.1)
     for axes, run in zip(grid, runs.values(), strict=True):
-        axes.scatter(at_N2[:, 0], at_N2[:, 1], s=3, color=FAINT, linewidth=0, rasterized=True)
+        axes.scatter(xy_N2[:, 0], xy_N2[:, 1], s=3, color=FAINT, linewidth=0, rasterized=True)
         for record in run.records:
-            rows = [row[place] for place in record.bought if place in row and record.round]
-            if rows:
-                axes.scatter(at_N2[rows, 0], at_N2[rows, 1], s=9, color=[shade[record.round]], linewidth=0)
+            rows = [row_by_position[position] for position in record.bought if position in row_by_position]
+            if rows and record.round:
+                axes.scatter(xy_N2[rows, 0], xy_N2[rows, 1], s=9, color=[colours[record.round]], linewidth=0)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    handles = [Line2D([], [], color=shade[one], marker="o", linestyle="") for one in rounds]
+    handles = [Line2D([], [], color=colours[number], marker="o", linestyle="") for number in rounds]
     figure.set_figwidth(figure.get_figwidth() + 1)
-    add_legend(figure, handles, [f"round {one}" for one in rounds])
+    add_legend(figure, handles, [f"round {number}" for number in rounds])
     add_title(
         figure,
         f"{experiment.title}: what was bought",
         "t-SNE of round 0's features",
-        f"{len(at_N2):,} of the pool's {max(run.header.num_pool for run in runs.values() if run.header):,} images",
+        f"{len(xy_N2):,} of the pool's {max(run.header.num_pool for run in runs.values() if run.header):,} images",
         "runs of the lowest seed",
         free=1.0,
     )
@@ -245,31 +258,35 @@ def pool_map(experiment: Experiment, gallery: Gallery) -> Figure | None:
 
 @with_style
 def contact_sheet(experiment: Experiment, gallery: Gallery, strategy: str, per_round: int = 8) -> Figure | None:
-    """The first images that a strategy bought in each round (lowest seed) of those that have a thumbnail, one row a
-    round, boxes drawn in: Figure 6 of ISAL.
+    """Draws the first images that a strategy bought, a row for each round, with their boxes (Figure 6 of ISAL).
 
-    None: it bought nothing after round 0, or none of that has a thumbnail.
+    It shows images that have a thumbnail, from the run of the lowest seed.
+
+    Returns:
+        The figure; None if the strategy bought nothing after round 0, or none of that has a thumbnail.
     """
-    run, row = lowest_seed_runs(experiment).get(strategy), gallery.row_by_position
-    bought = {one.round: [row[place] for place in one.bought if place in row][:per_round] for one in run.records} \
-        if run else {}  # fmt: skip
-    bought = {number: rows for number, rows in bought.items() if rows}
-    if not any(bought):
+    run, row_by_position = lowest_seed_runs(experiment).get(strategy), gallery.row_by_position
+    rows_by_round = dict[int, list[int]]()
+    for record in run.records if run else []:
+        rows = [row_by_position[position] for position in record.bought if position in row_by_position]
+        if rows:
+            rows_by_round[record.round] = rows[:per_round]
+    if not any(rows_by_round):
         return None
-    high, wide = gallery.thumbs_NHW3.shape[1:3]
-    gap = max(1, round(0.05 * wide))
-    steps = (high + gap, wide + gap)
-    sheet = np.full((len(bought) * steps[0] - gap, per_round * steps[1] - gap, 3), 255, np.uint8)
-    figure = blank_figure(per_round * 0.9 + 0.9, len(bought) * 0.9 * high / wide + 0.8)
+    height, width = gallery.thumbs_NHW3.shape[1:3]
+    gap = max(1, round(0.05 * width))
+    steps = (height + gap, width + gap)
+    sheet = np.full((len(rows_by_round) * steps[0] - gap, per_round * steps[1] - gap, 3), 255, np.uint8)
+    figure = blank_figure(per_round * 0.9 + 0.9, len(rows_by_round) * 0.9 * height / width + 0.8)
     axes = figure.add_subplot()
-    for line, rows in enumerate(bought.values()):
-        for column, one in enumerate(rows):
+    for line, rows in enumerate(rows_by_round.values()):
+        for column, row in enumerate(rows):
             top, left = line * steps[0], column * steps[1]
-            sheet[top : top + high, left : left + wide] = gallery.thumbs_NHW3[one]
-            draw_boxes(axes, gallery, one, (left, top))
+            sheet[top : top + height, left : left + width] = gallery.thumbs_NHW3[row]
+            draw_boxes(axes, gallery, row, (left, top))
     axes.imshow(sheet)
-    labels = [f"round {number}" if number else "initial" for number in bought]
-    axes.set_yticks([line * steps[0] + high / 2 for line in range(len(bought))], labels)
+    labels = [f"round {number}" if number else "initial" for number in rows_by_round]
+    axes.set_yticks([line * steps[0] + height / 2 for line in range(len(labels))], labels)
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -278,7 +295,7 @@ def contact_sheet(experiment: Experiment, gallery: Gallery, strategy: str, per_r
 
 
 def draw_boxes(axes: Axes, gallery: Gallery, row: int, corner: tuple[int, int]) -> None:
-    """Draws a thumbnail's boxes, whose upper left corner is at `corner` (x, y)."""
+    """Draws the boxes of a thumbnail whose upper left corner is at `corner` (x, y)."""
     boxes_K4 = gallery.drawn_K5[gallery.drawn_K5[:, 0] == row, 1:] if gallery.drawn_K5.size else np.zeros((0, 4))
     boxes_K4 = boxes_K4 + np.array([*corner, *corner]) - 0.5
     outlines_K52 = boxes_K4[:, [[0, 1], [2, 1], [2, 3], [0, 3], [0, 1]]]

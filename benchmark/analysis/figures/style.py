@@ -1,7 +1,7 @@
-"""What all figures share: colours, sizes, titles, legends, and how they are written.
+"""The common style of all figures: colours, sizes, titles, legends and files.
 
-They are drawn by matplotlib's objects alone: no window, no state of pyplot's. A figure is None where the data cannot
-give it. Names are shown as they are, never read as mathematics.
+Figures are drawn through matplotlib's objects, without pyplot: there is no window and no global state. A function that
+draws a figure returns None where the data do not suffice. Names are shown as they are, never as mathematics.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from benchmark.text.escaping import make_lines_visible, make_visible
 from benchmark.text.words import wrap_name
 
 PALETTE = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#767676")
-# Okabe and Ito's, which colour-blind people tell apart; grey for their yellow, which is lost on white
+# Okabe and Ito's palette for colour-blind readers; grey replaces their yellow, which is hard to see on white
 MARKERS = "osD^vPX<>*hdp"
 DASHES = ("-", "--", ":", "-.")
 INK, FAINT, BLUE = "#222222", "#c4c4c4", "#0072B2"
-ROW_HEIGHT = 0.16  # inches that a line of a name takes
+ROW_HEIGHT = 0.16  # inches per line of a name
 
 STYLE: dict[Any, Any] = {
     "text.parse_math": False, "text.usetex": False, "text.color": INK, "axes.labelcolor": INK,
@@ -54,11 +54,14 @@ Drawing = ParamSpec("Drawing")
 
 
 def with_style(draw: Callable[Drawing, Figure | None]) -> Callable[Drawing, Figure | None]:
-    """`draw` in the common style, laid out once, so that every file of a figure places things alike; what it writes is
-    text in which everything is seen."""
+    """Decorates a function that draws a figure.
+
+    The figure has the common style, and is laid out once, so that all its files place things alike. Unprintable
+    characters in its text are made visible.
+    """
 
     @wraps(draw)
-    def drawn(*args: Drawing.args, **kwargs: Drawing.kwargs) -> Figure | None:
+    def draw_with_style(*args: Drawing.args, **kwargs: Drawing.kwargs) -> Figure | None:
         with matplotlib.rc_context(STYLE):
             figure = draw(*args, **kwargs)
             if figure is not None:
@@ -68,13 +71,13 @@ def with_style(draw: Callable[Drawing, Figure | None]) -> Callable[Drawing, Figu
                 figure.set_layout_engine("none")
         return figure
 
-    return drawn
+    return draw_with_style
 
 
-# --- looks ----------------------------------------------------------------------------------
+# --- strategies -----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class StrategyStyle:
-    """How a strategy is drawn in every figure of a report."""
+    """The colour, marker and dashes of a strategy in every figure of a report."""
 
     colour: str
     marker: str
@@ -82,47 +85,51 @@ class StrategyStyle:
 
     @property
     def line_arguments(self) -> dict[str, Any]:
-        """As matplotlib's arguments of a line."""
-        told = {"color": self.colour, "marker": self.marker, "linestyle": self.dashes}
-        return told | {"markeredgecolor": "white", "markeredgewidth": 0.5}
+        """The keyword arguments of a line for matplotlib."""
+        arguments = {"color": self.colour, "marker": self.marker, "linestyle": self.dashes}
+        return arguments | {"markeredgecolor": "white", "markeredgewidth": 0.5}
 
 
 StrategyStyles: TypeAlias = Mapping[str, StrategyStyle]
 
 
 def strategy_styles(names: Iterable[str]) -> dict[str, StrategyStyle]:
-    """The look of each strategy: that of its place in configs/looks.yaml, where parameters do not count unless two
-    differ by them alone; others come behind. Colours repeat after 8 with other dashes, markers after 13."""
-    known = list(yaml.safe_load((CONFIGS / "looks.yaml").read_text(encoding="utf-8")))
-    places, each = dict[str, int](), list(dict.fromkeys(names))
-    for name in sorted(each, key=lambda one: "[" in one):  # the plain one first
-        base = name.partition("[")[0]
-        place = known.index(base) if base in known else len(known)
-        free = (other for other in itertools.count(len(known)) if other not in places.values())
-        places[name] = place if base in known and place not in places.values() else next(free)
-    return {name: style_at(places[name]) for name in each}
+    """The style of each strategy, the same in all reports.
+
+    It follows from the position of the strategy's name in configs/strategy_styles.yaml. Labels that differ by their
+    parameters alone get different styles; strategies that are not listed come after the list. Colours repeat after 8
+    with other dashes, markers after 13.
+    """
+    known_names = list(yaml.safe_load((CONFIGS / "strategy_styles.yaml").read_text(encoding="utf-8")))
+    positions, labels = dict[str, int](), list(dict.fromkeys(names))
+    for label in sorted(labels, key=lambda label: "[" in label):  # labels without parameters first
+        name = label.partition("[")[0]
+        position = known_names.index(name) if name in known_names else len(known_names)
+        free = (number for number in itertools.count(len(known_names)) if number not in positions.values())
+        positions[label] = position if name in known_names and position not in positions.values() else next(free)
+    return {label: style_at(positions[label]) for label in labels}
 
 
-def style_at(place: int) -> StrategyStyle:
-    """The look of a place."""
-    dashes = DASHES[place // len(PALETTE) % len(DASHES)]
-    return StrategyStyle(PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)], dashes)
+def style_at(position: int) -> StrategyStyle:
+    """The style at a position of the list."""
+    dashes = DASHES[position // len(PALETTE) % len(DASHES)]
+    return StrategyStyle(PALETTE[position % len(PALETTE)], MARKERS[position % len(MARKERS)], dashes)
 
 
 def text_extent(labels: Iterable[str]) -> tuple[float, float]:
-    """Width and height in inches that these labels take in the legend's size, one below the other."""
+    """Width and height in inches of these labels, one below the other, in the font size of the legend."""
     lines = [line for label in labels for line in label.split("\n")]
     font = get_font(findfont("DejaVu Sans"))
     font.set_size(STYLE["legend.fontsize"], 72)
-    wide = 0.0
+    width = 0.0
     for line in lines:
         font.set_text(line)
-        wide = max(wide, font.get_width_height()[0] / 64 / 72)
-    return wide, ROW_HEIGHT * len(lines)
+        width = max(width, font.get_width_height()[0] / 64 / 72)
+    return width, ROW_HEIGHT * len(lines)
 
 
 def row_pitch(labels: Iterable[str], least: float) -> float:
-    """The height in inches of evenly spaced rows in which each of these labels has room, at least `least`."""
+    """The height in inches of evenly spaced rows that fit each of these labels, at least `least`."""
     return max(least, ROW_HEIGHT * max(label.count("\n") + 1 for label in labels) + 0.06)
 
 
@@ -132,15 +139,21 @@ def legend_width(labels: Iterable[str]) -> float:
 
 
 def blank_figure(width: float, height: float) -> Figure:
-    """An empty figure of that size in inches, which places its parts itself."""
+    """An empty figure of this size in inches, with automatic layout."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def add_title(figure: Figure, title: str, *notes: str, free: float = 0.0) -> None:
-    """A title over the figure, and notes below it, in lines that leave `free` inches on the right; the figure
-    grows by what they take."""
+    """Adds a title over the figure and notes below the title; the figure grows by their height.
+
+    Args:
+        figure: without a title so far.
+        title: may be long; it is broken into lines.
+        notes: are joined by semicolons; empty ones are left out.
+        free: inches on the right that the lines leave free.
+    """
     characters = max(24, int((figure.get_figwidth() - free) * 11))
     lines = [wrap_name(title, characters)]
     lines += textwrap.wrap(make_visible("; ".join(filter(None, notes))), characters, break_on_hyphens=False)
@@ -149,7 +162,7 @@ def add_title(figure: Figure, title: str, *notes: str, free: float = 0.0) -> Non
 
 
 def single_plot(labels: Sequence[str], width: float = 5.2, height: float = 3.6) -> tuple[Figure, Axes]:
-    """One plot of that size in inches, with room for a legend of these labels on its right."""
+    """One plot of this size in inches, with room for a legend of these labels on its right."""
     figure = blank_figure(width + legend_width(labels), max(height, text_extent(labels)[1] + 1.0))
     axes = figure.add_subplot()
     axes.grid(True)
@@ -157,14 +170,14 @@ def single_plot(labels: Sequence[str], width: float = 5.2, height: float = 3.6) 
 
 
 def add_legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
-    """A legend right of the plots, never on them."""
+    """Adds a legend on the right of the plots."""
     figure.legend(list(handles), list(labels), loc="outside right upper", alignment="left")
 
 
 def panels(
     titles: Sequence[str], columns: int, width: float, height: float, **shared: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Small plots of that size in inches, one a title."""
+    """Small plots of this size in inches, one for each title."""
     columns = min(columns, len(titles))
     rows = math.ceil(len(titles) / columns)
     titles = [wrap_name(title, max(12, int(width * 14))) for title in titles]
@@ -181,18 +194,18 @@ def panels(
 
 
 def strategy_label(curve: Curve) -> str:
-    """A strategy's label: its name, with a dagger where the tables have one."""
+    """The label of a strategy, with a dagger where the tables have one."""
     return wrap_name(curve.strategy + "†" * bool(curve.daggers))
 
 
 def dagger_note(curves: Iterable[Curve]) -> str:
-    """What the daggers mean."""
-    told = dict.fromkeys(dagger for curve in curves for dagger in curve.daggers)
-    return f"† {', '.join(told)}" if told else ""
+    """The meaning of the daggers; "" if there are none."""
+    reasons = dict.fromkeys(dagger for curve in curves for dagger in curve.daggers)
+    return f"† {', '.join(reasons)}" if reasons else ""
 
 
 def limit_y_axis(axes: Axes, values: Floats) -> None:
-    """Cuts bands off that reach further than a fifth of the lines' own range beyond them."""
+    """Limits the y axis to the range of these values and a fifth of it on both sides: wide bands are cut off."""
     low, high = float(values.min()), float(values.max())
     room = (high - low) / 5 or max(abs(high) / 10, 1e-3)
     bottom, top = axes.get_ylim()
@@ -200,12 +213,12 @@ def limit_y_axis(axes: Axes, values: Floats) -> None:
 
 
 def numbered_names(names: Sequence[str]) -> list[str]:
-    """Names with their number, by which columns are told."""
+    """Names with their numbers, which label the columns of a heat map."""
     return [f"{wrap_name(name)}  {number}" for number, name in enumerate(names, start=1)]
 
 
 def draw_heat_map(axes: Axes, values: Floats, top: float) -> None:
-    """A heat map with its numbers in the cells; empty where there is none."""
+    """Draws a heat map with the values in its cells; a cell without a value is empty."""
     axes.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
     axes.spines[:].set_visible(False)
     for (row, column), value in np.ndenumerate(values):
@@ -217,14 +230,14 @@ def draw_heat_map(axes: Axes, values: Floats, top: float) -> None:
 
 
 def label_heat_map(axes: Axes, rows: Sequence[str], num_columns: int) -> None:
-    """Names at the rows of a heat map and numbers at its columns."""
+    """Labels the rows of a heat map with names and its columns with numbers."""
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xticks(range(num_columns), [str(number) for number in range(1, num_columns + 1)])
     axes.tick_params(length=0)
 
 
 def save_figure(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
-    """Writes STEM.png (150 dpi), STEM.svg and STEM.pdf, or those kinds of them: the same bytes for the same figure."""
+    """Writes STEM.png (150 dpi), STEM.svg and STEM.pdf, or the given kinds: the same bytes for the same figure."""
     metadata: dict[str, dict[str, str | None]] = {
         "png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None},
     }  # fmt: skip
