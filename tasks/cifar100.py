@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, check_weights, lacks
+from benchmark.vision.classification import PUBLISHED, Classification, Recipe, build_task, check_weights, lacks
 from benchmark.vision.data.download import cifar
 
 
 @register_task(
     version=1, default=Recipe(), published=replace(PUBLISHED, normalise="cifar100"), lacks=lacks, check=check_weights
 )
-def cifar100(machine: Machine, recipe: Recipe) -> Classifier:
+def cifar100(machine: Machine, recipe: Recipe) -> Classification:
     """50,000 + 10,000 colour images of 32x32 pixels, 100 classes; downloaded into the data folder (169 MB)."""
-    return Classifier(machine, recipe, *cifar(machine, "CIFAR100"), num_classes=100)
+    return build_task(machine, recipe, *cifar(machine, "CIFAR100"), num_classes=100)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, lacks
+from benchmark.vision.classification import Classification, Recipe, Split, build_task, check_weights, lacks
 from benchmark.vision.data.annotation_values import text_of
 from benchmark.vision.data.download import fetched
 from benchmark.vision.data.image_checks import together
@@ -31,7 +31,7 @@ DEFAULT = Recipe(
 
 
 @register_task(version=1, default=DEFAULT, lacks=lacks, check=check_weights)
-def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224, exif: Exif = "turn") -> Classifier:
+def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224, exif: Exif = "turn") -> Classification:
     """3,680 + 3,669 photographs (trainval, test) of cats and dogs, 37 breeds; downloaded into the data folder (811 MB).
 
     Images are squashed to `size` x `size` pixels (bilinear, antialiased) and kept in memory (1.1 GB at 224), in the
@@ -49,7 +49,7 @@ def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224, exif: Exif 
         raise ValueError(f"{folder / 'annotations'}: trainval.txt and test.txt must have the same classes, 1, 2, ...")
     names = list(classes.values())
     photographs, tests = together(*(partial(split, part, size, exif) for part in (pool, test)))
-    return Classifier(machine, recipe, photographs, tests, num_classes=len(names), classes=names, root=folder)
+    return build_task(machine, recipe, photographs, tests, num_classes=len(names), classes=names, root=folder)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, lacks
+from benchmark.vision.classification import Classification, Recipe, Split, build_task, check_weights, lacks
 from benchmark.vision.data.annotation_values import text_of
 from benchmark.vision.data.image_checks import together
 from benchmark.vision.data.image_files import Exif, listed
@@ -18,7 +18,7 @@ LINE = re.compile(r"(\w+\.JPEG)\t(n\d+)(\t\d+){4}")  # image, class, a box
 
 
 @register_task(version=1, default=Recipe(pad=8), lacks=lacks, check=check_weights)
-def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> Classifier:
+def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> Classification:
     """100,000 + 10,000 (train, val) colour images of 64x64 pixels, 200 classes; kept in memory (1.4 GB).
 
     Read from the data folder as the archive unpacks: tiny-imagenet-200/train/CLASS/images, val/images and
@@ -37,7 +37,7 @@ def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> C
         raise ValueError(f"{folder / 'train'}: {len(classes)} class folders; a task needs two")
     lists = training(folder / "train", classes), validation(folder / "val", classes)
     pool, test = together(*(partial(Split.of_files, *part, SIZE, exif) for part in lists))
-    return Classifier(machine, recipe, pool, test, num_classes=len(classes), classes=classes, root=folder)
+    return build_task(machine, recipe, pool, test, num_classes=len(classes), classes=classes, root=folder)
 
 
 def training(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmark.vision.classification.augment import Batch, Normaliser, cropped, epoch, split
 from benchmark.vision.classification.task import PUBLISHED, Recipe, lacks
-from benchmark.vision.classification.training import Labelled, optimiser, refresh_statistics, schedule
+from benchmark.vision.classification.training import LabelledImages, optimiser, refresh_statistics, schedule
 from benchmark.vision.fingerprints import derived
 from benchmark.vision.networks import build
 from benchmark.vision.pixels import STATISTICS, moments
@@ -150,7 +150,7 @@ def test_seeds_are_derived_by_name() -> None:
 
 def test_grey_images_are_repeated() -> None:
     grey = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
-    labelled = Labelled(grey, torch.arange(5), Normaliser.of("pool", grey))
+    labelled = LabelledImages(grey, torch.arange(5), Normaliser.of("pool", grey))
     batch = Batch(torch.arange(5), torch.zeros(5, 2, dtype=torch.int64), torch.zeros(5, dtype=torch.bool))
     images_N3HW, labels_N = labelled.batch(batch, Recipe(pad=0))
     assert torch.equal(images_N3HW[:, 0], images_N3HW[:, 2])

@@ -1,6 +1,6 @@
 """The training loop of a classifier.
 
-Shapes: N images, K channels, H x W pixels.
+Shapes: N images, K channels, H x W pixels, D features.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +19,35 @@ from benchmark.api import Companion
 from benchmark.vision.classification.augment import Batch, Normaliser, epoch, split
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.fingerprints import derived
-from benchmark.vision.networks import Network
+from benchmark.vision.networks import ClassificationNetwork
 from benchmark.vision.training import Schedule, in_precision, parameter_groups, train_sgd, with_companion
 
 Features: TypeAlias = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 PRECISE_BATCHES = 64  # batches that precise batch normalisation averages, at most
 
 
-@dataclass(frozen=True)
-class Labelled:
+class Labelled(Protocol):
     """A labelled set on the device."""
+
+    @property
+    def labels_N(self) -> Tensor:
+        """(N,) classes."""
+
+    def batch(self, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
+        """What the network takes at one step, and its labels.
+
+        Args:
+            batch: Which members of the set it takes, and what is drawn for their augmentation.
+            recipe: How they are augmented.
+
+        Returns:
+            (N, ...) inputs of the network, and (N,) classes.
+        """
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images, which are augmented, and their labels."""
 
     images_NKHW: Tensor  # uint8
     labels_N: Tensor
@@ -50,7 +69,7 @@ class Step:
 
 
 def train(
-    network: Network, labelled: Labelled, recipe: Recipe, companion: Companion | None, seed: int,
+    network: ClassificationNetwork, labelled: Labelled, recipe: Recipe, companion: Companion | None, seed: int,
     checkpoint: Path | None = None,
 ) -> None:  # fmt: skip
     """Trains `network` in place, its companion with it: see `train_sgd`.
@@ -86,20 +105,20 @@ def train(
 
 
 def objective(
-    network: Network, features: Features, batch: tuple[Tensor, Tensor], recipe: Recipe, companion: Companion | None,
-    epoch: int,
+    network: ClassificationNetwork, features: Features, batch: tuple[Tensor, Tensor], recipe: Recipe,
+    companion: Companion | None, epoch: int,
 ) -> Tensor:  # fmt: skip
     """The mean cross-entropy of the batch, and what the companion adds to it."""
-    images_N3HW, labels_N = batch
+    inputs, labels_N = batch
     with in_precision(recipe.precision, labels_N.device):
-        features_ND, maps = features(images_N3HW)
+        features_ND, maps = features(inputs)
     losses_N = F.cross_entropy(
         network.logits(features_ND), labels_N, reduction="none", label_smoothing=recipe.label_smoothing
     )
     return with_companion(losses_N.mean(), network.companion, companion, maps, lambda: losses_N, epoch, recipe.epochs)
 
 
-def compiled(network: Network, device: torch.device) -> Features:
+def compiled(network: ClassificationNetwork, device: torch.device) -> Features:
     """`network.features` through torch.compile, on a GPU as CUDA graphs: one launch a pass, not one an operation.
 
     One program for all batch sizes, so that what was compiled earlier in this process decides nothing.
@@ -115,7 +134,7 @@ def compiled(network: Network, device: torch.device) -> Features:
 
 
 @torch.no_grad()
-def refresh_statistics(network: Network, batches: Iterator[Tensor], recipe: Recipe) -> None:
+def refresh_statistics(network: ClassificationNetwork, batches: Iterator[Tensor], recipe: Recipe) -> None:
     """Precise batch normalisation: running statistics become the mean of those of (at most 64) training batches."""
     network.train()
     layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -123,9 +142,9 @@ def refresh_statistics(network: Network, batches: Iterator[Tensor], recipe: Reci
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # a plain average over batches
-    for images_N3HW in islice(batches, PRECISE_BATCHES):
-        with in_precision(recipe.precision, images_N3HW.device):
-            network.features(images_N3HW)
+    for inputs in islice(batches, PRECISE_BATCHES):
+        with in_precision(recipe.precision, inputs.device):
+            network.features(inputs)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.eval()
