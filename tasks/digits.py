@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, missing_capabilities
+from benchmark.vision.classification import (
+    Classification,
+    Recipe,
+    Split,
+    build_task,
+    check_weights,
+    missing_capabilities,
+)
 from benchmark.vision.data.handwritten import read_digits
 
 NUM_TEST = 500
@@ -23,7 +30,7 @@ DEFAULT = Recipe(
 
 
 @register_task(version=1, default=DEFAULT, missing_capabilities=missing_capabilities, check=check_weights)
-def digits(machine: Machine, recipe: Recipe) -> Classifier:
+def digits(machine: Machine, recipe: Recipe) -> Classification:
     """1,797 grey images of 8x8 pixels, 10 classes: a pool of 1,297, a test set of 500 (50 a class)."""
     values_NHW, labels_N = read_digits()
     images_N1HW = np.round(values_NHW[:, None] * (255 / 16)).astype(np.uint8)
@@ -34,4 +41,4 @@ def digits(machine: Machine, recipe: Recipe) -> Classifier:
         rank_N[members] = np.arange(len(members))
     test_N = rank_N < NUM_TEST // 10
     pool, test = (Split(images_N1HW[which_N], labels_N[which_N]) for which_N in (~test_N, test_N))
-    return Classifier(machine, recipe, pool, test, num_classes=10)
+    return build_task(machine, recipe, pool, test, num_classes=10)

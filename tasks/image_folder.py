@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, Split, check_weights, missing_capabilities
+from benchmark.vision.classification import (
+    PUBLISHED,
+    Classification,
+    Recipe,
+    Split,
+    build_task,
+    check_weights,
+    missing_capabilities,
+)
 from benchmark.vision.data.image_checks import read_all, warn_once
 from benchmark.vision.data.image_files import EXTENSIONS, Exif, is_hidden_name, is_image
 from benchmark.vision.data.regular_files import printable
@@ -45,7 +53,7 @@ def image_folder(
     test: str = "test",
     split: float | None = None,
     exif: Exif = "turn",
-) -> Classifier:
+) -> Classification:
     """The images of a folder, resized to `size` x `size` pixels (bilinear, antialiased) and kept in memory as RGB.
 
     root: absolute, or inside the data folder. Classes are numbered in the order of their names; the pool is
@@ -67,7 +75,7 @@ def image_folder(
         pool, tests, classes = read_split_folders(folder, train, test, size, exif)
     else:
         pool, tests, classes = draw_test_set(folder, train, test, split, size, exif)
-    return Classifier(machine, recipe, pool, tests, num_classes=len(classes), classes=classes, root=folder)
+    return build_task(machine, recipe, pool, tests, num_classes=len(classes), classes=classes, root=folder)
 
 
 def read_split_folders(folder: Path, train: str, test: str, size: int, exif: Exif) -> tuple[Split, Split, list[str]]:

@@ -9,7 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, missing_capabilities
+from benchmark.vision.classification import (
+    Classification,
+    Recipe,
+    Split,
+    build_task,
+    check_weights,
+    missing_capabilities,
+)
 from benchmark.vision.data.annotation_values import read_text
 from benchmark.vision.data.download import load_or_download
 from benchmark.vision.data.image_checks import read_all
@@ -33,7 +40,7 @@ DEFAULT = Recipe(
 
 
 @register_task(version=1, default=DEFAULT, missing_capabilities=missing_capabilities, check=check_weights)
-def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224, exif: Exif = "turn") -> Classifier:
+def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224, exif: Exif = "turn") -> Classification:
     """3,680 + 3,669 photographs (trainval, test) of cats and dogs, 37 breeds; downloaded into the data folder (811 MB).
 
     Images are squashed to `size` x `size` pixels (bilinear, antialiased) and kept in memory (1.1 GB at 224), in the
@@ -51,7 +58,7 @@ def oxford_pet(machine: Machine, recipe: Recipe, *, size: int = 224, exif: Exif 
         raise ValueError(f"{folder / 'annotations'}: trainval.txt and test.txt must have the same classes, 1, 2, ...")
     names = list(classes.values())
     photographs, tests = read_all(*(partial(load_split, part, size, exif) for part in (pool, test)))
-    return Classifier(machine, recipe, photographs, tests, num_classes=len(names), classes=names, root=folder)
+    return build_task(machine, recipe, photographs, tests, num_classes=len(names), classes=names, root=folder)
 
 
 @dataclass(frozen=True)

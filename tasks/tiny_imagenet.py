@@ -7,7 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, missing_capabilities
+from benchmark.vision.classification import (
+    Classification,
+    Recipe,
+    Split,
+    build_task,
+    check_weights,
+    missing_capabilities,
+)
 from benchmark.vision.data.annotation_values import read_text
 from benchmark.vision.data.image_checks import read_all
 from benchmark.vision.data.image_files import Exif, list_images
@@ -18,7 +25,7 @@ LINE_PATTERN = re.compile(r"(\w+\.JPEG)\t(n\d+)(\t\d+){4}")  # image, class, a b
 
 
 @register_task(version=1, default=Recipe(pad=8), missing_capabilities=missing_capabilities, check=check_weights)
-def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> Classifier:
+def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> Classification:
     """100,000 + 10,000 (train, val) colour images of 64x64 pixels, 200 classes; kept in memory (1.4 GB).
 
     Read from the data folder as the archive unpacks: tiny-imagenet-200/train/CLASS/images, val/images and
@@ -37,7 +44,7 @@ def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> C
         raise ValueError(f"{folder / 'train'}: {len(classes)} class folders; a task needs two")
     lists = list_training(folder / "train", classes), list_validation(folder / "val", classes)
     pool, test = read_all(*(partial(Split.from_files, *part, SIZE, exif) for part in lists))
-    return Classifier(machine, recipe, pool, test, num_classes=len(classes), classes=classes, root=folder)
+    return build_task(machine, recipe, pool, test, num_classes=len(classes), classes=classes, root=folder)
 
 
 def list_training(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:

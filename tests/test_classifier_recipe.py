@@ -14,7 +14,7 @@ from torch import nn
 from benchmark.vision.classification.augment import Batch, Normaliser, crop_and_flip, draw_epoch, split_batches
 from benchmark.vision.classification.task import PUBLISHED, Recipe, missing_capabilities
 from benchmark.vision.classification.training import (
-    LabelledSet,
+    LabelledImages,
     build_optimiser,
     learning_rate_schedule,
     refresh_statistics,
@@ -161,7 +161,7 @@ def test_seeds_are_derived_by_name() -> None:
 
 def test_grey_images_are_repeated() -> None:
     grey = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
-    labelled = LabelledSet(grey, torch.arange(5), Normaliser.from_name("pool", grey))
+    labelled = LabelledImages(grey, torch.arange(5), Normaliser.from_name("pool", grey))
     batch = Batch(torch.arange(5), torch.zeros(5, 2, dtype=torch.int64), torch.zeros(5, dtype=torch.bool))
     images_N3HW, labels_N = labelled.prepare_batch(batch, Recipe(pad=0))
     assert torch.equal(images_N3HW[:, 0], images_N3HW[:, 2])

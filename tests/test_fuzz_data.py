@@ -54,7 +54,7 @@ def harness() -> Iterator[None]:
         patch.setattr(image_checks, "save_scans", lambda scans: None)
         for task in ("voc", "coco"):
             patch.setattr(f"benchmark.tasks.{task}.Detection", Given)
-        patch.setattr("benchmark.tasks.image_folder.Classifier", Classes)
+        patch.setattr("benchmark.tasks.image_folder.build_task", Classes)
         yield
     resource.setrlimit(resource.RLIMIT_AS, limits)
 
@@ -362,7 +362,7 @@ def test_lists_are_right_named_or_refused(number: int) -> None:
 
 # --- folders of classes -----------------------------------------------------------------------
 class Classes:
-    """Stands in for Classifier: keeps the data."""
+    """Stands in for a classification task: keeps the data."""
 
     def __init__(
         self, machine: Machine, recipe: Any, pool: Any, test: Any, num_classes: int, classes: list[str], root: Path

@@ -48,7 +48,7 @@ def harness() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_checks, "load_scans", lambda keys: {})
         patch.setattr(image_checks, "save_scans", lambda scans: None)
-        for name in ("cityscapes.Segmentation", "oxford_pet.Classifier", "tiny_imagenet.Classifier"):
+        for name in ("cityscapes.Segmentation", "oxford_pet.build_task", "tiny_imagenet.build_task"):
             patch.setattr(f"benchmark.tasks.{name}", Kept)
         yield
 

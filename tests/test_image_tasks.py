@@ -64,7 +64,7 @@ def test_pets_come_in_the_order_of_their_lists(tmp_path: Path) -> None:
     task = oxford_pet(Machine(CPU, tmp_path), QUICK, size=16)
     assert task._images.shape == (4, 3, 16, 16)
     assert greys(task._images) == [0, 20, 40, 60]
-    assert greys(task._test_images) == [100, 120, 140]
+    assert greys(task._test_inputs) == [100, 120, 140]
     assert task._labels.tolist() == [1, 0, 0, 2]
     assert task._test_labels.tolist() == [2, 0, 1]
     assert (task.num_classes, list(task.classes)) == (3, ["Abyssinian", "saint_bernard", "Sphynx"])
@@ -195,7 +195,7 @@ def test_tiny_imagenet_in_the_order_of_its_names_and_of_its_list(
     task = tiny_imagenet(Machine(CPU, tmp_path), QUICK)
     assert task._images.shape == (6, 3, 64, 64)
     assert greys(task._images) == [100, 140, 180, 0, 40, 80]
-    assert greys(task._test_images) == [0, 60, 120]
+    assert greys(task._test_inputs) == [0, 60, 120]
     assert task._labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert task._test_labels.tolist() == [1, 0, 0]
     assert list(task.classes) == ["n01", "n02"]

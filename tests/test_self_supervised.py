@@ -415,7 +415,7 @@ def accuracy(task: Any, label: str) -> float:
         CPU, encode.bind(notation.parse_label(label)[1]), task._encoder_pool
     )
     pool, tests = (
-        F.normalize(made(images.expand(-1, 3, -1, -1)).global_NE) for images in (task._images, task._test_images)
+        F.normalize(made(images.expand(-1, 3, -1, -1)).global_NE) for images in (task._images, task._test_inputs)
     )
     drawn = [np.random.default_rng(seed).permutation(task.num_pool)[:50] for seed in range(10)]
     guessed = [task._labels[which][(tests @ pool[which].T).argmax(1)] for which in drawn]

@@ -58,7 +58,7 @@ def test_digits_pool_and_test_are_disjoint_parts_of_the_whole(machine: Machine) 
     from sklearn.datasets import load_digits
 
     task = digits(machine, DEFAULT)
-    images = torch.cat([task._images, task._test_images]).flatten(1).numpy()
+    images = torch.cat([task._images, task._test_inputs]).flatten(1).numpy()
     whole = np.round(load_digits().data * (255 / 16)).astype(np.uint8)
     assert sorted(map(bytes, images)) == sorted(map(bytes, whole))
 

@@ -3,7 +3,7 @@
 Take a kind of task, a recipe and labelled images, and a task is about ten lines (`python -m benchmark new task NAME`
 writes one). Nothing else of this project is needed but `benchmark.api`.
 
-* `classification`: `Classifier`, its `Recipe`, and `Split`, images in memory with a class each.
+* `classification`: `build_task`, its `Recipe`, and `Split`, images in memory with a class each.
 * `detection`: `Detection`, its `DetectorRecipe`, and `Split`, images with boxes (`Truth`).
 * `segmentation`: `Segmentation`, its `SegmenterRecipe`, and `Split`, images with a label map each.
 * `data`: readers of COCO's and PASCAL VOC's formats, of folders and label maps; what is wrong with a file is said.

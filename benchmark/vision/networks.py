@@ -26,14 +26,40 @@ DEFAULT_NETWORK = (
 NUM_STAGES = 4  # stage maps that a companion sees
 
 
-class Network(nn.Module):
+class ClassificationNetwork(nn.Module):
+    """A network whose last layers are dropout and a linear one; a subclass says what comes before them."""
+
+    dropout: nn.Dropout
+    head: nn.Linear
+    companion: nn.Module | None
+
+    def features(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What comes before the last layers.
+
+        Args:
+            inputs: (N, ...) what the network takes.
+
+        Returns:
+            (N, D): the input of the last layers; and the stage maps that a companion reads, (N, K, H, W) each.
+        """
+        raise NotImplementedError
+
+    def logits(self, features_ND: Tensor) -> Tensor:
+        """(N, C)."""
+        logits_NC: Tensor = self.head(self.dropout(features_ND))
+        return logits_NC
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, C): the logits."""
+        return self.logits(self.features(inputs)[0])
+
+
+class Network(ClassificationNetwork):
     """A backbone, dropout and a linear layer; the companion, where there is one, reads the backbone's stage maps.
 
     A stage map is the last 4-D output of a module at its spatial size, which must have the shape of the images
     (so a map with channels last is none); the last four sizes above 1x1 count. In ResNets: layer1 to layer4.
     """
-
-    companion: nn.Module | None
 
     def __init__(self, backbone: nn.Module, num_features: int, num_classes: int, dropout: float) -> None:
         super().__init__()
@@ -59,15 +85,6 @@ class Network(nn.Module):
         maps = [at_least_float32(self._maps[size]) for size in list(self._maps)[-NUM_STAGES:]]
         self._maps.clear()
         return features_ND, maps
-
-    def logits(self, features_ND: Tensor) -> Tensor:
-        """(N, C)."""
-        logits_NC: Tensor = self.head(self.dropout(features_ND))
-        return logits_NC
-
-    def forward(self, images_N3HW: Tensor) -> Tensor:
-        """(N, C): the logits."""
-        return self.logits(self.features(images_N3HW)[0])
 
     def _keep_stage_map(self, image_size: tuple[int, int], module: nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor) or output.ndim != 4:
@@ -121,11 +138,6 @@ def build_backbone(model: str, width: int, weights: str | Path) -> tuple[nn.Modu
     except (OSError, RuntimeError) as error:
         raise ValueError(f"model={model}: its weights cannot be fetched ({error}): give weights=FILE") from error
     return remove_last_layer(made, model, weights if isinstance(weights, Path) else None)
-
-
-def build_probe(num_features: int, num_classes: int, dropout: float) -> Network:
-    """A linear layer on features of (N, D, 1, 1)."""
-    return Network(nn.Flatten(), num_features, num_classes, dropout).eval()
 
 
 def remove_last_layer(network: nn.Module, model: str, weights: Path | None) -> tuple[nn.Module, int]:

@@ -34,16 +34,9 @@ class Normaliser:
         return cls(mean_K.view(-1, 1, 1).to(device), deviation_K.view(-1, 1, 1).to(device))
 
     def __call__(self, images_NKHW: Tensor) -> Tensor:
-        """(N, 3, H, W) float32; features keep their number of channels."""
+        """(N, 3, H, W) float32."""
         values_NKHW = (images_NKHW.float() - self.mean_K11) / self.deviation_K11
         return values_NKHW.expand(-1, 3, -1, -1) if values_NKHW.shape[1] == 1 else values_NKHW
-
-
-def feature_normaliser(features_NE11: Tensor) -> Normaliser:
-    """To mean 0 and deviation 1, those without any as they are."""
-    deviation_E, mean_E = torch.std_mean(features_NE11[:, :, 0, 0].double(), 0, correction=0)
-    deviation_E = deviation_E.where(deviation_E > 0, 1.0)
-    return Normaliser(mean_E.float().view(-1, 1, 1), deviation_E.float().view(-1, 1, 1))
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import copy
 import weakref
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,16 +36,16 @@ from benchmark.api import (
     scores_by_class,
     seeded,
 )
-from benchmark.vision.classification.augment import Normaliser, feature_normaliser
+from benchmark.vision.classification.augment import Normaliser
 from benchmark.vision.classification.recipe import PUBLISHED, Recipe, check_weights, missing_capabilities
-from benchmark.vision.classification.training import LabelledSet, train_classifier
+from benchmark.vision.classification.training import LabelledImages, LabelledSet, train_classifier
 from benchmark.vision.data.image_checks import ImageScan, load_images
 from benchmark.vision.data.image_files import Exif
 from benchmark.vision.data.sources import report_sources
 from benchmark.vision.directional import DirectionLayers
 from benchmark.vision.encoding.encodings import Encodings, InMemoryPool
 from benchmark.vision.fingerprints import derive_seed, digest
-from benchmark.vision.networks import Network, build_network, build_probe, suits_channels_last
+from benchmark.vision.networks import PROBE, ClassificationNetwork, Network, build_network, suits_channels_last
 from benchmark.vision.task import VisionTask, cast_model
 from benchmark.vision.training import in_precision, uses_batch_statistics
 from benchmark.vision.weights import weights_file
@@ -61,7 +63,7 @@ class Split:
 
     @classmethod
     def from_files(cls, paths: Sequence[Path], labels: Sequence[int], size: int, exif: Exif) -> Split:
-        """Images in files, squashed to `size` x `size` pixels in RGB; see `image_checks.loaded`."""
+        """Images in files, squashed to `size` x `size` pixels in RGB; see `image_checks.load_images`."""
         images_N3HW, scans = load_images(paths, size, exif)
         return cls(images_N3HW, np.array(labels, np.int64), scans)
 
@@ -75,11 +77,13 @@ class Split:
         return images_NKHW.to(device), torch.from_numpy(self.labels_N).to(device)
 
 
-class Classifier(VisionTask[Network]):
+class Classification(VisionTask[ClassificationNetwork]):
     """A pool of images, a test set and a recipe. Its public methods are the task's capabilities.
 
-    `predict`, `embed`, `score` and `directional` run in the recipe's precision; the last layer, the softmax and the
-    losses always in float32. A model given to it is one of its own, in eval mode, and does not change.
+    A subclass says what its network is, and what that takes of each image. `kinds.build_task` chooses the subclass, and
+    says what both are built from. `predict`, `embed`, `score` and `directional` run in the recipe's precision; the last
+    layer, the softmax and the losses always in float32. A model given to it is one of its own, in eval mode, and does
+    not change.
     """
 
     metric = ACCURACY
@@ -97,42 +101,39 @@ class Classifier(VisionTask[Network]):
         self._machine, self._recipe, self._device = machine, recipe, machine.device
         self._weights = weights_file(machine, recipe.weights) or recipe.weights
         self._images, self._labels = pool.to_device(machine.device)
-        self._test_images, self._test_labels = test.to_device(machine.device)
+        test_images, self._test_labels = test.to_device(machine.device)
+        self._inputs, self._test_inputs = self._images, test_images  # what the network takes, before `_prepare_inputs`
         self._memo: tuple[Callable[[], nn.Module | None], Indices, tuple[Tensor, Tensor]] | None = None
-        self._pixels, self._encoder_pool = self._images, InMemoryPool(self._images)
+        self._encoder_pool = InMemoryPool(self._images)
         self._encodings = Encodings(self._encoder_pool, self._encoder_pool, digest(pool.images_NKHW), machine)
         parts = [pool.images_NKHW, pool.labels_N, test.images_NKHW, test.labels_N, self._weights]
-        self._normaliser = Normaliser.from_name(recipe.normalise, self._images)
-        if recipe.encoder is not None:
-            parts.append(encoder_identity(recipe.encoder, machine))
-            both = digest(pool.images_NKHW, test.images_NKHW)
-            tests = Encodings(InMemoryPool(self._test_images), self._encoder_pool, both, machine)
-            self._images, self._test_images = self._encodings.features(recipe.encoder), tests.features(recipe.encoder)
-            self._recipe, self._normaliser = replace(recipe, flip=False, pad=0), feature_normaliser(self._images)
-        network = self.model()  # whatever is wrong with it is said now
-        self._uses_batch_statistics = uses_batch_statistics(network)
-        self._channels_first = not suits_channels_last(network, self._device)
-        if self._channels_first:
-            self._recipe = replace(self._recipe, channels_last=False)
-        self.fingerprint = digest(*parts)
+        encoders = [] if recipe.encoder is None else [encoder_identity(recipe.encoder, machine)]
+        self.fingerprint = digest(*parts, *encoders)
         self._sources = report_sources(pool.scans, test.scans, root)
 
+    @abstractmethod
+    def _prepare_inputs(self, inputs: Tensor) -> Tensor:
+        """A batch of `_inputs` or `_test_inputs`, as the network takes it."""
+
+    @abstractmethod
+    def _labelled_set(self, which_N: Tensor) -> LabelledSet:
+        """The images of these positions in the pool, as training takes them."""
+
     # --- training and scoring --------------------------------------------------------------------
-    def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Network:
+    def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> ClassificationNetwork:
         """A network trained on the set `labelled`. Raises ValueError where training diverges."""
         network = self._build_network(seed, companion)
-        which = torch.from_numpy(np.sort(labelled)).to(self._device)
-        images = LabelledSet(self._images[which], self._labels[which], self._normaliser, self._channels_first)
+        which_N = torch.from_numpy(np.sort(labelled)).to(self._device)
         checkpoint = self._checkpoint_path(np.sort(labelled), seed, companion)
         with seeded(derive_seed(seed, "dropout")):
-            train_classifier(network, images, self._recipe, companion, seed, checkpoint)
+            train_classifier(network, self._labelled_set(which_N), self._recipe, companion, seed, checkpoint)
         return network
 
     def score(self, model: nn.Module) -> Scores:
         """accuracy: per cent of the test set, and of the images of each class; balanced_accuracy: the mean over the
         classes; nll: the mean negative log likelihood, in nats; how many classes are predicted, and how many there
         are."""
-        logits_NC, _ = self._forward(model, self._test_images, self._batches(np.arange(self.num_test())))
+        logits_NC, _ = self._forward(model, self._test_inputs, self._split_indices(np.arange(self.num_test())))
         nll = F.cross_entropy(logits_NC, self._test_labels)
         found = accuracy_scores(logits_NC.argmax(1), self._test_labels, self.classes)
         return Scores({**found, "nll": nll.item()}, found.by_class)
@@ -150,7 +151,7 @@ class Classifier(VisionTask[Network]):
         """Number of test images."""
         return len(self._test_labels)
 
-    def scrambled(self, paid: Indices, seed: int, *, test: bool = True) -> Classifier:
+    def scrambled(self, paid: Indices, seed: int, *, test: bool = True) -> Self:
         """The same images, the labels of the pool but for `paid`, and with `test` the test set's, uniformly random."""
         other, rng = copy.copy(self), np.random.default_rng(seed)
         pool, tests = (rng.integers(0, self.num_classes, n) for n in (self.num_pool, self.num_test()))
@@ -168,7 +169,7 @@ class Classifier(VisionTask[Network]):
 
     def pictures(self, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.float32]]]:
         """(N, H, W, 3) pool images of `side` pixels at most, and no boxes."""
-        images_NKHW = self._pixels[torch.from_numpy(indices).to(self._device)].float()
+        images_NKHW = self._images[torch.from_numpy(indices).to(self._device)].float()
         scale = min(1.0, side / max(images_NKHW.shape[2:]))
         if scale < 1:
             images_NKHW = F.interpolate(images_NKHW, scale_factor=scale, mode="area")
@@ -178,16 +179,16 @@ class Classifier(VisionTask[Network]):
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:
         """(N, C) probabilities, one prediction an image."""
-        return to_predictions(self._outputs(model, indices)[0])
+        return to_predictions(self._pool_outputs(model, indices)[0])
 
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N, D): the input of the last layer."""
-        return self._outputs(model, indices)[1]
+        return self._pool_outputs(model, indices)[1]
 
     def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
         """Monte Carlo dropout (Gal & Ghahramani, 2016) on the last layer's input; the rest of the network runs once."""
-        _, features_ND = self._outputs(model, indices)
-        generator, network = torch.Generator().manual_seed(seed), cast_model(model, Network)
+        _, features_ND = self._pool_outputs(model, indices)
+        generator, network = torch.Generator().manual_seed(seed), cast_model(model, ClassificationNetwork)
         for _ in range(num_samples):
             kept_ND = torch.rand(features_ND.shape, generator=generator) >= network.dropout.p
             with torch.no_grad():
@@ -196,7 +197,7 @@ class Classifier(VisionTask[Network]):
 
     def classify(self, model: nn.Module, features_ND: Tensor) -> Tensor:
         """(N, C): the last layer's outputs, in float32."""
-        return cast_model(model, Network).logits(features_ND)
+        return cast_model(model, ClassificationNetwork).logits(features_ND)
 
     def labels(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,) classes."""
@@ -204,13 +205,13 @@ class Classifier(VisionTask[Network]):
 
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,): the companion's output."""
-        network = cast_model(model, Network)
+        network = cast_model(model, ClassificationNetwork)
         assert network.companion is not None, "the model was fitted without a companion"
         outputs = []
-        for which in activity.track(self._batches(indices), "going through images", "batches"):
+        for which in activity.track(self._split_indices(indices), "going through images", "batches"):
             with torch.no_grad():
                 with in_precision(self._recipe.precision, self._device):
-                    _, maps = network.features(self._prepared(self._images[which]))
+                    _, maps = network.features(self._prepare_inputs(self._inputs[which]))
                 outputs.append(network.companion(maps))
         return torch.cat(outputs)
 
@@ -233,11 +234,11 @@ class Classifier(VisionTask[Network]):
         self, model: nn.Module, indices: Indices, targets: Targets | None = None, *, test: bool = False
     ) -> Tensor:
         """(N,) cross-entropies in float32, differentiable; `targets`: (N,) classes or (N, C) weights of classes."""
-        images, labels = (self._test_images, self._test_labels) if test else (self._images, self._labels)
+        inputs, labels = (self._test_inputs, self._test_labels) if test else (self._inputs, self._labels)
         which = torch.from_numpy(np.array(indices)).to(self._device)
         goals = labels[which] if targets is None else targets
         assert isinstance(goals, Tensor), "a classifier's targets are a tensor"
-        return cross_entropy(model(self._prepared(images[which])), goals)
+        return cross_entropy(model(self._prepare_inputs(inputs[which])), goals)
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """(N,) derivatives of the losses along `direction`, the backbone in the recipe's precision: see `directional`.
@@ -245,37 +246,72 @@ class Classifier(VisionTask[Network]):
         A network with weights outside plain convolutions and linear layers takes Jacobian-vector products, in float32.
         """
         assert isinstance(targets, Tensor), "a classifier's targets are a tensor"
-        layers, parts = DirectionLayers(cast_model(model, Network), direction), []
-        batches = activity.track(self._batches(indices), "going through images", "batches")
+        network, parts = cast_model(model, ClassificationNetwork), []
+        layers = DirectionLayers(network, direction)
+        batches = activity.track(self._split_indices(indices), "going through images", "batches")
         for which, goals in zip(batches, targets.split(self.batch_size), strict=True):
-            images_N3HW = self._prepared(self._images[which])
-            slopes_N = (
-                self._probed(cast_model(model, Network), layers, images_N3HW, goals) if layers.are_supported else None
-            )
-            parts.append(jvp_derivatives(model, images_N3HW, goals, direction) if slopes_N is None else slopes_N)
+            inputs = self._prepare_inputs(self._inputs[which])
+            slopes_N = self._batch_derivatives(network, layers, inputs, goals) if layers.are_supported else None
+            parts.append(jvp_derivatives(model, inputs, goals, direction) if slopes_N is None else slopes_N)
         return torch.cat(parts)
 
-    def _probed(self, network: Network, layers: DirectionLayers, images_N3HW: Tensor, goals: Tensor) -> Tensor | None:
+    def _batch_derivatives(
+        self, network: ClassificationNetwork, layers: DirectionLayers, inputs: Tensor, goals: Tensor
+    ) -> Tensor | None:
         """The derivatives of one batch; None where a layer was not called."""
         strength_N = network.head.weight.new_zeros(len(goals), requires_grad=True)
         with layers.inject_tangents(strength_N):
             with in_precision(self._recipe.precision, self._device):
-                features_ND, _ = network.features(images_N3HW)
+                features_ND, _ = network.features(inputs)
             total = cross_entropy(network.logits(features_ND), goals).sum()
         return torch.autograd.grad(total, strength_N)[0] if layers.were_all_called else None
 
     # --- inside ----------------------------------------------------------------------------------
+    def _split_indices(self, indices: Indices) -> list[Tensor]:
+        return list(torch.from_numpy(np.array(indices)).to(self._device).split(self.batch_size))
+
+    def _pool_outputs(self, model: nn.Module, indices: Indices) -> tuple[Tensor, Tensor]:
+        """(N, C) logits and (N, D) features of pool images; those of the last call are kept."""
+        if self._memo is None or self._memo[0]() is not model or not np.array_equal(self._memo[1], indices):
+            outputs = self._forward(model, self._inputs, self._split_indices(indices))
+            self._memo = (weakref.ref(model), indices.copy(), outputs)
+        return self._memo[2]
+
+    @torch.no_grad()
+    def _forward(self, model: nn.Module, inputs: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """(N, C) logits and (N, D) features, in the recipe's precision but for the last layer."""
+        network, parts = cast_model(model, ClassificationNetwork), []
+        for which in activity.track(batches, "going through images", "batches"):
+            with in_precision(self._recipe.precision, self._device):
+                parts.append(network.features(self._prepare_inputs(inputs[which]))[0])
+        features_ND = torch.cat(parts)
+        return network.logits(features_ND), features_ND
+
+
+class Classifier(Classification):
+    """A network on images, which are normalised, and augmented in training: see `Classification`."""
+
+    def __init__(
+        self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int, classes: Sequence[str] = (),
+        root: Path | None = None,
+    ) -> None:  # fmt: skip
+        if recipe.model == PROBE:
+            raise ValueError(f"model={PROBE}: is no network on images: call build_task in place of Classifier")
+        super().__init__(machine, recipe, pool, test, num_classes, classes, root)
+        self._normaliser = Normaliser.from_name(recipe.normalise, self._images)
+        network = self.model()  # whatever is wrong with it is said now
+        self._uses_batch_statistics = uses_batch_statistics(network)
+        self._channels_first = not suits_channels_last(network, self._device)
+        if self._channels_first:
+            self._recipe = replace(recipe, channels_last=False)
+
     def _build_network(self, seed: int, companion: Companion | None) -> Network:
-        """A fresh network; a companion does not change what it starts from."""
         image_size = (self._images.shape[2], self._images.shape[3])
         recipe = self._recipe
         with seeded(derive_seed(seed, "network")):
-            if recipe.encoder is not None:
-                network = build_probe(self._images.shape[1], self.num_classes, recipe.dropout)
-            else:
-                network = build_network(
-                    recipe.model, self.num_classes, image_size, recipe.width, self._weights, recipe.dropout
-                )
+            network = build_network(
+                recipe.model, self.num_classes, image_size, recipe.width, self._weights, recipe.dropout
+            )
         if companion is not None and recipe.compile:
             raise ValueError("compile=true cannot train a companion (learning_loss): set compile=false")
         if companion is not None:
@@ -287,29 +323,13 @@ class Classifier(VisionTask[Network]):
     def _layout(self) -> torch.memory_format:
         return torch.channels_last if self._recipe.channels_last else torch.contiguous_format
 
-    def _prepared(self, images_NKHW: Tensor) -> Tensor:
+    def _prepare_inputs(self, inputs: Tensor) -> Tensor:
         """(N, 3, H, W): normalised, in the recipe's memory layout."""
-        return self._normaliser(images_NKHW).contiguous(memory_format=self._layout())
+        return self._normaliser(inputs).contiguous(memory_format=self._layout())
 
-    def _batches(self, indices: Indices) -> list[Tensor]:
-        return list(torch.from_numpy(np.array(indices)).to(self._device).split(self.batch_size))
-
-    def _outputs(self, model: nn.Module, indices: Indices) -> tuple[Tensor, Tensor]:
-        """(N, C) logits and (N, D) features of pool images; those of the last call are kept."""
-        if self._memo is None or self._memo[0]() is not model or not np.array_equal(self._memo[1], indices):
-            outputs = self._forward(model, self._images, self._batches(indices))
-            self._memo = (weakref.ref(model), indices.copy(), outputs)
-        return self._memo[2]
-
-    @torch.no_grad()
-    def _forward(self, model: nn.Module, images_NKHW: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """(N, C) logits and (N, D) features, in the recipe's precision but for the last layer."""
-        network, parts = cast_model(model, Network), []
-        for which in activity.track(batches, "going through images", "batches"):
-            with in_precision(self._recipe.precision, self._device):
-                parts.append(network.features(self._prepared(images_NKHW[which]))[0])
-        features_ND = torch.cat(parts)
-        return network.logits(features_ND), features_ND
+    def _labelled_set(self, which_N: Tensor) -> LabelledImages:
+        images_NKHW, labels_N = self._inputs[which_N], self._labels[which_N]
+        return LabelledImages(images_NKHW, labels_N, self._normaliser, self._channels_first)
 
 
 def to_predictions(logits_NC: Tensor) -> Predictions:
@@ -340,15 +360,15 @@ def cross_entropy(logits_NC: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits_NC, targets, reduction="none")
 
 
-def jvp_derivatives(model: nn.Module, images_N3HW: Tensor, targets: Tensor, direction: Direction) -> Tensor:
+def jvp_derivatives(model: nn.Module, inputs: Tensor, targets: Tensor, direction: Direction) -> Tensor:
     """(N,): the derivatives of the losses along `direction`, one Jacobian-vector product in float32."""
     at = {name: parameter.detach() for name, parameter in model.named_parameters() if name in direction}
     along = {name: direction[name] for name in at}
     with torch.no_grad():
         slopes_N: Tensor = jvp(
-            lambda weights: cross_entropy(functional_call(model, weights, (images_N3HW,)), targets), (at,), (along,)
+            lambda weights: cross_entropy(functional_call(model, weights, (inputs,)), targets), (at,), (along,)
         )[1]
     return slopes_N
 
 
-__all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "check_weights", "missing_capabilities"]
+__all__ = ["PUBLISHED", "Classification", "Classifier", "Recipe", "Split", "check_weights", "missing_capabilities"]

@@ -1,6 +1,6 @@
 """The training loop of a classifier.
 
-Shapes: N images, K channels, H x W pixels.
+Shapes: N images, K channels, H x W pixels, D features.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from benchmark.api import Companion
 from benchmark.vision.classification.augment import Batch, Normaliser, draw_epoch, split_batches
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.fingerprints import derive_seed
-from benchmark.vision.networks import Network
+from benchmark.vision.networks import ClassificationNetwork
 from benchmark.vision.training import (
     LearningRateSchedule,
     add_companion_loss,
@@ -32,9 +32,28 @@ ComputeFeatures: TypeAlias = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 PRECISE_BATCHES = 64  # batches that precise batch normalisation averages, at most
 
 
-@dataclass(frozen=True)
-class LabelledSet:
+class LabelledSet(Protocol):
     """A labelled set on the device."""
+
+    @property
+    def labels_N(self) -> Tensor:
+        """(N,) classes."""
+
+    def prepare_batch(self, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
+        """What the network takes at one step, and its labels.
+
+        Args:
+            batch: Which members of the set it takes, and what is drawn for their augmentation.
+            recipe: How they are augmented.
+
+        Returns:
+            (N, ...) inputs of the network, and (N,) classes.
+        """
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images, which are augmented, and their labels."""
 
     images_NKHW: Tensor  # uint8
     labels_N: Tensor
@@ -56,7 +75,7 @@ class Step:
 
 
 def train_classifier(
-    network: Network, labelled: LabelledSet, recipe: Recipe, companion: Companion | None, seed: int,
+    network: ClassificationNetwork, labelled: LabelledSet, recipe: Recipe, companion: Companion | None, seed: int,
     checkpoint: Path | None = None,
 ) -> None:  # fmt: skip
     """Trains `network` in place, its companion with it: see `train_sgd`.
@@ -69,17 +88,17 @@ def train_classifier(
     generator = torch.Generator().manual_seed(derive_seed(seed, "batches"))
     features = compile_features(network, device) if recipe.compile else network.features
     per_epoch = [range(int(part[0]), int(part[-1]) + 1) for part in split_batches(torch.arange(num_images), recipe)]
-    steps = [Step(number, which) for number, which in enumerate(per_epoch * recipe.epochs)]
+    steps = [Step(number, positions) for number, positions in enumerate(per_epoch * recipe.epochs)]
 
     def prepare(left: Sequence[Step]) -> Iterator[tuple[Tensor, Tensor]]:
         epochs = (draw_epoch(num_images, recipe, generator, device) for _ in range(recipe.epochs))
         batches = chain.from_iterable(epochs)
         return (labelled.prepare_batch(batch, recipe) for batch in islice(batches, len(steps) - len(left), None))
 
-    falling = learning_rate_schedule(recipe)
+    lr_schedule = learning_rate_schedule(recipe)
     train_sgd(
         network, build_optimiser(network, recipe), steps, prepare,
-        learning_rate=lambda number: falling.rate_at(training_progress(number, len(per_epoch), recipe.epochs)),
+        learning_rate=lambda number: lr_schedule.rate_at(training_progress(number, len(per_epoch), recipe.epochs)),
         objective=lambda batch, number: objective(
             network, features, batch, recipe, companion, number // len(per_epoch)
         ),
@@ -92,13 +111,13 @@ def train_classifier(
 
 
 def objective(
-    network: Network, features: ComputeFeatures, batch: tuple[Tensor, Tensor], recipe: Recipe, companion: Companion | None,
-    epoch: int,
+    network: ClassificationNetwork, features: ComputeFeatures, batch: tuple[Tensor, Tensor], recipe: Recipe,
+    companion: Companion | None, epoch: int,
 ) -> Tensor:  # fmt: skip
     """The mean cross-entropy of the batch, and what the companion adds to it."""
-    images_N3HW, labels_N = batch
+    inputs, labels_N = batch
     with in_precision(recipe.precision, labels_N.device):
-        features_ND, maps = features(images_N3HW)
+        features_ND, maps = features(inputs)
     losses_N = F.cross_entropy(
         network.logits(features_ND), labels_N, reduction="none", label_smoothing=recipe.label_smoothing
     )
@@ -107,7 +126,7 @@ def objective(
     )
 
 
-def compile_features(network: Network, device: torch.device) -> ComputeFeatures:
+def compile_features(network: ClassificationNetwork, device: torch.device) -> ComputeFeatures:
     """`network.features` through torch.compile, on a GPU as CUDA graphs: one launch a pass, not one an operation.
 
     One program for all batch sizes, so that what was compiled earlier in this process decides nothing.
@@ -123,7 +142,7 @@ def compile_features(network: Network, device: torch.device) -> ComputeFeatures:
 
 
 @torch.no_grad()
-def refresh_statistics(network: Network, batches: Iterator[Tensor], recipe: Recipe) -> None:
+def refresh_statistics(network: ClassificationNetwork, batches: Iterator[Tensor], recipe: Recipe) -> None:
     """Precise batch normalisation: running statistics become the mean of those of (at most 64) training batches."""
     network.train()
     layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -131,9 +150,9 @@ def refresh_statistics(network: Network, batches: Iterator[Tensor], recipe: Reci
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # a plain average over batches
-    for images_N3HW in islice(batches, PRECISE_BATCHES):
-        with in_precision(recipe.precision, images_N3HW.device):
-            network.features(images_N3HW)
+    for inputs in islice(batches, PRECISE_BATCHES):
+        with in_precision(recipe.precision, inputs.device):
+            network.features(inputs)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.eval()

@@ -109,9 +109,8 @@ class Encodings:
             yield select_images(concatenate(found), back.to(self.machine.device))
 
     def features(self, label: EncoderName) -> Tensor:
-        """(N, E, 1, 1): the features of every image of the split, as images of one pixel."""
-        parts = [part.global_NE for part in self.encode(np.arange(self.images.num_images), label)]
-        return torch.cat(parts)[:, :, None, None]
+        """(N, E): the features of every image of the split."""
+        return torch.cat([part.global_NE for part in self.encode(np.arange(self.images.num_images), label)])
 
     def load_rows(self, number: int, rows: Indices, label: EncoderName) -> Encoding:
         """Some rows of a shard, which is made now where it is not there."""
