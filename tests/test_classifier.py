@@ -301,7 +301,7 @@ def test_a_resumed_fit_leaves_the_global_generator_alone(
     made = task(replace(machine, scratch=tmp_path))
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     with monkeypatch.context() as patched:
-        patched.setattr(training.tensor_files, "removed", lambda path: None)
+        patched.setattr(training.tensor_files, "remove_file", lambda path: None)
         made.fit(np.arange(40), 0)
     before = torch.get_rng_state()
     made.fit(np.arange(40), 0)
@@ -434,7 +434,7 @@ def test_balanced_accuracy_is_sklearns() -> None:
 def test_losses_are_true_labels_or_weighted_targets(fitted: tuple[Classifier, Network]) -> None:
     one, model = fitted
     indices, targets = np.arange(5), torch.rand(5, 10, generator=torch.Generator().manual_seed(0))
-    logits_NC = model(one._prepared(one._images[:5]))
+    logits_NC = model(one._prepare_inputs(one._images[:5]))
     want_N = -(targets * logits_NC.log_softmax(1)).sum(1)
     assert torch.allclose(one.losses(model, indices, targets), want_N)
     assert torch.allclose(one.losses(model, indices), F.cross_entropy(logits_NC, one._labels[:5], reduction="none"))
@@ -501,9 +501,9 @@ def test_directional_is_each_gradient_times_the_direction(resnet: Classifier, k:
 def test_each_directional_is_right_on_its_own_in_double_precision(
     resnet: Classifier, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared, model, indices = resnet._prepared, resnet.model(), np.arange(4)
+    prepared, model, indices = resnet._prepare_inputs, resnet.model(), np.arange(4)
     targets = resnet.pseudo_labels(model, indices, k).double()
-    monkeypatch.setattr(resnet, "_prepared", lambda images: prepared(images).double())
+    monkeypatch.setattr(resnet, "_prepare_inputs", lambda images: prepared(images).double())
     weights = resnet.weights(model.double())
     generator = torch.Generator().manual_seed(0)
     direction = {name: torch.randn(weight.shape, generator=generator).double() for name, weight in weights.items()}

@@ -107,7 +107,7 @@ def test_every_network_has_the_derivatives_of_a_jacobian_vector_product(one: Cla
     task.batch_size = 20
     indices, targets = np.arange(50), torch.rand(50, 10)
     direction = {name: torch.randn_like(weight) for name, weight in task.weights(model).items()}
-    images_N3HW = task._prepared(task._images[:50])
+    images_N3HW = task._prepare_inputs(task._images[:50])
     got_N, want_N = (
         task.directional(model, indices, targets, direction),
         jvp_derivatives(model, images_N3HW, targets, direction),

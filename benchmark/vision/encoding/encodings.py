@@ -33,7 +33,7 @@ from benchmark.api import (
 
 SHARD_SIZE = 256  # images a file
 BATCH_SIZE = 64  # images that an encoder sees at once
-TENSOR_FIELDS = tuple(one.name for one in fields(Encoding) if one.name not in ("seconds", "now"))
+TENSOR_FIELDS = tuple(one.name for one in fields(Encoding) if one.name not in ("seconds", "seconds_now"))
 
 
 @dataclass(frozen=True)
