@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from benchmark.vision.classification import PUBLISHED, Recipe, missing_capabilities
 from benchmark.vision.classification.augment import Batch, Normaliser, crop_and_flip, draw_epoch, split_batches
-from benchmark.vision.classification.task import PUBLISHED, Recipe, missing_capabilities
 from benchmark.vision.classification.training import (
     LabelledImages,
     build_optimiser,

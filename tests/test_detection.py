@@ -792,7 +792,7 @@ def test_scenes_are_what_they_say() -> None:
 def test_scenes_boxes_hold_the_ink() -> None:
     pool, _ = scenes.build_splits()
     for number in range(50):
-        image, boxes = pool.images[number][0].float(), pool.truth.of(number)
+        image, boxes = pool.images[number][0].float(), pool.truth.boxes_of(number)
         outside = torch.ones(64, 64, dtype=torch.bool)
         for x1, y1, x2, y2 in boxes.corners_M4.int().tolist():
             outside[y1:y2, x1:x2] = False

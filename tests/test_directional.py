@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from benchmark.api import Machine
 from benchmark.tasks.digits import DEFAULT, digits
-from benchmark.vision.classification.task import Classifier, jvp_derivatives
+from benchmark.vision.classification import Classifier
+from benchmark.vision.classification.task import jvp_derivatives
 from benchmark.vision.directional import DirectionLayers
 from benchmark.vision.networks import Network
 

@@ -14,7 +14,7 @@ from torch import nn
 from benchmark.api import Machine
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.vision.classification.task import Classifier, Recipe, Split
+from benchmark.vision.classification import Classifier, Recipe, Split
 from benchmark.vision.networks import resnet18, suits_channels_last
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def test_networks_that_onednn_spoils_keep_channels_first(network: nn.Module, sui
 def test_a_classifiers_images_and_weights_are_in_that_layout(width: int, last: bool) -> None:
     built: Any = task(width)
     weight = built.model().backbone.layer2[0].conv1.weight
-    images_N3HW = built._prepared(built._images[:2])
+    images_N3HW = built._prepare_inputs(built._images[:2])
     assert weight.is_contiguous(memory_format=torch.channels_last) == last
     assert images_N3HW.is_contiguous(memory_format=torch.channels_last) == last
 

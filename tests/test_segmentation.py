@@ -630,7 +630,7 @@ def test_scene_masks_are_the_scenes_with_their_ink() -> None:
     for masks, boxes in zip(scene_masks.build_splits(), scenes.build_splits(), strict=True):
         assert masks.images.fingerprint == boxes.images.fingerprint
         for number in range(60):
-            map_HW, truth = masks[number][3], boxes.truth.of(number)
+            map_HW, truth = masks[number][3], boxes.truth.boxes_of(number)
             outside = torch.ones(64, 64, dtype=torch.bool)
             for (x1, y1, x2, y2), label in zip(truth.corners_M4.int().tolist(), truth.labels_M.tolist(), strict=True):
                 outside[y1:y2, x1:x2] = False

@@ -6,10 +6,11 @@ the parameters of training, `augment` what happens to images on their way in, `t
 the engine of `benchmark.vision.training`.
 """
 
+from benchmark.vision.classification.classifier import Classifier
 from benchmark.vision.classification.kinds import build_task
 from benchmark.vision.classification.linear_probe import LinearProbe
 from benchmark.vision.classification.recipe import PUBLISHED, Recipe, check_weights, missing_capabilities
-from benchmark.vision.classification.task import Classification, Classifier, Split
+from benchmark.vision.classification.task import Classification, Split
 
 __all__ = [
     "PUBLISHED", "Classification", "Classifier", "LinearProbe", "Recipe", "Split", "build_task", "check_weights",

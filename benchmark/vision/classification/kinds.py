@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.api import Machine
+from benchmark.vision.classification.classifier import Classifier
 from benchmark.vision.classification.linear_probe import LinearProbe
 from benchmark.vision.classification.recipe import Recipe
-from benchmark.vision.classification.task import Classification, Classifier, Split
+from benchmark.vision.classification.task import Classification, Split
 from benchmark.vision.networks import PROBE
 
 

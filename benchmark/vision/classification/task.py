@@ -36,18 +36,17 @@ from benchmark.api import (
     scores_by_class,
     seeded,
 )
-from benchmark.vision.classification.augment import Normaliser
-from benchmark.vision.classification.recipe import PUBLISHED, Recipe, check_weights, missing_capabilities
-from benchmark.vision.classification.training import LabelledImages, LabelledSet, train_classifier
+from benchmark.vision.classification.recipe import Recipe
+from benchmark.vision.classification.training import LabelledSet, train_classifier
 from benchmark.vision.data.image_checks import ImageScan, load_images
 from benchmark.vision.data.image_files import Exif
 from benchmark.vision.data.sources import report_sources
 from benchmark.vision.directional import DirectionLayers
 from benchmark.vision.encoding.encodings import Encodings, InMemoryPool
 from benchmark.vision.fingerprints import derive_seed, digest
-from benchmark.vision.networks import PROBE, ClassificationNetwork, Network, build_network, suits_channels_last
+from benchmark.vision.networks import ClassificationNetwork
 from benchmark.vision.task import VisionTask, cast_model
-from benchmark.vision.training import in_precision, uses_batch_statistics
+from benchmark.vision.training import in_precision
 from benchmark.vision.weights import weights_file
 
 PIXELS_PER_BATCH = 2**18  # 256 images of 32x32
@@ -288,50 +287,6 @@ class Classification(VisionTask[ClassificationNetwork]):
         return network.logits(features_ND), features_ND
 
 
-class Classifier(Classification):
-    """A network on images, which are normalised, and augmented in training: see `Classification`."""
-
-    def __init__(
-        self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int, classes: Sequence[str] = (),
-        root: Path | None = None,
-    ) -> None:  # fmt: skip
-        if recipe.model == PROBE:
-            raise ValueError(f"model={PROBE}: is no network on images: call build_task in place of Classifier")
-        super().__init__(machine, recipe, pool, test, num_classes, classes, root)
-        self._normaliser = Normaliser.from_name(recipe.normalise, self._images)
-        network = self.model()  # whatever is wrong with it is said now
-        self._uses_batch_statistics = uses_batch_statistics(network)
-        self._channels_first = not suits_channels_last(network, self._device)
-        if self._channels_first:
-            self._recipe = replace(recipe, channels_last=False)
-
-    def _build_network(self, seed: int, companion: Companion | None) -> Network:
-        image_size = (self._images.shape[2], self._images.shape[3])
-        recipe = self._recipe
-        with seeded(derive_seed(seed, "network")):
-            network = build_network(
-                recipe.model, self.num_classes, image_size, recipe.width, self._weights, recipe.dropout
-            )
-        if companion is not None and recipe.compile:
-            raise ValueError("compile=true cannot train a companion (learning_loss): set compile=false")
-        if companion is not None:
-            with seeded(derive_seed(seed, "companion")):
-                network.attach_companion(companion, image_size)
-        network.to(memory_format=self._layout())  # type: ignore[call-overload]
-        return network.to(self._device)
-
-    def _layout(self) -> torch.memory_format:
-        return torch.channels_last if self._recipe.channels_last else torch.contiguous_format
-
-    def _prepare_inputs(self, inputs: Tensor) -> Tensor:
-        """(N, 3, H, W): normalised, in the recipe's memory layout."""
-        return self._normaliser(inputs).contiguous(memory_format=self._layout())
-
-    def _labelled_set(self, which_N: Tensor) -> LabelledImages:
-        images_NKHW, labels_N = self._inputs[which_N], self._labels[which_N]
-        return LabelledImages(images_NKHW, labels_N, self._normaliser, self._channels_first)
-
-
 def to_predictions(logits_NC: Tensor) -> Predictions:
     """One prediction an image."""
     image_N = torch.arange(len(logits_NC), device=logits_NC.device)
@@ -369,6 +324,3 @@ def jvp_derivatives(model: nn.Module, inputs: Tensor, targets: Tensor, direction
             lambda weights: cross_entropy(functional_call(model, weights, (inputs,)), targets), (at,), (along,)
         )[1]
     return slopes_N
-
-
-__all__ = ["PUBLISHED", "Classification", "Classifier", "Recipe", "Split", "check_weights", "missing_capabilities"]
