@@ -628,7 +628,7 @@ def test_divergence_is_one_line() -> None:
 
 def test_a_warm_up_without_end_is_one_line() -> None:
     made = Detection(CPU, recipe("fcos", warmup=500.0), split(10), split(4, seed=1), 10, "50")
-    with pytest.raises(ValueError, match=r"warmup=500 steps, of 2 that training takes"):
+    with pytest.raises(ValueError, match=r"warmup=500 steps, but training takes 2"):
         made.fit(np.arange(8), 0)
 
 

@@ -243,7 +243,7 @@ def by_hand(task: Detection, model: Detector, index: int) -> Tensor:
             features_AD = torch.cat([inner.head.classification_head.conv(level)[0].flatten(1).T for level in maps])
         else:
             assert isinstance(model, FasterRcnn)
-            [proposals], features_AD = model._proposed(maps, placed.batch)
+            [proposals], features_AD = model._propose(maps, placed.batch)
             _, deltas = inner.roi_heads.box_predictor(features_AD)
             boxes_AC4 = inner.roi_heads.box_coder.decode(deltas, [proposals])[:, 1:]
     mine_MA4 = boxes_AC4.clamp(0, 64)[:, one.labels_M].transpose(0, 1)
@@ -276,7 +276,7 @@ def test_what_the_class_layer_saw_gives_the_scores(task: Detection, fitted: Dete
 
 
 def test_detectors_without_a_view_of_their_class_layer_say_so() -> None:
-    with pytest.raises(ValueError, match="Bright: what its class layer sees of a box is not known"):
+    with pytest.raises(ValueError, match="Bright does not provide the classification layer's inputs for its boxes"):
         Bright().detect_with_features([], Batch(torch.zeros(0, 3, 8, 8), [], []))
 
 
@@ -348,7 +348,7 @@ def all_rows(model: Detector, maps: list[Tensor], batch: Batch) -> Tensor:
         outputs, _, _ = model._outputs(maps, batch)
         return add_background((outputs["cls_logits"][0].sigmoid() * outputs["bbox_ctrness"][0].sigmoid()).sqrt())
     assert isinstance(model, FasterRcnn)
-    _, features = model._proposed(maps, batch)
+    _, features = model._propose(maps, batch)
     return inner.roi_heads.box_predictor(features)[0].softmax(1).roll(-1, 1)
 
 

@@ -225,9 +225,9 @@ def test_default_weights_are_loaded_and_run_no_code(cache: Path) -> None:
     ("retinanet_r18_fpn_1x_cocoo", r"no such configuration \(did you mean mmdet:retinanet_r18_fpn_1x_coco or"),
     ("fkos", r"did you mean mmdet:fcos\?"),
     ("qqqqqqqq", r"mmdet has no such configuration \(\d+ are in .*configs\)"),
-    ("rpn_r50_fpn_1x_coco", r"is no detector that boxes alone can train \(.*: its head has other classes\)"),
-    ("mask-rcnn_r50_fpn_1x_coco", r"is no detector that boxes alone can train \(AttributeError: .*masks"),
-    ("retinanet_tta", r"is no detector that boxes alone can train"),
+    ("rpn_r50_fpn_1x_coco", r"cannot be trained from boxes alone \(.*: its head has another number of classes\)"),
+    ("mask-rcnn_r50_fpn_1x_coco", r"cannot be trained from boxes alone \(AttributeError: .*masks"),
+    ("retinanet_tta", r"cannot be trained from boxes alone"),
 ])  # fmt: skip
 def test_a_name_that_is_none_for_us(name: str, says: str) -> None:
     with pytest.raises(ValueError, match=rf"^model=mmdet:{name}: .*{says}") as raised:
@@ -320,7 +320,7 @@ def test_a_softmax_head_has_its_own_background() -> None:
     assert len(found.labels_M) > 5
     torch.testing.assert_close(found.scores_MK.sum(1), torch.ones(len(found.labels_M)))
     torch.testing.assert_close(found.scores_MK.gather(1, found.labels_M[:, None])[:, 0], found.confidence_M)
-    with pytest.raises(ValueError, match=rf"^model=mmdet:{SOFTMAX}: which layers are its last is not known"):
+    with pytest.raises(ValueError, match=rf"^model=mmdet:{SOFTMAX}: its last layers are not known"):
         detector.last_weights()
 
 
@@ -351,7 +351,7 @@ def test_channels_last_changes_nothing() -> None:
     other = plain.detect(plain.feature_maps(last), Batch(last, given.sizes, given.seeds))
     for one, two in zip(found, other, strict=True):
         torch.testing.assert_close(one.confidence_M[:20], two.confidence_M[:20], rtol=1e-3, atol=1e-4)
-    with pytest.raises(ValueError, match="give channels_last=false, ModulatedDeformConv2dPack of mmcv"):
+    with pytest.raises(ValueError, match="set channels_last=false, because mmcv's ModulatedDeformConv2dPack"):
         made("fcos_r50-dcn-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco", channels_last=True)
 
 

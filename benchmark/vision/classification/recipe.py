@@ -1,4 +1,4 @@
-"""How a classifier is trained: the recipe, its fields' meaning, and the published one."""
+"""The recipe of a classifier: its fields and their meaning, and the published recipe."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from benchmark.vision.weights import weights_file
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a classifier is trained; every field is a parameter of every classification task.
+    """How a classifier is built and trained. Every field is a parameter of every classification task.
 
-    The defaults are what a careful person would train today: SGD with Nesterov momentum, a cosine after a short
-    warm-up, no weight decay on normalisation and biases, no small last batch. docs/recipes.md compares them with
-    `PUBLISHED`. A linear probe is trained likewise, on features, which are not augmented. Raises ValueError for a value
-    out of range and for a setting that has no effect beside the others.
+    The defaults follow current practice: SGD with Nesterov momentum, a cosine decay after a short warm-up, no weight
+    decay on normalisation parameters and biases, no small last batch. docs/recipes.md compares them with `PUBLISHED`. A
+    linear probe is trained with the same settings on features, which are not augmented.
+
+    Raises:
+        ValueError: a value is out of range, or a setting has no effect in combination with the others.
     """
 
     model: str = (
@@ -61,12 +63,13 @@ class Recipe:
         check_recipe(self, self._ranges(), self._ineffective(source))
 
     def for_cpu(self) -> dict[str, Any]:
-        """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""
+        """Settings of a fit that a few CPU cores finish in minutes; {} if the recipe is small enough already."""
         small = {"width": 16, "epochs": 20, "batch_size": 32, "warmup": 0.2, "precision": "float32"}
         light = self.model in ("small_cnn", PROBE) or (self.model == "resnet18" and self.width <= 16)
         return {} if light and self.epochs <= 20 else small
 
     def _ranges(self) -> dict[str, bool]:
+        """Each field and its condition, and whether the condition holds."""
         return {
             "width at least 1": self.width >= 1,
             "dropout in [0, 1)": 0 <= self.dropout < 1,
@@ -84,13 +87,17 @@ class Recipe:
         }
 
     def _ineffective(self, source: str) -> list[tuple[tuple[str, ...], bool, str]]:
-        """(settings, whether they have no effect, beside what)."""
-        bare = source not in ("torchvision", "timm")
+        """Triples of settings, whether they have no effect, and the setting that is the reason."""
+        has_no_weights = source not in ("torchvision", "timm")
         return [
             (("width",), self.model != "resnet18", f"model={self.model}"),
             (("encoder",), self.model != PROBE, f"model={self.model}"),
             (("weights", "pad_colour", "full_crop", "compile"), self.model == PROBE, f"model={PROBE}"),
-            (("weights",), bare and self.weights == "default", f"model={self.model}: it has no pretrained weights"),
+            (
+                ("weights",),
+                has_no_weights and self.weights == "default",
+                f"model={self.model}: it has no pretrained weights",
+            ),
             (("milestone", "decay"), self.schedule != "step", f"schedule={self.schedule}"),
             (("pad_colour", "full_crop"), self.pad == 0, "pad=0"),
             (("decay_all",), self.weight_decay == 0, "weight_decay=0"),
@@ -113,17 +120,29 @@ PUBLISHED = Recipe(
 
 
 def missing_capabilities(**values: Any) -> set[str]:
-    """The capabilities that a task's parameters take away. Raises Recipe's ValueError, before anything is loaded."""
+    """Returns the capabilities that a classification task with these parameters does not have.
+
+    Args:
+        values: all parameters of the task, the recipe's fields among them.
+
+    Raises:
+        ValueError: the recipe is invalid. No data are read before.
+    """
     recipe = build_recipe(Recipe, values)
     missing = {"sample": recipe.dropout == 0, "companion": recipe.compile or recipe.model == PROBE}
     return {capability for capability, lacking in missing.items() if lacking}
 
 
 def check_weights(machine: Machine, recipe: Recipe) -> None:
-    """What every classification task registers as its `check`.
+    """Checks the network's or the encoder's weights before any data are read; every classification task registers it as
+    its `check`.
+
+    Args:
+        machine: where the task runs.
+        recipe: the recipe, which names the network or the encoder and its weights.
 
     Raises:
-        ValueError: The weights cannot be had, or do not fit the network or the encoder.
+        ValueError: the weights cannot be loaded, or do not fit.
     """
     if recipe.encoder is not None:
         check_encoder_weights(recipe.encoder, machine)
