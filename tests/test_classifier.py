@@ -316,7 +316,7 @@ def test_a_fit_that_diverges_says_so(machine: Machine) -> None:
 
 def test_too_few_images_for_drop_last(machine: Machine) -> None:
     one = task(machine, replace(PUBLISHED, model="small_cnn"))
-    with pytest.raises(ValueError, match="60 labelled images make no batch of 128"):
+    with pytest.raises(ValueError, match="60 labelled images do not fill a batch of 128"):
         one.fit(np.arange(60), 0)
 
 

@@ -677,7 +677,9 @@ def test_the_score_says_how_many_classes_are_found_and_how_many_there_are(
         found = DetectionArrays(
             np.zeros(len(labels), np.int64), np.array(labels, np.int64), np.ones(len(labels)), boxes_P4
         )
-        monkeypatch.setattr("benchmark.vision.detection.task.DetectionSet.to_arrays", lambda _, found=found: found)
+        monkeypatch.setattr(
+            "benchmark.vision.detection.detection_set.DetectionSet.to_arrays", lambda _, found=found: found
+        )
         scores = task.score(fitted)
         assert (scores["num_predicted_classes"], scores["num_test_classes"]) == (num, num_there)
 

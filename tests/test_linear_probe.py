@@ -132,7 +132,7 @@ def test_settings_of_augmentation_change_nothing() -> None:
 
 def test_a_classifier_is_not_built_from_the_recipe_of_a_linear_probe() -> None:
     images = Split(np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4, np.int64))
-    with pytest.raises(ValueError, match="model=linear_probe: is no network on images: call build_task"):
+    with pytest.raises(ValueError, match="model=linear_probe: is not a network on images: call build_task"):
         Classifier(CPU, Recipe(model="linear_probe", encoder="patch_pca"), images, images, num_classes=2)
 
 
@@ -144,7 +144,7 @@ def test_a_companion_is_refused() -> None:
 @pytest.mark.parametrize(
     ("label", "words"),
     [
-        ("digits[model=linear_probe]", "takes the features of a frozen encoder, set encoder="),
+        ("digits[model=linear_probe]", "needs the features of a frozen encoder: set encoder="),
         ("digits[encoder=patch_pca]", "encoder=patch_pca has no effect with model=small_cnn"),
         ("digits[encoder=patch_pca,model=linear_probe,compile=true]", "compile=True has no effect"),
         ("digits[encoder=dnio,model=linear_probe]", "did you mean 'dino'"),

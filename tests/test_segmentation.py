@@ -31,9 +31,10 @@ from benchmark.vision.data.label_maps import DownscaledImages, InMemoryMaps, Scr
 from benchmark.vision.data.scenes import Canvases, DigitSource
 from benchmark.vision.segmentation import task as segmentation_task
 from benchmark.vision.segmentation import training as segmentation_training
+from benchmark.vision.segmentation.mean_iou import confusion_matrix, segmentation_scores
 from benchmark.vision.segmentation.networks import Segmenter
 from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, missing_capabilities
-from benchmark.vision.segmentation.task import Segmentation, confusion_matrix, lattice_stride, pad_maps, take_lattice
+from benchmark.vision.segmentation.task import Segmentation, lattice_stride, pad_maps, take_lattice
 from benchmark.vision.segmentation.training import augment_batch, cross_entropy, learning_rate_schedule, plan_steps
 
 discovery.discover()
@@ -116,7 +117,7 @@ def test_miou_is_what_counting_gives() -> None:
     rng = np.random.default_rng(0)
     true_NHW = torch.from_numpy(rng.choice([0, 1, 3, 255], (4, 9, 7)).astype(np.uint8))  # class 2 is not there
     found_NHW = torch.from_numpy(rng.integers(0, 4, (4, 9, 7)))
-    told = segmentation_task.segmentation_scores(confusion_matrix(found_NHW, true_NHW, 4), "abcd")
+    told = segmentation_scores(confusion_matrix(found_NHW, true_NHW, 4), "abcd")
     assert told["miou"] == pytest.approx(slow_miou(found_NHW.flatten().tolist(), true_NHW.flatten().tolist(), 4))
     known_NHW = true_NHW != 255
     right = (found_NHW == true_NHW)[known_NHW].double().mean().item()
@@ -129,7 +130,7 @@ def test_miou_by_hand() -> None:
         torch.tensor([[[0, 0, 1, 1, 1, 2, 0]]]),
         torch.tensor([[[0, 0, 0, 1, 255, 1, 255]]], dtype=torch.uint8),
     )
-    told = segmentation_task.segmentation_scores(confusion_matrix(found, true, 3), "abc")
+    told = segmentation_scores(confusion_matrix(found, true, 3), "abc")
     assert told["miou"] == pytest.approx(100 * (2 / 3 + 1 / 3) / 2)
     assert told["pixel_accuracy"] == pytest.approx(100 * 3 / 5)
 
@@ -145,18 +146,16 @@ def test_the_smallest_batch_is_that_of_the_plan() -> None:
 def test_the_score_says_how_many_classes_are_predicted_and_how_many_there_are() -> None:
     true_NHW = torch.tensor([[[0, 0, 1, 3, 255]]], dtype=torch.uint8)
     found_NHW = torch.tensor([[[0, 0, 0, 0, 3]]])  # 3 where nobody looks
-    one = segmentation_task.segmentation_scores(confusion_matrix(found_NHW, true_NHW, 4), "abcd")
+    one = segmentation_scores(confusion_matrix(found_NHW, true_NHW, 4), "abcd")
     assert (one["num_predicted_classes"], one["num_test_classes"]) == (1, 3)
     assert one.by_class == {"iou": {"a": 50.0, "b": 0.0, "d": 0.0}}  # no pixel of the test set is of c
-    all_ = segmentation_task.segmentation_scores(
-        confusion_matrix(torch.tensor([[[0, 2, 1, 3, 3]]]), true_NHW, 4), "abcd"
-    )
+    all_ = segmentation_scores(confusion_matrix(torch.tensor([[[0, 2, 1, 3, 3]]]), true_NHW, 4), "abcd")
     assert (all_["num_predicted_classes"], all_["num_test_classes"]) == (4, 3)
 
 
 def test_a_test_set_without_labels_is_an_error() -> None:
     with pytest.raises(ValueError, match="no pixel of the test set is labelled"):
-        segmentation_task.segmentation_scores(torch.zeros(3, 3, dtype=torch.int64), "abc")
+        segmentation_scores(torch.zeros(3, 3, dtype=torch.int64), "abc")
 
 
 def test_sets_without_a_labelled_pixel_are_refused_before_anything_is_trained() -> None:

@@ -118,10 +118,8 @@ def suits_channels_last(network: nn.Module, device: torch.device) -> bool:
     input channels (github.com/uxlfoundation/oneDNN/issues/6035): the gradient is wrong or the process crashes.
     """
     convolutions = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
-    narrow = (
-        layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 16 for layer in convolutions
-    )
-    return device.type != "cpu" or not any(narrow)
+    strided = (layer for layer in convolutions if layer.kernel_size == (1, 1) and max(layer.stride) > 1)
+    return device.type != "cpu" or not any(layer.in_channels < 16 for layer in strided)
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -74,15 +74,14 @@ class LearningRateSchedule:
             return self.lr * progress / self.warmup
         warmup_factor = 1.0
         if progress < self.warmup:
-            warmup_factor = self.warmup_start + (1 - self.warmup_start) * (
-                progress / self.warmup if self.linear_warmup else 0.0
-            )
+            risen = progress / self.warmup if self.linear_warmup else 0.0
+            warmup_factor = self.warmup_start + (1 - self.warmup_start) * risen
         return self.lr * warmup_factor * self._decay_factor(progress, total)
 
     def _decay_factor(self, progress: float, total: float) -> float:
         """The factor by which the decay has reduced the base rate."""
         if self.shape == "step":
-            return float(self.decay ** sum(progress >= drop for drop in self.milestones))
+            return float(self.decay ** sum(progress >= milestone for milestone in self.milestones))
         start = self.warmup if self.decay_after_warmup else 0
         if self.shape == "cosine":
             return 0.5 * (1 + math.cos(math.pi * (progress - start) / (total - start)))

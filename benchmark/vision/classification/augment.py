@@ -55,8 +55,8 @@ class Batch:
         flip_N: whether each image is mirrored.
     """
 
-    positions_N: Tensor  # positions in the labelled set
-    offset_N2: Tensor  # y, x of the crop in the padded image
+    positions_N: Tensor
+    offset_N2: Tensor
     flip_N: Tensor
 
     def augment(self, images_NKHW: Tensor, normaliser: Normaliser, recipe: Recipe) -> Tensor:

@@ -30,10 +30,10 @@ class Classifier(Classification):
         root: Path | None = None,
     ) -> None:  # fmt: skip
         if recipe.model == PROBE:
-            raise ValueError(f"model={PROBE}: is no network on images: call build_task in place of Classifier")
+            raise ValueError(f"model={PROBE}: is not a network on images: call build_task instead of Classifier")
         super().__init__(machine, recipe, pool, test, num_classes, classes, root)
         self._normaliser = Normaliser.from_name(recipe.normalise, self._images)
-        network = self.model()  # whatever is wrong with it is said now
+        network = self.model()  # reports a faulty recipe early
         self._uses_batch_statistics = uses_batch_statistics(network)
         self._channels_first = not suits_channels_last(network, self._device)
         if self._channels_first:
@@ -44,9 +44,8 @@ class Classifier(Classification):
         image_size = (self._images.shape[2], self._images.shape[3])
         recipe = self._recipe
         with seeded(derive_seed(seed, "network")):
-            network = build_network(
-                recipe.model, self.num_classes, image_size, recipe.width, self._weights, recipe.dropout
-            )
+            options = (recipe.width, self._weights, recipe.dropout)
+            network = build_network(recipe.model, self.num_classes, image_size, *options)
         if companion is not None and recipe.compile:
             raise ValueError("compile=true cannot train a companion (learning_loss): set compile=false")
         if companion is not None:

@@ -26,40 +26,40 @@ class Recipe:
     model: str = (
         "resnet18"  # resnet18 (for 32x32 images), small_cnn (8x8), linear_probe, a torchvision, timm:X, pycls:X
     )
-    encoder: EncoderName | None = None  # of linear_probe: frozen, the linear layer sees its features of the image
-    width: int = 64  # channels of the first of resnet18's four stages
-    weights: str = "none"  # to start from: none, default (the library's pretrained ones), or a .safetensors/.pth file
-    dropout: float = 0.0  # before the last layer
+    encoder: EncoderName | None = None  # linear_probe: the frozen encoder whose features the linear layer takes
+    width: int = 64  # channels of resnet18's first stage
+    weights: str = "none"  # initial weights: none, default (the library's pretrained ones), or a .safetensors/.pth file
+    dropout: float = 0.0  # rate of dropout before the last layer
 
     epochs: int = 200
     batch_size: int = 128
-    drop_last: bool = False  # drop the tail of an epoch; False: batches of equal size, give or take one image
+    drop_last: bool = False  # drop the incomplete last batch; False: batches of equal size, up to one image
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
-    decay_all: bool = False  # weight decay on normalisation parameters and biases too
+    decay_all: bool = False  # apply weight decay to normalisation parameters and biases too
     label_smoothing: float = 0.0
     schedule: Literal["cosine", "step"] = "cosine"
-    warmup: float = 0.05  # share of training with a linearly rising learning rate
+    warmup: float = 0.05  # share of training in which the learning rate rises linearly
     milestone: float = 0.8  # share of training after which schedule=step multiplies lr by `decay`
     decay: float = 0.1
-    precise_bn: bool = False  # batch statistics of the final weights instead of their running average
+    precise_bn: bool = False  # recompute batch-normalisation statistics with the final weights
 
     flip: bool = True  # mirror half of the images
-    pad: int = 4  # pixels on each side, from which a random crop of the original size is cut; 0: no crop
+    pad: int = 4  # padding in pixels on each side before a random crop to the original size; 0: no crop
     pad_colour: Literal["mean", "black"] = "mean"
-    full_crop: bool = True  # crop offsets 0..2*pad; False: 2*pad itself never, as the published code draws them
-    normalise: Literal["pool", "cifar10", "cifar100", "imagenet"] = "pool"  # whose channel mean and deviation
+    full_crop: bool = True  # crop offsets 0..2*pad; False: 0..2*pad-1, as in the published code
+    normalise: Literal["pool", "cifar10", "cifar100", "imagenet"] = "pool"  # data set of the channel mean and deviation
 
-    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the backbone in training and prediction
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # precision of the backbone, in training and prediction
     channels_last: bool = True
-    compile: bool = False  # the training step, through torch.compile
+    compile: bool = False  # compile the training step with torch.compile
 
     def __post_init__(self) -> None:
         source, _ = resolve_network(self.model)
         if self.model == PROBE and self.encoder is None:
-            raise ValueError(f"model={PROBE}: takes the features of a frozen encoder, set encoder=")
+            raise ValueError(f"model={PROBE}: needs the features of a frozen encoder: set encoder=")
         check_recipe(self, self._ranges(), self._ineffective(source))
 
     def for_cpu(self) -> dict[str, Any]:
@@ -88,16 +88,12 @@ class Recipe:
 
     def _ineffective(self, source: str) -> list[tuple[tuple[str, ...], bool, str]]:
         """Triples of settings, whether they have no effect, and the setting that is the reason."""
-        has_no_weights = source not in ("torchvision", "timm")
+        is_untrained = source not in ("torchvision", "timm")
         return [
             (("width",), self.model != "resnet18", f"model={self.model}"),
             (("encoder",), self.model != PROBE, f"model={self.model}"),
             (("weights", "pad_colour", "full_crop", "compile"), self.model == PROBE, f"model={PROBE}"),
-            (
-                ("weights",),
-                has_no_weights and self.weights == "default",
-                f"model={self.model}: it has no pretrained weights",
-            ),
+            (("weights",), is_untrained and self.weights == "default", f"model={self.model}: no pretrained weights"),
             (("milestone", "decay"), self.schedule != "step", f"schedule={self.schedule}"),
             (("pad_colour", "full_crop"), self.pad == 0, "pad=0"),
             (("decay_all",), self.weight_decay == 0, "weight_decay=0"),

@@ -64,7 +64,7 @@ class Split:
 
     images_NKHW: npt.NDArray[np.uint8]
     labels_N: npt.NDArray[np.int64]
-    scans: Sequence[ImageScan] = ()  # (N,) what is known of their files, where they are from some
+    scans: Sequence[ImageScan] = ()
 
     @classmethod
     def from_files(cls, paths: Sequence[Path], labels: Sequence[int], size: int, exif: Exif) -> Split:
@@ -186,7 +186,7 @@ class Classification(VisionTask[ClassificationNetwork]):
         scrambled_task.fingerprint, scrambled_task._memo = digest(self.fingerprint, pool, tests if test else ""), None
         return scrambled_task
 
-    # --- for pictures of a run that is through ---------------------------------------------------
+    # --- for figures of a finished run -----------------------------------------------------------
     def annotations(self) -> Annotations:
         """Returns the class of each pool image."""
         return Annotations(self.classes, np.arange(self.num_pool), self._labels.cpu().numpy())
@@ -288,12 +288,8 @@ class Classification(VisionTask[ClassificationNetwork]):
         batches = activity.track(self._split_indices(indices), "going through images", "batches")
         for positions_N, batch_targets in zip(batches, targets.split(self.batch_size), strict=True):
             inputs = self._prepare_inputs(self._inputs[positions_N])
-            derivatives_N = (
-                self._batch_derivatives(network, layers, inputs, batch_targets) if layers.are_supported else None
-            )
-            parts.append(
-                jvp_derivatives(model, inputs, batch_targets, direction) if derivatives_N is None else derivatives_N
-            )
+            part_N = self._batch_derivatives(network, layers, inputs, batch_targets) if layers.are_supported else None
+            parts.append(jvp_derivatives(model, inputs, batch_targets, direction) if part_N is None else part_N)
         return torch.cat(parts)
 
     def _batch_derivatives(
@@ -307,7 +303,7 @@ class Classification(VisionTask[ClassificationNetwork]):
             total = cross_entropy(network.logits(features_ND), targets).sum()
         return torch.autograd.grad(total, strength_N)[0] if layers.were_all_called else None
 
-    # --- inside ----------------------------------------------------------------------------------
+    # --- internal --------------------------------------------------------------------------------
     def _split_indices(self, indices: Indices) -> list[Tensor]:
         """The indices in batches of `batch_size`, on the device."""
         return list(torch.from_numpy(np.array(indices)).to(self._device).split(self.batch_size))
@@ -362,10 +358,10 @@ def jvp_derivatives(model: nn.Module, inputs: Tensor, targets: Tensor, direction
     """(N,): the derivatives of the losses along `direction`, from one Jacobian-vector product in float32."""
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters() if name in direction}
     tangents = {name: direction[name] for name in parameters}
+
+    def losses(weights: dict[str, Tensor]) -> Tensor:
+        return cross_entropy(functional_call(model, weights, (inputs,)), targets)
+
     with torch.no_grad():
-        derivatives_N: Tensor = jvp(
-            lambda weights: cross_entropy(functional_call(model, weights, (inputs,)), targets),
-            (parameters,),
-            (tangents,),
-        )[1]
+        derivatives_N: Tensor = jvp(losses, (parameters,), (tangents,))[1]
     return derivatives_N

@@ -29,7 +29,7 @@ from benchmark.vision.training import (
 )
 
 ComputeFeatures: TypeAlias = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
-PRECISE_BATCHES = 64  # batches that precise batch normalisation averages, at most
+PRECISE_BATCHES = 64  # most batches that precise batch normalisation averages
 
 
 class LabelledSet(Protocol):
@@ -62,10 +62,10 @@ class LabelledImages:
         channels_first: whether batches get PyTorch's default memory format; cropping leaves channels last.
     """
 
-    images_NKHW: Tensor  # uint8
+    images_NKHW: Tensor
     labels_N: Tensor
     normaliser: Normaliser
-    channels_first: bool = False  # what cropping gives has channels last: whether that is changed
+    channels_first: bool = False
 
     def prepare_batch(self, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
         """The augmented images and the labels of one step."""
@@ -82,8 +82,8 @@ class Step:
         positions: places in the order that is drawn.
     """
 
-    number: int  # from 0, over all epochs
-    positions: range  # places in that order
+    number: int
+    positions: range
 
 
 def train_classifier(
@@ -105,7 +105,9 @@ def train_classifier(
     """
     num_images, device = len(labelled.labels_N), labelled.labels_N.device
     if num_images < (recipe.batch_size if recipe.drop_last else 1):
-        raise ValueError(f"{num_images} labelled images make no batch of {recipe.batch_size}: drop_last drops them all")
+        raise ValueError(
+            f"{num_images} labelled images do not fill a batch of {recipe.batch_size}, and drop_last drops it"
+        )
     generator = torch.Generator().manual_seed(derive_seed(seed, "batches"))
     features = compile_features(network, device) if recipe.compile else network.features
     per_epoch = [range(int(part[0]), int(part[-1]) + 1) for part in split_batches(torch.arange(num_images), recipe)]
@@ -196,11 +198,11 @@ def build_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 def learning_rate_schedule(recipe: Recipe) -> LearningRateSchedule:
     """The learning rate as a function of the completed share of training."""
-    drops, decay = [recipe.milestone], recipe.decay
+    milestones, decay = [recipe.milestone], recipe.decay
     return LearningRateSchedule(
         lr=recipe.lr,
         shape=recipe.schedule,
-        milestones=drops,
+        milestones=milestones,
         decay=decay,
         warmup=recipe.warmup,
         decay_after_warmup=True,

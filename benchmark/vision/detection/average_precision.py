@@ -55,20 +55,16 @@ def coco_scores(truth: GroundTruth, detections: DetectionArrays, classes: Sequen
 
     names = ("ap", "ap50", "ap75")
     if not len(detections.image_P) or truth.ignored_B.all():
-        present_classes = set(truth.labels_B[~truth.ignored_B].tolist())
-        empty_scores = scores_by_class(
-            classes, (0.0 if number in present_classes else None for number in range(len(classes)))
-        )
-        return Scores(dict.fromkeys(names, 0.0), {"ap": empty_scores, "ap50": empty_scores})
+        present = set(truth.labels_B[~truth.ignored_B].tolist())
+        zeros = scores_by_class(classes, (0.0 if number in present else None for number in range(len(classes))))
+        return Scores(dict.fromkeys(names, 0.0), {"ap": zeros, "ap50": zeros})
     dataset = COCO(to_coco_dataset(truth, len(classes)))
     evaluator = COCOeval_faster(dataset, dataset.loadRes(to_coco_results(detections)), iouType="bbox")
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summarize()
     scores = {name: max(0.0, float(value)) for name, value in zip(names, evaluator.stats[:3], strict=True)}
-    precision_TRC = evaluator.eval["precision"][
-        ..., 0, -1
-    ]  # T IoUs, R recalls; boxes of any size, at most 100 per image
+    precision_TRC = evaluator.eval["precision"][..., 0, -1]  # T IoUs, R recalls; any size, at most 100 per image
     parts = {"ap": precision_TRC, "ap50": precision_TRC[:1]}
     return Scores(scores, {name: scores_by_class(classes, mean_precisions(part)) for name, part in parts.items()})
 
@@ -159,7 +155,8 @@ def box_ious(corners_4: Floats, corners_M4: npt.NDArray[np.float32]) -> Floats:
     """(M,): the IoU of one box with each of M others."""
     low, high = np.maximum(corners_4[:2], corners_M4[:, :2]), np.minimum(corners_4[2:], corners_M4[:, 2:])
     intersection_M = (high - low).clip(min=0).prod(1)
-    union_M = (corners_4[2:] - corners_4[:2]).prod() + (corners_M4[:, 2:] - corners_M4[:, :2]).prod(1) - intersection_M
+    areas_M = (corners_M4[:, 2:] - corners_M4[:, :2]).prod(1)
+    union_M = (corners_4[2:] - corners_4[:2]).prod() + areas_M - intersection_M
     ious_M: Floats = intersection_M / np.maximum(union_M, 1e-12)
     return ious_M
 

@@ -329,14 +329,8 @@ def suppress(
     kept_indices = batched_nms(corners_S4, score_S, label_S, suppression.iou_threshold)[: suppression.num_boxes]
     candidates_M = candidate_S[kept_indices]
     proposals_M4 = None if proposals_A4 is None else proposals_A4[candidates_M]
-    return Detections(
-        corners_S4[kept_indices],
-        label_S[kept_indices],
-        score_S[kept_indices],
-        distributions_AK[candidates_M],
-        proposals_M4,
-        candidates_M,
-    )
+    kept_boxes = (corners_S4[kept_indices], label_S[kept_indices], score_S[kept_indices])
+    return Detections(*kept_boxes, distributions_AK[candidates_M], proposals_M4, candidates_M)
 
 
 def add_dropout_before(layer: nn.Module, rate: float) -> None:

@@ -99,17 +99,13 @@ class BatchBuilder:
         batch."""
         if self.recipe.augment == "none":
             return list(images), list(boxes)
-        from benchmark.vision.detection.ssd_augment import (
-            augment_ssd,  # importing torchvision takes a second
-        )
+        from benchmark.vision.detection.ssd_augment import augment_ssd  # importing torchvision takes a second
 
         red, green, blue = (self.mean.flip(0) if self.bgr else self.mean).flatten().tolist()
         trios = zip(images, boxes, seeds, strict=True)
-        pairs = [
-            augment_ssd(image.to(self.device), image_boxes, seed, (red, green, blue))
-            for image, image_boxes, seed in trios
-        ]
-        return [image for image, _ in pairs], [image_boxes for _, image_boxes in pairs]
+        fill = (red, green, blue)
+        pairs = [augment_ssd(image.to(self.device), boxes_M, seed, fill) for image, boxes_M, seed in trios]
+        return [image for image, _ in pairs], [boxes_M for _, boxes_M in pairs]
 
     def stack_padded(self, images: Sequence[Tensor]) -> Tensor:
         """(N, 3, H, W): images normalised and stacked, with zeros on the right and below."""

@@ -37,9 +37,7 @@ class DetectorRecipe:
 
     dropout: float = 0.0  # rate of dropout before the classification layer of fcos and faster_rcnn
 
-    center_sampling: float = (
-        1.5  # fcos: a place learns a box only within this many strides of its centre; 0: any distance
-    )
+    center_sampling: float = 1.5  # fcos: a place learns boxes whose centre is within so many strides; 0: any distance
 
     squash: int = 0  # resize every image to a square of this side in pixels; 0: keep the aspect ratio
     min_size: int = 800  # shorter side of the resized image, in pixels; 0: the stored size
@@ -117,9 +115,8 @@ class DetectorRecipe:
 
     def _ranges(self) -> dict[str, bool]:
         """Each field and its condition, and whether the condition holds."""
-        is_known_model = self.model in TORCHVISION_MODELS or (
-            self.model.startswith(MMDET_PREFIX) and len(self.model) > len(MMDET_PREFIX)
-        )
+        is_mmdet = self.model.startswith(MMDET_PREFIX) and self.model != MMDET_PREFIX
+        is_known_model = is_mmdet or self.model in TORCHVISION_MODELS
         is_ssd, choices = self.model == SSD, "a ResNet or MobileNet of torchvision (resnet50, mobilenet_v3_large ...)"
         has_ssd_size = self.squash == SSD_SIDE or not is_ssd or self.backbone == SMALL
         return {

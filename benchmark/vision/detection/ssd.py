@@ -63,12 +63,9 @@ class Ssd(Detector):
         """Smooth L1 of the boxes and cross-entropy of the classes, each divided by the number of positives in the
         batch."""
         outputs, defaults = self._outputs(maps, batch)
-        boxes = [
-            {"boxes": target.corners_M4, "labels": target.labels_M + 1} for target in targets
-        ]  # 0 is background here
-        matched = [
-            self._match_targets(target, defaults_A4) for target, defaults_A4 in zip(targets, defaults, strict=True)
-        ]
+        boxes = [{"boxes": target.corners_M4, "labels": target.labels_M + 1} for target in targets]  # 0: background
+        pairs = zip(targets, defaults, strict=True)
+        matched = [self._match_targets(target, defaults_A4) for target, defaults_A4 in pairs]
         return sum_losses(self.inner.compute_loss(boxes, outputs, defaults, matched))
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
@@ -106,9 +103,8 @@ class Ssd(Detector):
         return matched_A
 
 
-FULL_SUPPRESSION = Suppression(
-    min_score=0.01, iou_threshold=0.45, num_boxes=200, num_candidates=400
-)  # num_candidates is per class
+# Here num_candidates is per class.
+FULL_SUPPRESSION = Suppression(min_score=0.01, iou_threshold=0.45, num_boxes=200, num_candidates=400)
 SMALL_SUPPRESSION = replace(FULL_SUPPRESSION, num_boxes=20, num_candidates=50)  # for the small backbone
 
 

@@ -108,10 +108,8 @@ def build_optimiser(detector: nn.Module, recipe: DetectorRecipe) -> torch.optim.
 
 def learning_rate_schedule(recipe: DetectorRecipe, num_steps: int) -> LearningRateSchedule:
     """The learning rate by step. It decays from the first step on, per epoch (`step`) or per step (`cosine`)."""
-    drops = [
-        -(-epoch * num_steps // recipe.epochs) for epoch in recipe.milestone_epochs
-    ]  # first step after each milestone
+    first_steps = [-(-epoch * num_steps // recipe.epochs) for epoch in recipe.milestone_epochs]
     return LearningRateSchedule(
-        lr=recipe.lr, shape=recipe.schedule, milestones=drops, warmup=recipe.num_warmup_steps(num_steps), warmup_start=recipe.warmup_ratio,
-        linear_warmup=recipe.warmup_kind == "linear",
+        lr=recipe.lr, shape=recipe.schedule, milestones=first_steps, warmup=recipe.num_warmup_steps(num_steps),
+        warmup_start=recipe.warmup_ratio, linear_warmup=recipe.warmup_kind == "linear",
     )  # fmt: skip

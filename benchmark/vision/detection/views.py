@@ -21,14 +21,10 @@ from benchmark.vision.data.annotations import Images
 from benchmark.vision.detection.detector import Detections
 from benchmark.vision.fingerprints import derive_seed
 
-MapBack: TypeAlias = Callable[
-    [Detections, tuple[int, int]], Detections
-]  # takes detections, and height and width of the original image
+# Takes detections on an augmented image, and height and width of the original.
+MapBack: TypeAlias = Callable[[Detections, tuple[int, int]], Detections]
 
-NUM_CUTOUTS, CUTOUT_SHARES = (
-    2,
-    (0.05, 0.2),
-)  # number of rectangles, and the range of their sides as shares of the image's
+NUM_CUTOUTS, CUTOUT_SHARES = 2, (0.05, 0.2)  # number of rectangles, and their sides as shares of the image's
 SHRINK_FACTOR = 0.8  # of each side's length
 ROTATION = math.radians(5)  # clockwise
 MIN_BOX_SIDE = 1e-2  # a box with a shorter side, in pixels, is dropped
@@ -84,11 +80,9 @@ def cut_out(image_3HW: Tensor, draws_24: Tensor) -> Tensor:
     image's edges. Values are rounded to whole pixels, and sides are at least one pixel.
     """
     out_3HW, colour_311 = image_3HW.clone(), mean_colour(image_3HW).round().to(image_3HW.dtype)
-    size_2 = torch.tensor(image_3HW.shape[1:])
+    size_2, (low, high) = torch.tensor(image_3HW.shape[1:]), CUTOUT_SHARES
     for draws_4 in draws_24:
-        sides_2 = (
-            (size_2 * (CUTOUT_SHARES[0] + (CUTOUT_SHARES[1] - CUTOUT_SHARES[0]) * draws_4[:2])).round().clamp(min=1)
-        )
+        sides_2 = (size_2 * (low + (high - low) * draws_4[:2])).round().clamp(min=1)
         y_start, x_start = ((size_2 - sides_2) * draws_4[2:]).round().int().tolist()
         height, width = sides_2.int().tolist()
         out_3HW[:, y_start : y_start + height, x_start : x_start + width] = colour_311

@@ -2,6 +2,7 @@
 
 * `task` is the task as strategies see it.
 * `recipe` holds the parameters of training, `networks` the networks by name.
+* `mean_iou` is the metric.
 * `training` holds the loss and the augmentation, on the engine of `benchmark.vision.training`.
 """
 

@@ -180,10 +180,6 @@ def from_torchvision(recipe: SegmenterRecipe, weights: Path | None) -> Torchvisi
 
     if weights is not None:
         is_resnet = hasattr(network.backbone, "layer4")
-        load_weights(
-            network.backbone if is_resnet else nn.ModuleDict({"features": network.backbone}),
-            weights,
-            UNUSED_WEIGHTS,
-            matching_setting,
-        )
+        named_backbone = network.backbone if is_resnet else nn.ModuleDict({"features": network.backbone})
+        load_weights(named_backbone, weights, UNUSED_WEIGHTS, matching_setting)
     return TorchvisionBody(network.backbone, network.classifier)

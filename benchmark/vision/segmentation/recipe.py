@@ -53,10 +53,9 @@ class SegmenterRecipe:
 
     def _ranges(self) -> dict[str, bool]:
         """Each field and its condition, and whether the condition holds."""
+        models = "a DeepLabV3 or FCN of torchvision (deeplabv3_resnet50, fcn_resnet101 ...)"
         return {
-            "model small, or a DeepLabV3 or FCN of torchvision (deeplabv3_resnet50, fcn_resnet101 ...)": is_known_network(
-                self.model
-            ),
+            f"model small, or {models}": is_known_network(self.model),
             "dropout in [0, 1)": 0 <= self.dropout < 1,
             "crop at least 0": self.crop >= 0,
             "scale_min positive": self.scale_min > 0,

@@ -30,7 +30,6 @@ from benchmark.api import (
     Scores,
     Targets,
     activity,
-    scores_by_class,
     seeded,
 )
 from benchmark.vision.data.annotations import image_scans
@@ -41,6 +40,7 @@ from benchmark.vision.directional import DirectionLayers
 from benchmark.vision.encoding.encodings import Encodings
 from benchmark.vision.fingerprints import derive_seed, digest
 from benchmark.vision.networks import suits_channels_last
+from benchmark.vision.segmentation.mean_iou import confusion_matrix, segmentation_scores
 from benchmark.vision.segmentation.networks import Segmenter, build_segmenter
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
 from benchmark.vision.segmentation.training import (
@@ -161,18 +161,14 @@ class Segmentation(VisionTask[Segmenter]):
 
         The test set is scrambled too, unless `test` is False.
         """
-        scrambled_task, no_images, num_classes = copy.copy(self), frozenset[int](), len(self.classes)
-        seeds, paid_images = (
-            [derive_seed(seed, name) for name in ("pool", "test")],
-            frozenset(np.asarray(paid).tolist()),
-        )
-        scrambled_task._pool = Split(
-            self._pool.images, ScrambledMaps(self._pool.maps, paid_images, num_classes, seeds[0])
-        )
+        scrambled_task, num_classes = copy.copy(self), len(self.classes)
+        pool_seed, test_seed = (derive_seed(seed, name) for name in ("pool", "test"))
+        paid_images, no_images = frozenset(np.asarray(paid).tolist()), frozenset[int]()
+        maps = ScrambledMaps(self._pool.maps, paid_images, num_classes, pool_seed)
+        scrambled_task._pool = Split(self._pool.images, maps)
         if test:
-            scrambled_task._test = Split(
-                self._test.images, ScrambledMaps(self._test.maps, no_images, num_classes, seeds[1])
-            )
+            maps = ScrambledMaps(self._test.maps, no_images, num_classes, test_seed)
+            scrambled_task._test = Split(self._test.images, maps)
         scrambled_task.fingerprint = digest(self.fingerprint, np.sort(paid), seed, test)
         return scrambled_task
 
@@ -181,9 +177,7 @@ class Segmentation(VisionTask[Segmenter]):
         """Returns the classes of each pool image, with the square root of the area of each."""
         groups = [[number] for number in range(self.num_pool)]
         maps = read_groups(self._pool.maps, groups, self._machine.workers)
-        counts_NC = np.stack(
-            [np.bincount(label_map.numpy().ravel(), minlength=IGNORE_INDEX + 1) for [label_map] in maps]
-        )
+        counts_NC = np.stack([np.bincount(one_map.numpy().ravel(), minlength=IGNORE_INDEX + 1) for [one_map] in maps])
         image_L, class_L = counts_NC[:, : len(self.classes)].nonzero()
         return Annotations(self.classes, image_L, class_L, np.sqrt(counts_NC[image_L, class_L]).astype(np.float32))
 
@@ -212,29 +206,24 @@ class Segmentation(VisionTask[Segmenter]):
         scores_by_sample: list[list[Tensor]] = [[] for _ in range(num_samples)]
         for features_NDhw, size in self._features(network, self._pool, indices):
             seeds = [derive_seed(seed, f"dropout {index}") for index in positions[start : start + len(features_NDhw)]]
-            generators, start = (
-                [torch.Generator().manual_seed(image_seed) for image_seed in seeds],
-                start + len(features_NDhw),
-            )
+            generators = [torch.Generator().manual_seed(image_seed) for image_seed in seeds]
+            start += len(features_NDhw)
             for sample_scores in scores_by_sample:
                 shape = features_NDhw.shape[1:]
-                kept_mask_NDhw = (
-                    torch.stack([torch.rand(shape, generator=generator) for generator in generators])
-                    >= network.dropout.p
-                )
-                dropped_NDhw = features_NDhw * kept_mask_NDhw.to(self._device) / (1 - network.dropout.p)
+                draws_NDhw = torch.stack([torch.rand(shape, generator=generator) for generator in generators])
+                mask_NDhw = (draws_NDhw >= network.dropout.p).to(self._device)
+                dropped_NDhw = features_NDhw * mask_NDhw / (1 - network.dropout.p)
                 sample_scores.append(take_lattice(network.logits(dropped_NDhw, size)).softmax(1))
         return map(to_predictions, scores_by_sample)
 
     @torch.no_grad()
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N, D): the input of the last layer, averaged over places."""
-        return torch.cat(
-            [features.mean((2, 3)) for features, _ in self._features(cast_model(model, Segmenter), self._pool, indices)]
-        )
+        batches = self._features(cast_model(model, Segmenter), self._pool, indices)
+        return torch.cat([features_NDhw.mean((2, 3)) for features_NDhw, _ in batches])
 
     def labels(self, model: nn.Module, indices: Indices) -> Tensor:
-        """(N, h, w) uint8: the classes of the places of the lattice, 255 where ignored or outside a smaller image."""
+        """(N, h, w) uint8: the classes at the lattice places; 255 for ignored pixels and outside a smaller image."""
         return pad_maps([take_lattice(pairs_N4HW[:, 3]) for pairs_N4HW in self._read_pairs(self._pool, indices)])
 
     @torch.no_grad()
@@ -249,14 +238,16 @@ class Segmentation(VisionTask[Segmenter]):
         return torch.cat(outputs)
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The last layer's kernel, as ISAL takes the last layers of detectors. No bias."""
+        """Returns the last layer's kernel without its bias, as ISAL uses the last layers of detectors."""
         return {name: weight for name, weight in model.named_parameters() if name == "head.weight"}
 
     def pseudo_labels(self, model: nn.Module, indices: Indices, k: int, min_score: float = 0.0) -> Tensor:
-        """(N, h, w) uint8: the likeliest class of each place of the lattice, 255 outside a smaller image. ValueError
-        unless k = 1.
+        """(N, h, w) uint8: the most likely class at each lattice place; 255 outside a smaller image.
 
-        Every place has its guess: `min_score` is for boxes.
+        Every place has a pseudo-label: `min_score` applies to boxes only.
+
+        Raises:
+            ValueError: k is not 1.
         """
         if k != 1:
             raise ValueError(f"k={k}: a segmenter's pseudo-labels have one class per pixel: set k=1")
@@ -373,9 +364,8 @@ def take_lattice(values: Tensor) -> Tensor:
 def pad_maps(maps: Sequence[Tensor]) -> Tensor:
     """(N, h, w): concatenates batches of maps; smaller maps are padded with 255 on the right and below."""
     height, width = (max(batch.shape[axis] for batch in maps) for axis in (1, 2))
-    return torch.cat(
-        [F.pad(batch, (0, width - batch.shape[2], 0, height - batch.shape[1]), value=IGNORE_INDEX) for batch in maps]
-    )
+    sides = [(0, width - batch.shape[2], 0, height - batch.shape[1]) for batch in maps]
+    return torch.cat([F.pad(batch, pad, value=IGNORE_INDEX) for batch, pad in zip(maps, sides, strict=True)])
 
 
 def to_predictions(scores: Sequence[Tensor]) -> Predictions:
@@ -384,32 +374,3 @@ def to_predictions(scores: Sequence[Tensor]) -> Predictions:
     places = torch.tensor([part.shape[2] * part.shape[3] for part in scores for _ in part], device=scores_PC.device)
     image_P = torch.arange(len(places), device=scores_PC.device).repeat_interleave(places)
     return Predictions(scores_PC, image_P, len(places))
-
-
-def confusion_matrix(predicted_NHW: Tensor, maps_NHW: Tensor, num_classes: int) -> Tensor:
-    """(C, C): the number of labelled pixels of each true class (rows) and predicted class (columns)."""
-    is_labelled_NHW = maps_NHW != IGNORE_INDEX
-    pair_P = maps_NHW[is_labelled_NHW].long() * num_classes + predicted_NHW[is_labelled_NHW]
-    return pair_P.bincount(minlength=num_classes**2).view(num_classes, num_classes)
-
-
-def segmentation_scores(confusion_CC: Tensor, classes: Sequence[str]) -> Scores:
-    """Computes the scores of `Segmentation.score` from a confusion matrix.
-
-    Raises:
-        ValueError: no pixel is labelled.
-    """
-    counts_CC = confusion_CC.double()
-    correct_C, true_C, predicted_C = counts_CC.diagonal(), counts_CC.sum(1), counts_CC.sum(0)
-    occurs_C = true_C > 0
-    if not occurs_C.any():
-        raise ValueError("no pixel of the test set is labelled: there is nothing to score")
-    iou_C = correct_C[occurs_C] / (true_C + predicted_C - correct_C)[occurs_C]
-    named = [name for name, occurs in zip(classes, occurs_C.tolist(), strict=True) if occurs]
-    values = {
-        "miou": 100.0 * iou_C.mean().item(),
-        "pixel_accuracy": 100.0 * (correct_C.sum() / true_C.sum()).item(),
-        "num_predicted_classes": float((predicted_C > 0).sum().item()),
-        "num_test_classes": float(occurs_C.sum().item()),
-    }
-    return Scores(values, {"iou": scores_by_class(named, (100.0 * iou_C).tolist())})
