@@ -249,7 +249,7 @@ def test_detections_are_torchvisions(task: Detection, fitted: Detector) -> None:
             theirs = inner.postprocess_detections(levels, [list(one.split(counts)) for one in anchors], batch.sizes)
         else:
             inner.roi_heads.detections_per_img = 20
-            named = fitted._named(maps)  # type: ignore[attr-defined]
+            named = fitted._name_levels(maps)  # type: ignore[attr-defined]
             proposals, _ = inner.rpn(ImageList(batch.images_N3HW, batch.sizes), named)
             theirs, _ = inner.roi_heads(named, proposals, batch.sizes)
             theirs = [{**one, "labels": one["labels"] - 1} for one in theirs]

@@ -205,7 +205,7 @@ def test_two_patches_are_cut_out_by_seed_and_image() -> None:
 
 
 def test_an_unknown_view_is_named() -> None:
-    with pytest.raises(ValueError, match=r"^augmentation 'zoom': use flip, cutout, shrink, rotate$"):
+    with pytest.raises(ValueError, match=r"^augmentation 'zoom' is unknown: use flip, cutout, shrink, rotate$"):
         AugmentedImages(Stored([lit()]), "zoom", 0)  # type: ignore[arg-type]
 
 

@@ -214,7 +214,7 @@ def test_pseudo_labels_are_the_likeliest_classes_of_the_places(task: Segmentatio
     maps = task.pseudo_labels(fitted, indices, 1)
     assert (maps.shape, maps.dtype) == ((2, 11, 11), torch.uint8)
     assert torch.equal(maps.flatten().long(), task.predict(fitted, indices).scores_PC.argmax(1))
-    with pytest.raises(ValueError, match="k=2: a segmenter's pseudo labels"):
+    with pytest.raises(ValueError, match="k=2: a segmenter's pseudo-labels"):
         task.pseudo_labels(fitted, indices, 2)
 
 
