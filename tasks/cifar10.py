@@ -18,5 +18,13 @@ from benchmark.vision.data.download import load_cifar
     version=1, default=Recipe(), published=PUBLISHED, missing_capabilities=missing_capabilities, check=check_weights
 )
 def cifar10(machine: Machine, recipe: Recipe) -> Classification:
-    """50,000 + 10,000 colour images of 32x32 pixels, 10 classes; downloaded into the data folder (170 MB)."""
+    """50,000 + 10,000 colour images of 32x32 pixels, 10 classes; downloaded into the data folder (170 MB).
+
+    Args:
+        machine: Has the device and the data folder.
+        recipe: How to train.
+
+    Raises:
+        ValueError: The data are missing and cannot be downloaded.
+    """
     return build_task(machine, recipe, *load_cifar(machine, "CIFAR10"), num_classes=10)

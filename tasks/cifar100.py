@@ -24,5 +24,13 @@ from benchmark.vision.data.download import load_cifar
     check=check_weights,
 )
 def cifar100(machine: Machine, recipe: Recipe) -> Classification:
-    """50,000 + 10,000 colour images of 32x32 pixels, 100 classes; downloaded into the data folder (169 MB)."""
+    """50,000 + 10,000 colour images of 32x32 pixels, 100 classes; downloaded into the data folder (169 MB).
+
+    Args:
+        machine: Has the device and the data folder.
+        recipe: How to train.
+
+    Raises:
+        ValueError: The data are missing and cannot be downloaded.
+    """
     return build_task(machine, recipe, *load_cifar(machine, "CIFAR100"), num_classes=100)

@@ -26,7 +26,14 @@ from benchmark.vision.data.download import load_svhn
 def svhn(machine: Machine, recipe: Recipe) -> Classification:
     """73,257 + 26,032 colour images of 32x32 pixels, 10 digits; downloaded into the data folder (246 MB).
 
-    Digits are not mirrored; `published=true` mirrors them, as the published code does, but its images are whole:
-    `svhn_as_published` has the published distortion.
+    Digits are not mirrored. `published=true` mirrors them, as the published code does; the published distortion of the
+    images is in `svhn_as_published` alone.
+
+    Args:
+        machine: Has the device and the data folder.
+        recipe: How to train.
+
+    Raises:
+        ValueError: The data are missing and cannot be downloaded.
     """
     return build_task(machine, recipe, *load_svhn(machine), num_classes=10)
