@@ -31,7 +31,7 @@ from benchmark.api import Machine
 from benchmark.tasks.coco import coco
 from benchmark.tasks.image_folder import image_folder
 from benchmark.tasks.voc import voc
-from benchmark.vision.classification.task import Recipe
+from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.data import image_checks
 from benchmark.vision.data.annotations import image_scans
 from benchmark.vision.data.sources import report_sources

@@ -20,7 +20,7 @@ from benchmark.plugins import discovery
 from benchmark.tasks.cityscapes import cityscapes
 from benchmark.tasks.oxford_pet import oxford_pet
 from benchmark.tasks.tiny_imagenet import tiny_imagenet
-from benchmark.vision.classification.task import Recipe
+from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.data import image_checks, label_maps, layouts
 from benchmark.vision.data.annotations import image_scans
 from benchmark.vision.data.sources import report_sources

@@ -24,7 +24,7 @@ from benchmark.tasks.image_folder import image_folder
 from benchmark.tasks.scenes import scenes
 from benchmark.tasks.tiny_imagenet import tiny_imagenet
 from benchmark.tasks.voc import voc
-from benchmark.vision.classification.task import Recipe
+from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.data import image_checks
 from benchmark.vision.data.annotations import ImageFiles
 from benchmark.vision.data.image_checks import THUMBNAIL_SIDE, BadImagesError, ImageScan, read_all, scan_images

@@ -21,7 +21,7 @@ from benchmark.api import Machine
 from benchmark.plugins import discovery, registry
 from benchmark.tasks.oxford_pet import oxford_pet
 from benchmark.tasks.tiny_imagenet import tiny_imagenet
-from benchmark.vision.classification.task import Recipe
+from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.data.annotations import ImageFiles
 from benchmark.vision.data.image_files import decode_image
 

@@ -26,7 +26,7 @@ from benchmark.tasks.digits import DEFAULT, digits
 from benchmark.tasks.image_folder import image_folder
 from benchmark.tasks.svhn import svhn
 from benchmark.tasks.svhn_as_published import distort, svhn_as_published
-from benchmark.vision.classification.task import PUBLISHED, Recipe
+from benchmark.vision.classification.recipe import PUBLISHED, Recipe
 from benchmark.vision.data.handwritten import read_digits
 
 CPU = torch.device("cpu")
