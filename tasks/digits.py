@@ -44,6 +44,6 @@ def digits(machine: Machine, recipe: Recipe) -> Classification:
     for label in range(10):
         members = order_N[labels_N[order_N] == label]
         rank_N[members] = np.arange(len(members))
-    test_N = rank_N < NUM_TEST // 10
-    pool, test = (Split(images_N1HW[which_N], labels_N[which_N]) for which_N in (~test_N, test_N))
+    is_test_N = rank_N < NUM_TEST // 10
+    pool, test = (Split(images_N1HW[part_N], labels_N[part_N]) for part_N in (~is_test_N, is_test_N))
     return build_task(machine, recipe, pool, test, num_classes=10)

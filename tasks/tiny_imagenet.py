@@ -51,7 +51,7 @@ def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> C
     if len(classes) < 2:
         raise ValueError(f"{folder / 'train'}: {len(classes)} class folders; a task needs two")
     lists = list_training(folder / "train", classes), list_validation(folder / "val", classes)
-    pool, test = read_all(*(partial(Split.from_files, *part, SIZE, exif) for part in lists))
+    pool, test = read_all(*(partial(Split.from_files, paths, labels, SIZE, exif) for paths, labels in lists))
     return build_task(machine, recipe, pool, test, num_classes=len(classes), classes=classes, root=folder)
 
 
