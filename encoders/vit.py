@@ -8,14 +8,23 @@ from benchmark.vision.encoding.vit import Vit, check_weights
 
 @register_encoder(version=1, check=check_weights)
 def vit(machine: Machine, pool: Pool, *, model: str, weights: str = "default", size: int = 224) -> Vit:
-    """A frozen transformer: its patches, what its class token attends to, and that token.
+    """A frozen transformer: its patches, the attention of its class token, and that token as the global feature.
 
-    Patches are those of the last block but one, through the final normalisation, as GEAL's code takes them; attention
-    is the last block's, the mean over heads; the global feature is the class token at the end.
-    model: a name of timm (`vit_base_patch14_dinov2.lvd142m`); one with a class token and plain attention.
-    weights: default (timm's, downloaded when first used), none (random ones, to try a grid), or a file of them
-        (.safetensors, .pth), absolute or inside the data folder.
-    size: pixels a side that images are squashed to (ours: 224).
-    Deviations: none in the network, which is timm's; pixels are normalised by ImageNet's moments, whatever the weights.
+    As in GEAL's code, patches are those of the last block but one, after the final normalisation. The attention is that
+    of the last block, the mean over heads. The global feature is the class token at the end.
+
+    Args:
+        machine: Has the device and the data folder.
+        pool: Not used.
+        model: A model of timm with a class token and plain attention, such as `vit_base_patch14_dinov2.lvd142m`.
+        weights: "default" (timm's, downloaded on first use), "none" (random ones, to try a grid) or a file
+            (.safetensors, .pth): absolute, or inside the data folder.
+        size: Height and width in pixels to which images are resized (224: this project's).
+
+    Raises:
+        ValueError: timm is missing, the model is unsuitable, or the weights are missing or do not fit.
+
+    Deviations: None in the network, which is timm's. Pixels are normalised by ImageNet's channel statistics for all
+        weights.
     """
     return Vit(machine, model, weights, size)

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, check_weights, missing_capabilities
+from benchmark.vision.classification import (
+    PUBLISHED,
+    Classification,
+    Recipe,
+    build_task,
+    check_weights,
+    missing_capabilities,
+)
 from benchmark.vision.data.download import load_cifar
 
 
 @register_task(
     version=1, default=Recipe(), published=PUBLISHED, missing_capabilities=missing_capabilities, check=check_weights
 )
-def cifar10(machine: Machine, recipe: Recipe) -> Classifier:
-    """50,000 + 10,000 colour images of 32x32 pixels, 10 classes; downloaded into the data folder (170 MB)."""
-    return Classifier(machine, recipe, *load_cifar(machine, "CIFAR10"), num_classes=10)
+def cifar10(machine: Machine, recipe: Recipe) -> Classification:
+    """50,000 + 10,000 colour images of 32x32 pixels, 10 classes; downloaded into the data folder (170 MB).
+
+    Args:
+        machine: Has the device and the data folder.
+        recipe: How to train.
+
+    Raises:
+        ValueError: The data are missing and cannot be downloaded.
+    """
+    return build_task(machine, recipe, *load_cifar(machine, "CIFAR10"), num_classes=10)

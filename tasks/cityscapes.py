@@ -19,7 +19,7 @@ from benchmark.vision.segmentation.networks import check_weights
 from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, missing_capabilities
 from benchmark.vision.segmentation.task import Segmentation
 
-LABEL_IDS = {  # of the 19 that are scored, in their order: the label id of each
+LABEL_IDS = {  # the label id of each of the 19 scored classes, in order
     "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19,
     "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
     "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
@@ -27,7 +27,7 @@ LABEL_IDS = {  # of the 19 that are scored, in their order: the label id of each
 MASK_BYTES = {
     "labelIds": list(LABEL_IDS.values()),
     "labelTrainIds": list(range(len(LABEL_IDS))),
-}  # bytes of the classes
+}  # by kind of mask: the byte of each class
 IMAGE_SUFFIX = "_leftImg8bit.png"
 ARCHIVES = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com"
 
@@ -42,15 +42,23 @@ ARCHIVES = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscap
 def cityscapes(
     machine: Machine, recipe: SegmenterRecipe, *, root: str = "cityscapes", size: int | None = None, exif: Exif = "turn"
 ) -> Segmentation:
-    """Street scenes of 1024x2048 pixels, 19 classes: a pool of train (2,975), scored on val (500), for the labels of
-    test are not public.
+    """Street scenes of 1024x2048 pixels, 19 classes.
 
-    root: absolute, or inside the data folder; leftImg8bit/ and gtFine/ are in it. Read are *_gtFine_labelIds.png, or
-        *_gtFine_labelTrainIds.png where a split has none of those. Labels outside the 19 classes are ignored.
-    size: height in pixels that images (bilinear) and label maps (nearest neighbour) are shrunk to, for small machines;
-        null: none are. Scores are then of the small maps, and not those of the published ones.
-    exif: turn turns photographs as their EXIF tags say, but where a label map has the size of the stored pixels alone;
-        ignore leaves all as they are stored.
+    The pool is train (2,975 images). The test set is val (500), since the labels of test are not public.
+
+    Args:
+        machine: Has the device and the data folder.
+        recipe: How to train.
+        root: The folder with leftImg8bit/ and gtFine/: absolute, or inside the data folder. The label maps are
+            *_gtFine_labelIds.png, or *_gtFine_labelTrainIds.png if a split has none of those. Labels outside the 19
+            classes are ignored.
+        size: Height in pixels to which images (bilinear) and label maps (nearest neighbour) are reduced, for small
+            machines; null leaves them as they are. Scores on smaller maps are not comparable with published ones.
+        exif: "turn" turns photographs as their EXIF tags say, unless a label map has the size of the stored pixels
+            alone. "ignore" leaves all images as they are stored.
+
+    Raises:
+        ValueError: Files are missing or cannot be read, or images and label maps differ in size.
     """
     if size is not None and size < 1:
         raise ValueError(f"cityscapes[size={size}]: must be at least 1")
@@ -63,37 +71,48 @@ def cityscapes(
 
 
 def read_split(folder: Path, split_name: str, size: int | None, exif: Exif = "turn") -> Split:
-    """One split, its cities and images in the order of their names. ValueError says which file is missing or does not
-    fit."""
-    home = folder / "leftImg8bit" / split_name
-    there = [f"{city}/{name}" for city in list_names(home) for name in list_names(home / city)]
-    names = [name for name in there if name.endswith(IMAGE_SUFFIX)]
-    if others := [name for name in there if is_image(name) and not name.endswith(IMAGE_SUFFIX)]:
+    """Reads one split, with cities and images in the order of their names.
+
+    Args:
+        folder: The root folder of the data set.
+        split_name: "train" or "val".
+        size: Height in pixels to which images and maps are reduced; None for none.
+        exif: See `cityscapes`.
+
+    Raises:
+        ValueError: Files are missing or cannot be read, or images and label maps differ in size.
+    """
+    image_folder = folder / "leftImg8bit" / split_name
+    image_paths = [f"{city}/{name}" for city in list_names(image_folder) for name in list_names(image_folder / city)]
+    names = [name for name in image_paths if name.endswith(IMAGE_SUFFIX)]
+    if others := [name for name in image_paths if is_image(name) and not name.endswith(IMAGE_SUFFIX)]:
         warn_once(
-            f"{home}: images that are passed over, for their names do not end in {IMAGE_SUFFIX}: {len(others):,} "
+            f"{image_folder}: images are left out because their names do not end in {IMAGE_SUFFIX}: {len(others):,} "
             f"({printable(others[0])})"
         )
     if not names:
-        raise ValueError(f"{home} has no CITY/*{IMAGE_SUFFIX}: unpack {ARCHIVES} in {folder}, or set root= (and data=)")
-    truth, stems = folder / "gtFine" / split_name, [name.removesuffix(IMAGE_SUFFIX) for name in names]
-    unknown = np.zeros((len(names), 2), np.int64)
-    kind = next(
-        (k for k in MASK_BYTES if any(n.endswith(f"_{k}.png") for n in list_names(truth / Path(stems[0]).parent))), None
-    )
+        raise ValueError(
+            f"{image_folder} has no CITY/*{IMAGE_SUFFIX}: unpack {ARCHIVES} in {folder}, or set root= (and data=)"
+        )
+    map_folder, stems = folder / "gtFine" / split_name, [name.removesuffix(IMAGE_SUFFIX) for name in names]
+    first_maps = list_names(map_folder / Path(stems[0]).parent)
+    kind = next((kind for kind in MASK_BYTES if any(name.endswith(f"_{kind}.png") for name in first_maps)), None)
     if kind is None:
-        raise ValueError(f"{truth} has no CITY/*_gtFine_labelIds.png: unpack {ARCHIVES} in {folder}")
+        raise ValueError(f"{map_folder} has no CITY/*_gtFine_labelIds.png: unpack {ARCHIVES} in {folder}")
     maps = [f"{stem}_gtFine_{kind}.png" for stem in stems]
-    every = [f"{city}/{name}" for city in list_names(truth) for name in list_names(truth / city)]
-    if alone := [name for name in every if name.endswith(f"_gtFine_{kind}.png") and name not in set(maps)]:
-        warn_once(f"{truth}: label maps without an image are left out: {len(alone):,} ({printable(alone[0])})")
-    masks = ImageFiles(truth, maps, unknown, exif, is_mask=True).with_scans()
-    images = ImageFiles(home, names, masks.sizes_N2, exif).with_scans()
+    map_paths = [f"{city}/{name}" for city in list_names(map_folder) for name in list_names(map_folder / city)]
+    if unmatched := [name for name in map_paths if name.endswith(f"_gtFine_{kind}.png") and name not in set(maps)]:
+        example = printable(unmatched[0])
+        warn_once(f"{map_folder}: label maps without an image are left out: {len(unmatched):,} ({example})")
+    no_sizes_N2 = np.zeros((len(names), 2), np.int64)
+    masks = ImageFiles(map_folder, maps, no_sizes_N2, exif, is_mask=True).with_scans()
+    images = ImageFiles(image_folder, names, masks.sizes_N2, exif).with_scans()
     split = Split(images, MaskFiles(masks, class_table(MASK_BYTES[kind])))
     return split if size is None else Split(DownscaledImages(split.images, size), DownscaledImages(split.maps, size))
 
 
 def class_table(labels: list[int]) -> Tensor:
-    """(256,) uint8: the class of each byte of a mask whose classes have these labels."""
+    """(256,) uint8: the class of each byte of a mask, from the byte of each class."""
     class_256 = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
     class_256[labels] = torch.arange(len(labels), dtype=torch.uint8)
     return class_256

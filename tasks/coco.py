@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.data.annotations import (
-    LayoutError,
+from benchmark.vision.data.annotations import LayoutError
+from benchmark.vision.data.coco_json import ANNOTATIONS, IMAGES, locate_splits, read_coco_json
+from benchmark.vision.data.image_checks import read_all
+from benchmark.vision.data.image_files import Exif
+from benchmark.vision.data.layouts import suggest_parameters
+from benchmark.vision.data.splitting import (
     check_disjoint,
     drop_empty_images,
     label_leakage,
     pool_test_split,
 )
-from benchmark.vision.data.coco_json import ANNOTATIONS, IMAGES, read_coco_json
-from benchmark.vision.data.coco_json import locate_splits as coco_places
-from benchmark.vision.data.image_checks import read_all
-from benchmark.vision.data.image_files import Exif
-from benchmark.vision.data.layouts import suggest_parameters
 from benchmark.vision.detection.detectors import check_weights
 from benchmark.vision.detection.recipe import PUBLISHED_FCOS_COCO, DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.task import Detection
@@ -48,30 +47,39 @@ def coco(
     filter_empty: Literal["none", "oracle"] = "none",
     exif: Exif = "turn",
 ) -> Detection:
-    """Boxes in the COCO format; the score is the COCO evaluator's AP, the mean over overlaps of 50 to 95 per cent.
+    """Boxes in the COCO format; the score is the COCO evaluator's AP, the mean over IoU thresholds of 0.50 to 0.95.
 
-    root: absolute, or inside the data folder.
-    train, test: the splits that are the pool and the test set. The pool is in the order of the images' ids.
-    images, annotations: the folder of the images and the JSON file, inside `root`; SPLIT in them stands for the name of
-        the split. The file's file_name counts from the folder of the images.
-    split: share of `train` that is the test set, drawn by the images' names; `test` counts for nothing then. null: it
-        is the test set.
-    filter_empty: oracle takes images without boxes out of the pool, for which it looks at their labels.
-    exif: turn turns photographs as their EXIF tags say, but where an annotation states the size of the stored pixels
-        alone; ignore leaves all as they are stored.
+    Args:
+        machine: Has the device and the data folder.
+        recipe: How to train.
+        root: The folder of the data set: absolute, or inside the data folder.
+        train: The split that is the pool. Its images come in the order of their ids.
+        test: The split that is the test set.
+        images: The folder of the images, inside `root`; SPLIT in it stands for the name of the split. The `file_name`
+            entries of the JSON file are relative to it.
+        annotations: The JSON file, inside `root`; SPLIT in it stands for the name of the split.
+        split: The share of `train` that becomes the test set, drawn by the images' names; `test` has no effect then.
+            null uses `test`.
+        filter_empty: "oracle" takes images without boxes out of the pool, for which it looks at their labels.
+        exif: "turn" turns photographs as their EXIF tags say, unless an annotation states the size of the stored pixels
+            alone. "ignore" leaves all images as they are stored.
+
+    Raises:
+        ValueError: Files are missing or cannot be read, the splits overlap or have different categories, or one of them
+            has no boxes.
     """
     folder = resolve_root(machine, root)
     try:
-        places = coco_places(folder, train, test, images, annotations, split)
-        found = read_all(*(partial(read_coco_json, path, home, exif) for path, home in places))
+        paths = locate_splits(folder, train, test, images, annotations, split)
+        splits = read_all(*(partial(read_coco_json, path, image_folder, exif) for path, image_folder in paths))
     except LayoutError as error:
         raise ValueError(f"{error}. {suggest_parameters(folder, root, fallback_advice(folder, root))}") from None
-    (whole, names), others = found[0], [names for _, names in found[1:]]
-    if others and names != others[0]:
-        odd = sorted(set(names) ^ set(others[0]))
-        how = f"only one of them has {odd[0]!r}" if odd else "their order differs"
-        raise ValueError(f"{places[1][0]} has other categories than {places[0][0]}: {how}")
-    pool, tests = (whole, found[1][0]) if split is None else pool_test_split(whole, split)
+    (first_split, names), test_names = splits[0], [names for _, names in splits[1:]]
+    if test_names and names != test_names[0]:
+        differing = sorted(set(names) ^ set(test_names[0]))
+        difference = f"only one of them has {differing[0]!r}" if differing else "their order differs"
+        raise ValueError(f"{paths[1][0]} has other categories than {paths[0][0]}: {difference}")
+    pool, tests = (first_split, splits[1][0]) if split is None else pool_test_split(first_split, split)
     check_disjoint(pool, tests)
     if filter_empty == "oracle":
         pool = drop_empty_images(pool)
@@ -79,7 +87,7 @@ def coco(
 
 
 def resolve_root(machine: Machine, root: str) -> Path:
-    """The data set's folder. ValueError where there is no data folder says how to get one."""
+    """The folder of the data set. Raises ValueError without a data folder; the message says where to get the data."""
     try:
         return machine.resolve_path(root)
     except ValueError as error:
@@ -87,7 +95,7 @@ def resolve_root(machine: Machine, root: str) -> Path:
 
 
 def fallback_advice(folder: Path, root: str) -> str:
-    """What to do where nothing is there: to get COCO, unless the user has named a folder."""
+    """What to do if the folder cannot be read: get COCO, or set parameters if the user has named a folder."""
     if root == "coco":
         return f"for COCO itself, unpack {ARCHIVE_URLS} into {folder}"
-    return "set root=, annotations=, images= (SPLIT in them is what train= and test= name), or split=0.2 for one file"
+    return "set root=, annotations=, images= (SPLIT in them stands for train= and test=), or split=0.2 for one file"

@@ -1,4 +1,4 @@
-"""Scenes of scikit-learn's handwritten digits: semantic segmentation that runs anywhere, in seconds a fit."""
+"""Scenes of scikit-learn's handwritten digits: semantic segmentation that runs anywhere, with fits of seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmark.vision.segmentation.networks import check_weights
 from benchmark.vision.segmentation.recipe import SMALL, SegmenterRecipe, missing_capabilities
 from benchmark.vision.segmentation.task import Segmentation
 
-INK_THRESHOLD = 0.3  # of a pixel, 0..1, above which it is of its digit's class
+INK_THRESHOLD = 0.3  # a pixel with more ink, on the scale 0..1, is of its digit's class
 CLASSES = ("background", *map(str, range(10)))
 DEFAULT = SegmenterRecipe(
     model=SMALL,
@@ -33,25 +33,31 @@ DEFAULT = SegmenterRecipe(
 
 @register_task(version=1, default=DEFAULT, missing_capabilities=missing_capabilities, check=check_weights)
 def scene_masks(machine: Machine, recipe: SegmenterRecipe) -> Segmentation:
-    """The grey canvases of `scenes`, 64x64 pixels with up to four digits of 14 to 28 pixels, with a label map each: a
-    pool of 800, a test set of 200 drawn from other handwritten digits. 11 classes: pixels of a digit's ink are of its
-    class, all others of class 0, the background."""
+    """The grey canvases of `scenes`, 64x64 pixels with up to four digits of 14 to 28 pixels, with label maps.
+
+    The pool has 800 canvases. The test set has 200, drawn from other handwritten digits. There are 11 classes: pixels
+    with a digit's ink are of its class, all others of class 0, the background.
+
+    Args:
+        machine: Has the device.
+        recipe: How to train.
+    """
     pool, test = build_splits()
     return Segmentation(machine, recipe, pool, test, CLASSES)
 
 
 @cache
 def build_splits() -> tuple[Split, Split]:
-    """Pool and test set, the same on every machine."""
+    """Draws the pool and the test set, the same on every machine."""
     first, second = map(build_split, digit_sources())
     return first, second
 
 
 def build_split(source: DigitSource) -> Split:
-    """Canvases and their label maps."""
-    made = list(draw_scenes(source))
-    maps_NHW = torch.from_numpy(np.stack([label_map(one) for one in made]))
-    return Split(Canvases.from_grey([one.image_HW for one in made]), InMemoryMaps(maps_NHW))
+    """Draws canvases and their label maps."""
+    drawings = list(draw_scenes(source))
+    maps_NHW = torch.from_numpy(np.stack([label_map(drawing) for drawing in drawings]))
+    return Split(Canvases.from_grey([drawing.image_HW for drawing in drawings]), InMemoryMaps(maps_NHW))
 
 
 def label_map(scene: Scene) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Scenes of scikit-learn's handwritten digits: object detection that runs anywhere, in seconds a fit."""
+"""Scenes of scikit-learn's handwritten digits: object detection that runs anywhere, with fits of seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.data.annotations import GroundTruth, Split
+from benchmark.vision.data.annotations import GroundTruth, Split, offsets
 from benchmark.vision.data.scenes import (
     CANVAS_SIDE,
     DIGIT_SIZES,
@@ -38,15 +38,22 @@ DEFAULT = DetectorRecipe(
 
 @register_task(version=1, default=DEFAULT, missing_capabilities=missing_capabilities, check=check_weights)
 def scenes(machine: Machine, recipe: DetectorRecipe) -> Detection:
-    """Grey canvases of 64x64 pixels with up to four digits of 14 to 28 pixels, 10 classes: a pool of 800, a test set
-    of 200 drawn from other handwritten digits. One canvas in ten is empty. `map` is AP at IoU 0.50."""
+    """Grey canvases of 64x64 pixels with up to four digits of 14 to 28 pixels, 10 classes.
+
+    The pool has 800 canvases. The test set has 200, drawn from other handwritten digits. One canvas in ten is empty.
+    `map` is AP at IoU 0.50.
+
+    Args:
+        machine: Has the device.
+        recipe: How to train.
+    """
     pool, test = build_splits()
     return Detection(machine, recipe, pool, test, num_classes=10, map_at="50")
 
 
 @cache
 def build_splits() -> tuple[Split, Split]:
-    """Pool and test set, the same on every machine."""
+    """Draws the pool and the test set, the same on every machine."""
     first, second = (build_split(*source) for source in digit_sources())
     return first, second
 
@@ -54,14 +61,21 @@ def build_splits() -> tuple[Split, Split]:
 def build_split(
     glyphs_NHW: npt.NDArray[np.float32], labels_N: npt.NDArray[np.int64], number: int, rng: np.random.Generator
 ) -> Split:
-    """`number` canvases with digits among these."""
-    made = list(draw_scenes(DigitSource(glyphs_NHW, labels_N, number, rng)))
-    flat = [digit for drawing in made for digit in drawing.digits]
-    first_N1 = np.concatenate([[0], np.cumsum([len(drawing.digits) for drawing in made])]).astype(np.int64)
-    corners_B4 = np.array([digit.corners for digit in flat], np.float32).reshape(-1, 4)
-    labels_B = np.array([digit.label for digit in flat], np.int64)
-    truth = GroundTruth(corners_B4, labels_B, np.zeros(len(flat), bool), first_N1)
-    return Split(Canvases.from_grey([drawing.image_HW for drawing in made]), truth)
+    """Draws canvases with these digits.
+
+    Args:
+        glyphs_NHW: The digits' ink, 0..1.
+        labels_N: Their classes.
+        number: The number of canvases.
+        rng: The generator.
+    """
+    drawings = list(draw_scenes(DigitSource(glyphs_NHW, labels_N, number, rng)))
+    digits = [digit for drawing in drawings for digit in drawing.digits]
+    offsets_N1 = offsets(np.array([len(drawing.digits) for drawing in drawings], np.int64))
+    corners_B4 = np.array([digit.corners for digit in digits], np.float32).reshape(-1, 4)
+    labels_B = np.array([digit.label for digit in digits], np.int64)
+    truth = GroundTruth(corners_B4, labels_B, np.zeros(len(digits), bool), offsets_N1)
+    return Split(Canvases.from_grey([drawing.image_HW for drawing in drawings]), truth)
 
 
 __all__ = [

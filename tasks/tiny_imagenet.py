@@ -7,7 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, missing_capabilities
+from benchmark.vision.classification import (
+    Classification,
+    Recipe,
+    Split,
+    build_task,
+    check_weights,
+    missing_capabilities,
+)
 from benchmark.vision.data.annotation_values import read_text
 from benchmark.vision.data.image_checks import read_all
 from benchmark.vision.data.image_files import Exif, list_images
@@ -18,15 +25,23 @@ LINE_PATTERN = re.compile(r"(\w+\.JPEG)\t(n\d+)(\t\d+){4}")  # image, class, a b
 
 
 @register_task(version=1, default=Recipe(pad=8), missing_capabilities=missing_capabilities, check=check_weights)
-def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> Classifier:
+def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> Classification:
     """100,000 + 10,000 (train, val) colour images of 64x64 pixels, 200 classes; kept in memory (1.4 GB).
 
-    Read from the data folder as the archive unpacks: tiny-imagenet-200/train/CLASS/images, val/images and
-    val/val_annotations.txt; val is the test set, for test has no labels. Classes are numbered in the order of their
-    WordNet identifiers; the pool is train/, class by class, files in the order of their names.
-    `resnet18` keeps the stem for 32x32 images: its last map is then 8x8, and a fit costs four times CIFAR's an image.
-    exif: turn turns photographs as their EXIF tags say; ignore leaves them as they are stored.
-    Raises ValueError for missing files, for a line and for images that cannot be read.
+    The data folder must hold the unpacked archive: tiny-imagenet-200/train/CLASS/images, val/images and
+    val/val_annotations.txt. The test set is val, since test has no labels. Classes are numbered in the order of their
+    WordNet identifiers. The pool is train/, class by class, with files in the order of their names.
+
+    Args:
+        machine: Has the device and the data folder.
+        recipe: How to train.
+        exif: "turn" turns photographs as their EXIF tags say; "ignore" leaves them as they are stored.
+
+    Raises:
+        ValueError: Files are missing, or a line or images cannot be read.
+
+    Cost: `resnet18` keeps its stem for 32x32 images, so that its last feature map is 8x8; a fit costs four times as
+        much per image as one on CIFAR.
     """
     folder = machine.resolve_path(FOLDER)
     for part in (folder / "train", folder / "val" / "images"):
@@ -36,25 +51,27 @@ def tiny_imagenet(machine: Machine, recipe: Recipe, *, exif: Exif = "turn") -> C
     if len(classes) < 2:
         raise ValueError(f"{folder / 'train'}: {len(classes)} class folders; a task needs two")
     lists = list_training(folder / "train", classes), list_validation(folder / "val", classes)
-    pool, test = read_all(*(partial(Split.from_files, *part, SIZE, exif) for part in lists))
-    return Classifier(machine, recipe, pool, test, num_classes=len(classes), classes=classes, root=folder)
+    pool, test = read_all(*(partial(Split.from_files, paths, labels, SIZE, exif) for paths, labels in lists))
+    return build_task(machine, recipe, pool, test, num_classes=len(classes), classes=classes, root=folder)
 
 
 def list_training(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
-    """The images of train/ and their classes, class by class."""
+    """Lists the images of train/ and their labels, class by class."""
     files = [list_images(folder / name / "images") for name in classes]
     return [path for part in files for path in part], [label for label, part in enumerate(files) for _ in part]
 
 
 def list_validation(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
-    """The images of val/ and their classes, in the order of its list."""
+    """Lists the images of val/ and their labels, in the order of val_annotations.txt."""
     path, images, labels = folder / "val_annotations.txt", [], []
     if not path.is_file():
         raise ValueError(f"no such file: {path}: it is in {URL}")
     for number, line in enumerate(read_text(path).splitlines(), 1):
         match = LINE_PATTERN.fullmatch(line.strip())
         if match is None or match[2] not in classes:
-            raise ValueError(f"{path}:{number}: {line!r:.60} is not FILE, a folder of train/ and a box, with tabs")
+            raise ValueError(
+                f"{path}:{number}: {line!r:.60} is not a file, a folder of train/ and a box, separated by tabs"
+            )
         images.append(folder / "images" / match[1])
         labels.append(classes.index(match[2]))
     return images, labels

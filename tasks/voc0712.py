@@ -22,28 +22,37 @@ from benchmark.vision.detection.task import Detection
 def voc0712(
     machine: Machine, recipe: DetectorRecipe, *, root: str = ".", difficult: bool = False, exif: Exif = "turn"
 ) -> Detection:
-    """The pool is trainval of VOC 2007, then that of 2012: 16,551 images. The test set is test of 2007, 4,952 images.
+    """The trainval sets of VOC 2007 and 2012 as the pool (16,551 images), the test set of 2007 as the test set (4,952).
 
-    The score is the AP50 of the COCO evaluator; `voc_map`, beside it, is the area under the curve that VOC counts from
-    2010 on. The published mAP is that of 2007, with precision read at eleven recalls, which neither is.
-    root: absolute, or inside the data folder. It is the folder around VOC2007 and VOC2012, or around VOCdevkit.
-    difficult: whether objects marked difficult are trained on and scored as any other; if not, they are ignored.
-    exif: turn turns photographs as their EXIF tags say, but where an annotation states the size of the stored pixels
-        alone; ignore leaves all as they are stored.
+    The pool has the images of 2007 first. The score is the AP50 of the COCO evaluator. The additional score `voc_map`
+    is the area under the precision-recall curve, as VOC defines it since 2010. The published mAP follows VOC's
+    definition of 2007, with the precision at eleven recalls, and is comparable with neither.
+
+    Args:
+        machine: Has the device and the data folder.
+        recipe: How to train.
+        root: The folder around VOC2007 and VOC2012, or around VOCdevkit: absolute, or inside the data folder.
+        difficult: Whether objects marked as difficult are trained on and scored like all others; if not, they are
+            ignored.
+        exif: "turn" turns photographs as their EXIF tags say, unless an annotation states the size of the stored pixels
+            alone. "ignore" leaves all images as they are stored.
+
+    Raises:
+        ValueError: Files are missing or cannot be read, or the test set has a class that the pool does not have.
     """
     first, second = (resolve_year_folder(machine, root, year) for year in (2007, 2012))
     pool, tests, names = read_pascal_voc(
         first, "trainval", "test", difficult=difficult, first_pixel=1, exif=exif, extra_folders=[second]
     )
-    home = machine.resolve_path(root)
-    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names, root=home)
+    root_folder = machine.resolve_path(root)
+    return Detection(machine, recipe, pool, tests, num_classes=len(names), map_at="50", classes=names, root=root_folder)
 
 
 def resolve_year_folder(machine: Machine, root: str, year: int) -> Path:
-    """The folder of a year's data. ValueError says how to get it."""
+    """The folder of a year's data. Raises ValueError if there is none; the message says where to get the data."""
     folder = resolve_root(machine, root, year)
-    if (found := find_year_folder(folder, year)) is None:
+    if (year_folder := find_year_folder(folder, year)) is None:
         raise ValueError(
             f"{folder} has no VOC{year}, no VOCdevkit/VOC{year}: unpack {archive_urls(year)} there, or set root="
         )
-    return found
+    return year_folder

@@ -1,4 +1,4 @@
-"""Images with boxes: what the readers of PASCAL VOC and COCO find in files, and what they refuse."""
+"""What the readers of PASCAL VOC and COCO read, and what they refuse."""
 
 from __future__ import annotations
 
@@ -19,17 +19,10 @@ from benchmark.api import Machine
 from benchmark.plugins import registry
 from benchmark.tasks.coco import coco
 from benchmark.tasks.voc import voc
-from benchmark.vision.data.annotations import (
-    GroundTruth,
-    ImageFiles,
-    Split,
-    check_has_boxes,
-    clean_boxes,
-    drop_empty_images,
-    label_leakage,
-)
+from benchmark.vision.data.annotations import GroundTruth, ImageFiles, Split, clean_boxes
 from benchmark.vision.data.coco_json import read_coco_json
 from benchmark.vision.data.pascal_voc import read_pascal_voc
+from benchmark.vision.data.splitting import check_has_boxes, drop_empty_images, label_leakage
 from benchmark.vision.detection.recipe import DetectorRecipe
 
 CPU = torch.device("cpu")
@@ -37,13 +30,13 @@ RECIPE = DetectorRecipe()
 
 
 def refused(message: str) -> Any:
-    """One line that holds the message."""
+    """Expects a ValueError whose message is one line that contains `message`."""
     return pytest.raises(ValueError, match=rf"\A[^\n]*{re.escape(message)}[^\n]*\Z")
 
 
 @dataclass
-class Given:
-    """Stands in for Detection: keeps what a task has read."""
+class StandInDetection:
+    """Stands in for Detection and keeps what a task has read."""
 
     machine: Machine
     recipe: DetectorRecipe
@@ -56,23 +49,23 @@ class Given:
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in_detection(monkeypatch: pytest.MonkeyPatch) -> None:
     for task in ("voc", "coco"):
-        monkeypatch.setattr(f"benchmark.tasks.{task}.Detection", Given)
+        monkeypatch.setattr(f"benchmark.tasks.{task}.Detection", StandInDetection)
 
 
 # --- boxes -----------------------------------------------------------------------------------------
 def some_truth(num_images: int = 40) -> GroundTruth:
-    """About three boxes an image, in any order; a quarter ignored, some images empty, the last one too."""
+    """About three boxes per image in random order; a quarter is ignored, some images are empty, the last one too."""
     rng = np.random.default_rng(0)
     image_B = rng.integers(0, num_images - 1, 3 * num_images)
     corners_B4 = rng.random((len(image_B), 4), np.float32)
     labels_B, ignored_B = rng.integers(0, 5, len(image_B)), rng.random(len(image_B)) < 0.25
     truth = GroundTruth.from_boxes(image_B, corners_B4, labels_B, ignored_B, num_images)
     for number in range(num_images):
-        seen = (image_B == number) & ~ignored_B
-        assert np.array_equal(truth.boxes_of(number).corners_M4, corners_B4[seen])
-        assert np.array_equal(truth.boxes_of(number).labels_M, labels_B[seen])
+        is_of_image = (image_B == number) & ~ignored_B
+        assert np.array_equal(truth.boxes_of(number).corners_M4, corners_B4[is_of_image])
+        assert np.array_equal(truth.boxes_of(number).labels_M, labels_B[is_of_image])
     return truth
 
 
@@ -82,26 +75,32 @@ def test_boxes_of_images_against_a_plain_loop() -> None:
     assert (len(truth), boxes.corners_M4.dtype, boxes.labels_M.dtype) == (40, torch.float32, torch.int64)
     assert (len(truth.boxes_of(39)), truth.boxes_of(39).corners_M4.shape) == (0, (0, 4))
     for indices in (np.arange(40), np.array([7, 3, 39, 7]), np.array([], np.int64)):
-        chosen = truth.select(indices)
-        assert len(chosen) == len(indices)
+        selection = truth.select(indices)
+        assert len(selection) == len(indices)
         assert truth.num_boxes_N[indices].tolist() == [len(truth.boxes_of(i)) for i in indices]
-        assert chosen.num_boxes_N.tolist() == truth.num_boxes_N[indices].tolist()
-        drawn = sum(truth.offsets_N1[i + 1] - truth.offsets_N1[i] for i in indices)
-        assert truth.num_annotated_boxes(indices) == chosen.num_annotated_boxes(np.arange(len(indices))) == drawn
+        assert selection.num_boxes_N.tolist() == truth.num_boxes_N[indices].tolist()
+        num_annotated = sum(truth.offsets_N1[i + 1] - truth.offsets_N1[i] for i in indices)
+        assert (
+            truth.num_annotated_boxes(indices)
+            == selection.num_annotated_boxes(np.arange(len(indices)))
+            == num_annotated
+        )
         for place, number in enumerate(indices):
-            rows, want = (slice(t.offsets_N1[i], t.offsets_N1[i + 1]) for t, i in ((chosen, place), (truth, number)))
-            assert np.array_equal(chosen.corners_B4[rows], truth.corners_B4[want])
-            assert np.array_equal(chosen.labels_B[rows], truth.labels_B[want])
-            assert np.array_equal(chosen.ignored_B[rows], truth.ignored_B[want])
+            rows, expected_rows = (
+                slice(t.offsets_N1[i], t.offsets_N1[i + 1]) for t, i in ((selection, place), (truth, number))
+            )
+            assert np.array_equal(selection.corners_B4[rows], truth.corners_B4[expected_rows])
+            assert np.array_equal(selection.labels_B[rows], truth.labels_B[expected_rows])
+            assert np.array_equal(selection.ignored_B[rows], truth.ignored_B[expected_rows])
 
 
 def blank(sizes: list[list[int]]) -> ImageFiles:
-    """Files that nobody opens."""
+    """Image files that are never opened."""
     return ImageFiles(Path("there"), [f"{number}.jpg" for number in range(len(sizes))], np.array(sizes))
 
 
 def truth(corners: list[list[float]]) -> GroundTruth:
-    """Boxes of one image."""
+    """The boxes of one image."""
     corners_B4 = np.array(corners, np.float32).reshape(-1, 4)
     num = len(corners_B4)
     return GroundTruth(corners_B4, np.arange(num), np.zeros(num, bool), np.array([0, num]))
@@ -114,33 +113,34 @@ def test_boxes_are_clipped_to_their_own_image_and_counted(caplog: pytest.LogCapt
     )
     files = blank([[10, 8], [2, 2], [9, 9]])
     boxes = GroundTruth(corners_B4, np.arange(7), np.arange(7) == 1, np.array([0, 3, 3, 7]))
-    found = clean_boxes(boxes, files, Path("a.json"))
-    assert found.corners_B4.tolist() == [[0, 2, 5, 6], [1, 1, 9, 8], [4, 0, 9, 9]]
-    assert (found.labels_B.tolist(), found.ignored_B.tolist()) == ([0, 1, 5], [False, True, False])
-    assert found.offsets_N1.tolist() == [0, 2, 2, 3]
+    cleaned = clean_boxes(boxes, files, Path("a.json"))
+    assert cleaned.corners_B4.tolist() == [[0, 2, 5, 6], [1, 1, 9, 8], [4, 0, 9, 9]]
+    assert (cleaned.labels_B.tolist(), cleaned.ignored_B.tolist()) == ([0, 1, 5], [False, True, False])
+    assert cleaned.offsets_N1.tolist() == [0, 2, 2, 3]
     assert caplog.messages == [
         "a.json: of 7 boxes 2 clipped to their image (the first in 0.jpg), 3 without area dropped (the first in 0.jpg),"
         " 1 with exchanged sides dropped (the first in 2.jpg)"
     ]
     assert caplog.records[0].name == "al_benchmark"
-    clean_boxes(found, files, Path("a.json"))
+    clean_boxes(cleaned, files, Path("a.json"))
     assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize("first_pixel", [0, 1])
 def test_no_box_is_widened_whatever_pixels_count_from(first_pixel: int, caplog: pytest.LogCaptureFixture) -> None:
     boxes = truth([[5, 5, 5, 5], [5, 5, 5, 9], [9, 5, 5, 9], [5.2, 5, 5.6, 9], [2, 3, 4, 5]])
-    found = clean_boxes(boxes, blank([[20, 20]]), Path("a"), first_pixel)
-    one = first_pixel
+    cleaned = clean_boxes(boxes, blank([[20, 20]]), Path("a"), first_pixel)
+    offset = first_pixel
     assert (
-        found.corners_B4.tolist() == truth([[5.2 - one, 5 - one, 5.6, 9], [2 - one, 3 - one, 4, 5]]).corners_B4.tolist()
+        cleaned.corners_B4.tolist()
+        == truth([[5.2 - offset, 5 - offset, 5.6, 9], [2 - offset, 3 - offset, 4, 5]]).corners_B4.tolist()
     )
     assert "2 without area dropped (the first in 0.jpg), 1 with exchanged sides dropped" in caplog.text
-    assert ("1 thinner than a pixel kept (the first in 0.jpg)" in caplog.text) == (one == 0)
+    assert ("1 thinner than a pixel kept (the first in 0.jpg)" in caplog.text) == (offset == 0)
 
 
 def test_shares_of_an_image_are_no_pixels() -> None:
-    with refused("a.json: all boxes lie between 0 and 1: they must be in pixels, not in shares of the image"):
+    with refused("a.json: all boxes lie between 0 and 1: they must be in pixels, not in fractions of the image"):
         clean_boxes(truth([[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]]), blank([[20, 20]]), Path("a.json"))
 
 
@@ -161,7 +161,7 @@ def test_sets_without_a_box_that_counts_are_refused() -> None:
 
 # --- files -----------------------------------------------------------------------------------------
 def picture(path: Path, width: int = 40, height: int = 30, value: int = 0) -> None:
-    """Puts an image of noise there."""
+    """Saves an image of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(value).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -174,16 +174,16 @@ def test_files_are_decoded_as_they_are_stored(tmp_path: Path) -> None:
         exif[0x0112] = 6  # to be turned by a quarter
         image.save(tmp_path / "b.png", exif=exif)
         image.convert("L").save(tmp_path / "c.png")
-        want = np.array(image)
+        expected = np.array(image)
     files = ImageFiles(tmp_path, ["c.png", "b.png", "a.png"], np.array([[0, 0], [40, 30], [0, 7]])).with_scans()
     assert files.sizes_N2.tolist() == [[40, 30]] * 3
     assert (files[0].shape, files[0].dtype) == ((3, 30, 40), torch.uint8)
-    assert np.array_equal(files[1].permute(1, 2, 0), want)
+    assert np.array_equal(files[1].permute(1, 2, 0), expected)
     assert torch.equal(files[1], files[2])
     assert torch.equal(files[0][0], files[0][2])
-    chosen = files.select(np.array([2]))
-    assert (len(chosen), chosen.paths) == (1, [tmp_path / "a.png"])
-    assert chosen.fingerprint != files.fingerprint == files.with_scans().fingerprint
+    selection = files.select(np.array([2]))
+    assert (len(selection), selection.paths) == (1, [tmp_path / "a.png"])
+    assert selection.fingerprint != files.fingerprint == files.with_scans().fingerprint
 
 
 def test_files_that_will_not_do(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ SIZE = "<size><width>40</width><height>30</height><depth>3</depth></size>"
 
 
 def thing(name: str, sides: tuple[object, ...], difficult: int = 0) -> str:
-    """An object of a VOC annotation, with a part that is not to be read."""
+    """The XML of an object, with a part that must not be read."""
     box = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=True))
     inner = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
     return f"<object>{inner}<name>{name}</name><difficult>{difficult}</difficult><bndbox>{box}</bndbox></object>"
@@ -232,7 +232,7 @@ PAGES = {
 
 
 def voc_folder(root: Path) -> Path:
-    """Three images to train on, one to test on."""
+    """Writes three training images and one test image."""
     for number, (name, inside) in enumerate(PAGES.items()):
         picture(root / "JPEGImages" / f"{name}.{'png' if name == 'c' else 'jpg'}", value=number)
         (root / "Annotations").mkdir(exist_ok=True)
@@ -279,7 +279,7 @@ def test_the_image_is_read_whatever_lies_beside_it(other: str, ending: str, tmp_
 def test_two_images_of_one_annotation_are_refused_unless_it_names_one(other: str, tmp_path: Path) -> None:
     root = voc_folder(tmp_path)
     picture(root / "JPEGImages" / other, value=9)
-    with refused(f"{root}/Annotations/b.xml does not say which one it is of: move the other one away"):
+    with refused(f"{root}/Annotations/b.xml does not say which one it belongs to: move the other one away"):
         read_pascal_voc(root, "train", "val", difficult=True)
     for name in (other, "b.jpg"):
         (root / "Annotations" / "b.xml").write_text(f"<annotation><filename>{name}</filename>{PAGES['b']}</annotation>")
@@ -303,7 +303,7 @@ def test_corners_count_from_0_where_a_box_says_so(tmp_path: Path, caplog: pytest
     assert test.truth.corners_B4.tolist() == np.array([[0.2, 3, 4, 5]], np.float32).tolist()
     assert caplog.messages == [
         f"{root}/Annotations/d.xml: a box begins at 0.2, 3 (1 of 3 boxes begin below 1): corners are taken to count"
-        " from 0; first_pixel=1 is for corners that count from 1, as PASCAL VOC's do"
+        " from 0; set first_pixel=1 if they count from 1, as in PASCAL VOC"
     ]
     for first_pixel in (0, 1):
         pool, _, _ = read_pascal_voc(root, "train", "val", difficult=True, first_pixel=first_pixel)
@@ -379,7 +379,7 @@ def test_lines_that_are_there_twice_are_taken_once_with_a_warning(
     path.write_text("b\na\nc\nb\nb.jpg\n")
     pool, _, _ = read_pascal_voc(root, "train", "val", difficult=True)
     assert len(pool.images) == 3
-    assert caplog.messages[0] == f"{path}: 2 of 5 lines name an image again, b for one: each is taken once"
+    assert caplog.messages[0] == f"{path}: 2 of 5 lines repeat an image, such as b: each is used once"
 
 
 XMLS: dict[str, Callable[[str], bytes]] = {
@@ -395,24 +395,24 @@ XMLS: dict[str, Callable[[str], bytes]] = {
 @pytest.mark.parametrize("form", XMLS)
 def test_annotations_as_tools_write_them(form: str, tmp_path: Path) -> None:
     root = voc_folder(tmp_path)
-    want, _, _ = read_pascal_voc(root, "train", "val", difficult=True)
+    expected, _, _ = read_pascal_voc(root, "train", "val", difficult=True)
     for path in (root / "Annotations").iterdir():
         path.write_bytes(XMLS[form](path.read_text()))
     pool, _, names = read_pascal_voc(root, "train", "val", difficult=True)
-    assert (names, pool.truth.corners_B4.tolist()) == (["cat", "cow", "dog"], want.truth.corners_B4.tolist())
+    assert (names, pool.truth.corners_B4.tolist()) == (["cat", "cow", "dog"], expected.truth.corners_B4.tolist())
     assert isinstance(pool.images, ImageFiles)
     assert pool.images.sizes_N2.tolist() == [[40, 30]] * 3
 
 
 def rewrite(path: Path, old: str, new: str) -> None:
-    """Replaces a piece of a file, which must be there."""
+    """Replaces a text in a file, which must be there."""
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
 
 
 def bomb(path: Path, encoding: str) -> None:
-    """An annotation that defines an entity."""
+    """Writes an annotation that defines an entity."""
     head = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE annotation [<!ENTITY e "eeee">]>'
     path.write_bytes(f"{head}<annotation><object><name>&e;</name></object></annotation>".encode(encoding))
 
@@ -429,7 +429,7 @@ def bomb(path: Path, encoding: str) -> None:
         ),
         (
             lambda r: bomb(r / "Annotations/b.xml", "utf-8"),
-            "b.xml: an annotation must be XML in UTF-8, or UTF-16 with its mark, without a DOCTYPE",
+            "b.xml: an annotation must be XML in UTF-8, or UTF-16 with a byte-order mark, without a DOCTYPE",
         ),
         (lambda r: bomb(r / "Annotations/b.xml", "utf-16"), "b.xml: an annotation must be XML in UTF-8, or"),
         (lambda r: bomb(r / "Annotations/b.xml", "utf-16-le"), "b.xml: an annotation must be XML in UTF-8"),
@@ -450,7 +450,7 @@ def bomb(path: Path, encoding: str) -> None:
         (lambda r: rewrite(r / "Annotations/b.xml", ">dog<", "> <"), "{r}/Annotations/b.xml: an object has no name"),
         (lambda r: (r / "ImageSets/Main/val.txt").unlink(), "{r} has no ImageSets/Main/val.txt (lists=, test=)"),
         (lambda r: (r / "ImageSets/Main/val.txt").write_text(" \n"), "{r}/ImageSets/Main/val.txt is empty"),
-        (lambda r: (r / "ImageSets/Main/val.txt").write_text("b"), "in train and val together, the image b is there"),
+        (lambda r: (r / "ImageSets/Main/val.txt").write_text("b"), "in train and val together, the image b occurs"),
         (lambda r: (r / "JPEGImages/b.jpg").unlink(), "{r}/JPEGImages/b.jpg is missing ("),
         (lambda r: (r / "JPEGImages").rename(r / "images"), "{r} has no JPEGImages/ (images=)"),
         (
@@ -490,7 +490,7 @@ def test_sides_that_are_not_finite_are_dropped(tmp_path: Path, caplog: pytest.Lo
     assert caplog.messages[1].endswith("val.txt: of 1 boxes 1 without area dropped (the first in d.jpg)")
 
 
-@pytest.mark.usefixtures("given")
+@pytest.mark.usefixtures("stand_in_detection")
 @pytest.mark.parametrize("place", ["VOCdevkit/VOC2012", "VOC2012", "."])
 def test_voc_is_found(place: str, tmp_path: Path) -> None:
     voc_folder(tmp_path / "data" / place)
@@ -522,7 +522,7 @@ def test_voc_that_is_not_there(tmp_path: Path) -> None:
 
 # --- COCO ------------------------------------------------------------------------------------------
 def coco_content() -> dict[str, Any]:
-    """Three images and three categories, out of order and with gaps; one image without boxes, one crowd."""
+    """Three images and three categories, out of order and with gaps; one image has no boxes, one box is a crowd."""
 
     def image(number: int, **size: int) -> dict[str, Any]:
         return {"license": 1, "id": number, "file_name": f"{number:06d}.png", **size}
@@ -546,7 +546,7 @@ def coco_content() -> dict[str, Any]:
 
 
 def coco_folder(root: Path, split: str, content: Any) -> tuple[Path, Path]:
-    """The JSON file and the folder of images."""
+    """Writes the JSON file and the image folder and returns their paths."""
     for number in (900, 20, 139):
         picture(root / split / f"{number:06d}.png", value=number)
     (root / "annotations").mkdir(exist_ok=True)
@@ -584,7 +584,7 @@ def test_coco_without_any_box(tmp_path: Path) -> None:
 
 
 def changed(key: str, place: int, **values: Any) -> dict[str, Any]:
-    """The content with one entry changed; without a field whose value is None."""
+    """The content with one entry changed; fields with the value None are removed."""
     content = coco_content()
     entry = content[key][place] | values
     content[key][place] = {name: value for name, value in entry.items() if value is not None}
@@ -596,22 +596,25 @@ def changed(key: str, place: int, **values: Any) -> dict[str, Any]:
     [
         (
             [{"image_id": 20, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}],
-            "{path} is no instances file: it must",
+            "{path} is no COCO instances file: it must",
         ),
-        ({"images": [], "annotations": []}, "{path} is no instances file: it must have the lists images, annotations"),
-        (coco_content() | {"annotations": {}}, "{path} is no instances file"),
+        (
+            {"images": [], "annotations": []},
+            "{path} is no COCO instances file: it must have the lists images, annotations",
+        ),
+        (coco_content() | {"annotations": {}}, "{path} is no COCO instances file"),
         (coco_content() | {"images": []}, "{path} has 0 images and 3 categories: it needs some of both"),
         (coco_content() | {"categories": []}, "{path} has 3 images and 0 categories"),
         (changed("images", 0, file_name=None), "{path}: every image must have a file_name, and every category"),
         (changed("images", 0, id=None), "{path}: the image id None is not a whole number"),
         (changed("images", 0, id=[1]), "{path}: the image id [1] is not a whole number"),
         (changed("images", 0, id=2**70), "is not a whole number"),
-        (changed("images", 0, id=20), "{path}: the image id 20 is there twice"),
-        (changed("images", 0, file_name="./000020.png"), "{path}: the file_name 000020.png is there twice"),
+        (changed("images", 0, id=20), "{path}: the image id 20 occurs twice"),
+        (changed("images", 0, file_name="./000020.png"), "{path}: the file_name 000020.png occurs twice"),
         (changed("images", 0, file_name="a/../../x.png"), "{path}: the file_name ../x.png leads out of {folder}"),
         (changed("images", 0, file_name="/etc/x.png"), "{path}: the file_name /etc/x.png leads out of {folder}"),
         (changed("images", 0, file_name="no.png"), "{folder}/no.png is missing ("),
-        (changed("categories", 0, id=3), "{path}: the category id 3 is there twice"),
+        (changed("categories", 0, id=3), "{path}: the category id 3 occurs twice"),
         (changed("categories", 0, name=None), "{path}: every image must have a file_name, and every category an id"),
         (changed("annotations", 0, image_id=None), "{path}: every annotation must have an image_id"),
         (changed("annotations", 0, image_id=21), "{path}: an annotation's image_id 21 is the id of no image"),
@@ -655,16 +658,16 @@ def everywhere(change: Callable[[Any], Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("ids", [str, float, "{}.png".format, "{:03d}".format], ids=["text", "float", "names", "zeros"])
 def test_coco_ids_as_tools_write_them(ids: Callable[[Any], Any], tmp_path: Path) -> None:
-    want, _ = read_coco_json(*coco_folder(tmp_path, "val2017", coco_content()))
+    expected, _ = read_coco_json(*coco_folder(tmp_path, "val2017", coco_content()))
     split, names = read_coco_json(*coco_folder(tmp_path, "val2017", everywhere(ids)))
     assert isinstance(split.images, ImageFiles)
-    assert isinstance(want.images, ImageFiles)
+    assert isinstance(expected.images, ImageFiles)
     assert set(names) == {"person", "car", "brush"}
     for number, name in enumerate(split.images.names):
-        there, other = split.truth.boxes_of(number), want.truth.boxes_of(want.images.names.index(name))
-        assert torch.equal(there.corners_M4, other.corners_M4)
+        boxes, expected_boxes = split.truth.boxes_of(number), expected.truth.boxes_of(expected.images.names.index(name))
+        assert torch.equal(boxes.corners_M4, expected_boxes.corners_M4)
     if ids(1) != "1.png":
-        assert split.images.names == want.images.names
+        assert split.images.names == expected.images.names
 
 
 def test_a_coco_id_of_text_that_is_none(tmp_path: Path) -> None:
@@ -683,7 +686,7 @@ def test_coco_encodings(encoding: str, tmp_path: Path) -> None:
 
 
 def test_coco_with_little_in_it(tmp_path: Path) -> None:
-    """Files name folders as Windows does, sizes are text, and what is not needed is missing or of any kind."""
+    """File names with Windows separators, sizes as text, and optional fields missing or of any type."""
     content = coco_content()
     del content["info"]
     content["images"][0] |= {"file_name": "sub\\000900.png", "width": "40", "height": 30.0}
@@ -711,19 +714,19 @@ def test_files_that_are_not_json(tmp_path: Path) -> None:
 
 
 def coco_sets(root: Path) -> None:
-    """A pool and a test set, of other boxes."""
+    """Writes a pool and a test set with different boxes."""
     coco_folder(root, "train2017", coco_content())
     coco_folder(root, "val2017", changed("annotations", 1, bbox=[3, 3, 9, 9]))
 
 
 def places(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to everything inside a value."""
+    """The paths to all values inside a value."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [way for key, inside in pairs for way in ((*before, key), *places(inside, (*before, key)))]
 
 
 def refusal(read: Callable[[], object]) -> str:
-    """Why a reader refuses what it is given; "" where it does not."""
+    """The error message of a reader, "" if it raises none."""
     try:
         read()
     except ValueError as error:
@@ -732,7 +735,7 @@ def refusal(read: Callable[[], object]) -> str:
 
 
 def test_any_value_anywhere_in_a_coco_file_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
-    odd = [
+    odd_values = [
         None,
         -1,
         1.5,
@@ -752,7 +755,7 @@ def test_any_value_anywhere_in_a_coco_file_is_read_or_refused_in_one_line(tmp_pa
     ]
     path, folder = coco_folder(tmp_path, "val2017", coco_content())
     for number, way in enumerate(places(coco_content())):
-        for value in odd[number % 3 :: 3]:
+        for value in odd_values[number % 3 :: 3]:
             content = coco_content()
             inner = content
             for key in way[:-1]:
@@ -779,7 +782,7 @@ def test_any_bytes_in_the_files_of_voc_are_read_or_refused_in_one_line(tmp_path:
         path.write_bytes(content)
 
 
-@pytest.mark.usefixtures("given")
+@pytest.mark.usefixtures("stand_in_detection")
 def test_a_coco_test_set_that_is_the_pool_is_refused(tmp_path: Path) -> None:
     data, root = Machine(CPU, tmp_path), tmp_path / "coco"
     coco_sets(root)
@@ -798,7 +801,7 @@ def test_a_coco_test_set_that_is_the_pool_is_refused(tmp_path: Path) -> None:
         coco(data, RECIPE)
 
 
-@pytest.mark.usefixtures("given")
+@pytest.mark.usefixtures("stand_in_detection")
 def test_coco_is_found(tmp_path: Path) -> None:
     coco_sets(tmp_path / "coco")
     task: Any = coco(Machine(CPU, tmp_path), RECIPE)
@@ -836,7 +839,7 @@ def test_coco_that_is_not_there(tmp_path: Path) -> None:
 
 
 # --- images without boxes --------------------------------------------------------------------------
-@pytest.mark.usefixtures("given")
+@pytest.mark.usefixtures("stand_in_detection")
 def test_images_without_boxes_can_be_taken_out(tmp_path: Path) -> None:
     data = Machine(CPU, tmp_path)
     voc_folder(tmp_path)
@@ -854,7 +857,7 @@ def test_images_with_ignored_boxes_alone_count_as_empty(tmp_path: Path) -> None:
         np.zeros((2, 4), np.float32), np.zeros(2, np.int64), np.array([True, True]), np.array([0, 1, 2])
     )
     files = ImageFiles(tmp_path, ["a.jpg", "b.jpg"], np.ones((2, 2), np.int64))
-    with refused(f"{tmp_path}: filter_empty=oracle leaves no image, for none has boxes"):
+    with refused(f"{tmp_path}: filter_empty=oracle leaves no image, because none has a box"):
         drop_empty_images(Split(files, truth))
 
 
@@ -863,21 +866,21 @@ def test_what_the_tasks_tell_of_themselves(name: str) -> None:
     plugin = registry.get("task", name)
     assert plugin.label_leakage is label_leakage
     assert plugin.label_leakage(**plugin.bind({})) == ""
-    told = plugin.label_leakage(**plugin.bind({"filter_empty": "oracle"}))
-    assert told == "images without boxes were taken out of the pool by looking at their labels"
+    leakage = plugin.label_leakage(**plugin.bind({"filter_empty": "oracle"}))
+    assert leakage == "images without boxes were taken out of the pool by looking at their labels"
     with pytest.raises(ValueError, match="must be one of none, oracle"):
         plugin.bind({"filter_empty": "yes"})
 
 
 # --- real data -------------------------------------------------------------------------------------
 def real(machine: Machine, name: str) -> Path:
-    """A folder of $AL_BENCHMARK_DATA; skips where it is not there."""
+    """A folder in $AL_BENCHMARK_DATA; skips the test if it is missing."""
     if machine.data is None or not (machine.data / name).is_dir():
         pytest.skip(f"no {name} in $AL_BENCHMARK_DATA")
     return machine.data / name
 
 
-@pytest.mark.usefixtures("given")
+@pytest.mark.usefixtures("stand_in_detection")
 def test_neu_det_is_read(machine: Machine) -> None:
     real(machine, "neu_det")
     task: Any = voc(machine, RECIPE, root="neu_det")
@@ -889,7 +892,7 @@ def test_neu_det_is_read(machine: Machine) -> None:
     assert task.pool.images[0].shape == (3, 200, 200)
 
 
-@pytest.mark.usefixtures("given")
+@pytest.mark.usefixtures("stand_in_detection")
 def test_coco_sample_is_read(machine: Machine) -> None:
     real(machine, "coco_sample")
     task: Any = coco(machine, RECIPE, root="coco_sample")
@@ -897,5 +900,5 @@ def test_coco_sample_is_read(machine: Machine) -> None:
         assert (len(split.images), len(split.truth.labels_B), task.num_classes) == (80, num_boxes, 80)
         for number in range(len(split.images)):
             _, height, width = split.images[number].shape
-            corners_M4 = split.truth.of(number).corners_M4
+            corners_M4 = split.truth.boxes_of(number).corners_M4
             assert (corners_M4[:, 2:] <= torch.tensor([width, height])).all()

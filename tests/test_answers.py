@@ -259,13 +259,13 @@ def test_boxes_are_drawn_in_the_pixels_of_the_picture(tmp_path: Path) -> None:
     pictures_NHW3, boxes = task.pictures(indices, 32)  # type: ignore[union-attr]
     assert pictures_NHW3.shape == (3, 32, 32, 3)
     for index, corners_K4 in zip(indices, boxes, strict=True):
-        truth = task._pool.truth.of(int(index))  # type: ignore[union-attr]
+        truth = task._pool.truth.boxes_of(int(index))  # type: ignore[union-attr]
         np.testing.assert_allclose(corners_K4, truth.corners_M4.numpy() / 2)
     whole, _ = task.pictures(indices, 64)  # type: ignore[union-attr]
     np.testing.assert_array_equal(whole[0].transpose(2, 0, 1), task._pool.images[3].numpy())  # type: ignore[union-attr]
     notes = task.annotations()  # type: ignore[union-attr]
     assert len(notes.image_L) == int(task.cost(np.arange(task.num_pool))["boxes"])  # type: ignore[union-attr]
-    first = task._pool.truth.of(int(notes.image_L[0])).corners_M4[0].numpy()  # type: ignore[union-attr]
+    first = task._pool.truth.boxes_of(int(notes.image_L[0])).corners_M4[0].numpy()  # type: ignore[union-attr]
     assert notes.side_L[0] == pytest.approx(np.sqrt((first[2] - first[0]) * (first[3] - first[1])))
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from benchmark.vision.classification import PUBLISHED, Recipe, missing_capabilities
 from benchmark.vision.classification.augment import Batch, Normaliser, crop_and_flip, draw_epoch, split_batches
-from benchmark.vision.classification.task import PUBLISHED, Recipe, missing_capabilities
 from benchmark.vision.classification.training import (
-    LabelledSet,
+    LabelledImages,
     build_optimiser,
     learning_rate_schedule,
     refresh_statistics,
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
         ({"width": 16, "model": "small_cnn"}, "width=16 has no effect with model=small_cnn"),
         ({"decay": 0.2}, "decay=0.2 has no effect with schedule=cosine"),
         ({"pad": 0, "full_crop": False}, "full_crop=False has no effect with pad=0"),
-        ({"weights": "default"}, "weights=default has no effect with model=resnet18: it has no pretrained weights"),
+        ({"weights": "default"}, "weights=default has no effect with model=resnet18: no pretrained weights"),
         ({"momentum": 0.0}, "momentum=0.0: must be positive with nesterov=true"),
         ({"model": "resnet81"}, "model=resnet81: no such network (did you mean resnet18"),
         ({"model": "timm:resnet_10t"}, "did you mean timm:resnet10t"),
@@ -161,7 +161,7 @@ def test_seeds_are_derived_by_name() -> None:
 
 def test_grey_images_are_repeated() -> None:
     grey = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
-    labelled = LabelledSet(grey, torch.arange(5), Normaliser.from_name("pool", grey))
+    labelled = LabelledImages(grey, torch.arange(5), Normaliser.from_name("pool", grey))
     batch = Batch(torch.arange(5), torch.zeros(5, 2, dtype=torch.int64), torch.zeros(5, dtype=torch.bool))
     images_N3HW, labels_N = labelled.prepare_batch(batch, Recipe(pad=0))
     assert torch.equal(images_N3HW[:, 0], images_N3HW[:, 2])

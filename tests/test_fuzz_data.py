@@ -1,4 +1,4 @@
-"""Data sets as hostile or unlucky people leave them: what is read is what is there, or one line says why not."""
+"""Random data sets with flaws: they are read as they are, or one line says why not."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ from benchmark.api import Machine
 from benchmark.tasks.coco import coco
 from benchmark.tasks.image_folder import image_folder
 from benchmark.tasks.voc import voc
-from benchmark.vision.classification.task import Recipe
+from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.data import image_checks
-from benchmark.vision.data.annotations import check_has_boxes, image_scans
+from benchmark.vision.data.annotations import image_scans
 from benchmark.vision.data.sources import report_sources
+from benchmark.vision.data.splitting import check_has_boxes
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.fingerprints import digest
 
@@ -44,7 +45,7 @@ Box = tuple[str, float, float, float, float, int, bool]  # image, corners, class
 
 @pytest.fixture(autouse=True, scope="module")
 def harness() -> Iterator[None]:
-    """Tasks without a network, nothing remembered of images, and no more than 3 GB of memory beside what is in use."""
+    """Replaces the tasks, switches the cache of scans off and limits memory to 3 GB beyond what is in use."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm", encoding="ascii") as handle:
         used = int(handle.read().split()[0]) * resource.getpagesize()
@@ -53,14 +54,14 @@ def harness() -> Iterator[None]:
         patch.setattr(image_checks, "load_scans", lambda keys: {})
         patch.setattr(image_checks, "save_scans", lambda scans: None)
         for task in ("voc", "coco"):
-            patch.setattr(f"benchmark.tasks.{task}.Detection", Given)
-        patch.setattr("benchmark.tasks.image_folder.Classifier", Classes)
+            patch.setattr(f"benchmark.tasks.{task}.Detection", StandInDetection)
+        patch.setattr("benchmark.tasks.image_folder.build_task", StandInClassifier)
         yield
     resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-class Given:
-    """Stands in for Detection: checks what it checks of its data, and keeps them."""
+class StandInDetection:
+    """Stands in for Detection: checks its data as it does and keeps them."""
 
     def __init__(
         self, machine: Machine, recipe: Any, pool: Any, test: Any, num_classes: int, classes: list[str], root: Path,
@@ -80,8 +81,8 @@ class Given:
         return [(names[i], *map(float, box), int(label), bool(ignored)) for i, box, label, ignored in rows]
 
 
-def clipped(x1: float, y1: float, x2: float, y2: float, size: tuple[int, int]) -> list[float] | None:
-    """The box inside its image; None where it has no area as it is stated, or none is left."""
+def clip_box(x1: float, y1: float, x2: float, y2: float, size: tuple[int, int]) -> list[float] | None:
+    """The box inside its image; None if it has no area before or after clipping."""
     with np.errstate(over="ignore"):
         sides = [float(np.float32(side)) for side in (x1, y1, x2, y2)]
     if not all(map(math.isfinite, sides)) or not (sides[0] < sides[2] and sides[1] < sides[3]):
@@ -90,10 +91,10 @@ def clipped(x1: float, y1: float, x2: float, y2: float, size: tuple[int, int]) -
     return inside if inside[0] < inside[2] and inside[1] < inside[3] else None
 
 
-def compared(found: list[Box], wanted: list[Box], lost: int, lines: list[str]) -> bool:
-    """Whether all is there; where `lost` boxes are not, a line must say so."""
-    assert Counter((box[0], *box[5:]) for box in found) == Counter((box[0], *box[5:]) for box in wanted)
-    assert np.allclose([box[1:5] for box in sorted(found)], [box[1:5] for box in sorted(wanted)], atol=1e-3)
+def check_boxes(boxes: list[Box], expected: list[Box], lost: int, lines: list[str]) -> bool:
+    """Checks that all boxes were read, and that losses were logged; returns whether none was lost."""
+    assert Counter((box[0], *box[5:]) for box in boxes) == Counter((box[0], *box[5:]) for box in expected)
+    assert np.allclose([box[1:5] for box in sorted(boxes)], [box[1:5] for box in sorted(expected)], atol=1e-3)
     assert not lost or lines, f"{lost} boxes are gone"
     return not lost
 
@@ -113,37 +114,37 @@ COCO_TEST = COCO | {"images": [{"id": 5 + i, "file_name": f"t{i}.png"} for i in 
 
 
 def coco_folder(data: st.DataObject, root: Path) -> None:
-    """A data set with something odd about it."""
+    """Writes a data set with a random flaw."""
     for number in range(3):
         picture(root / "train2017" / f"{number}.png", number)
         picture(root / "val2017" / f"t{number}.png", 10 + number)
     (root / "annotations").mkdir()
-    odd = data.draw(KINDS)
-    text = json.dumps(mutated(data, COCO) if "body" in odd else COCO).encode()
-    (root / "annotations" / "instances_train2017.json").write_bytes(damaged(data, text) if "bytes" in odd else text)
+    damage = data.draw(KINDS)
+    text = json.dumps(mutated(data, COCO) if "body" in damage else COCO).encode()
+    (root / "annotations" / "instances_train2017.json").write_bytes(damaged(data, text) if "bytes" in damage else text)
     (root / "annotations" / "instances_val2017.json").write_text(json.dumps(COCO_TEST))
-    if "files" in odd:
+    if "files" in damage:
         befall(data, root)
 
 
 def number_of(value: Any) -> Any:
-    """An id as a number, where it is one."""
+    """An id as a number, if it is one."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return int(value) if isinstance(value, str) and value.strip().removeprefix("-").isdecimal() else value
 
 
-def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; KeyError where a key is there twice."""
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises KeyError if a key occurs twice."""
     if len(dict(pairs)) < len(pairs):
         raise KeyError
     return dict(pairs)
 
 
 def coco_reference(path: Path, images: Path) -> tuple[list[str], list[str], list[Box], int]:
-    """Names in order, classes, boxes and how many more there are. Any exception: the file is not sound."""
+    """Image names in order, classes, boxes and the number of lost boxes. Any exception: the file is not sound."""
     content = path.read_bytes()
-    body = json.loads(content.decode(json.detect_encoding(content)), object_pairs_hook=once_each)
+    body = json.loads(content.decode(json.detect_encoding(content)), object_pairs_hook=unique_keys)
     rows, classes = (
         sorted(((number_of(row["id"]), row) for row in body[key]), key=lambda pair: pair[0])
         for key in ("images", "categories")
@@ -159,7 +160,7 @@ def coco_reference(path: Path, images: Path) -> tuple[list[str], list[str], list
         x, y, width, height = mark["bbox"]
         size = sizes[name]
         assert size is not None
-        inside = clipped(x, y, float(x) + width, float(y) + height, size)
+        inside = clip_box(x, y, float(x) + width, float(y) + height, size)
         label, crowd = labels[number_of(mark["category_id"])], FLAGS[str(mark.get("iscrowd")).strip().lower()]
         if inside is None:
             lost += 1
@@ -169,16 +170,16 @@ def coco_reference(path: Path, images: Path) -> tuple[list[str], list[str], list
 
 
 def coco_judged(data: st.DataObject) -> str:
-    """One odd COCO data set."""
+    """Tries one random COCO data set."""
     with folder() as root:
         coco_folder(data, root)
 
-        def check(task: Given, lines: list[str]) -> bool:
+        def check(task: StandInDetection, lines: list[str]) -> bool:
             path = root / "annotations" / "instances_train2017.json"
             names, classes, boxes, lost = coco_reference(path, root / "train2017")
             assert [Path(name) for name in task.pool.images.names] == [Path(name) for name in names]
             assert task.classes == classes
-            return compared(task.boxes(), [(str(Path(box[0])), *box[1:]) for box in boxes], lost, lines)  # type: ignore[misc]
+            return check_boxes(task.boxes(), [(str(Path(box[0])), *box[1:]) for box in boxes], lost, lines)  # type: ignore[misc]
 
         return judged(lambda: coco(MACHINE, DetectorRecipe(), root=str(root)), check, root)
 
@@ -190,7 +191,7 @@ def test_coco_is_right_named_or_refused(number: int) -> None:
 
 # --- PASCAL VOC -------------------------------------------------------------------------------
 def node(tag: str, *children: Any) -> dict[str, Any]:
-    """An element, whose children are elements or text."""
+    """An element with elements or texts inside."""
     return {"tag": tag, "inside": list(children)}
 
 
@@ -198,22 +199,22 @@ def page_of(number: int) -> dict[str, Any]:
     """The annotation of an image."""
     things = [
         node(
-            "object", node("name", ["cat", "dog"][one]), node("difficult", str(one)),
-            node("bndbox", node("xmin", str(1 + one)), node("ymin", "2"), node("xmax", "6"), node("ymax", "7.5")),
+            "object", node("name", ["cat", "dog"][label]), node("difficult", str(label)),
+            node("bndbox", node("xmin", str(1 + label)), node("ymin", "2"), node("xmax", "6"), node("ymax", "7.5")),
         )
-        for one in range(2)
+        for label in range(2)
     ]  # fmt: skip
     size = node("size", node("width", "8"), node("height", "8"), node("depth", "3"))
     return node("annotation", node("filename", f"{number}.png"), size, *things)
 
 
-def rendered(one: Any) -> str:
-    """XML, or what comes of an element that is none."""
-    if not isinstance(one, dict) or "tag" not in one:
-        return escape(str(one))[:2000]
-    inside = one.get("inside", "")
-    text = "".join(map(rendered, inside)) if isinstance(inside, list) else escape(str(inside))
-    return f"<{one['tag']}>{text}</{one['tag']}>"
+def render_xml(element: Any) -> str:
+    """The XML of an element, or the text of anything else."""
+    if not isinstance(element, dict) or "tag" not in element:
+        return escape(str(element))[:2000]
+    inside = element.get("inside", "")
+    text = "".join(map(render_xml, inside)) if isinstance(inside, list) else escape(str(inside))
+    return f"<{element['tag']}>{text}</{element['tag']}>"
 
 
 HEADS = [
@@ -226,32 +227,32 @@ HEADS = [
 
 
 def voc_folder(data: st.DataObject, root: Path, lists: bool) -> None:
-    """A data set with something odd about it."""
-    odd = data.draw(KINDS)
+    """Writes a data set with a random flaw."""
+    damage = data.draw(KINDS)
     (root / "Annotations").mkdir()
     for number in range(4):
         picture(root / "JPEGImages" / f"{number}.png", number)
-        (root / "Annotations" / f"{number}.xml").write_text(rendered(page_of(number)))
-    page = mutated(data, page_of(0)) if "body" in odd else page_of(0)
-    head = data.draw(st.sampled_from(HEADS)) if "bytes" in odd else ""
-    text = (head + rendered(page)).encode("utf-8", "surrogatepass")
-    (root / "Annotations" / "0.xml").write_bytes(damaged(data, text) if "bytes" in odd else text)
+        (root / "Annotations" / f"{number}.xml").write_text(render_xml(page_of(number)))
+    page = mutated(data, page_of(0)) if "body" in damage else page_of(0)
+    head = data.draw(st.sampled_from(HEADS)) if "bytes" in damage else ""
+    text = (head + render_xml(page)).encode("utf-8", "surrogatepass")
+    (root / "Annotations" / "0.xml").write_bytes(damaged(data, text) if "bytes" in damage else text)
     if lists:
         (root / "ImageSets" / "Main").mkdir(parents=True)
         for name, text in (("train", "0\n1\n"), ("val", "2\n3\n")):
             (root / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
-    if "files" in odd:
+    if "files" in damage:
         befall(data, root)
 
 
-def texts(one: Any, tag: str) -> list[str]:
-    """The texts of the children of that name."""
-    found = [child for child in one.childNodes if getattr(child, "localName", None) == tag]
-    return ["".join(part.data for part in child.childNodes if part.nodeType in (3, 4)) for child in found]
+def texts(element: Any, tag: str) -> list[str]:
+    """The texts of the children with a tag."""
+    children = [child for child in element.childNodes if getattr(child, "localName", None) == tag]
+    return ["".join(part.data for part in child.childNodes if part.nodeType in (3, 4)) for child in children]
 
 
 def voc_page(path: Path) -> tuple[list[tuple[str, list[float], str]], int]:
-    """Objects of an annotation: name, sides, difficult; and how many boxes there are that are no object's."""
+    """The objects of an annotation (name, corners, difficult) and the number of boxes outside objects."""
     content = path.read_bytes()
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # whatever encoding its first line states
         content = re.sub(r"^<\?.*?\?>", "", content.decode("utf-16")).encode()
@@ -259,16 +260,16 @@ def voc_page(path: Path) -> tuple[list[tuple[str, list[float], str]], int]:
     assert root is not None
     assert root.localName == "annotation"
     things = []
-    for one in (child for child in root.childNodes if getattr(child, "localName", None) == "object"):
-        [box] = [child for child in one.childNodes if getattr(child, "localName", None) == "bndbox"]
-        [name] = texts(one, "name")
+    for element in (child for child in root.childNodes if getattr(child, "localName", None) == "object"):
+        [box] = [child for child in element.childNodes if getattr(child, "localName", None) == "bndbox"]
+        [name] = texts(element, "name")
         sides = [float(text) for side in ("xmin", "ymin", "xmax", "ymax") for [text] in [texts(box, side)]]
-        things.append((name.strip(), sides, (texts(one, "difficult") or [""])[0]))
+        things.append((name.strip(), sides, (texts(element, "difficult") or [""])[0]))
     return things, len(root.getElementsByTagNameNS("*", "bndbox")) - len(things)
 
 
 def voc_reference(root: Path, ids: list[str], suffix: dict[str, str], every: list[str]) -> tuple[list[Box], int]:
-    """The boxes of these images and how many more there are; `every`: all that are read. Any exception: not sound."""
+    """The boxes of images and the number of lost ones; `every` are all images read. Any exception: not sound."""
     pages = {name: voc_page(root / "Annotations" / f"{name}.xml") for name in every}
     sides = [side for things, _ in pages.values() for _, sides, _ in things for side in sides[:2]]
     first = 0 if any(0 <= side < 1 for side in sides) else 1
@@ -278,7 +279,7 @@ def voc_reference(root: Path, ids: list[str], suffix: dict[str, str], every: lis
         size = size_of(root / "JPEGImages" / suffix[image])
         assert size is not None
         for name, (x1, y1, x2, y2), difficult in pages[image][0]:
-            inside = clipped(x1 - first, y1 - first, x2, y2, size) if x1 < x2 and y1 < y2 else None
+            inside = clip_box(x1 - first, y1 - first, x2, y2, size) if x1 < x2 and y1 < y2 else None
             lost += inside is None
             if inside is not None:
                 ignored = bool(FLAGS[difficult.strip().lower()])
@@ -287,17 +288,17 @@ def voc_reference(root: Path, ids: list[str], suffix: dict[str, str], every: lis
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether a file is somebody's annotation, whatever its name."""
+    """Whether a file is an annotation, whatever its name."""
     return path.is_file() and path.stat().st_size < 10**6 and b"<object>" in path.read_bytes()
 
 
 def voc_judged(data: st.DataObject) -> str:
-    """One odd VOC data set, with lists or divided by a share."""
+    """Tries one random VOC data set, with lists or divided by a share."""
     with folder() as root:
         lists = data.draw(st.booleans())
         voc_folder(data, root, lists)
 
-        def check(task: Given, lines: list[str]) -> bool:
+        def check(task: StandInDetection, lines: list[str]) -> bool:
             names = [*task.pool.images.names, *task.test.images.names]
             suffix = {name.rpartition(".")[0]: name for name in names}
             ids = [name.rpartition(".")[0] for name in task.pool.images.names]
@@ -305,9 +306,11 @@ def voc_judged(data: st.DataObject) -> str:
             if lists:
                 assert ids == ["0", "1"]
             else:
-                there = [one for one in (root / "Annotations").rglob("*") if is_annotation(one) and one.name[0] != "."]
-                lost += len({one.name.partition(".")[0] for one in there} - set(suffix))  # copies are no loss
-            return compared(task.boxes(), boxes, lost, lines)
+                paths = [
+                    path for path in (root / "Annotations").rglob("*") if is_annotation(path) and path.name[0] != "."
+                ]
+                lost += len({path.name.partition(".")[0] for path in paths} - set(suffix))  # copies are no loss
+            return check_boxes(task.boxes(), boxes, lost, lines)
 
         share = {} if lists else {"split": 0.4}
         build = partial(voc, MACHINE, DetectorRecipe(), root=str(root), year=None, difficult=False, **share)
@@ -327,12 +330,12 @@ LINES = [
 
 
 def list_judged(data: st.DataObject) -> str:
-    """One odd list of the images of a VOC data set."""
+    """Tries one random list of images of a VOC data set."""
     with folder() as root:
         for number in range(4):
             picture(root / "JPEGImages" / f"{number}.png", number)
             (root / "Annotations").mkdir(exist_ok=True)
-            (root / "Annotations" / f"{number}.xml").write_text(rendered(page_of(number)))
+            (root / "Annotations" / f"{number}.xml").write_text(render_xml(page_of(number)))
         (root / "ImageSets" / "Main").mkdir(parents=True)
         path = root / "ImageSets" / "Main" / "train.txt"
         lines = data.draw(st.lists(st.sampled_from([*LINES[:8] * 3, *LINES]), min_size=1, max_size=4))
@@ -342,14 +345,14 @@ def list_judged(data: st.DataObject) -> str:
         if data.draw(st.integers(0, 5)) == 0:
             befall(data, root / "ImageSets")
 
-        def check(task: Given, said: list[str]) -> bool:
+        def check(task: StandInDetection, log_lines: list[str]) -> bool:
             content = path.read_bytes()
             text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-            given = [line.strip() for line in text.splitlines() if line.strip()]
-            names = [re.sub(r"^.*[/\\]", "", re.sub(r"\s+-?[01]$", "", line)).removesuffix(".png") for line in given]
+            entries = [line.strip() for line in text.splitlines() if line.strip()]
+            names = [re.sub(r"^.*[/\\]", "", re.sub(r"\s+-?[01]$", "", line)).removesuffix(".png") for line in entries]
             names = [name if name in "0123" else name.split()[0] for name in names]
             assert task.pool.images.names == [f"{name}.png" for name in dict.fromkeys(names)]
-            assert len(set(names)) == len(names) or said
+            assert len(set(names)) == len(names) or log_lines
             return len(set(names)) == len(names)
 
         return judged(lambda: voc(MACHINE, DetectorRecipe(), root=str(root), year=None), check, root)
@@ -361,8 +364,8 @@ def test_lists_are_right_named_or_refused(number: int) -> None:
 
 
 # --- folders of classes -----------------------------------------------------------------------
-class Classes:
-    """Stands in for Classifier: keeps the data."""
+class StandInClassifier:
+    """Stands in for a classification task and keeps the data."""
 
     def __init__(
         self, machine: Machine, recipe: Any, pool: Any, test: Any, num_classes: int, classes: list[str], root: Path
@@ -385,7 +388,7 @@ EXTRAS = ["loose", "class", "inside", "hidden", "loop", "twice", "odd class", "n
 
 
 def add(data: st.DataObject, train: Path) -> None:
-    """Something more in a folder of classes."""
+    """Adds something unusual to a folder of classes."""
     extra = data.draw(st.sampled_from(EXTRAS))
     if extra in ("loose", "class", "inside", "hidden", "odd class", "upper"):
         inside = {
@@ -407,29 +410,29 @@ def add(data: st.DataObject, train: Path) -> None:
 
 
 def classes_reference(home: Path) -> tuple[Counter[tuple[str, str]], int]:
-    """Class and file of each image, and the number of files that are none or of no class."""
-    found, lost = Counter[tuple[str, str]](), 0
+    """Class and file of each image, and the number of files that are no images or in no class."""
+    files, lost = Counter[tuple[str, str]](), 0
     for entry in sorted(os.listdir(home)):
         if not entry.startswith(".") and os.path.isdir(home / entry):
             visited = set[str]()
             for place, inside, names in os.walk(home / entry, followlinks=True):
-                inside[:] = [] if os.path.realpath(place) in visited else [one for one in inside if one[0] != "."]
-                names = [] if os.path.realpath(place) in visited else [one for one in names if one[0] != "."]
+                inside[:] = [] if os.path.realpath(place) in visited else [file for file in inside if file[0] != "."]
+                names = [] if os.path.realpath(place) in visited else [file for file in names if file[0] != "."]
                 visited.add(os.path.realpath(place))
-                images = [one for one in names if os.path.splitext(one)[1].lower() in ENDINGS]
-                found.update((entry, one) for one in images)
+                images = [file for file in names if os.path.splitext(file)[1].lower() in ENDINGS]
+                files.update((entry, file) for file in images)
                 lost += len(names) - len(images)
         elif not entry.startswith("."):
             lost += os.path.splitext(entry)[1].lower() in ENDINGS
-    return found, lost
+    return files, lost
 
 
 def classes_judged(data: st.DataObject) -> str:
-    """One odd folder of classes."""
+    """Tries one random folder of classes."""
     with folder() as root:
         for number, name in enumerate(("cat", "dog")):
-            for one in range(2):
-                picture(root / "train" / name / f"{one}.png", 2 * number + one)
+            for image in range(2):
+                picture(root / "train" / name / f"{image}.png", 2 * number + image)
             picture(root / "test" / name / "t.png", 10 + number)
         split = data.draw(st.sampled_from([None, 0.5]))
         for _ in range(data.draw(st.integers(0, 2))):
@@ -438,11 +441,11 @@ def classes_judged(data: st.DataObject) -> str:
         if data.draw(st.booleans()):
             befall(data, root / "train", 2)
 
-        def check(task: Classes, lines: list[str]) -> bool:
-            wanted, lost = classes_reference(root / "train")
+        def check(task: StandInClassifier, lines: list[str]) -> bool:
+            expected, lost = classes_reference(root / "train")
             if split is None:
-                wanted.update({("cat", "t.png"): 1, ("dog", "t.png"): 1})
-            assert task.images() == wanted
+                expected.update({("cat", "t.png"): 1, ("dog", "t.png"): 1})
+            assert task.images() == expected
             assert not lost or lines, f"{lost} files are gone"
             return not lost
 
@@ -464,12 +467,12 @@ SIDES = [0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1]
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """A part of a PNG file."""
+    """A chunk of a PNG file."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def absurd(data: st.DataObject) -> bytes:
-    """A small file that states an absurd size, or holds far more than it seems to."""
+def absurd_file(data: st.DataObject) -> bytes:
+    """A small file that states an absurd size, or unpacks to far more than its size."""
     width, height = data.draw(st.sampled_from(SIDES)), data.draw(st.sampled_from(SIDES))
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     small = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 2, 0, 0, 0))
@@ -487,9 +490,9 @@ def absurd(data: st.DataObject) -> bytes:
 
 
 def image_of(data: st.DataObject) -> tuple[str, bytes]:
-    """The ending and the bytes of an odd image."""
+    """The extension and the bytes of a random image."""
     if data.draw(st.integers(0, 3)) == 0:
-        return data.draw(st.sampled_from(sorted(KINDS_OF_IMAGES))), absurd(data)
+        return data.draw(st.sampled_from(sorted(KINDS_OF_IMAGES))), absurd_file(data)
     ending = data.draw(st.sampled_from(sorted(KINDS_OF_IMAGES)))
     mode, buffer = data.draw(st.sampled_from(KINDS_OF_IMAGES[ending])), io.BytesIO()
     side = data.draw(st.sampled_from([1, 8, 9, 300]))
@@ -520,7 +523,7 @@ def image_of(data: st.DataObject) -> tuple[str, bytes]:
 
 
 def image_judged(data: st.DataObject) -> str:
-    """One odd image among others."""
+    """Tries one random image among others."""
     with folder() as root:
         for number, name in enumerate(("cat", "dog")):
             picture(root / "train" / name / "0.png", number)
@@ -529,7 +532,7 @@ def image_judged(data: st.DataObject) -> str:
         path = root / "train" / "cat" / f"1.{data.draw(st.sampled_from([ending, ending, 'png', 'JPG']))}"
         path.write_bytes(content)
 
-        def check(task: Classes, lines: list[str]) -> bool:
+        def check(task: StandInClassifier, lines: list[str]) -> bool:
             assert size_of(path) is not None, path.read_bytes()
             with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
                 frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)

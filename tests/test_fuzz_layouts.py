@@ -1,4 +1,4 @@
-"""Label maps, lists of labels and folders of any layout: right, refused in one line, or named."""
+"""Random label maps, lists of labels and folder layouts: read correctly, refused in one line, or reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from benchmark.plugins import discovery
 from benchmark.tasks.cityscapes import cityscapes
 from benchmark.tasks.oxford_pet import oxford_pet
 from benchmark.tasks.tiny_imagenet import tiny_imagenet
-from benchmark.vision.classification.task import Recipe
+from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.data import image_checks, label_maps, layouts
 from benchmark.vision.data.annotations import image_scans
 from benchmark.vision.data.sources import report_sources
@@ -29,8 +29,8 @@ from benchmark.vision.segmentation.recipe import SegmenterRecipe
 CPU = torch.device("cpu")
 
 
-class Kept:
-    """Stands in for a task: checks what it checks of its data, and keeps them."""
+class StandInTask:
+    """Stands in for a task: checks its data as the task does and keeps them."""
 
     def __init__(self, machine: Machine, recipe: Any, pool: Any, test: Any, *classes: Any, **more: Any) -> None:
         self.pool, self.test = pool, test
@@ -43,13 +43,13 @@ class Kept:
 
 @pytest.fixture(autouse=True, scope="module")
 def harness() -> Iterator[None]:
-    """Tasks without a network, and nothing remembered of images."""
+    """Replaces the tasks, and switches the cache of scans off."""
     discovery.discover()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_checks, "load_scans", lambda keys: {})
         patch.setattr(image_checks, "save_scans", lambda scans: None)
-        for name in ("cityscapes.Segmentation", "oxford_pet.Classifier", "tiny_imagenet.Classifier"):
-            patch.setattr(f"benchmark.tasks.{name}", Kept)
+        for name in ("cityscapes.Segmentation", "oxford_pet.build_task", "tiny_imagenet.build_task"):
+            patch.setattr(f"benchmark.tasks.{name}", StandInTask)
         yield
 
 
@@ -58,42 +58,42 @@ MODES = ["L", "P", "1", "LA", "RGB", "RGBA", "I;16"]
 
 
 def mask(path: Path, mode: str = "L", side: int = 8, value: int = 7) -> None:
-    """A label map of one class."""
+    """Writes a label map of one class."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("L", (side, side), value)
     (image if mode == "L" else image.convert(mode)).save(path)
 
 
 def maps_judged(data: st.DataObject) -> str:
-    """One odd data set in the layout of Cityscapes."""
+    """Tries one random data set in the layout of Cityscapes."""
     with folder() as root:
         for part in ("train", "val"):
             for number in range(2):
                 picture(root / "leftImg8bit" / part / "a" / f"a_{number}_leftImg8bit.png", len(part) + number)
                 mask(root / "gtFine" / part / "a" / f"a_{number}_gtFine_labelIds.png", value=7 + number)
         path = root / "gtFine" / "train" / "a" / "a_0_gtFine_labelIds.png"
-        odd = data.draw(st.sampled_from(["mode", "value", "side", "bytes", "files", "files", "kind"]))
-        if odd in ("mode", "value", "side"):
+        damage = data.draw(st.sampled_from(["mode", "value", "side", "bytes", "files", "files", "kind"]))
+        if damage in ("mode", "value", "side"):
             mask(
                 path,
-                mode=data.draw(st.sampled_from(MODES)) if odd == "mode" else "L",
-                side=data.draw(st.sampled_from([1, 7, 9, 16])) if odd == "side" else 8,
-                value=data.draw(st.integers(0, 255)) if odd == "value" else 7,
+                mode=data.draw(st.sampled_from(MODES)) if damage == "mode" else "L",
+                side=data.draw(st.sampled_from([1, 7, 9, 16])) if damage == "side" else 8,
+                value=data.draw(st.integers(0, 255)) if damage == "value" else 7,
             )
-        elif odd == "bytes":
+        elif damage == "bytes":
             path.write_bytes(damaged(data, path.read_bytes()))
-        elif odd == "files":
+        elif damage == "files":
             befall(data, root / "leftImg8bit" if data.draw(st.booleans()) else root / "gtFine", 2)
         else:
             path.rename(path.with_name("a_0_gtFine_labelTrainIds.png"))
 
-        def check(task: Kept, lines: list[str]) -> bool:
-            every = [one for one in root.rglob("*.png") if one.name[0] != "." and "train" in one.parts]
-            images = [one for one in every if "leftImg8bit" in one.parts]
-            maps = [one for one in every if one.name.endswith("_gtFine_labelIds.png")]
+        def check(task: StandInTask, lines: list[str]) -> bool:
+            every = [item for item in root.rglob("*.png") if item.name[0] != "." and "train" in item.parts]
+            images = [item for item in every if "leftImg8bit" in item.parts]
+            maps = [item for item in every if item.name.endswith("_gtFine_labelIds.png")]
             lost = max(len(images), len(maps)) - len(task.pool)
-            assert all(size_of(one) is not None for one in (*task.pool.images.paths, *task.pool.maps.files.paths))
-            assert [one.shape[-2:] for one in task.pool.images] == [one.shape for one in task.pool.maps]
+            assert all(size_of(item) is not None for item in (*task.pool.images.paths, *task.pool.maps.files.paths))
+            assert [item.shape[-2:] for item in task.pool.images] == [item.shape for item in task.pool.maps]
             assert not lost or lines, f"{lost} files are gone"
             return not lost
 
@@ -115,8 +115,8 @@ ODD_LINES = [
 ]  # fmt: skip
 
 
-def listed(data: st.DataObject, path: Path, lines: list[str]) -> None:
-    """A list of labels with something odd about it."""
+def write_list(data: st.DataObject, path: Path, lines: list[str]) -> None:
+    """Writes a list of labels with a random flaw."""
     lines = list(lines)
     if data.draw(st.booleans()):
         lines.insert(data.draw(st.integers(0, len(lines))), data.draw(st.sampled_from(ODD_LINES)))
@@ -125,7 +125,7 @@ def listed(data: st.DataObject, path: Path, lines: list[str]) -> None:
 
 
 def pets_judged(data: st.DataObject) -> str:
-    """One odd list of Oxford-IIIT Pet."""
+    """Tries one random list of Oxford-IIIT Pet."""
     with folder() as root:
         home = root / "oxford-iiit-pet"
         (home / "annotations").mkdir(parents=True)
@@ -136,11 +136,11 @@ def pets_judged(data: st.DataObject) -> str:
                 picture(home / "images" / f"{name}_{number}.jpg", number + len(name) * (name == "dog"))
         (home / "annotations" / "test.txt").write_text("\n".join(lines["test"]))
         path = home / "annotations" / "trainval.txt"
-        listed(data, path, lines["trainval"])
+        write_list(data, path, lines["trainval"])
         if data.draw(st.integers(0, 4)) == 0:
             befall(data, home)
 
-        def check(task: Kept, said: list[str]) -> bool:
+        def check(task: StandInTask, log_lines: list[str]) -> bool:
             rows = [line.split() for line in text_of(path).splitlines() if line.strip()]
             assert [scan.path.stem for scan in task.pool.scans] == [row[0] for row in rows]
             assert task.pool.labels_N.tolist() == [int(row[1]) - 1 for row in rows]
@@ -150,24 +150,24 @@ def pets_judged(data: st.DataObject) -> str:
 
 
 def text_of(path: Path) -> str:
-    """A text in the encoding that its first bytes tell."""
+    """Reads a text in the encoding that its first bytes show."""
     content = path.read_bytes()
     return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
 
 
 def tiny_judged(data: st.DataObject) -> str:
-    """One odd list of Tiny ImageNet."""
+    """Tries one random list of Tiny ImageNet."""
     with folder() as root:
         home = root / "tiny-imagenet-200"
         for number in range(2):
             picture(home / "train" / f"n{number + 1}" / "images" / "0.JPEG", number)
             picture(home / "val" / "images" / f"{number}.JPEG", 5 + number)
         path = home / "val" / "val_annotations.txt"
-        listed(data, path, [f"{number}.JPEG\tn{number + 1}\t0\t0\t1\t1" for number in range(2)])
+        write_list(data, path, [f"{number}.JPEG\tn{number + 1}\t0\t0\t1\t1" for number in range(2)])
         if data.draw(st.integers(0, 4)) == 0:
             befall(data, home)
 
-        def check(task: Kept, said: list[str]) -> bool:
+        def check(task: StandInTask, log_lines: list[str]) -> bool:
             rows = [line.split("\t") for line in text_of(path).splitlines() if line.strip()]
             assert [scan.path.name for scan in task.test.scans] == [row[0] for row in rows]
             assert task.test.labels_N.tolist() == [int(row[1][1:]) - 1 for row in rows]
@@ -202,7 +202,7 @@ CONTENTS = [
 
 
 def layout_judged(data: st.DataObject) -> str:
-    """What is said of a folder in which no boxes are where they are looked for."""
+    """Tries the suggestion for one random folder."""
     with folder() as root:
         for name in data.draw(st.lists(st.sampled_from(PATHS), max_size=8, unique=True)):
             path = root / name

@@ -1,4 +1,4 @@
-"""Files of weights from anywhere: what is loaded is what the file holds, or one line says why not, and no code runs."""
+"""Random files of weights: they are loaded as they are or refused in one line, and no code in them runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WRAPS = ["none", "none", "state_dict", "model", "module.", "backbone.", "list", 
 
 
 class Payload:
-    """What pickle would run."""
+    """An object whose unpickling would create a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,13 +36,13 @@ class Payload:
 
 
 def network() -> nn.Module:
-    """A network of few weights."""
+    """A network with few weights."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
 
 
-def changed(data: st.DataObject, state: dict[str, Any]) -> dict[str, Any]:
-    """The weights with something odd about one of them."""
+def change_state(data: st.DataObject, state: dict[str, Any]) -> dict[str, Any]:
+    """Changes one of the weights in a random way."""
     name = data.draw(st.sampled_from(sorted(state)))
     change, value = data.draw(st.sampled_from(CHANGES + ["none"] * 15)), state[name]
     new: dict[str, Any] = {
@@ -76,8 +76,8 @@ DTYPES = [
 ]
 
 
-def wrapped(data: st.DataObject, state: dict[str, Any], trap: Path) -> Any:
-    """The weights as they lie in what was saved."""
+def wrap_state(data: st.DataObject, state: dict[str, Any], trap: Path) -> Any:
+    """Wraps a state dict as training code does."""
     how = data.draw(st.sampled_from(WRAPS))
     if how.endswith("."):
         return {f"{how}{name}": value for name, value in state.items()}
@@ -89,9 +89,9 @@ def wrapped(data: st.DataObject, state: dict[str, Any], trap: Path) -> Any:
     return more.get(how, {how: state, "epoch": 3, "x": Payload(trap) if data.draw(st.booleans()) else 1})
 
 
-def written(data: st.DataObject, path: Path, trap: Path) -> None:
-    """A file of weights with something odd about it."""
-    state: dict[str, Any] = changed(data, {name: value.clone() for name, value in network().state_dict().items()})
+def write_weights(data: st.DataObject, path: Path, trap: Path) -> None:
+    """Writes a random file of weights."""
+    state: dict[str, Any] = change_state(data, {name: value.clone() for name, value in network().state_dict().items()})
     buffer = io.BytesIO()
     try:
         if path.suffix == ".safetensors":
@@ -99,7 +99,7 @@ def written(data: st.DataObject, path: Path, trap: Path) -> None:
         elif data.draw(st.integers(0, 9)) == 0:
             pickle.dump(Payload(trap), buffer)
         else:
-            torch.save(wrapped(data, state, trap), buffer, _use_new_zipfile_serialization=data.draw(st.booleans()))
+            torch.save(wrap_state(data, state, trap), buffer, _use_new_zipfile_serialization=data.draw(st.booleans()))
     except Exception:  # what cannot be saved cannot come: junk instead
         buffer = io.BytesIO(data.draw(st.binary(max_size=300)))
     content = buffer.getvalue()
@@ -107,10 +107,10 @@ def written(data: st.DataObject, path: Path, trap: Path) -> None:
 
 
 def weights_judged(data: st.DataObject) -> str:
-    """One odd file of weights."""
+    """Tries one random file of weights."""
     with folder() as root:
         path, trap = root / f"w{data.draw(st.sampled_from(['.safetensors', '.pth', '.pt', '.bin']))}", root / "ran"
-        written(data, path, trap)
+        write_weights(data, path, trap)
         if data.draw(st.integers(0, 9)) == 0:
             befall(data, root)
         target = network()

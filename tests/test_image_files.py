@@ -1,4 +1,4 @@
-"""Image files: how photographs are turned, what is wrong with files, what is remembered, and which images are twice."""
+"""Image files: EXIF orientation, broken files, the cache of scans, and duplicate images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from benchmark.tasks.image_folder import image_folder
 from benchmark.tasks.scenes import scenes
 from benchmark.tasks.tiny_imagenet import tiny_imagenet
 from benchmark.tasks.voc import voc
-from benchmark.vision.classification.task import Recipe
+from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.data import image_checks
 from benchmark.vision.data.annotations import ImageFiles
 from benchmark.vision.data.image_checks import THUMBNAIL_SIDE, BadImagesError, ImageScan, read_all, scan_images
@@ -40,18 +40,18 @@ SMALL = DetectorRecipe(backbone="small", channels=32, min_size=0, epochs=1, prec
 
 @pytest.fixture(autouse=True)
 def remembers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache folder of the test's own, and no line that was said before."""
+    """Gives each test an empty cache folder, and forgets which warnings were logged before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     image_checks.warn_once.cache_clear()
 
 
 def noise(seed: int, width: int = 40, height: int = 30) -> Image.Image:
-    """An image whose pixels all differ from its turned ones."""
+    """A noise image that differs from all its turned versions."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def stored(path: Path, image: Image.Image, orientation: int = 1) -> Image.Image:
-    """Puts the image there, with a tag that says how the camera was held, and returns it as people see it."""
+def save_photograph(path: Path, image: Image.Image, orientation: int = 1) -> Image.Image:
+    """Saves an image with an EXIF orientation and returns it as viewers show it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
@@ -73,11 +73,11 @@ def test_photographs_are_turned_as_they_are_shown(ending: str, orientation: int,
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     raw.save(path, exif=exif, **options)
-    shown = array(ImageOps.exif_transpose(Image.open(path)))
+    upright = array(ImageOps.exif_transpose(Image.open(path)))
     image, turn = decode_image(path)
-    assert np.array_equal(array(image), shown)
+    assert np.array_equal(array(image), upright)
     assert turn == ("" if orientation == 1 else "turned")
-    assert np.array_equal(shown, array(raw)) == (orientation == 1)
+    assert np.array_equal(upright, array(raw)) == (orientation == 1)
     image, turn = decode_image(path, exif="ignore")
     assert np.array_equal(array(image), array(raw))
     assert turn == ("" if orientation == 1 else "stored")
@@ -100,14 +100,14 @@ def test_stated_sizes_decide_in_doubt(
     size: tuple[int, int], orientation: int, stated: tuple[int, int], turn: str, tmp_path: Path
 ) -> None:
     raw = noise(0, *size)
-    shown = stored(tmp_path / "a.png", raw, orientation)
-    image, found = decode_image(tmp_path / "a.png", stated)
-    assert found == turn
-    assert np.array_equal(array(image), array(raw if turn == "stored" else shown))
+    upright = save_photograph(tmp_path / "a.png", raw, orientation)
+    image, actual_turn = decode_image(tmp_path / "a.png", stated)
+    assert actual_turn == turn
+    assert np.array_equal(array(image), array(raw if turn == "stored" else upright))
 
 
 def test_a_size_that_fits_neither_way_is_refused(tmp_path: Path) -> None:
-    stored(tmp_path / "a.png", noise(0), 6)
+    save_photograph(tmp_path / "a.png", noise(0), 6)
     with pytest.raises(ValueError, match=r"a.png has 30 x 40 pixels, but its annotation is of an image of 41 x 30"):
         decode_image(tmp_path / "a.png", (41, 30))
     with pytest.raises(ValueError, match=r"a.png has 40 x 30 pixels, but its annotation is of an image of 30 x 40"):
@@ -121,15 +121,15 @@ def test_broken_tags_leave_the_pixels_alone(tmp_path: Path) -> None:
 
 
 # --- tasks of every kind, of files that code made ------------------------------------------------------
-def object_of(path: Path, orientation: int = 1, seed: int = 0) -> None:
-    """A dark photograph of 60 x 40 stored pixels, with a bright object that is shown at (4, 6) to (16, 24)."""
+def save_object(path: Path, orientation: int = 1, seed: int = 0) -> None:
+    """Saves a dark photograph of 60 x 40 stored pixels with a bright object that is shown at (4, 6) to (16, 24)."""
     rng = np.random.default_rng(seed)
     width, height = (40, 60) if orientation >= 5 else (60, 40)
-    shown = rng.integers(0, 40, (height // 10, width // 10, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
-    shown[6:24, 4:16] = 250
+    pixels = rng.integers(0, 40, (height // 10, width // 10, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
+    pixels[6:24, 4:16] = 250
     back = {6: Image.Transpose.ROTATE_90, 3: Image.Transpose.ROTATE_180}
-    image = Image.fromarray(shown)
-    stored(path, image.transpose(back[orientation]) if orientation in back else image, orientation)
+    image = Image.fromarray(pixels)
+    save_photograph(path, image.transpose(back[orientation]) if orientation in back else image, orientation)
 
 
 def voc_page(path: Path, size: tuple[int, int] | None) -> None:
@@ -140,22 +140,22 @@ def voc_page(path: Path, size: tuple[int, int] | None) -> None:
 
 
 def voc_folder(root: Path, orientation: int = 6, size: tuple[int, int] | None = None) -> Path:
-    """Four photographs to train on and two to test on."""
+    """Writes a VOC data set with four training images and two test images."""
     for part, names in (("train", "abcd"), ("val", "ef")):
         (root / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
         (root / "ImageSets" / "Main" / f"{part}.txt").write_text("\n".join(names))
         for name in names:
-            object_of(root / "JPEGImages" / f"{name}.png", orientation, ord(name))
+            save_object(root / "JPEGImages" / f"{name}.png", orientation, ord(name))
             voc_page(root / "Annotations" / f"{name}.xml", size)
     return root
 
 
 def coco_folder(root: Path) -> Path:
-    """The same as COCO, whose sizes are not stated."""
+    """Writes the same data set in COCO format, without image sizes."""
     (root / "annotations").mkdir(parents=True)
     for part, names in (("train2017", "abcd"), ("val2017", "ef")):
         for name in names:
-            object_of(root / part / f"{name}.png", 6, ord(name))
+            save_object(root / part / f"{name}.png", 6, ord(name))
         images = ", ".join(f'{{"id": {i}, "file_name": "{name}.png"}}' for i, name in enumerate(names))
         boxes = ", ".join(f'{{"image_id": {i}, "category_id": 1, "bbox": [4, 6, 12, 18]}}' for i, _ in enumerate(names))
         content = f'{{"images": [{images}], "annotations": [{boxes}], "categories": [{{"id": 1, "name": "cat"}}]}}'
@@ -164,17 +164,17 @@ def coco_folder(root: Path) -> Path:
 
 
 def class_folder(root: Path, orientation: int = 6) -> Path:
-    """Two classes, three images to train on and one to test on each."""
+    """Writes two classes with three training images and one test image each."""
     for place, (part, name) in enumerate([("train", "a"), ("train", "b"), ("train", "c"), ("test", "d")]):
         for number, kind in enumerate(("cat", "dog")):
-            object_of(root / part / kind / f"{name}.png", orientation, 10 * place + number)
+            save_object(root / part / kind / f"{name}.png", orientation, 10 * place + number)
     return root
 
 
 def street_folder(root: Path, masks_orientation: int = 1) -> Path:
-    """Two street scenes to train on and one to test on, with label maps of the pictures as they are shown."""
+    """Writes two training scenes and one test scene like Cityscapes, with label maps of the upright images."""
     for seed, (part, name) in enumerate([("train", "ulm/u_0"), ("train", "ulm/u_1"), ("val", "bonn/b_0")]):
-        object_of(root / "leftImg8bit" / part / f"{name}_leftImg8bit.png", 6, seed)
+        save_object(root / "leftImg8bit" / part / f"{name}_leftImg8bit.png", 6, seed)
         labels = np.full((60, 40), 7, np.uint8)
         labels[6:24, 4:16] = 26
         path = root / "gtFine" / part / f"{name}_gtFine_labelIds.png"
@@ -199,7 +199,7 @@ TASKS: dict[str, tuple[Callable[[Path], Path], Build]] = {
 
 
 def brightness(task: Any) -> float:
-    """Of the first pool image's upper left quarter, where the object is shown, in what a gallery shows."""
+    """The mean brightness of the upper left quarter of the first pool image, where the object is shown."""
     pictures_NHW3, _ = task.pictures(np.array([0]), 64)
     height, width = (pictures_NHW3[0] < 255).any(2).nonzero()
     return float(pictures_NHW3[0][: (height.max() + 1) // 2, : (width.max() + 1) // 2].mean())
@@ -236,7 +236,7 @@ def test_boxes_lie_on_what_was_annotated(
     voc_folder(tmp_path, orientation, size)
     split = voc(Machine(CPU), SMALL, root=str(tmp_path), exif=exif)._pool
     for number in range(4):
-        x1, y1, x2, y2 = map(int, split.truth.of(number).corners_M4[0])
+        x1, y1, x2, y2 = map(int, split.truth.boxes_of(number).corners_M4[0])
         assert (x1, y1, x2, y2) == (4, 6, 16, 24)
         assert abs(split.images[number][:, y1:y2, x1:x2].float().mean() - inside) < 15
 
@@ -253,8 +253,8 @@ def test_label_maps_and_their_photographs_are_turned_alike(tmp_path: Path) -> No
 
 
 # --- bad images ----------------------------------------------------------------------------------------
-def cut(path: Path, share: float = 0.7) -> None:
-    """Keeps the first part of a file."""
+def truncate(path: Path, share: float = 0.7) -> None:
+    """Cuts off the end of a file."""
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
 
@@ -265,7 +265,7 @@ def test_all_bad_images_of_pool_and_test_set_are_named_at_once(name: str, tmp_pa
     root = make(tmp_path / "data")
     files = sorted(path for path in root.rglob("*.png") if "gtFine" not in path.parts)
     first, last = files[0], files[-1]
-    cut(first)
+    truncate(first)
     last.write_bytes(b"GIF89a")
     with pytest.raises(ValueError, match=r"\A[^\n]*\Z") as error:
         build(tmp_path, "turn")
@@ -279,17 +279,17 @@ def test_tiny_imagenet_names_them_likewise(tmp_path: Path) -> None:
     folder = tmp_path / "tiny-imagenet-200"
     for kind in ("n01", "n02"):
         for number in range(2):
-            stored(folder / "train" / kind / "images" / f"{kind}_{number}.JPEG", noise(number, 64, 64))
+            save_photograph(folder / "train" / kind / "images" / f"{kind}_{number}.JPEG", noise(number, 64, 64))
             noise(9).save(folder / "train" / kind / "images" / f"._{kind}_{number}.JPEG")
     lines = [f"val_{number}.JPEG\tn0{number + 1}\t0\t0\t9\t9\n" for number in range(2)]
     for number in range(2):
-        stored(folder / "val" / "images" / f"val_{number}.JPEG", noise(5 + number, 64, 64))
+        save_photograph(folder / "val" / "images" / f"val_{number}.JPEG", noise(5 + number, 64, 64))
     (folder / "val" / "val_annotations.txt").write_text("".join(lines))
     task = tiny_imagenet(Machine(CPU, tmp_path), QUICK)
     assert (task.num_pool, task.num_test()) == (4, 2)
     assert task.source_files()["test"][1][0] == "val/images/val_1.JPEG"
-    cut(folder / "train" / "n02" / "images" / "n02_1.JPEG")
-    cut(folder / "val" / "images" / "val_0.JPEG")
+    truncate(folder / "train" / "n02" / "images" / "n02_1.JPEG")
+    truncate(folder / "val" / "images" / "val_0.JPEG")
     with pytest.raises(ValueError, match=r"^2 of 6 images cannot be used: .*n02_1.JPEG .*truncated.*val_0.JPEG "):
         tiny_imagenet(Machine(CPU, tmp_path), QUICK)
 
@@ -300,7 +300,7 @@ def test_tiny_imagenet_names_them_likewise(tmp_path: Path) -> None:
 def test_no_half_image_is_read(ending: str, share: float, tmp_path: Path) -> None:
     path = tmp_path / f"a.{ending}"
     noise(0).save(path)
-    cut(path, share)
+    truncate(path, share)
     with pytest.raises(ValueError, match=r"^.*a\.\w+ cannot be read as an image"):
         decode_image(path)
 
@@ -311,7 +311,7 @@ def test_many_bad_images_are_counted(tmp_path: Path) -> None:
         noise(0).save(path)
     with pytest.raises(BadImagesError) as error:
         scan_images(paths, [UNKNOWN_SIZE] * len(paths), "turn")
-    start, end = f"1,197 of 1,200 images cannot be used: {paths[3]} is missing; ", "; and 1,194 more (mend or replace"
+    start, end = f"1,197 of 1,200 images cannot be used: {paths[3]} is missing; ", "; and 1,194 more (repair or replace"
     assert str(error.value).startswith(start)
     assert end in str(error.value)
 
@@ -328,7 +328,7 @@ def test_readers_are_asked_all_before_one_error_is_raised() -> None:
 # --- what is remembered --------------------------------------------------------------------------------
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The names of the files that are decoded to be checked."""
+    """Records the names of the files that are decoded."""
     names: list[str] = []
 
     def counted(path: Path, *rest: Any, **more: Any) -> Any:
@@ -374,7 +374,7 @@ def test_files_of_the_same_size_and_time_are_read_again(tmp_path: Path, reads: l
 def test_bad_images_are_not_remembered_but_good_ones_are(tmp_path: Path, reads: list[str]) -> None:
     files = some_files(tmp_path / "a")
     whole = (files.folder / "1.png").read_bytes()
-    cut(files.folder / "1.png")
+    truncate(files.folder / "1.png")
     for _ in range(2):
         with pytest.raises(ValueError, match=r"1.png cannot be read"):
             files.with_scans()
@@ -458,8 +458,8 @@ def test_a_fingerprint_is_of_pixels_alone(tmp_path: Path) -> None:
 def test_shapes_are_part_of_it(tmp_path: Path) -> None:
     for name, size in (("a.png", (20, 10)), ("b.png", (10, 20))):
         Image.new("RGB", size).save(tmp_path / name)
-    one, other = scan_images([tmp_path / "a.png", tmp_path / "b.png"], [UNKNOWN_SIZE] * 2, "turn")
-    assert one.pixel_hash != other.pixel_hash
+    first, second = scan_images([tmp_path / "a.png", tmp_path / "b.png"], [UNKNOWN_SIZE] * 2, "turn")
+    assert first.pixel_hash != second.pixel_hash
 
 
 # --- what tasks tell -----------------------------------------------------------------------------------
@@ -504,7 +504,7 @@ def test_images_that_are_twice_are_said(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def smooth(seed: int, width: int = 160, height: int = 120) -> Image.Image:
-    """A photograph of sorts."""
+    """A smooth random image."""
     return noise(seed, 12, 9).resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -554,7 +554,7 @@ def test_folders_inside_a_class_are_the_classes_too(tmp_path: Path, caplog: pyte
 
     root = class_folder(tmp_path / "data", 1)
     for number, name in enumerate(["b/x.png", "a-2/x.png", "a/deep/y.jpg", "A/z.PGM", ".hidden/x.png", "a/._y.jpg"]):
-        stored(root / "train" / "cat" / name, noise(70 + number).convert("L"))
+        save_photograph(root / "train" / "cat" / name, noise(70 + number).convert("L"))
     (root / "train" / "cat" / "a" / "notes.heic").write_text("no image")
     (root / "train" / "cat" / "a" / "Thumbs.db").write_text("no image")
     (root / "train" / "cat" / "b" / "around").symlink_to(root / "train" / "cat")
@@ -564,22 +564,22 @@ def test_folders_inside_a_class_are_the_classes_too(tmp_path: Path, caplog: pyte
     theirs = [os.path.relpath(path, root / "train") for path, _ in ImageFolder(root / "train").samples]
     assert names == [name for name in theirs if "/." not in name]
     assert (len(names), task._labels.bincount().tolist()) == (10, [7, 3])
-    assert caplog.messages == [f"{root}/train: files that are no images and are passed over: 1 (notes.heic)"]
+    assert caplog.messages == [f"{root}/train: files that are no images are left out: 1 (notes.heic)"]
 
 
 def test_what_systems_leave_in_folders_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = class_folder(tmp_path / "data", 1)
-    want = image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8).source_files()
+    expected = image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8).source_files()
     for folder in [path for path in root.rglob("*") if path.is_dir()]:
         for name in ("._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/._a.png", ".git/a.png"):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(b"\0\5\26\7")
-    assert image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8).source_files() == want
+    assert image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8).source_files() == expected
     streets = street_folder(tmp_path / "streets" / "data")
     for path in list(streets.rglob("*.png")):
         (path.parent / f"._{path.name}").write_bytes(b"\0\5\26\7")
     assert TASKS["cityscapes"][1](tmp_path / "streets", "turn").num_pool == 2
-    assert not any("passed over" in line for line in caplog.messages)
+    assert not any("left out" in line for line in caplog.messages)
     noise(0).save(streets / "leftImg8bit" / "train" / "ulm" / "u_9.png")
     assert TASKS["cityscapes"][1](tmp_path / "streets", "turn").num_pool == 2
     assert any("do not end in _leftImg8bit.png: 1 (ulm/u_9.png)" in line for line in caplog.messages)
@@ -596,8 +596,8 @@ def test_hidden_names(name: str, is_hidden: bool) -> None:
     assert is_image(name) == (not is_hidden)
 
 
-def renamed(root: Path, *pairs: str) -> None:
-    """Gives folders another name: old, new, old, new."""
+def rename_folders(root: Path, *pairs: str) -> None:
+    """Renames folders, given as old, new, old, new."""
     for old, new in zip(pairs[::2], pairs[1::2], strict=True):
         (root / old).rename(root / new)
 
@@ -606,20 +606,20 @@ def renamed(root: Path, *pairs: str) -> None:
     ("change", "message"),
     [
         (
-            lambda root: renamed(root, "train", "Training", "test", "Testing"),
+            lambda root: rename_folders(root, "train", "Training", "test", "Testing"),
             "{root} has no train/ and no test/ (wanted: ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg), but "
             "Testing/, Training/: set train=Training test=Testing, or split=0.2 to test on a fifth of each class",
         ),
         (
-            lambda root: renamed(root, "test", "valid"),
+            lambda root: rename_folders(root, "test", "valid"),
             "has no test/ (wanted: {w}), but train/, valid/: set test=valid, or",
         ),
-        (lambda root: renamed(root, "test", "val"), "set test=val, or split=0.2"),
+        (lambda root: rename_folders(root, "test", "val"), "set test=val, or split=0.2"),
         (
-            lambda root: renamed(root, "train/cat", "cat", "train/dog", "dog", "train", "notes", "test", "more"),
+            lambda root: rename_folders(root, "train/cat", "cat", "train/dog", "dog", "train", "notes", "test", "more"),
             "but cat/, dog/, more/, notes/: set train= and test= to the names of their folders, or split=0.2",
         ),
-        (lambda root: [renamed(root, "test", "t"), (root / "a.csv").touch()], "but t/, train/, a.csv: set"),
+        (lambda root: [rename_folders(root, "test", "t"), (root / "a.csv").touch()], "but t/, train/, a.csv: set"),
     ],
 )
 def test_a_folder_of_another_layout_is_told_what_to_type(
@@ -627,8 +627,8 @@ def test_a_folder_of_another_layout_is_told_what_to_type(
 ) -> None:
     root = class_folder(tmp_path / "data", 1)
     change(root)
-    wanted = message.format(root=root, w="ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg")
-    with pytest.raises(ValueError, match=re.escape(wanted)):
+    expected = message.format(root=root, w="ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg")
+    with pytest.raises(ValueError, match=re.escape(expected)):
         image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8)
 
 
@@ -640,17 +640,17 @@ def test_a_folder_around_the_data_set_is_told_which_it_is(tmp_path: Path) -> Non
 
 def test_other_names_of_the_folders(tmp_path: Path) -> None:
     root = class_folder(tmp_path / "data", 1)
-    want = image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8).fingerprint
-    renamed(root, "train", "Training", "test", "Testing")
+    expected = image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8).fingerprint
+    rename_folders(root, "train", "Training", "test", "Testing")
     task = image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8, train="Training", test="Testing")
-    assert (task.fingerprint, task.source_files()["test"][0][0]) == (want, "Testing/cat/d.png")
+    assert (task.fingerprint, task.source_files()["test"][0][0]) == (expected, "Testing/cat/d.png")
 
 
 @pytest.mark.parametrize("inside", ["", "train"])
 def test_a_share_of_each_class_is_drawn(inside: str, tmp_path: Path) -> None:
     for kind, number in (("cat", 10), ("dog", 25), ("emu", 2)):
         for place in range(number):
-            stored(tmp_path / "data" / inside / kind / f"{place}.png", noise(1000 + 100 * number + place))
+            save_photograph(tmp_path / "data" / inside / kind / f"{place}.png", noise(1000 + 100 * number + place))
     task = image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8, split=0.2)
     files = task.source_files()
     assert [sum(f"/{kind}/" in f"/{name}" for name, _ in files["test"]) for kind in ("cat", "dog", "emu")] == [2, 5, 1]
@@ -661,11 +661,11 @@ def test_a_share_of_each_class_is_drawn(inside: str, tmp_path: Path) -> None:
     assert again.source_files() == files
     assert task.data_remarks() == []
     for share in (0.0, 1.0, -0.2):
-        with pytest.raises(ValueError, match=r"split=.*: must be between 0 and 1, the share of images to test on"):
+        with pytest.raises(ValueError, match=r"split=.*: must be between 0 and 1, the share of test images"):
             image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8, split=share)
     for path in (tmp_path / "data" / inside / "emu").glob("1.png"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"emu has one image: split=0.2 needs two, one to test on"):
+    with pytest.raises(ValueError, match=r"emu has one image: split=0.2 needs two, one of them a test image"):
         image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8, split=0.2)
 
 
@@ -673,4 +673,4 @@ def test_a_test_folder_that_a_share_leaves_out_is_said(tmp_path: Path, caplog: p
     root = class_folder(tmp_path / "data", 1)
     task = image_folder(Machine(CPU, tmp_path), QUICK, root="data", size=8, split=0.4)
     assert (task.num_pool, task.num_test()) == (4, 2)
-    assert caplog.messages == [f"split=0.4: the test set is drawn from {root}/train; {root}/test is not looked into"]
+    assert caplog.messages == [f"split=0.4: the test set is drawn from {root}/train; {root}/test is not used"]

@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet and Tiny ImageNet, from small folders of the same layout: what they read and what they refuse."""
+"""Oxford-IIIT Pet and Tiny ImageNet, read from small folders of the same layout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmark.api import Machine
 from benchmark.plugins import discovery, registry
 from benchmark.tasks.oxford_pet import oxford_pet
 from benchmark.tasks.tiny_imagenet import tiny_imagenet
-from benchmark.vision.classification.task import Recipe
+from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.data.annotations import ImageFiles
 from benchmark.vision.data.image_files import decode_image
 
@@ -31,7 +31,7 @@ PET, TINY = "oxford-iiit-pet", "tiny-imagenet-200"
 
 
 def picture(path: Path, grey: int, size: tuple[int, int] = (12, 9)) -> None:
-    """An image of one grey value, width and height as PIL has them."""
+    """Saves an image of one grey value; `size` is width and height."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (grey,) * 3).save(path, "JPEG")
 
@@ -48,7 +48,7 @@ LISTS = {
 
 
 def pets(data: Path) -> Path:
-    """Four images to train on and three to test on, each of another grey, and one that no list has."""
+    """Writes four training images and three test images of different greys, and one that is in no list."""
     folder = data / PET
     (folder / "annotations").mkdir(parents=True)
     for part, lines in LISTS.items():
@@ -64,7 +64,7 @@ def test_pets_come_in_the_order_of_their_lists(tmp_path: Path) -> None:
     task = oxford_pet(Machine(CPU, tmp_path), QUICK, size=16)
     assert task._images.shape == (4, 3, 16, 16)
     assert greys(task._images) == [0, 20, 40, 60]
-    assert greys(task._test_images) == [100, 120, 140]
+    assert greys(task._test_inputs) == [100, 120, 140]
     assert task._labels.tolist() == [1, 0, 0, 2]
     assert task._test_labels.tolist() == [2, 0, 1]
     assert (task.num_classes, list(task.classes)) == (3, ["Abyssinian", "saint_bernard", "Sphynx"])
@@ -84,7 +84,7 @@ def rewrite(path: Path, old: str, new: str) -> None:
         (lambda at: (at / "annotations/test.txt").unlink(), "no such file: {at}/annotations/test.txt: delete {at}/ann"),
         (
             lambda at: (at / "images/Sphynx_1.jpg").unlink(),
-            "no such file: {at}/images/Sphynx_1.jpg, which test.txt lists: delete {at}/images to have it anew",
+            "no such file: {at}/images/Sphynx_1.jpg, which test.txt lists: delete {at}/images to download it again",
         ),
         (
             lambda at: (at / "images/Sphynx_12.jpg").write_bytes(b"JFIF?"),
@@ -132,13 +132,13 @@ def test_no_network_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def archives(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The two archives of the small data set where torchvision looks for them, and torchvision told of their md5."""
-    made, folder = pets(data / "made"), data / PET
+    """Writes the data set's two archives where torchvision expects them, and gives torchvision their md5 sums."""
+    source, folder = pets(data / "made"), data / PET
     folder.mkdir()
     resources = []
     for part in ("images", "annotations"):
         with tarfile.open(folder / f"{part}.tar.gz", "w:gz") as tar:
-            tar.add(made / part, part)
+            tar.add(source / part, part)
         md5 = hashlib.md5((folder / f"{part}.tar.gz").read_bytes()).hexdigest()
         resources.append((f"https://nowhere/{part}.tar.gz", md5))
     monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", tuple(resources))
@@ -156,7 +156,7 @@ def test_the_archives_of_pets_are_unpacked_where_they_lie(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("name", ["../outside/x", "ABSOLUTE/x", "images/../../../outside/x"])
 def test_an_archive_of_another_is_not_unpacked(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another md5 than torchvision knows."""
+    """Its md5 sum differs from the one that torchvision knows."""
     folder, outside = archives(tmp_path, monkeypatch), tmp_path / "outside"
     outside.mkdir()
     with tarfile.open(folder / "images.tar.gz", "w:gz") as tar:
@@ -171,7 +171,7 @@ def test_an_archive_of_another_is_not_unpacked(name: str, tmp_path: Path, monkey
 
 # --- Tiny ImageNet ------------------------------------------------------------------------------
 def tiny(data: Path) -> Path:
-    """Two classes of three images, and four to test on, each of another grey."""
+    """Writes two classes of three images and four test images, all of different greys."""
     folder = data / TINY
     for number, name in enumerate(("n02", "n01")):  # the second comes first
         for place, file in enumerate((f"{name}_0", f"{name}_10", f"{name}_2")):
@@ -188,14 +188,14 @@ def tiny(data: Path) -> Path:
 def test_tiny_imagenet_in_the_order_of_its_names_and_of_its_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the order in which the disk tells of files."""
+    """The order does not depend on the order in which the disk lists files."""
     tiny(tmp_path)
     as_told = Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter(sorted(as_told(folder), reverse=True)))
     task = tiny_imagenet(Machine(CPU, tmp_path), QUICK)
     assert task._images.shape == (6, 3, 64, 64)
     assert greys(task._images) == [100, 140, 180, 0, 40, 80]
-    assert greys(task._test_images) == [0, 60, 120]
+    assert greys(task._test_inputs) == [0, 60, 120]
     assert task._labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert task._test_labels.tolist() == [1, 0, 0]
     assert list(task.classes) == ["n01", "n02"]
@@ -210,17 +210,17 @@ def test_a_stored_image_of_the_right_size_is_not_touched(tmp_path: Path) -> None
         assert np.array_equal(task._images[1].permute(1, 2, 0).numpy(), np.asarray(image))
 
 
-def away(path: Path) -> None:
+def move_away(path: Path) -> None:
     path.rename(path.with_name("elsewhere"))
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (away, "no such folder: {at}/train: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip in {data}"),
-        (lambda at: away(at / "val" / "images"), "no such folder: {at}/val/images: unpack http://cs231n"),
-        (lambda at: away(at / "train" / "n01" / "images"), "no such folder: {at}/train/n01/images"),
-        (lambda at: away(at / "train" / "n01"), "{at}/train: 1 class folders; a task needs two"),
+        (move_away, "no such folder: {at}/train: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip in {data}"),
+        (lambda at: move_away(at / "val" / "images"), "no such folder: {at}/val/images: unpack http://cs231n"),
+        (lambda at: move_away(at / "train" / "n01" / "images"), "no such folder: {at}/train/n01/images"),
+        (lambda at: move_away(at / "train" / "n01"), "{at}/train: 1 class folders; a task needs two"),
         (
             lambda at: [path.unlink() for path in (at / "train/n02/images").iterdir()],
             "{at}/train/n02/images: no images (.bmp",
@@ -231,7 +231,7 @@ def away(path: Path) -> None:
         ),
         (
             lambda at: rewrite(at / "val/val_annotations.txt", "n02", "n03"),
-            "{at}/val/val_annotations.txt:1: 'val_0.JPEG\\tn03\\t0\\t1\\t62\\t60' is not FILE, a folder of train/",
+            "{at}/val/val_annotations.txt:1: 'val_0.JPEG\\tn03\\t0\\t1\\t62\\t60' is not a file, a folder of train/",
         ),
         (
             lambda at: rewrite(at / "val/val_annotations.txt", "val_3", "../x"),
@@ -282,13 +282,13 @@ def test_resnet18_keeps_a_map_of_8_by_8_for_images_of_64_pixels(tmp_path: Path) 
     tiny(tmp_path)
     task = tiny_imagenet(Machine(CPU, tmp_path), Recipe(width=2, pad=8, epochs=1))
     backbone, sizes = task.model().backbone, []
-    backbone.layer4.register_forward_hook(lambda module, given, output: sizes.append(tuple(output.shape[2:])))
+    backbone.layer4.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[2:])))
     backbone(torch.zeros(1, 3, 64, 64))
     assert sizes == [(8, 8)]
 
 
 def test_more_than_eight_bits_are_refused_rather_than_lost(tmp_path: Path) -> None:
-    """Pillow would turn all but the darkest 255 of 65,536 greys into white."""
+    """Pillow would turn all but the darkest 255 of 65,536 grey values into white."""
     path = tmp_path / "deep.png"
     Image.fromarray(np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)).save(path)
     words = "deep.png cannot be read as an image: it is of mode I;16, more than 8 bits"

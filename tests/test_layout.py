@@ -14,7 +14,7 @@ from torch import nn
 from benchmark.api import Machine
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.vision.classification.task import Classifier, Recipe, Split
+from benchmark.vision.classification import Classifier, Recipe, Split
 from benchmark.vision.networks import resnet18, suits_channels_last
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def test_networks_that_onednn_spoils_keep_channels_first(network: nn.Module, sui
 def test_a_classifiers_images_and_weights_are_in_that_layout(width: int, last: bool) -> None:
     built: Any = task(width)
     weight = built.model().backbone.layer2[0].conv1.weight
-    images_N3HW = built._prepared(built._images[:2])
+    images_N3HW = built._prepare_inputs(built._images[:2])
     assert weight.is_contiguous(memory_format=torch.channels_last) == last
     assert images_N3HW.is_contiguous(memory_format=torch.channels_last) == last
 
@@ -68,5 +68,5 @@ def test_the_shipped_small_tasks_suit_it() -> None:
 def test_a_narrow_resnet_is_trained_on_two_threads(channels_last: bool) -> None:
     fit = f"layout.task(4, channels_last={channels_last}).fit(numpy.arange(150), 0)"
     script = f"import torch; torch.set_num_threads(2); import numpy, test_layout as layout; {fit}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=Path(__file__).parent, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=Path(__file__).parent, text=True)
+    assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Folders of boxes as people have them: the first message tells which parameters read them, and they do."""
+"""Data sets with boxes in common layouts: the first error message suggests parameters that can read them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from PIL import Image
 from benchmark.api import Machine
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.vision.data.annotations import GroundTruth, ImageFiles, Split, pool_test_split
+from benchmark.vision.data.annotations import GroundTruth, ImageFiles, Split
+from benchmark.vision.data.splitting import pool_test_split
 from benchmark.vision.detection.task import Detection
 
 discovery.discover()
@@ -26,14 +27,14 @@ CLASSES = ("cat", "dog")
 
 
 def picture(path: Path) -> None:
-    """Puts an image of 40 x 30 pixels there, each of its own noise."""
+    """Saves an image of 40 x 30 pixels with noise of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(sum(path.name.encode()) + 1000 * len(str(path)))
     Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
 
 
 def page(path: Path, number: int) -> None:
-    """Puts an annotation of one box there."""
+    """Writes an annotation with one box."""
     path.parent.mkdir(parents=True, exist_ok=True)
     box = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), (2, 3, 20, 21), strict=True))
     path.write_text(
@@ -48,17 +49,17 @@ def voc_files(
     ending: str = ".jpg",
     lists: dict[Path, Sequence[str]] | None = None,
 ) -> None:
-    """A picture and an annotation each, and lists of some."""
+    """Writes images with annotations, and lists of some of them."""
     for number, name in enumerate(names):
         picture(images / f"{name}{ending}")
         page(annotations / f"{name}.xml", number)
-    for path, listed in (lists or {}).items():
+    for path, list_names in (lists or {}).items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(listed) + "\n")
+        path.write_text("\n".join(list_names) + "\n")
 
 
 def coco_file(path: Path, images: Path, names: Sequence[str], prefix: str = "") -> None:
-    """A JSON file of one box a picture."""
+    """Writes a JSON file with one box per image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
         picture(images / name)
@@ -77,7 +78,7 @@ NAMES = [f"{number:05d}" for number in range(12)]
 
 
 def kangaroo(root: Path) -> None:
-    """images/, annots/ and no lists, as experiencor/kangaroo has them."""
+    """images/ and annots/ without lists, as in experiencor/kangaroo."""
     voc_files(root / "images", root / "annots", NAMES)
     (root / "README.md").write_text("# kangaroo")
 
@@ -89,7 +90,7 @@ def fod(root: Path) -> None:
 
 
 def bccd(root: Path) -> None:
-    """VOC's folders, one level further down, each list with blanks and an overlap of trainval with train and val."""
+    """VOC's folders one level down; trainval overlaps with train and val."""
     main, parts = root / "BCCD" / "ImageSets" / "Main", {"train": NAMES[:6], "val": NAMES[6:9], "test": NAMES[9:]}
     lists = {main / f"{name}.txt": part for name, part in (parts | {"trainval": NAMES[:9]}).items()}
     voc_files(root / "BCCD" / "JPEGImages", root / "BCCD" / "Annotations", NAMES, lists=lists)
@@ -97,65 +98,65 @@ def bccd(root: Path) -> None:
 
 
 def trainval_alone(root: Path) -> None:
-    """VOC's folders with one list."""
+    """VOC's folders with a single list."""
     voc_files(root / "JPEGImages", root / "Annotations", NAMES, lists={root / "ImageSets/Main/trainval.txt": NAMES})
 
 
 def side_by_side(root: Path) -> None:
-    """Pictures and annotations in one folder, as labelImg leaves them."""
+    """Images and annotations in one folder, as labelImg writes them."""
     voc_files(root, root, NAMES, ".png")
 
 
 def roboflow_voc(root: Path) -> None:
-    """A folder a split, pictures beside their annotations."""
+    """A folder per split, with images beside annotations."""
     for split, names in (("train", NAMES[:6]), ("valid", NAMES[6:9]), ("test", NAMES[9:])):
         voc_files(root / split, root / split, names)
 
 
 def kaggle_voc(root: Path) -> None:
-    """A folder a split, with a folder of pictures and one of annotations in each."""
+    """A folder per split, with a folder of images and one of annotations."""
     for split, names in (("train", NAMES[:6]), ("test", NAMES[6:9])):
         voc_files(root / split / "images", root / split / "annotations", names, ".png")
 
 
 def roboflow_coco(root: Path) -> None:
-    """A folder a split, its JSON file beside the pictures."""
+    """A folder per split, with a JSON file beside the images."""
     for split, names in (("train", NAMES[:6]), ("valid", NAMES[6:9]), ("test", NAMES[9:])):
         coco_file(root / split / "_annotations.coco.json", root / split, [f"{name}.jpg" for name in names])
 
 
 def coco_names(root: Path) -> None:
-    """COCO's folder of annotations with other splits, all pictures in images/, captions beside them."""
+    """COCO's folder of annotations with other split names, all images in images/, and captions."""
     for split, names in (("train", NAMES[:6]), ("val", NAMES[6:9])):
         coco_file(root / "annotations" / f"instances_{split}.json", root / "images", [f"{name}.jpg" for name in names])
         (root / "annotations" / f"captions_{split}.json").write_text("{}")
 
 
 def coco_folders(root: Path) -> None:
-    """JSON files by the names of their splits, pictures in folders of these names below images/."""
+    """A JSON file per split, with images in images/SPLIT."""
     for split, names in (("Train", NAMES[:6]), ("Test", NAMES[6:9])):
         coco_file(root / f"{split}.json", root / "images" / split, [f"{name}.jpg" for name in names])
 
 
 def label_studio(root: Path) -> None:
-    """One JSON file whose names begin with the folder of the pictures."""
+    """One JSON file whose file names begin with the image folder."""
     coco_file(root / "result.json", root / "images", [f"{name}.jpg" for name in NAMES], "images\\")
 
 
 def sub_folders(root: Path) -> None:
-    """Annotations and pictures in folders below the two, of equal names."""
+    """Images and annotations in subfolders with equal names."""
     for part, names in (("a", NAMES[:6]), ("b", NAMES[:6])):
         voc_files(root / "images" / part, root / "annots" / part, names)
 
 
 def cvat(root: Path) -> None:
-    """One list, default.txt, of pictures in a folder below."""
+    """One list, default.txt, of images in a subfolder."""
     names = [f"street/frame {number}" for number in range(12)]
     voc_files(root / "JPEGImages", root / "Annotations", names, lists={root / "ImageSets/Main/default.txt": names})
 
 
 def odd_name(root: Path) -> None:
-    """Folders with commas and brackets in their names."""
+    """Folder names with commas and brackets."""
     voc_files(root / "my images, all [2]", root / "my annots", NAMES)
 
 
@@ -178,17 +179,17 @@ CASES: dict[Callable[[Path], None], str] = {
 
 
 def build(text: str, data: Path) -> Any:
-    """The task as `run` builds it, with a small detector."""
+    """Builds the task as `run` does, with a small detector."""
     spec = Spec.read("task", f"{text[:-1]},{SMALL}]")
     return spec.plugin.build(Machine(CPU, data), spec.values)
 
 
-@pytest.mark.parametrize("asked", ["voc", "coco"])
+@pytest.mark.parametrize("task_name", ["voc", "coco"])
 @pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
-def test_the_first_suggestion_runs(make: Callable[[Path], None], asked: str, tmp_path: Path) -> None:
+def test_the_first_suggestion_runs(make: Callable[[Path], None], task_name: str, tmp_path: Path) -> None:
     make(tmp_path / "mine")
     with pytest.raises(ValueError, match=r"\A[^\n]* has no [^\n]* \([^\n]*=\)[^\n]*\. It holds [^\n]*\. Try ") as error:
-        build(f"{asked}[root=mine]", tmp_path)
+        build(f"{task_name}[root=mine]", tmp_path)
     assert "http" not in str(error.value)
     suggested = re.search(r"Try (\w+\[.*\])\Z", str(error.value))
     assert suggested is not None, str(error.value)
@@ -223,7 +224,7 @@ def test_all_that_is_missing_is_named_at_once_and_what_is_there(tmp_path: Path) 
 
 
 def test_what_cannot_be_read_is_not_suggested(tmp_path: Path) -> None:
-    """YOLO's text, other tools' own files, and annotations whose pictures are missing."""
+    """YOLO's text files, files in other tools' own formats, and annotations without images."""
     root = tmp_path / "mine"
     picture(root / "images" / "a.jpg")
     (root / "labels").mkdir()
@@ -254,7 +255,9 @@ def test_other_tools_own_files_are_named(tool: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"categories; it is {tool}'s own format: export it as COCO; set") as error:
         build("coco[root=mine]", tmp_path)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=rf"\A[^;]*/a.json is no instances file: [^;]*; it is {tool}'s own format"):
+    with pytest.raises(
+        ValueError, match=rf"\A[^;]*/a.json is no COCO instances file: [^;]*; it is {tool}'s own format"
+    ):
         build("coco[root=mine,annotations=a.json,images=.,split=0.5]", tmp_path)
 
 
@@ -268,21 +271,21 @@ def test_pictures_in_another_folder_than_a_coco_file_says(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("parameter", "message"),
     [
-        ("annotations=BCCD/JPEGImages", r"BCCD/JPEGImages \(annotations=\) has no annotation, NAME.xml"),
+        ("annotations=BCCD/JPEGImages", r"BCCD/JPEGImages \(annotations=\) has no annotations called NAME.xml"),
         ("annotations=other", r"other \(annotations=\) has none of the 6 files of .*/train.txt, as 00000.xml"),
         ("images=other", r"other \(images=\) has none of the 6 images, as 00000.jpg"),
     ],
 )
-def test_folders_of_something_else(given: str, message: str, tmp_path: Path) -> None:
-    """A folder that is there, but of other files, is answered like one that is not."""
+def test_folders_of_something_else(parameter: str, message: str, tmp_path: Path) -> None:
+    """A folder with other files gets the same message as a missing one."""
     bccd(tmp_path / "mine")
     page(tmp_path / "mine" / "other" / "elsewhere.xml", 0)
-    name = given.partition("=")[0]
+    name = parameter.partition("=")[0]
     rest = [f"{key}=BCCD/{folder}" for key, folder in FOLDERS.items() if key != name]
     with pytest.raises(ValueError, match=rf"\A{tmp_path}/mine/{message}\. It holds .*\. Try voc\[root=mine/BCCD\]\Z"):
-        build(f"voc[root=mine,{given},{','.join(rest)}]", tmp_path)
+        build(f"voc[root=mine,{parameter},{','.join(rest)}]", tmp_path)
 
 
 FOLDERS = {"images": "JPEGImages", "annotations": "Annotations", "lists": "ImageSets/Main"}
@@ -290,7 +293,7 @@ FOLDERS = {"images": "JPEGImages", "annotations": "Annotations", "lists": "Image
 
 # --- a share of the images ---------------------------------------------------------------------------
 def whole(num: int, labels: Callable[[int], int] = lambda number: 0, ending: str = ".jpg") -> Split:
-    """Images of one box each."""
+    """Images with one box each."""
     names, labels_B = (
         [f"{number}{ending}" for number in range(num)],
         np.array([labels(number) for number in range(num)]),
@@ -330,7 +333,7 @@ def test_a_class_is_never_in_the_test_set_alone(caplog: pytest.LogCaptureFixture
 def test_shares_that_will_not_do() -> None:
     assert len(names(pool_test_split(whole(2), 0.01)[1])) == 1
     for share in (0.0, 1.0, -0.5, 2.0):
-        with pytest.raises(ValueError, match=rf"\Asplit={share}: must be the share of the images to test"):
+        with pytest.raises(ValueError, match=rf"\Asplit={share}: must be the share of test images"):
             pool_test_split(whole(9), share)
     with pytest.raises(ValueError, match=r"split=0.5: 1 images are too few for a pool and a test set"):
         pool_test_split(whole(1), 0.5)

@@ -1,4 +1,4 @@
-"""Odd files of other people's data, one by one; the corpora of tests/test_fuzz_data.py try many more."""
+"""Odd files in data sets, one case at a time; tests/test_fuzz_data.py tries many more at random."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>6</xmax><ymax>7</ymax></bndbox>
 
 @pytest.fixture(autouse=True)
 def anew() -> None:
-    """Lines are said again."""
+    """Forgets which warnings were logged before."""
     image_checks.warn_once.cache_clear()
 
 
 def refused(message: str) -> Any:
-    """One line that holds the message."""
+    """Expects a ValueError whose message is one line that contains `message`."""
     return pytest.raises(ValueError, match=rf"\A[^\n]*{message}[^\n]*\Z")
 
 
 def picture(path: Path, seed: int = 0) -> None:
-    """An image of noise."""
+    """Saves an image of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8)).save(path)
 
 
 def voc_files(root: Path) -> Path:
-    """Four images with a box each."""
+    """Writes four images with one box each."""
     (root / "Annotations").mkdir(parents=True)
     for number in range(4):
         picture(root / "JPEGImages" / f"{number}.png", number)
@@ -55,12 +55,12 @@ def voc_files(root: Path) -> Path:
 
 
 def voc(root: Path) -> tuple[Split, Split, list[str]]:
-    """All of them, a share for tests."""
+    """Reads all of them, with a share as the test set."""
     return read_pascal_voc(root, "train", "val", difficult=True, layout=Layout(), share=0.5)
 
 
 def coco(root: Path, text: str) -> tuple[Split, list[str]]:
-    """An image in COCO's format."""
+    """Writes and reads a COCO data set of one image."""
     picture(root / "images" / "0.png")
     (root / "a.json").write_text(text)
     return read_coco_json(root / "a.json", root / "images")
@@ -76,19 +76,19 @@ COCO = json.dumps(
 
 
 def fifo(path: Path) -> None:
-    """A pipe that nobody writes to."""
+    """Replaces a file by a fifo that has no writer."""
     path.unlink()
     os.mkfifo(path)
 
 
 def device(path: Path) -> None:
-    """A device without end."""
+    """Replaces a file by a link to an endless device."""
     path.unlink()
     path.symlink_to("/dev/zero")
 
 
 def sparse(path: Path) -> None:
-    """A file that states more bytes than there is memory."""
+    """Makes a file larger than memory."""
     os.truncate(path, 10**13)
 
 
@@ -122,11 +122,11 @@ def test_what_never_ends_is_refused_at_once(harm: Callable[[Path], None], tmp_pa
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"images"', '"images": [], "images"', "the key images is there twice"),
-        ('"name": "cat"', '"name": null', "the name of a category None is no name"),
-        ('"name": "cat"', '"name": "c\\u0000t"', "the name of a category .* is no name"),
-        ('"0.png"', '["0.png"]', "the file_name .* is no name"),
-        ('"0.png"', '"0\\ud800.png"', "the file_name .* is no name"),
+        ('"images"', '"images": [], "images"', "the key images occurs twice"),
+        ('"name": "cat"', '"name": null', "the name of a category None is not a valid name"),
+        ('"name": "cat"', '"name": "c\\u0000t"', "the name of a category .* is not a valid name"),
+        ('"0.png"', '["0.png"]', "the file_name .* is not a valid name"),
+        ('"0.png"', '"0\\ud800.png"', "the file_name .* is not a valid name"),
         ('"image_id": 1', '"image_id": [1]', "is not a whole number"),
     ],
 )
@@ -146,7 +146,7 @@ def test_one_long_id_costs_no_memory(tmp_path: Path) -> None:
     body["images"] += [{"id": "x" * 10**6, "file_name": "0.png"}]
     body["images"][0]["id"] = "a"
     body["annotations"][0]["image_id"] = "a"
-    with refused("the file_name 0.png is there twice"):
+    with refused("the file_name 0.png occurs twice"):
         coco(tmp_path, json.dumps(body))
 
 
@@ -157,7 +157,7 @@ def test_one_long_id_costs_no_memory(tmp_path: Path) -> None:
         ("<xmin>1</xmin>", "<xmin>1</xmin><xmin>2</xmin>", "an object has more than one bndbox/xmin"),
         ("<name>cat", "<name>dog</name><name>cat", "an object has more than one name"),
         ("object>", "thing>", "1 of its <bndbox> are in no <object>"),
-        ("<name>cat", "<name>c&#10;t", "an object's name .* is no name"),
+        ("<name>cat", "<name>c&#10;t", "an object's name .* is not a valid name"),
     ],
 )
 def test_a_box_that_nobody_would_read_is_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     ):
         picture(tmp_path / name, number)
     read_split_folders(tmp_path, "train", "test", 8, "turn")
-    assert "images in no class's folder, which are left out: 1 (9.png)" in caplog.text
+    assert "images outside the class folders are left out: 1 (9.png)" in caplog.text
 
 
 def test_a_list_leads_nowhere_else(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_the_first_of_several_frames_is_read_and_that_is_said(
         caplog.clear()
         [scan] = image_checks.scan_images([path], [(0, 0)], "turn")
         assert (scan.width, scan.height) == (8, 8)
-        assert "files that hold several images, of which the first alone is read: 1" in caplog.text
+        assert "files that hold several images, of which only the first is read: 1" in caplog.text
     assert np.asarray(decode_image(path)[0]).max() < 20
 
 
@@ -234,7 +234,7 @@ def test_names_that_are_not_utf_8_are_read(tmp_path: Path) -> None:
 )
 def test_weights_that_are_no_numbers_are_refused(value: torch.Tensor, tmp_path: Path) -> None:
     torch.save({"weight": value, "bias": torch.zeros(1)}, tmp_path / "w.pth")
-    with refused(r"w\.pth: weight holds what are no finite real numbers"):
+    with refused(r"w\.pth: weight holds values that are not finite real numbers"):
         load_weights(nn.Linear(1, 1), tmp_path / "w.pth", "x")
 
 

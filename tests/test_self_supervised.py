@@ -1,4 +1,4 @@
-"""SimSiam and SimCLR: losses and views beside brute force, training that repeats itself, and what it is good for."""
+"""SimSiam and SimCLR: losses and views against simple implementations, reproducible training, quality of features."""
 
 from __future__ import annotations
 
@@ -31,19 +31,21 @@ from benchmark.text import notation
 from benchmark.vision.encoding import self_supervised
 from benchmark.vision.encoding.encodings import InMemoryPool
 from benchmark.vision.encoding.self_supervised import (
+    FrozenBackbone,
+    build_extractor,
+    build_optimiser,
+    find_last_map,
+    train_encoder,
+)
+from benchmark.vision.encoding.settings import Settings
+from benchmark.vision.encoding.views import (
     COLOUR_CHANGES,
     JITTER_STRENGTHS,
     MAX_LOG_ASPECT,
     NUM_DRAWS,
-    FrozenBackbone,
-    Settings,
-    build_extractor,
-    build_optimiser,
     crop_boxes,
     crop_images,
-    find_last_map,
     random_view,
-    train_encoder,
 )
 from benchmark.vision.pixels import channel_moments
 
@@ -61,7 +63,7 @@ def numbers(seed: int = 0) -> torch.Generator:
 
 
 def photographs(number: int, side: int = 8) -> Tensor:
-    """Smooth noise of bytes in colour."""
+    """Smooth random images in colour, as bytes."""
     small = torch.rand(number, 3, 4, 4, generator=numbers())
     return (F.interpolate(small, (side, side), mode="bilinear") * 255).byte()
 
@@ -73,42 +75,42 @@ def test_the_negative_cosine_by_hand() -> None:
 
 
 def test_no_gradient_reaches_a_target() -> None:
-    """The gradient of SimSiam's loss is that of eq. 4 with the projections of the other view as mere numbers."""
+    """The gradient of SimSiam's loss equals that of eq. 4 with the projections of the other view as constants."""
     images = torch.randn(2, 12, 6, generator=numbers())
     with seeded(0):
         backbone, heads = nn.Linear(6, 5), SimSiamHeads(5, 2, 8)
     heads(backbone, *images).backward()
-    found = torch.cat([one.grad.flatten() for one in (*backbone.parameters(), *heads.parameters())])
+    gradient = torch.cat([parameter.grad.flatten() for parameter in (*backbone.parameters(), *heads.parameters())])
 
     def by_hand(stop: bool) -> Tensor:
-        first, second = (heads.projector(backbone(one)) for one in images)
+        first, second = (heads.projector(backbone(tensor)) for tensor in images)
         loss = torch.zeros(())
         for mine, other in ((first, second), (second, first)):
             aim = torch.from_numpy(other.detach().numpy().copy()) if stop else other
             guess = heads.predictor(mine)
             loss = loss - ((guess / guess.norm(dim=1, keepdim=True)) * (aim / aim.norm(dim=1, keepdim=True))).sum() / 24
         parts = torch.autograd.grad(loss, [*backbone.parameters(), *heads.parameters()])
-        return torch.cat([one.flatten() for one in parts])
+        return torch.cat([tensor.flatten() for tensor in parts])
 
-    torch.testing.assert_close(found, by_hand(stop=True))
-    assert (found - by_hand(stop=False)).norm() > 0.1 * found.norm()
+    torch.testing.assert_close(gradient, by_hand(stop=True))
+    assert (gradient - by_hand(stop=False)).norm() > 0.1 * gradient.norm()
 
 
 @pytest.mark.parametrize(("layers", "sizes"), [(1, [(8, 5)]), (2, [(8, 5), (8, 8)]), (3, [(8, 5), (8, 8), (8, 8)])])
 def test_simsiams_heads(layers: int, sizes: list[tuple[int, int]]) -> None:
-    """The projector ends in a normalisation without weights, the predictor has a bottleneck and ends without one."""
+    """The projector ends with a normalisation without weights, the predictor with a linear layer after a bottleneck."""
     heads = SimSiamHeads(5, layers, 8)
-    assert [tuple(one.weight.shape) for one in heads.projector if isinstance(one, nn.Linear)] == sizes
+    assert [tuple(layer.weight.shape) for layer in heads.projector if isinstance(layer, nn.Linear)] == sizes
     assert isinstance(heads.projector[-1], nn.BatchNorm1d)
     assert heads.projector[-1].weight is None
-    assert [type(one).__name__ for one in heads.predictor] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert [type(layer).__name__ for layer in heads.predictor] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
     assert (heads.predictor[0].out_features, heads.predictor[3].out_features) == (2, 8)
     widths = [SimSiamHeads(number, 2, None).predictor[3].out_features for number in (64, 512, 2048)]
     assert widths == [256, 2048, 2048]
 
 
 def test_nt_xent_by_hand() -> None:
-    """Two images along two axes: one right answer of cosine 1, two wrong ones of cosine 0."""
+    """Two images along two axes: one positive pair of cosine 1, two negative pairs of cosine 0."""
     views = torch.tensor([[2.0, 0.0], [0.0, 1.0], [7.0, 0.0], [0.0, 3.0]])
     assert nt_xent(views, 1.0).item() == pytest.approx(math.log(1 + 2 / math.e))
     assert nt_xent(views, 0.5).item() == pytest.approx(math.log(1 + 2 / math.e**2))
@@ -124,20 +126,20 @@ def test_nt_xent_beside_loops() -> None:
 
 
 def test_simclr_sees_both_views_in_one_batch_and_simsiam_one_at_a_time() -> None:
-    images, seen = torch.randn(2, 6, 5, generator=numbers()), []
+    images, batch_sizes = torch.randn(2, 6, 5, generator=numbers()), []
 
     def features(views: Tensor) -> Tensor:
-        seen.append(len(views))
+        batch_sizes.append(len(views))
         return views
 
     SimClrHead(5, 0.1, 3)(features, *images)
     SimSiamHeads(5, 2, 8)(features, *images)
-    assert seen == [12, 6, 6]
+    assert batch_sizes == [12, 6, 6]
 
 
 # --- views ------------------------------------------------------------------------------------
 def test_boxes_by_hand() -> None:
-    """Draws of area, aspect, y and x; images of 12 x 20 pixels."""
+    """Random numbers for area, aspect, y and x; images of 12 x 20 pixels."""
     square = 0.5  # the draw for it
     draws = [
         (1.0, square, 0.0, 0.0),  # 240 pixels: 15.5 x 15.5, cut to 12 rows
@@ -146,18 +148,18 @@ def test_boxes_by_hand() -> None:
         (0.0, 1.0, 0.5, 0.5),  # wide: sqrt(60 * 3/4) x sqrt(60 * 4/3); 6 and 12 places are left
         (0.0, 0.0, 0.5, 0.5),  # high
     ]
-    found = crop_boxes(torch.tensor(draws).T, (12, 20), 0.25)
-    assert found.tolist() == [[0, 0, 12, 15], [0, 0, 8, 8], [4, 12, 8, 8], [3, 6, 7, 9], [2, 7, 9, 7]]
+    boxes = crop_boxes(torch.tensor(draws).T, (12, 20), 0.25)
+    assert boxes.tolist() == [[0, 0, 12, 15], [0, 0, 8, 8], [4, 12, 8, 8], [3, 6, 7, 9], [2, 7, 9, 7]]
 
 
 def test_boxes_stay_inside_and_have_the_areas_asked_for() -> None:
     size, smallest = (40, 60), 0.2
-    found = crop_boxes(torch.rand(4, 4000, generator=numbers()), size, smallest)
-    y, x, height, width = found.T
-    assert (found[:, :2] >= 0).all()
+    boxes = crop_boxes(torch.rand(4, 4000, generator=numbers()), size, smallest)
+    y, x, height, width = boxes.T
+    assert (boxes[:, :2] >= 0).all()
     assert (y + height).max() == 40
     assert (x + width).max() == 60
-    assert torch.equal(found, found.round())
+    assert torch.equal(boxes, boxes.round())
     small = (height < 40) & (height * width < 0.5 * 2400)
     share = (height * width / 2400)[small]
     assert share.min() > smallest - 0.02
@@ -169,7 +171,7 @@ def test_boxes_stay_inside_and_have_the_areas_asked_for() -> None:
 
 
 def one_crop(image: Tensor, box: list[float], flip: bool) -> Tensor:
-    """The twin: cut, resized, mirrored."""
+    """The reference for one image: cut, resize, mirror."""
     y, x, height, width = map(int, box)
     part = F.interpolate(image[None, :, y : y + height, x : x + width], image.shape[1:], mode="bilinear")[0]
     return part.flip(2) if flip else part
@@ -178,9 +180,9 @@ def one_crop(image: Tensor, box: list[float], flip: bool) -> Tensor:
 @pytest.mark.parametrize("size", [(8, 8), (12, 20), (1, 5)])
 def test_crops_beside_one_image_at_a_time(size: tuple[int, int]) -> None:
     images = torch.rand(50, 3, *size, generator=numbers())
-    found, flip = crop_boxes(torch.rand(4, 50, generator=numbers(1)), size, 0.1), torch.arange(50) % 2 == 0
-    made = crop_images(images, found, flip)
-    for image, box, mirrored, mine in zip(images, found.tolist(), flip.tolist(), made, strict=True):
+    boxes, flip = crop_boxes(torch.rand(4, 50, generator=numbers(1)), size, 0.1), torch.arange(50) % 2 == 0
+    crops = crop_images(images, boxes, flip)
+    for image, box, mirrored, mine in zip(images, boxes.tolist(), flip.tolist(), crops, strict=True):
         torch.testing.assert_close(mine, one_crop(image, box, mirrored), atol=2e-5, rtol=0)
 
 
@@ -196,28 +198,28 @@ TWINS: list[Callable[[Tensor, float], Tensor]] = [
 def test_changes_of_colour_beside_torchvisions(number: int) -> None:
     images, by = torch.rand(40, 3, 5, 6, generator=numbers()), torch.linspace(-0.5, 0.5, 40)
     images[0], images[1, 1:], images[2, :, 0] = 0.5, 0, torch.tensor([[1.0], [1.0], [0.0]])  # grey, red, yellow
-    made = COLOUR_CHANGES[number](images, by.view(-1, 1, 1, 1))
-    for image, how, mine in zip(images, by.tolist(), made, strict=True):
+    changed = COLOUR_CHANGES[number](images, by.view(-1, 1, 1, 1))
+    for image, how, mine in zip(images, by.tolist(), changed, strict=True):
         torch.testing.assert_close(mine, TWINS[number](image, how), atol=1e-5, rtol=0)
     torch.testing.assert_close(COLOUR_CHANGES[number](images, torch.zeros(40, 1, 1, 1)), images, atol=1e-6, rtol=0)
 
 
 def test_a_view_beside_one_image_at_a_time() -> None:
-    """Every draw in its place: crop, mirrored, jittered or not, four strengths in one order, grey."""
+    """Checks that every random number has its effect: crop, mirroring, jitter, four strengths in one order, grey."""
     images = photographs(60, 10)
     uniform = torch.rand(NUM_DRAWS, 60, generator=numbers())
-    made = random_view(images, uniform, SETTINGS, numbers(5))
+    views = random_view(images, uniform, SETTINGS, numbers(5))
     order = torch.randperm(4, generator=numbers(5)).tolist()
-    found = crop_boxes(uniform[:4], (10, 10), SETTINGS.smallest)
+    boxes = crop_boxes(uniform[:4], (10, 10), SETTINGS.smallest)
     num_jittered = num_grey = 0
     for number, image in enumerate(images):
         mirrored, jittered, is_grey = uniform[4, number] < 0.5, uniform[5, number] < 0.8, uniform[10, number] < 0.2
-        twin = one_crop(image / 255, found[number].tolist(), bool(mirrored))
+        twin = one_crop(image / 255, boxes[number].tolist(), bool(mirrored))
         for change in order if jittered else []:
             by = (2 * uniform[6 + change, number] - 1).item() * 0.5 * JITTER_STRENGTHS[change]
             twin = TWINS[change](twin, by)
         twin = TF.rgb_to_grayscale(twin, 3) if is_grey else twin
-        torch.testing.assert_close(made[number], twin, atol=5e-5, rtol=0)
+        torch.testing.assert_close(views[number], twin, atol=5e-5, rtol=0)
         num_jittered, num_grey = num_jittered + bool(jittered), num_grey + bool(is_grey)
     assert 40 < num_jittered < 58
     assert 5 < num_grey < 20
@@ -225,9 +227,9 @@ def test_a_view_beside_one_image_at_a_time() -> None:
 
 def test_colour_and_mirroring_are_switched_off() -> None:
     images, uniform = photographs(20, 10), torch.rand(NUM_DRAWS, 20, generator=numbers())
-    made = random_view(images, uniform, replace(SETTINGS, flip=False, colour=0.0), numbers())
+    views = random_view(images, uniform, replace(SETTINGS, flip=False, colour=0.0), numbers())
     whole = crop_images(images / 255, crop_boxes(uniform[:4], (10, 10), 0.3), torch.zeros(20, dtype=torch.bool))
-    torch.testing.assert_close(made, whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(views, whole, atol=1e-6, rtol=0)
 
 
 def test_moments_are_those_of_the_pixels() -> None:
@@ -241,29 +243,29 @@ def test_moments_are_those_of_the_pixels() -> None:
 
 # --- training ---------------------------------------------------------------------------------
 class Witness(nn.Module):
-    """Heads that write down the views that they get, and train nothing but a number."""
+    """Heads that record the views they get and train nothing but a number."""
 
     def __init__(self) -> None:
         super().__init__()
         self.predictor, self.other = nn.Linear(1, 1), nn.Linear(1, 1)
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.views: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, features: Callable[[Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
-        self.seen.append((first, second))
+        self.views.append((first, second))
         return features(first).mean() + self.predictor.weight.sum() + self.other.weight.sum()
 
 
-def witnessed(pool: Tensor, monkeypatch: pytest.MonkeyPatch, **given: Any) -> tuple[Witness, list[list[float]]]:
-    """The views of a training, and the learning rates of its steps."""
+def train_witness(pool: Tensor, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[Witness, list[list[float]]]:
+    """Trains with such heads; returns them and the learning rates of the steps."""
     witness, rates = Witness(), []
     step = torch.optim.SGD.step
 
-    def watched(self: torch.optim.SGD, closure: None = None) -> None:
+    def record_step(self: torch.optim.SGD, closure: None = None) -> None:
         rates.append([group["lr"] for group in self.param_groups])
         step(self)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", watched)
-    train_encoder(CPU, InMemoryPool(pool), replace(SETTINGS, **given), partial(lambda number: witness))
+    monkeypatch.setattr(torch.optim.SGD, "step", record_step)
+    train_encoder(CPU, InMemoryPool(pool), replace(SETTINGS, **changes), partial(lambda number: witness))
     return witness, rates
 
 
@@ -274,27 +276,27 @@ def witnessed(pool: Tensor, monkeypatch: pytest.MonkeyPatch, **given: Any) -> tu
 def test_batches_are_of_equal_size_and_take_every_image(
     num_images: int, batch_size: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Images of one colour each are known by it in both views."""
+    """Each image has one colour, by which both of its views are recognised."""
     pool = (torch.arange(num_images) * 10).byte().view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
-    witness, _ = witnessed(pool, monkeypatch, batch_size=batch_size, colour=0.0)
-    known = [[(255 * one[:, 0, 0, 0] / 10).round().int().tolist() for one in two] for two in witness.seen]
-    first, second = zip(*known, strict=True)
+    witness, _ = train_witness(pool, monkeypatch, batch_size=batch_size, colour=0.0)
+    numbers_by_view = [[(255 * part[:, 0, 0, 0] / 10).round().int().tolist() for part in two] for two in witness.views]
+    first, second = zip(*numbers_by_view, strict=True)
     assert first == second
     assert [len(part) for part in first] == 2 * sizes
     epochs = [list(chain(*first[: len(sizes)])), list(chain(*first[len(sizes) :]))]
-    assert [sorted(one) for one in epochs] == [list(range(num_images))] * 2
+    assert [sorted(part) for part in epochs] == [list(range(num_images))] * 2
     assert epochs[0] != epochs[1]  # another order
 
 
 def test_the_two_views_are_drawn_each_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    witness, _ = witnessed(photographs(40), monkeypatch, batch_size=40)
-    (first, second), _ = witness.seen
+    witness, _ = train_witness(photographs(40), monkeypatch, batch_size=40)
+    (first, second), _ = witness.views
     assert ((first - second).abs().amax((1, 2, 3)) > 0.01).all()
 
 
 def test_the_rate_falls_along_a_cosine_but_for_the_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """20 images make batches of 6 2/3: lr times so many 256ths."""
-    _, rates = witnessed(photographs(20), monkeypatch)
+    """20 images make batches of 6 2/3 on average, and lr is per 256 images."""
+    _, rates = train_witness(photographs(20), monkeypatch)
     full = 0.1 * 20 / 3 / 256
     cosine = [full * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
     assert [rate for rate, _ in rates] == pytest.approx(cosine)
@@ -303,11 +305,11 @@ def test_the_rate_falls_along_a_cosine_but_for_the_predictor(monkeypatch: pytest
 
 @pytest.mark.parametrize(("precision", "inside"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_precision_is_the_backbones_alone(precision: Any, inside: torch.dtype) -> None:
-    network, one, seen = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), torch.ones(3, 1, 1), []
-    network[0].register_forward_hook(lambda module, given, output: seen.append(output.dtype))
-    features = build_extractor(FrozenBackbone((4, 4), network, network[0], one, one), precision)
+    network, ones, dtypes = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), torch.ones(3, 1, 1), []
+    network[0].register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    features = build_extractor(FrozenBackbone((4, 4), network, network[0], ones, ones), precision)
     assert features(torch.rand(2, 3, 4, 4)).dtype == torch.float32
-    assert seen == [inside]
+    assert dtypes == [inside]
 
 
 def test_everything_is_trained_and_the_predictor_is_what_keeps_its_rate() -> None:
@@ -323,45 +325,46 @@ def test_everything_is_trained_and_the_predictor_is_what_keeps_its_rate() -> Non
 def test_equal_arguments_give_equal_weights_and_disturb_no_generator(train: Callable[..., FrozenBackbone]) -> None:
     images = photographs(40)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
-    one, again = (train(CPU, InMemoryPool(images), **BRIEF)(images) for _ in range(2))
+    first, again = (train(CPU, InMemoryPool(images), **BRIEF)(images) for _ in range(2))
     with torch.no_grad():  # as where a strategy asks for encodings
         without = train(CPU, InMemoryPool(images), **BRIEF)(images)
     for other in (again, without):
-        assert torch.equal(one.patches_NTD, other.patches_NTD)
-        assert torch.equal(one.global_NE, other.global_NE)
+        assert torch.equal(first.patches_NTD, other.patches_NTD)
+        assert torch.equal(first.global_NE, other.global_NE)
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())  # noqa: NPY002
     changed: list[dict[str, Any]] = [{"seed": 1}, {"epochs": 3}, {"flip": False}, {"smallest": 0.5}, {"colour": 1.0}]
-    for given in [*changed, {"precision": "bfloat16"}, {"lr": 0.5}, {"weight_decay": 0.1}]:
-        assert not torch.equal(one.global_NE, train(CPU, InMemoryPool(images), **BRIEF | given)(images).global_NE), (
-            given
-        )
+    for parameters in [*changed, {"precision": "bfloat16"}, {"lr": 0.5}, {"weight_decay": 0.1}]:
+        assert not torch.equal(
+            first.global_NE, train(CPU, InMemoryPool(images), **BRIEF | parameters)(images).global_NE
+        ), parameters
 
 
 @pytest.mark.parametrize("train", [simsiam, simclr])
 def test_weights_are_trained_once_and_kept(
     train: Callable[..., FrozenBackbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is read back tells of images to the bit what was trained, and what is trained without a folder."""
-    images, machine, given = photographs(40), replace(CPU, scratch=tmp_path), BRIEF | {"precision": "bfloat16"}
+    """Stored weights, fresh ones and those trained without a folder give bit-identical features."""
+    images, machine = photographs(40), replace(CPU, scratch=tmp_path)
+    settings = BRIEF | {"precision": "bfloat16"}
     calls, through = [], self_supervised.train
-    monkeypatch.setattr(self_supervised, "train", lambda *given: (calls.append(1), through(*given)))
+    monkeypatch.setattr(self_supervised, "train", lambda *arguments: (calls.append(1), through(*arguments)))
 
-    def made(where: Machine = machine, pool: Tensor = images, **more: Any) -> Tensor:
-        return train(where, InMemoryPool(pool), **given | more)(images).patches_NTD
+    def encode(where: Machine = machine, pool: Tensor = images, **changes: Any) -> Tensor:
+        return train(where, InMemoryPool(pool), **settings | changes)(images).patches_NTD
 
-    first, without = made(), made(CPU)
+    first, without = encode(), encode(CPU)
     assert len(calls) == 2
-    assert torch.equal(first, made())
+    assert torch.equal(first, encode())
     assert torch.equal(first, without)
     assert len(calls) == 2
     [path] = tmp_path.glob("encoders/*.safetensors")
     path.write_bytes(path.read_bytes()[:100])
-    assert torch.equal(first, made())
+    assert torch.equal(first, encode())
     assert len(calls) == 3
     changed: list[dict[str, Any]] = [{"dim": 8}, {"seed": 1}, {"lr": 0.5}, {"pool": images.flip(0)}]
     for more in changed:
-        assert not torch.equal(first, made(**more)), more
+        assert not torch.equal(first, encode(**more)), more
     assert len(calls) == 3 + len(changed)
     assert len([*tmp_path.glob("encoders/*")]) == 2 * (1 + len(changed))  # weights and locks, no draft
 
@@ -380,8 +383,8 @@ def test_a_full_disk_loses_the_weights_and_not_the_run(tmp_path: Path, monkeypat
         raise OSError("no space left on device")
 
     monkeypatch.setattr(tensor_files, "save_file", full)
-    made = simclr(replace(CPU, scratch=tmp_path), InMemoryPool(photographs(4)), **BRIEF)
-    assert made.size == (8, 8)
+    encoder = simclr(replace(CPU, scratch=tmp_path), InMemoryPool(photographs(4)), **BRIEF)
+    assert encoder.size == (8, 8)
     assert [path.suffix for path in tmp_path.glob("encoders/*")] == [".lock"]
 
 
@@ -400,8 +403,8 @@ print(hashlib.sha256(made.patches_NTD.numpy().tobytes() + made.global_NE.numpy()
 @pytest.mark.parametrize("train", [simsiam, simclr])
 def test_another_process_trains_the_same(train: Callable[..., FrozenBackbone]) -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8))
-    made = train(CPU, InMemoryPool(images), epochs=2, batch_size=16)(images)
-    mine = hashlib.sha256(made.patches_NTD.numpy().tobytes() + made.global_NE.numpy().tobytes()).hexdigest()
+    encoding = train(CPU, InMemoryPool(images), epochs=2, batch_size=16)(images)
+    mine = hashlib.sha256(encoding.patches_NTD.numpy().tobytes() + encoding.global_NE.numpy().tobytes()).hexdigest()
     script = f"import torch; torch.set_num_threads({torch.get_num_threads()})\n{SCRIPT.format(name=train.__name__)}"
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
@@ -409,17 +412,17 @@ def test_another_process_trains_the_same(train: Callable[..., FrozenBackbone]) -
 
 
 def accuracy(task: Any, label: str) -> float:
-    """Of the nearest of 50 labelled images by the cosine of global features, in per cent; the mean of ten draws."""
+    """The accuracy in per cent of a nearest-neighbour classifier with 50 labelled images, the mean of ten draws."""
     encode = registry.get("encoder", notation.parse_label(label)[0])
-    made: Callable[[Tensor], Encoding] = encode.build(
+    encoder: Callable[[Tensor], Encoding] = encode.build(
         CPU, encode.bind(notation.parse_label(label)[1]), task._encoder_pool
     )
     pool, tests = (
-        F.normalize(made(images.expand(-1, 3, -1, -1)).global_NE) for images in (task._images, task._test_images)
+        F.normalize(encoder(images.expand(-1, 3, -1, -1)).global_NE) for images in (task._images, task._test_inputs)
     )
-    drawn = [np.random.default_rng(seed).permutation(task.num_pool)[:50] for seed in range(10)]
-    guessed = [task._labels[which][(tests @ pool[which].T).argmax(1)] for which in drawn]
-    return 100 * float(np.mean([(one == task._test_labels).float().mean() for one in guessed]))
+    labelled_sets = [np.random.default_rng(seed).permutation(task.num_pool)[:50] for seed in range(10)]
+    predicted = [task._labels[which][(tests @ pool[which].T).argmax(1)] for which in labelled_sets]
+    return 100 * float(np.mean([(predictions == task._test_labels).float().mean() for predictions in predicted]))
 
 
 @pytest.mark.parametrize(
@@ -440,7 +443,7 @@ def test_features_of_digits_become_those_of_their_classes(label: str, least: flo
 
 # --- what is told of images ---------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("side", "given", "num_patches", "num_features"),
+    ("side", "parameters", "num_patches", "num_features"),
     [
         (8, {}, 4, 64),
         (15, {}, 4, 64),
@@ -451,43 +454,45 @@ def test_features_of_digits_become_those_of_their_classes(label: str, least: flo
         (64, {"model": "torchvision:resnet18"}, 4, 512),
     ],
 )
-def test_the_last_map_are_the_patches(side: int, given: dict[str, Any], num_patches: int, num_features: int) -> None:
-    """In networks that average over it, its mean is the global feature."""
+def test_the_last_map_are_the_patches(
+    side: int, parameters: dict[str, Any], num_patches: int, num_features: int
+) -> None:
+    """In networks that average over the last map, its mean is the global feature."""
     images = photographs(4, side)
-    encoder = simclr(CPU, InMemoryPool(images), **{"epochs": 1, "precision": "float32", **given})
-    assert encoder.size == ((side, side) if side <= 64 else (given.get("size", 64),) * 2)
-    made = encoder(InMemoryPool(images).images(np.arange(4), encoder.size))
-    assert made.patches_NTD.shape == (4, num_patches, num_features)
-    torch.testing.assert_close(made.attention_NT.sum(1), torch.ones(4))
-    lengths = np.linalg.norm(made.patches_NTD.numpy(), axis=2)
-    np.testing.assert_allclose(made.attention_NT, lengths / lengths.sum(1, keepdims=True), rtol=1e-5)
+    encoder = simclr(CPU, InMemoryPool(images), **{"epochs": 1, "precision": "float32", **parameters})
+    assert encoder.size == ((side, side) if side <= 64 else (parameters.get("size", 64),) * 2)
+    encoding = encoder(InMemoryPool(images).images(np.arange(4), encoder.size))
+    assert encoding.patches_NTD.shape == (4, num_patches, num_features)
+    torch.testing.assert_close(encoding.attention_NT.sum(1), torch.ones(4))
+    lengths = np.linalg.norm(encoding.patches_NTD.numpy(), axis=2)
+    np.testing.assert_allclose(encoding.attention_NT, lengths / lengths.sum(1, keepdims=True), rtol=1e-5)
     if side >= 16:
-        torch.testing.assert_close(made.global_NE, made.patches_NTD.mean(1), atol=1e-5, rtol=1e-4)
-    assert made.global_NE.shape == (4, num_features)
+        torch.testing.assert_close(encoding.global_NE, encoding.patches_NTD.mean(1), atol=1e-5, rtol=1e-4)
+    assert encoding.global_NE.shape == (4, num_features)
 
 
 def test_patches_are_told_by_rows() -> None:
-    """A network that passes its input through: each patch is its pixel, normalised."""
+    """A network that passes its input through: each patch is its normalised pixel."""
     images = torch.arange(24, dtype=torch.uint8).view(1, 3, 2, 4)
     network = nn.Sequential(nn.Identity(), nn.Flatten())
-    one = torch.ones(3, 1, 1)
-    made = FrozenBackbone((2, 4), network, network[0], 0 * one, one / 255)(images)
-    assert made.patches_NTD[0].round().tolist() == [[at, at + 8, at + 16] for at in range(8)]
+    ones = torch.ones(3, 1, 1)
+    encoding = FrozenBackbone((2, 4), network, network[0], 0 * ones, ones / 255)(images)
+    assert encoding.patches_NTD[0].round().tolist() == [[at, at + 8, at + 16] for at in range(8)]
 
 
 def test_images_without_features_have_even_attention() -> None:
     network = nn.Sequential(nn.Threshold(1e9, 0.0), nn.Flatten())
-    one = torch.ones(3, 1, 1)
-    made = FrozenBackbone((2, 4), network, network[0], one, one)(photographs(3, 8)[:, :, :2, :4])
-    assert made.attention_NT.tolist() == [[1 / 8] * 8] * 3
+    ones = torch.ones(3, 1, 1)
+    encoding = FrozenBackbone((2, 4), network, network[0], ones, ones)(photographs(3, 8)[:, :, :2, :4])
+    assert encoding.attention_NT.tolist() == [[1 / 8] * 8] * 3
 
 
 def test_the_last_map_is_the_last_of_the_images_shape() -> None:
     class Turned(nn.Module):
-        """Channels last: no map."""
+        """Its output has channels last, so that it is no feature map."""
 
-        def forward(self, given: Tensor) -> Tensor:
-            return given.permute(0, 2, 3, 1)
+        def forward(self, images: Tensor) -> Tensor:
+            return images.permute(0, 2, 3, 1)
 
     network = nn.Sequential(
         nn.Conv2d(3, 5, 1), nn.MaxPool2d(2), nn.Conv2d(5, 7, 1), Turned(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
@@ -499,7 +504,7 @@ def test_the_last_map_is_the_last_of_the_images_shape() -> None:
 
 
 def test_an_encoder_that_is_trained_is_a_strategys_encoder_like_any_other() -> None:
-    """By its label, without gradients switched on, from a grid's task."""
+    """By its label, with gradients switched off, from a grid's task."""
     label = "simsiam[batch_size=64,epochs=1,flip=false]"
     assert Spec.read("strategy", f"coreset[encoder={label}]").values["encoder"] == label
     spec = Spec.read("task", "digits")
@@ -518,26 +523,26 @@ RANGES = {"width": 0, "size": 1, "epochs": 0, "batch_size": 1, "lr": -1.0, "weig
 
 
 @pytest.mark.parametrize(
-    ("train", "given", "words"),
+    ("train", "parameters", "words"),
     [
-        *((one, {name: value}, rf"{one.__name__}\[{name}={value}\]: must be ")
-          for one in (simsiam, simclr) for name, value in RANGES.items()),
+        *((train, {name: value}, rf"{train.__name__}\[{name}={value}\]: must be ")
+          for train in (simsiam, simclr) for name, value in RANGES.items()),
         (simsiam, {"layers": 0}, r"simsiam\[layers=0\]: must be at least 1"),
         (simsiam, {"dim": 3}, r"simsiam\[dim=3\]: must be at least 4"),
         (simclr, {"temperature": 0.0}, r"simclr\[temperature=0.0\]: must be positive"),
         (simclr, {"width": 8}, r"simclr\[width=8\]: has no effect with model=small_cnn"),
         (simclr, {"model": "resnet19"}, r"model=resnet19: no such network .did you mean resnet18"),
-        (simclr, {"model": "linear_probe"}, r"simclr\[model=linear_probe\]: is no network of its own"),
+        (simclr, {"model": "linear_probe"}, r"simclr\[model=linear_probe\]: has no weights to train, choose another"),
         (simclr, {"model": "torchvision:alexnet"}, r"model=torchvision:alexnet does not take 8x8 images"),
         (simclr, {"lr": 1e30, "epochs": 3}, r"simclr\[lr=1e\+30\]: training diverged .*: lower lr"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line(train: Callable[..., FrozenBackbone], given: dict[str, Any], words: str) -> None:
+def test_mistakes_are_one_line(train: Callable[..., FrozenBackbone], parameters: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=f"^{words}") as error:
-        train(CPU, InMemoryPool(photographs(9)), **{"epochs": 1, **given})
+        train(CPU, InMemoryPool(photographs(9)), **{"epochs": 1, **parameters})
     assert "\n" not in str(error.value)
 
 
 def test_one_image_is_no_pool() -> None:
-    with pytest.raises(ValueError, match=r"^simsiam: a pool of 1 images is nothing"):
+    with pytest.raises(ValueError, match=r"^simsiam: a pool of 1 images is too small"):
         simsiam(CPU, InMemoryPool(photographs(1)))

@@ -1,4 +1,4 @@
-"""The classification tasks: what they read, what they refuse, and a quick sanity check of the digits."""
+"""The classification tasks: what they read, what they refuse, and a quick check that digits are learned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from benchmark.tasks.digits import DEFAULT, digits
 from benchmark.tasks.image_folder import image_folder
 from benchmark.tasks.svhn import svhn
 from benchmark.tasks.svhn_as_published import distort, svhn_as_published
-from benchmark.vision.classification.task import PUBLISHED, Recipe
+from benchmark.vision.classification.recipe import PUBLISHED, Recipe
 from benchmark.vision.data.handwritten import read_digits
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def test_digits_pool_and_test_are_disjoint_parts_of_the_whole(machine: Machine) 
     from sklearn.datasets import load_digits
 
     task = digits(machine, DEFAULT)
-    images = torch.cat([task._images, task._test_images]).flatten(1).numpy()
+    images = torch.cat([task._images, task._test_inputs]).flatten(1).numpy()
     whole = np.round(load_digits().data * (255 / 16)).astype(np.uint8)
     assert sorted(map(bytes, images)) == sorted(map(bytes, whole))
 
@@ -67,27 +67,27 @@ def test_digits_pool_and_test_are_disjoint_parts_of_the_whole(machine: Machine) 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "cifar100", "svhn", "svhn_as_published", "image_folder"])
 def test_tasks_are_registered_with_checked_parameters(name: str) -> None:
     plugin = registry.get("task", name)
-    given = {"root": "photos"} if name == "image_folder" else {}
-    values = plugin.bind(given)
+    parameters = {"root": "photos"} if name == "image_folder" else {}
+    values = plugin.bind(parameters)
     capabilities = {"predict", "embed", "losses", "directional", "weights", "pseudo_labels", "companion"}
     assert capabilities <= plugin.capabilities(values)
     assert ("sample" in plugin.capabilities(values)) == (name == "digits")
-    assert "sample" in plugin.capabilities(plugin.bind({**given, "dropout": 0.1}))
+    assert "sample" in plugin.capabilities(plugin.bind({**parameters, "dropout": 0.1}))
     with pytest.raises(ValueError, match="has no effect with"):
-        plugin.capabilities(plugin.bind({**given, "model": "small_cnn", "width": 16}))
+        plugin.capabilities(plugin.bind({**parameters, "model": "small_cnn", "width": 16}))
 
 
 def test_published_recipes() -> None:
-    def published(name: str, **given: object) -> dict[str, Any]:
-        return registry.get("task", name).bind({"published": True, **given})
+    def published(name: str, **parameters: object) -> dict[str, Any]:
+        return registry.get("task", name).bind({"published": True, **parameters})
 
     assert published("cifar10")["normalise"] == "cifar10"
     assert published("cifar100")["normalise"] == published("svhn")["normalise"] == "cifar100"
     assert published("image_folder", root="x")["normalise"] == "pool"
     assert published("svhn")["flip"]
     assert not registry.get("task", "svhn").bind({})["flip"]
-    want = replace(PUBLISHED, normalise="cifar100")
-    assert registry.get("task", "svhn_as_published").bind({}) == vars(want)
+    expected = replace(PUBLISHED, normalise="cifar100")
+    assert registry.get("task", "svhn_as_published").bind({}) == vars(expected)
 
 
 # --- downloads ---------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_no_network_is_one_clear_line(
 
 
 def fake_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An archive like CIFAR-10's with 20 + 10 images, and torchvision told of its md5 sums."""
+    """Writes an archive like CIFAR-10's with 20 + 10 images, and gives torchvision its md5 sums."""
     rng, inside = np.random.default_rng(0), folder / CIFAR10.base_folder
     inside.mkdir()
 
@@ -177,7 +177,7 @@ def test_distortion_on_a_tiny_image() -> None:
 
 # --- image folders -----------------------------------------------------------------------------------
 def folder_of_images(root: Path) -> Path:
-    """Two classes, three images to train on and one to test on each, of several formats, modes and sizes."""
+    """Writes two classes with three training images and one test image each, in several formats, modes and sizes."""
     for part, names in (("train", ["a.png", "b.JPG", "c.bmp"]), ("test", ["d.png"])):
         for number, kind in enumerate(("cat", "dog")):
             (root / part / kind).mkdir(parents=True)
@@ -212,14 +212,14 @@ def test_images_of_the_right_size_are_not_touched(tmp_path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """A file, or a folder and the files in it."""
+    """Removes a file, or a folder with its files."""
     for entry in sorted(path.rglob("*"), reverse=True):
         entry.rmdir() if entry.is_dir() else entry.unlink()
     path.rmdir()
 
 
 def halve(path: Path) -> None:
-    """Puts the first half of a JPEG there."""
+    """Writes the first half of a JPEG."""
     Image.effect_noise((40, 40), 50).save(path, "jpeg")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

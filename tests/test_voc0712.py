@@ -1,4 +1,4 @@
-"""PASCAL VOC 2007 and 2012 as one pool, from folders that a test makes."""
+"""PASCAL VOC 2007 and 2012 as one pool, from small folders of the same layout."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ POOL_2012: dict[str, list[Thing]] = {
 
 
 def refused(message: str) -> Any:
-    """One line that holds the message."""
+    """Expects a ValueError whose message is one line that contains `message`."""
     return pytest.raises(ValueError, match=rf"\A[^\n]*{re.escape(message)}[^\n]*\Z")
 
 
-def year(folder: Path, seed: int, **splits: dict[str, list[Thing]]) -> None:
-    """One year's folder; pictures of 48 x 36 pixels, each of its own noise."""
+def write_year(folder: Path, seed: int, **splits: dict[str, list[Thing]]) -> None:
+    """Writes the folder of one year, with noise images of 48 x 36 pixels."""
     rng = np.random.default_rng(seed)
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / part).mkdir(parents=True)
@@ -55,10 +55,10 @@ def year(folder: Path, seed: int, **splits: dict[str, list[Thing]]) -> None:
             (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{inside}</annotation>")
 
 
-def kit(root: Path) -> Path:
-    """Both years, of the same image names."""
-    year(root / "VOC2007", 1, trainval=POOL_2007, test=TEST_2007)
-    year(root / "VOC2012", 2, trainval=POOL_2012)
+def write_both_years(root: Path) -> Path:
+    """Writes both years with the same image names."""
+    write_year(root / "VOC2007", 1, trainval=POOL_2007, test=TEST_2007)
+    write_year(root / "VOC2012", 2, trainval=POOL_2012)
     return root
 
 
@@ -67,63 +67,63 @@ def small(**changed: Any) -> DetectorRecipe:
     return dataclasses.replace(recipe, **changed)
 
 
-def read(data: Path, **given: Any) -> Any:
-    """The task, a small one."""
-    return voc0712(Machine(CPU, data), small(), **given)
+def build_task(data: Path, **parameters: Any) -> Any:
+    """Builds the task with a small recipe."""
+    return voc0712(Machine(CPU, data), small(), **parameters)
 
 
 @pytest.mark.parametrize("place", [".", "VOCdevkit"])
 def test_2007_comes_first_and_each_year_has_its_own_images(place: str, tmp_path: Path) -> None:
-    kit(tmp_path / place)
-    task = read(tmp_path)
+    write_both_years(tmp_path / place)
+    task = build_task(tmp_path)
     assert (task.num_pool, task.num_test(), list(task.classes)) == (5, 1, ["cat", "dog", "sheep"])
     paths = [f"VOC2007/JPEGImages/{name}.png" for name in "bac"] + [f"VOC2012/JPEGImages/{name}.png" for name in "cb"]
     for number, path in enumerate(paths):
         pixels = np.array(Image.open(tmp_path / place / path))
         assert np.array_equal(task._pool.images[number].permute(1, 2, 0), pixels)
     boxes = task.labels(None, np.arange(5))
-    assert [one.labels_M.tolist() for one in boxes] == [[1], [], [], [2, 0], [0]]
+    assert [image_boxes.labels_M.tolist() for image_boxes in boxes] == [[1], [], [], [2, 0], [0]]
     assert boxes[3].corners_M4.tolist() == [[10, 0, 30, 12], [0, 0, 5, 5]]
-    assert task._test.truth.of(0).corners_M4.tolist() == [[2, 2, 9, 9]]
+    assert task._test.truth.boxes_of(0).corners_M4.tolist() == [[2, 2, 9, 9]]
 
 
 def test_difficult_boxes_are_paid_for_and_learnt_from_only_where_asked(tmp_path: Path) -> None:
-    kit(tmp_path)
-    plain, all_of_them = read(tmp_path), read(tmp_path, difficult=True)
+    write_both_years(tmp_path)
+    plain, all_of_them = build_task(tmp_path), build_task(tmp_path, difficult=True)
     assert len(plain.labels(None, np.array([2]))[0]) == 0
     assert all_of_them.labels(None, np.array([2]))[0].corners_M4.tolist() == [[1, 2, 20, 21]]
-    assert (len(plain._test.truth.of(0)), len(all_of_them._test.truth.of(0))) == (1, 2)
+    assert (len(plain._test.truth.boxes_of(0)), len(all_of_them._test.truth.boxes_of(0))) == (1, 2)
     assert plain.cost(np.arange(5)) == all_of_them.cost(np.arange(5)) == {"images": 5.0, "boxes": 5.0}
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     site = "http://host.robots.ox.ac.uk/pascal/VOC"
     with refused(f"{tmp_path} has no VOC2007, no VOCdevkit/VOC2007: unpack {site}/voc2007/VOCtrainval_06-Nov-2007.tar"):
-        read(tmp_path)
-    year(tmp_path / "VOC2007", 1, trainval=POOL_2007, test=TEST_2007)
+        build_task(tmp_path)
+    write_year(tmp_path / "VOC2007", 1, trainval=POOL_2007, test=TEST_2007)
     with refused(f"{tmp_path} has no VOC2012, no VOCdevkit/VOC2012: unpack {site}/voc2012/VOCtrainval_11-May-2012"):
-        read(tmp_path)
+        build_task(tmp_path)
     with refused(f"{tmp_path}/VOC2007 has no VOC2007, no VOCdevkit/VOC2007: unpack"):
-        read(tmp_path, root="VOC2007")
-    year(tmp_path / "VOC2012", 2, trainval={"c": [("cat", (1, 1, 5, 5), 0)]})
+        build_task(tmp_path, root="VOC2007")
+    write_year(tmp_path / "VOC2012", 2, trainval={"c": [("cat", (1, 1, 5, 5), 0)]})
     with refused("trainval.txt: no image of the pool has a 'sheep', but some of the test set have"):
-        read(tmp_path)
+        build_task(tmp_path)
     with refused("set data=DIR or $AL_BENCHMARK_DATA, and unpack"):
         voc0712(Machine(CPU), small())
 
 
 def test_it_is_fitted_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task: Detection = read(kit(tmp_path))
+    task: Detection = build_task(write_both_years(tmp_path))
     assert task.metric == MEAN_AP
     model = task.fit(np.array([4, 0, 3]), 0)
     assert set(task.score(model)) >= {"map", "ap", "ap50", "ap75", "voc_map"}
     scores = Scores({"ap": 0.1, "ap50": 0.2, "ap75": 0.3}, {})
     monkeypatch.setattr("benchmark.vision.detection.task.coco_scores", lambda *_: scores)
     assert task.score(model)["map"] == 0.2
-    found = task.predict(model, np.arange(5))
-    assert found.boxes_P4 is not None
-    assert (found.boxes_P4[:, [0, 2]] <= 48.001).all()
-    assert (found.boxes_P4[:, [1, 3]] <= 36.001).all()
+    predictions = task.predict(model, np.arange(5))
+    assert predictions.boxes_P4 is not None
+    assert (predictions.boxes_P4[:, [0, 2]] <= 48.001).all()
+    assert (predictions.boxes_P4[:, [1, 3]] <= 36.001).all()
 
 
 def test_the_published_recipe_is_ssd300s() -> None:
@@ -150,8 +150,8 @@ def test_joined_splits_against_a_plain_loop(tmp_path: Path) -> None:
     pairs = [(split, number) for split in splits for number in range(len(split.truth))]
     for place, (split, number) in enumerate(pairs):
         assert torch.equal(whole.images[place], split.images[number])
-        assert torch.equal(whole.truth.boxes_of(place).corners_M4, split.truth.of(number).corners_M4)
-        assert torch.equal(whole.truth.boxes_of(place).labels_M, split.truth.of(number).labels_M)
+        assert torch.equal(whole.truth.boxes_of(place).corners_M4, split.truth.boxes_of(number).corners_M4)
+        assert torch.equal(whole.truth.boxes_of(place).labels_M, split.truth.boxes_of(number).labels_M)
         assert whole.truth.num_annotated_boxes(np.array([place])) == split.truth.num_annotated_boxes(np.array([number]))
     prints = {
         ConcatenatedImages([split.images for split in some]).fingerprint

@@ -1,4 +1,4 @@
-"""Files of weights: what training code writes is read, what does not fit is said before any image is read."""
+"""Files of weights: what training code writes can be read, and errors come before any image is read."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -45,19 +45,26 @@ TASK_TEMPLATE = '''"""{name}: say in one sentence what its images are, and where
 import numpy as np
 
 from benchmark.api import Machine, register_task
-from benchmark.vision.classification import Classifier, Recipe, Split, check_weights, missing_capabilities
+from benchmark.vision.classification import (
+    Classification,
+    Recipe,
+    Split,
+    build_task,
+    check_weights,
+    missing_capabilities,
+)
 
 SMALL = Recipe(model="small_cnn", epochs=10, batch_size=32, lr=0.05, flip=False, pad=0, precision="float32")
 
 
 @register_task(version=1, default=SMALL, missing_capabilities=missing_capabilities, check=check_weights)
-def {name}(machine: Machine, recipe: Recipe) -> Classifier:
+def {name}(machine: Machine, recipe: Recipe) -> Classification:
     """Noise of three brightnesses: replace it by your own images and labels."""
     rng = np.random.default_rng(0)
     labels_N = rng.integers(0, 3, 400)
     images_N3HW = rng.integers(0, 150, (400, 3, 8, 8), np.uint8) + (40 * labels_N[:, None, None, None]).astype(np.uint8)
     pool, test = Split(images_N3HW[:300], labels_N[:300]), Split(images_N3HW[300:], labels_N[300:])
-    return Classifier(machine, recipe, pool, test, num_classes=3, classes=["dark", "grey", "light"])
+    return build_task(machine, recipe, pool, test, num_classes=3, classes=["dark", "grey", "light"])
 '''
 
 TASK_TEST_TEMPLATE = '''"""{name} follows the rules of all tasks, and does what it alone promises."""

@@ -1,4 +1,4 @@
-"""Hashes: of data and settings, to know them by, and of a seed and a name, to seed what goes by that name."""
+"""Hashes of data and settings, which identify them, and seeds that are derived from a seed and a name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import numpy as np
 
 
 def digest(*parts: object) -> str:
-    """sha256 of arrays, with their shapes and types, of files and of strings."""
+    """Hashes arrays, files and other values.
+
+    Args:
+        parts: Arrays, which count with their shapes and types; paths, which count by the bytes of their files; and
+            anything else, which counts by its `str`.
+
+    Returns:
+        The SHA-256 in hexadecimal.
+    """
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -21,5 +29,13 @@ def digest(*parts: object) -> str:
 
 
 def derive_seed(seed: int, name: str) -> int:
-    """A seed for each use of a fit's seed."""
+    """Derives an independent seed for one use of a seed.
+
+    Args:
+        seed: For example the seed of a fit.
+        name: The use, for example "dropout"; equal names give equal seeds.
+
+    Returns:
+        A seed of 63 bits.
+    """
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode(errors="surrogatepass")).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""Channel means and standard deviations on the scale 0..255, as published code states them and as images have them.
+"""Channel means and standard deviations on the scale 0..255: published ones, and those of given images.
 
 Shapes: N images, K channels (1 or 3), H x W pixels.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 Channels: TypeAlias = tuple[float, float, float]
 
-# pycls states those of the CIFARs, torchvision that of ImageNet.
+# Means and standard deviations of red, green and blue: CIFAR from pycls, ImageNet from torchvision.
 CHANNEL_STATISTICS: dict[str, tuple[Channels, Channels]] = {
     "cifar10": ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
     "cifar100": ((129.3, 124.1, 112.4), (68.2, 65.4, 70.4)),
@@ -21,8 +21,14 @@ CHANNEL_STATISTICS: dict[str, tuple[Channels, Channels]] = {
 
 
 def channel_moments(images_NKHW: Tensor) -> tuple[Tensor, Tensor]:
-    """(K,) mean and (K,) standard deviation (at least 1) of the bytes of each channel; float64 on the CPU, from exact
-    sums of integers."""
+    """Computes the mean and the standard deviation of each channel from exact integer sums.
+
+    Args:
+        images_NKHW: (N, K, H, W) uint8 on any device.
+
+    Returns:
+        (K,) means and (K,) standard deviations of at least 1, float64 on the CPU.
+    """
     sum_K = square_K = torch.zeros(images_NKHW.shape[1], dtype=torch.int64, device=images_NKHW.device)
     for part_NKHW in images_NKHW.split(1024):
         values_NKHW = part_NKHW.to(torch.int32)

@@ -1,4 +1,4 @@
-"""Files of weights: what is in them, which network they fit, and how they are loaded. Nothing in them is run."""
+"""Reads files of weights, loads them into networks and says which network they fit. Never runs code from a file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,24 @@ from torch import Tensor, nn
 from benchmark.api import Machine, activity
 from benchmark.vision.data.regular_files import check_regular_file, printable
 
-# Under which names training code keeps the weights beside an optimiser's state, in the order they are looked for.
+# Keys under which training code saves the weights beside other state, in the order of search.
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights")
-BATCH_NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation: no parameters
+BATCH_NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # no parameters
 
 
 def weights_file(machine: Machine, weights: str) -> Path | None:
-    """The file that `weights=` names; None for `none` and `default`. ValueError where there is no such file."""
+    """Finds the file that a recipe's `weights` names.
+
+    Args:
+        machine: Has the data folder.
+        weights: "none", "default", or a path: absolute, or inside the data folder.
+
+    Returns:
+        The path; None for "none" and "default".
+
+    Raises:
+        ValueError: There is no such file.
+    """
     if weights in ("none", "default"):
         return None
     path = machine.resolve_path(weights)
@@ -34,45 +45,57 @@ def load_weights(
 ) -> None:
     """Loads a file of weights into a network.
 
-    The names in the file may all begin with a prefix that the network's have not (`module.`, `backbone.`); what is
-    beside that prefix belongs to other parts of a model, and is left. Under it nothing may be missing or left over.
+    The names in the file may share a prefix that the network's names do not have (`module.`, `backbone.`). Entries
+    without that prefix belong to other parts of a model and are ignored. With it, no entry may be missing or surplus.
 
     Args:
-        network: Takes the weights.
-        path: A .safetensors file, or one that torch.save wrote; see `read`.
-        besides: A pattern of names that do not count, matched from their start: the last layer's.
-        setting: From the name of a network of torchvision, what a user sets to have that one; "" for nothing.
+        network: Receives the weights.
+        path: A .safetensors file, or one that torch.save wrote; see `read_state_dict`.
+        ignore: A regular expression, matched at the start of names: entries to leave alone, as those of the last layer.
+        setting_for: Maps the name of a torchvision network to the setting that selects it, for messages; "" for none.
 
     Raises:
-        ValueError: The file cannot be read, or does not fit; says what it holds and which network that fits.
+        ValueError: The file cannot be read or does not fit; the message says what it holds and which network it fits.
     """
     state = read_state_dict(path)
-    wanted = {name: value for name, value in network.state_dict().items() if not re.match(ignore, name)}
-    prefix = shared_prefix(path, state, wanted)
+    expected = {name: value for name, value in network.state_dict().items() if not re.match(ignore, name)}
+    prefix = shared_prefix(path, state, expected)
     state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    inside = {name: value for name, value in state.items() if not re.match(ignore, name)}
-    for name in sorted(inside.keys() | wanted.keys()):
-        found, want = (str(tuple(part[name].shape)) if name in part else "nothing" for part in (inside, wanted))
-        if found != want:
-            reason = f"{printable(name)} holds {found}, the model {want}"
+    loaded = {name: value for name, value in state.items() if not re.match(ignore, name)}
+    for name in sorted(loaded.keys() | expected.keys()):
+        shape, wanted_shape = (
+            str(tuple(part[name].shape)) if name in part else "nothing" for part in (loaded, expected)
+        )
+        if shape != wanted_shape:
+            reason = f"{printable(name)} holds {shape}, the model {wanted_shape}"
             raise ValueError(
                 f"weights={path}: does not fit the model: {reason}; {describe_content(state, setting_for)}"
             )
-        if not is_finite_real(inside[name], wanted[name].dtype):
-            raise ValueError(f"weights={path}: {name} holds what are no finite real numbers")
-    network.load_state_dict(inside, strict=False)
+        if not is_finite_real(loaded[name], expected[name].dtype):
+            raise ValueError(f"weights={path}: {name} holds values that are not finite real numbers")
+    network.load_state_dict(loaded, strict=False)
 
 
 def is_finite_real(value: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a tensor holds numbers that a network computes with, one for each place, once they are of its type."""
+    """Whether a tensor is dense and holds finite real numbers after conversion to `dtype`."""
     if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
         return False
     return bool(value.to(dtype).isfinite().all())
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of one that torch.save wrote: a state dict, or a mapping that holds one
-    under a usual name (`state_dict`, `model` ...). ValueError says what else it holds."""
+    """Reads the tensors of a file of weights.
+
+    Args:
+        path: A .safetensors file, or one that torch.save wrote: a state dict, or a mapping that holds one, under one of
+            STATE_DICT_KEYS or as its only one.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        ValueError: The file cannot be read or holds no state dict; the message says what it holds.
+    """
     try:
         check_regular_file(path)
     except OSError as error:
@@ -86,7 +109,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"weights={path}: cannot be read ({type(error).__name__})") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats, which are read or refused all the same
+            warnings.simplefilter("ignore")  # about old formats, which are read or refused anyway
             saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"weights={path}: cannot be read ({type(error).__name__}){describe_objects(path)}") from error
@@ -95,29 +118,28 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         parts = {str(name): part for name, part in saved.items() if is_state_dict(part)}
     names = [name for name in ("", *STATE_DICT_KEYS) if name in parts] or list(parts)
     if not names or (names[0] not in ("", *STATE_DICT_KEYS) and len(names) > 1):
-        has = ", ".join(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
+        contents = ", ".join(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
         raise ValueError(
             f"weights={path}: must hold a state dict, a mapping of names to tensors, alone or as one of "
-            f"{', '.join(STATE_DICT_KEYS)}; it holds {printable(has[:200])}"
+            f"{', '.join(STATE_DICT_KEYS)}; it holds {printable(contents[:200])}"
         )
     return dict(parts[names[0]])
 
 
 def is_state_dict(value: object) -> bool:
-    """Whether this is a state dict: a mapping of names to tensors, one at least."""
+    """Whether a value is a state dict: a mapping of names to tensors with at least one entry."""
     return (
         isinstance(value, Mapping)
         and bool(value)
-        and all(isinstance(name, str) and isinstance(one, Tensor) for name, one in value.items())
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
     )
 
 
 def describe_objects(path: Path) -> str:
-    """Which Python objects a file holds that is no mere state dict, and what to do, after a colon; "" where none can be
-    told."""
+    """For a file with Python objects, the end of a message that names them and says what to do; else ""."""
     try:
         kinds = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # an older format, or no file of torch.save at all
+    except Exception:  # an older format, or not a file of torch.save
         return ""
     own = [kind for kind in kinds if not kind.startswith(("torch.", "collections."))] or kinds
     advice = "only weights are read: torch.save(model.state_dict(), FILE)"
@@ -125,17 +147,17 @@ def describe_objects(path: Path) -> str:
 
 
 def shared_prefix(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """The prefix in a file of the names that a network has: "" or up to a full stop.
+    """The prefix that the names in a file have before those of the network: "", or text that ends in a full stop.
 
     Raises:
-        ValueError: Several prefixes lead to all of the names: the file holds more than one such network.
+        ValueError: Several prefixes lead to all names, so the file holds more than one such network.
     """
     hits = Counter[str]()
     for name in state:
         parts = name.split(".")
         hits.update(".".join([*parts[:cut], ""]) for cut in range(len(parts)) if ".".join(parts[cut:]) in expected)
-    if not hits:  # another network altogether
-        first, final = min(state, default=""), max(state, default="")  # which differ first where any two do
+    if not hits:  # an entirely different network
+        first, final = min(state, default=""), max(state, default="")  # whatever these share, all names share
         shared = next((n for n, (a, b) in enumerate(zip(first, final, strict=False)) if a != b), 0)
         return first[: first.rfind(".", 0, shared) + 1]
     whole = [prefix for prefix, number in hits.items() if number == len(expected)]
@@ -147,7 +169,7 @@ def shared_prefix(path: Path, state: Mapping[str, Tensor], expected: Mapping[str
 
 
 def describe_content(state: Mapping[str, Tensor], setting_for: Callable[[str], str]) -> str:
-    """What a file holds, in words, and what to set to have the network that it fits."""
+    """Describes in words what a file holds, and says which setting selects the network that it fits."""
     stem = state.get("conv1.weight")
     if stem is not None and tuple(stem.shape[1:]) == (3, 3, 3) and "layer4.1.conv2.weight" in state:
         return f"the file fits this benchmark's own resnet18 of width {len(stem)}"
@@ -162,9 +184,11 @@ def describe_content(state: Mapping[str, Tensor], setting_for: Callable[[str], s
 
 
 def find_torchvision_network(state: Mapping[str, Tensor]) -> str | None:
-    """The classifier of torchvision whose weights these are, whatever its classes or without a last layer; None where
-    there is none."""
-    import torchvision  # takes a second: only where it is used
+    """The name of the torchvision classifier that these weights fit, for any number of classes or without a last layer.
+
+    Returns None if there is none.
+    """
+    import torchvision  # imported here because it takes a second
 
     total = sum(value.numel() for name, value in state.items() if not name.endswith(BATCH_NORM_BUFFERS))
     for name in torchvision.models.list_models(module=torchvision.models):
@@ -179,14 +203,14 @@ def find_torchvision_network(state: Mapping[str, Tensor]) -> str | None:
 
 
 def matches_torchvision_network(state: Mapping[str, Tensor], name: str) -> bool:
-    """Whether these are the names and shapes of that network of torchvision, its last layer aside."""
+    """Whether names and shapes are those of a torchvision network, apart from its last layer."""
     import torchvision
 
     try:
         with torch.device("meta"):  # no memory, no initialisation
             network = torchvision.models.get_model(name, weights=None)
-    except (RuntimeError, NotImplementedError):  # some cannot be made so: their number of weights has to do
+    except (RuntimeError, NotImplementedError):  # some networks cannot be built so: the number of weights must suffice
         return True
     shapes = {key: value.shape for key, value in network.state_dict().items() if not key.endswith(BATCH_NORM_BUFFERS)}
-    others = {key: value.shape for key, value in state.items() if not key.endswith(BATCH_NORM_BUFFERS)}
-    return len({key.rpartition(".")[0] for key, _ in shapes.items() ^ others.items()}) <= 1
+    state_shapes = {key: value.shape for key, value in state.items() if not key.endswith(BATCH_NORM_BUFFERS)}
+    return len({key.rpartition(".")[0] for key, _ in shapes.items() ^ state_shapes.items()}) <= 1

@@ -21,7 +21,8 @@ from torch import Tensor
 from benchmark.api import Direction, Indices, Machine
 from benchmark.strategies.badge import kmeans_plus_plus
 from benchmark.strategies.shared.kcenter import k_center_greedy, pick_exactly, squared_distance_to_nearest
-from benchmark.vision.classification.task import Classifier, Recipe, Split, jvp_derivatives
+from benchmark.vision.classification import Classifier, Recipe, Split
+from benchmark.vision.classification.task import jvp_derivatives
 from benchmark.vision.networks import Network
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -21,7 +21,7 @@ from torchvision import transforms
 
 from benchmark.api import Machine
 from benchmark.runner import machine
-from benchmark.vision.classification.task import Classifier, Recipe, Split
+from benchmark.vision.classification import Classifier, Recipe, Split
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 N = 50_000 if DEVICE.type == "cuda" else 1_024

@@ -1,10 +1,19 @@
-"""Image classification: the task on a user's own arrays or files, and how its networks are trained.
+"""Image classification: the task on arrays or files of the user, and the training of its networks.
 
-`task` is what strategies see, `recipe` the parameters of training, `augment` what happens to images on their way in,
-`training` the loss and its schedule, on the engine of `benchmark.vision.training`.
+* `kinds` holds `build_task`, which plug-ins call and which chooses the kind of task.
+* `task` holds what both kinds share, `classifier` the task for networks on images, `linear_probe` the task for a linear
+  layer on features of a frozen encoder.
+* `recipe` holds the parameters of training, `augment` the normalisation and augmentation of images.
+* `training` holds the loss and the learning rate, on the engine of `benchmark.vision.training`.
 """
 
+from benchmark.vision.classification.classifier import Classifier
+from benchmark.vision.classification.kinds import build_task
+from benchmark.vision.classification.linear_probe import LinearProbe
 from benchmark.vision.classification.recipe import PUBLISHED, Recipe, check_weights, missing_capabilities
-from benchmark.vision.classification.task import Classifier, Split
+from benchmark.vision.classification.task import Classification, Split
 
-__all__ = ["PUBLISHED", "Classifier", "Recipe", "Split", "check_weights", "missing_capabilities"]
+__all__ = [
+    "PUBLISHED", "Classification", "Classifier", "LinearProbe", "Recipe", "Split", "build_task", "check_weights",
+    "missing_capabilities",
+]  # fmt: skip

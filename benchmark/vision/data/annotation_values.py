@@ -1,4 +1,4 @@
-"""Values in files of annotations, as tools write them: text, names, flags."""
+"""Parses values in annotation files as labelling tools write them: text, names and flags."""
 
 from __future__ import annotations
 
@@ -10,22 +10,36 @@ from pathlib import Path
 from benchmark.vision.data.regular_files import printable, read_bytes
 
 FLAGS = {"": False, "none": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
-MAX_NAME_LENGTH = 1000  # characters of a name
+MAX_NAME_LENGTH = 1000  # characters
 
 
 def check_unique(values: Sequence[Hashable], description: str) -> None:
-    """ValueError where a value is there twice; `what` says what they are, and the file that they are from."""
+    """Checks that no value occurs twice.
+
+    Args:
+        values: The values.
+        description: What the values are and the file they come from; the error message begins with it.
+
+    Raises:
+        ValueError: A value occurs twice.
+    """
     if len(set(values)) < len(values):
-        twice = next(value for value, num in Counter(values).items() if num > 1)
-        raise ValueError(f"{description} {printable(twice)} is there twice")
+        duplicate = next(value for value, num in Counter(values).items() if num > 1)
+        raise ValueError(f"{description} {printable(duplicate)} occurs twice")
 
 
 def parse_flag(description: str, value: object) -> bool:
-    """A yes or no as tools write it: 1, "1", true, "True", 1.0, and so on; nothing is no. ValueError for others.
+    """Parses a truth value as tools write it: 1, "1", true, "True", 1.0 and so on. An empty value is False.
 
     Args:
-        what: what the value is, and the file that it is from.
-        value: a number, text, a truth value or None.
+        description: What the value is and the file it comes from; the error message begins with it.
+        value: A number, text, a truth value or None.
+
+    Returns:
+        The truth value.
+
+    Raises:
+        ValueError: The value is none of the accepted spellings.
     """
     text = "" if value is None else str(value).strip().lower() if isinstance(value, str | int | float) else "no flag"
     if text not in FLAGS:
@@ -34,31 +48,43 @@ def parse_flag(description: str, value: object) -> bool:
 
 
 def parse_name(description: str, value: object) -> str:
-    """A text or a number as a name. ValueError where it is neither, or nothing that could be written in a line.
+    """Parses a text or a number as a name that fits on one line.
 
     Args:
-        what: what the value is, and the file that it is from.
-        value: as the file has it.
+        description: What the value is and the file it comes from; the error message begins with it.
+        value: The value as the file has it.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: The value is neither text nor a number, is blank, is too long or has unprintable characters.
     """
     name = str(value) if type(value) in (str, int, float) else ""
     if not name.strip() or not name.isprintable() or len(name) > MAX_NAME_LENGTH:
-        raise ValueError(f"{description} {short_repr(value)} is no name")
+        raise ValueError(f"{description} {short_repr(value)} is not a valid name")
     return name
 
 
 def short_repr(value: object) -> str:
-    """A value of a file as a message has it."""
+    """The `repr` of a value, cut to 60 characters, for error messages."""
     try:
         return f"{value!r:.60}"
     except RecursionError:
-        return "that is nested so deeply"
+        return "that is nested too deeply to show"
 
 
 def read_text(path: Path) -> str:
-    """What a text file says: in UTF-8 with or without a byte-order mark, or in UTF-16 with one.
+    """Reads a text file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The text.
 
     Raises:
-        ValueError: names a file that cannot be read, or that is in another encoding.
+        ValueError: The file cannot be read or has another encoding.
     """
     try:
         content = read_bytes(path)

@@ -1,4 +1,4 @@
-"""Data sets that torchvision downloads into the data folder, and checks against their md5 before reading them."""
+"""Loads data sets that torchvision downloads into the data folder; it checks their md5 sums before reading them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,19 @@ from benchmark.vision.classification.task import Split
 
 
 def load_cifar(machine: Machine, name: Literal["CIFAR10", "CIFAR100"]) -> tuple[Split, Split]:
-    """Pool and test set of torchvision's class of that name. Raises ValueError where they cannot be had."""
-    from torchvision import datasets  # torchvision takes a second: only where it is used
+    """Loads CIFAR-10 or CIFAR-100 and downloads it first if needed.
+
+    Args:
+        machine: Has the data folder.
+        name: The class of `torchvision.datasets`.
+
+    Returns:
+        The pool (the 50,000 training images) and the test set (10,000).
+
+    Raises:
+        ValueError: There is no data folder, or the data are neither there nor downloadable.
+    """
+    from torchvision import datasets  # imported here because it takes a second
 
     folder, kind = machine.resolve_path("."), getattr(datasets, name)
     parts = [load_or_download(partial(kind, folder, train=train), folder, kind.url) for train in (True, False)]
@@ -25,7 +36,17 @@ def load_cifar(machine: Machine, name: Literal["CIFAR10", "CIFAR100"]) -> tuple[
 
 
 def load_svhn(machine: Machine) -> tuple[Split, Split]:
-    """Pool and test set of SVHN (not its extra set), class = digit. Raises ValueError where they cannot be had."""
+    """Loads SVHN without its extra set, and downloads it first if needed; the class is the digit.
+
+    Args:
+        machine: Has the data folder.
+
+    Returns:
+        The pool (the 73,257 training images) and the test set (26,032).
+
+    Raises:
+        ValueError: There is no data folder, or the data are neither there nor downloadable.
+    """
     from torchvision.datasets import SVHN
 
     folder = machine.resolve_path("svhn")
@@ -38,10 +59,19 @@ def load_svhn(machine: Machine) -> tuple[Split, Split]:
 
 
 def load_or_download(dataset: Callable[..., Any], folder: Path, url: str) -> Any:
-    """The data set, downloaded first where the folder does not hold it whole; one process at a time."""
+    """Builds a data set of torchvision and downloads it first if it is not complete, in one process at a time.
+
+    Args:
+        dataset: Builds the data set; takes `download`.
+        folder: The folder it is stored in.
+        url: The address of its archive, for messages.
+
+    Raises:
+        ValueError: The data set cannot be downloaded; the message says which file to put where.
+    """
     try:
         return dataset(download=False)
-    except RuntimeError:  # torchvision's word for: not here, or not with its md5
+    except RuntimeError:  # torchvision raises it for a file that is missing or has another md5
         pass
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Every image of a data set read before anything is trained: what is wrong with any, and how each is recognised.
+"""Reads every image of a data set before anything is trained: reports broken files and fingerprints the others.
 
-What a file was found to hold is remembered in the user's cache folder until its size or its time of change differs.
+The results are cached in the user's cache folder until the size or the time of change of a file differs.
 Shapes: N images.
 """
 
@@ -28,8 +28,8 @@ from benchmark.vision.data.image_files import FRAMES_KEY, Exif, Size, Turn, deco
 from benchmark.vision.data.regular_files import printable
 
 THUMBNAIL_SIDE = 8  # pixels of a thumbnail
-MAX_REPORTED = 3  # bad images that a message names
-CACHE_FILE = "images-2.sqlite"  # its number changes with what a row means
+MAX_REPORTED = 3  # bad images that an error message names
+CACHE_FILE = "images-2.sqlite"  # the number is raised when the meaning of a row changes
 CREATE_TABLE = (
     "CREATE TABLE IF NOT EXISTS scans (path TEXT, how TEXT, bytes INTEGER, changed INTEGER, width INTEGER, "
     "height INTEGER, turn TEXT, pixels TEXT, thumb BLOB, digest TEXT, PRIMARY KEY (path, how)) WITHOUT ROWID"
@@ -43,38 +43,62 @@ Result = TypeVar("Result")
 
 
 class ImageScan(NamedTuple):
-    """What is known of an image whose file was read."""
+    """The result of reading one image file.
+
+    Args:
+        path: The file.
+        width: In pixels, after a turn as the EXIF tags say.
+        height: In pixels, likewise.
+        turn: How the EXIF orientation was handled.
+        pixel_hash: A hash of the decoded pixels and their shape.
+        thumbnail: THUMBNAIL_SIDE x THUMBNAIL_SIDE grey values, row by row.
+    """
 
     path: Path
-    width: int  # in pixels, as it is read
+    width: int
     height: int
     turn: Turn
-    pixel_hash: str  # a hash of them
-    thumbnail: bytes  # SIDE x SIDE greys
+    pixel_hash: str
+    thumbnail: bytes
 
 
 class ScanKey(NamedTuple):
-    """What a scan is remembered by."""
+    """The key of a cached scan."""
 
     path: str
-    read_mode: str  # it was read
+    read_mode: str  # how the file was read: EXIF setting, stated size, image or mask, release of Pillow
     num_bytes: int
-    changed_ns: int  # nanoseconds since 1970: of the last change of whatever kind, a time that nobody can set
+    changed_ns: int  # nanoseconds since 1970 of the last change of any kind (ctime, which users cannot set)
 
 
 class BadImagesError(ValueError):
-    """Images that cannot be used, in one line."""
+    """Images cannot be used; the message is one line.
+
+    Args:
+        messages: What is wrong with each of them.
+        total: The number of images that were read, good ones included.
+    """
 
     def __init__(self, messages: Sequence[str], total: int) -> None:
         self.messages, self.total = list(messages), total
         more = f"; and {len(messages) - MAX_REPORTED:,} more" if len(messages) > MAX_REPORTED else ""
         count = f"{len(messages):,} of {total:,} images cannot be used: " if len(messages) > 1 else ""
         text = "; ".join(messages[:MAX_REPORTED])
-        super().__init__(f"{count}{text}{more} (mend or replace them, or take them out of the data set)")
+        super().__init__(f"{count}{text}{more} (repair or replace them, or take them out of the data set)")
 
 
 def read_all(*readers: Callable[[], Result]) -> list[Result]:
-    """What each reader returns. BadImages names the bad images of all of them, of which it is raised once."""
+    """Calls all readers, so that one error can name the bad images of all of them.
+
+    Args:
+        readers: Functions without arguments, for example one for the pool and one for the test set.
+
+    Returns:
+        The result of each reader.
+
+    Raises:
+        BadImagesError: Names the bad images of all readers.
+    """
     results, bad = list[Result](), list[BadImagesError]()
     for read in readers:
         try:
@@ -89,77 +113,102 @@ def read_all(*readers: Callable[[], Result]) -> list[Result]:
 def scan_images(
     paths: Sequence[Path], stated_sizes: Sequence[Size], exif: Exif, is_mask: bool = False
 ) -> list[ImageScan]:
-    """What is known of each file, read now where it has changed since it was.
+    """Reads image files completely, apart from those whose cached scan is still valid.
+
+    One line of the log counts the images that were turned, another one the files with several frames.
 
     Args:
         paths: N files.
-        stated: (N,) width and height that the annotations state; 0: not stated.
-        exif, mask: see `image_files.decoded`.
+        stated_sizes: (N,) width and height that the annotations state, (0, 0) where they state none.
+        exif: See `image_files.turn_upright`.
+        is_mask: Whether the files are label maps, see `image_files.decode_image`.
 
-    Says in one line of the log how many images were turned.
+    Returns:
+        The scan of each file.
 
     Raises:
-        BadImages: names all files that cannot be read whole, and all that are not of the size stated.
+        BadImagesError: Names all files that cannot be read completely and all that do not have the stated size.
     """
-    kind = f"mask {PIL.__version__}" if is_mask else PIL.__version__  # another release may decode otherwise
+    kind = f"mask {PIL.__version__}" if is_mask else PIL.__version__  # another release may decode differently
     keys = [
         scan_key(path, f"{exif} {width}x{height} {kind}")
         for path, (width, height) in zip(paths, stated_sizes, strict=True)
     ]
-    scans = load_scans(keys)
-    old = {number: scans[one] for number, one in enumerate(keys) if one is not None and one in scans}
-    new, several = dict[int, ImageScan](), set[int]()
+    cached = load_scans(keys)
+    old = {number: cached[key] for number, key in enumerate(keys) if key is not None and key in cached}
+    new, multi_frame = dict[int, ImageScan](), set[int]()
 
     def scan(number: int) -> None:
         image, turn = decode_image(paths[number], stated_sizes[number], exif, is_mask)
         new[number] = describe_image(paths[number], image, np.asarray(image), turn)
-        if FRAMES_KEY in image.info:  # not remembered, so that it is said every time
-            several.add(number)
+        if FRAMES_KEY in image.info:  # not cached, so that every run warns
+            multi_frame.add(number)
 
     try:
         map_parallel(scan, [number for number in range(len(paths)) if number not in old], len(paths))
     finally:
-        sound = new.keys() - several
-        save_scans({one: new[number] for number, one in enumerate(keys) if one is not None and number in sound})
-    every = old | new
-    known = [every[number]._replace(path=path) for number, path in enumerate(paths)]
-    report_turns(known)
-    report_frames([paths[number] for number in several])
-    return known
+        cacheable = new.keys() - multi_frame
+        save_scans({key: new[number] for number, key in enumerate(keys) if key is not None and number in cacheable})
+    by_number = old | new
+    scans = [by_number[number]._replace(path=path) for number, path in enumerate(paths)]
+    report_turns(scans)
+    report_frames([paths[number] for number in multi_frame])
+    return scans
 
 
 def load_images(paths: Sequence[Path], size: int, exif: Exif) -> tuple[npt.NDArray[np.uint8], list[ImageScan]]:
-    """(N, 3, size, size) RGB, resized where they are of another size (bilinear, antialiased), and the scans.
+    """Loads images into memory at one size. Their scans are not cached, since the pixels are needed in every run.
 
-    Raises BadImages as `scanned` does. Nothing is remembered: the pixels are needed anyway.
+    Args:
+        paths: N files.
+        size: Height and width in pixels; images of another size are resized (bilinear, antialiased).
+        exif: See `image_files.turn_upright`.
+
+    Returns:
+        (N, 3, size, size) RGB, and the scan of each file at its original size.
+
+    Raises:
+        BadImagesError: Names all files that cannot be read completely.
     """
-    images_N3HW, several = np.empty((len(paths), 3, size, size), np.uint8), list[Path]()
+    images_N3HW, multi_frame = np.empty((len(paths), 3, size, size), np.uint8), list[Path]()
 
     def load(number: int) -> ImageScan:
         image, turn = decode_image(paths[number], exif=exif)
-        array = small = np.asarray(image)
+        array = resized = np.asarray(image)
         if image.size != (size, size):
-            small = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-        images_N3HW[number] = small.transpose(2, 0, 1)
-        several.extend([paths[number]] * (FRAMES_KEY in image.info))
+            resized = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+        images_N3HW[number] = resized.transpose(2, 0, 1)
+        multi_frame.extend([paths[number]] * (FRAMES_KEY in image.info))
         return describe_image(paths[number], image, array, turn)
 
     scans = map_parallel(load, range(len(paths)), len(paths))
     report_turns(scans)
-    report_frames(several)
+    report_frames(multi_frame)
     return images_N3HW, scans
 
 
 def describe_image(path: Path, image: Image.Image, array: npt.NDArray[np.uint8], turn: Turn) -> ImageScan:
-    """What is known of an image, `array` as numpy has it."""
+    """Hashes the pixels of an image (`array` in numpy) and makes its thumbnail."""
     pixels = hashlib.sha256(f"{array.shape}".encode())
     pixels.update(np.ascontiguousarray(array).data)
-    thumb = image.convert("L").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX).tobytes()
-    return ImageScan(path, *image.size, turn, pixels.hexdigest()[:32], thumb)
+    thumbnail = image.convert("L").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX).tobytes()
+    return ImageScan(path, *image.size, turn, pixels.hexdigest()[:32], thumbnail)
 
 
 def map_parallel(function: Callable[[int], Result], indices: Sequence[int], total: int) -> list[Result]:
-    """What `work` returns for each number, on all cores. BadImages has all the ValueErrors that it raised."""
+    """Calls a function for each index on all cores, with a progress display.
+
+    Args:
+        function: May raise ValueError for an image that cannot be used.
+        indices: Its arguments.
+        total: The number of images of the data set, for messages.
+
+    Returns:
+        The results in order.
+
+    Raises:
+        BadImagesError: Holds all the ValueErrors that the function raised.
+    """
 
     def attempt(number: int) -> Result | ValueError:
         try:
@@ -168,45 +217,51 @@ def map_parallel(function: Callable[[int], Result], indices: Sequence[int], tota
             return error
 
     threads = ThreadPoolExecutor(min(32, os.cpu_count() or 1))
-    with warnings.catch_warnings(record=True) as odd:
+    with warnings.catch_warnings(record=True) as pillow_warnings:
         warnings.simplefilter("always")
         try:
             results = list(activity.track(threads.map(attempt, indices), "reading images", total=len(indices)))
         finally:
-            threads.shutdown(cancel_futures=True)  # an interrupted run waits for the images in work alone
-    if odd:
-        first = " ".join(str(odd[0].message).split())
-        warn_once(f"while {total:,} images were read, Pillow warned {len(odd):,} times, first: {first}")
-    if bad := [str(one) for one in results if isinstance(one, ValueError)]:
-        raise BadImagesError(bad, total)
-    return [one for one in results if not isinstance(one, ValueError)]
+            threads.shutdown(cancel_futures=True)  # an interrupted run waits only for the images that are being read
+    if pillow_warnings:
+        first = " ".join(str(pillow_warnings[0].message).split())
+        warn_once(f"while {total:,} images were read, Pillow warned {len(pillow_warnings):,} times, first: {first}")
+    if errors := [str(result) for result in results if isinstance(result, ValueError)]:
+        raise BadImagesError(errors, total)
+    return [result for result in results if not isinstance(result, ValueError)]
 
 
 def report_turns(scans: Sequence[ImageScan]) -> None:
-    """Says in one line of the log how many images were turned as their EXIF tags say, if any have such tags."""
-    turned, stored = (sum(scan.turn == turn for scan in scans) for turn in ("turned", "stored"))
-    if turned or stored:
-        where = os.path.commonpath([scan.path.parent for scan in scans])
-        kept = f", {stored:,} left as stored (exif=ignore, or annotations state that size)" if stored else ""
-        warn_once(f"{where}: images turned as their EXIF tags say: {turned:,} of {len(scans):,}{kept}")
+    """Logs in one line how many images were turned as their EXIF tags say, if any have such tags."""
+    num_turned, num_stored = (sum(scan.turn == turn for scan in scans) for turn in ("turned", "stored"))
+    if num_turned or num_stored:
+        folder = os.path.commonpath([scan.path.parent for scan in scans])
+        unturned = (
+            f", {num_stored:,} left as stored (exif=ignore, or annotations state that size)" if num_stored else ""
+        )
+        warn_once(f"{folder}: images turned as their EXIF tags say: {num_turned:,} of {len(scans):,}{unturned}")
 
 
 def report_frames(paths: Sequence[Path]) -> None:
-    """Says in one line of the log how many files hold several images, as animations do, if any."""
+    """Logs in one line how many files hold several images, as animations do, if any."""
     if paths:
         count = f"{len(paths):,} ({printable(min(paths))})"
-        warn_once(f"files that hold several images, of which the first alone is read: {count}")
+        warn_once(f"files that hold several images, of which only the first is read: {count}")
 
 
 @cache
 def warn_once(line: str) -> None:
-    """Says a line once a process, however often a task is built."""
+    """Logs a warning once per process, even if a task is built several times.
+
+    Args:
+        line: The warning, in one line.
+    """
     logging.getLogger("al_benchmark").warning("%s", line)
 
 
-# --- what is remembered -----------------------------------------------------------------------------
+# --- the cache of scans -----------------------------------------------------------------------------
 def scan_key(path: Path, read_mode: str) -> ScanKey | None:
-    """What the scan of a file is remembered by; None where there is no such file, or its name is not UTF-8."""
+    """The key under which the scan of a file is cached; None if there is no such file or its name is not UTF-8."""
     try:
         stat, name = path.stat(), os.path.abspath(path)
         name.encode()
@@ -216,45 +271,43 @@ def scan_key(path: Path, read_mode: str) -> ScanKey | None:
 
 
 def load_scans(keys: Sequence[ScanKey | None]) -> dict[ScanKey, ImageScan]:
-    """The scans that are remembered; none where the cache folder cannot be read."""
+    """Reads the cached scans of these keys; an empty dict if the cache folder cannot be read."""
     try:
         with closing(open_cache()) as rows:
-            pairs = ((one, rows.execute(SELECT_SCAN, one).fetchone()) for one in keys if one is not None)
-            there = ((one, row[:-1], row[-1]) for one, row in pairs if row is not None)
-            return {
-                one: ImageScan(Path(one.path), *row) for one, row, stated in there if stated == row_digest(one, row)
-            }
-    except (OSError, sqlite3.OperationalError, ValueError):  # the last: names that are no text
+            pairs = ((key, rows.execute(SELECT_SCAN, key).fetchone()) for key in keys if key is not None)
+            hits = ((key, row[:-1], row[-1]) for key, row in pairs if row is not None)
+            return {key: ImageScan(Path(key.path), *row) for key, row, stated in hits if stated == row_digest(key, row)}
+    except (OSError, sqlite3.OperationalError, ValueError):  # ValueError: a path that is not valid text
         return {}
     except sqlite3.DatabaseError:
-        tensor_files.remove_file(cache_folder() / CACHE_FILE)  # it is damaged, and images are read again
+        tensor_files.remove_file(cache_folder() / CACHE_FILE)  # the file is damaged, and the images are read again
         return {}
 
 
 def row_digest(key: ScanKey, row: Sequence[object]) -> str:
-    """A hash of a row: where it is damaged, its image is read again."""
+    """A hash of a row of the cache; an image whose row is damaged is read again."""
     return hashlib.sha256(repr((*key, *row)).encode()).hexdigest()[:32]
 
 
 def save_scans(scans: dict[ScanKey, ImageScan]) -> None:
-    """Keeps the scans, unless the cache folder cannot be written."""
+    """Writes scans to the cache; does nothing if the cache folder cannot be written."""
     try:
         with closing(open_cache()) as rows, rows:
-            rows.executemany(INSERT_SCAN, [(*one, *scan[1:], row_digest(one, scan[1:])) for one, scan in scans.items()])
+            rows.executemany(INSERT_SCAN, [(*key, *scan[1:], row_digest(key, scan[1:])) for key, scan in scans.items()])
     except (OSError, sqlite3.Error, ValueError):
         pass
 
 
 def cache_folder() -> Path:
-    """The user's cache folder for this package. OSError where nobody's home is known."""
+    """The user's cache folder for this package. Raises OSError if the home folder is unknown."""
     folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    if not os.path.isabs(folder):  # no folder called `~`
+    if not os.path.isabs(folder):  # never create a folder called `~`
         raise OSError(f"{folder} is no absolute path")
     return Path(folder) / "al-benchmark"
 
 
 def open_cache() -> sqlite3.Connection:
-    """The table of scans in the user's cache folder. Raises OSError or sqlite3.Error where there can be none."""
+    """Opens the table of scans in the user's cache folder. Raises OSError or sqlite3.Error if it cannot be created."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     rows = sqlite3.connect(cache_folder() / CACHE_FILE)
     rows.execute(CREATE_TABLE)

@@ -1,6 +1,6 @@
-"""Images with a label map each: what a segmentation task is given.
+"""Images with a label map each, the data of a segmentation task.
 
-A label map is as large as its image: a class 0..C-1 a pixel, IGNORED where nobody labelled it.
+A label map has the size of its image. It holds a class 0..C-1 per pixel, or IGNORE_INDEX where a pixel has no label.
 Shapes: N images, H x W pixels.
 """
 
@@ -23,7 +23,7 @@ IGNORE_INDEX = 255
 
 @dataclass(frozen=True)
 class Split:
-    """A pool or a test set. As `Images`, each image with its label map for a fourth channel."""
+    """A pool or a test set. As a sequence, each image has its label map as a fourth channel."""
 
     images: Images
     maps: Images  # (H, W) uint8 each
@@ -32,18 +32,18 @@ class Split:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        """(4, H, W) uint8."""
+        """Reads one image and its label map: (4, H, W) uint8."""
         return torch.cat([self.images[index], self.maps[index][None]])
 
     @property
     def fingerprint(self) -> str:
-        """A hash of images and label maps."""
+        """A hash of the images and the label maps."""
         return digest(self.images.fingerprint, self.maps.fingerprint)
 
 
 @dataclass(frozen=True)
 class InMemoryMaps:
-    """Label maps in memory."""
+    """Label maps in memory, all of one size."""
 
     maps_NHW: Tensor  # uint8
 
@@ -51,7 +51,7 @@ class InMemoryMaps:
         return len(self.maps_NHW)
 
     def __getitem__(self, index: int) -> Tensor:
-        """(H, W) uint8."""
+        """One label map: (H, W) uint8."""
         return self.maps_NHW[index]
 
     @property
@@ -62,44 +62,44 @@ class InMemoryMaps:
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Label maps in files of one byte a pixel, decoded when asked for."""
+    """Label maps in files of one byte per pixel, decoded on access."""
 
-    files: ImageFiles  # of masks
-    class_256: Tensor  # (256,) uint8: the class of each byte
+    files: ImageFiles  # with `is_mask=True`
+    class_256: Tensor  # (256,) uint8: the class of each byte value
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:
-        """(H, W) uint8. ValueError names a file that is no mask."""
+        """Reads one label map: (H, W) uint8. ValueError names a file that is none."""
         return self.class_256[self.files[index].long()]
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the files' bytes, and of what these mean."""
+        """A hash of the files' bytes and of the classes that they stand for."""
         return digest(self.files.fingerprint, self.class_256.numpy())
 
 
 @dataclass(frozen=True)
 class DownscaledImages:
-    """Images, or label maps, at a lower height; those that are not higher stay as they are."""
+    """Images or label maps, reduced to a height; smaller ones stay as they are."""
 
     images: Images
-    height: int
+    height: int  # pixels
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        """(3, H, W) uint8, bilinear and antialiased; or (H, W), by nearest neighbour."""
-        one = self.images[index]
-        height, width = one.shape[-2:]
+        """One image, (3, H, W) uint8, resized bilinearly with antialiasing; or a map, (H, W), by nearest neighbour."""
+        original = self.images[index]
+        height, width = original.shape[-2:]
         if height <= self.height:
-            return one
+            return original
         size = (self.height, max(1, round(width * self.height / height)))
-        if one.ndim == 3:
-            return resize_images(one[None], size)[0]
-        return F.interpolate(one[None, None], size, mode="nearest-exact")[0, 0]
+        if original.ndim == 3:
+            return resize_images(original[None], size)[0]
+        return F.interpolate(original[None, None], size, mode="nearest-exact")[0, 0]
 
     @property
     def fingerprint(self) -> str:
@@ -107,13 +107,13 @@ class DownscaledImages:
         return digest(self.images.fingerprint, self.height)
 
     def scans(self) -> Sequence[ImageScan]:
-        """What is known of the files of the whole images."""
+        """The scans of the files of the original images."""
         return image_scans(self.images)
 
 
 @dataclass(frozen=True)
 class ScrambledMaps:
-    """Label maps, but for those that are `paid` every pixel's label drawn at random."""
+    """Label maps in which every pixel's label is drawn at random, apart from the maps of the labelled set."""
 
     maps: Images
     labelled: frozenset[int]
@@ -124,7 +124,7 @@ class ScrambledMaps:
         return len(self.maps)
 
     def __getitem__(self, index: int) -> Tensor:
-        """(H, W) uint8."""
+        """One label map: (H, W) uint8."""
         true_HW = self.maps[index]
         if index in self.labelled:
             return true_HW
@@ -133,12 +133,20 @@ class ScrambledMaps:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the maps and of what is drawn."""
+        """A hash of the maps, the labelled set and the seed."""
         return digest(self.maps.fingerprint, sorted(self.labelled), self.num_classes, self.seed)
 
 
 def check_has_labels(pool: Split, test: Split) -> None:
-    """ValueError where no pixel of the pool, or none of the test set, has a label that counts."""
+    """Checks that the pool and the test set each have at least one labelled pixel.
+
+    Args:
+        pool: The pool.
+        test: The test set.
+
+    Raises:
+        ValueError: One of them has none.
+    """
     for name, maps, purpose in (("pool", pool.maps, "learn from"), ("test set", test.maps, "score")):
         if not any(bool((maps[number] != IGNORE_INDEX).any()) for number in range(len(maps))):
             raise ValueError(f"no pixel of the {name} is labelled: there is nothing to {purpose}")

@@ -1,4 +1,4 @@
-"""What lies in a folder that holds no boxes where a task looks for them, and which parameters would find them."""
+"""Inspects a folder in which a task found no boxes, and suggests parameters with which a task can read it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,12 @@ from benchmark.vision.data.annotations import SPLIT_PLACEHOLDER, LayoutError
 from benchmark.vision.data.image_files import EXTENSIONS
 from benchmark.vision.data.regular_files import printable
 
-MAX_FOLDERS, MAX_DEPTH, MAX_LISTS, MAX_TRIES = (
-    2000,
-    4,
-    500,
-    12,
-)  # looked into: so many folders, so deep; tried: so many ways
-TRAIN_PREFIXES, TEST_PREFIXES = (
-    ("train",),
-    ("val", "test", "eval", "dev"),
-)  # how the names of splits begin, likeliest first
-TEST_SHARE = "0.2"  # of a test set, where nothing says which images are in it
-FILES_WITHOUT_BOXES = re.compile(r"caption|keypoint|panoptic|stuff|image_info")  # COCO's files without boxes
+MAX_FOLDERS, MAX_DEPTH, MAX_LISTS = 2000, 4, 500  # folders that are searched, their depth, lists per folder
+MAX_TRIES = 12  # suggestions that are tried out
+TRAIN_PREFIXES = ("train",)  # beginnings of the names of training splits
+TEST_PREFIXES = ("val", "test", "eval", "dev")  # beginnings of the names of test splits, likeliest first
+TEST_SHARE = "0.2"  # of the images, if nothing says which are test images
+FILES_WITHOUT_BOXES = re.compile(r"caption|keypoint|panoptic|stuff|image_info")  # COCO's files of other kinds
 DEFAULTS = {
     "voc": {"images": pascal_voc.IMAGES, "annotations": pascal_voc.ANNOTATIONS, "lists": pascal_voc.LISTS}
     | {"train": "train", "test": "val"},
@@ -39,21 +33,21 @@ Parameters = dict[str, str]
 
 @dataclass(frozen=True)
 class FolderContents:
-    """The files in a folder and below, by the folder that they are in, relative to it."""
+    """The files in a folder and below; file names without extension, by the relative path of their folder."""
 
-    images: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # names without ending
-    xml_files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # the same of XML files
-    text_files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # the same of text files
-    json_files: list[str] = field(default_factory=list)  # JSON files, with their folders
+    images: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    xml_files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    text_files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    json_files: list[str] = field(default_factory=list)  # relative paths
 
     def add_file(self, folder: str, name: str) -> None:
-        """Notes one file."""
-        stem, ending = os.path.splitext(name)
-        if ending.lower() == ".json":
+        """Adds one file."""
+        stem, extension = os.path.splitext(name)
+        if extension.lower() == ".json":
             self.json_files.append(os.path.normpath(os.path.join(folder, name)))
-        elif (kind := {".xml": self.xml_files, ".txt": self.text_files}.get(ending.lower())) is not None:
-            kind[folder].add(stem)
-        elif ending.lower() in EXTENSIONS:
+        elif (files := {".xml": self.xml_files, ".txt": self.text_files}.get(extension.lower())) is not None:
+            files[folder].add(stem)
+        elif extension.lower() in EXTENSIONS:
             self.images[folder].add(stem)
 
     def __str__(self) -> str:
@@ -64,90 +58,93 @@ class FolderContents:
         return ", ".join(texts[:10]) + more or "neither images nor annotations"
 
     def describe_folder(self, folder: str) -> Iterator[str]:
-        """What is in one folder, in words."""
-        for kind, what in ((self.images, "images"), (self.xml_files, "XML files"), (self.text_files, "text files")):
-            if folder in kind:
-                few = kind is self.text_files and len(kind[folder]) < 6
+        """Describes in words what one folder holds; names text files if they are few."""
+        for files, kind in ((self.images, "images"), (self.xml_files, "XML files"), (self.text_files, "text files")):
+            if folder in files:
+                few = files is self.text_files and len(files[folder]) < 6
                 yield (
-                    ", ".join(printable(f"{name}.txt") for name in sorted(kind[folder]))
+                    ", ".join(printable(f"{name}.txt") for name in sorted(files[folder]))
                     if few
-                    else f"{len(kind[folder])} {what}"
+                    else f"{len(files[folder])} {kind}"
                 )
 
 
-def folders_within(folders: Collection[str], folder: str) -> list[str]:
-    """Those of the folders that are a folder, or below it."""
-    return [home for home in folders if folder in (".", home) or home.startswith(f"{folder}/")]
+def folders_within(folders: Collection[str], parent: str) -> list[str]:
+    """Those of the folders that are `parent` or below it."""
+    return [folder for folder in folders if parent in (".", folder) or folder.startswith(f"{parent}/")]
 
 
-def files_below(files: Mapping[str, set[str]], folder: str) -> set[str]:
-    """The files of a kind in a folder and below, by their paths from there."""
-    inside = {home: os.path.relpath(home, folder) for home in folders_within(files, folder)}
-    return {os.path.normpath(os.path.join(path, name)) for home, path in inside.items() for name in files[home]}
+def files_below(files: Mapping[str, set[str]], parent: str) -> set[str]:
+    """The files in a folder and below, as paths relative to it."""
+    relative = {folder: os.path.relpath(folder, parent) for folder in folders_within(files, parent)}
+    return {os.path.normpath(os.path.join(path, name)) for folder, path in relative.items() for name in files[folder]}
 
 
 def with_parents(folders: Collection[str]) -> list[str]:
-    """These folders and those around them, deeper ones first."""
-    every = {str(parent) for folder in folders for parent in (Path(folder), *Path(folder).parents)}
-    return sorted(every, key=lambda folder: (-len(Path(folder).parts), folder))
+    """These folders and all folders around them, deeper ones first."""
+    paths = {str(parent) for folder in folders for parent in (Path(folder), *Path(folder).parents)}
+    return sorted(paths, key=lambda folder: (-len(Path(folder).parts), folder))
 
 
 def list_contents(root: Path) -> FolderContents:
-    """What there is, hidden files and folders aside."""
-    found = FolderContents()
-    for home, folders, names in islice(os.walk(root, followlinks=True), MAX_FOLDERS):
-        inside = os.path.relpath(home, root)
-        deep = inside.count(os.sep) + (inside != ".") >= MAX_DEPTH
-        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
+    """Lists the files in a folder and below, without hidden files and folders."""
+    contents = FolderContents()
+    for path, folders, names in islice(os.walk(root, followlinks=True), MAX_FOLDERS):
+        relative = os.path.relpath(path, root)
+        is_deepest = relative.count(os.sep) + (relative != ".") >= MAX_DEPTH
+        folders[:] = [] if is_deepest else sorted(name for name in folders if not name.startswith("."))
         for name in names:
             if not name.startswith("."):
-                found.add_file(inside, name)
-    return found
+                contents.add_file(relative, name)
+    return contents
 
 
 def suggest_parameters(folder: Path, root: str, fallback: str) -> str:
-    """What there is in a folder, and the task with the parameters that would read it.
+    """Describes a folder and suggests a task with parameters that can read it.
 
     Args:
-        folder: the folder that was looked into.
-        root: the same as the user gave it.
-        otherwise: what to say where nothing in it can be read.
+        folder: The folder to inspect.
+        root: The same folder as the user wrote it.
+        fallback: What to suggest if nothing in the folder can be read.
+
+    Returns:
+        The text for the end of an error message.
     """
     if not folder.is_dir():
-        beside = sorted(path.name for path in folder.parent.iterdir()) if folder.parent.is_dir() else []
-        return f"In {folder.parent} there are: {', '.join(map(printable, beside[:10])) or 'no files'}; {fallback}"
-    found = list_contents(folder)
-    for task, given in islice(candidates(folder, found), MAX_TRIES):
-        if can_read(task, folder, given):
-            return f"It holds {found}. Try {format_task(task, root, given)}"
-    return f"It holds {found}{explain_failure(folder, found)}; {fallback}"
+        siblings = sorted(path.name for path in folder.parent.iterdir()) if folder.parent.is_dir() else []
+        return f"In {folder.parent} there are: {', '.join(map(printable, siblings[:10])) or 'no files'}; {fallback}"
+    contents = list_contents(folder)
+    for task, parameters in islice(candidates(folder, contents), MAX_TRIES):
+        if can_read(task, folder, parameters):
+            return f"It holds {contents}. Try {format_task(task, root, parameters)}"
+    return f"It holds {contents}{explain_failure(folder, contents)}; {fallback}"
 
 
 def explain_failure(folder: Path, contents: FolderContents) -> str:
-    """Why none of a folder's files will do, from the first of them."""
+    """Says why none of a folder's annotation files can be used, from the first of each kind."""
     try:
-        for table in sorted(contents.json_files)[:1]:
-            coco_json.read_entries(folder / table)
-        for inside, names in sorted(contents.xml_files.items())[:1]:
-            voc_annotations.read_annotation(folder / inside / f"{min(names)}.xml")
+        for json_file in sorted(contents.json_files)[:1]:
+            coco_json.read_entries(folder / json_file)
+        for subfolder, names in sorted(contents.xml_files.items())[:1]:
+            voc_annotations.read_annotation(folder / subfolder / f"{min(names)}.xml")
     except ValueError as error:
         return f"; {error}"
     if contents.xml_files or contents.json_files:
         return "; not every annotation has its image there"
-    return "; boxes are read from Pascal VOC's XML and COCO's JSON files: export them so"
+    return "; boxes are read from Pascal VOC's XML and COCO's JSON files: export them as one of these"
 
 
 def candidates(folder: Path, contents: FolderContents) -> Iterator[tuple[str, Parameters]]:
-    """Tasks and parameters that may read what is there, likeliest first."""
-    yield from (("voc", given) for given in voc_by_lists(folder, contents))
-    yield from (("voc", given) for given in voc_by_folders(contents))
-    yield from (("coco", given) for given in coco_by_names(folder, contents))
-    yield from (("voc", given) for given in voc_without_splits(contents))
-    yield from (("coco", given) for given in coco_without_splits(folder, contents))
+    """Tasks and parameters that may read the folder, likeliest first."""
+    yield from (("voc", parameters) for parameters in voc_by_lists(folder, contents))
+    yield from (("voc", parameters) for parameters in voc_by_folders(contents))
+    yield from (("coco", parameters) for parameters in coco_by_names(folder, contents))
+    yield from (("voc", parameters) for parameters in voc_without_splits(contents))
+    yield from (("coco", parameters) for parameters in coco_without_splits(folder, contents))
 
 
 def voc_by_lists(folder: Path, contents: FolderContents) -> Iterator[Parameters]:
-    """Annotations of which text files list some for a split."""
+    """XML files whose splits are listed in text files."""
     for layout in voc_layouts(contents):
         for lists in sorted(contents.text_files, key=lambda name: ("Main" not in name, name)):
             ids = read_image_lists(folder, contents, layout["annotations"], lists)
@@ -163,119 +160,123 @@ def voc_by_lists(folder: Path, contents: FolderContents) -> Iterator[Parameters]
 
 
 def read_image_lists(folder: Path, contents: FolderContents, annotations: str, lists: str) -> dict[str, set[str]]:
-    """The images of each text file of a folder that lists annotations and nothing else."""
-    ids, known = dict[str, set[str]](), files_below(contents.xml_files, annotations)
+    """The images that each text file of a folder lists; text files that list anything else are left out."""
+    ids, xml_names = dict[str, set[str]](), files_below(contents.xml_files, annotations)
     for name in sorted(contents.text_files[lists]) if len(contents.text_files[lists]) < MAX_LISTS else ():
         try:
-            images = set(pascal_voc.read_image_list(folder / lists / f"{name}.txt", known))
+            images = set(pascal_voc.read_image_list(folder / lists / f"{name}.txt", xml_names))
         except ValueError:
             continue
-        if images <= known:
+        if images <= xml_names:
             ids[name] = images
     return ids
 
 
 def voc_by_folders(contents: FolderContents) -> Iterator[Parameters]:
-    """Annotations in a folder for each split."""
-    for pages, train, test in split_patterns(sorted(contents.xml_files)):
-        folders = [find_image_folder(contents, pages.replace(SPLIT_PLACEHOLDER, name)) for name in (train, test)]
+    """XML files in a folder for each split."""
+    for pattern, train, test in split_patterns(sorted(contents.xml_files)):
+        folders = [find_image_folder(contents, pattern.replace(SPLIT_PLACEHOLDER, split)) for split in (train, test)]
         if (images := common_pattern(folders, (train, test))) is not None:
-            yield {"annotations": pages, "images": images, "train": train, "test": test}
+            yield {"annotations": pattern, "images": images, "train": train, "test": test}
 
 
 def voc_without_splits(contents: FolderContents) -> Iterator[Parameters]:
-    """Annotations that nothing divides."""
+    """XML files that nothing divides into splits."""
     yield from (layout | {"split": TEST_SHARE} for layout in voc_layouts(contents))
 
 
 def voc_layouts(contents: FolderContents) -> Iterator[Parameters]:
-    """Folders of annotations, those with most of them first, each with the folder of its images."""
+    """Folders of XML files, those with most files first, each with the folder of its images."""
 
-    def order(pages: str) -> tuple[int, bool]:
-        number = sum(len(contents.xml_files[home]) for home in folders_within(contents.xml_files, pages))
-        return -number, os.path.basename(pages) != pascal_voc.ANNOTATIONS
+    def sort_key(folder: str) -> tuple[int, bool]:
+        num_files = sum(len(contents.xml_files[path]) for path in folders_within(contents.xml_files, folder))
+        return -num_files, os.path.basename(folder) != pascal_voc.ANNOTATIONS
 
-    for pages in sorted(with_parents(contents.xml_files), key=order):
-        images = find_image_folder(contents, pages)
+    for folder in sorted(with_parents(contents.xml_files), key=sort_key):
+        images = find_image_folder(contents, folder)
         if images is not None:
-            yield {"annotations": pages, "images": images}
+            yield {"annotations": folder, "images": images}
 
 
 def find_image_folder(contents: FolderContents, annotations: str) -> str | None:
-    """The folder that has most of the images that a folder annotates."""
-    names = [os.path.split(name) for name in sorted(files_below(contents.xml_files, annotations))]
+    """The folder that holds most of the images of a folder of XML files; None if there is none."""
+    paths = [os.path.split(path) for path in sorted(files_below(contents.xml_files, annotations))]
     folders = {
         folder
-        for inside, name in names[:: len(names) // 5 + 1]
-        for home, images in contents.images.items()
-        if name in images and (folder := strip_suffix(home, inside)) is not None
+        for subfolder, name in paths[:: len(paths) // 5 + 1]
+        for image_folder, images in contents.images.items()
+        if name in images and (folder := strip_suffix(image_folder, subfolder)) is not None
     }
 
-    def number(folder: str) -> int:
+    def num_images(folder: str) -> int:
         return sum(
-            name in contents.images.get(os.path.normpath(os.path.join(folder, inside)), ()) for inside, name in names
+            name in contents.images.get(os.path.normpath(os.path.join(folder, subfolder)), ())
+            for subfolder, name in paths
         )
 
-    return max(sorted(folders), key=number, default=None)
+    return max(sorted(folders), key=num_images, default=None)
 
 
 def strip_suffix(path: str, suffix: str) -> str | None:
-    """The folder that a path leads to `home` from; None where it leads elsewhere."""
+    """The folder from which the relative path `suffix` leads to `path`; None if there is none."""
     if suffix in ("", path):
         return "." if suffix else path
     return path.removesuffix(f"/{suffix}") if path.endswith(f"/{suffix}") else None
 
 
 def coco_by_names(folder: Path, contents: FolderContents) -> Iterator[Parameters]:
-    """JSON files whose names tell splits."""
-    tables = [table for table in sorted(contents.json_files) if not FILES_WITHOUT_BOXES.search(table)]
-    for pages, train, test in split_patterns(tables):
-        folders = [find_coco_images(folder, contents, pages.replace(SPLIT_PLACEHOLDER, name)) for name in (train, test)]
+    """JSON files that have the names of splits in their paths."""
+    json_files = [path for path in sorted(contents.json_files) if not FILES_WITHOUT_BOXES.search(path)]
+    for pattern, train, test in split_patterns(json_files):
+        folders = [
+            find_coco_images(folder, contents, pattern.replace(SPLIT_PLACEHOLDER, split)) for split in (train, test)
+        ]
         if (images := common_pattern(folders, (train, test))) is not None:
-            yield {"annotations": pages, "images": images, "train": train, "test": test}
+            yield {"annotations": pattern, "images": images, "train": train, "test": test}
 
 
 def coco_without_splits(folder: Path, contents: FolderContents) -> Iterator[Parameters]:
-    """JSON files by themselves."""
-    for table in sorted(contents.json_files):
-        images = find_coco_images(folder, contents, table)
+    """Single JSON files."""
+    for json_file in sorted(contents.json_files):
+        images = find_coco_images(folder, contents, json_file)
         if images is not None:
-            yield {"annotations": table, "images": images, "split": TEST_SHARE}
+            yield {"annotations": json_file, "images": images, "split": TEST_SHARE}
 
 
 def find_coco_images(folder: Path, contents: FolderContents, json_file: str) -> str | None:
-    """The folder that the file names of a JSON file start from."""
+    """The folder to which the file names in a JSON file are relative; None if not all images are in one."""
     try:
-        pictures, _, _ = coco_json.read_entries(folder / json_file)
-        names = [coco_json.parse_file_name(folder / json_file, picture) for picture in pictures]
+        entries, _, _ = coco_json.read_entries(folder / json_file)
+        names = [coco_json.parse_file_name(folder / json_file, entry) for entry in entries]
     except ValueError:
         return None
-    there = (
-        home
-        for home in sorted(with_parents(contents.images), key=lambda home: (home != os.path.dirname(json_file), home))
-        if all(os.path.isfile(folder / home / name) for name in names)
+    parent = os.path.dirname(json_file)
+    matches = (
+        image_folder
+        for image_folder in sorted(with_parents(contents.images), key=lambda path: (path != parent, path))
+        if all(os.path.isfile(folder / image_folder / name) for name in names)
     )
-    return next(there, None)
+    return next(matches, None)
 
 
 def split_patterns(paths: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """Paths that differ in the names of two splits: with SPLIT for the name, and the names."""
-    for kind in TEST_PREFIXES:
-        for one in paths:
-            for train in names_with_prefix(split_words(one), TRAIN_PREFIXES):
-                pattern = one.replace(train, SPLIT_PLACEHOLDER)
-                for test in names_with_prefix({word for path in paths for word in split_words(path)}, (kind,)):
+    """Pairs of paths that differ in the name of a split: the path with SPLIT for the name, and the two names."""
+    for prefix in TEST_PREFIXES:
+        for path in paths:
+            for train in names_with_prefix(split_words(path), TRAIN_PREFIXES):
+                pattern = path.replace(train, SPLIT_PLACEHOLDER)
+                for test in names_with_prefix({word for other in paths for word in split_words(other)}, (prefix,)):
                     if pattern.replace(SPLIT_PLACEHOLDER, test) in paths:
                         yield pattern, train, test
 
 
 def common_pattern(folders: Sequence[str | None], names: tuple[str, str]) -> str | None:
-    """Two folders as one path, with SPLIT for the name of the split where they differ."""
-    one, other = folders
-    if one is None or other is None or one == other:
-        return one if one == other else None
-    pattern = one.replace(names[0], SPLIT_PLACEHOLDER)
-    return pattern if pattern.replace(SPLIT_PLACEHOLDER, names[1]) == other else None
+    """Two folders as one path, with SPLIT for the name of the split where they differ; None if that is impossible."""
+    train_folder, test_folder = folders
+    if train_folder is None or test_folder is None or train_folder == test_folder:
+        return train_folder if train_folder == test_folder else None
+    pattern = train_folder.replace(names[0], SPLIT_PLACEHOLDER)
+    return pattern if pattern.replace(SPLIT_PLACEHOLDER, names[1]) == test_folder else None
 
 
 def split_words(path: str) -> list[str]:
@@ -284,45 +285,43 @@ def split_words(path: str) -> list[str]:
 
 
 def names_with_prefix(names: Collection[str], prefixes: Sequence[str]) -> list[str]:
-    """Those that begin so, in the order of the beginnings, shorter ones first."""
+    """The names that begin with a prefix in any case, in the order of the prefixes, shorter names first."""
     return [
         name
-        for beginning in prefixes
+        for prefix in prefixes
         for name in sorted(set(names), key=lambda name: (len(name), name))
-        if name.lower().startswith(beginning)
+        if name.lower().startswith(prefix)
     ]
 
 
 def can_read(task: str, folder: Path, parameters: Parameters) -> bool:
     """Whether a task's reader finds all annotations and images with these parameters."""
-    every = DEFAULTS[task] | parameters
-    share = float(every["split"]) if "split" in every else None
+    values = DEFAULTS[task] | parameters
+    share = float(values["split"]) if "split" in values else None
+    train, test, images, annotations = (values[key] for key in ("train", "test", "images", "annotations"))
     try:
         if task == "voc":
-            layout = pascal_voc.Layout(every["images"], every["annotations"], every["lists"])
-            pascal_voc.check_files_exist(folder, every["train"], every["test"], layout, share)
+            layout = pascal_voc.Layout(images, annotations, values["lists"])
+            pascal_voc.check_files_exist(folder, train, test, layout, share)
         else:
-            coco_json.check_files_exist(
-                folder, every["train"], every["test"], every["images"], every["annotations"], share
-            )
+            coco_json.check_files_exist(folder, train, test, images, annotations, share)
     except (LayoutError, ValueError):
         return False
     return True
 
 
 def format_task(task: str, root: str, parameters: Parameters) -> str:
-    """The task as a user writes it, with the folder that all parts are in for its root."""
+    """The task as a user writes it; `root` becomes the deepest folder that holds all parts."""
     paths = {key: parameters[key] for key in ("images", "annotations", "lists") if key in parameters}
     folders = [os.path.dirname(path) if path.endswith(".json") else path for path in paths.values()]
-    common = (
-        os.path.commonpath([folder.split(SPLIT_PLACEHOLDER)[0] for folder in folders]) if "." not in folders else ""
-    )
-    moved = {key: os.path.relpath(path, common or ".") for key, path in paths.items()}
-    values = {"root": os.path.normpath(os.path.join(root, common))} | parameters | moved
-    kept = {key: value for key, value in values.items() if value != DEFAULTS[task].get(key)}
-    return f"{task}[{','.join(f'{key}={quote(value)}' for key, value in kept.items())}]"
+    prefixes = [folder.split(SPLIT_PLACEHOLDER)[0] for folder in folders]
+    common = os.path.commonpath(prefixes) if "." not in folders else ""
+    relative = {key: os.path.relpath(path, common or ".") for key, path in paths.items()}
+    values = {"root": os.path.normpath(os.path.join(root, common))} | parameters | relative
+    not_default = {key: value for key, value in values.items() if value != DEFAULTS[task].get(key)}
+    return f"{task}[{','.join(f'{key}={quote(value)}' for key, value in not_default.items())}]"
 
 
 def quote(value: str) -> str:
-    """A parameter's value, in quotes where it would be read as something else."""
+    """A parameter's value, in quotes if it would be parsed as something else."""
     return value if re.fullmatch(r"[\w./ -]*\w[\w./ -]*|\.", value) else json.dumps(value, ensure_ascii=False)

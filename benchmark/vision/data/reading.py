@@ -1,4 +1,4 @@
-"""Images of a data set in groups, read by other processes where the machine has them. Shapes: H x W pixels."""
+"""Reads the images of a data set in groups, in worker processes if the machine has them. Shapes: H x W pixels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from benchmark.vision.data.annotations import Images
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise on stored pixels."""
+    """Gaussian noise that is added to stored pixels."""
 
-    sigma: float  # its deviation, on the scale 0..255
-    seeds: Mapping[int, int]  # by image
+    sigma: float  # standard deviation on the scale 0..255
+    seeds: Mapping[int, int]  # by position of the image
 
 
 class ImageGroups(Dataset[list[Tensor] | ValueError]):
-    """Images in groups."""
+    """Images in groups, as a data set of torch.
+
+    Args:
+        images: All images.
+        groups: The positions of the images of each group.
+        noise: Noise to add; None for none.
+    """
 
     def __init__(self, images: Images, groups: Sequence[list[int]], noise: Noise | None = None) -> None:
         self.images, self.groups, self.noise = images, groups, noise
@@ -30,8 +36,11 @@ class ImageGroups(Dataset[list[Tensor] | ValueError]):
         return len(self.groups)
 
     def __getitem__(self, group_index: int) -> list[Tensor] | ValueError:
-        """The images of one group, (3, H, W) each: uint8, or float32 with noise. Or what is wrong with one of them: an
-        error that is raised in another process loses its words."""
+        """The images of one group, (3, H, W) each: uint8, or float32 with noise.
+
+        Returns the ValueError of an image that cannot be read, since an error that is raised in a worker process loses
+        its message.
+        """
         try:
             images = [self.images[index] for index in self.groups[group_index]]
         except ValueError as error:
@@ -48,18 +57,40 @@ class ImageGroups(Dataset[list[Tensor] | ValueError]):
 def read_groups(
     images: Images, groups: Sequence[list[int]], num_workers: int, noise: Noise | None = None, pin_memory: bool = False
 ) -> Iterator[list[Tensor]]:
-    """The images of each group, in order, read by `num_workers` processes, or by this one where that is 0."""
-    wanted = ImageGroups(images, groups, noise)
-    read: Iterable[list[Tensor] | ValueError] = (wanted[number] for number in range(len(wanted)))
+    """Reads the images of each group, in order.
+
+    Args:
+        images: All images.
+        groups: The positions of the images of each group.
+        num_workers: Worker processes that read; 0: this process reads. Few groups are read by this process, too.
+        noise: Noise to add; None for none.
+        pin_memory: Whether workers put the images into pinned memory, for faster copies to a GPU.
+
+    Returns:
+        The images of one group after the other, (3, H, W) each: uint8, or float32 with noise.
+
+    Raises:
+        ValueError: An image cannot be read.
+    """
+    dataset = ImageGroups(images, groups, noise)
+    results: Iterable[list[Tensor] | ValueError] = (dataset[number] for number in range(len(dataset)))
     if num_workers and len(groups) >= 2 * num_workers:
-        generator = torch.Generator().manual_seed(0)  # nothing is drawn; without it the loader draws a global number
-        read = DataLoader(wanted, batch_size=None, num_workers=num_workers, generator=generator, pin_memory=pin_memory)
-    for group in read:
+        generator = torch.Generator().manual_seed(0)  # unused; without it the loader draws from the global one
+        results = DataLoader(
+            dataset, batch_size=None, num_workers=num_workers, generator=generator, pin_memory=pin_memory
+        )
+    for group in results:
         if isinstance(group, ValueError):
             raise group
         yield group
 
 
 def gaussian_noise(shape: torch.Size, sigma: float, seed: int) -> Tensor:
-    """Noise of deviation `sigma`, drawn on the CPU: the same on every device."""
+    """Draws Gaussian noise on the CPU, so that it is the same for every device.
+
+    Args:
+        shape: The shape of the noise.
+        sigma: Its standard deviation.
+        seed: Of a generator of its own.
+    """
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * sigma

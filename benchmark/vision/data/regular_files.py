@@ -1,4 +1,4 @@
-"""Files that somebody else made: read without waiting for a fifo, without end from a device, or into no memory."""
+"""Reads files of unknown origin safely: never waits for a fifo, reads an endless device or runs out of memory."""
 
 from __future__ import annotations
 
@@ -7,34 +7,42 @@ import os
 import stat
 from pathlib import Path
 
-MAX_BYTES = 2**28  # bytes of a list or of an annotation of one image
+MAX_BYTES = 2**28  # default limit: enough for a list or the annotation of one image
 MAX_SHOWN_LENGTH = 600  # characters of a name in a message
 
 
 def check_regular_file(path: Path, max_bytes: int | None = None) -> None:
-    """Checks that a path leads to a file that can be read to its end.
+    """Checks that a path leads to a regular file that is not too large.
 
     Args:
-        path: of the file; links are followed.
-        most: bytes that it may have; None: any number.
+        path: The file; links are followed.
+        max_bytes: The largest size allowed; None for no limit.
 
     Raises:
-        OSError: it leads to none, or to a folder, a fifo, a device or a file that is larger.
+        OSError: There is no such file, it is a folder, a fifo or a device, or it is larger.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except ValueError as error:  # a NUL, or half a surrogate pair
         raise FileNotFoundError(errno.ENOENT, "no file can have that name") from error
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file (a fifo, a socket or a device)")
-    if max_bytes is not None and found.st_size > max_bytes:
-        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than {max_bytes:,}")
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file but a fifo, a socket or a device")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than {max_bytes:,}")
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a file. Raises OSError as `check_regular` does, and where they do not fit in memory."""
+    """Reads the bytes of a file.
+
+    Args:
+        path: The file; links are followed.
+        max_bytes: The largest size allowed.
+
+    Raises:
+        OSError: As `check_regular_file`, or the bytes do not fit in memory.
+    """
     check_regular_file(path, max_bytes)
     try:
         return path.read_bytes()
@@ -43,10 +51,16 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def printable(name: object) -> str:
-    """A name or path as a message has it: in quotes, with escapes, where it holds what cannot be printed in one line;
-    without its middle where it is very long."""
-    text = str(name)
-    text = (
-        text if len(text) <= MAX_SHOWN_LENGTH else f"{text[: MAX_SHOWN_LENGTH // 2]}...{text[-MAX_SHOWN_LENGTH // 2 :]}"
-    )
+    """Formats a name or path for a message of one line.
+
+    Args:
+        name: A name, a path or another value with a `str`.
+
+    Returns:
+        The name. It is quoted and escaped if it has unprintable characters, and its middle is left out if it is longer
+        than MAX_SHOWN_LENGTH.
+    """
+    text, half = str(name), MAX_SHOWN_LENGTH // 2
+    if len(text) > MAX_SHOWN_LENGTH:
+        text = f"{text[:half]}...{text[-half:]}"
     return text if text.isprintable() else repr(text)

@@ -1,6 +1,6 @@
-"""The files that a task's images are from: their names, and what is odd about them.
+"""The files of a task's images: their names, and duplicates among them.
 
-Shapes: N images, D greys of a thumbnail, U different thumbnails.
+Shapes: N images, D grey values of a thumbnail, U distinct thumbnails.
 """
 
 from __future__ import annotations
@@ -19,38 +19,42 @@ from scipy.spatial import cKDTree
 from benchmark.vision.data.image_checks import THUMBNAIL_SIDE, ImageScan, warn_once
 from benchmark.vision.data.regular_files import printable
 
-TEST_NEAR_POOL, POOL_NEAR_POOL = (
-    "test images that nearly equal one of the pool",
-    "images of the pool that nearly equal another",
-)
-FAULT_PREFIX = "FAULT: "  # begins a remark on what makes results wrong
-MAX_NEAR_DISTANCE = 2.0  # greys of 255, root mean square over a thumbnail, by which nearly equal images differ at most
-MIN_CONTRAST = 16.0  # greys, the standard deviation of a thumbnail, below which images look alike without being so
+TEST_NEAR_POOL = "test images that nearly equal one of the pool"
+POOL_NEAR_POOL = "images of the pool that nearly equal another"
+FAULT_PREFIX = "FAULT: "  # begins a remark on a problem that makes results wrong
+MAX_NEAR_DISTANCE = 2.0  # of 255: the root mean square difference of the thumbnails of nearly equal images
+MIN_CONTRAST = 16.0  # of 255: thumbnails with a smaller standard deviation look alike for different images
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What is known of the files of a pool and a test set; empty where images are in none."""
+    """The scanned files of a pool and a test set.
+
+    Args:
+        pool: The scans of the pool, empty if its images are in no files.
+        test: The scans of the test set, likewise.
+        root: The data set's folder; None for the deepest folder that holds all files.
+    """
 
     pool: Sequence[ImageScan] = ()
     test: Sequence[ImageScan] = ()
-    root: Path | None = None  # the data set's folder; None: the deepest that holds all files
+    root: Path | None = None
 
     def file_hashes(self) -> dict[str, list[tuple[str, str]]]:
-        """Name and hash of pixels of each image; see `Task.source_files`."""
+        """The path and the pixel hash of each image, for "pool" and "test"; see `FromFiles.source_files`."""
         if not self.pool:
             return {}
         parts = {"pool": self.pool, "test": self.test}
         return {part: [(self.relative_path(scan), scan.pixel_hash) for scan in scans] for part, scans in parts.items()}
 
     def relative_path(self, scan: ImageScan) -> str:
-        """A file's path inside the data set's folder, with `/`; the whole path of one that is elsewhere."""
+        """A file's path inside the data set's folder, with `/`; the absolute path of a file that lies elsewhere."""
         path = os.path.abspath(scan.path)
         inside = os.path.relpath(path, self.folder)
         return Path(path if inside.startswith(os.pardir) else inside).as_posix()
 
     def printable_path(self, scan: ImageScan) -> str:
-        """The same for a line of the log."""
+        """The relative path, made safe for a line of the log."""
         return printable(self.relative_path(scan))
 
     @cached_property
@@ -61,98 +65,106 @@ class Sources:
 
     @cached_property
     def remarks(self) -> list[str]:
-        """What is odd: images that are there twice, equal to the pixel or nearly."""
+        """Sentences on duplicate images: exact ones and near ones."""
         if not self.pool:
             return []
         pool, test = (np.array([scan.pixel_hash for scan in scans]) for scans in (self.pool, self.test))
-        both = np.isin(test, pool)
+        is_leaked_N = np.isin(test, pool)
         lines = [
-            self.leak_remark(both),
+            self.leak_remark(is_leaked_N),
             self.duplicate_remark("pool", self.pool),
             self.duplicate_remark("test set", self.test),
         ]
-        tests = [scan for scan, same in zip(self.test, both, strict=True) if not same]  # those are said
+        tests = [scan for scan, is_leaked in zip(self.test, is_leaked_N, strict=True) if not is_leaked]
         return [
             line
             for line in [*lines, *self.near_duplicate_remarks(with_contrast(self.pool), with_contrast(tests))]
             if line
         ]
 
-    def leak_remark(self, both_N: npt.NDArray[np.bool_]) -> str:
-        """That test images are in the pool."""
-        if not both_N.any():
+    def leak_remark(self, is_leaked_N: npt.NDArray[np.bool_]) -> str:
+        """The remark on test images that are also in the pool; "" if there are none."""
+        if not is_leaked_N.any():
             return ""
-        first = self.test[int(np.flatnonzero(both_N)[0])]
+        first = self.test[int(np.flatnonzero(is_leaked_N)[0])]
         same = next(scan for scan in self.pool if scan.pixel_hash == first.pixel_hash)
-        count = f"{both_N.sum():,} of {len(both_N):,} ({self.printable_path(first)} is {self.printable_path(same)})"
-        return f"{FAULT_PREFIX}test images that are in the pool too, equal to the pixel: {count}; scores are not of new images"
+        example = f"{self.printable_path(first)} is {self.printable_path(same)}"
+        return (
+            f"{FAULT_PREFIX}test images that are in the pool too, equal to the pixel: {is_leaked_N.sum():,} of "
+            f"{len(is_leaked_N):,} ({example}); scores are not of new images"
+        )
 
     def duplicate_remark(self, part: str, scans: Sequence[ImageScan]) -> str:
-        """That images of one part are there more than once."""
+        """The remark on images that occur more than once in one part; "" if there are none."""
         groups = defaultdict[str, list[ImageScan]](list)
         for scan in scans:
             groups[scan.pixel_hash].append(scan)
-        groups_of_many = [group for group in groups.values() if len(group) > 1]
-        if not groups_of_many:
+        duplicates = [group for group in groups.values() if len(group) > 1]
+        if not duplicates:
             return ""
-        more, (first, second, *_) = len(scans) - len(groups), groups_of_many[0]
-        count = f"{more:,} of {len(scans):,} ({self.printable_path(second)} is {self.printable_path(first)})"
+        num_repeated, (first, second, *_) = len(scans) - len(groups), duplicates[0]
+        count = f"{num_repeated:,} of {len(scans):,} ({self.printable_path(second)} is {self.printable_path(first)})"
         return f"images of the {part} that equal an earlier one of it to the pixel: {count}"
 
     def near_duplicate_remarks(self, pool: Sequence[ImageScan], test: Sequence[ImageScan]) -> list[str]:
-        """That images nearly equal others: tests those of the pool, and images of the pool each other."""
+        """Remarks on near duplicates: test images of pool images, and pool images of each other."""
         if not pool:
             return []
         values_UD, first_U, which_N, num_U = np.unique(
             thumbnail_array(pool), axis=0, return_index=True, return_inverse=True, return_counts=True
         )
-        tree = cKDTree(values_UD)
-        other_U = np.append(first_U, len(pool))[nth_nearest(tree, values_UD, 2)]
+        tree, first_or_none_U1 = cKDTree(values_UD), np.append(first_U, len(pool))
+        other_U = first_or_none_U1[nth_nearest(tree, values_UD, 2)]
         other_U[num_U > 1] = first_U[num_U > 1]
+        other_test_N = first_or_none_U1[nth_nearest(tree, thumbnail_array(test), 1)]
         return [
-            self.near_duplicate_remark(
-                test, pool, np.append(first_U, len(pool))[nth_nearest(tree, thumbnail_array(test), 1)], TEST_NEAR_POOL
-            ),
+            self.near_duplicate_remark(test, pool, other_test_N, TEST_NEAR_POOL),
             self.near_duplicate_remark(pool, pool, other_U[which_N.ravel()], POOL_NEAR_POOL),
         ]
 
     def near_duplicate_remark(
-        self, scans: Sequence[ImageScan], pool: Sequence[ImageScan], other_N: npt.NDArray[np.int64], what: str
+        self, scans: Sequence[ImageScan], pool: Sequence[ImageScan], other_N: npt.NDArray[np.int64], description: str
     ) -> str:
-        """That some of these images nearly equal one of the pool, `other_N`; its length where there is none."""
-        which = np.flatnonzero(other_N < len(pool))
-        if not len(which):
+        """The remark on images that have a near duplicate in the pool; "" if there are none.
+
+        `other_N` is the position of each image's duplicate in the pool, len(pool) for images without one.
+        """
+        positions = np.flatnonzero(other_N < len(pool))
+        if not len(positions):
             return ""
-        last = int(which[-1])  # the first of equal thumbnails has itself for the other
+        last = int(positions[-1])  # not the first: of equal thumbnails the first one is its own duplicate
         pair = f"{self.printable_path(scans[last])} and {self.printable_path(pool[int(other_N[last])])}"
-        return f"{what}: {len(which):,} ({pair})"
+        return f"{description}: {len(positions):,} ({pair})"
 
 
 def with_contrast(scans: Sequence[ImageScan]) -> list[ImageScan]:
-    """The first image of each kind of pixels, but for those without contrast."""
+    """The first of each group of exact duplicates, without images of low contrast."""
     firsts = list({scan.pixel_hash: scan for scan in reversed(scans)}.values())[::-1]
-    flat_N = thumbnail_array(firsts).std(1) < MIN_CONTRAST
-    return [scan for scan, flat in zip(firsts, flat_N, strict=True) if not flat]
+    is_flat_N = thumbnail_array(firsts).std(1) < MIN_CONTRAST
+    return [scan for scan, is_flat in zip(firsts, is_flat_N, strict=True) if not is_flat]
 
 
 def thumbnail_array(scans: Sequence[ImageScan]) -> npt.NDArray[np.float32]:
     """(N, D): the thumbnails."""
-    return (
-        np.frombuffer(b"".join(scan.thumbnail for scan in scans), np.uint8)
-        .reshape(-1, THUMBNAIL_SIDE**2)
-        .astype(np.float32)
-    )
+    values = np.frombuffer(b"".join(scan.thumbnail for scan in scans), np.uint8)
+    return values.reshape(-1, THUMBNAIL_SIDE**2).astype(np.float32)
 
 
 def nth_nearest(tree: cKDTree, values_ND: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.int64]:
-    """(N,): for each thumbnail the `number`-th nearest of the tree's if it is near, else how many the tree has."""
-    _, place_N1 = tree.query(values_ND, [n], distance_upper_bound=MAX_NEAR_DISTANCE * THUMBNAIL_SIDE, workers=-1)
-    place_N: npt.NDArray[np.int64] = place_N1[:, 0]
-    return place_N
+    """(N,): the position in the tree of the n-th nearest thumbnail within MAX_NEAR_DISTANCE, else the tree's size."""
+    _, position_N1 = tree.query(values_ND, [n], distance_upper_bound=MAX_NEAR_DISTANCE * THUMBNAIL_SIDE, workers=-1)
+    position_N: npt.NDArray[np.int64] = position_N1[:, 0]
+    return position_N
 
 
 def report_sources(pool: Sequence[ImageScan], test: Sequence[ImageScan], root: Path | None) -> Sources:
-    """The files of a task, whose remarks are said in the log."""
+    """Builds the `Sources` of a task and logs their remarks.
+
+    Args:
+        pool: The scans of the pool, empty if its images are in no files.
+        test: The scans of the test set, likewise.
+        root: The data set's folder; None for the deepest folder that holds all files.
+    """
     sources = Sources(pool, test, root)
     for line in sources.remarks:
         warn_once(line)

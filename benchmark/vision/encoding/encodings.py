@@ -1,4 +1,4 @@
-"""What frozen encoders make of a task's images, kept on disk by content.
+"""Encodes a task's images with frozen encoders and caches the encodings on disk, named by their content.
 
 Shapes: N images, H x W pixels, K channels, T patches, D and E features.
 """
@@ -31,14 +31,14 @@ from benchmark.api import (
     working_seconds,
 )
 
-SHARD_SIZE = 256  # images a file
-BATCH_SIZE = 64  # images that an encoder sees at once
-TENSOR_FIELDS = tuple(one.name for one in fields(Encoding) if one.name not in ("seconds", "now"))
+SHARD_SIZE = 256  # images per file
+BATCH_SIZE = 64  # images that are encoded at once
+TENSOR_FIELDS = tuple(part.name for part in fields(Encoding) if part.name not in ("seconds", "seconds_now"))
 
 
 @dataclass(frozen=True)
 class InMemoryPool:
-    """The pool of a task whose images are on the device."""
+    """A pool whose images are on the device."""
 
     images_NKHW: Tensor  # uint8
 
@@ -53,30 +53,53 @@ class InMemoryPool:
         return self.images_NKHW.shape[2], self.images_NKHW.shape[3]
 
     def images(self, indices: Indices, size: tuple[int, int]) -> Tensor:
-        """(N, 3, *size) uint8."""
-        picked = self.images_NKHW[torch.from_numpy(np.array(indices)).to(self.images_NKHW.device)]
-        return resize_images(picked, size).expand(-1, 3, -1, -1)
+        """Images in RGB at one size.
+
+        Args:
+            indices: N positions in the pool.
+            size: Height and width; images of another size are resized.
+
+        Returns:
+            (N, 3, *size) uint8 on the device.
+        """
+        selected_NKHW = self.images_NKHW[torch.from_numpy(np.array(indices)).to(self.images_NKHW.device)]
+        return resize_images(selected_NKHW, size).expand(-1, 3, -1, -1)
 
 
 @dataclass(frozen=True)
 class StreamedPool:
-    """The pool of a task whose images are read when they are needed."""
+    """A pool whose images are read when they are needed."""
 
     num_images: int
-    size: tuple[int, int]  # of the first
-    read_images: Callable[[list[int]], Iterator[Tensor]]  # (3, H, W) uint8 each
+    size: tuple[int, int]  # height and width of the first image
+    read_images: Callable[[list[int]], Iterator[Tensor]]  # from positions to (3, H, W) uint8 each
     device: torch.device
 
     def images(self, indices: Indices, size: tuple[int, int]) -> Tensor:
-        """(N, 3, *size) uint8."""
-        parts = [
-            resize_images(one[None].to(self.device), size) for one in self.read_images(np.asarray(indices).tolist())
-        ]
+        """Images in RGB at one size.
+
+        Args:
+            indices: N positions in the pool.
+            size: Height and width; images of another size are resized.
+
+        Returns:
+            (N, 3, *size) uint8 on the device.
+        """
+        images = self.read_images(np.asarray(indices).tolist())
+        parts = [resize_images(image[None].to(self.device), size) for image in images]
         return torch.cat([torch.empty(0, 3, *size, dtype=torch.uint8, device=self.device), *parts])
 
 
 def resize_images(images_NKHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, K, *size) uint8: bilinear, antialiased; as they are where they have that size."""
+    """Resizes images bilinearly with antialiasing, without regard to their aspect.
+
+    Args:
+        images_NKHW: (N, K, H, W) uint8.
+        size: Height and width.
+
+    Returns:
+        (N, K, *size) uint8; the same tensor if it has that size already.
+    """
     if tuple(images_NKHW.shape[2:]) == tuple(size):
         return images_NKHW
     pixels = F.interpolate(images_NKHW.float(), size, mode="bilinear", antialias=True, align_corners=False)
@@ -85,81 +108,95 @@ def resize_images(images_NKHW: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass
 class Encodings:
-    """The encodings of a split's images by encoders that are built on a pool.
+    """The encodings of images by encoders that are built on a pool, cached in shards of SHARD_SIZE images.
 
-    A shard of images is encoded when one of them is asked for, and then kept: in `machine.scratch`, under a name that
-    tells the images, the encoder and PyTorch's version, or in memory without such a folder. Patches are kept in
-    float16, and are what that makes of them also when they are fresh.
+    A shard is computed when one of its images is needed, and then cached: in `machine.scratch`, in a folder named by a
+    hash of the images, the encoder and PyTorch's version, or in memory if there is no such folder. Patches are cached
+    in float16; fresh ones are rounded to float16 too, so that both are equal.
+
+    Args:
+        images: The images to encode.
+        pool: The pool that encoders are built on.
+        fingerprint: A hash of both.
+        machine: Has the device and the folder of the cache.
     """
 
     images: Pool
     pool: Pool
-    fingerprint: str  # of both
+    fingerprint: str
     machine: Machine
     encoders: dict[tuple[str, str], LazyEncoder] = field(default_factory=dict)  # by label and identity
     shards: dict[Path, Encoding] = field(default_factory=dict)
 
     def encode(self, indices: Indices, label: EncoderName) -> Iterator[Encoding]:
-        """The encodings of these images, in order, at most SHARD at a time."""
+        """Encodes images in order.
+
+        Args:
+            indices: Positions of the images.
+            label: The encoder with its parameters.
+
+        Returns:
+            Encodings of at most SHARD_SIZE images each; one of no image if `indices` is empty.
+        """
         for part in np.array_split(indices, range(SHARD_SIZE, len(indices), SHARD_SIZE)):
             numbers, rows = np.divmod(part, SHARD_SIZE)
-            shards = np.unique(numbers) if len(part) else np.zeros(1, np.int64)  # one encoding also of no image
-            found = [self.load_rows(int(number), rows[numbers == number], label) for number in shards]
-            back = torch.from_numpy(np.argsort(np.argsort(numbers, kind="stable"), kind="stable"))
-            yield select_images(concatenate(found), back.to(self.machine.device))
+            shards = np.unique(numbers) if len(part) else np.zeros(1, np.int64)
+            encodings = [self.load_rows(int(number), rows[numbers == number], label) for number in shards]
+            original_order = torch.from_numpy(np.argsort(np.argsort(numbers, kind="stable"), kind="stable"))
+            yield select_images(concatenate(encodings), original_order.to(self.machine.device))
 
     def features(self, label: EncoderName) -> Tensor:
-        """(N, E, 1, 1): the features of every image of the split, as images of one pixel."""
-        parts = [part.global_NE for part in self.encode(np.arange(self.images.num_images), label)]
-        return torch.cat(parts)[:, :, None, None]
+        """Encodes all images for a linear probe.
+
+        Args:
+            label: The encoder with its parameters.
+
+        Returns:
+            (N, E): the global features.
+        """
+        return torch.cat([part.global_NE for part in self.encode(np.arange(self.images.num_images), label)])
 
     def load_rows(self, number: int, rows: Indices, label: EncoderName) -> Encoding:
-        """Some rows of a shard, which is made now where it is not there."""
-        built = self.get_encoder(label)
-        path = (self.machine.scratch or Path()) / "encodings" / built.folder_name / f"{number}.safetensors"
-        which = torch.from_numpy(rows)
+        """Loads some rows of a shard; computes and caches the shard if needed."""
+        encoder = self.get_encoder(label)
+        path = (self.machine.scratch or Path()) / "encodings" / encoder.folder_name / f"{number}.safetensors"
+        positions = torch.from_numpy(rows)
         if path in self.shards:
-            return move_to(select_images(self.shards[path], which), self.machine.device)
-        known = None if self.machine.scratch is None else load_shard(path, which)
-        if known is None:
-            began = working_seconds()
-            shard = self.encode_shard(number, built)
+            return move_to(select_images(self.shards[path], positions), self.machine.device)
+        encoding = None if self.machine.scratch is None else load_shard(path, positions)
+        if encoding is None:
+            start = working_seconds()
+            shard = self.encode_shard(number, encoder)
             if self.machine.scratch is None:
                 self.shards[path] = shard
             else:
                 save_shard(path, shard)
-            known = replace(select_images(shard, which), seconds_now=working_seconds() - began)
-        return move_to(known, self.machine.device)
+            encoding = replace(select_images(shard, positions), seconds_now=working_seconds() - start)
+        return move_to(encoding, self.machine.device)
 
     def get_encoder(self, label: EncoderName) -> LazyEncoder:
-        """The encoder of that name; it is trained when a shard needs it."""
-        told = encoder_identity(label, self.machine)
-        if (label, told) not in self.encoders:
-            parts = (
-                label,
-                told,
-                encoder_code_hash(label),
-                self.fingerprint,
-                torch.__version__,
-                self.machine.device.type,
-            )
+        """The encoder of that label, which is built when a shard needs it."""
+        identity = encoder_identity(label, self.machine)
+        if (label, identity) not in self.encoders:
+            code, device = encoder_code_hash(label), self.machine.device.type
+            parts = (label, identity, code, self.fingerprint, torch.__version__, device)
             name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-            self.encoders[label, told] = LazyEncoder(label, told, name)
-        return self.encoders[label, told]
+            self.encoders[label, identity] = LazyEncoder(label, identity, name)
+        return self.encoders[label, identity]
 
     @torch.no_grad()
     def encode_shard(self, number: int, encoder: LazyEncoder) -> Encoding:
-        """A shard, on the CPU, and the seconds of the work; its share of the encoder's training is in them."""
+        """Computes a shard, on the CPU. Its `seconds` include the shard's share of the encoder's training."""
         encode = encoder.build(self.pool, self.machine)
-        began = working_seconds()
-        which = np.arange(number * SHARD_SIZE, min((number + 1) * SHARD_SIZE, self.images.num_images))
-        batches = np.array_split(which, -(-len(which) // BATCH_SIZE))
-        done = activity.track(batches, f"encoding images with {encoder.label}", "batches")
-        parts = [encode(self.images.images(part, encode.size)) for part in done]
+        start = working_seconds()
+        indices = np.arange(number * SHARD_SIZE, min((number + 1) * SHARD_SIZE, self.images.num_images))
+        batches = np.array_split(indices, -(-len(indices) // BATCH_SIZE))
+        tracked = activity.track(batches, f"encoding images with {encoder.label}", "batches")
+        parts = [encode(self.images.images(batch, encode.size)) for batch in tracked]
         shard = concatenate([Encoding(part.patches_NTD.half(), part.attention_NT, part.global_NE) for part in parts])
-        training = encoder.seconds * len(which) / self.pool.num_images
+        training_seconds = encoder.seconds * len(indices) / self.pool.num_images
         shard = move_to(shard, torch.device("cpu"), to_float32=False)
-        return replace(shard, seconds=working_seconds() - began + training)
+        return replace(shard, seconds=working_seconds() - start + training_seconds)
 
 
 @dataclass
@@ -167,57 +204,56 @@ class LazyEncoder:
     """An encoder that is built when it is first used."""
 
     label: EncoderName
-    identity: str
-    folder_name: str  # of its folder
+    identity: str  # a hash of its file of weights
+    folder_name: str  # of its cached shards
     encoder: Encoder | None = None
-    seconds: float = 0.0  # of building it, and of its training though that was earlier
+    seconds: float = 0.0  # of building it, including a training that took place earlier
 
     def build(self, pool: Pool, machine: Machine) -> Encoder:
-        """The encoder. ValueError where its file of weights is no longer the one that `identity` tells."""
+        """Returns the encoder. Raises ValueError if its file of weights changed since `identity` was computed."""
         if self.encoder is None:
-            began = working_seconds()
-            made = build_encoder(self.label, pool, machine)
+            start = working_seconds()
+            encoder = build_encoder(self.label, pool, machine)
             if encoder_identity(self.label, machine) != self.identity:
-                raise ValueError(f"{self.label}: its file of weights was exchanged while it was read")
-            self.encoder, self.seconds = made, max(working_seconds() - began, getattr(made, "seconds", 0.0))
+                raise ValueError(f"{self.label}: its file of weights was replaced while it was read")
+            self.encoder, self.seconds = encoder, max(working_seconds() - start, getattr(encoder, "seconds", 0.0))
         return self.encoder
 
 
-def select_images(encoding: Encoding, which: Tensor) -> Encoding:
-    """The encodings of these images; seconds of making them by their number."""
-    parts = {name: getattr(encoding, name)[which] for name in TENSOR_FIELDS}
-    return Encoding(
-        **parts, seconds=encoding.seconds * len(which) / max(1, len(encoding)), seconds_now=encoding.seconds_now
-    )
+def select_images(encoding: Encoding, positions: Tensor) -> Encoding:
+    """The encodings of some images, with `seconds` in proportion to their number."""
+    parts = {name: getattr(encoding, name)[positions] for name in TENSOR_FIELDS}
+    seconds = encoding.seconds * len(positions) / max(1, len(encoding))
+    return Encoding(**parts, seconds=seconds, seconds_now=encoding.seconds_now)
 
 
 def concatenate(encodings: Sequence[Encoding]) -> Encoding:
-    """One after the other."""
-    parts = {name: torch.cat([getattr(one, name) for one in encodings]) for name in TENSOR_FIELDS}
-    seconds, now = sum(one.seconds for one in encodings), sum(one.seconds_now for one in encodings)
-    return Encoding(**parts, seconds=seconds, seconds_now=now)
+    """Concatenates encodings and adds up their seconds."""
+    parts = {name: torch.cat([getattr(part, name) for part in encodings]) for name in TENSOR_FIELDS}
+    seconds, seconds_now = sum(part.seconds for part in encodings), sum(part.seconds_now for part in encodings)
+    return Encoding(**parts, seconds=seconds, seconds_now=seconds_now)
 
 
 def move_to(encoding: Encoding, device: torch.device, to_float32: bool = True) -> Encoding:
-    """On a device; whole: in float32."""
+    """Moves an encoding to a device, and to float32 unless `to_float32` is False."""
     parts = {name: getattr(encoding, name).to(device) for name in TENSOR_FIELDS}
-    return replace(encoding, **{name: one.float() if to_float32 else one for name, one in parts.items()})
+    return replace(encoding, **{name: part.float() if to_float32 else part for name, part in parts.items()})
 
 
 def save_shard(path: Path, shard: Encoding) -> None:
-    """Stores a shard, whole or not at all; a full disk loses the cache, not the run."""
+    """Writes a shard completely or not at all; with a full disk it is not cached, and the run goes on."""
     tensor_files.write(path, shard_key(path), {name: getattr(shard, name) for name in TENSOR_FIELDS}, shard.seconds)
 
 
 def shard_key(path: Path) -> str:
-    """What names a shard: the encoder and the images, and which of them."""
+    """The name that is stored in a shard's file: the encoder and the images, and the number of the shard."""
     return f"{path.parent.name}/{path.stem}"
 
 
-def load_shard(path: Path, which: Tensor) -> Encoding | None:
-    """Some rows of a stored shard; None where there is none that can be used.
+def load_shard(path: Path, positions: Tensor) -> Encoding | None:
+    """Loads some rows of a cached shard; None if there is no usable one.
 
-    A damaged file is removed, and nothing else is: memory that runs out or a disk that does not answer is raised.
+    Only a damaged file is removed; running out of memory or a disk that does not answer raises an error.
     """
     if not tensor_files.is_sound(path, shard_key(path)):
         return None
@@ -225,13 +261,13 @@ def load_shard(path: Path, which: Tensor) -> Encoding | None:
         with safe_open(path, "pt") as handle:
             parts = {name: handle.get_slice(name) for name in TENSOR_FIELDS}
             num_images = parts["global_NE"].get_shape()[0]
-            lengths = {one.get_shape()[0] for one in parts.values()}
-            if lengths != {num_images} or num_images <= max(which.tolist(), default=0):
+            lengths = {part.get_shape()[0] for part in parts.values()}
+            if lengths != {num_images} or num_images <= max(positions.tolist(), default=0):
                 raise KeyError("rows are missing")
-            few = 0 < len(which) * 8 < num_images
+            few = 0 < len(positions) * 8 < num_images
             rows = {
-                n: torch.cat([one[i : i + 1] for i in which.tolist()]) if few else one[:][which]
-                for n, one in parts.items()
+                name: torch.cat([part[i : i + 1] for i in positions.tolist()]) if few else part[:][positions]
+                for name, part in parts.items()
             }
             seconds = float(handle.metadata()["seconds"])
     except FileNotFoundError:
@@ -239,4 +275,5 @@ def load_shard(path: Path, which: Tensor) -> Encoding | None:
     except tensor_files.DAMAGE_ERRORS as error:
         tensor_files.discard(path, str(error))
         return None
-    return Encoding(rows["patches_NTD"], rows["attention_NT"], rows["global_NE"], seconds * len(which) / num_images)
+    seconds = seconds * len(positions) / num_images
+    return Encoding(rows["patches_NTD"], rows["attention_NT"], rows["global_NE"], seconds)

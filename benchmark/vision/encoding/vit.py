@@ -1,4 +1,4 @@
-"""Vision transformers of timm as encoders: patches, the class token's attention and the class token.
+"""Vision transformers of timm as encoders: their patches, the attention of the class token, and that token.
 
 Shapes: N images, H x W pixels, T patches, L = T + prefix tokens, A heads, D features.
 """
@@ -18,11 +18,25 @@ from benchmark.api import WEIGHT_SUFFIXES, Encoding, Machine, seeded
 from benchmark.vision.pixels import CHANNEL_STATISTICS
 from benchmark.vision.weights import load_weights
 
-HEAD_PATTERN = r"(head|fc_norm|head_dist)\."  # what a classifier's weights have and an encoder has not
+HEAD_PATTERN = r"(head|fc_norm|head_dist)\."  # entries of a classifier's weights that an encoder does not have
 
 
 class Vit:
-    """The encoder (its network is in eval mode and does not change)."""
+    """An encoder: a frozen transformer in eval mode.
+
+    The patches are those of the last block but one, after the final normalisation. The attention is that of the last
+    block from the class token to the patches, the mean over heads, scaled to a sum of one. The global feature is the
+    class token at the end.
+
+    Args:
+        machine: Has the device and the data folder.
+        model: The name of a vision transformer in timm.
+        weights: "default" (timm's), "none" (random) or a file.
+        size: Height and width of the images in pixels.
+
+    Raises:
+        ValueError: timm is missing, the model is unsuitable, or the weights are missing or do not fit.
+    """
 
     def __init__(self, machine: Machine, model: str, weights: str, size: int) -> None:
         self.size = (size, size)
@@ -30,38 +44,37 @@ class Vit:
         self.mean_311, self.deviation_311 = (
             torch.tensor(values, device=machine.device).view(3, 1, 1) for values in CHANNEL_STATISTICS["imagenet"]
         )
-        try:  # what does not fit is said now
+        try:  # one image now, so that errors come early
             self(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=machine.device))
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"model={model},size={size}: {str(error).splitlines()[0]}") from error
 
     @torch.no_grad()
     def __call__(self, images_N3HW: Tensor) -> Encoding:
-        """Patches: the last block but one, through the final normalisation. Attention: the last block's, from the class
-        token to the patches, the mean over heads, scaled to a sum of one. Global: the class token at the end."""
-        network, kept = self.network, dict[str, Tensor]()
-        with record_outputs(network, kept):
+        """Encodes uint8 images of the encoder's size."""
+        network, outputs = self.network, dict[str, Tensor]()
+        with record_outputs(network, outputs):
             tokens_NLD = network.forward_features((images_N3HW.float() - self.mean_311) / self.deviation_311)
         prefix = network.num_prefix_tokens
-        patches_NTD = network.norm(kept["block"])[:, prefix:]
-        attention_NT = class_attention(network.blocks[-1].attn, kept["input"])[:, prefix:]
+        patches_NTD = network.norm(outputs["block"])[:, prefix:]
+        attention_NT = class_attention(network.blocks[-1].attn, outputs["input"])[:, prefix:]
         return Encoding(patches_NTD, F.normalize(attention_NT, p=1, dim=1), tokens_NLD[:, 0])
 
 
 @contextmanager
 def record_outputs(network: nn.Module, outputs: dict[str, Tensor]) -> Iterator[None]:
-    """Keeps the output of the last block but one (`block`) and the input of the last block's attention (`input`)."""
+    """Records the output of the last block but one ("block") and the input of the last block's attention ("input")."""
     blocks = network.get_submodule("blocks")
     assert isinstance(blocks, nn.Sequential)
 
-    def block(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record_block(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         outputs["block"] = output
 
-    def entering(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def record_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         outputs["input"] = inputs[0]
 
     attention = blocks[-1].get_submodule("attn")
-    handles = [blocks[-2].register_forward_hook(block), attention.register_forward_pre_hook(entering)]
+    handles = [blocks[-2].register_forward_hook(record_block), attention.register_forward_pre_hook(record_input)]
     try:
         yield
     finally:
@@ -70,7 +83,7 @@ def record_outputs(network: nn.Module, outputs: dict[str, Tensor]) -> Iterator[N
 
 
 def class_attention(attention: Any, input_NLD: Tensor) -> Tensor:
-    """(N, L): softmax(q k / sqrt(d)) of the class token, averaged over heads; from the attention's own projection."""
+    """(N, L): the attention softmax(q k / sqrt(d)) of the class token to all tokens, averaged over heads."""
     heads = attention.num_heads
     qkv = attention.qkv(input_NLD).unflatten(2, (3, heads, -1))
     query_NLAd, key_NLAd = attention.q_norm(qkv[:, :, 0]), attention.k_norm(qkv[:, :, 1])
@@ -82,12 +95,12 @@ DINO = "vit_small_patch16_224.dino"
 
 
 def check_weights(machine: Machine, *, weights: str, model: str = DINO, size: int = 224) -> None:
-    """Raises ValueError where the weights do not fit."""
+    """Checks that the weights fit the model, for `register_encoder`. Raises ValueError if they do not."""
     build_network(machine, model, weights, size)
 
 
 def build_network(machine: Machine, model: str, weights: str, size: int) -> Any:
-    """A transformer of timm without its last layer. ValueError where its weights cannot be had or do not fit."""
+    """Builds a transformer of timm without its last layer. Raises ValueError if the weights are missing or unfit."""
     try:
         import timm
     except ImportError:
@@ -96,9 +109,9 @@ def build_network(machine: Machine, model: str, weights: str, size: int) -> Any:
         with seeded(0):
             network = timm.create_model(model, pretrained=weights == "default", num_classes=0, img_size=size)
     except (OSError, RuntimeError, TypeError) as error:
-        told = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"model={model}: {told}: give a vision transformer of timm, weights=FILE or weights=none"
+            f"model={model}: {reason}: give a vision transformer of timm, weights=FILE or weights=none"
         ) from error
     blocks = getattr(network, "blocks", None)
     if (
@@ -106,16 +119,16 @@ def build_network(machine: Machine, model: str, weights: str, size: int) -> Any:
         or len(blocks) < 2
         or not hasattr(getattr(blocks[-1], "attn", None), "qkv")
     ):
-        raise ValueError(f"model={model}: not a vision transformer with a class token that can be looked into")
+        raise ValueError(f"model={model}: not a vision transformer with a class token and plain attention")
     if weights not in ("default", "none"):
         load_weights(network, weights_path(machine, weights), HEAD_PATTERN)
     return network
 
 
 def weights_path(machine: Machine, weights: str) -> Path:
-    """The file of weights."""
+    """Finds the file that `weights` names. Raises ValueError if there is none, or if its extension is another one."""
     path = machine.resolve_path(weights)
-    if path.suffix not in WEIGHT_SUFFIXES:  # others would be kept by their name alone
+    if path.suffix not in WEIGHT_SUFFIXES:  # the cache hashes only files with these extensions
         raise ValueError(f"weights={weights}: must end in {', '.join(WEIGHT_SUFFIXES)}, or be default or none")
     if not path.is_file():
         raise ValueError(f"weights={weights}: no such file: {path}; or weights=default, weights=none")
