@@ -1,11 +1,11 @@
-"""The derivative of each image's loss along one direction of the weights, for about three times the price of a
-prediction.
+"""Directional derivatives of per-image losses along a direction in weight space.
 
-Multiply the change s of a layer's weights w by a number e of its own for each image: the output of a convolution or a
-linear layer is op(x, w) + e op(x, s), and dL/de at e = 0 is the derivative along s of that image's loss, summed over
-layers. So one forward pass with both products and one backward pass to e alone give those of a whole batch, in any
-precision; no gradient of a weight is formed. A Jacobian-vector product is the same number; in PyTorch it takes two to
-three times as long and knows no autocast.
+The derivative of every image's loss in a batch costs about as much as three predictions. Let s be the change of a
+layer's weights w along the direction, and give each image a scalar e that multiplies this change. A convolution or
+linear layer then outputs op(x, w) + e op(x, s), and dL/de at e = 0, summed over layers, is the derivative of that
+image's loss along s. One forward pass with both products and one backward pass to e give the derivatives of the whole
+batch in any precision, without forming a gradient of the weights. A Jacobian-vector product gives the same number, but
+in PyTorch it takes two to three times as long and does not support autocast.
 
 Shapes: N images of a batch.
 """
@@ -23,7 +23,12 @@ from torch.autograd import Function
 
 
 class DirectionLayers:
-    """The layers whose weights a direction changes."""
+    """The layers of a model whose weights a direction changes.
+
+    Args:
+        model: the model.
+        direction: a tensor for each changed parameter, by parameter name.
+    """
 
     def __init__(self, model: nn.Module, direction: Mapping[str, Tensor]) -> None:
         parameters = dict(model.named_parameters())
@@ -32,20 +37,26 @@ class DirectionLayers:
             module: id(module.weight) for module in model.modules() if id(getattr(module, "weight", None)) in change
         }
         self.tangents = {module: change[weight] for module, weight in users.items()}
-        plain = all(type(module) in (nn.Conv2d, nn.Linear) for module in users)
-        self.are_supported = plain and set(users.values()) == change.keys()
+        are_plain = all(type(module) in (nn.Conv2d, nn.Linear) for module in users)
+        self.are_supported = are_plain and set(users.values()) == change.keys()
         self._called, self._folded = set[nn.Module](), False
 
     @property
     def were_all_called(self) -> bool:
-        """Whether the last probed pass went through all of them, an image a row: a layer may be used without being
-        called, or see an image in several rows (where those happen to be as many as there are images, it is missed)."""
+        """Whether the last pass under `inject_tangents` called every layer with one row per image.
+
+        A model may use a layer's weight without calling the layer, or feed it several rows per image. If the number of
+        rows happens to equal the number of images, the second case is not detected.
+        """
         return self._called == self.tangents.keys() and not self._folded
 
     @contextmanager
     def inject_tangents(self, strength_N: Tensor) -> Iterator[None]:
-        """In here each layer adds strength x (its product with the change), where strength is zero: no value differs,
-        and the gradient of `strength_N` is the derivative along the direction."""
+        """Adds to each layer's output, inside the block, strength x (the layer's product with the change of its
+        weights).
+
+        The strength is zero, so no output changes; the gradient of `strength_N` is the derivative along the direction.
+        """
         self._called, self._folded = set(), False
 
         def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
@@ -65,7 +76,7 @@ class DirectionLayers:
 
 
 def apply_weight(layer: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
-    """A layer's linear map with other weights."""
+    """Applies a layer's linear map with other weights and without a bias."""
     if isinstance(layer, nn.Linear):
         return F.linear(inputs, weight)
     assert isinstance(layer, nn.Conv2d)
@@ -74,11 +85,11 @@ def apply_weight(layer: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
 
 
 class AddTangent(Function):
-    """output + strength_N product, where strength is zero: the output as it is."""
+    """Computes output + strength_N * product for a strength of zero, so the output itself is returned."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, product: Tensor, strength_N: Tensor) -> Tensor:
-        """The output, unchanged."""
+        """Returns the output unchanged."""
         ctx.save_for_backward(product)
         ctx.dtype = strength_N.dtype
         ctx.mark_dirty(output)
@@ -86,7 +97,7 @@ class AddTangent(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor]:
-        """That of the output, and the inner product with `product` of each image."""
+        """Returns the gradient of the output, and each image's inner product of the gradient with `product`."""
         (gradient,) = gradients
         (product,) = ctx.saved_tensors
         return gradient, None, (gradient * product).sum(tuple(range(1, product.ndim)), dtype=ctx.dtype)

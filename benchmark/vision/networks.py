@@ -27,38 +27,44 @@ NUM_STAGES = 4  # stage maps that a companion sees
 
 
 class ClassificationNetwork(nn.Module):
-    """A network whose last layers are dropout and a linear one; a subclass says what comes before them."""
+    """A network that ends in dropout and a linear layer. A subclass defines what comes before them."""
 
     dropout: nn.Dropout
     head: nn.Linear
     companion: nn.Module | None
 
     def features(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What comes before the last layers.
+        """Computes the input of the last layers.
 
         Args:
             inputs: (N, ...) what the network takes.
 
         Returns:
-            (N, D): the input of the last layers; and the stage maps that a companion reads, (N, K, H, W) each.
+            (N, D) input of the last layers, and the stage maps that a companion reads, (N, K, H, W) each.
         """
         raise NotImplementedError
 
     def logits(self, features_ND: Tensor) -> Tensor:
-        """(N, C)."""
+        """(N, C): applies dropout and the linear layer to features."""
         logits_NC: Tensor = self.head(self.dropout(features_ND))
         return logits_NC
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(N, C): the logits."""
+        """(N, C): the logits of inputs."""
         return self.logits(self.features(inputs)[0])
 
 
 class Network(ClassificationNetwork):
-    """A backbone, dropout and a linear layer; the companion, where there is one, reads the backbone's stage maps.
+    """A backbone, dropout and a linear layer. The companion, if there is one, reads the backbone's stage maps.
 
-    A stage map is the last 4-D output of a module at its spatial size, which must have the shape of the images
-    (so a map with channels last is none); the last four sizes above 1x1 count. In ResNets: layer1 to layer4.
+    A stage map is the last 4-D output at a given spatial size that has the aspect ratio of the images; a map with
+    channels last is none. The last four sizes above 1x1 count. In a ResNet these are the outputs of layer1 to layer4.
+
+    Args:
+        backbone: maps images to (N, num_features).
+        num_features: D.
+        num_classes: C.
+        dropout: rate of dropout before the linear layer.
     """
 
     def __init__(self, backbone: nn.Module, num_features: int, num_classes: int, dropout: float) -> None:
@@ -70,7 +76,15 @@ class Network(ClassificationNetwork):
         self._maps: dict[tuple[int, int], Tensor] = {}
 
     def attach_companion(self, companion: Companion, image_size: tuple[int, int]) -> None:
-        """Gives the network a companion. ValueError where the backbone has no stage maps for it."""
+        """Gives the network a fresh companion module.
+
+        Args:
+            companion: builds the module from the channels of the stage maps.
+            image_size: height and width of the images.
+
+        Raises:
+            ValueError: the backbone has no stage maps.
+        """
         for module in self.backbone.modules():
             module.register_forward_hook(partial(self._keep_stage_map, image_size))
         with torch.no_grad():
@@ -80,13 +94,15 @@ class Network(ClassificationNetwork):
         self.companion = companion.module([stage.shape[1] for stage in maps])
 
     def features(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(N, D): the input of the last layer; and the stage maps, (N, K, H, W) each. float32 also under autocast."""
+        """Computes the backbone's output, (N, D), and the stage maps, (N, K, H, W) each, in float32 even under
+        autocast."""
         features_ND = at_least_float32(self.backbone(images_N3HW))
         maps = [at_least_float32(self._maps[size]) for size in list(self._maps)[-NUM_STAGES:]]
         self._maps.clear()
         return features_ND, maps
 
     def _keep_stage_map(self, image_size: tuple[int, int], module: nn.Module, inputs: Any, output: Any) -> None:
+        """Forward hook that records a module's output if it is a stage map."""
         if not isinstance(output, Tensor) or output.ndim != 4:
             return
         height, width = size = (output.shape[2], output.shape[3])
@@ -96,27 +112,36 @@ class Network(ClassificationNetwork):
 
 
 def suits_channels_last(network: nn.Module, device: torch.device) -> bool:
-    """Whether a network may be trained with channels last on a device; results are the same but for rounding.
+    """Whether a network may be trained with channels last on a device. The choice changes results only by rounding.
 
-    On CPUs oneDNN then writes past its memory in the weights' gradient of a strided 1x1 convolution of fewer than 16
-    channels (github.com/uxlfoundation/oneDNN/issues/6035): the gradient is wrong, or the process dies.
+    On CPUs, oneDNN writes beyond its memory in the weight gradient of a strided 1x1 convolution with fewer than 16
+    input channels (github.com/uxlfoundation/oneDNN/issues/6035): the gradient is wrong or the process crashes.
     """
     convolutions = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
-    narrow = (one.kernel_size == (1, 1) and max(one.stride) > 1 and one.in_channels < 16 for one in convolutions)
-    return device.type != "cpu" or not any(narrow)
+    strided = (layer for layer in convolutions if layer.kernel_size == (1, 1) and max(layer.stride) > 1)
+    return device.type != "cpu" or not any(layer.in_channels < 16 for layer in strided)
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """At least float32."""
+    """Converts values of lower precision to float32."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def build_network(
     model: str, num_classes: int, image_size: tuple[int, int], width: int, weights: str | Path, dropout: float
 ) -> Network:
-    """A network with a fresh last layer. `weights`: none, default, or a file.
+    """Builds a network with a new last layer, in eval mode.
 
-    Raises ValueError where the name is unknown, the weights do not fit, or the network does not take such images.
+    Args:
+        model: name of the network, such as `resnet18` or `timm:resnet18`.
+        num_classes: C.
+        image_size: height and width of the images.
+        width: channels of resnet18's first stage.
+        weights: `none`, `default` (the library's pretrained weights), or a file.
+        dropout: rate of dropout before the last layer.
+
+    Raises:
+        ValueError: the name is unknown, the weights do not fit, or the network does not take such images.
     """
     backbone, num_features = build_backbone(model, width, weights)
     network = Network(backbone, num_features, num_classes, dropout).eval()
@@ -130,18 +155,25 @@ def build_network(
 
 
 def build_backbone(model: str, width: int, weights: str | Path) -> tuple[nn.Module, int]:
-    """The network without its last layer, with its weights, and the number of that layer's inputs. Raises ValueError
-    where the name is unknown, and where the weights cannot be had or do not fit."""
+    """Builds a network without its last layer and loads its weights; see `build_network`.
+
+    Returns:
+        The backbone, and the number of the last layer's inputs.
+
+    Raises:
+        ValueError: the name is unknown, or the weights cannot be loaded or do not fit.
+    """
     source, name = resolve_network(model)
     try:
-        made = BUILDERS[source](name, width, weights == "default")
+        network = BUILDERS[source](name, width, weights == "default")
     except (OSError, RuntimeError) as error:
         raise ValueError(f"model={model}: its weights cannot be fetched ({error}): give weights=FILE") from error
-    return remove_last_layer(made, model, weights if isinstance(weights, Path) else None)
+    return remove_last_layer(network, model, weights if isinstance(weights, Path) else None)
 
 
 def remove_last_layer(network: nn.Module, model: str, weights: Path | None) -> tuple[nn.Module, int]:
-    """The network without its last linear layer, `weights` loaded, and the number of that layer's inputs."""
+    """Loads a network's weights and replaces its last linear layer by the identity; also returns the layer's number of
+    inputs."""
     linear = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError(f"model={model}: has no linear layer to replace")
@@ -154,11 +186,12 @@ def remove_last_layer(network: nn.Module, model: str, weights: Path | None) -> t
 
 # --- by name --------------------------------------------------------------------------------------
 def resnet18(width: int) -> nn.Module:
-    """ResNet-18 for 32x32 images: 3x3 stem of stride 1, no max-pooling (11,173,962 parameters for width 64, C 10).
+    """ResNet-18 for 32x32 images: 3x3 stem of stride 1, no max-pooling (11,173,962 parameters for width 64 and 10
+    classes).
 
-    Layers keep PyTorch's own initialisation, as in the code of ISAL.
+    Layers keep PyTorch's own initialisation, as in ISAL's code.
     """
-    from torchvision.models.resnet import BasicBlock, ResNet  # torchvision takes a second: only where it is used
+    from torchvision.models.resnet import BasicBlock, ResNet  # importing torchvision takes a second
 
     network = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=1)
     network.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
@@ -169,8 +202,8 @@ def resnet18(width: int) -> nn.Module:
         layer = network._make_layer(BasicBlock, width << stage, 2, stride=1 if stage == 0 else 2)
         setattr(network, f"layer{stage + 1}", layer)
     network.fc = nn.Linear(width << 3, 1)
-    made: nn.Module = network
-    return made
+    typed_network: nn.Module = network
+    return typed_network
 
 
 def small_cnn() -> nn.Module:
@@ -183,12 +216,12 @@ def small_cnn() -> nn.Module:
 
 
 def from_this_module(name: str, width: int, pretrained: bool) -> nn.Module:
-    """A network of this file."""
+    """Builds a network of this module."""
     return resnet18(width) if name == "resnet18" else small_cnn()
 
 
 def from_torchvision(name: str, width: int, pretrained: bool) -> nn.Module:
-    """A network of torchvision.models."""
+    """Builds a network of torchvision.models."""
     import torchvision
 
     network: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
@@ -196,7 +229,7 @@ def from_torchvision(name: str, width: int, pretrained: bool) -> nn.Module:
 
 
 def from_timm(name: str, width: int, pretrained: bool) -> nn.Module:
-    """A network of timm."""
+    """Builds a network of timm."""
     import timm
 
     network: nn.Module = timm.create_model(name, pretrained=pretrained)
@@ -204,7 +237,8 @@ def from_timm(name: str, width: int, pretrained: bool) -> nn.Module:
 
 
 def from_pycls(name: str, width: int, pretrained: bool) -> nn.Module:
-    """A RegNet of pycls, with its own initialisation; its YAML files, which it would download, are in REGNETS."""
+    """Builds a RegNet of pycls with its own initialisation. REGNETS replaces the YAML files that pycls would
+    download."""
     from pycls.core.config import cfg, reset_cfg
     from pycls.models.regnet import RegNet
 
@@ -238,7 +272,7 @@ BUILDERS: dict[str, Callable[[str, int, bool], nn.Module]] = {
 
 
 def network_names(source: str) -> list[str]:
-    """The networks of one source; none where it is not installed."""
+    """The names of the networks of one source; none if it is not installed."""
     if source == "ours":
         return ["resnet18", "small_cnn", PROBE]
     if source == "torchvision":
@@ -256,7 +290,12 @@ def network_names(source: str) -> list[str]:
 
 
 def resolve_network(model: str) -> tuple[str, str]:
-    """(source, name): `resnet18` is ours, `torchvision:resnet18` theirs. ValueError with the nearest names."""
+    """Splits the name of a network into source and name: `resnet18` is this project's, `torchvision:resnet18`
+    torchvision's.
+
+    Raises:
+        ValueError: there is no such network; the message lists the nearest names.
+    """
     prefix, _, name = model.rpartition(":")
     if prefix == "torchvision" and name == DEFAULT_NETWORK:
         return prefix, name

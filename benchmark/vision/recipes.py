@@ -1,4 +1,4 @@
-"""What the recipes of all kinds of task share: how one is read from a task's parameters, and how it is checked."""
+"""Functions that the recipes of all kinds of task share: building one from a task's parameters, and checking it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ AnyRecipe = TypeVar("AnyRecipe")
 
 
 def build_recipe(recipe_class: type[AnyRecipe], values: Mapping[str, Any]) -> AnyRecipe:
-    """The recipe of that kind among a task's parameters."""
+    """Builds a recipe from a task's parameters.
+
+    Args:
+        recipe_class: dataclass of the recipe.
+        values: the task's parameters, the recipe's fields among them.
+    """
     return recipe_class(**{name: values[name] for name in signature(recipe_class).parameters})
 
 
@@ -20,18 +25,19 @@ def check_recipe(
     """Checks the fields of a recipe.
 
     Args:
-        recipe: whose class holds the defaults.
-        ranges: a field's name and what it must be ("lr positive"), and whether it is.
-        ineffective: fields, whether they have no effect, and beside what.
+        recipe: the recipe; its class holds the defaults.
+        ranges: maps a field's name and its condition ("lr positive") to whether the condition holds.
+        ineffective: triples of field names, whether these fields have no effect, and the setting that makes them
+            ineffective.
 
     Raises:
-        ValueError: A field is out of range, or was changed without effect; it is named.
+        ValueError: a field is out of range, or a field without effect was changed. The message names the field.
     """
-    for what, good in ranges.items():
-        if not good:
-            name = what.split()[0]
-            raise ValueError(f"{name}={getattr(recipe, name)}: must be {what.removeprefix(name).strip()}")
-    for names, off, why in ineffective:
+    for condition, is_met in ranges.items():
+        if not is_met:
+            name = condition.split()[0]
+            raise ValueError(f"{name}={getattr(recipe, name)}: must be {condition.removeprefix(name).strip()}")
+    for names, is_ineffective, reason in ineffective:
         changed = [name for name in names if getattr(recipe, name) != getattr(type(recipe), name)]
-        if off and changed:
-            raise ValueError(f"{changed[0]}={getattr(recipe, changed[0])} has no effect with {why}")
+        if is_ineffective and changed:
+            raise ValueError(f"{changed[0]}={getattr(recipe, changed[0])} has no effect with {reason}")

@@ -1,4 +1,7 @@
-"""What the three kinds of task share. Shapes: N images, H x W pixels."""
+"""What the classification, detection and segmentation tasks share.
+
+Shapes: N images, H x W pixels.
+"""
 
 from __future__ import annotations
 
@@ -25,62 +28,70 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 class VisionTask(ABC, Generic[Net]):
-    """A pool of images and a recipe: what needs neither the labels nor the network. A kind of task sets the fields."""
+    """Base class of tasks on a pool of images: everything that depends neither on the labels nor on the network.
+
+    A subclass sets the fields below in its constructor and adds training, scoring and the capabilities that need
+    labels.
+    """
 
     fingerprint: str
     _machine: Machine
     _device: torch.device
     _recipe: Any
-    _encoder_pool: Pool  # the images of the pool, as encoders see them
+    _encoder_pool: Pool  # the pool as encoders read it
     _encodings: Encodings
     _sources: Sources
-    _uses_batch_statistics: bool  # whether the network takes statistics of its batch
+    _uses_batch_statistics: bool  # whether the network normalises with batch statistics
 
     @abstractmethod
     def _build_network(self, seed: int, companion: Companion | None) -> Net:
-        """A fresh network; a companion does not change what it starts from."""
+        """Builds a fresh network. A companion does not change the network's initial weights."""
 
     def model(self, companion: Companion | None = None) -> Net:
-        """An untrained network, its companion attached, in eval mode."""
+        """Returns an untrained network in eval mode, with the companion attached if there is one."""
         return self._build_network(0, companion)
 
     def batch_sizes(self, num_images: int) -> BatchSizes | None:
-        """The sizes of the batches of a fit on so many images; None where no layer is normalised by batch."""
+        """Returns the batch sizes of a fit; None when no layer uses batch statistics.
+
+        Args:
+            num_images: size of the labelled set.
+        """
         intended = self._recipe.batch_size
         return BatchSizes(smallest_batch(num_images, intended), intended) if self._uses_batch_statistics else None
 
     def source_files(self) -> dict[str, list[tuple[str, str]]]:
-        """Name and hash of pixels of each image of the pool and the test set; {} where they are in no files."""
+        """Returns the file and the pixel hash of each image of the pool and of the test set; see `FromFiles`."""
         return self._sources.file_hashes()
 
     def data_remarks(self) -> list[str]:
-        """What is odd about the images: those that are there twice."""
+        """Returns sentences about duplicate images in the data."""
         return list(self._sources.remarks)
 
     def images(self, model: nn.Module, indices: Indices, size: tuple[int, int]) -> Tensor:
-        """(N, 3, *size) uint8."""
+        """Returns images resized to `size`; see `ShowsImages`."""
         return self._encoder_pool.images(indices, size)
 
     def encode(self, model: nn.Module, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
-        """What a frozen encoder makes of them; the model plays no part."""
+        """Yields the encodings of images by a frozen encoder; see `Encodes`."""
         return self._encodings.encode(indices, encoder)
 
     def _checkpoint_path(self, labelled: Indices, seed: int, companion: Companion | None) -> Path | None:
-        """Where a fit on these (ascending) images keeps its work in progress; None: nowhere."""
+        """The checkpoint file of a fit on these images (in ascending order); None without a scratch folder."""
         parts = (self.fingerprint, repr(self._recipe), labelled, seed, repr(companion), self._device.type)
         scratch = self._machine.scratch
         return None if scratch is None else scratch / f"{digest(*parts, torch.__version__)[:32]}.checkpoint"
 
 
 def cast_model(model: nn.Module, network_class: Callable[..., Net]) -> Net:
-    """A model that was handed out, as the network that it is, of this class."""
-    assert isinstance(network_class, type) and isinstance(model, network_class), "not a model of this kind of task"
+    """Checks that a model is of the given class and in eval mode, and returns it with that type."""
+    assert isinstance(network_class, type) and isinstance(model, network_class), "the model is not of this kind of task"
     assert not model.training, "the model must be in eval mode"
     return cast(Net, model)
 
 
 def encoder_pool(images: Images, machine: Machine) -> StreamedPool:
-    """A pool that is read when it is needed, as encoders see it."""
+    """Returns the pool as encoders read it: images are loaded only when they are needed."""
 
     def read(indices: list[int]) -> Iterator[Tensor]:
         groups = [[index] for index in indices]
@@ -91,7 +102,16 @@ def encoder_pool(images: Images, machine: Machine) -> StreamedPool:
 
 
 def thumbnails(images: Images, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[float]]:
-    """(N, side, side, 3) images, shrunk to fit and padded with white, and by what each is shrunk."""
+    """Returns small copies of images for figures.
+
+    Args:
+        images: the images of a pool.
+        indices: (N,) positions in it.
+        side: side in pixels of the square thumbnails.
+
+    Returns:
+        (N, side, side, 3) images, shrunk to fit and padded with white, and the scale of each.
+    """
     pictures_NHW3, scales = np.full((len(indices), side, side, 3), 255, np.uint8), []
     for row_HW3, index in zip(pictures_NHW3, indices.tolist(), strict=True):
         image_3HW = images[index]

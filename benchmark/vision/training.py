@@ -1,8 +1,9 @@
-"""The training engine of classifiers, detectors and segmenters: what a fit is, apart from its network and its images.
+"""The training engine that classifiers, detectors and segmenters share.
 
-Parameter groups (`parameter_groups`), learning rate (`Schedule`), precision (`in_precision`), companion
-(`with_companion`), the steps themselves with a check that the loss stays finite (`train_sgd`), and a checkpoint, from
-which a killed fit ends in the same bytes (`save`, `resume`).
+It provides parameter groups (`parameter_groups`), learning-rate schedules (`LearningRateSchedule`), mixed precision
+(`in_precision`), the companion's loss (`add_companion_loss`), the SGD loop with a check that the loss stays finite
+(`train_sgd`), and checkpoints (`save_checkpoint`, `load_checkpoint`). A fit that is killed and resumed from its
+checkpoint ends with the same weights, byte for byte.
 """
 
 from __future__ import annotations
@@ -24,28 +25,32 @@ from benchmark.api import Companion, activity, seeded, tensor_files
 from benchmark.vision.fingerprints import derive_seed
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
-CHECKPOINT_SECONDS = 300.0  # what a killed fit loses at most; one that takes less leaves no checkpoint
-DIGEST_BYTES = 32  # bytes of the checksum that a checkpoint begins with
-STEPS_PER_LOSS_CHECK = 100  # steps after which losses are looked at: each look waits for the device
+CHECKPOINT_SECONDS = 300.0  # time between checkpoints; a shorter fit writes none
+DIGEST_BYTES = 32  # length of the checksum at the start of a checkpoint
+STEPS_PER_LOSS_CHECK = 100  # reading losses more often would make the CPU wait for the device
 
 
-# --- what a recipe says ---------------------------------------------------------------------------
+# --- schedule, parameters, loss -------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class LearningRateSchedule:
-    """The learning rate from the first step to the last: a warm-up, and how it falls.
+    """The learning rate over a fit: an optional warm-up, and a decay.
 
-    How far training is counts in any unit, steps or shares of the whole; `warmup` and `drops` are in the same.
+    Training progress may be counted in any unit, such as steps or shares of the fit. `warmup` and `milestones` are in
+    the same unit.
 
     Args:
-        lr: The learning rate that the others multiply.
-        shape: cosine: falls to zero along half a cosine; poly: as (what is left) ** power; step: at `drops`.
-        power: Of poly.
-        drops: Where step multiplies the rate by `decay`, each time.
-        decay: Of step.
-        warmup: How long the warm-up takes; 0: there is none.
-        start: Share of the rate that the warm-up begins with.
-        rises: Whether the warm-up rises along a line from there to the whole, or stays until it is over.
-        apart: Whether the fall begins when the warm-up ends, which then rises from zero, or both run from the start.
+        lr: base learning rate, which every other factor multiplies.
+        shape: `cosine` decays to zero along half a cosine; `poly` decays as (share of training that is left) ** power;
+            `step` multiplies by `decay` at each milestone.
+        power: exponent of `poly`.
+        milestones: progress values at which `step` multiplies the rate by `decay`.
+        decay: factor of `step`.
+        warmup: length of the warm-up; 0 means no warm-up.
+        warmup_start: share of the base rate at which the warm-up begins.
+        linear_warmup: True: the warm-up rises linearly to the base rate. False: it stays at `warmup_start` until it
+            ends.
+        decay_after_warmup: True: the warm-up rises from zero and the decay begins when it ends. False: both begin at
+            the first step.
     """
 
     lr: float
@@ -59,38 +64,48 @@ class LearningRateSchedule:
     decay_after_warmup: bool = False
 
     def rate_at(self, progress: float, total: float = 1.0) -> float:
-        """The learning rate of a step before which `done` of `total` are over."""
+        """Returns the learning rate of the step that begins at `progress`.
+
+        Args:
+            progress: amount of training that is completed.
+            total: amount of training in the whole fit, in the same unit.
+        """
         if self.decay_after_warmup and progress < self.warmup:
             return self.lr * progress / self.warmup
-        warm = 1.0
+        warmup_factor = 1.0
         if progress < self.warmup:
-            warm = self.warmup_start + (1 - self.warmup_start) * (progress / self.warmup if self.linear_warmup else 0.0)
-        return self.lr * warm * self._decay_factor(progress, total)
+            risen = progress / self.warmup if self.linear_warmup else 0.0
+            warmup_factor = self.warmup_start + (1 - self.warmup_start) * risen
+        return self.lr * warmup_factor * self._decay_factor(progress, total)
 
     def _decay_factor(self, progress: float, total: float) -> float:
-        """What is left of the rate."""
+        """The factor by which the decay has reduced the base rate."""
         if self.shape == "step":
-            return float(self.decay ** sum(progress >= drop for drop in self.milestones))
-        begin = self.warmup if self.decay_after_warmup else 0
+            return float(self.decay ** sum(progress >= milestone for milestone in self.milestones))
+        start = self.warmup if self.decay_after_warmup else 0
         if self.shape == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (progress - begin) / (total - begin)))
-        return float((1 - (progress - begin) / (total - begin)) ** self.power)
+            return 0.5 * (1 + math.cos(math.pi * (progress - start) / (total - start)))
+        return float((1 - (progress - start) / (total - start)) ** self.power)
 
 
 def parameter_groups(
     network: nn.Module, is_special: Callable[[nn.Module, str, nn.Parameter], bool], **special: float
 ) -> list[dict[str, Any]]:
-    """The parameters that are trained, in two groups for an optimiser.
+    """Splits the trainable parameters of a network into two optimiser groups.
 
     Args:
-        network: Whose parameters; the companion's are among them.
-        is_special: From a layer and the name and the parameter in it, whether the parameter is of the second group.
-        special: Options of the second group: `weight_decay`, or `factor`, which multiplies its learning rate.
+        network: the network, including its companion if it has one.
+        is_special: takes a layer, the name of one of its parameters and the parameter; True puts that parameter into
+            the second group.
+        special: options of the second group: `weight_decay`, or `factor`, which multiplies its learning rate.
+
+    Returns:
+        Two groups as `torch.optim.SGD` takes them. Each has a `factor` (1 by default) that `set_learning_rate` reads.
     """
     groups: list[dict[str, Any]] = [{"params": [], "factor": 1.0}, {"params": [], "factor": 1.0, **special}]
     owned = {
         parameter: (layer, name)
-        for layer in reversed(list(network.modules()))  # one that two layers share is the first one's
+        for layer in reversed(list(network.modules()))  # a parameter that two layers share belongs to the first
         for name, parameter in layer.named_parameters(recurse=False)
     }
     for parameter in network.parameters():
@@ -100,7 +115,12 @@ def parameter_groups(
 
 
 def in_precision(precision: Precision, device: torch.device) -> torch.autocast:
-    """A block in the precision that a recipe says."""
+    """Returns a context manager that runs a block in the given precision.
+
+    Args:
+        precision: `bfloat16` turns autocast on, `float32` leaves it off.
+        device: the device of the tensors.
+    """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -108,15 +128,20 @@ def add_companion_loss(
     loss: Tensor, module: nn.Module | None, companion: Companion | None, feature_maps: Sequence[Tensor],
     image_losses: Callable[[], Tensor], progress: float, total: float = 1.0,
 ) -> Tensor:  # fmt: skip
-    """The loss of a batch, and what the companion adds to it.
+    """Adds a companion's loss to the training loss of a batch.
 
     Args:
-        loss: What the network is trained on.
-        module: What the companion made, as the network has it; None without a companion.
-        companion: What a strategy trains beside the model.
-        maps: The feature maps that the module reads. Its gradient reaches them until `companion.detach_after`.
-        losses: Gives (N,) losses of the images, which the companion is to predict; only called where there is one.
-        done, total: How far training is, in any unit.
+        loss: the scalar training loss of the network.
+        module: the companion's module in the network; None without a companion.
+        companion: what the strategy trains beside the model; None without one.
+        feature_maps: the feature maps that the module reads. Its gradient reaches them until `companion.detach_after`.
+        image_losses: returns the (N,) losses of the images, which the companion learns to predict. It is called only
+            when there is a companion.
+        progress: amount of training that is completed.
+        total: amount of training in the whole fit, in the same unit.
+
+    Returns:
+        The sum of both losses, or `loss` itself without a companion.
     """
     if companion is None or module is None:
         return loss
@@ -128,27 +153,32 @@ def add_companion_loss(
 
 
 def uses_batch_statistics(network: nn.Module) -> bool:
-    """Whether a layer of the network, which is a fresh one, takes its statistics from the batch in training."""
+    """Whether some layer of a freshly built network normalises with the statistics of its training batch."""
     network.train()
     return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training for layer in network.modules())
 
 
 def smallest_batch(num_images: int, batch_size: int) -> int:
-    """Images in the smallest of the fewest equal batches, give or take one image, of at most `batch_size`."""
+    """Returns the size of the smallest batch when images are split into the fewest batches of nearly equal size.
+
+    Args:
+        num_images: number of images in the labelled set.
+        batch_size: largest allowed batch.
+    """
     return num_images // -(-num_images // batch_size)
 
 
 # --- the steps ------------------------------------------------------------------------------------
 class Step(Protocol):
-    """One step of training."""
+    """One training step."""
 
     @property
     def number(self) -> int:
-        """From 0, over all epochs."""
+        """Number of the step, counted from 0 over all epochs."""
 
     @property
     def positions(self) -> Sequence[int]:
-        """Its images: positions in the labelled set, or in an order that is drawn when it is their turn."""
+        """Images of the step, as positions in the labelled set, or in an order that is drawn when the epoch begins."""
 
 
 AnyStep = TypeVar("AnyStep", bound=Step)
@@ -161,32 +191,33 @@ def train_sgd(
     learning_rate: Callable[[int], float], objective: Callable[[Batch, int], Tensor], num_images: int, advice: str,
     epochs: int, seed: int | None, checkpoint: Path | None, clip: float = 0.0,
 ) -> None:  # fmt: skip
-    """Trains a network in place, and leaves it in eval mode.
+    """Trains a network in place with SGD and leaves it in eval mode.
 
     Args:
-        network: On its device.
-        sgd: Its optimiser.
-        steps: All steps of the fit.
-        prepare: From the steps that are left, which are the last ones, the batch of each.
-        rate: The learning rate of a step, by its number.
-        objective: The loss of a batch in the step of a number.
-        num_images: In the labelled set.
-        advice: What to change where training diverges.
-        epochs: Passes over the labelled set, for people who watch.
-        seed: Seeds what is drawn in each step, by its number, so that a checkpoint needs no state of any generator.
-            None: what is drawn is one stream from the caller's seed, whose state the checkpoint keeps.
-        checkpoint: Where work in progress is saved every CHECKPOINT_SECONDS and looked for; None: nowhere.
-        clip: Largest norm of the network's gradient, and of the companion's, which would shrink the network's if both
-            were clipped together; 0: any.
+        network: the network, on its device.
+        sgd: the optimiser of its parameters.
+        steps: all steps of the fit.
+        prepare: takes the remaining steps, which are the last ones of `steps`, and yields the batch of each.
+        learning_rate: takes the number of a step and returns its learning rate.
+        objective: takes a batch and the number of its step and returns the scalar loss.
+        num_images: size of the labelled set, for error messages.
+        advice: what the user should change when training diverges.
+        epochs: number of passes over the labelled set, for the progress display.
+        seed: seeds the random draws of each step separately, so that a checkpoint needs no generator state. None: all
+            draws come from one stream that the caller has seeded, and the checkpoint stores its state.
+        checkpoint: file in which the fit is saved every CHECKPOINT_SECONDS and from which it resumes; None disables
+            checkpoints.
+        clip: largest gradient norm of the network, and separately of the companion, so that a large gradient of one
+            does not shrink the other's; 0 disables clipping.
 
     Raises:
-        ValueError: The loss is infinite or not a number.
+        ValueError: the loss is infinite or not a number.
     """
-    left = steps[load_checkpoint(checkpoint, network, sgd, one_stream=seed is None) :]
+    remaining = steps[load_checkpoint(checkpoint, network, sgd, one_stream=seed is None) :]
     network.train()
     saved, losses = time.monotonic(), list[Tensor]()
     parts = clipping_groups(network) if clip else []
-    for step, batch in zip(track_progress(steps, left, epochs), prepare(left), strict=True):
+    for step, batch in zip(track_progress(steps, remaining, epochs), prepare(remaining), strict=True):
         set_learning_rate(sgd, learning_rate(step.number))
         with contextlib.nullcontext() if seed is None else seeded(derive_seed(seed, f"step {step.number}")):
             loss = objective(batch, step.number)
@@ -196,7 +227,7 @@ def train_sgd(
             nn.utils.clip_grad_norm_(part, clip)
         sgd.step()
         losses.append(loss.detach())
-        if step is left[-1] or len(losses) >= STEPS_PER_LOSS_CHECK:
+        if step is remaining[-1] or len(losses) >= STEPS_PER_LOSS_CHECK:
             if not math.isfinite(total := torch.stack(losses).sum().item()):
                 raise ValueError(f"the fit on {num_images} images diverged (loss {total}): {advice}")
             losses.clear()
@@ -209,8 +240,8 @@ def train_sgd(
 
 
 def track_progress(steps: Sequence[AnyStep], remaining: Sequence[AnyStep], epochs: int) -> Iterator[AnyStep]:
-    """The steps that are left, one by one, each counted."""
-    total, num_left = (sum(len(step.positions) for step in some) for some in (steps, remaining))
+    """Yields the remaining steps and reports each of them to the progress display."""
+    total, num_left = (sum(len(step.positions) for step in part) for part in (steps, remaining))
     return activity.track(
         remaining,
         "fitting",
@@ -223,37 +254,55 @@ def track_progress(steps: Sequence[AnyStep], remaining: Sequence[AnyStep], epoch
 
 
 def set_learning_rate(sgd: torch.optim.SGD, lr: float) -> None:
-    """Sets the learning rate of every parameter, times its group's `factor` where it has one."""
+    """Sets the learning rate of every parameter group, multiplied by the group's `factor` where it has one."""
     for group in sgd.param_groups:
         group["lr"] = lr * group.get("factor", 1.0)
 
 
 def clipping_groups(network: nn.Module) -> list[list[nn.Parameter]]:
-    """The network's own parameters, and the companion's."""
+    """The parameters whose gradients are clipped together: those of the network itself, and those of the companion."""
     of_companion = {name: name.startswith("companion.") for name, _ in network.named_parameters()}
     return [[p for name, p in network.named_parameters() if of_companion[name] == part] for part in (False, True)]
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
 def save_checkpoint(path: Path, network: nn.Module, sgd: torch.optim.SGD, step: int) -> None:
-    """Writes a checkpoint whole or not at all; a full disk or memory costs the checkpoint, not the fit."""
+    """Writes a checkpoint of a fit atomically.
+
+    When the disk or the memory is full, no checkpoint is written and the fit continues.
+
+    Args:
+        path: file of the checkpoint. Its name is part of the checksum.
+        network: the network in training.
+        sgd: its optimiser, whose momenta are saved.
+        step: number of completed steps.
+    """
     draft = path.with_suffix(".part")
     with contextlib.suppress(OSError, RuntimeError, MemoryError):
         tensor_files.make_parent(path)
         packed = io.BytesIO()
         state = {"step": step, "weights": network.state_dict(), "momenta": sgd.state_dict()}
         torch.save(state | {"generators": generator_states(network)}, packed)
-        draft.unlink(missing_ok=True)  # not through a link that somebody laid there
+        draft.unlink(missing_ok=True)  # never write through a symbolic link
         draft.write_bytes(checkpoint_digest(path, packed.getvalue()) + packed.getvalue())
         draft.replace(path)
     tensor_files.remove_file(draft)
 
 
 def load_checkpoint(path: Path | None, network: nn.Module, sgd: torch.optim.SGD, *, one_stream: bool = False) -> int:
-    """Loads a checkpoint where there is one, torch's generators with `one_stream`, and returns the steps that are done.
+    """Loads a checkpoint into a network and its optimiser, if there is one.
 
-    A damaged one is removed, which is said, and nothing else is: memory that runs out or a disk that does not answer is
-    raised, since the checkpoint is the work of hours.
+    A damaged checkpoint, or one of another network, is removed with a warning. Other errors, such as a lack of memory
+    or a disk that does not respond, are raised and the file stays, because a checkpoint can hold hours of work.
+
+    Args:
+        path: file of the checkpoint; None for a fit without checkpoints.
+        network: receives the weights.
+        sgd: receives the momenta.
+        one_stream: also restore the state of torch's random generators.
+
+    Returns:
+        Number of completed steps; 0 when there is no usable checkpoint.
     """
     if path is None or not tensor_files.is_readable(path):
         return 0
@@ -271,18 +320,18 @@ def load_checkpoint(path: Path | None, network: nn.Module, sgd: torch.optim.SGD,
 
 
 def generator_states(network: nn.Module) -> list[Tensor]:
-    """The states of torch's generators that a step draws from."""
+    """The states of the torch generators that training steps draw from."""
     device = device_of(network)
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where its parameters are."""
+    """The device of a network's parameters."""
     return next(network.parameters()).device
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint holds; None where its digest does not fit what it holds and how it is called."""
+    """The contents of a checkpoint file; None when its checksum does not match its contents and file name."""
     content = path.read_bytes()
     stated, packed = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
     if checkpoint_digest(path, packed) != stated:
@@ -292,19 +341,19 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def checkpoint_digest(path: Path, packed: bytes) -> bytes:
-    """SHA-256 of a checkpoint and of what its name tells: fit, seed, data, device."""
+    """SHA-256 of a checkpoint's contents and of its file name, which identifies the fit, seed, data and device."""
     return hashlib.sha256(path.stem.encode() + b"\0" + packed).digest()
 
 
 def checkpoint_fits(state: dict[str, Any], network: nn.Module, sgd: torch.optim.SGD) -> bool:
-    """Whether a checkpoint is of this network and its optimiser."""
+    """Whether a checkpoint belongs to this network and optimiser."""
     try:
         shapes = {name: value.shape for name, value in state["weights"].items()}
         groups = [len(group["params"]) for group in state["momenta"]["param_groups"]]
-        drawn = [(one.dtype, one.shape) for one in state["generators"]]
+        generators = [(generator.dtype, generator.shape) for generator in state["generators"]]
         int(state["step"])
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
-    same = shapes == {name: value.shape for name, value in network.state_dict().items()}
-    same = same and drawn == [(one.dtype, one.shape) for one in generator_states(network)]
-    return same and groups == [len(group["params"]) for group in sgd.param_groups]
+    matches = shapes == {name: value.shape for name, value in network.state_dict().items()}
+    matches = matches and generators == [(generator.dtype, generator.shape) for generator in generator_states(network)]
+    return matches and groups == [len(group["params"]) for group in sgd.param_groups]

@@ -1,9 +1,10 @@
-"""Image classification: the task on a user's own arrays or files, and how its networks are trained.
+"""Image classification: the task on arrays or files of the user, and the training of its networks.
 
-`kinds` has the function that a plug-in calls, which chooses the kind of task: `task` is what both kinds share, and the
-one for networks on images; `linear_probe` the one for a linear layer on the features of a frozen encoder. `recipe` is
-the parameters of training, `augment` what happens to images on their way in, `training` the loss and its schedule, on
-the engine of `benchmark.vision.training`.
+* `kinds` holds `build_task`, which plug-ins call and which chooses the kind of task.
+* `task` holds what both kinds share, `classifier` the task for networks on images, `linear_probe` the task for a linear
+  layer on features of a frozen encoder.
+* `recipe` holds the parameters of training, `augment` the normalisation and augmentation of images.
+* `training` holds the loss and the learning rate, on the engine of `benchmark.vision.training`.
 """
 
 from benchmark.vision.classification.classifier import Classifier

@@ -1,4 +1,4 @@
-"""What happens to images on their way into a network: normalisation and augmentation, batched on the device.
+"""Normalisation and augmentation of images, in batches on the device.
 
 Shapes: N images, K channels (1 or 3), H x W pixels.
 """
@@ -18,14 +18,20 @@ from benchmark.vision.pixels import CHANNEL_STATISTICS, channel_moments
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Images of bytes to floats: (x - mean) / deviation by channel, grey repeated to three channels."""
+    """Converts uint8 images to floats: (x - mean) / deviation by channel, with grey images repeated to three
+    channels."""
 
     mean_K11: Tensor
     deviation_K11: Tensor
 
     @classmethod
     def from_name(cls, name: str, images_NKHW: Tensor) -> Normaliser:
-        """The statistics called `name`; "pool": those of the images, without their labels."""
+        """Returns a normaliser with known statistics.
+
+        Args:
+            name: name of a data set in `pixels`, or `pool` for the statistics of the given images.
+            images_NKHW: the images of the pool. Their labels are not needed.
+        """
         if name == "pool":
             mean_K, deviation_K = (values_K.float() for values_K in channel_moments(images_NKHW))
         else:
@@ -41,23 +47,29 @@ class Normaliser:
 
 @dataclass(frozen=True)
 class Batch:
-    """The images of one training step and what is drawn for them."""
+    """The images of one training step, with the random draws of their augmentation.
 
-    positions_N: Tensor  # positions in the labelled set
-    offset_N2: Tensor  # y, x of the crop in the padded image
+    Args:
+        positions_N: positions in the labelled set.
+        offset_N2: y, x of the crop in the padded image.
+        flip_N: whether each image is mirrored.
+    """
+
+    positions_N: Tensor
+    offset_N2: Tensor
     flip_N: Tensor
 
     def augment(self, images_NKHW: Tensor, normaliser: Normaliser, recipe: Recipe) -> Tensor:
-        """(N, 3, H, W) float32: normalised, padded, mirrored, cropped."""
-        around = (recipe.pad,) * 4
-        picked_NKHW = images_NKHW[self.positions_N]
+        """(N, 3, H, W) float32: the batch's images, normalised, padded, mirrored and cropped."""
+        padding = (recipe.pad,) * 4
+        batch_NKHW = images_NKHW[self.positions_N]
         if recipe.pad_colour == "black":
-            return crop_and_flip(normaliser(F.pad(picked_NKHW, around)), self.offset_N2, self.flip_N, recipe.pad)
-        return crop_and_flip(F.pad(normaliser(picked_NKHW), around), self.offset_N2, self.flip_N, recipe.pad)
+            return crop_and_flip(normaliser(F.pad(batch_NKHW, padding)), self.offset_N2, self.flip_N, recipe.pad)
+        return crop_and_flip(F.pad(normaliser(batch_NKHW), padding), self.offset_N2, self.flip_N, recipe.pad)
 
 
 def crop_and_flip(padded_NKHW: Tensor, offset_N2: Tensor, flip_N: Tensor, pad: int) -> Tensor:
-    """The padded images, those of `flip_N` mirrored, then each cut to the size without padding at its offset."""
+    """Mirrors the padded images of `flip_N`, then crops each image at its offset to the size without padding."""
     num_images, _, height, width = padded_NKHW.shape
     device = padded_NKHW.device
     rows_NH = offset_N2[:, :1] + torch.arange(height - 2 * pad, device=device)
@@ -68,7 +80,10 @@ def crop_and_flip(padded_NKHW: Tensor, offset_N2: Tensor, flip_N: Tensor, pad: i
 
 
 def draw_epoch(num_images: int, recipe: Recipe, generator: torch.Generator, device: torch.device) -> Iterator[Batch]:
-    """The batches of one epoch. All its random numbers are drawn at once, on the CPU: the same on every device."""
+    """Returns the batches of one epoch.
+
+    All random numbers are drawn at once on the CPU, so they are the same on every device.
+    """
     order_N = torch.randperm(num_images, generator=generator)
     num_offsets = max(1, 2 * recipe.pad + recipe.full_crop)
     offset_N2 = torch.randint(num_offsets, (num_images, 2), generator=generator)
@@ -78,7 +93,8 @@ def draw_epoch(num_images: int, recipe: Recipe, generator: torch.Generator, devi
 
 
 def split_batches(values_N: Tensor, recipe: Recipe) -> list[Tensor]:
-    """An epoch in batches of at most `batch_size`: the tail dropped, or their sizes equal, give or take one."""
+    """Splits an epoch into batches of at most `batch_size`: the incomplete last batch is dropped, or all have nearly
+    equal size."""
     num_images, size = len(values_N), recipe.batch_size
     if recipe.drop_last:
         return list(values_N[: num_images - num_images % size].split(size))

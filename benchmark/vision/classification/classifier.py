@@ -1,4 +1,7 @@
-"""The classification task for networks on images."""
+"""The classification task for networks on images.
+
+Shapes: N images, K channels (1 or 3), H x W pixels.
+"""
 
 from __future__ import annotations
 
@@ -20,44 +23,45 @@ from benchmark.vision.training import uses_batch_statistics
 
 
 class Classifier(Classification):
-    """A network on images, which are normalised, and augmented in training: see `Classification`."""
+    """The task of a network on images, which are normalised, and augmented in training; see `Classification`."""
 
     def __init__(
         self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int, classes: Sequence[str] = (),
         root: Path | None = None,
     ) -> None:  # fmt: skip
         if recipe.model == PROBE:
-            raise ValueError(f"model={PROBE}: is no network on images: call build_task in place of Classifier")
+            raise ValueError(f"model={PROBE}: is not a network on images: call build_task instead of Classifier")
         super().__init__(machine, recipe, pool, test, num_classes, classes, root)
         self._normaliser = Normaliser.from_name(recipe.normalise, self._images)
-        network = self.model()  # whatever is wrong with it is said now
+        network = self.model()  # reports a faulty recipe early
         self._uses_batch_statistics = uses_batch_statistics(network)
         self._channels_first = not suits_channels_last(network, self._device)
         if self._channels_first:
             self._recipe = replace(recipe, channels_last=False)
 
     def _build_network(self, seed: int, companion: Companion | None) -> Network:
+        """Builds a fresh network. A companion does not change its initial weights."""
         image_size = (self._images.shape[2], self._images.shape[3])
         recipe = self._recipe
         with seeded(derive_seed(seed, "network")):
-            network = build_network(
-                recipe.model, self.num_classes, image_size, recipe.width, self._weights, recipe.dropout
-            )
+            options = (recipe.width, self._weights, recipe.dropout)
+            network = build_network(recipe.model, self.num_classes, image_size, *options)
         if companion is not None and recipe.compile:
             raise ValueError("compile=true cannot train a companion (learning_loss): set compile=false")
         if companion is not None:
             with seeded(derive_seed(seed, "companion")):
                 network.attach_companion(companion, image_size)
-        network.to(memory_format=self._layout())  # type: ignore[call-overload]
+        network.to(memory_format=self._memory_format())  # type: ignore[call-overload]
         return network.to(self._device)
 
-    def _layout(self) -> torch.memory_format:
+    def _memory_format(self) -> torch.memory_format:
+        """The recipe's memory format."""
         return torch.channels_last if self._recipe.channels_last else torch.contiguous_format
 
     def _prepare_inputs(self, inputs: Tensor) -> Tensor:
-        """(N, 3, H, W): normalised, in the recipe's memory layout."""
-        return self._normaliser(inputs).contiguous(memory_format=self._layout())
+        """(N, 3, H, W): normalised, in the recipe's memory format."""
+        return self._normaliser(inputs).contiguous(memory_format=self._memory_format())
 
-    def _labelled_set(self, which_N: Tensor) -> LabelledImages:
-        images_NKHW, labels_N = self._inputs[which_N], self._labels[which_N]
+    def _labelled_set(self, positions_N: Tensor) -> LabelledImages:
+        images_NKHW, labels_N = self._inputs[positions_N], self._labels[positions_N]
         return LabelledImages(images_NKHW, labels_N, self._normaliser, self._channels_first)

@@ -1,4 +1,4 @@
-"""The two kinds of classification task, and which of them a recipe is of."""
+"""The two kinds of classification task, and the choice between them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ def build_task(
     machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int, classes: Sequence[str] = (),
     root: Path | None = None,
 ) -> Classification:  # fmt: skip
-    """A task on labelled images: what every classification plug-in returns.
+    """Builds the task on labelled images that a classification plug-in returns.
 
     Args:
-        machine: The device, and the folders of data and of work in progress.
-        recipe: How the network is trained.
-        pool: The images to choose from.
-        test: The images to score on.
-        num_classes: Number of classes.
-        classes: Their names; empty: their numbers.
-        root: The folder of the data set, from which its files are named; None: the deepest that holds all.
+        machine: the device, and the folders of data and checkpoints.
+        recipe: how networks are built and trained.
+        pool: the images that strategies choose from.
+        test: the images that models are scored on.
+        num_classes: C.
+        classes: C names; empty: the numbers 0..C-1.
+        root: folder of the data set, from which file names in reports start; None: the deepest folder that holds all
+            files.
 
     Returns:
-        A `LinearProbe` with model=linear_probe, else a `Classifier`.
+        A `LinearProbe` if the recipe's model is linear_probe, else a `Classifier`.
 
     Raises:
-        ValueError: The pool or the test set is empty, or the network does not take such images.
+        ValueError: the pool or the test set is empty, or the network does not take such images.
     """
-    kind = LinearProbe if recipe.model == PROBE else Classifier
-    return kind(machine, recipe, pool, test, num_classes, classes, root)
+    task_class = LinearProbe if recipe.model == PROBE else Classifier
+    return task_class(machine, recipe, pool, test, num_classes, classes, root)

@@ -1,4 +1,4 @@
-"""A linear probe: a linear layer alone, trained on the features that a frozen encoder gives of each image.
+"""A linear probe: a linear layer trained on the features that a frozen encoder computes of each image.
 
 Shapes: N images, C classes, E features of the encoder.
 """
@@ -22,7 +22,7 @@ from benchmark.vision.networks import ClassificationNetwork
 
 
 class LinearNetwork(ClassificationNetwork):
-    """Dropout and a linear layer: what it takes is the input of its last layers."""
+    """Dropout and a linear layer. Its inputs are the features themselves."""
 
     def __init__(self, num_features: int, num_classes: int, dropout: float) -> None:
         super().__init__()
@@ -31,13 +31,13 @@ class LinearNetwork(ClassificationNetwork):
         self.companion = None
 
     def features(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The inputs, (N, E), as they are, and no stage map."""
+        """Returns the inputs, (N, E), unchanged, and no stage map."""
         return inputs, []
 
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Features and the labels of their images; nothing is augmented."""
+    """Features with the labels of their images, without augmentation."""
 
     features_NE: Tensor
     labels_N: Tensor
@@ -48,7 +48,10 @@ class LabelledFeatures:
 
 
 class LinearProbe(Classification):
-    """A linear layer on the features of the recipe's encoder, standardised over the pool: see `Classification`."""
+    """The task of a linear layer on the features of the recipe's encoder; see `Classification`.
+
+    Features are standardised with the pool's mean and deviation.
+    """
 
     def __init__(
         self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int, classes: Sequence[str] = (),
@@ -57,9 +60,9 @@ class LinearProbe(Classification):
         assert recipe.encoder is not None, "not the recipe of a linear probe"
         unaugmented = replace(recipe, flip=False, pad=0)  # so that one fit has one checkpoint, whatever these say
         super().__init__(machine, unaugmented, pool, test, num_classes, classes, root)
-        both = digest(pool.images_NKHW, test.images_NKHW)
-        tests = Encodings(InMemoryPool(self._test_inputs), self._encoder_pool, both, machine)
-        pool_NE, test_NE = (encodings.features(recipe.encoder) for encodings in (self._encodings, tests))
+        images_hash = digest(pool.images_NKHW, test.images_NKHW)
+        test_encodings = Encodings(InMemoryPool(self._test_inputs), self._encoder_pool, images_hash, machine)
+        pool_NE, test_NE = (encodings.features(recipe.encoder) for encodings in (self._encodings, test_encodings))
         self._inputs, self._test_inputs = standardise(pool_NE, pool_NE), standardise(test_NE, pool_NE)
         self._uses_batch_statistics = False
 
@@ -73,16 +76,16 @@ class LinearProbe(Classification):
     def _prepare_inputs(self, inputs: Tensor) -> Tensor:
         return inputs
 
-    def _labelled_set(self, which_N: Tensor) -> LabelledFeatures:
-        return LabelledFeatures(self._inputs[which_N], self._labels[which_N])
+    def _labelled_set(self, positions_N: Tensor) -> LabelledFeatures:
+        return LabelledFeatures(self._inputs[positions_N], self._labels[positions_N])
 
 
 def standardise(features_NE: Tensor, pool_NE: Tensor) -> Tensor:
-    """Features scaled so that those of the pool have mean 0 and deviation 1.
+    """Scales features so that those of the pool have mean 0 and standard deviation 1.
 
     Args:
-        features_NE: (N, E) what is scaled.
-        pool_NE: (N, E) the features of the pool; those that are constant there are only centred.
+        features_NE: (N, E) features to scale.
+        pool_NE: (N, E) features of the pool. A feature that is constant there is only centred.
 
     Returns:
         (N, E) float32.

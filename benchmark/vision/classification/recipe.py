@@ -1,4 +1,4 @@
-"""How a classifier is trained: the recipe, its fields' meaning, and the published one."""
+"""The recipe of a classifier: its fields and their meaning, and the published recipe."""
 
 from __future__ import annotations
 
@@ -13,60 +13,62 @@ from benchmark.vision.weights import weights_file
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a classifier is trained; every field is a parameter of every classification task.
+    """How a classifier is built and trained. Every field is a parameter of every classification task.
 
-    The defaults are what a careful person would train today: SGD with Nesterov momentum, a cosine after a short
-    warm-up, no weight decay on normalisation and biases, no small last batch. docs/recipes.md compares them with
-    `PUBLISHED`. A linear probe is trained likewise, on features, which are not augmented. Raises ValueError for a value
-    out of range and for a setting that has no effect beside the others.
+    The defaults follow current practice: SGD with Nesterov momentum, a cosine decay after a short warm-up, no weight
+    decay on normalisation parameters and biases, no small last batch. docs/recipes.md compares them with `PUBLISHED`. A
+    linear probe is trained with the same settings on features, which are not augmented.
+
+    Raises:
+        ValueError: a value is out of range, or a setting has no effect in combination with the others.
     """
 
-    model: str = (
-        "resnet18"  # resnet18 (for 32x32 images), small_cnn (8x8), linear_probe, a torchvision, timm:X, pycls:X
-    )
-    encoder: EncoderName | None = None  # of linear_probe: frozen, the linear layer sees its features of the image
-    width: int = 64  # channels of the first of resnet18's four stages
-    weights: str = "none"  # to start from: none, default (the library's pretrained ones), or a .safetensors/.pth file
-    dropout: float = 0.0  # before the last layer
+    # resnet18 (for 32x32 images), small_cnn (for 8x8), linear_probe, or a network of torchvision, timm:X or pycls:X
+    model: str = "resnet18"
+    encoder: EncoderName | None = None  # linear_probe: the frozen encoder whose features the linear layer takes
+    width: int = 64  # channels of resnet18's first stage
+    weights: str = "none"  # initial weights: none, default (the library's pretrained ones), or a .safetensors/.pth file
+    dropout: float = 0.0  # rate of dropout before the last layer
 
     epochs: int = 200
     batch_size: int = 128
-    drop_last: bool = False  # drop the tail of an epoch; False: batches of equal size, give or take one image
+    drop_last: bool = False  # drop the incomplete last batch; False: batches of equal size, up to one image
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
-    decay_all: bool = False  # weight decay on normalisation parameters and biases too
+    decay_all: bool = False  # apply weight decay to normalisation parameters and biases too
     label_smoothing: float = 0.0
     schedule: Literal["cosine", "step"] = "cosine"
-    warmup: float = 0.05  # share of training with a linearly rising learning rate
+    warmup: float = 0.05  # share of training in which the learning rate rises linearly
     milestone: float = 0.8  # share of training after which schedule=step multiplies lr by `decay`
     decay: float = 0.1
-    precise_bn: bool = False  # batch statistics of the final weights instead of their running average
+    precise_bn: bool = False  # recompute batch-normalisation statistics with the final weights
 
     flip: bool = True  # mirror half of the images
-    pad: int = 4  # pixels on each side, from which a random crop of the original size is cut; 0: no crop
+    pad: int = 4  # padding in pixels on each side before a random crop to the original size; 0: no crop
     pad_colour: Literal["mean", "black"] = "mean"
-    full_crop: bool = True  # crop offsets 0..2*pad; False: 2*pad itself never, as the published code draws them
-    normalise: Literal["pool", "cifar10", "cifar100", "imagenet"] = "pool"  # whose channel mean and deviation
+    full_crop: bool = True  # crop offsets 0..2*pad; False: 0..2*pad-1, as in the published code
+    normalise: Literal["pool", "cifar10", "cifar100", "imagenet"] = "pool"  # data set of the channel mean and deviation
 
-    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the backbone in training and prediction
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # precision of the backbone, in training and prediction
     channels_last: bool = True
-    compile: bool = False  # the training step, through torch.compile
+    compile: bool = False  # compile the training step with torch.compile
 
     def __post_init__(self) -> None:
         source, _ = resolve_network(self.model)
         if self.model == PROBE and self.encoder is None:
-            raise ValueError(f"model={PROBE}: takes the features of a frozen encoder, set encoder=")
+            raise ValueError(f"model={PROBE}: needs the features of a frozen encoder: set encoder=")
         check_recipe(self, self._ranges(), self._ineffective(source))
 
     def for_cpu(self) -> dict[str, Any]:
-        """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""
+        """Settings of a fit that a few CPU cores finish in minutes; {} if the recipe is small enough already."""
         small = {"width": 16, "epochs": 20, "batch_size": 32, "warmup": 0.2, "precision": "float32"}
         light = self.model in ("small_cnn", PROBE) or (self.model == "resnet18" and self.width <= 16)
         return {} if light and self.epochs <= 20 else small
 
     def _ranges(self) -> dict[str, bool]:
+        """Each field and its condition, and whether the condition holds."""
         return {
             "width at least 1": self.width >= 1,
             "dropout in [0, 1)": 0 <= self.dropout < 1,
@@ -84,13 +86,13 @@ class Recipe:
         }
 
     def _ineffective(self, source: str) -> list[tuple[tuple[str, ...], bool, str]]:
-        """(settings, whether they have no effect, beside what)."""
-        bare = source not in ("torchvision", "timm")
+        """Triples of settings, whether they have no effect, and the setting that is the reason."""
+        is_untrained = source not in ("torchvision", "timm")
         return [
             (("width",), self.model != "resnet18", f"model={self.model}"),
             (("encoder",), self.model != PROBE, f"model={self.model}"),
             (("weights", "pad_colour", "full_crop", "compile"), self.model == PROBE, f"model={PROBE}"),
-            (("weights",), bare and self.weights == "default", f"model={self.model}: it has no pretrained weights"),
+            (("weights",), is_untrained and self.weights == "default", f"model={self.model}: no pretrained weights"),
             (("milestone", "decay"), self.schedule != "step", f"schedule={self.schedule}"),
             (("pad_colour", "full_crop"), self.pad == 0, "pad=0"),
             (("decay_all",), self.weight_decay == 0, "weight_decay=0"),
@@ -109,21 +111,33 @@ PUBLISHED = Recipe(
     precision="float32",
     channels_last=False,
 )
-"""ISAL's classification recipe (Liu et al., 2021, section 4.1, and its code): the other fields are `Recipe`'s own."""
+"""ISAL's classification recipe (Liu et al., 2021, section 4.1, and its code); other fields keep their defaults."""
 
 
 def missing_capabilities(**values: Any) -> set[str]:
-    """The capabilities that a task's parameters take away. Raises Recipe's ValueError, before anything is loaded."""
+    """Returns the capabilities that a classification task with these parameters does not have.
+
+    Args:
+        values: all parameters of the task, the recipe's fields among them.
+
+    Raises:
+        ValueError: the recipe is invalid. No data are read before.
+    """
     recipe = build_recipe(Recipe, values)
     missing = {"sample": recipe.dropout == 0, "companion": recipe.compile or recipe.model == PROBE}
     return {capability for capability, lacking in missing.items() if lacking}
 
 
 def check_weights(machine: Machine, recipe: Recipe) -> None:
-    """What every classification task registers as its `check`.
+    """Checks the network's or the encoder's weights before any data are read; every classification task registers it as
+    its `check`.
+
+    Args:
+        machine: where the task runs.
+        recipe: the recipe, which names the network or the encoder and its weights.
 
     Raises:
-        ValueError: The weights cannot be had, or do not fit the network or the encoder.
+        ValueError: the weights cannot be loaded, or do not fit.
     """
     if recipe.encoder is not None:
         check_encoder_weights(recipe.encoder, machine)

@@ -1,4 +1,4 @@
-"""Image classification as an active-learning task: the pool and test images live on the device.
+"""Image classification as an active-learning task. The pool and the test images are kept on the device.
 
 Shapes: N images, K channels (1 or 3), H x W pixels, C classes, D features.
 """
@@ -54,35 +54,50 @@ PIXELS_PER_BATCH = 2**18  # 256 images of 32x32
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images in memory."""
+    """Labelled images in memory.
+
+    Args:
+        images_NKHW: uint8, with one or three channels.
+        labels_N: classes 0..C-1.
+        scans: (N,) what is known of the images' files; empty for images without files.
+    """
 
     images_NKHW: npt.NDArray[np.uint8]
     labels_N: npt.NDArray[np.int64]
-    scans: Sequence[ImageScan] = ()  # (N,) what is known of their files, where they are from some
+    scans: Sequence[ImageScan] = ()
 
     @classmethod
     def from_files(cls, paths: Sequence[Path], labels: Sequence[int], size: int, exif: Exif) -> Split:
-        """Images in files, squashed to `size` x `size` pixels in RGB; see `image_checks.load_images`."""
+        """Reads images from files.
+
+        Args:
+            paths: files of the images.
+            labels: class of each image.
+            size: images are resized to `size` x `size` pixels in RGB, whatever their aspect ratio.
+            exif: whether photographs are turned as their EXIF tags say; see `image_checks.load_images`.
+        """
         images_N3HW, scans = load_images(paths, size, exif)
         return cls(images_N3HW, np.array(labels, np.int64), scans)
 
     def select(self, indices: Indices) -> Split:
-        """These images."""
+        """The images at these positions."""
         return Split(self.images_NKHW[indices], self.labels_N[indices], [self.scans[i] for i in indices.tolist()])
 
     def to_device(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Images and labels on a device."""
+        """The images and the labels as tensors on a device."""
         images_NKHW = torch.from_numpy(np.ascontiguousarray(self.images_NKHW))
         return images_NKHW.to(device), torch.from_numpy(self.labels_N).to(device)
 
 
 class Classification(VisionTask[ClassificationNetwork]):
-    """A pool of images, a test set and a recipe. Its public methods are the task's capabilities.
+    """A classification task: a pool of images, a test set, and a recipe for the network. Its arguments are those of
+    `build_task`.
 
-    A subclass says what its network is, and what that takes of each image. `kinds.build_task` chooses the subclass, and
-    says what both are built from. `predict`, `embed`, `score` and `directional` run in the recipe's precision; the last
-    layer, the softmax and the losses always in float32. A model given to it is one of its own, in eval mode, and does
-    not change.
+    The public methods implement `Task` and the capabilities of `benchmark.contract.capabilities`, which describes their
+    arguments. A subclass defines the network and its inputs; `kinds.build_task` chooses the subclass.
+
+    `predict`, `embed`, `score` and `directional` run in the recipe's precision, but the last layer, the softmax and the
+    losses always run in float32. Models passed to the methods must be in eval mode and are not changed.
     """
 
     metric = ACCURACY
@@ -112,38 +127,45 @@ class Classification(VisionTask[ClassificationNetwork]):
 
     @abstractmethod
     def _prepare_inputs(self, inputs: Tensor) -> Tensor:
-        """A batch of `_inputs` or `_test_inputs`, as the network takes it."""
+        """Converts a batch of `_inputs` or `_test_inputs` to what the network takes."""
 
     @abstractmethod
-    def _labelled_set(self, which_N: Tensor) -> LabelledSet:
-        """The images of these positions in the pool, as training takes them."""
+    def _labelled_set(self, positions_N: Tensor) -> LabelledSet:
+        """The images at these positions in the pool, as training takes them."""
 
     # --- training and scoring --------------------------------------------------------------------
     def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> ClassificationNetwork:
-        """A network trained on the set `labelled`. Raises ValueError where training diverges."""
+        """Trains a network on labelled images.
+
+        Raises:
+            ValueError: training diverges.
+        """
         network = self._build_network(seed, companion)
-        which_N = torch.from_numpy(np.sort(labelled)).to(self._device)
+        positions_N = torch.from_numpy(np.sort(labelled)).to(self._device)
         checkpoint = self._checkpoint_path(np.sort(labelled), seed, companion)
         with seeded(derive_seed(seed, "dropout")):
-            train_classifier(network, self._labelled_set(which_N), self._recipe, companion, seed, checkpoint)
+            train_classifier(network, self._labelled_set(positions_N), self._recipe, companion, seed, checkpoint)
         return network
 
     def score(self, model: nn.Module) -> Scores:
-        """accuracy: per cent of the test set, and of the images of each class; balanced_accuracy: the mean over the
-        classes; nll: the mean negative log likelihood, in nats; how many classes are predicted, and how many there
-        are."""
+        """Scores a model on the test set.
+
+        Returns:
+            `accuracy` in per cent, also of each class; `balanced_accuracy`, its mean over the classes; `nll`, the mean
+            negative log-likelihood in nats; the number of classes that are predicted and that occur.
+        """
         logits_NC, _ = self._forward(model, self._test_inputs, self._split_indices(np.arange(self.num_test())))
         nll = F.cross_entropy(logits_NC, self._test_labels)
-        found = accuracy_scores(logits_NC.argmax(1), self._test_labels, self.classes)
-        return Scores({**found, "nll": nll.item()}, found.by_class)
+        accuracies = accuracy_scores(logits_NC.argmax(1), self._test_labels, self.classes)
+        return Scores({**accuracies, "nll": nll.item()}, accuracies.by_class)
 
     def batch_sizes(self, num_images: int) -> BatchSizes | None:
-        """The sizes of the batches of a fit on so many images; None without batch normalisation."""
+        """Returns the batch sizes of a fit on so many images; None without batch normalisation."""
         sizes = super().batch_sizes(num_images)
         return replace(sizes, smallest=sizes.intended) if sizes and self._recipe.drop_last else sizes
 
     def cost(self, indices: Indices) -> dict[str, float]:
-        """One label an image."""
+        """Counts one label per image."""
         return {"images": float(len(indices))}
 
     def num_test(self) -> int:
@@ -151,23 +173,26 @@ class Classification(VisionTask[ClassificationNetwork]):
         return len(self._test_labels)
 
     def scrambled(self, paid: Indices, seed: int, *, test: bool = True) -> Self:
-        """The same images, the labels of the pool but for `paid`, and with `test` the test set's, uniformly random."""
-        other, rng = copy.copy(self), np.random.default_rng(seed)
+        """Returns a copy of the task in which images outside `paid` have uniformly random labels.
+
+        The test set is scrambled too, unless `test` is False.
+        """
+        scrambled_task, rng = copy.copy(self), np.random.default_rng(seed)
         pool, tests = (rng.integers(0, self.num_classes, n) for n in (self.num_pool, self.num_test()))
         pool[paid] = self._labels.cpu().numpy()[paid]
-        other._labels = torch.from_numpy(pool).to(self._device)
+        scrambled_task._labels = torch.from_numpy(pool).to(self._device)
         if test:
-            other._test_labels = torch.from_numpy(tests).to(self._device)
-        other.fingerprint, other._memo = digest(self.fingerprint, pool, tests if test else ""), None
-        return other
+            scrambled_task._test_labels = torch.from_numpy(tests).to(self._device)
+        scrambled_task.fingerprint, scrambled_task._memo = digest(self.fingerprint, pool, tests if test else ""), None
+        return scrambled_task
 
-    # --- for pictures of a run that is through ---------------------------------------------------
+    # --- for figures of a finished run -----------------------------------------------------------
     def annotations(self) -> Annotations:
-        """The class of each image of the pool."""
+        """Returns the class of each pool image."""
         return Annotations(self.classes, np.arange(self.num_pool), self._labels.cpu().numpy())
 
     def pictures(self, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.float32]]]:
-        """(N, H, W, 3) pool images of `side` pixels at most, and no boxes."""
+        """Returns pool images for figures: (N, H, W, 3), at most `side` pixels high and wide, and no boxes."""
         images_NKHW = self._images[torch.from_numpy(indices).to(self._device)].float()
         scale = min(1.0, side / max(images_NKHW.shape[2:]))
         if scale < 1:
@@ -177,7 +202,7 @@ class Classification(VisionTask[ClassificationNetwork]):
 
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:
-        """(N, C) probabilities, one prediction an image."""
+        """(N, C): probabilities, one prediction per image."""
         return to_predictions(self._pool_outputs(model, indices)[0])
 
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
@@ -185,13 +210,17 @@ class Classification(VisionTask[ClassificationNetwork]):
         return self._pool_outputs(model, indices)[1]
 
     def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
-        """Monte Carlo dropout (Gal & Ghahramani, 2016) on the last layer's input; the rest of the network runs once."""
+        """Yields predictions with Monte Carlo dropout on the last layer's input; the rest of the network runs once.
+
+        References:
+            Gal & Ghahramani, Dropout as a Bayesian Approximation, 2016.
+        """
         _, features_ND = self._pool_outputs(model, indices)
         generator, network = torch.Generator().manual_seed(seed), cast_model(model, ClassificationNetwork)
         for _ in range(num_samples):
-            kept_ND = torch.rand(features_ND.shape, generator=generator) >= network.dropout.p
+            kept_mask_ND = torch.rand(features_ND.shape, generator=generator) >= network.dropout.p
             with torch.no_grad():
-                dropped_ND = features_ND * kept_ND.to(self._device) / (1 - network.dropout.p)
+                dropped_ND = features_ND * kept_mask_ND.to(self._device) / (1 - network.dropout.p)
                 yield to_predictions(network.head(dropped_ND))
 
     def classify(self, model: nn.Module, features_ND: Tensor) -> Tensor:
@@ -199,7 +228,7 @@ class Classification(VisionTask[ClassificationNetwork]):
         return cast_model(model, ClassificationNetwork).logits(features_ND)
 
     def labels(self, model: nn.Module, indices: Indices) -> Tensor:
-        """(N,) classes."""
+        """(N,): the classes of images."""
         return self._labels[torch.from_numpy(np.array(indices)).to(self._device)]
 
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
@@ -207,21 +236,26 @@ class Classification(VisionTask[ClassificationNetwork]):
         network = cast_model(model, ClassificationNetwork)
         assert network.companion is not None, "the model was fitted without a companion"
         outputs = []
-        for which in activity.track(self._split_indices(indices), "going through images", "batches"):
+        for positions_N in activity.track(self._split_indices(indices), "going through images", "batches"):
             with torch.no_grad():
                 with in_precision(self._recipe.precision, self._device):
-                    _, maps = network.features(self._prepare_inputs(self._inputs[which]))
+                    _, maps = network.features(self._prepare_inputs(self._inputs[positions_N]))
                 outputs.append(network.companion(maps))
         return torch.cat(outputs)
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """Kernels and matrices, as ISAL takes them: no bias, no normalisation parameter, not the companion's."""
+        """Returns the weights that ISAL uses: kernels and matrices, without biases, normalisation parameters and the
+        companion."""
         return {n: p for n, p in model.named_parameters() if p.ndim != 1 and not n.startswith("companion.")}
 
     def pseudo_labels(self, model: nn.Module, indices: Indices, k: int, min_score: float = 0.0) -> Tensor:
-        """(N, C) soft targets: one at the likeliest class for k = 1, else the k largest probabilities, as they are.
+        """(N, C): soft targets from the model's predictions.
 
-        Every image has its guess: `min_score` is for boxes.
+        For k = 1 the target is one at the most likely class; otherwise it holds the k largest probabilities, not
+        renormalised. Every image has a pseudo-label: `min_score` applies to boxes only.
+
+        Raises:
+            ValueError: k is not between 1 and the number of classes.
         """
         if not 1 <= k <= self.num_classes:
             raise ValueError(f"k={k}: must be in 1..{self.num_classes}, the number of classes")
@@ -232,45 +266,50 @@ class Classification(VisionTask[ClassificationNetwork]):
     def losses(
         self, model: nn.Module, indices: Indices, targets: Targets | None = None, *, test: bool = False
     ) -> Tensor:
-        """(N,) cross-entropies in float32, differentiable; `targets`: (N,) classes or (N, C) weights of classes."""
+        """(N,): cross-entropies in float32, differentiable in the weights.
+
+        `targets` are (N,) classes or (N, C) weights of the classes.
+        """
         inputs, labels = (self._test_inputs, self._test_labels) if test else (self._inputs, self._labels)
-        which = torch.from_numpy(np.array(indices)).to(self._device)
-        goals = labels[which] if targets is None else targets
-        assert isinstance(goals, Tensor), "a classifier's targets are a tensor"
-        return cross_entropy(model(self._prepare_inputs(inputs[which])), goals)
+        positions_N = torch.from_numpy(np.array(indices)).to(self._device)
+        batch_targets = labels[positions_N] if targets is None else targets
+        assert isinstance(batch_targets, Tensor), "a classifier's targets are a tensor"
+        return cross_entropy(model(self._prepare_inputs(inputs[positions_N])), batch_targets)
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
-        """(N,) derivatives of the losses along `direction`, the backbone in the recipe's precision: see `directional`.
+        """(N,): derivatives of the losses along `direction`, with the backbone in the recipe's precision; see
+        `directional`.
 
-        A network with weights outside plain convolutions and linear layers takes Jacobian-vector products, in float32.
+        A network with weights outside plain convolutions and linear layers uses Jacobian-vector products in float32.
         """
         assert isinstance(targets, Tensor), "a classifier's targets are a tensor"
         network, parts = cast_model(model, ClassificationNetwork), []
         layers = DirectionLayers(network, direction)
         batches = activity.track(self._split_indices(indices), "going through images", "batches")
-        for which, goals in zip(batches, targets.split(self.batch_size), strict=True):
-            inputs = self._prepare_inputs(self._inputs[which])
-            slopes_N = self._batch_derivatives(network, layers, inputs, goals) if layers.are_supported else None
-            parts.append(jvp_derivatives(model, inputs, goals, direction) if slopes_N is None else slopes_N)
+        for positions_N, batch_targets in zip(batches, targets.split(self.batch_size), strict=True):
+            inputs = self._prepare_inputs(self._inputs[positions_N])
+            part_N = self._batch_derivatives(network, layers, inputs, batch_targets) if layers.are_supported else None
+            parts.append(jvp_derivatives(model, inputs, batch_targets, direction) if part_N is None else part_N)
         return torch.cat(parts)
 
     def _batch_derivatives(
-        self, network: ClassificationNetwork, layers: DirectionLayers, inputs: Tensor, goals: Tensor
+        self, network: ClassificationNetwork, layers: DirectionLayers, inputs: Tensor, targets: Tensor
     ) -> Tensor | None:
-        """The derivatives of one batch; None where a layer was not called."""
-        strength_N = network.head.weight.new_zeros(len(goals), requires_grad=True)
+        """The derivatives of one batch; None if the pass did not call every layer."""
+        strength_N = network.head.weight.new_zeros(len(targets), requires_grad=True)
         with layers.inject_tangents(strength_N):
             with in_precision(self._recipe.precision, self._device):
                 features_ND, _ = network.features(inputs)
-            total = cross_entropy(network.logits(features_ND), goals).sum()
+            total = cross_entropy(network.logits(features_ND), targets).sum()
         return torch.autograd.grad(total, strength_N)[0] if layers.were_all_called else None
 
-    # --- inside ----------------------------------------------------------------------------------
+    # --- internal --------------------------------------------------------------------------------
     def _split_indices(self, indices: Indices) -> list[Tensor]:
+        """The indices in batches of `batch_size`, on the device."""
         return list(torch.from_numpy(np.array(indices)).to(self._device).split(self.batch_size))
 
     def _pool_outputs(self, model: nn.Module, indices: Indices) -> tuple[Tensor, Tensor]:
-        """(N, C) logits and (N, D) features of pool images; those of the last call are kept."""
+        """The (N, C) logits and (N, D) features of pool images. Those of the last call are cached."""
         if self._memo is None or self._memo[0]() is not model or not np.array_equal(self._memo[1], indices):
             outputs = self._forward(model, self._inputs, self._split_indices(indices))
             self._memo = (weakref.ref(model), indices.copy(), outputs)
@@ -278,49 +317,51 @@ class Classification(VisionTask[ClassificationNetwork]):
 
     @torch.no_grad()
     def _forward(self, model: nn.Module, inputs: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """(N, C) logits and (N, D) features, in the recipe's precision but for the last layer."""
+        """The (N, C) logits and (N, D) features; all but the last layer runs in the recipe's precision."""
         network, parts = cast_model(model, ClassificationNetwork), []
-        for which in activity.track(batches, "going through images", "batches"):
+        for positions_N in activity.track(batches, "going through images", "batches"):
             with in_precision(self._recipe.precision, self._device):
-                parts.append(network.features(self._prepare_inputs(inputs[which]))[0])
+                parts.append(network.features(self._prepare_inputs(inputs[positions_N]))[0])
         features_ND = torch.cat(parts)
         return network.logits(features_ND), features_ND
 
 
 def to_predictions(logits_NC: Tensor) -> Predictions:
-    """One prediction an image."""
+    """Predictions from logits, one per image."""
     image_N = torch.arange(len(logits_NC), device=logits_NC.device)
     return Predictions(logits_NC.softmax(1), image_N, len(logits_NC))
 
 
 def accuracy_scores(predicted_N: Tensor, true_N: Tensor, classes: Sequence[str]) -> Scores:
-    """What share of the images and, on average, of each class that is there is found to be what it is, in per cent; and
-    how many classes are found, and how many are there."""
-    right_N = predicted_N == true_N
+    """Computes accuracy and balanced accuracy in per cent, and the numbers of classes that are predicted and that
+    occur."""
+    is_correct_N = predicted_N == true_N
     num_C = true_N.bincount(minlength=len(classes))
-    right_C, there_C = true_N[right_N].bincount(minlength=len(classes)), num_C > 0
-    pairs = zip(right_C.tolist(), num_C.tolist(), strict=True)
+    num_correct_C, occurs_C = true_N[is_correct_N].bincount(minlength=len(classes)), num_C > 0
+    pairs = zip(num_correct_C.tolist(), num_C.tolist(), strict=True)
     values = {
-        "accuracy": 100.0 * (right_N.sum().item() / len(true_N)),
-        "balanced_accuracy": 100.0 * (right_C[there_C].double() / num_C[there_C]).mean().item(),
+        "accuracy": 100.0 * (is_correct_N.sum().item() / len(true_N)),
+        "balanced_accuracy": 100.0 * (num_correct_C[occurs_C].double() / num_C[occurs_C]).mean().item(),
         "num_predicted_classes": float(len(predicted_N.unique())),
-        "num_test_classes": float(there_C.sum().item()),
+        "num_test_classes": float(occurs_C.sum().item()),
     }
-    of_class = scores_by_class(classes, (100.0 * right / num if num else None for right, num in pairs))
+    of_class = scores_by_class(classes, (100.0 * num_correct / num if num else None for num_correct, num in pairs))
     return Scores(values, {"accuracy": of_class})
 
 
 def cross_entropy(logits_NC: Tensor, targets: Tensor) -> Tensor:
-    """(N,): -sum_c q_c log p_c; targets are classes (N,), or weights q (N, C), which need not sum to one."""
+    """(N,): -sum_c q_c log p_c. Targets are (N,) classes, or (N, C) weights q, which need not sum to one."""
     return F.cross_entropy(logits_NC, targets, reduction="none")
 
 
 def jvp_derivatives(model: nn.Module, inputs: Tensor, targets: Tensor, direction: Direction) -> Tensor:
-    """(N,): the derivatives of the losses along `direction`, one Jacobian-vector product in float32."""
-    at = {name: parameter.detach() for name, parameter in model.named_parameters() if name in direction}
-    along = {name: direction[name] for name in at}
+    """(N,): the derivatives of the losses along `direction`, from one Jacobian-vector product in float32."""
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters() if name in direction}
+    tangents = {name: direction[name] for name in parameters}
+
+    def losses(weights: dict[str, Tensor]) -> Tensor:
+        return cross_entropy(functional_call(model, weights, (inputs,)), targets)
+
     with torch.no_grad():
-        slopes_N: Tensor = jvp(
-            lambda weights: cross_entropy(functional_call(model, weights, (inputs,)), targets), (at,), (along,)
-        )[1]
-    return slopes_N
+        derivatives_N: Tensor = jvp(losses, (parameters,), (tangents,))[1]
+    return derivatives_N

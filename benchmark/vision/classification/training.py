@@ -29,7 +29,7 @@ from benchmark.vision.training import (
 )
 
 ComputeFeatures: TypeAlias = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
-PRECISE_BATCHES = 64  # batches that precise batch normalisation averages, at most
+PRECISE_BATCHES = 64  # most batches that precise batch normalisation averages
 
 
 class LabelledSet(Protocol):
@@ -40,11 +40,11 @@ class LabelledSet(Protocol):
         """(N,) classes."""
 
     def prepare_batch(self, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
-        """What the network takes at one step, and its labels.
+        """Returns the inputs and the labels of one step.
 
         Args:
-            batch: Which members of the set it takes, and what is drawn for their augmentation.
-            recipe: How they are augmented.
+            batch: the images of the step and the random draws of their augmentation.
+            recipe: settings of the augmentation.
 
         Returns:
             (N, ...) inputs of the network, and (N,) classes.
@@ -53,12 +53,19 @@ class LabelledSet(Protocol):
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images, which are augmented, and their labels."""
+    """Labelled images, which are augmented in training.
 
-    images_NKHW: Tensor  # uint8
+    Args:
+        images_NKHW: uint8.
+        labels_N: their classes.
+        normaliser: converts them to floats.
+        channels_first: whether batches get PyTorch's default memory format; cropping leaves channels last.
+    """
+
+    images_NKHW: Tensor
     labels_N: Tensor
     normaliser: Normaliser
-    channels_first: bool = False  # what cropping gives has channels last: whether that is changed
+    channels_first: bool = False
 
     def prepare_batch(self, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
         """The augmented images and the labels of one step."""
@@ -68,32 +75,48 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of training; which images it takes is drawn when its epoch begins."""
+    """One training step. Its images are drawn when its epoch begins.
 
-    number: int  # from 0, over all epochs
-    positions: range  # places in that order
+    Args:
+        number: counted from 0 over all epochs.
+        positions: places in the order that is drawn.
+    """
+
+    number: int
+    positions: range
 
 
 def train_classifier(
     network: ClassificationNetwork, labelled: LabelledSet, recipe: Recipe, companion: Companion | None, seed: int,
     checkpoint: Path | None = None,
 ) -> None:  # fmt: skip
-    """Trains `network` in place, its companion with it: see `train_sgd`.
+    """Trains a network in place, together with its companion; see `train_sgd`.
 
-    Raises ValueError where the recipe drops the only batch and where the loss becomes infinite or not a number.
+    Args:
+        network: an untrained network on its device.
+        labelled: the labelled set.
+        recipe: the parameters of training.
+        companion: what the strategy trains beside the model; None without one.
+        seed: seed of the batches. Dropout draws from torch's generator.
+        checkpoint: file that holds work in progress; None without checkpoints.
+
+    Raises:
+        ValueError: the recipe drops the only batch, or the loss becomes infinite or not a number.
     """
     num_images, device = len(labelled.labels_N), labelled.labels_N.device
     if num_images < (recipe.batch_size if recipe.drop_last else 1):
-        raise ValueError(f"{num_images} labelled images make no batch of {recipe.batch_size}: drop_last drops them all")
+        raise ValueError(
+            f"{num_images} labelled images do not fill a batch of {recipe.batch_size}, and drop_last drops it"
+        )
     generator = torch.Generator().manual_seed(derive_seed(seed, "batches"))
     features = compile_features(network, device) if recipe.compile else network.features
     per_epoch = [range(int(part[0]), int(part[-1]) + 1) for part in split_batches(torch.arange(num_images), recipe)]
     steps = [Step(number, positions) for number, positions in enumerate(per_epoch * recipe.epochs)]
 
-    def prepare(left: Sequence[Step]) -> Iterator[tuple[Tensor, Tensor]]:
+    def prepare(remaining: Sequence[Step]) -> Iterator[tuple[Tensor, Tensor]]:
         epochs = (draw_epoch(num_images, recipe, generator, device) for _ in range(recipe.epochs))
         batches = chain.from_iterable(epochs)
-        return (labelled.prepare_batch(batch, recipe) for batch in islice(batches, len(steps) - len(left), None))
+        return (labelled.prepare_batch(batch, recipe) for batch in islice(batches, len(steps) - len(remaining), None))
 
     lr_schedule = learning_rate_schedule(recipe)
     train_sgd(
@@ -114,7 +137,7 @@ def objective(
     network: ClassificationNetwork, features: ComputeFeatures, batch: tuple[Tensor, Tensor], recipe: Recipe,
     companion: Companion | None, epoch: int,
 ) -> Tensor:  # fmt: skip
-    """The mean cross-entropy of the batch, and what the companion adds to it."""
+    """The mean cross-entropy of the batch, plus the companion's loss."""
     inputs, labels_N = batch
     with in_precision(recipe.precision, labels_N.device):
         features_ND, maps = features(inputs)
@@ -127,23 +150,24 @@ def objective(
 
 
 def compile_features(network: ClassificationNetwork, device: torch.device) -> ComputeFeatures:
-    """`network.features` through torch.compile, on a GPU as CUDA graphs: one launch a pass, not one an operation.
+    """Returns `network.features` compiled by torch.compile; on a GPU with CUDA graphs, which launch a whole pass at
+    once.
 
-    One program for all batch sizes, so that what was compiled earlier in this process decides nothing.
+    One program serves all batch sizes, so results do not depend on what was compiled earlier in the process.
     """
-    fast = torch.compile(network.features, mode="reduce-overhead" if device.type == "cuda" else "default")
+    compiled_features = torch.compile(network.features, mode="reduce-overhead" if device.type == "cuda" else "default")
 
     def features(images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
         torch._dynamo.maybe_mark_dynamic(images_N3HW, 0)
-        told: tuple[Tensor, list[Tensor]] = fast(images_N3HW)
-        return told
+        outputs: tuple[Tensor, list[Tensor]] = compiled_features(images_N3HW)
+        return outputs
 
     return features
 
 
 @torch.no_grad()
 def refresh_statistics(network: ClassificationNetwork, batches: Iterator[Tensor], recipe: Recipe) -> None:
-    """Precise batch normalisation: running statistics become the mean of those of (at most 64) training batches."""
+    """Precise batch normalisation: sets the running statistics to their mean over (at most 64) training batches."""
     network.train()
     layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [layer.momentum for layer in layers]
@@ -159,7 +183,7 @@ def refresh_statistics(network: ClassificationNetwork, batches: Iterator[Tensor]
 
 
 def build_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD over all parameters, the companion's too; matrices and kernels decay, the rest only with `decay_all`."""
+    """SGD over all parameters, the companion's included. One-dimensional parameters decay only with `decay_all`."""
     groups = parameter_groups(
         network, lambda layer, name, parameter: parameter.ndim <= 1 and not recipe.decay_all, weight_decay=0.0
     )
@@ -173,12 +197,12 @@ def build_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def learning_rate_schedule(recipe: Recipe) -> LearningRateSchedule:
-    """The learning rate after a share of training."""
-    drops, decay = [recipe.milestone], recipe.decay
+    """The learning rate as a function of the completed share of training."""
+    milestones, decay = [recipe.milestone], recipe.decay
     return LearningRateSchedule(
         lr=recipe.lr,
         shape=recipe.schedule,
-        milestones=drops,
+        milestones=milestones,
         decay=decay,
         warmup=recipe.warmup,
         decay_after_warmup=True,
@@ -186,5 +210,5 @@ def learning_rate_schedule(recipe: Recipe) -> LearningRateSchedule:
 
 
 def training_progress(number: int, num_batches: int, epochs: int) -> float:
-    """The share of training that is over in the middle of a step."""
+    """The share of training that is completed in the middle of a step."""
     return (number // num_batches + (number % num_batches + 0.5) / num_batches) / epochs

@@ -1,8 +1,11 @@
-"""Object detection: the task on images with boxes, and how its detectors are trained.
+"""Object detection: the task on images with boxes, and the training of its detectors.
 
-`task` is what strategies see, `recipe` the parameters of training, `detectors` the detectors by name, `detector` what
-one is whichever library built it (`torchvision_detectors`, `ssd`, `mmdet_detectors`), `inputs` and `views` how images
-get in, `average_precision` the metric, `training` the loss, on the engine of `benchmark.vision.training`.
+* `task` is the task as strategies see it, `detection_set` the detections it collects.
+* `recipe` holds the parameters of training, `training` the training loop on the engine of `benchmark.vision.training`.
+* `detectors` builds detectors by name, `detector` is their common interface; `torchvision_detectors`, `ssd` and
+  `mmdet_detectors` implement it.
+* `inputs` makes batches, `views` augmented copies for strategies, `ssd_augment` SSD's training augmentation.
+* `average_precision` is the metric.
 """
 
 from benchmark.vision.data.annotations import GroundTruth, Split

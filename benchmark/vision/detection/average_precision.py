@@ -1,4 +1,4 @@
-"""Average precision of detections, as COCO and as PASCAL VOC count it.
+"""Average precision of detections, as COCO and as PASCAL VOC compute it.
 
 Shapes: N images, P predictions, B true boxes, C classes.
 """
@@ -20,7 +20,14 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class DetectionArrays:
-    """Every detection on a test set."""
+    """All detections on a test set.
+
+    Args:
+        image_P: image of each detection, 0..N-1.
+        label_P: class of each detection, 0..C-1.
+        confidence_P: score that ranks the detections.
+        corners_P4: x1, y1, x2, y2 in pixels of the stored image.
+    """
 
     image_P: Integers
     label_P: Integers
@@ -29,37 +36,47 @@ class DetectionArrays:
 
 
 def coco_scores(truth: GroundTruth, detections: DetectionArrays, classes: Sequence[str]) -> Scores:
-    """`ap` over IoU 0.50:0.95, `ap50` and `ap75`, in 0..1, by faster-coco-eval; of a class, 100 detections an image.
-    `ap` and `ap50` are known of each class too, and are the means of that.
+    """Computes COCO's average precision with faster-coco-eval, in 0..1, from at most 100 detections per image and
+    class.
 
-    Boxes that are ignored are crowds to it. Classes without a true box do not count; with none at all, all are 0.
+    Ignored boxes count as crowds. Classes without a true box are left out of the means; with no true box at all, every
+    score is 0.
+
+    Args:
+        truth: the true boxes.
+        detections: the detections on the same images.
+        classes: C names.
+
+    Returns:
+        `ap` (mean over IoU 0.50:0.95), `ap50` and `ap75`, with `ap` and `ap50` of each class. The overall scores are
+        the means over the classes.
     """
-    from faster_coco_eval import COCO, COCOeval_faster  # and with it OpenCV: only where boxes are scored
+    from faster_coco_eval import COCO, COCOeval_faster  # imports OpenCV too: only when boxes are scored
 
     names = ("ap", "ap50", "ap75")
     if not len(detections.image_P) or truth.ignored_B.all():
-        there = set(truth.labels_B[~truth.ignored_B].tolist())
-        none = scores_by_class(classes, (0.0 if number in there else None for number in range(len(classes))))
-        return Scores(dict.fromkeys(names, 0.0), {"ap": none, "ap50": none})
-    counted = COCO(to_coco_dataset(truth, len(classes)))
-    judge = COCOeval_faster(counted, counted.loadRes(to_coco_results(detections)), iouType="bbox")
-    judge.evaluate()
-    judge.accumulate()
-    judge.summarize()
-    scores = {name: max(0.0, float(value)) for name, value in zip(names, judge.stats[:3], strict=True)}
-    precision_TRC = judge.eval["precision"][..., 0, -1]  # T IoUs, R recalls; of boxes of any size, 100 an image
+        present = set(truth.labels_B[~truth.ignored_B].tolist())
+        zeros = scores_by_class(classes, (0.0 if number in present else None for number in range(len(classes))))
+        return Scores(dict.fromkeys(names, 0.0), {"ap": zeros, "ap50": zeros})
+    dataset = COCO(to_coco_dataset(truth, len(classes)))
+    evaluator = COCOeval_faster(dataset, dataset.loadRes(to_coco_results(detections)), iouType="bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    scores = {name: max(0.0, float(value)) for name, value in zip(names, evaluator.stats[:3], strict=True)}
+    precision_TRC = evaluator.eval["precision"][..., 0, -1]  # T IoUs, R recalls; any size, at most 100 per image
     parts = {"ap": precision_TRC, "ap50": precision_TRC[:1]}
     return Scores(scores, {name: scores_by_class(classes, mean_precisions(part)) for name, part in parts.items()})
 
 
 def mean_precisions(precision_TRC: Floats) -> Iterator[float | None]:
-    """The mean precision of each class; None where it has no true box, which is told by -1."""
+    """The mean precision of each class; None for a class without a true box, which the evaluator marks with -1."""
     for precision_TR in np.moveaxis(precision_TRC, -1, 0):
         yield float(precision_TR.mean()) if (precision_TR > -1).any() else None
 
 
 def to_coco_dataset(truth: GroundTruth, num_classes: int) -> dict[str, object]:
-    """The true boxes as a COCO data set; ids count from 1, which its matching relies on."""
+    """The true boxes as a COCO data set. Annotation ids start at 1, because the evaluator's matching requires it."""
     image_B = np.repeat(np.arange(len(truth)), np.diff(truth.offsets_N1))
     sides_B2 = truth.corners_B4[:, 2:] - truth.corners_B4[:, :2]
     boxes = np.concatenate([truth.corners_B4[:, :2], sides_B2], 1).astype(float).tolist()
@@ -76,7 +93,7 @@ def to_coco_dataset(truth: GroundTruth, num_classes: int) -> dict[str, object]:
 
 
 def to_coco_results(detections: DetectionArrays) -> list[dict[str, object]]:
-    """Detections as COCO writes them."""
+    """Detections in COCO's results format."""
     boxes_P4 = np.concatenate(
         [detections.corners_P4[:, :2], detections.corners_P4[:, 2:] - detections.corners_P4[:, :2]], 1
     )
@@ -91,49 +108,62 @@ def to_coco_results(detections: DetectionArrays) -> list[dict[str, object]]:
 
 
 def voc_map(truth: GroundTruth, detections: DetectionArrays, num_classes: int, iou: float = 0.5) -> float:
-    """Mean over classes of PASCAL VOC's average precision (from 2010 on): the area under precision made monotone.
+    """Computes PASCAL VOC's mean average precision (VOC 2010 and later), in 0..1.
 
-    In 0..1. A detection matches the true box it overlaps most, by at least `iou`, and a second match is wrong;
-    detections whose best box is ignored do not count. Classes without a true box are left out. (VOC's own development
-    kit overlaps inclusive pixels; here corners are continuous.)
+    The average precision of a class is the area under its precision-recall curve after precision is made monotone. A
+    detection is matched to the true box with which it overlaps most, if the IoU is at least `iou`. A second match of
+    the same box is an error. A detection whose best box is ignored does not count. Classes without a true box are left
+    out.
+
+    Args:
+        truth: the true boxes.
+        detections: the detections on the same images.
+        num_classes: C.
+        iou: smallest IoU of a match.
+
+    Deviations:
+        VOC's development kit treats pixels as inclusive when it computes overlaps; here corners are continuous
+        coordinates.
     """
     values = [class_ap(truth, detections, label, iou) for label in range(num_classes)]
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else 0.0
+    aps = [value for value in values if value is not None]
+    return float(np.mean(aps)) if aps else 0.0
 
 
 def class_ap(truth: GroundTruth, detections: DetectionArrays, label: int, iou: float) -> float | None:
-    """The average precision of one class, None where it has no true box."""
+    """The average precision of one class; None when the class has no true box."""
     image_B = np.repeat(np.arange(len(truth)), np.diff(truth.offsets_N1))
-    mine_B = np.flatnonzero(truth.labels_B == label)
-    total = int((~truth.ignored_B[mine_B]).sum())
-    if not total:
+    class_B = np.flatnonzero(truth.labels_B == label)
+    num_true = int((~truth.ignored_B[class_B]).sum())
+    if not num_true:
         return None
-    by_image = {image: mine_B[image_B[mine_B] == image] for image in np.unique(image_B[mine_B]).tolist()}
-    mine_P = np.flatnonzero(detections.label_P == label)
-    taken, right = set[int](), []
-    for p in mine_P[np.argsort(-detections.confidence_P[mine_P], kind="stable")]:
+    by_image = {image: class_B[image_B[class_B] == image] for image in np.unique(image_B[class_B]).tolist()}
+    class_P = np.flatnonzero(detections.label_P == label)
+    matched, is_correct = set[int](), []
+    for p in class_P[np.argsort(-detections.confidence_P[class_P], kind="stable")]:
         boxes = by_image.get(int(detections.image_P[p]), np.empty(0, np.int64))
         overlap = box_ious(detections.corners_P4[p], truth.corners_B4[boxes])
         best = int(boxes[overlap.argmax()]) if len(boxes) and overlap.max() >= iou else -1
         if best >= 0 and truth.ignored_B[best]:
             continue
-        right.append(best >= 0 and best not in taken)
-        taken.add(best)
-    return precision_recall_area(np.array(right, bool), total)
+        is_correct.append(best >= 0 and best not in matched)
+        matched.add(best)
+    return precision_recall_area(np.array(is_correct, bool), num_true)
 
 
 def box_ious(corners_4: Floats, corners_M4: npt.NDArray[np.float32]) -> Floats:
-    """(M,): IoU of one box with others."""
+    """(M,): the IoU of one box with each of M others."""
     low, high = np.maximum(corners_4[:2], corners_M4[:, :2]), np.minimum(corners_4[2:], corners_M4[:, 2:])
-    inner = (high - low).clip(min=0).prod(1)
-    outer = (corners_4[2:] - corners_4[:2]).prod() + (corners_M4[:, 2:] - corners_M4[:, :2]).prod(1) - inner
-    shares: Floats = inner / np.maximum(outer, 1e-12)
-    return shares
+    intersection_M = (high - low).clip(min=0).prod(1)
+    areas_M = (corners_M4[:, 2:] - corners_M4[:, :2]).prod(1)
+    union_M = (corners_4[2:] - corners_4[:2]).prod() + areas_M - intersection_M
+    ious_M: Floats = intersection_M / np.maximum(union_M, 1e-12)
+    return ious_M
 
 
 def precision_recall_area(is_correct: npt.NDArray[np.bool_], num_true: int) -> float:
-    """The area under a ranking's precision-recall curve, precision being the best at that recall or more."""
+    """The area under the precision-recall curve of a ranking, with precision replaced by its maximum at that or a
+    higher recall."""
     hits = is_correct.cumsum()
     precision = np.maximum.accumulate((hits / np.arange(1, len(is_correct) + 1))[::-1])[::-1]
     return float(precision[is_correct].sum() / num_true)

@@ -1,7 +1,7 @@
-"""What a detector is to this project, whichever library built it.
+"""The interface of detectors, whichever library builds them.
 
-Shapes: N images, H x W pixels of the padded batch, M boxes of one image, A candidates of one image, C classes,
-K = C + 1 columns with background last, D features, S x S places that a layer's kernel covers.
+Shapes: N images, H x W pixels of the padded batch, M boxes of one image, A candidates of one image, C classes, K = C +
+1 columns with background last, D features, S x S places that a layer's kernel covers.
 """
 
 from __future__ import annotations
@@ -22,74 +22,111 @@ from benchmark.vision.training import Precision, in_precision
 
 @dataclass(frozen=True)
 class Batch:
-    """Images on their way into a detector."""
+    """A batch of images as a detector takes it.
 
-    images_N3HW: Tensor  # normalised, zero-padded on the right and below to one size
-    sizes: list[tuple[int, int]]  # height, width of each without the padding
-    seeds: list[int]  # of what is drawn for each: samples of anchors and of proposals
+    Args:
+        images_N3HW: normalised images, zero-padded on the right and below to one size.
+        sizes: height and width of each image without its padding.
+        seeds: seed of each image, for the sampling of anchors and proposals.
+    """
+
+    images_N3HW: Tensor
+    sizes: list[tuple[int, int]]
+    seeds: list[int]
 
     def select_image(self, number: int) -> Batch:
-        """The batch of one of its images; the padding stays."""
+        """The batch that holds one of these images, with its padding unchanged."""
         part = slice(number, number + 1)
         return Batch(self.images_N3HW[part], self.sizes[part], self.seeds[part])
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector finds in one image, surest first."""
+    """The detections on one image, sorted by confidence.
 
-    corners_M4: Tensor  # x1, y1, x2, y2 in pixels of the batch
+    Args:
+        corners_M4: x1, y1, x2, y2 in pixels of the batch.
+        labels_M: class of each box.
+        confidence_M: score of the box as its library computes it; boxes are ranked by it.
+        scores_MK: class distribution of each box; rows sum to one.
+        proposals_M4: the proposal that each box was refined from.
+        candidates_M: index of each box among the image's candidates.
+        paper_scores_M: score by which the detector's paper ranks boxes, where its library uses another.
+    """
+
+    corners_M4: Tensor
     labels_M: Tensor
-    confidence_M: Tensor  # what ranks them: the score of the box as its library computes it
-    scores_MK: Tensor  # rows sum to one
-    proposals_M4: Tensor | None = None  # what each was refined from
-    candidates_M: Tensor | None = None  # which of the image's candidates each is
-    paper_scores_M: Tensor | None = None  # what the detector's paper ranks them by, where its library does otherwise
+    confidence_M: Tensor
+    scores_MK: Tensor
+    proposals_M4: Tensor | None = None
+    candidates_M: Tensor | None = None
+    paper_scores_M: Tensor | None = None
 
-    def select(self, which_M: Tensor) -> Detections:
-        """Those of a mask."""
-        parts = {name: values[which_M] for name, values in vars(self).items() if values is not None}
+    def select(self, mask_M: Tensor) -> Detections:
+        """The detections for which the mask is true."""
+        parts = {name: values[mask_M] for name, values in vars(self).items() if values is not None}
         return replace(self, **parts)
 
 
 @dataclass(frozen=True)
 class DetectionsWithFeatures:
-    """What a detector finds in one image, and what its class layer saw there."""
+    """The detections on one image, with the inputs of the classification layer that produced them.
+
+    Args:
+        detections: the detections.
+        inputs_MDSS: inputs of the classification layer around the place of each box; S = 1 where the layer takes
+            proposals.
+        classify: maps inputs of that shape to `scores_MK`.
+    """
 
     detections: Detections
-    inputs_MDSS: Tensor  # around the place of each box; S = 1 where the layer sees proposals
-    classify: Callable[[Tensor], Tensor]  # from inputs of that shape to `scores_MK`
+    inputs_MDSS: Tensor
+    classify: Callable[[Tensor], Tensor]
 
     @property
     def features_MD(self) -> Tensor:
-        """What it saw at the place itself."""
+        """The input at the place of the box itself."""
         middle = self.inputs_MDSS.shape[2] // 2
         return self.inputs_MDSS[:, :, middle, middle].contiguous()
 
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """What a detector wants of a pixel: (x - mean) / deviation by channel, on the scale 0..255."""
+    """The pixel values that a detector expects: (x - mean) / deviation by channel, from values in 0..255.
+
+    Args:
+        mean: mean of each channel, in the detector's channel order.
+        deviation: standard deviation of each channel, in the same order.
+        bgr: True when the channel order is blue, green, red.
+    """
 
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
-    bgr: bool = False  # blue first; mean and deviation are in that order too
+    bgr: bool = False
 
 
 @dataclass(frozen=True)
 class Suppression:
-    """How candidates become detections."""
+    """Settings of the non-maximum suppression that turns candidates into detections.
 
-    min_score: float = 0.05  # of a box
-    iou_threshold: float = 0.5  # IoU above which the less sure of two boxes of a class goes
-    num_boxes: int = 100  # kept, an image
-    num_candidates: int = 1000  # of a level, box and class together, that enter suppression
+    Args:
+        min_score: candidates with a lower class score are dropped.
+        iou_threshold: of two boxes of a class with a larger IoU, the one with the lower score is dropped.
+        num_boxes: most detections per image.
+        num_candidates: most pairs of a candidate and a class per level that enter suppression.
+    """
+
+    min_score: float = 0.05
+    iou_threshold: float = 0.5
+    num_boxes: int = 100
+    num_candidates: int = 1000
 
 
 class Detector(nn.Module):
-    """A detector with a companion, where there is one, on its feature maps. Subclasses wrap a library's model.
+    """Base class of detectors; a subclass wraps a library's model.
 
-    Targets are in pixels of the batch. Nothing here changes a mode (train, eval) for good.
+    The companion, if there is one, reads the detector's feature maps. Targets are in pixels of the batch. No method
+    changes the mode (train or eval) of the model permanently.
     """
 
     pixel_format: PixelFormat
@@ -99,29 +136,44 @@ class Detector(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.precision: Precision = "float32"  # of `trunk`
+        self.precision: Precision = "float32"  # of the feature maps
         self.companion = None
 
     def feature_maps(self, images_N3HW: Tensor) -> list[Tensor]:
-        """The feature maps (FPN levels), (N, channels[i], H_i, W_i) each, in float32 whatever they are computed in."""
+        """Computes the feature maps (FPN levels) in the detector's precision.
+
+        Args:
+            images_N3HW: normalised images.
+
+        Returns:
+            Maps of shape (N, channels[i], H_i, W_i), in float32.
+        """
         with in_precision(self.precision, images_N3HW.device):
             maps = self.backbone_maps(images_N3HW)
         return [at_least_float32(level) for level in maps]
 
     @abstractmethod
     def backbone_maps(self, images_N3HW: Tensor) -> Sequence[Tensor]:
-        """The feature maps, as the library's backbone and neck compute them."""
+        """Computes the feature maps with the library's backbone and neck."""
 
     @abstractmethod
     def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """The library's own training loss of the batch: all its parts summed, a scalar. Draws are the caller's to seed.
+        """Computes the library's training loss of a batch.
 
-        Works in eval mode too, and then with the statistics and the samplers of training.
+        It gives the same result in eval mode: the statistics and samplers of training are used there too.
+
+        Args:
+            maps: feature maps of the batch.
+            batch: the images.
+            targets: the boxes of each image.
+
+        Returns:
+            A scalar, the sum of all loss terms. Random draws come from torch's generator, which the caller seeds.
         """
 
     @abstractmethod
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
-        """What it finds, after its library's suppression."""
+        """Returns the detections on each image, after the library's non-maximum suppression."""
 
     @abstractmethod
     def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
@@ -129,63 +181,86 @@ class Detector(nn.Module):
 
     @abstractmethod
     def last_layers(self) -> list[nn.Module]:
-        """The last layers, in the order of ISAL's blocks: FCOS classes, boxes, centerness; Faster R-CNN RPN classes,
-        RPN boxes, classes, boxes."""
+        """Returns the last layers, in the order of ISAL's blocks.
+
+        FCOS: classes, boxes, centerness. Faster R-CNN: RPN classes, RPN boxes, classes, boxes.
+        """
 
     def detect_with_features(self, maps: Sequence[Tensor], batch: Batch) -> list[DetectionsWithFeatures]:
-        """`detect`, and what the class layer saw of each box. ValueError where that is not known."""
-        raise ValueError(f"{type(self).__name__}: what its class layer sees of a box is not known")
+        """Returns what `detect` returns, with the inputs of the classification layer for each box.
+
+        Raises:
+            ValueError: this kind of detector does not provide them.
+        """
+        raise ValueError(f"{type(self).__name__} does not provide the classification layer's inputs for its boxes")
 
     def last_weights(self) -> dict[str, nn.Parameter]:
-        """The weights (no biases) of the last layers, by parameter name."""
+        """Returns the weights of the last layers, without biases, by parameter name."""
         weights = [layer.weight for layer in self.last_layers()]
         names = {id(parameter): name for name, parameter in self.named_parameters()}
         return {names[id(weight)]: weight for weight in weights if isinstance(weight, nn.Parameter)}
 
     def forward(self, batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """(N,): the loss of each image as if it were alone in its batch; see `image_losses`.
+        """Computes the loss of each image as if it were alone in its batch.
 
-        Differentiable in what follows the feature maps.
+        Args:
+            batch: the images.
+            targets: the boxes of each image.
+
+        Returns:
+            (N,) losses, differentiable in every parameter after the feature maps.
         """
         with torch.no_grad():
             maps = self.feature_maps(batch.images_N3HW)
         return self.image_losses(maps, batch, targets)
 
     def directional_derivatives(self, batch: Batch, targets: Sequence[Boxes], direction: Sequence[Tensor]) -> Tensor:
-        """(N,): the derivative of each image's loss along a direction of the last layers' weights, one tensor a layer.
+        """Computes the derivative of each image's loss along a direction of the last layers' weights.
 
-        The last layers are linear in their weights: the tangent of an output z is that of the layer with `along` for
-        its weights, and the derivative <dL/dz, tangent>. Exact, and no gradient passes further back than z.
+        The last layers are linear in their weights. The tangent of an output z is therefore the layer's output with the
+        direction in place of its weights, and the derivative is the inner product of dL/dz with that tangent. This is
+        exact, and backpropagation stops at z.
+
+        Args:
+            batch: the images.
+            targets: the boxes of each image.
+            direction: one tensor for each of `last_layers`.
+
+        Returns:
+            (N,) derivatives.
         """
         directions = dict(zip(self.last_layers(), direction, strict=True))
         with torch.no_grad():
             maps = self.feature_maps(batch.images_N3HW)
-        losses, ends = list[Tensor](), list[int]()
+        losses, call_counts = list[Tensor](), list[int]()
         with torch.enable_grad(), record_calls(directions) as calls:
             for loss in self.iter_losses(maps, batch, targets):
                 losses.append(loss)
-                ends.append(len(calls))
+                call_counts.append(len(calls))
             outputs = [call.output for call in calls]
             gradients = torch.autograd.grad(torch.stack(losses).sum(), outputs, materialize_grads=True)
-        dots = [(slope * call.tangent(directions)).sum() for slope, call in zip(gradients, calls, strict=True)]
-        return torch.stack([image.sum() for image in torch.stack(dots).tensor_split(ends[:-1])])
+        dots = [(gradient * call.tangent(directions)).sum() for gradient, call in zip(gradients, calls, strict=True)]
+        return torch.stack([image.sum() for image in torch.stack(dots).tensor_split(call_counts[:-1])])
 
     def image_losses(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """(N,): see `each_loss`."""
+        """(N,): the losses of `iter_losses`, stacked."""
         return torch.stack(list(self.iter_losses(maps, batch, targets)))
 
     def iter_losses(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Iterator[Tensor]:
-        """Image by image: normalised by its own positives, its samplers seeded by it; the padding is the batch's."""
+        """Yields the loss of each image, normalised by its own positives and with samplers seeded by its own seed.
+
+        The padding stays that of the batch.
+        """
         for number, target in enumerate(targets):
-            one = [level[number : number + 1] for level in maps]
+            image_maps = [level[number : number + 1] for level in maps]
             with seeded(batch.seeds[number]):
-                loss = self.loss(one, batch.select_image(number), [target])
+                loss = self.loss(image_maps, batch.select_image(number), [target])
             yield loss
 
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call of a last layer."""
+    """One recorded call of a layer."""
 
     layer: nn.Module
     input: Tensor
@@ -193,7 +268,7 @@ class LayerCall:
 
     @torch.no_grad()
     def tangent(self, directions: Mapping[nn.Module, Tensor]) -> Tensor:
-        """The layer's output with its direction for weights and no bias."""
+        """The layer's output with its direction in place of its weights and without its bias."""
         layer, weight = self.layer, directions[self.layer]
         if isinstance(layer, nn.Linear):
             return F.linear(self.input, weight)
@@ -203,7 +278,7 @@ class LayerCall:
 
 @contextmanager
 def record_calls(layers: Iterable[nn.Module]) -> Iterator[list[LayerCall]]:
-    """Every call of these layers while a block runs, in order."""
+    """Records every call of these layers inside the block, in order."""
     calls: list[LayerCall] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -227,54 +302,63 @@ def suppress(
     levels: Sequence[int] = (),
     proposals_A4: Tensor | None = None,
 ) -> Detections:
-    """Class-wise non-maximum suppression of the candidates of one image.
+    """Turns the candidates of one image into detections by class-wise non-maximum suppression.
 
-    scores_AC: of each class; corners_ACx4: (A, 4), or (A, C, 4) where every class has its own box; rows_AK: the
-    distribution each candidate goes with; levels: how many candidates each level has, where levels are thinned out.
-    Boxes are clipped to the image, and dropped below a hundredth of a pixel.
+    Boxes are clipped to the image. Boxes with a side below a hundredth of a pixel are dropped.
+
+    Args:
+        scores_AC: score of each candidate for each class.
+        corners_ACx4: (A, 4) boxes, or (A, C, 4) where each class has its own box.
+        size: height and width of the image.
+        suppression: thresholds and limits.
+        distributions_AK: class distribution of each candidate.
+        levels: number of candidates on each level, where each level keeps only its best; empty: no limit per level.
+        proposals_A4: proposal of each candidate, for two-stage detectors.
     """
-    from torchvision.ops import batched_nms, clip_boxes_to_image  # torchvision takes a second: only where it is used
+    from torchvision.ops import batched_nms, clip_boxes_to_image  # importing torchvision takes a second
 
     candidate_S, label_S = (scores_AC > suppression.min_score).nonzero(as_tuple=True)
     if levels:
         best_S = best_per_level(scores_AC[candidate_S, label_S], candidate_S, levels, suppression.num_candidates)
         candidate_S, label_S = candidate_S[best_S], label_S[best_S]
-    picked_S4 = corners_ACx4[candidate_S] if corners_ACx4.ndim == 2 else corners_ACx4[candidate_S, label_S]
-    corners_S4 = clip_boxes_to_image(picked_S4, size)
+    boxes_S4 = corners_ACx4[candidate_S] if corners_ACx4.ndim == 2 else corners_ACx4[candidate_S, label_S]
+    corners_S4 = clip_boxes_to_image(boxes_S4, size)
     large_S = ((corners_S4[:, 2:] - corners_S4[:, :2]) >= 1e-2).all(1)
     candidate_S, label_S, corners_S4 = candidate_S[large_S], label_S[large_S], corners_S4[large_S]
     score_S = scores_AC[candidate_S, label_S]
-    keep = batched_nms(corners_S4, score_S, label_S, suppression.iou_threshold)[: suppression.num_boxes]
-    picked = candidate_S[keep]
-    found = None if proposals_A4 is None else proposals_A4[picked]
-    return Detections(corners_S4[keep], label_S[keep], score_S[keep], distributions_AK[picked], found, picked)
+    kept_indices = batched_nms(corners_S4, score_S, label_S, suppression.iou_threshold)[: suppression.num_boxes]
+    candidates_M = candidate_S[kept_indices]
+    proposals_M4 = None if proposals_A4 is None else proposals_A4[candidates_M]
+    kept_boxes = (corners_S4[kept_indices], label_S[kept_indices], score_S[kept_indices])
+    return Detections(*kept_boxes, distributions_AK[candidates_M], proposals_M4, candidates_M)
 
 
-def add_dropout_before(layer: nn.Module, share: float) -> None:
-    """What a layer is given passes through dropout whenever the layer is in training mode. Nothing where share = 0."""
+def add_dropout_before(layer: nn.Module, rate: float) -> None:
+    """Applies dropout to a layer's input whenever the layer is in training mode; does nothing for a rate of 0."""
 
-    def drop(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (F.dropout(given[0], share, layer.training), *given[1:])
+    def drop(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (F.dropout(inputs[0], rate, layer.training), *inputs[1:])
 
-    if share:
+    if rate:
         layer.register_forward_pre_hook(drop)
 
 
 def best_per_level(score_S: Tensor, candidate_S: Tensor, levels: Sequence[int], num_candidates: int) -> Tensor:
-    """Positions of the `most` best of each level. `candidate_S` ascends, and levels are runs of candidates."""
+    """Positions of the best `num_candidates` of each level. `candidate_S` is ascending, and each level is a run of
+    candidates."""
     ends = torch.tensor(levels, device=candidate_S.device).cumsum(0)
     counts = torch.searchsorted(candidate_S, ends).diff(prepend=ends.new_zeros(1)).tolist()
-    parts, begin = [], 0
+    parts, start = [], 0
     for count in counts:
-        parts.append(begin + score_S[begin : begin + count].topk(min(num_candidates, count)).indices)
-        begin += count
+        parts.append(start + score_S[start : start + count].topk(min(num_candidates, count)).indices)
+        start += count
     return torch.cat(parts)
 
 
 def add_background(scores_AC: Tensor) -> Tensor:
-    """(A, C + 1): scores of a sigmoid head as a distribution, background taking what they leave over.
+    """(A, C + 1): turns the scores of a sigmoid head into a distribution, with background as the remainder.
 
-    Scores that sum to more than one are scaled to one, and leave nothing.
+    Scores that sum to more than one are scaled to sum to one, and background is then zero.
     """
     total_A1 = scores_AC.sum(1, keepdim=True)
     return torch.cat([scores_AC / total_A1.clamp(min=1), (1 - total_A1).clamp(min=0)], 1)
@@ -282,7 +366,7 @@ def add_background(scores_AC: Tensor) -> Tensor:
 
 @contextmanager
 def training_mode(*modules: nn.Module) -> Iterator[None]:
-    """Sets the `training` flag of these modules, not of what is in them, for as long as a block runs."""
+    """Sets the `training` flag of these modules, but not of their children, inside the block."""
     before = [module.training for module in modules]
     for module in modules:
         module.training = True

@@ -1,4 +1,4 @@
-"""The detectors by name, whichever library builds them: that library is imported only where it is wanted."""
+"""Detectors by name. The library that builds a detector is imported only when that detector is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from benchmark.vision.weights import weights_file
 
 
 def detector_builder(model: str) -> Callable[..., Detector]:
-    """What builds a detector of that name, from a recipe, the number of classes and a file of weights or None."""
+    """Returns the function that builds the detector of the given name.
+
+    Args:
+        model: `model` of a recipe.
+
+    Returns:
+        A function of a recipe, the number of classes and a file of weights (or None).
+    """
     if model.startswith(MMDET_PREFIX):
         from benchmark.vision.detection import mmdet_detectors
 
@@ -26,10 +33,14 @@ def detector_builder(model: str) -> Callable[..., Detector]:
 
 
 def check_weights(machine: Machine, recipe: DetectorRecipe) -> None:
-    """What every detection task registers as its `check`.
+    """Checks the backbone's weights before any data are read; every detection task registers it as its `check`.
+
+    Args:
+        machine: where the task runs.
+        recipe: the recipe, which names the backbone and its weights.
 
     Raises:
-        ValueError: The backbone's weights cannot be had, or do not fit it.
+        ValueError: the weights cannot be loaded, or do not fit the backbone.
     """
     path = weights_file(machine, recipe.weights)
     if recipe.weights != "none" and recipe.backbone != SMALL:

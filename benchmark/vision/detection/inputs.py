@@ -1,4 +1,4 @@
-"""From stored images to a detector's batch and back: resizing, mirroring, normalisation, padding.
+"""From stored images to a detector's batch and back: resizing, mirroring, normalising, padding.
 
 Shapes: N images, H x W pixels of the padded batch, M boxes of one image.
 """
@@ -17,28 +17,34 @@ from benchmark.api import Boxes
 from benchmark.vision.detection.detector import Batch, Detections, PixelFormat
 from benchmark.vision.detection.recipe import DetectorRecipe
 
-SIDE_MULTIPLE = 32  # a batch's height and width are multiples of it
+SIDE_MULTIPLE = 32  # height and width of a batch are multiples of this
 
 
 @dataclass(frozen=True)
 class ResizedBatch:
-    """A batch, and how its images relate to the stored ones."""
+    """A batch of resized images, which can map boxes to the stored images and back.
+
+    Args:
+        batch: the batch.
+        scales: (4,) for each image: pixels of the batch per pixel of the stored image, for x, y, x, y.
+        flips: whether each image is mirrored.
+    """
 
     batch: Batch
-    scales: list[Tensor]  # (4,) each: x, y, x, y of the batch over those of the stored image
+    scales: list[Tensor]
     flips: Sequence[bool]
 
     def to_batch_pixels(self, boxes: Sequence[Boxes]) -> list[Boxes]:
-        """Boxes in pixels of the stored images, in those of the batch."""
+        """Maps boxes from pixels of the stored images to pixels of the batch."""
         device = self.batch.images_N3HW.device
-        placed = []
-        for one, factor, flip, (_, width) in zip(boxes, self.scales, self.flips, self.batch.sizes, strict=True):
-            corners_M4 = one.corners_M4.to(device) * factor.to(device)
+        batch_boxes = []
+        for image_boxes, factor, flip, (_, width) in zip(boxes, self.scales, self.flips, self.batch.sizes, strict=True):
+            corners_M4 = image_boxes.corners_M4.to(device) * factor.to(device)
             if flip:
                 x1, y1, x2, y2 = corners_M4.unbind(1)
                 corners_M4 = torch.stack([width - x2, y1, width - x1, y2], 1)
-            placed.append(Boxes(corners_M4, one.labels_M.to(device)))
-        return placed
+            batch_boxes.append(Boxes(corners_M4, image_boxes.labels_M.to(device)))
+        return batch_boxes
 
     def image_size(self, number: int) -> tuple[int, int]:
         """Height and width of the stored image."""
@@ -46,14 +52,20 @@ class ResizedBatch:
         return round(height / y), round(width / x)
 
     def to_image_pixels(self, number: int, detections: Detections) -> Detections:
-        """Detections in pixels of the stored image. Not for mirrored ones."""
+        """Maps detections to pixels of the stored image. Mirrored images are not supported."""
         factor = self.scales[number].to(detections.corners_M4)
         proposals = None if detections.proposals_M4 is None else detections.proposals_M4 / factor
         return replace(detections, corners_M4=detections.corners_M4 / factor, proposals_M4=proposals)
 
 
 class BatchBuilder:
-    """Makes batches as a recipe and a detector want them."""
+    """Builds batches as a recipe and a detector require them.
+
+    Args:
+        recipe: image sizes, augmentation and memory format.
+        pixels: normalisation that the detector expects.
+        device: device of the batches.
+    """
 
     def __init__(self, recipe: DetectorRecipe, pixels: PixelFormat, device: torch.device) -> None:
         self.recipe, self.device, self.bgr = recipe, device, pixels.bgr
@@ -62,35 +74,41 @@ class BatchBuilder:
         )
 
     def __call__(self, images: Sequence[Tensor], seeds: list[int], flips: Sequence[bool] | None = None) -> ResizedBatch:
-        """The batch of these images: bilinear resizing, mirroring, padding."""
+        """Builds a batch: bilinear resizing, mirroring, normalisation and padding.
+
+        Args:
+            images: (3, H, W) each, as stored.
+            seeds: seed of each image.
+            flips: whether each image is mirrored; None mirrors none.
+        """
         flips = flips if flips is not None else [False] * len(images)
         sizes = [self.resized_size(image) for image in images]
-        ready = []
+        resized = []
         for number, image in enumerate(images):
             pixels = image.to(self.device, non_blocking=True).float()
             if pixels.shape[1:] != sizes[number]:
                 pixels = F.interpolate(pixels[None], sizes[number], mode="bilinear", align_corners=False)[0]
-            ready.append(pixels.flip(2) if flips[number] else pixels)
+            resized.append(pixels.flip(2) if flips[number] else pixels)
         factors = [scale_factors(image, size) for image, size in zip(images, sizes, strict=True)]
-        return ResizedBatch(Batch(self.stack_padded(ready), sizes, seeds), factors, flips)
+        return ResizedBatch(Batch(self.stack_padded(resized), sizes, seeds), factors, flips)
 
     def augment(
         self, images: Sequence[Tensor], boxes: Sequence[Boxes], seeds: Sequence[int]
     ) -> tuple[list[Tensor], list[Boxes]]:
-        """Images and boxes as the recipe varies them in training, each by its seed; they are placed afterwards."""
+        """Applies the recipe's training augmentation to stored images and their boxes, before they are put into a
+        batch."""
         if self.recipe.augment == "none":
             return list(images), list(boxes)
-        from benchmark.vision.detection.ssd_augment import (
-            augment_ssd,  # torchvision takes a second: only where it is used
-        )
+        from benchmark.vision.detection.ssd_augment import augment_ssd  # importing torchvision takes a second
 
         red, green, blue = (self.mean.flip(0) if self.bgr else self.mean).flatten().tolist()
         trios = zip(images, boxes, seeds, strict=True)
-        made = [augment_ssd(image.to(self.device), one, seed, (red, green, blue)) for image, one, seed in trios]
-        return [image for image, _ in made], [one for _, one in made]
+        fill = (red, green, blue)
+        pairs = [augment_ssd(image.to(self.device), boxes_M, seed, fill) for image, boxes_M, seed in trios]
+        return [image for image, _ in pairs], [boxes_M for _, boxes_M in pairs]
 
     def stack_padded(self, images: Sequence[Tensor]) -> Tensor:
-        """(N, 3, H, W): normalised, zeros on the right and below."""
+        """(N, 3, H, W): images normalised and stacked, with zeros on the right and below."""
         height, width = (self.padded_side(max(image.shape[axis] for image in images)) for axis in (1, 2))
         if all(image.shape[1:] == (height, width) for image in images):
             batch = self.normalise(torch.stack(list(images)))
@@ -102,13 +120,16 @@ class BatchBuilder:
         return batch.contiguous(memory_format=layout)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(..., 3, H, W): channels in the detector's order, less mean, over deviation."""
+        """(..., 3, H, W): channels in the detector's order, minus the mean, divided by the deviation."""
         ordered = images.flip(-3) if self.bgr else images
         return (ordered - self.mean) / self.deviation
 
     def resized_size(self, image: Tensor) -> tuple[int, int]:
-        """Height and width in the batch: squashed, or the shorter side at min_size, but the longer at most at
-        max_size."""
+        """Height and width of an image in the batch.
+
+        With `squash`, both sides have that length. Otherwise the shorter side is `min_size`, unless the longer side
+        would exceed `max_size`.
+        """
         if self.recipe.squash:
             return self.recipe.squash, self.recipe.squash
         height, width = image.shape[1:]
@@ -118,33 +139,33 @@ class BatchBuilder:
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def padded_size(self, image: Tensor) -> tuple[int, int]:
-        """`size`, and the padding of a batch of this image alone."""
+        """Height and width of a batch that holds this image alone."""
         height, width = map(self.padded_side, self.resized_size(image))
         return height, width
 
     def padded_side(self, side: int) -> int:
-        """The side of a batch that holds one of `side` pixels; squashed images need no padding."""
+        """The side of a batch that holds an image side of this length; squashed images are not padded."""
         return side if self.recipe.squash else round_up_side(side)
 
     def split_by_size(self, images: Sequence[Tensor], num_pixels: int) -> list[slice]:
-        """Parts of equal padded size, at most so many pixels each (one image at least).
+        """Splits images into runs of equal padded size with at most `num_pixels` pixels (and at least one image).
 
-        Padding is seen by a detector: in such a part every image is padded as it would be alone.
+        A detector's output depends on the padding. In such a run each image is padded as it would be alone.
         """
         sizes, ends = [self.padded_size(image) for image in images], [0]
         for number in range(1, len(images) + 1):
-            most = max(1, num_pixels // (sizes[ends[-1]][0] * sizes[ends[-1]][1]))
-            if number == len(images) or sizes[number] != sizes[ends[-1]] or number - ends[-1] >= most:
+            max_images = max(1, num_pixels // (sizes[ends[-1]][0] * sizes[ends[-1]][1]))
+            if number == len(images) or sizes[number] != sizes[ends[-1]] or number - ends[-1] >= max_images:
                 ends.append(number)
         return [slice(*pair) for pair in pairwise(ends)]
 
 
 def round_up_side(side: int) -> int:
-    """The side of a batch that holds one of `side` pixels."""
+    """The smallest multiple of SIDE_MULTIPLE that is at least `side`."""
     return -(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE
 
 
 def scale_factors(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(4,): x, y, x, y of an image of `size` over those of the stored one."""
+    """(4,): pixels of the resized image per pixel of the stored image, for x, y, x, y."""
     y, x = size[0] / image.shape[1], size[1] / image.shape[2]
     return torch.tensor([x, y, x, y])

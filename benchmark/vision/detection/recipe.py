@@ -1,4 +1,4 @@
-"""How a detector is trained: the recipe, its fields' meaning, and the published ones."""
+"""The recipe of a detector: its fields and their meaning, and the published recipes."""
 
 from __future__ import annotations
 
@@ -8,56 +8,57 @@ from typing import Any, Literal
 
 from benchmark.vision.recipes import build_recipe, check_recipe
 
-SMALL = "small"  # our own backbone, for canvases of 64 pixels
-DEFAULT_BACKBONE = "resnet50"  # the default
-MMDET_PREFIX = "mmdet:"  # models whose name begins so are built by mmdet
-SSD, VGG, SSD_SIDE = "ssd300", "vgg16", 300  # SSD300, the backbone it is defined on, and the pixels a side it takes
+SMALL = "small"  # our own backbone, for images of 64 x 64 pixels
+DEFAULT_BACKBONE = "resnet50"
+MMDET_PREFIX = "mmdet:"  # prefix of the models that mmdet builds
+SSD, VGG, SSD_SIDE = "ssd300", "vgg16", 300  # SSD300, its backbone, and the side of its images in pixels
 TORCHVISION_MODELS = ("fcos", "faster_rcnn", SSD)
-BOX_FEATURE_MODELS = ("fcos", "faster_rcnn")  # of which is known what their class layer sees of a box
+BOX_FEATURE_MODELS = ("fcos", "faster_rcnn")  # models that implement `detect_with_features`
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorRecipe:
-    """How a detector is trained; every field is a parameter of every detection task.
+    """How a detector is built and trained. Every field is a parameter of every detection task.
 
-    Raises ValueError for a value out of range and for a setting that has no effect beside the others.
+    Raises:
+        ValueError: a value is out of range, or a setting has no effect in combination with the others.
     """
 
     model: str = "fcos"  # fcos, faster_rcnn, ssd300 of torchvision, or mmdet:fcos, mmdet:faster_rcnn, mmdet:CONFIG
-    backbone: str = DEFAULT_BACKBONE  # torchvision's: any of its ResNets and MobileNets, vgg16 for ssd300; or `small`
-    weights: str = "default"  # of the backbone: none, default (ImageNet), or a .safetensors/.pth file
-    frozen_stages: int = 1  # stages of the backbone that are not trained, after the stem; -1: all is trained
-    norm: Literal["frozen", "batch"] = "frozen"  # the backbone's batch normalisation: as it came, or trained
-    channels: int = 256  # of the feature maps; ssd300: of the last one on the small backbone
-    convs: int | None = None  # of each tower of fcos; null: 4, or 1 on the small backbone
+    backbone: str = DEFAULT_BACKBONE  # any ResNet or MobileNet of torchvision; for ssd300 vgg16; or `small`
+    weights: str = "default"  # initial weights of the backbone: none, default (ImageNet), or a .safetensors/.pth file
+    frozen_stages: int = 1  # number of backbone stages that stay fixed, besides the stem; -1: none, nor the stem
+    norm: Literal["frozen", "batch"] = "frozen"  # the backbone's batch normalisation: fixed (frozen) or trained (batch)
+    channels: int = 256  # channels of the feature maps; for ssd300, of the small backbone's last map
+    convs: int | None = None  # convolutions in each tower of fcos; null: 4, or 1 with the small backbone
     head_norm: Literal["auto", "group", "none"] = (
-        "auto"  # in the towers of fcos; auto: none, or group on the small backbone
+        "auto"  # normalisation in the towers of fcos; auto: none, or group with the small backbone
     )
 
-    dropout: float = 0.0  # before the class layer of fcos and faster_rcnn
+    dropout: float = 0.0  # rate of dropout before the classification layer of fcos and faster_rcnn
 
-    center_sampling: float = 1.5  # of fcos: strides from a centre within which places learn a box; 0: all
+    center_sampling: float = 1.5  # fcos: a place learns boxes whose centre is within so many strides; 0: any distance
 
-    squash: int = 0  # pixels a side of every image, whatever its shape; 0: keep its shape
-    min_size: int = 800  # shorter side of an image, in pixels; 0: as it is stored
-    max_size: int = 1333  # longer side at most
+    squash: int = 0  # resize every image to a square of this side in pixels; 0: keep the aspect ratio
+    min_size: int = 800  # shorter side of the resized image, in pixels; 0: the stored size
+    max_size: int = 1333  # upper limit of the longer side, in pixels
     flip: bool = True  # mirror half of the training images
-    augment: Literal["none", "ssd"] = "none"  # besides; ssd: its colours, zooming out and crops
+    augment: Literal["none", "ssd"] = "none"  # further augmentation; ssd: colours, zooming out and crops
 
     epochs: int = 12
     batch_size: int = 8
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    bias_lr: float = 2.0  # learning rate of biases, as a multiple
-    bias_decay: bool = False  # weight decay on biases too
+    bias_lr: float = 2.0  # learning rate of biases, as a multiple of lr
+    bias_decay: bool = False  # apply weight decay to biases too
     schedule: Literal["step", "cosine"] = "cosine"
-    milestones: str = "8/11"  # schedule=step: epochs after which the learning rate falls to a tenth
-    warmup: float = 0.05  # below 1 a share of training, from 1 on a number of steps
-    warmup_ratio: float = 0.1  # of the learning rate at the first of them
+    milestones: str = "8/11"  # schedule=step: epochs after which the learning rate is divided by ten
+    warmup: float = 0.05  # length of the warm-up: below 1 a share of training, otherwise a number of steps
+    warmup_ratio: float = 0.1  # share of the learning rate at the first warm-up step
     warmup_kind: Literal["constant", "linear"] = "linear"
-    clip: float = 10.0  # largest norm of the gradient; 0: any
-    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the backbone, in training and prediction
+    clip: float = 10.0  # largest norm of the gradient; 0: no clipping
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # precision of the backbone, in training and prediction
     channels_last: bool = True
 
     def __post_init__(self) -> None:
@@ -70,36 +71,40 @@ class DetectorRecipe:
             )
         if self.model == SSD and self.backbone == SMALL and self.min_size and not self.squash:
             raise ValueError(
-                "model=ssd300 takes images of one size: set squash=PIXELS, or min_size=0 where all have it"
+                "model=ssd300 takes images of one size: set squash=PIXELS, or min_size=0 if all images have it already"
             )
         untrained = self.weights == "none" and self.model in TORCHVISION_MODELS and self.backbone != SMALL
         if untrained and ((self.norm == "frozen" and self.model != SSD) or self.frozen_stages >= 0):
             change = "frozen_stages=-1" if self.model == SSD else "norm=batch,frozen_stages=-1"
             raise ValueError(
-                f"weights=none: the backbone starts from random numbers, so all of it must be trained: set {change}"
+                f"weights=none: the backbone starts from random weights, so all of it must be trained: set {change}"
             )
 
     def for_cpu(self) -> dict[str, Any]:
-        """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""
+        """Settings of a fit that a few CPU cores finish in minutes; {} if the recipe is small enough already."""
         small = {"backbone": SMALL, "channels": 32, "epochs": 30, "lr": 0.02, "min_size": 96, "max_size": 256}
         return {} if self.backbone == SMALL else small | {"precision": "float32"}
 
     @property
     def num_convs(self) -> int:
-        """Convolutions of each tower."""
+        """Number of convolutions in each tower of FCOS."""
         return self.convs if self.convs is not None else 1 if self.backbone == SMALL else 4
 
     @property
     def has_group_norm(self) -> bool:
-        """Whether towers are normalised by group."""
+        """Whether the towers of FCOS use group normalisation."""
         return self.head_norm == "group" or (self.head_norm == "auto" and self.backbone == SMALL)
 
     def num_warmup_steps(self, num_steps: int) -> int:
-        """Steps of warm-up among so many. ValueError where nothing else is left."""
+        """Number of warm-up steps in a fit of `num_steps`.
+
+        Raises:
+            ValueError: the warm-up would take the whole fit.
+        """
         steps = round(self.warmup * num_steps) if self.warmup < 1 else round(self.warmup)
         if steps >= num_steps:
             raise ValueError(
-                f"warmup={self.warmup:g} steps, of {num_steps} that training takes: set fewer, or a share below 1"
+                f"warmup={self.warmup:g} steps, but training takes {num_steps}: set fewer, or a share below 1"
             )
         return steps
 
@@ -109,21 +114,21 @@ class DetectorRecipe:
         return [int(epoch) for epoch in self.milestones.split("/") if epoch]
 
     def _ranges(self) -> dict[str, bool]:
-        offered = self.model in TORCHVISION_MODELS or (
-            self.model.startswith(MMDET_PREFIX) and len(self.model) > len(MMDET_PREFIX)
-        )
-        ssd, others = self.model == SSD, "a ResNet or MobileNet of torchvision (resnet50, mobilenet_v3_large ...)"
-        squashed = self.squash == SSD_SIDE or not ssd or self.backbone == SMALL
+        """Each field and its condition, and whether the condition holds."""
+        is_mmdet = self.model.startswith(MMDET_PREFIX) and self.model != MMDET_PREFIX
+        is_known_model = is_mmdet or self.model in TORCHVISION_MODELS
+        is_ssd, choices = self.model == SSD, "a ResNet or MobileNet of torchvision (resnet50, mobilenet_v3_large ...)"
+        has_ssd_size = self.squash == SSD_SIDE or not is_ssd or self.backbone == SMALL
         return {
-            "model fcos, faster_rcnn, ssd300, mmdet:fcos, mmdet:faster_rcnn or mmdet:CONFIG": offered,
-            f"backbone small, or {others}": ssd or is_known_backbone(self.backbone),
-            "backbone small or vgg16 with model=ssd300": not ssd or self.backbone in (SMALL, VGG),
+            "model fcos, faster_rcnn, ssd300, mmdet:fcos, mmdet:faster_rcnn or mmdet:CONFIG": is_known_model,
+            f"backbone small, or {choices}": is_ssd or is_known_backbone(self.backbone),
+            "backbone small or vgg16 with model=ssd300": not is_ssd or self.backbone in (SMALL, VGG),
             "frozen_stages from -1 to 4": -1 <= self.frozen_stages <= 4,
             "channels a positive multiple of 32": self.channels > 0 and self.channels % 32 == 0,
             "convs at least 1": self.num_convs >= 1,
             "dropout in [0, 1)": 0 <= self.dropout < 1,
             "squash at least 0": self.squash >= 0,
-            f"squash {SSD_SIDE} with model=ssd300,backbone=vgg16": squashed,
+            f"squash {SSD_SIDE} with model=ssd300,backbone=vgg16": has_ssd_size,
             "min_size at least 0": self.min_size >= 0,
             "max_size at least min_size": self.max_size >= self.min_size,
             "epochs at least 1": self.epochs >= 1,
@@ -140,11 +145,11 @@ class DetectorRecipe:
         }
 
     def _ineffective(self) -> list[tuple[tuple[str, ...], bool, str]]:
-        """(settings, whether they have no effect, beside what)."""
-        theirs = self.model.startswith(MMDET_PREFIX)
-        own = ("backbone", "norm", "channels")
+        """Triples of settings, whether they have no effect, and the setting that is the reason."""
+        is_mmdet = self.model.startswith(MMDET_PREFIX)
+        backbone_settings = ("backbone", "norm", "channels")
         return [
-            (own, theirs, f"model={self.model}: its configuration says it"),
+            (backbone_settings, is_mmdet, f"model={self.model}: its configuration sets it"),
             (("convs", "head_norm"), self.model != "fcos", f"model={self.model}"),
             (("dropout",), self.model not in BOX_FEATURE_MODELS, f"model={self.model}"),
             (("center_sampling",), self.model == SSD, f"model={self.model}"),
@@ -159,13 +164,13 @@ class DetectorRecipe:
 
 
 def is_known_backbone(backbone: str) -> bool:
-    """Whether torchvision has a backbone of that name."""
+    """Whether there is a backbone of that name."""
     return backbone in (SMALL, DEFAULT_BACKBONE) or backbone in backbone_names()
 
 
 def backbone_names() -> list[str]:
-    """torchvision's ResNets (ResNeXts and wide ones too) and MobileNets."""
-    import torchvision  # takes a second: only where it is used
+    """The names of torchvision's ResNets (with ResNeXts and wide ResNets) and MobileNets."""
+    import torchvision  # importing it takes a second
 
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
     return [name for name in names if name.startswith(("resne", "wide_resnet", "mobilenet"))]
@@ -180,12 +185,12 @@ PUBLISHED_FCOS_COCO = DetectorRecipe(
     precision="float32",
     channels_last=False,
 )
-"""ISAL's FCOS on COCO (Liu et al., 2021, section 4.2 and its code): the other fields are `DetectorRecipe`'s own.
+"""The training of ISAL's FCOS on COCO (Liu et al., 2021, section 4.2 and its code); other fields keep their defaults.
 
-Of training, that is: the network is torchvision's, which differs (docs/recipes.md); `mmdet:fcos` is the paper's.
+The network is torchvision's, which differs from the paper's (docs/recipes.md); `mmdet:fcos` is the paper's network.
 """
 PUBLISHED_FCOS_VOC = replace(PUBLISHED_FCOS_COCO, clip=8.0)
-"""The same on VOC2012: at COCO's 1333x800, its gradient clipped at 8."""
+"""The same on VOC2012: images of COCO's size, 1333x800, and gradients clipped at norm 8."""
 
 PUBLISHED_SSD300 = DetectorRecipe(
     model=SSD, backbone=VGG, frozen_stages=-1, squash=SSD_SIDE, augment="ssd",
@@ -193,16 +198,23 @@ PUBLISHED_SSD300 = DetectorRecipe(
     schedule="step", milestones="240", warmup=300.0, warmup_ratio=0.001, clip=0.0, precision="float32",
     channels_last=False,
 )  # fmt: skip
-"""SSD300 on VOC 2007 and 2012 as GEAL and FreeSel train it (Xie et al., 2021 and 2023, and their code: 30 epochs of
-tenfold data): the other fields are `DetectorRecipe`'s own.
+"""SSD300 on VOC 2007 and 2012 as GEAL and FreeSel train it (Xie et al., 2021 and 2023, and their code, which runs 30
+epochs over the data repeated ten times); other fields keep their defaults.
 
-Theirs is mmdet's SSD, whose mean is (123.675, 116.28, 103.53); ssd.py and ssd_augment.py say what torchvision's does
-otherwise. Batches are of equal size, give or take one image.
+They use mmdet's SSD, whose pixel mean is (123.675, 116.28, 103.53); ssd.py and ssd_augment.py list how torchvision's
+differs. Batches here have equal size up to one image.
 """
 
 
 def missing_capabilities(**values: Any) -> set[str]:
-    """The capabilities that a task's parameters take away. Raises the recipe's ValueError, before any data is read."""
+    """Returns the capabilities that a detection task with these parameters does not have.
+
+    Args:
+        values: all parameters of the task, the recipe's fields among them.
+
+    Raises:
+        ValueError: the recipe is invalid. No data are read before.
+    """
     recipe = build_recipe(DetectorRecipe, values)
     missing = {
         "proposals": "rcnn" not in recipe.model,

@@ -1,4 +1,4 @@
-"""SSD of torchvision (Liu et al., 2016): one forward pass, default boxes on maps of falling size.
+"""torchvision's SSD (Liu et al., 2016): one forward pass, with default boxes on maps of decreasing size.
 
 Shapes: N images, A default boxes of one image, C classes, K = C + 1 with background, D features.
 """
@@ -26,13 +26,12 @@ MAP_CHANNELS = [512, 1024, 512, 256, 256, 256]  # channels of the six source map
 
 
 class Ssd(Detector):
-    """torchvision's SSD300 on VGG16 with its matching, hard negative mining (3:1) and losses; the small one has four
-    maps and fewer default boxes.
+    """torchvision's SSD300 on VGG16, with its matching, hard negative mining (3:1) and losses.
 
-    Pixels are 0..255 less the mean, as in the paper and for torchvision's own weights of VGG16; a FILE must hold such
-    weights too. An image without boxes has no positives, so no negatives are mined for it: its loss is 0 and it teaches
-    nothing, as in the paper. Default boxes are of the sizes that the paper has for COCO, from 0.07 of a side on; those
-    for VOC begin at 0.1.
+    Pixels are 0..255 minus the mean, as in the paper and for torchvision's weights of VGG16; weights from a file must
+    expect such pixels too. An image without boxes has no positives, so no negatives are mined for it and its loss is 0,
+    as in the paper. Default boxes have the sizes that the paper uses for COCO, from 0.07 of a side; those for VOC start
+    at 0.1. The small variant has four maps and fewer default boxes.
     """
 
     is_two_stage, pixel_format = False, PixelFormat((123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
@@ -45,7 +44,7 @@ class Ssd(Detector):
             body, self.channels = SmallSsdBackbone(recipe.channels), [*SmallBackbone.WIDTHS, recipe.channels]
             boxes = DefaultBoxGenerator([[2]] * len(self.channels), scales=[0.18, 0.26, 0.36, 0.5, 0.7])
         else:
-            trained = 4 - recipe.frozen_stages  # of five: torchvision counts from the last
+            trained = 4 - recipe.frozen_stages  # of five stages; torchvision counts them from the last
             body, self.channels = _vgg_extractor(load_backbone(recipe, weights), False, trained), MAP_CHANNELS
             boxes = DefaultBoxGenerator(
                 [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
@@ -57,59 +56,60 @@ class Ssd(Detector):
         self.suppression = SMALL_SUPPRESSION if small else FULL_SUPPRESSION
 
     def backbone_maps(self, images_N3HW: Tensor) -> Sequence[Tensor]:
-        """The source maps: 38, 19, 10, 5, 3 and 1 places a side, or four of the small backbone."""
+        """Returns the source maps, with 38, 19, 10, 5, 3 and 1 places per side, or four maps of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
     def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """Smooth L1 of the boxes and cross-entropy of the classes, each divided by the positives of the batch."""
+        """Smooth L1 of the boxes and cross-entropy of the classes, each divided by the number of positives in the
+        batch."""
         outputs, defaults = self._outputs(maps, batch)
-        boxes = [{"boxes": one.corners_M4, "labels": one.labels_M + 1} for one in targets]  # 0 is background here
-        matched = [self._matched(one, defaults_A4) for one, defaults_A4 in zip(targets, defaults, strict=True)]
+        boxes = [{"boxes": target.corners_M4, "labels": target.labels_M + 1} for target in targets]  # 0: background
+        pairs = zip(targets, defaults, strict=True)
+        matched = [self._match_targets(target, defaults_A4) for target, defaults_A4 in pairs]
         return sum_losses(self.inner.compute_loss(boxes, outputs, defaults, matched))
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
-        """A score is the class probability; of each class the likeliest candidates enter suppression."""
+        """Scores a box by its class probability; the best candidates of each class enter suppression."""
         outputs, defaults = self._outputs(maps, batch)
-        rows_NAK = outputs["cls_logits"].softmax(2).roll(-1, 2)  # background last
-        found = []
-        parts = zip(rows_NAK, outputs["bbox_regression"], defaults, batch.sizes, strict=True)
-        for rows_AK, deltas_A4, defaults_A4, size in parts:
+        scores_NAK = outputs["cls_logits"].softmax(2).roll(-1, 2)  # background last
+        detections = []
+        parts = zip(scores_NAK, outputs["bbox_regression"], defaults, batch.sizes, strict=True)
+        for scores_AK, deltas_A4, defaults_A4, size in parts:
             corners_A4 = self.inner.box_coder.decode_single(deltas_A4, defaults_A4)
-            scores_AC = keep_likeliest(rows_AK[:, :-1], self.suppression.num_candidates)
-            found.append(suppress(scores_AC, corners_A4, size, self.suppression, rows_AK))
-        return found
+            scores_AC = keep_likeliest(scores_AK[:, :-1], self.suppression.num_candidates)
+            detections.append(suppress(scores_AC, corners_A4, size, self.suppression, scores_AK))
+        return detections
 
     def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
-        """The source maps, averaged over places and joined, for they differ in width: D = 2816, or that of the small
-        ones."""
+        """(N, D): the source maps, averaged over places and concatenated, because their widths differ; D = 2816 on
+        VGG16."""
         return torch.cat([level.mean((2, 3)) for level in maps], 1)
 
     def last_layers(self) -> list[nn.Module]:
-        """Classes of every map from the finest on, then boxes of every map."""
+        """Returns the class layers of every map from the finest on, then their box layers."""
         head = self.inner.head
         return [*head.classification_head.module_list, *head.regression_head.module_list]
 
     def _outputs(self, maps: Sequence[Tensor], batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The head's outputs, (N, A, ...) each, and the default boxes, (A, 4), of each image."""
+        """The head's outputs, (N, A, ...) each, and the default boxes of each image, (A, 4)."""
         levels = list(maps)
         return self.inner.head(levels), self.inner.anchor_generator(ImageList(batch.images_N3HW, batch.sizes), levels)
 
-    def _matched(self, target: Boxes, defaults_A4: Tensor) -> Tensor:
-        """(A,): the true box of each default box, -1 for background."""
+    def _match_targets(self, target: Boxes, defaults_A4: Tensor) -> Tensor:
+        """(A,): the true box of each default box; -1 for background."""
         if not len(target):
             return torch.full((len(defaults_A4),), -1, device=defaults_A4.device)
         matched_A: Tensor = self.inner.proposal_matcher(box_iou(target.corners_M4, defaults_A4))
         return matched_A
 
 
-FULL_SUPPRESSION = Suppression(
-    min_score=0.01, iou_threshold=0.45, num_boxes=200, num_candidates=400
-)  # candidates of a class
-SMALL_SUPPRESSION = replace(FULL_SUPPRESSION, num_boxes=20, num_candidates=50)  # of the small one
+# Here num_candidates is per class.
+FULL_SUPPRESSION = Suppression(min_score=0.01, iou_threshold=0.45, num_boxes=200, num_candidates=400)
+SMALL_SUPPRESSION = replace(FULL_SUPPRESSION, num_boxes=20, num_candidates=50)  # for the small backbone
 
 
 class SmallSsdBackbone(nn.Module):
-    """The small backbone's stages of stride 4, 8 and 16, and a last one of stride 32."""
+    """The small backbone's stages of stride 4, 8 and 16, and one more of stride 32."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class SmallSsdBackbone(nn.Module):
         self.extra = conv_block(SmallBackbone.WIDTHS[-1], channels, 2)
 
     def forward(self, images_N3HW: Tensor) -> OrderedDict[str, Tensor]:
-        """The four maps by number."""
+        """The four maps, by number."""
         maps, values = OrderedDict[str, Tensor](), self.body.stem(images_N3HW)
         for number, stage in enumerate((self.body.layer1, self.body.layer2, self.body.layer3, self.extra)):
             values = maps[str(number)] = stage(values)
@@ -125,6 +125,6 @@ class SmallSsdBackbone(nn.Module):
 
 
 def keep_likeliest(scores_AC: Tensor, num_candidates: int) -> Tensor:
-    """(A, C): the `most` best scores of each class, and 0 for the others."""
+    """(A, C): the `num_candidates` best scores of each class, and 0 elsewhere."""
     best_SC = scores_AC.topk(min(num_candidates, len(scores_AC)), dim=0).indices
     return torch.zeros_like(scores_AC).scatter(0, best_SC, scores_AC.gather(0, best_SC))

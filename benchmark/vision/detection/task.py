@@ -1,4 +1,4 @@
-"""Object detection as an active-learning task: images are read when they are needed.
+"""Object detection as an active-learning task. Images are read from disk when they are needed.
 
 Shapes: N images, H x W pixels, P predictions, M boxes of one image, C classes, K = C + 1 with background, D features.
 """
@@ -9,7 +9,7 @@ import copy
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -37,7 +37,8 @@ from benchmark.api import (
 from benchmark.vision.data.annotations import GroundTruth, Split, check_has_boxes, image_scans
 from benchmark.vision.data.reading import Noise, read_groups
 from benchmark.vision.data.sources import report_sources
-from benchmark.vision.detection.average_precision import DetectionArrays, coco_scores, voc_map
+from benchmark.vision.detection.average_precision import coco_scores, voc_map
+from benchmark.vision.detection.detection_set import DetectionSet, apply_dropout
 from benchmark.vision.detection.detector import Batch, Detections, DetectionsWithFeatures, Detector
 from benchmark.vision.detection.detectors import detector_builder
 from benchmark.vision.detection.inputs import BatchBuilder, ResizedBatch
@@ -51,15 +52,31 @@ from benchmark.vision.task import VisionTask, cast_model, encoder_pool, thumbnai
 from benchmark.vision.training import uses_batch_statistics
 from benchmark.vision.weights import weights_file
 
-PIXELS_PER_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 canvases of 64x64; on a GPU seven images of 800x1333
+PIXELS_PER_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 images of 64x64; on a GPU seven of 800x1333
 MAP_SCORES = {"50": "ap50", "50:95": "ap"}
 
 
 class Detection(VisionTask[Detector]):
-    """A pool of images with boxes, a test set and a recipe. Its public methods are the task's capabilities.
+    """An object-detection task: a pool of images with boxes, a test set, and a recipe for the detector.
 
-    `map`, its metric, is the mean average precision at the IoU that the task counts at, in 0..1. Boxes that are
-    ignored (crowds, and difficult ones where the task says so) are not trained on, but drawn and so paid for.
+    Its metric `map` is the mean average precision in 0..1, at the IoU given by `map_at`. Ignored boxes (crowds, and
+    difficult boxes if the task says so) are not trained on, but annotators drew them, so they count in the cost.
+
+    The public methods implement `Task` and the capabilities of `benchmark.contract.capabilities`, which describes their
+    arguments. Models passed to them must be in eval mode and are not changed.
+
+    Args:
+        machine: the device, the folders and the number of worker processes.
+        recipe: how detectors are built and trained.
+        pool: the images that strategies choose from, with their boxes.
+        test: the images that models are scored on, with their boxes.
+        num_classes: C.
+        map_at: IoU thresholds of the metric: `50`, or `50:95` for COCO's mean.
+        classes: C names; empty: the numbers 0..C-1.
+        root: folder of the data set, from which file names in reports start.
+
+    Raises:
+        ValueError: the recipe cannot be carried out, or the pool or the test set has no usable box.
     """
 
     metric = MEAN_AP
@@ -75,7 +92,7 @@ class Detection(VisionTask[Detector]):
         self._weights = weights_file(machine, recipe.weights)
         self._pool, self._test = pool, test
         self._memo: tuple[Callable[[], nn.Module | None], Indices, DetectionSet] | None = None
-        detector = self.model()  # whatever is wrong with the recipe is said now
+        detector = self.model()  # reports a faulty recipe early
         self._uses_batch_statistics = uses_batch_statistics(detector)
         if not suits_channels_last(detector, self._device):
             self._recipe = replace(recipe, channels_last=False)
@@ -90,38 +107,49 @@ class Detection(VisionTask[Detector]):
 
     # --- training and scoring --------------------------------------------------------------------
     def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Detector:
-        """A detector trained on the set `labelled`. Raises ValueError where training diverges."""
-        which, self._memo = np.sort(labelled), None
+        """Trains a detector on labelled images.
+
+        Raises:
+            ValueError: training diverges.
+        """
+        labelled_images, self._memo = np.sort(labelled), None
         detector = self._build_network(seed, companion)
-        checkpoint = self._checkpoint_path(which, seed, companion)
+        checkpoint = self._checkpoint_path(labelled_images, seed, companion)
 
         def prepare(steps: Sequence[Step]) -> Iterator[tuple[Batch, list[Boxes]]]:
-            groups = [which[step.positions].tolist() for step in steps]
+            groups = [labelled_images[step.positions].tolist() for step in steps]
             for step, group, images in zip(steps, groups, self._read_images(self._pool, groups), strict=True):
-                boxes = [self._pool.truth.boxes_of(one) for one in group]
+                boxes = [self._pool.truth.boxes_of(index) for index in group]
                 seeds = [derive_seed(seed, f"varied {step.number} {index}") for index in group]
-                varied, left = self._batch_builder.augment(images, boxes, seeds)
-                placed = self._batch_builder(varied, self._image_seeds(self._pool, group), step.flips)
-                yield placed.batch, placed.to_batch_pixels(left)
+                augmented_images, augmented_boxes = self._batch_builder.augment(images, boxes, seeds)
+                resized = self._batch_builder(augmented_images, self._image_seeds(self._pool, group), step.flips)
+                yield resized.batch, resized.to_batch_pixels(augmented_boxes)
 
         train_detector(
-            detector, len(which), prepare, self._recipe, companion, derive_seed(seed, "training"), checkpoint
+            detector, len(labelled_images), prepare, self._recipe, companion, derive_seed(seed, "training"), checkpoint
         )
         return detector
 
     def score(self, model: nn.Module) -> Scores:
-        """Shares of one: map, COCO's ap (IoU 0.50:0.95), ap50 and ap75, and PASCAL VOC's voc_map (IoU 0.50); how many
-        classes the boxes found are of (0: none is found), and those that are there. ap and ap50 of each class."""
+        """Scores a model on the test set.
+
+        Returns:
+            `map`, COCO's `ap` (IoU 0.50:0.95), `ap50` and `ap75`, and PASCAL VOC's `voc_map` (IoU 0.50), all in 0..1;
+            the number of classes among the detections (0 without any) and in the test set; `ap` and `ap50` of each
+            class.
+        """
         self._memo = None
-        truth, found = self._test.truth, self._detect_all(model, self._test, np.arange(self.num_test())).to_arrays()
-        scores = coco_scores(truth, found, self.classes)
-        scores |= {"map": scores[self._map], "voc_map": voc_map(truth, found, self.num_classes)}
-        counted = {"predicted": found.label_P, "test": truth.labels_B[~truth.ignored_B]}
-        scores |= {f"num_{which}_classes": float(len(np.unique(labels))) for which, labels in counted.items()}
+        truth = self._test.truth
+        detections = self._detect_all(model, self._test, np.arange(self.num_test())).to_arrays()
+        scores = coco_scores(truth, detections, self.classes)
+        scores |= {"map": scores[self._map], "voc_map": voc_map(truth, detections, self.num_classes)}
+        labels_by_source = {"predicted": detections.label_P, "test": truth.labels_B[~truth.ignored_B]}
+        for source, labels in labels_by_source.items():
+            scores[f"num_{source}_classes"] = float(len(np.unique(labels)))
         return scores
 
     def cost(self, indices: Indices) -> dict[str, float]:
-        """Images, and the boxes drawn on them, ignored ones too (as the published counts have them)."""
+        """Counts images and the boxes drawn on them. Ignored boxes count too, as in published numbers."""
         return {"images": float(len(indices)), "boxes": float(self._pool.truth.num_annotated_boxes(indices))}
 
     def num_test(self) -> int:
@@ -129,42 +157,50 @@ class Detection(VisionTask[Detector]):
         return len(self._test.truth)
 
     def scrambled(self, paid: Indices, seed: int, *, test: bool = True) -> Detection:
-        """The same images; those of the pool but for `paid`, and with `test` the test set's, exchange their boxes,
-        whose classes are drawn at random."""
-        other, rng = copy.copy(self), np.random.default_rng(seed)
-        other._pool = Split(self._pool.images, exchange_boxes(self._pool.truth, paid, self.num_classes, rng))
+        """Returns a copy of the task in which images outside `paid` exchange their boxes and each of these gets a
+        random class.
+
+        The test set is scrambled too, unless `test` is False.
+        """
+        scrambled_task, rng = copy.copy(self), np.random.default_rng(seed)
+        scrambled_task._pool = Split(self._pool.images, exchange_boxes(self._pool.truth, paid, self.num_classes, rng))
         if test:
             truth = exchange_boxes(self._test.truth, np.empty(0, np.int64), self.num_classes, rng)
-            other._test = Split(self._test.images, truth)
-        other.fingerprint, other._memo = digest(self.fingerprint, np.sort(paid), seed, test), None
-        return other
+            scrambled_task._test = Split(self._test.images, truth)
+        scrambled_task.fingerprint, scrambled_task._memo = digest(self.fingerprint, np.sort(paid), seed, test), None
+        return scrambled_task
 
-    # --- for pictures of a run that is through ---------------------------------------------------
+    # --- for figures of a finished run -----------------------------------------------------------
     def annotations(self) -> Annotations:
-        """Class and size of each box of the pool that somebody drew."""
+        """Returns the class and the size of each box of the pool, ignored ones included."""
         truth = self._pool.truth
         sides_B2 = truth.corners_B4[:, 2:] - truth.corners_B4[:, :2]
         image_B = np.repeat(np.arange(self.num_pool), np.diff(truth.offsets_N1))
         return Annotations(self.classes, image_B, truth.labels_B, np.sqrt(sides_B2.prod(1)))
 
     def pictures(self, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.float32]]]:
-        """(N, side, side, 3) pool images, shrunk to fit and padded with white, and (K, 4) boxes in their pixels."""
+        """Returns pool images for figures: (N, side, side, 3) thumbnails padded with white, and each image's (M, 4)
+        boxes in their pixels."""
         pictures_NHW3, scales = thumbnails(self._pool.images, indices, side)
         pairs = zip(indices.tolist(), scales, strict=True)
         return pictures_NHW3, [(self._pool.truth.boxes_of(index).corners_M4 * scale).numpy() for index, scale in pairs]
 
     # --- capabilities ----------------------------------------------------------------------------
     def predict(self, model: nn.Module, indices: Indices) -> Predictions:
-        """The boxes found, at most a hundred an image, class by class after suppression."""
+        """Returns the detections after non-maximum suppression, at most a hundred per image by default."""
         return self._cached_detections(model, indices).to_predictions()
 
     def perturbed(self, model: nn.Module, indices: Indices, sigma: float, seed: int) -> Predictions:
-        """`predict` on noisy images."""
+        """Returns what `predict` returns, on images with Gaussian noise."""
         noise = Noise(sigma, {index: derive_seed(seed, f"noise {index}") for index in np.asarray(indices).tolist()})
         return self._detect_all(model, self._pool, indices, noise).to_predictions()
 
     def proposals(self, model: nn.Module, indices: Indices) -> Predictions:
-        """`predict`, with proposals. ValueError on a one-stage detector."""
+        """Returns what `predict` returns, with the proposal of each box.
+
+        Raises:
+            ValueError: the detector has one stage.
+        """
         if not cast_model(model, Detector).is_two_stage:
             raise ValueError(f"model={self._recipe.model}: a one-stage detector has no proposals")
         return self._cached_detections(model, indices).to_predictions(proposals=True)
@@ -173,41 +209,55 @@ class Detection(VisionTask[Detector]):
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N, D): the inputs of the last layers, averaged over places and levels (FCOS) or proposals (Faster R-CNN)."""
         detector = cast_model(model, Detector)
-        return torch.cat(
-            [detector.pooled_features(maps, batch).float() for maps, batch in self._feature_maps(detector, indices)]
-        )
+        batches = self._feature_maps(detector, indices)
+        return torch.cat([detector.pooled_features(maps, batch).float() for maps, batch in batches])
 
     def labels(self, model: nn.Module, indices: Indices) -> list[Boxes]:
-        """The boxes of each image that are not ignored."""
+        """Returns the boxes of each image, without ignored ones."""
         return [self._pool.truth.boxes_of(index) for index in np.asarray(indices).tolist()]
 
     @torch.no_grad()
     def box_features(self, model: nn.Module, indices: Indices) -> Tensor:
-        """(P, D): of FCOS the class tower's output at each box's place, of Faster R-CNN the box head's output of its
-        proposal. As dear as `predict`. ValueError on detectors where it is not known."""
-        return torch.cat([one.features_MD for one in self._detect_with_features(model, indices)])
+        """(P, D): for FCOS the class tower's output at the place of each box, for Faster R-CNN the box head's output
+        for its proposal.
+
+        Raises:
+            ValueError: this kind of detector does not provide them.
+
+        Cost:
+            about the same as `predict`.
+        """
+        return torch.cat([detections.features_MD for detections in self._detect_with_features(model, indices)])
 
     @torch.no_grad()
     def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
-        """Monte Carlo dropout (Gal & Ghahramani, 2016) on the class layer's input: the boxes of `predict`, row by row,
-        each with the scores under masks of its own; boxes, proposals and centerness stay. The inputs are kept from the
-        first sample to the last: on FCOS nine times the features of each box."""
-        share, images = self._recipe.dropout, np.asarray(indices).tolist()
-        watched = list(self._detect_with_features(model, indices))
-        clean = DetectionSet.from_images(
-            [one.detections for one in watched], self.num_classes, self._device
-        ).to_predictions()
+        """Yields predictions with Monte Carlo dropout on the classification layer's input.
+
+        The boxes, proposals and centerness are those of `predict`. Each box gets new class scores in each sample, under
+        dropout masks of its own.
+
+        References:
+            Gal & Ghahramani, Dropout as a Bayesian Approximation, 2016.
+
+        Cost:
+            the layer's inputs stay in memory from the first sample to the last: for FCOS, nine times the features of
+            each box.
+        """
+        rate, images = self._recipe.dropout, np.asarray(indices).tolist()
+        with_features = list(self._detect_with_features(model, indices))
+        detections = [part.detections for part in with_features]
+        predictions = DetectionSet.from_images(detections, self.num_classes, self._device).to_predictions()
         for number in range(num_samples):
-            rows = [
-                one.classify(apply_dropout(one.inputs_MDSS, share, derive_seed(seed, f"sample {number} of {image}")))
-                for image, one in zip(images, watched, strict=True)
+            scores = [
+                part.classify(apply_dropout(part.inputs_MDSS, rate, derive_seed(seed, f"sample {number} of {image}")))
+                for image, part in zip(images, with_features, strict=True)
             ]
-            yield replace(clean, scores_PC=torch.cat([clean.scores_PC[:0], *rows]))
+            yield replace(predictions, scores_PC=torch.cat([predictions.scores_PC[:0], *scores]))
 
     def augmented(self, model: nn.Module, indices: Indices, how: Augmentation, seed: int) -> Predictions:
-        """`predict` on changed images: see `views`."""
-        changed = Split(AugmentedImages(self._pool.images, how, seed), self._pool.truth)
-        return self._detect_all(model, changed, indices, back=partial(map_back, how)).to_predictions()
+        """Returns what `predict` returns, on augmented images; see `views`."""
+        views = Split(AugmentedImages(self._pool.images, how, seed), self._pool.truth)
+        return self._detect_all(model, views, indices, back=partial(map_back, how)).to_predictions()
 
     @torch.no_grad()
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
@@ -217,20 +267,27 @@ class Detection(VisionTask[Detector]):
         return torch.cat([detector.companion(maps) for maps, _ in self._feature_maps(detector, indices)])
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The last layers' weights, as ISAL takes them: FCOS classes, boxes, centerness; Faster R-CNN RPN classes, RPN
-        boxes, classes, boxes. No biases."""
+        """Returns the weights of the last layers, without biases, as ISAL uses them.
+
+        FCOS: classes, boxes, centerness. Faster R-CNN: RPN classes, RPN boxes, classes, boxes.
+        """
         return cast_model(model, Detector).last_weights()
 
     def pseudo_labels(self, model: nn.Module, indices: Indices, k: int, min_score: float) -> list[Boxes]:
-        """The boxes found with a score of at least `min_score`, as hard labels. ValueError unless k = 1."""
+        """Returns the detections with a score of at least `min_score`, as hard labels.
+
+        Raises:
+            ValueError: k is not 1.
+        """
         if k != 1:
-            raise ValueError(f"k={k}: a detector's pseudo labels have one class per box: set k=1")
+            raise ValueError(f"k={k}: a detector's pseudo-labels have one class per box: set k=1")
         return self._cached_detections(model, indices).boxes_above(min_score)
 
     def losses(
         self, model: nn.Module, indices: Indices, targets: Targets | None = None, *, test: bool = False
     ) -> Tensor:
-        """(N,) losses, all parts of an image's summed, normalised by its own positives; differentiable in `weights`."""
+        """(N,): the sum of all loss terms of each image, normalised by its own positives; differentiable in
+        `weights`."""
         split = self._test if test else self._pool
         detector = cast_model(model, Detector)
         boxes = [split.truth.boxes_of(index) for index in indices] if targets is None else targets
@@ -238,17 +295,20 @@ class Detection(VisionTask[Detector]):
         return torch.cat([detector(*pair) for pair in self._read_targets(split, [np.asarray(indices).tolist()], boxes)])
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
-        """(N,) derivatives of the losses along `direction`, exact and without a gradient of the backbone: see
-        `Detector.slopes`. Costs about as much as the losses."""
+        """(N,): exact derivatives of the losses along `direction`; see `Detector.directional_derivatives`.
+
+        Cost:
+            about the same as the losses. No gradient of the backbone is computed.
+        """
         assert isinstance(targets, list), "a detector's targets are boxes"
         detector = cast_model(model, Detector)
-        along = [direction[name] for name in detector.last_weights()]
+        directions = [direction[name] for name in detector.last_weights()]
         pairs = self._read_targets(self._pool, self._group_indices(indices), targets)
-        return torch.cat([detector.directional_derivatives(batch, goals, along) for batch, goals in pairs])
+        return torch.cat([detector.directional_derivatives(*pair, directions) for pair in pairs])
 
-    # --- inside ----------------------------------------------------------------------------------
+    # --- internal --------------------------------------------------------------------------------
     def _build_network(self, seed: int, companion: Companion | None) -> Detector:
-        """A fresh detector; a companion does not change what it starts from."""
+        """Builds a fresh detector. A companion does not change its initial weights."""
         recipe = self._recipe
         with seeded(derive_seed(seed, "network")):
             detector = detector_builder(recipe.model)(recipe, self.num_classes, self._weights)
@@ -261,23 +321,24 @@ class Detection(VisionTask[Detector]):
         return detector.to(self._device).eval()
 
     def _group_indices(self, indices: Indices) -> list[list[int]]:
-        """Indices in batches."""
-        rows = np.asarray(indices).tolist()
-        return [rows[begin : begin + self.batch_size] for begin in range(0, len(rows), self.batch_size)]
+        """The indices in batches of `batch_size`."""
+        positions = np.asarray(indices).tolist()
+        return [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
 
     def _image_seeds(self, split: Split, group: list[int]) -> list[int]:
+        """A seed for each image, which depends on its position and on its split."""
         return [derive_seed(index, "test" if split is self._test else "pool") for index in group]
 
     def _read_images(
         self, split: Split, groups: Sequence[list[int]], noise: Noise | None = None
     ) -> Iterator[list[Tensor]]:
-        """Each group of images, read by the machine's workers."""
+        """Yields each group of images, read by the machine's worker processes."""
         return read_groups(split.images, groups, self._machine.workers, noise, self._device.type == "cuda")
 
     def _read_batches(
         self, split: Split, groups: Sequence[list[int]], noise: Noise | None = None
     ) -> Iterator[ResizedBatch]:
-        """The images of the groups, in order and each padded as if it were alone."""
+        """Yields the images of the groups in order. Each image is padded as if it were alone."""
         reading = zip(groups, self._read_images(split, groups, noise), strict=True)
         for group, images in activity.track(reading, "going through images", "batches", len(groups)):
             seeds = self._image_seeds(split, group)
@@ -287,116 +348,58 @@ class Detection(VisionTask[Detector]):
     def _read_targets(
         self, split: Split, groups: Sequence[list[int]], boxes: Sequence[Boxes]
     ) -> Iterator[tuple[Batch, list[Boxes]]]:
-        """The batches of `_placed`, with the boxes of their images."""
-        begin = 0
-        for placed in self._read_batches(split, groups):
-            goals = placed.to_batch_pixels(boxes[begin : begin + len(placed.batch.sizes)])
-            begin += len(goals)
-            yield placed.batch, goals
+        """Yields the batches of `_read_batches` with the boxes of their images."""
+        start = 0
+        for resized in self._read_batches(split, groups):
+            targets = resized.to_batch_pixels(boxes[start : start + len(resized.batch.sizes)])
+            start += len(targets)
+            yield resized.batch, targets
 
     def _feature_maps(self, detector: Detector, indices: Indices) -> Iterator[tuple[list[Tensor], Batch]]:
-        """The feature maps of pool images, batch by batch."""
-        for placed in self._read_batches(self._pool, self._group_indices(indices)):
-            yield detector.feature_maps(placed.batch.images_N3HW), placed.batch
+        """Yields the feature maps of pool images, batch by batch."""
+        for resized in self._read_batches(self._pool, self._group_indices(indices)):
+            yield detector.feature_maps(resized.batch.images_N3HW), resized.batch
 
     def _cached_detections(self, model: nn.Module, indices: Indices) -> DetectionSet:
-        """What is found on pool images; that of the last call is kept."""
+        """The detections on pool images. Those of the last call are cached."""
         if self._memo is None or self._memo[0]() is not model or not np.array_equal(self._memo[1], indices):
             self._memo = (weakref.ref(model), np.array(indices), self._detect_all(model, self._pool, indices))
         return self._memo[2]
 
     def _detect_with_features(self, model: nn.Module, indices: Indices) -> Iterator[DetectionsWithFeatures]:
-        """What is found on each of these pool images, and what the class layer saw of it."""
+        """Yields the detections on each pool image with the inputs of the classification layer."""
         detector = cast_model(model, Detector)
-        for placed in self._read_batches(self._pool, self._group_indices(indices)):
-            seen = detector.detect_with_features(detector.feature_maps(placed.batch.images_N3HW), placed.batch)
-            yield from (
-                replace(one, detections=placed.to_image_pixels(number, one.detections))
-                for number, one in enumerate(seen)
-            )
+        for resized in self._read_batches(self._pool, self._group_indices(indices)):
+            maps = detector.feature_maps(resized.batch.images_N3HW)
+            for number, part in enumerate(detector.detect_with_features(maps, resized.batch)):
+                yield replace(part, detections=resized.to_image_pixels(number, part.detections))
 
     @torch.no_grad()
     def _detect_all(
         self, model: nn.Module, split: Split, indices: Indices, noise: Noise | None = None, back: MapBack | None = None
     ) -> DetectionSet:
-        """What is found on these images, and where it lies according to `back`."""
-        detector, found = cast_model(model, Detector), list[Detections]()
-        for placed in self._read_batches(split, self._group_indices(indices), noise):
-            for number, one in enumerate(
-                detector.detect(detector.feature_maps(placed.batch.images_N3HW), placed.batch)
-            ):
-                stored = placed.to_image_pixels(number, one)
-                found.append(stored if back is None else back(stored, placed.image_size(number)))
-        return DetectionSet.from_images(found, self.num_classes, self._device)
-
-
-@dataclass(frozen=True)
-class DetectionSet:
-    """All detections on N images, image by image."""
-
-    image_P: Tensor
-    label_P: Tensor
-    confidence_P: Tensor
-    scores_PK: Tensor
-    corners_P4: Tensor  # in pixels of the stored images
-    proposals_P4: Tensor | None
-    paper_score_P: Tensor | None
-    num_images: int
-
-    @classmethod
-    def from_images(cls, detections: Sequence[Detections], num_classes: int, device: torch.device) -> DetectionSet:
-        """From the detections of each image."""
-        counts = torch.tensor([len(one.labels_M) for one in detections], device=device)
-        image_P = torch.arange(len(detections), device=device).repeat_interleave(counts)
-        proposals = [one.proposals_M4 for one in detections if one.proposals_M4 is not None]
-        scores = [one.paper_scores_M for one in detections if one.paper_scores_M is not None]
-        return cls(
-            image_P,
-            torch.cat([image_P.new_empty(0), *(one.labels_M for one in detections)]),
-            torch.cat([torch.empty(0, device=device), *(one.confidence_M for one in detections)]),
-            torch.cat([torch.empty(0, num_classes + 1, device=device), *(one.scores_MK for one in detections)]),
-            torch.cat([torch.empty(0, 4, device=device), *(one.corners_M4 for one in detections)]),
-            torch.cat(proposals) if proposals else None,
-            torch.cat(scores) if scores else None,
-            len(detections),
-        )
-
-    def to_predictions(self, proposals: bool = False) -> Predictions:
-        """As strategies see them."""
-        behind = self.proposals_P4 if proposals else None
-        return Predictions(self.scores_PK, self.image_P, self.num_images, self.corners_P4, behind, self.paper_score_P)
-
-    def to_arrays(self) -> DetectionArrays:
-        """As the metrics see them."""
-        parts = (self.image_P, self.label_P, self.confidence_P.double(), self.corners_P4.double())
-        return DetectionArrays(*(part.cpu().numpy() for part in parts))
-
-    def boxes_above(self, min_score: float) -> list[Boxes]:
-        """Those of each image with a score of at least `min_score`."""
-        sure_P = self.confidence_P >= min_score
-        counts = self.image_P[sure_P].bincount(minlength=self.num_images).tolist()
-        parts = zip(self.corners_P4[sure_P].split(counts), self.label_P[sure_P].split(counts), strict=True)
-        return [Boxes(corners_M4, labels_M) for corners_M4, labels_M in parts]
-
-
-def apply_dropout(values: Tensor, share: float, seed: int) -> Tensor:
-    """The values after dropout, whose mask is drawn on the CPU: the same on every device."""
-    kept = torch.rand(values.shape, generator=torch.Generator().manual_seed(seed)) >= share
-    return values * kept.to(values.device) / (1 - share)
+        """The detections on images of a split, in pixels of the stored images; `back` maps them from augmented ones."""
+        detector, detections = cast_model(model, Detector), list[Detections]()
+        for resized in self._read_batches(split, self._group_indices(indices), noise):
+            maps = detector.feature_maps(resized.batch.images_N3HW)
+            for number, in_batch in enumerate(detector.detect(maps, resized.batch)):
+                in_image = resized.to_image_pixels(number, in_batch)
+                detections.append(in_image if back is None else back(in_image, resized.image_size(number)))
+        return DetectionSet.from_images(detections, self.num_classes, self._device)
 
 
 def exchange_boxes(truth: GroundTruth, paid: Indices, num_classes: int, rng: np.random.Generator) -> GroundTruth:
-    """Images that are not paid for exchange all their boxes, and the classes of those are drawn anew."""
+    """Permutes the boxes of all images outside `paid` and draws new classes for these boxes."""
     source = np.arange(len(truth))
-    open_ = np.setdiff1d(source, paid)
-    source[open_] = rng.permutation(open_)
+    unpaid = np.setdiff1d(source, paid)
+    source[unpaid] = rng.permutation(unpaid)
     mixed = truth.select(source)
     image_B = np.repeat(np.arange(len(mixed)), np.diff(mixed.offsets_N1))
-    drawn_B = rng.integers(0, num_classes, len(mixed.labels_B))
-    labels_B = np.where(np.isin(image_B, open_), drawn_B, mixed.labels_B)
+    random_B = rng.integers(0, num_classes, len(mixed.labels_B))
+    labels_B = np.where(np.isin(image_B, unpaid), random_B, mixed.labels_B)
     return GroundTruth(mixed.corners_B4, labels_B, mixed.ignored_B, mixed.offsets_N1)
 
 
 def truth_arrays(truth: GroundTruth) -> list[object]:
-    """The arrays of the annotations."""
+    """The arrays of the annotations, for fingerprints."""
     return [truth.corners_B4, truth.labels_B, truth.ignored_B, truth.offsets_N1]

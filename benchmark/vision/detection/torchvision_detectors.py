@@ -1,7 +1,7 @@
-"""Detectors of torchvision: FCOS (Tian et al., 2019) and Faster R-CNN (Ren et al., 2015), on any of its backbones.
+"""torchvision's FCOS (Tian et al., 2019) and Faster R-CNN (Ren et al., 2015), on any of its backbones.
 
-Shapes: N images, H x W pixels of the padded batch, A anchors, R proposals, C classes, K = C + 1 with background,
-D features.
+Shapes: N images, H x W pixels of the padded batch, A anchors, R proposals, C classes, K = C + 1 with background, D
+features.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from benchmark.vision.detection.recipe import SMALL, VGG, DetectorRecipe, is_kno
 from benchmark.vision.pixels import CHANNEL_STATISTICS
 from benchmark.vision.weights import load_weights
 
-UNUSED_WEIGHTS = r"(fc|classifier)\.|.*\.num_batches_tracked$"  # names in a classifier's weights that no backbone needs
+UNUSED_WEIGHTS = r"(fc|classifier)\.|.*\.num_batches_tracked$"  # entries of a classifier's file that no backbone has
 IMAGENET = PixelFormat(*CHANNEL_STATISTICS["imagenet"])
 
 
@@ -66,62 +66,66 @@ class Fcos(Detector):
         self.suppression, self.channels = SMALL_SUPPRESSION if small else Suppression(), [recipe.channels] * len(sizes)
 
     def backbone_maps(self, images_N3HW: Tensor) -> Sequence[Tensor]:
-        """P3 to P7, or four levels of the small backbone."""
+        """Returns levels P3 to P7, or four levels of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
     def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """The three losses, each divided by the positives of the batch."""
+        """The sum of the three losses, each divided by the number of positives in the batch."""
         outputs, anchors, counts = self._outputs(maps, batch)
-        boxes = [{"boxes": one.corners_M4, "labels": one.labels_M} for one in targets]
+        boxes = [{"boxes": target.corners_M4, "labels": target.labels_M} for target in targets]
         return sum_losses(self.inner.compute_loss(boxes, outputs, anchors, counts))
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
-        """A score is the root of class probability times centerness; the paper's is the product."""
+        """Scores a box by the square root of class probability times centerness, as torchvision does; the paper's score
+        is the product itself."""
         outputs, anchors, counts = self._outputs(maps, batch)
         scores_NAC = (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt()
         corners_NA4 = self.inner.box_coder.decode(outputs["bbox_regression"], torch.stack(anchors))
-        found = []
+        detections = []
         for scores_AC, corners_A4, size in zip(scores_NAC, corners_NA4, batch.sizes, strict=True):
-            one = suppress(scores_AC, corners_A4, size, self.suppression, add_background(scores_AC), levels=counts)
-            products_MK = add_background(scores_AC[one.candidates_M].square())
-            found.append(replace(one, paper_scores_M=products_MK[:, :-1].amax(1)))
-        return found
+            distributions_AK = add_background(scores_AC)
+            in_image = suppress(scores_AC, corners_A4, size, self.suppression, distributions_AK, levels=counts)
+            products_MK = add_background(scores_AC[in_image.candidates_M].square())
+            detections.append(replace(in_image, paper_scores_M=products_MK[:, :-1].amax(1)))
+        return detections
 
     def detect_with_features(self, maps: Sequence[Tensor], batch: Batch) -> list[DetectionsWithFeatures]:
-        """The class tower's output around each box's place, as the class layer's kernel covers it, and centerness."""
-        classes, _, centerness = self.last_layers()
-        with record_calls([classes, centerness]) as calls:
-            found = self.detect(maps, batch)
-        towers = [call.input for call in calls if call.layer is classes]
-        sure_NA1 = torch.cat([call.output.flatten(2).mT for call in calls if call.layer is centerness], 1).sigmoid()
-        seen = []
-        for number, one in enumerate(found):
-            assert one.candidates_M is not None
-            inputs_MDSS = windows_around([level[number] for level in towers], one.candidates_M)
-            seen.append(
-                DetectionsWithFeatures(one, inputs_MDSS, partial(self._rows, sure_NA1[number, one.candidates_M]))
-            )
-        return seen
+        """Adds the class tower's output around the place of each box, in the window of the classification layer's
+        kernel."""
+        class_layer, _, centerness_layer = self.last_layers()
+        with record_calls([class_layer, centerness_layer]) as calls:
+            detections = self.detect(maps, batch)
+        towers = [call.input for call in calls if call.layer is class_layer]
+        outputs = [call.output.flatten(2).mT for call in calls if call.layer is centerness_layer]
+        centerness_NA1 = torch.cat(outputs, 1).sigmoid()
+        with_features = []
+        for number, in_image in enumerate(detections):
+            assert in_image.candidates_M is not None
+            inputs_MDSS = windows_around([level[number] for level in towers], in_image.candidates_M)
+            classify = partial(self._class_scores, centerness_NA1[number, in_image.candidates_M])
+            with_features.append(DetectionsWithFeatures(in_image, inputs_MDSS, classify))
+        return with_features
 
-    def _rows(self, sure_M1: Tensor, inputs_MDSS: Tensor) -> Tensor:
-        """As `detect` has them, from centerness and the class layer's inputs."""
+    def _class_scores(self, centerness_M1: Tensor, inputs_MDSS: Tensor) -> Tensor:
+        """The class distributions that `detect` computes, from the centerness and the classification layer's inputs."""
         layer = self.inner.head.classification_head.cls_logits
         logits_MC = F.conv2d(inputs_MDSS, layer.weight, layer.bias).flatten(1)
-        return add_background((logits_MC.sigmoid() * sure_M1).sqrt())
+        return add_background((logits_MC.sigmoid() * centerness_M1).sqrt())
 
     def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Both towers' outputs, averaged over places and then over levels: D = 2 channels."""
+        """(N, D): both towers' outputs, averaged over places and then over levels; D is twice the number of
+        channels."""
         kinds = (self.inner.head.classification_head.conv, self.inner.head.regression_head.conv)
         levels = [torch.cat([tower(level).mean((2, 3)) for tower in kinds], 1) for level in maps]
         return torch.stack(levels).mean(0)
 
     def last_layers(self) -> list[nn.Module]:
-        """Classes, boxes, centerness."""
+        """Returns the layers of classes, boxes and centerness."""
         boxes = self.inner.head.regression_head
         return [self.inner.head.classification_head.cls_logits, boxes.bbox_reg, boxes.bbox_ctrness]
 
     def _outputs(self, maps: Sequence[Tensor], batch: Batch) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
-        """The head's outputs, (N, A, ...) each, the anchors of each image and how many each level has."""
+        """The head's outputs, (N, A, ...) each, the anchors of each image, and the number of anchors on each level."""
         levels = list(maps)
         outputs = self.inner.head(levels)
         anchors = self.inner.anchor_generator(ImageList(batch.images_N3HW, batch.sizes), levels)
@@ -129,7 +133,7 @@ class Fcos(Detector):
 
 
 class FasterRcnn(Detector):
-    """torchvision's Faster R-CNN with its samplers and losses; the small one proposes and samples less."""
+    """torchvision's Faster R-CNN with its samplers and losses; the small one uses fewer proposals and samples."""
 
     is_two_stage, pixel_format = True, IMAGENET
 
@@ -151,71 +155,74 @@ class FasterRcnn(Detector):
         self.suppression, self.channels = SMALL_SUPPRESSION if small else Suppression(), [recipe.channels] * len(sizes)
 
     def backbone_maps(self, images_N3HW: Tensor) -> Sequence[Tensor]:
-        """P2 to P6, or four levels of the small backbone."""
+        """Returns levels P2 to P6, or four levels of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
     def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """Objectness and boxes of the RPN, classes and boxes of the head, on sampled anchors and proposals."""
-        boxes = [{"boxes": one.corners_M4, "labels": one.labels_M + 1} for one in targets]  # 0 is background here
-        named = self._named(maps)
+        """The sum of the RPN's losses (objectness, boxes) and the head's (classes, boxes), on sampled anchors and
+        proposals."""
+        boxes = [{"boxes": target.corners_M4, "labels": target.labels_M + 1} for target in targets]  # 0: background
+        named = self._name_levels(maps)
         with training_mode(self.inner.rpn, self.inner.roi_heads):
-            proposals, first = self.inner.rpn(ImageList(batch.images_N3HW, batch.sizes), named, boxes)
-            _, second = self.inner.roi_heads(named, proposals, batch.sizes, boxes)
-        return sum_losses(first) + sum_losses(second)
+            proposals, rpn_losses = self.inner.rpn(ImageList(batch.images_N3HW, batch.sizes), named, boxes)
+            _, head_losses = self.inner.roi_heads(named, proposals, batch.sizes, boxes)
+        return sum_losses(rpn_losses) + sum_losses(head_losses)
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
-        """A score is the class probability; the box is the class's own."""
-        return self._classified(*self._proposed(maps, batch), batch)
+        """Scores a box by its class probability; each class has its own box."""
+        return self._classify_proposals(*self._propose(maps, batch), batch)
 
     def detect_with_features(self, maps: Sequence[Tensor], batch: Batch) -> list[DetectionsWithFeatures]:
-        """The box head's output of each box's proposal."""
-        proposals, features_RD = self._proposed(maps, batch)
-        found = self._classified(proposals, features_RD, batch)
-        parts = zip(found, features_RD.split([len(one) for one in proposals]), strict=True)
+        """Adds the box head's output for the proposal of each box."""
+        proposals, features_RD = self._propose(maps, batch)
+        detections = self._classify_proposals(proposals, features_RD, batch)
+        parts = zip(detections, features_RD.split([len(boxes_R4) for boxes_R4 in proposals]), strict=True)
         return [
-            DetectionsWithFeatures(one, part_AD[one.candidates_M, :, None, None], self._rows) for one, part_AD in parts
+            DetectionsWithFeatures(in_image, features_AD[in_image.candidates_M, :, None, None], self._class_scores)
+            for in_image, features_AD in parts
         ]
 
-    def _rows(self, inputs_MDSS: Tensor) -> Tensor:
-        """As `detect` has them, from the class layer's inputs: a softmax, background last."""
+    def _class_scores(self, inputs_MDSS: Tensor) -> Tensor:
+        """The class distributions that `detect` computes, from the classification layer's inputs: a softmax, background
+        last."""
         logits_MK: Tensor = self.inner.roi_heads.box_predictor.cls_score(inputs_MDSS.flatten(1))
         return logits_MK.softmax(1).roll(-1, 1)
 
-    def _classified(self, proposals: list[Tensor], features_RD: Tensor, batch: Batch) -> list[Detections]:
-        """What becomes of proposals whose outputs of the box head are these."""
+    def _classify_proposals(self, proposals: list[Tensor], features_RD: Tensor, batch: Batch) -> list[Detections]:
+        """The detections on each image, from its proposals and the box head's outputs for them."""
         logits_RK, deltas_R4K = self.inner.roi_heads.box_predictor(features_RD)
         corners_RK4 = self.inner.roi_heads.box_coder.decode(deltas_R4K, proposals)
-        rows_RK = logits_RK.softmax(1).roll(-1, 1)  # background last
-        counts = [len(one) for one in proposals]
-        parts = zip(rows_RK.split(counts), corners_RK4[:, 1:].split(counts), batch.sizes, proposals, strict=True)
+        scores_RK = logits_RK.softmax(1).roll(-1, 1)  # background last
+        counts = [len(boxes_R4) for boxes_R4 in proposals]
+        parts = zip(scores_RK.split(counts), corners_RK4[:, 1:].split(counts), batch.sizes, proposals, strict=True)
         return [
-            suppress(rows_AK[:, :-1], corners_AC4, size, self.suppression, rows_AK, proposals_A4=proposals_A4)
-            for rows_AK, corners_AC4, size, proposals_A4 in parts
+            suppress(scores_AK[:, :-1], corners_AC4, size, self.suppression, scores_AK, proposals_A4=proposals_A4)
+            for scores_AK, corners_AC4, size, proposals_A4 in parts
         ]
 
     def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
-        """The box head's output, averaged over the proposals of each image."""
-        proposals, features_RD = self._proposed(maps, batch)
+        """(N, D): the box head's output, averaged over the proposals of each image."""
+        proposals, features_RD = self._propose(maps, batch)
         means = [part.mean(0) if len(part) else part.sum(0) for part in features_RD.split([len(p) for p in proposals])]
         return torch.stack(means)
 
     def last_layers(self) -> list[nn.Module]:
-        """RPN classes, RPN boxes, classes, boxes."""
-        first, second = self.inner.rpn.head, self.inner.roi_heads.box_predictor
-        return [first.cls_logits, first.bbox_pred, second.cls_score, second.bbox_pred]
+        """Returns the layers of RPN classes, RPN boxes, classes and boxes."""
+        rpn_head, box_predictor = self.inner.rpn.head, self.inner.roi_heads.box_predictor
+        return [rpn_head.cls_logits, rpn_head.bbox_pred, box_predictor.cls_score, box_predictor.bbox_pred]
 
-    def _named(self, maps: Sequence[Tensor]) -> OrderedDict[str, Tensor]:
+    def _name_levels(self, maps: Sequence[Tensor]) -> OrderedDict[str, Tensor]:
         return OrderedDict((str(number), level) for number, level in enumerate(maps))
 
-    def _proposed(self, maps: Sequence[Tensor], batch: Batch) -> tuple[list[Tensor], Tensor]:
-        """The proposals of each image, (R, 4) each, and the box head's outputs of all of them."""
-        named, heads = self._named(maps), self.inner.roi_heads
+    def _propose(self, maps: Sequence[Tensor], batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """The proposals of each image, (R, 4), and the box head's outputs for all of them."""
+        named, heads = self._name_levels(maps), self.inner.roi_heads
         proposals, _ = self.inner.rpn(ImageList(batch.images_N3HW, batch.sizes), named)
         return proposals, heads.box_head(heads.box_roi_pool(named, proposals, batch.sizes))
 
 
-SMALL_SUPPRESSION = Suppression(num_boxes=20, num_candidates=200)  # of the small detectors
-SMALL_FASTER_RCNN = {  # proposals and samples an image of the small Faster R-CNN
+SMALL_SUPPRESSION = Suppression(num_boxes=20, num_candidates=200)  # for the small backbone
+SMALL_FASTER_RCNN = {  # proposals and samples per image with the small backbone
     "rpn_pre_nms_top_n_train": 200, "rpn_post_nms_top_n_train": 60,
     "rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_test": 40,
     "rpn_batch_size_per_image": 64, "box_batch_size_per_image": 32,
@@ -223,14 +230,15 @@ SMALL_FASTER_RCNN = {  # proposals and samples an image of the small Faster R-CN
 
 
 def sum_losses(losses: dict[str, Tensor]) -> Tensor:
-    """The sum of a library's losses."""
+    """The sum of a library's loss terms."""
     return torch.stack(list(losses.values())).sum()
 
 
 def build_fcos_head(recipe: DetectorRecipe, num_classes: int) -> FCOSHead:
-    """FCOS's head with so many convolutions a tower, normalised or not.
+    """Builds FCOS's head with the recipe's number of convolutions and normalisation.
 
-    Distances start at one stride, as exp(0) has them in the paper: torchvision's ReLU starts at zero and may die.
+    Predicted distances start at one stride, as exp(0) gives in the paper. torchvision's ReLU would start at zero, where
+    its gradient can vanish for good.
     """
     head = FCOSHead(recipe.channels, 1, num_classes, num_convs=1)
     norm: Callable[[int], nn.Module] = partial(nn.GroupNorm, recipe.channels // 8) if recipe.has_group_norm else no_norm
@@ -243,27 +251,29 @@ def build_fcos_head(recipe: DetectorRecipe, num_classes: int) -> FCOSHead:
 
 
 def windows_around(levels: Sequence[Tensor], place_M: Tensor) -> Tensor:
-    """(M, D, 3, 3): the maps, (D, H_i, W_i) each, around places that are counted row by row and map by map; zeros
-    beyond the edges."""
-    out_MD33, begin = levels[0].new_empty(len(place_M), len(levels[0]), 3, 3), 0
+    """(M, D, 3, 3): 3 x 3 windows of the maps, (D, H_i, W_i) each, with zeros beyond the edges.
+
+    Places are numbered row by row and map by map.
+    """
+    out_MD33, start = levels[0].new_empty(len(place_M), len(levels[0]), 3, 3), 0
     for level in levels:
         _, height, width = level.shape
-        here_M = (place_M >= begin) & (place_M < begin + height * width)
-        place = place_M[here_M] - begin
+        on_level_M = (place_M >= start) & (place_M < start + height * width)
+        place = place_M[on_level_M] - start
         windows_DHW33 = F.pad(level, (1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
-        out_MD33[here_M] = windows_DHW33[:, place // width, place % width].transpose(0, 1)
-        begin += height * width
+        out_MD33[on_level_M] = windows_DHW33[:, place // width, place % width].transpose(0, 1)
+        start += height * width
     return out_MD33
 
 
 def no_norm(channels: int) -> nn.Module:
-    """No normalisation."""
+    """Stands in for a normalisation layer where there is none."""
     return nn.Identity()
 
 
 # --- backbones ------------------------------------------------------------------------------------
 class SmallBackbone(nn.Module):
-    """Seven convolutions for canvases of 64 pixels; stages of stride 4, 8 and 16, of WIDTHS channels."""
+    """Seven convolutions for images of 64 x 64 pixels, with stages of stride 4, 8 and 16 and WIDTHS channels."""
 
     WIDTHS = (48, 96, 128)
 
@@ -282,7 +292,8 @@ def conv_block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 def build_pyramid(recipe: DetectorRecipe, weights: Path | None, *, lowest: int, extra: ExtraFPNBlock) -> nn.Module:
-    """A backbone under a pyramid of its stages from `lowest` (1: stride 4) on, early ones frozen as the recipe says."""
+    """Builds a backbone with a feature pyramid on its stages from `lowest` on (1 has stride 4), and freezes the
+    recipe's early stages."""
     if recipe.backbone == SMALL:
         names = {f"layer{stage}": str(stage - lowest) for stage in range(lowest, 4)}
         return add_pyramid(SmallBackbone(), names, SmallBackbone.WIDTHS[lowest - 1 :], recipe.channels, extra)
@@ -292,44 +303,48 @@ def build_pyramid(recipe: DetectorRecipe, weights: Path | None, *, lowest: int, 
         layer.requires_grad_(recipe.frozen_stages < 0)
         if recipe.frozen_stages >= 0 and name == stages[recipe.frozen_stages]:
             break
-    used = stages[lowest:]
-    names = {name: str(number) for number, name in enumerate(used)}
-    return add_pyramid(body, names, [num_channels_after(body, name) for name in used], recipe.channels, extra)
+    used_stages = stages[lowest:]
+    names = {name: str(number) for number, name in enumerate(used_stages)}
+    return add_pyramid(body, names, [num_channels_after(body, name) for name in used_stages], recipe.channels, extra)
 
 
 def add_pyramid(
     body: nn.Module, names: dict[str, str], widths: Sequence[int], channels: int, extra: ExtraFPNBlock
 ) -> nn.Module:
-    """The layers `names` of a backbone, of these widths, under a feature pyramid."""
+    """Puts a feature pyramid on the layers `names` of a backbone, which have these widths."""
     network: nn.Module = BackboneWithFPN(body, names, list(widths), channels, extra)
     return network
 
 
 def load_backbone(recipe: DetectorRecipe, weights: Path | None) -> nn.Module:
-    """A classifier of torchvision whose layers become a backbone, with its weights. ValueError where they lack."""
-    plain = recipe.backbone == VGG  # without normalisation; its weights are of pixels of deviation 1
-    pretrained = ("IMAGENET1K_FEATURES" if plain else "IMAGENET1K_V1") if recipe.weights == "default" else None
+    """Builds a torchvision classifier whose layers become a backbone, and loads its weights.
+
+    Raises:
+        ValueError: the weights cannot be downloaded, or the file does not fit.
+    """
+    has_no_norm = recipe.backbone == VGG  # no normalisation layers; its weights expect pixels of deviation 1
+    pretrained = ("IMAGENET1K_FEATURES" if has_no_norm else "IMAGENET1K_V1") if recipe.weights == "default" else None
     norm = FrozenBatchNorm2d if recipe.norm == "frozen" else nn.BatchNorm2d
-    more = {} if plain else {"norm_layer": norm}
+    norm_options = {} if has_no_norm else {"norm_layer": norm}
     try:
-        network: nn.Module = torchvision.models.get_model(recipe.backbone, weights=pretrained, **more)
+        network: nn.Module = torchvision.models.get_model(recipe.backbone, weights=pretrained, **norm_options)
     except OSError as error:
         raise ValueError(
             f"backbone={recipe.backbone}: its ImageNet weights cannot be fetched ({error}): give weights=FILE or "
             "weights=none"
         ) from error
     if weights is not None:
-        load_weights(
-            network,
-            weights,
-            UNUSED_WEIGHTS,
-            lambda other: f"backbone={other}" if is_known_backbone(other) and not plain else "",
-        )
+
+        def matching_setting(name: str) -> str:
+            return f"backbone={name}" if is_known_backbone(name) and not has_no_norm else ""
+
+        load_weights(network, weights, UNUSED_WEIGHTS, matching_setting)
     return network
 
 
 def find_stages(network: nn.Module) -> tuple[nn.Module, list[str]]:
-    """The layers of a backbone, and the names of the last of its stem and of its stages of stride 4, 8, 16 and 32."""
+    """The layers of a backbone, with the names of the last layer of its stem and of its stages of stride 4, 8, 16 and
+    32."""
     if hasattr(network, "layer4"):
         return network, ["maxpool", "layer1", "layer2", "layer3", "layer4"]
     body = network.get_submodule("features")
@@ -340,7 +355,7 @@ def find_stages(network: nn.Module) -> tuple[nn.Module, list[str]]:
 
 @torch.no_grad()
 def num_channels_after(body: nn.Module, last: str) -> int:
-    """Channels after the layer `last`."""
+    """The number of channels after the layer `last`."""
     values = torch.zeros(1, 3, 64, 64)
     before = body.training
     body.eval()
@@ -353,5 +368,5 @@ def num_channels_after(body: nn.Module, last: str) -> int:
 
 
 def build_detector(recipe: DetectorRecipe, num_classes: int, weights: Path | None) -> Detector:
-    """The detector of that name."""
+    """Builds the detector that the recipe names."""
     return {"fcos": Fcos, "faster_rcnn": FasterRcnn}[recipe.model](recipe, num_classes, weights)

@@ -1,4 +1,4 @@
-"""The training loop of a detector. A killed fit goes on from its checkpoint and ends in the same bytes.
+"""The training loop of a detector. A fit that is killed and resumed from its checkpoint ends with the same weights.
 
 Shapes: N images, K channels, H x W pixels.
 """
@@ -22,10 +22,16 @@ from benchmark.vision.training import LearningRateSchedule, add_companion_loss, 
 
 @dataclass(frozen=True)
 class Step:
-    """The images of one training step."""
+    """One training step.
 
-    number: int  # from 0, over all epochs
-    positions: list[int]  # positions in the labelled set
+    Args:
+        number: counted from 0 over all epochs.
+        positions: its images, as positions in the labelled set.
+        flips: whether each image is mirrored.
+    """
+
+    number: int
+    positions: list[int]
     flips: list[bool]
 
 
@@ -36,15 +42,27 @@ def train_detector(
     detector: Detector, num_images: int, prepare: PrepareBatches, recipe: DetectorRecipe, companion: Companion | None,
     seed: int, checkpoint: Path | None,
 ) -> None:  # fmt: skip
-    """Trains `detector` in place, its companion with it. ValueError where the loss is infinite or not a number.
+    """Trains a detector in place, together with its companion.
 
-    Everything that is drawn is seeded by the epoch or the step it is drawn for: see `train_sgd`.
+    Every random draw is seeded by the epoch or the step that it belongs to; see `train_sgd`.
+
+    Args:
+        detector: an untrained detector on its device.
+        num_images: size of the labelled set.
+        prepare: yields the batch and the targets of each step.
+        recipe: the parameters of training.
+        companion: what the strategy trains beside the model; None without one.
+        seed: seed of the fit.
+        checkpoint: file that holds work in progress; None without checkpoints.
+
+    Raises:
+        ValueError: the loss is infinite or not a number.
     """
     steps = plan_steps(num_images, recipe, seed)
-    falling = learning_rate_schedule(recipe, len(steps))
+    lr_schedule = learning_rate_schedule(recipe, len(steps))
     train_sgd(
         detector, build_optimiser(detector, recipe), steps, prepare,
-        learning_rate=lambda number: falling.rate_at(number, len(steps)),
+        learning_rate=lambda number: lr_schedule.rate_at(number, len(steps)),
         objective=lambda pair, number: objective(detector, *pair, companion, number / len(steps)),
         num_images=num_images, advice=f"lower lr={recipe.lr}, or raise warmup={recipe.warmup:g}",
         epochs=recipe.epochs, seed=seed, checkpoint=checkpoint, clip=recipe.clip,
@@ -54,9 +72,9 @@ def train_detector(
 def objective(
     detector: Detector, batch: Batch, targets: list[Boxes], companion: Companion | None, progress: float
 ) -> Tensor:
-    """The library's loss of the batch and what the companion adds to it.
+    """The library's loss of the batch, plus the companion's.
 
-    A companion ranks the losses of single images, which are computed besides and carry no gradient.
+    A companion ranks losses of single images. These are computed separately and carry no gradient.
     """
     maps = detector.feature_maps(batch.images_N3HW)
     loss = detector.loss(maps, batch, targets)
@@ -66,19 +84,20 @@ def objective(
 
 
 def plan_steps(num_images: int, recipe: DetectorRecipe, seed: int) -> list[Step]:
-    """Every step of a fit: each epoch a new order, in batches of equal size, give or take one image."""
+    """Lists every step of a fit. Each epoch has a new order, in batches of equal size up to one image."""
     steps: list[Step] = []
     for epoch in range(recipe.epochs):
         generator = torch.Generator().manual_seed(derive_seed(seed, f"epoch {epoch}"))
         order = torch.randperm(num_images, generator=generator)
         flips = torch.rand(num_images, generator=generator) < (0.5 if recipe.flip else 0.0)
-        for which in torch.arange(num_images).tensor_split(-(-num_images // recipe.batch_size)):
-            steps.append(Step(len(steps), order[which].tolist(), flips[which].tolist()))
+        for places in torch.arange(num_images).tensor_split(-(-num_images // recipe.batch_size)):
+            steps.append(Step(len(steps), order[places].tolist(), flips[places].tolist()))
     return steps
 
 
 def build_optimiser(detector: nn.Module, recipe: DetectorRecipe) -> torch.optim.SGD:
-    """SGD; biases of convolutions and matrices have a learning rate of their own, and decay where the recipe says."""
+    """SGD. Biases of convolutions and linear layers have their own learning rate, and decay only if the recipe says
+    so."""
     norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
     special = {"factor": recipe.bias_lr} | ({} if recipe.bias_decay else {"weight_decay": 0.0})
     groups = parameter_groups(
@@ -88,9 +107,9 @@ def build_optimiser(detector: nn.Module, recipe: DetectorRecipe) -> torch.optim.
 
 
 def learning_rate_schedule(recipe: DetectorRecipe, num_steps: int) -> LearningRateSchedule:
-    """The learning rate after a number of steps: it falls from the start, by epoch (step) or by step (cosine)."""
-    drops = [-(-epoch * num_steps // recipe.epochs) for epoch in recipe.milestone_epochs]  # the first step of each
+    """The learning rate by step. It decays from the first step on, per epoch (`step`) or per step (`cosine`)."""
+    first_steps = [-(-epoch * num_steps // recipe.epochs) for epoch in recipe.milestone_epochs]
     return LearningRateSchedule(
-        lr=recipe.lr, shape=recipe.schedule, milestones=drops, warmup=recipe.num_warmup_steps(num_steps), warmup_start=recipe.warmup_ratio,
-        linear_warmup=recipe.warmup_kind == "linear",
+        lr=recipe.lr, shape=recipe.schedule, milestones=first_steps, warmup=recipe.num_warmup_steps(num_steps),
+        warmup_start=recipe.warmup_ratio, linear_warmup=recipe.warmup_kind == "linear",
     )  # fmt: skip

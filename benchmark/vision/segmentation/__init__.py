@@ -1,7 +1,9 @@
-"""Semantic segmentation: the task on images with label maps, and how its networks are trained.
+"""Semantic segmentation: the task on images with label maps, and the training of its networks.
 
-`task` is what strategies see, `recipe` the parameters of training, `networks` the networks by name, `training` the loss
-and what happens to images on their way in, on the engine of `benchmark.vision.training`.
+* `task` is the task as strategies see it.
+* `recipe` holds the parameters of training, `networks` the networks by name.
+* `mean_iou` is the metric.
+* `training` holds the loss and the augmentation, on the engine of `benchmark.vision.training`.
 """
 
 from benchmark.vision.data.label_maps import Split

@@ -19,8 +19,10 @@ from benchmark.vision.weights import load_weights, weights_file
 
 
 class Segmenter(nn.Module):
-    """A body, dropout, a 1x1 convolution and bilinear upsampling; the companion, where there is one, reads the body's
-    stage maps."""
+    """A segmentation network: a body, dropout, a 1x1 convolution and bilinear upsampling.
+
+    The companion, if there is one, reads the body's stage maps.
+    """
 
     companion: nn.Module | None
 
@@ -34,30 +36,39 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def attach_companion(self, companion: Companion) -> None:
-        """Gives the network a companion."""
+        """Gives the network a fresh companion module that reads its stage maps."""
         _, maps = self.features(torch.zeros(1, 3, 64, 64))
         self.companion = companion.module([stage.shape[1] for stage in maps])
 
     def features(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(N, D, h, w): the input of the last layer; and the stage maps, (N, K, ...) each. float32 also under
-        autocast."""
+        """Computes the input of the last layer, (N, D, h, w), and the stage maps, (N, K, ...) each, in float32 even
+        under autocast."""
         with in_precision(self.precision, images_N3HW.device):
             features_NDhw, maps = self.body(images_N3HW)
         return at_least_float32(features_NDhw), [at_least_float32(stage) for stage in maps]
 
     def logits(self, features_NDhw: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, C, H, W): linear in the last layer's weights, for bilinear upsampling is linear."""
+        """(N, C, H, W): the logits of features. They are linear in the last layer's weights, because bilinear
+        upsampling is linear."""
         return F.interpolate(self.head(self.dropout(features_NDhw)), size, mode="bilinear", align_corners=False)
 
     def forward(self, images_N3HW: Tensor) -> Tensor:
-        """(N, C, H, W): the logits."""
+        """(N, C, H, W): the logits of images."""
         height, width = images_N3HW.shape[2:]
         return self.logits(self.features(images_N3HW)[0], (height, width))
 
 
 def build_segmenter(recipe: SegmenterRecipe, num_classes: int, weights: Path | None) -> Segmenter:
-    """The network of that name with a fresh last layer, in eval mode. ValueError where its weights lack or do not
-    fit."""
+    """Builds the network that the recipe names, with a new last layer, in eval mode.
+
+    Args:
+        recipe: names the network and its dropout.
+        num_classes: C.
+        weights: file of the backbone's weights; None for none or the default weights.
+
+    Raises:
+        ValueError: the weights cannot be downloaded, or do not fit the backbone.
+    """
     if recipe.model == SMALL:
         return Segmenter(SmallNetwork(), SmallNetwork.WIDTH, num_classes, recipe).eval()
     body = from_torchvision(recipe, weights)
@@ -65,10 +76,14 @@ def build_segmenter(recipe: SegmenterRecipe, num_classes: int, weights: Path | N
 
 
 def check_weights(machine: Machine, recipe: SegmenterRecipe) -> None:
-    """What every segmentation task registers as its `check`.
+    """Checks the backbone's weights before any data are read; every segmentation task registers it as its `check`.
+
+    Args:
+        machine: where the task runs.
+        recipe: the recipe, which names the network and its weights.
 
     Raises:
-        ValueError: The backbone's weights cannot be had, or do not fit it.
+        ValueError: the weights cannot be loaded, or do not fit the backbone.
     """
     path = weights_file(machine, recipe.weights)
     if recipe.weights != "none" and recipe.model != SMALL:
@@ -78,10 +93,10 @@ def check_weights(machine: Machine, recipe: SegmenterRecipe) -> None:
 
 # --- by name --------------------------------------------------------------------------------------
 class SmallNetwork(nn.Module):
-    """Five convolutions down to stride 8, and up again to stride 2 with what was there on the way down."""
+    """Five convolutions down to stride 8, and back up to stride 2 with lateral connections."""
 
     WIDTHS = (16, 32, 96)
-    WIDTH = 24  # of the sums on the way up
+    WIDTH = 24  # channels on the way up
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +109,7 @@ class SmallNetwork(nn.Module):
         self.last = nn.Sequential(nn.BatchNorm2d(self.WIDTH), nn.ReLU(inplace=True))
 
     def forward(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(N, 24, H / 2, W / 2) and the stage maps."""
+        """(N, 24, H / 2, W / 2): the features, and the stage maps."""
         first = self.layer1(images_N3HW)
         second = self.layer2(first)
         third = self.layer3(second)
@@ -106,7 +121,7 @@ class SmallNetwork(nn.Module):
 
 
 def enlarge(maps: Tensor, like: Tensor) -> Tensor:
-    """Maps in the size of others, bilinear."""
+    """Resizes maps to the size of others, bilinear."""
     return F.interpolate(maps, like.shape[2:], mode="bilinear", align_corners=False)
 
 
@@ -117,12 +132,15 @@ def conv_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class TorchvisionBody(nn.Module):
-    """A backbone and a head of torchvision without its last layer; the stages are those of its ResNets, or the layers
-    of its MobileNet that halve a map and the last."""
+    """A backbone and a head of torchvision, without the head's last layer.
+
+    The stage maps are those of a ResNet's stages, or of the layers of a MobileNet that halve a map and of its last
+    layer.
+    """
 
     def __init__(self, layers: nn.ModuleDict, head: nn.Sequential) -> None:
         super().__init__()
-        from torchvision.models._utils import IntermediateLayerGetter  # takes a second: only where it is used
+        from torchvision.models._utils import IntermediateLayerGetter  # importing it takes a second
 
         last = head[-1]
         assert isinstance(last, nn.Conv2d) and last.kernel_size == (1, 1)
@@ -133,32 +151,35 @@ class TorchvisionBody(nn.Module):
         self.backbone, self.head = IntermediateLayerGetter(layers, {name: name for name in names}), head
 
     def forward(self, images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the last layer takes, and the stage maps."""
+        """The input of the last layer, and the stage maps."""
         maps = list(self.backbone(images_N3HW).values())
         return self.head(maps[-1]), maps
 
 
 def from_torchvision(recipe: SegmenterRecipe, weights: Path | None) -> TorchvisionBody:
-    """A network of torchvision. ValueError where the weights of its backbone cannot be had."""
-    import torchvision  # takes a second: only where it is used
+    """Builds the body of a torchvision network and loads its backbone's weights.
+
+    Raises:
+        ValueError: the weights cannot be downloaded, or the file does not fit.
+    """
+    import torchvision  # importing it takes a second
 
     from benchmark.vision.detection.torchvision_detectors import UNUSED_WEIGHTS
 
     pretrained = "IMAGENET1K_V1" if recipe.weights == "default" else None
     try:
-        made = torchvision.models.get_model(recipe.model, weights=None, weights_backbone=pretrained, aux_loss=False)
+        network = torchvision.models.get_model(recipe.model, weights=None, weights_backbone=pretrained, aux_loss=False)
     except OSError as error:
         raise ValueError(
             f"model={recipe.model}: its ImageNet weights cannot be fetched ({error}): give weights=FILE or weights=none"
         ) from error
 
-    def same_head(other: str) -> str:
-        name = f"{recipe.model.partition('_')[0]}_{other}"
+    def matching_setting(backbone: str) -> str:
+        name = f"{recipe.model.partition('_')[0]}_{backbone}"
         return f"model={name}" if is_known_network(name) else ""
 
     if weights is not None:
-        layered = hasattr(made.backbone, "layer4")
-        load_weights(
-            made.backbone if layered else nn.ModuleDict({"features": made.backbone}), weights, UNUSED_WEIGHTS, same_head
-        )
-    return TorchvisionBody(made.backbone, made.classifier)
+        is_resnet = hasattr(network.backbone, "layer4")
+        named_backbone = network.backbone if is_resnet else nn.ModuleDict({"features": network.backbone})
+        load_weights(named_backbone, weights, UNUSED_WEIGHTS, matching_setting)
+    return TorchvisionBody(network.backbone, network.classifier)

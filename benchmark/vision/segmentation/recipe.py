@@ -1,4 +1,4 @@
-"""How a segmenter is trained: the recipe, its fields' meaning, and the published one."""
+"""The recipe of a segmentation network: its fields and their meaning, and the published recipe."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from typing import Any, Literal
 
 from benchmark.vision.recipes import build_recipe, check_recipe
 
-SMALL = "small"  # our own network, for canvases of 64 pixels
-DEFAULT_MODEL = "deeplabv3_resnet50"  # the default
-PUBLISHED_MODEL = "deeplabv3_resnet101"  # of the published recipe
+SMALL = "small"  # our own network, for images of 64 x 64 pixels
+DEFAULT_MODEL = "deeplabv3_resnet50"
+PUBLISHED_MODEL = "deeplabv3_resnet101"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterRecipe:
-    """How a segmenter is trained; every field is a parameter of every segmentation task.
+    """How a segmentation network is built and trained. Every field is a parameter of every segmentation task.
 
-    The loss is the mean cross-entropy of a batch's labelled pixels, without an auxiliary head. Raises ValueError for a
-    value out of range and for a setting that has no effect beside the others.
+    The loss is the mean cross-entropy over a batch's labelled pixels. There is no auxiliary head.
+
+    Raises:
+        ValueError: a value is out of range, or a setting has no effect in combination with the others.
     """
 
     model: str = DEFAULT_MODEL  # any DeepLabV3 or FCN of torchvision, or `small`
-    weights: str = "default"  # of the backbone: none, default (ImageNet), or a .safetensors/.pth file
-    dropout: float = 0.0  # before the last layer, beside what is in torchvision's heads
+    weights: str = "default"  # initial weights of the backbone: none, default (ImageNet), or a .safetensors/.pth file
+    dropout: float = 0.0  # rate of dropout before the last layer, in addition to that in torchvision's heads
 
-    crop: int = 512  # pixels a side of what is trained on, cut at random, small images padded; 0: whole images
-    scale_min: float = 0.5  # an image is resized by a factor between these before it is cropped
+    crop: int = 512  # side in pixels of the random crops in training, small images are padded; 0: whole images
+    scale_min: float = 0.5  # a random factor between these resizes an image before it is cropped
     scale_max: float = 2.0
     flip: bool = True  # mirror half of the training images
 
@@ -33,9 +35,9 @@ class SegmenterRecipe:
     batch_size: int = 8
     lr: float = 0.01
     momentum: float = 0.9
-    weight_decay: float = 5e-4  # of all parameters
-    schedule: Literal["poly", "cosine"] = "poly"  # of the learning rate, to zero at the end
-    power: float = 0.9  # schedule=poly: of the share of training that is left
+    weight_decay: float = 5e-4  # of all parameters, biases and normalisation included
+    schedule: Literal["poly", "cosine"] = "poly"  # how the learning rate decays to zero
+    power: float = 0.9  # schedule=poly: exponent of the share of training that is left
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of all but the last layer, in training and prediction
     channels_last: bool = True
 
@@ -43,15 +45,15 @@ class SegmenterRecipe:
         check_recipe(self, self._ranges(), self._ineffective())
 
     def for_cpu(self) -> dict[str, Any]:
-        """Settings of a fit that a few CPU cores do in minutes; {} where it is as small already."""
+        """Settings of a fit that a few CPU cores finish in minutes; {} if the recipe is small enough already."""
         small = {"model": SMALL, "crop": 96, "epochs": 32, "batch_size": 4, "lr": 0.03, "precision": "float32"}
         return {} if self.model == SMALL else small
 
     def _ranges(self) -> dict[str, bool]:
+        """Each field and its condition, and whether the condition holds."""
+        models = "a DeepLabV3 or FCN of torchvision (deeplabv3_resnet50, fcn_resnet101 ...)"
         return {
-            "model small, or a DeepLabV3 or FCN of torchvision (deeplabv3_resnet50, fcn_resnet101 ...)": is_known_network(
-                self.model
-            ),
+            f"model small, or {models}": is_known_network(self.model),
             "dropout in [0, 1)": 0 <= self.dropout < 1,
             "crop at least 0": self.crop >= 0,
             "scale_min positive": self.scale_min > 0,
@@ -67,7 +69,7 @@ class SegmenterRecipe:
         }
 
     def _ineffective(self) -> list[tuple[tuple[str, ...], bool, str]]:
-        """(settings, whether they have no effect, beside what)."""
+        """Triples of settings, whether they have no effect, and the setting that is the reason."""
         return [
             (("weights",), self.model == SMALL, "model=small"),
             (("power",), self.schedule != "poly", f"schedule={self.schedule}"),
@@ -80,8 +82,8 @@ def is_known_network(model: str) -> bool:
 
 
 def network_names() -> list[str]:
-    """torchvision's networks whose last layer is one convolution."""
-    import torchvision  # takes a second: only where it is used
+    """The names of torchvision's networks whose last layer is a single convolution."""
+    import torchvision  # importing it takes a second
 
     names: list[str] = torchvision.models.list_models(module=torchvision.models.segmentation)
     return [name for name in names if name.startswith(("deeplabv3", "fcn"))]
@@ -97,14 +99,21 @@ PUBLISHED = SegmenterRecipe(
     channels_last=False,
 )
 """DeepLabV3's recipe (Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, section 4) on
-Cityscapes: 90,000 steps of 16 crops, which are 484 epochs of train; fewer labelled images take fewer steps.
+Cityscapes: 90,000 steps of 16 crops, which are 484 epochs of train. Fewer labelled images take fewer steps.
 
-Not verified against the paper: the steps and the crop, and that learning rate and batch are those of its PASCAL VOC.
-The weight decay is mmsegmentation's. The network is torchvision's: its output stride is 8 from the start, where the
-paper trains at 16, and its rates of dilation are 12, 24 and 36.
+Two points are not verified against the paper: the number of steps and the crop; and that the learning rate and the
+batch size are those of its PASCAL VOC experiments. The weight decay is mmsegmentation's. The network is torchvision's:
+its output stride is 8 from the start, where the paper trains at 16, and its dilation rates are 12, 24 and 36.
 """
 
 
 def missing_capabilities(**values: Any) -> set[str]:
-    """The capabilities that a task's parameters take away. Raises the recipe's ValueError, before any data is read."""
+    """Returns the capabilities that a segmentation task with these parameters does not have.
+
+    Args:
+        values: all parameters of the task, the recipe's fields among them.
+
+    Raises:
+        ValueError: the recipe is invalid. No data are read before.
+    """
     return {"sample"} if build_recipe(SegmenterRecipe, values).dropout == 0 else set()
