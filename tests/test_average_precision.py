@@ -30,7 +30,7 @@ NAMES = ("ap", "ap50", "ap75")
 SEEDS = range(6)
 
 
-class Real(NamedTuple):
+class TrueBox(NamedTuple):
     """A true box."""
 
     image: int
@@ -39,7 +39,7 @@ class Real(NamedTuple):
     ignored: bool = False
 
 
-class Seen(NamedTuple):
+class FoundBox(NamedTuple):
     """A detection."""
 
     image: int
@@ -48,7 +48,7 @@ class Seen(NamedTuple):
     corners: Corners
 
 
-def truth_of(reals: Sequence[Real], num_images: int) -> GroundTruth:
+def truth_of(reals: Sequence[TrueBox], num_images: int) -> GroundTruth:
     image_B, labels_B = (np.array([real[column] for real in reals], np.int64) for column in (0, 1))
     corners_B4 = np.array([real.corners for real in reals], np.float32).reshape(-1, 4)
     return GroundTruth.from_boxes(
@@ -56,18 +56,24 @@ def truth_of(reals: Sequence[Real], num_images: int) -> GroundTruth:
     )
 
 
-def found_of(seen: Sequence[Seen]) -> DetectionArrays:
-    image_P, label_P = (np.array([one[column] for one in seen], np.int64) for column in (0, 1))
-    corners_P4 = np.array([one.corners for one in seen], np.float64).reshape(-1, 4)
-    return DetectionArrays(image_P, label_P, np.array([one.confidence for one in seen], np.float64), corners_P4)
+def detection_arrays(detections: Sequence[FoundBox]) -> DetectionArrays:
+    image_P, label_P = (np.array([detection[column] for detection in detections], np.int64) for column in (0, 1))
+    corners_P4 = np.array([detection.corners for detection in detections], np.float64).reshape(-1, 4)
+    return DetectionArrays(
+        image_P, label_P, np.array([detection.confidence for detection in detections], np.float64), corners_P4
+    )
 
 
-def voc(reals: Sequence[Real], seen: Sequence[Seen], iou: float = 0.5, num_images: int = 4) -> float:
-    return voc_map(truth_of(reals, num_images), found_of(seen), 3, iou)
+def voc(reals: Sequence[TrueBox], detections: Sequence[FoundBox], iou: float = 0.5, num_images: int = 4) -> float:
+    return voc_map(truth_of(reals, num_images), detection_arrays(detections), 3, iou)
 
 
-def coco(reals: Sequence[Real], seen: Sequence[Seen], num_images: int = 4, num_classes: int = 3) -> dict[str, float]:
-    return coco_scores(truth_of(reals, num_images), found_of(seen), [str(label) for label in range(num_classes)])
+def coco(
+    reals: Sequence[TrueBox], detections: Sequence[FoundBox], num_images: int = 4, num_classes: int = 3
+) -> dict[str, float]:
+    return coco_scores(
+        truth_of(reals, num_images), detection_arrays(detections), [str(label) for label in range(num_classes)]
+    )
 
 
 def box(x: float, y: float = 0, width: float = 10, height: float = 10) -> Corners:
@@ -75,7 +81,7 @@ def box(x: float, y: float = 0, width: float = 10, height: float = 10) -> Corner
 
 
 # --- slow twins -----------------------------------------------------------------------------------
-def shared(a: Corners, b: Corners) -> float:
+def overlap_area(a: Corners, b: Corners) -> float:
     """The area that two boxes share."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return width * height if width > 0 and height > 0 else 0.0
@@ -86,10 +92,10 @@ def size(a: Corners) -> float:
 
 
 def slow_iou(a: Corners, b: Corners) -> float:
-    return shared(a, b) / (size(a) + size(b) - shared(a, b))
+    return overlap_area(a, b) / (size(a) + size(b) - overlap_area(a, b))
 
 
-def slow_voc(reals: Sequence[Real], seen: Sequence[Seen], num_classes: int, iou: float) -> float:
+def slow_voc(reals: Sequence[TrueBox], detections: Sequence[FoundBox], num_classes: int, iou: float) -> float:
     """As VOC's development kit has it: the envelope between sentinels, summed where recall moves."""
     values = []
     for label in range(num_classes):
@@ -97,18 +103,21 @@ def slow_voc(reals: Sequence[Real], seen: Sequence[Seen], num_classes: int, iou:
         total = sum(not real.ignored for real in mine)
         if not total:
             continue
-        recall, precision, used = [0.0], [0.0], set()
+        recall, precision, matched = [0.0], [0.0], set()
         right = wrong = 0
-        for one in sorted((one for one in seen if one.label == label), key=lambda one: -one.confidence):
-            near = [real for real in mine if real.image == one.image]
-            best = max(near, key=lambda real: slow_iou(one.corners, real.corners), default=None)
-            if best is None or slow_iou(one.corners, best.corners) < iou or best in used:
+        for detection in sorted(
+            (detection for detection in detections if detection.label == label),
+            key=lambda detection: -detection.confidence,
+        ):
+            near = [real for real in mine if real.image == detection.image]
+            best = max(near, key=lambda real: slow_iou(detection.corners, real.corners), default=None)
+            if best is None or slow_iou(detection.corners, best.corners) < iou or best in matched:
                 wrong += 1
             elif best.ignored:
                 continue
             else:
                 right += 1
-                used.add(best)
+                matched.add(best)
             recall.append(right / total)
             precision.append(right / (right + wrong))
         recall, precision = [*recall, 1.0], [*precision, 0.0]
@@ -118,28 +127,30 @@ def slow_voc(reals: Sequence[Real], seen: Sequence[Seen], num_classes: int, iou:
     return sum(values) / len(values)
 
 
-def slow_match(reals: Sequence[Real], seen: Sequence[Seen], iou: float) -> list[tuple[float, bool]]:
+def slow_match(reals: Sequence[TrueBox], detections: Sequence[FoundBox], iou: float) -> list[tuple[float, bool]]:
     """(confidence, right) of the detections of one class on one image that count, the surest first.
 
     A detection takes the true box that it overlaps most among those still free; else it may fall into a crowd, of
     which it must have a share `iou` of its own area within.
     """
     free, crowds, judged = [r for r in reals if not r.ignored], [r for r in reals if r.ignored], []
-    for one in sorted(seen, key=lambda one: -one.confidence)[:100]:
-        best = max(free, key=lambda real: slow_iou(one.corners, real.corners), default=None)
-        if best is not None and slow_iou(one.corners, best.corners) >= iou:
+    for detection in sorted(detections, key=lambda detection: -detection.confidence)[:100]:
+        best = max(free, key=lambda real: slow_iou(detection.corners, real.corners), default=None)
+        if best is not None and slow_iou(detection.corners, best.corners) >= iou:
             free.remove(best)
-            judged.append((one.confidence, True))
-        elif not any(shared(one.corners, crowd.corners) / size(one.corners) >= iou for crowd in crowds):
-            judged.append((one.confidence, False))
+            judged.append((detection.confidence, True))
+        elif not any(
+            overlap_area(detection.corners, crowd.corners) / size(detection.corners) >= iou for crowd in crowds
+        ):
+            judged.append((detection.confidence, False))
     return judged
 
 
-def slow_class(reals: Sequence[Real], seen: Sequence[Seen], num_images: int, iou: float) -> float:
+def slow_class(reals: Sequence[TrueBox], detections: Sequence[FoundBox], num_images: int, iou: float) -> float:
     """Of one class: the mean over 101 recalls of the best precision at that recall or more."""
     judged: list[tuple[float, bool]] = []
     for image in range(num_images):
-        judged += slow_match([r for r in reals if r.image == image], [s for s in seen if s.image == image], iou)
+        judged += slow_match([r for r in reals if r.image == image], [s for s in detections if s.image == image], iou)
     points, right = [], 0
     for rank, (_, hit) in enumerate(sorted(judged, key=lambda row: -row[0]), start=1):
         right += hit
@@ -148,24 +159,26 @@ def slow_class(reals: Sequence[Real], seen: Sequence[Seen], num_images: int, iou
     return sum(best) / 101
 
 
-def slow_coco(reals: Sequence[Real], seen: Sequence[Seen], num_classes: int, num_images: int) -> dict[str, float]:
-    known = sorted({real.label for real in reals if not real.ignored})
+def slow_coco(
+    reals: Sequence[TrueBox], detections: Sequence[FoundBox], num_classes: int, num_images: int
+) -> dict[str, float]:
+    labels = sorted({real.label for real in reals if not real.ignored})
     by_iou = {}
     for step in range(10):
         values = [
             slow_class(
                 [r for r in reals if r.label == label],
-                [s for s in seen if s.label == label],
+                [s for s in detections if s.label == label],
                 num_images,
                 0.5 + step / 20,
             )
-            for label in known
+            for label in labels
         ]
         by_iou[step] = sum(values) / len(values)
     return {"ap": sum(by_iou.values()) / 10, "ap50": by_iou[0], "ap75": by_iou[5]}
 
 
-def drawn(seed: int, num_images: int = 14, num_classes: int = 4) -> tuple[list[Real], list[Seen]]:
+def draw_boxes(seed: int, num_images: int = 14, num_classes: int = 4) -> tuple[list[TrueBox], list[FoundBox]]:
     """Boxes, and detections near and far from them, in a mixed order and with ties in confidence.
 
     The last class has no true box but for ignored ones; image 0 has no true box, image 1 no detection, image 2 neither.
@@ -177,11 +190,11 @@ def drawn(seed: int, num_images: int = 14, num_classes: int = 4) -> tuple[list[R
         return box(x, y, width, height)
 
     reals = [
-        Real(image, label, rounded(anywhere()), label == num_classes - 1 or rng.random() < 0.25)
+        TrueBox(image, label, round_corners(anywhere()), label == num_classes - 1 or rng.random() < 0.25)
         for image in range(3, num_images)
         for label in rng.integers(num_classes, size=rng.integers(1, 8)).tolist()
     ]
-    reals.append(Real(1, 0, rounded(anywhere())))
+    reals.append(TrueBox(1, 0, round_corners(anywhere())))
     aimed = [
         (real.image, real.label, tuple((np.array(real.corners) + rng.normal(0, spread, 4)).tolist()))
         for real in reals
@@ -193,11 +206,13 @@ def drawn(seed: int, num_images: int = 14, num_classes: int = 4) -> tuple[list[R
         for image in [0, *range(3, num_images)]
         for _ in range(rng.integers(5))
     ]
-    seen = [Seen(image, label, int(rng.integers(1, 20)) / 20, corners) for image, label, corners in aimed + astray]
-    return reals, [seen[i] for i in rng.permutation(len(seen))]
+    detections = [
+        FoundBox(image, label, int(rng.integers(1, 20)) / 20, corners) for image, label, corners in aimed + astray
+    ]
+    return reals, [detections[i] for i in rng.permutation(len(detections))]
 
 
-def rounded(corners: Corners) -> Corners:
+def round_corners(corners: Corners) -> Corners:
     """As float32 holds them, which is what Truth keeps."""
     return tuple(np.array(corners, np.float32).astype(float).tolist())
 
@@ -205,10 +220,10 @@ def rounded(corners: Corners) -> Corners:
 # --- PASCAL VOC -----------------------------------------------------------------------------------
 def test_voc_of_two_true_boxes_and_three_detections_by_hand() -> None:
     """Right, wrong, right: recall 1/2 at precision 1, recall 1 at precision 2/3."""
-    reals = [Real(0, 0, box(0)), Real(1, 0, box(0))]
-    seen = [Seen(0, 0, 0.9, box(0)), Seen(0, 0, 0.8, box(50)), Seen(1, 0, 0.7, box(1))]
-    assert voc(reals, seen) == pytest.approx((1 + 2 / 3) / 2)
-    assert voc(reals, seen[::-1]) == voc(reals, seen)
+    reals = [TrueBox(0, 0, box(0)), TrueBox(1, 0, box(0))]
+    detections = [FoundBox(0, 0, 0.9, box(0)), FoundBox(0, 0, 0.8, box(50)), FoundBox(1, 0, 0.7, box(1))]
+    assert voc(reals, detections) == pytest.approx((1 + 2 / 3) / 2)
+    assert voc(reals, detections[::-1]) == voc(reals, detections)
 
 
 def test_precision_is_the_best_at_that_recall_or_more() -> None:
@@ -220,75 +235,75 @@ def test_precision_is_the_best_at_that_recall_or_more() -> None:
 
 
 def test_a_true_box_found_twice_is_right_once() -> None:
-    reals = [Real(0, 0, box(0)), Real(0, 0, box(50))]
-    seen = [Seen(0, 0, 0.9, box(1)), Seen(0, 0, 0.8, box(0)), Seen(0, 0, 0.7, box(50))]
-    assert voc(reals, seen) == pytest.approx((1 + 2 / 3) / 2)
+    reals = [TrueBox(0, 0, box(0)), TrueBox(0, 0, box(50))]
+    detections = [FoundBox(0, 0, 0.9, box(1)), FoundBox(0, 0, 0.8, box(0)), FoundBox(0, 0, 0.7, box(50))]
+    assert voc(reals, detections) == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_voc_lets_a_detection_match_only_the_box_it_overlaps_most_and_coco_the_next_free_one() -> None:
-    reals = [Real(0, 0, box(0)), Real(0, 0, box(3))]
-    seen = [Seen(0, 0, 0.9, box(0)), Seen(0, 0, 0.8, box(1))]
-    assert voc(reals, seen) == pytest.approx(1 / 2)
-    assert coco(reals, seen)["ap50"] == pytest.approx(1)
+    reals = [TrueBox(0, 0, box(0)), TrueBox(0, 0, box(3))]
+    detections = [FoundBox(0, 0, 0.9, box(0)), FoundBox(0, 0, 0.8, box(1))]
+    assert voc(reals, detections) == pytest.approx(1 / 2)
+    assert coco(reals, detections)["ap50"] == pytest.approx(1)
 
 
 def test_a_detection_whose_best_box_is_ignored_does_not_count() -> None:
-    reals = [Real(0, 0, box(0)), Real(0, 0, box(50), True)]
-    ignored = [Seen(0, 0, 0.9, box(50)), Seen(0, 0, 0.8, box(51))]
-    right, wrong = Seen(0, 0, 0.7, box(0)), Seen(0, 0, 0.75, box(90))
+    reals = [TrueBox(0, 0, box(0)), TrueBox(0, 0, box(50), True)]
+    ignored = [FoundBox(0, 0, 0.9, box(50)), FoundBox(0, 0, 0.8, box(51))]
+    right, wrong = FoundBox(0, 0, 0.7, box(0)), FoundBox(0, 0, 0.75, box(90))
     assert voc(reals, [*ignored, right]) == 1
     assert voc(reals, [*ignored, wrong, right]) == pytest.approx(1 / 2)
     assert voc(reals, ignored) == 0
 
 
 def test_an_ignored_box_excuses_no_detection_that_overlaps_it_too_little() -> None:
-    reals = [Real(0, 0, box(0)), Real(0, 0, box(50), True)]
-    assert voc(reals, [Seen(0, 0, 0.9, box(56)), Seen(0, 0, 0.7, box(0))]) == pytest.approx(1 / 2)
+    reals = [TrueBox(0, 0, box(0)), TrueBox(0, 0, box(50), True)]
+    assert voc(reals, [FoundBox(0, 0, 0.9, box(56)), FoundBox(0, 0, 0.7, box(0))]) == pytest.approx(1 / 2)
 
 
 def test_classes_without_a_true_box_are_left_out() -> None:
-    reals = [Real(0, 0, box(0)), Real(1, 2, box(0), True)]
-    seen = [Seen(0, 0, 0.9, box(0)), Seen(0, 1, 0.8, box(0)), Seen(1, 2, 0.8, box(50))]
-    truth, found = truth_of(reals, 4), found_of(seen)
-    assert [class_ap(truth, found, label, 0.5) for label in range(3)] == [1, None, None]
-    assert voc(reals, seen) == 1
-    assert coco(reals, seen) == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1})
-    missed = [*reals, Real(1, 1, box(0))]
-    assert voc(missed, seen[:1]) == pytest.approx(1 / 2)
-    assert coco(missed, seen[:1])["ap"] == pytest.approx(1 / 2)
+    reals = [TrueBox(0, 0, box(0)), TrueBox(1, 2, box(0), True)]
+    detections = [FoundBox(0, 0, 0.9, box(0)), FoundBox(0, 1, 0.8, box(0)), FoundBox(1, 2, 0.8, box(50))]
+    truth, arrays = truth_of(reals, 4), detection_arrays(detections)
+    assert [class_ap(truth, arrays, label, 0.5) for label in range(3)] == [1, None, None]
+    assert voc(reals, detections) == 1
+    assert coco(reals, detections) == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1})
+    missed = [*reals, TrueBox(1, 1, box(0))]
+    assert voc(missed, detections[:1]) == pytest.approx(1 / 2)
+    assert coco(missed, detections[:1])["ap"] == pytest.approx(1 / 2)
 
 
-@pytest.mark.parametrize("reals", [[Real(0, 0, box(0))], [Real(0, 0, box(0), True)], []])
-def test_without_detections_and_without_true_boxes_all_is_zero(reals: list[Real]) -> None:
+@pytest.mark.parametrize("reals", [[TrueBox(0, 0, box(0))], [TrueBox(0, 0, box(0), True)], []])
+def test_without_detections_and_without_true_boxes_all_is_zero(reals: list[TrueBox]) -> None:
     nothing = dict.fromkeys(NAMES, 0.0)
     assert voc(reals, []) == 0
     assert coco(reals, []) == nothing
     if not reals or reals[0].ignored:
-        assert voc(reals, [Seen(0, 0, 0.9, box(0))]) == 0
-        assert coco(reals, [Seen(0, 0, 0.9, box(0))]) == nothing
+        assert voc(reals, [FoundBox(0, 0, 0.9, box(0))]) == 0
+        assert coco(reals, [FoundBox(0, 0, 0.9, box(0))]) == nothing
 
 
 @pytest.mark.parametrize(("width", "right"), [(5, 1), (20, 1), (4.99, 0), (20.1, 0)])
 def test_an_overlap_of_just_the_threshold_is_enough(width: float, right: float) -> None:
     """Boxes within one another: the IoU is the ratio of their widths."""
-    reals, seen = [Real(0, 0, box(0))], [Seen(0, 0, 0.9, box(0, width=width))]
-    assert voc(reals, seen) == right
-    assert coco(reals, seen)["ap50"] == pytest.approx(right)
-    assert voc(reals, seen, iou=0.6) == 0
-    assert voc(reals, seen, iou=0.49) == 1
+    reals, detections = [TrueBox(0, 0, box(0))], [FoundBox(0, 0, 0.9, box(0, width=width))]
+    assert voc(reals, detections) == right
+    assert coco(reals, detections)["ap50"] == pytest.approx(right)
+    assert voc(reals, detections, iou=0.6) == 0
+    assert voc(reals, detections, iou=0.49) == 1
 
 
 def test_a_match_is_on_its_own_image_and_of_its_own_class() -> None:
-    reals = [Real(0, 0, box(0)), Real(1, 1, box(0))]
-    swapped = [Seen(1, 0, 0.9, box(0)), Seen(0, 1, 0.9, box(0))]
+    reals = [TrueBox(0, 0, box(0)), TrueBox(1, 1, box(0))]
+    swapped = [FoundBox(1, 0, 0.9, box(0)), FoundBox(0, 1, 0.9, box(0))]
     assert voc(reals, swapped) == 0
     assert coco(reals, swapped) == pytest.approx(dict.fromkeys(NAMES, 0))
 
 
 def test_equal_confidences_keep_their_order() -> None:
-    reals = [Real(0, 0, box(0))]
-    right, wrong = Seen(0, 0, 0.5, box(0)), Seen(0, 0, 0.5, box(50))
-    for score in (voc, lambda *given: coco(*given)["ap"]):
+    reals = [TrueBox(0, 0, box(0))]
+    right, wrong = FoundBox(0, 0, 0.5, box(0)), FoundBox(0, 0, 0.5, box(50))
+    for score in (voc, lambda *args: coco(*args)["ap"]):
         assert score(reals, [right, *[wrong] * 20]) == pytest.approx(1)
         assert score(reals, [*[wrong] * 20, right]) == pytest.approx(1 / 21)
 
@@ -302,78 +317,78 @@ def test_overlaps_are_shares_of_the_union() -> None:
 @pytest.mark.parametrize("iou", [0.3, 0.5, 0.8])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_voc_is_its_slow_twin(seed: int, iou: float) -> None:
-    reals, seen = drawn(seed)
-    expected = slow_voc(reals, seen, 4, iou)
+    reals, detections = draw_boxes(seed)
+    expected = slow_voc(reals, detections, 4, iou)
     assert 0.02 < expected < 0.98
-    assert voc_map(truth_of(reals, 14), found_of(seen), 4, iou) == pytest.approx(expected, rel=1e-12)
+    assert voc_map(truth_of(reals, 14), detection_arrays(detections), 4, iou) == pytest.approx(expected, rel=1e-12)
 
 
 # --- COCO -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("seed", SEEDS)
 def test_coco_is_its_slow_twin(seed: int) -> None:
-    reals, seen = drawn(seed)
-    expected = slow_coco(reals, seen, 4, 14)
+    reals, detections = draw_boxes(seed)
+    expected = slow_coco(reals, detections, 4, 14)
     assert 0.02 < expected["ap75"] + 0.01 < expected["ap50"] < 0.98
     assert abs(expected["ap"] - expected["ap75"]) > 1e-3
-    assert coco(reals, seen, 14, 4) == pytest.approx(expected, rel=1e-9)
+    assert coco(reals, detections, 14, 4) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_coco_is_what_cocos_own_code_counts(seed: int) -> None:
     coco_of = pytest.importorskip("pycocotools.coco", reason="comes with the mmdet extra").COCO
     judge_of = pytest.importorskip("pycocotools.cocoeval").COCOeval
-    reals, seen = drawn(seed)
-    truth, found = truth_of(reals, 14), found_of(seen)
+    reals, detections = draw_boxes(seed)
+    truth, arrays = truth_of(reals, 14), detection_arrays(detections)
     with contextlib.redirect_stdout(io.StringIO()):
         original = coco_of()
         original.dataset = to_coco_dataset(truth, 4)
         original.createIndex()
-        judge = judge_of(original, original.loadRes(to_coco_results(found)), "bbox")
+        judge = judge_of(original, original.loadRes(to_coco_results(arrays)), "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-    scores = coco_scores(truth, found, ["a", "b", "c", "d"])
+    scores = coco_scores(truth, arrays, ["a", "b", "c", "d"])
     assert list(scores.values()) == pytest.approx(judge.stats[:3].tolist(), rel=1e-9)
     assert scores.by_class.keys() == {"ap", "ap50"}
-    there = [name for number, name in enumerate("abcd") if number in truth.labels_B[~truth.ignored_B]]
+    present = [name for number, name in enumerate("abcd") if number in truth.labels_B[~truth.ignored_B]]
     for name, of_class in scores.by_class.items():
-        assert list(of_class) == there
+        assert list(of_class) == present
         assert np.mean(list(of_class.values())) == pytest.approx(scores[name])
 
 
 def test_the_three_scores_are_ap_ap50_and_ap75() -> None:
     """An IoU of 0.8 is right at seven thresholds of ten, one of 0.6 at three."""
-    reals = [Real(0, 0, box(0))]
-    assert coco(reals, [Seen(0, 0, 0.9, box(0, width=8.01))]) == pytest.approx({"ap": 0.7, "ap50": 1, "ap75": 1})
-    assert coco(reals, [Seen(0, 0, 0.9, box(0, width=6.01))]) == pytest.approx({"ap": 0.3, "ap50": 1, "ap75": 0})
+    reals = [TrueBox(0, 0, box(0))]
+    assert coco(reals, [FoundBox(0, 0, 0.9, box(0, width=8.01))]) == pytest.approx({"ap": 0.7, "ap50": 1, "ap75": 1})
+    assert coco(reals, [FoundBox(0, 0, 0.9, box(0, width=6.01))]) == pytest.approx({"ap": 0.3, "ap50": 1, "ap75": 0})
 
 
 def test_coco_asks_for_precision_at_101_recalls() -> None:
     """One of two found, precision 1: recalls 0.00 to 0.50 are reached, 51 of 101."""
-    reals = [Real(0, 0, box(0)), Real(0, 0, box(50))]
-    assert coco(reals, [Seen(0, 0, 0.9, box(0))])["ap"] == pytest.approx(51 / 101)
+    reals = [TrueBox(0, 0, box(0)), TrueBox(0, 0, box(50))]
+    assert coco(reals, [FoundBox(0, 0, 0.9, box(0))])["ap"] == pytest.approx(51 / 101)
 
 
 def test_a_crowd_takes_any_number_of_detections_by_their_share_within_it() -> None:
     """Small boxes in a large crowd are wrong to VOC, which asks for the IoU; to COCO they do not count."""
-    reals = [Real(0, 0, box(0)), Real(0, 0, box(50, 0, 100, 100), True)]
-    inside = [Seen(0, 0, 0.9, box(60 + 20 * i, 10)) for i in range(3)]
-    right = Seen(0, 0, 0.5, box(0))
+    reals = [TrueBox(0, 0, box(0)), TrueBox(0, 0, box(50, 0, 100, 100), True)]
+    inside = [FoundBox(0, 0, 0.9, box(60 + 20 * i, 10)) for i in range(3)]
+    right = FoundBox(0, 0, 0.5, box(0))
     assert coco(reals, [*inside, right]) == pytest.approx(dict.fromkeys(NAMES, 1))
     assert voc(reals, [*inside, right]) == pytest.approx(1 / 4)
-    part = Seen(0, 0, 0.9, box(46.01))  # 0.601 of it lies within: at three thresholds of ten it does not count
+    part = FoundBox(0, 0, 0.9, box(46.01))  # 0.601 of it lies within: at three thresholds of ten it does not count
     assert coco(reals, [part, right]) == pytest.approx({"ap": (3 + 7 / 2) / 10, "ap50": 1, "ap75": 1 / 2})
 
 
 def test_a_detection_takes_a_true_box_rather_than_the_crowd_around_it() -> None:
-    reals = [Real(0, 0, box(0, 0, 100, 100), True), Real(0, 0, box(20, 20))]
-    assert coco(reals, [Seen(0, 0, 0.9, box(20, 20.1))]) == pytest.approx(dict.fromkeys(NAMES, 1))
-    assert coco(reals, [Seen(0, 0, 0.9, box(60, 60))]) == pytest.approx(dict.fromkeys(NAMES, 0))
+    reals = [TrueBox(0, 0, box(0, 0, 100, 100), True), TrueBox(0, 0, box(20, 20))]
+    assert coco(reals, [FoundBox(0, 0, 0.9, box(20, 20.1))]) == pytest.approx(dict.fromkeys(NAMES, 1))
+    assert coco(reals, [FoundBox(0, 0, 0.9, box(60, 60))]) == pytest.approx(dict.fromkeys(NAMES, 0))
 
 
 @pytest.mark.parametrize(("wrong", "expected"), [(99, 1 / 100), (100, 0)])
 def test_coco_takes_the_hundred_surest_of_a_class_on_an_image(wrong: int, expected: float) -> None:
-    reals = [Real(0, 0, box(0)), Real(0, 1, box(0))]
-    astray = [Seen(0, 0, 0.9, box(50 + i)) for i in range(wrong)]
-    scores = coco(reals, [*astray, Seen(0, 0, 0.5, box(0)), Seen(0, 1, 0.4, box(0))])
+    reals = [TrueBox(0, 0, box(0)), TrueBox(0, 1, box(0))]
+    astray = [FoundBox(0, 0, 0.9, box(50 + i)) for i in range(wrong)]
+    scores = coco(reals, [*astray, FoundBox(0, 0, 0.5, box(0)), FoundBox(0, 1, 0.4, box(0))])
     assert scores["ap"] == pytest.approx((expected + 1) / 2)

@@ -48,8 +48,8 @@ def test_sets_without_an_image_are_refused() -> None:
         Classifier(Machine(torch.device("cpu")), QUICK, empty, full, num_classes=10)
 
 
-def same(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+def same(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -85,11 +85,11 @@ def test_resnet18_has_the_published_size_and_stages() -> None:
     network = build_network("resnet18", 10, (32, 32), 64, "none", 0.0)
     assert sum(p.numel() for p in network.parameters()) == 11_173_962
     assert sum(p.numel() for p in network.parameters() if p.ndim != 1) == 11_164_352
-    seen: list[int] = []
-    network.attach_companion(Spy(seen), (32, 32))
+    channels: list[int] = []
+    network.attach_companion(Spy(channels), (32, 32))
     _, maps = network.features(torch.zeros(2, 3, 32, 32))
     assert [tuple(stage.shape) for stage in maps] == [(2, 64, 32, 32), (2, 128, 16, 16), (2, 256, 8, 8), (2, 512, 4, 4)]
-    assert seen == [64, 128, 256, 512]
+    assert channels == [64, 128, 256, 512]
 
 
 def test_stage_maps_are_the_outputs_of_the_four_layers() -> None:
@@ -143,19 +143,19 @@ def test_networks_by_name(model: str, size: int, num_features: int, channels: li
     if model.startswith("timm"):
         pytest.importorskip("timm")
     network = build_network(model, 7, (size, size), 64, "none", 0.1)
-    seen: list[int] = []
-    network.attach_companion(Spy(seen), (size, size))
+    companion_channels: list[int] = []
+    network.attach_companion(Spy(companion_channels), (size, size))
     features_ND, maps = network.features(torch.zeros(2, 3, size, size))
     assert features_ND.shape == (2, num_features)
     assert network.logits(features_ND).shape == (2, 7)
-    assert [stage.shape[1] for stage in maps] == seen == channels
+    assert [stage.shape[1] for stage in maps] == channels == companion_channels
 
 
 def test_maps_with_channels_last_are_no_stage_maps() -> None:
     network = build_network("swin_t", 10, (32, 32), 64, "none", 0.0)
-    seen: list[int] = []
-    network.attach_companion(Spy(seen), (32, 32))
-    assert seen == [96]  # of its convolution alone
+    channels: list[int] = []
+    network.attach_companion(Spy(channels), (32, 32))
+    assert channels == [96]  # of its convolution alone
 
 
 @pytest.mark.parametrize(
@@ -183,9 +183,9 @@ def test_weights_from_a_file(tmp_path: Path, machine: Machine, suffix: str) -> N
 
     state, path = small_cnn().state_dict(), tmp_path / f"weights.{suffix}"
     torch.save(state, path) if suffix == "pth" else save_file(state, path)
-    one, other = (task(machine, replace(QUICK, weights=str(path))) for _ in range(2))
-    assert torch.equal(one.model().backbone[0].weight, state["0.weight"])
-    assert one.fingerprint == other.fingerprint != task(machine).fingerprint
+    first, other = (task(machine, replace(QUICK, weights=str(path))) for _ in range(2))
+    assert torch.equal(first.model().backbone[0].weight, state["0.weight"])
+    assert first.fingerprint == other.fingerprint != task(machine).fingerprint
     with pytest.raises(ValueError, match=r"does not fit the model: 0.bias holds nothing, the model \(64,\)|holds"):
         task(machine, replace(QUICK, model="resnet18", weights=str(path)))
 
@@ -219,15 +219,15 @@ def test_bad_weights_are_one_line(tmp_path: Path, machine: Machine) -> None:
 # --- fits ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("recipe", [QUICK, TINY])
 def test_a_fit_depends_on_the_set_and_the_seed_alone(machine: Machine, recipe: Recipe) -> None:
-    one, other = (task(machine, recipe, size=8) for _ in range(2))
+    classifier, other = (task(machine, recipe, size=8) for _ in range(2))
     labelled = np.arange(40)
     state = torch.random.get_rng_state()
-    first = one.fit(labelled, 3)
+    first = classifier.fit(labelled, 3)
     assert torch.equal(state, torch.random.get_rng_state())
     torch.rand(7)
     assert same(first, other.fit(labelled[::-1], 3))
-    assert not same(first, one.fit(labelled, 4))
-    assert not same(first, one.fit(labelled + 1, 3))
+    assert not same(first, classifier.fit(labelled, 4))
+    assert not same(first, classifier.fit(labelled + 1, 3))
     assert not first.training
 
 
@@ -243,8 +243,8 @@ def test_layouts_and_precisions_agree_roughly(machine: Machine) -> None:
     labelled, answers = np.arange(40), []
     for change in ({}, {"channels_last": True}, {"precision": "bfloat16"}):
         base = replace(TINY, epochs=1, lr=0.01, precision="float32", channels_last=False)
-        one = task(machine, replace(base, **change), size=8)
-        answers.append(one.predict(one.fit(labelled, 0), labelled).scores_PC)
+        classifier = task(machine, replace(base, **change), size=8)
+        answers.append(classifier.predict(classifier.fit(labelled, 0), labelled).scores_PC)
     assert torch.allclose(answers[0], answers[1], atol=1e-3)
     assert torch.allclose(answers[0], answers[2], atol=0.05)
     assert not torch.equal(answers[0], answers[2])
@@ -256,9 +256,9 @@ def test_compiled_fits(machine: Machine) -> None:
     recipe = replace(QUICK, dropout=0.0, lr=0.01, precision="float32")
     eager, compiled = (task(machine, replace(recipe, compile=compile)) for compile in (False, True))
     labelled = np.arange(41)
-    one, other, again = (t.fit(labelled, 0) for t in (eager, compiled, compiled))
+    first, other, again = (t.fit(labelled, 0) for t in (eager, compiled, compiled))
     assert same(other, again)
-    for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+    for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.allclose(a, b, atol=1e-3)
 
 
@@ -273,24 +273,24 @@ def test_a_killed_fit_ends_in_the_same_bytes(
 ) -> None:
     """Its dropout and its batches go on where they were: both are one stream of random numbers."""
     recipe, companion = replace(TINY, drop_last=True, precise_bn=True), Regress(0.5)
-    made = task(replace(machine, scratch=tmp_path), recipe)
-    whole = made.fit(np.arange(52), 0, companion)  # two epochs of three batches
+    classifier = task(replace(machine, scratch=tmp_path), recipe)
+    whole = classifier.fit(np.arange(52), 0, companion)  # two epochs of three batches
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     write, steps = training.save_checkpoint, list[int]()
 
-    def dying(*given: Any) -> None:
-        write(*given)
-        steps.append(given[-1])
+    def dying(*args: Any) -> None:
+        write(*args)
+        steps.append(args[-1])
         if len(steps) == after:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "save_checkpoint", dying)
     with pytest.raises(KeyboardInterrupt):
-        made.fit(np.arange(52), 0, companion)
+        classifier.fit(np.arange(52), 0, companion)
     assert len(list(tmp_path.glob("*.checkpoint"))) == 1
     torch.rand(3)
-    resumed = made.fit(np.arange(52), 0, companion)
+    resumed = classifier.fit(np.arange(52), 0, companion)
     assert steps == list(range(1, 7))
     assert same(whole, resumed)
     assert not list(tmp_path.iterdir())
@@ -299,13 +299,13 @@ def test_a_killed_fit_ends_in_the_same_bytes(
 def test_a_resumed_fit_leaves_the_global_generator_alone(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = task(replace(machine, scratch=tmp_path))
+    classifier = task(replace(machine, scratch=tmp_path))
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     with monkeypatch.context() as patched:
         patched.setattr(training.tensor_files, "remove_file", lambda path: None)
-        made.fit(np.arange(40), 0)
+        classifier.fit(np.arange(40), 0)
     before = torch.get_rng_state()
-    made.fit(np.arange(40), 0)
+    classifier.fit(np.arange(40), 0)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -315,85 +315,85 @@ def test_a_fit_that_diverges_says_so(machine: Machine) -> None:
 
 
 def test_too_few_images_for_drop_last(machine: Machine) -> None:
-    one = task(machine, replace(PUBLISHED, model="small_cnn"))
-    with pytest.raises(ValueError, match="60 labelled images make no batch of 128"):
-        one.fit(np.arange(60), 0)
+    classifier = task(machine, replace(PUBLISHED, model="small_cnn"))
+    with pytest.raises(ValueError, match="60 labelled images do not fill a batch of 128"):
+        classifier.fit(np.arange(60), 0)
 
 
 # --- the companion ---------------------------------------------------------------------------------
 def test_a_companion_travels_with_the_model(machine: Machine) -> None:
-    one, labelled = task(machine), np.arange(33)
-    fitted = one.fit(labelled, 0, Regress(0.5))
-    copy = one.model(Regress(0.5))
+    classifier, labelled = task(machine), np.arange(33)
+    fitted = classifier.fit(labelled, 0, Regress(0.5))
+    copy = classifier.model(Regress(0.5))
     copy.load_state_dict(fitted.state_dict())
     indices = np.arange(50, 60)
-    outputs_N = one.companion(fitted, indices)
+    outputs_N = classifier.companion(fitted, indices)
     assert outputs_N.shape == (10,)
-    assert torch.equal(outputs_N, one.companion(copy, indices))
-    assert not any(name.startswith("companion") for name in one.weights(fitted))
+    assert torch.equal(outputs_N, classifier.companion(copy, indices))
+    assert not any(name.startswith("companion") for name in classifier.weights(fitted))
 
 
 def test_a_detached_companion_leaves_the_model_alone(machine: Machine) -> None:
-    one, labelled = task(machine), np.arange(40)
-    plain = one.fit(labelled, 0)
-    detached, half, attached = (one.fit(labelled, 0, Regress(share, 0.1)) for share in (0.0, 0.5, 1.0))
+    classifier, labelled = task(machine), np.arange(40)
+    plain = classifier.fit(labelled, 0)
+    detached, half, attached = (classifier.fit(labelled, 0, Regress(share, 0.1)) for share in (0.0, 0.5, 1.0))
     for name, value in plain.state_dict().items():
         assert torch.equal(value, detached.state_dict()[name])
     assert not torch.equal(plain.head.weight, half.head.weight)
     assert not torch.equal(half.head.weight, attached.head.weight)
-    fresh = one.model(Regress(0.0))
+    fresh = classifier.model(Regress(0.0))
     assert not torch.equal(fresh.companion.last.weight, detached.companion.last.weight)
 
 
 # --- capabilities ----------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def fitted(machine: Machine) -> tuple[Classifier, Network]:
-    one = task(machine)
-    return one, one.fit(np.arange(40), 0)
+    classifier = task(machine)
+    return classifier, classifier.fit(np.arange(40), 0)
 
 
 def test_predict_and_embed_share_a_pass(fitted: tuple[Classifier, Network], monkeypatch: pytest.MonkeyPatch) -> None:
-    one, model = fitted
+    classifier, model = fitted
     passes = []
     features = Network.features
     monkeypatch.setattr(Network, "features", lambda *args: passes.append(1) or features(*args))
     indices = np.arange(10, 60)
-    predictions, features_ND = one.predict(model, indices), one.embed(model, indices)
+    predictions, features_ND = classifier.predict(model, indices), classifier.embed(model, indices)
     assert len(passes) == 1
     assert torch.equal(model.head(features_ND).softmax(1), predictions.scores_PC)
     assert predictions.scores_PC.dtype == torch.float32
     assert predictions.image_P.tolist() == list(range(50))
-    other = one.fit(np.arange(30), 0)
-    assert not torch.equal(one.embed(other, indices), features_ND)
-    assert torch.equal(one.embed(model, indices[::-1]), features_ND.flip(0))
-    assert one.predict(model, np.arange(0)).scores_PC.shape == (0, 10)
+    other = classifier.fit(np.arange(30), 0)
+    assert not torch.equal(classifier.embed(other, indices), features_ND)
+    assert torch.equal(classifier.embed(model, indices[::-1]), features_ND.flip(0))
+    assert classifier.predict(model, np.arange(0)).scores_PC.shape == (0, 10)
 
 
 def test_score_counts_per_cent_of_the_test_set(fitted: tuple[Classifier, Network]) -> None:
-    one, model = fitted
-    losses_N = one.losses(model, np.arange(20), test=True)
+    classifier, model = fitted
+    losses_N = classifier.losses(model, np.arange(20), test=True)
     right = sum(
-        one.losses(model, np.array([i]), torch.tensor([c]), test=True).item()
-        == min(one.losses(model, np.array([i]), torch.tensor([k]), test=True).item() for k in range(10))
-        for i, c in enumerate(one._test_labels.tolist())
+        classifier.losses(model, np.array([i]), torch.tensor([c]), test=True).item()
+        == min(classifier.losses(model, np.array([i]), torch.tensor([k]), test=True).item() for k in range(10))
+        for i, c in enumerate(classifier._test_labels.tolist())
     )
-    score = one.score(model)
+    score = classifier.score(model)
     assert score["accuracy"] == pytest.approx(100 * right / 20)
     assert score["nll"] == pytest.approx(losses_N.mean().item(), rel=0.02)
-    assert one.num_test() == 20
-    assert one.cost(np.arange(7)) == {"images": 7.0}
+    assert classifier.num_test() == 20
+    assert classifier.cost(np.arange(7)) == {"images": 7.0}
 
 
 def test_a_model_of_one_class_is_told_by_its_score() -> None:
     """Three images in four are of class 0: always saying 0 is right in 75 % of images and a third of three classes."""
     labels_N = np.array([0] * 9 + [1] * 2 + [2])
     test = Split(images(12, 8, 1).images_NKHW, labels_N)
-    one = Classifier(Machine(torch.device("cpu")), QUICK, images(60, 8, 0), test, num_classes=10)
-    network = one.model()
+    classifier = Classifier(Machine(torch.device("cpu")), QUICK, images(60, 8, 0), test, num_classes=10)
+    network = classifier.model()
     with torch.no_grad():
         network.head.weight.zero_()
         network.head.bias.copy_(torch.tensor([1.0] + [0.0] * 9))
-    score = one.score(network)
+    score = classifier.score(network)
     assert score["accuracy"] == 75.0
     assert score["balanced_accuracy"] == pytest.approx(100 / 3)
     assert (score["num_predicted_classes"], score["num_test_classes"]) == (1, 3)
@@ -401,10 +401,10 @@ def test_a_model_of_one_class_is_told_by_its_score() -> None:
 
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_the_smallest_batch_is_that_of_an_epoch(drop_last: bool) -> None:
-    one = task(Machine(torch.device("cpu")), replace(QUICK, drop_last=drop_last))
+    classifier = task(Machine(torch.device("cpu")), replace(QUICK, drop_last=drop_last))
     for num_images in (16, 17, 33, 60, 65):
-        drawn = draw_epoch(num_images, one._recipe, torch.Generator().manual_seed(0), torch.device("cpu"))
-        assert one.batch_sizes(num_images).smallest == min(len(batch.positions_N) for batch in drawn)
+        batches = draw_epoch(num_images, classifier._recipe, torch.Generator().manual_seed(0), torch.device("cpu"))
+        assert classifier.batch_sizes(num_images).smallest == min(len(batch.positions_N) for batch in batches)
 
 
 def test_batches_matter_where_a_layer_takes_its_statistics_from_them() -> None:
@@ -423,45 +423,47 @@ def test_balanced_accuracy_is_sklearns() -> None:
     from sklearn.metrics import balanced_accuracy_score
 
     rng = np.random.default_rng(0)
-    true_N, found_N = rng.choice([0, 1, 3], 50, p=[0.7, 0.2, 0.1]), rng.choice([0, 1, 3], 50)
-    score = accuracy_scores(torch.from_numpy(found_N), torch.from_numpy(true_N), ["a", "b", "c", "d", "e"])
-    assert score["balanced_accuracy"] == pytest.approx(100 * balanced_accuracy_score(true_N, found_N))
+    true_N, predicted_N = rng.choice([0, 1, 3], 50, p=[0.7, 0.2, 0.1]), rng.choice([0, 1, 3], 50)
+    score = accuracy_scores(torch.from_numpy(predicted_N), torch.from_numpy(true_N), ["a", "b", "c", "d", "e"])
+    assert score["balanced_accuracy"] == pytest.approx(100 * balanced_accuracy_score(true_N, predicted_N))
     assert (score["num_predicted_classes"], score["num_test_classes"]) == (3, 3)
-    right_N, named = found_N == true_N, {"a": 0, "b": 1, "d": 3}
+    right_N, named = predicted_N == true_N, {"a": 0, "b": 1, "d": 3}
     expected = {name: 100 * right_N[true_N == number].mean() for name, number in named.items()}
     assert score.by_class == {"accuracy": pytest.approx(expected)}
 
 
 def test_losses_are_true_labels_or_weighted_targets(fitted: tuple[Classifier, Network]) -> None:
-    one, model = fitted
+    classifier, model = fitted
     indices, targets = np.arange(5), torch.rand(5, 10, generator=torch.Generator().manual_seed(0))
-    logits_NC = model(one._prepare_inputs(one._images[:5]))
+    logits_NC = model(classifier._prepare_inputs(classifier._images[:5]))
     want_N = -(targets * logits_NC.log_softmax(1)).sum(1)
-    assert torch.allclose(one.losses(model, indices, targets), want_N)
-    assert torch.allclose(one.losses(model, indices), F.cross_entropy(logits_NC, one._labels[:5], reduction="none"))
-    assert one.losses(model, indices).requires_grad
+    assert torch.allclose(classifier.losses(model, indices, targets), want_N)
+    assert torch.allclose(
+        classifier.losses(model, indices), F.cross_entropy(logits_NC, classifier._labels[:5], reduction="none")
+    )
+    assert classifier.losses(model, indices).requires_grad
 
 
 def test_pseudo_labels_are_not_renormalised(fitted: tuple[Classifier, Network]) -> None:
-    one, model = fitted
+    classifier, model = fitted
     indices = np.arange(40, 60)
-    p_NC = one.predict(model, indices).scores_PC
-    assert torch.equal(one.pseudo_labels(model, indices, 1), F.one_hot(p_NC.argmax(1), 10).float())
-    q_NC = one.pseudo_labels(model, indices, 3)
+    p_NC = classifier.predict(model, indices).scores_PC
+    assert torch.equal(classifier.pseudo_labels(model, indices, 1), F.one_hot(p_NC.argmax(1), 10).float())
+    q_NC = classifier.pseudo_labels(model, indices, 3)
     assert torch.equal(q_NC.sort(1).values[:, -3:], p_NC.sort(1).values[:, -3:])
     assert (q_NC > 0).sum(1).tolist() == [3] * 20
     for k in (0, 11):
         with pytest.raises(ValueError, match=r"must be in 1\.\.10"):
-            one.pseudo_labels(model, indices, k)
+            classifier.pseudo_labels(model, indices, k)
 
 
 def test_samples_scatter_around_the_prediction(fitted: tuple[Classifier, Network]) -> None:
-    one, model = fitted
+    classifier, model = fitted
     indices = np.arange(40, 60)
     samples, again, others = (
-        [sample.scores_PC for sample in one.sample(model, indices, 400, seed)] for seed in (5, 5, 6)
+        [sample.scores_PC for sample in classifier.sample(model, indices, 400, seed)] for seed in (5, 5, 6)
     )
-    mean_NC, p_NC = torch.stack(samples).mean(0), one.predict(model, indices).scores_PC
+    mean_NC, p_NC = torch.stack(samples).mean(0), classifier.predict(model, indices).scores_PC
     assert not torch.equal(samples[0], samples[1])
     assert torch.equal(samples[7], again[7])
     assert not torch.equal(samples[7], others[7])
@@ -474,9 +476,9 @@ def test_samples_scatter_around_the_prediction(fitted: tuple[Classifier, Network
 @pytest.fixture(scope="module")
 def resnet(machine: Machine) -> Classifier:
     """ResNet-18 of full width, three images a batch."""
-    one = task(machine, Recipe(epochs=1, precision="float32"), size=32)
-    one.batch_size = 3
-    return one
+    classifier = task(machine, Recipe(epochs=1, precision="float32"), size=32)
+    classifier.batch_size = 3
+    return classifier
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -517,26 +519,28 @@ def test_each_directional_is_right_on_its_own_in_double_precision(
 
 
 def test_directional_takes_classes_and_some_of_the_weights(fitted: tuple[Classifier, Network]) -> None:
-    one, model = fitted
+    classifier, model = fitted
     indices, classes = np.arange(6), torch.arange(6)
     direction = {"head.weight": torch.ones_like(model.head.weight)}
-    got_N = one.directional(model, indices, classes, direction)
-    features_ND = one.embed(model, indices)
+    got_N = classifier.directional(model, indices, classes, direction)
+    features_ND = classifier.embed(model, indices)
     error_NC = model.logits(features_ND).softmax(1) - F.one_hot(classes, 10)
     assert torch.allclose(got_N, error_NC.sum(1) * features_ND.sum(1), atol=1e-4)
-    got_N = one.directional(model, indices, classes, {"head.weight": F.one_hot(torch.tensor([2] * 64), 10).T.float()})
+    got_N = classifier.directional(
+        model, indices, classes, {"head.weight": F.one_hot(torch.tensor([2] * 64), 10).T.float()}
+    )
     assert torch.allclose(got_N, error_NC[:, 2] * features_ND.sum(1), rtol=1e-4)
 
 
 def test_scrambled_touches_unpaid_labels_alone(machine: Machine) -> None:
-    one, paid = task(machine, num_pool=600), np.arange(0, 600, 2)
-    other, again = one.scrambled(paid, 1), one.scrambled(paid, 1)
+    classifier, paid = task(machine, num_pool=600), np.arange(0, 600, 2)
+    other, again = classifier.scrambled(paid, 1), classifier.scrambled(paid, 1)
     unpaid = np.setdiff1d(np.arange(600), paid)
-    assert torch.equal(one._labels[paid], other._labels[paid])
-    assert 0.05 < (one._labels[unpaid] == other._labels[unpaid]).double().mean() < 0.2
-    assert not torch.equal(one._test_labels, other._test_labels)
+    assert torch.equal(classifier._labels[paid], other._labels[paid])
+    assert 0.05 < (classifier._labels[unpaid] == other._labels[unpaid]).double().mean() < 0.2
+    assert not torch.equal(classifier._test_labels, other._test_labels)
     assert other._labels.unique().tolist() == list(range(10))
-    assert other._images is one._images
-    assert again.fingerprint == other.fingerprint != one.fingerprint
-    assert other.fingerprint != one.scrambled(paid, 2).fingerprint
-    assert same(one.fit(paid[:40], 0), other.fit(paid[:40], 0))
+    assert other._images is classifier._images
+    assert again.fingerprint == other.fingerprint != classifier.fingerprint
+    assert other.fingerprint != classifier.scrambled(paid, 2).fingerprint
+    assert same(classifier.fit(paid[:40], 0), other.fit(paid[:40], 0))

@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
         ({"width": 16, "model": "small_cnn"}, "width=16 has no effect with model=small_cnn"),
         ({"decay": 0.2}, "decay=0.2 has no effect with schedule=cosine"),
         ({"pad": 0, "full_crop": False}, "full_crop=False has no effect with pad=0"),
-        ({"weights": "default"}, "weights=default has no effect with model=resnet18: it has no pretrained weights"),
+        ({"weights": "default"}, "weights=default has no effect with model=resnet18: no pretrained weights"),
         ({"momentum": 0.0}, "momentum=0.0: must be positive with nesterov=true"),
         ({"model": "resnet81"}, "model=resnet81: no such network (did you mean resnet18"),
         ({"model": "timm:resnet_10t"}, "did you mean timm:resnet10t"),

@@ -103,19 +103,19 @@ def through_everything(task: Detection, model: Detector, indices: np.ndarray, ta
 
     In one batch, as `directional` takes them: another batch rounds otherwise, which may flip a tie between proposals.
     """
-    [placed] = task._read_batches(task._pool, [indices.tolist()])
-    maps = model.feature_maps(placed.batch.images_N3HW)
+    [resized] = task._read_batches(task._pool, [indices.tolist()])
+    maps = model.feature_maps(resized.batch.images_N3HW)
     assert all(level.requires_grad for level in maps)
-    return model.image_losses(maps, placed.batch, placed.to_batch_pixels(targets))
+    return model.image_losses(maps, resized.batch, resized.to_batch_pixels(targets))
 
 
 def slowly(task: Detection, model: Detector, indices: np.ndarray, targets: list[Boxes]) -> list[float]:
     """Derivatives along `direction`, one backward pass through everything an image."""
-    along, weights, found = direction(task, model), task.weights(model), []
+    directions, weights, derivatives = direction(task, model), task.weights(model), []
     for loss in through_everything(task, model, indices, targets):
         gradients = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
-        found.append(sum((g * along[name]).sum().item() for name, g in zip(weights, gradients, strict=True)))
-    return found
+        derivatives.append(sum((g * directions[name]).sum().item() for name, g in zip(weights, gradients, strict=True)))
+    return derivatives
 
 
 def test_directional_is_the_gradient_through_the_whole_model(task: Detection, fitted: Detector) -> None:
@@ -129,13 +129,13 @@ def test_directional_is_the_gradient_through_the_whole_model(task: Detection, fi
 def test_directional_counts_every_layer(task: Detection, fitted: Detector) -> None:
     """Each block adds its share: the derivative is linear in the direction."""
     indices = np.arange(24, 30)
-    targets, along = task.pseudo_labels(fitted, indices, 1, 0.1), direction(task, fitted)
+    targets, directions = task.pseudo_labels(fitted, indices, 1, 0.1), direction(task, fitted)
     parts = []
-    for name in along:
-        only = {other: value if other == name else torch.zeros_like(value) for other, value in along.items()}
+    for name in directions:
+        only = {other: value if other == name else torch.zeros_like(value) for other, value in directions.items()}
         parts.append(task.directional(fitted, indices, targets, only))
         assert parts[-1].abs().max() > 1e-6
-    torch.testing.assert_close(torch.stack(parts).sum(0), task.directional(fitted, indices, targets, along))
+    torch.testing.assert_close(torch.stack(parts).sum(0), task.directional(fitted, indices, targets, directions))
 
 
 def test_the_loss_of_an_image_is_its_own(task: Detection, fitted: Detector) -> None:
@@ -153,24 +153,24 @@ def test_losses_differentiate_twice(task: Detection, fitted: Detector) -> None:
 
     The RPN's are left where they are: other proposals would be drawn, which no derivative knows of.
     """
-    weights, along = task.weights(fitted), direction(task, fitted)
-    along = {name: value * 0 if "rpn" in name else value for name, value in along.items()}
+    weights, directions = task.weights(fitted), direction(task, fitted)
+    directions = {name: value * 0 if "rpn" in name else value for name, value in directions.items()}
 
     def gradient(again: bool = False) -> tuple[Tensor, ...]:
         loss = task.losses(fitted, np.array([5])).sum()
         return torch.autograd.grad(loss, list(weights.values()), create_graph=again)
 
-    slope = torch.stack([(g * along[name]).sum() for name, g in zip(weights, gradient(True), strict=True)]).sum()
-    product = torch.cat([one.flatten() for one in torch.autograd.grad(slope, list(weights.values()))])
+    slope = torch.stack([(g * directions[name]).sum() for name, g in zip(weights, gradient(True), strict=True)]).sum()
+    product = torch.cat([gradients.flatten() for gradients in torch.autograd.grad(slope, list(weights.values()))])
     ends = []
     for step in (3e-4, -3e-4):
         with torch.no_grad():
             for name, weight in weights.items():
-                weight += step * along[name]
-        ends.append(torch.cat([one.flatten() for one in gradient()]))
+                weight += step * directions[name]
+        ends.append(torch.cat([gradients.flatten() for gradients in gradient()]))
         with torch.no_grad():
             for name, weight in weights.items():
-                weight -= step * along[name]
+                weight -= step * directions[name]
     difference = (ends[0] - ends[1]) / 6e-4
     assert torch.nn.functional.cosine_similarity(product, difference, dim=0) > 0.98
     assert (product.norm() / difference.norm()).item() == pytest.approx(1, abs=0.05)
@@ -179,43 +179,43 @@ def test_losses_differentiate_twice(task: Detection, fitted: Detector) -> None:
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])
 @pytest.mark.parametrize("model", MODELS)
 def test_other_backbones_learn_detect_and_direct(backbone: str, model: str) -> None:
-    bare = DetectorRecipe(
+    small_recipe = DetectorRecipe(
         model=model, backbone=backbone, weights="none", norm="batch", frozen_stages=-1, channels=32, convs=None,
         min_size=64, max_size=96, epochs=1, batch_size=4, warmup=0.0, precision="float32",
     )  # fmt: skip
-    made = Detection(CPU, bare, split(10), split(4, seed=1), 10, "50")
-    model_ = made.fit(np.arange(8), 0)
+    small_task = Detection(CPU, small_recipe, split(10), split(4, seed=1), 10, "50")
+    model_ = small_task.fit(np.arange(8), 0)
     classes = {"num_predicted_classes", "num_test_classes"}
-    assert set(made.score(model_)) == {"map", "ap", "ap50", "ap75", "voc_map", *classes}
+    assert set(small_task.score(model_)) == {"map", "ap", "ap50", "ap75", "voc_map", *classes}
     indices = np.arange(8, 10)
-    targets = [made._pool.truth.boxes_of(int(i)) for i in indices]
-    fast = made.directional(model_, indices, targets, direction(made, model_))
-    assert fast.tolist() == pytest.approx(slowly(made, model_, indices, targets), rel=1e-3)
+    targets = [small_task._pool.truth.boxes_of(int(i)) for i in indices]
+    fast = small_task.directional(model_, indices, targets, direction(small_task, model_))
+    assert fast.tolist() == pytest.approx(slowly(small_task, model_, indices, targets), rel=1e-3)
 
 
 def test_the_smallest_batch_is_that_of_the_plan() -> None:
-    bare = DetectorRecipe(
+    small_recipe = DetectorRecipe(
         backbone="resnet18", weights="none", norm="batch", frozen_stages=-1, min_size=64, max_size=96, batch_size=8
     )
-    made = Detection(CPU, bare, split(4), split(2, seed=1), 10, "50")
-    assert made.batch_sizes(225) == BatchSizes(7, 8)  # 29 batches of 7 or 8
+    small_task = Detection(CPU, small_recipe, split(4), split(2, seed=1), 10, "50")
+    assert small_task.batch_sizes(225) == BatchSizes(7, 8)  # 29 batches of 7 or 8
     for num_images in (1, 8, 9, 225):
-        steps = plan_steps(num_images, dataclasses.replace(bare, epochs=1), 0)
-        assert made.batch_sizes(num_images).smallest == min(len(step.positions) for step in steps)
+        steps = plan_steps(num_images, dataclasses.replace(small_recipe, epochs=1), 0)
+        assert small_task.batch_sizes(num_images).smallest == min(len(step.positions) for step in steps)
 
 
 def test_frozen_stages_stay_as_they_were() -> None:
-    kept = build_detector(recipe("fcos"), 10, None)
-    assert all(parameter.requires_grad for parameter in kept.parameters())
+    small_detector = build_detector(recipe("fcos"), 10, None)
+    assert all(parameter.requires_grad for parameter in small_detector.parameters())
     for stages, expected in ((-1, 0), (0, 1), (1, 5), (2, 10)):
-        bare = DetectorRecipe(weights="default", backbone="resnet18", frozen_stages=stages)
+        resnet_recipe = DetectorRecipe(weights="default", backbone="resnet18", frozen_stages=stages)
         with pytest.MonkeyPatch.context() as patch:
             real = torch.hub.load_state_dict_from_url
             patch.setattr("torchvision.models.get_model", lambda name, weights, **more: untrained(name, **more))
-            made = build_detector(bare, 3, None)
+            detector = build_detector(resnet_recipe, 3, None)
         assert real is torch.hub.load_state_dict_from_url
-        assert not uses_batch_statistics(made)
-        still = [name for name, p in made.inner.backbone.body.named_parameters() if not p.requires_grad]
+        assert not uses_batch_statistics(detector)
+        still = [name for name, p in detector.inner.backbone.body.named_parameters() if not p.requires_grad]
         assert len(still) == expected, still
 
 
@@ -227,9 +227,9 @@ def untrained(name: str, **more: Any) -> torch.nn.Module:
 
 # --- what is found --------------------------------------------------------------------------------
 def on_maps(task: Detection, model: Detector, indices: list[int]) -> tuple[list[Tensor], Batch]:
-    [placed] = task._read_batches(task._pool, [indices])
+    [resized] = task._read_batches(task._pool, [indices])
     with torch.no_grad():
-        return model.feature_maps(placed.batch.images_N3HW), placed.batch
+        return model.feature_maps(resized.batch.images_N3HW), resized.batch
 
 
 def test_detections_are_torchvisions(task: Detection, fitted: Detector) -> None:
@@ -246,14 +246,14 @@ def test_detections_are_torchvisions(task: Detection, fitted: Detector) -> None:
             inner.topk_candidates = 200
             outputs, anchors, counts = fitted._outputs(maps, batch)
             levels = {name: list(values.split(counts, 1)) for name, values in outputs.items()}
-            theirs = inner.postprocess_detections(levels, [list(one.split(counts)) for one in anchors], batch.sizes)
+            theirs = inner.postprocess_detections(levels, [list(item.split(counts)) for item in anchors], batch.sizes)
         else:
             inner.roi_heads.detections_per_img = 20
-            named = fitted._named(maps)  # type: ignore[attr-defined]
+            named = fitted._name_levels(maps)  # type: ignore[attr-defined]
             proposals, _ = inner.rpn(ImageList(batch.images_N3HW, batch.sizes), named)
             theirs, _ = inner.roi_heads(named, proposals, batch.sizes)
-            theirs = [{**one, "labels": one["labels"] - 1} for one in theirs]
-    assert sum(len(one["labels"]) for one in theirs) > 8
+            theirs = [{**item, "labels": item["labels"] - 1} for item in theirs]
+    assert sum(len(item["labels"]) for item in theirs) > 8
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.corners_M4, other["boxes"])
         torch.testing.assert_close(mine.confidence_M, other["scores"])
@@ -271,17 +271,17 @@ def test_fcos_tells_the_score_of_its_paper_beside_the_root(task: Detection, fitt
         maps, batch = next(task._feature_maps(fitted, np.array([index])))
         outputs, _, _ = fitted._outputs(maps, batch)
         products_AC = outputs["cls_logits"][0].sigmoid() * outputs["bbox_ctrness"][0].sigmoid()
-        [one] = fitted.detect(maps, batch)
-        expected.append(add_background(products_AC)[one.candidates_M, :-1].amax(1))
+        [detections] = fitted.detect(maps, batch)
+        expected.append(add_background(products_AC)[detections.candidates_M, :-1].amax(1))
     assert len(torch.cat(expected)) > 20
     torch.testing.assert_close(predictions.score_P, torch.cat(expected))
     assert (predictions.score_P <= predictions.confidence_P + 1e-6).all()
 
 
 def test_rows_sum_to_one_and_hold_the_score(task: Detection, fitted: Detector) -> None:
-    found = task.predict(fitted, np.arange(24, 40))
-    torch.testing.assert_close(found.scores_PC.sum(1), torch.ones(len(found.image_P)))
-    assert found.scores_PC.shape[1] == 11
+    predictions = task.predict(fitted, np.arange(24, 40))
+    torch.testing.assert_close(predictions.scores_PC.sum(1), torch.ones(len(predictions.image_P)))
+    assert predictions.scores_PC.shape[1] == 11
     everything = task._cached_detections(fitted, np.arange(24, 40))
     own = everything.scores_PK.gather(1, everything.label_P[:, None])[:, 0]
     assert (own <= everything.confidence_P + 1e-5).all()
@@ -290,16 +290,16 @@ def test_rows_sum_to_one_and_hold_the_score(task: Detection, fitted: Detector) -
 
 
 def test_proposals_lie_behind_their_boxes() -> None:
-    made = Detection(CPU, recipe("faster_rcnn", epochs=8), split(60), split(4, seed=1), 10, "50")
-    model = made.fit(np.arange(50), 0)
-    found = made.proposals(model, np.arange(50, 60))
-    assert found.boxes_P4 is not None
-    assert found.proposals_P4 is not None
-    assert len(found.image_P) > 10
+    small_task = Detection(CPU, recipe("faster_rcnn", epochs=8), split(60), split(4, seed=1), 10, "50")
+    model = small_task.fit(np.arange(50), 0)
+    predictions = small_task.proposals(model, np.arange(50, 60))
+    assert predictions.boxes_P4 is not None
+    assert predictions.proposals_P4 is not None
+    assert len(predictions.image_P) > 10
     from torchvision.ops import box_iou
 
-    paired = box_iou(found.boxes_P4, found.proposals_P4).diagonal()
-    shuffled = box_iou(found.boxes_P4, found.proposals_P4.roll(1, 0)).diagonal()
+    paired = box_iou(predictions.boxes_P4, predictions.proposals_P4).diagonal()
+    shuffled = box_iou(predictions.boxes_P4, predictions.proposals_P4.roll(1, 0)).diagonal()
     assert paired.mean() > shuffled.mean() + 0.1
     assert paired.min() > 0
     other = Detection(CPU, recipe("fcos", epochs=1), split(6), split(4, seed=1), 10, "50")
@@ -312,13 +312,13 @@ def test_suppression_by_hand() -> None:
     corners_A4 = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 9], [20, 20, 20, 30], [5, 5, 40, 40]])
     scores_AC = torch.tensor([[0.9, 0.0], [0.6, 0.04], [0.0, 0.5], [0.8, 0.8], [0.0, 0.3]])
     rows_AK = add_background(scores_AC)
-    found = suppress(scores_AC, corners_A4, (32, 30), Suppression(), rows_AK, proposals_A4=corners_A4 + 1)
-    assert found.labels_M.tolist() == [0, 1, 1]
-    assert found.corners_M4.tolist() == [[0, 0, 10, 10], [0, 0, 10, 9], [5, 5, 30, 32]]  # clipped to 30 x 32
-    assert found.confidence_M.tolist() == pytest.approx([0.9, 0.5, 0.3])
-    assert found.proposals_M4 is not None
-    assert found.proposals_M4.tolist() == (corners_A4 + 1)[[0, 2, 4]].tolist()
-    torch.testing.assert_close(found.scores_MK, rows_AK[[0, 2, 4]])
+    detections = suppress(scores_AC, corners_A4, (32, 30), Suppression(), rows_AK, proposals_A4=corners_A4 + 1)
+    assert detections.labels_M.tolist() == [0, 1, 1]
+    assert detections.corners_M4.tolist() == [[0, 0, 10, 10], [0, 0, 10, 9], [5, 5, 30, 32]]  # clipped to 30 x 32
+    assert detections.confidence_M.tolist() == pytest.approx([0.9, 0.5, 0.3])
+    assert detections.proposals_M4 is not None
+    assert detections.proposals_M4.tolist() == (corners_A4 + 1)[[0, 2, 4]].tolist()
+    torch.testing.assert_close(detections.scores_MK, rows_AK[[0, 2, 4]])
     few = suppress(scores_AC, corners_A4, (32, 30), Suppression(num_boxes=2), rows_AK)
     assert few.labels_M.tolist() == [0, 1]
     thin = suppress(scores_AC, corners_A4, (32, 30), Suppression(num_candidates=1), rows_AK, levels=[2, 3])
@@ -336,14 +336,14 @@ def test_embeddings_are_the_inputs_of_the_last_layers(task: Detection, fitted: D
     maps, batch = on_maps(task, fitted, [3])
     layers = fitted.last_layers()
     heard: dict[Any, list[Tensor]] = {layer: [] for layer in layers}
-    handles = [layer.register_forward_hook(lambda layer, given, _: heard[layer].append(given[0])) for layer in layers]
+    handles = [layer.register_forward_hook(lambda layer, inputs, _: heard[layer].append(inputs[0])) for layer in layers]
     with torch.no_grad():
         fitted.detect(maps, batch)
     [handle.remove() for handle in handles]
     if isinstance(fitted, FasterRcnn):
         expected = heard[layers[2]][0].mean(0)
     else:
-        towers = [torch.stack([one.mean((0, 2, 3)) for one in heard[layer]]).mean(0) for layer in layers[:2]]
+        towers = [torch.stack([level.mean((0, 2, 3)) for level in heard[layer]]).mean(0) for layer in layers[:2]]
         expected = torch.cat(towers)
     torch.testing.assert_close(embedded[3], expected, rtol=1e-4, atol=1e-5)
 
@@ -364,12 +364,12 @@ def placing(bgr: bool = False, **changed: Any) -> BatchBuilder:
 
 def test_images_are_resized_normalised_and_padded() -> None:
     wide, tall = torch.full((3, 50, 100), 30, dtype=torch.uint8), torch.full((3, 90, 45), 30, dtype=torch.uint8)
-    placed = placing(min_size=100, max_size=150)([wide, tall], [0, 0])
-    assert placed.batch.sizes == [(75, 150), (150, 75)]  # the longer side at 150 first
-    assert placed.batch.images_N3HW.shape == (2, 3, 160, 160)
-    assert placed.batch.images_N3HW[0, :, 0, 0].tolist() == [20.0, 5.0, 0.0]
-    assert not placed.batch.images_N3HW[0, :, 75:].any()
-    assert not placed.batch.images_N3HW[1, :, :, 75:].any()
+    resized = placing(min_size=100, max_size=150)([wide, tall], [0, 0])
+    assert resized.batch.sizes == [(75, 150), (150, 75)]  # the longer side at 150 first
+    assert resized.batch.images_N3HW.shape == (2, 3, 160, 160)
+    assert resized.batch.images_N3HW[0, :, 0, 0].tolist() == [20.0, 5.0, 0.0]
+    assert not resized.batch.images_N3HW[0, :, 75:].any()
+    assert not resized.batch.images_N3HW[1, :, :, 75:].any()
     flipped = placing(bgr=True)([wide], [0]).batch.images_N3HW
     assert flipped.shape == (1, 3, 64, 128)
 
@@ -384,17 +384,17 @@ def test_boxes_follow_their_image_and_come_back() -> None:
     image = torch.zeros(3, 50, 100, dtype=torch.uint8)
     image[:, 10:20, 20:60] = 255
     boxes = Boxes(torch.tensor([[20.0, 10.0, 60.0, 20.0]]), torch.tensor([3]))
-    placed = placing(min_size=100, max_size=400)([image, image], [0, 0], [False, True])
-    plain, mirrored = placed.to_batch_pixels([boxes, boxes])
+    resized = placing(min_size=100, max_size=400)([image, image], [0, 0], [False, True])
+    plain, mirrored = resized.to_batch_pixels([boxes, boxes])
     assert plain.corners_M4.tolist() == [[40, 20, 120, 40]]
     assert mirrored.corners_M4.tolist() == [[80, 20, 160, 40]]
-    for number, one in enumerate((plain, mirrored)):
-        x1, y1, x2, y2 = one.corners_M4[0].int().tolist()
-        bright = placed.batch.images_N3HW[number, 0] > 100
+    for number, boxes_M in enumerate((plain, mirrored)):
+        x1, y1, x2, y2 = boxes_M.corners_M4[0].int().tolist()
+        bright = resized.batch.images_N3HW[number, 0] > 100
         assert bright[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].all()
         assert bright.sum() <= (y2 - y1) * (x2 - x1)
-    found = Detections(plain.corners_M4, plain.labels_M, torch.ones(1), torch.ones(1, 2), plain.corners_M4)
-    back = placed.to_image_pixels(0, found)
+    detections = Detections(plain.corners_M4, plain.labels_M, torch.ones(1), torch.ones(1, 2), plain.corners_M4)
+    back = resized.to_image_pixels(0, detections)
     assert back.corners_M4.tolist() == boxes.corners_M4.tolist()
     assert back.proposals_M4 is not None
     assert back.proposals_M4.tolist() == boxes.corners_M4.tolist()
@@ -419,12 +419,12 @@ def test_noise_moves_predictions_and_repeats(task: Detection, fitted: Detector) 
     assert clean.boxes_P4 is not None
     assert again.boxes_P4 is not None
     torch.testing.assert_close(clean.boxes_P4, again.boxes_P4)
-    one, two, other = (task.perturbed(fitted, indices, 48.0, seed).boxes_P4 for seed in (1, 1, 2))
-    assert one is not None
-    assert two is not None
+    first, second, other = (task.perturbed(fitted, indices, 48.0, seed).boxes_P4 for seed in (1, 1, 2))
+    assert first is not None
+    assert second is not None
     assert other is not None
-    torch.testing.assert_close(one, two)
-    assert one.shape != other.shape or not torch.equal(one, other)
+    torch.testing.assert_close(first, second)
+    assert first.shape != other.shape or not torch.equal(first, other)
 
 
 def test_workers_change_nothing() -> None:
@@ -432,8 +432,8 @@ def test_workers_change_nothing() -> None:
     state = torch.get_rng_state()
     plain, read = (list(read_groups(images, groups, workers)) for workers in (0, 2))
     assert torch.equal(state, torch.get_rng_state())
-    for one, other in zip(plain, read, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    for expected, other in zip(plain, read, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(expected, other, strict=True))
 
 
 class Broken(Stored):
@@ -467,23 +467,23 @@ def test_an_image_is_the_same_beside_larger_ones(model: str) -> None:
         [F.pad(image, (0, int(rng.integers(0, 60)), 0, int(rng.integers(0, 60)))) for image in scenes_.images]
     )  # type: ignore[attr-defined]
     assert len({tuple(image.shape) for image in images}) == 8
-    made = Detection(CPU, recipe(model, epochs=3), Split(images, scenes_.truth), split(4, seed=1), 10, "50")
-    fitted, indices = made.fit(np.arange(8), 0), np.arange(8)
-    truth, along = [scenes_.truth.boxes_of(i) for i in range(8)], None
-    along = direction(made, fitted)
+    small_task = Detection(CPU, recipe(model, epochs=3), Split(images, scenes_.truth), split(4, seed=1), 10, "50")
+    fitted, indices = small_task.fit(np.arange(8), 0), np.arange(8)
+    truth, directions = [scenes_.truth.boxes_of(i) for i in range(8)], None
+    directions = direction(small_task, fitted)
     for what in (
-        lambda part: made.losses(fitted, part),
-        lambda part: made.embed(fitted, part),
-        lambda part: made.directional(fitted, part, [truth[i] for i in part], along),
-        lambda part: made._detect_all(fitted, made._pool, part).confidence_P,
+        lambda part: small_task.losses(fitted, part),
+        lambda part: small_task.embed(fitted, part),
+        lambda part: small_task.directional(fitted, part, [truth[i] for i in part], directions),
+        lambda part: small_task._detect_all(fitted, small_task._pool, part).confidence_P,
     ):
         together, alone = what(indices), torch.cat([what(indices[i : i + 1]) for i in range(8)])
         torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
 
 
 # --- training -------------------------------------------------------------------------------------
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -500,49 +500,49 @@ def test_a_killed_fit_ends_in_the_same_bytes(
     model: str, companion: LossPrediction | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = dataclasses.replace(CPU, scratch=tmp_path)
-    made = Detection(machine, recipe(model), split(20), split(4, seed=1), 10, "50")
-    whole = made.fit(np.arange(16), 0, companion)
+    small_task = Detection(machine, recipe(model), split(20), split(4, seed=1), 10, "50")
+    whole = small_task.fit(np.arange(16), 0, companion)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(vision_training, "CHECKPOINT_SECONDS", 0.0)
     step, count = vision_training.save_checkpoint, []
 
-    def dying(*given: Any) -> None:
-        step(*given)
-        count.append(given[-1])
+    def dying(*args: Any) -> None:
+        step(*args)
+        count.append(args[-1])
         if len(count) == 3:
             raise Killed
 
     monkeypatch.setattr(vision_training, "save_checkpoint", dying)
     with pytest.raises(Killed):
-        made.fit(np.arange(16), 0, companion)
-    [left] = tmp_path.glob("*.checkpoint")
+        small_task.fit(np.arange(16), 0, companion)
+    [checkpoint] = tmp_path.glob("*.checkpoint")
     monkeypatch.setattr(vision_training, "save_checkpoint", step)
-    taken: list[int] = []
+    steps_run: list[int] = []
     objective = detection_training.objective
-    monkeypatch.setattr(detection_training, "objective", lambda *given: taken.append(1) or objective(*given))
-    resumed = made.fit(np.arange(16), 0, companion)
-    assert len(taken) == 1  # of four steps
+    monkeypatch.setattr(detection_training, "objective", lambda *args: steps_run.append(1) or objective(*args))
+    resumed = small_task.fit(np.arange(16), 0, companion)
+    assert len(steps_run) == 1  # of four steps
     assert same(whole, resumed)
-    assert not left.exists()
+    assert not checkpoint.exists()
 
 
 def test_a_damaged_checkpoint_costs_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = dataclasses.replace(CPU, scratch=tmp_path)
-    made = Detection(machine, recipe("fcos"), split(12), split(4, seed=1), 10, "50")
-    whole = made.fit(np.arange(8), 0)
+    small_task = Detection(machine, recipe("fcos"), split(12), split(4, seed=1), 10, "50")
+    whole = small_task.fit(np.arange(8), 0)
     monkeypatch.setattr(vision_training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(Path, "unlink", lambda *given, **more: None)  # so that the last one stays
-    made.fit(np.arange(8), 0)
+    monkeypatch.setattr(Path, "unlink", lambda *args, **more: None)  # so that the last one stays
+    small_task.fit(np.arange(8), 0)
     monkeypatch.undo()
-    [left] = tmp_path.glob("*.checkpoint")
-    left.write_bytes(left.read_bytes()[:5000])
-    assert same(whole, made.fit(np.arange(8), 0))
+    [checkpoint] = tmp_path.glob("*.checkpoint")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    assert same(whole, small_task.fit(np.arange(8), 0))
 
 
 def test_a_fit_depends_on_set_and_seed(task: Detection) -> None:
-    one, other = task.fit(np.array([3, 1, 2]), 0), task.fit(np.array([1, 2, 3]), 0)
-    assert same(one, other)
-    assert not same(one, task.fit(np.array([1, 2, 3]), 1))
+    first, other = task.fit(np.array([3, 1, 2]), 0), task.fit(np.array([1, 2, 3]), 0)
+    assert same(first, other)
+    assert not same(first, task.fit(np.array([1, 2, 3]), 1))
 
 
 def test_the_companion_learns_and_leaves_the_model_alone_where_detached(task: Detection) -> None:
@@ -565,7 +565,7 @@ def test_the_plan_covers_each_epoch_once() -> None:
     steps = plan_steps(21, recipe("fcos", epochs=2, batch_size=8, flip=True), seed=3)
     assert [step.number for step in steps] == list(range(6))
     assert [len(step.positions) for step in steps] == [7] * 6
-    first, second = ([one for step in steps[i : i + 3] for one in step.positions] for i in (0, 3))
+    first, second = ([position for step in steps[i : i + 3] for position in step.positions] for i in (0, 3))
     assert sorted(first) == sorted(second) == list(range(21))
     assert first != second
     assert 0 < sum(flip for step in steps for flip in step.flips) < 42
@@ -596,9 +596,9 @@ def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:
     rest, biases = sgd.param_groups
     assert (rest["factor"], biases["factor"], biases["weight_decay"]) == (1.0, 2.0, 0.0)
     names = {id(p): name for name, p in detector.named_parameters()}
-    told = {names[id(p)] for p in biases["params"]}
-    assert "inner.head.regression_head.bbox_reg.bias" in told
-    assert not any("conv.1.bias" in name or "body" in name for name in told)  # of norms
+    bias_names = {names[id(p)] for p in biases["params"]}
+    assert "inner.head.regression_head.bbox_reg.bias" in bias_names
+    assert not any("conv.1.bias" in name or "body" in name for name in bias_names)  # of norms
     assert len(rest["params"]) + len(biases["params"]) == len(list(detector.parameters()))
 
 
@@ -607,40 +607,40 @@ def test_the_gradient_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = torch.nn.utils.clip_grad_norm_
 
     def noting(parameters: Iterator[torch.nn.Parameter], most: float) -> Tensor:
-        given = list(parameters)
-        total = clip(given, most)
-        norms.append(sum(p.grad.square().sum().item() for p in given if p.grad is not None) ** 0.5)
+        clipped = list(parameters)
+        total = clip(clipped, most)
+        norms.append(sum(p.grad.square().sum().item() for p in clipped if p.grad is not None) ** 0.5)
         return total
 
     monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", noting)
-    made = Detection(CPU, recipe("fcos", clip=0.01), split(10), split(4, seed=1), 10, "50")
-    made.fit(np.arange(8), 0)
+    small_task = Detection(CPU, recipe("fcos", clip=0.01), split(10), split(4, seed=1), 10, "50")
+    small_task.fit(np.arange(8), 0)
     assert norms
     assert max(norms) <= 0.01 * 1.001
 
 
 def test_divergence_is_one_line() -> None:
-    made = Detection(CPU, recipe("fcos", lr=1e9, clip=0.0), split(10), split(4, seed=1), 10, "50")
+    small_task = Detection(CPU, recipe("fcos", lr=1e9, clip=0.0), split(10), split(4, seed=1), 10, "50")
     with pytest.raises(ValueError, match="diverged") as caught:
-        made.fit(np.arange(8), 0)
+        small_task.fit(np.arange(8), 0)
     assert "\n" not in str(caught.value)
 
 
 def test_a_warm_up_without_end_is_one_line() -> None:
-    made = Detection(CPU, recipe("fcos", warmup=500.0), split(10), split(4, seed=1), 10, "50")
-    with pytest.raises(ValueError, match=r"warmup=500 steps, of 2 that training takes"):
-        made.fit(np.arange(8), 0)
+    small_task = Detection(CPU, recipe("fcos", warmup=500.0), split(10), split(4, seed=1), 10, "50")
+    with pytest.raises(ValueError, match=r"warmup=500 steps, but training takes 2"):
+        small_task.fit(np.arange(8), 0)
 
 
 def test_images_without_boxes_train() -> None:
     last = np.array([[4, 4, 30, 30]], np.float32)
     sparse = GroundTruth(last, np.zeros(1, np.int64), np.zeros(1, bool), np.array([0] * 7 + [1]))
     for model in MODELS:
-        made = Detection(CPU, recipe(model), Split(split(7).images, sparse), split(4, seed=1), 10, "50")
-        fitted = made.fit(np.arange(6), 0)
-        assert made.losses(fitted, np.arange(6)).isfinite().all()
-        assert made.cost(np.arange(6)) == {"images": 6.0, "boxes": 0.0}
-        assert made.score(fitted)["map"] >= 0
+        small_task = Detection(CPU, recipe(model), Split(split(7).images, sparse), split(4, seed=1), 10, "50")
+        fitted = small_task.fit(np.arange(6), 0)
+        assert small_task.losses(fitted, np.arange(6)).isfinite().all()
+        assert small_task.cost(np.arange(6)) == {"images": 6.0, "boxes": 0.0}
+        assert small_task.score(fitted)["map"] >= 0
 
 
 # --- the task -------------------------------------------------------------------------------------
@@ -648,15 +648,15 @@ def test_images_without_boxes_train() -> None:
 def test_a_detection_task_conforms(label: str) -> None:
     discovery.discover(FAULTY)
     findings = run_checks(Spec.read("task", label), Spec.read("task", "digits"), CPU)
-    assert [f"{one.check}: {one.message}" for one in findings if one.message] == []
+    assert [f"{finding.check}: {finding.message}" for finding in findings if finding.message] == []
 
 
 def test_ignored_boxes_are_paid_for_but_not_learnt(task: Detection) -> None:
     pool = split(10)
     ignored_B = np.arange(len(pool.truth.labels_B)) % 2 == 0
     truth = dataclasses.replace(pool.truth, ignored_B=ignored_B)
-    made = Detection(CPU, recipe("fcos"), Split(pool.images, truth), split(4, seed=1), 10, "50")
-    assert made.cost(np.arange(10))["boxes"] == len(ignored_B)
+    small_task = Detection(CPU, recipe("fcos"), Split(pool.images, truth), split(4, seed=1), 10, "50")
+    assert small_task.cost(np.arange(10))["boxes"] == len(ignored_B)
     assert sum(len(truth.boxes_of(i)) for i in range(10)) == (~ignored_B).sum()
 
 
@@ -674,10 +674,13 @@ def test_the_score_says_how_many_classes_are_found_and_how_many_there_are(
     assert 1 < task.score(fitted)["num_predicted_classes"] <= 10
     for labels, num in (([], 0), ([4], 1), ([4, 4], 1), ([4, 7], 2)):
         boxes_P4 = np.tile([1.0, 1.0, 9.0, 9.0], (len(labels), 1))
-        found = DetectionArrays(
+        detections = DetectionArrays(
             np.zeros(len(labels), np.int64), np.array(labels, np.int64), np.ones(len(labels)), boxes_P4
         )
-        monkeypatch.setattr("benchmark.vision.detection.task.DetectionSet.to_arrays", lambda _, found=found: found)
+        monkeypatch.setattr(
+            "benchmark.vision.detection.detection_set.DetectionSet.to_arrays",
+            lambda _, detections=detections: detections,
+        )
         scores = task.score(fitted)
         assert (scores["num_predicted_classes"], scores["num_test_classes"]) == (num, num_there)
 
@@ -688,10 +691,10 @@ def test_pseudo_labels_are_the_sure_boxes(task: Detection, fitted: Detector) -> 
     for least in (0.1, 0.3):
         boxes = task.pseudo_labels(fitted, indices, 1, least)
         assert len(boxes) == 16
-        for number, one in enumerate(boxes):
+        for number, image_boxes in enumerate(boxes):
             mine = (everything.image_P == number) & (everything.confidence_P >= least)
-            torch.testing.assert_close(one.corners_M4, everything.corners_P4[mine])
-            assert one.labels_M.tolist() == everything.label_P[mine].tolist()
+            torch.testing.assert_close(image_boxes.corners_M4, everything.corners_P4[mine])
+            assert image_boxes.labels_M.tolist() == everything.label_P[mine].tolist()
     with pytest.raises(ValueError, match="k=2"):
         task.pseudo_labels(fitted, indices, 2, 0.1)
 
@@ -699,7 +702,7 @@ def test_pseudo_labels_are_the_sure_boxes(task: Detection, fitted: Detector) -> 
 def test_scrambling_exchanges_the_boxes_of_unpaid_images(task: Detection) -> None:
     paid = np.array([1, 5, 6])
     other = task.scrambled(paid, 3)
-    counts = [[len(one._pool.truth.boxes_of(i)) for i in range(40)] for one in (task, other)]
+    counts = [[len(version._pool.truth.boxes_of(i)) for i in range(40)] for version in (task, other)]
     assert [counts[0][i] for i in paid] == [counts[1][i] for i in paid]
     assert counts[0] != counts[1]
     assert sorted(counts[0]) == sorted(counts[1])
@@ -742,8 +745,8 @@ def test_published_recipes() -> None:
     assert (PUBLISHED_FCOS_COCO.clip, PUBLISHED_FCOS_VOC.clip) == (10.0, 8.0)
     assert dataclasses.replace(PUBLISHED_FCOS_VOC, clip=10.0) == PUBLISHED_FCOS_COCO
     assert learning_rate_schedule(PUBLISHED_FCOS_VOC, 756).rate_at(0, 756) == pytest.approx(0.01 / 3)
-    told = (PUBLISHED_FCOS_COCO.min_size, PUBLISHED_FCOS_COCO.max_size, PUBLISHED_FCOS_COCO.epochs)
-    assert told == (800, 1333, 12)
+    settings = (PUBLISHED_FCOS_COCO.min_size, PUBLISHED_FCOS_COCO.max_size, PUBLISHED_FCOS_COCO.epochs)
+    assert settings == (800, 1333, 12)
 
 
 def test_one_stage_detectors_lack_proposals() -> None:
@@ -759,14 +762,16 @@ def test_backbone_weights_come_from_a_file(tmp_path: Path) -> None:
     source = untrained("resnet18")
     path = tmp_path / "resnet18.pth"
     torch.save(source.state_dict(), path)
-    bare = DetectorRecipe(backbone="resnet18", weights="resnet18.pth", channels=32)
+    resnet_recipe = DetectorRecipe(backbone="resnet18", weights="resnet18.pth", channels=32)
     machine = dataclasses.replace(CPU, data=tmp_path)
-    made = Detection(machine, dataclasses.replace(bare, min_size=64, max_size=64), split(4), split(4, seed=1), 10, "50")
-    inner: Any = made.model().inner
+    small_task = Detection(
+        machine, dataclasses.replace(resnet_recipe, min_size=64, max_size=64), split(4), split(4, seed=1), 10, "50"
+    )
+    inner: Any = small_task.model().inner
     torch.testing.assert_close(inner.backbone.body.conv1.weight, source.conv1.weight, check_stride=False)
     torch.save({"conv1.weight": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="holds") as caught:
-        Detection(machine, bare, split(4), split(4, seed=1), 10, "50")
+        Detection(machine, resnet_recipe, split(4), split(4, seed=1), 10, "50")
     assert "\n" not in str(caught.value)
 
 
@@ -801,17 +806,17 @@ def test_scenes_boxes_hold_the_ink() -> None:
 
 
 def test_scenes_draw_pool_and_test_from_different_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[set[bytes]] = []
+    digits: list[set[bytes]] = []
     draw = scenes.build_split
 
     def noting(glyphs: Any, *rest: Any) -> Split:
-        seen.append({glyph.tobytes() for glyph in glyphs})
+        digits.append({glyph.tobytes() for glyph in glyphs})
         return draw(glyphs, *rest)
 
     monkeypatch.setattr(scenes, "build_split", noting)
     scenes.build_splits.__wrapped__()
-    assert len(seen) == 2
-    assert len(seen[0] & seen[1]) <= 1  # scikit-learn's digits hold a few copies
+    assert len(digits) == 2
+    assert len(digits[0] & digits[1]) <= 1  # scikit-learn's digits hold a few copies
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def split(number: int, seed: int = 0) -> Split:
     return scenes.build_split(glyphs, np.arange(20) % 10, number, np.random.default_rng(seed))
 
 
-def made(model: str, **changed: Any) -> Detection:
+def build_task(model: str, **changed: Any) -> Detection:
     recipe = dataclasses.replace(scenes.DEFAULT, **{"model": model, "epochs": 4, **changed})
     return Detection(CPU, recipe, split(30), split(4, seed=1), 10, "50")
 
@@ -45,7 +45,7 @@ def made(model: str, **changed: Any) -> Detection:
 @pytest.fixture(scope="module", params=MODELS)
 def task(request: pytest.FixtureRequest) -> Detection:
     """Thirty scenes, dropout before the class layer."""
-    return made(request.param, dropout=0.4, epochs={"fcos": 4, "faster_rcnn": 16}[request.param])
+    return build_task(request.param, dropout=0.4, epochs={"fcos": 4, "faster_rcnn": 16}[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def fitted(task: Detection) -> Detector:
 
 
 # --- the way back -----------------------------------------------------------------------------------
-def found(*corners: tuple[float, ...]) -> Detections:
+def detections_of(*corners: tuple[float, ...]) -> Detections:
     """Boxes in that order, the number of each as its label, with proposals."""
     number = len(corners)
     values = torch.tensor(corners).reshape(number, 4)
@@ -66,13 +66,13 @@ def found(*corners: tuple[float, ...]) -> Detections:
 
 def back(how: Augmentation, *corners: tuple[float, ...]) -> list[list[float]]:
     """On an image 100 wide and 50 high."""
-    return map_back(how, found(*corners), (50, 100)).corners_M4.tolist()
+    return map_back(how, detections_of(*corners), (50, 100)).corners_M4.tolist()
 
 
 def test_a_mirrored_box_comes_back_exactly() -> None:
     box = (12.3, 4.5, 67.8, 49.9)
-    there = (100 - 67.8, 4.5, 100 - 12.3, 49.9)
-    torch.testing.assert_close(torch.tensor(back("flip", there)), torch.tensor([box]), rtol=0, atol=1e-5)
+    mirrored = (100 - 67.8, 4.5, 100 - 12.3, 49.9)
+    torch.testing.assert_close(torch.tensor(back("flip", mirrored)), torch.tensor([box]), rtol=0, atol=1e-5)
     assert back("flip", (25.0, 4.0, 60.5, 9.0)) == [[39.5, 4.0, 75.0, 9.0]]
     assert back("cutout", (25.0, 4.0, 60.5, 9.0)) == [[25.0, 4.0, 60.5, 9.0]]
 
@@ -81,8 +81,8 @@ def test_a_shrunk_box_grows_and_is_clipped() -> None:
     """A canvas 50 high and 100 wide holds an image of 40 x 80; what lies right of it or below is no place in it."""
     assert back("shrink", (8.0, 4.0, 40.0, 36.0)) == [[10.0, 5.0, 50.0, 45.0]]
     assert back("shrink", (8.0, 4.0, 96.0, 48.0), (81.0, 0.0, 99.0, 9.0)) == [[10.0, 5.0, 100.0, 50.0]]
-    left = map_back("shrink", found((81.0, 0.0, 99.0, 9.0), (0.0, 0.0, 8.0, 8.0)), (50, 100))
-    assert (left.labels_M.tolist(), len(left.scores_MK), left.proposals_M4) == ([1], 1, None)
+    remaining = map_back("shrink", detections_of((81.0, 0.0, 99.0, 9.0), (0.0, 0.0, 8.0, 8.0)), (50, 100))
+    assert (remaining.labels_M.tolist(), len(remaining.scores_MK), remaining.proposals_M4) == ([1], 1, None)
 
 
 def test_a_turned_box_becomes_the_upright_one_around_it() -> None:
@@ -142,35 +142,35 @@ def views(model: Detector, **changed: Any) -> dict[str, Tensor]:
     recipe = dataclasses.replace(scenes.DEFAULT, **changed)
     images = Split(Stored([lit(), lit()]), split(2).truth)
     task = Detection(CPU, recipe, images, split(2), 10, "50")
-    seen = {how: task.augmented(model, np.array([1, 0]), how, 0) for how in get_args(Augmentation)}
-    assert all(one.image_P.tolist() == [0, 1] for one in seen.values())
-    return {how: one.boxes_P4 for how, one in seen.items() if one.boxes_P4 is not None}
+    predictions = {how: task.augmented(model, np.array([1, 0]), how, 0) for how in get_args(Augmentation)}
+    assert all(prediction.image_P.tolist() == [0, 1] for prediction in predictions.values())
+    return {how: prediction.boxes_P4 for how, prediction in predictions.items() if prediction.boxes_P4 is not None}
 
 
 @pytest.mark.parametrize("changed", [{}, {"min_size": 96, "max_size": 400}], ids=["stored", "resized"])
 def test_what_is_found_in_a_changed_image_lies_where_it_was(changed: dict[str, Any]) -> None:
     """Mirrored to the bit, shrunk to a pixel; turned, the box around the box: wider by h sin and higher by w sin, twice
     over, about the same centre."""
-    seen, size = views(Bright().eval(), **changed), torch.tensor(BOX)
-    assert seen["flip"].tolist() == [list(BOX)] * 2
-    assert ((seen["shrink"] - size).abs() <= 1.25).all()
+    boxes_by_view, size = views(Bright().eval(), **changed), torch.tensor(BOX)
+    assert boxes_by_view["flip"].tolist() == [list(BOX)] * 2
+    assert ((boxes_by_view["shrink"] - size).abs() <= 1.25).all()
     cos, sin, width, height = math.cos(math.radians(5)), math.sin(math.radians(5)), BOX[2] - BOX[0], BOX[3] - BOX[1]
     once = (width * cos + height * sin, height * cos + width * sin)
     wide, high = once[0] * cos + once[1] * sin, once[1] * cos + once[0] * sin
     expected = torch.tensor([35 - wide / 2, 22 - high / 2, 35 + wide / 2, 22 + high / 2])
-    assert ((seen["rotate"] - expected).abs() <= 1.6).all()
+    assert ((boxes_by_view["rotate"] - expected).abs() <= 1.6).all()
 
 
 def test_pixels_of_changed_images() -> None:
     image = torch.arange(48 * 96, dtype=torch.float32).remainder(200).to(torch.uint8).view(1, 48, 96).repeat(3, 1, 1)
-    seen = {how: AugmentedImages(Stored([image]), how, 0)[0] for how in get_args(Augmentation)}
-    assert all(one.shape == image.shape for one in seen.values())
-    assert torch.equal(seen["flip"][:, :, 0], image[:, :, -1])
+    images = {how: AugmentedImages(Stored([image]), how, 0)[0] for how in get_args(Augmentation)}
+    assert all(view.shape == image.shape for view in images.values())
+    assert torch.equal(images["flip"][:, :, 0], image[:, :, -1])
     colour = image.float().mean((1, 2))
-    torch.testing.assert_close(seen["shrink"][:, 38:, 77:], colour[:, None, None].expand(3, 10, 19))
-    assert seen["shrink"][:, :38, :77].std() > 5
-    torch.testing.assert_close(seen["rotate"][:, 0, -1], colour)
-    middle = seen["rotate"][0, 23:25, 47:49].mean()
+    torch.testing.assert_close(images["shrink"][:, 38:, 77:], colour[:, None, None].expand(3, 10, 19))
+    assert images["shrink"][:, :38, :77].std() > 5
+    torch.testing.assert_close(images["rotate"][:, 0, -1], colour)
+    middle = images["rotate"][0, 23:25, 47:49].mean()
     torch.testing.assert_close(middle, image[0, 23:25, 47:49].float().mean(), rtol=0, atol=1.0)
 
 
@@ -205,19 +205,19 @@ def test_two_patches_are_cut_out_by_seed_and_image() -> None:
 
 
 def test_an_unknown_view_is_named() -> None:
-    with pytest.raises(ValueError, match=r"^augmentation 'zoom': use flip, cutout, shrink, rotate$"):
+    with pytest.raises(ValueError, match=r"^augmentation 'zoom' is unknown: use flip, cutout, shrink, rotate$"):
         AugmentedImages(Stored([lit()]), "zoom", 0)  # type: ignore[arg-type]
 
 
 def test_a_detector_finds_other_boxes_in_every_view(task: Detection, fitted: Detector) -> None:
-    seen = [task.augmented(fitted, INDICES, how, 3) for how in get_args(Augmentation)]
-    seen.append(task.predict(fitted, INDICES))
-    assert len({one.confidence_P.sum().item() for one in seen}) == 5
-    for one in seen:
-        assert one.boxes_P4 is not None
-        assert ((one.boxes_P4[:, 2:] - one.boxes_P4[:, :2]) > 0).all()
-        assert ((one.boxes_P4 >= 0) & (one.boxes_P4 <= 64)).all()
-        assert (one.scores_PC.shape[1], one.num_images) == (11, len(INDICES))
+    predictions = [task.augmented(fitted, INDICES, how, 3) for how in get_args(Augmentation)]
+    predictions.append(task.predict(fitted, INDICES))
+    assert len({prediction.confidence_P.sum().item() for prediction in predictions}) == 5
+    for prediction in predictions:
+        assert prediction.boxes_P4 is not None
+        assert ((prediction.boxes_P4[:, 2:] - prediction.boxes_P4[:, :2]) > 0).all()
+        assert ((prediction.boxes_P4 >= 0) & (prediction.boxes_P4 <= 64)).all()
+        assert (prediction.scores_PC.shape[1], prediction.num_images) == (11, len(INDICES))
 
 
 # --- what the class layer saw ------------------------------------------------------------------------
@@ -232,23 +232,23 @@ def test_windows_around_places_by_unfolding() -> None:
 def by_hand(task: Detection, model: Detector, index: int) -> Tensor:
     """(M, D) features of an image's boxes: each candidate is decoded by itself, and a box is matched to the one whose
     own, clipped, it is."""
-    [placed] = task._read_batches(task._pool, [[index]])
+    [resized] = task._read_batches(task._pool, [[index]])
     with torch.no_grad():
-        maps = model.feature_maps(placed.batch.images_N3HW)
-        [one] = model.detect(maps, placed.batch)
+        maps = model.feature_maps(resized.batch.images_N3HW)
+        [detections] = model.detect(maps, resized.batch)
         inner: Any = model.inner
         if isinstance(model, Fcos):
-            outputs, anchors, _ = model._outputs(maps, placed.batch)
+            outputs, anchors, _ = model._outputs(maps, resized.batch)
             boxes_AC4 = inner.box_coder.decode(outputs["bbox_regression"][0], anchors[0])[:, None].expand(-1, 10, 4)
             features_AD = torch.cat([inner.head.classification_head.conv(level)[0].flatten(1).T for level in maps])
         else:
             assert isinstance(model, FasterRcnn)
-            [proposals], features_AD = model._proposed(maps, placed.batch)
+            [proposals], features_AD = model._propose(maps, resized.batch)
             _, deltas = inner.roi_heads.box_predictor(features_AD)
             boxes_AC4 = inner.roi_heads.box_coder.decode(deltas, [proposals])[:, 1:]
-    mine_MA4 = boxes_AC4.clamp(0, 64)[:, one.labels_M].transpose(0, 1)
-    which_M = (mine_MA4 - one.corners_M4[:, None]).abs().amax(2).argmin(1)
-    assert torch.equal(which_M, one.candidates_M)
+    mine_MA4 = boxes_AC4.clamp(0, 64)[:, detections.labels_M].transpose(0, 1)
+    which_M = (mine_MA4 - detections.corners_M4[:, None]).abs().amax(2).argmin(1)
+    assert torch.equal(which_M, detections.candidates_M)
     return features_AD[which_M]
 
 
@@ -259,24 +259,24 @@ def test_box_features_are_those_of_predicted_boxes(task: Detection, fitted: Dete
     assert predicted.image_P.unique().numel() > 5
     expected = torch.cat([by_hand(task, fitted, index) for index in INDICES])
     torch.testing.assert_close(features_PD, expected, rtol=1e-4, atol=1e-5)
-    each = [one.features_MD for one in task._detect_with_features(fitted, INDICES)]
-    assert all(one.untyped_storage().nbytes() == one.numel() * 4 for one in each)  # no windows kept alive
+    each = [part.features_MD for part in task._detect_with_features(fitted, INDICES)]
+    assert all(part.untyped_storage().nbytes() == part.numel() * 4 for part in each)  # no windows kept alive
 
 
 def test_what_the_class_layer_saw_gives_the_scores(task: Detection, fitted: Detector) -> None:
-    predicted, watched = task.predict(fitted, INDICES), list(task._detect_with_features(fitted, INDICES))
+    predicted, parts = task.predict(fitted, INDICES), list(task._detect_with_features(fitted, INDICES))
     with torch.no_grad():
-        rows_PK = torch.cat([one.classify(one.inputs_MDSS) for one in watched])
+        rows_PK = torch.cat([part.classify(part.inputs_MDSS) for part in parts])
     torch.testing.assert_close(rows_PK, predicted.scores_PC, rtol=1e-4, atol=1e-5)
-    corners_P4 = torch.cat([one.detections.corners_M4 for one in watched])
+    corners_P4 = torch.cat([part.detections.corners_M4 for part in parts])
     assert predicted.boxes_P4 is not None
     torch.testing.assert_close(corners_P4, predicted.boxes_P4)
     assert (predicted.scores_PC[:, -1] > 0.05).double().mean() > 0.5
-    assert watched[0].inputs_MDSS.shape[2:] == ((1, 1) if fitted.is_two_stage else (3, 3))
+    assert parts[0].inputs_MDSS.shape[2:] == ((1, 1) if fitted.is_two_stage else (3, 3))
 
 
 def test_detectors_without_a_view_of_their_class_layer_say_so() -> None:
-    with pytest.raises(ValueError, match="Bright: what its class layer sees of a box is not known"):
+    with pytest.raises(ValueError, match="Bright does not provide the classification layer's inputs for its boxes"):
         Bright().detect_with_features([], Batch(torch.zeros(0, 3, 8, 8), [], []))
 
 
@@ -291,27 +291,27 @@ def busiest(task: Detection, model: Detector) -> np.int64:
 
 
 def test_samples_are_of_the_predicted_boxes(task: Detection, fitted: Detector) -> None:
-    clean, drawn = task.predict(fitted, INDICES), samples(task, fitted, INDICES, 3)
-    for one in drawn:
-        assert one.boxes_P4 is not None
+    clean, drawn_samples = task.predict(fitted, INDICES), samples(task, fitted, INDICES, 3)
+    for sample in drawn_samples:
+        assert sample.boxes_P4 is not None
         assert clean.boxes_P4 is not None
-        assert torch.equal(one.boxes_P4, clean.boxes_P4)
-        assert torch.equal(one.image_P, clean.image_P)
-        torch.testing.assert_close(one.scores_PC.sum(1), torch.ones(len(clean.image_P)))
-        assert (one.scores_PC - clean.scores_PC).abs().amax() > 0.01
-    assert (drawn[0].scores_PC - drawn[1].scores_PC).abs().amax() > 0.01
+        assert torch.equal(sample.boxes_P4, clean.boxes_P4)
+        assert torch.equal(sample.image_P, clean.image_P)
+        torch.testing.assert_close(sample.scores_PC.sum(1), torch.ones(len(clean.image_P)))
+        assert (sample.scores_PC - clean.scores_PC).abs().amax() > 0.01
+    assert (drawn_samples[0].scores_PC - drawn_samples[1].scores_PC).abs().amax() > 0.01
     again, other = samples(task, fitted, INDICES, 2), samples(task, fitted, INDICES, 2, seed=6)
-    assert torch.equal(again[1].scores_PC, drawn[1].scores_PC)
-    assert not torch.equal(other[1].scores_PC, drawn[1].scores_PC)
+    assert torch.equal(again[1].scores_PC, drawn_samples[1].scores_PC)
+    assert not torch.equal(other[1].scores_PC, drawn_samples[1].scores_PC)
 
 
 def test_samples_of_an_image_are_its_own(task: Detection, fitted: Detector) -> None:
     """Whatever is asked for beside it, and in whichever order."""
     together, alone = samples(task, fitted, INDICES, 2), samples(task, fitted, INDICES[[4, 1]], 2)
-    for both, one in zip(together, alone, strict=True):
+    for both, single in zip(together, alone, strict=True):
         for number, image in enumerate((4, 1)):
             expected = both.scores_PC[both.image_P == image]
-            torch.testing.assert_close(one.scores_PC[one.image_P == number], expected, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(single.scores_PC[single.image_P == number], expected, rtol=1e-3, atol=1e-4)
     images = Stored([task._pool.images[int(busiest(task, fitted))]] * 2)
     twins = Detection(CPU, task._recipe, Split(images, split(2).truth), split(2), 10, "50")
     first, second = samples(twins, fitted, np.arange(2), 1)[0].scores_PC.tensor_split(2)
@@ -322,18 +322,18 @@ def test_samples_of_an_image_are_its_own(task: Detection, fitted: Detector) -> N
 def test_samples_are_dropout_before_the_class_layer(task: Detection, fitted: Detector) -> None:
     """Mean and deviation of each score over many samples, against the whole network with its class layer in training
     mode, whose masks are of the whole map: its boxes stay, so its scores are read where ours lie."""
-    noisy, one = copy.deepcopy(fitted), busiest(task, fitted)[None]
+    noisy, index = copy.deepcopy(fitted), busiest(task, fitted)[None]
     layer = noisy.last_layers()[0 if isinstance(noisy, Fcos) else 2]
-    ours_TPK = torch.stack([sample.scores_PC for sample in samples(task, fitted, one, 400)])
-    [placed] = task._read_batches(task._pool, [one.tolist()])
+    ours_TPK = torch.stack([sample.scores_PC for sample in samples(task, fitted, index, 400)])
+    [resized] = task._read_batches(task._pool, [index.tolist()])
     theirs = []
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        maps = noisy.feature_maps(placed.batch.images_N3HW)
-        [clean] = noisy.detect(maps, placed.batch)
+        maps = noisy.feature_maps(resized.batch.images_N3HW)
+        [clean] = noisy.detect(maps, resized.batch)
         layer.training = True
         for _ in range(400):
-            theirs.append(all_rows(noisy, maps, placed.batch)[clean.candidates_M])
+            theirs.append(all_rows(noisy, maps, resized.batch)[clean.candidates_M])
     theirs_TPK = torch.stack(theirs)
     scale = theirs_TPK.std(0).amax().item()
     assert scale > 0.01
@@ -348,7 +348,7 @@ def all_rows(model: Detector, maps: list[Tensor], batch: Batch) -> Tensor:
         outputs, _, _ = model._outputs(maps, batch)
         return add_background((outputs["cls_logits"][0].sigmoid() * outputs["bbox_ctrness"][0].sigmoid()).sqrt())
     assert isinstance(model, FasterRcnn)
-    _, features = model._proposed(maps, batch)
+    _, features = model._propose(maps, batch)
     return inner.roi_heads.box_predictor(features)[0].softmax(1).roll(-1, 1)
 
 
@@ -360,16 +360,16 @@ def test_dropped_values_keep_their_mean() -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_dropout_is_trained_with_and_off_in_prediction(model: str) -> None:
-    none, some = (made(model, epochs=1, dropout=share) for share in (0.0, 0.5))
+    none, some = (build_task(model, epochs=1, dropout=share) for share in (0.0, 0.5))
     first, second = none.model(), some.model()
     second.load_state_dict(first.state_dict())
     assert torch.equal(none.predict(first, INDICES).scores_PC, some.predict(second, INDICES).scores_PC)
     assert torch.equal(none.losses(first, INDICES[:3]), some.losses(second, INDICES[:3]))
-    hooks = [sum(len(module._forward_pre_hooks) for module in one.modules()) for one in (first, second)]
+    hooks = [sum(len(module._forward_pre_hooks) for module in version.modules()) for version in (first, second)]
     assert hooks == [0, 1]
-    trained = [one.fit(np.arange(8), 0).state_dict() for one in (none, some)]
+    trained = [version.fit(np.arange(8), 0).state_dict() for version in (none, some)]
     assert any(not torch.equal(value, trained[1][name]) for name, value in trained[0].items())
-    again = made(model, epochs=1, dropout=0.5).fit(np.arange(8), 0).state_dict()
+    again = build_task(model, epochs=1, dropout=0.5).fit(np.arange(8), 0).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in trained[1].items())
 
 

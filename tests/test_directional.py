@@ -88,7 +88,7 @@ def network(kind: str) -> Network:
 
 
 @pytest.fixture(scope="module")
-def one(machine: Machine) -> Classifier:
+def small_classifier(machine: Machine) -> Classifier:
     """Digits for a ResNet-18, in bfloat16."""
     recipe = dataclasses.replace(DEFAULT, model="resnet18", width=8, epochs=10, precision="bfloat16", dropout=0.0)
     return digits(machine, recipe)
@@ -102,9 +102,11 @@ def in_float32(task: Classifier) -> Classifier:
 
 
 @pytest.mark.parametrize("kind", ["plain", "aside", "folded", "twice", "kind of its own"])
-def test_every_network_has_the_derivatives_of_a_jacobian_vector_product(one: Classifier, kind: str) -> None:
+def test_every_network_has_the_derivatives_of_a_jacobian_vector_product(
+    small_classifier: Classifier, kind: str
+) -> None:
     torch.manual_seed(0)
-    task, model = in_float32(one), network(kind)
+    task, model = in_float32(small_classifier), network(kind)
     task.batch_size = 20
     indices, targets = np.arange(50), torch.rand(50, 10)
     direction = {name: torch.randn_like(weight) for name, weight in task.weights(model).items()}
@@ -118,14 +120,14 @@ def test_every_network_has_the_derivatives_of_a_jacobian_vector_product(one: Cla
 
 
 def test_layers_of_a_kind_of_their_own_are_told_from_plain_ones() -> None:
-    known = {}
+    supported = {}
     for kind in ("plain", "aside", "folded", "twice", "kind of its own"):
         model = network(kind)
         layers = DirectionLayers(model, {name: p for name, p in model.named_parameters() if p.ndim > 1})
         with layers.inject_tangents(torch.zeros(2, requires_grad=True)):
             model(torch.rand(2, 3, 16, 16))
-        known[kind] = layers.are_supported, layers.were_all_called
-    assert known == {
+        supported[kind] = layers.are_supported, layers.were_all_called
+    assert supported == {
         "plain": (True, True),
         "aside": (True, False),
         "folded": (True, False),
@@ -143,14 +145,17 @@ def test_a_probe_changes_no_output_and_is_gone_afterwards() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_the_ranking_survives_bfloat16(one: Classifier) -> None:
+def test_the_ranking_survives_bfloat16(small_classifier: Classifier) -> None:
     """Of the most helpful quarter at least 97 of 100 are those of float32, as among the most uncertain ones."""
-    order_N = np.random.default_rng(0).permutation(one.num_pool)
-    model, pool, held_out = one.fit(np.sort(order_N[:300]), 0), np.sort(order_N[400:]), order_N[300:400]
-    weights = one.weights(model)
-    gradients = torch.autograd.grad(one.losses(model, held_out).sum(), list(weights.values()))
-    direction, targets = dict(zip(weights, gradients, strict=True)), one.pseudo_labels(model, pool, 1)
-    half_N, full_N = (task.directional(model, pool, targets, direction).numpy() for task in (one, in_float32(one)))
+    order_N = np.random.default_rng(0).permutation(small_classifier.num_pool)
+    model, pool, held_out = small_classifier.fit(np.sort(order_N[:300]), 0), np.sort(order_N[400:]), order_N[300:400]
+    weights = small_classifier.weights(model)
+    gradients = torch.autograd.grad(small_classifier.losses(model, held_out).sum(), list(weights.values()))
+    direction, targets = dict(zip(weights, gradients, strict=True)), small_classifier.pseudo_labels(model, pool, 1)
+    half_N, full_N = (
+        task.directional(model, pool, targets, direction).numpy()
+        for task in (small_classifier, in_float32(small_classifier))
+    )
     assert not np.array_equal(half_N, full_N)
     assert spearmanr(half_N, full_N).statistic > 0.98  # values near zero swap places
     quarter = len(pool) // 4

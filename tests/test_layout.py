@@ -68,5 +68,5 @@ def test_the_shipped_small_tasks_suit_it() -> None:
 def test_a_narrow_resnet_is_trained_on_two_threads(channels_last: bool) -> None:
     fit = f"layout.task(4, channels_last={channels_last}).fit(numpy.arange(150), 0)"
     script = f"import torch; torch.set_num_threads(2); import numpy, test_layout as layout; {fit}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=Path(__file__).parent, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=Path(__file__).parent, text=True)
+    assert result.returncode == 0, result.stderr

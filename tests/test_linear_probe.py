@@ -29,7 +29,7 @@ CPU = Machine(torch.device("cpu"))
 PROBE = "digits[dropout=0.0,encoder=patch_pca,epochs=60,model=linear_probe]"
 
 
-def built(label: str = PROBE) -> Any:
+def build_task(label: str = PROBE) -> Any:
     spec = Spec.read("task", label)
     return spec.plugin.build(CPU, spec.values)
 
@@ -43,7 +43,7 @@ def test_it_is_softmax_regression_on_standardised_features() -> None:
     """Logits by hand from the encoder's features; its fit is as good as scikit-learn's."""
     from sklearn.linear_model import LogisticRegression
 
-    task = built()
+    task = build_task()
     features_NE = torch.cat([part.global_NE for part in task.encode(None, np.arange(task.num_pool), "patch_pca")])
     standard_NE = (features_NE - features_NE.mean(0)) / features_NE.std(0, correction=0)
     model = task.fit(np.arange(300), 0)
@@ -61,13 +61,15 @@ def test_it_is_softmax_regression_on_standardised_features() -> None:
 
 def test_strategies_run_on_it_unchanged(tmp_path: Path) -> None:
     names = ["entropy", "coreset", "badge", "isal[depth=5,repeats=2]", "typiclust[encoder=patch_pca]"]
-    known = [name for name in names if name.partition("[")[0] in registry.REGISTRY["strategy"]]
-    events = run([cell(name, rounds=2, task=PROBE.replace("epochs=60", "epochs=5")) for name in known], tmp_path)
-    assert [len(event.record.bought) for event in events] == [20, 5] * len(known)  # type: ignore[union-attr]
+    strategy_names = [name for name in names if name.partition("[")[0] in registry.REGISTRY["strategy"]]
+    events = run(
+        [cell(name, rounds=2, task=PROBE.replace("epochs=60", "epochs=5")) for name in strategy_names], tmp_path
+    )
+    assert [len(event.record.bought) for event in events] == [20, 5] * len(strategy_names)  # type: ignore[union-attr]
 
 
 def test_influence_is_that_of_the_last_layer_alone() -> None:
-    task = built()
+    task = build_task()
     model = task.fit(np.arange(40), 0)
     assert list(task.weights(model)) == ["head.weight"]
     view = View(
@@ -78,17 +80,19 @@ def test_influence_is_that_of_the_last_layer_alone() -> None:
 
 
 def test_pictures_are_the_images_not_the_features() -> None:
-    pictures, _ = built().pictures(np.arange(3), 8)
+    pictures, _ = build_task().pictures(np.arange(3), 8)
     assert pictures.shape == (3, 8, 8, 3)
-    plain, _ = built("digits").pictures(np.arange(3), 8)
+    plain, _ = build_task("digits").pictures(np.arange(3), 8)
     np.testing.assert_array_equal(pictures, plain)
 
 
 def test_the_test_images_are_seen_through_the_encoder_of_the_pool() -> None:
-    task = built()
-    features_NE = torch.cat([one.global_NE for one in task.encode(None, np.arange(task.num_pool), "patch_pca")])
+    task = build_task()
+    features_NE = torch.cat(
+        [encoding.global_NE for encoding in task.encode(None, np.arange(task.num_pool), "patch_pca")]
+    )
     assert torch.equal(task._inputs, standardise(features_NE, features_NE))
-    images = built("digits")._test_inputs.expand(-1, 3, -1, -1)
+    images = build_task("digits")._test_inputs.expand(-1, 3, -1, -1)
     tests_NE = patch_pca(CPU, InMemoryPool(task._encoder_pool.images_NKHW))(images).global_NE
     assert torch.equal(task._test_inputs, standardise(tests_NE, features_NE))
 
@@ -101,7 +105,7 @@ def test_features_are_standardised_over_the_pool_and_constant_ones_centred() -> 
 
 def test_it_is_a_kind_of_task_of_its_own_on_vectors() -> None:
     """A linear layer on (N, E), where the same arrays with another model make a task on images."""
-    task, plain = built(), built("digits")
+    task, plain = build_task(), build_task("digits")
     assert (type(task), type(plain)) == (LinearProbe, Classifier)
     model = task.model()
     assert isinstance(model, LinearNetwork)
@@ -123,7 +127,7 @@ def test_a_step_takes_the_features_of_the_images_that_an_epoch_draws() -> None:
 
 def test_settings_of_augmentation_change_nothing() -> None:
     states = [
-        built(PROBE.replace("epochs=60", f"epochs=2{more}")).fit(np.arange(40), 0).state_dict()
+        build_task(PROBE.replace("epochs=60", f"epochs=2{more}")).fit(np.arange(40), 0).state_dict()
         for more in ("", ",flip=true,pad=2", ",normalise=imagenet")
     ]
     for state in states[1:]:
@@ -132,19 +136,19 @@ def test_settings_of_augmentation_change_nothing() -> None:
 
 def test_a_classifier_is_not_built_from_the_recipe_of_a_linear_probe() -> None:
     images = Split(np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4, np.int64))
-    with pytest.raises(ValueError, match="model=linear_probe: is no network on images: call build_task"):
+    with pytest.raises(ValueError, match="model=linear_probe: is not a network on images: call build_task"):
         Classifier(CPU, Recipe(model="linear_probe", encoder="patch_pca"), images, images, num_classes=2)
 
 
 def test_a_companion_is_refused() -> None:
     with pytest.raises(ValueError, match="no stage maps for a companion"):
-        built().fit(np.arange(40), 0, object())
+        build_task().fit(np.arange(40), 0, object())
 
 
 @pytest.mark.parametrize(
     ("label", "words"),
     [
-        ("digits[model=linear_probe]", "takes the features of a frozen encoder, set encoder="),
+        ("digits[model=linear_probe]", "needs the features of a frozen encoder: set encoder="),
         ("digits[encoder=patch_pca]", "encoder=patch_pca has no effect with model=small_cnn"),
         ("digits[encoder=patch_pca,model=linear_probe,compile=true]", "compile=True has no effect"),
         ("digits[encoder=dnio,model=linear_probe]", "did you mean 'dino'"),

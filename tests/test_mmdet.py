@@ -46,7 +46,7 @@ BOXES = [
 EMPTY = Boxes(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
 
 
-def made(name: str, file: Path | None = None, **changes: Any) -> Any:
+def build_eval(name: str, file: Path | None = None, **changes: Any) -> Any:
     """A detector of mmdet in eval mode."""
     from benchmark.vision.detection.mmdet_detectors import build_detector
 
@@ -65,23 +65,23 @@ def sure(detector: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def built() -> dict[str, Any]:
-    """What was built so far."""
+def detectors() -> dict[str, Any]:
+    """The detectors built so far."""
     return {}
 
 
 @pytest.fixture(scope="module", params=PUBLISHED)
-def published(request: pytest.FixtureRequest, built: dict[str, Any]) -> Any:
+def published(request: pytest.FixtureRequest, detectors: dict[str, Any]) -> Any:
     """One of the paper's."""
-    return built.setdefault(request.param, sure(made(request.param)))
+    return detectors.setdefault(request.param, sure(build_eval(request.param)))
 
 
 @pytest.fixture(scope="module", params=[*PUBLISHED, SMALLEST])
-def detector(request: pytest.FixtureRequest, built: dict[str, Any]) -> Any:
+def detector(request: pytest.FixtureRequest, detectors: dict[str, Any]) -> Any:
     """One of the paper's, or one of the zoo's."""
-    if request.param not in built:
-        built[request.param] = sure(made(request.param))
-    return built[request.param]
+    if request.param not in detectors:
+        detectors[request.param] = sure(build_eval(request.param))
+    return detectors[request.param]
 
 
 def batch(seed: int = 0) -> Batch:
@@ -103,23 +103,25 @@ def settings(loss: Any, *names: str) -> tuple[Any, ...]:
 
 
 def test_fcos_is_the_published_one() -> None:
-    detector = made("fcos")
+    detector = build_eval("fcos")
     inner, head = detector.inner, detector.inner.bbox_head
     assert detector.pixel_format.mean == pytest.approx((102.9801, 115.9465, 122.7717))
     assert detector.pixel_format.deviation == (1, 1, 1)
     assert detector.pixel_format.bgr
     assert (inner.backbone.depth, inner.backbone.style, inner.backbone.norm_eval) == (50, "caffe", True)
     assert inner.backbone.layer2[0].conv1.stride == (2, 2)
-    norms = [one for one in inner.backbone.modules() if isinstance(one, nn.BatchNorm2d)]
-    assert not any(parameter.requires_grad for one in norms for parameter in one.parameters())
-    assert not any(one.training for one in norms)
+    norms = [module for module in inner.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert not any(parameter.requires_grad for module in norms for parameter in module.parameters())
+    assert not any(module.training for module in norms)
     assert frozen(inner.backbone) == ["conv1", "layer1"]
     neck = inner.neck
     assert (neck.start_level, neck.num_outs) == (1, 5)
     assert (neck.add_extra_convs, neck.relu_before_extra_convs) == ("on_output", True)
     assert detector.channels == [256] * 5
     for tower in (head.cls_convs, head.reg_convs):
-        assert [(one.conv.out_channels, one.with_norm, one.with_bias) for one in tower] == [(256, False, True)] * 4
+        assert [(module.conv.out_channels, module.with_norm, module.with_bias) for module in tower] == [
+            (256, False, True)
+        ] * 4
     assert (head.center_sampling, head.norm_on_bbox, head.centerness_on_reg) == (False, False, False)
     assert head.conv_cls.out_channels == head.num_classes == C
     assert settings(head.loss_cls, "gamma", "alpha", "loss_weight") == ("FocalLoss", 2.0, 0.25, 1.0)
@@ -133,7 +135,7 @@ def test_fcos_is_the_published_one() -> None:
 
 
 def test_faster_rcnn_is_the_published_one() -> None:
-    detector = made("faster_rcnn")
+    detector = build_eval("faster_rcnn")
     inner, head = detector.inner, detector.inner.roi_head.bbox_head
     assert detector.pixel_format.mean == pytest.approx((123.675, 116.28, 103.53))
     assert detector.pixel_format.deviation == pytest.approx((58.395, 57.12, 57.375))
@@ -144,11 +146,11 @@ def test_faster_rcnn_is_the_published_one() -> None:
     inner.backbone.train()
     assert not inner.backbone.layer2[0].bn1.training
     assert (inner.neck.start_level, inner.neck.num_outs, detector.channels) == (0, 5, [256] * 5)
-    assert [one.out_features for one in head.shared_fcs] == [1024, 1024]
+    assert [module.out_features for module in head.shared_fcs] == [1024, 1024]
     assert (head.fc_cls.out_features, head.fc_reg.out_features, head.num_classes) == (C + 1, 4 * C, C)
-    for one, sigmoid in ((inner.rpn_head, True), (head, False)):
-        assert settings(one.loss_cls, "use_sigmoid", "loss_weight") == ("CrossEntropyLoss", sigmoid, 1.0)
-        assert settings(one.loss_bbox, "loss_weight") == ("L1Loss", 1.0)
+    for module, sigmoid in ((inner.rpn_head, True), (head, False)):
+        assert settings(module.loss_cls, "use_sigmoid", "loss_weight") == ("CrossEntropyLoss", sigmoid, 1.0)
+        assert settings(module.loss_bbox, "loss_weight") == ("L1Loss", 1.0)
     first, second = inner.test_cfg.rpn, inner.test_cfg.rcnn
     assert (first.nms_pre, first.max_per_img, first.nms.iou_threshold) == (1000, 1000, 0.7)
     assert (second.score_thr, second.nms.iou_threshold, second.max_per_img) == (0.05, 0.5, 100)
@@ -159,31 +161,35 @@ def test_faster_rcnn_is_the_published_one() -> None:
 def frozen(backbone: nn.Module) -> list[str]:
     """Convolutional parts that are not trained."""
     parts = {name: list(part.parameters()) for name, part in backbone.named_children() if "bn" not in name}
-    return [name for name, found in parts.items() if found and not any(one.requires_grad for one in found)]
+    return [
+        name
+        for name, parameters in parts.items()
+        if parameters and not any(parameter.requires_grad for parameter in parameters)
+    ]
 
 
 @pytest.mark.parametrize(("stages", "parts"), [(-1, []), (0, ["conv1"]), (2, ["conv1", "layer1", "layer2"])])
 def test_frozen_stages_are_the_recipes(stages: int, parts: list[str]) -> None:
-    assert frozen(made(SMALLEST, frozen_stages=stages).inner.backbone) == parts
+    assert frozen(build_eval(SMALLEST, frozen_stages=stages).inner.backbone) == parts
 
 
 def test_equal_seeds_give_equal_weights_and_no_other_generator_is_drawn_from() -> None:
     before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    one, other = made(SMALLEST).state_dict(), made(SMALLEST).state_dict()
+    first, second = build_eval(SMALLEST).state_dict(), build_eval(SMALLEST).state_dict()
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 # --- weights --------------------------------------------------------------------------------------
 def test_weights_of_a_file_go_into_the_backbone(tmp_path: Path) -> None:
-    path, wanted = tmp_path / "weights.pth", made(SMALLEST).inner.backbone.state_dict()
-    wanted["layer4.1.conv2.weight"].fill_(0.5)
-    torch.save(wanted | {"fc.weight": torch.zeros(2, 2)}, path)
-    found = made(SMALLEST, path, weights=str(path)).inner.backbone.state_dict()
-    assert all(torch.equal(value, found[name]) for name, value in wanted.items())
-    torch.save(wanted | {"conv1.weight": torch.zeros(2, 2)}, path)
+    path, state = tmp_path / "weights.pth", build_eval(SMALLEST).inner.backbone.state_dict()
+    state["layer4.1.conv2.weight"].fill_(0.5)
+    torch.save(state | {"fc.weight": torch.zeros(2, 2)}, path)
+    loaded_state = build_eval(SMALLEST, path, weights=str(path)).inner.backbone.state_dict()
+    assert all(torch.equal(value, loaded_state[name]) for name, value in state.items())
+    torch.save(state | {"conv1.weight": torch.zeros(2, 2)}, path)
     with pytest.raises(ValueError, match=r"conv1\.weight holds \(2, 2\), the model \(64, 3, 7, 7\)"):
-        made(SMALLEST, path, weights=str(path))
+        build_eval(SMALLEST, path, weights=str(path))
 
 
 @pytest.fixture
@@ -203,21 +209,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_weights_that_cannot_be_fetched(name: str, cache: Path) -> None:
     says = rf"^model=mmdet:{name}: its weights cannot be fetched \(.*\): give weights=FILE, or weights=none,frozen"
     with pytest.raises(ValueError, match=says):
-        made(name, weights="default")
+        build_eval(name, weights="default")
 
 
 def test_default_weights_are_loaded_and_run_no_code(cache: Path) -> None:
     from mmengine.runner.checkpoint import get_torchvision_models
 
     path = cache / get_torchvision_models()["resnet18"].rpartition("/")[2]
-    wanted = made(SMALLEST).inner.backbone.state_dict()
-    wanted["conv1.weight"].fill_(0.25)
+    state = build_eval(SMALLEST).inner.backbone.state_dict()
+    state["conv1.weight"].fill_(0.25)
     cache.mkdir(parents=True)
-    torch.save(wanted, path)
-    assert torch.equal(made(SMALLEST, weights="default").inner.backbone.conv1.weight, wanted["conv1.weight"])
-    torch.save(wanted | {"code": print}, path)
+    torch.save(state, path)
+    assert torch.equal(build_eval(SMALLEST, weights="default").inner.backbone.conv1.weight, state["conv1.weight"])
+    torch.save(state | {"code": print}, path)
     with pytest.raises(ValueError, match="cannot be fetched"):
-        made(SMALLEST, weights="default")
+        build_eval(SMALLEST, weights="default")
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -225,26 +231,26 @@ def test_default_weights_are_loaded_and_run_no_code(cache: Path) -> None:
     ("retinanet_r18_fpn_1x_cocoo", r"no such configuration \(did you mean mmdet:retinanet_r18_fpn_1x_coco or"),
     ("fkos", r"did you mean mmdet:fcos\?"),
     ("qqqqqqqq", r"mmdet has no such configuration \(\d+ are in .*configs\)"),
-    ("rpn_r50_fpn_1x_coco", r"is no detector that boxes alone can train \(.*: its head has other classes\)"),
-    ("mask-rcnn_r50_fpn_1x_coco", r"is no detector that boxes alone can train \(AttributeError: .*masks"),
-    ("retinanet_tta", r"is no detector that boxes alone can train"),
+    ("rpn_r50_fpn_1x_coco", r"cannot be trained from boxes alone \(.*: its head has another number of classes\)"),
+    ("mask-rcnn_r50_fpn_1x_coco", r"cannot be trained from boxes alone \(AttributeError: .*masks"),
+    ("retinanet_tta", r"cannot be trained from boxes alone"),
 ])  # fmt: skip
 def test_a_name_that_is_none_for_us(name: str, says: str) -> None:
     with pytest.raises(ValueError, match=rf"^model=mmdet:{name}: .*{says}") as raised:
-        made(name)
+        build_eval(name)
     assert "\n" not in str(raised.value)
 
 
 def test_the_head_of_a_published_one_is_not_tried_but_others_are_once() -> None:
     from benchmark.vision.detection.mmdet_detectors import VERIFIED_CONFIGS
 
-    made(SMALLEST)
+    build_eval(SMALLEST)
     assert {*PUBLISHED, SMALLEST} <= VERIFIED_CONFIGS
     assert "rpn_r50_fpn_1x_coco" not in VERIFIED_CONFIGS
 
 
 def test_a_name_with_its_folder() -> None:
-    assert made(f"retinanet/{SMALLEST}").inner.bbox_head.num_classes == C
+    assert build_eval(f"retinanet/{SMALLEST}").inner.bbox_head.num_classes == C
 
 
 @pytest.mark.parametrize(("absent", "says"), [("mmdet", "mmdet"), ("mmcv._ext", "mmcv with its operators compiled")])
@@ -254,12 +260,12 @@ def test_without_mmdet(absent: str, says: str, monkeypatch: pytest.MonkeyPatch) 
     find = mmdet_detectors.find_spec
     monkeypatch.setattr(mmdet_detectors, "find_spec", lambda name: None if name == absent else find(name))
     with pytest.raises(ValueError, match=rf"^model=mmdet:fcos needs {says}: make mmdet \(compiles mmcv for about ten"):
-        made("fcos")
+        build_eval("fcos")
 
 
 def test_settings_without_effect() -> None:
     with pytest.raises(ValueError, match=rf"^frozen_stages=2 has no effect with model=mmdet:{SOFTMAX}$"):
-        made(SOFTMAX, frozen_stages=2)
+        build_eval(SOFTMAX, frozen_stages=2)
 
 
 # --- the library's numbers ------------------------------------------------------------------------
@@ -267,68 +273,72 @@ def test_settings_without_effect() -> None:
 def test_detections_are_the_librarys(detector: Any) -> None:
     from benchmark.vision.detection.mmdet_detectors import data_samples
 
-    given = batch()
+    inputs = batch()
     head = detector.inner.roi_head if detector.is_two_stage else detector.inner.bbox_head
     before = copy.deepcopy(head.test_cfg)
     if not detector.is_two_stage:
         head.test_cfg.nms_pre = 100  # fewer than there are: picked by class score before centerness comes in
-    expected = detector.inner.predict(given.images_N3HW, data_samples(given), rescale=False)
-    found = detector.detect(detector.feature_maps(given.images_N3HW), given)
+    expected = detector.inner.predict(inputs.images_N3HW, data_samples(inputs), rescale=False)
+    detections = detector.detect(detector.feature_maps(inputs.images_N3HW), inputs)
     head.test_cfg = before
-    for one, sample in zip(found, expected, strict=True):
+    for image_detections, sample in zip(detections, expected, strict=True):
         theirs = sample.pred_instances
-        assert len(one.labels_M) == len(theirs) > 5
-        assert torch.equal(one.labels_M, theirs.labels)
-        torch.testing.assert_close(one.confidence_M, theirs.scores)
-        torch.testing.assert_close(one.corners_M4, theirs.bboxes)
-        torch.testing.assert_close(one.scores_MK.sum(1), torch.ones(len(theirs)))
-        own_M = one.scores_MK.gather(1, one.labels_M[:, None])[:, 0]
-        whole_M = one.scores_MK[:, -1] > 0  # a sigmoid head whose scores sum to more than one is scaled to one
-        torch.testing.assert_close(own_M[whole_M], one.confidence_M[whole_M])
-        assert (own_M <= one.confidence_M + 1e-6).all()
+        assert len(image_detections.labels_M) == len(theirs) > 5
+        assert torch.equal(image_detections.labels_M, theirs.labels)
+        torch.testing.assert_close(image_detections.confidence_M, theirs.scores)
+        torch.testing.assert_close(image_detections.corners_M4, theirs.bboxes)
+        torch.testing.assert_close(image_detections.scores_MK.sum(1), torch.ones(len(theirs)))
+        own_M = image_detections.scores_MK.gather(1, image_detections.labels_M[:, None])[:, 0]
+        whole_M = (
+            image_detections.scores_MK[:, -1] > 0
+        )  # a sigmoid head whose scores sum to more than one is scaled to one
+        torch.testing.assert_close(own_M[whole_M], image_detections.confidence_M[whole_M])
+        assert (own_M <= image_detections.confidence_M + 1e-6).all()
         height, width = sample.img_shape
-        assert (one.corners_M4 >= 0).all()
-        assert (one.corners_M4 <= torch.tensor([width, height, width, height])).all()
+        assert (image_detections.corners_M4 >= 0).all()
+        assert (image_detections.corners_M4 <= torch.tensor([width, height, width, height])).all()
     if detector.is_two_stage:
         proposals = detector.inner.rpn_head.predict(
-            tuple(detector.feature_maps(given.images_N3HW)), data_samples(given)
+            tuple(detector.feature_maps(inputs.images_N3HW)), data_samples(inputs)
         )
-        for one, proposed in zip(found, proposals, strict=True):
-            at_MR = (one.proposals_M4[:, None] == proposed.bboxes).all(2)
+        for image_detections, proposed in zip(detections, proposals, strict=True):
+            at_MR = (image_detections.proposals_M4[:, None] == proposed.bboxes).all(2)
             assert at_MR.any(1).all()
-            deltas = check_refined(detector, given, one)
+            deltas = check_refined(detector, inputs, image_detections)
             assert deltas < 1e-2
 
 
-def check_refined(detector: Any, given: Batch, one: Any) -> float:
+def check_refined(detector: Any, inputs: Batch, detections: Any) -> float:
     """How far a box is from where the head puts its proposal: in pixels, at worst."""
-    number = next(i for i, found in enumerate(detector.detect(detector.feature_maps(given.images_N3HW), given))
-                  if torch.equal(found.corners_M4, one.corners_M4))  # fmt: skip
+    by_image = detector.detect(detector.feature_maps(inputs.images_N3HW), inputs)
+    number = next(i for i, other in enumerate(by_image) if torch.equal(other.corners_M4, detections.corners_M4))
     head = detector.inner.roi_head
-    rois = torch.cat([torch.full((len(one.labels_M), 1), float(number)), one.proposals_M4], 1)
-    out = head._bbox_forward(tuple(detector.feature_maps(given.images_N3HW)), rois)
-    deltas_MC4 = out["bbox_pred"].view(-1, C, 4)[torch.arange(len(rois)), one.labels_M]
-    boxes_M4 = head.bbox_head.bbox_coder.decode(one.proposals_M4, deltas_MC4, max_shape=given.sizes[number])
-    torch.testing.assert_close(out["cls_score"].softmax(1), one.scores_MK, atol=1e-4, rtol=1e-3)
-    return (boxes_M4 - one.corners_M4).abs().max().item()
+    rois = torch.cat([torch.full((len(detections.labels_M), 1), float(number)), detections.proposals_M4], 1)
+    out = head._bbox_forward(tuple(detector.feature_maps(inputs.images_N3HW)), rois)
+    deltas_MC4 = out["bbox_pred"].view(-1, C, 4)[torch.arange(len(rois)), detections.labels_M]
+    boxes_M4 = head.bbox_head.bbox_coder.decode(detections.proposals_M4, deltas_MC4, max_shape=inputs.sizes[number])
+    torch.testing.assert_close(out["cls_score"].softmax(1), detections.scores_MK, atol=1e-4, rtol=1e-3)
+    return (boxes_M4 - detections.corners_M4).abs().max().item()
 
 
 @torch.no_grad()
 def test_a_softmax_head_has_its_own_background() -> None:
-    detector, given = made(SOFTMAX), Batch(torch.randn(1, 3, 320, 320), [(320, 320)], [0])
-    [found] = detector.detect(detector.feature_maps(given.images_N3HW), given)
-    assert len(found.labels_M) > 5
-    torch.testing.assert_close(found.scores_MK.sum(1), torch.ones(len(found.labels_M)))
-    torch.testing.assert_close(found.scores_MK.gather(1, found.labels_M[:, None])[:, 0], found.confidence_M)
-    with pytest.raises(ValueError, match=rf"^model=mmdet:{SOFTMAX}: which layers are its last is not known"):
+    detector, inputs = build_eval(SOFTMAX), Batch(torch.randn(1, 3, 320, 320), [(320, 320)], [0])
+    [detections] = detector.detect(detector.feature_maps(inputs.images_N3HW), inputs)
+    assert len(detections.labels_M) > 5
+    torch.testing.assert_close(detections.scores_MK.sum(1), torch.ones(len(detections.labels_M)))
+    torch.testing.assert_close(
+        detections.scores_MK.gather(1, detections.labels_M[:, None])[:, 0], detections.confidence_M
+    )
+    with pytest.raises(ValueError, match=rf"^model=mmdet:{SOFTMAX}: its last layers are not known"):
         detector.last_weights()
 
 
 @torch.no_grad()
 def test_features_are_the_inputs_of_the_last_layers(published: Any) -> None:
-    given = batch()
-    maps, head = published.feature_maps(given.images_N3HW), published.inner
-    pooled_ND = published.pooled_features(maps, given)
+    inputs = batch()
+    maps, head = published.feature_maps(inputs.images_N3HW), published.inner
+    pooled_ND = published.pooled_features(maps, inputs)
     if published.is_two_stage:
         assert pooled_ND.shape == (2, 1024)
         assert (pooled_ND >= 0).all()
@@ -338,42 +348,42 @@ def test_features_are_the_inputs_of_the_last_layers(published: Any) -> None:
                    for tower in (head.bbox_head.cls_convs, head.bbox_head.reg_convs)]  # fmt: skip
         expected = torch.cat([torch.stack(levels).mean(0) for levels in outputs], 1)
         torch.testing.assert_close(pooled_ND, expected)
-    one = published.pooled_features([level[1:] for level in maps], given.select_image(1))
-    torch.testing.assert_close(pooled_ND[1:], one, rtol=1e-3, atol=1e-5)
+    features = published.pooled_features([level[1:] for level in maps], inputs.select_image(1))
+    torch.testing.assert_close(pooled_ND[1:], features, rtol=1e-3, atol=1e-5)
 
 
 @torch.no_grad()
 def test_channels_last_changes_nothing() -> None:
-    given, plain = batch(), sure(made("faster_rcnn", channels_last=False))
-    found = plain.detect(plain.feature_maps(given.images_N3HW), given)
+    inputs, plain = batch(), sure(build_eval("faster_rcnn", channels_last=False))
+    detections = plain.detect(plain.feature_maps(inputs.images_N3HW), inputs)
     plain.to(memory_format=torch.channels_last)
-    last = given.images_N3HW.contiguous(memory_format=torch.channels_last)
-    other = plain.detect(plain.feature_maps(last), Batch(last, given.sizes, given.seeds))
-    for one, two in zip(found, other, strict=True):
-        torch.testing.assert_close(one.confidence_M[:20], two.confidence_M[:20], rtol=1e-3, atol=1e-4)
-    with pytest.raises(ValueError, match="give channels_last=false, ModulatedDeformConv2dPack of mmcv"):
-        made("fcos_r50-dcn-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco", channels_last=True)
+    last = inputs.images_N3HW.contiguous(memory_format=torch.channels_last)
+    other = plain.detect(plain.feature_maps(last), Batch(last, inputs.sizes, inputs.seeds))
+    for expected, image_detections in zip(detections, other, strict=True):
+        torch.testing.assert_close(expected.confidence_M[:20], image_detections.confidence_M[:20], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="set channels_last=false, because mmcv's ModulatedDeformConv2dPack"):
+        build_eval("fcos_r50-dcn-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco", channels_last=True)
 
 
 # --- losses ---------------------------------------------------------------------------------------
-def own_loss(detector: Any, given: Batch, targets: Sequence[Boxes], number: int) -> Tensor:
+def own_loss(detector: Any, inputs: Batch, targets: Sequence[Boxes], number: int) -> Tensor:
     """The library's loss of one image, its backbone computed anew and differentiable."""
     from benchmark.vision.detection.mmdet_detectors import data_samples
 
-    one = given.select_image(number)
-    with seeded(given.seeds[number]):
-        losses = detector.inner.loss(one.images_N3HW, data_samples(one, [targets[number]]))
+    single = inputs.select_image(number)
+    with seeded(inputs.seeds[number]):
+        losses = detector.inner.loss(single.images_N3HW, data_samples(single, [targets[number]]))
     parts = [value if isinstance(value, list) else [value] for name, value in losses.items() if "loss" in name]
     return torch.stack([value for part in parts for value in part]).sum()
 
 
 def test_losses_are_of_each_image_alone(detector: Any) -> None:
-    given, modes = batch(), [module.training for module in detector.modules()]
+    inputs, modes = batch(), [module.training for module in detector.modules()]
     state = torch.random.get_rng_state()
     for targets in (BOXES, [BOXES[0], EMPTY], [EMPTY, EMPTY]):
-        losses_N = detector(given, targets)
-        alone = [detector(given.select_image(number), [targets[number]])[0] for number in range(2)]
-        theirs = [own_loss(detector, given, targets, number) for number in range(2)]
+        losses_N = detector(inputs, targets)
+        alone = [detector(inputs.select_image(number), [targets[number]])[0] for number in range(2)]
+        theirs = [own_loss(detector, inputs, targets, number) for number in range(2)]
         torch.testing.assert_close(losses_N, torch.stack(alone), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(losses_N, torch.stack(theirs), rtol=1e-4, atol=1e-5)
     assert [module.training for module in detector.modules()] == modes
@@ -382,24 +392,24 @@ def test_losses_are_of_each_image_alone(detector: Any) -> None:
 
 
 def test_directional_derivatives_are_exact(detector: Any) -> None:
-    given, direction, weights = batch(), random_direction(detector), detector.last_weights()
+    inputs, direction, weights = batch(), random_direction(detector), detector.last_weights()
     with torch.no_grad(), forward_ad.dual_level():
         at = {name: forward_ad.make_dual(weight, direction[name]) for name, weight in weights.items()}
-        found_N = forward_ad.unpack_dual(functional_call(detector, at, (given, BOXES))).tangent
+        derivatives_N = forward_ad.unpack_dual(functional_call(detector, at, (inputs, BOXES))).tangent
     for number in range(2):
-        gradients = torch.autograd.grad(own_loss(detector, given, BOXES, number), list(weights.values()))
+        gradients = torch.autograd.grad(own_loss(detector, inputs, BOXES, number), list(weights.values()))
         parts = zip(gradients, direction.values(), strict=True)
         expected = sum((gradient * way).sum() for gradient, way in parts)
-        torch.testing.assert_close(found_N[number], expected, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(derivatives_N[number], expected, rtol=1e-3, atol=1e-6)
 
 
 def test_hessian_products_are_those_of_finite_differences(detector: Any) -> None:
-    given, names = batch(), list(detector.last_weights())
+    inputs, names = batch(), list(detector.last_weights())
     name = names[2] if detector.is_two_stage else names[0]  # the class layer
     weight, way = detector.last_weights()[name], random_direction(detector)[name]
 
     def gradient(at: Tensor, create_graph: bool = False) -> Tensor:
-        losses_N = functional_call(detector, {name: at}, (given, BOXES))
+        losses_N = functional_call(detector, {name: at}, (inputs, BOXES))
         return torch.autograd.grad(losses_N.sum(), at, create_graph=create_graph)[0]
 
     start = weight.detach().clone().requires_grad_()
@@ -416,13 +426,13 @@ def test_the_focal_loss_never_takes_the_compiled_operator(monkeypatch: pytest.Mo
     def compiled(*_: Any, **__: Any) -> Tensor:
         raise AssertionError
 
-    detector = sure(made(SMALLEST))
-    given = batch()
-    expected = detector(given, BOXES)
+    detector = sure(build_eval(SMALLEST))
+    inputs = batch()
+    expected = detector(inputs, BOXES)
     monkeypatch.setattr(library, "sigmoid_focal_loss", compiled)
     monkeypatch.setattr(library.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    torch.testing.assert_close(detector(given, BOXES), expected)
+    torch.testing.assert_close(detector(inputs, BOXES), expected)
 
 
 def test_training_lowers_the_loss(published: Any) -> None:
@@ -433,9 +443,9 @@ def test_training_lowers_the_loss(published: Any) -> None:
     detector.train()
     before = detector.inner.backbone.conv1.weight.clone()
     for _ in range(4):
-        given = batch()
+        inputs = batch()
         with seeded(5):
-            loss = detector.loss(detector.feature_maps(given.images_N3HW), given, BOXES)
+            loss = detector.loss(detector.feature_maps(inputs.images_N3HW), inputs, BOXES)
         sgd.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
@@ -488,38 +498,41 @@ def test_strategies_choose(task: Detection, fitted: Any, label: str) -> None:
     companion = plugin.companion(**values) if plugin.companion else None
     model = fitted if companion is None else task.fit(np.arange(2), 0, companion)
     view = look(task, plugin.resolve_needs(values), companion, num_labelled=4, model=model)
-    chosen = plugin.function(view, 2, np.random.default_rng(0), **values)
-    assert len(set(chosen.tolist()) & set(view.unlabelled.tolist())) == 2
+    picks = plugin.function(view, 2, np.random.default_rng(0), **values)
+    assert len(set(picks.tolist()) & set(view.unlabelled.tolist())) == 2
 
 
 def test_influence_through_the_task(task: Detection, fitted: Any) -> None:
     """Pseudo labels, batches and all. In one batch: rounding decides between boxes that fit a proposal equally well."""
     indices, direction = np.arange(4, 6), random_direction(fitted)
     targets = task.pseudo_labels(fitted, indices, 1, 0.1)
-    found_N, losses_N = task.directional(fitted, indices, targets, direction), task.losses(fitted, indices, targets)
-    for found, loss in zip(found_N, losses_N, strict=True):
+    derivatives_N, losses_N = (
+        task.directional(fitted, indices, targets, direction),
+        task.losses(fitted, indices, targets),
+    )
+    for derivative, loss in zip(derivatives_N, losses_N, strict=True):
         gradients = torch.autograd.grad(loss, list(task.weights(fitted).values()), retain_graph=True)
         expected = sum((gradient * way).sum() for gradient, way in zip(gradients, direction.values(), strict=True))
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(derivative, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_scores_and_pixels(task: Detection, fitted: Any) -> None:
     assert set(task.score(fitted)) >= {"map", "ap", "ap50"}
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     image[0] = 255  # red
-    placed = BatchBuilder(RECIPE, fitted.pixel_format, torch.device("cpu"))([image], [0])
-    red = placed.batch.images_N3HW[0, 2 if fitted.pixel_format.bgr else 0].mean().item()
+    resized = BatchBuilder(RECIPE, fitted.pixel_format, torch.device("cpu"))([image], [0])
+    red = resized.batch.images_N3HW[0, 2 if fitted.pixel_format.bgr else 0].mean().item()
     assert red == pytest.approx(255 - 122.7717 if fitted.pixel_format.bgr else (255 - 123.675) / 58.395, rel=1e-4)
 
 
 def test_a_backbone_that_starts_from_nothing_trains_its_norms() -> None:
     for stages, learns in ((1, False), (-1, True)):
-        detector = made("fcos", frozen_stages=stages).train()
+        detector = build_eval("fcos", frozen_stages=stages).train()
         norm = detector.inner.backbone.layer2[0].bn1  # type: ignore[union-attr, index]
         assert norm.training == norm.weight.requires_grad == learns
 
 
 def test_a_model_that_remembers_earlier_losses_is_refused() -> None:
-    with pytest.raises(ValueError, match="remember earlier losses") as caught:
-        made("dynamic-rcnn_r50_fpn_1x_coco")
+    with pytest.raises(ValueError, match="depend on earlier losses") as caught:
+        build_eval("dynamic-rcnn_r50_fpn_1x_coco")
     assert "\n" not in str(caught.value)

@@ -31,9 +31,10 @@ from benchmark.vision.data.label_maps import DownscaledImages, InMemoryMaps, Scr
 from benchmark.vision.data.scenes import Canvases, DigitSource
 from benchmark.vision.segmentation import task as segmentation_task
 from benchmark.vision.segmentation import training as segmentation_training
+from benchmark.vision.segmentation.mean_iou import confusion_matrix, segmentation_scores
 from benchmark.vision.segmentation.networks import Segmenter
 from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, missing_capabilities
-from benchmark.vision.segmentation.task import Segmentation, confusion_matrix, lattice_stride, pad_maps, take_lattice
+from benchmark.vision.segmentation.task import Segmentation, lattice_stride, pad_maps, take_lattice
 from benchmark.vision.segmentation.training import augment_batch, cross_entropy, learning_rate_schedule, plan_steps
 
 discovery.discover()
@@ -45,10 +46,10 @@ def split(number: int, seed: int = 0) -> Split:
     """Canvases with digits, a corner of each not labelled."""
     rng = np.random.default_rng(seed)
     glyphs = rng.random((20, 8, 8)).astype(np.float32)
-    made = scene_masks.build_split(DigitSource(glyphs, np.arange(20) % 10, number, rng))
-    maps_NHW = made.maps.maps_NHW.clone()  # type: ignore[attr-defined]
+    new_split = scene_masks.build_split(DigitSource(glyphs, np.arange(20) % 10, number, rng))
+    maps_NHW = new_split.maps.maps_NHW.clone()  # type: ignore[attr-defined]
     maps_NHW[:, :8, :9] = 255
-    return Split(made.images, InMemoryMaps(maps_NHW))
+    return Split(new_split.images, InMemoryMaps(maps_NHW))
 
 
 def segmentation(recipe: SegmenterRecipe = QUICK, **changed: Any) -> Segmentation:
@@ -101,11 +102,11 @@ class Listed:
 
 
 # --- the score ------------------------------------------------------------------------------------
-def slow_miou(found: list[int], true: list[int], num_classes: int) -> float:
+def slow_miou(predicted: list[int], true: list[int], num_classes: int) -> float:
     """Pixel by pixel."""
     ious = []
     for c in range(num_classes):
-        pairs = [(f == c, t == c) for f, t in zip(found, true, strict=True) if t != 255]
+        pairs = [(f == c, t == c) for f, t in zip(predicted, true, strict=True) if t != 255]
         both, either = sum(f and t for f, t in pairs), sum(f or t for f, t in pairs)
         if any(t for _, t in pairs):
             ious.append(both / either)
@@ -115,48 +116,46 @@ def slow_miou(found: list[int], true: list[int], num_classes: int) -> float:
 def test_miou_is_what_counting_gives() -> None:
     rng = np.random.default_rng(0)
     true_NHW = torch.from_numpy(rng.choice([0, 1, 3, 255], (4, 9, 7)).astype(np.uint8))  # class 2 is not there
-    found_NHW = torch.from_numpy(rng.integers(0, 4, (4, 9, 7)))
-    told = segmentation_task.segmentation_scores(confusion_matrix(found_NHW, true_NHW, 4), "abcd")
-    assert told["miou"] == pytest.approx(slow_miou(found_NHW.flatten().tolist(), true_NHW.flatten().tolist(), 4))
+    predicted_NHW = torch.from_numpy(rng.integers(0, 4, (4, 9, 7)))
+    scores = segmentation_scores(confusion_matrix(predicted_NHW, true_NHW, 4), "abcd")
+    assert scores["miou"] == pytest.approx(slow_miou(predicted_NHW.flatten().tolist(), true_NHW.flatten().tolist(), 4))
     known_NHW = true_NHW != 255
-    right = (found_NHW == true_NHW)[known_NHW].double().mean().item()
-    assert told["pixel_accuracy"] == pytest.approx(100 * right)
+    right = (predicted_NHW == true_NHW)[known_NHW].double().mean().item()
+    assert scores["pixel_accuracy"] == pytest.approx(100 * right)
 
 
 def test_miou_by_hand() -> None:
     """Class 0: 2 right, 1 missed; class 1: 1 right, 1 missed, 1 too many; class 2, which is not there, found once."""
-    found, true = (
+    predicted, true = (
         torch.tensor([[[0, 0, 1, 1, 1, 2, 0]]]),
         torch.tensor([[[0, 0, 0, 1, 255, 1, 255]]], dtype=torch.uint8),
     )
-    told = segmentation_task.segmentation_scores(confusion_matrix(found, true, 3), "abc")
-    assert told["miou"] == pytest.approx(100 * (2 / 3 + 1 / 3) / 2)
-    assert told["pixel_accuracy"] == pytest.approx(100 * 3 / 5)
+    scores = segmentation_scores(confusion_matrix(predicted, true, 3), "abc")
+    assert scores["miou"] == pytest.approx(100 * (2 / 3 + 1 / 3) / 2)
+    assert scores["pixel_accuracy"] == pytest.approx(100 * 3 / 5)
 
 
 def test_the_smallest_batch_is_that_of_the_plan() -> None:
-    made = segmentation(dataclasses.replace(QUICK, batch_size=16))
-    assert made.batch_sizes(1043) == BatchSizes(15, 16)  # round 5 of grid=cityscapes: 66 batches of 15 or 16
+    small_task = segmentation(dataclasses.replace(QUICK, batch_size=16))
+    assert small_task.batch_sizes(1043) == BatchSizes(15, 16)  # round 5 of grid=cityscapes: 66 batches of 15 or 16
     for num_images in (1, 3, 16, 17, 33, 1043):
         steps = plan_steps(num_images, dataclasses.replace(QUICK, batch_size=16, epochs=1), 0)
-        assert made.batch_sizes(num_images).smallest == min(len(step.positions) for step in steps)
+        assert small_task.batch_sizes(num_images).smallest == min(len(step.positions) for step in steps)
 
 
 def test_the_score_says_how_many_classes_are_predicted_and_how_many_there_are() -> None:
     true_NHW = torch.tensor([[[0, 0, 1, 3, 255]]], dtype=torch.uint8)
-    found_NHW = torch.tensor([[[0, 0, 0, 0, 3]]])  # 3 where nobody looks
-    one = segmentation_task.segmentation_scores(confusion_matrix(found_NHW, true_NHW, 4), "abcd")
-    assert (one["num_predicted_classes"], one["num_test_classes"]) == (1, 3)
-    assert one.by_class == {"iou": {"a": 50.0, "b": 0.0, "d": 0.0}}  # no pixel of the test set is of c
-    all_ = segmentation_task.segmentation_scores(
-        confusion_matrix(torch.tensor([[[0, 2, 1, 3, 3]]]), true_NHW, 4), "abcd"
-    )
-    assert (all_["num_predicted_classes"], all_["num_test_classes"]) == (4, 3)
+    predicted_NHW = torch.tensor([[[0, 0, 0, 0, 3]]])  # 3 where nobody looks
+    scores = segmentation_scores(confusion_matrix(predicted_NHW, true_NHW, 4), "abcd")
+    assert (scores["num_predicted_classes"], scores["num_test_classes"]) == (1, 3)
+    assert scores.by_class == {"iou": {"a": 50.0, "b": 0.0, "d": 0.0}}  # no pixel of the test set is of c
+    all_scores = segmentation_scores(confusion_matrix(torch.tensor([[[0, 2, 1, 3, 3]]]), true_NHW, 4), "abcd")
+    assert (all_scores["num_predicted_classes"], all_scores["num_test_classes"]) == (4, 3)
 
 
 def test_a_test_set_without_labels_is_an_error() -> None:
     with pytest.raises(ValueError, match="no pixel of the test set is labelled"):
-        segmentation_task.segmentation_scores(torch.zeros(3, 3, dtype=torch.int64), "abc")
+        segmentation_scores(torch.zeros(3, 3, dtype=torch.int64), "abc")
 
 
 def test_sets_without_a_labelled_pixel_are_refused_before_anything_is_trained() -> None:
@@ -169,16 +168,16 @@ def test_sets_without_a_labelled_pixel_are_refused_before_anything_is_trained() 
 
 
 def test_score_is_that_of_the_upsampled_maps(task: Segmentation, fitted: Segmenter) -> None:
-    found, true = [], []
+    predicted, true = [], []
     for number in range(task.num_test()):
         pair_4HW = task._test[number]
         image = (pair_4HW[:3] - torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)) / torch.tensor(
             [58.395, 57.12, 57.375]
         ).view(3, 1, 1)
         with torch.no_grad():
-            found += fitted(image[None]).argmax(1).flatten().tolist()
+            predicted += fitted(image[None]).argmax(1).flatten().tolist()
         true += pair_4HW[3].flatten().tolist()
-    assert task.score(fitted)["miou"] == pytest.approx(slow_miou(found, true, 11))
+    assert task.score(fitted)["miou"] == pytest.approx(slow_miou(predicted, true, 11))
     assert task.score(fitted)["miou"] > 8  # it has learned something: the background alone is 1 / 11 of 90
 
 
@@ -198,15 +197,15 @@ def test_the_lattice_is_the_finest_that_is_small_enough() -> None:
 @pytest.mark.usefixtures("coarse")
 def test_predictions_are_the_softmax_of_places(task: Segmentation, fitted: Segmenter) -> None:
     indices = np.array([30, 2, 17])
-    seen = task.predict(fitted, indices)
-    assert (seen.num_images, seen.scores_PC.shape, seen.boxes_P4) == (3, (3 * 11 * 11, 11), None)
-    assert seen.image_P.tolist() == [i for i in range(3) for _ in range(121)]
+    predictions = task.predict(fitted, indices)
+    assert (predictions.num_images, predictions.scores_PC.shape, predictions.boxes_P4) == (3, (3 * 11 * 11, 11), None)
+    assert predictions.image_P.tolist() == [i for i in range(3) for _ in range(121)]
     with torch.no_grad():
         logits = fitted(task._normalise_images(torch.stack([task._pool[i] for i in indices.tolist()])))
     slow = [logits[n, :, y, x].softmax(0) for n in range(3) for y in range(3, 64, 6) for x in range(3, 64, 6)]
-    torch.testing.assert_close(seen.scores_PC, torch.stack(slow))
-    entropy_P = torch.special.entr(seen.scores_PC).sum(1)
-    assert seen.per_image(entropy_P, "mean")[1].item() == pytest.approx(entropy_P[121:242].mean().item())
+    torch.testing.assert_close(predictions.scores_PC, torch.stack(slow))
+    entropy_P = torch.special.entr(predictions.scores_PC).sum(1)
+    assert predictions.per_image(entropy_P, "mean")[1].item() == pytest.approx(entropy_P[121:242].mean().item())
 
 
 @pytest.mark.usefixtures("coarse")
@@ -215,7 +214,7 @@ def test_pseudo_labels_are_the_likeliest_classes_of_the_places(task: Segmentatio
     maps = task.pseudo_labels(fitted, indices, 1)
     assert (maps.shape, maps.dtype) == ((2, 11, 11), torch.uint8)
     assert torch.equal(maps.flatten().long(), task.predict(fitted, indices).scores_PC.argmax(1))
-    with pytest.raises(ValueError, match="k=2: a segmenter's pseudo labels"):
+    with pytest.raises(ValueError, match="k=2: a segmenter's pseudo-labels"):
         task.pseudo_labels(fitted, indices, 2)
 
 
@@ -226,30 +225,30 @@ def test_labels_are_those_of_the_places(task: Segmentation, fitted: Segmenter) -
 
 def test_images_may_differ_in_size() -> None:
     pool = Uneven().split()
-    made = Segmentation(CPU, QUICK, pool, pool, ["a", "b", "c"])
-    model, indices = made.fit(np.array([0, 2, 3]), 0), np.arange(5)
-    together = made.predict(model, indices)
-    apart = [made.predict(model, indices[i : i + 1]) for i in range(5)]
-    torch.testing.assert_close(together.scores_PC, torch.cat([one.scores_PC for one in apart]))
-    assert together.image_P.bincount().tolist() == [len(one.scores_PC) for one in apart]
-    maps = made.pseudo_labels(model, indices, 1)
+    small_task = Segmentation(CPU, QUICK, pool, pool, ["a", "b", "c"])
+    model, indices = small_task.fit(np.array([0, 2, 3]), 0), np.arange(5)
+    together = small_task.predict(model, indices)
+    separate = [small_task.predict(model, indices[i : i + 1]) for i in range(5)]
+    torch.testing.assert_close(together.scores_PC, torch.cat([predictions.scores_PC for predictions in separate]))
+    assert together.image_P.bincount().tolist() == [len(predictions.scores_PC) for predictions in separate]
+    maps = small_task.pseudo_labels(model, indices, 1)
     height, width = take_lattice(pool[3][3]).shape
     assert maps[3, :height, :width].max() < 3
     assert (maps[3, height:] == 255).all()
     assert (maps[3, :, width:] == 255).all()
-    losses = made.losses(model, indices, maps)
-    alone = torch.cat([made.losses(model, indices[i : i + 1], maps[i : i + 1]) for i in range(5)])
+    losses = small_task.losses(model, indices, maps)
+    alone = torch.cat([small_task.losses(model, indices[i : i + 1], maps[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(losses, alone)
-    along = {"head.weight": torch.randn_like(model.head.weight)}
-    slopes = made.directional(model, indices, maps, along)
-    torch.testing.assert_close(slopes, by_backpropagation(made.losses(model, indices, maps), model, along))
+    directions = {"head.weight": torch.randn_like(model.head.weight)}
+    slopes = small_task.directional(model, indices, maps, directions)
+    torch.testing.assert_close(slopes, by_backpropagation(small_task.losses(model, indices, maps), model, directions))
 
 
 # --- losses and influence -------------------------------------------------------------------------
-def by_backpropagation(losses_N: Tensor, model: Segmenter, along: dict[str, Tensor]) -> Tensor:
+def by_backpropagation(losses_N: Tensor, model: Segmenter, directions: dict[str, Tensor]) -> Tensor:
     """The derivative of each loss along a direction, one backward pass each."""
     gradients = [torch.autograd.grad(loss, model.head.weight, retain_graph=True)[0] for loss in losses_N]
-    return torch.stack([(gradient * along["head.weight"]).sum() for gradient in gradients])
+    return torch.stack([(gradient * directions["head.weight"]).sum() for gradient in gradients])
 
 
 def test_the_loss_is_the_mean_over_labelled_pixels(task: Segmentation, fitted: Segmenter) -> None:
@@ -272,8 +271,8 @@ def test_the_loss_of_places_is_that_of_their_predictions(task: Segmentation, fit
     indices = np.array([30, 7])
     targets = task.labels(fitted, indices)
     assert (targets == 255).sum() == 2 * 1 * 1  # of the corner of 8 x 9 pixels, one place at 3, 3
-    seen = task.predict(fitted, indices)
-    log_Nhw = seen.scores_PC.log().gather(1, targets.flatten().long().clamp(max=10)[:, None]).view(2, 11, 11)
+    predictions = task.predict(fitted, indices)
+    log_Nhw = predictions.scores_PC.log().gather(1, targets.flatten().long().clamp(max=10)[:, None]).view(2, 11, 11)
     slow = [-log_hw[target_hw != 255].mean() for log_hw, target_hw in zip(log_Nhw, targets, strict=True)]
     torch.testing.assert_close(task.losses(fitted, indices, targets).detach(), torch.stack(slow))
 
@@ -294,20 +293,22 @@ def test_an_image_without_labels_has_no_loss_and_no_slope() -> None:
 @pytest.mark.parametrize("batch", [16, 5])
 def test_directional_is_what_backpropagation_gives(task: Segmentation, fitted: Segmenter, batch: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    along = {"head.weight": torch.randn(fitted.head.weight.shape, generator=generator)}
+    directions = {"head.weight": torch.randn(fitted.head.weight.shape, generator=generator)}
     indices = np.arange(24, 36)
     targets = task.pseudo_labels(fitted, indices, 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task, "batch_size", batch)
-        got = task.directional(fitted, indices, targets, along)
+        got = task.directional(fitted, indices, targets, directions)
         losses_N = task.losses(fitted, indices, targets)
-    want = by_backpropagation(losses_N, fitted, along)
+    want = by_backpropagation(losses_N, fitted, directions)
     assert want.abs().min() > 1e-4
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
     ends = []
     for step in (1e-2, -1e-2):
         moved = task.model()
-        moved.load_state_dict(fitted.state_dict() | {"head.weight": fitted.head.weight + step * along["head.weight"]})
+        moved.load_state_dict(
+            fitted.state_dict() | {"head.weight": fitted.head.weight + step * directions["head.weight"]}
+        )
         ends.append(task.losses(moved, indices, targets).detach().double())
     torch.testing.assert_close(got.double(), (ends[0] - ends[1]) / 2e-2, rtol=2e-2, atol=1e-3)
 
@@ -320,9 +321,9 @@ def test_both_ways_to_multiply_by_the_hessian_agree(task: Segmentation, fitted: 
     hs = [{"head.weight": torch.randn_like(fitted.head.weight)} for _ in indices]
     slow = list(hessian_products_one_by_one(view, indices, view.weights(), hs))
     fast = hessian_products_batched(view, indices, view.weights(), hs)
-    for one, other in zip(slow, fast, strict=True):
-        assert one["head.weight"].abs().max() > 1e-4
-        torch.testing.assert_close(other["head.weight"], one["head.weight"], rtol=1e-3, atol=1e-6)
+    for expected, other in zip(slow, fast, strict=True):
+        assert expected["head.weight"].abs().max() > 1e-4
+        torch.testing.assert_close(other["head.weight"], expected["head.weight"], rtol=1e-3, atol=1e-6)
 
 
 def test_only_the_kernel_of_the_last_layer_is_weighed(task: Segmentation, fitted: Segmenter) -> None:
@@ -334,38 +335,38 @@ def test_only_the_kernel_of_the_last_layer_is_weighed(task: Segmentation, fitted
 # --- other capabilities ---------------------------------------------------------------------------
 def test_embeddings_are_the_last_layers_input_averaged(task: Segmentation, fitted: Segmenter) -> None:
     inputs: list[Tensor] = []
-    handle = fitted.head.register_forward_hook(lambda module, given, output: inputs.append(given[0]))
+    handle = fitted.head.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
     task.predict(fitted, np.arange(3))
     handle.remove()
     torch.testing.assert_close(task.embed(fitted, np.arange(3)), inputs[0].mean((2, 3)))
 
 
 def test_samples_differ_and_their_mean_is_near_the_prediction() -> None:
-    made = segmentation(dataclasses.replace(QUICK, dropout=0.3))
-    model = made.fit(np.arange(24), 0)
-    samples = [one.scores_PC for one in made.sample(model, np.arange(3), 40, 7)]
-    again = [one.scores_PC for one in made.sample(model, np.arange(3), 40, 7)]
+    small_task = segmentation(dataclasses.replace(QUICK, dropout=0.3))
+    model = small_task.fit(np.arange(24), 0)
+    samples = [sample.scores_PC for sample in small_task.sample(model, np.arange(3), 40, 7)]
+    again = [sample.scores_PC for sample in small_task.sample(model, np.arange(3), 40, 7)]
     assert all(torch.equal(a, b) for a, b in zip(samples, again, strict=True))
     assert not torch.equal(samples[0], samples[1])
-    exact = made.predict(model, np.arange(3)).scores_PC
+    exact = small_task.predict(model, np.arange(3)).scores_PC
     near, far = ((mean - exact).abs().mean() for mean in (torch.stack(samples).mean(0), samples[0]))
     assert near < 0.5 * far
 
 
 def test_samples_of_an_image_are_its_own() -> None:
     """Whatever it is asked with, in whatever order and in batches of whatever size."""
-    made = segmentation(dataclasses.replace(QUICK, dropout=0.3))
-    model = made.fit(np.arange(24), 0)
-    whole = [one.scores_PC.view(14, -1) for one in made.sample(model, np.arange(14), 3, 7)]
-    made.batch_size, order = 5, np.array([9, 2, 11, 4, 0, 13])
-    for sample, part in zip(whole, made.sample(model, order, 3, 7), strict=True):
+    small_task = segmentation(dataclasses.replace(QUICK, dropout=0.3))
+    model = small_task.fit(np.arange(24), 0)
+    whole = [sample.scores_PC.view(14, -1) for sample in small_task.sample(model, np.arange(14), 3, 7)]
+    small_task.batch_size, order = 5, np.array([9, 2, 11, 4, 0, 13])
+    for sample, part in zip(whole, small_task.sample(model, order, 3, 7), strict=True):
         torch.testing.assert_close(part.scores_PC.view(6, -1), sample[order])
 
 
 def test_large_images_behind_a_small_one_come_in_small_batches() -> None:
-    made = segmentation(QUICK)
-    made._num_pixels = 3 * 64 * 64
-    assert max(len(pairs) for pairs in made._read_pairs(made._pool, np.arange(10))) == 3
+    small_task = segmentation(QUICK)
+    small_task._num_pixels = 3 * 64 * 64
+    assert max(len(pairs) for pairs in small_task._read_pairs(small_task._pool, np.arange(10))) == 3
 
 
 def test_deeplab_says_that_one_image_teaches_it_nothing() -> None:
@@ -399,14 +400,14 @@ def test_images_are_encoded(task: Segmentation, fitted: Segmenter) -> None:
 
 
 def test_annotations_and_pictures_make_a_gallery(task: Segmentation) -> None:
-    told = task.annotations()
+    annotations = task.annotations()
     areas = np.zeros((task.num_pool, 11))
-    for image, label, side in zip(told.image_L, told.class_L, told.side_L, strict=True):  # type: ignore[arg-type]
+    for image, label, side in zip(annotations.image_L, annotations.class_L, annotations.side_L, strict=True):  # type: ignore[arg-type]
         areas[image, label] = side**2
     for number in range(task.num_pool):
         map_HW = task._pool[number][3]
         assert areas[number].round().tolist() == [(map_HW == c).sum().item() for c in range(11)]
-    assert gallery.label_arrays(told, task.num_pool)["classes_C"].tolist() == list(scene_masks.CLASSES)
+    assert gallery.label_arrays(annotations, task.num_pool)["classes_C"].tolist() == list(scene_masks.CLASSES)
     pictures, boxes = task.pictures(np.array([3, 9]), 32)
     assert (pictures.shape, boxes) == ((2, 32, 32, 3), [])
     assert abs(float(pictures[1].mean()) - float(task._pool.images[9].float().mean())) < 2
@@ -428,7 +429,7 @@ def test_a_batch_is_cropped_mirrored_and_padded_alike() -> None:
     """Each image's red channel is its label map: so must it be afterwards."""
     rng = np.random.default_rng(0)
     maps = [torch.from_numpy(rng.integers(0, 200, size, dtype=np.uint8)) for size in ((30, 40), (50, 20), (64, 64))]
-    pairs = [torch.stack([one, one, one, one]) for one in maps]
+    pairs = [torch.stack([pair, pair, pair, pair]) for pair in maps]
     recipe = dataclasses.replace(QUICK, crop=32, flip=True)
     draws = torch.tensor([[0.4, 0.0, 0.0, 0.999], [0.6, 0.0, 0.5, 0.0], [0.1, 0.0, 0.999, 0.0]])
     batch = augment_batch(pairs, draws, recipe, torch.device("cpu"))
@@ -495,22 +496,22 @@ def test_the_learning_rate_falls() -> None:
 
 
 def test_a_fit_that_was_stopped_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = segmentation(dataclasses.replace(QUICK, epochs=3, dropout=0.2), scratch=tmp_path)
-    whole = made.fit(np.arange(20), 0).state_dict()
+    small_task = segmentation(dataclasses.replace(QUICK, epochs=3, dropout=0.2), scratch=tmp_path)
+    whole = small_task.fit(np.arange(20), 0).state_dict()
     monkeypatch.setattr(vision_training, "CHECKPOINT_SECONDS", -1.0)
     step_of, steps = segmentation_training.objective, []
 
-    def stopping(*given: Any) -> Tensor:
-        steps.append(given[-1])
+    def stopping(*args: Any) -> Tensor:
+        steps.append(args[-1])
         if len(steps) == 5:
             raise KeyboardInterrupt
-        return step_of(*given)
+        return step_of(*args)
 
     monkeypatch.setattr(segmentation_training, "objective", stopping)
     with pytest.raises(KeyboardInterrupt):
-        made.fit(np.arange(20), 0)
+        small_task.fit(np.arange(20), 0)
     assert len(list(tmp_path.glob("*.checkpoint"))) == 1
-    again = made.fit(np.arange(20), 0).state_dict()
+    again = small_task.fit(np.arange(20), 0).state_dict()
     assert len(steps) == 5 + 9 - 4  # the four that were saved are not done again
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert not list(tmp_path.glob("*.checkpoint"))
@@ -536,15 +537,20 @@ def test_ignored_pixels_teach_nothing(task: Segmentation, fitted: Segmenter) -> 
 @pytest.mark.parametrize("model", ["deeplabv3_mobilenet_v3_large", "fcn_resnet50"])
 def test_networks_of_torchvision_learn_and_direct(model: str) -> None:
     recipe = dataclasses.replace(QUICK, model=model, weights="none", epochs=1, batch_size=4, dropout=0.1)
-    made = segmentation(recipe)
-    network = made.fit(np.arange(8), 0)
-    assert set(made.score(network)) == {"miou", "pixel_accuracy", "num_predicted_classes", "num_test_classes"}
+    small_task = segmentation(recipe)
+    network = small_task.fit(np.arange(8), 0)
+    assert set(small_task.score(network)) == {"miou", "pixel_accuracy", "num_predicted_classes", "num_test_classes"}
     indices = np.arange(8, 11)
-    targets, along = made.pseudo_labels(network, indices, 1), {"head.weight": torch.randn_like(network.head.weight)}
-    want = by_backpropagation(made.losses(network, indices, targets), network, along)
-    torch.testing.assert_close(made.directional(network, indices, targets, along), want, rtol=1e-3, atol=1e-5)
+    targets, directions = (
+        small_task.pseudo_labels(network, indices, 1),
+        {"head.weight": torch.randn_like(network.head.weight)},
+    )
+    want = by_backpropagation(small_task.losses(network, indices, targets), network, directions)
+    torch.testing.assert_close(
+        small_task.directional(network, indices, targets, directions), want, rtol=1e-3, atol=1e-5
+    )
     companion = LossPrediction(detach_after=0.0, weight=1.0, margin=1.0, width=8)
-    assert made.companion(made.model(companion), indices).shape == (3,)
+    assert small_task.companion(small_task.model(companion), indices).shape == (3,)
 
 
 def test_the_network_is_torchvisions() -> None:
@@ -584,13 +590,13 @@ def test_weights_of_the_backbone_come_from_a_file(tmp_path: Path, model: str, ba
     source = torchvision.models.get_model(backbone, weights=None)
     torch.save(source.state_dict(), tmp_path / "weights.pth")
     recipe = dataclasses.replace(QUICK, model=model, weights="weights.pth", batch_size=4)
-    made = segmentation(recipe, data=tmp_path)
-    state = made.model().state_dict()
+    small_task = segmentation(recipe, data=tmp_path)
+    state = small_task.model().state_dict()
     name = first.removeprefix("features.")
     torch.testing.assert_close(state[f"body.backbone.{name}"], source.state_dict()[first])
     torch.save({first: torch.zeros(2)}, tmp_path / "weights.pth")
     with pytest.raises(ValueError, match=r"does not fit the model: .* holds") as caught:
-        made.model()
+        small_task.model()
     assert "\n" not in str(caught.value)
 
 
@@ -653,14 +659,14 @@ def test_pool_and_test_set_are_as_large_as_they_say() -> None:
 @pytest.mark.slow
 def test_scene_masks_conforms() -> None:
     findings = run_checks(Spec.read("task", "scene_masks[epochs=4]"), Spec.read("task", "digits"), CPU)
-    assert [f"{one.check}: {one.message}" for one in findings if one.message] == []
+    assert [f"{finding.check}: {finding.message}" for finding in findings if finding.message] == []
 
 
 @pytest.mark.slow
 def test_more_labels_teach_scene_masks_more() -> None:
-    made = scene_masks.scene_masks(CPU, scene_masks.DEFAULT)
-    order = np.random.default_rng(0).permutation(made.num_pool)
-    few, many = (made.score(made.fit(order[:num], 0))["miou"] for num in (40, 200))
+    masks_task = scene_masks.scene_masks(CPU, scene_masks.DEFAULT)
+    order = np.random.default_rng(0).permutation(masks_task.num_pool)
+    few, many = (masks_task.score(masks_task.fit(order[:num], 0))["miou"] for num in (40, 200))
     assert 14 < few < 35
     assert few + 25 < many < 90
 
@@ -675,7 +681,7 @@ def test_more_labels_teach_scene_masks_more() -> None:
 )  # fmt: skip
 def test_strategies_that_know_nothing_of_masks_conform(label: str) -> None:
     findings = run_checks(Spec.read("strategy", label), Spec.read("task", "scene_masks[epochs=2]"), CPU)
-    assert [f"{one.check}: {one.message}" for one in findings if one.message] == []
+    assert [f"{finding.check}: {finding.message}" for finding in findings if finding.message] == []
 
 
 # --- Cityscapes -----------------------------------------------------------------------------------
@@ -700,62 +706,62 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "cityscapes"
 
 
-def built(root: Path, **given: Any) -> Segmentation:
+def read_cityscapes(root: Path, **options: Any) -> Segmentation:
     machine = dataclasses.replace(CPU, data=root.parent)
-    return cityscapes.cityscapes(machine, dataclasses.replace(QUICK, epochs=1), **given)
+    return cityscapes.cityscapes(machine, dataclasses.replace(QUICK, epochs=1), **options)
 
 
 def test_cityscapes_are_read(root: Path) -> None:
-    made = built(root)
-    assert (made.num_pool, made.num_test()) == (3, 2)
+    cityscapes_task = read_cityscapes(root)
+    assert (cityscapes_task.num_pool, cityscapes_task.num_test()) == (3, 2)
     expected = np.full(256, 255)
     for number, label in enumerate([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]):
         expected[label] = number
-    pair_4HW = made._pool[2]
+    pair_4HW = cityscapes_task._pool[2]
     with Image.open(root / "leftImg8bit/train/ulm/u_0_leftImg8bit.png") as image:
         assert np.array_equal(pair_4HW[:3].permute(1, 2, 0).numpy(), np.array(image))
     with Image.open(root / "gtFine/train/ulm/u_0_gtFine_labelIds.png") as image:
         assert np.array_equal(pair_4HW[3].numpy(), expected[np.array(image)])
-    assert made.classes[13] == "car"
-    assert np.isfinite(made.score(made.fit(np.arange(3), 0))["miou"])
+    assert cityscapes_task.classes[13] == "car"
+    assert np.isfinite(cityscapes_task.score(cityscapes_task.fit(np.arange(3), 0))["miou"])
 
 
 def test_a_corrected_mask_is_other_data_though_its_file_is_as_long(root: Path) -> None:
-    path, found = root / "gtFine/train/ulm/u_0_gtFine_labelIds.png", []
+    path, fingerprints = root / "gtFine/train/ulm/u_0_gtFine_labelIds.png", []
     for label in (24, 26):
         png(path, np.full((32, 64), label, np.uint8))
         path.write_bytes(path.read_bytes().ljust(1000, b"\0"))  # what follows a PNG's end is no part of it
-        found.append(built(root).fingerprint)
-    assert found[0] != found[1]
+        fingerprints.append(read_cityscapes(root).fingerprint)
+    assert fingerprints[0] != fingerprints[1]
 
 
 def test_cityscapes_are_read_by_workers_too(root: Path) -> None:
-    one, two = built(root), built(root)
-    two._machine = dataclasses.replace(two._machine, workers=1)
-    one.batch_size = two.batch_size = 1
-    model = one.model()
-    assert one.score(model) == two.score(model)
-    assert torch.equal(one.predict(model, np.arange(3)).scores_PC, two.predict(model, np.arange(3)).scores_PC)
+    first, second = read_cityscapes(root), read_cityscapes(root)
+    second._machine = dataclasses.replace(second._machine, workers=1)
+    first.batch_size = second.batch_size = 1
+    model = first.model()
+    assert first.score(model) == second.score(model)
+    assert torch.equal(first.predict(model, np.arange(3)).scores_PC, second.predict(model, np.arange(3)).scores_PC)
 
 
 def test_train_ids_are_read_where_there_are_no_label_ids(root: Path) -> None:
-    before = built(root)
+    before = read_cityscapes(root)
     pairs = [before._pool[number] for number in range(3)]
     for path in root.glob("gtFine/*/*/*_labelIds.png"):
         with Image.open(path) as image:
             ids = before._pool.maps.class_256[torch.from_numpy(np.array(image)).long()].numpy()  # type: ignore[attr-defined]
         png(Path(str(path).replace("labelIds", "labelTrainIds")), ids)
-    both = built(root)
+    both = read_cityscapes(root)
     assert both.fingerprint == before.fingerprint  # label ids come first
     for path in root.glob("gtFine/*/*/*_labelIds.png"):
         path.unlink()
-    after = built(root)
+    after = read_cityscapes(root)
     assert all(torch.equal(pair, after._pool[number]) for number, pair in enumerate(pairs))
     assert after.fingerprint != before.fingerprint
 
 
 def test_cityscapes_are_shrunk(root: Path) -> None:
-    whole, small = built(root), built(root, size=8)
+    whole, small = read_cityscapes(root), read_cityscapes(root, size=8)
     pair_4HW = small._pool[1]
     assert pair_4HW.shape == (4, 8, 16)
     assert torch.equal(pair_4HW[3], whole._pool[1][3, 2::4, 2::4])
@@ -793,7 +799,7 @@ def test_what_is_wrong_with_cityscapes_is_said_in_one_line(
 ) -> None:
     harm(root)
     with pytest.raises(ValueError, match=named) as caught:
-        built(root)
+        read_cityscapes(root)
     assert "\n" not in str(caught.value)
 
 
@@ -805,7 +811,7 @@ def remove(root: Path, pattern: str) -> None:
 def test_a_mask_in_colours_is_none(root: Path) -> None:
     png(root / "gtFine/val/bonn/b_0_gtFine_labelIds.png", np.zeros((32, 64, 3), np.uint8))
     with pytest.raises(ValueError, match=r"b_0_gtFine_labelIds.png .* it is of mode RGB: a mask has one byte a pixel"):
-        built(root)
+        read_cityscapes(root)
 
 
 def test_cityscapes_without_a_folder_say_where_to_get_them(tmp_path: Path) -> None:
@@ -818,6 +824,6 @@ def test_cityscapes_without_a_folder_say_where_to_get_them(tmp_path: Path) -> No
 
 
 def test_padding_is_ignored() -> None:
-    made = pad_maps([torch.zeros(2, 3, 4, dtype=torch.uint8), torch.ones(1, 5, 2, dtype=torch.uint8)])
-    assert made.shape == (3, 5, 4)
-    assert [(made[n] == 255).sum().item() for n in range(3)] == [8, 8, 10]
+    padded = pad_maps([torch.zeros(2, 3, 4, dtype=torch.uint8), torch.ones(1, 5, 2, dtype=torch.uint8)])
+    assert padded.shape == (3, 5, 4)
+    assert [(padded[n] == 255).sum().item() for n in range(3)] == [8, 8, 10]

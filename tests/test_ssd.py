@@ -48,13 +48,13 @@ def split(number: int, seed: int = 0) -> Split:
     return scenes.build_split(glyphs, labels, number, rng)
 
 
-def made(number: int = 40, recipe: DetectorRecipe = SMALL) -> Detection:
+def build_task(number: int = 40, recipe: DetectorRecipe = SMALL) -> Detection:
     return Detection(CPU, recipe, split(number), split(6, seed=1), 10, "50")
 
 
 @pytest.fixture(scope="module")
 def task() -> Detection:
-    return made()
+    return build_task()
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,9 @@ def direction(task: Detection, model: Ssd) -> dict[str, Tensor]:
 
 
 def maps_of(task: Detection, model: Ssd, indices: list[int]) -> tuple[list[Tensor], Batch]:
-    [placed] = task._read_batches(task._pool, [indices])
+    [resized] = task._read_batches(task._pool, [indices])
     with torch.no_grad():
-        return model.feature_maps(placed.batch.images_N3HW), placed.batch
+        return model.feature_maps(resized.batch.images_N3HW), resized.batch
 
 
 # --- the network ----------------------------------------------------------------------------------
@@ -100,8 +100,8 @@ def test_ssd300_is_torchvisions_from_stored_pixels_to_the_loss(large: Ssd) -> No
     image = torch.randint(0, 256, (3, 20, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     image = F.interpolate(image[None].float(), (200, 400), mode="bilinear")[0].byte()
     boxes = Boxes(torch.tensor([[40.0, 20, 200, 180], [300, 0, 400, 50]]), torch.tensor([3, 19]))
-    placed = BatchBuilder(PUBLISHED_SSD300, large.pixel_format, torch.device("cpu"))([image], [0])
-    [ours] = large(placed.batch, placed.to_batch_pixels([boxes]))
+    resized = BatchBuilder(PUBLISHED_SSD300, large.pixel_format, torch.device("cpu"))([image], [0])
+    [ours] = large(resized.batch, resized.to_batch_pixels([boxes]))
     theirs = copy.deepcopy(large.inner).train()
     mean, deviation = [0.48235, 0.45882, 0.40784], [1 / 255] * 3
     theirs.transform = GeneralizedRCNNTransform(300, 300, mean, deviation, size_divisible=1, fixed_size=(300, 300))
@@ -119,20 +119,20 @@ class Light(torch.nn.Module):
 
 
 def test_stages_of_vgg16_are_frozen_from_the_first_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr("torchvision.models.get_model", lambda *given, **more: asked.append((given, more)) or Light())
+    calls: list[Any] = []
+    monkeypatch.setattr("torchvision.models.get_model", lambda *args, **more: calls.append((args, more)) or Light())
     for stages, expected in ((-1, 0), (0, 4), (1, 8), (2, 14), (3, 20), (4, 26)):
         model: Any = detector_builder("ssd300")(dataclasses.replace(PUBLISHED_SSD300, frozen_stages=stages), 3, None)
-        still = [name for name, one in model.named_parameters() if not one.requires_grad]
+        still = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
         assert len(still) == expected, still
         assert all("inner.backbone." in name for name in still)
-    assert asked == [(("vgg16",), {"weights": "IMAGENET1K_FEATURES"})] * 6
+    assert calls == [(("vgg16",), {"weights": "IMAGENET1K_FEATURES"})] * 6
 
 
 def test_weights_of_vgg16_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = Light()
     torch.save({**source.state_dict(), "classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg16.pth")
-    monkeypatch.setattr("torchvision.models.get_model", lambda *given, weights: Light() if weights is None else None)
+    monkeypatch.setattr("torchvision.models.get_model", lambda *args, weights: Light() if weights is None else None)
     recipe = dataclasses.replace(PUBLISHED_SSD300, weights="vgg16.pth")
     inner: Any = detector_builder("ssd300")(recipe, 3, tmp_path / "vgg16.pth").inner  # type: ignore[attr-defined]
     torch.testing.assert_close(inner.backbone.features[0].weight, source.features[0].weight)
@@ -144,26 +144,26 @@ def by_hand(model: Ssd, maps: list[Tensor], batch: Batch, targets: list[Boxes]) 
     """The loss of the paper (equations 1 to 3) by plain loops over default boxes: 3 negatives a positive."""
     outputs, defaults = model._outputs(maps, batch)
     total, num_positive = 0.0, 0
-    for number, one in enumerate(targets):
-        overlap_MA = box_iou(one.corners_M4, defaults[number])
+    for number, target in enumerate(targets):
+        overlap_MA = box_iou(target.corners_M4, defaults[number])
         own = dict[int, int]()
         for place in range(len(defaults[number])):
-            if len(one) and overlap_MA[:, place].max() >= 0.5:
+            if len(target) and overlap_MA[:, place].max() >= 0.5:
                 own[place] = int(overlap_MA[:, place].argmax())
-        own |= {int(overlap_MA[box].argmax()): box for box in range(len(one))}  # every box has its best
+        own |= {int(overlap_MA[box].argmax()): box for box in range(len(target))}  # every box has its best
         negatives = []
         for place, default_4 in enumerate(defaults[number].tolist()):
             log_K = outputs["cls_logits"][number, place].log_softmax(0)
             if place not in own:
                 negatives.append(-log_K[0].item())
                 continue
-            x1, y1, x2, y2 = one.corners_M4[own[place]].tolist()
+            x1, y1, x2, y2 = target.corners_M4[own[place]].tolist()
             a1, b1, a2, b2 = default_4
             goal = [
                 10 * ((x1 + x2) - (a1 + a2)) / 2 / (a2 - a1), 10 * ((y1 + y2) - (b1 + b2)) / 2 / (b2 - b1),
                 5 * np.log((x2 - x1) / (a2 - a1)), 5 * np.log((y2 - y1) / (b2 - b1)),
             ]  # fmt: skip
-            total -= log_K[1 + int(one.labels_M[own[place]])].item()
+            total -= log_K[1 + int(target.labels_M[own[place]])].item()
             for z, want in zip(outputs["bbox_regression"][number, place].tolist(), goal, strict=True):
                 total += 0.5 * (z - want) ** 2 if abs(z - want) < 1 else abs(z - want) - 0.5
         total += sum(sorted(negatives)[::-1][: 3 * len(own)])
@@ -180,27 +180,31 @@ def test_the_loss_by_hand(task: Detection, fitted: Ssd) -> None:
         each = fitted.image_losses(maps, batch, targets).tolist()
     assert together == pytest.approx(by_hand(fitted, maps, batch, targets), rel=1e-4)
     for number, alone in enumerate(each):
-        one = [level[number : number + 1] for level in maps]
-        assert alone == pytest.approx(by_hand(fitted, one, batch.select_image(number), [targets[number]]), rel=1e-4)
+        image_maps = [level[number : number + 1] for level in maps]
+        assert alone == pytest.approx(
+            by_hand(fitted, image_maps, batch.select_image(number), [targets[number]]), rel=1e-4
+        )
 
 
 def test_an_image_without_boxes_costs_and_teaches_nothing(task: Detection, fitted: Ssd) -> None:
     none = Boxes(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
     some = task._pool.truth.boxes_of(2)
     assert len(some)
-    indices, along = np.array([2, 3]), direction(task, fitted)
+    indices, directions = np.array([2, 3]), direction(task, fitted)
     losses = task.losses(fitted, indices, [some, none])
     assert losses[0] > 0.1
     assert losses[1] == 0
-    slopes = task.directional(fitted, indices, [some, none], along)
+    slopes = task.directional(fitted, indices, [some, none], directions)
     assert slopes[0] != 0
     assert slopes[1] == 0
     last = np.array([[4, 4, 30, 30]], np.float32)
     sparse = GroundTruth(last, np.zeros(1, np.int64), np.zeros(1, bool), np.array([0] * 7 + [1]))
-    bare = Detection(CPU, dataclasses.replace(SMALL, epochs=1), Split(split(7).images, sparse), split(4), 10, "50")
-    model = bare.fit(np.arange(6), 0)
-    assert bare.losses(model, np.arange(6)).tolist() == [0.0] * 6
-    assert bare.score(model)["map"] >= 0
+    sparse_task = Detection(
+        CPU, dataclasses.replace(SMALL, epochs=1), Split(split(7).images, sparse), split(4), 10, "50"
+    )
+    model = sparse_task.fit(np.arange(6), 0)
+    assert sparse_task.losses(model, np.arange(6)).tolist() == [0.0] * 6
+    assert sparse_task.score(model)["map"] >= 0
 
 
 def test_the_loss_of_an_image_is_its_own(task: Detection, fitted: Ssd) -> None:
@@ -212,16 +216,16 @@ def test_the_loss_of_an_image_is_its_own(task: Detection, fitted: Ssd) -> None:
 
 def test_directional_is_the_gradient_through_the_whole_model(task: Detection, fitted: Ssd) -> None:
     indices = np.arange(24, 34)
-    targets, along = task.pseudo_labels(fitted, indices, 1, 0.05), direction(task, fitted)
+    targets, directions = task.pseudo_labels(fitted, indices, 1, 0.05), direction(task, fitted)
     assert sum(map(len, targets)) > len(indices)
-    fast = task.directional(fitted, indices, targets, along)
-    [placed] = task._read_batches(task._pool, [indices.tolist()])
-    maps = fitted.feature_maps(placed.batch.images_N3HW)
+    fast = task.directional(fitted, indices, targets, directions)
+    [resized] = task._read_batches(task._pool, [indices.tolist()])
+    maps = fitted.feature_maps(resized.batch.images_N3HW)
     assert all(level.requires_grad for level in maps)
     weights, slow = task.weights(fitted), []
-    for loss in fitted.image_losses(maps, placed.batch, placed.to_batch_pixels(targets)):
+    for loss in fitted.image_losses(maps, resized.batch, resized.to_batch_pixels(targets)):
         gradients = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
-        slow.append(sum((g * along[name]).sum().item() for name, g in zip(weights, gradients, strict=True)))
+        slow.append(sum((g * directions[name]).sum().item() for name, g in zip(weights, gradients, strict=True)))
     assert fast.tolist() == pytest.approx(slow, rel=1e-3)
 
 
@@ -243,9 +247,9 @@ def torchvisions(model: Ssd, maps: list[Tensor], batch: Batch) -> list[dict[str,
     inner.score_thresh, inner.nms_thresh = rule.min_score, rule.iou_threshold
     inner.topk_candidates, inner.detections_per_img = rule.num_candidates, rule.num_boxes
     outputs, defaults = model._outputs(maps, batch)
-    found = inner.postprocess_detections(outputs, defaults, batch.sizes)
-    large = [(one["boxes"][:, 2:] - one["boxes"][:, :2] >= 1e-2).all(1) for one in found]
-    return [{name: rows[some] for name, rows in one.items()} for one, some in zip(found, large, strict=True)]
+    detections = inner.postprocess_detections(outputs, defaults, batch.sizes)
+    large = [(item["boxes"][:, 2:] - item["boxes"][:, :2] >= 1e-2).all(1) for item in detections]
+    return [{name: rows[some] for name, rows in item.items()} for item, some in zip(detections, large, strict=True)]
 
 
 def assert_same(ours: list[Detections], theirs: list[dict[str, Tensor]]) -> None:
@@ -263,9 +267,9 @@ def test_detections_are_torchvisions(task: Detection, fitted: Ssd) -> None:
     maps, batch = maps_of(task, model, list(range(24, 32)))
     for rule in (model.suppression, FULL_SUPPRESSION, dataclasses.replace(FULL_SUPPRESSION, num_candidates=3)):
         model.suppression = rule
-        found = model.detect(maps, batch)
-        assert sum(len(one.labels_M) for one in found) > 20
-        assert_same(found, torchvisions(model, maps, batch))
+        detections = model.detect(maps, batch)
+        assert sum(len(item.labels_M) for item in detections) > 20
+        assert_same(detections, torchvisions(model, maps, batch))
 
 
 @torch.no_grad()
@@ -294,7 +298,7 @@ def test_the_likeliest_of_each_class() -> None:
 def test_embeddings_are_the_inputs_of_the_last_layers(task: Detection, fitted: Ssd) -> None:
     heard: list[Tensor] = []
     layers = fitted.last_layers()[:4]
-    handles = [layer.register_forward_hook(lambda _, given, out: heard.append(given[0])) for layer in layers]
+    handles = [layer.register_forward_hook(lambda _, inputs, out: heard.append(inputs[0])) for layer in layers]
     maps, batch = maps_of(task, fitted, [3])
     with torch.no_grad():
         fitted.detect(maps, batch)
@@ -311,11 +315,11 @@ def square(**changed: Any) -> BatchBuilder:
 
 def test_squashed_images_are_square_and_not_padded() -> None:
     wide, tall = torch.full((3, 30, 100), 30, dtype=torch.uint8), torch.full((3, 90, 45), 30, dtype=torch.uint8)
-    placed = square()([wide, tall], [0, 0])
-    assert placed.batch.sizes == [(50, 50)] * 2
-    assert placed.batch.images_N3HW.shape == (2, 3, 50, 50)
+    resized = square()([wide, tall], [0, 0])
+    assert resized.batch.sizes == [(50, 50)] * 2
+    assert resized.batch.images_N3HW.shape == (2, 3, 50, 50)
     expected = torch.tensor([20.0, 5.0, 0.0]).view(3, 1, 1).expand(2, 3, 50, 50)
-    torch.testing.assert_close(placed.batch.images_N3HW, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(resized.batch.images_N3HW, expected, rtol=1e-4, atol=1e-4)
     assert square().padded_size(wide) == (50, 50)
     assert square().split_by_size([wide, tall, wide], 2 * 50**2) == [slice(0, 2), slice(2, 3)]
 
@@ -324,20 +328,20 @@ def test_boxes_are_squashed_with_their_image_and_come_back() -> None:
     image = torch.zeros(3, 30, 100, dtype=torch.uint8)
     image[:, 6:12, 20:60] = 255
     boxes = Boxes(torch.tensor([[20.0, 6.0, 60.0, 12.0]]), torch.tensor([3]))
-    placed = square()([image, image], [0, 0], [False, True])
-    plain, mirrored = placed.to_batch_pixels([boxes, boxes])
+    resized = square()([image, image], [0, 0], [False, True])
+    plain, mirrored = resized.to_batch_pixels([boxes, boxes])
     torch.testing.assert_close(plain.corners_M4, torch.tensor([[10.0, 10, 30, 20]]))
     torch.testing.assert_close(mirrored.corners_M4, torch.tensor([[20.0, 10, 40, 20]]))
     for number, (left, right) in enumerate(((10, 30), (20, 40))):
-        bright = placed.batch.images_N3HW[number, 0] > 100
+        bright = resized.batch.images_N3HW[number, 0] > 100
         assert bright[11:19, left + 1 : right - 1].all()
         assert bright.sum() <= 12 * 22
-    found = Detections(plain.corners_M4, plain.labels_M, torch.ones(1), torch.ones(1, 2))
-    torch.testing.assert_close(placed.to_image_pixels(0, found).corners_M4, boxes.corners_M4)
+    detections = Detections(plain.corners_M4, plain.labels_M, torch.ones(1), torch.ones(1, 2))
+    torch.testing.assert_close(resized.to_image_pixels(0, detections).corners_M4, boxes.corners_M4)
 
 
 # --- augmentations --------------------------------------------------------------------------------
-def marked() -> tuple[Tensor, Boxes]:
+def marked_image() -> tuple[Tensor, Boxes]:
     """A white box and a grey one on black."""
     image = torch.zeros(3, 60, 90, dtype=torch.uint8)
     image[:, 10:30, 5:25], image[:, 35:50, 50:80] = 255, 120
@@ -345,31 +349,33 @@ def marked() -> tuple[Tensor, Boxes]:
 
 
 def test_boxes_follow_their_image_through_zooming_out_and_crops() -> None:
-    image, boxes = marked()
+    image, boxes = marked_image()
     counts, sizes = [], []
     for seed in range(60):
-        seen, left = augment_ssd(image, boxes, seed, (0.0, 0.0, 0.0))
-        counts.append(len(left))
-        sizes.append(seen.shape[1] * seen.shape[2])
-        inside = torch.zeros(seen.shape[1:], dtype=torch.bool)
+        augmented, remaining = augment_ssd(image, boxes, seed, (0.0, 0.0, 0.0))
+        counts.append(len(remaining))
+        sizes.append(augmented.shape[1] * augmented.shape[2])
+        inside = torch.zeros(augmented.shape[1:], dtype=torch.bool)
         means = {}
-        for (x1, y1, x2, y2), label in zip(left.corners_M4.int().tolist(), left.labels_M.tolist(), strict=True):
+        for (x1, y1, x2, y2), label in zip(
+            remaining.corners_M4.int().tolist(), remaining.labels_M.tolist(), strict=True
+        ):
             inside[y1:y2, x1:x2] = True
-            patch = seen[:, y1:y2, x1:x2].float()
+            patch = augmented[:, y1:y2, x1:x2].float()
             means[label] = patch.mean()
             assert patch.amax(0).min() > patch.amax(0).max() - 1  # of one colour: none of it is black
-        if len(left) == 2:
+        if len(remaining) == 2:
             assert means[7] > means[2]
-            assert not (seen.amax(0)[~inside] > 0.9 * means[2]).any()
+            assert not (augmented.amax(0)[~inside] > 0.9 * means[2]).any()
     assert set(counts) == {1, 2}
     assert min(sizes) < 60 * 90 < max(sizes)
 
 
 def test_colours_change_and_the_canvas_is_filled() -> None:
-    image, boxes = marked()
+    image, boxes = marked_image()
     corners = [augment_ssd(image, boxes, seed, (200.0, 10.0, 90.0))[0] for seed in range(30)]
-    assert any(one[:, 0, 0].tolist() == [200, 10, 90] for one in corners)
-    assert len({tuple(one.flatten(1).float().mean(1).tolist()) for one in corners}) > 20
+    assert any(corner[:, 0, 0].tolist() == [200, 10, 90] for corner in corners)
+    assert len({tuple(corner.flatten(1).float().mean(1).tolist()) for corner in corners}) > 20
     tinted = torch.tensor([250, 120, 30], dtype=torch.uint8).view(3, 1, 1).expand(3, 40, 40)
     none = Boxes(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
     colours = {tuple(augment_ssd(tinted, none, seed, (0.0, 0.0, 0.0))[0].amax((1, 2)).tolist()) for seed in range(20)}
@@ -377,23 +383,23 @@ def test_colours_change_and_the_canvas_is_filled() -> None:
 
 
 def test_what_is_drawn_is_the_seeds_alone() -> None:
-    image, boxes = marked()
+    image, boxes = marked_image()
     before = torch.get_rng_state()
-    one, other, third = (augment_ssd(image, boxes, seed, (0.0, 0.0, 0.0)) for seed in (5, 5, 6))
+    first, second, third = (augment_ssd(image, boxes, seed, (0.0, 0.0, 0.0)) for seed in (5, 5, 6))
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(one[0], other[0])
-    assert torch.equal(one[1].corners_M4, other[1].corners_M4)
-    assert one[0].shape != third[0].shape or not torch.equal(one[0], third[0])
-    assert type(one[0]) is type(one[1].corners_M4) is Tensor
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1].corners_M4, second[1].corners_M4)
+    assert first[0].shape != third[0].shape or not torch.equal(first[0], third[0])
+    assert type(first[0]) is type(first[1].corners_M4) is Tensor
 
 
 def test_images_without_boxes_are_not_cropped() -> None:
-    image, none = marked()[0], Boxes(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+    image, none = marked_image()[0], Boxes(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
     for seed in range(20):
-        seen, left = augment_ssd(image, none, seed, (0.0, 0.0, 0.0))
-        assert seen.shape[1] >= 60
-        assert seen.shape[2] >= 90
-        assert (len(left), left.corners_M4.shape) == (0, (0, 4))
+        augmented, remaining = augment_ssd(image, none, seed, (0.0, 0.0, 0.0))
+        assert augmented.shape[1] >= 60
+        assert augmented.shape[2] >= 90
+        assert (len(remaining), remaining.corners_M4.shape) == (0, (0, 4))
 
 
 def test_fits_are_varied_where_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,30 +413,33 @@ def test_fits_are_varied_where_the_recipe_says(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("benchmark.vision.detection.ssd_augment.augment_ssd", noting)
     recipe = dataclasses.replace(SMALL, epochs=2, squash=64, batch_size=4)
-    plain = made(10, recipe).fit(np.arange(8), 0).state_dict()
+    plain = build_task(10, recipe).fit(np.arange(8), 0).state_dict()
     assert not seeds
-    changed = made(10, dataclasses.replace(recipe, augment="ssd"))
-    one, other = (changed.fit(np.arange(8), 0).state_dict() for _ in range(2))
+    changed = build_task(10, dataclasses.replace(recipe, augment="ssd"))
+    first, second = (changed.fit(np.arange(8), 0).state_dict() for _ in range(2))
     assert len(seeds) == 2 * 2 * 8
     assert len(set(seeds)) == 2 * 8
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert not all(torch.equal(one[name], plain[name]) for name in one)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], plain[name]) for name in first)
 
 
 def test_a_fit_learns_the_boxes_that_a_crop_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    left, seen = Boxes(torch.tensor([[8.0, 8, 32, 20]]), torch.tensor([3])), list[Boxes]()
-    monkeypatch.setattr("benchmark.vision.detection.ssd_augment.augment_ssd", lambda image, *_: (image[:, :32], left))
+    remaining, trained_on = Boxes(torch.tensor([[8.0, 8, 32, 20]]), torch.tensor([3])), list[Boxes]()
+    monkeypatch.setattr(
+        "benchmark.vision.detection.ssd_augment.augment_ssd", lambda image, *_: (image[:, :32], remaining)
+    )
     loss = Ssd.loss
 
     def noting(self: Ssd, maps: list[Tensor], batch: Batch, targets: list[Boxes]) -> Tensor:
-        seen.extend(targets)
+        trained_on.extend(targets)
         return loss(self, maps, batch, targets)
 
     monkeypatch.setattr(Ssd, "loss", noting)
     recipe = dataclasses.replace(SMALL, epochs=1, squash=64, augment="ssd", warmup=0.0)
-    made(10, recipe).fit(np.arange(8), 0)
-    assert [one.corners_M4.tolist() for one in seen] == [[[8, 16, 32, 40]]] * 8  # half as high, squashed to a square
-    assert {one.labels_M.item() for one in seen} == {3}
+    build_task(10, recipe).fit(np.arange(8), 0)
+    squashed = [[8, 16, 32, 40]]  # from half as high to a square
+    assert [boxes.corners_M4.tolist() for boxes in trained_on] == [squashed] * 8
+    assert {boxes.labels_M.item() for boxes in trained_on} == {3}
 
 
 # --- the recipe -----------------------------------------------------------------------------------
@@ -470,8 +479,8 @@ def test_the_published_recipe() -> None:
         for step in (0, 150, 300, 240 * 32 - 1, 240 * 32, steps - 1)
     ]
     assert at == pytest.approx([1e-6, 1e-3 * (0.001 + 0.999 / 2), 1e-3, 1e-3, 1e-4, 1e-4])
-    told = (PUBLISHED_SSD300.batch_size, PUBLISHED_SSD300.weight_decay, PUBLISHED_SSD300.squash)
-    assert told == (32, 5e-4, 300)
+    settings = (PUBLISHED_SSD300.batch_size, PUBLISHED_SSD300.weight_decay, PUBLISHED_SSD300.squash)
+    assert settings == (32, 5e-4, 300)
     assert "proposals" in missing_capabilities(**dataclasses.asdict(PUBLISHED_SSD300))
 
 
@@ -479,7 +488,7 @@ def test_the_published_recipe() -> None:
 def test_a_companion_learns_beside_it(task: Detection) -> None:
     companion = LossPrediction(detach_after=0.0, weight=1.0, margin=1.0, width=8)
     recipe = dataclasses.replace(SMALL, epochs=1)
-    small = made(10, recipe)
+    small = build_task(10, recipe)
     plain, beside = small.fit(np.arange(8), 0), small.fit(np.arange(8), 0, companion)
     assert small.companion(beside, np.arange(5)).shape == (5,)
     state = beside.state_dict()
@@ -490,7 +499,7 @@ def test_a_companion_learns_beside_it(task: Detection) -> None:
 def test_a_task_with_ssd_conforms() -> None:
     discovery.discover(FAULTY)
     findings = run_checks(Spec.read("task", "few_scenes[epochs=4,model=ssd300]"), Spec.read("task", "digits"), CPU)
-    assert [f"{one.check}: {one.message}" for one in findings if one.message] == []
+    assert [f"{finding.check}: {finding.message}" for finding in findings if finding.message] == []
 
 
 @pytest.mark.slow
