@@ -115,7 +115,7 @@ def test_a_size_that_comes_again_gives_its_last_map() -> None:
 
 @dataclass(frozen=True)
 class Spy:
-    """A companion that notes the channels it is given."""
+    """A companion that records the channels it receives."""
 
     seen: list[int]
     detach_after: float = 0.0
@@ -191,7 +191,7 @@ def test_weights_from_a_file(tmp_path: Path, machine: Machine, suffix: str) -> N
 
 
 class Evil:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -271,7 +271,7 @@ def test_compile_and_a_companion_are_refused(machine: Machine) -> None:
 def test_a_killed_fit_ends_in_the_same_bytes(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    """Its dropout and its batches go on where they were: both are one stream of random numbers."""
+    """Dropout and batches continue where they stopped: both draw from one stream of random numbers."""
     recipe, companion = replace(TINY, drop_last=True, precise_bn=True), Regress(0.5)
     classifier = task(replace(machine, scratch=tmp_path), recipe)
     whole = classifier.fit(np.arange(52), 0, companion)  # two epochs of three batches
@@ -385,7 +385,8 @@ def test_score_counts_per_cent_of_the_test_set(fitted: tuple[Classifier, Network
 
 
 def test_a_model_of_one_class_is_told_by_its_score() -> None:
-    """Three images in four are of class 0: always saying 0 is right in 75 % of images and a third of three classes."""
+    """Three of four images are of class 0: a model that always predicts 0 is right on 75 % of the images, but on one of
+    three classes."""
     labels_N = np.array([0] * 9 + [1] * 2 + [2])
     test = Split(images(12, 8, 1).images_NKHW, labels_N)
     classifier = Classifier(Machine(torch.device("cpu")), QUICK, images(60, 8, 0), test, num_classes=10)
@@ -475,7 +476,7 @@ def test_samples_scatter_around_the_prediction(fitted: tuple[Classifier, Network
 
 @pytest.fixture(scope="module")
 def resnet(machine: Machine) -> Classifier:
-    """ResNet-18 of full width, three images a batch."""
+    """ResNet-18 of full width, with three images per batch."""
     classifier = task(machine, Recipe(epochs=1, precision="float32"), size=32)
     classifier.batch_size = 3
     return classifier
