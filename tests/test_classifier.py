@@ -410,7 +410,7 @@ def test_the_smallest_batch_is_that_of_an_epoch(drop_last: bool) -> None:
 
 def test_batches_matter_where_a_layer_takes_its_statistics_from_them() -> None:
     class Still(nn.BatchNorm2d):
-        """As networks have it whose statistics are not to move."""
+        """A batch normalisation that always uses its running statistics."""
 
         def train(self, mode: bool = True) -> Still:
             return super().train(False)

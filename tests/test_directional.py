@@ -146,7 +146,7 @@ def test_a_probe_changes_no_output_and_is_gone_afterwards() -> None:
 
 
 def test_the_ranking_survives_bfloat16(small_classifier: Classifier) -> None:
-    """At least 97 of the 100 images in the most helpful quarter are the same as in float32."""
+    """At least 97 % of the most helpful quarter of images are the same as in float32."""
     order_N = np.random.default_rng(0).permutation(small_classifier.num_pool)
     model, pool, held_out = small_classifier.fit(np.sort(order_N[:300]), 0), np.sort(order_N[400:]), order_N[300:400]
     weights = small_classifier.weights(model)
