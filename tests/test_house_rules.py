@@ -458,7 +458,7 @@ MAY_WRITE = {
         "benchmark/system/tensor_files.py",
         "write",
     ): "tensors, which safetensors writes itself, into a draft that is renamed",
-    ("benchmark/vision/training.py", "save_checkpoint"): "a draft that is renamed; packed in memory first",
+    ("benchmark/vision/training.py", "save"): "a draft that is renamed; packed in memory first",
 }
 
 
