@@ -1,4 +1,4 @@
-"""Average precision by hand, against slow twins in plain Python, and against COCO's own code.
+"""Average precision computed by hand, compared with slow versions in plain Python and with COCO's own code.
 
 Shapes: P predictions, B true boxes.
 """
@@ -96,7 +96,8 @@ def slow_iou(a: Corners, b: Corners) -> float:
 
 
 def slow_voc(reals: Sequence[TrueBox], detections: Sequence[FoundBox], num_classes: int, iou: float) -> float:
-    """As VOC's development kit has it: the envelope between sentinels, summed where recall moves."""
+    """The average precision as VOC's development kit computes it: the envelope between sentinels, summed where recall
+    changes."""
     values = []
     for label in range(num_classes):
         mine = [real for real in reals if real.label == label]
@@ -128,10 +129,10 @@ def slow_voc(reals: Sequence[TrueBox], detections: Sequence[FoundBox], num_class
 
 
 def slow_match(reals: Sequence[TrueBox], detections: Sequence[FoundBox], iou: float) -> list[tuple[float, bool]]:
-    """(confidence, right) of the detections of one class on one image that count, the surest first.
+    """(confidence, is correct) for the detections of one class on one image that count, in order of confidence.
 
-    A detection takes the true box that it overlaps most among those still free; else it may fall into a crowd, of
-    which it must have a share `iou` of its own area within.
+    A detection is matched to the unmatched true box that it overlaps most. Otherwise it may belong to a crowd, if at
+    least the share `iou` of its own area lies within it.
     """
     free, crowds, judged = [r for r in reals if not r.ignored], [r for r in reals if r.ignored], []
     for detection in sorted(detections, key=lambda detection: -detection.confidence)[:100]:
@@ -147,7 +148,8 @@ def slow_match(reals: Sequence[TrueBox], detections: Sequence[FoundBox], iou: fl
 
 
 def slow_class(reals: Sequence[TrueBox], detections: Sequence[FoundBox], num_images: int, iou: float) -> float:
-    """Of one class: the mean over 101 recalls of the best precision at that recall or more."""
+    """The average precision of one class: the mean over 101 recalls of the best precision at that or a higher
+    recall."""
     judged: list[tuple[float, bool]] = []
     for image in range(num_images):
         judged += slow_match([r for r in reals if r.image == image], [s for s in detections if s.image == image], iou)
@@ -179,9 +181,9 @@ def slow_coco(
 
 
 def draw_boxes(seed: int, num_images: int = 14, num_classes: int = 4) -> tuple[list[TrueBox], list[FoundBox]]:
-    """Boxes, and detections near and far from them, in a mixed order and with ties in confidence.
+    """Random true boxes, and detections near and far from them, in mixed order and with ties in confidence.
 
-    The last class has no true box but for ignored ones; image 0 has no true box, image 1 no detection, image 2 neither.
+    The last class has only ignored true boxes. Image 0 has no true box, image 1 no detection, image 2 neither.
     """
     rng = np.random.default_rng(seed)
 
@@ -213,13 +215,13 @@ def draw_boxes(seed: int, num_images: int = 14, num_classes: int = 4) -> tuple[l
 
 
 def round_corners(corners: Corners) -> Corners:
-    """As float32 holds them, which is what Truth keeps."""
+    """Rounds corners to float32, which `GroundTruth` stores."""
     return tuple(np.array(corners, np.float32).astype(float).tolist())
 
 
 # --- PASCAL VOC -----------------------------------------------------------------------------------
 def test_voc_of_two_true_boxes_and_three_detections_by_hand() -> None:
-    """Right, wrong, right: recall 1/2 at precision 1, recall 1 at precision 2/3."""
+    """Correct, wrong, correct: recall 1/2 at precision 1, recall 1 at precision 2/3."""
     reals = [TrueBox(0, 0, box(0)), TrueBox(1, 0, box(0))]
     detections = [FoundBox(0, 0, 0.9, box(0)), FoundBox(0, 0, 0.8, box(50)), FoundBox(1, 0, 0.7, box(1))]
     assert voc(reals, detections) == pytest.approx((1 + 2 / 3) / 2)
@@ -227,7 +229,7 @@ def test_voc_of_two_true_boxes_and_three_detections_by_hand() -> None:
 
 
 def test_precision_is_the_best_at_that_recall_or_more() -> None:
-    """Wrong, right, right: precision 1/2 at the first hit counts as the 2/3 of the second."""
+    """Wrong, correct, correct: the precision 1/2 at the first hit is replaced by the 2/3 of the second."""
     assert precision_recall_area(np.array([False, True, True]), 2) == pytest.approx(2 / 3)
     assert precision_recall_area(np.array([False, True, True]), 4) == pytest.approx(2 / 3 / 2)
     assert precision_recall_area(np.array([True, False, True, False]), 2) == pytest.approx((1 + 2 / 3) / 2)
@@ -285,7 +287,7 @@ def test_without_detections_and_without_true_boxes_all_is_zero(reals: list[TrueB
 
 @pytest.mark.parametrize(("width", "right"), [(5, 1), (20, 1), (4.99, 0), (20.1, 0)])
 def test_an_overlap_of_just_the_threshold_is_enough(width: float, right: float) -> None:
-    """Boxes within one another: the IoU is the ratio of their widths."""
+    """One box lies within the other: the IoU is the ratio of their widths."""
     reals, detections = [TrueBox(0, 0, box(0))], [FoundBox(0, 0, 0.9, box(0, width=width))]
     assert voc(reals, detections) == right
     assert coco(reals, detections)["ap50"] == pytest.approx(right)
@@ -357,20 +359,20 @@ def test_coco_is_what_cocos_own_code_counts(seed: int) -> None:
 
 
 def test_the_three_scores_are_ap_ap50_and_ap75() -> None:
-    """An IoU of 0.8 is right at seven thresholds of ten, one of 0.6 at three."""
+    """An IoU of 0.8 counts as a match at seven of ten thresholds, an IoU of 0.6 at three."""
     reals = [TrueBox(0, 0, box(0))]
     assert coco(reals, [FoundBox(0, 0, 0.9, box(0, width=8.01))]) == pytest.approx({"ap": 0.7, "ap50": 1, "ap75": 1})
     assert coco(reals, [FoundBox(0, 0, 0.9, box(0, width=6.01))]) == pytest.approx({"ap": 0.3, "ap50": 1, "ap75": 0})
 
 
 def test_coco_asks_for_precision_at_101_recalls() -> None:
-    """One of two found, precision 1: recalls 0.00 to 0.50 are reached, 51 of 101."""
+    """One of two boxes is found, with precision 1: recalls 0.00 to 0.50 are reached, which are 51 of 101."""
     reals = [TrueBox(0, 0, box(0)), TrueBox(0, 0, box(50))]
     assert coco(reals, [FoundBox(0, 0, 0.9, box(0))])["ap"] == pytest.approx(51 / 101)
 
 
 def test_a_crowd_takes_any_number_of_detections_by_their_share_within_it() -> None:
-    """Small boxes in a large crowd are wrong to VOC, which asks for the IoU; to COCO they do not count."""
+    """Small boxes in a large crowd are wrong for VOC, which uses the IoU; COCO ignores them."""
     reals = [TrueBox(0, 0, box(0)), TrueBox(0, 0, box(50, 0, 100, 100), True)]
     inside = [FoundBox(0, 0, 0.9, box(60 + 20 * i, 10)) for i in range(3)]
     right = FoundBox(0, 0, 0.5, box(0))

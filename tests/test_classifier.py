@@ -115,7 +115,7 @@ def test_a_size_that_comes_again_gives_its_last_map() -> None:
 
 @dataclass(frozen=True)
 class Spy:
-    """A companion that notes the channels it is given."""
+    """A companion that records the channels it receives."""
 
     seen: list[int]
     detach_after: float = 0.0
@@ -143,12 +143,12 @@ def test_networks_by_name(model: str, size: int, num_features: int, channels: li
     if model.startswith("timm"):
         pytest.importorskip("timm")
     network = build_network(model, 7, (size, size), 64, "none", 0.1)
-    channels: list[int] = []
-    network.attach_companion(Spy(channels), (size, size))
+    companion_channels: list[int] = []
+    network.attach_companion(Spy(companion_channels), (size, size))
     features_ND, maps = network.features(torch.zeros(2, 3, size, size))
     assert features_ND.shape == (2, num_features)
     assert network.logits(features_ND).shape == (2, 7)
-    assert [stage.shape[1] for stage in maps] == channels == channels
+    assert [stage.shape[1] for stage in maps] == channels == companion_channels
 
 
 def test_maps_with_channels_last_are_no_stage_maps() -> None:
@@ -191,7 +191,7 @@ def test_weights_from_a_file(tmp_path: Path, machine: Machine, suffix: str) -> N
 
 
 class Evil:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -219,15 +219,15 @@ def test_bad_weights_are_one_line(tmp_path: Path, machine: Machine) -> None:
 # --- fits ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("recipe", [QUICK, TINY])
 def test_a_fit_depends_on_the_set_and_the_seed_alone(machine: Machine, recipe: Recipe) -> None:
-    first, other = (task(machine, recipe, size=8) for _ in range(2))
+    classifier, other = (task(machine, recipe, size=8) for _ in range(2))
     labelled = np.arange(40)
     state = torch.random.get_rng_state()
-    first = first.fit(labelled, 3)
+    first = classifier.fit(labelled, 3)
     assert torch.equal(state, torch.random.get_rng_state())
     torch.rand(7)
     assert same(first, other.fit(labelled[::-1], 3))
-    assert not same(first, first.fit(labelled, 4))
-    assert not same(first, first.fit(labelled + 1, 3))
+    assert not same(first, classifier.fit(labelled, 4))
+    assert not same(first, classifier.fit(labelled + 1, 3))
     assert not first.training
 
 
@@ -271,7 +271,7 @@ def test_compile_and_a_companion_are_refused(machine: Machine) -> None:
 def test_a_killed_fit_ends_in_the_same_bytes(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    """Its dropout and its batches go on where they were: both are one stream of random numbers."""
+    """Dropout and batches continue where they stopped: both draw from one stream of random numbers."""
     recipe, companion = replace(TINY, drop_last=True, precise_bn=True), Regress(0.5)
     classifier = task(replace(machine, scratch=tmp_path), recipe)
     whole = classifier.fit(np.arange(52), 0, companion)  # two epochs of three batches
@@ -385,7 +385,8 @@ def test_score_counts_per_cent_of_the_test_set(fitted: tuple[Classifier, Network
 
 
 def test_a_model_of_one_class_is_told_by_its_score() -> None:
-    """Three images in four are of class 0: always saying 0 is right in 75 % of images and a third of three classes."""
+    """Three of four images are of class 0: a model that always predicts 0 is right on 75 % of the images, but on one of
+    three classes."""
     labels_N = np.array([0] * 9 + [1] * 2 + [2])
     test = Split(images(12, 8, 1).images_NKHW, labels_N)
     classifier = Classifier(Machine(torch.device("cpu")), QUICK, images(60, 8, 0), test, num_classes=10)
@@ -409,7 +410,7 @@ def test_the_smallest_batch_is_that_of_an_epoch(drop_last: bool) -> None:
 
 def test_batches_matter_where_a_layer_takes_its_statistics_from_them() -> None:
     class Still(nn.BatchNorm2d):
-        """As networks have it whose statistics are not to move."""
+        """A batch normalisation that always uses its running statistics."""
 
         def train(self, mode: bool = True) -> Still:
             return super().train(False)
@@ -475,7 +476,7 @@ def test_samples_scatter_around_the_prediction(fitted: tuple[Classifier, Network
 
 @pytest.fixture(scope="module")
 def resnet(machine: Machine) -> Classifier:
-    """ResNet-18 of full width, three images a batch."""
+    """ResNet-18 of full width, with three images per batch."""
     classifier = task(machine, Recipe(epochs=1, precision="float32"), size=32)
     classifier.batch_size = 3
     return classifier

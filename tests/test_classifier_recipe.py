@@ -1,4 +1,5 @@
-"""The recipe: what it refuses, its schedule, its batches and its augmentation, ours and the published ones."""
+"""The recipe: settings that it refuses, its learning rates, its batches and its augmentation, for the default and the
+published one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detectors of torchvision under the protocol, their input, their training and the task on top of them.
+"""torchvision's detectors, their batches, their training, and the detection task.
 
 Shapes: N images, M boxes of one image, A candidates of one image, C classes.
 """
@@ -58,7 +58,7 @@ MODELS = ("fcos", "faster_rcnn")
 
 
 def split(number: int, side: int = 64, seed: int = 0) -> Split:
-    """Canvases with digits."""
+    """Images with digits."""
     rng = np.random.default_rng(seed)
     glyphs, labels = rng.random((20, 8, 8)).astype(np.float32), np.arange(20) % 10
     return scenes.build_split(glyphs, labels, number, rng)
@@ -82,7 +82,7 @@ def test_a_test_set_without_boxes_is_refused() -> None:
 
 @pytest.fixture(scope="module", params=MODELS)
 def task(request: pytest.FixtureRequest) -> Detection:
-    """Forty scenes; fitted models come from `fitted`."""
+    """Forty scenes. Fitted models come from `fitted`."""
     epochs = {"fcos": 6, "faster_rcnn": 25}[request.param]
     return Detection(CPU, recipe(request.param, epochs=epochs), split(40), split(12, seed=1), 10, "50")
 
@@ -99,9 +99,10 @@ def direction(task: Detection, model: Detector) -> dict[str, Tensor]:
 
 # --- influence ------------------------------------------------------------------------------------
 def through_everything(task: Detection, model: Detector, indices: np.ndarray, targets: list[Boxes]) -> Tensor:
-    """(N,) losses whose graph goes back to the first layer of the backbone.
+    """(N,) losses whose graph reaches back to the first layer of the backbone.
 
-    In one batch, as `directional` takes them: another batch rounds otherwise, which may flip a tie between proposals.
+    All images are in one batch, as in `directional`: another batch would round differently, which can change a tie
+    between proposals.
     """
     [resized] = task._read_batches(task._pool, [indices.tolist()])
     maps = model.feature_maps(resized.batch.images_N3HW)
@@ -110,7 +111,7 @@ def through_everything(task: Detection, model: Detector, indices: np.ndarray, ta
 
 
 def slowly(task: Detection, model: Detector, indices: np.ndarray, targets: list[Boxes]) -> list[float]:
-    """Derivatives along `direction`, one backward pass through everything an image."""
+    """Derivatives along `direction`, with one backward pass through the whole network per image."""
     directions, weights, derivatives = direction(task, model), task.weights(model), []
     for loss in through_everything(task, model, indices, targets):
         gradients = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
@@ -127,7 +128,7 @@ def test_directional_is_the_gradient_through_the_whole_model(task: Detection, fi
 
 
 def test_directional_counts_every_layer(task: Detection, fitted: Detector) -> None:
-    """Each block adds its share: the derivative is linear in the direction."""
+    """The derivative is linear in the direction, so each layer adds its share."""
     indices = np.arange(24, 30)
     targets, directions = task.pseudo_labels(fitted, indices, 1, 0.1), direction(task, fitted)
     parts = []
@@ -149,9 +150,9 @@ def test_the_loss_of_an_image_is_its_own(task: Detection, fitted: Detector) -> N
 
 
 def test_losses_differentiate_twice(task: Detection, fitted: Detector) -> None:
-    """A Hessian-vector product against finite differences of the gradient, in the last layers' weights.
+    """Compares a Hessian-vector product with finite differences of the gradient, in the last layers' weights.
 
-    The RPN's are left where they are: other proposals would be drawn, which no derivative knows of.
+    The RPN's weights stay fixed: changing them would draw other proposals, which no derivative describes.
     """
     weights, directions = task.weights(fitted), direction(task, fitted)
     directions = {name: value * 0 if "rpn" in name else value for name, value in directions.items()}
@@ -233,7 +234,7 @@ def on_maps(task: Detection, model: Detector, indices: list[int]) -> tuple[list[
 
 
 def test_detections_are_torchvisions(task: Detection, fitted: Detector) -> None:
-    """Boxes without area aside, which its FCOS keeps: here no box is without."""
+    """torchvision's FCOS keeps boxes without area, which we drop; there are none here."""
     fitted = copy.deepcopy(fitted)
     if isinstance(fitted, Fcos):
         torch.nn.init.constant_(fitted.inner.head.regression_head.bbox_reg.bias, 2.0)
@@ -261,7 +262,7 @@ def test_detections_are_torchvisions(task: Detection, fitted: Detector) -> None:
 
 
 def test_fcos_tells_the_score_of_its_paper_beside_the_root(task: Detection, fitted: Detector) -> None:
-    """Class probability times centerness, of the likeliest class at the place of each box."""
+    """The paper's score is class probability times centerness, for the most likely class at the place of each box."""
     predictions, indices = task.predict(fitted, np.arange(6)), np.arange(6)
     if not isinstance(fitted, Fcos):
         assert predictions.paper_score_P is None
@@ -308,7 +309,8 @@ def test_proposals_lie_behind_their_boxes() -> None:
 
 
 def test_suppression_by_hand() -> None:
-    """Two boxes of a class overlap by more than a half: the surer stays. Another class's box is not touched."""
+    """Two boxes of a class overlap by more than half: the one with the higher score stays. Boxes of other classes are
+    not affected."""
     corners_A4 = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 9], [20, 20, 20, 30], [5, 5, 40, 40]])
     scores_AC = torch.tensor([[0.9, 0.0], [0.6, 0.04], [0.0, 0.5], [0.8, 0.8], [0.0, 0.3]])
     rows_AK = add_background(scores_AC)
@@ -461,7 +463,7 @@ def test_images_of_one_padded_size_make_a_run() -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_an_image_is_the_same_beside_larger_ones(model: str) -> None:
-    """Padding is seen by a detector: each image gets what it would get alone."""
+    """A detector's output depends on the padding, so each image is padded as it would be alone."""
     scenes_, rng = split(8), np.random.default_rng(0)
     images = Stored(
         [F.pad(image, (0, int(rng.integers(0, 60)), 0, int(rng.integers(0, 60)))) for image in scenes_.images]
@@ -488,7 +490,7 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 
 
 class Killed(Exception):
-    """What stands in for SIGKILL."""
+    """Stands in for SIGKILL."""
 
 
 @pytest.mark.parametrize(
@@ -806,17 +808,17 @@ def test_scenes_boxes_hold_the_ink() -> None:
 
 
 def test_scenes_draw_pool_and_test_from_different_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    glyphs: list[set[bytes]] = []
+    digits: list[set[bytes]] = []
     draw = scenes.build_split
 
     def noting(glyphs: Any, *rest: Any) -> Split:
-        glyphs.append({glyph.tobytes() for glyph in glyphs})
+        digits.append({glyph.tobytes() for glyph in glyphs})
         return draw(glyphs, *rest)
 
     monkeypatch.setattr(scenes, "build_split", noting)
     scenes.build_splits.__wrapped__()
-    assert len(glyphs) == 2
-    assert len(glyphs[0] & glyphs[1]) <= 1  # scikit-learn's digits hold a few copies
+    assert len(digits) == 2
+    assert len(digits[0] & digits[1]) <= 1  # scikit-learn's digits hold a few copies
 
 
 @pytest.mark.slow

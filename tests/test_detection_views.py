@@ -1,4 +1,4 @@
-"""What a detection task shows of a detector besides its boxes: changed images, what the class layer saw, dropout.
+"""What a detection task offers besides boxes: augmented images, features of the classification layer, dropout.
 
 Shapes: N images, H x W pixels, M boxes of one image, P boxes of all, A candidates of one image, C classes, D features.
 """
@@ -32,7 +32,7 @@ INDICES = np.arange(20, 30)
 
 
 def split(number: int, seed: int = 0) -> Split:
-    """Canvases with digits."""
+    """Images with digits."""
     glyphs = np.random.default_rng(seed).random((20, 8, 8)).astype(np.float32)
     return scenes.build_split(glyphs, np.arange(20) % 10, number, np.random.default_rng(seed))
 
@@ -44,7 +44,7 @@ def build_task(model: str, **changed: Any) -> Detection:
 
 @pytest.fixture(scope="module", params=MODELS)
 def task(request: pytest.FixtureRequest) -> Detection:
-    """Thirty scenes, dropout before the class layer."""
+    """Thirty scenes, with dropout before the classification layer."""
     return build_task(request.param, dropout=0.4, epochs={"fcos": 4, "faster_rcnn": 16}[request.param])
 
 
@@ -58,14 +58,14 @@ def fitted(task: Detection) -> Detector:
 
 # --- the way back -----------------------------------------------------------------------------------
 def detections_of(*corners: tuple[float, ...]) -> Detections:
-    """Boxes in that order, the number of each as its label, with proposals."""
+    """Boxes in the given order, with their numbers as labels and with proposals."""
     number = len(corners)
     values = torch.tensor(corners).reshape(number, 4)
     return Detections(values, torch.arange(number), torch.ones(number), torch.ones(number, 2), values, None)
 
 
 def back(how: Augmentation, *corners: tuple[float, ...]) -> list[list[float]]:
-    """On an image 100 wide and 50 high."""
+    """Maps boxes back on an image 100 pixels wide and 50 high."""
     return map_back(how, detections_of(*corners), (50, 100)).corners_M4.tolist()
 
 
@@ -78,7 +78,8 @@ def test_a_mirrored_box_comes_back_exactly() -> None:
 
 
 def test_a_shrunk_box_grows_and_is_clipped() -> None:
-    """A canvas 50 high and 100 wide holds an image of 40 x 80; what lies right of it or below is no place in it."""
+    """A canvas 50 high and 100 wide holds an image of 40 x 80; boxes to the right of it or below lie outside the
+    image."""
     assert back("shrink", (8.0, 4.0, 40.0, 36.0)) == [[10.0, 5.0, 50.0, 45.0]]
     assert back("shrink", (8.0, 4.0, 96.0, 48.0), (81.0, 0.0, 99.0, 9.0)) == [[10.0, 5.0, 100.0, 50.0]]
     remaining = map_back("shrink", detections_of((81.0, 0.0, 99.0, 9.0), (0.0, 0.0, 8.0, 8.0)), (50, 100))
@@ -105,7 +106,7 @@ class Stored(list[Tensor]):
 
 
 class Bright(Detector):
-    """Finds the one rectangle that is brighter than half."""
+    """Detects the one rectangle that is brighter than half."""
 
     pixel_format, channels, is_two_stage = IMAGENET, [3], False
 
@@ -138,7 +139,7 @@ def lit() -> Tensor:
 
 
 def views(model: Detector, **changed: Any) -> dict[str, Tensor]:
-    """What the model finds of two such images in each view."""
+    """The boxes that the model finds on two such images, by augmentation."""
     recipe = dataclasses.replace(scenes.DEFAULT, **changed)
     images = Split(Stored([lit(), lit()]), split(2).truth)
     task = Detection(CPU, recipe, images, split(2), 10, "50")
@@ -149,8 +150,8 @@ def views(model: Detector, **changed: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("changed", [{}, {"min_size": 96, "max_size": 400}], ids=["stored", "resized"])
 def test_what_is_found_in_a_changed_image_lies_where_it_was(changed: dict[str, Any]) -> None:
-    """Mirrored to the bit, shrunk to a pixel; turned, the box around the box: wider by h sin and higher by w sin, twice
-    over, about the same centre."""
+    """Mirrored boxes return exactly, shrunk ones up to a pixel. A rotated box returns as the box around it, twice:
+    wider by h sin and higher by w sin each time, about the same centre."""
     boxes_by_view, size = views(Bright().eval(), **changed), torch.tensor(BOX)
     assert boxes_by_view["flip"].tolist() == [list(BOX)] * 2
     assert ((boxes_by_view["shrink"] - size).abs() <= 1.25).all()
@@ -230,8 +231,8 @@ def test_windows_around_places_by_unfolding() -> None:
 
 
 def by_hand(task: Detection, model: Detector, index: int) -> Tensor:
-    """(M, D) features of an image's boxes: each candidate is decoded by itself, and a box is matched to the one whose
-    own, clipped, it is."""
+    """(M, D) features of an image's boxes: each candidate is decoded by itself, and a box is matched to the candidate
+    whose clipped box it equals."""
     [resized] = task._read_batches(task._pool, [[index]])
     with torch.no_grad():
         maps = model.feature_maps(resized.batch.images_N3HW)
@@ -306,7 +307,7 @@ def test_samples_are_of_the_predicted_boxes(task: Detection, fitted: Detector) -
 
 
 def test_samples_of_an_image_are_its_own(task: Detection, fitted: Detector) -> None:
-    """Whatever is asked for beside it, and in whichever order."""
+    """Samples of an image do not depend on the other images or on their order."""
     together, alone = samples(task, fitted, INDICES, 2), samples(task, fitted, INDICES[[4, 1]], 2)
     for both, single in zip(together, alone, strict=True):
         for number, image in enumerate((4, 1)):
@@ -320,8 +321,11 @@ def test_samples_of_an_image_are_its_own(task: Detection, fitted: Detector) -> N
 
 
 def test_samples_are_dropout_before_the_class_layer(task: Detection, fitted: Detector) -> None:
-    """Mean and deviation of each score over many samples, against the whole network with its class layer in training
-    mode, whose masks are of the whole map: its boxes stay, so its scores are read where ours lie."""
+    """Compares mean and deviation of each score over many samples with the whole network whose classification layer is
+    in training mode.
+
+    There the masks cover the whole map, but the boxes stay, so its scores can be read at the places of our boxes.
+    """
     noisy, index = copy.deepcopy(fitted), busiest(task, fitted)[None]
     layer = noisy.last_layers()[0 if isinstance(noisy, Fcos) else 2]
     ours_TPK = torch.stack([sample.scores_PC for sample in samples(task, fitted, index, 400)])

@@ -1,4 +1,4 @@
-"""The derivative along a direction, beside a Jacobian-vector product and a backward pass an image."""
+"""Directional derivatives, compared with Jacobian-vector products and with one backward pass per image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmark.vision.networks import Network
 
 
 class Standardised(nn.Conv2d):
-    """A convolution of its own kind: what it does with its weight is not known."""
+    """A subclass of a convolution, which may do anything with its weight."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """A product with the weight less its mean."""
@@ -41,7 +41,7 @@ class Aside(nn.Module):
 
 
 class Folded(nn.Module):
-    """Shows a layer three rows an image."""
+    """Feeds a layer three rows per image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Folded(nn.Module):
 
 
 class Twice(nn.Module):
-    """Calls one layer two times, and a layer that shares its weight."""
+    """Calls one layer twice, and a second layer that shares its weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def test_a_probe_changes_no_output_and_is_gone_afterwards() -> None:
 
 
 def test_the_ranking_survives_bfloat16(small_classifier: Classifier) -> None:
-    """Of the most helpful quarter at least 97 of 100 are those of float32, as among the most uncertain ones."""
+    """At least 97 % of the most helpful quarter of images are the same as in float32."""
     order_N = np.random.default_rng(0).permutation(small_classifier.num_pool)
     model, pool, held_out = small_classifier.fit(np.sort(order_N[:300]), 0), np.sort(order_N[400:]), order_N[300:400]
     weights = small_classifier.weights(model)

@@ -1,4 +1,4 @@
-"""Channels last is kept away from networks in whose gradients oneDNN writes past its memory."""
+"""Channels last is not used for networks whose gradients oneDNN computes incorrectly."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A linear probe: a task like any other, on the features of a frozen encoder."""
+"""The linear probe: a task on the features of a frozen encoder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_linear_probe_conforms() -> None:
 
 
 def test_it_is_softmax_regression_on_standardised_features() -> None:
-    """Logits by hand from the encoder's features; its fit is as good as scikit-learn's."""
+    """Computes the logits by hand from the encoder's features; the fit is as good as scikit-learn's."""
     from sklearn.linear_model import LogisticRegression
 
     task = build_task()
@@ -104,7 +104,7 @@ def test_features_are_standardised_over_the_pool_and_constant_ones_centred() -> 
 
 
 def test_it_is_a_kind_of_task_of_its_own_on_vectors() -> None:
-    """A linear layer on (N, E), where the same arrays with another model make a task on images."""
+    """A linear layer on (N, E) vectors; the same arrays with another model make a task on images."""
     task, plain = build_task(), build_task("digits")
     assert (type(task), type(plain)) == (LinearProbe, Classifier)
     model = task.model()
@@ -115,7 +115,7 @@ def test_it_is_a_kind_of_task_of_its_own_on_vectors() -> None:
 
 
 def test_a_step_takes_the_features_of_the_images_that_an_epoch_draws() -> None:
-    """Where others are augmented: mirrored and cropped, features are as they are."""
+    """Images would be mirrored and cropped; features stay unchanged."""
     features_NE, labels_N = torch.rand(10, 3), torch.arange(10)
     recipe = Recipe(batch_size=4, flip=True, pad=2)
     batches = list(draw_epoch(10, recipe, torch.Generator().manual_seed(0), torch.device("cpu")))

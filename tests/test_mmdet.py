@@ -1,4 +1,5 @@
-"""Detectors of mmdet: the published two are as published, the numbers are the library's own, influence is exact.
+"""mmdet's detectors: the published two have the published settings, the numbers equal the library's own, and
+derivatives are exact.
 
 Shapes: N images, M boxes of one image, C classes, K = C + 1 with background last.
 """
@@ -55,7 +56,7 @@ def build_eval(name: str, file: Path | None = None, **changes: Any) -> Any:
 
 
 def sure(detector: Any) -> Any:
-    """The same with a head that finds boxes of every class."""
+    """The same detector with a head that finds boxes of every class."""
     with torch.no_grad(), seeded(1):
         for layer in detector.last_layers():
             layer.weight.normal_(std=0.02)
@@ -72,20 +73,20 @@ def detectors() -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=PUBLISHED)
 def published(request: pytest.FixtureRequest, detectors: dict[str, Any]) -> Any:
-    """One of the paper's."""
+    """Each of the paper's detectors."""
     return detectors.setdefault(request.param, sure(build_eval(request.param)))
 
 
 @pytest.fixture(scope="module", params=[*PUBLISHED, SMALLEST])
 def detector(request: pytest.FixtureRequest, detectors: dict[str, Any]) -> Any:
-    """One of the paper's, or one of the zoo's."""
+    """Each of the paper's detectors, and one more of the zoo."""
     if request.param not in detectors:
         detectors[request.param] = sure(build_eval(request.param))
     return detectors[request.param]
 
 
 def batch(seed: int = 0) -> Batch:
-    """Two images of different size."""
+    """Two images of different sizes."""
     images = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(seed))
     images[1, :, 90:], images[1, :, :, 110:] = 0, 0
     return Batch(images, [(96, 128), (90, 110)], [11, 12])
@@ -159,7 +160,7 @@ def test_faster_rcnn_is_the_published_one() -> None:
 
 
 def frozen(backbone: nn.Module) -> list[str]:
-    """Convolutional parts that are not trained."""
+    """The names of the convolutional parts that are not trained."""
     parts = {name: list(part.parameters()) for name, part in backbone.named_children() if "bn" not in name}
     return [
         name
@@ -309,7 +310,7 @@ def test_detections_are_the_librarys(detector: Any) -> None:
 
 
 def check_refined(detector: Any, inputs: Batch, detections: Any) -> float:
-    """How far a box is from where the head puts its proposal: in pixels, at worst."""
+    """The largest distance in pixels between a box and the box that the head computes from its proposal."""
     by_image = detector.detect(detector.feature_maps(inputs.images_N3HW), inputs)
     number = next(i for i, other in enumerate(by_image) if torch.equal(other.corners_M4, detections.corners_M4))
     head = detector.inner.roi_head
@@ -367,7 +368,7 @@ def test_channels_last_changes_nothing() -> None:
 
 # --- losses ---------------------------------------------------------------------------------------
 def own_loss(detector: Any, inputs: Batch, targets: Sequence[Boxes], number: int) -> Tensor:
-    """The library's loss of one image, its backbone computed anew and differentiable."""
+    """The library's loss of one image, differentiable, with the backbone computed anew."""
     from benchmark.vision.detection.mmdet_detectors import data_samples
 
     single = inputs.select_image(number)
@@ -473,7 +474,7 @@ def split(number: int, seed: int) -> Split:
 
 @pytest.fixture(scope="module", params=PUBLISHED)
 def task(request: pytest.FixtureRequest, machine: Machine) -> Detection:
-    """A pool of 15 images, all of whose capabilities a strategy may ask."""
+    """A pool of 15 images; strategies may use every capability of the task."""
     recipe = replace(RECIPE, model=f"mmdet:{request.param}")
     return Detection(machine, recipe, split(15, 0), split(2, 1), num_classes=C, map_at="50")
 
@@ -503,7 +504,8 @@ def test_strategies_choose(task: Detection, fitted: Any, label: str) -> None:
 
 
 def test_influence_through_the_task(task: Detection, fitted: Any) -> None:
-    """Pseudo labels, batches and all. In one batch: rounding decides between boxes that fit a proposal equally well."""
+    """Pseudo-labels and batches included. All images are in one batch, because rounding decides between boxes that fit
+    a proposal equally well."""
     indices, direction = np.arange(4, 6), random_direction(fitted)
     targets = task.pseudo_labels(fitted, indices, 1, 0.1)
     derivatives_N, losses_N = (
@@ -533,6 +535,6 @@ def test_a_backbone_that_starts_from_nothing_trains_its_norms() -> None:
 
 
 def test_a_model_that_remembers_earlier_losses_is_refused() -> None:
-    with pytest.raises(ValueError, match="remember earlier losses") as caught:
+    with pytest.raises(ValueError, match="depend on earlier losses") as caught:
         build_eval("dynamic-rcnn_r50_fpn_1x_coco")
     assert "\n" not in str(caught.value)

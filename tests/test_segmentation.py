@@ -1,4 +1,4 @@
-"""Segmentation: the task, its networks, their training, Cityscapes, and strategies that know nothing of it.
+"""The segmentation task, its networks and their training, Cityscapes, and strategies on segmentation.
 
 Shapes: N images, C classes, H x W pixels, h x w places of the lattice.
 """
@@ -43,7 +43,7 @@ QUICK = dataclasses.replace(scene_masks.DEFAULT, epochs=6, batch_size=8, lr=0.1,
 
 
 def split(number: int, seed: int = 0) -> Split:
-    """Canvases with digits, a corner of each not labelled."""
+    """Images with digits; one corner of each is not labelled."""
     rng = np.random.default_rng(seed)
     glyphs = rng.random((20, 8, 8)).astype(np.float32)
     new_split = scene_masks.build_split(DigitSource(glyphs, np.arange(20) % 10, number, rng))
@@ -69,12 +69,12 @@ def fitted(task: Segmentation) -> Segmenter:
 
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lattice of 11 x 11 places on canvases of 64 pixels: every sixth pixel."""
+    """A lattice of 11 x 11 places on images of 64 pixels: every sixth pixel."""
     monkeypatch.setattr(segmentation_task, "MAX_PLACES", 130)
 
 
 class Uneven:
-    """Images of three sizes with label maps, all of them labelled with one class an image."""
+    """Images of three sizes, each labelled with one class throughout."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(3)
@@ -103,7 +103,7 @@ class Listed:
 
 # --- the score ------------------------------------------------------------------------------------
 def slow_miou(predicted: list[int], true: list[int], num_classes: int) -> float:
-    """Pixel by pixel."""
+    """Mean IoU, counted pixel by pixel."""
     ious = []
     for c in range(num_classes):
         pairs = [(f == c, t == c) for f, t in zip(predicted, true, strict=True) if t != 255]
@@ -125,7 +125,8 @@ def test_miou_is_what_counting_gives() -> None:
 
 
 def test_miou_by_hand() -> None:
-    """Class 0: 2 right, 1 missed; class 1: 1 right, 1 missed, 1 too many; class 2, which is not there, found once."""
+    """Class 0: 2 correct, 1 missed. Class 1: 1 correct, 1 missed, 1 false. Class 2 does not occur and is predicted
+    once."""
     predicted, true = (
         torch.tensor([[[0, 0, 1, 1, 1, 2, 0]]]),
         torch.tensor([[[0, 0, 0, 1, 255, 1, 255]]], dtype=torch.uint8),
@@ -354,7 +355,7 @@ def test_samples_differ_and_their_mean_is_near_the_prediction() -> None:
 
 
 def test_samples_of_an_image_are_its_own() -> None:
-    """Whatever it is asked with, in whatever order and in batches of whatever size."""
+    """Samples of an image do not depend on the other images, on their order or on the batch size."""
     small_task = segmentation(dataclasses.replace(QUICK, dropout=0.3))
     model = small_task.fit(np.arange(24), 0)
     whole = [sample.scores_PC.view(14, -1) for sample in small_task.sample(model, np.arange(14), 3, 7)]
@@ -426,7 +427,7 @@ def test_scrambling_draws_what_is_not_paid() -> None:
 
 # --- training -------------------------------------------------------------------------------------
 def test_a_batch_is_cropped_mirrored_and_padded_alike() -> None:
-    """Each image's red channel is its label map: so must it be afterwards."""
+    """The red channel of each image equals its label map, and must equal it afterwards."""
     rng = np.random.default_rng(0)
     maps = [torch.from_numpy(rng.integers(0, 200, size, dtype=np.uint8)) for size in ((30, 40), (50, 20), (64, 64))]
     pairs = [torch.stack([pair, pair, pair, pair]) for pair in maps]
@@ -523,7 +524,7 @@ def test_a_fit_that_diverges_says_so(task: Segmentation) -> None:
 
 
 def test_ignored_pixels_teach_nothing(task: Segmentation, fitted: Segmenter) -> None:
-    """The corner that nobody labelled has no part in the gradient of a step, all else has."""
+    """The unlabelled corner has no part in the gradient of a step; every other pixel has."""
     batch = augment_batch([task._pool[0]], torch.zeros(1, 4), QUICK, torch.device("cpu"))
     logits = fitted(batch.images_N3HW)
     (slope,) = torch.autograd.grad(cross_entropy(logits, batch.maps_NHW)[0].sum(), logits)
@@ -632,7 +633,8 @@ def test_the_published_recipe() -> None:
 
 # --- scene_masks ----------------------------------------------------------------------------------
 def test_scene_masks_are_the_scenes_with_their_ink() -> None:
-    """The images of `scenes`; in each box its class and nothing else, outside of all nothing."""
+    """The images are those of `scenes`. A label map has a box's class inside the box, no other class there, and no
+    class outside all boxes."""
     for masks, boxes in zip(scene_masks.build_splits(), scenes.build_splits(), strict=True):
         assert masks.images.fingerprint == boxes.images.fingerprint
         for number in range(60):
@@ -692,7 +694,7 @@ def png(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three images of train in two cities and two of val, 32 x 64 pixels; bytes of labels run through all ids."""
+    """Three train images in two cities and two val images, 32 x 64 pixels, whose label bytes run through all ids."""
     rng = np.random.default_rng(0)
     for part, names in {"train": ["aachen/a_0", "aachen/a_1", "ulm/u_0"], "val": ["bonn/b_0", "bonn/b_1"]}.items():
         for name in names:
@@ -810,7 +812,7 @@ def remove(root: Path, pattern: str) -> None:
 
 def test_a_mask_in_colours_is_none(root: Path) -> None:
     png(root / "gtFine/val/bonn/b_0_gtFine_labelIds.png", np.zeros((32, 64, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"b_0_gtFine_labelIds.png .* it is of mode RGB: a mask must have one byte"):
+    with pytest.raises(ValueError, match=r"b_0_gtFine_labelIds.png .* it is of mode RGB: a mask has one byte a pixel"):
         read_cityscapes(root)
 
 

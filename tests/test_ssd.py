@@ -1,4 +1,4 @@
-"""SSD under the protocol of detectors, its square input and its augmentations.
+"""SSD as a detector, its square input and its augmentation.
 
 Shapes: N images, A default boxes of one image, M boxes of one image, C classes.
 """
@@ -42,7 +42,7 @@ SMALL = dataclasses.replace(scenes.DEFAULT, model="ssd300", epochs=6)
 
 
 def split(number: int, seed: int = 0) -> Split:
-    """Canvases with glyphs of noise."""
+    """Images with glyphs of noise."""
     rng = np.random.default_rng(seed)
     glyphs, labels = rng.random((20, 8, 8)).astype(np.float32), np.arange(20) % 10
     return scenes.build_split(glyphs, labels, number, rng)
@@ -66,7 +66,7 @@ def fitted(task: Detection) -> Ssd:
 
 @pytest.fixture(scope="module")
 def large() -> Ssd:
-    """SSD300 on VGG16, not trained."""
+    """An untrained SSD300 on VGG16."""
     torch.manual_seed(0)
     return Ssd(dataclasses.replace(PUBLISHED_SSD300, weights="none"), 20, None).eval()
 
@@ -96,7 +96,7 @@ def test_ssd300_is_of_the_published_size(large: Ssd) -> None:
 
 
 def test_ssd300_is_torchvisions_from_stored_pixels_to_the_loss(large: Ssd) -> None:
-    """Squashed to 300 x 300, less the mean: a photograph that is not square, one box of it, through both."""
+    """A photograph that is not square passes through both: resized to 300 x 300, minus the mean, with one box."""
     image = torch.randint(0, 256, (3, 20, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     image = F.interpolate(image[None].float(), (200, 400), mode="bilinear")[0].byte()
     boxes = Boxes(torch.tensor([[40.0, 20, 200, 180], [300, 0, 400, 50]]), torch.tensor([3, 19]))
@@ -111,7 +111,7 @@ def test_ssd300_is_torchvisions_from_stored_pixels_to_the_loss(large: Ssd) -> No
 
 
 class Light(torch.nn.Module):
-    """VGG16 without its classifier, which no detector needs and which takes seconds to make."""
+    """VGG16 without its classifier, which no detector needs and which takes seconds to build."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def test_weights_of_vgg16_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_
 
 # --- the loss -------------------------------------------------------------------------------------
 def by_hand(model: Ssd, maps: list[Tensor], batch: Batch, targets: list[Boxes]) -> float:
-    """The loss of the paper (equations 1 to 3) by plain loops over default boxes: 3 negatives a positive."""
+    """The paper's loss (equations 1 to 3), computed by plain loops over default boxes with 3 negatives per positive."""
     outputs, defaults = model._outputs(maps, batch)
     total, num_positive = 0.0, 0
     for number, target in enumerate(targets):
@@ -241,7 +241,7 @@ def test_blocks_are_classes_then_boxes_from_the_finest_map_on(task: Detection, f
 
 # --- what is found --------------------------------------------------------------------------------
 def torchvisions(model: Ssd, maps: list[Tensor], batch: Batch) -> list[dict[str, Tensor]]:
-    """What torchvision makes of these maps, but for boxes without area, which it keeps."""
+    """torchvision's detections on these maps, without boxes of no area, which it keeps."""
     inner: Any = model.inner
     rule = model.suppression
     inner.score_thresh, inner.nms_thresh = rule.min_score, rule.iou_threshold
@@ -274,9 +274,10 @@ def test_detections_are_torchvisions(task: Detection, fitted: Ssd) -> None:
 
 @torch.no_grad()
 def test_detections_of_ssd300_are_torchvisions(large: Ssd) -> None:
-    """Not trained, nearly every class of every default box is a candidate: 400 of each class enter suppression.
+    """In an untrained network nearly every class of every default box is a candidate: 400 of each class enter
+    suppression.
 
-    In double precision, and with logits that saturate no softmax: no two scores are equal.
+    Double precision and unsaturated logits make all scores different.
     """
     images = torch.rand(1, 3, 300, 300, generator=torch.Generator().manual_seed(0)) * 255 - 110
     batch = Batch(images, [(300, 300)], [0])
@@ -424,23 +425,22 @@ def test_fits_are_varied_where_the_recipe_says(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_fit_learns_the_boxes_that_a_crop_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    remaining, targets = Boxes(torch.tensor([[8.0, 8, 32, 20]]), torch.tensor([3])), list[Boxes]()
+    remaining, trained_on = Boxes(torch.tensor([[8.0, 8, 32, 20]]), torch.tensor([3])), list[Boxes]()
     monkeypatch.setattr(
         "benchmark.vision.detection.ssd_augment.augment_ssd", lambda image, *_: (image[:, :32], remaining)
     )
     loss = Ssd.loss
 
     def noting(self: Ssd, maps: list[Tensor], batch: Batch, targets: list[Boxes]) -> Tensor:
-        targets.extend(targets)
+        trained_on.extend(targets)
         return loss(self, maps, batch, targets)
 
     monkeypatch.setattr(Ssd, "loss", noting)
     recipe = dataclasses.replace(SMALL, epochs=1, squash=64, augment="ssd", warmup=0.0)
     build_task(10, recipe).fit(np.arange(8), 0)
-    assert [target.corners_M4.tolist() for target in targets] == [
-        [[8, 16, 32, 40]]
-    ] * 8  # half as high, squashed to a square
-    assert {target.labels_M.item() for target in targets} == {3}
+    squashed = [[8, 16, 32, 40]]  # from half as high to a square
+    assert [boxes.corners_M4.tolist() for boxes in trained_on] == [squashed] * 8
+    assert {boxes.labels_M.item() for boxes in trained_on} == {3}
 
 
 # --- the recipe -----------------------------------------------------------------------------------

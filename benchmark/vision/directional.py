@@ -32,14 +32,15 @@ class DirectionLayers:
 
     def __init__(self, model: nn.Module, direction: Mapping[str, Tensor]) -> None:
         parameters = dict(model.named_parameters())
-        change = {id(parameters[name]): tangent for name, tangent in direction.items()}
+        changes = {id(parameters[name]): tangent for name, tangent in direction.items()}
         users = {
-            module: id(module.weight) for module in model.modules() if id(getattr(module, "weight", None)) in change
+            module: id(module.weight) for module in model.modules() if id(getattr(module, "weight", None)) in changes
         }
-        self.tangents = {module: change[weight] for module, weight in users.items()}
+        self.tangents = {module: changes[weight] for module, weight in users.items()}
         are_plain = all(type(module) in (nn.Conv2d, nn.Linear) for module in users)
-        self.are_supported = are_plain and set(users.values()) == change.keys()
-        self._called, self._folded = set[nn.Module](), False
+        # Whether each changed parameter is the weight of a plain convolution or linear layer.
+        self.are_supported = are_plain and set(users.values()) == changes.keys()
+        self._called, self._has_extra_rows = set[nn.Module](), False
 
     @property
     def were_all_called(self) -> bool:
@@ -48,7 +49,7 @@ class DirectionLayers:
         A model may use a layer's weight without calling the layer, or feed it several rows per image. If the number of
         rows happens to equal the number of images, the second case is not detected.
         """
-        return self._called == self.tangents.keys() and not self._folded
+        return self._called == self.tangents.keys() and not self._has_extra_rows
 
     @contextmanager
     def inject_tangents(self, strength_N: Tensor) -> Iterator[None]:
@@ -57,12 +58,12 @@ class DirectionLayers:
 
         The strength is zero, so no output changes; the gradient of `strength_N` is the derivative along the direction.
         """
-        self._called, self._folded = set(), False
+        self._called, self._has_extra_rows = set(), False
 
         def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
             self._called.add(module)
             if len(output) != len(strength_N):
-                self._folded = True
+                self._has_extra_rows = True
                 return output
             with torch.no_grad():
                 product = apply_weight(module, inputs[0], self.tangents[module])

@@ -19,11 +19,9 @@ from torch import Tensor, nn
 from benchmark.api import Companion
 from benchmark.vision.weights import load_weights
 
-PROBE = "linear_probe"  # a linear layer alone, on a frozen encoder's features
-DEFAULT_NETWORK = (
-    "resnet50"  # torchvision's that a task has by default: known without asking torchvision, which takes a second
-)
-NUM_STAGES = 4  # stage maps that a companion sees
+PROBE = "linear_probe"  # a linear layer on a frozen encoder's features
+DEFAULT_NETWORK = "resnet50"  # torchvision's, default of a task: accepted without importing torchvision (a second)
+NUM_STAGES = 4  # number of stage maps that a companion reads
 
 
 class ClassificationNetwork(nn.Module):
@@ -107,7 +105,7 @@ class Network(ClassificationNetwork):
             return
         height, width = size = (output.shape[2], output.shape[3])
         if height * width > 1 and abs(height * image_size[1] - width * image_size[0]) < max(image_size):
-            self._maps.pop(size, None)  # so that sizes stay in the order of their last output
+            self._maps.pop(size, None)  # keeps sizes in the order of their last output
             self._maps[size] = output
 
 
@@ -278,7 +276,7 @@ def network_names(source: str) -> list[str]:
     if source == "torchvision":
         import torchvision
 
-        auxiliary = {"googlenet", "inception_v3"}  # more than one output in training
+        auxiliary = {"googlenet", "inception_v3"}  # they have more than one output in training
         return [name for name in torchvision.models.list_models(module=torchvision.models) if name not in auxiliary]
     if find_spec(source) is None:
         return []

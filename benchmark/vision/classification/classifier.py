@@ -63,5 +63,6 @@ class Classifier(Classification):
         return self._normaliser(inputs).contiguous(memory_format=self._memory_format())
 
     def _labelled_set(self, positions_N: Tensor) -> LabelledImages:
+        """The images at these positions, with the normaliser that augmentation needs."""
         images_NKHW, labels_N = self._inputs[positions_N], self._labels[positions_N]
         return LabelledImages(images_NKHW, labels_N, self._normaliser, self._channels_first)

@@ -67,6 +67,7 @@ class LinearProbe(Classification):
         self._uses_batch_statistics = False
 
     def _build_network(self, seed: int, companion: Companion | None) -> LinearNetwork:
+        """Builds a fresh linear layer. Companions are not supported."""
         if companion is not None:
             raise ValueError("a linear probe has no stage maps for a companion (learning_loss) to read")
         with seeded(derive_seed(seed, "network")):
@@ -74,9 +75,11 @@ class LinearProbe(Classification):
         return network.eval().to(self._device)
 
     def _prepare_inputs(self, inputs: Tensor) -> Tensor:
+        """Returns the features unchanged."""
         return inputs
 
     def _labelled_set(self, positions_N: Tensor) -> LabelledFeatures:
+        """The features at these positions."""
         return LabelledFeatures(self._inputs[positions_N], self._labels[positions_N])
 
 

@@ -23,9 +23,8 @@ class Recipe:
         ValueError: a value is out of range, or a setting has no effect in combination with the others.
     """
 
-    model: str = (
-        "resnet18"  # resnet18 (for 32x32 images), small_cnn (8x8), linear_probe, a torchvision, timm:X, pycls:X
-    )
+    # resnet18 (for 32x32 images), small_cnn (for 8x8), linear_probe, or a network of torchvision, timm:X or pycls:X
+    model: str = "resnet18"
     encoder: EncoderName | None = None  # linear_probe: the frozen encoder whose features the linear layer takes
     width: int = 64  # channels of resnet18's first stage
     weights: str = "none"  # initial weights: none, default (the library's pretrained ones), or a .safetensors/.pth file
@@ -112,7 +111,7 @@ PUBLISHED = Recipe(
     precision="float32",
     channels_last=False,
 )
-"""ISAL's classification recipe (Liu et al., 2021, section 4.1, and its code): the other fields are `Recipe`'s own."""
+"""ISAL's classification recipe (Liu et al., 2021, section 4.1, and its code); other fields keep their defaults."""
 
 
 def missing_capabilities(**values: Any) -> set[str]:

@@ -157,6 +157,7 @@ class MmdetDetector(Detector):
             del self.inner.extract_feat
 
     def _to_detections(self, instances: InstanceData) -> Detections:
+        """The library's boxes, each with its score for its class and the rest for background."""
         scores_MK = instances.scores.new_zeros(len(instances.scores), final_head(self.inner).num_classes + 1)
         scores_MK[:, -1] = 1 - instances.scores
         scores_MK.scatter_(1, instances.labels[:, None], instances.scores[:, None])
@@ -222,6 +223,7 @@ class TwoStageMmdet(MmdetDetector):
         return proposals, self.inner.roi_head.predict_bbox(maps, metas, proposals, rcnn_test_cfg=None, rescale=False)
 
     def _suppress(self, instances: InstanceData, proposals_R4: Tensor) -> Detections:
+        """The library's class-wise suppression of one image's boxes, each with its proposal."""
         test_settings, num_classes = self.inner.roi_head.test_cfg, final_head(self.inner).num_classes
         limits = (test_settings.score_thr, test_settings.nms, test_settings.max_per_img)
         boxes_M5, labels_M, candidate_M = multiclass_nms(instances.bboxes, instances.scores, *limits, return_inds=True)

@@ -26,7 +26,7 @@ class DetectorRecipe:
 
     model: str = "fcos"  # fcos, faster_rcnn, ssd300 of torchvision, or mmdet:fcos, mmdet:faster_rcnn, mmdet:CONFIG
     backbone: str = DEFAULT_BACKBONE  # any ResNet or MobileNet of torchvision; for ssd300 vgg16; or `small`
-    weights: str = "default"  # of the backbone: none, default (ImageNet), or a .safetensors/.pth file
+    weights: str = "default"  # initial weights of the backbone: none, default (ImageNet), or a .safetensors/.pth file
     frozen_stages: int = 1  # number of backbone stages that stay fixed, besides the stem; -1: none, nor the stem
     norm: Literal["frozen", "batch"] = "frozen"  # the backbone's batch normalisation: fixed (frozen) or trained (batch)
     channels: int = 256  # channels of the feature maps; for ssd300, of the small backbone's last map
@@ -185,12 +185,12 @@ PUBLISHED_FCOS_COCO = DetectorRecipe(
     precision="float32",
     channels_last=False,
 )
-"""ISAL's FCOS on COCO (Liu et al., 2021, section 4.2 and its code): the other fields are `DetectorRecipe`'s own.
+"""The training of ISAL's FCOS on COCO (Liu et al., 2021, section 4.2 and its code); other fields keep their defaults.
 
-Of training, that is: the network is torchvision's, which differs (docs/recipes.md); `mmdet:fcos` is the paper's.
+The network is torchvision's, which differs from the paper's (docs/recipes.md); `mmdet:fcos` is the paper's network.
 """
 PUBLISHED_FCOS_VOC = replace(PUBLISHED_FCOS_COCO, clip=8.0)
-"""The same on VOC2012: at COCO's 1333x800, its gradient clipped at 8."""
+"""The same on VOC2012: images of COCO's size, 1333x800, and gradients clipped at norm 8."""
 
 PUBLISHED_SSD300 = DetectorRecipe(
     model=SSD, backbone=VGG, frozen_stages=-1, squash=SSD_SIDE, augment="ssd",
@@ -198,11 +198,11 @@ PUBLISHED_SSD300 = DetectorRecipe(
     schedule="step", milestones="240", warmup=300.0, warmup_ratio=0.001, clip=0.0, precision="float32",
     channels_last=False,
 )  # fmt: skip
-"""SSD300 on VOC 2007 and 2012 as GEAL and FreeSel train it (Xie et al., 2021 and 2023, and their code: 30 epochs of
-tenfold data): the other fields are `DetectorRecipe`'s own.
+"""SSD300 on VOC 2007 and 2012 as GEAL and FreeSel train it (Xie et al., 2021 and 2023, and their code, which runs 30
+epochs over the data repeated ten times); other fields keep their defaults.
 
-Theirs is mmdet's SSD, whose mean is (123.675, 116.28, 103.53); ssd.py and ssd_augment.py say what torchvision's does
-otherwise. Batches are of equal size, give or take one image.
+They use mmdet's SSD, whose pixel mean is (123.675, 116.28, 103.53); ssd.py and ssd_augment.py list how torchvision's
+differs. Batches here have equal size up to one image.
 """
 
 

@@ -212,6 +212,7 @@ class FasterRcnn(Detector):
         return [rpn_head.cls_logits, rpn_head.bbox_pred, box_predictor.cls_score, box_predictor.bbox_pred]
 
     def _name_levels(self, maps: Sequence[Tensor]) -> OrderedDict[str, Tensor]:
+        """The feature maps by name, as torchvision takes them."""
         return OrderedDict((str(number), level) for number, level in enumerate(maps))
 
     def _propose(self, maps: Sequence[Tensor], batch: Batch) -> tuple[list[Tensor], Tensor]:

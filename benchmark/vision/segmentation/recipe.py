@@ -23,7 +23,7 @@ class SegmenterRecipe:
     """
 
     model: str = DEFAULT_MODEL  # any DeepLabV3 or FCN of torchvision, or `small`
-    weights: str = "default"  # of the backbone: none, default (ImageNet), or a .safetensors/.pth file
+    weights: str = "default"  # initial weights of the backbone: none, default (ImageNet), or a .safetensors/.pth file
     dropout: float = 0.0  # rate of dropout before the last layer, in addition to that in torchvision's heads
 
     crop: int = 512  # side in pixels of the random crops in training, small images are padded; 0: whole images
@@ -35,12 +35,10 @@ class SegmenterRecipe:
     batch_size: int = 8
     lr: float = 0.01
     momentum: float = 0.9
-    weight_decay: float = 5e-4  # of all parameters
+    weight_decay: float = 5e-4  # of all parameters, biases and normalisation included
     schedule: Literal["poly", "cosine"] = "poly"  # how the learning rate decays to zero
     power: float = 0.9  # schedule=poly: exponent of the share of training that is left
-    precision: Literal["float32", "bfloat16"] = (
-        "bfloat16"  # precision of all but the last layer, in training and prediction
-    )
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of all but the last layer, in training and prediction
     channels_last: bool = True
 
     def __post_init__(self) -> None:
@@ -101,11 +99,11 @@ PUBLISHED = SegmenterRecipe(
     channels_last=False,
 )
 """DeepLabV3's recipe (Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, section 4) on
-Cityscapes: 90,000 steps of 16 crops, which are 484 epochs of train; fewer labelled images take fewer steps.
+Cityscapes: 90,000 steps of 16 crops, which are 484 epochs of train. Fewer labelled images take fewer steps.
 
-Not verified against the paper: the steps and the crop, and that learning rate and batch are those of its PASCAL VOC.
-The weight decay is mmsegmentation's. The network is torchvision's: its output stride is 8 from the start, where the
-paper trains at 16, and its rates of dilation are 12, 24 and 36.
+Two points are not verified against the paper: the number of steps and the crop; and that the learning rate and the
+batch size are those of its PASCAL VOC experiments. The weight decay is mmsegmentation's. The network is torchvision's:
+its output stride is 8 from the start, where the paper trains at 16, and its dilation rates are 12, 24 and 36.
 """
 
 
