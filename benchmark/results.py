@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from benchmark.analysis import answers, audit, comparison_tables, rounds, savings, tables
+from benchmark.analysis import answers, audit, rounds, savings, tables
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.options import AnalysisOptions, anonymize, parse_options, resolve_paths
 from benchmark.analysis.reading import read_experiments, select_experiments
@@ -139,17 +139,16 @@ class Results:
 
         Returns:
             The columns that `compare A B format=json` prints: differences with intervals and p-values, and the verdict.
+            Published curves cannot be paired: they have no p-values, and the verdict "means only".
 
         Raises:
             ValueError: an option is unknown, or no experiment has runs of both to compare.
         """
         if first == second:
             raise ValueError(f"compare takes two strategies, not {first} twice")
-        comparisons, refused = answers.compare_strategies(
-            self.experiments, first, second, build_options("compare", options)
-        )
-        warn_each([f"not compared: {line}" for line in refused])
-        return comparison_tables.tidy_frame(comparisons)
+        comparisons = answers.compare_strategies(self.experiments, first, second, build_options("compare", options))
+        warn_each([f"not compared: {line}" for line in comparisons.refusals])
+        return comparisons.to_data_frame()
 
     def audit(self) -> pd.DataFrame:
         """Returns the faults that `verify` lists: `experiment`, `check`, `where`, `what`. No row means no fault."""

@@ -54,7 +54,9 @@ def test_a_report_of_records_asks_where_it_may_be_written(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     done = command("report records=published")
     assert isinstance(done.exception, ValueError)
-    assert str(done.exception) == "records=published: add to=FOLDER, the folder that the page and figures are written to"
+    assert (
+        str(done.exception) == "records=published: add to=FOLDER, the folder that the page and figures are written to"
+    )
     assert not list(tmp_path.iterdir())
 
 

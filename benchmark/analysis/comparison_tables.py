@@ -17,7 +17,7 @@ from benchmark.text.escaping import make_visible
 from benchmark.text.words import plural, slug
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 def describe_comparison(comparison: Comparison, digits: int) -> list[str]:
@@ -98,13 +98,6 @@ def tidy_row(row: Comparison) -> dict[str, object]:
         "percent": saving.percent.value if saving else math.nan, "verdict": row.verdict,
         "look": row.sequential_state.num_seeds if row.sequential_state else None,
     }  # fmt: skip
-
-
-def tidy_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """Returns the `tidy_rows` as a DataFrame."""
-    import pandas as pd  # takes a fifth of a second: no run needs it
-
-    return pd.DataFrame(tidy_rows(comparisons))
 
 
 def rows_by_round(comparisons: Sequence[Comparison]) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""Two strategies of a paper, of which only means are known: how far apart they are, without pairs and so without a verdict.
+"""Compares two strategies of a paper that publishes means only: without paired runs, and so without a verdict.
 
 Shapes: R rounds.
 """
@@ -21,19 +21,19 @@ from benchmark.contract.metrics import Metric
 
 @dataclass(frozen=True)
 class MeanComparison:
-    """Published means of `strategy` minus those of `against`, at the last number of labels that both have.
+    """The published means of `strategy` minus those of `against`.
 
     Args:
-        task: what both were run on.
+        task: the label of the task.
         source: the paper.
-        metric: of the scores.
-        strategy: a label.
-        against: the label of the one that it is compared with.
-        num_runs: behind the means of the two.
-        num_labelled: labelled images at which `final_difference` is taken.
-        final_difference: in the score's unit; its ends are NaN where the paper prints no standard deviation.
-        areas: the mean score of each over the rounds that both have.
-        level: of the interval.
+        metric: the metric of the scores.
+        strategy: the label of the strategy.
+        against: the label of the strategy that it is compared with.
+        num_runs: the numbers of runs behind the means of the two.
+        num_labelled: the largest number of labelled images at which both have a score.
+        final_difference: the difference there. Its ends are NaN if the paper prints no standard deviation.
+        areas: the mean score of each, over the rounds that both have.
+        level: the confidence level of the interval.
     """
 
     task: str
@@ -49,16 +49,16 @@ class MeanComparison:
 
 
 def compare_means(experiment: Experiment, strategy: str, against: str, level: float) -> MeanComparison:
-    """Compares two curves of a paper, which holds no single runs.
+    """Compares two curves of a paper.
 
     Args:
-        experiment: of a paper.
-        strategy: a label.
-        against: the label of the one that it is compared with.
-        level: of the interval: Welch's, from standard deviations and numbers of runs, as if no run had a partner.
+        experiment: an experiment of a paper.
+        strategy: the label of the strategy.
+        against: the label of the strategy that it is compared with.
+        level: the confidence level of the interval, which is Welch's and takes all runs as independent.
 
     Raises:
-        ValueError: the two have no number of labels in common, or scores of different scales.
+        ValueError: the two have no number of labels in common, or their scores have different scales.
     """
     first, second = experiment.get_curve(strategy), experiment.get_curve(against)
     if scales_differ(best_score([first]), best_score([second])):
@@ -76,12 +76,13 @@ def compare_means(experiment: Experiment, strategy: str, against: str, level: fl
 
 
 def counts(curve: Curve) -> Floats:
-    """(R,): labelled images by round."""
-    return curve.num_labelled_SR[0]
+    """Returns the labelled images by round, (R,)."""
+    counts_R: Floats = curve.num_labelled_SR[0]
+    return counts_R
 
 
 def final_difference(first: Curve, second: Curve, last: int, level: float) -> Interval:
-    """The difference in round `last`, with Welch's interval where both standard deviations are printed."""
+    """Returns the difference in round `last`, with Welch's interval if both standard deviations are published."""
     value = float(first.mean_R[last] - second.mean_R[last])
     std, other_std = (math.nan if curve.std_R is None else float(curve.std_R[last]) for curve in (first, second))
     if math.isnan(std) or math.isnan(other_std) or min(first.num_runs, second.num_runs) < 2:
@@ -90,28 +91,28 @@ def final_difference(first: Curve, second: Curve, last: int, level: float) -> In
 
 
 def describe_means(comparison: MeanComparison) -> list[str]:
-    """The answer in four lines."""
+    """Returns the comparison in four lines."""
     digits, metric = comparison.metric.digits, comparison.metric
     num, other_num = comparison.num_runs
     has_interval = math.isfinite(comparison.final_difference.low)
     how = (
-        f"{100 * comparison.level:g} % interval by Welch's t, as if no run had a partner"
+        f"{100 * comparison.level:g} % interval by Welch's t, taking runs as independent"
         if has_interval
         else "no interval: the paper prints no standard deviation"
     )
     area = comparison.areas[0] - comparison.areas[1]
     return [
-        f"{comparison.strategy} minus {comparison.against} on {comparison.task}: means of {num} and {other_num} runs, as "
-        f"{comparison.source} prints them, not paired",
+        f"{comparison.strategy} minus {comparison.against} on {comparison.task}: means of {num} and {other_num} runs, "
+        f"published by {comparison.source}, not paired",
         f"{metric} at {comparison.num_labelled:,.0f} labelled images: "
         f"{format_interval(comparison.final_difference, digits, '+')} ({how})",
-        f"mean {metric} over the rounds of both: {area:+z,.{digits}f}",
-        "no verdict: that takes runs of the same seeds, and the paper prints means; `savings` compares what was paid",
+        f"mean {metric} over the rounds that both have: {area:+z,.{digits}f}",
+        "no verdict: it takes single runs with common seeds, and only means are published",
     ]
 
 
 def mean_rows(comparisons: Sequence[MeanComparison]) -> list[dict[str, object]]:
-    """One row a comparison, in the columns of paired ones; what needs pairs is missing."""
+    """Returns one row for each comparison, with those columns of paired comparisons that need no pairs."""
     return [
         {
             "task": one.task, "strategy": one.strategy, "against": one.against, "metric": one.metric.name, "seeds": 0,

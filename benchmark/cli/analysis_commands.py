@@ -22,6 +22,7 @@ from benchmark.analysis import (
     verify,
 )  # fmt: skip
 from benchmark.analysis.curves import Experiment
+from benchmark.analysis.mean_comparisons import describe_means
 from benchmark.analysis.options import PUBLISHED_FOLDER, AnalysisOptions, parse_options
 from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.savings import Saving, finite_or_none
@@ -138,12 +139,15 @@ def compare_command(
         raise ValueError(f"compare takes two strategies, as in `compare A B`, not {first} and {second}")
     options = parse_options(arguments or [], "compare")
     experiments = options.read_experiments()
-    comparisons, refused = answers.compare_strategies(experiments, first, second, options)
+    comparisons = answers.compare_strategies(experiments, first, second, options)
     if options.format == "json":
-        typer.echo(comparison_tables.tidy_frame(comparisons).map(escape_surrogates).to_json(orient="records", indent=1))
-    for comparison in comparisons if options.format == "text" else ():
-        print_paragraphs(comparison_tables.describe_comparison(comparison, comparison.metric.digits), 2)
-    for line in refused:
+        typer.echo(comparisons.to_data_frame().map(escape_surrogates).to_json(orient="records", indent=1))
+    else:
+        for paired in comparisons.paired:
+            print_paragraphs(comparison_tables.describe_comparison(paired, paired.metric.digits), 2)
+        for published in comparisons.published:
+            print_paragraphs(describe_means(published), 2)
+    for line in comparisons.refusals:
         say(f"not compared: {line}")
     say_variants_of(experiments)
 

@@ -37,6 +37,7 @@ from benchmark.api import (
 from benchmark.vision.data.annotations import GroundTruth, Split, image_scans
 from benchmark.vision.data.reading import Noise, read_groups
 from benchmark.vision.data.sources import report_sources
+from benchmark.vision.data.splitting import check_has_boxes
 from benchmark.vision.detection.average_precision import coco_scores, voc_map
 from benchmark.vision.detection.detection_set import DetectionSet, apply_dropout
 from benchmark.vision.detection.detector import Batch, Detections, DetectionsWithFeatures, Detector
