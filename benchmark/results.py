@@ -210,7 +210,15 @@ class Results:
 
 
 def build_options(verb: str, options: dict[str, object]) -> AnalysisOptions:
-    """Builds the options of a command from its arguments in Python. ValueError where one is unknown or does not fit."""
+    """Builds the options of a command from its arguments in Python.
+
+    Args:
+        verb: the command.
+        options: the arguments, by name.
+
+    Raises:
+        ValueError: an argument is unknown, or its value does not fit.
+    """
     names = [name for name in setting_types(verb) if name not in (*RECORD_SETTINGS, "format")]
     for name in options:
         if name not in names:
@@ -220,7 +228,11 @@ def build_options(verb: str, options: dict[str, object]) -> AnalysisOptions:
 
 
 def warn_each(lines: Sequence[str]) -> None:
-    """Issues one warning for each line."""
+    """Issues one warning for each line.
+
+    Args:
+        lines: the texts of the warnings.
+    """
     for line in lines:
         warnings.warn(line, stacklevel=3)
 
