@@ -51,7 +51,7 @@ from benchmark.contract.metrics import ACCURACY, MEAN_AP, MEAN_IOU, Metric, Scor
 from benchmark.contract.registering import register, register_encoder, register_task
 from benchmark.contract.tasks import BatchSizes, Encoder, FromFiles, Pool, ReportsBatchSizes, Task
 from benchmark.contract.view import Reference, View
-from benchmark.plugins.capabilities import Need
+from benchmark.plugins.capability_names import Need
 from benchmark.plugins.registry import EncoderName, StrategyName
 from benchmark.system import activity, tensor_files
 from benchmark.system.process_state import seeded

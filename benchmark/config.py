@@ -22,14 +22,14 @@ from benchmark.experiment.auto_seeds import AutoSeeds
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment, Grid
 from benchmark.experiment.own_data import OwnDataDefaults
+from benchmark.experiment.run_settings import Settings, known_settings, setting_types
 from benchmark.experiment.schedule import Schedule
-from benchmark.experiment.settings import Settings, known_settings, setting_types
 from benchmark.experiment.spec import Spec
 from benchmark.experiment.variants import ORDINARY, STAGGERED
 from benchmark.plugins import registry
+from benchmark.plugins.key_value import read_settings
 from benchmark.plugins.paths import CONFIGS, expand_home, grid_names
 from benchmark.plugins.registry import convert_value
-from benchmark.plugins.settings import read_settings
 from benchmark.text import notation
 from benchmark.text.words import did_you_mean, first_sentence
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from benchmark.analysis import answers, audit, rounds, savings, tables
 from benchmark.analysis.curves import Experiment
+from benchmark.analysis.load_experiments import read_experiments, select_experiments
 from benchmark.analysis.options import AnalysisOptions, anonymize, parse_options, resolve_paths
-from benchmark.analysis.reading import read_experiments, select_experiments
 from benchmark.analysis.settings import RECORD_SETTINGS, setting_types
 from benchmark.text import notation
 from benchmark.text.words import did_you_mean

@@ -13,7 +13,7 @@ from benchmark.vision.classification import (
     check_weights,
     missing_capabilities,
 )
-from benchmark.vision.data.handwritten import read_digits
+from benchmark.vision.data.digits import read_digits
 
 NUM_TEST = 500
 DEFAULT = Recipe(

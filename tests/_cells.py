@@ -11,9 +11,9 @@ from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.records.store import Store
-from benchmark.runner import launch
+from benchmark.runner import local_launch, task_loading
+from benchmark.runner.events import CellStarted, Failure, Round
 from benchmark.runner.fit_cache import FitCache
-from benchmark.runner.launch import CellStarted, Failure, Round
 
 FAULTY = Path(__file__).parent / "plugins"
 TINY = "digits[epochs=2]"
@@ -30,7 +30,7 @@ def run(cells: list[Cell], folder: Path, cache_gb: float = 1.0) -> list[Round | 
     """Runs cells into `folder`/run and returns what happened."""
     machine = Machine(torch.device("cpu"))
     fits = FitCache(folder / "fits", cache_gb, "cpu")
-    events = launch.run_locally(cells, Store(folder / "run"), fits, launch.TaskLoader(machine))
+    events = local_launch.run_locally(cells, Store(folder / "run"), fits, task_loading.TaskLoader(machine))
     return [event for event in events if not isinstance(event, CellStarted)]
 
 

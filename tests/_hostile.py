@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from benchmark.cli.commands import app
-from benchmark.records.json_lines import add_checksum
+from benchmark.records.checksummed_lines import add_checksum
 from benchmark.records.store import Store, StoreWriteError
 
 SCORES = {

@@ -25,7 +25,7 @@ from benchmark.api import Machine
 from benchmark.cli import display
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.runner import launch
+from benchmark.runner import task_loading
 from benchmark.system import activity
 from benchmark.system.activity import Stage
 
@@ -194,7 +194,7 @@ def test_reading_images_is_counted_within_loading(tmp_path: Path) -> None:
     spec = Spec.read("task", "image_folder[root=birds,size=8,model=small_cnn]")
     discovery.discover()
     machine = Machine(torch.device("cpu"), tmp_path)
-    reports = reports_of(lambda: launch.build_task(spec, machine))
+    reports = reports_of(lambda: task_loading.build_task(spec, machine))
     reading = reports[f"loading {spec.label}: reading images"]
     assert {stage.total for stage in reading} == {12}
 

@@ -9,10 +9,10 @@ from _cells import bytes_of
 from _curves import recorded
 from msgspec import structs
 
-from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.plugins import registry
 from benchmark.records.agreement import Agreement, MixedRecordsError
-from benchmark.records.json_lines import encode_line, read_lines
+from benchmark.records.checksummed_lines import encode_line, read_lines
 from benchmark.records.record import Header
 from benchmark.records.store import Store
 

@@ -25,7 +25,7 @@ from benchmark.experiment.spec import Spec
 from benchmark.plugins.discovery import discover
 from benchmark.plugins.registry import REGISTRY
 from benchmark.records import anonymous
-from benchmark.records.sources import Sources
+from benchmark.records.image_file_list import Sources
 from benchmark.records.store import Store
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from benchmark import config
 from benchmark.analysis.figures.gallery import Gallery
-from benchmark.analysis.reading import read_stores
+from benchmark.analysis.load_experiments import read_stores
 from benchmark.api import Machine
 from benchmark.cli.commands import app
 from benchmark.cli.progress import TerminalWatcher
@@ -25,12 +25,12 @@ from benchmark.experiment.grid import Experiment
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.records.json_lines import encode_line
+from benchmark.records.checksummed_lines import encode_line
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
-from benchmark.runner import gallery, launch
-from benchmark.runner.carry_out import Job, LazyTasks, manifest_entry, run_missing_rounds
+from benchmark.runner import events, gallery_writer, local_launch, record_checks, task_loading
 from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.run_grid import Job, LazyTasks, manifest_entry, run_missing_rounds
 from benchmark.seeds import seed
 
 
@@ -151,7 +151,7 @@ def test_a_flipped_record_is_named_not_used_and_run_again(tmp_path: Path) -> Non
     assert "line 3 is damaged" in re.sub(r"\s+", " ", re.sub("[│┃]", " ", text))
     assert read_stores([store])[0].curves["margin"].value_SR.shape == (1, 3)
     assert np.isfinite(read_stores([store])[0].curves["margin"].value_SR).sum() == 1
-    assert launch.count_rounds_left([margin_cell], store) == {margin_cell: 2}
+    assert record_checks.count_rounds_left([margin_cell], store) == {margin_cell: 2}
     run([margin_cell], tmp_path)
     assert bytes_of(tmp_path / "run") == whole
 
@@ -168,7 +168,7 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
     store, machine = Store(tmp_path / "run"), Machine(torch.device("cpu"))
     fits = FitCache(tmp_path / "fits", 1.0, "cpu")
     experiments = [experiment("margin", "random")]
-    assert list(gallery.update_galleries(experiments, store, fits, launch.TaskLoader(machine))) == []
+    assert list(gallery_writer.update_galleries(experiments, store, fits, task_loading.TaskLoader(machine))) == []
     path = store.folder / "gallery" / "small.npz"
     stored_gallery = Gallery.read(path)
     bought = {index for each in cells for record in store.records(each.path)[1] for index in record.bought[:8]}
@@ -176,12 +176,12 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
     assert stored_gallery.thumbs_NHW3.shape == (len(stored_gallery.shown_N), 8, 8, 3)
     assert stored_gallery.features_ND.shape[0] == len(stored_gallery.shown_N)
     assert stored_gallery.features_ND.shape[1] > 1
-    task = launch.build_task(experiments[0].task, machine)
+    task = task_loading.build_task(experiments[0].task, machine)
     np.testing.assert_array_equal(stored_gallery.labels_P, task._labels.numpy())  # type: ignore[union-attr]
     before = path.stat()
     for file in store.folder.rglob("*.jsonl"):
         os.utime(file)  # newer than the gallery, with the same content
-    assert list(gallery.update_galleries(experiments, store, fits, launch.TaskLoader(machine))) == []
+    assert list(gallery_writer.update_galleries(experiments, store, fits, task_loading.TaskLoader(machine))) == []
     assert path.stat().st_ino == before.st_ino
 
 
@@ -189,22 +189,22 @@ def test_a_run_leaves_pictures_labels_and_features(tmp_path: Path) -> None:
 def test_pictures_are_made_anew_of_other_records_whatever_their_time(age: int, tmp_path: Path) -> None:
     run([cell("random")], tmp_path)
     store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
-    experiments, tasks = [experiment("random")], launch.TaskLoader(Machine(torch.device("cpu")))
+    experiments, tasks = [experiment("random")], task_loading.TaskLoader(Machine(torch.device("cpu")))
     path, records = store.folder / "gallery" / "small.npz", store.path(cell("random").path)
     whole = records.read_bytes()
     records.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
-    assert list(gallery.update_galleries(experiments, store, fits, tasks)) == []
+    assert list(gallery_writer.update_galleries(experiments, store, fits, tasks)) == []
     before = path.stat()
     records.write_bytes(whole)  # restored from a backup, or of a clock that jumped
     os.utime(records, (before.st_mtime + age, before.st_mtime + age))
-    assert list(gallery.update_galleries(experiments, store, fits, tasks)) == []
+    assert list(gallery_writer.update_galleries(experiments, store, fits, tasks)) == []
     assert path.stat().st_ino != before.st_ino
     assert set(store.records(cell("random").path)[1][-1].bought[:8]) <= set(Gallery.read(path).shown_N.tolist())
 
 
 def test_pictures_are_made_when_an_experiment_ends_from_the_task_that_is_built(tmp_path: Path) -> None:
     store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
-    tasks = launch.TaskLoader(Machine(torch.device("cpu"), scratch=tmp_path))
+    tasks = task_loading.TaskLoader(Machine(torch.device("cpu"), scratch=tmp_path))
     second = replace(experiment("random"), name="second", seeds=(1,))
     experiments = [replace(experiment("random", "margin"), name="first"), second]
     cells = [cell for each in experiments for cell in each.cells()]
@@ -212,23 +212,25 @@ def test_pictures_are_made_when_an_experiment_ends_from_the_task_that_is_built(t
 
     def ended(each: Experiment) -> None:
         calls.append((each.name, len(events_so_far), id(tasks.by_label[each.task.label])))
-        assert list(gallery.update_galleries([each], store, fits, tasks)) == []
+        assert list(gallery_writer.update_galleries([each], store, fits, tasks)) == []
 
-    events_so_far = list[launch.Event]()
-    for event in gallery.call_when_finished(launch.run_locally(cells, store, fits, tasks), experiments, cells, ended):
+    events_so_far = list[events.Event]()
+    for event in gallery_writer.call_when_finished(
+        local_launch.run_locally(cells, store, fits, tasks), experiments, cells, ended
+    ):
         events_so_far.append(event)
     assert [type(event).__name__ for event in events_so_far] == ["CellStarted", *["Round"] * 3] * 3
     [built] = tasks.by_label.values()
     assert calls == [("first", 8, id(built)), ("second", 12, id(built))]
     assert {path.stem for path in (store.folder / "gallery").iterdir()} == {"first", "second"}
-    assert list(gallery.call_when_finished([], experiments, [], ended)) == []  # nothing was left to do: nothing ends
+    assert list(gallery_writer.call_when_finished([], experiments, [], ended)) == []
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
     fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    built, build, arrays = list[str](), launch.build_task, gallery.gallery_arrays
+    built, build, arrays = list[str](), task_loading.build_task, gallery_writer.gallery_arrays
 
     def counted(spec: Spec, machine: Machine) -> Any:
         built.append(spec.label)
@@ -239,13 +241,13 @@ def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
             raise MemoryError("no room")
         return arrays(*args)
 
-    monkeypatch.setattr(launch, "build_task", counted)
-    monkeypatch.setattr(gallery, "gallery_arrays", faulty)
+    monkeypatch.setattr(task_loading, "build_task", counted)
+    monkeypatch.setattr(gallery_writer, "gallery_arrays", faulty)
     discovery.discover(None)
     tasks = "tasks=[digits[epochs=1],digits[epochs=2]]"
     settings = config.compose_settings([tasks, "strategies=[random]", "seeds=1", "rounds=2", f"out={tmp_path}"])
     grid = config.build_grid(settings)
-    rounds_left = launch.count_rounds_left(grid.cells(), Store(tmp_path))
+    rounds_left = record_checks.count_rounds_left(grid.cells(), Store(tmp_path))
     watcher = TerminalWatcher(err)
     job = Job(settings, grid, grid.cells(), Store(tmp_path), LazyTasks(settings, watcher), watcher)
     assert not run_missing_rounds(job, rounds_left)
@@ -254,7 +256,7 @@ def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
 
 
 def test_boxes_are_drawn_in_the_pixels_of_the_picture(tmp_path: Path) -> None:
-    task = launch.build_task(Spec.read("task", "scenes"), Machine(torch.device("cpu")))
+    task = task_loading.build_task(Spec.read("task", "scenes"), Machine(torch.device("cpu")))
     indices = np.array([3, 0, 700])
     pictures_NHW3, boxes = task.pictures(indices, 32)  # type: ignore[union-attr]
     assert pictures_NHW3.shape == (3, 32, 32, 3)
@@ -271,12 +273,14 @@ def test_boxes_are_drawn_in_the_pixels_of_the_picture(tmp_path: Path) -> None:
 
 def test_a_gallery_that_cannot_be_made_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run([cell("random", rounds=2)], tmp_path)
-    monkeypatch.setattr(gallery, "gallery_arrays", lambda *_: 1 / 0)
+    monkeypatch.setattr(gallery_writer, "gallery_arrays", lambda *_: 1 / 0)
     store, fits = Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cpu")
     empty = Experiment(
         "small", Spec.read("task", "digits[epochs=2]"), Schedule(20, 5, 2, 10), (Spec.read("strategy", "random"),), (0,)
     )
-    [line] = gallery.update_galleries([empty], store, fits, launch.TaskLoader(Machine(torch.device("cpu"))))
+    [line] = gallery_writer.update_galleries(
+        [empty], store, fits, task_loading.TaskLoader(Machine(torch.device("cpu")))
+    )
     assert line == "small: no images in the report: division by zero (ZeroDivisionError)"
     assert not (store.folder / "gallery").exists()
 
@@ -284,20 +288,20 @@ def test_a_gallery_that_cannot_be_made_is_a_line(tmp_path: Path, monkeypatch: py
 def test_features_come_from_the_cache_alone(tmp_path: Path) -> None:
     run([cell("random", rounds=2)], tmp_path, cache_gb=0)
     one_cell = cell("random", rounds=2)
-    task = launch.build_task(one_cell.task, Machine(torch.device("cpu")))
-    features = gallery.gallery_features(task, [one_cell], FitCache(tmp_path / "fits", 0, "cpu"), np.arange(4))  # type: ignore[arg-type]
+    task = task_loading.build_task(one_cell.task, Machine(torch.device("cpu")))
+    features = gallery_writer.gallery_features(task, [one_cell], FitCache(tmp_path / "fits", 0, "cpu"), np.arange(4))  # type: ignore[arg-type]
     assert features.shape == (4, 0)
 
 
 def test_the_first_of_each_purchase_are_shown_whatever_the_pool() -> None:
     bought = [np.arange(5_000, 5_400), np.arange(60_000, 60_030)]
-    shown = gallery.choose_images(bought, 100_000, 0)
-    assert set(range(5_000, 5_000 + gallery.NUM_FIRST)) | set(range(60_000, 60_000 + gallery.NUM_FIRST)) <= set(
-        shown.tolist()
-    )
-    assert len(np.unique(shown)) == len(shown) <= gallery.NUM_SHOWN + 2 * gallery.NUM_FIRST
+    shown = gallery_writer.choose_images(bought, 100_000, 0)
+    assert set(range(5_000, 5_000 + gallery_writer.NUM_FIRST)) | set(
+        range(60_000, 60_000 + gallery_writer.NUM_FIRST)
+    ) <= set(shown.tolist())
+    assert len(np.unique(shown)) == len(shown) <= gallery_writer.NUM_SHOWN + 2 * gallery_writer.NUM_FIRST
     assert (np.diff(shown) > 0).all()
-    np.testing.assert_array_equal(shown, gallery.choose_images(bought, 100_000, 0))
+    np.testing.assert_array_equal(shown, gallery_writer.choose_images(bought, 100_000, 0))
 
 
 # --- seconds ----------------------------------------------------------------------------------

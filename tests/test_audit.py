@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 
 from benchmark.analysis.audit import CHECKS, Fault, find_faults
 from benchmark.analysis.curves import Curve, Experiment
+from benchmark.analysis.load_experiments import read_experiments, read_stores
 from benchmark.analysis.options import PUBLISHED_FOLDER
 from benchmark.analysis.published import read_curve_file
-from benchmark.analysis.reading import read_experiments, read_stores
 from benchmark.analysis.tables import build_tables, to_latex, to_markdown
 from benchmark.cli.commands import app
 from benchmark.plugins import discovery, registry
-from benchmark.records.json_lines import encode_line, read_lines
+from benchmark.records.checksummed_lines import encode_line, read_lines
+from benchmark.records.image_file_list import Sources
 from benchmark.records.record import Record
-from benchmark.records.sources import Sources
 from benchmark.records.store import Store
 
 HOME = Path(__file__).parents[1]

@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmark import api
 from benchmark.api import Machine
 from benchmark.vision import training
 from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, Split
+from benchmark.vision.classification.accuracy import accuracy_scores
 from benchmark.vision.classification.augment import draw_epoch
-from benchmark.vision.classification.task import accuracy_scores
 from benchmark.vision.networks import Network, build_network
 from benchmark.vision.training import uses_batch_statistics
 
@@ -302,7 +303,7 @@ def test_a_resumed_fit_leaves_the_global_generator_alone(
     classifier = task(replace(machine, scratch=tmp_path))
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     with monkeypatch.context() as patched:
-        patched.setattr(training.tensor_files, "remove_file", lambda path: None)
+        patched.setattr(api.tensor_files, "remove_file", lambda path: None)
         classifier.fit(np.arange(40), 0)
     before = torch.get_rng_state()
     classifier.fit(np.arange(40), 0)

@@ -18,9 +18,9 @@ from benchmark import config
 from benchmark.cli.commands import main
 from benchmark.conformance.checks import run_checks
 from benchmark.experiment import spec
-from benchmark.experiment.settings import Settings
+from benchmark.experiment.run_settings import Settings
 from benchmark.plugins import discovery
-from benchmark.runner import launch
+from benchmark.runner import local_launch
 from benchmark.runner import machine as run_machine
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10"]
@@ -199,8 +199,8 @@ def test_a_grid_in_boxes_that_ends_by_score_is_done_when_it_has_ended(
     words = [*BOXES, "until=map 0.5 +- 0.01", "strategies=[random,in_order]", "seeds=2", f"plugins={FAULTY}"]
     monkeypatch.chdir(tmp_path)
     given_tasks = []
-    local = launch.run_locally
-    monkeypatch.setattr(launch, "run_locally", lambda *given: given_tasks.append(given[-1]) or local(*given))
+    local = local_launch.run_locally
+    monkeypatch.setattr(local_launch, "run_locally", lambda *given: given_tasks.append(given[-1]) or local(*given))
     for verb in ("run", "run", "status", "tables"):
         settings = [*words, "workers=3"] if verb == "run" else []
         monkeypatch.setattr(sys, "argv", ["benchmark", verb, *settings, "out=out", "format=json"])

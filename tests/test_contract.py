@@ -14,7 +14,7 @@ import pytest
 
 from benchmark import api
 from benchmark.contract import capabilities
-from benchmark.plugins.capabilities import CAPABILITIES, LABEL_NEEDS, Capability, Need, capabilities_of
+from benchmark.plugins.capability_names import CAPABILITIES, LABEL_NEEDS, Capability, Need, capabilities_of
 from benchmark.plugins.registry import Plugin
 from benchmark.vision.classification import Classification, Classifier, LinearProbe
 from benchmark.vision.detection import Detection

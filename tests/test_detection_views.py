@@ -20,11 +20,17 @@ from torch.nn import functional as F
 from benchmark.api import Augmentation, Machine, Predictions
 from benchmark.tasks import scenes
 from benchmark.vision.data.annotations import Split
+from benchmark.vision.detection.augmented_views import (
+    CUTOUT_SHARES,
+    AugmentedImages,
+    cut_out,
+    map_back,
+    rotate_boxes_back,
+)
 from benchmark.vision.detection.detector import Batch, Detections, Detector, add_background, add_dropout_before
 from benchmark.vision.detection.recipe import DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.task import Detection, apply_dropout
 from benchmark.vision.detection.torchvision_detectors import IMAGENET, FasterRcnn, Fcos, windows_around
-from benchmark.vision.detection.views import CUTOUT_SHARES, AugmentedImages, cut_out, map_back, rotate_boxes_back
 
 CPU = Machine(torch.device("cpu"))
 MODELS = ("fcos", "faster_rcnn")

@@ -15,7 +15,7 @@ from benchmark.analysis import devices, equivalence
 from benchmark.analysis.devices import MIXABLE, NOT_MIXABLE, UNDECIDED, judge_gaps, paired_gap
 from benchmark.cli.commands import app
 from benchmark.contract.metrics import ACCURACY
-from benchmark.records.json_lines import encode_line, read_lines
+from benchmark.records.checksummed_lines import encode_line, read_lines
 from benchmark.seeds import seed
 
 GPU = "NVIDIA H100, deterministic"

@@ -15,8 +15,8 @@ from test_kept_work import KINDS, linear
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.api import Machine
 from benchmark.plugins.registry import Plugin
-from benchmark.runner import fit_cache, gallery
-from benchmark.runner.launch import Round
+from benchmark.runner import fit_cache, gallery_writer
+from benchmark.runner.events import Round
 from benchmark.system import remarks, tensor_files
 from benchmark.system.digests import digest
 from benchmark.vision.encoding import encodings
@@ -315,7 +315,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 def test_a_gallery_is_read_where_its_digest_fits(tmp_path: Path) -> None:
     path = tmp_path / "gallery" / "small.npz"
-    gallery.write_npz(path, arrays())
+    gallery_writer.write_npz(path, arrays())
     assert Gallery.read(path).labels_P.tolist() == [0, 1, 1]
     path.rename(tmp_path / "other.npz")
     with pytest.raises(ValueError, match=r"other.npz is damaged: its digest does not fit"):
@@ -329,14 +329,14 @@ def test_a_gallery_is_read_where_its_digest_fits(tmp_path: Path) -> None:
 
 def test_a_damaged_gallery_is_drawn_again(tmp_path: Path) -> None:
     path = tmp_path / "gallery" / "small.npz"
-    gallery.write_npz(path, arrays(), "records")
-    assert gallery.read_records_digest(path) == "records"
+    gallery_writer.write_npz(path, arrays(), "records")
+    assert gallery_writer.read_records_digest(path) == "records"
     with np.load(path) as file:
         content = dict(file)
     np.savez(path, **content | {"labels_P": np.array([1, 1, 1])})
-    assert gallery.read_records_digest(path) is None
+    assert gallery_writer.read_records_digest(path) is None
     np.savez(path, **content | {"digest": np.array("")})
-    assert gallery.read_records_digest(path) is None
+    assert gallery_writer.read_records_digest(path) is None
 
 
 def test_a_gallery_of_an_older_release_is_read(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from test_figures import gallery
 from typer.testing import CliRunner
 
 from benchmark.analysis.figures import style
-from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.cli import commands as cli_commands
 from benchmark.cli import progress, terminal
 from benchmark.cli.display import show_activity
@@ -31,11 +31,11 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins.discovery import discover
-from benchmark.records.json_lines import encode_line
-from benchmark.records.sources import Sources
+from benchmark.records.checksummed_lines import encode_line
+from benchmark.records.image_file_list import Sources
 from benchmark.records.store import Store, slug
-from benchmark.runner import launch
-from benchmark.runner.gallery import write_npz as write_gallery
+from benchmark.runner import events as runner_events
+from benchmark.runner.gallery_writer import write_npz as write_gallery
 from benchmark.text.escaping import (
     escape_csv,
     escape_latex,
@@ -322,7 +322,7 @@ def test_the_live_lines_of_a_run_show_names_whole(monkeypatch: pytest.MonkeyPatc
     discover()
     cell = Cell(Spec.read("task", "digits"), Spec.read("strategy", "isal[k=2]"), Schedule(1, 1, 1), 0)
     console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None, _environ={})
-    events = [launch.CellStarted(cell), launch.Failure(cell, KeyError("[/red] \x1b]0;x\x07"), False)]
+    events = [runner_events.CellStarted(cell), runner_events.Failure(cell, KeyError("[/red] \x1b]0;x\x07"), False)]
     with show_activity(console) as display:
         list(progress.show_progress(events, {}, display))
         console.print(display)

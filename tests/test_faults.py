@@ -36,9 +36,9 @@ from benchmark.cli.commands import main
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import discovery, registry
 from benchmark.records.store import Store, StoreWriteError
-from benchmark.runner import launch
+from benchmark.runner import local_launch, task_loading
+from benchmark.runner.events import Failure, Round
 from benchmark.runner.fit_cache import FitCache
-from benchmark.runner.launch import Failure, Round
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -509,8 +509,8 @@ def test_what_another_process_appends_during_a_run_is_named_and_run_again(
     whole = recorded.read_bytes()
     recorded.unlink()
     one_cell, store, machine = shelved(), Store(tmp_path / "run"), Machine(torch.device("cpu"))
-    for event in launch.run_locally(
-        [one_cell], store, FitCache(tmp_path / "fits", 1.0, "cpu"), launch.TaskLoader(machine)
+    for event in local_launch.run_locally(
+        [one_cell], store, FitCache(tmp_path / "fits", 1.0, "cpu"), task_loading.TaskLoader(machine)
     ):
         if isinstance(event, Round) and event.record.round == 2:
             lines = recorded.read_bytes().splitlines(keepends=True)
@@ -686,7 +686,7 @@ def test_a_pilot_and_a_gallery_that_would_end_the_run_are_a_line_each(
     def end(*_: object) -> None:
         raise SystemExit(0)
 
-    monkeypatch.setattr("benchmark.runner.gallery.write_gallery", end)
+    monkeypatch.setattr("benchmark.runner.gallery_writer.write_gallery", end)
     code, output = typed("strategies=[random]", "seeds=1")
     assert (code, "no images in the report: 0 (SystemExit)" in output) == (0, True), output
 
@@ -700,8 +700,8 @@ def test_exit_0_means_that_every_round_is_in_the_records(
     tmp_path: Path, typed: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in (5, 2):  # events go missing between the launcher and the command
-        local = launch.run_locally
-        monkeypatch.setattr(launch, "run_locally", lambda *args: itertools.islice(local(*args), number))  # noqa: B023
+        local = local_launch.run_locally
+        monkeypatch.setattr(local_launch, "run_locally", lambda *args: itertools.islice(local(*args), number))  # noqa: B023
         code, output = typed("strategies=[random]", "seeds=3")
         monkeypatch.undo()
         check_stated("rounds are missing at the end", code, output)
@@ -759,10 +759,10 @@ def test_failed_cells_hold_no_memory(tmp_path: Path) -> None:
 def test_cells_that_are_done_hold_no_memory(tmp_path: Path) -> None:
     names, held = ("coreset", "isal[depth=2,repeats=1]"), []
     cells = [cell(name, rounds=2, seed=number) for number in range(20) for name in names]
-    fits, tasks = FitCache(tmp_path / "fits", 1.0, "cpu"), launch.TaskLoader(Machine(torch.device("cpu")))
+    fits, tasks = FitCache(tmp_path / "fits", 1.0, "cpu"), task_loading.TaskLoader(Machine(torch.device("cpu")))
     tracemalloc.start()
     try:
-        for event in launch.run_locally(cells, Store(tmp_path / "run"), fits, tasks):
+        for event in local_launch.run_locally(cells, Store(tmp_path / "run"), fits, tasks):
             assert not isinstance(event, Failure)
             if isinstance(event, Round) and event.is_last:
                 held.append(held_mb())
@@ -785,7 +785,7 @@ def test_clocks_that_jump_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     fits = FitCache(
         tmp_path / "jumped" / "fits", 1e-6, "cpu"
     )  # room for two fits: the oldest go, whatever their time says
-    for event in launch.run_locally(cells, store, fits, launch.TaskLoader(Machine(torch.device("cpu")))):
+    for event in local_launch.run_locally(cells, store, fits, task_loading.TaskLoader(Machine(torch.device("cpu")))):
         events.append(event)
         for path in (tmp_path / "jumped").rglob("*.*"):
             os.utime(path, (time.time(), time.time()))

@@ -19,8 +19,8 @@ from matplotlib.text import Text
 
 from benchmark.analysis import stats
 from benchmark.analysis.curves import Curve, Experiment, Run
+from benchmark.analysis.figures import all_figures, ranking, seconds, selections, style
 from benchmark.analysis.figures import curves as figures_curves
-from benchmark.analysis.figures import drawing, ranking, seconds, selections, style
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.stats import student_interval
 from benchmark.contract.metrics import ACCURACY
@@ -231,7 +231,7 @@ def test_missing_rounds_are_left_out() -> None:
     none = np.zeros((0, 3))
     empty = Curve("empty", 0, 2, none, none, {"images": none})
     incomplete = experiment([uneven, short, empty])
-    figures = drawing.draw_figures(
+    figures = all_figures.draw_figures(
         [incomplete, experiment([empty, replace(empty, strategy="b")], "none"), experiment([], "no")], {}
     )
     curves = lines(figures["made-curves-images"])
@@ -468,7 +468,7 @@ def test_seconds_are_the_mean_over_the_rounds_that_select(
 
 # --- names ----------------------------------------------------------------------------------
 def test_hostile_names_are_shown_as_they_are(example: Experiment) -> None:
-    figures = drawing.draw_figures([example, replace(example, title="two")], {"made": gallery()})
+    figures = all_figures.draw_figures([example, replace(example, title="two")], {"made": gallery()})
     assert {"ranks", "made-savings", "made-pool"} <= set(figures)
     figures["penalties"] = got(ranking.penalty_matrix([experiment([constant(HOSTILE, [0, 1]), constant("b", [0, 0])])]))
     for stem, figure in figures.items():
@@ -574,13 +574,13 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_everything_names_its_figures(example: Experiment) -> None:
-    figures = drawing.draw_figures([example], {"made": gallery(detection=True)})
+    figures = all_figures.draw_figures([example], {"made": gallery(detection=True)})
     assert list(figures) == [
         "made-curves-images", "made-savings", "made-overlap", "made-seconds", "made-classes", "made-sizes", "made-pool",
         "made-bought-first", "made-bought-second", "made-bought-_b__x_1_____q_-148442dc",
     ]  # fmt: skip
     many = experiment([constant("aa", [0, 1, 1]), constant("b", [0, 0, 0])])
-    assert "penalties" in drawing.draw_figures([many], {})
+    assert "penalties" in all_figures.draw_figures([many], {})
 
 
 def test_a_strategy_looks_the_same_whatever_else_is_drawn() -> None:

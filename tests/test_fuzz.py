@@ -17,9 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from benchmark.analysis import published, reading
+from benchmark.analysis import load_experiments, published
 from benchmark.plugins import discovery
-from benchmark.records.json_lines import LINE_END, LINE_START, checksum
+from benchmark.records.checksummed_lines import LINE_END, LINE_START, checksum
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store, StoreWriteError
 
@@ -220,7 +220,7 @@ def test_any_manifest_is_read_or_refused(path: list[Any], value: object) -> None
         store = written(home)
         (home / "grid.json").write_text(json.dumps(planted(MANIFEST, path, value)))
         refusal(store.manifest)
-        assert says_one_line(lambda: reading.read_experiments(str(home)))
+        assert says_one_line(lambda: load_experiments.read_experiments(str(home)))
 
 
 @QUICK
@@ -250,7 +250,7 @@ def test_any_cells_of_a_csv_file_are_curves_or_one_line(changes: list[tuple[int,
         rows[row][column] = text
     with folder() as home:
         (home / "a.csv").write_text(csv([list(published.REQUIRED_COLUMNS), *rows]))
-        assert says_one_line(lambda: reading.read_experiments(str(home)))
+        assert says_one_line(lambda: load_experiments.read_experiments(str(home)))
 
 
 @QUICK
@@ -258,7 +258,7 @@ def test_any_cells_of_a_csv_file_are_curves_or_one_line(changes: list[tuple[int,
 def test_any_bytes_for_a_csv_file_are_curves_or_one_line(junk: bytes, headed: bool) -> None:
     with folder() as home:
         (home / "a.csv").write_bytes((",".join(published.REQUIRED_COLUMNS).encode() + b"\n" if headed else b"") + junk)
-        assert says_one_line(lambda: reading.read_experiments(str(home)))
+        assert says_one_line(lambda: load_experiments.read_experiments(str(home)))
 
 
 YAML = JSON.map(json.dumps).map(str.encode) | st.binary(max_size=60) | TEXT.map(str.encode)
@@ -272,4 +272,6 @@ def test_any_sources_are_read_or_refused_in_one_line(content: bytes) -> None:
     with folder() as home:
         (home / "a.csv").write_text(csv([list(published.REQUIRED_COLUMNS), *ROWS]))
         (home / "sources.yaml").write_bytes(content)
-        assert says_one_line(lambda: [experiment.reference for experiment in reading.read_experiments(str(home))])
+        assert says_one_line(
+            lambda: [experiment.reference for experiment in load_experiments.read_experiments(str(home))]
+        )

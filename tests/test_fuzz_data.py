@@ -34,7 +34,7 @@ from benchmark.tasks.voc import voc
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.data import image_checks
 from benchmark.vision.data.annotations import image_scans
-from benchmark.vision.data.sources import report_sources
+from benchmark.vision.data.duplicates import report_sources
 from benchmark.vision.data.splitting import check_has_boxes
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.fingerprints import digest

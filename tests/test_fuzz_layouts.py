@@ -23,7 +23,7 @@ from benchmark.tasks.tiny_imagenet import tiny_imagenet
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.data import image_checks, label_maps, layouts
 from benchmark.vision.data.annotations import image_scans
-from benchmark.vision.data.sources import report_sources
+from benchmark.vision.data.duplicates import report_sources
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
 
 CPU = torch.device("cpu")

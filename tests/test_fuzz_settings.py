@@ -14,7 +14,7 @@ from benchmark import config
 from benchmark.experiment.schedule import Schedule, parse_band
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
-from benchmark.plugins.settings import read_value
+from benchmark.plugins.key_value import read_value
 from benchmark.text import notation
 
 

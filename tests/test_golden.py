@@ -13,7 +13,7 @@ import torch
 from _cells import cell, run
 
 from benchmark.analysis import tables as tabling
-from benchmark.analysis.reading import read_stores
+from benchmark.analysis.load_experiments import read_stores
 from benchmark.records.store import Store
 
 GOLDEN = Path(__file__).parent / "golden.md"

@@ -9,9 +9,9 @@ from _cells import bytes_of, cell
 
 from benchmark.api import Machine, View
 from benchmark.records.store import Store
-from benchmark.runner import launch
+from benchmark.runner import local_launch, task_loading
+from benchmark.runner.events import Failure, Round
 from benchmark.runner.fit_cache import FitCache
-from benchmark.runner.launch import Failure, Round
 from benchmark.strategies.shared.influence import inverse_hessian_product, reference_gradient
 
 pytestmark = pytest.mark.gpu
@@ -28,9 +28,9 @@ STRATEGIES = [
 
 def run_on_gpu(folder: Path) -> list[Round]:
     """Every kind of strategy on small cells."""
-    tasks = launch.TaskLoader(Machine(torch.device("cuda")))
+    tasks = task_loading.TaskLoader(Machine(torch.device("cuda")))
     cells = [cell(name, rounds=2) for name in STRATEGIES]
-    events = list(launch.run_locally(cells, Store(folder / "run"), FitCache(folder / "fits", 1.0, "cuda"), tasks))
+    events = list(local_launch.run_locally(cells, Store(folder / "run"), FitCache(folder / "fits", 1.0, "cuda"), tasks))
     assert not [event for event in events if isinstance(event, Failure)]
     return [event for event in events if isinstance(event, Round)]
 
@@ -75,10 +75,10 @@ def test_products_of_all_chains_at_once_are_those_in_turn() -> None:
 @pytest.mark.filterwarnings("default")  # torch.compile's own
 def test_compiled_fits_of_several_sizes_learn(tmp_path: Path) -> None:
     """CUDA graphs: another batch size in each round."""
-    tasks = launch.TaskLoader(Machine(torch.device("cuda")))
+    tasks = task_loading.TaskLoader(Machine(torch.device("cuda")))
     own_cell = cell("random", rounds=4, task="digits[compile=true,epochs=10]", initial=61, budget=67)
     events = list(
-        launch.run_locally([own_cell], Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cuda"), tasks)
+        local_launch.run_locally([own_cell], Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cuda"), tasks)
     )
     assert [event.line for event in events if isinstance(event, Failure)] == []
     assert [event for event in events if isinstance(event, Round)][-1].record.scores["accuracy"] > 50
@@ -95,9 +95,11 @@ BOXES = ["random", "entropy", "coreset", "learning_loss", "isal[depth=5,repeats=
 
 @pytest.mark.parametrize("task", ["few_scenes", "few_scenes[model=faster_rcnn]"])
 def test_detection_strategies_run_on_a_gpu(task: str, tmp_path: Path) -> None:
-    tasks = launch.TaskLoader(Machine(torch.device("cuda")))
+    tasks = task_loading.TaskLoader(Machine(torch.device("cuda")))
     cells = [cell(name, rounds=2, task=task) for name in BOXES]
-    events = list(launch.run_locally(cells, Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cuda"), tasks))
+    events = list(
+        local_launch.run_locally(cells, Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cuda"), tasks)
+    )
     assert [event.line for event in events if isinstance(event, Failure)] == []
     rounds = [event for event in events if isinstance(event, Round)]
     assert len(rounds) == 2 * len(BOXES)

@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from benchmark.cli.command_names import VERBS, settings_of
 from benchmark.cli.commands import app, main
-from benchmark.cli.verbs import VERBS, settings_of
 from tools.readme import render_page
 
 ROOT = Path(__file__).parent.parent

@@ -41,17 +41,17 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from benchmark import config
-from benchmark.analysis.figures import drawing
+from benchmark.analysis.figures import all_figures
 from benchmark.analysis.figures.gallery import Gallery
-from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.api import Machine
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.records.json_lines import to_json_value
+from benchmark.records.checksummed_lines import to_json_value
 from benchmark.records.record import Measured, Record, line_fields
 from benchmark.records.store import Store
-from benchmark.runner import launch
+from benchmark.runner import events, task_loading
 
 HUGE = 10**400
 
@@ -238,9 +238,9 @@ def test_a_round_without_its_metric_or_its_cost_is_not_recorded(
         monkeypatch.setattr(task, lacking, lambda args: {"other": 1.0})
         return task
 
-    monkeypatch.setattr(launch, "build_task", build)
+    monkeypatch.setattr(task_loading, "build_task", build)
     [failure] = run([cell("random")], tmp_path)
-    assert isinstance(failure, launch.Failure)
+    assert isinstance(failure, events.Failure)
     assert words in failure.line
     assert not Store(tmp_path / "run").records(cell("random").path)[1]
 
@@ -766,7 +766,7 @@ def test_a_thousand_odd_galleries(home: Path) -> None:
         gallery = Gallery.read(path)
         counts.add("right")
         if counts.counted["right"] % 20 == 1:
-            assert drawing.draw_gallery_figures(experiment, gallery)
+            assert all_figures.draw_gallery_figures(experiment, gallery)
         if counts.counted["right"] % DRAWN == 1:
             command(home, "report")
 

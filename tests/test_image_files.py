@@ -27,9 +27,9 @@ from benchmark.tasks.voc import voc
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.data import image_checks
 from benchmark.vision.data.annotations import ImageFiles
+from benchmark.vision.data.duplicates import MAX_NEAR_DISTANCE, MIN_CONTRAST, Sources
 from benchmark.vision.data.image_checks import THUMBNAIL_SIDE, BadImagesError, ImageScan, read_all, scan_images
 from benchmark.vision.data.image_files import UNKNOWN_SIZE, Exif, decode_image, is_hidden_name, is_image
-from benchmark.vision.data.sources import MAX_NEAR_DISTANCE, MIN_CONTRAST, Sources
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
 

@@ -21,9 +21,11 @@ from benchmark.cli.commands import main
 from benchmark.plugins import discovery, registry
 from benchmark.records.record import Measured, Record
 from benchmark.records.store import Store
-from benchmark.runner import forecast, launch, measuring
+from benchmark.runner import events as runner_events
+from benchmark.runner import forecast, local_launch, measuring, task_loading
+from benchmark.runner import gpu_hours as runner_gpu_hours
+from benchmark.runner.events import CellStarted, Event, Failure, Round
 from benchmark.runner.fit_cache import FitCache
-from benchmark.runner.launch import CellStarted, Event, Failure, Round
 from benchmark.runner.time_limit import time_limit
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", "rounds=3"]
@@ -39,10 +41,10 @@ def command(*words: object, code: int = 0) -> None:
 
 # --- select_timeout ---------------------------------------------------------------------------
 def test_a_strategy_that_hangs_fails_alone_and_is_named(tmp_path: Path) -> None:
-    store, tasks = Store(tmp_path), launch.TaskLoader(Machine(torch.device("cpu"), select_timeout=0.3))
+    store, tasks = Store(tmp_path), task_loading.TaskLoader(Machine(torch.device("cpu"), select_timeout=0.3))
     start_time = time.monotonic()
     events = list(
-        launch.run_locally([cell("hangs"), cell("random")], store, FitCache(tmp_path / "fits", 1, "cpu"), tasks)
+        local_launch.run_locally([cell("hangs"), cell("random")], store, FitCache(tmp_path / "fits", 1, "cpu"), tasks)
     )
     assert time.monotonic() - start_time < 30
     (failure,) = (event for event in events if isinstance(event, Failure))
@@ -98,13 +100,13 @@ def hours(schedule_of_events: list[Told], gpu_hours: float | None, share: float 
                 if number == -1:
                     yield CellStarted(running)
                 elif number == -2:
-                    yield launch.Failure(running, ValueError("no"), whole_task=False)
+                    yield runner_events.Failure(running, ValueError("no"), whole_task=False)
                 else:
                     yield Round(running, Record(number, 1, [], {}, {}, {}), Measured(number, {}, False, 0, "", {}))
         finally:
             closed = True
 
-    passed_events = list(launch.stop_after_gpu_hours(events(), gpu_hours, share, said.append, lambda: now))
+    passed_events = list(runner_gpu_hours.stop_after_gpu_hours(events(), gpu_hours, share, said.append, lambda: now))
     return len(passed_events), closed, said
 
 

@@ -22,9 +22,10 @@ from benchmark.cli.display import Display
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import registry
 from benchmark.records.store import Store, StoreWriteError
-from benchmark.runner import acquisition, fit_cache, launch, loop, measuring
+from benchmark.runner import acquisition, fit_cache, loop, measuring, task_loading
+from benchmark.runner.events import Failure, Round
 from benchmark.runner.fit_cache import FitCache
-from benchmark.runner.launch import Failure, Round, count_rounds_left
+from benchmark.runner.record_checks import count_rounds_left
 from benchmark.seeds import seed
 from benchmark.vision.encoding.vit import Vit
 
@@ -258,7 +259,7 @@ def test_a_round_is_not_recorded_where_the_weights_were_exchanged_before_it(tmp_
     save_file(network.state_dict(), path := tmp_path / "own.safetensors")
     like = f"geal[k=3,encoder=vit[model=vit_tiny_patch16_224,size=32,weights={path}]]"
     one_cell, machine = cell(f"matched_random[like={like}]"), Machine(torch.device("cpu"))
-    task = launch.build_task(one_cell.task, machine)
+    task = task_loading.build_task(one_cell.task, machine)
     assert list(loop.build_header(one_cell, task, machine).weights) == [like.removeprefix("geal[k=3,encoder=")[:-1]]
     rounds = loop.run(one_cell, task, FitCache(tmp_path / "fits", 1, "cpu"), machine)
     assert next(rounds)[0].round == 0

@@ -19,13 +19,13 @@ from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.equivalence import STRONGER, WEAKER, Gap, judge
 from benchmark.analysis.figures import ranking
-from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.analysis.rounds import CLASS_COLUMNS
 from benchmark.api import ACCURACY, MEAN_AP, Metric, Scores, scores_by_class
 from benchmark.conformance.task_checks import scores_its_metric
 from benchmark.contract.metrics import KNOWN_METRICS, class_scores, resolve_metric
 from benchmark.experiment.auto_seeds import AutoSeeds
-from benchmark.records.json_lines import encode_line
+from benchmark.records.checksummed_lines import encode_line
 from benchmark.records.store import Store
 
 ERROR = Metric("error", "percent", higher_is_better=False, digits=1, margin=0.5)

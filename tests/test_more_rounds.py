@@ -10,11 +10,11 @@ from _cells import FAULTY, bytes_of
 from typer.testing import CliRunner
 
 from benchmark import config
-from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.cli.commands import app
 from benchmark.plugins import registry
 from benchmark.records.store import Store
-from benchmark.runner import launch
+from benchmark.runner import record_checks
 
 Command = Callable[..., tuple[int, str]]
 GRID = ["strategies=[random,in_order]", "seeds=2", "initial=20", "budget=5", "validation=10", "device=cpu"]
@@ -97,11 +97,11 @@ def test_records_of_another_version_are_not_taken_over(run: Command, tmp_path: P
     assert run("run", 2)[0] == 0
     settings = config.compose_settings(["tasks=[shelf]", *GRID, "rounds=4", f"plugins={FAULTY}"])
     cells, store = config.build_grid(settings).cells(), Store(tmp_path / "run")
-    assert len(launch.find_shorter_cells(cells, store)) == 4
+    assert len(record_checks.find_shorter_cells(cells, store)) == 4
     plugin = registry.get("strategy", "in_order")
     object.__setattr__(plugin, "version", 7)
     try:
-        assert {cell.strategy.name for cell in launch.find_shorter_cells(cells, store)} == {"random"}
+        assert {cell.strategy.name for cell in record_checks.find_shorter_cells(cells, store)} == {"random"}
     finally:
         object.__setattr__(plugin, "version", 1)
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from benchmark.analysis import audit
-from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.analysis.tables import round_headers
 from benchmark.api import Machine
 from benchmark.cli import commands
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.store import Store
-from benchmark.runner import acquisition, fit_cache, launch, loop
+from benchmark.runner import acquisition, fit_cache, local_launch, loop, task_loading
+from benchmark.runner.events import Round
 from benchmark.runner.fit_cache import FitCache
-from benchmark.runner.launch import Round
 from benchmark.seeds import seed
 from tests._cells import bytes_of, cell, run
 
@@ -39,7 +39,7 @@ def test_all_is_chosen_at_once_by_the_model_of_round_0_and_bought_in_order(strat
     one_cell = cell(strategy, rounds=4, one_pass=True)
     recorded = records(run([one_cell], tmp_path))
     assert [len(record.bought) for record in recorded] == [20, 5, 5, 5]
-    task = launch.build_task(one_cell.task, CPU)
+    task = task_loading.build_task(one_cell.task, CPU)
     fits, initial_draw = FitCache(tmp_path / "other", 0, "cpu"), acquisition.draw_initial(one_cell, task)
     model = fit_cache.fit_round(one_cell, task, fits, initial_draw.initial, 0).model
     rng = np.random.default_rng(seed("select", "digits", 0, one_cell.strategy.label, 1))
@@ -63,8 +63,8 @@ def test_a_run_that_is_broken_off_goes_on_to_the_same_bytes(schedule: dict[str, 
     run([one_cell], tmp_path / "whole")
     for stop in (1, 2, 3):
         home = tmp_path / f"stopped {stop}"
-        rounds = launch.run_cell(
-            one_cell, Store(home / "run"), FitCache(home / "fits", 1, "cpu"), launch.TaskLoader(CPU)
+        rounds = local_launch.run_cell(
+            one_cell, Store(home / "run"), FitCache(home / "fits", 1, "cpu"), task_loading.TaskLoader(CPU)
         )
         for _ in range(stop):
             next(rounds)
@@ -77,7 +77,7 @@ def test_a_choice_that_comes_out_otherwise_buys_nothing_twice(tmp_path: Path, mo
     """As on a device that rounds differently: the second process draws another order."""
     one_cell = cell("random", rounds=4, one_pass=True, budget=300)
     store = Store(tmp_path / "run")
-    rounds = launch.run_cell(one_cell, store, FitCache(tmp_path / "fits", 1, "cpu"), launch.TaskLoader(CPU))
+    rounds = local_launch.run_cell(one_cell, store, FitCache(tmp_path / "fits", 1, "cpu"), task_loading.TaskLoader(CPU))
     for _ in range(3):
         next(rounds)
     rounds.close()

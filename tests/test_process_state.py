@@ -20,7 +20,7 @@ from benchmark.api import Machine
 from benchmark.conformance.checks import run_checks
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
-from benchmark.runner.launch import Failure, Round
+from benchmark.runner.events import Failure, Round
 from benchmark.runner.time_limit import time_limit
 from benchmark.system import process_state, remarks
 from benchmark.system.process_state import isolate_plugin, restore, snapshot

@@ -11,9 +11,9 @@ from _curves import PLAIN, curve, experiment, recorded
 from typer.testing import CliRunner
 
 from benchmark.analysis.curves import SCALE_MISMATCH, scales_differ
+from benchmark.analysis.load_experiments import read_experiments, read_stores, select_experiments
 from benchmark.analysis.options import PUBLISHED_FOLDER, parse_options, split_labels
 from benchmark.analysis.published import read_curve_file
-from benchmark.analysis.reading import read_experiments, read_stores, select_experiments
 from benchmark.analysis.savings import Price, TargetRule, compute_savings
 from benchmark.analysis.tables import build_table, build_tables, text_rows, to_latex, to_markdown, write_tables
 from benchmark.analysis.verify import counterparts, own_label, verify

@@ -28,10 +28,11 @@ from benchmark.experiment.variants import STAGGERED
 from benchmark.plugins import discovery, registry
 from benchmark.records.record import Header
 from benchmark.records.store import Store
-from benchmark.runner import launch
+from benchmark.runner import events as runner_events
+from benchmark.runner.events import CellStarted, Failure, Round
 from benchmark.runner.fit_cache import FitCache, fit_lock
-from benchmark.runner.launch import CellStarted, Failure, Round, TaskLoader
 from benchmark.runner.ray_worker import SerializedCell, Worker, WorkerFailure
+from benchmark.runner.task_loading import TaskLoader
 from benchmark.system import remarks
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -229,7 +230,7 @@ def forgotten() -> Iterator[None]:
     registry.REGISTRY["strategy"].pop("mishap", None)
 
 
-def on_ray(cells: list[Cell], folder: Path, plugins_in: Path = FAULTY, *words: str) -> list[launch.Event]:
+def on_ray(cells: list[Cell], folder: Path, plugins_in: Path = FAULTY, *words: str) -> list[runner_events.Event]:
     pytest.importorskip("ray")
     from benchmark.runner import ray_launch
 

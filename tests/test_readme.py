@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.analysis.tables import build_tables
 from benchmark.cli import commands
 from tools.readme import BLOCK, draw_page_figures, render_page

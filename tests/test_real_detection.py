@@ -14,9 +14,9 @@ from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.records.store import Store
-from benchmark.runner import launch
+from benchmark.runner import local_launch, task_loading
+from benchmark.runner.events import Failure, Round
 from benchmark.runner.fit_cache import FitCache
-from benchmark.runner.launch import Failure, Round
 
 DATA = Path(os.environ.get("AL_BENCHMARK_DATA", "nowhere"))
 MMDET = (
@@ -47,8 +47,10 @@ def test_three_rounds_on_coco(task: str, tmp_path: Path) -> None:
     spec, schedule = Spec.read("task", task or own()), Schedule(20, 10, 3, 10)
     names = ("random", "isal[depth=5]", "localization_stability")
     cells = [Cell(spec, Spec.read("strategy", name), schedule, 0) for name in names]
-    tasks = launch.TaskLoader(Machine(torch.device("cpu"), DATA, tmp_path / "fits"))
-    events = list(launch.run_locally(cells, Store(tmp_path / "run"), FitCache(tmp_path / "fits", 5.0, "cpu"), tasks))
+    tasks = task_loading.TaskLoader(Machine(torch.device("cpu"), DATA, tmp_path / "fits"))
+    events = list(
+        local_launch.run_locally(cells, Store(tmp_path / "run"), FitCache(tmp_path / "fits", 5.0, "cpu"), tasks)
+    )
     assert [event.line for event in events if isinstance(event, Failure)] == []
     rounds = [event for event in events if isinstance(event, Round)]
     assert len(rounds) == 9

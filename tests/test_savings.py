@@ -12,8 +12,8 @@ from benchmark.analysis.annotation_cost import crossing_cost
 from benchmark.analysis.comparison_tables import describe_comparison
 from benchmark.analysis.comparison_tables import explain_columns as below
 from benchmark.analysis.comparisons import compare
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.analysis.options import PUBLISHED_FOLDER
-from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.savings import (
     Price,
     Saving,

@@ -33,8 +33,8 @@ from benchmark.api import Machine
 from benchmark.cli.commands import app
 from benchmark.config import build_grid as grid_of
 from benchmark.config import compose_settings
+from benchmark.experiment.run_settings import Settings
 from benchmark.experiment.schedule import Schedule
-from benchmark.experiment.settings import Settings
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.plugins.scaffold import write_plugin

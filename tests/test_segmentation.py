@@ -22,7 +22,7 @@ from benchmark.api import BatchSizes, Machine, View
 from benchmark.conformance.checks import run_checks
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.runner import gallery
+from benchmark.runner import gallery_writer
 from benchmark.strategies.learning_loss import LossPrediction
 from benchmark.strategies.shared.influence import hessian_products_batched, hessian_products_one_by_one
 from benchmark.tasks import cityscapes, scene_masks, scenes
@@ -408,7 +408,7 @@ def test_annotations_and_pictures_make_a_gallery(task: Segmentation) -> None:
     for number in range(task.num_pool):
         map_HW = task._pool[number][3]
         assert areas[number].round().tolist() == [(map_HW == c).sum().item() for c in range(11)]
-    assert gallery.label_arrays(annotations, task.num_pool)["classes_C"].tolist() == list(scene_masks.CLASSES)
+    assert gallery_writer.label_arrays(annotations, task.num_pool)["classes_C"].tolist() == list(scene_masks.CLASSES)
     pictures, boxes = task.pictures(np.array([3, 9]), 32)
     assert (pictures.shape, boxes) == ((2, 32, 32, 3), [])
     assert abs(float(pictures[1].mean()) - float(task._pool.images[9].float().mean())) < 2

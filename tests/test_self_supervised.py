@@ -30,15 +30,7 @@ from benchmark.system import tensor_files
 from benchmark.text import notation
 from benchmark.vision.encoding import self_supervised
 from benchmark.vision.encoding.encodings import InMemoryPool
-from benchmark.vision.encoding.self_supervised import (
-    FrozenBackbone,
-    build_extractor,
-    build_optimiser,
-    find_last_map,
-    train_encoder,
-)
-from benchmark.vision.encoding.settings import Settings
-from benchmark.vision.encoding.views import (
+from benchmark.vision.encoding.random_views import (
     COLOUR_CHANGES,
     JITTER_STRENGTHS,
     MAX_LOG_ASPECT,
@@ -47,6 +39,14 @@ from benchmark.vision.encoding.views import (
     crop_images,
     random_view,
 )
+from benchmark.vision.encoding.self_supervised import (
+    FrozenBackbone,
+    build_extractor,
+    build_optimiser,
+    find_last_map,
+    train_encoder,
+)
+from benchmark.vision.encoding.settings import Settings
 from benchmark.vision.pixels import channel_moments
 
 discovery.discover()

@@ -10,10 +10,10 @@ from _cells import cell, run
 
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery, registry
-from benchmark.plugins.source_code import hash_code
-from benchmark.records.json_lines import encode_line, read_lines
+from benchmark.plugins.code_hash import hash_code
+from benchmark.records.checksummed_lines import encode_line, read_lines
 from benchmark.records.store import Store
-from benchmark.runner import launch
+from benchmark.runner import record_checks
 
 FILES = {
     "mine.py": "'Words.'\nimport math\nimport numpy\nfrom {0}_shared import a\ndef f():\n    from {0}_late import b\n",
@@ -103,11 +103,11 @@ def test_an_edited_helper_of_a_users_strategy_is_said(shared: Path, tmp_path: Pa
     helped_cell = cell("helped", rounds=2, task="shelf")
     run([helped_cell], tmp_path)
     store = Store(tmp_path / "run")
-    assert list(launch.edited_code_remarks([helped_cell], store)) == []
+    assert list(record_checks.edited_code_remarks([helped_cell], store)) == []
     shared.write_text("def first(places, budget):\n    return places[-budget:]\n")
     registry.REGISTRY["strategy"].pop("helped")
     discovery.discover(tmp_path)
-    [said] = launch.edited_code_remarks([cell("helped", rounds=2, task="shelf")], store)
+    [said] = record_checks.edited_code_remarks([cell("helped", rounds=2, task="shelf")], store)
     assert said.startswith("helped, or what it imports, was edited since 1 of its cells were recorded")
 
 
@@ -132,4 +132,4 @@ def test_a_code_of_the_older_rule_raises_no_alarm(shared: Path, tmp_path: Path) 
     [line], *_ = read_lines(path, ordered=False)
     path.write_bytes(encode_line(line | {"code": "0123456789abcdef"}))
     assert store.codes(helped_cell.path) == set()
-    assert list(launch.edited_code_remarks([helped_cell], store)) == []
+    assert list(record_checks.edited_code_remarks([helped_cell], store)) == []

@@ -10,8 +10,8 @@ from _cells import bytes_of
 from PIL import Image
 
 from benchmark.analysis import explain
-from benchmark.analysis.reading import read_experiments
-from benchmark.records.sources import Sources
+from benchmark.analysis.load_experiments import read_experiments
+from benchmark.records.image_file_list import Sources
 from benchmark.records.store import Store
 
 Command = Callable[..., tuple[int, str]]

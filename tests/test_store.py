@@ -14,7 +14,7 @@ from msgspec import structs
 
 from benchmark.contract.metrics import ACCURACY, Metric, shorten_metric
 from benchmark.records.agreement import MixedRecordsError
-from benchmark.records.json_lines import encode_line, read_lines, verify_line
+from benchmark.records.checksummed_lines import encode_line, read_lines, verify_line
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 

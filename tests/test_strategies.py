@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmark import encoders, strategies
 from benchmark.api import Indices, Predictions, View
-from benchmark.plugins.capabilities import LABEL_NEEDS
+from benchmark.plugins.capability_names import LABEL_NEEDS
 from benchmark.plugins.registry import REGISTRY, Plugin
 from benchmark.strategies.bald import bald, mutual_information
 from benchmark.strategies.discriminative import (

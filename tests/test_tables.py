@@ -14,7 +14,7 @@ import pytest
 from _curves import identity
 
 from benchmark.analysis import tables as tabling
-from benchmark.analysis.reading import read_stores
+from benchmark.analysis.load_experiments import read_stores
 from benchmark.cli.terminal import print_table
 from benchmark.contract.metrics import ACCURACY
 from benchmark.experiment.schedule import Schedule

@@ -27,7 +27,7 @@ from benchmark.tasks.image_folder import image_folder
 from benchmark.tasks.svhn import svhn
 from benchmark.tasks.svhn_as_published import distort, svhn_as_published
 from benchmark.vision.classification.recipe import PUBLISHED, Recipe
-from benchmark.vision.data.handwritten import read_digits
+from benchmark.vision.data.digits import read_digits
 
 CPU = torch.device("cpu")
 QUICK = Recipe(model="small_cnn", epochs=1)

@@ -16,7 +16,7 @@ from _cells import cell
 from benchmark.api import Indices, Machine, View
 from benchmark.plugins import discovery
 from benchmark.plugins.registry import REGISTRY, Plugin
-from benchmark.runner import acquisition, launch
+from benchmark.runner import acquisition, task_loading
 from benchmark.strategies.shared.ties import argmax_by_rank
 from tests._stand_in import Kind, StandIn
 
@@ -87,7 +87,7 @@ def test_the_largest_of_equals_is_that_of_the_lowest_rank() -> None:
 def test_the_order_is_drawn_for_each_round_of_each_cell() -> None:
     def ranks(strategy: str, seed: int, num_rounds: int) -> list[int]:
         own_cell = cell(strategy, seed=seed)
-        task = launch.build_task(own_cell.task, Machine(torch.device("cpu")))
+        task = task_loading.build_task(own_cell.task, Machine(torch.device("cpu")))
         initial_draw = acquisition.draw_initial(cell("random"), task)
         by_round = [
             initial_draw.initial,

@@ -9,7 +9,7 @@ import pytest
 from _cells import cell, run
 
 from benchmark.runner import tracking
-from benchmark.runner.launch import CellStarted, Event, Failure, Round
+from benchmark.runner.events import CellStarted, Event, Failure, Round
 
 
 class Fake(types.ModuleType):

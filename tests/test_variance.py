@@ -16,7 +16,7 @@ import torch
 from _cells import FAULTY, bytes_of
 from typer.testing import CliRunner
 
-from benchmark.analysis import reading, variance
+from benchmark.analysis import load_experiments, variance
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import Interval
 from benchmark.analysis.variance import VarianceComponents, contributions, estimate_components, expected_standard_errors
@@ -179,7 +179,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(three_sets: Path, tmp_pa
 
 
 def test_scores_are_those_of_the_records(three_sets: Path) -> None:
-    [shelf] = reading.read_stores([Store(three_sets)])
+    [shelf] = load_experiments.read_stores([Store(three_sets)])
     price = Price("boxes", 0, 0)
     own = variance.set_scores(shelf, "random", "", [0, 1], price)
     gaps = variance.set_scores(shelf, "scattered", "random", [0, 1], price)
@@ -228,7 +228,7 @@ def test_an_incomplete_set_is_left_out(sets_copy: Path) -> None:
     output = invoke("variance", f"out={sets_copy}")
     assert "shelf: scattered: 1 set not finished, and left out" in output
     components = variance.strategy_components(
-        reading.read_stores([Store(sets_copy)])[0], "random", Price("images", 0, 0), 0.95, 0
+        load_experiments.read_stores([Store(sets_copy)])[0], "random", Price("images", 0, 0), 0.95, 0
     )
     assert {(component.strategy, component.num_sets) for component in components} == {
         ("random", 3),
@@ -263,7 +263,7 @@ def test_a_forecast_counts_the_variants(tmp_path: Path) -> None:
 
 
 def test_rounding_that_counts_as_selection_is_a_remark(three_sets: Path) -> None:
-    [shelf] = reading.read_stores([Store(three_sets)])
+    [shelf] = load_experiments.read_stores([Store(three_sets)])
     assert variance.num_unequal_starts(shelf, "random") == 0
     shelf.curves["random"].value_SR[0, 0] += 1e-9
     components = variance.strategy_components(shelf, "random", Price("images", 0, 0), 0.95, 0)

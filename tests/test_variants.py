@@ -15,18 +15,18 @@ from _cells import bytes_of, cell, run
 from msgspec import structs
 from typer.testing import CliRunner
 
-from benchmark.analysis import audit, explain, reading
+from benchmark.analysis import audit, explain, load_experiments
 from benchmark.cli.commands import app
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment
 from benchmark.experiment.variants import ORDINARY, STAGGERED, Variant
 from benchmark.records import manifest
-from benchmark.records.json_lines import encode_line
+from benchmark.records.checksummed_lines import encode_line
 from benchmark.records.record import line_fields
 from benchmark.records.store import Store
 from benchmark.runner import acquisition, fit_cache
-from benchmark.runner.carry_out import manifest_entry
-from benchmark.runner.launch import partial_header
+from benchmark.runner.record_checks import partial_header
+from benchmark.runner.run_grid import manifest_entry
 from benchmark.seeds import seed
 
 
@@ -108,7 +108,7 @@ def test_variants_change_no_byte_beside_them_and_no_answer(full: Store, tmp_path
     before, after = bytes_of(plain.folder), bytes_of(full.folder)
     assert len(after) == 3 * len(before)
     assert {path: after[path] for path in before} == before
-    [ordinary], [other] = reading.read_stores([plain]), reading.read_stores([full])
+    [ordinary], [other] = load_experiments.read_stores([plain]), load_experiments.read_stores([full])
     assert [run.path for run in ordinary.runs] == [run.path for run in other.runs]
     for name, curve in ordinary.curves.items():
         np.testing.assert_array_equal(curve.value_SR, other.curves[name].value_SR)
@@ -141,7 +141,7 @@ def test_a_manifest_takes_each_variant_once(full: Store, tmp_path: Path) -> None
 
 
 def test_the_audit_looks_at_variants_too(full: Store) -> None:
-    [sound] = reading.read_stores([full])
+    [sound] = load_experiments.read_stores([full])
     assert not any(fault.check in ("round 0 agrees", "within budget") for fault in audit.find_faults(sound))
     [broken, *rest] = [run for run in sound.variant_runs if run.strategy == "random"]
     twice = structs.replace(broken.records[1], bought=[*broken.records[1].bought[:4], broken.records[1].bought[0]])
@@ -157,11 +157,13 @@ def test_the_audit_looks_at_variants_too(full: Store) -> None:
 
 
 def test_one_cell_is_explained_by_its_own_seeds(full: Store) -> None:
-    experiment, cell_run = explain.find_run(reading.read_stores([full]), "digits/random/seed-1-training-1-selection-2")
+    experiment, cell_run = explain.find_run(
+        load_experiments.read_stores([full]), "digits/random/seed-1-training-1-selection-2"
+    )
     text = "\n".join(explain.describe_run(experiment, cell_run))
     assert "seed 1, training 1, selection 2" in text
     assert "python -m benchmark variance grid=quick 'tasks=[digits]' 'strategies=[random]' sets=2" in text
     assert str(seed("fit", "digits", 1, 0, "training 1")) in text
     assert str(seed("select", "digits", 1, "random", 1, "selection 2")) in text
-    ordinary = explain.find_run(reading.read_stores([full]), "digits/random/seed-1")[1]
+    ordinary = explain.find_run(load_experiments.read_stores([full]), "digits/random/seed-1")[1]
     assert "python -m benchmark run grid=quick" in "\n".join(explain.describe_run(experiment, ordinary))

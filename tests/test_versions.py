@@ -13,13 +13,13 @@ from msgspec.structs import asdict, replace
 from benchmark.analysis.audit import find_faults
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.explain import describe_run
-from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.analysis.tables import build_tables, to_markdown
 from benchmark.cli.status_command import experiment_status
 from benchmark.records import versions
-from benchmark.records.json_lines import encode_line
+from benchmark.records.checksummed_lines import encode_line
 from benchmark.records.store import Store
-from benchmark.runner import launch, measuring, resume
+from benchmark.runner import measuring, record_checks, resume
 
 Command = Callable[..., tuple[int, str]]
 GRID = [
@@ -160,7 +160,7 @@ def test_a_mixture_that_was_begun_before_is_no_other_torch_once_it_is_allowed(tm
     run([cell("random", rounds=2)], tmp_path)
     run([one_cell], tmp_path)
     store, now = Store(tmp_path / "run"), measuring.library_versions()
-    rounds_left = launch.count_rounds_left([one_cell], store)
+    rounds_left = record_checks.count_rounds_left([one_cell], store)
     assert resume.find_version_changes(rounds_left, store, now) == {}
     assert resume.find_version_changes({one_cell: 0}, store, {**now, "cuda": "13.0"}) == {}, (
         "a driver without a GPU tells no CUDA"

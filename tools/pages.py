@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.analysis.curves import Experiment
-from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.analysis.seconds import mean_seconds
 from benchmark.plugins import discovery, registry
 from benchmark.plugins.registry import Plugin

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from benchmark.analysis import comparison_tables, comparisons, variance
 from benchmark.analysis.curves import Experiment
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.analysis.options import parse_options
-from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.tables import build_tables, to_markdown
-from benchmark.cli.verbs import settings_of
+from benchmark.cli.command_names import settings_of
 from benchmark.system import files
 from benchmark.text.escaping import escape_markdown as escaped_markdown
 
@@ -121,11 +121,11 @@ def draw_page_figures(page: str, home: Path, output: Path) -> list[Path]:
     Raises:
         ValueError: the records give no such figure.
     """
-    from benchmark.analysis.figures import drawing, style  # matplotlib takes a second to import
+    from benchmark.analysis.figures import all_figures, style  # matplotlib takes a second to import
 
     paths = []
     for folder, stem in IMAGE.findall(page):
-        figures = drawing.draw_figures(read_experiments(str(home / "results" / "reference" / folder)), {})
+        figures = all_figures.draw_figures(read_experiments(str(home / "results" / "reference" / folder)), {})
         if stem not in figures:
             raise ValueError(f"{folder} has no figure {stem}, only {', '.join(figures)}")
         output.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,8 @@ from benchmark.contract.metrics import Metric
 from benchmark.experiment.auto_seeds import AutoSeeds
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.variants import ORDINARY, Variant
+from benchmark.records.image_file_list import Sources
 from benchmark.records.record import Header, Measured, Record
-from benchmark.records.sources import Sources
 from benchmark.records.store import Store
 from benchmark.records.versions import find_mixed_versions
 from benchmark.text.words import did_you_mean

@@ -16,7 +16,7 @@ import numpy as np
 from benchmark.analysis import comparisons, stats
 from benchmark.analysis.curves import Experiment, Floats
 from benchmark.analysis.equivalence import INCONCLUSIVE, REPRODUCED, Gap, judge, runs_to_decide
-from benchmark.analysis.reading import check_agreement
+from benchmark.analysis.load_experiments import check_agreement
 from benchmark.analysis.savings import Price
 from benchmark.analysis.stats import MIN_RUNS, Interval
 from benchmark.contract.metrics import Metric

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark.analysis.curves import Experiment
-from benchmark.analysis.reading import count_cells, read_experiments, select_experiments
+from benchmark.analysis.load_experiments import count_cells, read_experiments, select_experiments
 from benchmark.analysis.savings import (
     Price,
     Saving,
@@ -19,8 +19,8 @@ from benchmark.analysis.savings import (
     strategy_pairs,
 )
 from benchmark.analysis.settings import AnalysisSettings, setting_types
+from benchmark.plugins.key_value import read_settings
 from benchmark.plugins.paths import check_name_length, expand_home, grid_names, parse_paths
-from benchmark.plugins.settings import read_settings
 from benchmark.records.anonymous import redact
 from benchmark.text import notation
 from benchmark.text.words import did_you_mean

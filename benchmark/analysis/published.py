@@ -18,7 +18,7 @@ from benchmark.contract.metrics import resolve_metric
 from benchmark.experiment.cell import SAW_EVALUATION_LABELS
 from benchmark.plugins.discovery import declares_companion
 from benchmark.system.files import read_file
-from benchmark.system.typed import MAX_NUMBER, convert
+from benchmark.system.validation import MAX_NUMBER, convert
 from benchmark.text.escaping import unescape_csv
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmark.analysis import audit, comparison_tables
 from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
-from benchmark.analysis.figures import drawing, style
+from benchmark.analysis.figures import all_figures, style
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.analysis.tables import Entry, Table, build_table, format_number
 from benchmark.analysis.verify import VERDICTS_NOTE, Verdict, format_gaps
@@ -92,7 +92,7 @@ def write_report(
         The path of the page.
     """
     data_uris = {}
-    for stem, figure in drawing.draw_figures(experiments, read_galleries(experiments)).items():
+    for stem, figure in all_figures.draw_figures(experiments, read_galleries(experiments)).items():
         data_uris[stem] = data_uri(style.save_figure(figure, folder / figures_folder(task) / stem))
     names = [slug(experiment.title) for experiment in experiments]
     anonymous = provenance["anonymous"]

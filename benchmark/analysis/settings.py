@@ -6,7 +6,7 @@ import typing
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from benchmark.plugins.settings import Setting
+from benchmark.plugins.key_value import Setting
 from benchmark.text import notation
 
 RECORD_SETTINGS = ("grid", "out", "records", "task")  # settings of every command: the records to read

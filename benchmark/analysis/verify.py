@@ -14,7 +14,7 @@ import numpy as np
 from benchmark.analysis.comparison_tables import format_interval
 from benchmark.analysis.curves import SCALE_MISMATCH, Curve, Experiment, best_score, scales_differ
 from benchmark.analysis.equivalence import Gap, judge
-from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.analysis.stats import Interval
 from benchmark.analysis.tables import Entry, build_row
 

@@ -22,9 +22,9 @@ from benchmark.analysis import (
     verify,
 )  # fmt: skip
 from benchmark.analysis.curves import Experiment
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.analysis.mean_comparisons import describe_means
 from benchmark.analysis.options import PUBLISHED_FOLDER, AnalysisOptions, parse_options
-from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.savings import Saving, finite_or_none
 from benchmark.analysis.verify import Verdict
 from benchmark.cli.device_commands import show_devices

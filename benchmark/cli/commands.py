@@ -28,10 +28,10 @@ from benchmark.cli.display import show_activity
 from benchmark.cli.help import CommandWithSettings, print_version
 from benchmark.cli.terminal import err, print_rows, say, tolerate_narrow_encodings
 from benchmark.experiment import spec as experiment_spec
-from benchmark.experiment.settings import Settings, known_settings
+from benchmark.experiment.run_settings import Settings, known_settings
 from benchmark.plugins import discovery, registry
+from benchmark.plugins.key_value import Setting
 from benchmark.plugins.paths import grid_names, path_as_typed
-from benchmark.plugins.settings import Setting
 from benchmark.records.provenance import provenance
 from benchmark.records.store import Store
 from benchmark.system import activity, remarks
@@ -42,7 +42,7 @@ from benchmark.text.escaping import make_visible, shell_command
 from benchmark.text.words import did_you_mean, first_sentence
 
 if TYPE_CHECKING:
-    from benchmark.runner.carry_out import Job, Outcome
+    from benchmark.runner.run_grid import Job, Outcome
 from benchmark.runner.machine import prepare_machine
 
 
@@ -124,7 +124,7 @@ def run_grid(settings: Settings, arguments: Sequence[str], show_answer: Callable
     with err.status("loading PyTorch and the plug-ins"):
         discovery.discover(settings.plugins)
     from benchmark.cli.progress import TerminalWatcher
-    from benchmark.runner import carry_out as runs  # imports torch: only where something is trained
+    from benchmark.runner import run_grid as runs  # imports torch: only where something is trained
 
     job = runs.prepare(settings, TerminalWatcher(err))
     if settings.dry_run:
@@ -151,10 +151,10 @@ def exit_on_failure(outcome: Outcome) -> None:
 
 def show_estimate(job: Job) -> None:
     """Prints how many trainings a run needs and how many hours they take. The fits of its pilot rounds are cached."""
-    from benchmark.runner import forecast, launch, resume
-    from benchmark.runner.carry_out import manifest_entry
+    from benchmark.runner import forecast, record_checks, resume, task_loading
     from benchmark.runner.fit_cache import FitCache
     from benchmark.runner.measuring import device_name
+    from benchmark.runner.run_grid import manifest_entry
 
     settings, grid, lazy_tasks = job.settings, job.grid, job.lazy_tasks
     if settings.ray_address is not None:
@@ -165,11 +165,11 @@ def show_estimate(job: Job) -> None:
     machine = lazy_tasks.tasks.machine
     fits = FitCache(store.folder / ".fits", settings.cache_gb, device_name(machine))
     entries = [manifest_entry(experiment) for experiment in grid.experiments]
-    rounds_left = launch.count_rounds_left(grid.cells(), store)
-    launch.check_versions(grid, store.merge_experiments(entries), store)
+    rounds_left = record_checks.count_rounds_left(grid.cells(), store)
+    record_checks.check_versions(grid, store.merge_experiments(entries), store)
     for line in resume.restart_changed_cells(rounds_left, entries, store, mix=settings.mix_versions, move=False):
         say(line)
-    launch.check_encoders(grid.cells(), machine)
+    task_loading.check_encoders(grid.cells(), machine)
     failed = list[str]()
     with show_activity(err) as display:
         if machine.device.type == "cpu":

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.cli.verbs import LIST_KINDS, VERBS, settings_of
+from benchmark.cli.command_names import LIST_KINDS, VERBS, settings_of
+from benchmark.plugins.key_value import Setting, union_members
 from benchmark.plugins.paths import grid_names
-from benchmark.plugins.settings import Setting, union_members
 from benchmark.plugins.signatures import experiment_names, plugin_files, read_parameters
 
 COMPLETION_VARIABLE = "_AL_BENCHMARK_COMPLETE"

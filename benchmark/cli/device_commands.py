@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from benchmark.analysis.comparison_tables import format_interval
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.devices import DeviceGap, DeviceVerdict, compare_devices, equivalence_interval, judge_gaps
+from benchmark.analysis.load_experiments import read_experiments, select_experiments
 from benchmark.analysis.options import AnalysisOptions, parse_options
-from benchmark.analysis.reading import read_experiments, select_experiments
 from benchmark.analysis.savings import finite_or_none
 from benchmark.cli.terminal import print_paragraphs, print_rows
 from benchmark.text.words import did_you_mean

@@ -10,8 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.cli.verbs import settings_of
-from benchmark.plugins.settings import Setting
+from benchmark.cli.command_names import settings_of
+from benchmark.plugins.key_value import Setting
 
 
 class CommandWithSettings(typer.core.TyperCommand):

@@ -13,8 +13,8 @@ from rich.text import Text
 from benchmark.cli.display import Display, show_activity
 from benchmark.cli.terminal import say
 from benchmark.experiment.cell import Cell
-from benchmark.runner.carry_out import Watcher
-from benchmark.runner.launch import Event, Failure, Round
+from benchmark.runner.events import Event, Failure, Round
+from benchmark.runner.run_grid import Watcher
 from benchmark.system import activity
 from benchmark.system.activity import format_duration
 from benchmark.text.escaping import make_lines_visible, make_visible

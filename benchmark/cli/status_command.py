@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.analysis import comparisons, reading
+from benchmark.analysis import comparisons, load_experiments
 from benchmark.analysis.options import PARALLEL_MIN_CELLS, parse_options
 from benchmark.analysis.sequential import summarize_states
 from benchmark.cli.processes import map_in_processes
@@ -104,7 +104,7 @@ def say_variants(number: int) -> None:
 
 def auto_seeds_status(store: Store, experiment: dict[str, object]) -> str:
     """Describes in one line how far an experiment with seeds=auto is, and what its next interim analysis costs."""
-    [curves] = reading.read_stores([store], str(experiment["name"]))
+    [curves] = load_experiments.read_stores([store], str(experiment["name"]))
     assert curves.auto_seeds is not None and curves.schedule is not None
     states = comparisons.compare_sequentially(curves, curves.auto_seeds.reference)
     sentence = summarize_states(curves.title, curves.auto_seeds.reference, states)

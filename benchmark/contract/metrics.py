@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from benchmark.system.typed import Amount, Name
+from benchmark.system.validation import Amount, Name
 
 PERCENT, SHARE = "percent", "share"  # units of values in 0 to 100, and in 0 to 1
 

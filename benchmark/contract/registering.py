@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from benchmark.contract.companion import Companion
 from benchmark.contract.data import Indices
 from benchmark.contract.tasks import Encoder, Task
-from benchmark.plugins.capabilities import Need
+from benchmark.plugins.capability_names import Need
 from benchmark.plugins.registry import Plugin, add_plugin
 
 StrategyF = TypeVar("StrategyF", bound=Callable[..., Indices])

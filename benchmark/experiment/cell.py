@@ -10,7 +10,7 @@ from typing import Any
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.experiment.variants import ORDINARY, Variant
-from benchmark.plugins.capabilities import LABEL_NEEDS, MODEL_FREE, describe_needs
+from benchmark.plugins.capability_names import LABEL_NEEDS, MODEL_FREE, describe_needs
 from benchmark.text.words import slug
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal, Protocol
 
-from benchmark.system.typed import convert
+from benchmark.system.validation import convert
 from benchmark.text.words import plural
 
 MAX_ROUNDS, MAX_IMAGES = 10_000, 10**9  # limits, since a typing error could otherwise fill the memory

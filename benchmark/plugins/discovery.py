@@ -22,7 +22,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from benchmark.plugins.home import folder_of
+from benchmark.plugins.code_folders import folder_of
 from benchmark.plugins.registry import FOLDERS, REGISTRY, USER_MODULE_PREFIX
 from benchmark.seeds import seed
 from benchmark.system.files import open_file

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from benchmark.plugins.home import folder_of
+from benchmark.plugins.code_folders import folder_of
 from benchmark.text.notation import parse_list
 
 CONFIGS = folder_of("configs")

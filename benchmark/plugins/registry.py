@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from benchmark.plugins.capabilities import CAPABILITIES, LABEL_NEEDS, capabilities_of
-from benchmark.plugins.source_code import hash_code
+from benchmark.plugins.capability_names import CAPABILITIES, LABEL_NEEDS, capabilities_of
+from benchmark.plugins.code_hash import hash_code
 from benchmark.text.escaping import make_visible
 from benchmark.text.notation import PLUGIN_NAME, QuotedText, format_value, parse_label, parse_scalar
 from benchmark.text.words import describe_error, did_you_mean

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmark.plugins.home import PACKAGE, folder_of
+from benchmark.plugins.code_folders import PACKAGE, folder_of
 from benchmark.plugins.paths import CONFIGS
 from benchmark.plugins.registry import FOLDERS
 

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.plugins.home import INSTALL_ROOT
+from benchmark.plugins.code_folders import INSTALL_ROOT
 
 if TYPE_CHECKING:
     from benchmark.experiment.cell import Cell

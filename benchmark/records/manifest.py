@@ -12,7 +12,7 @@ from benchmark.experiment.cell import SAW_EVALUATION_LABELS
 from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.variants import Variant
 from benchmark.records.record import SCHEMA
-from benchmark.system.typed import Index, Name, convert, first_duplicate
+from benchmark.system.validation import Index, Name, convert, first_duplicate
 
 
 def only_adds_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

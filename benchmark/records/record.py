@@ -16,9 +16,9 @@ import msgspec
 from msgspec import Struct, structs
 
 from benchmark.contract.metrics import Metric, resolve_metric
-from benchmark.records.json_lines import parse_bodies, read_lines, read_sound_lines, to_json_value, verify_line
+from benchmark.records.checksummed_lines import parse_bodies, read_lines, read_sound_lines, to_json_value, verify_line
 from benchmark.system.files import MAX_RECORDS_BYTES, open_file
-from benchmark.system.typed import Amount, Count, Index, Name, Number, convert
+from benchmark.system.validation import Amount, Count, Index, Name, Number, convert
 
 SCHEMA = 1
 Line = TypeVar("Line", bound=Struct)

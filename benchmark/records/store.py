@@ -26,7 +26,8 @@ from msgspec import structs
 from benchmark.records.agreement import Agreement, MixedRecordsError
 from benchmark.records.anonymous import redact
 from benchmark.records.anonymous import redact_run as anonymous_run
-from benchmark.records.json_lines import add_checksum, encode_line, read_lines, read_sound_lines
+from benchmark.records.checksummed_lines import add_checksum, encode_line, read_lines, read_sound_lines
+from benchmark.records.image_file_list import Sources
 from benchmark.records.manifest import manifest_json, only_adds_rounds, only_changes_rounds, run_key
 from benchmark.records.manifest import read_manifest as read_manifest
 from benchmark.records.record import (
@@ -40,7 +41,6 @@ from benchmark.records.record import (
     read_header,
     read_measurements,
 )
-from benchmark.records.sources import Sources
 from benchmark.system import files, locks
 from benchmark.system.files import StoreWriteError
 from benchmark.text.escaping import make_lines_visible

@@ -18,8 +18,9 @@ from benchmark.records.store import Store
 from benchmark.runner import loop
 from benchmark.runner.acquisition import Acquisition, draw_initial, selection_stage
 from benchmark.runner.fit_cache import FitCache, companion_and_owner, fit_round
-from benchmark.runner.launch import TaskLoader, checked_header, find_shorter_cells
 from benchmark.runner.measuring import Clock
+from benchmark.runner.record_checks import checked_header, find_shorter_cells
+from benchmark.runner.task_loading import TaskLoader
 from benchmark.runner.time_limit import time_limit
 from benchmark.system import activity
 from benchmark.text.words import describe_error, plural

@@ -38,7 +38,7 @@ def run(settings: Mapping[str, object]) -> Results:
             raise ValueError(f"{name}= has no effect in Python: {instead}")
     run_settings = config.compose_settings(arguments, "run")
     discovery.discover(run_settings.plugins)
-    from benchmark.runner.carry_out import Watcher, execute, prepare  # imports torch
+    from benchmark.runner.run_grid import Watcher, execute, prepare  # imports torch
 
     options = AnalysisOptions(out=run_settings.out)
     outcome = execute(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.experiment.settings import Settings
+from benchmark.experiment.run_settings import Settings
 from benchmark.text.words import plural
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError
 
 from benchmark.experiment.cell import Cell
-from benchmark.experiment.settings import Settings
-from benchmark.plugins.home import INSTALL_ROOT
+from benchmark.experiment.run_settings import Settings
+from benchmark.plugins.code_folders import INSTALL_ROOT
 from benchmark.records.agreement import MixedRecordsError
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
-from benchmark.runner.launch import CellStarted, Event, Failure, Round
+from benchmark.runner.events import CellStarted, Event, Failure, Round
 from benchmark.runner.ray_worker import Answer, SerializedCell, Worker, WorkerFailure
 from benchmark.system import remarks
 from benchmark.system.files import StoreWriteError

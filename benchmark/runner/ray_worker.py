@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import torch
 
 from benchmark.experiment.cell import Cell
+from benchmark.experiment.run_settings import Settings
 from benchmark.experiment.schedule import IncompatibleScheduleError, Schedule
-from benchmark.experiment.settings import Settings
 from benchmark.experiment.spec import Spec
 from benchmark.experiment.variants import Variant
 from benchmark.plugins import discovery
@@ -21,8 +21,8 @@ from benchmark.records.record import Header, Measured, Record
 from benchmark.records.versions import minor_version
 from benchmark.runner import loop, measuring
 from benchmark.runner.fit_cache import FitCache
-from benchmark.runner.launch import TaskLoader
 from benchmark.runner.machine import prepare_machine
+from benchmark.runner.task_loading import TaskLoader
 from benchmark.seeds import seed
 from benchmark.system import remarks
 from benchmark.system.process_state import isolate_plugin

@@ -10,7 +10,7 @@ from benchmark.experiment.cell import Cell
 from benchmark.records import versions
 from benchmark.records.store import Store
 from benchmark.runner import measuring
-from benchmark.runner.launch import find_shorter_cells
+from benchmark.runner.record_checks import find_shorter_cells
 
 NUM_LISTED_CELLS = 3  # by name in a line
 VersionChanges = Mapping[Cell, Mapping[str, list[str]]]

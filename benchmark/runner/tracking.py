@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.experiment.cell import Cell
-from benchmark.runner.launch import Event, Failure, Round
+from benchmark.runner.events import Event, Failure, Round
 from benchmark.text.escaping import make_visible
 from benchmark.text.words import describe_error
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from benchmark.api import BatchSizes, Companion, EncoderName, Encoding, Indices, Machine, Pool
 from benchmark.vision.data.annotations import Images
+from benchmark.vision.data.duplicates import Sources
 from benchmark.vision.data.reading import read_groups
-from benchmark.vision.data.sources import Sources
 from benchmark.vision.encoding.encodings import Encodings, StreamedPool
 from benchmark.vision.fingerprints import digest
 from benchmark.vision.training import smallest_batch

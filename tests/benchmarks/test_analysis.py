@@ -11,10 +11,10 @@ from msgspec import structs
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmark.analysis import comparisons, stats
-from benchmark.analysis.reading import read_experiments
+from benchmark.analysis.load_experiments import read_experiments
 from benchmark.analysis.savings import Price
 from benchmark.analysis.tables import build_tables, write_tables
-from benchmark.records.json_lines import encode_line
+from benchmark.records.checksummed_lines import encode_line
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 

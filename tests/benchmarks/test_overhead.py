@@ -16,7 +16,7 @@ from benchmark.records.store import Store
 
 Command = Callable[..., tuple[int, str]]
 START = (
-    "from benchmark.cli import commands, progress; from benchmark.runner import gallery, launch, tracking; "
+    "from benchmark.cli import commands, progress; from benchmark.runner import gallery_writer, launch, tracking; "
     "from benchmark.plugins import discovery; discovery.discover(None)"
 )
 
@@ -62,7 +62,7 @@ def own_seconds(measurement: Measured) -> dict[str, float]:
 
 DIGESTS = (
     "benchmark.system.tensor_files.tensor_digest",
-    "benchmark.runner.gallery.digest",
+    "benchmark.runner.gallery_writer.digest",
     "benchmark.vision.training.checkpoint_digest",
 )
 

@@ -7,8 +7,8 @@
 * `training` holds the loss and the learning rate, on the engine of `benchmark.vision.training`.
 """
 
+from benchmark.vision.classification.build import build_task
 from benchmark.vision.classification.classifier import Classifier
-from benchmark.vision.classification.kinds import build_task
 from benchmark.vision.classification.linear_probe import LinearProbe
 from benchmark.vision.classification.recipe import PUBLISHED, Recipe, check_weights, missing_capabilities
 from benchmark.vision.classification.task import Classification, Split

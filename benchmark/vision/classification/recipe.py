@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from benchmark.api import EncoderName, Machine, check_encoder_weights, seeded
 from benchmark.vision.networks import PROBE, build_backbone, resolve_network
-from benchmark.vision.recipes import build_recipe, check_recipe
+from benchmark.vision.recipe_checks import build_recipe, check_recipe
 from benchmark.vision.weights import weights_file
 
 

@@ -33,14 +33,14 @@ from benchmark.api import (
     Targets,
     activity,
     encoder_identity,
-    scores_by_class,
     seeded,
 )
+from benchmark.vision.classification.accuracy import accuracy_scores
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.classification.training import LabelledSet, train_classifier
+from benchmark.vision.data.duplicates import report_sources
 from benchmark.vision.data.image_checks import ImageScan, load_images
 from benchmark.vision.data.image_files import Exif
-from benchmark.vision.data.sources import report_sources
 from benchmark.vision.directional import DirectionLayers
 from benchmark.vision.encoding.encodings import Encodings, InMemoryPool
 from benchmark.vision.fingerprints import derive_seed, digest
@@ -330,23 +330,6 @@ def to_predictions(logits_NC: Tensor) -> Predictions:
     """Predictions from logits, one per image."""
     image_N = torch.arange(len(logits_NC), device=logits_NC.device)
     return Predictions(logits_NC.softmax(1), image_N, len(logits_NC))
-
-
-def accuracy_scores(predicted_N: Tensor, true_N: Tensor, classes: Sequence[str]) -> Scores:
-    """Computes accuracy and balanced accuracy in per cent, and the numbers of classes that are predicted and that
-    occur."""
-    is_correct_N = predicted_N == true_N
-    num_C = true_N.bincount(minlength=len(classes))
-    num_correct_C, occurs_C = true_N[is_correct_N].bincount(minlength=len(classes)), num_C > 0
-    pairs = zip(num_correct_C.tolist(), num_C.tolist(), strict=True)
-    values = {
-        "accuracy": 100.0 * (is_correct_N.sum().item() / len(true_N)),
-        "balanced_accuracy": 100.0 * (num_correct_C[occurs_C].double() / num_C[occurs_C]).mean().item(),
-        "num_predicted_classes": float(len(predicted_N.unique())),
-        "num_test_classes": float(occurs_C.sum().item()),
-    }
-    of_class = scores_by_class(classes, (100.0 * num_correct / num if num else None for num_correct, num in pairs))
-    return Scores(values, {"accuracy": of_class})
 
 
 def cross_entropy(logits_NC: Tensor, targets: Tensor) -> Tensor:

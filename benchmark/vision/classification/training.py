@@ -19,14 +19,9 @@ from benchmark.api import Companion
 from benchmark.vision.classification.augment import Batch, Normaliser, draw_epoch, split_batches
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.fingerprints import derive_seed
+from benchmark.vision.learning_rate import LearningRateSchedule
 from benchmark.vision.networks import ClassificationNetwork
-from benchmark.vision.training import (
-    LearningRateSchedule,
-    add_companion_loss,
-    in_precision,
-    parameter_groups,
-    train_sgd,
-)
+from benchmark.vision.training import add_companion_loss, in_precision, parameter_groups, train_sgd
 
 ComputeFeatures: TypeAlias = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 PRECISE_BATCHES = 64  # most batches that precise batch normalisation averages

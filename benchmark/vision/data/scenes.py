@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.vision.data.handwritten import read_digits
+from benchmark.vision.data.digits import read_digits
 from benchmark.vision.fingerprints import digest
 
 NUM_POOL, NUM_TEST = 800, 200

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from benchmark.vision.recipes import build_recipe, check_recipe
+from benchmark.vision.recipe_checks import build_recipe, check_recipe
 
 SMALL = "small"  # our own backbone, for images of 64 x 64 pixels
 DEFAULT_BACKBONE = "resnet50"

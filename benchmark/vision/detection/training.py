@@ -17,7 +17,8 @@ from benchmark.api import Boxes, Companion
 from benchmark.vision.detection.detector import Batch, Detector
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.fingerprints import derive_seed
-from benchmark.vision.training import LearningRateSchedule, add_companion_loss, parameter_groups, train_sgd
+from benchmark.vision.learning_rate import LearningRateSchedule
+from benchmark.vision.training import add_companion_loss, parameter_groups, train_sgd
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from benchmark.api import Encoding, Machine, Pool, activity, encoder_code_hash, seeded, tensor_files, working_seconds
+from benchmark.vision.encoding.random_views import NUM_DRAWS, random_view
 from benchmark.vision.encoding.settings import Settings
-from benchmark.vision.encoding.views import NUM_DRAWS, random_view
+from benchmark.vision.learning_rate import LearningRateSchedule
 from benchmark.vision.networks import build_network, suits_channels_last
 from benchmark.vision.pixels import channel_moments
-from benchmark.vision.training import LearningRateSchedule, Precision, in_precision
+from benchmark.vision.training import Precision, in_precision
 
 Heads = TypeVar("Heads", bound=nn.Module)
 Features = Callable[[Tensor], Tensor]  # from views in 0..1 to (N, D), the output of the backbone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmark.vision.recipes import build_recipe, check_recipe
+from benchmark.vision.recipe_checks import build_recipe, check_recipe
 
 SMALL = "small"  # our own network, for images of 64 x 64 pixels
 DEFAULT_MODEL = "deeplabv3_resnet50"

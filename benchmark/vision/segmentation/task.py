@@ -33,9 +33,9 @@ from benchmark.api import (
     seeded,
 )
 from benchmark.vision.data.annotations import image_scans
+from benchmark.vision.data.duplicates import report_sources
 from benchmark.vision.data.label_maps import IGNORE_INDEX, ScrambledMaps, Split, check_has_labels
 from benchmark.vision.data.reading import read_groups
-from benchmark.vision.data.sources import report_sources
 from benchmark.vision.directional import DirectionLayers
 from benchmark.vision.encoding.encodings import Encodings
 from benchmark.vision.fingerprints import derive_seed, digest

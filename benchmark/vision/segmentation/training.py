@@ -18,10 +18,11 @@ from torch import Tensor
 from benchmark.api import Companion
 from benchmark.vision.data.label_maps import IGNORE_INDEX
 from benchmark.vision.fingerprints import derive_seed
+from benchmark.vision.learning_rate import LearningRateSchedule
 from benchmark.vision.pixels import CHANNEL_STATISTICS
 from benchmark.vision.segmentation.networks import Segmenter
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
-from benchmark.vision.training import LearningRateSchedule, add_companion_loss, train_sgd
+from benchmark.vision.training import add_companion_loss, train_sgd
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from benchmark.plugins.key_value import Setting
 from benchmark.plugins.paths import CONFIGS
-from benchmark.plugins.settings import Setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmark.analysis import comparisons, reading
+from benchmark.analysis import comparisons, load_experiments
 from benchmark.analysis.sequential import SequentialState, summarize_states
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment, Grid
@@ -14,7 +14,7 @@ from benchmark.records.agreement import MixedRecordsError
 from benchmark.records.store import Store
 
 if TYPE_CHECKING:
-    from benchmark.runner.launch import Event
+    from benchmark.runner.events import Event
 
 
 def extend_grid(grid: Grid, store: Store) -> Grid:
@@ -43,7 +43,7 @@ def recorded_states(experiment: Experiment, store: Store) -> Mapping[str, Sequen
     if experiment.auto is None or not any(entry["name"] == experiment.name for entry in store.experiments()):
         return {}
     try:
-        [records] = reading.read_stores([store], experiment.name)
+        [records] = load_experiments.read_stores([store], experiment.name)
     except MixedRecordsError:  # the run refuses such records, or moves them aside
         return {}
     labels = {spec.label for spec in experiment.strategies}
@@ -70,7 +70,7 @@ def run_looks(
         update_manifest: puts the experiments of a look into the manifest.
         say: shows a line to the user: for each experiment, what a look has shown.
     """
-    from benchmark.runner.launch import count_rounds_left  # imports torch
+    from benchmark.runner.record_checks import count_rounds_left  # imports torch
 
     cells = list(rounds_left)
     while True:

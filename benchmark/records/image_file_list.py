@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from benchmark.system.typed import convert
+from benchmark.system.validation import convert
 
 NUM_LISTED = 3  # files that a message lists
 FAULT = "FAULT: "  # see `api.FromFiles.data_remarks`

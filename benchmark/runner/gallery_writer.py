@@ -26,8 +26,10 @@ from benchmark.experiment.grid import Experiment
 from benchmark.experiment.variants import ORDINARY
 from benchmark.records.store import Store
 from benchmark.runner.acquisition import draw_initial
+from benchmark.runner.events import Event, Failure, Round
 from benchmark.runner.fit_cache import FitCache, fit_inputs
-from benchmark.runner.launch import Event, Failure, Round, TaskLoader, save_sources
+from benchmark.runner.record_checks import save_sources
+from benchmark.runner.task_loading import TaskLoader
 from benchmark.seeds import seed
 from benchmark.system import files
 from benchmark.system.digests import digest

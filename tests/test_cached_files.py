@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmark.api import Encoding
 from benchmark.runner import fit_cache
-from benchmark.runner.launch import Failure, Round
+from benchmark.runner.events import Failure, Round
 from benchmark.system import tensor_files
 from benchmark.vision import training
 from benchmark.vision.encoding import encodings, self_supervised

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.plugins.home import folder_of
+from benchmark.plugins.code_folders import folder_of
 
 EXTERNAL_MODULES = frozenset({"benchmark", *sys.stdlib_module_names})
 # our plug-ins and the code that they are built from, each a package in `benchmark`

@@ -13,14 +13,25 @@ from pathlib import Path
 from benchmark import config
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Experiment, Grid
-from benchmark.experiment.settings import Settings
+from benchmark.experiment.run_settings import Settings
 from benchmark.experiment.spec import Spec
 from benchmark.records import anonymous
 from benchmark.records.store import Store
-from benchmark.runner import forecast, gallery, launch, looks, resume, tracking
+from benchmark.runner import (
+    forecast,
+    gallery_writer,
+    interim_looks,
+    record_checks,
+    resume,
+    tracking,
+)
+from benchmark.runner.events import Event, Failure, has_incompatible_schedule
 from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.gpu_hours import stop_after_gpu_hours
+from benchmark.runner.local_launch import run_locally
 from benchmark.runner.machine import prepare_machine
 from benchmark.runner.measuring import device_name
+from benchmark.runner.task_loading import TaskLoader, check_encoders
 from benchmark.system import activity
 from benchmark.text.words import plural
 
@@ -38,7 +49,7 @@ class Watcher:
         """Shows what a block is doing, and passes its reports on to `listener`."""
         return activity.report_to(listener)
 
-    def show_events(self, events: Iterable[launch.Event], rounds_left: Mapping[Cell, int]) -> Iterator[launch.Event]:
+    def show_events(self, events: Iterable[Event], rounds_left: Mapping[Cell, int]) -> Iterator[Event]:
         """Passes events on and shows them.
 
         Args:
@@ -64,7 +75,7 @@ class Job:
 class Outcome:
     """How a run ended."""
 
-    failures: list[launch.Failure]
+    failures: list[Failure]
     unfinished_cells: list[Cell]  # their records lack rounds
     num_cells: int
     store: Store
@@ -74,7 +85,7 @@ class Outcome:
         """Lines on what failed and what is not recorded completely; [] where every cell is complete."""
         lines = [f"failed: {line}" for line in dict.fromkeys(failure.line for failure in self.failures)]
         if self.failures:
-            can_succeed = any(not launch.has_incompatible_schedule(failure) for failure in self.failures)
+            can_succeed = any(not has_incompatible_schedule(failure) for failure in self.failures)
             retry = " and the same command tries them again, once the cause is fixed" * can_succeed
             traces = f"tracebacks are in {self.store.folder / 'failures'}"
             lines.append(f"{plural(len(self.failures), 'cell')} failed; {traces}; recorded rounds stay{retry}")
@@ -116,30 +127,30 @@ def execute(job: Job, provenance: Mapping[str, str], write_answers: Callable[[],
     experiments = [manifest_entry(experiment) for experiment in grid.experiments]
     with store.lock():
         if settings.rerun_changed:
-            for line in launch.set_aside_changed(grid, store, job.lazy_tasks.tasks):
+            for line in record_checks.set_aside_changed(grid, store, job.lazy_tasks.tasks):
                 say(line)
-        rounds_left = launch.count_rounds_left(cells, store)
-        launch.check_versions(grid, store.merge_experiments(experiments), store)
+        rounds_left = record_checks.count_rounds_left(cells, store)
+        record_checks.check_versions(grid, store.merge_experiments(experiments), store)
         for line in resume.restart_changed_cells(rounds_left, experiments, store, mix=settings.mix_versions):
             say(line)
         recorded_cells = [cell for cell in cells if rounds_left.get(cell, 0) < cell.schedule.rounds]
-        for line in launch.copy_shorter_records(recorded_cells, store):
+        for line in record_checks.copy_shorter_records(recorded_cells, store):
             say(line)
-        for line in launch.edited_code_remarks(cells, store):
+        for line in record_checks.edited_code_remarks(cells, store):
             say(line)
         store.update_manifest(grid.name, experiments, provenance)
         failures = run_missing_rounds(job, rounds_left)
         if failures and all(failure.whole_task for failure in failures) and len(failures) == len(cells):
             raise ValueError("; ".join(dict.fromkeys(failure.line for failure in failures)))  # nothing could run
         cells = extend_auto_grid(grid, store).cells()
-        unfinished = launch.find_unfinished_cells(cells, store)
+        unfinished = record_checks.find_unfinished_cells(cells, store)
         write_answers()
     return Outcome(failures, unfinished, len(cells), store)
 
 
 def extend_auto_grid(grid: Grid, store: Store) -> Grid:
     """Returns the grid; experiments of seeds=auto get the seeds of the look that their records have reached."""
-    return looks.extend_grid(grid, store) if any(experiment.auto for experiment in grid.experiments) else grid
+    return interim_looks.extend_grid(grid, store) if any(experiment.auto for experiment in grid.experiments) else grid
 
 
 class LazyTasks:
@@ -149,10 +160,10 @@ class LazyTasks:
         self.settings, self.watcher = settings, watcher
 
     @cached_property
-    def tasks(self) -> launch.TaskLoader:
+    def tasks(self) -> TaskLoader:
         """The loader of the tasks."""
         settings = self.settings if self.settings.dry_run else driver_settings(self.settings)
-        return launch.TaskLoader(prepare_machine(settings, Path(settings.out) / ".fits"))
+        return TaskLoader(prepare_machine(settings, Path(settings.out) / ".fits"))
 
     def num_pool(self, spec: Spec) -> int:
         """Returns the number of images in a task's pool. ValueError where the task cannot be built."""
@@ -181,7 +192,7 @@ def list_cells(grid: Grid, settings: Settings, lazy_tasks: LazyTasks) -> list[Ce
         raise
 
 
-def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[launch.Failure]:
+def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[Failure]:
     """Runs what is missing, and returns what failed; with seeds=auto, later looks add cells to `rounds_left`."""
     settings, grid, store, tasks, say = job.settings, job.grid, job.store, job.lazy_tasks.tasks, job.watcher.say
     machine, device = tasks.machine, device_name(tasks.machine)
@@ -190,16 +201,14 @@ def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[launch.Fa
     cells_left = f"{plural(len(grid.cells()), 'cell')}, {len(rounds_left)} to do, {num_rounds}"
     say(f"{cells_left}, on {device if is_local else 'Ray'}; records in {store.folder}")
     if is_local:
-        launch.check_encoders(rounds_left, machine)
+        check_encoders(rounds_left, machine)
 
-    def run(cells: Sequence[Cell]) -> Generator[launch.Event]:
-        return (
-            launch.run_locally(cells, store, fits, tasks) if is_local else launch_on_ray(list(cells), store, settings)
-        )
+    def run(cells: Sequence[Cell]) -> Generator[Event]:
+        return run_locally(cells, store, fits, tasks) if is_local else launch_on_ray(list(cells), store, settings)
 
     has_auto_seeds = any(experiment.auto for experiment in grid.experiments)
     all_events = run_auto_seeds(job, rounds_left, run) if has_auto_seeds else run(list(rounds_left))
-    events = launch.stop_after_gpu_hours(all_events, settings.gpu_hours, settings.gpus_per_cell or 1.0, say)
+    events = stop_after_gpu_hours(all_events, settings.gpu_hours, settings.gpus_per_cell or 1.0, say)
     events = tracking.mirror_events(events, settings.tracking, store.folder, say)
 
     done = set[str]()  # names of experiments
@@ -207,34 +216,34 @@ def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[launch.Fa
     def draw_galleries(*experiments: Experiment) -> None:
         missing = [experiment for experiment in experiments if experiment.name not in done]
         done.update(experiment.name for experiment in missing)
-        for line in gallery.update_galleries(missing, store, fits, tasks):
+        for line in gallery_writer.update_galleries(missing, store, fits, tasks):
             say(line)
 
     if is_local:  # Ray's workers would wait for the driver meanwhile
         without_looks = [experiment for experiment in grid.experiments if experiment.auto is None]
-        events = gallery.call_when_finished(events, without_looks, rounds_left, draw_galleries)
+        events = gallery_writer.call_when_finished(events, without_looks, rounds_left, draw_galleries)
     on_cpu = machine.device.type == "cpu"
     warner = forecast.LongRunWarner(rounds_left, tasks, say) if on_cpu else activity.ignore_stage
     with job.watcher.show_stages(warner):
         shown_events = job.watcher.show_events(events, rounds_left)
-        failures = [event for event in shown_events if isinstance(event, launch.Failure)]
+        failures = [event for event in shown_events if isinstance(event, Failure)]
         with activity.stage("drawing what was selected"):
             draw_galleries(*extend_auto_grid(grid, store).experiments)
     return failures
 
 
 def run_auto_seeds(
-    job: Job, rounds_left: dict[Cell, int], run: Callable[[Sequence[Cell]], Generator[launch.Event]]
-) -> Generator[launch.Event]:
+    job: Job, rounds_left: dict[Cell, int], run: Callable[[Sequence[Cell]], Generator[Event]]
+) -> Generator[Event]:
     """Runs look after look, see `looks.run_looks`, and keeps the manifest up to date."""
 
     def update_manifest(experiments: Iterable[Experiment]) -> None:
         job.store.update_manifest(job.grid.name, list(map(manifest_entry, experiments)))
 
-    return looks.run_looks(job.grid, rounds_left, job.store, run, update_manifest, job.watcher.say)
+    return interim_looks.run_looks(job.grid, rounds_left, job.store, run, update_manifest, job.watcher.say)
 
 
-def launch_on_ray(cells: list[Cell], store: Store, settings: Settings) -> Generator[launch.Event]:
+def launch_on_ray(cells: list[Cell], store: Store, settings: Settings) -> Generator[Event]:
     """Runs cells on Ray, see `ray_launch.run_on_ray`. ValueError where Ray is not installed."""
     try:
         from benchmark.runner import ray_launch

@@ -1,89 +1,26 @@
-"""Runs the cells of a grid on this machine one after the other, and checks them against the records that exist."""
+"""What the records of a results folder hold already, and whether a run may add to them."""
 
 from __future__ import annotations
 
-import time
-import traceback
-from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from msgspec import structs
 
-from benchmark.api import FromFiles, Machine, Task, check_encoder_weights
+from benchmark.api import FromFiles, Machine, Task
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.grid import Grid
-from benchmark.experiment.schedule import IncompatibleScheduleError, Schedule
+from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.records.agreement import Agreement, MixedRecordsError
-from benchmark.records.record import Header, Measured, Record
-from benchmark.records.sources import Sources
+from benchmark.records.image_file_list import Sources
+from benchmark.records.record import Header
 from benchmark.records.store import REMEDY, Store
 from benchmark.runner import loop
-from benchmark.runner.fit_cache import FitCache
-from benchmark.seeds import seed
-from benchmark.system import activity
-from benchmark.system.files import StoreWriteError
-from benchmark.system.process_state import isolate_plugin
-from benchmark.text.words import describe_error, error_message, plural
-
-
-@dataclass(frozen=True)
-class CellStarted:
-    """Event: a cell was started."""
-
-    cell: Cell
-
-
-@dataclass(frozen=True)
-class Round:
-    """Event: a round was recorded."""
-
-    cell: Cell
-    record: Record
-    measured: Measured
-
-    @property
-    def is_last(self) -> bool:
-        """Whether it is the last round of its cell."""
-        schedule = self.cell.schedule
-        return self.record.round == schedule.rounds - 1 or schedule.reaches_target(self.record.scores)
-
-    @property
-    def num_skipped_rounds(self) -> int:
-        """The number of rounds that are not run because this one has reached the schedule's target score."""
-        schedule = self.cell.schedule
-        return schedule.rounds - 1 - self.record.round if schedule.reaches_target(self.record.scores) else 0
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Event: a cell failed; the other cells go on."""
-
-    cell: Cell
-    error: BaseException
-    whole_task: bool  # the task cannot be built, or does not fit the schedule: all such cells fail
-
-    @property
-    def line(self) -> str:
-        """The failure in one line."""
-        text = error_message(self.error).strip().splitlines() or [""]
-        kind = "" if isinstance(self.error, ValueError) else f"{type(self.error).__name__}: "
-        return f"{self.cell.task.label if self.whole_task else self.cell.label}: {kind}{text[0]}"
-
-    @property
-    def trace(self) -> str:
-        """The traceback."""
-        return "".join(traceback.format_exception(self.error))
-
-
-Event: TypeAlias = CellStarted | Round | Failure
-
-
-def has_incompatible_schedule(failure: Failure) -> bool:
-    """Whether the cell failed because its schedule does not fit the task, so that the same command cannot succeed."""
-    return isinstance(failure.error, IncompatibleScheduleError)
+from benchmark.runner.task_loading import TaskLoader
+from benchmark.text.words import plural
 
 
 def find_shorter_cells(cells: Sequence[Cell], store: Store) -> dict[Cell, Cell]:
@@ -212,96 +149,6 @@ def edited_code_remarks(cells: Sequence[Cell], store: Store) -> Iterator[str]:
         yield f"{change}, but is still version {spec.plugin.version}: {advice}"
 
 
-def check_encoders(cells: Iterable[Cell], machine: Machine) -> None:
-    """Raises ValueError where an encoder's weight file is missing or does not fit, before images are read."""
-    plugins = {plugin_and_label for cell in cells for plugin_and_label in cell.strategy.nested_plugins()}
-    for label in {label for plugin, label in plugins if plugin.kind == "encoder"}:
-        check_encoder_weights(label, machine)
-
-
-class TaskLoader:
-    """Builds the tasks on a machine at first use, and keeps the last one in memory."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self.by_label: dict[str, Task | Exception] = {}
-
-    def __call__(self, spec: Spec) -> Task | Exception:
-        """Returns the task, or the exception that its construction raised; see `build_task`."""
-        if spec.label not in self.by_label:
-            self.by_label.clear()
-            self.by_label[spec.label] = build_task(spec, self.machine)
-        return self.by_label[spec.label]
-
-
-def run_locally(cells: Sequence[Cell], store: Store, fits: FitCache, tasks: TaskLoader) -> Generator[Event]:
-    """Runs the cells, records their rounds and yields what happens."""
-    for cell in cells:
-        yield CellStarted(cell)
-        rounds = run_cell(cell, store, fits, tasks)
-        while (event := next_event(cell, rounds, store, tasks)) is not None:
-            yield event
-
-
-def next_event(cell: Cell, rounds: Iterator[Round], store: Store, tasks: TaskLoader) -> Round | Failure | None:
-    """Returns the next round of a cell, or why it failed; None after its last round.
-
-    A plug-in may raise anything: `sys.exit(0)` in a strategy is a failure of its cell and must not end the run.
-
-    Raises:
-        StoreWriteError: the results folder cannot be written.
-        KeyboardInterrupt: the user stops the run.
-    """
-    try:
-        with isolate_plugin(cell.task.label, seed("global", cell.path)):
-            return next(rounds, None)
-    except (StoreWriteError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # the one place where a cell's failure is caught
-        of_task = error is tasks.by_label.get(cell.task.label)
-        failure = Failure(cell, error, of_task or isinstance(error, IncompatibleScheduleError | MixedRecordsError))
-        store.save_failure(cell.path, failure.trace)
-        release_frames(error)
-        return failure
-
-
-def release_frames(error: BaseException | None) -> None:
-    """Releases what the frames of a failed cell hold, since failures are kept until the run ends."""
-    visited = set[int]()  # causes may form a cycle
-    while error is not None and id(error) not in visited:
-        visited.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-
-
-def build_task(spec: Spec, machine: Machine) -> Task | Exception:
-    """Builds a task once; returns the exception if that fails, which then is the failure of all its cells."""
-    try:
-        with isolate_plugin(spec.label, seed("global build", spec.label)), activity.stage(f"loading {spec.label}"):
-            task: Task = spec.plugin.build(machine, spec.values)
-        return task
-    except Exception as error:
-        return error
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        failure = RuntimeError(describe_error(error))
-        failure.__cause__ = error
-        return failure
-
-
-def run_cell(cell: Cell, store: Store, fits: FitCache, tasks: TaskLoader) -> Iterator[Round]:
-    """Runs the rounds that a cell's records lack, and records them."""
-    task, machine = tasks(cell.task), tasks.machine
-    if isinstance(task, Exception):
-        raise task
-    past = store.start_cell(cell.path, checked_header(cell, task, store, machine))
-    save_sources(cell.task, task, store)
-    for record, measured in loop.run(cell, task, fits, machine, past):
-        store.append(cell.path, record, measured)
-        yield Round(cell, record, measured)
-
-
 def checked_header(cell: Cell, task: Task, store: Store, machine: Machine) -> Header:
     """Returns the header of a cell's records.
 
@@ -334,47 +181,3 @@ def save_sources(spec: Spec, task: Task, store: Store) -> None:
     old, new = store.sources(spec.label), task_sources(task)
     if (old is None or new.to_json() != old.to_json()) and (new.files or new.remarks):
         store.save_sources(spec.label, new)
-
-
-def stop_after_gpu_hours(
-    events: Generator[Event],
-    gpu_hours: float | None,
-    gpu_share: float,
-    say: Callable[[str], None],
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Event]:
-    """Passes events on while the running rounds are likely to end within the budget of GPU hours.
-
-    A round is expected to take as long as the longest so far of its task. A running cell uses `gpu_share` of a GPU.
-    Rounds that are running when the budget ends are abandoned.
-
-    Args:
-        events: what the launcher yields.
-        gpu_hours: the budget; None for no limit.
-        gpu_share: the share of a GPU that a cell occupies.
-        say: shows a line to the user.
-        clock: the time in seconds.
-    """
-    if gpu_hours is None:
-        yield from events
-        return
-    budget, spent, now = 3600 * gpu_hours, 0.0, clock()
-    round_starts, longest = dict[Cell, float](), defaultdict[str, float](float)  # of running cells; by task
-    for event in events:
-        spent, now = spent + gpu_share * len(round_starts) * (clock() - now), clock()
-        cell, task = event.cell, event.cell.task.label
-        if isinstance(event, Round):
-            longest[task] = max(longest[task], now - round_starts[cell])
-        round_starts[cell] = now
-        if isinstance(event, Failure) or (isinstance(event, Round) and event.is_last):
-            del round_starts[cell]
-        ahead = sum(
-            max(0.0, longest[running.task.label] - (now - start_time)) for running, start_time in round_starts.items()
-        )
-        if round_starts and spent + gpu_share * ahead > budget:
-            if not isinstance(event, CellStarted):
-                yield event
-            events.close()
-            say(f"gpu_hours={gpu_hours:g}: {spent / 3600:.3g} are spent; the same command goes on from here")
-            return
-        yield event

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmark.analysis import settings as analysis_settings
-from benchmark.experiment.settings import known_settings
-from benchmark.plugins.settings import Setting
+from benchmark.experiment.run_settings import known_settings
+from benchmark.plugins.key_value import Setting
 
 LIST_KINDS = ("strategies", "tasks", "encoders", "grids", "settings", "published")  # the kinds that `list` knows
 VERBS = (
