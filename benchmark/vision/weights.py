@@ -147,10 +147,10 @@ def describe_objects(path: Path) -> str:
 
 
 def shared_prefix(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """The prefix that the names in a file have before those of the network: "", or text that ends in a full stop.
+    """The prefix that the network's names have in a file: "", or text that ends in a full stop.
 
     Raises:
-        ValueError: Several prefixes lead to all names, so the file holds more than one such network.
+        ValueError: Several prefixes lead to all names of the network, so the file holds more than one such network.
     """
     hits = Counter[str]()
     for name in state:
@@ -209,7 +209,7 @@ def matches_torchvision_network(state: Mapping[str, Tensor], name: str) -> bool:
     try:
         with torch.device("meta"):  # no memory, no initialisation
             network = torchvision.models.get_model(name, weights=None)
-    except (RuntimeError, NotImplementedError):  # some networks cannot be built so: the number of weights must suffice
+    except (RuntimeError, NotImplementedError):  # cannot be built without memory: the number of weights must suffice
         return True
     shapes = {key: value.shape for key, value in network.state_dict().items() if not key.endswith(BATCH_NORM_BUFFERS)}
     state_shapes = {key: value.shape for key, value in state.items() if not key.endswith(BATCH_NORM_BUFFERS)}

@@ -74,7 +74,8 @@ class Detection(VisionTask[Detector]):
         num_classes: C.
         map_at: IoU thresholds of the metric: `50`, or `50:95` for COCO's mean.
         classes: C names; empty: the numbers 0..C-1.
-        root: folder of the data set, from which file names in reports start.
+        root: folder of the data set, to which file names in reports are relative; None: the deepest folder that holds
+            all files.
 
     Raises:
         ValueError: the recipe cannot be carried out, or the pool or the test set has no usable box.
@@ -394,11 +395,11 @@ def exchange_boxes(truth: GroundTruth, paid: Indices, num_classes: int, rng: np.
     source = np.arange(len(truth))
     unpaid = np.setdiff1d(source, paid)
     source[unpaid] = rng.permutation(unpaid)
-    mixed = truth.select(source)
-    image_B = np.repeat(np.arange(len(mixed)), np.diff(mixed.offsets_N1))
-    random_B = rng.integers(0, num_classes, len(mixed.labels_B))
-    labels_B = np.where(np.isin(image_B, unpaid), random_B, mixed.labels_B)
-    return GroundTruth(mixed.corners_B4, labels_B, mixed.ignored_B, mixed.offsets_N1)
+    permuted = truth.select(source)
+    image_B = np.repeat(np.arange(len(permuted)), np.diff(permuted.offsets_N1))
+    random_B = rng.integers(0, num_classes, len(permuted.labels_B))
+    labels_B = np.where(np.isin(image_B, unpaid), random_B, permuted.labels_B)
+    return GroundTruth(permuted.corners_B4, labels_B, permuted.ignored_B, permuted.offsets_N1)
 
 
 def truth_arrays(truth: GroundTruth) -> list[object]:
