@@ -41,10 +41,10 @@ def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: fl
         Parvaneh et al., Active Learning by Feature Mixing, CVPR 2022.
 
     Deviations:
-        Only the closed form of alpha, where the authors' code can also find alpha by gradient steps. The cap never
+        Only the closed form of alpha, whereas the authors' code can also find alpha by gradient steps. The cap never
         exceeds 1, as it does in that code if the step does not divide 1. k-means has one start. Where there are too few
-        candidates, or too few distinct features among them, the rest is drawn at random without replacement, where that
-        code may draw an image twice. The caps are not tried one by one; the result is the same (see `least_cap`).
+        candidates, or too few distinct features among them, the rest is drawn at random without replacement, whereas
+        that code may draw an image twice. The caps are not tried one by one; the result is the same (see `least_cap`).
 
     Cost:
         One forward pass per image, labelled images included. For A anchors, A + 2 products of the features with the

@@ -37,8 +37,9 @@ def bald(view: View, budget: int, rng: np.random.Generator, *, num_samples: int 
         Gal, Islam and Ghahramani, Deep Bayesian Active Learning with Image Data, ICML 2017.
 
     Deviations:
-        Batch normalisation stays in eval mode, where BADGE's code puts it into train mode. Probabilities are averaged,
-        where that code averages logits. Dropout acts on the input of the last layer alone, as in deep-al's ResNets.
+        Batch normalisation stays in eval mode, whereas BADGE's code puts it into train mode. Probabilities are
+        averaged, whereas that code averages logits. Dropout acts on the input of the last layer alone, as in deep-al's
+        ResNets.
 
     Cost:
         One forward pass per unlabelled image, then `num_samples` passes of the last layer alone. Memory holds sums over

@@ -56,12 +56,12 @@ def cald(
         Yu et al., Consistency-based Active Learning for Object Detection, CVPR Workshops 2022.
 
     Deviations:
-        Compared with the published code: boxes are compared in pixels of the original image, where that code transforms
-        the boxes of the clean image (rotation enlarges a box). Patches are cut out at random places and have the mean
-        colour, where that code looks for places that cover a tenth of a box and fills them with black. The shrunk image
-        lies on a canvas of the original size, where its detector enlarges it again. All boxes count, where that code
-        takes 50 of an image that has more than 40. The class of a box is its most likely one. All of COCO's images are
-        candidates, where that code draws 10,000.
+        Compared with the published code: boxes are compared in pixels of the original image, whereas that code
+        transforms the boxes of the clean image (rotation enlarges a box). Patches are cut out at random places and have
+        the mean colour, whereas that code looks for places that cover a tenth of a box and fills them with black. The
+        shrunk image lies on a canvas of the original size, whereas that code's detector enlarges it again. All boxes
+        count, whereas that code takes 50 of an image that has more than 40. The class of a box is its most likely one.
+        All of COCO's images are candidates, whereas that code draws 10,000.
 
     Cost:
         Five predictions per unlabelled image, two of which are held at a time, and the IoU of all boxes of an image

@@ -49,9 +49,9 @@ def cdal(
     Deviations:
         Images that share no class are not compared, and an image that shares no class with any centre comes first;
         published code gives it distance 0, which puts it last. Images without predictions come last, in random order.
-        The first image is the farthest, where published code draws it at random although the distances are known. A
-        probability of 0 counts as the smallest positive number, where that code leaves the class out. Background is one
-        more column of the probabilities, but no class.
+        The first image is the farthest, whereas published code draws it at random although the distances are known. A
+        probability of 0 counts as the smallest positive number, whereas that code leaves the class out. Background is
+        one more column of the probabilities, but no class.
 
     Cost:
         One forward pass per image, labelled images included. With R mixtures (one per image on a classifier), at most

@@ -76,7 +76,7 @@ def discriminative(
         Gissin and Shalev-Shwartz, Discriminative Active Learning, 2019.
 
     Deviations:
-        10 queries, where the authors have 20. Images are ranked by logits, so that there are no ties at p = 1.
+        10 queries, whereas the authors have 20. Images are ranked by logits, so that there are no ties at p = 1.
         SuperAnnotate's script optimises the parameters of the backbone in place of the discriminator's: its published
         curve is that of an untrained discriminator.
 

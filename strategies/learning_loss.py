@@ -102,8 +102,8 @@ def learning_loss(
         Yoo and Kweon, Learning Loss for Active Learning, CVPR 2019.
 
     Deviations:
-        Model and module are trained from scratch in every round, where a widely used reproduction continues from those
-        of the last round. The middle image of an odd batch has no pair.
+        Model and module are trained from scratch in every round, whereas a widely used reproduction continues from
+        those of the last round. The middle image of an odd batch has no pair.
 
     Cost:
         One forward pass per image of the subset. In training, a few small linear layers beside the model.

@@ -79,9 +79,9 @@ def vaal(
         Sinha, Ebrahimi and Darrell, Variational Adversarial Active Learning, ICCV 2019.
 
     Deviations:
-        Both networks are trained when images are selected, where the authors' code trains them beside the model, which
-        they do not affect. Images are scored unchanged and in eval mode, where that code mirrors them at random in
-        train mode.
+        Both networks are trained when images are selected, whereas the authors' code trains them beside the model,
+        which they do not affect. Images are scored unchanged and in eval mode, whereas that code mirrors them at random
+        in train mode.
 
     Cost:
         epochs * N / batch_size steps, each of which takes two steps of the autoencoder and one of the discriminator on

@@ -141,9 +141,9 @@ def describe_objects(path: Path) -> str:
         kinds = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # an older format, or not a file of torch.save
         return ""
-    own = [kind for kind in kinds if not kind.startswith(("torch.", "collections."))] or kinds
+    classes = [kind for kind in kinds if not kind.startswith(("torch.", "collections."))] or kinds
     advice = "only weights are read: torch.save(model.state_dict(), FILE)"
-    return f": it holds Python objects ({', '.join(map(printable, sorted(own)[:3]))}); {advice}" if own else ""
+    return f": it holds Python objects ({', '.join(map(printable, sorted(classes)[:3]))}); {advice}" if classes else ""
 
 
 def shared_prefix(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
@@ -160,12 +160,12 @@ def shared_prefix(path: Path, state: Mapping[str, Tensor], expected: Mapping[str
         first, final = min(state, default=""), max(state, default="")  # whatever these share, all names share
         shared = next((n for n, (a, b) in enumerate(zip(first, final, strict=False)) if a != b), 0)
         return first[: first.rfind(".", 0, shared) + 1]
-    whole = [prefix for prefix, number in hits.items() if number == len(expected)]
-    if len(whole) > 1 and "" not in whole:
+    complete = [prefix for prefix, number in hits.items() if number == len(expected)]
+    if len(complete) > 1 and "" not in complete:
         raise ValueError(
-            f"weights={path}: holds several networks that fit ({', '.join(map(printable, whole))}): save one of them"
+            f"weights={path}: holds several networks that fit ({', '.join(map(printable, complete))}): save one of them"
         )
-    return "" if "" in whole else max(hits, key=lambda prefix: hits[prefix])
+    return "" if "" in complete else max(hits, key=lambda prefix: hits[prefix])
 
 
 def describe_content(state: Mapping[str, Tensor], setting_for: Callable[[str], str]) -> str:

@@ -259,7 +259,7 @@ class Detection(VisionTask[Detector]):
     def augmented(self, model: nn.Module, indices: Indices, how: Augmentation, seed: int) -> Predictions:
         """Returns what `predict` returns, on augmented images; see `views`."""
         views = Split(AugmentedImages(self._pool.images, how, seed), self._pool.truth)
-        return self._detect_all(model, views, indices, back=partial(map_back, how)).to_predictions()
+        return self._detect_all(model, views, indices, undo=partial(map_back, how)).to_predictions()
 
     @torch.no_grad()
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
@@ -378,15 +378,15 @@ class Detection(VisionTask[Detector]):
 
     @torch.no_grad()
     def _detect_all(
-        self, model: nn.Module, split: Split, indices: Indices, noise: Noise | None = None, back: MapBack | None = None
+        self, model: nn.Module, split: Split, indices: Indices, noise: Noise | None = None, undo: MapBack | None = None
     ) -> DetectionSet:
-        """The detections on images of a split, in pixels of the stored images; `back` maps them from augmented ones."""
+        """The detections on images of a split, in pixels of the stored images; `undo` maps them from augmented ones."""
         detector, detections = cast_model(model, Detector), list[Detections]()
         for resized in self._read_batches(split, self._group_indices(indices), noise):
             maps = detector.feature_maps(resized.batch.images_N3HW)
             for number, in_batch in enumerate(detector.detect(maps, resized.batch)):
                 in_image = resized.to_image_pixels(number, in_batch)
-                detections.append(in_image if back is None else back(in_image, resized.image_size(number)))
+                detections.append(in_image if undo is None else undo(in_image, resized.image_size(number)))
         return DetectionSet.from_images(detections, self.num_classes, self._device)
 
 
