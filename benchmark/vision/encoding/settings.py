@@ -34,8 +34,8 @@ class Settings:
         seed: Of weights, order and views. It does not depend on the seed of a run, so one encoder serves a whole grid.
 
     Deviations: Common to all encoders: the views of a batch share the order of their colour changes; crops longer than
-        the image are cut and not drawn again; the batches of an epoch have equal sizes (within one image) and leave no
-        image out; the learning rate falls at every step; pixels are normalised by the statistics of the pool.
+        the image are cut and not drawn again; the sizes of an epoch's batches differ by at most one image, and no image
+        is left out; the learning rate falls at every step; pixels are normalised by the statistics of the pool.
     """
 
     encoder: str
