@@ -58,7 +58,7 @@ def patch_pca(machine: Machine, pool: Pool, *, patch: int | None = None, dims: i
         patch: Pixels per side of a patch; null for an eighth of the image's shorter side, at least 2 (this project's).
             Patches do not overlap; pixels left over at the right and at the bottom are cut off.
         dims: The largest number of components (16: this project's). Components without variance are left out; grey
-            images have a third of all.
+            images have only a third as many as colour images.
 
     Raises:
         ValueError: `patch` or `dims` is out of range.
@@ -68,7 +68,7 @@ def patch_pca(machine: Machine, pool: Pool, *, patch: int | None = None, dims: i
     size = pool.size if max(pool.size) <= MAX_SIDE else (MAX_SIDE, MAX_SIDE)
     side = max(2, min(size) // PATCHES_PER_SIDE) if patch is None else patch
     if not 1 <= side <= min(size) or dims < 1:
-        raise ValueError(f"patch_pca[patch={side},dims={dims}]: patches of 1..{min(size)} pixels, dims 1 or more")
+        raise ValueError(f"patch_pca[patch={side},dims={dims}]: patch must be 1..{min(size)} pixels, dims 1 or more")
     patches_per_image = (size[0] // side) * (size[1] // side)
     indices = np.random.default_rng(0).permutation(pool.num_images)[: -(-MAX_PATCHES // patches_per_image)]
     parts = np.array_split(np.sort(indices), -(-len(indices) // 256))

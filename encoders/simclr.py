@@ -57,8 +57,8 @@ def simclr(
         dim: Outputs of the head; its hidden layer is as wide as the features.
         smallest: The smallest area of a crop, as a share of the image's.
         flip: Whether half of the views are mirrored; false if left and right have a meaning, as in digits.
-        colour: Strength of the colour jitter on 0.8 of the views; with 0, no view is jittered, and none made grey (else
-            0.2 of them are).
+        colour: Strength of the colour jitter on 0.8 of the views; 0 turns off the jitter and the greyscale conversion,
+            which otherwise 0.2 of the views undergo.
         precision: Of the backbone in training (this project's).
         seed: Of weights, order and views (this project's); it does not depend on the seed of a run.
 

@@ -59,8 +59,8 @@ def simsiam(
         dim: Hidden units and outputs of the projector; null for four times the features, at most the paper's 2048.
         smallest: The smallest area of a crop, as a share of the image's.
         flip: Whether half of the views are mirrored; false if left and right have a meaning, as in digits.
-        colour: Strength of the colour jitter on 0.8 of the views; with 0, no view is jittered, and none made grey (else
-            0.2 of them are).
+        colour: Strength of the colour jitter on 0.8 of the views; 0 turns off the jitter and the greyscale conversion,
+            which otherwise 0.2 of the views undergo.
         precision: Of the backbone in training (this project's).
         seed: Of weights, order and views (this project's); it does not depend on the seed of a run.
 

@@ -24,11 +24,11 @@ CHUNK = 2**14  # images in memory at once
 def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: float = 0.03125) -> Indices:
     """Selects diverse images whose predicted class flips when a little of the labelled images' features is mixed in.
 
-    The features of an unlabelled image are mixed with an anchor: the mean features of one labelled class, or of all
-    labelled images where a class has no label yet. The mixing weight is the closed form of Eq. 5 under |alpha| <= cap /
-    sqrt(D). An image is a candidate if its predicted class flips for any anchor. The cap grows from 0 until there are
-    more candidates than the budget, to 1 at most. k-means then divides the candidates' features, at unit length, into
-    `budget` clusters, and the image nearest to each centre is selected.
+    The features of an unlabelled image are mixed with anchors: the mean features of each labelled class and, while some
+    class has no labelled image, those of all labelled images. The mixing weight is the closed form of Eq. 5 under
+    |alpha| <= cap / sqrt(D). An image is a candidate if its predicted class flips for any anchor. The cap grows from 0
+    in steps of `alpha_cap` until there are more candidates than the budget, or until it is 1. k-means then divides the
+    candidates' features, at unit length, into `budget` clusters, and the image nearest to each centre is selected.
 
     Args:
         alpha_cap: the step by which the cap grows, above 0 and at most 1 (1/32 in the authors' code).
@@ -41,15 +41,15 @@ def alfa_mix(view: View, budget: int, rng: np.random.Generator, *, alpha_cap: fl
         Parvaneh et al., Active Learning by Feature Mixing, CVPR 2022.
 
     Deviations:
-        Only the closed form of alpha, where the authors' code can also find alpha by gradient steps. The last cap is 1,
-        where a step that does not divide 1 takes that code past it. k-means has one start. Where there are too few
-        candidates, or too few distinct features among them, the rest is drawn at random without replacement, where that
-        code may draw an image twice. The caps are not tried one by one; the result is the same (see `least_cap`).
+        Only the closed form of alpha, whereas the authors' code can also find alpha by gradient steps. The cap never
+        exceeds 1, as it does in that code if the step does not divide 1. k-means has one start. Where there are too few
+        candidates, or too few distinct features among them, the rest is drawn at random without replacement, whereas
+        that code may draw an image twice. The caps are not tried one by one; the result is the same (see `least_cap`).
 
     Cost:
         One forward pass per image, labelled images included. For A anchors, A + 2 products of the features with the
-        last layer and one gradient, O(A N C D). k-means of M candidates into `budget` clusters, O(M D) per cluster and
-        step.
+        last layer and one gradient: O(A N C D) time. k-means of M candidates into `budget` clusters, O(M D) per cluster
+        and step.
     """
     if not 0 < alpha_cap <= 1:
         raise ValueError(f"alfa_mix[alpha_cap={alpha_cap}]: must be above 0 and at most 1")

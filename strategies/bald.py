@@ -27,18 +27,19 @@ def bald(view: View, budget: int, rng: np.random.Generator, *, num_samples: int 
 
     Args:
         num_samples: number of dropout masks, 2 or more (25 in deep-al's code; 10 in BADGE's, 20 or 100 in DAL's).
-        how: how the values of a detector's boxes, or of a segmenter's places, become one value per image: `sum`, `mean`
-            or `max`. `max` is this project's choice. A detector's boxes are predicted once without dropout, and the
-            samples are class probabilities of those boxes (background is one more class). An image without boxes has
-            the value 0.
+        how: how the values of a detector's boxes, or of a segmenter's sampled pixels, become one value per image:
+            `sum`, `mean` or `max`. `max` is this project's choice. A detector's boxes are predicted once without
+            dropout, and the samples are class probabilities of those boxes (background is one more class). An image
+            without boxes has the value 0.
 
     References:
         Houlsby et al., Bayesian Active Learning for Classification and Preference Learning, 2011.
         Gal, Islam and Ghahramani, Deep Bayesian Active Learning with Image Data, ICML 2017.
 
     Deviations:
-        Batch normalisation stays in eval mode, where BADGE's code puts it into train mode. Probabilities are averaged,
-        where that code averages logits. Dropout acts on the input of the last layer alone, as in deep-al's ResNets.
+        Batch normalisation stays in eval mode, whereas BADGE's code puts it into train mode. Probabilities are
+        averaged, whereas that code averages logits. Dropout acts on the input of the last layer alone, as in deep-al's
+        ResNets.
 
     Cost:
         One forward pass per unlabelled image, then `num_samples` passes of the last layer alone. Memory holds sums over

@@ -56,11 +56,12 @@ def cald(
         Yu et al., Consistency-based Active Learning for Object Detection, CVPR Workshops 2022.
 
     Deviations:
-        Compared with the published code: boxes are compared in pixels of the original image, where that code moves the
-        clean boxes (a rotated box grows on the way). Patches are cut out wherever they fall and have the mean colour,
-        where that code looks for places that cover a tenth of a box and fills them with black. The shrunk image lies on
-        a canvas of the original size, where its detector enlarges it again. All boxes count, where it takes 50 of more
-        than 40. The class of a box is its most likely one. All of COCO's images are candidates, where it draws 10,000.
+        Compared with the published code: boxes are compared in pixels of the original image, whereas that code
+        transforms the boxes of the clean image (rotation enlarges a box). Patches are cut out at random places and have
+        the mean colour, whereas that code looks for places that cover a tenth of a box and fills them with black. The
+        shrunk image lies on a canvas of the original size, whereas that code's detector enlarges it again. All boxes
+        count, whereas that code takes 50 of an image that has more than 40. The class of a box is its most likely one.
+        All of COCO's images are candidates, whereas that code draws 10,000.
 
     Cost:
         Five predictions per unlabelled image, two of which are held at a time, and the IoU of all boxes of an image
@@ -86,8 +87,8 @@ def consistency(view: View, rng: np.random.Generator) -> tuple[Tensor, Tensor, n
     """Returns the score of each image, (N,), its class confidences, (N, C), and whether it has boxes, (N,).
 
     The score is the smallest m of the image, averaged over the augmentations. The confidence of a class is the largest
-    of a box of that class, averaged over the image and its augmentations. The predictions of one augmentation are held
-    at a time.
+    confidence of a box of that class, averaged over the image and its augmentations. The predictions of one
+    augmentation are held at a time.
     """
     clean, augmentations = view.predict(view.unlabelled), get_args(Augmentation)
     has_boxes_N = clean.image_P.bincount(minlength=clean.num_images).bool()

@@ -18,7 +18,7 @@ from .shared.kcenter import farthest_first
 from .shared.ties import ranks_as_tensor
 
 CHUNK = 2**24  # distances in memory at once
-MIN_WEIGHT = 1e-12  # weight of a prediction, in nats, so that certain predictions count where there are no others
+MIN_WEIGHT = 1e-12  # in nats; the smallest weight, so that an image with only certain predictions has a mixture
 
 
 @register(needs={"predict"}, version=2)
@@ -49,9 +49,9 @@ def cdal(
     Deviations:
         Images that share no class are not compared, and an image that shares no class with any centre comes first;
         published code gives it distance 0, which puts it last. Images without predictions come last, in random order.
-        The first image is the farthest, where published code draws it at random although the distances are known. A
-        probability of 0 counts as the smallest positive number, where that code leaves the class out. Background is one
-        more column of the probabilities, but no class.
+        The first image is the farthest, whereas published code draws it at random although the distances are known. A
+        probability of 0 counts as the smallest positive number, whereas that code leaves the class out. Background is
+        one more column of the probabilities, but no class.
 
     Cost:
         One forward pass per image, labelled images included. With R mixtures (one per image on a classifier), at most
@@ -128,19 +128,19 @@ def build_mixtures(predictions: Predictions, by_class: bool) -> Mixtures:
 
 
 def pick_farthest(
-    mixed: Mixtures, num_labelled: int, budget: int, how: Literal["mean", "sum"], rank_N: Tensor
+    mixtures: Mixtures, num_labelled: int, budget: int, how: Literal["mean", "sum"], rank_N: Tensor
 ) -> list[int]:
     """Returns the positions of the selected images, each the farthest from all centres so far.
 
     Of equally far images the one with the lowest rank is taken. There are fewer than `budget` if fewer unlabelled
     images have predictions. Each selected image costs at most O(R C) time.
     """
-    device = mixed.p_RC.device
-    distance_N = torch.full((mixed.num_images,), -torch.inf, dtype=mixed.p_RC.dtype, device=device)
-    distance_N[mixed.image_R] = torch.inf
-    for part in torch.arange(num_labelled, device=device).split(max(1, CHUNK // mixed.num_images)):
-        distance_N = torch.minimum(distance_N, mixed.distance_to_nearest(part, how))
+    device = mixtures.p_RC.device
+    distance_N = torch.full((mixtures.num_images,), -torch.inf, dtype=mixtures.p_RC.dtype, device=device)
+    distance_N[mixtures.image_R] = torch.inf
+    for part in torch.arange(num_labelled, device=device).split(max(1, CHUNK // mixtures.num_images)):
+        distance_N = torch.minimum(distance_N, mixtures.distance_to_nearest(part, how))
     distance_N[:num_labelled] = -torch.inf
     num_picks = min(budget, int((distance_N > -torch.inf).sum()))
-    picks = farthest_first(distance_N, num_picks, rank_N, lambda pick_1: mixed.distance_to_nearest(pick_1, how))
+    picks = farthest_first(distance_N, num_picks, rank_N, lambda pick_1: mixtures.distance_to_nearest(pick_1, how))
     return list(picks.tolist())

@@ -56,7 +56,8 @@ def discriminative(
     Args:
         num_queries: number of queries that share the budget (10 in SuperAnnotate's code; 20 on learned features in the
             authors').
-        width: units in each of the three hidden layers (256: the authors'); at most 20 below 30 features.
+        width: units in each of the three hidden layers (256: the authors'); at most 20 if there are fewer than 30
+            features.
         epochs: the largest number of epochs of a discriminator (500: the authors' for 512 features).
         lr: the learning rate of Adam (2e-4: the authors' for 512 features).
         batch_size: images in a batch of the discriminator (1024: the authors' for 512 features).
@@ -75,7 +76,7 @@ def discriminative(
         Gissin and Shalev-Shwartz, Discriminative Active Learning, 2019.
 
     Deviations:
-        10 queries, where the authors have 20. Images are ranked by logits, so that there are no ties at p = 1.
+        10 queries, whereas the authors have 20. Images are ranked by logits, so that there are no ties at p = 1.
         SuperAnnotate's script optimises the parameters of the backbone in place of the discriminator's: its published
         curve is that of an untrained discriminator.
 
@@ -117,7 +118,7 @@ def split_budget(budget: int, num_queries: int) -> list[int]:
 
 
 def build_discriminator(num_features: int, width: int) -> nn.Sequential:
-    """Builds the network D -> width x 3 -> 2 with ReLU, at most 20 wide below 30 features.
+    """Builds the network D -> width x 3 -> 2 with ReLU; `width` is at most 20 below 30 features.
 
     Weights are Glorot-uniform, biases zero.
     """

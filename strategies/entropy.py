@@ -19,16 +19,16 @@ def entropy(view: View, budget: int, rng: np.random.Generator, *, how: How = "me
     predictions counts as certain.
 
     Args:
-        how: how the entropies of a detector's boxes, or of a segmenter's places, become one value per image: `sum`,
-            `mean` or `max`. `mean` is this project's choice; published detection code takes the `max` over boxes (ISAL)
-            or the `sum` (PPAL).
+        how: how the entropies of a detector's boxes, or of a segmenter's sampled pixels, become one value per image:
+            `sum`, `mean` or `max`. `mean` is this project's choice; published detection code takes the `max` over boxes
+            (ISAL) or the `sum` (PPAL).
 
     References:
         Settles, Active Learning Literature Survey, 2009, section 3.1.
 
     Deviations:
-        0 log 0 is 0, where published code returns NaN or adds 1e-10 to every probability. On detectors the background
-        is one more class, where published code often takes the binary entropy of the score.
+        0 log 0 is 0, whereas published code returns NaN or adds 1e-10 to every probability. On detectors the background
+        is one more class, whereas published code often takes the binary entropy of the score.
 
     Cost:
         One forward pass per unlabelled image.

@@ -47,7 +47,7 @@ def freesel(
         Xie et al., Towards Free Data Selection with General-Purpose Models, NeurIPS 2023.
 
     Deviations:
-        k-means starts from patches that are spread out, where published code draws them at random, so an image always
+        k-means starts from patches that are spread out, whereas published code draws them at random, so an image always
         has the same patterns. Draws are exact although few distances are computed (see `LazyDistances.draw`).
 
     Cost:

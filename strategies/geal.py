@@ -46,8 +46,8 @@ def geal(
         Xie et al., Towards General and Efficient Active Learning, 2021.
 
     Deviations:
-        k-means starts from patches that are spread out, where published code draws them at random, so an image always
-        has the same patterns. The encoder `dino` resizes images bilinearly, where that code does so bicubically.
+        k-means starts from patches that are spread out, whereas published code draws them at random, so an image always
+        has the same patterns. The encoder `dino` resizes images bilinearly, whereas that code does so bicubically.
 
     Cost:
         One pass of the encoder per image, once. Per selected image, at most one product of all P patterns with k new

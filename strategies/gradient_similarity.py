@@ -53,8 +53,8 @@ def gradient_similarity(
         Liu et al., Influence Selection for Active Learning, ICCV 2021, section 4.4.2.
 
     Deviations:
-        The default reference is a held-out set, where the paper's tables take the test set. One directional derivative
-        per image replaces the backward pass in the authors' code; the numbers are the same.
+        The default reference is a held-out set, whereas the paper's tables take the test set. One directional
+        derivative per image replaces the backward pass in the authors' code; the numbers are the same.
 
     Cost:
         One gradient pass over the reference set. Per unlabelled image one prediction and one directional derivative,

@@ -97,8 +97,8 @@ def isal(
 
     Deviations:
         The authors' code takes `reference=test` for classifiers, `order=file` for classifiers and `order=published` for
-        detectors, where its loop ends two steps late. One directional derivative along s_test per image replaces its
-        backward pass; the numbers are the same.
+        detectors; its loop for detectors ends two steps late. One directional derivative along s_test per image
+        replaces that code's backward pass; the numbers are the same.
 
     Cost:
         One gradient pass over the reference set, depth * repeats Hessian products of one image each, and about four
@@ -110,8 +110,8 @@ def isal(
     chains = draw_chains(view.purchases, depth, repeats, order, rng)
     targets = expected_targets(view, k, allow_degenerate, min_score)
     v = reference_gradient(view, reference)
-    together = not isinstance(targets, list) and next(iter(v.values())).is_cuda and len(chains) <= MAX_BATCHED_CHAINS
-    s = inverse_hessian_product(view, v, chains, damping=damping, scale=scales, batched=together)
+    batched = not isinstance(targets, list) and next(iter(v.values())).is_cuda and len(chains) <= MAX_BATCHED_CHAINS
+    s = inverse_hessian_product(view, v, chains, damping=damping, scale=scales, batched=batched)
     norm_s, norm_v = math.sqrt(dot(s, s)), math.sqrt(dot(v, v))
     view.log(cosine=dot(s, v) / norm_s / norm_v, ridge=damping * min(scales.values()), gain=norm_s / norm_v)
     return select_most_helpful(view, budget, targets, s, without_boxes, rng)

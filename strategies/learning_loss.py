@@ -84,9 +84,9 @@ def learning_loss(
 ) -> Indices:
     """Selects the images with the largest predicted loss from a random subset of the unlabelled images.
 
-    A small module is trained beside the model to rank images by their loss; its outputs are no losses themselves. The
-    module changes the training of the model, so scores in round 0 differ from those of other strategies. The subset is
-    drawn anew in each round.
+    A small module is trained beside the model to rank images by their loss; its outputs are not on the scale of the
+    loss. The module changes the training of the model, so scores in round 0 differ from those of other strategies. The
+    subset is drawn anew in each round.
 
     Args:
         subset: the number of random unlabelled images whose loss is predicted. `null` takes 10,000 for a classifier, as
@@ -102,8 +102,8 @@ def learning_loss(
         Yoo and Kweon, Learning Loss for Active Learning, CVPR 2019.
 
     Deviations:
-        Model and module are trained from scratch in every round, where a widely used reproduction continues from the
-        last round. The middle image of an odd batch has no pair.
+        Model and module are trained from scratch in every round, whereas a widely used reproduction continues from
+        those of the last round. The middle image of an odd batch has no pair.
 
     Cost:
         One forward pass per image of the subset. In training, a few small linear layers beside the model.

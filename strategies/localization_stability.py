@@ -51,7 +51,7 @@ def localization_stability(
         Kao et al., Localization-Aware Active Learning for Object Detection, ACCV 2018.
 
     Deviations:
-        The IoU is correct, where ISAL's code computes it as if y grew upwards.
+        The IoU is correct, whereas ISAL's code computes it as if y grew upwards.
 
     Cost:
         Seven forward passes per unlabelled image, and the IoU of its boxes with all boxes predicted under each level of

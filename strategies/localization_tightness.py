@@ -23,7 +23,7 @@ def localization_tightness(view: View, budget: int, rng: np.random.Generator) ->
         Kao et al., Localization-Aware Active Learning for Object Detection, ACCV 2018.
 
     Deviations:
-        The IoU is correct, where CALD's code forgets to add a pixel in one of its areas.
+        The IoU is correct, whereas CALD's code forgets to add a pixel in one of its areas.
 
     Cost:
         One forward pass per unlabelled image, and one IoU per box.

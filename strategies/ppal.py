@@ -58,11 +58,11 @@ def ppal(
         Yang, Huang and Crowley, Plug and Play Active Learning for Object Detection, CVPR 2024.
 
     Deviations:
-        Compared with the published code: the difficulty is measured after training, where that code keeps a moving
+        Compared with the published code: the difficulty is measured after training, whereas that code keeps a moving
         average during training. No box is left out for its size or shape. The feature of a box is the input of the
-        classification layer where the box was predicted (`View.box_features`), where that code reads the map at the
+        classification layer where the box was predicted (`View.box_features`), whereas that code reads the map at the
         centre of the box and takes the k-th boxes of two images to be equal. An image without boxes is at the largest
-        distance from images with boxes, where that code puts it at distance 0.
+        distance from images with boxes, whereas that code puts it at distance 0.
 
     Cost:
         One forward pass per image, labelled images included, and two more for each of the n = delta * budget images
@@ -123,16 +123,16 @@ def image_distances(predictions: Predictions, features_PD: Tensor, min_score: fl
     """
     if not features_PD.isfinite().all():
         raise ValueError("ppal: the features of boxes hold NaN or infinity")
-    num, sure_P = predictions.num_images, predictions.confidence_P > min_score
+    num, is_counted_P = predictions.num_images, predictions.confidence_P > min_score
     order_P = predictions.image_P.argsort(stable=True)
-    order_P = order_P[sure_P[order_P]]
+    order_P = order_P[is_counted_P[order_P]]
     label_P, image_P = box_classes(predictions)[order_P], predictions.image_P[order_P]
     score_P, unit_PD = predictions.confidence_P[order_P], F.normalize(features_PD[order_P], dim=1)
     similarity_NN = score_P.new_zeros(num, num)
     for label in label_P.unique():
         rows = (label_P == label).nonzero()[:, 0]
         add_similarity(similarity_NN, image_P[rows], score_P[rows], unit_PD[rows])
-    total_N = predictions.per_image(predictions.confidence_P * sure_P, "sum")
+    total_N = predictions.per_image(predictions.confidence_P * is_counted_P, "sum")
     one_way_NN = MAX_DISTANCE - similarity_NN / total_N.clamp(min=torch.finfo().tiny)[:, None]
     one_way_NN[(total_N[:, None] + total_N) == 0] = 0
     return ((one_way_NN + one_way_NN.T) / 2).clamp(min=0).fill_diagonal_(0)

@@ -44,7 +44,7 @@ def probcover(
             the model's own features, which the paper does not study.
         delta: the radius. On SimCLR's features the authors take 0.75 for CIFAR-10. `null` derives it as the paper does:
             the largest radius at which the share `purity` of the balls around images hold a single pseudo label, by
-            k-means with as many clusters as the model has classes. The radius is exact, where the paper searches a
+            k-means with as many clusters as the model has classes. The radius is exact, whereas the paper searches a
             grid.
         purity: the share of balls that must hold a single pseudo label where delta is `null`, above 0 and at most 1
             (0.95: the paper's).

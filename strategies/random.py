@@ -17,5 +17,5 @@ def random(view: View, budget: int, rng: np.random.Generator) -> Indices:
     Cost:
         No forward pass; one shuffle of the unlabelled positions.
     """
-    drawn: Indices = rng.choice(view.unlabelled, budget, replace=False)
-    return drawn
+    picks: Indices = rng.choice(view.unlabelled, budget, replace=False)
+    return picks

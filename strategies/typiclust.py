@@ -54,7 +54,7 @@ def typiclust(
 
     Deviations:
         k-means has one start and sees labelled and unlabelled images alone; the authors' code takes held-out images
-        too. An empty cluster is skipped, where that code fails. Clusters of at most 5 images, which that code drops,
+        too. An empty cluster is skipped, whereas that code fails. Clusters of at most 5 images, which that code drops,
         have their turn when no other cluster has images left.
 
     Cost:

@@ -54,8 +54,9 @@ def vaal(
     """Selects the images that a discriminator on latent codes most confidently calls unlabelled.
 
     A variational autoencoder and a discriminator are trained from scratch on all images, resized to size x size pixels.
-    The autoencoder learns to reconstruct images and to make all of them pass for labelled; the discriminator learns to
-    tell the two sets apart by the latent means. They take turns. The task's model plays no part.
+    The autoencoder learns to reconstruct images and to make the discriminator take all of them for labelled; the
+    discriminator learns to tell the two sets apart by the latent means. Their training steps alternate. The task's
+    model plays no part.
 
     Args:
         epochs: passes over labelled and unlabelled images together (100: the authors', 39,062 steps for CIFAR).
@@ -63,7 +64,7 @@ def vaal(
         lr: the learning rate of both Adam optimisers (5e-4: the authors').
         beta: the weight of the divergence from the prior (1: the authors'). As in their code the divergence is summed
             over the batch and the squared error is a mean over pixels, so that at 1 it outweighs the error by far.
-        adversary: the weight of passing for labelled in the loss of the autoencoder, lambda_2 in the paper (1: the
+        adversary: the weight of the adversarial term in the loss of the autoencoder, lambda_2 in the paper (1: the
             authors').
         latent: the number of latent dimensions (32: the authors').
         width: the channels of the first of up to four convolutions; each further one doubles them (128: the authors').
@@ -78,13 +79,14 @@ def vaal(
         Sinha, Ebrahimi and Darrell, Variational Adversarial Active Learning, ICCV 2019.
 
     Deviations:
-        Both networks are trained when images are selected, where the authors' code trains them beside the model, which
-        they do not affect. Images are scored unchanged and in eval mode, where that code mirrors them at random in
-        train mode.
+        Both networks are trained when images are selected, whereas the authors' code trains them beside the model,
+        which they do not affect. Images are scored unchanged and in eval mode, whereas that code mirrors them at random
+        in train mode.
 
     Cost:
-        epochs * N / batch_size steps, each two of the autoencoder and one of the discriminator on a batch of either
-        set: 4 epochs * N images pass forward and back through the autoencoder. This is slow on a CPU.
+        epochs * N / batch_size steps, each of which takes two steps of the autoencoder and one of the discriminator on
+        a labelled and an unlabelled batch: 4 epochs * N images pass forward and back through the autoencoder. This is
+        slow on a CPU.
     """
     if min(epochs, batch_size, latent, width) < 1 or size < 4 or size % 2:
         settings = f"epochs={epochs},batch_size={batch_size},latent={latent},width={width},size={size}"

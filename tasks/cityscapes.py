@@ -24,10 +24,8 @@ LABEL_IDS = {  # the label id of each of the 19 scored classes, in order
     "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
     "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
 }  # fmt: skip
-MASK_BYTES = {
-    "labelIds": list(LABEL_IDS.values()),
-    "labelTrainIds": list(range(len(LABEL_IDS))),
-}  # by kind of mask: the byte of each class
+# For each kind of mask, the byte of each class.
+MASK_BYTES = {"labelIds": list(LABEL_IDS.values()), "labelTrainIds": list(range(len(LABEL_IDS)))}
 IMAGE_SUFFIX = "_leftImg8bit.png"
 ARCHIVES = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com"
 
@@ -54,8 +52,8 @@ def cityscapes(
             classes are ignored.
         size: Height in pixels to which images (bilinear) and label maps (nearest neighbour) are reduced, for small
             machines; null leaves them as they are. Scores on smaller maps are not comparable with published ones.
-        exif: "turn" turns photographs as their EXIF tags say, unless a label map has the size of the stored pixels
-            alone. "ignore" leaves all images as they are stored.
+        exif: "turn" turns photographs as their EXIF tags say, unless the size of the label map fits only the unturned
+            image. "ignore" leaves all images as they are stored.
 
     Raises:
         ValueError: Files are missing or cannot be read, or images and label maps differ in size.

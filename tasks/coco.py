@@ -58,11 +58,11 @@ def coco(
         images: The folder of the images, inside `root`; SPLIT in it stands for the name of the split. The `file_name`
             entries of the JSON file are relative to it.
         annotations: The JSON file, inside `root`; SPLIT in it stands for the name of the split.
-        split: The share of `train` that becomes the test set, drawn by the images' names; `test` has no effect then.
-            null uses `test`.
-        filter_empty: "oracle" takes images without boxes out of the pool, for which it looks at their labels.
-        exif: "turn" turns photographs as their EXIF tags say, unless an annotation states the size of the stored pixels
-            alone. "ignore" leaves all images as they are stored.
+        split: The share of `train` that becomes the test set, drawn by a hash of each image's name; `test` has no
+            effect then. null uses `test`.
+        filter_empty: "oracle" takes images without boxes out of the pool; this looks at labels that are not paid for.
+        exif: "turn" turns photographs as their EXIF tags say, unless the size that the annotation states fits only the
+            unturned image. "ignore" leaves all images as they are stored.
 
     Raises:
         ValueError: Files are missing or cannot be read, the splits overlap or have different categories, or one of them

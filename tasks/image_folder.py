@@ -64,7 +64,7 @@ def image_folder(
         root: The folder of the data set: absolute, or inside the data folder.
         size: Height and width of the images in pixels.
         train: The folder in `root` with a folder of images for each class of the pool.
-        test: The same of the test set.
+        test: The folder in `root` with a folder of images for each class of the test set.
         split: 0.2 draws a fifth of each class of `train` as the test set, the same in every run; if there is no such
             folder, of each class in `root` itself. null uses the folder `test`.
         exif: "turn" turns photographs as their EXIF tags say; "ignore" leaves them as they are stored.
@@ -182,7 +182,7 @@ def list_class_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """
     images, others, visited = list[Path](), list[Path](), set[str]()
     for path, subfolders, names in os.walk(folder, followlinks=True):
-        if (real_path := os.path.realpath(path)) in visited:  # a link to a folder around it
+        if (real_path := os.path.realpath(path)) in visited:  # another link leads to this folder too
             subfolders.clear()
             continue
         visited.add(real_path)

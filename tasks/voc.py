@@ -64,16 +64,16 @@ def voc(
         annotations: The folder of the XML files, inside `root`. SPLIT in it stands for `train` or `test`: each split is
             then all of its folder and below, and there are no lists.
         lists: The folder of the lists, inside `root`.
-        split: The share of the images that becomes the test set, drawn by their names: of those on the list `train`, or
-            of all if there is no folder of lists; `test` has no effect then. null uses `test`.
+        split: The share of the images that becomes the test set, drawn by a hash of each image's name: of those on the
+            list `train`, or of all if there is no folder of lists; `test` has no effect then. null uses `test`.
         difficult: Whether objects marked as difficult are trained on and scored like all others; if not, they are
             ignored.
         first_pixel: 1 if xmin and ymin are numbers of pixels that count from 1, with the last pixel inside the box, as
             PASCAL VOC defines; 0 if they are distances from the image's edge, as many tools write them. null: 0 if a
             box of the pool or of the test set begins below 1, which is then logged; else 1.
-        filter_empty: "oracle" takes images without boxes out of the pool, for which it looks at their labels.
-        exif: "turn" turns photographs as their EXIF tags say, unless an annotation states the size of the stored pixels
-            alone. "ignore" leaves all images as they are stored.
+        filter_empty: "oracle" takes images without boxes out of the pool; this looks at labels that are not paid for.
+        exif: "turn" turns photographs as their EXIF tags say, unless the size that the annotation states fits only the
+            unturned image. "ignore" leaves all images as they are stored.
 
     Raises:
         ValueError: Files are missing or cannot be read, an image is in both splits, the test set has a class that the

@@ -34,8 +34,8 @@ def voc0712(
         root: The folder around VOC2007 and VOC2012, or around VOCdevkit: absolute, or inside the data folder.
         difficult: Whether objects marked as difficult are trained on and scored like all others; if not, they are
             ignored.
-        exif: "turn" turns photographs as their EXIF tags say, unless an annotation states the size of the stored pixels
-            alone. "ignore" leaves all images as they are stored.
+        exif: "turn" turns photographs as their EXIF tags say, unless the size that the annotation states fits only the
+            unturned image. "ignore" leaves all images as they are stored.
 
     Raises:
         ValueError: Files are missing or cannot be read, or the test set has a class that the pool does not have.

@@ -603,7 +603,7 @@ def changed(key: str, place: int, **values: Any) -> dict[str, Any]:
             "{path} is no COCO instances file: it must have the lists images, annotations",
         ),
         (coco_content() | {"annotations": {}}, "{path} is no COCO instances file"),
-        (coco_content() | {"images": []}, "{path} has 0 images and 3 categories: it needs some of both"),
+        (coco_content() | {"images": []}, "{path} has 0 images and 3 categories: it needs at least one of each"),
         (coco_content() | {"categories": []}, "{path} has 3 images and 0 categories"),
         (changed("images", 0, file_name=None), "{path}: every image must have a file_name, and every category"),
         (changed("images", 0, id=None), "{path}: the image id None is not a whole number"),

@@ -266,7 +266,7 @@ def test_pictures_in_another_folder_than_a_coco_file_says(tmp_path: Path) -> Non
     for split in ("train", "valid"):
         (tmp_path / "mine" / "images" / split).mkdir(parents=True)
     text = "coco[root=mine,annotations=SPLIT/_annotations.coco.json,images=images/SPLIT,train=train,test=valid]"
-    with pytest.raises(ValueError, match=r"has none of the 6 images of .*, as 00000.jpg. It holds .* Try coco\["):
+    with pytest.raises(ValueError, match=r"has none of the 6 images of .*, such as 00000.jpg. It holds .* Try coco\["):
         build(text, tmp_path)
 
 
@@ -274,8 +274,8 @@ def test_pictures_in_another_folder_than_a_coco_file_says(tmp_path: Path) -> Non
     ("parameter", "message"),
     [
         ("annotations=BCCD/JPEGImages", r"BCCD/JPEGImages \(annotations=\) has no annotations called NAME.xml"),
-        ("annotations=other", r"other \(annotations=\) has none of the 6 files of .*/train.txt, as 00000.xml"),
-        ("images=other", r"other \(images=\) has none of the 6 images, as 00000.jpg"),
+        ("annotations=other", r"other \(annotations=\) has none of the 6 files of .*/train.txt, such as 00000.xml"),
+        ("images=other", r"other \(images=\) has none of the 6 images, such as 00000.jpg"),
     ],
 )
 def test_folders_of_something_else(parameter: str, message: str, tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_class_is_never_in_the_test_set_alone(caplog: pytest.LogCaptureFixture
     pool, test = pool_test_split(whole(50, lambda number: int(number == rare)), 0.2)
     assert f"{rare}.jpg" in names(pool)
     assert test.truth.labels_B.tolist() == [0] * len(names(test))
-    assert caplog.messages == ["split=0.2: 1 images stay in the pool, as others of their classes are not in it"]
+    assert caplog.messages == ["split=0.2: 1 images stay in the pool: without them it would lack a class"]
 
 
 def test_shares_that_will_not_do() -> None:

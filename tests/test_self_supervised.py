@@ -499,7 +499,7 @@ def test_the_last_map_is_the_last_of_the_images_shape() -> None:
     )
     assert find_last_map(network, (8, 12)) is network[2]
     assert not any(module._forward_hooks for module in network.modules())
-    with pytest.raises(ValueError, match="no map of 2x2 places or more for images of 8x8 pixels"):
+    with pytest.raises(ValueError, match="no feature map of 2x2 positions or more for images of 8x8 pixels"):
         find_last_map(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), (8, 8))
 
 

@@ -1,7 +1,7 @@
 """A library for people who write tasks and encoders: data, networks and training for three kinds of task.
 
 A task on your own data takes about ten lines: a kind of task, a recipe and labelled images (`python -m benchmark new
-task NAME` writes an example). A task needs nothing else of this project but `benchmark.api`.
+task NAME` writes an example). Apart from this library, a task needs only `benchmark.api`.
 
 * `classification`: `build_task`, its `Recipe`, and `Split`, images in memory with one class each.
 * `detection`: `Detection`, its `DetectorRecipe`, and `Split`, images with boxes (`GroundTruth`).

@@ -67,8 +67,8 @@ class DirectionLayers:
                 return output
             with torch.no_grad():
                 product = apply_weight(module, inputs[0], self.tangents[module])
-            added: Tensor = AddTangent.apply(output, product, strength_N)  # type: ignore[no-untyped-call]
-            return added
+            result: Tensor = AddTangent.apply(output, product, strength_N)  # type: ignore[no-untyped-call]
+            return result
 
         with ExitStack() as stack:
             for module in self.tangents:

@@ -13,8 +13,8 @@ from typing import Literal
 class LearningRateSchedule:
     """The learning rate over a fit: an optional warm-up, and a decay.
 
-    Training progress may be counted in any unit, such as steps or shares of the fit. `warmup` and `milestones` are in
-    the same unit.
+    Training progress may be counted in any unit, such as steps or fractions of the fit. `warmup` and `milestones` are
+    in the same unit.
 
     Args:
         lr: base learning rate, which every other factor multiplies.
@@ -52,8 +52,8 @@ class LearningRateSchedule:
             return self.lr * progress / self.warmup
         warmup_factor = 1.0
         if progress < self.warmup:
-            risen = progress / self.warmup if self.linear_warmup else 0.0
-            warmup_factor = self.warmup_start + (1 - self.warmup_start) * risen
+            completed_share = progress / self.warmup if self.linear_warmup else 0.0
+            warmup_factor = self.warmup_start + (1 - self.warmup_start) * completed_share
         return self.lr * warmup_factor * self._decay_factor(progress, total)
 
     def _decay_factor(self, progress: float, total: float) -> float:

@@ -56,7 +56,8 @@ class Network(ClassificationNetwork):
     """A backbone, dropout and a linear layer. The companion, if there is one, reads the backbone's stage maps.
 
     A stage map is the last 4-D output at a given spatial size that has the aspect ratio of the images; a map with
-    channels last is none. The last four sizes above 1x1 count. In a ResNet these are the outputs of layer1 to layer4.
+    channels last does not count. The last four sizes above 1x1 count. In a ResNet these are the outputs of layer1 to
+    layer4.
 
     Args:
         backbone: maps images to (N, num_features).
@@ -302,9 +303,9 @@ def resolve_network(model: str) -> tuple[str, str]:
             return source, name
     if prefix in ("timm", "pycls") and find_spec(prefix) is None:
         raise ValueError(f"model={model} needs {prefix}: pip install 'al-benchmark[{prefix}]'")
-    spelled = {
+    full_names = {
         n: n if source == "ours" else f"{source}:{n}" for source in reversed(BUILDERS) for n in network_names(source)
     }
-    close = [spelled[n] for n in difflib.get_close_matches(name, spelled, n=3)]
+    close = [full_names[n] for n in difflib.get_close_matches(name, full_names, n=3)]
     near = f"did you mean {' or '.join(close)}?" if close else "resnet18, small_cnn, torchvision:X, timm:X or pycls:X"
     raise ValueError(f"model={model}: no such network ({near})")

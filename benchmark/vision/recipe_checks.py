@@ -38,6 +38,7 @@ def check_recipe(
             name = condition.split()[0]
             raise ValueError(f"{name}={getattr(recipe, name)}: must be {condition.removeprefix(name).strip()}")
     for names, is_ineffective, reason in ineffective:
-        changed = [name for name in names if getattr(recipe, name) != getattr(type(recipe), name)]
-        if is_ineffective and changed:
-            raise ValueError(f"{changed[0]}={getattr(recipe, changed[0])} has no effect with {reason}")
+        changed_fields = [name for name in names if getattr(recipe, name) != getattr(type(recipe), name)]
+        if is_ineffective and changed_fields:
+            name = changed_fields[0]
+            raise ValueError(f"{name}={getattr(recipe, name)} has no effect with {reason}")

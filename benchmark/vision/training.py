@@ -44,14 +44,14 @@ def parameter_groups(
         Two groups as `torch.optim.SGD` takes them. Each has a `factor` (1 by default) that `set_learning_rate` reads.
     """
     groups: list[dict[str, Any]] = [{"params": [], "factor": 1.0}, {"params": [], "factor": 1.0, **special}]
-    owned = {
+    layer_and_name = {
         parameter: (layer, name)
         for layer in reversed(list(network.modules()))  # a parameter that two layers share belongs to the first
         for name, parameter in layer.named_parameters(recurse=False)
     }
     for parameter in network.parameters():
         if parameter.requires_grad:
-            groups[is_special(*owned[parameter], parameter)]["params"].append(parameter)
+            groups[is_special(*layer_and_name[parameter], parameter)]["params"].append(parameter)
     return groups
 
 
@@ -156,7 +156,7 @@ def train_sgd(
     """
     remaining = steps[load_checkpoint(checkpoint, network, sgd, one_stream=seed is None) :]
     network.train()
-    saved, losses = time.monotonic(), list[Tensor]()
+    last_checkpoint, losses = time.monotonic(), list[Tensor]()
     parts = clipping_groups(network) if clip else []
     for step, batch in zip(track_progress(steps, remaining, epochs), prepare(remaining), strict=True):
         set_learning_rate(sgd, learning_rate(step.number))
@@ -172,9 +172,9 @@ def train_sgd(
             if not math.isfinite(total := torch.stack(losses).sum().item()):
                 raise ValueError(f"the fit on {num_images} images diverged (loss {total}): {advice}")
             losses.clear()
-        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+        if checkpoint is not None and time.monotonic() - last_checkpoint > CHECKPOINT_SECONDS:
             save_checkpoint(checkpoint, network, sgd, step.number + 1)
-            saved = time.monotonic()
+            last_checkpoint = time.monotonic()
     network.eval()
     if checkpoint is not None:
         tensor_files.remove_file(checkpoint)
@@ -274,8 +274,8 @@ def device_of(network: nn.Module) -> torch.device:
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
     """The contents of a checkpoint file; None when its checksum does not match its contents and file name."""
     content = path.read_bytes()
-    stated, packed = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-    if checkpoint_digest(path, packed) != stated:
+    checksum, packed = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if checkpoint_digest(path, packed) != checksum:
         return None
     state = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
     return state if isinstance(state, dict) else None

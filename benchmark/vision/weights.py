@@ -141,16 +141,16 @@ def describe_objects(path: Path) -> str:
         kinds = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # an older format, or not a file of torch.save
         return ""
-    own = [kind for kind in kinds if not kind.startswith(("torch.", "collections."))] or kinds
+    classes = [kind for kind in kinds if not kind.startswith(("torch.", "collections."))] or kinds
     advice = "only weights are read: torch.save(model.state_dict(), FILE)"
-    return f": it holds Python objects ({', '.join(map(printable, sorted(own)[:3]))}); {advice}" if own else ""
+    return f": it holds Python objects ({', '.join(map(printable, sorted(classes)[:3]))}); {advice}" if classes else ""
 
 
 def shared_prefix(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """The prefix that the names in a file have before those of the network: "", or text that ends in a full stop.
+    """The prefix that the network's names have in a file: "", or text that ends in a full stop.
 
     Raises:
-        ValueError: Several prefixes lead to all names, so the file holds more than one such network.
+        ValueError: Several prefixes lead to all names of the network, so the file holds more than one such network.
     """
     hits = Counter[str]()
     for name in state:
@@ -160,12 +160,12 @@ def shared_prefix(path: Path, state: Mapping[str, Tensor], expected: Mapping[str
         first, final = min(state, default=""), max(state, default="")  # whatever these share, all names share
         shared = next((n for n, (a, b) in enumerate(zip(first, final, strict=False)) if a != b), 0)
         return first[: first.rfind(".", 0, shared) + 1]
-    whole = [prefix for prefix, number in hits.items() if number == len(expected)]
-    if len(whole) > 1 and "" not in whole:
+    complete = [prefix for prefix, number in hits.items() if number == len(expected)]
+    if len(complete) > 1 and "" not in complete:
         raise ValueError(
-            f"weights={path}: holds several networks that fit ({', '.join(map(printable, whole))}): save one of them"
+            f"weights={path}: holds several networks that fit ({', '.join(map(printable, complete))}): save one of them"
         )
-    return "" if "" in whole else max(hits, key=lambda prefix: hits[prefix])
+    return "" if "" in complete else max(hits, key=lambda prefix: hits[prefix])
 
 
 def describe_content(state: Mapping[str, Tensor], setting_for: Callable[[str], str]) -> str:
@@ -209,7 +209,7 @@ def matches_torchvision_network(state: Mapping[str, Tensor], name: str) -> bool:
     try:
         with torch.device("meta"):  # no memory, no initialisation
             network = torchvision.models.get_model(name, weights=None)
-    except (RuntimeError, NotImplementedError):  # some networks cannot be built so: the number of weights must suffice
+    except (RuntimeError, NotImplementedError):  # cannot be built without memory: the number of weights must suffice
         return True
     shapes = {key: value.shape for key, value in network.state_dict().items() if not key.endswith(BATCH_NORM_BUFFERS)}
     state_shapes = {key: value.shape for key, value in state.items() if not key.endswith(BATCH_NORM_BUFFERS)}

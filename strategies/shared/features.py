@@ -17,9 +17,7 @@ from benchmark.api import EncoderName, Indices, Need, View
 
 SIMCLR = "simclr"
 CHUNK = 2**24  # distances in memory at once
-MAX_EXACT_CLUSTERS = (
-    50  # published code on such features takes k-means up to this number of clusters, mini-batches above
-)
+MAX_EXACT_CLUSTERS = 50  # more clusters are computed by mini-batch k-means, as in published code on such features
 MINIBATCH = 5000  # images in a mini-batch
 
 

@@ -3,6 +3,8 @@
 The influence of a candidate x with targets q on the reference loss is I = -s . G. G is the gradient of the candidate's
 loss, and s = s_test is the inverse Hessian applied to the reference gradient v. A negative I means that training on x
 lowers the reference loss. The gradient of a candidate is never built: s . G is a directional derivative of its loss.
+
+Shapes: N images, R chains.
 """
 
 from __future__ import annotations
@@ -100,8 +102,8 @@ def inverse_hessian_product(
     h_0 = v and h_j = v + (1 - damping) h_{j-1} - S^-1 H_j h_{j-1}. H_j is the Hessian of the loss of one labelled
     image, chains[repeat, j], and S the scale of each tensor. The fixed point is (H + damping S)^-1 S v. The result is
     not divided by S, as in the authors' code: with one scale no ranking changes, with several the blocks are weighted
-    by it. The recursion converges where the curvature of S^-1 H stays below 2 - damping. As in that code, a tensor
-    whose Hessian product holds NaN starts again from v, so a diverging chain shows in the gain and not as NaN.
+    by S. The recursion converges where the curvature of S^-1 H stays below 2 - damping. As in that code, a tensor whose
+    Hessian product holds NaN starts again from v, so a diverging chain shows in the logged `gain` and not as NaN.
     `batched` computes the products of all chains in one call per operation, which is faster on a GPU.
     """
     weights = view.weights()
@@ -141,17 +143,18 @@ def hessian_products_batched(
     module = LossesModule(view, indices)
     primals = {f"model.{name}": weight.detach() for name, weight in weights.items()}
 
-    def product(only_R: Tensor, h: Direction) -> Direction:
+    def product(one_hot_R: Tensor, h: Direction) -> Direction:
         def loss(weights: Direction) -> Tensor:
-            masked: Tensor = functional_call(module, weights, ()) @ only_R
+            masked: Tensor = functional_call(module, weights, ()) @ one_hot_R
             return masked
 
         hessian_h: Direction = jvp(grad(loss), (primals,), (h,))[1]
         return hessian_h
 
     stacked = {f"model.{name}": torch.stack([h[name] for h in hs]) for name in weights}
-    one_R = torch.eye(len(hs), device=next(iter(primals.values())).device, dtype=next(iter(primals.values())).dtype)
-    stacked_products = vmap(product)(one_R, stacked)
+    like = next(iter(primals.values()))
+    one_hot_RR = torch.eye(len(hs), device=like.device, dtype=like.dtype)
+    stacked_products = vmap(product)(one_hot_RR, stacked)
     return [{name: stacked_products[f"model.{name}"][number] for name in weights} for number in range(len(hs))]
 
 
@@ -173,11 +176,11 @@ def draw_chains(
     """Returns the labelled images of each chain, (repeats, depth); chains are disjoint where there are enough images.
 
     `random` draws without replacement, and in a new order each time the labelled set is used up (the paper's text).
-    `file` takes images in the order of purchase, from the start again when used up, so each round begins with the same
-    images (the authors' code for classifiers); `newest` is the reverse order. `published` is the authors' code for
-    detectors: the latest purchase comes first, images are dealt in turn to `repeats` processes (some images twice where
-    they do not come out even), and each process reads its images once, so chains are shorter than `depth` where images
-    are few.
+    `file` takes images in the order of purchase and starts again when all are used up, so each round begins with the
+    same images (the authors' code for classifiers); `newest` is the reverse order. `published` is the authors' code for
+    detectors: the latest purchase comes first, images are dealt in turn to `repeats` processes (some images twice if
+    the labelled set does not divide evenly), and each process reads its images once, so chains are shorter than `depth`
+    where images are few.
     """
     if min(depth, repeats) < 1:
         raise ValueError(f"depth={depth}, repeats={repeats}: both must be 1 or more")

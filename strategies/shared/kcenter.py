@@ -18,7 +18,7 @@ from torch import Tensor
 from .ties import argmax_by_rank
 
 CHUNK = 2**24  # distances in memory at once
-NUM_ACTIVE = 1024  # candidates whose distances are exact while picks come from them
+NUM_ACTIVE = 1024  # candidates whose distances `LazyDistances` keeps exact
 MAX_REJECTIONS = 16  # draws by bounds that may fail before all distances are made exact
 
 
@@ -28,33 +28,34 @@ def k_center_greedy(
 ) -> Tensor:  # fmt: skip
     """Returns positions of `budget` candidates in order, each the farthest from all centres so far.
 
-    The result is exact and takes O(N D) memory. A GPU computes one product per selected candidate and is not waited for
-    until the end. A CPU, which is bound by reading N D numbers per candidate, uses `LazyDistances`. Squared distances
-    come from norms and one product. They are taken around the mean of the candidates, which moves no distance and makes
-    rounding errors smaller. An error of about eps |x|^2 remains, so near duplicates of a centre may not be at distance
-    0; a selected candidate is set to -inf and never selected again.
+    The result is exact and takes O(N D) memory. On a GPU each selected candidate costs one product, and the CPU waits
+    for the GPU only at the end. On a CPU, which would spend its time on reading N D numbers per selected candidate,
+    `LazyDistances` computes fewer distances. Squared distances come from norms and one product. The features are
+    centred at the mean of the candidates, which changes no distance and makes rounding errors smaller. An error of
+    about eps |x|^2 remains, so near duplicates of a centre may not be at distance 0; a selected candidate is set to
+    -inf and never selected again.
 
     Args:
         candidates_ND: features of the candidates.
         centres_MD: features of the first centres; M may be 0.
         budget: number of candidates to select, at most N.
         rank_N: of equally far candidates the one with the lowest rank is selected.
-        groups: a selected candidate takes all candidates of its group with it, which become centres too.
+        groups: the candidates of a group are selected together and all become centres.
         first: the first selected candidate where there are no centres.
     """
     assert budget <= len(candidates_ND)
     initial = InitialDistances.measure(candidates_ND, centres_MD, first)
-    run = pick_exactly if candidates_ND.is_cuda else pick_lazily
-    return run(initial.points_ND, initial.norms_N, initial.distance_N, rank_N, budget, groups)
+    select = pick_exactly if candidates_ND.is_cuda else pick_lazily
+    return select(initial.points_ND, initial.norms_N, initial.distance_N, rank_N, budget, groups)
 
 
 @dataclass(frozen=True)
 class InitialDistances:
-    """The candidates around their mean, and their squared distances from the first centres."""
+    """The candidates, centred at their mean, and their squared distances from the first centres."""
 
     points_ND: Tensor
     norms_N: Tensor
-    distance_N: Tensor  # squared, to the nearest centre; without centres the largest float, infinite for the first pick
+    distance_N: Tensor  # squared, to the nearest centre; without centres: infinity for the first pick, else huge
 
     @classmethod
     def measure(cls, candidates_ND: Tensor, centres_MD: Tensor, first: int) -> InitialDistances:
@@ -99,10 +100,10 @@ class Groups:
 def pick_exactly(
     points_ND: Tensor, norms_N: Tensor, distance_N: Tensor, rank_N: Tensor, budget: int, groups: Groups | None = None
 ) -> Tensor:
-    """Returns `budget` positions and recomputes every distance after each of them."""
+    """Returns `budget` positions; every distance is computed again after each of them."""
 
-    def distance_to(taken_K: Tensor) -> Tensor:
-        return squared_distance_to_nearest(points_ND, norms_N, points_ND.index_select(0, taken_K))
+    def distance_to(centres_K: Tensor) -> Tensor:
+        return squared_distance_to_nearest(points_ND, norms_N, points_ND.index_select(0, centres_K))
 
     return farthest_first(distance_N, budget, rank_N, distance_to, groups)
 
@@ -114,7 +115,7 @@ def farthest_first(
     distance_to: Callable[[Tensor], Tensor],
     groups: Groups | None = None,
 ) -> Tensor:
-    """Selects the candidate that is farthest from all centres, makes it a centre, and so on; waits for no device.
+    """Selects the candidate that is farthest from all centres, makes it a centre, and so on; never waits for the GPU.
 
     Args:
         distance_N: distance of each candidate to the nearest centre; -inf for one that must not be selected.
@@ -122,7 +123,7 @@ def farthest_first(
         rank_N: of equally far candidates the one with the lowest rank is selected.
         distance_to: maps the positions of the new centres, (K,), to the distance of each candidate to the nearest of
             them.
-        groups: a selected candidate takes all candidates of its group with it; K is 1 without groups.
+        groups: the candidates of a group are selected together; K is 1 without groups.
 
     Returns:
         (budget,) positions, in order.
@@ -130,16 +131,16 @@ def farthest_first(
     picks = torch.empty(budget, dtype=torch.int64, device=distance_N.device)
     for number in range(budget):
         picks[number : number + 1] = pick_1 = argmax_by_rank(distance_N, rank_N)
-        taken_K = groups.members_of(pick_1) if groups else pick_1
-        distance_N = torch.minimum(distance_N, distance_to(taken_K))
-        distance_N.index_fill_(0, taken_K, -torch.inf)
+        centres_K = groups.members_of(pick_1) if groups else pick_1
+        distance_N = torch.minimum(distance_N, distance_to(centres_K))
+        distance_N.index_fill_(0, centres_K, -torch.inf)
     return picks
 
 
 def pick_lazily(
     points_ND: Tensor, norms_N: Tensor, distance_N: Tensor, rank_N: Tensor, budget: int, groups: Groups | None = None
 ) -> Tensor:
-    """Returns the same positions by `LazyDistances`."""
+    """Returns the positions that `pick_exactly` returns, by `LazyDistances`."""
     return LazyDistances(points_ND, norms_N, distance_N, budget, groups).pick(rank_N)
 
 
@@ -170,7 +171,7 @@ def squared_distance_to_nearest(points_ND: Tensor, norms_N: Tensor, centres_MD: 
 
 @dataclass
 class LazyDistances:
-    """Selects by the same distances, which are made exact only where it matters.
+    """Selects candidates by their distances, which are made exact only where the selection depends on it.
 
     Distances to the nearest centre only shrink, so an outdated distance is an upper bound. The NUM_ACTIVE candidates
     with the largest bounds are made exact in one product. As long as the best of them is above all other bounds, it is
@@ -179,13 +180,13 @@ class LazyDistances:
 
     points_ND: Tensor
     norms_N: Tensor
-    bound_N: Tensor  # squared distance to the nearest of the centres counted so far; -inf for taken candidates
+    bound_N: Tensor  # squared distance to the nearest centre taken into account so far; -inf for taken candidates
     budget: int
     groups: Groups | None = None
     num_taken: int = 0  # candidates that are centres so far
     picks: list[int] = field(default_factory=list)
-    taken_indices: Tensor = field(init=False)  # those candidates, in order; with groups they are more than the picks
-    num_counted_N: Tensor = field(init=False)  # how many of those each bound includes
+    taken_indices: Tensor = field(init=False)  # these candidates, in order; with groups they are more than the picks
+    num_counted_N: Tensor = field(init=False)  # how many of `taken_indices` each bound takes into account
 
     def __post_init__(self) -> None:
         group_size = self.groups.members_GK.shape[1] if self.groups else 1
@@ -195,13 +196,13 @@ class LazyDistances:
     def pick(self, rank_N: Tensor) -> Tensor:
         """Returns `budget` positions; of equally far candidates the one with the lowest rank is selected."""
         while len(self.picks) < self.budget:
-            active_A, others = self.split_by_bound()
+            active_A, other_bound = self.split_by_bound()
             self.refresh(active_A)
-            if self.bound_N[active_A].max().item() <= others:
+            if self.bound_N[active_A].max().item() <= other_bound:
                 self.refresh(torch.arange(len(self.bound_N)))
-                active_A, others = self.split_by_bound()
-            if self.bound_N[active_A].max().item() > others:
-                self.pick_from(active_A, others, rank_N)
+                active_A, other_bound = self.split_by_bound()
+            if self.bound_N[active_A].max().item() > other_bound:
+                self.pick_from(active_A, other_bound, rank_N)
             else:  # more ties than active candidates
                 self.take(int(argmax_by_rank(self.bound_N, rank_N)))
         return torch.tensor(self.picks)
@@ -221,7 +222,7 @@ class LazyDistances:
             position = torch.tensor(rng.random(), dtype=torch.float64) * total_N[-1]
             candidate = int(torch.searchsorted(total_N, position, right=True).clamp(max=len(total_N) - 1))
             bound = self.bound_N[candidate].item()
-            if not weight_N[candidate]:  # the sum was rounded
+            if not weight_N[candidate]:  # drawn by a rounding error of the sums
                 continue
             self.refresh(torch.tensor([candidate]) if attempt % MAX_REJECTIONS else torch.arange(len(self.bound_N)))
             distance = self.bound_N[candidate].item()
@@ -230,14 +231,14 @@ class LazyDistances:
         raise AssertionError
 
     def split_by_bound(self) -> tuple[Tensor, float]:
-        """Returns the candidates with the largest bounds, ascending, and an upper bound of all others."""
+        """Returns the candidates with the largest bounds, ascending, and an upper bound of the other distances."""
         if len(self.bound_N) <= NUM_ACTIVE:
             return torch.arange(len(self.bound_N)), -math.inf
         values_A, active_A = self.bound_N.topk(NUM_ACTIVE)
         return active_A.sort().values, values_A[-1].item()
 
     def refresh(self, which: Tensor) -> None:
-        """Makes these bounds exact by the centres that they do not include yet."""
+        """Makes the bounds of these candidates exact: takes all further centres into account."""
         first = int(self.num_counted_N[which].min())
         new_centres = self.taken_indices[first : self.num_taken]
         for part in which.split(max(1, CHUNK // max(1, len(new_centres)))) if len(new_centres) else ():
@@ -245,13 +246,13 @@ class LazyDistances:
             self.bound_N[part] = torch.minimum(self.bound_N[part], exact)
         self.num_counted_N[which] = self.num_taken
 
-    def pick_from(self, active_A: Tensor, others: float, rank_N: Tensor) -> None:
-        """Selects from the active candidates, whose distances are exact, while the best is above all others."""
+    def pick_from(self, active_A: Tensor, other_bound: float, rank_N: Tensor) -> None:
+        """Selects from the active candidates, whose distances are exact, while the best is above `other_bound`."""
         points_AD, norms_A, bound_A = self.points_ND[active_A], self.norms_N[active_A], self.bound_N[active_A]
         rank_A = rank_N[active_A]
         while len(self.picks) < self.budget:
             best = int(argmax_by_rank(bound_A, rank_A))
-            if bound_A[best].item() <= others:
+            if bound_A[best].item() <= other_bound:
                 break
             taken_K = self.take(int(active_A[best]))
             bound_A = torch.minimum(bound_A, squared_distance_to_nearest(points_AD, norms_A, self.points_ND[taken_K]))

@@ -96,9 +96,9 @@ def extract_patterns(encodings: Iterable[Encoding], tau: float, k: int, metric: 
 
 
 def most_attended(attention_NT: Tensor, tau: float) -> Tensor:
-    """Returns which patches have most attention, (N, T): as few as hold the share `tau` of an image's attention.
+    """Returns which patches are kept, (N, T): the fewest that hold the share `tau` of an image's attention.
 
-    As published, those are the patches at which the cumulative sum, from the least attended patch on, is above 1 - tau.
+    As published, these are the patches at which the cumulative sum, from the least attended patch on, is above 1 - tau.
     An image keeps at least one patch.
     """
     values_NT, order_NT = attention_NT.cpu().double().sort(dim=1, stable=True)  # sums in one order on every device

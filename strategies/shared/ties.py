@@ -1,4 +1,4 @@
-"""Order among equal values, for code that takes the largest value itself and not by `View.lowest` or `View.highest`."""
+"""Breaking ties by rank, for code that computes an argmax itself instead of calling `View.lowest` or `View.highest`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORST_RANK = torch.iinfo(torch.int64).max
 
 
 def argmax_by_rank(values_N: Tensor, rank_N: Tensor) -> Tensor:
-    """Returns the position of the largest value, (1,), of equal ones that of the lowest rank; waits for no device."""
+    """Returns the position of the largest value, (1,), by lowest rank among equal ones; never waits for the GPU."""
     return rank_N.where(values_N == values_N.amax(), WORST_RANK).argmin(0, keepdim=True)
 
 

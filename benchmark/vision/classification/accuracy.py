@@ -13,7 +13,7 @@ from benchmark.api import (
 
 
 def accuracy_scores(predicted_N: Tensor, true_N: Tensor, classes: Sequence[str]) -> Scores:
-    """Computes accuracy and balanced accuracy in per cent, and the numbers of classes that are predicted and that
+    """Computes accuracy and balanced accuracy in per cent, and counts the classes that are predicted and those that
     occur."""
     is_correct_N = predicted_N == true_N
     num_C = true_N.bincount(minlength=len(classes))

@@ -26,8 +26,8 @@ def build_task(
         test: the images that models are scored on.
         num_classes: C.
         classes: C names; empty: the numbers 0..C-1.
-        root: folder of the data set, from which file names in reports start; None: the deepest folder that holds all
-            files.
+        root: folder of the data set, to which file names in reports are relative; None: the deepest folder that holds
+            all files.
 
     Returns:
         A `LinearProbe` if the recipe's model is linear_probe, else a `Classifier`.

@@ -32,7 +32,7 @@ class Recipe:
 
     epochs: int = 200
     batch_size: int = 128
-    drop_last: bool = False  # drop the incomplete last batch; False: batches of equal size, up to one image
+    drop_last: bool = False  # drop the incomplete last batch; False: sizes of batches differ by at most one image
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True

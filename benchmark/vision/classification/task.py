@@ -59,7 +59,7 @@ class Split:
     Args:
         images_NKHW: uint8, with one or three channels.
         labels_N: classes 0..C-1.
-        scans: (N,) what is known of the images' files; empty for images without files.
+        scans: (N,) the results of reading the images' files; empty for images without files.
     """
 
     images_NKHW: npt.NDArray[np.uint8]
@@ -152,7 +152,8 @@ class Classification(VisionTask[ClassificationNetwork]):
 
         Returns:
             `accuracy` in per cent, also of each class; `balanced_accuracy`, its mean over the classes; `nll`, the mean
-            negative log-likelihood in nats; the number of classes that are predicted and that occur.
+            negative log-likelihood in nats; the number of classes that the model predicts, and of those in the test
+            set.
         """
         logits_NC, _ = self._forward(model, self._test_inputs, self._split_indices(np.arange(self.num_test())))
         nll = F.cross_entropy(logits_NC, self._test_labels)

@@ -74,7 +74,7 @@ class Step:
 
     Args:
         number: counted from 0 over all epochs.
-        positions: places in the order that is drawn.
+        positions: positions in the random order of the epoch.
     """
 
     number: int

@@ -198,7 +198,9 @@ def read_entries(path: Path) -> tuple[list[ImageEntry], list[AnnotationEntry], l
         CategoryEntry(row["id"], row["name"]) for row in rows if isinstance(row, dict) and {"id", "name"} <= {*row}
     ]
     if not images or not categories:
-        raise ValueError(f"{path} has {len(images)} images and {len(categories)} categories: it needs some of both")
+        raise ValueError(
+            f"{path} has {len(images)} images and {len(categories)} categories: it needs at least one of each"
+        )
     if not all(type(row) is ImageEntry for row in images) or len(categories) < len(rows):
         raise ValueError(f"{path}: every image must have a file_name, and every category an id and a name")
     if not all(type(row) is AnnotationEntry for row in annotations):
@@ -221,7 +223,7 @@ def other_format_hint(content: object) -> str:
 
 
 def parse_integers(description: str, values: Sequence[Any]) -> list[int]:
-    """Parses whole numbers of at most 64 bits; 20.0 and "20" are 20. ValueError names the first that is none."""
+    """Parses whole numbers of at most 64 bits; 20.0 and "20" are 20. Raises ValueError for any other value."""
     numbers = [value if type(value) is int else parse_integer(value) for value in values]
     for number, value in zip(numbers, values, strict=True):
         if number is None or abs(number) >= 2**63:
@@ -261,7 +263,7 @@ def rank_ids(path: Path, kind: str, ids: Sequence[Any], known_ids: Identifiers) 
 
 
 def parse_boxes(path: Path, bboxes: Sequence[Any]) -> npt.NDArray[np.float32]:
-    """(B, 4): x1, y1, x2, y2 in pixels, from COCO's x, y, width and height. ValueError for a box that is none."""
+    """(B, 4): x1, y1, x2, y2 in pixels, from COCO's x, y, width and height. Raises ValueError for any other form."""
     for bbox in bboxes:
         numbers = bbox if isinstance(bbox, list) else ()
         if len(numbers) != 4 or not all(
@@ -287,7 +289,7 @@ def list_image_files(path: Path, folder: Path, entries: Sequence[ImageEntry], ex
             raise ValueError(f"{path}: the file_name {name} leads out of {folder}")
     check_unique(names, f"{path}: the file_name")
     if not any(os.path.isfile(folder / name) for name in names):
-        raise LayoutError(f"{folder} (images=) has none of the {len(names)} images of {path}, as {names[0]}")
+        raise LayoutError(f"{folder} (images=) has none of the {len(names)} images of {path}, such as {names[0]}")
     sizes_N2 = [[parse_side(side) for side in (entry.width, entry.height)] for entry in entries]
     return ImageFiles(folder, names, np.array(sizes_N2, np.int64), exif)
 

@@ -1,4 +1,4 @@
-"""Loads data sets that torchvision downloads into the data folder; it checks their md5 sums before reading them."""
+"""Loads data sets that torchvision downloads into the data folder; torchvision checks md5 sums before reading them."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class ImageScan(NamedTuple):
 
     Args:
         path: The file.
-        width: In pixels, after a turn as the EXIF tags say.
+        width: In pixels, after the image was turned as its EXIF tags say.
         height: In pixels, likewise.
         turn: How the EXIF orientation was handled.
         pixel_hash: A hash of the decoded pixels and their shape.
@@ -276,7 +276,7 @@ def load_scans(keys: Sequence[ScanKey | None]) -> dict[ScanKey, ImageScan]:
         with closing(open_cache()) as rows:
             pairs = ((key, rows.execute(SELECT_SCAN, key).fetchone()) for key in keys if key is not None)
             hits = ((key, row[:-1], row[-1]) for key, row in pairs if row is not None)
-            return {key: ImageScan(Path(key.path), *row) for key, row, stated in hits if stated == row_digest(key, row)}
+            return {key: ImageScan(Path(key.path), *row) for key, row, check in hits if check == row_digest(key, row)}
     except (OSError, sqlite3.OperationalError, ValueError):  # ValueError: a path that is not valid text
         return {}
     except sqlite3.DatabaseError:

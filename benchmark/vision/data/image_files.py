@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from benchmark.vision.data.regular_files import check_regular_file, printable
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # beside .DS_Store and ._x
+SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # hidden although they do not begin with a dot
 UPRIGHT_TRANSPOSES = {  # by EXIF orientation: the operation that turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -121,8 +121,8 @@ def decode_image(
     if frames > 1:
         image.info[FRAMES_KEY] = frames
     if 0 not in stated_size and image.size != stated_size:
-        actual, stated = (f"{width} x {height}" for width, height in (image.size, stated_size))
-        raise ValueError(f"{path} has {actual} pixels, but its annotation is of an image of {stated}")
+        actual, expected = (f"{width} x {height}" for width, height in (image.size, stated_size))
+        raise ValueError(f"{path} has {actual} pixels, but its annotation is of an image of {expected}")
     return image, turn
 
 

@@ -71,7 +71,7 @@ class MaskFiles:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Reads one label map: (H, W) uint8. ValueError names a file that is none."""
+        """Reads one label map: (H, W) uint8. Raises ValueError that names a file that is no label map."""
         return self.class_256[self.files[index].long()]
 
     @property

@@ -81,7 +81,7 @@ def files_below(files: Mapping[str, set[str]], parent: str) -> set[str]:
 
 
 def with_parents(folders: Collection[str]) -> list[str]:
-    """These folders and all folders around them, deeper ones first."""
+    """These folders and all their parent folders, deeper ones first."""
     paths = {str(parent) for folder in folders for parent in (Path(folder), *Path(folder).parents)}
     return sorted(paths, key=lambda folder: (-len(Path(folder).parts), folder))
 

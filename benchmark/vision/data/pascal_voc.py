@@ -281,7 +281,9 @@ def find_image_files(split_files: SplitFiles) -> list[str]:
                 files_by_id.setdefault(os.path.join(subfolder, stem), []).append(os.path.join(subfolder, name))
     if not files_by_id.keys() & set(split_files.ids):
         first = printable(f"{split_files.ids[0]}.jpg")
-        raise LayoutError(f"{split_files.images} (images=) has none of the {len(split_files.ids)} images, as {first}")
+        raise LayoutError(
+            f"{split_files.images} (images=) has none of the {len(split_files.ids)} images, such as {first}"
+        )
     return [
         choose_image_file(split_files.images, files_by_id.get(name, [f"{name}.jpg"]), annotation)
         for name, annotation in zip(split_files.ids, split_files.annotations, strict=True)
@@ -292,14 +294,14 @@ def choose_image_file(folder: Path, candidates: Sequence[str], annotation: Annot
     """Chooses the file that belongs to an annotation, by its <filename> if there are several."""
     if len(candidates) == 1:
         return candidates[0]
-    stated = [name for name in candidates if os.path.basename(name) == annotation.image_name]
-    if not stated:
+    matches = [name for name in candidates if os.path.basename(name) == annotation.image_name]
+    if not matches:
         names = " and ".join(map(printable, candidates))
         raise ValueError(
             f"{folder} has {names}, and {printable(annotation.path)} does not say which one it belongs to: move the "
             "other one away, or put the right name into its <filename>"
         )
-    return stated[0]
+    return matches[0]
 
 
 def read_split_files(folder: Path, split: str, layout: Layout, share: float | None) -> SplitFiles:
@@ -312,7 +314,7 @@ def read_split_files(folder: Path, split: str, layout: Layout, share: float | No
     ids = names if path is None else read_image_list(path, set(names))
     if not set(ids) & set(names):
         first = printable(f"{ids[0]}.xml")
-        raise LayoutError(f"{annotations} (annotations=) has none of the {len(ids)} files of {path}, as {first}")
+        raise LayoutError(f"{annotations} (annotations=) has none of the {len(ids)} files of {path}, such as {first}")
     contents = read_annotations([annotations / f"{name}.xml" for name in ids])
     return SplitFiles(path or annotations, images, ids, contents, others)
 

@@ -91,6 +91,6 @@ def gaussian_noise(shape: torch.Size, sigma: float, seed: int) -> Tensor:
     Args:
         shape: The shape of the noise.
         sigma: Its standard deviation.
-        seed: Of a generator of its own.
+        seed: The seed of the generator, which is used for nothing else.
     """
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * sigma

@@ -90,7 +90,7 @@ def pool_test_split(whole: Split, share: float) -> tuple[Split, Split]:
     image_B = np.repeat(np.arange(len(files)), np.diff(truth.offsets_N1))
     in_pool_B = np.isin(truth.labels_B, truth.labels_B[~is_test_N[image_B]])
     if len(rare := np.unique(image_B[~in_pool_B])):
-        LOG.warning("split=%g: %d images stay in the pool, as others of their classes are not in it", share, len(rare))
+        LOG.warning("split=%g: %d images stay in the pool: without them it would lack a class", share, len(rare))
         is_test_N[rare] = False
     if is_test_N.all() or not is_test_N.any():
         raise ValueError(f"{files.folder}: split={share}: {len(files)} images are too few for a pool and a test set")
@@ -101,7 +101,7 @@ def pool_test_split(whole: Split, share: float) -> tuple[Split, Split]:
 
 
 def drop_empty_images(split: Split) -> Split:
-    """Removes the images without a box that counts, for which it looks at the labels.
+    """Removes the images without a box that counts; this looks at the labels of all images.
 
     Args:
         split: Images in files (`ImageFiles`).
@@ -110,7 +110,7 @@ def drop_empty_images(split: Split) -> Split:
         The images that have a box that is not ignored.
 
     Raises:
-        ValueError: No image has one.
+        ValueError: No image has such a box.
     """
     assert isinstance(split.images, ImageFiles), "not from a reader"
     indices = np.flatnonzero(split.truth.num_boxes_N)

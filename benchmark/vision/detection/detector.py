@@ -1,7 +1,8 @@
 """The interface of detectors, whichever library builds them.
 
 Shapes: N images, H x W pixels of the padded batch, M boxes of one image, A candidates of one image, C classes, K = C +
-1 columns with background last, D features, S x S places that a layer's kernel covers.
+1 columns with background last, D features, S x S locations that a layer's kernel covers; in `suppress`, S pairs of a
+candidate and a class.
 """
 
 from __future__ import annotations

@@ -259,8 +259,8 @@ def decode_candidates(
     scores_AK = flatten_places(logits, head.cls_out_channels)
     scores_AK = scores_AK.sigmoid() if head.use_sigmoid_cls else scores_AK.softmax(1)
     scores_AC, test_settings = scores_AK[:, : head.num_classes], head.test_cfg
-    picked = filter_scores_and_topk(scores_AC, test_settings.get("score_thr", 0), test_settings.get("nms_pre", -1))
-    scores_S, labels_S, place_S = picked[:3]
+    best = filter_scores_and_topk(scores_AC, test_settings.get("score_thr", 0), test_settings.get("nms_pre", -1))
+    scores_S, labels_S, place_S = best[:3]
     deltas_S = flatten_places(deltas, head.bbox_coder.encode_size)[place_S]
     boxes_S4 = head.bbox_coder.decode(priors[place_S], deltas_S, max_shape=size)
     candidates = InstanceData(bboxes=boxes_S4, scores=scores_S, labels=labels_S, rows=scores_AK[place_S])
@@ -295,7 +295,7 @@ def build_detector(recipe: DetectorRecipe, num_classes: int, weights: Path | Non
             weights cannot be loaded, or a setting has no effect.
     """
     if package := missing_package():
-        raise ValueError(f"model={recipe.model} needs {package}: make mmdet (compiles mmcv for about ten minutes)")
+        raise ValueError(f"model={recipe.model} needs {package}: type make mmdet (compiles mmcv for about ten minutes)")
     MMLogger.get_current_instance().setLevel("ERROR")  # otherwise it prints how every parameter is initialised
     name = recipe.model.removeprefix(MMDET_PREFIX)
     source, changes = PUBLISHED_CONFIGS.get(name, (name, {}))
@@ -342,8 +342,8 @@ def freeze_stages(backbone: dict[str, Any], recipe: DetectorRecipe) -> None:
     owner = MODELS.get(backbone["type"])
     if recipe.weights == "none" and recipe.frozen_stages < 0:
         norm_cfg = {**(backbone.get("norm_cfg") or {"type": "BN"}), "requires_grad": True}
-        trained = {"norm_eval": False, "norm_cfg": norm_cfg}
-        backbone |= {name: value for name, value in trained.items() if accepts_parameter(owner, name)}
+        settings = {"norm_eval": False, "norm_cfg": norm_cfg}
+        backbone |= {name: value for name, value in settings.items() if accepts_parameter(owner, name)}
     if accepts_parameter(owner, "frozen_stages"):
         backbone["frozen_stages"] = recipe.frozen_stages
     elif recipe.frozen_stages != DetectorRecipe.frozen_stages:
@@ -387,8 +387,8 @@ def detector_class(inner: Any) -> type[MmdetDetector]:
 def try_detector(detector: MmdetDetector, num_classes: int) -> None:
     """Runs everything that a task needs of a detector on a grey image with one box."""
     assert final_head(detector.inner).num_classes == num_classes, "its head has another number of classes"
-    remembers = hasattr(getattr(detector.inner, "roi_head", None), "iou_history")
-    assert not remembers, "its samplers depend on earlier losses, which checkpoints do not store"
+    has_history = hasattr(getattr(detector.inner, "roi_head", None), "iou_history")
+    assert not has_history, "its samplers depend on earlier losses, which checkpoints do not store"
     batch = Batch(torch.zeros(1, 3, TRIAL_SIDE, TRIAL_SIDE), [(TRIAL_SIDE, TRIAL_SIDE)], [0])
     maps = detector.feature_maps(batch.images_N3HW)
     box = Boxes(torch.tensor([[80.0, 80.0, 200.0, 220.0]]), torch.tensor([0]))

@@ -41,13 +41,13 @@ def adapt_settings(node: Any, num_classes: int | None, pretrained: bool) -> Any:
         return type(node)(adapt_settings(child, num_classes, pretrained) for child in node)
     if not isinstance(node, dict):
         return "BN" if node in ("SyncBN", "MMSyncBN") else node
-    changed, other_parts = {}, ("backbone", "neck", "rpn_head")
+    new_settings, other_parts = {}, ("backbone", "neck", "rpn_head")
     for key, value in node.items():
         if pretrained or key != "init_cfg" or "Pretrained" not in str(value):
-            changed[key] = adapt_settings(value, None if key in other_parts else num_classes, pretrained)
-    if num_classes is not None and "num_classes" in changed:
-        changed["num_classes"] = num_classes
-    return changed
+            new_settings[key] = adapt_settings(value, None if key in other_parts else num_classes, pretrained)
+    if num_classes is not None and "num_classes" in new_settings:
+        new_settings["num_classes"] = num_classes
+    return new_settings
 
 
 def pixel_format_of(settings: dict[str, Any]) -> PixelFormat:

@@ -27,7 +27,7 @@ class DetectorRecipe:
     model: str = "fcos"  # fcos, faster_rcnn, ssd300 of torchvision, or mmdet:fcos, mmdet:faster_rcnn, mmdet:CONFIG
     backbone: str = DEFAULT_BACKBONE  # any ResNet or MobileNet of torchvision; for ssd300 vgg16; or `small`
     weights: str = "default"  # initial weights of the backbone: none, default (ImageNet), or a .safetensors/.pth file
-    frozen_stages: int = 1  # number of backbone stages that stay fixed, besides the stem; -1: none, nor the stem
+    frozen_stages: int = 1  # number of backbone stages that stay fixed, besides the stem; -1: not even the stem
     norm: Literal["frozen", "batch"] = "frozen"  # the backbone's batch normalisation: fixed (frozen) or trained (batch)
     channels: int = 256  # channels of the feature maps; for ssd300, of the small backbone's last map
     convs: int | None = None  # convolutions in each tower of fcos; null: 4, or 1 with the small backbone
@@ -37,7 +37,7 @@ class DetectorRecipe:
 
     dropout: float = 0.0  # rate of dropout before the classification layer of fcos and faster_rcnn
 
-    center_sampling: float = 1.5  # fcos: a place learns boxes whose centre is within so many strides; 0: any distance
+    center_sampling: float = 1.5  # fcos: locations within so many strides of a box's centre learn it; 0: any distance
 
     squash: int = 0  # resize every image to a square of this side in pixels; 0: keep the aspect ratio
     min_size: int = 800  # shorter side of the resized image, in pixels; 0: the stored size
@@ -202,7 +202,7 @@ PUBLISHED_SSD300 = DetectorRecipe(
 epochs over the data repeated ten times); other fields keep their defaults.
 
 They use mmdet's SSD, whose pixel mean is (123.675, 116.28, 103.53); ssd.py and ssd_augment.py list how torchvision's
-differs. Batches here have equal size up to one image.
+differs. The sizes of batches here differ by at most one image.
 """
 
 

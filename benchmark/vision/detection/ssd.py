@@ -44,8 +44,8 @@ class Ssd(Detector):
             body, self.channels = SmallSsdBackbone(recipe.channels), [*SmallBackbone.WIDTHS, recipe.channels]
             boxes = DefaultBoxGenerator([[2]] * len(self.channels), scales=[0.18, 0.26, 0.36, 0.5, 0.7])
         else:
-            trained = 4 - recipe.frozen_stages  # of five stages; torchvision counts them from the last
-            body, self.channels = _vgg_extractor(load_backbone(recipe, weights), False, trained), MAP_CHANNELS
+            num_trained = 4 - recipe.frozen_stages  # of five stages; torchvision counts them from the last
+            body, self.channels = _vgg_extractor(load_backbone(recipe, weights), False, num_trained), MAP_CHANNELS
             boxes = DefaultBoxGenerator(
                 [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
                 scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
@@ -65,8 +65,8 @@ class Ssd(Detector):
         outputs, defaults = self._outputs(maps, batch)
         boxes = [{"boxes": target.corners_M4, "labels": target.labels_M + 1} for target in targets]  # 0: background
         pairs = zip(targets, defaults, strict=True)
-        matched = [self._match_targets(target, defaults_A4) for target, defaults_A4 in pairs]
-        return sum_losses(self.inner.compute_loss(boxes, outputs, defaults, matched))
+        matches = [self._match_targets(target, defaults_A4) for target, defaults_A4 in pairs]
+        return sum_losses(self.inner.compute_loss(boxes, outputs, defaults, matches))
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """Scores a box by its class probability; the best candidates of each class enter suppression."""
@@ -99,8 +99,8 @@ class Ssd(Detector):
         """(A,): the true box of each default box; -1 for background."""
         if not len(target):
             return torch.full((len(defaults_A4),), -1, device=defaults_A4.device)
-        matched_A: Tensor = self.inner.proposal_matcher(box_iou(target.corners_M4, defaults_A4))
-        return matched_A
+        box_A: Tensor = self.inner.proposal_matcher(box_iou(target.corners_M4, defaults_A4))
+        return box_A
 
 
 # Here num_candidates is per class.

@@ -74,7 +74,8 @@ class Detection(VisionTask[Detector]):
         num_classes: C.
         map_at: IoU thresholds of the metric: `50`, or `50:95` for COCO's mean.
         classes: C names; empty: the numbers 0..C-1.
-        root: folder of the data set, from which file names in reports start.
+        root: folder of the data set, to which file names in reports are relative; None: the deepest folder that holds
+            all files.
 
     Raises:
         ValueError: the recipe cannot be carried out, or the pool or the test set has no usable box.
@@ -258,7 +259,7 @@ class Detection(VisionTask[Detector]):
     def augmented(self, model: nn.Module, indices: Indices, how: Augmentation, seed: int) -> Predictions:
         """Returns what `predict` returns, on augmented images; see `views`."""
         views = Split(AugmentedImages(self._pool.images, how, seed), self._pool.truth)
-        return self._detect_all(model, views, indices, back=partial(map_back, how)).to_predictions()
+        return self._detect_all(model, views, indices, undo=partial(map_back, how)).to_predictions()
 
     @torch.no_grad()
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
@@ -377,15 +378,15 @@ class Detection(VisionTask[Detector]):
 
     @torch.no_grad()
     def _detect_all(
-        self, model: nn.Module, split: Split, indices: Indices, noise: Noise | None = None, back: MapBack | None = None
+        self, model: nn.Module, split: Split, indices: Indices, noise: Noise | None = None, undo: MapBack | None = None
     ) -> DetectionSet:
-        """The detections on images of a split, in pixels of the stored images; `back` maps them from augmented ones."""
+        """The detections on images of a split, in pixels of the stored images; `undo` maps them from augmented ones."""
         detector, detections = cast_model(model, Detector), list[Detections]()
         for resized in self._read_batches(split, self._group_indices(indices), noise):
             maps = detector.feature_maps(resized.batch.images_N3HW)
             for number, in_batch in enumerate(detector.detect(maps, resized.batch)):
                 in_image = resized.to_image_pixels(number, in_batch)
-                detections.append(in_image if back is None else back(in_image, resized.image_size(number)))
+                detections.append(in_image if undo is None else undo(in_image, resized.image_size(number)))
         return DetectionSet.from_images(detections, self.num_classes, self._device)
 
 
@@ -394,11 +395,11 @@ def exchange_boxes(truth: GroundTruth, paid: Indices, num_classes: int, rng: np.
     source = np.arange(len(truth))
     unpaid = np.setdiff1d(source, paid)
     source[unpaid] = rng.permutation(unpaid)
-    mixed = truth.select(source)
-    image_B = np.repeat(np.arange(len(mixed)), np.diff(mixed.offsets_N1))
-    random_B = rng.integers(0, num_classes, len(mixed.labels_B))
-    labels_B = np.where(np.isin(image_B, unpaid), random_B, mixed.labels_B)
-    return GroundTruth(mixed.corners_B4, labels_B, mixed.ignored_B, mixed.offsets_N1)
+    permuted = truth.select(source)
+    image_B = np.repeat(np.arange(len(permuted)), np.diff(permuted.offsets_N1))
+    random_B = rng.integers(0, num_classes, len(permuted.labels_B))
+    labels_B = np.where(np.isin(image_B, unpaid), random_B, permuted.labels_B)
+    return GroundTruth(permuted.corners_B4, labels_B, permuted.ignored_B, permuted.offsets_N1)
 
 
 def truth_arrays(truth: GroundTruth) -> list[object]:

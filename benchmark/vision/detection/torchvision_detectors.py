@@ -115,8 +115,8 @@ class Fcos(Detector):
     def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
         """(N, D): both towers' outputs, averaged over places and then over levels; D is twice the number of
         channels."""
-        kinds = (self.inner.head.classification_head.conv, self.inner.head.regression_head.conv)
-        levels = [torch.cat([tower(level).mean((2, 3)) for tower in kinds], 1) for level in maps]
+        towers = (self.inner.head.classification_head.conv, self.inner.head.regression_head.conv)
+        levels = [torch.cat([tower(level).mean((2, 3)) for tower in towers], 1) for level in maps]
         return torch.stack(levels).mean(0)
 
     def last_layers(self) -> list[nn.Module]:

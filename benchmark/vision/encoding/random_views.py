@@ -85,23 +85,23 @@ def to_grey(images_N3HW: Tensor) -> Tensor:
     return torch.einsum("nchw,c->nhw", images_N3HW, luma_3)[:, None].expand(-1, 3, -1, -1)
 
 
-def adjust_brightness(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
-    """Scales the distance of the pixels from black by 1 + by_N111."""
-    return (images_N3HW * (1 + by_N111)).clamp(0, 1)
+def adjust_brightness(images_N3HW: Tensor, amount_N111: Tensor) -> Tensor:
+    """Scales the distance of the pixels from black by 1 + amount_N111."""
+    return (images_N3HW * (1 + amount_N111)).clamp(0, 1)
 
 
-def adjust_contrast(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
-    """Scales the distance of the pixels from the mean of the grey image by 1 + by_N111."""
+def adjust_contrast(images_N3HW: Tensor, amount_N111: Tensor) -> Tensor:
+    """Scales the distance of the pixels from the mean of the grey image by 1 + amount_N111."""
     mean_N111 = to_grey(images_N3HW)[:, :1].mean((2, 3), keepdim=True)
-    return (images_N3HW + by_N111 * (images_N3HW - mean_N111)).clamp(0, 1)
+    return (images_N3HW + amount_N111 * (images_N3HW - mean_N111)).clamp(0, 1)
 
 
-def adjust_saturation(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
-    """Scales the distance of the pixels from the grey image by 1 + by_N111."""
-    return (images_N3HW + by_N111 * (images_N3HW - to_grey(images_N3HW))).clamp(0, 1)
+def adjust_saturation(images_N3HW: Tensor, amount_N111: Tensor) -> Tensor:
+    """Scales the distance of the pixels from the grey image by 1 + amount_N111."""
+    return (images_N3HW + amount_N111 * (images_N3HW - to_grey(images_N3HW))).clamp(0, 1)
 
 
-def adjust_hue(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
+def adjust_hue(images_N3HW: Tensor, amount_N111: Tensor) -> Tensor:
     """Rotates the hue by a share of the full circle and keeps value and chroma."""
     red, green, blue = images_N3HW.unbind(1)
     value = images_N3HW.amax(1)
@@ -110,7 +110,7 @@ def adjust_hue(images_N3HW: Tensor, by_N111: Tensor) -> Tensor:
     sixths = torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
     sixths = torch.where(value == red, (green - blue) / divisor, sixths)
     offset_311 = torch.tensor([5.0, 3.0, 1.0], device=value.device).view(3, 1, 1)
-    angle_N3HW = (offset_311 + sixths[:, None] + 6 * by_N111).remainder(6)
+    angle_N3HW = (offset_311 + sixths[:, None] + 6 * amount_N111).remainder(6)
     return value[:, None] - chroma[:, None] * angle_N3HW.minimum(4 - angle_N3HW).clamp(0, 1)
 
 

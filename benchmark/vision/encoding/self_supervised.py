@@ -100,16 +100,16 @@ def train_encoder(machine: Machine, pool: Pool, settings: Settings, heads: parti
     mean_311, deviation_311 = (
         (values_3 / 255).float().view(3, 1, 1).to(images_N3HW.device) for values_3 in channel_moments(images_N3HW)
     )
-    frozen = FrozenBackbone(size, backbone, map_layer, mean_311, deviation_311)
+    encoder = FrozenBackbone(size, backbone, map_layer, mean_311, deviation_311)
     path = weights_path(machine, images_N3HW, settings, heads.keywords)
     with exclusive_lock(path), torch.enable_grad(), seeded(dropout):
         seconds, start = restore_weights(backbone, path), working_seconds()
         if seconds is None:
-            train(frozen, module, images_N3HW, settings, torch.Generator().manual_seed(draws))
+            train(encoder, module, images_N3HW, settings, torch.Generator().manual_seed(draws))
             seconds = working_seconds() - start
             save_weights(backbone, path, seconds)
     backbone.eval().requires_grad_(False)
-    return replace(frozen, seconds=seconds)
+    return replace(encoder, seconds=seconds)
 
 
 def load_pool(pool: Pool, size: tuple[int, int]) -> Tensor:
@@ -203,13 +203,15 @@ def find_last_map(backbone: nn.Module, size: tuple[int, int]) -> nn.Module:
     for handle in handles:
         handle.remove()
     if not map_layers:
-        raise ValueError(f"this model has no map of 2x2 places or more for images of {size[0]}x{size[1]} pixels")
+        raise ValueError(
+            f"this model has no feature map of 2x2 positions or more for images of {size[0]}x{size[1]} pixels"
+        )
     return map_layers[-1]
 
 
 # --- training -------------------------------------------------------------------------------------
 def train(
-    frozen: FrozenBackbone, heads: nn.Module, images_N3HW: Tensor, settings: Settings, generator: torch.Generator
+    encoder: FrozenBackbone, heads: nn.Module, images_N3HW: Tensor, settings: Settings, generator: torch.Generator
 ) -> None:
     """Trains the backbone and the heads in place, with SGD on the loss of two views per image.
 
@@ -217,11 +219,11 @@ def train(
     """
     num_images, device = len(images_N3HW), images_N3HW.device
     num_batches = max(1, min(-(-num_images // settings.batch_size), num_images // 2))
-    total, features = settings.epochs * num_batches, build_extractor(frozen, settings.precision)
+    total, features = settings.epochs * num_batches, build_extractor(encoder, settings.precision)
     lr = settings.lr * num_images / num_batches / 256
     schedule = LearningRateSchedule(lr=lr, shape="cosine")
-    sgd = build_optimiser(frozen.backbone, heads, lr, settings.weight_decay)
-    frozen.backbone.train()
+    sgd = build_optimiser(encoder.backbone, heads, lr, settings.weight_decay)
+    encoder.backbone.train()
     heads.train()
     loss = torch.zeros(())
     for epoch in activity.track(range(settings.epochs), f"training {settings.encoder}", "epochs"):
@@ -236,7 +238,7 @@ def train(
             sgd.zero_grad()
             loss.backward()
             sgd.step()
-    frozen.backbone.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as after loading
+    encoder.backbone.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as after loading
     if not math.isfinite(loss.item()):
         raise ValueError(f"{settings.encoder}[lr={settings.lr}]: training diverged (loss {loss.item()}): lower lr")
 
@@ -251,16 +253,16 @@ def build_optimiser(backbone: nn.Module, heads: nn.Module, lr: float, weight_dec
     return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, weight_decay=weight_decay)
 
 
-def build_extractor(frozen: FrozenBackbone, precision: Precision) -> Features:
+def build_extractor(encoder: FrozenBackbone, precision: Precision) -> Features:
     """Builds the function that runs the backbone on normalised views; its output is float32 at any precision."""
-    device = next(frozen.backbone.parameters()).device
-    channels_last = precision == "bfloat16" and suits_channels_last(frozen.backbone, device)
+    device = next(encoder.backbone.parameters()).device
+    channels_last = precision == "bfloat16" and suits_channels_last(encoder.backbone, device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    frozen.backbone.to(memory_format=layout)  # type: ignore[call-overload]
+    encoder.backbone.to(memory_format=layout)  # type: ignore[call-overload]
 
     def features(views_N3HW: Tensor) -> Tensor:
         with in_precision(precision, views_N3HW.device):
-            output_ND: Tensor = frozen.backbone(frozen.normalise(views_N3HW).contiguous(memory_format=layout))
+            output_ND: Tensor = encoder.backbone(encoder.normalise(views_N3HW).contiguous(memory_format=layout))
         return output_ND.float()
 
     return features

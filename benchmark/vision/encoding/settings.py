@@ -28,14 +28,14 @@ class Settings:
         weight_decay: Of all parameters.
         smallest: The smallest area of a crop, as a share of the image's.
         flip: Whether half of the views are mirrored; False if left and right have a meaning, as in digits.
-        colour: Strength of the colour jitter on 0.8 of the views; with 0, no view is jittered, and none made grey
-            (else 0.2 of them are).
+        colour: Strength of the colour jitter on 0.8 of the views; 0 turns off the jitter and the greyscale conversion,
+            which otherwise 0.2 of the views undergo.
         precision: Of the backbone in training.
         seed: Of weights, order and views. It does not depend on the seed of a run, so one encoder serves a whole grid.
 
     Deviations: Common to all encoders: the views of a batch share the order of their colour changes; crops longer than
-        the image are cut and not drawn again; the batches of an epoch have equal sizes (within one image) and leave no
-        image out; the learning rate falls at every step; pixels are normalised by the statistics of the pool.
+        the image are cut and not drawn again; the sizes of an epoch's batches differ by at most one image, and no image
+        is left out; the learning rate falls at every step; pixels are normalised by the statistics of the pool.
     """
 
     encoder: str

@@ -103,7 +103,7 @@ Cityscapes: 90,000 steps of 16 crops, which are 484 epochs of train. Fewer label
 
 Two points are not verified against the paper: the number of steps and the crop; and that the learning rate and the
 batch size are those of its PASCAL VOC experiments. The weight decay is mmsegmentation's. The network is torchvision's:
-its output stride is 8 from the start, where the paper trains at 16, and its dilation rates are 12, 24 and 36.
+its output stride is 8 from the start, whereas the paper trains at 16, and its dilation rates are 12, 24 and 36.
 """
 
 

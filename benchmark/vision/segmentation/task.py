@@ -80,7 +80,8 @@ class Segmentation(VisionTask[Segmenter]):
         pool: the images that strategies choose from, with their label maps.
         test: the images that models are scored on, with their label maps.
         classes: C names.
-        root: folder of the data set, from which file names in reports start.
+        root: folder of the data set, to which file names in reports are relative; None: the deepest folder that holds
+            all files.
 
     Raises:
         ValueError: the recipe cannot be carried out, or the pool or the test set has no labelled pixel.
@@ -177,7 +178,9 @@ class Segmentation(VisionTask[Segmenter]):
         """Returns the classes of each pool image, with the square root of the area of each."""
         groups = [[number] for number in range(self.num_pool)]
         maps = read_groups(self._pool.maps, groups, self._machine.workers)
-        counts_NC = np.stack([np.bincount(one_map.numpy().ravel(), minlength=IGNORE_INDEX + 1) for [one_map] in maps])
+        counts_NC = np.stack(
+            [np.bincount(label_map.numpy().ravel(), minlength=IGNORE_INDEX + 1) for [label_map] in maps]
+        )
         image_L, class_L = counts_NC[:, : len(self.classes)].nonzero()
         return Annotations(self.classes, image_L, class_L, np.sqrt(counts_NC[image_L, class_L]).astype(np.float32))
 

@@ -103,7 +103,7 @@ def cross_entropy(logits_NCHW: Tensor, maps_NHW: Tensor) -> tuple[Tensor, Tensor
 
 
 def plan_steps(num_images: int, recipe: SegmenterRecipe, seed: int) -> list[Step]:
-    """Lists every step of a fit. Each epoch has a new order, in batches of equal size up to one image."""
+    """Lists every step of a fit. Each epoch has a new order, in batches whose sizes differ by at most one image."""
     steps: list[Step] = []
     for epoch in range(recipe.epochs):
         generator = torch.Generator().manual_seed(derive_seed(seed, f"epoch {epoch}"))
