@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def detectable_difference(self) -> float:
-        """The difference of areas that so many pairs of this spread detect with power 0.8; infinite where none."""
+        """The area difference that so many pairs of this spread detect with power 0.8; infinite if they detect none."""
         in_deviations = stats.detectable_difference(len(self.pairs.seeds), self.level, self.family_size)
         return in_deviations * self.difference_std if math.isfinite(in_deviations) else math.inf
 
@@ -323,9 +323,9 @@ def describe_state(state: SequentialState) -> str:
     num_seeds = format_seeds(state.num_seeds)
     return {
         "open": f"the next look is at {num_seeds}",
-        "not comparable": "their prices have no range in common, or they started from other images",
+        "not comparable": "their costs have no range in common, or they started from different images",
         "given up": f"at the look at {num_seeds}: a verdict became unlikely, which does not mean equal",
-        "undecided": f"after {num_seeds}, the most that were asked for",
+        "undecided": f"after {num_seeds}, the most that max_seeds allows",
     }.get(state.status, f"at the look at {num_seeds}")
 
 

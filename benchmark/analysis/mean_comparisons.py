@@ -115,10 +115,10 @@ def mean_rows(comparisons: Sequence[MeanComparison]) -> list[dict[str, object]]:
     """Returns one row for each comparison, with those columns of paired comparisons that need no pairs."""
     return [
         {
-            "task": one.task, "strategy": one.strategy, "against": one.against, "metric": one.metric.name, "seeds": 0,
-            "final": one.final_difference.value, "final_low": one.final_difference.low,
-            "final_high": one.final_difference.high, "own_area": one.areas[0], "other_area": one.areas[1],
-            "area": one.areas[0] - one.areas[1], "level": one.level, "verdict": "means only",
+            "task": row.task, "strategy": row.strategy, "against": row.against, "metric": row.metric.name, "seeds": 0,
+            "final": row.final_difference.value, "final_low": row.final_difference.low,
+            "final_high": row.final_difference.high, "own_area": row.areas[0], "other_area": row.areas[1],
+            "area": row.areas[0] - row.areas[1], "level": row.level, "verdict": "means only",
         }
-        for one in comparisons
+        for row in comparisons
     ]  # fmt: skip
