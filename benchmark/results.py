@@ -210,7 +210,15 @@ class Results:
 
 
 def build_options(verb: str, options: dict[str, object]) -> AnalysisOptions:
-    """Builds the options of a command from its arguments in Python. ValueError where one is unknown or invalid."""
+    """Builds the options of a command from keyword arguments.
+
+    Args:
+        verb: the command.
+        options: values by the names of the command's settings; "" and None stand for the default.
+
+    Raises:
+        ValueError: an option is unknown or invalid.
+    """
     names = [name for name in setting_types(verb) if name not in (*RECORD_SETTINGS, "format")]
     for name in options:
         if name not in names:
@@ -220,7 +228,11 @@ def build_options(verb: str, options: dict[str, object]) -> AnalysisOptions:
 
 
 def warn_each(lines: Sequence[str]) -> None:
-    """Issues one warning for each line."""
+    """Issues warnings.
+
+    Args:
+        lines: the text of each warning.
+    """
     for line in lines:
         warnings.warn(line, stacklevel=3)
 

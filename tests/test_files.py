@@ -377,7 +377,7 @@ RECORDS = "'{out}/cells/shelf/20+5x2v10/{name}/seed-0.jsonl'"
 ROWS = {
     "results folder moved, deleted or replaced during a run": "os.rename('{out}', '{out}-moved')",
     "record file deleted or moved during a run": f"os.unlink({RECORDS})",
-    "record file emptied or exchanged during a run": f"os.truncate({RECORDS}, 0)",
+    "record file emptied or replaced during a run": f"os.truncate({RECORDS}, 0)",
     "lock file deleted during a run": "os.unlink('{out}/.lock')",
 }
 
