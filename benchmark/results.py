@@ -228,10 +228,10 @@ def build_options(verb: str, options: dict[str, object]) -> AnalysisOptions:
 
 
 def warn_each(lines: Sequence[str]) -> None:
-    """Issues warnings.
+    """Issues one warning for each line.
 
     Args:
-        lines: the text of each warning.
+        lines: the texts of the warnings.
     """
     for line in lines:
         warnings.warn(line, stacklevel=3)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from benchmark.api import Machine
 
 START = time.monotonic()
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it in its workers: output would be wrapped
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' networks are too small for more, and so are busy machines
 CACHE = tempfile.TemporaryDirectory()  # for what is remembered of image files: nobody's own cache folder
 os.environ["XDG_CACHE_HOME"] = CACHE.name

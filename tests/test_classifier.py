@@ -117,11 +117,11 @@ def test_a_size_that_comes_again_gives_its_last_map() -> None:
 class Spy:
     """A companion that records the channels it receives."""
 
-    seen: list[int]
+    channels: list[int]
     detach_after: float = 0.0
 
     def module(self, channels: Sequence[int]) -> nn.Module:
-        self.seen.extend(channels)
+        self.channels.extend(channels)
         return Mean(channels)
 
     def loss(self, output_N: Tensor, losses_N: Tensor) -> Tensor:

@@ -115,11 +115,11 @@ class Bright(Detector):
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         return [
-            self.one(image_3HW[0, :height, :width])
+            self.detect_one(image_3HW[0, :height, :width])
             for image_3HW, (height, width) in zip(maps[0], batch.sizes, strict=True)
         ]
 
-    def one(self, image_HW: Tensor) -> Detections:
+    def detect_one(self, image_HW: Tensor) -> Detections:
         bright_HW = image_HW > (127 - 123.675) / 58.395
         ys, xs = (bright_HW.any(axis).nonzero()[:, 0] for axis in (1, 0))
         corners = torch.tensor([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]]).float()

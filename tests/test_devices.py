@@ -30,9 +30,14 @@ def _no_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
 def share(truth: float, num_sets: int, word: str, num_gaps: int = 1, num: int = 8_000) -> float:
     """How often these changes, of spread 1, get a verdict; the margin of accuracy is 1."""
     rng = np.random.default_rng(seed("devices simulated", num_sets, num_gaps))
-    found = (truth + rng.standard_normal((num, num_gaps, num_sets))).tolist()
+    gaps_by_draw = (truth + rng.standard_normal((num, num_gaps, num_sets))).tolist()
     return float(
-        np.mean([judge_gaps([paired_gap(np.array(one)) for one in gaps], ACCURACY, 0.95) == word for gaps in found])
+        np.mean(
+            [
+                judge_gaps([paired_gap(np.array(values)) for values in gaps], ACCURACY, 0.95) == word
+                for gaps in gaps_by_draw
+            ]
+        )
     )
 
 
@@ -54,10 +59,10 @@ def test_more_sets_decide_more_often() -> None:
 
 
 def test_scores_that_are_the_same_may_be_mixed_and_a_constant_change_is_not_known() -> None:
-    same, constant, one = (paired_gap(np.array(values)) for values in ([0.0, 0, 0], [0.5, 0.5, 0.5], [0.2]))
+    same, constant, single = (paired_gap(np.array(values)) for values in ([0.0, 0, 0], [0.5, 0.5, 0.5], [0.2]))
     assert judge_gaps([same], ACCURACY, 0.95) == MIXABLE
     assert judge_gaps([same, constant], ACCURACY, 0.95) == UNDECIDED
-    assert judge_gaps([one], ACCURACY, 0.95) == UNDECIDED
+    assert judge_gaps([single], ACCURACY, 0.95) == UNDECIDED
 
 
 # --- from folders -----------------------------------------------------------------------------
@@ -69,15 +74,15 @@ def folders(
     first = {name: {s: list(50 + 5 * rng.standard_normal(3)) for s in range(len(of))} for name, of in changes.items()}
     second = {name: {s: [v + of[s] for v in first[name][s]] for s in range(len(of))} for name, of in changes.items()}
     for folder, scores, device in (("a", first, devices[0]), ("b", second, devices[1])):
-        told = {"parameters": {"epochs": 2}} | (more if folder == "b" else {})
-        store = recorded(home / folder, scores, **told)  # type: ignore[arg-type]
+        settings = {"parameters": {"epochs": 2}} | (more if folder == "b" else {})
+        store = recorded(home / folder, scores, **settings)  # type: ignore[arg-type]
         for path in (store.folder / "measured").rglob("*.jsonl"):
             bodies = read_lines(path, ordered=False)[0]
             path.write_bytes(b"".join(encode_line(body | {"device": device}) for body in bodies))
     return f"records={home / 'a'},{home / 'b'}"
 
 
-def asked(*words: str, code: int = 0) -> str:
+def verify_devices(*words: str, code: int = 0) -> str:
     done = CliRunner().invoke(app, ["verify", "devices", *words])
     assert done.exit_code == code or isinstance(done.exception, ValueError), (done.output, done.exception)
     return " ".join((done.output if code == 0 else str(done.exception)).split())
@@ -89,7 +94,7 @@ WIDE = [1.5, -1.5, 1.0, -0.5, 1.2, -1.8, 0.7]
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"random": SMALL, "mine": SMALL[::-1]}, f"records of cpu and {GPU} may be mixed: by 90 % intervals no mean"),
         ({"random": [0.0] * 7, "mine": [0.0] * 7}, "may be mixed: all scores are the same, 7 initial sets"),
@@ -101,29 +106,31 @@ WIDE = [1.5, -1.5, 1.0, -0.5, 1.2, -1.8, 0.7]
         ),
     ],
 )
-def test_two_folders_get_one_sentence(tmp_path: Path, changes: Mapping[str, Sequence[float]], told: str) -> None:
-    assert told in asked(folders(tmp_path, changes))
+def test_two_folders_get_one_sentence(tmp_path: Path, changes: Mapping[str, Sequence[float]], message: str) -> None:
+    assert message in verify_devices(folders(tmp_path, changes))
 
 
 def test_rows_are_strategies_and_their_differences(tmp_path: Path) -> None:
-    words = folders(tmp_path, {"random": SMALL, "mine": [one + 0.3 for one in SMALL]})
+    words = folders(tmp_path, {"random": SMALL, "mine": [score + 0.3 for score in SMALL]})
     done = CliRunner().invoke(app, ["verify", "devices", words, "format=json"])
     rows = {(row["strategy"], row["against"]): row for row in json.loads(done.stdout)}
     assert set(rows) == {("random", ""), ("mine", ""), ("mine", "random")}
     assert rows["mine", ""]["area"] == pytest.approx(np.mean(SMALL) + 0.3)
     assert rows["mine", "random"]["final"] == pytest.approx(0.3)
     assert all(row["sets"] == 7 and row["devices"] == ["cpu", GPU] for row in rows.values())
-    assert "random minus mine" in asked(words, "reference=mine")
+    assert "random minus mine" in verify_devices(words, "reference=mine")
 
 
 def test_about_how_many_sets_would_decide(tmp_path: Path) -> None:
-    [told] = [part for part in asked(folders(tmp_path, {"random": WIDE})).split(", ") if part.startswith("about ")]
-    number = int(told.split()[1])
+    [forecast] = [
+        part for part in verify_devices(folders(tmp_path, {"random": WIDE})).split(", ") if part.startswith("about ")
+    ]
+    number = int(forecast.split()[1])
     assert 8 <= number <= 60
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["records={a}"], "verify devices compares two folders, one for each device: records=A,B"),
         (["records={a},{b}", "reference=isal"], "made_up has no strategy 'isal'"),
@@ -131,28 +138,28 @@ def test_about_how_many_sets_would_decide(tmp_path: Path) -> None:
         (["records={a},{b}", "task=cifar10"], "task=cifar10"),
     ],
 )
-def test_what_does_not_fit_is_one_line(tmp_path: Path, words: Sequence[str], told: str) -> None:
+def test_what_does_not_fit_is_one_line(tmp_path: Path, words: Sequence[str], message: str) -> None:
     folders(tmp_path, {"random": SMALL})
-    assert told in asked(*(word.format(a=tmp_path / "a", b=tmp_path / "b") for word in words), code=2)
+    assert message in verify_devices(*(word.format(a=tmp_path / "a", b=tmp_path / "b") for word in words), code=2)
 
 
 def test_other_parameters_versions_schedules_or_one_device_are_refused(tmp_path: Path) -> None:
     changes = {"random": SMALL}
-    said = asked(folders(tmp_path / "1", changes, parameters={"epochs": 3}), code=2)
+    said = verify_devices(folders(tmp_path / "1", changes, parameters={"epochs": 3}), code=2)
     assert "made with other values of epochs of the task: 3 in " in said
-    assert "both ran on cpu: there is nothing to compare" in asked(
+    assert "both ran on cpu: there is nothing to compare" in verify_devices(
         folders(tmp_path / "2", changes, ("cpu", "cpu")), code=2
     )
-    assert "schedule" in asked(folders(tmp_path / "3", changes, budget=3), code=2)
+    assert "schedule" in verify_devices(folders(tmp_path / "3", changes, budget=3), code=2)
     words = folders(tmp_path / "4", changes)
     [path] = (tmp_path / "4" / "b" / "measured").rglob("seed-1.jsonl")
     path.write_bytes(b"".join(encode_line(body | {"device": "cpu"}) for body in read_lines(path, ordered=False)[0]))
-    assert f"made_up ran on {GPU} and on cpu: give a folder for each device" in asked(words, code=2)
+    assert f"made_up ran on {GPU} and on cpu: give a folder for each device" in verify_devices(words, code=2)
 
 
 def test_a_metric_without_a_margin_is_refused() -> None:
     from _curves import curve, experiment
 
-    one = experiment(curve("random", [[1.0, 2.0]]), metric="nll")
+    falling = experiment(curve("random", [[1.0, 2.0]]), metric="nll")
     with pytest.raises(ValueError, match="not defined for nll"):
-        devices.compare_devices(one, one, "random", devices.Price("images"), 0.95)
+        devices.compare_devices(falling, falling, "random", devices.Price("images"), 0.95)

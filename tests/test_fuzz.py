@@ -89,19 +89,19 @@ def every_reader(store: Store) -> None:
         with contextlib.suppress(ValueError, StoreWriteError):
             reader(CELL)
     with contextlib.suppress(ValueError, StoreWriteError):
-        assert all(math.isfinite(one) for found in store.records(CELL)[1] for one in found.scores.values())
+        assert all(math.isfinite(score) for record in store.records(CELL)[1] for score in record.scores.values())
 
 
 def reads_only_what_was_written(content: bytes) -> int:
     """How many records a file of this content has; they are the first that were written, or nothing is read."""
     with folder() as home:
         try:
-            found = placed(home, content).read(CELL)
+            stored = placed(home, content).read(CELL)
         except ValueError:
             return 0
-        assert found.records == RECORDS[: len(found.records)]
-        assert found.header in (None, header(0))
-        return len(found.records)
+        assert stored.records == RECORDS[: len(stored.records)]
+        assert stored.header in (None, header(0))
+        return len(stored.records)
 
 
 @settings(QUICK, max_examples=300)
@@ -121,10 +121,10 @@ def test_a_run_goes_on_behind_the_sound_lines(size: int, junk: bytes) -> None:
     with folder() as home:
         store = placed(home, WHOLE[:size] + junk)
         path = store.path(CELL)
-        kept = store.start_cell(CELL, header(0))
-        assert kept == RECORDS[: len(kept)]
+        records = store.start_cell(CELL, header(0))
+        assert records == RECORDS[: len(records)]
         assert path.read_bytes() == (WHOLE[:sound] or LINES[0])
-        for number in range(len(kept), 4):
+        for number in range(len(records), 4):
             store.append(CELL, record(number), measured(number))
         assert path.read_bytes() == WHOLE
 
@@ -265,11 +265,11 @@ YAML = JSON.map(json.dumps).map(str.encode) | st.binary(max_size=60) | TEXT.map(
 
 
 @QUICK
-@given(YAML | JSON.map(lambda told: json.dumps({"paper": told}).encode()) | JSON.map(
-    lambda told: json.dumps({"paper": {"saw_evaluation_labels": told, "reference": told}}).encode()
+@given(YAML | JSON.map(lambda fields: json.dumps({"paper": fields}).encode()) | JSON.map(
+    lambda fields: json.dumps({"paper": {"saw_evaluation_labels": fields, "reference": fields}}).encode()
 ))  # fmt: skip
 def test_any_sources_are_read_or_refused_in_one_line(content: bytes) -> None:
     with folder() as home:
         (home / "a.csv").write_text(csv([list(published.REQUIRED_COLUMNS), *ROWS]))
         (home / "sources.yaml").write_bytes(content)
-        assert says_one_line(lambda: [one.reference for one in reading.read_experiments(str(home))])
+        assert says_one_line(lambda: [experiment.reference for experiment in reading.read_experiments(str(home))])

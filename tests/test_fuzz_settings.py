@@ -139,14 +139,14 @@ UNTIL = st.just("") | st.from_regex(r"\A[A-Za-z_]\w{0,8} {1,2}\d{1,9}(\.\d{1,9})
 def test_a_schedule_is_one_line_or_reads_back_and_names_a_folder(
     initial: int, budget: int, rounds: int, validation: int, budget_in: Any, until: str
 ) -> None:
-    def made() -> Schedule:
+    def build() -> Schedule:
         return Schedule(initial, budget, rounds, validation, budget_in, until)
 
-    words = refusal(made)
+    words = refusal(build)
     if words is not None:
         assert "\n" not in words
         return
-    schedule = made()
+    schedule = build()
     assert Schedule(**schedule.identity()) == schedule
     assert set(schedule.label) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+.-")
     assert schedule.label not in ("", ".", "..")

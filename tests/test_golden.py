@@ -53,9 +53,9 @@ def table(folder: Path) -> str:
     ]  # fmt: skip
     schedule = {"initial": 20, "budget": 10, "rounds": 3, "validation": 10}
     store.update_manifest("golden", [{"name": "golden", "task": "digits", "schedule": schedule, "cells": rows}])
-    [made] = tabling.build_tables(read_stores([store]))
+    [table] = tabling.build_tables(read_stores([store]))
     picks = [f"{e.cell.strategy.label} {e.record.round}: {list(e.record.bought[:5])}" for e in events]  # type: ignore[union-attr]
-    return "\n".join([tabling.to_markdown(made), *picks, ""])
+    return "\n".join([tabling.to_markdown(table), *picks, ""])
 
 
 def test_the_golden_table_is_byte_identical(tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ def test_every_strategy_runs_and_says_where(tmp_path: Path) -> None:
 
 
 def test_influences_are_those_of_the_cpu() -> None:
-    one = cell("random")
-    tasks = [one.task.plugin.build(Machine(torch.device(name)), one.task.values) for name in ("cpu", "cuda")]
+    own_cell = cell("random")
+    tasks = [own_cell.task.plugin.build(Machine(torch.device(name)), own_cell.task.values) for name in ("cpu", "cuda")]
     model = tasks[0].fit(torch.arange(50).numpy(), 0)
     twin = tasks[1].model()
     twin.load_state_dict(model.state_dict())
@@ -58,8 +58,8 @@ def test_influences_are_those_of_the_cpu() -> None:
 
 
 def test_products_of_all_chains_at_once_are_those_in_turn() -> None:
-    one = cell("isal[depth=5,repeats=2]")
-    task = one.task.plugin.build(Machine(torch.device("cuda")), one.task.values)
+    own_cell = cell("isal[depth=5,repeats=2]")
+    task = own_cell.task.plugin.build(Machine(torch.device("cuda")), own_cell.task.values)
     model, labelled = task.fit(np.arange(50), 0), np.arange(50)
     needs = {"losses", "weights", "held_out"}
     view = View(task, model, labelled, np.arange(60, 90), num_initial=50, held_out=np.arange(90, 120), needs=needs)
@@ -76,8 +76,10 @@ def test_products_of_all_chains_at_once_are_those_in_turn() -> None:
 def test_compiled_fits_of_several_sizes_learn(tmp_path: Path) -> None:
     """CUDA graphs: another batch size in each round."""
     tasks = launch.TaskLoader(Machine(torch.device("cuda")))
-    one = cell("random", rounds=4, task="digits[compile=true,epochs=10]", initial=61, budget=67)
-    events = list(launch.run_locally([one], Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cuda"), tasks))
+    own_cell = cell("random", rounds=4, task="digits[compile=true,epochs=10]", initial=61, budget=67)
+    events = list(
+        launch.run_locally([own_cell], Store(tmp_path / "run"), FitCache(tmp_path / "fits", 1.0, "cuda"), tasks)
+    )
     assert [event.line for event in events if isinstance(event, Failure)] == []
     assert [event for event in events if isinstance(event, Round)][-1].record.scores["accuracy"] > 50
 
@@ -104,8 +106,8 @@ def test_detection_strategies_run_on_a_gpu(task: str, tmp_path: Path) -> None:
 
 def test_detection_influences_are_those_of_the_cpu() -> None:
     """FCOS, which draws nothing; samplers of Faster R-CNN draw other numbers on a GPU."""
-    one = cell("random", task="few_scenes[epochs=5]")
-    tasks = [one.task.plugin.build(Machine(torch.device(name)), one.task.values) for name in ("cpu", "cuda")]
+    own_cell = cell("random", task="few_scenes[epochs=5]")
+    tasks = [own_cell.task.plugin.build(Machine(torch.device(name)), own_cell.task.values) for name in ("cpu", "cuda")]
     model, indices = tasks[0].fit(torch.arange(60).numpy(), 0), torch.arange(60, 90).numpy()
     twin = tasks[1].model()
     twin.load_state_dict(model.state_dict())

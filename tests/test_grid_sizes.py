@@ -73,8 +73,10 @@ def choose(experiment: Experiment, cell: Cell) -> Indices:
     kind, num_pool = pool(experiment)
     two_stages = "faster_rcnn" in str(cell.task.values.get("model"))
     task = cast(Any, StandIn(kind, num_pool, num_blocks=BLOCKS["two stages" if two_stages else kind]))
-    begin = acquisition.draw_initial(cell, task)
-    view = acquisition.build_view(cell, task, begin, task.model(), [begin.initial] if cell.schedule.initial else [])
+    initial_draw = acquisition.draw_initial(cell, task)
+    view = acquisition.build_view(
+        cell, task, initial_draw, task.model(), [initial_draw.initial] if cell.schedule.initial else []
+    )
     return acquisition.query_strategy(cell, view, 1, num_bought(cell))
 
 

@@ -256,7 +256,7 @@ TITLE = "it leaves torch and the process as they were"
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("leaves", "it leaves changed: gradients on or off: put back what you change"),
+        ("leaves", "it leaves changed: gradients on or off: restore what you change"),
         ("leaves[changed=warnings]", "it leaves changed: warnings:"),
         ("leaves[changed=environment]", "it leaves changed: the environment (AL_UNTIDY, OMP_NUM_THREADS):"),
         ("leaves[changed=nothing]", ""),

@@ -52,18 +52,20 @@ def test_three_rounds_on_coco(task: str, tmp_path: Path) -> None:
     assert [event.line for event in events if isinstance(event, Failure)] == []
     rounds = [event for event in events if isinstance(event, Round)]
     assert len(rounds) == 9
-    found = json.loads((DATA / "coco_sample" / "annotations" / "instances_train2017.json").read_text())
-    ids = sorted(image["id"] for image in found["images"])
+    content = json.loads((DATA / "coco_sample" / "annotations" / "instances_train2017.json").read_text())
+    ids = sorted(image["id"] for image in content["images"])
     for event in rounds:
         before = [
-            one.record.bought for one in rounds if one.cell == event.cell and one.record.round <= event.record.round
+            event_.record.bought
+            for event_ in rounds
+            if event_.cell == event.cell and event_.record.round <= event.record.round
         ]
         paid = {ids[number] for bought in before for number in bought}
         if event.cell.strategy.name == "isal":
             header, _ = Store(tmp_path / "run").records(event.cell.path)
             assert header is not None
             paid |= {ids[number] for number in header.held_out}
-        drawn = sum(one["image_id"] in paid for one in found["annotations"])
+        drawn = sum(box["image_id"] in paid for box in content["annotations"])
         assert event.record.cost == {"images": len(paid), "boxes": drawn}
         assert 0 <= event.record.scores["map"] == event.record.scores["ap"] <= 1
     assert len({event.record.scores["map"] for event in rounds if event.record.round == 0}) == 1

@@ -812,7 +812,7 @@ def remove(root: Path, pattern: str) -> None:
 
 def test_a_mask_in_colours_is_none(root: Path) -> None:
     png(root / "gtFine/val/bonn/b_0_gtFine_labelIds.png", np.zeros((32, 64, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"b_0_gtFine_labelIds.png .* it is of mode RGB: a mask has one byte a pixel"):
+    with pytest.raises(ValueError, match=r"b_0_gtFine_labelIds.png .* it is of mode RGB: a mask must have one byte"):
         read_cityscapes(root)
 
 

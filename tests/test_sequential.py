@@ -31,7 +31,7 @@ def test_looks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "max_seeds", "words"), [(0.05, 30, "0.95 keeps"), (1, 30, "level=1"), (0.95, 7, "=7")]
+    ("level", "max_seeds", "words"), [(0.05, 30, "0.95 bounds"), (1, 30, "level=1"), (0.95, 7, "=7")]
 )
 def test_wrong_settings_are_refused_in_one_line(level: float, max_seeds: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):

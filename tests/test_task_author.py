@@ -32,7 +32,7 @@ def fresh_registry() -> Iterator[None]:
 def built(name: str, folder: Path, parameters: str) -> object:
     """The task of that name in CONTRIBUTING, on the data in a folder."""
     examples = re.findall(r"```python\n(.*?)```", CONTRIBUTING.read_text(encoding="utf-8"), re.DOTALL)
-    [code] = [one for one in examples if f"def {name}(" in one]
+    [code] = [example for example in examples if f"def {name}(" in example]
     plugins = folder / "plugins"
     plugins.mkdir()
     (plugins / f"{name}.py").write_text(code)

@@ -29,6 +29,7 @@ INTERVAL = re.compile(r"[-+]?[\d.,]+ \[[-+\d.,∞]+, [-+\d.,∞]+\]")
 def printed(words: list[str], width: int | None, monkeypatch: pytest.MonkeyPatch) -> str:
     """What a command prints at that width, or with nobody to read along."""
     monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(terminal.out, "_width", None)  # COLUMNS may have been set when the module was imported
     if width is not None:
         monkeypatch.setenv("COLUMNS", str(width))
     done = CliRunner().invoke(app, words)

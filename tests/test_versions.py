@@ -15,7 +15,7 @@ from benchmark.analysis.curves import Experiment
 from benchmark.analysis.explain import describe_run
 from benchmark.analysis.reading import read_experiments
 from benchmark.analysis.tables import build_tables, to_markdown
-from benchmark.cli.analysis_commands import experiment_status
+from benchmark.cli.status_command import experiment_status
 from benchmark.records import versions
 from benchmark.records.json_lines import encode_line
 from benchmark.records.store import Store

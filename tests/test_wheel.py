@@ -124,7 +124,7 @@ def test_it_runs_a_grid(installed: Installed) -> None:
     assert "random" in shown
     (records,) = (installed.folder / "records" / "cells").rglob("*.jsonl")
     rounds = [json.loads(line)["body"] for line in records.read_text().splitlines()[1:]]
-    assert [one["round"] for one in rounds] == [0, 1]
+    assert [record["round"] for record in rounds] == [0, 1]
 
 
 def test_it_answers_from_published_curves(installed: Installed) -> None:
