@@ -50,7 +50,7 @@ def run(
         Everything that is recorded in `out`.
 
     Raises:
-        ValueError: a setting is unknown or does not fit, PyTorch is not installed, or nothing could run.
+        ValueError: a setting is unknown or invalid, PyTorch is not installed, or nothing could run.
     """
     from benchmark.runner import from_python
 

@@ -31,9 +31,9 @@ class Results:
     """Records of runs, or published curves. `print` shows their tables.
 
     Args:
-        experiments: what is compared with each other: a task under a schedule each.
+        experiments: each a task under one schedule, with the strategies that are compared with each other.
         record_paths: the folders and CSV files that they were read from.
-        failures: a line for each cell that failed in the run that returned them, and one for unfinished cells.
+        failures: a line for each cell that failed in the run that returned these results, and one for unfinished cells.
     """
 
     experiments: tuple[Experiment, ...]
@@ -88,7 +88,7 @@ class Results:
         return pd.DataFrame(rows, columns=list(rounds.CLASS_COLUMNS))
 
     def table(self, experiment: str | None = None) -> pd.DataFrame:
-        """Returns means and deviations over the seeds: a row for each strategy and round, as `tables/NAME.csv`.
+        """Returns means and deviations over the seeds, as `tables/NAME.csv`: a row for each strategy and round.
 
         Args:
             experiment: the name of an experiment, or a task; None: all, one below the other.
@@ -210,14 +210,14 @@ class Results:
 
 
 def build_options(verb: str, options: dict[str, object]) -> AnalysisOptions:
-    """Builds the options of a command from its arguments in Python.
+    """Builds the options of a command from keyword arguments.
 
     Args:
         verb: the command.
-        options: the arguments, by name.
+        options: values by the names of the command's settings; "" and None stand for the default.
 
     Raises:
-        ValueError: an argument is unknown, or its value does not fit.
+        ValueError: an option is unknown or invalid.
     """
     names = [name for name in setting_types(verb) if name not in (*RECORD_SETTINGS, "format")]
     for name in options:

@@ -544,9 +544,9 @@ def broken_galleries(folder: Path) -> Iterator[tuple[str, Path]]:
     broken: dict[str, dict[str, Any]] = {
         "classes_C is object": {"classes_C": np.zeros((1, 2))},
         "differ in length": {"shown_N": np.arange(3)},
-        "labels_P has values": {"labels_P": np.array([0, 3])},
-        "drawn_K5 has values": {"drawn_K5": np.array([[10, 0, 0, 1, 1]], np.float32)},
-        "features_ND has values": {"features_ND": np.full((10, 4), np.inf, np.float16)},
+        "labels_P has impossible values": {"labels_P": np.array([0, 3])},
+        "drawn_K5 has impossible values": {"drawn_K5": np.array([[10, 0, 0, 1, 1]], np.float32)},
+        "features_ND has impossible values": {"features_ND": np.full((10, 4), np.inf, np.float16)},
         "thumbs_NHW3 is": {"thumbs_NHW3": np.zeros((10, 8, 6), np.uint8)},
     }
     for number, (message, wrong) in enumerate(broken.items()):

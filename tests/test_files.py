@@ -251,14 +251,14 @@ def test_a_run_or_a_table_of_what_is_no_file_is_one_line(
             assert len(errors) == (code == 2)
             assert all(Path(place).name in error for error in errors), errors
             if errors and place != ".lock":
-                check_stated("something else in the place of a file", code, said)
+                check_stated("pipe, device, socket or folder in the place of a file", code, said)
         assert place == ".lock" or errors
     assert command("status", f"out={tmp_path}")[0] == 2
 
 
 def test_published_curves_that_are_no_file_are_named(tmp_path: Path, command: Command) -> None:
     for _ in odd("pipe", tmp_path / "curves.csv"):
-        check_stated("something else in the place of a file", *command("tables", f"records={tmp_path}"))
+        check_stated("pipe, device, socket or folder in the place of a file", *command("tables", f"records={tmp_path}"))
     for _ in odd("pipe", tmp_path / SOURCES_FILE):
         with pytest.raises(ValueError, match=f"{SOURCES_FILE} is a pipe, not a file"):
             read_sources(tmp_path / SOURCES_FILE)

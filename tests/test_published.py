@@ -231,7 +231,7 @@ def test_why_curves_cannot_be_compared(tmp_path: Path) -> None:
         ("p: {recipes: {made_up: 'digits[epochs=9]'}}", "recipe: ours digits, published digits[epochs=9]"),
         ("p: {recipes: {made_up: cifar10}}", "data: ours digits, published cifar10"),
         ("p: {}", "recipe: not known for this source"),
-        ("p: {recipes: {made_up: digits}, strategies: {mine: gone}}", "strategy: ours has none that is called mine"),
+        ("p: {recipes: {made_up: digits}, strategies: {mine: gone}}", "strategy: none of ours is called mine"),
     ]:
         sources.write_text(text + "\n")
         [row] = verify(mine, read_experiments(str(path)))

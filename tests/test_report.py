@@ -126,7 +126,7 @@ def test_captions_say_whether_tests_and_intervals_are_corrected(page_path: Path)
         assert words in CAPTIONS[name]
     page = " ".join(Page(page_path.read_text(encoding="utf-8")).text.split())
     assert "of this table alone: it gives the verdict" in page
-    assert "[ ]: intervals, each for itself: not corrected for how many there are" in page
+    assert "[ ]: intervals, each taken alone: not corrected for their number" in page
     assert "not corrected for multiple comparisons" in SAVINGS_NOTE
     assert "corrected (Holm) for the rounds of this curve alone" in VERDICTS_NOTE
 

@@ -22,7 +22,7 @@ from benchmark.analysis.options import parse_options
 from benchmark.analysis.tables import build_tables, to_markdown
 from benchmark.cli.command_names import settings_of
 from benchmark.system import files
-from benchmark.text.escaping import escape_markdown as escaped_markdown
+from benchmark.text.escaping import escape_markdown
 
 HOME = Path(__file__).resolve().parents[1]
 KINDS = "table|verdicts|variance|savings|settings"
@@ -70,7 +70,7 @@ def verdicts_block(argument: str, home: Path) -> str:
     options = parse_options([], "tables")
     price = options.price(experiment)
     answers, _ = comparisons.compare_all(experiment, reference, price, options.level, options.seed)
-    return "".join(f"* {escaped_markdown(answer.sentence)}\n" for answer in answers)
+    return "".join(f"* {escape_markdown(answer.sentence)}\n" for answer in answers)
 
 
 def variance_block(argument: str, home: Path) -> str:
@@ -102,7 +102,7 @@ def savings_block(argument: str, home: Path) -> str:
                 amount = f"{comparison_tables.format_interval(saving.amount, 0)} {saving.unit}"
                 percent = comparison_tables.format_interval(saving.percent, 1)
             cells = (saving.task, saving.strategy, saving.against, str(saving.rule), amount, percent)
-            lines.append(f"| {' | '.join(map(escaped_markdown, cells))} |")
+            lines.append(f"| {' | '.join(map(escape_markdown, cells))} |")
     return "\n".join(lines) + "\n"
 
 

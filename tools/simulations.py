@@ -170,7 +170,7 @@ def verdicts(num: int) -> SimulationResults:
 
 
 def price(num: int) -> SimulationResults:
-    """Simulates strategies that learn equally from equal images, while one pays 500 more or buys half as many more."""
+    """Simulates strategies that learn equally from equal images; one pays for 500 more, or buys 1.5 times as many."""
     rng, rows = simulation_generator("price"), []
     for charged, times in ((500.0, 1.0), (0.0, 1.5)):
         num_images_R, charged_R = times * COSTS_R, times * COSTS_R + charged

@@ -20,9 +20,9 @@ MAX_TINY_BATCH = 3  # images in a batch that are too few for the statistics of b
 COLLAPSE_SHARE = 1 / 3  # a fit that scores below this share of the cell's best score so far has not converged
 MIN_BEST_SCORE = 0.03  # share of the scale; best scores below it are too low for a collapse to be visible
 MAX_USELESS_SCORE = 0.001  # share of the scale; a run whose scores all stay below it has learned nothing
-NOTABLE_DIP = 0.02  # share of the scale; a dip is real from here on where the spread of scores is unknown
+NOTABLE_DIP = 0.02  # share of the scale; where the spread of scores is unknown, a dip of this depth counts as real
 BOX_TOLERANCE = 0.05  # share of a budget of boxes by which the last image of a purchase may exceed it
-MIN_RUNS_FOR_SPREAD = 3  # runs from which the spread of scores is estimated
+MIN_RUNS_FOR_SPREAD = 3  # the fewest runs from which the spread of scores is estimated
 REPEATABLE_DEVICES = ("cpu", ", deterministic")  # prefix and suffix of devices that repeat results exactly
 
 
@@ -115,8 +115,9 @@ def check_published_starts(experiment: Experiment) -> Findings:
 
 
 def chance_difference(first: Curve, second: Curve) -> float:
-    """Returns the difference of two means in round 0 that independent runs exceed in 1 case of 20; 0 where no standard
-    deviations are published, because the runs then count as the same ones."""
+    """Returns the difference of two means in round 0 that independent runs exceed in 1 case of 20.
+
+    It is 0 where no standard deviations are published: strategies are then taken to share the runs of round 0."""
     if first.std_R is None or second.std_R is None or first.num_runs < 2:
         return 0.0
     error = math.hypot(first.std_R[0], second.std_R[0]) / math.sqrt(first.num_runs)
@@ -168,7 +169,7 @@ def check_purchases(run: Run, schedule: Schedule) -> Iterator[str]:
 def num_held_out_paid(run: Run) -> int:
     """Returns the number of held-out images that a run pays for.
 
-    It is all of them where the strategy reads their labels, which the cost of the first round tells, and else none."""
+    It is all of them if the strategy reads their labels, as the cost of the first round shows, and else none."""
     assert run.header is not None
     num_held_out, first = len(set(run.header.held_out)), run.records[0] if run.records else None
     return num_held_out if first and first.cost.get("images") == len(first.bought) + num_held_out else 0
@@ -199,8 +200,8 @@ def check_purchase(record: Record, bought_before: set[int], header: Header) -> I
 def check_published_counts(experiment: Experiment) -> Findings:
     """Finds published strategies that were trained on another number of images than most others.
 
-    A difference of one is rounding. Nothing is found where all strategies paid for equally many boxes. The distance
-    between rounds is the paper's choice."""
+    A difference of one is rounding. Nothing is reported where all strategies paid for equally many boxes. How many
+    images lie between two rounds is the paper's choice, and not checked."""
     boxes = [mean_over_runs(curve.cost["boxes"]) for curve in experiment.curves.values() if "boxes" in curve.cost]
     if len(boxes) == len(experiment.curves) and are_boxes_equal(boxes):
         return

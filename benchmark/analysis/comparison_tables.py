@@ -143,16 +143,16 @@ def explain_columns(comparisons: Sequence[Comparison]) -> str:
     goal = "the band of scores in which runs end" if in_band else "the smaller of both final scores"
     notes = (f". {row.saving.few_rounds_note}" for row in comparisons if row.saving and row.saving.few_rounds_note)
     lines = {
-        "seeds": "pairs of runs that are compared, one with each seed",
+        "seeds": "pairs of runs that are compared, one pair for each seed",
         "final": f"difference of the {first.metric} in the last round, and its {100 * first.level:g} % interval",
         "area": f"difference of the mean score over {ALL_ROUNDS}{''.join(at_equal_cost)}, and its interval",
-        "final p, area p": "share of all ways to flip the signs of the seeds' differences that give as large a mean",
+        "final p, area p": "share of the sign flips of the seeds' differences that give a mean at least as large",
         "Holm": f"area p, corrected for the {plural(first.family_size, 'comparison')} of this table alone{decides}",
         "verdict": explain_verdicts(first),
         "[ ]": INTERVALS_NOTE,
         "detectable": "area difference that so many seeds of this spread find in 4 of 5 cases (none: they cannot)",
         "saved %": f"labels saved on the way to {goal}{next(notes, '')}",
-        "no interval": f"fewer than {stats.MIN_RUNS} seeds, or all seeds differ by the same",
+        "no interval": f"fewer than {stats.MIN_RUNS} seeds, or all seeds differ by the same amount",
     }
     return "\n".join(make_visible(f"{name}: {meaning}") for name, meaning in lines.items())
 
@@ -170,7 +170,7 @@ def explain_verdicts(comparison: Comparison) -> str:
     )
 
 
-INTERVALS_NOTE = "intervals, each for itself: not corrected for how many there are"
+INTERVALS_NOTE = "intervals, each taken alone: not corrected for their number"
 LOOKS_NOTE = (
     "of seeds=auto, by looks at growing numbers of seeds (docs/auto_seeds.md); given up: a verdict became unlikely, "
     "which does not mean equal. Where a look stopped early, differences are a little too far from zero"

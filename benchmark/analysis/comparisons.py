@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def detectable_difference(self) -> float:
-        """The difference of areas that so many pairs of this spread detect with power 0.8; infinite where none."""
+        """The area difference that so many pairs of this spread detect with power 0.8; infinite if they detect none."""
         in_deviations = stats.detectable_difference(len(self.pairs.seeds), self.level, self.family_size)
         return in_deviations * self.difference_std if math.isfinite(in_deviations) else math.inf
 
@@ -82,8 +82,8 @@ class Comparison:
         """Whether two one-sided tests place the difference of areas within the margin."""
         num_pairs, half_width = len(self.pairs.seeds), self.area_difference.high - self.area_difference.value
         one_sided = stats.student_quantile(num_pairs - 1, self.level)
-        half = half_width * one_sided / stats.student_quantile(num_pairs - 1, (1 + self.level) / 2)
-        return abs(self.area_difference.value) + half <= self.margin if num_pairs > 1 else False
+        one_sided_width = half_width * one_sided / stats.student_quantile(num_pairs - 1, (1 + self.level) / 2)
+        return abs(self.area_difference.value) + one_sided_width <= self.margin if num_pairs > 1 else False
 
     @property
     def reason(self) -> str:
@@ -104,8 +104,8 @@ class Comparison:
             too_few = f"{format_seeds(num_seeds)} can decide nothing{among}: it takes {format_seeds(min_seeds)}"
             if likely_seeds is None:
                 return too_few
-            who = "they" if likely_seeds == min_seeds else f"about {likely_seeds}"
-            return f"{too_few}, and {who} would find a difference of {self.margin:g} in 4 of 5 cases"
+            seeds_text = "they" if likely_seeds == min_seeds else f"about {likely_seeds}"
+            return f"{too_few}, and {seeds_text} would find a difference of {self.margin:g} in 4 of 5 cases"
         difference = f"{format_seeds(num_seeds)} find a difference of {self.detectable_difference:.2g} in 4 of 5 cases"
         if (likely_seeds or 0) <= num_seeds:
             return difference
@@ -323,9 +323,9 @@ def describe_state(state: SequentialState) -> str:
     num_seeds = format_seeds(state.num_seeds)
     return {
         "open": f"the next look is at {num_seeds}",
-        "not comparable": "their prices have no range in common, or they started from other images",
+        "not comparable": "their costs have no range in common, or they started from different images",
         "given up": f"at the look at {num_seeds}: a verdict became unlikely, which does not mean equal",
-        "undecided": f"after {num_seeds}, the most that were asked for",
+        "undecided": f"after {num_seeds}, the most that max_seeds allows",
     }.get(state.status, f"at the look at {num_seeds}")
 
 

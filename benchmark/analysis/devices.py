@@ -80,7 +80,7 @@ class DeviceVerdict:
             value, name = max(changes, key=lambda change: abs(change[0]))
             return f"the second changes {name} by {value:+.3g}, and the margin is ± {margin:g}; {num_sets}"
         if any(math.isnan(gap.standard_error) for gap in nonzero_gaps(gaps)):
-            return f"it takes {MIN_RUNS} initial sets that do not all change by the same; {num_sets}"
+            return f"it takes {MIN_RUNS} initial sets that do not all change by the same amount; {num_sets}"
         limit = f"by {100 * (2 * self.level - 1):g} % intervals no mean changes by more than"
         within = f"{limit} {interval_reach(gaps, self.level):.2g}, and the margin is ± {margin:g}; {num_sets}"
         if self.verdict == MIXABLE:

@@ -103,7 +103,7 @@ def describe_rounds(run: Run, file_names: Sequence[str]) -> Iterator[str]:
         yield f"round {record.round:<4}{record.num_labelled} labelled, paid {cost}; {scores}"
         if (row := measurements.get(record.round)) is not None:
             seconds = " ".join(f"{name} {value:.2f} s" for name, value in row.seconds.items())
-            shared = " (a fit that is shared)" if row.shared_fit else ""
+            shared = " (fit from the cache)" if row.shared_fit else ""
             yield f"          {seconds}{shared}, peak {row.peak_mb:.0f} MB"
         if record.diagnostics:
             diagnostics = " ".join(f"{name} {value:.4g}" for name, value in record.diagnostics.items())

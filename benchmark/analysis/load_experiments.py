@@ -33,7 +33,7 @@ def read_experiments(records: str | Sequence[str], title: str = "") -> list[Expe
     Cells of equally named experiments in several folders are joined.
 
     Args:
-        records: paths, or a text of paths that `paths.parse_paths` parses.
+        records: paths, or one text that holds several paths, see `paths.parse_paths`.
         title: reads only the experiment of this title from results folders; all where it is empty.
 
     Raises:
@@ -91,9 +91,13 @@ def select_experiments(experiments: Sequence[Experiment], task: str) -> list[Exp
     Raises:
         ValueError: there is no such experiment; the message names similar ones.
     """
-    selected = [row for row in experiments if task in ("", row.title, row.task, row.task.partition("[")[0])]
+    selected = [
+        experiment
+        for experiment in experiments
+        if task in ("", experiment.title, experiment.task, experiment.task.partition("[")[0])
+    ]
     if not selected:
-        known = dict.fromkeys(name for row in experiments for name in (row.title, row.task))
+        known = dict.fromkeys(name for experiment in experiments for name in (experiment.title, experiment.task))
         raise ValueError(f"task={task}: these records have no {did_you_mean(task, known)}")
     return selected
 

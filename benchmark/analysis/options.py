@@ -76,7 +76,7 @@ class AnalysisOptions(AnalysisSettings):
         return anonymize(experiments) if self.anonymous else experiments
 
     def parallel_titles(self) -> list[str]:
-        """Returns the titles of experiments to read in one process each; [""], all in one, where they are small."""
+        """Returns the titles of experiments to read in a process each; [""], for all in one, if they have few cells."""
         num_cells = {} if self.task else count_cells(self.record_paths)
         return list(num_cells) if sum(num_cells.values()) > PARALLEL_MIN_CELLS else [""]
 

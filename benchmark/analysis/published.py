@@ -89,13 +89,13 @@ def build_paper_experiment(
 ) -> Experiment:
     """Builds one experiment of a paper from its rows of a CSV file."""
     rounds = tuple(sorted(set(rows["round"])))
-    not_blind, own_labels = source_info.get("saw_evaluation_labels", []), source_info.get("strategies", {})
+    not_blind, our_labels = source_info.get("saw_evaluation_labels", []), source_info.get("strategies", {})
     curves = {}
     for strategy, strategy_rows in rows.groupby("strategy", sort=False):
         name = str(strategy)
         dagger = SAW_EVALUATION_LABELS if name in not_blind else ""
         curve = build_paper_curve(name, strategy_rows.set_index("round"), rounds, dagger, path)
-        curves[name] = replace(curve, has_companion=declares_companion(own_labels.get(name, name)))
+        curves[name] = replace(curve, has_companion=declares_companion(our_labels.get(name, name)))
     title = f"{source}_{task}".replace("-", "_")
     metric = resolve_metric(str(rows["metric"].iloc[0]))
     return Experiment(title, source, task, metric, rounds, curves, source_info=source_info)

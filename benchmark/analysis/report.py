@@ -256,7 +256,7 @@ def linked_mean(entry: Entry, digits: int, anchor: str) -> LinkedNumber:
 def record_links(
     experiment: Experiment, folder: Path, anchor: str, anonymous: bool
 ) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
-    """Links from the page to the record files of each strategy; an anonymous page has no link that names a folder."""
+    """Links from the page to the record files of each strategy; an anonymous page omits links that name a folder."""
     for number, name in enumerate(experiment.curves):
         runs = [run for run in experiment.runs if run.strategy == name]
         links = {run.seed: relpath(run.file, folder) for run in runs}

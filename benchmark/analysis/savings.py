@@ -40,8 +40,8 @@ class TargetRule:
     """The rule that sets the score at which two strategies are compared.
 
     Args:
-        kind: `final`: the smaller of both scores in the last round, which both strategies reach. (At the other's final
-            score, equal strategies would reach it in half of all cases, and those cases favour the strategy that does.)
+        kind: `final`: the smaller of both scores in the last round, which both strategies reach. (The other strategy's
+            final score would be reached by an equally good one in half of all cases only: those that favour it.)
             `value`: the score `low`. `band`: each run pays for its first round that scores `low` or more, as schedules
             with `until` end; the scores of those rounds may differ. `curve`: every score of the other, round by round.
         low: the target score, or the lower end of the band.

@@ -1,10 +1,10 @@
 """The sequential test of `seeds=auto`: tests at growing numbers of seeds, with the error rate of a single test.
 
-Testing after every seed and stopping at p <= 0.05 is wrong in one case of five. Here every look (interim analysis)
-spends a share of the error: after n of N seeds, at most alpha n / N is spent in all. The test flips the signs of the
-paired differences; a look considers only the sign vectors that no earlier look has rejected. A difference that is
-symmetric about zero is therefore called a difference with probability alpha at most, whatever the distribution of the
-differences. Every look applies Holm's step-down correction over all strategies.
+Testing after every seed and stopping at p <= 0.05 gives a false verdict in one case of five. Here every look (interim
+analysis) spends a share of the error: after n of N seeds, at most alpha n / N is spent in all. The test flips the signs
+of the paired differences; a look considers only the sign vectors that no earlier look has rejected. Differences that
+are symmetric about zero therefore give a verdict with probability alpha at most, whatever their distribution. Every
+look applies Holm's step-down correction over all strategies.
 Shapes: V sign vectors, N seeds, K strategies.
 """
 

@@ -38,12 +38,15 @@ class AnalysisSettings:
     ] = ""
     task: Annotated[str, "only this experiment or task"] = ""
     strategy: Annotated[str, "strategies, separated by commas; all if empty"] = ""
-    against: Annotated[str, "savings: strategies to compare with; else published curves to compare with"] = ""
+    against: Annotated[str, "for savings: strategies to compare with; for other commands: published curves"] = ""
     reference: Annotated[str, "the strategy that others are compared with; the experiment's own if empty"] = ""
     at: Annotated[str, "the score at which curves are compared: final, curve, SCORE or band:LOW,HIGH"] = ""
-    cost: Annotated[Literal["", "images", "boxes", "time"], "the cost to compare; if empty, boxes or else images"] = ""
+    cost: Annotated[
+        Literal["", "images", "boxes", "time"],
+        "the cost to compare; if empty, boxes where they are counted, else images",
+    ] = ""
     seconds_per_image: Annotated[float, "cost=time: seconds to look through an image (Su et al., 2012, median)"] = 7.8
-    seconds_per_box: Annotated[float, "cost=time: seconds to draw and check a box (the same: 25.5 + 9.0)"] = 34.5
+    seconds_per_box: Annotated[float, "cost=time: seconds to draw and check a box (Su et al.: 25.5 + 9.0)"] = 34.5
     level: Annotated[float, "confidence level of intervals and tests"] = 0.95
     seed: Annotated[int, "seed of the bootstrap and of random sign flips"] = 0
     to: Annotated[str, "the folder to write to; with records= nothing is written without it"] = ""

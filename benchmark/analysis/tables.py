@@ -22,9 +22,7 @@ from benchmark.experiment.cell import SAW_EVALUATION_LABELS
 from benchmark.experiment.schedule import Schedule
 from benchmark.records import versions
 from benchmark.system import files
-from benchmark.text.escaping import escape_csv, escape_surrogates, make_visible
-from benchmark.text.escaping import escape_latex as escaped_latex
-from benchmark.text.escaping import escape_markdown as escaped_markdown
+from benchmark.text.escaping import escape_csv, escape_latex, escape_markdown, escape_surrogates, make_visible
 from benchmark.text.words import plural, slug
 
 if TYPE_CHECKING:
@@ -284,8 +282,8 @@ def format_markdown(title: str, grid: Sequence[Sequence[str]], note: str) -> str
     """
     head, *rows = grid
     rule = ["---", *("---:" for _ in head[1:])]
-    lines = ["| " + " | ".join(map(escaped_markdown, row)) + " |" for row in (head, rule, *rows)]
-    return f"### {escaped_markdown(title)}\n\n" + "\n".join(lines) + f"\n\n{escaped_markdown(note)}\n"
+    lines = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in (head, rule, *rows)]
+    return f"### {escape_markdown(title)}\n\n" + "\n".join(lines) + f"\n\n{escape_markdown(note)}\n"
 
 
 def to_latex(table: Table) -> str:
@@ -306,7 +304,7 @@ def format_latex(title: str, grid: Sequence[Sequence[str]], note: str) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escaped_latex(f'{title}. {note}')}}}",
+        rf"\caption{{{escape_latex(f'{title}. {note}')}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"\toprule",
         *body,
@@ -320,7 +318,7 @@ def format_latex(title: str, grid: Sequence[Sequence[str]], note: str) -> str:
 def latex_cell(text: str) -> str:
     """Formats a cell for LaTeX; its indent becomes \\quad."""
     indent = r"\quad " if text.startswith(INDENT) else ""
-    return indent + escaped_latex(text.removeprefix(INDENT))
+    return indent + escape_latex(text.removeprefix(INDENT))
 
 
 def tidy_rows(table: Table) -> list[dict[str, object]]:

@@ -24,7 +24,7 @@ VERDICTS_NOTE = """\
 published: what the paper calls the strategy
 rounds, seeds: numbers of labels that both have, and runs of ours
 largest, last: ours minus published where they are furthest apart, and at the last of these rounds
-[ ]: interval of twice the tail (90 % at level=0.95): reproduced is what lies within the margin at every round
+[ ]: interval of two one-sided tests (90 % at level=0.95); reproduced: it lies within the margin at every round
 stronger, weaker: surely beyond the margin at one round or more, corrected (Holm) for the rounds of this curve alone
 inconclusive: too few runs to tell"""
 
@@ -171,7 +171,7 @@ def mismatches(mine: Experiment, theirs: Experiment, label: str, name: str | Non
     """
     recipe = theirs.source_info.get("recipes", {}).get(theirs.task)
     if name is None:
-        yield f"strategy: ours has none that is called {label}"
+        yield f"strategy: none of ours is called {label}"
     elif not mine.curves[name].num_runs:
         yield "runs: none of ours has finished a round"
     if recipe is None:

@@ -187,8 +187,8 @@ def split_command_line(line: str) -> tuple[list[str], str]:
     """Splits a command line into the words before the last one, without the program, and the last one, unquoted."""
     end = "\0"  # appended to the line, so that a trailing space ends a word
     words = next(filter(None, (split_words(line + end + quote) for quote in ("", "'", '"'))), [end])
-    num_own = 3 if words[1:3] == ["-m", "benchmark"] else 1
-    *before, last = words[num_own:] or [end]
+    num_program_words = 3 if words[1:3] == ["-m", "benchmark"] else 1
+    *before, last = words[num_program_words:] or [end]
     return before, last.removesuffix(end)
 
 

@@ -30,14 +30,14 @@ def make_visible(text: str) -> str:
 
     Bytes of a file name that the locale cannot decode are decoded as UTF-8, or else shown as `\\xff`.
     """
-    whole = UNDECODABLE.sub(
+    decoded = UNDECODABLE.sub(
         lambda match: match[0].encode(errors="surrogateescape").decode(errors="backslashreplace"), text
     )
-    return INVISIBLE.sub(escape_code, whole)
+    return INVISIBLE.sub(escape_code, decoded)
 
 
 def make_lines_visible(text: str) -> str:
-    """Does the same for each line of a text, such as a traceback."""
+    """Applies `make_visible` to each line of a text, such as a traceback."""
     return "\n".join(map(make_visible, text.split("\n")))
 
 
@@ -53,8 +53,8 @@ def shell_quote(word: str) -> str:
     """Quotes one word of a shell's line."""
     if not INVISIBLE.search(word):
         return shlex.quote(word)
-    whole = word.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{INVISIBLE.sub(shell_escape_code, whole)}'"
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{INVISIBLE.sub(shell_escape_code, escaped)}'"
 
 
 def shell_escape_code(match: re.Match[str]) -> str:
@@ -66,7 +66,7 @@ def shell_escape_code(match: re.Match[str]) -> str:
 
 
 def requote_command(command: str) -> str:
-    """Quotes the words of a command that was read from a folder again, so that it holds no operator of the shell."""
+    """Quotes anew the words of a command that was read from a folder, so that it holds no operator of the shell."""
     try:
         return shell_command(shlex.split(command))
     except ValueError:  # a quote is not closed
@@ -96,9 +96,9 @@ LATEX_ESCAPES = {
 
 
 def escape_latex(text: str) -> str:
-    """Escapes text for LaTeX. `{}` goes before a leading `[` or `*`, which a preceding line break would take."""
-    whole = "".join(LATEX_ESCAPES.get(character, character) for character in make_visible(text).replace("--", "-\0-"))
-    return "{}" * whole.startswith(("[", "*")) + whole.replace("\0", "{}")
+    """Escapes text for LaTeX. `{}` goes before a leading `[` or `*`, which LaTeX would read as part of a line break."""
+    escaped = "".join(LATEX_ESCAPES.get(character, character) for character in make_visible(text).replace("--", "-\0-"))
+    return "{}" * escaped.startswith(("[", "*")) + escaped.replace("\0", "{}")
 
 
 # the beginning of a cell that a spreadsheet would compute, or that was escaped before

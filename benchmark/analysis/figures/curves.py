@@ -128,7 +128,7 @@ def draw_curve(axes: Axes, curve: Curve, style: StrategyStyle, axis: str, alpha:
 def savings_curve(experiment: Experiment, styles: StrategyStyles, against: str) -> Figure | None:
     """Draws what each strategy saves compared with `against`, in per cent, at each score that `against` reached.
 
-    What is counted are boxes, or images where boxes are not counted. Scores that a strategy has not reached are left
+    The unit is boxes, or images where boxes are not counted. Scores that a strategy has not reached are left
     out, and so are strategies that do not pair with `against`.
 
     Returns:
@@ -183,7 +183,7 @@ def few_rounds_note(savings_by_strategy: Mapping[str, Sequence[Saving]]) -> str:
 
 
 def draw_savings(axes: Axes, savings: Sequence[Saving], style: StrategyStyle, alpha: float) -> Line2D:
-    """Draws savings over the score with their band, and returns the line. An unbounded interval leaves the plot."""
+    """Draws savings over the score with their band, and returns the line. The band is cut off where it is unbounded."""
     scores = [saving.target for saving in savings]
     if savings[0].num_pairs > FEW_RUNS:
         ends_2T = np.array([[saving.percent.low, saving.percent.high] for saving in savings]).clip(-1e4, 1e4).T

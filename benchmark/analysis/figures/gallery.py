@@ -92,7 +92,7 @@ class Gallery:
         for name in ("features_ND", "box_side_M", "drawn_K5"):
             if not float(np.abs(getattr(self, name)).max(initial=0)) <= LARGEST_VALUE:  # true for NaN as well
                 wrong.append(name)
-        return f"{', '.join(wrong)} has values that cannot be" if wrong else ""
+        return f"{', '.join(wrong)} has impossible values" if wrong else ""
 
     @property
     def row_by_position(self) -> dict[int, int]:

@@ -131,7 +131,7 @@ def draw_histogram(axes: Axes, edges: Floats, counts: npt.NDArray[Any], pool: np
 def bought_classes(experiment: Experiment, gallery: Gallery) -> Figure | None:
     """Draws the shares of the classes in what each strategy bought after round 0, in its run of the lowest seed.
 
-    What is counted are images, boxes or regions.
+    The unit is images, boxes or regions.
 
     Returns:
         The figure; None if nothing was bought, or the gallery has no classes.
