@@ -113,7 +113,7 @@ def prepare(settings: Settings, watcher: Watcher) -> Job:
 
 
 def execute(job: Job, provenance: Mapping[str, str], write_answers: Callable[[], None]) -> Outcome:
-    """Runs what is missing, then writes the answers, while no other process may write into the results folder.
+    """Runs what is missing, then writes the answers; the results folder stays locked until both are done.
 
     Args:
         job: what is to be run.
