@@ -116,7 +116,7 @@ def check_versions(grid: Grid, experiments: Sequence[Mapping[str, Any]], store: 
 def set_aside_changed(grid: Grid, store: Store, tasks: TaskLoader) -> Iterator[str]:
     """Moves records made with other versions, parameters, data or weight files into a folder of their own.
 
-    Yields a line for each experiment where it did.
+    Yields a line for each experiment with such records.
     """
     old_experiments = {experiment["name"]: experiment for experiment in store.experiments()}
     for experiment in grid.experiments:

@@ -235,7 +235,7 @@ def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[Failure]:
 def run_auto_seeds(
     job: Job, rounds_left: dict[Cell, int], run: Callable[[Sequence[Cell]], Generator[Event]]
 ) -> Generator[Event]:
-    """Runs look after look, see `looks.run_looks`, and keeps the manifest up to date."""
+    """Runs look after look, see `interim_looks.run_looks`, and keeps the manifest up to date."""
 
     def update_manifest(experiments: Iterable[Experiment]) -> None:
         job.store.update_manifest(job.grid.name, list(map(manifest_entry, experiments)))
