@@ -49,7 +49,7 @@ def compose_settings(arguments: Sequence[str], verb: str = "") -> Settings:
         verb: the command; "": all settings are allowed.
 
     Raises:
-        ValueError: a setting is unknown or does not fit; in one line.
+        ValueError: a setting is unknown or does not fit; the message is one line.
     """
     fields = typing.get_type_hints(Settings)
     typed_values = read_settings(arguments, setting_types(verb))
@@ -63,7 +63,7 @@ def compose_settings(arguments: Sequence[str], verb: str = "") -> Settings:
     return Settings(**{key: convert_value(f"{key}={values[key]}", values[key], kind) for key, kind in fields.items()})
 
 
-FOLDER_SETTINGS = ("data", "out", "plugins")  # settings that are a path of one folder
+FOLDER_SETTINGS = ("data", "out", "plugins")  # settings that name one folder
 
 
 def compose_grid(name: str) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def compose_grid(name: str) -> dict[str, Any]:
 
 
 def unknown_pool_size(task: Spec) -> int:
-    """Raises ValueError: the default of `build_grid`, where no task is built."""
+    """Raises ValueError: the default `count_pool` of `build_grid`, for callers that build no task."""
     raise ValueError(f"{task.label}: the size of its pool is not known: set initial=, budget= and rounds=")
 
 
@@ -116,9 +116,9 @@ def build_grid(
 def select_experiments(text: object, settings: Settings) -> list[tuple[str, Any]]:
     """Selects the experiments that one item of `tasks` names.
 
-    It is the grid's experiment of that name, or else all its experiments on the task of that name. A task with other
-    parameters takes the schedule and strategies of the first experiment on the task. For any other task the entry is
-    None.
+    The item names the grid's experiment of that name, or else all the grid's experiments on the task of that name. A
+    task with other parameters takes the schedule and strategies of the grid's first experiment on the task. For any
+    other task the entry is None.
     """
     name, overrides = notation.parse_label(text)
     same_task = experiments_on_task(name, settings)
@@ -154,12 +154,12 @@ def inherited_settings(settings: Settings) -> dict[str, Any]:
     """The settings that a grid's file changes for all its tasks, as `workers=8`, and that the user did not change."""
     values, defaults = compose_grid(settings.grid), {setting.name: setting.default for setting in known_settings()}
     excluded = {"experiments", "grid", *FOLDER_SETTINGS}
-    set_there = {
+    changed_by_grid = {
         key: value
         for key, value in values.items()
         if key not in excluded and notation.format_value(value) != defaults[key]
     }
-    return {key: value for key, value in set_there.items() if getattr(settings, key) == value}
+    return {key: value for key, value in changed_by_grid.items() if getattr(settings, key) == value}
 
 
 def format_settings(values: Mapping[str, Any]) -> str:
@@ -185,7 +185,7 @@ def own_data_entry(
         recorded_schedule: the schedule that the results folder has records of; it takes precedence over defaults.
 
     Returns:
-        The entry, and a line that tells the defaults; "" where everything was set.
+        The entry, and a line that lists the defaults it uses; "" where everything was set.
     """
     defaults = OwnDataDefaults.read(CONFIGS / "own_data.yaml")
     typed_values = {
@@ -220,7 +220,7 @@ def own_data_entry(
 
 
 def check_schedule(fields: Mapping[str, Any]) -> None:
-    """ValueError where fields of a schedule do not fit, whatever the others are."""
+    """ValueError where these fields fit no schedule, whatever its other fields are."""
     Schedule(**{"initial": 1, "budget": 1, "rounds": 1, **fields})
     if fields.get("budget_in") == "boxes" and "budget" not in fields:
         raise ValueError("budget_in=boxes: set budget=N, the number of boxes bought between two trainings")

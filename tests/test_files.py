@@ -269,7 +269,7 @@ def test_a_sparse_file_is_refused_by_its_size(tmp_path: Path, command: Command) 
     for path in (store.path(CELL), store.path(CELL, "measured"), store.folder / "grid.json"):
         with open(path, "ab") as handle:
             handle.truncate(2**40)
-    for read in (store.records, store.header, store.measurements, store.devices, store.codes):
+    for read in (store.records, store.header, store.measurements, store.devices, store.code_hashes):
         with pytest.raises(ValueError, match=r"seed-0\.jsonl has 1,048,576 MB: such a file has 256 at most"):
             read(CELL)
     with pytest.raises(ValueError, match=r"grid\.json has 1,048,576 MB"):

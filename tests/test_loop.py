@@ -155,11 +155,11 @@ def test_the_cache_is_looked_through_each_time_a_fiftieth_of_it_was_filled(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("too_few", "returned 4 indices of a budget of 5"),
+        ("too_few", "returned 4 indices for a budget of 5"),
         ("duplicates", "4 duplicates"),
         ("labelled", "5 indices already labelled"),
         ("out_of_range", "5 indices not in `unlabelled`"),
-        ("floats", "it must return a row of integer pool positions"),
+        ("floats", "it must return a one-dimensional array of integer pool positions"),
         ("nan", "1 of 1267 scores are NaN"),
         ("crash", "KeyError: 'a bug in a strategy'"),
         ("undeclared", "did not declare the need 'embed'"),
@@ -346,7 +346,7 @@ def test_an_image_that_brings_more_than_a_budget_spares_the_next_round(tmp_path:
 
 def test_a_choice_under_a_budget_of_boxes_is_checked_too(tmp_path: Path) -> None:
     [failure] = [event for event in run([boxes("too_few")], tmp_path) if isinstance(event, Failure)]
-    assert re.search(r"too_few returned (\d+) indices of a budget of \d+", failure.line)
+    assert re.search(r"too_few returned (\d+) indices for a budget of \d+", failure.line)
 
 
 def test_a_task_that_counts_no_boxes_is_refused_before_any_fit(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_what_is_not_more_of_the_same_is_refused(
     before = bytes_of(tmp_path / "run")
     code, said = run("run", *then)
     assert code == 2
-    assert ("rounds can be raised, not lowered, and not of one pass" in said) == ("budget=6" not in then)
+    assert ("rounds can be raised, not lowered, and not with one_pass=true" in said) == ("budget=6" not in then)
     assert bytes_of(tmp_path / "run") == before
 
 

@@ -131,5 +131,5 @@ def test_a_code_of_the_older_rule_raises_no_alarm(shared: Path, tmp_path: Path) 
     path = store.path(helped_cell.path, "measured")
     [line], *_ = read_lines(path, ordered=False)
     path.write_bytes(encode_line(line | {"code": "0123456789abcdef"}))
-    assert store.codes(helped_cell.path) == set()
+    assert store.code_hashes(helped_cell.path) == set()
     assert list(record_checks.edited_code_remarks([helped_cell], store)) == []

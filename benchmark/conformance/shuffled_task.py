@@ -1,4 +1,4 @@
-"""A task with its pool in another order, in which a strategy must select the same kind of images."""
+"""A task with its pool in another order: a strategy must not select images for their positions."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def keeps_to_budget(trial: StrategyTrial) -> str | None:
 
 
 def repeats_itself(trial: StrategyTrial) -> str | None:
-    """Finds a memory between calls: equal arguments must give equal selections."""
+    """Finds a strategy that remembers earlier calls: equal arguments must give equal selections."""
     first = trial.choose(seed=0)
     trial.choose(seed=1)
     return (
@@ -79,7 +79,7 @@ def reads_no_unpaid_labels(trial: StrategyTrial) -> str | None:
     task, _ = trial.prepare()
     initial_draw = acquisition.draw_initial(trial.cell, task)
     paid = acquisition.paid_images(trial.cell, initial_draw, initial_draw.initial)
-    # only a strategy that declares it may read the labels of the test set
+    # only a strategy that declares this need may read the labels of the test set
     test = "test_labels" not in trial.plugin.resolve_needs(trial.spec.values)
     others = [task.scrambled(paid, seed, test=test) for seed in (1, 2)]
     same = all(np.array_equal(trial.choose(), trial.choose(task=other)) for other in others)
@@ -91,7 +91,7 @@ def reads_no_unpaid_labels(trial: StrategyTrial) -> str | None:
 def tells_images_apart(trial: StrategyTrial) -> str | None:
     """Finds scores that are all equal.
 
-    Two orders among equals then give two selections that share about as many images as chance has them share.
+    Two random orders of ties then give two selections that share about as many images as random ones would.
     """
     num = len(trial.view().unlabelled)
     budget = min(num // 2, MAX_BUDGET)

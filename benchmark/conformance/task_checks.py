@@ -50,7 +50,11 @@ def scores_its_metric(fitted: FittedTask) -> str | None:
     scores = task.score(model)
     if (name := resolve_metric(task.metric).name) not in scores:
         return f"score() does not return the metric {name}"
-    single = {f"{name} of {of}": value for name, by in class_scores(scores).items() for of, value in by.items()}
+    single = {
+        f"{score} of {label}": value
+        for score, by_class in class_scores(scores).items()
+        for label, value in by_class.items()
+    }
     broken = [name for name, value in (scores | single).items() if not np.isfinite(value)]
     return f"not finite: {', '.join(broken)}" if broken else None
 
@@ -119,12 +123,12 @@ def derivative_pairs(task: Any, model: nn.Module, indices: Indices) -> Iterator[
     """Yields the derivative of each image's loss along one direction, by backpropagation and by `directional`."""
     weights = task.weights(model)
     generator = torch.Generator().manual_seed(0)
-    along = {name: torch.randn(w.shape, generator=generator).to(w) for name, w in weights.items()}
+    direction = {name: torch.randn(w.shape, generator=generator).to(w) for name, w in weights.items()}
     targets = task.pseudo_labels(model, indices, 1, 0.1)
-    fast = task.directional(model, indices, targets, along)
+    fast = task.directional(model, indices, targets, direction)
     for number, loss in enumerate(task.losses(model, indices, targets)):
         slow = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
-        g, d = (torch.cat([part.double().flatten() for part in parts]) for parts in (slow, along.values()))
+        g, d = (torch.cat([part.double().flatten() for part in parts]) for parts in (slow, direction.values()))
         yield float(g @ d), float(fast[number])
 
 

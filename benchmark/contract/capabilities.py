@@ -1,12 +1,12 @@
 """What a task can do for strategies: one protocol for each capability.
 
-A task has a capability if it has the protocol's method. A strategy asks for it by the name of the method:
+A task has a capability if it has the protocol's method. A strategy declares it by the name of the method:
 `needs={"predict"}`. The method of a task takes the model first: one of the task's own, in eval mode. The method of a
 `View` has the model bound. A method that cannot serve a model or a parameter raises ValueError and says which one it
 can serve.
 
-Shapes: N images, P predictions, C classes, D features. `indices` are positions in the pool; the rows of a result are in
-their order.
+Shapes: N images, P predictions, C classes, D features. `indices` are positions in the pool; results
+are in the order of `indices`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Predicts(Protocol):
             indices: (N,) positions in the pool.
 
         Returns:
-            P predictions: of a classifier one per image, in the order of `indices`; of a detector any number; of a
-            segmenter one per place. Rows of probabilities sum to one.
+            P predictions: a classifier gives one per image, in the order of `indices`, a detector any number, a
+            segmenter one per location. Rows of probabilities sum to one.
         """
 
 
@@ -116,7 +116,7 @@ class Embeds(Protocol):
     """Need `embed`: the model's features of images."""
 
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
-        """Returns the input of the last layer, averaged over places where there are several.
+        """Returns the input of the last layer, averaged over locations where there are several.
 
         Args:
             model: the model of the round.
@@ -148,7 +148,7 @@ class DescribesBoxes(Protocol):
     """Need `box_features`: a detector's features of its boxes."""
 
     def box_features(self, model: nn.Module, indices: Indices) -> Tensor:
-        """Returns the input of the classification layer at the place where each box was predicted.
+        """Returns the input of the classification layer at the location where each box was predicted.
 
         Args:
             model: the model of the round.
@@ -211,8 +211,8 @@ class ShowsLabels(Protocol):
             indices: (N,) positions in the pool.
 
         Returns:
-            Of a classifier (N,) classes; of a segmenter (N, h, w) classes of its places (255: ignored); of a detector
-            the boxes of each image.
+            Of a classifier (N,) classes; of a segmenter (N, h, w) classes of its locations (255: ignored); of a
+            detector the boxes of each image.
         """
 
 
@@ -304,5 +304,5 @@ class Differentiates(Protocol):
             direction: one tensor for each parameter of `weights`, by its name.
 
         Returns:
-            (N,) derivatives, the same as d loss / d weights from backpropagation, times the direction.
+            (N,) derivatives: the inner product of the direction with d loss / d weights, as backpropagation gives it.
         """

@@ -16,10 +16,10 @@ class Companion(Protocol):
         """The share of training after which the companion's gradient no longer reaches the model (0: it never does)."""
 
     def module(self, channels: Sequence[int]) -> nn.Module:
-        """Builds a new module that maps the model's stage maps, (N, channels[i], H_i, W_i) each, to (N,).
+        """Builds a new module that maps feature maps, (N, channels[i], H_i, W_i) from stage i of the model, to (N,).
 
         Args:
-            channels: the number of channels of each stage map.
+            channels: the number of channels of each stage's feature map.
         """
 
     def loss(self, output_N: Tensor, losses_N: Tensor) -> Tensor:

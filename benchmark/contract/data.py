@@ -60,7 +60,7 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Predictions:
-    """P predictions on N images: one per image of a classifier, any number of a detector, one per place of a segmenter.
+    """P predictions on N images: a classifier gives one per image, a detector any number, a segmenter one per location.
 
     Args:
         scores_PC: (P, C) class probabilities; rows sum to one. The last column of a detector is background: the
@@ -68,9 +68,9 @@ class Predictions:
         image_P: (P,) the image of each prediction, 0..N-1.
         num_images: N.
         boxes_P4: (P, 4) x1, y1, x2, y2 in pixels of the stored image; None without boxes.
-        proposals_P4: (P, 4) the proposal that each box was refined from; None but for two-stage detectors.
+        proposals_P4: (P, 4) the proposal that each box was refined from; None except for two-stage detectors.
         paper_score_P: (P,) the score of each box as the detector's paper defines it, where `scores_PC` holds another
-            one.
+            score; otherwise None.
     """
 
     scores_PC: Tensor
@@ -107,7 +107,7 @@ class Predictions:
             how: the aggregation: `sum`, `mean` or `max`. It does not apply where there is one prediction per image.
 
         Returns:
-            (N,) values; 0 for an image without predictions, so let 0 mean what such an image deserves.
+            (N,) values; 0 for an image without predictions: choose `values_P` so that 0 ranks it where it belongs.
         """
         if self.one_each:
             return values_P
@@ -125,8 +125,8 @@ class Encoding:
         attention_NT: (N, T) how much each patch matters; rows sum to one.
         global_NE: (N, E) features of the whole images.
         seconds: seconds that it took to compute the encoding, whenever that was; a cache may have held it.
-        seconds_now: seconds of that which were spent when it was asked for now. If a task leaves it at 0, the time
-            counts as time of the selection too.
+        seconds_now: the part of `seconds` that was spent in this call, 0 if a cache held the encoding. If a task always
+            leaves it at 0, the time counts as time of the selection too.
     """
 
     patches_NTD: Tensor
@@ -146,7 +146,7 @@ class EncodingTime:
 
     Args:
         seconds: seconds that it took to compute them, whenever that was.
-        seconds_now: seconds of that which were spent during this selection.
+        seconds_now: the part of `seconds` that was spent during this selection.
     """
 
     seconds: float = 0.0

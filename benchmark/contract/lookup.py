@@ -46,8 +46,8 @@ def build_encoder(label: EncoderName, pool: Pool, machine: Machine) -> Encoder:
     """
     name, parameters = notation.parse_label(label)
     plugin = registry.get("encoder", name)
-    built: Encoder = plugin.build(machine, plugin.bind(parameters), pool)
-    return built
+    encoder: Encoder = plugin.build(machine, plugin.bind(parameters), pool)
+    return encoder
 
 
 def check_encoder_weights(label: EncoderName, machine: Machine) -> None:
@@ -116,8 +116,8 @@ def hash_weight_files(label: EncoderName, machine: Machine) -> dict[str, str]:
 def hash_file(path: Path, *_: int) -> str:
     """Returns the sha256 of a file.
 
-    The result is cached. The file is read again when the other arguments have changed: size, inode, and times of
-    change, one of which no program can set.
+    The result is cached. The other arguments make the cache read a changed file again: its size, its inode, and two
+    times of change, one of which no program can set.
     """
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

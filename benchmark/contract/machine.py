@@ -12,7 +12,7 @@ from benchmark.plugins.paths import resolve_data_path
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a task runs; nothing here may change a number on the same device.
+    """Where a task runs; no field except `device` may change a number.
 
     Args:
         device: the device of models and tensors.

@@ -38,7 +38,7 @@ class Metric:
 
     @property
     def is_share(self) -> bool:
-        """Whether values lie in 0 to 1, so that people read hundredths of them."""
+        """Whether values lie in 0 to 1, so that their differences are read in hundredths."""
         return self.unit == SHARE
 
     @property
@@ -56,8 +56,7 @@ KNOWN_METRICS = {
 
 
 def resolve_metric(metric: Metric | str) -> Metric:
-    """Returns the metric itself, or the known metric of this name; of an unknown name, one whose higher values are
-    better."""
+    """Returns the metric itself, or the metric of this name; for an unknown name, higher values are better."""
     return metric if isinstance(metric, Metric) else KNOWN_METRICS.get(metric, Metric(metric))
 
 

@@ -30,7 +30,7 @@ def register(
 
     Args:
         needs: the capabilities of the task that it uses, and the labels that it reads beyond those that are paid for.
-            Where they depend on its parameters: a function of those, called with keywords.
+            Where they depend on its parameters: a function that is called with the parameters as keywords.
         version: a whole number from 1, raised by hand when the strategy's numbers change.
         companion: builds the Companion that is trained beside the model, called with the strategy's parameters as
             keywords; may return None.
@@ -63,9 +63,10 @@ def register_task(
             takes `machine` alone. A recipe may have a method `for_cpu()` that returns the settings with which a CPU
             trains a model in minutes, {} where they are set already.
         published: a second recipe, the one of a paper, from which `published=true` starts.
-        missing_capabilities: from the task's parameters, the capabilities of its class that these parameters take away.
-        label_leakage: from the task's parameters, a text that says which labels shaped the pool before they were paid
-            for, "" for none. Rows of such a task carry a dagger in tables.
+        missing_capabilities: a function of the task's parameters; returns the capabilities of the task's class that it
+            lacks with these parameters.
+        label_leakage: a function of the task's parameters; returns a text that says which labels shaped the pool before
+            they were paid for, "" for none. Rows of such a task carry a dagger in tables.
         check: called as `check(machine, recipe)` before the task reads its data; raises ValueError where a file of
             weights does not fit.
     """

@@ -1,4 +1,4 @@
-"""What a task, an encoder and a companion must have, and what they may have.
+"""What a task and an encoder must have, and what they may have.
 
 Shapes: N images, P predictions, C classes, D features. `Indices` are positions in the pool.
 """
@@ -39,7 +39,7 @@ class Pool(Protocol):
 class Encoder(Protocol):
     """A frozen network, or anything else that maps images to features; equal images give equal features.
 
-    An encoder that keeps its weights may have an attribute `seconds`: the seconds that their training took.
+    An encoder that is trained and stores its weights may have an attribute `seconds`: the seconds of that training.
     """
 
     @property
@@ -63,7 +63,7 @@ class Task(Protocol):
 
     Args:
         num_pool: number of images in the pool.
-        batch_size: number of images that one call of `losses` takes comfortably.
+        batch_size: number of images that one call of `losses` can take.
         fingerprint: a hash of the data; equal fingerprints mean equal images and labels.
     """
 
@@ -126,8 +126,9 @@ class Task(Protocol):
         """
 
     def scrambled(self, paid: Indices, seed: int, *, test: bool = True) -> Task:
-        """Returns the same task with labels that are not paid for drawn at random, for the test that a strategy reads
-        none.
+        """Returns the same task with random labels in place of those that are not paid for.
+
+        With such tasks `check` tests that a strategy reads no label that it has not paid for.
 
         Args:
             paid: positions of the images whose labels stay.
@@ -163,7 +164,7 @@ class ReportsBatchSizes(Protocol):
 
 @runtime_checkable
 class FromFiles(Protocol):
-    """What a task may have beside its capabilities if its images come from files; no View gives it out."""
+    """What a task may have beside its capabilities if its images come from files; strategies do not see it."""
 
     def source_files(self) -> dict[str, list[tuple[str, str]]]:
         """Returns the files that the images come from, for messages and reports.

@@ -61,8 +61,8 @@ class Reference:
 class View:
     """What a strategy sees of one round: the model, the labelled and unlabelled sets, and the capabilities it declared.
 
-    The true labels of unlabelled images and of the test set cannot be read: asking for one raises PermissionError.
-    Strategies use `model`, `num_initial` and the methods below; the harness builds the View.
+    The true labels of unlabelled images and of the test set cannot be read: a method that would reveal one raises
+    PermissionError. Strategies use `model`, `num_initial` and the methods below; the harness builds the View.
 
     Args:
         task: the task whose capabilities the view passes on.
@@ -72,8 +72,8 @@ class View:
         num_initial: number of initial random images.
         held_out: positions of the labelled images that are set aside and not trained on.
         needs: the capabilities and labels that the strategy declared.
-        purchase_sizes: number of images bought in each round; by default the initial set and all later purchases.
-        tie_seed: seed of the order among equal values.
+        purchase_sizes: number of images bought in each round; by default the initial set, and all later ones together.
+        tie_seed: seed of the random order that breaks ties.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class View:
         return task.proposals(self.model, self.__check_visible(indices))
 
     def embed(self, indices: Indices) -> Tensor:
-        """Returns the input of the last layer, averaged over places: (N, D) float32, not to be changed in place.
+        """Returns the input of the last layer, averaged over locations: (N, D) float32, not to be changed in place.
 
         Args:
             indices: (N,) positions in the pool.
@@ -337,10 +337,10 @@ class View:
         return task.directional(self.model, self.__check_visible(indices), targets, direction)
 
     def choice_of(self, label: str, budget: int, rng: np.random.Generator) -> Indices:
-        """Returns what another strategy would select here; its needs must be declared (see `find_strategy`).
+        """Returns what another strategy would select here; this strategy must declare the other's needs too.
 
         Args:
-            label: the other strategy with its parameters: `isal[k=2]`.
+            label: the other strategy with its parameters, `isal[k=2]`; see `find_strategy`.
             budget: number of images to select.
             rng: the generator that it draws from.
         """
@@ -355,8 +355,8 @@ class View:
 
         Args:
             which: `labelled`, `initial`, `held_out` or `test`. The last two must be declared as needs, "held_out" and
-                "test_labels": the images of the first are charged for, the second marks every row of every table with a
-                dagger.
+                "test_labels". The strategy pays for held-out labels; reading test labels marks its rows in every table
+                with a dagger.
 
         Raises:
             ValueError: there is no such set.

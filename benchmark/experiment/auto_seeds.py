@@ -14,7 +14,7 @@ LOOKS = (8, 10, 12, 15, 20, 25, 30)  # numbers of seeds at which comparisons are
 
 @dataclass(frozen=True)
 class AutoSeeds:
-    """How an experiment with `seeds=auto` decides; see `analysis.sequential`.
+    """The rule by which an experiment with `seeds=auto` adds seeds and stops; see `analysis.sequential`.
 
     Attributes:
         reference: the label of the strategy that all others are compared with.

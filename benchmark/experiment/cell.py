@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def has_companion(self) -> bool:
-        """Whether the strategy trains a companion beside the model, so that even its round 0 is its own."""
+        """Whether the strategy trains a companion beside the model, so that it shares no round, not even round 0."""
         return self.strategy.plugin.resolve_declaration("companion", self.strategy.values) is not None
 
     @property

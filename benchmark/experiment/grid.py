@@ -23,7 +23,7 @@ class Experiment:
     strategies: tuple[Spec, ...]
     seeds: tuple[int, ...]
     auto: AutoSeeds | None = None
-    num_seeds: Mapping[str, int] = field(default_factory=dict, hash=False)  # by strategy, where it is smaller
+    num_seeds: Mapping[str, int] = field(default_factory=dict, hash=False)  # by strategy, where fewer than `seeds`
     variants: tuple[Variant, ...] = (ORDINARY,)  # run for each seed
 
     def cells(self) -> Iterator[Cell]:
@@ -48,7 +48,7 @@ class Grid:
     remarks: tuple[str, ...] = ()  # settings that were filled in, one line for each experiment
 
     def cells(self, by_seed: bool = False) -> list[Cell]:
-        """Lists the cells in the order of running, each once, even where experiments share it, and checks their needs.
+        """Lists the cells in the order of running, each once even where experiments share it, and checks their needs.
 
         Args:
             by_seed: the first seed of all experiments goes before the second; otherwise experiment by experiment.

@@ -43,13 +43,13 @@ class OwnDataDefaults:
         return cls(**values)
 
     def strategies_for(self, capabilities: frozenset[str]) -> list[str]:
-        """The labels of the default strategies for a task with these capabilities. Their own needs are not checked."""
+        """The labels of the default strategies for a task with these capabilities; needs are not checked here."""
         return [
             label for label, capability in self.strategies.items() if capability is None or capability in capabilities
         ]
 
     def step_size(self, num_pool: int) -> int:
-        """The number of images labelled at the start and between two trainings: one significant digit, at least 1."""
+        """The number of images labelled at the start and per budget: rounded to one significant digit, at least 1."""
         size = int(min(max(self.share * num_pool, min(self.least, num_pool // 10)), self.most))
         return max(1, round(size, 1 - len(str(size))))
 
@@ -59,7 +59,7 @@ class OwnDataDefaults:
         Args:
             num_pool: number of images in the pool.
             overrides: settings of the schedule that were set.
-            num_validation: number of held-out labels where `overrides` does not tell.
+            num_validation: number of held-out labels where `overrides` does not set it.
 
         Returns:
             Values of SIZES.

@@ -14,7 +14,7 @@ from benchmark.plugins.paths import CONFIGS
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of a run. None means: the value of the grid."""
+    """The settings of a run; configs/config.yaml says what each means, also where it is None (null)."""
 
     grid: str
     experiments: dict[str, Any]
@@ -98,12 +98,12 @@ class Settings:
 
         On Ray, and with deterministic=true, it is cpus_per_cell (or 1) where `threads` is not set.
         """
-        counted = self.launcher == "ray" or self.deterministic
-        return (self.cpus_per_cell or 1) if self.threads is None and counted else self.threads
+        is_fixed = self.launcher == "ray" or self.deterministic
+        return (self.cpus_per_cell or 1) if self.threads is None and is_fixed else self.threads
 
 
-SETTING_LINE = re.compile(r"(?P<name>\w+): +(?P<default>\S.*?) +# (?P<what>.*)")  # a line of configs/config.yaml
-COMMAND_SETTINGS = {  # of commands that train nothing; the others take all but check_on
+SETTING_LINE = re.compile(r"(?P<name>\w+): +(?P<default>\S.*?) +# (?P<meaning>.*)")  # a line of configs/config.yaml
+COMMAND_SETTINGS = {  # of commands that run no grid; the others take all but check_on
     "list": ("plugins", "format"),
     "new": ("plugins", "check_on"),
     "check": (

@@ -31,7 +31,7 @@ class IncompatibleScheduleError(ValueError):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many labels are bought when.
+    """How many labels are bought, and when.
 
     Attributes:
         initial: number of images labelled at random before round 0. 0 needs one_pass and a strategy that needs no
@@ -42,7 +42,7 @@ class Schedule:
         budget_in: the unit of `budget`: images, or the boxes on them.
         until: `METRIC VALUE +- WIDTH`: the first round that scores at least VALUE - WIDTH is the last one. "": run all
             rounds.
-        one_pass: all images are selected at once, with the model of round 0, and bought in that order, `budget` a
+        one_pass: all images are selected at once, with the model of round 0, and bought in that order, `budget` per
             round.
     """
 
@@ -104,10 +104,10 @@ class Schedule:
         """The schedule in words."""
         each = f"{self.budget:,} {self.budget_in}"
         if self.one_pass:
-            bought = f"all chosen at once, then {each} a round, {self.num_acquisitions} times"
+            purchases = f"all chosen at once, then {each} a round, {self.num_acquisitions} times"
         else:
-            bought = f"then {each} more, {self.num_acquisitions} times"
-        parts = [f"{plural(self.initial, 'image')} at first", bought]
+            purchases = f"then {each} more, {self.num_acquisitions} times"
+        parts = [f"{plural(self.initial, 'image')} at first", purchases]
         parts += [f"{plural(self.validation, 'image')} set aside"] * bool(self.validation)
         parts += [f"until {self.until}"] * bool(self.until)
         return ", ".join(parts)
@@ -122,13 +122,13 @@ class Schedule:
         return self.initial + self.budget * (round_number + self.num_acquisitions - self.rounds + 1)
 
     def identity(self) -> dict[str, Any]:
-        """The fields for keys and manifests, without fields of later releases at their default, so that keys stay."""
+        """The fields for keys and manifests, without fields of later releases at their default: so old keys stay."""
         later = ("budget_in", "until", "one_pass")
         values = [(field, getattr(self, field.name)) for field in dataclasses.fields(self)]
         return {field.name: value for field, value in values if field.name not in later or value != field.default}
 
     def check_pool_size(self, num_pool: int) -> None:
-        """IncompatibleScheduleError where the pool is too small; of a budget in boxes, only the start is checked."""
+        """IncompatibleScheduleError where the pool is too small. A budget in boxes is not counted."""
         in_boxes = self.budget_in == "boxes"
         num_labels = self.initial + self.validation + (0 if in_boxes else self.budget * self.num_acquisitions)
         settings_to_lower = "initial= or validation=" if in_boxes else "rounds=, budget=, initial= or validation="
@@ -138,7 +138,7 @@ class Schedule:
             )
 
     def reaches_target(self, scores: Mapping[str, float]) -> bool:
-        """Whether these scores reach the band of `until`. ValueError where there is no score of its metric."""
+        """Whether these scores reach the band of `until`. ValueError where they lack the metric of the band."""
         if not self.until:
             return False
         metric, value, width = parse_band(self.until)

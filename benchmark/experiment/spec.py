@@ -14,7 +14,7 @@ from benchmark.text import notation
 
 @dataclass(frozen=True)
 class Spec:
-    """A plug-in with its parameters. Two spellings of the same parameters are equal."""
+    """A plug-in with its parameters. Two spellings of the same parameters give equal specs."""
 
     plugin: Plugin
     label: str
@@ -56,7 +56,7 @@ class Spec:
         return codes[0] if len(codes) == 1 else f"files-{hashlib.sha256(' '.join(codes).encode()).hexdigest()[:16]}"
 
     def identity(self, only_non_defaults: bool = False) -> dict[str, Any]:
-        """Everything about it that can change a number.
+        """Everything about the plug-in that can change a number.
 
         Args:
             only_non_defaults: leave out parameters at their default, so that a parameter that a later release adds

@@ -1,8 +1,8 @@
 """Variants: runs from the same initial set that differ only in their training or their selection.
 
 The seed of a cell draws its initial and its held-out set. It also seeds training and selection, unless the cell is a
-variant, which gives these two other random numbers. Variants of different seeds have nothing in common: training 1 of
-seed 3 is unrelated to training 1 of seed 4. Imports neither torch nor numpy.
+variant, whose training or selection has a seed of its own. Variants of different seeds have nothing in common:
+training 1 of seed 3 is unrelated to training 1 of seed 4. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, order=True)
 class Variant:
-    """Numbers of the training and the selection of a seed; 0 is the one that the seed alone determines.
+    """Which training and which selection of a seed a cell is; number 0 depends on the seed alone.
 
     Attributes:
         training: seeds the training of the model and of its companion.

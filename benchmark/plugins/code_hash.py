@@ -1,4 +1,4 @@
-"""Hashes the code of a plug-in: its file, and what that imports from its own package or folder. Imports no torch."""
+"""Hashes the code of a plug-in: its file, and what it imports from its package or folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OwnModules:
         return cls({top: file.parents[depth] / top})
 
     def find(self, module: str) -> Path | None:
-        """The file of a module with an absolute name; None where it is not one of these."""
+        """The file of a module with an absolute name; None where it is no such module."""
         for package, folder in self.folders.items():
             if module != package and not module.startswith(f"{package}." * bool(package)):
                 continue
@@ -83,13 +83,13 @@ def hash_code(file: Path, module: str, in_user_folder: bool) -> str:
     Raises:
         OSError, SyntaxError: a file cannot be read or parsed.
     """
-    own, waiting, codes = OwnModules.of(file, module, in_user_folder), [file], dict[str, str]()
-    while waiting:
-        path = waiting.pop()
+    own, queue, codes = OwnModules.of(file, module, in_user_folder), [file], dict[str, str]()
+    while queue:
+        path = queue.pop()
         name = own.module_name(path)
         if name not in codes:
             tree = ast.parse(path.read_bytes())
-            waiting += own.imported_files(path, tree)
+            queue += own.imported_files(path, tree)
             codes[name] = strip_docstrings(tree)
     text = "\0".join(f"{name}\0{codes[name]}" for name in sorted(codes))
     return f"files-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -93,10 +93,10 @@ def import_plugin(name: object, load: Callable[[], Any]) -> Any:
         words = " ".join(error_message(error).split())
         if isinstance(error, ValueError) and str(name) in words:
             raise ValueError(words) from error
-        ours = isinstance(error, ModuleNotFoundError) and not set(FOLDERS.values()).isdisjoint(
+        is_ours = isinstance(error, ModuleNotFoundError) and not set(FOLDERS.values()).isdisjoint(
             str(error.name).split(".")
         )
-        hint = "; files of one folder import each other by their names alone, `from _maths import ...`" * ours
+        hint = "; files of one folder import each other by their names alone, `from _maths import ...`" * is_ours
         raise ValueError(f"{name} does not import: {type(error).__name__}: {words}{hint}") from error
 
 
@@ -115,11 +115,11 @@ def load_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise ValueError(f"plugins={folder}: no such folder")
-    home = str(folder.resolve())
+    real_path = str(folder.resolve())
     loaders = (ExtensionFileLoader, EXTENSION_SUFFIXES), (UncachedLoader, SOURCE_SUFFIXES)
-    sys.path_importer_cache[home] = FileFinder(home, *loaders)
-    if home not in sys.path:
-        sys.path.append(home)  # its files may import each other; last on the path, so that they shadow nothing
+    sys.path_importer_cache[real_path] = FileFinder(real_path, *loaders)
+    if real_path not in sys.path:
+        sys.path.append(real_path)  # its files may import each other; last on the path, so that they shadow nothing
     for path in sorted(folder.glob("[!._]*.py")):
         if not path.name.startswith("test_"):
             load_file(path)

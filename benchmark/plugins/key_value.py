@@ -47,7 +47,7 @@ def read_settings(arguments: Sequence[str], annotations: Mapping[str, Any]) -> d
     """Reads `key=value` arguments.
 
     Args:
-        arguments: the arguments as typed; the last of several with one key counts.
+        arguments: the arguments as typed; of several with the same key, the last counts.
         annotations: the type of each known setting, by name.
 
     Returns:

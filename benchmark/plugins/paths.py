@@ -23,7 +23,7 @@ RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")  # of OmegaConf: `${oc.env:HOME}`, `
 def reject_resolvers(word: str) -> str:
     """Returns an argument unchanged. ValueError where it holds a resolver of OmegaConf, as `${oc.env:SECRET}`.
 
-    Its value would end up in the records. A folder may be called `${x}`.
+    The resolved value would end up in the records. `${x}` passes, because a folder may have that name.
     """
     if match := RESOLVER.search(word):
         raise ValueError(

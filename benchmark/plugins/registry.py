@@ -21,7 +21,7 @@ from benchmark.text.notation import PLUGIN_NAME, QuotedText, format_value, parse
 from benchmark.text.words import describe_error, did_you_mean
 
 REQUIRED = inspect.Parameter.empty
-EncoderName: TypeAlias = Annotated[str, "encoder"]  # type of a parameter that names one: `patch_pca[patch=4]`
+EncoderName: TypeAlias = Annotated[str, "encoder"]  # type of a parameter that names an encoder: `patch_pca[patch=4]`
 StrategyName: TypeAlias = Annotated[str, "strategy"]  # the same for strategies: `isal[k=2]`
 USER_MODULE_PREFIX = "al_benchmark_plugin_"  # begins the module names of files in a user's folder
 FOLDERS = {"strategy": "strategies", "task": "tasks", "encoder": "encoders"}
@@ -38,7 +38,7 @@ class Plugin:
         version: raised by hand when its numbers change.
         needs: capabilities and labels that a strategy uses, or a function of its parameters that returns them.
         companion: builds the companion of a strategy from its parameters.
-        recipes: the recipes of a task: the default one at False, the published one at True.
+        recipes: the recipes of a task: the default one under False, the published one under True.
         missing_capabilities: returns the capabilities that a task lacks under its parameters.
         label_leakage: tells, from a task's parameters, which labels influence the pool without being paid for.
         check_weights: checks files of weights before a task reads its data.
@@ -110,7 +110,7 @@ class Plugin:
         return f"{self.name}[{inside}]" if inside else self.name
 
     def non_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters, of all that `bind` returned, that differ from their default."""
+        """The parameters returned by `bind` that differ from their default."""
         defaults = self.parameters(bool(values.get("published", False)))
         return {
             n: v for n, v in values.items() if (n == "published" and v) or (n != "published" and v != defaults[n][1])
@@ -215,10 +215,10 @@ class Plugin:
 
     @cache  # noqa: B019
     def code_hash(self) -> str:
-        """A hash of its source code and of what that imports from its own package or folder.
+        """A hash of its source code and of the modules that it imports from its own package or folder.
 
-        Comments and docstrings do not count. It reveals that a plug-in was edited without raising its version. ""
-        where there is no file, as in a notebook.
+        Comments and docstrings do not count. A changed hash reveals that a plug-in was edited while its version stayed.
+        The hash is "" where there is no file, as in a notebook.
         """
         module = self.function.__module__
         try:

@@ -24,7 +24,7 @@ def {name}(view: View, budget: int, rng: Generator, *, how: How = "mean") -> Ind
     return view.highest(predictions.per_image(uncertainty_P, how), budget)
 '''
 
-STRATEGY_TEST_TEMPLATE = '''"""{name} follows the rules of all strategies, and does what it alone promises."""
+STRATEGY_TEST_TEMPLATE = '''"""Tests that {name} follows the rules of all strategies; add tests of its own features."""
 
 import torch
 
@@ -67,7 +67,7 @@ def {name}(machine: Machine, recipe: Recipe) -> Classification:
     return build_task(machine, recipe, pool, test, num_classes=3, classes=["dark", "grey", "light"])
 '''
 
-TASK_TEST_TEMPLATE = '''"""{name} follows the rules of all tasks, and does what it alone promises."""
+TASK_TEST_TEMPLATE = '''"""Tests that {name} follows the rules of all tasks; add tests of its own features."""
 
 import torch
 

@@ -31,8 +31,8 @@ class Parameter:
 def plugin_files(kind: str, folder: Path | None = None) -> dict[str, Path]:
     """The file of each plug-in of a kind, by name: ours, and those of a user's folder."""
     ours = {path.stem: path for path in sorted(folder_of(FOLDERS[kind]).glob("[!._]*.py"))}
-    theirs = sorted(folder.glob("[!._]*.py")) if folder else []
-    return ours | {name: path for path in theirs for name, of in registered_plugins(path) if of == kind}
+    user_files = sorted(folder.glob("[!._]*.py")) if folder else []
+    return ours | {name: path for path in user_files for name, own_kind in registered_plugins(path) if own_kind == kind}
 
 
 def experiment_names(grid: str) -> list[str]:
@@ -51,8 +51,8 @@ def registered_plugins(path: Path) -> Iterator[tuple[str, str]]:
     """Yields the name and the kind of every plug-in that a file registers."""
     for node in parse_file(path).body:
         for call in decorator_calls(node):
-            if (called := ast.unparse(call.func).rpartition(".")[2]) in DECORATORS and isinstance(node, Function):
-                yield node.name, DECORATORS[called]
+            if (decorator := ast.unparse(call.func).rpartition(".")[2]) in DECORATORS and isinstance(node, Function):
+                yield node.name, DECORATORS[decorator]
 
 
 def decorator_calls(node: ast.stmt) -> list[ast.Call]:
@@ -89,8 +89,8 @@ def read_parameters(path: Path, name: str) -> Mapping[str, Parameter]:
 def recipe_fields(path: Path, value: ast.expr) -> dict[str, Parameter]:
     """Reads the fields of the recipe that an expression builds: `Recipe(...)`, `replace(RECIPE, ...)` or a name."""
     if isinstance(value, ast.Call):
-        is_replaced = ast.unparse(value.func).rpartition(".")[2] == "replace" and value.args
-        return recipe_fields(path, value.args[0] if is_replaced else value.func)
+        is_replace_call = ast.unparse(value.func).rpartition(".")[2] == "replace" and value.args
+        return recipe_fields(path, value.args[0] if is_replace_call else value.func)
     where, node = find_definition(path, value)
     if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
         return recipe_fields(where, node.value)
@@ -126,7 +126,7 @@ def read_parameter(path: Path, annotation: ast.expr | None) -> Parameter:
 
 
 def find_definition(path: Path, name: ast.expr) -> tuple[Path, ast.stmt | None]:
-    """Finds the file and the statement that define a name used in a file; no statement where it is not ours."""
+    """Finds the file and the statement that define a name used in a file; None as statement where it is not ours."""
     target = ast.unparse(name)
     for node in parse_file(path).body:
         if isinstance(node, ast.ImportFrom):

@@ -16,7 +16,7 @@ PLUGIN_KINDS = ("encoders", "strategies", "tasks")  # what a plug-in's parameter
 
 
 class MixedRecordsError(ValueError):
-    """Records that must not stand in one table: they were made with other versions, parameters, data or weights."""
+    """Records that must not stand in one table: their versions, parameters, data or weights differ."""
 
 
 class Agreement:
@@ -44,7 +44,7 @@ class Agreement:
         return ""
 
     def add(self, header: Header, strategy: str, place: object) -> str:
-        """Does the same; records that agree are remembered for the comparison with later ones."""
+        """Returns `difference`, and remembers records that agree for the comparison with later ones."""
         difference = self.difference(header, strategy, place)
         if not difference and strategy not in self.header_by_strategy:
             self.header_by_strategy[strategy] = header

@@ -90,7 +90,7 @@ def redact_word(word: str) -> str:
 
 
 def redact_run(run: Mapping[str, Any]) -> dict[str, str]:
-    """Returns a run of a manifest with a redacted command, its version, and no commit, which names a repository."""
+    """Returns a run of a manifest with a redacted command and without its commit, which identifies a repository."""
     try:
         words = shlex.split(str(run.get("command", "")))
     except ValueError:

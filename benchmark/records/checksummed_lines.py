@@ -97,5 +97,5 @@ def parse_bodies(texts: Sequence[bytes], path: Path) -> list[dict[str, Any]]:
 
 
 def num_in_order(bodies: Sequence[Mapping[str, Any]]) -> int:
-    """Returns how many lines are a header, round 0, round 1, ...; where two processes wrote, rounds occur twice."""
+    """Returns how many lines are in order: header, round 0, round 1, ...; two processes would write rounds twice."""
     return next((n for n, body in enumerate(bodies) if body.get("round", -1) != n - 1), len(bodies))

@@ -16,7 +16,10 @@ from benchmark.system.validation import Index, Name, convert, first_duplicate
 
 
 def only_adds_rounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether an experiment of a manifest has more rounds than before and else the same schedule, without one pass."""
+    """Whether an experiment differs from its entry in the manifest only in having more rounds.
+
+    False for a one-pass schedule, whose selection depends on the number of rounds.
+    """
     before, now = old["schedule"].get("rounds"), new["schedule"].get("rounds")
     has_more = isinstance(before, int) and isinstance(now, int) and before < now
     return has_more and only_changes_rounds(old, new) and not old["schedule"].get("one_pass")
@@ -46,7 +49,7 @@ class CellEntry(TypedDict):
 
 
 class AutoEntry(TypedDict):
-    """How `seeds=auto` decides; see `auto_seeds.AutoSeeds`."""
+    """The rule of `seeds=auto`; see `auto_seeds.AutoSeeds`."""
 
     reference: Name
     level: float
@@ -127,7 +130,7 @@ def check_experiment(experiment: ExperimentEntry, field: str) -> None:
 
 
 def cell_variant(cell: Mapping[str, Any]) -> Variant:
-    """Returns which training and selection of its seed a cell of a manifest is."""
+    """Returns the variant of a cell of a manifest."""
     return Variant(cell.get("training", 0), cell.get("selection", 0))
 
 

@@ -46,7 +46,8 @@ def checkout_commit(root: Path) -> str:
 def run_git(root: Path, *words: str) -> str:
     """Returns what git prints about a folder.
 
-    The environment cannot lead git to another repository; git runs no program of its settings, and writes no index.
+    The environment cannot lead git to another repository; git runs no program that its settings name, and
+    writes no index.
     Raises OSError, ValueError or subprocess.SubprocessError.
     """
     settings = [part for setting in (*GIT_SETTINGS, f"safe.directory={root}") for part in ("-c", setting)]
@@ -68,8 +69,8 @@ def installed_commit(root: Path) -> str:
         package = distribution("al-benchmark")
         [origin] = [file for file in package.files or () if file.name == "direct_url.json"]
         direct_url = json.loads(origin.read_text(encoding="utf-8"))
-        here = Path(str(package.locate_file("benchmark"))).resolve() == root.resolve() / "benchmark"
-        return str(direct_url["vcs_info"]["commit_id"]) if here else ""
+        is_running = Path(str(package.locate_file("benchmark"))).resolve() == root.resolve() / "benchmark"
+        return str(direct_url["vcs_info"]["commit_id"]) if is_running else ""
     except (PackageNotFoundError, OSError, ValueError, TypeError, KeyError):
         return ""
 

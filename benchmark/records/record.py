@@ -71,7 +71,7 @@ class Measured(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """What one round took; it differs between any two runs."""
 
     round: Count
-    seconds: dict[str, Amount]  # fit, score, select (0 in round 0); `fit` is that of the training, shared or not
+    seconds: dict[str, Amount]  # fit, score, select (0 in round 0), and encode; `fit` is also that of a shared fit
     shared_fit: bool  # the fit came from the cache
     peak_mb: Amount  # peak memory of the round, of the process or on the GPU; see `measuring.peak_memory_mb`
     device: str
@@ -105,7 +105,7 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True):
     cell: dict[str, Any]  # an Identity, with everything else that identifies its plug-ins
     data: str  # the task's fingerprint of its data
     num_pool: Count
-    metric: Name | Metric  # only the name of a metric that is known by it: see `shorten_metric`
+    metric: Name | Metric  # the name alone where it identifies the metric: see `shorten_metric`
     held_out: list[Index]  # the validation set
     schema: int = SCHEMA
     weights: dict[str, dict[str, str]] = {}  # encoder -> parameter -> SHA-256 of the weight file
@@ -152,7 +152,7 @@ def read_header(path: Path) -> Header | None:
 
 
 def parse_header(text: bytes, path: Path) -> Header | None:
-    """Returns the body of a first line as a header; None where it is a round's. ValueError as `read_header`."""
+    """Returns the body of a first line as a header; None where the line is a round. ValueError as `read_header`."""
     [line] = parse_bodies([text], path)
     if "round" in line:
         return None

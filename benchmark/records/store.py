@@ -24,8 +24,7 @@ from typing import Any
 from msgspec import structs
 
 from benchmark.records.agreement import Agreement, MixedRecordsError
-from benchmark.records.anonymous import redact
-from benchmark.records.anonymous import redact_run as anonymous_run
+from benchmark.records.anonymous import redact, redact_run
 from benchmark.records.checksummed_lines import add_checksum, encode_line, read_lines, read_sound_lines
 from benchmark.records.image_file_list import Sources
 from benchmark.records.manifest import manifest_json, only_adds_rounds, only_changes_rounds, run_key
@@ -57,7 +56,7 @@ WRITTEN_FOLDERS = (
 
 
 def describe_auto_seeds(auto: Mapping[str, Any] | None) -> str:
-    """Returns how `seeds=auto` decides, as it is typed; or that seeds are given."""
+    """Returns the rule of `seeds=auto` as it is typed; or that seeds are given."""
     if auto is None:
         return "given seeds"
     return " ".join(["seeds=auto", *(f"{name}={value}" for name, value in auto.items())])
@@ -192,8 +191,8 @@ class Store:
         It compares cells of the same task and schedule, and cells of the same task that the manifest lists.
         """
         experiment, task = path.parents[1], path.parents[2]
-        verified = (experiment, header.data, json.dumps(header.weights, sort_keys=True))
-        if verified in self.verified_folders:
+        verified_key = (experiment, header.data, json.dumps(header.weights, sort_keys=True))
+        if verified_key in self.verified_folders:
             return
         agreement, facts = Agreement(), structs.replace(header, cell={})
         agreement.add(facts, "", "this run")
@@ -203,7 +202,7 @@ class Store:
             difference = agreement.difference(structs.replace(old, cell={}), "", "the file") if old else ""
             if difference:
                 raise MixedRecordsError(f"{sibling} was written with other {difference}: {REMEDY}")
-        self.verified_folders.add(verified)
+        self.verified_folders.add(verified_key)
 
     def append(self, cell: str, record: Record, measured: Measured) -> None:
         """Appends one round; its measurements are written first, so that a record never lacks them."""
@@ -240,8 +239,8 @@ class Store:
         """Returns the devices that a cell ran on."""
         return {measured.device for measured in self.measurements(cell)}
 
-    def codes(self, cell: str) -> set[str]:
-        """Returns the strategy's code hashes in a cell's rounds, without old ones that are of a single file."""
+    def code_hashes(self, cell: str) -> set[str]:
+        """Returns the strategy's code hashes in a cell's rounds, without those of older releases, of a single file."""
         codes = {measured.code for measured in read_measurements(self.path(cell, "measured"))}
         return {code for code in codes if code.startswith("files-")}
 
@@ -314,7 +313,7 @@ class Store:
         return read_manifest(files.read_file(path), path)
 
     def schedules(self) -> dict[str, dict[str, Any]]:
-        """Returns the schedule of each experiment that is named after its task: the user's own, of no grid."""
+        """Returns the schedules of experiments that are named after their task: those on tasks outside the grid."""
         entries = self.manifest()["experiments"] if (self.folder / "grid.json").exists() else []
         return {entry["name"]: entry["schedule"] for entry in entries if entry["name"] == entry["task"]}
 
@@ -344,7 +343,7 @@ class Store:
 
     def unique_runs(self, runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Returns runs as the manifest lists them, each once."""
-        runs = list(map(anonymous_run, runs)) if self.anonymous else list(runs)
+        runs = list(map(redact_run, runs)) if self.anonymous else list(runs)
         return [run for position, run in enumerate(runs) if run not in runs[:position]]
 
     def merge_experiments(self, experiments: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -358,15 +357,17 @@ class Store:
             old = merged.get(new["name"], new)
             for setting in ("task", "schedule"):
                 if old[setting] != new[setting] and not (setting == "schedule" and only_adds_rounds(old, new)):
-                    hint = "rounds can be raised, not lowered, and not of one pass: " * only_changes_rounds(old, new)
+                    rule = "rounds can be raised, not lowered, and not with one_pass=true: "
+                    hint = rule * only_changes_rounds(old, new)
                     raise ValueError(
                         f"{self.folder} holds {new['name']} with {setting} {old[setting]}, now {new[setting]}: "
                         f"{hint}choose another folder with out=DIR"
                     )
             if old is not new and "auto" in old and old["auto"] != new.get("auto"):
                 was, now = describe_auto_seeds(old["auto"]), describe_auto_seeds(new.get("auto"))
-                conflict = f"{self.folder} holds {new['name']} with {was}, whose looks count, now {now}"
-                raise ValueError(f"{conflict}: choose another folder with out=DIR")
+                conflict = f"{self.folder} holds {new['name']} with {was}, now {now}"
+                remedy = "the rule cannot change once there are records; choose another folder with out=DIR"
+                raise ValueError(f"{conflict}: {remedy}")
             cells = {run_key(cell): cell for cell in [*old["cells"], *new["cells"]]}
             merged[new["name"]] = {**new, "cells": list(cells.values())}
         return list(merged.values())

@@ -1,8 +1,9 @@
 """The library versions that numbers may depend on: which differ, and what happens to a cell then. Imports no torch.
 
-Compared are torch, torchvision, numpy, scikit-learn, CUDA and cuDNN, and Python without its patch number: no patch
-release of Python changed how numbers are computed, and neither does a GPU driver. An unfinished cell goes on under
-other versions, with a remark; under another minor version of torch (2.10, 2.11) it starts again.
+The versions of torch, torchvision, numpy, scikit-learn, CUDA, cuDNN and Python are compared. Python's is compared
+without its patch number: no patch release of Python changed how numbers are computed, and neither does a GPU driver. An
+unfinished cell goes on under other versions, with a remark; under another minor version of torch (2.10, 2.11) it starts
+again.
 """
 
 from __future__ import annotations

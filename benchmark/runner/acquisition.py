@@ -65,17 +65,17 @@ def build_view(
     """Builds what the strategy may see; `unlabelled` is the pool without labelled and held-out images.
 
     Args:
-        cell: the cell, whose strategy looks.
-        task: its task.
-        initial_draw: of the cell.
-        model: the model that the strategy may ask.
+        cell: the cell, whose strategy gets the view.
+        task: the cell's task.
+        initial_draw: the cell's initial draw.
+        model: the model that the strategy uses.
         purchases: the images bought in each round so far.
     """
     labelled = np.concatenate([np.empty(0, np.int64), *purchases])
-    is_closed = np.zeros(task.num_pool, bool)
-    is_closed[labelled] = is_closed[initial_draw.held_out] = True
+    is_excluded = np.zeros(task.num_pool, bool)
+    is_excluded[labelled] = is_excluded[initial_draw.held_out] = True
     return View(
-        task, model, labelled, np.flatnonzero(~is_closed),
+        task, model, labelled, np.flatnonzero(~is_excluded),
         num_initial=cell.schedule.initial, held_out=initial_draw.held_out,
         needs=cell.strategy.plugin.resolve_needs(cell.strategy.values),
         purchase_sizes=[len(bought) for bought in purchases],
@@ -96,7 +96,7 @@ class Acquisition:
     plan: Indices | None = None  # of a one-pass schedule: all images in the order of purchase
 
     def current_view(self, fit: Fit | None, purchases: Sequence[Indices]) -> View:
-        """Returns what the strategy sees: the last round, or the initial set in one pass.
+        """Returns what the strategy sees: the state after the last round; in one pass, the state after round 0.
 
         Without an initial set the model is untrained.
         """
@@ -106,8 +106,8 @@ class Acquisition:
         if self.first_view is None:
             initial = self.initial_draw.initial
             model = fit_round(self.cell, self.task, self.fits, initial, 0).model if len(initial) else self.task.model()
-            first = [initial] if len(initial) else []
-            self.first_view = build_view(self.cell, self.task, self.initial_draw, model.eval(), first)
+            initial_purchases = [initial] if len(initial) else []
+            self.first_view = build_view(self.cell, self.task, self.initial_draw, model.eval(), initial_purchases)
         return self.first_view
 
     def select(self, view: View, round_number: int) -> tuple[Indices, dict[str, float]]:
@@ -115,13 +115,13 @@ class Acquisition:
         schedule = self.cell.schedule
         if not schedule.one_pass:
             return select_images(self.cell, self.task, view, round_number)
-        first = schedule.rounds - schedule.num_acquisitions
+        first_round = schedule.rounds - schedule.num_acquisitions
         if self.plan is None:
-            plan = query_strategy(self.cell, view, first, schedule.budget * schedule.num_acquisitions)
+            plan = query_strategy(self.cell, view, first_round, schedule.budget * schedule.num_acquisitions)
             is_new = ~np.isin(plan, self.recorded_purchases)  # another device may round, and select, differently now
             self.plan = np.concatenate([self.recorded_purchases, plan[is_new]])[: len(plan)]
-        part = np.split(self.plan, schedule.num_acquisitions)[round_number - first]
-        return part, dict(view.diagnostics) if round_number == first else {}
+        part = np.split(self.plan, schedule.num_acquisitions)[round_number - first_round]
+        return part, dict(view.diagnostics) if round_number == first_round else {}
 
 
 def select_images(cell: Cell, task: Task, view: View, round_number: int) -> tuple[Indices, dict[str, float]]:
@@ -148,7 +148,7 @@ def select_by_box_budget(cell: Cell, task: Task, view: View, round_number: int) 
     images as should suffice at the mean number of boxes per image so far (in round 1, per image of the initial set; at
     least one box is assumed). Where these do not suffice, all of them are bought, and the strategy is queried again
     with the same seed for twice as many; the images of the new order that are not bought yet follow.
-    Everything is bought where the pool lacks the boxes, and nothing where earlier images brought enough.
+    If the whole pool has too few boxes, all of it is bought; if earlier images brought enough boxes, nothing is bought.
     """
     initial, later = np.split(view.labelled, [cell.schedule.initial])
     num_missing = round_number * cell.schedule.budget - task.cost(later)["boxes"]
@@ -178,7 +178,7 @@ def check_selection(name: str, selection: object, view: View, budget: int) -> In
         name: the strategy, for messages.
         selection: what it returned.
         view: what it saw.
-        budget: the number of images that it was asked for.
+        budget: the number of images that it was to return.
 
     Raises:
         ValueError: the selection is not `budget` distinct unlabelled positions of the pool.
@@ -186,10 +186,11 @@ def check_selection(name: str, selection: object, view: View, budget: int) -> In
     array = np.asarray(selection)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
-            f"{name} returned {array.dtype} of shape {array.shape}: it must return a row of integer pool positions"
+            f"{name} returned {array.dtype} of shape {array.shape}: "
+            "it must return a one-dimensional array of integer pool positions"
         )
     if len(array) != budget:
-        raise ValueError(f"{name} returned {plural(len(array), 'index', 'indices')} of a budget of {budget}")
+        raise ValueError(f"{name} returned {plural(len(array), 'index', 'indices')} for a budget of {budget}")
     if len(np.unique(array)) != budget:
         raise ValueError(f"{name} returned {budget - len(np.unique(array))} duplicates")
     if num_labelled := int(np.isin(array, view.labelled).sum()):

@@ -38,15 +38,15 @@ class Fit:
 
 
 KEY_LENGTH = 32  # hexadecimal digits of a fit's key
-RECHECK_SHARE = 0.02  # of the cache's size, that a process may add before it checks the folder's size again
+RECHECK_SHARE = 0.02  # share of the cache's size that a process may add before it checks the folder's size again
 
 
 class FitCache:
     """A folder of model weights of at most `cache_gb` gigabytes; the least recently used are removed first.
 
     Weights are stored as safetensors, so nothing is ever unpickled. Processes may share the folder: one trains a fit
-    while the others wait for it. Each process may exceed the limit by RECHECK_SHARE. A folder that cannot be written,
-    or is no folder, costs the cache and nothing else.
+    while the others wait for it. Each process may exceed the limit by RECHECK_SHARE. If the folder cannot be
+    written, or is no folder, nothing is cached, and fits are trained whenever they are needed.
     """
 
     def __init__(self, folder: Path, cache_gb: float, device: str) -> None:
@@ -103,7 +103,7 @@ class FitCache:
         if model_and_seconds is None:
             return None
         with contextlib.suppress(OSError):
-            os.utime(path, follow_symlinks=False)  # used last
+            os.utime(path, follow_symlinks=False)  # now it is the most recently used
         return Fit(model_and_seconds[0], model_and_seconds[1], from_cache=True)
 
     def path(self, task: Task, spec: Spec, labelled: Indices, seed: int, companion_owner: str) -> Path:

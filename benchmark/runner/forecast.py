@@ -37,7 +37,7 @@ class Pace:
 
 
 PACE_SECONDS = 10.0  # how long a fit must have run before its pace is measured
-MIN_HOURS_TO_WARN = 1.0  # a run on a CPU that takes longer says so at its start
+MIN_HOURS_TO_WARN = 1.0  # longer runs on a CPU are announced at their start
 UNKNOWN_PACE = Pace(math.nan, math.nan, math.nan, math.nan)
 
 
@@ -55,9 +55,9 @@ class ForecastRow:
     num_cells: int
     num_rounds: int
     num_fits: int  # without those that a cell of an earlier row shares
-    fit: float  # hours of a whole device; NaN where the task cannot be built here
-    score: float  # hours, as `fit`
-    select: float  # hours, as `fit`
+    fit: float  # hours of training on a whole device; NaN where the task cannot be built here
+    score: float  # hours of scoring, as `fit`
+    select: float  # hours of selecting, as `fit`
 
     def table_row(self, device_share: float) -> dict[str, object]:
         """Returns the row of the table. `device_share`: the share of a device that a cell occupies."""
@@ -84,7 +84,7 @@ def forecast_rows(
 
     Args:
         grid: the grid to run.
-        rounds_left: the rounds that each cell lacks; emptied.
+        rounds_left: the rounds that each cell lacks; all entries are removed.
         store: the results folder.
         fits: the cache for the pilot's fits.
         tasks: the tasks.
@@ -179,8 +179,10 @@ def count_remaining_work(
 
 @dataclass
 class LongRunWarner:
-    """Listens to the fits of a run on a CPU; says once per task how long they will take if that is long, and which
-    settings take less time."""
+    """Listens to the fits of a run on a CPU, and warns once per task if they will take long.
+
+    The warning names settings that take less time.
+    """
 
     rounds_left: Mapping[Cell, int]  # rounds that each cell of the run lacks at its start
     tasks: TaskLoader

@@ -1,4 +1,4 @@
-"""Ends a run before it has taken `gpu_hours`."""
+"""Ends a run before it exceeds its budget of GPU hours: `gpu_hours`."""
 
 from __future__ import annotations
 

@@ -43,8 +43,10 @@ def next_event(cell: Cell, rounds: Iterator[Round], store: Store, tasks: TaskLoa
     except (StoreWriteError, KeyboardInterrupt):
         raise
     except BaseException as error:  # the one place where a cell's failure is caught
-        of_task = error is tasks.by_label.get(cell.task.label)
-        failure = Failure(cell, error, of_task or isinstance(error, IncompatibleScheduleError | MixedRecordsError))
+        is_task_error = error is tasks.by_label.get(cell.task.label)
+        failure = Failure(
+            cell, error, is_task_error or isinstance(error, IncompatibleScheduleError | MixedRecordsError)
+        )
         store.save_failure(cell.path, failure.trace)
         release_frames(error)
         return failure

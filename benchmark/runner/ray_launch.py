@@ -303,7 +303,7 @@ def worker_resources(settings: Settings, device: str) -> WorkerResources:
 
 
 def run_on_ray(cells: Sequence[Cell], store: Store, settings: Settings) -> Generator[Event]:
-    """Runs the cells on Ray in parallel, records their rounds and yields what happens, as `launch.run_locally` does.
+    """Runs the cells on Ray in parallel, records their rounds and yields what happens, as `run_locally` does here.
 
     Paths in the settings must be valid on every node; workers that have a folder in common share fits.
     """

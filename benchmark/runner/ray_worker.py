@@ -96,7 +96,7 @@ class Worker:
         self.remarks = list[str]()  # to be sent to the driver
 
     def ready(self) -> None:
-        """Returns when the worker runs."""
+        """Returns as soon as the worker runs."""
 
     def run(self, serialized_cell: SerializedCell, past: Sequence[Record]) -> Iterator[Answer]:
         """Yields the header of a cell once its task is built, then the rounds that `past` lacks; a failure comes last.
@@ -113,7 +113,7 @@ class Worker:
             yield answer
 
     def answers(self, serialized_cell: SerializedCell, past: Sequence[Record]) -> Iterator[Answer]:
-        """Yields the same without remarks; raises what a plug-in raises, except for a task that cannot be built."""
+        """Yields what `run` yields, without remarks; raises what a plug-in raises, unless a task cannot be built."""
         cell, machine = self.read_cell(serialized_cell), self.tasks.machine
         task = self.tasks(cell.task)
         if isinstance(task, Exception):
@@ -137,7 +137,7 @@ class Worker:
         return TaskLoader(prepare_machine(self.settings, self.scratch))
 
     def read_cell(self, serialized_cell: SerializedCell) -> Cell:
-        """Returns the cell of a message. ValueError where torch has another minor version than on the driver."""
+        """Returns the cell that was sent. ValueError where torch has another minor version than on the driver."""
         _ = self.tasks  # discovers the plug-ins
         own_torch, driver_torch = minor_version(torch.__version__), serialized_cell.torch
         if own_torch != driver_torch and not self.settings.mix_versions:

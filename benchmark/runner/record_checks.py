@@ -27,7 +27,7 @@ def find_shorter_cells(cells: Sequence[Cell], store: Store) -> dict[Cell, Cell]:
     """Returns, for cells without records, the longest recorded cell that differs from it only in having fewer rounds.
 
     The number of rounds of a schedule does not influence any single round, unless everything is selected at once. Only
-    cells that the manifest lists count: files that were taken over before are not taken over again.
+    cells that the manifest lists count, so that records are not copied twice.
     """
     listed_paths = {cell["path"] for experiment in store.experiments() for cell in experiment["cells"]}
     recorded_schedules, shorter_cells = dict[tuple[str, Schedule], list[Schedule]](), dict[Cell, Cell]()
@@ -90,7 +90,7 @@ def partial_header(cell: Cell) -> Header:
 
 
 def check_versions(grid: Grid, experiments: Sequence[Mapping[str, Any]], store: Store) -> None:
-    """Checks that what an experiment has recorded of other seeds and strategies agrees with this run.
+    """Checks that records of other seeds and strategies of an experiment agree with this run.
 
     Args:
         grid: the grid of this run.
@@ -116,7 +116,7 @@ def check_versions(grid: Grid, experiments: Sequence[Mapping[str, Any]], store: 
 def set_aside_changed(grid: Grid, store: Store, tasks: TaskLoader) -> Iterator[str]:
     """Moves records made with other versions, parameters, data or weight files into a folder of their own.
 
-    Yields a line for each experiment where it did.
+    Yields a line for each experiment with such records.
     """
     old_experiments = {experiment["name"]: experiment for experiment in store.experiments()}
     for experiment in grid.experiments:
@@ -142,7 +142,7 @@ def edited_code_remarks(cells: Sequence[Cell], store: Store) -> Iterator[str]:
     num_edited, codes = Counter[Spec](), {spec: spec.code_hash for spec in {cell.strategy for cell in cells}}
     for cell in cells:
         if code := codes[cell.strategy]:
-            num_edited[cell.strategy] += bool(store.codes(cell.path) - {code})
+            num_edited[cell.strategy] += bool(store.code_hashes(cell.path) - {code})
     for spec, number in (+num_edited).items():
         change = f"{spec.label}, or what it imports, was edited since {number} of its cells were recorded"
         advice = "their rounds stay; to run it again, raise its version and add rerun_changed=true"

@@ -113,7 +113,7 @@ def prepare(settings: Settings, watcher: Watcher) -> Job:
 
 
 def execute(job: Job, provenance: Mapping[str, str], write_answers: Callable[[], None]) -> Outcome:
-    """Runs what is missing, then writes the answers, while no other process may write into the results folder.
+    """Runs what is missing, then writes the answers; the results folder stays locked until both are done.
 
     Args:
         job: what is to be run.
@@ -235,7 +235,7 @@ def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[Failure]:
 def run_auto_seeds(
     job: Job, rounds_left: dict[Cell, int], run: Callable[[Sequence[Cell]], Generator[Event]]
 ) -> Generator[Event]:
-    """Runs look after look, see `looks.run_looks`, and keeps the manifest up to date."""
+    """Runs look after look, see `interim_looks.run_looks`, and keeps the manifest up to date."""
 
     def update_manifest(experiments: Iterable[Experiment]) -> None:
         job.store.update_manifest(job.grid.name, list(map(manifest_entry, experiments)))

@@ -36,7 +36,7 @@ class TaskLoader:
 
 
 def build_task(spec: Spec, machine: Machine) -> Task | Exception:
-    """Builds a task once; returns the exception if that fails, which then is the failure of all its cells."""
+    """Builds a task; returns the exception if that fails, with which all cells of the task then fail."""
     try:
         with isolate_plugin(spec.label, seed("global build", spec.label)), activity.stage(f"loading {spec.label}"):
             task: Task = spec.plugin.build(machine, spec.values)

@@ -16,8 +16,9 @@ from benchmark.text.words import describe_error
 
 
 def mirror_events(events: Iterable[Event], kind: str, folder: Path, say: Callable[[str], None]) -> Iterator[Event]:
-    """Passes events on, and copies them to Weights & Biases where `kind` is wandb. An error there is said once, and
-    ends the copy.
+    """Passes events on, and copies them to Weights & Biases where `kind` is wandb.
+
+    The first error of the copy is shown to the user, and ends the copy.
 
     Raises:
         ValueError: wandb is requested and not installed.
@@ -51,7 +52,7 @@ class WandbMirror:
         self.runs: dict[str, Any] = {}  # open runs by the cell's key: several cells may run in parallel
 
     def call_safely(self, action: Callable[[], None]) -> None:
-        """Calls what may fail; the first failure is said and ends the copy."""
+        """Calls what may fail; the first failure is shown to the user and ends the copy."""
         if self.has_failed:
             return
         try:

@@ -1,4 +1,4 @@
-"""What is being done just now: reading images, training and selecting report it, the command line shows it.
+"""Reports of progress: code that reads images, trains or selects sends them, and the command line shows them.
 
 Without a listener (in Python, tests and Ray's workers) reports go nowhere and cost no measurable time.
 """
@@ -26,7 +26,7 @@ class Stage:
     name: str  # "reading images"
     total: int | None = None  # number of units; None: unknown
     unit: str = ""  # what is counted: "images"
-    epochs: int = 0  # passes that make up the total, of repeated work
+    epochs: int = 0  # passes over the data that make up the total; 0: the work is not divided into epochs
     num_done: int = 0
     outer: Stage | None = None
     start_time: float = field(default_factory=lambda: time.monotonic())
@@ -95,7 +95,8 @@ def stage(
         name: what is done, in words that follow "the benchmark is": "reading images".
         total: the number of units; None if unknown.
         unit: what is counted, in the plural: "images".
-        epochs: the number of passes that make up the total, of repeated work: the pass is shown instead of the count.
+        epochs: the number of passes over the data that make up the total: the epoch is shown instead of the count. 0
+            for work that is not divided into epochs.
         num_done: the units that an interrupted run has done before.
     """
     outer = current_stage.get()

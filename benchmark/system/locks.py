@@ -83,19 +83,19 @@ def lock(folder: Path, notify: Callable[[str], None] = lambda words: None) -> It
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FolderLock(folder, notify)
+        folder_lock = FolderLock(folder, notify)
     except BlockingIOError as error:
         raise ValueError(f"out={folder}: another run is writing there") from error
     except OSError as error:
         place = f"{error.filename}: " if str(error.filename).startswith(f"{folder}{os.sep}") else ""
         raise ValueError(f"out={folder}: {place}{error.strerror}") from error
-    os.register_at_fork(after_in_child=held.close)
+    os.register_at_fork(after_in_child=folder_lock.close)
     try:
-        yield held
+        yield folder_lock
     finally:
-        if held.mark is not None:
-            held.mark.release()
-        held.close()
+        if folder_lock.mark is not None:
+            folder_lock.mark.release()
+        folder_lock.close()
 
 
 def flock_folder(root: int) -> None:
@@ -116,16 +116,16 @@ def open_locked_file(path: Path, root: int) -> tuple[int, bool]:
         OSError: the file cannot be opened or locked.
     """
     while True:
-        handle, locked = open_to_write(path, root, os.O_RDWR | os.O_CREAT), True
+        handle, is_locked = open_to_write(path, root, os.O_RDWR | os.O_CREAT), True
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in NO_LOCK_ERRORS:
                 os.close(handle)
                 raise
-            locked = False
+            is_locked = False
         if is_same_file(handle, path):
-            return handle, locked
+            return handle, is_locked
         os.close(handle)  # it was deleted meanwhile, so others lock a new file
 
 

@@ -73,7 +73,7 @@ def attribute_aspect(name: str, owner: Any, *names: str) -> Aspect:
 # --- threads ----------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class ThreadCounts:
-    """The number of threads by library; libraries that only one of two counts knows do not make them differ."""
+    """The number of threads by library; two counts are equal if they agree on the libraries that both have."""
 
     by_library: dict[str, int]
 
@@ -145,8 +145,8 @@ def running_timers() -> list[bool]:
 
 def stop_timers(state: list[bool]) -> None:
     """Stops the timers that were not running."""
-    for timer, ran in zip(TIMERS, state, strict=True):
-        if not ran:
+    for timer, was_running in zip(TIMERS, state, strict=True):
+        if not was_running:
             signal.setitimer(timer, 0)
 
 
@@ -309,15 +309,15 @@ def exit_as_exception() -> Iterator[None]:
 @contextmanager
 def temporary_seed(seed: int) -> Iterator[None]:
     """Seeds the global generators of random, numpy and torch for a block, and restores them."""
-    of_random, of_numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
+    python_state, numpy_state = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     try:
         with seeded(seed):
             yield
     finally:
-        random.setstate(of_random)
-        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @contextmanager

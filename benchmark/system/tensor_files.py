@@ -69,15 +69,15 @@ def read(path: Path, name: str) -> tuple[dict[str, Tensor], float] | None:
         with safe_open(path, "pt") as handle:
             facts = dict(handle.metadata() or {})
             weights = {own: handle.get_tensor(own) for own in handle.keys()} if "digest" in facts else {}  # noqa: SIM118
-        stated = facts.pop("digest", None)
-        if stated is not None and stated == tensor_digest([name, facts], weights):
+        stored_digest = facts.pop("digest", None)
+        if stored_digest is not None and stored_digest == tensor_digest([name, facts], weights):
             return weights, float(facts["seconds"])
     except FileNotFoundError:  # another process has removed it
         return None
     except DAMAGE_ERRORS as error:
         discard(path, str(error))
         return None
-    if stated is None:
+    if stored_digest is None:
         discard_old(path)
     else:
         discard(path, "its digest does not fit")

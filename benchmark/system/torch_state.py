@@ -38,7 +38,7 @@ def autocast_state() -> tuple[Any, ...]:
 
 
 def set_autocast(state: tuple[Any, ...]) -> None:
-    """Restores mixed precision. With contexts left open, later ones would use values that were cast long ago."""
+    """Restores mixed precision. If contexts stayed open, torch would go on using its cache of casts, now outdated."""
     by_device, cache_enabled, num_open = state
     for device, (on, dtype) in zip(DEVICES, by_device, strict=True):
         torch.set_autocast_enabled(device, on)
@@ -85,11 +85,11 @@ def float32_precision() -> tuple[Any, ...]:
 
 def set_precision(state: tuple[Any, ...]) -> None:
     """Restores the precision: the older switches first, because they change some of the newer ones."""
-    (of_matmul, allow_tf32), reduced, newer = state
+    (matmul_precision, allow_tf32), reduced, newer = state
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the older switches are deprecated
-        if of_matmul is not None:
-            torch.set_float32_matmul_precision(of_matmul)
+        if matmul_precision is not None:
+            torch.set_float32_matmul_precision(matmul_precision)
         if allow_tf32 is not None:
             CUDNN.allow_tf32 = allow_tf32
     CUBLAS.allow_fp16_reduced_precision_reduction, CUBLAS.allow_bf16_reduced_precision_reduction = reduced
@@ -99,14 +99,16 @@ def set_precision(state: tuple[Any, ...]) -> None:
 
 def attention_kernels() -> list[bool]:
     """Returns which implementations of attention are enabled."""
-    of = torch.backends.cuda
-    return [of.flash_sdp_enabled(), of.mem_efficient_sdp_enabled(), of.math_sdp_enabled(), of.cudnn_sdp_enabled()]
+    cuda = torch.backends.cuda
+    return [
+        cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled(), cuda.cudnn_sdp_enabled()
+    ]  # fmt: skip
 
 
 def set_attention(state: list[bool]) -> None:
     """Restores the implementations of attention."""
-    of = torch.backends.cuda
-    setters = (of.enable_flash_sdp, of.enable_mem_efficient_sdp, of.enable_math_sdp, of.enable_cudnn_sdp)
+    cuda = torch.backends.cuda
+    setters = (cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_math_sdp, cuda.enable_cudnn_sdp)
     for setter, on in zip(setters, state, strict=True):
         setter(on)
 

@@ -1,5 +1,4 @@
-"""Converts values from files to types and checks them once; the code behind need not check them again. Imports no
-torch."""
+"""Converts values from files to types and checks them, so that no later code need do so. Imports no torch."""
 
 from __future__ import annotations
 
