@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmark.analysis import stats
 from benchmark.analysis.comparisons import ALL_ROUNDS, Comparison
@@ -15,9 +14,6 @@ from benchmark.analysis.tables import format_seeds, to_csv
 from benchmark.system import files
 from benchmark.text.escaping import make_visible
 from benchmark.text.words import plural, slug
-
-if TYPE_CHECKING:
-    pass
 
 
 def describe_comparison(comparison: Comparison, digits: int) -> list[str]:

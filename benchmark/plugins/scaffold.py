@@ -28,10 +28,10 @@ STRATEGY_TEST_TEMPLATE = '''"""Tests that {name} follows the rules of all strate
 
 import torch
 
-from benchmark.plugins import discovery, registry
 from benchmark.api import Machine
-from benchmark.conformance.checks import failures
+from benchmark.conformance import failures
 from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery, registry
 
 
 def test_{name}_conforms() -> None:

@@ -1,6 +1,6 @@
 """Image classification: the task on arrays or files of the user, and the training of its networks.
 
-* `kinds` holds `build_task`, which plug-ins call and which chooses the kind of task.
+* `build` holds `build_task`, which plug-ins call and which chooses the kind of task.
 * `task` holds what both kinds share, `classifier` the task for networks on images, `linear_probe` the task for a linear
   layer on features of a frozen encoder.
 * `recipe` holds the parameters of training, `augment` the normalisation and augmentation of images.

@@ -94,7 +94,7 @@ class Classification(VisionTask[ClassificationNetwork]):
     `build_task`.
 
     The public methods implement `Task` and the capabilities of `benchmark.contract.capabilities`, which describes their
-    arguments. A subclass defines the network and its inputs; `kinds.build_task` chooses the subclass.
+    arguments. A subclass defines the network and its inputs; `build.build_task` chooses the subclass.
 
     `predict`, `embed`, `score` and `directional` run in the recipe's precision, but the last layer, the softmax and the
     losses always run in float32. Models passed to the methods must be in eval mode and are not changed.
