@@ -67,6 +67,6 @@ def test_the_shipped_small_tasks_suit_it() -> None:
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_a_narrow_resnet_is_trained_on_two_threads(channels_last: bool) -> None:
     fit = f"layout.task(4, channels_last={channels_last}).fit(numpy.arange(150), 0)"
-    script = f"import torch; torch.set_num_threads(2); import numpy, test_layout as layout; {fit}"
+    script = f"import torch; torch.set_num_threads(2); import numpy, test_channels_last as layout; {fit}"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=Path(__file__).parent, text=True)
     assert result.returncode == 0, result.stderr

@@ -10,7 +10,7 @@ import pytest
 import torch
 from _cells import bytes_of, cell, run
 from safetensors.torch import save_file
-from test_kept_work import KINDS, linear
+from test_cached_files import KINDS, linear
 
 from benchmark.analysis.figures.gallery import Gallery
 from benchmark.api import Machine

@@ -36,7 +36,7 @@ from benchmark.cli.commands import main
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import discovery, registry
 from benchmark.records.store import Store, StoreWriteError
-from benchmark.runner import local_launch, task_loading
+from benchmark.runner import local_launch, run_grid, task_loading
 from benchmark.runner.events import Failure, Round
 from benchmark.runner.fit_cache import FitCache
 
@@ -701,7 +701,7 @@ def test_exit_0_means_that_every_round_is_in_the_records(
 ) -> None:
     for number in (5, 2):  # events go missing between the launcher and the command
         local = local_launch.run_locally
-        monkeypatch.setattr(local_launch, "run_locally", lambda *args: itertools.islice(local(*args), number))  # noqa: B023
+        monkeypatch.setattr(run_grid, "run_locally", lambda *args: itertools.islice(local(*args), number))  # noqa: B023
         code, output = typed("strategies=[random]", "seeds=3")
         monkeypatch.undo()
         check_stated("rounds are missing at the end", code, output)
