@@ -392,10 +392,10 @@ SCRIPT = """
 import hashlib, numpy, torch
 from benchmark.api import Machine
 from benchmark.encoders.{name} import {name}
-from benchmark.vision.encoding.encodings import InMemory
+from benchmark.vision.encoding.encodings import InMemoryPool
 images = torch.from_numpy(numpy.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), dtype=numpy.uint8))
-made = {name}(Machine(torch.device("cpu")), InMemory(images), epochs=2, batch_size=16)(images)
-print(hashlib.sha256(made.patches_NTD.numpy().tobytes() + made.global_NE.numpy().tobytes()).hexdigest())
+encoding = {name}(Machine(torch.device("cpu")), InMemoryPool(images), epochs=2, batch_size=16)(images)
+print(hashlib.sha256(encoding.patches_NTD.numpy().tobytes() + encoding.global_NE.numpy().tobytes()).hexdigest())
 """
 
 
