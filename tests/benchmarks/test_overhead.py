@@ -16,7 +16,8 @@ from benchmark.records.store import Store
 
 Command = Callable[..., tuple[int, str]]
 START = (
-    "from benchmark.cli import commands, progress; from benchmark.runner import gallery_writer, local_launch, tracking; "
+    "from benchmark.cli import commands, progress; "
+    "from benchmark.runner import gallery_writer, local_launch, tracking; "
     "from benchmark.plugins import discovery; discovery.discover(None)"
 )
 
