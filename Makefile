@@ -103,5 +103,5 @@ $(READY): pyproject.toml requirements.lock requirements-build.lock
 	@$(RUN) $(INSTALL) requirements.lock
 	@$(RUN) $(OURS)
 	@$(VENV)/bin/python -m compileall -q benchmark strategies tasks encoders
-	@told=$$($(RUN) pip check) || { echo "$$told"; exit 1; }
+	@report=$$($(RUN) pip check) || { echo "$$report"; exit 1; }
 	@touch $@

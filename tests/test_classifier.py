@@ -21,8 +21,8 @@ from benchmark import api
 from benchmark.api import Machine
 from benchmark.vision import training
 from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, Split
-from benchmark.vision.classification.accuracy import accuracy_scores
 from benchmark.vision.classification.augment import draw_epoch
+from benchmark.vision.classification.scores import accuracy_scores
 from benchmark.vision.networks import Network, build_network
 from benchmark.vision.training import uses_batch_statistics
 

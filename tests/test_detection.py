@@ -29,7 +29,6 @@ from benchmark.vision import training as vision_training
 from benchmark.vision.data.annotations import GroundTruth, Split
 from benchmark.vision.data.reading import Noise, gaussian_noise, read_groups
 from benchmark.vision.detection import training as detection_training
-from benchmark.vision.detection.average_precision import DetectionArrays
 from benchmark.vision.detection.detector import (
     Batch,
     Detections,
@@ -46,6 +45,7 @@ from benchmark.vision.detection.recipe import (
     DetectorRecipe,
     missing_capabilities,
 )
+from benchmark.vision.detection.scores import DetectionArrays
 from benchmark.vision.detection.task import Detection
 from benchmark.vision.detection.torchvision_detectors import FasterRcnn, Fcos, build_detector
 from benchmark.vision.detection.training import build_optimiser, learning_rate_schedule, plan_steps

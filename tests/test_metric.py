@@ -20,7 +20,7 @@ from benchmark.analysis.curves import Experiment
 from benchmark.analysis.equivalence import STRONGER, WEAKER, Gap, judge
 from benchmark.analysis.figures import ranking
 from benchmark.analysis.load_experiments import read_experiments
-from benchmark.analysis.rounds import CLASS_COLUMNS
+from benchmark.analysis.rounds_csv import CLASS_COLUMNS
 from benchmark.api import ACCURACY, MEAN_AP, Metric, Scores, scores_by_class
 from benchmark.conformance.task_checks import scores_its_metric
 from benchmark.contract.metrics import KNOWN_METRICS, class_scores, resolve_metric

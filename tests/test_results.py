@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from test_house_rules import ROOT, WITHOUT_TORCH
 
 import benchmark
-from benchmark.analysis.rounds import COLUMNS
+from benchmark.analysis.rounds_csv import COLUMNS
 from benchmark.results import Results
 from benchmark.runner.from_python import format_settings
 from benchmark.text import notation

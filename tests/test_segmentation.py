@@ -31,9 +31,9 @@ from benchmark.vision.data.label_maps import DownscaledImages, InMemoryMaps, Scr
 from benchmark.vision.data.scenes import Canvases, DigitSource
 from benchmark.vision.segmentation import task as segmentation_task
 from benchmark.vision.segmentation import training as segmentation_training
-from benchmark.vision.segmentation.mean_iou import confusion_matrix, segmentation_scores
 from benchmark.vision.segmentation.networks import Segmenter
 from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, missing_capabilities
+from benchmark.vision.segmentation.scores import confusion_matrix, segmentation_scores
 from benchmark.vision.segmentation.task import Segmentation, lattice_stride, pad_maps, take_lattice
 from benchmark.vision.segmentation.training import augment_batch, cross_entropy, learning_rate_schedule, plan_steps
 

@@ -13,7 +13,7 @@ from benchmark.analysis.comparisons import Comparison
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.mean_comparisons import MeanComparison, compare_means, mean_rows
 from benchmark.analysis.options import AnalysisOptions
-from benchmark.analysis.rounds import Row, round_rows
+from benchmark.analysis.rounds_csv import Row, round_rows
 from benchmark.analysis.savings import strategy_pairs
 from benchmark.records.anonymous import redact
 from benchmark.system import files

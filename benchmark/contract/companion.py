@@ -1,4 +1,8 @@
-"""What a strategy trains beside the model: the protocol of a companion. Shapes: N images."""
+"""What a strategy trains beside the model: the protocol of a companion. Shapes: N images.
+
+A companion is written in the file of its strategy, which passes it to `@register(companion=...)`;
+`strategies/learning_loss.py` is an example. `vision/training.py` trains it.
+"""
 
 from __future__ import annotations
 

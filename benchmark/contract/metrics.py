@@ -1,4 +1,8 @@
-"""The scores of a task: its metric, and scores of single classes. Imports no torch."""
+"""The scores of a task: its metric, and scores of single classes. Imports no torch.
+
+A metric is declared here. Its values are computed in `Task.score`, for the kinds of task of this project by
+`vision/classification/scores.py`, `vision/detection/scores.py` and `vision/segmentation/scores.py`.
+"""
 
 from __future__ import annotations
 

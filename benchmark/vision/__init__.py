@@ -8,9 +8,11 @@ task NAME` writes an example). Apart from this library, a task needs only `bench
 * `segmentation`: `Segmentation`, its `SegmenterRecipe`, and `Split`, images with one label map each.
 * `data`: readers of COCO's and PASCAL VOC's formats, of image folders and of label maps, which report faulty files.
 * `encoding`: features of frozen networks, cached on disk, and self-supervised training, for encoders.
-* `training`: the training engine of all three kinds: optimiser, learning rate, companion, precision, checkpoints.
+* `training`: the training engine of all three kinds: optimiser, companion, precision, checkpoints. `learning_rate`: the
+  learning rate over a fit.
 * `networks`: networks by name: this project's, torchvision's, timm's and pycls'. `weights`: loading files of weights.
-* `recipes`: building a recipe from a task's parameters, and checking it. `pixels`: channel means of known data sets.
+* `recipe_checks`: building a recipe from a task's parameters, and checking it. `pixels`: channel means of known data
+  sets.
 * `directional`: derivatives of losses along a direction in weight space, for influence-based strategies.
 * `fingerprints`: hashes of data and settings, and seeds derived by name.
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 
-# --- schedule, parameters, loss -------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class LearningRateSchedule:
     """The learning rate over a fit: an optional warm-up, and a decay.

@@ -1,9 +1,9 @@
 """The training engine that classifiers, detectors and segmenters share.
 
-It provides parameter groups (`parameter_groups`), learning-rate schedules (`LearningRateSchedule`), mixed precision
-(`in_precision`), the companion's loss (`add_companion_loss`), the SGD loop with a check that the loss stays finite
-(`train_sgd`), and checkpoints (`save_checkpoint`, `load_checkpoint`). A fit that is killed and resumed from its
-checkpoint ends with the same weights, byte for byte.
+It provides parameter groups (`parameter_groups`), mixed precision (`in_precision`), the companion's loss
+(`add_companion_loss`), the SGD loop with a check that the loss stays finite (`train_sgd`), and checkpoints
+(`save_checkpoint`, `load_checkpoint`). The learning rate over a fit is in `learning_rate`. A fit that is killed and
+resumed from its checkpoint ends with the same weights, byte for byte.
 """
 
 from __future__ import annotations

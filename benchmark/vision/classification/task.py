@@ -35,8 +35,8 @@ from benchmark.api import (
     encoder_identity,
     seeded,
 )
-from benchmark.vision.classification.accuracy import accuracy_scores
 from benchmark.vision.classification.recipe import Recipe
+from benchmark.vision.classification.scores import accuracy_scores
 from benchmark.vision.classification.training import LabelledSet, train_classifier
 from benchmark.vision.data.duplicates import report_sources
 from benchmark.vision.data.image_checks import ImageScan, load_images

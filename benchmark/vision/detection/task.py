@@ -39,12 +39,12 @@ from benchmark.vision.data.duplicates import report_sources
 from benchmark.vision.data.reading import Noise, read_groups
 from benchmark.vision.data.splitting import check_has_boxes
 from benchmark.vision.detection.augmented_views import AugmentedImages, MapBack, map_back
-from benchmark.vision.detection.average_precision import coco_scores, voc_map
 from benchmark.vision.detection.detection_set import DetectionSet, apply_dropout
 from benchmark.vision.detection.detector import Batch, Detections, DetectionsWithFeatures, Detector
 from benchmark.vision.detection.detectors import detector_builder
 from benchmark.vision.detection.inputs import BatchBuilder, ResizedBatch
 from benchmark.vision.detection.recipe import DetectorRecipe
+from benchmark.vision.detection.scores import coco_scores, voc_map
 from benchmark.vision.detection.training import Step, train_detector
 from benchmark.vision.encoding.encodings import Encodings
 from benchmark.vision.fingerprints import derive_seed, digest

@@ -40,9 +40,9 @@ from benchmark.vision.directional import DirectionLayers
 from benchmark.vision.encoding.encodings import Encodings
 from benchmark.vision.fingerprints import derive_seed, digest
 from benchmark.vision.networks import suits_channels_last
-from benchmark.vision.segmentation.mean_iou import confusion_matrix, segmentation_scores
 from benchmark.vision.segmentation.networks import Segmenter, build_segmenter
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
+from benchmark.vision.segmentation.scores import confusion_matrix, segmentation_scores
 from benchmark.vision.segmentation.training import (
     Batch,
     Step,

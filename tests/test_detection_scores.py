@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmark.vision.data.annotations import GroundTruth
-from benchmark.vision.detection.average_precision import (
+from benchmark.vision.detection.scores import (
     DetectionArrays,
     box_ious,
     class_ap,
