@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import time
 import types
@@ -32,8 +33,12 @@ STATES = [name for name in CHANGES if name != "seeds"]
 
 @pytest.fixture(autouse=True)
 def state() -> Iterator[None]:
-    """Restores the state after a test, and forgets which remarks were made before it."""
+    """Restores the state after a test, and forgets which remarks were made before it.
+
+    Jobs in the background of a shell ignore Ctrl-C; here it interrupts, as in the foreground.
+    """
     before = snapshot()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     remarks.remark_once.cache_clear()
     yield
     restore(before)
