@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import os
+import pickle
 import pty
 import subprocess
 import sys
@@ -138,6 +139,30 @@ def test_a_terminal_has_one_live_line_that_is_erased() -> None:
         assert len(line) == 30
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().endswith("\x1b[2K\x1b[?25h\r")  # the line is cleared
+
+
+def test_each_worker_has_a_line_until_it_does_nothing(now: list[float]) -> None:
+    console = Console(file=io.StringIO())
+    shown = display.Display(console)
+    for worker, name in ((2, "fitting"), (1, "scoring"), (3, "fitting")):
+        shown(Stage(activity.ignore_stage, name, worker=worker))
+    shown(Stage(activity.ignore_stage, "", worker=3))
+    console.print(shown)
+    assert [line.split()[-1] for line in lines_of(console)] == ["scoring", "fitting"]
+    shown.tick()
+    assert lines_of(console)[2:] == ["scoring", "fitting"]
+
+
+def test_a_stage_arrives_in_another_process_as_it_is(now: list[float]) -> None:
+    reports = list[str]()
+    with activity.stage("selecting"), activity.stage("embedding", 10, "images", num_done=2) as inner:
+        now[0] += 2
+        inner.advance(4)
+        arrived = pickle.loads(pickle.dumps(inner.detach()))
+        assert arrived.status_line() == inner.status_line() == "selecting: embedding: 6 of 10 images, 0:00:02 left"
+    with activity.report_to(lambda stage: reports.append(stage.full_name)):
+        activity.forward(arrived)
+    assert reports == ["selecting: embedding"]
 
 
 # --- what reports ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from _cells import FAULTY, bytes_of, cell, run
-from msgspec import structs
+from _processes import MISHAPS, marked_with
 
 from benchmark import config
 from benchmark.api import Machine
@@ -31,51 +31,12 @@ from benchmark.records.store import Store
 from benchmark.runner import events as runner_events
 from benchmark.runner.events import CellStarted, Failure, Round
 from benchmark.runner.fit_cache import FitCache, fit_lock
-from benchmark.runner.ray_worker import SerializedCell, Worker, WorkerFailure
 from benchmark.runner.task_loading import TaskLoader
+from benchmark.runner.worker import SerializedCell, Worker
+from benchmark.runner.worker_pool import choose_cell, first_fit_key
 from benchmark.system import remarks
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-MISHAPS = '''
-"""Strategies to which something happens, once or always, and which buy the first images otherwise."""
-
-import os
-import signal
-import time
-from pathlib import Path
-
-import torch
-
-from benchmark.api import register
-
-
-def first_time(name):
-    flag = Path(__file__).with_name(name)
-    is_there = flag.exists()
-    flag.touch()
-    return not is_there
-
-
-@register(version=1)
-def mishap(view, budget, rng, *, what: str = "none", at: int = 0):
-    """`what` happens once `at` images are labelled."""
-    if len(view.labelled) == at:
-        if what == "killed" and first_time("was_killed"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if what == "always_killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if what == "starved" and first_time("was_starved"):
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        if what == "met":  # fails where no other process comes here within a minute
-            Path(__file__).with_name(f"pid-{os.getpid()}").touch()
-            began = time.monotonic()
-            while len(list(Path(__file__).parent.glob("pid-*"))) < 2:
-                assert time.monotonic() - began < 60, "nobody came"
-                time.sleep(0.05)
-        if what == "always_starved":
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-    return view.unlabelled[:budget]
-'''
 
 
 # --- without Ray ----------------------------------------------------------------------------
@@ -244,87 +205,6 @@ def rounds(events: list[Any]) -> list[Round]:
     return [event for event in events if isinstance(event, Round)]
 
 
-def marked_with(mark: str) -> list[str]:
-    """Returns the processes that have this mark in their environment."""
-    pids = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if mark.encode() in path.read_bytes():
-                pids.append((path.parent / "cmdline").read_text())
-    return pids
-
-
-def pool_of(cells: list[Cell], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Returns a pool whose first worker runs the first cell; Ray is not started."""
-    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
-    monkeypatch.setattr(ray_launch.ray, "kill", lambda actor: None)
-    pool = ray_launch.WorkerPool(cells[1:], Store(folder), ray_launch.WorkerResources(1, 0), lambda share: None)
-    pool.workers.append(ray_launch.WorkerHandle(None, None, cells[0]))
-    return pool
-
-
-def test_a_worker_killed_for_memory_is_tried_once_more_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = pytest.importorskip("ray.exceptions").OutOfMemoryError
-    pool = pool_of([cell("random")], tmp_path, monkeypatch)
-    assert list(pool.handle_loss(pool.workers[0], memory("node is low on memory"))) == []
-    assert (pool.waiting_cells, pool.out_of_memory_cells, pool.workers) == ([], [cell("random")], [])
-    pool.runs_alone, pool.workers = True, pool_of([cell("random")], tmp_path, monkeypatch).workers
-    [failure] = pool.handle_loss(pool.workers[0], memory("node is low on memory"))
-    assert failure.line.endswith("OutOfMemoryError: node is low on memory")
-    assert pool.store.read_failure(cell("random").path) is not None
-
-
-def test_a_lost_cell_comes_first_and_three_times_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = pytest.importorskip("ray.exceptions").ActorDiedError()
-    cells = [cell("random"), cell("margin")]
-    pool = pool_of(cells, tmp_path, monkeypatch)
-    for _ in range(3):
-        assert list(pool.handle_loss(pool.workers[0], lost)) == []
-        assert pool.waiting_cells == cells
-        pool.waiting_cells, pool.workers = cells[1:], pool_of(cells, tmp_path, monkeypatch).workers
-    [failure] = pool.handle_loss(pool.workers[0], lost)
-    assert failure.cell == cells[0]
-    assert pool.waiting_cells == cells[1:]
-
-
-def test_workers_that_never_start_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = pytest.importorskip("ray.exceptions").ActorDiedError()
-    pool = pool_of([cell("random")], tmp_path, monkeypatch)
-    for _ in range(3):
-        pool.workers[0].cell = None
-        assert list(pool.handle_loss(pool.workers[0], lost)) == []
-        pool.workers = pool_of([cell("random")], tmp_path, monkeypatch).workers
-    pool.workers[0].cell = None
-    with pytest.raises(ValueError, match=r"^launcher=ray: no worker starts: The actor died"):
-        list(pool.handle_loss(pool.workers[0], lost))
-
-
-def test_a_cell_whose_records_are_of_other_data_fails_and_its_worker_goes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The worker is at the next round already."""
-    one_cell = cell("random")
-    pool = pool_of([one_cell], tmp_path, monkeypatch)
-    header = Header(one_cell.key, one_cell.identity(), "data", 100, "accuracy", [])
-    assert list(pool.record_result(pool.workers[0], header)) == []
-    [failure] = pool.record_result(pool.workers[0], structs.replace(header, data="other"))
-    assert failure.whole_task
-    assert "was written with other data" in failure.line
-    assert pool.workers == []
-
-
-def test_a_worker_goes_on_after_a_fault_unless_it_is_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = [cell("random"), cell("margin")]
-    pool = pool_of(cells, tmp_path, monkeypatch)
-    fault = WorkerFailure("OddError", "odd", "trace", is_value_error=False, is_out_of_memory=False, whole_task=False)
-    [failure] = pool.handle_failure(pool.workers[0], fault)
-    assert (failure.cell, failure.line) == (cells[0], f"{cells[0].label}: OddError: odd")
-    assert [worker.cell for worker in pool.workers] == [None]
-    pool.workers[0].cell = cells[0]
-    assert list(pool.handle_failure(pool.workers[0], dataclasses.replace(fault, is_out_of_memory=True))) == []
-    assert (pool.workers, pool.out_of_memory_cells) == ([], cells[:1])
-
-
 @pytest.mark.parametrize(
     ("share", "resources", "number"),
     [
@@ -344,27 +224,10 @@ def test_room_on_a_node(share: tuple[int, float], resources: dict[str, float], n
     assert ray_launch.WorkerResources(*share).num_on_node(resources) == number
 
 
-def test_a_worker_stays_with_its_task_and_off_fits_that_others_are_at() -> None:
-    choose_cell = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError).choose_cell
-    waiting = [cell("margin"), cell("random", seed=1), cell("random", task="shelf")]
-    tiny, shelf = waiting[0].task.label, "shelf"
-    assert choose_cell(waiting, "", set()) == 0
-    assert choose_cell(waiting, "", {(tiny, 0, 0)}) == 1
-    assert choose_cell(waiting, tiny, {(tiny, 0, 0), (tiny, 1, 0)}) == 0
-    assert choose_cell(waiting, "", {(tiny, 0, 0), (tiny, 1, 0)}) == 2
-    assert choose_cell(waiting, shelf, set()) == 2
-    assert choose_cell(waiting[:2], shelf, set()) == 0
-    next_seed = [waiting[2], *(each for each in waiting[:2] if each.seed == 1), waiting[2]]
-    assert [choose_cell(next_seed, tiny, set(), in_order) for in_order in (False, True)] == [1, 0]
-
-
 def test_a_cell_travels_to_a_worker_with_its_variant() -> None:
-    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
     cells = [dataclasses.replace(cell(name), variant=variant) for variant in STAGGERED for name in ("random", "margin")]
     assert [SerializedCell.from_cell(each).to_cell() for each in cells] == cells
-    assert (
-        ray_launch.choose_cell(cells, "", {ray_launch.first_fit_key(cells[0])}) == 4
-    )  # whose first training nobody is at
+    assert choose_cell(cells, "", {first_fit_key(cells[0])}) == 4  # whose first training nobody is at
 
 
 def test_a_worker_outlives_a_plug_in_that_exits(tmp_path: Path) -> None:
@@ -428,17 +291,6 @@ def test_a_worker_says_to_its_driver_that_a_fit_is_damaged(tmp_path: Path) -> No
     assert sorted(type(part).__name__ for part in answers) == ["Header", "str", "tuple", "tuple"]
     [line] = [part for part in answers if isinstance(part, str)]
     assert line.startswith(f"{damaged} is damaged (its digest does not fit): it is removed")
-
-
-def test_a_remark_that_several_workers_make_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    pool = pool_of([cell("random")], tmp_path, monkeypatch)
-    remarks.remark_once.cache_clear()
-    monkeypatch.setattr("benchmark.runner.ray_launch.fetch_answer", lambda pending: "the cache cannot be written")
-    for _ in range(2):
-        assert list(pool.handle_result(pool.workers[0])) == []
-    assert caplog.messages == ["the cache cannot be written"]
 
 
 def test_a_worker_with_another_torch_runs_nothing_unless_versions_may_mix(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ LINE_SECONDS = 30.0  # at least this long between two plain lines of one kind of
 
 
 class Display:
-    """The current stage of work, with `header` above it.
+    """The current stage of work of this process and of each worker, with `header` above.
 
     It is called with each report of a stage, and passes the report on to `listener`.
     """
@@ -29,25 +29,29 @@ class Display:
         self.console = console
         self.live = console.is_terminal and not console.is_dumb_terminal
         self.header: RenderableType | None = None
-        self.stage: activity.Stage | None = None
+        self.stages: dict[int, activity.Stage] = {}  # by the number of the worker; 0: this process
         self.listener: activity.Listener = activity.ignore_stage
         self.spinner = Spinner("dots")
         self.printed: dict[str, float] = {}  # time of the last plain line, by kind of stage
 
     def __call__(self, stage: activity.Stage) -> None:
-        """Takes a report of the current stage."""
-        self.stage = stage
+        """Takes a report of the current stage of a process."""
+        self.stages[stage.worker] = stage
         self.listener(stage)
 
+    @property
+    def stages_in_progress(self) -> list[activity.Stage]:
+        """The current stage of each process that does anything."""
+        return [stage for _, stage in sorted(self.stages.copy().items()) if stage.name]
+
     def tick(self) -> None:
-        """Prints a plain line of the current stage, unless one of its kind was printed in the last LINE_SECONDS."""
-        stage, now = self.stage, time.monotonic()
-        if stage is None or not stage.name:
-            return
-        kind = stage.full_name.partition(":")[0]
-        if now - self.printed.get(kind, -math.inf) >= LINE_SECONDS:
-            self.printed[kind] = now
-            self.console.print(Text(make_visible(stage.status_line())), soft_wrap=True)
+        """Prints a plain line of each current stage, unless one of its kind was printed in the last LINE_SECONDS."""
+        now = time.monotonic()
+        for stage in self.stages_in_progress:
+            kind = stage.full_name.partition(":")[0]
+            if now - self.printed.get(kind, -math.inf) >= LINE_SECONDS:
+                self.printed[kind] = now
+                self.console.print(Text(make_visible(stage.status_line())), soft_wrap=True)
 
     def tick_until(self, stopped: threading.Event) -> None:
         """Calls `tick` every second until `stopped` is set."""
@@ -56,13 +60,10 @@ class Display:
 
     def __rich__(self) -> RenderableType:
         rows: list[RenderableType] = [] if self.header is None else [self.header]
-        if self.stage is not None and self.stage.name:
-            frame = self.spinner.render(self.console.get_time())
-            rows.append(
-                Text.assemble(
-                    str(frame), " ", make_visible(self.stage.status_line()), no_wrap=True, overflow="ellipsis"
-                )
-            )
+        frame = str(self.spinner.render(self.console.get_time()))
+        for stage in self.stages_in_progress:
+            line = make_visible(stage.status_line())
+            rows.append(Text.assemble(frame, " ", line, no_wrap=True, overflow="ellipsis"))
         return Group(*rows)
 
 

@@ -28,7 +28,7 @@ from benchmark.records.store import Store
 from benchmark.runner.acquisition import draw_initial
 from benchmark.runner.events import Event, Failure, Round
 from benchmark.runner.fit_cache import FitCache, fit_inputs
-from benchmark.runner.record_checks import save_sources
+from benchmark.runner.record_checks import save_task_sources
 from benchmark.runner.task_loading import TaskLoader
 from benchmark.seeds import seed
 from benchmark.system import files
@@ -60,7 +60,7 @@ def update_galleries(
             task = tasks(experiment.task)
             if not isinstance(task, Exception):
                 check_data(task, cells[0], store)
-                save_sources(experiment.task, task, store)  # under Ray, the first time that this process has the task
+                save_task_sources(experiment.task, task, store)
             with isolate_plugin(experiment.task.label, seed("global picture", experiment.name)):
                 write_gallery(path, task, cells, store, fits)
         except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from benchmark.records.store import Store
 from benchmark.runner import loop
 from benchmark.runner.events import CellStarted, Event, Failure, Round
 from benchmark.runner.fit_cache import FitCache
-from benchmark.runner.record_checks import checked_header, save_sources
+from benchmark.runner.record_checks import checked_header, save_task_sources
 from benchmark.runner.task_loading import TaskLoader
 from benchmark.seeds import seed
 from benchmark.system.files import StoreWriteError
@@ -67,7 +67,7 @@ def run_cell(cell: Cell, store: Store, fits: FitCache, tasks: TaskLoader) -> Ite
     if isinstance(task, Exception):
         raise task
     past = store.start_cell(cell.path, checked_header(cell, task, store, machine))
-    save_sources(cell.task, task, store)
+    save_task_sources(cell.task, task, store)
     for record, measured in loop.run(cell, task, fits, machine, past):
         store.append(cell.path, record, measured)
         yield Round(cell, record, measured)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -150,34 +150,49 @@ def edited_code_remarks(cells: Sequence[Cell], store: Store) -> Iterator[str]:
 
 
 def checked_header(cell: Cell, task: Task, store: Store, machine: Machine) -> Header:
-    """Returns the header of a cell's records.
+    """Returns the header of a cell's records. MixedRecordsError as `check_header`."""
+    header = loop.build_header(cell, task, machine)
+    check_header(cell, header, store, lambda: find_sources(task))
+    return header
+
+
+def check_header(cell: Cell, header: Header, store: Store, sources: Callable[[], Sources | None]) -> None:
+    """Checks that recorded cells agree with a header.
+
+    Args:
+        cell: the cell.
+        header: the header of its records.
+        store: the results folder.
+        sources: returns the files that the task's images come from now.
 
     Raises:
         MixedRecordsError: there are records of other data; the message names the files that changed.
     """
-    header, old = loop.build_header(cell, task, machine), None
     try:
         store.check_header(cell.path, header)
     except MixedRecordsError as error:
-        if isinstance(task, FromFiles):
-            old = store.sources(cell.task.label)
-        if old is None or old.data == header.data:
+        new = sources()
+        old = store.sources(cell.task.label) if new is not None else None
+        if new is None or old is None or old.data == header.data:
             raise
-        raise MixedRecordsError(f"{old.describe_changes(task_sources(task))}: {error}") from None
-    return header
+        raise MixedRecordsError(f"{old.describe_changes(new)}: {error}") from None
 
 
-def task_sources(task: Any) -> Sources:
-    """Returns the files that a task's images come from, and remarks on them."""
-    return Sources(task.fingerprint, task.source_files(), task.data_remarks())
+def find_sources(task: Task) -> Sources | None:
+    """Returns the files that a task's images come from, and remarks on them; None where it knows no files."""
+    return Sources(task.fingerprint, task.source_files(), task.data_remarks()) if isinstance(task, FromFiles) else None
 
 
-def save_sources(spec: Spec, task: Task, store: Store) -> None:
-    """Writes the list of a task's image files beside its records, unless the same list is there already."""
-    key = (spec.label, task.fingerprint)
-    if key in store.saved_sources or not isinstance(task, FromFiles):
-        return
-    store.saved_sources.add(key)
-    old, new = store.sources(spec.label), task_sources(task)
-    if (old is None or new.to_json() != old.to_json()) and (new.files or new.remarks):
-        store.save_sources(spec.label, new)
+def save_task_sources(spec: Spec, task: Task, store: Store) -> None:
+    """Writes the list of a task's image files beside its records; see `save_sources`."""
+    is_saved = (spec.label, task.fingerprint) in store.saved_sources
+    if not is_saved and (sources := find_sources(task)) is not None:
+        save_sources(spec, sources, store)
+
+
+def save_sources(spec: Spec, sources: Sources, store: Store) -> None:
+    """Writes a list of image files, unless it is empty or the same list is there already."""
+    store.saved_sources.add((spec.label, sources.data))
+    old = store.sources(spec.label)
+    if (old is None or sources.to_json() != old.to_json()) and (sources.files or sources.remarks):
+        store.save_sources(spec.label, sources)

@@ -1,6 +1,7 @@
 """Reports of progress: code that reads images, trains or selects sends them, and the command line shows them.
 
-Without a listener (in Python, tests and Ray's workers) reports go nowhere and cost no measurable time.
+Without a listener (in Python, tests and Ray's workers) reports go nowhere and cost no measurable time. Worker processes
+send theirs to the driver, which calls `forward`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Stage:
     num_done: int = 0
     outer: Stage | None = None
     start_time: float = field(default_factory=lambda: time.monotonic())
+    worker: int = 0  # the number of the worker process that does it; 0: this process
+    task: str = ""  # label of the task that a worker process is at
 
     def __post_init__(self) -> None:
         self.num_done_before, self.report_time = self.num_done, self.start_time
@@ -41,6 +44,13 @@ class Stage:
         if now - self.report_time >= REPORT_SECONDS:
             self.report_time = now
             self.listener(self)
+
+    def detach(self) -> Stage:
+        """Returns the stage as it is now, by its full name, without the stages around it and without a listener."""
+        start = self.num_done_before, None, self.start_time
+        copy = Stage(ignore_stage, self.full_name, self.total, self.unit, self.epochs, *start)
+        copy.num_done = self.num_done
+        return copy
 
     @property
     def full_name(self) -> str:
@@ -83,6 +93,11 @@ def report_to(listener: Listener) -> Iterator[None]:
         yield
     finally:
         current_stage.reset(token)
+
+
+def forward(stage: Stage) -> None:
+    """Reports a stage of another process to the listener of this one."""
+    current_stage.get().listener(stage)
 
 
 @contextmanager

@@ -1,30 +1,36 @@
-"""What runs in a worker of Ray: cells arrive as plain data, one after the other, and rounds go back. Imports no Ray."""
+"""What runs in a worker: cells arrive as plain data, one after the other, and rounds go back to the driver.
+
+A worker is a process of this machine (`worker_process`) or an actor of Ray (`ray_launch`); this file is for both.
+"""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
+from benchmark.api import Task
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.run_settings import Settings
 from benchmark.experiment.schedule import IncompatibleScheduleError, Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.experiment.variants import Variant
 from benchmark.plugins import discovery
+from benchmark.records.image_file_list import Sources
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.versions import minor_version
 from benchmark.runner import loop, measuring
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.machine import prepare_machine
+from benchmark.runner.record_checks import find_sources
 from benchmark.runner.task_loading import TaskLoader
 from benchmark.seeds import seed
-from benchmark.system import remarks
+from benchmark.system import activity, remarks
 from benchmark.system.process_state import isolate_plugin
 from benchmark.text.words import error_message
 
@@ -81,11 +87,23 @@ class WorkerFailure:
         """An exception with the original's name, message and the worker's traceback."""
         kind: type[Exception] = type(self.type_name, (Exception,), {"__module__": "builtins"})
         error = ValueError(self.text) if self.is_value_error else kind(self.text)
-        error.add_note(f"in a worker of Ray:\n{self.trace}")
+        error.add_note(f"in a worker:\n{self.trace}")
         return error
 
 
-Answer: TypeAlias = Header | tuple[Record, Measured] | WorkerFailure | str  # str: a remark
+# Sources come before the header of the first cell of a task; a text is a remark.
+Answer: TypeAlias = Header | tuple[Record, Measured] | WorkerFailure | Sources | activity.Stage | str
+
+
+def worker_settings(settings: Settings, device: str) -> Settings:
+    """Returns the settings of a run for its workers, with paths that are valid wherever a worker is started."""
+    data, plugins = absolute_path(settings.data), absolute_path(settings.plugins)
+    return replace(settings, device=device, data=data, plugins=plugins)
+
+
+def absolute_path(folder: str | None) -> str | None:
+    """Returns the absolute path of a folder; None for None."""
+    return folder and str(Path(folder).absolute())
 
 
 class Worker:
@@ -94,6 +112,7 @@ class Worker:
     def __init__(self, settings: dict[str, Any], scratch: str) -> None:
         self.settings, self.scratch = Settings(**settings), Path(scratch)
         self.remarks = list[str]()  # to be sent to the driver
+        self.sent_sources = set[str]()  # labels of tasks
 
     def ready(self) -> None:
         """Returns as soon as the worker runs."""
@@ -114,20 +133,33 @@ class Worker:
 
     def answers(self, serialized_cell: SerializedCell, past: Sequence[Record]) -> Iterator[Answer]:
         """Yields what `run` yields, without remarks; raises what a plug-in raises, unless a task cannot be built."""
-        cell, machine = self.read_cell(serialized_cell), self.tasks.machine
-        task = self.tasks(cell.task)
+        cell = self.read_cell(serialized_cell)
+        steps = self.run_cell(cell, past)
+        while True:
+            with isolate_plugin(cell.task.label, seed("global", cell.path)):
+                answer = next(steps, None)
+            if answer is None:
+                return
+            yield answer
+
+    def run_cell(self, cell: Cell, past: Sequence[Record]) -> Iterator[Answer]:
+        """Yields the header of a cell and its rounds, as the local launcher runs them."""
+        task, machine = self.tasks(cell.task), self.tasks.machine
         if isinstance(task, Exception):
             yield WorkerFailure.from_error(task, whole_task=True)
             return
+        if (sources := self.unsent_sources(cell.task.label, task)) is not None:
+            yield sources
         yield loop.build_header(cell, task, machine)
         fits = FitCache(self.scratch, self.settings.cache_gb, measuring.device_name(machine))
-        rounds = loop.run(cell, task, fits, machine, past)
-        while True:
-            with isolate_plugin(cell.task.name, seed("global", cell.task.name)):
-                result = next(rounds, None)
-            if result is None:
-                return
-            yield result
+        yield from loop.run(cell, task, fits, machine, past)
+
+    def unsent_sources(self, label: str, task: Task) -> Sources | None:
+        """Returns the files that a task's images come from, unless the driver has them or there are none."""
+        if label in self.sent_sources:
+            return None
+        self.sent_sources.add(label)
+        return find_sources(task)
 
     @cached_property
     def tasks(self) -> TaskLoader:
