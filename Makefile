@@ -22,7 +22,7 @@ extras: $(READY) ## Ray and Weights & Biases into .venv
 	@$(RUN) $(INSTALL) requirements-extras.lock
 
 quick: $(READY) ## run the default grid and print its tables: no download of data, no GPU
-	@$(RUN) benchmark run
+	@$(RUN) benchmark run jobs=auto
 
 test: $(READY) ## fast tests
 	@$(RUN) pytest -q --numprocesses auto --dist loadfile -m "not ($(SLOW))"

@@ -30,13 +30,14 @@ from typing import Any, NoReturn
 import pytest
 import torch
 from _cells import FAULTY, bytes_of, cell, run
+from _processes import children, is_running
 
 from benchmark.api import Machine
 from benchmark.cli.commands import main
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import discovery, registry
 from benchmark.records.store import Store, StoreWriteError
-from benchmark.runner import local_launch, run_grid, task_loading
+from benchmark.runner import launch, local_launch, task_loading
 from benchmark.runner.events import Failure, Round
 from benchmark.runner.fit_cache import FitCache
 
@@ -52,8 +53,9 @@ GRID = [
 ]  # fmt: skip
 NUM_ROUNDS, NUM_FILES = 40, 8
 HOW_MANY = os.environ.get("AL_BENCHMARK_KILLS", "")  # in each test of kills, more than there is time for each night
-NUM_KILLS = {"flock": int(HOW_MANY or 100), "no locks": int(HOW_MANY or 50), "ray": int(HOW_MANY or 16)}
-NUM_FRESH, KILLS_A_DRIVER = 5, 4  # kills of commands that were typed; of Ray's workers before its driver is killed
+NUM_KILLS = {"flock": 100, "no locks": 50, "ray": 16, "jobs": 100}
+NUM_KILLS = {where: int(HOW_MANY or number) for where, number in NUM_KILLS.items()}
+NUM_FRESH, KILLS_A_DRIVER = 5, 4  # kills of commands that were typed; of workers before their driver is killed
 
 
 # --- what is stated ---------------------------------------------------------------------------
@@ -312,18 +314,40 @@ def test_a_folder_is_free_at_once_when_a_driver_with_readers_of_images_was_kille
     assert forks.run(*words, log=tmp_path / "log") == (0, (tmp_path / "log").read_text())
 
 
-def children(pid: int) -> dict[int, str]:
-    """Returns the processes below a process, with their command lines."""
-    parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
-    todo, names = list(parents.get(pid, [])), {}
-    for child in todo:  # grows while it is read
-        todo += parents.get(child, [])
-        with contextlib.suppress(OSError):
-            names[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ").strip()
-    return names
+@pytest.mark.slow
+def test_a_hundred_kills_of_worker_processes_and_drivers_cost_the_rounds_in_flight(
+    tmp_path: Path, whole: Path, forks: Forks
+) -> None:
+    rng, log, everyone, killed = random.Random(0), tmp_path / "log", set[int](), Counter[str]()
+    for number in itertools.count():
+        out, code = tmp_path / f"run-{number}", None
+        while code != 0:
+            before = bytes_of(out)
+            process = forks.start("run", *GRID, "jobs=2", f"out={out}", log=log)
+            while killed.total() < NUM_KILLS["jobs"] and moment(process, out, rng, longest=8):
+                workers = [pid for pid, name in children(process.pid).items() if "worker_process" in name]
+                everyone |= set(workers)
+                if killed["workers"] >= KILLS_A_DRIVER * (killed["drivers"] + 1):
+                    killed["drivers"] += process.kill(alone=True)
+                elif workers:
+                    os.kill(rng.choice(workers), signal.SIGKILL)
+                    killed["workers"] += 1
+            assert process.ended(300), log.read_text()
+            code = process.code
+            # 1: a cell was lost four times; 2: four workers in a row were killed before they were ready
+            assert code in (0, 1, -signal.SIGKILL) or "no worker starts" in log.read_text(), log.read_text()
+            check_kept(before, bytes_of(out), whole, log.read_text())
+        assert bytes_of(out) == bytes_of(whole)
+        assert tables_of(out) == tables_of(whole)
+        assert list((out / ".fits").glob("*.draft")) == []
+        if killed.total() >= NUM_KILLS["jobs"]:
+            break
+    print("killed:", f"{dict(killed)} in {number + 1} folders")
+    assert killed["drivers"] >= NUM_KILLS["jobs"] // (KILLS_A_DRIVER + 2)
+    deadline = time.monotonic() + 10
+    while remaining := [pid for pid in everyone if is_running(pid, "worker_process")]:
+        assert time.monotonic() < deadline, remaining
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -357,17 +381,9 @@ def test_kills_of_ray_workers_and_drivers_cost_the_rounds_in_flight(tmp_path: Pa
     print("killed:", f"{dict(killed)} in {number + 1} folders")
     assert killed["drivers"] >= NUM_KILLS["ray"] // (KILLS_A_DRIVER + 1)
     deadline = time.monotonic() + 120  # Ray notices in seconds; on a busy machine it took over 30
-    while remaining := [pid for pid in everyone if is_of_ray(pid)]:
+    while remaining := [pid for pid in everyone if is_running(pid, "ray")]:
         assert time.monotonic() < deadline, remaining
         time.sleep(0.2)
-
-
-def is_of_ray(pid: int) -> bool:
-    """Whether this is a running process that Ray started."""
-    try:
-        return b"ray" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 # --- disks and folders ------------------------------------------------------------------------
@@ -701,7 +717,7 @@ def test_exit_0_means_that_every_round_is_in_the_records(
 ) -> None:
     for number in (5, 2):  # events go missing between the launcher and the command
         local = local_launch.run_locally
-        monkeypatch.setattr(run_grid, "run_locally", lambda *args: itertools.islice(local(*args), number))  # noqa: B023
+        monkeypatch.setattr(launch, "run_locally", lambda *args: itertools.islice(local(*args), number))  # noqa: B023
         code, output = typed("strategies=[random]", "seeds=3")
         monkeypatch.undo()
         check_stated("rounds are missing at the end", code, output)

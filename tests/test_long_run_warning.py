@@ -21,15 +21,16 @@ CPU = Machine(torch.device("cpu"))
 
 
 def lines_after(
-    cells: Sequence[Cell], seconds: float, images: int, epochs: int, monkeypatch: pytest.MonkeyPatch
+    cells: Sequence[Cell], seconds: float, images: int, epochs: int, monkeypatch: pytest.MonkeyPatch, num_jobs: int = 1
 ) -> list[str]:
-    """Returns what is said after a fit that has gone through so many images in that time."""
-    lines = list[str]()
-    tasks: Any = SimpleNamespace(by_label={cells[0].task.label: None})
-    listener = LongRunWarner({each: each.schedule.rounds for each in cells}, tasks, lines.append)
+    """Returns what is said after a fit that has gone through so many images in that time, here or in a worker."""
+    lines, label = list[str](), cells[0].task.label
+    tasks: Any = SimpleNamespace(by_label={label: None} if num_jobs == 1 else {})
+    listener = LongRunWarner({each: each.schedule.rounds for each in cells}, tasks, lines.append, num_jobs)
     now = [100.0]
     monkeypatch.setattr(activity.time, "monotonic", lambda: now[0])
     fit = Stage(listener, "fitting", 10**9, "images", epochs)
+    fit.worker, fit.task = (0, "") if num_jobs == 1 else (1, label)
     now[0] += seconds
     fit.advance(images)
     fit.advance(0)
@@ -48,6 +49,17 @@ def test_a_long_run_is_told_once_with_a_recipe_for_cpus(monkeypatch: pytest.Monk
         f"{label}: 5 fits of 200 epochs take about 5.6 hours on this CPU, at 8 images/s; "
         f"smaller, for a CPU: 'tasks=[{small}]'"
     ]
+
+
+def test_a_long_run_of_two_processes_takes_half_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    discovery.discover()
+    cells = [cell(name, task="digits[epochs=200]", rounds=3) for name in ("random", "margin")]
+    alone, side_by_side = (lines_after(cells, 10, 1, 200, monkeypatch, num_jobs) for num_jobs in (1, 2))
+    [hours], [half] = (
+        [float(re.search(r"about ([\d.]+) hours", line)[1]) for line in lines] for lines in (alone, side_by_side)
+    )  # type: ignore[index]
+    assert half == pytest.approx(hours / 2, rel=0.05)
+    assert "on this CPU in 2 processes, at 0.1 images/s" in side_by_side[0]
 
 
 def test_a_short_run_and_a_short_fit_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

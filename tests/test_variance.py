@@ -273,9 +273,11 @@ def test_rounding_that_counts_as_selection_is_a_remark(three_sets: Path) -> None
 
 
 @pytest.mark.slow
-def test_ray_writes_the_same_bytes(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+@pytest.mark.parametrize("word", ["jobs=2", "launcher=ray"])
+def test_cells_side_by_side_write_the_same_bytes(word: str, tmp_path: Path) -> None:
+    if word == "launcher=ray":
+        pytest.importorskip("ray")
     command = [sys.executable, "-m", "benchmark", "variance", *SHELF, "sets=2"]
-    for launcher in ("local", "ray"):
-        subprocess.run([*command, f"out={tmp_path / launcher}", f"launcher={launcher}"], check=True, timeout=600)
-    assert bytes_of(tmp_path / "local") == bytes_of(tmp_path / "ray")
+    for out, words in (("alone", []), ("parallel", [word])):
+        subprocess.run([*command, f"out={tmp_path / out}", *words], check=True, timeout=600)
+    assert bytes_of(tmp_path / "alone") == bytes_of(tmp_path / "parallel")

@@ -153,6 +153,7 @@ def show_estimate(job: Job) -> None:
     """Prints how many trainings a run needs and how many hours they take. The fits of its pilot rounds are cached."""
     from benchmark.runner import forecast, record_checks, resume, task_loading
     from benchmark.runner.fit_cache import FitCache
+    from benchmark.runner.launch import resolve_jobs
     from benchmark.runner.measuring import device_name
     from benchmark.runner.run_grid import manifest_entry
 
@@ -178,7 +179,8 @@ def show_estimate(job: Job) -> None:
     gpu_share = settings.gpus_per_cell or 1.0
     print_rows("to do", [row.table_row(gpu_share) for row in rows], settings.format, ["experiment"], forecast.NOTE)
     if rows or not failed:
-        say(forecast.summary(rows, gpu_share, device_name(machine)))
+        jobs = resolve_jobs(settings, machine.device)
+        say(forecast.summary(rows, gpu_share, device_name(machine), jobs))
     if failed:
         say(f"no hours could be estimated for: {', '.join(failed)}")
         raise typer.Exit(1)

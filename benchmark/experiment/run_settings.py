@@ -39,6 +39,7 @@ class Settings:
     out: str
     plugins: str | None
     cache_gb: float
+    jobs: int | Literal["auto"]
     launcher: Literal["local", "ray"]
     ray_address: str | None
     gpus_per_cell: float | None
@@ -79,7 +80,13 @@ class Settings:
         self.check_launcher()
 
     def check_launcher(self) -> None:
-        """ValueError for settings of Ray that do not fit, or that have no effect with the launcher or device."""
+        """ValueError for settings of parallel cells that do not fit, or have no effect with the launcher or device."""
+        if self.jobs != "auto" and self.jobs < 1:
+            raise ValueError(f"jobs={self.jobs}: must be at least 1, or auto")
+        if self.jobs != 1 and self.launcher == "ray":
+            raise ValueError(f"jobs={self.jobs}: has no effect with launcher=ray: set cpus_per_cell or gpus_per_cell")
+        if self.jobs not in (1, "auto") and self.device.startswith("cuda:"):
+            raise ValueError(f"jobs={self.jobs}: device={self.device} is a single GPU: set device=cuda")
         for name in ("ray_address", "gpus_per_cell", "cpus_per_cell"):
             if self.launcher == "local" and (value := getattr(self, name)) is not None:
                 raise ValueError(f"{name}={value}: has no effect with launcher=local: set launcher=ray")

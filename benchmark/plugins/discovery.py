@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.plugins.code_folders import folder_of
-from benchmark.plugins.registry import FOLDERS, REGISTRY, USER_MODULE_PREFIX
+from benchmark.plugins.registry import FOLDERS, REGISTRY, USER_MODULE_PREFIX, Plugin, source_file
 from benchmark.seeds import seed
 from benchmark.system.files import open_file
 from benchmark.system.remarks import remark_once
@@ -53,6 +53,14 @@ def discover(folder: str | Path | None = None) -> None:
         load_folder(Path(folder))
     for plugin in [plugin for plugins in REGISTRY.values() for plugin in plugins.values()]:
         plugin.check()
+
+
+def is_discoverable(plugin: Plugin, folder: str | None) -> bool:
+    """Whether `discover(folder)` in another process registers a plug-in of this one."""
+    module = plugin.function.__module__
+    entries = [entry for package in FOLDERS.values() for entry in entry_points(group=f"al_benchmark.{package}")]
+    is_installed = module.partition(".")[0] in {"benchmark", *(entry.module.partition(".")[0] for entry in entries)}
+    return is_installed or (folder is not None and Path(folder).resolve() == source_file(plugin).parent)
 
 
 def require_torch() -> None:

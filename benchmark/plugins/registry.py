@@ -340,14 +340,16 @@ def convert_value(context: str, value: Any, annotation: Any) -> Any:
         return get(plugin_kind, name).label(overrides)
     if plugin_kind is not None and types.NoneType not in options:
         raise ValueError(f"{context}: must name {'an' if plugin_kind == 'encoder' else 'a'} {plugin_kind}")
-    if typing.get_origin(annotation) is Literal:
-        if value not in options:
-            raise ValueError(
-                f"{context}: must be one of {', '.join(str(option) for option in options if option != '')}"
-            )
-        return value
     is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
-    allowed = [typing.get_origin(option) or option for option in (options if is_union else (annotation,))]
+    members = options if is_union else (annotation,)
+    choices = [
+        choice for member in members if typing.get_origin(member) is Literal for choice in typing.get_args(member)
+    ]
+    if value in choices:
+        return value
+    if typing.get_origin(annotation) is Literal:
+        raise ValueError(f"{context}: must be one of {', '.join(str(choice) for choice in choices if choice != '')}")
+    allowed = [typing.get_origin(member) or member for member in members]
     if isinstance(value, QuotedText) and not {str, Any}.isdisjoint(allowed):
         return str(value)
     if isinstance(value, str) and (str not in allowed or (value == "null" and types.NoneType in allowed)):
@@ -358,8 +360,6 @@ def convert_value(context: str, value: Any, annotation: Any) -> Any:
         return value
     if float in allowed and type(value) is int and abs(value) < 2**1023:
         return float(value)
-    words = (
-        TYPE_DESCRIPTIONS.get(allowed_type) or getattr(allowed_type, "__name__", str(allowed_type))
-        for allowed_type in allowed
-    )
-    raise ValueError(f"{context}: must be {' or '.join(words)}")
+    kinds = [kind for kind in allowed if kind is not Literal]
+    words = [TYPE_DESCRIPTIONS.get(kind) or getattr(kind, "__name__", str(kind)) for kind in kinds]
+    raise ValueError(f"{context}: must be {' or '.join([*words, *map(str, choices)])}")

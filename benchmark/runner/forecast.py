@@ -187,6 +187,7 @@ class LongRunWarner:
     rounds_left: Mapping[Cell, int]  # rounds that each cell of the run lacks at its start
     tasks: TaskLoader
     say: Callable[[str], None]
+    num_jobs: int = 1  # cells that run side by side
     handled_tasks: set[str] = field(default_factory=set)  # labels of tasks
 
     def __call__(self, stage: activity.Stage) -> None:
@@ -194,7 +195,8 @@ class LongRunWarner:
         seconds = time.monotonic() - stage.start_time
         if not stage.epochs or seconds < PACE_SECONDS or stage.num_done == stage.num_done_before:
             return
-        for label in self.tasks.by_label.keys() - self.handled_tasks:
+        labels = {stage.task} if stage.worker else self.tasks.by_label.keys()
+        for label in labels - self.handled_tasks:
             self.handled_tasks.add(label)
             self.warn_if_long(label, (stage.num_done - stage.num_done_before) / seconds, stage.epochs)
 
@@ -207,14 +209,16 @@ class LongRunWarner:
             per_round = 0.0 if by_box else cell.schedule.budget
             images, fits, _ = count_remaining_work({cell: rounds}, per_round, counted_fits)
             num_images, num_fits = num_images + images, num_fits + fits
-        hours = num_images * epochs / images_per_second / 3600
+        num_processes = max(1, min(self.num_jobs, len(cells)))
+        hours = num_images * epochs / images_per_second / 3600 / num_processes
         if hours < MIN_HOURS_TO_WARN:
             return
         small = cpu_task_label(next(iter(cells)).task)
         hint = f"; smaller, for a CPU: 'tasks=[{small}]'" if small else ""
         work = f"{plural(num_fits, 'fit')} of {plural(epochs, 'epoch')}"
         time_text = ("at least " if by_box else "about ") + (f"{hours:.1f}" if hours < 10 else f"{hours:,.0f}")
-        self.say(f"{label}: {work} take {time_text} hours on this CPU, at {images_per_second:,.3g} images/s{hint}")
+        place = "this CPU" if num_processes == 1 else f"this CPU in {num_processes} processes"
+        self.say(f"{label}: {work} take {time_text} hours on {place}, at {images_per_second:,.3g} images/s{hint}")
 
 
 def cpu_task_label(spec: Spec) -> str:
@@ -275,12 +279,21 @@ def measure_pilot(cell: Cell, task: Task, fits: FitCache, machine: Machine) -> P
     return Pace(fit.seconds / len(labelled), **clock.seconds, images_per_round=images_per_round)
 
 
-def summary(rows: Sequence[ForecastRow], device_share: float, device: str) -> str:
-    """Returns the whole forecast in one line."""
+def summary(rows: Sequence[ForecastRow], device_share: float, device: str, num_jobs: int = 1) -> str:
+    """Returns the whole forecast in one line.
+
+    Args:
+        rows: the rows of the forecast.
+        device_share: the share of a device that a cell occupies.
+        device: the name of the device.
+        num_jobs: cells that will run side by side.
+    """
     counts = ("num_cells", "num_rounds", "num_fits")
     cells, rounds, num_fits = (sum(getattr(row, count) for row in rows) for count in counts)
     timed = [row.fit + row.score + row.select for row in rows if not math.isnan(row.fit)]
     hours = f"{device_share * sum(timed):.3g} hours of {device}" if timed or not rows else "hours are not known"
+    if timed and (num_processes := min(num_jobs, cells)) > 1:
+        hours += f", {sum(timed) / num_processes:.3g} in {num_processes} processes"
     num_unknown = len(rows) - len(timed) if timed else 0
     rest = f", without {plural(num_unknown, 'row')} whose hours are not known" if num_unknown else ""
     shared = f"{rounds - num_fits} of {plural(rounds, 'fit')} are shared" if rounds else "nothing is left to do"

@@ -28,7 +28,7 @@ from benchmark.runner import (
 from benchmark.runner.events import Event, Failure, has_incompatible_schedule
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.gpu_hours import stop_after_gpu_hours
-from benchmark.runner.local_launch import run_locally
+from benchmark.runner.launch import Launcher
 from benchmark.runner.machine import prepare_machine
 from benchmark.runner.measuring import device_name
 from benchmark.runner.task_loading import TaskLoader, check_encoders
@@ -195,19 +195,17 @@ def list_cells(grid: Grid, settings: Settings, lazy_tasks: LazyTasks) -> list[Ce
 def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[Failure]:
     """Runs what is missing, and returns what failed; with seeds=auto, later looks add cells to `rounds_left`."""
     settings, grid, store, tasks, say = job.settings, job.grid, job.store, job.lazy_tasks.tasks, job.watcher.say
-    machine, device = tasks.machine, device_name(tasks.machine)
-    fits = FitCache(store.folder / ".fits", settings.cache_gb, device)
-    is_local, num_rounds = settings.launcher == "local", plural(sum(rounds_left.values()), "round")
-    cells_left = f"{plural(len(grid.cells()), 'cell')}, {len(rounds_left)} to do, {num_rounds}"
-    say(f"{cells_left}, on {device if is_local else 'Ray'}; records in {store.folder}")
-    if is_local:
-        check_encoders(rounds_left, machine)
-
-    def run(cells: Sequence[Cell]) -> Generator[Event]:
-        return run_locally(cells, store, fits, tasks) if is_local else launch_on_ray(list(cells), store, settings)
-
+    fits = FitCache(store.folder / ".fits", settings.cache_gb, device_name(tasks.machine))
+    launcher, num_left = Launcher.from_settings(settings, store, fits, tasks), len(rounds_left)
+    num_rounds = plural(sum(rounds_left.values()), "round")
+    cells_left = f"{plural(len(grid.cells()), 'cell')}, {num_left} to do, {num_rounds}"
+    say(f"{cells_left}, on {launcher.describe_place(num_left)}; records in {store.folder}")
+    if hint := launcher.hint(num_left):
+        say(hint)
+    if settings.launcher == "local":
+        check_encoders(rounds_left, tasks.machine)
     has_auto_seeds = any(experiment.auto for experiment in grid.experiments)
-    all_events = run_auto_seeds(job, rounds_left, run) if has_auto_seeds else run(list(rounds_left))
+    all_events = run_auto_seeds(job, rounds_left, launcher.run) if has_auto_seeds else launcher.run(list(rounds_left))
     events = stop_after_gpu_hours(all_events, settings.gpu_hours, settings.gpus_per_cell or 1.0, say)
     events = tracking.mirror_events(events, settings.tracking, store.folder, say)
 
@@ -219,11 +217,11 @@ def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[Failure]:
         for line in gallery_writer.update_galleries(missing, store, fits, tasks):
             say(line)
 
-    if is_local:  # Ray's workers would wait for the driver meanwhile
+    if launcher.trains_here(num_left):  # workers would wait for the driver meanwhile
         without_looks = [experiment for experiment in grid.experiments if experiment.auto is None]
         events = gallery_writer.call_when_finished(events, without_looks, rounds_left, draw_galleries)
-    on_cpu = machine.device.type == "cpu"
-    warner = forecast.LongRunWarner(rounds_left, tasks, say) if on_cpu else activity.ignore_stage
+    on_cpu = tasks.machine.device.type == "cpu"
+    warner = forecast.LongRunWarner(rounds_left, tasks, say, launcher.num_jobs) if on_cpu else activity.ignore_stage
     with job.watcher.show_stages(warner):
         shown_events = job.watcher.show_events(events, rounds_left)
         failures = [event for event in shown_events if isinstance(event, Failure)]
@@ -241,15 +239,6 @@ def run_auto_seeds(
         job.store.update_manifest(job.grid.name, list(map(manifest_entry, experiments)))
 
     return interim_looks.run_looks(job.grid, rounds_left, job.store, run, update_manifest, job.watcher.say)
-
-
-def launch_on_ray(cells: list[Cell], store: Store, settings: Settings) -> Generator[Event]:
-    """Runs cells on Ray, see `ray_launch.run_on_ray`. ValueError where Ray is not installed."""
-    try:
-        from benchmark.runner import ray_launch
-    except ImportError as error:
-        raise ValueError("launcher=ray: not installed: pip install -e '.[ray]'") from error
-    return ray_launch.run_on_ray(cells, store, settings)
 
 
 def driver_settings(settings: Settings) -> Settings:
