@@ -24,7 +24,7 @@ from benchmark.api import register
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import discovery, registry
 from benchmark.records.store import Store
-from benchmark.runner import launch, process_launch
+from benchmark.runner import forecast, launch, process_launch
 from benchmark.runner.events import CellStarted, Event, Failure, Round
 from benchmark.runner.process_launch import ProcessBackend, WorkerProcess, run_in_processes
 from benchmark.runner.worker_pool import WorkerLoss
@@ -146,6 +146,13 @@ def test_the_first_lines_of_a_run_say_where_its_three_cells_run(
     launcher = launcher_of(words, device, tmp_path, monkeypatch)
     assert (launcher.describe_place(3), launcher.hint(3)) == (place, hint)
     assert launcher.trains_here(3) == (place in ("cpu", "cuda", "cuda:1"))
+
+
+def test_a_forecast_tells_the_hours_of_several_processes_too() -> None:
+    row = forecast.ForecastRow("digits", "random", 4, 12, 12, fit=3.0, score=0.5, select=0.5)
+    assert forecast.summary([row], 1, "cpu").endswith(": 4 hours of cpu")
+    assert forecast.summary([row], 1, "cpu", 3).endswith(": 4 hours of cpu, 1.33 in 3 processes")
+    assert forecast.summary([row], 1, "cpu", 9).endswith(": 4 hours of cpu, 1 in 4 processes")
 
 
 def test_a_strategy_that_only_this_process_knows_is_one_line(tmp_path: Path) -> None:
@@ -277,24 +284,28 @@ def test_two_processes_write_the_same_bytes_share_fits_and_report_what_they_do(t
 
 @pytest.mark.slow
 def test_what_raises_ends_or_hangs_fails_alone(tmp_path: Path) -> None:
-    names = ["crash", "nan", "ends[how=exit]", "ends[how=own]", "hangs", "random"]
-    cells = [*map(cell, names), cell("random", task="ending_task"), cell("random", rounds=1, task="shelf")]
+    reasons = {
+        "crash": "KeyError: 'a bug in a strategy'",
+        "nan": "1 of 1267 scores are NaN",
+        "ends[how=exit]": "SystemExit: 0",
+        "ends[how=at_once]": "SystemExit: 0",
+        "ends[how=interrupt]": "KeyboardInterrupt: ",
+        "hangs": "TimeoutError: select_timeout=1: hangs did not select within 1 s",
+    }
+    cells = [
+        *map(cell, [*reasons, "random"]),
+        cell("random", task="ending_task"),
+        cell("random", rounds=1, task="shelf"),
+    ]
     events = in_processes(cells, tmp_path, "select_timeout=1")
     lines = {event.cell: event.line for event in events if isinstance(event, Failure)}
-    assert list(map(lines.get, cells)) == [
-        f"{cells[0].label}: KeyError: 'a bug in a strategy'",
-        f"{cells[1].label}: 1 of 1267 scores are NaN",
-        f"{cells[2].label}: SystemExit: 0",
-        lines[cells[3]],
-        f"{cells[4].label}: TimeoutError: select_timeout=1: hangs did not select within 1 s",
-        None,
-        "ending_task: RuntimeError: SystemExit: 0",
-        None,
-    ]
-    assert "OddError" in lines[cells[3]]
+    assert lines == {
+        **{each: f"{each.label}: {reason}" for each, reason in zip(cells, reasons.values(), strict=False)},
+        cells[-2]: "ending_task: RuntimeError: SystemExit: 0",
+    }
     store = Store(tmp_path / "run")
     assert "faulty.py" in (store.read_failure(cells[0].path) or "")
-    assert [len(store.records(each.path)[1]) for each in cells] == [1, 1, 1, 1, 1, 3, 0, 1]
+    assert [len(store.records(each.path)[1]) for each in cells] == [1, 1, 1, 1, 1, 1, 3, 0, 1]
     assert sum(isinstance(event, CellStarted) for event in events) == len(cells)
 
 

@@ -78,7 +78,8 @@ class ProcessBackend:
         driver_end, worker_end = socket.socketpair()
         connection = Connection(driver_end.detach())
         with worker_end:
-            arguments = [json.dumps(sys.path), str(worker_end.fileno())]
+            module_path = [entry for entry in sys.path if isinstance(entry, str)]
+            arguments = [json.dumps(module_path), str(worker_end.fileno())]
             try:
                 process = subprocess.Popen(
                     [sys.executable, "-P", "-c", PROGRAM, *arguments],

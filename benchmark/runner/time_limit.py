@@ -18,7 +18,7 @@ def time_limit(seconds: float | None, name: str) -> Iterator[None]:
 
     The time in which the process is stopped by Ctrl-Z or SIGSTOP does not count. The error is raised between two steps
     of Python, so a call into compiled code ends first; if the block swallows the error, it is raised again after the
-    same time. Works in the main thread of a process only: where the local launcher and Ray's workers select.
+    same time. Works in the main thread of a process only: where the local launcher and workers select.
     """
     if seconds is None:
         yield

@@ -159,7 +159,8 @@ class Worker:
         if label in self.sent_sources:
             return None
         self.sent_sources.add(label)
-        return find_sources(task)
+        sources = find_sources(task)
+        return sources if sources is not None and (sources.files or sources.remarks) else None
 
     @cached_property
     def tasks(self) -> TaskLoader:

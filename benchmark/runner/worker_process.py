@@ -76,12 +76,15 @@ def main(socket: int) -> None:
     os.register_at_fork(after_in_child=connection.close)  # readers of images may outlive this process
     driver = Driver(connection)
     threading.Thread(target=driver.receive_all, daemon=True).start()
-    from benchmark.runner.worker import Worker  # imports torch
+    from benchmark.runner.worker import Worker, WorkerFailure  # imports torch
 
     worker = Worker(*driver.messages.get())
     threading.Thread(target=driver.send_stages, daemon=True).start()
     with activity.report_to(driver.show_stage):
         while True:
             driver.send(None)
-            for answer in worker.run(*driver.messages.get()):
-                driver.send(answer)
+            try:
+                for answer in worker.run(*driver.messages.get()):
+                    driver.send(answer)
+            except KeyboardInterrupt as error:  # raised by a plug-in: Ctrl-C does not reach this process
+                driver.send(WorkerFailure.from_error(error))

@@ -1,5 +1,5 @@
-"""Lines for the user from anywhere in the code: the command line prints them, Ray's workers send them to their driver,
-and in a notebook `logging` shows them."""
+"""Lines for the user from anywhere in the code: the command line prints them, workers send them to their driver, and
+in a notebook `logging` shows them."""
 
 from __future__ import annotations
 
