@@ -44,7 +44,7 @@ format: $(READY) ## put the code into shape
 
 bench: $(READY) ## time the hot paths beside the usual ways (half an hour), and write results/benchmarks
 	@OMP_NUM_THREADS=$$(getconf _NPROCESSORS_ONLN) $(RUN) pytest -q --benchmark-only --benchmark-json=$(VENV)/bench.json tests/benchmarks
-	@$(VENV)/bin/python tests/benchmarks/page.py $(VENV)/bench.json
+	@$(RUN) tools.benchmark_pages $(VENV)/bench.json
 
 # The versions stand in constraints.txt, what is needed in pyproject.toml; the locks add the hashes. An extra's lock holds
 # what the environment has not got. uv resolves for Python 3.11 to 3.13 on Linux and macOS at once.
