@@ -24,6 +24,7 @@ from benchmark.experiment.grid import Grid
 from benchmark.plugins import discovery
 from benchmark.records.agreement import Agreement
 from benchmark.records.checksummed_lines import read_lines
+from benchmark.records.manifest import CELL_PATH
 from benchmark.records.store import Store
 from benchmark.runner.run_grid import manifest_entry
 from benchmark.system import files
@@ -32,7 +33,7 @@ from tools.benchmark_pages import HOME, read_json, summarize_cards, update_gpu_p
 from tools.gpu_session import GRID, TINY_SETTINGS
 from tools.readme import render_page
 
-RECORD_FILE = re.compile(r"grid\.json|(cells|measured)/[ -.0-~]+(/[ -.0-~]+)*\.jsonl")
+RECORD_FILE = re.compile(rf"grid\.json|(cells|measured)/{CELL_PATH.pattern}\.jsonl")
 PAGES = ("README.md", "docs/gpu.md")  # that show the records
 MAX_BYTES = 2**28  # of all records, unpacked
 

@@ -1,0 +1,327 @@
+"""`make gpu`: a session on a borrowed GPU, rehearsed with tiny sizes on the CPU, and how its output is taken in."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmark import config
+from benchmark.analysis.load_experiments import read_experiments
+from benchmark.experiment.cell import Cell
+from benchmark.experiment.grid import Grid
+from benchmark.plugins import discovery
+from benchmark.records.record import Header, Measured, Record
+from benchmark.records.store import Store
+from benchmark.runner.run_grid import manifest_entry
+from tools import gpu_output, gpu_probe, gpu_session
+from tools.gpu_session import GRID, IMAGES, Options, Session
+from tools.readme import render_page
+
+HOME = Path(__file__).parent.parent
+CARD = "NVIDIA H200, deterministic"
+NUM_POOL = 6_000
+
+
+# --- the whole, with tiny sizes ---------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the archive of a small image folder: two classes of noise."""
+    home, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    with tarfile.open(home / f"{IMAGES}.tar.xz", "w:xz") as archive:
+        for split, number in (("train", 40), ("test", 5)):
+            for name, mean in (("cat", 60), ("dog", 180)):
+                for index in range(number):
+                    pixels = rng.integers(mean - 50, mean + 50, (8, 8, 3)).astype(np.uint8)
+                    buffer = io.BytesIO()
+                    Image.fromarray(pixels).save(buffer, "JPEG")
+                    member = tarfile.TarInfo(f"{IMAGES}/{split}/{name}/{index:03}.jpg")
+                    member.size = buffer.tell()
+                    buffer.seek(0)
+                    archive.addfile(member, buffer)
+    return home
+
+
+def make_gpu(output: Path, data: Path, records: Path, *settings: str) -> str:
+    """Types `make gpu` with tiny sizes on the CPU, and returns what is on the screen."""
+    paths = [f"OUT={output}", f"DATA={data}", f"RECORDS={records}", f"PYTHON={sys.executable}"]
+    command = ["make", "--no-print-directory", "gpu", "TINY=1", "DEVICE=cpu", *paths, *settings]
+    run = subprocess.run(command, cwd=HOME, text=True, capture_output=True)
+    assert run.returncode == 0, run.stdout + run.stderr + (output / "log.txt").read_text()
+    return run.stdout
+
+
+@pytest.mark.slow
+def test_sessions_with_tiny_sizes_add_up(data: Path, tmp_path: Path) -> None:
+    reference = tmp_path / "home" / "results" / "reference" / GRID
+    screen = make_gpu(tmp_path / "first", data, reference, "SECONDS=600")
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "first").iterdir()}
+    assert set(sizes) == {"summary.txt", "log.txt", "benchmarks.json", "records.tar.xz"}
+    assert max(sizes.values()) < 16e6
+    assert len(screen.splitlines()) <= 60
+    assert screen == (tmp_path / "first" / "summary.txt").read_text()
+    for line in (r"tests: \d+ skipped \(", r"  k-center, 500 x 512, 20 picks: ours ", f"6 more rounds of {GRID}, now 6 of 6"):
+        assert re.search(line, screen), screen
+
+    assert gpu_output.take_in(tmp_path / "first", tmp_path / "home")[0].endswith("was timed without a GPU")
+    lines = gpu_output.take_in(tmp_path / "first", tmp_path / "home", tiny=True)
+    assert lines == ["times of 4 groups on CPU", f"6 rounds of {GRID}"]
+    assert "| CPU | ours |" in (tmp_path / "home" / "results" / "benchmarks" / "gpu.md").read_text()
+    assert str(tmp_path) not in (reference / "grid.json").read_text()
+    [last, *_] = whole = sorted((reference / "cells").rglob("*.jsonl"))
+    text = last.read_text()
+    last.write_text("".join(text.splitlines(keepends=True)[:-1]))  # as if the time had been up before the last round
+
+    screen = make_gpu(tmp_path / "second", data, reference, "STEPS=grid")
+    assert f"1 more rounds of {GRID}, now 6 of 6" in screen
+    assert gpu_output.take_in(tmp_path / "second", tmp_path / "home", tiny=True) == [f"1 round of {GRID}"]
+    assert last.read_text() == text
+    assert len(whole) == 2
+    assert gpu_output.take_in(tmp_path / "second", tmp_path / "home", tiny=True) == [f"0 rounds of {GRID}"]
+
+
+# --- a session --------------------------------------------------------------------------------------
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    options = Options(tmp_path / "out", 60.0, "cpu", None, None, tmp_path / "records", ["grid"], True)
+    return Session(options, tmp_path, dict(os.environ))
+
+
+def test_a_program_that_takes_longer_is_interrupted_and_its_output_stays(session: Session) -> None:
+    code = """if True:
+        import time
+        print("begun", flush=True)
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:
+            print("written")
+    """
+    result = session.run([sys.executable, "-c", code], 2.0)
+    assert (result.is_cut, result.code, result.output.split()) == (True, 0, ["begun", "written"])
+    assert "begun\nwritten" in session.log[0]
+
+
+def test_a_program_that_ignores_the_interruption_is_killed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_session, "GRACE_SECONDS", 0.5)
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('begun', flush=True); time.sleep(600)"
+    result = session.run([sys.executable, "-c", code], 2.0)
+    assert (result.is_cut, result.code, result.output) == (True, -9, "begun\n")
+
+
+def test_steps_after_one_that_took_all_the_time_are_left_out(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits, clock = list[float](), [0.0]
+
+    def take(seconds: float) -> Callable[[Session, float], list[str]]:
+        def step(_: Session, limit: float) -> list[str]:
+            limits.append(limit)
+            clock[0] += seconds
+            return [f"took {seconds:g}"]
+
+        return step
+
+    steps = {"tests": (take(5.0), 0.2), "benchmarks": (take(40.0), 0.5), "parity": (take(1.0), 0.6), "grid": (take(1.0), 1.0)}
+    monkeypatch.setattr(gpu_session, "STEPS", steps)
+    monkeypatch.setattr(gpu_session, "prepare", lambda *_: (session, {"card": "NVIDIA H200", "torch": "2.11"}))
+    monkeypatch.setattr(gpu_session.time, "monotonic", lambda: clock[0])
+    options = replaced(session.options, seconds=75.0, steps=["grid", "parity", "tests", "benchmarks"])
+    lines = list[str]()
+    assert gpu_session.run_session(options, session.work, lines.append)
+    assert limits == [12.0, 25.0, 15.0]
+    assert lines[1:5] == ["took 5", "took 40", "parity: no time was left", "took 1"]
+    assert (session.options.out / "summary.txt").read_text().splitlines() == lines
+
+
+def replaced(options: Options, **changes: object) -> Options:
+    return Options(**(vars(options) | changes))  # type: ignore[arg-type]
+
+
+def test_what_is_missing_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A package, one that another needs, and a GPU."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "msgspec.py").write_text("import no_such_module")
+    (tmp_path / "site" / "filelock.py").write_text("raise ModuleNotFoundError(name='filelock')")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(
+        [sys.executable, "-m", "tools.gpu_session", tmp_path / "out"], cwd=HOME, env=environment, text=True, capture_output=True
+    )
+    assert (run.returncode, run.stdout.count("\n")) == (2, 1), run.stderr
+    assert run.stdout.startswith("error: missing: filelock, no_such_module (for msgspec): put wheels of them into WHEELS=DIR")
+
+
+def test_a_session_without_a_gpu_does_not_start(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    probed = gpu_session.Result(json.dumps({"missing": [], "card": "", "torch": "2.11"}) + "\n", 0, 1.0, False)
+    monkeypatch.setattr(Session, "run", lambda *_, **__: probed)
+    with pytest.raises(ValueError, match="^PyTorch sees no GPU"):
+        gpu_session.prepare(replaced(session.options, device="cuda"), session.work)
+    gpu_session.prepare(session.options, session.work)
+
+
+def test_wheels_are_installed_for_the_session_alone(session: Session, tmp_path: Path) -> None:
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="no wheels in it"):
+        gpu_session.install_wheels(session, folder, tmp_path / "site")
+    info = "made_up_package-1.0.dist-info"
+    with zipfile.ZipFile(folder / "made_up_package-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("made_up_package.py", "NUMBER = 7\n")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: made-up-package\nVersion: 1.0\nRequires-Dist: nowhere\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    gpu_session.install_wheels(session, folder, tmp_path / "site")
+    assert "NUMBER = 7" in (tmp_path / "site" / "made_up_package.py").read_text()
+
+
+def test_an_output_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "summary.txt").write_text("of an earlier session")
+    with pytest.raises(SystemExit):
+        gpu_session.read_options([str(tmp_path)])
+
+
+def test_it_looks_for_every_package_that_the_project_needs() -> None:
+    project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["train"], "pytest", "pytest-benchmark"]
+    assert set(gpu_probe.PACKAGES.values()) == {re.split(r"[<>=]", line)[0] for line in needed}
+
+
+# --- taking its output in ---------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def grid() -> Grid:
+    discovery.discover()
+    return config.build_grid(config.compose_settings([f"grid={GRID}"]))
+
+
+def test_whole_tables_come_first(grid: Grid) -> None:
+    cells = grid.cells(by_seed=True)
+    assert [cell.seed for cell in cells] == [seed for seed in range(5) for _ in range(11)]
+    assert {cell.schedule.label for cell in cells} == {"1000+1000x4v500"}
+
+
+def record(folder: Path, cell: Cell, rounds: int, *, device: str = CARD, facts: str = "data", shift: float = 0.0) -> Store:
+    """Writes rounds of a cell as a run does."""
+    store, sizes = Store(folder), cell.schedule
+    header = Header(cell.key, cell.identity(), facts, NUM_POOL, "accuracy", list(range(sizes.validation)))
+    store.start_cell(cell.path, header)
+    for number in range(rounds):
+        first = sizes.validation + number * sizes.budget
+        bought, labelled = list(range(first, first + sizes.budget)), sizes.initial + number * sizes.budget
+        line = Record(number, labelled, bought, {"images": float(labelled)}, {"accuracy": 50.0 + number + shift})
+        store.append(cell.path, line, Measured(number, {"fit": 1.0, "score": 1.0, "select": 0.0}, False, 1.0, device, {}))
+    return store
+
+
+@pytest.fixture
+def merge(tmp_path: Path, grid: Grid) -> Iterator[Callable[[], list[str]]]:
+    """Takes tmp_path/out in, packed as a session packs it, and returns the lines."""
+
+    def packed() -> list[str]:
+        source = Store(tmp_path / "out")
+        run = {"command": "python -m benchmark run grid=gpu_reference", "version": "0", "commit": "0"}
+        source.update_manifest(GRID, list(map(manifest_entry, grid.experiments)), run)
+        (tmp_path / "records").mkdir(exist_ok=True)
+        (tmp_path / "records" / "records.tar.xz").write_bytes(gpu_session.pack_records(source.folder))
+        return gpu_output.take_in(tmp_path / "records", tmp_path / "home")
+
+    yield packed
+
+
+def test_only_longer_records_replace_shorter_ones(
+    tmp_path: Path, grid: Grid, merge: Callable[[], list[str]]
+) -> None:
+    shorter, longer, new, _ = grid.cells()[:4]
+    target = tmp_path / "home" / "results" / "reference" / GRID
+    record(target, shorter, 2)
+    kept_store = record(target, longer, 4, shift=0.5)
+    record(tmp_path / "out", shorter, 3)
+    record(tmp_path / "out", longer, 3)
+    record(tmp_path / "out", new, 5)
+    assert merge() == [f"6 rounds of {GRID}"]
+    assert [len(kept_store.records(cell.path)[1]) for cell in (shorter, longer, new)] == [3, 4, 5]
+    assert kept_store.records(longer.path)[1][0].scores == {"accuracy": 50.5}
+    assert [len(kept_store.measurements(cell.path)) for cell in (shorter, longer, new)] == [3, 4, 5]
+    assert len(kept_store.manifest()["experiments"][0]["cells"]) == 55
+    [experiment] = read_experiments(str(target))
+    assert experiment.title == GRID
+
+
+def test_damaged_and_foreign_records_are_refused_in_a_line_each(
+    tmp_path: Path, grid: Grid, merge: Callable[[], list[str]]
+) -> None:
+    good, torn, altered, unmeasured, others, on_cpu, foreign, longer = grid.cells()[:8]
+    home = record(tmp_path / "home" / "results" / "reference" / GRID, longer, 1)
+    store = record(tmp_path / "out", good, 2)
+    for cell in (torn, altered, unmeasured):
+        record(tmp_path / "out", cell, 2)
+    text = store.path(torn.path).read_text()
+    store.path(torn.path).write_text(text[:-9])
+    store.path(altered.path).write_text(store.path(altered.path).read_text().replace("51.0", "99.0"))
+    lines = store.path(unmeasured.path, "measured").read_text().splitlines(keepends=True)
+    store.path(unmeasured.path, "measured").write_text(lines[0])
+    record(tmp_path / "out", others, 2, facts="other images")
+    record(tmp_path / "out", on_cpu, 2, device="cpu (AVX512, 8 threads, deterministic)")
+    (tmp_path / "out" / "cells" / "elsewhere").mkdir()
+    (tmp_path / "out" / "cells" / "elsewhere" / "seed-0.jsonl").write_text(text)
+    store.path(foreign.path).parent.mkdir(parents=True, exist_ok=True)
+    store.path(foreign.path).write_text(text)
+    store.path(foreign.path, "measured").parent.mkdir(parents=True, exist_ok=True)
+    store.path(foreign.path, "measured").write_bytes(store.path(torn.path, "measured").read_bytes())
+    refused = {line.split(": ")[1]: line.split(": ", 2)[2] for line in merge()[:-1]}
+    assert set(refused) == {cell.path for cell in (torn, altered, unmeasured, others, on_cpu, foreign)} | {"elsewhere/seed-0"}
+    for path, words in (
+        (torn.path, "line 3 is torn"), (altered.path, "line 3 is damaged"), (unmeasured.path, "rounds without measurements"),
+        (others.path, "other data: other images"), (on_cpu.path, "not run on a GPU"), (foreign.path, "other settings"),
+        ("elsewhere/seed-0", "no such cell"),
+    ):  # fmt: skip
+        assert words in refused[path]
+    assert sorted(path.name for path in (home.folder / "cells").rglob("*.jsonl")) == ["seed-0.jsonl"] * 2
+    assert len(home.records(good.path)[1]) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", gpu_session.pack_records(Path("nowhere"))[:40]])
+def test_a_damaged_archive_is_refused_in_a_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "records.tar.xz").write_bytes(content)
+    [line] = gpu_output.take_in(tmp_path, tmp_path / "home")
+    assert line.startswith("refused: records.tar.xz is damaged: ")
+
+
+def test_no_file_of_an_archive_leaves_the_folder(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "records.tar.xz", "w:xz") as archive:
+        for name in ("../outside.jsonl", "cells/../../outside.jsonl", "cells/a.py"):
+            archive.addfile(tarfile.TarInfo(name))
+        link = tarfile.TarInfo("cells/link.jsonl")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    assert len(gpu_output.unpack_records(tmp_path / "records.tar.xz", folder)) == 4
+    assert [*folder.iterdir()] == []
+    assert not (tmp_path / "outside.jsonl").exists()
+
+
+def test_a_page_shows_the_records_once_there_are_any(
+    tmp_path: Path, grid: Grid, merge: Callable[[], list[str]]
+) -> None:
+    block = f"<!-- growing_table: results/reference/{GRID} {GRID} -->\n<!-- end -->\n"
+    (tmp_path / "home" / "docs").mkdir(parents=True)
+    page = tmp_path / "home" / "docs" / "gpu.md"
+    page.write_text(render_page(block, tmp_path / "home"))
+    assert "No run yet: `make gpu OUT=DIR`" in page.read_text()
+    for cell in grid.cells(by_seed=True)[:2]:
+        record(tmp_path / "out", cell, 4)
+    assert merge() == [f"8 rounds of {GRID}"]
+    assert f"8 of 275 rounds so far, on {CARD}." in page.read_text()
+    assert "| random | 50.00 " in page.read_text()
+    assert render_page(page.read_text(), tmp_path / "home") == page.read_text()
