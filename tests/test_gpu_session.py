@@ -11,7 +11,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,8 @@ def test_sessions_with_tiny_sizes_add_up(data: Path, tmp_path: Path) -> None:
     assert max(sizes.values()) < 16e6
     assert len(screen.splitlines()) <= 60
     assert screen == (tmp_path / "first" / "summary.txt").read_text()
-    for line in (r"tests: \d+ skipped \(", r"  k-center, 500 x 512, 20 picks: ours ", f"6 more rounds of {GRID}, now 6 of 6"):
+    rounds = f"6 more rounds of {GRID}, now 6 of 6"
+    for line in (r"tests: \d+ skipped \(", r"  k-center, 500 x 512, 20 picks: ours ", rounds):
         assert re.search(line, screen), screen
 
     assert gpu_output.take_in(tmp_path / "first", tmp_path / "home")[0].endswith("was timed without a GPU")
@@ -115,14 +116,11 @@ def test_a_program_that_takes_longer_is_interrupted_and_its_output_stays(session
 
 def test_a_program_that_ignores_the_interruption_is_killed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_session, "GRACE_SECONDS", 0.5)
-    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('begun', flush=True); time.sleep(600)"
-    result = session.run([sys.executable, "-c", code], 2.0)
+    result = session.run(["bash", "-c", "trap '' INT; echo begun; while true; do sleep 1; done"], 2.0)
     assert (result.is_cut, result.code, result.output) == (True, -9, "begun\n")
 
 
-def test_steps_after_one_that_took_all_the_time_are_left_out(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_after_one_that_took_all_the_time_are_left_out(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     limits, clock = list[float](), [0.0]
 
     def take(seconds: float) -> Callable[[Session, float], list[str]]:
@@ -133,7 +131,8 @@ def test_steps_after_one_that_took_all_the_time_are_left_out(
 
         return step
 
-    steps = {"tests": (take(5.0), 0.2), "benchmarks": (take(40.0), 0.5), "parity": (take(1.0), 0.6), "grid": (take(1.0), 1.0)}
+    plan = {"tests": (5.0, 0.2), "benchmarks": (40.0, 0.5), "parity": (1.0, 0.6), "grid": (1.0, 1.0)}
+    steps = {name: (take(seconds), share) for name, (seconds, share) in plan.items()}
     monkeypatch.setattr(gpu_session, "STEPS", steps)
     monkeypatch.setattr(gpu_session, "prepare", lambda *_: (session, {"card": "NVIDIA H200", "torch": "2.11"}))
     monkeypatch.setattr(gpu_session.time, "monotonic", lambda: clock[0])
@@ -155,17 +154,18 @@ def test_what_is_missing_is_said_in_a_line(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "site" / "msgspec.py").write_text("import no_such_module")
     (tmp_path / "site" / "filelock.py").write_text("raise ModuleNotFoundError(name='filelock')")
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(
-        [sys.executable, "-m", "tools.gpu_session", tmp_path / "out"], cwd=HOME, env=environment, text=True, capture_output=True
-    )
+    command = [sys.executable, "-m", "tools.gpu_session", tmp_path / "out"]
+    run = subprocess.run(command, cwd=HOME, env=environment, text=True, capture_output=True)
     assert (run.returncode, run.stdout.count("\n")) == (2, 1), run.stderr
-    assert run.stdout.startswith("error: missing: filelock, no_such_module (for msgspec): put wheels of them into WHEELS=DIR")
+    assert run.stdout.startswith(
+        "error: missing: filelock, no_such_module (for msgspec): put wheels of them into WHEELS"
+    )
 
 
 def test_a_session_without_a_gpu_does_not_start(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     probed = gpu_session.Result(json.dumps({"missing": [], "card": "", "torch": "2.11"}) + "\n", 0, 1.0, False)
     monkeypatch.setattr(Session, "run", lambda *_, **__: probed)
-    with pytest.raises(ValueError, match="^PyTorch sees no GPU"):
+    with pytest.raises(ValueError, match="PyTorch sees no GPU"):
         gpu_session.prepare(replaced(session.options, device="cuda"), session.work)
     gpu_session.prepare(session.options, session.work)
 
@@ -178,7 +178,8 @@ def test_wheels_are_installed_for_the_session_alone(session: Session, tmp_path: 
     info = "made_up_package-1.0.dist-info"
     with zipfile.ZipFile(folder / "made_up_package-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("made_up_package.py", "NUMBER = 7\n")
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: made-up-package\nVersion: 1.0\nRequires-Dist: nowhere\n")
+        needs = "Metadata-Version: 2.1\nName: made-up-package\nVersion: 1.0\nRequires-Dist: nowhere\n"
+        wheel.writestr(f"{info}/METADATA", needs)
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
     gpu_session.install_wheels(session, folder, tmp_path / "site")
@@ -210,7 +211,7 @@ def test_whole_tables_come_first(grid: Grid) -> None:
     assert {cell.schedule.label for cell in cells} == {"1000+1000x4v500"}
 
 
-def record(folder: Path, cell: Cell, rounds: int, *, device: str = CARD, facts: str = "data", shift: float = 0.0) -> Store:
+def record(folder: Path, cell: Cell, rounds: int, device: str = CARD, facts: str = "data", shift: float = 0.0) -> Store:
     """Writes rounds of a cell as a run does."""
     store, sizes = Store(folder), cell.schedule
     header = Header(cell.key, cell.identity(), facts, NUM_POOL, "accuracy", list(range(sizes.validation)))
@@ -219,12 +220,15 @@ def record(folder: Path, cell: Cell, rounds: int, *, device: str = CARD, facts: 
         first = sizes.validation + number * sizes.budget
         bought, labelled = list(range(first, first + sizes.budget)), sizes.initial + number * sizes.budget
         line = Record(number, labelled, bought, {"images": float(labelled)}, {"accuracy": 50.0 + number + shift})
-        store.append(cell.path, line, Measured(number, {"fit": 1.0, "score": 1.0, "select": 0.0}, False, 1.0, device, {}))
+        store.append(cell.path, line, Measured(number, {"fit": 1.0, "score": 1.0}, False, 1.0, device, {}))
     return store
 
 
+Merge = Callable[[], list[str]]
+
+
 @pytest.fixture
-def merge(tmp_path: Path, grid: Grid) -> Iterator[Callable[[], list[str]]]:
+def merge(tmp_path: Path, grid: Grid) -> Merge:
     """Takes tmp_path/out in, packed as a session packs it, and returns the lines."""
 
     def packed() -> list[str]:
@@ -235,12 +239,10 @@ def merge(tmp_path: Path, grid: Grid) -> Iterator[Callable[[], list[str]]]:
         (tmp_path / "records" / "records.tar.xz").write_bytes(gpu_session.pack_records(source.folder))
         return gpu_output.take_in(tmp_path / "records", tmp_path / "home")
 
-    yield packed
+    return packed
 
 
-def test_only_longer_records_replace_shorter_ones(
-    tmp_path: Path, grid: Grid, merge: Callable[[], list[str]]
-) -> None:
+def test_only_longer_records_replace_shorter_ones(tmp_path: Path, grid: Grid, merge: Merge) -> None:
     shorter, longer, new, _ = grid.cells()[:4]
     target = tmp_path / "home" / "results" / "reference" / GRID
     record(target, shorter, 2)
@@ -257,9 +259,7 @@ def test_only_longer_records_replace_shorter_ones(
     assert experiment.title == GRID
 
 
-def test_damaged_and_foreign_records_are_refused_in_a_line_each(
-    tmp_path: Path, grid: Grid, merge: Callable[[], list[str]]
-) -> None:
+def test_damaged_and_foreign_records_are_refused_in_a_line_each(tmp_path: Path, grid: Grid, merge: Merge) -> None:
     good, torn, altered, unmeasured, others, on_cpu, foreign, longer = grid.cells()[:8]
     home = record(tmp_path / "home" / "results" / "reference" / GRID, longer, 1)
     store = record(tmp_path / "out", good, 2)
@@ -270,7 +270,10 @@ def test_damaged_and_foreign_records_are_refused_in_a_line_each(
     store.path(altered.path).write_text(store.path(altered.path).read_text().replace("51.0", "99.0"))
     lines = store.path(unmeasured.path, "measured").read_text().splitlines(keepends=True)
     store.path(unmeasured.path, "measured").write_text(lines[0])
-    record(tmp_path / "out", others, 2, facts="other images")
+    elsewhere = record(tmp_path / "other", others, 2, facts="other images")
+    for kind in ("cells", "measured"):
+        store.path(others.path, kind).parent.mkdir(parents=True)
+        elsewhere.path(others.path, kind).rename(store.path(others.path, kind))
     record(tmp_path / "out", on_cpu, 2, device="cpu (AVX512, 8 threads, deterministic)")
     (tmp_path / "out" / "cells" / "elsewhere").mkdir()
     (tmp_path / "out" / "cells" / "elsewhere" / "seed-0.jsonl").write_text(text)
@@ -279,13 +282,13 @@ def test_damaged_and_foreign_records_are_refused_in_a_line_each(
     store.path(foreign.path, "measured").parent.mkdir(parents=True, exist_ok=True)
     store.path(foreign.path, "measured").write_bytes(store.path(torn.path, "measured").read_bytes())
     refused = {line.split(": ")[1]: line.split(": ", 2)[2] for line in merge()[:-1]}
-    assert set(refused) == {cell.path for cell in (torn, altered, unmeasured, others, on_cpu, foreign)} | {"elsewhere/seed-0"}
-    for path, words in (
-        (torn.path, "line 3 is torn"), (altered.path, "line 3 is damaged"), (unmeasured.path, "rounds without measurements"),
-        (others.path, "other data: other images"), (on_cpu.path, "not run on a GPU"), (foreign.path, "other settings"),
-        ("elsewhere/seed-0", "no such cell"),
-    ):  # fmt: skip
-        assert words in refused[path]
+    expected = {
+        torn.path: "line 3 is torn", altered.path: "line 3 is damaged", unmeasured.path: "rounds without measurements",
+        others.path: "other data: other images", on_cpu.path: "not run on a GPU", foreign.path: "other settings",
+        "elsewhere/seed-0": "no such cell",
+    }  # fmt: skip
+    assert set(refused) == set(expected)
+    assert all(words in refused[path] for path, words in expected.items()), refused
     assert sorted(path.name for path in (home.folder / "cells").rglob("*.jsonl")) == ["seed-0.jsonl"] * 2
     assert len(home.records(good.path)[1]) == 2
 
@@ -311,9 +314,7 @@ def test_no_file_of_an_archive_leaves_the_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "outside.jsonl").exists()
 
 
-def test_a_page_shows_the_records_once_there_are_any(
-    tmp_path: Path, grid: Grid, merge: Callable[[], list[str]]
-) -> None:
+def test_a_page_shows_the_records_once_there_are_any(tmp_path: Path, grid: Grid, merge: Merge) -> None:
     block = f"<!-- growing_table: results/reference/{GRID} {GRID} -->\n<!-- end -->\n"
     (tmp_path / "home" / "docs").mkdir(parents=True)
     page = tmp_path / "home" / "docs" / "gpu.md"

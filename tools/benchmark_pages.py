@@ -95,7 +95,8 @@ def gpu_section(name: str, cards: Mapping[str, Group]) -> str:
 
 def note_names(group: Group) -> list[str]:
     """The names of the notes that rows of a group have."""
-    return list(dict.fromkeys(key for row in group["rows"] for key in row if key not in ("name", "seconds", MULTIPLIED)))
+    keys = dict.fromkeys(key for row in group["rows"] for key in row)
+    return [key for key in keys if key not in ("name", "seconds", MULTIPLIED)]
 
 
 def table_rows(group: Group, notes: list[str]) -> Iterator[list[str]]:

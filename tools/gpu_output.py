@@ -134,8 +134,10 @@ def merge_records(
                 files.write_atomically(target.path(name, kind), files.read_file(source.path(name, kind)))
             num_rounds += num_more
     if num_rounds:
-        for run in runs or [None]:
-            target.update_manifest(grid.name, list(map(manifest_entry, grid.experiments)), run)
+        entries = list(map(manifest_entry, grid.experiments))
+        target.update_manifest(grid.name, entries)
+        for run in runs:
+            target.update_manifest(grid.name, entries, run)
     yield f"{plural(num_rounds, 'round')} of {GRID}"
 
 
@@ -169,7 +171,7 @@ def check_cell(cell: Cell | None, name: str, source: Store, agreement: Agreement
 
 def main(words: Sequence[str]) -> int:
     """Takes in a session's output; the exit status is 1 where something was refused."""
-    parser = argparse.ArgumentParser(prog="python -m tools.gpu_output", description="Takes in the output of `make gpu`.")
+    parser = argparse.ArgumentParser(prog="python -m tools.gpu_output")
     parser.add_argument("output", type=Path, metavar="OUT", help="what `make gpu OUT=DIR` wrote")
     parser.add_argument("--home", type=Path, default=HOME, help="the checkout to take it in")
     parser.add_argument("--tiny", action="store_true", help="it was run with TINY=1")

@@ -16,7 +16,8 @@ PACKAGES = {
     "matplotlib.pyplot": "matplotlib", "msgspec": "msgspec", "numpy": "numpy", "omegaconf": "omegaconf",
     "pandas": "pandas", "PIL": "pillow", "pytest": "pytest", "pytest_benchmark.plugin": "pytest-benchmark",
     "rich.markdown": "rich", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn",
-    "threadpoolctl": "threadpoolctl", "torch": "torch", "torchvision": "torchvision", "typer": "typer", "yaml": "pyyaml",
+    "threadpoolctl": "threadpoolctl", "torch": "torch", "torchvision": "torchvision", "typer": "typer",
+    "yaml": "pyyaml",
 }  # fmt: skip
 
 

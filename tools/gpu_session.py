@@ -141,7 +141,7 @@ def run_benchmarks(session: Session, limit: float) -> list[str]:
     for number, path in enumerate(paths):
         share = (end - time.monotonic()) / (len(paths) - number)
         output = session.work / f"{path.stem}.json"
-        command = [*PYTEST, "-m", "device", "--benchmark-only", f"--benchmark-json={output}", path]
+        command = [*PYTEST, "-m", "device", "--benchmark-only", f"--benchmark-json={output}", str(path)]
         result = session.run(command, share, OMP_NUM_THREADS=str(os.cpu_count()))
         session.has_failures |= result.code != 0
         lines.append(f"benchmarks in {path.name}: {closing_line(result)}")
@@ -191,7 +191,8 @@ def run_grid(session: Session, limit: float) -> list[str]:
     ]
 
 
-STEPS: dict[str, tuple[Callable[[Session, float], list[str]], float]] = {  # and the share of time by which each has ended
+RunStep = Callable[[Session, float], list[str]]
+STEPS: dict[str, tuple[RunStep, float]] = {  # with the share of all time after which each has ended
     "tests": (run_tests, 0.2),
     "benchmarks": (run_benchmarks, 0.55),
     "parity": (compare_devices, 0.65),
@@ -208,8 +209,9 @@ def files_that_mark(folder: str, mark: str) -> list[Path]:
 
 def closing_line(result: Result) -> str:
     """The last line of pytest's that counts tests, as `6 passed, 2 failed`, and the seconds."""
-    lines = [line.strip("= ") for line in result.output.splitlines()]
-    counts = [line.partition(" in ")[0] for line in lines if " passed" in line or " failed" in line or " skipped" in line]
+    counts = re.findall(
+        r"^[= ]*(\d+ (?:passed|failed|skipped|deselected|error).*) in [\d.]+s", result.output, re.MULTILINE
+    )
     return f"{counts[-1] if counts else f'no test ended, exit status {result.code}'} ({result.note})"
 
 
@@ -314,7 +316,7 @@ def install_wheels(session: Session, folder: Path, site: Path) -> None:
 
 def read_options(words: Sequence[str]) -> Options:
     """Reads the command line. Exits with status 2 where it does not fit."""
-    parser = argparse.ArgumentParser(prog="python -m tools.gpu_session", description="Uses a borrowed GPU for a few minutes.")
+    parser = argparse.ArgumentParser(prog="python -m tools.gpu_session")
     parser.add_argument("out", type=Path, metavar="OUT", help="an empty or new folder")
     parser.add_argument("--seconds", type=float, default=480.0, help="for everything")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")

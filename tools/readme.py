@@ -4,8 +4,8 @@
 
 A block begins with `<!-- KIND: FOLDER EXPERIMENT -->`, where KIND is table, verdicts, variance or growing_table (of
 records that `make gpu` adds to, and that may not exist yet), or with `<!-- savings: SETTINGS; SETTINGS ... -->`
-(settings of the command `savings`), or with `<!-- settings: VERB -->`. It ends with `<!-- end -->`, and the text between
-is replaced. An image `docs/figures/FOLDER/STEM.svg` in a page is that
+(settings of the command `savings`), or with `<!-- settings: VERB -->`. It ends with `<!-- end -->`, and the text
+between is replaced. An image `docs/figures/FOLDER/STEM.svg` in a page is that
 figure of `results/reference/FOLDER`.
 """
 
@@ -58,7 +58,7 @@ def table_block(argument: str, home: Path) -> str:
 
 
 def growing_table_block(argument: str, home: Path) -> str:
-    """The table of an experiment that is run piece by piece, and how much of it there is; or how to make its records."""
+    """The table of an experiment that is run piece by piece, and how much there is of it; or how to begin."""
     folder, name = argument.split()
     if not (home / folder / "grid.json").exists():
         return "No run yet: `make gpu OUT=DIR` makes records, on a machine with a GPU.\n"
