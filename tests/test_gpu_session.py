@@ -224,6 +224,12 @@ def record(folder: Path, cell: Cell, rounds: int, device: str = CARD, facts: str
     return store
 
 
+def copy_cell(source: Store, old: str, target: Store, new: str) -> None:
+    for kind in ("cells", "measured"):
+        target.path(new, kind).parent.mkdir(parents=True, exist_ok=True)
+        target.path(new, kind).write_bytes(source.path(old, kind).read_bytes())
+
+
 Merge = Callable[[], list[str]]
 
 
@@ -262,25 +268,18 @@ def test_only_longer_records_replace_shorter_ones(tmp_path: Path, grid: Grid, me
 def test_damaged_and_foreign_records_are_refused_in_a_line_each(tmp_path: Path, grid: Grid, merge: Merge) -> None:
     good, torn, altered, unmeasured, others, on_cpu, foreign, longer = grid.cells()[:8]
     home = record(tmp_path / "home" / "results" / "reference" / GRID, longer, 1)
-    store = record(tmp_path / "out", good, 2)
-    for cell in (torn, altered, unmeasured):
-        record(tmp_path / "out", cell, 2)
+    store = Store(tmp_path / "out")
+    for cell in (good, torn, altered, unmeasured):
+        record(store.folder, cell, 2)
+    record(store.folder, on_cpu, 2, device="cpu (AVX512, 8 threads, deterministic)")
     text = store.path(torn.path).read_text()
+    for cell_path in (foreign.path, "elsewhere/seed-0"):
+        copy_cell(store, torn.path, store, cell_path)
+    copy_cell(record(tmp_path / "other", others, 2, facts="other images"), others.path, store, others.path)
     store.path(torn.path).write_text(text[:-9])
     store.path(altered.path).write_text(store.path(altered.path).read_text().replace("51.0", "99.0"))
     lines = store.path(unmeasured.path, "measured").read_text().splitlines(keepends=True)
     store.path(unmeasured.path, "measured").write_text(lines[0])
-    elsewhere = record(tmp_path / "other", others, 2, facts="other images")
-    for kind in ("cells", "measured"):
-        store.path(others.path, kind).parent.mkdir(parents=True)
-        elsewhere.path(others.path, kind).rename(store.path(others.path, kind))
-    record(tmp_path / "out", on_cpu, 2, device="cpu (AVX512, 8 threads, deterministic)")
-    (tmp_path / "out" / "cells" / "elsewhere").mkdir()
-    (tmp_path / "out" / "cells" / "elsewhere" / "seed-0.jsonl").write_text(text)
-    store.path(foreign.path).parent.mkdir(parents=True, exist_ok=True)
-    store.path(foreign.path).write_text(text)
-    store.path(foreign.path, "measured").parent.mkdir(parents=True, exist_ok=True)
-    store.path(foreign.path, "measured").write_bytes(store.path(torn.path, "measured").read_bytes())
     refused = {line.split(": ")[1]: line.split(": ", 2)[2] for line in merge()[:-1]}
     expected = {
         torn.path: "line 3 is torn", altered.path: "line 3 is damaged", unmeasured.path: "rounds without measurements",

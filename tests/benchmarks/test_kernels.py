@@ -184,7 +184,7 @@ def one_by_one(task: Classifier, model: Network, indices: Indices, targets: Tens
 def by_jacobian(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:
     """Influence by PyTorch's Jacobian-vector products, in float32."""
     for which, goals in zip(torch.from_numpy(indices).split(256), targets.split(256), strict=True):
-        jvp_derivatives(model, task._prepared(task._images[which]), goals, s)
+        jvp_derivatives(model, task._prepare_inputs(task._inputs[which]), goals, s)
 
 
 def entropy_pass(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:
@@ -208,7 +208,7 @@ def test_influence(benchmark: BenchmarkFixture, way: str) -> None:
     rng = np.random.default_rng(0)
     images_NKHW = rng.integers(0, 256, (NUM_INFLUENCE, 3, 32, 32), dtype=np.uint8)
     split = Split(images_NKHW, rng.integers(0, 10, NUM_INFLUENCE))
-    task = Classifier(Machine(DEVICE), Recipe(), split, split, num_classes=10)
+    task = Classifier(Machine(DEVICE), Recipe(width=4 if TINY else 64), split, split, num_classes=10)
     model, indices = task.model(), np.arange(NUM_INFLUENCE)
     direction = {name: torch.randn_like(weight) for name, weight in task.weights(model).items()}
     arguments = task, model, indices, task.pseudo_labels(model, indices, 1), direction
