@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -235,13 +236,12 @@ def test_a_run_on_one_of_several_gpus_says_that_the_others_idle(
 
 
 def test_a_run_says_once_that_gpus_idle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, str]]
 ) -> None:
     monkeypatch.setattr(run_grid, "describe_idle_gpus", lambda device: f"GPUs idle beside the {device}")
     words = ["run", *SMALL, "strategies=[random,margin]", "seeds=1", "rounds=1", "device=cpu", f"out={tmp_path}"]
-    monkeypatch.setattr(sys, "argv", ["benchmark", *words])
-    main()
-    assert capsys.readouterr().err.count("GPUs idle beside the cpu") == 1
+    code, output = command(*words)
+    assert (code, output.count("GPUs idle beside the cpu")) == (0, 1), output
 
 
 def test_check_keeps_no_fits_in_work() -> None:

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 
 # By the name that is imported: the package. Those of pyproject.toml, its extra `train`, and what runs the tests.
 PACKAGES = {
-    "faster_coco_eval": "faster-coco-eval", "filelock": "filelock", "hydra": "hydra-core", "jinja2": "jinja2",
-    "matplotlib.pyplot": "matplotlib", "msgspec": "msgspec", "numpy": "numpy", "omegaconf": "omegaconf",
-    "pandas": "pandas", "PIL": "pillow", "pytest": "pytest", "pytest_benchmark.plugin": "pytest-benchmark",
-    "rich.markdown": "rich", "safetensors": "safetensors", "scipy": "scipy", "sklearn": "scikit-learn",
-    "threadpoolctl": "threadpoolctl", "torch": "torch", "torchvision": "torchvision", "typer": "typer",
-    "yaml": "pyyaml",
+    "antlr4": "antlr4-python3-runtime", "faster_coco_eval": "faster-coco-eval", "filelock": "filelock",
+    "hydra": "hydra-core", "jinja2": "jinja2", "matplotlib.pyplot": "matplotlib", "msgspec": "msgspec",
+    "numpy": "numpy", "omegaconf": "omegaconf", "pandas": "pandas", "PIL": "pillow", "pytest": "pytest",
+    "pytest_benchmark.plugin": "pytest-benchmark", "rich.markdown": "rich", "safetensors": "safetensors",
+    "scipy": "scipy", "sklearn": "scikit-learn", "threadpoolctl": "threadpoolctl", "torch": "torch",
+    "torchvision": "torchvision", "typer": "typer", "yaml": "pyyaml",
 }  # fmt: skip
 
 

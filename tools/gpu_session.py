@@ -112,11 +112,13 @@ class Session:
                 content, _ = process.communicate(timeout=max(patience, 0.0))
                 break
             except subprocess.TimeoutExpired as error:
-                content = error.output or content
+                content = error.output or content  # used where a program that left the group holds the pipe
             except KeyboardInterrupt:
                 self.is_stopped = True
+        assert process.stdout is not None
+        process.stdout.close()
         output = content.decode(errors="replace")
-        result = Result(output, process.returncode or 0, time.monotonic() - start, number is not None)
+        result = Result(output, process.poll() or 0, time.monotonic() - start, number is not None)
         self.log.append(f"== {' '.join(command)}\n{output[-MAX_LOG:]}\n== exit {result.code}, {result.note}\n")
         return result
 
@@ -212,7 +214,8 @@ def closing_line(result: Result) -> str:
     counts = re.findall(
         r"^[= ]*(\d+ (?:passed|failed|skipped|deselected|error).*) in [\d.]+s", result.output, re.MULTILINE
     )
-    return f"{counts[-1] if counts else f'no test ended, exit status {result.code}'} ({result.note})"
+    last = (result.output.strip().splitlines() or [f"exit status {result.code}"])[-1]
+    return f"{counts[-1] if counts else f'no test ended: {last}'} ({result.note})"
 
 
 def shorten(lines: Sequence[str], number: int) -> list[str]:
