@@ -6,12 +6,13 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +96,12 @@ def test_sessions_with_tiny_sizes_add_up(data: Path, tmp_path: Path) -> None:
 
 # --- a session --------------------------------------------------------------------------------------
 @pytest.fixture
-def session(tmp_path: Path) -> Session:
+def session(tmp_path: Path) -> Iterator[Session]:
+    """A session. Jobs in the background of a shell ignore Ctrl-C; here it interrupts, as `main` sees to."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     options = Options(tmp_path / "out", 60.0, "cpu", None, None, tmp_path / "records", ["grid"], True)
-    return Session(options, tmp_path, dict(os.environ))
+    yield Session(options, tmp_path, dict(os.environ))
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_program_that_takes_longer_is_interrupted_and_its_output_stays(session: Session) -> None:

@@ -154,7 +154,7 @@ def run_benchmarks(session: Session, limit: float) -> list[str]:
             break
     session.write("benchmarks.json", json.dumps(whole, indent=1) + "\n")
     groups = summarize_groups(whole) if whole else {}
-    return [*lines, *shorten([f"  {name}: {ratios(group['rows'])}" for name, group in groups.items()], 14)]
+    return shorten([*lines, *(f"  {name}: {ratios(group['rows'])}" for name, group in groups.items())], 18)
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> str:
@@ -167,9 +167,10 @@ def compare_devices(session: Session, limit: float) -> list[str]:
     """Shows for one image where CPU and GPU part, if this version has the tool for it."""
     if not (HOME / "tools" / "device_parity.py").exists():
         return ["parity: this version has no tools/device_parity.py"]
-    result = session.run([sys.executable, "-m", "tools.device_parity"], limit)
+    places = ["cpu", "cpu:float64", "scenes[epochs=1]"] if session.options.device == "cpu" else ["cpu", "cuda"]
+    result = session.run([sys.executable, "-m", "tools.device_parity", *places], limit)
     status = "ended" if result.code == 0 else f"failed with exit status {result.code}"
-    return [f"parity: {status} ({result.note})", *shorten(result.output.strip().splitlines(), 15)]
+    return [f"parity: {status} ({result.note})", *shorten(result.output.strip().splitlines(), 20)]
 
 
 def run_grid(session: Session, limit: float) -> list[str]:
@@ -369,7 +370,10 @@ def run_session(options: Options, work: Path, say: Callable[[str], None]) -> boo
 def main(words: Sequence[str]) -> int:
     """Runs a session and returns the exit status: 0 all passed, 1 something failed, 2 it could not start."""
     options = read_options(words)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was done is written then, too
+    for number in (signal.SIGINT, signal.SIGTERM):  # what was done is written then, too; jobs in the background of a
+        signal.signal(
+            number, signal.default_int_handler
+        )  # shell ignore SIGINT, and so would the programs that they run
     with tempfile.TemporaryDirectory(prefix="gpu-session-") as work:
         try:
             all_passed = run_session(options, Path(work), print_line)
