@@ -8,12 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from _cells import FAULTY, bytes_of
 
 from benchmark import config
@@ -221,27 +219,6 @@ def test_a_grid_in_boxes_that_ends_by_score_is_done_when_it_has_ended(
     assert (tmp_path / "out/cells/shelf/20+40boxesx5v10_until_map_0.5+-0.01/random/seed-0.jsonl").exists()
     manifest = json.loads((tmp_path / "out/grid.json").read_text())
     assert manifest["experiments"][0]["schedule"]["until"] == "map 0.5 +- 0.01"
-
-
-@pytest.mark.parametrize(
-    ("device", "number", "says"),
-    [("cuda", 4, True), ("cuda", 1, False), ("cuda:1", 4, False), ("cpu", 4, False)],
-)
-def test_a_run_on_one_of_several_gpus_says_that_the_others_idle(
-    device: str, number: int, says: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
-    line = "4 GPUs are visible, one is used; jobs=auto or launcher=ray uses them all"
-    assert run_machine.describe_idle_gpus(torch.device(device)) == line * says
-
-
-def test_a_run_says_once_that_gpus_idle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, str]]
-) -> None:
-    monkeypatch.setattr(run_grid, "describe_idle_gpus", lambda device: f"GPUs idle beside the {device}")
-    words = ["run", *SMALL, "strategies=[random,margin]", "seeds=1", "rounds=1", "device=cpu", f"out={tmp_path}"]
-    code, output = command(*words)
-    assert (code, output.count("GPUs idle beside the cpu")) == (0, 1), output
 
 
 def test_check_keeps_no_fits_in_work() -> None:

@@ -195,11 +195,11 @@ def run_grid(session: Session, limit: float) -> list[str]:
 
 
 RunStep = Callable[[Session, float], list[str]]
-STEPS: dict[str, tuple[RunStep, float]] = {  # with the share of all time after which each has ended
+STEPS: dict[str, tuple[RunStep, float]] = {  # with its share of the time where all steps are run
     "tests": (run_tests, 0.2),
-    "benchmarks": (run_benchmarks, 0.55),
-    "parity": (compare_devices, 0.65),
-    "grid": (run_grid, 1.0),
+    "benchmarks": (run_benchmarks, 0.35),
+    "parity": (compare_devices, 0.1),
+    "grid": (run_grid, 0.35),
 }
 
 
@@ -357,9 +357,11 @@ def run_session(options: Options, work: Path, say: Callable[[str], None]) -> boo
     session, facts = prepare(options, work)
     commit = checkout_commit(HOME)[:12] or "unknown"
     report(f"{facts['card'] or 'CPU'}, torch {facts['torch']}, commit {commit}, {options.seconds:g} s at most")
-    for name in (name for name in STEPS if name in options.steps):
-        run_step, share = STEPS[name]
-        left = share * (options.seconds - CLOSING_SECONDS) - (time.monotonic() - start)
+    chosen = {name: STEPS[name] for name in STEPS if name in options.steps}
+    end, all_shares = 0.0, sum(share for _, share in chosen.values())
+    for name, (run_step, share) in chosen.items():
+        end += share / all_shares * (options.seconds - CLOSING_SECONDS)
+        left = end - (time.monotonic() - start)
         has_time = left > 0 and not session.is_stopped
         report(*(run_step(session, left) if has_time else [f"{name}: no time was left"]))
         session.write("log.txt", "\n".join(session.log))

@@ -54,14 +54,3 @@ def find_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name}: PyTorch sees {plural(torch.cuda.device_count(), 'GPU')}")
     return device
-
-
-def describe_idle_gpus(device: torch.device) -> str:
-    """Returns a line on the GPUs that a process on this device leaves idle; "" where there are none.
-
-    Nothing is said where the user chose one GPU, as cuda:1.
-    """
-    import torch
-
-    number = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
-    return f"{number} GPUs are visible, one is used; jobs=auto or launcher=ray uses them all" if number > 1 else ""

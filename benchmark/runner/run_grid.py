@@ -29,7 +29,7 @@ from benchmark.runner.events import Event, Failure, has_incompatible_schedule
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.gpu_hours import stop_after_gpu_hours
 from benchmark.runner.local_launch import run_locally
-from benchmark.runner.machine import describe_idle_gpus, prepare_machine
+from benchmark.runner.machine import prepare_machine
 from benchmark.runner.measuring import device_name
 from benchmark.runner.task_loading import TaskLoader, check_encoders
 from benchmark.system import activity
@@ -201,8 +201,6 @@ def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[Failure]:
     cells_left = f"{plural(len(grid.cells()), 'cell')}, {len(rounds_left)} to do, {num_rounds}"
     say(f"{cells_left}, on {device if is_local else 'Ray'}; records in {store.folder}")
     if is_local:
-        if line := describe_idle_gpus(machine.device):
-            say(line)
         check_encoders(rounds_left, machine)
 
     def run(cells: Sequence[Cell]) -> Generator[Event]:

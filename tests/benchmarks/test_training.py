@@ -31,8 +31,6 @@ TINY = os.environ.get("AL_BENCHMARK_TINY") == "1"
 N = 8 if TINY else 50_000 if DEVICE.type == "cuda" else 1_024
 RECIPE = Recipe(epochs=1, batch_size=128, width=4 if TINY else 64)
 
-pytestmark = pytest.mark.device
-
 
 class Photographs(Dataset[tuple[torch.Tensor, int]]):
     """Yields images one by one, as torchvision's CIFAR10 does."""
@@ -138,6 +136,7 @@ def repeatable(on: bool) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
+@pytest.mark.device
 @pytest.mark.benchmark(group=f"deterministic=true: an epoch of {N:,} images, {DEVICE.type}")
 @pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
 def test_repeatable_training(benchmark: BenchmarkFixture, on: bool) -> None:
