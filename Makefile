@@ -9,7 +9,7 @@ INSTALL := pip install --quiet --disable-pip-version-check --no-deps --no-build-
 OURS := pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 
 .DEFAULT_GOAL := help
-.PHONY: help setup mmdet extras quick test test-slow test-all lint format bench lock audit
+.PHONY: help setup mmdet extras quick test test-slow test-all lint format bench gpu lock audit
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,7 +44,16 @@ format: $(READY) ## put the code into shape
 
 bench: $(READY) ## time the hot paths beside the usual ways (half an hour), and write results/benchmarks
 	@OMP_NUM_THREADS=$$(getconf _NPROCESSORS_ONLN) $(RUN) pytest -q --benchmark-only --benchmark-json=$(VENV)/bench.json tests/benchmarks
-	@$(VENV)/bin/python tests/benchmarks/page.py $(VENV)/bench.json
+	@$(RUN) tools.benchmark_pages $(VENV)/bench.json
+
+# Where there is no environment, with any Python that has the packages, or gets them from a folder of wheels: docs/gpu.md.
+GPU_PYTHON = $(if $(wildcard $(READY)),$(VENV)/bin/python,$(PYTHON))
+SECONDS ?= 480
+gpu: ## GPU tests, benchmarks and rounds of grid=gpu_reference in SECONDS=480, without a network: OUT=DIR [DATA=DIR] [WHEELS=DIR]
+	@$(if $(OUT),,echo "make gpu OUT=DIR: OUT receives what comes of it (docs/gpu.md)"; exit 2;) \
+	$(GPU_PYTHON) -m tools.gpu_session "$(OUT)" --seconds $(SECONDS) $(if $(DEVICE),--device $(DEVICE)) \
+	  $(if $(DATA),--data "$(DATA)") $(if $(WHEELS),--wheels "$(WHEELS)") $(if $(RECORDS),--records "$(RECORDS)") \
+	  $(if $(STEPS),--steps $(STEPS)) $(if $(TINY),--tiny)
 
 # The versions stand in constraints.txt, what is needed in pyproject.toml; the locks add the hashes. An extra's lock holds
 # what the environment has not got. uv resolves for Python 3.11 to 3.13 on Linux and macOS at once.

@@ -2,9 +2,10 @@
 
     python -m tools.readme README.md docs/variance.md docs/command_line.md
 
-A block begins with `<!-- KIND: FOLDER EXPERIMENT -->`, where KIND is table, verdicts or variance, or with
-`<!-- savings: SETTINGS; SETTINGS ... -->` (settings of the command `savings`), or with `<!-- settings: VERB -->`. It
-ends with `<!-- end -->`, and the text between is replaced. An image `docs/figures/FOLDER/STEM.svg` in a page is that
+A block begins with `<!-- KIND: FOLDER EXPERIMENT -->`, where KIND is table, verdicts, variance or growing_table (of
+records that `make gpu` adds to, and that may not exist yet), or with `<!-- savings: SETTINGS; SETTINGS ... -->`
+(settings of the command `savings`), or with `<!-- settings: VERB -->`. It ends with `<!-- end -->`, and the text
+between is replaced. An image `docs/figures/FOLDER/STEM.svg` in a page is that
 figure of `results/reference/FOLDER`.
 """
 
@@ -25,7 +26,7 @@ from benchmark.system import files
 from benchmark.text.escaping import escape_markdown
 
 HOME = Path(__file__).resolve().parents[1]
-KINDS = "table|verdicts|variance|savings|settings"
+KINDS = "table|growing_table|verdicts|variance|savings|settings"
 BLOCK = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<argument>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 IMAGE = re.compile(r"!\[[^]]*\]\(docs/figures/(?P<folder>\w+)/(?P<stem>[\w.=+-]+)\.svg\)")
 
@@ -38,6 +39,7 @@ def render_page(page: str, home: Path) -> str:
     """
     render_block = {
         "table": table_block,
+        "growing_table": growing_table_block,
         "verdicts": verdicts_block,
         "variance": variance_block,
         "savings": savings_block,
@@ -53,6 +55,18 @@ def table_block(argument: str, home: Path) -> str:
         if table.title == name:
             return to_markdown(table).split("\n\n", 1)[1]
     raise ValueError(f"{folder} has no experiment {name}")
+
+
+def growing_table_block(argument: str, home: Path) -> str:
+    """The table of an experiment that is run piece by piece, and how much there is of it; or how to begin."""
+    folder, name = argument.split()
+    if not (home / folder / "grid.json").exists():
+        return "No run yet: `make gpu OUT=DIR` makes records, on a machine with a GPU.\n"
+    [experiment] = (entry for entry in read_experiments(str(home / folder)) if entry.title == name)
+    num_recorded, num_rounds = sum(len(run.records) for run in experiment.runs), len(experiment.rounds)
+    devices = sorted({row.device for run in experiment.runs for row in run.measurements})
+    extent = f"{num_recorded} of {len(experiment.runs) * num_rounds} rounds so far, on {' and '.join(devices)}"
+    return f"{table_block(argument, home)}\n{escape_markdown(extent)}.\n"
 
 
 def experiment_with_reference(argument: str, home: Path) -> tuple[Experiment, str]:

@@ -1,15 +1,19 @@
 """Times the hot paths and their usual implementations in one run: `make bench`. Compare the rows of a group.
 
+`AL_BENCHMARK_TINY=1` makes the sizes of those that run on a GPU tiny: it shows that they run.
+
 Shapes: N images, D features, C classes.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +30,10 @@ from benchmark.vision.classification.task import jvp_derivatives
 from benchmark.vision.networks import Network
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-NUM_INFLUENCE = 10_240 if DEVICE.type == "cuda" else 256
+ON_DEVICE = ", cuda" if DEVICE.type == "cuda" else ""  # ends the name of a group whose numbers a GPU changes
+TINY = os.environ.get("AL_BENCHMARK_TINY") == "1"
+NUM_INFLUENCE = 8 if TINY else 2_560 if DEVICE.type == "cuda" else 256
+NUM_POINTS, NUM_PICKS = (500, 20) if TINY else (50_000, 2_000)  # of k-center
 
 
 def usual_greedy(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Tensor:
@@ -70,7 +77,7 @@ def usual_seeding(residual_NC: Tensor, embedding_ND: Tensor, budget: int, rng: n
 
 def ours(points_ND: Tensor, centres_MD: Tensor, budget: int) -> Tensor:
     """`greedy`; ties are broken by position."""
-    return k_center_greedy(points_ND, centres_MD, budget, torch.arange(len(points_ND)))
+    return k_center_greedy(points_ND, centres_MD, budget, torch.arange(len(points_ND), device=points_ND.device))
 
 
 WAYS = {
@@ -81,12 +88,28 @@ WAYS = {
 }
 
 
-@pytest.mark.benchmark(group="k-center, 50,000 x 512, 2,000 picks")
+def finish(work: Callable[..., Any]) -> Callable[..., Any]:
+    """The work, and waiting until the GPU has finished it."""
+
+    def finished_work(*arguments: object) -> Any:
+        result = work(*arguments)
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        return result
+
+    return finished_work
+
+
+@pytest.mark.device
+@pytest.mark.benchmark(group=f"k-center, {NUM_POINTS:,} x 512, {NUM_PICKS:,} picks{ON_DEVICE}")
 @pytest.mark.parametrize("way", WAYS)
 def test_k_center(benchmark: BenchmarkFixture, way: str) -> None:
-    points_ND = torch.randn(50_000, 512, generator=torch.Generator().manual_seed(0))
-    picks = benchmark.pedantic(WAYS[way], (points_ND, points_ND[:1], 2_000), rounds=1)
-    assert len(set(picks.tolist())) == 2_000
+    if DEVICE.type == "cuda" and way == "scikit-learn":
+        pytest.skip("runs on the CPU, for minutes")
+    points_ND = torch.randn(NUM_POINTS, 512, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    arguments = points_ND, points_ND[:1], NUM_PICKS
+    picks = benchmark.pedantic(finish(WAYS[way]), arguments, rounds=1, warmup_rounds=int(DEVICE.type == "cuda"))
+    assert len(set(picks.tolist())) == NUM_PICKS
 
 
 @pytest.mark.benchmark(group="k-center, 1,000 picks")
@@ -161,7 +184,7 @@ def one_by_one(task: Classifier, model: Network, indices: Indices, targets: Tens
 def by_jacobian(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:
     """Influence by PyTorch's Jacobian-vector products, in float32."""
     for which, goals in zip(torch.from_numpy(indices).split(256), targets.split(256), strict=True):
-        jvp_derivatives(model, task._prepared(task._images[which]), goals, s)
+        jvp_derivatives(model, task._prepare_inputs(task._inputs[which]), goals, s)
 
 
 def entropy_pass(task: Classifier, model: Network, indices: Indices, targets: Tensor, s: Direction) -> None:
@@ -178,17 +201,19 @@ INFLUENCE: dict[str, Callable[..., object]] = {
 }
 
 
+@pytest.mark.device
 @pytest.mark.benchmark(group=f"influence of {NUM_INFLUENCE:,} images, ResNet-18, {DEVICE.type}")
 @pytest.mark.parametrize("way", INFLUENCE)
 def test_influence(benchmark: BenchmarkFixture, way: str) -> None:
     rng = np.random.default_rng(0)
     images_NKHW = rng.integers(0, 256, (NUM_INFLUENCE, 3, 32, 32), dtype=np.uint8)
     split = Split(images_NKHW, rng.integers(0, 10, NUM_INFLUENCE))
-    task = Classifier(Machine(DEVICE), Recipe(), split, split, num_classes=10)
+    task = Classifier(Machine(DEVICE), Recipe(width=4 if TINY else 64), split, split, num_classes=10)
     model, indices = task.model(), np.arange(NUM_INFLUENCE)
     direction = {name: torch.randn_like(weight) for name, weight in task.weights(model).items()}
     arguments = task, model, indices, task.pseudo_labels(model, indices, 1), direction
-    benchmark.pedantic(INFLUENCE[way], arguments, rounds=5, warmup_rounds=way != "backward, one by one")
+    is_slow = way == "backward, one by one"
+    benchmark.pedantic(finish(INFLUENCE[way]), arguments, rounds=2 if is_slow else 5, warmup_rounds=not is_slow)
 
 
 if __name__ == "__main__":

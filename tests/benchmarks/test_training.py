@@ -1,10 +1,13 @@
 """Times training compared with the usual loop, and with deterministic=true; on a GPU if there is one.
 
+`AL_BENCHMARK_TINY=1` makes the sizes tiny: it shows that the benchmarks run, and their times say nothing.
+
 Shapes: N images, H x W pixels.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,8 +27,9 @@ from benchmark.runner import machine
 from benchmark.vision.classification import Classifier, Recipe, Split
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-N = 50_000 if DEVICE.type == "cuda" else 1_024
-RECIPE = Recipe(epochs=1, batch_size=128)
+TINY = os.environ.get("AL_BENCHMARK_TINY") == "1"
+N = 8 if TINY else 50_000 if DEVICE.type == "cuda" else 1_024
+RECIPE = Recipe(epochs=1, batch_size=128, width=4 if TINY else 64)
 
 
 class Photographs(Dataset[tuple[torch.Tensor, int]]):
@@ -62,9 +66,15 @@ def task(recipe: Recipe) -> Classifier:
 
 
 def ours(recipe: Recipe) -> Callable[[], object]:
-    """An epoch of a task's fit."""
+    """An epoch of a task's fit, until the GPU has finished it."""
     model_task = task(recipe)
-    return lambda: model_task.fit(np.arange(N), 0)
+
+    def epoch() -> None:
+        model_task.fit(np.arange(N), 0)
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    return epoch
 
 
 def usual(num_workers: int) -> Callable[[], object]:
@@ -105,6 +115,8 @@ WAYS = {
 @pytest.mark.benchmark(group=f"ResNet-18, batch 128: an epoch of {N:,} images, {DEVICE.type}")
 @pytest.mark.parametrize("way", WAYS)
 def test_training(benchmark: BenchmarkFixture, way: str) -> None:
+    if TINY and way == "ours, compiled":
+        pytest.skip("takes a minute to compile at any size")
     epoch = WAYS[way]()
     benchmark.pedantic(epoch, rounds=2, warmup_rounds=1)
     benchmark.extra_info["images a second"] = round(N / benchmark.stats["min"])
@@ -124,6 +136,7 @@ def repeatable(on: bool) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
+@pytest.mark.device
 @pytest.mark.benchmark(group=f"deterministic=true: an epoch of {N:,} images, {DEVICE.type}")
 @pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
 def test_repeatable_training(benchmark: BenchmarkFixture, on: bool) -> None:
