@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from benchmark.analysis import answers, audit, rounds, savings, tables
+from benchmark.analysis import answers, audit, rounds_csv, savings, tables
 from benchmark.analysis.curves import Experiment
 from benchmark.analysis.load_experiments import read_experiments, select_experiments
 from benchmark.analysis.options import AnalysisOptions, anonymize, parse_options, resolve_paths
@@ -68,7 +68,9 @@ class Results:
             prints it), `seconds` of the round and of its parts, `fit_seconds`, `select_seconds`, `encode_seconds` and
             `score_seconds`.
         """
-        return rounds.to_data_frame(row for experiment in self.experiments for row in rounds.round_rows(experiment))
+        return rounds_csv.to_data_frame(
+            row for experiment in self.experiments for row in rounds_csv.round_rows(experiment)
+        )
 
     def class_scores(self, experiment: str | None = None) -> pd.DataFrame:
         """Returns the scores of single classes: a row for each class, score and round of each run.
@@ -84,8 +86,8 @@ class Results:
         """
         import pandas as pd  # takes a fifth of a second
 
-        rows = (row for member in self.select(experiment) for row in rounds.class_score_rows(member))
-        return pd.DataFrame(rows, columns=list(rounds.CLASS_COLUMNS))
+        rows = (row for member in self.select(experiment) for row in rounds_csv.class_score_rows(member))
+        return pd.DataFrame(rows, columns=list(rounds_csv.CLASS_COLUMNS))
 
     def table(self, experiment: str | None = None) -> pd.DataFrame:
         """Returns means and deviations over the seeds, as `tables/NAME.csv`: a row for each strategy and round.

@@ -11,9 +11,10 @@ from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.records.store import Store
-from benchmark.runner import local_launch, task_loading
+from benchmark.runner import task_loading
 from benchmark.runner.events import CellStarted, Failure, Round
 from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.launchers import local_launch
 
 FAULTY = Path(__file__).parent / "plugins"
 TINY = "digits[epochs=2]"

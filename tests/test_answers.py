@@ -28,8 +28,9 @@ from benchmark.plugins import discovery
 from benchmark.records.checksummed_lines import encode_line
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
-from benchmark.runner import events, gallery_writer, local_launch, record_checks, task_loading
+from benchmark.runner import events, gallery_writer, record_checks, task_loading
 from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.launchers import local_launch
 from benchmark.runner.run_grid import Job, LazyTasks, manifest_entry, run_missing_rounds
 from benchmark.seeds import seed
 

@@ -20,8 +20,8 @@ from benchmark.conformance.checks import run_checks
 from benchmark.experiment import spec
 from benchmark.experiment.run_settings import Settings
 from benchmark.plugins import discovery
-from benchmark.runner import launch, local_launch
 from benchmark.runner import machine as run_machine
+from benchmark.runner.launchers import launcher, local_launch
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -200,7 +200,7 @@ def test_a_grid_in_boxes_that_ends_by_score_is_done_when_it_has_ended(
     monkeypatch.chdir(tmp_path)
     given_tasks = []
     local = local_launch.run_locally
-    monkeypatch.setattr(launch, "run_locally", lambda *given: given_tasks.append(given[-1]) or local(*given))
+    monkeypatch.setattr(launcher, "run_locally", lambda *given: given_tasks.append(given[-1]) or local(*given))
     for verb in ("run", "run", "status", "tables"):
         settings = [*words, "workers=3"] if verb == "run" else []
         monkeypatch.setattr(sys, "argv", ["benchmark", verb, *settings, "out=out", "format=json"])

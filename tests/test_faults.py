@@ -37,9 +37,10 @@ from benchmark.cli.commands import main
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import discovery, registry
 from benchmark.records.store import Store, StoreWriteError
-from benchmark.runner import launch, local_launch, task_loading
+from benchmark.runner import task_loading
 from benchmark.runner.events import Failure, Round
 from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.launchers import launcher, local_launch
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -717,7 +718,7 @@ def test_exit_0_means_that_every_round_is_in_the_records(
 ) -> None:
     for number in (5, 2):  # events go missing between the launcher and the command
         local = local_launch.run_locally
-        monkeypatch.setattr(launch, "run_locally", lambda *args: itertools.islice(local(*args), number))  # noqa: B023
+        monkeypatch.setattr(launcher, "run_locally", lambda *args: itertools.islice(local(*args), number))  # noqa: B023
         code, output = typed("strategies=[random]", "seeds=3")
         monkeypatch.undo()
         check_stated("rounds are missing at the end", code, output)

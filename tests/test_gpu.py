@@ -9,9 +9,10 @@ from _cells import bytes_of, cell
 
 from benchmark.api import Machine, View
 from benchmark.records.store import Store
-from benchmark.runner import local_launch, task_loading
+from benchmark.runner import task_loading
 from benchmark.runner.events import Failure, Round
 from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.launchers import local_launch
 from benchmark.strategies.shared.influence import inverse_hessian_product, reference_gradient
 
 pytestmark = pytest.mark.gpu

@@ -123,7 +123,7 @@ ONLY = {
     "hydra": "benchmark/config.py",
     "omegaconf": "benchmark/config.py",
     "wandb": "benchmark/runner/tracking.py",
-    "ray": "benchmark/runner/ray_launch.py",
+    "ray": "benchmark/runner/launchers/ray_launch.py",
     "mmdet": "benchmark/vision/detection/mmdet_detectors.py",
     "mmcv": "benchmark/vision/detection/mmdet_detectors.py",
     "mmengine": "benchmark/vision/detection/mmdet_detectors.py",
@@ -668,7 +668,7 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (one_importer_a_library, "benchmark/runner/loop.py", "import wandb"),
     (
         one_importer_a_library,
-        "benchmark/runner/local_launch.py",
+        "benchmark/runner/launchers/local_launch.py",
         "def f() -> None:\n    from ray.exceptions import RayError",
     ),
     (one_importer_a_library, "tasks/coco.py", "import mmdet.apis"),

@@ -24,10 +24,11 @@ from benchmark.api import register
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import discovery, registry
 from benchmark.records.store import Store
-from benchmark.runner import forecast, launch, process_launch
+from benchmark.runner import forecast
 from benchmark.runner.events import CellStarted, Event, Failure, Round
-from benchmark.runner.process_launch import ProcessBackend, WorkerProcess, run_in_processes
-from benchmark.runner.worker_pool import WorkerLoss
+from benchmark.runner.launchers import launcher, process_launch
+from benchmark.runner.launchers.process_launch import ProcessBackend, WorkerProcess, run_in_processes
+from benchmark.runner.launchers.worker_pool import WorkerLoss
 from benchmark.system import activity, cores
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -71,21 +72,21 @@ def test_settings_that_do_not_fit_are_one_line(words: list[str], message: str) -
 def test_auto_fills_the_cores_where_the_number_of_threads_is_set(
     words: list[str], number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "num_cores", lambda: 8)
-    assert launch.resolve_jobs(config.compose_settings(["grid=cifar10", *words]), CPU) == number
+    monkeypatch.setattr(launcher, "num_cores", lambda: 8)
+    assert launcher.resolve_jobs(config.compose_settings(["grid=cifar10", *words]), CPU) == number
 
 
 def test_a_gpu_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     numbers = [
-        launch.resolve_jobs(config.compose_settings([f"jobs={jobs}"]), torch.device(device))
+        launcher.resolve_jobs(config.compose_settings([f"jobs={jobs}"]), torch.device(device))
         for jobs, device in (("auto", "cuda"), (1, "cuda"), (2, "cuda"), ("auto", "cuda:1"))
     ]
     assert numbers == [2, 1, 2, 1]
     with pytest.raises(
         ValueError, match=r"^jobs=4: each process needs a GPU, and PyTorch sees 2 GPUs: .* gpus_per_cell=0.5$"
     ):
-        launch.resolve_jobs(config.compose_settings(["jobs=4"]), torch.device("cuda"))
+        launcher.resolve_jobs(config.compose_settings(["jobs=4"]), torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
@@ -111,13 +112,13 @@ def test_cores_are_those_of_the_affinity_and_the_quota(tmp_path: Path, monkeypat
     assert numbers == [6, 6, 2, 1, 6, 6]
 
 
-def launcher_of(words: list[str], device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> launch.Launcher:
+def launcher_of(words: list[str], device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> launcher.Launcher:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(launch, "device_name", lambda machine: device)
-    monkeypatch.setattr(launch, "num_cores", lambda: 2)
+    monkeypatch.setattr(launcher, "device_name", lambda machine: device)
+    monkeypatch.setattr(launcher, "num_cores", lambda: 2)
     tasks: Any = type("Tasks", (), {"machine": type("AnyMachine", (), {"device": torch.device(device)})})
     settings, no_fits = config.compose_settings(["grid=cifar10", *words]), Any
-    return launch.Launcher.from_settings(settings, Store(tmp_path), no_fits, tasks)
+    return launcher.Launcher.from_settings(settings, Store(tmp_path), no_fits, tasks)
 
 
 @pytest.mark.parametrize(
@@ -143,9 +144,9 @@ def test_the_first_lines_of_a_run_say_where_its_three_cells_run(
     words: list[str], device: str, place: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    launcher = launcher_of(words, device, tmp_path, monkeypatch)
-    assert (launcher.describe_place(3), launcher.hint(3)) == (place, hint)
-    assert launcher.trains_here(3) == (place in ("cpu", "cuda", "cuda:1"))
+    chosen = launcher_of(words, device, tmp_path, monkeypatch)
+    assert (chosen.describe_place(3), chosen.hint(3)) == (place, hint)
+    assert chosen.trains_here(3) == (place in ("cpu", "cuda", "cuda:1"))
 
 
 def test_a_forecast_tells_the_hours_of_several_processes_too() -> None:

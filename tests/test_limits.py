@@ -22,10 +22,11 @@ from benchmark.plugins import discovery, registry
 from benchmark.records.record import Measured, Record
 from benchmark.records.store import Store
 from benchmark.runner import events as runner_events
-from benchmark.runner import forecast, local_launch, measuring, task_loading
+from benchmark.runner import forecast, measuring, task_loading
 from benchmark.runner import gpu_hours as runner_gpu_hours
 from benchmark.runner.events import CellStarted, Event, Failure, Round
 from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.launchers import local_launch
 from benchmark.runner.time_limit import time_limit
 
 SMALL = ["tasks=[digits[epochs=2]]", "initial=20", "budget=5", "validation=10", "rounds=3"]

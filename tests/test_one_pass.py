@@ -18,9 +18,10 @@ from benchmark.cli import commands
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import Schedule
 from benchmark.records.store import Store
-from benchmark.runner import acquisition, fit_cache, local_launch, loop, task_loading
+from benchmark.runner import acquisition, fit_cache, loop, task_loading
 from benchmark.runner.events import Round
 from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.launchers import local_launch
 from benchmark.seeds import seed
 from tests._cells import bytes_of, cell, run
 

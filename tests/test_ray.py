@@ -31,9 +31,9 @@ from benchmark.records.store import Store
 from benchmark.runner import events as runner_events
 from benchmark.runner.events import CellStarted, Failure, Round
 from benchmark.runner.fit_cache import FitCache, fit_lock
+from benchmark.runner.launchers.worker import SerializedCell, Worker
+from benchmark.runner.launchers.worker_pool import choose_cell, first_fit_key
 from benchmark.runner.task_loading import TaskLoader
-from benchmark.runner.worker import SerializedCell, Worker
-from benchmark.runner.worker_pool import choose_cell, first_fit_key
 from benchmark.system import remarks
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -81,7 +81,7 @@ def test_without_ray_it_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "benchmark.runner.ray_launch", raising=False)
+    monkeypatch.delitem(sys.modules, "benchmark.runner.launchers.ray_launch", raising=False)
     monkeypatch.setattr(sys, "argv", ["benchmark", "run", "launcher=ray", f"out={tmp_path / 'out'}", "seeds=1"])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -193,7 +193,7 @@ def forgotten() -> Iterator[None]:
 
 def on_ray(cells: list[Cell], folder: Path, plugins_in: Path = FAULTY, *words: str) -> list[runner_events.Event]:
     pytest.importorskip("ray")
-    from benchmark.runner import ray_launch
+    from benchmark.runner.launchers import ray_launch
 
     out = folder / "run"
     settings = config.compose_settings(["launcher=ray", "device=cpu", f"out={out}", f"plugins={plugins_in}", *words])
@@ -220,7 +220,7 @@ def rounds(events: list[Any]) -> list[Round]:
     ],
 )
 def test_room_on_a_node(share: tuple[int, float], resources: dict[str, float], number: int) -> None:
-    ray_launch = pytest.importorskip("benchmark.runner.ray_launch", exc_type=ImportError)
+    ray_launch = pytest.importorskip("benchmark.runner.launchers.ray_launch", exc_type=ImportError)
     assert ray_launch.WorkerResources(*share).num_on_node(resources) == number
 
 
@@ -371,7 +371,7 @@ class TestOnRay:
 
     def test_a_lost_node_costs_a_round_and_the_others_go_on(self, tmp_path: Path) -> None:
         cluster_utils = pytest.importorskip("ray.cluster_utils")
-        from benchmark.runner import ray_launch
+        from benchmark.runner.launchers import ray_launch
 
         cells = [cell(name, seed=seed, rounds=12) for seed in (0, 1) for name in ("random", "margin")]
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

@@ -14,9 +14,10 @@ from benchmark.experiment.schedule import Schedule
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.records.store import Store
-from benchmark.runner import local_launch, task_loading
+from benchmark.runner import task_loading
 from benchmark.runner.events import Failure, Round
 from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.launchers import local_launch
 
 DATA = Path(os.environ.get("AL_BENCHMARK_DATA", "nowhere"))
 MMDET = (

@@ -17,8 +17,8 @@ from benchmark.records.image_file_list import Sources
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 from benchmark.runner.events import CellStarted, Event, Failure, Round
-from benchmark.runner.worker import SerializedCell, WorkerFailure
-from benchmark.runner.worker_pool import WorkerLoss, WorkerPool, choose_cell
+from benchmark.runner.launchers.worker import SerializedCell, WorkerFailure
+from benchmark.runner.launchers.worker_pool import WorkerLoss, WorkerPool, choose_cell
 from benchmark.system import activity, remarks
 from benchmark.system.files import StoreWriteError
 

@@ -153,7 +153,7 @@ def show_estimate(job: Job) -> None:
     """Prints how many trainings a run needs and how many hours they take. The fits of its pilot rounds are cached."""
     from benchmark.runner import forecast, record_checks, resume, task_loading
     from benchmark.runner.fit_cache import FitCache
-    from benchmark.runner.launch import resolve_jobs
+    from benchmark.runner.launchers.launcher import resolve_jobs
     from benchmark.runner.measuring import device_name
     from benchmark.runner.run_grid import manifest_entry
 

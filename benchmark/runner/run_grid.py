@@ -28,7 +28,7 @@ from benchmark.runner import (
 from benchmark.runner.events import Event, Failure, has_incompatible_schedule
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.gpu_hours import stop_after_gpu_hours
-from benchmark.runner.launch import Launcher
+from benchmark.runner.launchers.launcher import Launcher
 from benchmark.runner.machine import prepare_machine
 from benchmark.runner.measuring import device_name
 from benchmark.runner.task_loading import TaskLoader, check_encoders

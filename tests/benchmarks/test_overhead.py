@@ -17,7 +17,7 @@ from benchmark.records.store import Store
 Command = Callable[..., tuple[int, str]]
 START = (
     "from benchmark.cli import commands, progress; "
-    "from benchmark.runner import gallery_writer, local_launch, tracking; "
+    "from benchmark.runner import gallery_writer, tracking; from benchmark.runner.launchers import local_launch; "
     "from benchmark.plugins import discovery; discovery.discover(None)"
 )
 

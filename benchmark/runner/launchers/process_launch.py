@@ -28,13 +28,13 @@ from benchmark.plugins.discovery import is_discoverable
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.runner.events import Event
-from benchmark.runner.worker import Answer, SerializedCell, worker_settings
-from benchmark.runner.worker_pool import WorkerLoss, WorkerPool
+from benchmark.runner.launchers.worker import Answer, SerializedCell, worker_settings
+from benchmark.runner.launchers.worker_pool import WorkerLoss, WorkerPool
 
 # The module path is that of the driver, so that a worker imports the same files, wherever it is started.
 PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from benchmark.runner.worker_process import main; main(int(sys.argv[2]))"
+    "from benchmark.runner.launchers.worker_process import main; main(int(sys.argv[2]))"
 )
 EXIT_SECONDS = 1.0  # how long a process that has closed its connection may take to end
 VMSTAT = Path("/proc/vmstat")  # where Linux counts the processes that it killed for memory

@@ -18,8 +18,8 @@ from benchmark.records.image_file_list import Sources
 from benchmark.records.record import Header, Measured, Record
 from benchmark.records.store import Store
 from benchmark.runner.events import CellStarted, Event, Failure, Round
+from benchmark.runner.launchers.worker import Answer, SerializedCell, WorkerFailure
 from benchmark.runner.record_checks import check_header, save_sources
-from benchmark.runner.worker import Answer, SerializedCell, WorkerFailure
 from benchmark.system import activity, remarks
 from benchmark.system.files import StoreWriteError
 

@@ -76,7 +76,7 @@ def main(socket: int) -> None:
     os.register_at_fork(after_in_child=connection.close)  # readers of images may outlive this process
     driver = Driver(connection)
     threading.Thread(target=driver.receive_all, daemon=True).start()
-    from benchmark.runner.worker import Worker, WorkerFailure  # imports torch
+    from benchmark.runner.launchers.worker import Worker, WorkerFailure  # imports torch
 
     worker = Worker(*driver.messages.get())
     threading.Thread(target=driver.send_stages, daemon=True).start()

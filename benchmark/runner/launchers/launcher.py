@@ -12,9 +12,9 @@ from benchmark.experiment.run_settings import Settings
 from benchmark.records.store import Store
 from benchmark.runner.events import Event
 from benchmark.runner.fit_cache import FitCache
-from benchmark.runner.local_launch import run_locally
+from benchmark.runner.launchers.local_launch import run_locally
+from benchmark.runner.launchers.process_launch import run_in_processes
 from benchmark.runner.measuring import device_name
-from benchmark.runner.process_launch import run_in_processes
 from benchmark.runner.task_loading import TaskLoader
 from benchmark.system.cores import num_cores
 from benchmark.text.words import plural
@@ -100,7 +100,7 @@ def resolve_jobs(settings: Settings, device: torch.device) -> int:
 def launch_on_ray(cells: Sequence[Cell], store: Store, settings: Settings) -> Generator[Event]:
     """Runs cells on Ray, see `ray_launch.run_on_ray`. ValueError where Ray is not installed."""
     try:
-        from benchmark.runner import ray_launch
+        from benchmark.runner.launchers import ray_launch
     except ImportError as error:
         raise ValueError("launcher=ray: not installed: pip install -e '.[ray]'") from error
     return ray_launch.run_on_ray(cells, store, settings)

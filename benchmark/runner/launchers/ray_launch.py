@@ -24,8 +24,8 @@ from benchmark.plugins.code_folders import INSTALL_ROOT
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.runner.events import Event
-from benchmark.runner.worker import Answer, SerializedCell, Worker, worker_settings
-from benchmark.runner.worker_pool import WorkerLoss, WorkerPool
+from benchmark.runner.launchers.worker import Answer, SerializedCell, Worker, worker_settings
+from benchmark.runner.launchers.worker_pool import WorkerLoss, WorkerPool
 
 
 @dataclass(frozen=True)
