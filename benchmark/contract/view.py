@@ -1,4 +1,4 @@
-"""What a strategy sees of a round.
+"""What a strategy sees of a round. It refuses what the strategy has not declared, and labels that are not paid for.
 
 Shapes: N images, P predictions, C classes, D features. `Indices` are positions in the pool.
 """

@@ -1,4 +1,7 @@
-"""Draws all figures that the data of a results folder suffice for."""
+"""Draws all figures that the data of a results folder suffice for.
+
+A new figure is drawn in a module beside this one and called here; its caption is in `analysis/report.py`.
+"""
 
 from __future__ import annotations
 

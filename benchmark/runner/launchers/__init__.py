@@ -1,5 +1,4 @@
 """Where cells are run: in this process, in worker processes of this machine, or on Ray.
 
 `launcher` chooses from the settings. Each launcher yields the events of `runner.events`. Records do not depend on it.
-A new launcher is a backend of `worker_pool`, as `process_launch` and `ray_launch` are, and a branch in `launcher`.
 """
