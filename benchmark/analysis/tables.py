@@ -1,8 +1,8 @@
 """Tables of experiments: the mean score of each strategy (row) in each round (column), with notes and files.
 
 Reads records only: a table can be built where torch is not installed. The columns are those of `tidy_rows` in CSV and
-JSON files and of `text_rows` elsewhere, but for the HTML report (`report.table_lines`). The columns of `rounds.csv` are in
-`rounds_csv`.
+JSON files and of `text_rows` elsewhere, but for the HTML report (`report.table_lines`). The columns of `rounds.csv` are
+in `rounds_csv`.
 """
 
 from __future__ import annotations

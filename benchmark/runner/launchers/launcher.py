@@ -1,7 +1,7 @@
 """Chooses where cells are trained: in this process, in several processes of this machine, or on Ray.
 
-A new launcher takes a `Backend` of its own (`worker_pool`), a branch in `Launcher.run`, and its name among the values of
-`launcher` in `experiment/run_settings.py`.
+A new launcher takes a `Backend` of its own (`worker_pool`), a branch in `Launcher.run`, and its name among the values
+of `launcher` in `experiment/run_settings.py`.
 """
 
 from __future__ import annotations
