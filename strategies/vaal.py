@@ -160,9 +160,10 @@ def train(images_N3SS: Tensor, num_labelled: int, recipe: Recipe, seed: int) -> 
         discriminator = build_discriminator(recipe.latent).to(images_N3SS.device)
     generator = torch.Generator().manual_seed(seed)
     streams = [batches(part, recipe, generator) for part in images_N3SS.tensor_split([num_labelled])]
-    options = {"fused": True, "capturable": True} if images_N3SS.is_cuda else {}
+    on_gpu = images_N3SS.is_cuda
     net_adam, discriminator_adam = (
-        torch.optim.Adam(module.parameters(), lr=recipe.lr, **options) for module in (net, discriminator)
+        torch.optim.Adam(module.parameters(), lr=recipe.lr, fused=on_gpu, capturable=on_gpu)
+        for module in (net, discriminator)
     )
 
     def train_autoencoder(*batch: Tensor) -> None:

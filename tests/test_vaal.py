@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -172,7 +171,8 @@ def test_each_step_trains_its_own_network(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_recorded_steps_end_in_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """21 labelled and 39 other images: batches of 8, of 5 and of 7. The optimiser is a GPU's."""
-    monkeypatch.setattr(torch.optim, "Adam", partial(torch.optim.Adam, fused=True))
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda *args, **options: adam(*args, **options | {"fused": True}))
     images = Pictures().pixels
     plain = train(images, 21, recipe(num_steps=25), seed=0)
     with graphs_on_cpu() as recordings:

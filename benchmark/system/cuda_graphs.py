@@ -107,7 +107,11 @@ def signature_of(arguments: tuple[Any, ...]) -> Signature:
 
 
 def can_record(device: torch.device) -> bool:
-    """Returns whether functions of tensors on a device are recorded."""
+    """Returns whether functions of tensors on a device are recorded.
+
+    Args:
+        device: a device of tensors.
+    """
     return device.type == "cuda"
 
 

@@ -296,7 +296,7 @@ def load_checkpoint(path: Path | None, network: nn.Module, sgd: torch.optim.SGD,
         tensor_files.discard(path, "its digest does not fit" if state is None else "it is of another network")
         return 0
     network.load_state_dict(state["weights"])
-    sgd.load_state_dict({"state": state["momenta"]["state"], "param_groups": sgd.state_dict()["param_groups"]})
+    sgd.load_state_dict(state["momenta"])
     if one_stream:
         torch.set_rng_state(state["generators"][0])
         for generator in state["generators"][1:]:
@@ -336,7 +336,7 @@ def checkpoint_fits(state: dict[str, Any], network: nn.Module, sgd: torch.optim.
         shapes = {name: value.shape for name, value in state["weights"].items()}
         groups = [len(group["params"]) for group in state["momenta"]["param_groups"]]
         generators = [(generator.dtype, generator.shape) for generator in state["generators"]]
-        int(state["step"]), dict(state["momenta"]["state"])
+        int(state["step"])
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
     matches = shapes == {name: value.shape for name, value in network.state_dict().items()}
