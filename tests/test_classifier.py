@@ -23,7 +23,7 @@ from benchmark.vision import training
 from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, Split
 from benchmark.vision.classification.augment import draw_epoch
 from benchmark.vision.classification.scores import accuracy_scores
-from benchmark.vision.networks import Network, build_network
+from benchmark.vision.networks import Network, QuarterMeans, build_network
 from benchmark.vision.training import uses_batch_statistics
 
 QUICK = Recipe(model="small_cnn", epochs=2, batch_size=16, dropout=0.25)
@@ -150,6 +150,20 @@ def test_networks_by_name(model: str, size: int, num_features: int, channels: li
     assert features_ND.shape == (2, num_features)
     assert network.logits(features_ND).shape == (2, 7)
     assert [stage.shape[1] for stage in maps] == channels == companion_channels
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 8), (6, 6)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_means_of_quarters_are_those_of_adaptive_pooling(size: tuple[int, int], layout: torch.memory_format) -> None:
+    generator, results = torch.Generator().manual_seed(0), []
+    maps = torch.randn(3, 64, *size, generator=generator).contiguous(memory_format=layout)
+    for pooling in (QuarterMeans(2), nn.AdaptiveAvgPool2d(2)):
+        leaf = maps.clone().requires_grad_()
+        means = pooling(leaf)
+        (means * torch.arange(4.0).view(2, 2)).sum().backward()
+        results.append((means, leaf.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert results[0][0].shape == (3, 64, 2, 2)
 
 
 def test_maps_with_channels_last_are_no_stage_maps() -> None:
