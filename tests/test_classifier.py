@@ -6,7 +6,7 @@ Shapes: N images, C classes, D features, H x W pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from benchmark.vision import training
 from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, Split
 from benchmark.vision.classification.augment import draw_epoch
 from benchmark.vision.classification.scores import accuracy_scores
+from benchmark.vision.classification.training import compile_features
 from benchmark.vision.networks import Network, QuarterMeans, build_network
 from benchmark.vision.training import uses_batch_statistics
 
@@ -275,6 +276,25 @@ def test_compiled_fits(machine: Machine) -> None:
     assert same(other, again)
     for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.allclose(a, b, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_gpu_has_a_program_for_each_size_of_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: torch.compile gives up after a few unless it is told to go on."""
+    torch._dynamo.reset()
+    programs, build = list[torch.fx.GraphModule](), torch.compile
+
+    def note(program: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        programs.append(program)
+        return program.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: build(function, dynamic=dynamic, backend=note))
+    network = build_network("small_cnn", 10, (8, 8), 64, "none", 0.0)
+    features = compile_features(network, torch.device("cuda"))
+    for num_images in [*range(40, 60), *range(40, 60)]:
+        images_N3HW = torch.rand(num_images, 3, 8, 8)
+        assert torch.equal(features(images_N3HW)[0], network.features(images_N3HW)[0])
+    assert len(programs) == 20
 
 
 def test_compile_and_a_companion_are_refused(machine: Machine) -> None:

@@ -108,7 +108,7 @@ FITS = {
     "float32": (replace(TINY, **FIFTY_STEPS, precision="float32", channels_last=False), None, 2),
     "published": (replace(PUBLISHED, **FIFTY_STEPS, width=4), None, 1),
     "small network": (replace(QUICK, **FIFTY_STEPS, precision="float32"), None, 2),
-    "companion": (replace(TINY, **FIFTY_STEPS), Regress(0.5), 4),
+    "companion": (replace(TINY, **FIFTY_STEPS), Regress(0.5, 0.1), 4),
 }
 
 
@@ -118,9 +118,9 @@ def test_recorded_steps_end_in_the_bytes_of_plain_steps(name: str, deterministic
     assert same(recorded, plain)
 
 
-@pytest.mark.parametrize("name", FITS)
-def test_recorded_steps_end_close_to_plain_steps(name: str) -> None:
-    (recorded, plain), classifier = fit_both(name)
+def test_recorded_steps_end_close_to_plain_steps() -> None:
+    """Without `deterministic=true`, on a network that forgets rounding: in 50 steps ResNets amplify it to per cents."""
+    (recorded, plain), classifier = fit_both("small network")
     losses = [classifier.losses(model, np.arange(53)).mean().item() for model in (recorded, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 

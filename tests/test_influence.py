@@ -15,6 +15,7 @@ from torch.func import functional_call, grad, jvp
 from torch.utils.data.distributed import DistributedSampler
 
 from benchmark.api import Direction, Indices, Machine, View, seeded
+from benchmark.conformance.task_checks import row_losses_match
 from benchmark.plugins.registry import get
 from benchmark.strategies.gradient_similarity import gradient_similarity
 from benchmark.strategies.isal import isal
@@ -395,6 +396,15 @@ def test_losses_by_row_are_the_losses(machine: Machine) -> None:
     with pytest.raises(PermissionError, match="not paid for"):
         view.row_losses(view.unlabelled[:1])
     assert (toy := toy_view()).row_losses(toy.labelled) is None
+
+
+def test_losses_by_row_of_other_images_are_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, labelled = digits(machine, DEFAULT), np.arange(5)
+    fitted: Any = SimpleNamespace(prepare=lambda: (task, task.model(), labelled))
+    assert row_losses_match(fitted) is None
+    row_losses = task.row_losses
+    monkeypatch.setattr(task, "row_losses", lambda model, indices: row_losses(model, indices + 1))
+    assert row_losses_match(fitted) == "row_losses gives other losses than `losses`"
 
 
 def test_recorded_chains_end_in_the_same_bytes(machine: Machine) -> None:
