@@ -49,11 +49,20 @@ from benchmark.contract.lookup import (
 from benchmark.contract.machine import Machine
 from benchmark.contract.metrics import ACCURACY, MEAN_AP, MEAN_IOU, Metric, Scores, scores_by_class
 from benchmark.contract.registering import register, register_encoder, register_task
-from benchmark.contract.tasks import BatchSizes, Encoder, FromFiles, Pool, ReportsBatchSizes, Task
+from benchmark.contract.tasks import (
+    BatchSizes,
+    Encoder,
+    FromFiles,
+    KeepsImagesOnDevice,
+    Pool,
+    ReportsBatchSizes,
+    Task,
+)
 from benchmark.contract.view import Reference, View
 from benchmark.plugins.capability_names import Need
 from benchmark.plugins.registry import EncoderName, StrategyName
 from benchmark.system import activity, tensor_files
+from benchmark.system.cuda_graphs import CapturedFunction, can_record
 from benchmark.system.process_state import seeded
 from benchmark.system.working_time import working_seconds
 
@@ -66,6 +75,7 @@ __all__ = [
     "Augmentation",
     "BatchSizes",
     "Boxes",
+    "CapturedFunction",
     "ClassifiesFeatures",
     "Companion",
     "ComputesLosses",
@@ -82,6 +92,7 @@ __all__ = [
     "GivesPseudoLabels",
     "How",
     "Indices",
+    "KeepsImagesOnDevice",
     "Machine",
     "Metric",
     "Need",
@@ -105,6 +116,7 @@ __all__ = [
     "View",
     "activity",
     "build_encoder",
+    "can_record",
     "check_encoder_weights",
     "encoder_code_hash",
     "encoder_identity",

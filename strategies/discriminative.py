@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.api import Indices, View, register, seeded
+from benchmark.api import CapturedFunction, Indices, View, register, seeded
 
 LABELLED, UNLABELLED = 0, 1  # classes of the discriminator
 
@@ -145,18 +145,23 @@ def train_discriminator(
     with seeded(seed):
         net = build_discriminator(inputs_MD.shape[1], recipe.width).to(inputs_MD)
     shuffle = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(net.parameters(), lr=recipe.lr, eps=1e-7, fused=True)
+    optimiser = torch.optim.Adam(net.parameters(), lr=recipe.lr, eps=1e-7, fused=True, capturable=inputs_MD.is_cuda)
     weight_2 = len(label_M) / (2 * label_M.bincount().to(inputs_MD)) if recipe.balanced else None
-    epoch, accuracy = 0, 0.0
+    num_correct = torch.zeros((), dtype=torch.int64, device=inputs_MD.device)
+
+    def take_step(batch: Tensor) -> None:
+        logits = net(inputs_MD[batch])
+        optimiser.zero_grad()
+        torch.autograd.backward(F.cross_entropy(logits, label_M[batch], weight_2))
+        optimiser.step()
+        num_correct.add_((logits.argmax(1) == label_M[batch]).sum())
+
+    train_on, epoch, accuracy = CapturedFunction(take_step, "the training of a discriminator"), 0, 0.0
     while epoch < recipe.epochs and accuracy <= recipe.stop_accuracy:
-        num_correct = torch.zeros((), dtype=torch.int64, device=inputs_MD.device)
+        num_correct.zero_()
         order_M = torch.randperm(len(label_M), generator=shuffle).to(inputs_MD.device)
         for batch in torch.split(order_M, recipe.batch_size):
-            logits = net(inputs_MD[batch])
-            optimiser.zero_grad()
-            torch.autograd.backward(F.cross_entropy(logits, label_M[batch], weight_2))
-            optimiser.step()
-            num_correct += (logits.argmax(1) == label_M[batch]).sum()
+            train_on(batch)
         epoch, accuracy = epoch + 1, num_correct.item() / len(label_M)
     return net, epoch, accuracy
 

@@ -22,8 +22,6 @@ from .shared.influence import (
     select_most_helpful,
 )
 
-MAX_BATCHED_CHAINS = 16  # on a GPU; with more, the batched products cost too much arithmetic
-
 
 @register(needs=needs, version=2)
 def isal(
@@ -110,8 +108,7 @@ def isal(
     chains = draw_chains(view.purchases, depth, repeats, order, rng)
     targets = expected_targets(view, k, allow_degenerate, min_score)
     v = reference_gradient(view, reference)
-    batched = not isinstance(targets, list) and next(iter(v.values())).is_cuda and len(chains) <= MAX_BATCHED_CHAINS
-    s = inverse_hessian_product(view, v, chains, damping=damping, scale=scales, batched=batched)
+    s = inverse_hessian_product(view, v, chains, damping=damping, scale=scales)
     norm_s, norm_v = math.sqrt(dot(s, s)), math.sqrt(dot(v, v))
     view.log(cosine=dot(s, v) / norm_s / norm_v, ridge=damping * min(scales.values()), gain=norm_s / norm_v)
     return select_most_helpful(view, budget, targets, s, without_boxes, rng)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.api import Indices, View, register, seeded
+from benchmark.api import CapturedFunction, Indices, View, register, seeded
 
 MAX_DEPTH = 4  # convolutions that halve the image
 VAE_STEPS = 2  # for each step of the discriminator
@@ -160,17 +160,31 @@ def train(images_N3SS: Tensor, num_labelled: int, recipe: Recipe, seed: int) -> 
         discriminator = build_discriminator(recipe.latent).to(images_N3SS.device)
     generator = torch.Generator().manual_seed(seed)
     streams = [batches(part, recipe, generator) for part in images_N3SS.tensor_split([num_labelled])]
+    on_gpu = images_N3SS.is_cuda
     net_adam, discriminator_adam = (
-        torch.optim.Adam(module.parameters(), lr=recipe.lr) for module in (net, discriminator)
+        torch.optim.Adam(module.parameters(), lr=recipe.lr, fused=on_gpu, capturable=on_gpu)
+        for module in (net, discriminator)
     )
+
+    def train_autoencoder(*batch: Tensor) -> None:
+        parts = zip(batch[:2], batch[2:], strict=True)
+        losses, means = zip(*(vae_loss(net, *part, recipe.beta) for part in parts), strict=True)
+        discriminator_adam.zero_grad()  # its gradients of this step are not used
+        take_step(net_adam, sum(losses) + recipe.adversary * discriminator_loss(discriminator, means, (1.0, 1.0)))
+
+    def train_discriminator(*batch: Tensor) -> None:
+        with torch.no_grad():
+            means = tuple(net(pixels)[0] for pixels in batch)
+        take_step(discriminator_adam, discriminator_loss(discriminator, means, (1.0, 0.0)))
+
+    autoencoder_step = CapturedFunction(train_autoencoder, "the training of vaal's autoencoder")
+    discriminator_step = CapturedFunction(train_discriminator, "the training of vaal's discriminator")
     for _ in range(recipe.num_steps):
         for _ in range(VAE_STEPS):
             pair = [next(stream) for stream in streams]
-            losses, means = zip(*(vae_loss(net, pixels, recipe.beta, generator) for pixels in pair), strict=True)
-            take_step(net_adam, sum(losses) + recipe.adversary * discriminator_loss(discriminator, means, (1.0, 1.0)))
-        with torch.no_grad():
-            means = tuple(net(pixels)[0] for pixels in pair)
-        take_step(discriminator_adam, discriminator_loss(discriminator, means, (1.0, 0.0)))
+            noise = [torch.randn(len(pixels), recipe.latent, generator=generator).to(pixels.device) for pixels in pair]
+            autoencoder_step(*pair, *noise)
+        discriminator_step(*pair)
     return net, discriminator
 
 
@@ -197,13 +211,12 @@ def scale_pixels(images_N3SS: Tensor) -> Tensor:
     return images_N3SS / 127.5 - 1
 
 
-def vae_loss(net: Autoencoder, pixels_N3SS: Tensor, beta: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Returns the loss of a batch and its latent means, (N, Z).
+def vae_loss(net: Autoencoder, pixels_N3SS: Tensor, noise_NZ: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Returns the loss of a batch, with standard normal noise, and its latent means, (N, Z).
 
     The loss is the mean squared error plus beta times the divergence from the prior, summed over the batch.
     """
     mean_NZ, log_variance_NZ = net(pixels_N3SS)
-    noise_NZ = torch.randn(mean_NZ.shape, generator=generator).to(mean_NZ.device)
     reconstruction = net.decoder(mean_NZ + noise_NZ * (log_variance_NZ / 2).exp())
     divergence = (mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ).sum() / 2
     return F.mse_loss(reconstruction, pixels_N3SS) + beta * divergence, mean_NZ

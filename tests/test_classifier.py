@@ -6,7 +6,7 @@ Shapes: N images, C classes, D features, H x W pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from benchmark.vision import training
 from benchmark.vision.classification import PUBLISHED, Classifier, Recipe, Split
 from benchmark.vision.classification.augment import draw_epoch
 from benchmark.vision.classification.scores import accuracy_scores
-from benchmark.vision.networks import Network, build_network
+from benchmark.vision.classification.training import compile_features
+from benchmark.vision.networks import Network, QuarterMeans, build_network
 from benchmark.vision.training import uses_batch_statistics
 
 QUICK = Recipe(model="small_cnn", epochs=2, batch_size=16, dropout=0.25)
@@ -152,6 +153,20 @@ def test_networks_by_name(model: str, size: int, num_features: int, channels: li
     assert [stage.shape[1] for stage in maps] == channels == companion_channels
 
 
+@pytest.mark.parametrize("size", [(4, 4), (5, 8), (6, 6)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_means_of_quarters_are_those_of_adaptive_pooling(size: tuple[int, int], layout: torch.memory_format) -> None:
+    generator, results = torch.Generator().manual_seed(0), []
+    maps = torch.randn(3, 64, *size, generator=generator).contiguous(memory_format=layout)
+    for pooling in (QuarterMeans(2), nn.AdaptiveAvgPool2d(2)):
+        leaf = maps.clone().requires_grad_()
+        means = pooling(leaf)
+        (means * torch.arange(4.0).view(2, 2)).sum().backward()
+        results.append((means, leaf.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert results[0][0].shape == (3, 64, 2, 2)
+
+
 def test_maps_with_channels_last_are_no_stage_maps() -> None:
     network = build_network("swin_t", 10, (32, 32), 64, "none", 0.0)
     channels: list[int] = []
@@ -261,6 +276,25 @@ def test_compiled_fits(machine: Machine) -> None:
     assert same(other, again)
     for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.allclose(a, b, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_gpu_has_a_program_for_each_size_of_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: torch.compile gives up after a few unless it is told to go on."""
+    torch._dynamo.reset()
+    programs, build = list[torch.fx.GraphModule](), torch.compile
+
+    def note(program: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        programs.append(program)
+        return program.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: build(function, dynamic=dynamic, backend=note))
+    network = build_network("small_cnn", 10, (8, 8), 64, "none", 0.0)
+    features = compile_features(network, torch.device("cuda"))
+    for num_images in [*range(40, 60), *range(40, 60)]:
+        images_N3HW = torch.rand(num_images, 3, 8, 8)
+        assert torch.equal(features(images_N3HW)[0], network.features(images_N3HW)[0])
+    assert len(programs) == 20
 
 
 def test_compile_and_a_companion_are_refused(machine: Machine) -> None:

@@ -9,10 +9,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from _graphs import graphs_on_cpu
 from torch import Tensor
+from torch.func import functional_call, grad, jvp
 from torch.utils.data.distributed import DistributedSampler
 
 from benchmark.api import Direction, Indices, Machine, View, seeded
+from benchmark.conformance.task_checks import row_losses_match
 from benchmark.plugins.registry import get
 from benchmark.strategies.gradient_similarity import gradient_similarity
 from benchmark.strategies.isal import isal
@@ -20,6 +23,7 @@ from benchmark.strategies.shared.influence import (
     dot,
     draw_chains,
     expected_targets,
+    hessian_product,
     inverse_hessian_product,
     needs,
     reference_gradient,
@@ -228,7 +232,7 @@ def test_lissa_restarts_a_tensor_that_turned_nan() -> None:
     def losses(indices: Indices) -> Tensor:
         return a.square() / 2 + (b.square() / 2 if indices[0] == 0 else b.square() ** 0.75)
 
-    view = SimpleNamespace(weights=lambda: {"a": a, "b": b}, losses=losses)
+    view = SimpleNamespace(weights=lambda: {"a": a, "b": b}, losses=losses, row_losses=lambda indices: None)
     v = {"a": torch.tensor([1.0]), "b": torch.tensor([5.0])}
     s = inverse_hessian_product(cast(View, view), v, np.array([[0, 1]]), damping=0.5, scale={"a": 10.0, "b": 10.0})
     assert s["b"].item() == 5.0
@@ -343,25 +347,74 @@ def test_no_steps_are_refused(nothing: dict[str, int]) -> None:
         isal(toy_view(), 3, RNG(0), **cast(Any, nothing))
 
 
+class LossesModule(torch.nn.Module):
+    """The losses of labelled images as a module, so that its weights can be replaced."""
+
+    def __init__(self, view: View, indices: Indices) -> None:
+        super().__init__()
+        self.model, self.losses = view.model, lambda: view.losses(indices)
+
+    def forward(self) -> Tensor:
+        return self.losses()
+
+
+def forward_over_reverse(view: View, index: int, h: Direction) -> Direction:
+    """Returns the Hessian of a labelled image's loss applied to h, by forward differentiation of the gradient."""
+    module = LossesModule(view, np.array([index]))
+    primals = {f"model.{name}": weight.detach() for name, weight in view.weights().items()}
+    tangents = {f"model.{name}": tensor for name, tensor in h.items()}
+    product = jvp(grad(lambda weights: functional_call(module, weights, ()).sum()), (primals,), (tangents,))[1]
+    return {name: product[f"model.{name}"] for name in h}
+
+
+def classifier_view(machine: Machine) -> View:
+    """A view of a narrow, untrained ResNet on digits."""
+    task = digits(machine, dataclasses.replace(DEFAULT, model="resnet18", width=4, dropout=0.0))
+    order, known = np.random.default_rng(0).permutation(task.num_pool), {"losses", "weights", "held_out"}
+    unlabelled = np.sort(order[12:60])
+    return View(task, task.model(), order[:12], unlabelled, num_initial=12, held_out=order[60:80], needs=known)
+
+
 @pytest.mark.parametrize("kind", ["toy", "resnet"])
-def test_all_chains_at_once_give_what_they_give_in_turn(kind: str, machine: Machine) -> None:
-    if kind == "toy":
-        view = toy_view()
-    else:
-        recipe = dataclasses.replace(DEFAULT, model="resnet18", width=4, dropout=0.0)
-        task = digits(machine, recipe)
-        order, known = np.random.default_rng(0).permutation(task.num_pool), {"losses", "weights", "held_out"}
-        view = View(
-            task, task.model(), order[:12], np.sort(order[12:60]), num_initial=12, held_out=order[60:80], needs=known
-        )
-    v = reference_gradient(view, "held_out")
-    chains = draw_chains(view.purchases, 3, 4, "random", RNG(0))
+def test_hessian_products_are_those_of_forward_differentiation(kind: str, machine: Machine) -> None:
+    view = toy_view() if kind == "toy" else classifier_view(machine)
+    h = random_direction(view)
+    for index in view.labelled[:3]:
+        product = hessian_product(view.losses(np.array([index])).sum(), view.weights(), h)
+        for name, tensor in forward_over_reverse(view, index, h).items():
+            assert tensor.abs().max() > 1e-4
+            torch.testing.assert_close(product[name], tensor, rtol=1e-4, atol=1e-5 * tensor.abs().max().item())
+
+
+def test_losses_by_row_are_the_losses(machine: Machine) -> None:
+    view = classifier_view(machine)
+    images = view.labelled[[7, 2, 5]]
+    row_losses = view.row_losses(images)
+    assert row_losses is not None
+    assert torch.equal(row_losses(torch.tensor([2, 0])), view.losses(images[[2, 0]]))
+    assert row_losses(torch.tensor([1])).requires_grad
+    with pytest.raises(PermissionError, match="not paid for"):
+        view.row_losses(view.unlabelled[:1])
+    assert (toy := toy_view()).row_losses(toy.labelled) is None
+
+
+def test_losses_by_row_of_other_images_are_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, labelled = digits(machine, DEFAULT), np.arange(5)
+    fitted: Any = SimpleNamespace(prepare=lambda: (task, task.model(), labelled))
+    assert row_losses_match(fitted) is None
+    row_losses = task.row_losses
+    monkeypatch.setattr(task, "row_losses", lambda model, indices: row_losses(model, indices + 1))
+    assert row_losses_match(fitted) == "row_losses gives other losses than `losses`"
+
+
+def test_recorded_chains_end_in_the_same_bytes(machine: Machine) -> None:
+    """The recording is of one image, the chains of others."""
+    view = classifier_view(machine)
+    v, chains = reference_gradient(view, "held_out"), draw_chains(view.purchases, 7, 3, "random", RNG(0))
     settings = {"damping": 0.1, "scale": scales_by_name(view, 50.0, "")}
-    in_turn, at_once = (
-        inverse_hessian_product(view, v, chains, **settings, batched=together)  # type: ignore[arg-type]
-        for together in (False, True)
-    )
-    assert dot(in_turn, in_turn) > 0
-    assert abs(dot(in_turn, v) / dot(v, v) - 1) > 1e-3  # the Hessian counts
-    for name, tensor in in_turn.items():
-        torch.testing.assert_close(at_once[name], tensor, rtol=1e-4, atol=1e-5 * tensor.abs().max().item())
+    plain = inverse_hessian_product(view, v, chains, **settings)  # type: ignore[arg-type]
+    with graphs_on_cpu() as recordings:
+        recorded = inverse_hessian_product(view, v, chains, **settings)  # type: ignore[arg-type]
+    assert len(recordings) == 1
+    assert abs(dot(plain, v) / dot(v, v) - 1) > 1e-3  # the Hessian counts
+    assert all(torch.equal(recorded[name], tensor) for name, tensor in plain.items())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _graphs import graphs_on_cpu
 from torch.nn import functional as F
 
 from benchmark import encoders, strategies
@@ -302,6 +303,20 @@ def test_discriminative_stops_when_it_separates_and_queries_join_the_labelled() 
     discriminative(view, 3, np.random.default_rng(0), num_queries=1, stop_accuracy=0.9, **stop)
     assert 1 <= view.diagnostics["epochs"] < 100
     assert view.diagnostics["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_recorded_discriminators_are_the_plain_ones(balanced: bool) -> None:
+    """Batches of 16 and, once an epoch, of 14."""
+    recipe = Recipe(width=8, epochs=9, lr=1e-2, batch_size=16, stop_accuracy=1.0, balanced=balanced)
+    features_MD = torch.randn(62, 30, generator=torch.Generator().manual_seed(0))
+    plain = train_discriminator(features_MD[:20], features_MD[20:], recipe, seed=3)
+    with graphs_on_cpu() as recordings:
+        recorded = train_discriminator(features_MD[:20], features_MD[20:], recipe, seed=3)
+    assert len(recordings) == 2
+    assert plain[1:] == recorded[1:]
+    for a, b in zip(plain[0].parameters(), recorded[0].parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(("balanced", "odds"), [(False, 10.0), (True, 1.0)])

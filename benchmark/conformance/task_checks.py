@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Indices, Predictions
+from benchmark.api import Indices, KeepsImagesOnDevice, Predictions
 from benchmark.conformance.trials import FittedTask, describe_side_effects
 from benchmark.contract.metrics import class_scores, resolve_metric
 from benchmark.runner import acquisition
@@ -132,6 +132,17 @@ def derivative_pairs(task: Any, model: nn.Module, indices: Indices) -> Iterator[
         yield float(g @ d), float(fast[number])
 
 
+def row_losses_match(fitted: FittedTask) -> str | None:
+    """Finds losses by row that are not those of the same images by position."""
+    task, model, labelled = fitted.prepare()
+    if not isinstance(task, KeepsImagesOnDevice):
+        return None
+    rows = np.array([len(labelled) - 1, 0])
+    expected = task.losses(model, labelled[rows])
+    by_row = task.row_losses(model, labelled)(torch.from_numpy(rows).to(expected.device))
+    return None if torch.allclose(by_row, expected) else "row_losses gives other losses than `losses`"
+
+
 def scrambles_unpaid(fitted: FittedTask) -> str | None:
     """Finds a `scrambled` that changes labels that are paid for, or leaves those of the test set."""
     task, model, labelled = fitted.prepare()
@@ -151,5 +162,6 @@ TASK_CHECKS: list[tuple[str, Callable[[Any], str | None]]] = [
     ("it counts the images it charges for", counts_cost),
     ("it predicts probabilities", predicts_probabilities),
     ("directional derivatives agree with backpropagation", directional_matches_backpropagation),
+    ("losses by row are those by position", row_losses_match),
     ("scrambled() moves unpaid labels and no others", scrambles_unpaid),
 ]

@@ -5,6 +5,7 @@ Shapes: N images, P predictions, C classes, D features. `Indices` are positions 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -159,6 +160,23 @@ class ReportsBatchSizes(Protocol):
 
         Args:
             num_images: number of images that the fit trains on.
+        """
+
+
+@runtime_checkable
+class KeepsImagesOnDevice(Protocol):
+    """A task that computes losses from images on its device alone, so that a CUDA graph can; see `View.row_losses`."""
+
+    def row_losses(self, model: nn.Module, indices: Indices) -> Callable[[Tensor], Tensor]:
+        """Returns a function like `losses` that never waits for the device.
+
+        Args:
+            model: a model of the task, in eval mode.
+            indices: positions in the pool.
+
+        Returns:
+            A function that takes (N,) rows of `indices`, int64 on the device, and returns (N,) losses on true labels,
+            differentiable in the task's `weights`.
         """
 
 

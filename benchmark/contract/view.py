@@ -6,7 +6,7 @@ Shapes: N images, P predictions, C classes, D features. `Indices` are positions 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from benchmark.contract.capabilities import (
 )
 from benchmark.contract.data import Augmentation, Direction, Encoding, EncodingTime, Indices, Predictions, Targets
 from benchmark.contract.lookup import find_strategy
-from benchmark.contract.tasks import Task
+from benchmark.contract.tasks import KeepsImagesOnDevice, Task
 from benchmark.plugins.registry import EncoderName
 
 UNPAID_LABELS = "a strategy must not read labels of unlabelled images: they are not paid for"
@@ -324,6 +324,22 @@ class View:
             raise PermissionError(UNPAID_LABELS)
         task: ComputesLosses = self.__task_for("losses")
         return task.losses(self.model, self.__check_visible(indices), targets)
+
+    def row_losses(self, indices: Indices) -> Callable[[Tensor], Tensor] | None:
+        """Returns a function that computes losses of labelled images without waiting for the device; declared as
+        `losses`.
+
+        It can be part of a `CapturedFunction`. It takes (N,) rows of `indices`, int64 on the device, and returns (N,)
+        losses on true labels, differentiable in `weights()`. None where the task cannot, because it reads its images
+        from files.
+
+        Args:
+            indices: positions of labelled images in the pool.
+        """
+        if not np.isin(indices, self.__labelled).all():
+            raise PermissionError(UNPAID_LABELS)
+        task = self.__task_for("losses")
+        return task.row_losses(self.model, indices) if isinstance(task, KeepsImagesOnDevice) else None
 
     def directional(self, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """Returns the derivative of each image's loss along a direction in weight space, (N,).

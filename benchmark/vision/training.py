@@ -3,7 +3,8 @@
 It provides parameter groups (`parameter_groups`), mixed precision (`in_precision`), the companion's loss
 (`add_companion_loss`), the SGD loop with a check that the loss stays finite (`train_sgd`), and checkpoints
 (`save_checkpoint`, `load_checkpoint`). The learning rate over a fit is in `learning_rate`. A fit that is killed and
-resumed from its checkpoint ends with the same weights, byte for byte.
+resumed from its checkpoint ends with the same weights, byte for byte. On a GPU the steps of a classifier run as CUDA
+graphs.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Companion, activity, seeded, tensor_files
+from benchmark.api import CapturedFunction, Companion, activity, can_record, seeded, tensor_files
 from benchmark.vision.fingerprints import derive_seed
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -67,7 +68,7 @@ def in_precision(precision: Precision, device: torch.device) -> torch.autocast:
 
 def add_companion_loss(
     loss: Tensor, module: nn.Module | None, companion: Companion | None, feature_maps: Sequence[Tensor],
-    image_losses: Callable[[], Tensor], progress: float, total: float = 1.0,
+    image_losses: Callable[[], Tensor], attached: bool,
 ) -> Tensor:  # fmt: skip
     """Adds a companion's loss to the training loss of a batch.
 
@@ -75,11 +76,10 @@ def add_companion_loss(
         loss: the scalar training loss of the network.
         module: the companion's module in the network; None without a companion.
         companion: what the strategy trains beside the model; None without one.
-        feature_maps: the feature maps that the module reads. Its gradient reaches them until `companion.detach_after`.
+        feature_maps: the feature maps that the module reads.
         image_losses: returns the (N,) losses of the images, which the companion learns to predict. It is called only
             when there is a companion.
-        progress: amount of training that is completed.
-        total: amount of training in the whole fit, in the same unit.
+        attached: whether the companion's gradient reaches the feature maps; see `is_attached`.
 
     Returns:
         The sum of both losses, or `loss` itself without a companion.
@@ -88,9 +88,19 @@ def add_companion_loss(
         return loss
     with torch.no_grad():
         losses_N = image_losses().detach()
-    attached = progress < companion.detach_after * total
     output_N = module(feature_maps if attached else [stage.detach() for stage in feature_maps])
     return loss + companion.loss(output_N, losses_N)
+
+
+def is_attached(companion: Companion | None, progress: float, total: float = 1.0) -> bool:
+    """Whether a companion's gradient reaches the network; it does until `companion.detach_after`.
+
+    Args:
+        companion: what the strategy trains beside the model; None without one.
+        progress: amount of training that is completed.
+        total: amount of training in the whole fit, in the same unit.
+    """
+    return companion is not None and progress < companion.detach_after * total
 
 
 def uses_batch_statistics(network: nn.Module) -> bool:
@@ -129,8 +139,9 @@ Batch = TypeVar("Batch")
 def train_sgd(
     network: nn.Module, sgd: torch.optim.SGD, steps: Sequence[AnyStep],
     prepare: Callable[[Sequence[AnyStep]], Iterator[Batch]], *,
-    learning_rate: Callable[[int], float], objective: Callable[[Batch, int], Tensor], num_images: int, advice: str,
-    epochs: int, seed: int | None, checkpoint: Path | None, clip: float = 0.0,
+    learning_rate: Callable[[int], float], objective: Callable[[Batch, bool], Tensor], attached: Callable[[int], bool],
+    num_images: int, advice: str, epochs: int, seed: int | None, checkpoint: Path | None, clip: float = 0.0,
+    capture: bool = False,
 ) -> None:  # fmt: skip
     """Trains a network in place with SGD and leaves it in eval mode.
 
@@ -140,7 +151,8 @@ def train_sgd(
         steps: all steps of the fit.
         prepare: takes the remaining steps, which are the last ones of `steps`, and yields the batch of each.
         learning_rate: takes the number of a step and returns its learning rate.
-        objective: takes a batch and the number of its step and returns the scalar loss.
+        objective: takes a batch, and whether the companion is attached, and returns the scalar loss.
+        attached: takes the number of a step and returns whether the companion is attached; see `is_attached`.
         num_images: size of the labelled set, for error messages.
         advice: what the user should change when training diverges.
         epochs: number of passes over the labelled set, for the progress display.
@@ -150,6 +162,8 @@ def train_sgd(
             checkpoints.
         clip: largest gradient norm of the network, and separately of the companion, so that a large gradient of one
             does not shrink the other's; 0 disables clipping.
+        capture: whether a GPU may run the steps as CUDA graphs. Batches must then be tuples of tensors, and `objective`
+            must do what `CapturedFunction` demands of a function.
 
     Raises:
         ValueError: the loss is infinite or not a number.
@@ -157,17 +171,11 @@ def train_sgd(
     remaining = steps[load_checkpoint(checkpoint, network, sgd, one_stream=seed is None) :]
     network.train()
     last_checkpoint, losses = time.monotonic(), list[Tensor]()
-    parts = clipping_groups(network) if clip else []
+    take_step = build_step(network, sgd, objective, clip, capture)
     for step, batch in zip(track_progress(steps, remaining, epochs), prepare(remaining), strict=True):
         set_learning_rate(sgd, learning_rate(step.number))
         with contextlib.nullcontext() if seed is None else seeded(derive_seed(seed, f"step {step.number}")):
-            loss = objective(batch, step.number)
-        sgd.zero_grad()
-        torch.autograd.backward(loss)
-        for part in parts:
-            nn.utils.clip_grad_norm_(part, clip)
-        sgd.step()
-        losses.append(loss.detach())
+            losses.append(take_step(batch, attached(step.number)))
         if step is remaining[-1] or len(losses) >= STEPS_PER_LOSS_CHECK:
             if not math.isfinite(total := torch.stack(losses).sum().item()):
                 raise ValueError(f"the fit on {num_images} images diverged (loss {total}): {advice}")
@@ -175,9 +183,32 @@ def train_sgd(
         if checkpoint is not None and time.monotonic() - last_checkpoint > CHECKPOINT_SECONDS:
             save_checkpoint(checkpoint, network, sgd, step.number + 1)
             last_checkpoint = time.monotonic()
+    sgd.zero_grad()  # else the gradients hold on to memory, that of the CUDA graphs too
     network.eval()
     if checkpoint is not None:
         tensor_files.remove_file(checkpoint)
+
+
+def build_step(
+    network: nn.Module, sgd: torch.optim.SGD, objective: Callable[[Batch, bool], Tensor], clip: float, capture: bool
+) -> Callable[[Batch, bool], Tensor]:
+    """Returns the function that takes one training step and returns its loss; see `train_sgd`."""
+    parts, device = clipping_groups(network) if clip else [], device_of(network)
+
+    def take_step(batch: Batch, attached: bool) -> Tensor:
+        loss = objective(batch, attached)
+        sgd.zero_grad()
+        torch.autograd.backward(loss)
+        for part in parts:
+            nn.utils.clip_grad_norm_(part, clip)
+        sgd.step()
+        return loss.detach()
+
+    if not capture or not can_record(device):
+        return take_step
+    move_learning_rates(sgd, device)
+    run = CapturedFunction(lambda attached, *tensors: take_step(cast(Batch, tensors), attached), "a training step")
+    return lambda batch, attached: cast(Tensor, run(attached, *cast(tuple[Tensor, ...], batch)))
 
 
 def track_progress(steps: Sequence[AnyStep], remaining: Sequence[AnyStep], epochs: int) -> Iterator[AnyStep]:
@@ -194,10 +225,23 @@ def track_progress(steps: Sequence[AnyStep], remaining: Sequence[AnyStep], epoch
     )
 
 
+def move_learning_rates(sgd: torch.optim.SGD, device: torch.device) -> None:
+    """Keeps the learning rates in tensors, from which a CUDA graph reads them at every launch.
+
+    Only the fused implementation of SGD takes them from a tensor without waiting for the GPU.
+    """
+    for group in sgd.param_groups:
+        group["fused"], group["lr"] = True, torch.tensor(float(group["lr"]), device=device)
+
+
 def set_learning_rate(sgd: torch.optim.SGD, lr: float) -> None:
     """Sets the learning rate of every parameter group, multiplied by the group's `factor` where it has one."""
     for group in sgd.param_groups:
-        group["lr"] = lr * group.get("factor", 1.0)
+        rate = lr * group.get("factor", 1.0)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def clipping_groups(network: nn.Module) -> list[list[nn.Parameter]]:

@@ -4,23 +4,21 @@ The influence of a candidate x with targets q on the reference loss is I = -s . 
 loss, and s = s_test is the inverse Hessian applied to the reference gradient v. A negative I means that training on x
 lowers the reference loss. The gradient of a candidate is never built: s . G is a directional derivative of its loss.
 
-Shapes: N images, R chains.
+Shapes: N images.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, jvp, vmap
 
-from benchmark.api import Direction, Indices, Need, Targets, View
+from benchmark.api import CapturedFunction, Direction, Indices, Need, Targets, View
 
 from .boxes import WithoutBoxes, lowest_then_random
 
@@ -95,7 +93,7 @@ def scales_by_name(view: View, scale: float, block_scales: str) -> dict[str, flo
 
 
 def inverse_hessian_product(
-    view: View, v: Direction, chains: Indices, *, damping: float, scale: Mapping[str, float], batched: bool = False
+    view: View, v: Direction, chains: Indices, *, damping: float, scale: Mapping[str, float]
 ) -> Direction:
     """Returns s: the mean over chains of LiSSA's recursion (Agarwal et al., 2017; Algorithm 3 of the ISAL paper).
 
@@ -103,71 +101,40 @@ def inverse_hessian_product(
     image, chains[repeat, j], and S the scale of each tensor. The fixed point is (H + damping S)^-1 S v. The result is
     not divided by S, as in the authors' code: with one scale no ranking changes, with several the blocks are weighted
     by S. The recursion converges where the curvature of S^-1 H stays below 2 - damping. As in that code, a tensor whose
-    Hessian product holds NaN starts again from v, so a diverging chain shows in the logged `gain` and not as NaN.
-    `batched` computes the products of all chains in one call per operation, which is faster on a GPU.
+    Hessian product holds NaN starts again from v, so a diverging chain shows in the logged `gain` and not as NaN. A GPU
+    runs the steps of a classifier as a CUDA graph.
     """
-    weights = view.weights()
-    hs = [dict(v) for _ in chains]
-    products = hessian_products_batched if batched else hessian_products_one_by_one
-    for indices in chains.T:
-        for h, hessian_h in zip(hs, products(view, indices, weights, hs), strict=True):
-            for name, product in hessian_h.items():
-                step = torch.sub(v[name], product, alpha=1 / scale[name]).add_(h[name], alpha=1 - damping)
-                h[name] = torch.where(product.amax().isnan(), v[name], step)  # a maximum passes NaN on
-    total = {name: torch.zeros_like(tensor) for name, tensor in v.items()}
-    for h in hs:
+    weights, images = view.weights(), np.unique(chains)
+    h, total = ({name: torch.zeros_like(tensor) for name, tensor in v.items()} for _ in range(2))
+    row_losses = view.row_losses(images)
+
+    def take_step(row_1: Tensor) -> None:
+        loss = view.losses(images[row_1.numpy()]) if row_losses is None else row_losses(row_1)
+        for name, product in hessian_product(loss.sum(), weights, h).items():
+            step = torch.sub(v[name], product, alpha=1 / scale[name]).add_(h[name], alpha=1 - damping)
+            h[name].copy_(torch.where(product.amax().isnan(), v[name], step))  # a maximum passes NaN on
+
+    recursion = take_step if row_losses is None else CapturedFunction(take_step, "the Hessian product of a classifier")
+    device = "cpu" if row_losses is None else next(iter(v.values())).device
+    for chain in chains:
+        for name, tensor in v.items():
+            h[name].copy_(tensor)
+        for row_1 in torch.from_numpy(np.searchsorted(images, chain)).to(device).split(1):
+            recursion(row_1)
         for name, tensor in h.items():
             total[name] += tensor / len(chains)
     return total
 
 
-def hessian_products_one_by_one(
-    view: View, indices: Indices, weights: dict[str, torch.nn.Parameter], hs: Sequence[Direction]
-) -> Iterator[Direction]:
-    """Yields the Hessian of each labelled image's loss applied to the h of its chain, by two backward passes each."""
-    for index, h in zip(indices, hs, strict=True):
-        first = gradients(view.losses(np.array([index])).sum(), weights, differentiable=True)
-        pairs = [(gradient, h[name]) for name, gradient in zip(weights, first, strict=True) if gradient.requires_grad]
-        if not pairs:
-            yield {name: torch.zeros_like(weight) for name, weight in weights.items()}
-            continue
-        slopes, along = zip(*pairs, strict=True)
-        second = torch.autograd.grad(slopes, list(weights.values()), along, materialize_grads=True)
-        yield dict(zip(weights, second, strict=True))
-
-
-def hessian_products_batched(
-    view: View, indices: Indices, weights: dict[str, torch.nn.Parameter], hs: Sequence[Direction]
-) -> list[Direction]:
-    """Returns the same products by forward-over-reverse differentiation of one batch: more arithmetic, fewer calls."""
-    module = LossesModule(view, indices)
-    primals = {f"model.{name}": weight.detach() for name, weight in weights.items()}
-
-    def product(one_hot_R: Tensor, h: Direction) -> Direction:
-        def loss(weights: Direction) -> Tensor:
-            masked: Tensor = functional_call(module, weights, ()) @ one_hot_R
-            return masked
-
-        hessian_h: Direction = jvp(grad(loss), (primals,), (h,))[1]
-        return hessian_h
-
-    stacked = {f"model.{name}": torch.stack([h[name] for h in hs]) for name in weights}
-    like = next(iter(primals.values()))
-    one_hot_RR = torch.eye(len(hs), device=like.device, dtype=like.dtype)
-    stacked_products = vmap(product)(one_hot_RR, stacked)
-    return [{name: stacked_products[f"model.{name}"][number] for name in weights} for number in range(len(hs))]
-
-
-class LossesModule(torch.nn.Module):
-    """The losses of labelled images as a module, so that its weights can be replaced."""
-
-    def __init__(self, view: View, indices: Indices) -> None:
-        super().__init__()
-        self.model, self._losses = view.model, partial(view.losses, indices)
-
-    def forward(self) -> Tensor:
-        """Returns the losses, (R,)."""
-        return self._losses()
+def hessian_product(loss: Tensor, weights: dict[str, torch.nn.Parameter], h: Direction) -> Direction:
+    """Returns the Hessian of a loss applied to h, by two backward passes."""
+    first = gradients(loss, weights, differentiable=True)
+    pairs = [(gradient, h[name]) for name, gradient in zip(weights, first, strict=True) if gradient.requires_grad]
+    if not pairs:
+        return {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    slopes, along = zip(*pairs, strict=True)
+    second = torch.autograd.grad(slopes, list(weights.values()), along, materialize_grads=True)
+    return dict(zip(weights, second, strict=True))
 
 
 def draw_chains(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +46,7 @@ class Normaliser:
         return values_NKHW.expand(-1, 3, -1, -1) if values_NKHW.shape[1] == 1 else values_NKHW
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """The images of one training step, with the random draws of their augmentation.
 
     Args:

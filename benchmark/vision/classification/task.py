@@ -277,6 +277,12 @@ class Classification(VisionTask[ClassificationNetwork]):
         assert isinstance(batch_targets, Tensor), "a classifier's targets are a tensor"
         return cross_entropy(model(self._prepare_inputs(inputs[positions_N])), batch_targets)
 
+    def row_losses(self, model: nn.Module, indices: Indices) -> Callable[[Tensor], Tensor]:
+        """Returns a function of rows of `indices` like `losses`; see `KeepsImagesOnDevice`."""
+        positions_N = torch.from_numpy(np.array(indices)).to(self._device)
+        inputs, labels_N = self._inputs[positions_N], self._labels[positions_N]
+        return lambda rows_N: cross_entropy(model(self._prepare_inputs(inputs[rows_N])), labels_N[rows_N])
+
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """(N,): derivatives of the losses along `direction`, with the backbone in the recipe's precision; see
         `directional`.

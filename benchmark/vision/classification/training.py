@@ -21,9 +21,10 @@ from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.fingerprints import derive_seed
 from benchmark.vision.learning_rate import LearningRateSchedule
 from benchmark.vision.networks import ClassificationNetwork
-from benchmark.vision.training import add_companion_loss, in_precision, parameter_groups, train_sgd
+from benchmark.vision.training import add_companion_loss, in_precision, is_attached, parameter_groups, train_sgd
 
 ComputeFeatures: TypeAlias = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
+MAX_PROGRAMS = 256  # compiled for a network; beyond this torch.compile would run it uncompiled, with other rounding
 PRECISE_BATCHES = 64  # most batches that precise batch normalisation averages
 
 
@@ -108,20 +109,20 @@ def train_classifier(
     per_epoch = [range(int(part[0]), int(part[-1]) + 1) for part in split_batches(torch.arange(num_images), recipe)]
     steps = [Step(number, positions) for number, positions in enumerate(per_epoch * recipe.epochs)]
 
-    def prepare(remaining: Sequence[Step]) -> Iterator[tuple[Tensor, Tensor]]:
+    def prepare(remaining: Sequence[Step]) -> Iterator[Batch]:
         epochs = (draw_epoch(num_images, recipe, generator, device) for _ in range(recipe.epochs))
-        batches = chain.from_iterable(epochs)
-        return (labelled.prepare_batch(batch, recipe) for batch in islice(batches, len(steps) - len(remaining), None))
+        return islice(chain.from_iterable(epochs), len(steps) - len(remaining), None)
 
     lr_schedule = learning_rate_schedule(recipe)
     train_sgd(
         network, build_optimiser(network, recipe), steps, prepare,
         learning_rate=lambda number: lr_schedule.rate_at(training_progress(number, len(per_epoch), recipe.epochs)),
-        objective=lambda batch, number: objective(
-            network, features, batch, recipe, companion, number // len(per_epoch)
+        objective=lambda batch, attached: objective(
+            network, features, labelled.prepare_batch(Batch(*batch), recipe), recipe, companion, attached
         ),
+        attached=lambda number: is_attached(companion, number // len(per_epoch), recipe.epochs),
         num_images=num_images, advice=f"lower lr={recipe.lr}",
-        epochs=recipe.epochs, seed=None, checkpoint=checkpoint,
+        epochs=recipe.epochs, seed=None, checkpoint=checkpoint, capture=True,
     )  # fmt: skip
     if recipe.precise_bn:
         last = draw_epoch(num_images, recipe, generator, device)
@@ -130,31 +131,32 @@ def train_classifier(
 
 def objective(
     network: ClassificationNetwork, features: ComputeFeatures, batch: tuple[Tensor, Tensor], recipe: Recipe,
-    companion: Companion | None, epoch: int,
+    companion: Companion | None, attached: bool,
 ) -> Tensor:  # fmt: skip
-    """The mean cross-entropy of the batch, plus the companion's loss."""
+    """The mean cross-entropy of a batch of inputs and labels, plus the companion's loss."""
     inputs, labels_N = batch
     with in_precision(recipe.precision, labels_N.device):
         features_ND, maps = features(inputs)
     losses_N = F.cross_entropy(
         network.logits(features_ND), labels_N, reduction="none", label_smoothing=recipe.label_smoothing
     )
-    return add_companion_loss(
-        losses_N.mean(), network.companion, companion, maps, lambda: losses_N, epoch, recipe.epochs
-    )
+    return add_companion_loss(losses_N.mean(), network.companion, companion, maps, lambda: losses_N, attached)
 
 
 def compile_features(network: ClassificationNetwork, device: torch.device) -> ComputeFeatures:
-    """Returns `network.features` compiled by torch.compile; on a GPU with CUDA graphs, which launch a whole pass at
-    once.
+    """Returns `network.features` compiled by torch.compile.
 
-    One program serves all batch sizes, so results do not depend on what was compiled earlier in the process.
+    Results do not depend on what was compiled earlier in the process: on a CPU one program serves all sizes of batch;
+    a GPU, whose steps are CUDA graphs of one size each, has a program for each size, however many there are.
     """
-    compiled_features = torch.compile(network.features, mode="reduce-overhead" if device.type == "cuda" else "default")
+    is_static = device.type == "cuda"
+    compiled_features = torch.compile(network.features, dynamic=False if is_static else None)
 
     def features(images_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
-        torch._dynamo.maybe_mark_dynamic(images_N3HW, 0)
-        outputs: tuple[Tensor, list[Tensor]] = compiled_features(images_N3HW)
+        if not is_static:
+            torch._dynamo.maybe_mark_dynamic(images_N3HW, 0)
+        with torch._dynamo.config.patch(recompile_limit=MAX_PROGRAMS):
+            outputs: tuple[Tensor, list[Tensor]] = compiled_features(images_N3HW)
         return outputs
 
     return features

@@ -18,7 +18,7 @@ from benchmark.vision.detection.detector import Batch, Detector
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.fingerprints import derive_seed
 from benchmark.vision.learning_rate import LearningRateSchedule
-from benchmark.vision.training import add_companion_loss, parameter_groups, train_sgd
+from benchmark.vision.training import add_companion_loss, is_attached, parameter_groups, train_sgd
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,15 @@ def train_detector(
     train_sgd(
         detector, build_optimiser(detector, recipe), steps, prepare,
         learning_rate=lambda number: lr_schedule.rate_at(number, len(steps)),
-        objective=lambda pair, number: objective(detector, *pair, companion, number / len(steps)),
+        objective=lambda pair, attached: objective(detector, *pair, companion, attached),
+        attached=lambda number: is_attached(companion, number / len(steps)),
         num_images=num_images, advice=f"lower lr={recipe.lr}, or raise warmup={recipe.warmup:g}",
         epochs=recipe.epochs, seed=seed, checkpoint=checkpoint, clip=recipe.clip,
     )  # fmt: skip
 
 
 def objective(
-    detector: Detector, batch: Batch, targets: list[Boxes], companion: Companion | None, progress: float
+    detector: Detector, batch: Batch, targets: list[Boxes], companion: Companion | None, attached: bool
 ) -> Tensor:
     """The library's loss of the batch, plus the companion's.
 
@@ -80,7 +81,7 @@ def objective(
     maps = detector.feature_maps(batch.images_N3HW)
     loss = detector.loss(maps, batch, targets)
     return add_companion_loss(
-        loss, detector.companion, companion, maps, lambda: detector.image_losses(maps, batch, targets), progress
+        loss, detector.companion, companion, maps, lambda: detector.image_losses(maps, batch, targets), attached
     )
 
 

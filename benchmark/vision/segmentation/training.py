@@ -22,7 +22,7 @@ from benchmark.vision.learning_rate import LearningRateSchedule
 from benchmark.vision.pixels import CHANNEL_STATISTICS
 from benchmark.vision.segmentation.networks import Segmenter
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
-from benchmark.vision.training import add_companion_loss, train_sgd
+from benchmark.vision.training import add_companion_loss, is_attached, train_sgd
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,20 @@ def train_segmenter(
     train_sgd(
         network, sgd, steps, prepare,
         learning_rate=lambda number: lr_schedule.rate_at(number / len(steps)),
-        objective=lambda batch, number: objective(network, batch, companion, number / len(steps)),
+        objective=lambda batch, attached: objective(network, batch, companion, attached),
+        attached=lambda number: is_attached(companion, number / len(steps)),
         num_images=num_images, advice=f"lower lr={recipe.lr}",
         epochs=recipe.epochs, seed=seed, checkpoint=checkpoint,
     )  # fmt: skip
 
 
-def objective(network: Segmenter, batch: Batch, companion: Companion | None, progress: float) -> Tensor:
+def objective(network: Segmenter, batch: Batch, companion: Companion | None, attached: bool) -> Tensor:
     """The mean cross-entropy over the batch's labelled pixels, plus the companion's loss."""
     height, width = batch.maps_NHW.shape[1:]
     features_NDhw, maps = network.features(batch.images_N3HW)
     sum_N, num_N = cross_entropy(network.logits(features_NDhw, (height, width)), batch.maps_NHW)
     loss = sum_N.sum() / num_N.sum().clamp(min=1)
-    return add_companion_loss(loss, network.companion, companion, maps, lambda: sum_N / num_N.clamp(min=1), progress)
+    return add_companion_loss(loss, network.companion, companion, maps, lambda: sum_N / num_N.clamp(min=1), attached)
 
 
 def cross_entropy(logits_NCHW: Tensor, maps_NHW: Tensor) -> tuple[Tensor, Tensor]:
