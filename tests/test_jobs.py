@@ -21,13 +21,15 @@ from _processes import MISHAPS, children, is_running, marked_with
 
 from benchmark import config
 from benchmark.api import register
+from benchmark.experiment import run_settings
 from benchmark.experiment.cell import Cell
 from benchmark.plugins import discovery, registry
 from benchmark.records.store import Store
 from benchmark.runner import forecast
 from benchmark.runner.events import CellStarted, Event, Failure, Round
-from benchmark.runner.launchers import launcher, process_launch
-from benchmark.runner.launchers.process_launch import ProcessBackend, WorkerProcess, run_in_processes
+from benchmark.runner.launchers import child_process, launcher, process_launch
+from benchmark.runner.launchers.child_process import WorkerProcess, start_early
+from benchmark.runner.launchers.process_launch import ProcessBackend, run_in_processes
 from benchmark.runner.launchers.worker_pool import WorkerLoss
 from benchmark.system import activity, cores
 
@@ -72,7 +74,7 @@ def test_settings_that_do_not_fit_are_one_line(words: list[str], message: str) -
 def test_auto_fills_the_cores_where_the_number_of_threads_is_set(
     words: list[str], number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "num_cores", lambda: 8)
+    monkeypatch.setattr(run_settings, "num_cores", lambda: 8)
     assert launcher.resolve_jobs(config.compose_settings(["grid=cifar10", *words]), CPU) == number
 
 
@@ -118,7 +120,7 @@ def launcher_of(words: list[str], device: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(launcher, "num_cores", lambda: 2)
     tasks: Any = type("Tasks", (), {"machine": type("AnyMachine", (), {"device": torch.device(device)})})
     settings, no_fits = config.compose_settings(["grid=cifar10", *words]), Any
-    return launcher.Launcher.from_settings(settings, Store(tmp_path), no_fits, tasks)
+    return launcher.Launcher.from_settings(settings, Store(tmp_path), no_fits, tasks, [])
 
 
 @pytest.mark.parametrize(
@@ -171,18 +173,16 @@ def test_a_strategy_that_only_this_process_knows_is_one_line(tmp_path: Path) -> 
 
 
 # --- processes that run another program -----------------------------------------------------------
-SENDS = "import os, sys; from multiprocessing.connection import Connection; Connection(int(sys.argv[2])).send({})"
-
-
 def started(program: str, monkeypatch: pytest.MonkeyPatch, *gpus: str) -> tuple[ProcessBackend, WorkerProcess]:
     """Returns a backend, and a worker that runs this program."""
-    monkeypatch.setattr(process_launch, "PROGRAM", program)
+    monkeypatch.setattr(child_process, "PROGRAM", program)
     backend = ProcessBackend(config.compose_settings(["jobs=2"]), Path(), 2, list(gpus))
     return backend, backend.start()
 
 
-def test_a_worker_sees_its_own_gpu_alone_and_its_successor_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, worker = started(SENDS.format('os.environ["CUDA_VISIBLE_DEVICES"]'), monkeypatch, "3", "5")
+def test_a_worker_gets_its_own_gpu_alone_and_its_successor_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import sys; from multiprocessing.connection import Connection; c = Connection(int(sys.argv[2]))"
+    backend, worker = started(f"{program}; c.send(c.recv()[2])", monkeypatch, "3", "5")
     other = backend.start()
     assert {backend.wait([worker])[1], backend.wait([other])[1]} == {"3", "5"}
     backend.stop(worker)
@@ -214,8 +214,8 @@ def test_a_lost_worker_says_how_it_ended(program: str, reason: str, monkeypatch:
 def test_a_worker_that_the_system_killed_for_memory_is_out_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_launch, "VMSTAT", tmp_path / "vmstat")
-    assert process_launch.count_memory_kills() == 0
+    monkeypatch.setattr(child_process, "VMSTAT", tmp_path / "vmstat")
+    assert child_process.count_memory_kills() == 0
     for other, is_out_of_memory in (("9", True), ("15", False)):
         (tmp_path / "vmstat").write_text("nr_free_pages 7\noom_kill 3\n")
         backend, worker = started(f"import os; input(); os.kill(os.getpid(), {other})", monkeypatch)
@@ -240,12 +240,43 @@ def test_a_stopped_worker_takes_along_what_it_has_started(tmp_path: Path, monkey
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        (["jobs=3"], 3),
+        (["jobs=auto", "threads=1"], child_process.MAX_EARLY),
+        (["jobs=auto"], 0),
+        ([], 0),
+        (["launcher=ray"], 0),
+        (["jobs=3", "dry_run=true"], 0),
+    ],
+)
+def test_a_new_run_starts_processes_early_and_those_that_it_does_not_need_end(
+    words: list[str], number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_settings, "num_cores", lambda: 8)
+    monkeypatch.setattr(child_process, "PROGRAM", "import time; time.sleep(61)")
+    settings = config.compose_settings(["grid=cifar10", f"out={tmp_path}", *words])
+    with start_early(settings) as early:
+        workers = [*early]
+        backend = ProcessBackend(settings, Path(), 2, [], early)
+        taken = [backend.start() for _ in early[:1]]
+        assert taken == workers[:1]
+    assert len(workers) == number
+    assert [worker.process.poll() is None for worker in workers] == [True, *[False] * (number - 1)][:number]
+    for worker in taken:
+        backend.stop(worker)
+    (tmp_path / "grid.json").touch()  # a run that goes on may have nothing to do
+    with start_early(settings) as early:
+        assert early == []
+
+
 # --- workers that run cells -----------------------------------------------------------------------
 def in_processes(cells: list[Cell], folder: Path, *words: str, plugins_in: Path = FAULTY, jobs: int = 2) -> list[Event]:
     """Runs cells into `folder`/run, and returns what happened."""
     out = folder / "run"
     words = ("device=cpu", "threads=1", f"jobs={jobs}", f"out={out}", f"plugins={plugins_in}", *words)
-    return list(run_in_processes(cells, Store(out), config.compose_settings(words), CPU, jobs))
+    return list(run_in_processes(cells, Store(out), config.compose_settings(words), CPU, jobs, []))
 
 
 def rounds(events: list[Event]) -> list[Round]:

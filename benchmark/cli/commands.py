@@ -121,23 +121,26 @@ def run_grid(settings: Settings, arguments: Sequence[str], show_answer: Callable
     Raises:
         typer.Exit: with status 1, where a cell failed or is not finished.
     """
-    with err.status("loading PyTorch and the plug-ins"):
-        discovery.discover(settings.plugins)
-    from benchmark.cli.progress import TerminalWatcher
-    from benchmark.runner import run_grid as runs  # imports torch: only where something is trained
+    from benchmark.runner.launchers.child_process import start_early
 
-    job = runs.prepare(settings, TerminalWatcher(err))
-    if settings.dry_run:
-        show_estimate(job)
-        return
-    with ignore_hangup():
-        try:
-            outcome = runs.execute(
-                job, provenance("run" if settings.sets is None else "variance", arguments), show_answer
-            )
-        except KeyboardInterrupt:
-            say("interrupted: every finished round is recorded; type the same command to continue")
-            raise typer.Exit(1) from None
+    with start_early(settings) as early:
+        with err.status("loading PyTorch and the plug-ins"):
+            discovery.discover(settings.plugins)
+        from benchmark.cli.progress import TerminalWatcher
+        from benchmark.runner import run_grid as runs  # imports torch: only where something is trained
+
+        job = runs.prepare(settings, TerminalWatcher(err), early)
+        if settings.dry_run:
+            show_estimate(job)
+            return
+        with ignore_hangup():
+            try:
+                outcome = runs.execute(
+                    job, provenance("run" if settings.sets is None else "variance", arguments), show_answer
+                )
+            except KeyboardInterrupt:
+                say("interrupted: every finished round is recorded; type the same command to continue")
+                raise typer.Exit(1) from None
     exit_on_failure(outcome)
 
 

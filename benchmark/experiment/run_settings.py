@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from benchmark.plugins.key_value import Setting
 from benchmark.plugins.paths import CONFIGS
+from benchmark.system.cores import num_cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,13 @@ class Settings:
         """
         is_fixed = self.launcher == "ray" or self.deterministic
         return (self.cpus_per_cell or 1) if self.threads is None and is_fixed else self.threads
+
+    @property
+    def num_jobs_on_cpu(self) -> int:
+        """Cells that run side by side on a CPU: auto fills the cores where the number of threads is known."""
+        if self.jobs != "auto":
+            return self.jobs
+        return max(1, num_cores() // self.num_threads) if self.num_threads is not None else 1
 
 
 SETTING_LINE = re.compile(r"(?P<name>\w+): +(?P<default>\S.*?) +# (?P<meaning>.*)")  # a line of configs/config.yaml

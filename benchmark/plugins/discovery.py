@@ -43,16 +43,22 @@ def discover(folder: str | Path | None = None) -> None:
     Raises:
         ValueError: a plug-in cannot be imported or is declared wrongly, or PyTorch is not installed.
     """
-    require_torch()
+    import_own_plugins()
     for package in FOLDERS.values():
-        for path in sorted(folder_of(package).glob("[!._]*.py")):
-            import_plugin(path, partial(importlib.import_module, f"benchmark.{package}.{path.stem}"))
         for entry in entry_points(group=f"al_benchmark.{package}"):
             import_isolated(entry.value, entry.load)
     if folder is not None:
         load_folder(Path(folder))
     for plugin in [plugin for plugins in REGISTRY.values() for plugin in plugins.values()]:
         plugin.check()
+
+
+def import_own_plugins() -> None:
+    """Imports the plug-ins of the packages of FOLDERS. ValueError as `discover`."""
+    require_torch()
+    for package in FOLDERS.values():
+        for path in sorted(folder_of(package).glob("[!._]*.py")):
+            import_plugin(path, partial(importlib.import_module, f"benchmark.{package}.{path.stem}"))
 
 
 def is_discoverable(plugin: Plugin, folder: str | None) -> bool:

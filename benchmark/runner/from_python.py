@@ -13,6 +13,7 @@ from benchmark.analysis.options import AnalysisOptions
 from benchmark.plugins import discovery
 from benchmark.records.provenance import provenance
 from benchmark.results import Results
+from benchmark.runner.launchers.child_process import start_early
 from benchmark.text import notation
 
 COMMAND_LINE_ONLY = {  # settings without effect in Python, and what to use instead
@@ -37,15 +38,16 @@ def run(settings: Mapping[str, object]) -> Results:
         if settings.get(name) is not None:
             raise ValueError(f"{name}= has no effect in Python: {instead}")
     run_settings = config.compose_settings(arguments, "run")
-    discovery.discover(run_settings.plugins)
-    from benchmark.runner.run_grid import Watcher, execute, prepare  # imports torch
-
     options = AnalysisOptions(out=run_settings.out)
-    outcome = execute(
-        prepare(run_settings, Watcher()),
-        provenance("run", arguments),
-        lambda: answers.write_answers(answers.build_answers(options), options),
-    )
+    with start_early(run_settings) as early:
+        discovery.discover(run_settings.plugins)
+        from benchmark.runner.run_grid import Watcher, execute, prepare  # imports torch
+
+        outcome = execute(
+            prepare(run_settings, Watcher(), early),
+            provenance("run", arguments),
+            lambda: answers.write_answers(answers.build_answers(options), options),
+        )
     if outcome.problems:
         warnings.warn("; ".join(outcome.problems), stacklevel=3)
     return Results(tuple(options.read_experiments()), tuple(options.record_paths), tuple(outcome.problems))

@@ -16,6 +16,7 @@ from benchmark.experiment.run_settings import Settings
 from benchmark.records.store import Store
 from benchmark.runner.events import Event
 from benchmark.runner.fit_cache import FitCache
+from benchmark.runner.launchers.child_process import WorkerProcess
 from benchmark.runner.launchers.local_launch import run_locally
 from benchmark.runner.launchers.process_launch import run_in_processes
 from benchmark.runner.measuring import device_name
@@ -33,12 +34,15 @@ class Launcher:
     fits: FitCache
     tasks: TaskLoader
     num_jobs: int  # cells that may run side by side on this machine
+    early: list[WorkerProcess]  # processes that are started already
 
     @classmethod
-    def from_settings(cls, settings: Settings, store: Store, fits: FitCache, tasks: TaskLoader) -> Launcher:
+    def from_settings(
+        cls, settings: Settings, store: Store, fits: FitCache, tasks: TaskLoader, early: list[WorkerProcess]
+    ) -> Launcher:
         """Returns the launcher of a run. ValueError where `jobs` does not fit the machine."""
         jobs = resolve_jobs(settings, tasks.machine.device) if settings.launcher == "local" else 1
-        return cls(settings, store, fits, tasks, jobs)
+        return cls(settings, store, fits, tasks, jobs, early)
 
     def num_processes(self, num_cells: int) -> int:
         """Returns how many processes of this machine run so many cells; 1: this process runs them."""
@@ -75,7 +79,8 @@ class Launcher:
         if self.settings.launcher == "ray":
             return launch_on_ray(cells, self.store, self.settings)
         if number > 1:
-            return run_in_processes(cells, self.store, self.settings, self.tasks.machine.device, number)
+            device = self.tasks.machine.device
+            return run_in_processes(cells, self.store, self.settings, device, number, self.early)
         return run_locally(cells, self.store, self.fits, self.tasks)
 
 
@@ -89,8 +94,7 @@ def resolve_jobs(settings: Settings, device: torch.device) -> int:
         ValueError: there are fewer GPUs.
     """
     if device.type != "cuda":
-        num_auto = num_cores() // settings.num_threads if settings.num_threads else 1
-        return max(1, num_auto) if settings.jobs == "auto" else settings.jobs
+        return settings.num_jobs_on_cpu
     num_gpus = 1 if device.index is not None else torch.cuda.device_count()
     if settings.jobs == "auto":
         return num_gpus

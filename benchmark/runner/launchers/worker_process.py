@@ -1,7 +1,8 @@
 """What runs in a worker process: it receives cells from the driver over a socket, and sends back what `Worker` answers.
 
 It ends with its driver, however that ends: one thread does nothing but read from the socket. PyTorch is imported after
-that thread has started. Another thread reports the stage of work, twice a second at most.
+that thread has started, and before the driver's first message. Another thread reports the stage of work, twice a second
+at most.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
+from benchmark.plugins.discovery import import_own_plugins
 from benchmark.system import activity
 from benchmark.system.streams import tolerate_closed_streams
 
@@ -68,7 +71,7 @@ def end_group() -> None:
 
 
 def main(socket: int) -> None:
-    """Runs the cells that the driver sends. `socket`: the file descriptor of the connection."""
+    """Runs the cells that the driver sends, for ever. `socket`: the file descriptor of the connection."""
     tolerate_closed_streams()
     os.dup2(2, 1)  # what plug-ins print must not mix with the tables on the driver's standard output
     sys.stdout = sys.stderr  # writes line by line: this process is killed when it is no longer needed
@@ -76,9 +79,14 @@ def main(socket: int) -> None:
     os.register_at_fork(after_in_child=connection.close)  # readers of images may outlive this process
     driver = Driver(connection)
     threading.Thread(target=driver.receive_all, daemon=True).start()
-    from benchmark.runner.launchers.worker import Worker, WorkerFailure  # imports torch
+    with suppress(ValueError):  # the driver says what is wrong with them
+        import_own_plugins()
+    from benchmark.runner.launchers.worker import Worker, WorkerFailure
 
-    worker = Worker(*driver.messages.get())
+    settings, scratch, gpu = driver.messages.get()
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # CUDA reads it when it starts
+    worker = Worker(settings, scratch)
     threading.Thread(target=driver.send_stages, daemon=True).start()
     with activity.report_to(driver.show_stage):
         while True:
