@@ -14,7 +14,7 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
@@ -139,9 +139,9 @@ Batch = TypeVar("Batch")
 def train_sgd(
     network: nn.Module, sgd: torch.optim.SGD, steps: Sequence[AnyStep],
     prepare: Callable[[Sequence[AnyStep]], Iterator[Batch]], *,
-    learning_rate: Callable[[int], float], objective: Callable[[Batch, bool], Tensor], attached: Callable[[int], bool],
-    num_images: int, advice: str, epochs: int, seed: int | None, checkpoint: Path | None, clip: float = 0.0,
-    capture: bool = False,
+    learning_rate: Callable[[int], float], objective: Callable[[Batch, Any], Tensor], num_images: int, advice: str,
+    epochs: int, seed: int | None, checkpoint: Path | None, clip: float = 0.0,
+    phase: Callable[[int], Hashable] | None = None,
 ) -> None:  # fmt: skip
     """Trains a network in place with SGD and leaves it in eval mode.
 
@@ -151,8 +151,8 @@ def train_sgd(
         steps: all steps of the fit.
         prepare: takes the remaining steps, which are the last ones of `steps`, and yields the batch of each.
         learning_rate: takes the number of a step and returns its learning rate.
-        objective: takes a batch, and whether the companion is attached, and returns the scalar loss.
-        attached: takes the number of a step and returns whether the companion is attached; see `is_attached`.
+        objective: takes a batch and the number of its step, or with `phase` the phase of that step, and returns the
+            scalar loss.
         num_images: size of the labelled set, for error messages.
         advice: what the user should change when training diverges.
         epochs: number of passes over the labelled set, for the progress display.
@@ -162,8 +162,9 @@ def train_sgd(
             checkpoints.
         clip: largest gradient norm of the network, and separately of the companion, so that a large gradient of one
             does not shrink the other's; 0 disables clipping.
-        capture: whether a GPU may run the steps as CUDA graphs. Batches must then be tuples of tensors, and `objective`
-            must do what `CapturedFunction` demands of a function.
+        phase: takes the number of a step and returns everything but the batch that its loss depends on. A GPU then runs
+            the steps as CUDA graphs: batches must be tuples of tensors, and `objective` must do what `CapturedFunction`
+            demands of a function. None: steps are not recorded.
 
     Raises:
         ValueError: the loss is infinite or not a number.
@@ -171,11 +172,11 @@ def train_sgd(
     remaining = steps[load_checkpoint(checkpoint, network, sgd, one_stream=seed is None) :]
     network.train()
     last_checkpoint, losses = time.monotonic(), list[Tensor]()
-    take_step = build_step(network, sgd, objective, clip, capture)
+    take_step = build_step(network, sgd, objective, clip, record=phase is not None)
     for step, batch in zip(track_progress(steps, remaining, epochs), prepare(remaining), strict=True):
         set_learning_rate(sgd, learning_rate(step.number))
         with contextlib.nullcontext() if seed is None else seeded(derive_seed(seed, f"step {step.number}")):
-            losses.append(take_step(batch, attached(step.number)))
+            losses.append(take_step(batch, phase(step.number) if phase else step.number))
         if step is remaining[-1] or len(losses) >= STEPS_PER_LOSS_CHECK:
             if not math.isfinite(total := torch.stack(losses).sum().item()):
                 raise ValueError(f"the fit on {num_images} images diverged (loss {total}): {advice}")
@@ -190,13 +191,13 @@ def train_sgd(
 
 
 def build_step(
-    network: nn.Module, sgd: torch.optim.SGD, objective: Callable[[Batch, bool], Tensor], clip: float, capture: bool
-) -> Callable[[Batch, bool], Tensor]:
+    network: nn.Module, sgd: torch.optim.SGD, objective: Callable[[Batch, Any], Tensor], clip: float, *, record: bool
+) -> Callable[[Batch, Any], Tensor]:
     """Returns the function that takes one training step and returns its loss; see `train_sgd`."""
     parts, device = clipping_groups(network) if clip else [], device_of(network)
 
-    def take_step(batch: Batch, attached: bool) -> Tensor:
-        loss = objective(batch, attached)
+    def take_step(batch: Batch, phase: Any) -> Tensor:
+        loss = objective(batch, phase)
         sgd.zero_grad()
         torch.autograd.backward(loss)
         for part in parts:
@@ -204,11 +205,11 @@ def build_step(
         sgd.step()
         return loss.detach()
 
-    if not capture or not can_record(device):
+    if not record or not can_record(device):
         return take_step
     move_learning_rates(sgd, device)
-    run = CapturedFunction(lambda attached, *tensors: take_step(cast(Batch, tensors), attached), "a training step")
-    return lambda batch, attached: cast(Tensor, run(attached, *cast(tuple[Tensor, ...], batch)))
+    run = CapturedFunction(lambda phase, *tensors: take_step(cast(Batch, tensors), phase), "a training step")
+    return lambda batch, phase: cast(Tensor, run(phase, *cast(tuple[Tensor, ...], batch)))
 
 
 def track_progress(steps: Sequence[AnyStep], remaining: Sequence[AnyStep], epochs: int) -> Iterator[AnyStep]:

@@ -120,9 +120,9 @@ def train_classifier(
         objective=lambda batch, attached: objective(
             network, features, labelled.prepare_batch(Batch(*batch), recipe), recipe, companion, attached
         ),
-        attached=lambda number: is_attached(companion, number // len(per_epoch), recipe.epochs),
+        phase=lambda number: is_attached(companion, number // len(per_epoch), recipe.epochs),
         num_images=num_images, advice=f"lower lr={recipe.lr}",
-        epochs=recipe.epochs, seed=None, checkpoint=checkpoint, capture=True,
+        epochs=recipe.epochs, seed=None, checkpoint=checkpoint,
     )  # fmt: skip
     if recipe.precise_bn:
         last = draw_epoch(num_images, recipe, generator, device)

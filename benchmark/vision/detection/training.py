@@ -64,15 +64,14 @@ def train_detector(
     train_sgd(
         detector, build_optimiser(detector, recipe), steps, prepare,
         learning_rate=lambda number: lr_schedule.rate_at(number, len(steps)),
-        objective=lambda pair, attached: objective(detector, *pair, companion, attached),
-        attached=lambda number: is_attached(companion, number / len(steps)),
+        objective=lambda pair, number: objective(detector, *pair, companion, number / len(steps)),
         num_images=num_images, advice=f"lower lr={recipe.lr}, or raise warmup={recipe.warmup:g}",
         epochs=recipe.epochs, seed=seed, checkpoint=checkpoint, clip=recipe.clip,
     )  # fmt: skip
 
 
 def objective(
-    detector: Detector, batch: Batch, targets: list[Boxes], companion: Companion | None, attached: bool
+    detector: Detector, batch: Batch, targets: list[Boxes], companion: Companion | None, progress: float
 ) -> Tensor:
     """The library's loss of the batch, plus the companion's.
 
@@ -81,8 +80,9 @@ def objective(
     maps = detector.feature_maps(batch.images_N3HW)
     loss = detector.loss(maps, batch, targets)
     return add_companion_loss(
-        loss, detector.companion, companion, maps, lambda: detector.image_losses(maps, batch, targets), attached
-    )
+        loss, detector.companion, companion, maps, lambda: detector.image_losses(maps, batch, targets),
+        is_attached(companion, progress),
+    )  # fmt: skip
 
 
 def plan_steps(num_images: int, recipe: DetectorRecipe, seed: int) -> list[Step]:

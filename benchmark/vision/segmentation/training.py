@@ -79,19 +79,19 @@ def train_segmenter(
     train_sgd(
         network, sgd, steps, prepare,
         learning_rate=lambda number: lr_schedule.rate_at(number / len(steps)),
-        objective=lambda batch, attached: objective(network, batch, companion, attached),
-        attached=lambda number: is_attached(companion, number / len(steps)),
+        objective=lambda batch, number: objective(network, batch, companion, number / len(steps)),
         num_images=num_images, advice=f"lower lr={recipe.lr}",
         epochs=recipe.epochs, seed=seed, checkpoint=checkpoint,
     )  # fmt: skip
 
 
-def objective(network: Segmenter, batch: Batch, companion: Companion | None, attached: bool) -> Tensor:
+def objective(network: Segmenter, batch: Batch, companion: Companion | None, progress: float) -> Tensor:
     """The mean cross-entropy over the batch's labelled pixels, plus the companion's loss."""
     height, width = batch.maps_NHW.shape[1:]
     features_NDhw, maps = network.features(batch.images_N3HW)
     sum_N, num_N = cross_entropy(network.logits(features_NDhw, (height, width)), batch.maps_NHW)
     loss = sum_N.sum() / num_N.sum().clamp(min=1)
+    attached = is_attached(companion, progress)
     return add_companion_loss(loss, network.companion, companion, maps, lambda: sum_N / num_N.clamp(min=1), attached)
 
 
