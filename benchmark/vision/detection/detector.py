@@ -158,10 +158,10 @@ class Detector(nn.Module):
         """Computes the feature maps with the library's backbone and neck."""
 
     @abstractmethod
-    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """Computes the library's training loss of a batch.
+    def loss_terms(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> dict[str, Tensor]:
+        """Computes the terms of the library's training loss of a batch.
 
-        It gives the same result in eval mode: the statistics and samplers of training are used there too.
+        They are the same in eval mode: the statistics and samplers of training are used there too.
 
         Args:
             maps: feature maps of the batch.
@@ -169,8 +169,12 @@ class Detector(nn.Module):
             targets: the boxes of each image.
 
         Returns:
-            A scalar, the sum of all loss terms. Random draws come from torch's generator, which the caller seeds.
+            Scalars by name. Random draws come from torch's generator, which the caller seeds.
         """
+
+    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
+        """The sum of `loss_terms`, a scalar."""
+        return torch.stack(list(self.loss_terms(maps, batch, targets).values())).sum()
 
     @abstractmethod
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:

@@ -20,7 +20,7 @@ from torchvision.ops import box_iou
 from benchmark.api import Boxes
 from benchmark.vision.detection.detector import Batch, Detections, Detector, PixelFormat, Suppression, suppress
 from benchmark.vision.detection.recipe import SMALL, SSD_SIDE, DetectorRecipe
-from benchmark.vision.detection.torchvision_detectors import SmallBackbone, conv_block, load_backbone, sum_losses
+from benchmark.vision.detection.torchvision_detectors import SmallBackbone, conv_block, load_backbone
 
 MAP_CHANNELS = [512, 1024, 512, 256, 256, 256]  # channels of the six source maps, conv4_3 to conv11_2
 
@@ -59,14 +59,15 @@ class Ssd(Detector):
         """Returns the source maps, with 38, 19, 10, 5, 3 and 1 places per side, or four maps of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
-    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
+    def loss_terms(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> dict[str, Tensor]:
         """Smooth L1 of the boxes and cross-entropy of the classes, each divided by the number of positives in the
         batch."""
         outputs, defaults = self._outputs(maps, batch)
         boxes = [{"boxes": target.corners_M4, "labels": target.labels_M + 1} for target in targets]  # 0: background
         pairs = zip(targets, defaults, strict=True)
         matches = [self._match_targets(target, defaults_A4) for target, defaults_A4 in pairs]
-        return sum_losses(self.inner.compute_loss(boxes, outputs, defaults, matches))
+        terms: dict[str, Tensor] = self.inner.compute_loss(boxes, outputs, defaults, matches)
+        return terms
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """Scores a box by its class probability; the best candidates of each class enter suppression."""

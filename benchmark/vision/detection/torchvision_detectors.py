@@ -69,11 +69,12 @@ class Fcos(Detector):
         """Returns levels P3 to P7, or four levels of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
-    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """The sum of the three losses, each divided by the number of positives in the batch."""
+    def loss_terms(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> dict[str, Tensor]:
+        """The losses of classes, boxes and centerness, each divided by the number of positives in the batch."""
         outputs, anchors, counts = self._outputs(maps, batch)
         boxes = [{"boxes": target.corners_M4, "labels": target.labels_M} for target in targets]
-        return sum_losses(self.inner.compute_loss(boxes, outputs, anchors, counts))
+        terms: dict[str, Tensor] = self.inner.compute_loss(boxes, outputs, anchors, counts)
+        return terms
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """Scores a box by the square root of class probability times centerness, as torchvision does; the paper's score
@@ -158,15 +159,19 @@ class FasterRcnn(Detector):
         """Returns levels P2 to P6, or four levels of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
-    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """The sum of the RPN's losses (objectness, boxes) and the head's (classes, boxes), on sampled anchors and
-        proposals."""
+    def loss_terms(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> dict[str, Tensor]:
+        """The RPN's losses (objectness, boxes) and the head's (classes, boxes), on sampled anchors and proposals."""
         boxes = [{"boxes": target.corners_M4, "labels": target.labels_M + 1} for target in targets]  # 0: background
         named = self._name_levels(maps)
         with training_mode(self.inner.rpn, self.inner.roi_heads):
             proposals, rpn_losses = self.inner.rpn(ImageList(batch.images_N3HW, batch.sizes), named, boxes)
             _, head_losses = self.inner.roi_heads(named, proposals, batch.sizes, boxes)
-        return sum_losses(rpn_losses) + sum_losses(head_losses)
+        return {**rpn_losses, **head_losses}
+
+    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
+        """The sum of `loss_terms`: of the RPN's, plus of the head's, since another order would round differently."""
+        terms = list(self.loss_terms(maps, batch, targets).values())
+        return torch.stack(terms[:2]).sum() + torch.stack(terms[2:]).sum()
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """Scores a box by its class probability; each class has its own box."""
@@ -228,11 +233,6 @@ SMALL_FASTER_RCNN = {  # proposals and samples per image with the small backbone
     "rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_test": 40,
     "rpn_batch_size_per_image": 64, "box_batch_size_per_image": 32,
 }  # fmt: skip
-
-
-def sum_losses(losses: dict[str, Tensor]) -> Tensor:
-    """The sum of a library's loss terms."""
-    return torch.stack(list(losses.values())).sum()
 
 
 def build_fcos_head(recipe: DetectorRecipe, num_classes: int) -> FCOSHead:
