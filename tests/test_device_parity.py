@@ -46,5 +46,5 @@ def test_the_first_large_difference_is_marked() -> None:
 
 
 def test_places_are_read() -> None:
-    assert CPU == Place(torch.device("cpu"), torch.float32)
+    assert Place.read("cpu") == Place(torch.device("cpu"), torch.float32)
     assert Place.read("cuda:float64") == Place(torch.device("cuda"), torch.float64)

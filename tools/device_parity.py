@@ -137,7 +137,8 @@ def compare_places(first: Place, second: Place, label: str = TASK) -> tuple[list
     candidates = np.arange(NUM_LABELLED, NUM_LABELLED + NUM_CANDIDATES)
     boxes = task.pseudo_labels(model, candidates, 1, MIN_SCORE)
     index = max(range(len(boxes)), key=lambda number: len(boxes[number]))
-    [(batch, own)] = task._read_targets(task._pool, [[int(candidates[index])]], [boxes[index]])
+    [read] = task.pool_reader.map_images(candidates[[index]], lambda batch: [batch])
+    batch, own = read.resized.batch, read.resized.to_batch_pixels([boxes[index]])
     grown, unchanged = (
         find_differences(*(trace_at(place, model, batch, targets) for place in (first, second)))
         for targets in (grow_boxes(own, 1.0), own)
@@ -164,7 +165,7 @@ def main(arguments: Sequence[str]) -> None:
     """Prints the comparison of two machines."""
     first, second, label = [*arguments, *("cpu", "cuda", TASK)[len(arguments) :]]
     discovery.discover()
-    print(render(*compare_places(Place.read(first), Place.read(second), label)))
+    sys.stdout.write(render(*compare_places(Place.read(first), Place.read(second), label)) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmark.api import Boxes, Predictions
 from benchmark.vision.detection.average_precision import DetectionArrays
-from benchmark.vision.detection.detector import Detections
+from benchmark.vision.detection.suppression import Detections
 
 
 @dataclass(frozen=True)

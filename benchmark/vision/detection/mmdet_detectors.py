@@ -40,7 +40,6 @@ from torch import Tensor, nn
 from benchmark.api import Boxes
 from benchmark.vision.detection.detector import (
     Batch,
-    Detections,
     Detector,
     PixelFormat,
     add_background,
@@ -58,6 +57,7 @@ from benchmark.vision.detection.mmdet_settings import (
     pixel_format_of,
 )
 from benchmark.vision.detection.recipe import MMDET_PREFIX, DetectorRecipe
+from benchmark.vision.detection.suppression import Detections
 from benchmark.vision.detection.torchvision_detectors import UNUSED_WEIGHTS
 from benchmark.vision.weights import load_weights
 
