@@ -27,7 +27,7 @@ from .shared.boxes import (
 BASE_POINT = 1.3  # of IoU + (1 - JS) (P + P') / 2, which is 2 where an augmentation changes nothing
 
 
-@register(needs={"predict", "augmented", "labels"}, version=2)
+@register(needs={"augmented", "labels"}, version=2)
 def cald(
     view: View, budget: int, rng: np.random.Generator, *, candidates: float = 1.2, without_boxes: WithoutBoxes = "score"
 ) -> Indices:
@@ -64,8 +64,8 @@ def cald(
         All of COCO's images are candidates, whereas that code draws 10,000.
 
     Cost:
-        Five predictions per unlabelled image, two of which are held at a time, and the IoU of all boxes of an image
-        with all boxes of each augmented image.
+        Five predictions per unlabelled image, which is read once, and the IoU of all boxes of an image with all boxes
+        of each augmented image.
     """
     if candidates < 1:
         raise ValueError(f"cald[candidates={candidates:g}]: must be at least 1, as a multiple of the budget")
@@ -87,17 +87,21 @@ def consistency(view: View, rng: np.random.Generator) -> tuple[Tensor, Tensor, n
     """Returns the score of each image, (N,), its class confidences, (N, C), and whether it has boxes, (N,).
 
     The score is the smallest m of the image, averaged over the augmentations. The confidence of a class is the largest
-    confidence of a box of that class, averaged over the image and its augmentations. The predictions of one
-    augmentation are held at a time.
+    confidence of a box of that class, averaged over the image and its augmentations. The predictions of some images are
+    held at a time.
     """
-    clean, augmentations = view.predict(view.unlabelled), get_args(Augmentation)
-    has_boxes_N = clean.image_P.bincount(minlength=clean.num_images).bool()
-    total_N, total_NC = torch.zeros_like(has_boxes_N, dtype=torch.float32), class_confidence(clean)
-    for how in augmentations:
-        augmented = view.augmented(view.unlabelled, how, int(rng.integers(2**63)))
-        total_N = total_N + least_consistency(clean, augmented)
-        total_NC = total_NC + class_confidence(augmented)
-    return total_N / len(augmentations), total_NC / (1 + len(augmentations)), has_boxes_N.cpu().numpy()
+    hows = get_args(Augmentation)
+    seeds = [int(rng.integers(2**63)) for _ in hows]
+    totals, class_totals, has_boxes = list[Tensor](), list[Tensor](), list[Tensor]()
+    for clean, *views in view.augmented(view.unlabelled, hows, seeds):
+        has_boxes.append(clean.image_P.bincount(minlength=clean.num_images).bool())
+        total_N, total_NC = torch.zeros_like(has_boxes[-1], dtype=torch.float32), class_confidence(clean)
+        for augmented in views:
+            total_N = total_N + least_consistency(clean, augmented)
+            total_NC = total_NC + class_confidence(augmented)
+        totals.append(total_N / len(hows))
+        class_totals.append(total_NC / (1 + len(hows)))
+    return torch.cat(totals), torch.cat(class_totals), torch.cat(has_boxes).cpu().numpy()
 
 
 def least_consistency(clean: Predictions, augmented: Predictions) -> Tensor:

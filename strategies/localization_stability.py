@@ -5,18 +5,22 @@ Shapes: N images, P predictions, A boxes of one image without noise, padded with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.api import Indices, View, register
+from benchmark.api import Indices, Predictions, View, register
 
 from .shared.boxes import WithoutBoxes, best_iou, box_corners, boxes_by_image, lowest_then_random, pad_by_image
 
 NOISE_SIGMAS = (8.0, 16.0, 24.0, 32.0, 40.0, 48.0)  # standard deviations of the noise, on pixel values of 0 to 255
 
 
-@register(needs={"predict", "perturbed"}, version=2)
+@register(needs={"perturbed"}, version=2)
 def localization_stability(
     view: View,
     budget: int,
@@ -54,34 +58,51 @@ def localization_stability(
         The IoU is correct, whereas ISAL's code computes it as if y grew upwards.
 
     Cost:
-        Seven forward passes per unlabelled image, and the IoU of its boxes with all boxes predicted under each level of
-        noise.
+        Seven forward passes per unlabelled image, which is read once, and the IoU of its boxes with all boxes predicted
+        under each level of noise.
     """
     if max_boxes is not None and max_boxes < 1:
         raise ValueError(f"localization_stability[max_boxes={max_boxes}]: must be 1 or more, or null for all")
-    clean = view.predict(view.unlabelled)
-    sorted_score_P, order_P = clean.score_P.sort(descending=True, stable=True)
-    image_P, num = clean.image_P[order_P], clean.num_images
-    confidence_NA = pad_by_image(sorted_score_P, image_P, num)[:, :max_boxes]
-    uncertainty_N = pad_by_image(1 - sorted_score_P, image_P, num)[:, :max_boxes].amax(1)
-    boxes_NA4 = pad_by_image(box_corners(clean)[order_P], image_P, num)[:, :max_boxes]
-    del clean  # frees the class scores, which take most memory
-    weighted_N = (confidence_NA * stability(view, boxes_NA4, rng)).sum(1)
+    seeds = [int(rng.integers(2**63)) for _ in NOISE_SIGMAS]
+    parts = [
+        box_stability(clean, noisy, max_boxes) for clean, *noisy in view.perturbed(view.unlabelled, NOISE_SIGMAS, seeds)
+    ]
+    confidence_NA = concatenate_padded([part.confidence_NA for part in parts])
+    weighted_N = (confidence_NA * concatenate_padded([part.stability_NA for part in parts])).sum(1)
     stability_N = weighted_N / confidence_NA.sum(1).clamp(min=torch.finfo().tiny)
-    has_boxes_N = image_P.bincount(minlength=num).bool().cpu().numpy()
-    value_N = stability_N - uncertainty_N if certainty else stability_N
+    has_boxes_N = torch.cat([part.num_boxes_N for part in parts]).bool().cpu().numpy()
+    value_N = stability_N - torch.cat([part.uncertainty_N for part in parts]) if certainty else stability_N
     picks = lowest_then_random(view, value_N, has_boxes_N | (without_boxes == "score"), budget, rng)
     view.log(stability=stability_N.sum().item() / max(1, has_boxes_N.sum()), share_without_boxes=(~has_boxes_N).mean())
     return picks
 
 
-def stability(view: View, boxes_NA4: Tensor, rng: np.random.Generator) -> Tensor:
-    """Returns S_B, (N, A): each box's largest IoU with a box predicted under noise, averaged over the levels of noise.
+class BoxStability(NamedTuple):
+    """The boxes of some images, the most confident first."""
 
-    The predictions of one level are held at a time, and of those only the boxes.
-    """
+    confidence_NA: Tensor
+    stability_NA: Tensor  # S_B: the largest IoU with a box predicted under noise, averaged over the levels of noise
+    uncertainty_N: Tensor  # max_j (1 - P_j)
+    num_boxes_N: Tensor  # before `max_boxes`
+
+
+def box_stability(clean: Predictions, noisy: Sequence[Predictions], max_boxes: int | None) -> BoxStability:
+    """Compares the boxes that are predicted without noise with those under each level of noise."""
+    sorted_score_P, order_P = clean.score_P.sort(descending=True, stable=True)
+    image_P, num = clean.image_P[order_P], clean.num_images
+    boxes_NA4 = pad_by_image(box_corners(clean)[order_P], image_P, num)[:, :max_boxes]
     total_NA = torch.zeros_like(boxes_NA4[..., 0])
-    for sigma in NOISE_SIGMAS:
-        noisy_NB4 = boxes_by_image(view.perturbed(view.unlabelled, sigma, int(rng.integers(2**63))))
-        total_NA += best_iou(boxes_NA4, noisy_NB4)
-    return total_NA / len(NOISE_SIGMAS)
+    for predictions in noisy:
+        total_NA += best_iou(boxes_NA4, boxes_by_image(predictions))
+    return BoxStability(
+        pad_by_image(sorted_score_P, image_P, num)[:, :max_boxes],
+        total_NA / len(noisy),
+        pad_by_image(1 - sorted_score_P, image_P, num)[:, :max_boxes].amax(1),
+        image_P.bincount(minlength=num),
+    )
+
+
+def concatenate_padded(rows: Sequence[Tensor]) -> Tensor:
+    """Concatenates (N, A) tensors, padded with zeros to the largest A."""
+    width = max(part_NA.shape[1] for part_NA in rows)
+    return torch.cat([F.pad(part_NA, (0, width - part_NA.shape[1])) for part_NA in rows])

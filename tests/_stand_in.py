@@ -5,7 +5,7 @@ Shapes: N images, P predictions, C classes, K columns of scores, T patches, D fe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -75,17 +75,22 @@ class StandIn:
         corner_P2 = 10 * self.features[rows[image_P], :2].abs()
         return Predictions(scores_PK, image_P, len(rows), torch.cat([corner_P2, corner_P2 + 20], 1))
 
-    def perturbed(self, model: Layers, indices: Indices, sigma: float, seed: int) -> Predictions:
+    def perturbed(
+        self, model: Layers, indices: Indices, sigmas: Sequence[float], seeds: Sequence[int]
+    ) -> Iterator[list[Predictions]]:
         clean = self.predict(model, indices)
         assert clean.boxes_P4 is not None
-        moved_P4 = clean.boxes_P4 + sigma / 8 * clean.scores_PC[:, :1]
-        return Predictions(clean.scores_PC, clean.image_P, clean.num_images, moved_P4)
+        moved = [clean.boxes_P4 + sigma / 8 * clean.scores_PC[:, :1] for sigma in sigmas]
+        views = [Predictions(clean.scores_PC, clean.image_P, clean.num_images, moved_P4) for moved_P4 in moved]
+        yield [clean, *views]
 
-    def augmented(self, model: Layers, indices: Indices, how: str, seed: int) -> Predictions:
-        return self.perturbed(model, indices, 8.0 * len(how), seed)
+    def augmented(
+        self, model: Layers, indices: Indices, hows: Sequence[str], seeds: Sequence[int]
+    ) -> Iterator[list[Predictions]]:
+        return self.perturbed(model, indices, [8.0 * len(how) for how in hows], seeds)
 
     def proposals(self, model: Layers, indices: Indices) -> Predictions:
-        clean, moved = self.predict(model, indices), self.perturbed(model, indices, 8.0, 0)
+        [(clean, moved)] = self.perturbed(model, indices, [8.0], [0])
         return Predictions(clean.scores_PC, clean.image_P, clean.num_images, clean.boxes_P4, moved.boxes_P4)
 
     def sample(self, model: Layers, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:

@@ -5,6 +5,7 @@ Shapes: N images, M boxes of one image, P boxes of all, C classes, K = C + 1 wit
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.func import functional_call, jvp
 from torch.nn import functional as F
 
 from benchmark.api import Boxes, Companion, Direction, Indices, Predictions, seeded
+from benchmark.strategies.shared.boxes import rank_in_image
 
 C, D = 3, 5
 
@@ -59,10 +61,20 @@ class ToyDetector:
         scores_PK = (2 * model.classes(self.candidates[at_P])).softmax(1)
         return Predictions(scores_PK, image_P, len(indices), self.corners[at_P])
 
-    def perturbed(self, model: ToyLayers, indices: Indices, sigma: float, seed: int) -> Predictions:
-        clean = self.predict(model, indices)
-        noise = torch.randn(clean.boxes_P4.shape, generator=torch.Generator().manual_seed(seed))
-        return Predictions(clean.scores_PC, clean.image_P, len(indices), clean.boxes_P4 + sigma / 8 * noise)
+    def perturbed(
+        self, model: ToyLayers, indices: Indices, sigmas: Sequence[float], seeds: Sequence[int]
+    ) -> Iterator[list[Predictions]]:
+        """In parts of seven images; the noise of an image depends on nothing but the image and the seed."""
+        for start in range(0, len(indices), 7):
+            part = indices[start : start + 7]
+            clean = self.predict(model, part)
+            yield [clean, *(self.moved(clean, part, *level) for level in zip(sigmas, seeds, strict=True))]
+
+    def moved(self, clean: Predictions, indices: Indices, sigma: float, seed: int) -> Predictions:
+        noise = torch.randn(self.num_pool, 8, 4, generator=torch.Generator().manual_seed(seed))
+        rank_P = rank_in_image(clean.image_P, len(indices))
+        noise_P4 = noise[torch.from_numpy(indices)[clean.image_P], rank_P]
+        return Predictions(clean.scores_PC, clean.image_P, len(indices), clean.boxes_P4 + sigma / 8 * noise_P4)
 
     def proposals(self, model: ToyLayers, indices: Indices) -> Predictions:
         clean = self.predict(model, indices)

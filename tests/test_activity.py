@@ -200,7 +200,7 @@ def test_fits_report_their_epochs(name: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("name", ["digits", "scenes", "scene_masks"])
 def test_predictions_report_what_they_go_through(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmark.vision.classification.task.PIXELS_PER_BATCH", 2**12)
-    monkeypatch.setattr("benchmark.vision.detection.task.PIXELS_PER_BATCH", {"cpu": 2**14})
+    monkeypatch.setattr("benchmark.vision.detection.batches.PIXELS_PER_BATCH", {"cpu": 2**14})
     monkeypatch.setattr("benchmark.vision.segmentation.task.PIXELS_PER_BATCH", {"cpu": 2**14})
     task = built(name)
     model = task.model()

@@ -6,7 +6,7 @@ Shapes: N images, P boxes of all, C classes, D features, T samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,9 +64,14 @@ class ScriptedDetector:
     def predict(self, model: object, indices: Indices) -> Predictions:
         return self.outputs["on_labelled"] if indices[0] >= 1000 else rows_of(self.clean, indices)
 
-    def augmented(self, model: object, indices: Indices, how: Augmentation, seed: int) -> Predictions:
-        self.calls.append((how, seed))
-        return self.outputs["changed"][how]
+    def augmented(
+        self, model: object, indices: Indices, hows: Sequence[Augmentation], seeds: Sequence[int]
+    ) -> Iterator[list[Predictions]]:
+        """In parts of five images."""
+        self.calls.extend(zip(hows, seeds, strict=True))
+        for start in range(0, len(indices), 5):
+            part = indices[start : start + 5]
+            yield [rows_of(whole, part) for whole in (self.clean, *(self.outputs["changed"][how] for how in hows))]
 
     def sample(self, model: object, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
         self.calls.append((f"{len(indices)} images", seed))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _batches import read_batch
 from _cells import FAULTY
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,16 +28,13 @@ from benchmark.strategies.learning_loss import LossPrediction
 from benchmark.tasks import scenes
 from benchmark.vision import training as vision_training
 from benchmark.vision.data.annotations import GroundTruth, Split
-from benchmark.vision.data.reading import Noise, gaussian_noise, read_groups
+from benchmark.vision.data.reading import Noise, ViewedImages, gaussian_noise, read_groups
 from benchmark.vision.detection import training as detection_training
 from benchmark.vision.detection.detector import (
     Batch,
-    Detections,
     Detector,
     PixelFormat,
-    Suppression,
     add_background,
-    suppress,
 )
 from benchmark.vision.detection.inputs import BatchBuilder
 from benchmark.vision.detection.recipe import (
@@ -46,6 +44,7 @@ from benchmark.vision.detection.recipe import (
     missing_capabilities,
 )
 from benchmark.vision.detection.scores import DetectionArrays
+from benchmark.vision.detection.suppression import Detections, Suppression, suppress
 from benchmark.vision.detection.task import Detection
 from benchmark.vision.detection.torchvision_detectors import FasterRcnn, Fcos, build_detector
 from benchmark.vision.detection.training import build_optimiser, learning_rate_schedule, plan_steps
@@ -104,7 +103,7 @@ def through_everything(task: Detection, model: Detector, indices: np.ndarray, ta
     All images are in one batch, as in `directional`: another batch would round differently, which can change a tie
     between proposals.
     """
-    [resized] = task._read_batches(task._pool, [indices.tolist()])
+    resized = read_batch(task, indices.tolist())
     maps = model.feature_maps(resized.batch.images_N3HW)
     assert all(level.requires_grad for level in maps)
     return model.image_losses(maps, resized.batch, resized.to_batch_pixels(targets))
@@ -228,7 +227,7 @@ def untrained(name: str, **more: Any) -> torch.nn.Module:
 
 # --- what is found --------------------------------------------------------------------------------
 def on_maps(task: Detection, model: Detector, indices: list[int]) -> tuple[list[Tensor], Batch]:
-    [resized] = task._read_batches(task._pool, [indices])
+    resized = read_batch(task, indices)
     with torch.no_grad():
         return model.feature_maps(resized.batch.images_N3HW), resized.batch
 
@@ -269,7 +268,7 @@ def test_fcos_tells_the_score_of_its_paper_beside_the_root(task: Detection, fitt
         return
     expected = []
     for index in indices:
-        maps, batch = next(task._feature_maps(fitted, np.array([index])))
+        maps, batch = on_maps(task, fitted, [index])
         outputs, _, _ = fitted._outputs(maps, batch)
         products_AC = outputs["cls_logits"][0].sigmoid() * outputs["bbox_ctrness"][0].sigmoid()
         [detections] = fitted.detect(maps, batch)
@@ -404,24 +403,27 @@ def test_boxes_follow_their_image_and_come_back() -> None:
 
 def test_noise_belongs_to_the_image_and_the_level() -> None:
     images = [torch.full((3, 64, 64), 128, dtype=torch.uint8)] * 3
-    noise = Noise(8.0, {0: 6, 1: 5, 2: 5})
-    [[first, second], [third]] = read_groups(Stored(images), [[0, 1], [2]], 0, noise)
-    assert torch.equal(second, third)
+    views = ViewedImages(Stored(images), [Noise(8.0, 5), Noise(48.0, 5)])
+    [[(stored, first, louder), (_, second, _)], [(_, again, _)]] = read_groups(views, [[0, 1], [0]], 0)
+    assert torch.equal(stored, images[0])
+    assert torch.equal(first, again)
     assert not torch.equal(first, second)
     assert (second - 128).std().item() == pytest.approx(8.0, rel=0.1)
     assert abs((second - 128).mean().item()) < 0.5
-    [[louder]] = read_groups(Stored(images), [[1]], 0, Noise(48.0, {1: 5}))
-    torch.testing.assert_close((louder - 128) / 48, (second - 128) / 8)
+    torch.testing.assert_close((louder - 128) / 48, (first - 128) / 8)
+    assert not torch.equal(Noise(8.0, 6)(images[0], 0), first)
     assert gaussian_noise(torch.Size([2, 3]), 0.0, 1).abs().sum() == 0
 
 
 def test_noise_moves_predictions_and_repeats(task: Detection, fitted: Detector) -> None:
     indices = np.arange(24, 30)
-    clean, again = task.predict(fitted, indices), task.perturbed(fitted, indices, 1e-9, 0)
+    [(clean, again)] = task.perturbed(fitted, indices, [1e-9], [0])
     assert clean.boxes_P4 is not None
     assert again.boxes_P4 is not None
+    assert torch.equal(clean.boxes_P4, task.predict(fitted, indices).boxes_P4)  # type: ignore[arg-type]
     torch.testing.assert_close(clean.boxes_P4, again.boxes_P4)
-    first, second, other = (task.perturbed(fitted, indices, 48.0, seed).boxes_P4 for seed in (1, 1, 2))
+    [(_, *views)] = task.perturbed(fitted, indices, [48.0] * 3, [1, 1, 2])
+    first, second, other = (view.boxes_P4 for view in views)
     assert first is not None
     assert second is not None
     assert other is not None
@@ -477,7 +479,7 @@ def test_an_image_is_the_same_beside_larger_ones(model: str) -> None:
         lambda part: small_task.losses(fitted, part),
         lambda part: small_task.embed(fitted, part),
         lambda part: small_task.directional(fitted, part, [truth[i] for i in part], directions),
-        lambda part: small_task._detect_all(fitted, small_task._pool, part).confidence_P,
+        lambda part: small_task.predict(fitted, part).confidence_P,
     ):
         together, alone = what(indices), torch.cat([what(indices[i : i + 1]) for i in range(8)])
         torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)

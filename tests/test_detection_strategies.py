@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,9 +56,11 @@ class Staged:
     def predict(self, model: object, indices: Indices) -> Predictions:
         return self.clean
 
-    def perturbed(self, model: object, indices: Indices, sigma: float, seed: int) -> Predictions:
-        self.calls.append((sigma, seed))
-        return self.noisy[max(level for level in self.noisy if level <= sigma)]
+    def perturbed(
+        self, model: object, indices: Indices, sigmas: Sequence[float], seeds: Sequence[int]
+    ) -> Iterator[list[Predictions]]:
+        self.calls.extend(zip(sigmas, seeds, strict=True))
+        yield [self.clean, *(self.noisy[max(level for level in self.noisy if level <= sigma)] for sigma in sigmas)]
 
     proposals = predict
 
@@ -203,13 +205,17 @@ def test_stability_of_images_without_boxes() -> None:
 
 def test_stability_against_a_loop_over_boxes() -> None:
     view = toy_view()
-    clean, rng = view.predict(view.unlabelled), RNG(5)
-    noisy = [view.perturbed(view.unlabelled, sigma, int(rng.integers(2**63))) for sigma in NOISE_SIGMAS]
-    scores = {}
-    for number in clean.image_P.unique().tolist():
-        at = clean.image_P == number
-        best = [box_iou(clean.boxes_P4[at], n.boxes_P4[n.image_P == number]).amax(1) for n in noisy]  # type: ignore[index]
-        scores[view.unlabelled[number]] = np.average(torch.stack(best).mean(0), weights=clean.confidence_P[at])
+    rng = RNG(5)
+    seeds = [int(rng.integers(2**63)) for _ in NOISE_SIGMAS]
+    parts, scores, start = list(view.perturbed(view.unlabelled, NOISE_SIGMAS, seeds)), {}, 0
+    assert len(parts) > 3
+    for clean, *noisy in parts:
+        for number in clean.image_P.unique().tolist():
+            at = clean.image_P == number
+            best = [box_iou(clean.boxes_P4[at], n.boxes_P4[n.image_P == number]).amax(1) for n in noisy]  # type: ignore[index]
+            value = np.average(torch.stack(best).mean(0), weights=clean.confidence_P[at])
+            scores[view.unlabelled[start + number]] = value
+        start += clean.num_images
     expected = sorted(scores, key=lambda index: scores[index])
     assert localization_stability(view, 15, RNG(5)).tolist() == expected[:15]
     assert view.diagnostics["stability"] == pytest.approx(np.mean(list(scores.values())))
@@ -220,8 +226,9 @@ def test_stability_refuses_what_it_cannot_do() -> None:
     clean = make_predictions({0: [(0.9, *BOX)]}, 1)
     with pytest.raises(ValueError, match=r"max_boxes=0\]: must be 1 or more"):
         localization_stability(Staged(clean, {0: clean}).view(), 1, RNG(0), max_boxes=0)
+    without_boxes = Predictions(clean.scores_PC, clean.image_P, 1)
     with pytest.raises(ValueError, match="needs a detector"):
-        localization_stability(Staged(Predictions(clean.scores_PC, clean.image_P, 1)).view(), 1, RNG(0))
+        localization_stability(Staged(without_boxes, {0: without_boxes}).view(), 1, RNG(0))
     broken = make_predictions({0: [(0.9, torch.nan, 0, 1, 1)]}, 1)
     with pytest.raises(ValueError, match="NaN"):
         localization_stability(Staged(clean, {0: broken}).view(), 1, RNG(0))

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from _batches import read_batch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,13 +23,14 @@ from benchmark.tasks import scenes
 from benchmark.vision.data.annotations import Split
 from benchmark.vision.detection.augmented_views import (
     CUTOUT_SHARES,
-    AugmentedImages,
+    AugmentedView,
     cut_out,
     map_back,
     rotate_boxes_back,
 )
-from benchmark.vision.detection.detector import Batch, Detections, Detector, add_background, add_dropout_before
+from benchmark.vision.detection.detector import Batch, Detector, add_background, add_dropout_before
 from benchmark.vision.detection.recipe import DetectorRecipe, missing_capabilities
+from benchmark.vision.detection.suppression import Detections
 from benchmark.vision.detection.task import Detection, apply_dropout
 from benchmark.vision.detection.torchvision_detectors import IMAGENET, FasterRcnn, Fcos, windows_around
 
@@ -149,7 +151,9 @@ def views(model: Detector, **changed: Any) -> dict[str, Tensor]:
     recipe = dataclasses.replace(scenes.DEFAULT, **changed)
     images = Split(Stored([lit(), lit()]), split(2).truth)
     task = Detection(CPU, recipe, images, split(2), 10, "50")
-    predictions = {how: task.augmented(model, np.array([1, 0]), how, 0) for how in get_args(Augmentation)}
+    hows = get_args(Augmentation)
+    [(_, *views)] = task.augmented(model, np.array([1, 0]), hows, [0] * 4)
+    predictions = dict(zip(hows, views, strict=True))
     assert all(prediction.image_P.tolist() == [0, 1] for prediction in predictions.values())
     return {how: prediction.boxes_P4 for how, prediction in predictions.items() if prediction.boxes_P4 is not None}
 
@@ -170,7 +174,7 @@ def test_what_is_found_in_a_changed_image_lies_where_it_was(changed: dict[str, A
 
 def test_pixels_of_changed_images() -> None:
     image = torch.arange(48 * 96, dtype=torch.float32).remainder(200).to(torch.uint8).view(1, 48, 96).repeat(3, 1, 1)
-    images = {how: AugmentedImages(Stored([image]), how, 0)[0] for how in get_args(Augmentation)}
+    images = {how: AugmentedView(how, 0)(image, 0) for how in get_args(Augmentation)}
     assert all(view.shape == image.shape for view in images.values())
     assert torch.equal(images["flip"][:, :, 0], image[:, :, -1])
     colour = image.float().mean((1, 2))
@@ -185,7 +189,7 @@ def test_turning_is_clockwise() -> None:
     """A dot right of the centre moves down."""
     image = torch.zeros(3, 51, 101, dtype=torch.uint8)
     image[:, 25, 90] = 255
-    turned = AugmentedImages(Stored([image]), "rotate", 0)[0][0]
+    turned = AugmentedView("rotate", 0)(image, 0)[0]
     y, x = divmod(int(turned.argmax()), 101)
     assert (y, x) == (25 + round(40 * math.sin(math.radians(5))), 50 + round(40 * math.cos(math.radians(5))))
 
@@ -201,7 +205,7 @@ def test_two_patches_are_cut_out_by_seed_and_image() -> None:
     assert not changed[:160, 5:].any()
 
     def cut(seed: int, number: int) -> Tensor:
-        return AugmentedImages(Stored([image] * 3), "cutout", seed)[number]
+        return AugmentedView("cutout", seed)(image, number)
 
     assert torch.equal(cut(1, 2), cut(1, 2))
     assert not torch.equal(cut(1, 2), cut(2, 2))
@@ -213,12 +217,11 @@ def test_two_patches_are_cut_out_by_seed_and_image() -> None:
 
 def test_an_unknown_view_is_named() -> None:
     with pytest.raises(ValueError, match=r"^augmentation 'zoom' is unknown: use flip, cutout, shrink, rotate$"):
-        AugmentedImages(Stored([lit()]), "zoom", 0)  # type: ignore[arg-type]
+        AugmentedView("zoom", 0)  # type: ignore[arg-type]
 
 
 def test_a_detector_finds_other_boxes_in_every_view(task: Detection, fitted: Detector) -> None:
-    predictions = [task.augmented(fitted, INDICES, how, 3) for how in get_args(Augmentation)]
-    predictions.append(task.predict(fitted, INDICES))
+    [predictions] = task.augmented(fitted, INDICES, get_args(Augmentation), [3] * 4)
     assert len({prediction.confidence_P.sum().item() for prediction in predictions}) == 5
     for prediction in predictions:
         assert prediction.boxes_P4 is not None
@@ -239,7 +242,7 @@ def test_windows_around_places_by_unfolding() -> None:
 def by_hand(task: Detection, model: Detector, index: int) -> Tensor:
     """(M, D) features of an image's boxes: each candidate is decoded by itself, and a box is matched to the candidate
     whose clipped box it equals."""
-    [resized] = task._read_batches(task._pool, [[index]])
+    resized = read_batch(task, [index])
     with torch.no_grad():
         maps = model.feature_maps(resized.batch.images_N3HW)
         [detections] = model.detect(maps, resized.batch)
@@ -266,12 +269,12 @@ def test_box_features_are_those_of_predicted_boxes(task: Detection, fitted: Dete
     assert predicted.image_P.unique().numel() > 5
     expected = torch.cat([by_hand(task, fitted, index) for index in INDICES])
     torch.testing.assert_close(features_PD, expected, rtol=1e-4, atol=1e-5)
-    each = [part.features_MD for part in task._detect_with_features(fitted, INDICES)]
+    each = task._detect_with_features(fitted, INDICES, lambda part: part.features_MD)
     assert all(part.untyped_storage().nbytes() == part.numel() * 4 for part in each)  # no windows kept alive
 
 
 def test_what_the_class_layer_saw_gives_the_scores(task: Detection, fitted: Detector) -> None:
-    predicted, parts = task.predict(fitted, INDICES), list(task._detect_with_features(fitted, INDICES))
+    predicted, parts = task.predict(fitted, INDICES), task._detect_with_features(fitted, INDICES, lambda part: part)
     with torch.no_grad():
         rows_PK = torch.cat([part.classify(part.inputs_MDSS) for part in parts])
     torch.testing.assert_close(rows_PK, predicted.scores_PC, rtol=1e-4, atol=1e-5)
@@ -335,7 +338,7 @@ def test_samples_are_dropout_before_the_class_layer(task: Detection, fitted: Det
     noisy, index = copy.deepcopy(fitted), busiest(task, fitted)[None]
     layer = noisy.last_layers()[0 if isinstance(noisy, Fcos) else 2]
     ours_TPK = torch.stack([sample.scores_PC for sample in samples(task, fitted, index, 400)])
-    [resized] = task._read_batches(task._pool, [index.tolist()])
+    resized = read_batch(task, index.tolist())
     theirs = []
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)

@@ -35,7 +35,7 @@ from benchmark.vision.segmentation import training as segmentation_training
 from benchmark.vision.segmentation.networks import Segmenter
 from benchmark.vision.segmentation.recipe import PUBLISHED, SegmenterRecipe, missing_capabilities
 from benchmark.vision.segmentation.scores import confusion_matrix, segmentation_scores
-from benchmark.vision.segmentation.task import Segmentation, lattice_stride, pad_maps, take_lattice
+from benchmark.vision.segmentation.task import Segmentation, by_size, lattice_stride, pad_maps, take_lattice
 from benchmark.vision.segmentation.training import augment_batch, cross_entropy, learning_rate_schedule, plan_steps
 
 discovery.discover()
@@ -829,3 +829,14 @@ def test_padding_is_ignored() -> None:
     padded = pad_maps([torch.zeros(2, 3, 4, dtype=torch.uint8), torch.ones(1, 5, 2, dtype=torch.uint8)])
     assert padded.shape == (3, 5, 4)
     assert [(padded[n] == 255).sum().item() for n in range(3)] == [8, 8, 10]
+
+
+def test_a_gpu_scores_images_of_one_size_together() -> None:
+    """The confusion matrix does not depend on the order."""
+
+    class Sized(list[torch.Tensor]):
+        sizes_N2 = np.array([[6, 4], [4, 6], [6, 4], [4, 6]])
+
+    assert by_size(Sized([torch.zeros(1)] * 4), torch.device("cuda")).tolist() == [1, 3, 0, 2]  # type: ignore[arg-type]
+    assert by_size(Sized([torch.zeros(1)] * 4), torch.device("cpu")).tolist() == [0, 1, 2, 3]  # type: ignore[arg-type]
+    assert by_size([torch.zeros(1)] * 3, torch.device("cuda")).tolist() == [0, 1, 2]  # type: ignore[arg-type]

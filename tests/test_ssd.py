@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _batches import read_batch
 from _cells import FAULTY
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,12 +28,13 @@ from benchmark.plugins import discovery
 from benchmark.strategies.learning_loss import LossPrediction
 from benchmark.tasks import scenes
 from benchmark.vision.data.annotations import GroundTruth, Split
-from benchmark.vision.detection.detector import Batch, Detections, PixelFormat
+from benchmark.vision.detection.detector import Batch, PixelFormat
 from benchmark.vision.detection.detectors import detector_builder
 from benchmark.vision.detection.inputs import BatchBuilder
 from benchmark.vision.detection.recipe import PUBLISHED_SSD300, DetectorRecipe, missing_capabilities
 from benchmark.vision.detection.ssd import FULL_SUPPRESSION, Ssd, keep_likeliest
 from benchmark.vision.detection.ssd_augment import augment_ssd
+from benchmark.vision.detection.suppression import Detections
 from benchmark.vision.detection.task import Detection
 from benchmark.vision.detection.training import learning_rate_schedule
 
@@ -77,7 +79,7 @@ def direction(task: Detection, model: Ssd) -> dict[str, Tensor]:
 
 
 def maps_of(task: Detection, model: Ssd, indices: list[int]) -> tuple[list[Tensor], Batch]:
-    [resized] = task._read_batches(task._pool, [indices])
+    resized = read_batch(task, indices)
     with torch.no_grad():
         return model.feature_maps(resized.batch.images_N3HW), resized.batch
 
@@ -219,7 +221,7 @@ def test_directional_is_the_gradient_through_the_whole_model(task: Detection, fi
     targets, directions = task.pseudo_labels(fitted, indices, 1, 0.05), direction(task, fitted)
     assert sum(map(len, targets)) > len(indices)
     fast = task.directional(fitted, indices, targets, directions)
-    [resized] = task._read_batches(task._pool, [indices.tolist()])
+    resized = read_batch(task, indices.tolist())
     maps = fitted.feature_maps(resized.batch.images_N3HW)
     assert all(level.requires_grad for level in maps)
     weights, slow = task.weights(fitted), []
@@ -321,7 +323,7 @@ def test_squashed_images_are_square_and_not_padded() -> None:
     assert resized.batch.images_N3HW.shape == (2, 3, 50, 50)
     expected = torch.tensor([20.0, 5.0, 0.0]).view(3, 1, 1).expand(2, 3, 50, 50)
     torch.testing.assert_close(resized.batch.images_N3HW, expected, rtol=1e-4, atol=1e-4)
-    assert square().padded_size(wide) == (50, 50)
+    assert square().padded_size((30, 100)) == (50, 50)
     assert square().split_by_size([wide, tall, wide], 2 * 50**2) == [slice(0, 2), slice(2, 3)]
 
 

@@ -11,7 +11,7 @@ are in the order of `indices`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -59,17 +59,20 @@ class Samples(Protocol):
 class PredictsPerturbed(Protocol):
     """Need `perturbed`: predictions on noisy images."""
 
-    def perturbed(self, model: nn.Module, indices: Indices, sigma: float, seed: int) -> Predictions:
-        """Predicts on images with Gaussian noise.
+    def perturbed(
+        self, model: nn.Module, indices: Indices, sigmas: Sequence[float], seeds: Sequence[int]
+    ) -> Iterator[list[Predictions]]:
+        """Predicts on images with Gaussian noise, and reads each image once for all levels of noise.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
-            sigma: standard deviation of the noise on every pixel value (0 to 255, not clipped).
-            seed: seed of the noise.
+            sigmas: standard deviations of the noise on every pixel value (0 to 255, not clipped).
+            seeds: seed of the noise of each level.
 
         Returns:
-            P predictions, like those of `predict`.
+            For consecutive parts of `indices`: the predictions on the images without noise, like those of `predict`,
+            and then those under each level of noise.
         """
 
 
@@ -77,18 +80,21 @@ class PredictsPerturbed(Protocol):
 class PredictsAugmented(Protocol):
     """Need `augmented`: a detector's predictions on augmented images."""
 
-    def augmented(self, model: nn.Module, indices: Indices, how: Augmentation, seed: int) -> Predictions:
-        """Predicts on augmented images and maps the boxes back to the original images.
+    def augmented(
+        self, model: nn.Module, indices: Indices, hows: Sequence[Augmentation], seeds: Sequence[int]
+    ) -> Iterator[list[Predictions]]:
+        """Predicts on augmented images and maps the boxes back to the original images; reads each image once.
 
         Args:
             model: the model of the round.
             indices: (N,) positions in the pool.
-            how: `flip` mirrors the image, `cutout` cuts out two patches, `shrink` reduces it to 0.8 of its size,
-                `rotate` turns it by five degrees.
-            seed: seed of what is random in the augmentation.
+            hows: the augmentations. `flip` mirrors the image, `cutout` cuts out two patches, `shrink` reduces it to 0.8
+                of its size, `rotate` turns it by five degrees.
+            seeds: seed of what is random in each augmentation.
 
         Returns:
-            P predictions; boxes in pixels of the stored image.
+            For consecutive parts of `indices`: the predictions on the original images, like those of `predict`, and
+            then those on each augmentation. Boxes in pixels of the stored image.
         """
 
 

@@ -20,6 +20,9 @@ class Machine:
         scratch: the folder for checkpoints of unfinished fits; None to keep none.
         workers: number of processes that read images, for tasks whose images do not fit in memory.
         select_timeout: seconds that a strategy may take for one selection; None without a limit.
+        processes_per_fit: number of processes that train one model together, on GPUs each on its own. Only tasks whose
+            class says `trains_in_processes` take more than one; their numbers change as if by rounding, unless layers
+            use batch statistics or training draws samples.
     """
 
     device: torch.device
@@ -27,6 +30,7 @@ class Machine:
     scratch: Path | None = None
     workers: int = 0
     select_timeout: float | None = None
+    processes_per_fit: int = 1
 
     def resolve_path(self, path: str) -> Path:
         """Returns a path that the user gave, absolute or inside the data folder.

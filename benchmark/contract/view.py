@@ -192,16 +192,17 @@ class View:
         task: Samples = self.__task_for("sample")
         return task.sample(self.model, self.__check_visible(indices), num_samples, seed)
 
-    def perturbed(self, indices: Indices, sigma: float, seed: int) -> Predictions:
-        """Predicts on images with Gaussian noise.
+    def perturbed(self, indices: Indices, sigmas: Sequence[float], seeds: Sequence[int]) -> Iterator[list[Predictions]]:
+        """Yields, for consecutive parts of the images, what `predict` returns: without noise, and at each level of
+        Gaussian noise.
 
         Args:
             indices: (N,) positions in the pool.
-            sigma: standard deviation of the noise on every pixel value (0 to 255, not clipped).
-            seed: seed of the noise.
+            sigmas: standard deviations of the noise on every pixel value (0 to 255, not clipped).
+            seeds: seed of the noise of each level.
         """
         task: PredictsPerturbed = self.__task_for("perturbed")
-        return task.perturbed(self.model, self.__check_visible(indices), sigma, seed)
+        return task.perturbed(self.model, self.__check_visible(indices), sigmas, seeds)
 
     def proposals(self, indices: Indices) -> Predictions:
         """Predicts boxes together with the proposal behind each box, `proposals_P4`; for two-stage detectors.
@@ -266,17 +267,20 @@ class View:
         task: ShowsLabels = self.__task_for("labels")
         return task.labels(self.model, self.__check_visible(indices))
 
-    def augmented(self, indices: Indices, how: Augmentation, seed: int) -> Predictions:
-        """Predicts on augmented images; the boxes of the detector are mapped back to the original images.
+    def augmented(
+        self, indices: Indices, hows: Sequence[Augmentation], seeds: Sequence[int]
+    ) -> Iterator[list[Predictions]]:
+        """Yields, for consecutive parts of the images, what `predict` returns: on the original images, and on each
+        augmentation of them, with the boxes mapped back to the original images.
 
         Args:
             indices: (N,) positions in the pool.
-            how: `flip` mirrors the image, `cutout` cuts out two patches, `shrink` reduces it to 0.8 of its size,
-                `rotate` turns it by five degrees.
-            seed: seed of what is random in the augmentation.
+            hows: the augmentations. `flip` mirrors the image, `cutout` cuts out two patches, `shrink` reduces it to 0.8
+                of its size, `rotate` turns it by five degrees.
+            seeds: seed of what is random in each augmentation.
         """
         task: PredictsAugmented = self.__task_for("augmented")
-        return task.augmented(self.model, self.__check_visible(indices), how, seed)
+        return task.augmented(self.model, self.__check_visible(indices), hows, seeds)
 
     def box_features(self, indices: Indices) -> Tensor:
         """Returns the input of a detector's classification layer for each box of `predict`, (P, D).

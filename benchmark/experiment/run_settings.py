@@ -35,7 +35,7 @@ class Settings:
     one_pass: bool | None
     device: str
     threads: int | None
-    workers: int
+    workers: int | None
     data: str | None
     out: str
     plugins: str | None
@@ -59,7 +59,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads}: must be at least 1")
-        if self.workers < 0:
+        if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers={self.workers}: must be at least 0")
         if self.cache_gb < 0:
             raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.api import CapturedFunction, Companion, activity, can_record, seeded, tensor_files
+from benchmark.vision.data_parallel import process_number
 from benchmark.vision.fingerprints import derive_seed
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -255,7 +256,8 @@ def clipping_groups(network: nn.Module) -> list[list[nn.Parameter]]:
 def save_checkpoint(path: Path, network: nn.Module, sgd: torch.optim.SGD, step: int) -> None:
     """Writes a checkpoint of a fit atomically.
 
-    When the disk or the memory is full, no checkpoint is written and the fit continues.
+    When the disk or the memory is full, no checkpoint is written and the fit continues. Of several processes that train
+    one network, the first writes it.
 
     Args:
         path: file of the checkpoint. Its name is part of the checksum.
@@ -263,6 +265,8 @@ def save_checkpoint(path: Path, network: nn.Module, sgd: torch.optim.SGD, step: 
         sgd: its optimiser, whose momenta are saved.
         step: number of completed steps.
     """
+    if process_number() > 0:
+        return
     draft = path.with_suffix(".part")
     with contextlib.suppress(OSError, RuntimeError, MemoryError):
         tensor_files.make_parent(path)

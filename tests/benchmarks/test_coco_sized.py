@@ -32,6 +32,7 @@ from benchmark.vision.data.coco_json import read_coco_json
 from benchmark.vision.data.image_checks import ImageScan
 
 N, D, K, NUM_BOXES, PICKS = 118_000, 512, 81, 7, 1_000
+PART = 1_000  # images whose views are predicted together
 LABELLED, HELD_OUT, UNLABELLED = np.split(np.arange(N), [1_000, 1_500])
 STATUS = Path("/proc/self/status")
 
@@ -99,12 +100,13 @@ class Detector:
         rows, image_P = self.rows_of(indices)
         return Predictions(self.scores_PK[rows], image_P, len(indices), self.corners_P4[rows])
 
-    def perturbed(self, model: nn.Module, indices: Indices, sigma: float, seed: int) -> Predictions:
-        rows, image_P = self.rows_of(indices)
-        noise_P4 = torch.randn(len(rows), 4, generator=torch.Generator().manual_seed(seed))
-        return Predictions(
-            self.scores_PK[rows], image_P, len(indices), self.corners_P4[rows].add_(noise_P4, alpha=sigma / 8)
-        )
+    def perturbed(
+        self, model: nn.Module, indices: Indices, sigmas: Sequence[float], seeds: Sequence[int]
+    ) -> Iterator[list[Predictions]]:
+        for start in range(0, len(indices), PART):
+            clean = self.predict(model, indices[start : start + PART])
+            views = [moved(clean, sigma, seed) for sigma, seed in zip(sigmas, seeds, strict=True)]
+            yield [clean, *views]
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return dict(model.named_parameters())
@@ -136,6 +138,13 @@ class Detector:
 
         weights = {name: weight.detach() for name, weight in model.named_parameters()}
         return jvp(losses_at, (weights,), (direction,))[1].detach()
+
+
+def moved(clean: Predictions, sigma: float, seed: int) -> Predictions:
+    """The same predictions, with every corner of a box moved at random."""
+    assert clean.boxes_P4 is not None
+    noise_P4 = torch.randn(clean.boxes_P4.shape, generator=torch.Generator().manual_seed(seed))
+    return Predictions(clean.scores_PC, clean.image_P, clean.num_images, clean.boxes_P4 + sigma / 8 * noise_P4)
 
 
 # --- the program ----------------------------------------------------------------------------------

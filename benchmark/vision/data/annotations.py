@@ -237,6 +237,12 @@ class ConcatenatedImages:
         return self.parts[part][index - int(self.offsets_P1[part])]
 
     @cached_property
+    def sizes_N2(self) -> Indices | None:
+        """(N, 2): width and height of each image; None where a part does not know them."""
+        sizes = [part_N2 for part in self.parts if (part_N2 := stored_sizes(part)) is not None]
+        return np.concatenate(sizes) if len(sizes) == len(self.parts) else None
+
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the parts' fingerprints."""
         return digest(*(part.fingerprint for part in self.parts))
@@ -257,6 +263,19 @@ def image_scans(images: Images) -> Sequence[ImageScan]:
     """
     scans: Callable[[], Sequence[ImageScan]] = getattr(images, "scans", tuple)
     return scans()
+
+
+def stored_sizes(images: Images) -> Indices | None:
+    """The sizes of images as far as they are known without reading them.
+
+    Args:
+        images: A sequence of images; one that lies in files has `sizes_N2`.
+
+    Returns:
+        (N, 2) width and height in pixels; None where some are not known.
+    """
+    sizes_N2: Indices | None = getattr(images, "sizes_N2", None)
+    return sizes_N2 if sizes_N2 is not None and sizes_N2.all() else None
 
 
 def concatenate_splits(splits: Sequence[Split]) -> Split:

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.api import Augmentation
-from benchmark.vision.data.annotations import Images
-from benchmark.vision.detection.detector import Detections
+from benchmark.vision.detection.suppression import Detections
 from benchmark.vision.fingerprints import derive_seed
 
 # Takes detections on an augmented image, and height and width of the original.
@@ -31,11 +30,10 @@ MIN_BOX_SIDE = 1e-2  # a box with a shorter side, in pixels, is dropped
 
 
 @dataclass(frozen=True)
-class AugmentedImages:
-    """Images that are all augmented in the same way.
+class AugmentedView:
+    """Augments images, all in the same way.
 
     Args:
-        images: the original images.
         how: the augmentation.
         seed: seeds the cut-outs, together with each image's position.
 
@@ -43,7 +41,6 @@ class AugmentedImages:
         ValueError: the augmentation is unknown.
     """
 
-    images: Images
     how: Augmentation
     seed: int
 
@@ -51,21 +48,12 @@ class AugmentedImages:
         if self.how not in get_args(Augmentation):
             raise ValueError(f"augmentation {self.how!r} is unknown: use {', '.join(get_args(Augmentation))}")
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, number: int) -> Tensor:
+    def __call__(self, image_3HW: Tensor, index: int) -> Tensor:
         """(3, H, W): uint8, or float32 where pixels are interpolated."""
-        image_3HW = self.images[number]
         if self.how == "cutout":
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, f"cutout {number}"))
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, f"cutout {index}"))
             return cut_out(image_3HW, torch.rand(NUM_CUTOUTS, 4, generator=generator))
         return {"flip": mirror, "shrink": shrink, "rotate": rotate}[self.how](image_3HW)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the images and of what is done to them."""
-        return f"{self.images.fingerprint} {self.how} {self.seed}"
 
 
 def mirror(image_3HW: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmark.api import Boxes, Predictions
-from benchmark.vision.detection.detector import Detections
 from benchmark.vision.detection.scores import DetectionArrays
+from benchmark.vision.detection.suppression import Detections
 
 
 @dataclass(frozen=True)

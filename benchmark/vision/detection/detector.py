@@ -1,8 +1,7 @@
 """The interface of detectors, whichever library builds them.
 
 Shapes: N images, H x W pixels of the padded batch, M boxes of one image, A candidates of one image, C classes, K = C +
-1 columns with background last, D features, S x S locations that a layer's kernel covers; in `suppress`, S pairs of a
-candidate and a class.
+1 columns with background last, D features, S x S locations that a layer's kernel covers.
 """
 
 from __future__ import annotations
@@ -10,13 +9,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.api import Boxes, seeded
+from benchmark.vision.detection.suppression import Detections
 from benchmark.vision.networks import at_least_float32
 from benchmark.vision.training import Precision, in_precision
 
@@ -39,34 +39,6 @@ class Batch:
         """The batch that holds one of these images, with its padding unchanged."""
         part = slice(number, number + 1)
         return Batch(self.images_N3HW[part], self.sizes[part], self.seeds[part])
-
-
-@dataclass(frozen=True)
-class Detections:
-    """The detections on one image, sorted by confidence.
-
-    Args:
-        corners_M4: x1, y1, x2, y2 in pixels of the batch.
-        labels_M: class of each box.
-        confidence_M: score of the box as its library computes it; boxes are ranked by it.
-        scores_MK: class distribution of each box; rows sum to one.
-        proposals_M4: the proposal that each box was refined from.
-        candidates_M: index of each box among the image's candidates.
-        paper_scores_M: score by which the detector's paper ranks boxes, where its library uses another.
-    """
-
-    corners_M4: Tensor
-    labels_M: Tensor
-    confidence_M: Tensor
-    scores_MK: Tensor
-    proposals_M4: Tensor | None = None
-    candidates_M: Tensor | None = None
-    paper_scores_M: Tensor | None = None
-
-    def select(self, mask_M: Tensor) -> Detections:
-        """The detections for which the mask is true."""
-        parts = {name: values[mask_M] for name, values in vars(self).items() if values is not None}
-        return replace(self, **parts)
 
 
 @dataclass(frozen=True)
@@ -106,23 +78,6 @@ class PixelFormat:
     bgr: bool = False
 
 
-@dataclass(frozen=True)
-class Suppression:
-    """Settings of the non-maximum suppression that turns candidates into detections.
-
-    Args:
-        min_score: candidates with a lower class score are dropped.
-        iou_threshold: of two boxes of a class with a larger IoU, the one with the lower score is dropped.
-        num_boxes: most detections per image.
-        num_candidates: most pairs of a candidate and a class per level that enter suppression.
-    """
-
-    min_score: float = 0.05
-    iou_threshold: float = 0.5
-    num_boxes: int = 100
-    num_candidates: int = 1000
-
-
 class Detector(nn.Module):
     """Base class of detectors; a subclass wraps a library's model.
 
@@ -158,10 +113,10 @@ class Detector(nn.Module):
         """Computes the feature maps with the library's backbone and neck."""
 
     @abstractmethod
-    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """Computes the library's training loss of a batch.
+    def loss_terms(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> dict[str, Tensor]:
+        """Computes the terms of the library's training loss of a batch.
 
-        It gives the same result in eval mode: the statistics and samplers of training are used there too.
+        They are the same in eval mode: the statistics and samplers of training are used there too.
 
         Args:
             maps: feature maps of the batch.
@@ -169,8 +124,22 @@ class Detector(nn.Module):
             targets: the boxes of each image.
 
         Returns:
-            A scalar, the sum of all loss terms. Random draws come from torch's generator, which the caller seeds.
+            Scalars by name. Random draws come from torch's generator, which the caller seeds.
         """
+
+    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
+        """The sum of `loss_terms`, a scalar."""
+        return torch.stack(list(self.loss_terms(maps, batch, targets).values())).sum()
+
+    def loss_divisor(self, targets: Sequence[Boxes]) -> Tensor:
+        """What the library has divided the last loss of a batch by (or 1 if that is 0), to add up losses of parts.
+
+        By default the number of images; detectors that divide by the number of positives return that.
+
+        Args:
+            targets: the boxes of each image, as `loss` got them.
+        """
+        return torch.tensor(len(targets))
 
     @abstractmethod
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
@@ -293,47 +262,6 @@ def record_calls(layers: Iterable[nn.Module]) -> Iterator[list[LayerCall]]:
             handle.remove()
 
 
-def suppress(
-    scores_AC: Tensor,
-    corners_ACx4: Tensor,
-    size: tuple[int, int],
-    suppression: Suppression,
-    distributions_AK: Tensor,
-    *,
-    levels: Sequence[int] = (),
-    proposals_A4: Tensor | None = None,
-) -> Detections:
-    """Turns the candidates of one image into detections by class-wise non-maximum suppression.
-
-    Boxes are clipped to the image. Boxes with a side below a hundredth of a pixel are dropped.
-
-    Args:
-        scores_AC: score of each candidate for each class.
-        corners_ACx4: (A, 4) boxes, or (A, C, 4) where each class has its own box.
-        size: height and width of the image.
-        suppression: thresholds and limits.
-        distributions_AK: class distribution of each candidate.
-        levels: number of candidates on each level, where each level keeps only its best; empty: no limit per level.
-        proposals_A4: proposal of each candidate, for two-stage detectors.
-    """
-    from torchvision.ops import batched_nms, clip_boxes_to_image  # importing torchvision takes a second
-
-    candidate_S, label_S = (scores_AC > suppression.min_score).nonzero(as_tuple=True)
-    if levels:
-        best_S = best_per_level(scores_AC[candidate_S, label_S], candidate_S, levels, suppression.num_candidates)
-        candidate_S, label_S = candidate_S[best_S], label_S[best_S]
-    boxes_S4 = corners_ACx4[candidate_S] if corners_ACx4.ndim == 2 else corners_ACx4[candidate_S, label_S]
-    corners_S4 = clip_boxes_to_image(boxes_S4, size)
-    large_S = ((corners_S4[:, 2:] - corners_S4[:, :2]) >= 1e-2).all(1)
-    candidate_S, label_S, corners_S4 = candidate_S[large_S], label_S[large_S], corners_S4[large_S]
-    score_S = scores_AC[candidate_S, label_S]
-    kept_indices = batched_nms(corners_S4, score_S, label_S, suppression.iou_threshold)[: suppression.num_boxes]
-    candidates_M = candidate_S[kept_indices]
-    proposals_M4 = None if proposals_A4 is None else proposals_A4[candidates_M]
-    kept_boxes = (corners_S4[kept_indices], label_S[kept_indices], score_S[kept_indices])
-    return Detections(*kept_boxes, distributions_AK[candidates_M], proposals_M4, candidates_M)
-
-
 def add_dropout_before(layer: nn.Module, rate: float) -> None:
     """Applies dropout to a layer's input whenever the layer is in training mode; does nothing for a rate of 0."""
 
@@ -342,18 +270,6 @@ def add_dropout_before(layer: nn.Module, rate: float) -> None:
 
     if rate:
         layer.register_forward_pre_hook(drop)
-
-
-def best_per_level(score_S: Tensor, candidate_S: Tensor, levels: Sequence[int], num_candidates: int) -> Tensor:
-    """Positions of the best `num_candidates` of each level. `candidate_S` is ascending, and each level is a run of
-    candidates."""
-    ends = torch.tensor(levels, device=candidate_S.device).cumsum(0)
-    counts = torch.searchsorted(candidate_S, ends).diff(prepend=ends.new_zeros(1)).tolist()
-    parts, start = [], 0
-    for count in counts:
-        parts.append(start + score_S[start : start + count].topk(min(num_candidates, count)).indices)
-        start += count
-    return torch.cat(parts)
 
 
 def add_background(scores_AC: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -14,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.api import Boxes
-from benchmark.vision.detection.detector import Batch, Detections, PixelFormat
+from benchmark.vision.detection.detector import Batch, PixelFormat
 from benchmark.vision.detection.recipe import DetectorRecipe
+from benchmark.vision.detection.suppression import Detections
+from benchmark.vision.transfer import move
 
 SIDE_MULTIPLE = 32  # height and width of a batch are multiples of this
 
@@ -34,17 +37,29 @@ class ResizedBatch:
     scales: list[Tensor]
     flips: Sequence[bool]
 
+    @cached_property
+    def scales_N4(self) -> Tensor:
+        """The scales on the device of the batch."""
+        return move(torch.stack(self.scales), self.batch.images_N3HW.device)
+
     def to_batch_pixels(self, boxes: Sequence[Boxes]) -> list[Boxes]:
-        """Maps boxes from pixels of the stored images to pixels of the batch."""
-        device = self.batch.images_N3HW.device
+        """Maps boxes from pixels of the stored images to pixels of the batch.
+
+        Boxes on the CPU are moved to the device of the batch all at once.
+        """
         batch_boxes = []
-        for image_boxes, factor, flip, (_, width) in zip(boxes, self.scales, self.flips, self.batch.sizes, strict=True):
-            corners_M4 = image_boxes.corners_M4.to(device) * factor.to(device)
+        places = zip(self._scales_at(boxes), self.flips, self.batch.sizes, strict=True)
+        for image_boxes, (factor, flip, (_, width)) in zip(boxes, places, strict=True):
+            corners_M4 = image_boxes.corners_M4 * factor
             if flip:
                 x1, y1, x2, y2 = corners_M4.unbind(1)
                 corners_M4 = torch.stack([width - x2, y1, width - x1, y2], 1)
-            batch_boxes.append(Boxes(corners_M4, image_boxes.labels_M.to(device)))
-        return batch_boxes
+            batch_boxes.append(Boxes(corners_M4, image_boxes.labels_M))
+        return move_boxes(batch_boxes, self.batch.images_N3HW.device)
+
+    def _scales_at(self, boxes: Sequence[Boxes]) -> Sequence[Tensor]:
+        """The scales on the device of the boxes."""
+        return self.scales_N4.unbind() if any(image.corners_M4.is_cuda for image in boxes) else self.scales
 
     def image_size(self, number: int) -> tuple[int, int]:
         """Height and width of the stored image."""
@@ -53,7 +68,7 @@ class ResizedBatch:
 
     def to_image_pixels(self, number: int, detections: Detections) -> Detections:
         """Maps detections to pixels of the stored image. Mirrored images are not supported."""
-        factor = self.scales[number].to(detections.corners_M4)
+        factor = self.scales_N4[number].to(detections.corners_M4)
         proposals = None if detections.proposals_M4 is None else detections.proposals_M4 / factor
         return replace(detections, corners_M4=detections.corners_M4 / factor, proposals_M4=proposals)
 
@@ -82,10 +97,10 @@ class BatchBuilder:
             flips: whether each image is mirrored; None mirrors none.
         """
         flips = flips if flips is not None else [False] * len(images)
-        sizes = [self.resized_size(image) for image in images]
+        sizes = [self.resized_size((image.shape[1], image.shape[2])) for image in images]
         resized = []
         for number, image in enumerate(images):
-            pixels = image.to(self.device, non_blocking=True).float()
+            pixels = move(image, self.device).float()
             if pixels.shape[1:] != sizes[number]:
                 pixels = F.interpolate(pixels[None], sizes[number], mode="bilinear", align_corners=False)[0]
             resized.append(pixels.flip(2) if flips[number] else pixels)
@@ -124,23 +139,23 @@ class BatchBuilder:
         ordered = images.flip(-3) if self.bgr else images
         return (ordered - self.mean) / self.deviation
 
-    def resized_size(self, image: Tensor) -> tuple[int, int]:
-        """Height and width of an image in the batch.
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width in the batch of an image of this stored height and width.
 
         With `squash`, both sides have that length. Otherwise the shorter side is `min_size`, unless the longer side
         would exceed `max_size`.
         """
         if self.recipe.squash:
             return self.recipe.squash, self.recipe.squash
-        height, width = image.shape[1:]
+        height, width = size
         if not self.recipe.min_size:
             return height, width
         scale = min(self.recipe.min_size / min(height, width), self.recipe.max_size / max(height, width))
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
-    def padded_size(self, image: Tensor) -> tuple[int, int]:
-        """Height and width of a batch that holds this image alone."""
-        height, width = map(self.padded_side, self.resized_size(image))
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of a batch that holds an image of this stored height and width alone."""
+        height, width = map(self.padded_side, self.resized_size(size))
         return height, width
 
     def padded_side(self, side: int) -> int:
@@ -152,12 +167,22 @@ class BatchBuilder:
 
         A detector's output depends on the padding. In such a run each image is padded as it would be alone.
         """
-        sizes, ends = [self.padded_size(image) for image in images], [0]
+        sizes, ends = [self.padded_size((image.shape[1], image.shape[2])) for image in images], [0]
         for number in range(1, len(images) + 1):
             max_images = max(1, num_pixels // (sizes[ends[-1]][0] * sizes[ends[-1]][1]))
             if number == len(images) or sizes[number] != sizes[ends[-1]] or number - ends[-1] >= max_images:
                 ends.append(number)
         return [slice(*pair) for pair in pairwise(ends)]
+
+
+def move_boxes(boxes: Sequence[Boxes], device: torch.device) -> list[Boxes]:
+    """Moves the boxes of several images to a device, in one copy; those that are there already stay as they are."""
+    if all(image.corners_M4.device == device for image in boxes):
+        return list(boxes)
+    counts = [len(image) for image in boxes]
+    corners_B4 = move(torch.cat([image.corners_M4 for image in boxes]), device)
+    labels_B = move(torch.cat([image.labels_M for image in boxes]), device)
+    return [Boxes(*pair) for pair in zip(corners_B4.split(counts), labels_B.split(counts), strict=True)]
 
 
 def round_up_side(side: int) -> int:

@@ -40,7 +40,6 @@ from torch import Tensor, nn
 from benchmark.api import Boxes
 from benchmark.vision.detection.detector import (
     Batch,
-    Detections,
     Detector,
     PixelFormat,
     add_background,
@@ -58,6 +57,7 @@ from benchmark.vision.detection.mmdet_settings import (
     pixel_format_of,
 )
 from benchmark.vision.detection.recipe import MMDET_PREFIX, DetectorRecipe
+from benchmark.vision.detection.suppression import Detections
 from benchmark.vision.detection.torchvision_detectors import UNUSED_WEIGHTS
 from benchmark.vision.weights import load_weights
 
@@ -113,13 +113,12 @@ class MmdetDetector(Detector):
         """Returns the neck's outputs, made contiguous: mmcv's operators read maps with channels last incorrectly."""
         return [level.contiguous() for level in self.inner.extract_feat(images_N3HW)]
 
-    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """The sum of all loss terms that the library itself would train on."""
+    def loss_terms(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> dict[str, Tensor]:
+        """The sum of all loss terms that the library itself would train on, as one term."""
         heads = [head for name, head in self.inner.named_children() if name not in ("backbone", "neck")]
         with self._use_maps(maps), training_mode(self.inner, *heads):
             losses = self.inner.loss(batch.images_N3HW, data_samples(batch, targets))
-        total: Tensor = self.inner.parse_losses(losses)[0]
-        return total
+        return {"loss": self.inner.parse_losses(losses)[0]}
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """Scores boxes as the library does."""

@@ -18,9 +18,10 @@ from torchvision.models.detection.ssd import SSD, SSDHead, _vgg_extractor
 from torchvision.ops import box_iou
 
 from benchmark.api import Boxes
-from benchmark.vision.detection.detector import Batch, Detections, Detector, PixelFormat, Suppression, suppress
+from benchmark.vision.detection.detector import Batch, Detector, PixelFormat
 from benchmark.vision.detection.recipe import SMALL, SSD_SIDE, DetectorRecipe
-from benchmark.vision.detection.torchvision_detectors import SmallBackbone, conv_block, load_backbone, sum_losses
+from benchmark.vision.detection.suppression import Detections, Suppression, suppress_batch
+from benchmark.vision.detection.torchvision_detectors import SmallBackbone, conv_block, load_backbone
 
 MAP_CHANNELS = [512, 1024, 512, 256, 256, 256]  # channels of the six source maps, conv4_3 to conv11_2
 
@@ -35,6 +36,7 @@ class Ssd(Detector):
     """
 
     is_two_stage, pixel_format = False, PixelFormat((123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
+    is_positive_NA: Tensor  # the default boxes of the last loss that were matched
 
     def __init__(self, recipe: DetectorRecipe, num_classes: int, weights: Path | None) -> None:
         super().__init__()
@@ -59,26 +61,29 @@ class Ssd(Detector):
         """Returns the source maps, with 38, 19, 10, 5, 3 and 1 places per side, or four maps of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
-    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
+    def loss_terms(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> dict[str, Tensor]:
         """Smooth L1 of the boxes and cross-entropy of the classes, each divided by the number of positives in the
         batch."""
         outputs, defaults = self._outputs(maps, batch)
         boxes = [{"boxes": target.corners_M4, "labels": target.labels_M + 1} for target in targets]  # 0: background
         pairs = zip(targets, defaults, strict=True)
         matches = [self._match_targets(target, defaults_A4) for target, defaults_A4 in pairs]
-        return sum_losses(self.inner.compute_loss(boxes, outputs, defaults, matches))
+        self.is_positive_NA = torch.stack(matches) >= 0
+        terms: dict[str, Tensor] = self.inner.compute_loss(boxes, outputs, defaults, matches)
+        return terms
+
+    def loss_divisor(self, targets: Sequence[Boxes]) -> Tensor:
+        """The number of positives."""
+        return self.is_positive_NA.sum()
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """Scores a box by its class probability; the best candidates of each class enter suppression."""
         outputs, defaults = self._outputs(maps, batch)
         scores_NAK = outputs["cls_logits"].softmax(2).roll(-1, 2)  # background last
-        detections = []
-        parts = zip(scores_NAK, outputs["bbox_regression"], defaults, batch.sizes, strict=True)
-        for scores_AK, deltas_A4, defaults_A4, size in parts:
-            corners_A4 = self.inner.box_coder.decode_single(deltas_A4, defaults_A4)
-            scores_AC = keep_likeliest(scores_AK[:, :-1], self.suppression.num_candidates)
-            detections.append(suppress(scores_AC, corners_A4, size, self.suppression, scores_AK))
-        return detections
+        scores = [keep_likeliest(scores_AK[:, :-1], self.suppression.num_candidates) for scores_AK in scores_NAK]
+        pairs = zip(outputs["bbox_regression"], defaults, strict=True)
+        corners = [self.inner.box_coder.decode_single(deltas_A4, defaults_A4) for deltas_A4, defaults_A4 in pairs]
+        return suppress_batch(scores, corners, batch.sizes, self.suppression, list(scores_NAK))
 
     def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
         """(N, D): the source maps, averaged over places and concatenated, because their widths differ; D = 2816 on

@@ -6,13 +6,12 @@ Shapes: N images, H x W pixels, P predictions, M boxes of one image, C classes, 
 from __future__ import annotations
 
 import copy
-import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,21 +30,20 @@ from benchmark.api import (
     Predictions,
     Scores,
     Targets,
-    activity,
-    seeded,
 )
 from benchmark.vision.data.annotations import GroundTruth, Split, image_scans
 from benchmark.vision.data.duplicates import report_sources
-from benchmark.vision.data.reading import Noise, read_groups
+from benchmark.vision.data.reading import Noise, Views
 from benchmark.vision.data.splitting import check_has_boxes
-from benchmark.vision.detection.augmented_views import AugmentedImages, MapBack, map_back
+from benchmark.vision.data_parallel import fit_in_processes
+from benchmark.vision.detection.augmented_views import AugmentedView, MapBack, map_back
+from benchmark.vision.detection.batches import BatchReader, ReadBatch, detect_in_images, with_targets
 from benchmark.vision.detection.detection_set import DetectionSet, apply_dropout
-from benchmark.vision.detection.detector import Batch, Detections, DetectionsWithFeatures, Detector
-from benchmark.vision.detection.detectors import detector_builder
-from benchmark.vision.detection.inputs import BatchBuilder, ResizedBatch
+from benchmark.vision.detection.detector import Batch, DetectionsWithFeatures, Detector
+from benchmark.vision.detection.fit import DetectorFit, build_network
+from benchmark.vision.detection.inputs import BatchBuilder
 from benchmark.vision.detection.recipe import DetectorRecipe
 from benchmark.vision.detection.scores import coco_scores, voc_map
-from benchmark.vision.detection.training import Step, train_detector
 from benchmark.vision.encoding.encodings import Encodings
 from benchmark.vision.fingerprints import derive_seed, digest
 from benchmark.vision.networks import suits_channels_last
@@ -53,8 +51,8 @@ from benchmark.vision.task import VisionTask, cast_model, encoder_pool, thumbnai
 from benchmark.vision.training import uses_batch_statistics
 from benchmark.vision.weights import weights_file
 
-PIXELS_PER_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 images of 64x64; on a GPU seven of 800x1333
 MAP_SCORES = {"50": "ap50", "50:95": "ap"}
+Result = TypeVar("Result")
 
 
 class Detection(VisionTask[Detector]):
@@ -81,7 +79,7 @@ class Detection(VisionTask[Detector]):
         ValueError: the recipe cannot be carried out, or the pool or the test set has no usable box.
     """
 
-    metric = MEAN_AP
+    metric, trains_in_processes = MEAN_AP, True
 
     def __init__(
         self, machine: Machine, recipe: DetectorRecipe, pool: Split, test: Split, num_classes: int,
@@ -99,8 +97,9 @@ class Detection(VisionTask[Detector]):
         if not suits_channels_last(detector, self._device):
             self._recipe = replace(recipe, channels_last=False)
         self._batch_builder = BatchBuilder(self._recipe, detector.pixel_format, machine.device)
-        self._num_pixels = PIXELS_PER_BATCH[machine.device.type]
-        self.batch_size = max(1, self._num_pixels // math.prod(self._batch_builder.padded_size(pool.images[0])))
+        self.pool_reader = BatchReader(pool.images, "pool", self._batch_builder, machine)
+        self.test_reader = BatchReader(test.images, "test", self._batch_builder, machine)
+        self.batch_size = self.pool_reader.batch_size
         self._encoder_pool = encoder_pool(pool.images, machine)
         self._encodings = Encodings(self._encoder_pool, self._encoder_pool, pool.images.fingerprint, machine)
         parts = [truth_arrays(split.truth) for split in (pool, test)]
@@ -114,22 +113,16 @@ class Detection(VisionTask[Detector]):
         Raises:
             ValueError: training diverges.
         """
-        labelled_images, self._memo = np.sort(labelled), None
-        detector = self._build_network(seed, companion)
+        labelled_images, self._memo, num = np.sort(labelled), None, self._machine.processes_per_fit
         checkpoint = self._checkpoint_path(labelled_images, seed, companion)
-
-        def prepare(steps: Sequence[Step]) -> Iterator[tuple[Batch, list[Boxes]]]:
-            groups = [labelled_images[step.positions].tolist() for step in steps]
-            for step, group, images in zip(steps, groups, self._read_images(self._pool, groups), strict=True):
-                boxes = [self._pool.truth.boxes_of(index) for index in group]
-                seeds = [derive_seed(seed, f"varied {step.number} {index}") for index in group]
-                augmented_images, augmented_boxes = self._batch_builder.augment(images, boxes, seeds)
-                resized = self._batch_builder(augmented_images, self._image_seeds(self._pool, group), step.flips)
-                yield resized.batch, resized.to_batch_pixels(augmented_boxes)
-
-        train_detector(
-            detector, len(labelled_images), prepare, self._recipe, companion, derive_seed(seed, "training"), checkpoint
-        )
+        fit = DetectorFit(
+            self._recipe, self.num_classes, self._weights, replace(self._machine, workers=self._machine.workers // num),
+            self._pool, labelled_images, seed, companion, checkpoint,
+        )  # fmt: skip
+        if num == 1:
+            return fit(self._device)
+        detector = self._build_network(seed, companion)
+        detector.load_state_dict(fit_in_processes(fit, num, self._device))
         return detector
 
     def score(self, model: nn.Module) -> Scores:
@@ -142,7 +135,7 @@ class Detection(VisionTask[Detector]):
         """
         self._memo = None
         truth = self._test.truth
-        detections = self._detect_all(model, self._test, np.arange(self.num_test())).to_arrays()
+        detections = self._detect(model, self.test_reader, np.arange(self.num_test())).to_arrays()
         scores = coco_scores(truth, detections, self.classes)
         scores |= {"map": scores[self._map], "voc_map": voc_map(truth, detections, self.num_classes)}
         labels_by_source = {"predicted": detections.label_P, "test": truth.labels_B[~truth.ignored_B]}
@@ -192,10 +185,12 @@ class Detection(VisionTask[Detector]):
         """Returns the detections after non-maximum suppression, at most a hundred per image by default."""
         return self._cached_detections(model, indices).to_predictions()
 
-    def perturbed(self, model: nn.Module, indices: Indices, sigma: float, seed: int) -> Predictions:
-        """Returns what `predict` returns, on images with Gaussian noise."""
-        noise = Noise(sigma, {index: derive_seed(seed, f"noise {index}") for index in np.asarray(indices).tolist()})
-        return self._detect_all(model, self._pool, indices, noise).to_predictions()
+    def perturbed(
+        self, model: nn.Module, indices: Indices, sigmas: Sequence[float], seeds: Sequence[int]
+    ) -> Iterator[list[Predictions]]:
+        """Yields what `predict` returns, on stored images and on images with each level of Gaussian noise."""
+        views = [Noise(sigma, seed) for sigma, seed in zip(sigmas, seeds, strict=True)]
+        return self._predict_views(model, indices, views, [None] * len(views))
 
     def proposals(self, model: nn.Module, indices: Indices) -> Predictions:
         """Returns what `predict` returns, with the proposal of each box.
@@ -211,8 +206,7 @@ class Detection(VisionTask[Detector]):
     def embed(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N, D): the inputs of the last layers, averaged over places and levels (FCOS) or proposals (Faster R-CNN)."""
         detector = cast_model(model, Detector)
-        batches = self._feature_maps(detector, indices)
-        return torch.cat([detector.pooled_features(maps, batch).float() for maps, batch in batches])
+        return self._map_features(detector, indices, lambda maps, batch: detector.pooled_features(maps, batch).float())
 
     def labels(self, model: nn.Module, indices: Indices) -> list[Boxes]:
         """Returns the boxes of each image, without ignored ones."""
@@ -229,7 +223,7 @@ class Detection(VisionTask[Detector]):
         Cost:
             about the same as `predict`.
         """
-        return torch.cat([detections.features_MD for detections in self._detect_with_features(model, indices)])
+        return torch.cat(self._detect_with_features(model, indices, lambda detections: detections.features_MD))
 
     @torch.no_grad()
     def sample(self, model: nn.Module, indices: Indices, num_samples: int, seed: int) -> Iterator[Predictions]:
@@ -246,7 +240,7 @@ class Detection(VisionTask[Detector]):
             each box.
         """
         rate, images = self._recipe.dropout, np.asarray(indices).tolist()
-        with_features = list(self._detect_with_features(model, indices))
+        with_features = self._detect_with_features(model, indices, lambda detections: detections)
         detections = [part.detections for part in with_features]
         predictions = DetectionSet.from_images(detections, self.num_classes, self._device).to_predictions()
         for number in range(num_samples):
@@ -256,17 +250,20 @@ class Detection(VisionTask[Detector]):
             ]
             yield replace(predictions, scores_PC=torch.cat([predictions.scores_PC[:0], *scores]))
 
-    def augmented(self, model: nn.Module, indices: Indices, how: Augmentation, seed: int) -> Predictions:
-        """Returns what `predict` returns, on augmented images; see `views`."""
-        views = Split(AugmentedImages(self._pool.images, how, seed), self._pool.truth)
-        return self._detect_all(model, views, indices, undo=partial(map_back, how)).to_predictions()
+    def augmented(
+        self, model: nn.Module, indices: Indices, hows: Sequence[Augmentation], seeds: Sequence[int]
+    ) -> Iterator[list[Predictions]]:
+        """Yields what `predict` returns, on stored images and on images that are augmented in each way."""
+        views = [AugmentedView(how, seed) for how, seed in zip(hows, seeds, strict=True)]
+        return self._predict_views(model, indices, views, [partial(map_back, how) for how in hows])
 
     @torch.no_grad()
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,): the companion's output on the feature maps."""
         detector = cast_model(model, Detector)
-        assert detector.companion is not None, "the model was fitted without a companion"
-        return torch.cat([detector.companion(maps) for maps, _ in self._feature_maps(detector, indices)])
+        companion = detector.companion
+        assert companion is not None, "the model was fitted without a companion"
+        return self._map_features(detector, indices, lambda maps, batch: companion(maps))
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Returns the weights of the last layers, without biases, as ISAL uses them.
@@ -290,14 +287,17 @@ class Detection(VisionTask[Detector]):
     ) -> Tensor:
         """(N,): the sum of all loss terms of each image, normalised by its own positives; differentiable in
         `weights`."""
-        split = self._test if test else self._pool
-        detector = cast_model(model, Detector)
+        split, reader = (self._test, self.test_reader) if test else (self._pool, self.pool_reader)
         boxes = [split.truth.boxes_of(index) for index in indices] if targets is None else targets
         assert isinstance(boxes, list), "a detector's targets are boxes"
-        return torch.cat([detector(*pair) for pair in self._read_targets(split, [np.asarray(indices).tolist()], boxes)])
+        work = with_targets(cast_model(model, Detector), boxes)
+        return torch.stack(reader.map_images(indices, work, in_one_group=True))
 
     def directional(self, model: nn.Module, indices: Indices, targets: Targets, direction: Direction) -> Tensor:
         """(N,): exact derivatives of the losses along `direction`; see `Detector.directional_derivatives`.
+
+        Where a target is the detector's own box, an IoU loss (FCOS) has a kink at the place that predicts it: rounding
+        decides the sign of that place's slopes, so they differ between devices; `tools/device_parity.py` shows it.
 
         Cost:
             about the same as the losses. No gradient of the backbone is computed.
@@ -305,89 +305,63 @@ class Detection(VisionTask[Detector]):
         assert isinstance(targets, list), "a detector's targets are boxes"
         detector = cast_model(model, Detector)
         directions = [direction[name] for name in detector.last_weights()]
-        pairs = self._read_targets(self._pool, self._group_indices(indices), targets)
-        return torch.cat([detector.directional_derivatives(*pair, directions) for pair in pairs])
+        work = with_targets(partial(detector.directional_derivatives, direction=directions), targets)
+        return torch.stack(self.pool_reader.map_images(indices, work))
 
     # --- internal --------------------------------------------------------------------------------
     def _build_network(self, seed: int, companion: Companion | None) -> Detector:
         """Builds a fresh detector. A companion does not change its initial weights."""
-        recipe = self._recipe
-        with seeded(derive_seed(seed, "network")):
-            detector = detector_builder(recipe.model)(recipe, self.num_classes, self._weights)
-        detector.precision = recipe.precision
-        if companion is not None:
-            with seeded(derive_seed(seed, "companion")):
-                detector.companion = companion.module(detector.channels)
-        if recipe.channels_last:
-            detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return detector.to(self._device).eval()
+        return build_network(self._recipe, self.num_classes, self._weights, seed, companion).to(self._device)
 
-    def _group_indices(self, indices: Indices) -> list[list[int]]:
-        """The indices in batches of `batch_size`."""
-        positions = np.asarray(indices).tolist()
-        return [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
+    def _map_features(
+        self, detector: Detector, indices: Indices, function: Callable[[list[Tensor], Batch], Tensor]
+    ) -> Tensor:
+        """(N, ...): a function of the feature maps of pool images, which are computed batch by batch."""
 
-    def _image_seeds(self, split: Split, group: list[int]) -> list[int]:
-        """A seed for each image, which depends on its position and on its split."""
-        return [derive_seed(index, "test" if split is self._test else "pool") for index in group]
+        def work(batch: ReadBatch) -> Tensor:
+            inputs = batch.resized.batch
+            return function(detector.feature_maps(inputs.images_N3HW), inputs)
 
-    def _read_images(
-        self, split: Split, groups: Sequence[list[int]], noise: Noise | None = None
-    ) -> Iterator[list[Tensor]]:
-        """Yields each group of images, read by the machine's worker processes."""
-        return read_groups(split.images, groups, self._machine.workers, noise, self._device.type == "cuda")
+        return torch.stack(self.pool_reader.map_images(indices, work))
 
-    def _read_batches(
-        self, split: Split, groups: Sequence[list[int]], noise: Noise | None = None
-    ) -> Iterator[ResizedBatch]:
-        """Yields the images of the groups in order. Each image is padded as if it were alone."""
-        reading = zip(groups, self._read_images(split, groups, noise), strict=True)
-        for group, images in activity.track(reading, "going through images", "batches", len(groups)):
-            seeds = self._image_seeds(split, group)
-            for part in self._batch_builder.split_by_size(images, self._num_pixels):
-                yield self._batch_builder(images[part], seeds[part])
+    def _detect_with_features(
+        self, model: nn.Module, indices: Indices, function: Callable[[DetectionsWithFeatures], Result]
+    ) -> list[Result]:
+        """A function of the detections on each pool image with the inputs of the classification layer."""
+        detector = cast_model(model, Detector)
 
-    def _read_targets(
-        self, split: Split, groups: Sequence[list[int]], boxes: Sequence[Boxes]
-    ) -> Iterator[tuple[Batch, list[Boxes]]]:
-        """Yields the batches of `_read_batches` with the boxes of their images."""
-        start = 0
-        for resized in self._read_batches(split, groups):
-            targets = resized.to_batch_pixels(boxes[start : start + len(resized.batch.sizes)])
-            start += len(targets)
-            yield resized.batch, targets
+        def work(batch: ReadBatch) -> Iterator[Result]:
+            resized = batch.resized
+            maps = detector.feature_maps(resized.batch.images_N3HW)
+            for number, part in enumerate(detector.detect_with_features(maps, resized.batch)):
+                yield function(replace(part, detections=resized.to_image_pixels(number, part.detections)))
 
-    def _feature_maps(self, detector: Detector, indices: Indices) -> Iterator[tuple[list[Tensor], Batch]]:
-        """Yields the feature maps of pool images, batch by batch."""
-        for resized in self._read_batches(self._pool, self._group_indices(indices)):
-            yield detector.feature_maps(resized.batch.images_N3HW), resized.batch
+        return self.pool_reader.map_images(indices, work)
 
     def _cached_detections(self, model: nn.Module, indices: Indices) -> DetectionSet:
         """The detections on pool images. Those of the last call are cached."""
         if self._memo is None or self._memo[0]() is not model or not np.array_equal(self._memo[1], indices):
-            self._memo = (weakref.ref(model), np.array(indices), self._detect_all(model, self._pool, indices))
+            self._memo = (weakref.ref(model), np.array(indices), self._detect(model, self.pool_reader, indices))
         return self._memo[2]
 
-    def _detect_with_features(self, model: nn.Module, indices: Indices) -> Iterator[DetectionsWithFeatures]:
-        """Yields the detections on each pool image with the inputs of the classification layer."""
-        detector = cast_model(model, Detector)
-        for resized in self._read_batches(self._pool, self._group_indices(indices)):
-            maps = detector.feature_maps(resized.batch.images_N3HW)
-            for number, part in enumerate(detector.detect_with_features(maps, resized.batch)):
-                yield replace(part, detections=resized.to_image_pixels(number, part.detections))
+    @torch.no_grad()
+    def _detect(self, model: nn.Module, reader: BatchReader, indices: Indices) -> DetectionSet:
+        """The detections on images, in pixels of the stored images."""
+        detections = reader.map_images(indices, detect_in_images(cast_model(model, Detector)))
+        return DetectionSet.from_images(detections, self.num_classes, self._device)
 
     @torch.no_grad()
-    def _detect_all(
-        self, model: nn.Module, split: Split, indices: Indices, noise: Noise | None = None, undo: MapBack | None = None
-    ) -> DetectionSet:
-        """The detections on images of a split, in pixels of the stored images; `undo` maps them from augmented ones."""
-        detector, detections = cast_model(model, Detector), list[Detections]()
-        for resized in self._read_batches(split, self._group_indices(indices), noise):
-            maps = detector.feature_maps(resized.batch.images_N3HW)
-            for number, in_batch in enumerate(detector.detect(maps, resized.batch)):
-                in_image = resized.to_image_pixels(number, in_batch)
-                detections.append(in_image if undo is None else undo(in_image, resized.image_size(number)))
-        return DetectionSet.from_images(detections, self.num_classes, self._device)
+    def _predict_views(
+        self, model: nn.Module, indices: Indices, views: Views, undo: Sequence[MapBack | None]
+    ) -> Iterator[list[Predictions]]:
+        """Yields the predictions on stored images and on each view, for consecutive parts of `indices`.
+
+        `undo` maps the detections on each view to pixels of the stored images; None where they are already.
+        """
+        work = detect_in_images(cast_model(model, Detector), [None, *undo])
+        for part in self.pool_reader.map_views(indices, views, work):
+            sets = [DetectionSet.from_images(of_view, self.num_classes, self._device) for of_view in part]
+            yield [detections.to_predictions() for detections in sets]
 
 
 def exchange_boxes(truth: GroundTruth, paid: Indices, num_classes: int, rng: np.random.Generator) -> GroundTruth:

@@ -28,18 +28,16 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 from benchmark.api import Boxes
 from benchmark.vision.detection.detector import (
     Batch,
-    Detections,
     DetectionsWithFeatures,
     Detector,
     PixelFormat,
-    Suppression,
     add_background,
     add_dropout_before,
     record_calls,
-    suppress,
     training_mode,
 )
 from benchmark.vision.detection.recipe import SMALL, VGG, DetectorRecipe, is_known_backbone
+from benchmark.vision.detection.suppression import Detections, Suppression, suppress_batch
 from benchmark.vision.pixels import CHANNEL_STATISTICS
 from benchmark.vision.weights import load_weights
 
@@ -69,11 +67,17 @@ class Fcos(Detector):
         """Returns levels P3 to P7, or four levels of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
-    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """The sum of the three losses, each divided by the number of positives in the batch."""
+    def loss_terms(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> dict[str, Tensor]:
+        """The losses of classes, boxes and centerness, each divided by the number of positives in the batch."""
         outputs, anchors, counts = self._outputs(maps, batch)
         boxes = [{"boxes": target.corners_M4, "labels": target.labels_M} for target in targets]
-        return sum_losses(self.inner.compute_loss(boxes, outputs, anchors, counts))
+        terms: dict[str, Tensor] = self.inner.compute_loss(boxes, outputs, anchors, counts)
+        return terms
+
+    def loss_divisor(self, targets: Sequence[Boxes]) -> Tensor:
+        """The number of positives."""
+        is_positive_NA: Tensor = self.inner.head.is_positive_NA
+        return is_positive_NA.sum()
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """Scores a box by the square root of class probability times centerness, as torchvision does; the paper's score
@@ -81,13 +85,14 @@ class Fcos(Detector):
         outputs, anchors, counts = self._outputs(maps, batch)
         scores_NAC = (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt()
         corners_NA4 = self.inner.box_coder.decode(outputs["bbox_regression"], torch.stack(anchors))
-        detections = []
-        for scores_AC, corners_A4, size in zip(scores_NAC, corners_NA4, batch.sizes, strict=True):
-            distributions_AK = add_background(scores_AC)
-            in_image = suppress(scores_AC, corners_A4, size, self.suppression, distributions_AK, levels=counts)
-            products_MK = add_background(scores_AC[in_image.candidates_M].square())
-            detections.append(replace(in_image, paper_scores_M=products_MK[:, :-1].amax(1)))
-        return detections
+        distributions = [add_background(scores_AC) for scores_AC in scores_NAC]
+        detections = suppress_batch(
+            list(scores_NAC), list(corners_NA4), batch.sizes, self.suppression, distributions, levels=counts
+        )
+        return [
+            replace(in_image, paper_scores_M=add_background(scores_AC[in_image.candidates_M].square())[:, :-1].amax(1))
+            for in_image, scores_AC in zip(detections, scores_NAC, strict=True)
+        ]
 
     def detect_with_features(self, maps: Sequence[Tensor], batch: Batch) -> list[DetectionsWithFeatures]:
         """Adds the class tower's output around the place of each box, in the window of the classification layer's
@@ -158,15 +163,19 @@ class FasterRcnn(Detector):
         """Returns levels P2 to P6, or four levels of the small backbone."""
         return list(self.inner.backbone(images_N3HW).values())
 
-    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
-        """The sum of the RPN's losses (objectness, boxes) and the head's (classes, boxes), on sampled anchors and
-        proposals."""
+    def loss_terms(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> dict[str, Tensor]:
+        """The RPN's losses (objectness, boxes) and the head's (classes, boxes), on sampled anchors and proposals."""
         boxes = [{"boxes": target.corners_M4, "labels": target.labels_M + 1} for target in targets]  # 0: background
         named = self._name_levels(maps)
         with training_mode(self.inner.rpn, self.inner.roi_heads):
             proposals, rpn_losses = self.inner.rpn(ImageList(batch.images_N3HW, batch.sizes), named, boxes)
             _, head_losses = self.inner.roi_heads(named, proposals, batch.sizes, boxes)
-        return sum_losses(rpn_losses) + sum_losses(head_losses)
+        return {**rpn_losses, **head_losses}
+
+    def loss(self, maps: Sequence[Tensor], batch: Batch, targets: Sequence[Boxes]) -> Tensor:
+        """The sum of `loss_terms`: of the RPN's, plus of the head's, since another order would round differently."""
+        terms = list(self.loss_terms(maps, batch, targets).values())
+        return torch.stack(terms[:2]).sum() + torch.stack(terms[2:]).sum()
 
     def detect(self, maps: Sequence[Tensor], batch: Batch) -> list[Detections]:
         """Scores a box by its class probability; each class has its own box."""
@@ -194,11 +203,9 @@ class FasterRcnn(Detector):
         corners_RK4 = self.inner.roi_heads.box_coder.decode(deltas_R4K, proposals)
         scores_RK = logits_RK.softmax(1).roll(-1, 1)  # background last
         counts = [len(boxes_R4) for boxes_R4 in proposals]
-        parts = zip(scores_RK.split(counts), corners_RK4[:, 1:].split(counts), batch.sizes, proposals, strict=True)
-        return [
-            suppress(scores_AK[:, :-1], corners_AC4, size, self.suppression, scores_AK, proposals_A4=proposals_A4)
-            for scores_AK, corners_AC4, size, proposals_A4 in parts
-        ]
+        distributions, corners = scores_RK.split(counts), corners_RK4[:, 1:].split(counts)
+        scores = [scores_AK[:, :-1] for scores_AK in distributions]
+        return suppress_batch(scores, corners, batch.sizes, self.suppression, distributions, proposals=proposals)
 
     def pooled_features(self, maps: Sequence[Tensor], batch: Batch) -> Tensor:
         """(N, D): the box head's output, averaged over the proposals of each image."""
@@ -230,9 +237,19 @@ SMALL_FASTER_RCNN = {  # proposals and samples per image with the small backbone
 }  # fmt: skip
 
 
-def sum_losses(losses: dict[str, Tensor]) -> Tensor:
-    """The sum of a library's loss terms."""
-    return torch.stack(list(losses.values())).sum()
+class CountingFcosHead(FCOSHead):  # type: ignore[misc]
+    """A head that knows which locations of the last loss were positives."""
+
+    is_positive_NA: Tensor
+
+    def compute_loss(
+        self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The losses of classes, boxes and centerness."""
+        self.is_positive_NA = torch.stack(matched_idxs) >= 0
+        terms: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        return terms
 
 
 def build_fcos_head(recipe: DetectorRecipe, num_classes: int) -> FCOSHead:
@@ -241,7 +258,7 @@ def build_fcos_head(recipe: DetectorRecipe, num_classes: int) -> FCOSHead:
     Predicted distances start at one stride, as exp(0) gives in the paper. torchvision's ReLU would start at zero, where
     its gradient can vanish for good.
     """
-    head = FCOSHead(recipe.channels, 1, num_classes, num_convs=1)
+    head = CountingFcosHead(recipe.channels, 1, num_classes, num_convs=1)
     norm: Callable[[int], nn.Module] = partial(nn.GroupNorm, recipe.channels // 8) if recipe.has_group_norm else no_norm
     head.classification_head = FCOSClassificationHead(
         recipe.channels, 1, num_classes, recipe.num_convs, norm_layer=norm

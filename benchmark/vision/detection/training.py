@@ -6,6 +6,7 @@ Shapes: N images, K channels, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -13,9 +14,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from benchmark.api import Boxes, Companion
+from benchmark.api import Boxes, Companion, seeded
+from benchmark.vision.data_parallel import average_gradients, process_number, share_of_batch
 from benchmark.vision.detection.detector import Batch, Detector
-from benchmark.vision.detection.recipe import DetectorRecipe
+from benchmark.vision.detection.recipe import TORCHVISION_MODELS, DetectorRecipe
 from benchmark.vision.fingerprints import derive_seed
 from benchmark.vision.learning_rate import LearningRateSchedule
 from benchmark.vision.training import add_companion_loss, is_attached, parameter_groups, train_sgd
@@ -60,25 +62,50 @@ def train_detector(
         ValueError: the loss is infinite or not a number.
     """
     steps = plan_steps(num_images, recipe, seed)
+    step_loss = average_gradients(
+        StepLoss(detector, companion, len(steps), seed), uses_all_parameters=recipe.model in TORCHVISION_MODELS
+    )
     lr_schedule = learning_rate_schedule(recipe, len(steps))
     train_sgd(
         detector, build_optimiser(detector, recipe), steps, prepare,
         learning_rate=lambda number: lr_schedule.rate_at(number, len(steps)),
-        objective=lambda pair, number: objective(detector, *pair, companion, number / len(steps)),
+        objective=lambda pair, number: step_loss(*pair, number),
         num_images=num_images, advice=f"lower lr={recipe.lr}, or raise warmup={recipe.warmup:g}",
         epochs=recipe.epochs, seed=seed, checkpoint=checkpoint, clip=recipe.clip,
     )  # fmt: skip
 
 
+class StepLoss(nn.Module):
+    """The loss of a step on the images of this process, as a module, which is what `average_gradients` takes.
+
+    Args:
+        detector: the detector.
+        companion: what the strategy trains beside the model; None without one.
+        num_steps: number of steps of the fit.
+        seed: seed of the fit; the process draws its own samples with it.
+    """
+
+    def __init__(self, detector: Detector, companion: Companion | None, num_steps: int, seed: int) -> None:
+        super().__init__()
+        self.detector, self.companion, self.num_steps, self.seed = detector, companion, num_steps, seed
+
+    def forward(self, batch: Batch, targets: list[Boxes], number: int) -> Tensor:
+        """The objective of step `number`."""
+        process = process_number()
+        draws = seeded(derive_seed(self.seed, f"step {number} process {process}")) if process else nullcontext()
+        with draws:
+            return objective(self.detector, batch, targets, self.companion, number / self.num_steps)
+
+
 def objective(
     detector: Detector, batch: Batch, targets: list[Boxes], companion: Companion | None, progress: float
 ) -> Tensor:
-    """The library's loss of the batch, plus the companion's.
+    """The library's loss of the batch, or this process's share of it, plus the companion's.
 
     A companion ranks losses of single images. These are computed separately and carry no gradient.
     """
     maps = detector.feature_maps(batch.images_N3HW)
-    loss = detector.loss(maps, batch, targets)
+    loss = share_of_batch(detector.loss(maps, batch, targets), lambda: detector.loss_divisor(targets))
     return add_companion_loss(
         loss, detector.companion, companion, maps, lambda: detector.image_losses(maps, batch, targets),
         is_attached(companion, progress),

@@ -32,7 +32,7 @@ from benchmark.api import (
     activity,
     seeded,
 )
-from benchmark.vision.data.annotations import image_scans
+from benchmark.vision.data.annotations import Images, image_scans, stored_sizes
 from benchmark.vision.data.duplicates import report_sources
 from benchmark.vision.data.label_maps import IGNORE_INDEX, ScrambledMaps, Split, check_has_labels
 from benchmark.vision.data.reading import read_groups
@@ -54,6 +54,7 @@ from benchmark.vision.segmentation.training import (
 )
 from benchmark.vision.task import VisionTask, cast_model, encoder_pool, thumbnails
 from benchmark.vision.training import uses_batch_statistics
+from benchmark.vision.transfer import move
 from benchmark.vision.weights import weights_file
 
 PIXELS_PER_BATCH = {"cpu": 2**20, "cuda": 2**23}  # 256 images of 64x64; on a GPU four of 1024x2048
@@ -144,7 +145,7 @@ class Segmentation(VisionTask[Segmenter]):
         """
         num_classes, network = len(self.classes), cast_model(model, Segmenter)
         total_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=self._device)
-        for pairs_N4HW in self._read_pairs(self._test, np.arange(self.num_test())):
+        for pairs_N4HW in self._read_pairs(self._test, by_size(self._test.images, self._device)):
             predicted_NHW = network(self._normalise_images(pairs_N4HW)).argmax(1)
             total_CC += confusion_matrix(predicted_NHW, pairs_N4HW[:, 3], num_classes)
         return segmentation_scores(total_CC, self.classes)
@@ -308,8 +309,8 @@ class Segmentation(VisionTask[Segmenter]):
         groups = [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
         for group in activity.track(self._read_groups(split, groups), "going through images", "batches", len(groups)):
             for shape, pairs in groupby(group, key=lambda pair_4HW: pair_4HW.shape):
-                for part in torch.stack(list(pairs)).split(max(1, self._num_pixels // math.prod(shape[1:]))):
-                    yield part.to(self._device, non_blocking=True)
+                on_device = torch.stack([move(pair, self._device) for pair in pairs])
+                yield from on_device.split(max(1, self._num_pixels // math.prod(shape[1:])))
 
     def _read_numbered_pairs(self, split: Split, indices: Indices) -> Iterator[tuple[slice, Tensor]]:
         """Yields the batches of `_read_pairs`, each with the slice of `indices` that it holds."""
@@ -345,6 +346,13 @@ class Segmentation(VisionTask[Segmenter]):
             maps_NHW = targets_Nhw[:, : logits_NCHW.shape[2], : logits_NCHW.shape[3]]
         sum_N, num_N = cross_entropy(logits_NCHW, maps_NHW)
         return sum_N / num_N.clamp(min=1)
+
+
+def by_size(images: Images, device: torch.device) -> Indices:
+    """The positions of all images; on a GPU, where small batches waste most of the time, those of one size together."""
+    sizes_N2 = stored_sizes(images) if device.type == "cuda" else None
+    order_N: Indices = np.arange(len(images)) if sizes_N2 is None else np.lexsort(sizes_N2.T)
+    return order_N
 
 
 def lattice_stride(height: int, width: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,6 +24,7 @@ from benchmark.vision.pixels import CHANNEL_STATISTICS
 from benchmark.vision.segmentation.networks import Segmenter
 from benchmark.vision.segmentation.recipe import SegmenterRecipe
 from benchmark.vision.training import add_companion_loss, is_attached, train_sgd
+from benchmark.vision.transfer import move
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,7 @@ def augment_batch(pairs: Sequence[Tensor], draws_N4: Tensor, recipe: SegmenterRe
     Images of different sizes are padded on the right and below.
     """
     parts = [
-        augment_pair(pair.to(device, non_blocking=True), draws, recipe)
-        for pair, draws in zip(pairs, draws_N4.tolist(), strict=True)
+        augment_pair(move(pair, device), draws, recipe) for pair, draws in zip(pairs, draws_N4.tolist(), strict=True)
     ]
     height, width = (recipe.crop or max(label_map.shape[axis] for _, label_map in parts) for axis in (0, 1))
     images, maps = [], []
@@ -160,10 +161,15 @@ def augment_pair(pair_4HW: Tensor, draws: Sequence[float], recipe: SegmenterReci
 
 def normalise(images: Tensor) -> Tensor:
     """(..., 3, H, W): minus ImageNet's mean, divided by its deviation, by channel."""
-    mean_311, deviation_311 = (
-        torch.tensor(values, device=images.device).view(3, 1, 1) for values in CHANNEL_STATISTICS["imagenet"]
-    )
+    mean_311, deviation_311 = imagenet_statistics(images.device)
     return (images - mean_311) / deviation_311
+
+
+@cache
+def imagenet_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1): ImageNet's mean and deviation by channel, copied to a device once."""
+    mean_311, deviation_311 = (torch.tensor(v, device=device).view(3, 1, 1) for v in CHANNEL_STATISTICS["imagenet"])
+    return mean_311, deviation_311
 
 
 def to_memory_format(images_N3HW: Tensor, recipe: SegmenterRecipe) -> Tensor:
