@@ -330,12 +330,10 @@ class View:
         return task.losses(self.model, self.__check_visible(indices), targets)
 
     def row_losses(self, indices: Indices) -> Callable[[Tensor], Tensor] | None:
-        """Returns a function that computes losses of labelled images without waiting for the device; declared as
-        `losses`.
+        """Returns a function for use in a `CapturedFunction` (need: `losses`); None where images are read from files.
 
-        It can be part of a `CapturedFunction`. It takes (N,) rows of `indices`, int64 on the device, and returns (N,)
-        losses on true labels, differentiable in `weights()`. None where the task cannot, because it reads its images
-        from files.
+        It takes (N,) rows of `indices`, int64 on the device, and returns (N,) losses of these labelled images on true
+        labels, differentiable in `weights()`. It never waits for the device.
 
         Args:
             indices: positions of labelled images in the pool.
