@@ -372,7 +372,9 @@ def test_plug_ins_see_the_gpu_of_their_worker_alone(tmp_path: Path, mishaps: Pat
     settings = config.compose_settings(["device=cpu", "threads=1", "jobs=2", f"plugins={mishaps}"])
     backend = ProcessBackend(settings, tmp_path / "fits", 2, ["3", "GPU-a"])
     assert len(rounds(list(WorkerPool(cells, Store(tmp_path / "run"), backend).events()))) == 4
-    assert {path.name for path in mishaps.glob("gpu-*")} <= {"gpu-3", "gpu-GPU-a"}
+    names = {path.name for path in mishaps.glob("gpu-*")}
+    assert names  # the second process may come too late for a cell
+    assert names <= {"gpu-3", "gpu-GPU-a"}
     assert sorted(backend.free_gpus) == ["3", "GPU-a"]
 
 
