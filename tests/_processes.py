@@ -41,6 +41,8 @@ def mishap(view, budget, rng, *, what: str = "none", at: int = 0):
             while len(list(Path(__file__).parent.glob("pid-*"))) < 2:
                 assert time.monotonic() - began < 60, "nobody came"
                 time.sleep(0.05)
+        if what == "gpu":
+            Path(__file__).with_name(f"gpu-{os.environ['CUDA_VISIBLE_DEVICES']}").touch()
         if what == "always_starved":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
     return view.unlabelled[:budget]

@@ -56,6 +56,7 @@ class WorkerProcess:
             self.connection.close()
             with contextlib.suppress(OSError):  # all have ended
                 os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
         return self.process.wait()
 
     def find_loss(self) -> tuple[WorkerLostError, bool]:
