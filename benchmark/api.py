@@ -53,7 +53,7 @@ from benchmark.contract.tasks import BatchSizes, Encoder, FromFiles, Pool, Repor
 from benchmark.contract.view import Reference, View
 from benchmark.plugins.capability_names import Need
 from benchmark.plugins.registry import EncoderName, StrategyName
-from benchmark.system import activity, tensor_files
+from benchmark.system import activity, tensor_cache, tensor_files
 from benchmark.system.process_state import seeded
 from benchmark.system.working_time import working_seconds
 
@@ -115,6 +115,7 @@ __all__ = [
     "register_task",
     "scores_by_class",
     "seeded",
+    "tensor_cache",
     "tensor_files",
     "working_seconds",
 ]  # fmt: skip

@@ -180,7 +180,7 @@ def list_class_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
     The order is that of torchvision's ImageFolder: folder by folder, then by name.
     """
-    images, others, visited = list[Path](), list[Path](), set[str]()
+    images, others, visited = list[tuple[str, str]](), list[tuple[str, str]](), set[str]()
     for path, subfolders, names in os.walk(folder, followlinks=True):
         if (real_path := os.path.realpath(path)) in visited:  # another link leads to this folder too
             subfolders.clear()
@@ -189,10 +189,6 @@ def list_class_files(folder: Path) -> tuple[list[Path], list[Path]]:
         subfolders[:] = [name for name in subfolders if not is_hidden_name(name)]
         for name in names:
             if not is_hidden_name(name):
-                (images if is_image(name) else others).append(Path(path, name))
-    return sorted(images, key=sort_key), sorted(others, key=sort_key)
-
-
-def sort_key(path: Path) -> tuple[str, str]:
-    """The order by folder, then by name."""
-    return str(path.parent), path.name
+                (images if is_image(name) else others).append((path, name))
+    image_paths, other_paths = ([Path(path, name) for path, name in sorted(part)] for part in (images, others))
+    return image_paths, other_paths

@@ -28,9 +28,10 @@ from benchmark.analysis.published import SOURCES_FILE, read_sources
 from benchmark.plugins import discovery
 from benchmark.records.record import Measured, Record
 from benchmark.records.store import WRITTEN_FOLDERS, Store
-from benchmark.runner.fit_cache import FitCache, acquire_lock
+from benchmark.runner.fit_cache import FitCache
 from benchmark.system import files, locks, tensor_files
 from benchmark.system.files import StoreWriteError
+from benchmark.system.tensor_cache import acquire_lock
 
 GRID = [
     "tasks=[shelf]", "strategies=[random]", "seeds=1", "rounds=3", "initial=20", "budget=5", "validation=10",

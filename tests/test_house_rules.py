@@ -529,10 +529,10 @@ MAY_WRITE = {
     ("benchmark/system/locks.py", "flock_folder"): "the same",
     ("benchmark/system/locks.py", "open_locked_file"): "the same",
     (
-        "benchmark/runner/fit_cache.py",
+        "benchmark/system/tensor_cache.py",
         "acquire_lock",
-    ): "locks single fits; a file system without locks is no error there",
-    ("benchmark/runner/fit_cache.py", "release_lock"): "the same",
+    ): "locks single files; a file system without locks is no error there",
+    ("benchmark/system/tensor_cache.py", "release_lock"): "the same",
     ("benchmark/system/streams.py", "tolerant_stream"): "opens the null device for a closed stream",
     ("benchmark/system/streams.py", "tolerate_closed_streams"): "the same",
     ("benchmark/runner/measuring.py", "reset_peak_memory"): "resets the peak of memory that Linux counts",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -22,9 +20,8 @@ from benchmark.experiment.cell import Cell
 from benchmark.experiment.spec import Spec
 from benchmark.runner.measuring import wait_for_gpu
 from benchmark.seeds import seed
-from benchmark.system import activity, files, tensor_files
+from benchmark.system import tensor_cache, tensor_files
 from benchmark.system.process_state import isolate_plugin
-from benchmark.system.remarks import remark_once
 from benchmark.system.working_time import working_seconds
 
 
@@ -37,7 +34,6 @@ class Fit:
     from_cache: bool
 
 
-KEY_LENGTH = 32  # hexadecimal digits of a fit's key
 RECHECK_SHARE = 0.02  # share of the cache's size that a process may add before it checks the folder's size again
 
 
@@ -52,13 +48,12 @@ class FitCache:
     def __init__(self, folder: Path, cache_gb: float, device: str) -> None:
         self.folder, self.cache_bytes, self.device = folder, int(cache_gb * 1e9), device
         self.bytes_since_check = math.inf  # bytes stored since the folder's size was checked
-        if folder.is_symlink():  # the cache removes old files, which may not happen in someone else's folder
-            remark_once(f"{folder} is a symbolic link: what it would keep is computed whenever it is needed")
+        if tensor_cache.is_link(folder):
             self.cache_bytes = 0
         if self.cache_bytes:
             with contextlib.suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
-            self.remove_leftovers()
+            tensor_cache.remove_leftovers(folder)
 
     def fit(
         self, task: Task, spec: Spec, labelled: Indices, seed: int, companion: Companion | None, companion_owner: str
@@ -92,7 +87,8 @@ class FitCache:
         if self.cache_bytes:
             self.bytes_since_check += save_model(path, model, seconds)
             if self.bytes_since_check > RECHECK_SHARE * self.cache_bytes:
-                self.trim(keep=path)
+                self.bytes_since_check = 0.0
+                tensor_cache.trim(self.folder, self.cache_bytes, keep=path)
         twin = task.model(companion)
         twin.load_state_dict(model.state_dict())
         return Fit(twin.eval(), seconds, from_cache=False)
@@ -102,8 +98,7 @@ class FitCache:
         model_and_seconds = load_model(path, task, companion)
         if model_and_seconds is None:
             return None
-        with contextlib.suppress(OSError):
-            os.utime(path, follow_symlinks=False)  # now it is the most recently used
+        tensor_cache.touch(path)
         return Fit(model_and_seconds[0], model_and_seconds[1], from_cache=True)
 
     def path(self, task: Task, spec: Spec, labelled: Indices, seed: int, companion_owner: str) -> Path:
@@ -117,33 +112,7 @@ class FitCache:
             spec.identity(), spec.code_hash, task.fingerprint, companion_owner, images, seed, torch.__version__,
             self.device,
         ]  # fmt: skip
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
-
-    def trim(self, keep: Path) -> None:
-        """Removes the least recently used fits, except `keep`, until the folder is within its size."""
-        self.bytes_since_check, entries = 0.0, []
-        for path in self.folder.glob(f"{'[0-9a-f]' * KEY_LENGTH}.safetensors"):  # nobody else's files
-            with contextlib.suppress(OSError):  # another process trims too
-                stat = path.stat()
-                entries.append((stat.st_mtime, stat.st_size, path))
-        total = sum(size for _, size, _ in entries)
-        for _, size, path in sorted(entries):
-            if total <= self.cache_bytes:
-                return
-            if path != keep:
-                total -= size
-                tensor_files.remove_file(path)
-
-    def remove_leftovers(self) -> None:
-        """Removes drafts and locks of killed processes, but nothing of a fit that is being trained."""
-        leftovers = [*self.folder.glob("*.draft"), *self.folder.glob("*.lock")]
-        for key in {path.name.partition(".")[0] for path in leftovers}:
-            lock = self.folder / f"{key}.lock"
-            handle = acquire_lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if handle is not None:
-                for draft in self.folder.glob(f"{key}.*draft"):
-                    tensor_files.remove_file(draft)
-                release_lock(lock, handle)
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[: tensor_cache.KEY_LENGTH]
 
 
 def fit_round(cell: Cell, task: Task, fits: FitCache, labelled: Indices, round_number: int) -> Fit:
@@ -169,45 +138,9 @@ def companion_and_owner(cell: Cell) -> tuple[Companion | None, str]:
     return (None, "") if companion is None else (companion, owner)
 
 
-@contextlib.contextmanager
-def fit_lock(path: Path) -> Iterator[None]:
-    """Lets one process or thread at a time work on the fit `path`; the system frees the lock of a process that dies.
-
-    On a disk that supports no locks nobody waits, so a fit may be trained twice there.
-    """
-    lock = path.with_suffix(".lock")
-    with activity.stage("waiting for another process that trains the same fit"):
-        handle = acquire_lock(lock, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            release_lock(lock, handle)
-
-
-def acquire_lock(lock: Path, flags: int) -> BinaryIO | None:
-    """Returns the locked file; None where it cannot be locked, or another holds it and `flags` say not to wait."""
-    while True:
-        try:
-            handle = files.open_lock_file(lock)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(handle, flags)
-        except OSError:
-            handle.close()
-            return None
-        if os.fstat(handle.fileno()).st_nlink:
-            return handle
-        handle.close()  # its holder removed it when done: others lock a new one
-
-
-def release_lock(lock: Path, handle: BinaryIO) -> None:
-    """Removes a lock file while it is held, then frees it."""
-    with contextlib.suppress(OSError):
-        lock.unlink(missing_ok=True)
-    fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough where a reader of images was forked meanwhile
-    handle.close()
+def fit_lock(path: Path) -> AbstractContextManager[None]:
+    """Lets one process or thread at a time work on the fit `path`, see `tensor_cache.hold_lock`."""
+    return tensor_cache.hold_lock(path, "waiting for another process that trains the same fit")
 
 
 def load_model(path: Path, task: Task, companion: Companion | None) -> tuple[nn.Module, float] | None:

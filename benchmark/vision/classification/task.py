@@ -38,8 +38,9 @@ from benchmark.api import (
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.classification.scores import accuracy_scores
 from benchmark.vision.classification.training import LabelledSet, train_classifier
+from benchmark.vision.data.decoded_images import load_images
 from benchmark.vision.data.duplicates import report_sources
-from benchmark.vision.data.image_checks import ImageScan, load_images
+from benchmark.vision.data.image_checks import ImageScan
 from benchmark.vision.data.image_files import Exif
 from benchmark.vision.directional import DirectionLayers
 from benchmark.vision.encoding.encodings import Encodings, InMemoryPool
@@ -74,7 +75,7 @@ class Split:
             paths: files of the images.
             labels: class of each image.
             size: images are resized to `size` x `size` pixels in RGB, whatever their aspect ratio.
-            exif: whether photographs are turned as their EXIF tags say; see `image_checks.load_images`.
+            exif: whether photographs are turned as their EXIF tags say; see `decoded_images.load_images`.
         """
         images_N3HW, scans = load_images(paths, size, exif)
         return cls(images_N3HW, np.array(labels, np.int64), scans)

@@ -14,15 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.spatial import cKDTree
 
 from benchmark.vision.data.image_checks import THUMBNAIL_SIDE, ImageScan, warn_once
 from benchmark.vision.data.regular_files import printable
+from benchmark.vision.data.user_cache import read_or_compute
 
 TEST_NEAR_POOL = "test images that nearly equal one of the pool"
 POOL_NEAR_POOL = "images of the pool that nearly equal another"
 FAULT_PREFIX = "FAULT: "  # begins a remark on a problem that makes results wrong
 MAX_NEAR_DISTANCE = 2.0  # of 255: the root mean square difference of the thumbnails of nearly equal images
+FORMAT = 1  # of stored near duplicates; raised when the search or its results change
 MIN_CONTRAST = 16.0  # of 255: thumbnails with a smaller standard deviation look alike for different images
 
 
@@ -60,8 +63,9 @@ class Sources:
     @cached_property
     def folder(self) -> str:
         """The data set's folder."""
-        folders = {os.path.abspath(scan.path.parent) for scan in (*self.pool, *self.test)}
-        return os.path.commonpath(folders) if self.root is None else os.path.abspath(self.root)
+        if self.root is not None:
+            return os.path.abspath(self.root)
+        return os.path.commonpath({os.path.abspath(scan.path.parent) for scan in (*self.pool, *self.test)})
 
     @cached_property
     def remarks(self) -> list[str]:
@@ -110,16 +114,10 @@ class Sources:
         """Remarks on near duplicates: test images of pool images, and pool images of each other."""
         if not pool:
             return []
-        values_UD, first_U, which_N, num_U = np.unique(
-            thumbnail_array(pool), axis=0, return_index=True, return_inverse=True, return_counts=True
-        )
-        tree, first_or_none_U1 = cKDTree(values_UD), np.append(first_U, len(pool))
-        other_U = first_or_none_U1[nth_nearest(tree, values_UD, 2)]
-        other_U[num_U > 1] = first_U[num_U > 1]
-        other_test_N = first_or_none_U1[nth_nearest(tree, thumbnail_array(test), 1)]
+        other_N, other_test_N = near_duplicates(thumbnail_array(pool), thumbnail_array(test))
         return [
             self.near_duplicate_remark(test, pool, other_test_N, TEST_NEAR_POOL),
-            self.near_duplicate_remark(pool, pool, other_U[which_N.ravel()], POOL_NEAR_POOL),
+            self.near_duplicate_remark(pool, pool, other_N, POOL_NEAR_POOL),
         ]
 
     def near_duplicate_remark(
@@ -140,14 +138,40 @@ class Sources:
 def with_contrast(scans: Sequence[ImageScan]) -> list[ImageScan]:
     """The first of each group of exact duplicates, without images of low contrast."""
     firsts = list({scan.pixel_hash: scan for scan in reversed(scans)}.values())[::-1]
-    is_flat_N = thumbnail_array(firsts).std(1) < MIN_CONTRAST
+    is_flat_N = thumbnail_array(firsts).astype(np.float32).std(1) < MIN_CONTRAST
     return [scan for scan, is_flat in zip(firsts, is_flat_N, strict=True) if not is_flat]
 
 
-def thumbnail_array(scans: Sequence[ImageScan]) -> npt.NDArray[np.float32]:
+def thumbnail_array(scans: Sequence[ImageScan]) -> npt.NDArray[np.uint8]:
     """(N, D): the thumbnails."""
-    values = np.frombuffer(b"".join(scan.thumbnail for scan in scans), np.uint8)
-    return values.reshape(-1, THUMBNAIL_SIDE**2).astype(np.float32)
+    return np.frombuffer(b"".join(scan.thumbnail for scan in scans), np.uint8).reshape(-1, THUMBNAIL_SIDE**2)
+
+
+def near_duplicates(
+    pool_ND: npt.NDArray[np.uint8], test_MD: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Finds for each image another image of the pool whose thumbnail nearly equals its own.
+
+    Args:
+        pool_ND: The thumbnails of the pool.
+        test_MD: The thumbnails of the test set.
+
+    Returns:
+        (N,) and (M,): the positions of the other images in the pool, N for images without one.
+    """
+
+    def search() -> dict[str, torch.Tensor]:
+        values_UD, first_U, which_N, num_U = np.unique(
+            pool_ND.astype(np.float32), axis=0, return_index=True, return_inverse=True, return_counts=True
+        )
+        tree, first_or_none_U1 = cKDTree(values_UD), np.append(first_U, len(pool_ND))
+        other_U = first_or_none_U1[nth_nearest(tree, values_UD, 2)]
+        other_U[num_U > 1] = first_U[num_U > 1]
+        other_test_M = first_or_none_U1[nth_nearest(tree, test_MD.astype(np.float32), 1)]
+        return {"pool": torch.from_numpy(other_U[which_N.ravel()]), "test": torch.from_numpy(other_test_M)}
+
+    others = read_or_compute(["near duplicates", FORMAT, MAX_NEAR_DISTANCE, pool_ND, test_MD], search)
+    return others["pool"].numpy(), others["test"].numpy()
 
 
 def nth_nearest(tree: cKDTree, values_ND: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.int64]:

@@ -26,6 +26,7 @@ from PIL import Image
 from benchmark.api import activity, tensor_files
 from benchmark.vision.data.image_files import FRAMES_KEY, Exif, Size, Turn, decode_image
 from benchmark.vision.data.regular_files import printable
+from benchmark.vision.data.user_cache import cache_folder
 
 THUMBNAIL_SIDE = 8  # pixels of a thumbnail
 MAX_REPORTED = 3  # bad images that an error message names
@@ -156,37 +157,6 @@ def scan_images(
     return scans
 
 
-def load_images(paths: Sequence[Path], size: int, exif: Exif) -> tuple[npt.NDArray[np.uint8], list[ImageScan]]:
-    """Loads images into memory at one size. Their scans are not cached, since the pixels are needed in every run.
-
-    Args:
-        paths: N files.
-        size: Height and width in pixels; images of another size are resized (bilinear, antialiased).
-        exif: See `image_files.turn_upright`.
-
-    Returns:
-        (N, 3, size, size) RGB, and the scan of each file at its original size.
-
-    Raises:
-        BadImagesError: Names all files that cannot be read completely.
-    """
-    images_N3HW, multi_frame = np.empty((len(paths), 3, size, size), np.uint8), list[Path]()
-
-    def load(number: int) -> ImageScan:
-        image, turn = decode_image(paths[number], exif=exif)
-        array = resized = np.asarray(image)
-        if image.size != (size, size):
-            resized = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-        images_N3HW[number] = resized.transpose(2, 0, 1)
-        multi_frame.extend([paths[number]] * (FRAMES_KEY in image.info))
-        return describe_image(paths[number], image, array, turn)
-
-    scans = map_parallel(load, range(len(paths)), len(paths))
-    report_turns(scans)
-    report_frames(multi_frame)
-    return images_N3HW, scans
-
-
 def describe_image(path: Path, image: Image.Image, array: npt.NDArray[np.uint8], turn: Turn) -> ImageScan:
     """Hashes the pixels of an image (`array` in numpy) and makes its thumbnail."""
     pixels = hashlib.sha256(f"{array.shape}".encode())
@@ -223,12 +193,17 @@ def map_parallel(function: Callable[[int], Result], indices: Sequence[int], tota
             results = list(activity.track(threads.map(attempt, indices), "reading images", total=len(indices)))
         finally:
             threads.shutdown(cancel_futures=True)  # an interrupted run waits only for the images that are being read
-    if pillow_warnings:
-        first = " ".join(str(pillow_warnings[0].message).split())
-        warn_once(f"while {total:,} images were read, Pillow warned {len(pillow_warnings):,} times, first: {first}")
+    report_pillow_warnings([str(warning.message) for warning in pillow_warnings], total)
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise BadImagesError(errors, total)
     return [result for result in results if not isinstance(result, ValueError)]
+
+
+def report_pillow_warnings(messages: Sequence[str], total: int) -> None:
+    """Logs in one line how often Pillow warned while it read `total` images, if it did."""
+    if messages:
+        first = " ".join(messages[0].split())
+        warn_once(f"while {total:,} images were read, Pillow warned {len(messages):,} times, first: {first}")
 
 
 def report_turns(scans: Sequence[ImageScan]) -> None:
@@ -296,14 +271,6 @@ def save_scans(scans: dict[ScanKey, ImageScan]) -> None:
             rows.executemany(INSERT_SCAN, [(*key, *scan[1:], row_digest(key, scan[1:])) for key, scan in scans.items()])
     except (OSError, sqlite3.Error, ValueError):
         pass
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for this package. Raises OSError if the home folder is unknown."""
-    folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    if not os.path.isabs(folder):  # never create a folder called `~`
-        raise OSError(f"{folder} is no absolute path")
-    return Path(folder) / "al-benchmark"
 
 
 def open_cache() -> sqlite3.Connection:

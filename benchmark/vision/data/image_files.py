@@ -5,6 +5,7 @@ Shapes: H x W pixels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ def is_image(name: str) -> bool:
     Args:
         name: Its name without the path.
     """
-    return Path(name).suffix.lower() in EXTENSIONS and not is_hidden_name(name)
+    return os.path.splitext(name)[1].lower() in EXTENSIONS and not is_hidden_name(name)
 
 
 def list_images(folder: Path) -> list[Path]:

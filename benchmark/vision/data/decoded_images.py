@@ -1,0 +1,227 @@
+"""Images in memory, at one size: decoded on all cores, and stored in the user's cache folder for later runs.
+
+Shapes: N images, S x S pixels.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+import torch
+from PIL import Image, features
+from torch.utils.data import DataLoader, Dataset
+
+from benchmark.api import activity
+from benchmark.vision.data.image_checks import (
+    THUMBNAIL_SIDE,
+    BadImagesError,
+    ImageScan,
+    describe_image,
+    report_frames,
+    report_pillow_warnings,
+    report_turns,
+)
+from benchmark.vision.data.image_files import FRAMES_KEY, Exif, Turn, decode_image
+from benchmark.vision.data.user_cache import read_or_compute
+
+FORMAT = 1  # of a stored file; raised when what is decoded or its meaning changes
+CODECS = [(name, features.version(name)) for name in ("jpg", "libtiff", "webp", "zlib")]  # they decide the pixels
+TURNS: tuple[Turn, ...] = ("", "turned", "stored")
+HASH_BYTES = 16  # of a pixel hash
+CHUNK_BYTES = 2**18  # of decoded images that a process sends at once
+MAX_PROCESSES = 32
+MIN_FOR_PROCESSES = 64  # fewer images are decoded by this process
+
+Value = TypeVar("Value")
+Text = TypeVar("Text", str, bytes)
+
+
+class DecodedImages(NamedTuple):
+    """Decoded images, and what is known of their files: the fields of `ImageScan` in arrays.
+
+    Args:
+        pixels_N3SS: RGB.
+        sizes_N2: Width and height before they were resized.
+        turns_N: Positions in TURNS.
+        hashes_NB: Pixel hashes, before they were resized.
+        thumbnails_NT: Grey values, row by row.
+        has_frames_N: Whether the file holds several images.
+    """
+
+    pixels_N3SS: npt.NDArray[np.uint8]
+    sizes_N2: npt.NDArray[np.int64]
+    turns_N: npt.NDArray[np.uint8]
+    hashes_NB: npt.NDArray[np.uint8]
+    thumbnails_NT: npt.NDArray[np.uint8]
+    has_frames_N: npt.NDArray[np.bool_]
+
+    @classmethod
+    def allocate(cls, num_images: int, size: int) -> Self:
+        """Returns arrays for so many images, without values."""
+        rows = {"pixels_N3SS": (3, size, size), "hashes_NB": (HASH_BYTES,), "thumbnails_NT": (THUMBNAIL_SIDE**2,)}
+        bytes_of = {name: np.empty((num_images, *shape), np.uint8) for name, shape in rows.items()}
+        sizes_N2, turns_N = np.empty((num_images, 2), np.int64), np.empty(num_images, np.uint8)
+        return cls(**bytes_of, sizes_N2=sizes_N2, turns_N=turns_N, has_frames_N=np.empty(num_images, np.bool_))
+
+    def decode(self, row: int, path: Path, exif: Exif) -> None:
+        """Decodes an image into a row. Raises ValueError if the file cannot be read completely."""
+        image, turn = decode_image(path, exif=exif)
+        array, size = np.asarray(image), self.pixels_N3SS.shape[-1]
+        scan = describe_image(path, image, array, turn)
+        is_fitting = image.size == (size, size)
+        resized = array if is_fitting else np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+        self.pixels_N3SS[row] = resized.transpose(2, 0, 1)
+        self.sizes_N2[row], self.turns_N[row] = image.size, TURNS.index(turn)
+        self.hashes_NB[row] = np.frombuffer(bytes.fromhex(scan.pixel_hash), np.uint8)
+        self.thumbnails_NT[row] = np.frombuffer(scan.thumbnail, np.uint8)
+        self.has_frames_N[row] = FRAMES_KEY in image.info
+
+    def scans(self, paths: Sequence[Path]) -> list[ImageScan]:
+        """The scans of the files."""
+        hashes = split_evenly(self.hashes_NB.tobytes().hex(), 2 * HASH_BYTES)
+        thumbnails = split_evenly(self.thumbnails_NT.tobytes(), THUMBNAIL_SIDE**2)
+        columns = paths, self.sizes_N2.tolist(), self.turns_N.tolist(), hashes, thumbnails
+        return [
+            ImageScan(path, width, height, TURNS[turn], pixel_hash, thumbnail)
+            for path, (width, height), turn, pixel_hash, thumbnail in zip(*columns, strict=True)
+        ]
+
+
+class Chunk(NamedTuple):
+    """Some decoded images.
+
+    Args:
+        images: The images; rows of bad ones have no values.
+        errors: What is wrong with the bad ones.
+        warnings: What Pillow warned of.
+    """
+
+    images: DecodedImages
+    errors: list[str]
+    warnings: list[str]
+
+
+class Chunks(Dataset[Chunk]):
+    """The chunks of a list of files, as a data set of torch. Its arguments are those of `load_images`."""
+
+    def __init__(self, paths: Sequence[Path], size: int, exif: Exif, chunk_size: int) -> None:
+        self.paths = [paths[start : start + chunk_size] for start in range(0, len(paths), chunk_size)]
+        self.size, self.exif = size, exif
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> Chunk:
+        paths, errors = self.paths[number], list[str]()
+        images = DecodedImages.allocate(len(paths), self.size)
+        with warnings.catch_warnings(record=True) as pillow_warnings:
+            warnings.simplefilter("always")
+            for row, path in enumerate(paths):
+                try:
+                    images.decode(row, path, self.exif)
+                except ValueError as error:
+                    errors.append(str(error))
+        return Chunk(images, errors, [str(warning.message) for warning in pillow_warnings])
+
+
+def load_images(paths: Sequence[Path], size: int, exif: Exif) -> tuple[npt.NDArray[np.uint8], list[ImageScan]]:
+    """Loads images into memory at one size. Files that have not changed since an earlier run are not decoded again.
+
+    A file has changed if its path, its size in bytes or the time of its last change of any kind (ctime, which users
+    cannot set) is another one.
+
+    Args:
+        paths: N files.
+        size: Height and width in pixels; images of another size are resized (bilinear, antialiased).
+        exif: See `image_files.turn_upright`.
+
+    Returns:
+        (N, 3, size, size) RGB, and the scan of each file at its original size.
+
+    Raises:
+        BadImagesError: Names all files that cannot be read completely.
+    """
+
+    def decode() -> Mapping[str, torch.Tensor]:
+        return {name: torch.from_numpy(array) for name, array in decode_all(paths, size, exif)._asdict().items()}
+
+    states_N2 = file_states(paths)
+    if states_N2 is None:
+        tensors = decode()
+    else:
+        place = "" if all(path.is_absolute() for path in paths) else os.getcwd()
+        key = ["decoded", FORMAT, PIL.__version__, CODECS, size, exif, place, "\0".join(map(str, paths)), states_N2]
+        tensors = read_or_compute(key, decode)
+    images = DecodedImages(**{name: tensor.numpy() for name, tensor in tensors.items()})
+    scans = images.scans(paths)
+    report_turns(scans)
+    report_frames([paths[row] for row in np.flatnonzero(images.has_frames_N)])
+    return images.pixels_N3SS, scans
+
+
+def file_states(paths: Sequence[Path]) -> npt.NDArray[np.int64] | None:
+    """(N, 2): sizes in bytes, and times of the last change in nanoseconds; None if a file is missing."""
+    try:
+        stats = [os.stat(path) for path in paths]
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return None
+    return np.array([(stat.st_size, stat.st_ctime_ns) for stat in stats], np.int64).reshape(-1, 2)
+
+
+def decode_all(paths: Sequence[Path], size: int, exif: Exif) -> DecodedImages:
+    """Decodes images on all cores, with a progress display.
+
+    Args:
+        paths: N files.
+        size: Height and width in pixels.
+        exif: See `image_files.turn_upright`.
+
+    Raises:
+        BadImagesError: Names all files that cannot be read completely.
+    """
+    num_workers = num_processes(len(paths))
+    chunk_size = max(1, min(CHUNK_BYTES // (3 * size**2), len(paths) // (8 * max(1, num_workers))))
+    loader = DataLoader(
+        Chunks(paths, size, exif, chunk_size), batch_size=None, num_workers=num_workers, collate_fn=pass_on,
+        generator=torch.Generator().manual_seed(0),  # unused; without it the loader draws from the global one
+    )  # fmt: skip
+    images, errors, pillow_warnings = DecodedImages.allocate(len(paths), size), list[str](), list[str]()
+    start = 0
+    chunks = activity.track(loader, "reading images", total=len(paths), size=lambda chunk: len(chunk.images.turns_N))
+    for chunk in chunks:
+        stop = start + len(chunk.images.turns_N)
+        for whole, part in zip(images._asdict().values(), chunk.images, strict=True):
+            whole[start:stop] = part
+        start = stop
+        errors += chunk.errors
+        pillow_warnings += chunk.warnings
+    report_pillow_warnings(pillow_warnings, len(paths))
+    if errors:
+        raise BadImagesError(errors, len(paths))
+    return images
+
+
+def num_processes(num_images: int) -> int:
+    """The number of processes to decode images in beside this one; 0 if this one decodes them."""
+    if num_images < MIN_FOR_PROCESSES or multiprocessing.current_process().daemon:  # it may have no children
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_PROCESSES) if cores > 1 else 0
+
+
+def pass_on(value: Value) -> Value:
+    """Returns a value as it is: the loader would convert arrays into tensors."""
+    return value
+
+
+def split_evenly(text: Text, length: int) -> Iterator[Text]:
+    """Yields the parts of this length."""
+    return (text[start : start + length] for start in range(0, len(text), length))
