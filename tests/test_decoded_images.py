@@ -24,6 +24,7 @@ from benchmark.vision.classification import Recipe
 from benchmark.vision.data import decoded_images, image_checks, user_cache
 from benchmark.vision.data.decoded_images import load_images
 from benchmark.vision.data.duplicates import MAX_NEAR_DISTANCE, near_duplicates
+from benchmark.vision.data.forked_processes import num_cores
 from benchmark.vision.data.image_checks import THUMBNAIL_SIDE, BadImagesError
 
 CPU = torch.device("cpu")
@@ -366,17 +367,16 @@ def in_processes(number: int, function: Callable[[], Any]) -> Any:
     """Calls a function that decodes in so many processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", "nowhere")
-        patch.setattr(decoded_images, "num_processes", lambda num_images: number)
-        patch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))  # torch warns of more than the cores
+        patch.setattr(decoded_images, "num_cores", lambda: number)
         image_checks.warn_once.cache_clear()
         return function()
 
 
 def test_images_are_the_same_from_any_number_of_processes(tmp_path: Path) -> None:
     paths = write_files(tmp_path / "a", 150)
-    expected = in_processes(0, lambda: load_images(paths, 8, "turn"))
+    expected = in_processes(1, lambda: load_images(paths, 8, "turn"))
     assert expected[0].shape == (150, 3, 8, 8)
-    for number in (1, 2, 3):
+    for number in (2, 3):
         assert is_equal(in_processes(number, lambda: load_images(paths, 8, "turn")), expected)
 
 
@@ -389,7 +389,7 @@ def test_bad_images_are_named_in_order_from_any_number_of_processes(tmp_path: Pa
         noise(place).convert("P").save(paths[place].with_suffix(".png"), transparency=b"\0\1")
         paths[place] = paths[place].with_suffix(".png")
     messages = []
-    for number in (0, 1, 3):
+    for number in (1, 2, 3):
         with pytest.raises(BadImagesError) as error:
             in_processes(number, lambda: load_images(paths, 8, "turn"))
         messages.append(str(error.value))
@@ -412,12 +412,9 @@ def test_bad_images_are_named_at_every_start(tmp_path: Path, cache: Path) -> Non
 
 
 def test_cores_decide_how_many_processes(monkeypatch: Any) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(5)))
-    assert (decoded_images.num_processes(60_000), decoded_images.num_processes(10)) == (5, 0)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(128)))
-    assert decoded_images.num_processes(60_000) == 32
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {7})
-    assert decoded_images.num_processes(60_000) == 0
+    for cores, expected in ((5, 5), (128, 32), (1, 1)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: set(range(cores)))
+        assert num_cores() == expected
 
 
 def load_and_put(paths: list[Path], results: Any) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 Channels: TypeAlias = tuple[float, float, float]
 
+PIXELS_PER_PART = 2**17  # that are summed at once: a CPU is four times slower with parts that leave its caches
+
 # Means and standard deviations of red, green and blue: CIFAR from pycls, ImageNet from torchvision.
 CHANNEL_STATISTICS: dict[str, tuple[Channels, Channels]] = {
     "cifar10": ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
@@ -30,7 +32,8 @@ def channel_moments(images_NKHW: Tensor) -> tuple[Tensor, Tensor]:
         (K,) means and (K,) standard deviations of at least 1, float64 on the CPU.
     """
     sum_K = square_K = torch.zeros(images_NKHW.shape[1], dtype=torch.int64, device=images_NKHW.device)
-    for part_NKHW in images_NKHW.split(1024):
+    num_pixels = images_NKHW.shape[2] * images_NKHW.shape[3]
+    for part_NKHW in images_NKHW.split(max(1, PIXELS_PER_PART // max(1, num_pixels))):
         values_NKHW = part_NKHW.to(torch.int32)
         sum_K = sum_K + values_NKHW.sum((0, 2, 3))
         square_K = square_K + (values_NKHW * values_NKHW).sum((0, 2, 3))

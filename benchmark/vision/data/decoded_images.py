@@ -5,10 +5,10 @@ Shapes: N images, S x S pixels.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
@@ -17,9 +17,9 @@ import numpy.typing as npt
 import PIL
 import torch
 from PIL import Image, features
-from torch.utils.data import DataLoader, Dataset
 
 from benchmark.api import activity
+from benchmark.vision.data.forked_processes import map_in_processes, num_cores, shared_array
 from benchmark.vision.data.image_checks import (
     THUMBNAIL_SIDE,
     BadImagesError,
@@ -36,12 +36,22 @@ FORMAT = 1  # of a stored file; raised when what is decoded or its meaning chang
 CODECS = [(name, features.version(name)) for name in ("jpg", "libtiff", "webp", "zlib")]  # they decide the pixels
 TURNS: tuple[Turn, ...] = ("", "turned", "stored")
 HASH_BYTES = 16  # of a pixel hash
-CHUNK_BYTES = 2**18  # of decoded images that a process sends at once
-MAX_PROCESSES = 32
+MAX_STEP = 64  # images that a process decodes between two reports of progress
 MIN_FOR_PROCESSES = 64  # fewer images are decoded by this process
 
-Value = TypeVar("Value")
 Text = TypeVar("Text", str, bytes)
+
+
+class Messages(NamedTuple):
+    """What is to be said of some images.
+
+    Args:
+        errors: What is wrong with the bad ones.
+        warnings: What Pillow warned of.
+    """
+
+    errors: list[str]
+    warnings: list[str]
 
 
 class DecodedImages(NamedTuple):
@@ -65,13 +75,29 @@ class DecodedImages(NamedTuple):
 
     @classmethod
     def allocate(cls, num_images: int, size: int) -> Self:
-        """Returns arrays for so many images, without values."""
-        rows = {"pixels_N3SS": (3, size, size), "hashes_NB": (HASH_BYTES,), "thumbnails_NT": (THUMBNAIL_SIDE**2,)}
-        bytes_of = {name: np.empty((num_images, *shape), np.uint8) for name, shape in rows.items()}
-        sizes_N2, turns_N = np.empty((num_images, 2), np.int64), np.empty(num_images, np.uint8)
-        return cls(**bytes_of, sizes_N2=sizes_N2, turns_N=turns_N, has_frames_N=np.empty(num_images, np.bool_))
+        """Returns arrays of zeros for so many images, which forked processes can write into."""
+        return cls(
+            pixels_N3SS=shared_array((num_images, 3, size, size), np.uint8),
+            sizes_N2=shared_array((num_images, 2), np.int64),
+            turns_N=shared_array((num_images,), np.uint8),
+            hashes_NB=shared_array((num_images, HASH_BYTES), np.uint8),
+            thumbnails_NT=shared_array((num_images, THUMBNAIL_SIDE**2), np.uint8),
+            has_frames_N=shared_array((num_images,), np.bool_),
+        )
 
-    def decode(self, row: int, path: Path, exif: Exif) -> None:
+    def decode(self, paths: Sequence[Path], exif: Exif, rows: Iterable[int]) -> Messages:
+        """Decodes images into these rows, apart from bad ones, which are returned as errors."""
+        errors = list[str]()
+        with warnings.catch_warnings(record=True) as pillow_warnings:
+            warnings.simplefilter("always")
+            for row in rows:
+                try:
+                    self.decode_file(row, paths[row], exif)
+                except ValueError as error:
+                    errors.append(str(error))
+        return Messages(errors, [str(warning.message) for warning in pillow_warnings])
+
+    def decode_file(self, row: int, path: Path, exif: Exif) -> None:
         """Decodes an image into a row. Raises ValueError if the file cannot be read completely."""
         image, turn = decode_image(path, exif=exif)
         array, size = np.asarray(image), self.pixels_N3SS.shape[-1]
@@ -93,43 +119,6 @@ class DecodedImages(NamedTuple):
             ImageScan(path, width, height, TURNS[turn], pixel_hash, thumbnail)
             for path, (width, height), turn, pixel_hash, thumbnail in zip(*columns, strict=True)
         ]
-
-
-class Chunk(NamedTuple):
-    """Some decoded images.
-
-    Args:
-        images: The images; rows of bad ones have no values.
-        errors: What is wrong with the bad ones.
-        warnings: What Pillow warned of.
-    """
-
-    images: DecodedImages
-    errors: list[str]
-    warnings: list[str]
-
-
-class Chunks(Dataset[Chunk]):
-    """The chunks of a list of files, as a data set of torch. Its arguments are those of `load_images`."""
-
-    def __init__(self, paths: Sequence[Path], size: int, exif: Exif, chunk_size: int) -> None:
-        self.paths = [paths[start : start + chunk_size] for start in range(0, len(paths), chunk_size)]
-        self.size, self.exif = size, exif
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, number: int) -> Chunk:
-        paths, errors = self.paths[number], list[str]()
-        images = DecodedImages.allocate(len(paths), self.size)
-        with warnings.catch_warnings(record=True) as pillow_warnings:
-            warnings.simplefilter("always")
-            for row, path in enumerate(paths):
-                try:
-                    images.decode(row, path, self.exif)
-                except ValueError as error:
-                    errors.append(str(error))
-        return Chunk(images, errors, [str(warning.message) for warning in pillow_warnings])
 
 
 def load_images(paths: Sequence[Path], size: int, exif: Exif) -> tuple[npt.NDArray[np.uint8], list[ImageScan]]:
@@ -170,10 +159,10 @@ def load_images(paths: Sequence[Path], size: int, exif: Exif) -> tuple[npt.NDArr
 def file_states(paths: Sequence[Path]) -> npt.NDArray[np.int64] | None:
     """(N, 2): sizes in bytes, and times of the last change in nanoseconds; None if a file is missing."""
     try:
-        stats = [os.stat(path) for path in paths]
+        states = [(stat.st_size, stat.st_ctime_ns) for stat in map(os.stat, paths)]
     except (OSError, ValueError):  # ValueError: a name that no file can have
         return None
-    return np.array([(stat.st_size, stat.st_ctime_ns) for stat in stats], np.int64).reshape(-1, 2)
+    return np.array(states, np.int64).reshape(-1, 2)
 
 
 def decode_all(paths: Sequence[Path], size: int, exif: Exif) -> DecodedImages:
@@ -187,39 +176,22 @@ def decode_all(paths: Sequence[Path], size: int, exif: Exif) -> DecodedImages:
     Raises:
         BadImagesError: Names all files that cannot be read completely.
     """
-    num_workers = num_processes(len(paths))
-    chunk_size = max(1, min(CHUNK_BYTES // (3 * size**2), len(paths) // (8 * max(1, num_workers))))
-    loader = DataLoader(
-        Chunks(paths, size, exif, chunk_size), batch_size=None, num_workers=num_workers, collate_fn=pass_on,
-        generator=torch.Generator().manual_seed(0),  # unused; without it the loader draws from the global one
-    )  # fmt: skip
     images, errors, pillow_warnings = DecodedImages.allocate(len(paths), size), list[str](), list[str]()
-    start = 0
-    chunks = activity.track(loader, "reading images", total=len(paths), size=lambda chunk: len(chunk.images.turns_N))
-    for chunk in chunks:
-        stop = start + len(chunk.images.turns_N)
-        for whole, part in zip(images._asdict().values(), chunk.images, strict=True):
-            whole[start:stop] = part
-        start = stop
-        errors += chunk.errors
-        pillow_warnings += chunk.warnings
+    num_processes = num_cores() if len(paths) >= MIN_FOR_PROCESSES else 1
+    step = max(1, min(MAX_STEP, len(paths) // (8 * num_processes)))
+    parts = [range(start, min(start + step, len(paths))) for start in range(0, len(paths), step)]
+    decode = partial(images.decode, paths, exif)
+    results = map(decode, parts) if num_processes == 1 else map_in_processes(decode, parts, num_processes)
+    pairs = activity.track(
+        zip(parts, results, strict=True), "reading images", total=len(paths), size=lambda pair: len(pair[0])
+    )
+    for _, messages in pairs:
+        errors += messages.errors
+        pillow_warnings += messages.warnings
     report_pillow_warnings(pillow_warnings, len(paths))
     if errors:
         raise BadImagesError(errors, len(paths))
     return images
-
-
-def num_processes(num_images: int) -> int:
-    """The number of processes to decode images in beside this one; 0 if this one decodes them."""
-    if num_images < MIN_FOR_PROCESSES or multiprocessing.current_process().daemon:  # it may have no children
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_PROCESSES) if cores > 1 else 0
-
-
-def pass_on(value: Value) -> Value:
-    """Returns a value as it is: the loader would convert arrays into tensors."""
-    return value
 
 
 def split_evenly(text: Text, length: int) -> Iterator[Text]:
