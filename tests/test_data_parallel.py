@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,13 @@ import torchvision
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from benchmark import config
 from benchmark.api import Boxes, Machine
+from benchmark.experiment.spec import Spec
+from benchmark.plugins import discovery
+from benchmark.runner import machine as run_machine
+from benchmark.runner.measuring import device_name
+from benchmark.runner.task_loading import build_task
 from benchmark.tasks import scenes
 from benchmark.vision import data_parallel
 from benchmark.vision.data.annotations import Split
@@ -141,3 +148,55 @@ def test_a_failing_process_ends_the_fit(fit: Callable[..., Any], error: type[Exc
 def test_a_fit_that_cannot_be_sent_is_one_line() -> None:
     with pytest.raises(ValueError, match=r"^gpus_per_cell=2: this fit cannot be sent to other processes \("):
         fit_in_processes(lambda device: nn.Linear(1, 1), 2, CPU)
+
+
+# --- the setting ----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("words", "num"),
+    [
+        ([], 1),
+        (["launcher=ray", "gpus_per_cell=0.5"], 1),
+        (["launcher=ray", "gpus_per_cell=4"], 4),
+        (["gpus_per_cell=2"], 2),
+    ],
+)
+def test_whole_numbers_of_gpus_train_together(words: list[str], num: int) -> None:
+    assert config.compose_settings(words).num_gpus_per_cell == num
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gpus_per_cell=1"], "gpus_per_cell=1.0: has no effect with launcher=local: set launcher=ray"),
+        (["gpus_per_cell=2.5"], "gpus_per_cell=2.5: has no effect with launcher=local: set launcher=ray"),
+        (["launcher=ray", "gpus_per_cell=2.5"], "gpus_per_cell=2.5: must be greater than 0 and at most 1, or a whole"),
+        (["gpus_per_cell=2", "device=cuda:1"], "gpus_per_cell=2: cuda:1 is one GPU: set device=cuda"),
+        (["gpus_per_cell=2", "device=cpu"], "gpus_per_cell=2.0: has no effect with device=cpu"),
+    ],
+)
+def test_numbers_of_gpus_that_do_not_fit_are_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        config.compose_settings(words)
+
+
+def test_missing_gpus_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_machine, "find_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert run_machine.prepare_machine(config.compose_settings(["gpus_per_cell=3"])).processes_per_fit == 3
+    with pytest.raises(ValueError, match=r"^gpus_per_cell=4: PyTorch sees 3 GPUs$"):
+        run_machine.prepare_machine(config.compose_settings(["gpus_per_cell=4"]))
+
+
+def test_the_device_says_how_many_gpus_train_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records and the cache of fits keep numbers of several GPUs apart."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H200")
+    names = [device_name(Machine(torch.device("cuda"), processes_per_fit=num)) for num in (1, 4)]
+    assert names == ["H200", "4 x H200"]
+
+
+def test_only_detection_trains_on_several_gpus() -> None:
+    discovery.discover()
+    machine = Machine(CPU, processes_per_fit=2)
+    assert isinstance(build_task(Spec.read("task", "scenes"), machine), Detection)
+    refusal = build_task(Spec.read("task", "digits"), machine)
+    assert str(refusal) == "gpus_per_cell=2: digits trains on one GPU; only detection trains on several"

@@ -49,6 +49,7 @@ CPU = torch.device("cpu")
         (["jobs=2", "launcher=ray"], "jobs=2: has no effect with launcher=ray: set cpus_per_cell or gpus_per_cell"),
         (["jobs=auto", "launcher=ray"], "jobs=auto: has no effect with launcher=ray"),
         (["jobs=2", "device=cuda:1"], "jobs=2: device=cuda:1 is a single GPU: set device=cuda"),
+        (["jobs=2", "gpus_per_cell=2"], "jobs=2: has no effect with gpus_per_cell=2: set launcher=ray"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(words: list[str], message: str) -> None:

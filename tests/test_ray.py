@@ -50,7 +50,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
         (["launcher=ray", "cpus_per_cell=0"], "cpus_per_cell=0: must be at least 1"),
         (["launcher=ray", "cpus_per_cell=0.5"], "must be a whole number or null"),
         (["launcher=ray", "gpus_per_cell=0"], "gpus_per_cell=0.0: must be greater than 0 and at most 1"),
-        (["launcher=ray", "gpus_per_cell=2"], "gpus_per_cell=2.0: must be greater than 0 and at most 1"),
+        (["launcher=ray", "gpus_per_cell=1.5"], "gpus_per_cell=1.5: must be greater than 0 and at most 1"),
         (["launcher=ray", "gpus_per_cell=nan"], "gpus_per_cell=nan"),
         (["launcher=ray", "gpus_per_cell=0.5", "device=cpu"], "gpus_per_cell=0.5: has no effect with device=cpu"),
         (["launcher=ray", "device=cuda:1"], "device=cuda:1: Ray chooses the GPU: set device=cuda"),
@@ -217,6 +217,7 @@ def rounds(events: list[Any]) -> list[Round]:
         ((16, 0.5), {"CPU": 64, "GPU": 8}, 4),
         ((1, 0.1), {"CPU": 64, "GPU": 1}, 10),
         ((1, 1), {"CPU": 64}, 0),
+        ((1, 4.0), {"CPU": 64, "GPU": 10}, 2),
     ],
 )
 def test_room_on_a_node(share: tuple[int, float], resources: dict[str, float], number: int) -> None:

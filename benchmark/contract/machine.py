@@ -12,7 +12,7 @@ from benchmark.plugins.paths import resolve_data_path
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a task runs; no field except `device` may change a number.
+    """Where a task runs; no field except `device` and `processes_per_fit` may change a number.
 
     Args:
         device: the device of models and tensors.
@@ -20,8 +20,8 @@ class Machine:
         scratch: the folder for checkpoints of unfinished fits; None to keep none.
         workers: number of processes that read images, for tasks whose images do not fit in memory.
         select_timeout: seconds that a strategy may take for one selection; None without a limit.
-        processes_per_fit: number of processes that train one model together, on GPUs each on its own. Only tasks whose
-            class says `trains_in_processes` take more than one; their numbers change as if by rounding, unless layers
+        processes_per_fit: number of processes that train one model together, each on a GPU of its own. Only tasks whose
+            class says `trains_in_processes` take more than one. Numbers then change by rounding, and more where layers
             use batch statistics or training draws samples.
     """
 

@@ -88,17 +88,32 @@ class Settings:
             raise ValueError(f"jobs={self.jobs}: has no effect with launcher=ray: set cpus_per_cell or gpus_per_cell")
         if self.jobs not in (1, "auto") and self.device.startswith("cuda:"):
             raise ValueError(f"jobs={self.jobs}: device={self.device} is a single GPU: set device=cuda")
+        if self.jobs != 1 and self.num_gpus_per_cell > 1:
+            raise ValueError(
+                f"jobs={self.jobs}: has no effect with gpus_per_cell={self.gpus_per_cell:g}: set launcher=ray"
+            )
         for name in ("ray_address", "gpus_per_cell", "cpus_per_cell"):
-            if self.launcher == "local" and (value := getattr(self, name)) is not None:
+            shares_gpus = name != "gpus_per_cell" or self.num_gpus_per_cell == 1
+            if self.launcher == "local" and (value := getattr(self, name)) is not None and shares_gpus:
                 raise ValueError(f"{name}={value}: has no effect with launcher=local: set launcher=ray")
         if self.cpus_per_cell is not None and self.cpus_per_cell < 1:
             raise ValueError(f"cpus_per_cell={self.cpus_per_cell}: must be at least 1")
-        if self.gpus_per_cell is not None and not 0 < self.gpus_per_cell <= 1:
-            raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: must be greater than 0 and at most 1")
+        if self.gpus_per_cell is not None and not (0 < self.gpus_per_cell <= 1 or self.num_gpus_per_cell > 1):
+            raise ValueError(
+                f"gpus_per_cell={self.gpus_per_cell}: must be greater than 0 and at most 1, or a whole number"
+            )
+        if self.num_gpus_per_cell > 1 and self.device.startswith("cuda:"):
+            raise ValueError(f"gpus_per_cell={self.gpus_per_cell:g}: {self.device} is one GPU: set device=cuda")
         if self.gpus_per_cell is not None and self.device == "cpu":
             raise ValueError(f"gpus_per_cell={self.gpus_per_cell}: has no effect with device=cpu")
         if self.launcher == "ray" and self.device.startswith("cuda:"):
             raise ValueError(f"device={self.device}: Ray chooses the GPU: set device=cuda")
+
+    @property
+    def num_gpus_per_cell(self) -> int:
+        """The GPUs that train one model together; 1 also where cells share a GPU."""
+        gpus = self.gpus_per_cell or 1.0
+        return int(gpus) if gpus > 1 and gpus.is_integer() else 1
 
     @property
     def num_threads(self) -> int | None:

@@ -226,10 +226,14 @@ class Plugin:
         except (OSError, SyntaxError, TypeError, ValueError):
             return ""
 
+    @property
+    def task_class(self) -> Any:
+        """The class of a task, as the factory's return annotation says."""
+        return typing.get_type_hints(self.function)["return"]
+
     def capabilities(self, values: Mapping[str, Any]) -> frozenset[str]:
         """A task's capabilities under these bound parameters: those of its class, without the missing ones."""
-        returned = typing.get_type_hints(self.function)["return"]
-        return capabilities_of(returned) - set(self.resolve_declaration("missing_capabilities", values) or ())
+        return capabilities_of(self.task_class) - set(self.resolve_declaration("missing_capabilities", values) or ())
 
     def build(self, machine: Any, values: Mapping[str, Any], *inputs: Any) -> Any:
         """Builds a task, or an encoder.

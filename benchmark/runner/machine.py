@@ -30,7 +30,10 @@ def prepare_machine(settings: Settings, scratch: Path | None = None) -> Machine:
     data, device = Path(settings.data) if settings.data else None, find_device(settings.device)
     num_cores = (settings.cpus_per_cell or 1) if settings.launcher == "ray" else None
     workers = num_reading_processes(device, num_cores) if settings.workers is None else settings.workers
-    return Machine(device, data, scratch, workers, settings.select_timeout)
+    num_gpus, num_visible = settings.num_gpus_per_cell, torch.cuda.device_count() if device.type == "cuda" else 0
+    if 1 < num_gpus > num_visible:
+        raise ValueError(f"gpus_per_cell={num_gpus}: PyTorch sees {plural(num_visible, 'GPU')}")
+    return Machine(device, data, scratch, workers, settings.select_timeout, num_gpus)
 
 
 def num_reading_processes(device: torch.device, num_cores: int | None = None) -> int:

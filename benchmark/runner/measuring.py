@@ -80,10 +80,11 @@ def peak_memory_mb(machine: Machine) -> float:
 
 
 def device_name(machine: Machine) -> str:
-    """Returns the name of the device, and whether its results are exactly repeatable (`deterministic=true`)."""
+    """Returns the name of the device, how many train a model together, and whether results are exactly repeatable."""
     suffix = ", deterministic" if torch.are_deterministic_algorithms_enabled() else ""
     if machine.device.type == "cuda":
-        return torch.cuda.get_device_name(machine.device) + suffix
+        count = f"{machine.processes_per_fit} x " if machine.processes_per_fit > 1 else ""
+        return count + torch.cuda.get_device_name(machine.device) + suffix
     return (
         f"{machine.device.type} ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads{suffix})"
     )

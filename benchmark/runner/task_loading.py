@@ -35,9 +35,17 @@ class TaskLoader:
         return self.by_label[spec.label]
 
 
+def check_processes(spec: Spec, machine: Machine) -> None:
+    """Raises ValueError for a task that does not train on several GPUs, where it should."""
+    num = machine.processes_per_fit
+    if num > 1 and not getattr(spec.plugin.task_class, "trains_in_processes", False):
+        raise ValueError(f"gpus_per_cell={num}: {spec.name} trains on one GPU; only detection trains on several")
+
+
 def build_task(spec: Spec, machine: Machine) -> Task | Exception:
     """Builds a task; returns the exception if that fails, with which all cells of the task then fail."""
     try:
+        check_processes(spec, machine)
         with isolate_plugin(spec.label, seed("global build", spec.label)), activity.stage(f"loading {spec.label}"):
             task: Task = spec.plugin.build(machine, spec.values)
         return task

@@ -65,9 +65,11 @@ class Launcher:
         if self.settings.launcher == "ray":
             return ""
         if device.type == "cuda":
-            num_gpus = torch.cuda.device_count()
-            idle = f"{number} of {plural(num_gpus, 'GPU')} used: jobs=auto runs a cell on each"
-            return idle if number < min(num_gpus, num_cells) and device.index is None else ""
+            num_gpus, per_cell = torch.cuda.device_count(), self.settings.num_gpus_per_cell
+            idle = f"{number * per_cell} of {plural(num_gpus, 'GPU')} used"
+            remedy = "launcher=ray runs as many cells as fit" if per_cell > 1 else "jobs=auto runs a cell on each"
+            is_room = number < min(num_gpus // per_cell, num_cells)
+            return f"{idle}: {remedy}" if is_room and device.index is None else ""
         num_threads = torch.get_num_threads()
         slow = f"{number} processes of {plural(num_threads, 'thread')} each share {plural(num_cores(), 'core')}"
         too_many = self.settings.num_threads is None and number > 1 and number * num_threads > num_cores()

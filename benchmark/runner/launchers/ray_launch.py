@@ -37,8 +37,10 @@ class WorkerResources:
 
     def num_on_node(self, resources: dict[str, float]) -> int:
         """Returns how many workers fit on a node; a fraction of a GPU must lie on one GPU."""
-        by_cpu = int(resources.get("CPU", 0) // self.cpus)
-        by_gpu = int(resources.get("GPU", 0)) * int(1 / self.gpus + 1e-9) if self.gpus else by_cpu
+        by_cpu, num_gpus = int(resources.get("CPU", 0) // self.cpus), int(resources.get("GPU", 0))
+        if not self.gpus:
+            return by_cpu
+        by_gpu = num_gpus // int(self.gpus) if self.gpus > 1 else num_gpus * int(1 / self.gpus + 1e-9)
         return min(by_cpu, by_gpu)
 
 
@@ -109,7 +111,7 @@ def worker_capacity(resources: WorkerResources) -> int:
 def whole_device(resources: WorkerResources) -> WorkerResources:
     """Returns the resources of a whole GPU, or, without a GPU, of the largest node."""
     if resources.gpus:
-        return replace(resources, gpus=1)
+        return replace(resources, gpus=max(1, resources.gpus))
     return WorkerResources(int(max(node.get("CPU", 1) for node in node_resources())), 0)
 
 

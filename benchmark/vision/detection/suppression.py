@@ -44,7 +44,8 @@ class Detections:
 
     def select(self, mask_M: Tensor) -> Detections:
         """The detections for which the mask is true."""
-        parts = {name: values[mask_M] for name, values in vars(self).items() if values is not None}
+        [rows_M] = mask_M.nonzero(as_tuple=True)  # once: each use of a mask makes the CPU wait for a GPU
+        parts = {name: values[rows_M] for name, values in vars(self).items() if values is not None}
         return replace(self, **parts)
 
 
