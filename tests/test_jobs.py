@@ -139,6 +139,7 @@ def launcher_of(words: list[str], device: str, tmp_path: Path, monkeypatch: pyte
         ([], "cuda", "cuda", "1 of 4 GPUs used: jobs=auto runs a cell on each"),
         (["jobs=2"], "cuda", "2 processes, each on cuda", "2 of 4 GPUs used: jobs=auto runs a cell on each"),
         (["jobs=auto"], "cuda", "3 processes, each on cuda", ""),
+        (["gpus_per_cell=2"], "cuda", "cuda", "2 of 4 GPUs used: launcher=ray runs as many cells as fit"),
         ([], "cuda:1", "cuda:1", ""),
         (["launcher=ray"], "cpu", "Ray", ""),
     ],

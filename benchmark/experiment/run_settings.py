@@ -89,9 +89,8 @@ class Settings:
         if self.jobs not in (1, "auto") and self.device.startswith("cuda:"):
             raise ValueError(f"jobs={self.jobs}: device={self.device} is a single GPU: set device=cuda")
         if self.jobs != 1 and self.num_gpus_per_cell > 1:
-            raise ValueError(
-                f"jobs={self.jobs}: has no effect with gpus_per_cell={self.gpus_per_cell:g}: set launcher=ray"
-            )
+            gpus = f"gpus_per_cell={self.gpus_per_cell:g}"
+            raise ValueError(f"jobs={self.jobs}: has no effect with {gpus}: set launcher=ray")
         for name in ("ray_address", "gpus_per_cell", "cpus_per_cell"):
             shares_gpus = name != "gpus_per_cell" or self.num_gpus_per_cell == 1
             if self.launcher == "local" and (value := getattr(self, name)) is not None and shares_gpus:
