@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import select
+import signal
 import subprocess
 import sys
 import warnings
@@ -18,13 +20,13 @@ import torch
 from PIL import ExifTags, Image
 
 from benchmark.api import Machine
-from benchmark.system import activity, remarks, tensor_cache, tensor_files
+from benchmark.system import activity, process_state, remarks, tensor_cache, tensor_files
 from benchmark.tasks.image_folder import image_folder
 from benchmark.vision.classification import Recipe
 from benchmark.vision.data import decoded_images, image_checks, user_cache
 from benchmark.vision.data.decoded_images import load_images
 from benchmark.vision.data.duplicates import MAX_NEAR_DISTANCE, near_duplicates
-from benchmark.vision.data.forked_processes import num_cores
+from benchmark.vision.data.forked_processes import map_in_processes, num_cores, shared_array
 from benchmark.vision.data.image_checks import THUMBNAIL_SIDE, BadImagesError
 
 CPU = torch.device("cpu")
@@ -169,6 +171,23 @@ def test_a_change_of_files_is_noticed(
     assert len(decoded) == 3, "the third one was without the cache"
 
 
+@pytest.fixture
+def equal_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files have the same size and time, as those that an archive leaves within a tick of the disk's clock."""
+    monkeypatch.setattr(decoded_images, "file_states", lambda paths: np.zeros((len(paths), 2), np.int64))
+
+
+@pytest.mark.usefixtures("equal_states")
+@pytest.mark.parametrize("change", [add, remove, rename, reorder])
+def test_names_and_their_order_count(
+    change: Callable[[list[Path]], list[Path]], tmp_path: Path, decoded: list[int]
+) -> None:
+    paths = write_files(tmp_path / "a")
+    load_images(paths, 8, "turn")
+    load_images(change(paths), 8, "turn")
+    assert len(decoded) == 2
+
+
 def test_another_way_of_reading_is_another_file(
     tmp_path: Path, decoded: list[int], cache: Path, monkeypatch: Any
 ) -> None:
@@ -181,6 +200,7 @@ def test_another_way_of_reading_is_another_file(
     assert len(decoded) == len(list(cache.glob("*.safetensors"))) == 4
 
 
+@pytest.mark.usefixtures("equal_states")
 def test_relative_paths_are_those_of_their_folder(tmp_path: Path, decoded: list[int], monkeypatch: Any) -> None:
     for place, name in enumerate(("a", "b")):
         write_files(tmp_path / name / "images")
@@ -440,6 +460,68 @@ def test_reading_is_counted_in_images(tmp_path: Path, monkeypatch: Any) -> None:
     assert (counts[0], counts[-1]) == (0, 150)
     assert counts == sorted(counts)
     assert len(counts) > 10
+
+
+# --- the processes -------------------------------------------------------------------------------------
+def kill_own_process(item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_one_line() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"^a process that reads images was killed, perhaps because memory is short$"
+    ):
+        list(map_in_processes(kill_own_process, range(4), 2))
+
+
+def test_results_are_in_order_and_shared_arrays_are_written() -> None:
+    squares_N = shared_array((50,), np.int64)
+
+    def square(number: int) -> int:
+        squares_N[number] = number**2
+        return number
+
+    assert list(map_in_processes(square, range(50), 3)) == list(range(50))
+    assert squares_N.tolist() == [number**2 for number in range(50)]
+    assert (shared_array((0, 3), np.int64).shape, shared_array((2, 3), np.bool_).any()) == ((0, 3), False)
+
+
+def test_an_error_in_a_process_is_raised_here() -> None:
+    with pytest.raises(KeyError, match="3"):
+        list(map_in_processes(dict.fromkeys(range(3)).__getitem__, range(5), 2))
+
+
+def test_processes_leave_nothing_behind() -> None:
+    before = process_state.snapshot()
+    assert len(list(map_in_processes(str, range(4), 2))) == 4
+    abandoned = map_in_processes(str, range(1000), 2)
+    assert next(abandoned) == "0"
+    abandoned.close()
+    assert multiprocessing.active_children() == []
+    assert process_state.snapshot() == before
+
+
+PARENT = """
+import os, sys, time
+from benchmark.vision.data.forked_processes import map_in_processes
+def work(item):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+list(map_in_processes(work, range(2), 2))
+"""
+
+
+def test_processes_end_with_a_parent_that_is_killed() -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen([sys.executable, "-c", PARENT], env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pids = {int(parent.stdout.readline()) for _ in range(2)}
+        assert len(pids - {parent.pid}) == 2
+        parent.kill()
+        closed, _, _ = select.select([parent.stdout], [], [], 30)  # once no process has it open
+        for pid in pids if not closed else ():
+            os.kill(pid, signal.SIGKILL)
+        assert closed
 
 
 # --- near duplicates -----------------------------------------------------------------------------------

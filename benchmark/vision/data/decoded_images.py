@@ -37,7 +37,7 @@ CODECS = [(name, features.version(name)) for name in ("jpg", "libtiff", "webp", 
 TURNS: tuple[Turn, ...] = ("", "turned", "stored")
 HASH_BYTES = 16  # of a pixel hash
 MAX_STEP = 64  # images that a process decodes between two reports of progress
-MIN_FOR_PROCESSES = 64  # fewer images are decoded by this process
+MIN_FOR_PROCESSES = 32  # fewer images are decoded by this process
 
 Text = TypeVar("Text", str, bytes)
 
