@@ -250,7 +250,7 @@ def test_a_run_builds_a_task_once_and_says_once_that_it_has_no_pictures(
     grid = config.build_grid(settings)
     rounds_left = record_checks.count_rounds_left(grid.cells(), Store(tmp_path))
     watcher = TerminalWatcher(err)
-    job = Job(settings, grid, grid.cells(), Store(tmp_path), LazyTasks(settings, watcher), watcher)
+    job = Job(settings, grid, grid.cells(), Store(tmp_path), LazyTasks(settings, watcher), watcher, [])
     assert not run_missing_rounds(job, rounds_left)
     assert built == ["digits[epochs=1]", "digits[epochs=2]"]
     assert capsys.readouterr().err.count("no room (MemoryError)") == 2 * fails

@@ -27,6 +27,7 @@ from benchmark.runner.events import Failure, Round
 from benchmark.runner.fit_cache import FitCache
 from benchmark.runner.record_checks import count_rounds_left
 from benchmark.seeds import seed
+from benchmark.system import tensor_cache
 from benchmark.vision.encoding.vit import Vit
 
 CHEAP = ["random", "entropy", "margin", "least_confidence", "bald", "coreset", "badge", "gradient_similarity"]
@@ -141,13 +142,13 @@ def test_the_cache_is_looked_through_each_time_a_fiftieth_of_it_was_filled(
 ) -> None:
     run([cell("random")], tmp_path / "first")
     size = sum(value.nbytes for value in load_file(next((tmp_path / "first" / "fits").iterdir())).values())
-    looked, trim = [], FitCache.trim
+    looked, trim = [], tensor_cache.trim
 
-    def spy(fits: FitCache, keep: Path) -> None:
-        looked.append(len(list(fits.folder.glob("*.safetensors"))))
-        trim(fits, keep)
+    def spy(folder: Path, max_bytes: int, keep: Path) -> None:
+        looked.append(len(list(folder.glob("*.safetensors"))))
+        trim(folder, max_bytes, keep)
 
-    monkeypatch.setattr(FitCache, "trim", spy)
+    monkeypatch.setattr(tensor_cache, "trim", spy)
     run([cell("random", rounds=7)], tmp_path, cache_gb=125 * size / 1e9)  # 2.5 fits are a fiftieth
     assert looked == [1, 4, 7]
 

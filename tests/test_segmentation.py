@@ -837,6 +837,6 @@ def test_a_gpu_scores_images_of_one_size_together() -> None:
     class Sized(list[torch.Tensor]):
         sizes_N2 = np.array([[6, 4], [4, 6], [6, 4], [4, 6]])
 
-    assert by_size(Sized([torch.zeros(1)] * 4), torch.device("cuda")).tolist() == [1, 3, 0, 2]  # type: ignore[arg-type]
+    assert by_size(Sized([torch.zeros(1)] * 4), torch.device("cuda")).tolist() == [0, 2, 1, 3]  # type: ignore[arg-type]
     assert by_size(Sized([torch.zeros(1)] * 4), torch.device("cpu")).tolist() == [0, 1, 2, 3]  # type: ignore[arg-type]
     assert by_size([torch.zeros(1)] * 3, torch.device("cuda")).tolist() == [0, 1, 2]  # type: ignore[arg-type]

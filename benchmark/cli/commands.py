@@ -123,13 +123,13 @@ def run_grid(settings: Settings, arguments: Sequence[str], show_answer: Callable
     """
     from benchmark.runner.launchers.child_process import start_early
 
-    with start_early(settings) as early:
+    with start_early(settings) as early_workers:
         with err.status("loading PyTorch and the plug-ins"):
             discovery.discover(settings.plugins)
         from benchmark.cli.progress import TerminalWatcher
         from benchmark.runner import run_grid as runs  # imports torch: only where something is trained
 
-        job = runs.prepare(settings, TerminalWatcher(err), early)
+        job = runs.prepare(settings, TerminalWatcher(err), early_workers)
         if settings.dry_run:
             show_estimate(job)
             return

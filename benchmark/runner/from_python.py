@@ -39,12 +39,12 @@ def run(settings: Mapping[str, object]) -> Results:
             raise ValueError(f"{name}= has no effect in Python: {instead}")
     run_settings = config.compose_settings(arguments, "run")
     options = AnalysisOptions(out=run_settings.out)
-    with start_early(run_settings) as early:
+    with start_early(run_settings) as early_workers:
         discovery.discover(run_settings.plugins)
         from benchmark.runner.run_grid import Watcher, execute, prepare  # imports torch
 
         outcome = execute(
-            prepare(run_settings, Watcher(), early),
+            prepare(run_settings, Watcher(), early_workers),
             provenance("run", arguments),
             lambda: answers.write_answers(answers.build_answers(options), options),
         )

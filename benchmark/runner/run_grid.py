@@ -70,7 +70,7 @@ class Job:
     store: Store
     lazy_tasks: LazyTasks
     watcher: Watcher
-    early: list[WorkerProcess]  # processes that are started already
+    early_workers: list[WorkerProcess]  # processes that are started already
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ class Outcome:
         return lines
 
 
-def prepare(settings: Settings, watcher: Watcher, early: list[WorkerProcess]) -> Job:
+def prepare(settings: Settings, watcher: Watcher, early_workers: list[WorkerProcess]) -> Job:
     """Checks the settings of a run, and returns what is to be run. The plug-ins must have been discovered.
 
     Args:
         settings: the settings of the run.
         watcher: is informed.
-        early: worker processes that are started already, see `child_process.start_early`.
+        early_workers: worker processes that are started already, see `child_process.start_early`.
 
     Raises:
         ValueError: the settings do not fit together, or there is nothing to run.
@@ -116,7 +116,7 @@ def prepare(settings: Settings, watcher: Watcher, early: list[WorkerProcess]) ->
     cells = list_cells(grid, settings, lazy_tasks)
     if settings.anonymous:
         anonymous.check_parameters(cells)
-    return Job(settings, grid, cells, store, lazy_tasks, watcher, early)
+    return Job(settings, grid, cells, store, lazy_tasks, watcher, early_workers)
 
 
 def execute(job: Job, provenance: Mapping[str, str], write_answers: Callable[[], None]) -> Outcome:
@@ -203,7 +203,7 @@ def run_missing_rounds(job: Job, rounds_left: dict[Cell, int]) -> list[Failure]:
     """Runs what is missing, and returns what failed; with seeds=auto, later looks add cells to `rounds_left`."""
     settings, grid, store, tasks, say = job.settings, job.grid, job.store, job.lazy_tasks.tasks, job.watcher.say
     fits = FitCache(store.folder / ".fits", settings.cache_gb, device_name(tasks.machine))
-    launcher, num_left = Launcher.from_settings(settings, store, fits, tasks, job.early), len(rounds_left)
+    launcher, num_left = Launcher.from_settings(settings, store, fits, tasks, job.early_workers), len(rounds_left)
     num_rounds = plural(sum(rounds_left.values()), "round")
     cells_left = f"{plural(len(grid.cells()), 'cell')}, {num_left} to do, {num_rounds}"
     say(f"{cells_left}, on {launcher.describe_place(num_left)}; records in {store.folder}")

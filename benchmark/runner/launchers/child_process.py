@@ -96,14 +96,14 @@ def start_early(settings: Settings) -> Iterator[list[WorkerProcess]]:
     """
     is_new = not settings.dry_run and not (Path(settings.out) / "grid.json").exists()
     num_processes = settings.num_jobs_on_cpu if is_new else 1  # without PyTorch, nobody knows of GPUs
-    early = list[WorkerProcess]()
+    early_workers = list[WorkerProcess]()
     try:
         with contextlib.suppress(OSError):
             for _ in range(min(num_processes, MAX_EARLY) if num_processes > 1 else 0):
-                early.append(start_process())
-        yield early
+                early_workers.append(start_process())
+        yield early_workers
     finally:
-        for worker in early:
+        for worker in early_workers:
             worker.stop()
 
 

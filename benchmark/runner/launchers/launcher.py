@@ -34,15 +34,15 @@ class Launcher:
     fits: FitCache
     tasks: TaskLoader
     num_jobs: int  # cells that may run side by side on this machine
-    early: list[WorkerProcess]  # processes that are started already
+    early_workers: list[WorkerProcess]  # processes that are started already
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, store: Store, fits: FitCache, tasks: TaskLoader, early: list[WorkerProcess]
+        cls, settings: Settings, store: Store, fits: FitCache, tasks: TaskLoader, early_workers: list[WorkerProcess]
     ) -> Launcher:
         """Returns the launcher of a run. ValueError where `jobs` does not fit the machine."""
         jobs = resolve_jobs(settings, tasks.machine.device) if settings.launcher == "local" else 1
-        return cls(settings, store, fits, tasks, jobs, early)
+        return cls(settings, store, fits, tasks, jobs, early_workers)
 
     def num_processes(self, num_cells: int) -> int:
         """Returns how many processes of this machine run so many cells; 1: this process runs them."""
@@ -82,7 +82,7 @@ class Launcher:
             return launch_on_ray(cells, self.store, self.settings)
         if number > 1:
             device = self.tasks.machine.device
-            return run_in_processes(cells, self.store, self.settings, device, number, self.early)
+            return run_in_processes(cells, self.store, self.settings, device, number, self.early_workers)
         return run_locally(cells, self.store, self.fits, self.tasks)
 
 

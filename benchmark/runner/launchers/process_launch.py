@@ -29,7 +29,7 @@ class ProcessBackend:
     scratch: Path
     num_processes: int
     free_gpus: list[str] = field(default_factory=list)
-    early: list[WorkerProcess] = field(default_factory=list)  # processes that are started already
+    early_workers: list[WorkerProcess] = field(default_factory=list)  # processes that are started already
 
     @property
     def setting(self) -> str:
@@ -43,7 +43,7 @@ class ProcessBackend:
     def start(self) -> WorkerProcess:
         """Starts a process. ValueError where the system allows no more."""
         try:
-            worker = self.early.pop(0) if self.early else start_process()
+            worker = self.early_workers.pop(0) if self.early_workers else start_process()
         except OSError as error:
             raise ValueError(f"{self.setting}: no worker starts: {error.strerror}") from error
         worker.gpu = self.free_gpus.pop(0) if self.free_gpus else ""
@@ -87,7 +87,7 @@ def run_in_processes(
     settings: Settings,
     device: torch.device,
     num_processes: int,
-    early: list[WorkerProcess],
+    early_workers: list[WorkerProcess],
 ) -> Generator[Event]:
     """Runs the cells in worker processes, records their rounds and yields what happens, as `run_locally` does here.
 
@@ -97,7 +97,7 @@ def run_in_processes(
         settings: the settings of the run.
         device: the device of the run.
         num_processes: how many cells run side by side.
-        early: processes that are started already; those that are used are removed.
+        early_workers: processes that are started already; those that are used are removed.
 
     Raises:
         ValueError: no process can be started, or a plug-in cannot be found in another process.
@@ -105,7 +105,7 @@ def run_in_processes(
     check_discoverable(cells, settings)
     gpus = visible_gpus() if device.type == "cuda" else []
     scratch = (store.folder / ".fits").absolute()
-    backend = ProcessBackend(worker_settings(settings, str(device)), scratch, num_processes, gpus, early)
+    backend = ProcessBackend(worker_settings(settings, str(device)), scratch, num_processes, gpus, early_workers)
     yield from WorkerPool(list(cells), store, backend, settings.gpu_hours is not None).events()
 
 
