@@ -190,6 +190,7 @@ def test_missing_gpus_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_device_says_how_many_gpus_train_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records and the cache of fits keep numbers of several GPUs apart."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H200")
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: False)
     names = [device_name(Machine(torch.device("cuda"), processes_per_fit=num)) for num in (1, 4)]
     assert names == ["H200", "4 x H200"]
 

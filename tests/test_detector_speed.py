@@ -221,7 +221,7 @@ def test_ground_truth_without_boxes_is_moved() -> None:
 
 # --- reading processes ----------------------------------------------------------------------------
 def test_a_gpu_is_fed_by_the_cores_of_its_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5), raising=False)
+    monkeypatch.setattr(machine, "count_cores", lambda: 5)
     assert num_reading_processes(torch.device("cpu")) == 0
     assert num_reading_processes(torch.device("cuda")) == 5
     assert num_reading_processes(torch.device("cuda"), 3) == 3
@@ -231,7 +231,7 @@ def test_a_gpu_is_fed_by_the_cores_of_its_cell(monkeypatch: pytest.MonkeyPatch) 
 def test_the_user_may_set_the_reading_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "find_device", torch.device)
     monkeypatch.setattr(torch, "set_num_threads", lambda num: None)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5), raising=False)
+    monkeypatch.setattr(machine, "count_cores", lambda: 5)
     for words, expected in (
         (["device=cuda"], 5), (["device=cuda", "workers=0"], 0), (["device=cpu", "workers=3"], 3),
         (["device=cuda", "launcher=ray"], 1), (["device=cuda", "launcher=ray", "cpus_per_cell=4"], 4),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.experiment.run_settings import Settings
+from benchmark.system.cores import num_cores as count_cores
 from benchmark.text.words import plural
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ def num_reading_processes(device: torch.device, num_cores: int | None = None) ->
     """
     if device.type == "cpu":
         return 0
-    own_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MAX_READING_PROCESSES, num_cores or own_cores)
+    return min(MAX_READING_PROCESSES, num_cores or count_cores())
 
 
 def enable_determinism() -> None:
