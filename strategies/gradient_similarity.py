@@ -28,6 +28,7 @@ def gradient_similarity(
     on the reference set. It is a dot product and not a cosine, so large gradients win. Both gradients are taken over
     the weights that `isal` takes: kernels and matrices of a classifier, the last layers of a detector or a segmenter.
     The selection is deterministic, unless too few of a detector's images have pseudo boxes (`without_boxes=last`).
+    With FCOS it depends on rounding and so on the device, as that of `isal` does.
 
     Args:
         k: the number of most likely classes over which G is the expectation, with probabilities that are not

@@ -48,6 +48,9 @@ def isal(
     reference gradient v, approximated by the mean of several LiSSA chains: `h <- v + (1 - damping) h - H_j h / scale`,
     where H_j is the Hessian of the loss of one labelled image.
 
+    With FCOS, whose boxes have an IoU loss, rankings depend on rounding and so on the device: a pseudo label is the
+    very box that the detector predicts, and there the loss has a kink.
+
     Args:
         k: the number of most likely classes over which G is the expectation, with probabilities that are not
             renormalised. 1, the paper's, takes the most likely class as the label.
