@@ -300,7 +300,7 @@ def mishaps(tmp_path: Path) -> Iterator[Path]:
 def test_two_processes_write_the_same_bytes_share_fits_and_report_what_they_do(tmp_path: Path) -> None:
     cells = [cell(name, seed=seed) for seed in (0, 1) for name in ("random", "margin", "learning_loss")]
     cells.append(cell("random", rounds=5, task="shelf", budget=40, budget_in="boxes"))
-    cells.append(cell("random", rounds=1, task="digits[epochs=100]"))
+    cells.append(cell("random", rounds=1, task="digits[epochs=800]"))
     run(cells, tmp_path / "here")
     reports = list[activity.Stage]()
     with activity.report_to(reports.append):
@@ -311,8 +311,8 @@ def test_two_processes_write_the_same_bytes_share_fits_and_report_what_they_do(t
     shared = {event.cell: event.measured.shared_fit for event in rounds(events) if event.record.round == 0}
     assert [sum(shared[each] for each in cells[i : i + 2]) for i in (0, 3)] == [1, 1]
     assert {path.suffix for path in (tmp_path / "jobs" / "run" / ".fits").iterdir()} == {".safetensors"}
-    [fit] = {stage.start_time: stage for stage in reports if stage.epochs == 100}.values()
-    assert (fit.full_name, fit.task) == ("fitting", "digits[epochs=100]")
+    [fit] = {stage.start_time: stage for stage in reports if stage.epochs == 800}.values()
+    assert (fit.full_name, fit.task) == ("fitting", "digits[epochs=800]")
     assert {stage.worker for stage in reports} == {1, 2}
 
 
