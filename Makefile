@@ -28,7 +28,7 @@ test: $(READY) ## fast tests
 	@$(RUN) pytest -q --numprocesses auto --dist loadfile -m "not ($(SLOW))"
 
 test-slow: $(READY) ## slow tests, and those of mmdet and of a GPU where there is one
-	@$(RUN) pytest -q -m "$(SLOW)"
+	@$(RUN) pytest -q --numprocesses auto --dist loadfile -m "$(SLOW)"
 
 test-all: $(READY) ## every test that can run here
 	@$(RUN) pytest -q
