@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.spatial import cKDTree
 
 from benchmark.vision.data.image_checks import THUMBNAIL_SIDE, ImageScan, warn_once
 from benchmark.vision.data.regular_files import printable
 from benchmark.vision.data.user_cache import read_or_compute
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 TEST_NEAR_POOL = "test images that nearly equal one of the pool"
 POOL_NEAR_POOL = "images of the pool that nearly equal another"
@@ -161,6 +164,8 @@ def near_duplicates(
     """
 
     def search() -> dict[str, torch.Tensor]:
+        from scipy.spatial import cKDTree  # not above: it takes 0.4 s to import, and results are mostly read
+
         values_UD, first_U, which_N, num_U = np.unique(
             pool_ND.astype(np.float32), axis=0, return_index=True, return_inverse=True, return_counts=True
         )
