@@ -9,7 +9,7 @@ INSTALL := pip install --quiet --disable-pip-version-check --no-deps --no-build-
 OURS := pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 
 .DEFAULT_GOAL := help
-.PHONY: help setup mmdet extras quick test test-slow test-all lint format bench gpu lock audit
+.PHONY: help setup mmdet extras docs quick test test-slow test-newest-torch test-all lint format bench gpu lock audit
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,8 +30,18 @@ test: $(READY) ## fast tests
 test-slow: $(READY) ## slow tests, and those of mmdet and of a GPU where there is one
 	@$(RUN) pytest -q --numprocesses auto --dist loadfile -m "$(SLOW)"
 
+NEWEST := .venv-newest-torch
+test-newest-torch: ## fast tests with the newest PyTorch, in an environment of its own
+	@$(PYTHON) -m venv $(NEWEST)
+	@sed -E '/^(torch|torchvision|triton|nvidia-.*|cuda-.*)==/d' constraints.txt >$(NEWEST)/constraints.txt
+	@$(NEWEST)/bin/pip install --quiet --disable-pip-version-check -c $(NEWEST)/constraints.txt -e '.[train,test]'
+	@$(NEWEST)/bin/python -m pytest -q --numprocesses auto --dist loadfile -m "not ($(SLOW))"
+
 test-all: $(READY) ## every test that can run here
 	@$(RUN) pytest -q
+
+docs: $(VENV)/.docs ## the site: pages, tutorials (run anew, some minutes) and the Python reference, in site/index.html
+	@AL_BENCHMARK_RUN_NOTEBOOKS=true NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(RUN) mkdocs build --strict
 
 lint: $(READY) ## ruff and mypy --strict
 	@$(RUN) ruff check --quiet --output-format concise .
@@ -73,6 +83,7 @@ lock: $(READY) ## the locks anew, from pyproject.toml and constraints.txt
 	@$(LOCK) build.in -o requirements-build.lock
 	@$(LOCK) pyproject.toml --extra train --extra ray --extra wandb $(BESIDES) -o requirements-extras.lock
 	@$(LOCK) pyproject.toml --extra train --extra mmdet $(BESIDES) -o requirements-mmdet.lock
+	@$(LOCK) pyproject.toml --extra train --extra docs $(BESIDES) -o requirements-docs.lock
 	@echo pip-audit==2.10.1 >$(LOCKING)/audit.in
 	@$(LOCK) audit.in -o requirements-audit.lock
 	@cp $(LOCKING)/requirements*.lock .
@@ -100,6 +111,10 @@ $(VENV)/audit/bin/pip-audit: requirements-audit.lock
 	@touch $@
 
 # mmcv compiles its operators against the torch that is there; an isolated build finds none and leaves them out.
+$(VENV)/.docs: $(READY) requirements-docs.lock
+	@$(RUN) $(INSTALL) requirements-docs.lock
+	@touch $@
+
 $(VENV)/.mmdet: $(READY) requirements-mmdet.lock
 	@$(RUN) $(INSTALL) requirements-mmdet.lock
 	@touch $@

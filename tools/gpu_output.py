@@ -34,7 +34,7 @@ from tools.gpu_session import GRID, TINY_SETTINGS
 from tools.readme import render_page
 
 RECORD_FILE = re.compile(rf"grid\.json|(cells|measured)/{CELL_PATH.pattern}\.jsonl")
-PAGES = ("README.md", "docs/gpu.md")  # that show the records
+PAGES = ("docs/real_images.md", "docs/gpu.md")  # that show the records
 MAX_BYTES = 2**28  # of all records, unpacked
 
 

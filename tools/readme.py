@@ -1,12 +1,12 @@
 """Renders the blocks of numbers in a page from committed records, and the page's figures.
 
-    python -m tools.readme README.md docs/variance.md docs/command_line.md
+    python -m tools.readme README.md docs/*.md
 
 A block begins with `<!-- KIND: FOLDER EXPERIMENT -->`, where KIND is table, verdicts, variance or growing_table (of
 records that `make gpu` adds to, and that may not exist yet), or with `<!-- savings: SETTINGS; SETTINGS ... -->`
 (settings of the command `savings`), or with `<!-- settings: VERB -->`. It ends with `<!-- end -->`, and the text
-between is replaced. An image `docs/figures/FOLDER/STEM.svg` in a page is that
-figure of `results/reference/FOLDER`.
+between is replaced. An image `docs/figures/FOLDER/STEM.svg` (in a page of docs/,
+`figures/FOLDER/STEM.svg`) is that figure of `results/reference/FOLDER`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmark.text.escaping import escape_markdown
 HOME = Path(__file__).resolve().parents[1]
 KINDS = "table|growing_table|verdicts|variance|savings|settings"
 BLOCK = re.compile(rf"(<!-- (?P<kind>{KINDS}): (?P<argument>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-IMAGE = re.compile(r"!\[[^]]*\]\(docs/figures/(?P<folder>\w+)/(?P<stem>[\w.=+-]+)\.svg\)")
+IMAGE = re.compile(r"!\[[^]]*\]\((?:docs/)?figures/(?P<folder>\w+)/(?P<stem>[\w.=+-]+)\.svg\)")
 
 
 def render_page(page: str, home: Path) -> str:
