@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 HOME = Path(__file__).resolve().parents[1]
 PAGES = {  # of the site, by file of the repository
@@ -34,6 +36,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that lie elsewhere, and the gallery."""
+    from mkdocs.structure.files import File  # not above: tests have no MkDocs
+
     for path, name in PAGES.items():
         text = rewrite_links((HOME / path).read_text(), Path(path).parent)
         files.append(File.generated(config, name, content=text))
