@@ -21,7 +21,7 @@ from benchmark.runner.launchers import local_launch
 
 DATA = Path(os.environ.get("AL_BENCHMARK_DATA", "nowhere"))
 MMDET = (
-    "coco[channels_last=false,epochs=2,frozen_stages=-1,max_size=256,min_size=128,model=mmdet:fcos,precision=float32,"
+    "coco[channels_last=false,epochs=1,frozen_stages=-1,max_size=128,min_size=64,model=mmdet:fcos,precision=float32,"
     "root=coco_sample,weights=none]"
 )
 pytestmark = [
