@@ -126,9 +126,7 @@ class View:
         """
         values = values_N.detach().cpu().double().numpy()
         if values.shape != self.__unlabelled.shape:
-            raise ValueError(
-                f"scores of shape {values.shape} for {len(self.__unlabelled)} unlabelled images, not one each"
-            )
+            raise ValueError(f"scores of shape {values.shape} for {len(self.__unlabelled)} images, not one each")
         if num_nan := int(np.isnan(values).sum()):
             raise ValueError(f"{num_nan} of {len(values)} scores are NaN")
         order = np.lexsort((self.tie_ranks(self.__unlabelled), values))[:budget]

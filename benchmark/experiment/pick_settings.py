@@ -1,4 +1,4 @@
-"""The settings of `pick`, with their meanings and defaults; those on the machine are settings of a run. Imports no torch."""
+"""The settings of `pick`, with their meanings and defaults; those of the machine are those of a run."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class PickSettings:
     images: Annotated[str, "the folder of the images that a COCO file lists; empty: the folder of the file"] = ""
     labelled: Annotated[
         str,
-        "labels of images in `unlabelled`, separated by commas: CSV files with the columns path and label; for boxes COCO "
-        "files, or folders of VOC's XML files",
+        "labels of images in `unlabelled`, separated by commas: CSV files with the columns path and label; for boxes "
+        "COCO files, or folders of VOC's XML files",
     ] = ""
     picked: Annotated[str, "files that earlier picks were written to, separated by commas: not picked again"] = ""
     to: Annotated[str, "the file to write; empty: CSV on standard output"] = ""
@@ -57,9 +57,9 @@ class PickSettings:
     min_seconds_apart: Annotated[float, "least distance in time between two picks of one video; needs fps"] = 0.0
 
     def __post_init__(self) -> None:
-        for name, example in (("strategy", "coreset"), ("unlabelled", "DIR")):
+        for name in ("strategy", "unlabelled"):
             if not getattr(self, name):
-                raise ValueError(f"{name}= must be given, as {name}={example}")
+                raise ValueError(f"{name}= must be given: `pick --help` says what it may be")
         if self.budget < 1:
             raise ValueError(f"budget={self.budget}: must be at least 1, the number of images to choose")
         for name in ("seed", "validation", "fps", "min_seconds_apart"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from torch import nn
@@ -20,7 +21,7 @@ from benchmark.plugins.capability_names import MODEL_FREE, describe_needs
 from benchmark.runner.acquisition import InitialDraw, build_view, query_strategy, selection_stage
 from benchmark.runner.fit_cache import FitCache, fit_round
 from benchmark.runner.measuring import Clock, device_name
-from benchmark.runner.picking.formats import WITH_PREDICTIONS, find_format
+from benchmark.runner.picking.formats import FORMATS, WITH_PREDICTIONS, find_format
 from benchmark.runner.picking.picks import Pick, Picks, PredictedObject
 from benchmark.runner.picking.pool import PickPool, build_pool, unlabelled_spec
 from benchmark.runner.picking.sources import list_unlabelled
@@ -48,12 +49,12 @@ def choose(settings: PickSettings, machine: Machine, cache_gb: float) -> Picks:
     """
     strategy = Spec.read("strategy", settings.strategy)
     spec = Spec.read("task", settings.task) if settings.task else None
-    predicts_boxes = find_format(settings.to, settings.format) in WITH_PREDICTIONS and spec is not None
+    writes_predictions = FORMATS[find_format(settings.to, settings.format)] in WITH_PREDICTIONS and spec is not None
     check_settings(settings, strategy, spec, machine)
     pool = build_pool(settings, spec, list_unlabelled(settings, machine.data), machine)
     cell, draw = build_cell(settings, strategy, spec or unlabelled_spec(), pool)
     fit_seconds, model = 0.0, None
-    if predicts_boxes or strategy.needs - MODEL_FREE:
+    if writes_predictions or strategy.needs - MODEL_FREE:
         fits = FitCache((machine.scratch or Path()) / "fits", cache_gb * bool(machine.scratch), device_name(machine))
         fit = fit_round(cell, pool.task, fits, draw.initial, 0)
         fit_seconds, model = fit.seconds, fit.model
@@ -69,8 +70,7 @@ def choose(settings: PickSettings, machine: Machine, cache_gb: float) -> Picks:
         build_pick(pool, cell, rank, index, scores.get(index), objects.get(index, []))
         for rank, index in enumerate(ranked.tolist(), 1)
     ]
-    classes = getattr(pool.task, "classes", ())
-    return Picks(strategy.label, picks, classes, len(pool.labelled), len(view.unlabelled), seconds, pool.remarks)
+    return Picks(strategy.label, picks, pool.classes, len(pool.labelled), len(view.unlabelled), seconds, pool.remarks)
 
 
 def check_settings(settings: PickSettings, strategy: Spec, spec: Spec | None, machine: Machine) -> None:
@@ -132,8 +132,8 @@ def select(settings: PickSettings, cell: Cell, view: View, pool: PickPool) -> tu
             return pool.first + np.array(apart[: settings.budget], np.int64), scores
         if num_images == num_left:
             raise ValueError(
-                f"min_seconds_apart={settings.min_seconds_apart:g}: only {plural(len(apart), 'frame')} can be picked so "
-                "far apart: lower it, or the budget"
+                f"min_seconds_apart={settings.min_seconds_apart:g}: only {plural(len(apart), 'frame')} can be picked "
+                "so far apart: lower it, or the budget"
             )
         num_images = min(num_left, 2 * num_images)
 
@@ -144,7 +144,7 @@ def predict_objects(
     """Returns what the model predicts on images, by position: a class, or boxes of at least `min_score`."""
     if model is None or not hasattr(pool.task, "predict"):
         return {}
-    task: Predicts = pool.task
+    task, classes = cast(Predicts, pool.task), pool.classes
     with isolate_plugin(cell.task.label, seed("global predict", cell.task.name, cell.seed)):
         predictions = task.predict(model, indices)
     is_detector = predictions.boxes_P4 is not None
@@ -158,7 +158,7 @@ def predict_objects(
     for image, number, confidence, corners in rows:
         if not is_detector or confidence >= min_score:
             box = None if corners is None else tuple(corners)
-            objects[int(indices[image])].append(PredictedObject(pool.task.classes[number], confidence, box))
+            objects[int(indices[image])].append(PredictedObject(classes[number], confidence, box))
     return objects
 
 

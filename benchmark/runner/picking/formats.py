@@ -17,8 +17,7 @@ from benchmark.system import files
 from benchmark.text.escaping import escape_csv
 from benchmark.text.words import did_you_mean
 
-SUFFIX_FORMATS = {".csv": "csv", ".jsonl": "cvat"}  # formats that the suffix of a file tells
-WITH_PREDICTIONS = frozenset({"coco", "labelstudio"})  # formats that hold what the model predicts
+SUFFIX_FORMATS = {".csv": "csv", ".jsonl": "cvat"}  # the formats that the suffix of a file tells
 DIGITS = 9  # significant digits of a score
 
 
@@ -142,9 +141,9 @@ def labelstudio_result(number: int, thing: PredictedObject, pick: Pick) -> dict[
     return {**result, **sizes, "type": "rectanglelabels", "value": value}
 
 
-FORMATS: dict[str, Callable[[Picks, str], str]] = {
-    "csv": to_csv, "coco": to_coco, "labelstudio": to_labelstudio, "cvat": to_cvat, "superannotate": to_superannotate
-}  # fmt: skip
+WRITERS = (to_csv, to_coco, to_labelstudio, to_cvat, to_superannotate)
+FORMATS: dict[str, Callable[[Picks, str], str]] = {writer.__name__.removeprefix("to_"): writer for writer in WRITERS}
+WITH_PREDICTIONS = (to_coco, to_labelstudio)  # these hold what the model predicts
 
 
 def write_picks(path: Path, text: str) -> None:
@@ -157,8 +156,8 @@ def write_picks(path: Path, text: str) -> None:
         if files.read_file(path) == text.encode("utf-8", "backslashreplace"):
             return
         raise ValueError(
-            f"to={path}: the file exists and holds something else: write to another file, and set picked={path} so that "
-            "those images are not picked again"
+            f"to={path}: the file exists and holds something else: write to another file, and set picked={path} so "
+            "that those images are not picked again"
         )
     files.write_atomically(path, text)
 

@@ -35,7 +35,8 @@ def read_labels(
         The labels by position in `files`.
 
     Raises:
-        ValueError: a file cannot be read, a class is not the task's, or an image is not among the files or has two labels.
+        ValueError: a file cannot be read, a class is not the task's, an image is none of the files, or two labels of it
+            differ.
     """
     labels, strange = dict[int, ImageLabel](), list[str]()
     for source in parse_paths(text, f"labelled={text}"):

@@ -55,7 +55,7 @@ class Picks:
         strategy: the strategy that chose them.
         picks: the images, the most wanted first.
         classes: the names of the task's classes; empty without a task.
-        num_labelled: the number of labelled images that the model was trained on, or that the strategy took into account.
+        num_labelled: the number of labelled images.
         num_unlabelled: the number of images that could be chosen.
         seconds: seconds of training and of selection.
         remarks: sentences on what was left out.

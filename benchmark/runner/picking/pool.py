@@ -41,6 +41,11 @@ class PickPool:
     remarks: Sequence[str] = field(default_factory=list)
 
     @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes; none without labels."""
+        return self.task.classes if isinstance(self.task, ExtendsPool) else ()
+
+    @property
     def first(self) -> int:
         """The position of the first unlabelled file in the pool."""
         return self.task.num_pool - len(self.files)
@@ -140,8 +145,8 @@ def read_picked(settings: PickSettings, files: UnlabelledFiles, base: Task | Non
     if vanished and settings.on_error == "refuse":
         more = f" (and {len(vanished) - 1:,} more)" if len(vanished) > 1 else ""
         raise ValueError(
-            f"{vanished[0]}{more}, which is not in unlabelled={settings.unlabelled} any more, and no labelled image has "
-            "that name: restore it, or set on_error=skip"
+            f"{vanished[0]}{more}, which is not in unlabelled={settings.unlabelled} any more, and no labelled image "
+            "has that name: restore it, or set on_error=skip"
         )
     return names
 

@@ -1,4 +1,4 @@
-"""Frames of videos: files in a folder, numbered in the order of time, or frames that are decoded from a video (PyAV)."""
+"""Frames of videos: numbered files in a folder, or frames that are decoded from a video (with PyAV)."""
 
 from __future__ import annotations
 
