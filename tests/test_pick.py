@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from PIL import Image
 
 import benchmark
+from benchmark.cli.completion import suggest
+from benchmark.runner.picking.formats import FORMATS
 from benchmark.runner.picking.picks import Picks
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 40, 60)}
@@ -449,3 +452,18 @@ def write_video(path: Path, av: object) -> None:
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
+
+
+# --- the page --------------------------------------------------------------------------------------------
+def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "pick.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})  # type: ignore[index]
+    assert len((tmp_path / "picks.csv").read_text().splitlines()) == 6
+    assert all(f"`{name}`" in page for name in FORMATS)
+
+
+def test_completion_knows_strategies_tasks_and_choices() -> None:
+    assert "strategy=coreset" in suggest(["pick"], "strategy=cor")
+    assert "task=image_folder" in suggest(["pick"], "task=image")
+    assert suggest(["pick"], "on_error=") == ["on_error=refuse", "on_error=skip"]
