@@ -13,12 +13,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import benchmark
+from benchmark.api import Machine
 from benchmark.cli.completion import suggest
 from benchmark.runner.picking.formats import FORMATS
 from benchmark.runner.picking.picks import Picks
+from benchmark.runner.picking.pool import find_copies
+from benchmark.runner.picking.sources import UnlabelledFiles
+from benchmark.vision.classification import Recipe, Split, build_task
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 40, 60)}
 TASK = "image_folder[root=birds,size=8,model=small_cnn,epochs=2,batch_size=8]"
@@ -166,6 +171,17 @@ def test_copies_of_labelled_test_and_other_images_are_not_picked(folder: Path) -
     picks = pick("random", everything)
     assert not {path.name for path in picks.paths} & {"zz0.jpg", "zz1.jpg", "zz2.jpg"}
     assert len([line for line in picks.remarks if line.endswith("so not picked: 1 image")]) == 3
+
+
+def test_copies_are_found_where_the_task_itself_reads_no_files(folder: Path) -> None:
+    rng, paths = np.random.default_rng(0), sorted((folder / "new").glob("*.jpg"))[:3]
+    shutil.copy(paths[0], folder / "new" / "zz.jpg")
+    pool, test = (Split(rng.integers(0, 256, (n, 3, 8, 8), np.uint8), np.arange(n) % 2) for n in (4, 2))
+    task = build_task(Machine(torch.device("cpu")), Recipe(model="small_cnn"), pool, test, 2)
+    files = UnlabelledFiles("new", folder / "new", [*paths, folder / "new" / "zz.jpg"])
+    copies, lines = find_copies(task.with_images(files.paths, {}), files, np.arange(4))
+    assert copies.tolist() == [7]
+    assert lines == ["equal to the pixel to another unlabelled image, so not picked: 1 image"]
 
 
 # --- where unlabelled images come from --------------------------------------------------------------------

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from benchmark.runner.picking.picks import Pick, Picks
 from benchmark.text.escaping import make_visible
 from benchmark.text.words import plural
-from benchmark.vision.data.image_files import Exif, decode_image
+from benchmark.vision.data.image_files import decode_image
 
 SIDE = 160  # pixels of a thumbnail, at most
 MAX_SHOWN = 2000  # picks with a thumbnail, about 10 MB
@@ -26,12 +26,8 @@ figcaption { overflow-wrap: anywhere; font-size: 12px; color: #555; text-align: 
 b { color: #222 }"""
 
 
-def draw_sheet(picks: Picks, exif: Exif = "turn") -> str:
+def draw_sheet(picks: Picks) -> str:
     """Returns the page.
-
-    Args:
-        picks: the picks.
-        exif: whether photographs are turned as their EXIF tags say.
 
     Raises:
         ValueError: an image cannot be read.
@@ -43,11 +39,11 @@ def draw_sheet(picks: Picks, exif: Exif = "turn") -> str:
     return "\n".join([
         "<!doctype html>", '<html lang="en"><head><meta charset="utf-8">', f"<title>{html.escape(title)}</title>",
         f"<style>{STYLE}</style></head><body>", f"<h1>{html.escape(title)}</h1>", f"<p>{facts}</p>{more}", "<main>",
-        *draw_figures(shown, exif), "</main></body></html>", "",
+        *draw_figures(shown), "</main></body></html>", "",
     ])  # fmt: skip
 
 
-def draw_figures(picks: Iterable[Pick], exif: Exif) -> Iterable[str]:
+def draw_figures(picks: Iterable[Pick]) -> Iterable[str]:
     """Yields a thumbnail with a caption for each pick."""
     for pick in picks:
         score = "" if pick.score is None else f", score {pick.score:.4g}"
@@ -55,13 +51,13 @@ def draw_figures(picks: Iterable[Pick], exif: Exif) -> Iterable[str]:
         words = html.escape(make_visible(", ".join(classes)))
         name = html.escape(make_visible(pick.name))
         caption = f"<b>{pick.rank}</b>{score}<br>{name}" + (f"<br>predicted: {words}" if words else "")
-        source = f"data:image/jpeg;base64,{thumbnail(pick, exif)}"
+        source = f"data:image/jpeg;base64,{thumbnail(pick)}"
         yield f'<figure><img src="{source}" alt="{name}"><figcaption>{caption}</figcaption></figure>'
 
 
-def thumbnail(pick: Pick, exif: Exif) -> str:
+def thumbnail(pick: Pick) -> str:
     """Returns a small JPEG of an image with its predicted boxes, in base64."""
-    image, _ = decode_image(pick.path, exif=exif)
+    image, _ = decode_image(pick.path, pick.size)  # turned as the model saw it
     scale = SIDE / max(image.size)
     if scale > 1:
         scale = float(int(min(scale, 4)))  # small images are enlarged by a whole number, so that pixels stay sharp

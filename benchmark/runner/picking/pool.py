@@ -167,11 +167,13 @@ def find_copies(task: Task, files: UnlabelledFiles, known: Indices) -> tuple[Ind
     Returns:
         Their positions in the pool, and sentences on how many there are.
     """
-    hashes = [pixel_hash for _, pixel_hash in source_files(task, "pool")]
-    if not hashes:
-        return np.empty(0, np.int64), []
+    hashes = [""] * task.num_pool  # "" for images that are in no file: then those in files are the last ones
+    if sources_of_pool := source_files(task, "pool"):
+        hashes[-len(sources_of_pool) :] = [pixel_hash for _, pixel_hash in sources_of_pool]
     sources = dict.fromkeys((pixel_hash for _, pixel_hash in source_files(task, "test")), "a test image")
-    sources |= dict.fromkeys((hashes[position] for position in known.tolist()), "an image that is labelled or picked")
+    sources |= dict.fromkeys(
+        filter(None, (hashes[position] for position in known.tolist())), "an image that is labelled or picked"
+    )
     copies, known_positions = dict[int, str](), set(known.tolist())
     for position in range(task.num_pool - len(files), task.num_pool):
         if position not in known_positions:

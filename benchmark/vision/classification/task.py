@@ -217,8 +217,7 @@ class Classification(VisionTask[ClassificationNetwork]):
         test = Split(self._test_images.cpu().numpy(), self._test_labels.cpu().numpy())
         extended = type(self)(self._machine, self._recipe, pool, test, self.num_classes, self.classes)
         extended._unlabelled = np.flatnonzero(pool.labels_N == NO_LABEL)
-        if self._sources.pool:
-            extended._sources = replace(self._sources, pool=[*self._sources.pool, *added.scans])
+        extended._sources = replace(self._sources, pool=[*self._sources.pool, *added.scans])
         return extended
 
     # --- for figures of a finished run -----------------------------------------------------------
