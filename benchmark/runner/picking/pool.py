@@ -171,12 +171,10 @@ def find_copies(task: Task, files: UnlabelledFiles, known: Indices) -> tuple[Ind
     if sources_of_pool := source_files(task, "pool"):
         hashes[-len(sources_of_pool) :] = [pixel_hash for _, pixel_hash in sources_of_pool]
     sources = dict.fromkeys((pixel_hash for _, pixel_hash in source_files(task, "test")), "a test image")
-    sources |= dict.fromkeys(
-        filter(None, (hashes[position] for position in known.tolist())), "an image that is labelled or picked"
-    )
+    sources |= dict.fromkeys((hashes[position] for position in known.tolist()), "an image that is labelled or picked")
     copies, known_positions = dict[int, str](), set(known.tolist())
     for position in range(task.num_pool - len(files), task.num_pool):
-        if position not in known_positions:
+        if position not in known_positions and hashes[position]:
             if (other := sources.get(hashes[position])) is not None:
                 copies[position] = other
             sources.setdefault(hashes[position], "another unlabelled image")
