@@ -80,9 +80,9 @@ def select_from_shards(
     num = min(len(pool.labelled) + budget, max_clusters, len(points))
     cluster_N = cluster_rows(points, num, rng)
     log_clusters(pool, cluster_N, num)
-    lists = members_by_turn(cluster_N, len(pool.labelled))
+    lists = list(members_by_turn(cluster_N, len(pool.labelled)))
     if len(points) > MAX_IN_MEMORY:
-        lists = tuple([draw_members(members, max(MAX_MEMBERS, budget), rng) for members in part] for part in lists)
+        lists = [[draw_members(members, max(MAX_MEMBERS, budget), rng) for members in part] for part in lists]
     rank_N = pool.tie_rank_N[images]
     turns = chain(*(pick_in_turns(points, part, num_neighbours, rank_N) for part in lists))
     picks: Indices = images[np.fromiter(islice(turns, budget), np.int64)]

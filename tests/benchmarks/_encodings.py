@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.system.row_shards import ShardFolder
+from benchmark.system.row_shards import RowShards, ShardFolder
 
 SHARD, WIDTH = 100_000, 384
 NUM_CLUSTERS, NUM_KINDS, RANK = 2_000, 40, 24
@@ -39,21 +39,19 @@ def clustered(num: int, rng: np.random.Generator) -> npt.NDArray[Any]:
 
 def make_shard(folder: Path, num: int, kind: str, shard: int) -> None:
     """Writes a shard of half-precision rows, unless it is there."""
-    items = list(range(shard * SHARD, min(num, (shard + 1) * SHARD)))
-    table, rng = ShardFolder(folder, {}), np.random.default_rng([7, shard])
-    if not table.is_complete(shard, [items[0], items[-1]]):
-        is_gaussian = kind == "gaussian"
-        size = (len(items), WIDTH)
-        rows = rng.standard_normal(size, dtype=np.float32) if is_gaussian else clustered(len(items), rng)
-        table.write(shard, rows.astype(np.float16), [items[0], items[-1]])
+    size, rng = min(SHARD, num - shard * SHARD), np.random.default_rng([7, shard])
+    table, is_gaussian = ShardFolder(folder, "features", {"kind": kind}), kind == "gaussian"
+    if not table.is_complete(shard, str(size)):
+        rows = rng.standard_normal((size, WIDTH), dtype=np.float32) if is_gaussian else clustered(size, rng)
+        table.write(shard, rows.astype(np.float16), str(size))
 
 
-def make_encodings(folder: Path, num: int, kind: str = "clusters") -> int:
-    """Writes encodings of `num` images; returns the number of shards."""
+def make_encodings(folder: Path, num: int, kind: str = "clusters") -> RowShards:
+    """Writes encodings of `num` images, and opens them."""
     num_shards = -(-num // SHARD)
     with ProcessPoolExecutor(2) as workers:
         list(workers.map(functools.partial(make_shard, folder, num, kind), range(num_shards)))
-    return num_shards
+    return ShardFolder(folder, "features", {"kind": kind}).open(num_shards)
 
 
 if __name__ == "__main__":
