@@ -356,6 +356,26 @@ def test_an_image_that_cannot_be_read_is_named(num_processes: int, images: list[
         list(write_shards(job_for(tmp_path / "out", images), num_processes))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Data's own settings
+def test_ray_data_writes_the_same_shards(images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("ray", "pyarrow"):
+        pytest.importorskip(library)
+    from benchmark.runner.launchers.ray_launch import WorkerResources, write_shards_on_ray
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    jobs = [job_for(tmp_path / name, images, log=str(tmp_path / f"{name} log")) for name in ("here", "ray")]
+    list(write_shards(jobs[0]))
+    for _ in range(2):
+        assert sorted(write_shards_on_ray(jobs[1], WorkerResources(1, 0), None)) == [0, 1, 2, 3]
+    here, on_ray = ({path.name: path.read_bytes() for path in job.table("numbers").path.iterdir()} for job in jobs)
+    assert here == on_ray
+    assert sorted((tmp_path / "ray log").read_text().split()) == ["0", "3", "6", "9"]
+    images[5].write_text("not a number")
+    with pytest.raises(ValueError, match=r"5.txt is no number"):
+        list(write_shards_on_ray(job_for(tmp_path / "ray", images), WorkerResources(1, 0), None))
+
+
 def test_an_image_that_vanished_is_named(images: list[Path], tmp_path: Path) -> None:
     images[5].unlink()
     with pytest.raises(ValueError, match=r"5.txt cannot be read: No such file or directory: restore it"):
