@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from benchmark.results import Results
+    from benchmark.runner.picking.picks import Picks
 
-__all__ = ["load", "published", "run"]
+__all__ = ["load", "pick", "published", "run"]
 
 if __name__ != "benchmark":  # `__path__` below makes a checkout findable as benchmark.benchmark too
     raise ImportError(f"{__name__}: import benchmark")
@@ -56,6 +57,43 @@ def run(
 
     named_settings = {"tasks": tasks, "strategies": strategies, "seeds": seeds, "out": out, "device": device}
     return from_python.run({"grid": grid, **named_settings, **settings})
+
+
+def pick(
+    strategy: str,
+    budget: int,
+    unlabelled: str | Path,
+    *,
+    task: str | None = None,
+    labelled: str | Path | Sequence[str | Path] | None = None,
+    picked: str | Path | Sequence[str | Path] | None = None,
+    to: str | Path | None = None,
+    **settings: object,
+) -> Picks:
+    """Picks the next images to label, among images that have no label. The same call gives the same picks.
+
+    It equals the command `pick` with the same settings, see docs/pick.md. It prints nothing.
+
+    Args:
+        strategy: the strategy with its parameters, as `coreset` or `isal[k=2]`.
+        budget: the number of images to pick.
+        unlabelled: a folder of images, a list of paths (.txt, .csv), a COCO file (.json) or a video.
+        task: the task whose pool is the labelled images, as `image_folder[root=birds]`; None: there are none, for
+            strategies that need no model.
+        labelled: files with labels of images in `unlabelled`.
+        picked: files that earlier picks were written to, which are not picked again.
+        to: the file to write; None: none.
+        settings: any other setting of the command, as `seed=1` or `format="coco"`.
+
+    Raises:
+        ValueError: a setting, a file or a label does not fit; nothing is written then.
+    """
+    from benchmark.runner import from_python
+
+    named_settings = {"task": task, "labelled": labelled, "picked": picked, "to": to}
+    return from_python.pick({
+        "strategy": strategy, "budget": budget, "unlabelled": unlabelled, **named_settings, **settings
+    })  # fmt: skip
 
 
 def load(*records: str | Path, task: str = "") -> Results:

@@ -24,7 +24,7 @@ from benchmark.vision.classification import (
     missing_capabilities,
 )
 from benchmark.vision.data.image_checks import read_all, warn_once
-from benchmark.vision.data.image_files import EXTENSIONS, Exif, is_hidden_name, is_image
+from benchmark.vision.data.image_files import EXTENSIONS, Exif, is_hidden_name, is_image, list_images_below
 from benchmark.vision.data.regular_files import printable
 from benchmark.vision.fingerprints import derive_seed
 
@@ -160,7 +160,7 @@ def list_classes(folder: Path) -> list[str]:
 
 def read_split(folder: Path, classes: Sequence[str], size: int, exif: Exif = "turn") -> Split:
     """Loads all images of all classes with their labels, and logs which files are left out."""
-    class_files = [list_class_files(folder / name) for name in classes]
+    class_files = [list_images_below(folder / name) for name in classes]
     if others := [path for _, other_files in class_files for path in other_files]:
         warn_once(f"{folder}: files that are no images are left out: {len(others):,} ({printable(others[0].name)})")
     if outside := [name for name in list_entries(folder)[1] if is_image(name)]:
@@ -173,22 +173,3 @@ def read_split(folder: Path, classes: Sequence[str], size: int, exif: Exif = "tu
     paths = [path for images, _ in class_files for path in images]
     labels = [label for label, (images, _) in enumerate(class_files) for _ in images]
     return Split.from_files(paths, labels, size, exif)
-
-
-def list_class_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images and the other files in a class folder and below, without hidden ones.
-
-    The order is that of torchvision's ImageFolder: folder by folder, then by name.
-    """
-    images, others, visited = list[tuple[str, str]](), list[tuple[str, str]](), set[str]()
-    for path, subfolders, names in os.walk(folder, followlinks=True):
-        if (real_path := os.path.realpath(path)) in visited:  # another link leads to this folder too
-            subfolders.clear()
-            continue
-        visited.add(real_path)
-        subfolders[:] = [name for name in subfolders if not is_hidden_name(name)]
-        for name in names:
-            if not is_hidden_name(name):
-                (images if is_image(name) else others).append((path, name))
-    image_paths, other_paths = ([Path(path, name) for path, name in sorted(part)] for part in (images, others))
-    return image_paths, other_paths

@@ -43,6 +43,7 @@ def test_the_help_of_every_command_shows_each_of_its_settings_with_type_default_
         ("check", {"check_on", "device"}, {"grid", "seeds", "out"}),
         ("savings", {"at", "cost", "records"}, {"to", "seeds"}),
         ("explain", {"out", "task"}, {"level", "format"}),
+        ("pick", {"unlabelled", "to", "seed", "device", "data"}, {"seeds", "rounds", "out", "grid", "records"}),
     ],
 )
 def test_a_command_shows_and_takes_its_own_settings_alone(verb: str, takes: set[str], takes_not: set[str]) -> None:
@@ -68,6 +69,8 @@ def test_completion_knows_every_command() -> None:
     assert sorted(typer.main.get_command(app).commands) == sorted(VERBS)  # type: ignore[attr-defined]
 
 
-def test_the_page_of_settings_is_rendered() -> None:
-    page = (ROOT / "docs" / "command_line.md").read_text()
+@pytest.mark.parametrize("name", ["command_line", "pick"])
+def test_the_page_of_settings_is_rendered(name: str) -> None:
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    assert "<!-- settings: " in page
     assert render_page(page, ROOT) == page

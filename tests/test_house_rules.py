@@ -123,6 +123,7 @@ ONLY = {
     "hydra": "benchmark/config.py",
     "omegaconf": "benchmark/config.py",
     "wandb": "benchmark/runner/tracking.py",
+    "av": "benchmark/runner/picking/video_frames.py",
     "ray": "benchmark/runner/launchers/ray_launch.py",
     "mmdet": "benchmark/vision/detection/mmdet_detectors.py",
     "mmcv": "benchmark/vision/detection/mmdet_detectors.py",

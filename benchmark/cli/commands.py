@@ -26,6 +26,7 @@ from benchmark.analysis.options import AnalysisOptions, parse_options
 from benchmark.cli import analysis_commands, completion
 from benchmark.cli.display import show_activity
 from benchmark.cli.help import CommandWithSettings, print_version
+from benchmark.cli.pick_command import pick_images
 from benchmark.cli.terminal import err, print_rows, say, tolerate_narrow_encodings
 from benchmark.experiment import spec as experiment_spec
 from benchmark.experiment.run_settings import Settings, known_settings
@@ -187,6 +188,12 @@ def show_estimate(job: Job) -> None:
     if failed:
         say(f"no hours could be estimated for: {', '.join(failed)}")
         raise typer.Exit(1)
+
+
+@app.command(cls=CommandWithSettings)
+def pick(arguments: Arguments = None) -> None:
+    """Pick the next images to label, among images without labels, and write their list: docs/pick.md."""
+    pick_images(arguments or [])
 
 
 @app.command(name="list", cls=CommandWithSettings)

@@ -41,6 +41,9 @@ class Boxes:
 Targets: TypeAlias = Tensor | list[Boxes]
 
 
+ImageLabel: TypeAlias = int | Boxes  # the label of one image: its class, or its boxes
+
+
 @dataclass(frozen=True)
 class Annotations:
     """The labels of a whole pool, for figures of a run that is finished; no View gives them out.

@@ -5,14 +5,15 @@ Shapes: N images, P predictions, C classes, D features. `Indices` are positions 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from benchmark.contract.companion import Companion
-from benchmark.contract.data import Encoding, Indices, Targets
+from benchmark.contract.data import Encoding, ImageLabel, Indices, Targets
 from benchmark.contract.metrics import Metric
 
 
@@ -197,4 +198,29 @@ class FromFiles(Protocol):
         """Returns sentences on unusual data, such as images that occur twice.
 
         A sentence begins with "FAULT: " if results would be wrong: test images that are in the pool.
+        """
+
+
+@runtime_checkable
+class ExtendsPool(Protocol):
+    """A task to whose pool files can be added, most of them without a label, so that `pick` can choose among them.
+
+    Args:
+        classes: the names of the classes.
+    """
+
+    classes: Sequence[str]
+
+    def with_images(self, paths: Sequence[Path], labels: Mapping[int, ImageLabel]) -> Task:
+        """Returns a copy of the task with more images at the end of its pool.
+
+        What would read the label of an image that has none raises PermissionError.
+
+        Args:
+            paths: files of the images.
+            labels: the labels of some of them, by position in `paths`.
+
+        Raises:
+            ValueError: files cannot be read as images (`BadImagesError`, which names them all), or the labels are of
+                another kind than the task's.
         """

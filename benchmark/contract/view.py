@@ -91,8 +91,8 @@ class View:
     ) -> None:
         self.model, self.num_initial = model, num_initial
         self.__purchase_sizes, self.__tie_seed = purchase_sizes or (num_initial, len(labelled) - num_initial), tie_seed
-        self.diagnostics: dict[str, float] = {}
-        self.encoding_time = EncodingTime()
+        self.diagnostics, self.encoding_time = dict[str, float](), EncodingTime()
+        self.scores = dict[int, float]()  # of the images that `lowest` or `highest` returned last; descending
         self.__labelled, self.__unlabelled = labelled.copy(), unlabelled.copy()
         self.__task, self.__held_out, self.__needs = task, held_out, frozenset(needs)
         self.__visible = frozenset(labelled.tolist()) | frozenset(unlabelled.tolist())
@@ -126,12 +126,12 @@ class View:
         """
         values = values_N.detach().cpu().double().numpy()
         if values.shape != self.__unlabelled.shape:
-            raise ValueError(
-                f"scores of shape {values.shape} for {len(self.__unlabelled)} unlabelled images, not one each"
-            )
+            raise ValueError(f"scores of shape {values.shape} for {len(self.__unlabelled)} images, not one each")
         if num_nan := int(np.isnan(values).sum()):
             raise ValueError(f"{num_nan} of {len(values)} scores are NaN")
-        lowest: Indices = self.__unlabelled[np.lexsort((self.tie_ranks(self.__unlabelled), values))[:budget]]
+        order = np.lexsort((self.tie_ranks(self.__unlabelled), values))[:budget]
+        lowest: Indices = self.__unlabelled[order]
+        self.scores = dict(zip(lowest.tolist(), (0.0 - values[order]).tolist(), strict=True))
         return lowest
 
     def highest(self, values_N: Tensor, budget: int) -> Indices:

@@ -138,6 +138,7 @@ COMMAND_SETTINGS = {  # of commands that run no grid; the others take all but ch
     "check": (
         "plugins", "check_on", "data", "device", "threads", "workers", "select_timeout", "deterministic", "format"
     ),
+    "pick": ("device", "threads", "workers", "data", "plugins", "cache_gb", "select_timeout", "deterministic"),
 }  # fmt: skip
 
 

@@ -60,8 +60,9 @@ def selection_seed(purpose: str, cell: Cell, round_number: int) -> int:
 
 
 def build_view(
-    cell: Cell, task: Task, initial_draw: InitialDraw, model: torch.nn.Module, purchases: Sequence[Indices]
-) -> View:
+    cell: Cell, task: Task, initial_draw: InitialDraw, model: torch.nn.Module, purchases: Sequence[Indices],
+    unavailable: Indices | None = None,
+) -> View:  # fmt: skip
     """Builds what the strategy may see; `unlabelled` is the pool without labelled and held-out images.
 
     Args:
@@ -70,10 +71,13 @@ def build_view(
         initial_draw: the cell's initial draw.
         model: the model that the strategy uses.
         purchases: the images bought in each round so far.
+        unavailable: further images that the strategy must not select; None for none.
     """
     labelled = np.concatenate([np.empty(0, np.int64), *purchases])
     is_excluded = np.zeros(task.num_pool, bool)
     is_excluded[labelled] = is_excluded[initial_draw.held_out] = True
+    if unavailable is not None:
+        is_excluded[unavailable] = True
     return View(
         task, model, labelled, np.flatnonzero(~is_excluded),
         num_initial=cell.schedule.initial, held_out=initial_draw.held_out,

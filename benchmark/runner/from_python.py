@@ -14,6 +14,8 @@ from benchmark.plugins import discovery
 from benchmark.records.provenance import provenance
 from benchmark.results import Results
 from benchmark.runner.launchers.child_process import start_early
+from benchmark.runner.picking import run_pick
+from benchmark.runner.picking.picks import Picks
 from benchmark.text import notation
 
 COMMAND_LINE_ONLY = {  # settings without effect in Python, and what to use instead
@@ -51,6 +53,15 @@ def run(settings: Mapping[str, object]) -> Results:
     if outcome.problems:
         warnings.warn("; ".join(outcome.problems), stacklevel=3)
     return Results(tuple(options.read_experiments()), tuple(options.record_paths), tuple(outcome.problems))
+
+
+def pick(settings: Mapping[str, object]) -> Picks:
+    """Picks the next images to label, as the command `pick` does.
+
+    Args:
+        settings: settings by name; None: not set.
+    """
+    return run_pick.pick(format_settings(settings))[0]
 
 
 def format_settings(settings: Mapping[str, object]) -> list[str]:

@@ -42,6 +42,7 @@ class VisionTask(ABC, Generic[Net]):
     _encodings: Encodings
     _sources: Sources
     _uses_batch_statistics: bool  # whether the network normalises with batch statistics
+    _unlabelled: Indices = np.empty(0, np.int64)  # positions of images that came without a label
 
     @abstractmethod
     def _build_network(self, seed: int, companion: Companion | None) -> Net:
@@ -67,6 +68,11 @@ class VisionTask(ABC, Generic[Net]):
     def data_remarks(self) -> list[str]:
         """Returns sentences about duplicate images in the data."""
         return list(self._sources.remarks)
+
+    def _require_labels(self, indices: Indices) -> None:
+        """Raises PermissionError where one of these images came without a label."""
+        if len(missing := np.intersect1d(np.asarray(indices, np.int64), self._unlabelled)):
+            raise PermissionError(f"image {missing[0]} of the pool has no label, and something tried to read it")
 
     def images(self, model: nn.Module, indices: Indices, size: tuple[int, int]) -> Tensor:
         """Returns images resized to `size`; see `ShowsImages`."""

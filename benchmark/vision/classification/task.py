@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -26,6 +26,7 @@ from benchmark.api import (
     BatchSizes,
     Companion,
     Direction,
+    ImageLabel,
     Indices,
     Machine,
     Predictions,
@@ -51,6 +52,7 @@ from benchmark.vision.training import in_precision
 from benchmark.vision.weights import weights_file
 
 PIXELS_PER_BATCH = 2**18  # 256 images of 32x32
+NO_LABEL = -1  # stands for the class of an image that came without a label
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,13 @@ class Split:
         images_NKHW: uint8, with one or three channels.
         labels_N: classes 0..C-1.
         scans: (N,) the results of reading the images' files; empty for images without files.
+        exif: how photographs among the files were turned.
     """
 
     images_NKHW: npt.NDArray[np.uint8]
     labels_N: npt.NDArray[np.int64]
     scans: Sequence[ImageScan] = ()
+    exif: Exif = "turn"
 
     @classmethod
     def from_files(cls, paths: Sequence[Path], labels: Sequence[int], size: int, exif: Exif) -> Split:
@@ -78,11 +82,12 @@ class Split:
             exif: whether photographs are turned as their EXIF tags say; see `decoded_images.load_images`.
         """
         images_N3HW, scans = load_images(paths, size, exif)
-        return cls(images_N3HW, np.array(labels, np.int64), scans)
+        return cls(images_N3HW, np.array(labels, np.int64), scans, exif)
 
     def select(self, indices: Indices) -> Split:
         """The images at these positions."""
-        return Split(self.images_NKHW[indices], self.labels_N[indices], [self.scans[i] for i in indices.tolist()])
+        scans = [self.scans[i] for i in indices.tolist()]
+        return replace(self, images_NKHW=self.images_NKHW[indices], labels_N=self.labels_N[indices], scans=scans)
 
     def to_device(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The images and the labels as tensors on a device."""
@@ -116,15 +121,18 @@ class Classification(VisionTask[ClassificationNetwork]):
         self._machine, self._recipe, self._device = machine, recipe, machine.device
         self._weights = weights_file(machine, recipe.weights) or recipe.weights
         self._images, self._labels = pool.to_device(machine.device)
-        test_images, self._test_labels = test.to_device(machine.device)
-        self._inputs, self._test_inputs = self._images, test_images  # what the network takes, before `_prepare_inputs`
+        self._test_images, self._test_labels = test.to_device(machine.device)
+        self._inputs, self._test_inputs = (
+            self._images,
+            self._test_images,
+        )  # what the network takes, before `_prepare_inputs`
         self._memo: tuple[Callable[[], nn.Module | None], Indices, tuple[Tensor, Tensor]] | None = None
         self._encoder_pool = InMemoryPool(self._images)
         self._encodings = Encodings(self._encoder_pool, self._encoder_pool, digest(pool.images_NKHW), machine)
         parts = [pool.images_NKHW, pool.labels_N, test.images_NKHW, test.labels_N, self._weights]
         encoders = [] if recipe.encoder is None else [encoder_identity(recipe.encoder, machine)]
         self.fingerprint = digest(*parts, *encoders)
-        self._sources = report_sources(pool.scans, test.scans, root)
+        self._sources, self._exif = report_sources(pool.scans, test.scans, root), pool.exif
 
     @abstractmethod
     def _prepare_inputs(self, inputs: Tensor) -> Tensor:
@@ -141,6 +149,7 @@ class Classification(VisionTask[ClassificationNetwork]):
         Raises:
             ValueError: training diverges.
         """
+        self._require_labels(labelled)
         network = self._build_network(seed, companion)
         positions_N = torch.from_numpy(np.sort(labelled)).to(self._device)
         checkpoint = self._checkpoint_path(np.sort(labelled), seed, companion)
@@ -188,9 +197,33 @@ class Classification(VisionTask[ClassificationNetwork]):
         scrambled_task.fingerprint, scrambled_task._memo = digest(self.fingerprint, pool, tests if test else ""), None
         return scrambled_task
 
+    def with_images(self, paths: Sequence[Path], labels: Mapping[int, ImageLabel]) -> Classification:
+        """Returns a copy of the task with more images at the end of its pool; see `ExtendsPool`."""
+        _, num_channels, height, width = self._images.shape
+        if num_channels != 3 or height != width:
+            raise ValueError(
+                f"files are read as square images in RGB, but this task's are {height} x {width} with {num_channels} "
+                "channel(s): take a task that reads files, such as image_folder"
+            )
+        if not all(isinstance(label, int) for label in labels.values()):
+            raise ValueError("boxes cannot be labels of a classifier, whose images have one class each")
+        values = [label if isinstance(label := labels.get(i), int) else NO_LABEL for i in range(len(paths))]
+        added = Split.from_files(paths, values, height, self._exif)
+        pool = Split(
+            np.concatenate([self._images.cpu().numpy(), added.images_NKHW]),
+            np.concatenate([self._labels.cpu().numpy(), added.labels_N]),
+            exif=self._exif,
+        )
+        test = Split(self._test_images.cpu().numpy(), self._test_labels.cpu().numpy())
+        extended = type(self)(self._machine, self._recipe, pool, test, self.num_classes, self.classes)
+        extended._unlabelled = np.flatnonzero(pool.labels_N == NO_LABEL)
+        extended._sources = replace(self._sources, pool=[*self._sources.pool, *added.scans])
+        return extended
+
     # --- for figures of a finished run -----------------------------------------------------------
     def annotations(self) -> Annotations:
         """Returns the class of each pool image."""
+        self._require_labels(np.arange(self.num_pool))
         return Annotations(self.classes, np.arange(self.num_pool), self._labels.cpu().numpy())
 
     def pictures(self, indices: Indices, side: int) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.float32]]]:
@@ -231,6 +264,7 @@ class Classification(VisionTask[ClassificationNetwork]):
 
     def labels(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N,): the classes of images."""
+        self._require_labels(indices)
         return self._labels[torch.from_numpy(np.array(indices)).to(self._device)]
 
     def companion(self, model: nn.Module, indices: Indices) -> Tensor:
@@ -272,6 +306,8 @@ class Classification(VisionTask[ClassificationNetwork]):
 
         `targets` are (N,) classes or (N, C) weights of the classes.
         """
+        if targets is None and not test:
+            self._require_labels(indices)
         inputs, labels = (self._test_inputs, self._test_labels) if test else (self._inputs, self._labels)
         positions_N = torch.from_numpy(np.array(indices)).to(self._device)
         batch_targets = labels[positions_N] if targets is None else targets
@@ -280,6 +316,7 @@ class Classification(VisionTask[ClassificationNetwork]):
 
     def row_losses(self, model: nn.Module, indices: Indices) -> Callable[[Tensor], Tensor]:
         """Returns a function of rows of `indices` like `losses`; see `KeepsImagesOnDevice`."""
+        self._require_labels(indices)
         positions_N = torch.from_numpy(np.array(indices)).to(self._device)
         inputs, labels_N = self._inputs[positions_N], self._labels[positions_N]
         return lambda rows_N: cross_entropy(model(self._prepare_inputs(inputs[rows_N])), labels_N[rows_N])

@@ -46,11 +46,11 @@ class Messages(NamedTuple):
     """What is to be said of some images.
 
     Args:
-        errors: What is wrong with the bad ones.
+        errors: What is wrong with the bad ones, by row.
         warnings: What Pillow warned of.
     """
 
-    errors: list[str]
+    errors: dict[int, str]
     warnings: list[str]
 
 
@@ -87,14 +87,14 @@ class DecodedImages(NamedTuple):
 
     def decode(self, paths: Sequence[Path], exif: Exif, rows: Iterable[int]) -> Messages:
         """Decodes images into these rows, apart from bad ones, which are returned as errors."""
-        errors = list[str]()
+        errors = dict[int, str]()
         with warnings.catch_warnings(record=True) as pillow_warnings:
             warnings.simplefilter("always")
             for row in rows:
                 try:
                     self.decode_file(row, paths[row], exif)
                 except ValueError as error:
-                    errors.append(str(error))
+                    errors[row] = str(error)
         return Messages(errors, [str(warning.message) for warning in pillow_warnings])
 
     def decode_file(self, row: int, path: Path, exif: Exif) -> None:
@@ -176,7 +176,7 @@ def decode_all(paths: Sequence[Path], size: int, exif: Exif) -> DecodedImages:
     Raises:
         BadImagesError: Names all files that cannot be read completely.
     """
-    images, errors, pillow_warnings = DecodedImages.allocate(len(paths), size), list[str](), list[str]()
+    images, errors, pillow_warnings = DecodedImages.allocate(len(paths), size), dict[int, str](), list[str]()
     num_processes = num_cores() if len(paths) >= MIN_FOR_PROCESSES else 1
     step = max(1, min(MAX_STEP, len(paths) // (8 * num_processes)))
     parts = [range(start, min(start + step, len(paths))) for start in range(0, len(paths), step)]
@@ -186,11 +186,11 @@ def decode_all(paths: Sequence[Path], size: int, exif: Exif) -> DecodedImages:
         zip(parts, results, strict=True), "reading images", total=len(paths), size=lambda pair: len(pair[0])
     )
     for _, messages in pairs:
-        errors += messages.errors
+        errors |= messages.errors
         pillow_warnings += messages.warnings
     report_pillow_warnings(pillow_warnings, len(paths))
     if errors:
-        raise BadImagesError(errors, len(paths))
+        raise BadImagesError(list(errors.values()), len(paths), list(errors))
     return images
 
 

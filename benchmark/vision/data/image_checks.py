@@ -78,10 +78,11 @@ class BadImagesError(ValueError):
     Args:
         messages: What is wrong with each of them.
         total: The number of images that were read, good ones included.
+        positions: The positions of the bad ones among these, where all were read by one call.
     """
 
-    def __init__(self, messages: Sequence[str], total: int) -> None:
-        self.messages, self.total = list(messages), total
+    def __init__(self, messages: Sequence[str], total: int, positions: Sequence[int] = ()) -> None:
+        self.messages, self.total, self.positions = list(messages), total, list(positions)
         more = f"; and {len(messages) - MAX_REPORTED:,} more" if len(messages) > MAX_REPORTED else ""
         count = f"{len(messages):,} of {total:,} images cannot be used: " if len(messages) > 1 else ""
         text = "; ".join(messages[:MAX_REPORTED])
@@ -194,8 +195,9 @@ def map_parallel(function: Callable[[int], Result], indices: Sequence[int], tota
         finally:
             threads.shutdown(cancel_futures=True)  # an interrupted run waits only for the images that are being read
     report_pillow_warnings([str(warning.message) for warning in pillow_warnings], total)
-    if errors := [str(result) for result in results if isinstance(result, ValueError)]:
-        raise BadImagesError(errors, total)
+    bad = {number: result for number, result in zip(indices, results, strict=True) if isinstance(result, ValueError)}
+    if bad:
+        raise BadImagesError([str(error) for error in bad.values()], total, list(bad))
     return [result for result in results if not isinstance(result, ValueError)]
 
 

@@ -71,6 +71,28 @@ def list_images(folder: Path) -> list[Path]:
     return files
 
 
+def list_images_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Lists the images and the other files in a folder and below, without hidden ones.
+
+    The order is that of torchvision's ImageFolder: folder by folder, then by name.
+
+    Args:
+        folder: The folder.
+    """
+    images, others, visited = list[tuple[str, str]](), list[tuple[str, str]](), set[str]()
+    for path, subfolders, names in os.walk(folder, followlinks=True):
+        if (real_path := os.path.realpath(path)) in visited:  # another link leads to this folder too
+            subfolders.clear()
+            continue
+        visited.add(real_path)
+        subfolders[:] = [name for name in subfolders if not is_hidden_name(name)]
+        for name in names:
+            if not is_hidden_name(name):
+                (images if is_image(name) else others).append((path, name))
+    image_paths, other_paths = ([Path(path, name) for path, name in sorted(part)] for part in (images, others))
+    return image_paths, other_paths
+
+
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
     """Opens an image for a `with` block; its pixels are read on first use.

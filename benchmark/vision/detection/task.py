@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,14 @@ from benchmark.api import (
     Boxes,
     Companion,
     Direction,
+    ImageLabel,
     Indices,
     Machine,
     Predictions,
     Scores,
     Targets,
 )
+from benchmark.vision.data.added_files import add_files
 from benchmark.vision.data.annotations import GroundTruth, Split, image_scans
 from benchmark.vision.data.duplicates import report_sources
 from benchmark.vision.data.reading import Noise, Views
@@ -86,25 +88,39 @@ class Detection(VisionTask[Detector]):
         map_at: Literal["50", "50:95"], classes: Sequence[str] = (), root: Path | None = None,
     ) -> None:  # fmt: skip
         check_has_boxes(pool, test)
-        self.num_pool, self.num_classes, self._map = len(pool.truth), num_classes, MAP_SCORES[map_at]
+        self.num_classes, self._map = num_classes, MAP_SCORES[map_at]
         self.classes = classes or [str(number) for number in range(num_classes)]
         self._machine, self._recipe, self._device = machine, recipe, machine.device
         self._weights = weights_file(machine, recipe.weights)
-        self._pool, self._test = pool, test
-        self._memo: tuple[Callable[[], nn.Module | None], Indices, DetectionSet] | None = None
+        self._test = test
         detector = self.model()  # reports a faulty recipe early
         self._uses_batch_statistics = uses_batch_statistics(detector)
         if not suits_channels_last(detector, self._device):
             self._recipe = replace(recipe, channels_last=False)
         self._batch_builder = BatchBuilder(self._recipe, detector.pixel_format, machine.device)
-        self.pool_reader = BatchReader(pool.images, "pool", self._batch_builder, machine)
         self.test_reader = BatchReader(test.images, "test", self._batch_builder, machine)
+        self._use_pool(pool)
+        self._sources = report_sources(image_scans(pool.images), image_scans(test.images), root)
+
+    def _use_pool(self, pool: Split) -> None:
+        """Makes these images the pool."""
+        self.num_pool, self._pool, machine = len(pool.truth), pool, self._machine
+        self._memo: tuple[Callable[[], nn.Module | None], Indices, DetectionSet] | None = None
+        self.pool_reader = BatchReader(pool.images, "pool", self._batch_builder, machine)
         self.batch_size = self.pool_reader.batch_size
         self._encoder_pool = encoder_pool(pool.images, machine)
         self._encodings = Encodings(self._encoder_pool, self._encoder_pool, pool.images.fingerprint, machine)
-        parts = [truth_arrays(split.truth) for split in (pool, test)]
-        self.fingerprint = digest(*parts[0], *parts[1], pool.images.fingerprint, test.images.fingerprint, self._weights)
-        self._sources = report_sources(image_scans(pool.images), image_scans(test.images), root)
+        images, truths = ([getattr(split, name) for split in (pool, self._test)] for name in ("images", "truth"))
+        arrays = [array for truth in truths for array in truth_arrays(truth)]
+        self.fingerprint = digest(*arrays, *(part.fingerprint for part in images), self._weights)
+
+    def with_images(self, paths: Sequence[Path], labels: Mapping[int, ImageLabel]) -> Detection:
+        """Returns a copy of the task with more images at the end of its pool; see `ExtendsPool`."""
+        extended, num_old = copy.copy(self), self.num_pool
+        extended._use_pool(add_files(self._pool, paths, labels))
+        extended._unlabelled = num_old + np.setdiff1d(np.arange(len(paths)), list(labels))
+        extended._sources = replace(self._sources, pool=image_scans(extended._pool.images))
+        return extended
 
     # --- training and scoring --------------------------------------------------------------------
     def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Detector:
@@ -113,6 +129,7 @@ class Detection(VisionTask[Detector]):
         Raises:
             ValueError: training diverges.
         """
+        self._require_labels(labelled)
         labelled_images, self._memo, num = np.sort(labelled), None, self._machine.processes_per_fit
         checkpoint = self._checkpoint_path(labelled_images, seed, companion)
         fit = DetectorFit(
@@ -145,6 +162,7 @@ class Detection(VisionTask[Detector]):
 
     def cost(self, indices: Indices) -> dict[str, float]:
         """Counts images and the boxes drawn on them. Ignored boxes count too, as in published numbers."""
+        self._require_labels(indices)
         return {"images": float(len(indices)), "boxes": float(self._pool.truth.num_annotated_boxes(indices))}
 
     def num_test(self) -> int:
@@ -168,6 +186,7 @@ class Detection(VisionTask[Detector]):
     # --- for figures of a finished run -----------------------------------------------------------
     def annotations(self) -> Annotations:
         """Returns the class and the size of each box of the pool, ignored ones included."""
+        self._require_labels(np.arange(self.num_pool))
         truth = self._pool.truth
         sides_B2 = truth.corners_B4[:, 2:] - truth.corners_B4[:, :2]
         image_B = np.repeat(np.arange(self.num_pool), np.diff(truth.offsets_N1))
@@ -210,6 +229,7 @@ class Detection(VisionTask[Detector]):
 
     def labels(self, model: nn.Module, indices: Indices) -> list[Boxes]:
         """Returns the boxes of each image, without ignored ones."""
+        self._require_labels(indices)
         return [self._pool.truth.boxes_of(index) for index in np.asarray(indices).tolist()]
 
     @torch.no_grad()
@@ -287,6 +307,8 @@ class Detection(VisionTask[Detector]):
     ) -> Tensor:
         """(N,): the sum of all loss terms of each image, normalised by its own positives; differentiable in
         `weights`."""
+        if targets is None and not test:
+            self._require_labels(indices)
         split, reader = (self._test, self.test_reader) if test else (self._pool, self.pool_reader)
         boxes = [split.truth.boxes_of(index) for index in indices] if targets is None else targets
         assert isinstance(boxes, list), "a detector's targets are boxes"

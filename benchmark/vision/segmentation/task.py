@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count, groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ from benchmark.api import (
     Annotations,
     Companion,
     Direction,
+    ImageLabel,
     Indices,
     Machine,
     Predictions,
@@ -32,6 +33,7 @@ from benchmark.api import (
     activity,
     seeded,
 )
+from benchmark.vision.data.added_files import add_files_without_maps
 from benchmark.vision.data.annotations import Images, image_scans, stored_sizes
 from benchmark.vision.data.duplicates import report_sources
 from benchmark.vision.data.label_maps import IGNORE_INDEX, ScrambledMaps, Split, check_has_labels
@@ -96,10 +98,10 @@ class Segmentation(VisionTask[Segmenter]):
     ) -> None:  # fmt: skip
         assert len(classes) <= IGNORE_INDEX
         check_has_labels(pool, test)
-        self.num_pool, self.classes = len(pool), classes
+        self.classes = classes
         self._machine, self._recipe, self._device = machine, recipe, machine.device
         self._weights = weights_file(machine, recipe.weights)
-        self._pool, self._test = pool, test
+        self._test = test
         network = self.model()  # reports a faulty recipe early
         self._uses_batch_statistics = uses_batch_statistics(network)
         if not suits_channels_last(network, self._device):
@@ -107,10 +109,23 @@ class Segmentation(VisionTask[Segmenter]):
         self._size = (pool.images[0].shape[1], pool.images[0].shape[2])
         self._num_pixels = PIXELS_PER_BATCH[machine.device.type]
         self.batch_size = max(1, self._num_pixels // math.prod(self._size))
-        self._encoder_pool = encoder_pool(pool.images, machine)
-        self._encodings = Encodings(self._encoder_pool, self._encoder_pool, pool.images.fingerprint, machine)
-        self.fingerprint = digest(pool.fingerprint, test.fingerprint, *classes, self._weights)
+        self._use_pool(pool)
         self._sources = report_sources(image_scans(pool.images), image_scans(test.images), root)
+
+    def _use_pool(self, pool: Split) -> None:
+        """Makes these images the pool."""
+        self.num_pool, self._pool = len(pool), pool
+        self._encoder_pool = encoder_pool(pool.images, self._machine)
+        self._encodings = Encodings(self._encoder_pool, self._encoder_pool, pool.images.fingerprint, self._machine)
+        self.fingerprint = digest(pool.fingerprint, self._test.fingerprint, *self.classes, self._weights)
+
+    def with_images(self, paths: Sequence[Path], labels: Mapping[int, ImageLabel]) -> Segmentation:
+        """Returns a copy of the task with more images at the end of its pool, without label maps; see `ExtendsPool`."""
+        extended, num_old = copy.copy(self), self.num_pool
+        extended._use_pool(add_files_without_maps(self._pool, paths, labels))
+        extended._unlabelled = num_old + np.arange(len(paths))
+        extended._sources = replace(self._sources, pool=image_scans(extended._pool.images))
+        return extended
 
     # --- training and scoring --------------------------------------------------------------------
     def fit(self, labelled: Indices, seed: int, companion: Companion | None = None) -> Segmenter:
@@ -119,6 +134,7 @@ class Segmentation(VisionTask[Segmenter]):
         Raises:
             ValueError: training diverges, or a DeepLabV3 is trained on one image.
         """
+        self._require_labels(labelled)
         labelled_images, recipe = np.sort(labelled), self._recipe
         if len(labelled_images) < 2 and recipe.model.startswith("deeplabv3"):
             raise ValueError(f"model={recipe.model}: cannot learn from one image: set initial=2 or more")
@@ -177,6 +193,7 @@ class Segmentation(VisionTask[Segmenter]):
     # --- for figures of a finished run -----------------------------------------------------------
     def annotations(self) -> Annotations:
         """Returns the classes of each pool image, with the square root of the area of each."""
+        self._require_labels(np.arange(self.num_pool))
         groups = [[number] for number in range(self.num_pool)]
         maps = read_groups(self._pool.maps, groups, self._machine.workers)
         counts_NC = np.stack(
@@ -228,6 +245,7 @@ class Segmentation(VisionTask[Segmenter]):
 
     def labels(self, model: nn.Module, indices: Indices) -> Tensor:
         """(N, h, w) uint8: the classes at the lattice places; 255 for ignored pixels and outside a smaller image."""
+        self._require_labels(indices)
         return pad_maps([take_lattice(pairs_N4HW[:, 3]) for pairs_N4HW in self._read_pairs(self._pool, indices)])
 
     @torch.no_grad()
@@ -265,6 +283,8 @@ class Segmentation(VisionTask[Segmenter]):
 
         With `targets`, (N, h, w) classes of the lattice places, the mean is over these places.
         """
+        if targets is None and not test:
+            self._require_labels(indices)
         network, split, parts = cast_model(model, Segmenter), self._test if test else self._pool, list[Tensor]()
         assert targets is None or isinstance(targets, Tensor), "a segmenter's targets are a tensor"
         for part, pairs_N4HW in self._read_numbered_pairs(split, indices):
