@@ -204,6 +204,7 @@ def test_strategies_select_what_they_select_in_memory(label: str, num_labelled: 
     picks = select_from_shards(strategy, pool, 30, np.random.default_rng(7))
     expected = strategy.plugin.function(view, 30, np.random.default_rng(7), **strategy.values)
     assert picks.tolist() == expected.tolist()
+    assert pool.scores == view.scores
     assert pool.diagnostics == {name: value for name, value in view.diagnostics.items() if name != "patterns"}
 
 

@@ -57,7 +57,8 @@ class ShardedPool:
     tables: Mapping[str, Rows]
     tie_seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    diagnostics: dict[str, float] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)  # what `log` was given
+    scores: dict[int, float] = field(default_factory=dict)  # of the selected images, where the strategy has scores
 
     @cached_property
     def is_candidate_N(self) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmark.api import EncoderName, Indices, Predictions, Rows, ShardedPool, View
 
 PROBABILITIES = "probabilities"
-BLOCK = 65536  # images whose values are computed at once
+BLOCK = 16384  # images whose values are computed at once
 MAX_IN_MEMORY = 2**18  # images; up to so many are selected as from a pool in memory where the disk needs another way
 
 
@@ -71,7 +71,9 @@ def highest(pool: ShardedPool, budget: int, values_of: Callable[[Predictions], T
     threshold = np.partition(-values, budget - 1)[budget - 1]
     near = np.flatnonzero(-values <= threshold)
     order = np.lexsort((pool.tie_rank_N.numpy()[pool.unlabelled[near]], -values[near]))
-    picks: Indices = pool.unlabelled[near[order[:budget]]]
+    first = near[order[:budget]]
+    picks: Indices = pool.unlabelled[first]
+    pool.scores = dict(zip(picks.tolist(), values[first].tolist(), strict=True))
     return picks
 
 

@@ -73,6 +73,11 @@ class ShardJob:
         """Returns the folder of a table."""
         return ShardFolder(Path(self.folder), name, self.facts)
 
+    def write_manifests(self) -> None:
+        """Writes what each table holds."""
+        for name in self.tables:
+            self.table(name).write_manifest()
+
     def is_complete(self, number: int) -> bool:
         """Whether all tables have this shard, with the rows of the images as they are now."""
         images = self.lists.checksum(number)
@@ -108,25 +113,24 @@ class ShardWorker:
             job.table(name).write(number, rows.numpy(), images)
 
 
-def write_shards(job: ShardJob, num_processes: int = 1) -> Iterator[int]:
+def write_shards(job: ShardJob, num_processes: int = 1, worker: ShardWorker | None = None) -> Iterator[int]:
     """Writes the shards that are missing, and yields the number of each shard of the job, as soon as it is there.
 
     Args:
         job: what to write.
         num_processes: processes of this machine that share the shards; with 1, this one writes them.
+        worker: the worker of this process; None for a new one.
 
     Raises:
         ValueError: images or settings do not fit, or a process has failed.
     """
-    for name in job.tables:
-        job.table(name).write_manifest()
-    numbers = range(job.num_shards)
+    job.write_manifests()
     num_processes = min(num_processes, job.num_shards)
     if num_processes > 1:
         yield from write_in_processes(job, num_processes)
         return
-    worker = ShardWorker(job)
-    for number in numbers:
+    worker = worker or ShardWorker(job)
+    for number in range(job.num_shards):
         worker.write(number)
         yield number
 

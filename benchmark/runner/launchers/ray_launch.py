@@ -185,6 +185,7 @@ def write_shards_on_ray(job: ShardJob, resources: WorkerResources, address: str 
     Raises:
         ValueError: no cluster answers, Ray Data is not installed, or a shard cannot be written.
     """
+    job.write_manifests()
     with ray_connection(address):
         data, num_actors = import_ray_data(), min(job.num_shards, worker_capacity(resources))
         if not num_actors:
