@@ -50,6 +50,7 @@ from benchmark.contract.lookup import (
 from benchmark.contract.machine import Machine
 from benchmark.contract.metrics import ACCURACY, MEAN_AP, MEAN_IOU, Metric, Scores, scores_by_class
 from benchmark.contract.registering import register, register_encoder, register_task
+from benchmark.contract.sharded_pool import FromShards, Rows, ShardedPool
 from benchmark.contract.tasks import (
     BatchSizes,
     Encoder,
@@ -92,6 +93,7 @@ __all__ = [
     "EncodingTime",
     "ExtendsPool",
     "FromFiles",
+    "FromShards",
     "GivesPseudoLabels",
     "How",
     "ImageLabel",
@@ -108,9 +110,11 @@ __all__ = [
     "Proposes",
     "Reference",
     "ReportsBatchSizes",
+    "Rows",
     "RunsCompanion",
     "Samples",
     "Scores",
+    "ShardedPool",
     "ShowsImages",
     "ShowsLabels",
     "ShowsWeights",

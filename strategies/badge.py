@@ -10,12 +10,59 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.api import Indices, View, register
+from benchmark.api import FromShards, Indices, ShardedPool, View, register
 
+from .shared.lazy_rows import Centres, LazyRows
+from .shared.stored import (
+    BLOCK,
+    MAX_IN_MEMORY,
+    PROBABILITIES,
+    GradientRows,
+    describe_features,
+    describe_predictions,
+    feature_table,
+    initial_bounds,
+    prediction_tables,
+)
 from .shared.ties import argmax_by_rank, ranks_as_tensor
 
 
-@register(needs={"predict", "embed"}, version=1)
+def describe(view: View, indices: Indices) -> dict[str, Tensor]:
+    """Returns what is stored of images: class probabilities and features, never their outer product."""
+    return describe_predictions(view, indices) | describe_features(view, indices, None)
+
+
+def tables() -> tuple[str, ...]:
+    """Returns the names of these tables."""
+    return (*prediction_tables(), feature_table(None))
+
+
+def select_from_shards(pool: ShardedPool, budget: int, rng: np.random.Generator) -> Indices:
+    """Selects as `badge` does, from stored predictions and features.
+
+    Of more than MAX_IN_MEMORY images the draws are other ones, of the same distribution: see `LazyRows.draw`.
+    """
+    rows = GradientRows(pool.tables[PROBABILITIES], pool.tables[feature_table(None)])
+    if len(rows.probabilities) != len(rows.features):
+        raise ValueError("badge needs one prediction per image: take a classifier, not a detector or a segmenter")
+    num_classes = rows.probabilities.take(torch.zeros(1, dtype=torch.int64)).shape[1]
+    if len(pool.unlabelled) <= MAX_IN_MEMORY:
+        gradients = rows.take(torch.from_numpy(pool.unlabelled))
+        rank_N = pool.tie_rank_N[pool.unlabelled]
+        factors = gradients[:, :num_classes], gradients[:, num_classes:]
+        picks: Indices = pool.unlabelled[kmeans_plus_plus(*factors, budget, rng, rank_N)]
+        return picks
+
+    def distance(points_AG: Tensor, centres_KG: Tensor) -> Tensor:
+        return squared_gradient_distance(points_AG, centres_KG, num_classes)
+
+    bound_N, no_centres = initial_bounds(pool.is_candidate_N), Centres(rows.take(torch.arange(0)).double())
+    lazy = LazyRows(rows, bound_N, no_centres, pool.tie_rank_N, distance=distance, device=pool.device)
+    lazy.take(longest_gradient(rows, pool, num_classes))
+    return lazy.draw(budget, rng)
+
+
+@register(needs={"predict", "embed"}, version=1, from_shards=FromShards(tables, describe, select_from_shards))
 def badge(view: View, budget: int, rng: np.random.Generator) -> Indices:
     """Selects images by k-means++ seeding on the gradients of the last layer for the predicted class.
 
@@ -67,6 +114,29 @@ def kmeans_plus_plus(
         nearest_N[last] = 0
         picks.append(draw_by_weight(nearest_N, picks, rng))
     return np.array(picks)
+
+
+def squared_gradient_distance(points_AG: Tensor, centres_KG: Tensor, num_classes: int) -> Tensor:
+    """Returns the squared distance from each gradient to the nearest centre, (A,); see `kmeans_plus_plus`.
+
+    The first columns hold the residuals, the others the features.
+    """
+    parts = (points_AG[:, :num_classes], points_AG[:, num_classes:])
+    centres = (centres_KG[:, :num_classes], centres_KG[:, num_classes:])
+    norms_A, norms_K = (a.square().sum(1) * b.square().sum(1) for a, b in (parts, centres))
+    overlap_AK = (parts[0] @ centres[0].T) * (parts[1] @ centres[1].T)
+    return (norms_A + (norms_K - 2 * overlap_AK).amin(1)).clamp_(min=0)
+
+
+def longest_gradient(rows: GradientRows, pool: ShardedPool, num_classes: int) -> int:
+    """Returns the candidate with the largest gradient, in one pass; of equal ones that of the lowest rank."""
+    norms_N = torch.cat(
+        [
+            block[:, :num_classes].double().square().sum(1) * block[:, num_classes:].double().square().sum(1)
+            for _, block in rows.blocks(BLOCK)
+        ]
+    )
+    return int(argmax_by_rank(norms_N.where(pool.is_candidate_N, -torch.inf), pool.tie_rank_N))
 
 
 def draw_by_weight(weights_N: Tensor, picks: list[int], rng: np.random.Generator) -> int:

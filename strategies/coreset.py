@@ -5,17 +5,21 @@ Shapes: N images, D features.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.api import EncoderName, Indices, Need, View, register
+from benchmark.api import EncoderName, FromShards, Indices, Need, ShardedPool, View, register
 
 from .shared.kcenter import k_center_greedy
+from .shared.lazy_rows import Centres, LazyRows, cosine, euclidean, widen
+from .shared.stored import describe_features, feature_table, initial_bounds
 from .shared.ties import ranks_as_tensor
+
+Metric: TypeAlias = Literal["euclidean", "cosine"]
 
 
 def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[Need]:
@@ -23,13 +27,38 @@ def needs(*, encoder: EncoderName | None, **_: object) -> frozenset[Need]:
     return frozenset({"encode" if encoder else "embed"})
 
 
-@register(needs=needs, version=1)
+def describe(view: View, indices: Indices, *, encoder: EncoderName | None, metric: Metric) -> dict[str, Tensor]:
+    """Returns what is stored of images: one vector each."""
+    return describe_features(view, indices, encoder)
+
+
+def tables(*, encoder: EncoderName | None, metric: Metric) -> tuple[str, ...]:
+    """Returns the name of the table of vectors."""
+    return (feature_table(encoder),)
+
+
+def select_from_shards(
+    pool: ShardedPool, budget: int, rng: np.random.Generator, *, metric: Metric, encoder: EncoderName | None
+) -> Indices:
+    """Selects as `coreset` does in double precision, from stored features; exactly, without holding them."""
+    rows = pool.tables[feature_table(encoder)]
+    centres = Centres(widen(rows.take(torch.from_numpy(pool.labelled)).to(pool.device)))
+    distance = cosine if metric == "cosine" else euclidean
+    lazy = LazyRows(
+        rows, initial_bounds(pool.is_candidate_N), centres, pool.tie_rank_N, distance=distance, device=pool.device
+    )
+    if not len(pool.labelled):
+        lazy.take(int(pool.unlabelled[rng.integers(len(pool.unlabelled))]))
+    return lazy.pick_farthest(budget)
+
+
+@register(needs=needs, version=1, from_shards=FromShards(tables, describe, select_from_shards))
 def coreset(
     view: View,
     budget: int,
     rng: np.random.Generator,
     *,
-    metric: Literal["euclidean", "cosine"] = "euclidean",
+    metric: Metric = "euclidean",
     encoder: EncoderName | None = None,
 ) -> Indices:
     """Selects the images that are farthest from all labelled images in feature space, by greedy k-center.

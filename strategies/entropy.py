@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from benchmark.api import How, Indices, View, register
+from benchmark.api import FromShards, How, Indices, Predictions, ShardedPool, View, register
+
+from .shared.stored import describe_predictions, highest, prediction_tables
 
 
-@register(needs={"predict"}, version=1)
+def select_from_shards(pool: ShardedPool, budget: int, rng: np.random.Generator, *, how: How) -> Indices:
+    """Selects as `entropy` does, from stored predictions."""
+    return highest(pool, budget, lambda predictions: entropies(predictions, how))
+
+
+@register(
+    needs={"predict"},
+    version=1,
+    from_shards=FromShards(prediction_tables, describe_predictions, select_from_shards),
+)
 def entropy(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
     """Selects the images whose predicted class probabilities have the largest entropy.
 
@@ -33,6 +45,9 @@ def entropy(view: View, budget: int, rng: np.random.Generator, *, how: How = "me
     Cost:
         One forward pass per unlabelled image.
     """
-    predictions = view.predict(view.unlabelled)
-    entropy_P = torch.special.entr(predictions.scores_PC).sum(1)
-    return view.highest(predictions.per_image(entropy_P, how), budget)
+    return view.highest(entropies(view.predict(view.unlabelled), how), budget)
+
+
+def entropies(predictions: Predictions, how: How) -> Tensor:
+    """Returns the entropy of each image's predictions, (N,)."""
+    return predictions.per_image(torch.special.entr(predictions.scores_PC).sum(1), how)

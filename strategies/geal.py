@@ -6,15 +6,59 @@ Shapes: P patterns, D features.
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from benchmark.api import EncoderName, Indices, View, register
+from benchmark.api import EncoderName, FromShards, Indices, ShardedPool, View, register
 
 from .shared.kcenter import k_center_greedy
-from .shared.patterns import PatternCandidates, PatternMetric
+from .shared.lazy_rows import Centres, LazyRows, widen
+from .shared.patterns import PatternCandidates, PatternMetric, extract_patterns
+from .shared.stored import count_of, first_rows, initial_bounds
 from .shared.ties import ranks_as_tensor
 
 
-@register(needs={"encode"}, version=2)
+def tables(*, encoder: EncoderName, tau: float, k: int, metric: PatternMetric) -> tuple[str, str]:
+    """Returns the names of the tables of `describe`."""
+    name = f"patterns of {encoder}, tau {tau}, k {k}, {metric}"
+    return name, count_of(name)
+
+
+def describe(
+    view: View, indices: Indices, *, encoder: EncoderName, tau: float, k: int, metric: PatternMetric
+) -> dict[str, Tensor]:
+    """Returns what is stored of images: their patterns, and how many."""
+    patterns = extract_patterns(view.encode(indices, encoder), tau, k, metric)
+    stored = patterns.features_PD.half(), patterns.image_P.bincount(minlength=len(indices)).int()
+    return dict(zip(tables(encoder=encoder, tau=tau, k=k, metric=metric), (part.cpu() for part in stored), strict=True))
+
+
+def select_from_shards(
+    pool: ShardedPool,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    encoder: EncoderName,
+    tau: float,
+    k: int,
+    metric: PatternMetric,
+) -> Indices:
+    """Selects as `geal` does in double precision, from stored patterns; exactly, without holding them."""
+    name, _ = tables(encoder=encoder, tau=tau, k=k, metric=metric)
+    rows, first_N = pool.tables[name], first_rows(pool, name)
+    is_candidate_P = pool.is_candidate_N.repeat_interleave(first_N.diff())
+    centre_rows = [torch.arange(int(first_N[i]), int(first_N[i + 1])) for i in pool.labelled.tolist()]
+    centres = Centres(widen(rows.take(torch.cat([torch.arange(0), *centre_rows])).to(pool.device)))
+    bound_P = initial_bounds(is_candidate_P)
+    lazy = LazyRows(rows, bound_P, centres, pool.tie_rank_N, starts_G=first_N[:-1], device=pool.device)
+    first = int(rng.integers(int(is_candidate_P.sum())))
+    if not len(pool.labelled):
+        row = is_candidate_P.nonzero()[first]
+        lazy.take(int(torch.searchsorted(first_N, row, right=True)) - 1)
+    return lazy.pick_farthest(budget)
+
+
+@register(needs={"encode"}, version=2, from_shards=FromShards(tables, describe, select_from_shards))
 def geal(
     view: View,
     budget: int,

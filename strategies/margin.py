@@ -6,11 +6,23 @@ Shapes: P predictions, C classes.
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
-from benchmark.api import How, Indices, View, register
+from benchmark.api import FromShards, How, Indices, Predictions, ShardedPool, View, register
+
+from .shared.stored import describe_predictions, highest, prediction_tables
 
 
-@register(needs={"predict"}, version=1)
+def select_from_shards(pool: ShardedPool, budget: int, rng: np.random.Generator, *, how: How) -> Indices:
+    """Selects as `margin` does, from stored predictions."""
+    return highest(pool, budget, lambda predictions: closeness(predictions, how))
+
+
+@register(
+    needs={"predict"},
+    version=1,
+    from_shards=FromShards(prediction_tables, describe_predictions, select_from_shards),
+)
 def margin(view: View, budget: int, rng: np.random.Generator, *, how: How = "mean") -> Indices:
     """Selects the images with the smallest gap between the two largest class probabilities.
 
@@ -32,6 +44,10 @@ def margin(view: View, budget: int, rng: np.random.Generator, *, how: How = "mea
     Cost:
         One forward pass per unlabelled image.
     """
-    predictions = view.predict(view.unlabelled)
+    return view.highest(closeness(view.predict(view.unlabelled), how), budget)
+
+
+def closeness(predictions: Predictions, how: How) -> Tensor:
+    """Returns 1 - (p_1 - p_2) of each image, (N,)."""
     first_P, second_P = predictions.scores_PC.double().topk(2).values.T
-    return view.highest(predictions.per_image(1 - (first_P - second_P), how), budget)
+    return predictions.per_image(1 - (first_P - second_P), how)

@@ -6,22 +6,107 @@ Shapes: N images, the labelled ones first; M members of a cluster; E features; K
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from benchmark.api import EncoderName, Indices, View, register
+from benchmark.api import EncoderName, FromShards, Indices, Rows, ShardedPool, View, register
 
 from .shared import features
 from .shared.features import MAX_EXACT_CLUSTERS, SIMCLR, kmeans, needs, squared_distances, unit_features
+from .shared.stored import MAX_IN_MEMORY, describe_features, feature_table
 from .shared.ties import argmax_by_rank, ranks_as_tensor
 
 SMALL_CLUSTER = 5  # images; smaller clusters wait until the others are empty
+MAX_MEMBERS = 4096  # of a cluster on disk that are compared with each other
+PART = 16384  # rows on disk that are compared with all centres at once
 
 
-@register(needs=needs, version=2)
+def tables(*, encoder: EncoderName | None, **_: object) -> tuple[str, ...]:
+    """Returns the name of the table of vectors."""
+    return (feature_table(encoder),)
+
+
+def describe(view: View, indices: Indices, *, encoder: EncoderName | None, **_: object) -> dict[str, Tensor]:
+    """Returns what is stored of images: one vector each."""
+    return describe_features(view, indices, encoder)
+
+
+@dataclass(frozen=True)
+class UnitRows:
+    """Stored features, scaled to unit length when they are read.
+
+    Args:
+        rows: the features of the pool.
+        images: (N,) positions in the pool.
+    """
+
+    rows: Rows
+    images: Indices
+
+    def __len__(self) -> int:
+        """Returns N."""
+        return len(self.images)
+
+    def __getitem__(self, positions: Sequence[int] | Indices) -> Tensor:
+        """Returns some features in single precision, as `unit_features` does."""
+        features_ME = self.rows.take(torch.from_numpy(self.images[positions])).float()
+        if not features_ME.isfinite().all():
+            raise ValueError("the stored features hold NaN or infinity")
+        return F.normalize(features_ME)
+
+
+def select_from_shards(
+    pool: ShardedPool,
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    encoder: EncoderName | None,
+    max_clusters: int,
+    num_neighbours: int,
+) -> Indices:
+    """Selects as `typiclust` does, from stored features.
+
+    Of more than MAX_IN_MEMORY images, the clusters are those of so many random ones, to which the others are added; and
+    where a cluster has more than MAX_MEMBERS unlabelled members, so many random ones stand for all of them.
+    """
+    check_settings(max_clusters, num_neighbours)
+    images = np.concatenate([pool.labelled, pool.unlabelled])
+    points = UnitRows(pool.tables[feature_table(encoder)], images)
+    num = min(len(pool.labelled) + budget, max_clusters, len(points))
+    cluster_N = cluster_rows(points, num, rng)
+    log_clusters(pool, cluster_N, num)
+    lists = list(members_by_turn(cluster_N, len(pool.labelled)))
+    if len(points) > MAX_IN_MEMORY:
+        lists = [[draw_members(members, max(MAX_MEMBERS, budget), rng) for members in part] for part in lists]
+    rank_N = pool.tie_rank_N[images]
+    turns = chain(*(pick_in_turns(points, part, num_neighbours, rank_N) for part in lists))
+    picks: Indices = images[np.fromiter(islice(turns, budget), np.int64)]
+    return picks
+
+
+def cluster_rows(points: UnitRows, num: int, rng: np.random.Generator) -> Indices:
+    """Returns the cluster of each row, (N,), by k-means on all rows or on MAX_IN_MEMORY random ones."""
+    is_large = len(points) > MAX_IN_MEMORY
+    sample = np.sort(rng.choice(len(points), MAX_IN_MEMORY, replace=False)) if is_large else np.arange(len(points))
+    cluster_N, centres_KE = kmeans(points[sample], num, rng, minibatch=num > MAX_EXACT_CLUSTERS)
+    if not is_large:
+        return cluster_N
+    starts = range(0, len(points), PART)
+    parts = (points[np.arange(start, min(start + PART, len(points)))] for start in starts)
+    return np.concatenate([squared_distances(part, centres_KE).argmin(1).numpy() for part in parts])
+
+
+def draw_members(members: list[int], num: int, rng: np.random.Generator) -> list[int]:
+    """Returns at most `num` members of a cluster, in order."""
+    return members if len(members) <= num else np.sort(rng.choice(members, num, replace=False)).tolist()
+
+
+@register(needs=needs, version=2, from_shards=FromShards(tables, describe, select_from_shards))
 def typiclust(
     view: View,
     budget: int,
@@ -61,20 +146,30 @@ def typiclust(
         One pass of the encoder per image, once. k-means of N images into K clusters, O(N K E) per step, by mini-batches
         of 5,000 above 50 clusters. O(M^2 E) per selected image.
     """
+    check_settings(max_clusters, num_neighbours)
+    images = np.concatenate([view.labelled, view.unlabelled])
+    points_NE = unit_features(view, encoder, images)
+    rank_N = ranks_as_tensor(view.tie_ranks(images), points_NE)
+    num = min(len(view.labelled) + budget, max_clusters, len(points_NE))
+    cluster_N, _ = kmeans(points_NE, num, rng, minibatch=num > MAX_EXACT_CLUSTERS)
+    log_clusters(view, cluster_N, num)
+    large, small = members_by_turn(cluster_N, len(view.labelled))
+    turns = chain(*(pick_in_turns(points_NE, lists, num_neighbours, rank_N) for lists in (large, small)))
+    picks: Indices = images[np.fromiter(islice(turns, budget), np.int64)]
+    return picks
+
+
+def check_settings(max_clusters: int, num_neighbours: int) -> None:
+    """ValueError where a parameter is out of range."""
     if min(max_clusters, num_neighbours) < 1:
         settings = f"max_clusters={max_clusters},num_neighbours={num_neighbours}"
         raise ValueError(f"typiclust[{settings}]: both must be 1 or more")
-    num_labelled, images = len(view.labelled), np.concatenate([view.labelled, view.unlabelled])
-    points_NE = unit_features(view, encoder, images)
-    rank_N = ranks_as_tensor(view.tie_ranks(images), points_NE)
-    num = min(num_labelled + budget, max_clusters, len(points_NE))
-    cluster_N, _ = kmeans(points_NE, num, rng, minibatch=num > MAX_EXACT_CLUSTERS)
-    with_labels = len(np.unique(cluster_N[:num_labelled]))
-    view.log(clusters=num, without_labels=len(np.unique(cluster_N)) - with_labels)
-    large, small = members_by_turn(cluster_N, num_labelled)
-    turns = chain(*(pick_in_turns(points_NE, lists, num_neighbours, rank_N) for lists in (large, small)))
-    picks: Indices = view.unlabelled[np.fromiter(islice(turns, budget), np.int64) - num_labelled]
-    return picks
+
+
+def log_clusters(pool: View | ShardedPool, cluster_N: Indices, num: int) -> None:
+    """Logs the number of clusters, and of those without a labelled image."""
+    with_labels = len(np.unique(cluster_N[: len(pool.labelled)]))
+    pool.log(clusters=num, without_labels=len(np.unique(cluster_N)) - with_labels)
 
 
 def members_by_turn(cluster_N: Indices, num_labelled: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -91,7 +186,9 @@ def members_by_turn(cluster_N: Indices, num_labelled: int) -> tuple[list[list[in
     return large, [members[cluster] for cluster in order_K if size_K[cluster] <= SMALL_CLUSTER]
 
 
-def pick_in_turns(points_NE: Tensor, lists: Sequence[list[int]], num_neighbours: int, rank_N: Tensor) -> Iterator[int]:
+def pick_in_turns(
+    points_NE: Tensor | UnitRows, lists: Sequence[list[int]], num_neighbours: int, rank_N: Tensor
+) -> Iterator[int]:
     """Yields the most typical member of each list in turn, until all lists are empty; empties them."""
     while any(lists):
         for members in filter(None, lists):

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from benchmark.contract.companion import Companion
 from benchmark.contract.data import Indices
+from benchmark.contract.sharded_pool import FromShards
 from benchmark.contract.tasks import Encoder, Task
 from benchmark.plugins.capability_names import Need
 from benchmark.plugins.registry import Plugin, add_plugin
@@ -21,6 +22,7 @@ def register(
     needs: Collection[Need] | Callable[..., Collection[Need]] = (),
     version: int,
     companion: Callable[..., Companion | None] | None = None,
+    from_shards: FromShards | None = None,
 ) -> Callable[[StrategyF], StrategyF]:
     """Registers a strategy under the name of its function: `strategy(view, budget, rng, *, parameters) -> Indices`.
 
@@ -34,10 +36,14 @@ def register(
         version: a whole number from 1, raised by hand when the strategy's numbers change.
         companion: builds the Companion that is trained beside the model, called with the strategy's parameters as
             keywords; may return None.
+        from_shards: how it selects from a pool whose rows lie on disk; None if it cannot.
     """
 
     def decorate(function: StrategyF) -> StrategyF:
-        add_plugin(Plugin("strategy", function.__name__, function, version, needs=needs, companion=companion))
+        name = function.__name__
+        add_plugin(
+            Plugin("strategy", name, function, version, needs=needs, companion=companion, from_shards=from_shards)
+        )
         return function
 
     return decorate

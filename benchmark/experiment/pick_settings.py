@@ -43,6 +43,11 @@ class PickSettings:
     )
     min_score: Annotated[float, "predicted boxes below this confidence are left out of the file"] = 0.3
     sheet: Annotated[str, "an HTML file with a thumbnail of each pick, to look at; empty: none"] = ""
+    shards: Annotated[
+        str,
+        "a folder for what is known of each unlabelled image, for pools that do not fit into memory; a call that was "
+        "killed goes on from there. Empty: none",
+    ] = ""
     seed: Annotated[int, "seed of training and selection"] = 0
     validation: Annotated[int, "number of labelled images that are held out, for strategies that read such labels"] = 0
     on_error: Annotated[
@@ -67,6 +72,9 @@ class PickSettings:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
         if not 0 <= self.min_score <= 1:
             raise ValueError(f"min_score={self.min_score}: must be between 0 and 1")
+        for name in ("fps", "min_seconds_apart"):
+            if self.shards and getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name):g}: has no effect with shards=: leave out one of them")
         if self.labelled and not self.task:
             raise ValueError("labelled= has no effect without a task: set task=, as task=image_folder[root=birds]")
 

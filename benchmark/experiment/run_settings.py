@@ -138,7 +138,10 @@ COMMAND_SETTINGS = {  # of commands that run no grid; the others take all but ch
     "check": (
         "plugins", "check_on", "data", "device", "threads", "workers", "select_timeout", "deterministic", "format"
     ),
-    "pick": ("device", "threads", "workers", "data", "plugins", "cache_gb", "select_timeout", "deterministic"),
+    "pick": (
+        "device", "threads", "workers", "data", "plugins", "cache_gb", "select_timeout", "deterministic", "jobs",
+        "launcher", "ray_address", "cpus_per_cell", "gpus_per_cell",
+    ),
 }  # fmt: skip
 
 

@@ -42,6 +42,7 @@ class Plugin:
         missing_capabilities: returns the capabilities that a task lacks under its parameters.
         label_leakage: tells, from a task's parameters, which labels influence the pool without being paid for.
         check_weights: checks files of weights before a task reads its data.
+        from_shards: how a strategy selects from a pool on disk; see `benchmark.contract.sharded_pool.FromShards`.
     """
 
     kind: Literal["strategy", "task", "encoder"]
@@ -54,6 +55,7 @@ class Plugin:
     missing_capabilities: Callable[..., Collection[str]] | None = None
     label_leakage: Callable[..., str] | None = None
     check_weights: Callable[..., object] | None = None
+    from_shards: Any = None
 
     @cache  # noqa: B019  plug-ins live as long as the process
     def parameters(self, published: bool = False) -> Mapping[str, tuple[Any, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmark.api import Indices, Task, View
+from benchmark.api import Indices, ShardedPool, Task, View
 from benchmark.experiment.cell import Cell
 from benchmark.experiment.schedule import IncompatibleScheduleError
 from benchmark.runner.fit_cache import Fit, FitCache, fit_round
@@ -175,7 +175,7 @@ def boxes_per_image(task: Task, indices: Indices) -> npt.NDArray[np.float64]:
     return np.array([task.cost(indices[i : i + 1])["boxes"] for i in range(len(indices))], np.float64)
 
 
-def check_selection(name: str, selection: object, view: View, budget: int) -> Indices:
+def check_selection(name: str, selection: object, view: View | ShardedPool, budget: int) -> Indices:
     """Returns a strategy's selection as indices.
 
     Args:

@@ -211,7 +211,7 @@ def write_whole(handle: int, line: bytes) -> None:
         raise
 
 
-def write_atomically(path: Path, content: str | bytes, root: Path | None = None) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview, root: Path | None = None) -> None:
     """Writes a file so that readers see the old or the new content, never a part of it.
 
     A symbolic link of this name is replaced; the file that it leads to stays as it is.
@@ -232,7 +232,7 @@ def write_atomically(path: Path, content: str | bytes, root: Path | None = None)
         raise write_error(path, error) from error
 
 
-def write_draft(name: str, content: bytes, folder: int) -> None:
+def write_draft(name: str, content: bytes | memoryview, folder: int) -> None:
     """Writes a file in an open folder, under a temporary name first."""
     draft = f".{name}.{os.getpid()}"
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -81,6 +82,26 @@ class VisionTask(ABC, Generic[Net]):
     def encode(self, model: nn.Module, indices: Indices, encoder: EncoderName) -> Iterator[Encoding]:
         """Yields the encodings of images by a frozen encoder; see `Encodes`."""
         return self._encodings.encode(indices, encoder)
+
+    def take_statistics(self, other: VisionTask[Any]) -> None:
+        """Normalises images as another task does, not by statistics of this pool, which may be a part of a larger one.
+
+        Args:
+            other: the same task with another pool.
+
+        Raises:
+            ValueError: the task cannot.
+        """
+
+    def share_encoders(self, other: VisionTask[Any]) -> None:
+        """Takes the encoders of another task, which are built on its pool, instead of encoders on its own pool.
+
+        Args:
+            other: the task. Neither may have a scratch folder, where encodings are named by one's own pool.
+        """
+        assert self._machine.scratch is None and other._machine.scratch is None
+        shared = other._encodings
+        self._encodings = replace(self._encodings, pool=shared.pool, encoders=shared.encoders)
 
     def _checkpoint_path(self, labelled: Indices, seed: int, companion: Companion | None) -> Path | None:
         """The checkpoint file of a fit on these images (in ascending order); None without a scratch folder."""

@@ -9,6 +9,7 @@ another history. A worker that was killed for memory would start again beside th
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,6 +25,7 @@ from benchmark.plugins.code_folders import INSTALL_ROOT
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.runner.events import Event
+from benchmark.runner.large_pools.shard_writer import ShardJob, ShardWorker
 from benchmark.runner.launchers.worker import Answer, SerializedCell, Worker, worker_settings
 from benchmark.runner.launchers.worker_pool import WorkerLoss, WorkerPool
 
@@ -154,6 +156,66 @@ def worker_resources(settings: Settings, device: str) -> WorkerResources:
     if not worker_capacity(resources):
         raise ValueError(f"cpus_per_cell={resources.cpus}: no node of Ray has as many, and a GPU where one is needed")
     return resources
+
+
+class RayShardWriter:
+    """Writes shards in an actor of Ray Data, which keeps the model from one shard to the next."""
+
+    def __init__(self, job: ShardJob) -> None:
+        self.worker = ShardWorker(job)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Writes a shard; returns its number, and what is wrong with its images or settings."""
+        [number] = batch["id"].tolist()
+        try:
+            self.worker.write(number)
+        except ValueError as error:  # one that is raised here would lose its message
+            return {"id": [number], "problem": [" ".join(str(error).split())]}
+        return {"id": [number], "problem": [""]}
+
+
+def write_shards_on_ray(job: ShardJob, resources: WorkerResources, address: str | None) -> Iterator[int]:
+    """Writes the shards of a job with Ray Data, on every node of Ray; yields their numbers as they are written.
+
+    Args:
+        job: what to write. Its folder, and the images, must lie under the same path on every node.
+        resources: what each actor gets.
+        address: as the setting `ray_address`; None starts Ray here.
+
+    Raises:
+        ValueError: no cluster answers, Ray Data is not installed, or a shard cannot be written.
+    """
+    job.write_manifests()
+    with ray_connection(address):
+        data, num_actors = import_ray_data(), min(job.num_shards, worker_capacity(resources))
+        if not num_actors:
+            raise ValueError(f"cpus_per_cell={resources.cpus}: no node of Ray has as many, and a GPU where needed")
+        data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        items = [{"id": number} for number in range(job.num_shards)]  # `range` would need CPUs, which the actors have
+        written = data.from_items(items, override_num_blocks=job.num_shards).map_batches(
+            RayShardWriter,
+            fn_constructor_args=(job,),
+            batch_size=1,
+            compute=data.ActorPoolStrategy(min_size=1, max_size=num_actors),
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
+        )
+        try:
+            for row in written.iter_rows():
+                if row["problem"]:
+                    raise ValueError(row["problem"])
+                yield int(row["id"])
+        except RayError as error:
+            raise ValueError(f"a shard could not be written: {' '.join(str(error).split())}") from error
+
+
+def import_ray_data() -> Any:
+    """Returns the module of Ray Data. ValueError where its dependencies are missing."""
+    try:
+        return importlib.import_module("ray.data")
+    except ImportError as error:
+        raise ValueError(f"launcher=ray: Ray Data cannot be imported ({error}): install al-benchmark[ray]") from error
 
 
 def run_on_ray(cells: Sequence[Cell], store: Store, settings: Settings) -> Generator[Event]:

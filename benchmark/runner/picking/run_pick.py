@@ -32,14 +32,21 @@ def pick(arguments: Sequence[str]) -> tuple[Picks, str]:
     run_arguments = [word for word in arguments if word.partition("=")[0] not in own]
     run_settings = config.compose_settings(run_arguments, "pick")
     discovery.discover(run_settings.plugins)
-    from benchmark.runner.picking import choose, contact_sheet, formats  # these import torch
+    from benchmark.runner.large_pools import choose_large  # these import torch
+    from benchmark.runner.picking import choose, contact_sheet, formats
     from benchmark.vision.data.user_cache import cache_folder
 
     try:
         scratch = cache_folder() / "pick"
     except OSError:  # the home folder is unknown
         scratch = None
-    picks = choose.choose(settings, prepare_machine(run_settings, scratch), run_settings.cache_gb)
+    machine = prepare_machine(run_settings, scratch)
+    if settings.shards:
+        picks = choose_large.choose(settings, machine, run_settings)
+    elif run_settings.launcher != "local" or run_settings.jobs != 1:
+        raise ValueError("launcher= and jobs= share the writing of shards: set shards=DIR, or leave them out")
+    else:
+        picks = choose.choose(settings, machine, run_settings.cache_gb)
     text = formats.format_picks(picks, formats.find_format(settings.to, settings.format), settings.url_prefix)
     sheet = ""
     if settings.sheet:

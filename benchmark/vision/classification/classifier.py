@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from benchmark.vision.classification.task import Classification, Split
 from benchmark.vision.classification.training import LabelledImages
 from benchmark.vision.fingerprints import derive_seed
 from benchmark.vision.networks import PROBE, Network, build_network, suits_channels_last
+from benchmark.vision.task import VisionTask
 from benchmark.vision.training import uses_batch_statistics
 
 
@@ -38,6 +40,11 @@ class Classifier(Classification):
         self._channels_first = not suits_channels_last(network, self._device)
         if self._channels_first:
             self._recipe = replace(recipe, channels_last=False)
+
+    def take_statistics(self, other: VisionTask[Any]) -> None:
+        """Normalises images as another task does; see `VisionTask`."""
+        assert isinstance(other, Classifier)
+        self._normaliser = other._normaliser
 
     def _build_network(self, seed: int, companion: Companion | None) -> Network:
         """Builds a fresh network. A companion does not change its initial weights."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from benchmark.vision.classification.task import Classification, Split
 from benchmark.vision.encoding.encodings import Encodings, InMemoryPool
 from benchmark.vision.fingerprints import derive_seed, digest
 from benchmark.vision.networks import ClassificationNetwork
+from benchmark.vision.task import VisionTask
 
 
 class LinearNetwork(ClassificationNetwork):
@@ -65,6 +67,12 @@ class LinearProbe(Classification):
         pool_NE, test_NE = (encodings.features(recipe.encoder) for encodings in (self._encodings, test_encodings))
         self._inputs, self._test_inputs = standardise(pool_NE, pool_NE), standardise(test_NE, pool_NE)
         self._uses_batch_statistics = False
+
+    def take_statistics(self, other: VisionTask[Any]) -> None:
+        """Refuses: features are standardised by those of the whole pool."""
+        raise ValueError(
+            "model=linear_probe: standardises features by those of the whole pool, so it needs all at once"
+        )
 
     def _build_network(self, seed: int, companion: Companion | None) -> LinearNetwork:
         """Builds a fresh linear layer. Companions are not supported."""

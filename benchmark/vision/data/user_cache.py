@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from torch import Tensor
@@ -22,6 +24,19 @@ def cache_folder() -> Path:
     return Path(folder) / "al-benchmark"
 
 
+is_in_use = ContextVar("is_in_use", default=True)
+
+
+@contextmanager
+def store_nothing() -> Iterator[None]:
+    """Leaves the folder alone for a block, which reads more images than fit there, and each of them once."""
+    token = is_in_use.set(False)
+    try:
+        yield
+    finally:
+        is_in_use.reset(token)
+
+
 def read_or_compute(parts: list[object], compute: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
     """Reads tensors from the user's cache folder, or computes and stores them; see `tensor_cache.read_or_compute`.
 
@@ -29,6 +44,8 @@ def read_or_compute(parts: list[object], compute: Callable[[], Mapping[str, Tens
         parts: Everything that decides the tensors, as `fingerprints.digest` takes it.
         compute: Returns the tensors.
     """
+    if not is_in_use.get():
+        return compute()
     try:
         folder = cache_folder() / "tensors"
     except OSError:
