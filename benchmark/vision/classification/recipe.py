@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmark.api import EncoderName, Machine, check_encoder_weights, seeded
-from benchmark.vision.networks import PROBE, build_backbone, resolve_network
+from benchmark.vision.networks import PROBE, build_backbone, check_installed, resolve_network
 from benchmark.vision.recipe_checks import build_recipe, check_recipe
 from benchmark.vision.weights import weights_file
 
@@ -129,16 +129,17 @@ def missing_capabilities(**values: Any) -> set[str]:
 
 
 def check_weights(machine: Machine, recipe: Recipe) -> None:
-    """Checks the network's or the encoder's weights before any data are read; every classification task registers it as
-    its `check`.
+    """Checks the network's package and weights, or the encoder's weights, before any data are read; every
+    classification task registers it as its `check`.
 
     Args:
         machine: where the task runs.
         recipe: the recipe, which names the network or the encoder and its weights.
 
     Raises:
-        ValueError: the weights cannot be loaded, or do not fit.
+        ValueError: the network's package is not installed, or the weights cannot be loaded or do not fit.
     """
+    check_installed(recipe.model)
     if recipe.encoder is not None:
         check_encoder_weights(recipe.encoder, machine)
     elif recipe.weights != "none":
