@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmark.api import Companion
 from benchmark.vision.weights import load_weights
 
-PROBE = "linear_probe"  # a linear layer on a frozen encoder's features
+LINEAR_PROBE, SVM_PROBE, MLP_PROBE, KNN_PROBE = PROBES = ("linear_probe", "svm_probe", "mlp_probe", "knn_probe")
 DEFAULT_NETWORK = "resnet50"  # torchvision's, default of a task: accepted without importing torchvision (a second)
 MISSING = "model={model} needs {package}: pip install 'al-benchmark[{package}]'"
 NUM_STAGES = 4  # number of stage maps that a companion reads
@@ -313,7 +313,7 @@ BUILDERS: dict[str, Callable[[str, int, bool], nn.Module]] = {
 def network_names(source: str) -> list[str]:
     """The names of the networks of one source; none of timm's if it is not installed."""
     if source == "ours":
-        return ["resnet18", "small_cnn", PROBE]
+        return ["resnet18", "small_cnn", *PROBES]
     if source == "torchvision":
         import torchvision
 
