@@ -60,7 +60,8 @@ class Recipe:
     pad: int = 4  # padding in pixels on each side before a random crop to the original size; 0: no crop
     pad_colour: Literal["mean", "black"] = "mean"
     full_crop: bool = True  # crop offsets 0..2*pad; False: 0..2*pad-1, as in the published code
-    normalise: Literal["pool", "cifar10", "cifar10_per_image", "cifar100", "imagenet"] = "pool"  # channel mean and deviation
+    # channel mean and deviation
+    normalise: Literal["pool", "cifar10", "cifar10_per_image", "cifar100", "imagenet"] = "pool"
 
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # precision of the backbone, in training and prediction
     channels_last: bool = True
