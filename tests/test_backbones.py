@@ -199,6 +199,17 @@ def test_mistakes_are_one_line(label: str, words: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise FileNotFoundError("no connection\nand more")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(
+        ValueError, match=r"^model=vit_small\S+: its weights cannot be fetched \(no connection\): give w"
+    ):
+        build("dinov2")
+
+
 # --- the grid -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("encoder", ["patch_pca", "vit[model=vit_tiny_patch16_224,size=32,weights=none]"])
 @pytest.mark.parametrize("model", ["linear_probe", "mlp_probe", "knn_probe"])

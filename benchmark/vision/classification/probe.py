@@ -1,6 +1,6 @@
 """Probes: small models on the features that a frozen encoder computes of each image.
 
-Shapes: N images, C classes, E features of the encoder, P images of the pool, B neighbours.
+Shapes: N images, C classes, E features of the encoder, P images of the pool, L labelled ones, B neighbours.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class HiddenLayerNetwork(LinearNetwork):
 class NeighbourNetwork(ClassificationNetwork):
     """Lets the nearest labelled images vote. It has nothing to train.
 
-    A neighbour's vote is exp(cosine similarity / 0.07), as in DINO's evaluation.
+    A neighbour's vote is proportional to exp(cosine similarity / 0.07), as in DINO's evaluation.
 
     Args:
         pool_PE: features of all pool images. They are no part of the state dict.
@@ -87,13 +87,12 @@ class NeighbourNetwork(ClassificationNetwork):
     def logits(self, features_ND: Tensor) -> Tensor:
         """(N, C): the logarithms of the votes."""
         labelled_L = (self.labels_P >= 0).nonzero().squeeze(1)
-        votes_NC = features_ND.new_zeros(len(features_ND), self.num_classes)
-        if len(labelled_L):
-            similarity_NL = F.normalize(features_ND, dim=1) @ self.pool_PE[labelled_L].T
-            nearest_NB = similarity_NL.topk(min(self.neighbours, len(labelled_L)), sorted=False)
-            labels_NB = self.labels_P[labelled_L][nearest_NB.indices]
-            votes_NC.scatter_add_(1, labels_NB, ((nearest_NB.values - 1) / TEMPERATURE).exp())
-        return (votes_NC / votes_NC.sum(1, keepdim=True).clamp(min=1e-30) + LEAST_VOTE).log()
+        similarity_NL = F.normalize(features_ND, dim=1) @ self.pool_PE[labelled_L].T
+        nearest_NB = similarity_NL.topk(min(self.neighbours, len(labelled_L)))
+        labels_NB = self.labels_P[labelled_L][nearest_NB.indices]
+        shares_NB = (nearest_NB.values / TEMPERATURE).softmax(1)
+        votes_NC = torch.stack([(shares_NB * (labels_NB == label)).sum(1) for label in range(self.num_classes)], 1)
+        return (votes_NC + LEAST_VOTE).log()
 
 
 @dataclass(frozen=True)

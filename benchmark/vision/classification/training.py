@@ -145,8 +145,8 @@ def training_losses(logits_NC: Tensor, labels_N: Tensor, recipe: Recipe) -> Tens
     """(N,): cross-entropies; for a support vector machine the hinge losses of Crammer and Singer (JMLR 2001)."""
     if recipe.model != SVM_PROBE:
         return F.cross_entropy(logits_NC, labels_N, reduction="none", label_smoothing=recipe.label_smoothing)
-    other_NC = 1.0 - F.one_hot(labels_N, logits_NC.shape[1])
-    return (logits_NC + other_NC).amax(1) - logits_NC.gather(1, labels_N[:, None]).squeeze(1)
+    is_right_NC = F.one_hot(labels_N, logits_NC.shape[1])  # no gather, whose gradient depends on the order of threads
+    return (logits_NC + (1.0 - is_right_NC)).amax(1) - (logits_NC * is_right_NC).sum(1)
 
 
 def compile_features(network: ClassificationNetwork, device: torch.device) -> ComputeFeatures:

@@ -143,7 +143,10 @@ def create_timm(machine: Machine, model: str, weights: str, size: int | None) ->
                 network = build() if size is None else build(img_size=size)
             except TypeError:  # such as a convolutional network, which takes images of any size
                 network = build()
-    except (OSError, RuntimeError, TypeError) as error:
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"model={model}: its weights cannot be fetched ({reason}): give weights=FILE") from error
+    except (RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"model={model}: {reason}: give a model of timm, weights=FILE or weights=none") from error
     if weights not in ("default", "none"):
