@@ -16,7 +16,7 @@ from benchmark import api
 from benchmark.contract import capabilities
 from benchmark.plugins.capability_names import CAPABILITIES, LABEL_NEEDS, Capability, Need, capabilities_of
 from benchmark.plugins.registry import Plugin
-from benchmark.vision.classification import Classification, Classifier, LinearProbe
+from benchmark.vision.classification import Classification, Classifier, Probe
 from benchmark.vision.detection import Detection
 from benchmark.vision.segmentation import Segmentation
 from tests._toy import Toy
@@ -62,7 +62,7 @@ def test_a_protocol_says_what_it_takes_and_gives(name: str) -> None:
         assert f"\n    {parameter}: " in text
 
 
-@pytest.mark.parametrize("kind", [Classification, Classifier, LinearProbe, Detection, Segmentation])
+@pytest.mark.parametrize("kind", [Classification, Classifier, Probe, Detection, Segmentation])
 def test_a_task_of_the_library_keeps_the_signatures(kind: type) -> None:
     names = capabilities_of(kind)
     assert names == {name for name, protocol in PROTOCOLS.items() if issubclass(kind, protocol)} > {"predict", "losses"}

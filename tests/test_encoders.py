@@ -22,7 +22,8 @@ from benchmark.encoders.patch_pca import extract_patches, patch_pca
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
 from benchmark.vision.encoding.encodings import SHARD_SIZE, Encodings, InMemoryPool, StreamedPool, resize_images
-from benchmark.vision.encoding.vit import Vit, class_attention
+from benchmark.vision.encoding.feature_maps import class_attention
+from benchmark.vision.encoding.vit import Vit
 from tests._cells import cell, run
 
 discovery.discover()

@@ -22,7 +22,7 @@ discovery.discover()
 POOLS: dict[str, tuple[Kind, int]] = {  # by experiment, or else by task
     "cifar10": ("classifier", 50_000), "cifar100": ("classifier", 50_000), "svhn": ("classifier", 73_257),
     "svhn_as_published": ("classifier", 73_257), "digits": ("classifier", 1_297),
-    "image_folder": ("classifier", 50_000),
+    "image_folder": ("classifier", 50_000), "tiny_imagenet": ("classifier", 100_000),
     "coco": ("detector", 117_266), "coco_large_fcos": ("detector", 118_287), "coco_sample": ("detector", 80),
     "voc": ("detector", 5_717), "voc0712": ("detector", 16_551), "neu_det": ("detector", 1_500),
     "scenes": ("detector", 800), "scene_masks": ("segmenter", 800), "cityscapes": ("segmenter", 2_975),

@@ -5,7 +5,7 @@ Shapes: N images, P predictions, C classes, D features. `Indices` are positions 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -37,11 +37,20 @@ class Pool(Protocol):
                 aspect ratio.
         """
 
+    def originals(self, indices: Indices) -> Iterator[Tensor]:
+        """Yields images of their own sizes, (3, H, W) uint8 each.
+
+        Args:
+            indices: (N,) positions in the pool.
+        """
+
 
 class Encoder(Protocol):
     """A frozen network, or anything else that maps images to features; equal images give equal features.
 
-    An encoder that is trained and stores its weights may have an attribute `seconds`: the seconds of that training.
+    An encoder that is trained and stores its weights may have an attribute `seconds`: the seconds of that training. One
+    with a preprocessing of its own has a method `prepare`: from images of their own sizes, (3, H, W) uint8 each, to the
+    (N, 3, *size) uint8 that it takes; without one, images are squashed to its size.
     """
 
     @property

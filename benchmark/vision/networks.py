@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from benchmark.api import Companion
 from benchmark.vision.weights import load_weights
 
-PROBE = "linear_probe"  # a linear layer on a frozen encoder's features
+LINEAR_PROBE, SVM_PROBE, MLP_PROBE, KNN_PROBE = PROBES = ("linear_probe", "svm_probe", "mlp_probe", "knn_probe")
 DEFAULT_NETWORK = "resnet50"  # torchvision's, default of a task: accepted without importing torchvision (a second)
+MISSING = "model={model} needs {package}: pip install 'al-benchmark[{package}]'"
 NUM_STAGES = 4  # number of stage maps that a companion reads
 
 
@@ -56,9 +57,10 @@ class ClassificationNetwork(nn.Module):
 class Network(ClassificationNetwork):
     """A backbone, dropout and a linear layer. The companion, if there is one, reads the backbone's stage maps.
 
-    A stage map is the last 4-D output at a given spatial size that has the aspect ratio of the images; a map with
-    channels last does not count. The last four sizes above 1x1 count. In a ResNet these are the outputs of layer1 to
-    layer4.
+    A stage map is the 4-D output at a given spatial size that has the aspect ratio of the images; a map with channels
+    last does not count. Of several modules with an output of that size, the least nested ones count, and of these the
+    last: a bottleneck's first convolution has the size of the stage before it, but is no stage. The last four sizes
+    above 1x1 count. In a ResNet these are the outputs of layer1 to layer4.
 
     Args:
         backbone: maps images to (N, num_features).
@@ -73,7 +75,7 @@ class Network(ClassificationNetwork):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(num_features, num_classes)
         self.companion = None
-        self._maps: dict[tuple[int, int], Tensor] = {}
+        self._maps: dict[tuple[int, int], tuple[int, Tensor]] = {}  # by size: the nesting of its module, the map
 
     def attach_companion(self, companion: Companion, image_size: tuple[int, int]) -> None:
         """Gives the network a fresh companion module.
@@ -85,8 +87,8 @@ class Network(ClassificationNetwork):
         Raises:
             ValueError: the backbone has no stage maps.
         """
-        for module in self.backbone.modules():
-            module.register_forward_hook(partial(self._keep_stage_map, image_size))
+        for name, module in self.backbone.named_modules():
+            module.register_forward_hook(partial(self._keep_stage_map, image_size, name.count(".")))
         with torch.no_grad():
             _, maps = self.features(torch.zeros(1, 3, *image_size))
         if not maps:
@@ -97,18 +99,22 @@ class Network(ClassificationNetwork):
         """Computes the backbone's output, (N, D), and the stage maps, (N, K, H, W) each, in float32 even under
         autocast."""
         features_ND = at_least_float32(self.backbone(images_N3HW))
-        maps = [at_least_float32(self._maps[size]) for size in list(self._maps)[-NUM_STAGES:]]
+        maps = [at_least_float32(stage_map) for _, stage_map in list(self._maps.values())[-NUM_STAGES:]]
         self._maps.clear()
         return features_ND, maps
 
-    def _keep_stage_map(self, image_size: tuple[int, int], module: nn.Module, inputs: Any, output: Any) -> None:
+    def _keep_stage_map(
+        self, image_size: tuple[int, int], nesting: int, module: nn.Module, inputs: Any, output: Any
+    ) -> None:
         """Forward hook that records a module's output if it is a stage map."""
         if not isinstance(output, Tensor) or output.ndim != 4:
             return
         height, width = size = (output.shape[2], output.shape[3])
-        if height * width > 1 and abs(height * image_size[1] - width * image_size[0]) < max(image_size):
+        if height * width == 1 or abs(height * image_size[1] - width * image_size[0]) >= max(image_size):
+            return
+        if size not in self._maps or nesting <= self._maps[size][0]:
             self._maps.pop(size, None)  # keeps sizes in the order of their last output
-            self._maps[size] = output
+            self._maps[size] = (nesting, output)
 
 
 def suits_channels_last(network: nn.Module, device: torch.device) -> bool:
@@ -145,6 +151,8 @@ def build_network(
     """
     backbone, num_features = build_backbone(model, width, weights)
     network = Network(backbone, num_features, num_classes, dropout).eval()
+    if resolve_network(model)[0] == "pycls":
+        initialise_as_pycls(network.head)
     try:
         with torch.no_grad():
             network(torch.zeros(1, 3, *image_size))
@@ -163,6 +171,7 @@ def build_backbone(model: str, width: int, weights: str | Path) -> tuple[nn.Modu
     Raises:
         ValueError: the name is unknown, or the weights cannot be loaded or do not fit.
     """
+    check_installed(model)
     source, name = resolve_network(model)
     try:
         network = BUILDERS[source](name, width, weights == "default")
@@ -249,18 +258,33 @@ def from_timm(name: str, width: int, pretrained: bool) -> nn.Module:
 
 
 def from_pycls(name: str, width: int, pretrained: bool) -> nn.Module:
-    """Builds a RegNet of pycls with its own initialisation. REGNETS replaces the YAML files that pycls would
-    download."""
+    """Builds a RegNet or a ResNet for CIFAR of pycls with its own initialisation.
+
+    REGNETS replaces the YAML files that pycls would download.
+    """
     from pycls.core.config import cfg, reset_cfg
     from pycls.models.regnet import RegNet
+    from pycls.models.resnet import ResNet
 
-    depth, w_0, w_a, w_m, group_width = REGNETS[name]
     reset_cfg()
-    cfg.REGNET.DEPTH, cfg.REGNET.W0, cfg.REGNET.WA, cfg.REGNET.WM = depth, w_0, w_a, w_m
-    cfg.REGNET.GROUP_W, cfg.REGNET.SE_ON = group_width, name.startswith("RegNetY")
-    network: nn.Module = RegNet()
+    if name in CIFAR_RESNETS:
+        cfg.MODEL.DEPTH, cfg.TRAIN.DATASET, cfg.TEST.DATASET = CIFAR_RESNETS[name], "cifar10", "cifar10"
+        network: nn.Module = ResNet()
+    else:
+        depth, w_0, w_a, w_m, group_width = REGNETS[name.removesuffix(CIFAR_STEM)]
+        cfg.REGNET.DEPTH, cfg.REGNET.W0, cfg.REGNET.WA, cfg.REGNET.WM = depth, w_0, w_a, w_m
+        cfg.REGNET.GROUP_W, cfg.REGNET.SE_ON = group_width, name.startswith("RegNetY")
+        cfg.REGNET.STEM_TYPE = "res_stem_cifar" if name.endswith(CIFAR_STEM) else "simple_stem_in"
+        network = RegNet()
     reset_cfg()
     return network
+
+
+def initialise_as_pycls(layer: nn.Module) -> None:
+    """Draws a layer's weights as pycls does: those of a linear layer from a normal distribution of deviation 0.01."""
+    from pycls.core.net import init_weights
+
+    init_weights(layer)
 
 
 # Depth, w_0, w_a, w_m and group width (Radosavovic et al., 2020, tables of the appendix).
@@ -278,24 +302,27 @@ REGNETS = {
     "RegNetY-1.6GF": (27, 48, 20.71, 2.65, 24),
     "RegNetY-3.2GF": (21, 80, 42.63, 2.66, 24),
 }
+CIFAR_STEM = "-CIFAR"  # ends the names of RegNets with pycls's stem for CIFAR: 3x3 of stride 1
+CIFAR_RESNETS = {f"ResNet-{depth}": depth for depth in (20, 32, 44, 56, 110)}  # 6n + 2 layers (He et al., 2016)
+PYCLS_NAMES = [*REGNETS, *(name + CIFAR_STEM for name in REGNETS), *CIFAR_RESNETS]
 BUILDERS: dict[str, Callable[[str, int, bool], nn.Module]] = {
     "ours": from_this_module, "torchvision": from_torchvision, "timm": from_timm, "pycls": from_pycls,
 }  # fmt: skip
 
 
 def network_names(source: str) -> list[str]:
-    """The names of the networks of one source; none if it is not installed."""
+    """The names of the networks of one source; none of timm's if it is not installed."""
     if source == "ours":
-        return ["resnet18", "small_cnn", PROBE]
+        return ["resnet18", "small_cnn", *PROBES]
     if source == "torchvision":
         import torchvision
 
         auxiliary = {"googlenet", "inception_v3"}  # they have more than one output in training
         return [name for name in torchvision.models.list_models(module=torchvision.models) if name not in auxiliary]
+    if source == "pycls":
+        return PYCLS_NAMES
     if find_spec(source) is None:
         return []
-    if source == "pycls":
-        return list(REGNETS)
     import timm
 
     return list(timm.list_models())
@@ -314,11 +341,18 @@ def resolve_network(model: str) -> tuple[str, str]:
     for source in [prefix] if prefix in BUILDERS else BUILDERS:
         if name in network_names(source) and prefix in ("", source):
             return source, name
-    if prefix in ("timm", "pycls") and find_spec(prefix) is None:
-        raise ValueError(f"model={model} needs {prefix}: pip install 'al-benchmark[{prefix}]'")
+    if prefix == "timm" and find_spec("timm") is None:  # its names are not known
+        raise ValueError(MISSING.format(model=model, package="timm"))
     full_names = {
         n: n if source == "ours" else f"{source}:{n}" for source in reversed(BUILDERS) for n in network_names(source)
     }
     close = [full_names[n] for n in difflib.get_close_matches(name, full_names, n=3)]
     near = f"did you mean {' or '.join(close)}?" if close else "resnet18, small_cnn, torchvision:X, timm:X or pycls:X"
     raise ValueError(f"model={model}: no such network ({near})")
+
+
+def check_installed(model: str) -> None:
+    """Raises ValueError, with the command that installs it, if the package of a network is missing."""
+    source, _ = resolve_network(model)
+    if source == "pycls" and find_spec("pycls") is None:
+        raise ValueError(MISSING.format(model=model, package="pycls"))

@@ -41,8 +41,9 @@ def weights_file(machine: Machine, weights: str) -> Path | None:
 
 
 def load_weights(
-    network: nn.Module, path: Path, ignore: str, setting_for: Callable[[str], str] = lambda name: ""
-) -> None:
+    network: nn.Module, path: Path, ignore: str, setting_for: Callable[[str], str] = lambda name: "",
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+) -> None:  # fmt: skip
     """Loads a file of weights into a network.
 
     The names in the file may share a prefix that the network's names do not have (`module.`, `backbone.`). Entries
@@ -53,11 +54,17 @@ def load_weights(
         path: A .safetensors file, or one that torch.save wrote; see `read_state_dict`.
         ignore: A regular expression, matched at the start of names: entries to leave alone, as those of the last layer.
         setting_for: Maps the name of a torchvision network to the setting that selects it, for messages; "" for none.
+        convert: Converts the file's entries to the network's names and shapes.
 
     Raises:
         ValueError: The file cannot be read or does not fit; the message says what it holds and which network it fits.
     """
     state = read_state_dict(path)
+    try:
+        state = convert(state)
+    except (KeyError, RuntimeError, AttributeError, IndexError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"weights={path}: does not fit the model: {printable(reason)}") from error
     expected = {name: value for name, value in network.state_dict().items() if not re.match(ignore, name)}
     prefix = shared_prefix(path, state, expected)
     state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from benchmark.api import Machine
 from benchmark.vision.classification.classifier import Classifier
-from benchmark.vision.classification.linear_probe import LinearProbe
+from benchmark.vision.classification.probe import Probe
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.classification.task import Classification, Split
-from benchmark.vision.networks import PROBE
+from benchmark.vision.networks import PROBES
 
 
 def build_task(
@@ -30,10 +30,10 @@ def build_task(
             all files.
 
     Returns:
-        A `LinearProbe` if the recipe's model is linear_probe, else a `Classifier`.
+        A `Probe` if the recipe's model is one (linear_probe, svm_probe, mlp_probe, knn_probe), else a `Classifier`.
 
     Raises:
         ValueError: the pool or the test set is empty, or the network does not take such images.
     """
-    task_class = LinearProbe if recipe.model == PROBE else Classifier
+    task_class = Probe if recipe.model in PROBES else Classifier
     return task_class(machine, recipe, pool, test, num_classes, classes, root)

@@ -19,7 +19,7 @@ from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.classification.task import Classification, Split
 from benchmark.vision.classification.training import LabelledImages
 from benchmark.vision.fingerprints import derive_seed
-from benchmark.vision.networks import PROBE, Network, build_network, suits_channels_last
+from benchmark.vision.networks import PROBES, Network, build_network, suits_channels_last
 from benchmark.vision.task import VisionTask
 from benchmark.vision.training import uses_batch_statistics
 
@@ -31,8 +31,8 @@ class Classifier(Classification):
         self, machine: Machine, recipe: Recipe, pool: Split, test: Split, num_classes: int, classes: Sequence[str] = (),
         root: Path | None = None,
     ) -> None:  # fmt: skip
-        if recipe.model == PROBE:
-            raise ValueError(f"model={PROBE}: is not a network on images: call build_task instead of Classifier")
+        if recipe.model in PROBES:
+            raise ValueError(f"model={recipe.model}: is not a network on images: call build_task instead of Classifier")
         super().__init__(machine, recipe, pool, test, num_classes, classes, root)
         self._normaliser = Normaliser.from_name(recipe.normalise, self._images)
         network = self.model()  # reports a faulty recipe early

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmark.api import EncoderName, Machine, check_encoder_weights, seeded
-from benchmark.vision.networks import PROBE, build_backbone, resolve_network
+from benchmark.vision.networks import (
+    KNN_PROBE,
+    MLP_PROBE,
+    PROBES,
+    SVM_PROBE,
+    build_backbone,
+    check_installed,
+    resolve_network,
+)
 from benchmark.vision.recipe_checks import build_recipe, check_recipe
 from benchmark.vision.weights import weights_file
 
@@ -16,19 +24,22 @@ class Recipe:
     """How a classifier is built and trained. Every field is a parameter of every classification task.
 
     The defaults follow current practice: SGD with Nesterov momentum, a cosine decay after a short warm-up, no weight
-    decay on normalisation parameters and biases, no small last batch. docs/recipes.md compares them with `PUBLISHED`. A
-    linear probe is trained with the same settings on features, which are not augmented.
+    decay on normalisation parameters and biases, no small last batch. docs/recipes.md compares them with `PUBLISHED`.
+    Probes are trained with the same settings on features, which are not augmented; `knn_probe` is not trained.
 
     Raises:
         ValueError: a value is out of range, or a setting has no effect in combination with the others.
     """
 
-    # resnet18 (for 32x32 images), small_cnn (for 8x8), linear_probe, or a network of torchvision, timm:X or pycls:X
+    # resnet18 (for 32x32 images), small_cnn (for 8x8), a network of torchvision, timm:X or pycls:X, or a small model on
+    # a frozen encoder's features: linear_probe, svm_probe, mlp_probe, knn_probe
     model: str = "resnet18"
-    encoder: EncoderName | None = None  # linear_probe: the frozen encoder whose features the linear layer takes
+    encoder: EncoderName | None = None  # probes: the frozen encoder whose features they take
     width: int = 64  # channels of resnet18's first stage
     weights: str = "none"  # initial weights: none, default (the library's pretrained ones), or a .safetensors/.pth file
     dropout: float = 0.0  # rate of dropout before the last layer
+    hidden: int = 512  # mlp_probe: units of the hidden layer
+    neighbours: int = 20  # knn_probe: number of labelled images that vote
 
     epochs: int = 200
     batch_size: int = 128
@@ -49,7 +60,8 @@ class Recipe:
     pad: int = 4  # padding in pixels on each side before a random crop to the original size; 0: no crop
     pad_colour: Literal["mean", "black"] = "mean"
     full_crop: bool = True  # crop offsets 0..2*pad; False: 0..2*pad-1, as in the published code
-    normalise: Literal["pool", "cifar10", "cifar100", "imagenet"] = "pool"  # data set of the channel mean and deviation
+    # channel mean and deviation
+    normalise: Literal["pool", "cifar10", "cifar10_per_image", "cifar100", "imagenet"] = "pool"
 
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # precision of the backbone, in training and prediction
     channels_last: bool = True
@@ -57,14 +69,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         source, _ = resolve_network(self.model)
-        if self.model == PROBE and self.encoder is None:
-            raise ValueError(f"model={PROBE}: needs the features of a frozen encoder: set encoder=")
+        if self.model in PROBES and self.encoder is None:
+            raise ValueError(f"model={self.model}: needs the features of a frozen encoder: set encoder=")
         check_recipe(self, self._ranges(), self._ineffective(source))
 
     def for_cpu(self) -> dict[str, Any]:
         """Settings of a fit that a few CPU cores finish in minutes; {} if the recipe is small enough already."""
         small = {"width": 16, "epochs": 20, "batch_size": 32, "warmup": 0.2, "precision": "float32"}
-        light = self.model in ("small_cnn", PROBE) or (self.model == "resnet18" and self.width <= 16)
+        light = self.model in ("small_cnn", *PROBES) or (self.model == "resnet18" and self.width <= 16)
         return {} if light and self.epochs <= 20 else small
 
     def _ranges(self) -> dict[str, bool]:
@@ -72,6 +84,8 @@ class Recipe:
         return {
             "width at least 1": self.width >= 1,
             "dropout in [0, 1)": 0 <= self.dropout < 1,
+            "hidden at least 1": self.hidden >= 1,
+            "neighbours at least 1": self.neighbours >= 1,
             "epochs at least 1": self.epochs >= 1,
             "batch_size at least 1": self.batch_size >= 1,
             "lr positive": self.lr > 0,
@@ -90,8 +104,11 @@ class Recipe:
         is_untrained = source not in ("torchvision", "timm")
         return [
             (("width",), self.model != "resnet18", f"model={self.model}"),
-            (("encoder",), self.model != PROBE, f"model={self.model}"),
-            (("weights", "pad_colour", "full_crop", "compile"), self.model == PROBE, f"model={PROBE}"),
+            (("encoder",), self.model not in PROBES, f"model={self.model}"),
+            (("weights", "pad_colour", "full_crop", "compile"), self.model in PROBES, f"model={self.model}"),
+            (("hidden",), self.model != MLP_PROBE, f"model={self.model}"),
+            (("neighbours",), self.model != KNN_PROBE, f"model={self.model}"),
+            (("label_smoothing",), self.model in (SVM_PROBE, KNN_PROBE), f"model={self.model}"),
             (("weights",), is_untrained and self.weights == "default", f"model={self.model}: no pretrained weights"),
             (("milestone", "decay"), self.schedule != "step", f"schedule={self.schedule}"),
             (("pad_colour", "full_crop"), self.pad == 0, "pad=0"),
@@ -124,21 +141,28 @@ def missing_capabilities(**values: Any) -> set[str]:
         ValueError: the recipe is invalid. No data are read before.
     """
     recipe = build_recipe(Recipe, values)
-    missing = {"sample": recipe.dropout == 0, "companion": recipe.compile or recipe.model == PROBE}
+    has_no_derivatives = recipe.model in (SVM_PROBE, KNN_PROBE)  # that influence functions could use
+    missing = {
+        "sample": recipe.dropout == 0 or recipe.model == KNN_PROBE,
+        "companion": recipe.compile or recipe.model in PROBES,
+        "losses": has_no_derivatives,
+        "directional": has_no_derivatives,
+    }
     return {capability for capability, lacking in missing.items() if lacking}
 
 
 def check_weights(machine: Machine, recipe: Recipe) -> None:
-    """Checks the network's or the encoder's weights before any data are read; every classification task registers it as
-    its `check`.
+    """Checks the network's package and weights, or the encoder's weights, before any data are read; every
+    classification task registers it as its `check`.
 
     Args:
         machine: where the task runs.
         recipe: the recipe, which names the network or the encoder and its weights.
 
     Raises:
-        ValueError: the weights cannot be loaded, or do not fit.
+        ValueError: the network's package is not installed, or the weights cannot be loaded or do not fit.
     """
+    check_installed(recipe.model)
     if recipe.encoder is not None:
         check_encoder_weights(recipe.encoder, machine)
     elif recipe.weights != "none":

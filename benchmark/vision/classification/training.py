@@ -20,7 +20,7 @@ from benchmark.vision.classification.augment import Batch, Normaliser, draw_epoc
 from benchmark.vision.classification.recipe import Recipe
 from benchmark.vision.fingerprints import derive_seed
 from benchmark.vision.learning_rate import LearningRateSchedule
-from benchmark.vision.networks import ClassificationNetwork
+from benchmark.vision.networks import SVM_PROBE, ClassificationNetwork
 from benchmark.vision.training import add_companion_loss, in_precision, is_attached, parameter_groups, train_sgd
 
 ComputeFeatures: TypeAlias = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
@@ -133,14 +133,20 @@ def objective(
     network: ClassificationNetwork, features: ComputeFeatures, batch: tuple[Tensor, Tensor], recipe: Recipe,
     companion: Companion | None, attached: bool,
 ) -> Tensor:  # fmt: skip
-    """The mean cross-entropy of a batch of inputs and labels, plus the companion's loss."""
+    """The mean loss of a batch of inputs and labels, plus the companion's loss."""
     inputs, labels_N = batch
     with in_precision(recipe.precision, labels_N.device):
         features_ND, maps = features(inputs)
-    losses_N = F.cross_entropy(
-        network.logits(features_ND), labels_N, reduction="none", label_smoothing=recipe.label_smoothing
-    )
+    losses_N = training_losses(network.logits(features_ND), labels_N, recipe)
     return add_companion_loss(losses_N.mean(), network.companion, companion, maps, lambda: losses_N, attached)
+
+
+def training_losses(logits_NC: Tensor, labels_N: Tensor, recipe: Recipe) -> Tensor:
+    """(N,): cross-entropies; for a support vector machine the hinge losses of Crammer and Singer (JMLR 2001)."""
+    if recipe.model != SVM_PROBE:
+        return F.cross_entropy(logits_NC, labels_N, reduction="none", label_smoothing=recipe.label_smoothing)
+    is_right_NC = F.one_hot(labels_N, logits_NC.shape[1])  # no gather, whose gradient depends on the order of threads
+    return (logits_NC + (1.0 - is_right_NC)).amax(1) - (logits_NC * is_right_NC).sum(1)
 
 
 def compile_features(network: ClassificationNetwork, device: torch.device) -> ComputeFeatures:

@@ -65,6 +65,14 @@ class InMemoryPool:
         selected_NKHW = self.images_NKHW[torch.from_numpy(np.array(indices)).to(self.images_NKHW.device)]
         return resize_images(selected_NKHW, size).expand(-1, 3, -1, -1)
 
+    def originals(self, indices: Indices) -> Iterator[Tensor]:
+        """Yields images in RGB at their own size, (3, H, W) uint8 each.
+
+        Args:
+            indices: N positions in the pool.
+        """
+        yield from self.images(indices, self.size)
+
 
 @dataclass(frozen=True)
 class StreamedPool:
@@ -88,6 +96,14 @@ class StreamedPool:
         images = self.read_images(np.asarray(indices).tolist())
         parts = [resize_images(image[None].to(self.device), size) for image in images]
         return torch.cat([torch.empty(0, 3, *size, dtype=torch.uint8, device=self.device), *parts])
+
+    def originals(self, indices: Indices) -> Iterator[Tensor]:
+        """Yields images at their own sizes, (3, H, W) uint8 each.
+
+        Args:
+            indices: N positions in the pool.
+        """
+        return self.read_images(np.asarray(indices).tolist())
 
 
 def resize_images(images_NKHW: Tensor, size: tuple[int, int]) -> Tensor:
@@ -192,11 +208,19 @@ class Encodings:
         indices = np.arange(number * SHARD_SIZE, min((number + 1) * SHARD_SIZE, self.images.num_images))
         batches = np.array_split(indices, -(-len(indices) // BATCH_SIZE))
         tracked = activity.track(batches, f"encoding images with {encoder.label}", "batches")
-        parts = [encode(self.images.images(batch, encode.size)) for batch in tracked]
+        parts = [encode(self.load_images(batch, encode)) for batch in tracked]
         shard = concatenate([Encoding(part.patches_NTD.half(), part.attention_NT, part.global_NE) for part in parts])
         training_seconds = encoder.seconds * len(indices) / self.pool.num_images
         shard = move_to(shard, torch.device("cpu"), to_float32=False)
         return replace(shard, seconds=working_seconds() - start + training_seconds)
+
+    def load_images(self, indices: Indices, encoder: Encoder) -> Tensor:
+        """(N, 3, *size) uint8: images as an encoder takes them, by its own preprocessing if it has one."""
+        prepare = getattr(encoder, "prepare", None)
+        if prepare is None:
+            return self.images.images(indices, encoder.size)
+        images_N3HW: Tensor = prepare(self.images.originals(indices)).to(self.machine.device)
+        return images_N3HW
 
 
 @dataclass

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
 from benchmark.api import Encoding, Machine, Pool, activity, encoder_code_hash, seeded, tensor_files, working_seconds
+from benchmark.vision.encoding.feature_maps import find_last_map, norm_shares, record_outputs
 from benchmark.vision.encoding.random_views import NUM_DRAWS, random_view
 from benchmark.vision.encoding.settings import Settings
 from benchmark.vision.learning_rate import LearningRateSchedule
@@ -58,9 +58,7 @@ class FrozenBackbone:
         with record_outputs(self.map_layer) as maps:
             features_ND = self.backbone(self.normalise(images_N3HW.float() / 255))
         patches_NTK = maps[-1].flatten(2).transpose(1, 2)
-        norm_NT = patches_NTK.norm(dim=2)
-        is_zero_N1 = (norm_NT.sum(1, keepdim=True) == 0).float()
-        return Encoding(patches_NTK, F.normalize(norm_NT + is_zero_N1, p=1, dim=1), features_ND)
+        return Encoding(patches_NTK, norm_shares(patches_NTK), features_ND)
 
     def normalise(self, views_N3HW: Tensor) -> Tensor:
         """(N, 3, H, W): views in 0..1, normalised by the pool's mean and standard deviation."""
@@ -167,46 +165,6 @@ def save_weights(backbone: nn.Module, path: Path | None, seconds: float) -> None
     """Stores the weights completely or not at all; with a full disk they are not stored, and the run goes on."""
     if path is not None:
         tensor_files.write(path, path.stem, backbone.state_dict(), seconds)
-
-
-# --- the feature map ---------------------------------------------------------------------------
-@contextmanager
-def record_outputs(*modules: nn.Module) -> Iterator[list[Tensor]]:
-    """Records the outputs of these modules in a `with` block, in order."""
-    outputs: list[Tensor] = []
-    handles = [
-        module.register_forward_hook(lambda module, inputs, output: outputs.append(output)) for module in modules
-    ]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def find_last_map(backbone: nn.Module, size: tuple[int, int]) -> nn.Module:
-    """The last module whose output is a feature map (N, K, h, w) with the images' aspect and at least 2 x 2 positions.
-
-    Raises ValueError if there is none.
-    """
-    map_layers: list[nn.Module] = []
-
-    def note_map(module: nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4:
-            height, width = output.shape[2:]
-            if min(height, width) > 1 and abs(height * size[1] - width * size[0]) < max(size):
-                map_layers.append(module)
-
-    handles = [module.register_forward_hook(note_map) for module in backbone.modules()]
-    backbone.eval()(torch.zeros(1, 3, *size))
-    for handle in handles:
-        handle.remove()
-    if not map_layers:
-        raise ValueError(
-            f"this model has no feature map of 2x2 positions or more for images of {size[0]}x{size[1]} pixels"
-        )
-    return map_layers[-1]
 
 
 # --- training -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmark.api import Pool
-from benchmark.vision.networks import PROBE
+from benchmark.vision.networks import PROBES
 from benchmark.vision.training import Precision
 
 MAX_SIDE = 64  # pixels per side, if `size` is not set
@@ -87,7 +87,7 @@ class Settings:
     def network_name(self, image_size: tuple[int, int]) -> str:
         """The name of the network. Raises ValueError if it cannot be trained, or if `width` has no effect on it."""
         model = self.model or ("small_cnn" if max(image_size) < MIN_RESNET_SIDE else "resnet18")
-        if model == PROBE:
+        if model in PROBES:
             raise ValueError(f"{self.encoder}[model={model}]: has no weights to train, choose another model")
         if model != "resnet18" and self.width != 64:
             raise ValueError(f"{self.encoder}[width={self.width}]: has no effect with model={model}")

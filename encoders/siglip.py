@@ -1,0 +1,36 @@
+"""SigLIP (Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023)."""
+
+from __future__ import annotations
+
+from benchmark.api import Machine, Pool, register_encoder
+from benchmark.vision.encoding.backbones import Backbone, check_weights, load_backbone
+
+
+@register_encoder(version=1, check=check_weights)
+def siglip(
+    machine: Machine,
+    pool: Pool,
+    *,
+    model: str = "vit_base_patch16_siglip_224.webli",
+    weights: str = "default",
+    size: int | None = None,
+) -> Backbone:
+    """The image encoder of SigLIP, which has no class token; the global feature is that of its attention pooling.
+
+    Patches, attention and global feature are those of `backbone`; preprocessing is timm's for these weights.
+
+    Args:
+        machine: Has the device and the data folder.
+        pool: Not used.
+        model: An image encoder of SigLIP or SigLIP 2 in timm, such as `vit_base_patch16_siglip_224.v2_webli`.
+        weights: "default" (timm's copy of the authors', downloaded on first use), "none" (random ones, to try a
+            grid) or a file (.safetensors, .pth) of timm or of the authors: absolute, or inside the data folder.
+        size: Height and width in pixels of the images that the network takes; null for timm's, 224.
+
+    Raises:
+        ValueError: timm is missing, the model is unknown or takes no such images, or the weights are missing or do not
+            fit.
+
+    Deviations: Attention is the norm of patches. timm crops the centre after it has resized images to 248 pixels.
+    """
+    return load_backbone(machine, model, weights, size)
