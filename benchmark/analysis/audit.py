@@ -56,7 +56,8 @@ def round_0_agrees(experiment: Experiment) -> Findings:
     Scores may differ for strategies that train something beside the model, between devices, and on devices that do not
     repeat their results exactly. Schedules without an initial set are not checked. For a paper: means over equally many
     runs are the same in round 0, or differ by no more than the published standard deviations explain."""
-    if experiment.schedule is not None and not experiment.schedule.initial:
+    has_initial_set = experiment.schedule is None or experiment.schedule.initial > 0
+    if not has_initial_set or experiment.task in experiment.source_info.get("one_pass", []):
         return
     if not experiment.runs:
         yield from check_published_starts(experiment)

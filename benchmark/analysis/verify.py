@@ -208,5 +208,5 @@ def shared_gaps(mine: Curve, theirs: Curve) -> list[Gap]:
                 std = float(values_S.std(ddof=1)) if len(values_S) > 1 else math.nan
                 their_std = math.nan if theirs.std_R is None else float(theirs.std_R[other])
                 value, known_std = float(values_S.mean()) - published, their_std if math.isfinite(their_std) else None
-                gaps.append(Gap(float(count), value, len(values_S), std, theirs.num_runs, known_std))
+                gaps.append(Gap(float(count), value, len(values_S), std, theirs.known_runs, known_std))
     return gaps
