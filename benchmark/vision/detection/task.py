@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmark.api import (
     MEAN_AP,
+    MEAN_AP_VOC07,
     Annotations,
     Augmentation,
     Boxes,
@@ -27,9 +28,11 @@ from benchmark.api import (
     Direction,
     Indices,
     Machine,
+    Metric,
     Predictions,
     Scores,
     Targets,
+    scores_by_class,
 )
 from benchmark.vision.data.annotations import GroundTruth, Split, image_scans
 from benchmark.vision.data.duplicates import report_sources
@@ -43,7 +46,14 @@ from benchmark.vision.detection.detector import Batch, DetectionsWithFeatures, D
 from benchmark.vision.detection.fit import DetectorFit, build_network
 from benchmark.vision.detection.inputs import BatchBuilder
 from benchmark.vision.detection.recipe import DetectorRecipe
-from benchmark.vision.detection.scores import coco_scores, voc_map
+from benchmark.vision.detection.scores import (
+    DetectionArrays,
+    area_ap,
+    coco_scores,
+    eleven_point_ap,
+    mean_of_classes,
+    rank_classes,
+)
 from benchmark.vision.encoding.encodings import Encodings
 from benchmark.vision.fingerprints import derive_seed, digest
 from benchmark.vision.networks import suits_channels_last
@@ -58,8 +68,9 @@ Result = TypeVar("Result")
 class Detection(VisionTask[Detector]):
     """An object-detection task: a pool of images with boxes, a test set, and a recipe for the detector.
 
-    Its metric `map` is the mean average precision in 0..1, at the IoU given by `map_at`. Ignored boxes (crowds, and
-    difficult boxes if the task says so) are not trained on, but annotators drew them, so they count in the cost.
+    Its metric `map` is the mean average precision in 0..1, at the IoU given by `map_at`, or it is PASCAL's of 2007,
+    `voc07_map`. Ignored boxes (crowds, and difficult boxes if the task says so) are not trained on, but annotators drew
+    them, so they count in the cost.
 
     The public methods implement `Task` and the capabilities of `benchmark.contract.capabilities`, which describes their
     arguments. Models passed to them must be in eval mode and are not changed.
@@ -70,10 +81,11 @@ class Detection(VisionTask[Detector]):
         pool: the images that strategies choose from, with their boxes.
         test: the images that models are scored on, with their boxes.
         num_classes: C.
-        map_at: IoU thresholds of the metric: `50`, or `50:95` for COCO's mean.
+        map_at: IoU thresholds of `map`: `50`, or `50:95` for COCO's mean.
         classes: C names; empty: the numbers 0..C-1.
         root: folder of the data set, to which file names in reports are relative; None: the deepest folder that holds
             all files.
+        metric: MEAN_AP, or MEAN_AP_VOC07, whose value in per cent is then among the scores.
 
     Raises:
         ValueError: the recipe cannot be carried out, or the pool or the test set has no usable box.
@@ -84,8 +96,10 @@ class Detection(VisionTask[Detector]):
     def __init__(
         self, machine: Machine, recipe: DetectorRecipe, pool: Split, test: Split, num_classes: int,
         map_at: Literal["50", "50:95"], classes: Sequence[str] = (), root: Path | None = None,
+        metric: Metric = MEAN_AP,
     ) -> None:  # fmt: skip
         check_has_boxes(pool, test)
+        self.metric = metric
         self.num_pool, self.num_classes, self._map = len(pool.truth), num_classes, MAP_SCORES[map_at]
         self.classes = classes or [str(number) for number in range(num_classes)]
         self._machine, self._recipe, self._device = machine, recipe, machine.device
@@ -131,13 +145,14 @@ class Detection(VisionTask[Detector]):
         Returns:
             `map`, COCO's `ap` (IoU 0.50:0.95), `ap50` and `ap75`, and PASCAL VOC's `voc_map` (IoU 0.50), all in 0..1;
             the number of classes among the detections (0 without any) and in the test set; `ap` and `ap50` of each
-            class.
+            class. Where it is the metric, `voc07_map` in per cent, with `voc07_ap` of each class.
         """
         self._memo = None
         truth = self._test.truth
         detections = self._detect(model, self.test_reader, np.arange(self.num_test())).to_arrays()
         scores = coco_scores(truth, detections, self.classes)
-        scores |= {"map": scores[self._map], "voc_map": voc_map(truth, detections, self.num_classes)}
+        scores["map"] = scores[self._map]
+        self._add_voc_scores(scores, detections)
         labels_by_source = {"predicted": detections.label_P, "test": truth.labels_B[~truth.ignored_B]}
         for source, labels in labels_by_source.items():
             scores[f"num_{source}_classes"] = float(len(np.unique(labels)))
@@ -309,6 +324,15 @@ class Detection(VisionTask[Detector]):
         return torch.stack(self.pool_reader.map_images(indices, work))
 
     # --- internal --------------------------------------------------------------------------------
+    def _add_voc_scores(self, scores: Scores, detections: DetectionArrays) -> None:
+        """Adds `voc_map`, and where it is the metric `voc07_map`, to the scores."""
+        rankings = rank_classes(self._test.truth, detections, self.num_classes)
+        scores["voc_map"] = mean_of_classes(ranking and area_ap(ranking) for ranking in rankings)
+        if self.metric == MEAN_AP_VOC07:
+            aps = [None if ranking is None else 100 * eleven_point_ap(ranking) for ranking in rankings]
+            scores[MEAN_AP_VOC07.name] = mean_of_classes(aps)
+            scores.by_class["voc07_ap"] = scores_by_class(self.classes, aps)
+
     def _build_network(self, seed: int, companion: Companion | None) -> Detector:
         """Builds a fresh detector. A companion does not change its initial weights."""
         return build_network(self._recipe, self.num_classes, self._weights, seed, companion).to(self._device)
