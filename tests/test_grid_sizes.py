@@ -25,6 +25,7 @@ POOLS: dict[str, tuple[Kind, int]] = {  # by experiment, or else by task
     "image_folder": ("classifier", 50_000),
     "coco": ("detector", 117_266), "coco_large_fcos": ("detector", 118_287), "coco_sample": ("detector", 80),
     "voc": ("detector", 5_717), "voc0712": ("detector", 16_551), "neu_det": ("detector", 1_500),
+    "oxford_pet": ("classifier", 3_680),
     "scenes": ("detector", 800), "scene_masks": ("segmenter", 800), "cityscapes": ("segmenter", 2_975),
 }  # fmt: skip
 NETWORKS_OF_THEIR_OWN = ("discriminative", "vaal")  # trained when they choose: one epoch is enough here
@@ -38,7 +39,7 @@ def pool(experiment: Experiment) -> tuple[Kind, int]:
 
 def num_bought(cell: Cell) -> int:
     """In one choice."""
-    return cell.schedule.budget * (cell.schedule.num_acquisitions if cell.schedule.one_pass else 1)
+    return sum(cell.schedule.budgets) if cell.schedule.one_pass else cell.schedule.budget
 
 
 def is_slow(experiment: Experiment, cell: Cell) -> bool:

@@ -146,7 +146,7 @@ def check_purchases(run: Run, schedule: Schedule) -> Iterator[str]:
     boxes, initial_boxes = 0.0, run.records[0].cost.get("boxes", 0.0) if run.records else 0.0
     for record in run.records:
         place = f"round {record.round}"
-        budget = schedule.budget if record.round or not schedule.initial else schedule.initial
+        budget = schedule.budget if record.round else schedule.num_images(0)
         is_exact = record.round == 0 or schedule.budget_in == "images"
         if is_exact and len(record.bought) != budget:
             yield f"{place} buys {plural(len(record.bought), 'image')} of a budget of {budget}"
