@@ -28,7 +28,9 @@ POOLS: dict[str, tuple[Kind, int]] = {  # by experiment, or else by task
     "oxford_pet": ("classifier", 3_680),
     "scenes": ("detector", 800), "scene_masks": ("segmenter", 800), "cityscapes": ("segmenter", 2_975),
 }  # fmt: skip
-NETWORKS_OF_THEIR_OWN = ("discriminative", "vaal")  # trained when they choose: one epoch is enough here
+NETWORKS_OF_THEIR_OWN = {  # trained when they choose: one epoch of a small network is enough here
+    "discriminative": {"epochs": 1}, "vaal": {"epochs": 1, "size": 8, "width": 8},
+}  # fmt: skip
 PICK_BY_PICK = ("coreset", "badge", "geal", "freesel", "typiclust", "probcover")
 MANY = 100_000_000  # pairs of candidates and picks from which these are slow
 
@@ -59,7 +61,7 @@ def cells() -> Iterator[Any]:
         for experiment in config.build_grid(config.compose_settings([f"grid={name}"])).experiments:
             for strategy in experiment.strategies:
                 if strategy.name in NETWORKS_OF_THEIR_OWN:
-                    strategy = replace(strategy, values=strategy.values | {"epochs": 1})
+                    strategy = replace(strategy, values=strategy.values | NETWORKS_OF_THEIR_OWN[strategy.name])
                 cell = Cell(experiment.task, strategy, experiment.schedule, 0)
                 key = (pool(experiment), experiment.schedule, strategy.label)
                 if key not in keys:

@@ -63,8 +63,8 @@ def measured_table(experiment: Experiment) -> str:
     batches = plural(schedule.num_acquisitions, "batch", "batches")
     note = (
         f"Seconds until the last of {batches} is selected, mean over the seeds, on a CPU: {schedule.description}. "
-        "training: of the models that the selections ask, the last round's not among them; encoding: a frozen encoder's "
-        "features, once for all strategies that use it."
+        "training: of the models that the selections ask, the last round's not among them; encoding: a frozen "
+        "encoder's features, once for all strategies that use it."
     )
     return format_markdown(f"{experiment.title}, from {RECORDS}", [[*NEEDS, *SECONDS], *rows], note)
 

@@ -154,6 +154,17 @@ def published_entries(mine: Experiment, published: Sequence[Experiment]) -> dict
     return rows
 
 
+def describe_all_labels(mine: Experiment, published: Sequence[Experiment]) -> list[str]:
+    """Says which scores are published for our data set with all labels, a line for each source."""
+    task = mine.task.partition("[")[0]
+    scores = {theirs.source: theirs.source_info.get("all_labels", {}).get(task) for theirs in published}
+    return [
+        f"{mine.title}: with all labels {source} publishes {score:.2f}"
+        for source, score in scores.items()
+        if score is not None
+    ]
+
+
 def nearest_entry(entry_by_count: Mapping[float, Entry], count: float) -> Entry:
     """The entry at a number of labels; an empty one if there is none."""
     entries = [entry for other, entry in entry_by_count.items() if abs(other - count) <= COUNT_TOLERANCE]
