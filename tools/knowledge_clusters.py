@@ -22,7 +22,11 @@ from benchmark.analysis.figures.style import save_figure
 from benchmark.api import Encoding, Machine
 from benchmark.experiment.spec import Spec
 from benchmark.plugins import discovery
-from benchmark.strategies.shared.patterns import cluster_patches, most_attended, patch_distances
+from benchmark.strategies.shared.patterns import (  # type: ignore[import-untyped]  # mypy sees it as `strategies`
+    cluster_patches,
+    most_attended,
+    patch_distances,
+)
 
 SIDE = 224  # pixels of the pictures, squashed to a square as encoders see them
 
@@ -89,5 +93,4 @@ def cluster_rows(encoding: Encoding, tau: float, k: int) -> list[tuple[Any, Any]
 
 if __name__ == "__main__":
     discovery.discover()
-    for path in main():
-        print(path)
+    main()

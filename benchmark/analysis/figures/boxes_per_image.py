@@ -29,7 +29,8 @@ def bought_boxes_per_image(curve: Curve, has_initial_set: bool) -> Floats:
     boxes_SR, images_SR = (np.diff(curve.cost[kind], axis=1, prepend=0.0) for kind in ("boxes", "images"))
     if has_initial_set:
         boxes_SR[:, :1] = np.nan
-    return np.divide(boxes_SR, images_SR, out=np.full(boxes_SR.shape, np.nan), where=images_SR > 0)
+    ratio_SR: Floats = np.divide(boxes_SR, images_SR, out=np.full(boxes_SR.shape, np.nan), where=images_SR > 0)
+    return ratio_SR
 
 
 @with_style

@@ -90,9 +90,9 @@ def grid_shape(image: ClusteredImage) -> tuple[int, int]:
 def colours_of(cluster_T: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """(T, 4): a colour for each patch; white where it is not kept."""
     num_clusters = int(cluster_T.max(initial=0)) + 1
-    palette = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, num_clusters))
+    palette: npt.NDArray[Any] = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, num_clusters))
     order = np.argsort(np.arange(num_clusters) * 7 % max(num_clusters, 1), kind="stable")  # neighbours in number differ
-    colours_T4 = palette[order][cluster_T.clip(min=0)]
+    colours_T4: npt.NDArray[Any] = palette[order][cluster_T.clip(min=0)]
     colours_T4[:, 3] = 0.7
     colours_T4[cluster_T < 0] = (1, 1, 1, 1 - FADED)
     return colours_T4
